@@ -1,0 +1,62 @@
+"""The one error family: every failure a user can cause or meet, with the exit code it ends in."""
+
+from collections.abc import Sequence
+
+
+class FromageError(Exception):
+    """A failure that is explained to the user instead of being shown as a traceback.
+
+    `message` says what came and what was expected, `hint` what to do next, `details` holds the
+    long list (every missing key, say) that is printed only under `-v`.
+    """
+
+    exit_code = 1
+    code = "bug"
+
+    def __init__(self, message: str, hint: str = "", details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = tuple(details)
+
+
+class UsageError(FromageError):
+    """The command line, the environment or the configuration is wrong."""
+
+    exit_code = 2
+    code = "usage"
+
+
+class InputError(FromageError):
+    """An input is missing, unreadable, incomplete or unsupported, or an output cannot be written."""
+
+    exit_code = 3
+    code = "input"
+
+
+class UnsafeError(FromageError):
+    """Going on would run code, or read a path, that the user has not named."""
+
+    exit_code = 4
+    code = "unsafe"
+
+
+class MismatchError(FromageError):
+    """Model, batch, loss and checkpoint do not fit each other."""
+
+    exit_code = 5
+    code = "mismatch"
+
+
+class NumericalError(FromageError):
+    """The base loss or gradient is not finite, or an iteration did not converge."""
+
+    exit_code = 6
+    code = "numerics"
+
+
+class ResourceError(FromageError):
+    """Memory ran out, or a limit set by the user was reached."""
+
+    exit_code = 7
+    code = "resources"
