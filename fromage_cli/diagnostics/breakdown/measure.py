@@ -1,0 +1,215 @@
+"""From a Problem and a direction to a BreakdownResult."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from torch import Tensor
+
+from fromage_cli.diagnostics.breakdown.result import (
+    BreakdownResult,
+    DepthResult,
+    LayerBreakdown,
+    SkippedTensor,
+)
+from fromage_cli.errors import MismatchError, ResourceError
+from fromage_cli.probes.depth import Depth, measure_depth
+from fromage_cli.probes.direction import Direction, Move, Skipped
+from fromage_cli.probes.ray import Ray, measure_ray
+from fromage_cli.problem.hessian import hessian_vector_product
+from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.accumulation import norm
+from fromage_cli.theory.curves import (
+    Point,
+    first_crossing,
+    first_sign_change,
+    minimum,
+    running_maximum,
+    tail_slope,
+)
+from fromage_cli.theory.descent import GroupStep, loss_change_bound
+from fromage_cli.theory.relative_trust import implied_depth, predicted_breakdown, spectral_step
+from fromage_cli.theory.singular_values import stable_rank
+
+VIOLATION_FLOOR = 10.0
+"""A breakdown counts towards `violation` from this multiple of its noise floor on."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The result, and the limit that cut it short, if one did."""
+
+    result: BreakdownResult
+    stopped: ResourceError | None
+
+
+def measure(
+    problem: Problem,
+    direction: Direction,
+    etas: Sequence[float],
+    show_vectors: bool = False,
+    skipped: Sequence[Skipped] = (),
+    advance: Callable[[], None] = lambda: None,
+) -> Measurement:
+    """The breakdown of every layer along a direction, and what follows from it.
+
+    `etas`: increasing and positive; `show_vectors`: also report tensors of fewer than two dimensions.
+    Costs K + 2 gradients with the base and the noise floor, one Hessian-vector product and one forward pass.
+    """
+    base = problem.base.loss
+    depth = measure_depth(problem)
+    linear = _linear_trust(problem, direction)
+    ray = measure_ray(problem, direction, etas, advance)
+    shown = [move for move in direction.moves if show_vectors or move.tensor.is_layer]
+    predicted = _predicted(direction, ray.etas)
+    layers = tuple(_layer(move, ray, predicted) for move in shown)
+    trust, limiting = _network_trust(layers)
+    aggregate = first_sign_change(ray.etas, _loss_bounds(direction, ray)) if ray.etas else Point(None, "above-grid")
+    least = minimum(ray.etas, ray.losses, base) if ray.etas else Point(None, "above-grid")
+    increase = first_sign_change(ray.etas, [loss - base for loss in ray.losses])
+    result = BreakdownResult(
+        direction=direction.name,
+        step_scale=direction.step_scale,
+        loss=base,
+        etas=tuple(ray.etas),
+        losses=tuple(ray.losses),
+        predicted=tuple(predicted),
+        predicted_spectral=tuple(_predicted_spectral(direction, ray.etas)),
+        depth=_depth(depth),
+        tail_slope=_tail_slope(layers, ray.etas),
+        trust_eta=trust.eta,
+        trust_relation=trust.relation,
+        limiting_layer=limiting,
+        aggregate_trust_eta=aggregate.eta,
+        aggregate_trust_relation=aggregate.relation,
+        linear_trust_eta=linear[0],
+        linear_trust_relation=linear[1],
+        argmin_loss_eta=least.eta,
+        argmin_loss_relation=least.relation,
+        first_increase_eta=increase.eta,
+        first_increase_relation=increase.relation,
+        skipped=tuple(SkippedTensor(s.name, s.reason) for s in (*skipped, *direction.skipped)),
+        layers=layers,
+    )
+    return Measurement(result, ray.stopped)
+
+
+def _depth(depth: Depth) -> DepthResult:
+    return DepthResult(depth.count, depth.path, depth.effective)
+
+
+def _layer(move: Move, ray: Ray, predicted: Sequence[float]) -> LayerBreakdown:
+    tensor, changes = move.tensor, ray.changes[move.tensor.name]
+    floor = ray.floors.get(tensor.name)
+    if move.gradient_norm > 0.0:
+        breakdown = [change / move.gradient_norm for change in changes]
+        path = running_maximum(breakdown)
+        trust = first_crossing(ray.etas, path, move.cosine)
+        noise = floor / move.gradient_norm if floor is not None else None
+    else:
+        breakdown, path, trust, noise = [], [], Point(None, "uncertifiable"), None
+    blank = (None,) * len(changes)
+    return LayerBreakdown(
+        name=tensor.name,
+        kind=tensor.kind,
+        shape=tuple(tensor.parameter.shape),
+        parameters=tensor.parameter.numel(),
+        weight_norm=move.weight_norm,
+        gradient_norm=move.gradient_norm,
+        cosine=move.cosine,
+        relative_step=move.relative_step,
+        noise_floor=noise,
+        breakdown=tuple(breakdown) or blank,
+        path_breakdown=tuple(path) or blank,
+        trust_eta=trust.eta,
+        trust_relation=trust.relation,
+        implied_depth=implied_depth(move.cosine, trust.eta) if trust.eta is not None else None,
+        violation=_violation(breakdown, predicted, noise),
+    )
+
+
+def _violation(breakdown: Sequence[float], predicted: Sequence[float], noise: float | None) -> float | None:
+    low = VIOLATION_FLOOR * (noise or 0.0)
+    ratios = [b / p for b, p in zip(breakdown, predicted, strict=False) if low < b < 1.0 and p > 0.0]
+    return median(ratios) if ratios else None
+
+
+def _relative_steps(direction: Direction) -> list[tuple[Move, float]]:
+    """The layers that move, with their relative step per unit of eta; weights of zero norm have none."""
+    return [
+        (move, move.relative_step)
+        for move in direction.moves
+        if move.tensor.is_layer and move.relative_step is not None
+    ]
+
+
+def _predicted(direction: Direction, etas: Sequence[float]) -> list[float]:
+    steps = [step for _, step in _relative_steps(direction)]
+    return [predicted_breakdown(eta * step for step in steps) for eta in etas]
+
+
+def _predicted_spectral(direction: Direction, etas: Sequence[float]) -> list[float]:
+    steps = [
+        spectral_step(step, stable_rank(move.tensor.parameter), stable_rank(direction.source(move.tensor)))
+        for move, step in _relative_steps(direction)
+        if step > 0.0
+    ]
+    return [predicted_breakdown(eta * step for step in steps) for eta in etas]
+
+
+def _loss_bounds(direction: Direction, ray: Ray) -> list[float]:
+    """The bound of Lemma 1 at each eta, over all tensors that move."""
+    paths = {
+        move.tensor.name: running_maximum([c / (move.gradient_norm or 1.0) for c in ray.changes[move.tensor.name]])
+        for move in direction.moves
+    }
+    return [
+        loss_change_bound(
+            [
+                GroupStep(m.gradient_norm, eta * m.step_norm, m.cosine, paths[m.tensor.name][index])
+                for m in direction.moves
+            ]
+        )
+        for index, eta in enumerate(ray.etas)
+    ]
+
+
+def _network_trust(layers: Sequence[LayerBreakdown]) -> tuple[Point, str | None]:
+    """The smallest trust eta; a layer without certificate, or one that crosses below the grid, decides at once."""
+    for relation in ("uncertifiable", "below-grid"):
+        worst = next((layer for layer in layers if layer.trust_relation == relation), None)
+        if worst is not None:
+            return Point(None, relation), worst.name  # type: ignore[arg-type]
+    crossing = [layer for layer in layers if layer.trust_eta is not None]
+    if not crossing:
+        return Point(None, "above-grid"), None
+    least = min(crossing, key=lambda layer: layer.trust_eta or math.inf)
+    return Point(least.trust_eta, "crossing"), least.name
+
+
+def _linear_trust(problem: Problem, direction: Direction) -> tuple[float | None, str]:
+    """min over layers of cos / b'(0) with b'(0) = ||(H d)_l|| / ||g_l||, from one product with the true direction."""
+    moves = [move for move in direction.moves if move.tensor.is_layer]
+    if any(move.cosine <= 0.0 for move in moves):
+        return None, "uncertifiable"
+    try:
+        products = hessian_vector_product(problem, direction.vector())
+    except MismatchError:
+        return None, "unavailable"
+    slopes = _slopes(moves, products)
+    steepest = max((slope / cosine for slope, cosine in slopes), default=0.0)
+    if not math.isfinite(steepest):
+        return None, "unavailable"
+    return (1.0 / steepest, "crossing") if steepest > 0.0 else (None, "above-grid")
+
+
+def _slopes(moves: Sequence[Move], products: Mapping[str, Tensor]) -> list[tuple[float, float]]:
+    return [
+        (norm(products[move.tensor.name]) / move.gradient_norm, move.cosine) for move in moves if move.gradient_norm > 0
+    ]
+
+
+def _tail_slope(layers: Sequence[LayerBreakdown], etas: Sequence[float]) -> float | None:
+    values = [value for value in layers[0].breakdown if value is not None] if layers else []
+    return tail_slope(etas, values) if len(values) == len(etas) else None

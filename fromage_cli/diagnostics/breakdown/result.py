@@ -1,0 +1,97 @@
+"""What `breakdown` finds: plain numbers whose field names are the JSON keys."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DepthResult:
+    """The depth of the network, counted in three ways."""
+
+    count: int
+    """Weight tensors that receive a gradient."""
+    path: int | None
+    """Weight tensors on the longest path from input to loss; None where the graph does not tell."""
+    effective: float | None
+    """The longest path with residual branches weighed by rho = ||F(x)|| / ||x + F(x)||."""
+
+
+@dataclass(frozen=True)
+class SkippedTensor:
+    """A tensor that does not move along the direction."""
+
+    name: str
+    reason: str
+    """`zero weights`, `zero gradient`, `receives no gradient`, `frozen` or `excluded`."""
+
+
+@dataclass(frozen=True)
+class LayerBreakdown:
+    """The curve of one layer, all layers moving together."""
+
+    name: str
+    kind: str
+    """Class of the module that owns the tensor."""
+    shape: tuple[int, ...]
+    parameters: int
+    weight_norm: float
+    """||W||, Frobenius."""
+    gradient_norm: float
+    """||g||, Frobenius."""
+    cosine: float
+    """Between the step and the negative gradient: what the breakdown is held against."""
+    relative_step: float | None
+    """||dW|| / ||W|| per unit of eta; None for zero weights."""
+    noise_floor: float | None
+    """b at eta = 0: what repeating the evaluation changes."""
+    breakdown: tuple[float | None, ...]
+    """b at each eta; None for a layer without gradient at the start."""
+    path_breakdown: tuple[float | None, ...]
+    """The running maximum of b: the largest on the way to each eta."""
+    trust_eta: float | None
+    """Where path_breakdown reaches the cosine, interpolated in log eta; None without a crossing."""
+    trust_relation: str
+    """`crossing`, `above-grid`, `below-grid` or `uncertifiable` (cosine <= 0)."""
+    implied_depth: float | None
+    """ln(1 + cosine) / ln(1 + trust_eta): the depth for which Lemma 2 would give trust_eta."""
+    violation: float | None
+    """Median of breakdown / predicted where the breakdown is above ten noise floors and below 1."""
+
+
+@dataclass(frozen=True)
+class BreakdownResult:
+    """Gradient breakdown along one direction."""
+
+    direction: str
+    step_scale: float
+    """Learning rate of the plain update = eta x this; 1 for relative updates."""
+    loss: float
+    """At the checkpoint."""
+    etas: tuple[float, ...]
+    """Largest relative step of any layer at each point."""
+    losses: tuple[float, ...]
+    predicted: tuple[float, ...]
+    """Deep relative trust: prod over the layers (1 + delta) - 1."""
+    predicted_spectral: tuple[float, ...]
+    """The same with relative steps in the spectral norm."""
+    depth: DepthResult
+    tail_slope: float | None
+    """d ln(1 + b) / d ln(1 + eta) of the first layer over eta in [.05, .1)."""
+    trust_eta: float | None
+    """The smallest trust eta of any layer; None unless the relation is `crossing`."""
+    trust_relation: str
+    limiting_layer: str | None
+    aggregate_trust_eta: float | None
+    """Where the bound of Lemma 1, summed over all tensors that move, changes sign."""
+    aggregate_trust_relation: str
+    linear_trust_eta: float | None
+    """min over layers of cosine / b'(0), the slope by one Hessian-vector product."""
+    linear_trust_relation: str
+    """`crossing`, `uncertifiable`, `above-grid` (no slope at all) or `unavailable` (no second derivative)."""
+    argmin_loss_eta: float | None
+    """Where the loss along the slice is least."""
+    argmin_loss_relation: str
+    first_increase_eta: float | None
+    """Where the loss along the slice first exceeds its start."""
+    first_increase_relation: str
+    skipped: tuple[SkippedTensor, ...]
+    layers: tuple[LayerBreakdown, ...]

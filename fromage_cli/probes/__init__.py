@@ -1,0 +1,1 @@
+"""Measurements on a Problem that several diagnostics share."""

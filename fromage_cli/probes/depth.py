@@ -1,0 +1,164 @@
+"""Three depths of a network: its weight tensors counted, on the longest path, and with residual branches weighed.
+
+`path` and `effective` are read from the autograd graph of the loss: a node that multiplies data with weights is one
+deeper than its data; a sum is as deep as its deepest term (`path`), or as its shallow term plus the share
+rho = ||F(x)|| / ||x + F(x)|| of the difference (`effective`).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from fromage_cli.problem.batches import Batch
+from fromage_cli.problem.evaluation import twice_differentiable
+from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.accumulation import norm
+
+ADDITIVE = ("AddBackward", "SubBackward", "CatBackward", "StackBackward", "WhereBackward", "MaximumBackward")
+LOOKUPS = ("EmbeddingBackward", "EmbeddingBagBackward", "IndexBackward", "IndexSelectBackward", "GatherBackward")
+PRODUCTS = ("MmBackward", "AddmmBackward", "BmmBackward", "BaddbmmBackward", "ConvolutionBackward", "LinearBackward")
+OPAQUE = ("CheckpointFunction",)
+"""Nodes that hide the graph of what they recompute."""
+
+
+@dataclass(frozen=True)
+class Depth:
+    """The depth L of Lemma 2, counted in three ways; None where the graph does not tell."""
+
+    count: int
+    """Weight tensors that receive a gradient."""
+    path: int | None
+    """Weight tensors on the longest path from the input to the loss; a tensor used twice on it counts twice."""
+    effective: float | None
+    """The longest path, residual branches weighed by their share of the sum."""
+
+
+def measure_depth(problem: Problem) -> Depth:
+    """The three depths, from one forward pass of the first chunk."""
+    layers = {id(layer.parameter) for layer in problem.layers}
+    batch, inputs = _differentiable(problem.batch.rows(0, problem.micro_batch or problem.batch.size))
+    with problem.evaluation(), twice_differentiable(), _Sums() as sums:
+        terms = problem.loss(problem.model, batch)
+    problem.evaluations.forwards += batch.size / problem.batch.size
+    root = terms.total.grad_fn
+    if root is None:
+        return Depth(len(layers), None, None)
+    graph = _walk(root)
+    if any(node.name().startswith(OPAQUE) for node in graph):
+        return Depth(len(layers), None, None)
+    reading = _Reading(layers, inputs, sums.shares)
+    for node in graph:
+        reading.visit(node)
+    path, effective = reading.places[root].path, reading.places[root].effective
+    return Depth(len(layers), path, None if math.isnan(effective) else effective)
+
+
+def _differentiable(batch: Batch) -> tuple[Batch, set[int]]:
+    """The batch with floating tensors as differentiable leaves, and the identities of those."""
+    leaves: list[Tensor] = []
+
+    def leaf(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        leaves.append(value.detach().clone().requires_grad_())
+        return leaves[-1]
+
+    return Batch(tree_map(leaf, batch.data), batch.size, batch.source), {id(tensor) for tensor in leaves}
+
+
+class _Sums(TorchFunctionMode):
+    """Remembers, for each sum of two tensors, the norm of each term divided by the norm of the sum.
+
+    Sums of scalars, such as a loss and its penalty, are no residual branches: their terms count in full.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shares: dict[Any, tuple[float, float]] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        terms = args[:2] if name in {"add", "add_", "__add__", "__iadd__", "__radd__"} else ()
+        both = len(terms) == 2 and all(isinstance(t, Tensor) and t.requires_grad for t in terms)
+        norms = [norm(term) for term in terms] if both else []
+        result = func(*args, **(kwargs or {}))
+        if norms and result.grad_fn is not None:
+            self.shares[result.grad_fn] = (1.0, 1.0) if result.numel() == 1 else _shares(norms, norm(result))
+        return result
+
+
+def _shares(terms: list[float], total: float) -> tuple[float, float]:
+    first, second = (term / total if total > 0.0 else math.nan for term in terms)
+    return first, second
+
+
+@dataclass(frozen=True)
+class _Place:
+    """How deep a node lies, and whether it depends on data at all."""
+
+    data: bool
+    path: int
+    effective: float
+
+
+class _Reading:
+    """Depths of the nodes of a graph, visited children first."""
+
+    def __init__(self, layers: set[int], inputs: set[int], shares: dict[Any, tuple[float, float]]) -> None:
+        self.layers, self.inputs, self.shares = layers, inputs, shares
+        self.places: dict[Any, _Place] = {}
+
+    def visit(self, node: Any) -> None:
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            weight = int(id(variable) in self.layers)
+            self.places[node] = _Place(id(variable) in self.inputs, weight, weight)
+            return
+        self.places[node] = self._combine(node, [child for child, _ in node.next_functions])
+
+    def _combine(self, node: Any, children: list[Any]) -> _Place:
+        name = node.name()
+        data = [self.places[child] for child in children if child is not None and self.places[child].data]
+        weights = [self.places[child] for child in children if child is not None and not self.places[child].data]
+        weight = max((place.path for place in weights), default=0)
+        if not data:
+            constant_input = name.startswith(PRODUCTS) and None in children
+            return _Place(constant_input or name.startswith(LOOKUPS), weight, weight)
+        path, effective = max(place.path for place in data), max(place.effective for place in data)
+        if len(data) == 2 and name.startswith("AddBackward"):
+            effective = self._residual(node, *data)
+        if name.startswith(ADDITIVE):
+            return _Place(True, max(path, weight), max(effective, weight) if effective == effective else effective)
+        return _Place(True, path + weight, effective + weight)
+
+    def _residual(self, node: Any, first: _Place, second: _Place) -> float:
+        if first.path == second.path:
+            return max(first.effective, second.effective)
+        share = self.shares.get(node, (math.nan, math.nan))
+        shallow, deep, rho = (first, second, share[1]) if first.path < second.path else (second, first, share[0])
+        return shallow.effective + rho * (deep.effective - shallow.effective)
+
+
+def _walk(root: Any) -> list[Any]:
+    """The nodes of an autograd graph, children before parents."""
+    order: list[Any] = []
+    seen = {root}
+    stack = [(root, iter(root.next_functions))]
+    while stack:
+        node, children = stack[-1]
+        child = next((c for c, _ in children if c is not None and c not in seen), None)
+        if child is None:
+            order.append(node)
+            stack.pop()
+        else:
+            seen.add(child)
+            stack.append((child, iter(child.next_functions)))
+    return order

@@ -1,0 +1,64 @@
+"""The curve along a direction: losses and gradient changes at each relative step, all layers from one gradient."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from fromage_cli.errors import ResourceError
+from fromage_cli.probes.direction import Direction
+from fromage_cli.problem.layers import TrainableTensor
+from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.accumulation import distance
+
+
+@dataclass
+class Ray:
+    """What was measured at each eta, in the order of the grid."""
+
+    etas: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    changes: dict[str, list[float]] = field(default_factory=dict)
+    """||g_l(W + eta d) - g_l(W)|| by tensor name."""
+    floors: dict[str, float] = field(default_factory=dict)
+    """The same at eta = 0: what repeating the evaluation alone changes."""
+    stopped: ResourceError | None = None
+    """The limit that ended the measurement before the grid did."""
+
+
+def measure_ray(
+    problem: Problem, direction: Direction, etas: Sequence[float], advance: Callable[[], None] = lambda: None
+) -> Ray:
+    """Losses and gradient changes along a direction; K + 1 gradients for K points, each reduced as it appears.
+
+    Ends early, keeping what it has, when a limit of the budget is reached. The weights are afterwards as before.
+    """
+    ray = Ray(changes={move.tensor.name: [] for move in direction.moves})
+    with problem.displaced([move.tensor for move in direction.moves]) as origin:
+        try:
+            ray.floors = _changes(problem, direction)[1]
+            advance()
+            for eta in etas:
+                direction.write(origin, eta)
+                loss, changes = _changes(problem, direction)
+                ray.etas.append(eta)
+                ray.losses.append(loss)
+                for name, change in changes.items():
+                    ray.changes[name].append(change)
+                advance()
+        except ResourceError as limit:
+            ray.stopped = limit
+    return ray
+
+
+def _changes(problem: Problem, direction: Direction) -> tuple[float, dict[str, float]]:
+    """The loss, and each moving tensor's ||g - g_base||; a tensor that lost its gradient changed by all of it."""
+    base = problem.base.gradients
+    changes = {move.tensor.name: move.gradient_norm for move in direction.moves}
+
+    def reduce(tensor: TrainableTensor, gradient: Tensor) -> None:
+        if tensor.name in changes:
+            changes[tensor.name] = distance(gradient, base[tensor.name])
+
+    loss = problem.visit_gradient(reduce)
+    return loss, changes

@@ -1,0 +1,41 @@
+"""The limits a user set on time and memory, looked at between evaluations."""
+
+import resource
+import sys
+import time
+from dataclasses import dataclass, field
+
+from fromage_cli.errors import ResourceError
+
+
+@dataclass
+class Budget:
+    """Seconds and bytes that may be used; None is no limit."""
+
+    seconds: float | None = None
+    memory: int | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def check(self) -> None:
+        """Raises ResourceError when a limit is reached."""
+        elapsed = time.monotonic() - self.started
+        if self.seconds is not None and elapsed > self.seconds:
+            raise ResourceError(
+                f"The time limit of {self.seconds:g} s was reached after {elapsed:.1f} s.",
+                "Raise --time-limit, take fewer points with --eta, or use a smaller batch; --estimate tells the cost.",
+            )
+        if self.memory is not None and peak_memory() > self.memory:
+            raise ResourceError(
+                f"The memory limit of {self.memory / 1e6:.0f} MB was passed: {peak_memory() / 1e6:.0f} MB are in use.",
+                "Raise --max-memory, use --micro-batch or a smaller batch; --estimate tells the cost.",
+            )
+
+
+def peak_memory() -> int:
+    """The largest resident size of this process so far, or of its accelerator allocations where there are any; bytes."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

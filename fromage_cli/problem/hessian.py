@@ -1,0 +1,46 @@
+"""Hessian-vector products of the actual scalar loss, by double backward."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fromage_cli.errors import MismatchError
+from fromage_cli.problem.evaluation import twice_differentiable
+from fromage_cli.problem.problem import Problem
+
+
+def hessian_vector_product(problem: Problem, vector: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """H v over the named tensors, one tensor of the same shape for each; others are held fixed.
+
+    Double backward of the scalar: forward-mode products are silently wrong through normalisation layers.
+    Raises MismatchError when the loss has no second derivative.
+    """
+    problem.budget.check()
+    tensors = [tensor for tensor in problem.trainable if tensor.name in vector]
+    weights = [tensor.parameter for tensor in tensors]
+    total, count = [torch.zeros_like(weight) for weight in weights], 0.0
+    for chunk in problem._chunks():
+        with problem.evaluation(), twice_differentiable():
+            terms = problem.loss(problem.model, chunk)
+            count += terms.count
+            for sum_, part in zip(total, _product(terms.total, weights, [vector[t.name] for t in tensors]), strict=True):
+                sum_ += part
+    problem.evaluations.hessian_vector_products += 1
+    return {tensor.name: product / count for tensor, product in zip(tensors, total, strict=True)}
+
+
+def _product(loss: Tensor, weights: list[torch.nn.Parameter], vector: list[Tensor]) -> list[Tensor]:
+    try:
+        gradients = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
+        slope = torch.stack([(g * v).sum() for g, v in zip(gradients, vector, strict=True)]).sum()
+        if not slope.requires_grad:
+            return [torch.zeros_like(weight) for weight in weights]
+        return list(torch.autograd.grad(slope, weights, materialize_grads=True))
+    except (RuntimeError, NotImplementedError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error):
+            raise
+        raise MismatchError(
+            f"The loss has no second derivative: {str(error).splitlines()[0]}",
+            "An operation of the model supports only one backward pass.",
+        ) from error

@@ -1,0 +1,61 @@
+"""The trainable tensors of a model, by name: each once, however often it is used."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class TrainableTensor:
+    """A parameter that training would move."""
+
+    name: str
+    """The first of its names in the model."""
+    parameter: nn.Parameter
+    kind: str
+    """The class of the module that owns it, such as `Linear`."""
+    aliases: tuple[str, ...] = ()
+    """Further names of a tied tensor."""
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it has two or more dimensions, as weight matrices, kernels and embeddings do."""
+        return self.parameter.dim() >= 2
+
+
+def trainable_tensors(model: nn.Module) -> list[TrainableTensor]:
+    """The parameters that require a gradient, in model order, tied ones once."""
+    names: dict[int, list[str]] = {}
+    parameters: dict[int, nn.Parameter] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.requires_grad:
+            names.setdefault(id(parameter), []).append(name)
+            parameters[id(parameter)] = parameter
+    return [
+        TrainableTensor(first, parameters[key], _owner_class(model, first), tuple(others))
+        for key, (first, *others) in names.items()
+    ]
+
+
+def frozen_names(model: nn.Module) -> list[str]:
+    """The names of parameters that do not require a gradient."""
+    return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+
+
+def chosen(names: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> set[str]:
+    """The names that match a glob of `include` (all, when it is empty) and none of `exclude`."""
+    return {
+        name
+        for name in names
+        if (not include or any(fnmatchcase(name, glob) for glob in include))
+        and not any(fnmatchcase(name, glob) for glob in exclude)
+    }
+
+
+def _owner_class(model: nn.Module, name: str) -> str:
+    path = name.split(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
+    if name.startswith("parametrizations."):
+        path = ""
+    return type(model.get_submodule(path)).__name__.removeprefix("Parametrized")

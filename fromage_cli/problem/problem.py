@@ -1,0 +1,256 @@
+"""Problem: model, loss and batch, and the two things every diagnostic asks of them – a loss and its derivatives."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.problem.batches import Batch
+from fromage_cli.problem.budget import Budget
+from fromage_cli.problem.evaluation import Mode, batch_statistics_modules, comparable
+from fromage_cli.problem.layers import TrainableTensor, frozen_names, trainable_tensors
+from fromage_cli.problem.losses import Loss
+
+Visitor = Callable[[TrainableTensor, Tensor], None]
+"""Called with a tensor and its gradient, which is freed when the call returns."""
+
+SPLIT_TOLERANCE = 1e-5
+"""Relative gap between the loss of the whole batch and of its chunks above which splitting is refused."""
+
+
+@dataclass
+class Evaluations:
+    """How much was computed, in full-batch equivalents."""
+
+    gradients: float = 0.0
+    forwards: float = 0.0
+    hessian_vector_products: float = 0.0
+
+
+@dataclass(frozen=True)
+class Base:
+    """Loss and gradient at the weights of the checkpoint."""
+
+    loss: float
+    gradients: dict[str, Tensor]
+    """By tensor name, in model order; tensors that receive none are left out."""
+
+
+@dataclass
+class Problem:
+    """A scalar loss as a function of named tensors, evaluated under the same conditions every time."""
+
+    model: nn.Module
+    loss: Loss
+    batch: Batch
+    mode: Mode = "auto"
+    seed: int = 0
+    micro_batch: int | None = None
+    """Rows per chunk; None evaluates the whole batch at once."""
+    autocast: bool = False
+    """Run the passes in bfloat16; weights and reductions stay in their own precision."""
+    budget: Budget = field(default_factory=Budget)
+    evaluations: Evaluations = field(default_factory=Evaluations)
+
+    def __post_init__(self) -> None:
+        self.trainable = trainable_tensors(self.model)
+        self.frozen = frozen_names(self.model)
+        self._deferred: set[str] = set()
+        if not self.trainable:
+            raise MismatchError(
+                f"The model has no trainable tensor ({len(self.frozen)} frozen).",
+                "Let the factory return it with requires_grad=True on the tensors that training would move.",
+            )
+        if self.micro_batch is not None and self.micro_batch < self.batch.size:
+            self._refuse_unfaithful_split()
+
+    @cached_property
+    def base(self) -> Base:
+        """Loss and gradient at the current weights, computed once.
+
+        Raises NumericalError when either is not finite and MismatchError when no tensor receives a gradient.
+        """
+        gradients: dict[str, Tensor] = {}
+        arrivals: dict[str, int] = {}
+
+        def count(tensor: TrainableTensor) -> None:
+            arrivals[tensor.name] = arrivals.get(tensor.name, 0) + 1
+
+        loss = self._backward(lambda tensor, gradient: gradients.__setitem__(tensor.name, gradient), on_arrival=count)
+        self._deferred = {name for name, times in arrivals.items() if times > len(self._chunks())}
+        if not gradients:
+            raise MismatchError(
+                "No trainable tensor receives a gradient from this loss.",
+                "The loss must be computed from the model's output without detach() or no_grad().",
+            )
+        _require_finite(loss, gradients)
+        return Base(loss, {t.name: gradients[t.name] for t in self.trainable if t.name in gradients})
+
+    @cached_property
+    def receiving(self) -> list[TrainableTensor]:
+        """The trainable tensors that receive a gradient, in model order."""
+        return [tensor for tensor in self.trainable if tensor.name in self.base.gradients]
+
+    @property
+    def layers(self) -> list[TrainableTensor]:
+        """The tensors that receive a gradient and have two or more dimensions, in model order."""
+        return [tensor for tensor in self.receiving if tensor.is_layer]
+
+    @property
+    def unused(self) -> list[str]:
+        """The names of trainable tensors that receive no gradient."""
+        return [tensor.name for tensor in self.trainable if tensor.name not in self.base.gradients]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.trainable[0].parameter.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return self.trainable[0].parameter.dtype
+
+    def value(self) -> float:
+        """The loss at the current weights, by forward passes alone; may be infinite or not a number."""
+        self.budget.check()
+        total = count = 0.0
+        for chunk in self._chunks():
+            with self.evaluation(), torch.no_grad():
+                terms = self.loss(self.model, chunk)
+                total += float(terms.total)
+                count += terms.count
+        self.evaluations.forwards += 1
+        return total / count
+
+    def visit_gradient(self, visit: Visitor) -> float:
+        """The loss at the current weights; `visit` sees each tensor's gradient as it appears, then it is freed.
+
+        No gradient outlives its visit, so the memory above the weights is that of one tensor.
+        """
+        return self._backward(visit)
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """The conditions of every evaluation; gradients left on the model before or after are dropped."""
+        device = self.device.type
+        with (
+            comparable(self.model, self.mode, self.seed),
+            torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast),
+        ):
+            yield
+
+    @contextmanager
+    def displaced(self, tensors: Sequence[TrainableTensor]) -> Iterator[dict[str, Tensor]]:
+        """Copies of the tensors' weights, by name; the weights are put back bit for bit however the block ends."""
+        origin = {tensor.name: tensor.parameter.detach().clone() for tensor in tensors}
+        try:
+            yield origin
+        finally:
+            for tensor in tensors:
+                tensor.parameter.data.copy_(origin[tensor.name])
+
+    def _chunks(self) -> list[Batch]:
+        size = self.micro_batch or self.batch.size
+        return [self.batch.rows(start, start + size) for start in range(0, self.batch.size, size)]
+
+    def _backward(self, visit: Visitor, on_arrival: Callable[[TrainableTensor], None] | None = None) -> float:
+        self.budget.check()
+        sweep = _Sweep(self, visit, on_arrival)
+        try:
+            loss = sweep.run()
+        finally:
+            sweep.close()
+        self.evaluations.gradients += 1
+        return loss
+
+    def _refuse_unfaithful_split(self) -> None:
+        if self.mode != "eval" and batch_statistics_modules(self.model):
+            raise MismatchError(
+                "With BatchNorm in training behaviour the chunk defines the statistics, so --micro-batch would "
+                "measure another loss.",
+                "Leave --micro-batch out, use a smaller batch, or choose --mode eval.",
+            )
+        split, size = self.value(), self.micro_batch
+        self.micro_batch = None
+        whole = self.value()
+        self.micro_batch = size
+        gap = abs(split - whole) / max(abs(whole), 1e-12)
+        if not gap <= SPLIT_TOLERANCE:
+            raise MismatchError(
+                f"Splitting the batch into chunks of {size} changes the loss from {whole:.8g} to {split:.8g} "
+                f"(relative gap {gap:.1e}, at most {SPLIT_TOLERANCE:.0e} is accepted).",
+                "The loss or the model mixes rows, or draws random numbers; leave --micro-batch out.",
+            )
+
+
+class _Sweep:
+    """One backward pass over all chunks, with hooks that hand each gradient over as soon as it is complete."""
+
+    def __init__(
+        self, problem: Problem, visit: Visitor, on_arrival: Callable[[TrainableTensor], None] | None
+    ) -> None:
+        self.problem, self.visit, self.on_arrival = problem, visit, on_arrival
+        self.chunks = problem._chunks()
+        self.last = False
+        self.divisor = 1.0
+        self._handles = [self._watch(tensor) for tensor in problem.trainable]
+        self._drop_gradients()
+
+    def run(self) -> float:
+        total = count = 0.0
+        for index, chunk in enumerate(self.chunks):
+            self.last = index == len(self.chunks) - 1
+            with self.problem.evaluation():
+                terms = self.problem.loss(self.problem.model, chunk)
+                total += float(terms.total.detach())
+                count += terms.count
+                self.divisor = count if len(self.chunks) > 1 else 1.0
+                (terms.total if len(self.chunks) > 1 else terms.total / terms.count).backward()  # type: ignore[no-untyped-call]
+        for tensor in self.problem.trainable:
+            self._hand_over(tensor)
+        return total / count
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._drop_gradients()
+
+    def _watch(self, tensor: TrainableTensor) -> torch.utils.hooks.RemovableHandle:
+        def arrived(_: Tensor) -> None:
+            if self.on_arrival is not None:
+                self.on_arrival(tensor)
+            elif self.last and tensor.name not in self.problem._deferred:
+                self._hand_over(tensor)
+
+        return tensor.parameter.register_post_accumulate_grad_hook(arrived)
+
+    def _hand_over(self, tensor: TrainableTensor) -> None:
+        gradient, tensor.parameter.grad = tensor.parameter.grad, None
+        if gradient is not None:
+            gradient = gradient.to_dense() if gradient.is_sparse else gradient
+            self.visit(tensor, gradient.div_(self.divisor) if self.divisor != 1.0 else gradient)
+
+    def _drop_gradients(self) -> None:
+        for parameter in self.problem.model.parameters():
+            parameter.grad = None
+
+
+def _require_finite(loss: float, gradients: dict[str, Tensor]) -> None:
+    if not torch.isfinite(torch.tensor(loss)):
+        raise NumericalError(
+            f"The loss at the checkpoint's own weights is {loss}.",
+            "Look for NaN or infinite weights, a batch that is not normalised as in training, or the wrong loss.",
+        )
+    bad = [name for name, gradient in gradients.items() if not bool(torch.isfinite(gradient).all())]
+    if bad:
+        raise NumericalError(
+            f"The gradient at the checkpoint's own weights is not finite in {len(bad)} of {len(gradients)} tensors, "
+            f"first in {bad[0]!r}.",
+            "Try --dtype float64; if it stays, the loss has no gradient at these weights.",
+            bad,
+        )

@@ -1,0 +1,1 @@
+"""The papers' formulas and textbook numerics: no files, no printing, no options."""

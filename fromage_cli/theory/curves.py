@@ -1,0 +1,131 @@
+"""Reading curves over a log-spaced grid: where they cross a level, where they are least, how steep they are."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Relation = Literal["crossing", "above-grid", "below-grid", "uncertifiable"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place on the eta axis, or the side of the grid on which it must lie."""
+
+    eta: float | None
+    """Interpolated in log eta; None when the grid does not contain it."""
+    relation: Relation
+    """`crossing`: it is `eta`; `below-grid`, `above-grid`: it lies outside; `uncertifiable`: there is none."""
+
+
+def running_maximum(values: Sequence[float]) -> list[float]:
+    """The largest value so far at each point; a value that is not a number counts as infinite."""
+    highest, result = -math.inf, []
+    for value in values:
+        highest = max(highest, math.inf if math.isnan(value) else value)
+        result.append(highest)
+    return result
+
+
+def first_crossing(etas: Sequence[float], values: Sequence[float], level: float) -> Point:
+    """Where a rising positive curve first reaches `level`, ln value being linear in ln eta between points.
+
+    `level` <= 0 is `uncertifiable`: no positive curve stays below it.
+    """
+    if level <= 0.0:
+        return Point(None, "uncertifiable")
+    for index, value in enumerate(values):
+        if not value < level:
+            if index == 0:
+                return Point(None, "below-grid")
+            return Point(_log_log(etas, values, index, level), "crossing")
+    return Point(None, "above-grid")
+
+
+def _log_log(etas: Sequence[float], values: Sequence[float], index: int, level: float) -> float:
+    low, high = values[index - 1], values[index]
+    if not math.isfinite(high) or low <= 0.0:
+        return etas[index - 1]
+    fraction = math.log(level / low) / math.log(high / low)
+    return _between(etas[index - 1], etas[index], fraction)
+
+
+def _between(low: float, high: float, fraction: float) -> float:
+    return math.exp((1.0 - fraction) * math.log(low) + fraction * math.log(high))
+
+
+def first_sign_change(etas: Sequence[float], values: Sequence[float]) -> Point:
+    """Where a curve that starts negative first becomes non-negative, linear in ln eta between points.
+
+    A value that is not a number counts as positive.
+    """
+    for index, value in enumerate(values):
+        if not value < 0.0:
+            if index == 0:
+                return Point(None, "below-grid")
+            low = values[index - 1]
+            fraction = low / (low - value) if math.isfinite(value) else 0.0
+            return Point(_between(etas[index - 1], etas[index], fraction), "crossing")
+    return Point(None, "above-grid")
+
+
+def minimum(etas: Sequence[float], values: Sequence[float], start: float) -> Point:
+    """Where a curve that leaves `start` at eta = 0 is least, by a parabola in ln eta through the least point.
+
+    `below-grid`: no point of the grid lies below `start`, or the least one is the first;
+    `above-grid`: the least one is the last.
+    """
+    finite = [value if math.isfinite(value) else math.inf for value in values]
+    index = min(range(len(finite)), key=finite.__getitem__)
+    if index == 0 or finite[index] >= start:
+        return Point(None, "below-grid")
+    if index == len(finite) - 1:
+        return Point(None, "above-grid")
+    return Point(math.exp(_vertex([math.log(eta) for eta in etas], finite, index)), "crossing")
+
+
+def _vertex(x: Sequence[float], y: Sequence[float], index: int) -> float:
+    left, centre, right = x[index - 1], x[index], x[index + 1]
+    if not math.isfinite(y[index + 1]) or not math.isfinite(y[index - 1]):
+        return centre
+    rise, fall = (y[index + 1] - y[index]) / (right - centre), (y[index] - y[index - 1]) / (centre - left)
+    curvature = (rise - fall) / (right - left)
+    if curvature <= 0.0:
+        return centre
+    return min(max(0.5 * (left + centre) - fall / (2.0 * curvature), left), right)
+
+
+def tail_slope(etas: Sequence[float], values: Sequence[float], low: float = 0.05, high: float = 0.1) -> float | None:
+    """The least-squares slope d ln(1 + b) / d ln(1 + eta) over eta in [low, high).
+
+    With fewer than three points of the grid in the window, the curve interpolated at both ends of it is
+    used beside them; None when the grid does not span the window or a value there is not finite.
+    """
+    points = [(math.log1p(eta), math.log1p(value)) for eta, value in zip(etas, values, strict=True) if low <= eta < high]
+    if len(points) < 3:
+        ends = [(math.log1p(eta), _interpolate(etas, values, eta)) for eta in (low, high)]
+        if any(value is None for _, value in ends):
+            return None
+        points += [(x, math.log1p(value)) for x, value in ends if value is not None]
+    if not all(math.isfinite(y) for _, y in points):
+        return None
+    return _least_squares_slope(points)
+
+
+def _interpolate(etas: Sequence[float], values: Sequence[float], eta: float) -> float | None:
+    """The value at `eta`, ln value being linear in ln eta; None outside the grid or beside a value <= 0."""
+    for index in range(1, len(etas)):
+        low, high = values[index - 1], values[index]
+        if etas[index - 1] * (1 - 1e-12) <= eta <= etas[index] * (1 + 1e-12) and low > 0.0 and math.isfinite(high):
+            fraction = math.log(eta / etas[index - 1]) / math.log(etas[index] / etas[index - 1])
+            return low * (high / low) ** fraction
+    return None
+
+
+def _least_squares_slope(points: Sequence[tuple[float, float]]) -> float | None:
+    mean_x = math.fsum(x for x, _ in points) / len(points)
+    mean_y = math.fsum(y for _, y in points) / len(points)
+    spread = math.fsum((x - mean_x) ** 2 for x, _ in points)
+    if spread == 0.0:
+        return None
+    return math.fsum((x - mean_x) * (y - mean_y) for x, y in points) / spread

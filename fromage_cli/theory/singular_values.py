@@ -1,0 +1,91 @@
+"""Largest singular values and stable ranks of weight tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fromage_cli.theory.accumulation import squared_norm
+
+if TYPE_CHECKING:
+    import torch
+
+DENSE = 96
+"""Matrices whose smaller side is at most this are decomposed exactly."""
+
+
+def as_matrix(tensor: torch.Tensor) -> torch.Tensor:
+    """A weight tensor as the matrix of its linear map: first dimension x all others, out x (in * kh * kw)."""
+    return tensor.detach().reshape(tensor.shape[0], -1)  # [out, in*kh*kw]
+
+
+def spectral_norm(tensor: torch.Tensor, tolerance: float = 1e-4, iterations: int = 60) -> float:
+    """The largest singular value of a weight tensor seen as a matrix, from below to a relative `tolerance`.
+
+    Small matrices by a dense decomposition of the Gram matrix in float64; larger ones by Golub-Kahan
+    bidiagonalisation with full re-orthogonalisation, stopped on the residual of the leading triplet.
+    Source: Golub, Van Loan, *Matrix Computations*, 4th ed., section 10.4.
+    """
+    import torch
+
+    matrix = as_matrix(tensor)
+    if min(matrix.shape) <= DENSE:
+        wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+        gram = _gram(wide)
+        return float(torch.linalg.eigvalsh(gram)[-1].clamp(min=0.0).sqrt())
+    return _golub_kahan(matrix if matrix.dtype == torch.float64 else matrix.float(), tolerance, iterations)
+
+
+def stable_rank(tensor: torch.Tensor) -> float:
+    """srank(A) = ||A||_F^2 / ||A||_2^2, between 1 and the rank; 1 for a tensor of zeros."""
+    largest = spectral_norm(tensor)
+    return squared_norm(tensor) / largest**2 if largest > 0.0 else 1.0
+
+
+def _gram(wide: torch.Tensor) -> torch.Tensor:
+    """A A^T in float64, a slab of columns at a time."""
+    import torch
+
+    gram = torch.zeros(wide.shape[0], wide.shape[0], dtype=torch.float64, device=wide.device)
+    for slab in wide.split(1 << 14, dim=1):
+        columns = slab.double()
+        gram += columns @ columns.T
+    return gram
+
+
+def _golub_kahan(matrix: torch.Tensor, tolerance: float, iterations: int) -> float:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(matrix.shape[1], generator=generator, dtype=matrix.dtype).to(matrix.device)
+    right = [start / start.norm()]
+    left: list[torch.Tensor] = []
+    diagonal: list[float] = []
+    above: list[float] = []
+    value = 0.0
+    for _ in range(min(iterations, *matrix.shape)):
+        u = _orthogonal(matrix @ right[-1], left)
+        diagonal.append(float(u.norm()))
+        if diagonal[-1] == 0.0:
+            break
+        left.append(u / diagonal[-1])
+        v = _orthogonal(matrix.T @ left[-1], right)
+        above.append(float(v.norm()))
+        bidiagonal = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+        bidiagonal += torch.diag(torch.tensor(above[:-1], dtype=torch.float64), 1)
+        leading, singular, _ = torch.linalg.svd(bidiagonal)
+        value = float(singular[0])
+        if above[-1] * abs(float(leading[-1, 0])) <= tolerance * value:
+            break
+        right.append(v / above[-1])
+    return value
+
+
+def _orthogonal(vector: torch.Tensor, basis: list[torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    if not basis:
+        return vector
+    stacked = torch.stack(basis)  # [k, n]
+    for _ in range(2):
+        vector = vector - stacked.T @ (stacked @ vector)
+    return vector
