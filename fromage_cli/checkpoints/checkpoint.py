@@ -1,0 +1,90 @@
+"""A checkpoint: named tensors on disk, of which only names, dtypes and shapes are known until one is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fromage_cli.checkpoints.naming import nearest
+from fromage_cli.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """What is known of one tensor without reading its data."""
+
+    name: str  # after wrapper prefixes are stripped
+    dtype: str  # torch's name without "torch.": "float32", "bfloat16", "int64", …
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def floating(self) -> bool:
+        """Whether the elements are real floating-point numbers."""
+        return self.dtype.startswith(("float", "bfloat"))
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What one reader found in a file or a set of shards, under the names that are stored there."""
+
+    format: str
+    entries: Mapping[str, TensorEntry]
+    read: Callable[[str], torch.Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    step: int | None = None  # from inside the file, never from its name
+    key: str | None = None
+    notes: tuple[str, ...] = ()
+    tied: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Named tensors on disk."""
+
+    path: Path
+    format: str  # "safetensors" | "safetensors-sharded" | "torch" | "torch-legacy" | "torch-sharded" | "npz"
+    step: int | None  # from the file's own metadata or entries, else from the name of the file or its directory
+    entries: Mapping[str, TensorEntry]
+    metadata: Mapping[str, str]
+    stripped: tuple[str, ...]  # wrapper prefixes that were removed: "module.", "_orig_mod.", …
+    key: str | None  # dotted path of the nested dictionary that was chosen
+    notes: tuple[str, ...]  # sentences to tell the user
+    tied: tuple[tuple[str, ...], ...] = ()  # names that share storage, offset, shape and strides
+    weights: Path | None = None  # the file that was read, where `path` is a directory
+    stored_names: Mapping[str, str] = field(default_factory=dict, repr=False)  # name -> name in the file
+    read: Callable[[str], torch.Tensor] | None = field(default=None, repr=False, compare=False)  # by stored name
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Read one tensor into memory of its own, in the stored dtype.
+
+        Raises InputError when there is no such tensor, or when the file changed since it was opened.
+        """
+        if name not in self.entries or self.read is None:
+            raise InputError(
+                f"{str(self.path)!r} has no tensor {name!r}.",
+                hint=nearest(name, self.entries),
+                details=list(self.entries),
+            )
+        return self.read(self.stored_names.get(name, name))
+
+    def items(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Read the tensors one after another, in the order in which they are stored."""
+        for name in self.entries:
+            yield name, self.tensor(name)
+
+    @property
+    def parameters(self) -> int:
+        """The number of floating-point elements, tied tensors counted once (saved buffers cannot be told apart)."""
+        copies = {name for group in self.tied for name in group[1:]}
+        return sum(entry.elements for entry in self.entries.values() if entry.floating and entry.name not in copies)

@@ -1,0 +1,22 @@
+"""Whether a checkpoint is completely written, found out without reading data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fromage_cli.checkpoints.content import kind_of
+from fromage_cli.checkpoints.safetensors_header import read_header
+from fromage_cli.checkpoints.sharded import is_index, read_index
+
+
+def check_complete(path: Path) -> None:
+    """Raise InputError when a weights file, or a shard that an index names, is missing or cut off.
+
+    A PyTorch file is complete when its table of contents, which is written last, can be read; files in the older format
+    that has none are taken as complete.
+    """
+    if is_index(path):
+        for shard in read_index(path).shards:
+            check_complete(shard)
+    elif kind_of(path) == "safetensors":
+        read_header(path)

@@ -1,0 +1,91 @@
+"""What a file is by its first bytes, whatever its name says."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from pathlib import Path
+
+from fromage_cli.checkpoints.files import FileVersion, opened, quoted
+from fromage_cli.errors import InputError, UnsafeError
+
+SUPPORTED = (
+    "Readable are .safetensors, PyTorch files (.pt, .pth, .bin, .ckpt) and .npz, single or sharded with an index."
+)
+HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
+PICKLE_PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
+
+FOREIGN = (  # first bytes, what it is, what to do
+    (b"\x1f\x8b", "a gzip archive", "Unpack it first (gunzip)."),
+    (b"BZh", "a bzip2 archive", "Unpack it first (bunzip2)."),
+    (b"\xfd7zXZ", "an xz archive", "Unpack it first (unxz)."),
+    (b"\x28\xb5\x2f\xfd", "a zstandard archive", "Unpack it first (unzstd)."),
+    (b"7z\xbc\xaf", "a 7-Zip archive", "Unpack it first."),
+    (b"\x89HDF", "an HDF5 file (Keras)", "Save the weights as .npz or .safetensors."),
+    (b"GGUF", "a GGUF file", "Its weights are quantised; use the checkpoint that it was made from."),
+    (b"\x93NUMPY", "a single NumPy array", "Save named arrays with numpy.savez."),
+)
+
+
+def kind_of(path: Path) -> str:
+    """Return "safetensors", "torch", "torch-legacy", "npz" or "json"; anything else raises InputError."""
+    version = FileVersion.of(path)
+    with opened(path) as file:
+        head = file.read(512)
+    if _is_safetensors(head):
+        return "safetensors"
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _kind_of_zip(path, version)
+    if head.startswith(PICKLE_PROTOCOLS) and head[2:3] != b"\x00":
+        return "torch-legacy"
+    if foreign := _foreign(head):
+        raise InputError(f"{quoted(path)} is {foreign[0]}.", hint=foreign[1])
+    if path.suffix == ".safetensors":
+        return "safetensors"
+    if head.lstrip()[:1] == b"{":
+        return "json"
+    raise InputError(f"{quoted(path)} is no checkpoint in any known format.", hint=SUPPORTED)
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_LIMIT
+
+
+def _foreign(head: bytes) -> tuple[str, str] | None:
+    """Return what a file that is certainly no checkpoint is, and what to do about it."""
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file that it points to", "Fetch the content with `git lfs pull`."
+    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page, not a checkpoint", "The download went wrong; download it again."
+    for magic, found, hint in FOREIGN:
+        if head.startswith(magic):
+            return found, hint
+    if head[257:262] == b"ustar":
+        return "a tar archive", "Unpack it first (tar -xf)."
+    return None
+
+
+def _kind_of_zip(path: Path, version: FileVersion) -> str:
+    names = member_names(path, version)
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise UnsafeError(
+            f"{quoted(path)} is a TorchScript archive: it holds code. Nothing was executed.",
+            hint="Save the weights alone: torch.save(model.state_dict(), 'weights.pt').",
+        )
+    if any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
+        return "torch"
+    if names and all(name.endswith(".npy") for name in names):
+        return "npz"
+    raise InputError(f"{quoted(path)} is a ZIP archive, but neither a PyTorch file nor .npz.", hint=SUPPORTED)
+
+
+def member_names(path: Path, version: FileVersion) -> list[str]:
+    """Return the names of a ZIP archive's members; a damaged or unfinished archive raises InputError."""
+    try:
+        with opened(path) as file, zipfile.ZipFile(file) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, struct.error, OverflowError, ValueError) as error:
+        raise InputError(
+            f"{quoted(path)} is incomplete: its table of contents is not within its {version.size} bytes ({error}).",
+            hint="It was cut off while it was written or copied; take an earlier checkpoint or copy it again.",
+        ) from error

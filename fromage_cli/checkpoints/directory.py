@@ -1,0 +1,93 @@
+"""Which file in a directory is the weights, and what to say when none is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fromage_cli.checkpoints.content import SUPPORTED
+from fromage_cli.checkpoints.files import names_in, quoted
+from fromage_cli.checkpoints.naming import listed
+from fromage_cli.checkpoints.steps import SHARD, order_in_name
+from fromage_cli.errors import InputError
+
+MAIN_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
+SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin", ".ckpt"), (".npz",))  # in order of preference
+_OTHER = (
+    r"(batch|batches|optim|optimizer|optimizers|scheduler|lr_scheduler|scaler|sampler|dataloader"
+    r"|training_args|rng_states?|random_states|optim_states)"
+)
+OTHER_STATE = re.compile(rf"^{_OTHER}([-_.]|$)|(^|[-_.]){_OTHER}([-_.]?[0-9]+)*$", re.IGNORECASE)
+
+
+def own_weights(directory: Path) -> Path | None:
+    """Return the weights of a directory that is itself a checkpoint; None when it is not, or not clearly so.
+
+    A single file with a step in its name makes a series of one instead, to which further steps may be added.
+    """
+    weights = weights_in(directory)
+    if weights is None or weights.name in MAIN_FILES or weights.name.endswith(INDEX_SUFFIXES):
+        return weights
+    return weights if order_in_name(weights.stem) is None else None
+
+
+def weights_in(directory: Path) -> Path | None:
+    """Return the only file in a directory that can be its weights, by the usual names before others."""
+    names = [name for name in sorted(names_in(directory)) if not (directory / name).is_dir()]
+    for name in MAIN_FILES:
+        if name in names:
+            return directory / name
+    indices = [name for name in names if name.endswith(INDEX_SUFFIXES)]
+    if len(indices) == 1:
+        return directory / indices[0]
+    for suffixes in SUFFIXES:
+        files = [name for name in names if may_be_weights(name, suffixes)]
+        if files:
+            return directory / files[0] if len(files) == 1 else None
+    return None
+
+
+def may_be_weights(name: str, suffixes: tuple[str, ...]) -> bool:
+    """Return whether a file of this name may hold weights: no optimizer state, batch, shard or hidden file."""
+    path = Path(name)
+    other = name.startswith(".") or OTHER_STATE.search(path.stem) or SHARD.search(path.stem)
+    return path.suffix in suffixes and not other
+
+
+def without_weights(directory: Path, notes: tuple[str, ...] = ()) -> InputError:
+    """Return the error for a directory in which no weights were found, by what was found instead."""
+    names = sorted(names_in(directory))
+    any_suffix = tuple(suffix for suffixes in SUFFIXES for suffix in suffixes)
+    candidates = [name for name in names if may_be_weights(name, any_suffix)]
+    where = f"Directory {quoted(directory)}"
+    if notes:
+        return InputError(f"{where} has no complete checkpoint. {notes[0]}", hint=_again(len(notes)), details=notes)
+    if candidates:
+        return InputError(
+            f"{where} holds {len(candidates)} files that may be weights, with no steps in their names: "
+            f"{listed(candidates)}.",
+            hint="Name one of them.",
+            details=candidates,
+        )
+    if any(name.endswith(".distcp") for name in names):
+        return InputError(
+            f"{where} is a torch.distributed.checkpoint, which cannot be read directly.",
+            hint="Convert it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIRECTORY FILE.pt",
+        )
+    if shards := [name for name in names if SHARD.search(Path(name).stem)]:
+        return InputError(
+            f"{where} holds {len(shards)} shards but no index: {listed(shards)}.",
+            hint="Expected is model.safetensors.index.json or pytorch_model.bin.index.json beside them.",
+        )
+    found = f"found: {listed(names)}" if names else "it is empty"
+    return InputError(f"{where} holds no weights; {found}.", hint=SUPPORTED, details=names)
+
+
+def _again(count: int) -> str:
+    return f"{count} incomplete steps were skipped (-v lists them)." if count > 1 else "Wait until it has been written."

@@ -1,0 +1,116 @@
+"""Plain files on disk: every way in which one can fail to be readable has its own sentence."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+
+from fromage_cli.checkpoints.naming import nearest
+from fromage_cli.errors import InputError
+
+KINDS = (
+    (stat.S_ISFIFO, "a pipe (FIFO)"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISBLK, "a block device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def quoted(path: Path) -> str:
+    """Return a path in quotes, control characters escaped."""
+    return repr(str(path))
+
+
+@dataclass(frozen=True)
+class FileVersion:
+    """One state of a regular file: as long as it is the same, what was learnt from the file still holds."""
+
+    path: Path
+    size: int  # bytes
+    inode: int
+    modified: int  # nanoseconds
+
+    @classmethod
+    def of(cls, path: Path) -> FileVersion:
+        """Look at a regular, non-empty file; anything else raises InputError."""
+        status = status_of(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError(f"{quoted(path)} is a directory; a file was expected here.")
+        for is_kind, kind in KINDS:
+            if is_kind(status.st_mode):
+                raise InputError(
+                    f"{quoted(path)} is {kind}; a checkpoint has to be a regular file.",
+                    hint="Copy its content into a file first.",
+                )
+        if status.st_size == 0:
+            raise InputError(
+                f"{quoted(path)} is empty (0 bytes).",
+                hint="It was created but never written; save the checkpoint again.",
+            )
+        return cls(path, status.st_size, status.st_ino, status.st_mtime_ns)
+
+    def check_unchanged(self) -> None:
+        """Raise InputError when the file was replaced, truncated or written to since."""
+        if FileVersion.of(self.path) != self:
+            raise InputError(
+                f"{quoted(self.path)} changed while it was being read.",
+                hint="Run again when whatever writes it has finished.",
+            )
+
+
+def status_of(path: Path) -> os.stat_result:
+    """Return the status of an existing path, or raise InputError naming what is nearest to it."""
+    with explained(path):
+        return path.stat()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """Open a file for reading; the operating system's refusals become InputErrors."""
+    with explained(path), path.open("rb") as file:
+        yield file
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals about `path` into InputErrors."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise missing(path) from error
+    except PermissionError as error:
+        raise InputError(
+            f"{quoted(path)} cannot be read: permission denied.", hint="Check who owns it and its mode (ls -l)."
+        ) from error
+    except OSError as error:
+        raise InputError(f"{quoted(path)} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        if "null" not in str(error):
+            raise
+        raise InputError(f"{quoted(path)} is not a path: it contains a null character.") from error
+
+
+def missing(path: Path) -> InputError:
+    """Return the error for a path that does not exist, naming the nearest one that does."""
+    if path.is_symlink():
+        return InputError(f"{quoted(path)} is a symbolic link whose target does not exist.")
+    parent = path.parent
+    while not parent.exists() and parent != parent.parent:
+        path, parent = parent, parent.parent
+    if not parent.is_dir():
+        return InputError(f"{quoted(path)} does not exist: {quoted(parent)} is a file, not a directory.")
+    names = sorted(names_in(parent))
+    where = "the current directory" if str(parent) == "." else f"directory {quoted(parent)}"
+    hint = f"In {where}: {nearest(path.name, names)}" if names else f"There is nothing in {where}."
+    return InputError(f"{quoted(path)} does not exist.", hint=hint, details=names)
+
+
+def names_in(directory: Path) -> list[str]:
+    """Return the names of what a directory holds."""
+    with explained(directory):
+        return [entry.name for entry in directory.iterdir()]

@@ -1,0 +1,150 @@
+"""Sharded checkpoints: an index that names the file of every tensor.
+
+The index is JSON from the same source as the weights, so its paths are not trusted: a shard has to lie in the index's
+own directory (or, in a Hugging Face cache, be a link into that cache's blobs).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from fromage_cli.checkpoints.checkpoint import Contents
+from fromage_cli.checkpoints.content import kind_of
+from fromage_cli.checkpoints.files import FileVersion, opened, quoted
+from fromage_cli.checkpoints.naming import listed
+from fromage_cli.checkpoints.steps import step_in_metadata
+from fromage_cli.errors import InputError, UnsafeError
+
+INDEX_LIMIT = 100_000_000  # bytes
+
+
+@dataclass(frozen=True)
+class Index:
+    """A checked index: every shard exists."""
+
+    files: Mapping[str, Path]  # tensor name -> its shard
+    metadata: Mapping[str, str]
+
+    @property
+    def shards(self) -> tuple[Path, ...]:
+        """The shards, each once, in the order in which the index names them."""
+        return tuple(dict.fromkeys(self.files.values()))
+
+
+def is_index(path: Path) -> bool:
+    """Return whether a file is an index by its name."""
+    return path.name.endswith(".index.json")
+
+
+def read_sharded(path: Path, readers: Mapping[str, Callable[[Path], Contents]]) -> Contents:
+    """Read an index and the headers of its shards; `readers` has one reader for each kind of shard."""
+    index = read_index(path)
+    shards = {shard: _read_shard(shard, readers) for shard in index.shards}
+    for name, shard in index.files.items():
+        if name not in shards[shard].entries:
+            raise InputError(
+                f"{quoted(path)} says that tensor {name!r} is in {shard.name!r}, but it is not there.",
+                hint="Index and shards come from different saves; copy all of them again.",
+            )
+    extra = [name for contents in shards.values() for name in contents.entries if name not in index.files]
+    notes = [note for contents in shards.values() for note in contents.notes]
+    if extra:
+        notes.append(f"Left out {len(extra)} tensors that the index does not name: {listed(extra)}.")
+    torch_shards = any(contents.format.startswith("torch") for contents in shards.values())
+    return Contents(
+        format="torch-sharded" if torch_shards else "safetensors-sharded",
+        entries={name: shards[shard].entries[name] for name, shard in index.files.items()},
+        read=lambda name: shards[index.files[name]].read(name),
+        metadata=index.metadata,
+        step=step_in_metadata(index.metadata),
+        notes=tuple(notes),
+        tied=_tied(index, shards),
+    )
+
+
+def read_index(path: Path) -> Index:
+    """Read an index and check its shards' paths; a path out of its directory raises UnsafeError."""
+    table = _parsed(path)
+    names = table.get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(file, str) for file in names.values()):
+        raise InputError(
+            f"{quoted(path)} is no index of shards: it has no 'weight_map' from tensor names to file names."
+        )
+    places = {file: _place(path, file) for file in dict.fromkeys(names.values())}
+    absent = [file for file, place in places.items() if not place.exists()]
+    if absent:
+        raise InputError(
+            f"{quoted(path)} is incomplete: {len(absent)} of {len(places)} shards are missing: {listed(absent)}.",
+            hint="Copy the missing shards beside the index.",
+            details=absent,
+        )
+    metadata = table.get("metadata")
+    described = metadata if isinstance(metadata, dict) else {}
+    return Index(
+        {name: places[file] for name, file in names.items()},
+        {name: str(value) for name, value in described.items() if isinstance(value, str | int | float)},
+    )
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    version = FileVersion.of(path)
+    if version.size > INDEX_LIMIT:
+        raise InputError(f"{quoted(path)} is no index of shards: it has {version.size} bytes.")
+    with opened(path) as file:
+        text = file.read()
+    try:
+        table = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{quoted(path)} is not JSON ({error}).", hint="It is damaged; copy it again.") from error
+    if not isinstance(table, dict):
+        raise InputError(f"{quoted(path)} is no index of shards: it is not a JSON object.")
+    return table
+
+
+def _place(index: Path, file: str) -> Path:
+    """Return where a shard is; UnsafeError when that is outside the index's directory."""
+    parts = (*PurePosixPath(file).parts, *PureWindowsPath(file).parts)
+    absolute = PurePosixPath(file).is_absolute() or PureWindowsPath(file).anchor or PureWindowsPath(file).drive
+    if absolute or ".." in parts or not parts or "\0" in file:
+        raise _outside(index, file)
+    directory = index.parent
+    place = directory / file
+    try:
+        real, home = place.resolve(), directory.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links
+        raise InputError(f"{quoted(place)} cannot be read: {error}.") from error
+    if not real.is_relative_to(home) and real.parent != _hugging_face_blobs(home):
+        raise _outside(index, file)
+    return place
+
+
+def _hugging_face_blobs(snapshot: Path) -> Path | None:
+    """Return the directory into which a Hugging Face cache's models--…/snapshots/<revision> links."""
+    return snapshot.parent.parent / "blobs" if snapshot.parent.name == "snapshots" else None
+
+
+def _outside(index: Path, file: str) -> UnsafeError:
+    return UnsafeError(
+        f"{quoted(index)} names the shard {file!r}, which is outside its directory. Nothing there was read.",
+        hint="Shards have to lie beside their index; put the files there and correct the index.",
+    )
+
+
+def _read_shard(shard: Path, readers: Mapping[str, Callable[[Path], Contents]]) -> Contents:
+    kind = kind_of(shard)
+    if kind not in readers:
+        raise InputError(f"{quoted(shard)} is no shard: it holds {kind}.")
+    return readers[kind](shard)
+
+
+def _tied(index: Index, shards: Mapping[Path, Contents]) -> tuple[tuple[str, ...], ...]:
+    groups = (
+        tuple(name for name in group if index.files.get(name) == shard)
+        for shard, contents in shards.items()
+        for group in contents.tied
+    )
+    return tuple(group for group in groups if len(group) > 1)
