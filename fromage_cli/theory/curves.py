@@ -51,7 +51,7 @@ def _log_log(etas: Sequence[float], values: Sequence[float], index: int, level: 
 
 
 def _between(low: float, high: float, fraction: float) -> float:
-    return math.exp((1.0 - fraction) * math.log(low) + fraction * math.log(high))
+    return low * (high / low) ** fraction
 
 
 def first_sign_change(etas: Sequence[float], values: Sequence[float]) -> Point:
@@ -72,9 +72,11 @@ def first_sign_change(etas: Sequence[float], values: Sequence[float]) -> Point:
 def minimum(etas: Sequence[float], values: Sequence[float], start: float) -> Point:
     """Where a curve that leaves `start` at eta = 0 is least, by a parabola in ln eta through the least point.
 
-    `below-grid`: no point of the grid lies below `start`, or the least one is the first;
+    An empty grid is exceeded. `below-grid`: no point of the grid lies below `start`, or the least one is the first;
     `above-grid`: the least one is the last.
     """
+    if not values:
+        return Point(None, "above-grid")
     finite = [value if math.isfinite(value) else math.inf for value in values]
     index = min(range(len(finite)), key=finite.__getitem__)
     if index == 0 or finite[index] >= start:
@@ -101,7 +103,9 @@ def tail_slope(etas: Sequence[float], values: Sequence[float], low: float = 0.05
     With fewer than three points of the grid in the window, the curve interpolated at both ends of it is
     used beside them; None when the grid does not span the window or a value there is not finite.
     """
-    points = [(math.log1p(eta), math.log1p(value)) for eta, value in zip(etas, values, strict=True) if low <= eta < high]
+    points = [
+        (math.log1p(eta), math.log1p(value)) for eta, value in zip(etas, values, strict=True) if low <= eta < high
+    ]
     if len(points) < 3:
         ends = [(math.log1p(eta), _interpolate(etas, values, eta)) for eta in (low, high)]
         if any(value is None for _, value in ends):

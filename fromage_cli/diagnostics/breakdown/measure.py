@@ -65,8 +65,9 @@ def measure(
     predicted = _predicted(direction, ray.etas)
     layers = tuple(_layer(move, ray, predicted) for move in shown)
     trust, limiting = _network_trust(layers)
-    aggregate = first_sign_change(ray.etas, _loss_bounds(direction, ray)) if ray.etas else Point(None, "above-grid")
-    least = minimum(ray.etas, ray.losses, base) if ray.etas else Point(None, "above-grid")
+    bounds = _loss_bounds(direction, ray)
+    aggregate = first_sign_change(ray.etas, bounds)
+    least = minimum(ray.etas, ray.losses, base)
     increase = first_sign_change(ray.etas, [loss - base for loss in ray.losses])
     result = BreakdownResult(
         direction=direction.name,
@@ -76,6 +77,7 @@ def measure(
         losses=tuple(ray.losses),
         predicted=tuple(predicted),
         predicted_spectral=tuple(_predicted_spectral(direction, ray.etas)),
+        loss_bounds=tuple(bounds),
         depth=_depth(depth),
         tail_slope=_tail_slope(layers, ray.etas),
         trust_eta=trust.eta,

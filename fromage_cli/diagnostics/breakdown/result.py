@@ -73,6 +73,8 @@ class BreakdownResult:
     """Deep relative trust: prod over the layers (1 + delta) - 1."""
     predicted_spectral: tuple[float, ...]
     """The same with relative steps in the spectral norm."""
+    loss_bounds: tuple[float, ...]
+    """Lemma 1: what the loss can rise to at most, less the loss at the checkpoint; certain descent where negative."""
     depth: DepthResult
     tail_slope: float | None
     """d ln(1 + b) / d ln(1 + eta) of the first layer over eta in [.05, .1)."""

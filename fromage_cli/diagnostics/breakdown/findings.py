@@ -1,0 +1,139 @@
+"""What a breakdown curve means for the user: codes, default limits and words."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
+from fromage_cli.findings import Finding
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a number becomes a finding."""
+
+    trust_warn: float = 1e-3
+    """Trust eta of a layer below which it is a warning: a third of what the paper's networks show."""
+    trust_fail: float = 1e-4
+    """Below it no customary relative rate is certain to descend: a failure."""
+    noise: float = 1e-3
+    """Noise floor above which evaluations are not repeatable enough to be trusted."""
+    bound_slack: float = 1e-3
+    """Relative slack of Lemma 1's inequality, which the sampled path meets only up to the grid's spacing."""
+
+
+def judge(result: BreakdownResult, limits: Limits | None = None) -> tuple[Finding, ...]:
+    """The findings of a breakdown result, the gravest kinds first."""
+    limits = limits or Limits()
+    return (
+        *_trust(result, limits),
+        *_uncertifiable(result.layers),
+        *_noise(result.layers, limits),
+        *_zero_gradients(result),
+        *_coarse_grid(result, limits),
+        *_overflow(result),
+        *_no_second_derivative(result),
+    )
+
+
+def _trust(result: BreakdownResult, limits: Limits) -> Iterator[Finding]:
+    for layer in result.layers:
+        eta = result.etas[0] if layer.trust_relation == "below-grid" and result.etas else layer.trust_eta
+        if eta is None or eta >= limits.trust_warn:
+            continue
+        below = layer.trust_relation == "below-grid"
+        yield Finding(
+            code="breakdown-early",
+            severity="fail" if eta <= limits.trust_fail else "warn",
+            layer=layer.name,
+            message=f"the gradient has changed by as much as the step relies on "
+            f"{'already below' if below else 'at'} a relative step of {eta:.2g}",
+            value=eta,
+            limit=limits.trust_warn,
+            hint="Lower --eta to find the crossing."
+            if below
+            else "Keep the relative update of this layer below it: a smaller rate, a norm bound, or normalisation.",
+        )
+
+
+def _uncertifiable(layers: Sequence[LayerBreakdown]) -> Iterator[Finding]:
+    for layer in layers:
+        if layer.trust_relation == "uncertifiable" and layer.gradient_norm > 0.0:
+            yield Finding(
+                code="step-ascends",
+                severity="warn",
+                layer=layer.name,
+                message=f"the step does not descend in this layer (cosine {layer.cosine:.2g}); no size is certified",
+                value=layer.cosine,
+                limit=0.0,
+                hint="Look at the sum over all layers, aggregate_trust_eta.",
+            )
+
+
+def _noise(layers: Sequence[LayerBreakdown], limits: Limits) -> Iterator[Finding]:
+    noisy = [(layer.noise_floor, layer.name) for layer in layers if (layer.noise_floor or 0.0) > limits.noise]
+    if noisy:
+        worst, name = max(noisy)
+        yield Finding(
+            code="noisy-gradient",
+            severity="warn",
+            layer=name,
+            message=f"repeating the evaluation changes the gradient by {worst:.1g} of its size "
+            f"({len(noisy)} layers above {limits.noise:g})",
+            value=worst,
+            limit=limits.noise,
+            hint="The model draws random numbers that no seed reaches, or precision is short: try --dtype float64.",
+        )
+
+
+def _zero_gradients(result: BreakdownResult) -> Iterator[Finding]:
+    dead = [tensor.name for tensor in result.skipped if tensor.reason in ("zero gradient", "zero weights")]
+    if dead:
+        yield Finding(
+            code="tensor-still",
+            severity="info",
+            layer=dead[0] if len(dead) == 1 else None,
+            message=f"{len(dead)} tensor{'s' if len(dead) > 1 else ''} with zero weights or zero gradient "
+            f"do{'' if len(dead) > 1 else 'es'} not move: {', '.join(dead[:3])}{' …' if len(dead) > 3 else ''}",
+            value=float(len(dead)),
+            limit=0.0,
+            hint="A relative step is not defined for them.",
+        )
+
+
+def _coarse_grid(result: BreakdownResult, limits: Limits) -> Iterator[Finding]:
+    for eta, loss, bound in zip(result.etas, result.losses, result.loss_bounds, strict=True):
+        change = loss - result.loss
+        if change > bound + limits.bound_slack * (abs(bound) + abs(change)) + 1e-6 * abs(result.loss):
+            yield Finding(
+                code="grid-too-coarse",
+                severity="info",
+                message=f"at η = {eta:.2g} the loss changed by {change:.3g}, more than Lemma 1 allows on this grid "
+                f"({bound:.3g}): the path between the points breaks down more than the points show",
+                value=change,
+                limit=bound,
+                hint="Take more points with --eta.",
+            )
+            return
+
+
+def _overflow(result: BreakdownResult) -> Iterator[Finding]:
+    first = next((eta for eta, loss in zip(result.etas, result.losses, strict=True) if not math.isfinite(loss)), None)
+    if first is not None:
+        yield Finding(
+            code="loss-overflows",
+            severity="info",
+            message=f"the loss is not finite from η = {first:.2g} on",
+            value=first,
+            hint="An ordinary result at large steps; the smaller ones are unaffected.",
+        )
+
+
+def _no_second_derivative(result: BreakdownResult) -> Iterator[Finding]:
+    if result.linear_trust_relation == "unavailable":
+        yield Finding(
+            code="no-second-derivative",
+            severity="info",
+            message="the loss has no usable second derivative here, so linear_trust_eta is missing",
+            hint="The measured crossing does not need it.",
+        )

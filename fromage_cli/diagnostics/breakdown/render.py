@@ -1,0 +1,147 @@
+"""The page a person sees: a sentence, the layers with the smallest trust first, theory beside truth."""
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
+from fromage_cli.terminal.answer import PageStyle, Table
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table
+from fromage_cli.terminal.words import number, sparkline, visible
+from fromage_cli.theory.relative_trust import lemma2_rate
+
+ROWS = 8
+"""Layers shown without `--all`."""
+_ORDER = {"uncertifiable": 0.0, "below-grid": 0.0, "above-grid": math.inf}
+_SIGNS = {"uncertifiable": "none", "below-grid": "< ", "above-grid": "> "}
+
+
+def render(result: BreakdownResult, style: PageStyle) -> RenderableType:
+    """The whole page, without findings."""
+    return Group(Text(summary(result)), Text(""), _layers(result, style), _network(result, style))
+
+
+def summary(result: BreakdownResult) -> str:
+    """The answer in one or two sentences."""
+    if not result.etas:
+        return "No point of the curve was measured."
+    limiting = visible(result.limiting_layer or "")
+    if result.trust_relation == "below-grid":
+        return (
+            f"Even the smallest step, η = {number(result.etas[0])}, is beyond what the gradient of {limiting} "
+            "supports: the crossing lies below the grid."
+        )
+    if result.trust_relation == "uncertifiable":
+        return f"No step along this direction is certified: it does not descend in {limiting}."
+    if result.trust_relation == "above-grid" or result.trust_eta is None:
+        return (
+            f"Every layer's gradient keeps its direction up to η = {number(result.etas[-1])}, the end of the grid: "
+            "the crossing lies above it."
+        )
+    return (
+        f"Moving every layer by a relative step η up to {number(result.trust_eta)} is certain to lower the loss; "
+        f"from there the gradient of {limiting} has changed too much to promise it.{_least_loss(result)}"
+    )
+
+
+def _least_loss(result: BreakdownResult) -> str:
+    if result.argmin_loss_eta is None or result.first_increase_eta is None:
+        return ""
+    return (
+        f" Along this line the loss is least at η ≈ {number(result.argmin_loss_eta)} "
+        f"and above its start from η ≈ {number(result.first_increase_eta)}."
+    )
+
+
+def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
+    ordered = sorted(result.layers, key=_trust_order)
+    shown = ordered if style.show_all else ordered[:ROWS]
+    columns = [
+        Column("layer", name=True),
+        Column("shape", left=True, optional=3),
+        Column("trust η"),
+        Column("cos θ", optional=1),
+        Column("implied depth", optional=2),
+        Column("× model", optional=1),
+        Column("breakdown", left=True, optional=4),
+    ]
+    rows = [
+        (
+            layer.name,
+            "×".join(map(str, layer.shape)),
+            located(layer.trust_eta, layer.trust_relation, result.etas),
+            layer.cosine,
+            layer.implied_depth,
+            layer.violation,
+            sparkline(layer.breakdown, log=True, ascii_only=style.ascii_only),
+        )
+        for layer in shown
+    ]
+    return Group(house_table(columns, rows, style), hidden_rows(len(shown), len(ordered)))
+
+
+def _trust_order(layer: LayerBreakdown) -> float:
+    return layer.trust_eta if layer.trust_eta is not None else _ORDER[layer.trust_relation]
+
+
+def located(eta: float | None, relation: str, etas: Sequence[float]) -> str:
+    """An interpolated place on the grid, or the end of the grid it lies beyond."""
+    if eta is not None:
+        return number(eta)
+    if relation in ("below-grid", "above-grid") and etas:
+        return _SIGNS[relation] + number(etas[0] if relation == "below-grid" else etas[-1])
+    return "none" if relation == "uncertifiable" else "—"
+
+
+def _network(result: BreakdownResult, style: PageStyle) -> RenderableType:
+    """Theory and truth side by side: what Lemma 2 promises, and what was measured."""
+    rows = [*_measured(result), *_promised(result)]
+    columns = [Column("whole network", left=True), Column("η"), Column("what it is", left=True, optional=1)]
+    losses = sparkline(result.losses, ascii_only=style.ascii_only)
+    curve = Text(f"loss {number(result.loss)} at the checkpoint, along the line {losses}")
+    return Group(house_table(columns, rows, style), curve)
+
+
+def _measured(result: BreakdownResult) -> list[tuple[str, str, str]]:
+    etas = result.etas
+    return [
+        ("measured crossing", located(result.trust_eta, result.trust_relation, etas), "smallest of all layers"),
+        (
+            "all layers summed",
+            located(result.aggregate_trust_eta, result.aggregate_trust_relation, etas),
+            "Lemma 1's bound changes sign",
+        ),
+        (
+            "by curvature",
+            located(result.linear_trust_eta, result.linear_trust_relation, etas),
+            "from the slope at η = 0",
+        ),
+        ("least loss", located(result.argmin_loss_eta, result.argmin_loss_relation, etas), "along this line"),
+        (
+            "loss above start",
+            located(result.first_increase_eta, result.first_increase_relation, etas),
+            "from here on",
+        ),
+    ]
+
+
+def _promised(result: BreakdownResult) -> list[tuple[str, str, str]]:
+    depths = {"count": result.depth.count, "path": result.depth.path, "effective": result.depth.effective}
+    cosine = min((layer.cosine for layer in result.layers), default=0.0)
+    return [
+        (f"Lemma 2, {name}", number(lemma2_rate(cosine, depth)), f"theory, depth {number(depth)}")
+        for name, depth in depths.items()
+        if depth
+    ]
+
+
+def curve(result: BreakdownResult) -> Table:
+    """One row per layer and eta, for plotting elsewhere."""
+    rows = [
+        (layer.name, eta, layer.breakdown[index], layer.path_breakdown[index], result.predicted[index])
+        for layer in result.layers
+        for index, eta in enumerate(result.etas)
+    ]
+    return Table(("layer", "eta", "breakdown", "path_breakdown", "predicted"), tuple(rows))
