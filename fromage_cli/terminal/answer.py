@@ -1,0 +1,122 @@
+"""What a command returns: plain numbers, and how a person and a script see them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING
+
+from fromage_cli.errors import FromageError
+from fromage_cli.findings import Finding
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How an answer was computed; seconds, memory and versions are added when it is shown."""
+
+    device: str
+    """`cpu`, `cuda:0` …"""
+    dtype: str
+    """Type of the weights while computing."""
+    gradient_evaluations: float = 0.0
+    """In full-batch equivalents: a chunk counts as its fraction."""
+    forward_evaluations: float = 0.0
+    """Likewise, forward passes without a gradient."""
+    hvp_evaluations: float = 0.0
+    """Likewise, Hessian-vector products."""
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """Which checkpoint was read, and how."""
+
+    path: str
+    format: str
+    step: int | None
+    parameters: int
+    stripped: Sequence[str] = ()
+    """Wrapper prefixes taken off the names."""
+
+
+@dataclass(frozen=True)
+class ProblemRecord:
+    """Which model, loss and batch were measured."""
+
+    model: str
+    loss: str
+    batch_size: int
+    mode: str
+    seed: int
+    layer_count: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows for a script: untruncated, in model order."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+
+
+@dataclass(frozen=True)
+class PageStyle:
+    """What the reader's terminal and flags ask of a page."""
+
+    show_all: bool = False
+    """Every row, not the offenders alone (`--all`)."""
+    ascii_only: bool = False
+    """The stream can write ASCII only."""
+    width: int = 80
+    """In cells."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One command's answer; the terminal turns it into a page, a table or an envelope."""
+
+    command: str
+    """As typed: `breakdown`."""
+    result: object
+    """A frozen dataclass (or mapping) of plain numbers; its field names are the JSON keys."""
+    page: "Callable[[PageStyle], RenderableType]"
+    """What a person sees."""
+    tables: Mapping[str, Callable[[], Table]] = field(default_factory=dict)
+    """By name; the first is the main one."""
+    findings: tuple[Finding, ...] = ()
+    checkpoints: tuple[CheckpointRecord, ...] = ()
+    problem: ProblemRecord | None = None
+    provenance: Provenance | None = None
+    notes: tuple[str, ...] = ()
+    """Sentences said on standard error."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """What a flag became where that differs from what was given (`mode`: `auto` → `eval`)."""
+    error: FromageError | None = None
+    """Set on a partial answer: that is shown first, then this, with its exit code."""
+
+
+def records(items: Sequence[object]) -> Table:
+    """Dataclasses as rows: columns named as the fields, arrays left out, nested ones flattened as `outer_inner`."""
+    rows = [dict(_cells(item)) for item in items]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return Table(tuple(columns), tuple(tuple(row.get(name) for name in columns) for row in rows))
+
+
+def _cells(item: object, prefix: str = "") -> list[tuple[str, object]]:
+    cells: list[tuple[str, object]] = []
+    for name, value in _named(item):
+        if isinstance(value, list | tuple):
+            continue
+        if isinstance(value, Mapping) or (is_dataclass(value) and not isinstance(value, type)):
+            cells.extend(_cells(value, f"{prefix}{name}_"))
+        else:
+            cells.append((prefix + name, value))
+    return cells
+
+
+def _named(item: object) -> list[tuple[str, object]]:
+    if isinstance(item, Mapping):
+        return [(str(name), value) for name, value in item.items()]
+    if is_dataclass(item) and not isinstance(item, type):
+        return [(entry.name, getattr(item, entry.name)) for entry in fields(item)]
+    raise TypeError(f"a record is a dataclass or a mapping, not {type(item).__name__}")

@@ -1,0 +1,130 @@
+"""The envelope: one JSON object of the same shape around every command's answer, and around every error."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from typing import Any
+
+from fromage_cli import __version__
+from fromage_cli.errors import FromageError
+from fromage_cli.terminal.answer import Answer, Provenance
+from fromage_cli.terminal.plain import Nonfinite, plain
+
+SCHEMA = "fromage-diag/1"
+_SEVERITIES = ("info", "warn", "fail")
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What an envelope says besides the answer: the command, its flags, and how long it took."""
+
+    command: str | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+    seconds: float | None = None
+
+
+def worst_severity(answer: Answer) -> str:
+    """`info`, `warn` or `fail`: the worst of the findings."""
+    return max((finding.severity for finding in answer.findings), key=_SEVERITIES.index, default="info")
+
+
+def status(answer: Answer) -> str:
+    """`error` for a partial answer, else the worst severity, `ok` where there is none."""
+    if answer.error is not None:
+        return "error"
+    severity = worst_severity(answer)
+    return "ok" if severity == "info" else severity
+
+
+def answer_envelope(answer: Answer, circumstances: Circumstances) -> dict[str, Any]:
+    """The whole envelope in JSON's own types; a partial answer's holds its error too."""
+    body = {
+        "settings": {**circumstances.settings, **answer.settings},
+        "checkpoints": [
+            {**asdict(checkpoint), "stripped": list(checkpoint.stripped)} for checkpoint in answer.checkpoints
+        ],
+        "problem": answer.problem,
+        "result": answer.result,
+        "findings": [
+            {
+                "code": finding.code,
+                "severity": finding.severity,
+                "layer": finding.layer,
+                "message": finding.message,
+                "value": finding.value,
+                "limit": finding.limit,
+                "hint": finding.hint,
+            }
+            for finding in answer.findings
+        ],
+    }
+    return _envelope(answer.command, status(answer), _tool(answer.provenance, circumstances), body, answer.error)
+
+
+def error_envelope(error: FromageError, circumstances: Circumstances) -> dict[str, Any]:
+    """The same envelope where there is no answer: its keys are there, empty."""
+    body = {
+        "settings": dict(circumstances.settings),
+        "checkpoints": [],
+        "problem": None,
+        "result": None,
+        "findings": [],
+    }
+    return _envelope(circumstances.command, "error", _tool(None, circumstances), body, error)
+
+
+def _envelope(
+    command: str | None, status: str, tool: dict[str, Any], body: dict[str, Any], error: FromageError | None
+) -> dict[str, Any]:
+    nonfinite: Nonfinite = []
+    head = {"schema": SCHEMA, "command": command, "status": status, "tool": tool, **body}
+    envelope = {key: plain(value, key, nonfinite) for key, value in head.items()}
+    if error is not None:
+        envelope["error"] = {"code": error.code, "message": error.message, "hint": error.hint}
+    return {**envelope, "nonfinite": nonfinite}
+
+
+def _tool(provenance: Provenance | None, circumstances: Circumstances) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "torch": torch_version(),
+        "device": provenance.device if provenance else None,
+        "dtype": provenance.dtype if provenance else None,
+        "seconds": circumstances.seconds,
+        "gradient_evaluations": provenance.gradient_evaluations if provenance else 0.0,
+        "forward_evaluations": provenance.forward_evaluations if provenance else 0.0,
+        "hvp_evaluations": provenance.hvp_evaluations if provenance else 0.0,
+        "peak_memory": peak_memory(),
+    }
+
+
+def torch_version() -> str | None:
+    """The installed version of torch, which is not imported to find out."""
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "__version__"):
+        return str(torch.__version__)
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def peak_memory() -> int | None:
+    """Bytes this process has held at most, in main memory and, where CUDA was used, on the device."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    main = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return main + sum(int(torch.cuda.max_memory_allocated(index)) for index in range(torch.cuda.device_count()))
+    return main
+
+
+def dumps(envelope: object, indent: int | None = 2) -> str:
+    """Strict JSON in ASCII, so that no stream and no control character in a name can break it."""
+    return json.dumps(envelope, allow_nan=False, ensure_ascii=True, indent=indent) + "\n"

@@ -1,0 +1,138 @@
+"""An exception as the person and the script see it: one message, one envelope, one exit code."""
+
+import errno
+import sys
+import traceback
+from difflib import get_close_matches
+
+from fromage_cli.errors import FromageError, InputError, ResourceError, UsageError
+from fromage_cli.terminal import session, streams
+from fromage_cli.terminal.envelope import dumps, error_envelope
+from fromage_cli.terminal.words import visible
+
+MOST_LINES = 6
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory")
+
+
+class Bug(FromageError):
+    """Anything we did not foresee."""
+
+
+class Interrupted(FromageError):
+    """The person pressed Ctrl-C."""
+
+    exit_code = 130
+    code = "interrupted"
+
+
+class Terminated(FromageError):
+    """The system asked the process to end."""
+
+    exit_code = 143
+    code = "terminated"
+
+
+def understood(error: BaseException) -> FromageError:
+    """The error in our own family; an exception nobody foresaw is a bug."""
+    if isinstance(error, FromageError):
+        return error
+    if callable(getattr(error, "format_message", None)):
+        return _usage(error)
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted("interrupted.")
+    if _out_of_memory(error):
+        return ResourceError("out of memory.", hint="a smaller --batch, --micro-batch N, or another --device")
+    if isinstance(error, OSError) and error.filename is not None:
+        return InputError(f"{visible(str(error.filename))}: {error.strerror}.", hint="check that path")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return InputError(f"{error.strerror}.", hint="free some space")
+    kind = type(error).__name__
+    lines = visible(str(error).strip()).split(r"\n")
+    return Bug(
+        f"this is a bug in fromage-diag: {kind}: {lines[0][:200]}",
+        hint="--debug shows the traceback; please report it",
+    )
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def _usage(error: BaseException) -> UsageError:
+    """A complaint of typer's about the command line, in our shape and with the nearest names."""
+    context = getattr(error, "ctx", None)
+    known = _option_names(context)
+    program = context.command_path if context is not None else "fromage-diag"
+    hint = f"'{program} --help' lists what there is"
+    typed = str(getattr(error, "option_name", "")).partition("=")[0]
+    if type(error).__name__ != "NoSuchOption":
+        return UsageError(_sentence(error), hint=hint)
+    if typed in _options_of_commands(context):
+        return UsageError(f"{visible(typed)} stands before the command.", hint="flags come after the command")
+    near = get_close_matches(typed, known, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}? {hint}" if near else hint
+    return UsageError(f"there is no option {visible(typed)}.", hint=hint)
+
+
+def _sentence(error: BaseException) -> str:
+    parameter = getattr(error, "param", None)
+    message = complaint(error)
+    if parameter is None:
+        return " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
+    name = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.metavar
+    if type(error).__name__ == "MissingParameter":
+        return f"{name or parameter.name} is missing. {message}".strip()
+    return f"{name or parameter.name}: {visible(message)}"
+
+
+def complaint(error: BaseException) -> str:
+    """Typer's words about a value, on one line, with the value itself."""
+    message = " ".join(str(getattr(error, "message", "") or "").split()).removeprefix("Value error, ")
+    errors = getattr(error.__cause__, "errors", None)
+    value = repr(errors()[0]["input"]) if callable(errors) else ""
+    return message if value in message else f"{value}: {message[:1].lower()}{message[1:]}"
+
+
+def _option_names(context: object) -> list[str]:
+    command = getattr(context, "command", None)
+    parameters = command.get_params(context) if command is not None else []
+    return [name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)]
+
+
+def _options_of_commands(context: object) -> set[str]:
+    """The options of the commands below the context's own."""
+    commands = getattr(getattr(context, "command", None), "commands", {})
+    return {name for command in commands.values() for parameter in command.params for name in parameter.opts}
+
+
+def message_lines(error: FromageError, verbose: bool) -> list[str]:
+    """The message, at most six lines; the details only with `verbose`, else their number."""
+    lines = [f"error: {line}" if index == 0 else f"  {line}" for index, line in enumerate(_lines(error.message))]
+    ending = [f"hint: {line}" if index == 0 else f"  {line}" for index, line in enumerate(_lines(error.hint))]
+    if error.details and verbose:
+        return [*lines, *(f"  {visible(detail)}" for detail in error.details), *ending]
+    if error.details:
+        ending.insert(0, f"  ({len(error.details)} in all; -v lists them)")
+    room = max(MOST_LINES - len(ending), 1)
+    return [*lines[:room], *ending][:MOST_LINES]
+
+
+def _lines(text: str) -> list[str]:
+    return [visible(line) for line in text.splitlines()]
+
+
+def report(error: BaseException, *, json: str | None, verbose: bool, debug: bool, shown: bool = False) -> int:
+    """Say the error on standard error, and as an envelope on standard output where JSON is asked for; its exit code.
+
+    `shown` tells that an envelope holding this error has been written already (a partial answer).
+    """
+    failure = understood(error)
+    if debug:
+        streams.say("".join(traceback.format_exception(error)).rstrip())
+    streams.say("\n".join(message_lines(failure, verbose)))
+    if json is not None and not shown:
+        envelope = error_envelope(failure, session.current().circumstances)
+        streams.write(sys.stdout, dumps(envelope, indent=2 if json == "json" else None))
+    return failure.exit_code

@@ -1,0 +1,238 @@
+"""The options that commands share, each group one frozen dataclass whose fields are the flags.
+
+A command takes the groups as keyword parameters; `shared_options` flattens them into flags and hands them back whole.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+
+from fromage_cli.terminal import parsing
+
+if TYPE_CHECKING:
+    from fromage_cli.terminal.answer import Answer
+
+Format = Literal["auto", "rich", "tsv", "csv", "json", "jsonl", "md"]
+FailOn = Literal["warn", "fail", "never"]
+
+
+def _option(panel: str, *names: str, help: str, **settings: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which network the checkpoint's weights belong to."""
+
+    model: Annotated[
+        str | None,
+        _option(
+            "Model",
+            "--model",
+            metavar="SPEC",
+            help="Network: pkg.module:factory, path/file.py:factory, hf, auto or a bundle.",
+        ),
+    ] = None
+    model_arg: Annotated[
+        list[str] | None,
+        _option(
+            "Model",
+            "--model-arg",
+            metavar="K=V",
+            parser=parsing.assignment,
+            help="Argument of the factory, a JSON value; repeatable.",
+        ),
+    ] = None
+    key: Annotated[
+        str | None, _option("Model", "--key", metavar="PATH", help="Nested dictionary of the checkpoint to take.")
+    ] = None
+    trust: Annotated[
+        bool, _option("Model", "--trust", help="Run, for this call, code that stands beside the checkpoint.")
+    ] = False
+
+    @property
+    def model_arguments(self) -> dict[str, object]:
+        """`--model-arg` as keyword arguments of the factory; a later one wins."""
+        return dict(parsing.assigned(text) for text in self.model_arg or ())
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """Which data and which loss."""
+
+    batch: Annotated[
+        str | None,
+        _option("Batch", "--batch", metavar="SPEC", help="Batch: .safetensors, .npz, .pt, .bin or file.py:function."),
+    ] = None
+    seq_len: Annotated[
+        int | None, _option("Batch", "--seq-len", metavar="T", min=1, help="Tokens per sequence of a .bin file.")
+    ] = None
+    sequences: Annotated[
+        int | None, _option("Batch", "--sequences", metavar="N", min=1, help="Sequences to take from a .bin file.")
+    ] = None
+    loss: Annotated[
+        str,
+        _option(
+            "Batch", "--loss", metavar="SPEC", help="Loss: auto, cross-entropy, mse, bce, output or file.py:function."
+        ),
+    ] = "auto"
+    mode: Annotated[
+        Literal["auto", "train", "eval"],
+        _option("Batch", "--mode", help="auto: BatchNorm as in training, dropout off; train: dropout on too."),
+    ] = "auto"
+    micro_batch: Annotated[
+        int | None,
+        _option("Batch", "--micro-batch", metavar="N", min=1, help="Evaluate the batch in chunks of N samples."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class TensorOptions:
+    """Which tensors are moved and measured."""
+
+    tensors: Annotated[
+        Literal["matrices", "all"] | None,
+        _option("Tensors", "--tensors", help="Move the matrices only, or everything trainable."),
+    ] = None
+    include: Annotated[
+        list[str] | None,
+        _option("Tensors", "--include", metavar="GLOB", help="Only tensors whose name matches; repeatable."),
+    ] = None
+    exclude: Annotated[
+        list[str] | None,
+        _option("Tensors", "--exclude", metavar="GLOB", help="No tensor whose name matches; repeatable."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where, how exactly and how long to compute."""
+
+    device: Annotated[
+        str,
+        _option("Run", "--device", metavar="auto|cpu|cuda[:N]", parser=parsing.device, help="Device to compute on."),
+    ] = "auto"
+    dtype: Annotated[
+        Literal["float32", "float64"], _option("Run", "--dtype", help="Type of the weights while computing.")
+    ] = "float32"
+    seed: Annotated[
+        int, _option("Run", "--seed", metavar="N", parser=parsing.seed, help="Seed of everything random.")
+    ] = 0
+    autocast: Annotated[
+        bool, _option("Run", "--autocast", help="Run the passes in bfloat16; perturbed weights stay as they are.")
+    ] = False
+    time_limit: Annotated[
+        float | None,
+        _option("Run", "--time-limit", metavar="90|90s|5m|1h", parser=parsing.duration, help="Stop after this long."),
+    ] = None
+    max_memory: Annotated[
+        int | None,
+        _option(
+            "Run", "--max-memory", metavar="8GB|500MiB", parser=parsing.memory, help="Stop before using more memory."
+        ),
+    ] = None
+    estimate: Annotated[
+        bool, _option("Run", "--estimate", help="Print the cost in gradients, bytes and seconds, and stop.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is shown, where and how."""
+
+    format: Annotated[
+        Format,
+        _option("Output", "--format", metavar="FORMAT", help="One of auto, rich, tsv, csv, json, jsonl, md."),
+    ] = "auto"
+    json: Annotated[bool, _option("Output", "--json", help="The same as --format json.")] = False
+    output: Annotated[
+        Path | None,
+        _option(
+            "Output", "--output", "-o", metavar="FILE", parser=parsing.output_file, help="Write the answer to a file."
+        ),
+    ] = None
+    table: Annotated[
+        str | None, _option("Output", "--table", metavar="NAME", help="Another table than the main one (tsv, csv, md).")
+    ] = None
+    show_all: Annotated[bool, _option("Output", "--all", help="Show every row, not the offenders alone.")] = False
+    quiet: Annotated[bool, _option("Output", "--quiet", "-q", help="No notes and findings on standard error.")] = False
+    verbose: Annotated[bool, _option("Output", "--verbose", "-v", help="Whole lists in messages; warnings too.")] = (
+        False
+    )
+    no_progress: Annotated[bool, _option("Output", "--no-progress", help="No progress bar.")] = False
+    fail_on: Annotated[
+        FailOn, _option("Output", "--fail-on", help="Exit 10 on warnings, 11 on failures from this severity on.")
+    ] = "never"
+    force: Annotated[bool, _option("Output", "--force", help="Overwrite an existing output file.")] = False
+    debug: Annotated[bool, _option("Output", "--debug", help="Show the traceback of an error.")] = False
+
+
+Command = Callable[..., "Answer"]
+
+
+def shared_options(
+    function: Command | None = None,
+    *,
+    tables: Sequence[str] = (),
+    defaults: Mapping[str, object] | None = None,
+) -> Any:
+    """Flatten a command's options groups into flags; `OutputOptions` are added where they are not asked for.
+
+    `tables` names the tables of its answer, so that a wrong `--table` is refused before anything is computed;
+    `defaults` holds this command's own defaults of shared fields (`fail_on`, `device` …).
+    """
+    if function is None:
+        return lambda function: _flattened(function, tuple(tables), dict(defaults or {}))
+    return _flattened(function, tuple(tables), dict(defaults or {}))
+
+
+def assemble(group: type[Any], values: Mapping[str, object]) -> Any:
+    """The options group made of its fields' values; other values are left alone."""
+    return group(**{entry.name: values[entry.name] for entry in dataclasses.fields(group) if entry.name in values})
+
+
+def _flattened(function: Command, tables: tuple[str, ...], defaults: dict[str, object]) -> Command:
+    hints = get_type_hints(function, include_extras=True)
+    own = inspect.signature(function).parameters
+    groups = {name: hints[name] for name in own if dataclasses.is_dataclass(hints.get(name))}
+    parameters = [own[name].replace(annotation=hints[name]) for name in own if name not in groups]
+    shared = list(dict.fromkeys([*groups.values(), OutputOptions]))
+    parameters += [parameter for group in shared for parameter in _fields(group, defaults)]
+
+    def command(**values: object) -> "Answer":
+        arguments = {name: values[name] for name in own if name not in groups}
+        return function(**arguments, **{name: assemble(group, values) for name, group in groups.items()})
+
+    ordered = sorted(parameters, key=lambda parameter: parameter.kind)
+    return _dressed(command, function, ordered, tables)
+
+
+def _fields(group: type[Any], defaults: Mapping[str, object]) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            entry.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=defaults.get(entry.name, entry.default),
+            annotation=hints[entry.name],
+        )
+        for entry in dataclasses.fields(group)
+    ]
+
+
+def _dressed(
+    command: Command, function: Command, parameters: list[inspect.Parameter], tables: tuple[str, ...]
+) -> Command:
+    """Give the flat command the name, documentation and signature that typer reads."""
+    command.__name__ = function.__name__
+    command.__doc__ = function.__doc__
+    command.__module__ = function.__module__
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.tables = tables  # type: ignore[attr-defined]
+    return command

@@ -1,0 +1,54 @@
+"""From results to strict JSON: dataclasses become objects, and what is not finite becomes null and is listed."""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+Nonfinite = list[dict[str, str]]
+
+
+def plain(value: object, path: str, nonfinite: Nonfinite) -> Any:
+    """The value in JSON's own types; each nan or infinity becomes None, its path and kind are added to `nonfinite`."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, enum.Enum):
+        return plain(value.value, path, nonfinite)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return _finite(float(value), path, nonfinite)
+    if isinstance(value, PurePath):
+        return str(value)
+    return _plain_nested(value, path, nonfinite)
+
+
+def _plain_nested(value: object, path: str, nonfinite: Nonfinite) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, _member(path, str(key)), nonfinite) for key, item in value.items()}
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        return plain(value.item(), path, nonfinite)
+    if isinstance(value, Iterable):
+        return [plain(item, f"{path}[{index}]", nonfinite) for index, item in enumerate(value)]
+    raise TypeError(f"{path}: {type(value).__name__} has no form in JSON")
+
+
+def _member(path: str, key: str) -> str:
+    """`result.layers`, or `result["a b"]` where the key is no identifier."""
+    if not key.isidentifier():
+        escaped = key.replace("\\", "\\\\").replace('"', '\\"')
+        return f'{path}["{escaped}"]'
+    return f"{path}.{key}" if path else key
+
+
+def _finite(value: float, path: str, nonfinite: Nonfinite) -> float | None:
+    if math.isfinite(value):
+        return value
+    nonfinite.append({"path": path, "value": str(value)})
+    return None

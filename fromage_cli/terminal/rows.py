@@ -1,0 +1,84 @@
+"""Tables for scripts: tab- and comma-separated values and Markdown, every row, nothing truncated."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+
+from fromage_cli.errors import UsageError
+from fromage_cli.findings import Finding
+from fromage_cli.terminal.answer import Answer, Table
+from fromage_cli.terminal.plain import plain
+from fromage_cli.terminal.words import visible
+
+
+def chosen_table(answer: Answer, name: str | None) -> Table:
+    """The table of that name, the main one without; raises UsageError with the names there are."""
+    check_table(name, tuple(answer.tables))
+    if not answer.tables:
+        raise UsageError(f"{answer.command} has no table.", hint="take another --format: rich or json")
+    return answer.tables[next(iter(answer.tables)) if name is None else name]()
+
+
+def check_table(name: str | None, names: Sequence[str]) -> None:
+    """Raise UsageError where the answer has no table of that name."""
+    if name is not None and name not in names:
+        raise UsageError(f"--table {visible(name)}: there is no such table.", hint=f"tables: {', '.join(names)}")
+
+
+def tsv(table: Table) -> str:
+    """Tab-separated values; a tab or a line break inside a name is spelled out."""
+    rows = [table.columns, *table.rows]
+    return "".join("\t".join(cell(value) for value in row) + "\n" for row in rows)
+
+
+def comma_separated(table: Table) -> str:
+    """Comma-separated values, quoted where needed."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([cell(value) for value in row] for row in (table.columns, *table.rows))
+    return text.getvalue()
+
+
+def markdown(table: Table, findings: Sequence[Finding] = ()) -> str:
+    """A Markdown table with the findings as a list below it."""
+    rows = [_markdown_row(table.columns), "|" + " --- |" * len(table.columns), *map(_markdown_row, table.rows)]
+    text = "\n".join(rows) + "\n"
+    if findings:
+        text += "\n" + "".join(f"- {_marked(finding_line(finding))}\n" for finding in findings)
+    return text
+
+
+def _markdown_row(row: Sequence[object]) -> str:
+    return "| " + " | ".join(_marked(cell(value)) for value in row) + " |"
+
+
+def _marked(text: str) -> str:
+    """Text in which Markdown sees no markup."""
+    return "".join(f"\\{character}" if character in "\\`*_[]<>|#" else character for character in text)
+
+
+def cell(value: object) -> str:
+    """A value at full precision: empty for None, `true` and `false`, no character that could break a line."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, float):
+        return float.__repr__(value)
+    if isinstance(value, int):
+        return int.__repr__(value)
+    simple = plain(value, "", [])
+    return cell(simple) if isinstance(simple, str | int | float) else json.dumps(simple, allow_nan=False)
+
+
+def finding_line(finding: Finding) -> str:
+    """One line: severity, layer, sentence, remedy."""
+    layer = f" {visible(finding.layer)}:" if finding.layer else ""
+    hint = f" ({visible(finding.hint)})" if finding.hint else ""
+    return f"{finding.severity}:{layer} {visible(finding.message)}{hint} [{finding.code}]"
+
+
+WRITERS: dict[str, Callable[[Table], str]] = {"tsv": tsv, "csv": comma_separated}

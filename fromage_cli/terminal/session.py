@@ -1,0 +1,63 @@
+"""What is known about the running command: its flags in effect, where they came from, and its streams."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+
+from fromage_cli.terminal.configuration import ProjectConfiguration
+from fromage_cli.terminal.envelope import Circumstances
+from fromage_cli.terminal.options import OutputOptions
+from fromage_cli.terminal.output import Destination
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run of one command."""
+
+    command: str | None = None
+    output: OutputOptions = field(default_factory=OutputOptions)
+    destination: Destination | None = None
+    """None until it has been decided."""
+    project: ProjectConfiguration = field(default_factory=ProjectConfiguration)
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Every flag in effect, in snake case."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Where each comes from: `command line`, `environment`, `project` or `default`."""
+    started: float = field(default_factory=time.perf_counter)
+    delivered: bool = False
+    """The answer has been written, a partial one with its error."""
+
+    @property
+    def circumstances(self) -> Circumstances:
+        """What the envelope says of this run, as of now."""
+        return Circumstances(self.command, self.settings, time.perf_counter() - self.started)
+
+
+_CURRENT: ContextVar[Session | None] = ContextVar("session", default=None)
+
+
+def current() -> Session:
+    """The running command's session; a bare one where no command runs."""
+    return _CURRENT.get() or Session()
+
+
+def begin(session: Session) -> None:
+    """Make the session the current one, until the scope ends."""
+    _CURRENT.set(session)
+
+
+def deliver() -> None:
+    """From now on the answer counts as written."""
+    _CURRENT.set(replace(current(), delivered=True))
+
+
+@contextmanager
+def scope() -> Iterator[None]:
+    """One run of the program: whatever session begins inside is forgotten afterwards."""
+    token = _CURRENT.set(Session())
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)

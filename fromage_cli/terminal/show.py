@@ -1,0 +1,104 @@
+"""Show an answer in the format asked for, and what belongs beside it on standard error."""
+
+import io
+import sys
+from typing import TextIO
+
+from fromage_cli.errors import UsageError
+from fromage_cli.terminal import rows, session, streams
+from fromage_cli.terminal.answer import Answer, PageStyle
+from fromage_cli.terminal.envelope import answer_envelope, dumps, worst_severity
+from fromage_cli.terminal.output import Destination, write_file
+from fromage_cli.terminal.words import ascii_words, visible
+
+WARNINGS = 10
+FAILURES = 11
+
+
+def show(answer: Answer) -> int:
+    """Write the answer to its destination and its notes to standard error; the exit code under `--fail-on`.
+
+    Raises the answer's own error once everything has been shown.
+    """
+    running = session.current()
+    destination = running.destination or Destination("rich")
+    _deliver(rendered(answer, destination), destination)
+    session.deliver()
+    if not running.output.quiet:
+        _say_beside(answer, destination.format)
+    if answer.error is not None:
+        raise answer.error
+    return exit_code(answer, running.output.fail_on)
+
+
+def exit_code(answer: Answer, fail_on: str) -> int:
+    """0, or 10 for warnings and 11 for failures where `--fail-on` reaches them."""
+    severity = worst_severity(answer)
+    if severity == "fail" and fail_on in ("warn", "fail"):
+        return FAILURES
+    return WARNINGS if severity == "warn" and fail_on == "warn" else 0
+
+
+def rendered(answer: Answer, destination: Destination) -> str:
+    """The answer as text in the destination's format."""
+    running = session.current()
+    format = destination.format
+    if destination.json:
+        return dumps(answer_envelope(answer, running.circumstances), indent=2 if format == "json" else None)
+    if format == "rich":
+        if running.output.table is not None:
+            raise UsageError("--table is for tsv, csv and md.", hint="add --format tsv")
+        return page(answer, None if destination.path else sys.stdout)
+    table = rows.chosen_table(answer, running.output.table)
+    if format == "md":
+        return rows.markdown(table, answer.findings)
+    return rows.WRITERS[format](table)
+
+
+def page(answer: Answer, stream: TextIO | None) -> str:
+    """The page for a person, as wide as the stream's terminal; plain text in a pipe and, where it is None, in a file."""
+    from rich.console import Console
+
+    ascii_only = streams.ascii_only(stream)
+    style = PageStyle(session.current().output.show_all, ascii_only, streams.width(stream))
+    console = Console(
+        file=_Paper("ascii" if ascii_only else "utf-8"),
+        width=style.width,
+        force_terminal=streams.is_terminal(stream),
+        color_system="auto" if streams.is_terminal(stream) else None,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
+    with console.capture() as capture:
+        console.print(answer.page(style))
+    lines = (line.rstrip() for line in capture.get().splitlines())
+    text = "\n".join(lines) + "\n"
+    return ascii_words(text) if ascii_only else text
+
+
+class _Paper(io.StringIO):
+    """A text in memory that claims the terminal's encoding, so that rich draws lines the terminal has."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__()
+        self._encoding = encoding
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._encoding
+
+
+def _deliver(text: str, destination: Destination) -> None:
+    if destination.path is None:
+        streams.write(sys.stdout, text)
+    else:
+        write_file(destination.path, text, destination.force)
+
+
+def _say_beside(answer: Answer, format: str) -> None:
+    for note in answer.notes:
+        streams.say(f"note: {visible(note)}")
+    if format in ("tsv", "csv"):
+        for finding in answer.findings:
+            streams.say(rows.finding_line(finding))

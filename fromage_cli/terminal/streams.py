@@ -1,0 +1,83 @@
+"""The two streams: how wide they are, what they can write, and what happens when nobody reads them any more."""
+
+import codecs
+import contextlib
+import io
+import os
+import sys
+from typing import TextIO
+
+from fromage_cli.errors import InputError
+from fromage_cli.terminal.words import _ASCII_ERRORS
+
+DEFAULT_WIDTH = 80
+
+
+class ClosedPipe(BaseException):
+    """The reader of our output has gone: there is nobody left to tell."""
+
+
+def make_safe(stream: TextIO | None) -> None:
+    """From now on, a character that the stream's encoding lacks is spelled in ASCII instead of failing."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors=_ASCII_ERRORS)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person reads the stream."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:
+        return False
+
+
+def ascii_only(stream: TextIO | None) -> bool:
+    """Whether the stream cannot write the characters of Unicode."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        return not codecs.lookup(encoding).name.startswith("utf")
+    except LookupError:
+        return True
+
+
+def width(stream: TextIO | None) -> int:
+    """`COLUMNS` where it is set, else the terminal's width, else 80."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    if stream is not None and is_terminal(stream):
+        with contextlib.suppress(OSError, ValueError):
+            return os.get_terminal_size(stream.fileno()).columns or DEFAULT_WIDTH
+    return DEFAULT_WIDTH
+
+
+def write(stream: TextIO | None, text: str) -> None:
+    """Write and flush; raises ClosedPipe when the reader has gone and InputError when the stream cannot take it."""
+    name = "standard error" if stream is sys.stderr else "standard output"
+    if stream is None or stream.closed:
+        raise InputError(f"{name} is closed.", hint="write to a file with -o FILE")
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError as error:
+        raise ClosedPipe from error
+    except UnicodeEncodeError:
+        write(stream, text.encode("ascii", _ASCII_ERRORS).decode("ascii"))
+    except OSError as error:
+        raise InputError(f"cannot write to {name}: {error.strerror}.", hint="write elsewhere with -o FILE") from error
+
+
+def say(text: str) -> None:
+    """One or more lines for the person, on standard error; silently nothing where that is closed."""
+    if sys.stderr is not None and not sys.stderr.closed:
+        with contextlib.suppress(InputError):
+            write(sys.stderr, text + "\n")
+
+
+def abandon() -> None:
+    """Point both streams at nothing, so that the interpreter's last flush cannot fail either."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)

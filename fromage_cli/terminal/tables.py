@@ -1,0 +1,122 @@
+"""House tables: bold header, numbers to the right, names cut in the middle, columns dropped before they wrap."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from fromage_cli.terminal.answer import PageStyle
+from fromage_cli.terminal.words import ascii_words, middle, number, visible
+
+NARROWEST_NAME = 16
+"""A name is never cut below this many cells."""
+_GAP = 2
+_ASCII_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a house table."""
+
+    header: str
+    name: bool = False
+    """Holds names: to the left, cut in the middle where room is short; other text is never cut."""
+    left: bool = False
+    """Holds words, to the left; numbers stand to the right."""
+    optional: int = 0
+    """Where room is short the column of the highest number goes first; 0 stays."""
+
+
+class HouseTable:
+    """A table that fits its width by cutting names, then by leaving optional columns out and saying so."""
+
+    def __init__(self, columns: Sequence[Column], rows: Sequence[Sequence[object]], style: PageStyle) -> None:
+        self.columns = list(columns)
+        self.ascii_only = style.ascii_only
+        self.headers = [self._plain(column.header) for column in columns]
+        self.rows = [[self._cell(value) for value in row] for row in rows]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Lay the table out for the width it is given."""
+        kept = self._fitting(options.max_width)
+        yield self._table(kept, options.max_width)
+        hidden = [self.headers[index] for index in range(len(self.columns)) if index not in kept]
+        if hidden:
+            yield Text(f"hidden for want of width: {', '.join(hidden)}", style="dim")
+
+    def _fitting(self, width: int) -> list[int]:
+        """The columns that are shown, in their order."""
+        kept = list(range(len(self.columns)))
+        while self._least_width(kept) > width:
+            droppable = [index for index in kept if self.columns[index].optional]
+            if not droppable:
+                break
+            kept.remove(max(droppable, key=lambda index: (self.columns[index].optional, index)))
+        return kept
+
+    def _least_width(self, kept: Sequence[int]) -> int:
+        widths = (
+            min(self._width(index), NARROWEST_NAME) if self.columns[index].name else self._width(index)
+            for index in kept
+        )
+        return sum(widths) + _GAP * len(kept)
+
+    def _width(self, index: int) -> int:
+        cells = (cell_len(row[index].plain) for row in self.rows)
+        return max(cell_len(self.headers[index]), *cells, 1)
+
+    def _table(self, kept: Sequence[int], width: int) -> RichTable:
+        table = RichTable(
+            box=_ASCII_HEAD if self.ascii_only else box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1)
+        )
+        rooms = self._name_rooms(kept, width)
+        for index in kept:
+            column = self.columns[index]
+            table.add_column(
+                Text(self.headers[index]),
+                justify="left" if column.name or column.left else "right",
+                no_wrap=True,
+                overflow="ellipsis" if not self.ascii_only else "crop",
+            )
+        for row in self.rows:
+            table.add_row(*(self._cut(row[index], rooms.get(index)) for index in kept))
+        return table
+
+    def _name_rooms(self, kept: Sequence[int], width: int) -> dict[int, int]:
+        """Cells left for each column of names once the others have theirs."""
+        names = [index for index in kept if self.columns[index].name]
+        others = sum(self._width(index) for index in kept if index not in names)
+        room = width - others - _GAP * len(kept)
+        return {index: max(room // len(names), NARROWEST_NAME) for index in names}
+
+    def _cut(self, cell: Text, room: int | None) -> Text:
+        if room is None or cell_len(cell.plain) <= room:
+            return cell
+        return Text(middle(cell.plain, room, self.ascii_only), style=cell.style)
+
+    def _cell(self, value: object) -> Text:
+        if isinstance(value, Text):
+            return Text(self._plain(value.plain), style=value.style)
+        if value is None or isinstance(value, int | float):
+            return Text(number(value, self.ascii_only))
+        return Text(self._plain(str(value)))
+
+    def _plain(self, text: str) -> str:
+        text = visible(text)
+        return ascii_words(text) if self.ascii_only else text
+
+
+def house_table(columns: Sequence[Column], rows: Sequence[Sequence[object]], style: PageStyle) -> RenderableType:
+    """Rows of texts and numbers as a house table; a cell that is a `Text` keeps its style."""
+    return HouseTable(columns, rows, style)
+
+
+def hidden_rows(shown: int, total: int) -> Text:
+    """How many rows are not shown; empty where all are."""
+    if shown >= total:
+        return Text("")
+    return Text(f"{total - shown} of {total} rows hidden; --all shows them", style="dim")

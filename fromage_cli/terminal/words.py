@@ -1,0 +1,175 @@
+"""How numbers, names and curves are written, on any stream: nothing here prints."""
+
+import codecs
+import math
+import unicodedata
+from collections.abc import Sequence
+
+ASCII_WORDS = {
+    "α": "alpha",
+    "β": "beta",
+    "γ": "gamma",
+    "ε": "eps",
+    "η": "eta",
+    "θ": "theta",
+    "κ": "kappa",
+    "λ": "lambda",
+    "μ": "mu",
+    "π": "pi",
+    "ρ": "rho",
+    "σ": "sigma",
+    "τ": "tau",
+    "φ": "phi",
+    "ω": "omega",
+    "Δ": "Delta",
+    "Σ": "Sum",
+    "Π": "Prod",
+    "∇": "grad ",
+    "∞": "inf",
+    "√": "sqrt",
+    "‖": "||",
+    "×": "x",
+    "÷": "/",
+    "·": "*",
+    "±": "+-",
+    "−": "-",
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "→": "->",
+    "←": "<-",
+    "≤": "<=",
+    "≥": ">=",
+    "≈": "~",
+    "≠": "!=",
+    "∝": "~",
+    "²": "^2",
+    "³": "^3",
+    "°": "deg",
+    "•": "-",
+    "✓": "ok",
+    "✗": "x",
+    "“": '"',
+    "”": '"',
+    "‘": "'",
+    "’": "'",
+    "─": "-",
+    "│": "|",
+    "╭": "+",
+    "╮": "+",
+    "╰": "+",
+    "╯": "+",
+}
+"""What a sign of ours is called where only ASCII can be written."""
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+ASCII_BLOCKS = " .:-=+*#%@"
+
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_ASCII_ERRORS = "fromage-ascii"
+
+
+def number(value: float | None, ascii_only: bool = False) -> str:
+    """Three significant digits for a person: `0.00431`, `1.2e-05`, `31400`; a dash where there is no number."""
+    if value is None:
+        return "-" if ascii_only else "—"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return str(value)
+    if math.isfinite(value) and 1000 <= abs(value) < 1e6:
+        return f"{value:.0f}"
+    return f"{value:.3g}"
+
+
+def visible(text: str) -> str:
+    r"""The text with every control, bidirectional or unprintable character spelled out, as in `\x1b`."""
+    return "".join(_spelled(character) if _hidden(character) else character for character in text)
+
+
+def _hidden(character: str) -> bool:
+    return unicodedata.category(character) in _INVISIBLE
+
+
+def _spelled(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def escape(name: str) -> str:
+    """A name from a file, fit to stand inside rich markup: neither its brackets nor its control characters act."""
+    from rich.markup import escape as escape_markup
+
+    return escape_markup(visible(name))
+
+
+def middle(text: str, width: int, ascii_only: bool = False) -> str:
+    """The text cut in its middle to at most `width` cells; the end, where names differ, keeps the larger part."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= width:
+        return text
+    dots = ".." if ascii_only else "…"
+    if width <= len(dots) + 1:
+        return set_cell_size(text, max(width, 0))
+    head = (width - len(dots)) // 3
+    tail = width - len(dots) - head
+    backwards = set_cell_size(text[::-1], tail)[::-1]
+    return set_cell_size(text, head) + dots + backwards
+
+
+def sparkline(values: Sequence[float | None], *, log: bool = False, ascii_only: bool = False) -> str:
+    """One character per value, by height; with `log` on a logarithmic scale, where zero and below are lowest.
+
+    A value that is missing or not a number is a blank; an infinite one stands at the edge of the scale.
+    """
+    blocks = (ASCII_BLOCKS if ascii_only else BLOCKS)[1:]
+    heights = [_height(value, log) for value in values]
+    finite = [height for height in heights if height is not None and math.isfinite(height)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
+    return "".join(_block(height, low, high, blocks) for height in heights)
+
+
+def _height(value: float | None, log: bool) -> float | None:
+    if value is None or math.isnan(value):
+        return None
+    if not log:
+        return float(value)
+    return math.log(value) if value > 0 else -math.inf
+
+
+def _block(height: float | None, low: float, high: float, blocks: str) -> str:
+    if height is None:
+        return " "
+    if height <= low:
+        return blocks[0]
+    if height >= high:
+        return blocks[-1]
+    fraction = (height / 2 - low / 2) / (high / 2 - low / 2)
+    return blocks[min(int(fraction * len(blocks)), len(blocks) - 1)]
+
+
+def ascii_words(text: str) -> str:
+    r"""The text in ASCII alone: `η` becomes `eta`, accents fall, what has no name is spelled as `\u....`."""
+    if text.isascii():
+        return text
+    return "".join(_ascii_word(character) for character in text)
+
+
+def _ascii_word(character: str) -> str:
+    if character.isascii():
+        return character
+    if character in ASCII_WORDS:
+        return ASCII_WORDS[character]
+    if character in BLOCKS:
+        return ASCII_BLOCKS[BLOCKS.index(character)]
+    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode("ascii")
+    return plain or _spelled(character)
+
+
+def _ascii_errors(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_ascii_word(character) for character in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(_ASCII_ERRORS, _ascii_errors)
