@@ -1,0 +1,260 @@
+"""The diagnostic batch: a nest of tensors that share their first dimension, from a file or the user's function."""
+
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fromage_cli.errors import InputError, MismatchError, NumericalError, UnsafeError, UsageError
+from fromage_cli.problem.specification import check_arguments, load_named, named_code, parse_specification, seeded
+
+FORMS = (
+    "a .safetensors, .npz or .pt file, tokens in a .bin file, or code as pkg.module:function or path/file.py:function"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows of data on which every quantity is measured."""
+
+    data: Any
+    """Any nesting of dicts, tuples and lists; its tensors share their first dimension, other leaves are left alone."""
+    size: int
+    """How many rows."""
+    source: str
+    """How the batch is named in output."""
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> "Batch":
+        """Move every tensor, and cast the floating ones."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+
+        return replace(self, data=map_tensors(self.data, moved))
+
+    def rows(self, start: int, stop: int) -> "Batch":
+        """Rows start to stop of every tensor, as views."""
+        stop = min(stop, self.size)
+        return replace(self, data=map_tensors(self.data, lambda tensor: tensor[start:stop]), size=stop - start)
+
+
+def map_tensors(data: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to every tensor of a nest and keep the rest as it is."""
+    if isinstance(data, Tensor):
+        return function(data)
+    if isinstance(data, Mapping):
+        return {key: map_tensors(value, function) for key, value in data.items()}
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        return type(data)(*(map_tensors(value, function) for value in data))
+    if isinstance(data, list | tuple):
+        return type(data)(map_tensors(value, function) for value in data)
+    return data
+
+
+def named_tensors(data: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a nest with its path, as `inputs.ids` or `[0]`."""
+    if isinstance(data, Tensor):
+        yield name or "the tensor", data
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from named_tensors(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(data, list | tuple):
+        for index, value in enumerate(data):
+            yield from named_tensors(value, f"{name}[{index}]")
+
+
+def describe_shapes(data: Any) -> str:
+    """The names, types and shapes of a nest's tensors on one line."""
+    tensors = list(named_tensors(data))
+    shown = [f"{name} {str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}" for name, tensor in tensors[:6]]
+    return ", ".join(shown) + (f" and {len(tensors) - 6} more" if len(tensors) > 6 else "")
+
+
+def load_batch(
+    spec: str,
+    *,
+    sequence_length: int | None = None,
+    sequences: int | None = None,
+    seed: int = 0,
+    allow_code: bool = True,
+) -> Batch:
+    """Read one batch from a file of named tensors, from a file of tokens, or from the user's function.
+
+    Raises InputError (missing, truncated, empty or unsupported), UsageError (unknown form, missing length), UnsafeError
+    (pickled objects, code that may not run), MismatchError (the function failed, first dimensions disagree) and
+    NumericalError (NaN or infinity in it).
+    """
+    path = Path(spec).expanduser()
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None and path.suffix.lower() != ".bin":
+        if parse_specification(spec) is None:
+            _refuse_form(spec, path)
+        return as_batch(_call_function(spec, seed, allow_code), spec)
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "does not exist"
+        raise InputError(f"--batch {spec!r} {what} (working directory {Path.cwd()}).", f"Give {FORMS}.")
+    if reader is None:
+        return as_batch(_read_tokens(path, sequence_length, sequences, seed), spec)
+    return as_batch(reader(path), spec)
+
+
+def _refuse_form(spec: str, path: Path) -> None:
+    if path.suffix == ".py":
+        raise UsageError(f"--batch {spec!r} names no function.", f"Say which: {spec}:FUNCTION.")
+    if path.exists():
+        raise InputError(f"--batch {spec!r}: extension {path.suffix!r} is not supported.", f"Give {FORMS}.")
+    raise UsageError(f"--batch {spec!r} is neither a file nor code.", f"Give {FORMS}.")
+
+
+def as_batch(data: Any, source: str) -> Batch:
+    """Check a nest and wrap it: at least one tensor, one first dimension, no empty batch, no NaN."""
+    data = map_tensors(_as_tensors(data), lambda tensor: tensor.detach())
+    tensors = dict(named_tensors(data))
+    if not tensors:
+        raise InputError(f"The batch from {source} holds no tensors (it is a {type(data).__name__}).", f"Give {FORMS}.")
+    for name, tensor in tensors.items():
+        _check_tensor(name, tensor, source)
+    sizes = {tensor.shape[0] for tensor in tensors.values()}
+    if len(sizes) > 1:
+        raise MismatchError(
+            f"The tensors of the batch from {source} do not share their first dimension: {describe_shapes(data)}.",
+            "The first dimension counts the samples; repeat, split or drop the tensor that differs.",
+            [f"{name}: {tuple(tensor.shape)}" for name, tensor in tensors.items()],
+        )
+    if sizes == {0}:
+        raise InputError(f"The batch from {source} is empty: {describe_shapes(data)}.", "Give at least one sample.")
+    return Batch(data, sizes.pop(), source)
+
+
+def _as_tensors(data: Any) -> Any:
+    """The same nest in plain dicts, with tensors for numpy arrays."""
+    if isinstance(data, np.ndarray):
+        if data.dtype.kind not in "biufc":
+            raise InputError(f"The batch holds an array of type {data.dtype}; expected numbers.", "Convert it first.")
+        widened = data.astype(np.int64) if data.dtype in (np.uint16, np.uint32, np.uint64) else data
+        return torch.from_numpy(np.array(widened))  # a copy: the source may be read-only or mapped
+    if isinstance(data, Mapping):
+        return {key: _as_tensors(value) for key, value in data.items()}
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        return type(data)(*(_as_tensors(value) for value in data))
+    if isinstance(data, list | tuple):
+        return type(data)(_as_tensors(value) for value in data)
+    return data
+
+
+def _check_tensor(name: str, tensor: Tensor, source: str) -> None:
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.device.type == "meta":
+        raise InputError(f"{name} in the batch from {source} is not a dense tensor.", "Convert it with to_dense().")
+    if tensor.ndim == 0:
+        raise MismatchError(
+            f"{name} in the batch from {source} has no dimension; the first one counts the samples.",
+            "Pass a plain Python number where one value belongs to the whole batch.",
+        )
+    if tensor.is_floating_point():
+        bad = int((tensor.isnan() | tensor.isposinf()).sum())  # -inf is an ordinary attention mask
+        if bad:
+            raise NumericalError(
+                f"{name} in the batch from {source} holds {bad} of {tensor.numel()} values that are NaN or infinite.",
+                "Clean the data: no loss on it can be finite.",
+            )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a whole safetensors file: {error}.", "Write or copy it again.") from error
+
+
+def _read_npz(path: Path) -> Any:
+    """The arrays of an archive; unnamed ones (`numpy.savez(file, x, y)`) as a tuple in their order."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, EOFError, zipfile.BadZipFile, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a whole .npz archive: {error}.", "Write or copy it again.") from error
+    except ValueError as error:
+        raise _unsafe(path) if "pickle" in str(error) else InputError(f"{path}: {error}.", "Write it again.") from error
+    unnamed = [f"arr_{index}" for index in range(len(arrays))]
+    return tuple(arrays[name] for name in unnamed) if set(arrays) == set(unnamed) else arrays
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+            raise _unsafe(path) from error
+        raise InputError(f"{path} is not a whole .pt file.", "Write it again with torch.save.") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+        raise InputError(f"{path} is not a whole .pt file: {error}.", "Write it again with torch.save.") from error
+
+
+def _unsafe(path: Path) -> UnsafeError:
+    return UnsafeError(
+        f"{path} holds pickled objects other than tensors and plain containers; they are never executed.",
+        "Save a dict of tensors, as .safetensors or with torch.save.",
+    )
+
+
+_READERS: Mapping[str, Callable[[Path], Any]] = {
+    ".safetensors": _read_safetensors,
+    ".npz": _read_npz,
+    ".pt": _read_torch,
+    ".pth": _read_torch,
+}
+
+
+def _read_tokens(path: Path, length: int | None, sequences: int | None, seed: int) -> dict[str, Tensor]:
+    """Sequences at seeded places of a file of uint16 tokens: x = tokens[:T], y = tokens[1:T+1]  # (sequences, T)."""
+    if length is None or sequences is None or length < 1 or sequences < 1:
+        raise UsageError(
+            f"--batch {path} is a file of tokens: it needs --seq-len and --sequences, both at least 1.",
+            "For example --seq-len 256 --sequences 16.",
+        )
+    if path.stat().st_size % 2:
+        raise InputError(f"{path} has an odd number of bytes; tokens are two bytes each (uint16).", "Write it again.")
+    count = path.stat().st_size // 2
+    if count < length + 1:
+        raise InputError(f"{path} holds {count} tokens; --seq-len {length} needs at least {length + 1}.", "Shorten it.")
+    tokens = np.memmap(path, dtype="<u2", mode="r")
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randint(count - length, (sequences,), generator=generator).tolist()
+    drawn = np.stack([tokens[place : place + length + 1] for place in places]).astype(np.int64)
+    rows = torch.from_numpy(drawn)  # (sequences, T + 1)
+    return {"x": rows[:, :-1].contiguous(), "y": rows[:, 1:].contiguous()}
+
+
+def _call_function(spec: str, seed: int, allow_code: bool) -> Any:
+    """What the user's function returns; of an iterator or a DataLoader its first batch."""
+    with seeded(seed):
+        named = load_named(spec, "--batch", allow_code=allow_code)
+        if callable(named):
+            check_arguments(named, (), {}, "--batch")
+            with named_code(f"calling --batch {spec}"):
+                named = named()
+        if isinstance(named, Tensor | np.ndarray | Mapping | list | tuple):
+            return named
+        if not hasattr(named, "__iter__"):
+            wrap = " Wrap it in a torch.utils.data.DataLoader." if hasattr(named, "__getitem__") else ""
+            raise MismatchError(
+                f"--batch {spec} gave a {type(named).__name__}, neither a batch nor an iterator of batches.",
+                f"Return tensors in dicts, tuples or lists, or an iterator of such.{wrap}",
+            )
+        with named_code(f"taking the first batch of {spec}"):
+            return _first(named, spec)
+
+
+def _first(batches: Any, spec: str) -> Any:
+    for batch in batches:
+        return batch
+    raise InputError(f"--batch {spec} gave an iterator without any batch.", "Check that its data set is not empty.")

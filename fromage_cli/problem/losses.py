@@ -1,0 +1,114 @@
+"""Which loss: a built-in name, the model's own, or the user's function – decided once, on the batch at hand."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from fromage_cli.errors import MismatchError, UsageError
+from fromage_cli.problem.batches import Batch, describe_shapes
+from fromage_cli.problem.beside import BUILT_IN_LOSSES
+from fromage_cli.problem.call import forward, inputs_and_targets
+from fromage_cli.problem.loss_terms import Loss, LossTerms, scalar_loss
+from fromage_cli.problem.reported_losses import FunctionLoss, ModelsOwnLoss, OutputLoss, own_loss
+from fromage_cli.problem.specification import check_arguments, load_named, parse_specification
+from fromage_cli.problem.supervised_losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    SquaredError,
+    align_elements,
+    check_classes,
+    check_probabilities,
+    check_target,
+    prediction,
+)
+
+__all__ = ["BUILT_IN_LOSSES", "Loss", "LossTerms", "resolve_loss"]
+
+
+def resolve_loss(
+    spec: str,
+    model: nn.Module,
+    batch: Batch,
+    *,
+    hyperparameters: Mapping[str, Any] | None = None,
+    allow_code: bool = True,
+) -> Loss:
+    """The loss that a specification names, checked by one forward pass of the model as it stands.
+
+    `auto` is the model's own loss where its output holds one, else cross-entropy for integer targets and squared error
+    for floating ones. Class indices and probabilities are checked here and not in every evaluation.
+
+    Raises UsageError (unknown name) and MismatchError (no target, target out of range, shapes that do not fit).
+    """
+    if parse_specification(spec) is not None:
+        return _function_loss(spec, model, batch, hyperparameters or {}, allow_code)
+    if spec not in BUILT_IN_LOSSES:
+        near = difflib.get_close_matches(spec, BUILT_IN_LOSSES, 1, 0.4)
+        hint = (f"Did you mean {near[0]}? " if near else "") + f"Built in are: {', '.join(BUILT_IN_LOSSES)}."
+        raise UsageError(f"Unknown --loss {spec!r}; expected a built-in name or path/file.py:function.", hint)
+    if hyperparameters:
+        raise UsageError(
+            f"--hyper needs a loss of your own; --loss {spec} takes none.", "Give --loss file.py:function."
+        )
+    with _trial(model):
+        positional, named, target = inputs_and_targets(model, batch)
+        output = forward(model, batch, positional, named)
+        return _built_in(spec, output, target, batch)
+
+
+def _function_loss(
+    spec: str, model: nn.Module, batch: Batch, hyperparameters: Mapping[str, Any], allow_code: bool
+) -> FunctionLoss:
+    function = load_named(spec, "--loss", allow_code=allow_code)
+    if not callable(function):
+        raise MismatchError(f"--loss {spec} is a {type(function).__name__}, not a function.", "Name a function.")
+    check_arguments(function, (model, batch.data), hyperparameters, "--loss")
+    return FunctionLoss(spec, function, hyperparameters)
+
+
+@contextmanager
+def _trial(model: nn.Module) -> Iterator[None]:
+    """One forward pass that leaves no trace: no graph, buffers and random state as before."""
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.no_grad(), torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            for name, buffer in model.named_buffers():
+                if name in kept and kept[name].shape == buffer.shape:
+                    buffer.copy_(kept[name])
+
+
+def _built_in(spec: str, output: Any, target: Any, batch: Batch) -> Loss:
+    if spec == "output":
+        scalar_loss(output, "the model's output")
+        return OutputLoss()
+    if spec == "auto":
+        if own_loss(output) is not None:
+            scalar_loss(own_loss(output), "the model")
+            return ModelsOwnLoss()
+        spec = _by_target_type(target, batch)
+    check_target(target, batch)
+    predicted = prediction(output)
+    if spec == "cross-entropy":
+        check_classes(predicted, target)
+        return CrossEntropy()
+    if spec == "bce":
+        check_probabilities(predicted, target)
+        return BinaryCrossEntropy()
+    align_elements(predicted, target)
+    return SquaredError()
+
+
+def _by_target_type(target: Any, batch: Batch) -> str:
+    check_target(target, batch)
+    if target.dtype is torch.bool or target.is_complex():
+        raise MismatchError(
+            f"No loss goes without saying for targets of type {target.dtype}: {describe_shapes(batch.data)}.",
+            "Give --loss bce, cross-entropy, mse or file.py:function.",
+        )
+    return "mse" if target.is_floating_point() else "cross-entropy"

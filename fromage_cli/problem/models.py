@@ -1,0 +1,95 @@
+"""The network itself: from the user's factory, or rebuilt from the checkpoint where that is certain."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fromage_cli.errors import MismatchError, UsageError
+from fromage_cli.problem.beside import Declared
+from fromage_cli.problem.perceptron import build_perceptron
+from fromage_cli.problem.specification import check_arguments, load_named, named_code, parse_specification, seeded
+
+if TYPE_CHECKING:
+    from fromage_cli.checkpoints import Checkpoint
+
+FORMS = "auto, pkg.module:factory or path/file.py:factory"
+
+
+def parse_arguments(items: Sequence[str]) -> dict[str, Any]:
+    """`K=V` items as keyword arguments; values are JSON, and what is no JSON is a text.
+
+    Raises UsageError (no `=`, no identifier before it, the same name twice).
+    """
+    arguments: dict[str, Any] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--model-arg {item!r}; expected NAME=VALUE.", "For example --model-arg width=64.")
+        if name in arguments:
+            raise UsageError(f"--model-arg {name} is given twice.", "Give it once.")
+        try:
+            arguments[name] = json.loads(text)
+        except ValueError:
+            arguments[name] = text
+    return arguments
+
+
+def build_model(
+    spec: str,
+    arguments: Mapping[str, Any],
+    checkpoint: "Checkpoint | None",
+    declared: Declared,
+    *,
+    allow_code: bool = True,
+    seed: int = 0,
+) -> tuple[nn.Module, str]:
+    """The model that a specification names, with weights of its own, and how to describe it.
+
+    `auto` is the factory declared beside the checkpoint (only ever under `--trust`), else a perceptron rebuilt from
+    names and shapes; the latter stands on the meta device until its weights are loaded.
+
+    Raises UsageError (unknown form), InputError, UnsafeError and MismatchError.
+    """
+    if spec == "auto" and declared.model not in (None, "auto"):
+        return build_model(str(declared.model), arguments, checkpoint, declared, allow_code=allow_code, seed=seed)
+    if spec == "auto":
+        return _rebuilt(arguments, checkpoint, declared)
+    if parse_specification(spec) is None:
+        near = f"Name the function: {spec}:FACTORY." if spec.endswith(".py") else "auto rebuilds plain perceptrons."
+        raise UsageError(f"--model {spec!r} is not a known form; expected {FORMS}.", near)
+    with seeded(seed):
+        model = _from_factory(load_named(spec, "--model", allow_code=allow_code), spec, arguments)
+    return model, f"{type(model).__name__} from {spec}"
+
+
+def _rebuilt(
+    arguments: Mapping[str, Any], checkpoint: "Checkpoint | None", declared: Declared
+) -> tuple[nn.Module, str]:
+    if checkpoint is None:
+        raise UsageError(
+            "There is no checkpoint, and --model auto builds a network from one.",
+            f"Give CKPT, or a network with weights of its own: --model {FORMS.removeprefix('auto, ')}.",
+        )
+    if arguments:
+        raise UsageError("--model-arg goes to a factory; --model auto takes none.", f"Give --model {FORMS[6:]}.")
+    return build_perceptron(checkpoint.entries, declared)
+
+
+def _from_factory(named: Any, spec: str, arguments: Mapping[str, Any]) -> nn.Module:
+    if isinstance(named, nn.Module):
+        if arguments:
+            raise UsageError(f"--model {spec} is a module, not a factory: it takes no --model-arg.", "Leave it out.")
+        return named
+    if not callable(named):
+        raise MismatchError(f"--model {spec} is a {type(named).__name__}; expected a factory.", "Name a function.")
+    check_arguments(named, (), arguments, "--model")
+    with named_code(f"calling --model {spec}"):
+        model = named(**arguments)
+    if not isinstance(model, nn.Module):
+        raise MismatchError(
+            f"--model {spec} returned a {type(model).__name__}; expected a torch.nn.Module.",
+            "Return the module alone.",
+        )
+    return model
