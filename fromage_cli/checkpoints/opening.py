@@ -10,11 +10,13 @@ from fromage_cli.checkpoints.checkpoint import Checkpoint, Contents
 from fromage_cli.checkpoints.content import SUPPORTED, kind_of
 from fromage_cli.checkpoints.directory import own_weights
 from fromage_cli.checkpoints.files import quoted, status_of
+from fromage_cli.checkpoints.npz_file import read_npz
 from fromage_cli.checkpoints.prefixes import strip_prefixes
 from fromage_cli.checkpoints.safetensors_file import read_safetensors
 from fromage_cli.checkpoints.series import highest_step
 from fromage_cli.checkpoints.sharded import is_index, read_sharded
 from fromage_cli.checkpoints.steps import step_in_name
+from fromage_cli.checkpoints.torch_file import read_torch
 from fromage_cli.errors import InputError, UsageError
 
 
@@ -62,12 +64,20 @@ def _find_weights(path: Path) -> tuple[Path, Iterable[str]]:
 def _read(path: Path, key: str | None) -> Contents:
     if is_index(path):
         _refuse_key(key, path)
-        return read_sharded(path, {"safetensors": read_safetensors})
+        return read_sharded(path, _read_file)
+    return _read_file(path, key)
+
+
+def _read_file(path: Path, key: str | None = None) -> Contents:
     kind = kind_of(path)
+    if kind in {"torch", "torch-legacy"}:
+        return read_torch(path, kind, key)
+    _refuse_key(key, path)
     if kind == "safetensors":
-        _refuse_key(key, path)
         return read_safetensors(path)
-    raise InputError(f"{quoted(path)} is JSON, not a checkpoint.", hint=SUPPORTED)
+    if kind == "npz":
+        return read_npz(path)
+    raise InputError(f"{quoted(path)} is JSON, but neither an index of shards nor a checkpoint.", hint=SUPPORTED)
 
 
 def _refuse_key(key: str | None, path: Path) -> None:

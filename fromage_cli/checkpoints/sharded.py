@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from fromage_cli.checkpoints.checkpoint import Contents
-from fromage_cli.checkpoints.content import kind_of
 from fromage_cli.checkpoints.files import FileVersion, opened, quoted
 from fromage_cli.checkpoints.naming import listed
 from fromage_cli.checkpoints.steps import step_in_metadata
@@ -40,10 +39,10 @@ def is_index(path: Path) -> bool:
     return path.name.endswith(".index.json")
 
 
-def read_sharded(path: Path, readers: Mapping[str, Callable[[Path], Contents]]) -> Contents:
-    """Read an index and the headers of its shards; `readers` has one reader for each kind of shard."""
+def read_sharded(path: Path, read_file: Callable[[Path], Contents]) -> Contents:
+    """Read an index and the structure of its shards, each by `read_file`."""
     index = read_index(path)
-    shards = {shard: _read_shard(shard, readers) for shard in index.shards}
+    shards = {shard: read_file(shard) for shard in index.shards}
     for name, shard in index.files.items():
         if name not in shards[shard].entries:
             raise InputError(
@@ -132,13 +131,6 @@ def _outside(index: Path, file: str) -> UnsafeError:
         f"{quoted(index)} names the shard {file!r}, which is outside its directory. Nothing there was read.",
         hint="Shards have to lie beside their index; put the files there and correct the index.",
     )
-
-
-def _read_shard(shard: Path, readers: Mapping[str, Callable[[Path], Contents]]) -> Contents:
-    kind = kind_of(shard)
-    if kind not in readers:
-        raise InputError(f"{quoted(shard)} is no shard: it holds {kind}.")
-    return readers[kind](shard)
 
 
 def _tied(index: Index, shards: Mapping[Path, Contents]) -> tuple[tuple[str, ...], ...]:
