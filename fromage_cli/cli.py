@@ -110,9 +110,7 @@ def _dispatch(args: list[str], commands: Mapping[str, Callable[..., Answer]] | N
 
 def _report(error: BaseException, args: Sequence[str]) -> int:
     asked = arguments.understood(args)
-    return failure.report(
-        error, json=asked.json, verbose=asked.verbose, debug=asked.debug, shown=session.current().delivered
-    )
+    return failure.report(error, asked, shown=session.current().delivered)
 
 
 @contextmanager

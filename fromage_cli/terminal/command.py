@@ -1,4 +1,4 @@
-"""A command under typer: its configuration is found once its checkpoints are known, its answer is shown when it ends."""
+"""A command under typer: its configuration is found once its checkpoints are known, its answer shown at the end."""
 
 import os
 import warnings
@@ -118,7 +118,7 @@ def _options(command: Any) -> list[Any]:
 
 def _flag(parameter: Any) -> str:
     """`--time-limit` → `time_limit`."""
-    return max(parameter.opts, key=len).lstrip("-").replace("-", "_")
+    return str(max(parameter.opts, key=len)).lstrip("-").replace("-", "_")
 
 
 def _checkpoints(command: Any, given: Mapping[str, Any]) -> list[str]:

@@ -40,7 +40,7 @@ def status(answer: Answer) -> str:
 
 def answer_envelope(answer: Answer, circumstances: Circumstances) -> dict[str, Any]:
     """The whole envelope in JSON's own types; a partial answer's holds its error too."""
-    body = {
+    body: dict[str, Any] = {
         "settings": {**circumstances.settings, **answer.settings},
         "checkpoints": [
             {**asdict(checkpoint), "stripped": list(checkpoint.stripped)} for checkpoint in answer.checkpoints
@@ -65,7 +65,7 @@ def answer_envelope(answer: Answer, circumstances: Circumstances) -> dict[str, A
 
 def error_envelope(error: FromageError, circumstances: Circumstances) -> dict[str, Any]:
     """The same envelope where there is no answer: its keys are there, empty."""
-    body = {
+    body: dict[str, Any] = {
         "settings": dict(circumstances.settings),
         "checkpoints": [],
         "problem": None,

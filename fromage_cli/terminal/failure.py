@@ -7,6 +7,7 @@ from difflib import get_close_matches
 
 from fromage_cli.errors import FromageError, InputError, ResourceError, UsageError
 from fromage_cli.terminal import session, streams
+from fromage_cli.terminal.arguments import Asked
 from fromage_cli.terminal.envelope import dumps, error_envelope
 from fromage_cli.terminal.words import visible
 
@@ -42,10 +43,13 @@ def understood(error: BaseException) -> FromageError:
         return Interrupted("interrupted.")
     if _out_of_memory(error):
         return ResourceError("out of memory.", hint="a smaller --batch, --micro-batch N, or another --device")
-    if isinstance(error, OSError) and error.filename is not None:
-        return InputError(f"{visible(str(error.filename))}: {error.strerror}.", hint="check that path")
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return InputError(f"{error.strerror}.", hint="free some space")
+    if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
+        path = "" if error.filename is None else f"{visible(str(error.filename))}: "
+        return InputError(f"{path}{error.strerror}.", hint="check that path and the space left there")
+    return _bug(error)
+
+
+def _bug(error: BaseException) -> Bug:
     kind = type(error).__name__
     lines = visible(str(error).strip()).split(r"\n")
     return Bug(
@@ -123,16 +127,16 @@ def _lines(text: str) -> list[str]:
     return [visible(line) for line in text.splitlines()]
 
 
-def report(error: BaseException, *, json: str | None, verbose: bool, debug: bool, shown: bool = False) -> int:
+def report(error: BaseException, asked: Asked, shown: bool = False) -> int:
     """Say the error on standard error, and as an envelope on standard output where JSON is asked for; its exit code.
 
     `shown` tells that an envelope holding this error has been written already (a partial answer).
     """
     failure = understood(error)
-    if debug:
+    if asked.debug:
         streams.say("".join(traceback.format_exception(error)).rstrip())
-    streams.say("\n".join(message_lines(failure, verbose)))
-    if json is not None and not shown:
+    streams.say("\n".join(message_lines(failure, asked.verbose)))
+    if asked.json is not None and not shown:
         envelope = error_envelope(failure, session.current().circumstances)
-        streams.write(sys.stdout, dumps(envelope, indent=2 if json == "json" else None))
+        streams.write(sys.stdout, dumps(envelope, indent=2 if asked.json == "json" else None))
     return failure.exit_code

@@ -16,14 +16,12 @@ def plain(value: object, path: str, nonfinite: Nonfinite) -> Any:
         return value
     if isinstance(value, enum.Enum):
         return plain(value.value, path, nonfinite)
-    if isinstance(value, str):
+    if isinstance(value, str | PurePath):
         return str(value)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
         return _finite(float(value), path, nonfinite)
-    if isinstance(value, PurePath):
-        return str(value)
     return _plain_nested(value, path, nonfinite)
 
 

@@ -17,7 +17,7 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(label: str, total: float | None = None) -> Iterator[Advance]:
-    """A bar while the block runs; nothing at all where standard error is no terminal, or under `-q`, `--no-progress`."""
+    """A bar while the block runs; nothing where standard error is no terminal, or under `-q`, `--no-progress`."""
     if not shown():
         yield _nothing
         return

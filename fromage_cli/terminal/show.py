@@ -56,7 +56,7 @@ def rendered(answer: Answer, destination: Destination) -> str:
 
 
 def page(answer: Answer, stream: TextIO | None) -> str:
-    """The page for a person, as wide as the stream's terminal; plain text in a pipe and, where it is None, in a file."""
+    """The page for a person, as wide as the stream's terminal; plain text in a pipe, and in a file (None)."""
     from rich.console import Console
 
     ascii_only = streams.ascii_only(stream)
