@@ -1,7 +1,5 @@
 """The diagnostic batch: a nest of tensors that share their first dimension, from a file or the user's function."""
 
-import pickle
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fromage_cli.errors import InputError, MismatchError, NumericalError, UnsafeError, UsageError
-from fromage_cli.problem.specification import check_arguments, load_named, named_code, parse_specification, seeded
+from fromage_cli.errors import InputError, MismatchError, NumericalError, UsageError
+from fromage_cli.problem.batch_files import READERS, TOKENS, read_tokens
+from fromage_cli.problem.named_code import check_arguments, named_code, seeded
+from fromage_cli.problem.specification import load_named, parse_specification
 
 FORMS = (
     "a .safetensors, .npz or .pt file, tokens in a .bin file, or code as pkg.module:function or path/file.py:function"
@@ -91,8 +91,8 @@ def load_batch(
     NumericalError (NaN or infinity in it).
     """
     path = Path(spec).expanduser()
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None and path.suffix.lower() != ".bin":
+    reader = READERS.get(path.suffix.lower())
+    if reader is None and path.suffix.lower() != TOKENS:
         if parse_specification(spec) is None:
             _refuse_form(spec, path)
         return as_batch(_call_function(spec, seed, allow_code), spec)
@@ -100,7 +100,7 @@ def load_batch(
         what = "is a directory" if path.is_dir() else "does not exist"
         raise InputError(f"--batch {spec!r} {what} (working directory {Path.cwd()}).", f"Give {FORMS}.")
     if reader is None:
-        return as_batch(_read_tokens(path, sequence_length, sequences, seed), spec)
+        return as_batch(read_tokens(path, sequence_length, sequences, seed), spec)
     return as_batch(reader(path), spec)
 
 
@@ -114,7 +114,7 @@ def _refuse_form(spec: str, path: Path) -> None:
 
 def as_batch(data: Any, source: str) -> Batch:
     """Check a nest and wrap it: at least one tensor, one first dimension, no empty batch, no NaN."""
-    data = map_tensors(_as_tensors(data), lambda tensor: tensor.detach())
+    data = map_tensors(_as_tensors(data), _plain)
     tensors = dict(named_tensors(data))
     if not tensors:
         raise InputError(f"The batch from {source} holds no tensors (it is a {type(data).__name__}).", f"Give {FORMS}.")
@@ -135,10 +135,10 @@ def as_batch(data: Any, source: str) -> Batch:
 def _as_tensors(data: Any) -> Any:
     """The same nest in plain dicts, with tensors for numpy arrays."""
     if isinstance(data, np.ndarray):
-        if data.dtype.kind not in "biufc":
+        if data.dtype.kind not in "biufc" or data.dtype.itemsize > 16 or data.dtype == np.longdouble:
             raise InputError(f"The batch holds an array of type {data.dtype}; expected numbers.", "Convert it first.")
-        widened = data.astype(np.int64) if data.dtype in (np.uint16, np.uint32, np.uint64) else data
-        return torch.from_numpy(np.array(widened))  # a copy: the source may be read-only or mapped
+        native = data.astype(data.dtype.newbyteorder("="))  # a copy: the source may be read-only or mapped
+        return torch.from_numpy(native)
     if isinstance(data, Mapping):
         return {key: _as_tensors(value) for key, value in data.items()}
     if isinstance(data, tuple) and hasattr(data, "_fields"):
@@ -146,6 +146,12 @@ def _as_tensors(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return type(data)(_as_tensors(value) for value in data)
     return data
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A tensor without graph, in a type that everything can be done with."""
+    unsigned = tensor.dtype in (torch.uint16, torch.uint32, torch.uint64)
+    return tensor.detach().to(torch.int64) if unsigned else tensor.detach()
 
 
 def _check_tensor(name: str, tensor: Tensor, source: str) -> None:
@@ -163,75 +169,6 @@ def _check_tensor(name: str, tensor: Tensor, source: str) -> None:
                 f"{name} in the batch from {source} holds {bad} of {tensor.numel()} values that are NaN or infinite.",
                 "Clean the data: no loss on it can be finite.",
             )
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a whole safetensors file: {error}.", "Write or copy it again.") from error
-
-
-def _read_npz(path: Path) -> Any:
-    """The arrays of an archive; unnamed ones (`numpy.savez(file, x, y)`) as a tuple in their order."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, zipfile.BadZipFile, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a whole .npz archive: {error}.", "Write or copy it again.") from error
-    except ValueError as error:
-        raise _unsafe(path) if "pickle" in str(error) else InputError(f"{path}: {error}.", "Write it again.") from error
-    unnamed = [f"arr_{index}" for index in range(len(arrays))]
-    return tuple(arrays[name] for name in unnamed) if set(arrays) == set(unnamed) else arrays
-
-
-def _read_torch(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
-            raise _unsafe(path) from error
-        raise InputError(f"{path} is not a whole .pt file.", "Write it again with torch.save.") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise InputError(f"{path} is not a whole .pt file: {error}.", "Write it again with torch.save.") from error
-
-
-def _unsafe(path: Path) -> UnsafeError:
-    return UnsafeError(
-        f"{path} holds pickled objects other than tensors and plain containers; they are never executed.",
-        "Save a dict of tensors, as .safetensors or with torch.save.",
-    )
-
-
-_READERS: Mapping[str, Callable[[Path], Any]] = {
-    ".safetensors": _read_safetensors,
-    ".npz": _read_npz,
-    ".pt": _read_torch,
-    ".pth": _read_torch,
-}
-
-
-def _read_tokens(path: Path, length: int | None, sequences: int | None, seed: int) -> dict[str, Tensor]:
-    """Sequences at seeded places of a file of uint16 tokens: x = tokens[:T], y = tokens[1:T+1]  # (sequences, T)."""
-    if length is None or sequences is None or length < 1 or sequences < 1:
-        raise UsageError(
-            f"--batch {path} is a file of tokens: it needs --seq-len and --sequences, both at least 1.",
-            "For example --seq-len 256 --sequences 16.",
-        )
-    if path.stat().st_size % 2:
-        raise InputError(f"{path} has an odd number of bytes; tokens are two bytes each (uint16).", "Write it again.")
-    count = path.stat().st_size // 2
-    if count < length + 1:
-        raise InputError(f"{path} holds {count} tokens; --seq-len {length} needs at least {length + 1}.", "Shorten it.")
-    tokens = np.memmap(path, dtype="<u2", mode="r")
-    generator = torch.Generator().manual_seed(seed)
-    places = torch.randint(count - length, (sequences,), generator=generator).tolist()
-    drawn = np.stack([tokens[place : place + length + 1] for place in places]).astype(np.int64)
-    rows = torch.from_numpy(drawn)  # (sequences, T + 1)
-    return {"x": rows[:, :-1].contiguous(), "y": rows[:, 1:].contiguous()}
 
 
 def _call_function(spec: str, seed: int, allow_code: bool) -> Any:

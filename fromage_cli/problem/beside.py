@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fromage_cli.errors import InputError, UnsafeError, UsageError
+from fromage_cli.problem.batch_files import READERS, TOKENS
 from fromage_cli.problem.specification import parse_specification
 
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "gelu", "silu", "sigmoid", "elu", "identity")
@@ -141,7 +142,7 @@ def _number(key: str, value: Any) -> Any:
 def _named_thing(key: str, value: str, folder: Path, where: str, trust: bool) -> str:
     """A batch, loss or model: data or a built-in name, under `--trust` code as well."""
     code = parse_specification(value)
-    if code is not None and not _is_data_file(key, folder / value):
+    if code is not None and not (key == "batch" and _is_data(value)):
         _refuse_code(key, value, where, trust)
         return str((folder / code.module).absolute()) + f":{code.name}" if code.is_file else value
     if key == "model":
@@ -154,8 +155,9 @@ def _named_thing(key: str, value: str, folder: Path, where: str, trust: bool) ->
     return _batch_path(value, folder, where, trust)
 
 
-def _is_data_file(key: str, path: Path) -> bool:
-    return key == "batch" and path.is_file()
+def _is_data(value: str) -> bool:
+    """Whether a batch's name ends as a data file's does; nothing else in it can then make it code."""
+    return Path(value).suffix.lower() in (*READERS, TOKENS)
 
 
 def _refuse_code(key: str, value: str, where: str, trust: bool) -> None:
@@ -173,6 +175,10 @@ def _batch_path(value: str, folder: Path, where: str, trust: bool) -> str:
         raise UnsafeError(
             f"{where} sets batch = {value!r}, which lies outside {folder}.",
             f"If you trust it, pass --trust, or name it yourself: --batch {value}.",
+        )
+    if not _is_data(value):
+        raise UsageError(
+            f"{where} sets batch = {value!r}; expected a file {', '.join((*READERS, TOKENS))}.", "Convert it."
         )
     if not path.is_file():
         raise InputError(f"{where} sets batch = {value!r}, but there is no such file in {folder}.", "Pass --batch.")

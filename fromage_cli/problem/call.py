@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fromage_cli.errors import MismatchError
+from fromage_cli.errors import FromageError, MismatchError
 from fromage_cli.problem.batches import Batch, describe_shapes, named_tensors
-from fromage_cli.problem.specification import first_line, named_code, out_of_memory
+from fromage_cli.problem.named_code import first_line, named_code, out_of_memory
 
 INPUT_NAMES = ("x", "input", "inputs")
 TARGET_NAMES = ("y", "target", "targets")
@@ -35,6 +35,8 @@ def forward(model: nn.Module, batch: Batch, positional: Sequence[Any], named: Ma
     try:
         with named_code("running the model", passing=(Exception,)):
             return model(*positional, **named)
+    except FromageError:
+        raise
     except Exception as error:
         if out_of_memory(error):
             with named_code("running the model"):

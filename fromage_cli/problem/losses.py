@@ -1,8 +1,7 @@
 """Which loss: a built-in name, the model's own, or the user's function – decided once, on the batch at hand."""
 
 import difflib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,9 +11,11 @@ from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.problem.batches import Batch, describe_shapes
 from fromage_cli.problem.beside import BUILT_IN_LOSSES
 from fromage_cli.problem.call import forward, inputs_and_targets
+from fromage_cli.problem.evaluation import Mode, comparable
 from fromage_cli.problem.loss_terms import Loss, LossTerms, scalar_loss
+from fromage_cli.problem.named_code import check_arguments
 from fromage_cli.problem.reported_losses import FunctionLoss, ModelsOwnLoss, OutputLoss, own_loss
-from fromage_cli.problem.specification import check_arguments, load_named, parse_specification
+from fromage_cli.problem.specification import load_named, parse_specification
 from fromage_cli.problem.supervised_losses import (
     BinaryCrossEntropy,
     CrossEntropy,
@@ -34,10 +35,12 @@ def resolve_loss(
     model: nn.Module,
     batch: Batch,
     *,
+    mode: Mode = "auto",
+    seed: int = 0,
     hyperparameters: Mapping[str, Any] | None = None,
     allow_code: bool = True,
 ) -> Loss:
-    """The loss that a specification names, checked by one forward pass of the model as it stands.
+    """The loss that a specification names, checked by one forward pass that leaves no trace.
 
     `auto` is the model's own loss where its output holds one, else cross-entropy for integer targets and squared error
     for floating ones. Class indices and probabilities are checked here and not in every evaluation.
@@ -54,7 +57,7 @@ def resolve_loss(
         raise UsageError(
             f"--hyper needs a loss of your own; --loss {spec} takes none.", "Give --loss file.py:function."
         )
-    with _trial(model):
+    with comparable(model, mode, seed), torch.no_grad():
         positional, named, target = inputs_and_targets(model, batch)
         output = forward(model, batch, positional, named)
         return _built_in(spec, output, target, batch)
@@ -68,19 +71,6 @@ def _function_loss(
         raise MismatchError(f"--loss {spec} is a {type(function).__name__}, not a function.", "Name a function.")
     check_arguments(function, (model, batch.data), hyperparameters, "--loss")
     return FunctionLoss(spec, function, hyperparameters)
-
-
-@contextmanager
-def _trial(model: nn.Module) -> Iterator[None]:
-    """One forward pass that leaves no trace: no graph, buffers and random state as before."""
-    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.no_grad(), torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            for name, buffer in model.named_buffers():
-                if name in kept and kept[name].shape == buffer.shape:
-                    buffer.copy_(kept[name])
 
 
 def _built_in(spec: str, output: Any, target: Any, batch: Batch) -> Loss:

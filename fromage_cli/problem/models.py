@@ -8,8 +8,9 @@ from torch import nn
 
 from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.problem.beside import Declared
+from fromage_cli.problem.named_code import check_arguments, named_code, seeded
 from fromage_cli.problem.perceptron import build_perceptron
-from fromage_cli.problem.specification import check_arguments, load_named, named_code, parse_specification, seeded
+from fromage_cli.problem.specification import load_named, parse_specification
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.beside import Declared
-from fromage_cli.problem.perceptron_layout import LinearLayer, NormLayer, Placement, read_layout
+from fromage_cli.problem.perceptron_layers import LinearLayer, NormLayer
+from fromage_cli.problem.perceptron_layout import Placement, read_layout
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import TensorEntry

@@ -11,7 +11,7 @@ from fromage_cli.errors import MismatchError
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.call import call_model, forward, inputs_and_targets, is_scalar, unwrapped
 from fromage_cli.problem.loss_terms import LossTerms, scalar_loss
-from fromage_cli.problem.specification import check_arguments, named_code
+from fromage_cli.problem.named_code import named_code
 
 
 def own_loss(output: Any) -> Any:
@@ -78,7 +78,6 @@ class FunctionLoss:
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
         """The function's sum and count; of a mean, the mean times the number of rows."""
-        check_arguments(self.function, (model, batch.data), self.hyperparameters, "--loss")
         with named_code(f"computing the loss {self.name}"):
             value = self.function(model, batch.data, **self.hyperparameters)
         if isinstance(value, tuple | list):

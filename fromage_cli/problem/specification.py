@@ -1,29 +1,21 @@
-"""Code that the user named, `pkg.module:name` or `path/file.py:name`: imported and run, its failures explained."""
+"""Code that the user named, `pkg.module:name` or `path/file.py:name`: found and imported."""
 
 import difflib
 import hashlib
 import importlib
 import importlib.util
-import inspect
-import random
 import re
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-import torch
-
-from fromage_cli.errors import FromageError, InputError, MismatchError, ResourceError, UnsafeError, UsageError
+from fromage_cli.errors import FromageError, InputError, UnsafeError, UsageError
+from fromage_cli.problem.named_code import explained, named_code
 
 FORMS = "pkg.module:name or path/file.py:name"
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-_OWN_FOLDERS = (str(Path(__file__).resolve().parents[1]), str(Path(torch.__file__).parent), "<frozen")
 
 
 @dataclass(frozen=True)
@@ -115,7 +107,7 @@ def _load_module(specification: Specification) -> ModuleType:
                 f"No module {missing!r} (from {specification.text!r}).",
                 f"Install it, run from the folder that holds it, or name the file: path/file.py:{specification.name}.",
             ) from error
-        raise _explained(error, f"importing {specification.module}") from error
+        raise explained(error, f"importing {specification.module}") from error
 
 
 def _attribute(module: ModuleType, specification: Specification, flag: str) -> Any:
@@ -128,87 +120,3 @@ def _attribute(module: ModuleType, specification: Specification, flag: str) -> A
             raise InputError(f"{flag}: {specification.module} has no {specification.name!r}.", hint, sorted(names))
         found = getattr(found, part)
     return found
-
-
-@contextmanager
-def named_code(doing: str, *, passing: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
-    """Run the user's code: what it prints goes to stderr, what it raises becomes one MismatchError without a traceback.
-
-    `doing` completes "ValueError while …". Memory that ran out is a ResourceError; `passing` goes through as it is.
-    """
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    except (Exception, SystemExit) as error:
-        if isinstance(error, (FromageError, *passing)):
-            raise
-        raise _explained(error, doing) from error
-
-
-def _explained(error: BaseException, doing: str) -> FromageError:
-    place = _place(error)
-    text = first_line(error)
-    if out_of_memory(error):
-        return ResourceError(f"Out of memory while {doing}: {text}", "Use a smaller batch, or --micro-batch N.")
-    return MismatchError(f"{type(error).__name__} while {doing}{place}: {text}", "--debug shows the traceback.")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on the processor or on an accelerator."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message that is not empty."""
-    if isinstance(error, SyntaxError):
-        return error.msg
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-
-
-def _place(error: BaseException) -> str:
-    """` (file:line)` of the innermost frame that is neither torch's nor ours."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" ({error.filename}:{error.lineno})"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(_OWN_FOLDERS)]
-    outside = [frame for frame in own if Path(frame.filename).name != "contextlib.py"]
-    return f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
-
-
-def check_arguments(
-    function: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any], flag: str
-) -> None:
-    """Refuse arguments that the user's function does not take, with its signature.
-
-    Raises MismatchError before the call, so that a TypeError from inside the function is not taken for one of these.
-    """
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(*arguments, **named)
-    except TypeError as error:
-        label = getattr(function, "__name__", str(function))
-        raise MismatchError(f"{flag}: {error}; the signature is {label}{signature}.", _argument_hint(flag)) from error
-
-
-def _argument_hint(flag: str) -> str:
-    return "Pass arguments with --model-arg NAME=VALUE, one for each." if flag == "--model" else ""
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch, numpy and random for a while, and put their states back afterwards."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)

@@ -11,7 +11,7 @@ from fromage_cli.errors import MismatchError
 from fromage_cli.problem.batches import Batch, describe_shapes
 from fromage_cli.problem.call import forward, inputs_and_targets
 from fromage_cli.problem.loss_terms import LossTerms, in_full_precision, scalar_loss
-from fromage_cli.problem.specification import named_code
+from fromage_cli.problem.named_code import named_code
 
 IGNORED = -100
 """The class index that marks a target as not counted."""
@@ -86,7 +86,8 @@ class SquaredError:
     def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
         """Sum over elements, and how many there are."""
         output, target = align_elements(*predict(model, batch))
-        total = functional.mse_loss(output, target, reduction="sum")
+        with named_code("computing the squared error"):
+            total = functional.mse_loss(output, target, reduction="sum")
         return LossTerms(scalar_loss(total, self.name), float(output.numel()))
 
 
@@ -99,7 +100,8 @@ class BinaryCrossEntropy:
     def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
         """Sum over elements, and how many there are."""
         output, target = align_elements(*predict(model, batch))
-        total = functional.binary_cross_entropy_with_logits(output, target, reduction="sum")
+        with named_code("computing the binary cross-entropy"):
+            total = functional.binary_cross_entropy_with_logits(output, target, reduction="sum")
         return LossTerms(scalar_loss(total, self.name), float(output.numel()))
 
 
@@ -142,6 +144,8 @@ def align_elements(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises MismatchError: broadcasting (N, 1) against (N,) would silently compare every output with every target.
     """
+    if output.is_complex() or target.is_complex():
+        raise MismatchError("The output or the target is complex; expected real numbers.", "Take its real part.")
     same = output.shape == target.shape
     if same or _without_last_one(output) == _without_last_one(target):
         return output, target.reshape(output.shape).to(output.dtype)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|position_ids|masked_bias|inv_freq|original_inv_freq|_extra_state)$")
 """Buffers that a model computes for itself: a checkpoint may have or lack them."""
-_CAUSAL_MASK = re.compile(r"(^|\.)(attn|attention|self_attn|causal|mask|causal_mask|tril)(\.(bias|mask|tril))?$")
-"""Names of causal masks; a tensor with such a name is one when it is square."""
+_CAUSAL_MASK = re.compile(r"(^|\.)(mask|causal_mask|attn_mask|tril|(attn|attention|self_attn)\.bias)$")
+"""Names of causal masks; a tensor with such a name is one when it is square, which no bias is."""
 _WIDTHS = {"float16", "bfloat16", "float32", "float64"}
 
 

@@ -1,0 +1,110 @@
+"""Running the user's code: prints on stderr, random numbers from a seed, exceptions explained in one message."""
+
+import contextlib
+import importlib
+import inspect
+import random
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fromage_cli.errors import FromageError, MismatchError, ResourceError
+
+_NOT_THEIRS = (
+    str(Path(__file__).resolve().parents[1]),
+    str(Path(torch.__file__).parent),
+    str(Path(importlib.__file__).parent),
+    contextlib.__file__,
+    "<frozen",
+)
+"""Files whose lines say nothing to the user: ours, torch's and the import machinery."""
+
+
+@contextmanager
+def named_code(doing: str, *, passing: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
+    """Run the user's code: what it prints goes to stderr, what it raises becomes one MismatchError without a traceback.
+
+    `doing` completes "ValueError while …". Memory that ran out is a ResourceError; `passing` goes through as it is.
+    """
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except (Exception, SystemExit) as error:
+        if isinstance(error, (FromageError, *passing)):
+            raise
+        raise explained(error, doing) from error
+
+
+def explained(error: BaseException, doing: str) -> FromageError:
+    """The one error that the user sees for an exception from their own code."""
+    place = _place(error)
+    text = first_line(error)
+    if out_of_memory(error):
+        return ResourceError(f"Out of memory while {doing}: {text}", "Use a smaller batch, or --micro-batch N.")
+    return MismatchError(f"{type(error).__name__} while {doing}{place}: {text}", "--debug shows the traceback.")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the processor or on an accelerator."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message that is not empty."""
+    if isinstance(error, SyntaxError):
+        return error.msg
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+
+
+def _place(error: BaseException) -> str:
+    """` (file:line)` of the innermost frame that is neither torch's nor ours."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}:{error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
+    return f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
+
+
+def check_arguments(
+    function: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any], flag: str
+) -> None:
+    """Refuse arguments that the user's function does not take, with its signature.
+
+    Raises MismatchError before the call, so that a TypeError from inside the function is not taken for one of these.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*arguments, **named)
+    except TypeError as error:
+        label = getattr(function, "__name__", str(function))
+        raise MismatchError(f"{flag}: {error}; the signature is {label}{signature}.", _argument_hint(flag)) from error
+
+
+def _argument_hint(flag: str) -> str:
+    return "Pass arguments with --model-arg NAME=VALUE, one for each." if flag == "--model" else ""
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch, numpy and random for a while, and put their states back afterwards."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
