@@ -25,9 +25,9 @@ HELP = "Questions about a saved neural network, answered from the shell: a check
 EPILOG = """\
 Examples:
 
-`fromage-diag breakdown sample_checkpoints/mlp.safetensors`
+  fromage-diag breakdown checkpoint.safetensors
 
-`fromage-diag breakdown model.pt --model model.py:build --batch batch.npz --json`
+  fromage-diag breakdown model.pt --model net.py:build --batch data.npz --json
 """
 
 
@@ -47,7 +47,7 @@ def build_app(commands: Mapping[str, Callable[..., Answer]]) -> typer.Typer:
         cls=Program,
         help=HELP,
         epilog=EPILOG,
-        rich_markup_mode="markdown",
+        rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
     )
@@ -80,7 +80,7 @@ def main(args: Sequence[str] | None = None, commands: Mapping[str, Callable[...,
         try:
             code = run(given, commands)
         except (streams.ClosedPipe, BrokenPipeError):
-            streams.abandon()
+            streams.abandon(sys.stdout, sys.stderr)
             code = CLOSED_PIPE
     sys.exit(code)
 
@@ -90,6 +90,7 @@ def run(args: Sequence[str], commands: Mapping[str, Callable[..., Answer]] | Non
     try:
         return _dispatch(list(args) or ["--help"], commands)
     except typer.Exit as exit:
+        streams.flush(sys.stdout)
         return exit.exit_code
     except (streams.ClosedPipe, BrokenPipeError):
         raise
@@ -105,6 +106,7 @@ def _dispatch(args: list[str], commands: Mapping[str, Callable[..., Answer]] | N
         program.main(args=args, prog_name=PROGRAM, complete_var=_COMPLETION)
     with program.make_context(PROGRAM, args) as context:
         code = program.invoke(context)
+    streams.flush(sys.stdout)
     return code if isinstance(code, int) else 0
 
 

@@ -1,5 +1,6 @@
 """A command under typer: its configuration is found once its checkpoints are known, its answer shown at the end."""
 
+import contextlib
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,17 +12,20 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from fromage_cli.errors import FromageError, UsageError
+from fromage_cli.errors import FromageError, InputError, UsageError
 from fromage_cli.terminal import configuration, session, streams
 from fromage_cli.terminal.configuration import DATA_KEYS, Flag, ProjectConfiguration
 from fromage_cli.terminal.failure import complaint
+from fromage_cli.terminal.flags import command_flags, named_checkpoints, options, origins, outranks, snake_case
 from fromage_cli.terminal.options import OutputOptions, assemble
 from fromage_cli.terminal.output import prepare_output
 from fromage_cli.terminal.rows import check_table
 from fromage_cli.terminal.show import show
 from fromage_cli.terminal.words import visible
 
-_SOURCES = {"COMMANDLINE": "command line", "DEFAULT": "default"}
+_PROJECT = "fromage.project"
+_ORIGINS = "fromage.origins"
+_EXITING = "take sys.exit() out of the model, batch or loss file, or guard it with __main__"
 
 
 class DiagnosticCommand(TyperCommand):
@@ -39,50 +43,43 @@ class DiagnosticCommand(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            raise _sourced(error, ctx, configured) or error from None
+            if (sourced := _sourced(error, ctx, configured)) is not None:
+                raise sourced from error
+            raise
 
     def _configure(self, ctx: typer.Context, given: Mapping[str, Any]) -> dict[str, str]:
         """Set the context's defaults from project and environment; by parameter name, the words naming the source."""
         flags = command_flags(ctx)
         own = flags[self.name or ""]
-        checkpoints = _checkpoints(self, given)
-        trusted = bool(given.get("trust"))
-        project = configuration.find_project(Path.cwd(), () if trusted else checkpoints)
-        chosen = configuration.flag_values(project, self.name or "", flags)
-        if not trusted and not checkpoints and "ckpt" in chosen:
-            project, chosen = _apart_from_checkpoint(project, chosen)
+        project, written = _written(self.name or "", flags, named_checkpoints(self, given), bool(given.get("trust")))
         environment = configuration.environment_values(os.environ, own)
-        origins = {**dict.fromkeys(chosen, "project"), **dict.fromkeys(environment, "environment")}
-        chosen = {**chosen, **environment}
-        names = {flag: own[flag].parameter if flag in own else flag for flag in chosen}
-        ctx.default_map = {names[flag]: value for flag, (value, _) in chosen.items()}
-        ctx.meta["fromage.project"] = project
-        ctx.meta["fromage.origins"] = {names[flag]: origin for flag, origin in origins.items()}
-        return {names[flag]: where for flag, (_, where) in chosen.items()}
+        chosen = {**written, **environment}
+        origins = {**dict.fromkeys(written, "project"), **dict.fromkeys(environment, "environment")}
+        ctx.default_map = {own[flag].parameter: value for flag, (value, _) in chosen.items()}
+        ctx.meta[_PROJECT] = project
+        ctx.meta[_ORIGINS] = {own[flag].parameter: origin for flag, origin in origins.items()}
+        return {own[flag].parameter: where for flag, (_, where) in chosen.items()}
 
     def invoke(self, ctx: typer.Context) -> int:  # type: ignore[override]
         """Run the command and show its answer; the exit code."""
         running = self._begin(ctx)
-        streams_notes(running)
-        answer = _run(super().invoke, ctx)
-        return show(answer)
+        if not running.output.quiet:
+            _say_what_is_data(running.project)
+        return show(_run(super().invoke, ctx))
 
     def _begin(self, ctx: typer.Context) -> session.Session:
-        output = assemble(OutputOptions, ctx.params)
-        origins = _origins(ctx)
-        settings = {_flag(parameter): ctx.params.get(parameter.name) for parameter in _options(self)}
-        begun = session.Session(
-            self.name, output, project=ctx.meta["fromage.project"], settings=settings, origins=origins
-        )
+        """The session of this call; what is wrong with its output is found now."""
+        output: OutputOptions = assemble(OutputOptions, ctx.params)
+        settings = {snake_case(option): ctx.params.get(option.name) for option in options(self)}
+        begun = session.Session(self.name, output, None, ctx.meta[_PROJECT], settings, origins(ctx, ctx.meta[_ORIGINS]))
         session.begin(begun)
-        if output.json and output.format not in ("auto", "json") and origins["format"] == "command line":
-            raise UsageError(f"--json and --format {output.format} contradict each other.", hint="give one of them")
-        tables: Sequence[str] = getattr(self.callback, "tables", ())
-        if tables:
+        output = _one_format(output, begun.origins)
+        if tables := getattr(self.callback, "tables", ()):
             check_table(output.table, tables)
+        _spare_inputs(output.output, ctx.params)
         destination = prepare_output(output)
         settings = {**settings, "format": destination.format, "json": destination.format == "json"}
-        ready = replace(begun, destination=destination, settings=settings)
+        ready = replace(begun, output=output, destination=destination, settings=settings)
         session.begin(ready)
         return ready
 
@@ -98,51 +95,53 @@ class Program(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-def command_flags(ctx: typer.Context) -> dict[str, dict[str, Flag]]:
-    """The flags of every command of the program, by command and by name."""
-    parent = ctx.parent.command if ctx.parent is not None else None
-    commands: dict[str, Any] = dict(getattr(parent, "commands", {}))
-    commands[ctx.command.name or ""] = ctx.command
-    return {
-        name: {
-            _flag(parameter).replace("_", "-"): Flag(parameter.name, parameter.multiple, parameter.is_flag)
-            for parameter in _options(command)
-        }
-        for name, command in commands.items()
-    }
-
-
-def _options(command: Any) -> list[Any]:
-    return [parameter for parameter in command.params if parameter.param_type_name == "option"]
-
-
-def _flag(parameter: Any) -> str:
-    """`--time-limit` → `time_limit`."""
-    return str(max(parameter.opts, key=len)).lstrip("-").replace("-", "_")
-
-
-def _checkpoints(command: Any, given: Mapping[str, Any]) -> list[str]:
-    """Whatever on the command line may be the path of a checkpoint."""
-    paths: list[str] = []
-    for parameter in command.params:
-        value = given.get(parameter.name)
-        values = value if isinstance(value, list | tuple) else [value]
-        texts = [text for text in values if isinstance(text, str)]
-        if parameter.param_type_name == "argument" or parameter.name == "optimizer_state":
-            paths += texts
-        else:
-            paths += [text.removeprefix("to:") for text in texts if text.startswith("to:")]
-    return paths
-
-
-def _apart_from_checkpoint(
-    project: ProjectConfiguration, chosen: dict[str, tuple[Any, str]]
+def _written(
+    command: str, flags: Mapping[str, Mapping[str, Flag]], checkpoints: Sequence[str], trusted: bool
 ) -> tuple[ProjectConfiguration, dict[str, tuple[Any, str]]]:
-    """Of a configuration that names a checkpoint in its own directory, only that name counts: the rest is data."""
-    if project.source is None or configuration.find_project(project.source.parent, [chosen["ckpt"][0]]) == project:
+    """The project's configuration and what it sets for the command, as far as the checkpoint's place allows.
+
+    A configuration that itself names a checkpoint in its own directory gives that name alone: the rest is data.
+    """
+    try:
+        project = configuration.find_project(Path.cwd(), () if trusted else checkpoints)
+    except FileNotFoundError:
+        return ProjectConfiguration(), {}
+    chosen = configuration.flag_values(project, command, flags)
+    if trusted or checkpoints or project.source is None or "ckpt" not in chosen:
         return project, chosen
-    beside = ProjectConfiguration(skipped=(*project.skipped, project.source))
-    return beside, {"ckpt": chosen["ckpt"]}
+    value = chosen["ckpt"][0]
+    if not configuration.is_beside(project.source, value if isinstance(value, list) else [value]):
+        return project, chosen
+    return ProjectConfiguration(skipped=(*project.skipped, project.source)), {"ckpt": chosen["ckpt"]}
+
+
+def _one_format(output: OutputOptions, origins: Mapping[str, str]) -> OutputOptions:
+    """The output options without `--json` where `--format` of a stronger source says otherwise."""
+    if not output.json or output.format in ("auto", "json"):
+        return output
+    if outranks(origins["json"], origins["format"]):
+        return output
+    if outranks(origins["format"], origins["json"]):
+        return replace(output, json=False)
+    raise UsageError(f"--json and --format {output.format} contradict each other.", hint="give one of them")
+
+
+def _spare_inputs(path: Path | None, values: Mapping[str, Any]) -> None:
+    """Raise UsageError where the output is one of the inputs, which `--force` must not reach."""
+    if path is None or not path.exists():
+        return
+    for name, value in values.items():
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if name != "output" and isinstance(text, str | Path) and _same_file(path, text):
+                raise UsageError(f"-o {visible(str(path))} is an input of this call.", hint="name another file")
+
+
+def _same_file(path: Path, text: str | Path) -> bool:
+    for candidate in (str(text), str(text).rpartition(":")[0], str(text).removeprefix("to:")):
+        with contextlib.suppress(OSError, ValueError):
+            if path.samefile(candidate):
+                return True
+    return False
 
 
 def _sourced(error: Exception, ctx: typer.Context, configured: Mapping[str, str]) -> FromageError | None:
@@ -156,28 +155,16 @@ def _sourced(error: Exception, ctx: typer.Context, configured: Mapping[str, str]
     return UsageError(f"{configured[parameter.name]}: {visible(complaint(error))}", hint="correct it there")
 
 
-def _origins(ctx: typer.Context) -> dict[str, str]:
-    configured: Mapping[str, str] = ctx.meta["fromage.origins"]
-    origins = {}
-    for name in ctx.params:
-        source = ctx.get_parameter_source(name)
-        kind = source.name if source is not None else "DEFAULT"
-        origins[name] = configured.get(name, "default") if kind == "DEFAULT_MAP" else _SOURCES.get(kind, "default")
-    return origins
-
-
-def streams_notes(running: session.Session) -> None:
-    """Say which configuration files were taken for data, where they hold more than that."""
-    if running.output.quiet:
-        return
-    for path in running.project.skipped:
-        section = configuration.read_section(path) or {}
-        unused = sorted(set(section) - DATA_KEYS)
-        if unused:
-            streams.say(
-                f"note: {visible(str(path))} lies beside the checkpoint and is data only: "
-                f"{', '.join(map(visible, unused))} not used (--trust lifts that for one call)"
-            )
+def _say_what_is_data(project: ProjectConfiguration) -> None:
+    """Name the keys of passed-over configuration files that are not used, because code could hide there."""
+    for path in project.skipped:
+        with contextlib.suppress(UsageError):
+            unused = sorted(set(configuration.read_section(path) or {}) - DATA_KEYS - {"ckpt"})
+            if unused:
+                streams.say(
+                    f"note: {visible(str(path))} lies beside the checkpoint and is data only; not used: "
+                    f"{', '.join(map(visible, unused))} (--trust lifts that for one call)"
+                )
 
 
 def _run(invoke: Any, ctx: typer.Context) -> Any:
@@ -192,6 +179,8 @@ def _run(invoke: Any, ctx: typer.Context) -> Any:
             return invoke(ctx)
         except (EOFError, BrokenPipeError) as error:
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        except SystemExit as exit:
+            raise InputError(f"code run for this command asked to exit ({exit.code}).", hint=_EXITING) from exit
 
 
 def _say_warning(message: Any, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:

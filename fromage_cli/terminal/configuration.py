@@ -39,7 +39,7 @@ DATA_KEYS = frozenset(
 OTHER_KEYS = frozenset({"trusted", "ckpt"})
 ONE_CALL_ONLY = frozenset({"trust"})
 """Flags that no configuration can give: they hold for one call."""
-WITHOUT_ENVIRONMENT = frozenset({"trust", "force", "json", "value", "estimate", "output"})
+WITHOUT_ENVIRONMENT = frozenset({"ckpt", "trust", "force", "json", "value", "estimate", "output"})
 _PATH_KEYS = frozenset({"ckpt", "model", "batch", "val-batch", "loss", "optimizer-state", "plot"})
 
 
@@ -83,13 +83,18 @@ def find_project(working_directory: Path, checkpoint_paths: Iterable[str | Path]
     skipped: list[Path] = []
     for directory in (working_directory.absolute(), *working_directory.absolute().parents):
         for path in (directory / name for name in FILES):
-            if not path.is_file():
+            if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file() raises where a directory is closed to us
                 continue
             if _inside(path, data_directories):
                 skipped.append(path)
             elif (values := read_section(path)) is not None:
                 return ProjectConfiguration(values, path, tuple(skipped))
     return ProjectConfiguration(skipped=tuple(skipped))
+
+
+def is_beside(path: Path, checkpoint_paths: Iterable[str | Path]) -> bool:
+    """Whether a configuration file lies in the directory of one of the checkpoints, or below it."""
+    return _inside(path.absolute(), [directory for place in checkpoint_paths for directory in _directories_of(place)])
 
 
 def _directories_of(checkpoint: str | Path) -> list[Path]:
@@ -153,10 +158,10 @@ def flag_values(
     sections = ((project.values, SECTION), (project.values.get(command, {}), f"{SECTION}.{command}"))
     for section, title in sections:
         for key, value in section.items():
-            if key in own or key == "ckpt":
+            if key in own:
                 where = f"{key} in {_shown(project.source)} [{title}]"
                 chosen[key] = (_resolved(value, key, project.source.parent), where)
-    return {key: (typed(value, own.get(key), where), where) for key, (value, where) in chosen.items()}
+    return {key: (typed(value, own[key], where), where) for key, (value, where) in chosen.items()}
 
 
 def check_keys(values: Mapping[str, Any], source: Path, flags: Mapping[str, Mapping[str, Flag]]) -> None:
@@ -165,7 +170,7 @@ def check_keys(values: Mapping[str, Any], source: Path, flags: Mapping[str, Mapp
     for key, value in values.items():
         if isinstance(value, dict) and key in flags:
             for inner in value:
-                _check_key(inner, {*flags[key], "ckpt"}, f"[tool.{SECTION}.{key}]", source)
+                _check_key(inner, {*flags[key]}, f"[tool.{SECTION}.{key}]", source)
         else:
             _check_key(key, {*every, *flags, *OTHER_KEYS, *DATA_KEYS}, f"[tool.{SECTION}]", source)
     digests = values.get("trusted", [])
@@ -215,10 +220,8 @@ def _from_json(text: str, name: str) -> Any:
         raise UsageError(f"{name}: {text!r} is not a JSON array.", hint=f"""{name}='["a", "b"]'""") from None
 
 
-def typed(value: Any, flag: Flag | None, where: str) -> Any:
+def typed(value: Any, flag: Flag, where: str) -> Any:
     """The value as the command line would have given it: text, a list of texts, or true and false."""
-    if flag is None:
-        return _word(value, where)
     if flag.boolean:
         return _truth(value, where)
     if flag.multiple:
@@ -238,6 +241,8 @@ def _truth(value: Any, where: str) -> bool:
 
 
 def _words(value: Any, where: str) -> list[str]:
+    if isinstance(value, str) and where.startswith("ckpt "):
+        return [value]
     if isinstance(value, dict):
         return [f"{name}={json.dumps(item)}" for name, item in value.items()]
     if not isinstance(value, list):
@@ -253,6 +258,8 @@ def _word(value: Any, where: str) -> str:
 
 def _resolved(value: Any, key: str, directory: Path) -> Any:
     """A path in a project's file is relative to that file; anything that names no file there stays as it is."""
+    if isinstance(value, list):
+        return [_resolved(item, key, directory) for item in value]
     if key not in _PATH_KEYS or not isinstance(value, str) or "://" in value or directory == Path.cwd():
         return value
     file, colon, name = value.rpartition(":") if ":" in value else (value, "", "")

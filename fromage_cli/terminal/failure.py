@@ -1,9 +1,12 @@
 """An exception as the person and the script see it: one message, one envelope, one exit code."""
 
+import contextlib
 import errno
 import sys
 import traceback
 from difflib import get_close_matches
+
+import typer
 
 from fromage_cli.errors import FromageError, InputError, ResourceError, UsageError
 from fromage_cli.terminal import session, streams
@@ -39,7 +42,7 @@ def understood(error: BaseException) -> FromageError:
         return error
     if callable(getattr(error, "format_message", None)):
         return _usage(error)
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Interrupted("interrupted.")
     if _out_of_memory(error):
         return ResourceError("out of memory.", hint="a smaller --batch, --micro-batch N, or another --device")
@@ -138,5 +141,6 @@ def report(error: BaseException, asked: Asked, shown: bool = False) -> int:
     streams.say("\n".join(message_lines(failure, asked.verbose)))
     if asked.json is not None and not shown:
         envelope = error_envelope(failure, session.current().circumstances)
-        streams.write(sys.stdout, dumps(envelope, indent=2 if asked.json == "json" else None))
+        with contextlib.suppress(InputError):
+            streams.write(sys.stdout, dumps(envelope, indent=2 if asked.json == "json" else None))
     return failure.exit_code

@@ -72,8 +72,8 @@ def check_writable(path: Path, force: bool) -> None:
     """Raise InputError where the file could not be written, or exists and must not be replaced."""
     name = visible(str(path))
     directory = path.parent
-    if path.is_dir():
-        raise InputError(f"cannot write {name}: it is a directory.", hint="name a file in it")
+    if path.exists() and not path.is_file():
+        raise InputError(f"cannot write {name}: it is not a regular file.", hint="name a file, or leave -o out")
     if not directory.is_dir():
         raise InputError(f"cannot write {name}: there is no directory {visible(str(directory))}.", hint="make it first")
     if os.path.lexists(path) and not force:

@@ -17,7 +17,7 @@ def plain(value: object, path: str, nonfinite: Nonfinite) -> Any:
     if isinstance(value, enum.Enum):
         return plain(value.value, path, nonfinite)
     if isinstance(value, str | PurePath):
-        return str(value)
+        return _text(value)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
@@ -29,12 +29,20 @@ def _plain_nested(value: object, path: str, nonfinite: Nonfinite) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(item, _member(path, str(key)), nonfinite) for key, item in value.items()}
+        return {
+            plain(str(key), path, nonfinite): plain(item, _member(path, str(key)), nonfinite)
+            for key, item in value.items()
+        }
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return plain(value.item(), path, nonfinite)
     if isinstance(value, Iterable):
         return [plain(item, f"{path}[{index}]", nonfinite) for index, item in enumerate(value)]
     raise TypeError(f"{path}: {type(value).__name__} has no form in JSON")
+
+
+def _text(value: object) -> str:
+    """The text as Unicode can store it: bytes of a path that are no UTF-8 are spelled out."""
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _member(path: str, key: str) -> str:

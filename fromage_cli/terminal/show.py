@@ -91,6 +91,8 @@ class _Paper(io.StringIO):
 
 def _deliver(text: str, destination: Destination) -> None:
     if destination.path is None:
+        if destination.format != "rich" and streams.ascii_only(sys.stdout):
+            text = text.encode("ascii", "backslashreplace").decode("ascii")
         streams.write(sys.stdout, text)
     else:
         write_file(destination.path, text, destination.force)

@@ -5,10 +5,11 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Mapping
 from typing import TextIO
 
 from fromage_cli.errors import InputError
-from fromage_cli.terminal.words import _ASCII_ERRORS
+from fromage_cli.terminal.words import ASCII_ERRORS
 
 DEFAULT_WIDTH = 80
 
@@ -18,9 +19,24 @@ class ClosedPipe(BaseException):
 
 
 def make_safe(stream: TextIO | None) -> None:
-    """From now on, a character that the stream's encoding lacks is spelled in ASCII instead of failing."""
+    """From now on, a character that the stream or the locale lacks is spelled in ASCII instead of failing."""
     if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors=_ASCII_ERRORS)
+        encoding = "ascii" if plain_locale(os.environ) else stream.encoding
+        stream.reconfigure(encoding=encoding, errors=ASCII_ERRORS)
+
+
+def plain_locale(environment: Mapping[str, str]) -> bool:
+    """Whether the person asked for the locale C or POSIX, which Python silently makes C.UTF-8.
+
+    An encoding given to Python itself wins; with no locale at all nobody asked for anything.
+    """
+    if environment.get("PYTHONIOENCODING") or environment.get("PYTHONUTF8") == "1":
+        return False
+    plain = ("C", "POSIX")
+    if environment.get("LC_ALL"):
+        return environment["LC_ALL"] in plain
+    coerced = environment.get("LC_CTYPE", "") in ("", "C.UTF-8", "C.utf8", "UTF-8", *plain)
+    return coerced and (environment.get("LANG") in plain or environment.get("LC_CTYPE") in plain)
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -62,8 +78,9 @@ def write(stream: TextIO | None, text: str) -> None:
     except BrokenPipeError as error:
         raise ClosedPipe from error
     except UnicodeEncodeError:
-        write(stream, text.encode("ascii", _ASCII_ERRORS).decode("ascii"))
+        write(stream, text.encode("ascii", ASCII_ERRORS).decode("ascii"))
     except OSError as error:
+        abandon(stream)
         raise InputError(f"cannot write to {name}: {error.strerror}.", hint="write elsewhere with -o FILE") from error
 
 
@@ -74,9 +91,17 @@ def say(text: str) -> None:
             write(sys.stderr, text + "\n")
 
 
-def abandon() -> None:
-    """Point both streams at nothing, so that the interpreter's last flush cannot fail either."""
-    for stream in (sys.stdout, sys.stderr):
+def flush(stream: TextIO | None) -> None:
+    """Write out what a library left in the stream's buffer."""
+    if stream is not None and not stream.closed:
+        write(stream, "")
+
+
+def abandon(*streams: TextIO | None) -> None:
+    """Point the streams at nothing, so that the interpreter's last flush cannot fail either."""
+    for stream in streams:
+        if stream is None:
+            continue
         with contextlib.suppress(OSError, ValueError, AttributeError):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())

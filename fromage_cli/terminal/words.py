@@ -66,7 +66,8 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#%@"
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-_ASCII_ERRORS = "fromage-ascii"
+ASCII_ERRORS = "fromage-ascii"
+"""Error handler of the codecs: spell in ASCII what an encoding lacks."""
 
 
 def number(value: float | None, ascii_only: bool = False) -> str:
@@ -172,4 +173,4 @@ def _ascii_errors(error: UnicodeError) -> tuple[str, int]:
     return "".join(_ascii_word(character) for character in error.object[error.start : error.end]), error.end
 
 
-codecs.register_error(_ASCII_ERRORS, _ascii_errors)
+codecs.register_error(ASCII_ERRORS, _ascii_errors)
