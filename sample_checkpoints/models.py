@@ -23,7 +23,8 @@ class MLP(nn.Module):
         for layer in hidden:
             branch = torch.relu(layer(x))
             x = x + branch if self.residual and branch.shape == x.shape else branch
-        return output(x)
+        logits: torch.Tensor = output(x)
+        return logits
 
 
 def mlp(depth: int = 2, width: int = 64, residual: bool = False, inputs: int = 64, classes: int = 10) -> MLP:
