@@ -1,0 +1,59 @@
+"""`fromage-diag breakdown`."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
+from fromage_cli.intake import open_problem
+from fromage_cli.terminal.answer import Answer, records
+from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions, TensorOptions, shared_options
+from fromage_cli.terminal.progress import progress
+
+
+@shared_options(tables=("layers", "curve"))
+def command(
+    ckpt: Annotated[
+        str | None, typer.Argument(metavar="[CKPT]", help="Checkpoint: a file, or a directory of one or of a run.")
+    ] = None,
+    *,
+    direction: Annotated[
+        Literal["fromage"],
+        typer.Option(help="How the weights move: every layer by the same relative step, against its gradient."),
+    ] = "fromage",
+    eta: Annotated[
+        str, typer.Option(metavar="MIN:MAX:COUNT|LIST", help="Relative steps: log-spaced, or comma-separated.")
+    ] = DEFAULT,
+    model: ModelOptions,
+    batch: BatchOptions,
+    tensors: TensorOptions,
+    run: RunOptions,
+) -> Answer:
+    """How fast does each layer's gradient break down when all layers move by a relative step η?"""
+    etas = eta_grid(eta)
+    intake = open_problem(ckpt, model, batch, run)
+
+    from fromage_cli.diagnostics.breakdown.findings import judge
+    from fromage_cli.diagnostics.breakdown.measure import measure
+    from fromage_cli.diagnostics.breakdown.render import curve, render
+    from fromage_cli.probes.direction import fromage_direction, moving_tensors
+
+    problem = intake.problem
+    chosen = tensors.tensors or "matrices"
+    moving, skipped = moving_tensors(problem, chosen, tensors.include or (), tensors.exclude or ())
+    with progress("breakdown", total=len(etas) + 1) as advance:
+        measured = measure(problem, fromage_direction(problem, moving), etas, chosen == "all", skipped, advance)
+    result = measured.result
+    return Answer(
+        command="breakdown",
+        result=result,
+        page=lambda style: render(result, style),
+        tables={"layers": lambda: records(result.layers), "curve": lambda: curve(result)},
+        findings=judge(result),
+        checkpoints=intake.checkpoints,
+        problem=intake.record,
+        provenance=intake.provenance,
+        notes=intake.notes,
+        settings={**intake.settings, "tensors": chosen},
+        error=measured.stopped,
+    )

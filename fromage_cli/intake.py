@@ -1,0 +1,176 @@
+"""From parsed options to a Checkpoint and a Problem, for every command alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from fromage_cli.errors import UsageError
+from fromage_cli.terminal.answer import CheckpointRecord, ProblemRecord, Provenance
+from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from fromage_cli.checkpoints import Checkpoint
+    from fromage_cli.problem.batches import Batch
+    from fromage_cli.problem.beside import Declared
+    from fromage_cli.problem.problem import Problem
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What a command on one checkpoint starts from, and what it must say about it."""
+
+    problem: Problem
+    checkpoint: Checkpoint | None
+    declared: Declared
+    model: str
+    """How the model is described."""
+    notes: tuple[str, ...]
+
+    @property
+    def checkpoints(self) -> tuple[CheckpointRecord, ...]:
+        """The checkpoint as the envelope names it."""
+        return (checkpoint_record(self.checkpoint),) if self.checkpoint is not None else ()
+
+    @property
+    def record(self) -> ProblemRecord:
+        """The problem as the envelope names it."""
+        problem = self.problem
+        return ProblemRecord(
+            model=self.model,
+            loss=problem.loss.name,
+            batch_size=problem.batch.size,
+            mode=problem.mode,
+            seed=problem.seed,
+            layer_count=len(problem.layers),
+        )
+
+    @property
+    def provenance(self) -> Provenance:
+        """What was computed so far, and where."""
+        return provenance(self.problem)
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """What the flags became."""
+        return {
+            "mode": self.problem.mode,
+            "device": str(self.problem.device),
+            "loss": self.problem.loss.name,
+            "batch": self.problem.batch.source,
+            "model": self.model,
+        }
+
+
+def open_problem(ckpt: str | None, model: ModelOptions, batch: BatchOptions, run: RunOptions) -> Intake:
+    """The problem that a checkpoint, a model, a batch and a loss make together, ready to be evaluated.
+
+    What is not given on the command line is looked for beside the checkpoint, as data. Raises every class of
+    FromageError except ResourceError, each with what came, what was expected and what to do.
+    """
+    import torch
+
+    from fromage_cli.checkpoints import open_checkpoint
+    from fromage_cli.problem.beside import Declared, declared_beside
+    from fromage_cli.problem.budget import Budget
+    from fromage_cli.problem.losses import resolve_loss
+    from fromage_cli.problem.models import build_model
+    from fromage_cli.problem.problem import Problem
+    from fromage_cli.problem.weights import load_weights
+
+    budget = Budget(run.time_limit, run.max_memory)
+    device, dtype = torch_device(run.device), getattr(torch, run.dtype)
+    _require_something(ckpt, model)
+    checkpoint = open_checkpoint(ckpt, model.key) if ckpt is not None else None
+    declared = Declared()
+    if checkpoint is not None:
+        declared = declared_beside(
+            Path(cast(str, ckpt)), checkpoint.metadata, opened=checkpoint.weights, trust=model.trust
+        )
+    network, description = build_model(
+        model.model or "auto", model.model_arguments, checkpoint, declared, seed=run.seed
+    )
+    notes = (f"model: {description}", *(checkpoint.notes if checkpoint is not None else ()))
+    notes += load_weights(network, checkpoint, dtype) if checkpoint is not None else ()
+    network.to(device=device, dtype=dtype)
+    data = _load_batch(batch, declared, run.seed).to(device, dtype)
+    loss_spec = declared.loss if batch.loss == "auto" and declared.loss else batch.loss
+    loss = resolve_loss(loss_spec, network, data)
+    mode = declared.mode if batch.mode == "auto" and declared.mode else batch.mode
+    problem = Problem(
+        network,
+        loss,
+        data,
+        mode=cast(Literal["auto", "train", "eval"], mode),
+        seed=run.seed,
+        micro_batch=batch.micro_batch,
+        autocast=run.autocast,
+        budget=budget,
+    )
+    notes += (f"batch: {data.size} rows from {data.source}; loss: {loss.name}; mode: {mode}",)
+    return Intake(problem, checkpoint, declared, description, notes)
+
+
+def provenance(problem: Problem) -> Provenance:
+    """What was computed on a problem so far, and where."""
+    evaluations = problem.evaluations
+    return Provenance(
+        device=str(problem.device),
+        dtype=str(problem.dtype).removeprefix("torch."),
+        gradient_evaluations=evaluations.gradients,
+        forward_evaluations=evaluations.forwards,
+        hvp_evaluations=evaluations.hessian_vector_products,
+    )
+
+
+def checkpoint_record(checkpoint: Checkpoint) -> CheckpointRecord:
+    """A checkpoint as the envelope names it."""
+    return CheckpointRecord(
+        path=str(checkpoint.path),
+        format=checkpoint.format,
+        step=checkpoint.step,
+        parameters=checkpoint.parameters,
+        stripped=checkpoint.stripped,
+    )
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the first CUDA device where there is one, else the CPU.
+
+    Raises UsageError for a CUDA device that is not there.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here.", "Use --device cpu, or auto."
+        )
+    return device
+
+
+def _require_something(ckpt: str | None, model: ModelOptions) -> None:
+    if ckpt is None and model.model in (None, "auto"):
+        raise UsageError(
+            "There is neither a checkpoint nor a model.",
+            "Give CKPT, or --model file.py:factory for a network with weights of its own.",
+        )
+
+
+def _load_batch(options: BatchOptions, declared: Declared, seed: int) -> Batch:
+    from fromage_cli.problem.batches import load_batch
+
+    spec = options.batch or declared.batch
+    if spec is None:
+        raise UsageError(
+            "There is no batch: none was given, and none is declared beside the checkpoint.",
+            "Give --batch FILE (.safetensors, .npz, .pt) or --batch file.py:function, "
+            'or put batch = "FILE" into fromage.toml beside the checkpoint.',
+        )
+    return load_batch(spec, sequence_length=options.seq_len, sequences=options.sequences, seed=seed)
