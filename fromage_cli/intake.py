@@ -173,4 +173,9 @@ def _load_batch(options: BatchOptions, declared: Declared, seed: int) -> Batch:
             "Give --batch FILE (.safetensors, .npz, .pt) or --batch file.py:function, "
             'or put batch = "FILE" into fromage.toml beside the checkpoint.',
         )
-    return load_batch(spec, sequence_length=options.seq_len, sequences=options.sequences, seed=seed)
+    return load_batch(_short(spec), sequence_length=options.seq_len, sequences=options.sequences, seed=seed)
+
+
+def _short(spec: str) -> str:
+    """A path below the working directory as seen from there; anything else as it is."""
+    return str(Path(spec).relative_to(Path.cwd())) if spec.startswith(f"{Path.cwd()}/") else spec

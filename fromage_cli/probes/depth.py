@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
@@ -136,7 +135,7 @@ class _Reading:
         if len(data) == 2 and name.startswith("AddBackward"):
             effective = self._residual(node, *data)
         if name.startswith(ADDITIVE):
-            return _Place(True, max(path, weight), max(effective, weight) if effective == effective else effective)
+            return _Place(True, max(path, weight), effective if math.isnan(effective) else max(effective, weight))
         return _Place(True, path + weight, effective + weight)
 
     def _residual(self, node: Any, first: _Place, second: _Place) -> float:

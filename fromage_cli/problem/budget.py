@@ -32,10 +32,10 @@ class Budget:
 
 
 def peak_memory() -> int:
-    """The largest resident size of this process so far, or of its accelerator allocations where there are any; bytes."""
+    """Bytes: the largest resident size of this process so far, or of its allocations on an accelerator it uses."""
     import torch
 
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return int(torch.cuda.max_memory_allocated())
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -110,6 +110,6 @@ def twice_differentiable() -> Iterator[None]:
     with (
         sdpa_kernel(SDPBackend.MATH),
         torch.backends.cudnn.flags(enabled=False),
-        torch.backends.mkldnn.flags(enabled=False),  # type: ignore[no-untyped-call]
+        torch.backends.mkldnn.flags(enabled=False),
     ):
         yield

@@ -24,8 +24,8 @@ def hessian_vector_product(problem: Problem, vector: Mapping[str, Tensor]) -> di
         with problem.evaluation(), twice_differentiable():
             terms = problem.loss(problem.model, chunk)
             count += terms.count
-            for sum_, part in zip(total, _product(terms.total, weights, [vector[t.name] for t in tensors]), strict=True):
-                sum_ += part
+            parts = _product(terms.total, weights, [vector[tensor.name] for tensor in tensors])
+            torch._foreach_add_(total, parts)
     problem.evaluations.hessian_vector_products += 1
     return {tensor.name: product / count for tensor, product in zip(tensors, total, strict=True)}
 

@@ -55,7 +55,6 @@ def chosen(names: Iterable[str], include: Sequence[str], exclude: Sequence[str])
 
 
 def _owner_class(model: nn.Module, name: str) -> str:
-    path = name.split(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
-    if name.startswith("parametrizations."):
-        path = ""
+    owner, parametrized, _ = f".{name}".partition(".parametrizations.")
+    path = owner.removeprefix(".") if parametrized else name.rpartition(".")[0]
     return type(model.get_submodule(path)).__name__.removeprefix("Parametrized")

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.problem.batches import Batch
@@ -191,9 +192,7 @@ class Problem:
 class _Sweep:
     """One backward pass over all chunks, with hooks that hand each gradient over as soon as it is complete."""
 
-    def __init__(
-        self, problem: Problem, visit: Visitor, on_arrival: Callable[[TrainableTensor], None] | None
-    ) -> None:
+    def __init__(self, problem: Problem, visit: Visitor, on_arrival: Callable[[TrainableTensor], None] | None) -> None:
         self.problem, self.visit, self.on_arrival = problem, visit, on_arrival
         self.chunks = problem._chunks()
         self.last = False
@@ -220,14 +219,15 @@ class _Sweep:
             handle.remove()
         self._drop_gradients()
 
-    def _watch(self, tensor: TrainableTensor) -> torch.utils.hooks.RemovableHandle:
+    def _watch(self, tensor: TrainableTensor) -> RemovableHandle:
         def arrived(_: Tensor) -> None:
             if self.on_arrival is not None:
                 self.on_arrival(tensor)
             elif self.last and tensor.name not in self.problem._deferred:
                 self._hand_over(tensor)
 
-        return tensor.parameter.register_post_accumulate_grad_hook(arrived)
+        handle: RemovableHandle = tensor.parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
+        return handle
 
     def _hand_over(self, tensor: TrainableTensor) -> None:
         gradient, tensor.parameter.grad = tensor.parameter.grad, None

@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.words import ascii_words, middle, number, visible
 
@@ -71,7 +72,10 @@ class HouseTable:
 
     def _table(self, kept: Sequence[int], width: int) -> RichTable:
         table = RichTable(
-            box=_ASCII_HEAD if self.ascii_only else box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1)
+            box=_ASCII_HEAD if self.ascii_only else box.SIMPLE_HEAD,
+            header_style="bold",
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
         )
         rooms = self._name_rooms(kept, width)
         for index in kept:
@@ -120,3 +124,19 @@ def hidden_rows(shown: int, total: int) -> Text:
     if shown >= total:
         return Text("")
     return Text(f"{total - shown} of {total} rows hidden; --all shows them", style="dim")
+
+
+_COLOURS = {"info": "dim", "warn": "yellow", "fail": "bold red"}
+
+
+def finding_list(findings: Sequence[Finding], style: PageStyle) -> Text:
+    """Each finding on its line, its remedy below it; to stand under the tables of a page."""
+    lines = [line for finding in findings for line in _finding_lines(finding)]
+    text = Text("\n").join(lines)
+    return Text(ascii_words(text.plain)) if style.ascii_only else text
+
+
+def _finding_lines(finding: Finding) -> list[Text]:
+    layer = f"{visible(finding.layer)}: " if finding.layer else ""
+    head = Text.assemble((finding.severity, _COLOURS[finding.severity]), f"  {layer}{visible(finding.message)}")
+    return [head, Text(f"      {visible(finding.hint)}", style="dim")] if finding.hint else [head]

@@ -118,15 +118,24 @@ def middle(text: str, width: int, ascii_only: bool = False) -> str:
     return set_cell_size(text, head) + dots + backwards
 
 
-def sparkline(values: Sequence[float | None], *, log: bool = False, ascii_only: bool = False) -> str:
+def sparkline(
+    values: Sequence[float | None],
+    *,
+    log: bool = False,
+    ascii_only: bool = False,
+    scale: tuple[float, float] | None = None,
+) -> str:
     """One character per value, by height; with `log` on a logarithmic scale, where zero and below are lowest.
 
-    A value that is missing or not a number is a blank; an infinite one stands at the edge of the scale.
+    The scale runs from the least to the greatest value, or over `scale` where curves are to be compared. A value that
+    is missing or not a number is a blank; an infinite one stands at the edge of the scale.
     """
     blocks = (ASCII_BLOCKS if ascii_only else BLOCKS)[1:]
     heights = [_height(value, log) for value in values]
     finite = [height for height in heights if height is not None and math.isfinite(height)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
+    if scale is not None:
+        low, high = (math.log(end) if log else end for end in scale)
     return "".join(_block(height, low, high, blocks) for height in heights)
 
 

@@ -43,8 +43,10 @@ def _square(chunk: torch.Tensor) -> torch.Tensor:
 
 
 def _reduce(term: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> float:
+    import torch
+
     size = CHUNK if tensors[0].device.type == "cpu" else ACCELERATOR_CHUNK
-    columns = [tensor.detach().reshape(-1).split(size) for tensor in tensors]
+    columns = [torch.split(tensor.detach().reshape(-1), size) for tensor in tensors]  # type: ignore[no-untyped-call]
     partial = [term(*chunks) for chunks in zip(*columns, strict=True)]
     if len(partial) == 1:
         return float(partial[0])

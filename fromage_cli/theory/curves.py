@@ -51,7 +51,7 @@ def _log_log(etas: Sequence[float], values: Sequence[float], index: int, level: 
 
 
 def _between(low: float, high: float, fraction: float) -> float:
-    return low * (high / low) ** fraction
+    return float(low * (high / low) ** fraction)
 
 
 def first_sign_change(etas: Sequence[float], values: Sequence[float]) -> Point:
@@ -122,7 +122,7 @@ def _interpolate(etas: Sequence[float], values: Sequence[float], eta: float) -> 
         low, high = values[index - 1], values[index]
         if etas[index - 1] * (1 - 1e-12) <= eta <= etas[index] * (1 + 1e-12) and low > 0.0 and math.isfinite(high):
             fraction = math.log(eta / etas[index - 1]) / math.log(etas[index] / etas[index - 1])
-            return low * (high / low) ** fraction
+            return float(low * (high / low) ** fraction)
     return None
 
 

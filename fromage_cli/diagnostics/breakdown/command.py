@@ -42,7 +42,14 @@ def command(
     chosen = tensors.tensors or "matrices"
     moving, skipped = moving_tensors(problem, chosen, tensors.include or (), tensors.exclude or ())
     with progress("breakdown", total=len(etas) + 1) as advance:
-        measured = measure(problem, fromage_direction(problem, moving), etas, chosen == "all", skipped, advance)
+        measured = measure(
+            problem,
+            fromage_direction(problem, moving),
+            etas,
+            show_vectors=chosen == "all",
+            skipped=skipped,
+            advance=advance,
+        )
     result = measured.result
     return Answer(
         command="breakdown",

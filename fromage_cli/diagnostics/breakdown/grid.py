@@ -1,6 +1,7 @@
 """The grid of relative steps, as typed."""
 
 import math
+from itertools import pairwise
 
 from fromage_cli.errors import UsageError
 
@@ -19,7 +20,7 @@ def eta_grid(text: str) -> tuple[float, ...]:
         raise _refused(text, "is neither MIN:MAX:COUNT nor a comma-separated list of numbers") from None
     if not all(math.isfinite(value) and value > 0.0 for value in values):
         raise _refused(text, "holds a step that is not positive and finite")
-    if any(second <= first for first, second in zip(values[:-1], values[1:], strict=True)):
+    if any(second <= first for first, second in pairwise(values)):
         raise _refused(text, "does not increase")
     return values
 

@@ -48,6 +48,7 @@ def measure(
     problem: Problem,
     direction: Direction,
     etas: Sequence[float],
+    *,
     show_vectors: bool = False,
     skipped: Sequence[Skipped] = (),
     advance: Callable[[], None] = lambda: None,
@@ -182,7 +183,7 @@ def _network_trust(layers: Sequence[LayerBreakdown]) -> tuple[Point, str | None]
     for relation in ("uncertifiable", "below-grid"):
         worst = next((layer for layer in layers if layer.trust_relation == relation), None)
         if worst is not None:
-            return Point(None, relation), worst.name  # type: ignore[arg-type]
+            return Point(None, relation), worst.name
     crossing = [layer for layer in layers if layer.trust_eta is not None]
     if not crossing:
         return Point(None, "above-grid"), None
@@ -191,7 +192,7 @@ def _network_trust(layers: Sequence[LayerBreakdown]) -> tuple[Point, str | None]
 
 
 def _linear_trust(problem: Problem, direction: Direction) -> tuple[float | None, str]:
-    """min over layers of cos / b'(0) with b'(0) = ||(H d)_l|| / ||g_l||, from one product with the true direction."""
+    """Least over layers of cos / b'(0) with b'(0) = ||(H d)_l|| / ||g_l||, from one product with the true direction."""
     moves = [move for move in direction.moves if move.tensor.is_layer]
     if any(move.cosine <= 0.0 for move in moves):
         return None, "uncertifiable"

@@ -14,6 +14,10 @@ from fromage_cli.theory.relative_trust import lemma2_rate
 
 ROWS = 8
 """Layers shown without `--all`."""
+BREAKDOWN_SCALE = (1e-2, 1e1)
+"""Ends of the scale on which the layers' curves are drawn."""
+SPARKS = 24
+"""Characters of a sparkline at most."""
 _ORDER = {"uncertifiable": 0.0, "below-grid": 0.0, "above-grid": math.inf}
 _SIGNS = {"uncertifiable": "none", "below-grid": "< ", "above-grid": "> "}
 
@@ -41,8 +45,9 @@ def summary(result: BreakdownResult) -> str:
             "the crossing lies above it."
         )
     return (
-        f"Moving every layer by a relative step η up to {number(result.trust_eta)} is certain to lower the loss; "
-        f"from there the gradient of {limiting} has changed too much to promise it.{_least_loss(result)}"
+        f"On this batch a step that moves every layer by up to η = {number(result.trust_eta)} of its norm is certain "
+        f"to lower the loss; beyond, the gradient of {limiting} has changed too much to promise it."
+        f"{_least_loss(result)}"
     )
 
 
@@ -62,10 +67,10 @@ def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
         Column("layer", name=True),
         Column("shape", left=True, optional=3),
         Column("trust η"),
-        Column("cos θ", optional=1),
-        Column("implied depth", optional=2),
+        Column("cos θ", optional=4),
+        Column("depth", optional=2),
         Column("× model", optional=1),
-        Column("breakdown", left=True, optional=4),
+        Column("breakdown", left=True),
     ]
     rows = [
         (
@@ -75,11 +80,28 @@ def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
             layer.cosine,
             layer.implied_depth,
             layer.violation,
-            sparkline(layer.breakdown, log=True, ascii_only=style.ascii_only),
+            _curve_line(layer.breakdown, style, BREAKDOWN_SCALE),
         )
         for layer in shown
     ]
-    return Group(house_table(columns, rows, style), hidden_rows(len(shown), len(ordered)))
+    return Group(
+        house_table(columns, rows, style), hidden_rows(len(shown), len(ordered)), Text(_legend(result), style="dim")
+    )
+
+
+def _curve_line(values: Sequence[float | None], style: PageStyle, scale: tuple[float, float] | None = None) -> str:
+    """A curve over the grid, thinned to at most `SPARKS` points."""
+    step = max(1, math.ceil(len(values) / SPARKS))
+    return sparkline(values[::step], log=True, scale=scale, ascii_only=style.ascii_only)
+
+
+def _legend(result: BreakdownResult) -> str:
+    if not result.etas:
+        return ""
+    return (
+        f"breakdown: .01 to 10 on a log scale, for η from {number(result.etas[0])} to {number(result.etas[-1])}. depth: the one for which "
+        "Lemma 2 would give this trust η. × model: breakdown over what deep relative trust predicts."
+    )
 
 
 def _trust_order(layer: LayerBreakdown) -> float:
@@ -99,15 +121,20 @@ def _network(result: BreakdownResult, style: PageStyle) -> RenderableType:
     """Theory and truth side by side: what Lemma 2 promises, and what was measured."""
     rows = [*_measured(result), *_promised(result)]
     columns = [Column("whole network", left=True), Column("η"), Column("what it is", left=True, optional=1)]
-    losses = sparkline(result.losses, ascii_only=style.ascii_only)
-    curve = Text(f"loss {number(result.loss)} at the checkpoint, along the line {losses}")
-    return Group(house_table(columns, rows, style), curve)
+    losses = _curve_line(result.losses, style)
+    return Group(
+        Text(""), house_table(columns, rows, style), Text(f"loss {number(result.loss)} at η = 0, then {losses}")
+    )
 
 
 def _measured(result: BreakdownResult) -> list[tuple[str, str, str]]:
     etas = result.etas
     return [
-        ("measured crossing", located(result.trust_eta, result.trust_relation, etas), "smallest of all layers"),
+        (
+            "measured crossing",
+            located(result.trust_eta, result.trust_relation, etas),
+            "limit of the next step: smallest trust η",
+        ),
         (
             "all layers summed",
             located(result.aggregate_trust_eta, result.aggregate_trust_relation, etas),
@@ -131,7 +158,7 @@ def _promised(result: BreakdownResult) -> list[tuple[str, str, str]]:
     depths = {"count": result.depth.count, "path": result.depth.path, "effective": result.depth.effective}
     cosine = min((layer.cosine for layer in result.layers), default=0.0)
     return [
-        (f"Lemma 2, {name}", number(lemma2_rate(cosine, depth)), f"theory, depth {number(depth)}")
+        (f"Lemma 2, {name}", number(lemma2_rate(cosine, depth)), f"theory for depth {number(depth)}")
         for name, depth in depths.items()
         if depth
     ]

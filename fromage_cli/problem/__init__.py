@@ -1,0 +1,1 @@
+"""Problem = model + loss + batch + named layers: loss, gradient, Hessian-vector product."""
