@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = frozenset(
-    ["float64", "float32", "float16", "complex128", "complex64", "bool", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"]
+    (
+        *("float64", "float32", "float16", "complex128", "complex64", "bool"),
+        *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"),
+    )
 )
 _DAMAGE = (
     ValueError,

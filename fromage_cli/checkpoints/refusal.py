@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from fromage_cli.checkpoints.files import quoted
+from fromage_cli.checkpoints.pickled_names import foreign_names
 from fromage_cli.errors import FromageError, InputError, ResourceError, UnsafeError
 
 _GLOBALS = (
@@ -22,11 +23,11 @@ _CUT_OFF = re.compile(r"central directory|unexpected EOF|Ran out of input|unexpe
 def explain_failure(path: Path, error: Exception) -> FromageError:
     """Return the error that tells a user why the restricted loader did not read a file."""
     text = str(error)
-    if isinstance(error, pickle.UnpicklingError) and (wanted := _wanted(text)):
+    if isinstance(error, pickle.UnpicklingError) and (wanted := _wanted(path, text)):
         return UnsafeError(
-            f"{quoted(path)} asks for {wanted} while it is read, which the restricted loader refuses: nothing was executed.",
-            hint="It holds more than tensors: a whole model, settings, or an attack. Where it was made, save the weights "
-            "alone: torch.save(model.state_dict(), 'weights.pt') or safetensors.",
+            f"{quoted(path)} asks for {wanted} while it is read. The restricted loader refused; nothing was executed.",
+            hint="It holds more than tensors: a whole model, settings, or an attack. Where it was made, save the "
+            "weights alone: torch.save(model.state_dict(), 'weights.pt') or safetensors.",
         )
     if isinstance(error, MemoryError) or "allocate memory" in text:
         return ResourceError(
@@ -49,11 +50,13 @@ def explain_failure(path: Path, error: Exception) -> FromageError:
     )
 
 
-def _wanted(text: str) -> str | None:
+def _wanted(path: Path, text: str) -> str | None:
+    """Return the name that the loader refused; it does not know the opcodes by which later protocols ask for names."""
     for pattern in _GLOBALS:
         if found := pattern.search(text):
             return found.group(1).rstrip(".")
-    return None
+    names = foreign_names(path) if "Unsupported operand" in text else []
+    return names[0] if names else None
 
 
 def _essence(text: str) -> str:
