@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from typing import Any
 
 from fromage_cli import __version__
@@ -105,6 +104,8 @@ def torch_version() -> str | None:
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "__version__"):
         return str(torch.__version__)
+    from importlib import metadata
+
     try:
         return metadata.version("torch")
     except metadata.PackageNotFoundError:

@@ -29,10 +29,8 @@ def _plain_nested(value: object, path: str, nonfinite: Nonfinite) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {
-            plain(str(key), path, nonfinite): plain(item, _member(path, str(key)), nonfinite)
-            for key, item in value.items()
-        }
+        items = {_text(key): item for key, item in value.items()}
+        return {key: plain(item, _member(path, key), nonfinite) for key, item in items.items()}
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return plain(value.item(), path, nonfinite)
     if isinstance(value, Iterable):

@@ -1,0 +1,263 @@
+import json
+
+import pytest
+
+from fromage_cli.errors import UsageError
+from fromage_cli.terminal import configuration, session
+from fromage_cli.terminal.configuration import find_project, project_configuration
+
+
+def test_four_sources_in_their_order(call, fake, clean, monkeypatch):
+    assert call("measure").code == 0
+    assert fake.SEEN["run"].seed == 0
+    (clean / "fromage.toml").write_text("seed = 1\n")
+    call("measure")
+    assert fake.SEEN["run"].seed == 1
+    (clean / "fromage.toml").write_text("seed = 1\n[measure]\nseed = 2\n")
+    call("measure")
+    assert fake.SEEN["run"].seed == 2
+    monkeypatch.setenv("FROMAGE_DIAG_SEED", "3")
+    call("measure")
+    assert fake.SEEN["run"].seed == 3
+    call("measure", "--seed", "4")
+    assert fake.SEEN["run"].seed == 4
+
+
+def test_a_table_of_pyproject_counts_and_subtables_override(call, fake, clean):
+    (clean / "pyproject.toml").write_text(
+        "[tool.other]\nx = 1\n[tool.fromage-diag]\ntime_limit = '2m'\nautocast = true\nlr = 1e-4\n"
+        "[tool.fromage-diag.measure]\ninclude = ['a*', 'b*']\nmodel-arg = { width = 64, name = 'x' }\n"
+    )
+    assert call("measure", "-q").code == 0
+    assert fake.SEEN["run"].time_limit == 120
+    assert fake.SEEN["run"].autocast is True
+    assert fake.SEEN["tensors"].include == ["a*", "b*"]
+    assert fake.SEEN["model"].model_arguments == {"width": 64, "name": "x"}
+    assert fake.SEEN["lr"] == 1e-4
+
+
+def test_fromage_toml_comes_before_pyproject_and_nearer_before_farther(clean):
+    (clean / "pyproject.toml").write_text("[tool.fromage-diag]\nseed = 1\n")
+    inner = clean / "a" / "b"
+    inner.mkdir(parents=True)
+    assert project_configuration(inner) == ({"seed": 1}, clean / "pyproject.toml")
+    (clean / "fromage.toml").write_text("seed = 2\n")
+    assert project_configuration(inner) == ({"seed": 2}, clean / "fromage.toml")
+    (clean / "a" / "pyproject.toml").write_text("[project]\nname = 'without our table'\n")
+    assert project_configuration(inner)[1] == clean / "fromage.toml"
+    (clean / "a" / "pyproject.toml").write_text("[tool.fromage-diag]\nseed = 3\n")
+    assert project_configuration(inner) == ({"seed": 3}, clean / "a" / "pyproject.toml")
+
+
+def test_environment_lists_are_json_and_wrong_ones_name_the_variable(call, fake, monkeypatch):
+    monkeypatch.setenv("FROMAGE_DIAG_INCLUDE", '["a*", "b c"]')
+    call("measure")
+    assert fake.SEEN["tensors"].include == ["a*", "b c"]
+    call("measure", "--include", "z")
+    assert fake.SEEN["tensors"].include == ["z"]
+    for wrong in ("a*", '"a"', "[1, [2]]"):
+        monkeypatch.setenv("FROMAGE_DIAG_INCLUDE", wrong)
+        outcome = call("measure")
+        assert outcome.code == 2
+        assert "FROMAGE_DIAG_INCLUDE" in outcome.err
+
+
+@pytest.mark.parametrize(("text", "truth"), [("1", True), ("true", True), ("0", False), ("no", False), ("", False)])
+def test_environment_booleans(call, fake, monkeypatch, text, truth):
+    monkeypatch.setenv("FROMAGE_DIAG_AUTOCAST", text)
+    call("measure")
+    assert fake.SEEN["run"].autocast is truth
+
+
+@pytest.mark.parametrize("flag", ["TRUST", "FORCE", "JSON", "ESTIMATE", "OUTPUT"])
+def test_some_flags_have_no_variable(call, fake, monkeypatch, flag):
+    monkeypatch.setenv(f"FROMAGE_DIAG_{flag}", "1")
+    outcome = call("measure")
+    assert outcome.code == 0
+    assert outcome.out.startswith("name\t")
+    assert not fake.SEEN["model"].trust
+    assert not fake.SEEN["run"].estimate
+
+
+def test_variables_of_other_commands_do_no_harm(call, monkeypatch):
+    monkeypatch.setenv("FROMAGE_DIAG_TOP", "not a number")
+    assert call("measure").code == 0
+    outcome = call("other-one", "x")
+    assert outcome.code == 2
+    assert "FROMAGE_DIAG_TOP" in outcome.err
+
+
+def test_variables_are_not_in_the_help(call):
+    assert "FROMAGE_DIAG" not in call("measure", "--help").out
+
+
+@pytest.mark.parametrize(
+    "variable, value", [("SEED", "x"), ("MODE", "fast"), ("TIME_LIMIT", "soon"), ("DEVICE", "tpu")]
+)
+def test_a_wrong_variable_is_named(call, monkeypatch, variable, value):
+    monkeypatch.setenv(f"FROMAGE_DIAG_{variable}", value)
+    outcome = call("measure")
+    assert outcome.code == 2
+    assert f"FROMAGE_DIAG_{variable}" in outcome.err
+    assert value in outcome.err
+
+
+@pytest.mark.parametrize(
+    "line", ["seed = 'x'", "mode = 'fast'", "autocast = 3", "include = 'a'", "model = true", "micro-batch = 0"]
+)
+def test_a_wrong_value_names_key_and_file(call, clean, line):
+    (clean / "fromage.toml").write_text(line)
+    outcome = call("measure")
+    assert outcome.code == 2
+    assert line.split(" ")[0] in outcome.err
+    assert "fromage.toml" in outcome.err
+
+
+def test_an_unknown_key_names_the_nearest_and_the_file(call, clean):
+    (clean / "fromage.toml").write_text("sede = 3\n")
+    outcome = call("measure")
+    assert outcome.code == 2
+    assert "'sede'" in outcome.err
+    assert "seed" in outcome.err.replace("sede", "")
+    assert "fromage.toml" in outcome.err
+    (clean / "fromage.toml").write_text("[other-one]\nmodel = 'x'\n")
+    assert call("measure").code == 2
+
+
+def test_keys_of_other_commands_are_known(call, clean):
+    (clean / "fromage.toml").write_text("top = 3\ntrusted = ['ab']\nactivation = 'relu'\n[other_one]\ntop = 4\n")
+    assert call("measure").code == 0
+    document = json.loads(call("other-one", "x", "--json", "--fail-on", "never").out)
+    assert document["result"] == {"top": 4}
+    assert document["settings"]["top"] == 4
+
+
+def test_trust_holds_for_one_call(call, clean):
+    (clean / "fromage.toml").write_text("trust = true\n")
+    outcome = call("measure")
+    assert outcome.code == 2
+    assert "one call" in outcome.err
+
+
+@pytest.mark.parametrize("text", [b"seed = = 3", b"\xff\xfe", b"[tool]\nfromage-diag = 3", b"trusted = 'x'"])
+def test_a_broken_file_is_named(call, clean, text):
+    (clean / "fromage.toml").write_bytes(text)
+    outcome = call("measure")
+    assert outcome.code == 2
+    assert "fromage.toml" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_help_does_not_read_a_broken_file(call, clean):
+    (clean / "fromage.toml").write_text("= 3")
+    assert call("measure", "--help").code == 0
+    assert call("--version").code == 0
+
+
+def test_a_file_in_the_checkpoints_directory_is_data(call, fake, clean, monkeypatch):
+    run = clean / "run"
+    (run / "deep").mkdir(parents=True)
+    (run / "model.pt").touch()
+    (run / "fromage.toml").write_text("seed = 9\nmodel = 'evil.py:build'\nactivation = 'relu'\n")
+    (clean / "fromage.toml").write_text("seed = 1\n")
+    monkeypatch.chdir(run)
+    for spelled in ("model.pt", "./model.pt", str(run / "model.pt"), "../run/model.pt", ".", "deep/../model.pt"):
+        outcome = call("measure", spelled)
+        assert fake.SEEN["run"].seed == 1, spelled
+        assert fake.SEEN["model"].model is None
+        assert "data only" in outcome.err
+        assert "model, seed" in outcome.err
+    monkeypatch.chdir(run / "deep")
+    call("measure", "..")
+    assert fake.SEEN["run"].seed == 1
+    call("measure", "../model.pt", "--trust")
+    assert fake.SEEN["model"].model == "evil.py:build"
+
+
+def test_links_do_not_hide_where_a_checkpoint_lies(clean):
+    run, elsewhere = clean / "run", clean / "elsewhere"
+    run.mkdir()
+    elsewhere.mkdir()
+    (run / "model.pt").touch()
+    (run / "fromage.toml").write_text("seed = 9\n")
+    (elsewhere / "link.pt").symlink_to(run / "model.pt")
+    (clean / "door").symlink_to(run)
+    assert find_project(run, [elsewhere / "link.pt"]).source is None
+    assert find_project(clean / "door", ["run/model.pt"]).source is None
+    assert find_project(run, ["door"]).source is None
+    assert find_project(run, ["door/model.pt"]).source is None
+    (elsewhere / "fromage.toml").write_text("seed = 8\n")
+    assert find_project(elsewhere, ["elsewhere/link.pt"]).source is None
+
+
+def test_a_project_above_its_checkpoints_is_heard(call, fake, clean):
+    (clean / "runs").mkdir()
+    (clean / "runs" / "model.pt").touch()
+    (clean / "fromage.toml").write_text("seed = 7\nmodel = 'net.py:build'\n")
+    call("measure", "runs/model.pt")
+    assert fake.SEEN["run"].seed == 7
+    assert fake.SEEN["model"].model == "net.py:build"
+    call("measure", "https://host/model.pt")
+    assert fake.SEEN["run"].seed == 7
+
+
+def test_the_project_may_name_the_checkpoint(call, fake, clean):
+    (clean / "runs").mkdir()
+    (clean / "runs" / "model.pt").touch()
+    (clean / "fromage.toml").write_text("ckpt = 'runs/model.pt'\nseed = 7\n")
+    call("measure")
+    assert str(fake.SEEN["ckpt"]) == "runs/model.pt"
+    assert fake.SEEN["run"].seed == 7
+
+
+def test_of_a_project_that_names_a_checkpoint_beside_itself_only_the_name_counts(call, fake, clean):
+    (clean / "model.pt").touch()
+    (clean / "fromage.toml").write_text("ckpt = 'model.pt'\nseed = 7\nmodel = 'evil.py:build'\n")
+    outcome = call("measure")
+    assert str(fake.SEEN["ckpt"]) == "model.pt"
+    assert fake.SEEN["run"].seed == 0
+    assert fake.SEEN["model"].model is None
+    assert "data only" in outcome.err
+
+
+def test_paths_in_a_file_are_relative_to_it(call, fake, clean, monkeypatch):
+    (clean / "nets").mkdir()
+    (clean / "nets" / "net.py").touch()
+    (clean / "fromage.toml").write_text("model = 'nets/net.py:build'\nloss = 'mse'\nbatch = 'not-there.npz'\n")
+    (clean / "inner").mkdir()
+    monkeypatch.chdir(clean / "inner")
+    call("measure")
+    assert fake.SEEN["model"].model == f"{clean}/nets/net.py:build"
+    assert fake.SEEN["batch"].loss == "mse"
+    assert fake.SEEN["batch"].batch == "not-there.npz"
+
+
+def test_the_session_knows_sources(call, fake, clean, monkeypatch):
+    (clean / "fromage.toml").write_text("seed = 7\ntrusted = ['abc']\n")
+    monkeypatch.setenv("FROMAGE_DIAG_MODE", "eval")
+    seen = []
+    monkeypatch.setattr(fake, "misbehave", lambda how: seen.append(session.current()))
+    call("measure", "--rows", "1")
+    origins = seen[0].origins
+    assert [origins[name] for name in ("seed", "mode", "rows", "loss")] == [
+        "project",
+        "environment",
+        "command line",
+        "default",
+    ]
+    assert seen[0].project.trusted == ("abc",)
+    assert seen[0].project.source == clean / "fromage.toml"
+
+
+def test_json_and_format_of_different_strength(call, clean, monkeypatch):
+    (clean / "fromage.toml").write_text("json = true\n")
+    assert call("measure").out.startswith("{")
+    assert call("measure", "--format", "csv").out.startswith("name,")
+    monkeypatch.setenv("FROMAGE_DIAG_FORMAT", "csv")
+    assert call("measure").out.startswith("name,")
+    assert call("measure", "--json").out.startswith("{")
+
+
+def test_unreadable_section():
+    with pytest.raises(UsageError, match="unknown key 'x'"):
+        configuration.check_keys({"x": 1}, configuration.Path("fromage.toml"), {"a": {}})

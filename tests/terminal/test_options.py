@@ -1,0 +1,149 @@
+import inspect
+import json
+from dataclasses import fields
+from typing import Annotated
+
+import pytest
+import typer
+
+from fromage_cli.terminal import parsing
+from fromage_cli.terminal.answer import Answer
+from fromage_cli.terminal.options import (
+    BatchOptions,
+    ModelOptions,
+    OutputOptions,
+    RunOptions,
+    TensorOptions,
+    shared_options,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("1h", 3600), ("1.5h", 5400), (" 2 min ", 120)]
+)
+def test_duration(text, seconds):
+    assert parsing.duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("123", 123), ("8GB", 8 * 10**9), ("500MiB", 500 * 2**20), ("1.5 gib", 3 * 2**29), ("2k", 2000), ("7b", 7)],
+)
+def test_memory(text, size):
+    assert parsing.memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "-3", "0", "3x", "1e3s", "nan", "inf"])
+@pytest.mark.parametrize("parse", [parsing.duration, parsing.memory])
+def test_what_is_no_quantity_is_refused(parse, text):
+    with pytest.raises(typer.BadParameter, match="is not a"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("a=3", ("a", 3)),
+        ("a=x", ("a", "x")),
+        ('a="3"', ("a", "3")),
+        ("a=[1,2]", ("a", [1, 2])),
+        ("a=b=c", ("a", "b=c")),
+    ],
+)
+def test_model_arguments_are_json_or_text(text, pair):
+    assert parsing.assigned(parsing.assignment(text)) == pair
+
+
+def test_flattened_and_whole_again(call, fake):
+    outcome = call(
+        "measure",
+        "x.pt",
+        *("--model", "m.py:f", "--model-arg", "a=1", "--model-arg", "b=x", "--key", "ema", "--trust"),
+        *("--batch", "b.npz", "--seq-len", "8", "--sequences", "2", "--loss", "mse", "--mode", "train"),
+        *("--micro-batch", "4", "--tensors", "all", "--include", "a*", "--exclude", "b*", "--exclude", "c*"),
+        *("--device", "cuda:1", "--dtype", "float64", "--seed", "5", "--autocast", "--time-limit", "5m"),
+        *("--max-memory", "8GB", "--estimate", "--format", "csv", "--all", "-q", "-v", "--no-progress", "--force"),
+    )
+    assert outcome.code == 0
+    assert fake.SEEN["model"] == ModelOptions("m.py:f", ["a=1", "b=x"], "ema", True)
+    assert fake.SEEN["model"].model_arguments == {"a": 1, "b": "x"}
+    assert fake.SEEN["batch"] == BatchOptions("b.npz", 8, 2, "mse", "train", 4)
+    assert fake.SEEN["tensors"] == TensorOptions("all", ["a*"], ["b*", "c*"])
+    assert fake.SEEN["run"] == RunOptions("cuda:1", "float64", 5, True, 300.0, 8 * 10**9, True)
+    assert fake.SEEN["output"] == OutputOptions(
+        "csv", show_all=True, quiet=True, verbose=True, no_progress=True, force=True
+    )
+
+
+def test_defaults_are_those_of_the_dataclasses(call, fake):
+    call("measure")
+    assert fake.SEEN["model"] == ModelOptions()
+    assert fake.SEEN["batch"] == BatchOptions()
+    assert fake.SEEN["tensors"] == TensorOptions()
+    assert fake.SEEN["run"] == RunOptions()
+    assert fake.SEEN["output"] == OutputOptions()
+
+
+def test_settings_hold_every_flag_in_effect(call):
+    settings = json.loads(call("measure", "--json", "--seed", "3", "--include", "a").out)["settings"]
+    names = {field.name for group in (ModelOptions, BatchOptions, TensorOptions, RunOptions) for field in fields(group)}
+    assert names <= set(settings)
+    assert {"how", "lr", "all", "fail_on", "no_progress", "output"} <= set(settings)
+    assert "ckpt" not in settings and "help" not in settings
+    assert settings["seed"] == 3
+    assert settings["include"] == ["a"]
+    assert settings["format"] == "json"
+    assert settings["mode"] == "eval"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--seed", "-1"),
+        ("--seed", "9" * 30),
+        ("--mode", "fast"),
+        ("--dtype", "bfloat16"),
+        ("--device", "gpu"),
+        ("--device", "cuda:x"),
+        ("--time-limit", "soon"),
+        ("--max-memory", "lots"),
+        ("--micro-batch", "0"),
+        ("--model-arg", "x"),
+        ("--tensors", "some"),
+        ("--fail-on", "always"),
+        ("--format", "xml"),
+        ("--lr", "fast"),
+        ("-o", ""),
+    ],
+)
+def test_wrong_values_name_flag_and_value(call, arguments):
+    outcome = call("measure", *arguments)
+    assert outcome.code == 2
+    assert outcome.out == ""
+    first = outcome.err.splitlines()[0]
+    assert first.startswith("error: --")
+    assert arguments[1] in first
+    assert "Value error" not in outcome.err
+
+
+def test_a_commands_own_defaults():
+    @shared_options(defaults={"device": "cpu", "fail_on": "fail"}, tables=("a",))
+    def command(first: Annotated[str, typer.Argument()], run: RunOptions) -> Answer:
+        """Say."""
+        return run  # type: ignore[return-value]
+
+    parameters = inspect.signature(command).parameters
+    assert parameters["device"].default == "cpu"
+    assert parameters["fail_on"].default == "fail"
+    assert "run" not in parameters
+    assert command.__doc__ == "Say."
+    assert command(first="x", device="cpu", seed=4) == RunOptions(device="cpu", seed=4)
+
+
+def test_every_shared_flag_has_one_short_sentence(call):
+    for group in (ModelOptions, BatchOptions, TensorOptions, RunOptions, OutputOptions):
+        for name, annotation in inspect.get_annotations(group).items():
+            info = annotation.__metadata__[0]
+            assert info.help.endswith("."), name
+            assert len(info.help) < 80, name
+            assert group.__name__.startswith(info.rich_help_panel.removesuffix("s"))

@@ -1,0 +1,101 @@
+import csv
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fromage_cli.errors import UsageError
+from fromage_cli.findings import Finding
+from fromage_cli.terminal.answer import Answer, Table, records
+from fromage_cli.terminal.rows import cell, chosen_table, comma_separated, finding_line, markdown, tsv
+
+
+@dataclass(frozen=True)
+class Condition:
+    first: float
+    second: float | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    name: str
+    shape: tuple[int, ...]
+    condition: Condition | None
+    dead: bool = False
+
+
+def test_records_flatten_what_is_nested_and_leave_arrays_out():
+    table = records([Layer("a", (2, 3), Condition(0.5, None)), Layer("b", (4,), Condition(1.0, 2.0), True)])
+    assert table.columns == ("name", "condition_first", "condition_second", "dead")
+    assert table.rows == (("a", 0.5, None, False), ("b", 1.0, 2.0, True))
+
+
+def test_records_of_nothing():
+    assert records([]) == Table((), ())
+
+
+def test_records_refuse_what_has_no_names():
+    with pytest.raises(TypeError):
+        records([3])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (True, "true"),
+        (0.1, "0.1"),
+        (1 / 3, "0.3333333333333333"),
+        (1e-300, "1e-300"),
+        (np.float64(0.1), "0.1"),
+        (np.float32(0.5), "0.5"),
+        (np.int64(3), "3"),
+        (10**20, "100000000000000000000"),
+        (math.inf, "inf"),
+        (math.nan, "nan"),
+        ("a\tb\nc", r"a\tb\nc"),
+        ((1, 2), "[1, 2]"),
+    ],
+)
+def test_cell(value, text):
+    assert cell(value) == text
+
+
+@given(st.lists(st.lists(st.text() | st.floats() | st.none(), min_size=3, max_size=3)))
+def test_every_row_is_one_line_of_as_many_cells(rows):
+    table = Table(("a", "b", "c"), tuple(map(tuple, rows)))
+    lines = tsv(table).split("\n")
+    assert lines[-1] == ""
+    assert [len(line.split("\t")) for line in lines[:-1]] == [3] * (len(rows) + 1)
+    read = list(csv.reader(io.StringIO(comma_separated(table))))
+    assert read == [[cell(value) for value in row] for row in (table.columns, *rows)]
+
+
+def test_markdown():
+    table = Table(("name", "eta"), (("a|b_c", 0.5), ("<d>", None)))
+    finding = Finding("hot", "warn", "it is *hot*", "a_b", hint="cool it")
+    assert markdown(table, [finding]) == (
+        "| name | eta |\n| --- | --- |\n| a\\|b\\_c | 0.5 |\n| \\<d\\> |  |\n"
+        "\n- warn: a\\_b: it is \\*hot\\* (cool it) \\[hot\\]\n"
+    )
+
+
+def test_a_finding_is_one_line():
+    assert finding_line(Finding("c", "fail", "m\nn\x1b")) == r"fail: m\nn\x1b [c]"
+
+
+def test_a_table_by_name():
+    answer = Answer(
+        "x", None, page=lambda style: "", tables={"a": lambda: Table(("a",), ()), "b": lambda: Table((), ())}
+    )
+    assert chosen_table(answer, None).columns == ("a",)
+    assert chosen_table(answer, "b").columns == ()
+    with pytest.raises(UsageError) as error:
+        chosen_table(answer, "c")
+    assert error.value.hint == "tables: a, b"
+    with pytest.raises(UsageError, match="no table"):
+        chosen_table(Answer("x", None, page=lambda style: ""), None)

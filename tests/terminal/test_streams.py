@@ -1,0 +1,83 @@
+import io
+
+import pytest
+
+from fromage_cli.errors import InputError
+from fromage_cli.terminal import session, streams
+from fromage_cli.terminal.options import OutputOptions
+from fromage_cli.terminal.progress import progress
+
+
+@pytest.mark.parametrize(
+    ("environment", "plain"),
+    [
+        ({}, False),
+        ({"LANG": "C"}, True),
+        ({"LANG": "POSIX", "LC_CTYPE": "C.UTF-8"}, True),
+        ({"LC_ALL": "C"}, True),
+        ({"LC_ALL": "C", "PYTHONIOENCODING": "utf-8"}, False),
+        ({"LC_ALL": "en_US.UTF-8", "LANG": "C"}, False),
+        ({"LC_CTYPE": "de_DE.UTF-8", "LANG": "C"}, False),
+        ({"LANG": "C.UTF-8"}, False),
+        ({"LC_CTYPE": "C.UTF-8"}, False),
+    ],
+)
+def test_plain_locale(environment, plain):
+    assert streams.plain_locale(environment) is plain
+
+
+def test_width(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "123")
+    assert streams.width(None) == 123
+    for odd in ("0", "-3", "wide", ""):
+        monkeypatch.setenv("COLUMNS", odd)
+        assert streams.width(io.StringIO()) == 80
+
+
+@pytest.mark.parametrize(
+    ("encoding", "ascii_only"), [("utf-8", False), ("UTF8", False), ("ascii", True), ("cp1252", True), ("odd", True)]
+)
+def test_ascii_only(encoding, ascii_only):
+    stream = io.StringIO()
+    assert not streams.ascii_only(stream)
+    stream = type("Stream", (), {"encoding": encoding})()
+    assert streams.ascii_only(stream) is ascii_only
+
+
+def test_writing_to_a_narrow_stream_spells_what_it_lacks():
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    streams.write(stream, "η ≤ 3")
+    assert raw.getvalue() == b"eta <= 3"
+
+
+def test_a_closed_stream_is_an_error_of_ours():
+    with pytest.raises(InputError, match="closed"):
+        streams.write(None, "x")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("terminal", "options", "shown"),
+    [
+        (True, OutputOptions(), True),
+        (True, OutputOptions(quiet=True), False),
+        (True, OutputOptions(no_progress=True), False),
+        (False, OutputOptions(), False),
+    ],
+)
+def test_progress_is_for_a_person(monkeypatch, terminal, options, shown):
+    stream = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    with session.scope():
+        session.begin(session.Session("x", options))
+        with progress("measuring [bold]\x1b", total=2) as advance:
+            advance()
+            advance(0.5)
+    assert ("measuring [bold]\\x1b" in stream.getvalue()) is shown
+    assert shown or stream.getvalue() == ""

@@ -1,0 +1,64 @@
+import io
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from fromage_cli.findings import Finding
+from fromage_cli.terminal.answer import PageStyle
+from fromage_cli.terminal.tables import Column, finding_list, hidden_rows, house_table
+
+GOLDEN = Path(__file__).parent / "golden"
+COLUMNS = [
+    Column("layer", name=True),
+    Column("trust η"),
+    Column("curve", left=True, optional=1),
+    Column("weight norm", optional=2),
+    Column("gradient norm", optional=3),
+]
+ROWS = [
+    ("embedding.weight", 0.00431, "▁▂▅█", 12.0, 1.5e-7),
+    ("transformer.blocks.11.attention.query_projection.weight", None, "▁▁▁▂", 1234.5, 0.25),
+    ("evil\x1b[31m[bold]\u202e.weight", 1.2e-05, "█", float("nan"), float("inf")),
+]
+FINDINGS = [Finding("a", "warn", "η is low", "embedding.weight", hint="lower η"), Finding("b", "fail", "no trust")]
+
+
+def drawn(width: int, ascii_only: bool = False) -> str:
+    style = PageStyle(ascii_only=ascii_only, width=width)
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(house_table(COLUMNS, ROWS, style), hidden_rows(3, 10), finding_list(FINDINGS, style), sep="\n")
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_golden_pages(width, ascii_only):
+    page = drawn(width, ascii_only)
+    assert page == (GOLDEN / f"table-{width}{'-ascii' if ascii_only else ''}.txt").read_text("utf-8")
+    assert all(cell_len(line) <= width for line in page.splitlines())
+    assert page.isascii() or not ascii_only
+    assert "\x1b" not in page and "\u202e" not in page
+
+
+def test_names_keep_their_end_in_eighty_columns():
+    assert "projection.weight" in drawn(80)
+
+
+@pytest.mark.parametrize("width", range(20, 130, 7))
+def test_a_row_is_one_line_at_any_width(width):
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(house_table(COLUMNS[:2], [row[:2] for row in ROWS], PageStyle(width=width)))
+    lines = [line for line in console.file.getvalue().splitlines() if line.strip()]  # type: ignore[attr-defined]
+    assert len(lines) == len(ROWS) + 2
+
+
+def test_an_empty_table():
+    console = Console(file=io.StringIO(), width=80)
+    console.print(house_table(COLUMNS, [], PageStyle()))
+
+
+def test_hidden_rows():
+    assert hidden_rows(10, 10).plain == ""
+    assert "7 of 10" in hidden_rows(3, 10).plain
