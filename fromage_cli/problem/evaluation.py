@@ -58,7 +58,10 @@ def _behaviour(model: nn.Module, mode: Mode) -> Iterator[None]:
 
 @contextmanager
 def _buffers_restored(model: nn.Module) -> Iterator[None]:
-    """Puts every buffer back that was written or replaced; untouched ones cost nothing beyond one copy."""
+    """Puts every buffer back that was written or replaced.
+
+    Batch normalisation writes its statistics without counting a version, so floating buffers are always put back.
+    """
     kept = [
         (module, name, buffer, buffer._version, buffer.clone())
         for module in model.modules()
@@ -70,7 +73,7 @@ def _buffers_restored(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for module, name, buffer, version, copy in kept:
-                if buffer._version != version:
+                if buffer.is_floating_point() or buffer._version != version:
                     buffer.copy_(copy)
                 if module._buffers.get(name) is not buffer:
                     module._buffers[name] = buffer

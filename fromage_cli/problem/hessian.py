@@ -31,11 +31,15 @@ def hessian_vector_product(problem: Problem, vector: Mapping[str, Tensor]) -> di
 
 
 def _product(loss: Tensor, weights: list[torch.nn.Parameter], vector: list[Tensor]) -> list[Tensor]:
+    """H v of a loss by two backward passes.
+
+    The factor `one` makes every incoming gradient require a gradient: otherwise an operation that is differentiable
+    only once would silently count as linear instead of raising.
+    """
     try:
-        gradients = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
+        one = torch.ones((), dtype=loss.dtype, device=loss.device, requires_grad=True)
+        gradients = torch.autograd.grad(loss * one, weights, create_graph=True, materialize_grads=True)
         slope = torch.stack([(g * v).sum() for g, v in zip(gradients, vector, strict=True)]).sum()
-        if not slope.requires_grad:
-            return [torch.zeros_like(weight) for weight in weights]
         return list(torch.autograd.grad(slope, weights, materialize_grads=True))
     except (RuntimeError, NotImplementedError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error):

@@ -46,7 +46,7 @@ def _reduce(term: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> float:
     import torch
 
     size = CHUNK if tensors[0].device.type == "cpu" else ACCELERATOR_CHUNK
-    columns = [torch.split(tensor.detach().reshape(-1), size) for tensor in tensors]  # type: ignore[no-untyped-call]
+    columns = [torch.split(tensor.detach().reshape(-1), size) for tensor in tensors]
     partial = [term(*chunks) for chunks in zip(*columns, strict=True)]
     if len(partial) == 1:
         return float(partial[0])

@@ -99,8 +99,9 @@ def _legend(result: BreakdownResult) -> str:
     if not result.etas:
         return ""
     return (
-        f"breakdown: .01 to 10 on a log scale, for η from {number(result.etas[0])} to {number(result.etas[-1])}. depth: the one for which "
-        "Lemma 2 would give this trust η. × model: breakdown over what deep relative trust predicts."
+        f"breakdown: .01 to 10 on a log scale, for η from {number(result.etas[0])} to {number(result.etas[-1])}. "
+        "depth: the one for which Lemma 2 would give this trust η. "
+        "× model: breakdown over what deep relative trust predicts."
     )
 
 

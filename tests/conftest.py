@@ -1,0 +1,42 @@
+"""What tests of several rooms share: small problems with known answers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.problem.batches import as_batch
+from fromage_cli.problem.losses import resolve_loss
+from fromage_cli.problem.problem import Problem
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_problem() -> Callable[..., Problem]:
+    """A Problem from a module and data, with the loss resolved as the program does."""
+
+    def make(model: nn.Module, data: Any, loss: str = "auto", **settings: Any) -> Problem:
+        batch = as_batch(data, "test data")
+        return Problem(model, resolve_loss(loss, model, batch), batch, **settings)
+
+    return make
+
+
+@pytest.fixture
+def classification() -> dict[str, torch.Tensor]:
+    """32 rows of 8 features with 3 classes."""
+    generator = torch.Generator().manual_seed(5)
+    return {"x": torch.randn(32, 8, generator=generator), "y": torch.randint(3, (32,), generator=generator)}
+
+
+@pytest.fixture
+def perceptron() -> nn.Module:
+    """8-16-16-3 with ReLU."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))

@@ -1,0 +1,131 @@
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.problem.evaluation import comparable
+
+
+def dropout_stack(first: float) -> nn.Module:
+    return nn.Sequential(nn.Dropout(first), nn.Linear(6, 6, bias=False), nn.Dropout(0.5))
+
+
+def output(model: nn.Module, mode: str, seed: int = 0) -> torch.Tensor:
+    with comparable(model, mode, seed), torch.no_grad():  # type: ignore[arg-type]
+        return model(torch.ones(4, 6))
+
+
+def test_training_behaviour_draws_the_same_masks_every_time() -> None:
+    torch.manual_seed(0)
+    model = dropout_stack(0.5)
+    first = output(model, "train")
+    torch.manual_seed(99)
+    assert torch.equal(first, output(model, "train"))
+    assert not torch.equal(first, output(model, "train", seed=1))
+
+
+def test_a_layer_that_draws_nothing_does_not_shift_later_masks() -> None:
+    torch.manual_seed(0)
+    model = dropout_stack(0.5)
+    masks = []
+    for probability in (0.5, 0.0):
+        model[0].p = probability
+        masks.append(output(model, "train") == 0)
+    assert torch.equal(masks[0], masks[1])
+
+
+def test_functional_dropout_after_a_child_is_not_shifted_either() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.child = nn.Dropout(0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.dropout(self.child(x).abs() + 1, 0.5, self.training)
+
+    model = Block()
+    masks = []
+    for probability in (0.5, 0.0):
+        model.child.p = probability
+        masks.append(output(model, "train") == 0)
+    assert torch.equal(masks[0], masks[1])
+
+
+def test_a_module_called_twice_draws_two_masks() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.drop(x), self.drop(x)])
+
+    first, second = output(Twice(), "train").chunk(2)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("mode", ["auto", "eval"])
+def test_dropout_is_off_outside_training_behaviour(mode: str) -> None:
+    assert torch.equal(output(nn.Dropout(0.5), mode), torch.ones(4, 6))
+
+
+def test_auto_normalises_by_the_batch_and_eval_by_the_running_statistics() -> None:
+    model = nn.BatchNorm1d(6)
+    rows = torch.randn(16, 6, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    with comparable(model, "auto", 0), torch.no_grad():
+        by_batch = model(rows)
+    with comparable(model, "eval", 0), torch.no_grad():
+        by_statistics = model(rows)
+    assert by_batch.mean(0).abs().max() < 1e-5
+    assert torch.allclose(by_statistics, rows, rtol=1e-4, atol=1e-4)
+
+
+def test_running_statistics_modes_and_generators_are_left_as_found() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(0.5))
+    model[0].eval()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    random_state = torch.get_rng_state()
+    output(model, "train")
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert [module.training for module in model.modules()] == [True, False, True]
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert not model[1]._forward_hooks
+    assert not model[1]._forward_pre_hooks
+
+
+def test_a_buffer_that_is_replaced_is_put_back() -> None:
+    class Counter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls = self.calls + 1
+            return x
+
+    model = Counter()
+    buffer = model.calls
+    output(model, "auto")
+    assert model.calls is buffer
+    assert float(buffer) == 0
+
+
+def test_the_power_iteration_of_spectral_norm_does_not_advance() -> None:
+    torch.manual_seed(0)
+    model = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6))
+    assert torch.equal(output(model, "train"), output(model, "train"))
+
+
+def test_everything_is_put_back_when_the_block_raises() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(0.5)).eval()
+    with pytest.raises(KeyboardInterrupt), comparable(model, "train", 0):
+        model(torch.randn(4, 6))
+        raise KeyboardInterrupt
+    assert float(model[0].num_batches_tracked) == 0
+    assert not any(module.training for module in model.modules())
+
+
+def test_recurrent_dropout_is_off_in_auto_and_back_afterwards() -> None:
+    model = nn.LSTM(6, 5, num_layers=2, dropout=0.5)
+    with comparable(model, "auto", 0):
+        assert model.dropout == 0.0
+    assert model.dropout == 0.5

@@ -1,0 +1,116 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from fromage_cli.errors import MismatchError
+from fromage_cli.problem.hessian import hessian_vector_product
+from fromage_cli.problem.problem import Problem
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.values = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+        self.norm, self.output = nn.LayerNorm(4), nn.Linear(4, 2, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query = self.queries(self.norm(x))
+        attended = nn.functional.scaled_dot_product_attention(query, query, self.values(x))
+        return self.output(attended.mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.output = nn.LSTM(4, 3, batch_first=True), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.output(self.rnn(x)[0][:, -1])
+
+
+class Normalised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.output = nn.Linear(4, 4), nn.BatchNorm1d(5), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.output(torch.tanh(self.norm(self.first(x))).mean(1))
+
+
+@pytest.mark.parametrize("network", [Attention, Recurrent, Normalised])
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_products_equal_those_of_the_dense_hessian(
+    make_problem: Callable[..., Problem], network: type[nn.Module], micro_batch: int | None
+) -> None:
+    if network is Normalised and micro_batch:
+        return
+    torch.manual_seed(0)
+    model = network().double()
+    x, y = torch.randn(6, 5, 4).double(), torch.randn(6, 2).double()
+    problem = make_problem(model, {"x": x, "y": y}, micro_batch=micro_batch)
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    vector = {name: torch.randn_like(value) for name, value in parameters.items()}
+
+    def gradient(t: float) -> dict[str, torch.Tensor]:
+        moved = {n: (p + t * vector[n]).requires_grad_() for n, p in parameters.items()}
+        with torch.backends.mkldnn.flags(enabled=False):
+            loss = (functional_call(model, moved, (x,)) - y).square().mean()
+        return dict(zip(moved, torch.autograd.grad(loss, list(moved.values())), strict=True))
+
+    step = 1e-5
+    above, below = gradient(step), gradient(-step)
+    product = hessian_vector_product(problem, vector)
+    for name, value in product.items():
+        torch.testing.assert_close(value, (above[name] - below[name]) / (2 * step), rtol=1e-5, atol=1e-8)
+    assert problem.evaluations.hessian_vector_products == 1
+
+
+def test_the_product_over_some_tensors_holds_the_others_fixed(make_problem: Callable[..., Problem]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    problem = make_problem(model, {"x": torch.randn(5, 3).double(), "y": torch.randn(5, 2).double()})
+    full = {t.name: torch.zeros_like(t.parameter) for t in problem.trainable}
+    full["0.weight"] = torch.randn(3, 3).double()
+    alone = hessian_vector_product(problem, {"0.weight": full["0.weight"]})
+    torch.testing.assert_close(alone["0.weight"], hessian_vector_product(problem, full)["0.weight"])
+
+
+def test_a_loss_that_is_linear_has_no_curvature(make_problem: Callable[..., Problem]) -> None:
+    class Total(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2, 2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x @ self.weight).sum()
+
+    problem = make_problem(Total(), {"x": torch.ones(3, 2)}, "output")
+    assert float(hessian_vector_product(problem, {"weight": torch.ones(2, 2)})["weight"].abs().max()) == 0
+
+
+def test_a_loss_with_one_derivative_only_is_refused(make_problem: Callable[..., Problem]) -> None:
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):  # type: ignore[no-untyped-def]
+            ctx.save_for_backward(x)
+            return x.square()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+            return 2 * ctx.saved_tensors[0] * gradient
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return Once.apply(self.linear(x)).sum()
+
+    problem = make_problem(Model(), {"x": torch.ones(3, 2)}, "output")
+    with pytest.raises(MismatchError, match="no second derivative"):
+        hessian_vector_product(problem, {"linear.weight": torch.ones(2, 2)})
