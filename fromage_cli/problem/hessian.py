@@ -19,6 +19,7 @@ def hessian_vector_product(problem: Problem, vector: Mapping[str, Tensor]) -> di
     problem.budget.check()
     tensors = [tensor for tensor in problem.trainable if tensor.name in vector]
     weights = [tensor.parameter for tensor in tensors]
+    problem.drop_gradients()
     total, count = [torch.zeros_like(weight) for weight in weights], 0.0
     for chunk in problem._chunks():
         with problem.evaluation(), twice_differentiable():
@@ -26,6 +27,7 @@ def hessian_vector_product(problem: Problem, vector: Mapping[str, Tensor]) -> di
             count += terms.count
             parts = _product(terms.total, weights, [vector[tensor.name] for tensor in tensors])
             torch._foreach_add_(total, parts)
+        problem.drop_gradients()
     problem.evaluations.hessian_vector_products += 1
     return {tensor.name: product / count for tensor, product in zip(tensors, total, strict=True)}
 
@@ -33,14 +35,15 @@ def hessian_vector_product(problem: Problem, vector: Mapping[str, Tensor]) -> di
 def _product(loss: Tensor, weights: list[torch.nn.Parameter], vector: list[Tensor]) -> list[Tensor]:
     """H v of a loss by two backward passes.
 
-    The factor `one` makes every incoming gradient require a gradient: otherwise an operation that is differentiable
-    only once would silently count as linear instead of raising.
+    An operation that is differentiable only once must raise and not silently count as linear: so the factor `one`
+    makes every incoming gradient require a gradient, and the second pass runs through the whole graph.
     """
     try:
         one = torch.ones((), dtype=loss.dtype, device=loss.device, requires_grad=True)
         gradients = torch.autograd.grad(loss * one, weights, create_graph=True, materialize_grads=True)
         slope = torch.stack([(g * v).sum() for g, v in zip(gradients, vector, strict=True)]).sum()
-        return list(torch.autograd.grad(slope, weights, materialize_grads=True))
+        slope.backward()  # type: ignore[no-untyped-call]
+        return [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
     except (RuntimeError, NotImplementedError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error):
             raise

@@ -155,6 +155,11 @@ class Problem:
             for tensor in tensors:
                 tensor.parameter.data.copy_(origin[tensor.name])
 
+    def drop_gradients(self) -> None:
+        """Leaves no gradient on the model for the next backward pass to add to."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
+
     def _chunks(self) -> list[Batch]:
         size = self.micro_batch or self.batch.size
         return [self.batch.rows(start, start + size) for start in range(0, self.batch.size, size)]
@@ -198,7 +203,7 @@ class _Sweep:
         self.last = False
         self.divisor = 1.0
         self._handles = [self._watch(tensor) for tensor in problem.trainable]
-        self._drop_gradients()
+        problem.drop_gradients()
 
     def run(self) -> float:
         total = count = 0.0
@@ -217,7 +222,7 @@ class _Sweep:
     def close(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._drop_gradients()
+        self.problem.drop_gradients()
 
     def _watch(self, tensor: TrainableTensor) -> RemovableHandle:
         def arrived(_: Tensor) -> None:
@@ -234,10 +239,6 @@ class _Sweep:
         if gradient is not None:
             gradient = gradient.to_dense() if gradient.is_sparse else gradient
             self.visit(tensor, gradient.div_(self.divisor) if self.divisor != 1.0 else gradient)
-
-    def _drop_gradients(self) -> None:
-        for parameter in self.problem.model.parameters():
-            parameter.grad = None
 
 
 def _require_finite(loss: float, gradients: dict[str, Tensor]) -> None:
