@@ -15,7 +15,7 @@ from fromage_cli.checkpoints.prefixes import strip_prefixes
 from fromage_cli.checkpoints.safetensors_file import read_safetensors
 from fromage_cli.checkpoints.series import highest_step
 from fromage_cli.checkpoints.sharded import is_index, read_sharded
-from fromage_cli.checkpoints.steps import step_in_name
+from fromage_cli.checkpoints.steps import step_in_name, step_of_directory
 from fromage_cli.checkpoints.torch_file import read_torch
 from fromage_cli.errors import InputError, UsageError
 
@@ -27,7 +27,7 @@ def open_checkpoint(path: str | Path, key: str | None = None) -> Checkpoint:
     Raises InputError for what cannot be read, UnsafeError for what must not be, UsageError for a wrong key.
     """
     given = Path(path)
-    weights, notes = _find_weights(given)
+    weights, step, notes = _find_weights(given)
     contents = _read(weights, key)
     if not contents.entries:
         raise InputError(
@@ -38,7 +38,7 @@ def open_checkpoint(path: str | Path, key: str | None = None) -> Checkpoint:
     return Checkpoint(
         path=given,
         format=contents.format,
-        step=contents.step if contents.step is not None else _step_in_names(weights),
+        step=contents.step if contents.step is not None else step,
         entries={name: replace(contents.entries[stored], name=name) for name, stored in stripped.names.items()},
         metadata=contents.metadata,
         stripped=stripped.prefixes,
@@ -51,14 +51,15 @@ def open_checkpoint(path: str | Path, key: str | None = None) -> Checkpoint:
     )
 
 
-def _find_weights(path: Path) -> tuple[Path, Iterable[str]]:
+def _find_weights(path: Path) -> tuple[Path, int | None, Iterable[str]]:
+    """Return the weights file, the step that names tell, and the notes on the choice."""
     status_of(path)
     if not path.is_dir():
-        return path, ()
+        return path, _step_in_names(path), ()
     if weights := own_weights(path):
-        return weights, ()
+        return weights, _step_in_names(weights), ()
     step, notes = highest_step(path)
-    return step.weights, notes
+    return step.weights, step.number if step.counts == "step" else None, notes
 
 
 def _read(path: Path, key: str | None) -> Contents:
@@ -90,4 +91,4 @@ def _refuse_key(key: str | None, path: Path) -> None:
 
 def _step_in_names(weights: Path) -> int | None:
     step = step_in_name(weights.stem)
-    return step if step is not None else step_in_name(weights.absolute().parent.name)
+    return step if step is not None else step_of_directory(weights.absolute().parent.name)

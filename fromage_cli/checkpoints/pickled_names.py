@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickletools
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,10 @@ HARMLESS = ("torch.", "collections.OrderedDict")  # what a file of tensors asks 
 
 def foreign_names(path: Path) -> list[str]:
     """Return the dotted names that the first pickle in a PyTorch file asks for, beyond those that make up tensors."""
-    names = dict.fromkeys(_names(_pickle_in(path)))
+    try:
+        names = dict.fromkeys(_names(_pickle_in(path)))
+    except (zipfile.BadZipFile, zlib.error, EOFError, StopIteration):
+        return []
     return [name for name in names if not name.startswith(HARMLESS)]
 
 

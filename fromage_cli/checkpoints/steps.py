@@ -21,6 +21,7 @@ _STEP = re.compile(r"(?:^|[^A-Za-z])(?:global[-_ ]?)?(?:steps?|iter(?:ation)?s?)
 _CHECKPOINT = re.compile(
     r"(?:^|[^A-Za-z])(?:checkpoint|ckpt|chkpt|model|weights|snapshot|state|params)[-_= ]?" + _NUMBER, re.IGNORECASE
 )
+_STEP_DIRECTORY = re.compile(r"(global[-_ ]?step|step|iter|checkpoint|ckpt|epoch=?[0-9]+-step)", re.IGNORECASE)
 _EPOCH = re.compile(r"(?:^|[^A-Za-z])ep(?:och)?s?[-_= ]?" + _NUMBER, re.IGNORECASE)
 _BARE = re.compile(r"^([0-9]{1,18})$")
 SHARD = re.compile(r"[-_.][0-9]{3,6}-of-[0-9]{3,6}(?=\.|$)")
@@ -34,6 +35,11 @@ def step_in_name(stem: str) -> int | None:
         if found := pattern.search(stem):
             return int(found.group(1))
     return None
+
+
+def step_of_directory(name: str) -> int | None:
+    """Return the step in the name of the directory around a file, where it begins with it: "checkpoint-500"."""
+    return step_in_name(name) if _STEP_DIRECTORY.match(name) else None
 
 
 def epoch_in_name(stem: str) -> int | None:

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fromage_cli.checkpoints.candidates import Candidate
 from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
 from fromage_cli.checkpoints.files import FileVersion, opened, quoted
 from fromage_cli.checkpoints.naming import listed
-from fromage_cli.checkpoints.nested import Candidate, ancestors, choose
+from fromage_cli.checkpoints.nested import ancestors, choose
 from fromage_cli.checkpoints.refusal import explain_failure
 from fromage_cli.checkpoints.steps import step_in_metadata
 from fromage_cli.errors import FromageError, InputError

@@ -1,6 +1,6 @@
 import pytest
 
-from fromage_cli.checkpoints.steps import epoch_in_name, step_in_metadata, step_in_name
+from fromage_cli.checkpoints.steps import epoch_in_name, step_in_metadata, step_in_name, step_of_directory
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,14 @@ from fromage_cli.checkpoints.steps import epoch_in_name, step_in_metadata, step_
 )
 def test_steps_in_names(stem, step):
     assert step_in_name(stem) == step
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [("checkpoint-500", 500), ("global_step10", 10), ("epoch=1-step=9", 9), ("tests_of_steps0", None), ("2024", None)],
+)
+def test_steps_of_directories(name, step):
+    assert step_of_directory(name) == step
 
 
 @pytest.mark.parametrize(("stem", "epoch"), [("epoch_3", 3), ("ep12", 12), ("net-epoch=04", 4), ("step-3", None)])

@@ -1,0 +1,233 @@
+import collections
+import os
+import pickle
+import shutil
+import zipfile
+
+import numpy
+import pytest
+import torch
+
+from fromage_cli.checkpoints import TensorEntry, open_checkpoint
+from fromage_cli.errors import InputError, UnsafeError
+
+STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
+LEGACY = {"_use_new_zipfile_serialization": False}
+DTYPES = (torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int64, torch.bool, torch.complex64)
+
+
+class Payload:
+    """Touches a file when an unrestricted unpickler reads it."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "x.pt"
+
+
+@pytest.mark.parametrize(("form", "options"), [("torch", {}), ("torch-legacy", LEGACY)])
+def test_round_trip(path, form, options):
+    torch.save(collections.OrderedDict(STATE), path, **options)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.format == form
+    assert next(iter(checkpoint.entries.values())) == TensorEntry("a.weight", "float32", (2, 3))
+    assert checkpoint.key is None
+    assert all(torch.equal(tensor, STATE[name]) for name, tensor in checkpoint.items())
+    checkpoint.tensor("a.bias").zero_()
+    assert checkpoint.tensor("a.bias").tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [(dtype, {}) for dtype in DTYPES]
+    + [(dtype, LEGACY) for dtype in DTYPES if dtype.itemsize > 1 or not dtype.is_floating_point],
+)
+def test_stored_dtypes_are_kept(path, dtype, options):
+    original = torch.arange(2 * 4 * dtype.itemsize, dtype=torch.uint8).remainder(2).view(dtype)
+    torch.save({"w": original}, path, **options)
+    read = open_checkpoint(path).tensor("w")
+    assert read.dtype == dtype
+    assert read.view(torch.uint8).tolist() == original.view(torch.uint8).tolist()
+
+
+def test_parameters_views_and_strides(path):
+    weight = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
+    torch.save({"w": weight, "t": weight.detach().T, "row": weight.detach()[1]}, path)
+    checkpoint = open_checkpoint(path)
+    assert type(checkpoint.tensor("w")) is torch.Tensor
+    assert not checkpoint.tensor("w").requires_grad
+    assert checkpoint.tensor("t").is_contiguous()
+    assert checkpoint.tensor("t").tolist() == weight.T.tolist()
+    assert checkpoint.tensor("row").untyped_storage().nbytes() == 12
+    assert checkpoint.tied == ()
+
+
+@pytest.mark.parametrize("options", [{}, LEGACY])
+def test_tied_tensors_are_told_and_counted_once(path, options):
+    shared = torch.randn(4, 2)
+    torch.save({"module.a": shared, "b": torch.ones(3), "module.c": shared}, path, **options)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.tied == (("a", "c"),)
+    assert checkpoint.parameters == 11
+
+
+@pytest.mark.parametrize("options", [{}, LEGACY])
+@pytest.mark.parametrize("wrap", [lambda bad: bad, lambda bad: {"state_dict": STATE, "hyper_parameters": {"x": [bad]}}])
+def test_a_pickle_that_calls_is_refused_and_nothing_happens(path, tmp_path, options, wrap):
+    marker = tmp_path / "marker"
+    torch.save(wrap(Payload(marker)), path, **options)
+    with pytest.raises(UnsafeError, match="nothing was executed") as caught:
+        open_checkpoint(path)
+    assert "posix.system" in caught.value.message
+    assert "state_dict" in caught.value.hint
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_plain_pickles_that_call_are_refused(path, tmp_path, protocol):
+    marker = tmp_path / "marker"
+    path.write_bytes(pickle.dumps({"w": Payload(marker)}, protocol=protocol))
+    with pytest.raises(UnsafeError, match=r"posix\.system"):
+        open_checkpoint(path)
+    torch.save({"w": Payload(marker)}, path, pickle_protocol=protocol)
+    with pytest.raises(UnsafeError, match=r"posix\.system"):
+        open_checkpoint(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("options", [{}, LEGACY])
+def test_a_whole_module_is_refused_with_advice(path, options):
+    torch.save(torch.nn.Linear(2, 2), path, **options)
+    with pytest.raises(UnsafeError, match=r"torch\.nn\.modules\.linear\.Linear") as caught:
+        open_checkpoint(path)
+    assert "model.state_dict()" in caught.value.hint
+
+
+def test_numpy_scalars_are_refused_by_name(path):
+    torch.save({"w": torch.ones(2), "loss": numpy.float64(0.3)}, path)
+    with pytest.raises(UnsafeError, match=r"numpy.*multiarray\.scalar"):
+        open_checkpoint(path)
+
+
+def test_a_later_pickle_protocol_without_calls_is_unsupported_not_unsafe(path):
+    torch.save(STATE, path, pickle_protocol=4)
+    with pytest.raises(InputError, match="Unsupported operand") as caught:
+        open_checkpoint(path)
+    assert "save it again" in caught.value.hint
+
+
+def test_a_pickle_that_torch_did_not_write(path):
+    path.write_bytes(pickle.dumps({"a": 1}, protocol=2))
+    with pytest.raises(InputError, match=r"pickle that torch\.save did not write"):
+        open_checkpoint(path)
+
+
+def test_the_environment_cannot_lift_the_restriction(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    torch.save(Payload(tmp_path / "marker"), path)
+    with pytest.raises(UnsafeError):
+        open_checkpoint(path)
+    assert not (tmp_path / "marker").exists()
+
+
+def test_torchscript_is_code(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for member in ("x/data.pkl", "x/constants.pkl", "x/code/__torch__.py"):
+            archive.writestr(member, b"")
+    with pytest.raises(UnsafeError, match="TorchScript"):
+        open_checkpoint(path)
+
+
+def test_truncated_files_are_incomplete(path):
+    torch.save(STATE, path)
+    whole = path.read_bytes()
+    for length in (4, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="incomplete") as caught:
+            open_checkpoint(path)
+        assert str(length) in caught.value.message
+
+
+def test_truncated_legacy_files_are_refused(path):
+    torch.save(STATE, path, **LEGACY)
+    whole = path.read_bytes()
+    for length in (10, 60, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"incomplete|cannot be read|no checkpoint"):
+            open_checkpoint(path)
+
+
+def test_compressed_archives_are_read_right(path, tmp_path):
+    """Another tool has packed the archive again: the bytes in the file are not the tensors' bytes."""
+    torch.save({"w": torch.zeros(10_000)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for member in plain.namelist():
+            packed.writestr(member, plain.read(member))
+    assert open_checkpoint(path).tensor("w").tolist() == [0.0] * 10_000
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "ünï.pt", "no suffix", "line\nbreak.pt"])
+def test_content_counts_and_names_do_not(tmp_path, name):
+    torch.save(STATE, tmp_path / name)
+    assert torch.equal(open_checkpoint(tmp_path / name).tensor("a.bias"), STATE["a.bias"])
+
+
+def test_a_name_that_is_no_unicode(tmp_path):
+    torch.save(STATE, tmp_path / "x.pt")
+    odd = os.fsencode(tmp_path) + b"/\xff.pt"
+    shutil.copy(os.fsencode(tmp_path / "x.pt"), odd)
+    assert torch.equal(open_checkpoint(os.fsdecode(odd)).tensor("a.bias"), STATE["a.bias"])
+
+
+def test_values_that_are_no_tensors_are_left_out_and_told(path):
+    torch.save({**STATE, "_extra_state": None, "epoch": 3, "step": 9}, path)
+    checkpoint = open_checkpoint(path)
+    assert list(checkpoint.entries) == list(STATE)
+    assert checkpoint.step == 9
+    assert "'_extra_state', 'epoch', 'step'" in checkpoint.notes[0]
+
+
+def test_tensors_that_are_not_dense_are_listed_but_not_read(path):
+    with pytest.warns(UserWarning):
+        quantised = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8)
+    special = {"quantised": quantised, "sparse": torch.eye(2).to_sparse(), "meta": torch.ones(2, device="meta")}
+    torch.save({**STATE, **special}, path)
+    checkpoint = open_checkpoint(path)
+    assert set(checkpoint.entries) == {*STATE, *special}
+    assert checkpoint.entries["quantised"].dtype == "quint8"
+    for name in special:
+        with pytest.raises(InputError, match=f"Tensor '{name}' .* is .*{name}"):
+            checkpoint.tensor(name)
+
+
+def test_a_file_that_shrinks_after_it_was_opened_does_not_end_the_process(path):
+    torch.save({"w": torch.ones(100_000)}, path)
+    checkpoint = open_checkpoint(path)
+    os.truncate(path, 1000)
+    with pytest.raises(InputError, match="changed while"):
+        checkpoint.tensor("w")
+
+
+@pytest.mark.parametrize("value", [torch.ones(2), [1, 2], 3, "text"])
+def test_a_file_of_something_else_says_what_it_is(path, value):
+    torch.save(value, path)
+    with pytest.raises(InputError, match=f"A {type(value).__name__} was found"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("options", [{}, LEGACY])
+def test_every_single_byte_mutation_is_answered(path, options):
+    torch.save({"w": torch.ones(2)}, path, **options)
+    whole = path.read_bytes()
+    for index in range(0, min(len(whole), 400)):
+        path.write_bytes(whole[:index] + bytes([whole[index] ^ 0x15]) + whole[index + 1 :])
+        try:
+            dict(open_checkpoint(path).items())
+        except (InputError, UnsafeError):
+            continue
