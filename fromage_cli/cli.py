@@ -94,6 +94,9 @@ def run(args: Sequence[str], commands: Mapping[str, Callable[..., Answer]] | Non
         return exit.exit_code
     except (streams.ClosedPipe, BrokenPipeError):
         raise
+    except SystemExit as exit:
+        streams.raise_closed_pipe(exit)
+        raise
     except TerminationRequested:
         return _report(failure.Terminated("terminated."), args)
     except (Exception, KeyboardInterrupt) as error:

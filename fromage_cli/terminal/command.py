@@ -180,6 +180,7 @@ def _run(invoke: Any, ctx: typer.Context) -> Any:
         except (EOFError, BrokenPipeError) as error:
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
         except SystemExit as exit:
+            streams.raise_closed_pipe(exit)
             raise InputError(f"code run for this command asked to exit ({exit.code}).", hint=_EXITING) from exit
 
 

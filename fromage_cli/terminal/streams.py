@@ -91,6 +91,12 @@ def say(text: str) -> None:
             write(sys.stderr, text + "\n")
 
 
+def raise_closed_pipe(exit: SystemExit) -> None:
+    """Raise ClosedPipe where rich met one while it printed, which it tells by an exit."""
+    if isinstance(exit.__context__, BrokenPipeError):
+        raise ClosedPipe from exit
+
+
 def flush(stream: TextIO | None) -> None:
     """Write out what a library left in the stream's buffer."""
     if stream is not None and not stream.closed:

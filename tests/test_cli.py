@@ -1,0 +1,417 @@
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fromage_cli import __version__
+from fromage_cli.diagnostics import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = [sys.executable, str(ROOT / "tests" / "terminal" / "fake_program.py")]
+ENVIRONMENT = {
+    "PATH": os.environ["PATH"],
+    "HOME": os.environ.get("HOME", "/"),
+    "PYTHONPATH": str(ROOT),
+    "LC_ALL": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**ENVIRONMENT, **environment}
+    command = [*PROGRAM, *arguments]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, encoding="utf-8", timeout=60, check=False)
+
+
+def run_shell(script: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = ["bash", "-c", script]
+    return subprocess.run(
+        command, cwd=cwd, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=60, check=False
+    )
+
+
+def run_python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, cwd=cwd, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+def test_help_lists_the_commands(arguments, tmp_path):
+    outcome = run(*arguments, cwd=tmp_path)
+    assert outcome.returncode == 0
+    assert outcome.stderr == ""
+    for words in ("measure", "Measure something small.", "other-one", "Examples", "--version", "--install-completion"):
+        assert words in outcome.stdout
+
+
+def test_version(tmp_path):
+    outcome = run("--version", cwd=tmp_path)
+    assert (outcome.returncode, outcome.stdout) == (0, f"fromage-diag {__version__}\n")
+
+
+def test_completion_names_the_commands(tmp_path):
+    outcome = run(cwd=tmp_path, _FROMAGE_DIAG_COMPLETE="complete_bash", COMP_WORDS="fromage-diag me", COMP_CWORD="1")
+    assert outcome.returncode == 0
+    assert outcome.stdout.split() == ["measure"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_imports_neither_torch_nor_numpy(arguments, tmp_path):
+    code = f"""
+import sys
+from fromage_cli import cli
+try:
+    cli.main({arguments!r})
+except SystemExit as exit:
+    assert exit.code == 0, exit.code
+assert not {{"torch", "numpy"}} & set(sys.modules)
+"""
+    outcome = run_python(code, tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "Usage: fromage-diag" in outcome.stdout
+
+
+def test_the_terminal_imports_neither_torch_nor_numpy(tmp_path):
+    code = """
+import importlib, pkgutil, sys
+import fromage_cli.terminal
+for module in pkgutil.walk_packages(fromage_cli.terminal.__path__, "fromage_cli.terminal."):
+    importlib.import_module(module.name)
+assert not {"torch", "numpy", "click"} & set(sys.modules)
+"""
+    assert run_python(code, tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "name"),
+    [
+        ("well", 0, None),
+        ("bug", 1, "bug"),
+        ("eof", 1, "bug"),
+        ("usage", 2, "usage"),
+        ("input", 3, "input"),
+        ("missing-file", 3, "input"),
+        ("exit", 3, "input"),
+        ("unsafe", 4, "unsafe"),
+        ("mismatch", 5, "mismatch"),
+        ("numerics", 6, "numerics"),
+        ("resources", 7, "resources"),
+        ("memory", 7, "resources"),
+        ("interrupt", 130, "interrupted"),
+        ("terminate", 143, "terminated"),
+    ],
+)
+def test_every_exit_code_with_its_envelope(how, code, name, tmp_path):
+    outcome = run("measure", "--how", how, "--json", cwd=tmp_path)
+    assert outcome.returncode == code
+    document = json.loads(outcome.stdout)
+    assert document["schema"] == "fromage-diag/1"
+    assert document["command"] == "measure"
+    assert document["settings"]["how"] == how
+    assert "Traceback" not in outcome.stderr
+    if name is not None:
+        assert document["status"] == "error"
+        assert document["result"] is None
+        assert document["error"]["code"] == name
+        assert outcome.stderr.startswith("error: ")
+        assert len(outcome.stderr.splitlines()) <= 6
+
+
+def test_without_json_an_error_leaves_standard_output_empty(tmp_path):
+    outcome = run("measure", "--how", "mismatch", cwd=tmp_path)
+    assert outcome.stdout == ""
+    assert outcome.stderr == "error: mismatch happened.\n  (30 in all; -v lists them)\nhint: do this\n"
+
+
+def test_verbose_lists_all_details_and_debug_shows_the_traceback(tmp_path):
+    verbose = run("measure", "--how", "mismatch", "-v", cwd=tmp_path)
+    assert "key 29" in verbose.stderr
+    assert "Traceback" not in verbose.stderr
+    for how in ("mismatch", "bug"):
+        assert "Traceback (most recent call last)" in run("measure", "--how", how, "--debug", cwd=tmp_path).stderr
+    assert "this is a bug in fromage-diag" in run("measure", "--how", "bug", cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    ("severity", "fail_on", "code"),
+    [
+        ("warn", "never", 0),
+        ("fail", "never", 0),
+        ("warn", "warn", 10),
+        ("warn", "fail", 0),
+        ("fail", "warn", 11),
+        ("fail", "fail", 11),
+        ("info", "warn", 0),
+    ],
+)
+def test_fail_on(severity, fail_on, code, tmp_path):
+    outcome = run("measure", "--severity", severity, "--fail-on", fail_on, "--json", cwd=tmp_path)
+    assert outcome.returncode == code
+    assert json.loads(outcome.stdout)["status"] == {"info": "ok"}.get(severity, severity)
+
+
+def test_a_command_may_fail_by_default(tmp_path):
+    assert run("other-one", "x", "--json", cwd=tmp_path).returncode == 11
+    assert run("other-one", "x", "--json", "--fail-on", "never", cwd=tmp_path).returncode == 0
+
+
+def test_a_partial_answer_is_shown_with_its_error(tmp_path):
+    outcome = run("measure", "--how", "partial", "--json", cwd=tmp_path)
+    assert outcome.returncode == 6
+    document = json.loads(outcome.stdout)
+    assert document["status"] == "error"
+    assert document["error"] == {"code": "numerics", "message": "did not converge.", "hint": "more steps"}
+    assert document["result"]["direction"] == "fromage"
+    table = run("measure", "--how", "partial", cwd=tmp_path)
+    assert table.returncode == 6
+    assert table.stdout.startswith("name\teta\n")
+    assert "error: did not converge." in table.stderr
+    file = run("measure", "--how", "partial", "-o", "a.json", cwd=tmp_path)
+    assert (file.returncode, file.stdout) == (6, "")
+    assert json.loads((tmp_path / "a.json").read_text())["error"]["code"] == "numerics"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("measure", "--jsno", "--json"),
+        ("measure", "--format=json", "--seed", "x"),
+        ("measure", "--format", "json", "a", "b"),
+        ("measure", "-o", "x.json", "--mode", "fast"),
+        ("measure", "-ox.json", "--mode", "fast"),
+        ("measure", "--output=x.jsonl", "--mode", "fast"),
+        ("measure", "--json", "--format", "tsv"),
+        ("measure", "--json", "--table", "none"),
+        ("mesure", "--json"),
+        ("--json", "measure"),
+        ("--json",),
+        ("other-one", "--json"),
+    ],
+)
+def test_a_wrong_command_line_still_gets_its_envelope(arguments, tmp_path):
+    outcome = run(*arguments, cwd=tmp_path)
+    assert outcome.returncode == 2
+    document = json.loads(outcome.stdout)
+    assert document["status"] == "error"
+    assert document["error"]["code"] == "usage"
+    assert outcome.stderr.startswith("error: ")
+    assert len(outcome.stderr.splitlines()) <= 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("measure", "--modle", "x"), ["--modle", "--model"]),
+        (("measure", "--sed=3"), ["--sed", "--seed"]),
+        (("mesure",), ["'mesure'", "measure"]),
+        (("--seed", "3", "measure"), ["--seed", "after the command"]),
+        (("measure", "--format"), ["--format", "requires an argument"]),
+        (("measure", "a", "b"), ["unexpected", "b"]),
+        (("other-one",), ["first", "missing"]),
+        (("measure", "--table", "none"), ["none", "layers, curve"]),
+        (
+            (
+                "measure",
+                "--\x1b[31mx",
+            ),
+            [r"\x1b[31m"],
+        ),
+    ],
+)
+def test_usage_errors_say_what_came_and_what_was_near(arguments, words, tmp_path):
+    outcome = run(*arguments, cwd=tmp_path)
+    assert outcome.returncode == 2
+    assert outcome.stdout == ""
+    for word in words:
+        assert word in outcome.stderr
+    assert "\x1b" not in outcome.stderr
+
+
+def test_the_table_of_a_pipe(tmp_path):
+    outcome = run("measure", "--severity", "warn", cwd=tmp_path)
+    assert outcome.stdout == "name\teta\na.weight\t0.1\ntab\\there\\x1b[31m[bold]η\\u202e.weight\tnan\nc.weight\t\n"
+    assert outcome.stderr == "note: said beside\nwarn: a.weight: it is hot (cool it) [too-hot]\n"
+    quiet = run("measure", "--severity", "warn", "-q", cwd=tmp_path)
+    assert (quiet.stdout, quiet.stderr) == (outcome.stdout, "")
+    assert run("measure", "--table", "curve", cwd=tmp_path).stdout == "eta\tlayer\n0.5\ta\n"
+    assert run("measure", "--format", "csv", cwd=tmp_path).stdout.startswith("name,eta\na.weight,0.1\n")
+
+
+def test_json_lines_is_one_line(tmp_path):
+    outcome = run("measure", "--format", "jsonl", cwd=tmp_path)
+    assert outcome.stdout.count("\n") == 1
+    document = json.loads(outcome.stdout)
+    assert document["nonfinite"] == [{"path": "result.layers[1].eta", "value": "nan"}]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.tsv", "a.csv", "a.md", "a.txt"])
+def test_into_a_file(name, tmp_path):
+    outcome = run("measure", "-o", name, cwd=tmp_path, COLUMNS="40")
+    assert (outcome.returncode, outcome.stdout) == (0, "")
+    text = (tmp_path / name).read_text("utf-8")
+    assert "a.weight" in text and "\x1b" not in text and "\u202e" not in text
+    assert run("measure", "-o", name, cwd=tmp_path).returncode == 3
+    assert run("measure", "-o", name, "--force", cwd=tmp_path).returncode == 0
+
+
+def test_an_existing_file_is_refused_before_anything_runs(tmp_path):
+    (tmp_path / "a.tsv").write_text("mine")
+    outcome = run("measure", "-o", "a.tsv", "--how", "bug", cwd=tmp_path)
+    assert outcome.returncode == 3
+    assert "--force" in outcome.stderr
+    assert (tmp_path / "a.tsv").read_text() == "mine"
+
+
+def test_an_input_is_never_overwritten(tmp_path):
+    (tmp_path / "model.json").write_text("mine")
+    (tmp_path / "link.json").symlink_to("model.json")
+    for arguments in (
+        ("model.json", "-o", "model.json"),
+        ("model.json", "-o", "link.json"),
+        ("--batch", "model.json", "-o", "./model.json"),
+        ("--loss", "model.json:f", "-o", "model.json"),
+    ):
+        outcome = run("measure", *arguments, "--force", cwd=tmp_path)
+        assert outcome.returncode == 2, arguments
+        assert "input" in outcome.stderr
+    assert (tmp_path / "model.json").read_text() == "mine"
+
+
+def test_the_last_file_stays_when_the_run_fails(tmp_path):
+    (tmp_path / "a.json").write_text("mine")
+    assert run("measure", "-o", "a.json", "--force", "--how", "mismatch", cwd=tmp_path).returncode == 5
+    assert (tmp_path / "a.json").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("arguments", ["measure --rows 200000", "measure --rows 50000 --json", "--help", "measure -h"])
+def test_a_closed_pipe_ends_quietly(arguments, tmp_path):
+    program = " ".join(PROGRAM)
+    script = f"{{ {program} {arguments}; echo $? >code; }} 2>err | head -c 1 >/dev/null; exit 0"
+    if "rows" not in arguments:
+        script = f"{{ sleep 0.5; {program} {arguments}; echo $? >code; }} 2>err | true; exit 0"
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, env=ENVIRONMENT, check=True, timeout=60)
+    for _ in range(200):
+        if (tmp_path / "code").exists() and (tmp_path / "code").read_text():
+            break
+        time.sleep(0.05)
+    assert (tmp_path / "code").read_text() == "141\n"
+    assert (tmp_path / "err").read_text().replace("note: said beside\n", "") == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("flags", ["", "--json"])
+def test_a_full_disk_behind_standard_output(flags, tmp_path):
+    script = f"{' '.join(PROGRAM)} measure {flags} >/dev/full"
+    outcome = run_shell(script, tmp_path)
+    assert outcome.returncode == 3
+    assert "No space left" in outcome.stderr
+    assert "Traceback" not in outcome.stderr and "Exception ignored" not in outcome.stderr
+
+
+def test_closed_streams(tmp_path):
+    for redirection, code in ((">&-", 3), ("2>&-", 0), (">&- 2>&-", 3)):
+        script = f"{' '.join(PROGRAM)} measure {redirection}"
+        outcome = run_shell(script, tmp_path)
+        assert outcome.returncode == code, redirection
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "name"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_signals(number, code, name, tmp_path):
+    command = [*PROGRAM, "measure", "--how", "sleep", "--json", "-o", "a.json", "--force"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == "asleep\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert err == f"error: {name}.\n"
+    assert json.loads(out)["error"]["code"] == name
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"PYTHONIOENCODING": "cp1252"}]
+)
+@pytest.mark.parametrize("flags", [("--format", "rich"), (), ("--json",), ("--format", "md"), ("--help",)])
+def test_streams_of_ascii(environment, flags, tmp_path):
+    outcome = run("measure", "--severity", "fail", *flags, cwd=tmp_path, **environment)
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.isascii() and outcome.stderr.isascii()
+    if "rich" in flags:
+        assert "trust eta" in outcome.stdout
+        assert "2x3" in outcome.stdout
+
+
+@pytest.mark.parametrize("columns", [40, 80, 160])
+def test_pages_fit_their_width(columns, tmp_path):
+    outcome = run("measure", "--format", "rich", "--severity", "warn", cwd=tmp_path, COLUMNS=str(columns))
+    assert outcome.returncode == 0
+    assert all(len(line) <= columns for line in outcome.stdout.splitlines())
+    assert "trust η" in outcome.stdout
+    assert "\x1b" not in outcome.stdout
+
+
+def on_a_terminal(*arguments: str, cwd: Path, **environment: str) -> tuple[int, str]:
+    parent, child = pty.openpty()
+    env = {**ENVIRONMENT, "TERM": "xterm-256color", **environment}
+    process = subprocess.Popen(
+        [*PROGRAM, *arguments], cwd=cwd, env=env, stdin=child, stdout=child, stderr=child, close_fds=True
+    )
+    os.close(child)
+    seen = b""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if select.select([parent], [], [], 0.1)[0]:
+            try:
+                piece = os.read(parent, 65536)
+            except OSError:
+                break
+            if not piece:
+                break
+            seen += piece
+    os.close(parent)
+    return process.wait(timeout=30), seen.decode("utf-8")
+
+
+def test_a_terminal_gets_a_page_with_colour_and_a_bar(tmp_path):
+    code, seen = on_a_terminal("measure", "--severity", "fail", cwd=tmp_path)
+    assert code == 0
+    assert "trust η" in seen
+    assert "\x1b[1;31mfail" in seen
+    assert "measuring" in seen
+    assert "\x1b[31m[bold]" not in seen
+
+
+def test_no_color_and_a_dumb_terminal(tmp_path):
+    _, without = on_a_terminal("measure", "--severity", "fail", "--no-progress", cwd=tmp_path, NO_COLOR="1")
+    assert "31m" not in without.replace(r"\x1b[31m", "")
+    _, dumb = on_a_terminal("measure", "--severity", "fail", "--no-progress", cwd=tmp_path, TERM="dumb")
+    assert "\x1b" not in dumb
+    _, quiet = on_a_terminal("measure", "-q", cwd=tmp_path)
+    assert "measuring" not in quiet
+
+
+def test_warnings_of_libraries_are_one_line_and_only_verbose(tmp_path):
+    assert "old" not in run("measure", "--how", "warning", cwd=tmp_path).stderr
+    lines = run("measure", "--how", "warning", "-v", cwd=tmp_path).stderr.splitlines()
+    assert [line for line in lines if line.startswith("warning: UserWarning: old fashioned (fake_program.py:")]
+
+
+def test_a_working_directory_that_is_gone(tmp_path):
+    script = f"mkdir gone && cd gone && rmdir ../gone && {' '.join(PROGRAM)} measure"
+    outcome = run_shell(script, tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
