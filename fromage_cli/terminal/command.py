@@ -65,6 +65,7 @@ class DiagnosticCommand(TyperCommand):
         running = self._begin(ctx)
         if not running.output.quiet:
             _say_what_is_data(running.project)
+            _say_what_has_no_effect(command_flags(ctx))
         return show(_run(super().invoke, ctx))
 
     def _begin(self, ctx: typer.Context) -> session.Session:
@@ -165,6 +166,12 @@ def _say_what_is_data(project: ProjectConfiguration) -> None:
                     f"note: {visible(str(path))} lies beside the checkpoint and is data only; not used: "
                     f"{', '.join(map(visible, unused))} (--trust lifts that for one call)"
                 )
+
+
+def _say_what_has_no_effect(flags: Mapping[str, Mapping[str, Flag]]) -> None:
+    every = {flag for own in flags.values() for flag in own}
+    for name in configuration.ignored_variables(os.environ, every):
+        streams.say(f"note: {visible(name)} has no effect")
 
 
 def _run(invoke: Any, ctx: typer.Context) -> Any:

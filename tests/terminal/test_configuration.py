@@ -75,6 +75,7 @@ def test_some_flags_have_no_variable(call, fake, monkeypatch, flag):
     outcome = call("measure")
     assert outcome.code == 0
     assert outcome.out.startswith("name\t")
+    assert f"FROMAGE_DIAG_{flag} has no effect" in outcome.err
     assert not fake.SEEN["model"].trust
     assert not fake.SEEN["run"].estimate
 

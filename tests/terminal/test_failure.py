@@ -1,0 +1,93 @@
+import json
+
+import pytest
+
+from fromage_cli.errors import InputError, MismatchError, ResourceError
+from fromage_cli.terminal.arguments import understood as asked
+from fromage_cli.terminal.failure import Bug, message_lines, understood
+
+
+def test_a_message_has_six_lines_at_most_and_always_its_hint():
+    error = MismatchError("\n".join(f"line {i}" for i in range(20)), hint="do\nthis", details=["a", "b"])
+    lines = message_lines(error, verbose=False)
+    assert lines[0] == "error: line 0"
+    assert lines[-3:] == ["  (2 in all; -v lists them)", "hint: do", "  this"]
+    assert len(lines) == 6
+    assert {"  a", "  b"} <= set(message_lines(error, verbose=True))
+
+
+def test_a_message_shows_control_characters_instead_of_sending_them():
+    assert message_lines(MismatchError("a\x1b[2Jb", hint="c\u202e"), False) == [r"error: a\x1b[2Jb", r"hint: c\u202e"]
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's own."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), ResourceError),
+        (OutOfMemoryError("CUDA"), ResourceError),
+        (RuntimeError("CUDA error: out of memory"), ResourceError),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), ResourceError),
+        (RuntimeError("shape mismatch"), Bug),
+        (FileNotFoundError(2, "No such file or directory", "x.pt"), InputError),
+        (OSError(28, "No space left on device"), InputError),
+        (OSError("odd"), Bug),
+        (ValueError("a\x1bb\nc"), Bug),
+    ],
+)
+def test_exceptions_in_our_own_family(error, kind):
+    found = understood(error)
+    assert type(found) is kind
+    assert "\x1b" not in found.message and "\n" not in found.message
+    assert found.hint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "json"),
+    [
+        (["x", "--json"], {}, "json"),
+        (["x", "--format", "jsonl"], {}, "jsonl"),
+        (["x", "--format=json"], {}, "json"),
+        (["x", "-o", "a.json"], {}, "json"),
+        (["x", "-oa.JSON"], {}, "json"),
+        (["x", "--output=a.jsonl"], {}, "jsonl"),
+        (["x", "-o", "a.json", "--format", "tsv"], {}, None),
+        (["x", "--", "--json"], {}, None),
+        (["x"], {"FROMAGE_DIAG_FORMAT": "json"}, "json"),
+        (["x", "--format", "tsv"], {"FROMAGE_DIAG_FORMAT": "json"}, None),
+        (["x", "--format"], {}, None),
+        ([], {}, None),
+    ],
+)
+def test_json_asked_for_by_bare_arguments(arguments, environment, json):
+    assert asked(arguments, environment).json == json
+
+
+def test_verbose_and_debug_by_bare_arguments():
+    assert asked(["x", "-qv"], {}).verbose
+    assert asked(["x", "--verbose", "--debug"], {}).debug
+    assert not asked(["x", "-q", "value"], {}).verbose
+
+
+def test_an_estimate(call, fake, monkeypatch):
+    from fromage_cli.terminal.estimate import Estimate, estimate_answer
+
+    monkeypatch.setitem(
+        fake.COMMANDS, "measure", lambda_command(fake, lambda: estimate_answer("measure", Estimate(17.0, 4096, None)))
+    )
+    document = json.loads(call("measure", "--json").out)
+    assert document["result"] == {"estimate": {"gradients": 17.0, "bytes": 4096, "seconds": None}}
+    assert call("measure").out == "gradients\tbytes\tseconds\n17.0\t4096\t\n"
+    assert "4096" in call("measure", "--format", "rich").out
+
+
+def lambda_command(fake, answer):
+    @fake.shared_options
+    def command():
+        """Estimate."""
+        return answer()
+
+    return command
