@@ -1,6 +1,7 @@
 """Files that a batch can be read from: named tensors, arrays, and tokens; nothing in them is ever executed."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fromage_cli.errors import InputError, UnsafeError, UsageError
+from fromage_cli.problem.named_code import first_line
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -20,7 +22,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a whole safetensors file: {error}.", "Write or copy it again.") from error
+        raise InputError(
+            f"{path} is not a whole safetensors file: {first_line(error)}.", "Write or copy it again."
+        ) from error
 
 
 def _read_npz(path: Path) -> Any:
@@ -29,22 +33,32 @@ def _read_npz(path: Path) -> Any:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, EOFError, zipfile.BadZipFile, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a whole .npz archive: {error}.", "Write or copy it again.") from error
+        raise InputError(
+            f"{path} is not a whole .npz archive: {first_line(error)}.", "Write or copy it again."
+        ) from error
     except ValueError as error:
-        raise _unsafe(path) if "pickle" in str(error) else InputError(f"{path}: {error}.", "Write it again.") from error
+        if zipfile.is_zipfile(path) and "pickle" in str(error):
+            raise _unsafe(path) from error
+        raise InputError(f"{path} is not a whole .npz archive.", "Write or copy it again.") from error
     unnamed = [f"arr_{index}" for index in range(len(arrays))]
     return tuple(arrays[name] for name in unnamed) if set(arrays) == set(unnamed) else arrays
 
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+        refused = "allowed global" in str(error) or "Unsupported class" in str(error)
+        with path.open("rb") as file:
+            bare = file.read(1) == _PICKLE
+        if refused or bare:
             raise _unsafe(path) from error
         raise InputError(f"{path} is not a whole .pt file.", "Write it again with torch.save.") from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise InputError(f"{path} is not a whole .pt file: {error}.", "Write it again with torch.save.") from error
+        raise InputError(
+            f"{path} is not a whole .pt file: {first_line(error)}.", "Write it again with torch.save."
+        ) from error
 
 
 def _unsafe(path: Path) -> UnsafeError:
@@ -54,6 +68,8 @@ def _unsafe(path: Path) -> UnsafeError:
     )
 
 
+_PICKLE = b"\x80"
+"""First byte of a bare pickle."""
 TOKENS = ".bin"
 """The extension of a file of tokens."""
 READERS: Mapping[str, Callable[[Path], Any]] = {

@@ -135,7 +135,7 @@ def as_batch(data: Any, source: str) -> Batch:
 def _as_tensors(data: Any) -> Any:
     """The same nest in plain dicts, with tensors for numpy arrays."""
     if isinstance(data, np.ndarray):
-        if data.dtype.kind not in "biufc" or data.dtype.itemsize > 16 or data.dtype == np.longdouble:
+        if data.dtype.kind not in "biufc" or data.dtype.itemsize > (16 if data.dtype.kind == "c" else 8):
             raise InputError(f"The batch holds an array of type {data.dtype}; expected numbers.", "Convert it first.")
         native = data.astype(data.dtype.newbyteorder("="))  # a copy: the source may be read-only or mapped
         return torch.from_numpy(native)
@@ -175,6 +175,7 @@ def _call_function(spec: str, seed: int, allow_code: bool) -> Any:
     """What the user's function returns; of an iterator or a DataLoader its first batch."""
     with seeded(seed):
         named = load_named(spec, "--batch", allow_code=allow_code)
+    with seeded(seed):  # again: whether the file had to be imported first must not matter
         if callable(named):
             check_arguments(named, (), {}, "--batch")
             with named_code(f"calling --batch {spec}"):

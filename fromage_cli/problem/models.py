@@ -61,7 +61,9 @@ def build_model(
         near = f"Name the function: {spec}:FACTORY." if spec.endswith(".py") else "auto rebuilds plain perceptrons."
         raise UsageError(f"--model {spec!r} is not a known form; expected {FORMS}.", near)
     with seeded(seed):
-        model = _from_factory(load_named(spec, "--model", allow_code=allow_code), spec, arguments)
+        named = load_named(spec, "--model", allow_code=allow_code)
+    with seeded(seed):  # again: whether the file had to be imported first must not matter
+        model = _from_factory(named, spec, arguments)
     return model, f"{type(model).__name__} from {spec}"
 
 

@@ -84,11 +84,21 @@ def check_arguments(
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return
+    unknown = _unknown_name(signature, named)
     try:
         signature.bind(*arguments, **named)
     except TypeError as error:
+        reason = f"got an unexpected argument {unknown!r}" if unknown else str(error)
         label = getattr(function, "__name__", str(function))
-        raise MismatchError(f"{flag}: {error}; the signature is {label}{signature}.", _argument_hint(flag)) from error
+        raise MismatchError(f"{flag}: {reason}; the signature is {label}{signature}.", _argument_hint(flag)) from error
+
+
+def _unknown_name(signature: inspect.Signature, named: Mapping[str, Any]) -> str | None:
+    """The first name that the signature lacks; a misspelt one would otherwise be reported as another one missing."""
+    parameters = signature.parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return next((name for name in named if name not in parameters), None)
 
 
 def _argument_hint(flag: str) -> str:

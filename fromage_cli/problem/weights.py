@@ -173,7 +173,7 @@ def _leave_meta(model: nn.Module, match: _Match) -> None:
             if id(value) not in made:
                 if id(value) not in known and name != "num_batches_tracked":
                     raise MismatchError(
-                        f"The model stands on the meta device, and nothing says what {path}.{name} holds.",
+                        f"The model stands on the meta device, and nothing says what {f'{path}.{name}'.lstrip('.')} holds.",
                         "Build the model on the processor in the factory.",
                     )
                 made[id(value)] = _with_memory(value)

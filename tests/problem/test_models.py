@@ -1,0 +1,136 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.errors import InputError, MismatchError, UnsafeError, UsageError
+from fromage_cli.problem.beside import Declared
+from fromage_cli.problem.models import build_model, parse_arguments
+from fromage_cli.problem.weights import load_weights
+
+NETWORKS = """
+import torch
+from torch import nn
+
+class Wide(nn.Linear):
+    def __init__(self, width: int = 4, name: str = "") -> None:
+        super().__init__(3, width)
+        self.name = name
+        print("number of parameters: 16")
+
+def fails(width=1):
+    raise TypeError("inside")
+
+def gives_a_pair():
+    return nn.Linear(1, 1), None
+
+ready = nn.Linear(2, 2)
+number = 3
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "networks.py").write_text(NETWORKS)
+    return str(tmp_path / "networks.py")
+
+
+def test_arguments_are_json_or_text() -> None:
+    items = ["width=64", "rate=1e-3", "flag=true", "sizes=[1,2]", "name=relu", 'text="5"', "path=a=b", "empty="]
+    assert parse_arguments(items) == {
+        "width": 64,
+        "rate": 1e-3,
+        "flag": True,
+        "sizes": [1, 2],
+        "name": "relu",
+        "text": "5",
+        "path": "a=b",
+        "empty": "",
+    }
+
+
+@pytest.mark.parametrize("items", [["width"], ["=3"], ["a-b=3"], ["a=1", "a=2"]])
+def test_arguments_that_are_none(items: list[str]) -> None:
+    with pytest.raises(UsageError, match="--model-arg"):
+        parse_arguments(items)
+
+
+def test_a_factory_is_called_with_arguments_and_a_seed(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model, description = build_model(f"{file}:Wide", {"width": 5}, None, Declared())
+    again, _ = build_model(f"{file}:Wide", {"width": 5}, None, Declared())
+    assert description == f"Wide from {file}:Wide"
+    assert isinstance(model, nn.Linear)
+    assert isinstance(again, nn.Linear)
+    assert model.out_features == 5
+    assert torch.equal(model.weight, again.weight)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_module_is_taken_as_it_is(file: str) -> None:
+    assert (
+        build_model(f"{file}:ready", {}, None, Declared())[0] is build_model(f"{file}:ready", {}, None, Declared())[0]
+    )
+    with pytest.raises(UsageError, match="takes no --model-arg"):
+        build_model(f"{file}:ready", {"width": 1}, None, Declared())
+
+
+def test_an_installed_module_is_found() -> None:
+    model, _ = build_model("torch.nn:Linear", {"in_features": 2, "out_features": 1}, None, Declared())
+    assert isinstance(model, nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("Wide", {"widht": 4}, r"unexpected argument 'widht'; the signature is Wide\(width: int = 4"),
+        ("fails", {}, r"TypeError while calling --model .*networks.py:12\): inside"),
+        ("gives_a_pair", {}, "returned a tuple; expected a torch.nn.Module"),
+        ("number", {}, "is a int; expected a factory"),
+    ],
+)
+def test_what_a_factory_gets_wrong_is_said(file: str, name: str, arguments: dict[str, int], words: str) -> None:
+    with pytest.raises(MismatchError, match=words):
+        build_model(f"{file}:{name}", arguments, None, Declared())
+
+
+@pytest.mark.parametrize("spec", ["perceptron", "hf-model", "networks.py"])
+def test_an_unknown_form_is_refused_with_those_that_exist(spec: str) -> None:
+    with pytest.raises(UsageError, match=r"expected auto, pkg.module:factory or path/file.py:factory"):
+        build_model(spec, {}, None, Declared())
+
+
+def test_code_that_may_not_run_is_refused(file: str) -> None:
+    with pytest.raises(UnsafeError):
+        build_model(f"{file}:Wide", {}, None, Declared(), allow_code=False)
+    with pytest.raises(InputError):
+        build_model("nowhere.py:Wide", {}, None, Declared())
+
+
+def test_auto_needs_a_checkpoint_and_takes_no_arguments(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no checkpoint"):
+        build_model("auto", {}, None, Declared())
+    save_file({"fc.weight": torch.ones(2, 3)}, tmp_path / "m.safetensors")
+    with pytest.raises(UsageError, match="--model-arg"):
+        build_model("auto", {"width": 1}, open_checkpoint(tmp_path / "m.safetensors"), Declared())
+
+
+def test_auto_rebuilds_a_perceptron(tmp_path: Path) -> None:
+    source = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    save_file(source.state_dict(), tmp_path / "m.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "m.safetensors")
+    model, description = build_model("auto", {}, checkpoint, Declared(activation="relu"))
+    load_weights(model, checkpoint)
+    assert description == "perceptron 3-4-2 (2 weight matrices, relu)"
+    x = torch.randn(5, 3)
+    assert torch.equal(model(x), source(x))
+
+
+def test_auto_takes_the_factory_that_was_declared_and_trusted(file: str) -> None:
+    model, description = build_model("auto", {"width": 2}, None, Declared(model=f"{file}:Wide"))
+    assert isinstance(model, nn.Linear)
+    assert description.startswith("Wide from")
