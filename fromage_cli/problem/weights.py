@@ -172,8 +172,9 @@ def _leave_meta(model: nn.Module, match: _Match) -> None:
                 continue
             if id(value) not in made:
                 if id(value) not in known and name != "num_batches_tracked":
+                    full_name = f"{path}.{name}".lstrip(".")
                     raise MismatchError(
-                        f"The model stands on the meta device, and nothing says what {f'{path}.{name}'.lstrip('.')} holds.",
+                        f"The model stands on the meta device, and nothing says what {full_name} holds.",
                         "Build the model on the processor in the factory.",
                     )
                 made[id(value)] = _with_memory(value)
