@@ -37,7 +37,8 @@ class DiagnosticCommand(TyperCommand):
             return super().parse_args(ctx, args)
         session.begin(session.Session(self.name))
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
-        if given.get("help"):
+        help_option = self.get_help_option(ctx)
+        if help_option is not None and given.get(help_option.name) is True:
             return super().parse_args(ctx, args)
         configured = self._configure(ctx, given)
         try:
