@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from fromage_cli.errors import UsageError
-from fromage_cli.terminal.answer import CheckpointRecord, ProblemRecord, Provenance
+from fromage_cli.terminal.answer import Answer, CheckpointRecord, ProblemRecord, Provenance
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.problem.batches import Batch
     from fromage_cli.problem.beside import Declared
+    from fromage_cli.problem.evaluation import Mode
     from fromage_cli.problem.problem import Problem
 
 
@@ -30,6 +31,17 @@ class Intake:
     model: str
     """How the model is described."""
     notes: tuple[str, ...]
+
+    def complete(self, answer: Answer) -> Answer:
+        """The answer with what it was computed from, and what that took so far."""
+        return replace(
+            answer,
+            checkpoints=self.checkpoints,
+            problem=self.record,
+            provenance=provenance(self.problem),
+            notes=(*self.notes, *answer.notes),
+            settings={**self.settings, **answer.settings},
+        )
 
     @property
     def checkpoints(self) -> tuple[CheckpointRecord, ...]:
@@ -48,11 +60,6 @@ class Intake:
             seed=problem.seed,
             layer_count=len(problem.layers),
         )
-
-    @property
-    def provenance(self) -> Provenance:
-        """What was computed so far, and where."""
-        return provenance(self.problem)
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -97,15 +104,22 @@ def open_problem(ckpt: str | None, model: ModelOptions, batch: BatchOptions, run
     notes = (f"model: {description}", *(checkpoint.notes if checkpoint is not None else ()))
     notes += load_weights(network, checkpoint, dtype) if checkpoint is not None else ()
     network.to(device=device, dtype=dtype)
-    data = _load_batch(batch, declared, run.seed).to(device, dtype)
-    loss_spec = declared.loss if batch.loss == "auto" and declared.loss else batch.loss
-    loss = resolve_loss(loss_spec, network, data)
-    mode = declared.mode if batch.mode == "auto" and declared.mode else batch.mode
+    data = _load_batch(batch, declared, model.trust, run.seed).to(device, dtype)
+    mode = cast("Mode", declared.mode if batch.mode == "auto" and declared.mode else batch.mode)
+    given = batch.loss != "auto" or declared.loss is None
+    loss = resolve_loss(
+        batch.loss if given else cast(str, declared.loss),
+        network,
+        data,
+        mode=mode,
+        seed=run.seed,
+        allow_code=given or model.trust,
+    )
     problem = Problem(
         network,
         loss,
         data,
-        mode=cast(Literal["auto", "train", "eval"], mode),
+        mode=mode,
         seed=run.seed,
         micro_batch=batch.micro_batch,
         autocast=run.autocast,
@@ -163,7 +177,7 @@ def _require_something(ckpt: str | None, model: ModelOptions) -> None:
         )
 
 
-def _load_batch(options: BatchOptions, declared: Declared, seed: int) -> Batch:
+def _load_batch(options: BatchOptions, declared: Declared, trust: bool, seed: int) -> Batch:
     from fromage_cli.problem.batches import load_batch
 
     spec = options.batch or declared.batch
@@ -173,7 +187,13 @@ def _load_batch(options: BatchOptions, declared: Declared, seed: int) -> Batch:
             "Give --batch FILE (.safetensors, .npz, .pt) or --batch file.py:function, "
             'or put batch = "FILE" into fromage.toml beside the checkpoint.',
         )
-    return load_batch(_short(spec), sequence_length=options.seq_len, sequences=options.sequences, seed=seed)
+    return load_batch(
+        _short(spec),
+        sequence_length=options.seq_len,
+        sequences=options.sequences,
+        seed=seed,
+        allow_code=trust or options.batch is not None,
+    )
 
 
 def _short(spec: str) -> str:

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints, overload
 
 import typer
 
@@ -175,12 +175,22 @@ class OutputOptions:
 Command = Callable[..., "Answer"]
 
 
+@overload
+def shared_options(function: Command, /) -> Command: ...
+
+
+@overload
+def shared_options(
+    *, tables: Sequence[str] = ..., defaults: Mapping[str, object] | None = ...
+) -> Callable[[Command], Command]: ...
+
+
 def shared_options(
     function: Command | None = None,
     *,
     tables: Sequence[str] = (),
     defaults: Mapping[str, object] | None = None,
-) -> Any:
+) -> Command | Callable[[Command], Command]:
     """Flatten a command's options groups into flags; `OutputOptions` are added where they are not asked for.
 
     `tables` names the tables of its answer, so that a wrong `--table` is refused before anything is computed;

@@ -5,15 +5,19 @@ learning*, NeurIPS 2020: the model of Section 4 and Lemma 2.
 """
 
 import math
+import sys
 from collections.abc import Iterable
+
+_LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
 def predicted_breakdown(relative_steps: Iterable[float]) -> float:
     """The gradient breakdown that deep relative trust predicts, prod_k (1 + delta_k) - 1.
 
-    `relative_steps`: delta_k = ||dW_k|| / ||W_k|| of every layer that moves; no unit.
+    `relative_steps`: delta_k = ||dW_k|| / ||W_k|| of every layer that moves; no unit. inf where it overflows.
     """
-    return math.expm1(math.fsum(math.log1p(step) for step in relative_steps))
+    exponent = math.fsum(math.log1p(step) for step in relative_steps)
+    return math.expm1(exponent) if exponent < _LARGEST_EXPONENT else math.inf
 
 
 def spectral_step(relative_step: float, stable_rank_weight: float, stable_rank_step: float) -> float:

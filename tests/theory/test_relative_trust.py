@@ -31,6 +31,10 @@ def test_implied_depth_inverts_lemma_2(cosine: float, depth: int) -> None:
     assert implied_depth(cosine, lemma2_rate(cosine, depth)) == pytest.approx(depth, rel=1e-9)
 
 
+def test_a_prediction_beyond_the_largest_number_is_infinite() -> None:
+    assert predicted_breakdown([1e6] * 60) == math.inf
+
+
 def test_the_spectral_step_is_the_ratio_of_spectral_norms() -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(20, 30, generator=generator, dtype=torch.float64)

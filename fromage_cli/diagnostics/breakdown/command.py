@@ -5,10 +5,14 @@ from typing import Annotated, Literal
 import typer
 
 from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
-from fromage_cli.intake import open_problem
+from fromage_cli.intake import Intake, open_problem
 from fromage_cli.terminal.answer import Answer, records
+from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions, TensorOptions, shared_options
 from fromage_cli.terminal.progress import progress
+
+WEIGHT_COPIES = 2.1
+"""Weights kept, base gradient kept, and the gradient of one tensor at a time."""
 
 
 @shared_options(tables=("layers", "curve"))
@@ -39,6 +43,8 @@ def command(
     from fromage_cli.probes.direction import fromage_direction, moving_tensors
 
     problem = intake.problem
+    if run.estimate:
+        return _estimate(intake, len(etas))
     chosen = tensors.tensors or "matrices"
     moving, skipped = moving_tensors(problem, chosen, tensors.include or (), tensors.exclude or ())
     with progress("breakdown", total=len(etas) + 1) as advance:
@@ -51,16 +57,26 @@ def command(
             advance=advance,
         )
     result = measured.result
-    return Answer(
+    answer = Answer(
         command="breakdown",
         result=result,
         page=lambda style: render(result, style),
         tables={"layers": lambda: records(result.layers), "curve": lambda: curve(result)},
         findings=judge(result),
-        checkpoints=intake.checkpoints,
-        problem=intake.record,
-        provenance=intake.provenance,
-        notes=intake.notes,
-        settings={**intake.settings, "tensors": chosen},
+        settings={"tensors": chosen},
         error=measured.stopped,
     )
+    return intake.complete(answer)
+
+
+def _estimate(intake: Intake, points: int) -> Answer:
+    """The base and the noise floor beside the points, one product for the slope; two copies beside the weights."""
+    from fromage_cli.probes.cost import HESSIAN_VECTOR_PRODUCT, measure_cost
+
+    cost = measure_cost(intake.problem)
+    estimate = Estimate(
+        gradients=points + 2 + HESSIAN_VECTOR_PRODUCT,
+        bytes=cost.memory(copies=WEIGHT_COPIES, products=True),
+        seconds=cost.time(points + 2, products=1),
+    )
+    return intake.complete(estimate_answer("breakdown", estimate))

@@ -1,0 +1,76 @@
+from collections.abc import Callable
+
+import pytest
+
+from fromage_cli.diagnostics.breakdown.findings import Limits, judge
+from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown, SkippedTensor
+from fromage_cli.findings import Finding
+
+MakeLayer = Callable[..., LayerBreakdown]
+MakeResult = Callable[..., BreakdownResult]
+
+
+def codes(result: BreakdownResult) -> list[tuple[str, str]]:
+    return [(finding.code, finding.severity) for finding in judge(result)]
+
+
+def test_an_ordinary_curve_says_only_where_it_overflows(make_result: MakeResult) -> None:
+    assert codes(make_result()) == [("loss-overflows", "info")]
+
+
+@pytest.mark.parametrize(("eta", "severity"), [(9e-4, "warn"), (1e-4, "fail"), (2e-5, "fail")])
+def test_a_layer_that_breaks_down_early_is_named(
+    make_result: MakeResult, make_layer: MakeLayer, eta: float, severity: str
+) -> None:
+    early = make_layer("deep.weight", trust_eta=eta)
+    finding = judge(make_result(layers=(make_layer(), early)))[0]
+    assert (finding.code, finding.severity, finding.layer) == ("breakdown-early", severity, "deep.weight")
+    assert (finding.value, finding.limit) == (eta, Limits().trust_warn)
+
+
+def test_a_crossing_below_the_grid_counts_from_its_first_point(make_result: MakeResult, make_layer: MakeLayer) -> None:
+    below = make_layer(trust_eta=None, trust_relation="below-grid")
+    grid = (1e-4, 1e-3, 1e-2, 1e-1)
+    finding = judge(make_result(etas=grid, layers=(below,)))[0]
+    assert (finding.code, finding.severity, finding.value) == ("breakdown-early", "fail", 1e-4)
+    assert "--eta" in finding.hint
+
+
+def test_a_crossing_above_the_grid_is_no_finding(make_result: MakeResult, make_layer: MakeLayer) -> None:
+    above = make_layer(trust_eta=None, trust_relation="above-grid")
+    assert codes(make_result(layers=(above,))) == [("loss-overflows", "info")]
+
+
+def test_an_ascending_step_is_a_warning(make_result: MakeResult, make_layer: MakeLayer) -> None:
+    up = make_layer(cosine=-0.2, trust_eta=None, trust_relation="uncertifiable")
+    assert codes(make_result(layers=(up,)))[0] == ("step-ascends", "warn")
+
+
+def test_noise_names_the_worst_layer(make_result: MakeResult, make_layer: MakeLayer) -> None:
+    layers = (make_layer(noise_floor=0.002), make_layer("worst", noise_floor=0.5))
+    finding = judge(make_result(layers=layers))[0]
+    assert (finding.code, finding.layer, finding.value) == ("noisy-gradient", "worst", 0.5)
+
+
+def test_tensors_that_stand_still_are_counted(make_result: MakeResult, still_tensor: SkippedTensor) -> None:
+    frozen = SkippedTensor("frozen.weight", "frozen")
+    finding = judge(make_result(skipped=(still_tensor, frozen)))[0]
+    assert finding == Finding(
+        "tensor-still",
+        "info",
+        "1 tensor with zero weights or zero gradient does not move: layers.2.weight",
+        "layers.2.weight",
+        1.0,
+        0.0,
+        "A relative step is not defined for them.",
+    )
+
+
+def test_a_loss_above_the_bound_of_lemma_1_means_a_coarse_grid(make_result: MakeResult) -> None:
+    result = make_result(losses=(0.49, 0.56, 0.61, 0.7))
+    assert codes(result) == [("grid-too-coarse", "info")]
+
+
+def test_a_missing_second_derivative_is_said(make_result: MakeResult) -> None:
+    result = make_result(linear_trust_eta=None, linear_trust_relation="unavailable", losses=(0.49, 0.42, 0.61, 0.7))
+    assert codes(result) == [("no-second-derivative", "info")]

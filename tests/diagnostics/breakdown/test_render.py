@@ -1,0 +1,84 @@
+import io
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fromage_cli.diagnostics.breakdown.render import curve, located, render, summary
+from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
+from fromage_cli.terminal.answer import PageStyle
+
+MakeLayer = Callable[..., LayerBreakdown]
+MakeResult = Callable[..., BreakdownResult]
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def page(result: BreakdownResult, width: int = 80, show_all: bool = False, ascii_only: bool = False) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, color_system=None)
+    console.print(render(result, PageStyle(show_all, ascii_only, width)))
+    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
+
+
+def golden(name: str, text: str) -> None:
+    """Compare with the page that was looked at and kept; FROMAGE_UPDATE_GOLDEN=1 keeps a new one."""
+    path = GOLDEN / name
+    if os.environ.get("FROMAGE_UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_page(make_result: MakeResult, width: int) -> None:
+    golden(f"page-{width}.txt", page(make_result(), width))
+
+
+def test_the_page_in_ascii(make_result: MakeResult) -> None:
+    text = page(make_result(), ascii_only=True)
+    assert "trust eta" in text
+
+
+def test_offenders_come_first_and_hidden_rows_are_counted(make_result: MakeResult, make_layer: MakeLayer) -> None:
+    layers = tuple(make_layer(f"layers.{index}.weight", trust_eta=0.1 - index * 0.001) for index in range(12))
+    layers += (make_layer("ascends", trust_eta=None, trust_relation="uncertifiable"),)
+    text = page(make_result(layers=layers))
+    lines = [line for line in text.splitlines() if "weight" in line or "ascends" in line]
+    assert "ascends" in text.split("layers.11.weight")[0]
+    assert "5 of 13 rows hidden" in text
+    assert "layers.0.weight" not in "".join(lines[1:])
+    assert "layers.0.weight" in page(make_result(layers=layers), show_all=True)
+
+
+def test_every_relation_has_its_sentence(make_result: MakeResult) -> None:
+    result = make_result()
+    assert "certain to lower the loss" in " ".join(summary(result).split())
+    assert "lies below the grid" in summary(replace(result, trust_eta=None, trust_relation="below-grid"))
+    assert "lies above it" in summary(replace(result, trust_eta=None, trust_relation="above-grid"))
+    assert "does not descend" in summary(replace(result, trust_eta=None, trust_relation="uncertifiable"))
+    assert "No point" in summary(replace(result, etas=()))
+
+
+def test_places_outside_the_grid_are_bounded_by_its_ends() -> None:
+    assert located(0.0123, "crossing", (0.1, 1.0)) == "0.0123"
+    assert located(None, "below-grid", (0.1, 1.0)) == "< 0.1"
+    assert located(None, "above-grid", (0.1, 1.0)) == "> 1"
+    assert located(None, "uncertifiable", (0.1, 1.0)) == "none"
+    assert located(None, "unavailable", (0.1, 1.0)) == "—"
+
+
+def test_names_with_markup_and_control_sequences_do_not_act(make_result: MakeResult, make_layer: MakeLayer) -> None:
+    hostile = make_layer("[red]a\x1b[31m[/red]")
+    text = page(make_result(layers=(hostile,), limiting_layer=hostile.name))
+    assert "[red]a\\x1b[31m[/red]" in text
+    assert "\x1b" not in text
+
+
+def test_the_curve_has_a_row_for_each_layer_and_eta(make_result: MakeResult) -> None:
+    table = curve(make_result())
+    assert table.columns == ("layer", "eta", "breakdown", "path_breakdown", "predicted")
+    assert len(table.rows) == 8
+    assert table.rows[1] == ("layers.0.weight", 1e-2, 0.2, 0.2, 0.0201)

@@ -1,0 +1,84 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.probes.direction import fromage_direction, moving_tensors
+from fromage_cli.probes.ray import measure_ray
+from fromage_cli.problem.budget import Budget
+from fromage_cli.problem.problem import Problem
+
+Maker = Callable[..., Problem]
+
+
+def test_losses_and_changes_are_those_of_the_moved_network(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
+) -> None:
+    problem = make_problem(perceptron, classification)
+    direction = fromage_direction(problem, moving_tensors(problem, "matrices")[0])
+    ray = measure_ray(problem, direction, [0.01, 0.1])
+    base = problem.base.gradients
+    for index, eta in enumerate(ray.etas):
+        moved = {name: value.detach().double() for name, value in perceptron.named_parameters()}
+        for name, gradient in base.items():
+            if gradient.dim() == 2:
+                moved[name] = moved[name] - eta * gradient.double() * moved[name].norm() / gradient.double().norm()
+        moved = {name: value.requires_grad_() for name, value in moved.items()}
+        outputs = torch.func.functional_call(perceptron, moved, (classification["x"].double(),))
+        loss = nn.functional.cross_entropy(outputs, classification["y"])
+        loss.backward()
+        assert ray.losses[index] == pytest.approx(float(loss.detach()), rel=1e-5)
+        for name, changes in ray.changes.items():
+            exact = float((moved[name].grad - base[name].double()).norm())
+            assert changes[index] == pytest.approx(exact, rel=1e-3)
+
+
+def test_the_grid_costs_one_gradient_a_point_and_one_for_the_floor(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
+) -> None:
+    problem = make_problem(perceptron, classification)
+    direction = fromage_direction(problem, moving_tensors(problem, "matrices")[0])
+    steps: list[None] = []
+    ray = measure_ray(problem, direction, [0.01, 0.1, 1.0], lambda: steps.append(None))
+    assert problem.evaluations.gradients == 1 + 1 + 3
+    assert len(steps) == 4
+    assert all(floor == 0.0 for floor in ray.floors.values())
+
+
+def test_weights_are_as_before_when_a_limit_ends_the_measurement(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
+) -> None:
+    problem = make_problem(perceptron, classification)
+    direction = fromage_direction(problem, moving_tensors(problem, "matrices")[0])
+    before = perceptron[0].weight.detach().clone()
+
+    class Clock(Budget):
+        def check(self) -> None:
+            if problem.evaluations.gradients >= 4:
+                Budget(seconds=-1.0).check()
+
+    problem.budget = Clock()
+    ray = measure_ray(problem, direction, [0.01, 0.1, 1.0])
+    assert ray.etas == [0.01, 0.1]
+    assert ray.stopped is not None
+    assert torch.equal(perceptron[0].weight, before)
+
+
+def test_a_tensor_that_loses_its_gradient_has_changed_by_all_of_it(make_problem: Maker) -> None:
+    class Gate(nn.Module):
+        """Uses its weight only while it is below 1.05."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1, 1))
+            self.other = nn.Parameter(torch.ones(1, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            gated = -(x * self.weight).sum() if float(self.weight.detach()) < 1.05 else 0.0
+            return gated - (x * self.other).sum()
+
+    problem = make_problem(Gate(), {"x": torch.ones(2, 1)}, "output")
+    direction = fromage_direction(problem, moving_tensors(problem, "all")[0])
+    ray = measure_ray(problem, direction, [0.01, 0.1])
+    assert ray.changes["weight"] == [0.0, direction.moves[0].gradient_norm]
