@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ def draw_networks(
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    first = [draw(out, inputs) for inputs, out in zip(widths[:-1], widths[1:], strict=True)]
+    first = [draw(out, inputs) for inputs, out in pairwise(widths)]
     steps = [draw(*weight.shape) for weight in first]
     second = [w + scale * s * w.norm() / s.norm() for w, s in zip(first, steps, strict=True)]
     return first, second, draw(widths[0])
