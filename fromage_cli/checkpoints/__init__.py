@@ -2,6 +2,16 @@
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, TensorEntry
 from fromage_cli.checkpoints.opening import open_checkpoint
+from fromage_cli.checkpoints.optimizer_state import OptimizerState, match_parameters
 from fromage_cli.checkpoints.series import Series, find_series, read_series
 
-__all__ = ["Checkpoint", "Series", "TensorEntry", "find_series", "open_checkpoint", "read_series"]
+__all__ = [
+    "Checkpoint",
+    "OptimizerState",
+    "Series",
+    "TensorEntry",
+    "find_series",
+    "match_parameters",
+    "open_checkpoint",
+    "read_series",
+]

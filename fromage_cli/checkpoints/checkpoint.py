@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fromage_cli.checkpoints.naming import nearest
+from fromage_cli.checkpoints.optimizer_state import OptimizerState
 from fromage_cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Contents:
     key: str | None = None
     notes: tuple[str, ...] = ()
     tied: tuple[tuple[str, ...], ...] = ()
+    optimizer: OptimizerState | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Checkpoint:
     key: str | None  # dotted path of the nested dictionary that was chosen
     notes: tuple[str, ...]  # sentences to tell the user
     tied: tuple[tuple[str, ...], ...] = ()  # names that share storage, offset, shape and strides
+    optimizer: OptimizerState | None = None  # saved beside the weights in the same file
     weights: Path | None = None  # the file that was read, where `path` is a directory
     stored_names: Mapping[str, str] = field(default_factory=dict, repr=False)  # name -> name in the file
     read: Callable[[str], torch.Tensor] | None = field(default=None, repr=False, compare=False)  # by stored name

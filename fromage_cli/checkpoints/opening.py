@@ -45,6 +45,7 @@ def open_checkpoint(path: str | Path, key: str | None = None) -> Checkpoint:
         key=contents.key,
         notes=(*notes, *contents.notes, *stripped.notes),
         tied=tuple(tuple(shorter[stored] for stored in group) for group in contents.tied),
+        optimizer=contents.optimizer,
         weights=weights,
         stored_names=stripped.names,
         read=contents.read,

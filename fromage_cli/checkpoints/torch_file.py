@@ -18,6 +18,7 @@ from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
 from fromage_cli.checkpoints.files import FileVersion, opened, quoted
 from fromage_cli.checkpoints.naming import listed
 from fromage_cli.checkpoints.nested import ancestors, choose
+from fromage_cli.checkpoints.optimizer_state import optimizer_state
 from fromage_cli.checkpoints.refusal import explain_failure
 from fromage_cli.checkpoints.steps import step_in_metadata
 from fromage_cli.errors import FromageError, InputError
@@ -45,6 +46,7 @@ def read_torch(path: Path, kind: str, key: str | None = None) -> Contents:
         key=".".join(chosen.path) or None,
         notes=tuple(text for text in (note, _left_out(chosen)) if text),
         tied=_tied(chosen.tensors),
+        optimizer=optimizer_state(around),
     )
 
 

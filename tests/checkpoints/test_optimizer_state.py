@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.checkpoints import OptimizerState, match_parameters, open_checkpoint
+from fromage_cli.errors import MismatchError
+
+
+def trained(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 2) -> torch.optim.Optimizer:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(4, 5)).square().mean().backward()
+        optimizer.step()
+    return optimizer
+
+
+def saved(tmp_path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, key: str = "optimizer") -> OptimizerState:
+    torch.save({"model": model.state_dict(), key: optimizer.state_dict(), "step": 2}, tmp_path / "c.pt")
+    state = open_checkpoint(tmp_path / "c.pt").optimizer
+    assert state is not None
+    return state
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, 6), nn.Linear(6, 3))
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def slots_agree(state: OptimizerState, model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+    numbers = match_parameters(state, shapes(model))
+    return all(
+        torch.equal(state.slots[numbers[name]]["exp_avg"], optimizer.state[parameter]["exp_avg"])
+        for name, parameter in model.named_parameters()
+    )
+
+
+@pytest.mark.parametrize("key", ["optimizer", "optimizer_state_dict", "optim"])
+def test_one_group_is_matched_in_model_order(tmp_path: Path, key: str) -> None:
+    model = network()
+    optimizer = trained(model, torch.optim.Adam(model.parameters(), lr=1e-3))
+    state = saved(tmp_path, model, optimizer, key)
+    assert state.has("exp_avg", "exp_avg_sq", "step")
+    assert state.groups[0].settings["lr"] == 1e-3
+    assert slots_agree(state, model, optimizer)
+
+
+def test_groups_of_matrices_and_vectors_are_interleaved(tmp_path: Path) -> None:
+    model = network()
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = trained(model, torch.optim.AdamW(groups, lr=1e-3))
+    assert slots_agree(saved(tmp_path, model, optimizer), model, optimizer)
+
+
+def test_named_parameters_are_matched_by_name_in_any_order(tmp_path: Path) -> None:
+    model = network()
+    optimizer = trained(model, torch.optim.AdamW(reversed(list(model.named_parameters())), lr=1e-3))
+    assert slots_agree(saved(tmp_path, model, optimizer), model, optimizer)
+
+
+def test_groups_that_fit_in_two_ways_are_refused(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Linear(5, 5, bias=False))
+    groups = [{"params": [model[1].weight]}, {"params": [model[0].weight]}]
+    optimizer = trained(model, torch.optim.Adam(groups, lr=1e-3))
+    with pytest.raises(MismatchError, match="more than one way"):
+        match_parameters(saved(tmp_path, model, optimizer), shapes(model))
+
+
+def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    model = network()
+    state = saved(tmp_path, model, trained(model, torch.optim.Adam(model.parameters())))
+    with pytest.raises(MismatchError, match="has 8 parameters, the model 1"):
+        match_parameters(state, {"weight": (5, 6)})
+    other = dict.fromkeys(shapes(model), (7, 7))
+    with pytest.raises(MismatchError, match="no order"):
+        match_parameters(state, other)
+
+
+def test_a_file_of_weights_alone_has_no_optimizer(tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "c.pt")
+    assert open_checkpoint(tmp_path / "c.pt").optimizer is None
+
+
+def test_a_state_before_the_first_step_has_no_slots(tmp_path: Path) -> None:
+    model = network()
+    state = saved(tmp_path, model, torch.optim.Adam(model.parameters()))
+    assert not state.has("exp_avg")
+    assert match_parameters(state, shapes(model))["0.weight"] == 0
