@@ -1,0 +1,141 @@
+"""The house rules that no linter states: STYLE.md names them, these tests hold the tree to them."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from fromage_cli.diagnostics import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "fromage_cli"
+TESTS = ROOT / "tests"
+FOLDERS = sorted(path for path in (PACKAGE / "diagnostics").iterdir() if (path / "__init__.py").exists())
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+FILES_OF_A_DIAGNOSTIC = ("__init__.py", "result.py", "measure.py", "findings.py", "render.py", "command.py")
+LIGHT = ("checkpoints", "cli", "errors", "findings", "intake", "terminal", "theory")
+"""Modules and packages that start without torch and numpy, and so does every diagnostic's `command`."""
+WITHOUT_A_SOURCE = {"test_house.py", "test_samples.py", "checkpoints/test_import_cost.py"}
+"""Tests of the tree, of the samples, and of a cost that no single module has."""
+VAGUE = {"utils", "helpers", "common", "manager"}
+PRINTING = re.compile(r"^(rich\.)?print$|\bstd(out|err)\b.*\.write|\bs?echo$|[cC]onsole(\(.*\))?\.print$|\bConsole$")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """First components of all imports, those inside functions too."""
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+    return {name.partition(".")[0] for name in names}
+
+
+def printing(tree: ast.Module) -> list[str]:
+    """Calls that write to a stream of the process; handing a stream on is none."""
+    calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [call for call in calls if PRINTING.search(call)]
+
+
+def offenders(paths: Iterable[Path], fault: Callable[[ast.Module], object]) -> dict[str, object]:
+    """By file, what is wrong with it."""
+    found = {name_of(path): fault(parsed(path)) for path in paths}
+    return {name: what for name, what in found.items() if what}
+
+
+def test_imports_of_light_modules_leave_torch_and_numpy_alone() -> None:
+    light = [PACKAGE / f"{name}.py" for name in LIGHT if (PACKAGE / f"{name}.py").exists()]
+    light += [path for name in LIGHT for path in sorted((PACKAGE / name).rglob("*.py"))]
+    light += [folder / "command.py" for folder in FOLDERS]
+    code = f"""
+import importlib, sys
+for name in {[dotted(path) for path in light]!r}:
+    importlib.import_module(name)
+    heavy = {{"torch", "numpy"}} & set(sys.modules)
+    assert not heavy, f"{{name}} imports {{heavy}}"
+"""
+    assert len(light) > len(LIGHT)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_module_imports_click() -> None:
+    assert offenders(MODULES, lambda tree: {"click"} & imported(tree)) == {}
+
+
+def test_only_the_terminal_and_the_program_print() -> None:
+    silent = [path for path in MODULES if path != PACKAGE / "cli.py" and PACKAGE / "terminal" not in path.parents]
+    assert offenders(silent, printing) == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "print(1)",
+        "sys.stdout.write(text)",
+        "sys.stderr.buffer.write(text)",
+        "console.print(table)",
+        "Console(stderr=True).print(table)",
+        "typer.echo(text)",
+    ],
+)
+def test_printing_is_recognised(line: str) -> None:
+    assert printing(ast.parse(line))
+
+
+def test_every_command_has_a_folder_and_every_folder_a_command() -> None:
+    assert sorted(name.replace("-", "_") for name in COMMANDS) == [folder.name for folder in FOLDERS]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_diagnostic_has_its_six_files(folder: Path) -> None:
+    assert set(FILES_OF_A_DIAGNOSTIC) <= {path.name for path in folder.iterdir()}
+    question = ast.get_docstring(parsed(folder / "__init__.py"))
+    assert question is not None and question.splitlines()[0].endswith("?")
+
+
+def test_results_findings_and_pages_never_see_a_tensor() -> None:
+    plain = [folder / file for folder in FOLDERS for file in ("result.py", "findings.py", "render.py")]
+    assert offenders(plain, lambda tree: {"torch", "numpy"} & imported(tree)) == {}
+
+
+def test_a_test_stands_where_its_source_stands() -> None:
+    tests = {path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")}
+    sources = {path.relative_to(PACKAGE).with_name(f"test_{path.name}").as_posix() for path in MODULES}
+    assert sorted(tests - sources) == sorted(WITHOUT_A_SOURCE)
+
+
+def test_every_module_says_what_it_is() -> None:
+    assert offenders(MODULES, lambda tree: not ast.get_docstring(tree)) == {}
+    assert [name_of(path) for path in MODULES if path.stem in VAGUE] == []
+
+
+def test_nothing_is_left_undone() -> None:
+    undone = re.compile(r"\b(TODO|FIXME|XXX)\b|raise NotImplementedError")
+    assert [name_of(path) for path in MODULES if undone.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_the_tree_of_the_style_guide_is_the_tree() -> None:
+    drawn = (ROOT / "STYLE.md").read_text(encoding="utf-8").split("```")[1]
+    named = set(re.findall(r"\b[a-z_]+(?:\.py\b|/)", drawn))
+    files, folders = {path.name for path in MODULES}, {f"{path.parent.name}/" for path in MODULES}
+    assert sorted(named - files - folders) == []
+    rooms = {path.name for path in PACKAGE.glob("[a-z]*.py")} | {f"{path.parent.name}/" for path in MODULES}
+    assert sorted(rooms - named) == []
