@@ -1,8 +1,9 @@
-"""Directions: how the weights move, dW_l = eta * coefficient_l * source_l, all tensors together.
+"""A direction: how the weights move, dW_l = eta * coefficient_l * source_l, all tensors together.
 
-Scaled so that eta is the largest relative step max_l ||dW_l|| / ||W_l|| (THEORY: every layer's, along `fromage`).
+Scaled so that eta is the largest relative step of a layer, max_l ||dW_l|| / ||W_l||.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,6 +56,10 @@ class Direction:
     moves: tuple[Move, ...]
     skipped: tuple[Skipped, ...]
     source: Callable[[TrainableTensor], Tensor]
+    certifies: bool = True
+    """Whether the step is an update, so that Lemma 1 may promise descent; a random direction promises nothing."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of how it was made."""
 
     def write(self, origin: Mapping[str, Tensor], eta: float) -> None:
         """Sets every tensor that moves to W + eta * d, computed from its unmoved copy."""
@@ -90,24 +95,12 @@ def moving_tensors(
     return kept, skipped
 
 
-def fromage_direction(problem: Problem, tensors: Sequence[TrainableTensor]) -> Direction:
-    """The Fromage step without its prefactor, d_l = -g_l ||W_l|| / ||g_l||: every layer's relative step is eta.
-
-    Tensors whose weights or gradient are zero do not move.
-    """
-    gradients = problem.base.gradients
-    moves, skipped = [], []
-    for tensor in tensors:
-        weight_norm, gradient_norm = norm(tensor.parameter), norm(gradients[tensor.name])
-        if weight_norm == 0.0 or gradient_norm == 0.0:
-            skipped.append(Skipped(tensor.name, "zero weights" if weight_norm == 0.0 else "zero gradient"))
-            continue
-        moves.append(Move(tensor, -weight_norm / gradient_norm, weight_norm, gradient_norm, weight_norm, 1.0))
-    return Direction("fromage", 1.0, tuple(moves), tuple(skipped), lambda tensor: gradients[tensor.name])
-
-
-def cosine_to_descent(gradient: Tensor, step: Tensor, gradient_norm: float, step_norm: float) -> float:
-    """The cosine between a step and the negative gradient, clamped to [-1, 1]; 0 where either vanishes."""
-    if gradient_norm == 0.0 or step_norm == 0.0:
-        return 0.0
-    return max(-1.0, min(1.0, -inner_product(gradient, step) / (gradient_norm * step_norm)))
+def measured_move(problem: Problem, tensor: TrainableTensor, coefficient: float, source: Tensor) -> Move:
+    """The move dW = coefficient * source of one tensor, with its norms and its cosine to descent."""
+    gradient = problem.base.gradients[tensor.name]
+    gradient_norm, source_norm = norm(gradient), norm(source)
+    cosine = 0.0
+    if gradient_norm > 0.0 and source_norm > 0.0:
+        cosine = -math.copysign(1.0, coefficient) * inner_product(gradient, source) / (gradient_norm * source_norm)
+        cosine = max(-1.0, min(1.0, cosine))
+    return Move(tensor, coefficient, norm(tensor.parameter), gradient_norm, abs(coefficient) * source_norm, cosine)

@@ -6,7 +6,8 @@ from torch import nn
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.optim import LARS
-from fromage_cli.probes.direction import Skipped, cosine_to_descent, fromage_direction, moving_tensors
+from fromage_cli.probes.direction import Skipped, measured_move, moving_tensors
+from fromage_cli.probes.updates import fromage_direction
 from fromage_cli.problem.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -90,7 +91,15 @@ def test_an_empty_choice_is_refused(
         moving_tensors(make_problem(perceptron, classification), tensors, include)
 
 
-def test_the_cosine_is_to_the_negative_gradient() -> None:
-    gradient, step = torch.tensor([[3.0, 4.0]]), torch.tensor([[-3.0, 0.0]])
-    assert cosine_to_descent(gradient, step, 5.0, 3.0) == pytest.approx(0.6)
-    assert cosine_to_descent(gradient, 0 * step, 5.0, 0.0) == 0.0
+@pytest.mark.parametrize("coefficient", [2.0, -2.0])
+def test_the_cosine_is_to_the_negative_gradient(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor], coefficient: float
+) -> None:
+    problem = make_problem(perceptron, classification)
+    tensor = problem.trainable[0]
+    source = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    gradient = problem.base.gradients["0.weight"].double().flatten()
+    move = measured_move(problem, tensor, coefficient, source)
+    step = coefficient * source.double().flatten()
+    assert move.step_norm == pytest.approx(float(step.norm()))
+    assert move.cosine == pytest.approx(float(-(gradient @ step) / (gradient.norm() * step.norm())))

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.probes.direction import fromage_direction, moving_tensors
+from fromage_cli.probes.direction import moving_tensors
 from fromage_cli.probes.ray import measure_ray
+from fromage_cli.probes.updates import fromage_direction
 from fromage_cli.problem.budget import Budget
 from fromage_cli.problem.problem import Problem
 

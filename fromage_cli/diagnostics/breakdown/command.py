@@ -1,9 +1,10 @@
 """`fromage-diag breakdown`."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from fromage_cli.diagnostics.breakdown.choice import check_direction, make_direction, moved_by_default
 from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
 from fromage_cli.intake import Intake, open_problem
 from fromage_cli.terminal.answer import Answer, records
@@ -22,8 +23,11 @@ def command(
     ] = None,
     *,
     direction: Annotated[
-        Literal["fromage"],
-        typer.Option(help="How the weights move: every layer by the same relative step, against its gradient."),
+        str,
+        typer.Option(
+            metavar="fromage|sgd|adam|random|to:CKPT",
+            help="How the weights move; fromage: every layer by the same relative step.",
+        ),
     ] = "fromage",
     eta: Annotated[
         str, typer.Option(metavar="MIN:MAX:COUNT|LIST", help="Relative steps: log-spaced, or comma-separated.")
@@ -34,25 +38,27 @@ def command(
     run: RunOptions,
 ) -> Answer:
     """How fast does each layer's gradient break down when all layers move by a relative step η?"""
+    check_direction(direction)
     etas = eta_grid(eta)
     intake = open_problem(ckpt, model, batch, run)
 
     from fromage_cli.diagnostics.breakdown.findings import judge
     from fromage_cli.diagnostics.breakdown.measure import measure
     from fromage_cli.diagnostics.breakdown.render import curve, render
-    from fromage_cli.probes.direction import fromage_direction, moving_tensors
+    from fromage_cli.probes.direction import moving_tensors
 
     problem = intake.problem
     if run.estimate:
         return _estimate(intake, len(etas))
-    chosen = tensors.tensors or "matrices"
+    chosen = tensors.tensors or moved_by_default(direction)
     moving, skipped = moving_tensors(problem, chosen, tensors.include or (), tensors.exclude or ())
+    line = make_direction(direction, problem, moving, intake.checkpoint)
     with progress("breakdown", total=len(etas) + 1) as advance:
         measured = measure(
             problem,
-            fromage_direction(problem, moving),
+            line,
             etas,
-            show_vectors=chosen == "all",
+            show_vectors=tensors.tensors == "all",
             skipped=skipped,
             advance=advance,
         )
@@ -63,6 +69,7 @@ def command(
         page=lambda style: render(result, style),
         tables={"layers": lambda: records(result.layers), "curve": lambda: curve(result)},
         findings=judge(result),
+        notes=line.notes,
         settings={"tensors": chosen},
         error=measured.stopped,
     )

@@ -27,7 +27,7 @@ def judge(result: BreakdownResult, limits: Limits | None = None) -> tuple[Findin
     limits = limits or Limits()
     return (
         *_trust(result, limits),
-        *_uncertifiable(result.layers),
+        *(_uncertifiable(result.layers) if result.direction != "random" else ()),
         *_noise(result.layers, limits),
         *_zero_gradients(result),
         *_coarse_grid(result, limits),

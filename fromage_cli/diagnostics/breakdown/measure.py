@@ -62,12 +62,12 @@ def measure(
     depth = measure_depth(problem)
     linear = _linear_trust(problem, direction)
     ray = measure_ray(problem, direction, etas, advance)
-    shown = [move for move in direction.moves if show_vectors or move.tensor.is_layer]
     predicted = _predicted(direction, ray.etas)
-    layers = tuple(_layer(move, ray, predicted) for move in shown)
-    trust, limiting = _network_trust(layers)
+    moved = [_layer(move, ray, predicted, direction.certifies) for move in direction.moves]
+    layers = tuple(layer for layer in moved if show_vectors or len(layer.shape) > 1)
+    trust, limiting = _network_trust(moved)
     bounds = _loss_bounds(direction, ray)
-    aggregate = first_sign_change(ray.etas, bounds)
+    aggregate = first_sign_change(ray.etas, bounds) if direction.certifies else Point(None, "uncertifiable")
     least = minimum(ray.etas, ray.losses, base)
     increase = first_sign_change(ray.etas, [loss - base for loss in ray.losses])
     result = BreakdownResult(
@@ -102,13 +102,13 @@ def _depth(depth: Depth) -> DepthResult:
     return DepthResult(depth.count, depth.path, depth.effective)
 
 
-def _layer(move: Move, ray: Ray, predicted: Sequence[float]) -> LayerBreakdown:
+def _layer(move: Move, ray: Ray, predicted: Sequence[float], certifies: bool) -> LayerBreakdown:
     tensor, changes = move.tensor, ray.changes[move.tensor.name]
     floor = ray.floors.get(tensor.name)
     if move.gradient_norm > 0.0:
         breakdown = [change / move.gradient_norm for change in changes]
         path = running_maximum(breakdown)
-        trust = first_crossing(ray.etas, path, move.cosine)
+        trust = first_crossing(ray.etas, path, move.cosine) if certifies else Point(None, "uncertifiable")
         noise = floor / move.gradient_norm if floor is not None else None
     else:
         breakdown, path, trust, noise = [], [], Point(None, "uncertifiable"), None
@@ -179,7 +179,7 @@ def _loss_bounds(direction: Direction, ray: Ray) -> list[float]:
 
 
 def _network_trust(layers: Sequence[LayerBreakdown]) -> tuple[Point, str | None]:
-    """The smallest trust eta; a layer without certificate, or one that crosses below the grid, decides at once."""
+    """The smallest trust eta; a tensor without certificate, or one that crosses below the grid, decides at once."""
     for relation in ("uncertifiable", "below-grid"):
         worst = next((layer for layer in layers if layer.trust_relation == relation), None)
         if worst is not None:
@@ -194,7 +194,7 @@ def _network_trust(layers: Sequence[LayerBreakdown]) -> tuple[Point, str | None]
 def _linear_trust(problem: Problem, direction: Direction) -> tuple[float | None, str]:
     """Least over layers of cos / b'(0) with b'(0) = ||(H d)_l|| / ||g_l||, from one product with the true direction."""
     moves = [move for move in direction.moves if move.tensor.is_layer]
-    if any(move.cosine <= 0.0 for move in moves):
+    if not direction.certifies or any(move.cosine <= 0.0 for move in moves):
         return None, "uncertifiable"
     try:
         products = hessian_vector_product(problem, direction.vector())

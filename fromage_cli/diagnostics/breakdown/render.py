@@ -37,18 +37,37 @@ def summary(result: BreakdownResult) -> str:
             f"Even the smallest step, η = {number(result.etas[0])}, is beyond what the gradient of {limiting} "
             "supports: the crossing lies below the grid."
         )
+    if result.direction == "random":
+        return f"A random direction: a curve, no certificate.{_least_loss(result)}"
     if result.trust_relation == "uncertifiable":
-        return f"No step along this direction is certified: it does not descend in {limiting}."
+        return f"This step does not descend in {limiting}, so no size is certified layer by layer.{_aggregate(result)}"
     if result.trust_relation == "above-grid" or result.trust_eta is None:
         return (
             f"Every layer's gradient keeps its direction up to η = {number(result.etas[-1])}, the end of the grid: "
             "the crossing lies above it."
         )
     return (
-        f"On this batch a step that moves every layer by up to η = {number(result.trust_eta)} of its norm is certain "
-        f"to lower the loss; beyond, the gradient of {limiting} has changed too much to promise it."
-        f"{_least_loss(result)}"
+        f"On this batch a step {_size(result, result.trust_eta)} is certain to lower the loss; "
+        f"beyond, the gradient of {limiting} has changed too much to promise it.{_least_loss(result)}"
     )
+
+
+def _size(result: BreakdownResult, eta: float) -> str:
+    """How far a step goes, in the words of its direction."""
+    if result.direction == "fromage":
+        return f"that moves every layer by up to η = {number(eta)} of its norm"
+    if result.direction.startswith("to:"):
+        return f"of up to η = {number(eta)} of the way"
+    return (
+        f"with a learning rate up to {number(eta * result.step_scale)}, "
+        f"which moves the fastest layer by η = {number(eta)} of its norm,"
+    )
+
+
+def _aggregate(result: BreakdownResult) -> str:
+    if result.aggregate_trust_eta is None:
+        return ""
+    return f" All tensors summed, one {_size(result, result.aggregate_trust_eta)} is still certain to lower the loss."
 
 
 def _least_loss(result: BreakdownResult) -> str:
@@ -63,29 +82,31 @@ def _least_loss(result: BreakdownResult) -> str:
 def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
     ordered = sorted(result.layers, key=_trust_order)
     shown = ordered if style.show_all else ordered[:ROWS]
+    same = result.direction == "fromage"  # every layer moves by eta, straight against its gradient
     columns = [
         Column("layer", name=True),
         Column("shape", left=True, optional=3),
         Column("trust η"),
-        Column("cos θ", optional=4),
-        Column("depth", optional=2),
+        *(() if same else (Column("step/η", optional=2), Column("cos θ", optional=1))),
+        Column("depth", optional=4 if not same else 1),
         Column("× model", optional=1),
         Column("breakdown", left=True),
     ]
-    rows = [
-        (
-            layer.name,
-            "×".join(map(str, layer.shape)),
-            located(layer.trust_eta, layer.trust_relation, result.etas),
-            layer.cosine,
-            layer.implied_depth,
-            layer.violation,
-            _curve_line(layer.breakdown, style, BREAKDOWN_SCALE),
-        )
-        for layer in shown
-    ]
+    rows = [_row(layer, result.etas, same, style) for layer in shown]
     return Group(
         house_table(columns, rows, style), hidden_rows(len(shown), len(ordered)), Text(_legend(result), style="dim")
+    )
+
+
+def _row(layer: LayerBreakdown, etas: Sequence[float], same: bool, style: PageStyle) -> tuple[object, ...]:
+    return (
+        layer.name,
+        "×".join(map(str, layer.shape)),
+        located(layer.trust_eta, layer.trust_relation, etas),
+        *(() if same else (layer.relative_step, layer.cosine)),
+        layer.implied_depth,
+        layer.violation,
+        _curve_line(layer.breakdown, style, BREAKDOWN_SCALE),
     )
 
 
@@ -158,6 +179,8 @@ def _measured(result: BreakdownResult) -> list[tuple[str, str, str]]:
 def _promised(result: BreakdownResult) -> list[tuple[str, str, str]]:
     depths = {"count": result.depth.count, "path": result.depth.path, "effective": result.depth.effective}
     cosine = min((layer.cosine for layer in result.layers), default=0.0)
+    if cosine <= 0.0:
+        return []
     return [
         (f"Lemma 2, {name}", number(lemma2_rate(cosine, depth)), f"theory for depth {number(depth)}")
         for name, depth in depths.items()

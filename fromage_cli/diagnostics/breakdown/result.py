@@ -21,7 +21,7 @@ class SkippedTensor:
 
     name: str
     reason: str
-    """`zero weights`, `zero gradient`, `receives no gradient`, `frozen` or `excluded`."""
+    """`zero weights`, `zero gradient`, `receives no gradient`, `frozen`, `excluded`, `same in both checkpoints`."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,10 @@ class BreakdownResult:
     tail_slope: float | None
     """d ln(1 + b) / d ln(1 + eta) of the first layer over eta in [.05, .1)."""
     trust_eta: float | None
-    """The smallest trust eta of any layer; None unless the relation is `crossing`."""
+    """The smallest trust eta of any tensor that moves; None unless the relation is `crossing`."""
     trust_relation: str
     limiting_layer: str | None
+    """Where it is; a vector where vectors move too and one of them breaks down first."""
     aggregate_trust_eta: float | None
     """Where the bound of Lemma 1, summed over all tensors that move, changes sign."""
     aggregate_trust_relation: str

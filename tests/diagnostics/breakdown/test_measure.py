@@ -10,7 +10,8 @@ from torch import nn
 from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
 from fromage_cli.diagnostics.breakdown.measure import measure
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
-from fromage_cli.probes.direction import fromage_direction, moving_tensors
+from fromage_cli.probes.direction import moving_tensors
+from fromage_cli.probes.updates import fromage_direction
 from fromage_cli.problem.problem import Problem
 
 Maker = Callable[..., Problem]

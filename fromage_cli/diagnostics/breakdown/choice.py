@@ -1,0 +1,72 @@
+"""From `--direction` as typed to a Direction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fromage_cli.errors import MismatchError, UsageError
+
+if TYPE_CHECKING:
+    from fromage_cli.checkpoints import Checkpoint
+    from fromage_cli.probes.direction import Direction
+    from fromage_cli.problem.layers import TrainableTensor
+    from fromage_cli.problem.problem import Problem
+
+NAMES = ("fromage", "sgd", "adam", "random")
+TO = "to:"
+RELATIVE = ("fromage", "random")
+"""Directions that move the matrices alone unless told otherwise; along real updates everything trainable moves."""
+
+
+def check_direction(name: str) -> None:
+    """Raises UsageError for a direction that does not exist."""
+    if name not in NAMES and not (name.startswith(TO) and len(name) > len(TO)):
+        raise UsageError(
+            f"There is no direction {name!r}.", f"Choose one of {', '.join(NAMES)}, or {TO}CKPT for another checkpoint."
+        )
+
+
+def moved_by_default(name: str) -> str:
+    """What `--tensors` is where it is not given: `matrices` or `all`."""
+    return "matrices" if name in RELATIVE else "all"
+
+
+def make_direction(
+    name: str, problem: Problem, tensors: Sequence[TrainableTensor], checkpoint: Checkpoint | None
+) -> Direction:
+    """The direction of that name through the problem's weights.
+
+    Raises MismatchError when no tensor moves along it.
+    """
+    direction = _direction(name, problem, tensors, checkpoint)
+    if not direction.moves:
+        reasons = sorted({skipped.reason for skipped in direction.skipped})
+        raise MismatchError(
+            f"Along {name} none of the {len(tensors)} chosen tensors moves: {', '.join(reasons)}.",
+            "Choose another --direction, --tensors all, or another checkpoint.",
+        )
+    return direction
+
+
+def _direction(
+    name: str, problem: Problem, tensors: Sequence[TrainableTensor], checkpoint: Checkpoint | None
+) -> Direction:
+    from dataclasses import replace
+
+    from fromage_cli.checkpoints import open_checkpoint
+    from fromage_cli.probes import updates
+    from fromage_cli.probes.displacement import displacement_to
+    from fromage_cli.probes.moments import adam_update
+
+    if name == "fromage":
+        return updates.fromage_direction(problem, tensors)
+    if name == "sgd":
+        return updates.sgd_direction(problem, tensors)
+    if name == "random":
+        return updates.random_direction(problem, tensors, problem.seed)
+    if name == "adam":
+        update, note = adam_update(problem, checkpoint.optimizer if checkpoint is not None else None)
+        return updates.adam_direction(problem, tensors, update, note)
+    displacement, notes = displacement_to(problem, open_checkpoint(name.removeprefix(TO)))
+    return replace(updates.displacement_direction(problem, tensors, displacement, name), notes=notes)

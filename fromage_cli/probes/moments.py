@@ -1,0 +1,90 @@
+"""Adam's next update at fixed weights: from the state in the checkpoint, else from minibatch gradients.
+
+Source: Kingma, Ba, *Adam*, ICLR 2015, Algorithm 1; AMSGrad: Reddi, Kale, Kumar, ICLR 2018.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fromage_cli.checkpoints import OptimizerState, match_parameters
+from fromage_cli.errors import MismatchError
+from fromage_cli.probes.minibatches import minibatch_gradients
+from fromage_cli.problem.problem import Problem
+
+MINIBATCHES = 16
+"""Minibatch gradients that stand in for missing moments."""
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+"""What torch's Adam takes when nothing is said."""
+
+
+def adam_update(problem: Problem, state: OptimizerState | None) -> tuple[dict[str, Tensor], str]:
+    """The next step's u = m^ / (sqrt(v^) + eps), by tensor name, and a sentence on where it comes from."""
+    if state is not None and state.has("exp_avg", "exp_avg_sq", "step"):
+        return update_from_state(problem, state), "adam: moments from the optimizer's state in the checkpoint."
+    count = min(MINIBATCHES, problem.batch.size)
+    return (
+        update_from_minibatches(problem, count),
+        f"adam: the checkpoint holds no moments; they come from {count} minibatch gradients at fixed weights.",
+    )
+
+
+def update_from_state(problem: Problem, state: OptimizerState) -> dict[str, Tensor]:
+    """The update that the optimizer's next step would make with the gradient of the batch, before decay and rate.
+
+    Raises MismatchError when the state does not fit the model.
+    """
+    tensors = problem.trainable
+    numbers = match_parameters(state, {tensor.name: tuple(tensor.parameter.shape) for tensor in tensors})
+    settings = {number: group.settings for group in state.groups for number in group.numbers}
+    updates = {}
+    for tensor in problem.receiving:
+        number = numbers[tensor.name]
+        gradient = problem.base.gradients[tensor.name]
+        slot = state.slots.get(number)
+        if slot is not None and tuple(slot["exp_avg"].shape) != tuple(gradient.shape):
+            raise MismatchError(
+                f"The optimizer's state for {tensor.name!r} has shape {list(slot['exp_avg'].shape)}, "
+                f"the tensor {list(gradient.shape)}.",
+                "It belongs to another model.",
+            )
+        updates[tensor.name] = next_adam_update(gradient, slot, settings[number])
+    return updates
+
+
+def next_adam_update(gradient: Tensor, slot: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Tensor:
+    """The bias-corrected update of one tensor after one more gradient; `slot` None is the very first step."""
+    beta1, beta2 = (float(beta) for beta in settings.get("betas", BETAS))
+    if slot is None:
+        first, second, highest, steps = torch.zeros_like(gradient), torch.zeros_like(gradient), None, 0.0
+    else:
+        first, second = (slot[name].to(gradient) for name in ("exp_avg", "exp_avg_sq"))
+        highest = slot.get("max_exp_avg_sq") if settings.get("amsgrad") else None
+        steps = float(slot["step"])
+    first = torch.lerp(gradient, first, beta1)
+    second = torch.lerp(gradient.square(), second, beta2)
+    if highest is not None:
+        second = torch.maximum(second, highest.to(gradient))
+    steps += 1.0
+    root = second.sqrt_().div_(math.sqrt(1.0 - beta2**steps)).add_(float(settings.get("eps", EPSILON)))
+    return first.div_(1.0 - beta1**steps).div_(root)
+
+
+def update_from_minibatches(problem: Problem, count: int) -> dict[str, Tensor]:
+    """The update m / (sqrt(v) + eps) with m the mean and v the mean square of minibatch gradients at fixed weights."""
+    means: dict[str, Tensor] = {}
+    squares: dict[str, Tensor] = {}
+
+    def accumulate(name: str, gradient: Tensor) -> None:
+        if name not in means:
+            means[name], squares[name] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+        means[name].add_(gradient, alpha=1.0 / count)
+        squares[name].addcmul_(gradient, gradient, value=1.0 / count)
+
+    minibatch_gradients(problem, count, accumulate)
+    zeros = {tensor.name: tensor.parameter for tensor in problem.receiving if tensor.name not in means}
+    updates = {name: mean.div_(squares[name].sqrt_().add_(EPSILON)) for name, mean in means.items()}
+    return {**updates, **{name: torch.zeros_like(parameter) for name, parameter in zeros.items()}}

@@ -1,0 +1,79 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.diagnostics.breakdown.choice import check_direction, make_direction, moved_by_default
+from fromage_cli.diagnostics.breakdown.measure import measure
+from fromage_cli.errors import MismatchError, UsageError
+from fromage_cli.probes.direction import moving_tensors
+from fromage_cli.problem.problem import Problem
+
+Maker = Callable[..., Problem]
+
+
+@pytest.mark.parametrize("name", ["fromage", "sgd", "adam", "random", "to:other.pt"])
+def test_every_direction_of_the_contract_exists(name: str) -> None:
+    check_direction(name)
+
+
+@pytest.mark.parametrize("name", ["", "adamw", "to:", "to"])
+def test_other_directions_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="no direction"):
+        check_direction(name)
+
+
+def test_real_updates_move_everything_and_relative_ones_the_matrices() -> None:
+    moved = {name: moved_by_default(name) for name in ("fromage", "random", "sgd", "adam", "to:x")}
+    assert moved == {"fromage": "matrices", "random": "matrices", "sgd": "all", "adam": "all", "to:x": "all"}
+
+
+def test_a_line_without_any_move_is_refused(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    torch.save(perceptron.state_dict(), tmp_path / "same.pt")
+    problem = make_problem(perceptron, classification)
+    with pytest.raises(MismatchError, match="same in both"):
+        make_direction(f"to:{tmp_path}/same.pt", problem, problem.trainable, None)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "random"])
+def test_the_curve_along_every_direction_bounds_the_loss(make_problem: Maker, name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 3)).double()
+    problem = make_problem(model, {"x": torch.randn(20, 6, dtype=torch.float64), "y": torch.randint(3, (20,))})
+    tensors = moving_tensors(problem, moved_by_default(name))[0]
+    direction = make_direction(name, problem, tensors, None)
+    etas = tuple(0.002 * k for k in range(1, 101))
+    result = measure(problem, direction, etas).result
+    scale = max(abs(bound) for bound in result.loss_bounds)
+    for loss, bound in zip(result.losses, result.loss_bounds, strict=True):
+        assert loss - result.loss <= bound + 0.02 * scale
+    assert [len(layer.shape) for layer in result.layers] == [2, 2]
+    if name == "random":
+        assert result.trust_relation == result.aggregate_trust_relation == result.linear_trust_relation
+        assert result.trust_relation == "uncertifiable"
+    else:
+        assert max(layer.relative_step or 0.0 for layer in result.layers) == pytest.approx(1.0)
+
+
+def test_a_vector_that_breaks_down_first_limits_the_network(make_problem: Maker) -> None:
+    class Early(nn.Module):
+        """Linear in its matrix, quadratic in a vector that starts near zero and so turns round at once."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix = nn.Parameter(torch.ones(2, 2, dtype=torch.float64))
+            self.vector = nn.Parameter(torch.full((2,), 1e-3, dtype=torch.float64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x @ self.matrix).sum() + (self.vector - 2e-3).square().sum() * 1e3
+
+    problem = make_problem(Early(), {"x": torch.ones(2, 2, dtype=torch.float64)}, "output")
+    direction = make_direction("sgd", problem, problem.trainable, None)
+    result = measure(problem, direction, tuple(0.0001 * k for k in range(1, 50))).result
+    assert [layer.name for layer in result.layers] == ["matrix"]
+    assert result.layers[0].trust_relation == "above-grid"
+    assert result.limiting_layer == "vector"
