@@ -1,95 +1,27 @@
 """Train the sample networks and write their checkpoints: `python sample_checkpoints/make.py [NAME…] [--output DIR]`.
 
-On one machine with one version of torch two runs write the same bytes. A further sample is one more entry of RECIPES,
-with its factory in models.py; its data may be another `Split`.
+On one machine with one version of torch two runs write the same bytes. What is trained, on what and how stands in
+recipes.py, splits.py and models.py.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import models
 import torch
+from recipes import RECIPES, Recipe
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
+from splits import Rows
 from torch import nn
 from torch.nn.functional import cross_entropy
-
-from fromage_cli.optim import LARS, Fromage
-
-Rows = tuple[torch.Tensor, torch.Tensor]  # inputs and integer targets, first dimension shared
-BATCH_ROWS = 512
+from torch.optim import Optimizer
 
 
-@dataclass(frozen=True)
-class Split:
-    """Rows to train on and rows held out, in a fixed random order, normalised alike."""
-
-    train: Rows
-    held_out: Rows
-
-
-@cache
-def digits() -> Split:
-    """Return scikit-learn's digits, a fifth held out, normalised by the training rows' mean and standard deviation."""
-    images, targets = load_digits(return_X_y=True)
-    x, y = torch.tensor(images, dtype=torch.float32), torch.tensor(targets, dtype=torch.int64)
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    held_out, train = order.split([len(y) // 5, len(y) - len(y) // 5])
-    x = (x - x[train].mean()) / x[train].std()
-    return Split((x[train], y[train]), (x[held_out], y[held_out]))
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one sample is trained: the rate in epoch e (from 0) is learning_rate · decay^e."""
-
-    what: str  # one phrase for the table in README.md
-    model: Callable[[], nn.Module]
-    epochs: int
-    checkpoints: tuple[int, ...]  # steps; 0 is the initialisation
-    declared: Mapping[str, object]  # what fromage.toml says of the network
-    learning_rate: float = 0.01
-    decay: float = 0.9
-    batch_size: int = 64  # an epoch's incomplete last batch is dropped
-    optimizer: type[Fromage] | type[LARS] = Fromage
-    split: Callable[[], Split] = digits
-    seed: int = 0
-
-
-RECIPES = {
-    "mlp-2": Recipe(
-        what="MLP, 1 hidden layer of 64 + output",
-        model=partial(models.mlp, depth=2),
-        epochs=20,
-        checkpoints=(0, 22, 110, 220, 440),
-        declared={"activation": "relu", "residual": False},
-    ),
-    "mlp-16": Recipe(
-        what="MLP, 15 hidden layers of 64 + output",
-        model=partial(models.mlp, depth=16),
-        learning_rate=0.03,
-        decay=0.975,
-        epochs=80,
-        checkpoints=(0, 440, 1760),
-        declared={"activation": "relu", "residual": False},
-    ),
-    "resmlp-16": Recipe(
-        what="MLP, 15 residual hidden layers of 64, x + relu(Wx + b), + output",
-        model=partial(models.mlp, depth=16, residual=True),
-        epochs=20,
-        checkpoints=(0, 22, 440),
-        declared={"activation": "relu", "residual": True},
-    ),
-}
-
-
-def rate(recipe: Recipe, epoch: int) -> float:
-    """Return the learning rate of an epoch, counted from 0."""
-    return recipe.learning_rate * recipe.decay**epoch
+def rate(recipe: Recipe, step: int) -> float:
+    """Return the learning rate of a step, counted from 1."""
+    epoch = (step - 1) // steps_per_epoch(recipe)
+    return recipe.learning_rate * recipe.decay**epoch * min(1.0, step / max(recipe.warm_up, 1))
 
 
 def steps_per_epoch(recipe: Recipe) -> int:
@@ -97,21 +29,21 @@ def steps_per_epoch(recipe: Recipe) -> int:
     return len(recipe.split().train[1]) // recipe.batch_size
 
 
-def train(recipe: Recipe, model: nn.Module) -> Iterator[int]:
+def train(recipe: Recipe, model: nn.Module, optimizer: Optimizer) -> Iterator[int]:
     """Train the model in place, yielding the number of steps taken: 0 before the first, then after each."""
     x, y = recipe.split().train
-    optimizer = recipe.optimizer(model.parameters(), lr=recipe.learning_rate)
     shuffle = torch.Generator().manual_seed(recipe.seed)
     step = 0
     yield step
-    for epoch in range(recipe.epochs):
-        optimizer.param_groups[0]["lr"] = rate(recipe, epoch)
+    for _ in range(recipe.epochs):
         order = torch.randperm(len(y), generator=shuffle)
         for rows in order.split(recipe.batch_size)[: steps_per_epoch(recipe)]:
+            step += 1
+            for group in optimizer.param_groups:
+                group["lr"] = rate(recipe, step)
             optimizer.zero_grad()
             mean_loss(model.train(), (x[rows], y[rows])).backward()
             optimizer.step()
-            step += 1
             yield step
 
 
@@ -135,13 +67,14 @@ def make(name: str, recipe: Recipe, output: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     model = recipe.model()
-    for step in train(recipe, model):
+    optimizer = recipe.optimizer(model)
+    for step in train(recipe, model, optimizer):
         if step in recipe.checkpoints:
-            save_file(model.state_dict(), folder / f"step-{step:06d}.safetensors", metadata={"step": str(step)})
-    x, y = recipe.split().train
-    save_file({"x": x[:BATCH_ROWS].contiguous(), "y": y[:BATCH_ROWS].contiguous()}, folder / "batch.safetensors")
+            recipe.save(model, optimizer, step, folder)
+    x, y = recipe.batch(recipe.split())
+    save_file({"x": x.clone(), "y": y.clone()}, folder / "batch.safetensors")  # the two may share memory
     (folder / "fromage.toml").write_text(declaration(recipe), encoding="utf-8")
-    return table_row(name, recipe, evaluate(model, recipe.split().train), evaluate(model, recipe.split().held_out))
+    return table_row(name, recipe, type(optimizer).__name__, model)
 
 
 def declaration(recipe: Recipe) -> str:
@@ -149,19 +82,26 @@ def declaration(recipe: Recipe) -> str:
     values = dict(recipe.declared) | {
         "loss": "cross-entropy",
         "batch": "batch.safetensors",
-        "learning_rate": rate(recipe, recipe.epochs - 1),
+        "learning_rate": rate(recipe, recipe.epochs * steps_per_epoch(recipe)),
         "steps_per_epoch": steps_per_epoch(recipe),
     }
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())  # scalars: JSON is TOML
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())  # all JSON here is TOML
 
 
-def table_row(name: str, recipe: Recipe, train: tuple[float, float], held_out: tuple[float, float]) -> str:
+def table_row(name: str, recipe: Recipe, optimizer: str, model: nn.Module) -> str:
     """Return a row of the table in README.md; loss and accuracy are given for the training and the held-out rows."""
-    optimizer = f"{recipe.optimizer.__name__}, {recipe.learning_rate:g}·{recipe.decay:g}^epoch"
-    steps = ", ".join(str(step) for step in recipe.checkpoints)
+    train, held_out = evaluate(model, recipe.split().train), evaluate(model, recipe.split().held_out)
     loss, accuracy = (f"{first:.3f} / {second:.3f}" for first, second in zip(train, held_out, strict=True))
-    cells = (f"`{name}`", recipe.what, optimizer, recipe.batch_size, recipe.epochs, steps, loss, accuracy)
+    steps = ", ".join(str(step) for step in recipe.checkpoints)
+    settings = (f"{optimizer}, {schedule(recipe)}", recipe.batch_size, recipe.epochs, steps)
+    cells = (f"`{name}`", recipe.what, *settings, loss, accuracy)
     return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def schedule(recipe: Recipe) -> str:
+    """Return the learning rate's course in a few words."""
+    course = f"{recipe.learning_rate:g}" + (f"·{recipe.decay:g}^epoch" if recipe.decay != 1 else "")
+    return course + (f" after {recipe.warm_up} steps of linear warm-up" if recipe.warm_up else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
