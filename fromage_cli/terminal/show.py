@@ -58,6 +58,9 @@ def rendered(answer: Answer, destination: Destination) -> str:
 def page(answer: Answer, stream: TextIO | None) -> str:
     """The page for a person, as wide as the stream's terminal; plain text in a pipe, and in a file (None)."""
     from rich.console import Console
+    from rich.text import Text
+
+    from fromage_cli.terminal.tables import finding_list
 
     ascii_only = streams.ascii_only(stream)
     style = PageStyle(session.current().output.show_all, ascii_only, streams.width(stream))
@@ -72,6 +75,8 @@ def page(answer: Answer, stream: TextIO | None) -> str:
     )
     with console.capture() as capture:
         console.print(answer.page(style))
+        if answer.findings:
+            console.print(Text(""), finding_list(answer.findings, style), sep="\n")
     lines = (line.rstrip() for line in capture.get().splitlines())
     text = "\n".join(lines) + "\n"
     return ascii_words(text) if ascii_only else text

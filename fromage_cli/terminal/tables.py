@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from rich import box
 from rich.cells import cell_len
@@ -15,6 +16,8 @@ from fromage_cli.terminal.words import ascii_words, middle, number, visible
 
 NARROWEST_NAME = 16
 """A name is never cut below this many cells."""
+ALIKE = 3
+"""Findings of one kind that are shown without `--all`."""
 _GAP = 2
 _ASCII_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
@@ -129,14 +132,23 @@ def hidden_rows(shown: int, total: int) -> Text:
 _COLOURS = {"info": "dim", "warn": "yellow", "fail": "bold red"}
 
 
-def finding_list(findings: Sequence[Finding], style: PageStyle) -> Text:
-    """Each finding on its line, its remedy below it; to stand under the tables of a page."""
-    lines = [line for finding in findings for line in _finding_lines(finding)]
-    text = Text("\n").join(lines)
-    return Text(ascii_words(text.plain)) if style.ascii_only else text
+def finding_list(findings: Sequence[Finding], style: PageStyle) -> RenderableType:
+    """Each finding beside its severity, the remedy below; of many of one kind the first few without `--all`."""
+    grid = RichTable.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for (code, severity), group in groupby(findings, key=lambda finding: (finding.code, finding.severity)):
+        alike = list(group)
+        shown = alike if style.show_all else alike[:ALIKE]
+        for finding in shown:
+            layer = f"{finding.layer}: " if finding.layer else ""
+            grid.add_row(Text(severity, _COLOURS[severity]), _words(f"{layer}{finding.message}", style))
+        if len(shown) < len(alike):
+            grid.add_row("", Text(f"{len(alike) - len(shown)} more of {code}; --all shows them", "dim"))
+        if shown[-1].hint:
+            grid.add_row("", _words(shown[-1].hint, style, "dim"))
+    return grid
 
 
-def _finding_lines(finding: Finding) -> list[Text]:
-    layer = f"{visible(finding.layer)}: " if finding.layer else ""
-    head = Text.assemble((finding.severity, _COLOURS[finding.severity]), f"  {layer}{visible(finding.message)}")
-    return [head, Text(f"      {visible(finding.hint)}", style="dim")] if finding.hint else [head]
+def _words(text: str, style: PageStyle, colour: str = "") -> Text:
+    return Text(ascii_words(visible(text)) if style.ascii_only else visible(text), colour)

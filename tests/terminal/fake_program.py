@@ -24,7 +24,7 @@ from fromage_cli.terminal.options import (
     shared_options,
 )
 from fromage_cli.terminal.progress import progress
-from fromage_cli.terminal.tables import Column, finding_list, house_table
+from fromage_cli.terminal.tables import Column, house_table
 
 SEEN: dict[str, object] = {}
 FAMILY = {
@@ -117,11 +117,10 @@ def measure(
 
 
 def _page(found, findings, style):
-    from rich.console import Group
 
     rows = [(layer.name, layer.eta, "×".join(map(str, layer.shape))) for layer in found.layers]
     columns = [Column("layer", name=True), Column("trust η"), Column("shape", left=True, optional=1)]
-    return Group(house_table(columns, rows, style), finding_list(findings, style))
+    return house_table(columns, rows, style)
 
 
 @shared_options(defaults={"fail_on": "fail"})

@@ -37,10 +37,9 @@ def judge(result: BreakdownResult, limits: Limits | None = None) -> tuple[Findin
 
 
 def _trust(result: BreakdownResult, limits: Limits) -> Iterator[Finding]:
-    for layer in result.layers:
-        eta = result.etas[0] if layer.trust_relation == "below-grid" and result.etas else layer.trust_eta
-        if eta is None or eta >= limits.trust_warn:
-            continue
+    places = [(_earliest(layer, result.etas), layer) for layer in result.layers]
+    early = [(eta, layer) for eta, layer in places if eta is not None and eta < limits.trust_warn]
+    for eta, layer in sorted(early, key=lambda place: place[0]):
         below = layer.trust_relation == "below-grid"
         yield Finding(
             code="breakdown-early",
@@ -54,6 +53,11 @@ def _trust(result: BreakdownResult, limits: Limits) -> Iterator[Finding]:
             if below
             else "Keep the relative update of this layer below it: a smaller rate, a norm bound, or normalisation.",
         )
+
+
+def _earliest(layer: LayerBreakdown, etas: Sequence[float]) -> float | None:
+    """The trust eta, or the end of the grid that it lies below."""
+    return etas[0] if layer.trust_relation == "below-grid" and etas else layer.trust_eta
 
 
 def _uncertifiable(layers: Sequence[LayerBreakdown]) -> Iterator[Finding]:

@@ -48,7 +48,7 @@ def summary(result: BreakdownResult) -> str:
         )
     return (
         f"On this batch a step {_size(result, result.trust_eta)} is certain to lower the loss; "
-        f"beyond, the gradient of {limiting} has changed too much to promise it.{_least_loss(result)}"
+        f"beyond, the gradient of {limiting} has changed too much to promise it.{_least_loss(result)}{_theory(result)}"
     )
 
 
@@ -62,6 +62,18 @@ def _size(result: BreakdownResult, eta: float) -> str:
         f"with a learning rate up to {number(eta * result.step_scale)}, "
         f"which moves the fastest layer by η = {number(eta)} of its norm,"
     )
+
+
+def _theory(result: BreakdownResult) -> str:
+    """What Lemma 2 would have allowed, for the step that it speaks of."""
+    if result.direction != "fromage" or result.trust_eta is None:
+        return ""
+    allowed = lemma2_rate(1.0, result.depth.count)
+    return f" Lemma 2 would allow η = {number(allowed)}, {_times(allowed / result.trust_eta)} as much."
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f} ×" if ratio >= 10 else f"{ratio:.2g} ×"
 
 
 def _aggregate(result: BreakdownResult) -> str:
