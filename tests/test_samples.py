@@ -186,6 +186,15 @@ def test_last_checkpoint_reaches_the_stated_loss_and_accuracy(make, name):
     assert reached[1][1] > (0.45 if name == "char-gpt" else 0.9)
 
 
+@pytest.mark.parametrize(("name", "loss"), [("convnet-lars", 0.006), ("convnet-fromage", 0.011), ("char-gpt", 1.712)])
+def test_loss_on_the_batch_is_the_stated_one(make, name, loss):
+    """With the batch's own statistics, as the tool takes them."""
+    batch = load_file(SAMPLES / name / "batch.safetensors")
+    reached = make.mean_loss(trained(make, name).train(), (batch["x"], batch["y"])).item()
+    assert reached == pytest.approx(loss, abs=6e-4)
+    assert str(loss) in (SAMPLES / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("tensor", CONVOLUTIONS)
 def test_convolutions_before_batchnorm_grow_under_lars_as_the_law_says(tensor):
     """‖W_t‖ = ‖W_0‖(1+η²)^{t/2}, for the gradient is orthogonal to W."""
