@@ -35,7 +35,7 @@ class ModelOptions:
             "Model",
             "--model",
             metavar="SPEC",
-            help="Network: pkg.module:factory, path/file.py:factory, hf, auto or a bundle.",
+            help="Network: pkg.module:factory, path/file.py:factory, or auto for a plain perceptron.",
         ),
     ] = None
     model_arg: Annotated[

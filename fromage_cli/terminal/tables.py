@@ -14,8 +14,8 @@ from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.words import ascii_words, middle, number, visible
 
-NARROWEST_NAME = 16
-"""A name is never cut below this many cells."""
+NARROWEST_NAME = (16, 24)
+"""A name is never cut below so many cells, on a narrow terminal and on one of 72 columns or more."""
 ALIKE = 3
 """Findings of one kind that are shown without `--all`."""
 _GAP = 2
@@ -55,16 +55,16 @@ class HouseTable:
     def _fitting(self, width: int) -> list[int]:
         """The columns that are shown, in their order."""
         kept = list(range(len(self.columns)))
-        while self._least_width(kept) > width:
+        while self._least_width(kept, width) > width:
             droppable = [index for index in kept if self.columns[index].optional]
             if not droppable:
                 break
             kept.remove(max(droppable, key=lambda index: (self.columns[index].optional, index)))
         return kept
 
-    def _least_width(self, kept: Sequence[int]) -> int:
+    def _least_width(self, kept: Sequence[int], width: int) -> int:
         widths = (
-            min(self._width(index), NARROWEST_NAME) if self.columns[index].name else self._width(index)
+            min(self._width(index), _narrowest(width)) if self.columns[index].name else self._width(index)
             for index in kept
         )
         return sum(widths) + _GAP * len(kept)
@@ -98,7 +98,7 @@ class HouseTable:
         names = [index for index in kept if self.columns[index].name]
         others = sum(self._width(index) for index in kept if index not in names)
         room = width - others - _GAP * len(kept)
-        return {index: max(room // len(names), NARROWEST_NAME) for index in names}
+        return {index: max(room // len(names), _narrowest(width)) for index in names}
 
     def _cut(self, cell: Text, room: int | None) -> Text:
         if room is None or cell_len(cell.plain) <= room:
@@ -115,6 +115,11 @@ class HouseTable:
     def _plain(self, text: str) -> str:
         text = visible(text)
         return ascii_words(text) if self.ascii_only else text
+
+
+def _narrowest(width: int) -> int:
+    low, high = NARROWEST_NAME
+    return max(low, min(high, width // 3))
 
 
 def house_table(columns: Sequence[Column], rows: Sequence[Sequence[object]], style: PageStyle) -> RenderableType:

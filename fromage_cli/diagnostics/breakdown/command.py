@@ -19,7 +19,7 @@ WEIGHT_COPIES = 2.1
 @shared_options(tables=("layers", "curve"))
 def command(
     ckpt: Annotated[
-        str | None, typer.Argument(metavar="[CKPT]", help="Checkpoint: a file, or a directory of one or of a run.")
+        str | None, typer.Argument(metavar="CKPT", help="Checkpoint: a file, or a directory of one or of a run.")
     ] = None,
     *,
     direction: Annotated[
