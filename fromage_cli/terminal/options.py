@@ -35,7 +35,7 @@ class ModelOptions:
             "Model",
             "--model",
             metavar="SPEC",
-            help="Network: pkg.module:factory, path/file.py:factory, or auto for a plain perceptron.",
+            help="Network: pkg.module:factory, path/file.py:factory, or auto (a perceptron).",
         ),
     ] = None
     model_arg: Annotated[
