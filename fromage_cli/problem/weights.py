@@ -19,6 +19,8 @@ _COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|position_ids|masked_bias|inv
 """Buffers that a model computes for itself: a checkpoint may have or lack them."""
 _CAUSAL_MASK = re.compile(r"(^|\.)(mask|causal_mask|attn_mask|tril|(attn|attention|self_attn)\.bias)$")
 """Names of causal masks; a tensor with such a name is one when it is square, which no bias is."""
+_WEIGHT_NORM = re.compile(r"([^.]+)_([gv])$")
+"""Names that the older `weight_norm` gives to the magnitude and the direction of a tensor."""
 _WIDTHS = {"float16", "bfloat16", "float32", "float64"}
 
 
@@ -86,11 +88,17 @@ def _renamed(
     unexpected = []
     for name in stored:
         target = rename(name)
+        target = target if target in expected else _parametrized(target)
         if target in expected and target not in found:
             found[target] = name
         else:
             unexpected.append(name)
     return _Match(found, tuple(unexpected), note)
+
+
+def _parametrized(name: str) -> str:
+    """What today's `weight_norm` calls a `weight_g` or `weight_v`, as torch reads them; other names unchanged."""
+    return _WEIGHT_NORM.sub(lambda old: f"parametrizations.{old[1]}.original{'gv'.index(old[2])}", name)
 
 
 def _is_computed(name: str, shape: tuple[int, ...]) -> bool:

@@ -184,6 +184,15 @@ def test_parametrised_weights_load_by_their_own_names(tmp_path: Path) -> None:
     assert torch.equal(model.weight, source.weight)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_the_older_names_of_weight_normalisation_are_understood(tmp_path: Path) -> None:
+    source = nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 2)))
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 2)))
+    prefixed = {f"net.{name}": value for name, value in source.state_dict().items()}
+    load_weights(model, stored(tmp_path, prefixed))
+    assert torch.equal(model[0].weight, source[0].weight)
+
+
 def test_a_buffer_that_nobody_knows_is_said(tmp_path: Path) -> None:
     model = nn.Linear(2, 2, device="meta")
     model.register_buffer("scale", torch.ones(2, device="meta"), persistent=False)
