@@ -67,10 +67,19 @@ def signature_text(model: nn.Module) -> str:
 
 
 def _parameters(model: nn.Module) -> list[inspect.Parameter]:
+    forward = unwrapped(model).forward
+    if hasattr(forward, "schema"):
+        return [_scripted_parameter(argument) for argument in forward.schema.arguments[1:]]
     try:
-        return list(inspect.signature(unwrapped(model).forward).parameters.values())
-    except (TypeError, ValueError):  # a scripted module does not show its arguments
+        return list(inspect.signature(forward).parameters.values())
+    except (TypeError, ValueError):  # a function of an extension does not show its arguments
         return [inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL)]
+
+
+def _scripted_parameter(argument: torch.Argument) -> inspect.Parameter:
+    """An argument of a scripted module's `forward`."""
+    default = argument.default_value if argument.has_default_value() else inspect.Parameter.empty
+    return inspect.Parameter(argument.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
 
 
 def inputs_and_targets(model: nn.Module, batch: Batch) -> Arguments:

@@ -6,15 +6,22 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 Mode = Literal["auto", "train", "eval"]
 
+_NORMS = [name for name in vars(nn) if isinstance(vars(nn)[name], type) and issubclass(vars(nn)[name], _NormBase)]
+
 
 def batch_statistics_modules(model: nn.Module) -> list[nn.Module]:
     """The modules that normalise by the statistics of the batch while they train."""
-    return [module for module in model.modules() if isinstance(module, _NormBase)]
+    return [module for module in model.modules() if isinstance(module, _NormBase) or _scripted_from(module) in _NORMS]
+
+
+def _scripted_from(module: nn.Module) -> str | None:
+    """The class that a scripted module was; None for any other module."""
+    return getattr(module, "original_name", None) if isinstance(module, torch.jit.ScriptModule) else None
 
 
 @contextmanager
@@ -65,8 +72,7 @@ def _buffers_restored(model: nn.Module) -> Iterator[None]:
     kept = [
         (module, name, buffer, buffer._version, buffer.clone())
         for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
+        for name, buffer in _own_buffers(module).items()
     ]
     try:
         yield
@@ -75,15 +81,25 @@ def _buffers_restored(model: nn.Module) -> Iterator[None]:
             for module, name, buffer, version, copy in kept:
                 if buffer.is_floating_point() or buffer._version != version:
                     buffer.copy_(copy)
-                if module._buffers.get(name) is not buffer:
-                    module._buffers[name] = buffer
+                if _own_buffers(module).get(name) is not buffer:
+                    setattr(module, name, buffer)
+
+
+def _own_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers of the module itself, by name; a scripted module shows them in no other way."""
+    return dict(module.named_buffers(recurse=False, remove_duplicate=False))
 
 
 @contextmanager
 def _seeded_modules(model: nn.Module, seed: int) -> Iterator[None]:
-    """Reseeds on entering and on leaving every module, from its name and how often it was called."""
+    """Reseeds on entering and on leaving every module, from its name and how often it was called.
+
+    Scripted modules take no hooks: they draw from the seed that the whole evaluation starts with.
+    """
     with ExitStack() as stack:
         for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
             reseed = _reseeder(name, seed)
             stack.callback(module.register_forward_pre_hook(reseed).remove)
             stack.callback(module.register_forward_hook(reseed).remove)

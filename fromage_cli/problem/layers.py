@@ -1,6 +1,6 @@
 """The trainable tensors of a model, by name: each once, however often it is used."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -33,8 +33,9 @@ def trainable_tensors(model: nn.Module) -> list[TrainableTensor]:
         if parameter.requires_grad:
             names.setdefault(id(parameter), []).append(name)
             parameters[id(parameter)] = parameter
+    modules = dict(model.named_modules(remove_duplicate=False))
     return [
-        TrainableTensor(first, parameters[key], _owner_class(model, first), tuple(others))
+        TrainableTensor(first, parameters[key], _owner_class(modules, first), tuple(others))
         for key, (first, *others) in names.items()
     ]
 
@@ -54,7 +55,9 @@ def chosen(names: Iterable[str], include: Sequence[str], exclude: Sequence[str])
     }
 
 
-def _owner_class(model: nn.Module, name: str) -> str:
+def _owner_class(modules: Mapping[str, nn.Module], name: str) -> str:
+    """The class that owns the tensor; of a scripted module, the class that it was scripted from."""
     owner, parametrized, _ = f".{name}".partition(".parametrizations.")
-    path = owner.removeprefix(".") if parametrized else name.rpartition(".")[0]
-    return type(model.get_submodule(path)).__name__.removeprefix("Parametrized")
+    module = modules[owner.removeprefix(".") if parametrized else name.rpartition(".")[0]]
+    kind: str = getattr(module, "original_name", type(module).__name__)
+    return kind.removeprefix("Parametrized")

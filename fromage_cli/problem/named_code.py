@@ -64,6 +64,11 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
+def raised_here(error: BaseException) -> bool:
+    """Whether the innermost frame of an exception is ours."""
+    return traceback.extract_tb(error.__traceback__)[-1].filename.startswith(_NOT_THEIRS[0])
+
+
 def _place(error: BaseException) -> str:
     """` (file:line)` of the innermost frame that is neither torch's nor ours."""
     if isinstance(error, SyntaxError) and error.filename:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.errors import FromageError, MismatchError, NumericalError
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.budget import Budget
 from fromage_cli.problem.evaluation import Mode, batch_statistics_modules, comparable
 from fromage_cli.problem.layers import TrainableTensor, frozen_names, trainable_tensors
 from fromage_cli.problem.losses import Loss
+from fromage_cli.problem.named_code import first_line, out_of_memory, raised_here
 
 Visitor = Callable[[TrainableTensor, Tensor], None]
 """Called with a tensor and its gradient, which is freed when the call returns."""
@@ -214,7 +215,7 @@ class _Sweep:
                 total += float(terms.total.detach())
                 count += terms.count
                 self.divisor = count if len(self.chunks) > 1 else 1.0
-                (terms.total if len(self.chunks) > 1 else terms.total / terms.count).backward()  # type: ignore[no-untyped-call]
+                _run_backward(terms.total if len(self.chunks) > 1 else terms.total / terms.count)
         for tensor in self.problem.trainable:
             self._hand_over(tensor)
         return total / count
@@ -239,6 +240,23 @@ class _Sweep:
         if gradient is not None:
             gradient = gradient.to_dense() if gradient.is_sparse else gradient
             self.visit(tensor, gradient.div_(self.divisor) if self.divisor != 1.0 else gradient)
+
+
+def _run_backward(loss: Tensor) -> None:
+    """Gradients of the loss in `.grad`; a failure of the model's graph is explained, one of our hooks is not.
+
+    Raises MismatchError.
+    """
+    try:
+        loss.backward()  # type: ignore[no-untyped-call]
+    except Exception as error:
+        if isinstance(error, FromageError) or out_of_memory(error) or raised_here(error):
+            raise
+        raise MismatchError(
+            f"{type(error).__name__} while computing the gradient: {first_line(error)}",
+            "A model that keeps state from one call to the next needs a --loss file.py:function that resets it; "
+            "--debug shows the traceback.",
+        ) from error
 
 
 def _require_finite(loss: float, gradients: dict[str, Tensor]) -> None:

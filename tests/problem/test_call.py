@@ -46,6 +46,11 @@ class Anything(nn.Module):
         return sorted(tensors)
 
 
+class WithDefault(nn.Module):
+    def forward(self, features: Tensor, scale: float = 1.0) -> Tensor:
+        return features * scale
+
+
 class Positional(nn.Module):
     def forward(self, *tensors: Tensor) -> Any:
         return len(tensors)
@@ -128,9 +133,12 @@ def test_wrappers_show_the_signature_of_what_they_wrap() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_scripted_module_takes_its_inputs_by_position() -> None:
-    scripted = torch.jit.script(nn.Linear(3, 2))
-    assert call_model(scripted, as_batch((A, C), "here")).shape == (2, 2)
+def test_a_scripted_module_shows_its_arguments() -> None:
+    scripted = torch.jit.script(WithDefault())
+    assert signature_text(scripted).endswith(".forward(features, scale=1.0)")
+    for data in (A, {"features": A, "y": C}, (A, C)):
+        positional, named, _ = inputs_and_targets(scripted, as_batch(data, "here"))
+        assert torch.equal(scripted(*positional, **named), A)
 
 
 def test_the_model_is_called() -> None:

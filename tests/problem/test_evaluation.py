@@ -109,6 +109,20 @@ def test_a_buffer_that_is_replaced_is_put_back() -> None:
     assert float(buffer) == 0
 
 
+@pytest.mark.parametrize("mode", ["auto", "train", "eval"])
+def test_scripted_modules_behave_as_what_they_were_scripted_from(mode: str) -> None:
+    plain = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)).eval()
+    scripted = torch.jit.script(plain)
+    assert torch.equal(output(plain, mode), output(scripted, mode))
+    assert torch.equal(scripted.state_dict()["1.running_mean"], torch.zeros(4))
+    assert not any(module.training for module in scripted.modules())
+
+
+def test_masks_of_scripted_dropout_are_the_same_every_time() -> None:
+    scripted = torch.jit.script(dropout_stack(0.5))
+    assert torch.equal(output(scripted, "train"), output(scripted, "train"))
+
+
 def test_the_power_iteration_of_spectral_norm_does_not_advance() -> None:
     torch.manual_seed(0)
     model = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6))

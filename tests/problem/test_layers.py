@@ -42,6 +42,11 @@ def test_a_parametrized_tensor_belongs_to_the_module_it_parametrizes() -> None:
     assert {tensor.kind for tensor in trainable_tensors(nn.Sequential(layer))} == {"Linear"}
 
 
+def test_scripted_modules_keep_the_classes_that_they_were_scripted_from() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
+    assert [tensor.kind for tensor in trainable_tensors(scripted)] == ["Linear"] * 2 + ["BatchNorm1d"] * 2
+
+
 def test_globs_choose_by_name() -> None:
     names = ["a.weight", "a.bias", "b.weight"]
     assert chosen(names, [], []) == set(names)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fromage_cli.errors import InputError, MismatchError, ResourceError
-from fromage_cli.problem.named_code import check_arguments, first_line, named_code, out_of_memory, seeded
+from fromage_cli.problem.named_code import check_arguments, first_line, named_code, out_of_memory, raised_here, seeded
 
 
 def test_an_exception_becomes_one_message_with_its_place() -> None:
@@ -17,6 +17,15 @@ def test_an_exception_becomes_one_message_with_its_place() -> None:
     ):
         {}["missing"]
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_an_exception_from_our_own_lines_is_told_from_one_of_theirs() -> None:
+    with pytest.raises(TypeError) as ours:
+        check_arguments(lambda: None, (), 3, "--model")  # type: ignore[arg-type]
+    with pytest.raises(KeyError) as theirs:
+        {}["missing"]
+    assert raised_here(ours.value)
+    assert not raised_here(theirs.value)
 
 
 def test_our_own_errors_and_those_let_through_stay_what_they_are() -> None:

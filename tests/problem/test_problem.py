@@ -204,6 +204,36 @@ def test_a_gradient_that_is_not_finite_is_refused_by_name(make_problem: Maker) -
         _ = make_problem(Root(), {"x": torch.ones(2, 1)}, "output").base
 
 
+class Remembers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, 1))
+        self.state: torch.Tensor | float = 0.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.state = (x @ self.weight).exp() + self.state
+        return self.state.sum()
+
+
+def test_a_graph_that_outlives_its_evaluation_is_explained(make_problem: Maker) -> None:
+    problem = make_problem(Remembers(), {"x": torch.ones(2, 1)}, "output")
+    _ = problem.base
+    with pytest.raises(MismatchError, match="RuntimeError while computing the gradient"):
+        problem.visit_gradient(lambda *_: None)
+
+
+def test_a_limit_that_the_visitor_reaches_is_not_taken_for_an_error_of_the_model(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
+) -> None:
+    problem = make_problem(perceptron, classification)
+
+    def fails(*_: object) -> None:
+        raise ResourceError("enough")
+
+    with pytest.raises(ResourceError, match="enough"):
+        problem.visit_gradient(fails)
+
+
 def test_a_model_without_trainable_tensors_is_refused(make_problem: Maker) -> None:
     with pytest.raises(MismatchError, match="no trainable tensor"):
         make_problem(nn.Linear(2, 2).requires_grad_(False), {"x": torch.ones(2, 2), "y": torch.ones(2, 2)})
