@@ -6,7 +6,7 @@ rho = ||F(x)|| / ||x + F(x)|| of the difference (`effective`).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,19 +131,25 @@ class _Reading:
         if not data:
             constant_input = name.startswith(PRODUCTS) and None in children
             return _Place(constant_input or name.startswith(LOOKUPS), weight, weight)
-        path, effective = max(place.path for place in data), max(place.effective for place in data)
+        path, effective = max(place.path for place in data), _deepest(place.effective for place in data)
         if len(data) == 2 and name.startswith("AddBackward"):
             effective = self._residual(node, *data)
         if name.startswith(ADDITIVE):
-            return _Place(True, max(path, weight), effective if math.isnan(effective) else max(effective, weight))
+            return _Place(True, max(path, weight), _deepest((effective, weight)))
         return _Place(True, path + weight, effective + weight)
 
     def _residual(self, node: Any, first: _Place, second: _Place) -> float:
         if first.path == second.path:
-            return max(first.effective, second.effective)
+            return _deepest((first.effective, second.effective))
         share = self.shares.get(node, (math.nan, math.nan))
         shallow, deep, rho = (first, second, share[1]) if first.path < second.path else (second, first, share[0])
         return shallow.effective + rho * (deep.effective - shallow.effective)
+
+
+def _deepest(depths: Iterable[float]) -> float:
+    """The largest, or NaN where one is not known: `max` alone would let the order of the terms decide."""
+    known = list(depths)
+    return math.nan if any(math.isnan(depth) for depth in known) else max(known)
 
 
 def _walk(root: Any) -> list[Any]:

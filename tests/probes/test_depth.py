@@ -176,6 +176,21 @@ def test_a_recurrence_is_as_deep_as_it_is_long(make_problem: Maker) -> None:
     assert depth.path == 6  # one input product, then five recurrent ones
 
 
+def test_one_unknown_share_makes_the_effective_depth_unknown_in_any_order(make_problem: Maker) -> None:
+    class Unrolled(nn.Module):
+        def __init__(self, reverse: bool) -> None:
+            super().__init__()
+            self.cell, self.reverse = nn.RNNCell(5, 4), reverse
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first = self.cell(x)
+            states = [first, self.cell(x, first)]  # the second sum, inside the cell, is not seen
+            return torch.cat(states[::-1] if self.reverse else states)
+
+    for reverse in (False, True):
+        assert depth_of(make_problem, Unrolled(reverse), 3, 5) == Depth(2, 2, None)
+
+
 def test_recomputed_blocks_hide_their_depth(make_problem: Maker) -> None:
     class Recomputed(nn.Module):
         def __init__(self) -> None:
