@@ -87,6 +87,7 @@ def open_problem(ckpt: str | None, model: ModelOptions, batch: BatchOptions, run
     from fromage_cli.problem.losses import resolve_loss
     from fromage_cli.problem.models import build_model
     from fromage_cli.problem.problem import Problem
+    from fromage_cli.problem.support import refuse_unsupported
     from fromage_cli.problem.weights import load_weights
 
     budget = Budget(run.time_limit, run.max_memory)
@@ -102,6 +103,7 @@ def open_problem(ckpt: str | None, model: ModelOptions, batch: BatchOptions, run
         model.model or "auto", model.model_arguments, checkpoint, declared, seed=run.seed
     )
     notes = (f"model: {description}", *(checkpoint.notes if checkpoint is not None else ()))
+    refuse_unsupported(network)
     notes += load_weights(network, checkpoint, dtype) if checkpoint is not None else ()
     network.to(device=device, dtype=dtype)
     data = _load_batch(batch, declared, model.trust, run.seed).to(device, dtype)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fromage_cli.checkpoints import Checkpoint
+from fromage_cli.problem.call import unwrapped
 from fromage_cli.problem.problem import Problem
 from fromage_cli.problem.weights import load_weights
 
@@ -14,22 +15,14 @@ def displacement_to(problem: Problem, other: Checkpoint) -> tuple[dict[str, Tens
     The other weights are loaded as the first were, subtracted, and everything is put back bit for bit.
     Raises MismatchError and NumericalError as loading weights does.
     """
-    kept = {
-        name: value.detach().clone() for name, value in problem.model.state_dict().items() if torch.is_tensor(value)
-    }
+    model = unwrapped(problem.model)
+    kept = {name: value.detach().clone() for name, value in model.state_dict().items() if torch.is_tensor(value)}
     try:
-        notes = load_weights(problem.model, other)
-        moved = {
-            tensor.name: tensor.parameter.detach() - kept[_stored(tensor.name, kept)] for tensor in problem.trainable
-        }
+        notes = load_weights(model, other)
+        moved = {tensor.name: tensor.parameter.detach() - kept[tensor.name] for tensor in problem.trainable}
     finally:
         with torch.no_grad():
-            for name, value in problem.model.state_dict().items():
+            for name, value in model.state_dict().items():
                 if name in kept:
                     value.copy_(kept[name])
     return moved, (*other.notes, *notes)
-
-
-def _stored(name: str, kept: dict[str, Tensor]) -> str:
-    """A parameter's name in the state dictionary, which a compiled model prefixes."""
-    return name if name in kept else f"_orig_mod.{name}"

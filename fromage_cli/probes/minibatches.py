@@ -1,11 +1,10 @@
 """Gradients of parts of the batch, each as a training step would see it."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from torch import Tensor
 
-from fromage_cli.problem.problem import Evaluations, Problem
+from fromage_cli.problem.problem import Problem
 
 
 def minibatch_gradients(problem: Problem, count: int, visit: Callable[[str, Tensor], None]) -> int:
@@ -16,7 +15,6 @@ def minibatch_gradients(problem: Problem, count: int, visit: Callable[[str, Tens
     rows = problem.batch.size // count
     for index in range(count):
         part = problem.batch.rows(index * rows, (index + 1) * rows)
-        small = replace(problem, batch=part, micro_batch=None, evaluations=Evaluations())
-        small.visit_gradient(lambda tensor, gradient: visit(tensor.name, gradient))
+        problem.on(part).visit_gradient(lambda tensor, gradient: visit(tensor.name, gradient))
         problem.evaluations.gradients += rows / problem.batch.size
     return rows

@@ -1,14 +1,15 @@
 """The curve along a direction: losses and gradient changes at each relative step, all layers from one gradient."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from fromage_cli.errors import ResourceError
+from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.probes.direction import Direction
 from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.problem import SPLIT_TOLERANCE, Problem
 from fromage_cli.theory.accumulation import distance
 
 
@@ -21,7 +22,7 @@ class Ray:
     changes: dict[str, list[float]] = field(default_factory=dict)
     """||g_l(W + eta d) - g_l(W)|| by tensor name."""
     floors: dict[str, float] = field(default_factory=dict)
-    """The same at eta = 0: what repeating the evaluation alone changes."""
+    """The same at eta = 0, the rows summed in another order: what rounding and chance alone change."""
     stopped: ResourceError | None = None
     """The limit that ended the measurement before the grid did."""
 
@@ -36,11 +37,11 @@ def measure_ray(
     ray = Ray(changes={move.tensor.name: [] for move in direction.moves})
     with problem.displaced([move.tensor for move in direction.moves]) as origin:
         try:
-            ray.floors = _changes(problem, direction)[1]
+            ray.floors = _noise_floors(problem, direction)
             advance()
             for eta in etas:
                 direction.write(origin, eta)
-                loss, changes = _changes(problem, direction)
+                loss, changes = _changes(problem, direction, problem.base.gradients)
                 ray.etas.append(eta)
                 ray.losses.append(loss)
                 for name, change in changes.items():
@@ -51,9 +52,26 @@ def measure_ray(
     return ray
 
 
-def _changes(problem: Problem, direction: Direction) -> tuple[float, dict[str, float]]:
+def _noise_floors(problem: Problem, direction: Direction) -> dict[str, float]:
+    """What the gradient changes by when the same rows come in reverse: the size of its rounding errors.
+
+    A gradient that is zero in exact arithmetic, such as that of a bias before a normalisation, shows itself here.
+    Where the order of rows matters (dropout masks, indices into the batch) the evaluation is repeated as it was.
+    """
+    if problem.mode != "train":
+        backwards = problem.on(problem.batch.reversed())
+        problem.evaluations.gradients += 1
+        try:
+            loss, floors = _changes(backwards, direction, problem.base.gradients)
+        except (MismatchError, RuntimeError, IndexError):
+            loss, floors = math.nan, {}
+        if abs(loss - problem.base.loss) <= SPLIT_TOLERANCE * abs(problem.base.loss):
+            return floors
+    return _changes(problem, direction, problem.base.gradients)[1]
+
+
+def _changes(problem: Problem, direction: Direction, base: Mapping[str, Tensor]) -> tuple[float, dict[str, float]]:
     """The loss, and each moving tensor's ||g - g_base||; a tensor that lost its gradient changed by all of it."""
-    base = problem.base.gradients
     changes = {move.tensor.name: move.gradient_norm for move in direction.moves}
 
     def reduce(tensor: TrainableTensor, gradient: Tensor) -> None:

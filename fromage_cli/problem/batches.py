@@ -43,6 +43,10 @@ class Batch:
         stop = min(stop, self.size)
         return replace(self, data=map_tensors(self.data, lambda tensor: tensor[start:stop]), size=stop - start)
 
+    def reversed(self) -> "Batch":
+        """The same rows from last to first."""
+        return replace(self, data=map_tensors(self.data, lambda tensor: tensor.flip(0)))
+
 
 def map_tensors(data: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """Apply a function to every tensor of a nest and keep the rest as it is."""

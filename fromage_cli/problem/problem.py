@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from fromage_cli.errors import FromageError, MismatchError, NumericalError
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.budget import Budget
+from fromage_cli.problem.call import unwrapped
 from fromage_cli.problem.evaluation import Mode, batch_statistics_modules, comparable
 from fromage_cli.problem.layers import TrainableTensor, frozen_names, trainable_tensors
 from fromage_cli.problem.losses import Loss
@@ -59,8 +61,8 @@ class Problem:
     evaluations: Evaluations = field(default_factory=Evaluations)
 
     def __post_init__(self) -> None:
-        self.trainable = trainable_tensors(self.model)
-        self.frozen = frozen_names(self.model)
+        self.trainable = trainable_tensors(unwrapped(self.model))
+        self.frozen = frozen_names(unwrapped(self.model))
         self._deferred: set[str] = set()
         if not self.trainable:
             raise MismatchError(
@@ -116,6 +118,14 @@ class Problem:
     def dtype(self) -> torch.dtype:
         """The precision of the weights."""
         return self.trainable[0].parameter.dtype
+
+    def on(self, batch: Batch) -> "Problem":
+        """The same problem on other rows; it counts its evaluations for itself."""
+        other = copy(self)
+        other.batch, other.evaluations = batch, Evaluations()
+        for remembered in ("base", "receiving"):
+            other.__dict__.pop(remembered, None)
+        return other
 
     def value(self) -> float:
         """The loss at the current weights, by forward passes alone; may be infinite or not a number."""

@@ -28,7 +28,7 @@ def judge(result: BreakdownResult, limits: Limits | None = None) -> tuple[Findin
     return (
         *_trust(result, limits),
         *(_uncertifiable(result.layers) if result.direction != "random" else ()),
-        *_noise(result.layers, limits),
+        *_noise(result, limits),
         *_zero_gradients(result),
         *_coarse_grid(result, limits),
         *_overflow(result),
@@ -62,7 +62,7 @@ def _earliest(layer: LayerBreakdown, etas: Sequence[float]) -> float | None:
 
 def _uncertifiable(layers: Sequence[LayerBreakdown]) -> Iterator[Finding]:
     for layer in layers:
-        if layer.trust_relation == "uncertifiable" and layer.gradient_norm > 0.0:
+        if layer.trust_relation == "uncertifiable" and layer.gradient_norm > 0.0 and layer.cosine <= 0.0:
             yield Finding(
                 code="step-ascends",
                 severity="warn",
@@ -74,8 +74,20 @@ def _uncertifiable(layers: Sequence[LayerBreakdown]) -> Iterator[Finding]:
             )
 
 
-def _noise(layers: Sequence[LayerBreakdown], limits: Limits) -> Iterator[Finding]:
-    noisy = [(layer.noise_floor, layer.name) for layer in layers if (layer.noise_floor or 0.0) > limits.noise]
+def _noise(result: BreakdownResult, limits: Limits) -> Iterator[Finding]:
+    if result.noise:
+        yield Finding(
+            code="gradient-is-rounding",
+            severity="info",
+            layer=result.noise[0] if len(result.noise) == 1 else None,
+            message=f"the gradient of {_counted(result.noise)} is zero but for rounding, so nothing is said of "
+            f"{'its' if len(result.noise) == 1 else 'their'} breakdown: {_first_names(result.noise)}",
+            value=float(len(result.noise)),
+            hint="Usual for biases before a normalisation and for the keys' bias in attention; otherwise try "
+            "--dtype float64.",
+        )
+    noisy = [(layer.noise_floor or 0.0, layer.name) for layer in result.layers if layer.name not in result.noise]
+    noisy = [(floor, name) for floor, name in noisy if floor > limits.noise]
     if noisy:
         worst, name = max(noisy)
         yield Finding(
@@ -97,12 +109,20 @@ def _zero_gradients(result: BreakdownResult) -> Iterator[Finding]:
             code="tensor-still",
             severity="info",
             layer=dead[0] if len(dead) == 1 else None,
-            message=f"{len(dead)} tensor{'s' if len(dead) > 1 else ''} with zero weights or zero gradient "
-            f"do{'' if len(dead) > 1 else 'es'} not move: {', '.join(dead[:3])}{' …' if len(dead) > 3 else ''}",
+            message=f"{_counted(dead)} with zero weights or zero gradient "
+            f"do{'' if len(dead) > 1 else 'es'} not move: {_first_names(dead)}",
             value=float(len(dead)),
             limit=0.0,
             hint="A relative step is not defined for them.",
         )
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
+
+
+def _first_names(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
 
 
 def _coarse_grid(result: BreakdownResult, limits: Limits) -> Iterator[Finding]:

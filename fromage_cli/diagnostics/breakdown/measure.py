@@ -32,6 +32,8 @@ from fromage_cli.theory.descent import GroupStep, loss_change_bound
 from fromage_cli.theory.relative_trust import implied_depth, predicted_breakdown, spectral_step
 from fromage_cli.theory.singular_values import stable_rank
 
+NOISE_LIMIT = 0.1
+"""A tensor whose noise floor reaches this has no trust eta of its own: its gradient is zero but for rounding."""
 VIOLATION_FLOOR = 10.0
 """A breakdown counts towards `violation` from this multiple of its noise floor on."""
 
@@ -65,7 +67,7 @@ def measure(
     predicted = _predicted(direction, ray.etas)
     moved = [_layer(move, ray, predicted, direction.certifies) for move in direction.moves]
     layers = tuple(layer for layer in moved if show_vectors or len(layer.shape) > 1)
-    trust, limiting = _network_trust(moved)
+    trust, limiting = _network_trust([layer for layer in moved if not is_noise(layer.noise_floor)])
     bounds = _loss_bounds(direction, ray)
     aggregate = first_sign_change(ray.etas, bounds) if direction.certifies else Point(None, "uncertifiable")
     least = minimum(ray.etas, ray.losses, base)
@@ -92,6 +94,7 @@ def measure(
         argmin_loss_relation=least.relation,
         first_increase_eta=increase.eta,
         first_increase_relation=increase.relation,
+        noise=tuple(layer.name for layer in moved if is_noise(layer.noise_floor)),
         skipped=tuple(SkippedTensor(s.name, s.reason) for s in (*skipped, *direction.skipped)),
         layers=layers,
     )
@@ -108,8 +111,9 @@ def _layer(move: Move, ray: Ray, predicted: Sequence[float], certifies: bool) ->
     if move.gradient_norm > 0.0:
         breakdown = [change / move.gradient_norm for change in changes]
         path = running_maximum(breakdown)
-        trust = first_crossing(ray.etas, path, move.cosine) if certifies else Point(None, "uncertifiable")
         noise = floor / move.gradient_norm if floor is not None else None
+        certifies = certifies and not is_noise(noise)
+        trust = first_crossing(ray.etas, path, move.cosine) if certifies else Point(None, "uncertifiable")
     else:
         breakdown, path, trust, noise = [], [], Point(None, "uncertifiable"), None
     blank = (None,) * len(changes)
@@ -130,6 +134,11 @@ def _layer(move: Move, ray: Ray, predicted: Sequence[float], certifies: bool) ->
         implied_depth=implied_depth(move.cosine, trust.eta) if trust.eta is not None else None,
         violation=_violation(breakdown, predicted, noise),
     )
+
+
+def is_noise(noise_floor: float | None) -> bool:
+    """Whether a gradient is no larger than its own rounding errors, so that nothing can be said of its breakdown."""
+    return noise_floor is not None and not noise_floor < NOISE_LIMIT
 
 
 def _violation(breakdown: Sequence[float], predicted: Sequence[float], noise: float | None) -> float | None:

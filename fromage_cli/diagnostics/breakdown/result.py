@@ -42,7 +42,7 @@ class LayerBreakdown:
     relative_step: float | None
     """||dW|| / ||W|| per unit of eta; None for zero weights."""
     noise_floor: float | None
-    """b at eta = 0: what repeating the evaluation changes."""
+    """b at eta = 0, the rows summed in another order: what rounding and chance change."""
     breakdown: tuple[float | None, ...]
     """b at each eta; None for a layer without gradient at the start."""
     path_breakdown: tuple[float | None, ...]
@@ -96,5 +96,7 @@ class BreakdownResult:
     first_increase_eta: float | None
     """Where the loss along the slice first exceeds its start."""
     first_increase_relation: str
+    noise: tuple[str, ...]
+    """Tensors that move but whose gradient is zero up to rounding, such as biases before a normalisation."""
     skipped: tuple[SkippedTensor, ...]
     layers: tuple[LayerBreakdown, ...]

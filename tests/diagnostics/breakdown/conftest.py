@@ -59,6 +59,7 @@ def make_result(make_layer: Callable[..., LayerBreakdown]) -> Callable[..., Brea
             "argmin_loss_relation": "crossing",
             "first_increase_eta": 0.041,
             "first_increase_relation": "crossing",
+            "noise": (),
             "skipped": (),
             "layers": (make_layer(), make_layer("layers.1.weight", shape=(10, 64), trust_eta=0.08)),
         }

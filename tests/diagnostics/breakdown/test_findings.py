@@ -52,6 +52,11 @@ def test_noise_names_the_worst_layer(make_result: MakeResult, make_layer: MakeLa
     assert (finding.code, finding.layer, finding.value) == ("noisy-gradient", "worst", 0.5)
 
 
+def test_gradients_that_are_rounding_are_named(make_result: MakeResult) -> None:
+    finding = judge(make_result(noise=("conv.bias",)))[0]
+    assert (finding.code, finding.severity, finding.layer) == ("gradient-is-rounding", "info", "conv.bias")
+
+
 def test_tensors_that_stand_still_are_counted(make_result: MakeResult, still_tensor: SkippedTensor) -> None:
     frozen = SkippedTensor("frozen.weight", "frozen")
     finding = judge(make_result(skipped=(still_tensor, frozen)))[0]

@@ -11,7 +11,7 @@ from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
 from fromage_cli.diagnostics.breakdown.measure import measure
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.probes.direction import moving_tensors
-from fromage_cli.probes.updates import fromage_direction
+from fromage_cli.probes.updates import fromage_direction, sgd_direction
 from fromage_cli.problem.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -213,6 +213,32 @@ def test_tied_tensors_count_once_in_the_prediction(make_problem: Maker) -> None:
     assert [layer.name for layer in result.layers] == ["embedding.weight"]
     assert result.predicted == pytest.approx([0.1])
     assert (result.depth.count, result.depth.path) == (1, 2)
+
+
+def test_a_gradient_that_is_only_rounding_limits_nothing(make_problem: Maker) -> None:
+    """The bias of a convolution before BatchNorm has no gradient in exact arithmetic."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(2, 6, 3), nn.BatchNorm1d(6), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
+    problem = make_problem(model, {"x": torch.randn(32, 2, 8), "y": torch.randint(3, (32,))})
+    result = measure(problem, sgd_direction(problem, problem.receiving), GRID, show_vectors=True).result
+    assert result.noise == ("0.bias",)
+    dead = next(layer for layer in result.layers if layer.name == "0.bias")
+    assert (dead.trust_eta, dead.trust_relation) == (None, "uncertifiable")
+    assert result.trust_relation == "crossing"
+    assert result.limiting_layer != "0.bias"
+
+
+def test_a_batch_whose_order_matters_is_repeated_as_it_is(make_problem: Maker) -> None:
+    class Ordered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x * torch.arange(len(x))[:, None])
+
+    result = curve(make_problem(Ordered(), {"x": torch.randn(20, 6), "y": torch.randint(3, (20,))}), (0.1,))
+    assert result.layers[0].noise_floor == 0.0
 
 
 def test_a_noisy_model_has_a_noise_floor(make_problem: Maker) -> None:
