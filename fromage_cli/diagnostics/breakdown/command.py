@@ -1,15 +1,25 @@
 """`fromage-diag breakdown`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fromage_cli.diagnostics.breakdown.choice import check_direction, make_direction, moved_by_default
 from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
+from fromage_cli.diagnostics.breakdown.plot import check_plot, with_plot
 from fromage_cli.intake import Intake, open_problem
 from fromage_cli.terminal.answer import Answer, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
-from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions, TensorOptions, shared_options
+from fromage_cli.terminal.options import (
+    BatchOptions,
+    ModelOptions,
+    OutputOptions,
+    RunOptions,
+    TensorOptions,
+    shared_options,
+)
+from fromage_cli.terminal.parsing import output_file
 from fromage_cli.terminal.progress import progress
 
 WEIGHT_COPIES = 2.1
@@ -32,14 +42,26 @@ def command(
     eta: Annotated[
         str, typer.Option(metavar="MIN:MAX:COUNT|LIST", help="Relative steps: log-spaced, or comma-separated.")
     ] = DEFAULT,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.svg|png",
+            parser=output_file,
+            rich_help_panel="Output",
+            help="Draw the curves into a file too (needs the extra plot).",
+        ),
+    ] = None,
     model: ModelOptions,
     batch: BatchOptions,
     tensors: TensorOptions,
     run: RunOptions,
+    output: OutputOptions,
 ) -> Answer:
     """How fast does each layer's gradient break down when all layers move by a relative step η?"""
     check_direction(direction)
     etas = eta_grid(eta)
+    if plot is not None:
+        check_plot(plot, output.force, (output.output, ckpt, batch.batch, direction.removeprefix("to:")))
     intake = open_problem(ckpt, model, batch, run)
 
     from fromage_cli.diagnostics.breakdown.findings import judge
@@ -73,7 +95,8 @@ def command(
         settings={"tensors": chosen},
         error=measured.stopped,
     )
-    return intake.complete(answer)
+    answer = intake.complete(answer)
+    return answer if plot is None else with_plot(answer, result, plot, output.force)
 
 
 def _estimate(intake: Intake, points: int) -> Answer:

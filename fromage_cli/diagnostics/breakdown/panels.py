@@ -1,0 +1,248 @@
+"""The two panels of the picture: the loss along the line, and every layer's breakdown with what is held against it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fromage_cli.diagnostics.breakdown.choice import TO
+from fromage_cli.diagnostics.breakdown.result import BreakdownResult
+from fromage_cli.terminal.words import middle, number, visible
+from fromage_cli.theory.relative_trust import lemma2_rate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAMED = 8
+"""Layers named one by one; more of them are told apart by depth alone."""
+DOTTED = 1000
+"""Points of all layers up to which each is marked, so that one between two overflows is seen."""
+LARGEST_BREAKDOWN = 1e3
+"""How far curves are followed: nothing is left of the first gradient there."""
+NAME_WIDTH = 36
+"""Cells of a layer's name in the legend."""
+LIGHTEST = 0.88
+"""Where the colours of depth end: the yellow beyond does not show on white."""
+BLACK, LEAST, INCREASE = "#222222", "#0072b2", "#d55e00"
+DASHED = (0, (5, 2.5))
+TRUST, COSINE, SPECTRAL, NOISE = "#c1272d", "#e08e00", "#888888", "#e4e4e4"
+
+Entry = tuple[Any, str]
+"""Something drawn, and what the legend calls it."""
+
+
+def eta_axis(axes: Axes, result: BreakdownResult) -> None:
+    """The axis that both panels share."""
+    etas = result.etas or (1e-4, 1.0)
+    margin = max((etas[-1] / etas[0]) ** 0.02, 1.05)
+    axes.set_xscale("log")
+    axes.set_xlim(etas[0] / margin, etas[-1] * margin)
+    _log_ticks(axes.xaxis, *axes.get_xlim())
+    label = "fraction η of the way (no unit)" if result.direction.startswith(TO) else "relative step η (no unit)"
+    rate = f"; learning rate = {number(result.step_scale)} × η" if result.direction in ("sgd", "adam") else ""
+    axes.set_xlabel(label + rate)
+
+
+def _log_ticks(axis: Any, low: float, high: float) -> None:
+    """Powers of ten; within two decades also 2 and 5 times them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    multiples = (1.0, 2.0, 5.0) if high < 100.0 * low else (1.0,)
+    axis.set_major_locator(LogLocator(subs=multiples, numticks=10))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def tick(value: float) -> str:
+    """A number on a logarithmic axis: `10⁻⁴`, `0.002`, `0.1`, `5`, `10⁶`."""
+    if 1e-3 <= value < 1e4:
+        return f"{value:.6g}"
+    mantissa, _, exponent = f"{value:.0e}".partition("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"
+
+
+def _finite(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def _curve(axes: Axes, etas: Sequence[float], values: Sequence[float | None], **style: Any) -> Any:
+    """The curve, with a gap where a value is missing or not finite."""
+    shown = [value if value is not None and math.isfinite(value) else math.nan for value in values]
+    return axes.plot(etas, shown, **style)[0]
+
+
+def _dots(points: int, size: float) -> dict[str, Any]:
+    return {"marker": ".", "markersize": size} if points <= DOTTED else {}
+
+
+def _legend(axes: Axes, entries: Sequence[Entry]) -> None:
+    """Right of the panel; the words are set afterwards, as a label that begins with `_` would be left out."""
+    drawn, blank = [drawn for drawn, _ in entries], ["?"] * len(entries)
+    legend = axes.legend(drawn, blank, loc="upper left", bbox_to_anchor=(1.015, 1.02), borderaxespad=0.0)
+    for text, (_, words) in zip(legend.get_texts(), entries, strict=True):
+        text.set_text(words)
+
+
+def loss_panel(axes: Axes, result: BreakdownResult) -> None:
+    """The loss against eta with its start, its least point and where it is above its start again."""
+    finite = _finite(result.losses)
+    low, high = loss_window(result.loss, finite)
+    axes.set_ylim(low, high)
+    axes.set_ylabel("loss on the batch")
+    axes.tick_params(labelbottom=False)
+    above = f", rising to {number(max(finite))}" if finite and max(finite) > high else ""
+    curve = _curve(axes, result.etas, result.losses, color=BLACK, **_dots(len(result.etas), 3.5))
+    start = axes.axhline(result.loss, color=BLACK, linestyle=DASHED, linewidth=0.9)
+    entries = [(curve, f"loss{above}"), (start, f"loss at η = 0: {number(result.loss)}")]
+    if result.argmin_loss_eta is not None:
+        entries.append(_mark(axes, result.argmin_loss_eta, "least loss: ", color=LEAST, marker="o"))
+    if result.first_increase_eta is not None:
+        entries.append(_mark(axes, result.first_increase_eta, "above its start from ", color=INCREASE, marker="^"))
+    _trust_lines(axes, result)
+    _legend(axes, entries)
+
+
+def loss_window(start: float, losses: Sequence[float]) -> tuple[float, float]:
+    """What the loss panel shows: all that lies below the start, and so much above it that a dip is still seen."""
+    low, high = min((start, *losses)), max((start, *losses))
+    reach = max(1.5 * (start - low), 0.25 * abs(start)) or 1.0
+    high = min(high, start + reach)
+    margin = 0.06 * (high - low) or reach
+    return low - margin, high + margin
+
+
+def _mark(axes: Axes, eta: float, words: str, color: str, marker: str) -> Entry:
+    """A thin line across the panel, with a sign at its foot."""
+    axes.axvline(eta, color=color, linewidth=0.9)
+    foot: dict[str, Any] = {
+        "transform": axes.get_xaxis_transform(),
+        "clip_on": False,
+        "linestyle": "",
+        "ms": 6.5,
+        "zorder": 4,
+    }
+    return axes.plot([eta], [0.0], color=color, marker=marker, **foot)[0], f"{words}η = {number(eta)}"
+
+
+def _trust_lines(axes: Axes, result: BreakdownResult) -> list[Entry]:
+    """The measured crossing and, for comparison, the relative step of Lemma 2."""
+    entries = []
+    if result.trust_eta is not None:
+        line = axes.axvline(result.trust_eta, color=TRUST, linewidth=1.3)
+        first = result.limiting_layer or ""
+        drawn = "" if first in {layer.name for layer in result.layers} else " (not drawn)"
+        entries.append((line, f"trust η = {number(result.trust_eta)}, the first crossing:\n{_name(first)}{drawn}"))
+    lemma = lemma2_eta(result)
+    if lemma is not None:
+        line = axes.axvline(lemma, color=TRUST, linestyle=(0, (1, 1.6)), linewidth=1.6)
+        low, high = axes.get_xlim()
+        beyond = "" if low <= lemma <= high else ", beyond this axis"
+        entries.append((line, f"Lemma 2, depth {result.depth.count}: η = {number(lemma)}{beyond}"))
+    return entries
+
+
+def lemma2_eta(result: BreakdownResult) -> float | None:
+    """The largest eta for which every relative step is within Lemma 2; None where that promises nothing."""
+    cosine = min(_cosines(result), default=0.0)
+    step = max((layer.relative_step or 0.0 for layer in result.layers), default=0.0)
+    if result.direction == "random" or cosine <= 0.0 or step <= 0.0:
+        return None
+    return lemma2_rate(cosine, result.depth.count) / step
+
+
+def breakdown_panel(axes: Axes, result: BreakdownResult) -> None:
+    """Every layer's breakdown, coloured by depth; the model, the cosine, the crossing and the noise beside it."""
+    low, high = breakdown_window(result)
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    _log_ticks(axes.yaxis, low, high)
+    axes.set_ylabel("relative gradient breakdown b(η) (no unit)")
+    layers = _layers(axes, result)
+    beside = [*_cosine(axes, result), *_trust_lines(axes, result), *_predictions(axes, result), *_noise(axes, result)]
+    if len(layers) > NAMED:
+        _depth_bar(axes, [line.get_color() for line, _ in layers])
+    _legend(axes, beside if len(layers) > NAMED else [*layers, *beside])
+
+
+def breakdown_window(result: BreakdownResult) -> tuple[float, float]:
+    """From the least to the largest of all curves, as far as it says anything."""
+    rows = (result.predicted, result.predicted_spectral, *(layer.breakdown for layer in result.layers))
+    values = [value for row in rows for value in _finite(row) if value > 0.0] or [1e-2]
+    low = max(min((*values, 0.5)), 1e-9)
+    high = max(min(max(values), max(LARGEST_BREAKDOWN, 10.0 * low)), 2.0)
+    return low / 1.5, high * 1.5
+
+
+def _layers(axes: Axes, result: BreakdownResult) -> list[Entry]:
+    from matplotlib import colormaps
+
+    few = len(result.layers) <= NAMED
+    style: dict[str, Any] = {"linewidth": 1.5} if few else {"linewidth": 0.8, "alpha": 0.85}
+    style |= _dots(len(result.layers) * len(result.etas), 4.0 if few else 2.0)
+    last = max(len(result.layers) - 1, 1)
+    entries = []
+    for index, layer in enumerate(result.layers):
+        values = [value if value is not None and value > 0.0 else None for value in layer.breakdown]
+        colour = colormaps["viridis"](LIGHTEST * index / last)
+        rounding = ", only rounding" if layer.name in result.noise else ""
+        entries.append((_curve(axes, result.etas, values, color=colour, **style), _name(layer.name) + rounding))
+    return entries
+
+
+def _name(name: str) -> str:
+    return middle(visible(name), NAME_WIDTH)
+
+
+def _predictions(axes: Axes, result: BreakdownResult) -> list[Entry]:
+    rows = ((result.predicted, BLACK, ""), (result.predicted_spectral, SPECTRAL, ", spectral norm"))
+    return [
+        (
+            _curve(axes, result.etas, values, color=colour, linestyle=DASHED, zorder=3),
+            f"deep relative trust{words}",
+        )
+        for values, colour, words in rows
+    ]
+
+
+def _cosines(result: BreakdownResult) -> list[float]:
+    """Of every layer whose gradient is more than rounding."""
+    return [layer.cosine for layer in result.layers if layer.name not in result.noise]
+
+
+def _cosine(axes: Axes, result: BreakdownResult) -> list[Entry]:
+    """What the breakdown is held against: one line where all layers agree, else a band; none along a random line."""
+    cosines = _cosines(result)
+    if not cosines or result.direction == "random":
+        return []
+    low, high = min(cosines), max(cosines)
+    if high <= 0.0:
+        return []
+    if high - low <= 1e-3 * high:
+        return [(axes.axhline(high, color=COSINE, linewidth=1.4), f"cos θ = {number(high)}, to stay below")]
+    floor = max(low, axes.get_ylim()[0])
+    band = axes.axhspan(floor, high, facecolor=(COSINE, 0.22), edgecolor=(COSINE, 0.8), linewidth=0.8, zorder=0.5)
+    return [(band, f"cos θ = {number(low)} to {number(high)}, to stay below")]
+
+
+def _noise(axes: Axes, result: BreakdownResult) -> list[Entry]:
+    """What repeating the evaluation changes, up to the noisiest layer."""
+    floors = [layer.noise_floor for layer in result.layers if layer.name not in result.noise]
+    noise = max(_finite(floors), default=0.0)
+    bottom = axes.get_ylim()[0]
+    if noise <= 0.0:
+        return []
+    band = axes.axhspan(bottom, max(noise, bottom), color=NOISE, linewidth=0, zorder=0.2)
+    return [(band, f"noise floor {number(noise)}{'' if noise > bottom else ', below this axis'}")]
+
+
+def _depth_bar(axes: Axes, colours: Sequence[Any]) -> None:
+    """One strip per layer, first to last."""
+    bar = axes.inset_axes((1.03, 0.06, 0.4, 0.035))
+    bar.bar(range(len(colours)), 1.0, width=1.0, color=colours, edgecolor=colours, linewidth=0.3)
+    bar.set(xlim=(-0.5, len(colours) - 0.5), ylim=(0.0, 1.0), yticks=[])
+    bar.set_xticks([])
+    bar.text(0.0, -0.4, "first layer", transform=bar.transAxes, ha="left", va="top", fontsize=8.5)
+    bar.text(1.0, -0.4, "last layer", transform=bar.transAxes, ha="right", va="top", fontsize=8.5)
+    bar.spines[:].set_visible(False)
