@@ -55,7 +55,7 @@ class Intake:
         return ProblemRecord(
             model=self.model,
             loss=problem.loss.name,
-            batch_size=problem.batch.size,
+            batch_size=problem.rows,
             mode=problem.mode,
             seed=problem.seed,
             layer_count=len(problem.layers),
@@ -106,28 +106,32 @@ def open_problem(ckpt: str | None, model: ModelOptions, batch: BatchOptions, run
     refuse_unsupported(network)
     notes += load_weights(network, checkpoint, dtype) if checkpoint is not None else ()
     network.to(device=device, dtype=dtype)
-    data = _load_batch(batch, declared, model.trust, run.seed).to(device, dtype)
+    data, *further = [found.to(device, dtype) for found in _load_batches(batch, declared, model.trust, run.seed)]
     mode = cast("Mode", declared.mode if batch.mode == "auto" and declared.mode else batch.mode)
     given = batch.loss != "auto" or declared.loss is None
+    spec = batch.loss if given else cast(str, declared.loss)
     loss = resolve_loss(
-        batch.loss if given else cast(str, declared.loss),
+        spec,
         network,
         data,
         mode=mode,
         seed=run.seed,
         allow_code=given or model.trust,
     )
+    for other in further:  # labels and shapes of every batch are checked
+        resolve_loss(spec, network, other, mode=mode, seed=run.seed, allow_code=given or model.trust)
     problem = Problem(
         network,
         loss,
         data,
         mode=mode,
         seed=run.seed,
+        further=tuple(further),
         micro_batch=batch.micro_batch,
         autocast=run.autocast,
         budget=budget,
     )
-    notes += (f"batch: {data.size} rows from {data.source}; loss: {loss.name}; mode: {mode}",)
+    notes += (f"batch: {_counted(problem)} from {data.source}; loss: {loss.name}; mode: {mode}",)
     return Intake(problem, checkpoint, declared, description, notes)
 
 
@@ -179,8 +183,8 @@ def _require_something(ckpt: str | None, model: ModelOptions) -> None:
         )
 
 
-def _load_batch(options: BatchOptions, declared: Declared, trust: bool, seed: int) -> Batch:
-    from fromage_cli.problem.batches import load_batch
+def _load_batches(options: BatchOptions, declared: Declared, trust: bool, seed: int) -> list[Batch]:
+    from fromage_cli.problem.batches import load_batches
 
     spec = options.batch or declared.batch
     if spec is None:
@@ -189,13 +193,19 @@ def _load_batch(options: BatchOptions, declared: Declared, trust: bool, seed: in
             "Give --batch FILE (.safetensors, .npz, .pt) or --batch file.py:function, "
             'or put batch = "FILE" into fromage.toml beside the checkpoint.',
         )
-    return load_batch(
+    return load_batches(
         _short(spec),
+        count=options.batches,
         sequence_length=options.seq_len,
         sequences=options.sequences,
         seed=seed,
         allow_code=trust or options.batch is not None,
     )
+
+
+def _counted(problem: Problem) -> str:
+    several = f"{len(problem.batches)} batches, " if problem.further else ""
+    return f"{several}{problem.rows} rows"
 
 
 def _short(spec: str) -> str:

@@ -44,7 +44,7 @@ def measure_depth(problem: Problem) -> Depth:
     batch, inputs = _differentiable(problem.batch.rows(0, problem.micro_batch or problem.batch.size))
     with problem.evaluation(), twice_differentiable(), _Sums() as sums:
         terms = problem.loss(problem.model, batch)
-    problem.evaluations.forwards += batch.size / problem.batch.size
+    problem.evaluations.forwards += batch.size / problem.rows
     root = terms.total.grad_fn
     if root is None:
         return Depth(len(layers), None, None)

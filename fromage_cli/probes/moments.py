@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fromage_cli.checkpoints import OptimizerState, match_parameters
 from fromage_cli.errors import MismatchError
-from fromage_cli.probes.minibatches import minibatch_gradients
+from fromage_cli.probes.minibatches import minibatch_gradients, minibatches
+from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.problem import Problem
 
 MINIBATCHES = 16
@@ -25,10 +26,11 @@ def adam_update(problem: Problem, state: OptimizerState | None) -> tuple[dict[st
     """The next step's u = m^ / (sqrt(v^) + eps), by tensor name, and a sentence on where it comes from."""
     if state is not None and state.has("exp_avg", "exp_avg_sq", "step"):
         return update_from_state(problem, state), "adam: moments from the optimizer's state in the checkpoint."
-    count = min(MINIBATCHES, problem.batch.size)
+    parts = minibatches(problem, min(MINIBATCHES, problem.batch.size))
     return (
-        update_from_minibatches(problem, count),
-        f"adam: the checkpoint holds no moments; they come from {count} minibatch gradients at fixed weights.",
+        update_from_minibatches(problem, parts),
+        f"adam: the checkpoint holds no moments; they come from {len(parts)} gradients of {parts[0].size} rows each at "
+        "fixed weights.",
     )
 
 
@@ -73,7 +75,7 @@ def next_adam_update(gradient: Tensor, slot: Mapping[str, Any] | None, settings:
     return first.div_(1.0 - beta1**steps).div_(root)
 
 
-def update_from_minibatches(problem: Problem, count: int) -> dict[str, Tensor]:
+def update_from_minibatches(problem: Problem, parts: list[Batch]) -> dict[str, Tensor]:
     """The update m / (sqrt(v) + eps) with m the mean and v the mean square of minibatch gradients at fixed weights."""
     means: dict[str, Tensor] = {}
     squares: dict[str, Tensor] = {}
@@ -81,10 +83,10 @@ def update_from_minibatches(problem: Problem, count: int) -> dict[str, Tensor]:
     def accumulate(name: str, gradient: Tensor) -> None:
         if name not in means:
             means[name], squares[name] = torch.zeros_like(gradient), torch.zeros_like(gradient)
-        means[name].add_(gradient, alpha=1.0 / count)
-        squares[name].addcmul_(gradient, gradient, value=1.0 / count)
+        means[name].add_(gradient, alpha=1.0 / len(parts))
+        squares[name].addcmul_(gradient, gradient, value=1.0 / len(parts))
 
-    minibatch_gradients(problem, count, accumulate)
+    minibatch_gradients(problem, parts, accumulate)
     zeros = {tensor.name: tensor.parameter for tensor in problem.receiving if tensor.name not in means}
     updates = {name: mean.div_(squares[name].sqrt_().add_(EPSILON)) for name, mean in means.items()}
     return {**updates, **{name: torch.zeros_like(parameter) for name, parameter in zeros.items()}}

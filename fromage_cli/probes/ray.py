@@ -59,7 +59,7 @@ def _noise_floors(problem: Problem, direction: Direction) -> dict[str, float]:
     Where the order of rows matters (dropout masks, indices into the batch) the evaluation is repeated as it was.
     """
     if problem.mode != "train":
-        backwards = problem.on(problem.batch.reversed())
+        backwards = problem.on(*(batch.reversed() for batch in problem.batches))
         problem.evaluations.gradients += 1
         try:
             loss, floors = _changes(backwards, direction, problem.base.gradients)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +81,23 @@ def describe_shapes(data: Any) -> str:
     return ", ".join(shown) + (f" and {len(tensors) - 6} more" if len(tensors) > 6 else "")
 
 
-def load_batch(
+def load_batch(spec: str, **settings: Any) -> Batch:
+    """The first of `load_batches`."""
+    return load_batches(spec, **settings)[0]
+
+
+def load_batches(
     spec: str,
     *,
+    count: int = 1,
     sequence_length: int | None = None,
     sequences: int | None = None,
     seed: int = 0,
     allow_code: bool = True,
-) -> Batch:
-    """Read one batch from a file of named tensors, from a file of tokens, or from the user's function.
+) -> list[Batch]:
+    """Read batches from a file of named tensors, from a file of tokens, or from the user's function.
+
+    More than one come from an iterator, or from as many draws of tokens.
 
     Raises InputError (missing, truncated, empty or unsupported), UsageError (unknown form, missing length), UnsafeError
     (pickled objects, code that may not run), MismatchError (the function failed, first dimensions disagree) and
@@ -99,13 +108,22 @@ def load_batch(
     if reader is None and path.suffix.lower() != TOKENS:
         if parse_specification(spec) is None:
             _refuse_form(spec, path)
-        return as_batch(_call_function(spec, seed, allow_code), spec)
+        return [as_batch(data, spec) for data in _call_function(spec, seed, allow_code, count)]
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "does not exist"
         raise InputError(f"--batch {spec!r} {what} (working directory {Path.cwd()}).", f"Give {FORMS}.")
     if reader is None:
-        return as_batch(read_tokens(path, sequence_length, sequences, seed), spec)
-    return as_batch(reader(path), spec)
+        return [as_batch(read_tokens(path, sequence_length, sequences, seed + draw), spec) for draw in range(count)]
+    _refuse_several(count, spec, "a file of one batch")
+    return [as_batch(reader(path), spec)]
+
+
+def _refuse_several(count: int, spec: str, what: str) -> None:
+    if count > 1:
+        raise UsageError(
+            f"--batches {count} needs an iterator of batches; --batch {spec} is {what}.",
+            "Let --batch name a function that returns a DataLoader, or leave --batches out.",
+        )
 
 
 def _refuse_form(spec: str, path: Path) -> None:
@@ -175,8 +193,8 @@ def _check_tensor(name: str, tensor: Tensor, source: str) -> None:
             )
 
 
-def _call_function(spec: str, seed: int, allow_code: bool) -> Any:
-    """What the user's function returns; of an iterator or a DataLoader its first batch."""
+def _call_function(spec: str, seed: int, allow_code: bool, count: int) -> list[Any]:
+    """What the user's function returns, or the first batches of the iterator or DataLoader that it returns."""
     with seeded(seed):
         named = load_named(spec, "--batch", allow_code=allow_code)
     with seeded(seed):  # again: whether the file had to be imported first must not matter
@@ -185,7 +203,8 @@ def _call_function(spec: str, seed: int, allow_code: bool) -> Any:
             with named_code(f"calling --batch {spec}"):
                 named = named()
         if isinstance(named, Tensor | np.ndarray | Mapping | list | tuple):
-            return named
+            _refuse_several(count, spec, "one batch")
+            return [named]
         if not hasattr(named, "__iter__"):
             wrap = " Wrap it in a torch.utils.data.DataLoader." if hasattr(named, "__getitem__") else ""
             raise MismatchError(
@@ -193,10 +212,13 @@ def _call_function(spec: str, seed: int, allow_code: bool) -> Any:
                 f"Return tensors in dicts, tuples or lists, or an iterator of such.{wrap}",
             )
         with named_code(f"taking the first batch of {spec}"):
-            return _first(named, spec)
+            return _first(named, spec, count)
 
 
-def _first(batches: Any, spec: str) -> Any:
-    for batch in batches:
-        return batch
-    raise InputError(f"--batch {spec} gave an iterator without any batch.", "Check that its data set is not empty.")
+def _first(batches: Any, spec: str, count: int) -> list[Any]:
+    taken = list(islice(iter(batches), count))
+    if not taken:
+        raise InputError(f"--batch {spec} gave an iterator without any batch.", "Check that its data set is not empty.")
+    if len(taken) < count:
+        raise InputError(f"--batch {spec} gave {len(taken)} batches, --batches asks for {count}.", "Ask for fewer.")
+    return taken

@@ -53,6 +53,8 @@ class Problem:
     batch: Batch
     mode: Mode = "auto"
     seed: int = 0
+    further: tuple[Batch, ...] = ()
+    """Batches beside the first: the loss is that of all rows, each batch evaluated on its own."""
     micro_batch: int | None = None
     """Rows per chunk; None evaluates the whole batch at once."""
     autocast: bool = False
@@ -69,7 +71,7 @@ class Problem:
                 f"The model has no trainable tensor ({len(self.frozen)} frozen).",
                 "Let the factory return it with requires_grad=True on the tensors that training would move.",
             )
-        if self.micro_batch is not None and self.micro_batch < self.batch.size:
+        if self.micro_batch is not None and self.micro_batch < max(batch.size for batch in self.batches):
             self._refuse_unfaithful_split()
 
     @cached_property
@@ -119,10 +121,20 @@ class Problem:
         """The precision of the weights."""
         return self.trainable[0].parameter.dtype
 
-    def on(self, batch: Batch) -> "Problem":
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        """All of them."""
+        return (self.batch, *self.further)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are in all batches."""
+        return sum(batch.size for batch in self.batches)
+
+    def on(self, batch: Batch, *further: Batch) -> "Problem":
         """The same problem on other rows; it counts its evaluations for itself."""
         other = copy(self)
-        other.batch, other.evaluations = batch, Evaluations()
+        other.batch, other.further, other.evaluations = batch, further, Evaluations()
         for remembered in ("base", "receiving"):
             other.__dict__.pop(remembered, None)
         return other
@@ -172,8 +184,12 @@ class Problem:
             parameter.grad = None
 
     def _chunks(self) -> list[Batch]:
-        size = self.micro_batch or self.batch.size
-        return [self.batch.rows(start, start + size) for start in range(0, self.batch.size, size)]
+        return [
+            batch.rows(start, start + size)
+            for batch in self.batches
+            for size in [self.micro_batch or batch.size]
+            for start in range(0, batch.size, size)
+        ]
 
     def _backward(self, visit: Visitor, on_arrival: Callable[[TrainableTensor], None] | None = None) -> float:
         self.budget.check()

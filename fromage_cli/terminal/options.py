@@ -75,6 +75,9 @@ class BatchOptions:
     sequences: Annotated[
         int | None, _option("Batch", "--sequences", metavar="N", min=1, help="Sequences to take from a .bin file.")
     ] = None
+    batches: Annotated[
+        int, _option("Batch", "--batches", metavar="N", min=1, help="Batches to take from an iterator.")
+    ] = 1
     loss: Annotated[
         str,
         _option(

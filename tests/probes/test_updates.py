@@ -9,6 +9,7 @@ from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import MismatchError
 from fromage_cli.probes.direction import Direction, moving_tensors
 from fromage_cli.probes.displacement import displacement_to
+from fromage_cli.probes.minibatches import minibatches
 from fromage_cli.probes.moments import adam_update, next_adam_update, update_from_minibatches
 from fromage_cli.probes.updates import adam_direction, displacement_direction, random_direction, sgd_direction
 from fromage_cli.problem.problem import Problem
@@ -66,7 +67,7 @@ def test_the_adam_direction_is_the_next_step_of_the_optimizer(
     problem = make_problem(perceptron, classification)
     update, note = adam_update(problem, open_checkpoint(tmp_path / "c.pt").optimizer)
     if not warm:
-        assert "minibatch gradients" in note
+        assert "rows each" in note
         gradients = problem.base.gradients
         update = {name: next_adam_update(gradient, None, settings) for name, gradient in gradients.items()}
     direction = adam_direction(problem, moving_tensors(problem, "all")[0], update, note)
@@ -84,7 +85,7 @@ def test_moments_from_minibatches_are_their_mean_and_mean_square(
     problem = make_problem(perceptron, classification)
     assert problem.base.loss > 0
     before = problem.evaluations.gradients
-    update = update_from_minibatches(problem, 5)  # 6 rows each, 2 left over
+    update = update_from_minibatches(problem, minibatches(problem, 5))  # 6 rows each, 2 left over
     gradients = []
     for index in range(5):
         rows = slice(6 * index, 6 * index + 6)

@@ -67,7 +67,7 @@ def test_flattened_and_whole_again(call, fake):
     assert outcome.code == 0
     assert fake.SEEN["model"] == ModelOptions("m.py:f", ["a=1", "b=x"], "ema", True)
     assert fake.SEEN["model"].model_arguments == {"a": 1, "b": "x"}
-    assert fake.SEEN["batch"] == BatchOptions("b.npz", 8, 2, "mse", "train", 4)
+    assert fake.SEEN["batch"] == BatchOptions("b.npz", 8, 2, loss="mse", mode="train", micro_batch=4)
     assert fake.SEEN["tensors"] == TensorOptions("all", ["a*"], ["b*", "c*"])
     assert fake.SEEN["run"] == RunOptions("cuda:1", "float64", 5, True, 300.0, 8 * 10**9, True)
     assert fake.SEEN["output"] == OutputOptions(

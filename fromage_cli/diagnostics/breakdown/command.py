@@ -1,7 +1,8 @@
 """`fromage-diag breakdown`."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +22,10 @@ from fromage_cli.terminal.options import (
 )
 from fromage_cli.terminal.parsing import output_file
 from fromage_cli.terminal.progress import progress
+
+if TYPE_CHECKING:
+    from fromage_cli.probes.direction import Direction
+    from fromage_cli.problem.problem import Problem
 
 WEIGHT_COPIES = 2.1
 """Weights kept, base gradient kept, and the gradient of one tensor at a time."""
@@ -65,25 +70,26 @@ def command(
     intake = open_problem(ckpt, model, batch, run)
 
     from fromage_cli.diagnostics.breakdown.findings import judge
-    from fromage_cli.diagnostics.breakdown.measure import measure
+    from fromage_cli.diagnostics.breakdown.measure import Measurement, measure, measure_batches
     from fromage_cli.diagnostics.breakdown.render import curve, render
     from fromage_cli.probes.direction import moving_tensors
 
     problem = intake.problem
+    alone = len(problem.batches) if problem.further else 0
     if run.estimate:
-        return _estimate(intake, len(etas))
+        return _estimate(intake, len(etas), twice=alone > 0)
     chosen = tensors.tensors or moved_by_default(direction)
     moving, skipped = moving_tensors(problem, chosen, tensors.include or (), tensors.exclude or ())
-    line = make_direction(direction, problem, moving, intake.checkpoint)
-    with progress("breakdown", total=len(etas) + 1) as advance:
-        measured = measure(
-            problem,
-            line,
-            etas,
-            show_vectors=tensors.tensors == "all",
-            skipped=skipped,
-            advance=advance,
-        )
+
+    def line_on(problem: "Problem") -> "Direction":
+        return make_direction(direction, problem, moving, intake.checkpoint)
+
+    line = line_on(problem)
+    with progress("breakdown", total=(len(etas) + 1) * (1 + alone)) as advance:
+        measured = measure(problem, line, etas, show_vectors=tensors.tensors == "all", skipped=skipped, advance=advance)
+        if alone and measured.stopped is None:
+            batches, stopped = measure_batches(problem, line_on, etas, advance)
+            measured = Measurement(replace(measured.result, batches=batches), stopped)
     result = measured.result
     answer = Answer(
         command="breakdown",
@@ -99,14 +105,17 @@ def command(
     return answer if plot is None else with_plot(answer, result, plot, output.force)
 
 
-def _estimate(intake: Intake, points: int) -> Answer:
-    """The base and the noise floor beside the points, one product for the slope; two copies beside the weights."""
+def _estimate(intake: Intake, points: int, twice: bool) -> Answer:
+    """The base and the noise floor beside the points, one product for the slope; two copies beside the weights.
+
+    `twice`: several batches are measured together and then each alone.
+    """
     from fromage_cli.probes.cost import HESSIAN_VECTOR_PRODUCT, measure_cost
 
-    cost = measure_cost(intake.problem)
+    cost, times = measure_cost(intake.problem), 2 if twice else 1
     estimate = Estimate(
-        gradients=points + 2 + HESSIAN_VECTOR_PRODUCT,
+        gradients=times * (points + 2 + HESSIAN_VECTOR_PRODUCT),
         bytes=cost.memory(copies=WEIGHT_COPIES, products=True),
-        seconds=cost.time(points + 2, products=1),
+        seconds=cost.time(times * (points + 2), products=times),
     )
     return intake.complete(estimate_answer("breakdown", estimate))

@@ -8,6 +8,7 @@ from statistics import median
 from torch import Tensor
 
 from fromage_cli.diagnostics.breakdown.result import (
+    BatchTrust,
     BreakdownResult,
     DepthResult,
     LayerBreakdown,
@@ -18,7 +19,7 @@ from fromage_cli.probes.depth import Depth, measure_depth
 from fromage_cli.probes.direction import Direction, Move, Skipped
 from fromage_cli.probes.ray import Ray, measure_ray
 from fromage_cli.problem.hessian import hessian_vector_product
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.problem import Evaluations, Problem
 from fromage_cli.theory.accumulation import norm
 from fromage_cli.theory.curves import (
     Point,
@@ -99,6 +100,40 @@ def measure(
         layers=layers,
     )
     return Measurement(result, ray.stopped)
+
+
+def measure_batches(
+    problem: Problem,
+    direction_on: Callable[[Problem], Direction],
+    etas: Sequence[float],
+    advance: Callable[[], None] = lambda: None,
+) -> tuple[tuple[BatchTrust, ...], ResourceError | None]:
+    """The trust of each batch alone, along the direction that it gives; and the limit that ended it early, if any."""
+    found: list[BatchTrust] = []
+    for batch in problem.batches:
+        alone = problem.on(batch)
+        try:
+            measured = measure(alone, direction_on(alone), etas, advance=advance)
+        except ResourceError as limit:
+            return tuple(found), limit
+        finally:
+            _add(problem.evaluations, alone.evaluations, batch.size / problem.rows)
+        if measured.stopped is not None:
+            return tuple(found), measured.stopped
+        found.append(_batch_trust(measured.result))
+    return tuple(found), None
+
+
+def _add(total: Evaluations, part: Evaluations, share: float) -> None:
+    total.gradients += share * part.gradients
+    total.forwards += share * part.forwards
+    total.hessian_vector_products += share * part.hessian_vector_products
+
+
+def _batch_trust(result: BreakdownResult) -> BatchTrust:
+    return BatchTrust(
+        result.loss, result.trust_eta, result.trust_relation, result.limiting_layer, result.aggregate_trust_eta
+    )
 
 
 def _depth(depth: Depth) -> DepthResult:

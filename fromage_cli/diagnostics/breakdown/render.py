@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -24,7 +25,21 @@ _SIGNS = {"uncertifiable": "none", "below-grid": "< ", "above-grid": "> "}
 
 def render(result: BreakdownResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
-    return Group(Text(summary(result)), Text(""), _layers(result, style), _network(result, style))
+    return Group(Text(summary(result)), Text(""), _layers(result, style), _network(result, style), _spread(result))
+
+
+def _spread(result: BreakdownResult) -> RenderableType:
+    """How much the trust eta differs between batches."""
+    if not result.batches:
+        return Group()
+    found = sorted(batch.trust_eta for batch in result.batches if batch.trust_eta is not None)
+    words = f"trust η of {len(result.batches)} batches alone: "
+    if found:
+        words += f"{number(found[0])} to {number(found[-1])}, median {number(median(found))}"
+    without = len(result.batches) - len(found)
+    if without:
+        words += f"{'; ' if found else ''}{without} without a crossing on the grid"
+    return Text(words)
 
 
 def summary(result: BreakdownResult) -> str:

@@ -25,6 +25,17 @@ class SkippedTensor:
 
 
 @dataclass(frozen=True)
+class BatchTrust:
+    """What one batch of several says when it is measured alone, along its own direction."""
+
+    loss: float
+    trust_eta: float | None
+    trust_relation: str
+    limiting_layer: str | None
+    aggregate_trust_eta: float | None
+
+
+@dataclass(frozen=True)
 class LayerBreakdown:
     """The curve of one layer, all layers moving together."""
 
@@ -100,3 +111,5 @@ class BreakdownResult:
     """Tensors that move but whose gradient is zero up to rounding, such as biases before a normalisation."""
     skipped: tuple[SkippedTensor, ...]
     layers: tuple[LayerBreakdown, ...]
+    batches: tuple[BatchTrust, ...] = ()
+    """Each batch alone, where there are several; everything above is measured on all of them together."""

@@ -308,3 +308,35 @@ def test_a_checkpoint_of_100_megabytes_from_another_directory(run: Run, tmp_path
     code, out, _ = run(source / "large.safetensors", *given, "--eta", ".001,.01", "--json")
     assert code == 0
     assert [layer["shape"] for layer in json.loads(out)["result"]["layers"]] == [[5000, 8], [5000, 5000], [3, 5000]]
+
+
+def test_several_batches_together_and_each_alone(run: Run, home: Path) -> None:
+    (home / "loader.py").write_text(
+        "import torch\n"
+        "def batches():\n"
+        "    generator = torch.Generator().manual_seed(0)\n"
+        "    while True:\n"
+        "        yield torch.randn(10, 8, generator=generator), torch.randint(3, (10,), generator=generator)\n"
+        "def three():\n"
+        "    generator = torch.Generator().manual_seed(0)\n"
+        "    drawn = [(torch.randn(10, 8, generator=generator), torch.randint(3, (10,), generator=generator))\n"
+        "             for _ in range(3)]\n"
+        "    return tuple(torch.cat(part) for part in zip(*drawn))\n"
+    )
+    given = ("weights.safetensors", "--model", "network.py:build", "--eta", ".01,.1,1", "--json")
+    code, out, _ = run(*given, "--batch", "loader.py:batches", "--batches", "3")
+    several = json.loads(out)
+    whole = json.loads(run(*given, "--batch", "loader.py:three")[1])
+    assert code == 0
+    assert several["problem"]["batch_size"] == 30
+    assert several["result"]["loss"] == pytest.approx(whole["result"]["loss"], rel=1e-6)
+    for first, second in zip(several["result"]["layers"], whole["result"]["layers"], strict=True):
+        assert first["breakdown"] == pytest.approx(second["breakdown"], rel=1e-4)
+    alone = several["result"]["batches"]
+    assert len(alone) == 3
+    first_alone = json.loads(run(*given, "--batch", "loader.py:batches")[1])["result"]
+    assert alone[0]["loss"] == pytest.approx(first_alone["loss"])
+    assert alone[0]["trust_eta"] == pytest.approx(first_alone["trust_eta"])
+    assert first_alone["batches"] == []
+    assert several["tool"]["gradient_evaluations"] == pytest.approx(2 * whole["tool"]["gradient_evaluations"])
+    refused(run, ("weights.safetensors", *MODEL_GIVEN, "--batch", "data.safetensors", "--batches", "2"), 2, "iterator")
