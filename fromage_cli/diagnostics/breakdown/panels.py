@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from fromage_cli.diagnostics.breakdown.choice import TO
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
@@ -20,13 +20,15 @@ DOTTED = 1000
 """Points of all layers up to which each is marked, so that one between two overflows is seen."""
 LARGEST_BREAKDOWN = 1e3
 """How far curves are followed: nothing is left of the first gradient there."""
+LARGEST = 1e250
+"""Beyond, a number cannot be drawn: what the axes compute from it would overflow."""
 NAME_WIDTH = 36
 """Cells of a layer's name in the legend."""
 LIGHTEST = 0.88
 """Where the colours of depth end: the yellow beyond does not show on white."""
 BLACK, LEAST, INCREASE = "#222222", "#0072b2", "#d55e00"
 DASHED = (0, (5, 2.5))
-TRUST, COSINE, SPECTRAL, NOISE = "#c1272d", "#e08e00", "#888888", "#e4e4e4"
+TRUST, COSINE, COSINES, SPECTRAL, NOISE = "#c1272d", "#e08e00", "#f9e8cf", "#888888", "#e4e4e4"
 
 Entry = tuple[Any, str]
 """Something drawn, and what the legend calls it."""
@@ -35,9 +37,10 @@ Entry = tuple[Any, str]
 def eta_axis(axes: Axes, result: BreakdownResult) -> None:
     """The axis that both panels share."""
     etas = result.etas or (1e-4, 1.0)
-    margin = max((etas[-1] / etas[0]) ** 0.02, 1.05)
+    margin = max(etas[-1] ** 0.02 / etas[0] ** 0.02, 1.05)
     axes.set_xscale("log")
-    axes.set_xlim(etas[0] / margin, etas[-1] * margin)
+    low, high = max(etas[0] / margin, 1.0 / LARGEST), min(etas[-1] * margin, LARGEST)
+    axes.set_xlim(min(low, LARGEST / 10.0), max(high, 10.0 / LARGEST))
     _log_ticks(axes.xaxis, *axes.get_xlim())
     label = "fraction η of the way (no unit)" if result.direction.startswith(TO) else "relative step η (no unit)"
     rate = f"; learning rate = {number(result.step_scale)} × η" if result.direction in ("sgd", "adam") else ""
@@ -56,6 +59,8 @@ def _log_ticks(axis: Any, low: float, high: float) -> None:
 
 def tick(value: float) -> str:
     """A number on a logarithmic axis: `10⁻⁴`, `0.002`, `0.1`, `5`, `10⁶`."""
+    if not 0.0 < value < math.inf:
+        return ""
     if 1e-3 <= value < 1e4:
         return f"{value:.6g}"
     mantissa, _, exponent = f"{value:.0e}".partition("e")
@@ -64,12 +69,16 @@ def tick(value: float) -> str:
 
 
 def _finite(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None and math.isfinite(value)]
+    return [value for value in values if _drawable(value)]
+
+
+def _drawable(value: float | None) -> TypeGuard[float]:
+    return value is not None and abs(value) < LARGEST
 
 
 def _curve(axes: Axes, etas: Sequence[float], values: Sequence[float | None], **style: Any) -> Any:
     """The curve, with a gap where a value is missing or not finite."""
-    shown = [value if value is not None and math.isfinite(value) else math.nan for value in values]
+    shown = [value if _drawable(value) else math.nan for value in values]
     return axes.plot(etas, shown, **style)[0]
 
 
@@ -105,10 +114,13 @@ def loss_panel(axes: Axes, result: BreakdownResult) -> None:
 
 
 def loss_window(start: float, losses: Sequence[float]) -> tuple[float, float]:
-    """What the loss panel shows: all that lies below the start, and so much above it that a dip is still seen."""
+    """What the loss panel shows: all that lies below the start, and so much above it that a dip is still seen.
+
+    `losses`: finite ones. Where all of them lie higher, up to the least.
+    """
     low, high = min((start, *losses)), max((start, *losses))
     reach = max(1.5 * (start - low), 0.25 * abs(start)) or 1.0
-    high = min(high, start + reach)
+    high = max(min(high, start + reach), min(losses, default=start))
     margin = 0.06 * (high - low) or reach
     return low - margin, high + margin
 
@@ -138,7 +150,7 @@ def _trust_lines(axes: Axes, result: BreakdownResult) -> list[Entry]:
     if lemma is not None:
         line = axes.axvline(lemma, color=TRUST, linestyle=(0, (1, 1.6)), linewidth=1.6)
         low, high = axes.get_xlim()
-        beyond = "" if low <= lemma <= high else ", beyond this axis"
+        beyond = "" if low <= lemma <= high else ", off this axis"
         entries.append((line, f"Lemma 2, depth {result.depth.count}: η = {number(lemma)}{beyond}"))
     return entries
 
@@ -170,8 +182,9 @@ def breakdown_window(result: BreakdownResult) -> tuple[float, float]:
     """From the least to the largest of all curves, as far as it says anything."""
     rows = (result.predicted, result.predicted_spectral, *(layer.breakdown for layer in result.layers))
     values = [value for row in rows for value in _finite(row) if value > 0.0] or [1e-2]
+    lowest_layer = min((value for layer in result.layers for value in _finite(layer.breakdown)), default=0.0)
     low = max(min((*values, 0.5)), 1e-9)
-    high = max(min(max(values), max(LARGEST_BREAKDOWN, 10.0 * low)), 2.0)
+    high = max(min(max(values), max(LARGEST_BREAKDOWN, lowest_layer)), 2.0)
     return low / 1.5, high * 1.5
 
 
@@ -196,10 +209,11 @@ def _name(name: str) -> str:
 
 
 def _predictions(axes: Axes, result: BreakdownResult) -> list[Entry]:
+    style = _dots(1, 5.0) if len(result.etas) == 1 else {}
     rows = ((result.predicted, BLACK, ""), (result.predicted_spectral, SPECTRAL, ", spectral norm"))
     return [
         (
-            _curve(axes, result.etas, values, color=colour, linestyle=DASHED, zorder=3),
+            _curve(axes, result.etas, values, color=colour, linestyle=DASHED, zorder=3, **style),
             f"deep relative trust{words}",
         )
         for values, colour, words in rows
@@ -222,7 +236,7 @@ def _cosine(axes: Axes, result: BreakdownResult) -> list[Entry]:
     if high - low <= 1e-3 * high:
         return [(axes.axhline(high, color=COSINE, linewidth=1.4), f"cos θ = {number(high)}, to stay below")]
     floor = max(low, axes.get_ylim()[0])
-    band = axes.axhspan(floor, high, facecolor=(COSINE, 0.22), edgecolor=(COSINE, 0.8), linewidth=0.8, zorder=0.5)
+    band = axes.axhspan(floor, high, facecolor=COSINES, edgecolor=COSINE, linewidth=0.8, zorder=0.5)
     return [(band, f"cos θ = {number(low)} to {number(high)}, to stay below")]
 
 

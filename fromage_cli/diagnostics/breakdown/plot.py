@@ -143,9 +143,12 @@ def _figure(result: BreakdownResult, subject: str) -> Figure:
 
 
 def _conditions(result: BreakdownResult) -> str:
-    count = len(result.layers)
-    measured = f"{len(result.etas)} points" if result.etas else "no point was measured"
     direction = result.direction
     if direction.startswith(TO):
         direction = TO + _last_two(direction.removeprefix(TO))
-    return f"direction {middle(visible(direction), 60)}; {count} layer{'s' * (count != 1)}; {measured}"
+    measured = _counted(len(result.etas), "point") if result.etas else "no point was measured"
+    return f"direction {middle(visible(direction), 60)}; {_counted(len(result.layers), 'layer')}; {measured}"
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
