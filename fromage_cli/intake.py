@@ -32,6 +32,17 @@ class Intake:
     """How the model is described."""
     notes: tuple[str, ...]
 
+    def reload_weights(self) -> None:
+        """Let displaced weights be read from the checkpoint again instead of being kept.
+
+        Raises UsageError where there is no checkpoint.
+        """
+        from fromage_cli.problem.weights import weight_reader
+
+        if self.checkpoint is None:
+            raise UsageError("--reload reads weights from a checkpoint, and none is given.", "Leave --reload out.")
+        self.problem.saved = weight_reader(self.problem.model, self.checkpoint)
+
     def complete(self, answer: Answer) -> Answer:
         """The answer with what it was computed from, and what that took so far."""
         return replace(

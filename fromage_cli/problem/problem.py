@@ -1,6 +1,6 @@
 """Problem: model, loss and batch, and the two things every diagnostic asks of them – a loss and its derivatives."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -57,6 +57,8 @@ class Problem:
     """Batches beside the first: the loss is that of all rows, each batch evaluated on its own."""
     micro_batch: int | None = None
     """Rows per chunk; None evaluates the whole batch at once."""
+    saved: Callable[[TrainableTensor], Tensor] | None = None
+    """Reads a tensor's weights again, so that no copy need be kept while they are displaced."""
     autocast: bool = False
     """Run the passes in bfloat16; weights and reductions stay in their own precision."""
     budget: Budget = field(default_factory=Budget)
@@ -169,9 +171,16 @@ class Problem:
             yield
 
     @contextmanager
-    def displaced(self, tensors: Sequence[TrainableTensor]) -> Iterator[dict[str, Tensor]]:
-        """Copies of the tensors' weights, by name; the weights are put back bit for bit however the block ends."""
-        origin = {tensor.name: tensor.parameter.detach().clone() for tensor in tensors}
+    def displaced(self, tensors: Sequence[TrainableTensor]) -> Iterator[Mapping[str, Tensor]]:
+        """The tensors' own weights, by name; they are put back bit for bit however the block ends.
+
+        They are copies, or read from the checkpoint whenever they are asked for.
+        """
+        origin: Mapping[str, Tensor]
+        if self.saved is not None:
+            origin = _Saved({tensor.name: tensor for tensor in tensors}, self.saved)
+        else:
+            origin = {tensor.name: tensor.parameter.detach().clone() for tensor in tensors}
         try:
             yield origin
         finally:
@@ -219,6 +228,22 @@ class Problem:
                 f"(relative gap {gap:.1e}, at most {SPLIT_TOLERANCE:.0e} is accepted).",
                 "The loss or the model mixes rows, or draws random numbers; leave --micro-batch out.",
             )
+
+
+class _Saved(Mapping[str, Tensor]):
+    """Weights that are read when they are asked for."""
+
+    def __init__(self, tensors: dict[str, TrainableTensor], read: Callable[[TrainableTensor], Tensor]) -> None:
+        self.tensors, self.read = tensors, read
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.read(self.tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
 
 
 class _Sweep:

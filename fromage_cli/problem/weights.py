@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.problem.call import unwrapped
+from fromage_cli.problem.layers import TrainableTensor
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint, TensorEntry
@@ -57,6 +58,17 @@ def load_weights(model: nn.Module, checkpoint: "Checkpoint", dtype: torch.dtype 
     _leave_meta(model, match)
     _copy(_expected(model), checkpoint, match)
     return tuple(filter(None, (match.note, *_notes(expected, match, tolerated))))
+
+
+def weight_reader(model: nn.Module, checkpoint: "Checkpoint") -> Callable[[TrainableTensor], Tensor]:
+    """What reads a tensor of the model from the checkpoint again, as `load_weights` put it there."""
+    stored = _match(_expected(unwrapped(model)), checkpoint.entries).stored
+
+    def read(tensor: TrainableTensor) -> Tensor:
+        name = next(name for name in (tensor.name, *tensor.aliases) if name in stored)
+        return checkpoint.tensor(stored[name]).to(tensor.parameter)
+
+    return read
 
 
 def _expected(model: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,9 +7,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.problem.budget import Budget
 from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.weights import load_weights, weight_reader
 
 Maker = Callable[..., Problem]
 
@@ -258,3 +261,20 @@ def test_autocast_leaves_weights_and_gradients_in_their_precision(
     assert rough.gradients["0.weight"].dtype == torch.float32
     assert rough.loss != exact.loss
     assert rough.loss == pytest.approx(exact.loss, rel=0.02)
+
+
+def test_weights_can_be_read_from_the_checkpoint_again(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    torch.save({"net." + name: value.half() for name, value in perceptron.state_dict().items()}, tmp_path / "c.pt")
+    checkpoint = open_checkpoint(tmp_path / "c.pt")
+    load_weights(perceptron, checkpoint)
+    before = {name: value.clone() for name, value in perceptron.state_dict().items()}
+    problem = make_problem(perceptron, classification, saved=weight_reader(perceptron, checkpoint))
+    with problem.displaced(problem.trainable) as origin:
+        assert set(origin) == set(before)
+        assert len(origin) == 6
+        for tensor in problem.trainable:
+            tensor.parameter.data.mul_(2)
+            assert torch.equal(origin[tensor.name], before[tensor.name])
+    assert all(torch.equal(value, before[name]) for name, value in perceptron.state_dict().items())

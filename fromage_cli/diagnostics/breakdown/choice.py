@@ -32,6 +32,15 @@ def moved_by_default(name: str) -> str:
     return "matrices" if name in RELATIVE else "all"
 
 
+def weight_copies(name: str, reload: bool) -> float:
+    """Copies of the weights held beside them: kept weights, base gradient, the direction itself where it is stored.
+
+    A tenth more is for the gradient of one tensor at a time.
+    """
+    stored = 0 if name in ("fromage", "sgd", "random") else 1
+    return 1.1 + (0 if reload else 1) + stored
+
+
 def make_direction(
     name: str, problem: Problem, tensors: Sequence[TrainableTensor], checkpoint: Checkpoint | None
 ) -> Direction:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fromage_cli.diagnostics.breakdown.choice import check_direction, make_direction, moved_by_default
+from fromage_cli.diagnostics.breakdown.choice import check_direction, make_direction, moved_by_default, weight_copies
 from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
 from fromage_cli.diagnostics.breakdown.plot import check_plot, with_plot
 from fromage_cli.intake import Intake, open_problem
@@ -26,9 +26,6 @@ from fromage_cli.terminal.progress import progress
 if TYPE_CHECKING:
     from fromage_cli.probes.direction import Direction
     from fromage_cli.problem.problem import Problem
-
-WEIGHT_COPIES = 2.1
-"""Weights kept, base gradient kept, and the gradient of one tensor at a time."""
 
 
 @shared_options(tables=("layers", "curve"))
@@ -56,6 +53,9 @@ def command(
             help="Draw the curves into a file too (needs the extra plot).",
         ),
     ] = None,
+    reload: Annotated[
+        bool, typer.Option(help="Read weights from the checkpoint at each step instead of keeping a copy.")
+    ] = False,
     model: ModelOptions,
     batch: BatchOptions,
     tensors: TensorOptions,
@@ -68,6 +68,8 @@ def command(
     if plot is not None:
         check_plot(plot, output.force, (output.output, ckpt, batch.batch, direction.removeprefix("to:")))
     intake = open_problem(ckpt, model, batch, run)
+    if reload:
+        intake.reload_weights()
 
     from fromage_cli.diagnostics.breakdown.findings import judge
     from fromage_cli.diagnostics.breakdown.measure import Measurement, measure, measure_batches
@@ -77,7 +79,7 @@ def command(
     problem = intake.problem
     alone = len(problem.batches) if problem.further else 0
     if run.estimate:
-        return _estimate(intake, len(etas), twice=alone > 0)
+        return _estimate(intake, len(etas), direction, reload, twice=alone > 0)
     chosen = tensors.tensors or moved_by_default(direction)
     moving, skipped = moving_tensors(problem, chosen, tensors.include or (), tensors.exclude or ())
 
@@ -105,8 +107,8 @@ def command(
     return answer if plot is None else with_plot(answer, result, plot, output.force)
 
 
-def _estimate(intake: Intake, points: int, twice: bool) -> Answer:
-    """The base and the noise floor beside the points, one product for the slope; two copies beside the weights.
+def _estimate(intake: Intake, points: int, direction: str, reload: bool, *, twice: bool) -> Answer:
+    """The base and the noise floor beside the points, and one product for the slope.
 
     `twice`: several batches are measured together and then each alone.
     """
@@ -115,7 +117,7 @@ def _estimate(intake: Intake, points: int, twice: bool) -> Answer:
     cost, times = measure_cost(intake.problem), 2 if twice else 1
     estimate = Estimate(
         gradients=times * (points + 2 + HESSIAN_VECTOR_PRODUCT),
-        bytes=cost.memory(copies=WEIGHT_COPIES, products=True),
+        bytes=cost.memory(copies=weight_copies(direction, reload), products=direction != "random"),
         seconds=cost.time(times * (points + 2), products=times),
     )
     return intake.complete(estimate_answer("breakdown", estimate))

@@ -340,3 +340,14 @@ def test_several_batches_together_and_each_alone(run: Run, home: Path) -> None:
     assert first_alone["batches"] == []
     assert several["tool"]["gradient_evaluations"] == pytest.approx(2 * whole["tool"]["gradient_evaluations"])
     refused(run, ("weights.safetensors", *MODEL_GIVEN, "--batch", "data.safetensors", "--batches", "2"), 2, "iterator")
+
+
+@pytest.mark.parametrize("sample", ["mlp-2", "resmlp-16"])
+def test_weights_read_again_give_the_same_curve(run: Run, sample: str) -> None:
+    given = (SAMPLES / sample, "--eta", "1e-3:1e-1:3", "--json")
+    kept = json.loads(run(*given)[1])["result"]
+    assert json.loads(run(*given, "--reload")[1])["result"] == kept
+
+
+def test_weights_cannot_be_read_again_without_a_checkpoint(run: Run, home: Path) -> None:
+    refused(run, ("--model", "network.py:build", "--batch", "data.safetensors", "--reload"), 2, "--reload")
