@@ -1,53 +1,62 @@
 """Hessian-vector products of the actual scalar loss, by double backward."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.evaluation import twice_differentiable
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.layers import TrainableTensor
+from fromage_cli.problem.named_code import out_of_memory
+from fromage_cli.problem.problem import Problem, Visitor
 
 
 def hessian_vector_product(problem: Problem, vector: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """H v over the named tensors, one tensor of the same shape for each; others are held fixed.
 
+    Raises MismatchError when the loss has no second derivative.
+    """
+    tensors = [tensor for tensor in problem.trainable if tensor.name in vector]
+    product = {tensor.name: torch.zeros_like(tensor.parameter) for tensor in tensors}
+
+    def keep(tensor: TrainableTensor, part: Tensor) -> None:
+        if tensor.name in product:
+            product[tensor.name] = part
+
+    visit_hessian_vector_product(problem, tensors, lambda tensor: vector[tensor.name], keep)
+    return product
+
+
+def visit_hessian_vector_product(
+    problem: Problem, tensors: Sequence[TrainableTensor], vector: Callable[[TrainableTensor], Tensor], visit: Visitor
+) -> None:
+    """H v with v given tensor by tensor; `visit` sees each tensor's part as it appears, then it is freed.
+
+    `visit` also sees the rows of H for tensors that are not among `tensors`, whose entries of v are zero.
     Double backward of the scalar: forward-mode products are silently wrong through normalisation layers.
     Raises MismatchError when the loss has no second derivative.
     """
-    problem.budget.check()
-    tensors = [tensor for tensor in problem.trainable if tensor.name in vector]
-    weights = [tensor.parameter for tensor in tensors]
-    problem.drop_gradients()
-    total, count = [torch.zeros_like(weight) for weight in weights], 0.0
-    for chunk in problem._chunks():
-        with problem.evaluation(), twice_differentiable():
-            terms = problem.loss(problem.model, chunk)
-            count += terms.count
-            parts = _product(terms.total, weights, [vector[tensor.name] for tensor in tensors])
-            torch._foreach_add_(total, parts)
-        problem.drop_gradients()
-    problem.evaluations.hessian_vector_products += 1
-    return {tensor.name: product / count for tensor, product in zip(tensors, total, strict=True)}
 
+    def slope(loss: Tensor) -> Tensor:
+        """The derivative of the loss along v, a scalar with its graph.
 
-def _product(loss: Tensor, weights: list[torch.nn.Parameter], vector: list[Tensor]) -> list[Tensor]:
-    """H v of a loss by two backward passes.
-
-    An operation that is differentiable only once must raise and not silently count as linear: so the factor `one`
-    makes every incoming gradient require a gradient, and the second pass runs through the whole graph.
-    """
-    try:
+        An operation that is differentiable only once must raise and not silently count as linear: so the factor `one`
+        makes every incoming gradient require a gradient, and the second pass runs through the whole graph.
+        """
         one = torch.ones((), dtype=loss.dtype, device=loss.device, requires_grad=True)
+        weights = [tensor.parameter for tensor in tensors]
         gradients = torch.autograd.grad(loss * one, weights, create_graph=True, materialize_grads=True)
-        slope = torch.stack([(g * v).sum() for g, v in zip(gradients, vector, strict=True)]).sum()
-        slope.backward()  # type: ignore[no-untyped-call]
-        return [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
-    except (RuntimeError, NotImplementedError) as error:
-        if isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error):
+        return torch.stack([(g * vector(t)).sum() for t, g in zip(tensors, gradients, strict=True)]).sum()
+
+    try:
+        with twice_differentiable():
+            problem.visit_gradient_of(slope, visit)
+    except (MismatchError, RuntimeError, NotImplementedError) as error:
+        if out_of_memory(error):
             raise
         raise MismatchError(
             f"The loss has no second derivative: {str(error).splitlines()[0]}",
             "An operation of the model supports only one backward pass.",
         ) from error
+    problem.evaluations.hessian_vector_products += 1

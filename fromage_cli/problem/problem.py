@@ -160,6 +160,14 @@ class Problem:
         """
         return self._backward(visit)
 
+    def visit_gradient_of(self, scalar: Callable[[Tensor], Tensor], visit: Visitor) -> None:
+        """Visits the gradient of a scalar made from the loss, as `visit_gradient` does that of the loss.
+
+        `scalar` must be linear in the loss, so that chunks can be added. Counts as no gradient.
+        """
+        self._backward(visit, scalar=scalar)
+        self.evaluations.gradients -= 1
+
     @contextmanager
     def evaluation(self) -> Iterator[None]:
         """The conditions of every evaluation; gradients left on the model before or after are dropped."""
@@ -200,9 +208,14 @@ class Problem:
             for start in range(0, batch.size, size)
         ]
 
-    def _backward(self, visit: Visitor, on_arrival: Callable[[TrainableTensor], None] | None = None) -> float:
+    def _backward(
+        self,
+        visit: Visitor,
+        on_arrival: Callable[[TrainableTensor], None] | None = None,
+        scalar: Callable[[Tensor], Tensor] = lambda loss: loss,
+    ) -> float:
         self.budget.check()
-        sweep = _Sweep(self, visit, on_arrival)
+        sweep = _Sweep(self, visit, on_arrival, scalar)
         try:
             loss = sweep.run()
         finally:
@@ -249,8 +262,14 @@ class _Saved(Mapping[str, Tensor]):
 class _Sweep:
     """One backward pass over all chunks, with hooks that hand each gradient over as soon as it is complete."""
 
-    def __init__(self, problem: Problem, visit: Visitor, on_arrival: Callable[[TrainableTensor], None] | None) -> None:
-        self.problem, self.visit, self.on_arrival = problem, visit, on_arrival
+    def __init__(
+        self,
+        problem: Problem,
+        visit: Visitor,
+        on_arrival: Callable[[TrainableTensor], None] | None,
+        scalar: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.problem, self.visit, self.on_arrival, self.scalar = problem, visit, on_arrival, scalar
         self.chunks = problem._chunks()
         self.last = False
         self.divisor = 1.0
@@ -266,7 +285,8 @@ class _Sweep:
                 total += float(terms.total.detach())
                 count += terms.count
                 self.divisor = count if len(self.chunks) > 1 else 1.0
-                _run_backward(terms.total if len(self.chunks) > 1 else terms.total / terms.count)
+                loss = terms.total if len(self.chunks) > 1 else terms.total / terms.count
+                _run_backward(self.scalar(loss))
         for tensor in self.problem.trainable:
             self._hand_over(tensor)
         return total / count

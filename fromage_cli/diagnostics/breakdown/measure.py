@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from torch import Tensor
-
 from fromage_cli.diagnostics.breakdown.result import (
     BatchTrust,
     BreakdownResult,
@@ -18,7 +16,7 @@ from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.probes.depth import Depth, measure_depth
 from fromage_cli.probes.direction import Direction, Move, Skipped
 from fromage_cli.probes.ray import Ray, measure_ray
-from fromage_cli.problem.hessian import hessian_vector_product
+from fromage_cli.problem.hessian import visit_hessian_vector_product
 from fromage_cli.problem.problem import Evaluations, Problem
 from fromage_cli.theory.accumulation import norm
 from fromage_cli.theory.curves import (
@@ -63,12 +61,13 @@ def measure(
     """
     base = problem.base.loss
     depth = measure_depth(problem)
-    linear = _linear_trust(problem, direction)
+    products = _product_norms(problem, direction)
     ray = measure_ray(problem, direction, etas, advance)
     predicted = _predicted(direction, ray.etas)
     moved = [_layer(move, ray, predicted, direction.certifies) for move in direction.moves]
     layers = tuple(layer for layer in moved if show_vectors or len(layer.shape) > 1)
     trust, limiting = _network_trust([layer for layer in moved if not is_noise(layer.noise_floor)])
+    linear = _linear_trust(direction, products, ray)
     bounds = _loss_bounds(direction, ray)
     aggregate = first_sign_change(ray.etas, bounds) if direction.certifies else Point(None, "uncertifiable")
     least = minimum(ray.etas, ray.losses, base)
@@ -142,11 +141,10 @@ def _depth(depth: Depth) -> DepthResult:
 
 def _layer(move: Move, ray: Ray, predicted: Sequence[float], certifies: bool) -> LayerBreakdown:
     tensor, changes = move.tensor, ray.changes[move.tensor.name]
-    floor = ray.floors.get(tensor.name)
     if move.gradient_norm > 0.0:
         breakdown = [change / move.gradient_norm for change in changes]
         path = running_maximum(breakdown)
-        noise = floor / move.gradient_norm if floor is not None else None
+        noise = _noise_floor(move, ray)
         certifies = certifies and not is_noise(noise)
         trust = first_crossing(ray.etas, path, move.cosine) if certifies else Point(None, "uncertifiable")
     else:
@@ -235,26 +233,44 @@ def _network_trust(layers: Sequence[LayerBreakdown]) -> tuple[Point, str | None]
     return Point(least.trust_eta, "crossing"), least.name
 
 
-def _linear_trust(problem: Problem, direction: Direction) -> tuple[float | None, str]:
+def _linear_trust(direction: Direction, products: Mapping[str, float] | None, ray: Ray) -> tuple[float | None, str]:
     """Least over layers of cos / b'(0) with b'(0) = ||(H d)_l|| / ||g_l||, from one product with the true direction."""
-    moves = [move for move in direction.moves if move.tensor.is_layer]
+    moves = [move for move in direction.moves if move.tensor.is_layer and not is_noise(_noise_floor(move, ray))]
     if not direction.certifies or any(move.cosine <= 0.0 for move in moves):
         return None, "uncertifiable"
-    try:
-        products = hessian_vector_product(problem, direction.vector())
-    except MismatchError:
+    if products is None:
         return None, "unavailable"
-    slopes = _slopes(moves, products)
-    steepest = max((slope / cosine for slope, cosine in slopes), default=0.0)
+    slopes = [products.get(move.tensor.name, 0.0) / move.gradient_norm / move.cosine for move in moves]
+    steepest = max(slopes, default=0.0)
     if not math.isfinite(steepest):
         return None, "unavailable"
     return (1.0 / steepest, "crossing") if steepest > 0.0 else (None, "above-grid")
 
 
-def _slopes(moves: Sequence[Move], products: Mapping[str, Tensor]) -> list[tuple[float, float]]:
-    return [
-        (norm(products[move.tensor.name]) / move.gradient_norm, move.cosine) for move in moves if move.gradient_norm > 0
-    ]
+def _noise_floor(move: Move, ray: Ray) -> float | None:
+    floor = ray.floors.get(move.tensor.name)
+    return floor / move.gradient_norm if floor is not None and move.gradient_norm > 0.0 else None
+
+
+def _product_norms(problem: Problem, direction: Direction) -> dict[str, float] | None:
+    """||(H d)_l|| of every tensor, from one product, none of which is kept.
+
+    None for a direction that promises nothing, and for a loss without second derivative.
+    """
+    if not direction.certifies:
+        return None
+    coefficients = {move.tensor.name: move.coefficient for move in direction.moves}
+    norms: dict[str, float] = {}
+    try:
+        visit_hessian_vector_product(
+            problem,
+            [move.tensor for move in direction.moves],
+            lambda tensor: coefficients[tensor.name] * direction.source(tensor),
+            lambda tensor, product: norms.__setitem__(tensor.name, norm(product)),
+        )
+    except MismatchError:
+        return None
+    return norms
 
 
 def _tail_slope(layers: Sequence[LayerBreakdown], etas: Sequence[float]) -> float | None:
