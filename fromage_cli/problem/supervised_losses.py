@@ -69,7 +69,11 @@ class CrossEntropy:
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
         """Sum over targets, and how many there are."""
-        logits, target = align_classes(*predict(model, batch))
+        return self.terms(*predict(model, batch))
+
+    def terms(self, output: Tensor, target: Tensor) -> LossTerms:
+        """The same of an output that is at hand."""
+        logits, target = align_classes(output, target)
         with named_code("computing the cross-entropy"):
             total = functional.cross_entropy(logits, target, reduction="sum", ignore_index=IGNORED)
         probabilities = target.is_floating_point()
@@ -85,7 +89,11 @@ class SquaredError:
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
         """Sum over elements, and how many there are."""
-        output, target = align_elements(*predict(model, batch))
+        return self.terms(*predict(model, batch))
+
+    def terms(self, output: Tensor, target: Tensor) -> LossTerms:
+        """The same of an output that is at hand."""
+        output, target = align_elements(output, target)
         with named_code("computing the squared error"):
             total = functional.mse_loss(output, target, reduction="sum")
         return LossTerms(scalar_loss(total, self.name), float(output.numel()))
@@ -99,10 +107,18 @@ class BinaryCrossEntropy:
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
         """Sum over elements, and how many there are."""
-        output, target = align_elements(*predict(model, batch))
+        return self.terms(*predict(model, batch))
+
+    def terms(self, output: Tensor, target: Tensor) -> LossTerms:
+        """The same of an output that is at hand."""
+        output, target = align_elements(output, target)
         with named_code("computing the binary cross-entropy"):
             total = functional.binary_cross_entropy_with_logits(output, target, reduction="sum")
         return LossTerms(scalar_loss(total, self.name), float(output.numel()))
+
+
+OUTPUT_LOSSES = (CrossEntropy, SquaredError, BinaryCrossEntropy)
+"""The losses that are a known function of the model's output."""
 
 
 def align_classes(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

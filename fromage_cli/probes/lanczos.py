@@ -1,0 +1,183 @@
+"""Largest eigenvalues of a symmetric operator that is known by its products alone.
+
+Lanczos iterations with full re-orthogonalisation, in bands of as many start vectors as eigenvalues are wanted, so that
+an eigenvalue that occurs several times is found several times. All coefficients are accumulated in float64.
+Source: Golub, Van Loan, *Matrix Computations*, 4th ed., chapter 10; band form: Ruhe, Math. Comp. 33 (1979).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fromage_cli.errors import NumericalError, ResourceError
+from fromage_cli.theory.accumulation import inner_product, norm
+
+Operator = Callable[[Tensor], Tensor]
+"""A symmetric linear map of vectors, [n] -> [n]."""
+
+
+@dataclass(frozen=True)
+class Eigenvalue:
+    """A Ritz value, which lies below the eigenvalue that it stands for by its residual at most."""
+
+    value: float
+    residual: float
+    """||H v - value v|| for a unit vector v, with what the products' own rounding adds."""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The upper end of a spectrum, as far as it was found."""
+
+    eigenvalues: tuple[Eigenvalue, ...]
+    """The largest first; empty when no product was made."""
+    leading: Tensor | None
+    """Unit vector of the first, [n]."""
+    products: int
+    """How many were made."""
+    converged: bool
+    """Whether every residual is within the tolerance."""
+    stopped: ResourceError | None = None
+    """The limit that ended the iteration early."""
+
+
+def largest_eigenvalues(
+    operator: Operator,
+    start: Tensor,
+    *,
+    count: int = 1,
+    tolerance: float = 1e-3,
+    max_products: int = 100,
+    seed: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> Spectrum:
+    """The `count` algebraically largest eigenvalues, until each residual is at most tolerance * |value|.
+
+    `start`: any vector of the operator's size, type and device; the start vectors themselves are drawn from `seed`.
+    Keeps one vector per product. Raises NumericalError when a product is not finite.
+    """
+    count = min(count, start.numel())
+    band = _Band(start, count, seed)
+    stopped = None
+    while band.products < min(max_products, start.numel()):
+        try:
+            band.extend(operator)
+        except ResourceError as limit:
+            stopped = limit
+            break
+        advance()
+        if band.products >= count and _within(band.largest(count), tolerance, band.rounding):
+            break
+    found = band.largest(count)
+    return Spectrum(
+        tuple(found),
+        band.vector() if found else None,
+        band.products,
+        len(found) == count and _within(found, tolerance, band.rounding),
+        stopped,
+    )
+
+
+def _within(found: list[Eigenvalue], tolerance: float, rounding: float) -> bool:
+    return all(pair.residual <= max(tolerance * abs(pair.value), rounding) for pair in found)
+
+
+class _Band:
+    """An orthonormal basis of which the first vectors have been multiplied and the others wait for it."""
+
+    def __init__(self, like: Tensor, width: int, seed: int) -> None:
+        self.like, self.epsilon = like, torch.finfo(like.dtype).eps
+        self.generator = torch.Generator().manual_seed(seed)
+        self.basis: list[Tensor] = []
+        self.columns: list[list[float]] = []  # of Q^T H Q: one for each product, as long as the basis was then
+        self.scale = 0.0  # of the largest product
+        for _ in range(width):
+            self._draw()
+
+    @property
+    def products(self) -> int:
+        """How many vectors of the basis have been multiplied."""
+        return len(self.columns)
+
+    @property
+    def rounding(self) -> float:
+        """The residual below which nothing can be told from rounding."""
+        return 16.0 * self.epsilon * self.scale
+
+    def extend(self, operator: Operator) -> None:
+        """One more product, and the new direction in it."""
+        if self.products == len(self.basis):  # the space is invariant: other eigenvectors are orthogonal to it
+            self._draw()
+        product = operator(self.basis[self.products])
+        size = norm(product)
+        if not math.isfinite(size):
+            raise NumericalError(
+                f"The curvature is not finite: product {self.products + 1} of the Hessian with a vector is {size}.",
+                "Try --dtype float64, or --mode eval; a loss with a square root or a norm at zero has no curvature.",
+            )
+        self.scale = max(self.scale, size)
+        column, rest = self._orthogonal(product)
+        self.columns.append(column)
+        remainder = norm(rest)
+        if remainder > 10.0 * self.epsilon * self.scale and len(self.basis) < self.like.numel():
+            column.append(self._append(rest))
+
+    def largest(self, count: int) -> list[Eigenvalue]:
+        """The largest Ritz values with their residuals."""
+        if not self.columns:
+            return []
+        values, vectors = self._ritz()
+        matrix, defect = self._projected()
+        top = range(len(values) - 1, max(len(values) - 1 - count, -1), -1)
+        residuals = [
+            math.hypot(float((matrix[self.products :] @ vectors[:, i]).norm()), float((defect @ vectors[:, i]).norm()))
+            for i in top
+        ]
+        return [Eigenvalue(float(values[i]), max(r, self.rounding)) for i, r in zip(top, residuals, strict=True)]
+
+    def vector(self) -> Tensor:
+        """The unit Ritz vector of the largest value, [n]."""
+        weights = self._ritz()[1][:, -1].tolist()
+        found = torch.zeros_like(self.like)
+        for weight, vector in zip(weights, self.basis, strict=False):
+            found.add_(vector, alpha=weight)
+        return found.div_(norm(found))
+
+    def _ritz(self) -> tuple[Tensor, Tensor]:
+        matrix, _ = self._projected()
+        square = matrix[: self.products]
+        values, vectors = torch.linalg.eigh((square + square.T) / 2)
+        return values, vectors
+
+    def _projected(self) -> tuple[Tensor, Tensor]:
+        """Q^T H Q over all rows of the basis, [m, k], and how far its square part is from symmetric, [k, k]."""
+        matrix = torch.zeros(len(self.basis), self.products, dtype=torch.float64)
+        for index, column in enumerate(self.columns):
+            matrix[: len(column), index] = torch.tensor(column, dtype=torch.float64)
+        square = matrix[: self.products]
+        return matrix, (square - square.T) / 2
+
+    def _orthogonal(self, vector: Tensor) -> tuple[list[float], Tensor]:
+        """Coefficients of a vector in the basis, and what is left of it; twice is enough."""
+        coefficients, rest = [0.0] * len(self.basis), vector.clone()
+        for _ in range(2):
+            for index, direction in enumerate(self.basis):
+                part = inner_product(direction, rest)
+                rest.add_(direction, alpha=-part)
+                coefficients[index] += part
+        return coefficients, rest
+
+    def _append(self, rest: Tensor) -> float:
+        """Takes a direction into the basis, orthogonal to the others as closely as its type allows; its length."""
+        length = norm(rest)
+        direction = self._orthogonal(rest.div(length))[1]
+        self.basis.append(direction.div_(norm(direction)))
+        return length
+
+    def _draw(self) -> None:
+        """A random direction that is orthogonal to the basis."""
+        drawn = torch.randn(self.like.numel(), generator=self.generator, dtype=self.like.dtype).to(self.like.device)
+        self._append(self._orthogonal(drawn)[1])

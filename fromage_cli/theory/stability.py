@@ -1,0 +1,44 @@
+"""Where an optimizer stops being stable on a quadratic: the largest curvature that a learning rate bears.
+
+On each eigenvector of the Hessian an update rule is a linear recurrence; the threshold is the eigenvalue from which on
+one of its roots leaves the unit circle. Sources: Cohen et al., *Gradient descent on neural networks typically occurs at
+the edge of stability*, ICLR 2021, appendix B; Cohen et al., *Adaptive gradient methods at the edge of stability*, 2022.
+"""
+
+
+def momentum_threshold(learning_rate: float, momentum: float = 0.0, dampening: float = 0.0) -> float:
+    """(2 + 2 mu) / ((1 - d) eta) for momentum mu with dampening d, as torch's SGD has them; 2 / eta plain."""
+    return (2.0 + 2.0 * momentum) / ((1.0 - dampening) * learning_rate)
+
+
+def nesterov_threshold(learning_rate: float, momentum: float) -> float:
+    """(2 + 2 mu) / ((1 + 2 mu) eta) for Nesterov momentum mu."""
+    return (2.0 + 2.0 * momentum) / ((1.0 + 2.0 * momentum) * learning_rate)
+
+
+def adam_threshold(learning_rate: float, beta1: float) -> float:
+    """(2 + 2 beta1) / ((1 - beta1) eta), held against the preconditioned Hessian P^(-1/2) H P^(-1/2).
+
+    P = (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps).
+    """
+    return (2.0 + 2.0 * beta1) / ((1.0 - beta1) * learning_rate)
+
+
+def adamw_threshold(learning_rate: float, beta1: float, weight_decay: float) -> float:
+    """Adam's times 1 - eta wd / 2: decoupled decay wd takes its share of the step."""
+    return adam_threshold(learning_rate, beta1) * (1.0 - learning_rate * weight_decay / 2.0)
+
+
+LAZY, CATAPULT, FARTHEST = 2.0, 4.0, 12.0
+"""Learning rate times curvature up to which plain gradient descent contracts, two layers with squared error recover,
+and any of the networks measured survived. Source: Lewkowycz et al., *The large learning rate phase of deep learning*,
+2020; Zhu et al., *Quadratic models for understanding catapult dynamics*, ICLR 2024."""
+
+
+def initial_regime(scaled: float) -> str:
+    """The regime of a network at initialisation; `scaled` = 2 eigenvalue / threshold, eta lambda for plain descent."""
+    if scaled < LAZY:
+        return "lazy"
+    if scaled < CATAPULT:
+        return "catapult"
+    return "architecture-dependent" if scaled <= FARTHEST else "divergent"

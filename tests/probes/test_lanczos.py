@@ -1,0 +1,111 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fromage_cli.errors import NumericalError, ResourceError
+from fromage_cli.probes.lanczos import largest_eigenvalues
+
+Matrix = torch.Tensor
+
+SPECTRA = {
+    "spread": [9.0, 4.0, 1.0, *np.linspace(-0.5, 0.5, 40)],
+    "clustered": [5.0, 4.9999, 4.9998, *np.linspace(0.0, 4.0, 60)],
+    "the same three times": [5.0, 5.0, 5.0, 1.0, 0.5, *[0.1] * 20],
+    "negative": list(-np.linspace(0.1, 7.0, 30)),
+    "mostly negative": [*np.linspace(-20.0, 0.0, 39), 0.3],
+    "rank deficient": [3.0, 1.0, *[0.0] * 30],
+    "one by one": [2.0],
+    "one by one, negative": [-2.0],
+    "zero": [0.0] * 5,
+    "identity": [1.0] * 6,
+}
+
+
+def with_spectrum(values: list[float], seed: int = 0) -> Matrix:
+    generator = torch.Generator().manual_seed(seed)
+    size = len(values)
+    basis = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+    return basis @ torch.diag(torch.tensor(values, dtype=torch.float64)) @ basis.T
+
+
+def product_with(matrix: Matrix) -> Callable[[Matrix], Matrix]:
+    return lambda vector: matrix @ vector
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_the_largest_eigenvalues_are_those_of_numpy(name: str, count: int, dtype: torch.dtype) -> None:
+    matrix = with_spectrum(SPECTRA[name]).to(dtype)
+    exact = np.linalg.eigvalsh(matrix.double().numpy())[::-1][:count]
+    found = largest_eigenvalues(product_with(matrix), matrix[0], count=count, tolerance=1e-4)
+    assert found.converged
+    assert len(found.eigenvalues) == min(count, len(matrix))
+    for pair, truth in zip(found.eigenvalues, exact, strict=True):
+        assert pair.value == pytest.approx(truth, rel=2e-4, abs=1e-5)
+        assert abs(pair.value - truth) <= pair.residual + 1e-15
+        assert pair.residual <= max(1e-4 * abs(pair.value), 1e-4 * np.abs(SPECTRA[name]).max())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.floats(-100, 100), min_size=1, max_size=30),
+    count=st.integers(1, 4),
+    products=st.integers(1, 30),
+    seed=st.integers(0, 5),
+)
+def test_a_residual_bounds_the_distance_to_the_spectrum_and_no_value_is_too_large(
+    values: list[float], count: int, products: int, seed: int
+) -> None:
+    matrix = with_spectrum(values, seed)
+    exact = np.linalg.eigvalsh(matrix.numpy())
+    found = largest_eigenvalues(product_with(matrix), matrix[0], count=count, max_products=products, seed=seed)
+    for rank, pair in enumerate(found.eigenvalues):
+        assert np.abs(exact - pair.value).min() <= pair.residual + 1e-12 * np.abs(values).max()
+        assert pair.value <= exact[-1 - rank] + 1e-12 * max(np.abs(values).max(), 1.0)
+
+
+def test_the_leading_vector_is_the_eigenvector() -> None:
+    matrix = with_spectrum([7.0, 2.0, 1.0, 0.5, -3.0])
+    leading = largest_eigenvalues(product_with(matrix), matrix[0], tolerance=1e-8).leading
+    assert leading is not None
+    assert float((matrix @ leading - 7.0 * leading).norm()) < 1e-6
+
+
+def test_one_seed_gives_one_answer_and_few_products_do() -> None:
+    matrix = with_spectrum([30.0, *np.linspace(0.0, 10.0, 300)])
+    first, second = (largest_eigenvalues(product_with(matrix), matrix[0], seed=3) for _ in range(2))
+    assert first.eigenvalues == second.eigenvalues
+    assert first.products <= 10
+
+
+def test_too_few_products_are_told() -> None:
+    matrix = with_spectrum(list(np.linspace(0.0, 1.0, 200)))
+    found = largest_eigenvalues(product_with(matrix), matrix[0], max_products=4)
+    assert not found.converged
+    assert found.products == 4
+    assert found.eigenvalues[0].residual > 1e-3
+
+
+def test_a_product_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(NumericalError, match="curvature is not finite"):
+        largest_eigenvalues(lambda vector: vector / 0.0, torch.ones(3))
+
+
+def test_what_was_found_before_a_limit_is_kept() -> None:
+    matrix = with_spectrum(list(np.linspace(0.0, 1.0, 200)))
+    made = []
+
+    def limited(vector: Matrix) -> Matrix:
+        if len(made) == 3:
+            raise ResourceError("The time limit was reached.")
+        made.append(vector)
+        return matrix @ vector
+
+    found = largest_eigenvalues(limited, matrix[0])
+    assert found.stopped is not None
+    assert (found.products, len(found.eigenvalues), found.converged) == (3, 1, False)

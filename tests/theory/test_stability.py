@@ -1,0 +1,114 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from fromage_cli.theory.stability import (
+    adam_threshold,
+    adamw_threshold,
+    initial_regime,
+    momentum_threshold,
+    nesterov_threshold,
+)
+
+RATE = 0.01
+STEPS = 3000
+
+
+def diverges(curvature: float, make: Callable[[list[torch.Tensor]], torch.optim.Optimizer]) -> bool:
+    """Whether an optimizer runs away on curvature w^2 / 2."""
+    weight = torch.tensor([1e-3], dtype=torch.float64, requires_grad=True)
+    optimizer = make([weight])
+    for _ in range(STEPS):
+        weight.grad = curvature * weight.detach()
+        optimizer.step()
+        if not abs(float(weight.detach())) < 1e3:
+            return True
+    return False
+
+
+def sgd(**settings: Any) -> Callable[[list[torch.Tensor]], torch.optim.Optimizer]:
+    return lambda weights: torch.optim.SGD(weights, lr=RATE, **settings)
+
+
+@pytest.mark.parametrize(
+    ("make", "threshold", "added"),
+    [
+        (sgd(), momentum_threshold(RATE), 0.0),
+        (sgd(momentum=0.9), momentum_threshold(RATE, 0.9), 0.0),
+        (sgd(momentum=0.9, dampening=0.9), momentum_threshold(RATE, 0.9, 0.9), 0.0),
+        (sgd(momentum=0.5, nesterov=True), nesterov_threshold(RATE, 0.5), 0.0),
+        (sgd(momentum=0.9, nesterov=True), nesterov_threshold(RATE, 0.9), 0.0),
+        (sgd(weight_decay=60.0), momentum_threshold(RATE), 60.0),
+        (sgd(momentum=0.9, weight_decay=60.0), momentum_threshold(RATE, 0.9), 60.0),
+    ],
+)
+def test_training_diverges_above_the_threshold_and_not_below(
+    make: Callable[..., torch.optim.Optimizer], threshold: float, added: float
+) -> None:
+    assert not diverges(0.97 * threshold - added, make)
+    assert diverges(1.03 * threshold - added, make)
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.9])
+@pytest.mark.parametrize("decay", [0.0, 20.0])
+@pytest.mark.parametrize("coupled", [0.0, 60.0])
+def test_with_a_fixed_preconditioner_adam_diverges_above_its_threshold(
+    beta1: float, decay: float, coupled: float
+) -> None:
+    """v stays at v0 = 1 and t is large, so that P = 1 + eps and the preconditioned curvature is the curvature."""
+
+    def runs_away(curvature: float) -> bool:
+        weight, first = 1e-3, 0.0
+        for _ in range(STEPS):
+            first = beta1 * first + (1.0 - beta1) * (curvature + coupled) * weight
+            weight = weight * (1.0 - RATE * decay) - RATE * first
+            if not abs(weight) < 1e3:
+                return True
+        return False
+
+    threshold = adamw_threshold(RATE, beta1, decay) if decay else adam_threshold(RATE, beta1)
+    assert not runs_away(0.97 * threshold - coupled)
+    assert runs_away(1.03 * threshold - coupled)
+
+
+def test_the_real_adam_turns_at_its_threshold() -> None:
+    """torch's own optimizer takes the steps, with v held at 1."""
+    threshold = adam_threshold(RATE, 0.9)
+
+    def grown(curvature: float) -> float:
+        weight = torch.full((1,), 1e-6, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.Adam([weight], lr=RATE, betas=(0.9, 0.999), eps=1e-12)
+        optimizer.state[weight] = {
+            "step": torch.tensor(1e6),
+            "exp_avg": torch.zeros(1, dtype=torch.float64),
+            "exp_avg_sq": torch.ones(1, dtype=torch.float64),
+        }
+        for _ in range(60):
+            weight.grad = curvature * weight.detach()
+            optimizer.step()
+            optimizer.state[weight]["exp_avg_sq"].fill_(1.0)
+        return abs(float(weight.detach())) / 1e-6
+
+    assert grown(0.95 * threshold) < 1.0 < grown(1.05 * threshold)
+
+
+def test_thirty_eight_over_the_rate_is_what_adam_bears() -> None:
+    assert adam_threshold(1.0, 0.9) == pytest.approx(38.0)
+
+
+@pytest.mark.parametrize(
+    ("scaled", "regime"),
+    [
+        (-1.0, "lazy"),
+        (1.99, "lazy"),
+        (2.0, "catapult"),
+        (3.99, "catapult"),
+        (4.0, "architecture-dependent"),
+        (12.0, "architecture-dependent"),
+        (12.1, "divergent"),
+    ],
+)
+def test_the_bands_of_the_regimes(scaled: float, regime: str) -> None:
+    assert initial_regime(scaled) == regime
