@@ -42,7 +42,7 @@ def measure_depth(problem: Problem) -> Depth:
     """The three depths, from one forward pass of the first chunk."""
     layers = {id(layer.parameter) for layer in problem.layers}
     batch, inputs = _differentiable(problem.batch.rows(0, problem.micro_batch or problem.batch.size))
-    with problem.evaluation(), twice_differentiable(), _Sums() as sums:
+    with problem.evaluation(), twice_differentiable(problem.model), _Sums() as sums:
         terms = problem.loss(problem.model, batch)
     problem.evaluations.forwards += batch.size / problem.rows
     root = terms.total.grad_fn

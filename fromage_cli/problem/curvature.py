@@ -84,7 +84,7 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Ca
     def rebuilt(vector: Tensor) -> Tensor:
         parts, total, count = space.split(vector), torch.zeros_like(vector), 0.0
         for chunk in chunks:
-            with problem.evaluation(), twice_differentiable(), _explained():
+            with problem.evaluation(), twice_differentiable(problem.model), _explained():
                 product, size = graph(problem, chunk, space.weights)
                 total += space.flat(product(parts))
             count += size
@@ -94,7 +94,7 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Ca
         if len(chunks) > 1:
             yield counted(rebuilt)
             return
-        with problem.evaluation(), twice_differentiable():
+        with problem.evaluation(), twice_differentiable(problem.model):
             problem.budget.check()
             with _explained():
                 product, count = graph(problem, chunks[0], space.weights)

@@ -3,7 +3,9 @@
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -32,46 +34,80 @@ def comparable(model: nn.Module, mode: Mode, seed: int) -> Iterator[None]:
     `train`: training behaviour, every module drawing its random numbers from a seed of its own, so that a
     dropout layer that draws nothing does not shift the masks of the later ones.
     """
+    parts = _parts(model)
     with ExitStack() as stack:
-        stack.enter_context(_behaviour(model, mode))
-        stack.enter_context(_buffers_restored(model))
-        stack.enter_context(torch.random.fork_rng(devices=_accelerators(model)))
-        torch.manual_seed(seed)
+        stack.enter_context(_behaviour(model, parts, mode))
+        stack.enter_context(_buffers_restored(parts))
+        stack.enter_context(torch.random.fork_rng(devices=parts.accelerators))
+        _seed(seed)
         if mode == "train":
             stack.enter_context(_seeded_modules(model, seed))
         yield
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What every evaluation of a model looks at; its structure does not change between two of them."""
+
+    modules: list[nn.Module]
+    by_batch: list[nn.Module]
+    recurrent: list[nn.RNNBase]
+    with_buffers: list[nn.Module]
+    accelerators: list[int]
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, _Parts] = WeakKeyDictionary()
+
+
+def _parts(model: nn.Module) -> _Parts:
+    if model not in _KNOWN:
+        modules = list(model.modules())
+        _KNOWN[model] = _Parts(
+            modules,
+            batch_statistics_modules(model),
+            [module for module in modules if isinstance(module, nn.RNNBase)],
+            [module for module in modules if _own_buffers(module)],
+            sorted({parameter.device.index or 0 for parameter in model.parameters() if parameter.is_cuda}),
+        )
+    return _KNOWN[model]
+
+
+def _seed(seed: int) -> None:
+    """As `torch.manual_seed`, which costs a tenth of a millisecond where no accelerator is in use."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
+
+
 @contextmanager
-def _behaviour(model: nn.Module, mode: Mode) -> Iterator[None]:
-    modules = list(model.modules())
-    before = [module.training for module in modules]
-    recurrent = [(module, module.dropout) for module in modules if isinstance(module, nn.RNNBase)]
+def _behaviour(model: nn.Module, parts: _Parts, mode: Mode) -> Iterator[None]:
+    before = [module.training for module in parts.modules]
+    recurrent = [(module, module.dropout) for module in parts.recurrent]
     try:
         model.train(mode == "train")
         if mode == "auto":
-            for module in batch_statistics_modules(model):
+            for module in parts.by_batch:
                 module.train()
-            for module, _ in recurrent:  # the fused kernels have no backward pass in evaluation behaviour
-                module.train()
-                module.dropout = 0.0
+            for recurrence in parts.recurrent:  # the fused kernels have no backward pass in evaluation behaviour
+                recurrence.train()
+                recurrence.dropout = 0.0
         yield
     finally:
-        for module, training in zip(modules, before, strict=True):
+        for module, training in zip(parts.modules, before, strict=True):
             module.training = training
-        for module, dropout in recurrent:
-            module.dropout = dropout
+        for recurrence, dropout in recurrent:
+            recurrence.dropout = dropout
 
 
 @contextmanager
-def _buffers_restored(model: nn.Module) -> Iterator[None]:
+def _buffers_restored(parts: _Parts) -> Iterator[None]:
     """Puts every buffer back that was written or replaced.
 
     Batch normalisation writes its statistics without counting a version, so floating buffers are always put back.
     """
     kept = [
         (module, name, buffer, buffer._version, buffer.clone())
-        for module in model.modules()
+        for module in parts.with_buffers
         for name, buffer in _own_buffers(module).items()
     ]
     try:
@@ -112,23 +148,27 @@ def _reseeder(name: str, seed: int) -> Callable[..., None]:
     def reseed(*_: Any) -> None:
         nonlocal calls
         calls += 1
-        torch.manual_seed(zlib.crc32(f"{seed}/{name}/{calls}".encode()))
+        _seed(zlib.crc32(f"{seed}/{name}/{calls}".encode()))
 
     return reseed
 
 
-def _accelerators(model: nn.Module) -> list[int]:
-    return sorted({parameter.device.index or 0 for parameter in model.parameters() if parameter.is_cuda})
-
-
 @contextmanager
-def twice_differentiable() -> Iterator[None]:
-    """Kernels that have a second derivative: attention by matrix products, recurrences unfused."""
+def twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """Kernels that have a second derivative: attention by matrix products, recurrences unfused.
+
+    The libraries whose recurrences have none are left on for other models: convolutions are several times slower
+    without them.
+    """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    with (
-        sdpa_kernel(SDPBackend.MATH),
-        torch.backends.cudnn.flags(enabled=False),
-        torch.backends.mkldnn.flags(enabled=False),
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if _is_recurrent(model):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
         yield
+
+
+def _is_recurrent(model: nn.Module) -> bool:
+    return any(isinstance(m, nn.RNNBase) or _scripted_from(m) in {"RNN", "LSTM", "GRU"} for m in model.modules())

@@ -50,7 +50,7 @@ def visit_hessian_vector_product(
         return torch.stack([(g * vector(t)).sum() for t, g in zip(tensors, gradients, strict=True)]).sum()
 
     try:
-        with twice_differentiable():
+        with twice_differentiable(problem.model):
             problem.visit_gradient_of(slope, visit)
     except (MismatchError, RuntimeError, NotImplementedError) as error:
         if out_of_memory(error):

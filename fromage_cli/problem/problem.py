@@ -68,6 +68,7 @@ class Problem:
         self.trainable = trainable_tensors(unwrapped(self.model))
         self.frozen = frozen_names(unwrapped(self.model))
         self._deferred: set[str] = set()
+        self._parameters = list(self.model.parameters())
         if not self.trainable:
             raise MismatchError(
                 f"The model has no trainable tensor ({len(self.frozen)} frozen).",
@@ -197,7 +198,7 @@ class Problem:
 
     def drop_gradients(self) -> None:
         """Leaves no gradient on the model for the next backward pass to add to."""
-        for parameter in self.model.parameters():
+        for parameter in self._parameters:
             parameter.grad = None
 
     def _chunks(self) -> list[Batch]:
@@ -313,6 +314,9 @@ class _Sweep:
             self.visit(tensor, gradient.div_(self.divisor) if self.divisor != 1.0 else gradient)
 
 
+_STATE_HINT = "A model that keeps state from one call to the next needs a --loss file.py:function that resets it; "
+
+
 def _run_backward(loss: Tensor) -> None:
     """Gradients of the loss in `.grad`; a failure of the model's graph is explained, one of our hooks is not.
 
@@ -325,8 +329,7 @@ def _run_backward(loss: Tensor) -> None:
             raise
         raise MismatchError(
             f"{type(error).__name__} while computing the gradient: {first_line(error)}",
-            "A model that keeps state from one call to the next needs a --loss file.py:function that resets it; "
-            "--debug shows the traceback.",
+            (_STATE_HINT if isinstance(error, RuntimeError) else "") + "--debug shows the traceback.",
         ) from error
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.problem.evaluation import comparable
+from fromage_cli.problem.evaluation import comparable, twice_differentiable
 
 
 def dropout_stack(first: float) -> nn.Module:
@@ -143,3 +143,32 @@ def test_recurrent_dropout_is_off_in_auto_and_back_afterwards() -> None:
     with comparable(model, "auto", 0):
         assert model.dropout == 0.0
     assert model.dropout == 0.5
+
+
+@pytest.mark.parametrize(
+    ("model", "fused"),
+    [
+        (nn.Sequential(nn.Conv1d(2, 3, 3), nn.LSTMCell(3, 3)), True),
+        (nn.Sequential(nn.Conv1d(2, 3, 3), nn.GRU(3, 3)), False),
+        (torch.jit.script(nn.Sequential(nn.Conv1d(2, 3, 3), nn.LSTM(3, 3))), False),
+    ],
+)
+def test_only_recurrences_give_up_the_libraries_that_convolutions_are_fast_with(model: nn.Module, fused: bool) -> None:
+    before = torch.backends.mkldnn.enabled
+    with twice_differentiable(model):
+        assert torch.backends.mkldnn.enabled is (fused and before)
+        assert torch.backends.cudnn.enabled is fused
+    assert torch.backends.mkldnn.enabled is before
+
+
+def test_convolutions_and_recurrences_have_second_derivatives() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(3, 2, 8)
+    for model in (nn.Conv1d(2, 3, 3), nn.LSTM(8, 3, num_layers=2, batch_first=True)):
+        with comparable(model, "auto", 0), twice_differentiable(model):
+            output = model(rows)
+            loss = (output[0] if isinstance(output, tuple) else output).pow(3).sum()
+            gradients = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+            slope = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
+            products = torch.autograd.grad(slope, list(model.parameters()), allow_unused=True)
+        assert all(product is not None and product.isfinite().all() for product in products[:1])
