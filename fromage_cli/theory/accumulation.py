@@ -46,8 +46,8 @@ def _reduce(term: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> float:
     import torch
 
     size = CHUNK if tensors[0].device.type == "cpu" else ACCELERATOR_CHUNK
+    if tensors[0].numel() <= size:
+        return float(term(*(tensor.detach().reshape(-1) for tensor in tensors)))
     columns = [torch.split(tensor.detach().reshape(-1), size) for tensor in tensors]
     partial = [term(*chunks) for chunks in zip(*columns, strict=True)]
-    if len(partial) == 1:
-        return float(partial[0])
     return math.fsum(value.item() for value in partial) if size == CHUNK else float(sum(partial))
