@@ -21,8 +21,13 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FILES_OF_A_DIAGNOSTIC = ("__init__.py", "result.py", "measure.py", "findings.py", "render.py", "command.py")
 LIGHT = ("checkpoints", "cli", "errors", "findings", "intake", "terminal", "theory")
 """Modules and packages that start without torch and numpy, and so does every diagnostic's `command`."""
-WITHOUT_A_SOURCE = {"test_house.py", "test_samples.py", "checkpoints/test_import_cost.py"}
-"""Tests of the tree, of the samples, and of a cost that no single module has."""
+WITHOUT_A_SOURCE = {
+    "test_house.py",
+    "test_samples.py",
+    "checkpoints/test_import_cost.py",
+    "diagnostics/breakdown/test_networks.py",
+}
+"""Tests of the tree, of the samples, of a cost that no single module has, and of networks of every kind."""
 VAGUE = {"utils", "helpers", "common", "manager"}
 PRINTING = re.compile(r"^(rich\.)?print$|\bstd(out|err)\b.*\.write|\bs?echo$|[cC]onsole(\(.*\))?\.print$|\bConsole$")
 

@@ -49,7 +49,6 @@ def command(
         typer.Option(
             metavar="FILE.svg|png",
             parser=output_file,
-            rich_help_panel="Output",
             help="Draw the curves into a file too (needs the extra plot).",
         ),
     ] = None,

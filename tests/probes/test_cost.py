@@ -1,0 +1,34 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.probes.cost import DOUBLE_BACKWARD_ACTIVATIONS, HESSIAN_VECTOR_PRODUCT, Cost, measure_cost
+from fromage_cli.problem.problem import Problem
+
+
+def test_what_a_pass_keeps_is_counted_once(make_problem: Callable[..., Problem]) -> None:
+    class Squares(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 100, bias=False), nn.Linear(100, 100, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(torch.tanh(self.first(x))).square().mean()
+
+    problem = make_problem(Squares(), {"x": torch.randn(1000, 8)}, "output")
+    cost = measure_cost(problem)
+    assert cost.weights == 4 * (8 * 100 + 100 * 100)
+    assert cost.activations == 4 * 1000 * (8 + 100 + 100)  # the input, tanh's output, the square's input
+    assert cost.seconds > 0
+    assert cost.resident > cost.weights
+    assert problem.evaluations.gradients == 2
+
+
+def test_time_and_memory_are_linear_in_what_is_asked() -> None:
+    cost = Cost(seconds=2.0, resident=1000, weights=100, activations=10)
+    assert cost.time(3) == 6.0
+    assert cost.time(3, products=1) == pytest.approx(6.0 + 2.0 * HESSIAN_VECTOR_PRODUCT)
+    assert cost.memory(2.1) == 1000 + 210 + 10
+    assert cost.memory(2.1, products=True) == 1000 + 210 + int(DOUBLE_BACKWARD_ACTIVATIONS * 10)
