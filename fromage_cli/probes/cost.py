@@ -22,6 +22,8 @@ class Cost:
 
     seconds: float
     """Of the faster of two."""
+    loading: float
+    """Seconds that went by before the first."""
     resident: int
     """Bytes in use by the process, or on the accelerator, once the problem is loaded."""
     weights: int
@@ -30,8 +32,8 @@ class Cost:
     """Bytes that the forward pass of a chunk keeps for its backward pass."""
 
     def time(self, gradients: float, products: float = 0.0) -> float:
-        """Seconds for so many gradients and Hessian-vector products."""
-        return self.seconds * (gradients + HESSIAN_VECTOR_PRODUCT * products)
+        """Seconds for so many gradients and Hessian-vector products, loading included."""
+        return self.loading + self.seconds * (gradients + HESSIAN_VECTOR_PRODUCT * products)
 
     def memory(self, copies: float, products: bool = False) -> int:
         """Peak bytes with so many copies of the weights beside them, with or without double backward."""
@@ -41,7 +43,7 @@ class Cost:
 
 def measure_cost(problem: Problem) -> Cost:
     """Times two gradients, counting what the first one keeps."""
-    resident = peak_memory()
+    resident, loading = peak_memory(), time.monotonic() - problem.budget.started
     kept: dict[int, int] = {}
     weights = {tensor.parameter.untyped_storage().data_ptr() for tensor in problem.trainable}
 
@@ -55,7 +57,7 @@ def measure_cost(problem: Problem) -> Cost:
         first = _timed(problem)
     second = _timed(problem)
     size = sum(tensor.parameter.nbytes for tensor in problem.receiving)
-    return Cost(min(first, second), resident, size, sum(kept.values()))
+    return Cost(min(first, second), loading, resident, size, sum(kept.values()))
 
 
 def _timed(problem: Problem) -> float:
