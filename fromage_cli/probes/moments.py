@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fromage_cli.checkpoints import OptimizerState, match_parameters
+from fromage_cli.checkpoints.optimizer_state import slot_shape
 from fromage_cli.errors import MismatchError
 from fromage_cli.probes.minibatches import minibatch_gradients, minibatches
 from fromage_cli.problem.batches import Batch
@@ -39,22 +40,33 @@ def update_from_state(problem: Problem, state: OptimizerState) -> dict[str, Tens
 
     Raises MismatchError when the state does not fit the model.
     """
-    tensors = problem.trainable
-    numbers = match_parameters(state, {tensor.name: tuple(tensor.parameter.shape) for tensor in tensors})
+    return {
+        name: next_adam_update(problem.base.gradients[name], slot, settings)
+        for name, (slot, settings) in slots_by_name(problem, state).items()
+    }
+
+
+def slots_by_name(
+    problem: Problem, state: OptimizerState
+) -> dict[str, tuple[Mapping[str, Any] | None, Mapping[str, Any]]]:
+    """What the optimizer remembers of each tensor that receives a gradient, and the settings of its group.
+
+    None for a tensor that was never updated. Raises MismatchError when the state does not fit the model.
+    """
+    numbers = match_parameters(state, {tensor.name: tuple(tensor.parameter.shape) for tensor in problem.trainable})
     settings = {number: group.settings for group in state.groups for number in group.numbers}
-    updates = {}
+    found = {}
     for tensor in problem.receiving:
-        number = numbers[tensor.name]
-        gradient = problem.base.gradients[tensor.name]
+        number, shape = numbers[tensor.name], tuple(tensor.parameter.shape)
         slot = state.slots.get(number)
-        if slot is not None and tuple(slot["exp_avg"].shape) != tuple(gradient.shape):
+        stored = slot_shape(slot) if slot is not None else None
+        if stored not in (None, shape):
             raise MismatchError(
-                f"The optimizer's state for {tensor.name!r} has shape {list(slot['exp_avg'].shape)}, "
-                f"the tensor {list(gradient.shape)}.",
+                f"The optimizer's state for {tensor.name!r} has shape {list(stored or ())}, the tensor {list(shape)}.",
                 "It belongs to another model.",
             )
-        updates[tensor.name] = next_adam_update(gradient, slot, settings[number])
-    return updates
+        found[tensor.name] = slot, settings[number]
+    return found
 
 
 def next_adam_update(gradient: Tensor, slot: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Tensor:

@@ -34,6 +34,10 @@ LAZY, CATAPULT, FARTHEST = 2.0, 4.0, 12.0
 and any of the networks measured survived. Source: Lewkowycz et al., *The large learning rate phase of deep learning*,
 2020; Zhu et al., *Quadratic models for understanding catapult dynamics*, ICLR 2024."""
 
+EDGE = (0.8, 1.5)
+"""Ratio of eigenvalue to threshold between which full-batch training hovers once sharpness has risen to the threshold.
+Source: Cohen et al., ICLR 2021, Fig. 1 and 5, whose curves stay in it."""
+
 
 def initial_regime(scaled: float) -> str:
     """The regime of a network at initialisation; `scaled` = 2 eigenvalue / threshold, eta lambda for plain descent."""

@@ -1,0 +1,71 @@
+"""Curvature along the gradient of small batches: E_B[g^T H g / ||g||^2].
+
+Source: Andreyev, Beneventano, *Edge of stochastic stability*, 2024.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from torch import Tensor
+
+from fromage_cli.problem.batches import Batch
+from fromage_cli.problem.curvature import WeightSpace, hessian
+from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.accumulation import inner_product, squared_norm
+
+PARTS = 8
+"""Into how many a single batch is cut where no size is given."""
+
+
+@dataclass(frozen=True)
+class GradientCurvature:
+    """The mean over small batches, with its standard error."""
+
+    mean: float
+    stderr: float
+    batches: int
+    batch_size: int
+
+
+def training_batches(problem: Problem, rows: int | None) -> list[Batch]:
+    """Small batches of so many rows; without a number the batches as they are, or eighths of the only one.
+
+    Rows that are left over belong to none.
+    """
+    if rows is None and problem.further:
+        return list(problem.batches)
+    size = rows or problem.batch.size // min(PARTS, max(problem.batch.size // 2, 1))
+    return [
+        batch.rows(start, start + size) for batch in problem.batches for start in range(0, batch.size - size + 1, size)
+    ]
+
+
+def gradient_curvature(problem: Problem, space: WeightSpace, parts: list[Batch]) -> GradientCurvature | None:
+    """The mean over the parts of g^T H g / ||g||^2, each with its own gradient and Hessian; None for fewer than two.
+
+    Costs a gradient and a Hessian-vector product of all rows.
+    """
+    values = [value for value in (_along_gradient(problem, space, part) for part in parts) if value is not None]
+    if len(values) < 2:
+        return None
+    error = stdev(values) / math.sqrt(len(values))
+    return GradientCurvature(mean(values), error, len(values), max(part.size for part in parts))
+
+
+def _along_gradient(problem: Problem, space: WeightSpace, part: Batch) -> float | None:
+    alone = problem.on(part)
+    names = {tensor.name for tensor in space.tensors}
+    kept: dict[str, Tensor] = {}
+    alone.visit_gradient(lambda tensor, part: kept.update({tensor.name: part}) if tensor.name in names else None)
+    gradients = [kept.get(tensor.name, tensor.parameter.detach() * 0.0) for tensor in space.tensors]
+    gradient = space.flat(gradients)
+    size = squared_norm(gradient)
+    share = part.size / problem.rows
+    problem.evaluations.gradients += share
+    if size == 0.0:
+        return None
+    with hessian(alone, space) as product:
+        curvature = inner_product(gradient, product(gradient)) / size
+    problem.evaluations.hessian_vector_products += share
+    return curvature

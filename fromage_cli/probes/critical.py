@@ -1,0 +1,71 @@
+"""The smallest step along a real update that raises the loss, by forward passes alone.
+
+2 / it is the critical sharpness: the curvature that plain descent would feel along the update.
+Source: *Critical sharpness*, arXiv 2601.16979.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.accumulation import inner_product
+
+PRECISION = 1.05
+"""The rate is known up to this factor."""
+ATTEMPTS = 24
+"""Forward passes at most."""
+GUESSES = 6
+"""How many of them lead to a parabola's guess; the others halve the bracket."""
+
+
+def critical_rate(problem: Problem, step: Mapping[str, Tensor], start: float) -> float | None:
+    """The learning rate from which on w - rate * step has a higher loss than w; None where no rate lowers the loss.
+
+    `start`: where the search begins. The weights are afterwards as before. Costs 4 forward passes where the loss is
+    quadratic along the step, and up to ten elsewhere; a rise that lies between the points tried is not seen.
+    """
+    slope = sum(inner_product(problem.base.gradients[name], part) for name, part in step.items())
+    if not slope > 0.0:
+        return None
+    tensors = [tensor for tensor in problem.receiving if tensor.name in step]
+    with problem.displaced(tensors) as origin:
+        base = problem.value()
+
+        def rise(rate: float) -> float:
+            for tensor in tensors:
+                weight = tensor.parameter.data
+                torch.add(origin[tensor.name], step[tensor.name], alpha=-rate, out=weight)
+            value = problem.value()
+            return value - base if math.isfinite(value) else math.inf
+
+        return _smallest_rise(rise, slope, start)
+
+
+def _smallest_rise(rise: Callable[[float], float], slope: float, start: float) -> float | None:
+    """Where `rise`, which falls with `slope` at 0, is first above 0: a parabola's guess, tightened from both sides."""
+    low, high, rate = 0.0, math.inf, start
+    for attempt in range(ATTEMPTS):
+        above = rise(rate)
+        if above > 0.0:
+            high = rate
+        else:
+            low = rate
+        if low > 0.0 and high <= PRECISION * low:
+            return math.sqrt(low * high)
+        rate = _next_rate(low, high, rate, above, slope if attempt < GUESSES else None)
+    return None
+
+
+def _next_rate(low: float, high: float, rate: float, above: float, slope: float | None) -> float:
+    """The parabola's root where it lies inside the bracket, a little beyond the last point; else further or between."""
+    if slope is not None and math.isfinite(above):
+        curvature = above / rate + slope
+        root = slope * rate / curvature if curvature > 0.0 else math.inf
+        if low < root < high:
+            return root * PRECISION**0.4 if above <= 0.0 else root / PRECISION**0.4
+    if not math.isfinite(high):
+        return 2.0 * low
+    return math.sqrt(low * high) if low > 0.0 else high / 4.0

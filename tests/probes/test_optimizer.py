@@ -1,0 +1,116 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.checkpoints import OptimizerState, open_checkpoint
+from fromage_cli.probes.optimizer import Given, Optimizer, optimizer_of, state_of
+from fromage_cli.problem.beside import Declared
+
+
+def state_from(tmp_path: Path, kind: Any, *, grouped: bool = False, **settings: Any) -> OptimizerState:
+    model = nn.Linear(3, 2)
+    groups: Any = model.parameters()
+    if grouped:
+        groups = [{"params": [model.weight]}, {"params": [model.bias], "lr": 0.5, "weight_decay": 0.25}]
+    optimizer = kind(groups, **settings)
+    model(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    state = open_checkpoint(tmp_path / "c.pt").optimizer
+    assert state is not None
+    return state
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "name"),
+    [
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, "sgd"),
+        (torch.optim.Adam, {"weight_decay": 0.1}, "adam"),
+        (torch.optim.AdamW, {"betas": (0.8, 0.9)}, "adamw"),
+        (torch.optim.RAdam, {}, None),
+        (torch.optim.NAdam, {}, None),
+        (torch.optim.RMSprop, {"momentum": 0.9}, None),
+    ],
+)
+def test_the_rule_and_its_settings_come_from_the_state(
+    tmp_path: Path, kind: Any, settings: dict[str, Any], name: str | None
+) -> None:
+    state = state_from(tmp_path, kind, lr=0.02, **settings)
+    found = optimizer_of(Given(), state, Declared())
+    assert found.name == name
+    if name is not None:
+        assert found.learning_rate == 0.02
+        assert found.momentum == (0.9 if name == "sgd" else 0.0)
+        assert found.nesterov == (name == "sgd")
+        assert found.betas == (settings.get("betas", (0.9, 0.999)))
+        assert found.weight_decay == {"sgd": 0.0, "adam": 0.1, "adamw": 0.01}[name]
+        assert state_of(found, state) is state
+
+
+def test_an_adam_without_decay_and_without_a_word_on_it_is_adam(tmp_path: Path) -> None:
+    state = state_from(tmp_path, torch.optim.Adam, lr=0.02)
+    older = OptimizerState(
+        tuple(
+            type(group)({k: v for k, v in group.settings.items() if k != "decoupled_weight_decay"}, group.numbers)
+            for group in state.groups
+        ),
+        state.slots,
+    )
+    assert optimizer_of(Given(), older, Declared()).name == "adam"
+
+
+def test_what_the_user_says_wins_over_the_state_and_the_state_over_what_is_declared(tmp_path: Path) -> None:
+    state = state_from(tmp_path, torch.optim.SGD, lr=0.02, momentum=0.9, weight_decay=0.1)
+    declared = Declared(learning_rate=7.0, momentum=0.3, weight_decay=0.7, betas=(0.5, 0.6))
+    given = Given("sgd", 0.3, 0.5, weight_decay=0.2)
+    assert optimizer_of(given, state, declared) == Optimizer(
+        "sgd", 0.3, 0.5, betas=(0.5, 0.6), weight_decay=0.2, decay_given=True
+    )
+    assert optimizer_of(Given(), state, declared).learning_rate == 0.02
+    assert optimizer_of(Given("sgd"), None, declared).learning_rate == 7.0
+    assert optimizer_of(Given("sgd"), None, declared).weight_decay == 0.7
+
+
+def test_another_rules_state_is_not_used(tmp_path: Path) -> None:
+    state = state_from(tmp_path, torch.optim.Adam, lr=0.02)
+    found = optimizer_of(Given("sgd"), state, Declared())
+    assert found.learning_rate is None
+    assert state_of(found, state) is None
+    assert state_of(optimizer_of(Given("adamw"), state, Declared()), state) is state
+
+
+def test_of_several_groups_the_largest_rate_counts_and_it_is_said(tmp_path: Path) -> None:
+    found = optimizer_of(Given(), state_from(tmp_path, torch.optim.SGD, grouped=True, lr=0.1), Declared())
+    assert (found.learning_rate, found.weight_decay) == (0.5, 0.25)
+    assert "rates from 0.1 to 0.5" in found.notes[0]
+
+
+def test_a_rate_of_zero_is_no_rate(tmp_path: Path) -> None:
+    found = optimizer_of(Given(), state_from(tmp_path, torch.optim.SGD, lr=0.0), Declared())
+    assert found.learning_rate is None
+    assert found.threshold is None
+    assert "end of its schedule" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "threshold"),
+    [
+        (Optimizer("sgd", 0.1), 20.0),
+        (Optimizer("sgd", 0.1, momentum=0.9), 38.0),
+        (Optimizer("sgd", 0.1, momentum=0.9, dampening=0.5), 76.0),
+        (Optimizer("sgd", 0.1, momentum=0.5, nesterov=True), 15.0),
+        (Optimizer("adam", 0.1, weight_decay=1.0), 380.0),
+        (Optimizer("adamw", 0.1, weight_decay=1.0), 361.0),
+        (Optimizer("sgd"), None),
+        (Optimizer(None, 0.1), None),
+    ],
+)
+def test_each_rule_has_its_threshold(optimizer: Optimizer, threshold: float | None) -> None:
+    assert optimizer.threshold == (pytest.approx(threshold) if threshold is not None else None)
+
+
+def test_only_decoupled_decay_adds_no_curvature() -> None:
+    assert [Optimizer(name, 0.1, weight_decay=0.3).coupled_decay for name in ("sgd", "adam", "adamw")] == [0.3, 0.3, 0]
