@@ -7,23 +7,24 @@ rho = ||F(x)|| / ||x + F(x)|| of the difference (`effective`).
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
-from fromage_cli.problem.batches import Batch
+from fromage_cli.errors import MismatchError
+from fromage_cli.problem.batches import Batch, map_tensors
+from fromage_cli.problem.call import inputs_and_targets
 from fromage_cli.problem.evaluation import twice_differentiable
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.accumulation import norm
 
 ADDITIVE = ("AddBackward", "SubBackward", "CatBackward", "StackBackward", "WhereBackward", "MaximumBackward")
-LOOKUPS = ("EmbeddingBackward", "EmbeddingBagBackward", "IndexBackward", "IndexSelectBackward", "GatherBackward")
+LOOKUPS = ("EmbeddingBackward", "EmbeddingBagBackward")
 PRODUCTS = ("MmBackward", "AddmmBackward", "BmmBackward", "BaddbmmBackward", "ConvolutionBackward", "LinearBackward")
-OPAQUE = ("CheckpointFunction",)
-"""Nodes that hide the graph of what they recompute."""
+OPAQUE = ("CheckpointFunction", "CompiledFunction")
+"""Nodes that hide the graph behind them."""
 
 
 @dataclass(frozen=True)
@@ -38,43 +39,68 @@ class Depth:
     """The longest path, residual branches weighed by their share of the sum."""
 
 
+@dataclass(frozen=True)
+class _Place:
+    """How deep a node lies, and whether it depends on data at all."""
+
+    data: bool
+    path: int
+    effective: float
+
+
 def measure_depth(problem: Problem) -> Depth:
     """The three depths, from one forward pass of the first chunk."""
     layers = {id(layer.parameter) for layer in problem.layers}
-    batch, inputs = _differentiable(problem.batch.rows(0, problem.micro_batch or problem.batch.size))
-    with problem.evaluation(), twice_differentiable(problem.model), _Sums() as sums:
-        terms = problem.loss(problem.model, batch)
+    rows = problem.batch.rows(0, problem.micro_batch or problem.batch.size)
+    batch, inputs = _differentiable(rows, _target(problem, rows))
     problem.evaluations.forwards += batch.size / problem.rows
-    root = terms.total.grad_fn
-    if root is None:
+    try:
+        with problem.evaluation(), twice_differentiable(problem.model), _Sums() as sums:
+            root = problem.loss(problem.model, batch).total.grad_fn
+    except (MismatchError, RuntimeError):  # an operation that has no derivative by its input
+        root = None
+    place = _read(root, layers, inputs, sums.shares) if root is not None else None
+    if place is None:
         return Depth(len(layers), None, None)
+    return Depth(len(layers), place.path, None if math.isnan(place.effective) else place.effective)
+
+
+def _read(root: Any, layers: set[int], inputs: set[int], shares: dict[Any, tuple[float, float]]) -> _Place | None:
+    """Where the loss lies; None where part of the graph is hidden, or where no data reach it visibly."""
     graph = _walk(root)
     if any(node.name().startswith(OPAQUE) for node in graph):
-        return Depth(len(layers), None, None)
-    reading = _Reading(layers, inputs, sums.shares)
+        return None
+    reading = _Reading(layers, inputs, shares)
     for node in graph:
         reading.visit(node)
-    path, effective = reading.places[root].path, reading.places[root].effective
-    return Depth(len(layers), path, None if math.isnan(effective) else effective)
+    return reading.places[root] if reading.places[root].data else None
 
 
-def _differentiable(batch: Batch) -> tuple[Batch, set[int]]:
-    """The batch with floating tensors as differentiable leaves, and the identities of those."""
+def _target(problem: Problem, batch: Batch) -> Any:
+    """The target among the batch's tensors, which is no input; None where it cannot be told."""
+    try:
+        return inputs_and_targets(problem.model, batch)[2]
+    except MismatchError:
+        return None
+
+
+def _differentiable(batch: Batch, target: Any) -> tuple[Batch, set[int]]:
+    """The batch with floating inputs made differentiable, and the identities of the leaves behind them."""
     leaves: list[Tensor] = []
 
-    def leaf(value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+    def view(value: Tensor) -> Tensor:
+        if value is target or not value.is_floating_point():
             return value
-        leaves.append(value.detach().clone().requires_grad_())
-        return leaves[-1]
+        leaves.append(value.detach().requires_grad_())
+        return leaves[-1].clone()  # a copy may be written in place, a leaf may not
 
-    return Batch(tree_map(leaf, batch.data), batch.size, batch.source), {id(tensor) for tensor in leaves}
+    return replace(batch, data=map_tensors(batch.data, view)), {id(tensor) for tensor in leaves}
 
 
 class _Sums(TorchFunctionMode):
     """Remembers, for each sum of two tensors, the norm of each term divided by the norm of the sum.
 
-    Sums of scalars, such as a loss and its penalty, are no residual branches: their terms count in full.
+    Sums of losses, such as those of two heads, are no residual branches: their terms count in full.
     """
 
     def __init__(self) -> None:
@@ -84,28 +110,28 @@ class _Sums(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        name = getattr(func, "__name__", "")
-        terms = args[:2] if name in {"add", "add_", "__add__", "__iadd__", "__radd__"} else ()
+        terms = args[:2] if getattr(func, "__name__", "") in _SUMS else ()
         both = len(terms) == 2 and all(isinstance(t, Tensor) and t.requires_grad for t in terms)
-        norms = [norm(term) for term in terms] if both else []
+        norms = [(norm(term), term.numel()) for term in terms] if both else []
         result = func(*args, **(kwargs or {}))
         if norms and result.grad_fn is not None:
-            self.shares[result.grad_fn] = (1.0, 1.0) if result.numel() == 1 else _shares(norms, norm(result))
+            factors = (1.0, abs(float((kwargs or {}).get("alpha", 1.0))))
+            whole = result.dim() <= 1  # losses of samples, not features
+            self.shares[result.grad_fn] = (1.0, 1.0) if whole else _shares(norms, factors, result)
         return result
 
 
-def _shares(terms: list[float], total: float) -> tuple[float, float]:
-    first, second = (term / total if total > 0.0 else math.nan for term in terms)
+_SUMS = {"add", "add_", "__add__", "__iadd__", "__radd__", "sub", "sub_", "__sub__", "__isub__", "__rsub__"}
+
+
+def _shares(terms: list[tuple[float, int]], factors: tuple[float, float], total: Tensor) -> tuple[float, float]:
+    """Each term's norm, stretched to the size of the sum where it is repeated, over that of the sum; at most 1."""
+    size = norm(total)
+    first, second = (
+        min(1.0, factor * term * math.sqrt(total.numel() / count) / size) if size > 0.0 else math.nan
+        for (term, count), factor in zip(terms, factors, strict=True)
+    )
     return first, second
-
-
-@dataclass(frozen=True)
-class _Place:
-    """How deep a node lies, and whether it depends on data at all."""
-
-    data: bool
-    path: int
-    effective: float
 
 
 class _Reading:
@@ -129,10 +155,10 @@ class _Reading:
         weights = [self.places[child] for child in children if child is not None and not self.places[child].data]
         weight = max((place.path for place in weights), default=0)
         if not data:
-            constant_input = name.startswith(PRODUCTS) and None in children
+            constant_input = not self.inputs and name.startswith(PRODUCTS) and None in children
             return _Place(constant_input or name.startswith(LOOKUPS), weight, weight)
         path, effective = max(place.path for place in data), _deepest(place.effective for place in data)
-        if len(data) == 2 and name.startswith("AddBackward"):
+        if len(data) == 2 and name.startswith(("AddBackward", "SubBackward")):
             effective = self._residual(node, *data)
         if name.startswith(ADDITIVE):
             return _Place(True, max(path, weight), _deepest((effective, weight)))

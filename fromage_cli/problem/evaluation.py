@@ -41,7 +41,7 @@ def comparable(model: nn.Module, mode: Mode, seed: int) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices=parts.accelerators))
         _seed(seed)
         if mode == "train":
-            stack.enter_context(_seeded_modules(model, seed))
+            stack.enter_context(_seeded_modules(model))
         yield
 
 
@@ -127,28 +127,25 @@ def _own_buffers(module: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _seeded_modules(model: nn.Module, seed: int) -> Iterator[None]:
-    """Reseeds on entering and on leaving every module, from its name and how often it was called.
+def _seeded_modules(model: nn.Module) -> Iterator[None]:
+    """Reseeds on entering and on leaving every module, from the seed before and the module's name.
 
+    The seeds depend on which modules were run and not on how much they drew. A block that is recomputed during the
+    backward pass starts from the seed it had, which is part of the generator's state, and so draws the same again.
     Scripted modules take no hooks: they draw from the seed that the whole evaluation starts with.
     """
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
                 continue
-            reseed = _reseeder(name, seed)
-            stack.callback(module.register_forward_pre_hook(reseed).remove)
-            stack.callback(module.register_forward_hook(reseed).remove)
+            stack.callback(module.register_forward_pre_hook(_reseeder(f"into {name}")).remove)
+            stack.callback(module.register_forward_hook(_reseeder(f"out of {name}")).remove)
         yield
 
 
-def _reseeder(name: str, seed: int) -> Callable[..., None]:
-    calls = 0
-
+def _reseeder(place: str) -> Callable[..., None]:
     def reseed(*_: Any) -> None:
-        nonlocal calls
-        calls += 1
-        _seed(zlib.crc32(f"{seed}/{name}/{calls}".encode()))
+        _seed(zlib.crc32(f"{torch.default_generator.initial_seed()} {place}".encode()))
 
     return reseed
 

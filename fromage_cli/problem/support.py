@@ -11,15 +11,25 @@ _QUANTISED = ("torch.ao.nn", "torch.nn.quantized", "bitsandbytes", "auto_gptq", 
 
 
 def refuse_unsupported(model: nn.Module) -> None:
-    """Raises InputError for quantised weights and for adapters, naming the first ones."""
+    """Raises InputError for quantised and complex weights and for adapters, naming the first ones."""
     quantised = [name for name, module in model.named_modules() if type(module).__module__.startswith(_QUANTISED)]
-    quantised += [name for name, value in model.named_parameters() if not value.is_floating_point()]
+    quantised += [
+        n for n, value in model.named_parameters() if not value.is_floating_point() and not value.is_complex()
+    ]
     if quantised:
         raise InputError(
             f"The model holds {len(quantised)} quantised tensors or modules, first {_some(quantised)}: they have no "
             "gradient to measure.",
             "Measure the checkpoint that they were made from, or dequantise the model in the factory.",
             quantised,
+        )
+    complex_ = [name for name, value in model.named_parameters() if value.is_complex()]
+    if complex_:
+        raise InputError(
+            f"The model holds {len(complex_)} complex tensors, first {_some(complex_)}: relative steps are measured of "
+            "real ones only.",
+            "Store them as real and imaginary parts (torch.view_as_real) in the factory.",
+            complex_,
         )
     adapters = [name for name, _ in model.named_parameters() if _is_adapter(name)]
     if adapters:

@@ -50,4 +50,4 @@ def _reduce(term: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> float:
         return float(term(*(tensor.detach().reshape(-1) for tensor in tensors)))
     columns = [torch.split(tensor.detach().reshape(-1), size) for tensor in tensors]
     partial = [term(*chunks) for chunks in zip(*columns, strict=True)]
-    return math.fsum(value.item() for value in partial) if size == CHUNK else float(sum(partial))
+    return float(sum(partial))

@@ -64,7 +64,7 @@ def first_sign_change(etas: Sequence[float], values: Sequence[float]) -> Point:
             if index == 0:
                 return Point(None, "below-grid")
             low = values[index - 1]
-            fraction = low / (low - value) if math.isfinite(value) else 0.0
+            fraction = low / (low - value) if math.isfinite(value) and math.isfinite(low) else 0.0
             return Point(_between(etas[index - 1], etas[index], fraction), "crossing")
     return Point(None, "above-grid")
 
@@ -72,17 +72,19 @@ def first_sign_change(etas: Sequence[float], values: Sequence[float]) -> Point:
 def minimum(etas: Sequence[float], values: Sequence[float], start: float) -> Point:
     """Where a curve that leaves `start` at eta = 0 is least, by a parabola in ln eta through the least point.
 
-    An empty grid is exceeded. `below-grid`: no point of the grid lies below `start`, or the least one is the first;
-    `above-grid`: the least one is the last.
+    Beside the first point the parabola is one in eta through 0. `below-grid`: no point of the grid lies below `start`;
+    `above-grid`: the least is the last, so that the minimum lies beyond the last but one. An empty grid is exceeded.
     """
     if not values:
         return Point(None, "above-grid")
-    finite = [value if math.isfinite(value) else math.inf for value in values]
+    finite = [math.inf if math.isnan(value) else value for value in values]
     index = min(range(len(finite)), key=finite.__getitem__)
-    if index == 0 or finite[index] >= start:
+    if finite[index] >= start:
         return Point(None, "below-grid")
     if index == len(finite) - 1:
         return Point(None, "above-grid")
+    if index == 0:
+        return Point(_vertex((0.0, *etas[:2]), (start, *finite[:2]), 1), "crossing")
     return Point(math.exp(_vertex([math.log(eta) for eta in etas], finite, index)), "crossing")
 
 

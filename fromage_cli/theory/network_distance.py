@@ -14,10 +14,8 @@ def log10_function_bound(relative_steps: Sequence[float], condition: float, alph
     `condition`: kappa, the largest condition number over all W_l, W~_l and their differences.
     -inf when no layer moved; inf for a condition number without bound.
     """
-    product = math.expm1(math.fsum(math.log1p(step) for step in relative_steps))
-    if product == 0.0:
-        return -math.inf
-    return len(relative_steps) * math.log10(beta * condition**2 / alpha) + math.log10(product)
+    exponent = math.fsum(math.log1p(step) for step in relative_steps)
+    return len(relative_steps) * _log10_factor(condition, alpha, beta) + _log10_expm1(exponent)
 
 
 def log10_jacobian_bound(
@@ -28,7 +26,16 @@ def log10_jacobian_bound(
     It bounds the relative change of the Jacobian of the output with respect to the output of layer l.
     """
     above = relative_steps[layer:]
-    product = math.expm1(math.fsum(math.log(beta / alpha) + math.log1p(step) for step in above))
-    if product == 0.0:
+    exponent = math.fsum(math.log(beta / alpha) + math.log1p(step) for step in above)
+    return len(above) * _log10_factor(condition, alpha, beta) + _log10_expm1(exponent)
+
+
+def _log10_factor(condition: float, alpha: float, beta: float) -> float:
+    return math.log10(beta / alpha) + 2.0 * math.log10(condition)
+
+
+def _log10_expm1(exponent: float) -> float:
+    """log10 of e^x - 1 for x >= 0, without overflow."""
+    if exponent == 0.0:
         return -math.inf
-    return len(above) * math.log10(beta * condition**2 / alpha) + math.log10(product)
+    return math.log10(math.expm1(exponent)) if exponent < 700.0 else exponent / math.log(10.0)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from fromage_cli.theory.accumulation import squared_norm
+from fromage_cli.theory.accumulation import norm
 
 if TYPE_CHECKING:
     import torch
@@ -19,26 +20,33 @@ def as_matrix(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def spectral_norm(tensor: torch.Tensor, tolerance: float = 1e-4, iterations: int = 60) -> float:
-    """The largest singular value of a weight tensor seen as a matrix, from below to a relative `tolerance`.
+    """The largest singular value of a weight tensor seen as a matrix, from below.
 
     Small matrices by a dense decomposition of the Gram matrix in float64; larger ones by Golub-Kahan
-    bidiagonalisation with full re-orthogonalisation, stopped on the residual of the leading triplet.
+    bidiagonalisation with full re-orthogonalisation, stopped when the residual of the leading triplet is below
+    `tolerance` times its value: then it lies so near to a singular value, which a random start makes the largest.
     Source: Golub, Van Loan, *Matrix Computations*, 4th ed., section 10.4.
     """
     import torch
 
     matrix = as_matrix(tensor)
+    if not matrix.numel():
+        return 0.0
+    scale = float(matrix.abs().max())
+    if not 0.0 < scale < math.inf:
+        return scale
+    matrix = matrix / scale  # squares of tiny and of huge entries leave the range of float32
     if min(matrix.shape) <= DENSE:
         wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
         gram = _gram(wide)
-        return float(torch.linalg.eigvalsh(gram)[-1].clamp(min=0.0).sqrt())
-    return _golub_kahan(matrix if matrix.dtype == torch.float64 else matrix.float(), tolerance, iterations)
+        return scale * float(torch.linalg.eigvalsh(gram)[-1].clamp(min=0.0).sqrt())
+    return scale * _golub_kahan(matrix if matrix.dtype == torch.float64 else matrix.float(), tolerance, iterations)
 
 
 def stable_rank(tensor: torch.Tensor) -> float:
     """srank(A) = ||A||_F^2 / ||A||_2^2, between 1 and the rank; 1 for a tensor of zeros."""
     largest = spectral_norm(tensor)
-    return squared_norm(tensor) / largest**2 if largest > 0.0 else 1.0
+    return (norm(tensor) / largest) ** 2 if largest > 0.0 else 1.0
 
 
 def _gram(wide: torch.Tensor) -> torch.Tensor:

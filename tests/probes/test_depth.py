@@ -202,3 +202,141 @@ def test_recomputed_blocks_hide_their_depth(make_problem: Maker) -> None:
 
     depth = depth_of(make_problem, Recomputed(), 3, 5)
     assert (depth.path, depth.effective) == (None, None)
+
+
+class Blocks(nn.Module):
+    """x, then h + scale * F(h) in the way that `join` adds."""
+
+    def __init__(self, join: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.first, self.branch, self.join = nn.Linear(5, 5), perceptron(2), join
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x)
+        return self.join(hidden, self.branch(hidden))
+
+
+@pytest.mark.parametrize(
+    ("join", "share"),
+    [
+        (lambda h, f: torch.add(h, f, alpha=1e-6), 0.0),
+        (lambda h, f: h - 1e-6 * f, 0.0),
+        (lambda h, f: h.detach() * 0 + h + 1e-6 * f, 0.0),
+        (lambda h, f: f - 1e-6 * h, 1.0),
+    ],
+    ids=["alpha", "difference", "constant", "mostly branch"],
+)
+def test_every_way_of_adding_weighs_the_branch(
+    make_problem: Maker, join: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], share: float
+) -> None:
+    depth = depth_of(make_problem, Blocks(join), 16, 5)
+    assert depth.path == 3
+    assert depth.effective == pytest.approx(1 + 2 * share, abs=1e-3)
+
+
+def test_a_share_is_at_most_one_where_the_terms_cancel(make_problem: Maker) -> None:
+    depth = depth_of(make_problem, Blocks(lambda h, f: h + f - 2 * h.detach()), 16, 5)
+    assert depth.effective is not None
+    assert depth.effective <= 3
+
+
+def test_a_branch_of_one_value_a_channel_counts_as_often_as_it_is_repeated(make_problem: Maker) -> None:
+    class Squeeze(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.gate = nn.Conv2d(2, 3, 1), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = self.first(x)
+            pooled = self.gate(hidden.mean((2, 3), keepdim=True))
+            self.share = float((pooled.expand_as(hidden).norm() / (hidden + pooled).norm()).detach())
+            return hidden + pooled
+
+    model = Squeeze()
+    depth = depth_of(make_problem, model, 4, 2, 6, 6)
+    assert depth.effective == pytest.approx(1 + min(1.0, model.share), rel=1e-4)
+
+
+def test_experts_that_are_looked_up_are_weights_and_not_data(make_problem: Maker) -> None:
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.experts = nn.ParameterList([torch.randn(3, 5, 5) * 0.4 for _ in range(4)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for expert in self.experts:
+                x = torch.tanh(torch.bmm(x[:, None], expert[torch.arange(len(x)) % 3])[:, 0])
+            return x
+
+    assert depth_of(make_problem, Routed(), 6, 5) == Depth(4, 4, 4.0)
+
+
+def test_a_constant_factor_of_a_weight_is_no_input(make_problem: Maker) -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.ParameterList([torch.randn(5, 5) * 0.4 for _ in range(4)])
+            self.register_buffer("rotation", torch.linalg.qr(torch.randn(5, 5))[0])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for weight in self.weights:
+                x = torch.tanh(x @ (self.rotation @ weight))
+            return x
+
+    assert depth_of(make_problem, Frozen(), 6, 5) == Depth(4, 4, 4.0)
+
+
+def test_whole_numbers_that_are_scaled_first_leave_the_depth_open(make_problem: Maker) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain, self.layers = nn.Parameter(torch.ones(5)), perceptron(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layers(x.float() * self.gain)
+
+    tokens = {"x": torch.randint(7, (9, 5)), "y": torch.randint(5, (9,))}
+    depth = measure_depth(make_problem(Scaled(), tokens))
+    assert (depth.count, depth.path, depth.effective) == (4, None, None)
+
+
+def test_losses_of_samples_from_two_heads_count_in_full(make_problem: Maker) -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.long, self.short = perceptron(6), perceptron(1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.long(x).square().mean(1) + self.short(x).square().mean(1)
+
+    assert depth_of(make_problem, Heads(), 6, 5) == Depth(7, 6, 6.0)
+
+
+@pytest.mark.parametrize("first", [nn.ReLU(inplace=True), nn.Hardtanh(inplace=True)])
+def test_an_input_that_is_written_in_place_is_read(make_problem: Maker, first: nn.Module) -> None:
+    assert depth_of(make_problem, nn.Sequential(first, perceptron(2)), 6, 5) == Depth(2, 2, 2.0)
+
+
+def test_a_loss_without_derivative_by_its_target_is_read(make_problem: Maker) -> None:
+    torch.manual_seed(0)
+    data = {"x": torch.randn(8, 5), "y": torch.randint(2, (8, 5)).float()}
+    assert measure_depth(make_problem(perceptron(3), data, "bce")) == Depth(3, 3, 3.0)
+
+
+@pytest.mark.parametrize(("kind", "path"), [(nn.RNN, 6), (nn.LSTM, 6), (nn.GRU, 7)])  # a GRU gates its first state
+def test_a_recurrence_hides_its_sums(make_problem: Maker, kind: type[nn.RNNBase], path: int) -> None:
+    class Recurrence(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = kind(5, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.rnn(x)[0][:, -1]
+
+    assert depth_of(make_problem, Recurrence(), 3, 6, 5) == Depth(2, path, None)
+
+
+def test_a_compiled_graph_hides_its_depth(make_problem: Maker) -> None:
+    model = torch.compile(perceptron(3), backend="aot_eager")
+    depth = depth_of(make_problem, model, 4, 5)
+    assert (depth.count, depth.path, depth.effective) == (3, None, None)

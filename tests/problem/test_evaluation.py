@@ -172,3 +172,29 @@ def test_convolutions_and_recurrences_have_second_derivatives() -> None:
             slope = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
             products = torch.autograd.grad(slope, list(model.parameters()), allow_unused=True)
         assert all(product is not None and product.isfinite().all() for product in products[:1])
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_blocks_recomputed_in_the_backward_pass_draw_the_same_masks(reentrant: bool) -> None:
+    class Recomputed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(6, 6)
+            self.block = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5), nn.Tanh())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.utils.checkpoint.checkpoint(self.block, self.first(x), use_reentrant=reentrant).square().sum()
+
+    torch.manual_seed(0)
+    model, x = Recomputed().double(), torch.randn(8, 6, dtype=torch.float64)
+    with comparable(model, "train", 0):
+        model(x).backward()
+    weight, step = model.block[0].weight, 1e-6
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight[2, 3] += sign * step
+            with comparable(model, "train", 0):
+                values.append(float(model(x)))
+            weight[2, 3] -= sign * step
+    assert float(weight.grad[2, 3]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-6)

@@ -30,6 +30,13 @@ def test_whole_numbers_as_parameters_are_refused_by_name() -> None:
         refuse_unsupported(model)
 
 
+def test_complex_weights_are_refused_by_name() -> None:
+    model = nn.Linear(2, 2)
+    model.phase = nn.Parameter(torch.zeros(4, dtype=torch.complex64))
+    with pytest.raises(InputError, match="1 complex tensors, first 'phase'"):
+        refuse_unsupported(model)
+
+
 def test_quantised_modules_are_refused_by_name() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     quantised = torch.ao.nn.quantized.dynamic.Linear(2, 2)

@@ -51,9 +51,21 @@ def test_the_minimum_of_a_parabola_in_log_eta_is_exact() -> None:
 
 
 def test_a_minimum_at_an_end_is_named() -> None:
-    assert minimum([0.1, 0.2, 0.3], [1.0, 2.0, 3.0], 5.0).relation == "below-grid"
+    assert minimum([0.1, 0.2, 0.3], [6.0, 7.0, 8.0], 5.0).relation == "below-grid"
     assert minimum([0.1, 0.2, 0.3], [3.0, 2.0, 1.0], 5.0).relation == "above-grid"
     assert minimum([0.1, 0.2, 0.3], [3.0, 2.0, 3.0], 1.0).relation == "below-grid"
+
+
+@pytest.mark.parametrize("place", [0.06, 0.1, 0.14])
+def test_a_minimum_near_the_first_point_uses_the_start(place: float) -> None:
+    etas = [0.1, 0.3, 1.0]
+    found = minimum(etas, [(eta - place) ** 2 for eta in etas], place**2)
+    assert found.eta == pytest.approx(place)
+
+
+def test_a_loss_without_lower_bound_is_least_where_it_ends() -> None:
+    assert minimum([0.1, 0.2, 0.3], [3.0, 2.0, -math.inf], 5.0).relation == "above-grid"
+    assert first_sign_change([0.1, 0.2], [-math.inf, 1.0]) == Point(0.1, "crossing")
 
 
 def test_a_minimum_beside_overflow_stays_on_the_grid() -> None:

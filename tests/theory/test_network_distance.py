@@ -80,5 +80,6 @@ def test_theorem_1_bounds_the_relative_distance_of_the_jacobians(
 def test_the_bound_by_hand() -> None:
     assert log10_function_bound([1.0, 1.0], 10.0, 1.0, 1.0) == pytest.approx(4 + math.log10(3))
     assert log10_jacobian_bound([1.0, 1.0], 1, 10.0, 0.5, 1.0) == pytest.approx(math.log10(200 * 3))
+    assert log10_function_bound([1e6] * 60, 1e160, 1.0, 1.0) == pytest.approx(60 * 320 + 360)
     assert log10_function_bound([0.0], 10.0, 1.0, 1.0) == -math.inf
     assert log10_jacobian_bound([0.5], 1, 10.0, 1.0, 1.0) == -math.inf

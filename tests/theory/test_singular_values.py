@@ -15,6 +15,13 @@ def test_the_spectral_norm_is_the_largest_singular_value(shape: tuple[int, ...],
     assert spectral_norm(tensor) <= exact * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-36, 1e-24, 1e20, 1e36])
+@pytest.mark.parametrize("shape", [(20, 30), (200, 300)])
+def test_tiny_and_huge_entries_keep_their_stable_rank(shape: tuple[int, ...], scale: float) -> None:
+    matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    assert stable_rank(matrix * scale) == pytest.approx(stable_rank(matrix.double()), rel=1e-3)
+
+
 def test_a_rank_one_matrix_has_stable_rank_one() -> None:
     vector = torch.arange(1.0, 201.0)
     assert stable_rank(torch.outer(vector, vector)) == pytest.approx(1.0, rel=1e-4)
