@@ -14,7 +14,7 @@ import typer
 from fromage_cli import __version__
 from fromage_cli.diagnostics import COMMANDS
 from fromage_cli.terminal import arguments, failure, session, streams
-from fromage_cli.terminal.answer import Answer
+from fromage_cli.terminal.answer import Answers
 from fromage_cli.terminal.command import DiagnosticCommand, Program
 
 PROGRAM = "fromage-diag"
@@ -35,12 +35,12 @@ class TerminationRequested(BaseException):
     """SIGTERM arrived."""
 
 
-def load_commands(names: Sequence[str] = COMMANDS) -> dict[str, Callable[..., Answer]]:
+def load_commands(names: Sequence[str] = COMMANDS) -> dict[str, Callable[..., Answers]]:
     """The functions behind the names; none of their modules imports torch or numpy before it runs."""
     return {name: import_module(f"fromage_cli.diagnostics.{name.replace('-', '_')}.command").command for name in names}
 
 
-def build_app(commands: Mapping[str, Callable[..., Answer]]) -> typer.Typer:
+def build_app(commands: Mapping[str, Callable[..., Answers]]) -> typer.Typer:
     """The application made of these commands, in this order."""
     app = typer.Typer(
         name=PROGRAM,
@@ -71,7 +71,7 @@ def _program(
     """The options of the program itself; all others belong to its commands."""
 
 
-def main(args: Sequence[str] | None = None, commands: Mapping[str, Callable[..., Answer]] | None = None) -> NoReturn:
+def main(args: Sequence[str] | None = None, commands: Mapping[str, Callable[..., Answers]] | None = None) -> NoReturn:
     """Run the program on these arguments and exit."""
     given = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):
@@ -85,7 +85,7 @@ def main(args: Sequence[str] | None = None, commands: Mapping[str, Callable[...,
     sys.exit(code)
 
 
-def run(args: Sequence[str], commands: Mapping[str, Callable[..., Answer]] | None = None) -> int:
+def run(args: Sequence[str], commands: Mapping[str, Callable[..., Answers]] | None = None) -> int:
     """The exit code of one run; errors have been shown, only a closed pipe is passed on."""
     try:
         return _dispatch(list(args) or ["--help"], commands)
@@ -103,7 +103,7 @@ def run(args: Sequence[str], commands: Mapping[str, Callable[..., Answer]] | Non
         return _report(error, args)
 
 
-def _dispatch(args: list[str], commands: Mapping[str, Callable[..., Answer]] | None) -> int:
+def _dispatch(args: list[str], commands: Mapping[str, Callable[..., Answers]] | None) -> int:
     program: Any = typer.main.get_command(build_app(load_commands() if commands is None else commands))
     if os.environ.get(_COMPLETION):
         program.main(args=args, prog_name=PROGRAM, complete_var=_COMPLETION)

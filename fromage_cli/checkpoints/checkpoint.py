@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fromage_cli.checkpoints.files import FileVersion
 from fromage_cli.checkpoints.naming import nearest
 from fromage_cli.checkpoints.optimizer_state import OptimizerState
 from fromage_cli.errors import InputError
@@ -36,6 +37,15 @@ class TensorEntry:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Where the plain bytes of one tensor lie."""
+
+    version: FileVersion
+    begin: int  # bytes from the start of the file
+    end: int
+
+
+@dataclass(frozen=True)
 class Contents:
     """What one reader found in a file or a set of shards, under the names that are stored there."""
 
@@ -48,6 +58,7 @@ class Contents:
     notes: tuple[str, ...] = ()
     tied: tuple[tuple[str, ...], ...] = ()
     optimizer: OptimizerState | None = None
+    spans: Mapping[str, Span] = field(default_factory=dict)  # where the format keeps elements as they are
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,7 @@ class Checkpoint:
     weights: Path | None = None  # the file that was read, where `path` is a directory
     stored_names: Mapping[str, str] = field(default_factory=dict, repr=False)  # name -> name in the file
     read: Callable[[str], torch.Tensor] | None = field(default=None, repr=False, compare=False)  # by stored name
+    spans: Mapping[str, Span] = field(default_factory=dict, repr=False)  # by name; only in safetensors, little endian
 
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor into memory of its own, in the stored dtype.

@@ -49,6 +49,7 @@ def open_checkpoint(path: str | Path, key: str | None = None) -> Checkpoint:
         weights=weights,
         stored_names=stripped.names,
         read=contents.read,
+        spans={shorter[stored]: span for stored, span in contents.spans.items()},
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromage_cli.checkpoints.checkpoint import Contents
+from fromage_cli.checkpoints.checkpoint import Contents, Span
 from fromage_cli.checkpoints.files import opened
 from fromage_cli.checkpoints.safetensors_header import Header, incomplete, read_header
 from fromage_cli.checkpoints.steps import step_in_metadata
@@ -23,6 +23,7 @@ def read_safetensors(path: Path) -> Contents:
         read=lambda name: read_tensor(header, name),
         metadata=header.metadata,
         step=step_in_metadata(header.metadata),
+        spans={name: Span(header.version, *ends) for name, ends in header.spans.items()},
     )
 
 

@@ -62,6 +62,7 @@ def read_sharded(path: Path, read_file: Callable[[Path], Contents]) -> Contents:
         step=step_in_metadata(index.metadata),
         notes=tuple(notes),
         tied=_tied(index, shards),
+        spans={name: shards[file].spans[name] for name, file in index.files.items() if name in shards[file].spans},
     )
 
 

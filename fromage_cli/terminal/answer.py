@@ -95,6 +95,10 @@ class Answer:
     """Set on a partial answer: that is shown first, then this, with its exit code."""
 
 
+Answers = Answer | Sequence[Answer]
+"""What a command returns: its answer, or one for each of the checkpoints it was given."""
+
+
 def records(items: Sequence[object]) -> Table:
     """Dataclasses as rows: columns named as the fields, arrays left out, nested ones flattened as `outer_inner`."""
     rows = [dict(_cells(item)) for item in items]

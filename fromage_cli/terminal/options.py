@@ -15,7 +15,7 @@ import typer
 from fromage_cli.terminal import parsing
 
 if TYPE_CHECKING:
-    from fromage_cli.terminal.answer import Answer
+    from fromage_cli.terminal.answer import Answers
 
 Format = Literal["auto", "rich", "tsv", "csv", "json", "jsonl", "md"]
 FailOn = Literal["warn", "fail", "never"]
@@ -175,7 +175,7 @@ class OutputOptions:
     debug: Annotated[bool, _option("Output", "--debug", help="Show the traceback of an error.")] = False
 
 
-Command = Callable[..., "Answer"]
+Command = Callable[..., "Answers"]
 
 
 @overload
@@ -217,7 +217,7 @@ def _flattened(function: Command, tables: tuple[str, ...], defaults: dict[str, o
     shared = list(dict.fromkeys([*groups.values(), OutputOptions]))
     parameters += [parameter for group in shared for parameter in _fields(group, defaults)]
 
-    def command(**values: object) -> "Answer":
+    def command(**values: object) -> "Answers":
         arguments = {name: values[name] for name in own if name not in groups}
         return function(**arguments, **{name: assemble(group, values) for name, group in groups.items()})
 

@@ -20,6 +20,21 @@ def chosen_table(answer: Answer, name: str | None) -> Table:
     return answer.tables[next(iter(answer.tables)) if name is None else name]()
 
 
+def joined_table(answers: Sequence[Answer], name: str | None) -> Table:
+    """The tables of that name in one; where there are several, each row begins with its checkpoint's path."""
+    tables = [chosen_table(answer, name) for answer in answers]
+    if len(answers) == 1:
+        return tables[0]
+    columns = tuple(dict.fromkeys(column for table in tables for column in table.columns))
+    places = [answer.checkpoints[0].path if answer.checkpoints else None for answer in answers]
+    joined = (
+        (place, *map(dict(zip(table.columns, row, strict=True)).get, columns))
+        for place, table in zip(places, tables, strict=True)
+        for row in table.rows
+    )
+    return Table(("checkpoint", *columns), tuple(joined))
+
+
 def check_table(name: str | None, names: Sequence[str]) -> None:
     """Raise UsageError where the answer has no table of that name."""
     if name is not None and name not in names:

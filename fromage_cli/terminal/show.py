@@ -1,12 +1,13 @@
-"""Show an answer in the format asked for, and what belongs beside it on standard error."""
+"""Show answers in the format asked for, and what belongs beside them on standard error."""
 
 import io
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 from fromage_cli.errors import UsageError
 from fromage_cli.terminal import rows, session, streams
-from fromage_cli.terminal.answer import Answer, PageStyle
+from fromage_cli.terminal.answer import Answer, Answers, PageStyle
 from fromage_cli.terminal.envelope import answer_envelope, dumps, worst_severity
 from fromage_cli.terminal.output import Destination, write_file
 from fromage_cli.terminal.words import ascii_words, visible
@@ -15,20 +16,21 @@ WARNINGS = 10
 FAILURES = 11
 
 
-def show(answer: Answer) -> int:
-    """Write the answer to its destination and its notes to standard error; the exit code under `--fail-on`.
+def show(given: Answers) -> int:
+    """Write the answers to their destination and their notes to standard error; the exit code under `--fail-on`.
 
-    Raises the answer's own error once everything has been shown.
+    Of several answers the gravest decides. Raises the first one's own error once everything has been shown.
     """
+    answers = [given] if isinstance(given, Answer) else list(given)
     running = session.current()
     destination = running.destination or Destination("rich")
-    _deliver(rendered(answer, destination), destination)
+    _deliver(rendered(answers, destination), destination)
     session.deliver()
-    if not running.output.quiet:
+    for answer in answers if not running.output.quiet else ():
         _say_beside(answer, destination.format)
-    if answer.error is not None:
-        raise answer.error
-    return exit_code(answer, running.output.fail_on)
+    for error in (answer.error for answer in answers if answer.error is not None):
+        raise error
+    return max((exit_code(answer, running.output.fail_on) for answer in answers), default=0)
 
 
 def exit_code(answer: Answer, fail_on: str) -> int:
@@ -39,19 +41,26 @@ def exit_code(answer: Answer, fail_on: str) -> int:
     return WARNINGS if severity == "warn" and fail_on == "warn" else 0
 
 
-def rendered(answer: Answer, destination: Destination) -> str:
-    """The answer as text in the destination's format."""
+def rendered(answers: Sequence[Answer], destination: Destination) -> str:
+    """The answers as text in the destination's format.
+
+    Several are an array as JSON, a line each as JSON lines, pages one below the other, and one table with the
+    checkpoint's path in front.
+    """
     running = session.current()
     format = destination.format
     if destination.json:
-        return dumps(answer_envelope(answer, running.circumstances), indent=2 if format == "json" else None)
+        envelopes = [answer_envelope(answer, running.circumstances) for answer in answers]
+        if format == "jsonl":
+            return "".join(dumps(envelope, indent=None) for envelope in envelopes)
+        return dumps(envelopes[0] if len(envelopes) == 1 else envelopes)
     if format == "rich":
         if running.output.table is not None:
             raise UsageError("--table is for tsv, csv and md.", hint="add --format tsv")
-        return page(answer, None if destination.path else sys.stdout)
-    table = rows.chosen_table(answer, running.output.table)
+        return "\n".join(page(answer, None if destination.path else sys.stdout) for answer in answers)
+    table = rows.joined_table(answers, running.output.table)
     if format == "md":
-        return rows.markdown(table, answer.findings)
+        return rows.markdown(table, [finding for answer in answers for finding in answer.findings])
     return rows.WRITERS[format](table)
 
 

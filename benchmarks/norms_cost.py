@@ -1,0 +1,103 @@
+"""What the norms of every tensor cost, beside `cat` on the same file in the page cache.
+
+    python benchmarks/norms_cost.py [--gigabytes 4] [--directory DIR] [--repeats 5] [--dtypes float32,bfloat16]
+
+Writes one file per dtype, times `cat FILE > /dev/null` and the reduction in a process of its own, turn and turn about,
+prints the ratio of the fastest of each and the process's peak resident memory, and removes the file.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "int8": 1}
+CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3"}
+CHILD = """
+import json, sys, time
+from pathlib import Path
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.checkpoints.reductions import measure_magnitudes
+measure_magnitudes(open_checkpoint(sys.argv[2]))  # imports and buffers
+start = time.perf_counter()
+measure_magnitudes(open_checkpoint(sys.argv[1]))
+seconds = time.perf_counter() - start
+assert "torch" not in sys.modules
+status = dict(line.split(':', 1) for line in Path('/proc/self/status').read_text().splitlines())
+print(json.dumps([seconds, int(status['VmHWM'].split()[0]) * 1024]))
+"""
+
+
+def write_checkpoint(path: Path, dtype: str, size: int, tensors: int = 64) -> None:
+    """A safetensors file of about `size` bytes of small normal numbers (of bytes for the one-byte types)."""
+    import numpy
+
+    elements = size // tensors // WIDTHS[dtype]
+    block = numpy.random.default_rng(0).normal(scale=0.02, size=elements).astype(numpy.float32)
+    stored = {"float64": block.astype("<f8"), "float32": block, "float16": block.astype("<f2")}.get(dtype)
+    if dtype == "bfloat16":
+        stored = (block.view("<u4") >> 16).astype("<u2")
+    data = (stored if stored is not None else (block * 500).astype("<i1")).tobytes()
+    entries = {
+        f"layers.{index}.weight": {
+            "dtype": CODES.get(dtype, "I8"),
+            "shape": [elements],
+            "data_offsets": [index * len(data), (index + 1) * len(data)],
+        }
+        for index in range(tensors)
+    }
+    header = json.dumps(entries).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for _ in range(tensors):
+            file.write(data)
+
+
+def seconds_of_cat(path: Path) -> float:
+    """The time of one `cat` into nowhere."""
+    start = time.perf_counter()
+    with Path(os.devnull).open("wb") as nowhere:
+        subprocess.run(["cat", str(path)], stdout=nowhere, check=True)
+    return time.perf_counter() - start
+
+
+def reduction(path: Path, small: Path) -> tuple[float, int]:
+    """The time of one reduction and its process's peak resident memory in bytes."""
+    command = [sys.executable, "-c", CHILD, str(path), str(small)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    seconds, memory = json.loads(done.stdout)
+    return seconds, memory
+
+
+def main() -> None:
+    """Measure and print one line per dtype."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=4.0)
+    parser.add_argument("--directory", default=None)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    given = parser.parse_args()
+    size = int(given.gigabytes * 1e9)
+    with tempfile.TemporaryDirectory(dir=given.directory) as folder:
+        if shutil.disk_usage(folder).free < 1.1 * size:
+            sys.exit(f"{folder} has no room for {size} bytes; name another --directory")
+        print("dtype\tbytes\tcat_seconds\tseconds\tratio\tpeak_megabytes")
+        for dtype in given.dtypes.split(","):
+            path, small = Path(folder) / "large.safetensors", Path(folder) / "small.safetensors"
+            write_checkpoint(path, dtype, size)
+            write_checkpoint(small, dtype, 1 << 24)
+            seconds_of_cat(path)
+            runs = [(seconds_of_cat(path), *reduction(path, small)) for _ in range(given.repeats)]
+            cat, own, peak = min(run[0] for run in runs), min(run[1] for run in runs), max(run[2] for run in runs)
+            print(
+                f"{dtype}\t{path.stat().st_size}\t{cat:.3f}\t{own:.3f}\t{own / cat:.2f}\t{peak / 1e6:.0f}", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""`fromage-diag inspect`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fromage_cli.errors import UsageError
+from fromage_cli.intake import checkpoint_record
+from fromage_cli.terminal.answer import Answer, Provenance, records
+from fromage_cli.terminal.options import OutputOptions, shared_options
+from fromage_cli.terminal.progress import Advance, progress
+
+if TYPE_CHECKING:
+    from fromage_cli.checkpoints import Checkpoint
+
+
+@shared_options(tables=("tensors", "groups", "dtypes"))
+def command(
+    ckpt: Annotated[
+        list[str], typer.Argument(metavar="CKPT…", help="Checkpoints: files, or directories of one or of a run.")
+    ],
+    *,
+    headers: Annotated[
+        bool, typer.Option("--headers", help="Names, dtypes and shapes alone; no data is read.")
+    ] = False,
+    spectrum: Annotated[
+        bool, typer.Option("--spectrum", help="Spectral norm, stable rank and condition number of every matrix too.")
+    ] = False,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="PATH", help="Nested dictionary of the checkpoint to take.")
+    ] = None,
+    output: OutputOptions,
+) -> list[Answer]:
+    """What is in this file: format, step, tensors, norms, dtypes, NaN and Inf, ties, the optimizer and its settings?"""
+    if headers and spectrum:
+        raise UsageError("--headers reads no data, --spectrum needs it.", hint="give one of them")
+
+    from fromage_cli.checkpoints import open_checkpoint
+
+    opened = [open_checkpoint(path, key) for path in ckpt]
+    elements = sum(entry.elements for checkpoint in opened for entry in checkpoint.entries.values())
+    with progress("inspect", total=None if headers else elements) as advance:
+        return [_answer(checkpoint, headers, spectrum, advance) for checkpoint in opened]
+
+
+def _answer(checkpoint: "Checkpoint", headers: bool, spectrum: bool, advance: Advance) -> Answer:
+    from fromage_cli.diagnostics.inspect.findings import judge
+    from fromage_cli.diagnostics.inspect.measure import measure
+    from fromage_cli.diagnostics.inspect.render import render
+
+    result = measure(checkpoint, headers=headers, spectrum=spectrum, advance=advance)
+    path = str(checkpoint.path)
+    return Answer(
+        command="inspect",
+        result=result,
+        page=lambda style: render(result, style, path),
+        tables={
+            "tensors": lambda: records(result.tensors),
+            "groups": lambda: records(result.optimizer.groups if result.optimizer else ()),
+            "dtypes": lambda: records(result.totals.dtypes),
+        },
+        findings=judge(result),
+        checkpoints=(checkpoint_record(checkpoint),),
+        provenance=Provenance(device="cpu", dtype="float64"),
+        notes=checkpoint.notes,
+    )

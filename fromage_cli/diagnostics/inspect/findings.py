@@ -1,0 +1,66 @@
+"""What the contents of a checkpoint mean for the user: codes and words."""
+
+from collections.abc import Iterator, Sequence
+
+from fromage_cli.diagnostics.inspect.result import InspectResult
+from fromage_cli.findings import Finding
+
+NAMED = 3
+"""Names spelled out in a sentence."""
+
+
+def judge(result: InspectResult) -> tuple[Finding, ...]:
+    """The findings of an inspected checkpoint, the gravest kinds first."""
+    return (*_not_finite(result), *_zero_matrices(result), *_duplicates(result))
+
+
+def _not_finite(result: InspectResult) -> Iterator[Finding]:
+    for tensor in result.tensors:
+        if tensor.nonfinite:
+            infinite = tensor.nonfinite - (tensor.nan or 0)
+            kinds = [f"{count} {kind}" for count, kind in ((tensor.nan or 0, "NaN"), (infinite, "infinite")) if count]
+            yield Finding(
+                code="tensor-not-finite",
+                severity="fail",
+                layer=tensor.name,
+                message=f"{' and '.join(kinds)} of {tensor.elements} entries",
+                value=float(tensor.nonfinite),
+                limit=0.0,
+                hint="Go back to an earlier checkpoint: no step from here makes them finite again.",
+            )
+
+
+def _zero_matrices(result: InspectResult) -> Iterator[Finding]:
+    names = [
+        tensor.name
+        for tensor in result.tensors
+        if len(tensor.shape) > 1 and tensor.elements and tensor.zeros == tensor.elements
+    ]
+    if names:
+        yield Finding(
+            code="tensor-all-zero",
+            severity="info",
+            layer=names[0] if len(names) == 1 else None,
+            message=f"every entry of {_counted(names)} with two or more dimensions is zero: {_first(names)}",
+            value=float(len(names)),
+            hint="Usual for branches that start at zero; otherwise the layer was never trained or has died.",
+        )
+
+
+def _duplicates(result: InspectResult) -> Iterator[Finding]:
+    for group in result.duplicates or ():
+        yield Finding(
+            code="tensors-equal",
+            severity="info",
+            message=f"{_counted(group)} hold the same bytes: {_first(group)}",
+            value=float(len(group)),
+            hint="Shared weights that were saved once for each name, or copies that have not been trained yet.",
+        )
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:NAMED])}{' …' if len(names) > NAMED else ''}"

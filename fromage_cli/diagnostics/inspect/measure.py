@@ -1,0 +1,87 @@
+"""From a Checkpoint to an InspectResult."""
+
+from collections.abc import Callable, Mapping
+
+from fromage_cli.checkpoints import Checkpoint, TensorEntry
+from fromage_cli.checkpoints.widening import WIDTHS
+from fromage_cli.diagnostics.inspect.optimizer import describe_optimizer
+from fromage_cli.diagnostics.inspect.result import DtypeTotal, InspectResult, TensorResult, Totals
+from fromage_cli.theory.magnitudes import Magnitudes
+
+SAFETY = {
+    "safetensors": "Safetensors holds numbers only: nothing in it could run",
+    "npz": "A NumPy archive of plain numbers; pickled arrays would have been refused",
+    "torch": "A pickle, read by PyTorch's restricted loader: nothing in it was executed",
+}
+
+
+def measure(
+    checkpoint: Checkpoint,
+    *,
+    headers: bool = False,
+    spectrum: bool = False,
+    advance: Callable[[float], None] = lambda elements: None,
+) -> InspectResult:
+    """What is in the checkpoint; with `headers` no data is read."""
+    found: Mapping[str, Magnitudes] = {}
+    duplicates = None
+    if not headers:
+        from fromage_cli.checkpoints.duplicates import find_duplicates
+        from fromage_cli.checkpoints.reductions import measure_magnitudes
+
+        found = measure_magnitudes(checkpoint, advance=advance)
+        duplicates = find_duplicates(checkpoint, found)
+    tensors = tuple(_tensor(entry, found.get(entry.name)) for entry in checkpoint.entries.values())
+    if spectrum:
+        from fromage_cli.diagnostics.inspect.spectrum import with_spectrum
+
+        tensors = tuple(with_spectrum(tensor, checkpoint) for tensor in tensors)
+    return InspectResult(
+        format=checkpoint.format,
+        step=checkpoint.step,
+        key=checkpoint.key,
+        totals=_totals(checkpoint, found),
+        optimizer=describe_optimizer(checkpoint),
+        tied=checkpoint.tied,
+        duplicates=duplicates,
+        safety=(SAFETY[checkpoint.format.partition("-")[0]],),
+        tensors=tensors,
+    )
+
+
+def _tensor(entry: TensorEntry, found: Magnitudes | None) -> TensorResult:
+    if found is None:
+        return TensorResult(entry.name, entry.dtype, entry.shape, entry.elements)
+    return TensorResult(
+        name=entry.name,
+        dtype=entry.dtype,
+        shape=entry.shape,
+        elements=entry.elements,
+        norm=found.norm,
+        rms=found.root_mean_square,
+        max_abs=found.largest,
+        nonfinite=found.nonfinite,
+        nan=found.nan,
+        zeros=found.zeros,
+    )
+
+
+def _totals(checkpoint: Checkpoint, found: Mapping[str, Magnitudes]) -> Totals:
+    copies = {name for group in checkpoint.tied for name in group[1:]}
+    own = [entry for name, entry in checkpoint.entries.items() if name not in copies]
+    dtypes = [_dtype_total(dtype, own) for dtype in dict.fromkeys(entry.dtype for entry in own)]
+    measured = [found[entry.name] for entry in own if entry.name in found]
+    return Totals(
+        tensors=len(checkpoint.entries),
+        parameters=checkpoint.parameters,
+        bytes=sum(total.bytes or 0 for total in dtypes),
+        nonfinite=sum(magnitudes.nonfinite for magnitudes in measured) if found else None,
+        zeros=sum(magnitudes.zeros for magnitudes in measured) if found else None,
+        dtypes=tuple(dtypes),
+    )
+
+
+def _dtype_total(dtype: str, entries: list[TensorEntry]) -> DtypeTotal:
+    own = [entry.elements for entry in entries if entry.dtype == dtype]
+    width = WIDTHS.get(dtype)
+    return DtypeTotal(dtype, len(own), sum(own), None if width is None else sum(own) * width)

@@ -1,0 +1,70 @@
+"""The optimizer found in a checkpoint, as plain numbers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fromage_cli.checkpoints import Checkpoint, OptimizerState, match_parameters
+from fromage_cli.checkpoints.optimizer_kind import optimizer_kind, optimizer_step
+from fromage_cli.checkpoints.optimizer_state import ParameterGroup
+from fromage_cli.diagnostics.inspect.result import GroupResult, OptimizerResult
+from fromage_cli.errors import MismatchError
+
+
+def describe_optimizer(checkpoint: Checkpoint) -> OptimizerResult | None:
+    """The optimizer's kind, step, slots and groups; None where none was saved in the same file."""
+    state = checkpoint.optimizer
+    if state is None:
+        return None
+    names = _names(checkpoint, state)
+    return OptimizerResult(
+        kind=optimizer_kind(state),
+        step=optimizer_step(state),
+        slots=tuple(dict.fromkeys(str(name) for slot in state.slots.values() for name in slot)),
+        groups=tuple(_group(group, names) for group in state.groups),
+    )
+
+
+def _names(checkpoint: Checkpoint, state: OptimizerState) -> Mapping[int, str]:
+    """Parameter numbers' names, from the optimizer itself or by the order of the file's tensors; empty if neither."""
+    copies = {name for group in checkpoint.tied for name in group[1:]}
+    entries = [entry for name, entry in checkpoint.entries.items() if entry.floating and name not in copies]
+    try:
+        matched = match_parameters(state, {entry.name: entry.shape for entry in entries})
+    except MismatchError:
+        return {
+            number: name
+            for group in state.groups
+            for number, name in zip(group.numbers, group.names or (), strict=False)
+        }
+    return {number: name for name, number in matched.items()}
+
+
+def _group(group: ParameterGroup, names: Mapping[int, str]) -> GroupResult:
+    known = [names[number] for number in group.numbers if number in names]
+    settings = {str(name): _single(value) for name, value in group.settings.items()}
+    return GroupResult(
+        parameters=len(group.numbers),
+        names=tuple(known) if len(known) == len(group.numbers) else None,
+        learning_rate=_number(group.settings.get("lr")),
+        betas=_pair(group.settings.get("betas")),
+        momentum=_number(group.settings.get("momentum")),
+        weight_decay=_number(group.settings.get("weight_decay")),
+        settings={name: value for name, value in settings.items() if value is None or value != ""},
+    )
+
+
+def _single(value: Any) -> str | float | bool | None:
+    """A setting as JSON can hold it; nothing in text for what is no single value."""
+    value = value.item() if getattr(value, "shape", None) == () else value
+    return value if value is None or isinstance(value, str | int | float | bool) else ""
+
+
+def _number(value: Any) -> float | None:
+    single = _single(value)
+    return float(single) if isinstance(single, int | float) and not isinstance(single, bool) else None
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    numbers = [_number(item) for item in value] if isinstance(value, list | tuple) and len(value) == 2 else [None]
+    first, last = numbers[0], numbers[-1]
+    return (first, last) if first is not None and last is not None else None

@@ -1,0 +1,115 @@
+"""The page a person sees: a sentence, the tensors, the optimizer."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from fromage_cli.diagnostics.inspect.result import GroupResult, InspectResult, OptimizerResult, TensorResult
+from fromage_cli.terminal.answer import PageStyle
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table
+from fromage_cli.terminal.words import number, visible
+
+ROWS = 16
+"""Tensors shown without `--all`."""
+_UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+
+
+def render(result: InspectResult, style: PageStyle, path: str) -> RenderableType:
+    """The whole page, without findings."""
+    shown = _chosen(result.tensors, style)
+    hidden = [hidden_rows(len(shown), len(result.tensors))] if len(shown) < len(result.tensors) else []
+    tied = [Text(f"tied, one tensor in memory: {' = '.join(map(visible, group))}") for group in result.tied]
+    gap = [Text("")] if hidden or tied else []
+    said = Text(summary(result, path))
+    return Group(said, _tensors(result, shown, style), *hidden, *tied, *gap, *_optimizer(result, style))
+
+
+def summary(result: InspectResult, path: str) -> str:
+    """The answer in a few sentences."""
+    totals = result.totals
+    dtypes = ", ".join(f"{total.elements} {total.dtype}" for total in totals.dtypes)
+    step = f", step {result.step}" if result.step is not None else ""
+    taken = f", taken from {visible(result.key)!r}" if result.key else ""
+    return (
+        f"{visible(path)}: {result.format}{step}{taken}. {totals.tensors} tensors, {in_bytes(totals.bytes)}, "
+        f"{totals.parameters} floating-point elements (stored: {dtypes}). {'. '.join(result.safety)}."
+    )
+
+
+def in_bytes(count: int) -> str:
+    """Bytes in decimal units: `1.2 GB`."""
+    for unit, size in _UNITS:
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"
+
+
+def _tensors(result: InspectResult, shown: Sequence[TensorResult], style: PageStyle) -> RenderableType:
+    columns = [Column("tensor", name=True), Column("dtype", left=True, optional=1), Column("shape")]
+    if result.duplicates is not None:
+        columns += [
+            Column("norm"),
+            Column("rms", optional=2),
+            Column("largest", optional=4),
+            Column("zeros", optional=3),
+        ]
+        columns += [Column("not finite")] if any(tensor.nonfinite for tensor in result.tensors) else []
+    spectrum = any(tensor.spectral_norm is not None for tensor in result.tensors)
+    columns += [Column("spectral"), Column("stable rank"), Column("condition")] if spectrum else []
+    headers = [column.header for column in columns]
+    rows = [[_cells(tensor)[header] for header in headers] for tensor in shown]
+    return house_table(columns, rows, style)
+
+
+def _chosen(tensors: Sequence[TensorResult], style: PageStyle) -> Sequence[TensorResult]:
+    """What is not finite first, then in stored order."""
+    if style.show_all:
+        return tensors
+    return sorted(tensors, key=lambda tensor: not tensor.nonfinite)[:ROWS]
+
+
+def _cells(tensor: TensorResult) -> dict[str, object]:
+    return {
+        "tensor": tensor.name,
+        "dtype": tensor.dtype,
+        "shape": "×".join(map(str, tensor.shape)) or "scalar",
+        "norm": tensor.norm,
+        "rms": tensor.rms,
+        "largest": tensor.max_abs,
+        "zeros": tensor.zeros,
+        "not finite": tensor.nonfinite,
+        "spectral": tensor.spectral_norm,
+        "stable rank": tensor.stable_rank,
+        "condition": tensor.condition_number,
+    }
+
+
+def _optimizer(result: InspectResult, style: PageStyle) -> Sequence[RenderableType]:
+    optimizer = result.optimizer
+    if optimizer is None:
+        return [Text("No optimizer state was saved in this file.")]
+    columns = [Column("group", left=True), Column("tensors"), Column("rate"), Column("betas"), Column("momentum")]
+    columns += [Column("decay"), Column("parameters", name=True, optional=1)]
+    rows = [_group(index, group) for index, group in enumerate(optimizer.groups)]
+    return Text(_sentence(optimizer)), house_table(columns, rows, style)
+
+
+def _sentence(optimizer: OptimizerResult) -> str:
+    kind = f"Optimizer: {optimizer.kind}" if optimizer.kind else "An optimizer of unknown kind"
+    step = f", {optimizer.step} updates" if optimizer.step is not None else ""
+    return f"{kind}{step}; it remembers {visible(', '.join(optimizer.slots)) or 'nothing'}."
+
+
+def _group(index: int, group: GroupResult) -> tuple[object, ...]:
+    names = group.names or ()
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return (
+        str(index),
+        group.parameters,
+        group.learning_rate,
+        ", ".join(number(beta) for beta in group.betas) if group.betas else None,
+        group.momentum,
+        group.weight_decay,
+        f"{names[0]}{more}" if names else None,
+    )

@@ -1,0 +1,107 @@
+"""What `inspect` found: plain numbers about tensors and settings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TensorResult:
+    """One tensor; what needs its data is None where that was not read."""
+
+    name: str
+    dtype: str
+    """torch's name without `torch.`."""
+    shape: tuple[int, ...]
+    elements: int
+    norm: float | None = None
+    """Frobenius norm ‖W‖; not finite where an entry is not."""
+    rms: float | None = None
+    """‖W‖ / √elements."""
+    max_abs: float | None = None
+    """Largest absolute value."""
+    nonfinite: int | None = None
+    """Entries that are nan or infinite."""
+    nan: int | None = None
+    """Entries that are nan."""
+    zeros: int | None = None
+    """Entries that are zero."""
+    spectral_norm: float | None = None
+    """‖W‖₂, the largest singular value of W as out × all other dimensions."""
+    stable_rank: float | None = None
+    """‖W‖² / ‖W‖₂²."""
+    condition_number: float | None = None
+    """Largest over smallest singular value; infinite without full rank, None for large matrices."""
+
+
+@dataclass(frozen=True)
+class DtypeTotal:
+    """All tensors of one dtype, each tied one once."""
+
+    dtype: str
+    tensors: int
+    elements: int
+    bytes: int | None
+    """None for a dtype of unknown width."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The whole file."""
+
+    tensors: int
+    """Names, tied ones too."""
+    parameters: int
+    """Floating-point elements, tied tensors once; buffers among them."""
+    bytes: int
+    """Of elements, tied tensors once."""
+    nonfinite: int | None
+    zeros: int | None
+    dtypes: tuple[DtypeTotal, ...]
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """Parameters that share their settings."""
+
+    parameters: int
+    """How many tensors."""
+    names: tuple[str, ...] | None
+    """Their names; None where neither the optimizer nor the shapes tell."""
+    learning_rate: float | None
+    betas: tuple[float, float] | None
+    momentum: float | None
+    weight_decay: float | None
+    settings: Mapping[str, str | float | bool | None]
+    """All settings that are single values, as the optimizer names them."""
+
+
+@dataclass(frozen=True)
+class OptimizerResult:
+    """The optimizer saved beside the weights."""
+
+    kind: str | None
+    """Guessed from slots and settings; None where nothing fits."""
+    step: int | None
+    """Updates made."""
+    slots: tuple[str, ...]
+    """What it remembers of each parameter."""
+    groups: tuple[GroupResult, ...]
+
+
+@dataclass(frozen=True)
+class InspectResult:
+    """What is in one checkpoint."""
+
+    format: str
+    step: int | None
+    key: str | None
+    """The nested dictionary that was taken."""
+    totals: Totals
+    optimizer: OptimizerResult | None
+    tied: tuple[tuple[str, ...], ...]
+    """Names of one and the same memory."""
+    duplicates: tuple[tuple[str, ...], ...] | None
+    """Names of equal bytes, beyond the tied ones and constants; None where no data was read."""
+    safety: tuple[str, ...]
+    """What the format allows a file to do when it is read, and what was done."""
+    tensors: tuple[TensorResult, ...]

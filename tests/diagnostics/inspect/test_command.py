@@ -1,0 +1,147 @@
+"""The command as a user and a script meet it."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fromage_cli.cli import main
+
+ROOT = Path(__file__).parents[3]
+SAMPLES = ROOT / "sample_checkpoints"
+WITHOUT_TORCH = """
+import sys
+from fromage_cli.cli import main
+try:
+    main(["inspect", *sys.argv[1:]])
+except SystemExit as exit:
+    assert not exit.code, exit.code
+assert "torch" not in sys.modules
+if "--headers" in sys.argv:
+    assert "numpy" not in sys.modules
+"""
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(["inspect", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def fresh(*arguments, cwd):
+    command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_an_envelope(run):
+    code, out, err = run(SAMPLES / "char-gpt", "--json")
+    envelope = json.loads(out)
+    result = envelope["result"]
+    assert (code, envelope["command"], envelope["status"], envelope["problem"]) == (0, "inspect", "ok", None)
+    assert envelope["checkpoints"][0]["format"] == "torch"
+    assert (result["step"], result["optimizer"]["kind"], result["optimizer"]["step"]) == (860, "adamw", 860)
+    assert [group["weight_decay"] for group in result["optimizer"]["groups"]] == [0.1, 0.0]
+    assert result["optimizer"]["groups"][0]["betas"] == [0.9, 0.95]
+    assert result["tied"] == [["token.weight", "output.weight"]]
+    keys = {"name", "dtype", "shape", "norm", "rms", "max_abs", "nonfinite", "zeros"}
+    assert all(keys <= set(tensor) for tensor in result["tensors"])
+    assert "highest complete step" in err
+
+
+@pytest.mark.parametrize("options", [(), ("--headers",), ("--json",)])
+def test_safetensors_need_no_torch(options, tmp_path):
+    save_file({"w": torch.ones(2, 3), "h": torch.ones(3, dtype=torch.bfloat16)}, tmp_path / "c.safetensors")
+    done = fresh("c.safetensors", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_headers_of_a_hundred_gigabytes_take_no_time(tmp_path):
+    names = [f"model-{index:05}-of-00020.safetensors" for index in range(1, 21)]
+    count, size = 50, 25_000_000  # 20 shards of 50 float32 tensors of 100 MB, which sparse files need not store
+    for shard in names:
+        table = {
+            f"{shard}.{index}": {
+                "dtype": "F32",
+                "shape": [size],
+                "data_offsets": [4 * size * index, 4 * size * (index + 1)],
+            }
+            for index in range(count)
+        }
+        header = json.dumps(table).encode()
+        with (tmp_path / shard).open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(8 + len(header) + 4 * size * count)
+    weight_map = {f"{shard}.{index}": shard for shard in names for index in range(count)}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    start = time.perf_counter()
+    done = fresh(".", "--headers", "--json", cwd=tmp_path)
+    seconds = time.perf_counter() - start
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["result"]["totals"]["bytes"] == 100 * 10**9
+    assert seconds < 10  # two on a machine that does nothing else
+
+
+def test_several_files_have_an_answer_each(run):
+    paths = (SAMPLES / "mlp-2/step-000000.safetensors", SAMPLES / "mlp-2/step-000440.safetensors")
+    first, second = json.loads(run(*paths, "--json")[1])
+    assert (first["result"]["step"], second["result"]["step"]) == (0, 440)
+    rows = list(csv.DictReader(io.StringIO(run(*paths, "--format", "csv")[1])))
+    assert [row["checkpoint"] for row in rows[::4]] == [str(path) for path in paths]
+    assert run(*paths, "--format", "rich")[1].count("safetensors, step") == 2
+
+
+def test_tables(run):
+    _, out, _ = run(SAMPLES / "char-gpt", "--format", "csv", "--table", "groups")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [(row["parameters"], row["learning_rate"]) for row in rows] == [("10", "0.003"), ("18", "0.003")]
+    assert "float32" in run(SAMPLES / "mlp-2", "--format", "tsv", "--table", "dtypes")[1]
+    code, _, err = run(SAMPLES / "mlp-2", "--table", "layers")
+    assert code == 2 and "tensors, groups, dtypes" in err
+    assert run(SAMPLES / "mlp-2", "--format", "tsv", "--table", "groups")[:2] == (0, "\n")
+
+
+def test_the_spectrum(run):
+    tensors = json.loads(run(SAMPLES / "mlp-2", "--spectrum", "--json")[1])["result"]["tensors"]
+    by_name = {tensor["name"]: tensor for tensor in tensors}
+    assert by_name["layers.1.weight"]["condition_number"] > 1
+    assert by_name["layers.1.bias"]["condition_number"] is None
+
+
+def test_what_is_not_finite_fails_a_job(run, tmp_path):
+    save_file({"w": torch.tensor([1.0, float("nan")])}, tmp_path / "c.safetensors")
+    code, out, _ = run(tmp_path / "c.safetensors", "--json", "--fail-on", "fail")
+    envelope = json.loads(out)
+    assert (code, envelope["status"], envelope["findings"][0]["code"]) == (11, "fail", "tensor-not-finite")
+    assert {"path": "result.tensors[0].norm", "value": "nan"} in envelope["nonfinite"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 2, "CKPT"),
+        (("nowhere.safetensors",), 3, "does not exist"),
+        (("c.safetensors", "nowhere.safetensors"), 3, "does not exist"),
+        (("c.safetensors", "--headers", "--spectrum"), 2, "--spectrum needs it"),
+        (("c.safetensors", "--key", "model"), 2, "no dictionaries"),
+        (("c.safetensors", "--model", "x.py:f"), 2, "--model"),
+    ],
+)
+def test_refusals(run, tmp_path, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    save_file({"w": torch.ones(2)}, tmp_path / "c.safetensors")
+    found, out, err = run(*arguments)
+    assert found == code and words in err and out == ""

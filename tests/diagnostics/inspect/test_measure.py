@@ -1,0 +1,69 @@
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.diagnostics.inspect.measure import measure
+from fromage_cli.diagnostics.inspect.result import DtypeTotal
+
+
+def measured(tmp_path, tensors, **options):
+    save_file(tensors, tmp_path / "step-7.safetensors")
+    return measure(open_checkpoint(tmp_path / "step-7.safetensors"), **options)
+
+
+def test_a_closed_form(tmp_path):
+    result = measured(tmp_path, {"w": torch.tensor([[3.0, 0.0], [0.0, -4.0]]), "n": torch.tensor(5)})
+    by_name = {tensor.name: tensor for tensor in result.tensors}
+    w = by_name["w"]
+    assert (w.dtype, w.shape, w.elements, w.norm, w.rms, w.max_abs, w.zeros) == ("float32", (2, 2), 4, 5.0, 2.5, 4.0, 2)
+    assert (w.nonfinite, w.nan, w.spectral_norm) == (0, 0, None)
+    assert by_name["n"].norm == 5.0
+    assert (result.format, result.step, result.optimizer, result.duplicates) == ("safetensors", 7, None, ())
+    assert "nothing in it could run" in result.safety[0]
+
+
+def test_totals_by_dtype(tmp_path):
+    tensors = {"a": torch.ones(3, dtype=torch.bfloat16), "b": torch.ones(5), "i": torch.zeros(2, dtype=torch.int64)}
+    totals = measured(tmp_path, tensors).totals
+    assert (totals.tensors, totals.parameters, totals.bytes, totals.zeros) == (3, 8, 42, 2)
+    assert set(totals.dtypes) == {
+        DtypeTotal("bfloat16", 1, 3, 6),
+        DtypeTotal("float32", 1, 5, 20),
+        DtypeTotal("int64", 1, 2, 16),
+    }
+
+
+def test_tied_tensors_count_once(tmp_path):
+    shared = torch.randn(4, 3)
+    torch.save({"a": shared, "b": shared, "c": torch.randn(2)}, tmp_path / "c.pt")
+    result = measure(open_checkpoint(tmp_path / "c.pt"))
+    assert result.tied == (("a", "b"),)
+    assert (result.totals.parameters, result.totals.bytes) == (14, 56)
+    assert "restricted loader" in result.safety[0]
+
+
+def test_what_is_not_finite(tmp_path):
+    (tensor,) = measured(tmp_path, {"w": torch.tensor([1.0, math.nan, math.inf])}).tensors
+    assert (tensor.nonfinite, tensor.nan) == (2, 1)
+    assert math.isnan(tensor.norm or 0.0)
+
+
+def test_headers_read_no_data(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.preadv", None)
+    result = measured(tmp_path, {"w": torch.ones(2, 3)}, headers=True)
+    (tensor,) = result.tensors
+    assert (tensor.shape, tensor.elements, tensor.norm, tensor.zeros) == ((2, 3), 6, None, None)
+    assert (result.duplicates, result.totals.zeros, result.totals.bytes) == (None, None, 24)
+
+
+def test_dtypes_without_plain_numbers_are_listed_and_not_measured(tmp_path):
+    odd = torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.quint8)
+    torch.save({"odd": odd, "w": torch.ones(2)}, tmp_path / "c.pt")
+    result = measure(open_checkpoint(tmp_path / "c.pt"))
+    by_name = {tensor.name: tensor for tensor in result.tensors}
+    assert by_name["odd"].norm is None
+    assert by_name["w"].norm == pytest.approx(math.sqrt(2))
+    assert DtypeTotal("quint8", 1, 4, None) in result.totals.dtypes

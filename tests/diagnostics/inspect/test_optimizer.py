@@ -1,0 +1,49 @@
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.diagnostics.inspect.optimizer import describe_optimizer
+
+
+def described(tmp_path, model, optimizer, **more):
+    model(torch.randn(4, 5)).square().mean().backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict() | more, "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    return describe_optimizer(open_checkpoint(tmp_path / "c.pt"))
+
+
+def test_adamw_with_two_groups(tmp_path):
+    model = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 3))
+    weights, biases = [model[0].weight, model[1].weight], [model[0].bias, model[1].bias]
+    groups = [{"params": weights, "weight_decay": 0.1}, {"params": biases, "weight_decay": 0.0, "lr": 0.5}]
+    found = described(tmp_path, model, torch.optim.AdamW(groups, lr=0.01, betas=(0.8, 0.95)))
+    assert found is not None
+    assert (found.kind, found.step, found.slots) == ("adamw", 1, ("step", "exp_avg", "exp_avg_sq"))
+    first, second = found.groups
+    assert (first.parameters, first.names) == (2, ("0.weight", "1.weight"))
+    assert (first.learning_rate, first.betas, first.weight_decay, first.momentum) == (0.01, (0.8, 0.95), 0.1, None)
+    assert (second.learning_rate, second.weight_decay, second.names) == (0.5, 0.0, ("0.bias", "1.bias"))
+    assert first.settings["eps"] == 1e-8 and first.settings["maximize"] is False and "betas" not in first.settings
+
+
+def test_sgd_and_a_file_with_more_tensors_than_parameters(tmp_path):
+    model = nn.Sequential(nn.Linear(5, 6))
+    found = described(tmp_path, model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), buffer=torch.ones(3))
+    assert found is not None
+    (group,) = found.groups
+    assert (found.kind, found.step, group.momentum, group.names) == ("sgd", None, 0.9, None)
+
+
+def test_names_that_the_optimizer_was_given(tmp_path):
+    model = nn.Sequential(nn.Linear(5, 6))
+    optimizer = torch.optim.SGD(model.named_parameters(), lr=torch.tensor(0.25))
+    found = described(tmp_path, model, optimizer, buffer=torch.ones(3))
+    assert found is not None
+    assert found.groups[0].names == ("0.weight", "0.bias")
+    assert found.groups[0].learning_rate == pytest.approx(0.25)
+
+
+def test_no_optimizer(tmp_path):
+    torch.save({"w": torch.ones(2)}, tmp_path / "c.pt")
+    assert describe_optimizer(open_checkpoint(tmp_path / "c.pt")) is None

@@ -1,0 +1,71 @@
+import io
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fromage_cli.diagnostics.inspect.render import in_bytes, render
+from fromage_cli.terminal.answer import PageStyle
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def page(result, width=80, show_all=False, ascii_only=False, path="run/step-400.pt"):
+    stream = io.StringIO()
+    Console(file=stream, width=width, color_system=None).print(
+        render(result, PageStyle(show_all, ascii_only, width), path)
+    )
+    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
+
+
+def golden(name, text):
+    """Compare with the page that was looked at and kept; FROMAGE_UPDATE_GOLDEN=1 keeps a new one."""
+    path = GOLDEN / name
+    if os.environ.get("FROMAGE_UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_page(make_result, make_tensor, width):
+    tensors = (make_tensor(spectral_norm=2.5, stable_rank=6.5, condition_number=1200.0), make_tensor("layers.1.weight"))
+    golden(f"page-{width}.txt", page(make_result(tensors=tensors), width))
+
+
+def test_offenders_come_first_and_hidden_rows_are_counted(make_result, make_tensor):
+    tensors = (*(make_tensor(f"w{index}") for index in range(30)), make_tensor("broken", nonfinite=1))
+    text = page(make_result(tensors=tensors))
+    assert text.index("broken") < text.index("w0")
+    assert "15 of 31 rows hidden" in text
+    assert "not finite" in text
+    assert "w29" in page(make_result(tensors=tensors), show_all=True)
+
+
+def test_headers_alone(make_result, make_tensor):
+    unread = make_tensor(norm=None, rms=None, max_abs=None, nonfinite=None, nan=None, zeros=None)
+    text = page(make_result(tensors=(unread,), duplicates=None))
+    assert "64×64" in text and "norm" not in text and "zeros" not in text
+
+
+def test_without_an_optimizer(make_result):
+    result = make_result(optimizer=None, tied=(), key=None, step=None)
+    assert "No optimizer state" in page(result)
+    assert "tied" not in page(result)
+
+
+def test_an_optimizer_of_unknown_kind(make_result):
+    result = make_result()
+    unknown = replace(result.optimizer, kind=None, step=None, slots=())
+    assert "An optimizer of unknown kind; it remembers nothing." in page(replace(result, optimizer=unknown))
+
+
+def test_names_cannot_act(make_result, make_tensor):
+    text = page(make_result(tensors=(make_tensor("a\x1b[31m[bold]"),), tied=(("x\x1b", "y"),)), path="p\x1b")
+    assert "\x1b" not in text and r"a\x1b[31m[bold]" in text and r"p\x1b" in text
+
+
+@pytest.mark.parametrize(("count", "text"), [(999, "999 bytes"), (1000, "1 kB"), (1234567, "1.23 MB"), (5e12, "5 TB")])
+def test_bytes(count, text):
+    assert in_bytes(count) == text
