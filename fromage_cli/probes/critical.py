@@ -65,7 +65,8 @@ def _next_rate(low: float, high: float, rate: float, above: float, slope: float 
         curvature = above / rate + slope
         root = slope * rate / curvature if curvature > 0.0 else math.inf
         if low < root < high:
-            return root * PRECISION**0.4 if above <= 0.0 else root / PRECISION**0.4
+            nudge = 0.99 * math.sqrt(PRECISION)
+            return root * nudge if above <= 0.0 else root / nudge
     if not math.isfinite(high):
         return 2.0 * low
     return math.sqrt(low * high) if low > 0.0 else high / 4.0
