@@ -1,0 +1,127 @@
+"""What curvature and threshold mean for the user: codes, default limits and words."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fromage_cli.diagnostics.sharpness.result import SharpnessResult
+from fromage_cli.findings import Finding, Severity
+
+Words = tuple[str, Severity, str, str]
+"""Code, severity, message, hint."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a number becomes a finding."""
+
+    ratio: float = 1.0
+    """Eigenvalue over threshold above which an update along that eigenvector grows from step to step."""
+    stochastic: float = 1.0
+    """Batch sharpness over the threshold of plain descent."""
+
+
+def judge(result: SharpnessResult, limits: Limits | None = None) -> tuple[Finding, ...]:
+    """The findings of a sharpness result, the gravest kinds first."""
+    limits = limits or Limits()
+    return (
+        *_regime(result, limits),
+        *_batches(result, limits),
+        *_bands_of_plain_descent(result, limits),
+        *_no_positive_curvature(result),
+    )
+
+
+def _regime(result: SharpnessResult, limits: Limits) -> Iterator[Finding]:
+    ratio = result.ratio
+    if ratio is None or (ratio < limits.ratio and result.regime != "edge-of-stability"):
+        return
+    code, severity, message, hint = _WORDS.get(result.regime or "", _BEYOND)
+    yield Finding(
+        code=code,
+        severity=severity,
+        message=message.format(ratio=f"{ratio:.2g}", scaled=f"{2.0 * ratio:.2g}"),
+        value=ratio,
+        limit=limits.ratio,
+        hint=hint,
+    )
+
+
+_BEYOND: Words = (
+    "above-threshold",
+    "warn",
+    "the curvature on this batch is {ratio} × what the optimizer bears at this rate: steps along it grow",
+    "Lower the rate by that factor, or measure on a larger batch: a small one is sharper than the whole data.",
+)
+_WORDS: dict[str, Words] = {
+    "catapult": (
+        "catapult",
+        "info",
+        "the rate is {scaled} / λ: the loss will rise at first, and comes back with lower curvature in two-layer "
+        "networks with squared error",
+        "Expected for a large rate at initialisation; warm-up, or a rate below 2 / λ, avoids the rise.",
+    ),
+    "architecture-dependent": (
+        "rate-depends-on-architecture",
+        "warn",
+        "the rate is {scaled} / λ: beyond what two-layer linear networks survive (4 / λ); ReLU networks of three "
+        "layers survived up to 10 to 12 / λ",
+        "Lower the rate below 4 / λ, or warm it up.",
+    ),
+    "divergent": (
+        "rate-diverges",
+        "fail",
+        "the rate is {scaled} / λ: beyond what any network measured survived (12 / λ)",
+        "Lower the rate, or warm it up.",
+    ),
+    "edge-of-stability": (
+        "edge-of-stability",
+        "info",
+        "curvature and threshold have met (ratio {ratio}): training at this rate is at the edge of stability, where "
+        "the loss falls over many steps but not in each",
+        "Usual for a trained network. A higher rate pushes the curvature down, a lower one lets it rise.",
+    ),
+}
+"""By regime."""
+
+
+def _batches(result: SharpnessResult, limits: Limits) -> Iterator[Finding]:
+    """Plain SGD only: the quantity is compared with 2 / eta."""
+    batches, rate = result.batch_sharpness, result.learning_rate
+    if batches is None or rate is None or result.optimizer != "sgd" or result.momentum:
+        return
+    ratio = batches.mean * rate / 2.0
+    if ratio - batches.stderr * rate > limits.stochastic:
+        yield Finding(
+            code="batch-sharpness-high",
+            severity="info",
+            message=f"along the gradients of batches of {batches.batch_size} rows the curvature is {ratio:.2g} × 2 / η"
+            ": a step overshoots on its own batch",
+            value=ratio,
+            limit=limits.stochastic,
+            hint="Larger batches or a lower rate; at ratio 1 SGD sits at its own edge of stability.",
+        )
+
+
+def _bands_of_plain_descent(result: SharpnessResult, limits: Limits) -> Iterator[Finding]:
+    plain = result.optimizer == "sgd" and not result.momentum
+    if not plain and not result.trained and result.ratio is not None and result.ratio >= limits.ratio:
+        yield Finding(
+            code="bands-of-plain-descent",
+            severity="info",
+            message=f"the regimes above the threshold were measured for plain gradient descent, and carried over in "
+            f"units of the threshold (2 × ratio = {2.0 * result.ratio:.2g})",
+            value=2.0 * result.ratio,
+            hint="Below the threshold the statement is exact for each optimizer.",
+        )
+
+
+def _no_positive_curvature(result: SharpnessResult) -> Iterator[Finding]:
+    if result.eigenvalues and result.eigenvalues[0].value <= 0.0:
+        yield Finding(
+            code="no-positive-curvature",
+            severity="info",
+            message=f"the largest eigenvalue is {result.eigenvalues[0].value:.2g}: the loss curves upwards nowhere",
+            value=result.eigenvalues[0].value,
+            limit=0.0,
+            hint="Every rate is stable by this measure; it says nothing about larger steps.",
+        )

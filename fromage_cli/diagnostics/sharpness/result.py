@@ -1,0 +1,75 @@
+"""What `sharpness` finds: plain numbers whose field names are the JSON keys."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class HessianEigenvalue:
+    """One of the largest eigenvalues of the Hessian of the loss on the batch."""
+
+    value: float
+    """A Ritz value: never above the eigenvalue by more than the residual."""
+    residual: float
+    """||H v - value v||, ||v|| = 1: an eigenvalue lies within it."""
+
+
+@dataclass(frozen=True)
+class BatchSharpness:
+    """Curvature along the gradient that a training step sees, over small batches."""
+
+    mean: float
+    """E_B[g^T H g / ||g||^2], gradient and Hessian of the same small batch."""
+    stderr: float
+    """Standard error of the mean over the batches."""
+    batches: int
+    batch_size: int
+    """Rows of the largest."""
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A number that is null, and why."""
+
+    name: str
+    """The field."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class SharpnessResult:
+    """Curvature of the loss on the batch, held against what the optimizer bears."""
+
+    loss: float
+    """At the checkpoint."""
+    eigenvalues: tuple[HessianEigenvalue, ...]
+    """Of the Hessian over the chosen tensors, the largest first."""
+    gauss_newton_eigenvalue: float | None
+    """Largest eigenvalue of J^T H J, J the derivative of the output and H the Hessian of the loss by it."""
+    preconditioned_eigenvalue: float | None
+    """Largest eigenvalue of P^(-1/2) (H + coupled decay) P^(-1/2), P from Adam's state in the checkpoint."""
+    critical_sharpness: float | None
+    """2 / the smallest rate that raises the loss along the optimizer's next step."""
+    batch_sharpness: BatchSharpness | None
+    optimizer: str | None
+    """`sgd`, `adam` or `adamw`; None where it is not known."""
+    learning_rate: float | None
+    momentum: float | None
+    """None for Adam."""
+    threshold: float | None
+    """Curvature from which on the optimizer's updates are unstable; for Adam, of the preconditioned Hessian."""
+    ratio: float | None
+    """Eigenvalue / threshold; coupled weight decay counted to the eigenvalue."""
+    scaled_ratio: float | None
+    """2 * ratio: learning rate times eigenvalue, in units of plain gradient descent."""
+    trained: bool
+    """Whether the checkpoint is past its initialisation."""
+    regime: str | None
+    """`lazy`, `catapult`, `architecture-dependent`, `divergent` or `edge-of-stability`."""
+    tensors: int
+    """How many tensors the Hessian is over."""
+    parameters: int
+    """Entries in them: the size of the Hessian."""
+    absent: tuple[Absent, ...] = ()
+    """Why a field above is null."""
+    quadratic: None = None
+    """Not measured."""

@@ -1,0 +1,33 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fromage_cli.diagnostics.sharpness.result import Absent, BatchSharpness, HessianEigenvalue, SharpnessResult
+
+
+@pytest.fixture
+def make_result() -> Callable[..., SharpnessResult]:
+    def make(**changes: Any) -> SharpnessResult:
+        values: dict[str, Any] = {
+            "loss": 0.5,
+            "eigenvalues": (HessianEigenvalue(46.3, 0.03), HessianEigenvalue(16.3, 0.01)),
+            "gauss_newton_eigenvalue": 44.1,
+            "preconditioned_eigenvalue": None,
+            "critical_sharpness": 3.96,
+            "batch_sharpness": BatchSharpness(41.0, 3.9, 8, 64),
+            "optimizer": "sgd",
+            "learning_rate": 0.1,
+            "momentum": 0.9,
+            "threshold": 38.0,
+            "ratio": 1.218,
+            "scaled_ratio": 2.436,
+            "trained": True,
+            "regime": "edge-of-stability",
+            "tensors": 4,
+            "parameters": 4810,
+            "absent": (Absent("preconditioned_eigenvalue", "the optimizer is sgd"),),
+        }
+        return SharpnessResult(**{**values, **changes})
+
+    return make

@@ -1,0 +1,206 @@
+"""The command as a user and a script meet it: what comes out, and how each thing that does not fit is refused."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.cli import main
+
+SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
+Run = Callable[..., tuple[int, str, str]]
+
+MODEL = """
+import torch
+from torch import nn
+
+def build(width=16):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, 3))
+
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    return {"x": torch.randn(20, 8, generator=generator), "y": torch.randint(3, (20,), generator=generator)}
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    while True:
+        yield {"x": torch.randn(10, 8, generator=generator), "y": torch.randint(3, (10,), generator=generator)}
+
+def rough(model, batch):
+    return model(batch["x"] * 0).sub(model(batch["x"] * 0).detach()).abs().pow(1.5).mean()
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+def once(model, batch):
+    return Once.apply(model(batch["x"])).mean()
+"""
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["sharpness", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a model file that is also the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "network.py").write_text(MODEL)
+    return tmp_path
+
+
+GIVEN = ("--model", "network.py:build", "--batch", "network.py:batch")
+
+
+def test_a_sample_with_an_optimizer_state_needs_nothing_else(run: Run) -> None:
+    code, out, _ = run(SAMPLES / "char-gpt", "--model", SAMPLES / "models.py:char_gpt", "--json")
+    envelope = json.loads(out)
+    result = envelope["result"]
+    assert code == 0
+    assert (envelope["schema"], envelope["command"]) == ("fromage-diag/1", "sharpness")
+    assert (result["optimizer"], result["learning_rate"], result["trained"]) == ("adamw", 0.003, True)
+    assert result["ratio"] == pytest.approx(result["preconditioned_eigenvalue"] / result["threshold"])
+    assert result["quadratic"] is None
+    assert envelope["settings"]["betas"] == "0.9,0.95"
+    assert envelope["settings"]["lr"] == 0.003
+    assert 3 < envelope["tool"]["hvp_evaluations"] <= 50
+
+
+@pytest.mark.parametrize("name", ["mlp-2", "mlp-16", "resmlp-16"])
+def test_a_sample_without_one_is_held_against_the_optimizer_that_is_named(run: Run, name: str) -> None:
+    code, out, _ = run(SAMPLES / name, "--json")
+    unknown = json.loads(out)["result"]
+    assert code == 0
+    assert unknown["threshold"] is unknown["regime"] is None
+    assert unknown["eigenvalues"][0]["residual"] <= 1e-3 * unknown["eigenvalues"][0]["value"]
+    named = json.loads(run(SAMPLES / name, "--json", "--optimizer", "sgd", "--momentum", "0.9", "--lr", "0.05")[1])
+    result = named["result"]
+    assert result["threshold"] == pytest.approx(3.8 / 0.05)
+    assert result["ratio"] == pytest.approx(result["eigenvalues"][0]["value"] / 76.0)
+
+
+def test_the_main_table_has_the_eigenvalues(run: Run, home: Path) -> None:
+    code, out, _ = run(*GIVEN, "--top", "3", "--format", "tsv")
+    rows = list(csv.DictReader(io.StringIO(out), delimiter="\t"))
+    assert code == 0
+    assert list(rows[0]) == ["value", "residual"]
+    values = [float(row["value"]) for row in rows]
+    assert len(values) == 3 and values == sorted(values, reverse=True)
+
+
+def test_the_page_says_what_the_ratio_means(run: Run, home: Path) -> None:
+    code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--lr", "0.1", "--format", "rich")
+    assert code == 0
+    assert "SGD at a rate of 0.1 is stable up to 20" in " ".join(out.split())
+
+
+def test_one_block_of_the_hessian_is_a_matter_of_include(run: Run, home: Path) -> None:
+    whole, block = (json.loads(run(*GIVEN, "--json", *more)[1])["result"] for more in ((), ("--include", "2.*")))
+    assert (whole["tensors"], block["tensors"], block["parameters"]) == (4, 2, 51)
+    assert block["eigenvalues"][0]["value"] < whole["eigenvalues"][0]["value"]
+
+
+def test_micro_batches_and_several_batches_are_measured_together(run: Run, home: Path) -> None:
+    first = json.loads(run(*GIVEN, "--json", "--train-batch-size", "5")[1])["result"]
+    split = json.loads(run(*GIVEN, "--json", "--train-batch-size", "5", "--micro-batch", "8")[1])["result"]
+    assert split["eigenvalues"][0]["value"] == pytest.approx(first["eigenvalues"][0]["value"], rel=1e-4)
+    assert split["batch_sharpness"]["mean"] == pytest.approx(first["batch_sharpness"]["mean"], rel=1e-4)
+    several = ("--model", "network.py:build", "--batch", "network.py:batches", "--batches", "2", "--json")
+    result = json.loads(run(*several)[1])["result"]
+    assert (result["batch_sharpness"]["batches"], result["batch_sharpness"]["batch_size"]) == (2, 10)
+
+
+def test_a_saved_momentum_is_part_of_the_step(run: Run, home: Path) -> None:
+    scope: dict[str, object] = {}
+    exec(MODEL, scope)
+    model, data = scope["build"](), scope["batch"]()  # type: ignore[operator]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.8)
+    nn.functional.cross_entropy(model(data["x"]), data["y"]).backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": 1}, "c.pt")
+    code, out, err = run("c.pt", *GIVEN, "--json")
+    result = json.loads(out)["result"]
+    assert code == 0
+    assert (result["optimizer"], result["momentum"]) == ("sgd", 0.8)
+    assert result["threshold"] == pytest.approx(3.6 / 0.2)
+    assert result["critical_sharpness"] > 0
+    assert "sgd, with the momentum in the checkpoint" in err
+
+
+def test_a_rate_that_diverges_can_fail_a_job(run: Run, home: Path) -> None:
+    given = (*GIVEN, "--optimizer", "sgd", "--lr", "1000", "--json")
+    assert run(*given)[0] == 0
+    assert run(*given, "--fail-on", "warn")[0] == 10
+
+
+def test_the_cost_is_told_beforehand(run: Run, home: Path) -> None:
+    code, out, _ = run(*GIVEN, "--estimate", "--json")
+    estimate = json.loads(out)["result"]["estimate"]
+    assert code == 0
+    assert 30 < estimate["gradients"] < 100
+    assert estimate["bytes"] > 0 and estimate["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--lr", "0"), 2, "expected a number above 0"),
+        (("--lr", "-0.1"), 2, "above 0"),
+        (("--optimizer", "lion"), 2, "lion"),
+        (("--betas", ".9"), 2, "two numbers"),
+        (("--top", "0"), 2, "top"),
+        (("--optimizer", "adam", "--momentum", ".9"), 2, "no setting of adam"),
+        (("--loss", "network.py:once"), 5, "no second derivative"),
+        (("--loss", "network.py:rough"), 6, "curvature is not finite"),
+        (("--include", "nothing.*"), 5, "No tensor matches"),
+        (("--time-limit", "0.000001"), 7, "time limit"),
+    ],
+)
+def test_what_does_not_fit_is_refused(run: Run, home: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
+    ended, _, err = run(*GIVEN, *arguments)
+    assert ended == code
+    assert words in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_what_did_not_converge_is_still_printed(run: Run, home: Path) -> None:
+    code, out, err = run(*GIVEN, "--max-iterations", "2", "--json")
+    envelope = json.loads(out)
+    assert code == 6
+    assert len(envelope["result"]["eigenvalues"]) == 1
+    assert envelope["status"] == "error"
+    assert "did not converge" in err
+
+
+def test_a_state_of_another_model_is_refused(run: Run, home: Path) -> None:
+    scope: dict[str, object] = {}
+    exec(MODEL, scope)
+    model, other = scope["build"](), nn.Linear(3, 2)  # type: ignore[operator]
+    optimizer = torch.optim.AdamW(other.parameters())
+    other(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "c.pt")
+    code, _, err = run("c.pt", *GIVEN)
+    assert code == 5
+    assert "optimizer's state has 2 parameters, the model 4" in " ".join(err.split())

@@ -1,0 +1,270 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fromage_cli.checkpoints import OptimizerState, open_checkpoint
+from fromage_cli.diagnostics.sharpness.measure import Effort, Measurement, measure
+from fromage_cli.errors import MismatchError, NumericalError, ResourceError
+from fromage_cli.probes.optimizer import Given, Optimizer, optimizer_of
+from fromage_cli.problem.beside import Declared
+from fromage_cli.problem.budget import Budget
+from fromage_cli.problem.curvature import WeightSpace, gauss_newton, hessian
+from fromage_cli.problem.problem import Problem
+
+Maker = Callable[..., Problem]
+UNKNOWN = Optimizer()
+
+
+def sharpness(
+    problem: Problem, optimizer: Optimizer = UNKNOWN, state: OptimizerState | None = None, **settings: Any
+) -> Measurement:
+    return measure(problem, problem.receiving, optimizer, state, **settings)
+
+
+def dense(problem: Problem, operator: Any) -> Tensor:
+    space = WeightSpace(problem.receiving)
+    size = sum(weight.numel() for weight in space.weights)
+    with operator(problem, space) as product:
+        return torch.stack([product(row) for row in torch.eye(size, dtype=problem.dtype)])
+
+
+def reasons(measured: Measurement) -> dict[str, str]:
+    return {absent.name: absent.reason for absent in measured.result.absent}
+
+
+@pytest.fixture
+def regression() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return {
+        "x": torch.randn(24, 5, generator=generator).double(),
+        "y": torch.randn(24, 1, generator=generator).double(),
+    }
+
+
+@pytest.fixture
+def linear(make_problem: Maker, regression: dict[str, Tensor]) -> Problem:
+    torch.manual_seed(0)
+    return make_problem(nn.Linear(5, 1, bias=False).double(), regression)
+
+
+def test_a_linear_model_with_squared_error_has_the_eigenvalues_of_its_data(
+    linear: Problem, regression: dict[str, Tensor]
+) -> None:
+    result = sharpness(linear, Optimizer("sgd", 0.1), effort=Effort(count=5, tolerance=1e-9)).result
+    exact = torch.linalg.eigvalsh(regression["x"].T @ regression["x"] * 2 / 24).flip(0).tolist()
+    assert [pair.value for pair in result.eigenvalues] == pytest.approx(exact, rel=1e-8)
+    assert result.gauss_newton_eigenvalue == pytest.approx(exact[0], rel=1e-8)
+    assert (result.threshold, result.ratio) == (20.0, pytest.approx(exact[0] / 20.0))
+    assert (result.scaled_ratio, result.regime) == (pytest.approx(exact[0] / 10.0), "lazy")
+    assert (result.tensors, result.parameters) == (1, 5)
+    assert result.batch_sharpness is not None
+    assert result.critical_sharpness is not None and result.critical_sharpness <= exact[0] * 1.03
+
+
+def test_the_classifiers_eigenvalues_are_those_of_dense_matrices(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
+) -> None:
+    data = {"x": classification["x"].double(), "y": classification["y"]}
+    problem = make_problem(perceptron.double(), data)
+    result = sharpness(problem, effort=Effort(count=3)).result
+    exact = torch.linalg.eigvalsh(dense(problem, hessian)).flip(0)[:3].tolist()
+    for pair, truth in zip(result.eigenvalues, exact, strict=True):
+        assert abs(pair.value - truth) <= pair.residual <= 1e-3 * pair.value
+        assert pair.value == pytest.approx(truth, rel=1e-3)
+    outer = float(torch.linalg.eigvalsh(dense(problem, gauss_newton))[-1])
+    assert result.gauss_newton_eigenvalue == pytest.approx(outer, rel=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "coupled"), [(torch.optim.Adam, 0.4), (torch.optim.AdamW, 0.0)])
+def test_adams_threshold_is_held_against_the_preconditioned_hessian(
+    make_problem: Maker,
+    perceptron: nn.Module,
+    classification: dict[str, Tensor],
+    tmp_path: Path,
+    kind: Any,
+    coupled: float,
+) -> None:
+    data = {"x": classification["x"].double(), "y": classification["y"]}
+    perceptron.double()
+    optimizer = kind(perceptron.parameters(), lr=0.01, weight_decay=0.4, eps=1e-3)
+    for _ in range(5):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(perceptron(data["x"]), data["y"]).backward()
+        optimizer.step()
+    torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    state = open_checkpoint(tmp_path / "c.pt").optimizer
+    problem = make_problem(perceptron, data)
+    result = sharpness(problem, optimizer_of(Given(), state, Declared()), state, trained=True).result
+    roots = [((optimizer.state[p]["exp_avg_sq"] / (1 - 0.999**5)).sqrt() + 1e-3) for p in perceptron.parameters()]
+    scale = torch.cat([(root * (1 - 0.9**5)).rsqrt().reshape(-1) for root in roots])
+    matrix = scale[:, None] * (dense(problem, hessian) + coupled * torch.eye(len(scale))) * scale
+    exact = float(torch.linalg.eigvalsh(matrix)[-1])
+    threshold = 3800.0 if coupled else 3800.0 * (1 - 0.01 * 0.4 / 2)
+    assert result.preconditioned_eigenvalue == pytest.approx(exact, rel=1e-3)
+    assert result.threshold == pytest.approx(threshold)
+    assert result.ratio == pytest.approx(exact / threshold, rel=1e-3)
+
+
+def test_coupled_decay_counts_to_the_eigenvalue(linear: Problem) -> None:
+    plain = sharpness(linear, Optimizer("sgd", 0.1)).result
+    decayed = sharpness(linear, Optimizer("sgd", 0.1, weight_decay=3.0, decay_given=True)).result
+    assert decayed.eigenvalues == plain.eigenvalues
+    assert decayed.ratio == pytest.approx((plain.eigenvalues[0].value + 3.0) / 20.0)
+
+
+class TwoLayers(nn.Module):
+    """A wide linear network in the parametrisation of Lewkowycz et al.: f = v u x / sqrt(m)."""
+
+    def __init__(self, width: int = 512) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(width, 1, dtype=torch.float64))
+        self.second = nn.Parameter(torch.randn(1, width, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.first.T @ self.second.T / self.first.shape[0] ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("scaled", "regime", "rises", "survives"),
+    [
+        (1.0, "lazy", False, True),
+        (1.5, "lazy", False, True),
+        (2.5, "catapult", True, True),
+        (3.5, "catapult", True, True),
+        (4.5, "architecture-dependent", True, False),
+    ],
+)
+def test_training_does_what_the_regime_says(
+    make_problem: Maker, scaled: float, regime: str, rises: bool, survives: bool
+) -> None:
+    torch.manual_seed(3)
+    model = TwoLayers()
+    data = {"x": torch.ones(1, 1).double(), "y": torch.zeros(1, 1).double()}
+    problem = make_problem(model, data)
+    # At this random start the residual's own curvature is a few per cent of the Gauss-Newton part.
+    eigenvalue = sharpness(problem).result.gauss_newton_eigenvalue
+    assert eigenvalue is not None
+    rate = scaled / eigenvalue
+    assert sharpness(problem, Optimizer("sgd", rate)).result.regime == regime
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    losses = []
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss = (model(data["x"]) - data["y"]).square().mean()
+        losses.append(float(loss.detach()))
+        if not losses[-1] < 1e12:
+            break
+        loss.backward()
+        optimizer.step()
+    assert (max(losses) > 2 * losses[0]) == rises
+    assert (losses[-1] < 1e-6) == survives
+
+
+def test_bands_above_the_threshold_are_for_squared_error_at_initialisation(
+    make_problem: Maker, linear: Problem, perceptron: nn.Module, classification: dict[str, Tensor]
+) -> None:
+    top = sharpness(linear).result.eigenvalues[0].value
+    assert sharpness(linear, Optimizer("sgd", 3.0 / top)).result.regime == "catapult"
+    assert sharpness(linear, Optimizer("sgd", 13.0 / top)).result.regime == "divergent"
+    edge = sharpness(linear, Optimizer("sgd", 2.2 / top), trained=True)
+    assert edge.result.regime == "edge-of-stability"
+    beyond = sharpness(linear, Optimizer("sgd", 5.0 / top), trained=True)
+    assert beyond.result.regime is None
+    assert "at initialisation" in reasons(beyond)["regime"]
+    entropy = sharpness(make_problem(perceptron, classification), Optimizer("sgd", 100.0))
+    assert entropy.result.regime is None
+    assert "squared error" in reasons(entropy)["regime"]
+
+
+def test_what_is_null_has_a_reason(make_problem: Maker, regression: dict[str, Tensor], linear: Problem) -> None:
+    unknown = sharpness(linear)
+    assert set(reasons(unknown)) == {"preconditioned_eigenvalue", "critical_sharpness", "threshold", "ratio", "regime"}
+    assert "optimizer is not known" in reasons(unknown)["threshold"]
+    assert "learning rate is not known" in reasons(sharpness(linear, Optimizer("sgd")))["threshold"]
+    adam = sharpness(linear, Optimizer("adam", 0.1))
+    assert "no second moments" in reasons(adam)["preconditioned_eigenvalue"]
+    assert "no eigenvalue to compare" in reasons(adam)["ratio"]
+
+    class Summed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(5, 1).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x).square().mean()
+
+    output = sharpness(make_problem(Summed(), {"x": regression["x"]}, "output"))
+    assert "(output) is no known function" in reasons(output)["gauss_newton_eigenvalue"]
+    assert "takes two" in reasons(sharpness(linear, effort=Effort(batch_rows=20)))["batch_sharpness"]
+
+
+def test_iterations_that_do_not_converge_are_told_and_what_was_found_is_kept(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
+) -> None:
+    measured = sharpness(make_problem(perceptron, classification), effort=Effort(tolerance=1e-6, max_products=2))
+    assert isinstance(measured.error, NumericalError)
+    assert "eigenvalues did not converge" in measured.error.message
+    assert "--max-iterations" in measured.error.hint
+    assert len(measured.result.eigenvalues) == 1
+
+
+def test_a_limit_keeps_what_was_measured_before(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
+) -> None:
+    problem = make_problem(perceptron, classification)
+    seen = []
+
+    def advance() -> None:
+        seen.append(1)
+        if len(seen) == 3:
+            problem.budget = Budget(seconds=0.0)
+
+    measured = sharpness(problem, Optimizer("sgd", 0.1), advance=advance, effort=Effort(tolerance=1e-6))
+    assert isinstance(measured.error, ResourceError)
+    assert len(measured.result.eigenvalues) == 1
+    assert measured.result.gauss_newton_eigenvalue is None
+    assert "limit" in reasons(measured)["gauss_newton_eigenvalue"]
+    assert "limit" in reasons(measured)["critical_sharpness"]
+
+
+def test_curvature_that_is_not_finite_is_refused(make_problem: Maker) -> None:
+    class Root(nn.Module):
+        """Finite loss and gradient, infinite second derivative."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(2, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x @ self.weight).abs().pow(1.5).mean()
+
+    problem = make_problem(Root(), {"x": torch.ones(4, 2)}, "output")
+    with pytest.raises(NumericalError, match="curvature is not finite"):
+        sharpness(problem)
+
+
+def test_weights_and_gradients_are_left_as_they_were(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
+) -> None:
+    before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
+    sharpness(make_problem(perceptron, classification), Optimizer("sgd", 0.1, 0.9))
+    for name, value in perceptron.named_parameters():
+        assert torch.equal(value.detach(), before[name])
+        assert value.grad is None
+
+
+def test_a_state_that_does_not_fit_is_refused(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor], tmp_path: Path
+) -> None:
+    other = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(other.parameters())
+    other(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    torch.save({"model": other.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    state = open_checkpoint(tmp_path / "c.pt").optimizer
+    with pytest.raises(MismatchError, match="optimizer's state has 2 parameters"):
+        sharpness(make_problem(perceptron, classification), optimizer_of(Given(), state, Declared()), state)
