@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from fromage_cli.problem.problem import Problem
 
 
+OWN_WEIGHTS = "no checkpoint: the weights are those that the factory made."
+
+
 @dataclass(frozen=True)
 class Intake:
     """What a command on one checkpoint starts from, and what it must say about it."""
@@ -115,7 +118,7 @@ def open_problem(ckpt: str | None, model: ModelOptions, batch: BatchOptions, run
     )
     notes = (f"model: {description}", *(checkpoint.notes if checkpoint is not None else ()))
     refuse_unsupported(network)
-    notes += load_weights(network, checkpoint, dtype) if checkpoint is not None else ()
+    notes += load_weights(network, checkpoint, dtype) if checkpoint is not None else (OWN_WEIGHTS,)
     network.to(device=device, dtype=dtype)
     data, *further = [found.to(device, dtype) for found in _load_batches(batch, declared, model.trust, run.seed)]
     mode = cast("Mode", declared.mode if batch.mode == "auto" and declared.mode else batch.mode)

@@ -16,6 +16,8 @@ from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.accumulation import norm
 
+LARGEST_COEFFICIENT = 1e37
+"""A gradient smaller than its weights by more than this counts as zero: their ratio leaves the range of float32."""
 Source = Callable[[TrainableTensor], Tensor]
 
 
@@ -28,7 +30,7 @@ def fromage_direction(problem: Problem, tensors: Sequence[TrainableTensor]) -> D
     moves, skipped = [], []
     for tensor in tensors:
         weight_norm, gradient_norm = norm(tensor.parameter), norm(gradients[tensor.name])
-        if weight_norm == 0.0 or gradient_norm == 0.0:
+        if weight_norm == 0.0 or weight_norm / LARGEST_COEFFICIENT >= gradient_norm:
             skipped.append(Skipped(tensor.name, "zero weights" if weight_norm == 0.0 else "zero gradient"))
             continue
         moves.append(Move(tensor, -weight_norm / gradient_norm, weight_norm, gradient_norm, weight_norm, 1.0))

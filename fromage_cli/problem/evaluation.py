@@ -1,12 +1,14 @@
 """What makes two evaluations of one loss comparable: the same modes, the same random draws, the same buffers."""
 
+import random
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -38,7 +40,8 @@ def comparable(model: nn.Module, mode: Mode, seed: int) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_behaviour(model, parts, mode))
         stack.enter_context(_buffers_restored(parts))
-        stack.enter_context(torch.random.fork_rng(devices=parts.accelerators))
+        stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count()) if _on_cuda() else []))
+        stack.enter_context(_other_generators_seeded(seed))
         _seed(seed)
         if mode == "train":
             stack.enter_context(_seeded_modules(model))
@@ -53,30 +56,42 @@ class _Parts:
     by_batch: list[nn.Module]
     recurrent: list[nn.RNNBase]
     with_buffers: list[nn.Module]
-    accelerators: list[int]
 
 
-_KNOWN: WeakKeyDictionary[nn.Module, _Parts] = WeakKeyDictionary()
-
-
+@lru_cache(maxsize=1)
 def _parts(model: nn.Module) -> _Parts:
-    if model not in _KNOWN:
-        modules = list(model.modules())
-        _KNOWN[model] = _Parts(
-            modules,
-            batch_statistics_modules(model),
-            [module for module in modules if isinstance(module, nn.RNNBase)],
-            [module for module in modules if _own_buffers(module)],
-            sorted({parameter.device.index or 0 for parameter in model.parameters() if parameter.is_cuda}),
-        )
-    return _KNOWN[model]
+    """The parts of the model that was evaluated last; only that one is remembered."""
+    modules = list(model.modules())
+    return _Parts(
+        modules,
+        batch_statistics_modules(model),
+        [module for module in modules if isinstance(module, nn.RNNBase)],
+        [module for module in modules if _own_buffers(module)],
+    )
 
 
 def _seed(seed: int) -> None:
     """As `torch.manual_seed`, which costs a tenth of a millisecond where no accelerator is in use."""
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if _on_cuda():
         torch.cuda.manual_seed_all(seed)
+
+
+def _on_cuda() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _other_generators_seeded(seed: int) -> Iterator[None]:
+    """The global generators of Python and numpy, which losses and models of users draw from too."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 @contextmanager

@@ -152,7 +152,7 @@ class Problem:
                 total += float(terms.total)
                 count += terms.count
         self.evaluations.forwards += 1
-        return total / count
+        return total / _counted(count)
 
     def visit_gradient(self, visit: Visitor) -> float:
         """The loss at the current weights; `visit` sees each tensor's gradient as it appears, then it is freed.
@@ -284,13 +284,13 @@ class _Sweep:
             with self.problem.evaluation():
                 terms = self.problem.loss(self.problem.model, chunk)
                 total += float(terms.total.detach())
-                count += terms.count
+                count += _counted(terms.count, len(self.chunks))
                 self.divisor = count if len(self.chunks) > 1 else 1.0
                 loss = terms.total if len(self.chunks) > 1 else terms.total / terms.count
                 _run_backward(self.scalar(loss))
         for tensor in self.problem.trainable:
             self._hand_over(tensor)
-        return total / count
+        return total / _counted(count)
 
     def close(self) -> None:
         for handle in self._handles:
@@ -331,6 +331,15 @@ def _run_backward(loss: Tensor) -> None:
             f"{type(error).__name__} while computing the gradient: {first_line(error)}",
             (_STATE_HINT if isinstance(error, RuntimeError) else "") + "--debug shows the traceback.",
         ) from error
+
+
+def _counted(count: float, chunks: int = 1) -> float:
+    """The loss's denominator. Raises MismatchError when nothing counts; a chunk of several may count nothing."""
+    if count == 0.0 and chunks == 1:
+        raise MismatchError(
+            "No target of the batch counts: all of them are ignored.", "Take rows with targets, or a larger batch."
+        )
+    return count
 
 
 def _require_finite(loss: float, gradients: dict[str, Tensor]) -> None:

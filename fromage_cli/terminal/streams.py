@@ -73,8 +73,7 @@ def write(stream: TextIO | None, text: str) -> None:
     if stream is None or stream.closed:
         raise InputError(f"{name} is closed.", hint="write to a file with -o FILE")
     try:
-        stream.write(text)
-        stream.flush()
+        _write_whole(stream, text)
     except BrokenPipeError as error:
         raise ClosedPipe from error
     except UnicodeEncodeError:
@@ -82,6 +81,21 @@ def write(stream: TextIO | None, text: str) -> None:
     except OSError as error:
         abandon(stream)
         raise InputError(f"cannot write to {name}: {error.strerror}.", hint="write elsewhere with -o FILE") from error
+
+
+def _write_whole(stream: TextIO, text: str) -> None:
+    """Write all of a text, also where Python runs unbuffered and a stream takes less than it is given."""
+    raw = getattr(getattr(stream, "buffer", None), "raw", None) or getattr(stream, "buffer", None)
+    if not isinstance(raw, io.RawIOBase):
+        stream.write(text)
+        stream.flush()
+        return
+    stream.flush()
+    newline = text if os.linesep == "\n" else text.replace("\n", os.linesep)
+    data = memoryview(newline.encode(stream.encoding, stream.errors or "strict"))
+    while data:
+        written = raw.write(data)
+        data = data[written or 0 :]
 
 
 def say(text: str) -> None:

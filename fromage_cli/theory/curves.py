@@ -109,7 +109,7 @@ def tail_slope(etas: Sequence[float], values: Sequence[float], low: float = 0.05
         (math.log1p(eta), math.log1p(value)) for eta, value in zip(etas, values, strict=True) if low <= eta < high
     ]
     if len(points) < 3:
-        ends = [(math.log1p(eta), _interpolate(etas, values, eta)) for eta in (low, high)]
+        ends = [(math.log1p(eta), interpolate(etas, values, eta)) for eta in (low, high)]
         if any(value is None for _, value in ends):
             return None
         points += [(x, math.log1p(value)) for x, value in ends if value is not None]
@@ -118,7 +118,7 @@ def tail_slope(etas: Sequence[float], values: Sequence[float], low: float = 0.05
     return _least_squares_slope(points)
 
 
-def _interpolate(etas: Sequence[float], values: Sequence[float], eta: float) -> float | None:
+def interpolate(etas: Sequence[float], values: Sequence[float], eta: float) -> float | None:
     """The value at `eta`, ln value being linear in ln eta; None outside the grid or beside a value <= 0."""
     for index in range(1, len(etas)):
         low, high = values[index - 1], values[index]

@@ -1,3 +1,6 @@
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -90,6 +93,20 @@ def test_running_statistics_modes_and_generators_are_left_as_found() -> None:
     assert torch.equal(random_state, torch.get_rng_state())
     assert not model[1]._forward_hooks
     assert not model[1]._forward_pre_hooks
+
+
+def test_losses_may_draw_from_numpy_and_python() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + float(np.random.randn()) + random.random()
+
+    np.random.seed(3)
+    random.seed(3)
+    expected = np.random.randn(), random.random()
+    np.random.seed(3)
+    random.seed(3)
+    assert torch.equal(output(Noisy(), "auto"), output(Noisy(), "auto"))
+    assert (np.random.randn(), random.random()) == expected
 
 
 def test_a_buffer_that_is_replaced_is_put_back() -> None:

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
+from fromage_cli.problem.batches import as_batch
 from fromage_cli.problem.budget import Budget
 from fromage_cli.problem.problem import Problem
 from fromage_cli.problem.weights import load_weights, weight_reader
@@ -235,6 +236,18 @@ def test_a_limit_that_the_visitor_reaches_is_not_taken_for_an_error_of_the_model
 
     with pytest.raises(ResourceError, match="enough"):
         problem.visit_gradient(fails)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 8])
+def test_a_batch_without_any_target_is_refused(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor], micro_batch: int | None
+) -> None:
+    problem = make_problem(perceptron, classification)
+    problem.micro_batch = micro_batch
+    classification["y"].fill_(-100)
+    problem.batch = as_batch(classification, "test data")
+    with pytest.raises(MismatchError, match="all of them are ignored"):
+        _ = problem.base
 
 
 def test_a_model_without_trainable_tensors_is_refused(make_problem: Maker) -> None:

@@ -18,6 +18,8 @@ class Limits:
     """Below it no customary relative rate is certain to descend: a failure."""
     noise: float = 1e-3
     """Noise floor above which evaluations are not repeatable enough to be trusted."""
+    bracket: float = 3.0
+    """Ratio of the two points around the crossing above which the interpolation is rough."""
     bound_slack: float = 1e-3
     """Relative slack of Lemma 1's inequality, which the sampled path meets only up to the grid's spacing."""
 
@@ -30,14 +32,16 @@ def judge(result: BreakdownResult, limits: Limits | None = None) -> tuple[Findin
         *(_uncertifiable(result.layers) if result.direction != "random" else ()),
         *_noise(result, limits),
         *_zero_gradients(result),
+        *_below_grid(result, limits),
         *_coarse_grid(result, limits),
+        *_wide_bracket(result, limits),
         *_overflow(result),
         *_no_second_derivative(result),
     )
 
 
 def _trust(result: BreakdownResult, limits: Limits) -> Iterator[Finding]:
-    places = [(_earliest(layer, result.etas), layer) for layer in result.layers]
+    places = [(_earliest(layer, result), layer) for layer in result.layers]
     early = [(eta, layer) for eta, layer in places if eta is not None and eta < limits.trust_warn]
     for eta, layer in sorted(early, key=lambda place: place[0]):
         below = layer.trust_relation == "below-grid"
@@ -55,9 +59,15 @@ def _trust(result: BreakdownResult, limits: Limits) -> Iterator[Finding]:
         )
 
 
-def _earliest(layer: LayerBreakdown, etas: Sequence[float]) -> float | None:
-    """The trust eta, or the end of the grid that it lies below."""
-    return etas[0] if layer.trust_relation == "below-grid" and etas else layer.trust_eta
+def _earliest(layer: LayerBreakdown, result: BreakdownResult) -> float | None:
+    """The layer's own relative step at its trust eta, or at the end of the grid that this lies below.
+
+    None for the way to another checkpoint, which is no update that could be made smaller.
+    """
+    if result.direction.startswith("to:") or layer.relative_step is None:
+        return None
+    eta = result.etas[0] if layer.trust_relation == "below-grid" and result.etas else layer.trust_eta
+    return eta * layer.relative_step if eta is not None else None
 
 
 def _uncertifiable(layers: Sequence[LayerBreakdown]) -> Iterator[Finding]:
@@ -133,12 +143,39 @@ def _coarse_grid(result: BreakdownResult, limits: Limits) -> Iterator[Finding]:
                 code="grid-too-coarse",
                 severity="info",
                 message=f"at η = {eta:.2g} the loss changed by {change:.3g}, more than Lemma 1 allows on this grid "
-                f"({bound:.3g}): the path between the points breaks down more than the points show",
+                f"({bound:.3g}): the grid is too coarse, or the loss jumps",
                 value=change,
                 limit=bound,
                 hint="Take more points with --eta.",
             )
             return
+
+
+def _below_grid(result: BreakdownResult, limits: Limits) -> Iterator[Finding]:
+    if result.trust_relation == "below-grid" and result.etas and result.etas[0] >= limits.trust_warn:
+        yield Finding(
+            code="grid-starts-late",
+            severity="warn",
+            layer=result.limiting_layer,
+            message=f"the gradient has changed too much already at the first point, η = {result.etas[0]:.2g}",
+            value=result.etas[0],
+            hint="Begin with smaller steps: --eta.",
+        )
+
+
+def _wide_bracket(result: BreakdownResult, limits: Limits) -> Iterator[Finding]:
+    trust = result.trust_eta
+    pairs = zip(result.etas[:-1], result.etas[1:], strict=True)
+    low, high = next(((a, b) for a, b in pairs if trust is not None and a <= trust <= b), (1.0, 1.0))
+    if high / low > limits.bracket:
+        yield Finding(
+            code="grid-wide",
+            severity="info",
+            message=f"the crossing is interpolated between η = {low:.2g} and {high:.2g}, which are far apart",
+            value=high / low,
+            limit=limits.bracket,
+            hint="Take more points with --eta.",
+        )
 
 
 def _overflow(result: BreakdownResult) -> Iterator[Finding]:

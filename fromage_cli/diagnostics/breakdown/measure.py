@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+import torch
+
 from fromage_cli.diagnostics.breakdown.result import (
     BatchTrust,
     BreakdownResult,
@@ -23,6 +25,7 @@ from fromage_cli.theory.curves import (
     Point,
     first_crossing,
     first_sign_change,
+    interpolate,
     minimum,
     running_maximum,
     tail_slope,
@@ -33,6 +36,9 @@ from fromage_cli.theory.singular_values import stable_rank
 
 NOISE_LIMIT = 0.1
 """A tensor whose noise floor reaches this has no trust eta of its own: its gradient is zero but for rounding."""
+BISECTIONS = 30
+LOSS_ULPS = 8.0
+"""A loss has risen when it exceeds its start by so many rounding errors."""
 VIOLATION_FLOOR = 10.0
 """A breakdown counts towards `violation` from this multiple of its noise floor on."""
 
@@ -60,22 +66,29 @@ def measure(
     Costs K + 2 gradients with the base and the noise floor, one Hessian-vector product and one forward pass.
     """
     base = problem.base.loss
-    depth = measure_depth(problem)
-    products = _product_norms(problem, direction)
     ray = measure_ray(problem, direction, etas, advance)
+    stopped, depth, products = ray.stopped, Depth(len(problem.layers), None, None), None
+    try:
+        if stopped is None:
+            products = _product_norms(problem, direction)
+            depth = measure_depth(problem)
+    except ResourceError as limit:
+        stopped = limit
     predicted = _predicted(direction, ray.etas)
     moved = [_layer(move, ray, predicted, direction.certifies) for move in direction.moves]
-    layers = tuple(layer for layer in moved if show_vectors or len(layer.shape) > 1)
     trust, limiting = _network_trust([layer for layer in moved if not is_noise(layer.noise_floor)])
+    layers = tuple(layer for layer in moved if show_vectors or len(layer.shape) > 1 or layer.name == limiting)
     linear = _linear_trust(direction, products, ray)
     bounds = _loss_bounds(direction, ray)
-    aggregate = first_sign_change(ray.etas, bounds) if direction.certifies else Point(None, "uncertifiable")
+    aggregate = _aggregate_trust(direction, ray, bounds) if direction.certifies else Point(None, "uncertifiable")
     least = minimum(ray.etas, ray.losses, base)
-    increase = first_sign_change(ray.etas, [loss - base for loss in ray.losses])
+    tolerance = LOSS_ULPS * _precision(problem) * abs(base)
+    increase = first_sign_change(ray.etas, [loss - base - tolerance for loss in ray.losses])
     result = BreakdownResult(
         direction=direction.name,
         step_scale=direction.step_scale,
         loss=base,
+        complete=stopped is None,
         etas=tuple(ray.etas),
         losses=tuple(ray.losses),
         predicted=tuple(predicted),
@@ -98,7 +111,12 @@ def measure(
         skipped=tuple(SkippedTensor(s.name, s.reason) for s in (*skipped, *direction.skipped)),
         layers=layers,
     )
-    return Measurement(result, ray.stopped)
+    return Measurement(result, stopped)
+
+
+def _precision(problem: Problem) -> float:
+    """The relative rounding error of a loss."""
+    return torch.finfo(torch.bfloat16 if problem.autocast else problem.dtype).eps
 
 
 def measure_batches(
@@ -164,7 +182,7 @@ def _layer(move: Move, ray: Ray, predicted: Sequence[float], certifies: bool) ->
         path_breakdown=tuple(path) or blank,
         trust_eta=trust.eta,
         trust_relation=trust.relation,
-        implied_depth=implied_depth(move.cosine, trust.eta) if trust.eta is not None else None,
+        implied_depth=_implied_depth(move, trust.eta),
         violation=_violation(breakdown, predicted, noise),
     )
 
@@ -172,6 +190,11 @@ def _layer(move: Move, ray: Ray, predicted: Sequence[float], certifies: bool) ->
 def is_noise(noise_floor: float | None) -> bool:
     """Whether a gradient is no larger than its own rounding errors, so that nothing can be said of its breakdown."""
     return noise_floor is not None and not noise_floor < NOISE_LIMIT
+
+
+def _implied_depth(move: Move, eta: float | None) -> float | None:
+    """The depth for which Lemma 2 would have given the layer's own relative step at the crossing."""
+    return implied_depth(move.cosine, eta * move.relative_step) if eta is not None and move.relative_step else None
 
 
 def _violation(breakdown: Sequence[float], predicted: Sequence[float], noise: float | None) -> float | None:
@@ -203,29 +226,54 @@ def _predicted_spectral(direction: Direction, etas: Sequence[float]) -> list[flo
     return [predicted_breakdown(eta * step for step in steps) for eta in etas]
 
 
-def _loss_bounds(direction: Direction, ray: Ray) -> list[float]:
-    """The bound of Lemma 1 at each eta, over all tensors that move."""
-    paths = {
+def _aggregate_trust(direction: Direction, ray: Ray, bounds: Sequence[float]) -> Point:
+    """Where the bound of Lemma 1 changes sign, the breakdowns interpolated as those of single tensors are."""
+    coarse = first_sign_change(ray.etas, bounds)
+    if coarse.eta is None:
+        return coarse
+    index = next(index for index, bound in enumerate(bounds) if not bound < 0.0)
+    paths = _paths(direction, ray)
+    low, high = ray.etas[index - 1], ray.etas[index]
+    for _ in range(BISECTIONS):
+        middle = math.sqrt(low * high)
+        values = {name: interpolate(ray.etas, path, middle) for name, path in paths.items()}
+        rising = {name: paths[name][index - 1] if value is None else value for name, value in values.items()}
+        low, high = (middle, high) if _loss_bound(direction, middle, rising) < 0.0 else (low, middle)
+    return Point(low, "crossing")
+
+
+def _paths(direction: Direction, ray: Ray) -> dict[str, list[float]]:
+    """The running maximum of every moving tensor's breakdown; absolute where the gradient is zero."""
+    return {
         move.tensor.name: running_maximum([c / (move.gradient_norm or 1.0) for c in ray.changes[move.tensor.name]])
         for move in direction.moves
     }
+
+
+def _loss_bounds(direction: Direction, ray: Ray) -> list[float]:
+    """The bound of Lemma 1 at each eta, over all tensors that move."""
+    paths = _paths(direction, ray)
     return [
-        loss_change_bound(
-            [
-                GroupStep(m.gradient_norm, eta * m.step_norm, m.cosine, paths[m.tensor.name][index])
-                for m in direction.moves
-            ]
-        )
+        _loss_bound(direction, eta, {name: path[index] for name, path in paths.items()})
         for index, eta in enumerate(ray.etas)
     ]
+
+
+def _loss_bound(direction: Direction, eta: float, breakdowns: Mapping[str, float]) -> float:
+    return loss_change_bound(
+        [
+            GroupStep(move.gradient_norm, eta * move.step_norm, move.cosine, breakdowns[move.tensor.name])
+            for move in direction.moves
+        ]
+    )
 
 
 def _network_trust(layers: Sequence[LayerBreakdown]) -> tuple[Point, str | None]:
     """The smallest trust eta; a tensor without certificate, or one that crosses below the grid, decides at once."""
     for relation in ("uncertifiable", "below-grid"):
-        worst = next((layer for layer in layers if layer.trust_relation == relation), None)
-        if worst is not None:
-            return Point(None, relation), worst.name
+        found = [layer for layer in layers if layer.trust_relation == relation]
+        if found:
+            return Point(None, relation), max(found, key=_excess).name
     crossing = [layer for layer in layers if layer.trust_eta is not None]
     if not crossing:
         return Point(None, "above-grid"), None
@@ -233,9 +281,15 @@ def _network_trust(layers: Sequence[LayerBreakdown]) -> tuple[Point, str | None]
     return Point(least.trust_eta, "crossing"), least.name
 
 
+def _excess(layer: LayerBreakdown) -> float:
+    """How far a tensor without trust is from it: by its cosine, or by its breakdown at the first point."""
+    first = layer.breakdown[0] if layer.breakdown else None
+    return -layer.cosine if layer.cosine <= 0.0 or first is None else first / layer.cosine
+
+
 def _linear_trust(direction: Direction, products: Mapping[str, float] | None, ray: Ray) -> tuple[float | None, str]:
-    """Least over layers of cos / b'(0) with b'(0) = ||(H d)_l|| / ||g_l||, from one product with the true direction."""
-    moves = [move for move in direction.moves if move.tensor.is_layer and not is_noise(_noise_floor(move, ray))]
+    """Least over all tensors of cos / b'(0), b'(0) = ||(H d)_l|| / ||g_l||, from one product with the direction."""
+    moves = [move for move in direction.moves if not is_noise(_noise_floor(move, ray))]
     if not direction.certifies or any(move.cosine <= 0.0 for move in moves):
         return None, "uncertifiable"
     if products is None:

@@ -10,7 +10,7 @@ from rich.text import Text
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
 from fromage_cli.terminal.answer import PageStyle, Table
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
-from fromage_cli.terminal.words import number, sparkline, visible
+from fromage_cli.terminal.words import ascii_words, number, sparkline, visible
 from fromage_cli.theory.relative_trust import lemma2_rate
 
 ROWS = 8
@@ -25,10 +25,16 @@ _SIGNS = {"uncertifiable": "none", "below-grid": "< ", "above-grid": "> "}
 
 def render(result: BreakdownResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
-    return Group(Text(summary(result)), Text(""), _layers(result, style), _network(result, style), _spread(result))
+    return Group(
+        _prose(summary(result), style),
+        Text(""),
+        _layers(result, style),
+        _network(result, style),
+        _spread(result, style),
+    )
 
 
-def _spread(result: BreakdownResult) -> RenderableType:
+def _spread(result: BreakdownResult, style: PageStyle) -> RenderableType:
     """How much the trust eta differs between batches."""
     if not result.batches:
         return Group()
@@ -39,62 +45,51 @@ def _spread(result: BreakdownResult) -> RenderableType:
     without = len(result.batches) - len(found)
     if without:
         words += f"{'; ' if found else ''}{without} without a crossing on the grid"
-    return Text(words)
+    return _prose(words, style)
 
 
 def summary(result: BreakdownResult) -> str:
-    """The answer in one or two sentences."""
+    """The answer in a few sentences."""
     if not result.etas:
         return "No point of the curve was measured."
-    limiting = visible(result.limiting_layer or "")
-    if result.trust_relation == "below-grid":
-        return (
-            f"Even the smallest step, η = {number(result.etas[0])}, is beyond what the gradient of {limiting} "
-            "supports: the crossing lies below the grid."
-        )
+    early = "" if result.complete else f"Stopped early, after {len(result.etas)} points. "
     if result.direction == "random":
-        return f"A random direction: a curve, no certificate.{_least_loss(result)}"
+        return f"{early}A random direction: a curve, no certificate.{_least_loss(result)}"
+    return f"{early}{_promise(result)}{_limit(result)}{_least_loss(result)}{_theory(result)}"
+
+
+def _promise(result: BreakdownResult) -> str:
+    """How far Lemma 1 reaches, all tensors summed."""
+    eta, last = result.aggregate_trust_eta, number(result.etas[-1])
+    if result.aggregate_trust_relation == "above-grid":
+        return f"On this batch Lemma 1, with the measured breakdown, gives descent up to η = {last}, the last point."
+    if eta is None:
+        return f"Not even at η = {number(result.etas[0])}, the first point, does Lemma 1 give descent on this batch."
+    return f"On this batch Lemma 1, with the measured breakdown, gives descent for {_size(result, eta)}."
+
+
+def _limit(result: BreakdownResult) -> str:
+    """Which tensor works against the step first."""
+    limiting = visible(result.limiting_layer or "")
     if result.trust_relation == "uncertifiable":
-        return f"This step does not descend in {limiting}, so no size is certified layer by layer.{_aggregate(result)}"
-    if result.trust_relation == "above-grid" or result.trust_eta is None:
-        return (
-            f"Every layer's gradient keeps its direction up to η = {number(result.etas[-1])}, the end of the grid: "
-            "the crossing lies above it."
-        )
-    return (
-        f"On this batch a step {_size(result, result.trust_eta)} is certain to lower the loss; "
-        f"beyond, the gradient of {limiting} has changed too much to promise it.{_least_loss(result)}{_theory(result)}"
-    )
+        return f" The step does not descend in {limiting}." if limiting else ""
+    if result.trust_relation == "below-grid":
+        return f" The gradient of {limiting} is the first to change too much, below the first point."
+    if result.trust_eta is None:
+        return " No tensor's gradient changes by as much as the step relies on."
+    return f" The gradient of {limiting} is the first to change too much, at η ≈ {number(result.trust_eta)}."
 
 
 def _size(result: BreakdownResult, eta: float) -> str:
     """How far a step goes, in the words of its direction."""
     if result.direction == "fromage":
-        return f"that moves every layer by up to η = {number(eta)} of its norm"
+        return f"steps that move every matrix by up to η ≈ {number(eta)} of its norm"
     if result.direction.startswith("to:"):
-        return f"of up to η = {number(eta)} of the way"
+        return f"up to η ≈ {number(eta)} of the way"
     return (
-        f"with a learning rate up to {number(eta * result.step_scale)}, "
-        f"which moves the fastest layer by η = {number(eta)} of its norm,"
+        f"learning rates up to {number(eta * result.step_scale)}, which move the fastest layer by η ≈ {number(eta)} "
+        "of its norm"
     )
-
-
-def _theory(result: BreakdownResult) -> str:
-    """What Lemma 2 would have allowed, for the step that it speaks of."""
-    if result.direction != "fromage" or result.trust_eta is None:
-        return ""
-    allowed = lemma2_rate(1.0, result.depth.count)
-    return f" Lemma 2 would allow η = {number(allowed)}, {_times(allowed / result.trust_eta)} as much."
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.0f} ×" if ratio >= 10 else f"{ratio:.2g} ×"
-
-
-def _aggregate(result: BreakdownResult) -> str:
-    if result.aggregate_trust_eta is None:
-        return ""
-    return f" All tensors summed, one {_size(result, result.aggregate_trust_eta)} is still certain to lower the loss."
 
 
 def _least_loss(result: BreakdownResult) -> str:
@@ -102,8 +97,20 @@ def _least_loss(result: BreakdownResult) -> str:
         return ""
     return (
         f" Along this line the loss is least at η ≈ {number(result.argmin_loss_eta)} "
-        f"and above its start from η ≈ {number(result.first_increase_eta)}."
+        f"and first above its start at η ≈ {number(result.first_increase_eta)}."
     )
+
+
+def _theory(result: BreakdownResult) -> str:
+    """What Lemma 2 would have allowed, for the step that it speaks of."""
+    if result.direction != "fromage" or result.trust_eta is None or result.depth.count < 1:
+        return ""
+    allowed = lemma2_rate(1.0, result.depth.count)
+    return f" Lemma 2 would allow η = {number(allowed)}, {_times(allowed / result.trust_eta)} as much."
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f} ×" if ratio >= 10 else f"{ratio:.2g} ×"
 
 
 def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
@@ -121,7 +128,7 @@ def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
     ]
     rows = [_row(layer, result.etas, same, style) for layer in shown]
     return Group(
-        house_table(columns, rows, style), hidden_rows(len(shown), len(ordered)), Text(_legend(result), style="dim")
+        house_table(columns, rows, style), hidden_rows(len(shown), len(ordered)), _prose(_legend(result), style, "dim")
     )
 
 
@@ -135,6 +142,11 @@ def _row(layer: LayerBreakdown, etas: Sequence[float], same: bool, style: PageSt
         layer.violation,
         _curve_line(layer.breakdown, style, BREAKDOWN_SCALE),
     )
+
+
+def _prose(words: str, style: PageStyle, colour: str = "") -> Text:
+    """Sentences, spelled in ASCII before they are broken into lines where nothing else can be written."""
+    return Text(ascii_words(words) if style.ascii_only else words, colour)
 
 
 def _curve_line(values: Sequence[float | None], style: PageStyle, scale: tuple[float, float] | None = None) -> str:
@@ -182,12 +194,12 @@ def _measured(result: BreakdownResult) -> list[tuple[str, str, str]]:
         (
             "measured crossing",
             located(result.trust_eta, result.trust_relation, etas),
-            "limit of the next step: smallest trust η",
+            "the smallest trust η",
         ),
         (
             "all layers summed",
             located(result.aggregate_trust_eta, result.aggregate_trust_relation, etas),
-            "Lemma 1's bound changes sign",
+            "limit of the next step, by Lemma 1",
         ),
         (
             "by curvature",
@@ -198,7 +210,7 @@ def _measured(result: BreakdownResult) -> list[tuple[str, str, str]]:
         (
             "loss above start",
             located(result.first_increase_eta, result.first_increase_relation, etas),
-            "from here on",
+            "first there, along this line",
         ),
     ]
 
@@ -206,7 +218,7 @@ def _measured(result: BreakdownResult) -> list[tuple[str, str, str]]:
 def _promised(result: BreakdownResult) -> list[tuple[str, str, str]]:
     depths = {"count": result.depth.count, "path": result.depth.path, "effective": result.depth.effective}
     cosine = min((layer.cosine for layer in result.layers), default=0.0)
-    if cosine <= 0.0:
+    if cosine <= 0.0 or result.direction.startswith("to:"):
         return []
     return [
         (f"Lemma 2, {name}", number(lemma2_rate(cosine, depth)), f"theory for depth {number(depth)}")

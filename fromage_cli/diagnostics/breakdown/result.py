@@ -77,6 +77,8 @@ class BreakdownResult:
     """Learning rate of the plain update = eta x this; 1 for relative updates."""
     loss: float
     """At the checkpoint."""
+    complete: bool
+    """False when a limit of time or memory ended the measurement early."""
     etas: tuple[float, ...]
     """Largest relative step of any layer at each point."""
     losses: tuple[float, ...]
@@ -98,7 +100,7 @@ class BreakdownResult:
     """Where the bound of Lemma 1, summed over all tensors that move, changes sign."""
     aggregate_trust_relation: str
     linear_trust_eta: float | None
-    """min over layers of cosine / b'(0), the slope by one Hessian-vector product."""
+    """Least over all tensors that move of cosine / b'(0), the slope by one Hessian-vector product."""
     linear_trust_relation: str
     """`crossing`, `uncertifiable`, `above-grid` (no slope at all) or `unavailable` (no second derivative)."""
     argmin_loss_eta: float | None
@@ -111,5 +113,6 @@ class BreakdownResult:
     """Tensors that move but whose gradient is zero up to rounding, such as biases before a normalisation."""
     skipped: tuple[SkippedTensor, ...]
     layers: tuple[LayerBreakdown, ...]
+    """In model order; a vector that limits the network is among them."""
     batches: tuple[BatchTrust, ...] = ()
     """Each batch alone, where there are several; everything above is measured on all of them together."""

@@ -6,7 +6,7 @@ import pytest
 
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, DepthResult, LayerBreakdown, SkippedTensor
 
-ETAS = (1e-3, 1e-2, 1e-1, 1.0)
+ETAS = (0.01, 0.025, 0.06, 0.15)
 
 
 @pytest.fixture
@@ -41,6 +41,7 @@ def make_result(make_layer: Callable[..., LayerBreakdown]) -> Callable[..., Brea
             "direction": "fromage",
             "step_scale": 1.0,
             "loss": 0.5,
+            "complete": True,
             "etas": ETAS,
             "losses": (0.49, 0.42, 0.61, math.inf),
             "predicted": (0.002, 0.0201, 0.21, 3.0),

@@ -57,6 +57,23 @@ def test_gradients_that_are_rounding_are_named(make_result: MakeResult) -> None:
     assert (finding.code, finding.severity, finding.layer) == ("gradient-is-rounding", "info", "conv.bias")
 
 
+def test_a_grid_that_starts_too_late_is_a_warning(make_result: MakeResult, make_layer: MakeLayer) -> None:
+    below = make_layer(trust_eta=None, trust_relation="below-grid")
+    result = make_result(layers=(below,), trust_eta=None, trust_relation="below-grid")
+    assert ("grid-starts-late", "warn") in codes(result)
+
+
+def test_a_crossing_between_distant_points_is_said(make_result: MakeResult) -> None:
+    assert ("grid-wide", "info") in codes(make_result(etas=(0.001, 0.01, 0.1, 1.0)))
+
+
+def test_a_limiting_vector_is_judged_by_its_own_relative_step(make_result: MakeResult, make_layer: MakeLayer) -> None:
+    vector = make_layer("norm.bias", shape=(64,), trust_eta=0.02, relative_step=0.01)
+    finding = judge(make_result(layers=(make_layer(), vector), direction="sgd"))[0]
+    assert (finding.code, finding.layer, finding.value) == ("breakdown-early", "norm.bias", 0.02 * 0.01)
+    assert codes(make_result(layers=(vector,), direction="to:x")) == [("loss-overflows", "info")]
+
+
 def test_tensors_that_stand_still_are_counted(make_result: MakeResult, still_tensor: SkippedTensor) -> None:
     frozen = SkippedTensor("frozen.weight", "frozen")
     finding = judge(make_result(skipped=(still_tensor, frozen)))[0]

@@ -55,11 +55,18 @@ def test_offenders_come_first_and_hidden_rows_are_counted(make_result: MakeResul
 
 def test_every_relation_has_its_sentence(make_result: MakeResult) -> None:
     result = make_result()
-    assert "certain to lower the loss" in " ".join(summary(result).split())
-    assert "lies below the grid" in summary(replace(result, trust_eta=None, trust_relation="below-grid"))
-    assert "lies above it" in summary(replace(result, trust_eta=None, trust_relation="above-grid"))
-    assert "does not descend" in summary(replace(result, trust_eta=None, trust_relation="uncertifiable"))
+    assert "gives descent for steps that move every matrix by up to η ≈ 0.061" in summary(result)
+    assert "layers.0.weight is the first to change too much, at η ≈ 0.05" in summary(result)
+    assert "below the first point" in summary(replace(result, trust_eta=None, trust_relation="below-grid"))
+    above = {"trust_eta": None, "trust_relation": "above-grid", "aggregate_trust_eta": None}
+    assert "up to η = 0.15, the last point" in summary(replace(result, **above, aggregate_trust_relation="above-grid"))
+    assert "does not descend in" in summary(replace(result, trust_eta=None, trust_relation="uncertifiable"))
+    below = replace(result, aggregate_trust_eta=None, aggregate_trust_relation="below-grid")
+    assert "Not even at η = 0.01" in summary(below)
     assert "No point" in summary(replace(result, etas=()))
+    assert summary(replace(result, complete=False)).startswith("Stopped early, after 4 points.")
+    assert "learning rates up to 0.122" in summary(replace(result, direction="sgd", step_scale=2.0))
+    assert "up to η ≈ 0.061 of the way" in summary(replace(result, direction="to:other.pt"))
 
 
 def test_places_outside_the_grid_are_bounded_by_its_ends() -> None:
@@ -81,4 +88,4 @@ def test_the_curve_has_a_row_for_each_layer_and_eta(make_result: MakeResult) -> 
     table = curve(make_result())
     assert table.columns == ("layer", "eta", "breakdown", "path_breakdown", "predicted")
     assert len(table.rows) == 8
-    assert table.rows[1] == ("layers.0.weight", 1e-2, 0.2, 0.2, 0.0201)
+    assert table.rows[1] == ("layers.0.weight", 0.025, 0.2, 0.2, 0.0201)
