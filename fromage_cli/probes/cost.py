@@ -1,17 +1,19 @@
 """What one gradient costs on this machine: the unit in which a command's cost is told beforehand."""
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from fromage_cli.errors import MismatchError
 from fromage_cli.problem.budget import peak_memory
+from fromage_cli.problem.hessian import visit_hessian_vector_product
 from fromage_cli.problem.problem import Problem
 
-HESSIAN_VECTOR_PRODUCT = 2.3
-"""Gradients that take as long as one product by double backward."""
 DOUBLE_BACKWARD_ACTIVATIONS = 3.0
 """Memory of a double-backward graph, in activations of a single one."""
 
@@ -24,6 +26,8 @@ class Cost:
     """Of the faster of two."""
     loading: float
     """Seconds that went by before the first."""
+    product_seconds: float
+    """Of a Hessian-vector product; 0 where none was asked for or the loss has no second derivative."""
     resident: int
     """Bytes in use by the process, or on the accelerator, once the problem is loaded."""
     weights: int
@@ -33,7 +37,11 @@ class Cost:
 
     def time(self, gradients: float, products: float = 0.0) -> float:
         """Seconds for so many gradients and Hessian-vector products, loading included."""
-        return self.loading + self.seconds * (gradients + HESSIAN_VECTOR_PRODUCT * products)
+        return self.loading + self.seconds * gradients + self.product_seconds * products
+
+    def equivalent(self, products: float) -> float:
+        """The gradients that take as long as so many Hessian-vector products."""
+        return self.product_seconds * products / self.seconds
 
     def memory(self, copies: float, products: bool = False) -> int:
         """Peak bytes with so many copies of the weights beside them, with or without double backward."""
@@ -41,8 +49,8 @@ class Cost:
         return int(self.resident + copies * self.weights + graph * self.activations)
 
 
-def measure_cost(problem: Problem) -> Cost:
-    """Times two gradients, counting what the first one keeps."""
+def measure_cost(problem: Problem, products: bool = False) -> Cost:
+    """Times two gradients, counting what the first one keeps, and a Hessian-vector product if one is asked for."""
     resident, loading = peak_memory(), time.monotonic() - problem.budget.started
     kept: dict[int, int] = {}
     weights = {tensor.parameter.untyped_storage().data_ptr() for tensor in problem.trainable}
@@ -54,15 +62,26 @@ def measure_cost(problem: Problem) -> Cost:
         return tensor
 
     with saved_tensors_hooks(count, lambda tensor: tensor):
-        first = _timed(problem)
-    second = _timed(problem)
+        first = _timed(problem, lambda: problem.visit_gradient(_ignore))
+    second = _timed(problem, lambda: problem.visit_gradient(_ignore))
+    product = _timed(problem, lambda: _product(problem)) if products else 0.0
     size = sum(tensor.parameter.nbytes for tensor in problem.receiving)
-    return Cost(min(first, second), loading, resident, size, sum(kept.values()))
+    return Cost(min(first, second), loading, product, resident, size, sum(kept.values()))
 
 
-def _timed(problem: Problem) -> float:
+def _ignore(*_: object) -> None:
+    """Nothing is kept."""
+
+
+def _product(problem: Problem) -> None:
+    gradients = problem.base.gradients
+    with suppress(MismatchError):
+        visit_hessian_vector_product(problem, problem.receiving, lambda tensor: gradients[tensor.name], _ignore)
+
+
+def _timed(problem: Problem, run: Callable[[], object]) -> float:
     started = time.perf_counter()
-    problem.visit_gradient(lambda *_: None)
+    run()
     if problem.device.type == "cuda":
         torch.cuda.synchronize(problem.device)
     return time.perf_counter() - started

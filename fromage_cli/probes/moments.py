@@ -27,7 +27,7 @@ def adam_update(problem: Problem, state: OptimizerState | None) -> tuple[dict[st
     """The next step's u = m^ / (sqrt(v^) + eps), by tensor name, and a sentence on where it comes from."""
     if state is not None and state.has("exp_avg", "exp_avg_sq", "step"):
         return update_from_state(problem, state), "adam: moments from the optimizer's state in the checkpoint."
-    parts = minibatches(problem, min(MINIBATCHES, problem.batch.size))
+    parts = minibatches(problem, max(1, min(MINIBATCHES, problem.batch.size // 2)))
     return (
         update_from_minibatches(problem, parts),
         f"adam: the checkpoint holds no moments; they come from {len(parts)} gradients of {parts[0].size} rows each at "
@@ -36,14 +36,22 @@ def adam_update(problem: Problem, state: OptimizerState | None) -> tuple[dict[st
 
 
 def update_from_state(problem: Problem, state: OptimizerState) -> dict[str, Tensor]:
-    """The update that the optimizer's next step would make with the gradient of the batch, before decay and rate.
+    """The update that the optimizer's next step would make with the gradient of the batch, before rate and decay.
 
+    Decay that is coupled to the gradient goes through the moments and belongs to it; decoupled decay does not. Where
+    groups have rates of their own, each update is scaled by its group's rate over the highest.
     Raises MismatchError when the state does not fit the model.
     """
-    return {
-        name: next_adam_update(problem.base.gradients[name], slot, settings)
-        for name, (slot, settings) in slots_by_name(problem, state).items()
-    }
+    weights = {tensor.name: tensor.parameter.detach() for tensor in problem.receiving}
+    found = slots_by_name(problem, state)
+    highest = max((float(settings.get("lr") or 0.0) for _, settings in found.values()), default=0.0)
+    updates = {}
+    for name, (slot, settings) in found.items():
+        coupled = float(settings.get("weight_decay") or 0.0) if settings.get("decoupled_weight_decay") is False else 0.0
+        gradient = problem.base.gradients[name].add(weights[name], alpha=coupled)
+        update = next_adam_update(gradient, slot, settings)
+        updates[name] = update.mul_(float(settings.get("lr") or 0.0) / highest) if highest > 0.0 else update
+    return updates
 
 
 def slots_by_name(

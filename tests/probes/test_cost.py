@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.probes.cost import DOUBLE_BACKWARD_ACTIVATIONS, HESSIAN_VECTOR_PRODUCT, Cost, measure_cost
+from fromage_cli.probes.cost import DOUBLE_BACKWARD_ACTIVATIONS, Cost, measure_cost
 from fromage_cli.problem.problem import Problem
 
 
@@ -18,17 +18,19 @@ def test_what_a_pass_keeps_is_counted_once(make_problem: Callable[..., Problem])
             return self.second(torch.tanh(self.first(x))).square().mean()
 
     problem = make_problem(Squares(), {"x": torch.randn(1000, 8)}, "output")
-    cost = measure_cost(problem)
+    cost = measure_cost(problem, products=True)
     assert cost.weights == 4 * (8 * 100 + 100 * 100)
     assert cost.activations == 4 * 1000 * (8 + 100 + 100)  # the input, tanh's output, the square's input
     assert cost.seconds > 0
+    assert cost.product_seconds > 0
     assert cost.resident > cost.weights
     assert problem.evaluations.gradients == 3  # the base, and two that are timed
 
 
 def test_time_and_memory_are_linear_in_what_is_asked() -> None:
-    cost = Cost(seconds=2.0, loading=1.0, resident=1000, weights=100, activations=10)
+    cost = Cost(seconds=2.0, loading=1.0, product_seconds=5.0, resident=1000, weights=100, activations=10)
     assert cost.time(3) == 7.0
-    assert cost.time(3, products=1) == pytest.approx(7.0 + 2.0 * HESSIAN_VECTOR_PRODUCT)
+    assert cost.time(3, products=1) == pytest.approx(12.0)
+    assert cost.equivalent(products=2) == 5.0
     assert cost.memory(2.1) == 1000 + 210 + 10
     assert cost.memory(2.1, products=True) == 1000 + 210 + int(DOUBLE_BACKWARD_ACTIVATIONS * 10)

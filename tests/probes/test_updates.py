@@ -79,6 +79,32 @@ def test_the_adam_direction_is_the_next_step_of_the_optimizer(
         torch.testing.assert_close(moved[name], value.detach(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_decay_and_rates_of_groups_are_those_of_the_optimizer(
+    make_problem: Maker,
+    perceptron: nn.Module,
+    classification: dict[str, torch.Tensor],
+    tmp_path: Path,
+    decoupled: bool,
+) -> None:
+    """Coupled decay goes through the moments, decoupled decay is left out; groups keep the ratio of their rates."""
+    matrices = [p for p in perceptron.parameters() if p.dim() > 1]
+    vectors = [p for p in perceptron.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "lr": 1e-2, "weight_decay": 0.5}, {"params": vectors, "lr": 1e-3}]
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    optimizer = kind(groups, weight_decay=0.0)
+    one_step(perceptron, classification, optimizer)
+    torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    problem = make_problem(perceptron, classification)
+    update, _ = adam_update(problem, open_checkpoint(tmp_path / "c.pt").optimizer)
+    before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
+    if decoupled:
+        optimizer.param_groups[0]["weight_decay"] = 0.0
+    one_step(perceptron, classification, optimizer)
+    for name, value in perceptron.named_parameters():
+        torch.testing.assert_close(before[name] - 1e-2 * update[name], value.detach(), rtol=1e-4, atol=1e-6)
+
+
 def test_moments_from_minibatches_are_their_mean_and_mean_square(
     make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
 ) -> None:

@@ -111,11 +111,11 @@ def _estimate(intake: Intake, points: int, direction: str, reload: bool, *, twic
 
     `twice`: several batches are measured together and then each alone.
     """
-    from fromage_cli.probes.cost import HESSIAN_VECTOR_PRODUCT, measure_cost
+    from fromage_cli.probes.cost import measure_cost
 
-    cost, times = measure_cost(intake.problem), 2 if twice else 1
+    cost, times = measure_cost(intake.problem, products=direction != "random"), 2 if twice else 1
     estimate = Estimate(
-        gradients=times * (points + 2 + HESSIAN_VECTOR_PRODUCT),
+        gradients=times * (points + 2 + cost.equivalent(products=1)),
         bytes=cost.memory(copies=weight_copies(direction, reload), products=direction != "random"),
         seconds=cost.time(times * (points + 2), products=times),
     )

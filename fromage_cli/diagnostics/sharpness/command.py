@@ -140,11 +140,11 @@ def _products(rule: "Optimizer", top: int) -> int:
 
 def _estimate(intake: Intake, rule: "Optimizer", top: int) -> Answer:
     """The products, the base gradient and those of the small batches, and ten forward passes."""
-    from fromage_cli.probes.cost import HESSIAN_VECTOR_PRODUCT, measure_cost
+    from fromage_cli.probes.cost import measure_cost
 
-    cost, products = measure_cost(intake.problem), _products(rule, top) + 1
+    cost, products = measure_cost(intake.problem, products=True), _products(rule, top) + 1
     estimate = Estimate(
-        gradients=2 + 10 / 3 + HESSIAN_VECTOR_PRODUCT * products,
+        gradients=2 + 10 / 3 + cost.equivalent(products),
         bytes=cost.memory(copies=TYPICAL_PRODUCTS * top + 4.0, products=True),
         seconds=cost.time(2 + 10 / 3, products=products),
     )
