@@ -40,6 +40,8 @@ class Spectrum:
     """How many were made."""
     converged: bool
     """Whether every residual is within the tolerance."""
+    inexact: bool = False
+    """Whether it is not because the products are not those of one symmetric matrix: their own rounding is too large."""
     stopped: ResourceError | None = None
     """The limit that ended the iteration early."""
 
@@ -69,20 +71,18 @@ def largest_eigenvalues(
             stopped = limit
             break
         advance()
-        if band.products >= count and _within(band.largest(count), tolerance, band.rounding):
+        if band.products >= count and band.exhausted(count, tolerance):
             break
     found = band.largest(count)
+    within = all(pair.residual <= max(tolerance * abs(pair.value), band.rounding) for pair in found)
     return Spectrum(
-        tuple(found),
-        band.vector() if found else None,
-        band.products,
-        len(found) == count and _within(found, tolerance, band.rounding),
-        stopped,
+        eigenvalues=tuple(found),
+        leading=band.vector() if found else None,
+        products=band.products,
+        converged=len(found) == count and within,
+        inexact=not within and band.products >= count and band.exhausted(count, tolerance),
+        stopped=stopped,
     )
-
-
-def _within(found: list[Eigenvalue], tolerance: float, rounding: float) -> bool:
-    return all(pair.residual <= max(tolerance * abs(pair.value), rounding) for pair in found)
 
 
 class _Band:
@@ -127,16 +127,26 @@ class _Band:
 
     def largest(self, count: int) -> list[Eigenvalue]:
         """The largest Ritz values with their residuals."""
+        return [Eigenvalue(value, max(math.hypot(*errors), self.rounding)) for value, *errors in self._largest(count)]
+
+    def exhausted(self, count: int, tolerance: float) -> bool:
+        """Whether further products would not make the largest values better."""
+        return all(left <= max(tolerance * abs(value), self.rounding) for value, left, _ in self._largest(count))
+
+    def _largest(self, count: int) -> list[tuple[float, float, float]]:
+        """Ritz value, the residual that further products reduce, and the products' own lack of symmetry along it."""
         if not self.columns:
             return []
         values, vectors = self._ritz()
         matrix, defect = self._projected()
-        top = range(len(values) - 1, max(len(values) - 1 - count, -1), -1)
-        residuals = [
-            math.hypot(float((matrix[self.products :] @ vectors[:, i]).norm()), float((defect @ vectors[:, i]).norm()))
-            for i in top
+        return [
+            (
+                float(values[i]),
+                float((matrix[self.products :] @ vectors[:, i]).norm()),
+                float((defect @ vectors[:, i]).norm()),
+            )
+            for i in range(len(values) - 1, max(len(values) - 1 - count, -1), -1)
         ]
-        return [Eigenvalue(float(values[i]), max(r, self.rounding)) for i, r in zip(top, residuals, strict=True)]
 
     def vector(self) -> Tensor:
         """The unit Ritz vector of the largest value, [n]."""

@@ -91,6 +91,16 @@ def test_too_few_products_are_told() -> None:
     assert found.eigenvalues[0].residual > 1e-3
 
 
+def test_products_that_are_not_symmetric_are_told_and_not_repeated_in_vain() -> None:
+    matrix = with_spectrum([30.0, *np.linspace(0.0, 10.0, 100)])
+    noise = 0.2 * torch.randn(101, 101, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = largest_eigenvalues(product_with(matrix + noise), matrix[0])
+    assert found.inexact and not found.converged
+    assert found.products < 20
+    exact = np.linalg.eigvalsh((matrix + (noise + noise.T) / 2).numpy())[-1]
+    assert abs(found.eigenvalues[0].value - exact) <= found.eigenvalues[0].residual
+
+
 def test_a_product_that_is_not_finite_is_refused() -> None:
     with pytest.raises(NumericalError, match="curvature is not finite"):
         largest_eigenvalues(lambda vector: vector / 0.0, torch.ones(3))

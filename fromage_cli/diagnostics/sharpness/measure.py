@@ -255,8 +255,13 @@ class _Course:
 
 def _not_converged(name: str, found: Spectrum, effort: Effort) -> NumericalError:
     worst = max(found.eigenvalues, key=lambda pair: pair.residual / max(abs(pair.value), 1e-300))
+    came = f"{worst.value:.4g} with a residual of {worst.residual:.2g}; expected at most {effort.tolerance:g} of it."
+    if found.inexact:
+        return NumericalError(
+            f"The products with the curvature are too inexact for {name}: {came}",
+            "Leave --autocast out, try --dtype float64, or allow a larger --tolerance.",
+        )
     return NumericalError(
-        f"After {found.products} products {name} did not converge: {worst.value:.4g} with a residual of "
-        f"{worst.residual:.2g}; expected at most {effort.tolerance:g} of the value.",
+        f"After {found.products} products {name} did not converge: {came}",
         "Raise --max-iterations, or allow a larger --tolerance; the values are lower bounds up to their residual.",
     )

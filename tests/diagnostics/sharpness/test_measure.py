@@ -212,6 +212,16 @@ def test_iterations_that_do_not_converge_are_told_and_what_was_found_is_kept(
     assert len(measured.result.eigenvalues) == 1
 
 
+def test_products_in_bfloat16_are_too_inexact_for_a_small_residual(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
+) -> None:
+    problem = make_problem(perceptron, classification, autocast=True)
+    measured = sharpness(problem, effort=Effort(tolerance=1e-5))
+    assert isinstance(measured.error, NumericalError)
+    assert "too inexact for eigenvalues" in measured.error.message
+    assert "--autocast" in measured.error.hint
+
+
 def test_a_limit_keeps_what_was_measured_before(
     make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
 ) -> None:
