@@ -1,0 +1,49 @@
+"""How norms grow along a run: a robust slope, the law of scale-invariant layers, and when numbers overflow.
+
+Source of the law: Bernstein et al., NeurIPS 2020, section 5: an update of relative size eta that is orthogonal to the
+weights gives ||W_t|| = ||W_0|| (1 + eta^2)^(t/2).
+"""
+
+import math
+from collections.abc import Sequence
+
+LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028234663852886e38}
+"""The largest finite number of each dtype."""
+
+
+def theil_sen(positions: Sequence[float], values: Sequence[float]) -> tuple[float, float | None]:
+    """The median slope over all pairs of points and its standard error; `positions` increase.
+
+    The error is half the width of Sen's interval at one standard deviation of Kendall's statistic,
+    sigma^2 = n (n - 1) (2 n + 5) / 18; None for two points. Source: Sen, *J. Am. Stat. Assoc.* 63 (1968).
+    """
+    count = len(positions)
+    slopes = sorted(
+        (values[j] - values[i]) / (positions[j] - positions[i]) for i in range(count) for j in range(i + 1, count)
+    )
+    middle = _between(slopes, (len(slopes) - 1) / 2)
+    if count < 3:
+        return middle, None
+    reach = math.sqrt(count * (count - 1) * (2 * count + 5) / 18) / 2
+    centre = (len(slopes) - 1) / 2
+    return middle, (_between(slopes, centre + reach) - _between(slopes, centre - reach)) / 2
+
+
+def _between(ordered: Sequence[float], place: float) -> float:
+    """The value at a fractional place of an ordered list, the ends beyond it."""
+    place = min(max(place, 0.0), len(ordered) - 1.0)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def orthogonal_growth(relative_step: float) -> float:
+    """The growth of ln ||W|| in one orthogonal step: ½ ln(1 + eta^2)."""
+    return math.log1p(relative_step**2) / 2
+
+
+def steps_until(value: float, limit: float, growth: float) -> float | None:
+    """Steps until value exp(growth t) reaches the limit; 0 where it has, None where it never does."""
+    if value >= limit:
+        return 0.0
+    return math.log(limit / value) / growth if growth > 0.0 and value > 0.0 else None

@@ -1,0 +1,46 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult, Overflow, OverflowSteps
+
+
+@pytest.fixture
+def make_layer() -> Callable[..., LayerNorms]:
+    def make(name: str = "convolutions.0.weight", **changes: Any) -> LayerNorms:
+        values: dict[str, Any] = {
+            "name": name,
+            "kind": None,
+            "shape": (6, 6, 3, 3),
+            "parameters": 324,
+            "dtype": "float16",
+            "norms": (1.0, 1.5, 2.25),
+            "growth_per_step": 2e-4,
+            "growth_stderr": 1e-6,
+            "predicted_growth": 1.99960e-4,
+            "overflow_step": OverflowSteps(Overflow(52000.0, 24000.0), Overflow(4e5, 2e5), Overflow(4e5, 2e5)),
+            "halving_steps": None,
+            "effective_learning_rate": (0.02, 0.02, 0.02),
+        }
+        return LayerNorms(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def make_result(make_layer: Callable[..., LayerNorms]) -> Callable[..., NormsResult]:
+    def make(**changes: Any) -> NormsResult:
+        still = make_layer(
+            "output.weight", shape=(10, 6), norms=(2.0, 2.0, 2.0), growth_per_step=1e-9, overflow_step=None
+        )
+        values: dict[str, Any] = {
+            "steps": (0, 1000, 2000),
+            "optimizer": "lars",
+            "learning_rates": (0.02, 0.02, 0.02),
+            "weight_decay": None,
+            "layers": (still, make_layer()),
+        }
+        return NormsResult(**{**values, **changes})
+
+    return make

@@ -1,0 +1,100 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.checkpoints.gathering import gather_series
+from fromage_cli.diagnostics.norms.measure import layer_names, measure
+from fromage_cli.diagnostics.norms.settings import Settings
+
+SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
+
+
+def series(tmp_path, *pairs, **others):
+    """Checkpoints whose matrix has the given norm at the given step."""
+    for step, norm in pairs:
+        save_file(
+            {"w": torch.full((2, 2), norm / 2, dtype=torch.float64), **others}, tmp_path / f"step-{step}.safetensors"
+        )
+    return [open_checkpoint(tmp_path / f"step-{step}.safetensors") for step, _ in pairs]
+
+
+def measured(checkpoints, optimizer=None, rate=None, decay=None):
+    names, _ = layer_names(checkpoints, (), ())
+    return measure(checkpoints, names, Settings(optimizer, (rate,) * len(checkpoints), decay))
+
+
+@pytest.fixture
+def growing(tmp_path):
+    return series(tmp_path, *((step, 2 * math.exp(step / 1000)) for step in (0, 100, 250, 700)))
+
+
+def test_exponential_growth_is_found_exactly(growing):
+    result = measured(growing)
+    (layer,) = result.layers
+    assert result.steps == (0, 100, 250, 700)
+    assert layer.norms == pytest.approx([2 * math.exp(step / 1000) for step in result.steps])
+    assert layer.growth_per_step == pytest.approx(1e-3)
+    assert layer.growth_stderr == pytest.approx(0.0, abs=1e-12)
+    assert (layer.predicted_growth, layer.dead_bias, layer.kind, layer.halving_steps) == (None, None, None, None)
+    assert (layer.invariance.verdict, layer.invariance.cosine) == ("untested", None)
+    assert layer.effective_learning_rate == (None,) * 4
+
+
+def test_overflow_of_entries_and_squares(growing):
+    overflow = measured(growing).layers[0].overflow_step
+    assert overflow is not None
+    assert overflow.float16.entries == pytest.approx(1000 * math.log(65504))
+    assert overflow.float16.squares == pytest.approx(1000 * math.log(math.sqrt(65504) / 2))
+    assert overflow.float32.entries == pytest.approx(1000 * math.log(3.4028234663852886e38))
+    assert overflow.bfloat16.squares == pytest.approx(1000 * math.log(math.sqrt(3.3895313892515355e38) / 2))
+
+
+def test_what_has_overflowed_already_is_said_of_the_last_step(tmp_path):
+    (layer,) = measured(series(tmp_path, (0, 300.0), (10, 400.0), (20, 500.0))).layers
+    assert layer.overflow_step is not None and layer.overflow_step.float16.squares == 20
+
+
+@pytest.mark.parametrize(("optimizer", "power"), [("sgd", 2), ("adam", 1), ("adamw", 1), ("lion", 1), ("lars", 0)])
+def test_effective_rates_and_their_halving(growing, optimizer, power):
+    (layer,) = measured(growing, optimizer, 0.1).layers
+    assert layer.effective_learning_rate == pytest.approx([0.1 / norm**power for norm in layer.norms])
+    assert layer.halving_steps == (pytest.approx(1000 * math.log(2) / power) if power else None)
+
+
+def test_the_law_by_optimizer(growing):
+    law = math.log1p(0.02**2) / 2
+    for optimizer, expected in (("lars", law), ("lamb", law), ("fromage", 0.0), ("sgd", None), (None, None)):
+        assert measured(growing, optimizer, 0.02).layers[0].predicted_growth == expected
+    assert measured(growing, "lars", 0.02, 0.01).layers[0].predicted_growth == pytest.approx(law - 2e-4)
+    assert measured(growing, "lars", None).layers[0].predicted_growth is None
+
+
+def test_norms_that_shrink_or_have_no_logarithm(tmp_path):
+    (layer,) = measured(series(tmp_path, (0, 2.0), (1, 1.0), (2, 0.5)), "sgd", 0.1).layers
+    assert layer.growth_per_step == pytest.approx(-math.log(2))
+    assert (layer.overflow_step, layer.halving_steps) == (None, None)
+    (layer,) = measured(series(tmp_path, (0, 0.0), (1, 1.0)), "sgd", 0.1).layers
+    assert (layer.growth_per_step, layer.effective_learning_rate) == (None, (None, pytest.approx(0.1)))
+    (layer,) = measured(series(tmp_path, (5, 2.0))).layers
+    assert (layer.growth_per_step, layer.growth_stderr, layer.norms) == (None, None, (2.0,))
+
+
+def test_layers_are_what_every_checkpoint_has(tmp_path):
+    first = series(tmp_path, (0, 1.0), a=torch.ones(3, 3), b=torch.ones(2), i=torch.ones(2, 2, dtype=torch.int64))
+    last = series(tmp_path, (1, 1.0), a=torch.ones(3, 4), c=torch.ones(2, 5))
+    assert layer_names([*first, *last], (), ()) == (("w",), ("a", "c"))
+    assert layer_names(last, ("a", "w*"), ("w",)) == (("a",), ())
+
+
+@pytest.mark.parametrize(("sample", "optimizer"), [("convnet-lars", "lars"), ("convnet-fromage", "fromage")])
+def test_scale_invariant_layers_of_the_samples_follow_the_law(sample, optimizer):
+    checkpoints = gather_series([str(SAMPLES / sample)]).checkpoints
+    law = math.log1p(0.02**2) / 2 if optimizer == "lars" else 0.0
+    for layer in measured(checkpoints, optimizer, 0.02).layers:
+        assert layer.predicted_growth == law and layer.growth_per_step is not None
+        close = abs(layer.growth_per_step - law) < 0.02 * math.log1p(0.02**2) / 2
+        assert close == layer.name.startswith("convolutions")
