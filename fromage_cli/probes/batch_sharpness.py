@@ -9,6 +9,7 @@ from statistics import mean, stdev
 
 from torch import Tensor
 
+from fromage_cli.errors import NumericalError
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.curvature import WeightSpace, hessian
 from fromage_cli.problem.problem import Problem
@@ -44,11 +45,15 @@ def training_batches(problem: Problem, rows: int | None) -> list[Batch]:
 def gradient_curvature(problem: Problem, space: WeightSpace, parts: list[Batch]) -> GradientCurvature | None:
     """The mean over the parts of g^T H g / ||g||^2, each with its own gradient and Hessian; None for fewer than two.
 
-    Costs a gradient and a Hessian-vector product of all rows.
+    Costs a gradient and a Hessian-vector product of all rows. Raises NumericalError when one is not finite.
     """
     values = [value for value in (_along_gradient(problem, space, part) for part in parts) if value is not None]
     if len(values) < 2:
         return None
+    if not all(map(math.isfinite, values)):
+        raise NumericalError(
+            "The curvature along the gradient of a small batch is not finite.", "Give --train-batch-size more rows."
+        )
     error = stdev(values) / math.sqrt(len(values))
     return GradientCurvature(mean(values), error, len(values), max(part.size for part in parts))
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from fromage_cli.errors import NumericalError
 from fromage_cli.probes.batch_sharpness import gradient_curvature, training_batches
 from fromage_cli.problem.curvature import WeightSpace
 from fromage_cli.problem.problem import Problem
@@ -46,3 +47,10 @@ def test_a_single_batch_is_cut_in_eighths_and_several_stay_as_they_are(problem: 
 
 def test_one_batch_has_no_spread(problem: Problem) -> None:
     assert gradient_curvature(problem, WeightSpace(problem.receiving), training_batches(problem, 20)) is None
+
+
+def test_a_small_batch_without_finite_curvature_is_told(problem: Problem) -> None:
+    space, parts = WeightSpace(problem.receiving), training_batches(problem, 10)
+    parts[1].data["x"].mul_(math.inf)
+    with pytest.raises(NumericalError, match="small batch is not finite"):
+        gradient_curvature(problem, space, parts)

@@ -8,13 +8,14 @@ import torch
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.sharpness.result import Absent, BatchSharpness, HessianEigenvalue, SharpnessResult
-from fromage_cli.errors import FromageError, NumericalError, ResourceError
+from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
 from fromage_cli.probes.batch_sharpness import gradient_curvature, training_batches
 from fromage_cli.probes.critical import critical_rate
 from fromage_cli.probes.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
 from fromage_cli.probes.next_step import decays, next_step, preconditioner
 from fromage_cli.probes.optimizer import Optimizer, state_of
 from fromage_cli.problem.curvature import WeightSpace, gauss_newton, has_gauss_newton, hessian
+from fromage_cli.problem.evaluation import batch_statistics_modules
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
 from fromage_cli.problem.supervised_losses import SquaredError
@@ -191,19 +192,26 @@ class _Course:
         name = "batch_sharpness"
         if self._over(name):
             return None
-        parts = training_batches(self.problem, self.effort.batch_rows)
-        if len(parts) < 2:
-            self._without(name, f"there are rows for {len(parts)} training batches; it takes two")
+        if self._cutting_changes_the_loss():
+            self._without(name, "BatchNorm's statistics depend on the rows of a batch; --train-batch-size gives them")
             return None
+        parts = training_batches(self.problem, self.effort.batch_rows)
         try:
             found = gradient_curvature(self.problem, self.space, parts)
         except ResourceError as limit:
             self._stop(name, limit)
-            return None
-        if found is None:
-            self._without(name, "the small batches have no gradient")
-            return None
-        return BatchSharpness(found.mean, found.stderr, found.batches, found.batch_size)
+        except (MismatchError, NumericalError) as error:  # a loss that compares rows need not work on a few of them
+            self._without(name, error.message.splitlines()[0])
+        else:
+            if found is not None:
+                return BatchSharpness(found.mean, found.stderr, found.batches, found.batch_size)
+            self._without(name, f"it takes two training batches with a gradient, the rows make {len(parts)}")
+        return None
+
+    def _cutting_changes_the_loss(self) -> bool:
+        """Whether a size of batches that nobody gave would decide what BatchNorm normalises by."""
+        given = self.effort.batch_rows is not None or bool(self.problem.further)
+        return not given and self.problem.mode != "eval" and bool(batch_statistics_modules(self.problem.model))
 
     def ratio(self, eigenvalue: float | None, conditioned: float | None) -> float | None:
         """The eigenvalue that the optimizer's threshold speaks of, divided by it."""

@@ -199,7 +199,33 @@ def test_what_is_null_has_a_reason(make_problem: Maker, regression: dict[str, Te
 
     output = sharpness(make_problem(Summed(), {"x": regression["x"]}, "output"))
     assert "(output) is no known function" in reasons(output)["gauss_newton_eigenvalue"]
-    assert "takes two" in reasons(sharpness(linear, effort=Effort(batch_rows=20)))["batch_sharpness"]
+    assert "takes two training batches" in reasons(sharpness(linear, effort=Effort(batch_rows=20)))["batch_sharpness"]
+
+
+def test_batches_are_not_cut_where_their_rows_decide_the_loss(make_problem: Maker) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
+    problem = make_problem(model, {"x": torch.randn(24, 5), "y": torch.randn(24, 1)})
+    assert "--train-batch-size" in reasons(sharpness(problem))["batch_sharpness"]
+    assert sharpness(problem, effort=Effort(batch_rows=8)).result.batch_sharpness is not None
+    problem.mode = "eval"
+    assert sharpness(problem).result.batch_sharpness is not None
+
+
+def test_a_loss_that_small_batches_do_not_bear_has_no_batch_sharpness(make_problem: Maker) -> None:
+    class Spread(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(5, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) < 8:
+                raise ValueError("too few rows")
+            return self.linear(x).var(0).sum()
+
+    measured = sharpness(make_problem(Spread(), {"x": torch.randn(24, 5)}, "output"))
+    assert "too few rows" in reasons(measured)["batch_sharpness"]
+    assert measured.result.eigenvalues and measured.error is None
 
 
 def test_iterations_that_do_not_converge_are_told_and_what_was_found_is_kept(
