@@ -14,8 +14,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-pytest.importorskip("sklearn")
-
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_checkpoints"
 PERCEPTRONS = ["mlp-2", "mlp-16", "resmlp-16"]

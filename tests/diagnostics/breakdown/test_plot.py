@@ -16,8 +16,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-pytest.importorskip("matplotlib")
-
 from fromage_cli.cli import main
 from fromage_cli.diagnostics.breakdown import command, panels, plot
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, DepthResult, LayerBreakdown
