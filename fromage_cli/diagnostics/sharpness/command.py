@@ -83,8 +83,9 @@ def command(
     pair = pair_of_betas(betas)
     intake = open_problem(ckpt, model, batch, run)
 
+    from fromage_cli.diagnostics.sharpness.course import Effort
     from fromage_cli.diagnostics.sharpness.findings import judge
-    from fromage_cli.diagnostics.sharpness.measure import Effort, measure
+    from fromage_cli.diagnostics.sharpness.measure import measure
     from fromage_cli.diagnostics.sharpness.render import render
     from fromage_cli.probes.direction import moving_tensors
     from fromage_cli.probes.optimizer import Given, optimizer_of

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
-from fromage_cli.diagnostics.sharpness.measure import Effort, Measurement, measure
+from fromage_cli.diagnostics.sharpness.course import Effort
+from fromage_cli.diagnostics.sharpness.measure import Measurement, measure
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.probes.optimizer import Given, Optimizer, optimizer_of
 from fromage_cli.problem.beside import Declared
