@@ -104,11 +104,12 @@ def _noise(result: BreakdownResult, limits: Limits) -> Iterator[Finding]:
             code="noisy-gradient",
             severity="warn",
             layer=name,
-            message=f"repeating the evaluation changes the gradient by {worst:.1g} of its size "
-            f"({len(noisy)} layers above {limits.noise:g})",
+            message=f"summing the rows in another order changes the gradient by {worst:.1g} of its size "
+            f"({len(noisy)} layers above {limits.noise:g}): breakdowns are no more exact than that",
             value=worst,
             limit=limits.noise,
-            hint="The model draws random numbers that no seed reaches, or precision is short: try --dtype float64.",
+            hint="Precision is short: repeat with --dtype float64. If it stays, the model draws random numbers that no "
+            "seed reaches.",
         )
 
 
