@@ -28,11 +28,12 @@ def render(result: InspectResult, style: PageStyle, path: str) -> RenderableType
 def summary(result: InspectResult, path: str) -> str:
     """The answer in a few sentences."""
     totals = result.totals
+    counted = f"{totals.tensors} tensor{'s' if totals.tensors != 1 else ''}"
     dtypes = ", ".join(f"{total.elements} {total.dtype}" for total in totals.dtypes)
     step = f", step {result.step}" if result.step is not None else ""
     taken = f", taken from {visible(result.key)!r}" if result.key else ""
     return (
-        f"{visible(path)}: {result.format}{step}{taken}. {totals.tensors} tensors, {in_bytes(totals.bytes)}, "
+        f"{visible(path)}: {result.format}{step}{taken}. {counted}, {in_bytes(totals.bytes)}, "
         f"{totals.parameters} floating-point elements (stored: {dtypes}). {'. '.join(result.safety)}."
     )
 

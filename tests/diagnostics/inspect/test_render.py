@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fromage_cli.diagnostics.inspect.render import in_bytes, render
+from fromage_cli.diagnostics.inspect.render import in_bytes, render, summary
 from fromage_cli.terminal.answer import PageStyle
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -53,6 +53,11 @@ def test_without_an_optimizer(make_result):
     result = make_result(optimizer=None, tied=(), key=None, step=None)
     assert "No optimizer state" in page(result)
     assert "tied" not in page(result)
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "1 tensor,"), (2, "2 tensors,")])
+def test_tensors_are_counted_in_words(make_result, count, words):
+    assert words in summary(make_result(totals=replace(make_result().totals, tensors=count)), "c.pt")
 
 
 def test_an_optimizer_of_unknown_kind(make_result):
