@@ -167,7 +167,7 @@ def _reseeder(place: str) -> Callable[..., None]:
 
 @contextmanager
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Kernels that have a second derivative: attention by matrix products, recurrences unfused.
+    """Kernels that have a second derivative: attention by matrix products, recurrences unfused, nothing compiled.
 
     The libraries whose recurrences have none are left on for other models: convolutions are several times slower
     without them.
@@ -176,6 +176,7 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
         if _is_recurrent(model):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             stack.enter_context(torch.backends.mkldnn.flags(enabled=False))

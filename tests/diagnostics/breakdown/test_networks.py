@@ -212,6 +212,7 @@ def test_a_compiled_model_gives_the_names_and_the_curve_of_the_plain_one(make_pr
         problem = make_problem(network, rows())
         results.append(measure(problem, make_direction("fromage", problem, problem.layers, None), ETAS).result)
     plain, compiled = results
+    assert compiled.linear_trust_eta == pytest.approx(plain.linear_trust_eta, rel=1e-4)
     assert [layer.name for layer in compiled.layers] == [layer.name for layer in plain.layers]
     for first, second in zip(plain.layers, compiled.layers, strict=True):
         assert second.breakdown == pytest.approx(first.breakdown, rel=1e-3)
