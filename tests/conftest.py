@@ -1,5 +1,6 @@
 """What tests of several rooms share: small problems with known answers."""
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,12 @@ from torch import nn
 from fromage_cli.problem.batches import as_batch
 from fromage_cli.problem.losses import resolve_loss
 from fromage_cli.problem.problem import Problem
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> None:
+    """A shell starts background jobs with interrupts ignored, and their children inherit that; tests send interrupts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,6 @@ WITHOUT_A_SOURCE = {
     "test_samples.py",
     "checkpoints/test_import_cost.py",
     "diagnostics/breakdown/test_networks.py",
-    "diagnostics/breakdown/test_reading.py",
 }
 """Tests of the tree, of the samples, of a cost that no single module has, and of networks of every kind."""
 VAGUE = {"utils", "helpers", "common", "manager"}

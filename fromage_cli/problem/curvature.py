@@ -69,7 +69,7 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Ca
 
     The kept graph lives inside one evaluation: putting buffers back would make it refuse to run.
     """
-    chunks = problem._chunks()
+    chunks = problem.chunks()
     problem.drop_gradients()
 
     def counted(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

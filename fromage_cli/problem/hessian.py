@@ -9,7 +9,8 @@ from fromage_cli.errors import MismatchError
 from fromage_cli.problem.evaluation import twice_differentiable
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.named_code import out_of_memory
-from fromage_cli.problem.problem import Problem, Visitor
+from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.sweep import Visitor
 
 
 def hessian_vector_product(problem: Problem, vector: Mapping[str, Tensor]) -> dict[str, Tensor]:

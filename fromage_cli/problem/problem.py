@@ -8,19 +8,15 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from fromage_cli.errors import FromageError, MismatchError, NumericalError
+from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.budget import Budget
 from fromage_cli.problem.call import unwrapped
 from fromage_cli.problem.evaluation import Mode, batch_statistics_modules, comparable
 from fromage_cli.problem.layers import TrainableTensor, frozen_names, trainable_tensors
 from fromage_cli.problem.losses import Loss
-from fromage_cli.problem.named_code import first_line, out_of_memory, raised_here
-
-Visitor = Callable[[TrainableTensor, Tensor], None]
-"""Called with a tensor and its gradient, which is freed when the call returns."""
+from fromage_cli.problem.sweep import Sweep, Visitor, counted
 
 SPLIT_TOLERANCE = 1e-5
 """Relative gap between the loss of the whole batch and of its chunks above which splitting is refused."""
@@ -67,7 +63,7 @@ class Problem:
     def __post_init__(self) -> None:
         self.trainable = trainable_tensors(unwrapped(self.model))
         self.frozen = frozen_names(unwrapped(self.model))
-        self._deferred: set[str] = set()
+        self.deferred: set[str] = set()
         self._parameters = list(self.model.parameters())
         if not self.trainable:
             raise MismatchError(
@@ -90,7 +86,7 @@ class Problem:
             arrivals[tensor.name] = arrivals.get(tensor.name, 0) + 1
 
         loss = self._backward(lambda tensor, gradient: gradients.__setitem__(tensor.name, gradient), on_arrival=count)
-        self._deferred = {name for name, times in arrivals.items() if times > len(self._chunks())}
+        self.deferred = {name for name, times in arrivals.items() if times > len(self.chunks())}
         if not gradients:
             raise MismatchError(
                 "No trainable tensor receives a gradient from this loss.",
@@ -146,13 +142,13 @@ class Problem:
         """The loss at the current weights, by forward passes alone; may be infinite or not a number."""
         self.budget.check()
         total = count = 0.0
-        for chunk in self._chunks():
+        for chunk in self.chunks():
             with self.evaluation(), torch.no_grad():
                 terms = self.loss(self.model, chunk)
                 total += float(terms.total)
                 count += terms.count
         self.evaluations.forwards += 1
-        return total / _counted(count)
+        return total / counted(count)
 
     def visit_gradient(self, visit: Visitor) -> float:
         """The loss at the current weights; `visit` sees each tensor's gradient as it appears, then it is freed.
@@ -201,7 +197,8 @@ class Problem:
         for parameter in self._parameters:
             parameter.grad = None
 
-    def _chunks(self) -> list[Batch]:
+    def chunks(self) -> list[Batch]:
+        """What is evaluated at once: the batches, split where micro-batches are asked for."""
         return [
             batch.rows(start, start + size)
             for batch in self.batches
@@ -216,7 +213,7 @@ class Problem:
         scalar: Callable[[Tensor], Tensor] = lambda loss: loss,
     ) -> float:
         self.budget.check()
-        sweep = _Sweep(self, visit, on_arrival, scalar)
+        sweep = Sweep(self, visit, on_arrival, scalar)
         try:
             loss = sweep.run()
         finally:
@@ -258,88 +255,6 @@ class _Saved(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.tensors)
-
-
-class _Sweep:
-    """One backward pass over all chunks, with hooks that hand each gradient over as soon as it is complete."""
-
-    def __init__(
-        self,
-        problem: Problem,
-        visit: Visitor,
-        on_arrival: Callable[[TrainableTensor], None] | None,
-        scalar: Callable[[Tensor], Tensor],
-    ) -> None:
-        self.problem, self.visit, self.on_arrival, self.scalar = problem, visit, on_arrival, scalar
-        self.chunks = problem._chunks()
-        self.last = False
-        self.divisor = 1.0
-        self._handles = [self._watch(tensor) for tensor in problem.trainable]
-        problem.drop_gradients()
-
-    def run(self) -> float:
-        total = count = 0.0
-        for index, chunk in enumerate(self.chunks):
-            self.last = index == len(self.chunks) - 1
-            with self.problem.evaluation():
-                terms = self.problem.loss(self.problem.model, chunk)
-                total += float(terms.total.detach())
-                count += _counted(terms.count, len(self.chunks))
-                self.divisor = count if len(self.chunks) > 1 else 1.0
-                loss = terms.total if len(self.chunks) > 1 else terms.total / terms.count
-                _run_backward(self.scalar(loss))
-        for tensor in self.problem.trainable:
-            self._hand_over(tensor)
-        return total / _counted(count)
-
-    def close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self.problem.drop_gradients()
-
-    def _watch(self, tensor: TrainableTensor) -> RemovableHandle:
-        def arrived(_: Tensor) -> None:
-            if self.on_arrival is not None:
-                self.on_arrival(tensor)
-            elif self.last and tensor.name not in self.problem._deferred:
-                self._hand_over(tensor)
-
-        handle: RemovableHandle = tensor.parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
-        return handle
-
-    def _hand_over(self, tensor: TrainableTensor) -> None:
-        gradient, tensor.parameter.grad = tensor.parameter.grad, None
-        if gradient is not None:
-            gradient = gradient.to_dense() if gradient.is_sparse else gradient
-            self.visit(tensor, gradient.div_(self.divisor) if self.divisor != 1.0 else gradient)
-
-
-_STATE_HINT = "A model that keeps state from one call to the next needs a --loss file.py:function that resets it; "
-
-
-def _run_backward(loss: Tensor) -> None:
-    """Gradients of the loss in `.grad`; a failure of the model's graph is explained, one of our hooks is not.
-
-    Raises MismatchError.
-    """
-    try:
-        loss.backward()  # type: ignore[no-untyped-call]
-    except Exception as error:
-        if isinstance(error, FromageError) or out_of_memory(error) or raised_here(error):
-            raise
-        raise MismatchError(
-            f"{type(error).__name__} while computing the gradient: {first_line(error)}",
-            (_STATE_HINT if isinstance(error, RuntimeError) else "") + "--debug shows the traceback.",
-        ) from error
-
-
-def _counted(count: float, chunks: int = 1) -> float:
-    """The loss's denominator. Raises MismatchError when nothing counts; a chunk of several may count nothing."""
-    if count == 0.0 and chunks == 1:
-        raise MismatchError(
-            "No target of the batch counts: all of them are ignored.", "Take rows with targets, or a larger batch."
-        )
-    return count
 
 
 def _require_finite(loss: float, gradients: dict[str, Tensor]) -> None:

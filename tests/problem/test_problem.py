@@ -165,7 +165,7 @@ def test_gradients_that_arrive_in_parts_are_handed_over_whole(
     base = problem.base
     seen: dict[str, torch.Tensor] = {}
     problem.visit_gradient(lambda tensor, gradient: seen.__setitem__(tensor.name, gradient.clone()))
-    assert problem._deferred == {"inner.weight", "inner.bias"}
+    assert problem.deferred == {"inner.weight", "inner.bias"}
     for name, gradient in base.gradients.items():
         torch.testing.assert_close(seen[name], gradient)
 

@@ -1,0 +1,184 @@
+"""What is read off a measured ray: each layer's trust, the network's, and what theory predicted for it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from fromage_cli.diagnostics.breakdown.result import LayerBreakdown
+from fromage_cli.probes.direction import Direction, Move
+from fromage_cli.probes.ray import Ray
+from fromage_cli.theory.curves import (
+    Point,
+    first_crossing,
+    first_sign_change,
+    interpolate,
+    running_maximum,
+    tail_slope,
+)
+from fromage_cli.theory.descent import GroupStep, loss_change_bound
+from fromage_cli.theory.relative_trust import implied_depth, predicted_breakdown, spectral_step
+from fromage_cli.theory.singular_values import stable_rank
+
+BISECTIONS = 30
+NOISE_LIMIT = 0.1
+"""A tensor whose noise floor reaches this has no trust eta of its own: its gradient is zero but for rounding."""
+VIOLATION_FLOOR = 10.0
+"""A breakdown counts towards `violation` from this multiple of its noise floor on."""
+
+
+def read_layer(move: Move, ray: Ray, predicted: Sequence[float], certifies: bool) -> LayerBreakdown:
+    """One tensor's curve and what follows from it; `certifies`: whether the direction may promise descent."""
+    tensor, changes = move.tensor, ray.changes[move.tensor.name]
+    if move.gradient_norm > 0.0:
+        breakdown = [change / move.gradient_norm for change in changes]
+        path = running_maximum(breakdown)
+        noise = _noise_floor(move, ray)
+        certifies = certifies and not is_noise(noise)
+        trust = first_crossing(ray.etas, path, move.cosine) if certifies else Point(None, "uncertifiable")
+    else:
+        breakdown, path, trust, noise = [], [], Point(None, "uncertifiable"), None
+    blank = (None,) * len(changes)
+    return LayerBreakdown(
+        name=tensor.name,
+        kind=tensor.kind,
+        shape=tuple(tensor.parameter.shape),
+        parameters=tensor.parameter.numel(),
+        weight_norm=move.weight_norm,
+        gradient_norm=move.gradient_norm,
+        cosine=move.cosine,
+        relative_step=move.relative_step,
+        noise_floor=noise,
+        breakdown=tuple(breakdown) or blank,
+        path_breakdown=tuple(path) or blank,
+        trust_eta=trust.eta,
+        trust_relation=trust.relation,
+        implied_depth=_implied_depth(move, trust.eta),
+        violation=_violation(breakdown, predicted, noise),
+    )
+
+
+def is_noise(noise_floor: float | None) -> bool:
+    """Whether a gradient is no larger than its own rounding errors, so that nothing can be said of its breakdown."""
+    return noise_floor is not None and not noise_floor < NOISE_LIMIT
+
+
+def _implied_depth(move: Move, eta: float | None) -> float | None:
+    """The depth for which Lemma 2 would have given the layer's own relative step at the crossing."""
+    return implied_depth(move.cosine, eta * move.relative_step) if eta is not None and move.relative_step else None
+
+
+def _violation(breakdown: Sequence[float], predicted: Sequence[float], noise: float | None) -> float | None:
+    low = VIOLATION_FLOOR * (noise or 0.0)
+    ratios = [b / p for b, p in zip(breakdown, predicted, strict=False) if low < b < 1.0 and p > 0.0]
+    return median(ratios) if ratios else None
+
+
+def _relative_steps(direction: Direction) -> list[tuple[Move, float]]:
+    """The layers that move, with their relative step per unit of eta; weights of zero norm have none."""
+    return [
+        (move, move.relative_step)
+        for move in direction.moves
+        if move.tensor.is_layer and move.relative_step is not None
+    ]
+
+
+def predicted(direction: Direction, etas: Sequence[float]) -> list[float]:
+    """Deep relative trust at each eta, every layer by its own relative step."""
+    steps = [step for _, step in _relative_steps(direction)]
+    return [predicted_breakdown(eta * step for step in steps) for eta in etas]
+
+
+def predicted_spectral(direction: Direction, etas: Sequence[float]) -> list[float]:
+    """The same with relative steps in the spectral norm."""
+    steps = [
+        spectral_step(step, stable_rank(move.tensor.parameter), stable_rank(direction.source(move.tensor)))
+        for move, step in _relative_steps(direction)
+        if step > 0.0
+    ]
+    return [predicted_breakdown(eta * step for step in steps) for eta in etas]
+
+
+def aggregate_trust(direction: Direction, ray: Ray, bounds: Sequence[float]) -> Point:
+    """Where the bound of Lemma 1 changes sign, the breakdowns interpolated as those of single tensors are."""
+    coarse = first_sign_change(ray.etas, bounds)
+    if coarse.eta is None:
+        return coarse
+    index = next(index for index, bound in enumerate(bounds) if not bound < 0.0)
+    paths = _paths(direction, ray)
+    low, high = ray.etas[index - 1], ray.etas[index]
+    for _ in range(BISECTIONS):
+        middle = math.sqrt(low * high)
+        values = {name: interpolate(ray.etas, path, middle) for name, path in paths.items()}
+        rising = {name: paths[name][index - 1] if value is None else value for name, value in values.items()}
+        low, high = (middle, high) if _loss_bound(direction, middle, rising) < 0.0 else (low, middle)
+    return Point(low, "crossing")
+
+
+def _paths(direction: Direction, ray: Ray) -> dict[str, list[float]]:
+    """The running maximum of every moving tensor's breakdown; absolute where the gradient is zero."""
+    return {
+        move.tensor.name: running_maximum([c / (move.gradient_norm or 1.0) for c in ray.changes[move.tensor.name]])
+        for move in direction.moves
+    }
+
+
+def loss_bounds(direction: Direction, ray: Ray) -> list[float]:
+    """The bound of Lemma 1 at each eta, over all tensors that move."""
+    paths = _paths(direction, ray)
+    return [
+        _loss_bound(direction, eta, {name: path[index] for name, path in paths.items()})
+        for index, eta in enumerate(ray.etas)
+    ]
+
+
+def _loss_bound(direction: Direction, eta: float, breakdowns: Mapping[str, float]) -> float:
+    return loss_change_bound(
+        [
+            GroupStep(move.gradient_norm, eta * move.step_norm, move.cosine, breakdowns[move.tensor.name])
+            for move in direction.moves
+        ]
+    )
+
+
+def network_trust(layers: Sequence[LayerBreakdown]) -> tuple[Point, str | None]:
+    """The smallest trust eta; a tensor without certificate, or one that crosses below the grid, decides at once."""
+    for relation in ("uncertifiable", "below-grid"):
+        found = [layer for layer in layers if layer.trust_relation == relation]
+        if found:
+            return Point(None, relation), max(found, key=_excess).name
+    crossing = [layer for layer in layers if layer.trust_eta is not None]
+    if not crossing:
+        return Point(None, "above-grid"), None
+    least = min(crossing, key=lambda layer: layer.trust_eta or math.inf)
+    return Point(least.trust_eta, "crossing"), least.name
+
+
+def _excess(layer: LayerBreakdown) -> float:
+    """How far a tensor without trust is from it: by its cosine, or by its breakdown at the first point."""
+    first = layer.breakdown[0] if layer.breakdown else None
+    return -layer.cosine if layer.cosine <= 0.0 or first is None else first / layer.cosine
+
+
+def linear_trust(direction: Direction, products: Mapping[str, float] | None, ray: Ray) -> tuple[float | None, str]:
+    """Least over all tensors of cos / b'(0), b'(0) = ||(H d)_l|| / ||g_l||, from one product with the direction."""
+    moves = [move for move in direction.moves if not is_noise(_noise_floor(move, ray))]
+    if not direction.certifies or any(move.cosine <= 0.0 for move in moves):
+        return None, "uncertifiable"
+    if products is None:
+        return None, "unavailable"
+    slopes = [products.get(move.tensor.name, 0.0) / move.gradient_norm / move.cosine for move in moves]
+    steepest = max(slopes, default=0.0)
+    if not math.isfinite(steepest):
+        return None, "unavailable"
+    return (1.0 / steepest, "crossing") if steepest > 0.0 else (None, "above-grid")
+
+
+def _noise_floor(move: Move, ray: Ray) -> float | None:
+    floor = ray.floors.get(move.tensor.name)
+    return floor / move.gradient_norm if floor is not None and move.gradient_norm > 0.0 else None
+
+
+def first_tail_slope(layers: Sequence[LayerBreakdown], etas: Sequence[float]) -> float | None:
+    """The tail slope of the first layer, as the paper's figure has it."""
+    values = [value for value in layers[0].breakdown if value is not None] if layers else []
+    return tail_slope(etas, values) if len(values) == len(etas) else None

@@ -1,0 +1,101 @@
+"""One backward pass over all chunks, each gradient handed over as soon as it is complete."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from fromage_cli.errors import FromageError, MismatchError
+from fromage_cli.problem.layers import TrainableTensor
+from fromage_cli.problem.named_code import first_line, out_of_memory, raised_here
+
+if TYPE_CHECKING:
+    from fromage_cli.problem.problem import Problem
+
+Visitor = Callable[[TrainableTensor, Tensor], None]
+"""Called with a tensor and its gradient, which is freed when the call returns."""
+
+
+class Sweep:
+    """One backward pass over all chunks, with hooks that hand each gradient over as soon as it is complete."""
+
+    def __init__(
+        self,
+        problem: "Problem",
+        visit: Visitor,
+        on_arrival: Callable[[TrainableTensor], None] | None,
+        scalar: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.problem, self.visit, self.on_arrival, self.scalar = problem, visit, on_arrival, scalar
+        self.chunks = problem.chunks()
+        self.last = False
+        self.divisor = 1.0
+        self._handles = [self._watch(tensor) for tensor in problem.trainable]
+        problem.drop_gradients()
+
+    def run(self) -> float:
+        """The loss; every gradient has been visited when it returns."""
+        total = count = 0.0
+        for index, chunk in enumerate(self.chunks):
+            self.last = index == len(self.chunks) - 1
+            with self.problem.evaluation():
+                terms = self.problem.loss(self.problem.model, chunk)
+                total += float(terms.total.detach())
+                count += counted(terms.count, len(self.chunks))
+                self.divisor = count if len(self.chunks) > 1 else 1.0
+                loss = terms.total if len(self.chunks) > 1 else terms.total / terms.count
+                _run_backward(self.scalar(loss))
+        for tensor in self.problem.trainable:
+            self._hand_over(tensor)
+        return total / counted(count)
+
+    def close(self) -> None:
+        """Takes the hooks off and drops what gradients are left."""
+        for handle in self._handles:
+            handle.remove()
+        self.problem.drop_gradients()
+
+    def _watch(self, tensor: TrainableTensor) -> RemovableHandle:
+        def arrived(_: Tensor) -> None:
+            if self.on_arrival is not None:
+                self.on_arrival(tensor)
+            elif self.last and tensor.name not in self.problem.deferred:
+                self._hand_over(tensor)
+
+        handle: RemovableHandle = tensor.parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
+        return handle
+
+    def _hand_over(self, tensor: TrainableTensor) -> None:
+        gradient, tensor.parameter.grad = tensor.parameter.grad, None
+        if gradient is not None:
+            gradient = gradient.to_dense() if gradient.is_sparse else gradient
+            self.visit(tensor, gradient.div_(self.divisor) if self.divisor != 1.0 else gradient)
+
+
+_STATE_HINT = "A model that keeps state from one call to the next needs a --loss file.py:function that resets it; "
+
+
+def _run_backward(loss: Tensor) -> None:
+    """Gradients of the loss in `.grad`; a failure of the model's graph is explained, one of our hooks is not.
+
+    Raises MismatchError.
+    """
+    try:
+        loss.backward()  # type: ignore[no-untyped-call]
+    except Exception as error:
+        if isinstance(error, FromageError) or out_of_memory(error) or raised_here(error):
+            raise
+        raise MismatchError(
+            f"{type(error).__name__} while computing the gradient: {first_line(error)}",
+            (_STATE_HINT if isinstance(error, RuntimeError) else "") + "--debug shows the traceback.",
+        ) from error
+
+
+def counted(count: float, chunks: int = 1) -> float:
+    """The loss's denominator. Raises MismatchError when nothing counts; a chunk of several may count nothing."""
+    if count == 0.0 and chunks == 1:
+        raise MismatchError(
+            "No target of the batch counts: all of them are ignored.", "Take rows with targets, or a larger batch."
+        )
+    return count
