@@ -15,7 +15,7 @@ from fromage_cli.problem.problem import Problem
 
 @pytest.fixture(autouse=True, scope="session")
 def interruptible() -> None:
-    """A shell starts background jobs with interrupts ignored, and their children inherit that; tests send interrupts."""
+    """Tests send interrupts, which a shell lets its background jobs, and all their children, ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
