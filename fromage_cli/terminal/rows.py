@@ -4,12 +4,16 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 from fromage_cli.errors import UsageError
 from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import Answer, Table
 from fromage_cli.terminal.plain import plain
 from fromage_cli.terminal.words import visible
+
+ALIKE = 3
+"""Findings of one kind that are said where not all are asked for."""
 
 
 def chosen_table(answer: Answer, name: str | None) -> Table:
@@ -87,6 +91,18 @@ def cell(value: object) -> str:
         return int.__repr__(value)
     simple = plain(value, "", [])
     return cell(simple) if isinstance(simple, str | int | float) else json.dumps(simple, allow_nan=False)
+
+
+def finding_lines(findings: Sequence[Finding], every: bool) -> list[str]:
+    """A line for each finding; of many of one kind the first few and their number, unless `every` one is asked for."""
+    lines: list[str] = []
+    for (code, _), group in groupby(findings, key=lambda finding: (finding.code, finding.severity)):
+        alike = list(group)
+        shown = alike if every else alike[:ALIKE]
+        lines += [finding_line(finding) for finding in shown]
+        if len(shown) < len(alike):
+            lines.append(f"{len(alike) - len(shown)} more of {code}; --all shows them")
+    return lines
 
 
 def finding_line(finding: Finding) -> str:

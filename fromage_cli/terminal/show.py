@@ -116,5 +116,5 @@ def _say_beside(answer: Answer, format: str) -> None:
     for note in answer.notes:
         streams.say(f"note: {visible(note)}")
     if format in ("tsv", "csv"):
-        for finding in answer.findings:
-            streams.say(rows.finding_line(finding))
+        for line in rows.finding_lines(answer.findings, session.current().output.show_all):
+            streams.say(line)

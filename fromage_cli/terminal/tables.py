@@ -12,12 +12,11 @@ from rich.text import Text
 
 from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import PageStyle
+from fromage_cli.terminal.rows import ALIKE
 from fromage_cli.terminal.words import ascii_words, middle, number, visible
 
 NARROWEST_NAME = (16, 24)
 """A name is never cut below so many cells, on a narrow terminal and on one of 72 columns or more."""
-ALIKE = 3
-"""Findings of one kind that are shown without `--all`."""
 _GAP = 2
 _ASCII_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 

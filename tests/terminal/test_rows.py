@@ -99,3 +99,15 @@ def test_a_table_by_name():
     assert error.value.hint == "tables: a, b"
     with pytest.raises(UsageError, match="no table"):
         chosen_table(Answer("x", None, page=lambda style: ""), None)
+
+
+def test_of_many_findings_of_one_kind_the_first_few_are_said():
+    from fromage_cli.findings import Finding
+    from fromage_cli.terminal.rows import finding_lines
+
+    many = [Finding("early", "warn", f"number {index}") for index in range(5)]
+    few = finding_lines([*many, Finding("noise", "info", "another")], every=False)
+    assert len(few) == 5
+    assert few[3] == "2 more of early; --all shows them"
+    assert "another" in few[4]
+    assert len(finding_lines(many, every=True)) == 5
