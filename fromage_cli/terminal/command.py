@@ -14,11 +14,12 @@ from typer.core import TyperCommand, TyperGroup
 
 from fromage_cli.errors import FromageError, InputError, UsageError
 from fromage_cli.terminal import configuration, session, streams
-from fromage_cli.terminal.configuration import DATA_KEYS, Flag, ProjectConfiguration
+from fromage_cli.terminal.configuration import DATA_KEYS, Flag
 from fromage_cli.terminal.failure import complaint
 from fromage_cli.terminal.flags import command_flags, named_checkpoints, options, origins, outranks, snake_case
 from fromage_cli.terminal.options import OutputOptions, assemble
 from fromage_cli.terminal.output import prepare_output
+from fromage_cli.terminal.project import ProjectConfiguration, find_project, is_beside, read_section
 from fromage_cli.terminal.rows import check_table
 from fromage_cli.terminal.show import show
 from fromage_cli.terminal.words import visible
@@ -105,14 +106,14 @@ def _written(
     A configuration that itself names a checkpoint in its own directory gives that name alone: the rest is data.
     """
     try:
-        project = configuration.find_project(Path.cwd(), () if trusted else checkpoints)
+        project = find_project(Path.cwd(), () if trusted else checkpoints)
     except FileNotFoundError:
         return ProjectConfiguration(), {}
     chosen = configuration.flag_values(project, command, flags)
     if trusted or checkpoints or project.source is None or "ckpt" not in chosen:
         return project, chosen
     value = chosen["ckpt"][0]
-    if not configuration.is_beside(project.source, value if isinstance(value, list) else [value]):
+    if not is_beside(project.source, value if isinstance(value, list) else [value]):
         return project, chosen
     return ProjectConfiguration(skipped=(*project.skipped, project.source)), {"ckpt": chosen["ckpt"]}
 
@@ -161,7 +162,7 @@ def _say_what_is_data(project: ProjectConfiguration) -> None:
     """Name the keys of passed-over configuration files that are not used, because code could hide there."""
     for path in project.skipped:
         with contextlib.suppress(UsageError):
-            unused = sorted(set(configuration.read_section(path) or {}) - DATA_KEYS - {"ckpt"})
+            unused = sorted(set(read_section(path) or {}) - DATA_KEYS - {"ckpt"})
             if unused:
                 streams.say(
                     f"note: {visible(str(path))} lies beside the checkpoint and is data only; not used: "

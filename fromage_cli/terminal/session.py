@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
-from fromage_cli.terminal.configuration import ProjectConfiguration
 from fromage_cli.terminal.envelope import Circumstances
 from fromage_cli.terminal.options import OutputOptions
 from fromage_cli.terminal.output import Destination
+from fromage_cli.terminal.project import ProjectConfiguration
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import pytest
 
 from fromage_cli.errors import UsageError
 from fromage_cli.terminal import configuration, session
-from fromage_cli.terminal.configuration import find_project, project_configuration
 
 
 def test_four_sources_in_their_order(call, fake, clean, monkeypatch):
@@ -34,19 +33,6 @@ def test_a_table_of_pyproject_counts_and_subtables_override(call, fake, clean):
     assert fake.SEEN["tensors"].include == ["a*", "b*"]
     assert fake.SEEN["model"].model_arguments == {"width": 64, "name": "x"}
     assert fake.SEEN["lr"] == 1e-4
-
-
-def test_fromage_toml_comes_before_pyproject_and_nearer_before_farther(clean):
-    (clean / "pyproject.toml").write_text("[tool.fromage-diag]\nseed = 1\n")
-    inner = clean / "a" / "b"
-    inner.mkdir(parents=True)
-    assert project_configuration(inner) == ({"seed": 1}, clean / "pyproject.toml")
-    (clean / "fromage.toml").write_text("seed = 2\n")
-    assert project_configuration(inner) == ({"seed": 2}, clean / "fromage.toml")
-    (clean / "a" / "pyproject.toml").write_text("[project]\nname = 'without our table'\n")
-    assert project_configuration(inner)[1] == clean / "fromage.toml"
-    (clean / "a" / "pyproject.toml").write_text("[tool.fromage-diag]\nseed = 3\n")
-    assert project_configuration(inner) == ({"seed": 3}, clean / "a" / "pyproject.toml")
 
 
 def test_environment_lists_are_json_and_wrong_ones_name_the_variable(call, fake, monkeypatch):
@@ -173,22 +159,6 @@ def test_a_file_in_the_checkpoints_directory_is_data(call, fake, clean, monkeypa
     assert fake.SEEN["run"].seed == 1
     call("measure", "../model.pt", "--trust")
     assert fake.SEEN["model"].model == "evil.py:build"
-
-
-def test_links_do_not_hide_where_a_checkpoint_lies(clean):
-    run, elsewhere = clean / "run", clean / "elsewhere"
-    run.mkdir()
-    elsewhere.mkdir()
-    (run / "model.pt").touch()
-    (run / "fromage.toml").write_text("seed = 9\n")
-    (elsewhere / "link.pt").symlink_to(run / "model.pt")
-    (clean / "door").symlink_to(run)
-    assert find_project(run, [elsewhere / "link.pt"]).source is None
-    assert find_project(clean / "door", ["run/model.pt"]).source is None
-    assert find_project(run, ["door"]).source is None
-    assert find_project(run, ["door/model.pt"]).source is None
-    (elsewhere / "fromage.toml").write_text("seed = 8\n")
-    assert find_project(elsewhere, ["elsewhere/link.pt"]).source is None
 
 
 def test_a_project_above_its_checkpoints_is_heard(call, fake, clean):
