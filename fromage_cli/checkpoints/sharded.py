@@ -6,19 +6,16 @@ own directory (or, in a Hugging Face cache, be a link into that cache's blobs).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
 
 from fromage_cli.checkpoints.checkpoint import Contents
-from fromage_cli.checkpoints.files import FileVersion, opened, quoted
+from fromage_cli.checkpoints.files import quoted
+from fromage_cli.checkpoints.json_file import read_object
 from fromage_cli.checkpoints.naming import listed
 from fromage_cli.checkpoints.steps import step_in_metadata
 from fromage_cli.errors import InputError, UnsafeError
-
-INDEX_LIMIT = 100_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def read_sharded(path: Path, read_file: Callable[[Path], Contents]) -> Contents:
 
 def read_index(path: Path) -> Index:
     """Read an index and check its shards' paths; a path out of its directory raises UnsafeError."""
-    table = _parsed(path)
+    table = read_object(path)
     names = table.get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(file, str) for file in names.values()):
         raise InputError(
@@ -88,21 +85,6 @@ def read_index(path: Path) -> Index:
         {name: places[file] for name, file in names.items()},
         {name: str(value) for name, value in described.items() if isinstance(value, str | int | float)},
     )
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    version = FileVersion.of(path)
-    if version.size > INDEX_LIMIT:
-        raise InputError(f"{quoted(path)} is no index of shards: it has {version.size} bytes.")
-    with opened(path) as file:
-        text = file.read()
-    try:
-        table = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{quoted(path)} is not JSON ({error}).", hint="It is damaged; copy it again.") from error
-    if not isinstance(table, dict):
-        raise InputError(f"{quoted(path)} is no index of shards: it is not a JSON object.")
-    return table
 
 
 def _place(index: Path, file: str) -> Path:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def read_torch(path: Path, kind: str, key: str | None = None) -> Contents:
     """Read the structure of a file (`kind` "torch" or "torch-legacy") and choose the dictionary that is the weights."""
     version = FileVersion.of(path)
-    root = _load(path, mapped=kind == "torch" and _can_be_mapped(path))
+    root = load_file(path, kind)
     try:
         chosen, note = choose(root, key)
     except FromageError as error:
@@ -48,6 +48,11 @@ def read_torch(path: Path, kind: str, key: str | None = None) -> Contents:
         tied=_tied(chosen.tensors),
         optimizer=optimizer_state(around),
     )
+
+
+def load_file(path: Path, kind: str) -> object:
+    """Everything in a file (`kind` "torch" or "torch-legacy"), as containers, plain values and tensors."""
+    return _load(path, mapped=kind == "torch" and _can_be_mapped(path))
 
 
 def _load(path: Path, mapped: bool) -> object:
