@@ -164,7 +164,7 @@ def provenance(problem: Problem) -> Provenance:
 def checkpoint_record(checkpoint: Checkpoint) -> CheckpointRecord:
     """A checkpoint as the envelope names it."""
     return CheckpointRecord(
-        path=str(checkpoint.path),
+        path=str(checkpoint.weights or checkpoint.path),
         format=checkpoint.format,
         step=checkpoint.step,
         parameters=checkpoint.parameters,
