@@ -1,9 +1,6 @@
 """A checkpoint's tensors put into a model, name by name, or refused with what does not fit."""
 
-import difflib
-import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,27 +9,12 @@ from torch import Tensor, nn
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.problem.call import unwrapped
 from fromage_cli.problem.layers import TrainableTensor
+from fromage_cli.problem.weight_names import Match, is_computed, match_names, missing_names, names_error
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint, TensorEntry
 
-_COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|position_ids|masked_bias|inv_freq|original_inv_freq|_extra_state)$")
-"""Buffers that a model computes for itself: a checkpoint may have or lack them."""
-_CAUSAL_MASK = re.compile(r"(^|\.)(mask|causal_mask|attn_mask|tril|(attn|attention|self_attn)\.bias)$")
-"""Names of causal masks; a tensor with such a name is one when it is square, which no bias is."""
-_WEIGHT_NORM = re.compile(r"([^.]+)_([gv])$")
-"""Names that the older `weight_norm` gives to the magnitude and the direction of a tensor."""
 _WIDTHS = {"float16", "bfloat16", "float32", "float64"}
-
-
-@dataclass(frozen=True)
-class _Match:
-    """Which stored tensor goes where."""
-
-    stored: Mapping[str, str]
-    """Name in the model -> name in the checkpoint."""
-    unexpected: tuple[str, ...]
-    note: str
 
 
 def load_weights(model: nn.Module, checkpoint: "Checkpoint", dtype: torch.dtype | None = None) -> tuple[str, ...]:
@@ -46,12 +28,12 @@ def load_weights(model: nn.Module, checkpoint: "Checkpoint", dtype: torch.dtype 
     """
     model = unwrapped(model)
     expected = _expected(model)
-    match = _match(expected, checkpoint.entries)
-    tolerated = tuple(name for name in match.unexpected if _is_computed(name, checkpoint.entries[name].shape))
-    missing = _missing(expected, match)
+    match = match_names(expected, checkpoint.entries)
+    tolerated = tuple(name for name in match.unexpected if is_computed(name, checkpoint.entries[name].shape))
+    missing = missing_names(expected, match)
     unexpected = [name for name in match.unexpected if name not in tolerated]
     if missing or unexpected:
-        raise _names_error(checkpoint, expected, missing, unexpected)
+        raise names_error(checkpoint, expected, missing, unexpected)
     _check_entries(checkpoint, expected, match)
     if dtype is not None:
         model.to(dtype=dtype)
@@ -62,7 +44,7 @@ def load_weights(model: nn.Module, checkpoint: "Checkpoint", dtype: torch.dtype 
 
 def weight_reader(model: nn.Module, checkpoint: "Checkpoint") -> Callable[[TrainableTensor], Tensor]:
     """What reads a tensor of the model from the checkpoint again, as `load_weights` put it there."""
-    stored = _match(_expected(unwrapped(model)), checkpoint.entries).stored
+    stored = match_names(_expected(unwrapped(model)), checkpoint.entries).stored
 
     def read(tensor: TrainableTensor) -> Tensor:
         name = next(name for name in (tensor.name, *tensor.aliases) if name in stored)
@@ -76,78 +58,7 @@ def _expected(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
 
 
-def _match(expected: Mapping[str, Tensor], stored: Mapping[str, object]) -> _Match:
-    """The renaming with the most matches; names as they are win a draw."""
-    candidates: list[tuple[Callable[[str], str], str]] = [(lambda name: name, "")]
-    for prefix in _first_components(stored):
-        note = f"Removed the prefix {prefix!r} from the checkpoint's names to match the model."
-        candidates.append((lambda name, prefix=prefix: name.removeprefix(prefix), note))  # type: ignore[misc]
-    for prefix in _first_components(expected):
-        note = f"Added the prefix {prefix!r} to the checkpoint's names to match the model."
-        candidates.append((lambda name, prefix=prefix: prefix + name, note))  # type: ignore[misc]
-    matches = [_renamed(expected, stored, rename, note) for rename, note in candidates]
-    return max(matches, key=lambda match: len(match.stored))
-
-
-def _first_components(names: Iterable[str]) -> list[str]:
-    return sorted({name.split(".", 1)[0] + "." for name in names if "." in name})
-
-
-def _renamed(
-    expected: Mapping[str, Tensor], stored: Mapping[str, object], rename: Callable[[str], str], note: str
-) -> _Match:
-    found: dict[str, str] = {}
-    unexpected = []
-    for name in stored:
-        target = rename(name)
-        target = target if target in expected else _parametrized(target)
-        if target in expected and target not in found:
-            found[target] = name
-        else:
-            unexpected.append(name)
-    return _Match(found, tuple(unexpected), note)
-
-
-def _parametrized(name: str) -> str:
-    """What today's `weight_norm` calls a `weight_g` or `weight_v`, as torch reads them; other names unchanged."""
-    return _WEIGHT_NORM.sub(lambda old: f"parametrizations.{old[1]}.original{'gv'.index(old[2])}", name)
-
-
-def _is_computed(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a name and a shape are those of a buffer that models compute for themselves."""
-    square = len(shape) >= 2 and shape[-1] == shape[-2] and all(size == 1 for size in shape[:-2])
-    return bool(_COMPUTED.search(name)) or bool(_CAUSAL_MASK.search(name) and square)
-
-
-def _missing(expected: Mapping[str, Tensor], match: _Match) -> list[str]:
-    """Names of the model that the checkpoint lacks, without ties whose partner it has and without computed buffers."""
-    present = {id(expected[name]) for name in match.stored}
-    return [
-        name
-        for name, value in expected.items()
-        if name not in match.stored
-        and id(value) not in present
-        and (isinstance(value, nn.Parameter) or not _is_computed(name, tuple(value.shape)))
-    ]
-
-
-def _names_error(
-    checkpoint: "Checkpoint", expected: Mapping[str, Tensor], missing: list[str], unexpected: list[str]
-) -> MismatchError:
-    lines = [f"{checkpoint.path} does not fit the model: {len(missing)} missing, {len(unexpected)} unexpected names."]
-    pool = unexpected or list(checkpoint.entries)
-    for name in missing[:3]:
-        near = difflib.get_close_matches(name, pool, 1, 0.3)
-        lines.append(f"missing {name!r}" + (f"; nearest in the checkpoint {near[0]!r}" if near else ""))
-    if not missing:
-        for name in unexpected[:3]:
-            near = difflib.get_close_matches(name, list(expected), 1, 0.3)
-            lines.append(f"unexpected {name!r}" + (f"; nearest in the model {near[0]!r}" if near else ""))
-    details = [f"missing: {name}" for name in missing] + [f"unexpected: {name}" for name in unexpected]
-    return MismatchError("\n".join(lines), "Check --model, --model-arg and --key; -v lists every name.", details)
-
-
-def _check_entries(checkpoint: "Checkpoint", expected: Mapping[str, Tensor], match: _Match) -> None:
+def _check_entries(checkpoint: "Checkpoint", expected: Mapping[str, Tensor], match: Match) -> None:
     """Refuse shapes that differ, and numbers that are not floating where the model's are."""
     pairs = [(name, expected[name], checkpoint.entries[stored]) for name, stored in match.stored.items()]
     lazy = [name for name, value, _ in pairs if torch.nn.parameter.is_lazy(value)]
@@ -179,7 +90,7 @@ def _same_kind(value: Tensor, entry: "TensorEntry") -> bool:
     return not value.is_floating_point() or entry.dtype in _WIDTHS
 
 
-def _leave_meta(model: nn.Module, match: _Match) -> None:
+def _leave_meta(model: nn.Module, match: Match) -> None:
     """Give memory to everything on the meta device; ties stay ties.
 
     Raises MismatchError for a buffer whose value neither the model nor the checkpoint knows.
@@ -208,7 +119,7 @@ def _with_memory(value: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _copy(expected: Mapping[str, Tensor], checkpoint: "Checkpoint", match: _Match) -> None:
+def _copy(expected: Mapping[str, Tensor], checkpoint: "Checkpoint", match: Match) -> None:
     """Copy tensor by tensor, so that never two whole models are held.
 
     Raises NumericalError, and MismatchError where the model ties what the checkpoint holds twice with different values.
@@ -250,7 +161,7 @@ def _count_nonfinite(name: str, value: Tensor) -> int:
     return int((~value.isfinite()).sum()) if weight and (value.is_floating_point() or value.is_complex()) else 0
 
 
-def _notes(expected: Mapping[str, Tensor], match: _Match, tolerated: tuple[str, ...]) -> tuple[str, ...]:
+def _notes(expected: Mapping[str, Tensor], match: Match, tolerated: tuple[str, ...]) -> tuple[str, ...]:
     present = {id(expected[name]) for name in match.stored}
     kept = [name for name, value in expected.items() if id(value) not in present]
     ignored = f"Ignored {_some(tolerated)}: the model computes these buffers itself." if tolerated else ""
