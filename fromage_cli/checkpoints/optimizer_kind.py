@@ -12,6 +12,8 @@ BY_SETTINGS = (  # settings that together only one kind has; the more telling on
     ({"p_bound"}, "fromage"),
     ({"trust_coefficient"}, "lars"),
     ({"trust_coeff"}, "lars"),
+    ({"betas", "trust_clip"}, "lamb"),
+    ({"betas", "grad_averaging"}, "lamb"),
     ({"momentum_decay", "betas"}, "nadam"),
     ({"lambd", "t0"}, "asgd"),
     ({"etas", "step_sizes"}, "rprop"),
@@ -22,17 +24,23 @@ BY_SLOTS = (
     ({"square_avg", "acc_delta"}, "adadelta"),
     ({"square_avg"}, "rmsprop"),
     ({"sum"}, "adagrad"),
+    ({"trust_ratio"}, "lamb"),
     ({"row_var"}, "adafactor"),
     ({"exp_avg_sq_row"}, "adafactor"),
 )
+
+
+EITHER_ADAM = "adam or adamw"
 
 
 def optimizer_kind(state: OptimizerState) -> str | None:
     """`adamw`, `sgd`, `lion` …; `adam or adamw` where the file does not say which; None where nothing fits."""
     settings = {name for group in state.groups for name in group.settings}
     slots = {name for slot in state.slots.values() for name in slot}
-    if "exp_avg" in slots and "exp_avg_sq" not in slots and "betas" in settings and "exp_inf" not in slots:
+    if _lion(settings, slots):
         return "lion"
+    if "decoupled_weight_decay" in settings and "momentum_decay" not in settings and "amsgrad" not in settings:
+        return "radam"  # torch's: the only one with that word and without the other two
     for needed, kind in BY_SETTINGS:
         if needed <= settings:
             return kind
@@ -42,13 +50,20 @@ def optimizer_kind(state: OptimizerState) -> str | None:
     return _adam(state) if {"exp_avg", "exp_avg_sq"} <= slots or "betas" in settings else None
 
 
+def _lion(settings: set[str], slots: set[str]) -> bool:
+    """One moment that betas interpolate; before the first step, betas that no eps goes with."""
+    if "betas" not in settings:
+        return False
+    return "exp_avg" in slots and not {"exp_avg_sq", "exp_inf"} & slots if slots else "eps" not in settings
+
+
 def _adam(state: OptimizerState) -> str:
     """Adam couples the decay to the gradient, AdamW does not; only newer files say so."""
     first: Mapping[str, Any] = state.groups[0].settings if state.groups else {}
     decoupled = first.get("decoupled_weight_decay")
     if isinstance(decoupled, bool):
         return "adamw" if decoupled else "adam"
-    return "adam" if all(group.settings.get("weight_decay") == 0 for group in state.groups) else "adam or adamw"
+    return "adam" if all(group.settings.get("weight_decay") == 0 for group in state.groups) else EITHER_ADAM
 
 
 def optimizer_step(state: OptimizerState) -> int | None:

@@ -55,16 +55,19 @@ def update_from_state(problem: Problem, state: OptimizerState) -> dict[str, Tens
 
 
 def slots_by_name(
-    problem: Problem, state: OptimizerState
+    problem: Problem, state: OptimizerState, covers: str = "all"
 ) -> dict[str, tuple[Mapping[str, Any] | None, Mapping[str, Any]]]:
     """What the optimizer remembers of each tensor that receives a gradient, and the settings of its group.
 
-    None for a tensor that was never updated. Raises MismatchError when the state does not fit the model.
+    None for a tensor that was never updated; `covers`: `all`, or `matrices` for an optimizer of tensors with two
+    dimensions. Raises MismatchError when the state does not fit the model.
     """
-    numbers = match_parameters(state, {tensor.name: tuple(tensor.parameter.shape) for tensor in problem.trainable})
+    numbers = match_parameters(state, _shapes(problem, state, covers))
     settings = {number: group.settings for group in state.groups for number in group.numbers}
     found = {}
     for tensor in problem.receiving:
+        if tensor.name not in numbers:
+            continue
         number, shape = numbers[tensor.name], tuple(tensor.parameter.shape)
         slot = state.slots.get(number)
         stored = slot_shape(slot) if slot is not None else None
@@ -75,6 +78,16 @@ def slots_by_name(
             )
         found[tensor.name] = slot, settings[number]
     return found
+
+
+def _shapes(problem: Problem, state: OptimizerState, covers: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of the trainable tensors that the optimizer holds; of matrices, those that it names where it does."""
+    tensors = problem.trainable
+    if covers == "matrices":
+        tensors = [tensor for tensor in tensors if tensor.parameter.dim() == 2]
+        named = {name for group in state.groups for name in group.names or ()}
+        tensors = [tensor for tensor in tensors if tensor.name in named] or tensors
+    return {tensor.name: tuple(tensor.parameter.shape) for tensor in tensors}
 
 
 def next_adam_update(gradient: Tensor, slot: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Tensor:
@@ -97,6 +110,15 @@ def next_adam_update(gradient: Tensor, slot: Mapping[str, Any] | None, settings:
 
 def update_from_minibatches(problem: Problem, parts: list[Batch]) -> dict[str, Tensor]:
     """The update m / (sqrt(v) + eps) with m the mean and v the mean square of minibatch gradients at fixed weights."""
+    means, squares = mean_gradients(problem, parts)
+    return {name: mean.div_(squares[name].sqrt_().add_(EPSILON)) for name, mean in means.items()}
+
+
+def mean_gradients(problem: Problem, parts: list[Batch]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The means of minibatch gradients and of their squares at fixed weights, by tensor name.
+
+    Costs one gradient of all rows.
+    """
     means: dict[str, Tensor] = {}
     squares: dict[str, Tensor] = {}
 
@@ -107,6 +129,7 @@ def update_from_minibatches(problem: Problem, parts: list[Batch]) -> dict[str, T
         squares[name].addcmul_(gradient, gradient, value=1.0 / len(parts))
 
     minibatch_gradients(problem, parts, accumulate)
-    zeros = {tensor.name: tensor.parameter for tensor in problem.receiving if tensor.name not in means}
-    updates = {name: mean.div_(squares[name].sqrt_().add_(EPSILON)) for name, mean in means.items()}
-    return {**updates, **{name: torch.zeros_like(parameter) for name, parameter in zeros.items()}}
+    for tensor in problem.receiving:
+        for sums in (means, squares):
+            sums.setdefault(tensor.name, torch.zeros_like(tensor.parameter))
+    return means, squares

@@ -4,7 +4,7 @@ import torch
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.checkpoints.optimizer_kind import optimizer_kind, optimizer_step
 from fromage_cli.checkpoints.optimizer_state import ParameterGroup
-from fromage_cli.optim import LARS, Fromage
+from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 
 KINDS = {
     "adamw": torch.optim.AdamW,
@@ -20,7 +20,10 @@ KINDS = {
     "adafactor": torch.optim.Adafactor,
     "muon": torch.optim.Muon,
     "fromage": Fromage,
-    None: LARS,
+    "lars": LARS,
+    "lamb": LAMB,
+    "lion": Lion,
+    "radam": torch.optim.RAdam,
 }
 
 
@@ -52,6 +55,8 @@ def made(slots, **settings) -> OptimizerState:
 
 def test_kinds_that_torch_has_not():
     assert optimizer_kind(made(["exp_avg"], betas=(0.9, 0.99))) == "lion"
+    assert optimizer_kind(made([], betas=(0.9, 0.99), weight_decay=0.1)) == "lion"
+    assert optimizer_kind(made(["exp_avg", "exp_avg_sq"], betas=(0.9, 0.99), grad_averaging=True)) == "lamb"
     assert optimizer_kind(made(["momentum_buffer"], trust_coefficient=0.001, nesterov=False, dampening=0)) == "lars"
 
 

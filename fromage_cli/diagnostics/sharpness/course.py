@@ -119,7 +119,7 @@ class Course:
             return None
         try:
             step, note = next_step(self.problem, self.optimizer, self.state)
-            moving = {tensor.name: step[tensor.name] for tensor in self.space.tensors}
+            moving = {tensor.name: step[tensor.name] for tensor in self.space.tensors if tensor.name in step}
             start = self.optimizer.learning_rate or (1.0 / eigenvalue if eigenvalue > 0.0 else 1e-2)
             rate = critical_rate(self.problem, moving, start)
         except ResourceError as limit:
@@ -161,7 +161,7 @@ class Course:
         """The eigenvalue that the optimizer's threshold speaks of, divided by it."""
         threshold, optimizer = self.optimizer.threshold, self.optimizer
         if threshold is None:
-            reason = "the optimizer is not known" if optimizer.name is None else "the learning rate is not known"
+            reason = optimizer.no_threshold or "the optimizer is not known"
             self._without("threshold", reason)
             self._without("ratio", reason)
             return None

@@ -1,0 +1,49 @@
+"""LAMB: Adam's update of each tensor, scaled to the norm of the tensor.
+
+Source: You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", ICLR 2020, Algorithm 2.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch.optim.optimizer import ParamsT
+
+from fromage_cli.optim.tensorwise import TensorwiseOptimizer, norms_ratio
+
+
+class LAMB(TensorwiseOptimizer):
+    """LAMB: u = m̂/(√v̂ + ε) + λW, W ← W − η(‖W‖/‖u‖)u, with the bias-corrected moments of Adam.
+
+    The ratio is 1 where ‖W‖ or ‖u‖ is zero, and at most 1 with `trust_clip`.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        trust_clip: bool = False,
+    ) -> None:
+        settings = {"betas": betas, "eps": eps, "weight_decay": weight_decay, "trust_clip": trust_clip}
+        super().__init__(params, {"lr": lr, **settings})
+
+    def updated(
+        self, parameter: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
+    ) -> torch.Tensor:
+        """Return the next value: Adam's update with decay, at the norm of the weights."""
+        beta1, beta2 = group["betas"]
+        steps = self.state[parameter].get("step", 0) + 1
+        first = torch.lerp(gradient, self.remembered(parameter, "exp_avg"), beta1)
+        second = torch.lerp(gradient.square(), self.remembered(parameter, "exp_avg_sq"), beta2)
+        self.state[parameter]["step"] = steps
+        self.remember(parameter, "exp_avg", first)
+        self.remember(parameter, "exp_avg_sq", second)
+        root = second.sqrt() / math.sqrt(1 - beta2**steps) + group["eps"]
+        update: torch.Tensor = first / (1 - beta1**steps) / root + group["weight_decay"] * weight
+        ratio = norms_ratio(weight, update)
+        rate: float = group["lr"]
+        return weight - rate * (torch.clamp(ratio, max=1.0) if group["trust_clip"] else ratio) * update
