@@ -30,7 +30,7 @@ class NextStep:
     """Where they come from."""
 
     def moved(self, tensor: TrainableTensor) -> Tensor:
-        """u of one tensor, decay included."""
+        """The u of one tensor, decay included."""
         step = self.steps[tensor.name]
         return step.update.add(tensor.parameter.detach(), alpha=step.shrinkage) if step.shrinkage else step.update
 
@@ -111,13 +111,6 @@ def _covers(optimizer: Optimizer) -> str:
     return "matrices" if optimizer.name == "muon" else "all"
 
 
-def _tells_groups(state: OptimizerState | None) -> bool:
-    """Whether slots, or names, say which tensor belongs to which group."""
-    if state is None:
-        return False
-    return len(state.groups) == 1 or any(slot_shape(slot) for slot in state.slots.values())
-
-
 def decays(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> dict[str, float]:
     """The weight decay of each tensor that receives a gradient; the largest for all where slots tell nothing."""
     told = state is not None and any(slot_shape(slot) for slot in state.slots.values())
@@ -129,7 +122,7 @@ def decays(problem: Problem, optimizer: Optimizer, state: OptimizerState | None)
 
 
 def rate_shares(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> dict[str, float]:
-    """Each tensor's learning rate over the highest of any group; empty where all are the same, or slots tell nothing."""
+    """Each tensor's rate over the highest of any group; empty where all are the same, or slots tell nothing."""
     rates = {float(group.settings.get("lr") or 0.0) for group in state.groups} if state is not None else set()
     if state is None or len(rates) < 2 or not any(slot_shape(slot) for slot in state.slots.values()):
         return {}

@@ -1,0 +1,87 @@
+"""The options that name an optimizer and its settings, refused where no optimizer takes them."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fromage_cli.errors import UsageError
+
+Rule = Literal["fromage", "lars", "lamb", "sgd", "adam", "adamw", "lion", "muon"]
+WITH_MOMENTUM = ("sgd", "lars", "muon")
+WITH_BETAS = ("adam", "adamw", "lamb", "lion")
+
+
+def _option(*names: str, help: str, **settings: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel="Optimizer", **settings)
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """Which optimizer trains, and with which settings; what is not given is read from the checkpoint's state."""
+
+    optimizer: Annotated[
+        Rule | None, _option("--optimizer", help="Update rule; default: the one whose state the checkpoint holds.")
+    ] = None
+    lr: Annotated[
+        float | None,
+        _option("--lr", metavar="RATE", help="Learning rate; relative for fromage, lars, lamb. Default: its state's."),
+    ] = None
+    momentum: Annotated[
+        float | None, _option("--momentum", metavar="M", help="Momentum of sgd, lars or muon, 0 to below 1.")
+    ] = None
+    nesterov: Annotated[bool, _option("--nesterov", help="Nesterov's form of momentum.")] = False
+    betas: Annotated[
+        str | None, _option("--betas", metavar="B1,B2", help="Decay of the moments of adam, adamw, lamb or lion.")
+    ] = None
+    weight_decay: Annotated[
+        float | None,
+        _option("--weight-decay", metavar="WD", help="Decoupled for adamw, lamb, lion and muon, else coupled."),
+    ] = None
+    train_batch_size: Annotated[
+        int | None, _option("--train-batch-size", metavar="N", min=1, help="Rows of a training batch.")
+    ] = None
+
+    def check(self) -> None:
+        """Raises UsageError for a number out of range, or a setting that the optimizer named does not have."""
+        require("--lr", self.lr, self.lr is None or 0.0 < self.lr < math.inf, "a number above 0")
+        momentum, decay = self.momentum, self.weight_decay
+        require("--momentum", momentum, momentum is None or 0.0 <= momentum < 1.0, "a number from 0 to below 1")
+        require("--weight-decay", decay, decay is None or 0.0 <= decay < math.inf, "a number, 0 or above")
+        self._refuse_foreign_settings()
+        _ = self.beta_pair
+
+    def _refuse_foreign_settings(self) -> None:
+        for flag, given, rules in (
+            ("--momentum", self.momentum is not None, WITH_MOMENTUM),
+            ("--nesterov", self.nesterov, WITH_MOMENTUM),
+            ("--betas", self.betas is not None, WITH_BETAS),
+        ):
+            if given and self.optimizer is not None and self.optimizer not in rules:
+                raise UsageError(
+                    f"{flag} is no setting of {self.optimizer}.", "Leave it out, or choose another --optimizer."
+                )
+        if self.nesterov and self.momentum == 0.0:
+            raise UsageError(
+                "--nesterov without momentum is plain descent.", "Give --momentum above 0, or leave it out."
+            )
+
+    @property
+    def beta_pair(self) -> tuple[float, float] | None:
+        """`.9,.95` as two numbers from 0 to below 1; raises UsageError."""
+        if self.betas is None:
+            return None
+        try:
+            first, second = (float(part) for part in self.betas.split(","))
+        except ValueError:
+            first = second = math.nan
+        fits = 0.0 <= first < 1.0 and 0.0 <= second < 1.0
+        require("--betas", self.betas, fits, "two numbers from 0 to below 1, as .9,.999")
+        return first, second
+
+
+def require(flag: str, value: object, fits: bool, expected: str) -> None:
+    """Raises UsageError where a flag's value does not fit."""
+    if not fits:
+        raise UsageError(f"{flag} {value}: expected {expected}.", f"Give {flag} another value.")
