@@ -48,8 +48,12 @@ class Candidate:
     @property
     def preference(self) -> tuple[bool, bool, int, int]:
         """The smaller, the better: scalars alone, averaged or not, rank of the name, minus the number of elements."""
-        averaged = any(AVERAGED_WORDS & set(words_in(part)) for part in self.path)
-        return self.scalars, averaged, self.rank, -sum(tensor.numel() for tensor in self.tensors.values())
+        return self.scalars, self.averaged, self.rank, -sum(tensor.numel() for tensor in self.tensors.values())
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the names around it say that it is an average over training."""
+        return any(AVERAGED_WORDS & set(words_in(part)) for part in self.path)
 
     @property
     def scalars(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ class Contents:
     key: str | None = None
     notes: tuple[str, ...] = ()
     tied: tuple[tuple[str, ...], ...] = ()
-    optimizer: OptimizerState | None = None
+    read_optimizer: Callable[[], OptimizerState | None] | None = None  # None: there is none
     spans: Mapping[str, Span] = field(default_factory=dict)  # where the format keeps elements as they are
 
 
@@ -74,11 +75,19 @@ class Checkpoint:
     key: str | None  # dotted path of the nested dictionary that was chosen
     notes: tuple[str, ...]  # sentences to tell the user
     tied: tuple[tuple[str, ...], ...] = ()  # names that share storage, offset, shape and strides
-    optimizer: OptimizerState | None = None  # saved beside the weights in the same file
     weights: Path | None = None  # the file that was read, where `path` is a directory
     stored_names: Mapping[str, str] = field(default_factory=dict, repr=False)  # name -> name in the file
     read: Callable[[str], torch.Tensor] | None = field(default=None, repr=False, compare=False)  # by stored name
     spans: Mapping[str, Span] = field(default_factory=dict, repr=False)  # by name; only in safetensors, little endian
+    read_optimizer: Callable[[], OptimizerState | None] | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def optimizer(self) -> OptimizerState | None:
+        """The optimizer's state saved with the weights, or named by the user; read when it is first asked for.
+
+        Raises InputError when its file cannot be read.
+        """
+        return self.read_optimizer() if self.read_optimizer is not None else None
 
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor into memory of its own, in the stored dtype.
@@ -97,6 +106,11 @@ class Checkpoint:
         """Read the tensors one after another, in the order in which they are stored."""
         for name in self.entries:
             yield name, self.tensor(name)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the tensors stand in the model's order, not in that of their names."""
+        return not self.format.startswith("safetensors")
 
     @property
     def parameters(self) -> int:

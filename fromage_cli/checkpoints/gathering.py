@@ -23,7 +23,9 @@ class Gathered:
     notes: tuple[str, ...]
 
 
-def gather_series(names: Sequence[str], key: str | None = None) -> Gathered:
+def gather_series(
+    names: Sequence[str], key: str | None = None, ema: bool | None = None, optimizer_state: str | None = None
+) -> Gathered:
     """Open every complete checkpoint that the names stand for; incomplete ones are left out, and a note says so.
 
     Raises InputError where one does not exist or none is complete, UsageError where steps are unknown or not distinct.
@@ -35,7 +37,7 @@ def gather_series(names: Sequence[str], key: str | None = None) -> Gathered:
     if not complete:
         raise next(iter(faults.values()))
     notes += [f"Skipped {quoted(path)}: {fault.message}" for path, fault in faults.items()]
-    opened = [open_checkpoint(path, key) for path in complete]
+    opened = [open_checkpoint(path, key, ema=ema, optimizer_state=optimizer_state) for path in complete]
     if len(opened) > 1:
         _check_steps(opened)
     ordered = sorted(opened, key=lambda checkpoint: checkpoint.step or 0)

@@ -7,6 +7,7 @@ what belongs to an optimizer or scheduler is never taken unless the user names i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fromage_cli.checkpoints.candidates import TOP, Candidate, candidates_in, children_of
@@ -14,23 +15,49 @@ from fromage_cli.checkpoints.naming import listed, nearest
 from fromage_cli.errors import InputError, UsageError
 
 
-def choose(root: object, key: str | None) -> tuple[Candidate, str | None]:
-    """Return the dictionary that `key` names, or the most likely one, and a note where there was a choice."""
+@dataclass(frozen=True)
+class Choice:
+    """What the user asks for in a file of several dictionaries."""
+
+    key: str | None = None  # the dotted path of one
+    ema: bool | None = None  # averaged weights, or none; None: plain weights where there are any
+
+
+ANY = Choice()
+
+
+def choose(root: object, choice: Choice = ANY) -> tuple[Candidate, str | None]:
+    """Return the dictionary that is asked for, or the most likely one, and a note where there was a choice."""
     candidates = {candidate.name: candidate for candidate in candidates_in(root)}
-    if key is not None:
-        return _named(candidates, key), None
+    if choice.key is not None:
+        return _named(candidates, choice.key), None
     eligible = sorted((found for found in candidates.values() if not found.other), key=lambda found: found.preference)
     if not eligible:
         raise _nothing(root, candidates)
+    if choice.ema is not None:
+        eligible = _averaged(eligible, choice.ema)
     best = eligible[0]
     rest = [found for found in eligible[1:] if not (_inside(found, best) or found.scalars)]
     if not rest:
         return best, None
     by_size = ", the largest" if best.preference[:-1] == rest[0].preference[:-1] else ""
     others = listed([found.name for found in rest])
-    return (
-        best,
-        f"Took {best.name!r}{by_size} of {1 + len(rest)} dictionaries of tensors, not {others}; --key picks another.",
+    averaged = not best.averaged and any(found.averaged for found in rest)
+    another = "--ema takes the averaged weights, --key any." if averaged else "--key picks another."
+    return best, f"Took {best.name!r}{by_size} of {1 + len(rest)} dictionaries of tensors, not {others}; {another}"
+
+
+def _averaged(eligible: list[Candidate], ema: bool) -> list[Candidate]:
+    """The candidates that are averaged, or those that are not; UsageError where there is none."""
+    found = [candidate for candidate in eligible if candidate.averaged == ema]
+    if found and not all(candidate.scalars for candidate in found):
+        return found
+    names = [candidate.name for candidate in eligible]
+    flag, kind = ("--ema", "averaged") if ema else ("--no-ema", "plain")
+    raise UsageError(
+        f"{flag}: there are no {kind} weights in this file, only {listed(names)}.",
+        hint=f"Leave {flag} out, or take a dictionary with --key.",
+        details=names,
     )
 
 

@@ -10,7 +10,11 @@ from fromage_cli.checkpoints.checkpoint import Checkpoint, Contents
 from fromage_cli.checkpoints.content import SUPPORTED, kind_of
 from fromage_cli.checkpoints.directory import own_weights
 from fromage_cli.checkpoints.files import quoted, status_of
+from fromage_cli.checkpoints.hugging_face import Beside, read_beside
+from fromage_cli.checkpoints.nested import ANY, Choice
 from fromage_cli.checkpoints.npz_file import read_npz
+from fromage_cli.checkpoints.optimizer_file import load_optimizer
+from fromage_cli.checkpoints.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.prefixes import strip_prefixes
 from fromage_cli.checkpoints.safetensors_file import read_safetensors
 from fromage_cli.checkpoints.series import highest_step
@@ -20,37 +24,50 @@ from fromage_cli.checkpoints.torch_file import read_torch
 from fromage_cli.errors import InputError, UsageError
 
 
-def open_checkpoint(path: str | Path, key: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    path: str | Path, key: str | None = None, *, ema: bool | None = None, optimizer_state: str | Path | None = None
+) -> Checkpoint:
     """Open a file or a directory; a directory of steps gives its highest complete step, and a note says so.
 
-    `key` is the dotted path of the nested dictionary to take from a PyTorch file.
+    `key` is the dotted path of the nested dictionary to take from a PyTorch file; `ema` asks for averaged weights, or
+    for none, where there are several; `optimizer_state` names a file with the optimizer's state.
     Raises InputError for what cannot be read, UnsafeError for what must not be, UsageError for a wrong key.
     """
     given = Path(path)
     weights, step, notes = _find_weights(given)
-    contents = _read(weights, key)
+    contents = _read(weights, Choice(key, ema))
     if not contents.entries:
         raise InputError(
             f"{quoted(weights)} holds no tensors.", hint="It may hold only settings; name the weights file."
         )
+    beside = read_beside(weights)
+    steps = (contents.step, beside.step, step)
     stripped = strip_prefixes(contents.entries)
     shorter = {stored: name for name, stored in stripped.names.items()}
     return Checkpoint(
         path=given,
         format=contents.format,
-        step=contents.step if contents.step is not None else step,
+        step=next((step for step in steps if step is not None), None),
         entries={name: replace(contents.entries[stored], name=name) for name, stored in stripped.names.items()},
         metadata=contents.metadata,
         stripped=stripped.prefixes,
         key=contents.key,
-        notes=(*notes, *contents.notes, *stripped.notes),
+        notes=(*notes, *contents.notes, *beside.notes, *stripped.notes),
         tied=tuple(tuple(shorter[stored] for stored in group) for group in contents.tied),
-        optimizer=contents.optimizer,
         weights=weights,
         stored_names=stripped.names,
         read=contents.read,
         spans={shorter[stored]: span for stored, span in contents.spans.items()},
+        read_optimizer=lambda: _optimizer(optimizer_state, contents, beside),
     )
+
+
+def _optimizer(given: str | Path | None, contents: Contents, beside: Beside) -> OptimizerState | None:
+    """The optimizer's state from the file that the user names, else from the weights' own, else from the one beside."""
+    if given is not None:
+        return load_optimizer(Path(given))
+    found = contents.read_optimizer() if contents.read_optimizer is not None else None
+    return load_optimizer(beside.optimizer) if found is None and beside.optimizer is not None else found
 
 
 def _find_weights(path: Path) -> tuple[Path, int | None, Iterable[str]]:
@@ -64,18 +81,18 @@ def _find_weights(path: Path) -> tuple[Path, int | None, Iterable[str]]:
     return step.weights, step.number if step.counts == "step" else None, notes
 
 
-def _read(path: Path, key: str | None) -> Contents:
+def _read(path: Path, choice: Choice) -> Contents:
     if is_index(path):
-        _refuse_key(key, path)
+        _refuse_choice(choice, path)
         return read_sharded(path, _read_file)
-    return _read_file(path, key)
+    return _read_file(path, choice)
 
 
-def _read_file(path: Path, key: str | None = None) -> Contents:
+def _read_file(path: Path, choice: Choice = ANY) -> Contents:
     kind = kind_of(path)
     if kind in {"torch", "torch-legacy"}:
-        return read_torch(path, kind, key)
-    _refuse_key(key, path)
+        return read_torch(path, kind, choice)
+    _refuse_choice(choice, path)
     if kind == "safetensors":
         return read_safetensors(path)
     if kind == "npz":
@@ -83,11 +100,16 @@ def _read_file(path: Path, key: str | None = None) -> Contents:
     raise InputError(f"{quoted(path)} is JSON, but neither an index of shards nor a checkpoint.", hint=SUPPORTED)
 
 
-def _refuse_key(key: str | None, path: Path) -> None:
-    if key is not None:
+def _refuse_choice(choice: Choice, path: Path) -> None:
+    if choice.key is not None:
         raise UsageError(
-            f"--key {key!r} picks a dictionary inside a PyTorch file; {quoted(path)} has no dictionaries.",
+            f"--key {choice.key!r} picks a dictionary inside a PyTorch file; {quoted(path)} has no dictionaries.",
             hint="Leave --key out.",
+        )
+    if choice.ema:
+        raise UsageError(
+            f"--ema picks averaged weights beside others in one file; {quoted(path)} holds one set.",
+            hint="Leave --ema out, or name the file that holds the averaged weights.",
         )
 
 

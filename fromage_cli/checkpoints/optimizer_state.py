@@ -1,18 +1,15 @@
-"""The state of an optimizer as torch saves it: settings by group, and slots by parameter number."""
+"""The state of an optimizer: settings by group, slots by parameter number, and which tensor has which number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fromage_cli.errors import MismatchError
 
-if TYPE_CHECKING:
-    import torch
-
-KEYS = ("optimizer", "optimizer_state_dict", "optimizer_state", "optimizer_states", "optim", "opt_state")
-"""Names under which training scripts keep it beside the weights."""
+SHAPED = ("exp_avg", "momentum_buffer", "exp_avg_sq", "exp_inf", "square_avg", "sum", "prev")
+"""Slots that have their parameter's shape, in torch's own optimizers."""
 _FRONTIER = 100_000
 """Ways of interleaving the groups that are followed at once."""
 
@@ -29,6 +26,28 @@ class ParameterGroup:
     """Their names, where the optimizer was given them."""
 
 
+class UnreadSlot(Mapping[str, Any]):
+    """What an optimizer remembers of one parameter, each value read from its file when it is asked for."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Any]) -> None:
+        self.shapes = shapes
+        self._read = read
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.shapes:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
 @dataclass(frozen=True)
 class OptimizerState:
     """What one optimizer remembers."""
@@ -42,50 +61,16 @@ class OptimizerState:
         return bool(self.slots) and all(name in slot for slot in self.slots.values() for name in names)
 
 
-def optimizer_state(dictionaries: Sequence[Mapping[str, Any]]) -> OptimizerState | None:
-    """The first optimizer state kept in one of the dictionaries, or None."""
-    for dictionary in dictionaries:
-        for key in KEYS:
-            found = dictionary.get(key)
-            found = found[0] if isinstance(found, list | tuple) and found else found
-            if isinstance(found, Mapping) and {"state", "param_groups"} <= set(found):
-                return _parse(found)
-    return None
-
-
-def _parse(saved: Mapping[str, Any]) -> OptimizerState | None:
-    groups, slots = saved["param_groups"], saved["state"]
-    if not isinstance(groups, Sequence) or not isinstance(slots, Mapping):
-        return None
-    if not all(isinstance(group, Mapping) and isinstance(group.get("params"), Sequence) for group in groups):
-        return None
-    return OptimizerState(
-        tuple(_group(group) for group in groups),
-        {number: slot for number, slot in slots.items() if isinstance(slot, Mapping)},
-    )
-
-
-def _group(saved: Mapping[str, Any]) -> ParameterGroup:
-    settings = {name: value for name, value in saved.items() if name not in ("params", "param_names")}
-    names = saved.get("param_names")
-    return ParameterGroup(settings, tuple(saved["params"]), tuple(names) if names else None)
-
-
 def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Which parameter number each tensor of a model has; `shapes` by name, in model order.
 
-    By name where the optimizer knows names. Otherwise by order: each group holds its parameters in model order, and
-    the only way of interleaving the groups that agrees with the shapes of the slots is taken.
-    Raises MismatchError when the counts or shapes do not fit, or when more than one way does.
+    By name where the optimizer knows names, up to one common first component. Otherwise by order: each group holds its
+    parameters in model order, and the only way of interleaving the groups that agrees with the shapes of the slots is
+    taken. Raises MismatchError when the counts or shapes do not fit, or when more than one way does.
     """
-    if all(group.names is not None for group in state.groups):
-        named = {
-            name: number
-            for group in state.groups
-            for name, number in zip(group.names or (), group.numbers, strict=True)
-        }
-        if set(shapes) <= set(named):
-            return {name: named[name] for name in shapes}
+    if named := _numbers_by_name(state, shapes):
+        _check_shapes(state, named, shapes)
+        return named
     total = sum(len(group.numbers) for group in state.groups)
     if total != len(shapes):
         raise MismatchError(
@@ -93,6 +78,32 @@ def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]
             "It belongs to another model, or to one with other frozen tensors.",
         )
     return dict(zip(shapes, _interleaved(state, list(shapes.values())), strict=True))
+
+
+def _numbers_by_name(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The number of each tensor where every one of them is known by name; else nothing."""
+    if not shapes or any(group.names is None for group in state.groups):
+        return {}
+    pairs = [pair for group in state.groups for pair in zip(group.names or (), group.numbers, strict=True)]
+    named = dict(pairs)
+    if set(shapes) <= set(named):
+        return {name: named[name] for name in shapes}
+    shorter = {name.partition(".")[2]: number for name, number in pairs}
+    if len(shorter) == len(pairs) and set(shapes) <= set(shorter):
+        return {name: shorter[name] for name in shapes}
+    if all(name.partition(".")[2] in named for name in shapes):
+        return {name: named[name.partition(".")[2]] for name in shapes}
+    return {}
+
+
+def _check_shapes(state: OptimizerState, numbers: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name, number in numbers.items():
+        stored = slot_shape(state.slots.get(number, {}))
+        if stored not in (None, shapes[name]):
+            raise MismatchError(
+                f"The optimizer's state for {name!r} has shape {list(stored or ())}, the tensor {list(shapes[name])}.",
+                "It belongs to another model.",
+            )
 
 
 @dataclass(frozen=True)
@@ -160,10 +171,12 @@ def _advances(
 
 def slot_shape(slot: Mapping[str, Any]) -> tuple[int, ...] | None:
     """The shape of the parameter that a slot belongs to; None when it holds no tensor of that shape."""
-    tensors: dict[str, torch.Tensor] = {
-        name: value for name, value in slot.items() if hasattr(value, "shape") and name != "step"
-    }
-    for name in ("exp_avg", "momentum_buffer", "exp_avg_sq"):
-        if name in tensors:
-            return tuple(tensors[name].shape)
+    shapes = slot.shapes if isinstance(slot, UnreadSlot) else _shapes(slot)
+    for name in SHAPED:
+        if name in shapes:
+            return shapes[name]
     return None
+
+
+def _shapes(slot: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in slot.items() if name != "step" and hasattr(value, "shape")}

@@ -17,9 +17,9 @@ from fromage_cli.checkpoints.candidates import Candidate
 from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
 from fromage_cli.checkpoints.files import FileVersion, opened, quoted
 from fromage_cli.checkpoints.naming import listed
-from fromage_cli.checkpoints.nested import ancestors, choose
-from fromage_cli.checkpoints.optimizer_state import optimizer_state
+from fromage_cli.checkpoints.nested import ANY, Choice, ancestors, choose
 from fromage_cli.checkpoints.refusal import explain_failure
+from fromage_cli.checkpoints.saved_optimizer import optimizer_state
 from fromage_cli.checkpoints.steps import step_in_metadata
 from fromage_cli.errors import FromageError, InputError
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     import torch
 
 
-def read_torch(path: Path, kind: str, key: str | None = None) -> Contents:
+def read_torch(path: Path, kind: str, choice: Choice = ANY) -> Contents:
     """Read the structure of a file (`kind` "torch" or "torch-legacy") and choose the dictionary that is the weights."""
     version = FileVersion.of(path)
     root = load_file(path, kind)
     try:
-        chosen, note = choose(root, key)
+        chosen, note = choose(root, choice)
     except FromageError as error:
         raise type(error)(f"{quoted(path)}: {error.message}", error.hint, error.details) from None
     around = list(ancestors(root, chosen.path))
@@ -46,7 +46,7 @@ def read_torch(path: Path, kind: str, key: str | None = None) -> Contents:
         key=".".join(chosen.path) or None,
         notes=tuple(text for text in (note, _left_out(chosen)) if text),
         tied=_tied(chosen.tensors),
-        optimizer=optimizer_state(around),
+        read_optimizer=lambda: optimizer_state(around),
     )
 
 

@@ -26,7 +26,25 @@ def _option(panel: str, *names: str, help: str, **settings: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class ModelOptions:
+class CheckpointOptions:
+    """What to take from a checkpoint that holds several things."""
+
+    key: Annotated[
+        str | None,
+        _option("Checkpoint", "--key", metavar="PATH", help="Nested dictionary of the checkpoint to take."),
+    ] = None
+    ema: Annotated[
+        bool | None,
+        _option("Checkpoint", "--ema/--no-ema", help="Take averaged weights, or never; plain ones go first."),
+    ] = None
+    optimizer_state: Annotated[
+        str | None,
+        _option("Checkpoint", "--optimizer-state", metavar="FILE", help="Read the optimizer's state from here."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ModelOptions(CheckpointOptions):
     """Which network the checkpoint's weights belong to."""
 
     model: Annotated[
@@ -47,9 +65,6 @@ class ModelOptions:
             parser=parsing.assignment,
             help="Argument of the factory, a JSON value; repeatable.",
         ),
-    ] = None
-    key: Annotated[
-        str | None, _option("Model", "--key", metavar="PATH", help="Nested dictionary of the checkpoint to take.")
     ] = None
     trust: Annotated[
         bool, _option("Model", "--trust", help="Run, for this call, code that stands beside the checkpoint.")

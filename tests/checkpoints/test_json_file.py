@@ -10,7 +10,8 @@ def test_an_object_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("{", "not JSON"), ("[]", "not a JSON object"), ("\xff", "not JSON"), ("[" * 100_000, "not JSON")]
+    ("text", "words"),
+    [("{", "not JSON"), ("[]", "not a JSON object"), ("\xff", "not JSON"), ("[" * 100_000, "not JSON")],
 )
 def test_anything_else_is_refused(tmp_path, text, words):
     (tmp_path / "a.json").write_bytes(text.encode("latin1"))

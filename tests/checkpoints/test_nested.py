@@ -16,9 +16,9 @@ def trained():
     return model.state_dict(), optimizer.state_dict()
 
 
-def opened(tmp_path, content, key=None):
+def opened(tmp_path, content, key=None, ema=None):
     torch.save(content, tmp_path / "x.pt")
-    return open_checkpoint(tmp_path / "x.pt", key)
+    return open_checkpoint(tmp_path / "x.pt", key, ema=ema)
 
 
 def test_the_optimizer_is_never_taken(tmp_path):
@@ -56,9 +56,32 @@ def test_the_most_likely_dictionary_is_taken(tmp_path, content, key):
 
 def test_a_choice_is_told_with_its_alternatives(tmp_path):
     note = opened(tmp_path, {"model": SMALL, "ema": LARGE}).notes[0]
-    assert note == "Took 'model' of 2 dictionaries of tensors, not 'ema'; --key picks another."
+    assert note == "Took 'model' of 2 dictionaries of tensors, not 'ema'; --ema takes the averaged weights, --key any."
     note = opened(tmp_path, {"a": SMALL, "b": LARGE}).notes[0]
     assert note == "Took 'b', the largest of 2 dictionaries of tensors, not 'a'; --key picks another."
+
+
+@pytest.mark.parametrize(
+    ("ema", "key", "values"),
+    [(None, "state_dict", SMALL), (True, "state_dict_ema", LARGE), (False, "state_dict", SMALL)],
+)
+def test_averaged_weights_are_taken_where_they_are_asked_for(tmp_path, ema, key, values):
+    timm = {"epoch": 3, "arch": "vit", "state_dict": SMALL, "state_dict_ema": LARGE, "metric": 0.5}
+    checkpoint = opened(tmp_path, timm, ema=ema)
+    assert (checkpoint.key, checkpoint.tensor("w").tolist()) == (key, values["w"].tolist())
+    assert bool(checkpoint.notes) == (ema is None)
+
+
+@pytest.mark.parametrize(
+    ("content", "ema", "words"),
+    [
+        ({"model": SMALL}, True, "--ema: there are no averaged weights in this file, only 'model'"),
+        ({"model_ema": SMALL}, False, "--no-ema: there are no plain weights in this file, only 'model_ema'"),
+    ],
+)
+def test_a_copy_that_is_not_there_is_refused(tmp_path, content, ema, words):
+    with pytest.raises(UsageError, match=words):
+        opened(tmp_path, content, ema=ema)
 
 
 def test_a_key_picks_another_even_of_the_optimizer(tmp_path):

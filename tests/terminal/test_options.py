@@ -65,7 +65,7 @@ def test_flattened_and_whole_again(call, fake):
         *("--max-memory", "8GB", "--estimate", "--format", "csv", "--all", "-q", "-v", "--no-progress", "--force"),
     )
     assert outcome.code == 0
-    assert fake.SEEN["model"] == ModelOptions("m.py:f", ["a=1", "b=x"], "ema", True)
+    assert fake.SEEN["model"] == ModelOptions(model="m.py:f", model_arg=["a=1", "b=x"], key="ema", trust=True)
     assert fake.SEEN["model"].model_arguments == {"a": 1, "b": "x"}
     assert fake.SEEN["batch"] == BatchOptions("b.npz", 8, 2, loss="mse", mode="train", micro_batch=4)
     assert fake.SEEN["tensors"] == TensorOptions("all", ["a*"], ["b*", "c*"])

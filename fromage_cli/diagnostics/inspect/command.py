@@ -7,7 +7,7 @@ import typer
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import checkpoint_record
 from fromage_cli.terminal.answer import Answer, Provenance, records
-from fromage_cli.terminal.options import OutputOptions, shared_options
+from fromage_cli.terminal.options import CheckpointOptions, OutputOptions, shared_options
 from fromage_cli.terminal.progress import Advance, progress
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ def command(
     spectrum: Annotated[
         bool, typer.Option("--spectrum", help="Spectral norm, stable rank and condition number of every matrix too.")
     ] = False,
-    key: Annotated[
-        str | None, typer.Option("--key", metavar="PATH", help="Nested dictionary of the checkpoint to take.")
-    ] = None,
+    checkpoint: CheckpointOptions,
     output: OutputOptions,
 ) -> list[Answer]:
     """What is in this file: format, step, tensors, norms, dtypes, NaN and Inf, ties, the optimizer and its settings?"""
@@ -37,7 +35,10 @@ def command(
 
     from fromage_cli.checkpoints import open_checkpoint
 
-    opened = [open_checkpoint(path, key) for path in ckpt]
+    if checkpoint.optimizer_state is not None and len(ckpt) > 1:
+        raise UsageError(f"--optimizer-state belongs to one checkpoint, {len(ckpt)} are given.", hint="Name one.")
+    state = checkpoint.optimizer_state
+    opened = [open_checkpoint(path, checkpoint.key, ema=checkpoint.ema, optimizer_state=state) for path in ckpt]
     elements = sum(entry.elements for checkpoint in opened for entry in checkpoint.entries.values())
     with progress("inspect", total=None if headers else elements) as advance:
         return [_answer(checkpoint, headers, spectrum, advance) for checkpoint in opened]

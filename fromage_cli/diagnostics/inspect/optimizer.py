@@ -25,12 +25,18 @@ def describe_optimizer(checkpoint: Checkpoint) -> OptimizerResult | None:
 
 
 def _names(checkpoint: Checkpoint, state: OptimizerState) -> Mapping[int, str]:
-    """Parameter numbers' names, from the optimizer itself or by the order of the file's tensors; empty if neither."""
+    """Parameter numbers' names, from the optimizer itself or by the order of the file's tensors; empty if neither.
+
+    Safetensors files are sorted by name: their order says nothing about the model's.
+    """
     copies = {name for group in checkpoint.tied for name in group[1:]}
     entries = [entry for name, entry in checkpoint.entries.items() if entry.floating and name not in copies]
     try:
         matched = match_parameters(state, {entry.name: entry.shape for entry in entries})
+        known = checkpoint.ordered or all(group.names for group in state.groups)
     except MismatchError:
+        known = False
+    if not known:
         return {
             number: name
             for group in state.groups

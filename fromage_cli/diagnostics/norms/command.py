@@ -7,7 +7,7 @@ import typer
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import checkpoint_record
 from fromage_cli.terminal.answer import Answer, Provenance, records
-from fromage_cli.terminal.options import OutputOptions, shared_options
+from fromage_cli.terminal.options import CheckpointOptions, OutputOptions, shared_options
 from fromage_cli.terminal.progress import progress
 
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ def command(
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", metavar="GLOB", help="No tensor whose name matches; repeatable.")
     ] = None,
-    key: Annotated[
-        str | None, typer.Option("--key", metavar="PATH", help="Nested dictionary of the checkpoints to take.")
-    ] = None,
+    checkpoint: CheckpointOptions,
     output: OutputOptions,
 ) -> Answer:
     """Which layers' norms grow along a run, how fast, and when does it hurt?"""
@@ -52,7 +50,7 @@ def command(
     from fromage_cli.diagnostics.norms.render import curve, render
     from fromage_cli.diagnostics.norms.settings import find_settings
 
-    gathered = gather_series(ckpt, key)
+    gathered = gather_series(ckpt, checkpoint.key, checkpoint.ema, checkpoint.optimizer_state)
     settings = find_settings(
         gathered.checkpoints, lambda: _declared(gathered.checkpoints[-1]), optimizer, lr, weight_decay
     )

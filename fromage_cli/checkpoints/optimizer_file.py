@@ -1,0 +1,49 @@
+"""An optimizer's state from a file of its own: what stands beside weights, or what `--optimizer-state` names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fromage_cli.checkpoints.content import kind_of
+from fromage_cli.checkpoints.files import quoted, status_of
+from fromage_cli.checkpoints.hugging_face import OPTIMIZERS, optimizer_in
+from fromage_cli.checkpoints.naming import listed
+from fromage_cli.checkpoints.optimizer_state import OptimizerState
+from fromage_cli.checkpoints.saved_optimizer import KEYS, optimizer_state, parse_optimizer
+from fromage_cli.errors import InputError
+
+
+def load_optimizer(path: Path) -> OptimizerState:
+    """Read the optimizer's state in a PyTorch file, or in a directory that holds one.
+
+    Raises InputError where there is none.
+    """
+    status_of(path)
+    if path.is_dir():
+        file = optimizer_in(path)
+        if file is None:
+            raise InputError(
+                f"Directory {quoted(path)} holds no optimizer state: no {' or '.join(OPTIMIZERS)}.",
+                hint="Name the optimizer's file.",
+            )
+        return load_optimizer(file)
+    return _in_file(path)
+
+
+def _in_file(path: Path) -> OptimizerState:
+    from fromage_cli.checkpoints.torch_file import load_file
+
+    kind = kind_of(path)
+    root = load_file(path, kind) if kind in {"torch", "torch-legacy"} else None
+    state = None
+    if isinstance(root, Mapping):
+        state = parse_optimizer(root) or optimizer_state([{str(name): value for name, value in root.items()}])
+    if state is None:
+        held = f"it holds {listed([str(name) for name in root])}" if isinstance(root, Mapping) else f"it is {kind}"
+        raise InputError(
+            f"{quoted(path)} holds no optimizer state: {held}.",
+            hint="Expected is what torch.save(optimizer.state_dict(), FILE) writes, itself or under one of "
+            f"{', '.join(KEYS)}.",
+        )
+    return state

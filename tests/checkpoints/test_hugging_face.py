@@ -1,0 +1,69 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from fromage_cli.checkpoints import match_parameters, open_checkpoint
+from fromage_cli.errors import InputError
+
+
+def write_trainer(directory, model, optimizer_name="optimizer.pt"):
+    """What the Trainer of Hugging Face leaves in a checkpoint's directory."""
+    directory.mkdir(exist_ok=True)
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=5e-5)
+    model(torch.randn(3, 4)).square().sum().backward()
+    optimizer.step()
+    save_file(model.state_dict(), directory / "model.safetensors", {"format": "pt"})
+    torch.save(optimizer.state_dict(), directory / optimizer_name)
+    torch.save(torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0).state_dict(), directory / "scheduler.pt")
+    torch.save({"cpu": torch.get_rng_state()}, directory / "rng_state.pth")
+    (directory / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (directory / "trainer_state.json").write_text(json.dumps({"global_step": 1234, "epoch": 2.0, "log_history": []}))
+    return optimizer
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 5), nn.Linear(5, 2))
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "optimizer.bin"])
+def test_weights_step_and_optimizer_are_found_together(tmp_path, model, name):
+    optimizer = write_trainer(tmp_path / "run", model, name)
+    checkpoint = open_checkpoint(tmp_path / "run")
+    assert (checkpoint.format, checkpoint.step) == ("safetensors", 1234)
+    assert checkpoint.notes == (f"Read beside the weights: trainer_state.json, {name}.",)
+    state = checkpoint.optimizer
+    assert [group.settings["weight_decay"] for group in state.groups] == [0.01, 0.0]
+    numbers = match_parameters(state, {key: tuple(value.shape) for key, value in model.named_parameters()})
+    for key, parameter in model.named_parameters():
+        assert torch.equal(state.slots[numbers[key]]["exp_avg"], optimizer.state[parameter]["exp_avg"])
+
+
+def test_the_weights_file_itself_and_its_own_step_are_known_too(tmp_path, model):
+    write_trainer(tmp_path / "run", model)
+    assert open_checkpoint(tmp_path / "run" / "model.safetensors").step == 1234
+    save_file(model.state_dict(), tmp_path / "run" / "model.safetensors", {"step": "7"})
+    assert open_checkpoint(tmp_path / "run").step == 7
+
+
+def test_what_stands_beside_other_names_is_left_alone(tmp_path, model):
+    write_trainer(tmp_path / "run", model)
+    (tmp_path / "run" / "model.safetensors").rename(tmp_path / "run" / "best.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "run")
+    assert (checkpoint.step, checkpoint.optimizer, checkpoint.notes) == (None, None, ())
+
+
+def test_a_damaged_optimizer_is_told_only_to_those_who_ask_for_it(tmp_path, model):
+    write_trainer(tmp_path / "run", model)
+    (tmp_path / "run" / "optimizer.pt").write_bytes(b"PK\x03\x04 cut off")
+    checkpoint = open_checkpoint(tmp_path / "run")
+    assert checkpoint.tensor("0.bias").shape == (5,)
+    with pytest.raises(InputError, match=r"optimizer\.pt"):
+        _ = checkpoint.optimizer
