@@ -1,4 +1,4 @@
-"""Stored bytes as real numbers of the same absolute values, for every dtype that checkpoints hold, without torch."""
+"""Stored bytes as real numbers, for every dtype that checkpoints hold, without torch."""
 
 from __future__ import annotations
 
@@ -61,6 +61,20 @@ class Widening:
         numpy.bitwise_and(pairs, 0xFFFF0000, out=bits[half : 2 * half])
         bits[2 * half :] = codes[2 * half :].astype(numpy.uint32) << 16
         return bits.view(numpy.float32)
+
+
+def real_numbers(stored: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """The elements themselves in their own order, (elements,) float64; `dtype` is not complex.
+
+    `stored`: (bytes,) uint8, little endian.
+    """
+    import numpy
+
+    if dtype == "bfloat16":
+        return (stored.view("<u2").astype(numpy.uint32) << 16).view(numpy.float32).astype(numpy.float64)
+    if dtype == "float16" or dtype.startswith("float8"):
+        return _table(dtype)[stored.view("<u2") if dtype == "float16" else stored].astype(numpy.float64)
+    return stored.view(numpy.dtype(dtype).newbyteorder("<")).astype(numpy.float64)
 
 
 @cache

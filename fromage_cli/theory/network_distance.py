@@ -1,4 +1,4 @@
-"""Theorem 1: how far apart two perceptrons, and their layer-to-output Jacobians, can be.
+"""How far apart two networks are: angles, implied steps, and Theorem 1 for two perceptrons.
 
 Source: Bernstein et al., NeurIPS 2020, Theorem 1, for bias-free perceptrons whose layers do not narrow
 (n_l >= n_{l-1}) and whose nonlinearity, with alpha |x| <= |phi(x)| and slopes in [alpha, beta], follows every layer.
@@ -6,6 +6,29 @@ Source: Bernstein et al., NeurIPS 2020, Theorem 1, for bias-free perceptrons who
 
 import math
 from collections.abc import Sequence
+
+
+def angle_between(chord: float, cochord: float) -> float:
+    """The angle between two vectors from ‖u^ − v^‖ and ‖u^ + v^‖, radians; exact at both ends, unlike arccos."""
+    return 2.0 * math.atan2(chord, cochord)
+
+
+def straight_step(relative_distance: float, steps: int) -> float:
+    """The least relative step that gets so far in so many steps, (1 + delta)^(1/t) - 1: all of them in one direction.
+
+    By the triangle inequality no walk with smaller steps arrives.
+    """
+    return math.expm1(math.log1p(relative_distance) / steps)
+
+
+def wandering_step(angle: float, steps: int) -> float | None:
+    """The relative step eta that turns by so much when every step is orthogonal to the weights and to the other steps.
+
+    cos = (1 + eta^2)^(-t/2), whether the norm then grows (LARS) or is kept (Fromage). None from a right angle on.
+    """
+    if math.cos(angle) <= 0.0 or angle > math.pi / 2.0:
+        return None
+    return math.sqrt(math.expm1(math.log1p(math.tan(angle) ** 2) / steps))
 
 
 def log10_function_bound(relative_steps: Sequence[float], condition: float, alpha: float, beta: float) -> float:

@@ -6,7 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fromage_cli.theory.network_distance import log10_function_bound, log10_jacobian_bound
+from fromage_cli.theory.network_distance import (
+    angle_between,
+    log10_function_bound,
+    log10_jacobian_bound,
+    straight_step,
+    wandering_step,
+)
 
 
 def draw_networks(
@@ -83,3 +89,24 @@ def test_the_bound_by_hand() -> None:
     assert log10_function_bound([1e6] * 60, 1e160, 1.0, 1.0) == pytest.approx(60 * 320 + 360)
     assert log10_function_bound([0.0], 10.0, 1.0, 1.0) == -math.inf
     assert log10_jacobian_bound([0.5], 1, 10.0, 1.0, 1.0) == -math.inf
+
+
+def test_implied_steps_of_walks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(20_000, generator=generator, dtype=torch.float64)
+    straight, wandering = start.clone(), start.clone()
+    for _ in range(50):
+        straight += 0.01 * straight
+        step = torch.randn(20_000, generator=generator, dtype=torch.float64)
+        step -= wandering * (step @ wandering) / (wandering @ wandering)
+        wandering += 0.02 * wandering.norm() * step / step.norm()
+    assert straight_step(float((straight - start).norm() / start.norm()), 50) == pytest.approx(0.01, rel=1e-9)
+    cosine = float(wandering @ start / (wandering.norm() * start.norm()))
+    assert wandering_step(math.acos(cosine), 50) == pytest.approx(0.02, rel=0.05)
+    assert wandering_step(2.0, 50) is None
+    assert straight_step(1e-14, 1) == pytest.approx(1e-14) and wandering_step(1e-9, 1) == pytest.approx(1e-9)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-9, 1.0, math.pi])
+def test_angles_from_chords(angle: float) -> None:
+    assert angle_between(2 * math.sin(angle / 2), 2 * math.cos(angle / 2)) == pytest.approx(angle, rel=1e-12)

@@ -1,0 +1,65 @@
+"""Extreme singular values of matrices without torch: spectral norm and condition number."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DENSE = 1024
+"""Matrices whose smaller side is at most this are decomposed; of larger ones only the spectral norm is found."""
+
+
+def condition_number(values: NDArray[Any], longer_side: int) -> float:
+    """sigma_max / sigma_min of singular values in falling order; inf where the smallest is rounding."""
+    import numpy
+
+    largest, smallest = float(values[0]), float(values[-1])
+    negligible = largest * longer_side * float(numpy.finfo(numpy.float64).eps)
+    return largest / smallest if smallest > negligible else math.inf
+
+
+def extremes(matrix: NDArray[Any]) -> tuple[float, float | None]:
+    """Spectral norm and condition number of a finite matrix; the latter None where it is too large to decompose."""
+    import numpy
+
+    if not matrix.size:
+        return 0.0, None
+    scale = float(numpy.abs(matrix).max()) or 1.0
+    matrix = matrix / scale
+    if min(matrix.shape) > DENSE:
+        return scale * leading_singular_value(matrix), None
+    values = numpy.linalg.svd(matrix, compute_uv=False)
+    return scale * float(values[0]), condition_number(values, max(matrix.shape))
+
+
+def leading_singular_value(matrix: NDArray[Any], tolerance: float = 1e-6, iterations: int = 80) -> float:
+    """The largest singular value, from below, by Lanczos on A^T A with full re-orthogonalisation.
+
+    Stopped when the residual of the leading Ritz pair is below `tolerance` times its value. Source: Golub, Van Loan,
+    *Matrix Computations*, 4th ed., section 10.1.
+    """
+    import numpy
+
+    wide = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    basis = [numpy.random.default_rng(0).standard_normal(wide.shape[1])]
+    basis[0] /= numpy.linalg.norm(basis[0])
+    diagonal: list[float] = []
+    beside: list[float] = []
+    value = 0.0
+    for _ in range(min(iterations, wide.shape[1])):
+        image = wide.T @ (wide @ basis[-1])
+        diagonal.append(float(image @ basis[-1]))
+        stacked = numpy.stack(basis)  # [k, n]
+        for _ in range(2):
+            image = image - stacked.T @ (stacked @ image)
+        beside.append(float(numpy.linalg.norm(image)))
+        tridiagonal = numpy.diag(diagonal) + numpy.diag(beside[:-1], 1) + numpy.diag(beside[:-1], -1)
+        values, vectors = numpy.linalg.eigh(tridiagonal)
+        value = float(values[-1])
+        if beside[-1] * abs(float(vectors[-1, -1])) <= tolerance * abs(value):
+            break
+        basis.append(image / beside[-1])
+    return math.sqrt(max(value, 0.0))
