@@ -107,7 +107,9 @@ def open_problem(ckpt: str | None, model: ModelOptions, batch: BatchOptions, run
     budget = Budget(run.time_limit, run.max_memory)
     device, dtype = torch_device(run.device), getattr(torch, run.dtype)
     _require_something(ckpt, model)
-    checkpoint = open_checkpoint(ckpt, model.key) if ckpt is not None else None
+    checkpoint = None
+    if ckpt is not None:
+        checkpoint = open_checkpoint(ckpt, model.key, ema=model.ema, optimizer_state=model.optimizer_state)
     declared = Declared()
     if checkpoint is not None:
         declared = declared_beside(
