@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from learning_rate_networks import Task, all_tasks
+from learning_rate_probes import raw_probe
 from learning_rate_training import START, Results, Search, untuned_run
 
 
@@ -36,7 +37,19 @@ def grid(tasks: list[Task], given: argparse.Namespace) -> None:
             print(f"{task.name}\t{optimizer}\t{START[optimizer] * 2.0**best:.4g}\t{seconds:.0f} s", flush=True)
 
 
-STAGES = {"checkpoints": checkpoints, "grid": grid}
+def probes(tasks: list[Task], given: argparse.Namespace) -> None:
+    """Short runs over a wide grid from every checkpoint."""
+    results = Results(given.results / "probes.jsonl", ("task", "optimizer", "step"))
+    for step in (0, 200, 50, 20, 100, 10):
+        for task in tasks:
+            for optimizer in START:
+                key = (task.name, optimizer, step)
+                if key not in results.found:
+                    found = raw_probe(task, optimizer, step, given.results, given.data)
+                    results.add({"task": task.name, "optimizer": optimizer, "step": step} | found)
+
+
+STAGES = {"checkpoints": checkpoints, "grid": grid, "probes": probes}
 
 
 def main() -> None:

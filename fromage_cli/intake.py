@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -13,6 +13,7 @@ from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.problem.batches import Batch
@@ -34,6 +35,20 @@ class Intake:
     model: str
     """How the model is described."""
     notes: tuple[str, ...]
+    build: Callable[[int], nn.Module]
+    """Makes the network again, its weights drawn from a seed."""
+
+    def rebuilt(self) -> Problem | None:
+        """The same problem on the network as its factory makes it; None where no factory draws weights.
+
+        Evaluations and limits are counted together.
+        """
+        from fromage_cli.problem.models import fresh_model
+
+        model = fresh_model(self.build, self.problem.seed)
+        if model is None:
+            return None
+        return replace(self.problem, model=model.to(self.problem.device, self.problem.dtype), saved=None)
 
     def reload_weights(self) -> None:
         """Let displaced weights be read from the checkpoint again instead of being kept.
@@ -115,9 +130,11 @@ def open_problem(ckpt: str | None, model: ModelOptions, batch: BatchOptions, run
         declared = declared_beside(
             Path(cast(str, ckpt)), checkpoint.metadata, opened=checkpoint.weights, trust=model.trust
         )
-    network, description = build_model(
-        model.model or "auto", model.model_arguments, checkpoint, declared, seed=run.seed
-    )
+
+    def build(seed: int) -> tuple[nn.Module, str]:
+        return build_model(model.model or "auto", model.model_arguments, checkpoint, declared, seed=seed)
+
+    network, description = build(run.seed)
     notes = (f"model: {description}", *(checkpoint.notes if checkpoint is not None else ()))
     refuse_unsupported(network)
     notes += load_weights(network, checkpoint, dtype) if checkpoint is not None else (OWN_WEIGHTS,)
@@ -148,7 +165,7 @@ def open_problem(ckpt: str | None, model: ModelOptions, batch: BatchOptions, run
         budget=budget,
     )
     notes += (f"batch: {_counted(problem)} from {data.source}; loss: {loss.name}; mode: {mode}",)
-    return Intake(problem, checkpoint, declared, description, notes)
+    return Intake(problem, checkpoint, declared, description, notes, lambda seed: build(seed)[0])
 
 
 def provenance(problem: Problem) -> Provenance:

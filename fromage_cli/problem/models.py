@@ -1,9 +1,10 @@
 """The network itself: from the user's factory, or rebuilt from the checkpoint where that is certain."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from fromage_cli.errors import MismatchError, UsageError
@@ -65,6 +66,18 @@ def build_model(
     with seeded(seed):  # again: whether the file had to be imported first must not matter
         model = _from_factory(named, spec, arguments)
     return model, f"{type(model).__name__} from {spec}"
+
+
+def fresh_model(build: Callable[[int], nn.Module], seed: int) -> nn.Module | None:
+    """The network with the weights that its factory draws from a seed; None where it draws none.
+
+    `build`: the factory, called with a seed. A factory that reads trained weights gives the same ones for every seed.
+    """
+    model, other = build(seed), build(seed + 1)
+    pairs = list(zip(model.parameters(), other.parameters(), strict=False))
+    if model is other or any(first.is_meta for first, _ in pairs):
+        return None
+    return None if all(torch.equal(first, second) for first, second in pairs) else model
 
 
 def _rebuilt(
