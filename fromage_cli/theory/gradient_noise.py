@@ -1,0 +1,85 @@
+"""How much of a minibatch gradient is signal: unbiased estimates from chunks, and what follows for other batch sizes.
+
+With mean gradients g_1 … g_M of disjoint chunks of b samples each,
+
+    ||g||^2 ~ (||sum g_i||^2 - sum ||g_i||^2) / (M (M - 1)),
+    tr Sigma ~ b (sum ||g_i||^2 - ||sum g_i||^2 / M) / (M - 1)       (per sample),
+
+and a batch of B samples has E||g_B||^2 = ||g||^2 + tr Sigma / B. Source: McCandlish et al., *An empirical model of
+large-batch training*, 2018, appendix A.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Inner products of the chunks' gradients of one tensor."""
+
+    rows: int
+    """b, samples of each chunk."""
+    squares: tuple[float, ...]
+    """||g_i||^2."""
+    products: tuple[float, ...]
+    """<g_i, sum_j g_j>."""
+
+    @property
+    def count(self) -> int:
+        """M."""
+        return len(self.squares)
+
+    def without(self, index: int) -> "Moments":
+        """The estimates of all chunks but one."""
+        total = math.fsum(self.products)
+        sum_square = total - 2.0 * self.products[index] + self.squares[index]
+        return moments(sum_square, math.fsum(self.squares) - self.squares[index], self.count - 1, self.rows)
+
+    @property
+    def whole(self) -> "Moments":
+        """The estimates of all chunks."""
+        return moments(math.fsum(self.products), math.fsum(self.squares), self.count, self.rows)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Unbiased estimates for one tensor."""
+
+    squared_norm: float
+    """||g||^2; below zero where noise dominates."""
+    variance: float
+    """tr Sigma, per sample."""
+
+    def expected_square(self, batch_size: float) -> float:
+        """E||g_B||^2 of a batch of B samples."""
+        return max(self.squared_norm, 0.0) + self.variance / batch_size
+
+    def cosine(self, batch_size: float) -> float:
+        """||g|| / sqrt(E||g_B||^2), with the sign of the estimate of ||g||^2."""
+        size = abs(self.squared_norm)
+        whole = size + self.variance / batch_size
+        return math.copysign(math.sqrt(size / whole), self.squared_norm) if whole > 0.0 else 0.0
+
+
+def moments(sum_square: float, squares: float, count: int, rows: int) -> Moments:
+    """From ||sum g_i||^2 and sum ||g_i||^2 of `count` chunks."""
+    squared_norm = (sum_square - squares) / (count * (count - 1))
+    variance = rows * (squares - sum_square / count) / (count - 1)
+    return Moments(squared_norm, max(variance, 0.0))
+
+
+def jackknife_error(leave_one_out: Sequence[float]) -> float | None:
+    """The jackknife's standard error, sqrt((M-1)/M sum (x_-i - mean)^2); None for fewer than three."""
+    count = len(leave_one_out)
+    if count < 3:
+        return None
+    mean = math.fsum(leave_one_out) / count
+    return math.sqrt((count - 1) / count * math.fsum((value - mean) ** 2 for value in leave_one_out))
+
+
+def cosine_error(chunks: Chunks, batch_size: float) -> float | None:
+    """The jackknife's standard error of the cosine; None for fewer than three chunks."""
+    if chunks.count < 3:
+        return None
+    return jackknife_error([chunks.without(index).cosine(batch_size) for index in range(chunks.count)])

@@ -1,0 +1,69 @@
+"""The estimates against Gaussian gradients whose signal and noise are known."""
+
+import math
+
+import pytest
+import torch
+
+from fromage_cli.theory.gradient_noise import Chunks, Moments, cosine_error, jackknife_error, moments
+
+
+def chunks_of(gradients: torch.Tensor, rows: int) -> Chunks:
+    total = gradients.sum(0)
+    return Chunks(rows, tuple((gradients**2).sum(1).tolist()), tuple((gradients @ total).tolist()))
+
+
+def test_two_chunks_by_hand() -> None:
+    found = chunks_of(torch.tensor([[3.0, 0.0], [1.0, 2.0]]), 5).whole
+    assert found.squared_norm == pytest.approx(3.0)  # <g_1, g_2>
+    assert found.variance == pytest.approx(5 * 4.0)  # 5 ||g_1 - g_2||^2 / 2
+
+
+def test_the_estimates_are_unbiased() -> None:
+    generator = torch.Generator().manual_seed(0)
+    signal, deviation, rows, count = torch.tensor([0.3, -0.4, 0.0], dtype=torch.float64), 2.0, 4, 6
+    found = []
+    for _ in range(4000):
+        noise = torch.randn(count, 3, generator=generator, dtype=torch.float64)
+        found.append(chunks_of(signal + deviation / math.sqrt(rows) * noise, rows).whole)
+    assert sum(each.squared_norm for each in found) / 4000 == pytest.approx(0.25, abs=0.03)
+    assert sum(each.variance for each in found) / 4000 == pytest.approx(12.0, rel=0.02)
+
+
+def test_leaving_one_out_is_as_if_it_had_never_been() -> None:
+    gradients = torch.randn(5, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    whole = chunks_of(gradients, 3)
+    for index in range(5):
+        alone = chunks_of(torch.cat([gradients[:index], gradients[index + 1 :]]), 3).whole
+        assert whole.without(index).squared_norm == pytest.approx(alone.squared_norm)
+        assert whole.without(index).variance == pytest.approx(alone.variance)
+
+
+def test_the_cosine_is_that_of_a_batch_of_any_size() -> None:
+    assert Moments(9.0, 64.0).cosine(4) == pytest.approx(3 / 5)
+    assert Moments(9.0, 64.0).expected_square(4) == 25.0
+    assert Moments(-9.0, 64.0).cosine(4) == pytest.approx(-3 / 5)
+    assert Moments(0.0, 0.0).cosine(4) == 0.0
+
+
+def test_the_error_is_as_large_as_the_spread_of_repetitions() -> None:
+    generator = torch.Generator().manual_seed(3)
+    signal = torch.full((20,), 0.5, dtype=torch.float64)
+    cosines, errors = [], []
+    for _ in range(300):
+        chunks = chunks_of(signal + torch.randn(16, 20, generator=generator, dtype=torch.float64), 1)
+        cosines.append(chunks.whole.cosine(8))
+        error = cosine_error(chunks, 8)
+        assert error is not None
+        errors.append(error)
+    spread = float(torch.tensor(cosines).std())
+    assert sum(errors) / len(errors) == pytest.approx(spread, rel=0.25)
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
+    values = [1.0, 4.0, 2.0, 8.0]
+    left_out = [(sum(values) - value) / 3 for value in values]
+    assert jackknife_error(left_out) == pytest.approx(float(torch.tensor(values).std()) / 2)
+    assert jackknife_error([1.0, 2.0]) is None
+    assert cosine_error(chunks_of(torch.ones(2, 2), 1), 1) is None
+    assert moments(4.0, 2.0, 2, 1).variance == 0.0
