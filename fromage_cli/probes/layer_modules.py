@@ -1,0 +1,102 @@
+"""The modules around a layer: its bias, its heads, the size of what it returns."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fromage_cli.problem.layers import TrainableTensor
+from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.accumulation import squared_norm
+
+HEADS = (
+    "num_heads",
+    "n_heads",
+    "n_head",
+    "nhead",
+    "heads",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "num_kv_heads",
+    "n_kv_heads",
+)
+"""What attention modules, and configurations, call the number of their heads."""
+
+
+def owner_of(name: str) -> tuple[str, str]:
+    """The module that a tensor belongs to and the tensor's own name there, parametrisations looked through."""
+    owner, parametrized, rest = f".{name}".partition(".parametrizations.")
+    if parametrized:
+        return owner.removeprefix("."), rest.partition(".")[0]
+    owner, _, leaf = name.rpartition(".")
+    return owner, leaf
+
+
+def bias_of(problem: Problem, layer: TrainableTensor) -> TrainableTensor | None:
+    """The vector that is added to what a layer returns, as far as names and lengths tell.
+
+    The one whose name says `bias` where the layer's says `weight`, else `bias`, else the only vector beside the layer;
+    always one that receives a gradient and is as long as one of the layer's first two dimensions.
+    """
+    owner, leaf = owner_of(layer.name)
+    vectors = {
+        owner_of(tensor.name)[1]: tensor
+        for tensor in problem.receiving
+        if tensor.parameter.dim() == 1 and owner_of(tensor.name)[0] == owner
+        if tensor.parameter.shape[0] in layer.parameter.shape[:2]
+    }
+    for name in (leaf.replace("weight", "bias"), "bias"):
+        if name in vectors:
+            return vectors[name]
+    return next(iter(vectors.values())) if len(vectors) == 1 else None
+
+
+def head_counts(model: nn.Module, name: str) -> set[int]:
+    """The numbers of heads that the modules around a layer, or their configurations, speak of."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return {count for module in _around(modules, name) for count in _heads(module)}
+
+
+def _around(modules: dict[str, nn.Module], name: str) -> Iterator[nn.Module]:
+    owner = owner_of(name)[0]
+    while owner:
+        yield modules[owner]
+        owner = owner.rpartition(".")[0]
+    yield modules[""]
+
+
+def _heads(module: nn.Module) -> Iterator[int]:
+    for place in (module, getattr(module, "config", None)):
+        for name in HEADS:
+            count = getattr(place, name, None)
+            if type(count) is int:
+                yield count
+
+
+def output_scales(problem: Problem, layers: Sequence[TrainableTensor]) -> dict[str, float]:
+    """Root mean square of what each layer's module returns on the first chunk, by layer; one forward pass.
+
+    Modules that are not called, that return no tensor, or take no hook are left out.
+    """
+    found: dict[str, float] = {}
+
+    def record(names: list[str], module: Any, arguments: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, list | tuple) and output else output
+        if isinstance(first, Tensor) and first.is_floating_point() and first.numel():
+            found.update(dict.fromkeys(names, math.sqrt(squared_norm(first) / first.numel())))
+
+    modules = dict(problem.model.named_modules(remove_duplicate=False))
+    chunk = problem.chunks()[0]
+    with ExitStack() as stack:
+        for layer in layers:
+            module = modules.get(owner_of(layer.name)[0])
+            if module is not None and not isinstance(module, torch.jit.ScriptModule):
+                stack.callback(module.register_forward_hook(partial(record, [layer.name])).remove)
+        with problem.evaluation(), torch.no_grad():
+            problem.loss(problem.model, chunk)
+    problem.evaluations.forwards += chunk.size / problem.rows
+    return found

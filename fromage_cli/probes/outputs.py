@@ -1,0 +1,131 @@
+"""What a network computes on its batch, and how far that moves when weights do."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fromage_cli.problem.batches import Batch, named_tensors
+from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.accumulation import distance, norm
+
+KEPT = 1 << 22
+"""Entries of one output that are compared; of more, every so many-th."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """How far a network has moved."""
+
+    outputs: float
+    """Largest ‖f − f₀‖ / ‖f₀‖ over the outputs; that of the loss where the model's outputs cannot be seen."""
+    loss: float
+    """|L − L₀| / |L₀|."""
+
+
+class Outputs:
+    """The outputs that the loss uses at the current weights; what the loss leaves alone does not count."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self._used = self._find_used()
+        self._base, self._loss = self._evaluate()
+
+    def response(self) -> Response:
+        """How far outputs and loss are from where they were when this was made; one forward pass."""
+        found, loss = self._evaluate()
+        change = _relative(abs(loss - self._loss), abs(self._loss))
+        if not self._used:
+            return Response(change, change)
+        places = range(len(self._used))
+        return Response(max(self._moved(found, place) for place in places), change)
+
+    def _moved(self, found: list[list[Tensor]], place: int) -> float:
+        """The relative change of one output, all chunks together; entries that were not finite before are passed over.
+
+        Infinite where it has become not finite, or of another shape.
+        """
+        pairs = [(before[place], after[place : place + 1]) for before, after in zip(self._base, found, strict=True)]
+        if any(not after or after[0].shape != before.shape for before, after in pairs):
+            return math.inf
+        whole = math.hypot(*(norm(_finite(before, before)) for before, _ in pairs))
+        moved = math.hypot(*(distance(_finite(after[0], before), _finite(before, before)) for before, after in pairs))
+        return _relative(moved, whole)
+
+    def _evaluate(self) -> tuple[list[list[Tensor]], float]:
+        """The used outputs of every chunk, and the loss."""
+        problem = self.problem
+        problem.budget.check()
+        total = count = 0.0
+        outputs = []
+        for chunk in problem.chunks():
+            with problem.evaluation(), torch.no_grad(), self._recorded() as recorded:
+                terms = problem.loss(problem.model, chunk)
+                total, count = total + float(terms.total), count + terms.count
+                outputs.append([_sample(recorded[place]) for place in self._used if place < len(recorded)])
+        problem.evaluations.forwards += 1
+        return outputs, total / count if count else math.nan
+
+    def _find_used(self) -> list[int]:
+        """Which of the tensors that the model returns reach the loss; a scalar only where there is nothing else."""
+        problem = self.problem
+        first: Batch = problem.chunks()[0]
+        with problem.evaluation(), torch.enable_grad(), self._recorded() as recorded:
+            total = problem.loss(problem.model, first).total
+            places = [place for place, tensor in enumerate(recorded) if tensor.requires_grad]
+            if not places or not total.requires_grad:
+                return []
+            found = torch.autograd.grad(total, [recorded[place] for place in places], allow_unused=True)
+        problem.evaluations.forwards += first.size / problem.rows
+        used = [place for place, gradient in zip(places, found, strict=True) if gradient is not None]
+        return [place for place in used if recorded[place].dim() > 0] or used
+
+    @contextmanager
+    def _recorded(self) -> Iterator[list[Tensor]]:
+        """The floating tensors that the model returns, as it returns them."""
+        recorded: list[Tensor] = []
+
+        def record(module: Any, arguments: Any, output: Any) -> None:
+            recorded.extend(tensor for _, tensor in named_tensors(_opened(output)) if tensor.is_floating_point())
+
+        try:
+            handle = self.problem.model.register_forward_hook(record)
+        except RuntimeError:  # a scripted module may take no hook
+            handle = None
+        try:
+            yield recorded
+        finally:
+            if handle is not None:
+                handle.remove()
+
+
+def _opened(output: Any) -> Any:
+    """A dataclass as a dictionary of its fields; anything else as it is."""
+    if is_dataclass(output) and not isinstance(output, type | dict):
+        return {entry.name: getattr(output, entry.name) for entry in fields(output)}
+    return output
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """At most KEPT entries of a tensor, in a row of their own."""
+    flat = tensor.detach().reshape(-1)
+    stride = -(-flat.numel() // KEPT) | 1  # odd, so that it does not fall in step with a dimension
+    return flat[::stride].clone()
+
+
+def _finite(tensor: Tensor, reference: Tensor) -> Tensor:
+    """The tensor with zeros where the reference is not finite."""
+    known = torch.isfinite(reference)
+    return tensor if bool(known.all()) else tensor.where(known, 0.0)
+
+
+def _relative(moved: float, whole: float) -> float:
+    if math.isnan(moved):
+        return math.inf
+    if whole > 0.0:
+        return moved / whole
+    return math.inf if moved > 0.0 else 0.0
