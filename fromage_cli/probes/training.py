@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints import OptimizerState, match_parameters
+from fromage_cli.checkpoints.optimizer_state import slot_shape
 from fromage_cli.errors import UsageError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.probes.moments import slots_by_name
@@ -103,6 +104,7 @@ def _chunks(batch: Batch, size: int | None) -> TrainingRows:
 class _Group:
     tensors: tuple[TrainableTensor, ...]
     settings: Mapping[str, Any]
+    """Those that are the group's own."""
     share: float
     """The group's rate over the highest of any group."""
 
@@ -118,7 +120,12 @@ class Training:
             raise UsageError(f"No steps can be taken with optimizer {optimizer.name!r}.", "Name one with --optimizer.")
         self.rule = RULES[optimizer.name]
         state = state_of(optimizer, state)
-        self.groups = _groups(problem, optimizer, state, self.rule)
+        accepted = inspect.signature(self.rule).parameters
+        self.settings = {name: getattr(optimizer, field) for name, field in SETTINGS.items() if name in accepted}
+        movable = [t for t in problem.trainable if self.rule is not torch.optim.Muon or t.parameter.dim() == 2]
+        self.groups = [_Group(tuple(movable), {}, 1.0)]
+        if state is not None and _tells_groups(state):
+            self.groups = _groups(problem, movable, state, optimizer.decay_given, set(accepted))
         moved = {tensor.name for group in self.groups for tensor in group.tensors}
         self.still = tuple(tensor.name for tensor in problem.trainable if tensor.name not in moved)
         """Tensors that the optimizer cannot move."""
@@ -136,7 +143,7 @@ class Training:
             for group in self.groups
         ]
         try:
-            self.optimizer = self.rule(groups, lr=rate)  # type: ignore[call-arg]
+            self.optimizer = self.rule(groups, lr=rate, **self.settings)  # type: ignore[call-arg]
         except ValueError as error:
             raise UsageError(f"{self.rule.__name__} does not take these settings: {error}.", "Correct them.") from error
         for tensor in self.problem.receiving:
@@ -178,10 +185,10 @@ def training(problem: Problem, optimizer: Optimizer, state: OptimizerState | Non
 
     Raises UsageError (no such optimizer, settings that torch refuses) and MismatchError (a state of another model).
     """
-    problem.base  # noqa: B018  # which tensors receive a gradient, and how often
     parameters = list(problem.model.parameters())
     gradients = [parameter.grad for parameter in parameters]
     try:
+        problem.base  # noqa: B018  # which tensors receive a gradient, and how often
         with problem.displaced(problem.trainable) as origin:
             yield Training(problem, optimizer, state, origin)
     finally:
@@ -189,26 +196,28 @@ def training(problem: Problem, optimizer: Optimizer, state: OptimizerState | Non
             parameter.grad = gradient
 
 
+def _tells_groups(state: OptimizerState) -> bool:
+    """Whether it can be told which tensors each group holds; without it they all train as one group."""
+    return (
+        len(state.groups) == 1
+        or all(group.names is not None for group in state.groups)
+        or any(slot_shape(slot) for slot in state.slots.values())
+    )
+
+
 def _groups(
-    problem: Problem, optimizer: Optimizer, state: OptimizerState | None, rule: type[torch.optim.Optimizer]
+    problem: Problem, movable: Sequence[TrainableTensor], state: OptimizerState, decay_given: bool, accepted: set[str]
 ) -> list[_Group]:
-    """The groups of the state where there is one, else everything in one."""
-    accepted = inspect.signature(rule).parameters
-    movable = [t for t in problem.trainable if rule is not torch.optim.Muon or t.parameter.dim() == 2]
-    settings = {name: getattr(optimizer, field) for name, field in SETTINGS.items() if name in accepted}
-    if state is None:
-        return [_Group(tuple(movable), settings, 1.0)]
+    """The groups of the state, with what distinguishes them. Raises MismatchError where they do not fit the model."""
     shapes = {tensor.name: tuple(tensor.parameter.shape) for tensor in problem.trainable}
     numbers = match_parameters(state, shapes)
-    highest = max((float(group.settings.get("lr") or 0.0) for group in state.groups), default=0.0)
+    rates = [float(group.settings.get("lr") or 0.0) for group in state.groups]
+    kept = accepted & {*KEPT, *(() if decay_given else ("weight_decay",))}
     groups = []
-    for group in state.groups:
-        own = {name: group.settings[name] for name in KEPT if name in group.settings and name in accepted}
-        if not optimizer.decay_given:
-            own["weight_decay"] = float(group.settings.get("weight_decay") or 0.0)
-        share = float(group.settings.get("lr") or 0.0) / highest if highest > 0.0 else 1.0
+    for group, rate in zip(state.groups, rates, strict=True):
+        own = {name: value for name, value in group.settings.items() if name in kept}
         members = tuple(tensor for tensor in movable if numbers[tensor.name] in group.numbers)
-        groups.append(_Group(members, {**settings, **{k: v for k, v in own.items() if k in accepted}}, share))
+        groups.append(_Group(members, own, rate / max(rates) if max(rates) > 0.0 else 1.0))
     return [group for group in groups if group.tensors]
 
 
