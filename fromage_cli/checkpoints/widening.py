@@ -73,7 +73,8 @@ def real_numbers(stored: NDArray[Any], dtype: str) -> NDArray[Any]:
     if dtype == "bfloat16":
         return (stored.view("<u2").astype(numpy.uint32) << 16).view(numpy.float32).astype(numpy.float64)
     if dtype == "float16" or dtype.startswith("float8"):
-        return _table(dtype)[stored.view("<u2") if dtype == "float16" else stored].astype(numpy.float64)
+        wide: NDArray[Any] = _table(dtype)[stored.view("<u2") if dtype == "float16" else stored].astype(numpy.float64)
+        return wide
     return stored.view(numpy.dtype(dtype).newbyteorder("<")).astype(numpy.float64)
 
 

@@ -44,11 +44,12 @@ def leading_singular_value(matrix: NDArray[Any], tolerance: float = 1e-6, iterat
     import numpy
 
     wide = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    basis = [numpy.random.default_rng(0).standard_normal(wide.shape[1])]
-    basis[0] /= numpy.linalg.norm(basis[0])
+    start = numpy.random.default_rng(0).standard_normal((wide.shape[1],))
+    basis: list[NDArray[Any]] = [start / numpy.linalg.norm(start)]
     diagonal: list[float] = []
     beside: list[float] = []
     value = 0.0
+    image: NDArray[Any]
     for _ in range(min(iterations, wide.shape[1])):
         image = wide.T @ (wide @ basis[-1])
         diagonal.append(float(image @ basis[-1]))

@@ -1,0 +1,106 @@
+"""`fromage-diag distance`."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fromage_cli.errors import UsageError
+from fromage_cli.intake import Intake, checkpoint_record, open_problem
+from fromage_cli.terminal.answer import Answer, Provenance, records
+from fromage_cli.terminal.estimate import Estimate, estimate_answer
+from fromage_cli.terminal.options import (
+    BatchOptions,
+    ModelOptions,
+    OutputOptions,
+    RunOptions,
+    TensorOptions,
+    shared_options,
+)
+from fromage_cli.terminal.progress import progress
+
+if TYPE_CHECKING:
+    from fromage_cli.checkpoints import Checkpoint
+    from fromage_cli.diagnostics.distance.pairing import Pairing
+
+
+@shared_options(tables=("layers",))
+def command(
+    first: Annotated[str, typer.Argument(metavar="A", help="Checkpoint: a file, or a directory of one or of a run.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another checkpoint of the same architecture.")],
+    *,
+    no_spectrum: Annotated[
+        bool, typer.Option("--no-spectrum", help="No singular values: no spectral distance, no condition numbers.")
+    ] = False,
+    model: ModelOptions,
+    batch: BatchOptions,
+    tensors: TensorOptions,
+    run: RunOptions,
+    output: OutputOptions,
+) -> Answer:
+    """How far apart are two networks, layer by layer and (with --model or --batch) as functions?"""
+    from fromage_cli.checkpoints import open_checkpoint
+    from fromage_cli.diagnostics.distance.findings import judge
+    from fromage_cli.diagnostics.distance.measure import measure, without_function
+    from fromage_cli.diagnostics.distance.pairing import pair_tensors
+    from fromage_cli.diagnostics.distance.render import render
+
+    opened = open_checkpoint(first, model.key), open_checkpoint(second, model.key)
+    chosen = tensors.tensors or "matrices"
+    pairing = pair_tensors(*opened, chosen, tensors.include or (), tensors.exclude or ())
+    if not pairing.names:
+        raise _nothing_in_common(*opened, pairing)
+    intake = open_problem(first, model, batch, run) if model.model is not None or batch.batch is not None else None
+    if run.estimate:
+        return _estimate(intake, *opened, pairing, not no_spectrum)
+    entries = opened[0].entries
+    with progress("distance", total=sum(entries[name].elements for name in pairing.names)) as advance:
+        result = measure(*opened, pairing, spectrum=not no_spectrum, advance=advance)
+    notes: tuple[str, ...] = ()
+    if intake is None:
+        result = replace(result, absent=(*result.absent, *without_function()))
+    else:
+        from fromage_cli.diagnostics.distance.function import with_function
+
+        result, notes = with_function(result, intake.problem, opened[1])
+    answer = Answer(
+        command="distance",
+        result=result,
+        page=lambda style: render(result, style),
+        tables={"layers": lambda: records(result.layers)},
+        findings=judge(result),
+        provenance=Provenance(device="cpu", dtype="float64"),
+        notes=notes or tuple(f"{label}: {note}" for label, one in zip("AB", opened, strict=True) for note in one.notes),
+        settings={"tensors": chosen},
+    )
+    answer = answer if intake is None else intake.complete(answer)
+    return replace(answer, checkpoints=tuple(checkpoint_record(checkpoint) for checkpoint in opened))
+
+
+def _nothing_in_common(first: "Checkpoint", second: "Checkpoint", pairing: "Pairing") -> UsageError:
+    from fromage_cli.checkpoints.naming import nearest
+
+    name = next(iter(pairing.unpaired.only_first or first.entries))
+    return UsageError(
+        "No layer is left: none has two dimensions, one name and one shape in both, and was asked for.",
+        hint=f"The first has {name!r}. {nearest(name, second.entries)} --tensors all compares vectors too.",
+        details=[*pairing.unpaired.only_first, *pairing.unpaired.only_second, *pairing.unpaired.reshaped],
+    )
+
+
+def _estimate(
+    intake: Intake | None, first: "Checkpoint", second: "Checkpoint", pairing: "Pairing", spectrum: bool
+) -> Answer:
+    """Reading and singular values, and with a model two forward passes."""
+    from fromage_cli.diagnostics.distance.cost import measure_cost
+
+    cost = measure_cost(first, second, pairing.names, spectrum)
+    if intake is None:
+        return estimate_answer("distance", Estimate(gradients=0.0, bytes=cost.bytes, seconds=cost.seconds))
+    from fromage_cli.probes.cost import measure_cost as gradient_cost
+
+    whole = gradient_cost(intake.problem)
+    estimate = Estimate(
+        gradients=2 / 3, bytes=cost.bytes + whole.memory(copies=1.0), seconds=cost.seconds + whole.time(2 / 3)
+    )
+    return intake.complete(estimate_answer("distance", estimate))

@@ -1,0 +1,65 @@
+"""What a distance will cost on this machine, told beforehand from small trials."""
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+
+from fromage_cli.checkpoints import Checkpoint
+from fromage_cli.checkpoints.arrays import CHUNK
+from fromage_cli.theory.spectra import DENSE
+
+TRIAL = 256
+"""Side of the matrix whose singular values are timed."""
+ITERATIONS = 30
+"""Products with a matrix and its transpose for one spectral norm."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of all paired tensors."""
+
+    bytes: int
+    """Peak memory."""
+    seconds: float
+
+
+def measure_cost(first: Checkpoint, second: Checkpoint, names: Sequence[str], spectrum: bool) -> Cost:
+    """Times arithmetic on one chunk and the singular values of one small matrix, and scales both."""
+    elements = sum(first.entries[name].elements for name in names)
+    matrices = [first.entries[name] for name in names if len(first.entries[name].shape) > 1] if spectrum else []
+    work = sum(_operations(entry.shape[0], entry.elements // entry.shape[0]) for entry in matrices)
+    largest = max((entry.elements for entry in matrices), default=0)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Cost(
+        bytes=resident + 8 * (6 * CHUNK + 4 * largest),
+        seconds=_chunk_seconds() * elements / CHUNK + _trial_seconds() * work / _operations(TRIAL, TRIAL),
+    )
+
+
+def _operations(rows: int, columns: int) -> float:
+    """Of three sets of singular values, or three spectral norms where there are too many."""
+    short, long = sorted((rows, columns))
+    return 3.0 * short**2 * long if short <= DENSE else 2.0 * ITERATIONS * short * long
+
+
+def _chunk_seconds() -> float:
+    """Two passes over a chunk of each checkpoint."""
+    stored = numpy.ones(CHUNK, numpy.float32)
+    started = time.monotonic()
+    for _ in range(2):
+        first, second = stored.astype(numpy.float64), stored.astype(numpy.float64)
+        for part in (first / 2.0, second / 2.0, first / 3.0 - second / 3.0):
+            part @ part
+    return time.monotonic() - started
+
+
+def _trial_seconds() -> float:
+    matrix = numpy.random.default_rng(0).standard_normal((TRIAL, TRIAL))
+    started = time.monotonic()
+    for _ in range(3):
+        numpy.linalg.svd(matrix, compute_uv=False)
+    return time.monotonic() - started

@@ -1,0 +1,134 @@
+"""What a distance means for the user: codes, default limits and words."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fromage_cli.diagnostics.distance.result import DistanceResult, LayerDistance
+from fromage_cli.findings import Finding
+
+ROUNDING = {"float8_e5m2": 2.0**-3, "float8_e4m3fn": 2.0**-4, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+"""Half the gap between neighbouring numbers of a narrow dtype, relative to them."""
+NAMED = 3
+"""Names spelled out in a sentence."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a number becomes a finding."""
+
+    turned: float = math.pi / 2.0
+    """Angle from which on a layer has nothing left of where it was, radians."""
+
+
+def judge(result: DistanceResult, limits: Limits | None = None) -> tuple[Finding, ...]:
+    """The findings of a distance, the gravest kinds first."""
+    limits = limits or Limits()
+    return (
+        *_not_finite(result.layers),
+        *_unpaired(result),
+        *_turned(result.layers, limits),
+        *_unmoved(result.layers),
+        *_dtypes(result.layers),
+        *_ties(result),
+    )
+
+
+def _not_finite(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
+    for layer in layers:
+        if not math.isfinite(layer.first_norm + layer.second_norm):
+            yield Finding(
+                code="distance-not-finite",
+                severity="fail",
+                layer=layer.name,
+                message="holds NaN or infinity in one of the two, so that it has no distance",
+                hint="inspect counts the entries; go back to an earlier checkpoint.",
+            )
+
+
+def _unpaired(result: DistanceResult) -> Iterator[Finding]:
+    found = result.unpaired
+    for names, where in (
+        (found.only_first, "only in the first"),
+        (found.only_second, "only in the second"),
+        (found.reshaped, "of different shapes in the two"),
+    ):
+        if names:
+            yield Finding(
+                code="tensors-unpaired",
+                severity="warn",
+                layer=names[0] if len(names) == 1 else None,
+                message=f"{_counted(names)} {where}, and left out: {_listed(names)}",
+                value=float(len(names)),
+                limit=0.0,
+                hint="Compare checkpoints of one architecture; --include and --exclude choose tensors.",
+            )
+
+
+def _turned(layers: Sequence[LayerDistance], limits: Limits) -> Iterator[Finding]:
+    names = [layer for layer in layers if layer.angle is not None and layer.angle >= limits.turned]
+    if names:
+        furthest = max(names, key=lambda layer: layer.angle or 0.0)
+        yield Finding(
+            code="layer-turned",
+            severity="info",
+            layer=furthest.name,
+            message=f"lies at {math.degrees(furthest.angle or 0.0):.0f}° from where it was"
+            + (f", and {len(names) - 1} more at a right angle or beyond" if len(names) > 1 else ""),
+            value=furthest.angle,
+            limit=limits.turned,
+            hint="Nothing is left of the first weights: networks of separate runs, or a layer that was re-initialised.",
+        )
+
+
+def _unmoved(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
+    names = [layer.name for layer in layers if layer.relative_distance == 0.0]
+    if names and len(names) < len(layers):
+        yield Finding(
+            code="layer-unmoved",
+            severity="info",
+            layer=names[0] if len(names) == 1 else None,
+            message=f"{_counted(names)} the same in both, to the last digit: {_listed(names)}",
+            value=float(len(names)),
+            hint="Frozen, without a gradient, or moved by less than its dtype can hold.",
+        )
+
+
+def _dtypes(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
+    """What is stored in other dtypes, and whether rounding alone explains the distance."""
+    pairs = {(layer.first_dtype, layer.second_dtype) for layer in layers if layer.first_dtype != layer.second_dtype}
+    for first, second in sorted(pairs):
+        changed = [layer for layer in layers if (layer.first_dtype, layer.second_dtype) == (first, second)]
+        furthest = max(layer.relative_distance or 0.0 for layer in changed)
+        limit = max(ROUNDING.get(first, 0.0), ROUNDING.get(second, 0.0))
+        coarser = first if ROUNDING.get(first, 0.0) == limit else second
+        explained = f": no further apart than rounding to {coarser} takes them" if 0.0 < furthest <= limit else ""
+        yield Finding(
+            code="dtypes-differ",
+            severity="info",
+            message=f"{len(changed)} of {len(layers)} stored as {first} in the first and {second} in the second, at "
+            f"most {furthest:.3g} apart{explained}",
+            value=furthest,
+            limit=limit or None,
+            hint="They are compared as the numbers that are stored.",
+        )
+
+
+def _ties(result: DistanceResult) -> Iterator[Finding]:
+    for groups, which in ((result.unpaired.first_ties, "first"), (result.unpaired.second_ties, "second")):
+        for group in groups:
+            yield Finding(
+                code="ties-differ",
+                severity="info",
+                message=f"{_listed(group)} are one tensor in the {which} alone",
+                value=float(len(group)),
+                hint="The other holds a copy under each name; each is compared.",
+            )
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)} tensor{'s are' if len(names) > 1 else ' is'}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:NAMED])}{' …' if len(names) > NAMED else ''}"

@@ -1,0 +1,64 @@
+"""The function part of a distance: two forward passes, and Theorem 1's bound where it holds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fromage_cli.checkpoints import Checkpoint
+from fromage_cli.diagnostics.distance.result import Absent, Bound, DistanceResult, LayerDistance
+from fromage_cli.probes.chain import Chain, theorem_chain
+from fromage_cli.probes.function_distance import function_distance
+from fromage_cli.problem.layers import trainable_tensors
+from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.network_distance import log10_function_bound
+
+
+def with_function(
+    result: DistanceResult, problem: Problem, other: Checkpoint
+) -> tuple[DistanceResult, tuple[str, ...]]:
+    """The result with the function part filled in, and what the user should know of the other weights.
+
+    `problem` stands at the first checkpoint's weights. Raises as `function_distance` does.
+    """
+    found = function_distance(problem, other)
+    absent = [] if found.whole is not None else [Absent("function_distance", "the first network's output is zero")]
+    chain = theorem_chain(problem.model, dropout=problem.mode == "train")
+    bound = chain if isinstance(chain, str) else _bound(chain, result.layers)
+    if isinstance(bound, str):
+        absent.append(Absent("log10_bound", bound))
+    kinds = {tensor.name: tensor.kind for tensor in trainable_tensors(problem.model)}
+    filled = replace(
+        result,
+        function_distance=found.whole,
+        largest_function_distance=found.largest,
+        log10_bound=None if isinstance(bound, str) else bound[0],
+        bound=None if isinstance(bound, str) else bound[1],
+        layers=tuple(replace(layer, kind=kinds.get(layer.name)) for layer in result.layers),
+        absent=(*result.absent, *absent),
+    )
+    return filled, found.notes
+
+
+def _bound(chain: Chain, layers: Sequence[LayerDistance]) -> tuple[float, Bound] | str:
+    """log10 of the bound and what it was computed from, or the reason why there is none."""
+    by_name = {layer.name: layer for layer in layers}
+    measured = [by_name.get(name) for name in chain.weights]
+    found = [layer for layer in measured if layer is not None]
+    steps = [layer.relative_distance for layer in found if layer.relative_distance is not None]
+    if len(steps) < len(chain.weights):
+        return f"not every matrix was measured: {', '.join(name for name in chain.weights if name not in by_name)}"
+    if not any(steps):
+        return "no matrix has moved"
+    conditions = []
+    for layer in found:
+        numbers = layer.condition_number
+        for which, value in (("", numbers.first), ("", numbers.second), ("the difference of ", numbers.difference)):
+            if value is None and (which == "" or layer.relative_distance):
+                return f"the condition number of {which}{layer.name} was not measured"
+            if value is not None and not math.isfinite(value):
+                return f"{which}{layer.name} is rank-deficient: its condition number has no bound"
+            conditions.append(value or 1.0)
+    kappa = max(conditions)
+    return log10_function_bound(steps, kappa, chain.alpha, chain.beta), Bound(
+        kappa, chain.alpha, chain.beta, len(steps)
+    )

@@ -1,0 +1,142 @@
+"""The page a person sees: a sentence, the layers that are furthest apart first, then the networks as functions."""
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from fromage_cli.diagnostics.distance.result import DistanceResult, LayerDistance
+from fromage_cli.terminal.answer import PageStyle
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table
+from fromage_cli.terminal.words import ascii_words, number, visible
+
+ROWS = 12
+"""Layers shown without `--all`."""
+
+_WORDS = {
+    "product": "product",
+    "product_spectral": "spectral product",
+    "implied_step": "implied step η",
+    "condition_number": "condition number",
+    "function_distance": "function distance",
+    "largest_function_distance": "largest of a row",
+    "log10_bound": "bound by Theorem 1",
+}
+
+
+def render(result: DistanceResult, style: PageStyle) -> RenderableType:
+    """The whole page, without findings."""
+    shown = result.layers if style.show_all else sorted(result.layers, key=_nearness)[:ROWS]
+    hidden = [hidden_rows(len(shown), len(result.layers))] if len(shown) < len(result.layers) else []
+    return Group(
+        _prose(summary(result), style),
+        _layers(result, shown, style),
+        *hidden,
+        _prose(_legend(result), style, "dim"),
+        Text(""),
+        _network(result, style),
+        *_absent(result, style),
+    )
+
+
+def summary(result: DistanceResult) -> str:
+    """The answer in a sentence or two."""
+    count = f"{len(result.layers)} layer{'s' if len(result.layers) != 1 else ''}"
+    known = [layer for layer in result.layers if layer.relative_distance is not None]
+    if not known:
+        return f"Of {count} none has a relative distance."
+    furthest = max(known, key=lambda layer: layer.relative_distance or 0.0)
+    if not furthest.relative_distance:
+        return f"The two hold the same numbers in {'all of ' if len(known) > 1 else ''}{count}."
+    said = (
+        f"{_steps(result)}{visible(furthest.name)} is the furthest apart of {count}: "
+        f"{number(furthest.relative_distance)} of its norm{_degrees(furthest)}."
+    )
+    if result.function_distance is not None:
+        said += f" On this batch the outputs differ by {number(result.function_distance)} of their size."
+    return said
+
+
+def _steps(result: DistanceResult) -> str:
+    if result.first_step is None or result.second_step is None:
+        return ""
+    return f"Between step {result.first_step} and step {result.second_step} "
+
+
+def _degrees(layer: LayerDistance) -> str:
+    """The angle in degrees, where it is large enough to be thought of so."""
+    if layer.angle is None or layer.angle < 1e-3:
+        return ""
+    return f", at an angle of {math.degrees(layer.angle):.3g}°"
+
+
+def _nearness(layer: LayerDistance) -> float:
+    return -(layer.relative_distance if layer.relative_distance is not None else math.inf)
+
+
+def _layers(result: DistanceResult, shown: Sequence[LayerDistance], style: PageStyle) -> RenderableType:
+    spectral = any(layer.spectral_distance is not None for layer in result.layers)
+    walked = any(layer.implied_step.straight is not None for layer in result.layers)
+    columns = [Column("layer", name=True), Column("shape", optional=3), Column("δ")]
+    columns += [Column("δ spectral", optional=1)] if spectral else []
+    columns += [Column("angle"), Column("cos", optional=5)]
+    columns += [Column("η straight"), Column("η wandering")] if walked else []
+    columns += [Column("κ", optional=4), Column("κ~", optional=4), Column("κ moved", optional=2)] if spectral else []
+    rows = [[_cells(layer)[column.header] for column in columns] for layer in shown]
+    return house_table(columns, rows, style)
+
+
+def _cells(layer: LayerDistance) -> dict[str, object]:
+    return {
+        "layer": layer.name,
+        "shape": "×".join(map(str, layer.shape)),
+        "δ": layer.relative_distance,
+        "δ spectral": layer.spectral_distance,
+        "angle": layer.angle,
+        "cos": None if layer.cosine is None else f"{layer.cosine:.6f}",
+        "η straight": layer.implied_step.straight,
+        "η wandering": layer.implied_step.wandering,
+        "κ": layer.condition_number.first,
+        "κ~": layer.condition_number.second,
+        "κ moved": layer.condition_number.difference,
+    }
+
+
+def _legend(result: DistanceResult) -> str:
+    """What the columns are; those that are not there are left out."""
+    words = "δ = ‖W~ − W‖ / ‖W‖; angle in radians."
+    if any(layer.implied_step.straight is not None for layer in result.layers):
+        words += (
+            " η: the relative step, in each training step, that explains the distance: straight, all in one direction "
+            "(no smaller one does); wandering, each at a right angle to the weights and to all others."
+        )
+    if any(layer.spectral_distance is not None for layer in result.layers):
+        words += " κ: condition number of W, W~ and W~ − W."
+    return words
+
+
+def _network(result: DistanceResult, style: PageStyle) -> RenderableType:
+    bound = result.bound
+    held = f"Theorem 1: κ {number(bound.condition_number)}, depth {bound.depth}" if bound else ""
+    rows = [
+        ("Π(1+δ) − 1", result.product, "deep relative trust in the gradient"),
+        ("with spectral δ", result.product_spectral, "the same in the spectral norm"),
+        ("function", result.function_distance, "‖f~(x) − f(x)‖ / ‖f(x)‖ on the batch"),
+        ("of one row", result.largest_function_distance, "the largest"),
+        ("bound on it", None if result.log10_bound is None else f"10^{result.log10_bound:.1f}", held),
+    ]
+    columns = [Column("both networks", left=True), Column("distance"), Column("what it is", left=True, optional=1)]
+    return house_table(columns, [row for row in rows if row[1] is not None], style)
+
+
+def _absent(result: DistanceResult, style: PageStyle) -> list[Text]:
+    """What is missing, by its reason."""
+    names: dict[str, list[str]] = {}
+    for absent in result.absent:
+        names.setdefault(absent.reason, []).append(_WORDS[absent.name])
+    return [_prose(f"no {', '.join(found)}: {reason}", style, "dim") for reason, found in names.items()]
+
+
+def _prose(words: str, style: PageStyle, colour: str = "") -> Text:
+    return Text(ascii_words(words) if style.ascii_only else words, colour)

@@ -1,0 +1,133 @@
+"""Networks that Theorem 1 speaks of: bias-free linear layers that do not narrow, with a nonlinearity of bounded slopes.
+
+Source: Bernstein et al., NeurIPS 2020, Theorem 1.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fromage_cli.problem.call import unwrapped
+from fromage_cli.problem.perceptron import Perceptron
+
+_NEUTRAL = (nn.Identity, nn.Flatten, nn.Unflatten)
+"""Modules that keep the norm of every row."""
+_DROPOUT = (nn.Dropout, nn.AlphaDropout)
+_FLAT = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.GELU,
+    nn.SiLU,
+    nn.ELU,
+    nn.CELU,
+    nn.SELU,
+    nn.Softplus,
+    nn.Mish,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.Softmax,
+)
+"""Nonlinearities whose slope comes down to zero, so that alpha is 0."""
+FLAT = "its nonlinearity {} has slopes down to 0, for which the theorem has no finite bound"
+OTHER = "the model is no plain chain of linear layers and nonlinearities: {}"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A perceptron of the theorem."""
+
+    weights: tuple[str, ...]
+    """Names of the matrices, from the input to the output."""
+    alpha: float
+    """alpha |x| <= |phi(x)|, and the smallest slope."""
+    beta: float
+    """The largest slope."""
+
+
+def theorem_chain(model: nn.Module, *, dropout: bool) -> Chain | str:
+    """The chain that the model is, or the reason why Theorem 1 says nothing of it.
+
+    `dropout`: whether dropout is on. A layer without a nonlinearity counts as one with slope 1.
+    """
+    inner = unwrapped(model)
+    try:
+        links = _of_perceptron(inner) if isinstance(inner, Perceptron) else list(_links(inner, "", dropout))
+        names, slopes = _read(links)
+    except _Refusal as refusal:
+        return str(refusal)
+    narrowing = next((name for name, weight in names if weight.shape[0] < weight.shape[1]), None)
+    if narrowing is not None:
+        return f"{narrowing} narrows: it has fewer outputs than inputs, and some input changes nothing"
+    return Chain(tuple(name for name, _ in names), min([1.0, *slopes]), max([1.0, *slopes]))
+
+
+class _Refusal(Exception):
+    """Why a model is no chain."""
+
+
+_Link = tuple[str, nn.Module | Callable[[Tensor], Tensor] | None]
+
+
+def _links(module: nn.Module, path: str, dropout: bool) -> list[_Link]:
+    """The leaves of nested nn.Sequential in order, without what leaves the norm alone."""
+    if type(module) is nn.Sequential:
+        return [
+            link
+            for name, child in module._modules.items()  # a module used twice stands here twice
+            if child is not None
+            for link in _links(child, f"{path}.{name}".lstrip("."), dropout)
+        ]
+    if isinstance(module, _NEUTRAL) or (isinstance(module, _DROPOUT) and not dropout):
+        return []
+    return [(path, module)]
+
+
+def _of_perceptron(model: Perceptron) -> list[_Link]:
+    links: list[_Link] = []
+    for stage in model._stages:
+        if stage.norm is not None or stage.residual:
+            raise _Refusal(OTHER.format("it normalises" if stage.norm is not None else "it has skip connections"))
+        links += [(stage.linear, model.get_submodule(stage.linear)), (stage.linear, stage.activation)]
+    return links
+
+
+def _read(links: list[_Link]) -> tuple[list[tuple[str, Tensor]], list[float]]:
+    """The named matrices and the slopes of the nonlinearities."""
+    names: list[tuple[str, Tensor]] = []
+    slopes: list[float] = []
+    for path, link in links:
+        if type(link) is nn.Linear:
+            if link.bias is not None:
+                raise _Refusal(f"{path} has a bias")
+            names.append((f"{path}.weight".lstrip("."), link.weight))
+        elif link is not None:
+            slopes += _slopes(path, link)
+    if not names:
+        raise _Refusal(OTHER.format("it has no linear layer"))
+    return names, slopes
+
+
+def _slopes(path: str, link: nn.Module | Callable[[Tensor], Tensor]) -> list[float]:
+    """The slopes of a nonlinearity that is linear on each side of zero."""
+    if isinstance(link, nn.LeakyReLU):
+        found = [float(link.negative_slope)]
+    elif isinstance(link, nn.PReLU):
+        found = [float(slope) for slope in link.weight.detach()]
+    elif link is functional.leaky_relu:
+        found = [0.01]
+    elif not isinstance(link, nn.Module):
+        identity = bool(torch.equal(link(probe := torch.linspace(-3.0, 3.0, 7)), probe))
+        found = [1.0] if identity else [0.0]
+    elif isinstance(link, _FLAT):
+        found = [0.0]
+    else:
+        raise _Refusal(OTHER.format(f"{path or 'it'} is a {type(link).__name__}"))
+    if min(found) <= 0.0:
+        name = type(link).__name__ if isinstance(link, nn.Module) else link.__name__
+        raise _Refusal(FLAT.format(name))
+    return found

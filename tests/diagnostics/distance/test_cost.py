@@ -1,0 +1,22 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.diagnostics.distance.cost import measure_cost
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    save_file({"w": torch.ones(1100, 1200), "v": torch.ones(10, 10), "b": torch.ones(9)}, tmp_path / "c.safetensors")
+    return open_checkpoint(tmp_path / "c.safetensors")
+
+
+def test_larger_tensors_cost_more(checkpoint):
+    small, large = (measure_cost(checkpoint, checkpoint, [name], True) for name in ("v", "w"))
+    assert 0.0 < small.seconds < large.seconds and large.bytes - small.bytes >= 8 * 3 * 1100 * 1200
+
+
+def test_the_spectrum_is_most_of_it(checkpoint):
+    with_it, without = (measure_cost(checkpoint, checkpoint, ["w", "v", "b"], spectrum) for spectrum in (True, False))
+    assert without.seconds < with_it.seconds and without.bytes < with_it.bytes

@@ -1,0 +1,115 @@
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.diagnostics.distance.measure import measure, steps_between, without_function
+from fromage_cli.diagnostics.distance.pairing import pair_tensors
+
+
+@pytest.fixture
+def between(tmp_path):
+    def both(first, second, tensors="matrices", steps=(10, 110), **options):
+        for name, found, step in zip("ab", (first, second), steps, strict=True):
+            metadata = {} if step is None else {"step": str(step)}
+            save_file(found, tmp_path / f"{name}.safetensors", metadata=metadata)
+        opened = [open_checkpoint(tmp_path / f"{name}.safetensors") for name in "ab"]
+        return measure(*opened, pair_tensors(*opened, tensors, (), ()), **options)
+
+    return both
+
+
+def draw(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+
+
+def test_every_number_of_a_layer_against_dense_linear_algebra(between):
+    first, second = draw(6, 3, 2, 2), draw(6, 3, 2, 2) + 0.1 * draw(6, 12).reshape(6, 3, 2, 2)
+    result = between({"w": first}, {"w": second})
+    (layer,) = result.layers
+    a, b = first.reshape(6, 12), second.reshape(6, 12)
+    assert layer.relative_distance == pytest.approx(float((b - a).norm() / a.norm()))
+    assert layer.spectral_distance == pytest.approx(
+        float(torch.linalg.matrix_norm(b - a, 2) / torch.linalg.matrix_norm(a, 2))
+    )
+    assert layer.cosine == pytest.approx(float((a * b).sum() / a.norm() / b.norm()))
+    assert layer.angle == pytest.approx(math.acos(layer.cosine))
+    for found, matrix in zip(
+        (layer.condition_number.first, layer.condition_number.second, layer.condition_number.difference),
+        (a, b, b - a),
+        strict=True,
+    ):
+        assert found == pytest.approx(float(torch.linalg.cond(matrix)))
+    assert layer.implied_step.straight == pytest.approx((1 + layer.relative_distance) ** 0.01 - 1)
+    assert (1 + layer.implied_step.wandering**2) ** -50 == pytest.approx(layer.cosine)
+    assert (result.first_step, result.second_step) == (10, 110)
+
+
+def test_products_in_both_norms(between):
+    first = {"a": draw(4, 4), "b": draw(4, 5), "v": draw(4)}
+    result = between(first, {name: 1.5 * tensor for name, tensor in first.items()}, tensors="all")
+    assert result.product == pytest.approx(1.5**3 - 1)
+    assert result.product_spectral == pytest.approx(1.5**3 - 1)
+    assert [layer.spectral_distance is None for layer in result.layers] == [
+        layer.name == "v" for layer in result.layers
+    ]
+
+
+def test_a_layer_that_did_not_move(between):
+    (layer,) = between({"w": draw(3, 3)}, {"w": draw(3, 3)}).layers
+    assert (layer.relative_distance, layer.angle, layer.cosine, layer.spectral_distance) == (0.0, 0.0, 1.0, 0.0)
+    assert layer.condition_number.difference is None
+    assert layer.implied_step.straight == layer.implied_step.wandering == 0.0
+
+
+def test_a_layer_that_was_zero_leaves_no_product(between):
+    result = between({"w": torch.zeros(3, 3)}, {"w": draw(3, 3)})
+    (layer,) = result.layers
+    assert layer.relative_distance is layer.angle is layer.spectral_distance is result.product is None
+    assert {absent.name for absent in result.absent} == {"product", "product_spectral"}
+    assert "w is zero" in result.absent[0].reason
+
+
+def test_a_layer_that_is_not_finite(between):
+    (layer,) = between({"w": torch.full((2, 2), math.nan)}, {"w": torch.ones(2, 2)}).layers
+    assert layer.relative_distance is layer.angle is layer.spectral_distance is None
+
+
+@pytest.mark.parametrize(("steps", "words"), [((None, 3), "of the first"), ((3, 3), "both checkpoints are of step 3")])
+def test_steps_that_tell_nothing(between, steps, words):
+    result = between({"w": draw(3, 3)}, {"w": 2 * draw(3, 3)}, steps=steps)
+    assert result.layers[0].implied_step.straight is None
+    assert any(words in absent.reason for absent in result.absent)
+
+
+def test_without_the_spectrum(between):
+    result = between({"w": draw(3, 3)}, {"w": 2 * draw(3, 3)}, spectrum=False)
+    assert result.layers[0].spectral_distance is result.product_spectral is None
+    assert result.layers[0].condition_number.first is None and result.product == pytest.approx(1.0)
+
+
+def test_large_matrices_have_no_condition_number(between, monkeypatch):
+    from fromage_cli.diagnostics.distance import measure as module
+    from fromage_cli.theory import spectra
+
+    for place in (module, spectra):
+        monkeypatch.setattr(place, "DENSE", 4)
+    result = between({"w": draw(6, 6), "v": draw(3, 6)}, {"w": 2 * draw(6, 6), "v": 2 * draw(3, 6)})
+    by_name = {layer.name: layer for layer in result.layers}
+    assert by_name["w"].condition_number.first is None and by_name["w"].spectral_distance == pytest.approx(1.0)
+    assert by_name["v"].condition_number.first is not None
+    assert any(absent.name == "condition_number" and "w" in absent.reason for absent in result.absent)
+
+
+def test_progress_and_small_things(between):
+    done = []
+    between({"w": draw(3, 4)}, {"w": draw(3, 4)}, advance=done.append)
+    assert done == [12]
+    assert steps_between(7, 3) == 4 and steps_between(None, 3) is None
+    assert {absent.name for absent in without_function()} == {
+        "function_distance",
+        "largest_function_distance",
+        "log10_bound",
+    }

@@ -1,0 +1,72 @@
+import io
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fromage_cli.diagnostics.distance.measure import without_function
+from fromage_cli.diagnostics.distance.render import render, summary
+from fromage_cli.diagnostics.distance.result import ConditionNumber, ImpliedStep
+from fromage_cli.terminal.answer import PageStyle
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def page(result, width=80, show_all=False, ascii_only=False):
+    stream = io.StringIO()
+    Console(file=stream, width=width, color_system=None).print(render(result, PageStyle(show_all, ascii_only, width)))
+    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_page(make_result, width):
+    """Compare with the page that was looked at and kept; FROMAGE_UPDATE_GOLDEN=1 keeps a new one."""
+    text, path = page(make_result(), width), GOLDEN / f"page-{width}.txt"
+    if os.environ.get("FROMAGE_UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_the_furthest_come_first_and_hidden_rows_are_counted(make_result, make_layer):
+    layers = tuple(make_layer(f"w{index}", relative_distance=0.01 * index) for index in range(1, 21))
+    text = page(make_result(layers=layers))
+    assert text.index("w20") < text.index("w19") and "8 of 20 rows hidden" in text
+    assert "w1 " in page(make_result(layers=layers), show_all=True)
+
+
+def test_without_model_steps_and_spectrum(make_result, make_layer):
+    plain = make_layer(
+        spectral_distance=None, implied_step=ImpliedStep(), condition_number=ConditionNumber(), relative_distance=None
+    )
+    text = page(
+        make_result(
+            layers=(make_layer(spectral_distance=None, implied_step=ImpliedStep()), plain),
+            second_step=None,
+            function_distance=None,
+            largest_function_distance=None,
+            log10_bound=None,
+            bound=None,
+            product_spectral=None,
+            absent=without_function(),
+        )
+    )
+    assert "straight" not in text and "spectral" not in text and "κ" not in text and "Between step" not in text
+    assert text.count("no model was given") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"relative_distance": 0.0, "angle": 0.0}, "The two hold the same numbers in 1 layer."),
+        ({"relative_distance": None}, "Of 1 layer none has a relative distance."),
+    ],
+)
+def test_sentences(make_result, make_layer, changes, words):
+    assert summary(make_result(layers=(make_layer(**changes),))) == words
+
+
+def test_ascii_and_names_that_cannot_act(make_result, make_layer):
+    text = page(make_result(layers=(make_layer("a\x1b[31m"),)), ascii_only=True)
+    assert text.isascii() and "\x1b" not in text
