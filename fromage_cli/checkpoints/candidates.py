@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints.steps import words_in
+from fromage_cli.checkpoints.stored_tensor import StoredTensor
 
 if TYPE_CHECKING:
     import torch
@@ -107,10 +109,13 @@ def _candidate(path: tuple[str, ...], node: Mapping[Any, Any], other: bool) -> C
 
 
 def _tensors(node: Mapping[Any, Any], prefix: str = "") -> dict[str, torch.Tensor]:
-    import torch
+    return {f"{prefix}{name}": value for name, value in node.items() if is_tensor(value)}
 
-    named = [(f"{prefix}{name}", value) for name, value in node.items() if isinstance(value, torch.Tensor)]
-    return dict(named)
+
+def is_tensor(value: object) -> bool:
+    """Whether a value is a tensor, in memory or still in its file."""
+    torch = sys.modules.get("torch")
+    return isinstance(value, StoredTensor) or (torch is not None and isinstance(value, torch.Tensor))
 
 
 def _flattened(node: Mapping[Any, Any]) -> dict[str, torch.Tensor]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fromage_cli.checkpoints.stored_tensor import StoredTensor
 from fromage_cli.errors import MismatchError
 
 SHAPED = ("exp_avg", "momentum_buffer", "exp_avg_sq", "exp_inf", "square_avg", "sum", "prev")
@@ -27,25 +28,23 @@ class ParameterGroup:
 
 
 class UnreadSlot(Mapping[str, Any]):
-    """What an optimizer remembers of one parameter, each value read from its file when it is asked for."""
+    """What an optimizer remembers of one parameter, each tensor read from its file when it is asked for."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Any]) -> None:
-        self.shapes = shapes
-        self._read = read
+    def __init__(self, stored: Mapping[str, Any]) -> None:
+        self.stored = stored
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self.shapes:
-            raise KeyError(name)
-        return self._read(name)
+        value = self.stored[name]
+        return value.read() if isinstance(value, StoredTensor) else value
 
     def __contains__(self, name: object) -> bool:
-        return name in self.shapes
+        return name in self.stored
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
+        return iter(self.stored)
 
     def __len__(self) -> int:
-        return len(self.shapes)
+        return len(self.stored)
 
 
 @dataclass(frozen=True)
@@ -171,12 +170,8 @@ def _advances(
 
 def slot_shape(slot: Mapping[str, Any]) -> tuple[int, ...] | None:
     """The shape of the parameter that a slot belongs to; None when it holds no tensor of that shape."""
-    shapes = slot.shapes if isinstance(slot, UnreadSlot) else _shapes(slot)
+    stored = slot.stored if isinstance(slot, UnreadSlot) else slot
     for name in SHAPED:
-        if name in shapes:
-            return shapes[name]
+        if hasattr(stored.get(name), "shape"):
+            return tuple(stored[name].shape)
     return None
-
-
-def _shapes(slot: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in slot.items() if name != "step" and hasattr(value, "shape")}

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fromage_cli.checkpoints.optimizer_state import OptimizerState, ParameterGroup
+from fromage_cli.checkpoints.optimizer_state import OptimizerState, ParameterGroup, UnreadSlot
 from fromage_cli.checkpoints.prefixes import strip_prefixes
+from fromage_cli.checkpoints.stored_tensor import StoredTensor
 
 KEYS = ("optimizer", "optimizer_state_dict", "optimizer_state", "optimizer_states", "optim", "opt_state", "optimizers")
 """Names under which training scripts keep it beside the weights."""
@@ -44,7 +45,7 @@ def parse_optimizer(saved: Mapping[Any, Any]) -> OptimizerState | None:
     shorter = _without_wrappers(order)
     return OptimizerState(
         tuple(_group(group, order, shorter) for group in groups),
-        {order[key]: slot for key, slot in slots.items() if key in order and isinstance(slot, Mapping)},
+        {order[key]: UnreadSlot(slot) for key, slot in slots.items() if key in order and isinstance(slot, Mapping)},
     )
 
 
@@ -63,7 +64,7 @@ def _without_wrappers(order: Mapping[object, int]) -> dict[str, str]:
 
 
 def _group(saved: Mapping[str, Any], order: Mapping[object, int], shorter: Mapping[str, str]) -> ParameterGroup:
-    settings = {str(name): value for name, value in saved.items() if name not in (PARAMETERS, NAMES)}
+    settings = {str(name): _setting(value) for name, value in saved.items() if name not in (PARAMETERS, NAMES)}
     parameters = saved[PARAMETERS]
     names = saved.get(NAMES)
     if parameters and isinstance(parameters[0], str):
@@ -76,6 +77,11 @@ def _group(saved: Mapping[str, Any], order: Mapping[object, int], shorter: Mappi
     return ParameterGroup(
         settings, tuple(order[parameter] for parameter in parameters), tuple(names) if names else None
     )
+
+
+def _setting(value: Any) -> Any:
+    """A setting; where it was saved as a tensor of one element, its number."""
+    return value.item() if isinstance(value, StoredTensor) and value.numel() == 1 and not value.peculiarity else value
 
 
 def _unflattened(saved: Mapping[Any, Any]) -> dict[str, Any]:

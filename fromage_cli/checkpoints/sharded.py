@@ -1,21 +1,18 @@
-"""Sharded checkpoints: an index that names the file of every tensor.
-
-The index is JSON from the same source as the weights, so its paths are not trusted: a shard has to lie in the index's
-own directory (or, in a Hugging Face cache, be a link into that cache's blobs).
-"""
+"""Sharded checkpoints: an index that names the file of every tensor, each in the index's own directory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from fromage_cli.checkpoints.checkpoint import Contents
+from fromage_cli.checkpoints.contained import contained
 from fromage_cli.checkpoints.files import quoted
 from fromage_cli.checkpoints.json_file import read_object
 from fromage_cli.checkpoints.naming import listed
 from fromage_cli.checkpoints.steps import step_in_metadata
-from fromage_cli.errors import InputError, UnsafeError
+from fromage_cli.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def read_index(path: Path) -> Index:
         raise InputError(
             f"{quoted(path)} is no index of shards: it has no 'weight_map' from tensor names to file names."
         )
-    places = {file: _place(path, file) for file in dict.fromkeys(names.values())}
+    places = {file: contained(path, file) for file in dict.fromkeys(names.values())}
     absent = [file for file, place in places.items() if not place.exists()]
     if absent:
         raise InputError(
@@ -84,35 +81,6 @@ def read_index(path: Path) -> Index:
     return Index(
         {name: places[file] for name, file in names.items()},
         {name: str(value) for name, value in described.items() if isinstance(value, str | int | float)},
-    )
-
-
-def _place(index: Path, file: str) -> Path:
-    """Return where a shard is; UnsafeError when that is outside the index's directory."""
-    parts = (*PurePosixPath(file).parts, *PureWindowsPath(file).parts)
-    absolute = PurePosixPath(file).is_absolute() or PureWindowsPath(file).anchor or PureWindowsPath(file).drive
-    if absolute or ".." in parts or not parts or "\0" in file:
-        raise _outside(index, file)
-    directory = index.parent
-    place = directory / file
-    try:
-        real, home = place.resolve(), directory.resolve()
-    except (OSError, RuntimeError) as error:  # a loop of links
-        raise InputError(f"{quoted(place)} cannot be read: {error}.") from error
-    if not real.is_relative_to(home) and real.parent != _hugging_face_blobs(home):
-        raise _outside(index, file)
-    return place
-
-
-def _hugging_face_blobs(snapshot: Path) -> Path | None:
-    """Return the directory into which a Hugging Face cache's models--…/snapshots/<revision> links."""
-    return snapshot.parent.parent / "blobs" if snapshot.parent.name == "snapshots" else None
-
-
-def _outside(index: Path, file: str) -> UnsafeError:
-    return UnsafeError(
-        f"{quoted(index)} names the shard {file!r}, which is outside its directory. Nothing there was read.",
-        hint="Shards have to lie beside their index; put the files there and correct the index.",
     )
 
 

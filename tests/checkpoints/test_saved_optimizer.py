@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from fromage_cli.checkpoints import match_parameters
-from fromage_cli.checkpoints.optimizer_state import UnreadSlot
 from fromage_cli.checkpoints.saved_optimizer import parse_optimizer
+from fromage_cli.checkpoints.stored_tensor import Storage, StoredTensor
 from fromage_cli.errors import MismatchError
 
 NAMES = ("layers.0.weight", "layers.0.bias", "norm.weight")
@@ -78,12 +78,21 @@ def test_what_is_no_optimizer_is_none(saved):
     assert parse_optimizer(saved) is None
 
 
-def test_an_unread_slot_knows_its_shapes_and_reads_what_is_asked_for():
+def test_a_stored_slot_knows_its_shape_and_reads_what_is_asked_for():
     asked = []
-    slot = UnreadSlot({"exp_avg": (2, 3), "step": ()}, lambda name: asked.append(name) or 5)
-    state = parse_optimizer({"state": {"w": slot}, "param_groups": [{"params": ["w"]}]})
-    assert state.has("exp_avg", "step")
+
+    def read_into(begin, view):
+        asked.append(len(view))
+        view[:] = torch.arange(6.0).view(torch.uint8).numpy().data[begin : begin + len(view)]
+
+    storage = Storage("0", "float32", 24, read_into)
+    stored = {"exp_avg": StoredTensor("float32", (2, 3), (3, 1), 0, storage), "step": 7}
+    groups = [{"params": ["w"], "lr": StoredTensor("float32", (), (), 2, storage)}]
+    state = parse_optimizer({"state": {"w": stored}, "param_groups": groups})
+    assert state.groups[0].settings == {"lr": 2.0}
+    assert state.has("exp_avg", "step") and not state.has("exp_avg_sq")
     assert match_parameters(state, {"w": (2, 3)}) == {"w": 0}
-    assert (asked, slot["step"], list(slot), len(slot), asked) == ([*asked], 5, ["exp_avg", "step"], 2, ["step"])
-    with pytest.raises(KeyError):
-        slot["exp_avg_sq"]
+    slot = state.slots[0]
+    assert (list(slot), len(slot), slot["step"], asked) == (["exp_avg", "step"], 2, 7, [4])
+    assert slot["exp_avg"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert asked == [4, 24]
