@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fromage_cli.checkpoints.content import kind_of
+from fromage_cli.checkpoints.distributed import check_shards, is_metadata
+from fromage_cli.checkpoints.distributed_metadata import read_metadata
+from fromage_cli.checkpoints.distributed_safetensors import files_of_ranks, is_shard_of_rank
 from fromage_cli.checkpoints.safetensors_header import read_header
 from fromage_cli.checkpoints.sharded import is_index, read_index
 
@@ -18,5 +21,10 @@ def check_complete(path: Path) -> None:
     if is_index(path):
         for shard in read_index(path).shards:
             check_complete(shard)
+    elif is_metadata(path):
+        check_shards(path, read_metadata(path))
+    elif is_shard_of_rank(path):
+        for file in files_of_ranks(path):
+            read_header(file)
     elif kind_of(path) == "safetensors":
         read_header(path)

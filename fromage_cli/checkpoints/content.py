@@ -30,6 +30,11 @@ FOREIGN = (  # first bytes, what it is, what to do
 def kind_of(path: Path) -> str:
     """Return "safetensors", "torch", "torch-legacy", "npz" or "json"; anything else raises InputError."""
     version = FileVersion.of(path)
+    if path.suffix == ".distcp":
+        raise InputError(
+            f"{quoted(path)} is one shard of a torch.distributed.checkpoint.",
+            hint=f"Name its directory: {quoted(path.parent)}.",
+        )
     with opened(path) as file:
         head = file.read(512)
     if _is_safetensors(head):

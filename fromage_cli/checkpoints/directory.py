@@ -17,6 +17,12 @@ MAIN_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+METADATA = ".metadata"
+"""What says which pieces of which tensors lie in the shards of a torch.distributed.checkpoint."""
+SHARD_OF_RANK = re.compile(r"^shard-([0-9]{5})-model-[0-9]{5}-of-[0-9]{5}\.safetensors$")
+"""One rank's part of such a checkpoint in safetensors files."""
+ACCELERATE = ("pytorch_model_fsdp_0", "optimizer_0")
+"""Distributed checkpoints inside of one that Hugging Face's accelerate wrote: the weights' and the optimizer's."""
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
 SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin", ".ckpt"), (".npz",))  # in order of preference
 _OTHER = (
@@ -32,9 +38,15 @@ def own_weights(directory: Path) -> Path | None:
     A single file with a step in its name makes a series of one instead, to which further steps may be added.
     """
     weights = weights_in(directory)
-    if weights is None or weights.name in MAIN_FILES or weights.name.endswith(INDEX_SUFFIXES):
+    if weights is None or has_usual_name(weights):
         return weights
     return weights if order_in_name(weights.stem) is None else None
+
+
+def has_usual_name(weights: Path) -> bool:
+    """Return whether weights have a name that says that their directory is one checkpoint."""
+    name = weights.name
+    return name in (*MAIN_FILES, METADATA) or name.endswith(INDEX_SUFFIXES) or bool(SHARD_OF_RANK.match(name))
 
 
 def weights_in(directory: Path) -> Path | None:
@@ -43,6 +55,11 @@ def weights_in(directory: Path) -> Path | None:
     for name in MAIN_FILES:
         if name in names:
             return directory / name
+    for place in (directory, directory / ACCELERATE[0]):
+        if (place / METADATA).is_file():
+            return place / METADATA
+    if ranks := [name for name in names if SHARD_OF_RANK.match(name)]:
+        return directory / ranks[0]
     indices = [name for name in names if name.endswith(INDEX_SUFFIXES)]
     if len(indices) == 1:
         return directory / indices[0]
@@ -75,10 +92,11 @@ def without_weights(directory: Path, notes: tuple[str, ...] = ()) -> InputError:
             hint="Name one of them.",
             details=candidates,
         )
-    if any(name.endswith(".distcp") for name in names):
+    if shards := [name for name in names if name.endswith(".distcp")]:
         return InputError(
-            f"{where} is a torch.distributed.checkpoint, which cannot be read directly.",
-            hint="Convert it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIRECTORY FILE.pt",
+            f"{where} holds {len(shards)} shards of a torch.distributed.checkpoint but no {METADATA}, which is "
+            "written last: it is incomplete.",
+            hint="Take an earlier checkpoint, or copy it again with its hidden file.",
         )
     if shards := [name for name in names if SHARD.search(Path(name).stem)]:
         return InputError(

@@ -1,6 +1,7 @@
 """What the Trainer of Hugging Face writes beside weights: its own state as JSON, and the optimizer's.
 
-trainer_state.json {"global_step": …}; optimizer.pt, which accelerate calls optimizer.bin.
+trainer_state.json {"global_step": …}; optimizer.pt, which accelerate calls optimizer.bin; sharded, a directory for the
+weights and one for the optimizer.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fromage_cli.checkpoints.directory import INDEX_SUFFIXES, MAIN_FILES
+from fromage_cli.checkpoints.directory import ACCELERATE, METADATA, has_usual_name
 from fromage_cli.checkpoints.json_file import read_object
 from fromage_cli.checkpoints.steps import step_in_metadata
 
@@ -27,11 +28,12 @@ class Beside:
 
 def read_beside(weights: Path) -> Beside:
     """Read what stands beside weights that have one of the usual names; nothing beside others."""
-    if weights.name not in MAIN_FILES and not weights.name.endswith(INDEX_SUFFIXES):
+    if not has_usual_name(weights):
         return Beside()
-    trainer = weights.with_name(TRAINER)
+    home = weights.parent.parent if weights.parent.name == ACCELERATE[0] else weights.parent
+    trainer = home / TRAINER
     step = step_in_metadata(read_object(trainer)) if trainer.is_file() else None
-    optimizer = optimizer_in(weights.parent)
+    optimizer = optimizer_in(home)
     found = [trainer.name] if step is not None else []
     found += [optimizer.name] if optimizer is not None else []
     note = f"Read beside the weights: {', '.join(found)}."
@@ -39,5 +41,8 @@ def read_beside(weights: Path) -> Beside:
 
 
 def optimizer_in(directory: Path) -> Path | None:
-    """The optimizer's file in a directory."""
+    """The optimizer's file in a directory, or the directory in it that is the optimizer's."""
+    sharded = directory / ACCELERATE[1]
+    if (sharded / METADATA).is_file():
+        return sharded
     return next((directory / name for name in OPTIMIZERS if (directory / name).is_file()), None)

@@ -9,6 +9,8 @@ from pathlib import Path
 from fromage_cli.checkpoints.checkpoint import Checkpoint, Contents
 from fromage_cli.checkpoints.content import SUPPORTED, kind_of
 from fromage_cli.checkpoints.directory import own_weights
+from fromage_cli.checkpoints.distributed import is_metadata, read_distributed
+from fromage_cli.checkpoints.distributed_safetensors import is_shard_of_rank, read_ranks
 from fromage_cli.checkpoints.files import quoted, status_of
 from fromage_cli.checkpoints.hugging_face import Beside, read_beside
 from fromage_cli.checkpoints.nested import ANY, Choice
@@ -85,6 +87,11 @@ def _read(path: Path, choice: Choice) -> Contents:
     if is_index(path):
         _refuse_choice(choice, path)
         return read_sharded(path, _read_file)
+    if is_metadata(path):
+        return read_distributed(path, choice)
+    if is_shard_of_rank(path):
+        _refuse_choice(choice, path)
+        return read_ranks(path)
     return _read_file(path, choice)
 
 

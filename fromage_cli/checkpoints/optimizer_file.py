@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fromage_cli.checkpoints.content import kind_of
+from fromage_cli.checkpoints.directory import METADATA
+from fromage_cli.checkpoints.distributed import load_distributed_optimizer
 from fromage_cli.checkpoints.files import quoted, status_of
 from fromage_cli.checkpoints.hugging_face import OPTIMIZERS, optimizer_in
 from fromage_cli.checkpoints.naming import listed
@@ -15,11 +17,13 @@ from fromage_cli.errors import InputError
 
 
 def load_optimizer(path: Path) -> OptimizerState:
-    """Read the optimizer's state in a PyTorch file, or in a directory that holds one.
+    """Read the optimizer's state in a PyTorch file, in a distributed checkpoint, or in a directory that holds one.
 
     Raises InputError where there is none.
     """
     status_of(path)
+    if path.is_dir() and (path / METADATA).is_file():
+        return _found(path, load_distributed_optimizer(path / METADATA), "no such entries in its metadata")
     if path.is_dir():
         file = optimizer_in(path)
         if file is None:
@@ -39,8 +43,12 @@ def _in_file(path: Path) -> OptimizerState:
     state = None
     if isinstance(root, Mapping):
         state = parse_optimizer(root) or optimizer_state([{str(name): value for name, value in root.items()}])
+    held = f"it holds {listed([str(name) for name in root])}" if isinstance(root, Mapping) else f"it is {kind}"
+    return _found(path, state, held)
+
+
+def _found(path: Path, state: OptimizerState | None, held: str) -> OptimizerState:
     if state is None:
-        held = f"it holds {listed([str(name) for name in root])}" if isinstance(root, Mapping) else f"it is {kind}"
         raise InputError(
             f"{quoted(path)} holds no optimizer state: {held}.",
             hint="Expected is what torch.save(optimizer.state_dict(), FILE) writes, itself or under one of "

@@ -53,7 +53,7 @@ def test_the_step_of_a_directory_is_in_its_name(tmp_path):
         ([], "holds no weights; it is empty"),
         (["config.json", "optimizer.pt"], "holds no weights; found: 'config.json', 'optimizer.pt'"),
         (["a.pt", "b.pt"], "2 files that may be weights, with no steps in their names: 'a.pt', 'b.pt'"),
-        (["__0_0.distcp", ".metadata"], "torch.distributed.checkpoint"),
+        (["__0_0.distcp", ".meta"], "1 shards of a torch.distributed.checkpoint but no .metadata"),
         (["model-00001-of-00002.safetensors"], "1 shards but no index"),
     ],
 )
