@@ -1,0 +1,276 @@
+"""Every formula against simulated training with the real optimizers, on scale-invariant losses made of noise alone."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.optim import SGD, AdamW, Optimizer
+
+from fromage_cli.optim import LARS, Lion
+from fromage_cli.theory.equilibrium import (
+    AfterDrop,
+    Equilibrium,
+    Gains,
+    adam_growth,
+    adamw_equilibrium,
+    adamw_norm,
+    after_drop,
+    lars_equilibrium,
+    lars_growth,
+    lars_norm,
+    lion_equilibrium,
+    lion_growth,
+    lion_norm,
+    momentum_gains,
+    relative_rotation,
+    relaxed,
+    sgd_equilibrium,
+    sgd_growth,
+    sgd_norm,
+    times_until_near,
+)
+
+ELEMENTS = 1000
+SQUARED_GRADIENT = ELEMENTS - 1.0
+Make = Callable[[list[torch.Tensor]], Optimizer]
+
+
+class Training:
+    """One scale-invariant tensor whose gradient is noise: the loss is ⟨ξ, W / ‖W‖⟩ with a fresh ξ each step."""
+
+    def __init__(self, make: Make, norm: float, seed: int = 0) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.weight = self._noise()
+        self.weight *= norm / self.weight.norm()
+        self.weight.requires_grad_()
+        self.optimizer = make([self.weight])
+        self.norms: list[float] = []
+        self.angles: list[float] = []
+
+    def _noise(self) -> torch.Tensor:
+        return torch.randn(ELEMENTS, generator=self.generator, dtype=torch.float64)
+
+    def run(self, steps: int, decoupled: float = 0.0) -> "Training":
+        for _ in range(steps):
+            before = self.weight.detach().clone()
+            noise, norm = self._noise(), before.norm()
+            direction = before / norm
+            self.weight.grad = (noise - direction * (direction @ noise)) / norm
+            if decoupled:
+                with torch.no_grad():
+                    self.weight.mul_(1.0 - decoupled)
+            self.optimizer.step()
+            after = self.weight.detach()
+            self.norms.append(float(after.norm()))
+            self.angles.append(float((after / after.norm() - direction).norm()))
+        return self
+
+    def warm(self, steps: int = 100) -> "Training":
+        """Fill the optimizer's memory at a norm that is held."""
+        norm = float(self.weight.detach().norm())
+        for _ in range(steps):
+            self.run(1)
+            with torch.no_grad():
+                self.weight.mul_(norm / self.weight.norm())
+        self.norms.clear()
+        self.angles.clear()
+        return self
+
+    def norm(self, last: int) -> float:
+        return sum(self.norms[-last:]) / last
+
+    def rotation(self, last: int) -> float:
+        return sum(self.angles[-last:]) / last
+
+
+def sgd(momentum: float = 0.0, nesterov: bool = False, dampening: float = 0.0, rate: float = 0.1) -> Make:
+    return lambda tensors: SGD(
+        tensors, lr=rate, momentum=momentum, nesterov=nesterov, dampening=dampening, weight_decay=SGD_DECAY
+    )
+
+
+SGD_DECAY, ADAM_DECAY, LARS_DECAY = 0.02, 0.1, 5e-3
+BETAS, LION_BETAS = (0.8, 0.9), (0.9, 0.95)
+PLAIN, HEAVY = momentum_gains(0.0), momentum_gains(0.9)
+NESTEROV, DAMPED = momentum_gains(0.8, nesterov=True), momentum_gains(0.8, dampening=0.5)
+
+TABLE: dict[str, tuple[Make, Equilibrium, float]] = {
+    "sgd": (
+        sgd(),
+        sgd_equilibrium(0.1, SGD_DECAY, PLAIN),
+        sgd_norm(0.1, SGD_DECAY, PLAIN, SQUARED_GRADIENT),
+    ),
+    "sgd, momentum": (
+        sgd(0.9, rate=0.01),
+        sgd_equilibrium(0.01, SGD_DECAY, HEAVY),
+        sgd_norm(0.01, SGD_DECAY, HEAVY, SQUARED_GRADIENT),
+    ),
+    "sgd, nesterov": (
+        sgd(0.8, nesterov=True, rate=0.02),
+        sgd_equilibrium(0.02, SGD_DECAY, NESTEROV),
+        sgd_norm(0.02, SGD_DECAY, NESTEROV, SQUARED_GRADIENT),
+    ),
+    "sgd, dampening": (
+        sgd(0.8, dampening=0.5, rate=0.04),
+        sgd_equilibrium(0.04, SGD_DECAY, DAMPED),
+        sgd_norm(0.04, SGD_DECAY, DAMPED, SQUARED_GRADIENT),
+    ),
+    "adamw": (
+        lambda tensors: AdamW(tensors, lr=0.02, betas=BETAS, weight_decay=ADAM_DECAY),
+        adamw_equilibrium(0.02, ADAM_DECAY, BETAS),
+        adamw_norm(0.02, ADAM_DECAY, ELEMENTS),
+    ),
+    "lion": (
+        lambda tensors: Lion(tensors, lr=0.02, betas=LION_BETAS, weight_decay=ADAM_DECAY),
+        lion_equilibrium(0.02, ADAM_DECAY, LION_BETAS),
+        lion_norm(0.02, ADAM_DECAY, LION_BETAS, ELEMENTS),
+    ),
+    "lars": (
+        lambda tensors: LARS(tensors, lr=0.06, weight_decay=LARS_DECAY),
+        lars_equilibrium(0.06, PLAIN),
+        lars_norm(0.06, LARS_DECAY, PLAIN, SQUARED_GRADIENT),
+    ),
+    "lars, momentum": (
+        lambda tensors: LARS(tensors, lr=0.06, momentum=0.8, trust_coefficient=0.2, weight_decay=LARS_DECAY),
+        lars_equilibrium(0.012, momentum_gains(0.8)),
+        lars_norm(0.012, LARS_DECAY, momentum_gains(0.8), SQUARED_GRADIENT),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_norm_and_rotation_at_equilibrium(name: str) -> None:
+    make, found, norm = TABLE[name]
+    assert found.relaxation is not None
+    span = math.ceil(found.relaxation)
+    training = Training(make, 1.15 * norm).run(5 * span)
+    assert training.norm(span) == pytest.approx(norm, rel=0.05)
+    assert training.rotation(span) == pytest.approx(found.rotation, rel=0.05)
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("ratio", [2.0, 0.6])
+def test_the_way_there(name: str, ratio: float) -> None:
+    make, found, norm = TABLE[name]
+    assert found.relaxation is not None
+    training = Training(make, ratio * norm).warm().run(math.ceil(4 * found.relaxation))
+    for times in (0.5, 1.0, 2.0):
+        simulated = training.norms[round(times * found.relaxation) - 1] / norm
+        assert simulated == pytest.approx(relaxed(ratio, times, found.power), rel=0.05)
+    near = next(step for step, value in enumerate(training.norms) if abs(value / norm - 1.0) <= 0.1)
+    assert near == pytest.approx(times_until_near(ratio, found.power) * found.relaxation, rel=0.2)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_rotation_between_two_times(name: str) -> None:
+    make, found, norm = TABLE[name]
+    training = Training(make, norm).warm()
+    places = [training.weight.detach().clone() for _ in range(800) if training.run(1)]
+    units = torch.stack(places) / torch.stack(places).norm(dim=1, keepdim=True)  # [times, elements]
+    for steps in (1, 3, 10, 40):
+        cosine = float((units[steps:] * units[:-steps]).sum(1).mean())
+        assert math.acos(cosine) == pytest.approx(found.rotation_over(steps), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["sgd", "sgd, momentum", "adamw", "lion"])
+def test_the_effective_rate_after_a_drop_by_ten(name: str) -> None:
+    make, found, norm = TABLE[name]
+    assert found.relaxation is not None
+    training = Training(make, norm).warm().run(50)
+    start = training.norm(50)
+    for group in training.optimizer.param_groups:
+        group["lr"] /= 10.0
+    course = after_drop(found, 10.0)
+    assert course is not None
+    steps = math.ceil(1.4 * course.relaxation)
+    training.run(steps)
+    for times in (0.01, 0.3, 0.7, 1.3):
+        step = round(times * course.relaxation)
+        simulated = 0.1 * (start / training.norms[50 + step - 1]) ** found.rate_power
+        assert simulated == pytest.approx(course.at(step), rel=0.03)
+
+
+def test_the_drop_as_li_lyu_and_arora_write_it() -> None:
+    rate, decay = 0.1, 1e-3
+    course = after_drop(sgd_equilibrium(rate, decay, PLAIN), 10.0)
+    assert course is not None
+    for step in (0, 100, 10_000, 1_000_000):
+        left = math.exp(-4 * (rate * decay / 10) * step)
+        assert course.at(step) == pytest.approx(0.1 / math.sqrt(left + 0.1 * (1 - left)))
+    assert course.final == pytest.approx(1 / math.sqrt(10))
+    assert course.at(course.recovery()) == pytest.approx(0.9 * course.final)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 3.0])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_drop_away_from_equilibrium(name: str, ratio: float) -> None:
+    course = after_drop(TABLE[name][1], 2.0, ratio)
+    assert course is not None
+    assert course.at(0) == pytest.approx(0.5) and course.at(1e9) == pytest.approx(course.final)
+    assert abs(course.at(course.recovery()) / course.final - 1.0) == pytest.approx(0.1)
+
+
+def test_relative_rates_do_not_come_back() -> None:
+    course = after_drop(lars_equilibrium(0.01, PLAIN), 10.0)
+    assert isinstance(course, AfterDrop) and course.at(0) == course.at(1e6) == course.final == pytest.approx(0.1)
+    assert course.recovery() == 0.0
+    assert after_drop(relative_rotation(0.01, PLAIN), 10.0) is None
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_sgd_without_decay(momentum: float) -> None:
+    gains, rate = momentum_gains(momentum), 0.1 * (1 - momentum)
+    training = Training(lambda tensors: SGD(tensors, lr=rate, momentum=momentum), 3.0).run(600)
+    assert training.norms[-1] ** 4 == pytest.approx(3.0**4 + 600 * sgd_growth(rate, gains, SQUARED_GRADIENT), rel=0.05)
+
+
+def test_adam_and_lion_without_decay() -> None:
+    adam = Training(lambda tensors: AdamW(tensors, lr=0.01, betas=BETAS, weight_decay=0.0), 5.0).warm().run(800)
+    assert adam.norms[-1] ** 2 == pytest.approx(25.0 + 800 * adam_growth(0.01, ELEMENTS), rel=0.05)
+    lion = Training(lambda tensors: Lion(tensors, lr=0.001, betas=LION_BETAS), 5.0).warm().run(800)
+    assert lion.norms[-1] ** 2 == pytest.approx(25.0 + 800 * lion_growth(0.001, LION_BETAS, ELEMENTS), rel=0.05)
+
+
+@pytest.mark.parametrize(("decay", "grows"), [(1e-4, True), (2e-3, False)])
+def test_lars_with_decoupled_decay_grows_or_shrinks_for_ever(decay: float, grows: bool) -> None:
+    gains = momentum_gains(0.5)
+    training = Training(lambda tensors: LARS(tensors, lr=0.02, momentum=0.5), 3.0).run(500, decoupled=decay)
+    growth = lars_growth(0.02, gains, decay)
+    assert math.log(training.norms[-1] / 3.0) == pytest.approx(500 * growth, rel=0.05)
+    assert (growth > 0.0) == grows
+    assert training.rotation(400) == pytest.approx(relative_rotation(0.02, gains).rotation, rel=0.05)
+
+
+def test_gains_are_those_of_the_recursions() -> None:
+    for momentum, dampening, nesterov in ((0.9, 0.0, False), (0.7, 0.3, False), (0.8, 0.0, True), (0.0, 0.0, False)):
+        buffer, gains = 0.0, []
+        for gradient in [1.0, *[0.0] * 400]:
+            buffer = momentum * buffer + (1 - dampening) * gradient
+            gains.append(gradient + momentum * buffer if nesterov else buffer)
+        found = momentum_gains(momentum, dampening, nesterov)
+        assert (found.total, found.squared) == (
+            pytest.approx(sum(gains)),
+            pytest.approx(sum(gain**2 for gain in gains)),
+        )
+    assert momentum_gains(0.0, 0.5) == Gains()
+
+
+def test_the_table_as_it_is_written() -> None:
+    rate, decay, momentum = 0.1, 1e-4, 0.9
+    found = sgd_equilibrium(rate, decay, momentum_gains(momentum))
+    assert found.rotation == pytest.approx(math.sqrt(2 * rate * decay / (1 + momentum)))
+    assert found.relaxation == pytest.approx((1 - momentum) / (4 * rate * decay))
+    assert found.diffusion == pytest.approx(rate * decay / (1 - momentum))
+    assert sgd_norm(rate, decay, momentum_gains(momentum), 7.0) == pytest.approx(
+        (rate * 7.0 / (2 * decay * (1 - momentum))) ** 0.25
+    )
+    assert lion_norm(rate, decay, LION_BETAS, 10) == pytest.approx(
+        rate * math.sqrt(10) / (lion_equilibrium(rate, decay, LION_BETAS).rotation)
+    )
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.09, 0.91])
+def test_who_is_there_has_no_way_left(ratio: float) -> None:
+    assert times_until_near(ratio, 4) == 0.0
+    assert relaxed(ratio, 0.0, 4) == pytest.approx(ratio) and relaxed(ratio, 50.0, -2) == pytest.approx(1.0)
