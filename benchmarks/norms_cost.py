@@ -1,10 +1,12 @@
 """What the norms of every tensor cost, beside `cat` on the same file in the page cache.
 
     python benchmarks/norms_cost.py [--gigabytes 4] [--directory DIR] [--repeats 5] [--dtypes float32,bfloat16]
+                                    [--what norms,magnitudes]
 
 Writes one file per dtype, times `cat FILE > /dev/null` and the reduction in a process of its own, turn and turn about,
-prints the ratio of the fastest of each and the process's peak resident memory, and removes the file.
-Where the seconds are those of all threads together, other processes left it one core: the ratio then says little.
+prints the ratio of the fastest of each and the process's peak resident memory, and removes the file. `norms` needs
+the norms alone, `inspect` the largest entry, zeros and what is not finite too (magnitudes).
+Busy seconds are those of all threads together. Where they are not above the others, other processes left it one core.
 """
 
 import argparse
@@ -23,10 +25,11 @@ CHILD = """
 import json, sys, time
 from pathlib import Path
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.checkpoints.reductions import measure_magnitudes
-measure_magnitudes(open_checkpoint(sys.argv[2]))  # imports and buffers
+from fromage_cli.checkpoints.reductions import measure_magnitudes, measure_norms
+reduce = {"norms": lambda one: measure_norms([one]), "magnitudes": measure_magnitudes}[sys.argv[3]]
+reduce(open_checkpoint(sys.argv[2]))  # imports and buffers
 start, worked = time.perf_counter(), time.process_time()
-measure_magnitudes(open_checkpoint(sys.argv[1]))
+reduce(open_checkpoint(sys.argv[1]))
 seconds, worked = time.perf_counter() - start, time.process_time() - worked
 assert "torch" not in sys.modules
 status = dict(line.split(':', 1) for line in Path('/proc/self/status').read_text().splitlines())
@@ -59,45 +62,50 @@ def write_checkpoint(path: Path, dtype: str, size: int, tensors: int = 64) -> No
             file.write(data)
 
 
-def seconds_of_cat(path: Path) -> float:
-    """The time of one `cat` into nowhere."""
-    start = time.perf_counter()
+def cat(path: Path) -> tuple[float, float]:
+    """The time of one `cat` into nowhere, and what it kept a processor busy."""
+    start, before = time.perf_counter(), os.times()
     with Path(os.devnull).open("wb") as nowhere:
         subprocess.run(["cat", str(path)], stdout=nowhere, check=True)
-    return time.perf_counter() - start
+    after = os.times()
+    busy = after.children_user + after.children_system - before.children_user - before.children_system
+    return time.perf_counter() - start, busy
 
 
-def reduction(path: Path, small: Path) -> tuple[float, float, int]:
+def reduction(path: Path, small: Path, what: str) -> tuple[float, float, int]:
     """The time of one reduction, that of all its threads together, and the peak resident memory in bytes."""
-    command = [sys.executable, "-c", CHILD, str(path), str(small)]
+    command = [sys.executable, "-c", CHILD, str(path), str(small), what]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     seconds, worked, memory = json.loads(done.stdout)
     return seconds, worked, memory
 
 
 def main() -> None:
-    """Measure and print one line per dtype."""
+    """Measure and print one line per dtype and reduction."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--directory", default=None)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--what", default="norms,magnitudes")
     given = parser.parse_args()
     size = int(given.gigabytes * 1e9)
     with tempfile.TemporaryDirectory(dir=given.directory) as folder:
         if shutil.disk_usage(folder).free < 1.1 * size:
             sys.exit(f"{folder} has no room for {size} bytes; name another --directory")
-        print("dtype\tbytes\tcat_seconds\tseconds\tthread_seconds\tratio\tpeak_megabytes")
+        print("dtype\twhat\tbytes\tcat_seconds\tseconds\tratio\tcat_busy\tbusy\tbusy_ratio\tpeak_megabytes")
         for dtype in given.dtypes.split(","):
             path, small = Path(folder) / "large.safetensors", Path(folder) / "small.safetensors"
             write_checkpoint(path, dtype, size)
             write_checkpoint(small, dtype, 1 << 24)
-            seconds_of_cat(path)
-            runs = [(seconds_of_cat(path), *reduction(path, small)) for _ in range(given.repeats)]
-            cat, own, worked = (min(run[place] for run in runs) for place in range(3))
-            peak = max(run[3] for run in runs)
-            times = f"{cat:.3f}\t{own:.3f}\t{worked:.3f}\t{own / cat:.2f}"
-            print(f"{dtype}\t{path.stat().st_size}\t{times}\t{peak / 1e6:.0f}", flush=True)
+            cat(path)
+            for what in given.what.split(","):
+                runs = [(*cat(path), *reduction(path, small, what)) for _ in range(given.repeats)]
+                cat_seconds, cat_busy, own, busy = (min(run[place] for run in runs) for place in range(4))
+                peak = max(run[4] for run in runs)
+                wall = f"{cat_seconds:.3f}\t{own:.3f}\t{own / cat_seconds:.2f}"
+                work = f"{cat_busy:.3f}\t{busy:.3f}\t{busy / cat_busy:.2f}"
+                print(f"{dtype}\t{what}\t{path.stat().st_size}\t{wall}\t{work}\t{peak / 1e6:.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Magnitudes of every tensor of a checkpoint, at the speed at which its bytes can be read.
+"""Norms and magnitudes of every tensor of a checkpoint, at the speed at which its bytes can be read.
 
 Safetensors files are read at given positions into small buffers that are used again, by a few threads, each widening
 and reducing what it read while that is still in the cache: no tensor is ever held. Other formats go tensor by tensor.
@@ -6,140 +6,115 @@ and reducing what it read while that is still in the cache: no tensor is ever he
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from fromage_cli.checkpoints.checkpoint import Checkpoint, Span
-from fromage_cli.checkpoints.files import explained, opened
-from fromage_cli.checkpoints.safetensors_header import incomplete
+from fromage_cli.checkpoints.checkpoint import Checkpoint
+from fromage_cli.checkpoints.chunks import CHUNK, Chunks, Job, jobs_of, on_threads
 from fromage_cli.checkpoints.widening import WIDTHS, Widening
 from fromage_cli.theory.magnitudes import Magnitudes, Workspace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CHUNK = 1 << 18
-"""Elements reduced at a time: a megabyte in float32, so that calls are few and most of it stays in the cache."""
-JOB = 16 * CHUNK
-"""Elements that one thread reduces before the next takes over."""
-THREADS = 4
-"""More would wait for memory, not for each other."""
+Advance = Callable[[float], None]
+"""Is told how many elements have been done."""
 
 
 def measure_magnitudes(
-    checkpoint: Checkpoint, names: Iterable[str] | None = None, advance: Callable[[float], None] = lambda elements: None
+    checkpoint: Checkpoint, names: Iterable[str] | None = None, advance: Advance = lambda elements: None
 ) -> dict[str, Magnitudes]:
     """The magnitudes of the named tensors, all of them without names, in that order.
 
-    `advance` is told the elements done. Tensors of a dtype that is not in WIDTHS are left out.
+    Tensors of a dtype that is not in WIDTHS are left out.
     Raises InputError when a file is cut off or changes meanwhile.
     """
-    chosen = [name for name in (checkpoint.entries if names is None else names) if _known(checkpoint, name)]
-    found: dict[str, Magnitudes] = dict.fromkeys(chosen, Magnitudes())
-    for name, magnitudes in _of_spans(checkpoint, [name for name in chosen if name in checkpoint.spans]):
-        found[name] = found[name].joined(magnitudes)
+    found = dict.fromkeys(_chosen(checkpoint, names), Magnitudes())
+    for job, magnitudes in on_threads(jobs_of(checkpoint, found), _Reducer, _Reducer.magnitudes):
+        found[job.name] = found[job.name].joined(magnitudes)
         advance(magnitudes.elements)
-    reducer = None
-    for name in chosen:
-        if name not in checkpoint.spans:
-            reducer = reducer or _Reducer()
-            found[name] = reducer.of_tensor(checkpoint, name)
-            advance(found[name].elements)
     return found
 
 
-def threads() -> int:
-    """How many threads read at once."""
-    return min(THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def measure_norms(
+    checkpoints: Sequence[Checkpoint], names: Iterable[str] | None = None, advance: Advance = lambda elements: None
+) -> list[dict[str, float]]:
+    """The Frobenius norms of the named tensors in each checkpoint of a series, and nothing else.
+
+    A norm is nan where an entry is nan, else infinite where one is. Threads go from one checkpoint to the next.
+    Otherwise as `measure_magnitudes`.
+    """
+    wanted = None if names is None else list(names)
+    found = [dict.fromkeys(_chosen(checkpoint, wanted), 0.0) for checkpoint in checkpoints]
+    jobs = (job for place, one in enumerate(checkpoints) for job in jobs_of(one, found[place], place=place))
+    for job, norm in on_threads(jobs, _Reducer, _Reducer.norm):
+        norms = found[job.place]
+        norms[job.name] = math.nan if math.isnan(norm) else math.hypot(norms[job.name], norm)
+        advance(job.elements)
+    return found
 
 
-def _known(checkpoint: Checkpoint, name: str) -> bool:
-    return checkpoint.entries[name].dtype in WIDTHS
+def measure_rows(
+    checkpoint: Checkpoint, names: Iterable[str], advance: Advance = lambda elements: None
+) -> dict[str, tuple[Magnitudes, NDArray[Any]]]:
+    """The magnitudes of the named tensors, and the norm of each row along their first dimension: (rows,) float64.
+
+    Otherwise as `measure_magnitudes`.
+    """
+    import numpy
+
+    chosen = _chosen(checkpoint, names)
+    rows = {name: numpy.zeros(math.prod(checkpoint.entries[name].shape[:1])) for name in chosen}
+    found = dict.fromkeys(chosen, Magnitudes())
+    lengths = {name: checkpoint.entries[name].elements // max(len(rows[name]), 1) for name in chosen}
+    for job, (magnitudes, norms) in on_threads(jobs_of(checkpoint, found, lengths), _Reducer, _Reducer.rows):
+        found[job.name] = found[job.name].joined(magnitudes)
+        first = job.begin // max(job.row, 1)
+        part = rows[job.name][first : first + len(norms)]
+        numpy.hypot(part, norms, out=part)
+        advance(job.elements)
+    return {name: (found[name], rows[name]) for name in chosen}
 
 
-@dataclass(frozen=True)
-class _Job:
-    """Consecutive elements of one tensor in an open file."""
-
-    name: str
-    dtype: str
-    span: Span
-    descriptor: int
-
-
-def _of_spans(checkpoint: Checkpoint, names: list[str]) -> Iterator[tuple[str, Magnitudes]]:
-    """The magnitudes of every job in order, so that sums do not depend on which thread was faster."""
-    if not names:
-        return
-    own = threading.local()
-
-    def work(job: _Job) -> tuple[str, Magnitudes]:
-        if not hasattr(own, "reducer"):
-            own.reducer = _Reducer()
-        return job.name, own.reducer.of_span(job)
-
-    for version, group in groupby(names, key=lambda name: checkpoint.spans[name].version):
-        version.check_unchanged()
-        with ExitStack() as stack:
-            file = stack.enter_context(opened(version.path))
-            pool = ThreadPoolExecutor(threads())
-            stack.callback(pool.shutdown, cancel_futures=True)
-            yield from pool.map(work, list(_jobs(checkpoint, group, file.fileno())))
-        version.check_unchanged()
-
-
-def _jobs(checkpoint: Checkpoint, names: Iterable[str], descriptor: int) -> Iterator[_Job]:
-    for name in names:
-        span, dtype = checkpoint.spans[name], checkpoint.entries[name].dtype
-        for span_part in _parts(span, JOB * WIDTHS[dtype]):
-            yield _Job(name, dtype, span_part, descriptor)
-
-
-def _parts(span: Span, size: int) -> Iterator[Span]:
-    for begin in range(span.begin, span.end, size):
-        yield Span(span.version, begin, min(begin + size, span.end))
+def _chosen(checkpoint: Checkpoint, names: Iterable[str] | None) -> list[str]:
+    """The named tensors whose bytes can be read."""
+    wanted = checkpoint.entries if names is None else names
+    return [name for name in wanted if name in checkpoint.entries and checkpoint.entries[name].dtype in WIDTHS]
 
 
 class _Reducer:
     """The buffers of one thread."""
 
     def __init__(self) -> None:
-        import numpy
-
-        self._stored: NDArray[Any] = numpy.empty(CHUNK * max(WIDTHS.values()), numpy.uint8)
+        self._chunks = Chunks()
         self._widening = Widening(CHUNK)
         self._workspace = Workspace(CHUNK)
 
-    def of_span(self, job: _Job) -> Magnitudes:
-        parts = _parts(job.span, CHUNK * WIDTHS[job.dtype])
-        return reduce(Magnitudes.joined, (self._chunk(self._read(job, part), job.dtype) for part in parts))
+    def magnitudes(self, job: Job) -> Magnitudes:
+        found = (self._workspace.magnitudes(entries) for entries in self._entries(job))
+        return reduce(Magnitudes.joined, found, Magnitudes())
 
-    def of_tensor(self, checkpoint: Checkpoint, name: str) -> Magnitudes:
-        import torch
+    def norm(self, job: Job) -> float:
+        norms = [self._workspace.norm(entries) for entries in self._entries(job)]
+        return math.nan if any(map(math.isnan, norms)) else math.hypot(*norms)
 
-        dtype = checkpoint.entries[name].dtype
-        stored = checkpoint.tensor(name).reshape(-1).view(torch.uint8).numpy()
-        size = CHUNK * WIDTHS[dtype]
-        chunks = (stored[begin : begin + size] for begin in range(0, len(stored), size))
-        return reduce(Magnitudes.joined, (self._chunk(chunk, dtype) for chunk in chunks), Magnitudes())
+    def rows(self, job: Job) -> tuple[Magnitudes, NDArray[Any]]:
+        """The magnitudes, and the norms of the rows that the job touches."""
+        import numpy
 
-    def _read(self, job: _Job, part: Span) -> NDArray[Any]:
-        stored = self._stored[: part.end - part.begin]
-        view, position = stored.data, part.begin
-        with explained(part.version.path):
-            while view:
-                count = os.preadv(job.descriptor, [view], position)
-                if count == 0:
-                    raise incomplete(part.version.path, part.end, position)
-                view, position = view[count:], position + count
-        return stored
+        whole, norms = Magnitudes(), numpy.zeros(-(-(job.begin % job.row + job.elements) // job.row))
+        done = job.begin % job.row
+        for entries in self._entries(job, ordered=True):
+            whole = whole.joined(self._workspace.magnitudes(entries))
+            first = done // job.row
+            found = self._workspace.row_norms(entries.reshape(-1, min(job.row, entries.size)))
+            part = norms[first : first + len(found)]
+            numpy.hypot(part, found, out=part)
+            done += entries.size
+        return whole, norms
 
-    def _chunk(self, stored: NDArray[Any], dtype: str) -> Magnitudes:
-        return self._workspace.magnitudes(self._widening.widened(stored, dtype))
+    def _entries(self, job: Job, ordered: bool = False) -> Iterator[NDArray[Any]]:
+        for stored in self._chunks.of(job):
+            yield self._widening.widened(stored, job.dtype, ordered)

@@ -77,9 +77,30 @@ class Workspace:
         zeros = int(numpy.count_nonzero(numpy.equal(entries, 0, out=self.flags[: entries.size])))
         if not math.isfinite(largest):
             return _not_finite(entries, zeros)
-        return Magnitudes(entries.size, self._norm(entries, largest), largest, zeros)
+        return Magnitudes(entries.size, self._scaled_norm(entries, largest), largest, zeros)
 
-    def _norm(self, entries: NDArray[Any], largest: float) -> float:
+    def norm(self, entries: NDArray[Any]) -> float:
+        """The Frobenius norm alone; nan where an entry is nan, else infinite where one is."""
+        low, high = SAFE[entries.dtype.name]
+        squares = _sum_of_squares(entries)
+        if entries.size * low**2 < squares < high**2:
+            return math.sqrt(squares)
+        return self.magnitudes(entries).norm
+
+    def row_norms(self, entries: NDArray[Any]) -> NDArray[Any]:
+        """The norm of each row of (rows, length) entries: (rows,) float64."""
+        import numpy
+
+        if entries.size == 0:
+            return numpy.zeros(len(entries))
+        low, high = SAFE[entries.dtype.name]
+        largest = max(float(entries.max()), -float(entries.min()))
+        scale = 1.0 if low < largest < high or not math.isfinite(largest) else largest or 1.0
+        wide = entries if scale == 1.0 else numpy.divide(entries, scale, dtype=numpy.float64)
+        norms: NDArray[Any] = scale * numpy.sqrt(_row_squares(wide))
+        return norms
+
+    def _scaled_norm(self, entries: NDArray[Any], largest: float) -> float:
         """The Frobenius norm of finite entries; they are scaled where their squares would overflow or vanish."""
         import numpy
 
@@ -96,9 +117,27 @@ def _sum_of_squares(entries: NDArray[Any]) -> float:
     import numpy
 
     whole = entries.size - entries.size % BLOCK
-    rows, rest = entries[:whole].reshape(-1, BLOCK), entries[whole:].astype(numpy.float64)
-    blocks = numpy.matmul(rows[:, None, :], rows[:, :, None])  # [blocks, 1, 1]
-    return float(blocks.sum(dtype=numpy.float64)) + float(rest @ rest)
+    blocks, rest = entries[:whole].reshape(-1, BLOCK), entries[whole:].astype(numpy.float64)
+    return float(_squares(blocks).sum(dtype=numpy.float64)) + float(rest @ rest)
+
+
+def _row_squares(entries: NDArray[Any]) -> NDArray[Any]:
+    """The sum of squares of each row, in blocks likewise: (rows,) float64."""
+    import numpy
+
+    sums = numpy.zeros(len(entries))
+    for begin in range(0, entries.shape[1], BLOCK):
+        sums += _squares(entries[:, begin : begin + BLOCK])
+    return sums
+
+
+def _squares(rows: NDArray[Any]) -> NDArray[Any]:
+    """The inner product of each row with itself; infinite where it overflows: (rows,)."""
+    import numpy
+
+    with numpy.errstate(over="ignore", invalid="ignore"):
+        products: NDArray[Any] = numpy.matmul(rows[:, None, :], rows[:, :, None])[:, 0, 0]  # [rows, 1, 1] before
+    return products
 
 
 def _not_finite(entries: NDArray[Any], zeros: int) -> Magnitudes:

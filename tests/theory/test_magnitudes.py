@@ -58,3 +58,17 @@ def test_parts_joined_are_the_whole(values, cut):
     assert joined.norm == pytest.approx(whole.norm, rel=1e-12)
     assert (joined.elements, joined.largest, joined.zeros) == (whole.elements, whole.largest, whole.zeros)
     assert whole.norm == pytest.approx(math.hypot(*values), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("values", [[3.0, -4.0], [0.0, 0.0], [1e30, 1e30], [1e-30, 0.0], [math.inf, 1.0], [math.nan]])
+def test_the_norm_alone_is_that_of_the_magnitudes(values, dtype):
+    entries = np.array(values, dtype=dtype)
+    assert Workspace(2).norm(entries) == pytest.approx(Workspace(2).magnitudes(entries).norm, nan_ok=True)
+
+
+def test_rows():
+    entries = np.array([[3.0, 4.0], [0.0, 0.0], [math.inf, 1.0]], dtype=np.float32)
+    assert Workspace(6).row_norms(entries).tolist() == [5.0, 0.0, math.inf]
+    assert Workspace(6).row_norms(np.zeros((2, 0))).tolist() == [0.0, 0.0]
+    assert Workspace(6).row_norms(np.full((2, 2), 1e-30, np.float32)) == pytest.approx([2**0.5 * 1e-30] * 2)
