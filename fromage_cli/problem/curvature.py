@@ -6,11 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fromage_cli.errors import FromageError, MismatchError
 from fromage_cli.problem.batches import Batch
-from fromage_cli.problem.evaluation import twice_differentiable
+from fromage_cli.problem.double_backward import double_backward, explained
 from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.named_code import out_of_memory
 from fromage_cli.problem.problem import Problem
 from fromage_cli.problem.supervised_losses import OUTPUT_LOSSES, predict
 
@@ -84,7 +82,7 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Ca
     def rebuilt(vector: Tensor) -> Tensor:
         parts, total, count = space.split(vector), torch.zeros_like(vector), 0.0
         for chunk in chunks:
-            with problem.evaluation(), twice_differentiable(problem.model), _explained():
+            with problem.evaluation(), double_backward(problem.model), explained():
                 product, size = graph(problem, chunk, space.weights)
                 total += space.flat(product(parts))
             count += size
@@ -94,13 +92,13 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Ca
         if len(chunks) > 1:
             yield counted(rebuilt)
             return
-        with problem.evaluation(), twice_differentiable(problem.model):
+        with problem.evaluation(), double_backward(problem.model):
             problem.budget.check()
-            with _explained():
+            with explained():
                 product, count = graph(problem, chunks[0], space.weights)
 
             def retained(vector: Tensor) -> Tensor:
-                with _explained():
+                with explained():
                     return space.flat(product(space.split(vector))) / count
 
             yield counted(retained)
@@ -145,19 +143,3 @@ def _gauss_newton_of(problem: Problem, chunk: Batch, weights: list[nn.Parameter]
         return list(torch.autograd.grad(output, weights, curved, retain_graph=True, materialize_grads=True))
 
     return product, terms.count
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """A failing second derivative as a MismatchError."""
-    try:
-        yield
-    except FromageError:
-        raise
-    except (RuntimeError, NotImplementedError) as error:
-        if out_of_memory(error):
-            raise
-        raise MismatchError(
-            f"The loss has no second derivative: {str(error).splitlines()[0]}",
-            "An operation of the model supports only one backward pass.",
-        ) from error

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fromage_cli.errors import MismatchError
-from fromage_cli.problem.evaluation import twice_differentiable
+from fromage_cli.problem.double_backward import double_backward
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.named_code import out_of_memory
 from fromage_cli.problem.problem import Problem
@@ -51,7 +51,7 @@ def visit_hessian_vector_product(
         return torch.stack([(g * vector(t)).sum() for t, g in zip(tensors, gradients, strict=True)]).sum()
 
     try:
-        with twice_differentiable(problem.model):
+        with double_backward(problem.model):
             problem.visit_gradient_of(slope, visit)
     except (MismatchError, RuntimeError, NotImplementedError) as error:
         if out_of_memory(error):
