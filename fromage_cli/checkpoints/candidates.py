@@ -5,13 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fromage_cli.checkpoints.steps import words_in
 from fromage_cli.checkpoints.stored_tensor import StoredTensor
-
-if TYPE_CHECKING:
-    import torch
 
 WEIGHTS = (  # in order of preference
     "state_dict",
@@ -38,7 +35,7 @@ class Candidate:
     """A dictionary of tensors inside a file."""
 
     path: tuple[str, ...]
-    tensors: Mapping[str, torch.Tensor]
+    tensors: Mapping[str, Any]
     left_out: tuple[str, ...]  # names of values that are not tensors
     other: bool  # belongs to an optimizer, a scheduler, …
 
@@ -108,7 +105,7 @@ def _candidate(path: tuple[str, ...], node: Mapping[Any, Any], other: bool) -> C
     return None
 
 
-def _tensors(node: Mapping[Any, Any], prefix: str = "") -> dict[str, torch.Tensor]:
+def _tensors(node: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     return {f"{prefix}{name}": value for name, value in node.items() if is_tensor(value)}
 
 
@@ -118,9 +115,9 @@ def is_tensor(value: object) -> bool:
     return isinstance(value, StoredTensor) or (torch is not None and isinstance(value, torch.Tensor))
 
 
-def _flattened(node: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
+def _flattened(node: Mapping[Any, Any]) -> dict[str, Any]:
     """Return all tensors in the dictionaries below, in stored order, each dictionary once."""
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, Any] = {}
     seen: set[int] = set()
     pending: list[tuple[str, Mapping[Any, Any]]] = [("", node)]
     while pending:

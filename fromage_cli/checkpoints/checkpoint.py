@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fromage_cli.checkpoints.files import FileVersion
 from fromage_cli.checkpoints.naming import nearest
 from fromage_cli.checkpoints.optimizer_state import OptimizerState
+from fromage_cli.checkpoints.unpickling import PickledName
 from fromage_cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Contents:
     tied: tuple[tuple[str, ...], ...] = ()
     read_optimizer: Callable[[], OptimizerState | None] | None = None  # None: there is none
     spans: Mapping[str, Span] = field(default_factory=dict)  # where the format keeps elements as they are
+    names: tuple[PickledName, ...] = ()  # classes and functions that pickles in it name
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Checkpoint:
     read: Callable[[str], torch.Tensor] | None = field(default=None, repr=False, compare=False)  # by stored name
     spans: Mapping[str, Span] = field(default_factory=dict, repr=False)  # by name; only in safetensors, little endian
     read_optimizer: Callable[[], OptimizerState | None] | None = field(default=None, repr=False, compare=False)
+    names: tuple[PickledName, ...] = field(default=(), repr=False)  # classes and functions that pickles in it name
 
     @cached_property
     def optimizer(self) -> OptimizerState | None:

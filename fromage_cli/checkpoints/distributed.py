@@ -5,8 +5,6 @@ Its metadata say what lies where; tensors are put together when they are asked f
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +21,14 @@ from fromage_cli.checkpoints.distributed_metadata import (
     missing_shards,
     read_metadata,
 )
-from fromage_cli.checkpoints.files import FileVersion, opened, quoted
+from fromage_cli.checkpoints.files import FileVersion, quoted
 from fromage_cli.checkpoints.nested import ANY, Choice, ancestors, choose
 from fromage_cli.checkpoints.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.pieces import Box, PiecedTensor
-from fromage_cli.checkpoints.refusal import explain_failure
 from fromage_cli.checkpoints.saved_optimizer import GROUPS, KEYS, STATE, optimizer_state
 from fromage_cli.checkpoints.steps import STEP_NAMES, step_in_metadata
+from fromage_cli.checkpoints.stored_tensor import StoredTensor
+from fromage_cli.checkpoints.torch_file import load_part
 from fromage_cli.errors import FromageError, InputError
 
 if TYPE_CHECKING:
@@ -135,18 +134,9 @@ def _reader(place: Place, name: str) -> Any:
 
 
 def _load(place: Place) -> Any:
-    """What torch.save wrote into some bytes of a shard, read by PyTorch's restricted loader."""
-    import torch
-
-    with opened(place.file) as file:
-        file.seek(place.begin)
-        stored = file.read(place.length)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged piece makes the loader raise anything
-        raise explain_failure(place.file, error) from error
+    """What torch.save wrote into some bytes of a shard."""
+    loaded = load_part(place.file, place.begin, place.length)
+    return loaded.read() if isinstance(loaded, StoredTensor) else loaded
 
 
 def _step(around: list[Mapping[str, Any]]) -> int | None:

@@ -26,8 +26,6 @@ SECONDS_PER_BYTE = 1e-5
 """Processor time, likewise; opcodes take a tenth of that."""
 STRIDE = 256
 """Steps between two looks at the clock."""
-COPIED = (list, tuple, dict, set, frozenset, str, bytes)
-"""What constructors may copy."""
 LONGEST_KEY = 16
 """Members of a tuple that is a key; longer ones could be made costly to hash."""
 
@@ -44,6 +42,7 @@ class Machine:
         stream: PickleStream,
         constructors: Mapping[str, Constructor],
         persistent: Callable[[Any], Any] | None,
+        base: int = BASE_BYTES,
     ) -> None:
         self.stream: PickleStream = stream
         self.stack: list[Any] = []
@@ -52,7 +51,7 @@ class Machine:
         self._constructors, self._persistent = constructors, persistent
         self._globals: dict[tuple[str, str], Global] = {}
         self.uses: dict[Global, dict[str, None]] = {}
-        self._bytes = BASE_BYTES + BYTES_PER_BYTE * stream.remaining
+        self._bytes = base + BYTES_PER_BYTE * stream.remaining
         self._ends = time.thread_time() + BASE_SECONDS + SECONDS_PER_BYTE * stream.remaining
 
     def run(self) -> Any:
@@ -116,7 +115,7 @@ class Machine:
         self.used(function, use)
         constructor = self._constructors.get(function.dotted) if isinstance(function, Global) and not kwargs else None
         if constructor is not None:
-            self.charge(sum(100 * len(part) for part in args if isinstance(part, COPIED)))
+            self.charge(sum(_cost(part) for part in args))
             with contextlib.suppress(Unfit, TypeError, ValueError, IndexError, KeyError, OverflowError, struct.error):
                 return constructor(*args)  # what it does not take stays a placeholder
         self.charge(400)
@@ -174,3 +173,10 @@ class Machine:
             target.state = state
         elif hasattr(target, "with_state"):
             target.with_state(state)
+
+
+def _cost(argument: Any) -> int:
+    """Bytes that a copy of a constructor's argument may take."""
+    if isinstance(argument, str | bytes):
+        return BYTES_PER_BYTE * len(argument)
+    return 100 * len(argument) if isinstance(argument, list | tuple | dict | set | frozenset) else 0

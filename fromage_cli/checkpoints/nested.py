@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fromage_cli.checkpoints.candidates import TOP, Candidate, candidates_in, children_of
+from fromage_cli.checkpoints.candidates import TOP, Candidate, candidates_in, children_of, is_tensor
 from fromage_cli.checkpoints.naming import listed, nearest
+from fromage_cli.checkpoints.placeholders import Global, Placeholder
 from fromage_cli.errors import InputError, UsageError
 
 
@@ -97,10 +98,18 @@ def _nothing(root: object, candidates: Mapping[str, Candidate]) -> InputError:
         held = f"it holds {listed([str(name) for name in root])}" if root else "it is empty"
         return InputError(f"A dictionary without tensors was found: {held}.", hint="Name the file with the weights.")
     return InputError(
-        f"A {type(root).__name__} was found; a dictionary of named tensors was expected.",
+        f"A {_kind(root)} was found; a dictionary of named tensors was expected.",
         hint="Save the weights with torch.save(model.state_dict(), 'weights.pt').",
     )
 
 
 def _weights_first(candidates: Mapping[str, Candidate]) -> list[str]:
     return sorted(candidates, key=lambda name: (candidates[name].other, name == TOP))
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Global):
+        return value.dotted
+    return (
+        "Tensor" if is_tensor(value) else value.kind.dotted if isinstance(value, Placeholder) else type(value).__name__
+    )

@@ -58,6 +58,7 @@ def open_checkpoint(
         tied=tuple(tuple(shorter[stored] for stored in group) for group in contents.tied),
         weights=weights,
         stored_names=stripped.names,
+        names=contents.names,
         read=contents.read,
         spans={shorter[stored]: span for stored, span in contents.spans.items()},
         read_optimizer=lambda: _optimizer(optimizer_state, contents, beside),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from fromage_cli.checkpoints.files import explained, quoted
 from fromage_cli.errors import InputError
@@ -14,10 +14,20 @@ LONGEST_LINE = 1 << 16
 """Bytes of a number or a name in the textual opcodes of protocol 0."""
 
 
+class Readable(Protocol):
+    """An open file, or some bytes of one."""
+
+    def seek(self, position: int, /) -> object:
+        """Go to a position."""
+
+    def read(self, count: int, /) -> bytes:
+        """The next bytes, at most `count`."""
+
+
 class PickleStream:
     """A part of a file as a sequence of opcodes and arguments."""
 
-    def __init__(self, file: BinaryIO, path: Path, end: int, begin: int = 0, part: str = "") -> None:
+    def __init__(self, file: Readable, path: Path, end: int, begin: int = 0, part: str = "") -> None:
         """`begin` and `end`: bytes from the start of `file`; `part`: what it is called inside `path`."""
         self.begin = begin
         self._file, self._path, self._end, self._part = file, path, end, part

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints.widening import WIDTHS
+from fromage_cli.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -120,18 +121,20 @@ class StoredTensor:
         """Read it into contiguous memory of its own, in the stored dtype and this machine's byte order."""
         import torch
 
-        storage, dtype = self.storage, getattr(torch, self.dtype)
+        storage, (begin, end) = self.storage, self.span
         if storage is None or self.peculiarity:
-            raise Misplaced(f"a {self.peculiarity} tensor, which has no bytes of its own")
-        begin, end = self.span
+            raise InputError(f"A tensor is {self.peculiarity}; dense tensors are expected.")
         if self.numel() * self.width > max(EXPANDED, 2 * storage.size):
-            raise Misplaced(f"{self.numel()} elements that share {end - begin} bytes")
+            raise InputError(
+                f"A tensor of {self.numel()} elements was expanded from {end - begin} bytes.",
+                hint="Save it before it is expanded.",
+            )
         buffer = torch.empty(end - begin, dtype=torch.uint8)
         if end > begin:
             storage.read_into(begin, buffer.numpy().data)
         if storage.big_endian != (sys.byteorder == "big"):
             _swap(buffer, self.width // 2 if self.dtype.startswith("complex") else self.width)
-        flat = buffer.view(dtype)
+        flat = buffer.view(getattr(torch, self.dtype))
         if self.contiguous:
             return flat.reshape(self.shape)
         return flat.as_strided(self.shape, self.stride).clone(memory_format=torch.contiguous_format)

@@ -1,122 +1,137 @@
-"""A PyTorch file, read by PyTorch's restricted loader: tensors and plain containers, never a call into other code.
-
-Files in the ZIP format are mapped into memory, so that only the tensors that are asked for are read; older files are
-read as a whole.
-"""
+"""A PyTorch file: what its pickle describes, by a reader that runs nothing; each tensor is read when asked for."""
 
 from __future__ import annotations
 
-import os
-import warnings
-import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints.candidates import Candidate
 from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
-from fromage_cli.checkpoints.files import FileVersion, opened, quoted
+from fromage_cli.checkpoints.files import FileVersion, quoted
 from fromage_cli.checkpoints.naming import listed
 from fromage_cli.checkpoints.nested import ANY, Choice, ancestors, choose
-from fromage_cli.checkpoints.refusal import explain_failure
+from fromage_cli.checkpoints.pickled_names import dangerous, refused, said
 from fromage_cli.checkpoints.saved_optimizer import optimizer_state
+from fromage_cli.checkpoints.sources import Source
 from fromage_cli.checkpoints.steps import step_in_metadata
+from fromage_cli.checkpoints.stored_tensor import StoredTensor
+from fromage_cli.checkpoints.torch_archive import TorchArchive
+from fromage_cli.checkpoints.torch_legacy import LegacyFile
+from fromage_cli.checkpoints.unpickling import PickledName
+from fromage_cli.checkpoints.whole_modules import opened_up
 from fromage_cli.errors import FromageError, InputError
 
 if TYPE_CHECKING:
     import torch
 
+BASE_SHARED, SHARED = 64_000_000, 16
+"""Bytes that all tensors may have: BASE_SHARED, or SHARED times the file where that is more; views share memory."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Everything in a file."""
+
+    root: object
+    """Containers, plain values, and tensors as places in the file."""
+    names: tuple[PickledName, ...]
+    """The classes and functions that its pickle names."""
+    notes: tuple[str, ...]
+
 
 def read_torch(path: Path, kind: str, choice: Choice = ANY) -> Contents:
-    """Read the structure of a file (`kind` "torch" or "torch-legacy") and choose the dictionary that is the weights."""
+    """Read the structure of a file (`kind` "torch" or "torch-legacy") and choose the dictionary that is the weights.
+
+    Raises UnsafeError where it holds no weights and would run code, InputError for all else that cannot be read.
+    """
     version = FileVersion.of(path)
-    root = load_file(path, kind)
+    loaded = load(Source.of_file(path), kind)
     try:
-        chosen, note = choose(root, choice)
+        chosen, note = choose(loaded.root, choice)
+    except InputError as error:
+        if dangerous(loaded.names):
+            raise refused(path, loaded.names) from error
+        raise _told(path, error) from None
     except FromageError as error:
-        raise type(error)(f"{quoted(path)}: {error.message}", error.hint, error.details) from None
-    around = list(ancestors(root, chosen.path))
+        raise _told(path, error) from None
+    _refuse_much(version, chosen.tensors)
+    around = list(ancestors(loaded.root, chosen.path))
     steps = (step_in_metadata(_whole_numbers(mapping)) for mapping in around)
     return Contents(
         format=kind,
-        entries={name: _entry(name, tensor) for name, tensor in chosen.tensors.items() if not tensor.is_nested},
-        read=lambda name: _copy(chosen.tensors[name], name, version),
+        entries={name: TensorEntry(name, tensor.dtype, tensor.shape) for name, tensor in chosen.tensors.items()},
+        read=lambda name: _read(chosen.tensors[name], name, version),
         metadata=_scalars(around[0]) if around else {},
         step=next((step for step in steps if step is not None), None),
         key=".".join(chosen.path) or None,
-        notes=tuple(text for text in (note, _left_out(chosen)) if text),
+        notes=tuple(text for text in (note, _left_out(chosen), *loaded.notes) if text),
         tied=_tied(chosen.tensors),
         read_optimizer=lambda: optimizer_state(around),
+        names=loaded.names,
     )
 
 
 def load_file(path: Path, kind: str) -> object:
-    """Everything in a file (`kind` "torch" or "torch-legacy"), as containers, plain values and tensors."""
-    return _load(path, mapped=kind == "torch" and _can_be_mapped(path))
+    """Everything in a file (`kind` "torch" or "torch-legacy"), as containers, plain values and unread tensors."""
+    return load(Source.of_file(path), kind).root
 
 
-def _load(path: Path, mapped: bool) -> object:
-    import torch
-
-    try:
-        with warnings.catch_warnings(), opened(path) as file:
-            warnings.simplefilter("ignore")
-            source: Any = os.fspath(path) if mapped else file
-            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
-    except FromageError:
-        raise
-    except Exception as error:  # a damaged file makes the loader raise anything
-        raise explain_failure(path, error) from error
+def load_part(path: Path, begin: int, size: int) -> object:
+    """Everything that torch.save wrote into some bytes of a file, likewise."""
+    source = Source.of_part(path, begin, size)
+    with source.open() as file:
+        kind = "torch" if file.read(2) == b"PK" else "torch-legacy"
+    return load(source, kind).root
 
 
-def _can_be_mapped(path: Path) -> bool:
-    """Return whether the tensors' bytes lie in the file as they are, and the loader can be given its name.
-
-    The loader would take a name that ends in ".safetensors" for the content, and cannot map a name that is not Unicode.
-    """
-    with opened(path) as file, zipfile.ZipFile(file) as archive:
-        plain = all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
-    return plain and path.suffix != ".safetensors" and str(path).isprintable()
-
-
-def _entry(name: str, tensor: torch.Tensor) -> TensorEntry:
-    return TensorEntry(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+def load(source: Source, kind: str) -> Loaded:
+    """Everything in a file in the ZIP format ("torch") or older ("torch-legacy"), a pickle of another origin too."""
+    if kind == "torch-legacy":
+        unpickled = LegacyFile(source).load()
+        return Loaded(opened_up(unpickled.value), unpickled.names, said(unpickled.names))
+    archive = TorchArchive(source)
+    unpickled = archive.load()
+    unchecked = () if archive.container.has_checksums else (f"{quoted(source.path)} was saved without checksums.",)
+    return Loaded(opened_up(unpickled.value), unpickled.names, (*said(unpickled.names), *unchecked))
 
 
-def _copy(tensor: torch.Tensor, name: str, version: FileVersion) -> torch.Tensor:
+def _told(path: Path, error: FromageError) -> FromageError:
+    return type(error)(f"{quoted(path)}: {error.message}", error.hint, error.details)
+
+
+def _read(tensor: StoredTensor, name: str, version: FileVersion) -> torch.Tensor:
     """Return a tensor with memory of its own; one whose elements are not stored one by one raises InputError."""
-    import torch
-
-    kinds = {
-        "quantised": tensor.is_quantized,
-        "sparse": tensor.layout != torch.strided,
-        "without data (on the meta device)": tensor.is_meta,
-    }
-    for kind, applies in kinds.items():
-        if applies:
-            raise InputError(
-                f"Tensor {name!r} in {quoted(version.path)} is {kind}; dense tensors are expected.",
-                hint="Convert it where the checkpoint was made, then save again.",
-            )
-    version.check_unchanged()  # reading a mapped file that has become shorter would end the process
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
+    if tensor.peculiarity:
+        raise InputError(
+            f"Tensor {name!r} in {quoted(version.path)} is {tensor.peculiarity}; dense tensors are expected.",
+            hint="Convert it where the checkpoint was made, then save again.",
+        )
+    version.check_unchanged()
+    return tensor.read()
 
 
-def _tied(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[str, ...], ...]:
+def _refuse_much(version: FileVersion, tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise InputError where views of the same bytes, all together, are very much more than the file."""
+    total = sum({tensor.place: tensor.numel() * tensor.width for tensor in tensors.values()}.values())
+    if total > max(BASE_SHARED, SHARED * version.size):
+        raise InputError(
+            f"{quoted(version.path)} describes tensors of {total} bytes and has {version.size}: they share memory.",
+            hint="Save them as they are in use, each once, or expanded ones before they are expanded.",
+        )
+
+
+def _tied(tensors: Mapping[str, StoredTensor]) -> tuple[tuple[str, ...], ...]:
     """Return the groups of names whose tensors are one and the same memory."""
-    import torch
-
     groups: dict[object, list[str]] = {}
     for name, tensor in tensors.items():
-        if tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta and tensor.numel():
-            place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-            groups.setdefault(place, []).append(name)
+        groups.setdefault(tensor.place, []).append(name)
     return tuple(tuple(names) for names in groups.values() if len(names) > 1)
 
 
 def _left_out(chosen: Candidate) -> str:
-    nested = [name for name, tensor in chosen.tensors.items() if tensor.is_nested]
-    names = [*chosen.left_out, *nested]
+    names = chosen.left_out
     return f"Left out {len(names)} entries that are not plain tensors: {listed(names)}." if names else ""
 
 
@@ -126,12 +141,10 @@ def _scalars(mapping: Mapping[str, object]) -> dict[str, str]:
 
 def _whole_numbers(mapping: Mapping[str, object]) -> dict[str, object]:
     """Return the integers in a dictionary, those saved as tensors too."""
-    import torch
+    return {name: number for name, value in mapping.items() if (number := _whole_number(value)) is not None}
 
-    numbers: dict[str, object] = {}
-    for name, value in mapping.items():
-        if type(value) is int:
-            numbers[name] = value
-        elif isinstance(value, torch.Tensor) and value.dtype == torch.int64 and value.dim() == 0 and not value.is_meta:
-            numbers[name] = int(value)
-    return numbers
+
+def _whole_number(value: Any) -> int | None:
+    if isinstance(value, StoredTensor) and value.dtype == "int64" and not value.shape and not value.peculiarity:
+        return int(value.item())
+    return value if type(value) is int else None

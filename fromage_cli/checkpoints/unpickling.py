@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fromage_cli.checkpoints.machine import Constructor, Machine
+from fromage_cli.checkpoints.machine import BASE_BYTES, Constructor, Machine
 from fromage_cli.checkpoints.pickle_stream import PickleStream
 from fromage_cli.checkpoints.stored_tensor import Misplaced
 
@@ -48,13 +48,15 @@ def unpickle(
     stream: PickleStream,
     constructors: Mapping[str, Constructor] | None = None,
     persistent: Callable[[Any], Any] | None = None,
+    base: int = BASE_BYTES,
 ) -> Unpickled:
     """Read one pickle, without running anything.
 
-    `constructors` by dotted name; `persistent` turns a persistent id into a value (PyTorch's storages).
+    `constructors` by dotted name; `persistent` turns a persistent id into a value (PyTorch's storages);
+    `base` bytes of memory are granted whatever the pickle's length.
     Raises InputError for what is cut off, damaged, or beyond the limits.
     """
-    machine = Machine(stream, constructors or {}, persistent)
+    machine = Machine(stream, constructors or {}, persistent, base)
     try:
         value = machine.run()
     except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
