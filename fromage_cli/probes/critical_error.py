@@ -1,0 +1,45 @@
+"""How far the critical sharpness of these rows is from that of the data they were drawn from: its standard error.
+
+The critical rate is where the mean change of the loss along a fixed step is zero again. The error of that mean there,
+from disjoint parts of the rows, over its slope is the error of the rate.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+
+import torch
+from torch import Tensor
+
+from fromage_cli.problem.batches import Batch
+from fromage_cli.problem.problem import Problem
+
+FURTHER = 1.1
+"""Between this many times the critical rate and the rate itself the slope is taken."""
+
+
+def critical_sharpness_error(
+    problem: Problem, step: Mapping[str, Tensor], rate: float, parts: Sequence[Batch]
+) -> float | None:
+    """Standard error of 2 / rate over the parts, the step held fixed; None for fewer than two or without a slope.
+
+    `rate`: the critical one of all rows along w - rate * step. Costs three forward passes of all rows; the weights are
+    afterwards as before.
+    """
+    if len(parts) < 2:
+        return None
+    tensors = [tensor for tensor in problem.receiving if tensor.name in step]
+    with problem.displaced(tensors) as origin:
+
+        def losses(at: float) -> list[float]:
+            for tensor in tensors:
+                torch.add(origin[tensor.name], step[tensor.name], alpha=-at, out=tensor.parameter.data)
+            problem.evaluations.forwards += sum(part.size for part in parts) / problem.rows
+            return [problem.on(part).value() for part in parts]
+
+        start, there, beyond = (losses(at) for at in (0.0, rate, FURTHER * rate))
+    changes = [after - before for before, after in zip(start, there, strict=True)]
+    slope = (fmean(beyond) - fmean(there)) / ((FURTHER - 1.0) * rate)
+    error = stdev(changes) / math.sqrt(len(parts)) if all(map(math.isfinite, changes)) else math.nan
+    found = 2.0 / rate**2 * error / slope if slope > 0.0 else math.nan
+    return found if math.isfinite(found) else None
