@@ -10,6 +10,7 @@ from torch import Tensor
 from fromage_cli.probes.update_rules import Memory
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.evaluation import batch_statistics_modules
+from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.accumulation import inner_product, squared_norm
 from fromage_cli.theory.gradient_noise import Chunks, Moments
@@ -25,6 +26,8 @@ class GradientNoise:
     """Chunks."""
     chunks: Mapping[str, Chunks]
     """By tensor name."""
+    along: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """<g_i, u> of the step that was given."""
     memory: Mapping[str, Memory] = field(default_factory=dict)
     """The mean of the chunks' gradients, and what the mean of their squares would be at the training batch size."""
 
@@ -61,44 +64,66 @@ def noise_chunks(problem: Problem, count: int, batch_size: int | None = None) ->
 
 
 def measure_noise(
-    problem: Problem, parts: list[Batch], *, batch_size: int | None = None, remember: bool = False
+    problem: Problem,
+    parts: list[Batch],
+    *,
+    batch_size: int | None = None,
+    remember: bool = False,
+    step: Mapping[str, Tensor] | None = None,
 ) -> GradientNoise:
-    """Norms and inner products of the chunks' gradients; one gradient of all rows in all.
+    """Norms and inner products of the chunks' gradients, those with `step` too; one gradient of all rows in all.
 
     `remember` keeps the mean of the gradients and of their squares, the latter as batches of `batch_size` rows would
     have it (as the chunks do, without a size).
     """
-    sums = {t.name: torch.zeros_like(t.parameter) for t in problem.receiving}
-    squares = {name: torch.zeros_like(total) for name, total in sums.items()} if remember else {}
-    norms: dict[str, list[float]] = {name: [] for name in sums}
-    along: dict[str, list[float]] = {name: [] for name in sums}
-    base = problem.base.gradients
+    sums = _Sums(problem, remember, step or {})
     for index, part in enumerate(parts):
-
-        def visit(name: str, gradient: Tensor) -> None:
-            if name not in sums:
-                return
-            sums[name].add_(gradient)
-            if remember:
-                squares[name].addcmul_(gradient, gradient)
-            norms[name].append(squared_norm(gradient))
-            along[name].append(inner_product(gradient, base[name]))
-
-        problem.on(part).visit_gradient(lambda tensor, gradient: visit(tensor.name, gradient))
+        problem.on(part).visit_gradient(sums.visit)
         problem.evaluations.gradients += part.size / problem.rows
-        for name in sums:  # a tensor that a chunk does not use has a gradient of zero there
-            norms[name] += [0.0] * (index + 1 - len(norms[name]))
-            along[name] += [0.0] * (index + 1 - len(along[name]))
+        sums.close(index + 1)
     rows, count = parts[0].size, len(parts)
     chunks = {
-        name: Chunks(rows, tuple(norms[name]), _products(along[name], squared_norm(total)))
-        for name, total in sums.items()
+        name: Chunks(rows, tuple(sums.norms[name]), _products(sums.with_base[name], squared_norm(total)))
+        for name, total in sums.totals.items()
     }
     memory = {
-        name: Memory(total.div_(count), _expected_square(total, squares[name].div_(count), count, rows, batch_size))
-        for name, total in (sums.items() if remember else ())
+        name: Memory(
+            total.div_(count), _expected_square(total, sums.squares[name].div_(count), count, rows, batch_size)
+        )
+        for name, total in (sums.totals.items() if remember else ())
     }
-    return GradientNoise(rows, count, chunks, memory)
+    return GradientNoise(rows, count, chunks, {name: tuple(found) for name, found in sums.with_step.items()}, memory)
+
+
+class _Sums:
+    """What is kept of the chunks' gradients, each of which is freed when it has been visited."""
+
+    def __init__(self, problem: Problem, remember: bool, step: Mapping[str, Tensor]) -> None:
+        self.base, self.step = problem.base.gradients, step
+        self.totals = {t.name: torch.zeros_like(t.parameter) for t in problem.receiving}
+        self.squares = {name: torch.zeros_like(total) for name, total in self.totals.items()} if remember else {}
+        self.norms: dict[str, list[float]] = {name: [] for name in self.totals}
+        self.with_base: dict[str, list[float]] = {name: [] for name in self.totals}
+        self.with_step: dict[str, list[float]] = {name: [] for name in step if name in self.totals}
+
+    def visit(self, tensor: TrainableTensor, gradient: Tensor) -> None:
+        """Takes in one gradient of one chunk."""
+        name = tensor.name
+        if name not in self.totals:
+            return
+        self.totals[name].add_(gradient)
+        if self.squares:
+            self.squares[name].addcmul_(gradient, gradient)
+        self.norms[name].append(squared_norm(gradient))
+        self.with_base[name].append(inner_product(gradient, self.base[name]))
+        if name in self.with_step:
+            self.with_step[name].append(inner_product(gradient, self.step[name]))
+
+    def close(self, chunks: int) -> None:
+        """After a chunk: a tensor that it does not use has a gradient of zero there."""
+        for lists in (self.norms, self.with_base, self.with_step):
+            for kept in lists.values():
+                kept.extend([0.0] * (chunks - len(kept)))
 
 
 def _products(along: list[float], sum_square: float) -> tuple[float, ...]:

@@ -7,7 +7,15 @@ from typing import Any
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.checkpoints.optimizer_kind import EITHER_ADAM, optimizer_kind
 from fromage_cli.problem.beside import Declared
-from fromage_cli.theory.stability import adam_threshold, adamw_threshold, momentum_threshold, nesterov_threshold
+from fromage_cli.theory.stability import (
+    adam_rate,
+    adam_threshold,
+    adamw_threshold,
+    momentum_rate,
+    momentum_threshold,
+    nesterov_rate,
+    nesterov_threshold,
+)
 
 RELATIVE = ("fromage", "lars", "lamb")
 """Their rate is a relative step."""
@@ -112,6 +120,19 @@ class Optimizer:
         if self.nesterov:
             return nesterov_threshold(rate, self.momentum)
         return momentum_threshold(rate, self.momentum, self.dampening)
+
+    def stable_rate(self, curvature: float) -> float | None:
+        """The largest learning rate that bears a curvature above 0, coupled decay counted to it.
+
+        For Adam, of the preconditioned Hessian. None where there is no threshold.
+        """
+        if not curvature > 0.0 or self.name not in ("sgd", *ADAPTIVE):
+            return None
+        if self.adaptive:
+            return adam_rate(curvature, self.betas[0], self.weight_decay if self.name == "adamw" else 0.0)
+        if self.nesterov:
+            return nesterov_rate(curvature, self.momentum)
+        return momentum_rate(curvature, self.momentum, self.dampening)
 
     @property
     def no_threshold(self) -> str | None:

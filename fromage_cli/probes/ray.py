@@ -35,13 +35,13 @@ def measure_ray(
     Ends early, keeping what it has, when a limit of the budget is reached. The weights are afterwards as before.
     """
     ray = Ray(changes={move.tensor.name: [] for move in direction.moves})
-    with problem.displaced([move.tensor for move in direction.moves]) as origin:
+    with problem.displaced([move.tensor for move in direction.moves]) as origin, problem.steady():
         try:
-            ray.floors = _noise_floors(problem, direction)
+            ray.floors = noise_floors(problem, direction)
             advance()
             for eta in etas:
                 direction.write(origin, eta)
-                loss, changes = _changes(problem, direction, problem.base.gradients)
+                loss, changes = gradient_changes(problem, direction, problem.base.gradients)
                 ray.etas.append(eta)
                 ray.losses.append(loss)
                 for name, change in changes.items():
@@ -52,7 +52,7 @@ def measure_ray(
     return ray
 
 
-def _noise_floors(problem: Problem, direction: Direction) -> dict[str, float]:
+def noise_floors(problem: Problem, direction: Direction) -> dict[str, float]:
     """What the gradient changes by when the same rows come in reverse: the size of its rounding errors.
 
     A gradient that is zero in exact arithmetic, such as that of a bias before a normalisation, shows itself here.
@@ -62,15 +62,17 @@ def _noise_floors(problem: Problem, direction: Direction) -> dict[str, float]:
         backwards = problem.on(*(batch.reversed() for batch in problem.batches))
         problem.evaluations.gradients += 1
         try:
-            loss, floors = _changes(backwards, direction, problem.base.gradients)
+            loss, floors = gradient_changes(backwards, direction, problem.base.gradients)
         except (MismatchError, RuntimeError, IndexError):
             loss, floors = math.nan, {}
         if abs(loss - problem.base.loss) <= SPLIT_TOLERANCE * abs(problem.base.loss):
             return floors
-    return _changes(problem, direction, problem.base.gradients)[1]
+    return gradient_changes(problem, direction, problem.base.gradients)[1]
 
 
-def _changes(problem: Problem, direction: Direction, base: Mapping[str, Tensor]) -> tuple[float, dict[str, float]]:
+def gradient_changes(
+    problem: Problem, direction: Direction, base: Mapping[str, Tensor]
+) -> tuple[float, dict[str, float]]:
     """The loss, and each moving tensor's ||g - g_base||; a tensor that lost its gradient changed by all of it."""
     changes = {move.tensor.name: move.gradient_norm for move in direction.moves}
 

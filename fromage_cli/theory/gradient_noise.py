@@ -83,3 +83,19 @@ def cosine_error(chunks: Chunks, batch_size: float) -> float | None:
     if chunks.count < 3:
         return None
     return jackknife_error([chunks.without(index).cosine(batch_size) for index in range(chunks.count)])
+
+
+def cosine_to_step_error(chunks: Chunks, along: Sequence[float], step_norm: float) -> float | None:
+    """The jackknife's standard error of the cosine between the mean gradient and a fixed step u.
+
+    `along`: <g_i, u> of every chunk; `step_norm`: ||u||. None for fewer than three chunks, or where either vanishes.
+    """
+    total, left_out = math.fsum(chunks.products), []
+    if chunks.count < 3 or step_norm <= 0.0:
+        return None
+    for product, square, inner in zip(chunks.products, chunks.squares, along, strict=True):
+        size = total - 2.0 * product + square
+        if size <= 0.0:
+            return None
+        left_out.append((math.fsum(along) - inner) / (math.sqrt(size) * step_norm))
+    return jackknife_error(left_out)

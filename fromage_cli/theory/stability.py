@@ -29,6 +29,25 @@ def adamw_threshold(learning_rate: float, beta1: float, weight_decay: float) -> 
     return adam_threshold(learning_rate, beta1) * (1.0 - learning_rate * weight_decay / 2.0)
 
 
+def momentum_rate(curvature: float, momentum: float = 0.0, dampening: float = 0.0) -> float:
+    """The learning rate whose threshold is that curvature, (2 + 2 mu) / ((1 - d) lambda)."""
+    return momentum_threshold(curvature, momentum, dampening)
+
+
+def nesterov_rate(curvature: float, momentum: float) -> float:
+    """The learning rate whose threshold is that curvature, (2 + 2 mu) / ((1 + 2 mu) lambda)."""
+    return nesterov_threshold(curvature, momentum)
+
+
+def adam_rate(curvature: float, beta1: float, weight_decay: float = 0.0) -> float:
+    """The learning rate whose threshold is that preconditioned curvature, A / (lambda + A wd / 2).
+
+    A = (2 + 2 beta1) / (1 - beta1); `weight_decay` is AdamW's, decoupled.
+    """
+    bears = adam_threshold(1.0, beta1)
+    return bears / (curvature + bears * weight_decay / 2.0)
+
+
 LAZY, CATAPULT, FARTHEST = 2.0, 4.0, 12.0
 """Learning rate times curvature up to which plain gradient descent contracts, two layers with squared error recover,
 and any of the networks measured survived. Source: Lewkowycz et al., *The large learning rate phase of deep learning*,

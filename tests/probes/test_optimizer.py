@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import torch
 from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
+from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.probes.optimizer import Given, Optimizer, optimizer_of, state_of
 from fromage_cli.problem.beside import Declared
 
@@ -114,3 +116,57 @@ def test_each_rule_has_its_threshold(optimizer: Optimizer, threshold: float | No
 
 def test_only_decoupled_decay_adds_no_curvature() -> None:
     assert [Optimizer(name, 0.1, weight_decay=0.3).coupled_decay for name in ("sgd", "adam", "adamw")] == [0.3, 0.3, 0]
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        Optimizer("sgd", momentum=0.9, dampening=0.2),
+        Optimizer("sgd", momentum=0.9, nesterov=True),
+        Optimizer("adam", betas=(0.8, 0.9)),
+        Optimizer("adamw", weight_decay=0.3),
+    ],
+)
+def test_the_stable_rate_has_the_curvature_for_its_threshold(optimizer: Optimizer) -> None:
+    rate = optimizer.stable_rate(7.0)
+    assert replace(optimizer, learning_rate=rate).threshold == pytest.approx(7.0)
+    assert optimizer.stable_rate(-1.0) is None
+
+
+def test_a_rule_without_threshold_says_why() -> None:
+    assert Optimizer("lion", 0.1).threshold is Optimizer("lion", 0.1).stable_rate(1.0) is None
+    assert "not linear in the gradient" in str(Optimizer("lion", 0.1).no_threshold)
+    assert Optimizer(None, 0.1).no_threshold == "the optimizer is not known"
+    assert Optimizer("sgd").no_threshold == "the learning rate is not known"
+    assert Optimizer("sgd", 0.1).no_threshold is None
+
+
+def test_settings_of_the_other_rules_come_from_their_state(tmp_path: Path) -> None:
+    lars = optimizer_of(Given(), state_from(tmp_path, LARS, momentum=0.8, trust_coefficient=0.02), Declared())
+    assert (lars.name, lars.momentum, lars.trust_coefficient, lars.relative) == ("lars", 0.8, 0.02, True)
+    lion = optimizer_of(Given(), state_from(tmp_path, Lion, weight_decay=0.3), Declared())
+    assert (lion.name, lion.betas, lion.weight_decay, lion.coupled_decay) == ("lion", (0.9, 0.99), 0.3, 0.0)
+    lamb = optimizer_of(Given(), state_from(tmp_path, LAMB, eps=1e-4, trust_clip=True), Declared())
+    assert (lamb.name, lamb.epsilon, lamb.trust_clip, lamb.remembers) == ("lamb", 1e-4, True, True)
+    fromage = optimizer_of(Given(), state_from(tmp_path, Fromage, lr=0.02), Declared())
+    assert (fromage.name, fromage.learning_rate, fromage.remembers) == ("fromage", 0.02, False)
+
+
+def test_what_nobody_says_is_each_rules_own_default() -> None:
+    muon, lion, lamb = (optimizer_of(Given(name), None, Declared()) for name in ("muon", "lion", "lamb"))
+    assert (muon.momentum, muon.nesterov, muon.epsilon) == (0.95, True, 1e-7)
+    assert (lion.betas, lamb.epsilon, lamb.betas) == ((0.9, 0.99), 1e-6, (0.9, 0.999))
+    assert optimizer_of(Given("adam"), None, Declared(momentum=0.5)).momentum == 0.0
+
+
+def test_what_a_state_does_not_tell_is_said(tmp_path: Path) -> None:
+    radam = optimizer_of(Given(), state_from(tmp_path, torch.optim.RAdam), Declared())
+    assert radam.name is None and "state of radam" in radam.notes[0]
+    other = optimizer_of(Given("lion"), state_from(tmp_path, torch.optim.Adam), Declared())
+    assert "state of adam; it is not used for lion" in other.notes[0]
+    state = state_from(tmp_path, torch.optim.Adam, weight_decay=0.1)
+    group = state.groups[0]
+    silent = {key: value for key, value in group.settings.items() if key != "decoupled_weight_decay"}
+    older = OptimizerState((type(group)(silent, group.numbers),), state.slots)
+    found = optimizer_of(Given(), older, Declared())
+    assert found.name == "adamw" and "does not say whether" in found.notes[0]

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from fromage_cli.theory.gradient_noise import Chunks, Moments, cosine_error, jackknife_error, moments
+from fromage_cli.theory.gradient_noise import (
+    Chunks,
+    Moments,
+    cosine_error,
+    cosine_to_step_error,
+    jackknife_error,
+    moments,
+)
 
 
 def chunks_of(gradients: torch.Tensor, rows: int) -> Chunks:
@@ -67,3 +74,17 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     assert jackknife_error([1.0, 2.0]) is None
     assert cosine_error(chunks_of(torch.ones(2, 2), 1), 1) is None
     assert moments(4.0, 2.0, 2, 1).variance == 0.0
+
+
+def test_the_error_of_a_cosine_to_a_fixed_step_is_the_spread_of_repetitions() -> None:
+    generator = torch.Generator().manual_seed(4)
+    signal, step = torch.full((20,), 0.5, dtype=torch.float64), torch.linspace(0, 1, 20, dtype=torch.float64)
+    cosines, errors = [], []
+    for _ in range(300):
+        gradients = signal + torch.randn(16, 20, generator=generator, dtype=torch.float64)
+        cosines.append(float(torch.cosine_similarity(gradients.mean(0), step, dim=0)))
+        error = cosine_to_step_error(chunks_of(gradients, 1), (gradients @ step).tolist(), float(step.norm()))
+        assert error is not None
+        errors.append(error)
+    assert sum(errors) / len(errors) == pytest.approx(float(torch.tensor(cosines).std()), rel=0.25)
+    assert cosine_to_step_error(chunks_of(torch.ones(4, 2), 1), [1.0] * 4, 0.0) is None
