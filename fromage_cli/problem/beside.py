@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fromage_cli.errors import InputError, UnsafeError, UsageError
-from fromage_cli.problem.batch_files import READERS, TOKENS
-from fromage_cli.problem.specification import parse_specification
+from fromage_cli.problem.forms import DATA_FILES, parse_specification
 
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "gelu", "silu", "sigmoid", "elu", "identity")
 NORMS = ("none", "layernorm", "batchnorm", "rmsnorm")
@@ -157,7 +156,7 @@ def _named_thing(key: str, value: str, folder: Path, where: str, trust: bool) ->
 
 def _is_data(value: str) -> bool:
     """Whether a batch's name ends as a data file's does; nothing else in it can then make it code."""
-    return Path(value).suffix.lower() in (*READERS, TOKENS)
+    return Path(value).suffix.lower() in DATA_FILES
 
 
 def _refuse_code(key: str, value: str, where: str, trust: bool) -> None:
@@ -178,7 +177,7 @@ def _batch_path(value: str, folder: Path, where: str, trust: bool) -> str:
         )
     if not _is_data(value):
         raise UsageError(
-            f"{where} sets batch = {value!r}; expected a file {', '.join((*READERS, TOKENS))}.", "Convert it."
+            f"{where} sets batch = {value!r}; expected a file {', '.join(DATA_FILES)}.", "Convert it."
         )
     if not path.is_file():
         raise InputError(f"{where} sets batch = {value!r}, but there is no such file in {folder}.", "Pass --batch.")

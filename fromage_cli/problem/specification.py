@@ -4,43 +4,18 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
-import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from fromage_cli.errors import FromageError, InputError, UnsafeError, UsageError
+from fromage_cli.problem.forms import Specification, parse_specification
 from fromage_cli.problem.named_code import explained, named_code
 
+__all__ = ["Specification", "load_named", "parse_specification"]
+
 FORMS = "pkg.module:name or path/file.py:name"
-_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-
-
-@dataclass(frozen=True)
-class Specification:
-    """A module, or a file that is loaded as one, and the dotted name inside it."""
-
-    text: str
-    module: str
-    """`pkg.module`, or the path of the file as the user wrote it."""
-    name: str
-
-    @property
-    def is_file(self) -> bool:
-        """Whether the code stands in a file that is named by its path."""
-        return self.module.endswith(".py")
-
-
-def parse_specification(text: str) -> Specification | None:
-    """Take `pkg.module:name` or `path/file.py:name` apart; None when the text has neither form."""
-    module, colon, name = text.rpartition(":")
-    if not colon or not _DOTTED.fullmatch(name):
-        return None
-    if module.endswith(".py") or _DOTTED.fullmatch(module):
-        return Specification(text, module, name)
-    return None
 
 
 def load_named(text: str, flag: str, *, allow_code: bool = True) -> Any:
