@@ -4,14 +4,13 @@ Source: Bernstein et al., NeurIPS 2020 (Fromage); Kingma, Ba, ICLR 2015 (Adam).
 """
 
 import math
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.probes.direction import Direction, Move, Skipped, measured_move
+from fromage_cli.probes.gaussian import GaussianTable
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.accumulation import norm
@@ -84,11 +83,10 @@ def _scaled(move: Move, scale: float) -> Move:
 
 def random_direction(problem: Problem, tensors: Sequence[TrainableTensor], seed: int) -> Direction:
     """A Gaussian direction with ||d_l|| = ||W_l||, drawn again from its seed whenever it is needed."""
+    table = GaussianTable(seed, sum(tensor.parameter.numel() for tensor in tensors), tensors[0].parameter)
 
     def draw(tensor: TrainableTensor) -> Tensor:
-        weight = tensor.parameter
-        generator = torch.Generator(weight.device).manual_seed(zlib.crc32(f"{seed}/{tensor.name}".encode()))
-        return torch.randn(weight.shape, generator=generator, dtype=weight.dtype, device=weight.device)
+        return table.draw(tensor.name, tensor.parameter.shape)
 
     moves, skipped = [], []
     for tensor in tensors:

@@ -1,7 +1,8 @@
 """How a batch reaches a model's `forward`: which tensors are inputs, which one is the target, and by what name."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -67,7 +68,12 @@ def signature_text(model: nn.Module) -> str:
 
 
 def _parameters(model: nn.Module) -> list[inspect.Parameter]:
-    forward = unwrapped(model).forward
+    return _parameters_of(unwrapped(model).forward)
+
+
+@lru_cache(maxsize=1)
+def _parameters_of(forward: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The arguments of a `forward`; only the last one that was looked at is remembered."""
     if hasattr(forward, "schema"):
         return [_scripted_parameter(argument) for argument in forward.schema.arguments[1:]]
     try:

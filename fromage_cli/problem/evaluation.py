@@ -4,7 +4,7 @@ import random
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -29,22 +29,32 @@ def _scripted_from(module: nn.Module) -> str | None:
 
 
 @contextmanager
-def comparable(model: nn.Module, mode: Mode, seed: int) -> Iterator[None]:
+def comparable(model: nn.Module, mode: Mode, seed: int, *, generators_kept: bool = False) -> Iterator[None]:
     """One evaluation under the same conditions as every other, leaving modes, buffers and generators as found.
 
     `auto`: evaluation behaviour, except that normalisation by batch statistics behaves as in training;
     `train`: training behaviour, every module drawing its random numbers from a seed of its own, so that a
     dropout layer that draws nothing does not shift the masks of the later ones.
+    `generators_kept`: a surrounding `steady` puts the generators back.
     """
     parts = _parts(model)
     with ExitStack() as stack:
         stack.enter_context(_behaviour(model, parts, mode))
         stack.enter_context(_buffers_restored(parts))
-        stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count()) if _on_cuda() else []))
-        stack.enter_context(_other_generators_seeded(seed))
+        if not generators_kept:
+            stack.enter_context(_generators_restored())
         _seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
         if mode == "train":
             stack.enter_context(_seeded_modules(model))
+        yield
+
+
+@contextmanager
+def steady(model: nn.Module, mode: Mode) -> Iterator[None]:
+    """Modes set once for many evaluations, and generators put back once after them."""
+    with _behaviour(model, _parts(model), mode), _generators_restored():
         yield
 
 
@@ -56,6 +66,16 @@ class _Parts:
     by_batch: list[nn.Module]
     recurrent: list[nn.RNNBase]
     with_buffers: list[nn.Module]
+    settled: dict[Mode, "_Switches"] = field(default_factory=dict)
+    """What the switches are in each mode, once it was set."""
+
+    @property
+    def switches(self) -> "_Switches":
+        """What distinguishes one mode from another: training flags, and the dropout of recurrent modules."""
+        return [module.training for module in self.modules], [module.dropout for module in self.recurrent]
+
+
+_Switches = tuple[list[bool], list[float]]
 
 
 @lru_cache(maxsize=1)
@@ -82,36 +102,42 @@ def _on_cuda() -> bool:
 
 
 @contextmanager
-def _other_generators_seeded(seed: int) -> Iterator[None]:
-    """The global generators of Python and numpy, which losses and models of users draw from too."""
+def _generators_restored() -> Iterator[None]:
+    """Puts back the global generators of torch, Python and numpy; losses and models of users draw from all of them."""
     states = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if _on_cuda() else []):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 @contextmanager
 def _behaviour(model: nn.Module, parts: _Parts, mode: Mode) -> Iterator[None]:
-    before = [module.training for module in parts.modules]
-    recurrent = [(module, module.dropout) for module in parts.recurrent]
+    """Sets the mode; where it is set already, nothing is written."""
+    before = parts.switches
     try:
-        model.train(mode == "train")
-        if mode == "auto":
-            for module in parts.by_batch:
-                module.train()
-            for recurrence in parts.recurrent:  # the fused kernels have no backward pass in evaluation behaviour
-                recurrence.train()
-                recurrence.dropout = 0.0
+        if parts.settled.get(mode) != before:
+            _set_mode(model, parts, mode)
+            parts.settled[mode] = parts.switches
         yield
     finally:
-        for module, training in zip(parts.modules, before, strict=True):
-            module.training = training
-        for recurrence, dropout in recurrent:
-            recurrence.dropout = dropout
+        if parts.switches != before:
+            for module, training in zip(parts.modules, before[0], strict=True):
+                module.training = training
+            for recurrence, dropout in zip(parts.recurrent, before[1], strict=True):
+                recurrence.dropout = dropout
+
+
+def _set_mode(model: nn.Module, parts: _Parts, mode: Mode) -> None:
+    model.train(mode == "train")
+    if mode == "auto":
+        for module in parts.by_batch:
+            module.train()
+        for recurrence in parts.recurrent:  # the fused kernels have no backward pass in evaluation behaviour
+            recurrence.train()
+            recurrence.dropout = 0.0
 
 
 @contextmanager

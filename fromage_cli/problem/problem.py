@@ -13,10 +13,10 @@ from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.budget import Budget
 from fromage_cli.problem.call import unwrapped
-from fromage_cli.problem.evaluation import Mode, batch_statistics_modules, comparable
+from fromage_cli.problem.evaluation import Mode, batch_statistics_modules, comparable, steady
 from fromage_cli.problem.layers import TrainableTensor, frozen_names, trainable_tensors
 from fromage_cli.problem.losses import Loss
-from fromage_cli.problem.sweep import Sweep, Visitor, counted
+from fromage_cli.problem.sweep import Hooks, Sweep, Visitor, counted
 
 SPLIT_TOLERANCE = 1e-5
 """Relative gap between the loss of the whole batch and of its chunks above which splitting is refused."""
@@ -65,6 +65,7 @@ class Problem:
         self.frozen = frozen_names(unwrapped(self.model))
         self.deferred: set[str] = set()
         self._parameters = list(self.model.parameters())
+        self._hooks: Hooks | None = None
         if not self.trainable:
             raise MismatchError(
                 f"The model has no trainable tensor ({len(self.frozen)} frozen).",
@@ -168,12 +169,30 @@ class Problem:
     @contextmanager
     def evaluation(self) -> Iterator[None]:
         """The conditions of every evaluation; gradients left on the model before or after are dropped."""
-        device = self.device.type
-        with (
-            comparable(self.model, self.mode, self.seed),
-            torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast),
-        ):
+        with comparable(self.model, self.mode, self.seed, generators_kept=self._hooks is not None):
+            if self.autocast:
+                with torch.autocast(self.device.type, dtype=torch.bfloat16):
+                    yield
+            else:
+                yield
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Many evaluations: modes and hooks are set up once and taken back once, as are the generators.
+
+        It changes no number; it saves what an evaluation of a small network costs beside its passes.
+        """
+        if self._hooks is not None:
             yield
+            return
+        hooks = Hooks(self.trainable)
+        try:
+            with steady(self.model, self.mode):
+                self._hooks = hooks
+                yield
+        finally:
+            self._hooks = None
+            hooks.remove()
 
     @contextmanager
     def displaced(self, tensors: Sequence[TrainableTensor]) -> Iterator[Mapping[str, Tensor]]:
@@ -213,11 +232,13 @@ class Problem:
         scalar: Callable[[Tensor], Tensor] = lambda loss: loss,
     ) -> float:
         self.budget.check()
-        sweep = Sweep(self, visit, on_arrival, scalar)
+        hooks = self._hooks or Hooks(self.trainable)
         try:
-            loss = sweep.run()
+            loss = Sweep(self, hooks, visit, on_arrival, scalar).run()
         finally:
-            sweep.close()
+            self.drop_gradients()
+            if hooks is not self._hooks:
+                hooks.remove()
         self.evaluations.gradients += 1
         return loss
 

@@ -1,6 +1,6 @@
 """One backward pass over all chunks, each gradient handed over as soon as it is complete."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -17,21 +17,42 @@ Visitor = Callable[[TrainableTensor, Tensor], None]
 """Called with a tensor and its gradient, which is freed when the call returns."""
 
 
+class Hooks:
+    """Hooks on tensors that tell when the gradient of one is accumulated, until they are removed."""
+
+    def __init__(self, tensors: Sequence[TrainableTensor]) -> None:
+        self.arrived: Callable[[TrainableTensor], None] = lambda _: None
+        self._handles = [self._watch(tensor) for tensor in tensors]
+
+    def remove(self) -> None:
+        """Takes them off the tensors."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _watch(self, tensor: TrainableTensor) -> RemovableHandle:
+        def accumulated(_: Tensor) -> None:
+            self.arrived(tensor)
+
+        handle: RemovableHandle = tensor.parameter.register_post_accumulate_grad_hook(accumulated)  # type: ignore[no-untyped-call]
+        return handle
+
+
 class Sweep:
     """One backward pass over all chunks, with hooks that hand each gradient over as soon as it is complete."""
 
     def __init__(
         self,
         problem: "Problem",
+        hooks: Hooks,
         visit: Visitor,
         on_arrival: Callable[[TrainableTensor], None] | None,
         scalar: Callable[[Tensor], Tensor],
     ) -> None:
-        self.problem, self.visit, self.on_arrival, self.scalar = problem, visit, on_arrival, scalar
+        self.problem, self.visit, self.scalar = problem, visit, scalar
         self.chunks = problem.chunks()
         self.last = False
         self.divisor = 1.0
-        self._handles = [self._watch(tensor) for tensor in problem.trainable]
+        hooks.arrived = on_arrival or self._arrived
         problem.drop_gradients()
 
     def run(self) -> float:
@@ -46,25 +67,13 @@ class Sweep:
                 self.divisor = count if len(self.chunks) > 1 else 1.0
                 loss = terms.total if len(self.chunks) > 1 else terms.total / terms.count
                 _run_backward(self.scalar(loss))
-        for tensor in self.problem.trainable:
+        for tensor in self.problem.trainable:  # what did not arrive whole
             self._hand_over(tensor)
         return total / counted(count)
 
-    def close(self) -> None:
-        """Takes the hooks off and drops what gradients are left."""
-        for handle in self._handles:
-            handle.remove()
-        self.problem.drop_gradients()
-
-    def _watch(self, tensor: TrainableTensor) -> RemovableHandle:
-        def arrived(_: Tensor) -> None:
-            if self.on_arrival is not None:
-                self.on_arrival(tensor)
-            elif self.last and tensor.name not in self.problem.deferred:
-                self._hand_over(tensor)
-
-        handle: RemovableHandle = tensor.parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
-        return handle
+    def _arrived(self, tensor: TrainableTensor) -> None:
+        if self.last and tensor.name not in self.problem.deferred:
+            self._hand_over(tensor)
 
     def _hand_over(self, tensor: TrainableTensor) -> None:
         gradient, tensor.parameter.grad = tensor.parameter.grad, None

@@ -16,16 +16,18 @@ CHUNK = 1 << 16
 """Elements reduced at a time on the CPU: two float64 copies of a chunk stay in the cache."""
 ACCELERATOR_CHUNK = 1 << 24
 """Elements reduced at a time elsewhere, where each launch costs more than it reads."""
+WIDE_BYTES = 4
+"""Bytes of an entry from which on a difference keeps enough digits in its own type."""
 
 
 def inner_product(first: torch.Tensor, second: torch.Tensor) -> float:
     """The sum of products of two real tensors of one shape, in float64."""
-    return _reduce(lambda a, b: a.double() @ b.double(), first, second)
+    return _reduce(_product, first.detach(), second.detach())
 
 
 def squared_norm(tensor: torch.Tensor) -> float:
     """The squared Frobenius norm of a real tensor, in float64."""
-    return _reduce(lambda a: _square(a.double()), tensor)
+    return _reduce(_square, tensor.detach())
 
 
 def norm(tensor: torch.Tensor) -> float:
@@ -34,20 +36,33 @@ def norm(tensor: torch.Tensor) -> float:
 
 
 def distance(first: torch.Tensor, second: torch.Tensor) -> float:
-    """The Frobenius norm of the difference of two real tensors of one shape, in float64."""
-    return math.sqrt(_reduce(lambda a, b: _square(a.double() - b.double()), first, second))
+    """The Frobenius norm of the difference of two real tensors of one shape, accumulated in float64.
+
+    Differences of float32 entries are rounded to float32 once, 6e-8 of each; narrower entries are widened before.
+    """
+    return math.sqrt(_reduce(_squared_difference, first.detach(), second.detach()))
 
 
-def _square(chunk: torch.Tensor) -> torch.Tensor:
-    return chunk @ chunk
+def _product(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    return first.reshape(-1).double() @ second.reshape(-1).double()
+
+
+def _square(tensor: torch.Tensor) -> torch.Tensor:
+    wide = tensor.reshape(-1).double()
+    return wide @ wide
+
+
+def _squared_difference(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    return _square(first - second if first.element_size() >= WIDE_BYTES else first.double() - second)
 
 
 def _reduce(term: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> float:
+    """The sum of `term` over chunks of flat tensors; of small ones, which are many, without a detour."""
+    if tensors[0].numel() <= CHUNK:
+        return float(term(*tensors))
     import torch
 
     size = CHUNK if tensors[0].device.type == "cpu" else ACCELERATOR_CHUNK
-    if tensors[0].numel() <= size:
-        return float(term(*(tensor.detach().reshape(-1) for tensor in tensors)))
-    columns = [torch.split(tensor.detach().reshape(-1), size) for tensor in tensors]
+    columns = [torch.split(tensor.reshape(-1), size) for tensor in tensors]
     partial = [term(*chunks) for chunks in zip(*columns, strict=True)]
     return float(sum(partial))

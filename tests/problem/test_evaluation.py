@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.problem.evaluation import comparable, twice_differentiable
+from fromage_cli.problem.evaluation import comparable, steady, twice_differentiable
 
 
 def dropout_stack(first: float) -> nn.Module:
@@ -215,3 +215,48 @@ def test_blocks_recomputed_in_the_backward_pass_draw_the_same_masks(reentrant: b
                 values.append(float(model(x)))
             weight[2, 3] -= sign * step
     assert float(weight.grad[2, 3]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-6)
+
+
+def test_modes_and_generators_that_are_held_are_set_once_and_put_back_at_the_end() -> None:
+    class Counts(nn.Sequential):
+        calls = 0
+
+        def train(self, mode: bool = True) -> nn.Module:
+            type(self).calls += 1
+            return super().train(mode)
+
+    model = Counts(nn.BatchNorm1d(6), nn.Dropout(0.5))
+    model.eval()
+    random_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1]
+    expected = output(model, "train")
+    Counts.calls = 0
+    with steady(model, "train"):
+        for _ in range(3):
+            with comparable(model, "train", 0, generators_kept=True), torch.no_grad():
+                assert torch.equal(model(torch.ones(4, 6)), expected)
+        assert [module.training for module in model.modules()] == [True] * 3
+    assert Counts.calls == 1
+    assert [module.training for module in model.modules()] == [False] * 3
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert random.getstate() == python_state
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+
+
+def test_a_mode_that_the_model_changes_itself_is_set_again() -> None:
+    class Wanders(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            mixed = self.drop(x)
+            self.train(not self.training)
+            return mixed
+
+    model = Wanders()
+    with steady(model, "eval"):
+        for _ in range(2):
+            with comparable(model, "eval", 0, generators_kept=True):
+                assert torch.equal(model(torch.ones(4, 6)), torch.ones(4, 6))
+    assert model.training
+    assert model.drop.training

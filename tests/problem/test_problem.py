@@ -62,6 +62,20 @@ def test_a_visited_gradient_is_freed_before_the_next_arrives(
     assert held == [0] * 6
 
 
+def test_hooks_that_are_held_hand_over_the_same_gradients_and_leave_nothing(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
+) -> None:
+    problem = make_problem(perceptron, classification)
+    exact = problem.base.gradients
+    with problem.steady(), problem.steady():  # the inner one changes nothing
+        for _ in range(2):
+            seen: dict[str, torch.Tensor] = {}
+            problem.visit_gradient(lambda tensor, gradient, seen=seen: seen.__setitem__(tensor.name, gradient.clone()))
+            assert all(torch.equal(seen[name], gradient) for name, gradient in exact.items())
+    assert not any(parameter._post_accumulate_grad_hooks for parameter in perceptron.parameters())
+    assert all(parameter.grad is None for parameter in perceptron.parameters())
+
+
 @pytest.mark.parametrize("size", [1, 5, 32, 100])
 def test_chunks_give_the_gradient_of_the_whole(
     make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor], size: int

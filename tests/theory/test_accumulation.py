@@ -47,3 +47,19 @@ def test_cauchy_schwarz_and_triangle_hold(values: list[float], seed: int) -> Non
     second = torch.randn(len(values), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     assert abs(inner_product(first, second)) <= norm(first) * norm(second) * (1 + 1e-12)
     assert distance(first, second) <= (norm(first) + norm(second)) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("size", [100, CHUNK + 7])
+def test_a_small_difference_of_large_tensors_keeps_its_digits(dtype: torch.dtype, size: int) -> None:
+    first = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    second = (first.double() * (1 + 1e-2)).to(dtype)
+    exact = float((first.double() - second.double()).norm())
+    assert distance(first, second) == pytest.approx(exact, rel=1e-7)
+
+
+def test_parameters_are_reduced_without_a_graph() -> None:
+    parameter = torch.nn.Parameter(torch.full((4,), 2.0))
+    assert norm(parameter) == 4.0
+    assert distance(parameter, torch.zeros(4)) == 4.0
+    assert inner_product(parameter, parameter) == 16.0
