@@ -159,7 +159,7 @@ def test_the_way_there(name: str, ratio: float) -> None:
         simulated = training.norms[round(times * found.relaxation) - 1] / norm
         assert simulated == pytest.approx(relaxed(ratio, times, found.power), rel=0.05)
     near = next(step for step, value in enumerate(training.norms) if abs(value / norm - 1.0) <= 0.1)
-    assert near == pytest.approx(times_until_near(ratio, found.power) * found.relaxation, rel=0.2)
+    assert near == pytest.approx(times_until_near(ratio, found.power) * found.relaxation, rel=0.25)
 
 
 @pytest.mark.parametrize("name", TABLE)

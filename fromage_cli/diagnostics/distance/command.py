@@ -45,7 +45,10 @@ def command(
     from fromage_cli.diagnostics.distance.pairing import pair_tensors
     from fromage_cli.diagnostics.distance.render import render
 
-    opened = open_checkpoint(first, model.key), open_checkpoint(second, model.key)
+    opened = (
+        open_checkpoint(first, model.key, ema=model.ema),
+        open_checkpoint(second, model.key, ema=model.ema),
+    )
     chosen = tensors.tensors or "matrices"
     pairing = pair_tensors(*opened, chosen, tensors.include or (), tensors.exclude or ())
     if not pairing.names:

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
-from fromage_cli.checkpoints.widening import WIDTHS
+from fromage_cli.checkpoints.layers import layer_entries
 from fromage_cli.diagnostics.distance.result import Unpaired
 
 
@@ -21,21 +20,8 @@ def pair_tensors(
     first: Checkpoint, second: Checkpoint, tensors: str, include: Sequence[str], exclude: Sequence[str]
 ) -> Pairing:
     """The floating-point tensors to compare: those of two or more dimensions, or `all`; each tied one once."""
-
-    def chosen(entry: TensorEntry) -> bool:
-        return (
-            entry.floating
-            and entry.dtype in WIDTHS
-            and entry.elements > 0
-            and (tensors == "all" or len(entry.shape) > 1)
-            and (not include or any(fnmatchcase(entry.name, glob) for glob in include))
-            and not any(fnmatchcase(entry.name, glob) for glob in exclude)
-        )
-
     copies = {name for group in first.tied if _tied_in(second, group) for name in group[1:]}
-    ours, theirs = (
-        {name: entry for name, entry in checkpoint.entries.items() if chosen(entry)} for checkpoint in (first, second)
-    )
+    ours, theirs = (layer_entries(checkpoint, include, exclude, tensors) for checkpoint in (first, second))
     both = [name for name in ours if name in theirs]
     same = [name for name in both if ours[name].shape == theirs[name].shape]
     return Pairing(

@@ -1,0 +1,26 @@
+import torch
+from safetensors.torch import save_file
+
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.checkpoints.layers import lasting_layers, layer_entries
+
+
+def saved(path, tensors):
+    (save_file if path.suffix == ".safetensors" else torch.save)(tensors, path)
+    return open_checkpoint(path)
+
+
+def test_layers_are_the_floating_matrices(tmp_path):
+    tensors = {"a.w": torch.ones(2, 2), "a.b": torch.ones(2), "b.w": torch.ones(2, 2), "n": torch.ones(2, 2).int()}
+    checkpoint = saved(tmp_path / "c.safetensors", {**tensors, "empty": torch.ones(0, 2)})
+    assert set(layer_entries(checkpoint)) == {"a.w", "b.w"}
+    assert set(layer_entries(checkpoint, tensors="all")) == {"a.w", "a.b", "b.w"}
+    assert set(layer_entries(checkpoint, include=["a.*"])) == set(layer_entries(checkpoint, exclude=["b.*"])) == {"a.w"}
+
+
+def test_layers_that_last(tmp_path):
+    tied = torch.ones(2, 3)
+    first = saved(tmp_path / "a.safetensors", {"w": torch.ones(2, 2), "h": torch.ones(2, 2), "t": tied})
+    last = saved(tmp_path / "b.pt", {"w": torch.ones(2, 2), "h": torch.ones(2, 4), "t": tied, "u": tied})
+    assert lasting_layers([first, last]) == (("w", "t"), ("h",))
+    assert lasting_layers([last]) == (("w", "h", "t"), ())
