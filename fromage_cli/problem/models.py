@@ -9,6 +9,7 @@ from torch import nn
 
 from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.problem.beside import Declared
+from fromage_cli.problem.hugging_face_models import build_hugging_face
 from fromage_cli.problem.named_code import check_arguments, named_code, seeded
 from fromage_cli.problem.perceptron import build_perceptron
 from fromage_cli.problem.specification import load_named, parse_specification
@@ -16,7 +17,7 @@ from fromage_cli.problem.specification import load_named, parse_specification
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
 
-FORMS = "auto, pkg.module:factory or path/file.py:factory"
+FORMS = "auto, hf, pkg.module:factory or path/file.py:factory"
 
 
 def parse_arguments(items: Sequence[str]) -> dict[str, Any]:
@@ -49,8 +50,9 @@ def build_model(
 ) -> tuple[nn.Module, str]:
     """The model that a specification names, with weights of its own, and how to describe it.
 
-    `auto` is the factory declared beside the checkpoint (only ever under `--trust`), else a perceptron rebuilt from
-    names and shapes; the latter stands on the meta device until its weights are loaded.
+    `hf` is transformers' own class for the config.json beside the checkpoint. `auto` is the factory declared beside the
+    checkpoint (only ever under `--trust`), else a perceptron rebuilt from names and shapes; the latter stands on the
+    meta device until its weights are loaded.
 
     Raises UsageError (unknown form), InputError, UnsafeError and MismatchError.
     """
@@ -58,6 +60,8 @@ def build_model(
         return build_model(str(declared.model), arguments, checkpoint, declared, allow_code=allow_code, seed=seed)
     if spec == "auto":
         return _rebuilt(arguments, checkpoint, declared)
+    if spec == "hf":
+        return build_hugging_face(checkpoint, arguments, seed)
     if parse_specification(spec) is None:
         near = f"Name the function: {spec}:FACTORY." if spec.endswith(".py") else "auto rebuilds plain perceptrons."
         raise UsageError(f"--model {spec!r} is not a known form; expected {FORMS}.", near)
@@ -86,10 +90,12 @@ def _rebuilt(
     if checkpoint is None:
         raise UsageError(
             "There is no checkpoint, and --model auto builds a network from one.",
-            f"Give CKPT, or a network with weights of its own: --model {FORMS.removeprefix('auto, ')}.",
+            f"Give CKPT, or a network with weights of its own: --model {FORMS.removeprefix('auto, hf, ')}.",
         )
     if arguments:
-        raise UsageError("--model-arg goes to a factory; --model auto takes none.", f"Give --model {FORMS[6:]}.")
+        raise UsageError(
+            "--model-arg goes to a factory; --model auto takes none.", f"Give --model {FORMS.removeprefix('auto, ')}."
+        )
     return build_perceptron(checkpoint.entries, declared)
 
 

@@ -53,7 +53,7 @@ class ModelOptions(CheckpointOptions):
             "Model",
             "--model",
             metavar="SPEC",
-            help="Network: pkg.module:factory, path/file.py:factory, or auto (a perceptron).",
+            help="Network: pkg.module:factory, path/file.py:factory, hf, or auto (a perceptron).",
         ),
     ] = None
     model_arg: Annotated[
