@@ -100,15 +100,16 @@ def _class(transformers: Any, path: Path, values: Mapping[str, Any], named: Any)
     listed = values.get("architectures")
     name = named if named is not None else listed[0] if isinstance(listed, list) and listed else None
     kind: Any = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
-    if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel) or kind.config_class is None:
+    described = getattr(kind, "config_class", None)
+    if described is None or not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
         raise InputError(
             f"{path} names {name!r}, which is no model of transformers {transformers.__version__}.",
             f"Name one: --model-arg {ARCHITECTURE}=BertForMaskedLM, say; or --model file.py:factory.",
         )
     model_type = values.get("model_type")
-    if model_type != kind.config_class.model_type:
+    if model_type != described.model_type:
         raise MismatchError(
-            f"{path} describes a {model_type!r}, but {name} is a {kind.config_class.model_type!r}.",
+            f"{path} describes a {model_type!r}, but {name} is a {described.model_type!r}.",
             f"Give --model-arg {ARCHITECTURE}=NAME with a class of that kind.",
         )
     return kind
