@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import Tensor
+
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.probes.direction import Direction, Move
 from fromage_cli.probes.ray import gradient_changes, noise_floors
@@ -50,6 +52,8 @@ class Crossing:
     losses: tuple[float, ...]
     changes: Mapping[str, tuple[float, ...]]
     """||g_l(W + eta d) - g_l|| by tensor name."""
+    excesses: tuple[float, ...]
+    """What the criterion makes of them; descent is certain below 1."""
     levels: Mapping[str, float]
     """What the breakdown of each tensor is held against."""
     slopes: Mapping[str, float] | None
@@ -130,7 +134,7 @@ def find_crossing(
         slopes = _slopes(problem, direction)
         advance()
         with problem.displaced(tensors) as origin, problem.steady():
-            search.noise = _noise(problem, direction)
+            search.noise = _noise(problem, direction, origin)
             advance()
             uncertain = _uncertain(search)
             if uncertain:
@@ -161,8 +165,8 @@ def _uncertain(search: _Search) -> tuple[str, ...]:
     )
 
 
-def _noise(problem: Problem, direction: Direction) -> set[str]:
-    floors = noise_floors(problem, direction)
+def _noise(problem: Problem, direction: Direction, origin: Mapping[str, Tensor]) -> set[str]:
+    floors = noise_floors(problem, direction, origin)
     sizes = {move.tensor.name: move.gradient_norm for move in direction.moves}
     return {name for name, floor in floors.items() if sizes[name] > 0.0 and not floor < NOISE_LIMIT * sizes[name]}
 
@@ -216,6 +220,7 @@ def _conclude(
         etas=etas,
         losses=tuple(search.losses[eta] for eta in etas),
         changes={name: tuple(search.changes[eta][name] for eta in etas) for name in norms},
+        excesses=tuple(bracket.values[eta] for eta in etas),
         levels=dict(search.levels),
         slopes=None if products is None else {n: products[n] / size for n, size in norms.items() if size > 0.0},
         noise=tuple(name for name in norms if name in search.noise),

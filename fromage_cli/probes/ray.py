@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from fromage_cli.errors import MismatchError, ResourceError
@@ -11,6 +12,9 @@ from fromage_cli.probes.direction import Direction
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import SPLIT_TOLERANCE, Problem
 from fromage_cli.theory.accumulation import distance
+
+ROUNDING_STEPS = 2.0
+"""The relative step, in rounding errors, that stands for another order of rows: most weights change their last digit."""
 
 
 @dataclass
@@ -22,7 +26,10 @@ class Ray:
     changes: dict[str, list[float]] = field(default_factory=dict)
     """||g_l(W + eta d) - g_l(W)|| by tensor name."""
     floors: dict[str, float] = field(default_factory=dict)
-    """The same at eta = 0, the rows summed in another order: what rounding and chance alone change."""
+    """The same at eta = 0, the rows summed in another order: what rounding and chance alone change.
+
+    Where the order matters, the weights move by a rounding error instead.
+    """
     stopped: ResourceError | None = None
     """The limit that ended the measurement before the grid did."""
 
@@ -37,7 +44,7 @@ def measure_ray(
     ray = Ray(changes={move.tensor.name: [] for move in direction.moves})
     with problem.displaced([move.tensor for move in direction.moves]) as origin, problem.steady():
         try:
-            ray.floors = noise_floors(problem, direction)
+            ray.floors = noise_floors(problem, direction, origin)
             advance()
             for eta in etas:
                 direction.write(origin, eta)
@@ -52,11 +59,14 @@ def measure_ray(
     return ray
 
 
-def noise_floors(problem: Problem, direction: Direction) -> dict[str, float]:
+def noise_floors(
+    problem: Problem, direction: Direction, origin: Mapping[str, Tensor] | None = None
+) -> dict[str, float]:
     """What the gradient changes by when the same rows come in reverse: the size of its rounding errors.
 
     A gradient that is zero in exact arithmetic, such as that of a bias before a normalisation, shows itself here.
-    Where the order of rows matters (dropout masks, indices into the batch) the evaluation is repeated as it was.
+    Where the order of rows matters (dropout masks, indices into the batch) the weights move by as much as rounding
+    moves them instead, and are left there: `origin` holds them. Without it the evaluation is repeated as it was.
     """
     if problem.mode != "train":
         backwards = problem.on(*(batch.reversed() for batch in problem.batches))
@@ -67,6 +77,8 @@ def noise_floors(problem: Problem, direction: Direction) -> dict[str, float]:
             loss, floors = math.nan, {}
         if abs(loss - problem.base.loss) <= SPLIT_TOLERANCE * abs(problem.base.loss):
             return floors
+    if origin is not None:
+        direction.write(origin, ROUNDING_STEPS * torch.finfo(problem.dtype).eps)
     return gradient_changes(problem, direction, problem.base.gradients)[1]
 
 

@@ -83,3 +83,31 @@ def test_a_tensor_that_loses_its_gradient_has_changed_by_all_of_it(make_problem:
     direction = fromage_direction(problem, moving_tensors(problem, "all")[0])
     ray = measure_ray(problem, direction, [0.01, 0.1])
     assert ray.changes["weight"] == [0.0, direction.moves[0].gradient_norm]
+
+
+@pytest.mark.parametrize("mode", ["train", "auto"])
+def test_rounding_shows_itself_where_rows_cannot_be_reversed(make_problem: Maker, mode: str) -> None:
+    """Layer normalisation takes the mean away, so the gradient of the bias's mean before it is rounding alone."""
+
+    class Ordered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.shift = nn.Linear(8, 12), nn.Parameter(torch.ones(1))
+            self.drop, self.output = nn.Dropout(0.2), nn.Linear(12, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = nn.functional.layer_norm(self.first(x) + self.shift, (12,))
+            hidden = hidden * torch.linspace(0.5, 1.5, len(x))[:, None]  # rows count according to their place
+            return self.output(self.drop(hidden))
+
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(7)
+    rows = {"x": torch.randn(20, 8, generator=generator), "y": torch.randint(3, (20,), generator=generator)}
+    problem = make_problem(Ordered(), rows, mode=mode)
+    direction = fromage_direction(problem, moving_tensors(problem, "all")[0])
+    before = {name: value.clone() for name, value in problem.model.state_dict().items()}
+    ray = measure_ray(problem, direction, [0.01])
+    sizes = {move.tensor.name: move.gradient_norm for move in direction.moves}
+    assert ray.floors["shift"] > 0.1 * sizes["shift"]
+    assert 0.0 < ray.floors["first.weight"] < 1e-4 * sizes["first.weight"]
+    assert all(torch.equal(value, before[name]) for name, value in problem.model.state_dict().items())

@@ -104,7 +104,7 @@ def _noise(result: BreakdownResult, limits: Limits) -> Iterator[Finding]:
             code="noisy-gradient",
             severity="warn",
             layer=name,
-            message=f"summing the rows in another order changes the gradient by {worst:.1g} of its size "
+            message=f"rounding alone changes the gradient by {worst:.1g} of its size "
             f"({len(noisy)} layers above {limits.noise:g}): breakdowns are no more exact than that",
             value=worst,
             limit=limits.noise,

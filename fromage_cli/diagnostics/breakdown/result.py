@@ -53,7 +53,10 @@ class LayerBreakdown:
     relative_step: float | None
     """||dW|| / ||W|| per unit of eta; None for zero weights."""
     noise_floor: float | None
-    """b at eta = 0, the rows summed in another order: what rounding and chance change."""
+    """b at eta = 0, the rows summed in another order: what rounding and chance change.
+
+    Where the order of rows matters, the weights move by a rounding error instead.
+    """
     breakdown: tuple[float | None, ...]
     """b at each eta; None for a layer without gradient at the start."""
     path_breakdown: tuple[float | None, ...]

@@ -228,7 +228,7 @@ def test_a_gradient_that_is_only_rounding_limits_nothing(make_problem: Maker) ->
     assert result.limiting_layer != "0.bias"
 
 
-def test_a_batch_whose_order_matters_is_repeated_as_it_is(make_problem: Maker) -> None:
+def test_a_batch_whose_order_matters_has_a_noise_floor_too(make_problem: Maker) -> None:
     class Ordered(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -238,7 +238,7 @@ def test_a_batch_whose_order_matters_is_repeated_as_it_is(make_problem: Maker) -
             return self.linear(x * torch.arange(len(x))[:, None])
 
     result = curve(make_problem(Ordered(), {"x": torch.randn(20, 6), "y": torch.randint(3, (20,))}), (0.1,))
-    assert result.layers[0].noise_floor == 0.0
+    assert 0.0 < (result.layers[0].noise_floor or 0.0) < 1e-4
 
 
 def test_a_noisy_model_has_a_noise_floor(make_problem: Maker) -> None:
