@@ -1,10 +1,18 @@
-"""From the rate of least loss after a short run to the rate to train at: constants of a study, and what they hold for.
+"""From the losses of short training runs to the rate to train at: one formula, and constants of a study.
 
-Source: docs/learning-rate-study.md. log2 rate = offset + exponent * log2 r.
+Source: docs/learning-rate-study.md. log2 rate = offset + exponent * log2 r, with r the centre of the least losses.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+SOFTNESS = 0.2
+"""Differences of the logarithm of a loss that are small: a rate of e^-0.2 times the weight per such difference."""
+CAP = 2.0
+"""Logarithm of a loss over the least one, above which all are alike."""
+FINENESS = 32
+"""Places between two rates at which the loss is interpolated."""
 
 
 @dataclass(frozen=True)
@@ -14,19 +22,19 @@ class Calibration:
     typical: float
     """Geometric mean of the best learning rates."""
     offset: float
-    """Of a short run from the initialisation, in octaves."""
-    exponent: float = 0.8
+    """Of short runs from the initialisation, in octaves."""
+    exponent: float = 0.85
     trained_offset: float = -2.0
-    """Of a short run from the checkpoint, whose r is multiplied by the loss of the initialisation over the present."""
-    trained_exponent: float = 0.6
+    """Of short runs from a checkpoint."""
+    trained_exponent: float = 0.3
 
-    def from_initialisation(self, best: float) -> float:
-        """The rate to train at, from r of short runs from the initialisation."""
-        return math.exp2(self.offset + self.exponent * math.log2(best))
+    def from_initialisation(self, centre: float) -> float:
+        """The rate to train at, from short runs from the initialisation."""
+        return math.exp2(self.offset + self.exponent * math.log2(centre))
 
-    def from_checkpoint(self, best: float) -> float:
-        """The rate to train at, from r of short runs from a checkpoint."""
-        return math.exp2(self.trained_offset + self.trained_exponent * math.log2(best))
+    def from_checkpoint(self, centre: float) -> float:
+        """The rate to train at, from short runs from a checkpoint."""
+        return math.exp2(self.trained_offset + self.trained_exponent * math.log2(centre))
 
 
 FROMAGE = Calibration(typical=0.026, offset=-1.74, trained_offset=-2.0)
@@ -42,7 +50,7 @@ LEAST_GAIN = 0.15
 def calibration(name: str | None, momentum: float = 0.0) -> Calibration | None:
     """The constants for an optimizer; None where the study has none.
 
-    Momentum between 0 and .9 lies between them in log(1 - momentum), and so on above.
+    Adam takes AdamW's. Momentum between 0 and .9 lies between them in log(1 - momentum), and so on above.
     """
     known = {"fromage": FROMAGE, "adamw": ADAMW, "adam": ADAMW}
     if name != "sgd":
@@ -59,3 +67,24 @@ def calibration(name: str | None, momentum: float = 0.0) -> Calibration | None:
         trained_offset=between(SGD.trained_offset, MOMENTUM.trained_offset),
         trained_exponent=between(SGD.trained_exponent, MOMENTUM.trained_exponent),
     )
+
+
+def centre_of_least(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """The rate around which the losses are least: the mean of log rate, weighed by (least loss / loss)^(1/SOFTNESS).
+
+    `rates` rising, `losses` positive, at least one of them finite. Between two rates ln loss is linear in ln rate; a
+    loss above e^CAP times the least, or none, counts as that.
+    """
+    least = min(losses)
+    heights = [min(math.log(loss / least), CAP) if math.isfinite(loss) else CAP for loss in losses]
+    logarithms = [math.log(rate) for rate in rates]
+    weight = total = 0.0
+    for left in range(len(rates) - 1):
+        for step in range(FINENESS):
+            share = (step + 0.5) / FINENESS
+            width = logarithms[left + 1] - logarithms[left]
+            height = heights[left] + share * (heights[left + 1] - heights[left])
+            mass = width * math.exp(-height / SOFTNESS)
+            weight += mass
+            total += mass * (logarithms[left] + share * width)
+    return math.exp(total / weight) if weight > 0.0 else rates[0]
