@@ -1,22 +1,17 @@
 """What is measured at every checkpoint of the learning-rate study: short runs over a wide grid, and local estimates."""
 
-import math
-from collections.abc import Iterator
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
 import torch
 from learning_rate_networks import Task
-from learning_rate_training import CHECKPOINT_STEPS, LIMITS, START, batches
-from torch import Tensor, nn
+from learning_rate_training import batches
+from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.errors import FromageError
-from fromage_cli.probes.critical import critical_rate
-from fromage_cli.probes.next_step import next_step
 from fromage_cli.probes.optimizer import Given, Optimizer, optimizer_of
-from fromage_cli.probes.training import training
+from fromage_cli.probes.rate_probe import measure_rate
 from fromage_cli.problem.batches import Batch, as_batch
 from fromage_cli.problem.beside import Declared
 from fromage_cli.problem.loss_terms import LossTerms
@@ -24,12 +19,8 @@ from fromage_cli.problem.problem import Problem
 
 MINIBATCHES = 20
 """Minibatches that a problem is made of; the last fifth is kept apart."""
-PROBE_STEPS = 40
-SEEN_AT = (5, 10, 15, 20, 30, 40)
-BELOW, ABOVE = 7, 2
-"""Octaves of the grid around the first increase."""
-WITHIN = 3
-"""Octaves around the start that the grid always covers."""
+FRESH_SEED = 20
+"""Of the networks that are made again; no run of the study has it."""
 
 
 class TaskLoss:
@@ -72,51 +63,19 @@ def loaded(task: Task, optimizer: str, step: int, results: Path) -> tuple[nn.Mod
     return model, checkpoint.optimizer if step else None
 
 
-def first_increase(problem: Problem, optimizer: Optimizer, state: OptimizerState | None, start: float) -> float | None:
-    """The smallest rate along the next step that raises the loss of the rows kept apart; None where none lowers it."""
-    step, _ = next_step(problem, optimizer, state)
-    with suppress(FromageError):
-        return critical_rate(problem, step, start)
-    return None
-
-
 def short_runs(
-    problem: Problem, optimizer: Optimizer, state: OptimizerState | None, rates: list[float]
-) -> Iterator[dict[str, object]]:
-    """For each rate the losses of the rows kept apart after some steps, and those of the minibatches."""
-    kept = MINIBATCHES // 5
-    parts, independent = problem.batches[:-kept], problem.batches[-kept:]
-    with training(problem, optimizer, state) as run:
-        for rate in rates:
-            run.start(rate)
-            seen: list[float] = []
-            losses: list[float] = []
-            for step in range(1, PROBE_STEPS + 1):
-                losses.append(run.step(parts[(step - 1) % len(parts)]))
-                if not math.isfinite(losses[-1]):
-                    break
-                if step in SEEN_AT:
-                    seen.append(run.loss(independent))
-            yield {"rate": rate, "losses": losses, "seen": seen}
-
-
-def raw_probe(task: Task, optimizer_name: str, step: int, results: Path, data: Path | None) -> dict[str, object] | None:
-    """Everything about short runs from one checkpoint."""
+    task: Task, optimizer_name: str, step: int | None, results: Path, data: Path | None
+) -> dict[str, object]:
+    """What `measure_rate` finds at a checkpoint of the untuned run, or from a new initialisation (None)."""
     try:
-        model, state = loaded(task, optimizer_name, step, results)
+        if step is None:
+            model, state = task.model(FRESH_SEED), None
+        else:
+            model, state = loaded(task, optimizer_name, step, results)
         problem = problem_of(task, model, data)
         optimizer = optimizer_named(optimizer_name, state)
-        start = START[optimizer_name]
-        increase = first_increase(problem, optimizer, state, start)
+        found = measure_rate(problem, optimizer, state, fresh=problem if step is None else None)
     except FromageError as error:
         return {"error": error.message}
-    centre = round(math.log2((increase or start) / start))
-    centre = min(max(centre, -6), 8)
-    octaves = range(max(LIMITS[0], min(centre - BELOW, -WITHIN)), min(max(centre + ABOVE, WITHIN), LIMITS[1]) + 1)
-    independent = problem.on(*problem.batches[-(MINIBATCHES // 5) :])
-    return {
-        "increase": increase,
-        "start_loss": independent.value(),
-        "octaves": list(octaves),
-        "runs": list(short_runs(problem, optimizer, state, [start * 2.0**k for k in octaves])),
-    }
+    kept = ("centre", "gain", "bracketed", "rates", "losses", "start_loss", "gradient_evaluations")
+    return {name: getattr(found, name) for name in kept}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from learning_rate_networks import Task, all_tasks
-from learning_rate_probes import raw_probe
+from learning_rate_probes import short_runs
 from learning_rate_training import START, Results, Search, untuned_run
 
 
@@ -38,15 +38,15 @@ def grid(tasks: list[Task], given: argparse.Namespace) -> None:
 
 
 def probes(tasks: list[Task], given: argparse.Namespace) -> None:
-    """Short runs over a wide grid from every checkpoint."""
-    results = Results(given.results / "probes.jsonl", ("task", "optimizer", "step"))
-    for step in (0, 200, 50, 20, 100, 10):
+    """Short runs from new initialisations (step -1) and from every checkpoint."""
+    results = Results(given.results / "short-runs.jsonl", ("task", "optimizer", "step"))
+    for step in (None, 200, 50, 20, 100, 10, 0):
         for task in tasks:
             for optimizer in START:
-                key = (task.name, optimizer, step)
+                key = (task.name, optimizer, -1 if step is None else step)
                 if key not in results.found:
-                    found = raw_probe(task, optimizer, step, given.results, given.data)
-                    results.add({"task": task.name, "optimizer": optimizer, "step": step} | found)
+                    found = short_runs(task, optimizer, step, given.results, given.data)
+                    results.add({"task": task.name, "optimizer": optimizer, "step": key[2]} | found)
 
 
 STAGES = {"checkpoints": checkpoints, "grid": grid, "probes": probes}

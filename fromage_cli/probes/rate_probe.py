@@ -44,6 +44,8 @@ class RateProbe:
     """The rate to train at by the runs alone, reliable or not; None where they do not show one."""
     typical: float | None
     """What trains most small networks; None where no study has one."""
+    bracketed: bool
+    """Whether the least loss lies between others."""
     rates: tuple[float, ...]
     """Of the runs, rising."""
     losses: tuple[float, ...]
@@ -114,6 +116,7 @@ def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimato
         centre=centre,
         measured=measured,
         typical=typical,
+        bracketed=runs.bracketed,
         rates=rates,
         losses=losses,
         start_loss=runs.start_loss if math.isfinite(runs.start_loss) else None,
