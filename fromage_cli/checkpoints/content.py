@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import struct
-import zipfile
 from pathlib import Path
 
 from fromage_cli.checkpoints.files import FileVersion, opened, quoted
+from fromage_cli.checkpoints.npy_header import MAGIC, pickle_in_array
+from fromage_cli.checkpoints.sources import Source
+from fromage_cli.checkpoints.zip_directory import read_directory
 from fromage_cli.errors import InputError, UnsafeError
 
 SUPPORTED = (
@@ -15,6 +16,7 @@ SUPPORTED = (
 HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
 PICKLE_PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 
+GRAPHS = ("/models/model.json", "/serialized_exported_program.json", "/archive_format")  # of torch.export
 FOREIGN = (  # first bytes, what it is, what to do
     (b"\x1f\x8b", "a gzip archive", "Unpack it first (gunzip)."),
     (b"BZh", "a bzip2 archive", "Unpack it first (bunzip2)."),
@@ -43,6 +45,11 @@ def kind_of(path: Path) -> str:
         return _kind_of_zip(path, version)
     if head.startswith(PICKLE_PROTOCOLS) and head[2:3] != b"\x00":
         return "torch-legacy"
+    if head.startswith(MAGIC) and _holds_objects(path):
+        raise UnsafeError(
+            f"{quoted(path)} is an array of pickled Python objects. Nothing was executed.",
+            hint="Save plain numbers, named, with numpy.savez.",
+        )
     if foreign := _foreign(head):
         raise InputError(f"{quoted(path)} is {foreign[0]}.", hint=foreign[1])
     if path.suffix == ".safetensors":
@@ -50,6 +57,12 @@ def kind_of(path: Path) -> str:
     if head.lstrip()[:1] == b"{":
         return "json"
     raise InputError(f"{quoted(path)} is no checkpoint in any known format.", hint=SUPPORTED)
+
+
+def _holds_objects(path: Path) -> bool:
+    source = Source.of_file(path)
+    with source.open() as file:
+        return pickle_in_array(file) is not None
 
 
 def _is_safetensors(head: bytes) -> bool:
@@ -77,6 +90,11 @@ def _kind_of_zip(path: Path, version: FileVersion) -> str:
             f"{quoted(path)} is a TorchScript archive: it holds code. Nothing was executed.",
             hint="Save the weights alone: torch.save(model.state_dict(), 'weights.pt').",
         )
+    if any(f"/{name}".endswith(GRAPHS) for name in names):
+        raise UnsafeError(
+            f"{quoted(path)} is a .pt2 archive: it holds a graph, which counts as code. Nothing was executed.",
+            hint="Save the weights alone: torch.save(exported.state_dict, 'weights.pt').",
+        )
     if any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
         return "torch"
     if names and all(name.endswith(".npy") for name in names):
@@ -86,11 +104,4 @@ def _kind_of_zip(path: Path, version: FileVersion) -> str:
 
 def member_names(path: Path, version: FileVersion) -> list[str]:
     """Return the names of a ZIP archive's members; a damaged or unfinished archive raises InputError."""
-    try:
-        with opened(path) as file, zipfile.ZipFile(file) as archive:
-            return archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, OverflowError, ValueError) as error:
-        raise InputError(
-            f"{quoted(path)} is incomplete: its table of contents is not within its {version.size} bytes ({error}).",
-            hint="It was cut off while it was written or copied; take an earlier checkpoint or copy it again.",
-        ) from error
+    return list(read_directory(Source(path, version.size, version)))

@@ -2,104 +2,70 @@
 
 from __future__ import annotations
 
-import math
-import struct
-import zipfile
-import zlib
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
-from fromage_cli.checkpoints.files import FileVersion, opened, quoted
+from fromage_cli.checkpoints.files import quoted
 from fromage_cli.checkpoints.naming import listed
+from fromage_cli.checkpoints.npy_header import ArrayHeader, header_length, parse_header
+from fromage_cli.checkpoints.sources import Source
+from fromage_cli.checkpoints.stored_tensor import Storage, StoredTensor
+from fromage_cli.checkpoints.zip_container import ZipContainer
 from fromage_cli.errors import InputError, UnsafeError
 
-if TYPE_CHECKING:
-    import torch
-
-DTYPES = frozenset(
-    (
-        *("float64", "float32", "float16", "complex128", "complex64", "bool"),
-        *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"),
-    )
-)
-_DAMAGE = (
-    ValueError,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    OverflowError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-)
+SUFFIX = ".npy"
 
 
 def read_npz(path: Path) -> Contents:
     """Read the headers of the arrays in a .npz file."""
-    version = FileVersion.of(path)
-    entries: dict[str, TensorEntry] = {}
+    container = ZipContainer(Source.of_file(path))
+    tensors: dict[str, StoredTensor] = {}
     left_out = []
-    for member in _members(path):
-        name = member.removesuffix(".npy")
-        if name in entries or name in left_out:
+    for member in container.members:
+        name = member.removesuffix(SUFFIX)
+        if name in tensors or name in left_out:
             raise InputError(f"{quoted(path)} holds the array {name!r} twice.", hint="It is damaged; save it again.")
-        dtype, shape = _header(path, member)
-        if dtype.hasobject:
+        header = _header(container, member)
+        if header.objects:
             raise UnsafeError(
                 f"{quoted(path)}: array {name!r} holds pickled Python objects. Nothing was executed.",
-                hint="Save plain numbers only.",
+                hint="Save plain numbers only; `fromage-diag inspect --safety` lists what it would run.",
             )
-        if dtype.name in DTYPES:
-            entries[name] = TensorEntry(name, dtype.name, shape)
-        else:
+        if header.dtype is None:
             left_out.append(name)
+        else:
+            tensors[name] = _tensor(container, member, header, header.dtype)
     note = f"Left out {len(left_out)} arrays that are not plain numbers: {listed(left_out)}."
     return Contents(
         format="npz",
-        entries=entries,
-        read=lambda name: _read(version, name),
+        entries={name: TensorEntry(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()},
+        read=lambda name: tensors[name].read(),
         notes=(note,) if left_out else (),
     )
 
 
-def _members(path: Path) -> list[str]:
-    with opened(path) as file, zipfile.ZipFile(file) as archive:
-        return archive.namelist()
-
-
-def _header(path: Path, member: str) -> tuple[Any, tuple[int, ...]]:
-    from numpy.lib import format as npy
-
+def _header(container: ZipContainer, member: str) -> ArrayHeader:
+    size = container.member(member).size
     try:
-        with opened(path) as file, zipfile.ZipFile(file) as archive, archive.open(member) as array:
-            version = npy.read_magic(array)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, _, dtype = read(array)
-            expected, actual = math.prod(shape) * dtype.itemsize, archive.getinfo(member).file_size - array.tell()
-            if expected != actual and not dtype.hasobject:
-                raise ValueError(f"its header claims {expected} bytes, {actual} are there")
-    except _DAMAGE as error:
-        raise _damaged(path, member, error) from error
-    return dtype, shape
+        begin, length = header_length(container.head(member, 12))
+        header = parse_header(container.head(member, begin + length)[begin:], begin + length)
+        if header.dtype is not None and header.size != size - header.begin:
+            raise ValueError(f"its header claims {header.size} bytes, {size - header.begin} are there")
+    except ValueError as error:
+        raise InputError(
+            f"{quoted(container.path)}: array {member.removesuffix(SUFFIX)!r} cannot be read: {error}.",
+            hint="It is damaged; save or copy it again.",
+        ) from error
+    return header
 
 
-def _read(version: FileVersion, name: str) -> torch.Tensor:
-    """Read one array into a tensor with memory of its own, bytes in this machine's order."""
-    import numpy
-    import torch
-
-    version.check_unchanged()
-    try:
-        with opened(version.path) as file, numpy.load(file, allow_pickle=False) as archive:
-            array = archive[name]
-    except _DAMAGE as error:
-        raise _damaged(version.path, name, error) from error
-    return torch.from_numpy(numpy.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+def _tensor(container: ZipContainer, member: str, header: ArrayHeader, dtype: str) -> StoredTensor:
+    """The array as a place in the archive."""
+    read_into = partial(_read_into, container, member, header.begin)
+    storage = Storage(member, dtype, header.size, read_into, header.big_endian)
+    return StoredTensor(dtype, header.shape, header.stride, 0, storage).check()
 
 
-def _damaged(path: Path, name: str, error: Exception) -> InputError:
-    return InputError(
-        f"{quoted(path)}: array {name.removesuffix('.npy')!r} cannot be read: {error}.",
-        hint="It is damaged; save or copy it again.",
-    )
+def _read_into(container: ZipContainer, member: str, data: int, begin: int, view: memoryview) -> None:
+    container.read_into(member, data + begin, view)

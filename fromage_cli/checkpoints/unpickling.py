@@ -63,8 +63,9 @@ def unpickle(
         raise stream.damaged(f"{type(error).__name__} ({str(error)[:100]})") from error
     except Misplaced as error:
         raise stream.damaged(f"a tensor does not lie within its storage: {error},") from error
-    return Unpickled(value, _names(machine), stream.position)
+    return Unpickled(value, names_of(machine), stream.position)
 
 
-def _names(machine: Machine) -> tuple[PickledName, ...]:
+def names_of(machine: Machine) -> tuple[PickledName, ...]:
+    """Every class and function that it has met so far."""
     return tuple(PickledName(named.module, named.name, tuple(uses)) for named, uses in machine.uses.items())

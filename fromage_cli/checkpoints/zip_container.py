@@ -48,6 +48,15 @@ class ZipContainer:
         self.read_into(name, 0, memoryview(content))
         return bytes(content)
 
+    def head(self, name: str, count: int) -> bytes:
+        """The first bytes of a member, at most `count`, without its checksum."""
+        member = self.member(name)
+        if member.method == DEFLATED:
+            return self._inflate(member)[:count]
+        with self.source.open() as file:
+            file.seek(self._data(file, member))
+            return file.read(min(count, member.size))
+
     def member(self, name: str) -> Member:
         """A member; InputError where there is none of that name or it cannot be read."""
         member = self.members.get(name)
