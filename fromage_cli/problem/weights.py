@@ -47,10 +47,19 @@ def weight_reader(model: nn.Module, checkpoint: "Checkpoint") -> Callable[[Train
     stored = match_names(_expected(unwrapped(model)), checkpoint.entries).stored
 
     def read(tensor: TrainableTensor) -> Tensor:
-        name = next(name for name in (tensor.name, *tensor.aliases) if name in stored)
-        return checkpoint.tensor(stored[name]).to(tensor.parameter)
+        return checkpoint.tensor(_stored_name(tensor, stored)).to(tensor.parameter)
 
     return read
+
+
+def stored_names(model: nn.Module, checkpoint: "Checkpoint", tensors: Iterable[TrainableTensor]) -> dict[str, str]:
+    """What tensors of the model, into which the checkpoint was loaded, are called there; by their name in the model."""
+    stored = match_names(_expected(unwrapped(model)), checkpoint.entries).stored
+    return {tensor.name: _stored_name(tensor, stored) for tensor in tensors}
+
+
+def _stored_name(tensor: TrainableTensor, stored: Mapping[str, str]) -> str:
+    return next(stored[name] for name in (tensor.name, *tensor.aliases) if name in stored)
 
 
 def _expected(model: nn.Module) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ weights gives ||W_t|| = ||W_0|| (1 + eta^2)^(t/2).
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028234663852886e38}
 """The largest finite number of each dtype."""
@@ -40,6 +41,33 @@ def _between(ordered: Sequence[float], place: float) -> float:
 def orthogonal_growth(relative_step: float) -> float:
     """The growth of ln ||W|| in one orthogonal step: ½ ln(1 + eta^2)."""
     return math.log1p(relative_step**2) / 2
+
+
+def relative_walk(optimizer: str, rate: float, momentum: float = 0.0, first_beta: float = 0.0) -> float | None:
+    """The relative step delta, as if without memory, by which an optimizer makes a scale-invariant layer grow.
+
+    LARS: eta / (1 - momentum), whose buffer adds up rescaled gradients. LAMB: eta sqrt((1 + beta1) / (1 - beta1)),
+    whose steps are of size eta and overlap by beta1. Exact without memory, else for gradients that are noise. Fromage:
+    0, for it divides by sqrt(1 + eta^2). None for an optimizer whose rate is no relative step.
+    """
+    if optimizer == "lars":
+        return rate / (1 - momentum)
+    if optimizer == "lamb":
+        return rate * math.sqrt((1 + first_beta) / (1 - first_beta))
+    return 0.0 if optimizer == "fromage" else None
+
+
+def first_passage(positions: Sequence[float], values: Sequence[float], level: float) -> float | None:
+    """Where a curve through the points first reaches a level from below, linear between them; None where it never does.
+
+    `positions` increase.
+    """
+    if values[0] >= level:
+        return positions[0]
+    for (x, y), (x_next, y_next) in pairwise(zip(positions, values, strict=True)):
+        if y_next >= level:
+            return x + (x_next - x) * (level - y) / (y_next - y)
+    return None
 
 
 def steps_until(value: float, limit: float, growth: float) -> float | None:

@@ -2,9 +2,10 @@ import math
 import random
 from statistics import mean, stdev
 
+import numpy as np
 import pytest
 
-from fromage_cli.theory.growth import orthogonal_growth, steps_until, theil_sen
+from fromage_cli.theory.growth import first_passage, orthogonal_growth, relative_walk, steps_until, theil_sen
 
 
 def test_a_line_has_its_slope_and_no_error():
@@ -38,3 +39,44 @@ def test_steps_until_a_limit():
     assert steps_until(1.0, 2.0, 0.0) is None
     assert steps_until(1.0, 2.0, -0.1) is None
     assert steps_until(0.0, 2.0, 0.1) is None
+
+
+def grown(optimizer: str, rate: float, memory: float, steps: int = 4000, size: int = 400) -> float:
+    """Growth of ln ‖W‖ a step, simulated with gradients that are noise orthogonal to W."""
+    draw = np.random.default_rng(0)
+    weights, memory_of = draw.normal(size=size), np.zeros(size)
+    norms = [np.linalg.norm(weights)]
+    for _ in range(steps):
+        gradient = draw.normal(size=size)
+        gradient -= gradient @ weights / (weights @ weights) * weights
+        if optimizer == "lars":
+            memory_of = memory * memory_of + norms[-1] / np.linalg.norm(gradient) * gradient
+            weights = weights - rate * memory_of
+        else:
+            memory_of = (
+                memory * memory_of + (1 - memory) * gradient / norms[-1]
+            )  # a scale-invariant gradient shrinks so
+            weights = weights - rate * norms[-1] / np.linalg.norm(memory_of) * memory_of
+        norms.append(np.linalg.norm(weights))
+    warm = steps // 10
+    return float(np.log(norms[-1] / norms[warm]) / (steps - warm))
+
+
+@pytest.mark.parametrize(("optimizer", "memory"), [("lars", 0.0), ("lars", 0.9), ("lamb", 0.0), ("lamb", 0.9)])
+def test_the_law_with_memory_is_that_of_simulated_noise(optimizer: str, memory: float) -> None:
+    rate = 0.002 if memory else 0.01
+    step = relative_walk(optimizer, rate, momentum=memory, first_beta=memory)
+    assert step is not None
+    assert grown(optimizer, rate, memory) == pytest.approx(orthogonal_growth(step), rel=0.1 if memory else 1e-4)
+
+
+def test_optimizers_without_a_law() -> None:
+    assert relative_walk("fromage", 0.1) == 0.0
+    assert relative_walk("adamw", 0.1) is None
+
+
+def test_the_first_passage() -> None:
+    assert first_passage([0, 10, 20], [1.0, 2.0, 4.0], 3.0) == 15.0
+    assert first_passage([5, 6], [2.0, 3.0], 2.0) == 5
+    assert first_passage([0, 10, 20], [1.0, 0.5, 1.5], 2.0) is None
+    assert first_passage([0], [1.0], 2.0) is None

@@ -1,20 +1,26 @@
 """`fromage-diag norms`."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from fromage_cli.errors import UsageError
-from fromage_cli.intake import checkpoint_record
+from fromage_cli.intake import Intake, checkpoint_record, open_problem
 from fromage_cli.terminal.answer import Answer, Provenance, records
-from fromage_cli.terminal.options import CheckpointOptions, OutputOptions, shared_options
+from fromage_cli.terminal.estimate import Estimate, estimate_answer
+from fromage_cli.terminal.optimizer_options import require
+from fromage_cli.terminal.options import BatchOptions, ModelOptions, OutputOptions, RunOptions, shared_options
 from fromage_cli.terminal.progress import progress
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
+    from fromage_cli.diagnostics.norms.invariance import ModelTest
+    from fromage_cli.diagnostics.norms.settings import Settings
     from fromage_cli.problem.beside import Declared
 
-Optimizer = Literal["fromage", "lars", "lamb", "sgd", "adam", "adamw", "lion"]
+PANEL = "Optimizer"
 
 
 @shared_options(tables=("layers", "steps"))
@@ -25,14 +31,26 @@ def command(
     ],
     *,
     optimizer: Annotated[
-        Optimizer | None, typer.Option("--optimizer", help="What trained it, where the checkpoints do not say.")
+        Literal["fromage", "lars", "lamb", "sgd", "adam", "adamw", "lion"] | None,
+        typer.Option(rich_help_panel=PANEL, help="What trained it, where the checkpoints do not say."),
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option("--lr", metavar="X", min=0.0, help="Learning rate; relative for fromage, lars and lamb."),
+        typer.Option(
+            "--lr", metavar="RATE", rich_help_panel=PANEL, help="Learning rate; relative for fromage, lars and lamb."
+        ),
+    ] = None,
+    momentum: Annotated[
+        float | None, typer.Option(metavar="M", rich_help_panel=PANEL, help="Momentum of lars, 0 to below 1.")
+    ] = None,
+    betas: Annotated[
+        str | None, typer.Option(metavar="B1,B2", rich_help_panel=PANEL, help="Decay of the moments of lamb.")
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option("--weight-decay", metavar="X", min=0.0, help="Decoupled weight decay.")
+        float | None, typer.Option(metavar="WD", rich_help_panel=PANEL, help="Decoupled weight decay.")
+    ] = None,
+    steps_per_epoch: Annotated[
+        int | None, typer.Option(metavar="N", min=1, rich_help_panel=PANEL, help="To tell future steps in epochs too.")
     ] = None,
     include: Annotated[
         list[str] | None, typer.Option("--include", metavar="GLOB", help="Only tensors whose name matches; repeatable.")
@@ -40,44 +58,132 @@ def command(
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", metavar="GLOB", help="No tensor whose name matches; repeatable.")
     ] = None,
-    checkpoint: CheckpointOptions,
+    model: ModelOptions,
+    batch: BatchOptions,
+    run: RunOptions,
     output: OutputOptions,
 ) -> Answer:
-    """Which layers' norms grow along a run, how fast, and when does it hurt?"""
-    from fromage_cli.checkpoints.gathering import gather_series
-    from fromage_cli.diagnostics.norms.findings import judge
-    from fromage_cli.diagnostics.norms.measure import layer_names, measure
-    from fromage_cli.diagnostics.norms.render import curve, render
-    from fromage_cli.diagnostics.norms.settings import find_settings
+    """Which layers' norms grow along a run, how fast, and when does it hurt?
 
-    gathered = gather_series(ckpt, checkpoint.key, checkpoint.ema, checkpoint.optimizer_state)
-    settings = find_settings(
-        gathered.checkpoints, lambda: _declared(gathered.checkpoints[-1]), optimizer, lr, weight_decay
-    )
+    With --model or --batch the last checkpoint's layers are tested for scale invariance; without, nothing but the
+    files is read.
+    """
+    _check(lr, momentum, weight_decay)
+    first_beta = _first_beta(betas)
+
+    from fromage_cli.checkpoints.gathering import gather_series
+    from fromage_cli.diagnostics.norms.measure import layer_names
+    from fromage_cli.diagnostics.norms.settings import Settings, find_settings
+
+    gathered = gather_series(ckpt, model.key, model.ema, model.optimizer_state)
+    last = gathered.checkpoints[-1]
+    given = Settings(optimizer, (lr,), weight_decay, momentum, first_beta, steps_per_epoch=steps_per_epoch)
+    settings = find_settings(gathered.checkpoints, _declared(last, model.trust), given)
     names, left_out = layer_names(gathered.checkpoints, include or (), exclude or ())
+    intake = _opened(last, model, batch, run)
+    if intake is not None:
+        names = _trained(intake, last, names)
     if not names:
         raise UsageError(
             "No layer is left: none has two dimensions, one shape in every checkpoint and a name that was asked for.",
             hint="Name checkpoints of one run, and see inspect for what they hold.",
         )
-    entries = gathered.checkpoints[-1].entries
-    with progress("norms", total=len(gathered.checkpoints) * sum(entries[name].elements for name in names)) as advance:
-        result = measure(gathered.checkpoints, names, settings, advance)
+    if run.estimate:
+        return _estimate(gathered.checkpoints, names, intake)
+    answer = _answer(gathered.checkpoints, names, settings, intake)
     changed = f"Left out {len(left_out)} layers that not every checkpoint has in one shape: {', '.join(left_out[:3])}."
-    return Answer(
+    own = tuple(note for note in answer.notes if note not in gathered.notes)
+    return replace(answer, notes=(*gathered.notes, *own, *((changed,) if left_out else ())))
+
+
+def _check(lr: float | None, momentum: float | None, weight_decay: float | None) -> None:
+    require("--lr", lr, lr is None or 0.0 <= lr < float("inf"), "a number, 0 or above")
+    require("--momentum", momentum, momentum is None or 0.0 <= momentum < 1.0, "a number from 0 to below 1")
+    decay = weight_decay
+    require("--weight-decay", decay, decay is None or 0.0 <= decay < float("inf"), "a number, 0 or above")
+
+
+def _first_beta(betas: str | None) -> float | None:
+    from fromage_cli.terminal.optimizer_options import OptimizerOptions
+
+    pair = OptimizerOptions(betas=betas).beta_pair
+    return pair[0] if pair else None
+
+
+def _declared(checkpoint: "Checkpoint", trust: bool) -> "Declared":
+    from fromage_cli.problem.beside import declared_beside
+
+    return declared_beside(checkpoint.path, checkpoint.metadata, opened=checkpoint.weights, trust=trust)
+
+
+def _opened(last: "Checkpoint", model: ModelOptions, batch: BatchOptions, run: RunOptions) -> Intake | None:
+    """The last checkpoint in its model, where a model or a batch is given."""
+    if model.model is None and batch.batch is None:
+        return None
+    if run.autocast:
+        raise UsageError(
+            "--autocast rounds to three digits; scale invariance shows only in more.", hint="Leave --autocast out."
+        )
+    return open_problem(str(last.path), model, batch, run)
+
+
+def _trained(intake: Intake, last: "Checkpoint", names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the names that the model trains."""
+    from fromage_cli.problem.weights import stored_names
+
+    trained = set(stored_names(intake.problem.model, last, intake.problem.layers).values())
+    return tuple(name for name in names if name in trained)
+
+
+def _answer(
+    checkpoints: Sequence["Checkpoint"], names: Sequence[str], settings: "Settings", intake: Intake | None
+) -> Answer:
+    """What the files tell, and the model where there is one."""
+    from fromage_cli.diagnostics.norms.findings import judge
+    from fromage_cli.diagnostics.norms.measure import measure
+    from fromage_cli.diagnostics.norms.render import curve, render
+
+    tests = _tests(intake, checkpoints[-1], names) if intake is not None else None
+    with progress("norms", total=len(checkpoints) * _elements(checkpoints[-1], names)) as advance:
+        result = measure(checkpoints, names, settings, tests.layers if tests else None, advance)
+    answer = Answer(
         command="norms",
         result=result,
         page=lambda style: render(result, style),
         tables={"layers": lambda: records(result.layers), "steps": lambda: curve(result)},
         findings=judge(result),
-        checkpoints=tuple(checkpoint_record(checkpoint) for checkpoint in gathered.checkpoints),
         provenance=Provenance(device="cpu", dtype="float64"),
-        notes=(*gathered.notes, *((changed,) if left_out else ())),
+        error=tests.stopped if tests else None,
     )
+    answer = intake.complete(answer) if intake is not None else answer
+    return replace(answer, checkpoints=tuple(checkpoint_record(checkpoint) for checkpoint in checkpoints))
 
 
-def _declared(checkpoint: "Checkpoint") -> "Declared":
-    """What stands beside the checkpoint; only asked where it is needed, for it brings torch."""
-    from fromage_cli.problem.beside import declared_beside
+def _tests(intake: Intake, last: "Checkpoint", names: Sequence[str]) -> "ModelTest":
+    from fromage_cli.diagnostics.norms.invariance import examine_layers
 
-    return declared_beside(checkpoint.path, checkpoint.metadata, opened=checkpoint.weights)
+    with progress("scale invariance", total=len(names)) as advance:
+        return examine_layers(intake.problem, last, names, advance)
+
+
+def _elements(checkpoint: "Checkpoint", names: Sequence[str]) -> int:
+    return sum(checkpoint.entries[name].elements for name in names)
+
+
+def _estimate(checkpoints: Sequence["Checkpoint"], names: Sequence[str], intake: Intake | None) -> Answer:
+    """The reading of every checkpoint, and with a model a gradient and the forward passes of every layer."""
+    from fromage_cli.checkpoints.reduction_cost import reduction_cost
+
+    reading = reduction_cost(checkpoints, names)
+    if intake is None:
+        return estimate_answer("norms", Estimate(0.0, reading.bytes, reading.seconds))
+
+    from fromage_cli.probes.cost import measure_cost
+    from fromage_cli.probes.invariance import FORWARDS
+
+    cost = measure_cost(intake.problem)
+    gradients = 1 + FORWARDS * len(names) / 3
+    memory = max(cost.memory(copies=2), reading.bytes)
+    return intake.complete(
+        estimate_answer("norms", Estimate(gradients, memory, reading.seconds + cost.time(gradients)))
+    )

@@ -1,13 +1,15 @@
 """What the growth of norms means for the user: codes, default limits and words."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult
 from fromage_cli.findings import Finding
 
 REMEDY = "Divide the update by √(1+η²) as Fromage does, decay the weights, or bound their norm."
+FELT = "none"
+"""Verdict on a layer whose scale the network feels."""
 
 
 @dataclass(frozen=True)
@@ -16,59 +18,116 @@ class Limits:
 
     law: float = 0.1
     """Relative distance within which growth is that of the law."""
+    significant: float = 2.0
+    """Standard errors by which a norm must grow."""
+    doubling: float = 10.0
+    """Growth of an invariant layer is a warning when its norm doubles within so many times the series' length."""
     horizon: float = 10.0
     """An overflow is a warning when it is no further away than so many times the series is long."""
+    uneven: float = 0.1
+    """Share of a layer's rows that may be dead."""
 
 
 def judge(result: NormsResult, limits: Limits | None = None) -> tuple[Finding, ...]:
     """The findings of a series of norms, the gravest kinds first."""
-    limits = limits or Limits()
-    return (*_not_finite(result.layers), *_overflows(result, limits), *_law(result.layers, limits))
+    judging = _Judging(result, limits or Limits())
+    kinds = (judging.not_finite, judging.overflow, judging.growth, judging.dead_rows, judging.dead_bias)
+    return tuple(finding for kind in kinds for layer in result.layers for finding in kind(layer))
 
 
-def _not_finite(layers: Sequence[LayerNorms]) -> Iterator[Finding]:
-    for layer in layers:
-        if not all(math.isfinite(norm) for norm in layer.norms):
+class _Judging:
+    def __init__(self, result: NormsResult, limits: Limits) -> None:
+        self.result, self.limits = result, limits
+        known = [step for step in result.steps if step is not None]
+        self.length = known[-1] - known[0] if len(known) > 1 else 0
+        self.end = known[-1] if known else 0
+
+    def not_finite(self, layer: LayerNorms) -> Iterator[Finding]:
+        bad = sum(not math.isfinite(norm) for norm in layer.norms)
+        if bad:
             yield Finding(
                 code="norm-not-finite",
                 severity="fail",
                 layer=layer.name,
-                message=f"its norm is not finite at {sum(not math.isfinite(norm) for norm in layer.norms)} of "
-                f"{len(layer.norms)} steps",
+                message=f"its norm is not finite at {bad} of {len(layer.norms)} steps",
                 hint="Go back to the last checkpoint before; inspect counts the entries.",
             )
 
-
-def _overflows(result: NormsResult, limits: Limits) -> Iterator[Finding]:
-    known = [step for step in result.steps if step is not None]
-    if len(known) < 2:
-        return
-    end = known[-1] + limits.horizon * (known[-1] - known[0])
-    for layer in result.layers:
+    def overflow(self, layer: LayerNorms) -> Iterator[Finding]:
         reached = getattr(layer.overflow_step, layer.dtype, None)
+        end = self.end + self.limits.horizon * self.length
         if reached is not None and reached.entries is not None and reached.entries <= end:
             yield Finding(
                 code="norm-overflows",
                 severity="warn",
                 layer=layer.name,
-                message=f"if it goes on growing its largest entry leaves {layer.dtype} at step {reached.entries:.0f}",
+                message=f"if it goes on growing its largest entry leaves {layer.dtype} at step {reached.entries:.0f}"
+                f"{self._epoch(reached.entries)}",
                 value=reached.entries,
                 limit=end,
                 hint=REMEDY,
             )
 
+    def growth(self, layer: LayerNorms) -> Iterator[Finding]:
+        """An invariant layer that grows; one that was not tested but follows the law, which hints at invariance."""
+        growth, verdict = layer.growth_per_step, layer.invariance.verdict
+        if growth is None or growth <= self.limits.significant * (layer.growth_stderr or 0.0) or verdict == FELT:
+            return
+        if verdict != "untested" and math.log(2) / growth <= self.limits.doubling * self.length:
+            said = "scale-invariant" if verdict == "invariant" else f"scale-invariant ({verdict})"
+            yield self._grows("invariant-layer-grows", layer, growth, f"is {said} and grows")
+        elif verdict == "untested" and self._follows_law(growth, layer.predicted_growth):
+            yield self._grows("norm-follows-law", layer, growth, "grows")
 
-def _law(layers: Sequence[LayerNorms], limits: Limits) -> Iterator[Finding]:
-    for layer in layers:
-        growth, law = layer.growth_per_step, layer.predicted_growth
-        if growth is not None and law is not None and law > 0.0 and abs(growth - law) <= limits.law * law:
+    def _follows_law(self, growth: float, law: float | None) -> bool:
+        return law is not None and law > 0.0 and abs(growth - law) <= self.limits.law * law
+
+    def _grows(self, code: str, layer: LayerNorms, growth: float, what: str) -> Finding:
+        law = layer.predicted_growth
+        beside = f", where the law says {law:.4g}" if law is not None else ""
+        doubling = math.log(2) / growth
+        return Finding(
+            code=code,
+            severity="warn",
+            layer=layer.name,
+            message=f"{what} by {growth:.4g} a step in ln ‖W‖{beside}: its norm doubles every {doubling:.0f} steps"
+            f"{self._epochs(doubling)}{self._consequence(layer)}",
+            value=growth,
+            limit=law,
+            hint=REMEDY,
+        )
+
+    def _consequence(self, layer: LayerNorms) -> str:
+        if layer.halved_step is None:
+            return ""
+        verb = "halved" if layer.halved_step <= self.end else "will have halved"
+        return f", its effective learning rate {verb} by step {layer.halved_step:.0f}"
+
+    def dead_rows(self, layer: LayerNorms) -> Iterator[Finding]:
+        channels = layer.channels
+        if channels is not None and channels.dead > self.limits.uneven * channels.count:
             yield Finding(
-                code="norm-follows-law",
-                severity="warn",
+                code="rows-dead",
+                severity="info",
                 layer=layer.name,
-                message=f"grows by {growth:.4g} a step in ln ‖W‖, where a scale-invariant layer grows by {law:.4g}: "
-                f"its norm doubles every {math.log(2) / growth:.0f} steps",
-                value=growth,
-                limit=law,
-                hint=REMEDY,
+                message=f"{channels.dead} of its {channels.count} rows are zero, or nearly",
+                value=float(channels.dead),
+                limit=self.limits.uneven * channels.count,
+                hint="Pruned, never used, or decayed away: channels whose gain went to zero, tokens that never occur.",
             )
+
+    def dead_bias(self, layer: LayerNorms) -> Iterator[Finding]:
+        if layer.dead_bias:
+            yield Finding(
+                code="bias-dead",
+                severity="info",
+                layer=layer.name,
+                message="its bias has no effect: what follows takes it away, and its gradient is nothing but rounding",
+                hint="Leave the bias out before a norm over the batch or over positions, and of a projection to keys.",
+            )
+
+    def _epoch(self, step: float) -> str:
+        return f" (epoch {step / self.result.steps_per_epoch:.0f})" if self.result.steps_per_epoch else ""
+
+    def _epochs(self, steps: float) -> str:
+        return f" ({steps / self.result.steps_per_epoch:.0f} epochs)" if self.result.steps_per_epoch else ""

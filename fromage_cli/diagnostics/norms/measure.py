@@ -1,20 +1,37 @@
 """From the checkpoints of a run to a NormsResult."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
 
-from fromage_cli.checkpoints import Checkpoint
-from fromage_cli.checkpoints.reductions import measure_magnitudes
-from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult, Overflow, OverflowSteps
+from fromage_cli.checkpoints import Checkpoint, TensorEntry
+from fromage_cli.checkpoints.reductions import measure_norms, measure_rows
+from fromage_cli.diagnostics.norms.result import Channels, LayerNorms, NormsResult, Overflow, OverflowSteps
 from fromage_cli.diagnostics.norms.settings import RELATIVE, Settings
-from fromage_cli.theory.growth import LARGEST, orthogonal_growth, steps_until, theil_sen
+from fromage_cli.theory.growth import LARGEST, first_passage, orthogonal_growth, relative_walk, steps_until, theil_sen
 from fromage_cli.theory.magnitudes import Magnitudes
+from fromage_cli.theory.scale_invariance import Invariance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SIGNIFICANT = 2.0
 """Standard errors by which a norm must grow for its growth to be drawn out into the future."""
 EXPONENTS = {"sgd": 2, "adam": 1, "adamw": 1, "lion": 1} | dict.fromkeys(RELATIVE, 0)
 """The effective learning rate is η / ‖W‖ to this power."""
+DEAD = 1e-6
+"""A row's norm over the median below which nothing is left of it."""
+
+
+@dataclass(frozen=True)
+class LayerTest:
+    """What a model tells of a layer."""
+
+    kind: str | None = None
+    invariance: Invariance = field(default_factory=Invariance)
+    dead_bias: bool | None = None
 
 
 def layer_names(
@@ -49,37 +66,68 @@ def measure(
     checkpoints: Sequence[Checkpoint],
     names: Sequence[str],
     settings: Settings,
+    tested: Mapping[str, LayerTest] | None = None,
     advance: Callable[[float], None] = lambda elements: None,
 ) -> NormsResult:
-    """The norms of the named layers along the run and what follows from them; no model is needed."""
-    found = [measure_magnitudes(checkpoint, names, advance) for checkpoint in checkpoints]
-    measured = [name for name in names if all(name in one for one in found)]
-    steps = tuple(checkpoint.step for checkpoint in checkpoints)
-    layers = tuple(_layer(checkpoints[-1], name, steps, [one[name] for one in found], settings) for name in measured)
-    return NormsResult(steps, settings.optimizer, settings.learning_rates, settings.weight_decay, layers)
+    """The norms of the named layers along the run and what follows from them.
+
+    `tested`: what a model told of them; without one their invariance is untested. Tensors of an unknown dtype are left
+    out.
+    """
+    before = measure_norms(checkpoints[:-1], names, advance)
+    last = measure_rows(checkpoints[-1], names, advance)
+    measured = [name for name in names if name in last and all(name in one for one in before)]
+    run = _Run(tuple(checkpoint.step for checkpoint in checkpoints), settings)
+    layers = tuple(
+        _layer(
+            checkpoints[-1].entries[name],
+            run,
+            (*(one[name] for one in before), last[name][0].norm),
+            last[name],
+            (tested or {}).get(name, LayerTest()),
+        )
+        for name in measured
+    )
+    return NormsResult(
+        run.steps, settings.optimizer, settings.learning_rates, settings.weight_decay, settings.steps_per_epoch, layers
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all layers share."""
+
+    steps: tuple[int | None, ...]
+    settings: Settings
 
 
 def _layer(
-    last: Checkpoint, name: str, steps: Sequence[int | None], found: Sequence[Magnitudes], settings: Settings
+    entry: TensorEntry,
+    run: _Run,
+    norms: tuple[float, ...],
+    last: "tuple[Magnitudes, NDArray[Any]]",
+    tested: LayerTest,
 ) -> LayerNorms:
-    entry = last.entries[name]
-    norms = tuple(magnitudes.norm for magnitudes in found)
+    """One layer; `last` holds the magnitudes and the rows' norms of the last checkpoint."""
+    steps, settings = run.steps, run.settings
     growth, stderr = _growth(steps, norms)
-    grows = growth is not None and growth > SIGNIFICANT * (stderr or 0.0)
+    lasting = growth if growth is not None and growth > SIGNIFICANT * (stderr or 0.0) else None
     power = EXPONENTS.get(settings.optimizer or "", None)
-    halving = math.log(2) / (power * growth) if grows and power and growth else None
     return LayerNorms(
-        name=name,
-        kind=None,
+        name=entry.name,
+        kind=tested.kind,
         shape=entry.shape,
         parameters=entry.elements,
         dtype=entry.dtype,
         norms=norms,
+        invariance=tested.invariance,
         growth_per_step=growth,
         growth_stderr=stderr,
         predicted_growth=_predicted(settings),
-        overflow_step=_overflow(steps[-1] or 0, found[-1], growth) if grows and growth else None,
-        halving_steps=halving,
+        dead_bias=tested.dead_bias,
+        overflow_step=_overflow(steps[-1] or 0, last[0], lasting) if lasting else None,
+        halved_step=_halved(steps, norms, power, lasting) if growth is not None and power else None,
+        channels=_channels(last[1]),
         effective_learning_rate=tuple(
             _effective(rate, norm, power) for rate, norm in zip(settings.learning_rates, norms, strict=True)
         ),
@@ -96,12 +144,12 @@ def _growth(steps: Sequence[int | None], norms: Sequence[float]) -> tuple[float 
 
 def _predicted(settings: Settings) -> float | None:
     """What a scale-invariant layer grows by in a step, at the mean square of the known rates."""
-    rates = [rate for rate in settings.learning_rates if rate is not None]
-    if settings.optimizer not in RELATIVE or not rates:
+    rates = [settings.trust_coefficient * rate for rate in settings.learning_rates if rate is not None]
+    if settings.optimizer not in RELATIVE or not rates or settings.coupled:
         return None
     rate = math.sqrt(math.fsum(rate**2 for rate in rates) / len(rates))
-    decay = rate * (settings.weight_decay or 0.0)
-    return (0.0 if settings.optimizer == "fromage" else orthogonal_growth(rate)) - decay
+    walk = relative_walk(settings.optimizer, rate, settings.momentum or 0.0, settings.first_beta or 0.0)
+    return orthogonal_growth(walk or 0.0) - rate * (settings.weight_decay or 0.0)
 
 
 def _overflow(step: int, found: Magnitudes, growth: float) -> OverflowSteps:
@@ -111,6 +159,31 @@ def _overflow(step: int, found: Magnitudes, growth: float) -> OverflowSteps:
         return Overflow(*(None if steps is None else step + steps for steps in (entries, squares)))
 
     return OverflowSteps(of("float16"), of("bfloat16"), of("float32"))
+
+
+def _halved(steps: Sequence[int | None], norms: Sequence[float], power: int, lasting: float | None) -> float | None:
+    """Where ‖W‖ to the power is twice what it was at first: on the way, or drawn out from the last step by growth."""
+    known, logs = [step for step in steps if step is not None], [math.log(norm) for norm in norms]
+    level = logs[0] + math.log(2) / power
+    reached = first_passage(known, logs, level)
+    if reached is not None or lasting is None:
+        return reached
+    return known[-1] + (level - logs[-1]) / lasting
+
+
+def _channels(rows: "NDArray[Any]") -> Channels | None:
+    import numpy
+
+    if not numpy.isfinite(rows).all():
+        return None
+    median = float(numpy.median(rows))
+    return Channels(
+        count=len(rows),
+        smallest=float(rows.min()),
+        median=median,
+        largest=float(rows.max()),
+        dead=int((rows <= DEAD * median).sum()),
+    )
 
 
 def _effective(rate: float | None, norm: float, power: int | None) -> float | None:

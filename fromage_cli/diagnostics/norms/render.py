@@ -12,49 +12,83 @@ from fromage_cli.terminal.words import number, sparkline, visible
 
 ROWS = 12
 """Layers shown without `--all`."""
-LEGEND = (
-    "growth: robust slope of ln ‖W‖ a step, ± its standard error; law: that of a scale-invariant layer under this "
-    "optimizer. Whether a layer is scale-invariant was not tested: that needs the model."
+GROWTH = "growth: robust slope of ln ‖W‖ a step, ± its standard error."
+LAW = "law: that of a scale-invariant layer under this optimizer."
+UNTESTED = (
+    "Whether a layer is scale-invariant was not tested: that needs the model; --model SPEC (and --batch SPEC) "
+    "turns the test on."
+)
+TESTED = (
+    "invariant: whether the network feels the layer's scale, and which parts may be scaled on their own; D(2), D(0.5): "
+    "how far outputs move when it is doubled and halved."
 )
 
 
 def render(result: NormsResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
-    shown = result.layers if style.show_all else sorted(result.layers, key=_slowness)[:ROWS]
+    shown = result.layers if style.show_all else sorted(result.layers, key=_urgency)[:ROWS]
     hidden = [hidden_rows(len(shown), len(result.layers))] if len(shown) < len(result.layers) else []
-    legend = [Text(LEGEND, style="dim")] if len(result.steps) > 1 else []
-    return Group(Text(summary(result)), _layers(result, shown, style), *hidden, *legend)
+    return Group(Text(summary(result)), _layers(result, shown, style), *hidden, Text(_legend(result), style="dim"))
 
 
 def summary(result: NormsResult) -> str:
     """The answer in a sentence or two."""
     layers = f"{len(result.layers)} layer{'s' if len(result.layers) != 1 else ''}"
     if len(result.steps) < 2:
-        return f"The norms of {layers} at one step; growth needs a second checkpoint."
+        return f"The norms of {layers} at one step; growth needs a second checkpoint.{_invariant(result)}"
     growing = [layer for layer in result.layers if layer.overflow_step is not None]
     span = f"From step {result.steps[0]} to {result.steps[-1]} ({len(result.steps)} checkpoints)"
     if not growing:
-        return f"{span} the norm of no layer grows steadily, of {layers}."
+        return f"{span} the norm of no layer grows steadily, of {layers}.{_invariant(result)}"
     fastest = max(growing, key=lambda layer: layer.growth_per_step or 0.0)
     return (
         f"{span} the norms of {len(growing)} of {layers} grow, fastest that of {visible(fastest.name)}: "
-        f"from {number(fastest.norms[0])} to {number(fastest.norms[-1])}."
+        f"from {number(fastest.norms[0])} to {number(fastest.norms[-1])}.{_invariant(result)}"
     )
 
 
-def _slowness(layer: LayerNorms) -> float:
-    return -(layer.growth_per_step or 0.0)
+def _invariant(result: NormsResult) -> str:
+    """How many layers are scale-invariant, and how many of those grow; nothing without a test."""
+    tested = [layer for layer in result.layers if layer.invariance.verdict != "untested"]
+    if not tested:
+        return ""
+    invariant = [layer for layer in tested if layer.invariance.verdict != "none"]
+    growing = sum(layer.overflow_step is not None for layer in invariant)
+    if not invariant:
+        return f" None of {len(tested)} tested layers is scale-invariant."
+    grow = f"; {growing} of them grow" if growing and len(result.steps) > 1 else ""
+    verb = "is" if len(invariant) == 1 else "are"
+    return f" {len(invariant)} of {len(tested)} tested layers {verb} scale-invariant{grow}."
+
+
+def _legend(result: NormsResult) -> str:
+    series = len(result.steps) > 1
+    law = series and any(layer.predicted_growth is not None for layer in result.layers)
+    return " ".join([*[GROWTH] * series, *[LAW] * law, TESTED if _is_tested(result) else UNTESTED])
+
+
+def _is_tested(result: NormsResult) -> bool:
+    return any(layer.invariance.verdict != "untested" for layer in result.layers)
+
+
+def _urgency(layer: LayerNorms) -> tuple[bool, float]:
+    """Invariant layers that grow first, then by growth."""
+    invariant = layer.invariance.verdict not in ("untested", "none")
+    return not (invariant and layer.overflow_step is not None), -(layer.growth_per_step or 0.0)
 
 
 def _layers(result: NormsResult, shown: Sequence[LayerNorms], style: PageStyle) -> RenderableType:
-    columns = [Column("layer", name=True), Column("shape", optional=3), Column("norm")]
+    columns = [Column("layer", name=True), Column("shape", optional=7), Column("norm")]
     series = len(result.steps) > 1
-    columns += [Column("growth"), Column("±", optional=1)] if series else []
+    columns += [Column("growth"), Column("±", optional=3)] if series else []
     predicted = any(layer.predicted_growth is not None for layer in result.layers)
-    columns += [Column("law")] if predicted and series else []
+    columns += [Column("law", optional=1)] if predicted and series else []
+    if _is_tested(result):
+        columns += [Column("invariant", left=True), Column("cos", optional=5)]
+        columns += [Column("D(2)", optional=2), Column("D(0.5)", optional=4)]
     effective = any(layer.effective_learning_rate[-1] is not None for layer in result.layers)
-    columns += [Column("effective rate", optional=2)] if effective else []
-    columns += [Column("norms", left=True, optional=4)] if series else []
+    columns += [Column("effective rate", optional=6)] if effective else []
+    columns += [Column("norms", left=True, optional=8)] if series else []
     rows = [[_cells(layer, style)[column.header] for column in columns] for layer in shown]
     return house_table(columns, rows, style)
 
@@ -67,9 +101,22 @@ def _cells(layer: LayerNorms, style: PageStyle) -> dict[str, object]:
         "growth": layer.growth_per_step,
         "±": layer.growth_stderr,
         "law": layer.predicted_growth,
+        "invariant": _verdict(layer),
+        "cos": layer.invariance.cosine,
+        "D(2)": layer.invariance.response_double,
+        "D(0.5)": layer.invariance.response_half,
         "effective rate": layer.effective_learning_rate[-1],
         "norms": sparkline(layer.norms[-24:], ascii_only=style.ascii_only),
     }
+
+
+def _verdict(layer: LayerNorms) -> str:
+    """`channel`, `eps-limited head` … ; `no` where the scale is felt."""
+    found = layer.invariance
+    if found.verdict in ("untested", "none"):
+        return "no" if found.verdict == "none" else "untested"
+    part = {"tensor": "whole", "joint": "with bias"}.get(found.granularity or "", f"per {found.granularity}")
+    return part if found.verdict == "invariant" else f"{part}, {found.verdict}"
 
 
 def curve(result: NormsResult) -> Table:

@@ -2,16 +2,7 @@
 
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True)
-class Invariance:
-    """Whether the network depends on a layer's scale, which only its model can tell."""
-
-    verdict: str = "untested"
-    granularity: str | None = None
-    cosine: float | None = None
-    response_double: float | None = None
-    response_half: float | None = None
+from fromage_cli.theory.scale_invariance import Invariance
 
 
 @dataclass(frozen=True)
@@ -34,6 +25,18 @@ class OverflowSteps:
 
 
 @dataclass(frozen=True)
+class Channels:
+    """The norms of a layer's rows along its first dimension, as last stored."""
+
+    count: int
+    smallest: float
+    median: float
+    largest: float
+    dead: int
+    """Rows below a millionth of the median, or all zero."""
+
+
+@dataclass(frozen=True)
 class LayerNorms:
     """One layer along the run."""
 
@@ -52,13 +55,17 @@ class LayerNorms:
     growth_stderr: float | None = None
     """Its standard error by Sen's interval; None with fewer than three steps."""
     predicted_growth: float | None = None
-    """½ ln(1+η²) − η·wd for a scale-invariant layer under LARS and LAMB, −η·wd under Fromage; else None."""
+    """½ ln(1+δ²) − η·wd for a scale-invariant layer under LARS and LAMB, −η·wd under Fromage, decay decoupled; else
+    None."""
     dead_bias: bool | None = None
-    """None without a model."""
+    """Whether the bias beside it has no effect; None without a bias or a model."""
     overflow_step: OverflowSteps | None = None
     """None where the norm does not grow by more than twice its error."""
-    halving_steps: float | None = None
-    """Steps from the last one on until growth has halved the effective learning rate."""
+    halved_step: float | None = None
+    """Where growth has halved the effective learning rate of the first step, at a constant rate; None where it never
+    does, or where that rate does not depend on the norm."""
+    channels: Channels | None = None
+    """None where an entry is not finite."""
     effective_learning_rate: tuple[float | None, ...] = ()
     """SGD η/‖W‖², Adam, AdamW and Lion η/‖W‖, LARS, LAMB and Fromage η; None where it is not defined."""
 
@@ -73,4 +80,5 @@ class NormsResult:
     learning_rates: tuple[float | None, ...]
     """At each step: given, from the optimizer's state, or declared beside the checkpoint."""
     weight_decay: float | None
+    steps_per_epoch: int | None
     layers: tuple[LayerNorms, ...]

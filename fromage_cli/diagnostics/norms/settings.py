@@ -1,8 +1,8 @@
 """The optimizer and its rate along a series: given, found in its state, or declared beside the checkpoint."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint, OptimizerState
 from fromage_cli.checkpoints.optimizer_kind import optimizer_kind
@@ -18,41 +18,62 @@ OPTIMIZERS = (*RELATIVE, "sgd", "adam", "adamw", "lion")
 
 @dataclass(frozen=True)
 class Settings:
-    """What is known of the training."""
+    """What is known of the training; as arguments, what the user said of it."""
 
-    optimizer: str | None
-    learning_rates: tuple[float | None, ...]
-    weight_decay: float | None
+    optimizer: str | None = None
+    learning_rates: tuple[float | None, ...] = (None,)
+    """At each step; one number where the user gave it."""
+    weight_decay: float | None = None
+    momentum: float | None = None
+    first_beta: float | None = None
+    """Decay of the first moment."""
+    trust_coefficient: float = 1.0
+    """What LARS multiplies its rate by."""
+    coupled: bool = False
+    """Whether the decay is part of a gradient that is rescaled, so that it has no rate of its own."""
+    steps_per_epoch: int | None = None
 
 
-def find_settings(
-    checkpoints: Sequence[Checkpoint],
-    declared: "Callable[[], Declared]",
-    optimizer: str | None,
-    learning_rate: float | None,
-    weight_decay: float | None,
-) -> Settings:
+def find_settings(checkpoints: Sequence[Checkpoint], declared: "Declared", given: Settings) -> Settings:
     """The settings along a series; what was given wins over the optimizer's state, that over what is declared.
 
-    Raises UsageError where a rate or a decay is given that says nothing, for want of an optimizer.
+    Raises UsageError where a setting is given that says nothing, for want of an optimizer that has it.
     """
     states = [checkpoint.optimizer for checkpoint in checkpoints]
-    optimizer = optimizer or next((kind for state in states if (kind := _kind(state))), None)
+    optimizer = given.optimizer or next((kind for state in states if (kind := _kind(state))), None)
+    steps_per_epoch = given.steps_per_epoch or declared.steps_per_epoch
+    _refuse_idle(given, optimizer)
     if optimizer is None:
-        for flag, value in (("--lr", learning_rate), ("--weight-decay", weight_decay)):
-            if value is not None:
-                raise UsageError(
-                    f"{flag} says nothing as long as the optimizer is unknown.",
-                    hint=f"Add --optimizer, one of {', '.join(OPTIMIZERS)}.",
-                )
-        return Settings(None, (None,) * len(checkpoints), None)
-    rates = [_first(learning_rate, _setting(state, "lr")) for state in states]
-    decay = _first(weight_decay, _setting(states[-1], "weight_decay"))
-    if decay is None or None in rates:
-        beside = declared()
-        rates = [_first(rate, beside.learning_rate) for rate in rates]
-        decay = _first(decay, beside.weight_decay)
-    return Settings(optimizer, tuple(rates), decay)
+        return Settings(None, (None,) * len(checkpoints), steps_per_epoch=steps_per_epoch)
+    (rate,), last = given.learning_rates, states[-1]
+    betas = _pair(last) or declared.betas
+    decay = _first(given.weight_decay, _setting(last, "weight_decay"), declared.weight_decay)
+    return Settings(
+        optimizer=optimizer,
+        learning_rates=tuple(_first(rate, _setting(state, "lr"), declared.learning_rate) for state in states),
+        weight_decay=decay,
+        momentum=_first(given.momentum, _setting(last, "momentum"), declared.momentum),
+        first_beta=_first(given.first_beta, betas[0] if betas else None),
+        trust_coefficient=_first(_setting(last, "trust_coefficient"), _setting(last, "trust_coeff"), 1.0) or 1.0,
+        coupled=bool(decay) and given.weight_decay is None and optimizer in ("lars", "fromage"),
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def _refuse_idle(given: Settings, optimizer: str | None) -> None:
+    (rate,) = given.learning_rates
+    for flag, value in (("--lr", rate), ("--weight-decay", given.weight_decay)):
+        if value is not None and optimizer is None:
+            raise UsageError(
+                f"{flag} says nothing as long as the optimizer is unknown.",
+                hint=f"Add --optimizer, one of {', '.join(OPTIMIZERS)}.",
+            )
+    for flag, value, rule in (("--momentum", given.momentum, "lars"), ("--betas", given.first_beta, "lamb")):
+        if value is not None and optimizer != rule:
+            raise UsageError(
+                f"{flag} changes the law of growth of {rule} alone; the optimizer is {optimizer or 'unknown'}.",
+                hint=f"Leave it out, or give --optimizer {rule}.",
+            )
 
 
 def _first(*values: float | None) -> float | None:
@@ -62,10 +83,17 @@ def _first(*values: float | None) -> float | None:
 
 def _kind(state: OptimizerState | None) -> str | None:
     kind = optimizer_kind(state) if state is not None else None
+    kind = "adam" if kind == "adam or adamw" else kind  # alike in what is asked here
     return kind if kind in OPTIMIZERS else None
 
 
 def _setting(state: OptimizerState | None, name: str) -> float | None:
     """A setting that all parameter groups share; None where they differ or have none."""
-    values = {float(group.settings[name]) for group in state.groups if name in group.settings} if state else set()
-    return values.pop() if len(values) == 1 else None
+    values = {group.settings.get(name) for group in state.groups if name in group.settings} if state else set()
+    value = values.pop() if len(values) == 1 else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _pair(state: OptimizerState | None) -> tuple[float, float] | None:
+    pair: Any = state.groups[0].settings.get("betas") if state is not None and state.groups else None
+    return (float(pair[0]), float(pair[1])) if isinstance(pair, list | tuple) and len(pair) == 2 else None

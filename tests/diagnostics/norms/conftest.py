@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult, Overflow, OverflowSteps
+from fromage_cli.diagnostics.norms.result import Channels, LayerNorms, NormsResult, Overflow, OverflowSteps
 
 
 @pytest.fixture
@@ -20,7 +20,8 @@ def make_layer() -> Callable[..., LayerNorms]:
             "growth_stderr": 1e-6,
             "predicted_growth": 1.99960e-4,
             "overflow_step": OverflowSteps(Overflow(52000.0, 24000.0), Overflow(4e5, 2e5), Overflow(4e5, 2e5)),
-            "halving_steps": None,
+            "halved_step": None,
+            "channels": Channels(6, 0.5, 0.9, 1.5, 0),
             "effective_learning_rate": (0.02, 0.02, 0.02),
         }
         return LayerNorms(**{**values, **changes})
@@ -39,6 +40,7 @@ def make_result(make_layer: Callable[..., LayerNorms]) -> Callable[..., NormsRes
             "optimizer": "lars",
             "learning_rates": (0.02, 0.02, 0.02),
             "weight_decay": None,
+            "steps_per_epoch": None,
             "layers": (still, make_layer()),
         }
         return NormsResult(**{**values, **changes})

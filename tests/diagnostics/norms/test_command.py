@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.cli import main
+from fromage_cli.errors import ResourceError
 
 ROOT = Path(__file__).parents[3]
 SAMPLES = ROOT / "sample_checkpoints"
@@ -47,13 +48,9 @@ def test_the_lars_sample_grows_and_its_output_layer_is_not_flagged(run):
     ]
     layer = envelope["result"]["layers"][0]
     assert list(layer)[:4] == ["name", "kind", "shape", "parameters"]
-    assert layer["invariance"] == {
-        "verdict": "untested",
-        "granularity": None,
-        "cosine": None,
-        "response_double": None,
-        "response_half": None,
-    }
+    assert layer["invariance"].pop("verdict") == "untested"
+    assert set(layer["invariance"]) >= {"granularity", "cosine", "response_double", "response_half"}
+    assert set(layer["invariance"].values()) == {None}
     assert layer["effective_learning_rate"] == [0.02] * 10  # declared beside the checkpoints
 
 
@@ -76,11 +73,99 @@ def test_tables(run):
     assert [row["step"] for row in csv.DictReader(io.StringIO(out))] == ["0", "22", "110", "220", "440"]
 
 
-def test_safetensors_need_no_torch(tmp_path):
+MODEL = ("--model", f"{SAMPLES / 'models.py'}:convnet")
+
+
+def test_the_layers_of_the_lars_sample_are_invariant_grow_and_follow_the_law(run):
+    code, out, err = run(SAMPLES / "convnet-lars", "--optimizer", "lars", *MODEL, "--json", "--fail-on", "warn")
+    envelope = json.loads(out)
+    assert (code, err.count("note: batch")) == (10, 1)
+    assert [finding["code"] for finding in envelope["findings"]] == ["invariant-layer-grows"] * 3
+    *convolutions, output = envelope["result"]["layers"]
+    for layer in convolutions:
+        assert (layer["invariance"]["verdict"], layer["invariance"]["granularity"]) == ("invariant", "channel")
+        assert layer["growth_per_step"] == pytest.approx(layer["predicted_growth"], rel=0.02)
+        assert (layer["kind"], layer["dead_bias"]) == ("Conv2d", None)
+    assert (output["kind"], output["invariance"]["verdict"], output["dead_bias"]) == ("Linear", "none", False)
+    assert (envelope["problem"]["mode"], len(envelope["checkpoints"])) == ("auto", 10)
+    assert envelope["tool"]["gradient_evaluations"] == 1
+
+
+def test_the_layers_of_the_fromage_sample_are_invariant_and_do_not_grow(run):
+    code, out, _ = run(SAMPLES / "convnet-fromage", "--optimizer", "fromage", *MODEL, "--json", "--fail-on", "warn")
+    envelope = json.loads(out)
+    assert (code, envelope["findings"]) == (0, [])
+    verdicts = [layer["invariance"]["verdict"] for layer in envelope["result"]["layers"]]
+    assert verdicts == ["invariant"] * 3 + ["none"]
+
+
+def test_in_evaluation_behaviour_nothing_is_invariant(run):
+    _, out, _ = run(SAMPLES / "convnet-lars", *MODEL, "--mode", "eval", "--format", "csv")
+    assert {row["invariance_verdict"] for row in csv.DictReader(io.StringIO(out))} == {"none"}
+
+
+def test_a_limit_leaves_layers_untested(run, monkeypatch):
+    from fromage_cli.problem.budget import Budget
+
+    monkeypatch.setattr(Budget, "check", late_refusal())
+    code, out, err = run(SAMPLES / "convnet-lars", *MODEL, "--time-limit", "60", "--json")
+    verdicts = [layer["invariance"]["verdict"] for layer in json.loads(out)["result"]["layers"]]
+    assert code == 7 and verdicts[0] == "invariant" and verdicts[-1] == "untested" and "out of time" in err
+
+
+def late_refusal():
+    """A check that refuses from its twentieth call on."""
+    calls = []
+
+    def check(self):
+        calls.append(1)
+        if len(calls) >= 20:
+            raise ResourceError("out of time")
+
+    return check
+
+
+def test_estimates(run):
+    _, out, _ = run(SAMPLES / "convnet-lars", "--estimate", "--json")
+    without = json.loads(out)["result"]["estimate"]
+    assert without["gradients"] == 0 and 0 < without["seconds"] < 5 and without["bytes"] < 100e6
+    _, out, _ = run(SAMPLES / "convnet-lars", *MODEL, "--estimate", "--json")
+    assert json.loads(out)["result"]["estimate"]["gradients"] == 9
+
+
+def test_names_that_the_model_does_not_train_are_left_out(run, tmp_path):
+    (tmp_path / "model.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)\n"
+        "        self.a.weight.requires_grad_(False)\n"
+        "        self.register_buffer('table', torch.ones(3, 3))\n"
+        "    def forward(self, x):\n"
+        "        return self.b(self.a(x))\n"
+    )
+    tensors = {"a.weight": torch.randn(4, 3), "a.bias": torch.zeros(4), "b.weight": torch.randn(2, 4)}
+    save_file(
+        {f"net.{name}": value for name, value in {**tensors, "b.bias": torch.zeros(2)}.items()}
+        | {"net.table": torch.ones(3, 3)},
+        tmp_path / "c.safetensors",
+    )
+    save_file({"x": torch.randn(6, 3), "y": torch.zeros(6, dtype=torch.long)}, tmp_path / "b.safetensors")
+    _, out, _ = run(
+        tmp_path / "c.safetensors", "--model", f"{tmp_path / 'model.py'}:Net", "--batch", tmp_path / "b.safetensors",
+        "--json",
+    )  # fmt: skip
+    assert [layer["name"] for layer in json.loads(out)["result"]["layers"]] == ["net.b.weight"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--optimizer", "sgd", "--estimate")])
+def test_safetensors_need_no_torch(tmp_path, arguments):
     for step in (1, 2):
         save_file({"w": torch.ones(2, 3) * step}, tmp_path / f"step-{step}.safetensors")
+    (tmp_path / "fromage.toml").write_text("learning_rate = 0.1\nsteps_per_epoch = 10\n")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", WITHOUT_TORCH, "."]
+    command = [sys.executable, "-c", WITHOUT_TORCH, ".", *arguments]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -99,7 +184,11 @@ def test_layers_that_changed_are_named(run, tmp_path):
         (("run", "--lr", ".1"), 2, "optimizer is unknown"),
         (("run", "--optimizer", "lbfgs"), 2, "lbfgs"),
         (("run", "--include", "nothing*"), 2, "No layer is left"),
-        (("run", "--model", "x.py:f"), 2, "--model"),
+        (("run", "--model", "x.py:f"), 3, "x.py"),
+        (("run", "--batch", "b.npz", "--autocast"), 2, "--autocast"),
+        (("run", "--momentum", "1"), 2, "--momentum"),
+        (("run", "--betas", "2,3", "--optimizer", "lamb"), 2, "--betas"),
+        (("run", "--betas", ".9,.95", "--optimizer", "sgd"), 2, "lamb alone"),
         (("run", "--lr", "-1"), 2, "--lr"),
     ],
 )

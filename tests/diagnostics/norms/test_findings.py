@@ -1,6 +1,10 @@
 import math
 
+import pytest
+
 from fromage_cli.diagnostics.norms.findings import Limits, judge
+from fromage_cli.diagnostics.norms.result import Channels
+from fromage_cli.theory.scale_invariance import Invariance
 
 
 def codes(result, **limits):
@@ -28,6 +32,43 @@ def test_an_overflow_within_sight(make_result, make_layer):
     assert "leaves float16 at step 52000" in judge(make_result(layers=layers), Limits(horizon=30))[0].message
     assert codes(make_result(layers=(make_layer(predicted_growth=None, dtype="float64"),)), horizon=1e9) == []
     assert codes(make_result(layers=layers, steps=(None,)), horizon=1e9) == []
+
+
+def invariance(verdict, **others):
+    return Invariance(verdict, None if verdict == "none" else "channel", **others)
+
+
+@pytest.mark.parametrize("verdict", ["invariant", "eps-limited", "approximate"])
+def test_an_invariant_layer_that_grows(make_result, make_layer, verdict):
+    layer = make_layer(invariance=invariance(verdict), halved_step=1733.0)
+    result = make_result(layers=(layer,), steps_per_epoch=100)
+    (finding,) = judge(result)
+    assert (finding.code, finding.severity, finding.layer) == ("invariant-layer-grows", "warn", layer.name)
+    assert "3466 steps (35 epochs), its effective learning rate halved by step 1733" in finding.message
+    assert ("(" + verdict + ")" in finding.message) == (verdict != "invariant")
+    assert all(remedy in finding.hint for remedy in ("Fromage", "decay", "bound"))
+    assert (
+        "will have halved"
+        in judge(make_result(layers=(make_layer(invariance=invariance(verdict), halved_step=1e4),)))[0].message
+    )
+
+
+def test_invariant_layers_that_hardly_grow_or_layers_whose_scale_is_felt(make_result, make_layer):
+    slow = make_layer(
+        invariance=invariance("invariant"), growth_per_step=3e-5
+    )  # doubles in 23,000 steps, the run has 2000
+    noisy = make_layer(invariance=invariance("invariant"), growth_stderr=1.1e-4)
+    felt = make_layer(invariance=invariance("none"))  # though it follows the law
+    for layer in (slow, noisy, felt):
+        assert codes(make_result(layers=(layer,))) == []
+
+
+def test_dead_biases_and_rows(make_result, make_layer):
+    layer = make_layer(growth_per_step=None, dead_bias=True, channels=Channels(10, 0.0, 1.0, 2.0, 2))
+    assert codes(make_result(layers=(layer,))) == [("rows-dead", "info", layer.name), ("bias-dead", "info", layer.name)]
+    assert "2 of its 10 rows" in judge(make_result(layers=(layer,)))[0].message
+    few = make_layer(growth_per_step=None, dead_bias=False, channels=Channels(10, 0.0, 1.0, 2.0, 1))
+    assert codes(make_result(layers=(few,))) == []
 
 
 def test_norms_that_are_not_finite(make_result, make_layer):

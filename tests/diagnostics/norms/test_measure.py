@@ -7,8 +7,10 @@ from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.gathering import gather_series
-from fromage_cli.diagnostics.norms.measure import layer_names, measure
+from fromage_cli.diagnostics.norms.measure import LayerTest, layer_names, measure
+from fromage_cli.diagnostics.norms.result import Channels
 from fromage_cli.diagnostics.norms.settings import Settings
+from fromage_cli.theory.scale_invariance import Invariance
 
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
 
@@ -39,7 +41,7 @@ def test_exponential_growth_is_found_exactly(growing):
     assert layer.norms == pytest.approx([2 * math.exp(step / 1000) for step in result.steps])
     assert layer.growth_per_step == pytest.approx(1e-3)
     assert layer.growth_stderr == pytest.approx(0.0, abs=1e-12)
-    assert (layer.predicted_growth, layer.dead_bias, layer.kind, layer.halving_steps) == (None, None, None, None)
+    assert (layer.predicted_growth, layer.dead_bias, layer.kind, layer.halved_step) == (None, None, None, None)
     assert (layer.invariance.verdict, layer.invariance.cosine) == ("untested", None)
     assert layer.effective_learning_rate == (None,) * 4
 
@@ -62,7 +64,7 @@ def test_what_has_overflowed_already_is_said_of_the_last_step(tmp_path):
 def test_effective_rates_and_their_halving(growing, optimizer, power):
     (layer,) = measured(growing, optimizer, 0.1).layers
     assert layer.effective_learning_rate == pytest.approx([0.1 / norm**power for norm in layer.norms])
-    assert layer.halving_steps == (pytest.approx(1000 * math.log(2) / power) if power else None)
+    assert layer.halved_step == (pytest.approx(1000 * math.log(2) / power) if power else None)
 
 
 def test_the_law_by_optimizer(growing):
@@ -73,10 +75,48 @@ def test_the_law_by_optimizer(growing):
     assert measured(growing, "lars", None).layers[0].predicted_growth is None
 
 
+def test_the_law_with_memory_and_with_a_decay_that_is_rescaled(growing):
+    names, _ = layer_names(growing, (), ())
+
+    def law(*arguments, **settings):
+        return measure(growing, names, Settings(*arguments, **settings)).layers[0].predicted_growth
+
+    rates = (0.02,) * 4
+    assert law("lars", rates, momentum=0.9) == pytest.approx(math.log1p(0.2**2) / 2)
+    assert law("lars", rates, momentum=0.9, trust_coefficient=0.1) == pytest.approx(math.log1p(0.02**2) / 2)
+    assert law("lamb", rates, first_beta=0.9) == pytest.approx(math.log1p(19 * 0.02**2) / 2)
+    assert law("lars", rates, 0.1, coupled=True) is None
+
+
+def test_where_the_effective_rate_has_halved(tmp_path):
+    pairs = [(0, 1.0), (100, 1.2), (200, 1.6), (300, 1.9)]
+    (layer,) = measured(series(tmp_path, *pairs), "sgd", 0.1).layers  # on the way: at ‖W‖ = √2
+    share = (math.log(2) / 2 - math.log(1.2)) / (math.log(1.6) - math.log(1.2))
+    assert layer.halved_step == pytest.approx(100 + 100 * share)
+    (layer,) = measured(series(tmp_path, *pairs), "adamw", 0.1).layers  # later: at ‖W‖ = 2
+    assert layer.halved_step == pytest.approx(300 + math.log(2 / 1.9) / layer.growth_per_step)
+
+
+def test_norms_of_the_rows(tmp_path):
+    rows = torch.tensor([[3.0, 4.0], [0.0, 0.0], [6.0, 8.0], [0.0, 1e-8]])
+    save_file({"w": rows, "n": torch.tensor([[1.0, math.nan]])}, tmp_path / "step-1.safetensors")
+    result = measured([open_checkpoint(tmp_path / "step-1.safetensors")])
+    channels = {layer.name: layer.channels for layer in result.layers}
+    assert channels["n"] is None
+    assert channels["w"] == Channels(4, 0.0, pytest.approx(2.5), pytest.approx(10.0), 2)
+
+
+def test_what_a_model_told_is_taken_over(growing):
+    names, _ = layer_names(growing, (), ())
+    tested = {"w": LayerTest("Linear", Invariance("invariant", "tensor", 1e-6, 1e-7, 2e-7), True)}
+    (layer,) = measure(growing, names, Settings(None, (None,) * 4), tested).layers
+    assert (layer.kind, layer.invariance.granularity, layer.dead_bias) == ("Linear", "tensor", True)
+
+
 def test_norms_that_shrink_or_have_no_logarithm(tmp_path):
     (layer,) = measured(series(tmp_path, (0, 2.0), (1, 1.0), (2, 0.5)), "sgd", 0.1).layers
     assert layer.growth_per_step == pytest.approx(-math.log(2))
-    assert (layer.overflow_step, layer.halving_steps) == (None, None)
+    assert (layer.overflow_step, layer.halved_step) == (None, None)
     (layer,) = measured(series(tmp_path, (0, 0.0), (1, 1.0)), "sgd", 0.1).layers
     assert (layer.growth_per_step, layer.effective_learning_rate) == (None, (None, pytest.approx(0.1)))
     (layer,) = measured(series(tmp_path, (5, 2.0))).layers

@@ -2,10 +2,12 @@ import io
 import os
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from fromage_cli.diagnostics.norms.render import curve, render, summary
 from fromage_cli.terminal.answer import PageStyle
+from fromage_cli.theory.scale_invariance import Invariance
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -16,12 +18,44 @@ def page(result, width=80, show_all=False, ascii_only=False):
     return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
 
 
-def test_the_page(make_result):
+@pytest.mark.parametrize(("name", "width"), [("untested", 100), ("tested", 80), ("tested", 160)])
+def test_the_page(make_result, make_layer, name, width):
     """Compare with the page that was looked at and kept; FROMAGE_UPDATE_GOLDEN=1 keeps a new one."""
-    text, path = page(make_result(), 100), GOLDEN / "page-100.txt"
+    result = make_result() if name == "untested" else make_result(layers=zoo(make_layer))
+    text, path = page(result, width), GOLDEN / f"{name}-{width}.txt"
     if os.environ.get("FROMAGE_UPDATE_GOLDEN"):
         path.write_text(text)
     assert text == path.read_text()
+
+
+def zoo(make_layer):
+    """A layer of each verdict."""
+    found = {
+        "features.0.weight": Invariance("invariant", "channel", 1e-7, 2e-7, 9e-7, 6, 0),
+        "attention.query.weight": Invariance("invariant", "head", 1e-7, 2e-7, 9e-7, 4, 0),
+        "layers.1.weight": Invariance("eps-limited", "joint", 2e-4, 3e-3, 0.0121, 1),
+        "layers.2.weight": Invariance("approximate", "tensor", 2e-4, 3e-3, 0.004, 1),
+        "output.weight": Invariance("none", None, 0.0123, 1.0, 0.5),
+        "unused.weight": Invariance(),
+    }
+    return tuple(
+        make_layer(name, kind="Linear", invariance=invariance, growth_per_step=1e-4 * (index + 1))
+        for index, (name, invariance) in enumerate(found.items())
+    )
+
+
+def test_invariant_layers_that_grow_come_first(make_result, make_layer):
+    text = page(make_result(layers=zoo(make_layer)))
+    assert text.rindex("layers.2.weight") < text.rindex("features.0.weight") < text.rindex("unused.weight")
+    assert "4 of 5 tested layers are scale-invariant; 4 of them grow" in summary(make_result(layers=zoo(make_layer)))
+    felt = make_layer(invariance=Invariance("none"))
+    assert "None of 1 tested layers is scale-invariant" in summary(make_result(layers=(felt,)))
+
+
+def test_ascii(make_result, make_layer):
+    assert (
+        page(make_result(layers=zoo(make_layer)), 160, ascii_only=True).replace("‖", "").split("growth:")[0].isascii()
+    )
 
 
 def test_the_fastest_come_first_and_hidden_rows_are_counted(make_result, make_layer):

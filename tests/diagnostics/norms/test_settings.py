@@ -5,6 +5,7 @@ from safetensors.torch import save_file
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.norms.settings import Settings, find_settings
 from fromage_cli.errors import UsageError
+from fromage_cli.optim import LARS
 from fromage_cli.problem.beside import Declared
 
 
@@ -25,38 +26,57 @@ def trained(tmp_path, step, *rates):
     return open_checkpoint(tmp_path / f"step-{step}.pt")
 
 
-def never() -> Declared:
-    raise AssertionError("nothing beside the checkpoint is needed")
+def given(optimizer=None, rate=None, decay=None, **others) -> Settings:
+    return Settings(optimizer, (rate,), decay, **others)
 
 
-def test_given_settings_need_nothing_else(tmp_path):
+def test_given_settings_win(tmp_path):
     series = [plain(tmp_path, 1), plain(tmp_path, 2)]
-    assert find_settings(series, never, "lars", 0.1, 0.0) == Settings("lars", (0.1, 0.1), 0.0)
-    assert find_settings(series, never, "lars", 0.0, 0.0).learning_rates == (0.0, 0.0)
+    declared = Declared(learning_rate=0.5, weight_decay=0.5, steps_per_epoch=7)
+    assert find_settings(series, declared, given("lars", 0.1, 0.0)) == Settings(
+        "lars", (0.1, 0.1), 0.0, steps_per_epoch=7
+    )
+    found = find_settings(series, declared, given("lars", 0.0, 0.0, momentum=0.9, steps_per_epoch=3))
+    assert (found.learning_rates, found.momentum, found.steps_per_epoch) == ((0.0, 0.0), 0.9, 3)
 
 
 def test_the_state_tells_kind_rates_and_decay(tmp_path):
     series = [trained(tmp_path, 1, 0.25, 0.25), trained(tmp_path, 2, 0.125)]
-    assert find_settings(series, never, None, None, None) == Settings("adamw", (0.25, 0.125), 0.5)
-    assert find_settings(series, never, None, 0.75, None).learning_rates == (0.75, 0.75)
+    expected = Settings("adamw", (0.25, 0.125), 0.5, first_beta=0.9)
+    assert find_settings(series, Declared(learning_rate=1.0), given()) == expected
+    assert find_settings(series, Declared(), given(rate=0.75)).learning_rates == (0.75, 0.75)
+
+
+def test_the_state_of_lars(tmp_path):
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = LARS([weight], lr=0.5, momentum=0.9, weight_decay=0.1, trust_coefficient=0.02)
+    saved = {"model": {"w": weight.data}, "step": 1, "optimizer": optimizer.state_dict()}
+    torch.save(saved, tmp_path / "step-1.pt")
+    found = find_settings([open_checkpoint(tmp_path / "step-1.pt")], Declared(), given())
+    assert (found.optimizer, found.momentum, found.trust_coefficient, found.coupled) == ("lars", 0.9, 0.02, True)
 
 
 def test_groups_that_differ_have_no_one_rate(tmp_path):
-    assert find_settings([trained(tmp_path, 1, 0.1, 0.2)], Declared, None, None, None).learning_rates == (None,)
+    assert find_settings([trained(tmp_path, 1, 0.1, 0.2)], Declared(), given()).learning_rates == (None,)
 
 
 def test_what_is_declared_fills_the_gaps(tmp_path):
-    def declared() -> Declared:
-        return Declared(learning_rate=0.02, weight_decay=0.1)
-
-    assert find_settings([plain(tmp_path, 1)], declared, "sgd", None, None) == Settings("sgd", (0.02,), 0.1)
-    assert find_settings([plain(tmp_path, 1)], declared, "sgd", 0.5, None) == Settings("sgd", (0.5,), 0.1)
+    declared = Declared(learning_rate=0.02, weight_decay=0.1)
+    assert find_settings([plain(tmp_path, 1)], declared, given("sgd")) == Settings("sgd", (0.02,), 0.1)
+    assert find_settings([plain(tmp_path, 1)], declared, given("sgd", 0.5)) == Settings("sgd", (0.5,), 0.1)
 
 
-def test_without_an_optimizer_a_rate_says_nothing(tmp_path):
-    assert find_settings([plain(tmp_path, 1)], never, None, None, None) == Settings(None, (None,), None)
-    with pytest.raises(UsageError, match="--lr says nothing") as error:
-        find_settings([plain(tmp_path, 1)], never, None, 0.1, None)
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (given(rate=0.1), "--lr says nothing"),
+        (given(decay=0.1), "--weight-decay says nothing"),
+        (given("sgd", momentum=0.9), "--momentum changes the law of growth of lars alone; the optimizer is sgd"),
+        (given(first_beta=0.9), "--betas changes the law of growth of lamb alone; the optimizer is unknown"),
+    ],
+)
+def test_what_says_nothing_is_refused(tmp_path, said, words):
+    assert find_settings([plain(tmp_path, 1)], Declared(), given()) == Settings()
+    with pytest.raises(UsageError, match=words) as error:
+        find_settings([plain(tmp_path, 1)], Declared(), said)
     assert "--optimizer" in error.value.hint
-    with pytest.raises(UsageError, match="--weight-decay says nothing"):
-        find_settings([plain(tmp_path, 1)], never, None, None, 0.1)
