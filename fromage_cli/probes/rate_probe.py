@@ -137,6 +137,8 @@ def _doubt(runs: ShortRuns, constants: Calibration | None) -> str | None:
         return "a limit was reached before all short runs were made"
     if constants is None:
         return "no study says how the best rates of short runs and of long ones are related for this optimizer"
+    if not runs.start_loss > 0.0:
+        return f"the loss is {runs.start_loss:.3g} before the first step, and no part of it can be told"
     if runs.gain is None or not runs.bracketed:
         return "no rate shows a least loss between others"
     if runs.gain < LEAST_GAIN:

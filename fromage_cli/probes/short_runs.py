@@ -25,6 +25,8 @@ APART = 4.0
 """The factor between two rates."""
 LARGEST_GRADIENTS = 100.0
 """Of training batches, that all runs together may take."""
+FLOOR = 1e-9
+"""Part of the loss before the runs below which it counts as this: a loss of zero has no logarithm."""
 TAIL = STEPS // 4
 """Last steps of a run whose losses count."""
 
@@ -113,9 +115,10 @@ def _add(runs: ShortRuns, run: Training, rate: float, parts: list[Batch], rows: 
         losses.append(run.step(parts[len(losses) % len(parts)]))
         runs.gradients += 1.0 / PARTS
     after = run.loss(rows.independent) if math.isfinite(losses[-1]) else math.inf
-    tail = math.fsum(losses[-TAIL:]) / TAIL
     runs.end_losses[rate] = after if math.isfinite(after) else math.inf
-    runs.losses[rate] = math.sqrt(after * tail) if after > 0.0 and tail > 0.0 and math.isfinite(after) else math.inf
+    tail, floor = math.fsum(losses[-TAIL:]) / TAIL, FLOOR * runs.start_loss
+    meaningful = math.isfinite(after) and floor > 0.0
+    runs.losses[rate] = math.sqrt(max(after, floor)) * math.sqrt(max(tail, floor)) if meaningful else math.inf
 
 
 def _beyond(runs: ShortRuns) -> float:

@@ -1,0 +1,82 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fromage_cli.theory.rate_calibration import (
+    ADAMW,
+    FROMAGE,
+    MOMENTUM,
+    SGD,
+    SOFTNESS,
+    Calibration,
+    calibration,
+    centre_of_least,
+)
+
+RATES = [2.0 ** (2 * k) for k in range(-4, 5)]
+
+
+def test_the_rate_is_a_power_of_the_centre() -> None:
+    constants = Calibration(typical=0.1, offset=-1.0, exponent=0.5, trained_offset=-3.0, trained_exponent=0.25)
+    assert constants.from_initialisation(4.0) == pytest.approx(2.0**-1 * 4.0**0.5)
+    assert constants.from_checkpoint(16.0) == pytest.approx(2.0**-3 * 16.0**0.25)
+
+
+def test_each_optimizer_has_its_own_constants() -> None:
+    assert calibration("fromage") is FROMAGE
+    assert calibration("adamw") is calibration("adam") is ADAMW
+    assert calibration("lion") is calibration(None) is None
+
+
+@pytest.mark.parametrize(("momentum", "known"), [(0.0, SGD), (0.9, MOMENTUM)])
+def test_sgd_has_those_of_its_momentum(momentum: float, known: Calibration) -> None:
+    found = calibration("sgd", momentum)
+    assert found is not None
+    assert found.__dict__ == pytest.approx(known.__dict__)
+
+
+def test_momentum_between_two_lies_between_them() -> None:
+    found = calibration("sgd", 1.0 - 10.0**-0.5)  # half of the way in log(1 - momentum)
+    assert found is not None
+    assert found.typical == pytest.approx(math.sqrt(SGD.typical * MOMENTUM.typical))
+    assert found.offset == pytest.approx((SGD.offset + MOMENTUM.offset) / 2)
+
+
+@given(st.integers(2, 6), st.floats(0.05, 1.0))
+def test_the_centre_of_a_symmetric_well_is_its_middle(place: int, curvature: float) -> None:
+    losses = [math.exp(curvature * (k - place) ** 2) for k in range(9)]
+    inside = [*range(max(0, 2 * place - 8), min(8, 2 * place) + 1)]
+    centre = centre_of_least([RATES[k] for k in inside], [losses[k] for k in inside])
+    assert centre == pytest.approx(RATES[place], rel=1e-9)
+
+
+def test_the_centre_of_two_equal_rates_lies_between_them() -> None:
+    assert centre_of_least([1.0, 4.0], [0.3, 0.3]) == pytest.approx(2.0)
+
+
+def test_the_centre_between_two_rates_is_the_mean_under_an_exponential() -> None:
+    """Between two rates the weight is exp(-h x / SOFTNESS), whose mean has a closed form."""
+    height = 0.5
+    steepness = height / SOFTNESS
+    mean = 1.0 / steepness - 1.0 / math.expm1(steepness)
+    centre = centre_of_least([1.0, math.e], [1.0, math.exp(height)])
+    assert math.log(centre) == pytest.approx(mean, rel=2e-3)
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6))
+def test_the_centre_moves_with_the_unit_of_the_rate_and_not_with_that_of_the_loss(rate: float, loss: float) -> None:
+    losses = [3.0, 1.0, 1.2, math.inf]
+    plain = centre_of_least([1.0, 4.0, 16.0, 64.0], losses)
+    assert centre_of_least([rate * 4.0**k for k in range(4)], losses) == pytest.approx(rate * plain)
+    assert centre_of_least([1.0, 4.0, 16.0, 64.0], [loss * each for each in losses]) == pytest.approx(plain)
+
+
+def test_a_run_that_left_the_numbers_counts_as_a_very_bad_one() -> None:
+    ends = [centre_of_least([1.0, 4.0, 16.0], [1.0, 1.0, end]) for end in (math.inf, 1e9, math.exp(2.0))]
+    assert ends == pytest.approx([ends[0]] * 3)
+
+
+def test_a_single_rate_is_its_own_centre() -> None:
+    assert centre_of_least([0.25], [1.0]) == 0.25
