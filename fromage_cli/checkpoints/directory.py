@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from fromage_cli.checkpoints.content import SUPPORTED
-from fromage_cli.checkpoints.files import names_in, quoted
+from fromage_cli.checkpoints.files import names_in, opened, quoted
 from fromage_cli.checkpoints.naming import listed
 from fromage_cli.checkpoints.steps import SHARD, order_in_name
 from fromage_cli.errors import InputError
@@ -21,6 +21,11 @@ METADATA = ".metadata"
 """What says which pieces of which tensors lie in the shards of a torch.distributed.checkpoint."""
 SHARD_OF_RANK = re.compile(r"^shard-([0-9]{5})-model-[0-9]{5}-of-[0-9]{5}\.safetensors$")
 """One rank's part of such a checkpoint in safetensors files."""
+MODEL_STATES = re.compile(r"^(?:zero_pp_rank_([0-9]+)_)?mp_rank_([0-9]+)_model_states\.pt$")
+"""What DeepSpeed writes about the model, once or once a rank."""
+RANK = re.compile(r"^mp_rank_[0-9]{2}(_[0-9]{3})*$")
+"""Directories of Megatron's tensor- and pipeline-parallel ranks."""
+LONGEST_TAG = 255
 ACCELERATE = ("pytorch_model_fsdp_0", "optimizer_0")
 """Distributed checkpoints inside of one that Hugging Face's accelerate wrote: the weights' and the optimizer's."""
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
@@ -46,20 +51,18 @@ def own_weights(directory: Path) -> Path | None:
 def has_usual_name(weights: Path) -> bool:
     """Return whether weights have a name that says that their directory is one checkpoint."""
     name = weights.name
-    return name in (*MAIN_FILES, METADATA) or name.endswith(INDEX_SUFFIXES) or bool(SHARD_OF_RANK.match(name))
+    return name in (*MAIN_FILES, METADATA) or name.endswith(INDEX_SUFFIXES) or _is_one_of_several(name)
+
+
+def _is_one_of_several(name: str) -> bool:
+    return bool(SHARD_OF_RANK.match(name) or MODEL_STATES.match(name))
 
 
 def weights_in(directory: Path) -> Path | None:
     """Return the only file in a directory that can be its weights, by the usual names before others."""
     names = [name for name in sorted(names_in(directory)) if not (directory / name).is_dir()]
-    for name in MAIN_FILES:
-        if name in names:
-            return directory / name
-    for place in (directory, directory / ACCELERATE[0]):
-        if (place / METADATA).is_file():
-            return place / METADATA
-    if ranks := [name for name in names if SHARD_OF_RANK.match(name)]:
-        return directory / ranks[0]
+    if usual := _usual(directory, names):
+        return usual
     indices = [name for name in names if name.endswith(INDEX_SUFFIXES)]
     if len(indices) == 1:
         return directory / indices[0]
@@ -68,6 +71,37 @@ def weights_in(directory: Path) -> Path | None:
         if files:
             return directory / files[0] if len(files) == 1 else None
     return None
+
+
+def _usual(directory: Path, names: list[str]) -> Path | None:
+    """Return the file by which a library's checkpoint is known: the weights, or what tells where they are."""
+    for name in MAIN_FILES:
+        if name in names:
+            return directory / name
+    for place in (directory, directory / ACCELERATE[0]):
+        if (place / METADATA).is_file():
+            return place / METADATA
+    for name in names:
+        if _is_one_of_several(name):
+            return directory / name
+    ranks = _ranks(directory)
+    return weights_in(directory / ranks[0]) if len(ranks) == 1 else None
+
+
+def _ranks(directory: Path) -> list[str]:
+    return sorted(name for name in names_in(directory) if RANK.match(name) and (directory / name).is_dir())
+
+
+def latest_in(directory: Path) -> Path | None:
+    """Return the weights that the file `latest` points to, which some trainers write; None where it does not."""
+    pointer = directory / "latest"
+    if not pointer.is_file():
+        return None
+    with opened(pointer) as file:
+        tag = file.read(LONGEST_TAG + 1).decode("utf-8", "replace").strip()
+    if not tag or len(tag) > LONGEST_TAG or "/" in tag or "\\" in tag or "\0" in tag or tag in (".", ".."):
+        return None
+    return weights_in(directory / tag) if (directory / tag).is_dir() else None
 
 
 def may_be_weights(name: str, suffixes: tuple[str, ...]) -> bool:
@@ -97,6 +131,12 @@ def without_weights(directory: Path, notes: tuple[str, ...] = ()) -> InputError:
             f"{where} holds {len(shards)} shards of a torch.distributed.checkpoint but no {METADATA}, which is "
             "written last: it is incomplete.",
             hint="Take an earlier checkpoint, or copy it again with its hidden file.",
+        )
+    if len(ranks := _ranks(directory)) > 1:
+        return InputError(
+            f"{where} holds the tensor- or pipeline-parallel shards of {len(ranks)} ranks ({listed(ranks)}), which "
+            "cannot be merged without the model's code.",
+            hint="Merge them where it was trained, or save as torch.distributed.checkpoint (--ckpt-format torch_dist).",
         )
     if shards := [name for name in names if SHARD.search(Path(name).stem)]:
         return InputError(

@@ -169,7 +169,7 @@ def _resolved(saved: Mapping[Any, Any]) -> dict[str, Any]:
     """An optimizer's dictionary with its settings read, and its groups as a list; tensors stay where they are."""
     resolved = {str(name): _value(value) for name, value in saved.items() if name != STATE}
     if isinstance(groups := resolved.get(GROUPS), dict):
-        resolved[GROUPS] = [groups[index] for index in sorted(groups, key=str)]
+        resolved[GROUPS] = [groups[index] for index in sorted(groups, key=lambda index: (len(str(index)), str(index)))]
     return {**resolved, **({STATE: saved[STATE]} if STATE in saved else {})}
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, Contents
 from fromage_cli.checkpoints.content import SUPPORTED, kind_of
-from fromage_cli.checkpoints.directory import own_weights
+from fromage_cli.checkpoints.deepspeed import is_model_states, read_deepspeed
+from fromage_cli.checkpoints.directory import latest_in, own_weights
 from fromage_cli.checkpoints.distributed import is_metadata, read_distributed
 from fromage_cli.checkpoints.distributed_safetensors import is_shard_of_rank, read_ranks
 from fromage_cli.checkpoints.files import quoted, status_of
@@ -80,7 +81,12 @@ def _find_weights(path: Path) -> tuple[Path, int | None, Iterable[str]]:
         return path, _step_in_names(path), ()
     if weights := own_weights(path):
         return weights, _step_in_names(weights), ()
-    step, notes = highest_step(path)
+    try:
+        step, notes = highest_step(path)
+    except InputError:
+        if weights := latest_in(path):
+            return weights, _step_in_names(weights), ()
+        raise
     return step.weights, step.number if step.counts == "step" else None, notes
 
 
@@ -90,6 +96,9 @@ def _read(path: Path, choice: Choice) -> Contents:
         return read_sharded(path, _read_file)
     if is_metadata(path):
         return read_distributed(path, choice)
+    if choice.key is None and is_model_states(path):
+        _refuse_choice(choice, path)
+        return read_deepspeed(path)
     if is_shard_of_rank(path):
         _refuse_choice(choice, path)
         return read_ranks(path)

@@ -21,7 +21,7 @@ def save(path, state=None):
         (["pytorch_model.bin", "training_args.bin", "x.pt"], "pytorch_model.bin"),
         (["weights.safetensors", "batch.safetensors", "best.pt"], "weights.safetensors"),
         (["final.pt", "optimizer.pt", "scheduler.pt", "rng_state.pth", "rng_state_3.pth", "scaler.pt"], "final.pt"),
-        (["mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"], "mp_rank_00_model_states.pt"),
+        (["mp_rank_00_model_states.pt", "expp_rank_0_optim_states.pt"], "mp_rank_00_model_states.pt"),
         ([".hidden.pt", "net.ckpt"], "net.ckpt"),
     ],
 )
@@ -77,3 +77,29 @@ def test_other_state_is_not_weights(name):
 @pytest.mark.parametrize("name", ["batchnorm.pt", "large_batch_run.pt", "optimal.pt", "model.pt"])
 def test_similar_names_are(name):
     assert may_be_weights(name, (".pt",))
+
+
+def test_a_tag_without_a_number_is_found_through_the_file_that_names_it(tmp_path):
+    save(tmp_path / "best" / "mp_rank_00_model_states.pt")
+    (tmp_path / "latest").write_text("best\n")
+    assert open_checkpoint(tmp_path).weights == tmp_path / "best" / "mp_rank_00_model_states.pt"
+    save(tmp_path / "global_step7" / "mp_rank_00_model_states.pt")
+    assert open_checkpoint(tmp_path).step == 7
+
+
+@pytest.mark.parametrize("tag", ["../best", "/etc", "nowhere", "", "a\0b", "x" * 5000])
+def test_a_tag_that_leads_nowhere_or_out_is_not_followed(tmp_path, tag):
+    save(tmp_path.parent / "best" / "model.safetensors")
+    (tmp_path / "latest").write_text(tag)
+    with pytest.raises(InputError, match="holds no weights"):
+        open_checkpoint(tmp_path)
+
+
+def test_one_rank_of_megatrons_is_taken_and_several_are_refused(tmp_path):
+    save(tmp_path / "iter_0000100" / "mp_rank_00" / "model_optim_rng.pt", {"model": STATE, "iteration": 100})
+    checkpoint = open_checkpoint(tmp_path)
+    assert (checkpoint.step, checkpoint.key) == (100, "model")
+    save(tmp_path / "iter_0000100" / "mp_rank_01" / "model_optim_rng.pt", {"model": STATE})
+    with pytest.raises(InputError, match="tensor- or pipeline-parallel shards of 2 ranks") as caught:
+        open_checkpoint(tmp_path / "iter_0000100")
+    assert "Merge them" in caught.value.hint

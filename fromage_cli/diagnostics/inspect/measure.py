@@ -6,13 +6,15 @@ from fromage_cli.checkpoints import Checkpoint, TensorEntry
 from fromage_cli.checkpoints.widening import WIDTHS
 from fromage_cli.diagnostics.inspect.optimizer import describe_optimizer
 from fromage_cli.diagnostics.inspect.result import DtypeTotal, InspectResult, TensorResult, Totals
+from fromage_cli.diagnostics.inspect.safety import named_code
 from fromage_cli.theory.magnitudes import Magnitudes
 
 SAFETY = {
     "safetensors": "Safetensors holds numbers only: nothing in it could run",
     "npz": "A NumPy archive of plain numbers; pickled arrays would have been refused",
-    "torch": "A pickle, read by PyTorch's restricted loader: nothing in it was executed",
+    "deepspeed": "Pickles, read without running anything: nothing in them was executed",
 }
+PICKLED = "Its pickles were read as data: nothing in them was executed"
 
 
 def measure(
@@ -44,7 +46,8 @@ def measure(
         optimizer=describe_optimizer(checkpoint),
         tied=checkpoint.tied,
         duplicates=duplicates,
-        safety=(SAFETY[checkpoint.format.partition("-")[0]],),
+        reading=SAFETY.get(checkpoint.format.partition("-")[0], PICKLED),
+        safety=tuple(named_code(checkpoint.names)),
         tensors=tensors,
     )
 
