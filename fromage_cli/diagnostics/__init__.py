@@ -1,3 +1,3 @@
 """One folder, one question; COMMANDS is the table of contents, in the order of `--help`."""
 
-COMMANDS = ("inspect", "breakdown", "norms", "sharpness", "distance")
+COMMANDS = ("inspect", "breakdown", "suggest-lr", "norms", "intrinsic-lr", "sharpness", "distance")

@@ -41,10 +41,12 @@ def command(
     """How far apart are two networks, layer by layer and (with --model or --batch) as functions?"""
     from fromage_cli.checkpoints import open_checkpoint
     from fromage_cli.diagnostics.distance.findings import judge
-    from fromage_cli.diagnostics.distance.measure import measure, without_function
+    from fromage_cli.diagnostics.distance.measure import CUT, measure, without_function
     from fromage_cli.diagnostics.distance.pairing import pair_tensors
     from fromage_cli.diagnostics.distance.render import render
+    from fromage_cli.problem.budget import Budget
 
+    budget = Budget(run.time_limit, run.max_memory)
     opened = (
         open_checkpoint(first, model.key, ema=model.ema),
         open_checkpoint(second, model.key, ema=model.ema),
@@ -58,10 +60,10 @@ def command(
         return _estimate(intake, *opened, pairing, not no_spectrum)
     entries = opened[0].entries
     with progress("distance", total=sum(entries[name].elements for name in pairing.names)) as advance:
-        result = measure(*opened, pairing, spectrum=not no_spectrum, advance=advance)
+        result, stopped = measure(*opened, pairing, spectrum=not no_spectrum, advance=advance, check=budget.check)
     notes: tuple[str, ...] = ()
-    if intake is None:
-        result = replace(result, absent=(*result.absent, *without_function()))
+    if intake is None or stopped is not None:
+        result = replace(result, absent=(*result.absent, *without_function(*([CUT] if stopped is not None else []))))
     else:
         from fromage_cli.diagnostics.distance.function import with_function
 
@@ -75,6 +77,7 @@ def command(
         provenance=Provenance(device="cpu", dtype="float64"),
         notes=notes or tuple(f"{label}: {note}" for label, one in zip("AB", opened, strict=True) for note in one.notes),
         settings={"tensors": chosen},
+        error=stopped,
     )
     answer = answer if intake is None else intake.complete(answer)
     return replace(answer, checkpoints=tuple(checkpoint_record(checkpoint) for checkpoint in opened))

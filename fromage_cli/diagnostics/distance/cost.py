@@ -1,7 +1,5 @@
 """What a distance will cost on this machine, told beforehand from small trials."""
 
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ import numpy
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.arrays import CHUNK
+from fromage_cli.checkpoints.reading_cost import chunk_seconds, resident_bytes
 from fromage_cli.theory.spectra import DENSE
 
 TRIAL = 256
@@ -33,10 +32,9 @@ def measure_cost(first: Checkpoint, second: Checkpoint, names: Sequence[str], sp
     matrices = [first.entries[name] for name in names if len(first.entries[name].shape) > 1] if spectrum else []
     work = sum(_operations(entry.shape[0], entry.elements // entry.shape[0]) for entry in matrices)
     largest = max((entry.elements for entry in matrices), default=0)
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Cost(
-        bytes=resident + 8 * (6 * CHUNK + 4 * largest),
-        seconds=_chunk_seconds() * elements / CHUNK + _trial_seconds() * work / _operations(TRIAL, TRIAL),
+        bytes=resident_bytes() + 8 * (6 * CHUNK + 4 * largest),
+        seconds=chunk_seconds() * elements / CHUNK + _trial_seconds() * work / _operations(TRIAL, TRIAL),
     )
 
 
@@ -44,17 +42,6 @@ def _operations(rows: int, columns: int) -> float:
     """Of three sets of singular values, or three spectral norms where there are too many."""
     short, long = sorted((rows, columns))
     return 3.0 * short**2 * long if short <= DENSE else 2.0 * ITERATIONS * short * long
-
-
-def _chunk_seconds() -> float:
-    """Two passes over a chunk of each checkpoint."""
-    stored = numpy.ones(CHUNK, numpy.float32)
-    started = time.monotonic()
-    for _ in range(2):
-        first, second = stored.astype(numpy.float64), stored.astype(numpy.float64)
-        for part in (first / 2.0, second / 2.0, first / 3.0 - second / 3.0):
-            part @ part
-    return time.monotonic() - started
 
 
 def _trial_seconds() -> float:

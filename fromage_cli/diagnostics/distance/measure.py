@@ -14,11 +14,13 @@ from fromage_cli.diagnostics.distance.result import (
     ImpliedStep,
     LayerDistance,
 )
+from fromage_cli.errors import ResourceError
 from fromage_cli.theory.network_distance import straight_step, wandering_step
 from fromage_cli.theory.relative_trust import predicted_breakdown
 from fromage_cli.theory.spectra import DENSE, extremes
 
 NO_MODEL = "no model was given; --model auto rebuilds perceptrons"
+CUT = "a limit was reached before all layers were measured"
 FUNCTION_FIELDS = ("function_distance", "largest_function_distance", "log10_bound")
 
 
@@ -29,20 +31,34 @@ def measure(
     *,
     spectrum: bool = True,
     advance: Callable[[float], None] = lambda elements: None,
-) -> DistanceResult:
+    check: Callable[[], None] = lambda: None,
+) -> tuple[DistanceResult, ResourceError | None]:
     """The distance of the paired tensors and what follows from it; the function part is left open.
 
-    Raises InputError as reading does.
+    `check` raises ResourceError where a limit is reached, which is handed back with the layers so far; raised where
+    there are none. Raises InputError as reading does.
     """
-    layers = []
+    layers: list[LayerDistance] = []
+    stopped = None
     for name in pairing.names:
+        try:
+            check()
+        except ResourceError as limit:
+            if not layers:
+                raise
+            stopped = limit
+            break
         layers.append(_layer(first, second, name, spectrum))
         advance(first.entries[name].elements)
     product, missing = _product("product", [(layer.name, layer.relative_distance) for layer in layers])
     spectral, unknown = _product("product_spectral", _spectral(layers))
     if not spectrum:
         spectral, unknown = None, (Absent("product_spectral", "singular values were not asked for"),)
-    return DistanceResult(
+    if stopped is not None:
+        product = spectral = None
+        missing = (Absent("product", CUT), Absent("product_spectral", CUT))
+        unknown = ()
+    result = DistanceResult(
         first_step=first.step,
         second_step=second.step,
         product=product,
@@ -55,6 +71,7 @@ def measure(
         unpaired=pairing.unpaired,
         absent=(*missing, *unknown, *_steps(first, second), *_large(layers, spectrum)),
     )
+    return result, stopped
 
 
 def without_function(reason: str = NO_MODEL) -> tuple[Absent, ...]:

@@ -149,6 +149,25 @@ def test_safetensors_need_no_torch(home):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_limit_leaves_what_was_measured(run, home, monkeypatch):
+    from fromage_cli.errors import ResourceError
+    from fromage_cli.problem.budget import Budget
+
+    calls = []
+
+    def check(self):
+        calls.append(1)
+        if len(calls) > 1:
+            raise ResourceError("The time limit was reached.", "Raise it.")
+
+    monkeypatch.setattr(Budget, "check", check)
+    code, out, _ = run("a-1.safetensors", "b-5.safetensors", "--json")
+    result = json.loads(out)["result"]
+    assert code == 7 and len(result["layers"]) == 1 and result["product"] is None
+    assert any("limit" in absent["reason"] for absent in result["absent"])
+    assert run("a-1.safetensors", "b-5.safetensors", "--json")[0] == 7
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -23,7 +23,7 @@ def between(folder, first, second, inputs, targets):
         save_file(model.state_dict(), folder / f"{name}.safetensors")
     opened = [open_checkpoint(folder / f"{name}.safetensors") for name in "ab"]
     problem = Problem(first, SquaredError(), Batch({"input": inputs, "y": targets}, len(inputs), "hand"))
-    return with_function(measure(*opened, pair_tensors(*opened, "matrices", (), ())), problem, opened[1])
+    return with_function(measure(*opened, pair_tensors(*opened, "matrices", (), ()))[0], problem, opened[1])
 
 
 def leaky(widths, slope):

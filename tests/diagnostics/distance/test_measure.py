@@ -16,7 +16,7 @@ def between(tmp_path):
             metadata = {} if step is None else {"step": str(step)}
             save_file(found, tmp_path / f"{name}.safetensors", metadata=metadata)
         opened = [open_checkpoint(tmp_path / f"{name}.safetensors") for name in "ab"]
-        return measure(*opened, pair_tensors(*opened, tensors, (), ()), **options)
+        return measure(*opened, pair_tensors(*opened, tensors, (), ()), **options)[0]
 
     return both
 

@@ -1,0 +1,196 @@
+"""`fromage-diag intrinsic-lr`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fromage_cli.errors import UsageError
+from fromage_cli.intake import Intake, checkpoint_record, open_problem
+from fromage_cli.terminal.answer import Answer, Provenance, records
+from fromage_cli.terminal.estimate import Estimate, estimate_answer
+from fromage_cli.terminal.optimizer_options import OptimizerOptions
+from fromage_cli.terminal.options import BatchOptions, ModelOptions, OutputOptions, RunOptions, shared_options
+from fromage_cli.terminal.parsing import output_file
+from fromage_cli.terminal.pictures import check_plot, with_plot
+from fromage_cli.terminal.progress import progress
+
+if TYPE_CHECKING:
+    from fromage_cli.checkpoints import Checkpoint
+    from fromage_cli.diagnostics.intrinsic_lr.result import Evidence
+    from fromage_cli.diagnostics.intrinsic_lr.settings import Given, Training
+    from fromage_cli.problem.beside import Declared
+
+TESTS = 6.0
+"""Forward passes for the test of one layer."""
+
+
+@shared_options(tables=("layers", "rotations", "drop"))
+def command(
+    ckpt: Annotated[
+        list[str],
+        typer.Argument(metavar="CKPT…", help="Checkpoints of one run: files, patterns, or the run's directory."),
+    ],
+    *,
+    steps_per_epoch: Annotated[
+        int | None, typer.Option(metavar="N", min=1, rich_help_panel="Optimizer", help="To tell times in epochs too.")
+    ] = None,
+    decoupled: Annotated[
+        bool,
+        typer.Option(
+            "--decoupled", rich_help_panel="Optimizer", help="Weight decay of lars or adam past the gradient."
+        ),
+    ] = False,
+    drop: Annotated[
+        float | None,
+        typer.Option("--drop", metavar="FACTOR", help="What dividing the rate by FACTOR does to the effective rate."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.svg|png", parser=output_file, help="Draw the courses after --drop (needs the extra plot)."
+        ),
+    ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option("--include", metavar="GLOB", help="Only tensors whose name matches; repeatable.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="No tensor whose name matches; repeatable.")
+    ] = None,
+    optimizer: OptimizerOptions,
+    model: ModelOptions,
+    batch: BatchOptions,
+    run: RunOptions,
+    output: OutputOptions,
+) -> Answer:
+    """Where is each layer against its equilibrium norm and rotation, and how long until it gets there?"""
+    optimizer.check()
+    _check(optimizer, decoupled, drop, plot)
+    if plot is not None:
+        check_plot(plot, output.force, (output.output, *ckpt, batch.batch))
+
+    from fromage_cli.checkpoints.gathering import gather_series
+    from fromage_cli.checkpoints.layers import lasting_layers
+    from fromage_cli.diagnostics.intrinsic_lr.findings import judge
+    from fromage_cli.diagnostics.intrinsic_lr.measure import measure, needs_gradients
+    from fromage_cli.diagnostics.intrinsic_lr.render import courses, render, rotations
+    from fromage_cli.diagnostics.intrinsic_lr.settings import Given
+    from fromage_cli.problem.budget import Budget
+
+    budget = Budget(run.time_limit, run.max_memory)
+    gathered = gather_series(ckpt, model.key, model.ema, model.optimizer_state)
+    checkpoints = gathered.checkpoints
+    names, left_out = lasting_layers(checkpoints, include or (), exclude or ())
+    if not names:
+        raise UsageError(
+            "No layer is left: none has two dimensions, one shape in every checkpoint and a name that was asked for.",
+            hint="Name checkpoints of one run, and see inspect for what they hold.",
+        )
+    given = Given(
+        optimizer.optimizer,
+        optimizer.lr,
+        optimizer.momentum,
+        optimizer.nesterov,
+        optimizer.beta_pair,
+        optimizer.weight_decay,
+        steps_per_epoch,
+        decoupled,
+    )
+    intake = None
+    if model.model is not None or batch.batch is not None:
+        intake = open_problem(str(checkpoints[-1].path), model, batch, run)
+    training = _training(checkpoints, names, given, intake)
+    gradients = needs_gradients(training)
+    if run.estimate:
+        return _estimate(intake, checkpoints, names, gradients)
+    evidence = _evidence(intake, names, gradients, optimizer.train_batch_size)
+    elements = sum(checkpoints[-1].entries[name].elements for name in names)
+    with progress("intrinsic-lr", total=elements * len(checkpoints)) as advance:
+        result, stopped = measure(
+            checkpoints, names, training, evidence, drop=drop, advance=advance, check=budget.check
+        )
+    changed = f"Left out {len(left_out)} layers that not every checkpoint has in one shape: {', '.join(left_out[:3])}."
+    answer = Answer(
+        command="intrinsic-lr",
+        result=result,
+        page=lambda style: render(result, style),
+        tables={
+            "layers": lambda: records(result.layers),
+            "rotations": lambda: rotations(result),
+            "drop": lambda: courses(result),
+        },
+        findings=judge(result),
+        provenance=Provenance(device="cpu", dtype="float64"),
+        notes=(*training.notes, *evidence.notes, *((changed,) if left_out else ())),
+        settings={"optimizer": training.optimizer, "steps_per_epoch": training.steps_per_epoch},
+        error=stopped,
+    )
+    answer = intake.complete(answer) if intake is not None else replace(answer, notes=(*gathered.notes, *answer.notes))
+    answer = replace(answer, checkpoints=tuple(checkpoint_record(checkpoint) for checkpoint in checkpoints))
+    if plot is None:
+        return answer
+    from fromage_cli.diagnostics.intrinsic_lr.plot import draw
+
+    return with_plot(answer, lambda subject, format: draw(result, subject, format), plot, output.force)
+
+
+def _check(optimizer: OptimizerOptions, decoupled: bool, drop: float | None, plot: Path | None) -> None:
+    """Raises UsageError for options that do not go together."""
+    if drop is not None and not 1.0 < drop < float("inf"):
+        raise UsageError(f"--drop {drop:g}: expected a number above 1.", "10 divides the rate by ten.")
+    if plot is not None and drop is None:
+        raise UsageError("--plot draws what a drop of the rate does.", "Give --drop FACTOR too.")
+    if decoupled and optimizer.optimizer not in (None, "lars", "adam"):
+        raise UsageError(
+            f"--decoupled changes nothing for {optimizer.optimizer}.", "It is for lars and adam; adamw is decoupled."
+        )
+
+
+def _training(
+    checkpoints: "Sequence[Checkpoint]", names: Sequence[str], given: "Given", intake: Intake | None
+) -> "Training":
+    from fromage_cli.diagnostics.intrinsic_lr.settings import find_training
+
+    if intake is None:
+        return find_training(checkpoints, names, given, lambda: _declared(checkpoints[-1]))
+    from fromage_cli.diagnostics.intrinsic_lr.evidence import checkpoint_shapes
+
+    return find_training(
+        checkpoints, names, given, lambda: intake.declared, checkpoint_shapes(intake.problem, checkpoints[-1])
+    )
+
+
+def _evidence(intake: Intake | None, names: Sequence[str], gradients: bool, batch_size: int | None) -> "Evidence":
+    from fromage_cli.diagnostics.intrinsic_lr.result import Evidence
+
+    if intake is None:
+        return Evidence()
+    from fromage_cli.diagnostics.intrinsic_lr.evidence import gather_evidence
+
+    with progress("scale invariance", total=len(names)) as advance:
+        return gather_evidence(intake.problem, names, gradients=gradients, batch_size=batch_size, advance=advance)
+
+
+def _declared(checkpoint: "Checkpoint") -> "Declared":
+    """What stands beside the checkpoint; only asked where it is needed, for it brings torch."""
+    from fromage_cli.problem.beside import declared_beside
+
+    return declared_beside(checkpoint.path, checkpoint.metadata, opened=checkpoint.weights)
+
+
+def _estimate(
+    intake: Intake | None, checkpoints: "Sequence[Checkpoint]", names: Sequence[str], gradients: bool
+) -> Answer:
+    """The base gradient, those of the parts, and the tests of every layer; without a model reading alone."""
+    from fromage_cli.checkpoints.reading_cost import reading_cost
+
+    bytes, seconds = reading_cost(checkpoints, names)
+    if intake is None:
+        return estimate_answer("intrinsic-lr", Estimate(gradients=0.0, bytes=bytes, seconds=seconds))
+    from fromage_cli.probes.cost import measure_cost
+
+    cost, count = measure_cost(intake.problem), 1.0 + gradients + TESTS * len(names) / 3.0
+    estimate = Estimate(gradients=count, bytes=bytes + cost.memory(copies=3.0), seconds=seconds + cost.time(count))
+    return intake.complete(estimate_answer("intrinsic-lr", estimate))

@@ -1,0 +1,157 @@
+"""What equilibria mean for the user: codes, default limits and words."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult, LayerEquilibrium
+from fromage_cli.findings import Finding
+
+NAMED = 3
+"""Names spelled out in a sentence."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a number becomes a finding."""
+
+    far: float = 2.0
+    """Factor between a norm and its equilibrium from which it is said."""
+    turning: float = 1.5
+    """Factor between observed and expected rotation from which it is said."""
+    memory: float = 10.0
+    """The relaxation should last so many times the optimizer's memory."""
+
+
+def judge(result: IntrinsicResult, limits: Limits | None = None) -> tuple[Finding, ...]:
+    """The findings of a network against its equilibria, the gravest kinds first."""
+    limits = limits or Limits()
+    return (
+        *_growing(result),
+        *_far(result, limits),
+        *_turning(result, limits),
+        *_short(result, limits),
+        *_not_invariant(result),
+        *_joint(result.layers),
+    )
+
+
+def _growing(result: IntrinsicResult) -> Iterator[Finding]:
+    """Layers whose norm grows for ever."""
+    growing = [layer for layer in result.layers if (layer.growth_per_step or 0.0) > 0.0]
+    if not growing:
+        return
+    fastest = max(growing, key=lambda layer: layer.growth_per_step or 0.0)
+    rate = fastest.growth_per_step or 0.0
+    yield Finding(
+        code="no-equilibrium",
+        severity="warn",
+        layer=fastest.name,
+        message=f"has no equilibrium{_others(len(growing))}: its norm grows by {rate:.3g} a step in ln ‖W‖"
+        + ("" if result.optimizer == "lars" else ", ever more slowly, and its effective rate falls"),
+        value=rate,
+        limit=0.0,
+        hint="Decay the weights: they then settle at a norm, and the effective rate with them.",
+    )
+
+
+def _others(count: int) -> str:
+    return "" if count == 1 else f", nor {'has one more layer' if count == 2 else f'have {count - 1} more layers'}"
+
+
+def _far(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
+    for layer in result.layers:
+        if layer.log_ratio is None or abs(layer.log_ratio) < math.log(limits.far):
+            continue
+        factor = math.exp(abs(layer.log_ratio))
+        side, speed = ("above", "more slowly") if layer.log_ratio > 0.0 else ("below", "faster")
+        epochs = ""
+        if result.steps_per_epoch and layer.steps_to_equilibrium:
+            epochs = f" ({layer.steps_to_equilibrium / result.steps_per_epoch:.3g} epochs)"
+        yield Finding(
+            code="far-from-equilibrium",
+            severity="info",
+            layer=layer.name,
+            message=f"its norm is {factor:.3g} × {side} equilibrium, {layer.steps_to_equilibrium:.0f} steps{epochs} "
+            f"away: it turns {speed} than it will in the end",
+            value=layer.log_ratio,
+            limit=math.log(limits.far),
+            hint="A larger product of rate and decay relaxes faster; another initial norm spares the way.",
+        )
+
+
+def _turning(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
+    """Layers that turn much faster or more slowly than equilibrium has it."""
+    for layer in result.layers:
+        expected, observed = layer.expected_rotation, layer.observed_rotation
+        if not expected or not observed:
+            continue
+        ratio = observed / expected
+        if ratio > limits.turning or ratio < 1.0 / limits.turning:
+            yield Finding(
+                code="rotation-off",
+                severity="info",
+                layer=layer.name,
+                message=f"turned by {observed:.3g} rad between the last two checkpoints, {ratio:.2g} × what it does at "
+                "equilibrium",
+                value=ratio,
+                limit=limits.turning,
+                hint="Not at equilibrium yet, gradients that agree or cancel between batches, or a scale that is felt.",
+            )
+
+
+def _short(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
+    memory = memory_steps(result)
+    names = [
+        layer
+        for layer in result.layers
+        if layer.relaxation_steps is not None and layer.relaxation_steps < limits.memory * memory
+    ]
+    if names:
+        shortest = min(names, key=lambda layer: layer.relaxation_steps or 0.0)
+        yield Finding(
+            code="relaxation-too-short",
+            severity="info",
+            layer=shortest.name,
+            message=f"relaxes in {shortest.relaxation_steps:.0f} steps, not long beside the {memory:.0f} that "
+            f"{result.optimizer} averages over: the formulas are rough ({len(names)} of {len(result.layers)} layers)",
+            value=shortest.relaxation_steps,
+            limit=limits.memory * memory,
+            hint="Read the numbers as orders of magnitude.",
+        )
+
+
+def memory_steps(result: IntrinsicResult) -> float:
+    """Steps over which the optimizer averages."""
+    return 1.0 / (1.0 - max(result.betas)) if result.betas else 1.0 / (1.0 - (result.momentum or 0.0))
+
+
+def _not_invariant(result: IntrinsicResult) -> Iterator[Finding]:
+    names = [layer.name for layer in result.layers if layer.verdict == "none"]
+    if names:
+        yield Finding(
+            code="not-scale-invariant",
+            severity="info",
+            layer=names[0] if len(names) == 1 else None,
+            message=f"not scale-invariant, so that the theory is silent: {len(names)} of {len(result.layers)} layers, "
+            f"{_listed(names)}",
+            value=float(len(names)),
+            hint="norms shows what was measured.",
+        )
+
+
+def _joint(layers: Sequence[LayerEquilibrium]) -> Iterator[Finding]:
+    names = [layer.name for layer in layers if layer.granularity == "joint"]
+    if names:
+        yield Finding(
+            code="invariant-with-bias",
+            severity="info",
+            layer=names[0] if len(names) == 1 else None,
+            message=f"scale-invariant only together with a bias, which the numbers leave out: {_listed(names)}",
+            value=float(len(names)),
+            hint="They are right as far as the bias is small beside the weights and decays as they do.",
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:NAMED])}{' …' if len(names) > NAMED else ''}"

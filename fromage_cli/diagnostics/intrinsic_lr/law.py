@@ -1,0 +1,193 @@
+"""What theory says of one layer under its rule and settings, and the reasons where it says nothing."""
+
+import math
+from dataclasses import dataclass, replace
+
+from fromage_cli.diagnostics.intrinsic_lr.settings import Training
+from fromage_cli.theory.equilibrium import (
+    Equilibrium,
+    adam_growth,
+    adamw_equilibrium,
+    adamw_norm,
+    lars_equilibrium,
+    lars_growth,
+    lars_norm,
+    lion_equilibrium,
+    lion_growth,
+    lion_norm,
+    relative_rotation,
+    sgd_equilibrium,
+    sgd_growth,
+    sgd_norm,
+)
+
+NORM = ("equilibrium_norm", "log_ratio", "steps_to_equilibrium")
+WAY = (*NORM, "relaxation_steps")
+ALL = (*WAY, "expected_rotation")
+RATES = ("intrinsic_learning_rate", "effective_learning_rate")
+NO_DECAY = "the weight decay is not known: --weight-decay, or a state of the optimizer"
+WITHOUT_DECAY = "without weight decay the norm grows and never settles"
+RATE_POWERS = {"sgd": 2, "adam": 1, "adamw": 1, "lion": 1, "lars": 0, "fromage": 0, "lamb": 0}
+"""The effective rate is η / ‖W‖ to this power."""
+NEEDS_GRADIENTS = ("sgd", "lars")
+
+
+@dataclass(frozen=True)
+class Law:
+    """A layer's fate; None where there is none."""
+
+    equilibrium: Equilibrium | None = None
+    intrinsic: float | None = None
+    missing: tuple[str, ...] = ()
+    """Fields that are null."""
+    reason: str = ""
+    """Why."""
+    settles: bool = False
+    """Whether there is an equilibrium norm."""
+    other: tuple[tuple[tuple[str, ...], str], ...] = ()
+    """Further fields that are null, with their reasons."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is known of a layer."""
+
+    training: Training
+    rate: float | None
+    decay: float | None
+    norm: float
+    elements: int
+    squares: tuple[float, ...] | None = None
+    """E‖g̃_u‖² of every unit."""
+    squared_gradient: float | None = None
+    """E‖g‖²."""
+    invariant: bool = True
+    """Measured or assumed."""
+
+    @property
+    def step(self) -> float:
+        """The relative step of LARS and Fromage."""
+        return (self.rate or 0.0) * self.training.trust
+
+
+def law_of(subject: Subject) -> Law:
+    """The law of a layer with these settings."""
+    if not subject.invariant:
+        found = law_of(replace(subject, invariant=True))
+        reason = "the layer is not scale-invariant, and the theory speaks of such layers alone"
+        return Law(None, found.intrinsic, missing=ALL, reason=reason)
+    rate, decay, name = subject.rate, subject.decay, subject.training.optimizer
+    if rate is None:
+        return _nothing("the learning rate is not known: --lr, or a state of the optimizer", *RATES)
+    if rate == 0.0:
+        return _nothing("the learning rate is 0, the end of its schedule: --lr gives another")
+    if decay is None and name == "lars":
+        return replace(_wandering(subject, None, NO_DECAY), missing=(*WAY, RATES[0]))
+    if decay is None and name != "fromage":
+        return _nothing(NO_DECAY, RATES[0])
+    return _LAWS.get(name, _without_form)(subject, rate, decay or 0.0)
+
+
+def _sgd(subject: Subject, rate: float, decay: float) -> Law:
+    if decay == 0.0:
+        return _growing()
+    found = sgd_equilibrium(rate, decay, subject.training.gains)
+    return Law(found, found.diffusion, settles=True)
+
+
+def _adaptive(subject: Subject, rate: float, decay: float) -> Law:
+    training = subject.training
+    if decay == 0.0:
+        return _growing()
+    if training.optimizer == "adam" and not training.decoupled:
+        return _nothing("Adam with decay coupled to the gradient has no closed form", RATES[0])
+    make = lion_equilibrium if training.optimizer == "lion" else adamw_equilibrium
+    return Law(make(rate, decay, _betas(training)), rate * decay, settles=True)
+
+
+def _lars(subject: Subject, rate: float, decay: float) -> Law:
+    if decay == 0.0:
+        return _wandering(subject, 0.0, WITHOUT_DECAY)
+    if subject.training.decoupled:
+        reason = "LARS with decoupled decay grows or shrinks for ever, by the sign of η'²/2 − η·wd"
+        return _wandering(subject, rate * decay, reason)
+    return Law(
+        lars_equilibrium(subject.step, subject.training.gains),
+        settles=True,
+        other=((RATES[:1], "what LARS decays in a step depends on the size of the gradient"),),
+    )
+
+
+def _fromage(subject: Subject, rate: float, decay: float) -> Law:
+    return _wandering(subject, 0.0, "Fromage keeps the norm of a scale-invariant layer: it goes nowhere else")
+
+
+def _without_form(subject: Subject, rate: float, decay: float) -> Law:
+    return _nothing(f"there is no closed form for {subject.training.optimizer}", RATES[0])
+
+
+_LAWS = {
+    "sgd": _sgd,
+    "adam": _adaptive,
+    "adamw": _adaptive,
+    "lion": _adaptive,
+    "lars": _lars,
+    "fromage": _fromage,
+}
+
+
+def _growing() -> Law:
+    return Law(intrinsic=0.0, missing=ALL, reason=WITHOUT_DECAY)
+
+
+def _wandering(subject: Subject, intrinsic: float | None, reason: str) -> Law:
+    """A relative step, which turns the layer at the same speed whatever its norm."""
+    return Law(relative_rotation(subject.step, subject.training.gains), intrinsic, missing=WAY, reason=reason)
+
+
+def _nothing(reason: str, *more: str) -> Law:
+    return Law(missing=(*ALL, *more), reason=reason)
+
+
+def _betas(training: Training) -> tuple[float, float]:
+    return training.betas or (0.9, 0.999)
+
+
+def equilibrium_norm(subject: Subject) -> float | None:
+    """‖W*‖ of a layer whose law settles; None where it takes gradients that are not at hand."""
+    training, rate, decay = subject.training, subject.rate or 0.0, subject.decay or 0.0
+    if training.optimizer in ("adam", "adamw"):
+        return adamw_norm(rate, decay, subject.elements)
+    if training.optimizer == "lion":
+        return lion_norm(rate, decay, _betas(training), subject.elements)
+    if subject.squares is None:
+        return None
+    if training.optimizer == "lars":
+        return math.hypot(*(lars_norm(subject.step, decay, training.gains, square) for square in subject.squares))
+    return math.hypot(*(sgd_norm(rate, decay, training.gains, square) for square in subject.squares))
+
+
+def growth(subject: Subject) -> float | None:
+    """Growth of ln ‖W‖ in a step of a layer that does not settle; None where it takes gradients not at hand."""
+    training, rate, norm = subject.training, subject.rate, subject.norm
+    if not subject.invariant or rate is None or not 0.0 < norm < math.inf:
+        return None
+    if training.optimizer == "fromage":
+        return 0.0
+    if training.optimizer == "lars" and subject.decay is not None:
+        return lars_growth(subject.step, training.gains, rate * subject.decay if training.decoupled else 0.0)
+    if training.optimizer in ("adam", "adamw", "lion") and subject.decay == 0.0:
+        lion = training.optimizer == "lion"
+        size = lion_growth(rate, _betas(training), subject.elements) if lion else adam_growth(rate, subject.elements)
+        return size / (2.0 * norm**2)
+    if training.optimizer == "sgd" and subject.decay == 0.0 and subject.squared_gradient is not None:
+        return sgd_growth(rate, training.gains, norm**2 * subject.squared_gradient) / (4.0 * norm**4)
+    return None
+
+
+def effective_rate(training: Training, rate: float | None, norm: float) -> float | None:
+    """η / ‖W‖², η / ‖W‖, or the relative step; None where it is not defined."""
+    power = RATE_POWERS.get(training.optimizer)
+    if rate is None or power is None or (power and not 0.0 < norm < math.inf):
+        return None
+    return float(rate * training.trust / norm**power)

@@ -1,0 +1,213 @@
+"""The page a person sees: a sentence, the layers that are furthest from equilibrium first, what a drop would do."""
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult, LayerEquilibrium
+from fromage_cli.terminal.answer import PageStyle, Table
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table
+from fromage_cli.terminal.words import ascii_words, number, sparkline
+
+ROWS = 12
+"""Layers shown without `--all`."""
+NAMED = 2
+"""Layers spelled out beside a reason."""
+RULES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "lion": "Lion", "lars": "LARS", "fromage": "Fromage"}
+WORDS = {
+    "intrinsic_learning_rate": "λ_e",
+    "effective_learning_rate": "effective rate",
+    "equilibrium_norm": "equilibrium norm",
+    "log_ratio": "distance from it",
+    "relaxation_steps": "relaxation",
+    "steps_to_equilibrium": "steps until there",
+    "expected_rotation": "expected rotation",
+    "drop": "course after a drop",
+}
+
+
+def render(result: IntrinsicResult, style: PageStyle) -> RenderableType:
+    """The whole page, without findings."""
+    shown = result.layers if style.show_all else sorted(result.layers, key=_order)[:ROWS]
+    hidden = [hidden_rows(len(shown), len(result.layers))] if len(shown) < len(result.layers) else []
+    return Group(
+        _prose(summary(result), style),
+        _layers(result, shown, style),
+        *hidden,
+        _prose(_legend(result), style, "dim"),
+        *_after_drop(result, shown, style),
+        *_absent(result, style),
+    )
+
+
+def summary(result: IntrinsicResult) -> str:
+    """The answer in a few sentences."""
+    rule = RULES.get(result.optimizer, result.optimizer)
+    if result.momentum:
+        rule += f" with momentum {number(result.momentum)}"
+    said = [f"{rule}, decay {result.decay}, {_layer_count(len(result.layers))}.", *_state(result)]
+    if not result.tested:
+        said.append("This assumes scale invariance, which only a model and a batch can tell.")
+    return " ".join(said)
+
+
+def _state(result: IntrinsicResult) -> list[str]:
+    """Where the layers are, and how long they take."""
+    known = [layer.log_ratio for layer in result.layers if layer.log_ratio is not None]
+    times = [layer.relaxation_steps for layer in result.layers if layer.relaxation_steps is not None]
+    said = []
+    if times:
+        epochs = [layer.relaxation_epochs for layer in result.layers if layer.relaxation_epochs is not None]
+        spelled = f" ({number(median(epochs))} epochs)" if epochs else ""
+        said.append(f"Norms relax in {number(median(times))} steps{spelled}.")
+    if known:
+        there = sum(math.log(0.9) <= ratio <= math.log(1.1) for ratio in known)
+        middle = median(known)
+        side = "above" if middle > 0.0 else "below"
+        said.append(
+            f"{there} of {len(known)} {'is' if there == 1 else 'are'} within 10 % of equilibrium; the median norm is "
+            f"{number(math.exp(abs(middle)))} × {side} its own."
+        )
+    return said or ["No layer has an equilibrium norm here."]
+
+
+def _layer_count(count: int) -> str:
+    return f"{count} layer{'s' if count != 1 else ''}"
+
+
+def _order(layer: LayerEquilibrium) -> float:
+    return -abs(layer.log_ratio) if layer.log_ratio is not None else math.inf
+
+
+def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: PageStyle) -> RenderableType:
+    series = len(result.steps) > 1
+    columns = [
+        Column("layer", name=True),
+        Column("shape", optional=7),
+        Column("scale", left=True, optional=5),
+        Column("λ_e", optional=3),
+        Column("η_e", optional=4),
+        Column("‖W‖", optional=1),
+        Column("‖W*‖", optional=1),
+        Column("ln ratio"),
+        Column("growth"),
+        Column("τ"),
+        Column("epochs", optional=6),
+        Column("steps left"),
+        Column("rotation" if not series else "expected"),
+        Column("observed"),
+    ]
+    rows = {layer.name: _cells(layer, series) for layer in shown}
+    kept = [column for column in columns if column.name or any(rows[name][column.header] is not None for name in rows)]
+    return house_table(kept, [[rows[layer.name][column.header] for column in kept] for layer in shown], style)
+
+
+def _cells(layer: LayerEquilibrium, series: bool) -> dict[str, object]:
+    return {
+        "layer": layer.name,
+        "shape": "×".join(map(str, layer.shape)),
+        "scale": None if layer.verdict == "untested" else layer.granularity or layer.verdict,
+        "λ_e": layer.intrinsic_learning_rate,
+        "η_e": layer.effective_learning_rate,
+        "‖W‖": layer.norm,
+        "‖W*‖": layer.equilibrium_norm,
+        "ln ratio": layer.log_ratio,
+        "growth": layer.growth_per_step,
+        "τ": layer.relaxation_steps,
+        "epochs": layer.relaxation_epochs,
+        "steps left": layer.steps_to_equilibrium,
+        "expected" if series else "rotation": layer.expected_rotation,
+        "observed": layer.observed_rotation,
+    }
+
+
+def _legend(result: IntrinsicResult) -> str:
+    words = ["τ: relaxation in steps; steps left: until within 10 % of the equilibrium norm ‖W*‖"]
+    if any(layer.growth_per_step is not None for layer in result.layers):
+        words.append("growth: of ln ‖W‖ a step, without equilibrium")
+    if len(result.steps) > 1:
+        first, last = result.steps[-2:]
+        words.append(f"rotation in radians between steps {first} and {last}; expected: at equilibrium")
+    else:
+        words.append("rotation: radians a step, at equilibrium")
+    return "; ".join(words) + "."
+
+
+def _after_drop(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: PageStyle) -> list[RenderableType]:
+    """What dividing the rate does: at once, and in the end."""
+    rows = [(layer.name, layer.drop) for layer in shown if layer.drop is not None]
+    if not rows or result.drop_factor is None:
+        return []
+    columns = [
+        Column("rate ÷ " + number(result.drop_factor), name=True),
+        Column("at once"),
+        Column("in the end"),
+        Column("after"),
+        Column("effective rate", left=True),
+    ]
+    lowest = min(min(drop.ratios) for _, drop in rows)
+    cells = [
+        (
+            name,
+            drop.at_once,
+            drop.final,
+            drop.recovery_steps,
+            sparkline(drop.ratios[::2], log=True, scale=(0.9 * lowest, 1.0), ascii_only=style.ascii_only),
+        )
+        for name, drop in rows
+    ]
+    said = "Effective rate relative to now; after: steps until it is within 10 % of its end. The curve spans four "
+    said += f"relaxation times of the new rate, from {number(0.9 * lowest)} to 1 on a log scale."
+    if any(drop.from_equilibrium for _, drop in rows):
+        said += " Layers whose equilibrium norm is not known are taken to be at it."
+    return [Text(""), house_table(columns, cells, style), _prose(said, style, "dim")]
+
+
+def _absent(result: IntrinsicResult, style: PageStyle) -> list[Text]:
+    lines = []
+    for absent in result.absent:
+        names = ", ".join(dict.fromkeys(WORDS.get(name, name) for name in absent.names))
+        whole = len(absent.layers) == len(result.layers)
+        count = len(absent.layers)
+        where = (
+            ""
+            if whole
+            else f" for {', '.join(absent.layers[:NAMED])}" + (f" and {count - NAMED} more" if count > NAMED else "")
+        )
+        lines.append(_prose(f"no {names}{where}: {absent.reason}", style, "dim"))
+    return lines
+
+
+def rotations(result: IntrinsicResult) -> Table:
+    """One row for each layer and pair of consecutive checkpoints."""
+    rows = [
+        (layer.name, result.steps[index], result.steps[index + 1], expected, observed)
+        for layer in result.layers
+        for index, (expected, observed) in enumerate(
+            zip(layer.expected_rotations, layer.observed_rotations, strict=True)
+        )
+    ]
+    return Table(("layer", "from_step", "to_step", "expected_rotation", "observed_rotation"), tuple(rows))
+
+
+def courses(result: IntrinsicResult) -> Table:
+    """One row for each layer and step after the drop."""
+    rows = [
+        (
+            layer.name,
+            step,
+            ratio,
+            None if layer.effective_learning_rate is None else ratio * layer.effective_learning_rate,
+        )
+        for layer in result.layers
+        if layer.drop is not None
+        for step, ratio in zip(layer.drop.steps, layer.drop.ratios, strict=True)
+    ]
+    return Table(("layer", "step", "ratio", "effective_learning_rate"), tuple(rows))
+
+
+def _prose(words: str, style: PageStyle, colour: str = "") -> Text:
+    return Text(ascii_words(words) if style.ascii_only else words, colour)

@@ -1,0 +1,128 @@
+"""What `intrinsic-lr` found: plain numbers by layer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Drop:
+    """What dividing the rate by a factor does to a layer's effective rate."""
+
+    at_once: float
+    """Effective rate right after the drop, relative to now: 1 / factor."""
+    final: float
+    """In the end, relative to now."""
+    recovery_steps: float
+    """Steps from the drop until it is within 10 % of its end."""
+    from_equilibrium: bool
+    """Whether the layer was taken to be at equilibrium, for want of its equilibrium norm."""
+    steps: tuple[float, ...]
+    """Steps after the drop."""
+    ratios: tuple[float, ...]
+    """Effective rate at each of them, relative to now."""
+
+
+@dataclass(frozen=True)
+class LayerEquilibrium:
+    """One layer against its equilibrium; null where undefined, and `absent` says why."""
+
+    name: str
+    kind: str | None
+    """Its module's class; None without a model."""
+    shape: tuple[int, ...]
+    parameters: int
+    learning_rate: float | None
+    """η of its parameter group at the last checkpoint."""
+    weight_decay: float | None
+    """wd of its parameter group."""
+    intrinsic_learning_rate: float | None
+    """λ_e = η·wd a step, times H = 1/(1−momentum) for SGD: how fast decay forgets."""
+    effective_learning_rate: float | None
+    """SGD η/‖W‖², Adam, AdamW and Lion η/‖W‖, LARS and Fromage the relative step."""
+    verdict: str
+    """Scale invariance as measured: `invariant`, `eps-limited`, `approximate`, `none`; `untested` without a model."""
+    granularity: str | None
+    """The parts that have a scale of their own: `tensor`, `channel`, `group`, `head`, `joint`."""
+    norm: float
+    """‖W‖ at the last checkpoint."""
+    batch_gradient_norm: float | None
+    """√E‖g‖² over gradients of training batches; None where it was not needed or could not be had."""
+    equilibrium_norm: float | None
+    """‖W*‖ = √Σ w*² over the parts."""
+    log_ratio: float | None
+    """ln(‖W‖ / ‖W*‖): above 0 the norm is too large, and the effective rate too small."""
+    growth_per_step: float | None
+    """d ln ‖W‖ a step where no equilibrium exists."""
+    relaxation_steps: float | None
+    """τ: SGD of ‖W‖⁴, AdamW and Lion of ‖W‖², LARS of ‖W‖⁻²."""
+    relaxation_epochs: float | None
+    """τ / steps per epoch."""
+    steps_to_equilibrium: float | None
+    """Until ‖W‖ is within 10 % of ‖W*‖; 0 where it is."""
+    expected_rotation: float | None
+    """At equilibrium, radians: a step with one checkpoint, between the last two with several."""
+    observed_rotation: float | None
+    """Between the last two checkpoints, radians."""
+    drop: Drop | None
+    """Under a drop of the rate that was asked for."""
+    expected_rotations: tuple[float | None, ...] = ()
+    """Between consecutive checkpoints."""
+    observed_rotations: tuple[float | None, ...] = ()
+    """Likewise."""
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Numbers that are null, and why."""
+
+    names: tuple[str, ...]
+    """The fields."""
+    reason: str
+    layers: tuple[str, ...]
+    """Of which layers."""
+
+
+@dataclass(frozen=True)
+class IntrinsicResult:
+    """The layers of a network against their equilibria."""
+
+    steps: tuple[int | None, ...]
+    optimizer: str
+    momentum: float | None
+    betas: tuple[float, float] | None
+    decay: str
+    """`coupled` to the gradient, or `decoupled`."""
+    steps_per_epoch: int | None
+    train_batch_size: int | None
+    """Rows of the batches that the gradients stand for."""
+    tested: bool
+    """Whether scale invariance was measured; else it is assumed."""
+    drop_factor: float | None
+    layers: tuple[LayerEquilibrium, ...]
+    absent: tuple[Absent, ...] = ()
+    """Why fields above are null."""
+
+
+@dataclass(frozen=True)
+class LayerEvidence:
+    """Of one layer."""
+
+    kind: str
+    verdict: str = "untested"
+    granularity: str | None = None
+    squares: tuple[float, ...] | None = None
+    """E‖g̃_u‖² = ‖w_u‖² E‖g_u‖² of every part, over gradients of training batches."""
+    squared_gradient: float | None = None
+    """E‖g‖² of the whole."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Of the layers, by the checkpoint's names."""
+
+    layers: Mapping[str, LayerEvidence] = field(default_factory=dict)
+    batch_size: int | None = None
+    """Rows of a training batch that the gradients stand for."""
+    no_gradients: str = "it takes gradients of training batches: --model and --batch"
+    """Why there are none."""
+    notes: tuple[str, ...] = ()

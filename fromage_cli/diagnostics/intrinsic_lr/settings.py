@@ -1,0 +1,191 @@
+"""How a run is trained: rule, rates and decays by layer – given, found in the optimizer's state, or declared beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fromage_cli.checkpoints import Checkpoint, OptimizerState, match_parameters
+from fromage_cli.checkpoints.optimizer_kind import EITHER_ADAM, optimizer_kind
+from fromage_cli.errors import MismatchError, UsageError
+from fromage_cli.theory.equilibrium import Gains, momentum_gains
+
+if TYPE_CHECKING:
+    from fromage_cli.problem.beside import Declared
+
+WITH_MOMENTUM = ("sgd", "lars")
+WITH_BETAS = {"adam": (0.9, 0.999), "adamw": (0.9, 0.999), "lion": (0.9, 0.99)}
+"""What torch, or the paper, takes when nothing is said."""
+BUFFERS = ("running_mean", "running_var")
+"""Floating-point tensors that no optimizer moves."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user said; None where nothing was."""
+
+    optimizer: str | None = None
+    learning_rate: float | None = None
+    momentum: float | None = None
+    nesterov: bool = False
+    betas: tuple[float, float] | None = None
+    weight_decay: float | None = None
+    steps_per_epoch: int | None = None
+    decoupled: bool = False
+    """Decay that goes past the gradient, where the rule's own is coupled."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The rule, and every layer's settings."""
+
+    optimizer: str
+    gains: Gains = field(default_factory=Gains)
+    momentum: float | None = None
+    betas: tuple[float, float] | None = None
+    trust: float = 1.0
+    """LARS: relative step over learning rate."""
+    decoupled: bool = False
+    rates: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    """By layer, at each checkpoint."""
+    decays: Mapping[str, float | None] = field(default_factory=dict)
+    """By layer."""
+    steps_per_epoch: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def find_training(
+    checkpoints: Sequence[Checkpoint],
+    names: Sequence[str],
+    given: Given,
+    declared: Callable[[], Declared],
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Training:
+    """The settings of a run's layers; what was given wins over the optimizer's state, that over what is declared.
+
+    `shapes`: the trainable tensors by the checkpoint's names, where a model tells. Raises UsageError where no rule is
+    known.
+    """
+    states = [checkpoint.optimizer for checkpoint in checkpoints]
+    kind = next((found for state in reversed(states) if state and (found := optimizer_kind(state))), None)
+    optimizer = given.optimizer or ("adamw" if kind == EITHER_ADAM else kind)
+    if optimizer is None:
+        raise UsageError(
+            "No optimizer is known: the checkpoint holds no state of one, and none was named.",
+            "Give --optimizer and --lr, and --weight-decay.",
+        )
+    serving = [state if state and _serves(optimizer_kind(state), optimizer) else None for state in states]
+    first: Mapping[str, Any] = next((state.groups[0].settings for state in reversed(serving) if state), {})
+    settings = [_by_layer(one, state, names, shapes) for one, state in zip(checkpoints, serving, strict=True)]
+    beside = _Beside(declared)
+    momentum = _first(given.momentum, first.get("momentum"), lambda: beside.value.momentum) or 0.0
+    betas = _first(given.betas, first.get("betas"), lambda: beside.value.betas, WITH_BETAS.get(optimizer))
+    heavy = optimizer in WITH_MOMENTUM
+    nesterov = given.nesterov or bool(first.get("nesterov"))
+    return Training(
+        optimizer=optimizer,
+        gains=momentum_gains(float(momentum), float(first.get("dampening") or 0.0), nesterov) if heavy else Gains(),
+        momentum=float(momentum) if heavy else None,
+        betas=(float(betas[0]), float(betas[1])) if optimizer in WITH_BETAS and betas else None,
+        trust=float(first.get("trust_coefficient") or first.get("trust_coeff") or 1.0) if optimizer == "lars" else 1.0,
+        decoupled=given.decoupled or optimizer in ("adamw", "lion"),
+        rates={
+            name: tuple(
+                _first(given.learning_rate, found[name].get("lr"), lambda: beside.value.learning_rate)
+                for found in settings
+            )
+            for name in names
+        },
+        decays={
+            name: _first(given.weight_decay, settings[-1][name].get("weight_decay"), lambda: beside.value.weight_decay)
+            for name in names
+        },
+        steps_per_epoch=given.steps_per_epoch or beside.value.steps_per_epoch,
+        notes=tuple(_notes(given, kind, optimizer, serving[-1], settings[-1])),
+    )
+
+
+class _Beside:
+    """What is declared beside the checkpoint; only read where it is needed, for it brings torch."""
+
+    def __init__(self, declared: Callable[[], Declared]) -> None:
+        self._declared = declared
+        self._value: Declared | None = None
+
+    @property
+    def value(self) -> Declared:
+        if self._value is None:
+            self._value = self._declared()
+        return self._value
+
+
+def _serves(kind: str | None, optimizer: str) -> bool:
+    """Whether the settings of a state of one rule are those of the other: Adam's serve AdamW."""
+    adams = ("adam", "adamw", EITHER_ADAM)
+    return kind == optimizer or (kind in adams and optimizer in adams)
+
+
+def _by_layer(
+    checkpoint: Checkpoint,
+    state: OptimizerState | None,
+    names: Sequence[str],
+    shapes: Mapping[str, tuple[int, ...]] | None,
+) -> dict[str, Mapping[str, Any]]:
+    """Each layer's settings: those of its group, else what all groups have in common."""
+    if state is None:
+        return {name: {} for name in names}
+    numbers = _numbers(checkpoint, state, shapes)
+    groups = {number: group.settings for group in state.groups for number in group.numbers}
+    common = {
+        key: value
+        for key, value in state.groups[0].settings.items()
+        if all(key in group.settings and group.settings[key] == value for group in state.groups)
+    }
+    return {name: groups[numbers[name]] if name in numbers else common for name in names}
+
+
+def _numbers(
+    checkpoint: Checkpoint, state: OptimizerState, shapes: Mapping[str, tuple[int, ...]] | None
+) -> Mapping[str, int]:
+    """Parameter numbers by name; empty where the state cannot be matched to the tensors."""
+    copies = {name for group in checkpoint.tied for name in group[1:]}
+    floating = {
+        entry.name: entry.shape for entry in checkpoint.entries.values() if entry.floating and entry.name not in copies
+    }
+    trained = {name: shape for name, shape in floating.items() if not name.endswith(BUFFERS)}
+    for candidates in (shapes, trained, floating):
+        if candidates is None:
+            continue
+        try:
+            return match_parameters(state, candidates)
+        except MismatchError:
+            continue
+    return {}
+
+
+def _first(*values: Any) -> Any:
+    """The first value that is known; functions are only called when it comes to them."""
+    for value in values:
+        found = value() if callable(value) else value
+        if found is not None:
+            return found.item() if hasattr(found, "item") else found
+    return None
+
+
+def _notes(
+    given: Given,
+    kind: str | None,
+    optimizer: str,
+    state: OptimizerState | None,
+    settings: Mapping[str, Mapping[str, Any]],
+) -> list[str]:
+    """What the user should know of how the settings were found."""
+    notes = []
+    if kind == EITHER_ADAM and given.optimizer is None:
+        notes.append("optimizer: the state does not say whether it is of adam or adamw; adamw is taken.")
+    if given.optimizer is not None and kind is not None and not _serves(kind, optimizer):
+        notes.append(f"optimizer: the checkpoint holds the state of {kind}; its settings are not used for {optimizer}.")
+    if state is not None and any("lr" not in found for found in settings.values()):
+        notes.append("optimizer: its groups differ and cannot be matched to the layers by name or shape.")
+    return notes

@@ -1,0 +1,183 @@
+"""The command as a user and a script meet it."""
+
+import csv
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fromage_cli.cli import main
+
+ROOT = Path(__file__).parents[3]
+SAMPLES = ROOT / "sample_checkpoints"
+WITHOUT_TORCH = """
+import sys
+from fromage_cli.cli import main
+try:
+    main(["intrinsic-lr", *sys.argv[1:]])
+except SystemExit as exit:
+    assert not exit.code, exit.code
+assert "torch" not in sys.modules
+"""
+MODEL = """
+import torch
+from torch import nn
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 5, bias=False)
+        self.norm = nn.BatchNorm1d(5)
+        self.last = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.norm(self.first(x))))
+
+def build():
+    torch.manual_seed(0)
+    return Network()
+
+def batch():
+    return {"x": torch.randn(64, 6), "y": torch.randint(3, (64,))}
+"""
+GIVEN = ("--model", "network.py:build", "--batch", "network.py:batch")
+SGD = ("--optimizer", "sgd", "--lr", ".1", "--weight-decay", "1e-3")
+ADAMW = ("--optimizer", "adamw", "--lr", "1e-3", "--weight-decay", ".1")
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(["intrinsic-lr", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Two checkpoints of a run of a small network, and its code."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "network.py").write_text(MODEL)
+    scope = {}
+    exec(MODEL, scope)
+    model = scope["build"]()
+    for step in (10, 30):
+        save_file(model.state_dict(), f"step-{step}.safetensors", metadata={"step": str(step)})
+        with torch.no_grad():
+            model.first.weight.add_(0.1 * torch.randn(5, 6))
+    return tmp_path
+
+
+def test_settings_from_the_optimizers_state(run):
+    code, out, _ = run(SAMPLES / "char-gpt", "--json")
+    envelope = json.loads(out)
+    result = envelope["result"]
+    assert code == 0 and (result["optimizer"], result["betas"], result["decay"]) == ("adamw", [0.9, 0.95], "decoupled")
+    assert (result["steps"], result["steps_per_epoch"], result["tested"]) == ([100, 400, 860], 43, False)
+    layer = result["layers"][0]
+    assert list(layer)[:4] == ["name", "kind", "shape", "parameters"]
+    assert layer["intrinsic_learning_rate"] == pytest.approx(3e-4)
+    assert layer["relaxation_steps"] == pytest.approx(1 / 6e-4)
+    assert layer["equilibrium_norm"] == pytest.approx(math.sqrt(0.003 / 0.2 * 61 * 64))
+    assert 0.5 < layer["observed_rotation"] / layer["expected_rotation"] < 2.0
+    assert "output.weight" not in [layer["name"] for layer in result["layers"]]  # tied
+    assert envelope["settings"]["optimizer"] == "adamw" and len(envelope["checkpoints"]) == 3
+
+
+def test_sgd_with_a_model(run, home):
+    code, out, _ = run("step-30.safetensors", *SGD, *GIVEN, "--train-batch-size", "16", "--json", "--drop", "10")
+    envelope = json.loads(out)
+    first, last = envelope["result"]["layers"]
+    assert code == 0 and envelope["result"]["train_batch_size"] == 16
+    assert (first["verdict"], first["granularity"]) == ("invariant", "channel")
+    assert first["equilibrium_norm"] > 0 and first["drop"]["at_once"] == pytest.approx(0.1)
+    assert last["verdict"] == "none" and last["equilibrium_norm"] is None
+    assert envelope["problem"]["batch_size"] == 64 and envelope["tool"]["gradient_evaluations"] >= 2
+
+
+def test_tables(run, home):
+    _, out, _ = run(".", *ADAMW, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["name"] for row in rows] == ["first.weight", "last.weight"] and float(rows[0]["observed_rotation"]) > 0
+    _, out, _ = run(".", *ADAMW, "--format", "csv", "--table", "rotations", "--include", "first*")
+    assert [(row["from_step"], row["to_step"]) for row in csv.DictReader(io.StringIO(out))] == [("10", "30")]
+    _, out, _ = run(".", *ADAMW, "--format", "csv", "--table", "drop", "--drop", "3")
+    assert len(list(csv.DictReader(io.StringIO(out)))) == 50
+
+
+def test_the_page_and_the_picture(run, home):
+    pytest.importorskip("matplotlib")
+    code, out, err = run(".", *ADAMW, "--format", "rich", "--drop", "10", "--plot", "drop.svg")
+    assert code == 0 and "assumes scale invariance" in " ".join(out.split()) and "rate ÷ 10" in out
+    assert Path("drop.svg").read_text().startswith("<?xml") and "written to drop.svg" in err
+
+
+def test_a_run_without_decay_can_fail_a_job(run, home):
+    given = ("--optimizer", "adamw", "--lr", "1e-3", "--weight-decay", "0", "--json")
+    code, out, _ = run("step-10.safetensors", *given, "--fail-on", "warn")
+    assert code == 10 and json.loads(out)["findings"][0]["code"] == "no-equilibrium"
+
+
+def test_adam_with_coupled_decay_says_what_is_not_defined(run, home):
+    given = ("--optimizer", "adam", "--lr", "1e-3", "--weight-decay", ".1", "--json")
+    result = json.loads(run("step-10.safetensors", *given)[1])["result"]
+    assert result["layers"][0]["equilibrium_norm"] is None
+    assert "no closed form" in result["absent"][0]["reason"]
+    decoupled = json.loads(run("step-10.safetensors", *given, "--decoupled")[1])["result"]
+    assert decoupled["layers"][0]["equilibrium_norm"] > 0
+
+
+def test_layers_that_changed_are_named(run, home):
+    save_file({"w": torch.ones(2, 2), "h": torch.ones(2, 3)}, "run-step-1.safetensors")
+    save_file({"w": torch.ones(2, 2), "h": torch.ones(2, 4)}, "run-step-2.safetensors")
+    assert "Left out 1 layers" in run("run-step-*.safetensors", *ADAMW, "--json")[2]
+
+
+@pytest.mark.parametrize("more", [(), GIVEN])
+def test_the_cost_is_told_beforehand(run, home, more):
+    code, out, _ = run("step-10.safetensors", *SGD, *more, "--estimate", "--json")
+    estimate = json.loads(out)["result"]["estimate"]
+    assert code == 0 and estimate["bytes"] > 0 and estimate["seconds"] > 0
+    assert (estimate["gradients"] > 0) == bool(more)
+
+
+def test_safetensors_need_no_torch(tmp_path):
+    for step in (1, 2):
+        save_file({"w": torch.ones(2, 3) * step}, tmp_path / f"step-{step}.safetensors")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", WITHOUT_TORCH, ".", *ADAMW]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 2, "CKPT"),
+        (("nowhere", *ADAMW), 3, "does not exist"),
+        (("step-10.safetensors",), 2, "No optimizer is known"),
+        (("step-10.safetensors", "--optimizer", "lbfgs"), 2, "lbfgs"),
+        (("step-10.safetensors", *ADAMW, "--include", "nothing*"), 2, "No layer is left"),
+        (("step-10.safetensors", *ADAMW, "--drop", "1"), 2, "above 1"),
+        (("step-10.safetensors", *ADAMW, "--plot", "x.svg"), 2, "--drop FACTOR"),
+        (("step-10.safetensors", *ADAMW, "--drop", "2", "--plot", "x.gif"), 2, "extension"),
+        (("step-10.safetensors", *ADAMW, "--decoupled"), 2, "changes nothing for adamw"),
+        (("step-10.safetensors", *ADAMW, "--momentum", ".9"), 2, "no setting of adamw"),
+        (("step-10.safetensors", *ADAMW, "--lr", "-1"), 2, "--lr"),
+        (("step-10.safetensors", *SGD, "--model", "network.py:build"), 2, "no batch"),
+        (("step-10.safetensors", *SGD, "--steps-per-epoch", "0"), 2, "steps-per-epoch"),
+    ],
+)
+def test_refusals(run, home, arguments, code, words):
+    found, out, err = run(*arguments)
+    assert found == code and words in " ".join(err.split()) and out == "" and "Traceback" not in err

@@ -1,0 +1,62 @@
+import math
+
+import pytest
+
+from fromage_cli.diagnostics.intrinsic_lr.findings import judge, memory_steps
+
+
+def codes(result):
+    return [(finding.code, finding.severity) for finding in judge(result)]
+
+
+def alone(make_result, make_layer, **changes):
+    kept = {"log_ratio": 0.0, "relaxation_steps": 5000.0, **changes}
+    return make_result(layers=(make_layer(**kept),))
+
+
+def test_a_layer_at_its_equilibrium_is_no_news(make_result, make_layer):
+    assert codes(alone(make_result, make_layer)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"log_ratio": math.log(2.1), "steps_to_equilibrium": 700.0}, "far-from-equilibrium"),
+        ({"log_ratio": -math.log(2.1), "steps_to_equilibrium": 700.0}, "far-from-equilibrium"),
+        ({"observed_rotation": 0.02, "expected_rotation": 0.01}, "rotation-off"),
+        ({"observed_rotation": 0.01, "expected_rotation": 0.02}, "rotation-off"),
+        ({"relaxation_steps": 99.0}, "relaxation-too-short"),
+        ({"verdict": "none", "log_ratio": None}, "not-scale-invariant"),
+        ({"granularity": "joint"}, "invariant-with-bias"),
+    ],
+)
+def test_what_is_said(make_result, make_layer, changes, code):
+    assert codes(alone(make_result, make_layer, **changes)) == [(code, "info")]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"log_ratio": math.log(1.9)}, {"observed_rotation": 0.014, "expected_rotation": 0.01}]
+)
+def test_what_is_not(make_result, make_layer, changes):
+    assert codes(alone(make_result, make_layer, **changes)) == []
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "has no equilibrium:"), (2, "nor has one"), (4, "nor have 3 more")])
+def test_norms_that_grow_for_ever_are_a_warning(make_result, make_layer, count, words):
+    layers = tuple(
+        make_layer(f"w{index}", growth_per_step=1e-4 * (index + 1), log_ratio=None, relaxation_steps=None)
+        for index in range(count)
+    )
+    (finding,) = judge(make_result(layers=layers))
+    assert (finding.severity, finding.layer) == ("warn", f"w{count - 1}") and words in finding.message
+
+
+def test_the_way_is_told_in_epochs_where_they_are_known(make_result, make_layer):
+    (finding,) = judge(alone(make_result, make_layer, log_ratio=1.0, steps_to_equilibrium=440.0))
+    assert "440 steps (20 epochs) away: it turns more slowly" in finding.message
+
+
+def test_memory(make_result):
+    assert memory_steps(make_result()) == pytest.approx(10.0)
+    assert memory_steps(make_result(betas=(0.9, 0.999), momentum=None)) == pytest.approx(1000.0)
+    assert memory_steps(make_result(momentum=None)) == 1.0

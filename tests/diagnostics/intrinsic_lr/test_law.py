@@ -1,0 +1,122 @@
+"""Which law a rule has, and the reasons where it has none; the formulas themselves are tested in theory."""
+
+import math
+
+import pytest
+import torch
+
+from fromage_cli.diagnostics.intrinsic_lr.law import Subject, effective_rate, equilibrium_norm, growth, law_of
+from fromage_cli.diagnostics.intrinsic_lr.settings import Training
+from fromage_cli.optim import LARS
+from fromage_cli.theory.equilibrium import momentum_gains
+
+
+def subject(optimizer="sgd", rate=0.1, decay=1e-3, norm=2.0, **changes):
+    more = {key: changes.pop(key) for key in ("decoupled", "trust", "betas", "gains") if key in changes}
+    training = Training(optimizer, **{"betas": (0.9, 0.99), **more})
+    return Subject(training, rate, decay, norm, changes.pop("elements", 100), **changes)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lion", "lars"])
+def test_rules_that_settle(optimizer):
+    law = law_of(subject(optimizer))
+    assert law.settles and law.missing == () and law.equilibrium.relaxation > 0.0
+    assert (law.intrinsic is None) == (optimizer == "lars")
+    assert [names for names, _ in law.other] == ([("intrinsic_learning_rate",)] if optimizer == "lars" else [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "rotates", "words"),
+    [
+        ({"optimizer": "adam"}, False, "coupled to the gradient has no closed form"),
+        ({"optimizer": "lamb"}, False, "no closed form for lamb"),
+        ({"optimizer": "rmsprop"}, False, "no closed form for rmsprop"),
+        ({"decay": 0.0}, False, "without weight decay"),
+        ({"optimizer": "adam", "decay": 0.0}, False, "without weight decay"),
+        ({"optimizer": "lars", "decay": 0.0}, True, "without weight decay"),
+        ({"optimizer": "lars", "decoupled": True}, True, "grows or shrinks for ever"),
+        ({"optimizer": "lars", "decay": None}, True, "weight decay is not known"),
+        ({"optimizer": "fromage", "decay": None}, True, "keeps the norm"),
+        ({"decay": None}, False, "weight decay is not known"),
+        ({"rate": None}, False, "learning rate is not known"),
+        ({"rate": 0.0}, False, "end of its schedule"),
+        ({"invariant": False}, False, "not scale-invariant"),
+    ],
+)
+def test_rules_that_do_not(changes, rotates, words):
+    law = law_of(subject(**changes))
+    assert not law.settles and words in law.reason and "equilibrium_norm" in law.missing
+    assert (law.equilibrium is not None) == rotates == ("expected_rotation" not in law.missing)
+
+
+def test_adam_with_decoupled_decay_is_adamw():
+    assert law_of(subject("adam", decoupled=True)).equilibrium == law_of(subject("adamw")).equilibrium
+
+
+def test_equilibrium_norms():
+    assert equilibrium_norm(subject("adamw")) == pytest.approx(math.sqrt(0.1 / 2e-3 * 100))
+    assert equilibrium_norm(subject("lion")) == pytest.approx(0.1 * 10 / law_of(subject("lion")).equilibrium.rotation)
+    assert equilibrium_norm(subject("sgd")) is equilibrium_norm(subject("lars")) is None
+    one = equilibrium_norm(subject("sgd", squares=(4.0,)))
+    assert one == pytest.approx((0.1 * 4.0 / 2e-3) ** 0.25)
+    assert equilibrium_norm(subject("sgd", squares=(4.0,) * 9)) == pytest.approx(3 * one)
+
+
+def test_lars_over_several_channels_against_a_simulation():
+    """One step size for the whole tensor: ‖w_u‖² = η'/(2wd) ‖g̃_u‖ in every channel."""
+    generator = torch.Generator().manual_seed(0)
+    sizes, decay, rate, channels, width = torch.tensor([1.0, 2.0, 4.0]).double(), 5e-3, 0.1, 3, 400
+    squares = (sizes.square() * (width - 1)).tolist()
+    found = subject("lars", rate, decay, squares=tuple(squares), elements=channels * width)
+    end = equilibrium_norm(found)
+    units = torch.randn(channels, width, generator=generator, dtype=torch.float64)
+    weight = (units * (end / units.norm())).requires_grad_()
+    optimizer, norms, angles = LARS([weight], lr=rate, weight_decay=decay), [], []
+    for _ in range(1500):
+        rows = weight.detach().norm(dim=1, keepdim=True)
+        unit = weight.detach() / rows
+        noise = torch.randn(channels, width, generator=generator, dtype=torch.float64) * sizes[:, None]
+        weight.grad = (noise - unit * (unit * noise).sum(1, keepdim=True)) / rows
+        optimizer.step()
+        norms.append(float(weight.detach().norm()))
+        after = weight.detach() / weight.detach().norm(dim=1, keepdim=True)
+        angles.append(float((after - unit).norm(dim=1).mean()))
+    assert sum(norms[-500:]) / 500 == pytest.approx(end, rel=0.05)
+    assert sum(angles[-500:]) / 500 == pytest.approx(law_of(found).equilibrium.rotation, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "value"),
+    [
+        ({"optimizer": "fromage"}, 0.0),
+        ({"optimizer": "lars", "decay": 0.0}, 0.5 * 0.1**2),
+        ({"optimizer": "lars", "decoupled": True}, 0.5 * 0.1**2 - 1e-4),
+        ({"optimizer": "adam", "decay": 0.0}, 0.5 * 0.1**2 * 100 / 4.0),
+        ({"optimizer": "adam"}, None),
+        ({"decay": 0.0}, None),
+        ({"decay": 0.0, "squared_gradient": 9.0}, 0.5 * 0.1**2 * 9.0 / 4.0),
+        ({"decay": 0.0, "squared_gradient": 9.0, "gains": momentum_gains(0.5)}, 0.5 * 0.2**2 * 9.0 / 4.0),
+        ({"optimizer": "lars", "decay": None}, None),
+        ({"optimizer": "lamb"}, None),
+        ({"optimizer": "fromage", "invariant": False}, None),
+        ({"optimizer": "adam", "decay": 0.0, "norm": 0.0}, None),
+        ({"rate": None}, None),
+    ],
+)
+def test_growth_where_nothing_settles(changes, value):
+    assert growth(subject(**changes)) == (value if value is None else pytest.approx(value))
+
+
+def test_growth_of_lion():
+    (slow, fast) = (growth(subject("lion", rate, 0.0)) for rate in (0.1, 0.2))
+    assert fast == pytest.approx(4 * slow)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "value"),
+    [("sgd", 0.025), ("adamw", 0.05), ("lion", 0.05), ("lars", 0.1), ("fromage", 0.1), ("muon", None)],
+)
+def test_effective_rates(optimizer, value):
+    assert effective_rate(Training(optimizer), 0.1, 2.0) == (value if value is None else pytest.approx(value))
+    assert effective_rate(Training("sgd"), 0.1, 0.0) is None
+    assert effective_rate(Training("lars", trust=0.5), 0.1, 0.0) == pytest.approx(0.05)

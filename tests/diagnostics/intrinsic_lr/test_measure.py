@@ -1,0 +1,150 @@
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.diagnostics.intrinsic_lr.measure import measure, needs_gradients
+from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, LayerEvidence
+from fromage_cli.diagnostics.intrinsic_lr.settings import Training
+from fromage_cli.errors import ResourceError
+from fromage_cli.theory.equilibrium import adamw_equilibrium, adamw_norm, momentum_gains, sgd_equilibrium, sgd_norm
+
+BETAS = (0.9, 0.95)
+
+
+@pytest.fixture
+def run(tmp_path):
+    def measured(weights, training, evidence=None, steps=None, **options):
+        checkpoints = []
+        for step, weight in zip(steps or range(len(weights)), weights, strict=True):
+            path = tmp_path / f"step-{step}.safetensors"
+            save_file({"w": weight}, path, metadata={"step": str(step)})
+            checkpoints.append(open_checkpoint(path))
+        return measure(checkpoints, ["w"], training, evidence or Evidence(), **options)[0]
+
+    return measured
+
+
+def adamw(rate=1e-2, decay=0.1, count=1, **more):
+    return Training("adamw", betas=BETAS, decoupled=True, rates={"w": (rate,) * count}, decays={"w": decay}, **more)
+
+
+def test_adamw_needs_nothing_but_its_settings(run):
+    weight = torch.randn(30, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    result = run([weight], adamw(steps_per_epoch=10))
+    (layer,) = result.layers
+    law, end = adamw_equilibrium(1e-2, 0.1, BETAS), adamw_norm(1e-2, 0.1, 1200)
+    assert (layer.equilibrium_norm, layer.relaxation_steps) == (pytest.approx(end), pytest.approx(500.0))
+    assert layer.log_ratio == pytest.approx(math.log(float(weight.norm()) / end))
+    assert layer.relaxation_epochs == pytest.approx(50.0)
+    assert (layer.expected_rotation, layer.observed_rotation) == (pytest.approx(law.rotation), None)
+    assert layer.intrinsic_learning_rate == pytest.approx(1e-3)
+    assert layer.effective_learning_rate == pytest.approx(1e-2 / float(weight.norm()))
+    ratio = float(weight.norm()) / end
+    assert layer.steps_to_equilibrium == pytest.approx(500 * math.log((ratio**2 - 1) / (1.1**2 - 1)))
+    assert not result.tested and result.absent == () and layer.verdict == "untested"
+
+
+def test_sgd_takes_gradients(run):
+    weight = torch.ones(4, 25)
+    training = Training("sgd", momentum_gains(0.9), 0.9, rates={"w": (0.1,)}, decays={"w": 1e-3})
+    (without,) = run([weight], training).layers
+    assert without.equilibrium_norm is without.log_ratio is without.steps_to_equilibrium is None
+    assert without.relaxation_steps == pytest.approx(250.0) and without.expected_rotation is not None
+    evidence = Evidence({"w": LayerEvidence("Conv2d", "invariant", "channel", (4.0,) * 4, 0.64)}, 64)
+    result = run([weight], training, evidence)
+    (layer,) = result.layers
+    end = 2 * sgd_norm(0.1, 1e-3, momentum_gains(0.9), 4.0)
+    assert layer.equilibrium_norm == pytest.approx(end) and layer.log_ratio == pytest.approx(math.log(10 / end))
+    assert layer.batch_gradient_norm == pytest.approx(0.8) and result.tested and result.train_batch_size == 64
+    assert (layer.kind, layer.verdict, layer.granularity) == ("Conv2d", "invariant", "channel")
+
+
+def test_without_gradients_the_reason_is_said(run):
+    training = Training("sgd", rates={"w": (0.1,)}, decays={"w": 1e-3})
+    (absent,) = run([torch.ones(2, 2)], training).absent
+    assert absent.names == ("equilibrium_norm", "log_ratio", "steps_to_equilibrium") and absent.layers == ("w",)
+    assert "--model" in absent.reason
+
+
+def test_a_layer_that_is_not_scale_invariant(run):
+    evidence = Evidence({"w": LayerEvidence("Linear", "none")})
+    result = run([torch.ones(2, 2)] * 2, adamw(count=2), evidence, drop=2.0)
+    (layer,) = result.layers
+    assert layer.expected_rotation is layer.relaxation_steps is layer.drop is None
+    assert layer.expected_rotations == (None,) and layer.intrinsic_learning_rate == pytest.approx(1e-3)
+    assert {name for absent in result.absent for name in absent.names} >= {"equilibrium_norm", "drop"}
+
+
+def test_rotation_between_checkpoints(run):
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(20, 20, generator=generator, dtype=torch.float64) for _ in range(3)]
+    training = Training("adamw", betas=BETAS, decoupled=True, rates={"w": (1e-2, 1e-2, 5e-3)}, decays={"w": 0.1})
+    (layer,) = run(weights, training, steps=(0, 100, 400)).layers
+    for index, observed in enumerate(layer.observed_rotations):
+        a, b = weights[index], weights[index + 1]
+        assert observed == pytest.approx(math.acos(float((a * b).sum() / a.norm() / b.norm())))
+    assert layer.observed_rotation == layer.observed_rotations[-1]
+    law = adamw_equilibrium(1e-2, 0.1, BETAS)
+    assert layer.expected_rotations[0] == pytest.approx(law.rotation_over(100))
+    # the mean rate between the last two is .0075; long after the memory cos = exp(-sum of rate x decay)
+    assert layer.expected_rotation == pytest.approx(math.acos(math.exp(-0.75e-3 * 300)), rel=0.02)
+
+
+def test_the_course_after_a_drop(run):
+    end = adamw_norm(1e-2, 0.1, 100)
+    weight = torch.ones(10, 10, dtype=torch.float64) * end / 10
+    (layer,) = run([weight], adamw(), drop=10.0).layers
+    assert (layer.drop.at_once, layer.drop.final) == (0.1, pytest.approx(1 / math.sqrt(10)))
+    assert not layer.drop.from_equilibrium and len(layer.drop.steps) == len(layer.drop.ratios) == 25
+    left = math.exp(-layer.drop.steps[6] / 5000.0)
+    assert layer.drop.ratios[6] == pytest.approx(0.1 / math.sqrt(left + 0.1 * (1 - left)))
+    training = Training("sgd", rates={"w": (0.1,)}, decays={"w": 1e-3})
+    (unknown,) = run([weight], training, drop=10.0).layers
+    assert unknown.drop.from_equilibrium and unknown.drop.ratios[0] == pytest.approx(0.1)
+
+
+def test_growth_without_decay(run):
+    (layer,) = run([torch.ones(5, 5)], adamw(decay=0.0)).layers
+    assert layer.growth_per_step == pytest.approx(0.5 * 1e-4) and layer.equilibrium_norm is None
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan])
+def test_norms_that_cannot_be_compared(run, value):
+    result = run([torch.full((2, 2), value)], adamw())
+    assert result.layers[0].log_ratio is None and result.layers[0].equilibrium_norm is not None
+    assert any("zero or not finite" in absent.reason for absent in result.absent)
+
+
+def test_a_limit_hands_back_what_there_is(tmp_path):
+    save_file({"v": torch.ones(2, 2), "w": torch.ones(2, 2)}, tmp_path / "c.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "c.safetensors")
+    training = Training("adamw", betas=BETAS, rates=dict.fromkeys("vw", (1e-2,)), decays=dict.fromkeys("vw", 0.1))
+    calls = []
+
+    def check():
+        calls.append(1)
+        if len(calls) > 1:
+            raise ResourceError("The time limit was reached.")
+
+    result, stopped = measure([checkpoint], ["v", "w"], training, Evidence(), check=check)
+    assert [layer.name for layer in result.layers] == ["v"] and isinstance(stopped, ResourceError)
+    with pytest.raises(ResourceError):
+        measure([checkpoint], ["v", "w"], training, Evidence(), check=check)
+
+
+@pytest.mark.parametrize(
+    ("training", "needs"),
+    [(Training("sgd"), True), (Training("lars"), True), (Training("lars", decoupled=True), False), (adamw(), False)],
+)
+def test_who_needs_gradients(training, needs):
+    assert needs_gradients(training) is needs
+
+
+def test_sgd_rotation_a_step(run):
+    training = Training("sgd", momentum_gains(0.9), 0.9, rates={"w": (0.1,) * 2}, decays={"w": 1e-3})
+    (layer,) = run([torch.ones(2, 2), torch.ones(2, 2)], training, steps=(7, 8)).layers
+    assert layer.expected_rotation == pytest.approx(sgd_equilibrium(0.1, 1e-3, momentum_gains(0.9)).rotation, rel=1e-3)
+    assert layer.observed_rotation == 0.0

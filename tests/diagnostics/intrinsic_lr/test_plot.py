@@ -1,0 +1,29 @@
+import re
+
+import pytest
+
+from fromage_cli.diagnostics.intrinsic_lr.plot import curves, draw
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def dropped(make_result, make_layer, drop):
+    layers = (make_layer("a_$x$", drop=drop), make_layer("b", drop=drop), make_layer("c"))
+    return make_result(layers=layers, drop_factor=10.0)
+
+
+def test_layers_of_one_course_share_a_curve(dropped):
+    assert [names for names, _ in curves(dropped)] == [["a_$x$", "b"]]
+
+
+def test_what_stands_in_it_and_that_it_is_the_same_each_time(dropped):
+    text = draw(dropped, "run/step-9.pt", "svg").decode()
+    words = re.findall(r">([^<>]+)</text>", text)
+    assert "a_$x$ and 1 more" in words and "steps after the drop" in words and "run/step-9.pt" in words
+    assert any("divided by 10" in word for word in words) and "0.2" in words
+    assert draw(dropped, "run/step-9.pt", "svg").decode() == text
+
+
+def test_png_and_no_curve_at_all(make_result):
+    assert draw(make_result(drop_factor=2.0), "x", "png").startswith(b"\x89PNG")

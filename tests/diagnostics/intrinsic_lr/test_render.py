@@ -1,0 +1,77 @@
+import io
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fromage_cli.diagnostics.intrinsic_lr.render import courses, render, rotations, summary
+from fromage_cli.terminal.answer import PageStyle
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def page(result, width=80, show_all=False, ascii_only=False):
+    stream = io.StringIO()
+    Console(file=stream, width=width, color_system=None).print(render(result, PageStyle(show_all, ascii_only, width)))
+    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_page(make_result, make_layer, drop, width):
+    """Compare with the page that was looked at and kept; FROMAGE_UPDATE_GOLDEN=1 keeps a new one."""
+    result = make_result()
+    layers = tuple(layer if layer.log_ratio is None else replace(layer, drop=drop) for layer in result.layers)
+    text = page(replace(result, layers=layers, drop_factor=10.0), width)
+    path = GOLDEN / f"page-{width}.txt"
+    if os.environ.get("FROMAGE_UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_the_furthest_come_first_and_hidden_rows_are_counted(make_result, make_layer):
+    layers = tuple(make_layer(f"w{index}", log_ratio=-0.1 * index) for index in range(1, 21))
+    text = page(make_result(layers=layers, absent=()))
+    assert text.index("w20") < text.index("w19") and "8 of 20 rows hidden" in text
+    assert "w1 " in page(make_result(layers=layers, absent=()), show_all=True)
+
+
+def test_a_series_shows_both_rotations(make_result, make_layer):
+    layer = make_layer(observed_rotation=0.123, expected_rotations=(0.3, 0.4), observed_rotations=(0.1, 0.123))
+    result = make_result(layers=(layer,), steps=(0, 100, 200), absent=())
+    text = page(result)
+    assert "expected" in text and "observed" in text and "between steps 100 and 200" in " ".join(text.split())
+    assert rotations(result).rows == ((layer.name, 0, 100, 0.3, 0.1), (layer.name, 100, 200, 0.4, 0.123))
+
+
+def test_the_courses(make_result, make_layer, drop):
+    table = courses(make_result(layers=(make_layer(drop=drop), make_layer("b"))))
+    assert len(table.rows) == 25 and table.rows[0][:3] == ("convolutions.0.weight", 0.0, 0.1)
+    assert table.rows[0][3] == pytest.approx(0.00156)
+    bare = courses(make_result(layers=(make_layer(drop=drop, effective_learning_rate=None),)))
+    assert bare.rows[0][3] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tested": False}, "assumes scale invariance"),
+        ({"layers": ()}, "No layer has an equilibrium norm here."),
+        ({"momentum": None, "optimizer": "adamw", "decay": "decoupled"}, "AdamW, decay decoupled, 3 layers."),
+        ({}, "1 of 2 is within 10 % of equilibrium; the median norm is 1.58 × below its own."),
+    ],
+)
+def test_sentences(make_result, changes, words):
+    assert words in summary(make_result(**changes))
+
+
+def test_a_course_from_an_unknown_norm_says_so(make_result, make_layer, drop):
+    layer = make_layer(drop=replace(drop, from_equilibrium=True))
+    assert "are taken to be at it" in " ".join(page(make_result(layers=(layer,), drop_factor=10.0)).split())
+
+
+def test_ascii_and_names_that_cannot_act(make_result, make_layer):
+    text = page(make_result(layers=(make_layer("a\x1b[31m"),), absent=()), ascii_only=True)
+    assert text.isascii() and "\x1b" not in text
