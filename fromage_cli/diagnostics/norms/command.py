@@ -72,14 +72,14 @@ def command(
     first_beta = _first_beta(betas)
 
     from fromage_cli.checkpoints.gathering import gather_series
-    from fromage_cli.diagnostics.norms.measure import layer_names
+    from fromage_cli.checkpoints.layers import lasting_layers
     from fromage_cli.diagnostics.norms.settings import Settings, find_settings
 
     gathered = gather_series(ckpt, model.key, model.ema, model.optimizer_state)
     last = gathered.checkpoints[-1]
     given = Settings(optimizer, (lr,), weight_decay, momentum, first_beta, steps_per_epoch=steps_per_epoch)
     settings = find_settings(gathered.checkpoints, _declared(last, model.trust), given)
-    names, left_out = layer_names(gathered.checkpoints, include or (), exclude or ())
+    names, left_out = lasting_layers(gathered.checkpoints, include or (), exclude or ())
     intake = _opened(last, model, batch, run)
     if intake is not None:
         names = _trained(intake, last, names)

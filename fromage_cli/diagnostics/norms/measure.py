@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
@@ -32,34 +31,6 @@ class LayerTest:
     kind: str | None = None
     invariance: Invariance = field(default_factory=Invariance)
     dead_bias: bool | None = None
-
-
-def layer_names(
-    checkpoints: Sequence[Checkpoint], include: Sequence[str], exclude: Sequence[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The layers of a run, and those that not every checkpoint has in one shape.
-
-    A layer is a floating-point tensor of two or more dimensions, each tied one once.
-    """
-    last = checkpoints[-1]
-    copies = {name for group in last.tied for name in group[1:]}
-    layers = [
-        entry
-        for entry in last.entries.values()
-        if entry.floating and len(entry.shape) > 1 and entry.elements and entry.name not in copies
-        if not include or any(fnmatchcase(entry.name, pattern) for pattern in include)
-        if not any(fnmatchcase(entry.name, pattern) for pattern in exclude)
-    ]
-    lasting = [
-        entry.name
-        for entry in layers
-        if all(_same_shape(checkpoint, entry.name, entry.shape) for checkpoint in checkpoints)
-    ]
-    return tuple(lasting), tuple(entry.name for entry in layers if entry.name not in lasting)
-
-
-def _same_shape(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> bool:
-    return name in checkpoint.entries and checkpoint.entries[name].shape == shape
 
 
 def measure(

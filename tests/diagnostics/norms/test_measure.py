@@ -7,7 +7,8 @@ from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.gathering import gather_series
-from fromage_cli.diagnostics.norms.measure import LayerTest, layer_names, measure
+from fromage_cli.checkpoints.layers import lasting_layers
+from fromage_cli.diagnostics.norms.measure import LayerTest, measure
 from fromage_cli.diagnostics.norms.result import Channels
 from fromage_cli.diagnostics.norms.settings import Settings
 from fromage_cli.theory.scale_invariance import Invariance
@@ -25,7 +26,7 @@ def series(tmp_path, *pairs, **others):
 
 
 def measured(checkpoints, optimizer=None, rate=None, decay=None):
-    names, _ = layer_names(checkpoints, (), ())
+    names, _ = lasting_layers(checkpoints)
     return measure(checkpoints, names, Settings(optimizer, (rate,) * len(checkpoints), decay))
 
 
@@ -76,7 +77,7 @@ def test_the_law_by_optimizer(growing):
 
 
 def test_the_law_with_memory_and_with_a_decay_that_is_rescaled(growing):
-    names, _ = layer_names(growing, (), ())
+    names, _ = lasting_layers(growing)
 
     def law(*arguments, **settings):
         return measure(growing, names, Settings(*arguments, **settings)).layers[0].predicted_growth
@@ -107,7 +108,7 @@ def test_norms_of_the_rows(tmp_path):
 
 
 def test_what_a_model_told_is_taken_over(growing):
-    names, _ = layer_names(growing, (), ())
+    names, _ = lasting_layers(growing)
     tested = {"w": LayerTest("Linear", Invariance("invariant", "tensor", 1e-6, 1e-7, 2e-7), True)}
     (layer,) = measure(growing, names, Settings(None, (None,) * 4), tested).layers
     assert (layer.kind, layer.invariance.granularity, layer.dead_bias) == ("Linear", "tensor", True)
@@ -121,13 +122,6 @@ def test_norms_that_shrink_or_have_no_logarithm(tmp_path):
     assert (layer.growth_per_step, layer.effective_learning_rate) == (None, (None, pytest.approx(0.1)))
     (layer,) = measured(series(tmp_path, (5, 2.0))).layers
     assert (layer.growth_per_step, layer.growth_stderr, layer.norms) == (None, None, (2.0,))
-
-
-def test_layers_are_what_every_checkpoint_has(tmp_path):
-    first = series(tmp_path, (0, 1.0), a=torch.ones(3, 3), b=torch.ones(2), i=torch.ones(2, 2, dtype=torch.int64))
-    last = series(tmp_path, (1, 1.0), a=torch.ones(3, 4), c=torch.ones(2, 5))
-    assert layer_names([*first, *last], (), ()) == (("w",), ("a", "c"))
-    assert layer_names(last, ("a", "w*"), ("w",)) == (("a",), ())
 
 
 @pytest.mark.parametrize(("sample", "optimizer"), [("convnet-lars", "lars"), ("convnet-fromage", "fromage")])
