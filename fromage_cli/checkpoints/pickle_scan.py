@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fromage_cli.checkpoints.files import FileVersion, quoted, status_of
+from fromage_cli.checkpoints.constructors import CONSTRUCTORS
+from fromage_cli.checkpoints.files import FileVersion, status_of
 from fromage_cli.checkpoints.machine import Constructor, Machine, Unfit
 from fromage_cli.checkpoints.npy_header import pickle_in_array
 from fromage_cli.checkpoints.npz_file import SUFFIX
 from fromage_cli.checkpoints.pickle_stream import PickleStream
 from fromage_cli.checkpoints.placeholders import Placeholder
 from fromage_cli.checkpoints.sources import Source, Window
+from fromage_cli.checkpoints.stored_tensor import Misplaced
 from fromage_cli.checkpoints.torch_legacy import NESTED
-from fromage_cli.checkpoints.unpickling import PickledName, names_of
+from fromage_cli.checkpoints.unpickling import BROKEN, PickledName, names_of
 from fromage_cli.checkpoints.zip_container import ZipContainer
 from fromage_cli.errors import FromageError
 
@@ -82,7 +84,9 @@ def _in_file(path: Path) -> Iterator[Scanned]:
     version = FileVersion.of(path)
     source = Source.of_file(path)
     with source.open() as file:
-        head = file.read(8)
+        head = file.read(9)
+        if head[8:] == b"{":
+            return  # safetensors
         if head.startswith(b"PK"):
             yield from _in_archive(source)
         elif head.startswith(b"\x93NUMPY"):
@@ -138,6 +142,8 @@ def _one_after_another(
     path: Path, part: str, file: Window, size: int, *, depth: int = 0, begin: int = 0
 ) -> Iterator[Scanned]:
     """Pickle after pickle, as older files of PyTorch have them; what follows the last of them is no pickle."""
+    file.seek(begin)
+    binary = file.read(1) == b"\x80"
     for index in range(MOST_PICKLES):
         nested: list[bytes] = []
         stream = PickleStream(file, path, size, begin, part)
@@ -147,9 +153,9 @@ def _one_after_another(
             machine.run()
         except FromageError as error:
             fault = error.message
-        except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
+        except (*BROKEN, Misplaced) as error:
             fault = f"{type(error).__name__} ({str(error)[:100]})"
-        if machine.uses or (fault and index == 0):
+        if machine.uses or (fault and index == 0 and binary):
             yield Scanned(path, part, names_of(machine), fault=fault)
         for stored in nested if depth < DEEPEST else ():
             yield from _in_bytes(path, f"{part} > bytes" if part else "bytes", stored, depth + 1)
@@ -168,9 +174,4 @@ def _collecting(nested: list[bytes]) -> Mapping[str, Constructor]:
                 nested.append(stored)
         raise Unfit
 
-    return dict.fromkeys(LOADERS, keep)
-
-
-def told(scanned: Scanned) -> str:
-    """Where it was found, for a person."""
-    return f"{quoted(scanned.file)} ({scanned.part})" if scanned.part else quoted(scanned.file)
+    return {**CONSTRUCTORS, **dict.fromkeys(LOADERS, keep)}

@@ -104,7 +104,7 @@ def verdict(named: PickledName) -> Verdict:
     """
     if named.dotted in PLAIN:
         return "allowed"
-    if named.dotted in HARMLESS:
+    if named.dotted in HARMLESS or named.module == "torch.jit._pickle":
         return "inert"
     top = named.module.partition(".")[0]
     of_builtins = top in ("builtins", "__builtin__") and named.name.partition(".")[0] in RUNNING_FUNCTIONS

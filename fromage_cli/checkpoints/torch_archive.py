@@ -7,6 +7,7 @@ of TorchScript look the same. Source: torch/serialization.py and caffe2/serializ
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from fromage_cli.checkpoints.pickle_stream import PickleStream
 from fromage_cli.checkpoints.sources import Source
 from fromage_cli.checkpoints.stored_tensor import ELEMENT_BYTES, Misplaced, Storage
 from fromage_cli.checkpoints.torch_legacy import with_nested
-from fromage_cli.checkpoints.unpickling import Unpickled, unpickle
+from fromage_cli.checkpoints.unpickling import PickledName, Unpickled, unpickle
 from fromage_cli.checkpoints.zip_container import ZipContainer
 from fromage_cli.checkpoints.zip_directory import damaged
 
@@ -38,7 +39,9 @@ class TorchArchive:
         name = f"{self.root}{PICKLE}"
         pickled = self.container.read(name, self.container.source.size * 64)
         stream = PickleStream(io.BytesIO(pickled), self.container.path, len(pickled), part=name)
-        return unpickle(stream, with_nested(CONSTRUCTORS, self.container.path), self._storage)
+        nested: list[PickledName] = []
+        unpickled = unpickle(stream, with_nested(CONSTRUCTORS, self.container.path, nested), self._storage)
+        return replace(unpickled, names=(*unpickled.names, *nested))
 
     def _storage(self, identifier: Any) -> Any:
         """The storage that a persistent id means: ("storage", class, key, device, elements)."""

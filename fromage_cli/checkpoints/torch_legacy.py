@@ -7,6 +7,7 @@ is its number of elements in eight bytes, then the elements. Source: torch/seria
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from fromage_cli.checkpoints.machine import BASE_BYTES, Constructor, Unfit
 from fromage_cli.checkpoints.pickle_stream import PickleStream
 from fromage_cli.checkpoints.sources import Source, Window
 from fromage_cli.checkpoints.stored_tensor import ELEMENT_BYTES, Misplaced, Storage
-from fromage_cli.checkpoints.unpickling import Unpickled, unpickle
+from fromage_cli.checkpoints.unpickling import PickledName, Unpickled, unpickle
 
 MAGIC = 0x1950A86A20F9469CFC6C
 NESTED = "torch.storage._load_from_bytes"
@@ -35,20 +36,21 @@ class LegacyFile:
         self._source = source
         self._storages: dict[str, Storage] = {}
         self._places: dict[str, int] = {}
+        self._names: list[PickledName] = []
 
     def load(self) -> Unpickled:
         """What the file's pickle describes; tensors are places in the file."""
         with self._source.open() as file:
             first = self._unpickle(file, 0)
             if first.value != MAGIC:
-                return first
+                return replace(first, names=(*first.names, *self._names))
             version = self._unpickle(file, first.end, _SMALL)
             system = self._unpickle(file, version.end, _SMALL)
             little = system.value.get("little_endian", True) if isinstance(system.value, dict) else True
             main = self._unpickle(file, system.end, self._base, partial(self._storage, little is False))
             keys = self._unpickle(file, main.end, _SMALL)
             self._find(file, keys)
-        return main
+        return replace(main, names=(*main.names, *self._names))
 
     @property
     def _base(self) -> int:
@@ -62,7 +64,7 @@ class LegacyFile:
         persistent: Callable[[Any], Any] | None = None,
     ) -> Unpickled:
         stream = PickleStream(file, self.path, self.size, begin)
-        constructors = with_nested(CONSTRUCTORS, self.path, self.depth + 1)
+        constructors = with_nested(CONSTRUCTORS, self.path, self._names, self.depth + 1)
         return unpickle(stream, constructors, persistent, self._base if base is None else base)
 
     def _storage(self, big_endian: bool, identifier: Any) -> Any:
@@ -110,16 +112,22 @@ class LegacyFile:
             file.fill(view)
 
 
-def with_nested(constructors: Mapping[str, Constructor], path: Path, depth: int = 1) -> Mapping[str, Constructor]:
-    """The constructors, and a reader of storages that stand as a whole file inside a pickle of `path`."""
+def with_nested(
+    constructors: Mapping[str, Constructor], path: Path, names: list[PickledName], depth: int = 1
+) -> Mapping[str, Constructor]:
+    """The constructors, and a reader of storages that stand as a whole file inside a pickle of `path`.
+
+    To `names` are added those that such a file names.
+    """
 
     def nested(stored: Any) -> Any:
         if not isinstance(stored, bytes) or depth > _DEEPEST:
             raise Unfit
-        value = LegacyFile(Source.of_bytes(path, stored), depth).load().value
-        if not isinstance(value, Storage):
+        unpickled = LegacyFile(Source.of_bytes(path, stored), depth).load()
+        names.extend(unpickled.names)
+        if not isinstance(unpickled.value, Storage):
             raise Unfit
-        return value
+        return unpickled.value
 
     return {**constructors, NESTED: nested}
 

@@ -16,6 +16,9 @@ from fromage_cli.checkpoints.machine import BASE_BYTES, Constructor, Machine
 from fromage_cli.checkpoints.pickle_stream import PickleStream
 from fromage_cli.checkpoints.stored_tensor import Misplaced
 
+BROKEN = (IndexError, KeyError, TypeError, ValueError, OverflowError)
+"""What a pickle that breaks its own rules makes the interpreter raise."""
+
 
 @dataclass(frozen=True)
 class PickledName:
@@ -59,7 +62,7 @@ def unpickle(
     machine = Machine(stream, constructors or {}, persistent, base)
     try:
         value = machine.run()
-    except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except BROKEN as error:
         raise stream.damaged(f"{type(error).__name__} ({str(error)[:100]})") from error
     except Misplaced as error:
         raise stream.damaged(f"a tensor does not lie within its storage: {error},") from error

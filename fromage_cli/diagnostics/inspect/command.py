@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
 
 
-@shared_options(tables=("tensors", "groups", "dtypes"))
+@shared_options(tables=("tensors", "groups", "dtypes", "safety"))
 def command(
     ckpt: Annotated[
         list[str], typer.Argument(metavar="CKPT…", help="Checkpoints: files, or directories of one or of a run.")
@@ -26,12 +26,20 @@ def command(
     spectrum: Annotated[
         bool, typer.Option("--spectrum", help="Spectral norm, stable rank and condition number of every matrix too.")
     ] = False,
+    safety: Annotated[
+        bool, typer.Option("--safety", help="What its pickles name and would run elsewhere; weights are not read.")
+    ] = False,
     checkpoint: CheckpointOptions,
     output: OutputOptions,
 ) -> list[Answer]:
     """What is in this file: format, step, tensors, norms, dtypes, NaN and Inf, ties, the optimizer and its settings?"""
     if headers and spectrum:
         raise UsageError("--headers reads no data, --spectrum needs it.", hint="give one of them")
+
+    if safety:
+        if headers or spectrum:
+            raise UsageError("--safety reads no tensors.", hint="leave --headers and --spectrum out")
+        return [_survey(path) for path in ckpt]
 
     from fromage_cli.checkpoints import open_checkpoint
 
@@ -42,6 +50,23 @@ def command(
     elements = sum(entry.elements for checkpoint in opened for entry in checkpoint.entries.values())
     with progress("inspect", total=None if headers else elements) as advance:
         return [_answer(checkpoint, headers, spectrum, advance) for checkpoint in opened]
+
+
+def _survey(path: str) -> Answer:
+    from pathlib import Path
+
+    from fromage_cli.diagnostics.inspect.findings import judge_safety
+    from fromage_cli.diagnostics.inspect.safety import survey
+    from fromage_cli.diagnostics.inspect.safety_page import render_safety
+
+    result = survey(Path(path))
+    return Answer(
+        command="inspect",
+        result=result,
+        page=lambda style: render_safety(result, style, path),
+        tables={"safety": lambda: records(result.safety)},
+        findings=judge_safety(result),
+    )
 
 
 def _answer(checkpoint: "Checkpoint", headers: bool, spectrum: bool, advance: Advance) -> Answer:
@@ -59,6 +84,7 @@ def _answer(checkpoint: "Checkpoint", headers: bool, spectrum: bool, advance: Ad
             "tensors": lambda: records(result.tensors),
             "groups": lambda: records(result.optimizer.groups if result.optimizer else ()),
             "dtypes": lambda: records(result.totals.dtypes),
+            "safety": lambda: records(result.safety),
         },
         findings=judge(result),
         checkpoints=(checkpoint_record(checkpoint),),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from fromage_cli.diagnostics.inspect.result import InspectResult
+from fromage_cli.diagnostics.inspect.result import InspectResult, NamedCode, SafetyResult
 from fromage_cli.findings import Finding
 
 NAMED = 3
@@ -11,7 +11,29 @@ NAMED = 3
 
 def judge(result: InspectResult) -> tuple[Finding, ...]:
     """The findings of an inspected checkpoint, the gravest kinds first."""
-    return (*_not_finite(result), *_zero_matrices(result), *_duplicates(result))
+    return (*judge_safety(result), *_not_finite(result), *_zero_matrices(result), *_duplicates(result))
+
+
+def judge_safety(result: InspectResult | SafetyResult) -> tuple[Finding, ...]:
+    """What would run where an ordinary loader reads the file."""
+    names = [entry.name if not entry.module else f"{entry.module}.{entry.name}" for entry in _dangerous(result)]
+    if not names:
+        return ()
+    counted = "1 name that runs" if len(names) == 1 else f"{len(names)} names that run"
+    return (
+        Finding(
+            code="pickle-runs-code",
+            severity="warn",
+            message=f"the file has {counted} code or reach files in an ordinary loader: {_first(names)}",
+            value=float(len(names)),
+            limit=0.0,
+            hint="Nothing was run here. Load it elsewhere only if you trust its source; save weights as safetensors.",
+        ),
+    )
+
+
+def _dangerous(result: InspectResult | SafetyResult) -> Iterator[NamedCode]:
+    return (entry for entry in result.safety if entry.verdict == "dangerous")
 
 
 def _not_finite(result: InspectResult) -> Iterator[Finding]:

@@ -34,7 +34,7 @@ def summary(result: InspectResult, path: str) -> str:
     taken = f", taken from {visible(result.key)!r}" if result.key else ""
     return (
         f"{visible(path)}: {result.format}{step}{taken}. {counted}, {in_bytes(totals.bytes)}, "
-        f"{totals.parameters} floating-point elements (stored: {dtypes}). {'. '.join(result.safety)}."
+        f"{totals.parameters} floating-point elements (stored: {dtypes}). {result.reading}."
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,33 @@ class OptimizerResult:
 
 
 @dataclass(frozen=True)
+class NamedCode:
+    """A class or function that a pickle names, or code in an archive."""
+
+    place: str
+    """The file of a directory and the member of an archive; empty for the file itself."""
+    module: str
+    name: str
+    use: str
+    """What an ordinary loader does with it: `import`, and of `call`, `create`, `build` what follows; or `code`."""
+    verdict: Literal["allowed", "inert", "dangerous"]
+    """Needed for tensors and settings; an unknown class; known to run code or reach files."""
+    would: str
+    """The same in words."""
+
+
+@dataclass(frozen=True)
+class SafetyResult:
+    """What would run in a file or a directory where an ordinary loader reads it."""
+
+    pickles: int
+    """How many there are."""
+    safety: tuple[NamedCode, ...]
+    unread: tuple[str, ...]
+    """Pickles that were cut off, damaged or beyond the limits, and why."""
+
+
+@dataclass(frozen=True)
 class InspectResult:
     """What is in one checkpoint."""
 
@@ -102,6 +130,8 @@ class InspectResult:
     """Names of one and the same memory."""
     duplicates: tuple[tuple[str, ...], ...] | None
     """Names of equal bytes, beyond the tied ones and constants; None where no data was read."""
-    safety: tuple[str, ...]
+    reading: str
     """What the format allows a file to do when it is read, and what was done."""
+    safety: tuple[NamedCode, ...]
+    """Every class and function that the pickles which were read name."""
     tensors: tuple[TensorResult, ...]

@@ -45,7 +45,8 @@ def make_result(make_tensor: Callable[..., TensorResult]) -> Callable[..., Inspe
             "optimizer": OptimizerResult("adamw", 400, ("step", "exp_avg", "exp_avg_sq"), (group,)),
             "tied": (("layers.1.weight", "output.weight"),),
             "duplicates": (),
-            "safety": ("A pickle, nothing in it was executed",),
+            "reading": "A pickle, nothing in it was executed",
+            "safety": (),
             "tensors": (make_tensor(), make_tensor("layers.1.weight")),
         }
         return InspectResult(**{**values, **changes})

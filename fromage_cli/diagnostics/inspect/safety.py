@@ -1,0 +1,48 @@
+"""What pickles and code in a file would do where an ordinary loader reads it."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from fromage_cli.checkpoints.pickle_scan import Scanned, scan
+from fromage_cli.checkpoints.pickled_names import verdict
+from fromage_cli.checkpoints.unpickling import PickledName
+from fromage_cli.diagnostics.inspect.result import NamedCode, SafetyResult
+
+_ACTS = {"call": "calls it", "create": "creates one", "build": "sets its attributes"}
+
+
+def survey(path: Path) -> SafetyResult:
+    """Every name in every pickle of a file or a directory, and every piece of code; nothing is loaded."""
+    found = list(scan(path))
+    return SafetyResult(
+        pickles=sum(not part.code for part in found),
+        safety=tuple(entry for part in found for entry in _of_part(part, path)),
+        unread=tuple(f"{_place(part, path)}: {part.fault}" for part in found if part.fault),
+    )
+
+
+def named_code(names: Iterable[PickledName], place: str = "") -> Iterator[NamedCode]:
+    """The names that one pickle asks for."""
+    for named in names:
+        acts = [_ACTS[use] for use in named.uses if use in _ACTS]
+        yield NamedCode(
+            place=place,
+            module=named.module,
+            name=named.name,
+            use="+".join(named.uses),
+            verdict=verdict(named),
+            would=", ".join([f"imports {named.module}", *acts]),
+        )
+
+
+def _of_part(part: Scanned, path: Path) -> Iterator[NamedCode]:
+    place = _place(part, path)
+    if part.code:
+        yield NamedCode(place, "", part.part, "code", "dangerous", "compiles and runs it, once the model is called")
+    yield from named_code(part.names, place)
+
+
+def _place(part: Scanned, path: Path) -> str:
+    """The file within the directory that was asked for, and the member within the file."""
+    file = str(part.file.relative_to(path)) if path != part.file else ""
+    return " > ".join(text for text in (file, part.part) if text)

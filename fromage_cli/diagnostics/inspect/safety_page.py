@@ -1,0 +1,57 @@
+"""The page of `inspect --safety`: a sentence, and the names that pickles ask for, those that would run code first."""
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from fromage_cli.diagnostics.inspect.result import SafetyResult
+from fromage_cli.terminal.answer import PageStyle
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table
+from fromage_cli.terminal.words import visible
+
+ROWS = 24
+"""Names shown without `--all`."""
+_ORDER = ("dangerous", "inert", "allowed")
+
+
+def render_safety(result: SafetyResult, style: PageStyle, path: str) -> RenderableType:
+    """The whole page, without findings."""
+    rows = _rows(result)
+    shown = rows if style.show_all else rows[:ROWS]
+    said = Text(f"{visible(path)}: {sentence(result)}")
+    unread = [Text(f"read in part: {visible(fault)}") for fault in result.unread]
+    if not shown:
+        return Group(said, *unread)
+    columns = [Column("name", name=True), Column("verdict", left=True), Column("an ordinary loader would", left=True)]
+    columns += [Column("in", name=True, optional=1)]
+    hidden = [hidden_rows(len(shown), len(rows))] if len(shown) < len(rows) else []
+    return Group(said, house_table(columns, shown, style), *hidden, *unread)
+
+
+def sentence(result: SafetyResult) -> str:
+    """How much there is, and how much of it would run."""
+    if not result.safety and not result.pickles:
+        return "no pickles and no code; nothing in it could run."
+    counts = {verdict: sum(entry.verdict == verdict for entry in result.safety) for verdict in _ORDER}
+    pickles = f"{result.pickles} pickle{'s' if result.pickles != 1 else ''}"
+    return (
+        f"{pickles}, {len(result.safety)} names: {counts['dangerous']} would run code or reach files, "
+        f"{counts['inert']} of unknown classes, {counts['allowed']} that make up tensors and settings. "
+        "Nothing was imported or called."
+    )
+
+
+def _rows(result: SafetyResult) -> list[tuple[object, ...]]:
+    """One row for each name and use, whatever the number of pickles, those that would run code first."""
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for entry in sorted(result.safety, key=lambda entry: _ORDER.index(entry.verdict)):
+        place = (f"{entry.module}.{entry.name}".lstrip("."), entry.verdict, entry.use)
+        places.setdefault(place, []).append(entry.place or "the file")
+    return [(name, verdict, _acts(use), _first(where)) for (name, verdict, use), where in places.items()]
+
+
+def _acts(use: str) -> str:
+    return "run it" if use == "code" else use.replace("build", "set attributes").replace("+", ", ")
+
+
+def _first(places: list[str]) -> str:
+    return f"{places[0]} and {len(places) - 1} more" if len(places) > 1 else places[0]

@@ -1,0 +1,91 @@
+"""What a file would run elsewhere: every name, wherever a pickle stands."""
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fromage_cli.cli import main
+from fromage_cli.diagnostics.inspect.safety import survey
+
+
+class Payload:
+    def __reduce__(self):
+        return eval, ("1",)
+
+
+class Hidden:
+    """A pickle of a payload inside of a pickle, for a loader to load."""
+
+    def __reduce__(self):
+        return pickle.loads, (pickle.dumps(Payload()),)
+
+
+def found(path):
+    return {(entry.module, entry.name, entry.use, entry.verdict) for entry in survey(path).safety}
+
+
+EVAL = ("builtins", "eval", "import+call", "dangerous")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: torch.save({"w": torch.ones(2), "x": Payload()}, path, pickle_protocol=4),
+        lambda path: torch.save([Payload()], path, pickle_protocol=4, _use_new_zipfile_serialization=False),
+        lambda path: path.write_bytes(pickle.dumps(Hidden())),
+        lambda path: path.write_bytes(pickle.dumps(Payload()) + b"trailing"),
+        lambda path: path.write_bytes(pickle.dumps(Payload())[:-1]),
+        lambda path: numpy.savez(path.with_suffix(".npz"), w=numpy.array([Payload()], dtype=object)),
+        lambda path: numpy.save(path.with_suffix(".npy"), numpy.array([Payload()], dtype=object)),
+    ],
+    ids=["zip", "legacy", "nested", "trailing", "cut off", "npz", "npy"],
+)
+def test_a_payload_is_found_wherever_it_stands(tmp_path, write):
+    write(tmp_path / "x.pt")
+    assert EVAL in found(next(tmp_path.iterdir()))
+    assert EVAL in found(tmp_path)
+
+
+def test_an_archive_in_an_archive_and_code_are_found(tmp_path):
+    inner = io.BytesIO()
+    torch.save(Payload(), inner, pickle_protocol=4)
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/data/inputs.pt", inner.getvalue())
+        archive.writestr("x/code/net.py", "1 / 0")
+    assert EVAL in found(tmp_path / "x.pt")
+    assert ("", "x/code/net.py", "code", "dangerous") in found(tmp_path / "x.pt")
+    assert survey(tmp_path / "x.pt").safety[0].place == "x/data/inputs.pt > archive/data.pkl"
+
+
+def test_tensors_are_allowed_and_unknown_classes_inert(tmp_path):
+    torch.save({"w": torch.nn.Parameter(torch.ones(2)), "path": Path("a")}, tmp_path / "x.pt")
+    verdicts = {f"{entry.module}.{entry.name}": entry.verdict for entry in survey(tmp_path / "x.pt").safety}
+    assert verdicts.pop("pathlib.PosixPath") == "inert"
+    assert set(verdicts.values()) == {"allowed"}
+
+
+@pytest.mark.parametrize("content", [b"plain words", b"{}", b""])
+def test_files_that_are_no_pickles_have_no_names(tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    save_file({"w": torch.ones(2)}, tmp_path / "w.safetensors")
+    assert survey(tmp_path).safety == ()
+
+
+def test_the_command_lists_and_warns(tmp_path, capsys):
+    torch.save({"w": torch.ones(2), "x": Payload()}, tmp_path / "x.pt", pickle_protocol=4)
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", "--safety", str(tmp_path / "x.pt"), "--format", "tsv", "--fail-on", "warn"])
+    captured = capsys.readouterr()
+    assert ended.value.code == 10
+    assert "builtins\teval\timport+call\tdangerous" in captured.out
+    assert "pickle-runs-code" in captured.err
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", "--safety", str(tmp_path / "x.pt"), "--format", "rich"])
+    assert "1 would run code" in " ".join(capsys.readouterr().out.split())
+    assert not ended.value.code
