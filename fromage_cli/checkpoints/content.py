@@ -17,6 +17,8 @@ HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
 PICKLE_PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 
 GRAPHS = ("/models/model.json", "/serialized_exported_program.json", "/archive_format")  # of torch.export
+PICKLED = ("torch", "torch-legacy", "torchscript", "torch-package")
+"""Kinds of files whose pickles say what they hold."""
 FOREIGN = (  # first bytes, what it is, what to do
     (b"\x1f\x8b", "a gzip archive", "Unpack it first (gunzip)."),
     (b"BZh", "a bzip2 archive", "Unpack it first (bunzip2)."),
@@ -30,7 +32,10 @@ FOREIGN = (  # first bytes, what it is, what to do
 
 
 def kind_of(path: Path) -> str:
-    """Return "safetensors", "torch", "torch-legacy", "npz" or "json"; anything else raises InputError."""
+    """Return what a file is; anything that is no checkpoint raises InputError.
+
+    "safetensors", "torch", "torch-legacy", "torchscript", "torch-package", "npz", or "json".
+    """
     version = FileVersion.of(path)
     if path.suffix == ".distcp":
         raise InputError(
@@ -85,16 +90,15 @@ def _foreign(head: bytes) -> tuple[str, str] | None:
 
 def _kind_of_zip(path: Path, version: FileVersion) -> str:
     names = member_names(path, version)
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise UnsafeError(
-            f"{quoted(path)} is a TorchScript archive: it holds code. Nothing was executed.",
-            hint="Save the weights alone: torch.save(model.state_dict(), 'weights.pt').",
-        )
     if any(f"/{name}".endswith(GRAPHS) for name in names):
         raise UnsafeError(
             f"{quoted(path)} is a .pt2 archive: it holds a graph, which counts as code. Nothing was executed.",
             hint="Save the weights alone: torch.save(exported.state_dict, 'weights.pt').",
         )
+    if any(name.endswith("/.data/extern_modules") for name in names):
+        return "torch-package"
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "torchscript"
     if any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
         return "torch"
     if names and all(name.endswith(".npy") for name in names):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, Contents
-from fromage_cli.checkpoints.content import SUPPORTED, kind_of
+from fromage_cli.checkpoints.content import PICKLED, SUPPORTED, kind_of
 from fromage_cli.checkpoints.deepspeed import is_model_states, read_deepspeed
 from fromage_cli.checkpoints.directory import latest_in, own_weights
 from fromage_cli.checkpoints.distributed import is_metadata, read_distributed
@@ -107,7 +107,7 @@ def _read(path: Path, choice: Choice) -> Contents:
 
 def _read_file(path: Path, choice: Choice = ANY) -> Contents:
     kind = kind_of(path)
-    if kind in {"torch", "torch-legacy"}:
+    if kind in PICKLED:
         return read_torch(path, kind, choice)
     _refuse_choice(choice, path)
     if kind == "safetensors":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fromage_cli.checkpoints.content import kind_of
+from fromage_cli.checkpoints.content import PICKLED, kind_of
 from fromage_cli.checkpoints.directory import METADATA
 from fromage_cli.checkpoints.distributed import load_distributed_optimizer
 from fromage_cli.checkpoints.files import quoted, status_of
@@ -39,7 +39,7 @@ def _in_file(path: Path) -> OptimizerState:
     from fromage_cli.checkpoints.torch_file import load_file
 
     kind = kind_of(path)
-    root = load_file(path, kind) if kind in {"torch", "torch-legacy"} else None
+    root = load_file(path, kind) if kind in PICKLED else None
     state = None
     if isinstance(root, Mapping):
         state = parse_optimizer(root) or optimizer_state([{str(name): value for name, value in root.items()}])

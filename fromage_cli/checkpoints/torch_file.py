@@ -19,6 +19,7 @@ from fromage_cli.checkpoints.steps import step_in_metadata
 from fromage_cli.checkpoints.stored_tensor import StoredTensor
 from fromage_cli.checkpoints.torch_archive import TorchArchive
 from fromage_cli.checkpoints.torch_legacy import LegacyFile
+from fromage_cli.checkpoints.torch_package import TorchPackage
 from fromage_cli.checkpoints.unpickling import PickledName
 from fromage_cli.checkpoints.whole_modules import opened_up
 from fromage_cli.errors import FromageError, InputError
@@ -87,10 +88,13 @@ def load_part(path: Path, begin: int, size: int) -> object:
 
 
 def load(source: Source, kind: str) -> Loaded:
-    """Everything in a file in the ZIP format ("torch") or older ("torch-legacy"), a pickle of another origin too."""
+    """Everything in a file in the ZIP format or older ("torch-legacy"), a pickle of another origin too."""
     if kind == "torch-legacy":
         unpickled = LegacyFile(source).load()
         return Loaded(opened_up(unpickled.value), unpickled.names, said(unpickled.names))
+    if kind == "torch-package":
+        held, names = TorchPackage(source).load()
+        return Loaded(opened_up(held), names, said(names))
     archive = TorchArchive(source)
     unpickled = archive.load()
     unchecked = () if archive.container.has_checksums else (f"{quoted(source.path)} was saved without checksums.",)

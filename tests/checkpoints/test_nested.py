@@ -1,7 +1,10 @@
+import argparse
+from pathlib import Path
+
 import pytest
 import torch
 
-from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.checkpoints import match_parameters, open_checkpoint
 from fromage_cli.errors import InputError, UsageError
 
 SMALL = {"w": torch.ones(2)}
@@ -130,8 +133,29 @@ def test_shared_and_endless_dictionaries_end(tmp_path):
     assert opened(tmp_path, endless).key == "model"
 
 
-def test_lightning(tmp_path):
-    content = {"state_dict": SMALL, "pytorch-lightning_version": "2.0", "epoch": 1, "global_step": 5, "loops": {}}
+class EarlyStopping:
+    def __init__(self):
+        self.best = torch.tensor(0.5)
+
+
+def test_lightning_with_settings_and_callbacks_of_unknown_classes(tmp_path):
+    weights, optimizer = trained()
+    content = {
+        "epoch": 1,
+        "global_step": 5,
+        "pytorch-lightning_version": "2.5",
+        "state_dict": {f"model.{name}": tensor for name, tensor in weights.items()},
+        "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": {"ready": 2}}}},
+        "callbacks": {EarlyStopping: {"best": torch.tensor(0.5)}, "Checkpoint{'every': 1}": {"best": EarlyStopping()}},
+        "optimizer_states": [optimizer],
+        "lr_schedulers": [{"last_epoch": 3}],
+        "hparams_name": "hparams",
+        "hyper_parameters": argparse.Namespace(rate=0.1, stopping=EarlyStopping(), path=Path("data")),
+    }
     checkpoint = opened(tmp_path, content)
     assert (checkpoint.key, checkpoint.step) == ("state_dict", 5)
-    assert checkpoint.metadata["pytorch-lightning_version"] == "2.0"
+    assert checkpoint.metadata["pytorch-lightning_version"] == "2.5"
+    assert torch.equal(checkpoint.tensor("model.weight"), weights["weight"])
+    assert match_parameters(checkpoint.optimizer, {"model.weight": (2, 3), "model.bias": (2,)})["model.bias"] == 1
+    assert checkpoint.optimizer.groups[0].settings["lr"] == 1e-3
+    assert any("EarlyStopping" in note for note in checkpoint.notes)

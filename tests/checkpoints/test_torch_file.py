@@ -260,12 +260,14 @@ def test_the_environment_cannot_lift_the_restriction(path, tmp_path, monkeypatch
     assert not (tmp_path / "marker").exists()
 
 
-def test_torchscript_is_code(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        for member in ("x/data.pkl", "x/constants.pkl", "x/code/__torch__.py"):
-            archive.writestr(member, b"")
-    with pytest.raises(UnsafeError, match="TorchScript"):
-        open_checkpoint(path)
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_yields_its_tensors_and_runs_nothing(path):
+    model = torch.nn.Sequential(torch.nn.Conv1d(2, 3, 2), torch.nn.BatchNorm1d(3), torch.nn.LSTM(3, 4))
+    torch.jit.save(torch.jit.script(model), path)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.format == "torchscript"
+    assert dict(checkpoint.entries).keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in checkpoint.items())
 
 
 def test_truncated_files_are_incomplete(path):
