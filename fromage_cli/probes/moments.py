@@ -62,7 +62,7 @@ def slots_by_name(
     None for a tensor that was never updated; `covers`: `all`, or `matrices` for an optimizer of tensors with two
     dimensions. Raises MismatchError when the state does not fit the model.
     """
-    numbers = match_parameters(state, _shapes(problem, state, covers))
+    numbers = match_parameters(state, held_shapes(problem, state, covers))
     settings = {number: group.settings for group in state.groups for number in group.numbers}
     found = {}
     for tensor in problem.receiving:
@@ -80,7 +80,7 @@ def slots_by_name(
     return found
 
 
-def _shapes(problem: Problem, state: OptimizerState, covers: str) -> dict[str, tuple[int, ...]]:
+def held_shapes(problem: Problem, state: OptimizerState, covers: str) -> dict[str, tuple[int, ...]]:
     """The shapes of the trainable tensors that the optimizer holds; of matrices, those that it names where it does."""
     tensors = problem.trainable
     if covers == "matrices":

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.checkpoints import OptimizerState, match_parameters
 from fromage_cli.checkpoints.optimizer_state import slot_shape
 from fromage_cli.probes.minibatches import minibatches
-from fromage_cli.probes.moments import EPSILON, MINIBATCHES, mean_gradients, slots_by_name
+from fromage_cli.probes.moments import EPSILON, MINIBATCHES, held_shapes, mean_gradients, slots_by_name
 from fromage_cli.probes.optimizer import Optimizer
 from fromage_cli.probes.update_rules import Memory, Place, TensorStep, moves, tensor_step
 from fromage_cli.problem.layers import TrainableTensor
@@ -128,6 +128,16 @@ def rate_shares(problem: Problem, optimizer: Optimizer, state: OptimizerState | 
         return {}
     settings = slots_by_name(problem, state, _covers(optimizer))
     return {name: float(group.get("lr") or 0.0) / max(rates) for name, (_, group) in settings.items()}
+
+
+def group_numbers(problem: Problem, optimizer: Optimizer, state: OptimizerState) -> dict[str, int]:
+    """The parameter number of each tensor in the optimizer's state; empty where slots do not tell.
+
+    Raises MismatchError when the state does not fit the model.
+    """
+    if len(state.groups) > 1 and not any(slot_shape(slot) for slot in state.slots.values()):
+        return {}
+    return match_parameters(state, held_shapes(problem, state, _covers(optimizer)))
 
 
 def _memory_of_minibatches(problem: Problem) -> tuple[dict[str, Memory], str]:

@@ -43,7 +43,10 @@ class NextUpdate:
     cosines: Mapping[str, Cosine]
     """Of a training batch, by tensor name; decoupled decay left out."""
     levels: Mapping[str, float]
-    """The cosine that a certificate may count on: decay counts where it works against descent."""
+    """The cosine that a certificate may count on, decay included where it works against descent.
+
+    Of a step with the gradient of all rows, or of a training batch where its size was given.
+    """
     relative_steps: Mapping[str, float]
     """sqrt(E||u_l||^2) / ||W_l|| over training batches, by layer, per unit of learning rate."""
 
@@ -77,7 +80,7 @@ def next_update(
     else:
         if parts:
             noise = measure_noise(problem, parts, batch_size=batch_size, remember=True)
-        memory, source = _stand_in(problem, noise)
+        memory, source = stand_in(problem, noise)
         step = measure_next_step(problem, optimizer, state, memory, source)
     line = step_line(problem, tensors, step, optimizer.name or "sgd")
     size = batch_size or problem.batch.size
@@ -90,14 +93,16 @@ def next_update(
         memory=memory,
         cosines=_cosines(line, step, noise, factors, size),
         levels={
-            move.tensor.name: min(line.cosines[move.tensor.name], move.cosine) * factors.get(move.tensor.name, 1.0)
+            move.tensor.name: min(line.cosines[move.tensor.name], move.cosine)
+            * (factors.get(move.tensor.name, 1.0) if batch_size is not None else 1.0)
             for move in line.direction.moves
         },
         relative_steps=_relative_steps(problem, line, noise, _gains(problem, optimizer, state), size),
     )
 
 
-def _stand_in(problem: Problem, noise: GradientNoise | None) -> tuple[Mapping[str, Memory], str]:
+def stand_in(problem: Problem, noise: GradientNoise | None) -> tuple[Mapping[str, Memory], str]:
+    """What an optimizer without state is taken to remember, and words on where that comes from."""
     if noise is not None:
         return noise.memory, f"its memory from {noise.count} gradients of {noise.rows} rows each at fixed weights"
     gradients = problem.base.gradients

@@ -25,6 +25,11 @@ class StepLine:
     limiting: str
     """The layer whose relative step is eta."""
 
+    @property
+    def descent(self) -> float:
+        """How fast the loss falls along it at the start, -<g, dW>/eta."""
+        return sum(move.gradient_norm * move.step_norm * move.cosine for move in self.direction.moves)
+
 
 def step_line(problem: Problem, tensors: Sequence[TrainableTensor], step: NextStep, name: str) -> StepLine:
     """The line w - eta * s * u of the tensors that the step covers, s such that eta is the largest relative step.

@@ -93,6 +93,10 @@ class Answer:
     """What a flag became where that differs from what was given (`mode`: `auto` → `eval`)."""
     error: FromageError | None = None
     """Set on a partial answer: that is shown first, then this, with its exit code."""
+    alone: str | None = None
+    """Where one value alone is asked for: what is written instead of page, table or envelope."""
+    code: int = 0
+    """The least exit code of the answer."""
 
 
 Answers = Answer | Sequence[Answer]

@@ -30,7 +30,7 @@ def show(given: Answers) -> int:
         _say_beside(answer, destination.format)
     for error in (answer.error for answer in answers if answer.error is not None):
         raise error
-    return max((exit_code(answer, running.output.fail_on) for answer in answers), default=0)
+    return max((max(answer.code, exit_code(answer, running.output.fail_on)) for answer in answers), default=0)
 
 
 def exit_code(answer: Answer, fail_on: str) -> int:
@@ -47,6 +47,8 @@ def rendered(answers: Sequence[Answer], destination: Destination) -> str:
     Several are an array as JSON, a line each as JSON lines, pages one below the other, and one table with the
     checkpoint's path in front.
     """
+    if any(answer.alone is not None for answer in answers):
+        return "".join(f"{answer.alone}\n" for answer in answers if answer.alone is not None)
     running = session.current()
     format = destination.format
     if destination.json:

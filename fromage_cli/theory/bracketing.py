@@ -8,6 +8,8 @@ PRECISION = 1.05
 """How far apart the ends of the bracket may be in the end."""
 ASIDE = 1.022
 """How far beside the expected place a point is set, so that two of them close the bracket."""
+FARTHEST = 64.0
+"""How many times further the next point is set at most."""
 SECANTS = 5
 """Evaluations that follow the curve; later ones halve the bracket."""
 
@@ -55,7 +57,7 @@ class Bracket:
     def _beyond(self, value: float) -> float:
         """Above `low`, the further the more often that was not far enough."""
         stride = 1.1 ** (len(self.values) - 1)
-        return self.low * min(ASIDE * stride / value, 4.0) if value > 0.0 else 4.0 * self.low
+        return self.low * min(ASIDE * stride / value, FARTHEST) if value > 0.0 else FARTHEST * self.low
 
     def _below(self, value: float) -> float:
         """Below `high`, the further the more often that was not far enough."""

@@ -17,16 +17,16 @@ def typical_rate(
     """The rate, or None, and where it comes from, or why there is none."""
     found = calibration(name, momentum)
     if found is not None:
-        return found.typical, "geometric mean of the best rates of small networks"
+        return found.typical, "small networks; geometric mean of their best rates"
     if name == "lamb":
-        return FROMAGE.typical, "the same relative step as Fromage's"
+        return FROMAGE.typical, "as Fromage's; the same relative step"
     if name == "lars":
         rate = FROMAGE.typical / (trust_coefficient * stationary_gain(momentum))
-        return rate, "the same relative step as Fromage's"
+        return rate, "as Fromage's; the same relative step"
     if name == "lion":
-        return ROOT_MEAN_SQUARE * ADAMW.typical, "the same size of step as AdamW's"
+        return ROOT_MEAN_SQUARE * ADAMW.typical, "as AdamW's; the same size of step"
     if name == "muon" and adjust_lr_fn == "match_rms_adamw":
-        return ADAMW.typical, "AdamW's, whose size of step it matches"
+        return ADAMW.typical, "as AdamW's; whose size of step it matches"
     if name == "muon":
-        return None, "none is known for Muon's original scaling"
+        return None, "none known; for Muon's original scaling"
     return None, "the optimizer is not known"

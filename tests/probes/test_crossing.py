@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.probes.crossing import Crossing, find_crossing
+from fromage_cli.probes.crossing import Crossing, find_crossing, find_sum_crossing
 from fromage_cli.probes.next_step import measure_next_step
 from fromage_cli.probes.optimizer import Optimizer
 from fromage_cli.probes.ray import measure_ray
@@ -51,12 +51,15 @@ def test_it_is_the_crossing_of_a_dense_grid(
     etas = [found.eta * factor / 100 for factor in range(4, 121, 4)]
     ray = measure_ray(problem, line.direction, etas)
     places = []
-    for move in line.direction.moves:
-        path = running_maximum([change / move.gradient_norm for change in ray.changes[move.tensor.name]])
-        places.append((first_crossing(etas, path, line.cosines[move.tensor.name]).eta or 9.0, move.tensor.name))
+    vectors = [move for move in line.direction.moves if not move.tensor.is_layer]
+    for group in (*([move] for move in line.direction.moves if move.tensor.is_layer), vectors):
+        lost = [sum(m.step_norm * ray.changes[m.tensor.name][place] for m in group) for place in range(len(etas))]
+        kept = sum(m.gradient_norm * m.step_norm * line.cosines[m.tensor.name] for m in group)
+        crossing = first_crossing(etas, running_maximum(lost), kept)
+        places.append((crossing.eta or 9.0, [move.tensor.name for move in group]))
     expected, limiting = min(places)
     assert found.eta <= expected * 1.01 and expected * 0.99 <= found.upper
-    assert found.limiting == limiting
+    assert found.limiting in limiting
 
 
 def test_the_step_up_to_it_lowers_the_loss(make_problem: Maker, perceptron: nn.Module, classification: Data) -> None:
@@ -85,10 +88,9 @@ def test_the_slope_is_the_curves_own(make_problem: Maker, classification: Data) 
     problem = make_problem(smooth().double(), {"x": classification["x"].double(), "y": classification["y"]})
     line, found = crossing_of(problem)
     ray = measure_ray(problem, line.direction, [1e-6])
-    assert found.slopes is not None
+    assert found.products is not None
     for move in line.direction.moves:
-        breakdown = ray.changes[move.tensor.name][0] / move.gradient_norm
-        assert found.slopes[move.tensor.name] == pytest.approx(breakdown / 1e-6, rel=1e-3)
+        assert found.products[move.tensor.name] == pytest.approx(ray.changes[move.tensor.name][0] / 1e-6, rel=1e-3)
 
 
 def test_every_tensor_has_its_own_place_as_far_as_it_shows(make_problem: Maker, classification: Data) -> None:
@@ -100,18 +102,40 @@ def test_every_tensor_has_its_own_place_as_far_as_it_shows(make_problem: Maker, 
     assert {point.relation for point in trusts.values()} <= {"crossing", "above-grid"}
 
 
-def test_a_tensor_that_ascends_leaves_it_to_the_sum(
-    make_problem: Maker, perceptron: nn.Module, classification: Data
+@pytest.mark.parametrize(("level", "criterion"), [(1.0, "layers"), (0.0, "sum")])
+def test_a_layer_that_ascends_is_taken_together_with_others(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, level: float, criterion: str
 ) -> None:
     problem = make_problem(perceptron, classification)
     line = line_of(problem, "sgd")
-    found = find_crossing(problem, line.direction, {**line.cosines, "0.bias": -0.1})
-    assert (found.criterion, found.uncertain, found.relation) == ("sum", ("0.bias",), "crossing")
-    assert found.eta is not None
+    others = {name: cosine * (1.0 if "weight" in name else level) for name, cosine in line.cosines.items()}
+    found = find_crossing(problem, line.direction, {**others, "0.weight": -0.1})
+    assert (found.criterion, found.certificate.uncertain, found.relation) == (criterion, ("0.weight",), "crossing")
+    assert found.eta is not None and found.eta < (crossing_of(problem)[1].eta or 0.0)
     tensors = [move.tensor for move in line.direction.moves]
     with problem.displaced(tensors) as origin:
         line.direction.write(origin, found.eta)
         assert problem.value() < problem.base.loss
+
+
+def test_the_sum_is_certain_further_and_still_true(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    problem = make_problem(perceptron, classification)
+    line, layers = crossing_of(problem, "fromage")
+    before = problem.evaluations.gradients
+    whole = find_sum_crossing(problem, layers)
+    assert problem.evaluations.gradients - before <= 6
+    assert whole.criterion == "sum" and whole.closed
+    assert layers.eta is not None and whole.eta is not None and whole.eta >= layers.eta
+    assert set(layers.etas) <= set(whole.etas)
+    for eta, sign in ((whole.eta, -1), (whole.upper or 0.0, 1)):
+        ray = measure_ray(problem, line.direction, [eta])
+        moves = line.direction.moves
+        lost = sum(move.step_norm * ray.changes[move.tensor.name][0] for move in moves)
+        kept = sum(move.step_norm * move.gradient_norm * move.cosine for move in moves)
+        assert sign * (lost - kept) >= 0.0
+    assert measure_ray(problem, line.direction, [whole.eta]).losses[0] < problem.base.loss
 
 
 def test_a_step_that_ascends_on_the_whole_is_certain_nowhere(
@@ -127,7 +151,7 @@ def test_a_gradient_of_rounding_errors_has_no_say(make_problem: Maker, classific
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3))
     _, found = crossing_of(make_problem(model, classification))
-    assert found.noise == ("0.bias",)
+    assert found.certificate.noise == {"0.bias"}
     assert found.limiting != "0.bias" and found.relation == "crossing"
 
 
@@ -166,7 +190,7 @@ def test_without_a_second_derivative_the_search_starts_elsewhere(make_problem: M
         for middle in (layers[1], OnceDifferentiable())
     )
     with_slope, without = crossing_of(smooth)[1], crossing_of(rough)[1]
-    assert without.slopes is None and without.closed
+    assert without.products is None and without.closed
     assert without.eta == pytest.approx(with_slope.eta, rel=0.06)
     assert equivalents(rough) <= 11
 

@@ -18,5 +18,5 @@ def test_others_follow_from_an_equal_step() -> None:
 
 
 def test_where_none_is_known_the_reason_is_said() -> None:
-    assert typical_rate("muon") == (None, "none is known for Muon's original scaling")
+    assert typical_rate("muon") == (None, "none known; for Muon's original scaling")
     assert typical_rate(None) == (None, "the optimizer is not known")

@@ -1,0 +1,56 @@
+"""The limit as every optimizer would have it, where nobody says which one it is."""
+
+from collections.abc import Mapping
+
+from fromage_cli.diagnostics.suggest_lr.course import Course, Wish
+from fromage_cli.diagnostics.suggest_lr.result import Alternative
+from fromage_cli.diagnostics.suggest_lr.training import typical_of
+from fromage_cli.errors import MismatchError, ResourceError
+from fromage_cli.probes.critical import critical_rate
+from fromage_cli.probes.gradient_noise import measure_noise, noise_chunks
+from fromage_cli.probes.next_step import measure_next_step
+from fromage_cli.probes.next_update import stand_in
+from fromage_cli.probes.optimizer import MOMENTA, OPTIMIZERS, Optimizer
+from fromage_cli.probes.step_direction import step_line
+from fromage_cli.probes.update_rules import Memory
+
+COMMON = {
+    "sgd": Optimizer("sgd", momentum=0.9),
+    "lars": Optimizer("lars", momentum=0.9),
+    "muon": Optimizer("muon", momentum=MOMENTA["muon"], nesterov=True),
+    "lion": Optimizer("lion", betas=(0.9, 0.99)),
+}
+"""Settings that are usual; of the others, their defaults."""
+
+
+def measure_alternatives(course: Course, eta: float | None, wish: Wish) -> tuple[Alternative, ...]:
+    """Each optimizer's rate for a step of relative size eta, its critical rate and its typical one.
+
+    One gradient for what stands in for their memories, and about eight forward passes each. Ends early, keeping what
+    it has, when a limit of the budget is reached.
+    """
+    found: list[Alternative] = []
+    if isinstance(course.error, ResourceError):
+        return ()
+    try:
+        parts = noise_chunks(course.problem, wish.chunks, wish.batch_size)
+        noise = measure_noise(course.problem, parts, batch_size=wish.batch_size, remember=True) if parts else None
+        memory, _ = stand_in(course.problem, noise)
+        for name in OPTIMIZERS:
+            found.append(_alternative(course, COMMON.get(name, Optimizer(name)), eta, memory))
+            course.advance()
+    except ResourceError as limit:
+        course.error = limit
+    return tuple(found)
+
+
+def _alternative(course: Course, rule: Optimizer, eta: float | None, memory: Mapping[str, Memory]) -> Alternative:
+    name, usual = rule.name or "", typical_of(rule)[0]
+    try:
+        step = measure_next_step(course.problem, rule, None, memory)
+        line = step_line(course.problem, course.tensors, step, name)
+    except MismatchError:
+        return Alternative(name, None, None, usual)
+    limit = eta * line.learning_rate if eta is not None else None
+    moved = {tensor.name: step.moved(tensor) for tensor in course.tensors if tensor.name in step.steps}
+    return Alternative(name, limit, critical_rate(course.problem, moved, limit or 1e-2 * line.learning_rate), usual)

@@ -1,0 +1,183 @@
+"""`fromage-diag suggest-lr`."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from fromage_cli.errors import NumericalError, ResourceError, UsageError
+from fromage_cli.intake import Intake, open_problem
+from fromage_cli.terminal.answer import Answer, records
+from fromage_cli.terminal.estimate import Estimate, estimate_answer
+from fromage_cli.terminal.optimizer_options import OptimizerOptions
+from fromage_cli.terminal.options import (
+    BatchOptions,
+    ModelOptions,
+    OutputOptions,
+    RunOptions,
+    TensorOptions,
+    shared_options,
+)
+from fromage_cli.terminal.progress import progress
+
+if TYPE_CHECKING:
+    from fromage_cli.diagnostics.suggest_lr.measure import Measurement
+    from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
+    from fromage_cli.probes.optimizer import Optimizer
+
+UNRELIABLE = 10
+"""Exit code of a value that is printed but not reliable."""
+Asked = Literal["recommended", "limit"]
+
+
+@shared_options(tables=("estimates", "layers", "groups", "points", "alternatives"))
+def command(
+    ckpt: Annotated[
+        str | None, typer.Argument(metavar="CKPT", help="Checkpoint: a file, or a directory of one or of a run.")
+    ] = None,
+    *,
+    value: Annotated[Asked | None, typer.Option("--value", help="Print that learning rate alone.")] = None,
+    probe: Annotated[
+        Literal["auto", "init", "checkpoint", "none"],
+        typer.Option("--probe", help="Short training runs: from a new initialisation, from the checkpoint, or none."),
+    ] = "auto",
+    verify: Annotated[
+        int | None, typer.Option("--verify", metavar="N", min=1, help="Take N real steps at 0.3, 1 and 3 × the answer.")
+    ] = None,
+    sharpness: Annotated[
+        bool, typer.Option("--sharpness", help="Add the optimizer's stability threshold, by up to 20 products.")
+    ] = False,
+    warm: Annotated[
+        int,
+        typer.Option("--warm", metavar="N", min=2, help="Minibatch gradients that stand in for missing state."),
+    ] = 16,
+    optimizer: OptimizerOptions,
+    model: ModelOptions,
+    batch: BatchOptions,
+    tensors: TensorOptions,
+    run: RunOptions,
+    output: OutputOptions,
+) -> Answer:
+    """Which learning rate is safe, by Lemma 2 and by measurement, for my optimizer?"""
+    optimizer.check()
+    _check_value(value, output)
+    intake = open_problem(ckpt, model, batch, run)
+
+    from fromage_cli.diagnostics.suggest_lr.course import Wish
+    from fromage_cli.diagnostics.suggest_lr.findings import judge
+    from fromage_cli.diagnostics.suggest_lr.measure import measure
+    from fromage_cli.diagnostics.suggest_lr.render import render
+    from fromage_cli.probes.direction import moving_tensors
+    from fromage_cli.probes.optimizer import Given, optimizer_of
+
+    state = intake.checkpoint.optimizer if intake.checkpoint is not None else None
+    given = Given(
+        optimizer.optimizer,
+        optimizer.lr,
+        optimizer.momentum,
+        optimizer.nesterov,
+        optimizer.beta_pair,
+        optimizer.weight_decay,
+    )
+    rule = optimizer_of(given, state, intake.declared)
+    if value is not None and rule.name is None:
+        raise UsageError(
+            "--value needs the optimizer, and no checkpoint tells which it is.",
+            "Name it with --optimizer; without --value the tables show all of them.",
+        )
+    if run.estimate:
+        return _estimate(intake, rule, probe, sharpness, verify or 0)
+    chosen = tensors.tensors or "all"
+    moving, _ = moving_tensors(intake.problem, chosen, tensors.include or (), tensors.exclude or ())
+    wish = Wish(
+        batch_size=optimizer.train_batch_size,
+        chunks=warm,
+        sharpness=sharpness,
+        probe="none" if value == "limit" else probe,
+        verify=verify or 0,
+        fresh=intake.rebuilt,
+    )
+    with progress("suggest-lr", total=_stages(rule, wish.probe, sharpness, wish.verify)) as advance:
+        measured = measure(intake.problem, moving, rule, state, wish=wish, advance=advance)
+    result = measured.result
+    answer = Answer(
+        command="suggest-lr",
+        result=result,
+        page=lambda style: render(result, style),
+        tables={
+            "estimates": lambda: records(result.estimates),
+            "layers": lambda: records(result.layers),
+            "groups": lambda: records(result.optimizer.groups),
+            "points": lambda: records(result.points),
+            "alternatives": lambda: records(result.alternatives),
+        },
+        findings=judge(result),
+        notes=measured.notes,
+        settings={"tensors": chosen, **_settings(rule)},
+        error=measured.error,
+    )
+    return intake.complete(answer if value is None else replace(answer, **_alone(value, measured)))
+
+
+def _check_value(value: Asked | None, output: OutputOptions) -> None:
+    if value is not None and (output.json or output.format != "auto" or output.table is not None):
+        raise UsageError(
+            "--value prints a number alone, in no other format.", "Leave out --value, or --json, --format and --table."
+        )
+
+
+def _alone(value: Asked, measured: "Measurement") -> dict[str, Any]:
+    """What of an answer the value alone changes. Raises NumericalError, or the limit reached, where there is none."""
+    result = measured.result
+    rate = result.limit.learning_rate if value == "limit" else result.recommended.learning_rate
+    reliable = result.limit.reliable if value == "limit" else result.recommended.reliable
+    if rate is None:
+        raise _missing(value, result, measured)
+    return {"alone": f"{rate:.6g}", "code": 0 if reliable else UNRELIABLE}
+
+
+def _missing(value: Asked, result: "SuggestedRates", measured: "Measurement") -> Exception:
+    if isinstance(measured.error, ResourceError):
+        return measured.error
+    reason = result.recommended.reason if value == "recommended" else "no step is certain to descend, none seen to rise"
+    return NumericalError(f"There is no {value} learning rate: {reason}.", "Look at the whole answer, without --value.")
+
+
+def _settings(rule: "Optimizer") -> dict[str, object]:
+    return {
+        "optimizer": rule.name,
+        "lr": rule.learning_rate,
+        "momentum": rule.momentum,
+        "nesterov": rule.nesterov,
+        "betas": ",".join(f"{beta:g}" for beta in rule.betas),
+        "weight_decay": rule.weight_decay,
+    }
+
+
+def _stages(rule: "Optimizer", probe: str, sharpness: bool, verify: int) -> int:
+    """How often the bar moves, about."""
+    measured = 1 + 2 + 6
+    if rule.name is None:
+        return measured + 8
+    return measured + 2 + sharpness + (0 if probe == "none" else 5) + (3 if verify else 0)
+
+
+def _estimate(intake: Intake, rule: "Optimizer", probe: str, sharpness: bool, verify: int) -> Answer:
+    """The most that it can take: seven gradients along the step beside base and noise, and forward passes."""
+    from fromage_cli.probes.cost import measure_cost
+    from fromage_cli.probes.training import training_rows
+
+    problem = intake.problem
+    cost = measure_cost(problem, products=True)
+    gradients = 9.0 + (8 * 8 / 3 if rule.name is None else 1.0 + 20 / 3)
+    steps = (0 if probe == "none" or rule.name is None else 100) + 3 * verify
+    if steps:
+        rows = training_rows(problem)
+        gradients += steps * rows.batches[0].size / problem.rows + 5.0
+    products = 1.0 + (20.0 if sharpness else 0.0)
+    estimate = Estimate(
+        gradients=gradients + cost.equivalent(products),
+        bytes=cost.memory(copies=6.0 + (20.0 if sharpness else 0.0), products=True),
+        seconds=cost.time(gradients, products=products),
+    )
+    return intake.complete(estimate_answer("suggest-lr", estimate))

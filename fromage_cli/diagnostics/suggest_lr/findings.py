@@ -1,0 +1,182 @@
+"""What the rates mean for the user: codes, default limits and words."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
+from fromage_cli.findings import Finding
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a number becomes a finding."""
+
+    ratio: float = 1.0
+    """Present rate over the limit, and over the rate that raises the loss."""
+    noise: float = 0.0
+    """Cosine of a training batch down to which noise dominates."""
+
+
+def judge(result: SuggestedRates, limits: Limits | None = None) -> tuple[Finding, ...]:
+    """The findings of a result, the gravest kinds first."""
+    limits = limits or Limits()
+    return (
+        *_present_rate(result, limits),
+        *_verified(result),
+        *_no_limit(result),
+        *_warm_up(result),
+        *_noise(result, limits),
+        *_uncertain(result),
+        *_not_measured(result),
+        *_rounding(result),
+    )
+
+
+def estimate(result: SuggestedRates, name: str) -> float | None:
+    """The learning rate of one estimate; None where it has none."""
+    return next((each.learning_rate for each in result.estimates if each.name == name), None)
+
+
+def rising(result: SuggestedRates) -> float | None:
+    """The smallest rate whose step was seen to raise the loss."""
+    rates = [estimate(result, name) for name in ("critical", "critical-independent")]
+    return min((rate for rate in rates if rate is not None), default=None)
+
+
+def _present_rate(result: SuggestedRates, limits: Limits) -> Iterator[Finding]:
+    rate, ratio, highest = result.optimizer.current_learning_rate, result.optimizer.current_ratio, rising(result)
+    if rate is None or ratio is None or ratio <= limits.ratio:
+        return
+    layer = result.limit.limiting_layer
+    raises = highest is not None and rate > limits.ratio * highest
+    beyond = f", and above {highest:.3g}, where the step raises the loss" if raises else ""
+    yield Finding(
+        code="rate-above-limit",
+        severity="warn" if raises else "info",
+        layer=layer,
+        message=f"you run at {rate:.3g}, {ratio:.3g} × the limit{beyond}; this layer is the reason",
+        value=ratio,
+        limit=limits.ratio,
+        hint="Lower the rate, or the rate of this layer's group, to make each step descend; training as a whole bears "
+        "more than a single certain step."
+        if raises
+        else "Usual: up to the limit descent is certain, between it and the critical rate it is seen.",
+    )
+
+
+def _verified(result: SuggestedRates) -> Iterator[Finding]:
+    for run in result.verification:
+        risen = run.end_loss is None or run.end_loss > run.start_loss
+        if run.factor == 1.0 and risen:
+            ended = (
+                "left the numbers" if run.end_loss is None else f"rose from {run.start_loss:.4g} to {run.end_loss:.4g}"
+            )
+            yield Finding(
+                code="verification-rises",
+                severity="warn",
+                message=f"after {len(run.losses)} real steps at {run.learning_rate:.3g} the loss on other rows {ended}",
+                value=run.end_loss,
+                limit=run.start_loss,
+                hint="Take the rate of a better run beside it: a rate that is too high shows within a few steps, "
+                "overfitting later.",
+            )
+
+
+def _no_limit(result: SuggestedRates) -> Iterator[Finding]:
+    limit = result.limit
+    if limit.relation == "below-grid" or limit.estimator is None:
+        measured = next((each for each in result.estimates if each.name == "measured"), None)
+        yield Finding(
+            code="no-certain-step",
+            severity="warn",
+            message=f"no step was found that is certain to descend: {measured.assumption}"
+            if measured is not None
+            else "no step was found that is certain to descend",
+            value=None,
+            hint="Measure on a larger batch, or give a larger --train-batch-size: noise may hide the descent.",
+        )
+
+
+def _warm_up(result: SuggestedRates) -> Iterator[Finding]:
+    rate, highest = result.recommended.learning_rate, rising(result)
+    if rate is not None and highest is not None and rate > highest:
+        yield Finding(
+            code="recommended-above-critical",
+            severity="info",
+            message=f"a first step at the recommended rate {rate:.3g} would raise the loss, which it does from "
+            f"{highest:.3g} on",
+            value=rate,
+            limit=highest,
+            hint="Warm up from below, or resume with the optimizer's state; the two rates answer different questions.",
+        )
+
+
+def _noise(result: SuggestedRates, limits: Limits) -> Iterator[Finding]:
+    drowned = [layer.name for layer in result.layers if layer.cosine is not None and layer.cosine_stderr is not None]
+    low = [
+        layer.name
+        for layer in result.layers
+        if layer.name in drowned and layer.cosine is not None and layer.cosine <= limits.noise
+    ]
+    if low and result.noise_rows is not None:
+        size = result.optimizer.train_batch_size
+        yield Finding(
+            code="noise-dominates",
+            severity="info",
+            layer=low[0] if len(low) == 1 else None,
+            message=f"at {size} rows a batch, the step of {_counted(low, 'layer')} is not told from noise, or does not "
+            f"descend: {_first_names(low)}",
+            value=float(len(low)),
+            limit=limits.noise,
+            hint="Lemma 2 then says nothing; a larger batch here tells more, a larger training batch steps better.",
+        )
+
+
+def _uncertain(result: SuggestedRates) -> Iterator[Finding]:
+    names = result.uncertain
+    if names and result.limit.criterion is not None:
+        others = "with all vectors" if result.limit.criterion == "layers" else "with all other tensors"
+        yield Finding(
+            code="certain-together-only",
+            severity="info",
+            layer=names[0] if len(names) == 1 else None,
+            message=f"the step does not descend in {_counted(names, 'layer')} alone, which the limit therefore takes "
+            f"together {others}: {_first_names(names)}",
+            value=float(len(names)),
+            hint="Usual along the moments of a trained network, and where noise dominates.",
+        )
+
+
+def _not_measured(result: SuggestedRates) -> Iterator[Finding]:
+    recommended = result.recommended
+    if result.optimizer.name is not None and not recommended.reliable:
+        typical = "the typical rate stands in" if recommended.learning_rate is not None else "there is no typical rate"
+        yield Finding(
+            code="rate-not-measured",
+            severity="info",
+            message=f"the rate to train at was not measured, {typical}: {recommended.reason}",
+            value=recommended.gain,
+            hint="It is right within a factor of two or so on ordinary networks; try 1/3 of it and 3 × it as well.",
+        )
+
+
+def _rounding(result: SuggestedRates) -> Iterator[Finding]:
+    if result.noise:
+        yield Finding(
+            code="gradient-is-rounding",
+            severity="info",
+            layer=result.noise[0] if len(result.noise) == 1 else None,
+            message=f"the gradient of {_counted(result.noise, 'tensor')} is zero but for rounding and has no say: "
+            f"{_first_names(result.noise)}",
+            value=float(len(result.noise)),
+            hint="Usual for biases before a normalisation and for the keys' bias in attention; otherwise try "
+            "--dtype float64.",
+        )
+
+
+def _counted(names: Sequence[str], what: str) -> str:
+    return f"{len(names)} {what}{'s' if len(names) > 1 else ''}"
+
+
+def _first_names(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"

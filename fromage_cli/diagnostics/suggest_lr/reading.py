@@ -1,0 +1,120 @@
+"""What is read off a finished course: the limit, each layer's and each group's share in it."""
+
+from collections.abc import Mapping
+
+from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.diagnostics.suggest_lr.course import Course
+from fromage_cli.diagnostics.suggest_lr.result import GroupRate, LayerRate, Limit, MeasuredPoint
+from fromage_cli.probes.crossing import Crossing
+from fromage_cli.probes.direction import Move
+from fromage_cli.probes.next_step import group_numbers
+from fromage_cli.theory.conversions import largest_rate
+
+
+def read_limit(course: Course, crossing: Crossing | None, critical: float | None, elsewhere: float | None) -> Limit:
+    """The measured limit; where descent is nowhere certain, the smallest rate that was seen to raise the loss."""
+    if crossing is not None and crossing.eta is not None:
+        return Limit(
+            eta=crossing.eta,
+            learning_rate=course.rate(crossing.eta),
+            estimator="measured",
+            relation=crossing.relation,
+            limiting_layer=crossing.limiting,
+            criterion=crossing.criterion,
+            upper_eta=crossing.upper,
+            reliable=crossing.closed,
+        )
+    relation = crossing.relation if crossing is not None else "uncertifiable"
+    known = [rate for rate in (critical, elsewhere) if rate is not None]
+    if not known:
+        return Limit(None, None, None, relation, None, None, None, False)
+    rate = min(known)
+    return Limit(
+        eta=course.eta(rate),
+        learning_rate=rate,
+        estimator="critical" if rate == critical else "critical-independent",
+        relation="crossing",
+        limiting_layer=course.update.line.limiting,
+        criterion=None,
+        upper_eta=None,
+        reliable=False,
+    )
+
+
+def read_layers(course: Course, crossing: Crossing | None, eta: float | None) -> tuple[LayerRate, ...]:
+    """The layers that move, and the tensor that limits even if it is no layer."""
+    moves = {move.tensor.name: move for move in course.update.line.direction.moves}
+    limiting = crossing.limiting if crossing is not None else None
+    return tuple(
+        _layer(course, crossing, moves[tensor.name], eta)
+        for tensor in course.tensors
+        if tensor.name in moves and (tensor.is_layer or tensor.name == limiting)
+    )
+
+
+def _layer(course: Course, crossing: Crossing | None, move: Move, eta: float | None) -> LayerRate:
+    tensor, update = move.tensor, course.update
+    cosine, relative = update.cosines[tensor.name], update.relative_steps.get(tensor.name)
+    trust = crossing.trust(tensor.name, move.gradient_norm) if crossing is not None and crossing.etas else None
+    return LayerRate(
+        name=tensor.name,
+        kind=tensor.kind,
+        shape=tuple(tensor.parameter.shape),
+        parameters=tensor.parameter.numel(),
+        cosine=cosine.value,
+        cosine_stderr=cosine.stderr,
+        relative_step=relative if relative is not None else update.line.relative_steps.get(tensor.name),
+        trust_eta=trust.eta if trust is not None else None,
+        trust_relation=trust.relation if trust is not None else "uncertifiable",
+        linear_trust_eta=_linear(crossing, tensor.name, move.gradient_norm),
+        learning_rate=eta / relative if eta is not None and relative else None,
+    )
+
+
+def _linear(crossing: Crossing | None, name: str, gradient_norm: float) -> float | None:
+    """Where a tensor's breakdown would reach its level along a straight line: level ||g|| / ||(H d)||."""
+    if crossing is None or crossing.products is None or name in crossing.certificate.noise:
+        return None
+    change, counted = crossing.products[name], crossing.certificate.levels[name] * gradient_norm
+    return counted / change if change > 0.0 and counted > 0.0 else None
+
+
+def read_points(course: Course, crossing: Crossing | None) -> tuple[MeasuredPoint, ...]:
+    """Where the gradient was taken."""
+    if crossing is None:
+        return ()
+    return tuple(
+        MeasuredPoint(eta, loss, excess)
+        for eta, loss, excess in zip(crossing.etas, crossing.losses, crossing.excesses, strict=True)
+    )
+
+
+def read_groups(course: Course, state: OptimizerState | None, eta: float | None) -> tuple[GroupRate, ...]:
+    """The parameter groups of the checkpoint, each with its own largest rate; empty where they cannot be told."""
+    if state is None:
+        return ()
+    members = group_numbers(course.problem, course.optimizer, state)
+    highest = max((float(group.settings.get("lr") or 0.0) for group in state.groups), default=0.0)
+    found = []
+    for index, group in enumerate(state.groups):
+        names = [name for name, number in members.items() if number in group.numbers]
+        rate = _optional(group.settings, "lr")
+        share = rate / highest if rate is not None and highest > 0.0 else 1.0
+        steps = {n: course.update.relative_steps[n] for n in names if n in course.update.relative_steps}
+        limit, limiting = largest_rate(eta, steps) if eta is not None else (None, None)
+        found.append(
+            GroupRate(
+                index=index,
+                tensors=len(names),
+                learning_rate=rate,
+                weight_decay=_optional(group.settings, "weight_decay"),
+                limit=limit * share if limit is not None else None,
+                limiting_layer=limiting,
+            )
+        )
+    return tuple(found)
+
+
+def _optional(settings: Mapping[str, object], name: str) -> float | None:
+    value = settings.get(name)
+    return None if value is None else float(value)  # type: ignore[arg-type]

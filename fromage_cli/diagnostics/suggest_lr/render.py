@@ -1,0 +1,192 @@
+"""The page a person sees: both answers in a sentence each, the estimates behind them, then groups and layers."""
+
+import math
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from fromage_cli.diagnostics.suggest_lr.result import Limit, SuggestedRates
+from fromage_cli.terminal.answer import PageStyle
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table
+from fromage_cli.terminal.words import number, sparkline
+
+ROWS = 8
+"""Layers shown without `--all`."""
+RELATIVE = ("fromage", "lars", "lamb")
+_TITLES = {
+    "fromage": "Fromage",
+    "lars": "LARS",
+    "lamb": "LAMB",
+    "sgd": "SGD",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "lion": "Lion",
+    "muon": "Muon",
+}
+
+
+def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
+    """The whole page, without findings."""
+    parts: list[RenderableType] = [Text(summary(result)), Text("")]
+    parts.append(_estimates(result, style))
+    if result.alternatives:
+        parts.append(_alternatives(result, style))
+    if len(result.optimizer.groups) > 1:
+        parts.append(_groups(result, style))
+    if result.verification:
+        parts.append(_verification(result, style))
+    parts.append(_layers(result, style))
+    return Group(*parts)
+
+
+def summary(result: SuggestedRates) -> str:
+    """Both answers."""
+    return f"{_limit(result)}{_present(result)} {_recommended(result)}"
+
+
+def _limit(result: SuggestedRates) -> str:
+    limit, name = result.limit, result.optimizer.name
+    if limit.eta is None:
+        return "No limit was found for the next update."
+    if name is None:
+        return (
+            f"The next update may move the weights by {number(limit.eta)} of their size{_because(limit)}; "
+            "which learning rate that is depends on the optimizer, which is not known."
+        )
+    rate = f"a learning rate of {number(limit.learning_rate)}"
+    if name not in RELATIVE:
+        rate += f" (relative step {number(limit.eta)})"
+    at_least = "at least " if limit.relation == "above-grid" else ""
+    return f"The next {_TITLES[name]} update may go up to {at_least}{rate}{_because(limit)}."
+
+
+def _because(limit: Limit) -> str:
+    if limit.estimator != "measured":
+        return ", where the loss was seen to rise; nothing smaller is certain to descend"
+    if limit.relation == "above-grid":
+        return " and is certain to descend on this batch"
+    return f" and is certain to descend on this batch; {limit.limiting_layer} limits it"
+
+
+def _present(result: SuggestedRates) -> str:
+    rate, ratio = result.optimizer.current_learning_rate, result.optimizer.current_ratio
+    if rate is None or ratio is None:
+        return ""
+    return f" You run at {number(rate)}, {number(ratio)} × that."
+
+
+def _recommended(result: SuggestedRates) -> str:
+    found = result.recommended
+    if result.optimizer.name is None:
+        return "--optimizer names it."
+    if found.learning_rate is None:
+        return f"No rate to train at can be given: {found.reason}."
+    if found.reliable:
+        between = f", between {number(found.low)} and {number(found.high)}"
+        return f"To train at: {number(found.learning_rate)}{between} ({found.reason})."
+    return f"To train at: {number(found.learning_rate)}, typical and not measured here: {found.reason}."
+
+
+def _estimates(result: SuggestedRates, style: PageStyle) -> RenderableType:
+    rows = [
+        (each.name, each.eta, each.learning_rate, f"{each.gradient_evaluations:.3g}", _basis(each.assumption, style))
+        for each in result.estimates
+    ]
+    columns = [
+        Column("estimate", left=True),
+        Column("relative η"),
+        Column("learning rate"),
+        Column("gradients", optional=2),
+        Column("rests on", left=True, optional=1),
+    ]
+    return house_table(columns, rows, style)
+
+
+_FULL = 140
+"""Cells from which on the assumptions have room in the table."""
+
+
+def _basis(assumption: str, style: PageStyle) -> str:
+    """The whole where there is room for it, else what stands before the semicolon."""
+    return assumption if style.width >= _FULL else assumption.partition(";")[0]
+
+
+def _alternatives(result: SuggestedRates, style: PageStyle) -> RenderableType:
+    rows = [(each.name, each.limit, each.critical, each.typical) for each in result.alternatives]
+    columns = [Column("optimizer", left=True), Column("limit"), Column("loss rises from"), Column("typical")]
+    return house_table(columns, rows, style)
+
+
+def _groups(result: SuggestedRates, style: PageStyle) -> RenderableType:
+    rows = [
+        (each.index, each.tensors, each.learning_rate, each.weight_decay, each.limit, each.limiting_layer or "")
+        for each in result.optimizer.groups
+    ]
+    columns = [
+        Column("group"),
+        Column("tensors", optional=1),
+        Column("learning rate"),
+        Column("decay", optional=2),
+        Column("limit"),
+        Column("limited by", name=True),
+    ]
+    return house_table(columns, rows, style)
+
+
+def _verification(result: SuggestedRates, style: PageStyle) -> RenderableType:
+    rows = [
+        (
+            f"{number(run.factor)} ×",
+            run.learning_rate,
+            run.start_loss,
+            run.end_loss if run.end_loss is not None else math.inf,
+            sparkline(run.losses[:: max(1, len(run.losses) // 24)], log=True, ascii_only=style.ascii_only),
+        )
+        for run in result.verification
+    ]
+    columns = [
+        Column("verified", left=True),
+        Column("learning rate"),
+        Column("loss before"),
+        Column("after"),
+        Column("steps", left=True, optional=1),
+    ]
+    return house_table(columns, rows, style)
+
+
+def _layers(result: SuggestedRates, style: PageStyle) -> RenderableType:
+    limiting = result.limit.limiting_layer
+    order = sorted(
+        result.layers,
+        key=lambda layer: (layer.name != limiting, layer.trust_eta or layer.linear_trust_eta or math.inf),
+    )
+    shown = result.layers if style.show_all else order[:ROWS]
+    rows = [
+        (
+            layer.name,
+            _with_error(layer.cosine, layer.cosine_stderr),
+            layer.trust_eta if layer.trust_eta is not None else _unseen(layer.trust_relation, layer.linear_trust_eta),
+            layer.relative_step,
+            layer.learning_rate,
+        )
+        for layer in shown
+    ]
+    columns = [
+        Column("layer", name=True),
+        Column("cos θ", optional=1),
+        Column("trust η"),
+        Column("‖u‖/‖W‖", optional=2),
+        Column("rate at limit"),
+    ]
+    return Group(house_table(columns, rows, style), hidden_rows(len(shown), len(result.layers)))
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    return number(value) if error is None else f"{number(value)} ± {number(float(f'{error:.1g}'))}"
+
+
+def _unseen(relation: str, linear: float | None) -> str:
+    """Words for a layer whose own place the search did not meet: about where a straight line would have it."""
+    if relation == "above-grid" and linear is not None:
+        return f"≈ {number(linear)}"
+    return {"above-grid": "beyond", "below-grid": "below"}.get(relation, "none")

@@ -1,0 +1,189 @@
+"""What `suggest-lr` finds: plain numbers whose field names are the JSON keys."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How far the next update may go from this checkpoint."""
+
+    eta: float | None
+    """Relative: the largest ||dW_l|| / ||W_l|| of a layer."""
+    learning_rate: float | None
+    """The optimizer's rate that makes this step; relative too for fromage, lars and lamb."""
+    estimator: str | None
+    """`measured` where descent is certain up to it, else `critical`, where the loss was seen to rise."""
+    relation: str
+    """`crossing`: it lies here; `above-grid`: beyond; `below-grid`: below all that was tried; `uncertifiable`."""
+    limiting_layer: str | None
+    """The tensor whose gradient breaks down first."""
+    criterion: str | None
+    """`layers`: every layer descends by itself, and all vectors together; `sum`: only everything together."""
+    upper_eta: float | None
+    """The smallest relative step tried whose descent is not certain."""
+    reliable: bool
+    """Whether eta and upper_eta are within 5 % of each other and descent is certain at eta."""
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """The rate to train at."""
+
+    learning_rate: float | None
+    eta: float | None
+    """The relative step that the next update takes at this rate."""
+    low: float | None
+    """From this learning rate …"""
+    high: float | None
+    """… to this one, where it was measured."""
+    estimator: str | None
+    """`probe-init`, `probe` or `typical`."""
+    reason: str
+    reliable: bool
+    """False: it cannot be measured here, and the typical rate stands in."""
+    gain: float | None
+    """Part of the loss that the best short run took away."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One answer to one of the two questions."""
+
+    name: str
+    eta: float | None
+    learning_rate: float | None
+    assumption: str
+    """What it rests on, or why there is none."""
+    gradient_evaluations: float
+    """What it cost, in gradients of all rows: a forward pass is 1/3, a Hessian-vector product 7/3."""
+
+
+@dataclass(frozen=True)
+class GroupRate:
+    """One parameter group of the checkpoint's optimizer."""
+
+    index: int
+    tensors: int
+    """How many it has in this model."""
+    learning_rate: float | None
+    """In the checkpoint."""
+    weight_decay: float | None
+    limit: float | None
+    """The rate at which none of its layers moves by more than the limit; None without layers."""
+    limiting_layer: str | None
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The update rule that the rates are for."""
+
+    name: str | None
+    current_learning_rate: float | None
+    """As given, or found in the checkpoint."""
+    current_ratio: float | None
+    """It, divided by the limit."""
+    momentum: float | None
+    betas: tuple[float, float] | None
+    weight_decay: float | None
+    train_batch_size: int
+    """Rows of the training batches that the cosines are for."""
+    groups: tuple[GroupRate, ...]
+
+
+@dataclass(frozen=True)
+class LayerRate:
+    """One layer's share in the answer."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    cosine: float | None
+    """Between the step of a training batch and descent, decoupled decay left out; 0 where noise dominates."""
+    cosine_stderr: float | None
+    """Standard error, by the jackknife over chunks of the batch."""
+    relative_step: float | None
+    """||u_l|| / ||W_l||: what a learning rate of 1 would move it by."""
+    trust_eta: float | None
+    """Largest relative step of the network before this layer's gradient has changed by cosine."""
+    trust_relation: str
+    """`crossing`, `above-grid`, `below-grid` or `uncertifiable`, as far as the search for the smallest shows."""
+    linear_trust_eta: float | None
+    """Where it would lie if the gradient changed linearly, from one Hessian-vector product."""
+    learning_rate: float | None
+    """At which this layer moves by the limit's relative step."""
+
+
+@dataclass(frozen=True)
+class MeasuredPoint:
+    """One place along the step at which the gradient was taken."""
+
+    eta: float
+    loss: float
+    excess: float
+    """The largest breakdown over its cosine; descent is certain below 1."""
+
+
+@dataclass(frozen=True)
+class ProbeRun:
+    """One short training run."""
+
+    learning_rate: float
+    loss: float
+    """Afterwards, on rows that no step saw; infinite where the run left the numbers."""
+
+
+@dataclass(frozen=True)
+class VerifiedRun:
+    """Real steps from the checkpoint."""
+
+    factor: float
+    """Of the rate that was verified."""
+    learning_rate: float
+    losses: tuple[float, ...]
+    """Before each step, on its own minibatch."""
+    start_loss: float
+    """On rows that no step sees, before the first step."""
+    end_loss: float | None
+    """The same after the last; None where the run left the numbers."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One optimizer of those that it could be."""
+
+    name: str
+    limit: float | None
+    """Its learning rate whose next step is as large as the limit."""
+    critical: float | None
+    """Its smallest learning rate whose next step raises the loss."""
+    typical: float | None
+
+
+@dataclass(frozen=True)
+class SuggestedRates:
+    """How far the next update may go, and at which rate to train."""
+
+    loss: float
+    """At the checkpoint."""
+    limit: Limit
+    recommended: Recommended
+    estimates: tuple[Estimate, ...]
+    optimizer: OptimizerSettings
+    noise_scale: float | None
+    """tr Sigma / ||g||^2: the batch size at which noise equals signal; None where noise dominates or is not known."""
+    noise_rows: int | None
+    """Rows of each chunk that the noise was measured on."""
+    layers: tuple[LayerRate, ...]
+    points: tuple[MeasuredPoint, ...]
+    """Where the gradient was taken for `measured`; between them nothing was looked at."""
+    probe: tuple[ProbeRun, ...] = ()
+    probe_steps: int | None = None
+    """Steps of each short run."""
+    verification: tuple[VerifiedRun, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    """Where the optimizer is not known."""
+    uncertain: tuple[str, ...] = ()
+    """Layers whose step does not descend, or not more than noise."""
+    noise: tuple[str, ...] = ()
+    """Tensors whose gradient is zero but for rounding."""

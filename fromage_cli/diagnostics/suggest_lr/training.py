@@ -1,0 +1,125 @@
+"""The rate to train at: short training runs where they can be made, else the typical rate, and real steps to check."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.diagnostics.suggest_lr.course import Course, gradients
+from fromage_cli.diagnostics.suggest_lr.result import Estimate, ProbeRun, Recommended, VerifiedRun
+from fromage_cli.errors import FromageError, MismatchError, ResourceError, UsageError
+from fromage_cli.probes.optimizer import Optimizer
+from fromage_cli.probes.rate_probe import RateProbe, measure_rate
+from fromage_cli.probes.verification import verify
+from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.typical_rates import typical_rate
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What short runs told, or why there are none."""
+
+    recommended: Recommended
+    runs: tuple[ProbeRun, ...] = ()
+    steps: int | None = None
+    note: str = ""
+
+
+def typical(course: Course) -> float | None:
+    """Adds the typical rate of the optimizer to the estimates."""
+    rate, source = typical_of(course.optimizer)
+    course.estimates.append(Estimate("typical", course.eta(rate), rate, source, 0.0))
+    return rate
+
+
+def typical_of(optimizer: Optimizer) -> tuple[float | None, str]:
+    """The typical rate, and where it comes from."""
+    return typical_rate(
+        optimizer.name,
+        momentum=optimizer.momentum,
+        trust_coefficient=optimizer.trust_coefficient,
+        adjust_lr_fn=optimizer.adjust_lr_fn,
+    )
+
+
+def recommend(
+    course: Course,
+    mode: str,
+    fresh: Callable[[], Problem | None],
+    state: OptimizerState | None,
+    batch_size: int | None,
+) -> Trained:
+    """The rate to train at.
+
+    `mode`: `init` from the network as its factory makes it, `checkpoint` from these weights, `auto` the first where
+    there is a factory, `none`. Raises UsageError for `init` without a factory.
+    """
+    usual = typical(course)
+    if mode == "none":
+        return Trained(_typical(course, usual, "no short runs were asked for"))
+    if isinstance(course.error, ResourceError):
+        return Trained(_typical(course, usual, "a limit was reached before"))
+    before = gradients(course.problem.evaluations)
+    try:
+        again = fresh() if mode in ("auto", "init") else None
+        if again is None and mode == "init":
+            raise UsageError("--probe init needs a network that can be made again.", "Name a factory with --model.")
+        found = measure_rate(
+            course.problem, course.optimizer, state, fresh=again, batch_size=batch_size, advance=course.advance
+        )
+    except ResourceError as limit:
+        course.error = limit
+        return Trained(_typical(course, usual, "a limit was reached before"))
+    except (MismatchError, UsageError) as error:
+        if mode != "auto":
+            raise
+        return Trained(_typical(course, usual, error.message.splitlines()[0]))
+    if found.stopped is not None:
+        course.error = found.stopped
+    return _concluded(course, found, usual, gradients(course.problem.evaluations) - before)
+
+
+def _concluded(course: Course, found: RateProbe, usual: float | None, cost: float) -> Trained:
+    start = "the re-initialised network" if found.estimator == "probe-init" else "the checkpoint"
+    words = f"{len(found.rates)} short runs; of {found.steps} steps from {start}"
+    course.estimates.append(Estimate(found.estimator, course.eta(found.measured), found.measured, words, cost))
+    runs = tuple(ProbeRun(rate, loss) for rate, loss in zip(found.rates, found.losses, strict=True))
+    if not found.reliable:
+        recommended = _typical(course, usual, found.reason, found.gain)
+    else:
+        recommended = Recommended(
+            learning_rate=found.learning_rate,
+            eta=course.eta(found.learning_rate),
+            low=found.low,
+            high=found.high,
+            estimator=found.estimator,
+            reason=found.reason,
+            reliable=True,
+            gain=found.gain,
+        )
+    return Trained(recommended, runs, found.steps, f"probe: {found.rows}.")
+
+
+def _typical(course: Course, rate: float | None, reason: str, gain: float | None = None) -> Recommended:
+    name = "typical" if rate is not None else None
+    return Recommended(rate, course.eta(rate), None, None, name, reason, False, gain)
+
+
+def check(
+    course: Course, rate: float | None, steps: int, state: OptimizerState | None, batch_size: int | None
+) -> tuple[VerifiedRun, ...]:
+    """Real steps at 0.3, 1 and 3 times a rate; none where a limit was reached, or there is no rate.
+
+    Raises UsageError where no steps can be taken.
+    """
+    if rate is None or isinstance(course.error, ResourceError):
+        return ()
+    try:
+        found = verify(
+            course.problem, course.optimizer, state, rate, steps, batch_size=batch_size, advance=course.advance
+        )
+    except FromageError as error:
+        if not isinstance(error, ResourceError):
+            raise
+        course.error = error
+        return ()
+    return tuple(VerifiedRun(run.factor, run.learning_rate, run.losses, run.start_loss, run.end_loss) for run in found)
