@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from fromage_cli.diagnostics.intrinsic_lr.law import RATE_POWERS
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult, LayerEquilibrium
 from fromage_cli.findings import Finding
 
@@ -81,22 +82,23 @@ def _far(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
 
 
 def _turning(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
-    """Layers that turn much faster or more slowly than equilibrium has it."""
+    """Layers that turn much faster or more slowly than theory has it for their present norm."""
+    power = RATE_POWERS.get(result.optimizer) or 0
     for layer in result.layers:
         expected, observed = layer.expected_rotation, layer.observed_rotation
         if not expected or not observed:
             continue
-        ratio = observed / expected
+        ratio = observed / expected * math.exp(power * (layer.log_ratio or 0.0))
         if ratio > limits.turning or ratio < 1.0 / limits.turning:
             yield Finding(
                 code="rotation-off",
                 severity="info",
                 layer=layer.name,
-                message=f"turned by {observed:.3g} rad between the last two checkpoints, {ratio:.2g} × what it does at "
-                "equilibrium",
+                message=f"turned by {observed:.3g} rad between the last two checkpoints, {ratio:.2g} × what noise "
+                f"alone does {'at this norm' if layer.log_ratio is not None else 'at equilibrium'}",
                 value=ratio,
                 limit=limits.turning,
-                hint="Not at equilibrium yet, gradients that agree or cancel between batches, or a scale that is felt.",
+                hint="Gradients that agree or cancel between batches, a rate that changed, or a scale that is felt.",
             )
 
 

@@ -130,7 +130,8 @@ def _legend(result: IntrinsicResult) -> str:
         words.append("growth: of ln ‖W‖ a step, without equilibrium")
     if len(result.steps) > 1:
         first, last = result.steps[-2:]
-        words.append(f"rotation in radians between steps {first} and {last}; expected: at equilibrium")
+        words.append(f"rotation in radians between steps {first} and {last}")
+        words.append("expected: at equilibrium, if gradients were noise alone")
     else:
         words.append("rotation: radians a step, at equilibrium")
     return "; ".join(words) + "."

@@ -41,6 +41,14 @@ def test_what_is_not(make_result, make_layer, changes):
     assert codes(alone(make_result, make_layer, **changes)) == []
 
 
+def test_a_norm_that_explains_the_rotation_is_taken_into_account(make_result, make_layer):
+    """SGD at twice the norm turns a quarter as fast."""
+    slow = {"log_ratio": math.log(1.9), "observed_rotation": 0.01 / 1.9**2, "expected_rotation": 0.01}
+    assert codes(alone(make_result, make_layer, **slow)) == []
+    (finding,) = judge(alone(make_result, make_layer, **{**slow, "observed_rotation": 0.01}))
+    assert finding.code == "rotation-off" and finding.value == pytest.approx(1.9**2)
+
+
 @pytest.mark.parametrize(("count", "words"), [(1, "has no equilibrium:"), (2, "nor has one"), (4, "nor have 3 more")])
 def test_norms_that_grow_for_ever_are_a_warning(make_result, make_layer, count, words):
     layers = tuple(
