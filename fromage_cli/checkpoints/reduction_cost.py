@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -29,8 +29,14 @@ class ReductionCost:
     """Peak memory: the program, buffers, and the largest tensor where a format can only be read by whole tensors."""
 
 
-def reduction_cost(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None = None) -> ReductionCost:
-    """The cost of reducing the named tensors of every checkpoint, all of them without names.
+def reduction_cost(
+    checkpoints: Sequence[Checkpoint],
+    names: Sequence[str] | None = None,
+    reduce: Callable[[Checkpoint, Sequence[str]], object] = lambda checkpoint, names: measure_norms(
+        [checkpoint], names
+    ),
+) -> ReductionCost:
+    """The cost of a reduction of the named tensors of every checkpoint, all of them without names.
 
     Reads the first tensors of the last checkpoint; what is not yet in the page cache takes longer afterwards.
     """
@@ -40,7 +46,7 @@ def reduction_cost(checkpoints: Sequence[Checkpoint], names: Sequence[str] | Non
     sizes = [last.entries[name].elements for name in known]
     few = [name for name, before in zip(known, accumulate([0, *sizes]), strict=False) if before < SAMPLE]
     started = time.perf_counter()
-    measure_norms([last], few)
+    reduce(last, few)
     seconds = time.perf_counter() - started
     read = sum(last.entries[name].elements for name in few)
     share = len(checkpoints) * sum(sizes) / read if read else 0.0

@@ -7,6 +7,7 @@ import typer
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import checkpoint_record
 from fromage_cli.terminal.answer import Answer, Provenance, records
+from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.options import CheckpointOptions, OutputOptions, shared_options
 from fromage_cli.terminal.progress import Advance, progress
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
 
 
-@shared_options(tables=("tensors", "groups", "dtypes", "safety"))
+@shared_options(tables=("tensors", "groups", "dtypes", "safety", "logs"))
 def command(
     ckpt: Annotated[
         list[str], typer.Argument(metavar="CKPT…", help="Checkpoints: files, or directories of one or of a run.")
@@ -28,6 +29,9 @@ def command(
     ] = False,
     safety: Annotated[
         bool, typer.Option("--safety", help="What its pickles name and would run elsewhere; weights are not read.")
+    ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print the cost in bytes and seconds, and stop.")
     ] = False,
     checkpoint: CheckpointOptions,
     output: OutputOptions,
@@ -47,6 +51,8 @@ def command(
         raise UsageError(f"--optimizer-state belongs to one checkpoint, {len(ckpt)} are given.", hint="Name one.")
     state = checkpoint.optimizer_state
     opened = [open_checkpoint(path, checkpoint.key, ema=checkpoint.ema, optimizer_state=state) for path in ckpt]
+    if estimate:
+        return [_estimate(opened, headers, spectrum)]
     elements = sum(entry.elements for checkpoint in opened for entry in checkpoint.entries.values())
     with progress("inspect", total=None if headers else elements) as advance:
         return [_answer(checkpoint, headers, spectrum, advance) for checkpoint in opened]
@@ -70,12 +76,15 @@ def _survey(path: str) -> Answer:
 
 
 def _answer(checkpoint: "Checkpoint", headers: bool, spectrum: bool, advance: Advance) -> Answer:
+    from fromage_cli.checkpoints.trainer_logs import read_trainer_logs
     from fromage_cli.diagnostics.inspect.findings import judge
     from fromage_cli.diagnostics.inspect.measure import measure
     from fromage_cli.diagnostics.inspect.render import render
 
-    result = measure(checkpoint, headers=headers, spectrum=spectrum, advance=advance)
-    path = str(checkpoint.path)
+    weights = checkpoint.weights or checkpoint.path
+    logs, notes = ((), ()) if headers else read_trainer_logs(weights, checkpoint.step)
+    result = measure(checkpoint, headers=headers, spectrum=spectrum, logs=logs, advance=advance)
+    path = checkpoint.place
     return Answer(
         command="inspect",
         result=result,
@@ -85,9 +94,27 @@ def _answer(checkpoint: "Checkpoint", headers: bool, spectrum: bool, advance: Ad
             "groups": lambda: records(result.optimizer.groups if result.optimizer else ()),
             "dtypes": lambda: records(result.totals.dtypes),
             "safety": lambda: records(result.safety),
+            "logs": lambda: records(result.logs),
         },
         findings=judge(result),
         checkpoints=(checkpoint_record(checkpoint),),
         provenance=Provenance(device="cpu", dtype="float64"),
-        notes=checkpoint.notes,
+        notes=(*checkpoint.notes, *notes),
     )
+
+
+def _estimate(opened: list["Checkpoint"], headers: bool, spectrum: bool) -> Answer:
+    """What every checkpoint takes, one after another."""
+    from fromage_cli.checkpoints.reduction_cost import PROGRAM, reduction_cost
+    from fromage_cli.checkpoints.reductions import measure_magnitudes
+
+    if headers:
+        return estimate_answer("inspect", Estimate(0.0, PROGRAM, 0.0))
+    costs = [reduction_cost([checkpoint], reduce=measure_magnitudes) for checkpoint in opened]
+    seconds, memory = sum(cost.seconds for cost in costs), max(cost.bytes for cost in costs)
+    if spectrum:
+        from fromage_cli.diagnostics.inspect.spectrum import spectrum_cost
+
+        more = [spectrum_cost(checkpoint) for checkpoint in opened]
+        seconds, memory = seconds + sum(cost[0] for cost in more), max(memory, *(cost[1] for cost in more))
+    return estimate_answer("inspect", Estimate(0.0, memory, seconds))

@@ -11,7 +11,8 @@ NAMED = 3
 
 def judge(result: InspectResult) -> tuple[Finding, ...]:
     """The findings of an inspected checkpoint, the gravest kinds first."""
-    return (*judge_safety(result), *_not_finite(result), *_zero_matrices(result), *_duplicates(result))
+    kinds = (judge_safety, _not_finite, _logs, _zero_matrices, _duplicates)
+    return tuple(finding for kind in kinds for finding in kind(result))
 
 
 def judge_safety(result: InspectResult | SafetyResult) -> tuple[Finding, ...]:
@@ -49,6 +50,19 @@ def _not_finite(result: InspectResult) -> Iterator[Finding]:
                 value=float(tensor.nonfinite),
                 limit=0.0,
                 hint="Go back to an earlier checkpoint: no step from here makes them finite again.",
+            )
+
+
+def _logs(result: InspectResult) -> Iterator[Finding]:
+    for log in result.logs:
+        if log.not_finite:
+            yield Finding(
+                code="log-not-finite",
+                severity="warn",
+                message=f"the training loss in {log.file} is not finite in {log.not_finite} of {log.records} records",
+                value=float(log.not_finite),
+                limit=0.0,
+                hint="Weights from after the first of them may be spoilt; take the last checkpoint before.",
             )
 
 

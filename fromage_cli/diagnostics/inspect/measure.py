@@ -1,11 +1,13 @@
 """From a Checkpoint to an InspectResult."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
+from fromage_cli.checkpoints.trainer_logs import TrainerLog
 from fromage_cli.checkpoints.widening import WIDTHS
 from fromage_cli.diagnostics.inspect.optimizer import describe_optimizer
-from fromage_cli.diagnostics.inspect.result import DtypeTotal, InspectResult, TensorResult, Totals
+from fromage_cli.diagnostics.inspect.result import DtypeTotal, InspectResult, LogResult, TensorResult, Totals
 from fromage_cli.diagnostics.inspect.safety import named_code
 from fromage_cli.theory.magnitudes import Magnitudes
 
@@ -22,9 +24,10 @@ def measure(
     *,
     headers: bool = False,
     spectrum: bool = False,
+    logs: Sequence[TrainerLog] = (),
     advance: Callable[[float], None] = lambda elements: None,
 ) -> InspectResult:
-    """What is in the checkpoint; with `headers` no data is read."""
+    """What is in the checkpoint; with `headers` no data is read. `logs`: what trainers wrote beside it."""
     found: Mapping[str, Magnitudes] = {}
     duplicates = None
     if not headers:
@@ -49,7 +52,14 @@ def measure(
         reading=SAFETY.get(checkpoint.format.partition("-")[0], PICKLED),
         safety=tuple(named_code(checkpoint.names)),
         tensors=tensors,
+        logs=tuple(_log(log, checkpoint) for log in logs),
     )
+
+
+def _log(log: TrainerLog, checkpoint: Checkpoint) -> LogResult:
+    folder = (checkpoint.weights or checkpoint.path).absolute().parent
+    file = os.path.relpath(log.path, folder)
+    return LogResult(file, log.records, log.step, log.loss, log.learning_rate, log.not_finite)
 
 
 def _tensor(entry: TensorEntry, found: Magnitudes | None) -> TensorResult:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fromage_cli.diagnostics.inspect.result import GroupResult, InspectResult, OptimizerResult, TensorResult
+from fromage_cli.diagnostics.inspect.result import GroupResult, InspectResult, LogResult, OptimizerResult, TensorResult
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
 from fromage_cli.terminal.words import number, visible
@@ -21,8 +21,8 @@ def render(result: InspectResult, style: PageStyle, path: str) -> RenderableType
     hidden = [hidden_rows(len(shown), len(result.tensors))] if len(shown) < len(result.tensors) else []
     tied = [Text(f"tied, one tensor in memory: {' = '.join(map(visible, group))}") for group in result.tied]
     gap = [Text("")] if hidden or tied else []
-    said = Text(summary(result, path))
-    return Group(said, _tensors(result, shown, style), *hidden, *tied, *gap, *_optimizer(result, style))
+    said, logs = Text(summary(result, path)), [Text(_log(log)) for log in result.logs]
+    return Group(said, _tensors(result, shown, style), *hidden, *tied, *gap, *_optimizer(result, style), *logs)
 
 
 def summary(result: InspectResult, path: str) -> str:
@@ -84,6 +84,13 @@ def _cells(tensor: TensorResult) -> dict[str, object]:
         "stable rank": tensor.stable_rank,
         "condition": tensor.condition_number,
     }
+
+
+def _log(log: LogResult) -> str:
+    """What one trainer's log says last."""
+    numbers = (("step", log.step), ("loss", log.loss), ("learning rate", log.learning_rate))
+    said = ", ".join(f"{name} {number(value)}" for name, value in numbers if value is not None)
+    return f"Log {visible(log.file)}: {said} ({log.records} records)."
 
 
 def _optimizer(result: InspectResult, style: PageStyle) -> Sequence[RenderableType]:

@@ -90,6 +90,21 @@ class OptimizerResult:
 
 
 @dataclass(frozen=True)
+class LogResult:
+    """The last numbers that a trainer's log has, up to the checkpoint's step where that is known."""
+
+    file: str
+    """Seen from the directory of the weights."""
+    records: int
+    step: int | None
+    loss: float | None
+    """Training loss."""
+    learning_rate: float | None
+    not_finite: int
+    """Records whose loss is not finite."""
+
+
+@dataclass(frozen=True)
 class NamedCode:
     """A class or function that a pickle names, or code in an archive."""
 
@@ -135,3 +150,5 @@ class InspectResult:
     safety: tuple[NamedCode, ...]
     """Every class and function that the pickles which were read name."""
     tensors: tuple[TensorResult, ...]
+    logs: tuple[LogResult, ...] = ()
+    """Trainers' logs beside it."""

@@ -121,6 +121,42 @@ def test_the_spectrum(run):
     assert by_name["layers.1.bias"]["condition_number"] is None
 
 
+def test_logs_of_trainers_beside_it(run, tmp_path):
+    folder = tmp_path / "checkpoint-20"
+    folder.mkdir()
+    save_file({"w": torch.ones(2, 2)}, folder / "model.safetensors")
+    history = [{"step": 10, "loss": 2.0, "learning_rate": 0.1}, {"step": 20, "loss": float("nan")}]
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 20, "log_history": history}))
+    (tmp_path / "metrics.csv").write_text("step,train_loss\n19,0.5\n29,0.25\n")
+    envelope = json.loads(run(folder, "--json")[1])
+    first, second = envelope["result"]["logs"]
+    assert first == {
+        "file": "trainer_state.json",
+        "records": 2,
+        "step": 20,
+        "loss": None,
+        "learning_rate": 0.1,
+        "not_finite": 1,
+    }
+    assert (second["file"], second["step"], second["loss"]) == ("../metrics.csv", 19, 0.5)
+    assert [finding["code"] for finding in envelope["findings"]] == ["log-not-finite"]
+    assert "Log ../metrics.csv: step 19, loss 0.5 (2 records)." in run(folder, "--format", "rich")[1]
+    assert run(folder, "--format", "tsv", "--table", "logs")[1].count("\n") == 3
+    assert json.loads(run(folder, "--headers", "--json")[1])["result"]["logs"] == []
+
+
+def test_estimates(run):
+    def estimate(*arguments):
+        (found,) = [json.loads(run(SAMPLES / "mlp-2", "--estimate", "--json", *arguments)[1])["result"]["estimate"]]
+        assert found["gradients"] == 0.0
+        return found["seconds"], found["bytes"]
+
+    seconds, size = estimate()
+    assert 0.0 < seconds < 5.0 and size < 100e6
+    assert estimate("--spectrum")[1] > size
+    assert estimate("--headers")[0] == 0.0
+
+
 def test_what_is_not_finite_fails_a_job(run, tmp_path):
     save_file({"w": torch.tensor([1.0, float("nan")])}, tmp_path / "c.safetensors")
     code, out, _ = run(tmp_path / "c.safetensors", "--json", "--fail-on", "fail")
