@@ -8,7 +8,7 @@ import typer
 
 from fromage_cli.diagnostics.breakdown.choice import check_direction, make_direction, moved_by_default, weight_copies
 from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
-from fromage_cli.diagnostics.breakdown.plot import check_plot, with_plot
+from fromage_cli.diagnostics.breakdown.plot import draw
 from fromage_cli.intake import Intake, open_problem
 from fromage_cli.terminal.answer import Answer, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
@@ -21,6 +21,7 @@ from fromage_cli.terminal.options import (
     shared_options,
 )
 from fromage_cli.terminal.parsing import output_file
+from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import progress
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def command(
         error=measured.stopped,
     )
     answer = intake.complete(answer)
-    return answer if plot is None else with_plot(answer, result, plot, output.force)
+    return answer if plot is None else with_plot(answer, lambda *how: draw(result, *how), plot, output.force)
 
 
 def _estimate(intake: Intake, points: int, direction: str, reload: bool, *, twice: bool) -> Answer:

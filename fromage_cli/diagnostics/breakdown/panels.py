@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from fromage_cli.diagnostics.breakdown.choice import TO
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
+from fromage_cli.terminal.pictures import LARGEST, log_ticks
 from fromage_cli.terminal.words import middle, number, visible
 from fromage_cli.theory.relative_trust import lemma2_rate
 
@@ -20,8 +21,6 @@ DOTTED = 1000
 """Points of all layers up to which each is marked, so that one between two overflows is seen."""
 LARGEST_BREAKDOWN = 1e3
 """How far curves are followed: nothing is left of the first gradient there."""
-LARGEST = 1e250
-"""Beyond, a number cannot be drawn: what the axes compute from it would overflow."""
 NAME_WIDTH = 36
 """Cells of a layer's name in the legend."""
 LIGHTEST = 0.88
@@ -41,31 +40,10 @@ def eta_axis(axes: Axes, result: BreakdownResult) -> None:
     axes.set_xscale("log")
     low, high = max(etas[0] / margin, 1.0 / LARGEST), min(etas[-1] * margin, LARGEST)
     axes.set_xlim(min(low, LARGEST / 10.0), max(high, 10.0 / LARGEST))
-    _log_ticks(axes.xaxis, *axes.get_xlim())
+    log_ticks(axes.xaxis, *axes.get_xlim())
     label = "fraction η of the way (no unit)" if result.direction.startswith(TO) else "relative step η (no unit)"
     rate = f"; learning rate = {number(result.step_scale)} × η" if result.direction in ("sgd", "adam") else ""
     axes.set_xlabel(label + rate)
-
-
-def _log_ticks(axis: Any, low: float, high: float) -> None:
-    """Powers of ten; within two decades also 2 and 5 times them."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    multiples = (1.0, 2.0, 5.0) if high < 100.0 * low else (1.0,)
-    axis.set_major_locator(LogLocator(subs=multiples, numticks=10))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def tick(value: float) -> str:
-    """A number on a logarithmic axis: `10⁻⁴`, `0.002`, `0.1`, `5`, `10⁶`."""
-    if not 0.0 < value < math.inf:
-        return ""
-    if 1e-3 <= value < 1e4:
-        return f"{value:.6g}"
-    mantissa, _, exponent = f"{value:.0e}".partition("e")
-    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"
 
 
 def _finite(values: Sequence[float | None]) -> list[float]:
@@ -169,7 +147,7 @@ def breakdown_panel(axes: Axes, result: BreakdownResult) -> None:
     low, high = breakdown_window(result)
     axes.set_yscale("log")
     axes.set_ylim(low, high)
-    _log_ticks(axes.yaxis, low, high)
+    log_ticks(axes.yaxis, low, high)
     axes.set_ylabel("relative gradient breakdown b(η) (no unit)")
     layers = _layers(axes, result)
     beside = [*_cosine(axes, result), *_trust_lines(axes, result), *_predictions(axes, result), *_noise(axes, result)]

@@ -1,13 +1,16 @@
 """`fromage-diag sharpness`."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fromage_cli.diagnostics.sharpness.numbers import check_numbers, pair_of_betas
+from fromage_cli.diagnostics.sharpness.plot import draw
+from fromage_cli.errors import UsageError
 from fromage_cli.intake import Intake, open_problem
 from fromage_cli.terminal.answer import Answer, records
-from fromage_cli.terminal.estimate import Estimate, estimate_answer
+from fromage_cli.terminal.estimate import estimate_answer
+from fromage_cli.terminal.optimizer_options import OptimizerOptions, require
 from fromage_cli.terminal.options import (
     BatchOptions,
     ModelOptions,
@@ -16,54 +19,41 @@ from fromage_cli.terminal.options import (
     TensorOptions,
     shared_options,
 )
+from fromage_cli.terminal.parsing import output_file
+from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import progress
 
 if TYPE_CHECKING:
+    from fromage_cli.diagnostics.sharpness.measure import Measurement
     from fromage_cli.probes.optimizer import Optimizer
 
-TYPICAL_PRODUCTS = 12
-"""Hessian-vector products for one eigenvalue to a residual of 1e-3."""
-PANEL = "Optimizer"
 
-
-@shared_options(tables=("eigenvalues",))
+@shared_options(tables=("eigenvalues", "blocks"))
 def command(
     ckpt: Annotated[
         str | None, typer.Argument(metavar="CKPT", help="Checkpoint: a file, or a directory of one or of a run.")
     ] = None,
     *,
-    optimizer: Annotated[
-        Literal["sgd", "adam", "adamw"] | None,
-        typer.Option(rich_help_panel=PANEL, help="Update rule; default: the one whose state the checkpoint holds."),
-    ] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option("--lr", metavar="RATE", rich_help_panel=PANEL, help="Learning rate; default: the checkpoint's."),
-    ] = None,
-    momentum: Annotated[
-        float | None, typer.Option(metavar="M", rich_help_panel=PANEL, help="Momentum of sgd, 0 to below 1.")
-    ] = None,
-    nesterov: Annotated[
-        bool, typer.Option("--nesterov", rich_help_panel=PANEL, help="Nesterov's form of momentum.")
-    ] = False,
-    betas: Annotated[
-        str | None, typer.Option(metavar="B1,B2", rich_help_panel=PANEL, help="Decay of Adam's moments.")
-    ] = None,
-    weight_decay: Annotated[
-        float | None,
-        typer.Option(metavar="WD", rich_help_panel=PANEL, help="Weight decay: decoupled for adamw, else coupled."),
-    ] = None,
-    train_batch_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, rich_help_panel=PANEL, help="Rows of a training batch, for the batch sharpness."
-        ),
-    ] = None,
     top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="Eigenvalues of the Hessian.")] = 1,
+    blocks: Annotated[
+        bool, typer.Option("--blocks", help="Also the largest eigenvalue of each layer's own block.")
+    ] = False,
+    simulate: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Training steps in the quadratic model; 0 leaves them out.")
+    ] = 16,
     tolerance: Annotated[
         float, typer.Option(metavar="T", help="Residual, relative to the eigenvalue, at which iterations stop.")
     ] = 1e-3,
     max_iterations: Annotated[int, typer.Option(metavar="N", min=1, help="Products with each operator at most.")] = 200,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.svg|png",
+            parser=output_file,
+            help="Draw the losses into a file too (needs the extra plot).",
+        ),
+    ] = None,
+    optimizer: OptimizerOptions,
     model: ModelOptions,
     batch: BatchOptions,
     tensors: TensorOptions,
@@ -71,42 +61,57 @@ def command(
     output: OutputOptions,
 ) -> Answer:
     """Lazy, catapult, edge of stability or divergent at my learning rate?"""
-    check_numbers(
-        optimizer=optimizer,
-        lr=lr,
-        momentum=momentum,
-        nesterov=nesterov,
-        betas=betas,
-        weight_decay=weight_decay,
-        tolerance=tolerance,
-    )
-    pair = pair_of_betas(betas)
+    optimizer.check()
+    require("--tolerance", tolerance, 0.0 < tolerance < 1.0, "a number between 0 and 1")
+    if output.table == "blocks" and not blocks:
+        raise UsageError("--table blocks shows what --blocks measures, which is not given.", "Add --blocks.")
+    if plot is not None:
+        check_plot(plot, output.force, (output.output, ckpt, batch.batch))
     intake = open_problem(ckpt, model, batch, run)
 
-    from fromage_cli.diagnostics.sharpness.course import Effort
-    from fromage_cli.diagnostics.sharpness.findings import judge
+    from fromage_cli.diagnostics.sharpness.effort import Effort, estimate, expected_products
     from fromage_cli.diagnostics.sharpness.measure import measure
-    from fromage_cli.diagnostics.sharpness.render import render
     from fromage_cli.probes.direction import moving_tensors
+
+    rule = _rule(intake, optimizer)
+    effort = Effort(top, tolerance, max_iterations, optimizer.train_batch_size, simulate, blocks)
+    chosen = tensors.tensors or "all"
+    moving, _ = moving_tensors(intake.problem, chosen, tensors.include or (), tensors.exclude or ())
+    if run.estimate:
+        return intake.complete(estimate_answer("sharpness", estimate(intake.problem, moving, rule, effort)))
+    with progress("sharpness", total=expected_products(intake.problem, moving, rule, effort)) as advance:
+        measured = measure(
+            intake.problem,
+            moving,
+            rule,
+            intake.checkpoint.optimizer if intake.checkpoint is not None else None,
+            trained=_trained(intake),
+            effort=effort,
+            advance=advance,
+        )
+    answer = intake.complete(_answer(measured, chosen, rule))
+    return answer if plot is None else with_plot(answer, lambda *how: draw(measured.result, *how), plot, output.force)
+
+
+def _rule(intake: Intake, given: OptimizerOptions) -> "Optimizer":
+    """The optimizer, from the flags, the checkpoint's state and what is declared."""
     from fromage_cli.probes.optimizer import Given, optimizer_of
 
     state = intake.checkpoint.optimizer if intake.checkpoint is not None else None
-    rule = optimizer_of(Given(optimizer, lr, momentum, nesterov, pair, weight_decay), state, intake.declared)
-    if run.estimate:
-        return _estimate(intake, rule, top)
-    chosen = tensors.tensors or "all"
-    moving, _ = moving_tensors(intake.problem, chosen, tensors.include or (), tensors.exclude or ())
-    effort = Effort(top, tolerance, max_iterations, train_batch_size)
-    with progress("sharpness", total=_products(rule, top)) as advance:
-        measured = measure(
-            intake.problem, moving, rule, state, trained=_trained(intake), effort=effort, advance=advance
-        )
+    said = Given(given.optimizer, given.lr, given.momentum, given.nesterov, given.beta_pair, given.weight_decay)
+    return optimizer_of(said, state, intake.declared)
+
+
+def _answer(measured: "Measurement", chosen: str, rule: "Optimizer") -> Answer:
+    from fromage_cli.diagnostics.sharpness.findings import judge
+    from fromage_cli.diagnostics.sharpness.render import render
+
     result = measured.result
-    answer = Answer(
+    return Answer(
         command="sharpness",
         result=result,
         page=lambda style: render(result, style),
-        tables={"eigenvalues": lambda: records(result.eigenvalues)},
+        tables={"eigenvalues": lambda: records(result.eigenvalues), "blocks": lambda: records(result.layers)},
         findings=judge(result),
         notes=measured.notes,
         settings={
@@ -120,7 +125,6 @@ def command(
         },
         error=measured.error,
     )
-    return intake.complete(answer)
 
 
 def _trained(intake: Intake) -> bool:
@@ -132,21 +136,3 @@ def _trained(intake: Intake) -> bool:
     if intake.checkpoint.step is None:
         return intake.checkpoint.optimizer is None or steps_taken(intake.checkpoint.optimizer) > 0
     return intake.checkpoint.step > 0
-
-
-def _products(rule: "Optimizer", top: int) -> int:
-    """Hessian-vector products that are to be expected."""
-    return TYPICAL_PRODUCTS * (top + 1 + rule.adaptive)
-
-
-def _estimate(intake: Intake, rule: "Optimizer", top: int) -> Answer:
-    """The products, the base gradient and those of the small batches, and ten forward passes."""
-    from fromage_cli.probes.cost import measure_cost
-
-    cost, products = measure_cost(intake.problem, products=True), _products(rule, top) + 1
-    estimate = Estimate(
-        gradients=2 + 10 / 3 + cost.equivalent(products),
-        bytes=cost.memory(copies=TYPICAL_PRODUCTS * top + 4.0, products=True),
-        seconds=cost.time(2 + 10 / 3, products=products),
-    )
-    return intake.complete(estimate_answer("sharpness", estimate))

@@ -7,35 +7,20 @@ from dataclasses import dataclass, field
 import torch
 
 from fromage_cli.checkpoints import OptimizerState
-from fromage_cli.diagnostics.sharpness.result import Absent, BatchSharpness
+from fromage_cli.diagnostics.sharpness.effort import Effort
+from fromage_cli.diagnostics.sharpness.result import Absent, BatchSharpness, LayerBlock
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
 from fromage_cli.probes.batch_sharpness import gradient_curvature, training_batches
-from fromage_cli.probes.critical import critical_rate
 from fromage_cli.probes.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
-from fromage_cli.probes.next_step import decays, next_step, preconditioner
+from fromage_cli.probes.next_step import decays, preconditioner
 from fromage_cli.probes.optimizer import Optimizer
 from fromage_cli.problem.curvature import WeightSpace, gauss_newton, has_gauss_newton, hessian
 from fromage_cli.problem.evaluation import batch_statistics_modules
+from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
-from fromage_cli.problem.supervised_losses import SquaredError
-from fromage_cli.theory.stability import EDGE, initial_regime
 
 Curvature = Callable[[Problem, WeightSpace], AbstractContextManager[Operator]]
 LIMIT = "a limit was reached before"
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How far the iterations go."""
-
-    count: int = 1
-    """Eigenvalues of the Hessian."""
-    tolerance: float = 1e-3
-    """Residual / eigenvalue at which they stop."""
-    max_products: int = 100
-    """Products for each operator."""
-    batch_rows: int | None = None
-    """Rows of a training batch; None takes the batches as they are, or eighths of the only one."""
 
 
 @dataclass
@@ -52,15 +37,18 @@ class Course:
     notes: list[str] = field(default_factory=list)
     error: FromageError | None = None
 
-    def spectrum(self, name: str, curvature: Curvature, count: int = 1) -> tuple[Eigenvalue, ...]:
-        """The largest eigenvalues of an operator; empty when a limit was reached before."""
-        if self._over(name):
+    def spectrum(
+        self, name: str, curvature: Curvature, count: int = 1, space: WeightSpace | None = None
+    ) -> tuple[Eigenvalue, ...]:
+        """The largest eigenvalues of an operator, over the chosen tensors or `space`; empty after a limit."""
+        space = space or self.space
+        if self.over(name):
             return ()
         try:
-            with curvature(self.problem, self.space) as product:
+            with curvature(self.problem, space) as product:
                 found = largest_eigenvalues(
                     product,
-                    self.space.flat(self.space.weights),
+                    space.flat(space.weights),
                     count=count,
                     tolerance=self.effort.tolerance,
                     max_products=self.effort.max_products,
@@ -68,21 +56,32 @@ class Course:
                     advance=self.advance,
                 )
         except ResourceError as limit:
-            self._stop(name, limit)
+            self.stop(name, limit)
             return ()
         if found.stopped is not None:
             self.error = found.stopped
         elif not found.converged:
             self.error = self.error or _not_converged(name, found, self.effort)
         if not found.eigenvalues:
-            self._without(name, LIMIT)
+            self.without(name, LIMIT)
         return found.eigenvalues
+
+    def blocks(self) -> tuple[LayerBlock, ...]:
+        """The largest eigenvalue of each layer's own block of the Hessian."""
+        return tuple(self._block(tensor) for tensor in self.space.tensors if tensor.is_layer)
+
+    def _block(self, tensor: TrainableTensor) -> LayerBlock:
+        limited = isinstance(self.error, ResourceError)
+        found = () if limited else self.spectrum(f"the block of {tensor.name!r}", hessian, space=WeightSpace([tensor]))
+        parameter = tensor.parameter
+        value, residual = (found[0].value, found[0].residual) if found else (None, None)
+        return LayerBlock(tensor.name, tensor.kind, tuple(parameter.shape), parameter.numel(), value, residual)
 
     def gauss_newton_eigenvalue(self) -> float | None:
         """For losses that are a known function of the output."""
         name = "gauss_newton_eigenvalue"
         if not has_gauss_newton(self.problem):
-            self._without(name, f"the loss ({self.problem.loss.name}) is no known function of the output")
+            self.without(name, f"the loss ({self.problem.loss.name}) is no known function of the output")
             return None
         return next((pair.value for pair in self.spectrum(name, gauss_newton)), None)
 
@@ -90,11 +89,11 @@ class Course:
         """Of P^(-1/2) (H + coupled decay) P^(-1/2), where the checkpoint holds Adam's state."""
         name = "preconditioned_eigenvalue"
         if not self.optimizer.adaptive:
-            self._without(name, f"the optimizer is {self.optimizer.name or 'not known'}")
+            self.without(name, f"the optimizer is {self.optimizer.name or 'not known'}")
             return None
         matrix = preconditioner(self.problem, self.optimizer, self.state)
         if matrix is None:
-            self._without(name, "the checkpoint holds no second moments of Adam for every tensor")
+            self.without(name, "the checkpoint holds no second moments of Adam for every tensor")
             return None
         decay = decays(self.problem, self.optimizer, self.state) if self.optimizer.name == "adam" else {}
         scale = self.space.flat([matrix[tensor.name] for tensor in self.space.tensors]).rsqrt_()
@@ -109,98 +108,45 @@ class Course:
 
         return next((pair.value for pair in self.spectrum(name, preconditioned)), None)
 
-    def critical_sharpness(self, eigenvalue: float) -> float | None:
-        """2 / the smallest rate that raises the loss along the next step."""
-        name = "critical_sharpness"
-        if self.optimizer.name is None:
-            self._without(name, "the optimizer is not known")
-            return None
-        if self._over(name):
-            return None
-        try:
-            step, note = next_step(self.problem, self.optimizer, self.state)
-            moving = {tensor.name: step[tensor.name] for tensor in self.space.tensors if tensor.name in step}
-            start = self.optimizer.learning_rate or (1.0 / eigenvalue if eigenvalue > 0.0 else 1e-2)
-            rate = critical_rate(self.problem, moving, start)
-        except ResourceError as limit:
-            self._stop(name, limit)
-            return None
-        self.notes.append(note)
-        if rate is None:
-            self._without(name, "no rate was found that raises the loss")
-            return None
-        return 2.0 / rate
-
     def batch_sharpness(self) -> BatchSharpness | None:
         """E_B[g^T H g / ||g||^2]."""
         name = "batch_sharpness"
-        if self._over(name):
+        if self.over(name):
             return None
-        if self._cutting_changes_the_loss():
-            self._without(name, "BatchNorm's statistics depend on the rows of a batch; --train-batch-size gives them")
+        if self.cutting_changes_the_loss():
+            self.without(name, "BatchNorm's statistics depend on the rows of a batch; --train-batch-size gives them")
             return None
         parts = training_batches(self.problem, self.effort.batch_rows)
         try:
             found = gradient_curvature(self.problem, self.space, parts)
         except ResourceError as limit:
-            self._stop(name, limit)
+            self.stop(name, limit)
         except (MismatchError, NumericalError) as error:  # a loss that compares rows need not work on a few of them
-            self._without(name, error.message.splitlines()[0])
+            self.without(name, error.message.splitlines()[0])
         else:
             if found is not None:
                 return BatchSharpness(found.mean, found.stderr, found.batches, found.batch_size)
-            self._without(name, f"it takes two training batches with a gradient, the rows make {len(parts)}")
+            self.without(name, f"it takes two training batches with a gradient, the rows make {len(parts)}")
         return None
 
-    def _cutting_changes_the_loss(self) -> bool:
+    def cutting_changes_the_loss(self) -> bool:
         """Whether a size of batches that nobody gave would decide what BatchNorm normalises by."""
         given = self.effort.batch_rows is not None or bool(self.problem.further)
         return not given and self.problem.mode != "eval" and bool(batch_statistics_modules(self.problem.model))
 
-    def ratio(self, eigenvalue: float | None, conditioned: float | None) -> float | None:
-        """The eigenvalue that the optimizer's threshold speaks of, divided by it."""
-        threshold, optimizer = self.optimizer.threshold, self.optimizer
-        if threshold is None:
-            reason = optimizer.no_threshold or "the optimizer is not known"
-            self._without("threshold", reason)
-            self._without("ratio", reason)
-            return None
-        if optimizer.adaptive:
-            eigenvalue = conditioned
-        elif eigenvalue is not None:
-            eigenvalue += optimizer.coupled_decay
-        if eigenvalue is None:
-            self._without("ratio", "there is no eigenvalue to compare")
-            return None
-        return eigenvalue / threshold
-
-    def regime(self, ratio: float | None, trained: bool) -> str | None:
-        """The word for the ratio, where the theory has one."""
-        if ratio is None:
-            self._without("regime", "there is no ratio")
-            return None
-        if trained:
-            if ratio <= EDGE[1]:
-                return "lazy" if ratio < EDGE[0] else "edge-of-stability"
-            self._without("regime", "the bands above the threshold were measured at initialisation")
-            return None
-        if ratio < 1.0 or isinstance(self.problem.loss, SquaredError):
-            return initial_regime(2.0 * ratio)
-        self._without("regime", "the bands above the threshold were measured with squared error")
-        return None
-
-    def _without(self, name: str, reason: str) -> None:
+    def without(self, name: str, reason: str) -> None:
         """Keeps why a field is null."""
         self.absent.append(Absent(name, reason))
 
-    def _stop(self, name: str, limit: ResourceError) -> None:
+    def stop(self, name: str, limit: ResourceError) -> None:
         """Keeps the limit that cut a field off."""
         self.error = limit
-        self._without(name, LIMIT)
+        self.without(name, LIMIT)
 
-    def _over(self, name: str) -> bool:
+    def over(self, name: str) -> bool:
+        """Whether a limit was reached before; keeps that as the reason why the field is null."""
         if isinstance(self.error, ResourceError):
-            self._without(name, LIMIT)
+            self.without(name, LIMIT)
             return True
         return False
 

@@ -1,5 +1,6 @@
 """What curvature and threshold mean for the user: codes, default limits and words."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ def judge(result: SharpnessResult, limits: Limits | None = None) -> tuple[Findin
     limits = limits or Limits()
     return (
         *_regime(result, limits),
+        *_quadratic(result),
         *_batches(result, limits),
         *_bands_of_plain_descent(result, limits),
         *_no_positive_curvature(result),
@@ -82,6 +84,41 @@ _WORDS: dict[str, Words] = {
     ),
 }
 """By regime."""
+
+
+def _quadratic(result: SharpnessResult) -> Iterator[Finding]:
+    """What training in the quadratic model says of the rate."""
+    model = result.quadratic
+    if model is None or model.outcome not in _COURSES:
+        return
+    code, severity, message, hint = _COURSES[model.outcome]
+    highest = max((loss for loss in model.losses if math.isfinite(loss)), default=math.inf)
+    yield Finding(
+        code=code,
+        severity=severity,
+        message=message.format(steps=len(model.losses) - 1, highest=f"{highest:.3g}", start=f"{model.losses[0]:.3g}"),
+        value=highest,
+        limit=model.losses[0],
+        hint=hint,
+    )
+
+
+_COURSES: dict[str, Words] = {
+    "spikes": (
+        "quadratic-model-spikes",
+        "info",
+        "trained at this rate, the network's quadratic model spikes from {start} to {highest} and comes back within "
+        "{steps} steps",
+        "A catapult: curvature falls while the loss is high. A lower rate, or warm-up, avoids the spike.",
+    ),
+    "diverges": (
+        "quadratic-model-diverges",
+        "warn",
+        "trained at this rate, the network's quadratic model diverges within {steps} steps",
+        "Lower the rate, or warm it up. The network itself may bend away from its quadratic model and survive.",
+    ),
+}
+"""By outcome."""
 
 
 def _batches(result: SharpnessResult, limits: Limits) -> Iterator[Finding]:

@@ -4,8 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fromage_cli.checkpoints import OptimizerState
-from fromage_cli.diagnostics.sharpness.course import Course, Effort
+from fromage_cli.diagnostics.sharpness.course import Course
+from fromage_cli.diagnostics.sharpness.effort import Effort
 from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, SharpnessResult
+from fromage_cli.diagnostics.sharpness.update import measure_update
+from fromage_cli.diagnostics.sharpness.verdict import ratio_to_threshold, regime_of
 from fromage_cli.errors import FromageError
 from fromage_cli.probes.optimizer import Optimizer, state_of
 from fromage_cli.problem.curvature import WeightSpace, hessian
@@ -34,7 +37,8 @@ def measure(
 ) -> Measurement:
     """The sharpness of the loss over some tensors, and what it means for an optimizer.
 
-    Costs about ten Hessian-vector products for each eigenvalue, a few forward passes and two gradients. Raises
+    Costs about ten Hessian-vector products for each eigenvalue, two gradients, some thirty forward passes, and three
+    products for each simulated step. Raises
     MismatchError where the loss has no second derivative or the state does not fit, NumericalError where a product is
     not finite; limits and iterations that did not converge are kept in the measurement.
     """
@@ -43,15 +47,17 @@ def measure(
     found = course.spectrum("eigenvalues", hessian, course.effort.count)
     outer = course.gauss_newton_eigenvalue()
     conditioned = course.preconditioned_eigenvalue()
-    critical = course.critical_sharpness(found[0].value if found else 0.0)
+    layers = course.blocks() if course.effort.blocks else ()
     batches = course.batch_sharpness()
-    ratio = course.ratio(found[0].value if found else None, conditioned)
+    update = measure_update(course, found[0].value if found else 0.0)
+    ratio = ratio_to_threshold(course, found[0].value if found else None, conditioned)
     result = SharpnessResult(
         loss=loss,
         eigenvalues=tuple(HessianEigenvalue(pair.value, pair.residual) for pair in found),
         gauss_newton_eigenvalue=outer,
         preconditioned_eigenvalue=conditioned,
-        critical_sharpness=critical,
+        critical_sharpness=update.critical_sharpness,
+        critical_sharpness_stderr=update.critical_sharpness_stderr,
         batch_sharpness=batches,
         optimizer=optimizer.name,
         learning_rate=optimizer.learning_rate,
@@ -60,9 +66,11 @@ def measure(
         ratio=ratio,
         scaled_ratio=2.0 * ratio if ratio is not None else None,
         trained=trained,
-        regime=course.regime(ratio, trained),
+        regime=regime_of(course, ratio, trained),
         tensors=len(tensors),
         parameters=sum(tensor.parameter.numel() for tensor in tensors),
+        quadratic=update.quadratic,
+        layers=layers,
         absent=tuple(course.absent),
     )
     return Measurement(result, course.error, (*notes, *course.notes))

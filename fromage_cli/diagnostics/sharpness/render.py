@@ -1,15 +1,17 @@
-"""The page a person sees: a sentence, the eigenvalues, then curvature in its other forms beside the threshold."""
+"""The page a person sees: a sentence, the eigenvalues, curvature in its other forms, and the quadratic model."""
+
+import math
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fromage_cli.diagnostics.sharpness.result import SharpnessResult
+from fromage_cli.diagnostics.sharpness.result import LayerBlock, QuadraticModel, SharpnessResult
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
-from fromage_cli.terminal.words import number
+from fromage_cli.terminal.words import ascii_words, number, sparkline
 
 ROWS = 8
-"""Eigenvalues shown without `--all`."""
+"""Eigenvalues, and blocks, shown without `--all`."""
 _REGIMES = {
     "lazy": "below the threshold, so that steps along curvature shrink (lazy)",
     "catapult": "above the threshold, where the loss rises at first and comes back (catapult)",
@@ -22,7 +24,13 @@ _REGIMES = {
 def render(result: SharpnessResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
     return Group(
-        Text(summary(result)), Text(""), _eigenvalues(result, style), _curvatures(result, style), _absent(result)
+        Text(summary(result)),
+        Text(""),
+        _eigenvalues(result, style),
+        _curvatures(result, style),
+        _blocks(result, style),
+        _quadratic(result, style),
+        _absent(result),
     )
 
 
@@ -50,7 +58,7 @@ def summary(result: SharpnessResult) -> str:
 
 def _optimizer(result: SharpnessResult) -> str:
     names = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
-    name = names.get(result.optimizer or "", "the optimizer")
+    name = names.get(result.optimizer or "", result.optimizer or "the optimizer")
     return f"{name} with momentum {number(result.momentum)}" if result.momentum else name
 
 
@@ -72,10 +80,14 @@ def _curvatures(result: SharpnessResult, style: PageStyle) -> RenderableType:
         ("largest eigenvalue", top, f"Hessian of the loss, {result.parameters} weights"),
         ("Gauss-Newton", result.gauss_newton_eigenvalue, "its part from the output's curvature"),
         ("preconditioned", result.preconditioned_eigenvalue, "as Adam's step sees it"),
-        ("critical sharpness", result.critical_sharpness, "2 / rate whose step raises the loss"),
+        (
+            "critical sharpness",
+            _with_error(result.critical_sharpness, result.critical_sharpness_stderr),
+            "2 / rate whose step raises the loss",
+        ),
         (
             "batch sharpness",
-            f"{number(batches.mean)} ± {number(batches.stderr)}" if batches else None,
+            _with_error(batches.mean, batches.stderr) if batches else None,
             f"along gradients, {batches.batches} batches of {batches.batch_size} rows" if batches else "",
         ),
         ("threshold", result.threshold, f"what {_optimizer(result)} bears"),
@@ -85,9 +97,62 @@ def _curvatures(result: SharpnessResult, style: PageStyle) -> RenderableType:
     return house_table(columns, [row for row in rows if row[1] is not None], style)
 
 
+def _with_error(value: float | None, error: float | None) -> str | None:
+    if value is None:
+        return None
+    return number(value) if error is None else f"{number(value)} ± {number(error)}"
+
+
+def _blocks(result: SharpnessResult, style: PageStyle) -> RenderableType:
+    """Each layer's own block, the sharpest first."""
+    if not result.layers:
+        return Group()
+    ordered = sorted(result.layers, key=_sharpest)
+    shown = ordered if style.show_all else ordered[:ROWS]
+    columns = [Column("layer", name=True), Column("shape", left=True, optional=1), Column("eigenvalue of its block")]
+    rows = [(layer.name, "×".join(map(str, layer.shape)), layer.eigenvalue) for layer in shown]
+    return Group(house_table(columns, rows, style), hidden_rows(len(shown), len(ordered)))
+
+
+def _sharpest(layer: LayerBlock) -> float:
+    return -layer.eigenvalue if layer.eigenvalue is not None else math.inf
+
+
+def _quadratic(result: SharpnessResult, style: PageStyle) -> RenderableType:
+    """How far the quadratic model holds, and the course of a training in it."""
+    if result.quadratic is None:
+        return Group()
+    lines = [_holds(result.quadratic, result.learning_rate), *_simulated(result.quadratic, style)]
+    words = f"Quadratic model: {'; '.join(lines)}."
+    return Text(ascii_words(words) if style.ascii_only else words)
+
+
+def _holds(model: QuadraticModel, rate: float | None) -> str:
+    if model.radius is None:
+        reach = "every rate looked at" if model.radius_relation == "above-grid" else "no rate looked at"
+        return f"along the next update it holds at {reach}"
+    times = f", {number(model.radius / rate)} × this rate" if rate else ""
+    return f"along the next update it holds up to a rate of {number(model.radius)}{times}"
+
+
+def _simulated(model: QuadraticModel, style: PageStyle) -> list[str]:
+    if model.outcome is None:
+        return []
+    steps = len(model.losses) - 1
+    highest = number(max((loss for loss in model.losses if math.isfinite(loss)), default=math.nan))
+    course = {
+        "falls": f"falls from {number(model.losses[0])} to {number(model.losses[-1])} in {steps} steps",
+        "spikes": f"spikes to {highest} and is back below its start after {steps} steps",
+        "rises": f"rises to {highest} and is not back after {steps} steps",
+        "diverges": f"grows without bound within {steps} steps",
+    }[model.outcome]
+    curve = sparkline(model.losses, log=min(model.losses) > 0.0, ascii_only=style.ascii_only)
+    return [f"trained in it, the loss {course}: {curve}"]
+
+
 def _absent(result: SharpnessResult) -> RenderableType:
     """What could not be measured, in one line each."""
-    names = ("gauss_newton_eigenvalue", "critical_sharpness", "batch_sharpness", "ratio", "regime")
+    names = ("gauss_newton_eigenvalue", "critical_sharpness", "batch_sharpness", "quadratic", "ratio", "regime")
     lines = [
         f"no {absent.name.replace('_', ' ')}: {absent.reason}"
         for absent in result.absent

@@ -27,6 +27,43 @@ class BatchSharpness:
 
 
 @dataclass(frozen=True)
+class LayerBlock:
+    """One layer's own block of the Hessian, every other tensor held fixed."""
+
+    name: str
+    kind: str
+    """The class of the module that owns it."""
+    shape: tuple[int, ...]
+    parameters: int
+    eigenvalue: float | None
+    """The largest; None where a limit was reached before."""
+    residual: float | None
+    """||H_l v - eigenvalue v||, ||v|| = 1."""
+
+
+@dataclass(frozen=True)
+class QuadraticModel:
+    """The network's output to second order, f + J d + d^T H_f d / 2, put into the loss."""
+
+    radius: float | None
+    """Smallest learning rate at which the loss after the next update is missed by a tenth of its change."""
+    radius_relation: str
+    """`crossing`; `above-grid`: it holds at every rate looked at; `below-grid`: at none."""
+    losses: tuple[float, ...]
+    """Of training simulated in it with the optimizer: at the checkpoint, then after each step."""
+    spikes: bool | None
+    """Whether they rise by more than a tenth and come back below the first; None without a simulation."""
+    outcome: str | None
+    """`falls`; `spikes`; `rises`: above the start and not back at the last step; `diverges`."""
+    rates: tuple[float, ...]
+    """Learning rates along the next update at which both losses were taken."""
+    line_losses: tuple[float, ...]
+    """The network's loss after an update at each rate."""
+    line_model_losses: tuple[float, ...]
+    """The model's."""
+
+
+@dataclass(frozen=True)
 class Absent:
     """A number that is null, and why."""
 
@@ -49,6 +86,8 @@ class SharpnessResult:
     """Largest eigenvalue of P^(-1/2) (H + coupled decay) P^(-1/2), P from Adam's state in the checkpoint."""
     critical_sharpness: float | None
     """2 / the smallest rate that raises the loss along the optimizer's next step."""
+    critical_sharpness_stderr: float | None
+    """Standard error over disjoint parts of the rows, the step held fixed."""
     batch_sharpness: BatchSharpness | None
     optimizer: str | None
     """`sgd`, `adam` or `adamw`; None where it is not known."""
@@ -69,7 +108,8 @@ class SharpnessResult:
     """How many tensors the Hessian is over."""
     parameters: int
     """Entries in them: the size of the Hessian."""
+    quadratic: QuadraticModel | None = None
+    layers: tuple[LayerBlock, ...] = ()
+    """In model order; empty unless asked for."""
     absent: tuple[Absent, ...] = ()
     """Why a field above is null."""
-    quadratic: None = None
-    """Not measured."""

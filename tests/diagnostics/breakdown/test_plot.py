@@ -20,6 +20,7 @@ from fromage_cli.cli import main
 from fromage_cli.diagnostics.breakdown import command, panels, plot
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, DepthResult, LayerBreakdown
 from fromage_cli.errors import InputError, UsageError
+from fromage_cli.terminal import pictures
 from fromage_cli.terminal.answer import Answer, CheckpointRecord, ProblemRecord
 
 ROOT = Path(__file__).parents[3]
@@ -233,7 +234,7 @@ def test_the_loss_panel_keeps_a_dip_visible() -> None:
     ],
 )
 def test_ticks_are_written_out(value: float, text: str) -> None:
-    assert panels.tick(value) == text
+    assert pictures.tick(value) == text
 
 
 def curves(result: BreakdownResult, count: int, value: Any) -> BreakdownResult:
@@ -272,11 +273,11 @@ def test_what_is_missing_is_left_out(make_result: Make) -> None:
 def test_the_title_is_the_checkpoint_or_the_model() -> None:
     answer = Answer("breakdown", {}, lambda style: "")
     record = CheckpointRecord("/home/me/run/model_200.pt", "torch", 200, 10)
-    assert plot.subject_of(dataclasses.replace(answer, checkpoints=(record,))) == "run/model_200.pt, step 200"
+    assert pictures.subject_of(dataclasses.replace(answer, checkpoints=(record,))) == "run/model_200.pt, step 200"
     bare = dataclasses.replace(record, path="/w.pt", step=None)
-    assert plot.subject_of(dataclasses.replace(answer, checkpoints=(bare,))) == "w.pt"
+    assert pictures.subject_of(dataclasses.replace(answer, checkpoints=(bare,))) == "w.pt"
     problem = ProblemRecord("net.py:build", "mse", 8, "auto", 0, 2)
-    assert plot.subject_of(dataclasses.replace(answer, problem=problem)) == "net.py:build"
+    assert pictures.subject_of(dataclasses.replace(answer, problem=problem)) == "net.py:build"
 
 
 @pytest.mark.parametrize("name", ["curves.svg", "curves.PNG"])
@@ -290,7 +291,7 @@ def test_the_command_writes_the_picture_and_says_where(run: Run, tmp_path: Path,
     assert stat.S_ISREG(target.stat().st_mode)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     if name.endswith("svg"):
-        assert {"sample_checkpoints/mlp-2, step 440", "layers.0.weight"} <= set(words(target.read_bytes()))
+        assert {"mlp-2/step-000440.safetensors, step 440", "layers.0.weight"} <= set(words(target.read_bytes()))
 
 
 @pytest.mark.parametrize("direction", ["random", "sgd", f"to:{SAMPLE / 'step-000022.safetensors'}"])
@@ -421,7 +422,7 @@ def test_a_picture_that_cannot_be_written_costs_no_answer(
     def full(*_: object) -> None:
         raise InputError("cannot write curves.svg: no space left on device.")
 
-    monkeypatch.setattr(plot, "write_file", full)
+    monkeypatch.setattr(pictures, "write_file", full)
     code, out, err = run(SAMPLE, "--eta", ".01,.1", "--plot", tmp_path / "curves.svg", "--json")
     envelope = json.loads(out)
     assert code == 3
@@ -432,11 +433,11 @@ def test_a_picture_that_cannot_be_written_costs_no_answer(
 
 def test_the_refusals_have_their_classes(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="extension"):
-        plot.check_plot(tmp_path / "curves.gif", False)
+        pictures.check_plot(tmp_path / "curves.gif", False)
     with pytest.raises(UsageError, match="input"):
-        plot.check_plot(tmp_path / "curves.svg", True, (None, tmp_path / "x" / ".." / "curves.svg"))
+        pictures.check_plot(tmp_path / "curves.svg", True, (None, tmp_path / "x" / ".." / "curves.svg"))
     with pytest.raises(InputError, match="no directory"):
-        plot.check_plot(tmp_path / "none" / "curves.svg", False)
+        pictures.check_plot(tmp_path / "none" / "curves.svg", False)
 
 
 def test_help_lists_it(run: Run) -> None:

@@ -3,7 +3,24 @@ from typing import Any
 
 import pytest
 
-from fromage_cli.diagnostics.sharpness.result import Absent, BatchSharpness, HessianEigenvalue, SharpnessResult
+from fromage_cli.diagnostics.sharpness.result import (
+    Absent,
+    BatchSharpness,
+    HessianEigenvalue,
+    QuadraticModel,
+    SharpnessResult,
+)
+
+QUADRATIC = QuadraticModel(
+    radius=0.042,
+    radius_relation="crossing",
+    losses=(0.5, 0.47, 0.45, 0.42, 0.4),
+    spikes=False,
+    outcome="falls",
+    rates=(0.01, 0.03, 0.1, 0.3),
+    line_losses=(0.45, 0.4, 0.6, 2.0),
+    line_model_losses=(0.45, 0.41, 0.7, 5.0),
+)
 
 
 @pytest.fixture
@@ -15,6 +32,7 @@ def make_result() -> Callable[..., SharpnessResult]:
             "gauss_newton_eigenvalue": 44.1,
             "preconditioned_eigenvalue": None,
             "critical_sharpness": 3.96,
+            "critical_sharpness_stderr": 0.4,
             "batch_sharpness": BatchSharpness(41.0, 3.9, 8, 64),
             "optimizer": "sgd",
             "learning_rate": 0.1,
@@ -26,6 +44,7 @@ def make_result() -> Callable[..., SharpnessResult]:
             "regime": "edge-of-stability",
             "tensors": 4,
             "parameters": 4810,
+            "quadratic": QUADRATIC,
             "absent": (Absent("preconditioned_eigenvalue", "the optimizer is sgd"),),
         }
         return SharpnessResult(**{**values, **changes})

@@ -81,10 +81,14 @@ def test_a_sample_with_an_optimizer_state_needs_nothing_else(run: Run) -> None:
     assert (envelope["schema"], envelope["command"]) == ("fromage-diag/1", "sharpness")
     assert (result["optimizer"], result["learning_rate"], result["trained"]) == ("adamw", 0.003, True)
     assert result["ratio"] == pytest.approx(result["preconditioned_eigenvalue"] / result["threshold"])
-    assert result["quadratic"] is None
+    quadratic = result["quadratic"]
+    assert quadratic["spikes"] is False and quadratic["outcome"] == "falls"
+    assert len(quadratic["losses"]) == 17 and quadratic["losses"][0] == pytest.approx(result["loss"])
+    assert len(quadratic["rates"]) == len(quadratic["line_losses"]) == len(quadratic["line_model_losses"]) >= 13
+    assert result["critical_sharpness_stderr"] < result["critical_sharpness"]
     assert envelope["settings"]["betas"] == "0.9,0.95"
     assert envelope["settings"]["lr"] == 0.003
-    assert 3 < envelope["tool"]["hvp_evaluations"] <= 50
+    assert 50 < envelope["tool"]["hvp_evaluations"] <= 100
 
 
 @pytest.mark.parametrize("name", ["mlp-2", "mlp-16", "resmlp-16"])
@@ -107,6 +111,43 @@ def test_the_main_table_has_the_eigenvalues(run: Run, home: Path) -> None:
     assert list(rows[0]) == ["value", "residual"]
     values = [float(row["value"]) for row in rows]
     assert len(values) == 3 and values == sorted(values, reverse=True)
+
+
+def test_the_blocks_are_a_table_of_their_own(run: Run, home: Path) -> None:
+    code, out, _ = run(*GIVEN, "--blocks", "--table", "blocks", "--format", "tsv")
+    rows = list(csv.DictReader(io.StringIO(out), delimiter="\t"))
+    assert code == 0
+    assert list(rows[0]) == ["name", "kind", "parameters", "eigenvalue", "residual"]
+    assert [row["name"] for row in rows] == ["0.weight", "2.weight"]
+    layers = json.loads(run(*GIVEN, "--blocks", "--json")[1])["result"]["layers"]
+    assert list(layers[0])[:4] == ["name", "kind", "shape", "parameters"]
+    assert float(rows[0]["eigenvalue"]) == pytest.approx(layers[0]["eigenvalue"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["curves.svg", "curves.png"])
+def test_the_picture_is_written_beside_the_answer(run: Run, home: Path, name: str) -> None:
+    given = (*GIVEN, "--optimizer", "sgd", "--lr", "0.1", "--simulate", "3", "--plot", name)
+    code, _, err = run(*given, "--json")
+    assert code == 0
+    assert f"the plot was written to {name}" in err
+    assert (home / name).stat().st_size > 5_000
+    assert run(*given)[0] == 3, "an existing file is left alone"
+
+
+def test_an_optimizer_without_a_threshold_is_told_so(run: Run, home: Path) -> None:
+    code, out, _ = run(*GIVEN, "--optimizer", "lion", "--lr", "0.001", "--simulate", "2", "--json")
+    result = json.loads(out)["result"]
+    assert code == 0
+    assert result["threshold"] is result["ratio"] is result["regime"] is None
+    assert result["critical_sharpness"] is not None and len(result["quadratic"]["losses"]) == 3
+    assert any("not linear in the gradient" in absent["reason"] for absent in result["absent"])
+
+
+def test_a_rate_that_diverges_in_the_quadratic_model_is_a_finding(run: Run, home: Path) -> None:
+    code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--lr", "1000", "--json")
+    codes = {finding["code"] for finding in json.loads(out)["findings"]}
+    assert code == 0 and "quadratic-model-diverges" in codes
+    assert "quadratic-model-diverges" not in run(*GIVEN, "--optimizer", "sgd", "--lr", "0.01", "--json")[1]
 
 
 def test_the_page_says_what_the_ratio_means(run: Run, home: Path) -> None:
@@ -158,7 +199,9 @@ def test_the_cost_is_told_beforehand(run: Run, home: Path) -> None:
     code, out, _ = run(*GIVEN, "--estimate", "--json")
     estimate = json.loads(out)["result"]["estimate"]
     assert code == 0
-    assert 30 < estimate["gradients"] < 100
+    assert 30 < estimate["gradients"] < 300
+    more = json.loads(run(*GIVEN, "--estimate", "--json", "--optimizer", "sgd", "--lr", "0.1", "--simulate", "900")[1])
+    assert more["result"]["estimate"]["gradients"] > 3 * estimate["gradients"]
     assert estimate["bytes"] > 0 and estimate["seconds"] > 0
 
 
@@ -167,7 +210,11 @@ def test_the_cost_is_told_beforehand(run: Run, home: Path) -> None:
     [
         (("--lr", "0"), 2, "expected a number above 0"),
         (("--lr", "-0.1"), 2, "above 0"),
-        (("--optimizer", "lion"), 2, "lion"),
+        (("--optimizer", "sophia"), 2, "sophia"),
+        (("--tolerance", "0"), 2, "between 0 and 1"),
+        (("--simulate", "-1"), 2, "simulate"),
+        (("--table", "blocks"), 2, "Add --blocks"),
+        (("--plot", "curves.gif"), 2, "extension"),
         (("--betas", ".9"), 2, "two numbers"),
         (("--top", "0"), 2, "top"),
         (("--optimizer", "adam", "--momentum", ".9"), 2, "no setting of adam"),

@@ -1,4 +1,6 @@
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -36,6 +38,25 @@ def test_the_edge_of_stability_is_told_on_both_sides(make_result: MakeResult, ra
 def test_nothing_is_wrong_below_the_threshold(make_result: MakeResult) -> None:
     assert judge(make_result(regime="lazy", ratio=0.3)) == ()
     assert judge(make_result(regime=None, ratio=None, threshold=None)) == ()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "losses", "code", "severity", "words"),
+    [
+        ("spikes", (0.5, 2.4, 0.4), "quadratic-model-spikes", "info", "spikes from 0.5 to 2.4 and comes back within 2"),
+        ("diverges", (0.5, 9.0, math.inf), "quadratic-model-diverges", "warn", "diverges within 2 steps"),
+    ],
+)
+def test_the_course_of_the_quadratic_model_is_told(
+    make_result: MakeResult, outcome: str, losses: tuple[float, ...], code: str, severity: str, words: str
+) -> None:
+    quiet = make_result(regime="lazy", ratio=0.3)
+    assert quiet.quadratic is not None
+    model = replace(quiet.quadratic, outcome=outcome, losses=losses)
+    (finding,) = judge(replace(quiet, quadratic=model))
+    assert (finding.code, finding.severity, finding.limit) == (code, severity, 0.5)
+    assert words in finding.message
+    assert judge(replace(quiet, quadratic=replace(model, outcome="rises"))) == judge(replace(quiet, quadratic=None))
 
 
 def test_plain_sgd_is_told_when_its_batches_are_too_sharp(make_result: MakeResult) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
-from fromage_cli.diagnostics.sharpness.course import Effort
+from fromage_cli.diagnostics.sharpness.effort import Effort
 from fromage_cli.diagnostics.sharpness.measure import Measurement, measure
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.probes.optimizer import Given, Optimizer, optimizer_of
@@ -183,7 +183,14 @@ def test_bands_above_the_threshold_are_for_squared_error_at_initialisation(
 
 def test_what_is_null_has_a_reason(make_problem: Maker, regression: dict[str, Tensor], linear: Problem) -> None:
     unknown = sharpness(linear)
-    assert set(reasons(unknown)) == {"preconditioned_eigenvalue", "critical_sharpness", "threshold", "ratio", "regime"}
+    assert set(reasons(unknown)) == {
+        "preconditioned_eigenvalue",
+        "critical_sharpness",
+        "quadratic",
+        "threshold",
+        "ratio",
+        "regime",
+    }
     assert "optimizer is not known" in reasons(unknown)["threshold"]
     assert "learning rate is not known" in reasons(sharpness(linear, Optimizer("sgd")))["threshold"]
     adam = sharpness(linear, Optimizer("adam", 0.1))
@@ -200,14 +207,105 @@ def test_what_is_null_has_a_reason(make_problem: Maker, regression: dict[str, Te
 
     output = sharpness(make_problem(Summed(), {"x": regression["x"]}, "output"))
     assert "(output) is no known function" in reasons(output)["gauss_newton_eigenvalue"]
+    stepped = sharpness(make_problem(Summed(), {"x": regression["x"]}, "output"), Optimizer("sgd", 0.1))
+    assert stepped.result.quadratic is None and stepped.result.critical_sharpness is not None
+    assert "(output) is no known function" in reasons(stepped)["quadratic"]
+    lion = sharpness(linear, Optimizer("lion", 0.01), effort=Effort(simulated_steps=2))
+    assert "not linear in the gradient" in reasons(lion)["threshold"]
+    assert lion.result.quadratic is not None and len(lion.result.quadratic.losses) == 3
     assert "takes two training batches" in reasons(sharpness(linear, effort=Effort(batch_rows=20)))["batch_sharpness"]
+
+
+def test_the_quadratic_model_shows_the_catapult_that_the_regime_names(make_problem: Maker) -> None:
+    torch.manual_seed(3)
+    problem = make_problem(TwoLayers(), {"x": torch.ones(1, 1).double(), "y": torch.zeros(1, 1).double()})
+    eigenvalue = sharpness(problem).result.gauss_newton_eigenvalue
+    assert eigenvalue is not None
+    found = sharpness(problem, Optimizer("sgd", 3.0 / eigenvalue), effort=Effort(simulated_steps=40)).result
+    assert found.regime == "catapult"
+    assert found.quadratic is not None
+    assert (found.quadratic.spikes, found.quadratic.outcome) == (True, "spikes")
+    assert found.quadratic.line_losses == pytest.approx(found.quadratic.line_model_losses)  # the network is quadratic
+    assert (found.quadratic.radius, found.quadratic.radius_relation) == (None, "above-grid")
+
+
+def test_without_a_rate_there_is_a_radius_and_no_training(linear: Problem) -> None:
+    measured = sharpness(linear, Optimizer("sgd"), effort=Effort(simulated_steps=5))
+    quadratic = measured.result.quadratic
+    assert quadratic is not None and (quadratic.losses, quadratic.spikes, quadratic.outcome) == ((), None, None)
+    assert "rate is not known" in reasons(measured)["quadratic.spikes"]
+    assert "no step" in reasons(sharpness(linear, Optimizer("sgd", 0.1)))["quadratic.spikes"]
+
+
+def test_the_critical_sharpness_has_an_error_over_parts_of_the_rows(linear: Problem) -> None:
+    result = sharpness(linear, Optimizer("sgd", 0.1)).result
+    assert result.critical_sharpness is not None and result.critical_sharpness_stderr is not None
+    assert 0.0 < result.critical_sharpness_stderr < result.critical_sharpness
+    one = sharpness(linear, Optimizer("sgd", 0.1), effort=Effort(batch_rows=20))
+    assert one.result.critical_sharpness_stderr is None
+    assert "two parts" in reasons(one)["critical_sharpness_stderr"]
+
+
+def test_each_layers_own_block_has_the_eigenvalue_of_the_dense_one(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
+) -> None:
+    data = {"x": classification["x"].double(), "y": classification["y"]}
+    problem = make_problem(perceptron.double(), data)
+    measured = sharpness(problem, effort=Effort(blocks=True, tolerance=1e-6))
+    whole, sizes, start = dense(problem, hessian), [t.parameter.numel() for t in problem.receiving], 0
+    exact = {}
+    for tensor, size in zip(problem.receiving, sizes, strict=True):
+        exact[tensor.name] = float(torch.linalg.eigvalsh(whole[start : start + size, start : start + size])[-1])
+        start += size
+    layers = measured.result.layers
+    assert [layer.name for layer in layers] == ["0.weight", "2.weight", "4.weight"]
+    assert (layers[0].kind, layers[0].shape, layers[0].parameters) == ("Linear", (16, 8), 128)
+    for layer in layers:
+        assert layer.eigenvalue == pytest.approx(exact[layer.name], rel=1e-6)
+        assert layer.residual is not None and layer.residual <= 1e-6 * exact[layer.name]
+    assert sharpness(problem).result.layers == ()
+
+
+def test_a_limit_leaves_blocks_without_a_number(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
+) -> None:
+    problem = make_problem(perceptron, classification)
+    problem.base, seen = problem.base, []
+
+    def advance() -> None:
+        seen.append(1)
+        if len(seen) == 30:
+            problem.budget = Budget(seconds=0.0)
+
+    measured = sharpness(problem, advance=advance, effort=Effort(blocks=True))
+    assert isinstance(measured.error, ResourceError)
+    assert len(measured.result.layers) == 3
+    assert measured.result.layers[-1].eigenvalue is None
+
+
+def test_a_limit_during_the_simulation_keeps_its_steps(linear: Problem) -> None:
+    seen: list[int] = []
+    full = sharpness(linear, Optimizer("sgd", 0.1), advance=lambda: seen.append(1))
+    before = len(seen)
+    assert full.error is None
+
+    def advance() -> None:
+        seen.append(1)
+        if len(seen) == 2 * before + 2:
+            linear.budget = Budget(seconds=0.0)
+
+    cut = sharpness(linear, Optimizer("sgd", 0.1), advance=advance, effort=Effort(simulated_steps=9))
+    assert isinstance(cut.error, ResourceError)
+    assert cut.result.quadratic is not None and len(cut.result.quadratic.losses) == 3
 
 
 def test_batches_are_not_cut_where_their_rows_decide_the_loss(make_problem: Maker) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
     problem = make_problem(model, {"x": torch.randn(24, 5), "y": torch.randn(24, 1)})
-    assert "--train-batch-size" in reasons(sharpness(problem))["batch_sharpness"]
+    missing = reasons(sharpness(problem, Optimizer("sgd", 0.1)))
+    assert "--train-batch-size" in missing["batch_sharpness"]
+    assert "--train-batch-size" in missing["critical_sharpness_stderr"]
     assert sharpness(problem, effort=Effort(batch_rows=8)).result.batch_sharpness is not None
     problem.mode = "eval"
     assert sharpness(problem).result.batch_sharpness is not None
@@ -288,7 +386,8 @@ def test_weights_and_gradients_are_left_as_they_were(
     make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
 ) -> None:
     before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
-    sharpness(make_problem(perceptron, classification), Optimizer("sgd", 0.1, 0.9))
+    effort = Effort(simulated_steps=3, blocks=True)
+    sharpness(make_problem(perceptron, classification), Optimizer("sgd", 0.1, 0.9), effort=effort)
     for name, value in perceptron.named_parameters():
         assert torch.equal(value.detach(), before[name])
         assert value.grad is None

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from fromage_cli.diagnostics.sharpness.render import render, summary
-from fromage_cli.diagnostics.sharpness.result import Absent, HessianEigenvalue, SharpnessResult
+from fromage_cli.diagnostics.sharpness.result import Absent, HessianEigenvalue, LayerBlock, SharpnessResult
 from fromage_cli.terminal.answer import PageStyle
 
 MakeResult = Callable[..., SharpnessResult]
@@ -75,5 +75,38 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
 
 
 def test_the_page_in_ascii_has_every_number(make_result: MakeResult) -> None:
-    text = page(make_result(), ascii_only=True)
-    assert all(value in text for value in ("46.3", "44.1", "3.96", "41 +- 3.9", "38", "1.22"))
+    text = " ".join(page(make_result(), ascii_only=True).split())
+    assert all(
+        value in text for value in ("46.3", "44.1", "3.96 +- 0.4", "41 +- 3.9", "38", "1.22", "0.42 x this rate")
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"outcome": "spikes", "losses": (0.5, 0.9, 2.4, 1.1, 0.4)},
+            "spikes to 2.4 and is back below its start after 4 steps",
+        ),
+        ({"outcome": "falls"}, "falls from 0.5 to 0.4 in 4 steps"),
+        ({"outcome": "rises", "losses": (0.5, 2.4)}, "rises to 2.4 and is not back after 1 steps"),
+        ({"outcome": "diverges", "losses": (0.5, float("inf"))}, "grows without bound within 1 steps"),
+        ({"outcome": None, "losses": (), "spikes": None}, "holds up to a rate of 0.042, 0.42 × this rate."),
+        ({"radius": None, "radius_relation": "above-grid"}, "holds at every rate looked at"),
+        ({"radius": None, "radius_relation": "below-grid"}, "holds at no rate looked at"),
+    ],
+)
+def test_the_quadratic_model_in_words(make_result: MakeResult, changes: dict[str, object], words: str) -> None:
+    result = make_result()
+    assert result.quadratic is not None
+    shown = page(replace(result, quadratic=replace(result.quadratic, **changes)), 200)
+    assert words in " ".join(shown.split())
+
+
+def test_blocks_are_shown_the_sharpest_first(make_result: MakeResult) -> None:
+    layers = tuple(LayerBlock(f"layers.{n}.weight", "Linear", (4, 3), 12, float(n), 0.01) for n in range(11))
+    layers += (LayerBlock("late.weight", "Linear", (4, 3), 12, None, None),)
+    text = page(make_result(layers=layers))
+    assert text.index("layers.10.weight") < text.index("layers.9.weight")
+    assert "late.weight" not in text and "4 of 12 rows hidden" in text
+    assert "late.weight" in page(make_result(layers=layers), show_all=True)

@@ -1,0 +1,115 @@
+"""The picture of the quadratic model: the loss along the next update, and a training simulated in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fromage_cli.diagnostics.sharpness.result import QuadraticModel, SharpnessResult
+from fromage_cli.terminal.pictures import LARGEST, log_ticks, saved
+from fromage_cli.terminal.words import middle, number, visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDE = 20.0
+"""Largest over smallest loss from which on the axis is logarithmic."""
+BLACK, MODEL, RADIUS, RATE, CRITICAL = "#222222", "#0072b2", "#e08e00", "#c1272d", "#009e73"
+DASHED = (0, (5, 2.5))
+
+
+def draw(result: SharpnessResult, subject: str, format: str) -> bytes:
+    """The picture as `svg` or `png`, the same bytes for the same result; values that are not finite are left out.
+
+    `subject`: what was measured, for the title. Raises UsageError where matplotlib is missing.
+    """
+    return saved(lambda: _figure(result, subject), f"sharpness of {visible(subject)}", format)
+
+
+def _figure(result: SharpnessResult, subject: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.0, 4.6))
+    left, right = figure.subplots(1, 2, gridspec_kw={"left": 0.08, "right": 0.975, "bottom": 0.27, "top": 0.82})
+    figure.text(0.02, 0.935, middle(visible(subject), 88), fontsize=11, weight="bold")
+    figure.text(0.02, 0.885, conditions(result), color="#444444")
+    if result.quadratic is None:
+        _nothing(left, "no quadratic model was measured")
+        _nothing(right, "no training was simulated")
+        return figure
+    _line_panel(left, result, result.quadratic)
+    _training_panel(right, result.quadratic)
+    return figure
+
+
+def conditions(result: SharpnessResult) -> str:
+    """The numbers below the title."""
+    words = [f"largest eigenvalue {number(result.eigenvalues[0].value)}"] if result.eigenvalues else []
+    words += [f"{result.optimizer} at a rate of {number(result.learning_rate)}"] if result.learning_rate else []
+    words += [f"ratio to its threshold {number(result.ratio)}"] if result.ratio is not None else []
+    return "; ".join(words)
+
+
+def _nothing(axes: Axes, words: str) -> None:
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, words, ha="center", va="center", color="#666666")
+
+
+def _line_panel(axes: Axes, result: SharpnessResult, model: QuadraticModel) -> None:
+    """Both losses against the learning rate of the next update."""
+    axes.set_xscale("log")
+    log_ticks(axes.xaxis, model.rates[0], model.rates[-1])
+    axes.set_xlabel("learning rate of the next update")
+    axes.set_ylabel("loss on the batch")
+    low, high = window(result.loss, model.line_losses)
+    axes.set_ylim(low, high)
+    _curve(axes, model.rates, model.line_losses, color=BLACK, marker=".", label="the network")
+    _curve(axes, model.rates, model.line_model_losses, color=MODEL, linestyle=DASHED, label="its quadratic model")
+    axes.axhline(result.loss, color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)))
+    marks = (
+        (model.radius, RADIUS, "radius"),
+        (result.learning_rate, RATE, "this rate"),
+        (2.0 / result.critical_sharpness if result.critical_sharpness else None, CRITICAL, "loss above its start"),
+    )
+    for rate, colour, words in marks:
+        if rate is not None:
+            axes.axvline(rate, color=colour, linewidth=1.1, label=f"{words}: {number(rate)}")
+    _legend(axes)
+
+
+def window(start: float, losses: Sequence[float]) -> tuple[float, float]:
+    """What the panel shows: all that lies below the start, and so much above it that a dip is still seen."""
+    finite = [loss for loss in losses if abs(loss) < LARGEST]
+    low, high = min((start, *finite)), max((start, *finite))
+    high = min(high, start + (max(1.5 * (start - low), 0.25 * abs(start)) or 1.0))
+    margin = 0.06 * (high - low) or 0.06 * abs(start) or 1.0
+    return low - margin, high + margin
+
+
+def _training_panel(axes: Axes, model: QuadraticModel) -> None:
+    """The loss of the quadratic model, step by step."""
+    from matplotlib.ticker import MaxNLocator
+
+    if not model.losses:
+        return _nothing(axes, "no training was simulated")
+    axes.set_xlabel("step of training in the quadratic model")
+    axes.set_ylabel("its loss")
+    shown = [loss for loss in model.losses if abs(loss) < LARGEST]
+    if 0.0 < WIDE * min(shown) < max(shown):
+        axes.set_yscale("log")
+        log_ticks(axes.yaxis, min(shown), max(shown))
+    _curve(axes, range(len(model.losses)), model.losses, color=MODEL, marker=".", label=f"the loss {model.outcome}")
+    start = model.losses[0]
+    axes.axhline(start, color=BLACK, linewidth=0.9, linestyle=DASHED, label=f"start: {number(start)}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _legend(axes)
+
+
+def _curve(axes: Axes, places: Sequence[float], values: Sequence[float], **style: Any) -> None:
+    axes.plot(places, [value if abs(value) < LARGEST else math.nan for value in values], **style)
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, columnspacing=1.2, handlelength=1.6)

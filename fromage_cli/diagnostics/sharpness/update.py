@@ -1,0 +1,127 @@
+"""What is measured along the optimizer's next update: where the loss rises, and how far the quadratic model holds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fromage_cli.diagnostics.sharpness.course import Course
+from fromage_cli.diagnostics.sharpness.result import QuadraticModel
+from fromage_cli.errors import MismatchError, NumericalError, ResourceError
+from fromage_cli.probes.batch_sharpness import training_batches
+from fromage_cli.probes.critical import critical_rate
+from fromage_cli.probes.critical_error import critical_sharpness_error
+from fromage_cli.probes.next_step import next_step
+from fromage_cli.probes.quadratic_model import SimulatedTraining, measure_line, simulate_training
+from fromage_cli.problem.curvature import WeightSpace, has_gauss_newton
+
+
+@dataclass(frozen=True)
+class AlongUpdate:
+    """The numbers that belong to the next update."""
+
+    critical_sharpness: float | None = None
+    critical_sharpness_stderr: float | None = None
+    quadratic: QuadraticModel | None = None
+
+
+def measure_update(course: Course, eigenvalue: float) -> AlongUpdate:
+    """Critical sharpness with its error, then the quadratic model; `eigenvalue` scales a search without a rate."""
+    names = ("critical_sharpness", "quadratic")
+    if course.optimizer.name is None:
+        for name in names:
+            course.without(name, "the optimizer is not known")
+        return AlongUpdate()
+    if [name for name in names if course.over(name)]:
+        return AlongUpdate()
+    try:
+        step, note = next_step(course.problem, course.optimizer, course.state)
+    except ResourceError as limit:
+        for name in names:
+            course.stop(name, limit)
+        return AlongUpdate()
+    course.notes.append(note)
+    moving = {tensor.name: step[tensor.name] for tensor in course.space.tensors if tensor.name in step}
+    start = course.optimizer.learning_rate or (1.0 / eigenvalue if eigenvalue > 0.0 else 1e-2)
+    rate = _critical_rate(course, moving, start)
+    error = _critical_error(course, moving, rate) if rate is not None else None
+    quadratic = _quadratic(course, moving, rate or start)
+    return AlongUpdate(2.0 / rate if rate is not None else None, error, quadratic)
+
+
+def _critical_rate(course: Course, step: Mapping[str, Tensor], start: float) -> float | None:
+    name = "critical_sharpness"
+    try:
+        rate = critical_rate(course.problem, step, start)
+    except ResourceError as limit:
+        course.stop(name, limit)
+        return None
+    if rate is None:
+        course.without(name, "no rate was found that raises the loss")
+    return rate
+
+
+def _critical_error(course: Course, step: Mapping[str, Tensor], rate: float) -> float | None:
+    name = "critical_sharpness_stderr"
+    if course.over(name):
+        return None
+    if course.cutting_changes_the_loss():
+        course.without(name, "BatchNorm's statistics depend on the rows of a batch; --train-batch-size gives them")
+        return None
+    parts = training_batches(course.problem, course.effort.batch_rows)
+    try:
+        error = critical_sharpness_error(course.problem, step, rate, parts)
+    except ResourceError as limit:
+        course.stop(name, limit)
+        return None
+    except (MismatchError, NumericalError) as refused:  # a loss that compares rows need not work on a few of them
+        course.without(name, refused.message.splitlines()[0])
+        return None
+    if error is None:
+        course.without(name, f"it takes two parts of the rows and a loss that rises there; there are {len(parts)}")
+    return error
+
+
+def _quadratic(course: Course, step: Mapping[str, Tensor], start: float) -> QuadraticModel | None:
+    """Null where the loss is no known function of the output, or a limit was reached."""
+    name = "quadratic"
+    if course.over(name):
+        return None
+    if not has_gauss_newton(course.problem):
+        course.without(name, f"the loss ({course.problem.loss.name}) is no known function of the output")
+        return None
+    space = WeightSpace([tensor for tensor in course.space.tensors if tensor.name in step])
+    try:
+        line = measure_line(course.problem, space, step, start)
+    except ResourceError as limit:
+        course.stop(name, limit)
+        return None
+    course.advance()
+    simulated = _simulated(course, space)
+    return QuadraticModel(
+        radius=line.radius,
+        radius_relation=line.relation,
+        losses=simulated.losses if simulated else (),
+        spikes=simulated.outcome == "spikes" if simulated else None,
+        outcome=simulated.outcome if simulated else None,
+        rates=line.rates,
+        line_losses=line.losses,
+        line_model_losses=line.model_losses,
+    )
+
+
+def _simulated(course: Course, space: WeightSpace) -> SimulatedTraining | None:
+    name = "quadratic.spikes"
+    if not course.effort.simulated_steps:
+        course.without(name, "no step was asked for")
+    elif course.optimizer.learning_rate is None:
+        course.without(name, "the learning rate is not known")
+    else:
+        steps = course.effort.simulated_steps
+        found = simulate_training(
+            course.problem, space, course.optimizer, course.state, steps=steps, advance=course.advance
+        )
+        if found.stopped is not None:
+            course.error = found.stopped
+        return found
+    return None

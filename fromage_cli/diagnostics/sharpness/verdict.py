@@ -1,0 +1,42 @@
+"""The eigenvalue held against what the optimizer bears, and the word for the ratio."""
+
+from fromage_cli.diagnostics.sharpness.course import Course
+from fromage_cli.problem.supervised_losses import SquaredError
+from fromage_cli.theory.stability import EDGE, initial_regime
+
+
+def ratio_to_threshold(course: Course, eigenvalue: float | None, conditioned: float | None) -> float | None:
+    """The eigenvalue that the optimizer's threshold speaks of, divided by it.
+
+    `conditioned`: that of the preconditioned Hessian, for Adam.
+    """
+    threshold, optimizer = course.optimizer.threshold, course.optimizer
+    if threshold is None:
+        reason = optimizer.no_threshold or "the optimizer is not known"
+        course.without("threshold", reason)
+        course.without("ratio", reason)
+        return None
+    if optimizer.adaptive:
+        eigenvalue = conditioned
+    elif eigenvalue is not None:
+        eigenvalue += optimizer.coupled_decay
+    if eigenvalue is None:
+        course.without("ratio", "there is no eigenvalue to compare")
+        return None
+    return eigenvalue / threshold
+
+
+def regime_of(course: Course, ratio: float | None, trained: bool) -> str | None:
+    """The word for the ratio, where the theory has one."""
+    if ratio is None:
+        course.without("regime", "there is no ratio")
+        return None
+    if trained:
+        if ratio <= EDGE[1]:
+            return "lazy" if ratio < EDGE[0] else "edge-of-stability"
+        course.without("regime", "the bands above the threshold were measured at initialisation")
+        return None
+    if ratio < 1.0 or isinstance(course.problem.loss, SquaredError):
+        return initial_regime(2.0 * ratio)
+    course.without("regime", "the bands above the threshold were measured with squared error")
+    return None

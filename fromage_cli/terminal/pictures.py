@@ -1,0 +1,150 @@
+"""A picture behind `--plot`: what is refused before any work, our own style, and the file beside the answer."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fromage_cli.errors import FromageError, UsageError
+from fromage_cli.terminal.answer import Answer
+from fromage_cli.terminal.output import check_writable, write_file
+from fromage_cli.terminal.words import visible
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = {".svg": "svg", ".png": "png"}
+LARGEST = 1e250
+"""Beyond, a number cannot be drawn: what the axes compute from it would overflow."""
+STYLE: dict[Any, Any] = {
+    "axes.edgecolor": "#666666",
+    "axes.formatter.useoffset": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.facecolor": "white",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fromage-diag",
+    "text.parse_math": False,
+}
+"""An opaque ground, so that it reads in dark viewers too; letters stay letters, and `$` is one of them."""
+
+
+def check_plot(path: Path, force: bool, others: Sequence[str | Path | None] = ()) -> None:
+    """Refuse, before anything is computed, a picture that could not be drawn or written.
+
+    `others`: inputs and outputs of the same call. Raises UsageError for another extension than .svg and .png, for one
+    of the others' files and where matplotlib is missing; InputError where the file cannot be written.
+    """
+    name = visible(str(path))
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(
+            f"--plot {name}: no picture goes with the extension {visible(path.suffix)!r}.",
+            f"Extensions: {' '.join(FORMATS)}.",
+        )
+    if any(other is not None and os.path.realpath(path) == os.path.realpath(other) for other in others):
+        raise UsageError(f"--plot {name} is an input or the other output of this call.", "Name another file.")
+    check_writable(path, force)
+    _require_matplotlib()
+
+
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"--plot needs matplotlib, which cannot be imported: {visible(str(error))[:200]}.",
+            "Install it: python -m pip install 'fromage-diag[plot]'",
+        ) from error
+    except ValueError as error:  # what MPLBACKEND holds is looked at on import
+        raise UsageError(
+            f"--plot: matplotlib does not start: {visible(str(error))[:200]}.",
+            "Correct MPLBACKEND or the matplotlibrc.",
+        ) from error
+
+
+def with_plot(answer: Answer, draw: Callable[[str, str], bytes], path: Path, force: bool) -> Answer:
+    """The answer once its picture is written, with a note saying where.
+
+    `draw`: from what was measured, for the title, and `svg` or `png` to the picture. Where it cannot be written the
+    note says why, and the error is raised when the answer has been shown.
+    """
+    name = visible(str(path))
+    try:
+        write_file(path, draw(subject_of(answer), FORMATS[path.suffix.lower()]), force)
+    except FromageError as error:
+        note = f"the plot was not written: {error.message}"
+        return replace(answer, notes=(*answer.notes, note), error=answer.error or error)
+    return replace(answer, notes=(*answer.notes, f"the plot was written to {name}"))
+
+
+def subject_of(answer: Answer) -> str:
+    """What was measured, for the title: the last two names of the checkpoint's path and its step, or the model."""
+    if not answer.checkpoints:
+        return answer.problem.model if answer.problem is not None else "a model"
+    checkpoint = answer.checkpoints[0]
+    name = last_two(checkpoint.path)
+    return name if checkpoint.step is None else f"{name}, step {checkpoint.step}"
+
+
+def last_two(path: str) -> str:
+    """The last two names of a path."""
+    return "/".join(part for part in Path(path).parts[-2:] if part != "/")
+
+
+def saved(make: Callable[[], Figure], title: str, format: str) -> bytes:
+    """The figure as `svg` or `png`, made in our style: the same bytes for the same figure.
+
+    Raises UsageError where matplotlib is missing.
+    """
+    _require_matplotlib()
+    buffer = io.BytesIO()
+    metadata = {"Date": None, "Title": title} if format == "svg" else {}
+    with _style_of_our_own(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font lacks are drawn as boxes
+        make().savefig(buffer, format=format, dpi=150, metadata=metadata)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _style_of_our_own() -> Iterator[None]:
+    """Our settings alone, whatever the user's matplotlibrc says; theirs come back afterwards."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def log_ticks(axis: Any, low: float, high: float) -> None:
+    """Powers of ten; within two decades also 2 and 5 times them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    multiples = (1.0, 2.0, 5.0) if high < 100.0 * low else (1.0,)
+    axis.set_major_locator(LogLocator(subs=multiples, numticks=10))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def tick(value: float) -> str:
+    """A number on a logarithmic axis: `10⁻⁴`, `0.002`, `0.1`, `5`, `10⁶`."""
+    if not 0.0 < value < math.inf:
+        return ""
+    if 1e-3 <= value < 1e4:
+        return f"{value:.6g}"
+    mantissa, _, exponent = f"{value:.0e}".partition("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"

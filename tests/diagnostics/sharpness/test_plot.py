@@ -1,0 +1,68 @@
+"""The picture: what stands in it, that it is the same for the same result, and what is refused before any work."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+
+from fromage_cli.diagnostics.sharpness.plot import draw, window
+from fromage_cli.diagnostics.sharpness.result import SharpnessResult
+
+Make = Callable[..., SharpnessResult]
+
+
+def words(svg: bytes) -> list[str]:
+    return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("}text")]
+
+
+def test_it_names_the_curves_and_every_mark(make_result: Make) -> None:
+    shown = words(draw(make_result(), "mlp/step-5.pt, step 5", "svg"))
+    for text in (
+        "mlp/step-5.pt, step 5",
+        "largest eigenvalue 46.3; sgd at a rate of 0.1; ratio to its threshold 1.22",
+        "learning rate of the next update",
+        "the network",
+        "its quadratic model",
+        "radius: 0.042",
+        "this rate: 0.1",
+        "loss above its start: 0.505",
+        "step of training in the quadratic model",
+        "the loss falls",
+        "start: 0.5",
+    ):
+        assert text in shown, text
+
+
+@pytest.mark.parametrize("format", ["svg", "png"])
+def test_the_same_result_gives_the_same_bytes(make_result: Make, format: str) -> None:
+    assert draw(make_result(), "mlp", format) == draw(make_result(), "mlp", format)
+    assert draw(make_result(), "mlp", format) != draw(make_result(loss=0.6), "mlp", format)
+
+
+def test_what_was_not_measured_is_said(make_result: Make) -> None:
+    result = make_result()
+    assert result.quadratic is not None
+    assert "no quadratic model was measured" in words(draw(replace(result, quadratic=None), "mlp", "svg"))
+    still = replace(result.quadratic, losses=(), spikes=None, outcome=None, radius=None)
+    shown = words(draw(replace(result, quadratic=still, critical_sharpness=None), "mlp", "svg"))
+    assert "no training was simulated" in shown
+    assert not any("radius" in line or "above its start" in line for line in shown)
+    unknown = replace(result, eigenvalues=(), learning_rate=None, ratio=None)
+    assert words(draw(unknown, "<b>$x$\x1b", "svg"))[0]
+
+
+@pytest.mark.parametrize("losses", [(0.5, math.inf), (0.5, math.nan, 1e300), (0.0, 0.0), (1e-9, 1e9, 3.0)])
+def test_any_course_can_be_drawn(make_result: Make, losses: tuple[float, ...]) -> None:
+    result = make_result()
+    assert result.quadratic is not None
+    model = replace(result.quadratic, losses=losses, outcome="diverges", line_losses=(0.4, math.inf, math.nan, 1e300))
+    assert words(draw(replace(result, quadratic=model), "mlp", "svg"))
+
+
+def test_the_window_shows_the_dip_and_not_the_explosion() -> None:
+    low, high = window(1.0, (0.9, 0.8, 3e9, math.inf))
+    assert low < 0.8 and 1.2 < high < 1.6
+    low, high = window(0.0, (0.0, 0.0))
+    assert low < 0.0 < high
