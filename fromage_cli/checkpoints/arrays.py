@@ -29,12 +29,15 @@ def array_chunks(checkpoint: Checkpoint, name: str, size: int | None = None) -> 
         yield real_numbers(stored, dtype)
 
 
-def load_matrix(checkpoint: Checkpoint, name: str) -> NDArray[Any]:
-    """A tensor of two or more dimensions as the matrix of its linear map: first dimension x all others, float64."""
+def load_matrix(checkpoint: Checkpoint, name: str, *, narrow: bool = False) -> NDArray[Any]:
+    """A tensor of two or more dimensions as the matrix of its linear map: first dimension x all others.
+
+    In float64; `narrow` holds in float32 what is stored in no more, for large ones.
+    """
     import numpy
 
     entry = checkpoint.entries[name]
-    flat = numpy.empty(entry.elements)
+    flat = numpy.empty(entry.elements, numpy.float32 if narrow and WIDTHS[entry.dtype] <= 4 else numpy.float64)
     begin = 0
     for chunk in array_chunks(checkpoint, name):
         flat[begin : begin + chunk.size] = chunk

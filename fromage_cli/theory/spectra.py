@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 DENSE = 1024
 """Matrices whose smaller side is at most this are decomposed; of larger ones only the spectral norm is found."""
 
+SAFE = (1e-12, 1e12)
+"""Largest entries between which nothing has to be scaled."""
+
 
 def condition_number(values: NDArray[Any], longer_side: int) -> float:
     """sigma_max / sigma_min of singular values in falling order; inf where the smallest is rounding."""
@@ -27,15 +30,20 @@ def extremes(matrix: NDArray[Any]) -> tuple[float, float | None]:
 
     if not matrix.size:
         return 0.0, None
-    scale = float(numpy.abs(matrix).max()) or 1.0
-    matrix = matrix / scale
+    scale = float(max(matrix.max(), -matrix.min())) or 1.0
+    if not SAFE[0] < scale < SAFE[1]:  # squares of tiny and of huge entries leave the range of float32
+        return _scaled(extremes(matrix / scale), scale)
     if min(matrix.shape) > DENSE:
-        return scale * leading_singular_value(matrix), None
+        return leading_singular_value(matrix), None
     values = numpy.linalg.svd(matrix, compute_uv=False)
-    return scale * float(values[0]), condition_number(values, max(matrix.shape))
+    return float(values[0]), condition_number(values, max(matrix.shape))
 
 
-def leading_singular_value(matrix: NDArray[Any], tolerance: float = 1e-6, iterations: int = 80) -> float:
+def _scaled(found: tuple[float, float | None], scale: float) -> tuple[float, float | None]:
+    return scale * found[0], found[1]
+
+
+def leading_singular_value(matrix: NDArray[Any], tolerance: float = 1e-4, iterations: int = 80) -> float:
     """The largest singular value, from below, by Lanczos on A^T A with full re-orthogonalisation.
 
     Stopped when the residual of the leading Ritz pair is below `tolerance` times its value. Source: Golub, Van Loan,
@@ -44,7 +52,7 @@ def leading_singular_value(matrix: NDArray[Any], tolerance: float = 1e-6, iterat
     import numpy
 
     wide = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    start = numpy.random.default_rng(0).standard_normal((wide.shape[1],))
+    start = numpy.random.default_rng(0).standard_normal((wide.shape[1],), dtype=wide.dtype)
     basis: list[NDArray[Any]] = [start / numpy.linalg.norm(start)]
     diagonal: list[float] = []
     beside: list[float] = []
@@ -62,5 +70,5 @@ def leading_singular_value(matrix: NDArray[Any], tolerance: float = 1e-6, iterat
         value = float(values[-1])
         if beside[-1] * abs(float(vectors[-1, -1])) <= tolerance * abs(value):
             break
-        basis.append(image / beside[-1])
+        basis.append((image / beside[-1]).astype(wide.dtype))
     return math.sqrt(max(value, 0.0))

@@ -32,6 +32,15 @@ def test_a_kernel_is_the_matrix_of_its_map(tmp_path):
     assert load_matrix(open_checkpoint(tmp_path / "c.safetensors"), "w").shape == (2, 12)
 
 
+def test_large_matrices_are_held_as_narrow_as_they_are_stored(tmp_path):
+    both = {"w": torch.randn(3, 2).bfloat16(), "d": torch.randn(3, 2).double()}
+    save_file(both, tmp_path / "c.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "c.safetensors")
+    found = {name: load_matrix(checkpoint, name, narrow=True) for name in both}
+    assert (found["w"].dtype, found["d"].dtype) == (numpy.float32, numpy.float64)
+    assert found["w"].tolist() == both["w"].double().tolist()
+
+
 def test_a_file_that_changes_is_refused(tmp_path):
     path = tmp_path / "c.safetensors"
     save_file({"w": torch.ones(100)}, path)

@@ -24,6 +24,7 @@ def test_rank_deficient_zero_and_extreme_entries():
     assert extremes(with_values([3.0, 2.0], (4, 4)))[1] == math.inf
     assert extremes(numpy.zeros((3, 3))) == (0.0, math.inf)
     assert extremes(numpy.zeros((0, 3))) == (0.0, None)
+    assert extremes(numpy.eye(3) * 1e-30) == (pytest.approx(1e-30), pytest.approx(1.0))
     assert extremes(numpy.eye(3) * 1e300) == (pytest.approx(1e300), pytest.approx(1.0))
 
 
@@ -31,11 +32,14 @@ def test_rank_deficient_zero_and_extreme_entries():
 def test_the_iteration_finds_the_largest_of_close_ones(shape):
     values = numpy.linspace(1.0, 0.9, 30)
     found = leading_singular_value(with_values(values, shape))
-    assert 1.0 - 1e-5 < found <= 1.0 + 1e-12
+    assert 1.0 - 1e-4 < found <= 1.0 + 1e-12
 
 
 def test_large_matrices_have_a_spectral_norm_alone():
     matrix = numpy.random.default_rng(0).standard_normal((1030, 1040))
     largest, condition = extremes(matrix)
     assert condition is None
-    assert largest == pytest.approx(float(numpy.sqrt(numpy.linalg.eigvalsh(matrix @ matrix.T)[-1])), rel=1e-5)
+    exact = float(numpy.sqrt(numpy.linalg.eigvalsh(matrix @ matrix.T)[-1]))
+    assert exact * (1 - 1e-4) < largest <= exact * (1 + 1e-12)
+    narrow, _ = extremes(matrix.astype(numpy.float32))
+    assert exact * (1 - 1e-4) < narrow <= exact * (1 + 1e-5)

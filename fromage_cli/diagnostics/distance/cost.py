@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy
 
-from fromage_cli.checkpoints import Checkpoint
+from fromage_cli.checkpoints import Checkpoint, TensorEntry
 from fromage_cli.checkpoints.arrays import CHUNK
 from fromage_cli.checkpoints.reading_cost import chunk_seconds, resident_bytes
 from fromage_cli.theory.spectra import DENSE
@@ -31,11 +31,17 @@ def measure_cost(first: Checkpoint, second: Checkpoint, names: Sequence[str], sp
     elements = sum(first.entries[name].elements for name in names)
     matrices = [first.entries[name] for name in names if len(first.entries[name].shape) > 1] if spectrum else []
     work = sum(_operations(entry.shape[0], entry.elements // entry.shape[0]) for entry in matrices)
-    largest = max((entry.elements for entry in matrices), default=0)
+    largest = max((_held(entry) for entry in matrices), default=0)
     return Cost(
-        bytes=resident_bytes() + 8 * (6 * CHUNK + 4 * largest),
+        bytes=resident_bytes() + 8 * 6 * CHUNK + largest,
         seconds=chunk_seconds() * elements / CHUNK + _trial_seconds() * work / _operations(TRIAL, TRIAL),
     )
+
+
+def _held(entry: TensorEntry) -> int:
+    """Bytes of both matrices, as they are held, and of what decomposing one takes."""
+    large = min(entry.shape[0], entry.elements // entry.shape[0]) > DENSE
+    return entry.elements * (2 * 4 if large else 4 * 8)
 
 
 def _operations(rows: int, columns: int) -> float:

@@ -104,9 +104,11 @@ def _layer(first: Checkpoint, second: Checkpoint, name: str, spectrum: bool) -> 
 
 def _singular_values(first: Checkpoint, second: Checkpoint, name: str) -> tuple[float | None, ConditionNumber]:
     """delta^sigma and the condition numbers of W, W~ and their difference."""
-    matrix, other = load_matrix(first, name), load_matrix(second, name)
+    shape = first.entries[name].shape
+    large = min(shape[0], math.prod(shape[1:])) > DENSE
+    matrix, other = (load_matrix(checkpoint, name, narrow=large) for checkpoint in (first, second))
     largest, condition = extremes(matrix)
-    _, second_condition = extremes(other) if min(matrix.shape) <= DENSE else (0.0, None)
+    _, second_condition = (0.0, None) if large else extremes(other)
     other -= matrix
     moved, difference_condition = extremes(other)
     return (
@@ -158,7 +160,7 @@ def _large(layers: Sequence[LayerDistance], spectrum: bool) -> tuple[Absent, ...
     names = [
         layer.name
         for layer in layers
-        if spectrum and len(layer.shape) > 1 and min(layer.shape[0], layer.parameters // layer.shape[0]) > DENSE
+        if spectrum and len(layer.shape) > 1 and min(layer.shape[0], math.prod(layer.shape[1:])) > DENSE
     ]
     if not names:
         return ()
