@@ -26,8 +26,11 @@ WITHOUT_A_SOURCE = {
     "test_samples.py",
     "checkpoints/test_import_cost.py",
     "diagnostics/breakdown/test_networks.py",
+    "hostile/test_payloads.py",
+    "hostile/test_places.py",
+    "hostile/test_structure.py",
 }
-"""Tests of the tree, of the samples, of a cost that no single module has, and of networks of every kind."""
+"""Tests of the tree, of the samples, of a cost that no single module has, of networks of every kind, of hostile files."""
 VAGUE = {"utils", "helpers", "common", "manager"}
 PRINTING = re.compile(r"^(rich\.)?print$|\bstd(out|err)\b.*\.write|\bs?echo$|[cC]onsole(\(.*\))?\.print$|\bConsole$")
 

@@ -26,6 +26,7 @@ SECONDS_PER_BYTE = 1e-5
 """Processor time, likewise; opcodes take a tenth of that."""
 STRIDE = 256
 """Steps between two looks at the clock."""
+LARGEST_KEY = 2**64
 LONGEST_KEY = 16
 """Members of a tuple that is a key; longer ones could be made costly to hash."""
 
@@ -135,6 +136,8 @@ class Machine:
                 self.key(part)
         elif isinstance(value, tuple | list | dict | set | frozenset | bytearray):
             raise self.stream.damaged(f"a {type(value).__name__} as a key")
+        elif isinstance(value, int) and not -LARGEST_KEY <= value < LARGEST_KEY:
+            raise self.stream.damaged("a number of more than 64 bits as a key")  # they can be chosen to collide
         return value
 
     def store(self, target: Any, pairs: list[Any]) -> None:

@@ -22,7 +22,7 @@ from fromage_cli.checkpoints.placeholders import Placeholder
 from fromage_cli.checkpoints.sources import Source, Window
 from fromage_cli.checkpoints.stored_tensor import Misplaced
 from fromage_cli.checkpoints.torch_legacy import NESTED
-from fromage_cli.checkpoints.unpickling import BROKEN, PickledName, names_of
+from fromage_cli.checkpoints.unpickling import BROKEN, PickledName, names_of, without_collections
 from fromage_cli.checkpoints.zip_container import ZipContainer
 from fromage_cli.errors import FromageError
 
@@ -150,7 +150,8 @@ def _one_after_another(
         machine = Machine(stream, _collecting(nested), lambda identifier: identifier)
         fault = ""
         try:
-            machine.run()
+            with without_collections():
+                machine.run()
         except FromageError as error:
             fault = error.message
         except (*BROKEN, Misplaced) as error:

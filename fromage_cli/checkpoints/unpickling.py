@@ -8,7 +8,9 @@ there, and what they cost is counted. Source of the format: Lib/pickletools.py o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,12 +63,25 @@ def unpickle(
     """
     machine = Machine(stream, constructors or {}, persistent, base)
     try:
-        value = machine.run()
+        with without_collections():
+            value = machine.run()
     except BROKEN as error:
         raise stream.damaged(f"{type(error).__name__} ({str(error)[:100]})") from error
     except Misplaced as error:
         raise stream.damaged(f"a tensor does not lie within its storage: {error},") from error
     return Unpickled(value, names_of(machine), stream.position)
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Let no garbage be searched for meanwhile: so many objects are made that this would take most of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def names_of(machine: Machine) -> tuple[PickledName, ...]:

@@ -14,8 +14,8 @@ from fromage_cli.errors import InputError
 
 SCRIPT = "__torch__"
 """What modules of TorchScript's classes begin with."""
-MOST, LONGEST = 1_000_000, 10_000
-"""Members of all modules, and letters of a name: a network that holds itself, or others many times over, has no end."""
+BASE, MOST = 1000, 16
+"""Names that all modules may have, and each on average: a network that holds itself has no end of them."""
 
 
 def opened_up(root: Any) -> Any:
@@ -56,7 +56,7 @@ def _is_module(value: Placeholder) -> bool:
 def _tensors(module: Placeholder) -> Iterator[tuple[str, Any]]:
     """The names and tensors of a network, depth first, in the order in which it would name them."""
     pending: list[tuple[str, Placeholder]] = [("", module)]
-    count = 0
+    visits, distinct = 0, set()
     while pending:
         prefix, current = pending.pop()
         attributes = current.attributes
@@ -66,10 +66,11 @@ def _tensors(module: Placeholder) -> Iterator[tuple[str, Any]]:
         children = [(str(name), child) for name, child in below.items()] if isinstance(below, dict) else []
         modules = [(name, child) for name, child in children if isinstance(child, Placeholder) and _is_module(child)]
         pending.extend((f"{prefix}{name}.", child) for name, child in reversed(modules))
-        count += 1 + len(attributes) + len(children)
-        if count > MOST or len(prefix) > LONGEST:
+        visits += 1
+        distinct.add(id(current))
+        if visits > BASE + MOST * len(distinct):
             raise InputError(
-                f"The network that was pickled has more than {MOST} members, or holds itself.",
+                "The network that was pickled holds itself, or parts of itself many times over.",
                 hint="Save the weights alone: torch.save(model.state_dict(), 'weights.pt').",
             )
 
