@@ -84,6 +84,13 @@ class Checkpoint:
     read_optimizer: Callable[[], OptimizerState | None] | None = field(default=None, repr=False, compare=False)
     names: tuple[PickledName, ...] = field(default=(), repr=False)  # classes and functions that pickles in it name
 
+    url: str | None = None  # where it really is, if not on a local disk; `path` is then a temporary copy
+
+    @property
+    def place(self) -> str:
+        """Where the user finds it: the URL or the path."""
+        return self.url or str(self.path)
+
     @cached_property
     def optimizer(self) -> OptimizerState | None:
         """The optimizer's state saved with the weights, or named by the user; read when it is first asked for.
@@ -99,7 +106,7 @@ class Checkpoint:
         """
         if name not in self.entries or self.read is None:
             raise InputError(
-                f"{str(self.path)!r} has no tensor {name!r}.",
+                f"{self.place!r} has no tensor {name!r}.",
                 hint=nearest(name, self.entries),
                 details=list(self.entries),
             )

@@ -11,6 +11,7 @@ from fromage_cli.checkpoints.complete import check_complete
 from fromage_cli.checkpoints.directory import own_weights, weights_in
 from fromage_cli.checkpoints.files import quoted, status_of
 from fromage_cli.checkpoints.opening import open_checkpoint
+from fromage_cli.checkpoints.remote import is_url
 from fromage_cli.checkpoints.series import read_series
 from fromage_cli.errors import InputError, UsageError
 
@@ -31,13 +32,16 @@ def gather_series(
     Raises InputError where one does not exist or none is complete, UsageError where steps are unknown or not distinct.
     """
     notes: list[str] = []
-    paths = {path.resolve(): path for name in names for path in _expanded(name, notes)}
+    urls = [name for name in names if is_url(name)]
+    local = [name for name in names if name not in urls]
+    paths = {path.resolve(): path for name in local for path in _expanded(name, notes)}
     faults = {path: fault for path in paths.values() if (fault := _fault(path))}
     complete = [path for path in paths.values() if path not in faults]
-    if not complete:
+    if not complete and not urls:
         raise next(iter(faults.values()))
     notes += [f"Skipped {quoted(path)}: {fault.message}" for path, fault in faults.items()]
-    opened = [open_checkpoint(path, key, ema=ema, optimizer_state=optimizer_state) for path in complete]
+    everything: list[str | Path] = [*complete, *urls]
+    opened = [open_checkpoint(path, key, ema=ema, optimizer_state=optimizer_state) for path in everything]
     if len(opened) > 1:
         _check_steps(opened)
     ordered = sorted(opened, key=lambda checkpoint: checkpoint.step or 0)
@@ -82,12 +86,12 @@ def _check_steps(opened: Sequence[Checkpoint]) -> None:
     for checkpoint in opened:
         if checkpoint.step is None:
             raise UsageError(
-                f"The step of {quoted(checkpoint.path)} is not known.",
+                f"The step of {checkpoint.place!r} is not known.",
                 hint="A series needs it in the names (step-000400.pt), in the metadata or beside the weights.",
             )
         first = by_step.setdefault(checkpoint.step, checkpoint)
         if first is not checkpoint:
             raise UsageError(
-                f"{quoted(first.path)} and {quoted(checkpoint.path)} are both of step {checkpoint.step}.",
+                f"{first.place!r} and {checkpoint.place!r} are both of step {checkpoint.step}.",
                 hint="Name the checkpoints of one run.",
             )

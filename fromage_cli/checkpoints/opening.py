@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, Contents
 from fromage_cli.checkpoints.content import PICKLED, SUPPORTED, kind_of
@@ -13,32 +14,80 @@ from fromage_cli.checkpoints.directory import latest_in, own_weights
 from fromage_cli.checkpoints.distributed import is_metadata, read_distributed
 from fromage_cli.checkpoints.distributed_safetensors import is_shard_of_rank, read_ranks
 from fromage_cli.checkpoints.files import quoted, status_of
-from fromage_cli.checkpoints.hugging_face import Beside, read_beside
+from fromage_cli.checkpoints.hugging_face import OPTIMIZERS, Beside, read_beside
+from fromage_cli.checkpoints.mirror import Mirror
 from fromage_cli.checkpoints.nested import ANY, Choice
 from fromage_cli.checkpoints.npz_file import read_npz
 from fromage_cli.checkpoints.optimizer_file import load_optimizer
 from fromage_cli.checkpoints.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.prefixes import strip_prefixes
+from fromage_cli.checkpoints.remote import is_url, local_path
 from fromage_cli.checkpoints.safetensors_file import read_safetensors
 from fromage_cli.checkpoints.series import highest_step
 from fromage_cli.checkpoints.sharded import is_index, read_sharded
 from fromage_cli.checkpoints.steps import step_in_name, step_of_directory
 from fromage_cli.checkpoints.torch_file import read_torch
-from fromage_cli.errors import InputError, UsageError
+from fromage_cli.errors import FromageError, InputError, UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def open_checkpoint(
     path: str | Path, key: str | None = None, *, ema: bool | None = None, optimizer_state: str | Path | None = None
 ) -> Checkpoint:
-    """Open a file or a directory; a directory of steps gives its highest complete step, and a note says so.
+    """Open a file, a directory or a URL; a directory of steps gives its highest complete step, and a note says so.
 
     `key` is the dotted path of the nested dictionary to take from a PyTorch file; `ema` asks for averaged weights, or
     for none, where there are several; `optimizer_state` names a file with the optimizer's state.
     Raises InputError for what cannot be read, UnsafeError for what must not be, UsageError for a wrong key.
     """
-    given = Path(path)
+    if isinstance(path, str) and is_url(path):
+        local = local_path(path)
+        if local is None:
+            return _open_remote(path, Choice(key, ema), optimizer_state)
+        path = local
+    return _open_local(Path(path), Choice(key, ema), optimizer_state)
+
+
+def _open_remote(url: str, choice: Choice, optimizer_state: str | Path | None) -> Checkpoint:
+    """Open what a URL leads to; tensors of safetensors files are read by ranges."""
+    mirror = Mirror(url)
+    try:
+        found = _open_local(mirror.weights(), choice, optimizer_state)
+    except FromageError as error:
+        raise mirror.told(error) from error
+    by_stored = {
+        found.stored_names[name]: (span, found.entries[name])
+        for name, span in found.spans.items()
+        if span.version.path.name in mirror.headers
+    }
+    directory = mirror.remote.url.rstrip("/").rsplit("/", 1 if mirror.remote.entry.directory else 2)[1:2]
+
+    def read(stored: str) -> torch.Tensor:
+        if stored in by_stored or found.read is None:
+            return mirror.tensor(*by_stored[stored])
+        return found.read(stored)
+
+    def optimizer() -> OptimizerState | None:
+        for name in OPTIMIZERS:
+            mirror.fetch(mirror.home / name)
+        return found.optimizer
+
+    return replace(
+        found,
+        url=mirror.remote.url,
+        step=found.step if found.step is not None else step_of_directory(*directory),
+        notes=(*found.notes, mirror.note),
+        spans={},
+        read=read,
+        read_optimizer=optimizer,
+    )
+
+
+def _open_local(given: Path, choice: Choice, optimizer_state: str | Path | None) -> Checkpoint:
     weights, step, notes = _find_weights(given)
-    contents = _read(weights, Choice(key, ema))
+    contents = _read(weights, choice)
     if not contents.entries:
         raise InputError(
             f"{quoted(weights)} holds no tensors.", hint="It may hold only settings; name the weights file."
@@ -68,6 +117,8 @@ def open_checkpoint(
 
 def _optimizer(given: str | Path | None, contents: Contents, beside: Beside) -> OptimizerState | None:
     """The optimizer's state from the file that the user names, else from the weights' own, else from the one beside."""
+    if isinstance(given, str) and is_url(given):
+        return load_optimizer(local_path(given) or Mirror(given).only_file())
     if given is not None:
         return load_optimizer(Path(given))
     found = contents.read_optimizer() if contents.read_optimizer is not None else None

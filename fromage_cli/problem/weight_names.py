@@ -90,7 +90,7 @@ def names_error(
     checkpoint: "Checkpoint", expected: Mapping[str, Tensor], missing: list[str], unexpected: list[str]
 ) -> MismatchError:
     """What to tell of names that do not fit: the first three, each with the nearest."""
-    lines = [f"{checkpoint.path} does not fit the model: {len(missing)} missing, {len(unexpected)} unexpected names."]
+    lines = [f"{checkpoint.place} does not fit the model: {len(missing)} missing, {len(unexpected)} unexpected names."]
     pool = unexpected or list(checkpoint.entries)
     for name in missing[:3]:
         near = difflib.get_close_matches(name, pool, 1, 0.3)

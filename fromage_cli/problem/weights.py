@@ -80,7 +80,7 @@ def _check_entries(checkpoint: "Checkpoint", expected: Mapping[str, Tensor], mat
     ]
     if shapes:
         raise MismatchError(
-            "\n".join([f"{checkpoint.path} does not fit the model: {len(shapes)} shapes differ.", *shapes[:3]]),
+            "\n".join([f"{checkpoint.place} does not fit the model: {len(shapes)} shapes differ.", *shapes[:3]]),
             "Check --model-arg; -v lists every shape.",
             shapes,
         )
@@ -150,7 +150,7 @@ def _copy(expected: Mapping[str, Tensor], checkpoint: "Checkpoint", match: Match
             nonfinite.append(f"{stored}: {bad} of {value.numel()}")
     if nonfinite:
         raise NumericalError(
-            f"{len(nonfinite)} tensors of {checkpoint.path} hold NaN or infinity: {'; '.join(nonfinite[:3])}.",
+            f"{len(nonfinite)} tensors of {checkpoint.place} hold NaN or infinity: {'; '.join(nonfinite[:3])}.",
             "Take an earlier checkpoint; fromage-diag inspect shows where it begins.",
             nonfinite,
         )

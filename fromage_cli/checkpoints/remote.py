@@ -1,0 +1,155 @@
+"""Files behind URLs, through whichever fsspec backend is installed: listed, read by ranges, or copied."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from fromage_cli.errors import FromageError, InputError, ResourceError
+
+URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
+LIMIT = 64 * 10**9
+"""Bytes of a file that is copied as a whole, at most."""
+BLOCK = 1 << 20
+HEAD = 512
+"""Bytes by which formats are known."""
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "az": "adlfs"}
+PACKAGES |= {"abfs": "adlfs", "http": "aiohttp", "https": "aiohttp", "sftp": "paramiko", "ssh": "paramiko"}
+"""What to install for a scheme, where fsspec's own message does not say."""
+
+
+def is_url(name: object) -> bool:
+    """Return whether a name is a URL and not a path."""
+    return isinstance(name, str) and bool(URL.match(name))
+
+
+def local_path(url: str) -> Path | None:
+    """Return the path that a `file://` URL means; None for other URLs."""
+    return Path(url2pathname(urlsplit(url).path)) if url.lower().startswith("file://") else None
+
+
+def shown(url: str) -> str:
+    """Return a URL as it may be printed: without user, password and signatures."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=host, query="", fragment="").geturl() if parts.query or "@" in parts.netloc else url
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file or directory."""
+
+    path: str  # as the backend names it
+    size: int | None  # bytes
+    directory: bool
+
+    @property
+    def name(self) -> str:
+        """The last component, without a query."""
+        path = self.path.partition("?")[0] if "://" in self.path else self.path
+        return path.rstrip("/").rpartition("/")[2]
+
+
+class Remote:
+    """What one URL leads to."""
+
+    def __init__(self, url: str) -> None:
+        """Find the backend; InputError where it is not installed or the URL leads nowhere."""
+        self.url = shown(url)
+        self._files, path = _backend(url)
+        with self._explained():
+            self.entry = _entry(self._files.info(path))
+
+    def list(self) -> list[Entry]:
+        """What is in the directory."""
+        with self._explained():
+            return [_entry(found) for found in self._files.ls(self.entry.path, detail=True)]
+
+    def ranged(self, entry: Entry) -> bytes | None:
+        """The first bytes of a file; None where the server does not send parts of files."""
+        count = min(HEAD, entry.size or 0)
+        if count < 2 or len(self._part(entry, 1, 2)) != 1:
+            return None
+        return self.read(entry, 0, count)
+
+    def read(self, entry: Entry, begin: int, end: int) -> bytes:
+        """The bytes of a file from `begin` to before `end`; InputError when they are not there."""
+        content = self._part(entry, begin, end)
+        if len(content) != end - begin:
+            raise InputError(
+                f"{self.url}: {len(content)} bytes of {entry.name!r} came where {end - begin} were asked for.",
+                hint="It changed meanwhile, or was cut off; try again.",
+            )
+        return content
+
+    def copy(self, entry: Entry, place: Path) -> None:
+        """Copy a file; ResourceError where it is larger than LIMIT or than the room that is left."""
+        import shutil
+
+        free = shutil.disk_usage(place.parent).free
+        if (entry.size or 0) > min(LIMIT, free):
+            raise ResourceError(
+                f"{self.url}: {entry.name!r} has {entry.size} bytes, which do not fit into {str(place.parent)!r}.",
+                hint="Set TMPDIR to a larger disk, or save it as safetensors, which is read by ranges.",
+            )
+        with self._explained(), self._files.open(entry.path, "rb") as source, place.open("wb") as target:
+            count = 0
+            while block := source.read(BLOCK):
+                count += len(block)
+                if count > min(LIMIT, free):
+                    raise ResourceError(f"{self.url}: {entry.name!r} has more than {min(LIMIT, free)} bytes.")
+                target.write(block)
+
+    def _part(self, entry: Entry, begin: int, end: int) -> bytes:
+        if end == begin:
+            return b""
+        with self._explained():
+            return bytes(self._files.cat_file(entry.path, start=begin, end=end))
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn whatever a backend raises into an InputError."""
+        try:
+            yield
+        except FromageError:
+            raise
+        except FileNotFoundError as error:
+            raise InputError(f"{self.url} does not exist.", hint="Check the address and the access rights.") from error
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [""]
+            raise InputError(
+                f"{self.url} cannot be read: {type(error).__name__}: {lines[0][:200]}",
+                hint="Check the address, the credentials and the connection.",
+            ) from error
+
+
+def _backend(url: str) -> tuple[Any, str]:
+    scheme = url.partition("://")[0].lower()
+    try:
+        fsspec: Any = importlib.import_module("fsspec")
+        files, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        package = PACKAGES.get(scheme) or str(error)
+        raise InputError(
+            f"{shown(url)} needs a package that is not installed: {package}.",
+            hint=f"Install it: python -m pip install {PACKAGES.get(scheme, 'fsspec')}",
+        ) from error
+    except ValueError as error:
+        raise InputError(
+            f"{shown(url)}: no backend reads {scheme}:// ({error}).", hint="Copy the checkpoint to a local disk."
+        ) from error
+    return files, str(path)
+
+
+def _entry(found: dict[str, Any]) -> Entry:
+    size = found.get("size")
+    return Entry(
+        str(found["name"]), size if type(size) is int and size >= 0 else None, found.get("type") == "directory"
+    )
