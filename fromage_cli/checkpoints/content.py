@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from fromage_cli.checkpoints.files import FileVersion, opened, quoted
@@ -11,12 +12,15 @@ from fromage_cli.checkpoints.zip_directory import read_directory
 from fromage_cli.errors import InputError, UnsafeError
 
 SUPPORTED = (
-    "Readable are .safetensors, PyTorch files (.pt, .pth, .bin, .ckpt) and .npz, single or sharded with an index."
+    "Readable are .safetensors, PyTorch files (.pt, .pth, .bin, .ckpt), .npz and .msgpack, single or sharded with an "
+    "index, and directories of torch.distributed.checkpoint and DeepSpeed."
 )
 HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
 PICKLE_PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 
 GRAPHS = ("/models/model.json", "/serialized_exported_program.json", "/archive_format")  # of torch.export
+MSGPACK = re.compile(rb"([\x81-\x8f]|\xde..|\xdf....)[\xa1-\xbf\xd9\xda]", re.DOTALL)
+"""The beginning of a dictionary whose first key is a text."""
 PICKLED = ("torch", "torch-legacy", "torchscript", "torch-package")
 """Kinds of files whose pickles say what they hold."""
 FOREIGN = (  # first bytes, what it is, what to do
@@ -34,7 +38,7 @@ FOREIGN = (  # first bytes, what it is, what to do
 def kind_of(path: Path) -> str:
     """Return what a file is; anything that is no checkpoint raises InputError.
 
-    "safetensors", "torch", "torch-legacy", "torchscript", "torch-package", "npz", or "json".
+    "safetensors", "torch", "torch-legacy", "torchscript", "torch-package", "npz", "msgpack", or "json".
     """
     version = FileVersion.of(path)
     if path.suffix == ".distcp":
@@ -61,6 +65,8 @@ def kind_of(path: Path) -> str:
         return "safetensors"
     if head.lstrip()[:1] == b"{":
         return "json"
+    if MSGPACK.match(head):
+        return "msgpack"
     raise InputError(f"{quoted(path)} is no checkpoint in any known format.", hint=SUPPORTED)
 
 

@@ -16,6 +16,7 @@ MAIN_FILES = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "flax_model.msgpack",
 )
 METADATA = ".metadata"
 """What says which pieces of which tensors lie in the shards of a torch.distributed.checkpoint."""
@@ -29,7 +30,7 @@ LONGEST_TAG = 255
 ACCELERATE = ("pytorch_model_fsdp_0", "optimizer_0")
 """Distributed checkpoints inside of one that Hugging Face's accelerate wrote: the weights' and the optimizer's."""
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
-SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin", ".ckpt"), (".npz",))  # in order of preference
+SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin", ".ckpt"), (".npz",), (".msgpack",))  # in order of preference
 _OTHER = (
     r"(batch|batches|optim|optimizer|optimizers|scheduler|lr_scheduler|scaler|sampler|dataloader"
     r"|training_args|rng_states?|random_states|optim_states)"

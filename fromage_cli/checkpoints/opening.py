@@ -14,6 +14,7 @@ from fromage_cli.checkpoints.directory import latest_in, own_weights
 from fromage_cli.checkpoints.distributed import is_metadata, read_distributed
 from fromage_cli.checkpoints.distributed_safetensors import is_shard_of_rank, read_ranks
 from fromage_cli.checkpoints.files import quoted, status_of
+from fromage_cli.checkpoints.flax_file import read_flax
 from fromage_cli.checkpoints.hugging_face import OPTIMIZERS, Beside, read_beside
 from fromage_cli.checkpoints.mirror import Mirror
 from fromage_cli.checkpoints.nested import ANY, Choice
@@ -160,6 +161,8 @@ def _read_file(path: Path, choice: Choice = ANY) -> Contents:
     kind = kind_of(path)
     if kind in PICKLED:
         return read_torch(path, kind, choice)
+    if kind == "msgpack":
+        return read_flax(path, choice)
     _refuse_choice(choice, path)
     if kind == "safetensors":
         return read_safetensors(path)

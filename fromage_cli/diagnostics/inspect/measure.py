@@ -14,6 +14,7 @@ from fromage_cli.theory.magnitudes import Magnitudes
 SAFETY = {
     "safetensors": "Safetensors holds numbers only: nothing in it could run",
     "npz": "A NumPy archive of plain numbers; pickled arrays would have been refused",
+    "flax": "MessagePack holds values only: nothing in it could run",
     "deepspeed": "Pickles, read without running anything: nothing in them was executed",
 }
 PICKLED = "Its pickles were read as data: nothing in them was executed"
