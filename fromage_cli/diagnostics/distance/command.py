@@ -61,7 +61,7 @@ def command(
     entries = opened[0].entries
     with progress("distance", total=sum(entries[name].elements for name in pairing.names)) as advance:
         result, stopped = measure(*opened, pairing, spectrum=not no_spectrum, advance=advance, check=budget.check)
-    notes: tuple[str, ...] = ()
+    notes = tuple(f"{label}: {note}" for label, one in zip("AB", opened, strict=True) for note in one.notes)
     if intake is None or stopped is not None:
         result = replace(result, absent=(*result.absent, *without_function(*([CUT] if stopped is not None else []))))
     else:
@@ -75,7 +75,7 @@ def command(
         tables={"layers": lambda: records(result.layers)},
         findings=judge(result),
         provenance=Provenance(device="cpu", dtype="float64"),
-        notes=notes or tuple(f"{label}: {note}" for label, one in zip("AB", opened, strict=True) for note in one.notes),
+        notes=notes,
         settings={"tensors": chosen},
         error=stopped,
     )

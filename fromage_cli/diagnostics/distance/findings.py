@@ -99,15 +99,17 @@ def _dtypes(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
     pairs = {(layer.first_dtype, layer.second_dtype) for layer in layers if layer.first_dtype != layer.second_dtype}
     for first, second in sorted(pairs):
         changed = [layer for layer in layers if (layer.first_dtype, layer.second_dtype) == (first, second)]
-        furthest = max(layer.relative_distance or 0.0 for layer in changed)
+        known = [layer.relative_distance for layer in changed if layer.relative_distance is not None]
+        furthest = max(known, default=None)
         limit = max(ROUNDING.get(first, 0.0), ROUNDING.get(second, 0.0))
         coarser = first if ROUNDING.get(first, 0.0) == limit else second
-        explained = f": no further apart than rounding to {coarser} takes them" if 0.0 < furthest <= limit else ""
+        apart = "" if furthest is None else f", at most {furthest:.3g} apart"
+        if furthest is not None and 0.0 < furthest <= limit:
+            apart += f": no further than rounding to {coarser} takes them"
         yield Finding(
             code="dtypes-differ",
             severity="info",
-            message=f"{len(changed)} of {len(layers)} stored as {first} in the first and {second} in the second, at "
-            f"most {furthest:.3g} apart{explained}",
+            message=f"{len(changed)} of {len(layers)} stored as {first} in the first and {second} in the second{apart}",
             value=furthest,
             limit=limit or None,
             hint="They are compared as the numbers that are stored.",

@@ -127,7 +127,8 @@ def _network(result: DistanceResult, style: PageStyle) -> RenderableType:
         ("bound on it", None if result.log10_bound is None else f"10^{result.log10_bound:.1f}", held),
     ]
     columns = [Column("both networks", left=True), Column("distance"), Column("what it is", left=True, optional=1)]
-    return house_table(columns, [row for row in rows if row[1] is not None], style)
+    known = [row for row in rows if row[1] is not None]
+    return house_table(columns, known, style) if known else Group()
 
 
 def _absent(result: DistanceResult, style: PageStyle) -> list[Text]:

@@ -36,6 +36,12 @@ def test_rounding_is_told_from_training(make_result, make_layer):
     assert "rounding to bfloat16" in near and "rounding" not in far
 
 
+def test_other_dtypes_without_a_distance(make_result, make_layer):
+    zero = make_layer(second_dtype="float16", relative_distance=None, first_norm=0.0)
+    (finding,) = judge(make_result(layers=(zero,)))
+    assert finding.message.endswith("float16 in the second") and finding.value is None
+
+
 def test_what_has_no_counterpart(make_result):
     unpaired = Unpaired(("a", "b", "c", "d"), ("e",), ("f",), (("g", "h"),), ())
     found = judge(make_result(unpaired=unpaired))

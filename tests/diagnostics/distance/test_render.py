@@ -54,6 +54,16 @@ def test_without_model_steps_and_spectrum(make_result, make_layer):
     )
     assert "straight" not in text and "spectral" not in text and "κ" not in text and "Between step" not in text
     assert text.count("no model was given") == 1
+    assert "both networks" not in page(
+        make_result(
+            product=None,
+            product_spectral=None,
+            function_distance=None,
+            largest_function_distance=None,
+            log10_bound=None,
+            bound=None,
+        )
+    )
 
 
 @pytest.mark.parametrize(
