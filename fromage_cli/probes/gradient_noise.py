@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.accumulation import inner_product, squared_norm
 from fromage_cli.theory.gradient_noise import Chunks, Moments
+
+MIXING = 0.1
+"""Relative gap between the chunks' mean loss and that of all rows from which on the loss is one of rows together."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +74,23 @@ def measure_noise(
     batch_size: int | None = None,
     remember: bool = False,
     step: Mapping[str, Tensor] | None = None,
-) -> GradientNoise:
+) -> GradientNoise | None:
     """Norms and inner products of the chunks' gradients, those with `step` too; one gradient of all rows in all.
+
+    None where the chunks' mean loss is far from that of all rows, which their gradients then are no samples of.
 
     `remember` keeps the mean of the gradients and of their squares, the latter as batches of `batch_size` rows would
     have it (as the chunks do, without a size).
     """
     sums = _Sums(problem, remember, step or {})
+    losses = []
     for index, part in enumerate(parts):
-        problem.on(part).visit_gradient(sums.visit)
+        losses.append(problem.on(part).visit_gradient(sums.visit))
         problem.evaluations.gradients += part.size / problem.rows
         sums.close(index + 1)
+    gap = abs(fmean(losses) - problem.base.loss)
+    if not gap <= MIXING * abs(problem.base.loss):
+        return None
     rows, count = parts[0].size, len(parts)
     chunks = {
         name: Chunks(rows, tuple(sums.norms[name]), _products(sums.with_base[name], squared_norm(total)))
@@ -137,9 +147,11 @@ def _products(along: list[float], sum_square: float) -> tuple[float, ...]:
 
 
 def _expected_square(mean: Tensor, square: Tensor, count: int, rows: int, batch_size: int | None) -> Tensor:
-    """E[g_B^2] entry by entry from the mean and the mean square of `count` chunks of `rows` each."""
+    """E[g_B^2] entry by entry from the mean and the mean square of `count` chunks of `rows` each.
+
+    Never below the mean's own square, so that no entry of mean / sqrt(square) passes 1.
+    """
     if batch_size is None or batch_size == rows or count < 2:
         return square
     variance = (square - mean.square()).mul_(count / (count - 1)).clamp_(min=0.0)
-    signal = mean.square().sub_(variance, alpha=1.0 / count).clamp_(min=0.0)
-    return signal.add_(variance, alpha=rows / batch_size)
+    return mean.square().add_(variance, alpha=rows / batch_size)

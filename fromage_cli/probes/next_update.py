@@ -72,7 +72,8 @@ def next_update(
     parts = noise_chunks(problem, chunks, batch_size)
     noise: GradientNoise | None = None
     memory: Mapping[str, Memory] = {}
-    if holds_memory(optimizer, state) or not optimizer.remembers:
+    known = holds_memory(optimizer, state)
+    if known or not optimizer.remembers:
         step = measure_next_step(problem, optimizer, state)
         if parts:
             updates = {name: found.update for name, found in step.steps.items()} if optimizer.remembers else None

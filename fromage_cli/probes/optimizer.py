@@ -1,5 +1,6 @@
 """Which optimizer trains with which settings: as the user says, else from the checkpoint's state, else as declared."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,10 @@ class Optimizer:
     def remembers(self) -> bool:
         """Whether its step depends on gradients before the present one."""
         return self.name in WITH_BETAS or self.momentum > 0.0
+
+    def contraction(self, rate: float) -> float:
+        """What a step of that rate multiplies the weights by in the end: 1 / sqrt(1 + rate^2) for Fromage."""
+        return 1.0 / math.hypot(1.0, rate) if self.name == "fromage" else 1.0
 
     @property
     def epsilon(self) -> float:

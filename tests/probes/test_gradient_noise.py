@@ -2,19 +2,28 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import mean
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from fromage_cli.probes.gradient_noise import measure_noise, noise_chunks
-from fromage_cli.problem.batches import as_batch
+from fromage_cli.probes.gradient_noise import GradientNoise, measure_noise, noise_chunks
+from fromage_cli.problem.batches import Batch, as_batch
+from fromage_cli.problem.loss_terms import LossTerms
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.gradient_noise import cosine_error
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]
+
+
+def measured(problem: Problem, count: int, **settings: Any) -> GradientNoise:
+    found = measure_noise(problem, noise_chunks(problem, count), **settings)
+    assert found is not None
+    return found
 
 
 def population(rows: int) -> Data:
@@ -42,7 +51,7 @@ def test_the_cosine_is_that_of_batches_drawn_from_the_population(make_problem: M
         for name, gradient in zip(names, flat_gradients(perceptron, part, layers), strict=True):
             squares[name].append(float(gradient.square().sum()))
     problem = make_problem(perceptron, {key: value[:1024] for key, value in everything.items()})
-    noise = measure_noise(problem, noise_chunks(problem, 16))
+    noise = measured(problem, 16)
     for name, gradient in zip(names, truth, strict=True):
         expected = float(gradient.norm()) / math.sqrt(mean(squares[name]))
         error = cosine_error(noise.chunks[name], size)
@@ -59,7 +68,7 @@ def test_several_batches_are_cut_into_equal_chunks(
         as_batch({key: value[s] for key, value in classification.items()}, "") for s in (slice(16), slice(16, 32))
     ]
     several = make_problem(perceptron, {key: value[:16] for key, value in classification.items()}, further=(halves[1],))
-    together, apart = (measure_noise(problem, noise_chunks(problem, 8)) for problem in (whole, several))
+    together, apart = (measured(problem, 8) for problem in (whole, several))
     assert (together.rows, together.count) == (apart.rows, apart.count) == (4, 8)
     assert apart.noise_scale == pytest.approx(together.noise_scale, rel=1e-4)
 
@@ -71,12 +80,12 @@ def test_what_is_remembered_are_means_over_the_chunks(
     layer = dict(perceptron.named_parameters())["2.weight"]
     parts = [{key: value[i : i + 4] for key, value in classification.items()} for i in range(0, 32, 4)]
     gradients = torch.stack([flat_gradients(perceptron, part, [layer])[0] for part in parts])
-    kept = measure_noise(problem, noise_chunks(problem, 8), remember=True).memory["2.weight"]
+    kept = measured(problem, 8, remember=True).memory["2.weight"]
     torch.testing.assert_close(kept.mean, gradients.mean(0))
     torch.testing.assert_close(kept.square, gradients.square().mean(0))
-    larger = measure_noise(problem, noise_chunks(problem, 8), remember=True, batch_size=16).memory["2.weight"]
+    larger = measured(problem, 8, remember=True, batch_size=16).memory["2.weight"]
     variance = gradients.var(0)
-    expected = (gradients.mean(0).square() - variance / 8).clamp(min=0) + variance * 4 / 16
+    expected = gradients.mean(0).square() + variance * 4 / 16
     torch.testing.assert_close(larger.square, expected)
 
 
@@ -91,6 +100,22 @@ def test_rows_are_never_cut_where_their_number_is_part_of_the_loss(make_problem:
     assert [part.size for part in noise_chunks(several, 16)] == [32, 32]
 
 
+def test_a_loss_of_rows_together_has_no_noise_of_parts(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    problem = make_problem(perceptron, classification)
+
+    class Contrast:
+        name = "contrast"
+
+        def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
+            output = model(batch.data["x"])
+            return LossTerms((output @ output.T).logsumexp(1).mean(), 1.0)
+
+    mixing = replace(problem, loss=Contrast())
+    assert measure_noise(mixing, noise_chunks(mixing, 16)) is None
+
+
 def test_one_row_has_no_noise_to_be_seen(make_problem: Maker, perceptron: nn.Module, classification: Data) -> None:
     problem = make_problem(perceptron, {key: value[:1] for key, value in classification.items()})
     assert noise_chunks(problem, 16) == []
@@ -101,6 +126,6 @@ def test_where_noise_dominates_there_is_no_scale(make_problem: Maker) -> None:
     model.weight.data.zero_()
     x = torch.ones(8, 1)
     problem = make_problem(model, {"x": x, "y": torch.tensor([1.0, -1.0] * 4)[:, None]})
-    noise = measure_noise(problem, noise_chunks(problem, 8))
+    noise = measured(problem, 8)
     assert noise.moments("weight").squared_norm < 0
     assert noise.noise_scale is None

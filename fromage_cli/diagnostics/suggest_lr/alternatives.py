@@ -53,4 +53,5 @@ def _alternative(course: Course, rule: Optimizer, eta: float | None, memory: Map
         return Alternative(name, None, None, usual)
     limit = eta * line.learning_rate if eta is not None else None
     moved = {tensor.name: step.moved(tensor) for tensor in course.tensors if tensor.name in step.steps}
-    return Alternative(name, limit, critical_rate(course.problem, moved, limit or 1e-2 * line.learning_rate), usual)
+    start = limit or 1e-2 * line.learning_rate
+    return Alternative(name, limit, critical_rate(course.problem, moved, start, rule.contraction), usual)

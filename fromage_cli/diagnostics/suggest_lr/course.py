@@ -87,7 +87,7 @@ class Course:
             for name, layers_deep in zip(WORDS, (depth.count, depth.path, depth.effective), strict=True):
                 eta, words = None, WORDS[name].format(depth=layers_deep or 0)
                 if layers_deep is None:
-                    words = "the graph does not tell the depth"
+                    words = "not told; the graph hides the depth"
                 elif least is None or self.update.cosines[least].value <= 0.0:
                     words = f"no positive cosine; Lemma 2 needs one in every layer, {least} has none"
                 else:
@@ -123,7 +123,7 @@ class Course:
         with self._counted("critical") as spent:
             if self._over("critical"):
                 return None
-            rate = critical_rate(self.problem, self.update.moved(self.tensors), start)
+            rate = critical_rate(self.problem, self.update.moved(self.tensors), start, self.optimizer.contraction)
             words = (
                 "the loss rises; on the batch that gave the step"
                 if rate is not None
@@ -150,7 +150,12 @@ class Course:
             try:
                 step = on_rows(self.update, own, self.state)
                 moved = {t.name: step.moved(t) for t in self.tensors if t.name in step.steps}
-                rate = critical_rate(other, {n: u for n, u in moved.items() if n in other.base.gradients}, start)
+                rate = critical_rate(
+                    other,
+                    {name: u for name, u in moved.items() if name in other.base.gradients},
+                    start,
+                    self.optimizer.contraction,
+                )
             except (MismatchError, NumericalError) as error:
                 self._add(name, None, None, error.message.splitlines()[0], self.shared + spent())
                 return None

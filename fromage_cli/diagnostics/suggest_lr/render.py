@@ -36,6 +36,9 @@ def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
     if result.verification:
         parts.append(_verification(result, style))
     parts.append(_layers(result, style))
+    if result.noise_scale is not None:
+        size = number(float(f"{result.noise_scale:.2g}"))
+        parts.append(Text(f"noise equals signal at about {size} rows a batch (noise scale)", "dim"))
     return Group(*parts)
 
 
@@ -178,7 +181,8 @@ def _layers(result: SuggestedRates, style: PageStyle) -> RenderableType:
         Column("‖u‖/‖W‖", optional=2),
         Column("rate at limit"),
     ]
-    return Group(house_table(columns, rows, style), hidden_rows(len(shown), len(result.layers)))
+    hidden = [hidden_rows(len(shown), len(result.layers))] if len(shown) < len(result.layers) else []
+    return Group(house_table(columns, rows, style), *hidden)
 
 
 def _with_error(value: float | None, error: float | None) -> str:

@@ -1,0 +1,72 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fromage_cli.diagnostics.suggest_lr.result import (
+    Estimate,
+    GroupRate,
+    LayerRate,
+    Limit,
+    MeasuredPoint,
+    OptimizerSettings,
+    Recommended,
+    SuggestedRates,
+)
+
+ESTIMATES = (
+    Estimate("lemma2-count", 0.0215, 0.00738, "Lemma 2, depth 10; every weight tensor counted", 2.33),
+    Estimate("lemma2-effective", None, None, "not told; the graph hides the depth", 2.33),
+    Estimate("measured", 0.0028, 0.000963, "certain in every layer; Lemma 1, gradients at 3 steps", 8.33),
+    Estimate("critical", 0.0332, 0.0114, "the loss rises; on the batch that gave the step", 3.33),
+    Estimate("critical-independent", 0.00256, 0.00088, "the loss rises; on 32 rows, the step from 32 others", 3.67),
+    Estimate("typical", 0.0128, 0.0044, "small networks; geometric mean of their best rates", 0.0),
+)
+
+
+def layer(index: int, **changes: Any) -> LayerRate:
+    values: dict[str, Any] = {
+        "name": f"blocks.{index}.attention.output.weight",
+        "kind": "Linear",
+        "shape": (64, 64),
+        "parameters": 4096,
+        "cosine": 0.37,
+        "cosine_stderr": 0.031,
+        "relative_step": 2.0 + index,
+        "trust_eta": None,
+        "trust_relation": "above-grid",
+        "linear_trust_eta": 0.004 * (index + 1),
+        "learning_rate": 0.0028 / (2.0 + index),
+    }
+    return LayerRate(**{**values, **changes})
+
+
+@pytest.fixture
+def make_result() -> Callable[..., SuggestedRates]:
+    def make(**changes: Any) -> SuggestedRates:
+        layers = [layer(index) for index in range(11)]
+        layers[4] = layer(4, trust_eta=0.0028, trust_relation="crossing", cosine=0.238)
+        settings = OptimizerSettings(
+            "adamw", 0.003, 3.115, None, (0.9, 0.95), 0.1, 64,
+            (
+                GroupRate(0, 11, 0.003, 0.1, 0.000963, "blocks.10.attention.output.weight"),
+                GroupRate(1, 18, 0.003, 0.0, None, None),
+            ),
+        )  # fmt: skip
+        values: dict[str, Any] = {
+            "loss": 1.7,
+            "limit": Limit(0.0028, 0.000963, "measured", "crossing", layers[4].name, "layers", 0.0029, True),
+            "recommended": Recommended(
+                0.00179, 0.0052, 0.00089, 0.0036, "probe-init", "the best of 6 short runs took 26% of the loss away",
+                True, 0.26,
+            ),
+            "estimates": ESTIMATES,
+            "optimizer": settings,
+            "noise_scale": 150.0,
+            "noise_rows": 4,
+            "layers": tuple(layers),
+            "points": (MeasuredPoint(0.0028, 1.69, 0.98), MeasuredPoint(0.0029, 1.69, 1.01)),
+        }  # fmt: skip
+        return SuggestedRates(**{**values, **changes})
+
+    return make

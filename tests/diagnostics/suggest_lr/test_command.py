@@ -1,0 +1,200 @@
+"""The command as a user and a script meet it: what comes out, and how each thing that does not fit is refused."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.cli import main
+
+SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
+Run = Callable[..., tuple[int, str, str]]
+
+MODEL = """
+import torch
+from torch import nn
+
+def build(width=16):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, 3))
+
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(60, 8, generator=generator)
+    return {"x": x, "y": (x[:, 0] > 0).long() + (x[:, 1] > 0).long()}
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    while True:
+        x = torch.randn(20, 8, generator=generator)
+        yield {"x": x, "y": (x[:, 0] > 0).long() + (x[:, 1] > 0).long()}
+
+def nothing(model, batch):
+    return model(batch["x"]).sum() * float("nan")
+
+def flat(model, batch):
+    return -model(batch["x"]).square().mean()
+"""
+GIVEN = ("--model", "network.py:build", "--batch", "network.py:batch", "--probe", "none")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["suggest-lr", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a model file that is also the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "network.py").write_text(MODEL)
+    return tmp_path
+
+
+def test_a_sample_with_an_optimizer_state_needs_nothing_else(run: Run) -> None:
+    code, out, err = run(SAMPLES / "char-gpt", "--model", SAMPLES / "models.py:char_gpt", "--json", "--probe", "none")
+    envelope = json.loads(out)
+    result = envelope["result"]
+    assert code == 0
+    assert (envelope["schema"], envelope["command"]) == ("fromage-diag/1", "suggest-lr")
+    assert (result["optimizer"]["name"], result["optimizer"]["current_learning_rate"]) == ("adamw", 0.003)
+    assert result["optimizer"]["current_ratio"] == pytest.approx(0.003 / result["limit"]["learning_rate"])
+    assert result["limit"]["relation"] == "crossing" and result["limit"]["estimator"] == "measured"
+    assert [group["tensors"] for group in result["optimizer"]["groups"]] == [10, 18]
+    assert [each["name"] for each in result["estimates"]] == [
+        "lemma2-count", "lemma2-path", "lemma2-effective", "measured", "measured-sum",
+        "critical", "critical-independent", "typical",
+    ]  # fmt: skip
+    assert set(result["layers"][0]) >= {"name", "kind", "shape", "parameters", "cosine", "cosine_stderr", "trust_eta"}
+    assert any(finding["code"] == "rate-above-limit" for finding in envelope["findings"])
+    assert "with the moments in the checkpoint" in err
+    tool = envelope["tool"]
+    assert tool["gradient_evaluations"] + tool["forward_evaluations"] / 3 + 7 / 3 * tool["hvp_evaluations"] <= 40
+
+
+def test_the_main_table_has_the_estimates(run: Run, home: Path) -> None:
+    code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--format", "tsv")
+    rows = list(csv.DictReader(io.StringIO(out), delimiter="\t"))
+    assert code == 0
+    assert list(rows[0]) == ["name", "eta", "learning_rate", "assumption", "gradient_evaluations"]
+    for table, column in (("layers", "trust_eta"), ("points", "excess"), ("groups", "index"), ("alternatives", "name")):
+        code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--format", "csv", "--table", table)
+        assert code == 0 and (column in out or table in ("groups", "alternatives"))
+
+
+def test_the_page_gives_both_answers(run: Run, home: Path) -> None:
+    code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--momentum", ".9", "--lr", "100", "--format", "rich")
+    text = " ".join(out.split())
+    assert code == 0
+    assert "The next SGD update may go up to a learning rate of" in text and "To train at: 0.0" in text
+    assert "you run at 100" in text and "where the step raises the loss" in text
+
+
+def test_a_value_alone_can_be_taken_by_a_script(run: Run, home: Path) -> None:
+    whole = json.loads(run(*GIVEN, "--optimizer", "sgd", "--json")[1])["result"]
+    code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--value", "limit")
+    assert code == 0 and out.strip() == f"{whole['limit']['learning_rate']:.6g}"
+    code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--value", "recommended")
+    assert code == 10 and float(out) == pytest.approx(whole["recommended"]["learning_rate"], rel=1e-5)
+    code, out, err = run(*GIVEN, "--optimizer", "muon", "--value", "recommended")
+    assert code == 6 and out == "" and "no recommended learning rate" in err
+    code, out, _ = run(*GIVEN, "--optimizer", "fromage", "--value", "limit", "-o", "rate.txt")
+    assert code == 0 and out == ""
+    relative = json.loads(run(*GIVEN, "--optimizer", "fromage", "--json")[1])["result"]["limit"]["eta"]
+    assert float((home / "rate.txt").read_text()) == pytest.approx(relative, rel=1e-5)
+
+
+def test_a_reliable_recommendation_ends_in_zero(run: Run, home: Path) -> None:
+    given = ("--model", "network.py:build", "--batch", "network.py:batch", "--optimizer", "adamw")
+    result = json.loads(run(*given, "--json")[1])["result"]
+    (probe,) = [each for each in result["estimates"] if each["name"].startswith("probe")]
+    assert result["recommended"]["estimator"] == (probe["name"] if result["recommended"]["reliable"] else "typical")
+    code, out, _ = run(*given, "--value", "recommended")
+    assert code == (0 if result["recommended"]["reliable"] else 10)
+    assert float(out) == pytest.approx(result["recommended"]["learning_rate"], rel=1e-5)
+
+
+def test_without_an_optimizer_all_of_them_are_shown(run: Run, home: Path) -> None:
+    code, out, _ = run(*GIVEN, "--format", "rich")
+    assert code == 0
+    assert all(name in out for name in ("fromage", "lars", "lamb", "sgd", "adamw", "lion", "muon"))
+    code, out, err = run(*GIVEN, "--value", "limit")
+    assert code == 2 and out == "" and "--value needs the optimizer" in err
+
+
+def test_real_steps_are_shown(run: Run, home: Path) -> None:
+    code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--verify", "4", "--json")
+    runs = json.loads(out)["result"]["verification"]
+    assert code == 0 and [each["factor"] for each in runs] == [0.3, 1.0, 3.0]
+
+
+def test_several_batches_and_training_batches_are_understood(run: Run, home: Path) -> None:
+    code, out, _ = run(
+        "--model", "network.py:build", "--batch", "network.py:batches", "--batches", "3", "--probe", "none",
+        "--optimizer", "sgd", "--train-batch-size", "5", "--warm", "6", "--json",
+    )  # fmt: skip
+    result = json.loads(out)["result"]
+    assert code == 0
+    assert (result["optimizer"]["train_batch_size"], result["noise_rows"]) == (5, 10)
+
+
+def test_the_cost_is_told_beforehand(run: Run, home: Path) -> None:
+    plain, more = (
+        json.loads(run(*GIVEN[:4], "--optimizer", "sgd", "--estimate", "--json", *extra)[1])["result"]["estimate"]
+        for extra in (("--probe", "none"), ("--sharpness",))
+    )
+    assert 10 < plain["gradients"] < more["gradients"]
+    assert plain["bytes"] > 0 and plain["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--lr", "0"), 2, "expected a number above 0"),
+        (("--lr", "-0.1"), 2, "above 0"),
+        (("--optimizer", "adagrad"), 2, "adagrad"),
+        (("--betas", ".9"), 2, "two numbers"),
+        (("--train-batch-size", "0"), 2, "train-batch-size"),
+        (("--warm", "1"), 2, "warm"),
+        (("--optimizer", "lamb", "--momentum", ".9"), 2, "no setting of lamb"),
+        (("--optimizer", "sgd", "--value", "limit", "--json"), 2, "--value prints a number alone"),
+        (("--optimizer", "sgd", "--loss", "network.py:nothing"), 6, "The loss at the checkpoint's own weights is nan"),
+        (("--optimizer", "sgd", "--include", "nothing.*"), 5, "No tensor matches"),
+        (("--optimizer", "sgd", "--time-limit", "0.000001"), 7, "time limit"),
+    ],
+)
+def test_what_does_not_fit_is_refused(run: Run, home: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
+    ended, _, err = run(*GIVEN, *arguments)
+    assert ended == code
+    assert words in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_short_runs_from_the_start_need_a_factory(run: Run) -> None:
+    code, _, err = run(SAMPLES / "mlp-2", "--optimizer", "sgd", "--probe", "init")
+    assert code in (0, 2)
+    assert code == 0 or "needs a network that can be made again" in err
+
+
+def test_a_state_of_another_model_is_refused(run: Run, home: Path) -> None:
+    scope: dict[str, object] = {}
+    exec(MODEL, scope)
+    model, other = scope["build"](), nn.Linear(3, 2)  # type: ignore[operator]
+    optimizer = torch.optim.AdamW(other.parameters())
+    other(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "c.pt")
+    code, _, err = run("c.pt", *GIVEN)
+    assert code == 5
+    assert "optimizer's state has 2 parameters, the model 4" in " ".join(err.split())

@@ -1,0 +1,73 @@
+from collections.abc import Callable
+from dataclasses import replace
+
+from fromage_cli.diagnostics.suggest_lr.findings import judge
+from fromage_cli.diagnostics.suggest_lr.result import Estimate, Limit, SuggestedRates, VerifiedRun
+
+MakeResult = Callable[..., SuggestedRates]
+
+
+def found(result: SuggestedRates) -> dict[str, tuple[str, str]]:
+    return {finding.code: (finding.severity, finding.message) for finding in judge(result)}
+
+
+def test_a_rate_above_the_limit_is_told_with_its_layer(make_result: MakeResult) -> None:
+    result = make_result()
+    (finding,) = [each for each in judge(result) if each.code == "rate-above-limit"]
+    assert finding.severity == "warn" and finding.layer == "blocks.4.attention.output.weight"
+    assert "you run at 0.003, 3.12 × the limit, and above 0.00088, where the step raises the loss" in finding.message
+    assert (round(finding.value or 0.0, 3), finding.limit) == (3.115, 1.0)
+
+
+def test_between_limit_and_rise_it_is_usual(make_result: MakeResult) -> None:
+    result = make_result()
+    result = replace(result, optimizer=replace(result.optimizer, current_learning_rate=0.001, current_ratio=1.04))
+    estimates = tuple(each for each in result.estimates if each.name != "critical-independent")
+    assert found(replace(result, estimates=estimates))["rate-above-limit"][0] == "info"
+    below = replace(result, optimizer=replace(result.optimizer, current_learning_rate=0.0009, current_ratio=0.9))
+    assert "rate-above-limit" not in found(below)
+
+
+def test_real_steps_that_rise_are_a_warning(make_result: MakeResult) -> None:
+    run = VerifiedRun(1.0, 0.002, (1.0, 2.0), 1.0, 2.0)
+    assert "rose from 1 to 2" in found(make_result(verification=(run,)))["verification-rises"][1]
+    lost = replace(run, end_loss=None)
+    assert "left the numbers" in found(make_result(verification=(lost,)))["verification-rises"][1]
+    assert "verification-rises" not in found(make_result(verification=(replace(run, factor=3.0),)))
+    assert "verification-rises" not in found(make_result(verification=(replace(run, end_loss=0.5),)))
+
+
+def test_no_certain_step_is_a_warning(make_result: MakeResult) -> None:
+    limit = Limit(None, None, None, "uncertifiable", None, None, None, False)
+    severity, message = found(make_result(limit=limit))["no-certain-step"]
+    assert severity == "warn" and "certain in every layer" in message
+    assert "no-certain-step" not in found(make_result())
+
+
+def test_a_recommended_rate_above_the_rise_asks_for_warm_up(make_result: MakeResult) -> None:
+    assert "from 0.00088 on" in found(make_result())["recommended-above-critical"][1]
+    high = Estimate("critical", 1.0, 1.0, "", 0.0)
+    assert "recommended-above-critical" not in found(make_result(estimates=(high,)))
+
+
+def test_noise_and_rounding_are_named(make_result: MakeResult) -> None:
+    result = make_result()
+    layers = (replace(result.layers[0], cosine=0.0, cosine_stderr=0.3), *result.layers[1:])
+    messages = found(replace(result, layers=layers, noise=("a.bias", "b.bias"), uncertain=("c.weight",)))
+    assert "at 64 rows a batch, the step of 1 layer is not told from noise" in messages["noise-dominates"][1]
+    assert "2 tensors is zero but for rounding" in messages["gradient-is-rounding"][1]
+    assert "together with all vectors: c.weight" in messages["certain-together-only"][1]
+    whole = replace(result, limit=replace(result.limit, criterion="sum"), uncertain=("c.weight",))
+    assert "with all other tensors" in found(whole)["certain-together-only"][1]
+
+
+def test_a_rate_that_was_not_measured_says_so(make_result: MakeResult) -> None:
+    result = make_result()
+    typical = replace(result.recommended, reliable=False, reason="no short run took enough away")
+    assert (
+        "the typical rate stands in: no short run"
+        in found(replace(result, recommended=typical))["rate-not-measured"][1]
+    )
+    none = replace(typical, learning_rate=None)
+    assert "there is no typical rate" in found(replace(result, recommended=none))["rate-not-measured"][1]
+    assert "rate-not-measured" not in found(result)

@@ -1,0 +1,368 @@
+"""The limits against real steps of the real optimizers – torch's, or those in `optim` – and their costs."""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.checkpoints import OptimizerState, open_checkpoint
+from fromage_cli.diagnostics.suggest_lr.course import Wish, gradients
+from fromage_cli.diagnostics.suggest_lr.measure import Measurement, measure
+from fromage_cli.diagnostics.suggest_lr.result import Estimate, SuggestedRates
+from fromage_cli.errors import MismatchError, ResourceError
+from fromage_cli.optim import LAMB, LARS, Fromage, Lion
+from fromage_cli.probes.optimizer import Given, Optimizer, optimizer_of
+from fromage_cli.problem.batches import as_batch
+from fromage_cli.problem.beside import Declared
+from fromage_cli.problem.budget import Budget
+from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.relative_trust import lemma2_rate
+
+Maker = Callable[..., Problem]
+Data = dict[str, torch.Tensor]
+RULES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sgd": (torch.optim.SGD, {}),
+    "momentum": (torch.optim.SGD, {"momentum": 0.9}),
+    "nesterov": (torch.optim.SGD, {"momentum": 0.8, "nesterov": True, "weight_decay": 1e-3}),
+    "adam": (torch.optim.Adam, {"weight_decay": 1e-3}),
+    "adamw": (torch.optim.AdamW, {"weight_decay": 0.1}),
+    "lion": (Lion, {"weight_decay": 0.1}),
+    "lamb": (LAMB, {"weight_decay": 0.1}),
+    "lars": (LARS, {"momentum": 0.9, "trust_coefficient": 0.02}),
+    "fromage": (Fromage, {}),
+    "muon": (torch.optim.Muon, {}),
+}
+
+
+PREFACTOR = 0.02
+"""What Fromage's prefactor, which is left out, takes off a step of .2."""
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(8, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 3))
+
+
+def loss_of(model: nn.Module, data: Data) -> torch.Tensor:
+    return nn.functional.cross_entropy(model(data["x"]), data["y"])
+
+
+def train(model: nn.Module, data: Data, optimizer: torch.optim.Optimizer, times: int) -> None:
+    for _ in range(times):
+        model.zero_grad()
+        loss_of(model, data).backward()
+        optimizer.step()
+
+
+def trained(
+    tmp_path: Path, model: nn.Module, data: Data, name: str, rate: float
+) -> tuple[torch.optim.Optimizer, OptimizerState]:
+    kind, settings = RULES[name]
+    moving = [p for p in model.parameters() if name != "muon" or p.dim() == 2]
+    optimizer = kind(moving, lr=rate, **settings)
+    train(model, data, optimizer, 60 if name == "fromage" else 4)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    state = open_checkpoint(tmp_path / "c.pt").optimizer
+    assert state is not None
+    return optimizer, state
+
+
+def suggest(problem: Problem, optimizer: Optimizer, state: OptimizerState | None = None, **wish: Any) -> Measurement:
+    return measure(problem, problem.receiving, optimizer, state, wish=Wish(**wish))
+
+
+def estimate(result: SuggestedRates, name: str) -> Estimate:
+    return next(each for each in result.estimates if each.name == name)
+
+
+class Stepper:
+    """One step of a real optimizer from fixed weights and a fixed state, at any rate."""
+
+    def __init__(self, model: nn.Module, data: Data, optimizer: torch.optim.Optimizer) -> None:
+        self.model, self.data, self.optimizer = model, data, optimizer
+        self.weights = [parameter.detach().clone() for parameter in model.parameters()]
+        self.state = copy.deepcopy(optimizer.state_dict())
+
+    def __call__(self, rate: float) -> tuple[float, dict[str, float]]:
+        """The loss afterwards, and the relative size of the step in every layer."""
+        self.optimizer.load_state_dict(copy.deepcopy(self.state))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        train(self.model, self.data, self.optimizer, 1)
+        with torch.no_grad():
+            loss = float(loss_of(self.model, self.data))
+            named = zip(self.model.named_parameters(), self.weights, strict=True)
+            sizes = {n: float((p - w).norm() / w.norm()) for (n, p), w in named if p.dim() > 1}
+            for parameter, weight in zip(self.model.parameters(), self.weights, strict=True):
+                parameter.copy_(weight)
+        return loss, sizes
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_limit_is_what_a_real_step_does(
+    make_problem: Maker, network: nn.Module, classification: Data, tmp_path: Path, name: str
+) -> None:
+    optimizer, state = trained(tmp_path, network, classification, name, 0.05 if name == "fromage" else 1e-3)
+    problem = make_problem(network, classification)
+    found = suggest(problem, optimizer_of(Given(), state, Declared()), state).result
+    step, base = Stepper(network, classification, optimizer), problem.base.loss
+    limit = found.limit
+    assert (limit.estimator, limit.relation, limit.reliable) == ("measured", "crossing", True)
+    assert limit.eta is not None and limit.learning_rate is not None
+    loss, sizes = step(0.999 * limit.learning_rate)
+    assert max(sizes.values()) == pytest.approx(0.999 * limit.eta, rel=PREFACTOR if name == "fromage" else 2e-3)
+    assert loss < base
+    assert step(limit.learning_rate / 3)[0] < base
+    for layer in found.layers:
+        if layer.learning_rate is not None and layer.name in sizes:
+            assert step(layer.learning_rate)[1][layer.name] == pytest.approx(
+                limit.eta, rel=PREFACTOR if name == "fromage" else 5e-3
+            )
+    critical = estimate(found, "critical").learning_rate
+    assert critical is not None and critical > limit.learning_rate
+    assert step(0.95 * critical)[0] < base < step(1.05 * critical)[0]
+    assert gradients(problem.evaluations) <= 40
+
+
+@pytest.mark.parametrize("name", ["momentum", "adamw", "lion", "lars", "muon"])
+def test_without_state_it_is_the_step_after_many_equal_ones(
+    make_problem: Maker, network: nn.Module, classification: Data, name: str
+) -> None:
+    kind, settings = RULES[name]
+    moving = [p for p in network.parameters() if name != "muon" or p.dim() == 2]
+    optimizer = kind(moving, lr=0.0, **settings)
+    train(network, classification, optimizer, 300)
+    problem = make_problem(network, classification)
+    rule = Optimizer(
+        "sgd" if name == "momentum" else name,
+        momentum=settings.get("momentum", 0.95 if name == "muon" else 0.0),
+        nesterov=name == "muon",
+        betas=(0.9, 0.99) if name == "lion" else (0.9, 0.999),
+        trust_coefficient=settings.get("trust_coefficient", 1.0),
+        weight_decay=settings.get("weight_decay", 0.1 if name == "muon" else 0.0),
+    )
+    found = suggest(problem, rule, batch_size=10**9).result if name == "adamw" else suggest(problem, rule).result
+    limit = found.limit
+    assert limit.eta is not None and limit.learning_rate is not None
+    _, sizes = Stepper(network, classification, optimizer)(limit.learning_rate)
+    assert max(sizes.values()) == pytest.approx(limit.eta, rel=0.1 if name == "adamw" else 0.01)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "fromage"])
+def test_costs_are_kept(make_problem: Maker, perceptron: nn.Module, classification: Data, name: str) -> None:
+    problem = make_problem(perceptron, classification)
+    result = suggest(problem, Optimizer(name, 0.01), sharpness=True).result
+    measured = next(each for each in result.estimates if each.name == "measured")
+    assert measured.gradient_evaluations <= 12
+    assert problem.evaluations.hessian_vector_products <= 1 + 20
+    plain = make_problem(perceptron, classification)
+    suggest(plain, Optimizer(name, 0.01))
+    assert gradients(plain.evaluations) <= 40
+    assert plain.evaluations.hessian_vector_products == 1
+
+
+def test_weights_are_bit_identical_afterwards(make_problem: Maker, perceptron: nn.Module, classification: Data) -> None:
+    before = [parameter.detach().clone() for parameter in perceptron.parameters()]
+    suggest(make_problem(perceptron, classification), Optimizer("adamw", 0.01), sharpness=True, probe="auto", verify=2)
+    suggest(make_problem(perceptron, classification), Optimizer())
+    assert all(torch.equal(now, then) for now, then in zip(perceptron.parameters(), before, strict=True))
+    assert all(parameter.grad is None for parameter in perceptron.parameters())
+
+
+def test_lemma_2_reads_three_depths(make_problem: Maker, perceptron: nn.Module, classification: Data) -> None:
+    result = suggest(make_problem(perceptron, classification), Optimizer("adamw", 0.01)).result
+    least = min(layer.cosine or 0.0 for layer in result.layers if len(layer.shape) > 1)
+    for name in ("lemma2-count", "lemma2-path", "lemma2-effective"):
+        assert estimate(result, name).eta == pytest.approx(lemma2_rate(least, 3))
+
+
+def test_noise_of_a_smaller_batch_lowers_the_limit(make_problem: Maker, perceptron: nn.Module) -> None:
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
+    data = {"x": x, "y": (x[:, 0] > 0).long() + (x[:, 1] > 0).long()}
+    whole, small, tiny = (
+        suggest(make_problem(perceptron, data), Optimizer("sgd", 0.01), batch_size=size).result
+        for size in (None, 16, 4)
+    )
+    rates = [result.limit.learning_rate or 0.0 for result in (whole, small, tiny)]
+    assert rates == sorted(rates, reverse=True)
+    cosines = [result.layers[1].cosine or 0.0 for result in (whole, small, tiny)]
+    assert cosines == sorted(cosines, reverse=True) and cosines[2] < cosines[1] < cosines[0]
+    assert all(result.layers[1].cosine_stderr for result in (whole, small, tiny))
+    assert tiny.optimizer.train_batch_size == 4 and whole.optimizer.train_batch_size == 64
+    assert tiny.noise_scale == whole.noise_scale
+
+
+def test_the_rate_in_the_checkpoint_is_held_against_the_limit(
+    make_problem: Maker, network: nn.Module, classification: Data, tmp_path: Path
+) -> None:
+    matrices = [p for p in network.parameters() if p.dim() > 1]
+    vectors = [p for p in network.parameters() if p.dim() < 2]
+    groups = [{"params": matrices}, {"params": vectors, "lr": 0.5, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1.0, weight_decay=0.1)
+    for group in optimizer.param_groups:
+        group["lr"] *= 1e-3
+    train(network, classification, optimizer, 4)
+    for group in optimizer.param_groups:
+        group["lr"] *= 1e3
+    torch.save({"model": network.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    state = open_checkpoint(tmp_path / "c.pt").optimizer
+    problem = make_problem(network, classification)
+    result = suggest(problem, optimizer_of(Given(), state, Declared()), state).result
+    first, second = result.optimizer.groups
+    assert result.optimizer.current_learning_rate == 1.0
+    assert result.optimizer.current_ratio == pytest.approx(1.0 / (result.limit.learning_rate or 0.0))
+    assert (first.tensors, first.learning_rate, first.weight_decay) == (3, 1.0, 0.1)
+    assert first.limit == pytest.approx(result.limit.learning_rate)
+    assert (second.tensors, second.learning_rate, second.limit) == (3, 0.5, None)
+
+
+def test_where_nothing_is_certain_the_limit_is_where_the_loss_was_seen_to_rise(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    random = {**classification, "y": torch.randint(3, (32,), generator=torch.Generator().manual_seed(9))}
+    result = suggest(make_problem(perceptron, random), Optimizer("sgd", 0.01), batch_size=1).result
+    if result.limit.estimator == "measured":  # noise leaves a little
+        assert (result.limit.eta or 0.0) < 0.05
+        return
+    assert result.limit.estimator in ("critical", "critical-independent") and not result.limit.reliable
+
+
+def test_without_an_optimizer_every_one_has_its_rate(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    problem = make_problem(perceptron, classification)
+    result = suggest(problem, Optimizer()).result
+    assert result.limit.eta is not None and result.limit.learning_rate is None
+    assert result.recommended.learning_rate is None
+    assert [each.name for each in result.alternatives] == [
+        "fromage", "lars", "lamb", "sgd", "adam", "adamw", "lion", "muon",
+    ]  # fmt: skip
+    rates = {each.name: each for each in result.alternatives}
+    assert rates["fromage"].limit == pytest.approx(result.limit.eta)
+    assert rates["lars"].limit == pytest.approx(0.1 * result.limit.eta)  # momentum .9
+    assert all(each.critical is not None and each.critical > (each.limit or 0.0) for each in result.alternatives)
+    assert gradients(problem.evaluations) <= 40
+
+
+def test_the_typical_rate_stands_in_and_says_so(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    result = suggest(make_problem(perceptron, classification), Optimizer("lion", 0.01)).result
+    assert result.recommended.estimator == "typical" and not result.recommended.reliable
+    assert result.recommended.learning_rate == estimate(result, "typical").learning_rate
+    muon = suggest(make_problem(perceptron, classification), Optimizer("muon")).result
+    assert muon.recommended.learning_rate is muon.recommended.estimator is None
+
+
+def test_short_runs_and_real_steps_are_made_when_asked_for(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    problem = make_problem(perceptron, classification)
+    found = suggest(problem, Optimizer("adamw", 0.01), probe="checkpoint", verify=3)
+    assert estimate(found.result, "probe").gradient_evaluations > 0
+    assert len(found.result.probe) >= 5 and found.result.probe_steps
+    assert [run.factor for run in found.result.verification] == [0.3, 1.0, 3.0]
+    assert all(len(run.losses) == 3 for run in found.result.verification)
+    rate = found.result.recommended.learning_rate or found.result.limit.learning_rate
+    assert found.result.verification[1].learning_rate == rate
+
+
+def test_sharpness_gives_the_rate_of_the_optimizers_threshold(make_problem: Maker, classification: Data) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(8, 1, bias=False).double()
+    data = {"x": classification["x"].double(), "y": torch.randn(32, 1).double()}
+    curvature = float(torch.linalg.eigvalsh(data["x"].T @ data["x"] * 2 / 32)[-1])
+    result = suggest(make_problem(model, data), Optimizer("sgd", 0.1, momentum=0.5), sharpness=True).result
+    assert estimate(result, "sharpness").learning_rate == pytest.approx(3.0 / curvature, rel=0.01)
+    adam = suggest(make_problem(model, data), Optimizer("adamw"), sharpness=True, batch_size=32).result
+    assert estimate(adam, "sharpness").learning_rate is not None
+    lion = suggest(make_problem(model, data), Optimizer("lion"), sharpness=True).result
+    assert "not linear in the gradient" in estimate(lion, "sharpness").assumption
+
+
+def test_a_time_limit_leaves_what_was_found(make_problem: Maker, perceptron: nn.Module, classification: Data) -> None:
+    problem = make_problem(perceptron, classification, budget=Budget(seconds=3600))
+    calls: list[int] = []
+
+    def advance() -> None:
+        calls.append(1)
+        if len(calls) == 5:
+            problem.budget.seconds = 0.0
+
+    found = measure(problem, problem.receiving, Optimizer("sgd", 0.1), None, wish=Wish(probe="auto"), advance=advance)
+    assert isinstance(found.error, ResourceError)
+    assert found.result.limit.eta is not None and not found.result.limit.reliable
+    assert "limit was reached" in estimate(found.result, "critical").assumption
+    assert "limit was reached" in found.result.recommended.reason
+
+
+def test_several_batches_give_step_and_loss_apart(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    other = as_batch({key: value.flip(0)[:16] for key, value in classification.items()}, "other")
+    result = suggest(make_problem(perceptron, classification, further=(other,)), Optimizer("sgd", 0.1)).result
+    assert "on 16 rows, the step from 32 others" in estimate(result, "critical-independent").assumption
+
+
+def test_batch_norm_is_not_cut(make_problem: Maker, classification: Data) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3))
+    found = suggest(make_problem(model, classification), Optimizer("sgd", 0.1))
+    assert found.result.noise_scale is None
+    assert found.result.layers[0].cosine == pytest.approx(1.0) and found.result.layers[0].cosine_stderr is None
+    assert any("cannot be cut" in note for note in found.notes)
+    assert found.result.noise == ("0.bias",)
+    given = suggest(make_problem(model, classification), Optimizer("sgd", 0.1), batch_size=8)
+    assert given.result.noise_rows == 8
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return (1 - ctx.saved_tensors[0].tanh() ** 2) * gradient
+
+
+class OnceDifferentiable(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = Once.apply(x)
+        return result
+
+
+def test_without_a_second_derivative_everything_else_is_found(make_problem: Maker, classification: Data) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6), OnceDifferentiable(), nn.Linear(6, 3))
+    found = suggest(make_problem(model, classification), Optimizer("sgd", 0.1), sharpness=True)
+    assert found.result.limit.reliable
+    assert any("no second derivative" in note for note in found.notes)
+    assert estimate(found.result, "sharpness").learning_rate is None
+    assert "no second derivative" in estimate(found.result, "sharpness").assumption
+
+
+def test_a_step_that_moves_nothing_is_refused(make_problem: Maker, classification: Data) -> None:
+    model = nn.Linear(8, 3)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    with pytest.raises(MismatchError, match="moves no layer"):
+        suggest(make_problem(model, classification), Optimizer("sgd", 0.1))
+
+
+def test_the_cosine_of_adam_has_the_error_of_its_chunks(
+    make_problem: Maker, network: nn.Module, classification: Data, tmp_path: Path
+) -> None:
+    _, state = trained(tmp_path, network, classification, "adamw", 1e-3)
+    result = suggest(make_problem(network, classification), optimizer_of(Given(), state, Declared()), state).result
+    for layer in result.layers:
+        assert layer.cosine is not None and 0.0 < layer.cosine < 1.0
+        assert layer.cosine_stderr is not None and math.isfinite(layer.cosine_stderr)

@@ -1,0 +1,100 @@
+import io
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fromage_cli.diagnostics.suggest_lr.render import render, summary
+from fromage_cli.diagnostics.suggest_lr.result import Alternative, Limit, Recommended, SuggestedRates, VerifiedRun
+from fromage_cli.terminal.answer import PageStyle
+
+MakeResult = Callable[..., SuggestedRates]
+GOLDEN = Path(__file__).parent / "golden"
+NOTHING = Limit(None, None, None, "uncertifiable", None, None, None, False)
+
+
+def page(result: SuggestedRates, width: int = 80, show_all: bool = False, ascii_only: bool = False) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, color_system=None)
+    console.print(render(result, PageStyle(show_all, ascii_only, width)))
+    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
+
+
+def golden(name: str, text: str) -> None:
+    """Compare with the page that was looked at and kept; FROMAGE_UPDATE_GOLDEN=1 keeps a new one."""
+    path = GOLDEN / name
+    if os.environ.get("FROMAGE_UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_page(make_result: MakeResult, width: int) -> None:
+    golden(f"page-{width}.txt", page(make_result(), width))
+
+
+def test_the_page_where_the_optimizer_is_not_known(make_result: MakeResult) -> None:
+    result = make_result()
+    unknown = replace(
+        result,
+        optimizer=replace(result.optimizer, name=None, current_learning_rate=None, current_ratio=None, groups=()),
+        limit=replace(result.limit, learning_rate=None),
+        recommended=Recommended(None, None, None, None, None, "the optimizer is not known", False, None),
+        alternatives=(Alternative("fromage", 0.0028, 0.06, 0.026), Alternative("muon", 0.003, None, None)),
+    )
+    golden("unknown-80.txt", page(unknown))
+
+
+def test_layers_are_cut_short_the_limiting_one_first(make_result: MakeResult) -> None:
+    short, whole = page(make_result()), page(make_result(), show_all=True)
+    assert "3 of 11 rows hidden" in short
+    rows = [line for line in short.splitlines() if line.lstrip().startswith("blocks.")]
+    assert "blocks.4" in rows[0]
+    assert "hidden; --all" not in whole and whole.count("blocks.") > short.count("blocks.")
+
+
+def test_both_answers_are_said(make_result: MakeResult) -> None:
+    result = make_result()
+    assert "up to a learning rate of 0.000963 (relative step 0.0028)" in summary(result)
+    assert "You run at 0.003, 3.12 × that." in summary(result)
+    assert "To train at: 0.00179, between 0.00089 and 0.0036" in summary(result)
+
+
+def test_what_is_missing_is_said(make_result: MakeResult) -> None:
+    result = make_result()
+    assert "No limit was found" in summary(replace(result, limit=NOTHING))
+    beyond = replace(result.limit, relation="above-grid", upper_eta=None, limiting_layer=None)
+    assert "up to at least a learning rate" in summary(replace(result, limit=beyond))
+    risen = replace(result.limit, estimator="critical", criterion=None)
+    assert "where the loss was seen to rise" in summary(replace(result, limit=risen))
+    typical = Recommended(0.0044, 0.01, None, None, "typical", "a limit was reached before", False, None)
+    assert "0.0044, typical and not measured here: a limit" in summary(replace(result, recommended=typical))
+    none = replace(typical, learning_rate=None, reason="no study")
+    assert "No rate to train at can be given: no study." in summary(replace(result, recommended=none))
+
+
+def test_relative_rates_are_not_said_twice(make_result: MakeResult) -> None:
+    result = make_result()
+    fromage = replace(result, optimizer=replace(result.optimizer, name="fromage"))
+    assert "relative step" not in summary(fromage)
+
+
+def test_real_steps_are_drawn(make_result: MakeResult) -> None:
+    runs = (
+        VerifiedRun(0.3, 0.0003, (1.0, 0.8, 0.7), 1.1, 0.7),
+        VerifiedRun(3.0, 0.003, (1.0, 4.0), 1.1, None),
+    )
+    text = page(make_result(verification=runs))
+    assert "0.3 ×" in text and "inf" in text and "█" in text
+    assert "#" in page(make_result(verification=runs), ascii_only=True) or "@" in page(
+        make_result(verification=runs), ascii_only=True
+    )
+
+
+def test_the_page_in_ascii_has_every_number(make_result: MakeResult) -> None:
+    text = page(make_result(), ascii_only=True, width=160)
+    assert all(value in text for value in ("0.000963", "0.0114", "0.238 +- 0.03", "0.00179"))
