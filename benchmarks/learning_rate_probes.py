@@ -9,6 +9,8 @@ from learning_rate_training import batches
 from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
+from fromage_cli.diagnostics.suggest_lr.course import Wish
+from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.errors import FromageError
 from fromage_cli.probes.optimizer import Given, Optimizer, optimizer_of
 from fromage_cli.probes.rate_probe import measure_rate
@@ -19,6 +21,8 @@ from fromage_cli.problem.problem import Problem
 
 MINIBATCHES = 20
 """Minibatches that a problem is made of; the last fifth is kept apart."""
+LOCAL_MINIBATCHES = 8
+"""The same for estimates without training, which take all rows at once."""
 FRESH_SEED = 20
 """Of the networks that are made again; no run of the study has it."""
 
@@ -35,10 +39,10 @@ class TaskLoss:
         return LossTerms(self.task.loss(model(inputs), targets) * batch.size, batch.size)
 
 
-def problem_of(task: Task, model: nn.Module, data: Path | None, seed: int = 77) -> Problem:
+def problem_of(task: Task, model: nn.Module, data: Path | None, count: int = MINIBATCHES) -> Problem:
     """The task as someone with a loader of training batches puts it."""
-    stream = batches(task.rows(data)[0], task.batch_size, seed)
-    first, *further = (as_batch(pair, "training rows") for pair in islice(stream, MINIBATCHES))
+    stream = batches(task.rows(data)[0], task.batch_size, seed=77)
+    first, *further = (as_batch(pair, "training rows") for pair in islice(stream, count))
     return Problem(model, TaskLoss(task), first, further=tuple(further))
 
 
@@ -79,3 +83,15 @@ def short_runs(
         return {"error": error.message}
     kept = ("centre", "gain", "bracketed", "rates", "losses", "start_loss", "gradient_evaluations")
     return {name: getattr(found, name) for name in kept}
+
+
+def local_estimates(task: Task, optimizer_name: str, step: int, results: Path, data: Path | None) -> dict[str, object]:
+    """The learning rates that `suggest-lr` derives at a checkpoint without training, by the estimates' names."""
+    try:
+        model, state = loaded(task, optimizer_name, step, results)
+        problem = problem_of(task, model, data, LOCAL_MINIBATCHES)
+        optimizer = optimizer_named(optimizer_name, state)
+        found = measure(problem, problem.receiving, optimizer, state, wish=Wish(sharpness=True))
+    except FromageError as error:
+        return {"error": error.message}
+    return {"estimates": {estimate.name: estimate.learning_rate for estimate in found.result.estimates}}

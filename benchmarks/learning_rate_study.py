@@ -1,12 +1,14 @@
 """How far each estimate of a learning rate is from the rate that trains best: the study behind the calibration.
 
-    python benchmarks/learning_rate_study.py checkpoints|grid|estimates|report --results DIR [--data DIR] [--quick]
+    python benchmarks/learning_rate_study.py STAGE --results DIR [--data DIR] [--quick]
 
-`checkpoints` trains every network once per optimizer at a rate drawn at random and keeps what it looks like on the way;
-`grid` searches the rate with the least held-out loss (factors of 2, three seeds, 200 steps, constant rate); `estimates`
-applies every estimator to every checkpoint; `report` prints the tables of docs/learning-rate-study.md. What is done is
-found again in DIR, so that a stage that was stopped goes on where it was. `--data` is a folder with mnist.npz; without
-it the networks on MNIST are left out.
+The stages, in this order: `checkpoints` trains every network once per optimizer at a rate drawn at random and keeps
+what it looks like on the way; `grid` searches the rate with the least held-out loss (factors of 2, three seeds, 200
+steps, constant rate); `probes` and `estimates` apply every estimator to every checkpoint; `report` prints the tables of
+docs/learning-rate-study.md. `all` is all of them. What is done is found again in DIR, so that a stage that was stopped
+goes on where it was. `--data` is a folder with mnist.npz; without it the networks on MNIST are left out. `--quick`
+takes four networks, one optimizer and two checkpoints, in less than a minute. The whole takes about two hours on two
+cores: 65 minutes of one of them for the grid, the rest for the probes and the estimates.
 """
 
 import argparse
@@ -15,14 +17,15 @@ from pathlib import Path
 
 import torch
 from learning_rate_networks import Task, all_tasks
-from learning_rate_probes import short_runs
-from learning_rate_training import START, Results, Search, untuned_run
+from learning_rate_probes import local_estimates, short_runs
+from learning_rate_report import Study, report
+from learning_rate_training import CHECKPOINT_STEPS, START, Results, Search, untuned_run
 
 
 def checkpoints(tasks: list[Task], given: argparse.Namespace) -> None:
     """The untuned runs."""
     for task in tasks:
-        for optimizer in START:
+        for optimizer in given.optimizers:
             untuned_run(task, optimizer, given.results, given.data)
 
 
@@ -30,7 +33,7 @@ def grid(tasks: list[Task], given: argparse.Namespace) -> None:
     """The search for every best rate."""
     results = Results(given.results / "grid.jsonl", ("task", "optimizer", "octave", "seed"))
     for task in tasks:
-        for optimizer in START:
+        for optimizer in given.optimizers:
             started = time.process_time()
             best = Search(task, optimizer, results, given.data).run()
             seconds = time.process_time() - started
@@ -40,28 +43,50 @@ def grid(tasks: list[Task], given: argparse.Namespace) -> None:
 def probes(tasks: list[Task], given: argparse.Namespace) -> None:
     """Short runs from new initialisations (step -1) and from every checkpoint."""
     results = Results(given.results / "short-runs.jsonl", ("task", "optimizer", "step"))
-    for step in (None, 200, 50, 20, 100, 10, 0):
+    for step in (None, *given.steps[1:]):
         for task in tasks:
-            for optimizer in START:
+            for optimizer in given.optimizers:
                 key = (task.name, optimizer, -1 if step is None else step)
                 if key not in results.found:
                     found = short_runs(task, optimizer, step, given.results, given.data)
                     results.add({"task": task.name, "optimizer": optimizer, "step": key[2]} | found)
 
 
-STAGES = {"checkpoints": checkpoints, "grid": grid, "probes": probes}
+def estimates(tasks: list[Task], given: argparse.Namespace) -> None:
+    """Estimates without training at every checkpoint."""
+    results = Results(given.results / "estimates.jsonl", ("task", "optimizer", "step"))
+    for step in given.steps:
+        for task in tasks:
+            for optimizer in given.optimizers:
+                if (task.name, optimizer, step) not in results.found:
+                    found = local_estimates(task, optimizer, step, given.results, given.data)
+                    results.add({"task": task.name, "optimizer": optimizer, "step": step} | found)
+
+
+def tables(tasks: list[Task], given: argparse.Namespace) -> None:
+    """What it all says."""
+    report(Study(tasks, given.results))
+
+
+QUICK = ("mlp-2", "mlp-3", "inputs-x10", "init-x3")
+STAGES = {"checkpoints": checkpoints, "grid": grid, "probes": probes, "estimates": estimates, "report": tables}
 
 
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("stage", choices=[*STAGES, "all"])
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=None)
+    parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.results.mkdir(parents=True, exist_ok=True)
-    STAGES[given.stage](all_tasks(given.data), given)
+    tasks = all_tasks(given.data)
+    given.optimizers = ["adamw"] if given.quick else list(START)
+    given.steps = [0, 50] if given.quick else list(CHECKPOINT_STEPS)
+    for stage in STAGES.values() if given.stage == "all" else [STAGES[given.stage]]:
+        stage([task for task in tasks if task.name in QUICK] if given.quick else tasks, given)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ def train(
     rate: float,
     seed: int,
     folder: Path | None,
+    *,
     save: Path | None = None,
     steps: int = STEPS,
 ) -> Run:
