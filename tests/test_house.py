@@ -24,13 +24,14 @@ LIGHT = ("checkpoints", "cli", "errors", "findings", "intake", "terminal", "theo
 WITHOUT_A_SOURCE = {
     "test_house.py",
     "test_samples.py",
+    "checkpoints/test_formats.py",
     "checkpoints/test_import_cost.py",
     "diagnostics/breakdown/test_networks.py",
     "hostile/test_payloads.py",
     "hostile/test_places.py",
     "hostile/test_structure.py",
 }
-"""Tests of the tree, of the samples, of a cost that no single module has, of networks of every kind, of hostile files."""
+"""Tests of the tree, the samples, a cost that no single module has, networks of every kind, and hostile files."""
 VAGUE = {"utils", "helpers", "common", "manager"}
 PRINTING = re.compile(r"^(rich\.)?print$|\bstd(out|err)\b.*\.write|\bs?echo$|[cC]onsole(\(.*\))?\.print$|\bConsole$")
 

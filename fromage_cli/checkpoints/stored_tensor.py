@@ -121,9 +121,10 @@ class StoredTensor:
         """Read it into contiguous memory of its own, in the stored dtype and this machine's byte order."""
         import torch
 
-        storage, (begin, end) = self.storage, self.span
+        storage = self.storage
         if storage is None or self.peculiarity:
             raise InputError(f"A tensor is {self.peculiarity}; dense tensors are expected.")
+        begin, end = self.span
         if self.numel() * self.width > max(EXPANDED, 2 * storage.size):
             raise InputError(
                 f"A tensor of {self.numel()} elements was expanded from {end - begin} bytes.",

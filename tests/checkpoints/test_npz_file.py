@@ -54,7 +54,7 @@ def test_an_array_twice_is_refused(tmp_path):
     numpy.savez(tmp_path / "x.npz", w=numpy.ones(2))
     with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
         archive.writestr("w.npy", archive.read("w.npy"))
-    with pytest.raises(InputError, match="'w.npy' twice"):
+    with pytest.raises(InputError, match=r"'w\.npy' twice"):
         open_checkpoint(tmp_path / "x.npz")
 
 
