@@ -85,7 +85,8 @@ def law_of(subject: Subject) -> Law:
         return replace(_wandering(subject, None, NO_DECAY), missing=(*WAY, RATES[0]))
     if decay is None and name != "fromage":
         return _nothing(NO_DECAY, RATES[0])
-    return _LAWS.get(name, _without_form)(subject, rate, decay or 0.0)
+    known = name if subject.training.variant is None else ""
+    return _LAWS.get(known, _without_form)(subject, rate, decay or 0.0)
 
 
 def _sgd(subject: Subject, rate: float, decay: float) -> Law:
@@ -123,7 +124,7 @@ def _fromage(subject: Subject, rate: float, decay: float) -> Law:
 
 
 def _without_form(subject: Subject, rate: float, decay: float) -> Law:
-    return _nothing(f"there is no closed form for {subject.training.optimizer}", RATES[0])
+    return _nothing(f"there is no closed form for {subject.training.variant or subject.training.optimizer}", RATES[0])
 
 
 _LAWS = {

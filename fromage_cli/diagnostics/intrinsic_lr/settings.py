@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 WITH_MOMENTUM = ("sgd", "lars")
 WITH_BETAS = {"adam": (0.9, 0.999), "adamw": (0.9, 0.999), "lion": (0.9, 0.99)}
 """What torch, or the paper, takes when nothing is said."""
+VARIANTS = {"amsgrad": "AMSGrad", "trust_clip": "LARS with a clipped trust ratio"}
+"""Settings that make a rule one without a closed form."""
 BUFFERS = ("running_mean", "running_var")
 """Floating-point tensors that no optimizer moves."""
 
@@ -52,6 +54,8 @@ class Training:
     decays: Mapping[str, float | None] = field(default_factory=dict)
     """By layer."""
     steps_per_epoch: int | None = None
+    variant: str | None = None
+    """What makes the rule another one than theory speaks of."""
     notes: tuple[str, ...] = ()
 
 
@@ -102,6 +106,7 @@ def find_training(
             for name in names
         },
         steps_per_epoch=given.steps_per_epoch or beside.value.steps_per_epoch,
+        variant=next((words for key, words in VARIANTS.items() if first.get(key)), None),
         notes=tuple(_notes(given, kind, optimizer, serving[-1], settings[-1])),
     )
 

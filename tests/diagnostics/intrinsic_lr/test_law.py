@@ -12,7 +12,7 @@ from fromage_cli.theory.equilibrium import momentum_gains
 
 
 def subject(optimizer="sgd", rate=0.1, decay=1e-3, norm=2.0, **changes):
-    more = {key: changes.pop(key) for key in ("decoupled", "trust", "betas", "gains") if key in changes}
+    more = {key: changes.pop(key) for key in ("decoupled", "trust", "betas", "gains", "variant") if key in changes}
     training = Training(optimizer, **{"betas": (0.9, 0.99), **more})
     return Subject(training, rate, decay, norm, changes.pop("elements", 100), **changes)
 
@@ -30,6 +30,7 @@ def test_rules_that_settle(optimizer):
     [
         ({"optimizer": "adam"}, False, "coupled to the gradient has no closed form"),
         ({"optimizer": "lamb"}, False, "no closed form for lamb"),
+        ({"optimizer": "adamw", "variant": "AMSGrad"}, False, "no closed form for AMSGrad"),
         ({"optimizer": "rmsprop"}, False, "no closed form for rmsprop"),
         ({"decay": 0.0}, False, "without weight decay"),
         ({"optimizer": "adam", "decay": 0.0}, False, "without weight decay"),
