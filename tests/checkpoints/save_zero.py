@@ -6,10 +6,8 @@ Source: deepspeed/runtime/engine.py, zero/stage_1_and_2.py, zero/stage3.py and u
 import enum
 import math
 from collections import OrderedDict
-from pathlib import Path
 
 import torch
-from torch import nn
 
 
 class ZeroStageEnum(enum.IntEnum):
@@ -43,13 +41,14 @@ def cut_each(group, ranks):
     return [torch.cat([part[rank] for part in parts]) for rank in range(ranks)]
 
 
-def save_zero(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, stage: int, ranks: int, step: int):
+def save_zero(directory, model, optimizer, stage, ranks, step, narrow=torch.float16):
+    """`narrow`: the dtype of the copy, and of buffers, which have no other."""
     directory.mkdir(parents=True)
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = [group["params"] for group in optimizer.param_groups]
     frozen = {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
     half = {
-        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
+        name: tensor.to(narrow) if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
     }
     buffers = [name for name, _ in model.named_buffers()]
     model_states = {
@@ -59,7 +58,7 @@ def save_zero(directory: Path, model: nn.Module, optimizer: torch.optim.Optimize
         "param_shapes": [OrderedDict((names[p], p.shape) for p in group) for group in groups],
         "frozen_param_shapes": {name: p.shape for name, p in frozen.items()},
         "shared_params": {},
-        "frozen_param_fragments": {name: p.detach().half() for name, p in frozen.items()},
+        "frozen_param_fragments": {name: p.detach().to(narrow) for name, p in frozen.items()},
         "global_steps": step,
         "dp_world_size": ranks,
         "ds_config": {"zero_optimization": {"stage": stage}},
@@ -86,7 +85,7 @@ def save_zero(directory: Path, model: nn.Module, optimizer: torch.optim.Optimize
         state = {"zero_stage": ZeroStageEnum(stage), "loss_scaler": LossScaler(), "partition_count": ranks}
         if stage == 3:
             state |= {"optimizer_state_dict": base, "fp32_flat_groups": [group[rank] for group in master]}
-            part = {name: cut_each([p.detach()], ranks)[rank].half() for name, p in frozen.items()}
+            part = {name: cut_each([p.detach()], ranks)[rank].to(narrow) for name, p in frozen.items()}
             own = {**model_states, "frozen_param_fragments": part}
             own["module"] = OrderedDict((name, half[name] if name in buffers else torch.empty(0)) for name in half)
             torch.save(own, directory / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt")
