@@ -1,8 +1,10 @@
 import pytest
+import torch
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import UsageError
-from fromage_cli.intake import checkpoint_record, torch_device
+from fromage_cli.intake import Intake, checkpoint_record, open_problem, torch_device
+from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
 
 
 def test_the_envelope_names_the_file_that_was_read():
@@ -17,3 +19,29 @@ def test_a_device_that_is_not_there_is_refused():
     assert torch_device("cpu").type == "cpu"
     with pytest.raises(UsageError, match="CUDA devices here"):
         torch_device("cuda:99")
+
+
+def opened(**model: object) -> Intake:
+    return open_problem(
+        "sample_checkpoints/mlp-16",
+        ModelOptions(**model),
+        BatchOptions(batch="sample_checkpoints/mlp-16/batch.safetensors"),
+        RunOptions(),
+    )
+
+
+def test_a_network_from_a_factory_is_made_again():
+    intake = opened(model="sample_checkpoints/models.py:mlp", model_arg=["depth=16"])
+    fresh = intake.rebuilt()
+    assert fresh is not None
+    torch.manual_seed(intake.problem.seed)
+    first = torch.nn.Linear(64, 64).weight  # the factory's own first draw
+    assert torch.equal(fresh.model.layers[0].weight, first)
+    assert not torch.equal(intake.problem.model.layers[0].weight, first)
+    assert fresh.evaluations is intake.problem.evaluations
+    assert fresh.budget is intake.problem.budget
+    assert (fresh.batch, fresh.mode, fresh.loss) == (intake.problem.batch, intake.problem.mode, intake.problem.loss)
+
+
+def test_a_network_rebuilt_from_its_checkpoint_has_no_other_weights():
+    assert opened().rebuilt() is None

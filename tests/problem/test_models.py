@@ -9,7 +9,7 @@ from torch import nn
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import InputError, MismatchError, UnsafeError, UsageError
 from fromage_cli.problem.beside import Declared
-from fromage_cli.problem.models import build_model, parse_arguments
+from fromage_cli.problem.models import build_model, fresh_model, parse_arguments
 from fromage_cli.problem.weights import load_weights
 
 NETWORKS = """
@@ -134,3 +134,26 @@ def test_auto_takes_the_factory_that_was_declared_and_trusted(file: str) -> None
     model, description = build_model("auto", {"width": 2}, None, Declared(model=f"{file}:Wide"))
     assert isinstance(model, nn.Linear)
     assert description.startswith("Wide from")
+
+
+def test_a_network_is_made_again_with_the_weights_of_its_seed() -> None:
+    def build(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Linear(3, 2)
+
+    model = fresh_model(build, 5)
+    assert model is not None
+    assert torch.equal(model.weight, build(5).weight)  # type: ignore[arg-type]
+
+
+def test_a_factory_that_draws_no_weights_makes_nothing_again() -> None:
+    ready = nn.Linear(2, 2)
+
+    def trained(seed: int) -> nn.Module:
+        model = nn.Linear(2, 2)
+        model.load_state_dict(ready.state_dict())
+        return model
+
+    assert fresh_model(trained, 0) is None
+    assert fresh_model(lambda seed: ready, 0) is None
+    assert fresh_model(lambda seed: nn.Linear(2, 2, device="meta"), 0) is None
