@@ -15,12 +15,15 @@ from fromage_cli.probes.optimizer import Optimizer
 from fromage_cli.probes.stable_rate import stable_rate
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Evaluations, Problem
+from fromage_cli.theory.accumulation import inner_product
 from fromage_cli.theory.conversions import largest_rate, relative_step
 from fromage_cli.theory.relative_trust import lemma2_rate
 
 FORWARD, PRODUCT = 1.0 / 3.0, 7.0 / 3.0
 """What a forward pass and a Hessian-vector product cost, in gradients."""
 LIMIT = "a limit was reached before"
+UPHILL = "it never falls"
+"""Of the loss on rows that gave no part of the step."""
 WORDS = {
     "lemma2-count": "Lemma 2, depth {depth}; deep relative trust, every weight tensor counted: can it be trained",
     "lemma2-path": "Lemma 2, depth {depth}; the same on the longest path",
@@ -149,21 +152,19 @@ class Course:
         with self._counted(name) as spent:
             try:
                 step = on_rows(self.update, own, self.state)
-                moved = {t.name: step.moved(t) for t in self.tensors if t.name in step.steps}
-                rate = critical_rate(
-                    other,
-                    {name: u for name, u in moved.items() if name in other.base.gradients},
-                    start,
-                    self.optimizer.contraction,
-                )
+                slopes = other.base.gradients
+                moved = {t.name: step.moved(t) for t in self.tensors if t.name in step.steps and t.name in slopes}
+                rate = critical_rate(other, moved, start, self.optimizer.contraction)
+                descends = sum(inner_product(slopes[tensor], u) for tensor, u in moved.items()) > 0.0
             except (MismatchError, NumericalError) as error:
-                self._add(name, None, None, error.message.splitlines()[0], self.shared + spent())
+                self._add(name, None, None, f"not possible; {error.message.splitlines()[0]}", self.shared + spent())
                 return None
             finally:
                 for part in (own, other):
                     _add_share(self.problem.evaluations, part.evaluations, part.rows / self.problem.rows)
             split = f"on {other.rows} rows, the step from {own.rows} others"
-            words = f"the loss rises; {split}" if rate is not None else f"no rise seen, or no fall; {split}"
+            words = "the loss rises" if rate is not None else "no rise seen" if descends else UPHILL
+            words = f"{words}; {split}"
             self._add(name, self.eta(rate), rate, words, self.shared + spent())
             self.advance()
             return rate
@@ -180,7 +181,7 @@ class Course:
             except (MismatchError, NumericalError) as error:
                 if isinstance(error, NumericalError):
                     self.error = error
-                self._add(name, None, None, error.message.splitlines()[0], 1.0 + spent())
+                self._add(name, None, None, f"not possible; {error.message.splitlines()[0]}", 1.0 + spent())
                 return
             if found.stopped is not None:
                 self.error = found.stopped

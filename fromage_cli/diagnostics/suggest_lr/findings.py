@@ -25,6 +25,7 @@ def judge(result: SuggestedRates, limits: Limits | None = None) -> tuple[Finding
         *_verified(result),
         *_no_limit(result),
         *_warm_up(result),
+        *_only_on_this_batch(result),
         *_noise(result, limits),
         *_uncertain(result),
         *_not_measured(result),
@@ -108,6 +109,18 @@ def _warm_up(result: SuggestedRates) -> Iterator[Finding]:
             value=rate,
             limit=highest,
             hint="Warm up from below, or resume with the optimizer's state; the two rates answer different questions.",
+        )
+
+
+def _only_on_this_batch(result: SuggestedRates) -> Iterator[Finding]:
+    elsewhere = next((each for each in result.estimates if each.name == "critical-independent"), None)
+    if elsewhere is not None and elsewhere.learning_rate is None and elsewhere.assumption.startswith("it never falls"):
+        yield Finding(
+            code="descends-on-own-rows-only",
+            severity="info",
+            message="on rows that gave no part of it, the step does not lower the loss at any rate: what is certain "
+            "holds for the rows of this batch alone",
+            hint="Use a larger batch. A network that fits its training data also looks like this on rows held out.",
         )
 
 

@@ -71,3 +71,12 @@ def test_a_rate_that_was_not_measured_says_so(make_result: MakeResult) -> None:
     none = replace(typical, learning_rate=None)
     assert "there is no typical rate" in found(replace(result, recommended=none))["rate-not-measured"][1]
     assert "rate-not-measured" not in found(result)
+
+
+def test_a_step_that_lowers_the_loss_of_its_own_rows_only_says_so(make_result: MakeResult) -> None:
+    uphill = Estimate("critical-independent", None, None, "it never falls; on 4 rows, the step from 4 others", 3.0)
+    assert (
+        "holds for the rows of this batch alone"
+        in found(make_result(estimates=(uphill,)))["descends-on-own-rows-only"][1]
+    )
+    assert "descends-on-own-rows-only" not in found(make_result())

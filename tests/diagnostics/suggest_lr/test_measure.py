@@ -366,3 +366,11 @@ def test_the_cosine_of_adam_has_the_error_of_its_chunks(
     for layer in result.layers:
         assert layer.cosine is not None and 0.0 < layer.cosine < 1.0
         assert layer.cosine_stderr is not None and math.isfinite(layer.cosine_stderr)
+
+
+def test_rows_that_the_step_does_not_help_are_told(make_problem: Maker) -> None:
+    model = nn.Linear(2, 1, bias=False)
+    nn.init.ones_(model.weight)
+    x, y = torch.eye(2).repeat(8, 1), torch.tensor([3.0] * 8 + [-3.0] * 8)[:, None]
+    result = suggest(make_problem(model, {"x": x, "y": y}), Optimizer("sgd", 0.1)).result
+    assert estimate(result, "critical-independent").assumption.startswith("it never falls; on 8 rows")
