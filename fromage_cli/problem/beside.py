@@ -176,9 +176,7 @@ def _batch_path(value: str, folder: Path, where: str, trust: bool) -> str:
             f"If you trust it, pass --trust, or name it yourself: --batch {value}.",
         )
     if not _is_data(value):
-        raise UsageError(
-            f"{where} sets batch = {value!r}; expected a file {', '.join(DATA_FILES)}.", "Convert it."
-        )
+        raise UsageError(f"{where} sets batch = {value!r}; expected a file {', '.join(DATA_FILES)}.", "Convert it.")
     if not path.is_file():
         raise InputError(f"{where} sets batch = {value!r}, but there is no such file in {folder}.", "Pass --batch.")
     return str(path.absolute())

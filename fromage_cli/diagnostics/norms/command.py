@@ -63,11 +63,7 @@ def command(
     run: RunOptions,
     output: OutputOptions,
 ) -> Answer:
-    """Which layers' norms grow along a run, how fast, and when does it hurt?
-
-    With --model or --batch the last checkpoint's layers are tested for scale invariance; without, nothing but the
-    files is read.
-    """
+    """Which layers' norms grow along a run, how fast, and when does it hurt? --model tests scale invariance too."""
     _check(lr, momentum, weight_decay)
     first_beta = _first_beta(betas)
 
