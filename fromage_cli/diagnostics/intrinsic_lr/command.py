@@ -19,7 +19,7 @@ from fromage_cli.terminal.progress import progress
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
-    from fromage_cli.diagnostics.intrinsic_lr.result import Evidence
+    from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, IntrinsicResult
     from fromage_cli.diagnostics.intrinsic_lr.settings import Given, Training
     from fromage_cli.problem.beside import Declared
 
@@ -73,10 +73,7 @@ def command(
 
     from fromage_cli.checkpoints.gathering import gather_series
     from fromage_cli.checkpoints.layers import lasting_layers
-    from fromage_cli.diagnostics.intrinsic_lr.findings import judge
     from fromage_cli.diagnostics.intrinsic_lr.measure import measure, needs_gradients
-    from fromage_cli.diagnostics.intrinsic_lr.render import courses, render, rotations
-    from fromage_cli.diagnostics.intrinsic_lr.settings import Given
     from fromage_cli.problem.budget import Budget
 
     budget = Budget(run.time_limit, run.max_memory)
@@ -88,31 +85,30 @@ def command(
             "No layer is left: none has two dimensions, one shape in every checkpoint and a name that was asked for.",
             hint="Name checkpoints of one run, and see inspect for what they hold.",
         )
-    given = Given(
-        optimizer.optimizer,
-        optimizer.lr,
-        optimizer.momentum,
-        optimizer.nesterov,
-        optimizer.beta_pair,
-        optimizer.weight_decay,
-        steps_per_epoch,
-        decoupled,
-    )
     intake = None
     if model.model is not None or batch.batch is not None:
         intake = open_problem(str(checkpoints[-1].path), model, batch, run)
-    training = _training(checkpoints, names, given, intake)
-    gradients = needs_gradients(training)
+    training = _training(checkpoints, names, _given(optimizer, steps_per_epoch, decoupled), intake)
     if run.estimate:
-        return _estimate(intake, checkpoints, names, gradients)
-    evidence = _evidence(intake, names, gradients, optimizer.train_batch_size)
+        return _estimate(intake, checkpoints, names, needs_gradients(training))
+    evidence = _evidence(intake, names, needs_gradients(training), optimizer.train_batch_size)
     elements = sum(checkpoints[-1].entries[name].elements for name in names)
     with progress("intrinsic-lr", total=elements * len(checkpoints)) as advance:
         result, stopped = measure(
             checkpoints, names, training, evidence, drop=drop, advance=advance, check=budget.check
         )
-    changed = f"Left out {len(left_out)} layers that not every checkpoint has in one shape: {', '.join(left_out[:3])}."
-    answer = Answer(
+    notes = (*(gathered.notes if intake is None else ()), *training.notes, *evidence.notes, *_said(left_out))
+    answer = replace(_answer(result, notes), error=stopped)
+    answer = answer if intake is None else intake.complete(answer)
+    answer = replace(answer, checkpoints=tuple(checkpoint_record(checkpoint) for checkpoint in checkpoints))
+    return answer if plot is None else _drawn(answer, result, plot, output.force)
+
+
+def _answer(result: "IntrinsicResult", notes: tuple[str, ...]) -> Answer:
+    from fromage_cli.diagnostics.intrinsic_lr.findings import judge
+    from fromage_cli.diagnostics.intrinsic_lr.render import courses, render, rotations
+
+    return Answer(
         command="intrinsic-lr",
         result=result,
         page=lambda style: render(result, style),
@@ -123,17 +119,38 @@ def command(
         },
         findings=judge(result),
         provenance=Provenance(device="cpu", dtype="float64"),
-        notes=(*training.notes, *evidence.notes, *((changed,) if left_out else ())),
-        settings={"optimizer": training.optimizer, "steps_per_epoch": training.steps_per_epoch},
-        error=stopped,
+        notes=notes,
+        settings={"optimizer": result.optimizer, "steps_per_epoch": result.steps_per_epoch},
     )
-    answer = intake.complete(answer) if intake is not None else replace(answer, notes=(*gathered.notes, *answer.notes))
-    answer = replace(answer, checkpoints=tuple(checkpoint_record(checkpoint) for checkpoint in checkpoints))
-    if plot is None:
-        return answer
+
+
+def _drawn(answer: Answer, result: "IntrinsicResult", plot: Path, force: bool) -> Answer:
     from fromage_cli.diagnostics.intrinsic_lr.plot import draw
 
-    return with_plot(answer, lambda subject, format: draw(result, subject, format), plot, output.force)
+    return with_plot(answer, lambda subject, format: draw(result, subject, format), plot, force)
+
+
+def _said(left_out: Sequence[str]) -> tuple[str, ...]:
+    """A note on layers that not every checkpoint has."""
+    if not left_out:
+        return ()
+    first = ", ".join(left_out[:3])
+    return (f"Left out {len(left_out)} layers that not every checkpoint has in one shape: {first}.",)
+
+
+def _given(optimizer: OptimizerOptions, steps_per_epoch: int | None, decoupled: bool) -> "Given":
+    from fromage_cli.diagnostics.intrinsic_lr.settings import Given
+
+    return Given(
+        optimizer.optimizer,
+        optimizer.lr,
+        optimizer.momentum,
+        optimizer.nesterov,
+        optimizer.beta_pair,
+        optimizer.weight_decay,
+        steps_per_epoch,
+        decoupled,
+    )
 
 
 def _check(optimizer: OptimizerOptions, decoupled: bool, drop: float | None, plot: Path | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, match_parameters
@@ -83,31 +83,44 @@ def find_training(
     first: Mapping[str, Any] = next((state.groups[0].settings for state in reversed(serving) if state), {})
     settings = [_by_layer(one, state, names, shapes) for one, state in zip(checkpoints, serving, strict=True)]
     beside = _Beside(declared)
-    momentum = _first(given.momentum, first.get("momentum"), lambda: beside.value.momentum) or 0.0
-    betas = _first(given.betas, first.get("betas"), lambda: beside.value.betas, WITH_BETAS.get(optimizer))
-    heavy = optimizer in WITH_MOMENTUM
+    rates = {
+        name: tuple(
+            _first(given.learning_rate, found[name].get("lr"), lambda: beside.value.learning_rate) for found in settings
+        )
+        for name in names
+    }
+    decays = {
+        name: _first(given.weight_decay, settings[-1][name].get("weight_decay"), lambda: beside.value.weight_decay)
+        for name in names
+    }
+    return replace(
+        _rule(optimizer, given, first, beside),
+        rates=rates,
+        decays=decays,
+        steps_per_epoch=given.steps_per_epoch or beside.value.steps_per_epoch,
+        notes=tuple(_notes(given, kind, optimizer, serving[-1], settings[-1])),
+    )
+
+
+def _rule(optimizer: str, given: Given, first: Mapping[str, Any], beside: _Beside) -> Training:
+    """The rule with the settings that all layers share; `first`: those of the first group."""
+    heavy, averaging = optimizer in WITH_MOMENTUM, optimizer in WITH_BETAS
+    momentum, betas = 0.0, None
+    if heavy:
+        momentum = float(_first(given.momentum, first.get("momentum"), lambda: beside.value.momentum) or 0.0)
+    if averaging:
+        pair = _first(given.betas, first.get("betas"), lambda: beside.value.betas, WITH_BETAS[optimizer])
+        betas = float(pair[0]), float(pair[1])
     nesterov = given.nesterov or bool(first.get("nesterov"))
+    trust = first.get("trust_coefficient") or first.get("trust_coeff") if optimizer == "lars" else None
     return Training(
         optimizer=optimizer,
-        gains=momentum_gains(float(momentum), float(first.get("dampening") or 0.0), nesterov) if heavy else Gains(),
-        momentum=float(momentum) if heavy else None,
-        betas=(float(betas[0]), float(betas[1])) if optimizer in WITH_BETAS and betas else None,
-        trust=float(first.get("trust_coefficient") or first.get("trust_coeff") or 1.0) if optimizer == "lars" else 1.0,
+        gains=momentum_gains(momentum, float(first.get("dampening") or 0.0), nesterov) if heavy else Gains(),
+        momentum=momentum if heavy else None,
+        betas=betas,
+        trust=float(trust or 1.0),
         decoupled=given.decoupled or optimizer in ("adamw", "lion"),
-        rates={
-            name: tuple(
-                _first(given.learning_rate, found[name].get("lr"), lambda: beside.value.learning_rate)
-                for found in settings
-            )
-            for name in names
-        },
-        decays={
-            name: _first(given.weight_decay, settings[-1][name].get("weight_decay"), lambda: beside.value.weight_decay)
-            for name in names
-        },
-        steps_per_epoch=given.steps_per_epoch or beside.value.steps_per_epoch,
         variant=next((words for key, words in VARIANTS.items() if first.get(key)), None),
-        notes=tuple(_notes(given, kind, optimizer, serving[-1], settings[-1])),
     )
 
 
