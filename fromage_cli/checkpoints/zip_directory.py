@@ -145,7 +145,8 @@ def _long_sizes(extra: bytes, *short: int) -> tuple[int, int, int]:
 def _without_overlaps(source: Source, members: list[Member], end: int) -> Iterator[Member]:
     """The members by their places, each with where the next begins; archives that inflate to much more overlap them."""
     ordered = sorted(members, key=lambda member: member.header)
-    for member, following in zip(ordered, [*(other.header for other in ordered[1:]), end], strict=True):
+    ends = [*(member.header for member in ordered[1:]), end]
+    for member, following in zip(ordered, ends, strict=False):  # one more where there are no members
         if member.header + 30 + member.stored > following:
             raise damaged(source, f"the member {member.name!r} overlaps the next or the table of contents")
         yield member._replace(limit=following)

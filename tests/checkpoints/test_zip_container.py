@@ -31,6 +31,11 @@ def test_members_are_what_was_written(path):
         assert part == content[1:-1]
 
 
+def test_an_archive_of_nothing(tmp_path):
+    zipfile.ZipFile(tmp_path / "x", "w").close()
+    assert not ZipContainer(Source.of_file(tmp_path / "x")).members
+
+
 def test_a_part_of_a_file_is_an_archive_of_its_own(path, tmp_path):
     (tmp_path / "y").write_bytes(b"before" + path.read_bytes() + b"after")
     container = ZipContainer(Source.of_part(tmp_path / "y", 6, path.stat().st_size))

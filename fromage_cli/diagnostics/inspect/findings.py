@@ -20,12 +20,12 @@ def judge_safety(result: InspectResult | SafetyResult) -> tuple[Finding, ...]:
     names = [entry.name if not entry.module else f"{entry.module}.{entry.name}" for entry in _dangerous(result)]
     if not names:
         return ()
-    counted = "1 name that runs" if len(names) == 1 else f"{len(names)} names that run"
+    acts = "1 name that runs code or reaches" if len(names) == 1 else f"{len(names)} names that run code or reach"
     return (
         Finding(
             code="pickle-runs-code",
             severity="warn",
-            message=f"the file has {counted} code or reach files in an ordinary loader: {_first(names)}",
+            message=f"the file has {acts} files in an ordinary loader: {_first(names)}",
             value=float(len(names)),
             limit=0.0,
             hint="Nothing was run here. Load it elsewhere only if you trust its source; save weights as safetensors.",
