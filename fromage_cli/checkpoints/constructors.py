@@ -56,16 +56,24 @@ def storage_dtype(value: object) -> str | None:
     return STORAGES.get(value.name)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) -> StoredTensor:
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> StoredTensor:
     if not isinstance(storage, Storage):
         raise Unfit
-    return dense(storage, storage.dtype, offset, shape, stride)
+    return _lazily(dense(storage, storage.dtype, offset, shape, stride), rest)
+
+
+def _lazily(tensor: StoredTensor, rest: tuple[Any, ...]) -> StoredTensor:
+    """A tensor whose stored elements are to be conjugated or negated when they are used is not what is stored."""
+    for metadata in rest:
+        if isinstance(metadata, dict) and (metadata.get("conj") or metadata.get("neg")):
+            tensor.peculiarity = "a view that is conjugated or negated when it is used"
+    return tensor
 
 
 def _tensor_of_dtype(
-    storage: Any, offset: Any, shape: Any, stride: Any, _gradient: Any, _hooks: Any, dtype: Any, *_rest: Any
+    storage: Any, offset: Any, shape: Any, stride: Any, _gradient: Any, _hooks: Any, dtype: Any, *rest: Any
 ) -> StoredTensor:
-    return dense(storage, dtype_of(dtype), offset, shape, stride)
+    return _lazily(dense(storage, dtype_of(dtype), offset, shape, stride), rest)
 
 
 def _quantised(storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) -> StoredTensor:

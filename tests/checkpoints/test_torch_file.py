@@ -260,6 +260,15 @@ def test_the_environment_cannot_lift_the_restriction(path, tmp_path, monkeypatch
     assert not (tmp_path / "marker").exists()
 
 
+@pytest.mark.parametrize("view", [lambda w: w.conj(), lambda w: w.conj().imag])
+def test_views_that_change_their_numbers_are_refused_by_name(path, view):
+    torch.save({"w": view(torch.ones(3, dtype=torch.complex64)), "v": torch.ones(2)}, path)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.tensor("v").tolist() == [1.0, 1.0]
+    with pytest.raises(InputError, match="'w' in .* is a view that is conjugated or negated"):
+        checkpoint.tensor("w")
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_torchscript_yields_its_tensors_and_runs_nothing(path):
     model = torch.nn.Sequential(torch.nn.Conv1d(2, 3, 2), torch.nn.BatchNorm1d(3), torch.nn.LSTM(3, 4))
