@@ -18,6 +18,9 @@ GUESS = 1e-3
 """Where the search for the first increase begins when nothing else is known."""
 ABOVE: dict[Estimator, float] = {"probe-init": 2.0, "probe": 8.0}
 """The highest rate of the runs over the first increase, which is far too high at an initialisation."""
+TRAINED = (
+    "short runs from trained weights tell little of the rate to train at; with a factory they start from new weights"
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class RateProbe:
     gain: float | None
     """1 - the least loss after a run / the loss before."""
     reliable: bool
-    """Whether the rate was measured."""
+    """Whether the rate was measured; from a checkpoint it never is, see docs/learning-rate-study.md."""
     reason: str
     """Why it is reliable or not, in words."""
     estimator: Estimator
@@ -104,7 +107,7 @@ def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimato
         initial = estimator == "probe-init"
         measured = constants.from_initialisation(centre) if initial else constants.from_checkpoint(centre)
     typical = constants.typical if constants is not None else None
-    doubt = _doubt(runs, constants)
+    doubt = _doubt(runs, constants, estimator)
     found = RateProbe(
         learning_rate=typical,
         low=None,
@@ -131,12 +134,17 @@ def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimato
     return replace(found, learning_rate=measured, low=measured / factor, high=measured * factor)
 
 
-def _doubt(runs: ShortRuns, constants: Calibration | None) -> str | None:
+def _doubt(runs: ShortRuns, constants: Calibration | None, estimator: Estimator) -> str | None:
     """Why the rate cannot be measured here; None where it can."""
     if runs.stopped is not None:
         return "a limit was reached before all short runs were made"
     if constants is None:
         return "no study says how the best rates of short runs and of long ones are related for this optimizer"
+    return _doubt_in_losses(runs) or (TRAINED if estimator == "probe" else None)
+
+
+def _doubt_in_losses(runs: ShortRuns) -> str | None:
+    """Why the losses tell no rate; None where they do."""
     if not runs.start_loss > 0.0:
         return f"the loss is {runs.start_loss:.3g} before the first step, and no part of it can be told"
     if runs.gain is None or not runs.bracketed:

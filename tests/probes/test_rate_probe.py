@@ -60,6 +60,10 @@ def test_each_start_has_its_own_constants() -> None:
     assert initial.centre is not None
     assert initial.measured == pytest.approx(ADAMW.from_initialisation(initial.centre))
     assert trained.measured == pytest.approx(ADAMW.from_checkpoint(initial.centre))
+    assert initial.reliable
+    assert not trained.reliable
+    assert trained.learning_rate == ADAMW.typical
+    assert "with a factory they start from new weights" in trained.reason
 
 
 SMALL = {rate: 1.0 - 0.9 * LEAST_GAIN * (1.0 - loss) if math.isfinite(loss) else loss for rate, loss in WELL.items()}
@@ -177,7 +181,7 @@ def test_a_time_limit_leaves_a_partial_answer(make_problem: Maker, perceptron: n
     assert len(probe.rates) == len(probe.losses) == 3
     assert probe.stopped is not None
     assert not probe.reliable
-    assert probe.learning_rate == SGD.typical
+    assert probe.learning_rate == pytest.approx(SGD.typical)
 
 
 def test_an_optimizer_without_steps_is_refused(make_problem: Maker, perceptron: nn.Module) -> None:

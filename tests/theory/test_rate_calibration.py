@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from fromage_cli.theory.rate_calibration import (
     ADAMW,
     FROMAGE,
+    INITIAL_EXPONENT,
     MOMENTUM,
     SGD,
     SOFTNESS,
+    TRAINED_EXPONENT,
     Calibration,
     calibration,
     centre_of_least,
@@ -19,9 +21,9 @@ RATES = [2.0 ** (2 * k) for k in range(-4, 5)]
 
 
 def test_the_rate_is_a_power_of_the_centre() -> None:
-    constants = Calibration(typical=0.1, offset=-1.0, exponent=0.5, trained_offset=-3.0, trained_exponent=0.25)
-    assert constants.from_initialisation(4.0) == pytest.approx(2.0**-1 * 4.0**0.5)
-    assert constants.from_checkpoint(16.0) == pytest.approx(2.0**-3 * 16.0**0.25)
+    constants = Calibration(typical=0.1, offset=-1.0, trained_offset=-3.0)
+    assert constants.from_initialisation(4.0) == pytest.approx(2.0**-1 * 4.0**INITIAL_EXPONENT)
+    assert constants.from_checkpoint(16.0) == pytest.approx(2.0**-3 * 16.0**TRAINED_EXPONENT)
 
 
 def test_each_optimizer_has_its_own_constants() -> None:
