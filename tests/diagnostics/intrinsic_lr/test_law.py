@@ -66,14 +66,14 @@ def test_equilibrium_norms():
 def test_lars_over_several_channels_against_a_simulation():
     """One step size for the whole tensor: ‖w_u‖² = η'/(2wd) ‖g̃_u‖ in every channel."""
     generator = torch.Generator().manual_seed(0)
-    sizes, decay, rate, channels, width = torch.tensor([1.0, 2.0, 4.0]).double(), 5e-3, 0.1, 3, 400
+    sizes, decay, rate, channels, width = torch.tensor([1.0, 2.0, 4.0]).double(), 5e-3, 0.1, 3, 300
     squares = (sizes.square() * (width - 1)).tolist()
     found = subject("lars", rate, decay, squares=tuple(squares), elements=channels * width)
     end = equilibrium_norm(found)
     units = torch.randn(channels, width, generator=generator, dtype=torch.float64)
     weight = (units * (end / units.norm())).requires_grad_()
     optimizer, norms, angles = LARS([weight], lr=rate, weight_decay=decay), [], []
-    for _ in range(1500):
+    for _ in range(600):
         rows = weight.detach().norm(dim=1, keepdim=True)
         unit = weight.detach() / rows
         noise = torch.randn(channels, width, generator=generator, dtype=torch.float64) * sizes[:, None]
@@ -82,8 +82,8 @@ def test_lars_over_several_channels_against_a_simulation():
         norms.append(float(weight.detach().norm()))
         after = weight.detach() / weight.detach().norm(dim=1, keepdim=True)
         angles.append(float((after - unit).norm(dim=1).mean()))
-    assert sum(norms[-500:]) / 500 == pytest.approx(end, rel=0.05)
-    assert sum(angles[-500:]) / 500 == pytest.approx(law_of(found).equilibrium.rotation, rel=0.05)
+    assert sum(norms[-300:]) / 300 == pytest.approx(end, rel=0.05)
+    assert sum(angles[-300:]) / 300 == pytest.approx(law_of(found).equilibrium.rotation, rel=0.05)
 
 
 @pytest.mark.parametrize(
