@@ -66,7 +66,7 @@ def _lazily(tensor: StoredTensor, rest: tuple[Any, ...]) -> StoredTensor:
     """A tensor whose stored elements are to be conjugated or negated when they are used is not what is stored."""
     for metadata in rest:
         if isinstance(metadata, dict) and (metadata.get("conj") or metadata.get("neg")):
-            tensor.peculiarity = "a view that is conjugated or negated when it is used"
+            tensor.peculiarity = "lazily conjugated or negated"
     return tensor
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints.candidates import Candidate
-from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
+from fromage_cli.checkpoints.checkpoint import Contents, Span, TensorEntry
 from fromage_cli.checkpoints.files import FileVersion, quoted
 from fromage_cli.checkpoints.naming import listed
 from fromage_cli.checkpoints.nested import ANY, Choice, ancestors, choose
@@ -40,6 +40,8 @@ class Loaded:
     names: tuple[PickledName, ...]
     """The classes and functions that its pickle names."""
     notes: tuple[str, ...]
+    spans: Callable[[Mapping[str, StoredTensor]], Mapping[str, Span]] = lambda tensors: {}
+    """Where the elements of tensors lie in the file as they are."""
 
 
 def read_torch(path: Path, kind: str, choice: Choice = ANY) -> Contents:
@@ -62,7 +64,7 @@ def read_torch(path: Path, kind: str, choice: Choice = ANY) -> Contents:
     steps = (step_in_metadata(_whole_numbers(mapping)) for mapping in around)
     return Contents(
         format=kind,
-        entries={name: TensorEntry(name, tensor.dtype, tensor.shape) for name, tensor in chosen.tensors.items()},
+        entries={name: TensorEntry(name, _dtype(tensor), tensor.shape) for name, tensor in chosen.tensors.items()},
         read=lambda name: _read(chosen.tensors[name], name, version),
         metadata=_scalars(around[0]) if around else {},
         step=next((step for step in steps if step is not None), None),
@@ -70,6 +72,7 @@ def read_torch(path: Path, kind: str, choice: Choice = ANY) -> Contents:
         notes=tuple(text for text in (note, _left_out(chosen), *loaded.notes) if text),
         tied=_tied(chosen.tensors),
         read_optimizer=lambda: optimizer_state(around),
+        spans=loaded.spans(chosen.tensors),
         names=loaded.names,
     )
 
@@ -98,7 +101,7 @@ def load(source: Source, kind: str) -> Loaded:
     archive = TorchArchive(source)
     unpickled = archive.load()
     unchecked = () if archive.container.has_checksums else (f"{quoted(source.path)} was saved without checksums.",)
-    return Loaded(opened_up(unpickled.value), unpickled.names, (*said(unpickled.names), *unchecked))
+    return Loaded(opened_up(unpickled.value), unpickled.names, (*said(unpickled.names), *unchecked), archive.spans)
 
 
 def _told(path: Path, error: FromageError) -> FromageError:
@@ -114,6 +117,11 @@ def _read(tensor: StoredTensor, name: str, version: FileVersion) -> torch.Tensor
         )
     version.check_unchanged()
     return tensor.read()
+
+
+def _dtype(tensor: StoredTensor) -> str:
+    """The dtype; of a tensor that cannot be read, what it is instead of plain numbers."""
+    return f"{tensor.peculiarity} {tensor.dtype}" if tensor.peculiarity else tensor.dtype
 
 
 def _refuse_much(version: FileVersion, tensors: Mapping[str, StoredTensor]) -> None:

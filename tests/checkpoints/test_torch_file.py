@@ -265,7 +265,7 @@ def test_views_that_change_their_numbers_are_refused_by_name(path, view):
     torch.save({"w": view(torch.ones(3, dtype=torch.complex64)), "v": torch.ones(2)}, path)
     checkpoint = open_checkpoint(path)
     assert checkpoint.tensor("v").tolist() == [1.0, 1.0]
-    with pytest.raises(InputError, match="'w' in .* is a view that is conjugated or negated"):
+    with pytest.raises(InputError, match=r"'w' in .* is lazily conjugated or negated"):
         checkpoint.tensor("w")
 
 
@@ -335,7 +335,7 @@ def test_tensors_that_are_not_dense_are_listed_but_not_read(path):
     torch.save({**STATE, **special}, path)
     checkpoint = open_checkpoint(path)
     assert set(checkpoint.entries) == {*STATE, *special}
-    assert checkpoint.entries["quantised"].dtype == "quint8"
+    assert checkpoint.entries["quantised"].dtype == "quantised quint8"
     for name in special:
         with pytest.raises(InputError, match=f"Tensor '{name}' .* is .*{name}"):
             checkpoint.tensor(name)

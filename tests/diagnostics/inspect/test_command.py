@@ -181,3 +181,13 @@ def test_refusals(run, tmp_path, monkeypatch, arguments, code, words):
     save_file({"w": torch.ones(2)}, tmp_path / "c.safetensors")
     found, out, err = run(*arguments)
     assert found == code and words in err and out == ""
+
+
+@pytest.mark.parametrize("option", ["--headers", "--spectrum", "--all"])
+def test_what_is_no_plain_tensor_is_named_and_the_others_are_measured(run, tmp_path, option):
+    torch.save({"w": torch.eye(3), "s": torch.eye(3).to_sparse(), "m": torch.ones(2, device="meta")}, tmp_path / "x.pt")
+    code, out, err = run(tmp_path / "x.pt", option, "--json")
+    tensors = {tensor["name"]: tensor for tensor in json.loads(out)["result"]["tensors"]}
+    assert (code, tensors["s"]["dtype"], tensors["s"]["norm"]) == (0, "sparse float32", None)
+    assert tensors["m"]["dtype"].startswith("without data")
+    assert option == "--headers" or tensors["w"]["norm"] == pytest.approx(3**0.5)
