@@ -51,7 +51,7 @@ def reduction_cost(
     read = sum(last.entries[name].elements for name in few)
     share = len(checkpoints) * sum(sizes) / read if read else 0.0
     whole = max((_bytes(last, name) for name in known if name not in last.spans), default=0)
-    return ReductionCost(seconds * share, PROGRAM + threads() * CHUNK * BUFFERS + whole)
+    return ReductionCost(seconds * share, PROGRAM + threads() * (CHUNK * BUFFERS + whole))
 
 
 def _bytes(checkpoint: Checkpoint, name: str) -> int:

@@ -18,6 +18,7 @@ UNTESTED = (
     "Whether a layer is scale-invariant was not tested: that needs the model; --model SPEC (and --batch SPEC) "
     "turns the test on."
 )
+UNKNOWN = "The optimizer is not known: --optimizer NAME adds the law and effective rates."
 TESTED = (
     "invariant: whether the network feels the layer's scale, and which parts may be scaled on their own; D(2), D(0.5): "
     "how far outputs move when it is doubled and halved."
@@ -64,7 +65,9 @@ def _invariant(result: NormsResult) -> str:
 def _legend(result: NormsResult) -> str:
     series = len(result.steps) > 1
     law = series and any(layer.predicted_growth is not None for layer in result.layers)
-    return " ".join([*[GROWTH] * series, *[LAW] * law, TESTED if _is_tested(result) else UNTESTED])
+    unknown = series and result.optimizer is None
+    tested = TESTED if _is_tested(result) else UNTESTED
+    return " ".join([*[GROWTH] * series, *[LAW] * law, tested, *[UNKNOWN] * unknown])
 
 
 def _is_tested(result: NormsResult) -> bool:

@@ -71,6 +71,11 @@ def test_one_checkpoint(make_result, make_layer):
     assert "growth needs a second checkpoint" in text and "effective" not in text and "±" not in text
 
 
+def test_an_optimizer_that_is_not_known(make_result):
+    assert "--optimizer NAME" in page(make_result(optimizer=None), 300)
+    assert "--optimizer NAME" not in page(make_result(), 300)
+
+
 def test_no_growth(make_result, make_layer):
     assert "the norm of no layer grows" in summary(make_result(layers=(make_layer(overflow_step=None),)))
 
