@@ -11,9 +11,12 @@ from fromage_cli.probes.gradient_noise import noise_chunks
 from fromage_cli.problem.evaluation import batch_statistics_modules
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.accumulation import squared_norm
 
 CHUNKS = 16
 """Gradients that are taken, of parts of the rows."""
+BLOCK = 1 << 20
+"""Elements that are widened at a time."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,12 @@ class UnitGradients:
 
 
 def squares_of_units(tensor: Tensor, units: Units) -> Tensor:
-    """‖u‖² of every unit, [parts] float64."""
+    """‖u‖² of every unit, [parts] float64 on the processor."""
     rows = tensor.detach().movedim(units.axis, 0).reshape(units.parts, -1)  # [parts, elements]
-    return torch.stack([row.double() @ row.double() for row in rows])
+    if rows.shape[1] > BLOCK:
+        return torch.tensor([squared_norm(row) for row in rows], dtype=torch.float64)
+    blocks = rows.split(BLOCK // max(rows.shape[1], 1))
+    return torch.cat([block.double().square().sum(1) for block in blocks]).cpu()
 
 
 def measure_unit_gradients(
@@ -72,15 +78,13 @@ def measure_unit_gradients(
     def visit(tensor: TrainableTensor, gradient: Tensor) -> None:
         if tensor.name in sums:
             sums[tensor.name].add_(gradient)
-            squares[tensor.name] += squares_of_units(gradient, units[tensor.name]).cpu()
+            squares[tensor.name] += squares_of_units(gradient, units[tensor.name])
 
     for part in parts:
         problem.on(part).visit_gradient(visit)
         problem.evaluations.gradients += part.size / problem.rows
     found = {
-        name: expected_square(
-            squares_of_units(total, units[name]).cpu(), squares[name], len(parts), parts[0].size, size
-        )
+        name: expected_square(squares_of_units(total, units[name]), squares[name], len(parts), parts[0].size, size)
         for name, total in sums.items()
     }
     return UnitGradients({name: tuple(each.tolist()) for name, each in found.items()}, size, parts[0].size, len(parts))

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from fromage_cli.errors import MismatchError
+from fromage_cli.probes import unit_gradients
 from fromage_cli.probes.unit_gradients import Units, expected_square, measure_unit_gradients, squares_of_units
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.problem import Problem
@@ -48,7 +49,9 @@ def test_other_sizes_are_extrapolated_without_bias():
     assert bool((torch.stack(estimates) >= 0.0).all())
 
 
-def test_units_along_either_dimension():
+@pytest.mark.parametrize("block", [2, 5, 1 << 20])
+def test_units_along_either_dimension(block, monkeypatch):
+    monkeypatch.setattr(unit_gradients, "BLOCK", block)
     tensor = torch.arange(24.0).reshape(4, 3, 2)
     assert squares_of_units(tensor, Units(4, 0)).tolist() == tensor.double().square().sum((1, 2)).tolist()
     assert squares_of_units(tensor, Units(2, 0)).tolist() == [
