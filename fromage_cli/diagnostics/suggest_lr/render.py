@@ -5,7 +5,7 @@ import math
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fromage_cli.diagnostics.suggest_lr.result import Limit, SuggestedRates
+from fromage_cli.diagnostics.suggest_lr.result import LayerRate, Limit, SuggestedRates
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
 from fromage_cli.terminal.words import number, sparkline
@@ -50,32 +50,39 @@ def summary(result: SuggestedRates) -> str:
 def _limit(result: SuggestedRates) -> str:
     limit, name = result.limit, result.optimizer.name
     if limit.eta is None:
-        return "No limit was found for the next update."
+        return "No step was found that is certain to descend, nor a rate from which on the loss rises."
     if name is None:
         return (
-            f"The next update may move the weights by {number(limit.eta)} of their size{_because(limit)}; "
-            "which learning rate that is depends on the optimizer, which is not known."
+            f"The next update {_certain(limit)} a relative step of {number(limit.eta)}{_limited(limit)}; which "
+            "learning rate that is depends on the optimizer, which is not known."
         )
+    relative = f"relative step {number(limit.eta)}" if name not in RELATIVE else ""
+    whole = next((each.learning_rate for each in result.estimates if each.name == "measured-sum"), None)
+    further = f", and on the whole up to {number(whole)}" if whole is not None else ""
     rate = f"a learning rate of {number(limit.learning_rate)}"
-    if name not in RELATIVE:
-        rate += f" (relative step {number(limit.eta)})"
-    at_least = "at least " if limit.relation == "above-grid" else ""
-    return f"The next {_TITLES[name]} update may go up to {at_least}{rate}{_because(limit)}."
-
-
-def _because(limit: Limit) -> str:
     if limit.estimator != "measured":
-        return ", where the loss was seen to rise; nothing smaller is certain to descend"
-    if limit.relation == "above-grid":
-        return " and is certain to descend on this batch"
-    return f" and is certain to descend on this batch; {limit.limiting_layer} limits it"
+        return f"The next {_TITLES[name]} update raises the loss from {rate} on; nothing smaller is certain to descend."
+    return f"The next {_TITLES[name]} update {_certain(limit)} {rate}{_limited(limit, relative)}{further}."
+
+
+def _certain(limit: Limit) -> str:
+    where = "in every layer" if limit.criterion == "layers" else "on the whole"
+    up_to = "as far as was looked, to" if limit.relation == "above-grid" else "up to"
+    return f"is certain to descend {where} {up_to}"
+
+
+def _limited(limit: Limit, relative: str = "") -> str:
+    """The relative step and the layer, in brackets."""
+    layer = f"{limit.limiting_layer} limits it" if limit.limiting_layer is not None else ""
+    inside = "; ".join(text for text in (relative, layer) if text)
+    return f" ({inside})" if inside else ""
 
 
 def _present(result: SuggestedRates) -> str:
     rate, ratio = result.optimizer.current_learning_rate, result.optimizer.current_ratio
     if rate is None or ratio is None:
         return ""
-    return f" You run at {number(rate)}, {number(ratio)} × that."
+    return f" You run at {number(rate)}, {number(ratio)} × the limit."
 
 
 def _recommended(result: SuggestedRates) -> str:
@@ -159,16 +166,17 @@ def _verification(result: SuggestedRates, style: PageStyle) -> RenderableType:
 
 def _layers(result: SuggestedRates, style: PageStyle) -> RenderableType:
     limiting = result.limit.limiting_layer
+    farthest = max((point.eta for point in result.points), default=0.0)
     order = sorted(
         result.layers,
-        key=lambda layer: (layer.name != limiting, layer.trust_eta or layer.linear_trust_eta or math.inf),
+        key=lambda layer: (layer.name != limiting, layer.trust_eta or max(layer.linear_trust_eta or 0.0, farthest)),
     )
     shown = result.layers if style.show_all else order[:ROWS]
     rows = [
         (
             layer.name,
             _with_error(layer.cosine, layer.cosine_stderr),
-            layer.trust_eta if layer.trust_eta is not None else _unseen(layer.trust_relation, layer.linear_trust_eta),
+            layer.trust_eta if layer.trust_eta is not None else _unseen(layer, farthest),
             layer.relative_step,
             layer.learning_rate,
         )
@@ -189,8 +197,9 @@ def _with_error(value: float | None, error: float | None) -> str:
     return number(value) if error is None else f"{number(value)} ± {number(float(f'{error:.1g}'))}"
 
 
-def _unseen(relation: str, linear: float | None) -> str:
-    """Words for a layer whose own place the search did not meet: about where a straight line would have it."""
-    if relation == "above-grid" and linear is not None:
-        return f"≈ {number(linear)}"
-    return {"above-grid": "beyond", "below-grid": "below"}.get(relation, "none")
+def _unseen(layer: LayerRate, farthest: float) -> str:
+    """Words for a layer whose place the search did not meet: where a straight line would have it, or beyond what."""
+    if layer.trust_relation != "above-grid":
+        return "below" if layer.trust_relation == "below-grid" else "none"
+    linear = layer.linear_trust_eta
+    return f"≈ {number(linear)}" if linear is not None and linear > farthest else f"> {number(farthest)}"

@@ -97,7 +97,10 @@ def test_the_page_gives_both_answers(run: Run, home: Path) -> None:
     code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--momentum", ".9", "--lr", "100", "--format", "rich")
     text = " ".join(out.split())
     assert code == 0
-    assert "The next SGD update may go up to a learning rate of" in text and "To train at: 0.0" in text
+    assert (
+        "The next SGD update is certain to descend in every layer up to a learning rate of" in text
+        and "To train at: 0.0" in text
+    )
     assert "you run at 100" in text and "where the step raises the loss" in text
 
 

@@ -59,18 +59,23 @@ def test_layers_are_cut_short_the_limiting_one_first(make_result: MakeResult) ->
 
 def test_both_answers_are_said(make_result: MakeResult) -> None:
     result = make_result()
-    assert "up to a learning rate of 0.000963 (relative step 0.0028)" in summary(result)
-    assert "You run at 0.003, 3.12 × that." in summary(result)
+    text = summary(result)
+    assert "certain to descend in every layer up to a learning rate of 0.000963 (relative step 0.0028; blocks.4" in text
+    assert "and on the whole up to 0.00214. You run at 0.003, 3.12 × the limit." in text
     assert "To train at: 0.00179, between 0.00089 and 0.0036" in summary(result)
 
 
 def test_what_is_missing_is_said(make_result: MakeResult) -> None:
     result = make_result()
-    assert "No limit was found" in summary(replace(result, limit=NOTHING))
+    assert "No step was found that is certain to descend" in summary(replace(result, limit=NOTHING))
     beyond = replace(result.limit, relation="above-grid", upper_eta=None, limiting_layer=None)
-    assert "up to at least a learning rate" in summary(replace(result, limit=beyond))
+    assert "in every layer as far as was looked, to a learning rate" in summary(replace(result, limit=beyond))
+    whole = replace(result.limit, criterion="sum")
+    assert "certain to descend on the whole up to" in summary(replace(result, limit=whole))
     risen = replace(result.limit, estimator="critical", criterion=None)
-    assert "where the loss was seen to rise" in summary(replace(result, limit=risen))
+    assert "raises the loss from a learning rate of 0.000963 on; nothing smaller is certain" in summary(
+        replace(result, limit=risen)
+    )
     typical = Recommended(0.0044, 0.01, None, None, "typical", "a limit was reached before", False, None)
     assert "0.0044, typical and not measured here: a limit" in summary(replace(result, recommended=typical))
     none = replace(typical, learning_rate=None, reason="no study")
@@ -81,6 +86,16 @@ def test_relative_rates_are_not_said_twice(make_result: MakeResult) -> None:
     result = make_result()
     fromage = replace(result, optimizer=replace(result.optimizer, name="fromage"))
     assert "relative step" not in summary(fromage)
+
+
+def test_a_layer_that_the_search_passed_is_beyond_it(make_result: MakeResult) -> None:
+    result = make_result()
+    layers = (replace(result.layers[0], linear_trust_eta=0.001), *result.layers[1:])
+    assert "> 0.0029" in page(replace(result, layers=layers))
+    below = (replace(result.layers[0], trust_relation="below-grid"), *result.layers[1:])
+    assert " below " in page(replace(result, layers=below))
+    none = (replace(result.layers[0], trust_relation="uncertifiable"), *result.layers[1:])
+    assert " none " in page(replace(result, layers=none))
 
 
 def test_real_steps_are_drawn(make_result: MakeResult) -> None:
