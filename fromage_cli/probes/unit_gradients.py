@@ -45,7 +45,7 @@ def squares_of_units(tensor: Tensor, units: Units) -> Tensor:
     rows = tensor.detach().movedim(units.axis, 0).reshape(units.parts, -1)  # [parts, elements]
     if rows.shape[1] > BLOCK:
         return torch.tensor([squared_norm(row) for row in rows], dtype=torch.float64)
-    blocks = rows.split(BLOCK // max(rows.shape[1], 1))
+    blocks = torch.split(rows, BLOCK // max(rows.shape[1], 1))
     return torch.cat([block.double().square().sum(1) for block in blocks]).cpu()
 
 
