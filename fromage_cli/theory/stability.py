@@ -54,8 +54,13 @@ and any of the networks measured survived. Source: Lewkowycz et al., *The large 
 2020; Zhu et al., *Quadratic models for understanding catapult dynamics*, ICLR 2024."""
 
 EDGE = (0.8, 1.5)
-"""Ratio of eigenvalue to threshold between which full-batch training hovers once sharpness has risen to the threshold.
-Source: Cohen et al., ICLR 2021, Fig. 1 and 5, whose curves stay in it."""
+"""Ratio of eigenvalue to threshold between which full-batch training hovers once it has met the threshold.
+
+Measured: perceptrons 64-32-32-10 (tanh, ReLU, ELU) on 400 digits with squared error, gradient descent and Adam, 11
+runs of 2500 to 4000 steps: from the first meeting on, 90 % of the ratios of every run lay in 0.92 to 1.12, all of them
+in 0.78 to 1.39; a 6-16-2 one (the test of this band) reached 1.45 before it first came back. With cross-entropy the
+ratio passes through the threshold early (to 1.2, and to 9 at the highest rate) and then falls far below it as the loss
+vanishes."""
 
 
 def initial_regime(scaled: float) -> str:

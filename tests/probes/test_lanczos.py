@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fromage_cli.errors import NumericalError, ResourceError
-from fromage_cli.probes.lanczos import largest_eigenvalues
+from fromage_cli.probes.lanczos import _Band, largest_eigenvalues
 
 Matrix = torch.Tensor
 
@@ -119,3 +119,42 @@ def test_what_was_found_before_a_limit_is_kept() -> None:
     found = largest_eigenvalues(limited, matrix[0])
     assert found.stopped is not None
     assert (found.products, len(found.eigenvalues), found.converged) == (3, 1, False)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    values=st.lists(st.floats(-100, 100), min_size=2, max_size=40),
+    count=st.integers(1, 3),
+    seed=st.integers(0, 5),
+    tolerance=st.sampled_from([1e-2, 1e-3, 1e-5]),
+)
+def test_in_single_precision_nothing_is_above_the_truth_by_more_than_its_bound(
+    values: list[float], count: int, seed: int, tolerance: float
+) -> None:
+    matrix = with_spectrum(values, seed).float()
+    exact = np.linalg.eigvalsh(matrix.double().numpy())
+    found = largest_eigenvalues(product_with(matrix), matrix[0], count=count, tolerance=tolerance, seed=seed)
+    for rank, pair in enumerate(found.eigenvalues):
+        assert np.abs(exact - pair.value).min() <= pair.residual
+        assert pair.value - exact[-1 - rank] <= pair.residual
+
+
+def test_a_million_entries_in_single_precision_lose_nothing() -> None:
+    """A diagonal matrix: norms and inner products summed naively would be off by more than the residual says."""
+    size = 1_000_000
+    diagonal = torch.linspace(0.0, 1.0, size)
+    diagonal[123_456] = 3.0
+    found = largest_eigenvalues(lambda vector: diagonal * vector, diagonal, tolerance=1e-5)
+    assert found.converged
+    assert found.eigenvalues[0].value == pytest.approx(3.0, rel=1e-6)
+    assert found.eigenvalues[0].value - 3.0 <= found.eigenvalues[0].residual
+
+
+def test_the_basis_stays_orthogonal_over_many_products() -> None:
+    matrix = with_spectrum(list(np.linspace(0.0, 1.0, 120))).float()
+    band = _Band(matrix[0], 1, 0)
+    for _ in range(60):
+        band.extend(lambda vector: matrix @ vector)
+    basis = torch.stack([band.basis[index] for index in range(len(band.basis))]).double()
+    assert len(basis) == 61
+    torch.testing.assert_close(basis @ basis.T, torch.eye(61, dtype=torch.float64), rtol=0, atol=1e-6)

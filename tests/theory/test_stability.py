@@ -1,10 +1,14 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from fromage_cli.probes.lanczos import largest_eigenvalues
 from fromage_cli.theory.stability import (
+    EDGE,
     adam_threshold,
     adamw_threshold,
     initial_regime,
@@ -73,25 +77,68 @@ def test_with_a_fixed_preconditioner_adam_diverges_above_its_threshold(
     assert runs_away(1.03 * threshold - coupled)
 
 
-def test_the_real_adam_turns_at_its_threshold() -> None:
-    """torch's own optimizer takes the steps, with v held at 1."""
-    threshold = adam_threshold(RATE, 0.9)
+@pytest.mark.parametrize(
+    ("make", "threshold", "added"),
+    [
+        (torch.optim.Adam, adam_threshold(RATE, 0.9), 0.0),
+        (partial(torch.optim.Adam, weight_decay=400.0), adam_threshold(RATE, 0.9), 400.0),
+        (partial(torch.optim.AdamW, weight_decay=20.0), adamw_threshold(RATE, 0.9, 20.0), 0.0),
+    ],
+)
+def test_the_real_adam_turns_at_its_threshold(
+    make: Callable[..., torch.optim.Optimizer], threshold: float, added: float
+) -> None:
+    """torch's own optimizers take the steps, with v held at 1."""
 
     def grown(curvature: float) -> float:
         weight = torch.full((1,), 1e-6, dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.Adam([weight], lr=RATE, betas=(0.9, 0.999), eps=1e-12)
+        optimizer = make([weight], lr=RATE, betas=(0.9, 0.999), eps=1e-12)
         optimizer.state[weight] = {
             "step": torch.tensor(1e6),
             "exp_avg": torch.zeros(1, dtype=torch.float64),
             "exp_avg_sq": torch.ones(1, dtype=torch.float64),
         }
-        for _ in range(60):
+        for _ in range(80):
             weight.grad = curvature * weight.detach()
             optimizer.step()
             optimizer.state[weight]["exp_avg_sq"].fill_(1.0)
         return abs(float(weight.detach())) / 1e-6
 
-    assert grown(0.95 * threshold) < 1.0 < grown(1.05 * threshold)
+    assert grown(0.95 * threshold - added) < 1.0 < grown(1.05 * threshold - added)
+
+
+@pytest.mark.parametrize("rate", [0.45, 0.6])
+def test_full_batch_training_hovers_inside_the_band_of_the_edge(rate: float) -> None:
+    """Once the ratio has met 1 it stays in EDGE: gradient descent on a small network with squared error."""
+    torch.manual_seed(0)
+    x = torch.randn(60, 6, dtype=torch.float64)
+    y = torch.sin(2.0 * x @ torch.randn(6, 2, dtype=torch.float64))
+    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 2)).double()
+    weights, start = list(model.parameters()), torch.randn(146, dtype=torch.float64)
+    ratios = []
+    for step in range(800):
+        loss = (model(x) - y).square().mean()
+        gradients = torch.autograd.grad(loss, weights, create_graph=step % 25 == 0)
+        if step % 25 == 0:
+            ratios.append(rate / 2.0 * largest(gradients, weights, start))
+        with torch.no_grad():
+            torch._foreach_add_(weights, [gradient.detach() for gradient in gradients], alpha=-rate)
+    met = next(index for index, ratio in enumerate(ratios) if ratio > 0.95)
+    assert met < 24
+    assert all(EDGE[0] < ratio < EDGE[1] for ratio in ratios[met:])
+
+
+def largest(gradients: Sequence[torch.Tensor], weights: list[nn.Parameter], start: torch.Tensor) -> float:
+    """The Hessian's largest eigenvalue by Lanczos."""
+    sizes = [weight.numel() for weight in weights]
+
+    def product(vector: torch.Tensor) -> torch.Tensor:
+        parts = torch.split(vector, sizes)
+        slope = sum((g * p.view_as(g)).sum() for g, p in zip(gradients, parts, strict=True))
+        found = torch.autograd.grad(slope, weights, retain_graph=True)
+        return torch.cat([part.reshape(-1) for part in found])
+
+    return largest_eigenvalues(product, start).eigenvalues[0].value
 
 
 def test_thirty_eight_over_the_rate_is_what_adam_bears() -> None:

@@ -1,4 +1,7 @@
+import copy
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +118,41 @@ def test_coupled_decay_counts_to_the_eigenvalue(linear: Problem) -> None:
     decayed = sharpness(linear, Optimizer("sgd", 0.1, weight_decay=3.0, decay_given=True)).result
     assert decayed.eigenvalues == plain.eigenvalues
     assert decayed.ratio == pytest.approx((plain.eigenvalues[0].value + 3.0) / 20.0)
+
+
+SGD = torch.optim.SGD
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "make"),
+    [
+        (Optimizer("sgd", 1.0), lambda rate: partial(SGD, lr=rate)),
+        (Optimizer("sgd", 1.0, 0.9), lambda rate: partial(SGD, lr=rate, momentum=0.9)),
+        (Optimizer("sgd", 1.0, 0.8, 0.5), lambda rate: partial(SGD, lr=rate, momentum=0.8, dampening=0.5)),
+        (Optimizer("sgd", 1.0, 0.9, nesterov=True), lambda rate: partial(SGD, lr=rate, momentum=0.9, nesterov=True)),
+        (Optimizer("sgd", 1.0, weight_decay=2.0), lambda rate: partial(SGD, lr=rate, weight_decay=2.0)),
+    ],
+)
+def test_real_training_diverges_from_a_ratio_of_one_on(
+    linear: Problem, regression: dict[str, Tensor], optimizer: Optimizer, make: Any
+) -> None:
+    unit = sharpness(linear, optimizer, effort=Effort(tolerance=1e-6)).result.ratio
+    assert unit is not None  # the ratio is proportional to the rate
+
+    def diverges(ratio: float) -> bool:
+        model = copy.deepcopy(linear.model)
+        rule = make(ratio / unit)(model.parameters())
+        for _ in range(2000):
+            rule.zero_grad()
+            loss = nn.functional.mse_loss(model(regression["x"]), regression["y"])
+            if not float(loss.detach()) < 1e6:
+                return True
+            loss.backward()
+            rule.step()
+        return False
+
+    assert sharpness(linear, replace(optimizer, learning_rate=0.5 / unit)).result.ratio == pytest.approx(0.5, rel=1e-3)
+    assert (diverges(0.95), diverges(1.05)) == (False, True)
 
 
 class TwoLayers(nn.Module):
