@@ -1,6 +1,6 @@
 """`fromage-diag norms`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -86,7 +86,7 @@ def command(
         )
     if run.estimate:
         return _estimate(gathered.checkpoints, names, intake)
-    answer = _answer(gathered.checkpoints, names, settings, intake)
+    answer = _answer(gathered.checkpoints, names, settings, intake, _limits(run))
     changed = f"Left out {len(left_out)} layers that not every checkpoint has in one shape: {', '.join(left_out[:3])}."
     own = tuple(note for note in answer.notes if note not in gathered.notes)
     return replace(answer, notes=(*gathered.notes, *own, *((changed,) if left_out else ())))
@@ -131,8 +131,19 @@ def _trained(intake: Intake, last: "Checkpoint", names: Sequence[str]) -> tuple[
     return tuple(name for name in names if name in trained)
 
 
+def _limits(run: RunOptions) -> Callable[[], None]:
+    """What raises ResourceError when a limit of the user's is reached."""
+    from fromage_cli.problem.budget import Budget
+
+    return Budget(run.time_limit, run.max_memory).check
+
+
 def _answer(
-    checkpoints: Sequence["Checkpoint"], names: Sequence[str], settings: "Settings", intake: Intake | None
+    checkpoints: Sequence["Checkpoint"],
+    names: Sequence[str],
+    settings: "Settings",
+    intake: Intake | None,
+    check_limits: Callable[[], None],
 ) -> Answer:
     """What the files tell, and the model where there is one."""
     from fromage_cli.diagnostics.norms.findings import judge
@@ -141,7 +152,13 @@ def _answer(
 
     tests = _tests(intake, checkpoints[-1], names) if intake is not None else None
     with progress("norms", total=len(checkpoints) * _elements(checkpoints[-1], names)) as advance:
-        result = measure(checkpoints, names, settings, tests.layers if tests else None, advance)
+
+        def done(elements: float) -> None:
+            advance(elements)
+            if tests is None:  # norms are read whole where the test has used up the time
+                check_limits()
+
+        result = measure(checkpoints, names, settings, tests.layers if tests else None, done)
     answer = Answer(
         command="norms",
         result=result,

@@ -113,6 +113,14 @@ def test_a_limit_leaves_layers_untested(run, monkeypatch):
     assert code == 7 and verdicts[0] == "invariant" and verdicts[-1] == "untested" and "out of time" in err
 
 
+def test_a_limit_on_reading(run, monkeypatch):
+    from fromage_cli.problem.budget import Budget
+
+    monkeypatch.setattr(Budget, "check", late_refusal())
+    code, out, err = run(SAMPLES / "convnet-lars", "--time-limit", "60")
+    assert (code, out) == (7, "") and "out of time" in err
+
+
 def late_refusal():
     """A check that refuses from its twentieth call on."""
     calls = []
