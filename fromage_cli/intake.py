@@ -108,18 +108,19 @@ def open_problem(ckpt: str | None, model: ModelOptions, batch: BatchOptions, run
     What is not given on the command line is looked for beside the checkpoint, as data. Raises every class of
     FromageError except ResourceError, each with what came, what was expected and what to do.
     """
+    from fromage_cli.problem.budget import Budget
+
+    budget = Budget(run.time_limit, run.max_memory)  # from here on: loading torch takes its time too
     import torch
 
     from fromage_cli.checkpoints import open_checkpoint
     from fromage_cli.problem.beside import Declared, declared_beside
-    from fromage_cli.problem.budget import Budget
     from fromage_cli.problem.losses import resolve_loss
     from fromage_cli.problem.models import build_model
     from fromage_cli.problem.problem import Problem
     from fromage_cli.problem.support import refuse_unsupported
     from fromage_cli.problem.weights import load_weights
 
-    budget = Budget(run.time_limit, run.max_memory)
     device, dtype = torch_device(run.device), getattr(torch, run.dtype)
     _require_something(ckpt, model)
     checkpoint = None
@@ -183,7 +184,7 @@ def provenance(problem: Problem) -> Provenance:
 def checkpoint_record(checkpoint: Checkpoint) -> CheckpointRecord:
     """A checkpoint as the envelope names it."""
     return CheckpointRecord(
-        path=str(checkpoint.weights or checkpoint.path),
+        path=checkpoint.url or str(checkpoint.weights or checkpoint.path),
         format=checkpoint.format,
         step=checkpoint.step,
         parameters=checkpoint.parameters,

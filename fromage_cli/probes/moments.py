@@ -25,14 +25,28 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 def adam_update(problem: Problem, state: OptimizerState | None) -> tuple[dict[str, Tensor], str]:
     """The next step's u = m^ / (sqrt(v^) + eps), by tensor name, and a sentence on where it comes from."""
-    if state is not None and state.has("exp_avg", "exp_avg_sq", "step"):
+    if state is not None and holds_moments(state):
         return update_from_state(problem, state), "adam: moments from the optimizer's state in the checkpoint."
-    parts = minibatches(problem, max(1, min(MINIBATCHES, problem.batch.size // 2)))
+    parts = _moment_parts(problem)
     return (
         update_from_minibatches(problem, parts),
         f"adam: the checkpoint holds no moments; they come from {len(parts)} gradients of {parts[0].size} rows each at "
         "fixed weights.",
     )
+
+
+def holds_moments(state: OptimizerState | None) -> bool:
+    """Whether Adam's moments are there."""
+    return state is not None and state.has("exp_avg", "exp_avg_sq", "step")
+
+
+def moment_rows(problem: Problem) -> int:
+    """On how many rows the minibatch gradients are taken that stand in for missing moments."""
+    return sum(part.size for part in _moment_parts(problem))
+
+
+def _moment_parts(problem: Problem) -> list[Batch]:
+    return minibatches(problem, max(1, min(MINIBATCHES, problem.batch.size // 2)))
 
 
 def update_from_state(problem: Problem, state: OptimizerState) -> dict[str, Tensor]:

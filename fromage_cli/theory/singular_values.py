@@ -43,9 +43,12 @@ def spectral_norm(tensor: torch.Tensor, tolerance: float = 1e-4, iterations: int
     return scale * _golub_kahan(matrix if matrix.dtype == torch.float64 else matrix.float(), tolerance, iterations)
 
 
-def stable_rank(tensor: torch.Tensor) -> float:
-    """srank(A) = ||A||_F^2 / ||A||_2^2, between 1 and the rank; 1 for a tensor of zeros."""
-    largest = spectral_norm(tensor)
+def stable_rank(tensor: torch.Tensor, tolerance: float = 1e-4) -> float:
+    """srank(A) = ||A||_F^2 / ||A||_2^2, between 1 and the rank; 1 for a tensor of zeros.
+
+    `tolerance`: of the largest singular value, as in `spectral_norm`.
+    """
+    largest = spectral_norm(tensor, tolerance)
     return (norm(tensor) / largest) ** 2 if largest > 0.0 else 1.0
 
 

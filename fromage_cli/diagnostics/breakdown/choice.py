@@ -41,6 +41,21 @@ def weight_copies(name: str, reload: bool) -> float:
     return 1.1 + (0 if reload else 1) + stored
 
 
+def gradient_count(name: str, points: int, problem: Problem, checkpoint: Checkpoint | None) -> float:
+    """The gradients that so many points cost, in full-batch equivalents: the base and the noise floor beside them.
+
+    Several batches are measured together and then each alone. Adam's moments take one more where no state holds them.
+    """
+    from fromage_cli.probes.moments import holds_moments, moment_rows
+
+    rounds = 2 if problem.further else 1
+    count = float(rounds * (points + 2))
+    if name == "adam" and not holds_moments(checkpoint.optimizer if checkpoint is not None else None):
+        alone = sum(moment_rows(problem.on(batch)) for batch in problem.batches) if problem.further else 0
+        count += (moment_rows(problem) + alone) / problem.rows
+    return count
+
+
 def make_direction(
     name: str, problem: Problem, tensors: Sequence[TrainableTensor], checkpoint: Checkpoint | None
 ) -> Direction:

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fromage_cli.diagnostics.breakdown.choice import check_direction, make_direction, moved_by_default, weight_copies
+from fromage_cli.diagnostics.breakdown.choice import (
+    check_direction,
+    gradient_count,
+    make_direction,
+    moved_by_default,
+    weight_copies,
+)
 from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
 from fromage_cli.diagnostics.breakdown.plot import draw
 from fromage_cli.intake import Intake, open_problem
@@ -27,6 +33,9 @@ from fromage_cli.terminal.progress import progress
 if TYPE_CHECKING:
     from fromage_cli.probes.direction import Direction
     from fromage_cli.problem.problem import Problem
+
+STEP_SHARE = 1.08
+"""A gradient with its step and its reductions, in bare gradients."""
 
 
 @shared_options(tables=("layers", "curve"))
@@ -79,7 +88,7 @@ def command(
     problem = intake.problem
     alone = len(problem.batches) if problem.further else 0
     if run.estimate:
-        return _estimate(intake, len(etas), direction, reload, twice=alone > 0)
+        return _estimate(intake, len(etas), direction, reload)
     chosen = tensors.tensors or moved_by_default(direction)
     moving, skipped = moving_tensors(problem, chosen, tensors.include or (), tensors.exclude or ())
 
@@ -107,17 +116,18 @@ def command(
     return answer if plot is None else with_plot(answer, lambda *how: draw(result, *how), plot, output.force)
 
 
-def _estimate(intake: Intake, points: int, direction: str, reload: bool, *, twice: bool) -> Answer:
-    """The base and the noise floor beside the points, and one product for the slope.
+def _estimate(intake: Intake, points: int, direction: str, reload: bool) -> Answer:
+    """The gradients that are counted; in time, also the product for the slope and the pass that tells the depth."""
+    from fromage_cli.probes.cost import measure_cost, timed
+    from fromage_cli.probes.depth import measure_depth
 
-    `twice`: several batches are measured together and then each alone.
-    """
-    from fromage_cli.probes.cost import measure_cost
-
-    cost, times = measure_cost(intake.problem, products=direction != "random"), 2 if twice else 1
+    problem, products = intake.problem, direction != "random"
+    cost, rounds = measure_cost(problem, products), 2 if problem.further else 1
+    depth = timed(problem, lambda: measure_depth(problem))
+    gradients = gradient_count(direction, points, problem, intake.checkpoint)
     estimate = Estimate(
-        gradients=times * (points + 2 + cost.equivalent(products=1)),
-        bytes=cost.memory(copies=weight_copies(direction, reload), products=direction != "random"),
-        seconds=cost.time(times * (points + 2), products=times),
+        gradients=gradients,
+        bytes=cost.memory(copies=weight_copies(direction, reload), products=products),
+        seconds=cost.time(STEP_SHARE * gradients, products=rounds) + rounds * depth,
     )
     return intake.complete(estimate_answer("breakdown", estimate))

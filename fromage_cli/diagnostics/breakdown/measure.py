@@ -112,15 +112,28 @@ def measure_batches(
     for batch in problem.batches:
         alone = problem.on(batch)
         try:
-            measured = measure(alone, direction_on(alone), etas, advance=advance)
+            line = _line_of(alone, direction_on)
+            measured = measure(alone, line, etas, advance=advance) if line is not None else None
         except ResourceError as limit:
             return tuple(found), limit
         finally:
             _add(problem.evaluations, alone.evaluations, batch.size / problem.rows)
-        if measured.stopped is not None:
+        if measured is None:
+            found.append(BatchTrust(alone.base.loss, None, "uncertifiable", None, None))
+        elif measured.stopped is not None:
             return tuple(found), measured.stopped
-        found.append(_batch_trust(measured.result))
+        else:
+            found.append(_batch_trust(measured.result))
     return tuple(found), None
+
+
+def _line_of(alone: Problem, direction_on: Callable[[Problem], Direction]) -> Direction | None:
+    """The direction that a batch alone gives; None where nothing moves along it."""
+    _ = alone.base
+    try:
+        return direction_on(alone)
+    except MismatchError:
+        return None
 
 
 def _add(total: Evaluations, part: Evaluations, share: float) -> None:

@@ -22,6 +22,8 @@ from fromage_cli.theory.singular_values import stable_rank
 BISECTIONS = 30
 NOISE_LIMIT = 0.1
 """A tensor whose noise floor reaches this has no trust eta of its own: its gradient is zero but for rounding."""
+SPECTRAL_TOLERANCE = 1e-2
+"""Residual of singular values, which are then a few thousandths low at most: enough to compare two predictions."""
 VIOLATION_FLOOR = 10.0
 """A breakdown counts towards `violation` from this multiple of its noise floor on."""
 
@@ -91,7 +93,11 @@ def predicted(direction: Direction, etas: Sequence[float]) -> list[float]:
 def predicted_spectral(direction: Direction, etas: Sequence[float]) -> list[float]:
     """The same with relative steps in the spectral norm."""
     steps = [
-        spectral_step(step, stable_rank(move.tensor.parameter), stable_rank(direction.source(move.tensor)))
+        spectral_step(
+            step,
+            stable_rank(move.tensor.parameter, SPECTRAL_TOLERANCE),
+            stable_rank(direction.source(move.tensor), SPECTRAL_TOLERANCE),
+        )
         for move, step in _relative_steps(direction)
         if step > 0.0
     ]

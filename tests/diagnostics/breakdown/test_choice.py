@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.diagnostics.breakdown.choice import check_direction, make_direction, moved_by_default
-from fromage_cli.diagnostics.breakdown.measure import measure
+from fromage_cli.diagnostics.breakdown.choice import check_direction, gradient_count, make_direction, moved_by_default
+from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
 from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.probes.direction import moving_tensors
+from fromage_cli.problem.batches import as_batch
 from fromage_cli.problem.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -79,3 +80,19 @@ def test_a_vector_that_breaks_down_first_limits_the_network(make_problem: Maker)
     assert [layer.name for layer in result.layers] == ["matrix", "vector"]  # the limiting one is shown
     assert result.layers[0].trust_relation == "above-grid"
     assert result.limiting_layer == "vector"
+
+
+@pytest.mark.parametrize("name", ["fromage", "sgd", "adam", "random"])
+@pytest.mark.parametrize("several", [False, True], ids=["one batch", "two batches"])
+def test_the_gradients_counted_beforehand_are_those_that_are_taken(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor], name: str, several: bool
+) -> None:
+    problem = make_problem(perceptron, {key: value[:21] for key, value in classification.items()})
+    if several:
+        problem.further = (as_batch({key: value[21:] for key, value in classification.items()}, "the rest"),)
+    expected = gradient_count(name, 2, problem, None)
+    tensors = moving_tensors(problem, "matrices")[0]
+    measure(problem, make_direction(name, problem, tensors, None), (0.01, 0.1))
+    if several:
+        measure_batches(problem, lambda alone: make_direction(name, alone, tensors, None), (0.01, 0.1))
+    assert problem.evaluations.gradients == pytest.approx(expected)

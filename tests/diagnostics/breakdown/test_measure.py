@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
-from fromage_cli.diagnostics.breakdown.measure import measure
+from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.probes.direction import moving_tensors
 from fromage_cli.probes.updates import fromage_direction, sgd_direction
+from fromage_cli.problem.batches import as_batch
 from fromage_cli.problem.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -257,3 +258,22 @@ def test_a_noisy_model_has_a_noise_floor(make_problem: Maker) -> None:
     assert result.layers[0].noise_floor is not None
     assert result.layers[0].noise_floor > 0.01
     assert result.layers[0].violation is None
+
+
+def test_a_batch_along_which_nothing_moves_gives_no_certificate(make_problem: Maker) -> None:
+    class Slopes(nn.Module):
+        """The gradient of its weight is the mean of the batch."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x * self.weight).mean() * self.weight.sum()
+
+    problem = make_problem(Slopes(), {"x": torch.ones(4, 1)}, "output")
+    problem.further = (as_batch({"x": torch.zeros(4, 1)}, "a batch of zeros"),)
+    found, stopped = measure_batches(problem, lambda alone: sgd_direction(alone, alone.receiving), GRID)
+    assert stopped is None
+    assert [batch.trust_relation for batch in found] == ["crossing", "uncertifiable"]
+    assert (found[1].loss, found[1].trust_eta, found[1].aggregate_trust_eta) == (0.0, None, None)
