@@ -7,6 +7,7 @@ import typer
 
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import Intake, checkpoint_record, open_problem
+from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.options import (
@@ -39,6 +40,9 @@ def command(
     output: OutputOptions,
 ) -> Answer:
     """How far apart are two networks, layer by layer and (with --model or --batch) as functions?"""
+    if session.current().origins.get("optimizer_state") == "command line":  # elsewhere it may stand for other commands
+        raise UsageError("--optimizer-state: no optimizer plays a part in a distance.", "Leave it out.")
+
     from fromage_cli.checkpoints import open_checkpoint
     from fromage_cli.diagnostics.distance.findings import judge
     from fromage_cli.diagnostics.distance.measure import CUT, measure, without_function

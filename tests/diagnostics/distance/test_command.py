@@ -179,6 +179,7 @@ def test_a_limit_leaves_what_was_measured(run, home, monkeypatch):
         (("a-1.safetensors", "vectors.safetensors", "--batch", "network.py:batch", *given()), 2, "No layer"),
         (("a-1.safetensors", "b-5.safetensors", "--batch", "network.py:batch"), 5, "activation"),
         (("a-1.safetensors", "b-5.safetensors", "--key", "model"), 2, "--key"),
+        (("a-1.safetensors", "b-5.safetensors", "--optimizer-state", "x.pt"), 2, "no optimizer plays a part"),
     ],
 )
 def test_refusals(run, home, arguments, code, words):
