@@ -24,6 +24,8 @@ def array_chunks(checkpoint: Checkpoint, name: str, size: int | None = None) -> 
     """
     dtype, span = checkpoint.entries[name].dtype, checkpoint.spans.get(name)
     count = (size or CHUNK) * WIDTHS[dtype]
+    if span is not None:
+        span.check()
     parts = _stored(checkpoint, name, count) if span is None else _read(span, count)
     for stored in parts:
         yield real_numbers(stored, dtype)

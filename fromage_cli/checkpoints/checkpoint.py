@@ -45,6 +45,12 @@ class Span:
     version: FileVersion
     begin: int  # bytes from the start of the file
     end: int
+    verify: Callable[[], None] | None = field(default=None, repr=False, compare=False)  # compares their checksum
+
+    def check(self) -> None:
+        """Raise InputError when the bytes are not those that were written, as far as the format can tell."""
+        if self.verify is not None:
+            self.verify()
 
 
 @dataclass(frozen=True)

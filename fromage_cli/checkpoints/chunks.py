@@ -78,6 +78,8 @@ def jobs_of(
         if span is not None and span.version != version:
             span.version.check_unchanged()
             version = span.version
+        if span is not None:
+            span.check()
         row = max((rows or {}).get(name, 1), 1)
         whole = Job(name, entry.dtype, 0, entry.elements, row, place, span)
         if span is None:

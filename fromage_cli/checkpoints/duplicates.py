@@ -49,6 +49,7 @@ def _digest(checkpoint: Checkpoint, name: str) -> bytes:
 def _blocks(checkpoint: Checkpoint, name: str) -> Iterable[bytes | memoryview]:
     span = checkpoint.spans.get(name)
     if span is not None:
+        span.check()
         return _read(span)
     import torch
 

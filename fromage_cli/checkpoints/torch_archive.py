@@ -7,14 +7,18 @@ of TorchScript look the same. Source: torch/serialization.py and caffe2/serializ
 from __future__ import annotations
 
 import io
+import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from fromage_cli.checkpoints.checkpoint import Span
 from fromage_cli.checkpoints.constructors import CONSTRUCTORS, storage_dtype
+from fromage_cli.checkpoints.files import FileVersion
 from fromage_cli.checkpoints.pickle_stream import PickleStream
 from fromage_cli.checkpoints.sources import Source
-from fromage_cli.checkpoints.stored_tensor import ELEMENT_BYTES, Misplaced, Storage
+from fromage_cli.checkpoints.stored_tensor import ELEMENT_BYTES, Misplaced, Storage, StoredTensor
 from fromage_cli.checkpoints.torch_legacy import with_nested
 from fromage_cli.checkpoints.unpickling import PickledName, Unpickled, unpickle
 from fromage_cli.checkpoints.zip_container import ZipContainer
@@ -42,6 +46,28 @@ class TorchArchive:
         nested: list[PickledName] = []
         unpickled = unpickle(stream, with_nested(CONSTRUCTORS, self.container.path, nested), self._storage)
         return replace(unpickled, names=(*unpickled.names, *nested))
+
+    def spans(self, tensors: Mapping[str, StoredTensor]) -> dict[str, Span]:
+        """Where the elements of those tensors lie in the file that are there as they are."""
+        version = self.container.source.version
+        if version is None or self.big_endian or sys.byteorder == "big":
+            return {}
+        own = {name: tensor for name, tensor in tensors.items() if self._holds(tensor)}
+        members = {name: f"{self.root}data/{tensor.storage.key}" for name, tensor in own.items() if tensor.storage}
+        positions = self.container.positions(dict.fromkeys(members.values()))
+        return {
+            name: self._span(version, member, positions[member], own[name].span)
+            for name, member in members.items()
+            if member in positions
+        }
+
+    def _span(self, version: FileVersion, member: str, position: int, ends: tuple[int, int]) -> Span:
+        return Span(version, position + ends[0], position + ends[1], partial(self.container.verify, member))
+
+    def _holds(self, tensor: StoredTensor) -> bool:
+        storage = tensor.storage
+        known = storage is not None and self._storages.get(storage.key) is storage
+        return known and tensor.contiguous and not tensor.peculiarity and tensor.numel() > 0
 
     def _storage(self, identifier: Any) -> Any:
         """The storage that a persistent id means: ("storage", class, key, device, elements)."""

@@ -7,7 +7,7 @@ inflated as a whole, up to a limit.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fromage_cli.checkpoints.files import quoted
@@ -86,6 +86,19 @@ class ZipContainer:
                 self._verify(member, self._fill(file, start, view))
             else:
                 self._fill(file, start + begin, view, verified=True)
+
+    def positions(self, names: Iterable[str]) -> dict[str, int]:
+        """Where members lie that are not compressed, in bytes from the start of the file."""
+        with self.source.open() as file:
+            stored = (member for name in names if (member := self.member(name)).method == STORED)
+            return {member.name: self.source.begin + self._data(file, member) for member in stored}
+
+    def verify(self, name: str) -> None:
+        """Compare a member's checksum, unless that has been done; InputError where it is another."""
+        member = self.member(name)
+        if self._unverified(member):
+            with self.source.open() as file:
+                self._verify(member, self._checksum(file, self._data(file, member), member.size))
 
     def _data(self, file: Window, member: Member) -> int:
         """Where a member's bytes begin, by the header before them."""

@@ -1,6 +1,9 @@
 import subprocess
 import sys
+from functools import partial
 
+import numpy
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -14,7 +17,17 @@ assert "torch" not in sys.modules and "numpy" not in sys.modules
 """
 
 
-def test_opening_safetensors_imports_neither_torch_nor_numpy(tmp_path):
+@pytest.mark.parametrize(
+    ("save", "suffix"),
+    [
+        (save_file, ".safetensors"),
+        (torch.save, ".pt"),
+        (partial(torch.save, _use_new_zipfile_serialization=False), ".pt"),
+        (lambda tensors, path: numpy.savez(path, w=tensors["w"].numpy()), ".npz"),
+    ],
+    ids=["safetensors", "torch", "torch-legacy", "npz"],
+)
+def test_opening_imports_neither_torch_nor_numpy(tmp_path, save, suffix):
     for step in (1, 2):
-        save_file({"w": torch.ones(4)}, tmp_path / f"step-{step}.safetensors")
+        save({"w": torch.ones(4)}, tmp_path / f"step-{step}{suffix}")
     subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], check=True)

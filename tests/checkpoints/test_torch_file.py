@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fromage_cli.checkpoints import TensorEntry, open_checkpoint
+from fromage_cli.checkpoints.reductions import measure_magnitudes
 from fromage_cli.errors import InputError, UnsafeError
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
@@ -232,6 +233,18 @@ def test_a_changed_byte_is_noticed_where_torch_loads_it(path):
     assert checkpoint.tensor("b").tolist() == [0.0] * 1000
     with pytest.raises(InputError, match="checksum of 'x/data/0'"):
         checkpoint.tensor("a")
+    with pytest.raises(InputError, match="checksum of 'x/data/0'"):
+        measure_magnitudes(checkpoint)
+
+
+def test_contiguous_tensors_have_a_place_in_the_file(path):
+    torch.save(views(), path)
+    checkpoint = open_checkpoint(path)
+    assert {"base", "scalar", "parameter", "buffer"} <= set(checkpoint.spans)
+    assert not {"transposed", "offset", "expanded", "empty"} & set(checkpoint.spans)
+    content = path.read_bytes()
+    for name, span in checkpoint.spans.items():
+        assert content[span.begin : span.end] == checkpoint.tensor(name).numpy().tobytes()
 
 
 def test_a_file_without_checksums_is_read_and_told(path):

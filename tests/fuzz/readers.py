@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of every reader: `python tests/fuzz/readers.py TARGET [CORPUS] [-max_total_time=60]`.
 
 Needs the extra `fuzz`. Whatever the bytes are, a reader returns or raises a FromageError; libFuzzer adds its own limits
-on time and memory. Small files of every kind are the seeds; what is found beyond them is kept in CORPUS, if one is named.
+on time and memory. Small files of every kind are the seeds; what is found beyond them is kept in CORPUS, where named.
 """
 
 import contextlib
