@@ -123,7 +123,7 @@ def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimato
         rates=rates,
         losses=losses,
         start_loss=runs.start_loss if math.isfinite(runs.start_loss) else None,
-        steps=STEPS,
+        steps=runs.steps,
         gradient_evaluations=runs.gradients,
         rows=rows.source,
         stopped=runs.stopped,
@@ -140,6 +140,10 @@ def _doubt(runs: ShortRuns, constants: Calibration | None, estimator: Estimator)
         return "a limit was reached before all short runs were made"
     if constants is None:
         return "no study says how the best rates of short runs and of long ones are related for this optimizer"
+    if runs.steps < STEPS:
+        return (
+            f"training batches that cannot be cut into quarters leave {runs.steps} steps a run; the study has {STEPS}"
+        )
     return _doubt_in_losses(runs) or (TRAINED if estimator == "probe" else None)
 
 

@@ -17,7 +17,7 @@ from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.problem import Problem
 
 STEPS = 60
-"""Of each run."""
+"""Of each run; fewer where training batches cannot be cut, so that runs cost the same."""
 PARTS = 4
 """Minibatches that a training batch is cut into."""
 RATES = 6
@@ -27,14 +27,18 @@ LARGEST_GRADIENTS = 100.0
 """Of training batches, that all runs together may take."""
 FLOOR = 1e-9
 """Part of the loss before the runs below which it counts as this: a loss of zero has no logarithm."""
-TAIL = STEPS // 4
-"""Last steps of a run whose losses count."""
+TAIL = 4
+"""The last steps of a run whose losses count are one part in this."""
 
 
 @dataclass
 class ShortRuns:
     """What the runs have shown so far."""
 
+    steps: int = STEPS
+    """Of each run."""
+    passes: float = 0.0
+    """How often a run sees every row."""
     losses: dict[float, float] = field(default_factory=dict)
     """By rate: the geometric mean of the loss of independent rows after the run and of the minibatches' mean loss over
     its last quarter; infinite where the run left the numbers."""
@@ -76,18 +80,21 @@ def make_runs(
     Where runs left the numbers early, their gradients are spent beyond the end at which the loss is least. `guess`
     stands in where no step lowers the loss. A limit that is reached is kept in the result.
     """
-    runs = ShortRuns()
     parts = [part for batch in rows.batches for part in _parts(batch)]
+    share = max(part.size for part in parts) / max(batch.size for batch in rows.batches)
+    steps = min(STEPS, int(STEPS / (PARTS * share)))
+    runs = ShortRuns(steps, steps / len(parts))
+    series = _Series(runs, parts, rows.independent, share)
     try:
         with training(problem, optimizer, state) as run:
             runs.start_loss = run.loss(rows.independent)
             rate = above * _first_increase(problem, optimizer, state, guess)
             for _ in range(RATES):
-                _add(runs, run, rate, parts, rows)
+                series.add(run, rate)
                 advance()
                 rate /= APART
-            while (rate := _beyond(runs)) and runs.gradients + STEPS / PARTS <= LARGEST_GRADIENTS:
-                _add(runs, run, rate, parts, rows)
+            while (rate := _beyond(runs)) and runs.gradients + steps * share <= LARGEST_GRADIENTS:
+                series.add(run, rate)
     except ResourceError as limit:
         runs.stopped = limit
     return runs
@@ -107,18 +114,30 @@ def _first_increase(problem: Problem, optimizer: Optimizer, state: OptimizerStat
         return guess
 
 
-def _add(runs: ShortRuns, run: Training, rate: float, parts: list[Batch], rows: TrainingRows) -> None:
-    """One more run."""
-    run.start(rate)
-    losses: list[float] = []
-    while len(losses) < STEPS and (not losses or math.isfinite(losses[-1])):
-        losses.append(run.step(parts[len(losses) % len(parts)]))
-        runs.gradients += 1.0 / PARTS
-    after = run.loss(rows.independent) if math.isfinite(losses[-1]) else math.inf
-    runs.end_losses[rate] = after if math.isfinite(after) else math.inf
-    tail, floor = math.fsum(losses[-TAIL:]) / TAIL, FLOOR * runs.start_loss
-    meaningful = math.isfinite(after) and floor > 0.0
-    runs.losses[rate] = math.sqrt(max(after, floor)) * math.sqrt(max(tail, floor)) if meaningful else math.inf
+@dataclass
+class _Series:
+    """What every run is made of."""
+
+    runs: ShortRuns
+    parts: list[Batch]
+    independent: tuple[Batch, ...]
+    share: float
+    """Rows of a part over those of a training batch."""
+
+    def add(self, run: Training, rate: float) -> None:
+        """One more run."""
+        runs = self.runs
+        run.start(rate)
+        losses: list[float] = []
+        while len(losses) < runs.steps and (not losses or math.isfinite(losses[-1])):
+            losses.append(run.step(self.parts[len(losses) % len(self.parts)]))
+            runs.gradients += self.share
+        after = run.loss(self.independent) if math.isfinite(losses[-1]) else math.inf
+        runs.end_losses[rate] = after if math.isfinite(after) else math.inf
+        last = losses[-max(1, runs.steps // TAIL) :]
+        tail, floor = math.fsum(last) / len(last), FLOOR * runs.start_loss
+        meaningful = math.isfinite(after) and floor > 0.0
+        runs.losses[rate] = math.sqrt(max(after, floor)) * math.sqrt(max(tail, floor)) if meaningful else math.inf
 
 
 def _beyond(runs: ShortRuns) -> float:

@@ -31,7 +31,8 @@ WELL = {0.01: 0.9, 0.04: 0.5, 0.16: 0.7, 0.64: math.inf}
 
 
 def runs(losses: dict[float, float], start: float = 1.0, **settings: object) -> ShortRuns:
-    return replace(ShortRuns(dict(losses), start, dict(losses), 60.0), **settings)
+    found = ShortRuns(losses=dict(losses), start_loss=start, end_losses=dict(losses), gradients=60.0)
+    return replace(found, **settings)
 
 
 def learnable(rows: int = 320) -> Data:
@@ -79,6 +80,7 @@ SMALL = {rate: 1.0 - 0.9 * LEAST_GAIN * (1.0 - loss) if math.isfinite(loss) else
         (runs(WELL, stopped=ResourceError("the time", "more")), "a limit was reached"),
         (ShortRuns(stopped=ResourceError("the time", "more")), "a limit was reached"),
         (runs(WELL, start_loss=-1.0), "the loss is -1 before the first step"),
+        (runs(WELL, steps=15), "training batches that cannot be cut into quarters leave 15 steps a run"),
     ],
 )
 def test_where_the_rate_cannot_be_measured_the_typical_one_is_given_with_the_reason(

@@ -58,7 +58,8 @@ def test_losses_of_plain_descent_on_a_quadratic_are_those_of_the_formula(make_pr
     assert len(rates) == RATES
     assert rates == pytest.approx([rates[0] * APART**k for k in range(RATES)])
     for rate in rates:
-        tail = sum(closed_form(rate, step, start, curvatures) for step in range(STEPS - TAIL, STEPS)) / TAIL
+        tail = sum(closed_form(rate, step, start, curvatures) for step in range(STEPS - STEPS // TAIL, STEPS))
+        tail /= STEPS // TAIL
         end = closed_form(rate, STEPS, start, curvatures)
         assert runs.end_losses[rate] == pytest.approx(end, rel=1e-9)
         assert runs.losses[rate] == pytest.approx(math.sqrt(tail * end), rel=1e-9)
@@ -89,7 +90,9 @@ def test_the_order_of_the_rows_and_their_quarters_is_the_same_for_every_rate(mak
         optimizer.step()
     end = twin(data["x"][32:]).square().mean().item()
     assert runs.end_losses[rate] == pytest.approx(end, rel=1e-5)
-    assert runs.losses[rate] == pytest.approx(math.sqrt(end * sum(losses[-TAIL:]) / TAIL), rel=1e-5)
+    assert runs.losses[rate] == pytest.approx(
+        math.sqrt(end * sum(losses[-STEPS // TAIL :]) / (STEPS // TAIL)), rel=1e-5
+    )
 
 
 def test_gradients_that_divergent_runs_left_are_spent_where_the_loss_is_least(make_problem: Maker) -> None:
@@ -133,3 +136,16 @@ def test_a_step_that_lowers_nothing_starts_from_the_guess(make_problem: Maker, m
     monkeypatch.setattr("fromage_cli.probes.short_runs.critical_rate", lambda *_: None)
     runs = make_runs(problem, SGD, None, training_rows(problem), guess=0.25, above=2.0)
     assert max(runs.losses) == 0.5
+
+
+@pytest.mark.parametrize(("size", "steps"), [(1, 15), (2, 30), (3, 45), (4, 60), (5, 60), (64, 60)])
+def test_batches_that_cannot_be_cut_make_shorter_runs_of_the_same_cost(
+    make_problem: Maker, size: int, steps: int
+) -> None:
+    problem = bowl(make_problem, [1.0, 2.0], [2.0, 0.5], rows=80)
+    runs = make_runs(problem, SGD, None, training_rows(problem, size), guess=1.0, above=1.0)
+    share = max(1, size // PARTS) / size
+    assert runs.steps == steps
+    assert runs.gradients == pytest.approx(RATES * steps * share)
+    assert 60.0 < runs.gradients <= 90.0
+    assert runs.passes == pytest.approx(steps / (64 // size * (size // max(1, size // PARTS))))
