@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fromage_cli.checkpoints import Checkpoint
-from fromage_cli.errors import NumericalError
+from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.problem.batches import named_tensors
 from fromage_cli.problem.call import call_model, unwrapped
 from fromage_cli.problem.problem import Problem
 from fromage_cli.problem.supervised_losses import prediction
@@ -53,7 +55,7 @@ def _outputs(problem: Problem, which: str) -> list[Tensor]:
     for chunk in problem.chunks():
         problem.budget.check()
         with problem.evaluation(), torch.no_grad():
-            output = prediction(call_model(problem.model, chunk)).cpu()
+            output = _by_row(call_model(problem.model, chunk), chunk.size).cpu()
         if not bool(torch.isfinite(output).all()):
             raise NumericalError(
                 f"The output of the {which} network on the batch is not finite.", "Try --dtype float64, or other data."
@@ -61,6 +63,22 @@ def _outputs(problem: Problem, which: str) -> list[Tensor]:
         found.append(output)
     problem.evaluations.forwards += 1
     return found
+
+
+def _by_row(output: Any, rows: int) -> Tensor:
+    """The prediction; where the model returns none, every floating tensor with as many rows as the batch: [rows, …]."""
+    try:
+        return prediction(output)
+    except MismatchError as error:
+        found = [t for _, t in named_tensors(output) if t.is_floating_point() and t.dim() and len(t) == rows]
+        if not found:
+            raise MismatchError(
+                f"{error.message.partition(';')[0]}; expected a tensor with a row for each of the batch's.",
+                "Let the factory wrap the model in one that returns its output.",
+            ) from error
+        return torch.cat(
+            [(tensor if tensor.dtype == torch.float64 else tensor.float()).reshape(rows, -1) for tensor in found], dim=1
+        )
 
 
 def _row_squares(before: Tensor, after: Tensor) -> Tensor:

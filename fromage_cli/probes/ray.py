@@ -14,7 +14,7 @@ from fromage_cli.problem.problem import SPLIT_TOLERANCE, Problem
 from fromage_cli.theory.accumulation import distance
 
 ROUNDING_STEPS = 2.0
-"""The relative step, in rounding errors, that stands for another order of rows: most weights change their last digit."""
+"""The relative step, in rounding errors, that stands for another order of rows: most weights change a last digit."""
 
 
 @dataclass

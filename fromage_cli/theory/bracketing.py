@@ -50,18 +50,18 @@ class Bracket:
         if self.high <= PRECISION**2 * self.low or not follows:
             return math.sqrt(self.low * self.high)
         share = -math.log(low) / math.log(high / low)
-        root = self.low * (self.high / self.low) ** share
+        root = self.low * math.pow(self.high / self.low, share)
         aside = root / ASIDE if self.values[last] >= 1.0 else root * ASIDE
         return min(max(aside, self.low * ASIDE), self.high / ASIDE)
 
     def _beyond(self, value: float) -> float:
         """Above `low`, the further the more often that was not far enough."""
-        stride = 1.1 ** (len(self.values) - 1)
+        stride = math.pow(1.1, len(self.values) - 1)
         return self.low * min(ASIDE * stride / value, FARTHEST) if value > 0.0 else FARTHEST * self.low
 
     def _below(self, value: float) -> float:
         """Below `high`, the further the more often that was not far enough."""
-        stride = 1.1 ** (len(self.values) - 1)
+        stride = math.pow(1.1, len(self.values) - 1)
         return self.high / (value * ASIDE * stride) if value < 1e6 else self.high / 16.0
 
 

@@ -8,7 +8,7 @@ from fromage_cli.theory.conversions import stationary_gain
 from fromage_cli.theory.rate_calibration import ADAMW, FROMAGE, calibration
 
 ROOT_MEAN_SQUARE = 0.2
-"""Of an entry of AdamW's update in the course of training. Source: Liu et al., *Muon is scalable*, 2025, section 2.2."""
+"""Of an entry of AdamW's update while training. Source: Liu et al., *Muon is scalable*, 2025, section 2.2."""
 
 
 def typical_rate(
@@ -27,6 +27,5 @@ def typical_rate(
         return ROOT_MEAN_SQUARE * ADAMW.typical, "as AdamW's; the same size of step"
     if name == "muon" and adjust_lr_fn == "match_rms_adamw":
         return ADAMW.typical, "as AdamW's; whose size of step it matches"
-    if name == "muon":
-        return None, "none known; for Muon's original scaling"
-    return None, "the optimizer is not known"
+    unknown = "none known; for Muon's original scaling" if name == "muon" else "the optimizer is not known"
+    return None, unknown

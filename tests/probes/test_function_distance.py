@@ -8,6 +8,7 @@ from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.probes.function_distance import function_distance
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.reported_losses import ModelsOwnLoss
 from fromage_cli.problem.supervised_losses import SquaredError
 
 
@@ -64,3 +65,32 @@ def test_outputs_that_are_not_finite(setting):
     problem.model[3].bias.data[0] = float("inf")
     with pytest.raises(NumericalError, match="first network"):
         function_distance(problem, other)
+
+
+class Embedding(nn.Module):
+    """A network whose output has no name that losses know."""
+
+    def __init__(self, rows=True):
+        super().__init__()
+        self.map, self.rows = nn.Linear(3, 4), rows
+
+    def forward(self, x):
+        embedding = self.map(x)
+        return {"loss": embedding.square().mean(), "embedding": embedding if self.rows else embedding.mean()}
+
+
+@pytest.mark.parametrize("rows", [True, False])
+def test_outputs_of_another_name(tmp_path, rows):
+    torch.manual_seed(0)
+    first, second = Embedding(rows), Embedding(rows)
+    save_file(second.state_dict(), tmp_path / "b.safetensors")
+    x = torch.randn(6, 3)
+    problem = Problem(first, ModelsOwnLoss(), Batch({"x": x}, 6, "hand"))
+    other = open_checkpoint(tmp_path / "b.safetensors")
+    if not rows:
+        with pytest.raises(MismatchError, match="a row for each"):
+            function_distance(problem, other)
+        return
+    before, after = first(x)["embedding"], second(x)["embedding"]
+    expected = float(((after - before).norm() / before.norm()).detach())
+    assert function_distance(problem, other).whole == pytest.approx(expected, rel=1e-5)

@@ -24,6 +24,9 @@ SPECTRA = {
     "identity": [1.0] * 6,
 }
 
+entries = st.floats(-100, 100).map(lambda value: value if abs(value) > 1e-100 else 0.0)
+"""Eigenvalues whose squares are numbers."""
+
 
 def with_spectrum(values: list[float], seed: int = 0) -> Matrix:
     generator = torch.Generator().manual_seed(seed)
@@ -53,7 +56,7 @@ def test_the_largest_eigenvalues_are_those_of_numpy(name: str, count: int, dtype
 
 @settings(max_examples=60, deadline=None)
 @given(
-    values=st.lists(st.floats(-100, 100), min_size=1, max_size=30),
+    values=st.lists(entries, min_size=1, max_size=30),
     count=st.integers(1, 4),
     products=st.integers(1, 30),
     seed=st.integers(0, 5),
@@ -123,7 +126,7 @@ def test_what_was_found_before_a_limit_is_kept() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    values=st.lists(st.floats(-100, 100), min_size=2, max_size=40),
+    values=st.lists(entries, min_size=2, max_size=40),
     count=st.integers(1, 3),
     seed=st.integers(0, 5),
     tolerance=st.sampled_from([1e-2, 1e-3, 1e-5]),

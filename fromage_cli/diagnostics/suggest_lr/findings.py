@@ -38,31 +38,33 @@ def estimate(result: SuggestedRates, name: str) -> float | None:
     return next((each.learning_rate for each in result.estimates if each.name == name), None)
 
 
-def rising(result: SuggestedRates) -> float | None:
-    """The smallest rate whose step was seen to raise the loss."""
-    rates = [estimate(result, name) for name in ("critical", "critical-independent")]
-    return min((rate for rate in rates if rate is not None), default=None)
-
-
 def _present_rate(result: SuggestedRates, limits: Limits) -> Iterator[Finding]:
-    rate, ratio, highest = result.optimizer.current_learning_rate, result.optimizer.current_ratio, rising(result)
+    rate, ratio = result.optimizer.current_learning_rate, result.optimizer.current_ratio
     if rate is None or ratio is None or ratio <= limits.ratio:
         return
-    layer = result.limit.limiting_layer
-    raises = highest is not None and rate > limits.ratio * highest
-    beyond = f", and above {highest:.3g}, where the step raises the loss" if raises else ""
+    raises, where = _raised(result, rate)
     yield Finding(
         code="rate-above-limit",
         severity="warn" if raises else "info",
-        layer=layer,
-        message=f"you run at {rate:.3g}, {ratio:.3g} × the limit{beyond}; this layer is the reason",
+        layer=result.limit.limiting_layer,
+        message=f"you run at {rate:.3g}, {ratio:.3g} × the limit{where}; this layer is the reason",
         value=ratio,
         limit=limits.ratio,
         hint="Lower the rate, or the rate of this layer's group, to make each step descend; training as a whole bears "
         "more than a single certain step."
         if raises
-        else "Usual: up to the limit descent is certain, between it and the critical rate it is seen.",
+        else "Usual: up to the limit descent is certain in every layer, and training bears more than that.",
     )
+
+
+def _raised(result: SuggestedRates, rate: float) -> tuple[bool, str]:
+    """Whether a step of that rate raises the loss of the batch, and words on where it does, there or on other rows."""
+    own, elsewhere = estimate(result, "critical"), estimate(result, "critical-independent")
+    if own is not None and rate > own:
+        return True, f", and above {own:.3g}, from which on the step raises the loss"
+    if elsewhere is not None and rate > elsewhere:
+        return False, f", and above {elsewhere:.3g}, from which on the loss of other rows rises"
+    return False, ""
 
 
 def _verified(result: SuggestedRates) -> Iterator[Finding]:
@@ -99,7 +101,7 @@ def _no_limit(result: SuggestedRates) -> Iterator[Finding]:
 
 
 def _warm_up(result: SuggestedRates) -> Iterator[Finding]:
-    rate, highest = result.recommended.learning_rate, rising(result)
+    rate, highest = result.recommended.learning_rate, estimate(result, "critical")
     if rate is not None and highest is not None and rate > highest:
         yield Finding(
             code="recommended-above-critical",
@@ -169,7 +171,9 @@ def _not_measured(result: SuggestedRates) -> Iterator[Finding]:
             severity="info",
             message=f"the rate to train at was not measured, {typical}: {recommended.reason}",
             value=recommended.gain,
-            hint="It is right within a factor of two or so on ordinary networks; try 1/3 of it and 3 × it as well.",
+            hint="It is right within a factor of two or so on ordinary networks; try 1/3 of it and 3 × it as well."
+            if recommended.learning_rate is not None
+            else "Begin at the limit, or name another --optimizer.",
         )
 
 
@@ -179,8 +183,8 @@ def _rounding(result: SuggestedRates) -> Iterator[Finding]:
             code="gradient-is-rounding",
             severity="info",
             layer=result.noise[0] if len(result.noise) == 1 else None,
-            message=f"the gradient of {_counted(result.noise, 'tensor')} is zero but for rounding and has no say: "
-            f"{_first_names(result.noise)}",
+            message=f"the gradient of {_counted(result.noise, 'tensor')} is zero but for rounding and has no say of "
+            f"its own: {_first_names(result.noise)}",
             value=float(len(result.noise)),
             hint="Usual for biases before a normalisation and for the keys' bias in attention; otherwise try "
             "--dtype float64.",

@@ -186,7 +186,7 @@ def test_refusals(run, tmp_path, monkeypatch, arguments, code, words):
 @pytest.mark.parametrize("option", ["--headers", "--spectrum", "--all"])
 def test_what_is_no_plain_tensor_is_named_and_the_others_are_measured(run, tmp_path, option):
     torch.save({"w": torch.eye(3), "s": torch.eye(3).to_sparse(), "m": torch.ones(2, device="meta")}, tmp_path / "x.pt")
-    code, out, err = run(tmp_path / "x.pt", option, "--json")
+    code, out, _ = run(tmp_path / "x.pt", option, "--json")
     tensors = {tensor["name"]: tensor for tensor in json.loads(out)["result"]["tensors"]}
     assert (code, tensors["s"]["dtype"], tensors["s"]["norm"]) == (0, "sparse float32", None)
     assert tensors["m"]["dtype"].startswith("without data")

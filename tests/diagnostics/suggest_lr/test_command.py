@@ -101,7 +101,7 @@ def test_the_page_gives_both_answers(run: Run, home: Path) -> None:
         "The next SGD update is certain to descend in every layer up to a learning rate of" in text
         and "To train at: 0.0" in text
     )
-    assert "you run at 100" in text and "where the step raises the loss" in text
+    assert "you run at 100" in text and "from which on" in text
 
 
 def test_a_value_alone_can_be_taken_by_a_script(run: Run, home: Path) -> None:

@@ -11,21 +11,24 @@ def found(result: SuggestedRates) -> dict[str, tuple[str, str]]:
     return {finding.code: (finding.severity, finding.message) for finding in judge(result)}
 
 
+def running_at(result: SuggestedRates, rate: float) -> SuggestedRates:
+    ratio = rate / (result.limit.learning_rate or 1.0)
+    return replace(result, optimizer=replace(result.optimizer, current_learning_rate=rate, current_ratio=ratio))
+
+
 def test_a_rate_above_the_limit_is_told_with_its_layer(make_result: MakeResult) -> None:
-    result = make_result()
-    (finding,) = [each for each in judge(result) if each.code == "rate-above-limit"]
-    assert finding.severity == "warn" and finding.layer == "blocks.4.attention.output.weight"
-    assert "you run at 0.003, 3.12 × the limit, and above 0.00088, where the step raises the loss" in finding.message
+    (finding,) = [each for each in judge(make_result()) if each.code == "rate-above-limit"]
+    assert finding.severity == "info" and finding.layer == "blocks.4.attention.output.weight"
+    assert "you run at 0.003, 3.12 × the limit, and above 0.00088, from which on the loss of other" in finding.message
     assert (round(finding.value or 0.0, 3), finding.limit) == (3.115, 1.0)
 
 
-def test_between_limit_and_rise_it_is_usual(make_result: MakeResult) -> None:
-    result = make_result()
-    result = replace(result, optimizer=replace(result.optimizer, current_learning_rate=0.001, current_ratio=1.04))
-    estimates = tuple(each for each in result.estimates if each.name != "critical-independent")
-    assert found(replace(result, estimates=estimates))["rate-above-limit"][0] == "info"
-    below = replace(result, optimizer=replace(result.optimizer, current_learning_rate=0.0009, current_ratio=0.9))
-    assert "rate-above-limit" not in found(below)
+def test_a_rate_whose_step_raises_the_loss_is_a_warning(make_result: MakeResult) -> None:
+    severity, message = found(running_at(make_result(), 0.02))["rate-above-limit"]
+    assert severity == "warn" and "and above 0.0114, from which on the step raises the loss" in message
+    estimates = tuple(each for each in make_result().estimates if not each.name.startswith("critical"))
+    assert found(running_at(make_result(estimates=estimates), 0.02))["rate-above-limit"][0] == "info"
+    assert "rate-above-limit" not in found(running_at(make_result(), 0.0009))
 
 
 def test_real_steps_that_rise_are_a_warning(make_result: MakeResult) -> None:
@@ -45,9 +48,9 @@ def test_no_certain_step_is_a_warning(make_result: MakeResult) -> None:
 
 
 def test_a_recommended_rate_above_the_rise_asks_for_warm_up(make_result: MakeResult) -> None:
-    assert "from 0.00088 on" in found(make_result())["recommended-above-critical"][1]
-    high = Estimate("critical", 1.0, 1.0, "", 0.0)
-    assert "recommended-above-critical" not in found(make_result(estimates=(high,)))
+    low = Estimate("critical", 1e-3, 1e-3, "", 0.0)
+    assert "from 0.001 on" in found(make_result(estimates=(low,)))["recommended-above-critical"][1]
+    assert "recommended-above-critical" not in found(make_result())
 
 
 def test_noise_and_rounding_are_named(make_result: MakeResult) -> None:
