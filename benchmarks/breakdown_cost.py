@@ -23,8 +23,8 @@ from torch import nn
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.breakdown.choice import make_direction, moved_by_default
-from fromage_cli.probes.direction import moving_tensors
-from fromage_cli.probes.ray import measure_ray
+from fromage_cli.probes.lines.direction import moving_tensors
+from fromage_cli.probes.lines.ray import measure_ray
 from fromage_cli.problem.batches import as_batch
 from fromage_cli.problem.losses import resolve_loss
 from fromage_cli.problem.problem import Problem

@@ -12,8 +12,8 @@ from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.diagnostics.suggest_lr.course import Wish
 from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.errors import FromageError
-from fromage_cli.probes.optimizer import Given, Optimizer, optimizer_of
-from fromage_cli.probes.rate_probe import measure_rate
+from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
+from fromage_cli.probes.trial_runs.rate_probe import measure_rate
 from fromage_cli.problem.batches import Batch, as_batch
 from fromage_cli.problem.beside import Declared
 from fromage_cli.problem.loss_terms import LossTerms

@@ -25,7 +25,7 @@ CHILD = """
 import json, sys, time
 from pathlib import Path
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.checkpoints.reductions import measure_magnitudes, measure_norms
+from fromage_cli.checkpoints.reading.reductions import measure_magnitudes, measure_norms
 reduce = {"norms": lambda one: measure_norms([one]), "magnitudes": measure_magnitudes}[sys.argv[3]]
 reduce(open_checkpoint(sys.argv[2]))  # imports and buffers
 start, worked = time.perf_counter(), time.process_time()

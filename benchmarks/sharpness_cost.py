@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fromage_cli.probes.lanczos import Spectrum, largest_eigenvalues
+from fromage_cli.probes.curvature.lanczos import Spectrum, largest_eigenvalues
 from fromage_cli.problem.batches import as_batch
 from fromage_cli.problem.curvature import WeightSpace, hessian
 from fromage_cli.problem.losses import resolve_loss

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fromage_cli.checkpoints.steps import words_in
-from fromage_cli.checkpoints.stored_tensor import StoredTensor
+from fromage_cli.checkpoints.runs.steps import words_in
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 
 WEIGHTS = (  # in order of preference
     "state_dict",

@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromage_cli.checkpoints.files import FileVersion
 from fromage_cli.checkpoints.naming import nearest
-from fromage_cli.checkpoints.optimizer_state import OptimizerState
-from fromage_cli.checkpoints.unpickling import PickledName
+from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
+from fromage_cli.checkpoints.pickles.unpickling import PickledName
+from fromage_cli.checkpoints.storage.files import FileVersion
 from fromage_cli.errors import InputError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fromage_cli.checkpoints.candidates import TOP, Candidate, candidates_in, children_of, is_tensor
 from fromage_cli.checkpoints.naming import listed, nearest
-from fromage_cli.checkpoints.placeholders import Global, Placeholder
+from fromage_cli.checkpoints.pickles.placeholders import Global, Placeholder
 from fromage_cli.errors import InputError, UsageError
 
 

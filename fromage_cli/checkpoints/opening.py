@@ -8,26 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, Contents
-from fromage_cli.checkpoints.content import PICKLED, SUPPORTED, kind_of
-from fromage_cli.checkpoints.deepspeed import is_model_states, read_deepspeed
-from fromage_cli.checkpoints.directory import latest_in, own_weights
-from fromage_cli.checkpoints.distributed import is_metadata, read_distributed
-from fromage_cli.checkpoints.distributed_safetensors import is_shard_of_rank, read_ranks
-from fromage_cli.checkpoints.files import quoted, status_of
-from fromage_cli.checkpoints.flax_file import read_flax
-from fromage_cli.checkpoints.hugging_face import OPTIMIZERS, Beside, read_beside
-from fromage_cli.checkpoints.mirror import Mirror
+from fromage_cli.checkpoints.formats.content import PICKLED, SUPPORTED, kind_of
+from fromage_cli.checkpoints.formats.deepspeed import is_model_states, read_deepspeed
+from fromage_cli.checkpoints.formats.distributed import is_metadata, read_distributed
+from fromage_cli.checkpoints.formats.distributed_safetensors import is_shard_of_rank, read_ranks
+from fromage_cli.checkpoints.formats.flax_file import read_flax
+from fromage_cli.checkpoints.formats.npz_file import read_npz
+from fromage_cli.checkpoints.formats.safetensors_file import read_safetensors
+from fromage_cli.checkpoints.formats.sharded import is_index, read_sharded
+from fromage_cli.checkpoints.formats.torch_file import read_torch
 from fromage_cli.checkpoints.nested import ANY, Choice
-from fromage_cli.checkpoints.npz_file import read_npz
-from fromage_cli.checkpoints.optimizer_file import load_optimizer
-from fromage_cli.checkpoints.optimizer_state import OptimizerState
+from fromage_cli.checkpoints.optimizers.hugging_face import OPTIMIZERS, Beside, read_beside
+from fromage_cli.checkpoints.optimizers.optimizer_file import load_optimizer
+from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.prefixes import strip_prefixes
-from fromage_cli.checkpoints.remote import is_url, local_path
-from fromage_cli.checkpoints.safetensors_file import read_safetensors
-from fromage_cli.checkpoints.series import highest_step
-from fromage_cli.checkpoints.sharded import is_index, read_sharded
-from fromage_cli.checkpoints.steps import step_in_name, step_of_directory
-from fromage_cli.checkpoints.torch_file import read_torch
+from fromage_cli.checkpoints.runs.directory import latest_in, own_weights
+from fromage_cli.checkpoints.runs.series import highest_step
+from fromage_cli.checkpoints.runs.steps import step_in_name, step_of_directory
+from fromage_cli.checkpoints.storage.files import quoted, status_of
+from fromage_cli.checkpoints.storage.mirror import Mirror
+from fromage_cli.checkpoints.storage.remote import is_url, local_path
 from fromage_cli.errors import FromageError, InputError, UsageError
 
 if TYPE_CHECKING:

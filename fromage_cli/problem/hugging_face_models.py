@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fromage_cli.checkpoints.directory import ACCELERATE
-from fromage_cli.checkpoints.json_file import read_object
+from fromage_cli.checkpoints.runs.directory import ACCELERATE
+from fromage_cli.checkpoints.storage.json_file import read_object
 from fromage_cli.errors import InputError, MismatchError, UnsafeError, UsageError
 from fromage_cli.problem.named_code import named_code, seeded
 

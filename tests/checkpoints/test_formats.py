@@ -13,8 +13,8 @@ from torch import nn
 from torch.package import PackageExporter
 
 from fromage_cli.cli import main
-from tests.checkpoints.flax_bytes import pack
-from tests.checkpoints.save_zero import save_zero
+from tests.checkpoints.formats.flax_bytes import pack
+from tests.checkpoints.formats.save_zero import save_zero
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FACTORY = """

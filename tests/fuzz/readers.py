@@ -22,8 +22,8 @@ except ImportError:
 
 with atheris.instrument_imports(include=["fromage_cli"]):
     from fromage_cli.checkpoints import open_checkpoint
-    from fromage_cli.checkpoints.distributed_metadata import read_metadata
-    from fromage_cli.checkpoints.pickle_scan import scan
+    from fromage_cli.checkpoints.formats.distributed_metadata import read_metadata
+    from fromage_cli.checkpoints.pickles.pickle_scan import scan
     from fromage_cli.errors import FromageError
 
 import numpy

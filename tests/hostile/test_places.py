@@ -143,7 +143,7 @@ def test_texts_beside_weights_that_are_no_texts(ask, directory):
 
 @pytest.mark.parametrize("name", ["x.safetensors", "x.pt", "legacy.pt", "x.npz"])
 def test_files_that_shrink_while_they_are_read(ask, tmp_path, monkeypatch, name):
-    from fromage_cli.checkpoints import files, opening
+    from fromage_cli.checkpoints.storage import files
 
     path = tmp_path / name
     write(path)
@@ -154,7 +154,6 @@ def test_files_that_shrink_while_they_are_read(ask, tmp_path, monkeypatch, name)
         os.truncate(path, len(whole) // 3)
 
     monkeypatch.setattr(files.FileVersion, "check_unchanged", shrinking)
-    assert opening
     ask("inspect", path)
 
 

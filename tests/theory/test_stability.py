@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.probes.lanczos import largest_eigenvalues
+from fromage_cli.probes.curvature.lanczos import largest_eigenvalues
 from fromage_cli.theory.stability import (
     EDGE,
     adam_threshold,

@@ -9,7 +9,7 @@ from fromage_cli.errors import MismatchError, UsageError
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
-    from fromage_cli.probes.direction import Direction
+    from fromage_cli.probes.lines.direction import Direction
     from fromage_cli.problem.layers import TrainableTensor
     from fromage_cli.problem.problem import Problem
 
@@ -46,7 +46,7 @@ def gradient_count(name: str, points: int, problem: Problem, checkpoint: Checkpo
 
     Several batches are measured together and then each alone. Adam's moments take one more where no state holds them.
     """
-    from fromage_cli.probes.moments import holds_moments, moment_rows
+    from fromage_cli.probes.lines.moments import holds_moments, moment_rows
 
     rounds = 2 if problem.further else 1
     count = float(rounds * (points + 2))
@@ -79,9 +79,9 @@ def _direction(
     from dataclasses import replace
 
     from fromage_cli.checkpoints import open_checkpoint
-    from fromage_cli.probes import updates
-    from fromage_cli.probes.displacement import displacement_to
-    from fromage_cli.probes.moments import adam_update
+    from fromage_cli.probes.lines import updates
+    from fromage_cli.probes.lines.displacement import displacement_to
+    from fromage_cli.probes.lines.moments import adam_update
 
     if name == "fromage":
         return updates.fromage_direction(problem, tensors)

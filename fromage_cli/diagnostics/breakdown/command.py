@@ -31,7 +31,7 @@ from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import progress
 
 if TYPE_CHECKING:
-    from fromage_cli.probes.direction import Direction
+    from fromage_cli.probes.lines.direction import Direction
     from fromage_cli.problem.problem import Problem
 
 STEP_SHARE = 1.08
@@ -83,7 +83,7 @@ def command(
     from fromage_cli.diagnostics.breakdown.findings import judge
     from fromage_cli.diagnostics.breakdown.measure import Measurement, measure, measure_batches
     from fromage_cli.diagnostics.breakdown.render import curve, render
-    from fromage_cli.probes.direction import moving_tensors
+    from fromage_cli.probes.lines.direction import moving_tensors
 
     problem = intake.problem
     alone = len(problem.batches) if problem.further else 0
@@ -119,7 +119,7 @@ def command(
 def _estimate(intake: Intake, points: int, direction: str, reload: bool) -> Answer:
     """The gradients that are counted; in time, also the product for the slope and the pass that tells the depth."""
     from fromage_cli.probes.cost import measure_cost, timed
-    from fromage_cli.probes.depth import measure_depth
+    from fromage_cli.probes.structure.depth import measure_depth
 
     problem, products = intake.problem, direction != "random"
     cost, rounds = measure_cost(problem, products), 2 if problem.further else 1

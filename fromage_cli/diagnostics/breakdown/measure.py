@@ -13,9 +13,9 @@ from fromage_cli.diagnostics.breakdown.result import (
     SkippedTensor,
 )
 from fromage_cli.errors import MismatchError, ResourceError
-from fromage_cli.probes.depth import Depth, measure_depth
-from fromage_cli.probes.direction import Direction, Skipped
-from fromage_cli.probes.ray import measure_ray
+from fromage_cli.probes.lines.direction import Direction, Skipped
+from fromage_cli.probes.lines.ray import measure_ray
+from fromage_cli.probes.structure.depth import Depth, measure_depth
 from fromage_cli.problem.hessian import visit_hessian_vector_product
 from fromage_cli.problem.problem import Evaluations, Problem
 from fromage_cli.theory.accumulation import norm

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from fromage_cli.diagnostics.breakdown.result import LayerBreakdown
-from fromage_cli.probes.direction import Direction, Move
-from fromage_cli.probes.ray import Ray
+from fromage_cli.probes.lines.direction import Direction, Move
+from fromage_cli.probes.lines.ray import Ray
 from fromage_cli.theory.curves import (
     Point,
     first_crossing,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy
 
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
-from fromage_cli.checkpoints.arrays import CHUNK
-from fromage_cli.checkpoints.reading_cost import chunk_seconds, resident_bytes
+from fromage_cli.checkpoints.reading.arrays import CHUNK
+from fromage_cli.checkpoints.reading.reading_cost import chunk_seconds, resident_bytes
 from fromage_cli.theory.spectra import DENSE
 
 TRIAL = 256

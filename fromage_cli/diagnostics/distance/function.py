@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.distance.result import Absent, Bound, DistanceResult, LayerDistance
-from fromage_cli.probes.chain import Chain, theorem_chain
-from fromage_cli.probes.function_distance import function_distance
+from fromage_cli.probes.structure.chain import Chain, theorem_chain
+from fromage_cli.probes.structure.function_distance import function_distance
 from fromage_cli.problem.layers import trainable_tensors
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.network_distance import log10_function_bound

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from fromage_cli.checkpoints import Checkpoint
-from fromage_cli.checkpoints.arrays import load_matrix
-from fromage_cli.checkpoints.pairs import Pair, measure_pair
+from fromage_cli.checkpoints.reading.arrays import load_matrix
+from fromage_cli.checkpoints.reading.pairs import Pair, measure_pair
 from fromage_cli.diagnostics.distance.pairing import Pairing
 from fromage_cli.diagnostics.distance.result import (
     Absent,

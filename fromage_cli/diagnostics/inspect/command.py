@@ -76,7 +76,7 @@ def _survey(path: str) -> Answer:
 
 
 def _answer(checkpoint: "Checkpoint", headers: bool, spectrum: bool, advance: Advance) -> Answer:
-    from fromage_cli.checkpoints.trainer_logs import read_trainer_logs
+    from fromage_cli.checkpoints.runs.trainer_logs import read_trainer_logs
     from fromage_cli.diagnostics.inspect.findings import judge
     from fromage_cli.diagnostics.inspect.measure import measure
     from fromage_cli.diagnostics.inspect.render import render
@@ -105,8 +105,8 @@ def _answer(checkpoint: "Checkpoint", headers: bool, spectrum: bool, advance: Ad
 
 def _estimate(opened: list["Checkpoint"], headers: bool, spectrum: bool) -> Answer:
     """What every checkpoint takes, one after another."""
-    from fromage_cli.checkpoints.reduction_cost import PROGRAM, reduction_cost
-    from fromage_cli.checkpoints.reductions import measure_magnitudes
+    from fromage_cli.checkpoints.reading.reduction_cost import PROGRAM, reduction_cost
+    from fromage_cli.checkpoints.reading.reductions import measure_magnitudes
 
     if headers:
         return estimate_answer("inspect", Estimate(0.0, PROGRAM, 0.0))

@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
-from fromage_cli.checkpoints.trainer_logs import TrainerLog
-from fromage_cli.checkpoints.widening import WIDTHS
+from fromage_cli.checkpoints.reading.widening import WIDTHS
+from fromage_cli.checkpoints.runs.trainer_logs import TrainerLog
 from fromage_cli.diagnostics.inspect.optimizer import describe_optimizer
 from fromage_cli.diagnostics.inspect.result import DtypeTotal, InspectResult, LogResult, TensorResult, Totals
 from fromage_cli.diagnostics.inspect.safety import named_code
@@ -32,8 +32,8 @@ def measure(
     found: Mapping[str, Magnitudes] = {}
     duplicates = None
     if not headers:
-        from fromage_cli.checkpoints.duplicates import find_duplicates
-        from fromage_cli.checkpoints.reductions import measure_magnitudes
+        from fromage_cli.checkpoints.reading.duplicates import find_duplicates
+        from fromage_cli.checkpoints.reading.reductions import measure_magnitudes
 
         found = measure_magnitudes(checkpoint, advance=advance)
         duplicates = find_duplicates(checkpoint, found)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, match_parameters
-from fromage_cli.checkpoints.optimizer_kind import optimizer_kind, optimizer_step
-from fromage_cli.checkpoints.optimizer_state import ParameterGroup
+from fromage_cli.checkpoints.optimizers.optimizer_kind import optimizer_kind, optimizer_step
+from fromage_cli.checkpoints.optimizers.optimizer_state import ParameterGroup
 from fromage_cli.diagnostics.inspect.result import GroupResult, OptimizerResult
 from fromage_cli.errors import MismatchError
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fromage_cli.checkpoints.pickle_scan import Scanned, scan
-from fromage_cli.checkpoints.pickled_names import verdict
-from fromage_cli.checkpoints.unpickling import PickledName
+from fromage_cli.checkpoints.pickles.pickle_scan import Scanned, scan
+from fromage_cli.checkpoints.pickles.pickled_names import verdict
+from fromage_cli.checkpoints.pickles.unpickling import PickledName
 from fromage_cli.diagnostics.inspect.result import NamedCode, SafetyResult
 
 _ACTS = {"call": "calls it", "create": "creates one", "build": "sets its attributes"}

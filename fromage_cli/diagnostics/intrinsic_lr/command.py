@@ -71,8 +71,8 @@ def command(
     if plot is not None:
         check_plot(plot, output.force, (output.output, *ckpt, batch.batch))
 
-    from fromage_cli.checkpoints.gathering import gather_series
     from fromage_cli.checkpoints.layers import lasting_layers
+    from fromage_cli.checkpoints.runs.gathering import gather_series
     from fromage_cli.diagnostics.intrinsic_lr.measure import measure, needs_gradients
     from fromage_cli.problem.budget import Budget
 
@@ -201,7 +201,7 @@ def _estimate(
     intake: Intake | None, checkpoints: "Sequence[Checkpoint]", names: Sequence[str], gradients: bool
 ) -> Answer:
     """The base gradient, those of the parts, and the tests of every layer; without a model reading alone."""
-    from fromage_cli.checkpoints.reading_cost import reading_cost
+    from fromage_cli.checkpoints.reading.reading_cost import reading_cost
 
     bytes, seconds = reading_cost(checkpoints, names)
     if intake is None:

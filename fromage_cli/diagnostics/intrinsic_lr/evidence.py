@@ -5,8 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, LayerEvidence
 from fromage_cli.errors import MismatchError
-from fromage_cli.probes.invariance import measure_invariance
-from fromage_cli.probes.unit_gradients import UnitGradients, Units, measure_unit_gradients, squares_of_units
+from fromage_cli.probes.optimizer_step.unit_gradients import (
+    UnitGradients,
+    Units,
+    measure_unit_gradients,
+    squares_of_units,
+)
+from fromage_cli.probes.structure.invariance import measure_invariance
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from fromage_cli.checkpoints import Checkpoint
-from fromage_cli.checkpoints.pairs import measure_pair
-from fromage_cli.checkpoints.reductions import measure_magnitudes
+from fromage_cli.checkpoints.reading.pairs import measure_pair
+from fromage_cli.checkpoints.reading.reductions import measure_magnitudes
 from fromage_cli.diagnostics.intrinsic_lr.law import (
     NEEDS_GRADIENTS,
     NORM,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, match_parameters
-from fromage_cli.checkpoints.optimizer_kind import EITHER_ADAM, optimizer_kind
+from fromage_cli.checkpoints.optimizers.optimizer_kind import EITHER_ADAM, optimizer_kind
 from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
 

@@ -67,8 +67,8 @@ def command(
     _check(lr, momentum, weight_decay)
     first_beta = _first_beta(betas)
 
-    from fromage_cli.checkpoints.gathering import gather_series
     from fromage_cli.checkpoints.layers import lasting_layers
+    from fromage_cli.checkpoints.runs.gathering import gather_series
     from fromage_cli.diagnostics.norms.settings import Settings, find_settings
 
     gathered = gather_series(ckpt, model.key, model.ema, model.optimizer_state)
@@ -185,14 +185,14 @@ def _elements(checkpoint: "Checkpoint", names: Sequence[str]) -> int:
 
 def _estimate(checkpoints: Sequence["Checkpoint"], names: Sequence[str], intake: Intake | None) -> Answer:
     """The reading of every checkpoint, and with a model a gradient and the forward passes of every layer."""
-    from fromage_cli.checkpoints.reduction_cost import reduction_cost
+    from fromage_cli.checkpoints.reading.reduction_cost import reduction_cost
 
     reading = reduction_cost(checkpoints, names)
     if intake is None:
         return estimate_answer("norms", Estimate(0.0, reading.bytes, reading.seconds))
 
     from fromage_cli.probes.cost import measure_cost
-    from fromage_cli.probes.invariance import FORWARDS
+    from fromage_cli.probes.structure.invariance import FORWARDS
 
     cost = measure_cost(intake.problem)
     gradients = 1 + FORWARDS * len(names) / 3

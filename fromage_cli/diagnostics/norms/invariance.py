@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.norms.measure import LayerTest
 from fromage_cli.errors import ResourceError
-from fromage_cli.probes.invariance import measure_invariance
+from fromage_cli.probes.structure.invariance import measure_invariance
 from fromage_cli.problem.problem import Problem
 from fromage_cli.problem.weights import stored_names
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
-from fromage_cli.checkpoints.reductions import measure_norms, measure_rows
+from fromage_cli.checkpoints.reading.reductions import measure_norms, measure_rows
 from fromage_cli.diagnostics.norms.result import Channels, LayerNorms, NormsResult, Overflow, OverflowSteps
 from fromage_cli.diagnostics.norms.settings import RELATIVE, Settings
 from fromage_cli.theory.growth import LARGEST, first_passage, orthogonal_growth, relative_walk, steps_until, theil_sen

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint, OptimizerState
-from fromage_cli.checkpoints.optimizer_kind import optimizer_kind
+from fromage_cli.checkpoints.optimizers.optimizer_kind import optimizer_kind
 from fromage_cli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from fromage_cli.terminal.progress import progress
 
 if TYPE_CHECKING:
     from fromage_cli.diagnostics.sharpness.measure import Measurement
-    from fromage_cli.probes.optimizer import Optimizer
+    from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 
 
 @shared_options(tables=("eigenvalues", "blocks"))
@@ -71,7 +71,7 @@ def command(
 
     from fromage_cli.diagnostics.sharpness.effort import Effort, estimate, expected_products
     from fromage_cli.diagnostics.sharpness.measure import measure
-    from fromage_cli.probes.direction import moving_tensors
+    from fromage_cli.probes.lines.direction import moving_tensors
 
     rule = _rule(intake, optimizer)
     effort = Effort(top, tolerance, max_iterations, optimizer.train_batch_size, simulate, blocks)
@@ -95,7 +95,7 @@ def command(
 
 def _rule(intake: Intake, given: OptimizerOptions) -> "Optimizer":
     """The optimizer, from the flags, the checkpoint's state and what is declared."""
-    from fromage_cli.probes.optimizer import Given, optimizer_of
+    from fromage_cli.probes.optimizer_step.optimizer import Given, optimizer_of
 
     state = intake.checkpoint.optimizer if intake.checkpoint is not None else None
     said = Given(given.optimizer, given.lr, given.momentum, given.nesterov, given.beta_pair, given.weight_decay)
@@ -129,7 +129,7 @@ def _answer(measured: "Measurement", chosen: str, rule: "Optimizer") -> Answer:
 
 def _trained(intake: Intake) -> bool:
     """Whether the checkpoint is past its initialisation; one that does not tell its step counts as trained."""
-    from fromage_cli.probes.next_step import steps_taken
+    from fromage_cli.probes.optimizer_step.next_step import steps_taken
 
     if intake.checkpoint is None:
         return False

@@ -10,10 +10,10 @@ from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.sharpness.effort import Effort
 from fromage_cli.diagnostics.sharpness.result import Absent, BatchSharpness, LayerBlock
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
-from fromage_cli.probes.batch_sharpness import gradient_curvature, training_batches
-from fromage_cli.probes.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
-from fromage_cli.probes.next_step import decays, preconditioner
-from fromage_cli.probes.optimizer import Optimizer
+from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
+from fromage_cli.probes.curvature.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
+from fromage_cli.probes.optimizer_step.next_step import decays, preconditioner
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.problem.curvature import WeightSpace, gauss_newton, has_gauss_newton, hessian
 from fromage_cli.problem.evaluation import batch_statistics_modules
 from fromage_cli.problem.layers import TrainableTensor

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fromage_cli.probes.cost import measure_cost
-from fromage_cli.probes.optimizer import Optimizer
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.problem.curvature import has_gauss_newton
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.output_expansion import EXPANSION_PRODUCTS

@@ -10,7 +10,7 @@ from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, Sharpnes
 from fromage_cli.diagnostics.sharpness.update import measure_update
 from fromage_cli.diagnostics.sharpness.verdict import ratio_to_threshold, regime_of
 from fromage_cli.errors import FromageError
-from fromage_cli.probes.optimizer import Optimizer, state_of
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of
 from fromage_cli.problem.curvature import WeightSpace, hessian
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem

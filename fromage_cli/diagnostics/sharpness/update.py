@@ -8,11 +8,11 @@ from torch import Tensor
 from fromage_cli.diagnostics.sharpness.course import Course
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
-from fromage_cli.probes.batch_sharpness import training_batches
-from fromage_cli.probes.critical import critical_rate
-from fromage_cli.probes.critical_error import critical_sharpness_error
-from fromage_cli.probes.next_step import next_step
-from fromage_cli.probes.quadratic_model import SimulatedTraining, measure_line, simulate_training
+from fromage_cli.probes.curvature.batch_sharpness import training_batches
+from fromage_cli.probes.curvature.critical import critical_rate
+from fromage_cli.probes.curvature.critical_error import critical_sharpness_error
+from fromage_cli.probes.curvature.quadratic_model import SimulatedTraining, measure_line, simulate_training
+from fromage_cli.probes.optimizer_step.next_step import next_step
 from fromage_cli.problem.curvature import WeightSpace, has_gauss_newton
 
 

@@ -6,13 +6,13 @@ from fromage_cli.diagnostics.suggest_lr.course import Course, Wish
 from fromage_cli.diagnostics.suggest_lr.result import Alternative
 from fromage_cli.diagnostics.suggest_lr.training import typical_of
 from fromage_cli.errors import MismatchError, ResourceError
-from fromage_cli.probes.critical import critical_rate
-from fromage_cli.probes.gradient_noise import measure_noise, noise_chunks
-from fromage_cli.probes.next_step import measure_next_step
-from fromage_cli.probes.next_update import stand_in
-from fromage_cli.probes.optimizer import MOMENTA, OPTIMIZERS, Optimizer
-from fromage_cli.probes.step_direction import step_line
-from fromage_cli.probes.update_rules import Memory
+from fromage_cli.probes.curvature.critical import critical_rate
+from fromage_cli.probes.optimizer_step.gradient_noise import measure_noise, noise_chunks
+from fromage_cli.probes.optimizer_step.next_step import measure_next_step
+from fromage_cli.probes.optimizer_step.next_update import stand_in
+from fromage_cli.probes.optimizer_step.optimizer import MOMENTA, OPTIMIZERS, Optimizer
+from fromage_cli.probes.optimizer_step.step_direction import step_line
+from fromage_cli.probes.optimizer_step.update_rules import Memory
 
 COMMON = {
     "sgd": Optimizer("sgd", momentum=0.9),

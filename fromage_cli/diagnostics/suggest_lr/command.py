@@ -23,7 +23,7 @@ from fromage_cli.terminal.progress import progress
 if TYPE_CHECKING:
     from fromage_cli.diagnostics.suggest_lr.measure import Measurement
     from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
-    from fromage_cli.probes.optimizer import Optimizer
+    from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 
 UNRELIABLE = 10
 """Exit code of a value that is printed but not reliable."""
@@ -67,8 +67,8 @@ def command(
     from fromage_cli.diagnostics.suggest_lr.findings import judge
     from fromage_cli.diagnostics.suggest_lr.measure import measure
     from fromage_cli.diagnostics.suggest_lr.render import render
-    from fromage_cli.probes.direction import moving_tensors
-    from fromage_cli.probes.optimizer import Given, optimizer_of
+    from fromage_cli.probes.lines.direction import moving_tensors
+    from fromage_cli.probes.optimizer_step.optimizer import Given, optimizer_of
 
     state = intake.checkpoint.optimizer if intake.checkpoint is not None else None
     given = Given(
@@ -165,7 +165,7 @@ def _stages(rule: "Optimizer", probe: str, sharpness: bool, verify: int) -> int:
 def _estimate(intake: Intake, rule: "Optimizer", probe: str, sharpness: bool, verify: int) -> Answer:
     """The most that it can take: seven gradients along the step beside base and noise, and forward passes."""
     from fromage_cli.probes.cost import measure_cost
-    from fromage_cli.probes.training import training_rows
+    from fromage_cli.probes.trial_runs.training import training_rows
 
     problem = intake.problem
     cost = measure_cost(problem, products=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.suggest_lr.result import Estimate
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
-from fromage_cli.probes.critical import critical_rate
-from fromage_cli.probes.crossing import Crossing, find_crossing, find_sum_crossing
-from fromage_cli.probes.depth import measure_depth
-from fromage_cli.probes.next_update import CHUNKS, NextUpdate, next_update, on_rows
-from fromage_cli.probes.optimizer import Optimizer
-from fromage_cli.probes.stable_rate import stable_rate
+from fromage_cli.probes.curvature.critical import critical_rate
+from fromage_cli.probes.curvature.stable_rate import stable_rate
+from fromage_cli.probes.lines.crossing import Crossing, find_crossing, find_sum_crossing
+from fromage_cli.probes.optimizer_step.next_update import CHUNKS, NextUpdate, next_update, on_rows
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+from fromage_cli.probes.structure.depth import measure_depth
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Evaluations, Problem
 from fromage_cli.theory.accumulation import inner_product

@@ -17,8 +17,8 @@ from fromage_cli.diagnostics.suggest_lr.result import (
 )
 from fromage_cli.diagnostics.suggest_lr.training import Trained, check, recommend
 from fromage_cli.errors import FromageError
-from fromage_cli.probes.crossing import Crossing
-from fromage_cli.probes.optimizer import Optimizer, state_of
+from fromage_cli.probes.lines.crossing import Crossing
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
 

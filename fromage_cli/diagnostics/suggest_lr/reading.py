@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.suggest_lr.course import Course
 from fromage_cli.diagnostics.suggest_lr.result import GroupRate, LayerRate, Limit, MeasuredPoint
-from fromage_cli.probes.crossing import Crossing
-from fromage_cli.probes.direction import Move
-from fromage_cli.probes.next_step import group_numbers
+from fromage_cli.probes.lines.crossing import Crossing
+from fromage_cli.probes.lines.direction import Move
+from fromage_cli.probes.optimizer_step.next_step import group_numbers
 from fromage_cli.theory.conversions import largest_rate
 
 

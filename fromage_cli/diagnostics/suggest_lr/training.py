@@ -7,9 +7,9 @@ from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.suggest_lr.course import Course, gradients
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, ProbeRun, Recommended, VerifiedRun
 from fromage_cli.errors import FromageError, MismatchError, ResourceError, UsageError
-from fromage_cli.probes.optimizer import Optimizer
-from fromage_cli.probes.rate_probe import RateProbe, measure_rate
-from fromage_cli.probes.verification import verify
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+from fromage_cli.probes.trial_runs.rate_probe import RateProbe, measure_rate
+from fromage_cli.probes.trial_runs.verification import verify
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.typical_rates import typical_rate
 

@@ -8,7 +8,7 @@ from torch import nn
 from fromage_cli.diagnostics.breakdown.choice import check_direction, gradient_count, make_direction, moved_by_default
 from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
 from fromage_cli.errors import MismatchError, UsageError
-from fromage_cli.probes.direction import moving_tensors
+from fromage_cli.probes.lines.direction import moving_tensors
 from fromage_cli.problem.batches import as_batch
 from fromage_cli.problem.problem import Problem
 

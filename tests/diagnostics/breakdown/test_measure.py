@@ -10,8 +10,8 @@ from torch import nn
 from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
 from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
-from fromage_cli.probes.direction import moving_tensors
-from fromage_cli.probes.updates import fromage_direction, sgd_direction
+from fromage_cli.probes.lines.direction import moving_tensors
+from fromage_cli.probes.lines.updates import fromage_direction, sgd_direction
 from fromage_cli.problem.batches import as_batch
 from fromage_cli.problem.problem import Problem
 

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from fromage_cli.diagnostics.breakdown.choice import make_direction, moved_by_default
 from fromage_cli.diagnostics.breakdown.measure import measure
-from fromage_cli.probes.direction import moving_tensors
+from fromage_cli.probes.lines.direction import moving_tensors
 from fromage_cli.problem.problem import Problem
 
 Maker = Callable[..., Problem]

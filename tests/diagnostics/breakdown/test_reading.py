@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from fromage_cli.diagnostics.breakdown import reading
-from fromage_cli.probes.direction import Direction, Move
-from fromage_cli.probes.ray import Ray
+from fromage_cli.probes.lines.direction import Direction, Move
+from fromage_cli.probes.lines.ray import Ray
 from fromage_cli.problem.layers import TrainableTensor
 
 ETAS = [0.01, 0.02, 0.04, 0.08]

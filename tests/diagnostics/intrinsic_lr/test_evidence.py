@@ -56,7 +56,7 @@ def test_gradients_only_where_they_are_asked_for_and_can_be_had(problem):
 
 def test_a_limit_leaves_layers_untested(problem, monkeypatch):
     from fromage_cli.diagnostics.intrinsic_lr import evidence
-    from fromage_cli.probes.invariance import InvarianceTest
+    from fromage_cli.probes.structure.invariance import InvarianceTest
 
     monkeypatch.setattr(
         evidence, "measure_invariance", lambda *_: InvarianceTest({}, ResourceError("The time limit was reached."))

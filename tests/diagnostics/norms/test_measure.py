@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.checkpoints.gathering import gather_series
 from fromage_cli.checkpoints.layers import lasting_layers
+from fromage_cli.checkpoints.runs.gathering import gather_series
 from fromage_cli.diagnostics.norms.measure import LayerTest, measure
 from fromage_cli.diagnostics.norms.result import Channels
 from fromage_cli.diagnostics.norms.settings import Settings

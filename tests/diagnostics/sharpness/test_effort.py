@@ -7,7 +7,7 @@ from torch import nn
 
 from fromage_cli.diagnostics.sharpness.effort import TYPICAL_PRODUCTS, Effort, estimate, expected_products
 from fromage_cli.diagnostics.sharpness.measure import measure
-from fromage_cli.probes.optimizer import Optimizer
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.problem.problem import Problem
 
 Maker = Callable[..., Problem]

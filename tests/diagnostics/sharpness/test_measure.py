@@ -13,7 +13,7 @@ from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.diagnostics.sharpness.effort import Effort
 from fromage_cli.diagnostics.sharpness.measure import Measurement, measure
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
-from fromage_cli.probes.optimizer import Given, Optimizer, optimizer_of
+from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
 from fromage_cli.problem.beside import Declared
 from fromage_cli.problem.budget import Budget
 from fromage_cli.problem.curvature import WeightSpace, gauss_newton, hessian

@@ -16,7 +16,7 @@ from fromage_cli.diagnostics.suggest_lr.measure import Measurement, measure
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, SuggestedRates
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
-from fromage_cli.probes.optimizer import Given, Optimizer, optimizer_of
+from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
 from fromage_cli.problem.batches import as_batch
 from fromage_cli.problem.beside import Declared
 from fromage_cli.problem.budget import Budget

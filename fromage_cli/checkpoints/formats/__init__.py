@@ -1,0 +1,1 @@
+"""The formats, recognised by content, and one reader for each."""

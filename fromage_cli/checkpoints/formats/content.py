@@ -1,0 +1,117 @@
+"""What a file is by its first bytes, whatever its name says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fromage_cli.checkpoints.formats.npy_header import MAGIC, pickle_in_array
+from fromage_cli.checkpoints.formats.zip_directory import read_directory
+from fromage_cli.checkpoints.storage.files import FileVersion, opened, quoted
+from fromage_cli.checkpoints.storage.sources import Source
+from fromage_cli.errors import InputError, UnsafeError
+
+SUPPORTED = (
+    "Readable are .safetensors, PyTorch files (.pt, .pth, .bin, .ckpt), .npz and .msgpack, single or sharded with an "
+    "index, and directories of torch.distributed.checkpoint and DeepSpeed."
+)
+HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
+PICKLE_PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
+
+GRAPHS = ("/models/model.json", "/serialized_exported_program.json", "/archive_format")  # of torch.export
+MSGPACK = re.compile(rb"([\x81-\x8f]|\xde..|\xdf....)[\xa1-\xbf\xd9\xda]", re.DOTALL)
+"""The beginning of a dictionary whose first key is a text."""
+PICKLED = ("torch", "torch-legacy", "torchscript", "torch-package")
+"""Kinds of files whose pickles say what they hold."""
+FOREIGN = (  # first bytes, what it is, what to do
+    (b"\x1f\x8b", "a gzip archive", "Unpack it first (gunzip)."),
+    (b"BZh", "a bzip2 archive", "Unpack it first (bunzip2)."),
+    (b"\xfd7zXZ", "an xz archive", "Unpack it first (unxz)."),
+    (b"\x28\xb5\x2f\xfd", "a zstandard archive", "Unpack it first (unzstd)."),
+    (b"7z\xbc\xaf", "a 7-Zip archive", "Unpack it first."),
+    (b"\x89HDF", "an HDF5 file (Keras)", "Save the weights as .npz or .safetensors."),
+    (b"GGUF", "a GGUF file", "Its weights are quantised; use the checkpoint that it was made from."),
+    (b"\x93NUMPY", "a single NumPy array", "Save named arrays with numpy.savez."),
+)
+
+
+def kind_of(path: Path) -> str:
+    """Return what a file is; anything that is no checkpoint raises InputError.
+
+    "safetensors", "torch", "torch-legacy", "torchscript", "torch-package", "npz", "msgpack", or "json".
+    """
+    version = FileVersion.of(path)
+    if path.suffix == ".distcp":
+        raise InputError(
+            f"{quoted(path)} is one shard of a torch.distributed.checkpoint.",
+            hint=f"Name its directory: {quoted(path.parent)}.",
+        )
+    with opened(path) as file:
+        head = file.read(512)
+    if _is_safetensors(head):
+        return "safetensors"
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _kind_of_zip(path, version)
+    if head.startswith(PICKLE_PROTOCOLS) and head[2:3] != b"\x00":
+        return "torch-legacy"
+    if head.startswith(MAGIC) and _holds_objects(path):
+        raise UnsafeError(
+            f"{quoted(path)} is an array of pickled Python objects. Nothing was executed.",
+            hint="Save plain numbers, named, with numpy.savez.",
+        )
+    if foreign := _foreign(head):
+        raise InputError(f"{quoted(path)} is {foreign[0]}.", hint=foreign[1])
+    if path.suffix == ".safetensors":
+        return "safetensors"
+    if head.lstrip()[:1] == b"{":
+        return "json"
+    if MSGPACK.match(head):
+        return "msgpack"
+    raise InputError(f"{quoted(path)} is no checkpoint in any known format.", hint=SUPPORTED)
+
+
+def _holds_objects(path: Path) -> bool:
+    source = Source.of_file(path)
+    with source.open() as file:
+        return pickle_in_array(file) is not None
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_LIMIT
+
+
+def _foreign(head: bytes) -> tuple[str, str] | None:
+    """Return what a file that is certainly no checkpoint is, and what to do about it."""
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file that it points to", "Fetch the content with `git lfs pull`."
+    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page, not a checkpoint", "The download went wrong; download it again."
+    for magic, found, hint in FOREIGN:
+        if head.startswith(magic):
+            return found, hint
+    if head[257:262] == b"ustar":
+        return "a tar archive", "Unpack it first (tar -xf)."
+    return None
+
+
+def _kind_of_zip(path: Path, version: FileVersion) -> str:
+    names = member_names(path, version)
+    if any(f"/{name}".endswith(GRAPHS) for name in names):
+        raise UnsafeError(
+            f"{quoted(path)} is a .pt2 archive: it holds a graph, which counts as code. Nothing was executed.",
+            hint="Save the weights alone: torch.save(exported.state_dict, 'weights.pt').",
+        )
+    if any(name.endswith("/.data/extern_modules") for name in names):
+        return "torch-package"
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "torchscript"
+    if any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
+        return "torch"
+    if names and all(name.endswith(".npy") for name in names):
+        return "npz"
+    raise InputError(f"{quoted(path)} is a ZIP archive, but neither a PyTorch file nor .npz.", hint=SUPPORTED)
+
+
+def member_names(path: Path, version: FileVersion) -> list[str]:
+    """Return the names of a ZIP archive's members; a damaged or unfinished archive raises InputError."""
+    return list(read_directory(Source(path, version.size, version)))

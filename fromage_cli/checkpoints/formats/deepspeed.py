@@ -1,0 +1,254 @@
+"""DeepSpeed's ZeRO checkpoints, stages 1 to 3: float32 master weights cut over the files of all ranks.
+
+mp_rank_00_model_states.pt            names, shapes, buffers, the 16-bit copy; stage 3: one file a rank
+zero_pp_rank_R_mp_rank_00_optim_states.pt   rank R's part of the float32 weights and of the optimizer's state
+
+Stages 1 and 2 lay the parameters of a group end to end, pad, and give each rank an equal stretch. Stage 3 cuts every
+parameter into equal stretches, the last one padded, and each rank lays its own end to end.
+Source: deepspeed/utils/zero_to_fp32.py and deepspeed/runtime/zero of DeepSpeed 0.14 to 0.18.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
+from fromage_cli.checkpoints.formats.content import kind_of
+from fromage_cli.checkpoints.formats.flat_tensor import FlatTensor, FlatVector, is_vector
+from fromage_cli.checkpoints.formats.torch_file import load_file
+from fromage_cli.checkpoints.naming import listed
+from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
+from fromage_cli.checkpoints.optimizers.saved_optimizer import GROUPS, PARAMETERS, STATE, parse_optimizer
+from fromage_cli.checkpoints.runs.directory import MODEL_STATES
+from fromage_cli.checkpoints.runs.steps import step_in_metadata
+from fromage_cli.checkpoints.storage.files import names_in, quoted
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
+from fromage_cli.errors import InputError
+
+OPTIMIZER_STATES = re.compile(r"^(?:(?:bf16|fp16)_)?zero_pp_rank_([0-9]+)_mp_rank_([0-9]+)_optim_states\.pt$")
+MASTER, MASTER_3 = "single_partition_of_fp32_groups", "fp32_flat_groups"
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def is_model_states(path: Path) -> bool:
+    """Return whether a file is a ZeRO checkpoint's description of the model, and the ranks' parts stand beside it."""
+    return bool(MODEL_STATES.match(path.name)) and any(map(OPTIMIZER_STATES.match, names_in(path.parent)))
+
+
+def read_deepspeed(path: Path) -> Contents:
+    """Put the float32 master weights of a ZeRO checkpoint together; `path` is one of its model_states files.
+
+    Raises InputError where ranks are missing or the parts do not add up, and for tensor- and pipeline-parallel shards.
+    """
+    zero = _open(path)
+    tensors, tied = zero.tensors()
+    module = zero.model.get("module")
+    in_order = [str(name) for name in module if str(name) in tensors] if isinstance(module, Mapping) else []
+    ordered = dict.fromkeys([*in_order, *tensors])
+    copy = " instead of the 16-bit copy, which --key module takes" if zero.stage < 3 else ""
+    return Contents(
+        format="deepspeed-zero-3" if zero.stage == 3 else "deepspeed-zero",
+        entries={name: TensorEntry(name, tensors[name].dtype, tensors[name].shape) for name in ordered},
+        read=lambda name: tensors[name].read(),
+        step=step_in_metadata(zero.model),
+        notes=(f"Took the float32 master weights, put together from {zero.ranks} ranks{copy}.",),
+        tied=tied,
+        read_optimizer=zero.optimizer,
+    )
+
+
+@dataclass(frozen=True)
+class _Zero:
+    """What all files of one checkpoint hold."""
+
+    path: Path
+    stage: int  # 2 stands for 1 and 2, which are laid out alike
+    models: tuple[Mapping[str, Any], ...]  # of one rank, in stage 3 of all
+    states: tuple[Mapping[str, Any], ...]  # of all ranks
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        return self.models[0]
+
+    @property
+    def ranks(self) -> int:
+        return len(self.states)
+
+    @property
+    def shapes(self) -> list[Shapes]:
+        """Names and shapes of the parameters, group by group, in the order in which they were laid end to end."""
+        groups = self.model.get("param_shapes")
+        if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
+            raise self.damaged("it does not list the parameters' shapes")
+        return [{str(name): self._shape(name, shape) for name, shape in group.items()} for group in groups]
+
+    def tensors(self) -> tuple[dict[str, StoredTensor], tuple[tuple[str, ...], ...]]:
+        """Buffers, frozen and trained tensors by name, and which names are one."""
+        module, buffers = self.model.get("module"), self.model.get("buffer_names")
+        found: dict[str, StoredTensor] = {
+            str(name): tensor
+            for name, tensor in (module.items() if isinstance(module, Mapping) else ())
+            if isinstance(tensor, StoredTensor) and isinstance(buffers, list | tuple | set) and name in buffers
+        }
+        found |= self._frozen()
+        found |= self._cut([self._master(state) for state in self.states])
+        shared = self.model.get("shared_params")
+        tied: dict[str, list[str]] = {}
+        for alias, name in shared.items() if isinstance(shared, Mapping) else ():
+            if isinstance(name, str) and name in found and str(alias) not in found:
+                found[str(alias)] = found[name]
+                tied.setdefault(name, [name]).append(str(alias))
+        return found, tuple(map(tuple, tied.values()))
+
+    def optimizer(self) -> OptimizerState | None:
+        """The optimizer's state, each slot put together as the weights are."""
+        kept = "optimizer_state_dict" if self.stage == 3 else "base_optimizer_state"
+        bases = [base for state in self.states if isinstance(base := state.get(kept), Mapping)]
+        if len(bases) < self.ranks or not all(isinstance(base.get(STATE), Mapping) for base in bases):
+            return None
+        groups = bases[0].get(GROUPS)
+        if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
+            return None
+        slots: dict[str, dict[str, Any]] = {}
+        for slot, values in self._slots(bases).items():
+            for name, value in values.items():
+                slots.setdefault(name, {})[slot] = value
+        named = [{**group, PARAMETERS: self._names(index, group)} for index, group in enumerate(groups)]
+        for group in named:
+            for name in group[PARAMETERS] if "step" in group else ():
+                slots.setdefault(name, {}).setdefault("step", group["step"])
+        return parse_optimizer({STATE: slots, GROUPS: named})
+
+    def _names(self, index: int, group: Mapping[str, Any]) -> list[str]:
+        """The parameters of a group of the optimizer; in stage 3 it holds several of the groups laid end to end."""
+        owners, numbers = self.shapes, group.get(PARAMETERS)
+        held = numbers if self.stage == 3 and isinstance(numbers, list) else [index]
+        return [name for number in held if type(number) is int and number < len(owners) for name in owners[number]]
+
+    def _slots(self, bases: list[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """By slot, by name of the parameter: tensors cut as the weights are, numbers as they stand for the group."""
+        ranks = [[state for _, state in sorted(base[STATE].items(), key=_by_number)] for base in bases]
+        ranks = [[state if isinstance(state, Mapping) else {} for state in states] for states in ranks]
+        found: dict[str, dict[str, Any]] = {}
+        for slot in dict.fromkeys(name for state in ranks[0] for name in state):
+            values = [[state.get(slot) for state in states] for states in ranks]
+            if all(is_vector(value) for rank in values for value in rank):
+                found[slot] = dict(self._cut(values))
+            else:
+                pairs = zip(self.shapes, values[0], strict=False)
+                found[slot] = {name: value for shapes, value in pairs for name in shapes}
+        return found
+
+    def _master(self, state: Mapping[str, Any]) -> list[Any]:
+        vectors = state.get(MASTER_3 if self.stage == 3 else MASTER)
+        if not isinstance(vectors, list | tuple) or not vectors or not all(map(is_vector, vectors)):
+            raise self.damaged("a rank's file holds no float32 weights")
+        return list(vectors)
+
+    def _cut(self, vectors: list[list[Any]]) -> dict[str, StoredTensor]:
+        """The parameters in the vectors of all ranks (rank, then group)."""
+        return self._cut_parameters(vectors) if self.stage == 3 else self._cut_groups(vectors)
+
+    def _cut_groups(self, vectors: list[list[StoredTensor]]) -> dict[str, StoredTensor]:
+        """Stages 1 and 2: a group's parameters end to end, and that vector cut over the ranks."""
+        found: dict[str, StoredTensor] = {}
+        if any(len(rank) != len(self.shapes) for rank in vectors):
+            raise self.damaged(f"{len(self.shapes)} groups of parameters are described, {len(vectors[0])} are there")
+        for index, shapes in enumerate(self.shapes):
+            flat, begin = FlatVector(tuple(rank[index] for rank in vectors)), 0
+            for name, shape in shapes.items():
+                found[name] = flat.tensor(begin, shape)
+                begin += math.prod(shape)
+            if math.ceil(begin / (2 * self.ranks)) != math.ceil(flat.size / (2 * self.ranks)):  # but for padding
+                raise self.damaged(f"group {index} needs {begin} numbers, its parts have {flat.size}")
+        return found
+
+    def _cut_parameters(self, vectors: list[list[StoredTensor]]) -> dict[str, StoredTensor]:
+        """Stage 3: every parameter cut over the ranks, and each rank's parts end to end."""
+        found: dict[str, StoredTensor] = {}
+        flats, begin = [FlatVector(tuple(rank)) for rank in vectors], 0
+        for name, shape in {name: shape for shapes in self.shapes for name, shape in shapes.items()}.items():
+            share = math.ceil(math.prod(shape) / self.ranks)
+            stretches = [stretch for flat in flats for stretch in flat.stretches(begin, share)]
+            found[name] = FlatTensor(vectors[0][0].dtype, shape, stretches=stretches)
+            begin += share
+        if any(flat.size != begin for flat in flats):
+            raise self.damaged(f"each rank needs {begin} numbers, they have {[flat.size for flat in flats]}")
+        return found
+
+    def _frozen(self) -> dict[str, StoredTensor]:
+        """Parameters that are not trained: whole in stages 1 and 2, in parts in stage 3."""
+        shapes = self.model.get("frozen_param_shapes")
+        if not isinstance(shapes, Mapping):
+            return {}
+        fragments = [model.get("frozen_param_fragments") for model in self.models]
+        found: dict[str, StoredTensor] = {}
+        for name, shape in shapes.items():
+            parts = [part.get(name) if isinstance(part, Mapping) else None for part in fragments]
+            whole = self._shape(name, shape)
+            stored = [part for part in parts if isinstance(part, StoredTensor)]
+            if len(stored) < len(parts) or sum(part.numel() for part in stored) < math.prod(whole):
+                raise self.damaged(f"the frozen parameter {name!r} is not whole")
+            found[str(name)] = stored[0] if self.stage < 3 else FlatTensor(stored[0].dtype, whole, stretches=stored)
+        return found
+
+    def _shape(self, name: object, shape: Any) -> tuple[int, ...]:
+        whole = isinstance(shape, list | tuple) and all(type(size) is int and 0 <= size < 2**60 for size in shape)
+        if not whole or math.prod(shape) >= 2**60:
+            raise self.damaged(f"parameter {name!r} has the shape {shape!r:.60}")
+        return tuple(shape)
+
+    def damaged(self, reason: str) -> InputError:
+        return InputError(
+            f"{quoted(self.path.parent)} is no whole ZeRO checkpoint: {reason}.",
+            hint="Files of different saves were mixed, or DeepSpeed's version lays them out otherwise; "
+            "zero_to_fp32.py beside it writes the weights out.",
+        )
+
+
+def _open(path: Path) -> _Zero:
+    names = sorted(names_in(path.parent))
+    models = _by_rank(path.parent, names, MODEL_STATES)
+    parts = _by_rank(path.parent, names, OPTIMIZER_STATES)
+    states = []
+    for file in parts:
+        held = _dictionary(file).get("optimizer_state_dict")
+        states.append(held if isinstance(held, Mapping) else {})
+    stage = 3 if any(MASTER_3 in state for state in states) else 2
+    zero = _Zero(path, stage, tuple(map(_dictionary, models if stage == 3 else models[:1])), tuple(states))
+    count = states[0].get("partition_count")
+    expected = max(count, default=0) if isinstance(count, list) else count
+    if type(expected) is int and expected != len(states):
+        raise InputError(
+            f"{quoted(path.parent)} is incomplete: {len(states)} of {expected} ranks' optim_states files are there.",
+            hint="Copy the missing ones beside them; every rank writes its own.",
+        )
+    if stage == 3 and len(models) != len(states):
+        raise zero.damaged(f"{len(models)} model_states files and {len(states)} optim_states files")
+    return zero
+
+
+def _by_rank(directory: Path, names: list[str], pattern: re.Pattern[str]) -> list[Path]:
+    """The files of one kind by data-parallel rank; more than one model-parallel rank raises InputError."""
+    found = [(match, directory / match[0]) for name in names if (match := pattern.match(name))]
+    if others := [path.name for match, path in found if int(match[2])]:
+        raise InputError(
+            f"{quoted(directory)} holds tensor- or pipeline-parallel shards ({listed(others)}), which cannot be merged "
+            "without the model's code.",
+            hint="Merge them where it was trained (DeepSpeed's ds_to_universal.py, or the trainer's own export).",
+        )
+    return [path for _, path in sorted(found, key=lambda pair: int(pair[0][1] or 0))]
+
+
+def _dictionary(path: Path) -> Mapping[str, Any]:
+    root = load_file(path, kind_of(path))
+    return root if isinstance(root, Mapping) else {}
+
+
+def _by_number(pair: tuple[Any, Any]) -> tuple[int, str]:
+    return (pair[0] if type(pair[0]) is int else 0, str(pair[0]))

@@ -1,0 +1,88 @@
+"""A torch.distributed.checkpoint in safetensors files, as HuggingFaceStorageWriter leaves it before it is consolidated.
+
+shard-RANK-model-FILE-of-FILES.safetensors, each with DCP_SHARDING_INFO {name: {"saved_offsets": […]}} in its metadata:
+where the piece in this file begins in the whole tensor.
+Source: torch/distributed/checkpoint/_hf_utils.py, PyTorch 2.8 to 2.13.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
+from fromage_cli.checkpoints.formats.pieces import Box, PiecedTensor
+from fromage_cli.checkpoints.formats.safetensors_file import read_tensor
+from fromage_cli.checkpoints.formats.safetensors_header import Header, invalid, read_header
+from fromage_cli.checkpoints.runs.directory import SHARD_OF_RANK
+from fromage_cli.checkpoints.storage.files import names_in, quoted
+from fromage_cli.errors import InputError
+
+INFO = "DCP_SHARDING_INFO"
+
+
+def is_shard_of_rank(path: Path) -> bool:
+    """Return whether a file is one rank's part of such a checkpoint, by its name."""
+    return bool(SHARD_OF_RANK.match(path.name))
+
+
+def read_ranks(path: Path) -> Contents:
+    """Read the headers of all ranks' files, of which `path` is one, and put their tensors together."""
+    files = files_of_ranks(path)
+    headers = [read_header(file) for file in files]
+    tensors = _tensors(path, headers)
+    return Contents(
+        format="safetensors-distributed",
+        entries={name: TensorEntry(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()},
+        read=lambda name: tensors[name].read(),
+        notes=(f"Put together from {len(files)} files; how many there were when it was saved is not recorded.",),
+    )
+
+
+def files_of_ranks(path: Path) -> list[Path]:
+    """The files of all ranks in the directory of one; InputError where a rank is missing."""
+    ranks = {name: found for name in sorted(names_in(path.parent)) if (found := SHARD_OF_RANK.match(name))}
+    present = {int(found[1]) for found in ranks.values()}
+    if absent := sorted(set(range(1, max(present) + 1)) - present):
+        raise InputError(
+            f"{quoted(path.parent)} is incomplete: the files of {len(absent)} ranks are missing, first that of rank "
+            f"{absent[0]}.",
+            hint="Copy them again: shard-RANK-model-….safetensors.",
+        )
+    return [path.with_name(name) for name in ranks]
+
+
+def _tensors(path: Path, headers: list[Header]) -> dict[str, PiecedTensor]:
+    tensors: dict[str, PiecedTensor] = {}
+    for header in headers:
+        offsets = _offsets(header)
+        for name, entry in header.entries.items():
+            box = Box(offsets[name], entry.shape, partial(read_tensor, header, name))
+            ends = tuple(begin + size for begin, size in zip(box.offsets, box.sizes, strict=True))
+            whole = tensors.setdefault(name, PiecedTensor(entry.dtype, ends, name=f"{name!r} in {quoted(path.parent)}"))
+            if whole.dtype != entry.dtype or len(whole.shape) != len(ends):
+                raise invalid(header.version.path, f"tensor {name!r} is of another kind in another rank's file")
+            whole.boxes = (*whole.boxes, box)
+            whole.shape = tuple(map(max, whole.shape, ends))
+    return {name: tensor.check() for name, tensor in tensors.items()}
+
+
+def _offsets(header: Header) -> dict[str, tuple[int, ...]]:
+    """Where the piece of every tensor in a file begins."""
+    path = header.version.path
+    try:
+        table: Any = json.loads(header.metadata.get(INFO, ""))
+    except (ValueError, RecursionError) as error:
+        raise invalid(path, f"its {INFO} is not JSON") from error
+    found = {}
+    for name, entry in header.entries.items():
+        said = table.get(name) if isinstance(table, Mapping) else None
+        offsets: Any = said.get("saved_offsets") if isinstance(said, Mapping) else None
+        whole = isinstance(offsets, list) and all(type(offset) is int and 0 <= offset < 2**60 for offset in offsets)
+        if not whole or len(offsets) != len(entry.shape):
+            raise invalid(path, f"its {INFO} does not say where the piece of {name!r} begins")
+        found[name] = tuple(offsets)
+    return found

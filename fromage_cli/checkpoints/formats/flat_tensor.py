@@ -1,0 +1,58 @@
+"""Tensors that were laid end to end in flat vectors, and those vectors cut into parts, as ZeRO does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(eq=False)
+class FlatTensor(StoredTensor):
+    """A tensor whose elements lie, in order, in stretches of vectors."""
+
+    stretches: Sequence[StoredTensor] = ()
+
+    def read(self) -> torch.Tensor:
+        """Read all stretches and give them the tensor's shape."""
+        import torch
+
+        parts = [stretch.read() for stretch in self.stretches]
+        flat = torch.cat(parts) if parts else torch.empty(0, dtype=getattr(torch, self.dtype))
+        return flat[: self.numel()].reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class FlatVector:
+    """Vectors in a row, seen as one."""
+
+    parts: tuple[StoredTensor, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return sum(part.numel() for part in self.parts)
+
+    def tensor(self, begin: int, shape: tuple[int, ...]) -> FlatTensor:
+        """The tensor of that shape whose elements begin at `begin`."""
+        return FlatTensor(self.parts[0].dtype, shape, stretches=tuple(self.stretches(begin, math.prod(shape))))
+
+    def stretches(self, begin: int, count: int) -> Iterator[StoredTensor]:
+        """The elements from `begin` on, `count` of them or as many as there are."""
+        end = begin + count
+        for part in self.parts:
+            first, last = max(begin, 0), min(end, part.numel())
+            if first < last:
+                yield replace(part, shape=(last - first,), stride=(1,), offset=part.offset + first)
+            begin, end = begin - part.numel(), end - part.numel()
+
+
+def is_vector(value: object) -> bool:
+    """Whether a value is a vector of numbers that lie next to each other in a file."""
+    return isinstance(value, StoredTensor) and value.dim() == 1 and value.contiguous and not value.peculiarity

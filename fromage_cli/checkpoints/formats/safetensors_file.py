@@ -1,0 +1,48 @@
+"""A single safetensors file: its header at once, each tensor by one positional read when it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fromage_cli.checkpoints.checkpoint import Contents, Span
+from fromage_cli.checkpoints.formats.safetensors_header import Header, incomplete, read_header
+from fromage_cli.checkpoints.runs.steps import step_in_metadata
+from fromage_cli.checkpoints.storage.files import opened
+
+if TYPE_CHECKING:
+    import torch
+
+
+def read_safetensors(path: Path) -> Contents:
+    """Read the header of a safetensors file."""
+    header = read_header(path)
+    return Contents(
+        format="safetensors",
+        entries=header.entries,
+        read=lambda name: read_tensor(header, name),
+        metadata=header.metadata,
+        step=step_in_metadata(header.metadata),
+        spans={name: Span(header.version, *ends) for name, ends in header.spans.items()},
+    )
+
+
+def read_tensor(header: Header, name: str) -> torch.Tensor:
+    """Read one tensor's bytes into new memory.
+
+    The buffer is (bytes,) uint8, then (elements,) in the stored dtype, then in the stored shape.
+    """
+    import torch
+
+    header.version.check_unchanged()
+    entry = header.entries[name]
+    begin, end = header.spans[name]
+    dtype = getattr(torch, entry.dtype)
+    buffer = torch.empty(end - begin, dtype=torch.uint8)
+    if end > begin:
+        with opened(header.version.path) as file:
+            file.seek(begin)
+            read = file.readinto(buffer.numpy().data)
+        if read != end - begin:
+            raise incomplete(header.version.path, end, begin + read)
+    return buffer.view(dtype).reshape(entry.shape)

@@ -1,0 +1,93 @@
+"""Sharded checkpoints: an index that names the file of every tensor, each in the index's own directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fromage_cli.checkpoints.checkpoint import Contents
+from fromage_cli.checkpoints.naming import listed
+from fromage_cli.checkpoints.runs.steps import step_in_metadata
+from fromage_cli.checkpoints.storage.contained import contained
+from fromage_cli.checkpoints.storage.files import quoted
+from fromage_cli.checkpoints.storage.json_file import read_object
+from fromage_cli.errors import InputError
+
+
+@dataclass(frozen=True)
+class Index:
+    """A checked index: every shard exists."""
+
+    files: Mapping[str, Path]  # tensor name -> its shard
+    metadata: Mapping[str, str]
+
+    @property
+    def shards(self) -> tuple[Path, ...]:
+        """The shards, each once, in the order in which the index names them."""
+        return tuple(dict.fromkeys(self.files.values()))
+
+
+def is_index(path: Path) -> bool:
+    """Return whether a file is an index by its name."""
+    return path.name.endswith(".index.json")
+
+
+def read_sharded(path: Path, read_file: Callable[[Path], Contents]) -> Contents:
+    """Read an index and the structure of its shards, each by `read_file`."""
+    index = read_index(path)
+    shards = {shard: read_file(shard) for shard in index.shards}
+    for name, shard in index.files.items():
+        if name not in shards[shard].entries:
+            raise InputError(
+                f"{quoted(path)} says that tensor {name!r} is in {shard.name!r}, but it is not there.",
+                hint="Index and shards come from different saves; copy all of them again.",
+            )
+    extra = [name for contents in shards.values() for name in contents.entries if name not in index.files]
+    notes = [note for contents in shards.values() for note in contents.notes]
+    if extra:
+        notes.append(f"Left out {len(extra)} tensors that the index does not name: {listed(extra)}.")
+    torch_shards = any(contents.format.startswith("torch") for contents in shards.values())
+    return Contents(
+        format="torch-sharded" if torch_shards else "safetensors-sharded",
+        entries={name: shards[shard].entries[name] for name, shard in index.files.items()},
+        read=lambda name: shards[index.files[name]].read(name),
+        metadata=index.metadata,
+        step=step_in_metadata(index.metadata),
+        notes=tuple(notes),
+        tied=_tied(index, shards),
+        spans={name: shards[file].spans[name] for name, file in index.files.items() if name in shards[file].spans},
+    )
+
+
+def read_index(path: Path) -> Index:
+    """Read an index and check its shards' paths; a path out of its directory raises UnsafeError."""
+    table = read_object(path)
+    names = table.get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(file, str) for file in names.values()):
+        raise InputError(
+            f"{quoted(path)} is no index of shards: it has no 'weight_map' from tensor names to file names."
+        )
+    places = {file: contained(path, file) for file in dict.fromkeys(names.values())}
+    absent = [file for file, place in places.items() if not place.exists()]
+    if absent:
+        raise InputError(
+            f"{quoted(path)} is incomplete: {len(absent)} of {len(places)} shards are missing: {listed(absent)}.",
+            hint="Copy the missing shards beside the index.",
+            details=absent,
+        )
+    metadata = table.get("metadata")
+    described = metadata if isinstance(metadata, dict) else {}
+    return Index(
+        {name: places[file] for name, file in names.items()},
+        {name: str(value) for name, value in described.items() if isinstance(value, str | int | float)},
+    )
+
+
+def _tied(index: Index, shards: Mapping[Path, Contents]) -> tuple[tuple[str, ...], ...]:
+    groups = (
+        tuple(name for name in group if index.files.get(name) == shard)
+        for shard, contents in shards.items()
+        for group in contents.tied
+    )
+    return tuple(group for group in groups if len(group) > 1)

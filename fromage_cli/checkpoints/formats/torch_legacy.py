@@ -1,0 +1,146 @@
+"""A PyTorch file of before version 1.6: pickles one after another, then the storages; or a pickle of another origin.
+
+The pickles: a magic number, the version of the protocol, the system, the object, the keys of its storages. Each storage
+is its number of elements in eight bytes, then the elements. Source: torch/serialization.py, `_legacy_save`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, storage_dtype
+from fromage_cli.checkpoints.pickles.machine import BASE_BYTES, Constructor, Unfit
+from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
+from fromage_cli.checkpoints.pickles.unpickling import PickledName, Unpickled, unpickle
+from fromage_cli.checkpoints.storage.sources import Source, Window
+from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, Misplaced, Storage
+
+MAGIC = 0x1950A86A20F9469CFC6C
+NESTED = "torch.storage._load_from_bytes"
+"""What stands in a pickle for a storage that was pickled without torch.save: a whole file in bytes."""
+_DEEPEST = 2
+_SMALL = 100_000
+"""Bytes of memory for the pickles around the object."""
+
+
+class LegacyFile:
+    """One file, or bytes inside a pickle, whose storages are read when a tensor is."""
+
+    def __init__(self, source: Source, depth: int = 0) -> None:
+        """`depth` counts files within files."""
+        self.path, self.size, self.depth = source.path, source.size, depth
+        self._source = source
+        self._storages: dict[str, Storage] = {}
+        self._places: dict[str, int] = {}
+        self._names: list[PickledName] = []
+
+    def load(self) -> Unpickled:
+        """What the file's pickle describes; tensors are places in the file."""
+        with self._source.open() as file:
+            first = self._unpickle(file, 0)
+            if first.value != MAGIC:
+                return replace(first, names=(*first.names, *self._names))
+            version = self._unpickle(file, first.end, _SMALL)
+            system = self._unpickle(file, version.end, _SMALL)
+            little = system.value.get("little_endian", True) if isinstance(system.value, dict) else True
+            main = self._unpickle(file, system.end, self._base, partial(self._storage, little is False))
+            keys = self._unpickle(file, main.end, _SMALL)
+            self._find(file, keys)
+        return replace(main, names=(*main.names, *self._names))
+
+    @property
+    def _base(self) -> int:
+        return _SMALL if self.depth else BASE_BYTES
+
+    def _unpickle(
+        self,
+        file: Window,
+        begin: int,
+        base: int | None = None,
+        persistent: Callable[[Any], Any] | None = None,
+    ) -> Unpickled:
+        stream = PickleStream(file, self.path, self.size, begin)
+        constructors = with_nested(CONSTRUCTORS, self.path, self._names, self.depth + 1)
+        return unpickle(stream, constructors, persistent, self._base if base is None else base)
+
+    def _storage(self, big_endian: bool, identifier: Any) -> Any:
+        """The storage of a persistent id: ("storage", class, key, device, elements, (view's key, offset, size)).
+
+        ("module", class, file, source) is a class with its source, which is neither compiled nor kept.
+        """
+        if isinstance(identifier, tuple) and len(identifier) == 4 and identifier[0] == "module":
+            return identifier[1]
+        if not isinstance(identifier, tuple) or len(identifier) < 5 or identifier[0] != "storage":
+            raise Misplaced(f"a storage named {identifier!r:.60}")
+        kind, key, elements = identifier[1], str(identifier[2]), identifier[4]
+        dtype = storage_dtype(kind)
+        if dtype is None or type(elements) is not int or not 0 <= elements * ELEMENT_BYTES[dtype] <= self.size:
+            raise Misplaced(f"a storage of {kind!r:.60} named {key:.60} with {elements!r:.30} elements")
+        width = ELEMENT_BYTES[dtype]
+        root = self._storages.setdefault(
+            key, Storage(key, dtype, elements * width, partial(self._read_into, key), big_endian)
+        )
+        if (root.dtype, root.size) != (dtype, elements * width):
+            raise Misplaced(f"the storage {key:.60} as {root.dtype} and as {dtype}")
+        return _view(root, identifier[5], width) if len(identifier) > 5 and identifier[5] is not None else root
+
+    def _find(self, file: Window, keys: Unpickled) -> None:
+        """Go from storage to storage without reading them, and check that all of them are there."""
+        place = keys.end
+        listed = keys.value if isinstance(keys.value, list) else []
+        stream = PickleStream(file, self.path, self.size, place)
+        if set(map(str, listed)) != set(self._storages) or len(set(listed)) < len(listed):
+            raise stream.damaged("the storages listed are not those that its tensors lie in")
+        for key in map(str, listed):
+            file.seek(place)
+            storage = self._storages[key]
+            count = int.from_bytes(file.read(8), "big" if storage.big_endian else "little")
+            begin, place = place + 8, place + 8 + storage.size
+            if place > self.size:
+                raise PickleStream(file, self.path, self.size, begin).cut_off(storage.size)
+            if count * ELEMENT_BYTES[storage.dtype] != storage.size:
+                raise stream.damaged(f"the storage {key!r} has {count} elements, its tensors need another number,")
+            self._places[key] = begin
+
+    def _read_into(self, key: str, begin: int, view: memoryview) -> None:
+        with self._source.open() as file:
+            file.seek(self._places[key] + begin)
+            file.fill(view)
+
+
+def with_nested(
+    constructors: Mapping[str, Constructor], path: Path, names: list[PickledName], depth: int = 1
+) -> Mapping[str, Constructor]:
+    """The constructors, and a reader of storages that stand as a whole file inside a pickle of `path`.
+
+    To `names` are added those that such a file names.
+    """
+
+    def nested(stored: Any) -> Any:
+        if not isinstance(stored, bytes) or depth > _DEEPEST:
+            raise Unfit
+        unpickled = LegacyFile(Source.of_bytes(path, stored), depth).load()
+        names.extend(unpickled.names)
+        if not isinstance(unpickled.value, Storage):
+            raise Unfit
+        return unpickled.value
+
+    return {**constructors, NESTED: nested}
+
+
+def _view(root: Storage, described: Any, width: int) -> Storage:
+    """A part of a storage: (key, first element, elements)."""
+    first, count = described[1:3] if isinstance(described, tuple) and len(described) == 3 else (-1, -1)
+    numbers = type(first) is int and type(count) is int
+    if not numbers or first < 0 or count < 0 or (first + count) * width > root.size:
+        raise Misplaced(f"a part {described!r:.60} of a storage of {root.size} bytes")
+    begin = first * width
+
+    def read_into(place: int, view: memoryview) -> None:
+        root.read_into(begin + place, view)
+
+    return Storage(root.key, root.dtype, count * width, read_into, root.big_endian, root, begin)

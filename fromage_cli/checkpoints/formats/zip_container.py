@@ -1,0 +1,167 @@
+"""A ZIP archive as a container of tensors: members read at a given position, their checksums verified.
+
+PyTorch and NumPy write members as they are; archives packed again by other tools have compressed ones, which are
+inflated as a whole, up to a limit.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from fromage_cli.checkpoints.formats.zip_directory import DEFLATED, STORED, Member, damaged, read_directory
+from fromage_cli.checkpoints.storage.files import quoted
+from fromage_cli.checkpoints.storage.sources import Source, Window
+from fromage_cli.errors import InputError
+
+BLOCK = 1 << 20
+"""Bytes read and verified at a time: they stay in the cache."""
+BASE_INFLATED, INFLATION = 64_000_000, 64
+"""Bytes to which compressed members may inflate: BASE_INFLATED, or INFLATION times the archive where that is more."""
+_HEADER = 30
+
+
+class ZipContainer:
+    """The members of one archive."""
+
+    def __init__(self, source: Source) -> None:
+        """Read the directory; raises InputError where it is cut off or damaged."""
+        self.source = source
+        self.members: Mapping[str, Member] = read_directory(source)
+        self.has_checksums = any(member.checksum for member in self.members.values())
+        """PyTorch can be told to leave them out."""
+        self._verified: set[str] = set()
+        self._inflated: tuple[str, bytes] = ("", b"")
+
+    @property
+    def path(self) -> Path:
+        """The archive."""
+        return self.source.path
+
+    def read(self, name: str, limit: int) -> bytes:
+        """The content of a member of at most `limit` bytes."""
+        member = self.member(name)
+        if member.size > limit:
+            raise damaged(self.source, f"the member {name!r} claims {member.size} bytes; at most {limit} are expected")
+        content = bytearray(member.size)
+        self.read_into(name, 0, memoryview(content))
+        return bytes(content)
+
+    def head(self, name: str, count: int) -> bytes:
+        """The first bytes of a member, at most `count`, without its checksum."""
+        member = self.member(name)
+        if member.method == DEFLATED:
+            return self._inflate(member)[:count]
+        with self.source.open() as file:
+            file.seek(self._data(file, member))
+            return file.read(min(count, member.size))
+
+    def member(self, name: str) -> Member:
+        """A member; InputError where there is none of that name or it cannot be read."""
+        member = self.members.get(name)
+        if member is None:
+            raise damaged(self.source, f"it has no member {name!r}")
+        if member.encrypted or member.method not in (STORED, DEFLATED):
+            kind = "encrypted" if member.encrypted else f"compressed by method {member.method}"
+            raise InputError(f"{quoted(self.path)}: the member {name!r} is {kind}.", hint="Unpack and save it again.")
+        if member.method == STORED and member.stored != member.size:
+            raise damaged(self.source, f"the member {name!r} has {member.stored} bytes and claims {member.size}")
+        return member
+
+    def read_into(self, name: str, begin: int, view: memoryview) -> None:
+        """Fill a buffer from a member, from its byte `begin` on; the first time, the whole member is verified."""
+        member = self.member(name)
+        if begin + len(view) > member.size:
+            raise damaged(self.source, f"the member {name!r} has {member.size} bytes, {begin + len(view)} are expected")
+        if member.method == DEFLATED:
+            view[:] = self._inflate(member)[begin : begin + len(view)]
+            return
+        with self.source.open() as file:
+            start = self._data(file, member)
+            whole = begin == 0 and len(view) == member.size
+            if not whole and self._unverified(member):
+                self._verify(member, self._checksum(file, start, member.size))
+            if whole and self._unverified(member):
+                self._verify(member, self._fill(file, start, view))
+            else:
+                self._fill(file, start + begin, view, verified=True)
+
+    def positions(self, names: Iterable[str]) -> dict[str, int]:
+        """Where members lie that are not compressed, in bytes from the start of the file."""
+        with self.source.open() as file:
+            stored = (member for name in names if (member := self.member(name)).method == STORED)
+            return {member.name: self.source.begin + self._data(file, member) for member in stored}
+
+    def verify(self, name: str) -> None:
+        """Compare a member's checksum, unless that has been done; InputError where it is another."""
+        member = self.member(name)
+        if self._unverified(member):
+            with self.source.open() as file:
+                self._verify(member, self._checksum(file, self._data(file, member), member.size))
+
+    def _data(self, file: Window, member: Member) -> int:
+        """Where a member's bytes begin, by the header before them."""
+        file.seek(member.header)
+        header = file.read(_HEADER)
+        if len(header) < _HEADER or not header.startswith(b"PK\x03\x04"):
+            raise damaged(self.source, f"the member {member.name!r} is not where the table of contents says")
+        lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        begin = member.header + _HEADER + lengths
+        if begin + member.stored > member.limit:
+            raise damaged(self.source, f"the member {member.name!r} overlaps the next")
+        return begin
+
+    def _unverified(self, member: Member) -> bool:
+        return self.has_checksums and member.name not in self._verified
+
+    def _verify(self, member: Member, checksum: int) -> None:
+        if self.has_checksums and checksum != member.checksum:
+            raise InputError(
+                f"{quoted(self.path)} is damaged: the checksum of {member.name!r} is {checksum:08x}, "
+                f"{member.checksum:08x} was written.",
+                hint="Bytes changed after it was saved; PyTorch would load them silently. Copy it again.",
+            )
+        self._verified.add(member.name)
+
+    def _fill(self, file: Window, start: int, view: memoryview, verified: bool = False) -> int:
+        """Read into a buffer, and return the checksum of what was read unless that is `verified` already."""
+        file.seek(start)
+        checksum = 0
+        for begin in range(0, len(view), BLOCK):
+            part = view[begin : begin + BLOCK]
+            file.fill(part)
+            checksum = checksum if verified else zlib.crc32(part, checksum)
+        return checksum
+
+    def _checksum(self, file: Window, start: int, size: int) -> int:
+        file.seek(start)
+        checksum, buffer = 0, memoryview(bytearray(min(BLOCK, size)))
+        for begin in range(0, size, BLOCK):
+            part = buffer[: min(BLOCK, size - begin)]
+            file.fill(part)
+            checksum = zlib.crc32(part, checksum)
+        return checksum
+
+    def _inflate(self, member: Member) -> bytes:
+        """The content of a compressed member; the last one is kept, for tensors that share it."""
+        if self._inflated[0] == member.name:
+            return self._inflated[1]
+        limit = max(BASE_INFLATED, INFLATION * self.source.size)
+        if sum(other.size for other in self.members.values() if other.method == DEFLATED) > limit:
+            raise InputError(
+                f"{quoted(self.path)} would inflate to more than {limit} bytes; it has {self.source.size}.",
+                hint="If that is right, unpack it and save it without compression.",
+            )
+        with self.source.open() as file:
+            file.seek(self._data(file, member))
+            packed = file.read(member.stored)
+        try:
+            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, member.size + 1)
+        except zlib.error as error:
+            raise damaged(self.source, f"the member {member.name!r} cannot be inflated ({error})") from error
+        if len(content) != member.size:
+            raise damaged(self.source, f"the member {member.name!r} inflates to other than {member.size} bytes")
+        self._verify(member, zlib.crc32(content))
+        self._inflated = (member.name, content)
+        return content

@@ -1,0 +1,177 @@
+"""The state of an optimizer: settings by group, slots by parameter number, and which tensor has which number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
+from fromage_cli.errors import MismatchError
+
+SHAPED = ("exp_avg", "momentum_buffer", "exp_avg_sq", "exp_inf", "square_avg", "sum", "prev")
+"""Slots that have their parameter's shape, in torch's own optimizers."""
+_FRONTIER = 100_000
+"""Ways of interleaving the groups that are followed at once."""
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share their settings."""
+
+    settings: Mapping[str, Any]
+    """`lr`, `betas`, `weight_decay` … as the optimizer named them."""
+    numbers: tuple[int, ...]
+    """Which parameters, as the optimizer counts them."""
+    names: tuple[str, ...] | None = None
+    """Their names, where the optimizer was given them."""
+
+
+class UnreadSlot(Mapping[str, Any]):
+    """What an optimizer remembers of one parameter, each tensor read from its file when it is asked for."""
+
+    def __init__(self, stored: Mapping[str, Any]) -> None:
+        self.stored = stored
+
+    def __getitem__(self, name: str) -> Any:
+        value = self.stored[name]
+        return value.read() if isinstance(value, StoredTensor) else value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """What one optimizer remembers."""
+
+    groups: tuple[ParameterGroup, ...]
+    slots: Mapping[int, Mapping[str, Any]]
+    """By parameter number: `exp_avg`, `exp_avg_sq`, `momentum_buffer`, `step` … ; empty before the first step."""
+
+    def has(self, *names: str) -> bool:
+        """Whether every parameter that was ever updated has these slots."""
+        return bool(self.slots) and all(name in slot for slot in self.slots.values() for name in names)
+
+
+def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Which parameter number each tensor of a model has; `shapes` by name, in model order.
+
+    By name where the optimizer knows names, up to one common first component. Otherwise by order: each group holds its
+    parameters in model order, and the only way of interleaving the groups that agrees with the shapes of the slots is
+    taken. Raises MismatchError when the counts or shapes do not fit, or when more than one way does.
+    """
+    if named := _numbers_by_name(state, shapes):
+        _check_shapes(state, named, shapes)
+        return named
+    total = sum(len(group.numbers) for group in state.groups)
+    if total != len(shapes):
+        raise MismatchError(
+            f"The optimizer's state has {total} parameters, the model {len(shapes)} trainable tensors.",
+            "It belongs to another model, or to one with other frozen tensors.",
+        )
+    return dict(zip(shapes, _interleaved(state, list(shapes.values())), strict=True))
+
+
+def _numbers_by_name(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The number of each tensor where every one of them is known by name; else nothing."""
+    if not shapes or any(group.names is None for group in state.groups):
+        return {}
+    pairs = [pair for group in state.groups for pair in zip(group.names or (), group.numbers, strict=True)]
+    named = dict(pairs)
+    if set(shapes) <= set(named):
+        return {name: named[name] for name in shapes}
+    shorter = {name.partition(".")[2]: number for name, number in pairs}
+    if len(shorter) == len(pairs) and set(shapes) <= set(shorter):
+        return {name: shorter[name] for name in shapes}
+    if all(name.partition(".")[2] in named for name in shapes):
+        return {name: named[name.partition(".")[2]] for name in shapes}
+    return {}
+
+
+def _check_shapes(state: OptimizerState, numbers: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name, number in numbers.items():
+        stored = slot_shape(state.slots.get(number, {}))
+        if stored not in (None, shapes[name]):
+            raise MismatchError(
+                f"The optimizer's state for {name!r} has shape {list(stored or ())}, the tensor {list(shapes[name])}.",
+                "It belongs to another model.",
+            )
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way of having placed the first tensors, or the sign that there are several."""
+
+    several: bool = False
+    last: int = -1
+    """The parameter number placed last."""
+    before: _Way | None = None
+
+
+def _interleaved(state: OptimizerState, shapes: list[tuple[int, ...]]) -> list[int]:
+    """The parameter number at each place of the model order."""
+    groups = [group.numbers for group in state.groups]
+    known = {number: slot_shape(slot) for number, slot in state.slots.items()}
+    ways: dict[tuple[int, ...], _Way] = {(0,) * len(groups): _Way()}
+    for shape in shapes:
+        following: dict[tuple[int, ...], _Way] = {}
+        for places, way in ways.items():
+            for number, after in _advances(groups, places, known, shape):
+                following[after] = _Way(way.several or after in following, number, way)
+        ways = following
+        if not ways:
+            raise MismatchError(
+                "The optimizer's state does not fit the model: no order of its parameters has the tensors' shapes.",
+                "It belongs to another model.",
+            )
+        if len(ways) > _FRONTIER:
+            raise _ambiguous()
+    (way,) = ways.values()
+    if way.several:
+        raise _ambiguous()
+    return _read_back(way)
+
+
+def _ambiguous() -> MismatchError:
+    return MismatchError(
+        "The optimizer's parameter groups can be matched to the model in more than one way.",
+        "Give the optimizer model.named_parameters(), so that its state holds names.",
+    )
+
+
+def _read_back(way: _Way) -> list[int]:
+    numbers = []
+    while way.before is not None:
+        numbers.append(way.last)
+        way = way.before
+    return numbers[::-1]
+
+
+def _advances(
+    groups: Sequence[Sequence[int]],
+    places: tuple[int, ...],
+    known: Mapping[int, tuple[int, ...] | None],
+    shape: tuple[int, ...],
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """The parameter numbers that may come next, and the places after each."""
+    for index, place in enumerate(places):
+        if place < len(groups[index]):
+            number = groups[index][place]
+            if known.get(number) in (None, shape):
+                yield number, (*places[:index], place + 1, *places[index + 1 :])
+
+
+def slot_shape(slot: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The shape of the parameter that a slot belongs to; None when it holds no tensor of that shape."""
+    stored = slot.stored if isinstance(slot, UnreadSlot) else slot
+    for name in SHAPED:
+        if hasattr(stored.get(name), "shape"):
+            return tuple(stored[name].shape)
+    return None

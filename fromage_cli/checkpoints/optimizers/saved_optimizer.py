@@ -1,0 +1,107 @@
+"""An optimizer's state where training scripts and sharding libraries keep it, in each of the forms they give it.
+
+torch's own: {"state": {number: slots}, "param_groups": [{"params": [numbers], settings}]}. Sharded training puts fully
+qualified names for the numbers, or writes one flat dictionary of state.NAME.SLOT and param_groups.NAME.SETTING.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, ParameterGroup, UnreadSlot
+from fromage_cli.checkpoints.prefixes import strip_prefixes
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
+
+KEYS = ("optimizer", "optimizer_state_dict", "optimizer_state", "optimizer_states", "optim", "opt_state", "optimizers")
+"""Names under which training scripts keep it beside the weights."""
+STATE, GROUPS, PARAMETERS, NAMES = "state", "param_groups", "params", "param_names"
+
+
+def optimizer_state(dictionaries: Sequence[Mapping[str, Any]]) -> OptimizerState | None:
+    """The first optimizer state kept in one of the dictionaries, or None."""
+    for dictionary in dictionaries:
+        for key in KEYS:
+            found = dictionary.get(key)
+            found = found[0] if isinstance(found, list | tuple) and found else found
+            if isinstance(found, Mapping) and (state := parse_optimizer(found)):
+                return state
+    return None
+
+
+def parse_optimizer(saved: Mapping[Any, Any]) -> OptimizerState | None:
+    """The state in a dictionary that an optimizer wrote, in any of the forms; None where it is none."""
+    if not {STATE, GROUPS} <= set(saved):
+        saved = _unflattened(saved)
+    groups, slots = saved.get(GROUPS), saved.get(STATE)
+    if not isinstance(groups, list | tuple) or not isinstance(slots, Mapping) or not groups:
+        return None
+    if not all(isinstance(group, Mapping) and _are_parameters(group.get(PARAMETERS)) for group in groups):
+        return None
+    order: dict[object, int] = {}
+    for group in groups:
+        for parameter in group[PARAMETERS]:
+            order.setdefault(parameter, parameter if isinstance(parameter, int) else len(order))
+    shorter = _without_wrappers(order)
+    return OptimizerState(
+        tuple(_group(group, order, shorter) for group in groups),
+        {order[key]: UnreadSlot(slot) for key, slot in slots.items() if key in order and isinstance(slot, Mapping)},
+    )
+
+
+def _are_parameters(parameters: object) -> bool:
+    """Whether these are numbers, or names."""
+    return isinstance(parameters, list | tuple) and (
+        all(type(parameter) is int for parameter in parameters)
+        or all(isinstance(parameter, str) for parameter in parameters)
+    )
+
+
+def _without_wrappers(order: Mapping[object, int]) -> dict[str, str]:
+    """What each name is without `module.` and its like."""
+    stripped = strip_prefixes(name for name in order if isinstance(name, str))
+    return {stored: name for name, stored in stripped.names.items()}
+
+
+def _group(saved: Mapping[str, Any], order: Mapping[object, int], shorter: Mapping[str, str]) -> ParameterGroup:
+    settings = {str(name): _setting(value) for name, value in saved.items() if name not in (PARAMETERS, NAMES)}
+    parameters = saved[PARAMETERS]
+    names = saved.get(NAMES)
+    if parameters and isinstance(parameters[0], str):
+        names = [shorter[name] for name in parameters]
+    elif isinstance(names, list | tuple) and len(names) == len(parameters) and all(type(name) is str for name in names):
+        stripped = strip_prefixes(names).names
+        names = list(stripped) if len(stripped) == len(names) else names
+    else:
+        names = None
+    return ParameterGroup(
+        settings, tuple(order[parameter] for parameter in parameters), tuple(names) if names else None
+    )
+
+
+def _setting(value: Any) -> Any:
+    """A setting; where it was saved as a tensor of one element, its number."""
+    return value.item() if isinstance(value, StoredTensor) and value.numel() == 1 and not value.peculiarity else value
+
+
+def _unflattened(saved: Mapping[Any, Any]) -> dict[str, Any]:
+    """The usual form of a flat dictionary; parameters of equal settings make one group. Empty where it is none."""
+    slots: dict[str, dict[str, Any]] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    for name, key, value in _parts(saved, STATE):
+        slots.setdefault(name, {})[key] = value
+    for name, key, value in _parts(saved, GROUPS):
+        settings.setdefault(name, {})[key] = value
+    groups: dict[str, dict[str, Any]] = {}
+    for name, values in settings.items():
+        groups.setdefault(repr(sorted(values.items())), {**values, PARAMETERS: []})[PARAMETERS].append(name)
+    return {STATE: slots, GROUPS: list(groups.values())} if groups else {}
+
+
+def _parts(saved: Mapping[Any, Any], kind: str) -> Iterator[tuple[str, str, Any]]:
+    """The name, the last component and the value of each entry `kind`.NAME.LAST."""
+    for path, value in saved.items():
+        if isinstance(path, str) and path.startswith(f"{kind}."):
+            name, _, last = path.removeprefix(f"{kind}.").rpartition(".")
+            if name:
+                yield name, last, value

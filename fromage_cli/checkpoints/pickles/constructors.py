@@ -1,0 +1,210 @@
+"""The few functions whose work is done when a pickle calls them: containers, numbers, and tensors as places in a file.
+
+Nothing here is the function that was named; each is written for plain values, and raises where it gets others.
+Source of the arguments: torch/_utils.py and torch/_tensor.py of PyTorch 0.4 to 2.13, numpy/core/multiarray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fromage_cli.checkpoints.pickles.machine import Constructor, Unfit
+from fromage_cli.checkpoints.pickles.numpy_pickles import NUMPY
+from fromage_cli.checkpoints.pickles.placeholders import Global
+from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, Storage, StoredTensor, dense
+
+STORAGES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "ComplexDoubleStorage": "complex128",
+    "ComplexFloatStorage": "complex64",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "QUInt8Storage": "quint8",
+    "QInt8Storage": "qint8",
+    "QInt32Storage": "qint32",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
+    "UntypedStorage": "uint8",
+}
+"""The dtype of the elements, by the name of the class of storage."""
+ALIASES = {
+    **{"half": "float16", "float": "float32", "double": "float64", "short": "int16", "int": "int32", "long": "int64"},
+    **{"cfloat": "complex64", "cdouble": "complex128", "chalf": "complex32"},
+}
+
+
+def dtype_of(value: object) -> str:
+    """The name of the dtype that a global stands for; Unfit for anything else."""
+    name = ALIASES.get(value.name, value.name) if isinstance(value, Global) and value.module == "torch" else ""
+    if name not in ELEMENT_BYTES:
+        raise Unfit
+    return name
+
+
+def storage_dtype(value: object) -> str | None:
+    """The dtype of the elements of a class of storage; None where it is none."""
+    if not isinstance(value, Global) or value.module not in ("torch", "torch.storage", "torch.cuda"):
+        return None
+    return STORAGES.get(value.name)
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> StoredTensor:
+    if not isinstance(storage, Storage):
+        raise Unfit
+    return _lazily(dense(storage, storage.dtype, offset, shape, stride), rest)
+
+
+def _lazily(tensor: StoredTensor, rest: tuple[Any, ...]) -> StoredTensor:
+    """A tensor whose stored elements are to be conjugated or negated when they are used is not what is stored."""
+    for metadata in rest:
+        if isinstance(metadata, dict) and (metadata.get("conj") or metadata.get("neg")):
+            tensor.peculiarity = "lazily conjugated or negated"
+    return tensor
+
+
+def _tensor_of_dtype(
+    storage: Any, offset: Any, shape: Any, stride: Any, _gradient: Any, _hooks: Any, dtype: Any, *rest: Any
+) -> StoredTensor:
+    return _lazily(dense(storage, dtype_of(dtype), offset, shape, stride), rest)
+
+
+def _quantised(storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) -> StoredTensor:
+    tensor = _tensor(storage, offset, shape, stride)
+    tensor.peculiarity = "quantised"
+    return tensor
+
+
+def _sparse(_layout: Any, data: Any) -> StoredTensor:
+    values = data[-2] if isinstance(data[-2], StoredTensor) else data[-3]
+    shape = data[-1] if isinstance(data[-1], tuple) else data[-2]
+    if not isinstance(values, StoredTensor) or not _whole(shape):
+        raise Unfit
+    return StoredTensor(values.dtype, shape, peculiarity="sparse")
+
+
+def _meta(dtype: Any, shape: Any, *_rest: Any) -> StoredTensor:
+    if not _whole(shape):
+        raise Unfit
+    return StoredTensor(dtype_of(dtype), tuple(shape), peculiarity="without data (on the meta device)")
+
+
+def _wrapped(kind: Any, dtype: Any, shape: Any, *_rest: Any) -> StoredTensor:
+    """A tensor of a class of its own around others, such as a part of a distributed one."""
+    tensor = _meta(dtype, shape)
+    tensor.peculiarity = f"a {kind.name}" if isinstance(kind, Global) else "of a class of its own"
+    return tensor
+
+
+def _of_type(function: Any, _kind: Any, args: Any, _state: Any) -> Any:
+    """A tensor of a subclass, or with attributes: the plain tensor inside."""
+    plain = TENSORS.get(function.dotted) if isinstance(function, Global) else None
+    if plain is None or plain is _of_type:
+        raise Unfit
+    return plain(*args)
+
+
+def _first(value: Any, *_rest: Any) -> Any:
+    """What a tensor is wrapped into adds nothing to its numbers."""
+    if not isinstance(value, StoredTensor):
+        raise Unfit
+    return value
+
+
+def _whole(shape: Any) -> bool:
+    return isinstance(shape, list | tuple) and all(type(size) is int and 0 <= size < 2**63 for size in shape)
+
+
+def _dictionary(items: Any = ()) -> dict[Any, Any]:
+    pairs = list(items.items()) if isinstance(items, dict) else items
+    if not isinstance(pairs, list | tuple):
+        raise Unfit
+    made = {}
+    for pair in pairs:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not _plain(pair[0]):
+            raise Unfit
+        made[pair[0]] = pair[1]
+    return made
+
+
+def _default_dictionary(_factory: Any = None, items: Any = ()) -> dict[Any, Any]:
+    return _dictionary(items)
+
+
+def _set(items: Any = ()) -> set[Any]:
+    if not isinstance(items, list | tuple | set | frozenset) or not all(_plain(item) for item in items):
+        raise Unfit
+    return set(items)
+
+
+def _plain(value: object) -> bool:
+    return value is None or isinstance(value, str | bytes | int | float | Global)
+
+
+def _sequence(items: Any = ()) -> list[Any]:
+    if not isinstance(items, list | tuple):
+        raise Unfit
+    return list(items)
+
+
+def _size(items: Any = ()) -> tuple[int, ...]:
+    if not _whole(items):
+        raise Unfit
+    return tuple(items)
+
+
+def _encoded(text: Any, encoding: Any = "latin1", *_errors: Any) -> bytes:
+    """How the bytes of protocol 2 are written."""
+    if not isinstance(text, str) or str(encoding).lower() not in ("latin1", "latin-1", "utf-8", "utf8", "ascii"):
+        raise Unfit
+    return text.encode(str(encoding))
+
+
+def _bytes(value: Any = b"", *_rest: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise Unfit
+    return value
+
+
+def _complex(real: Any = 0.0, imaginary: Any = 0.0) -> complex:
+    return complex(float(real), float(imaginary))
+
+
+TENSORS: dict[str, Constructor] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_of_dtype,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _first,
+    "torch._utils._rebuild_qtensor": _quantised,
+    "torch._utils._rebuild_sparse_tensor": _sparse,
+    "torch._utils._rebuild_sparse_csr_tensor": _sparse,
+    "torch._utils._rebuild_meta_tensor_no_storage": _meta,
+    "torch._utils._rebuild_wrapper_subclass": _wrapped,
+    "torch._tensor._rebuild_from_type_v2": _of_type,
+    "torch.Size": _size,
+}
+_CONTAINERS: dict[str, Constructor] = {
+    "collections.OrderedDict": _dictionary,
+    "collections.defaultdict": _default_dictionary,
+    "collections.Counter": _dictionary,
+    **{f"{module}.dict": _dictionary for module in ("builtins", "__builtin__")},
+    **{f"{module}.list": _sequence for module in ("builtins", "__builtin__")},
+    **{f"{module}.tuple": lambda items=(): tuple(_sequence(items)) for module in ("builtins", "__builtin__")},
+    **{f"{module}.set": _set for module in ("builtins", "__builtin__")},
+    **{f"{module}.frozenset": lambda items=(): frozenset(_set(items)) for module in ("builtins", "__builtin__")},
+    **{f"{module}.bytes": _bytes for module in ("builtins", "__builtin__")},
+    **{f"{module}.bytearray": _bytes for module in ("builtins", "__builtin__")},
+    **{f"{module}.complex": _complex for module in ("builtins", "__builtin__")},
+    "_codecs.encode": _encoded,
+}
+CONSTRUCTORS: Mapping[str, Constructor] = {**_CONTAINERS, **TENSORS, **NUMPY}
+"""By dotted name, everything that a file of tensors and settings asks for."""

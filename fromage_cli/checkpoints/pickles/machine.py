@@ -1,0 +1,185 @@
+"""The stack machine of pickles, in which classes and functions stay names and limits hold.
+
+A pickle is a program for a small machine with a stack, marks on it and a memo. `opcodes.py` says what each instruction
+does; here is what they work on, and the accounts of memory and time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fromage_cli.checkpoints.pickles.opcodes import OPCODES
+from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
+from fromage_cli.checkpoints.pickles.placeholders import Global, Placeholder
+
+Constructor = Callable[..., Any]
+"""Does what a named function would do, with plain values; raises `Unfit` where the arguments are not of that kind."""
+BASE_BYTES = 64_000_000
+BYTES_PER_BYTE = 16
+"""Memory that objects may take: BASE_BYTES, and this many times the length of the pickle."""
+BASE_SECONDS = 1.0
+SECONDS_PER_BYTE = 1e-5
+"""Processor time, likewise; opcodes take a tenth of that."""
+STRIDE = 256
+"""Steps between two looks at the clock."""
+LARGEST_KEY = 2**64
+LONGEST_KEY = 16
+"""Members of a tuple that is a key; longer ones could be made costly to hash."""
+
+
+class Unfit(Exception):
+    """A constructor was given what it cannot use; the call becomes a placeholder."""
+
+
+class Machine:
+    """The stack, the marks and the memo of one pickle."""
+
+    def __init__(
+        self,
+        stream: PickleStream,
+        constructors: Mapping[str, Constructor],
+        persistent: Callable[[Any], Any] | None,
+        base: int = BASE_BYTES,
+    ) -> None:
+        self.stream: PickleStream = stream
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self._constructors, self._persistent = constructors, persistent
+        self._globals: dict[tuple[str, str], Global] = {}
+        self.uses: dict[Global, dict[str, None]] = {}
+        self._bytes = base + BYTES_PER_BYTE * stream.remaining
+        self._ends = time.thread_time() + BASE_SECONDS + SECONDS_PER_BYTE * stream.remaining
+
+    def run(self) -> Any:
+        """Interpret opcodes up to STOP; what is then on the stack."""
+        byte, opcodes = self.stream.byte, OPCODES
+        while True:
+            self.look_at_the_clock()
+            for _ in range(STRIDE):
+                code = byte()
+                if code == 0x2E:  # STOP
+                    return self.stack.pop()
+                act = opcodes.get(code)
+                if act is None:
+                    raise self.stream.damaged(f"the unknown opcode {code:#04x}")
+                act(self)
+
+    def look_at_the_clock(self) -> None:
+        """Raise when the pickle has taken longer than one of its length can."""
+        if time.thread_time() > self._ends:
+            raise self.stream.damaged("it takes longer to read than a pickle of its length can; it was given up")
+
+    def charge(self, count: int) -> None:
+        """Count memory, in bytes, about to be taken."""
+        self._bytes -= count
+        if self._bytes < 0:
+            raise self.stream.damaged("its objects need far more memory than the pickle is long; it was given up")
+
+    def push(self, value: Any, count: int) -> None:
+        """Put an object that takes `count` bytes on the stack."""
+        self.charge(count)
+        self.stack.append(value)
+
+    def pop_mark(self) -> list[Any]:
+        """What was put on the stack since the last mark."""
+        items = self.stack
+        self.stack = self.marks.pop()
+        return items
+
+    def find(self, module: str, name: str) -> Global:
+        """The one object that stands for a class or function."""
+        place = (module, name)
+        found = self._globals.get(place)
+        if found is None:
+            self.charge(600)
+            found = self._globals[place] = Global(module, name)
+            self.uses[found] = {"import": None}
+        return found
+
+    def used(self, function: Any, use: str) -> None:
+        """Remember what an ordinary unpickler would have done with a name."""
+        kind = function.kind if isinstance(function, Placeholder) else function
+        if isinstance(kind, Global):
+            self.uses[kind][use] = None
+
+    def call(self, function: Any, args: Any, use: str = "call", kwargs: Mapping[Any, Any] | None = None) -> Any:
+        """What a call stands for: a known constructor's value, else a placeholder."""
+        if not isinstance(function, Global | Placeholder):
+            raise self.stream.damaged(f"a call of a {type(function).__name__}")
+        if not isinstance(args, tuple):
+            raise self.stream.damaged(f"a call with a {type(args).__name__} instead of arguments")
+        self.used(function, use)
+        constructor = self._constructors.get(function.dotted) if isinstance(function, Global) and not kwargs else None
+        if constructor is not None:
+            self.charge(sum(_cost(part) for part in args))
+            with contextlib.suppress(Unfit, TypeError, ValueError, IndexError, KeyError, OverflowError, struct.error):
+                return constructor(*args)  # what it does not take stays a placeholder
+        self.charge(400)
+        return Placeholder(function, args, kwargs or {})
+
+    def persistent(self, identifier: Any) -> Any:
+        """What a persistent id stands for."""
+        if self._persistent is None:
+            raise self.stream.damaged("a reference to something outside of it")
+        return self._persistent(identifier)
+
+    def key(self, value: Any) -> Any:
+        """A value that may be a key: hashing anything deeper could be made to take forever, or end the process."""
+        nested = isinstance(value, tuple) and any(isinstance(part, tuple) for part in value)
+        if isinstance(value, tuple) and len(value) <= LONGEST_KEY and not nested:
+            for part in value:
+                self.key(part)
+        elif isinstance(value, tuple | list | dict | set | frozenset | bytearray):
+            raise self.stream.damaged(f"a {type(value).__name__} as a key")
+        elif isinstance(value, int) and not -LARGEST_KEY <= value < LARGEST_KEY:
+            raise self.stream.damaged("a number of more than 64 bits as a key")  # they can be chosen to collide
+        return value
+
+    def store(self, target: Any, pairs: list[Any]) -> None:
+        """Put keys and values, in turn, into a dictionary."""
+        if len(pairs) % 2:
+            raise self.stream.damaged("a key without a value")
+        if isinstance(target, Placeholder):
+            target = target.pairs
+        if not isinstance(target, dict):
+            raise self.stream.damaged(f"keys for a {type(target).__name__}")
+        self.charge(32 * len(pairs))
+        for index in range(0, len(pairs), 2):
+            target[self.key(pairs[index])] = pairs[index + 1]
+            if index % (2 * STRIDE) == 0:
+                self.look_at_the_clock()
+
+    def extend(self, target: Any, items: list[Any]) -> None:
+        """Put members into a list or a set."""
+        if isinstance(target, Placeholder):
+            target = target.items
+        if isinstance(target, list):
+            target.extend(items)
+        elif isinstance(target, set):
+            self.charge(64 * len(items))
+            for index, item in enumerate(items):
+                target.add(self.key(item))
+                if index % STRIDE == 0:
+                    self.look_at_the_clock()
+        else:
+            raise self.stream.damaged(f"members for a {type(target).__name__}")
+
+    def build(self, target: Any, state: Any) -> None:
+        """Remember what attributes would have been set from; attributes of plain values are of no use here."""
+        if isinstance(target, Placeholder):
+            self.used(target, "build")
+            target.state = state
+        elif hasattr(target, "with_state"):
+            target.with_state(state)
+
+
+def _cost(argument: Any) -> int:
+    """Bytes that a copy of a constructor's argument may take."""
+    if isinstance(argument, str | bytes):
+        return BYTES_PER_BYTE * len(argument)
+    return 100 * len(argument) if isinstance(argument, list | tuple | dict | set | frozenset) else 0

@@ -1,0 +1,99 @@
+"""Arrays and numbers of NumPy inside pickles, without NumPy.
+
+Source: numpy/_core/src/multiarray, `array_reduce`, `arraydescr_reduce` and `array_scalar`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from fromage_cli.checkpoints.pickles.machine import Constructor, Unfit
+from fromage_cli.checkpoints.pickles.placeholders import Global
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, dense, inline
+
+CODES = {
+    **{"f8": "float64", "f4": "float32", "f2": "float16", "c16": "complex128", "c8": "complex64", "b1": "bool"},
+    **{"i8": "int64", "i4": "int32", "i2": "int16", "i1": "int8", "u8": "uint64", "u4": "uint32", "u2": "uint16"},
+    "u1": "uint8",
+}
+"""NumPy's codes of the dtypes that tensors have."""
+_FORMATS = {"float64": "d", "float32": "f", "float16": "e", "bool": "?", "int64": "q", "int32": "i", "int16": "h"} | {
+    **{"int8": "b", "uint64": "Q", "uint32": "I", "uint16": "H", "uint8": "B"}
+}
+
+
+@dataclass(eq=False)
+class ArrayDtype:
+    """A dtype, whose byte order comes as its state."""
+
+    code: str
+    order: str = "<"
+
+    def with_state(self, state: Any) -> None:
+        """(version, byte order, …)."""
+        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "="):
+            self.order = state[1]
+
+
+@dataclass(eq=False)
+class StoredArray:
+    """An array; what it holds comes as its state."""
+
+    tensor: StoredTensor | None = None
+
+    def with_state(self, state: Any) -> None:
+        """(version, shape, dtype, whether the first index moves fastest, bytes); objects are not read."""
+        if isinstance(state, tuple) and len(state) == 5:
+            self.tensor = _tensor(*state[1:])
+
+
+def _tensor(shape: Any, dtype: Any, fortran: Any, stored: Any) -> StoredTensor | None:
+    if not isinstance(dtype, ArrayDtype) or dtype.code not in CODES or not isinstance(stored, bytes):
+        return None
+    if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
+        return None
+    strides = _strides(shape) if not fortran else _strides(shape[::-1])[::-1]
+    name = CODES[dtype.code]
+    return dense(inline("array", name, stored, dtype.order == ">"), name, 0, shape, strides)
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """In elements, the last index moving fastest."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def _dtype(code: Any, *_rest: Any) -> ArrayDtype:
+    if isinstance(code, Global):
+        code = next((short for short, name in CODES.items() if name == code.name.rstrip("_")), "")
+    if not isinstance(code, str):
+        raise Unfit
+    return ArrayDtype(code.lstrip("<>|="), ">" if code.startswith(">") else "<")
+
+
+def _array(*_arguments: Any) -> StoredArray:
+    return StoredArray()
+
+
+def _from_buffer(stored: Any, dtype: Any, shape: Any, order: Any = "C", *_rest: Any) -> StoredArray:
+    return StoredArray(_tensor(shape, dtype, order == "F", stored))
+
+
+def _scalar(dtype: Any, stored: Any = b"") -> Any:
+    """A single number, as Python's own."""
+    name = CODES.get(dtype.code) if isinstance(dtype, ArrayDtype) else None
+    if name not in _FORMATS or not isinstance(stored, bytes):
+        raise Unfit
+    (value,) = struct.unpack((">" if dtype.order == ">" else "<") + _FORMATS[name], stored)
+    return value
+
+
+NUMPY: dict[str, Constructor] = {
+    "numpy.dtype": _dtype,
+    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray._reconstruct": _array for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},
+}
+"""By dotted name."""

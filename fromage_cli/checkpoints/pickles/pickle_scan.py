@@ -1,0 +1,178 @@
+"""Every pickle in a file or a directory, and the names in each: also those inside of others, and of what is not read.
+
+Nothing is loaded. A pickle that breaks off counts for what came before; a loader would have done that much.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fromage_cli.checkpoints.formats.npy_header import pickle_in_array
+from fromage_cli.checkpoints.formats.npz_file import SUFFIX
+from fromage_cli.checkpoints.formats.torch_legacy import NESTED
+from fromage_cli.checkpoints.formats.zip_container import ZipContainer
+from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS
+from fromage_cli.checkpoints.pickles.machine import Constructor, Machine, Unfit
+from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
+from fromage_cli.checkpoints.pickles.placeholders import Placeholder
+from fromage_cli.checkpoints.pickles.unpickling import BROKEN, PickledName, names_of, without_collections
+from fromage_cli.checkpoints.storage.files import FileVersion, status_of
+from fromage_cli.checkpoints.storage.sources import Source, Window
+from fromage_cli.checkpoints.storage.stored_tensor import Misplaced
+from fromage_cli.errors import FromageError
+
+LOADERS = (NESTED, "_pickle.loads", "pickle.loads", "cPickle.loads", "dill.loads", "dill._dill.loads", "torch.load")
+"""Functions whose bytes are pickles themselves."""
+MOST_FILES, MOST_PICKLES, DEEPEST = 10_000, 8, 3
+"""Files of a directory, pickles one after another in a file, pickles inside of pickles that are looked at."""
+LARGEST = 1 << 30
+"""Bytes of a member of an archive."""
+CODE = (".py", "models/model.json")
+"""How the names of members end that hold code or graphs."""
+_OPENINGS = frozenset(bytes((0x80, protocol)) for protocol in range(6))
+_TEXT = frozenset(b"(cil]}IFSVKJMXU")
+"""First bytes of the pickles of protocol 0 and 1."""
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """One pickle, or one piece of code."""
+
+    file: Path
+    part: str
+    """The member of an archive, or what surrounds a pickle inside of another; empty for the file itself."""
+    names: tuple[PickledName, ...] = ()
+    code: bool = False
+    """Whether it is code or a graph, not a pickle."""
+    fault: str = ""
+    """Why it was read no further."""
+
+
+def scan(path: Path) -> Iterator[Scanned]:
+    """Everything that could run in a file, or in all files of a directory, in their order.
+
+    Raises InputError where the path cannot be read; files of a directory that cannot are told as faults.
+    """
+    status_of(path)
+    if not path.is_dir():
+        yield from _in_file(path)
+        return
+    for file in _files(path):
+        try:
+            yield from _in_file(file)
+        except FromageError as error:
+            yield Scanned(file, "", fault=error.message)
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    """The regular files of a directory and those below; links to directories are not followed."""
+    count = 0
+    for parent, folders, names in os.walk(directory):
+        folders.sort()
+        for name in sorted(names):
+            count += 1
+            if (Path(parent) / name).is_file() and count <= MOST_FILES:
+                yield Path(parent) / name
+
+
+def _in_file(path: Path) -> Iterator[Scanned]:
+    version = FileVersion.of(path)
+    source = Source.of_file(path)
+    with source.open() as file:
+        head = file.read(9)
+        if head[8:] == b"{":
+            return  # safetensors
+        if head.startswith(b"PK"):
+            yield from _in_archive(source)
+        elif head.startswith(b"\x93NUMPY"):
+            yield from _in_array(path, "", file, version.size)
+        elif head[:2] in _OPENINGS or (head and head[0] in _TEXT):
+            yield from _one_after_another(path, "", file, version.size)
+
+
+def _in_archive(source: Source) -> Iterator[Scanned]:
+    container = ZipContainer(source)
+    for name in container.members:
+        if name.endswith(CODE):
+            yield Scanned(source.path, name, code=True)
+            continue
+        try:
+            yield from _in_member(container, name)
+        except FromageError as error:
+            yield Scanned(source.path, name, fault=error.message)
+
+
+def _in_member(container: ZipContainer, name: str) -> Iterator[Scanned]:
+    """The pickle that a member is; members that only hold numbers are not read beyond their first bytes."""
+    head = container.head(name, 8)
+    plain = name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))
+    if not (head[:2] in _OPENINGS or plain or name.endswith(SUFFIX) or head.startswith(b"PK\x03\x04")):
+        return
+    if head[:2] in _OPENINGS and not plain and not name.endswith(SUFFIX) and "/data/" in name:
+        return  # a storage whose first numbers look like it
+    content = container.read(name, LARGEST)
+    yield from _in_bytes(container.path, name, content, 0)
+
+
+def _in_bytes(path: Path, part: str, content: bytes, depth: int) -> Iterator[Scanned]:
+    source = Source.of_bytes(path, content)
+    if content.startswith(b"PK\x03\x04") and depth < DEEPEST:
+        for found in _in_archive(source):
+            yield Scanned(path, f"{part} > {found.part}", found.names, found.code, found.fault)
+    elif content.startswith(b"\x93NUMPY"):
+        yield from _in_array(path, part, Window(io.BytesIO(content), path, 0, len(content)), len(content))
+    else:
+        yield from _one_after_another(
+            path, part, Window(io.BytesIO(content), path, 0, len(content)), len(content), depth=depth
+        )
+
+
+def _in_array(path: Path, part: str, file: Window, size: int) -> Iterator[Scanned]:
+    begin = pickle_in_array(file)
+    if begin is not None:
+        yield from _one_after_another(path, part, file, size, begin=begin)
+
+
+def _one_after_another(
+    path: Path, part: str, file: Window, size: int, *, depth: int = 0, begin: int = 0
+) -> Iterator[Scanned]:
+    """Pickle after pickle, as older files of PyTorch have them; what follows the last of them is no pickle."""
+    file.seek(begin)
+    binary = file.read(1) == b"\x80"
+    for index in range(MOST_PICKLES):
+        nested: list[bytes] = []
+        stream = PickleStream(file, path, size, begin, part)
+        machine = Machine(stream, _collecting(nested), lambda identifier: identifier)
+        fault = ""
+        try:
+            with without_collections():
+                machine.run()
+        except FromageError as error:
+            fault = error.message
+        except (*BROKEN, Misplaced) as error:
+            fault = f"{type(error).__name__} ({str(error)[:100]})"
+        if machine.uses or (fault and index == 0 and binary):
+            yield Scanned(path, part, names_of(machine), fault=fault)
+        for stored in nested if depth < DEEPEST else ():
+            yield from _in_bytes(path, f"{part} > bytes" if part else "bytes", stored, depth + 1)
+        if fault or stream.remaining <= 0:
+            return
+        begin = stream.position
+
+
+def _collecting(nested: list[bytes]) -> Mapping[str, Constructor]:
+    """Constructors that keep the bytes which a loader inside of the pickle would have loaded."""
+
+    def keep(*args: Any) -> Any:
+        for argument in args:
+            stored = argument.args[0] if isinstance(argument, Placeholder) and argument.args else argument
+            if isinstance(stored, bytes):
+                nested.append(stored)
+        raise Unfit
+
+    return {**CONSTRUCTORS, **dict.fromkeys(LOADERS, keep)}

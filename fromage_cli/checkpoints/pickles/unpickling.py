@@ -1,0 +1,89 @@
+"""A reader of pickles that runs nothing: every opcode is interpreted, every class and function stays a name.
+
+Python's own unpickler imports the modules that a pickle names and calls what it finds there. This one knows a few
+harmless constructors by name and does their work itself; all others become placeholders, which record what would have
+happened. Memory and time are bounded by the pickle's length: what a pickle claims costs nothing until the bytes are
+there, and what they cost is counted. Source of the format: Lib/pickletools.py of Python 3.11, protocols 0 to 5.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fromage_cli.checkpoints.pickles.machine import BASE_BYTES, Constructor, Machine
+from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
+from fromage_cli.checkpoints.storage.stored_tensor import Misplaced
+
+BROKEN = (IndexError, KeyError, TypeError, ValueError, OverflowError)
+"""What a pickle that breaks its own rules makes the interpreter raise."""
+
+
+@dataclass(frozen=True)
+class PickledName:
+    """A class or function that a pickle names, and what an ordinary unpickler would do with it."""
+
+    module: str
+    name: str
+    uses: tuple[str, ...]
+    """Of `import`, `call`, `create` (an instance), `build` (set its attributes); importing comes before all others."""
+
+    @property
+    def dotted(self) -> str:
+        """As a person writes it: `os.system`."""
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(frozen=True)
+class Unpickled:
+    """What a pickle holds."""
+
+    value: Any
+    """Python's plain types, what constructors returned, `Global`s and `Placeholder`s."""
+    names: tuple[PickledName, ...]
+    """Every class and function it names, in the order of appearance."""
+    end: int
+    """Where it ends, in bytes from the start of the file."""
+
+
+def unpickle(
+    stream: PickleStream,
+    constructors: Mapping[str, Constructor] | None = None,
+    persistent: Callable[[Any], Any] | None = None,
+    base: int = BASE_BYTES,
+) -> Unpickled:
+    """Read one pickle, without running anything.
+
+    `constructors` by dotted name; `persistent` turns a persistent id into a value (PyTorch's storages);
+    `base` bytes of memory are granted whatever the pickle's length.
+    Raises InputError for what is cut off, damaged, or beyond the limits.
+    """
+    machine = Machine(stream, constructors or {}, persistent, base)
+    try:
+        with without_collections():
+            value = machine.run()
+    except BROKEN as error:
+        raise stream.damaged(f"{type(error).__name__} ({str(error)[:100]})") from error
+    except Misplaced as error:
+        raise stream.damaged(f"a tensor does not lie within its storage: {error},") from error
+    return Unpickled(value, names_of(machine), stream.position)
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Let no garbage be searched for meanwhile: so many objects are made that this would take most of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def names_of(machine: Machine) -> tuple[PickledName, ...]:
+    """Every class and function that it has met so far."""
+    return tuple(PickledName(named.module, named.name, tuple(uses)) for named, uses in machine.uses.items())

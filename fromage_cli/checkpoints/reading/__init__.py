@@ -1,0 +1,1 @@
+"""Tensors read at the speed of the disk, and reduced to numbers on the way."""

@@ -1,0 +1,35 @@
+"""What it costs to read tensors of checkpoints chunk by chunk, told from a trial."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterable, Sequence
+
+from fromage_cli.checkpoints.checkpoint import Checkpoint
+from fromage_cli.checkpoints.reading.arrays import CHUNK
+
+
+def reading_cost(checkpoints: Sequence[Checkpoint], names: Iterable[str]) -> tuple[int, float]:
+    """Peak bytes and seconds for norms and angles of the named tensors in every checkpoint."""
+    elements = sum(checkpoints[-1].entries[name].elements for name in names) * len(checkpoints)
+    return resident_bytes() + 8 * 6 * CHUNK, chunk_seconds() * elements / CHUNK
+
+
+def resident_bytes() -> int:
+    """The largest resident size of this process so far, without torch."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def chunk_seconds() -> float:
+    """Two passes over a chunk of each of two checkpoints."""
+    import numpy
+
+    stored = numpy.ones(CHUNK, numpy.float32)
+    started = time.monotonic()
+    for _ in range(2):
+        first, second = stored.astype(numpy.float64), stored.astype(numpy.float64)
+        for part in (first / 2.0, second / 2.0, first / 3.0 - second / 3.0):
+            part @ part
+    return time.monotonic() - started

@@ -1,0 +1,58 @@
+"""What reducing tensors of checkpoints takes here, told from a part of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from fromage_cli.checkpoints.checkpoint import Checkpoint
+from fromage_cli.checkpoints.reading.chunks import CHUNK, threads
+from fromage_cli.checkpoints.reading.reductions import measure_norms
+from fromage_cli.checkpoints.reading.widening import WIDTHS
+
+SAMPLE = 1 << 24
+"""Elements that are read to tell the speed, more where the first tensor has more."""
+BUFFERS = 16
+"""Bytes in use for an element of a chunk: as stored, widened, and told whether zero."""
+PROGRAM = 30_000_000
+"""Bytes that the program itself takes."""
+
+
+@dataclass(frozen=True)
+class ReductionCost:
+    """What reading and reducing takes."""
+
+    seconds: float
+    bytes: int
+    """Peak memory: the program, buffers, and the largest tensor where a format can only be read by whole tensors."""
+
+
+def reduction_cost(
+    checkpoints: Sequence[Checkpoint],
+    names: Sequence[str] | None = None,
+    reduce: Callable[[Checkpoint, Sequence[str]], object] = lambda checkpoint, names: measure_norms(
+        [checkpoint], names
+    ),
+) -> ReductionCost:
+    """The cost of a reduction of the named tensors of every checkpoint, all of them without names.
+
+    Reads the first tensors of the last checkpoint; what is not yet in the page cache takes longer afterwards.
+    """
+    last = checkpoints[-1]
+    wanted = last.entries if names is None else names
+    known = [name for name in wanted if last.entries[name].dtype in WIDTHS]
+    sizes = [last.entries[name].elements for name in known]
+    few = [name for name, before in zip(known, accumulate([0, *sizes]), strict=False) if before < SAMPLE]
+    started = time.perf_counter()
+    reduce(last, few)
+    seconds = time.perf_counter() - started
+    read = sum(last.entries[name].elements for name in few)
+    share = len(checkpoints) * sum(sizes) / read if read else 0.0
+    whole = max((_bytes(last, name) for name in known if name not in last.spans), default=0)
+    return ReductionCost(seconds * share, PROGRAM + threads() * (CHUNK * BUFFERS + whole))
+
+
+def _bytes(checkpoint: Checkpoint, name: str) -> int:
+    return checkpoint.entries[name].elements * WIDTHS[checkpoint.entries[name].dtype]

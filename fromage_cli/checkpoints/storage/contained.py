@@ -1,0 +1,40 @@
+"""Files that an index names: its paths are not trusted, and have to stay in its own directory.
+
+In a Hugging Face cache they may be links into that cache's blobs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from fromage_cli.checkpoints.storage.files import quoted
+from fromage_cli.errors import InputError, UnsafeError
+
+
+def contained(index: Path, file: str) -> Path:
+    """Return where a file is that `index` names; UnsafeError when that is outside the index's directory."""
+    parts = (*PurePosixPath(file).parts, *PureWindowsPath(file).parts)
+    absolute = PurePosixPath(file).is_absolute() or PureWindowsPath(file).anchor or PureWindowsPath(file).drive
+    if absolute or ".." in parts or not parts or "\0" in file:
+        raise _outside(index, file)
+    directory = index.parent
+    place = directory / file
+    try:
+        real, home = place.resolve(), directory.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links
+        raise InputError(f"{quoted(place)} cannot be read: {error}.") from error
+    if not real.is_relative_to(home) and real.parent != _hugging_face_blobs(home):
+        raise _outside(index, file)
+    return place
+
+
+def _hugging_face_blobs(snapshot: Path) -> Path | None:
+    """Return the directory into which a Hugging Face cache's models--…/snapshots/<revision> links."""
+    return snapshot.parent.parent / "blobs" if snapshot.parent.name == "snapshots" else None
+
+
+def _outside(index: Path, file: str) -> UnsafeError:
+    return UnsafeError(
+        f"{quoted(index)} names the shard {file!r}, which is outside its directory. Nothing there was read.",
+        hint="Shards have to lie beside their index; put the files there and correct the index.",
+    )

@@ -1,0 +1,171 @@
+"""A tensor that lies in a file: where its bytes are and how they are to be understood, until it is read."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fromage_cli.checkpoints.reading.widening import WIDTHS
+from fromage_cli.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+ELEMENT_BYTES = {
+    **WIDTHS,
+    **dict.fromkeys(("qint8", "quint8", "quint4x2", "quint2x4", "float4_e2m1fn_x2"), 1),
+    **{"qint32": 4, "complex32": 4},
+}
+"""By torch's name of the dtype, also of those that can be stored and are refused when they are read."""
+MOST_DIMENSIONS = 64
+LONGEST = 2**63
+"""No count of elements or bytes reaches this."""
+EXPANDED = 16_000_000
+"""Bytes up to which an expanded view, whose elements share memory, is written out."""
+
+
+class Misplaced(Exception):
+    """A tensor's shape, strides and offset do not lie within its storage."""
+
+
+@dataclass(eq=False)
+class Storage:
+    """Bytes in which tensors lie; tensors that share one are views of the same memory."""
+
+    key: str
+    """What the file calls it."""
+    dtype: str
+    """Of its elements; `uint8` where it has none of its own."""
+    size: int
+    """In bytes."""
+    read_into: Callable[[int, memoryview], None]
+    """Fill a buffer from a position, in bytes from the storage's first; InputError when the file does not have them."""
+    big_endian: bool = False
+    root: object = None
+    """The memory that it is a part of, and where; its own where None."""
+    begin: int = 0
+
+
+@dataclass(eq=False)
+class StoredTensor:
+    """A tensor as a file describes it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...] = ()
+    offset: int = 0
+    """In elements, from the beginning of the storage."""
+    storage: Storage | None = None
+    peculiarity: str = ""
+    """Why it cannot be read as a dense tensor: `quantised`, `sparse` …"""
+
+    def numel(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    def dim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def width(self) -> int:
+        """Bytes per element."""
+        return ELEMENT_BYTES[self.dtype]
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The bytes of the storage from its first to its last element."""
+        if not self.numel():
+            return 0, 0
+        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.stride, strict=True))
+        return self.offset * self.width, (self.offset + last + 1) * self.width
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the elements lie one after another, in order."""
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.stride), strict=True):
+            if size != 1 and stride != expected:
+                return False
+            expected *= size
+        return True
+
+    @property
+    def place(self) -> object:
+        """Equal for tensors that are one and the same memory, seen the same way."""
+        storage = self.storage
+        if storage is None or not self.numel():
+            return self
+        root = storage if storage.root is None else storage.root
+        return id(root), storage.begin + self.span[0], self.dtype, self.shape, self.stride
+
+    def check(self) -> StoredTensor:
+        """The tensor itself; raises Misplaced where it does not lie within its storage."""
+        numbers = (*self.shape, *self.stride, self.offset)
+        if any(type(number) is not int or not 0 <= number < LONGEST for number in numbers):
+            raise Misplaced(
+                f"the shape {self.shape!r:.100}, strides {self.stride!r:.100} or offset {self.offset!r:.30}"
+            )
+        if len(self.shape) != len(self.stride) or len(self.shape) > MOST_DIMENSIONS:
+            raise Misplaced(f"{len(self.shape)} dimensions with {len(self.stride)} strides")
+        if self.storage is None or self.dtype not in ELEMENT_BYTES:
+            raise Misplaced(f"the dtype {self.dtype!r:.60}")
+        if (end := self.span[1]) > self.storage.size:
+            raise Misplaced(f"{end} bytes of a storage of {self.storage.size}")
+        return self
+
+    def read(self) -> torch.Tensor:
+        """Read it into contiguous memory of its own, in the stored dtype and this machine's byte order."""
+        import torch
+
+        storage = self.storage
+        if storage is None or self.peculiarity:
+            raise InputError(f"A tensor is {self.peculiarity}; dense tensors are expected.")
+        begin, end = self.span
+        if self.numel() * self.width > max(EXPANDED, 2 * storage.size):
+            raise InputError(
+                f"A tensor of {self.numel()} elements was expanded from {end - begin} bytes.",
+                hint="Save it before it is expanded.",
+            )
+        buffer = torch.empty(end - begin, dtype=torch.uint8)
+        if end > begin:
+            storage.read_into(begin, buffer.numpy().data)
+        if storage.big_endian != (sys.byteorder == "big"):
+            _swap(buffer, self.width // 2 if self.dtype.startswith("complex") else self.width)
+        flat = buffer.view(getattr(torch, self.dtype))
+        if self.contiguous:
+            return flat.reshape(self.shape)
+        return flat.as_strided(self.shape, self.stride).clone(memory_format=torch.contiguous_format)
+
+    def item(self) -> Any:
+        """The number in a tensor of one element."""
+        return self.read().item()
+
+
+def dense(storage: object, dtype: str, offset: object, shape: object, stride: object) -> StoredTensor:
+    """A tensor within a storage; TypeError where these are no storage and numbers, Misplaced where they do not fit."""
+    if not isinstance(storage, Storage) or not isinstance(shape, Sequence) or not isinstance(stride, Sequence):
+        raise TypeError("no storage, shape and strides")
+    if type(offset) is not int:
+        raise TypeError("no offset")
+    return StoredTensor(dtype, tuple(shape), tuple(stride), offset, storage).check()
+
+
+def inline(key: str, dtype: str, stored: bytes, big_endian: bool = False) -> Storage:
+    """A storage whose bytes are in memory already."""
+
+    def read_into(begin: int, view: memoryview) -> None:
+        view[:] = stored[begin : begin + len(view)]
+
+    return Storage(key, dtype, len(stored), read_into, big_endian)
+
+
+def _swap(buffer: torch.Tensor, width: int) -> None:
+    """Turn the byte order of every element around, in place."""
+    if width > 1 and buffer.numel():
+        import numpy
+
+        buffer.numpy().view(numpy.dtype(f"u{width}")).byteswap(inplace=True)

@@ -1,0 +1,1 @@
+"""The curvature of the loss, and how far a step may go for it."""

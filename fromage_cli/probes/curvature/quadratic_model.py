@@ -1,0 +1,177 @@
+"""The neural quadratic model along a step: how far it holds, and what training does in it.
+
+f + J d + d^T H_f d / 2 for each sample and output, put into the loss. One expansion gives the loss along a whole line;
+training in it takes a new expansion for every step. Source: Zhu et al., *Quadratic models for understanding catapult
+dynamics*, ICLR 2024.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.errors import ResourceError
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+from fromage_cli.probes.trial_runs.training import Training, training
+from fromage_cli.problem.curvature import WeightSpace
+from fromage_cli.problem.output_expansion import expand_outputs, model_gradient, model_loss
+from fromage_cli.problem.problem import Problem
+
+SHARE = 0.1
+"""Of the change of the loss: by how much the model may miss it."""
+GRID = tuple(2.0 ** (half / 2.0) for half in range(-8, 5))
+"""Rates at which both losses are taken, in units of the rate that the search starts from: 1/16 to 4."""
+HALVINGS = 12
+"""How far below the grid the radius is looked for."""
+PRECISION = 1.05
+"""The radius is known up to this factor."""
+SPIKE = 1.1
+"""Loss over the first one from which on a simulated training has spiked."""
+DIVERGED = 1e8
+"""Loss over the first one at which a simulated training is given up."""
+
+Relation = Literal["crossing", "above-grid", "below-grid"]
+Outcome = Literal["falls", "spikes", "rises", "diverges"]
+
+
+@dataclass(frozen=True)
+class ModelLine:
+    """The loss and the model's loss along w - rate * step."""
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    """Of the network; may be infinite."""
+    model_losses: tuple[float, ...]
+    radius: float | None
+    """Smallest rate at which the model misses the change of the loss by more than a tenth; None where there is none."""
+    relation: Relation
+    """`crossing`; `above-grid`: the model holds at every rate; `below-grid`: at none."""
+
+
+@dataclass(frozen=True)
+class SimulatedTraining:
+    """The loss of the quadratic model under steps of the optimizer."""
+
+    losses: tuple[float, ...]
+    """Before the first step, then after each."""
+    outcome: Outcome
+    """`falls`; `spikes`: above the start and back below it; `rises`: not yet back; `diverges`."""
+    stopped: ResourceError | None = None
+    """The limit that ended it early."""
+
+
+def measure_line(problem: Problem, space: WeightSpace, step: Mapping[str, Tensor], start: float) -> ModelLine:
+    """The loss and its quadratic model along a step, and the radius within which they agree.
+
+    `start`: the rate around which they are compared. Costs one expansion and 13 to about 20 forward passes; rates
+    between two of the grid are not looked at. The weights are afterwards as before.
+    """
+    direction = [-step[tensor.name] for tensor in space.tensors]
+    expansions = expand_outputs(problem, space, direction)
+    base = problem.value()
+    rounding = 32.0 * torch.finfo(problem.dtype).eps * abs(base)
+    seen: dict[float, tuple[float, float]] = {}
+    with problem.displaced(space.tensors) as origin:
+
+        def fits(rate: float) -> bool:
+            for tensor in space.tensors:
+                torch.add(origin[tensor.name], step[tensor.name], alpha=-rate, out=tensor.parameter.data)
+            true, modelled = problem.value(), model_loss(problem, expansions, rate)
+            seen[rate] = true, modelled
+            return abs(modelled - true) <= SHARE * abs(true - base) + rounding
+
+        radius, relation = _radius(fits, [start * factor for factor in GRID])
+    rates = tuple(sorted(seen))
+    losses, model_losses = zip(*(seen[rate] for rate in rates), strict=True)
+    return ModelLine(rates, losses, model_losses, radius, relation)
+
+
+def _radius(fits: Callable[[float], bool], rates: Sequence[float]) -> tuple[float | None, Relation]:
+    """The smallest rate that does not fit, between the last that does and the first that does not."""
+    fitting = [fits(rate) for rate in rates]
+    if all(fitting):
+        return None, "above-grid"
+    first = fitting.index(False)
+    high = rates[first]
+    low = rates[first - 1] if first else high / 2.0
+    if not first:
+        for _ in range(HALVINGS):
+            if fits(low):
+                break
+            low, high = low / 2.0, low
+        else:
+            return None, "below-grid"
+    while high > PRECISION * low:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return math.sqrt(low * high), "crossing"
+
+
+def simulate_training(
+    problem: Problem,
+    space: WeightSpace,
+    optimizer: Optimizer,
+    state: OptimizerState | None,
+    *,
+    steps: int,
+    advance: Callable[[], None] = lambda: None,
+) -> SimulatedTraining:
+    """Full-batch steps of the real optimizer, with its state, on the quadratic model instead of the network.
+
+    Ends early when the loss is back below its start after a spike, or `DIVERGED`. Each step costs one expansion and one
+    Hessian-vector product. The weights are afterwards as before.
+    """
+    losses, stopped = [problem.base.loss], None
+    gradient = [problem.base.gradients[tensor.name] for tensor in space.tensors]
+    assert optimizer.learning_rate is not None
+    with training(problem, optimizer, state) as run:
+        run.start(optimizer.learning_rate)
+        position = _Position(run, space)
+        try:
+            while len(losses) <= steps and outcome_of(losses) not in ("spikes", "diverges"):
+                position.step(gradient)
+                loss, gradient = model_gradient(problem, space, position.displacement())
+                losses.append(loss)
+                advance()
+        except ResourceError as limit:
+            stopped = limit
+    return SimulatedTraining(tuple(losses), outcome_of(losses), stopped)
+
+
+def outcome_of(losses: Sequence[float]) -> Outcome:
+    """What a course of losses has done."""
+    start = losses[0]
+    if any(not loss <= DIVERGED * start for loss in losses):
+        return "diverges"
+    if max(losses) <= SPIKE * start:
+        return "falls"
+    return "spikes" if losses[-1] < start else "rises"
+
+
+class _Position:
+    """Where a simulated training stands, while the network itself stays at its own weights."""
+
+    def __init__(self, run: Training, space: WeightSpace) -> None:
+        self.run, self.space = run, space
+        self.reached = [weight.detach().clone() for weight in space.weights]
+
+    def displacement(self) -> list[Tensor]:
+        """How far it is from the network's own weights, tensors shaped as the weights."""
+        return [a - w.detach() for a, w in zip(self.reached, self.space.weights, strict=True)]
+
+    def step(self, gradient: Sequence[Tensor]) -> None:
+        """One step of the optimizer from there."""
+        try:
+            for weight, reached, part in zip(self.space.weights, self.reached, gradient, strict=True):
+                weight.data.copy_(reached)
+                weight.grad = part
+            self.run.optimizer.step()
+            self.reached = [weight.detach().clone() for weight in self.space.weights]
+        finally:
+            self.run.problem.drop_gradients()
+            for tensor in self.space.tensors:
+                tensor.parameter.data.copy_(self.run.origin[tensor.name])

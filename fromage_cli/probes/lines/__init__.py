@@ -1,0 +1,1 @@
+"""Lines through weight space, and what happens along them."""

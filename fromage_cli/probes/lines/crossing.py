@@ -1,0 +1,205 @@
+"""How far a step is certain to descend: where the gradient has changed by as much as the step relies on, found fast.
+
+One Hessian-vector product gives the slope b_l'(0) = ||(H d)_l|| / ||g_l|| of every tensor's breakdown, and so the first
+place to look; from there a few gradients close in on the place where the certificate ends.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from fromage_cli.errors import MismatchError, ResourceError
+from fromage_cli.probes.lines.certificate import Certificate, Criterion
+from fromage_cli.probes.lines.direction import Direction
+from fromage_cli.probes.lines.ray import gradient_changes, noise_floors
+from fromage_cli.problem.hessian import visit_hessian_vector_product
+from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.accumulation import norm
+from fromage_cli.theory.bracketing import Bracket, close_in
+from fromage_cli.theory.curves import Point, Relation, first_crossing, running_maximum
+
+POINTS = 6
+"""Gradients beside the base and the noise floor; with the product and the base they stay below 12 gradients."""
+WITHOUT_SLOPE = 8
+"""The same where there is no product."""
+FALLBACK = 3e-3
+"""Where the search starts without a slope: between the crossings in Fig. 1 of Bernstein et al., NeurIPS 2020."""
+HIGHEST = 1.0
+"""The relative step at which a layer moves by its own norm; nothing beyond is looked at."""
+NOISE_LIMIT = 0.1
+"""A tensor whose noise floor reaches this has a gradient of rounding errors."""
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """What was found along one line."""
+
+    eta: float | None
+    """The largest relative step tried that is certain to descend; None where there is none."""
+    upper: float | None
+    """The smallest one tried that is not; None where all were."""
+    relation: Relation
+    criterion: Criterion
+    """`layers`: every layer by itself; `sum`: only all tensors together."""
+    limiting: str | None
+    """The layer that crosses first, or the tensor that weighs most in the group, or sum, that does."""
+    certificate: Certificate
+    etas: tuple[float, ...]
+    """Relative steps at which the gradient was taken, rising."""
+    losses: tuple[float, ...]
+    excesses: tuple[float, ...]
+    """What the criterion makes of them; descent is certain below 1."""
+    changes: Mapping[str, tuple[float, ...]]
+    """||g_l(W + eta d) - g_l|| by tensor name."""
+    products: Mapping[str, float] | None
+    """||(H d)_l|| by tensor name; None without a second derivative."""
+    closed: bool = False
+    """Whether eta and upper are within 5 %."""
+    stopped: ResourceError | None = None
+    """The limit that ended the search early."""
+
+    def trust(self, name: str, gradient_norm: float) -> Point:
+        """Where one tensor crosses its own level, by the points that were taken."""
+        if gradient_norm <= 0.0 or name in self.certificate.noise:
+            return Point(None, "uncertifiable")
+        path = running_maximum([change / gradient_norm for change in self.changes[name]])
+        return first_crossing(self.etas, path, self.certificate.levels[name])
+
+
+@dataclass
+class _Search:
+    """One search on its way."""
+
+    problem: Problem
+    certificate: Certificate
+    advance: Callable[[], None]
+    losses: dict[float, float]
+    changes: dict[float, dict[str, float]]
+
+    def close(self, start: float, points: int, origin: Mapping[str, Tensor], bracket: Bracket) -> None:
+        """Takes gradients along the direction until the bracket is closed, or so many are taken."""
+        direction = self.certificate.direction
+
+        def excess(eta: float) -> float:
+            direction.write(origin, eta)
+            loss, changes = gradient_changes(self.problem, direction, self.problem.base.gradients)
+            self.losses[eta], self.changes[eta] = loss, changes
+            self.advance()
+            return self.certificate.excess(changes)
+
+        close_in(bracket, excess, start, evaluations=points, highest=HIGHEST)
+
+
+def find_crossing(
+    problem: Problem, direction: Direction, levels: Mapping[str, float], advance: Callable[[], None] = lambda: None
+) -> Crossing:
+    """The end of certain descent along a direction, to 5 %, and every layer's own as far as it shows.
+
+    `levels`: cos theta_l by tensor name. Costs one Hessian-vector product and at most 7 gradients beside the base.
+    Ends early, keeping what it has, when a limit of the budget is reached; the weights are afterwards as before.
+    """
+    search = _Search(problem, Certificate(direction, levels), advance, {}, {})
+    products, stopped, bracket = None, None, Bracket()
+    try:
+        products = _products(problem, direction)
+        advance()
+        with problem.displaced([move.tensor for move in direction.moves]) as origin, problem.steady():
+            search.certificate = Certificate(direction, levels, _noise(problem, direction, origin))
+            advance()
+            if search.certificate.possible:
+                points = POINTS if products is not None else WITHOUT_SLOPE
+                search.close(_start(search.certificate, products), points, origin, bracket)
+    except ResourceError as limit:
+        stopped = limit
+    return _conclude(search, bracket, products, stopped)
+
+
+def find_sum_crossing(problem: Problem, found: Crossing, advance: Callable[[], None] = lambda: None) -> Crossing:
+    """The same where only the sum over all tensors counts, from what a search by layers has found already.
+
+    Costs at most 6 gradients, and ends early as that does.
+    """
+    certificate = replace(found.certificate, together=True)
+    direction = certificate.direction
+    names = [move.tensor.name for move in direction.moves]
+    changes = {eta: {name: found.changes[name][place] for name in names} for place, eta in enumerate(found.etas)}
+    search = _Search(problem, certificate, advance, dict(zip(found.etas, found.losses, strict=True)), changes)
+    bracket, stopped = Bracket(), None
+    if not certificate.possible:
+        return _conclude(search, bracket, found.products, None)
+    for eta in found.etas:
+        bracket.add(eta, certificate.excess(changes[eta]))
+    try:
+        with problem.displaced([move.tensor for move in direction.moves]) as origin, problem.steady():
+            start = _start(certificate, found.products)
+            if not bracket.low < start < bracket.high:
+                start = bracket.proposal()
+            if not bracket.closed:
+                search.close(start, POINTS, origin, bracket)
+    except ResourceError as limit:
+        stopped = limit
+    return _conclude(search, bracket, found.products, stopped)
+
+
+def _noise(problem: Problem, direction: Direction, origin: Mapping[str, Tensor]) -> frozenset[str]:
+    floors = noise_floors(problem, direction, origin)
+    sizes = {move.tensor.name: move.gradient_norm for move in direction.moves}
+    return frozenset(
+        name for name, floor in floors.items() if sizes[name] > 0.0 and not floor < NOISE_LIMIT * sizes[name]
+    )
+
+
+def _products(problem: Problem, direction: Direction) -> dict[str, float] | None:
+    """||(H d)_l|| of every tensor that moves, from one product; None for a loss without second derivative."""
+    coefficients = {move.tensor.name: move.coefficient for move in direction.moves}
+    products: dict[str, float] = dict.fromkeys(coefficients, 0.0)
+    try:
+        visit_hessian_vector_product(
+            problem,
+            [move.tensor for move in direction.moves],
+            lambda tensor: coefficients[tensor.name] * direction.source(tensor),
+            lambda tensor, product: products.__setitem__(tensor.name, norm(product)),
+        )
+    except MismatchError:
+        return None
+    return products if all(map(math.isfinite, products.values())) else None
+
+
+def _start(certificate: Certificate, products: Mapping[str, float] | None) -> float:
+    """Where the certificate would end if the gradients changed linearly."""
+    slope = certificate.excess(products) if products is not None else 0.0
+    return 1.0 / slope if 0.0 < slope < math.inf else FALLBACK
+
+
+def _conclude(
+    search: _Search, bracket: Bracket, products: Mapping[str, float] | None, stopped: ResourceError | None
+) -> Crossing:
+    etas = tuple(sorted(eta for eta in search.changes if eta in bracket.values))
+    high = bracket.high if math.isfinite(bracket.high) else None
+    low = bracket.low or None
+    relation: Relation = "crossing" if low is not None else "below-grid"
+    if not etas and stopped is None:
+        relation = "uncertifiable"
+    elif low is not None and high is None:
+        relation = "above-grid"
+    certificate = search.certificate
+    return Crossing(
+        eta=low,
+        upper=high,
+        relation=relation,
+        criterion=certificate.criterion,
+        limiting=certificate.limiting(search.changes[high]) if high is not None else None,
+        certificate=certificate,
+        etas=etas,
+        losses=tuple(search.losses[eta] for eta in etas),
+        excesses=tuple(bracket.values[eta] for eta in etas),
+        changes={
+            move.tensor.name: tuple(search.changes[eta][move.tensor.name] for eta in etas)
+            for move in certificate.direction.moves
+        },
+        products=products,
+        closed=bracket.closed,
+        stopped=stopped,
+    )

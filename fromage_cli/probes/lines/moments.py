@@ -1,0 +1,149 @@
+"""Adam's next update at fixed weights: from the state in the checkpoint, else from minibatch gradients.
+
+Source: Kingma, Ba, *Adam*, ICLR 2015, Algorithm 1; AMSGrad: Reddi, Kale, Kumar, ICLR 2018.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fromage_cli.checkpoints import OptimizerState, match_parameters
+from fromage_cli.checkpoints.optimizers.optimizer_state import slot_shape
+from fromage_cli.errors import MismatchError
+from fromage_cli.probes.optimizer_step.minibatches import minibatch_gradients, minibatches
+from fromage_cli.problem.batches import Batch
+from fromage_cli.problem.problem import Problem
+
+MINIBATCHES = 16
+"""Minibatch gradients that stand in for missing moments."""
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+"""What torch's Adam takes when nothing is said."""
+
+
+def adam_update(problem: Problem, state: OptimizerState | None) -> tuple[dict[str, Tensor], str]:
+    """The next step's u = m^ / (sqrt(v^) + eps), by tensor name, and a sentence on where it comes from."""
+    if state is not None and holds_moments(state):
+        return update_from_state(problem, state), "adam: moments from the optimizer's state in the checkpoint."
+    parts = _moment_parts(problem)
+    return (
+        update_from_minibatches(problem, parts),
+        f"adam: the checkpoint holds no moments; they come from {len(parts)} gradients of {parts[0].size} rows each at "
+        "fixed weights.",
+    )
+
+
+def holds_moments(state: OptimizerState | None) -> bool:
+    """Whether Adam's moments are there."""
+    return state is not None and state.has("exp_avg", "exp_avg_sq", "step")
+
+
+def moment_rows(problem: Problem) -> int:
+    """On how many rows the minibatch gradients are taken that stand in for missing moments."""
+    return sum(part.size for part in _moment_parts(problem))
+
+
+def _moment_parts(problem: Problem) -> list[Batch]:
+    return minibatches(problem, max(1, min(MINIBATCHES, problem.batch.size // 2)))
+
+
+def update_from_state(problem: Problem, state: OptimizerState) -> dict[str, Tensor]:
+    """The update that the optimizer's next step would make with the gradient of the batch, before rate and decay.
+
+    Decay that is coupled to the gradient goes through the moments and belongs to it; decoupled decay does not. Where
+    groups have rates of their own, each update is scaled by its group's rate over the highest.
+    Raises MismatchError when the state does not fit the model.
+    """
+    weights = {tensor.name: tensor.parameter.detach() for tensor in problem.receiving}
+    found = slots_by_name(problem, state)
+    highest = max((float(settings.get("lr") or 0.0) for _, settings in found.values()), default=0.0)
+    updates = {}
+    for name, (slot, settings) in found.items():
+        coupled = float(settings.get("weight_decay") or 0.0) if settings.get("decoupled_weight_decay") is False else 0.0
+        gradient = problem.base.gradients[name].add(weights[name], alpha=coupled)
+        update = next_adam_update(gradient, slot, settings)
+        updates[name] = update.mul_(float(settings.get("lr") or 0.0) / highest) if highest > 0.0 else update
+    return updates
+
+
+def slots_by_name(
+    problem: Problem, state: OptimizerState, covers: str = "all"
+) -> dict[str, tuple[Mapping[str, Any] | None, Mapping[str, Any]]]:
+    """What the optimizer remembers of each tensor that receives a gradient, and the settings of its group.
+
+    None for a tensor that was never updated; `covers`: `all`, or `matrices` for an optimizer of tensors with two
+    dimensions. Raises MismatchError when the state does not fit the model.
+    """
+    numbers = match_parameters(state, held_shapes(problem, state, covers))
+    settings = {number: group.settings for group in state.groups for number in group.numbers}
+    found = {}
+    for tensor in problem.receiving:
+        if tensor.name not in numbers:
+            continue
+        number, shape = numbers[tensor.name], tuple(tensor.parameter.shape)
+        slot = state.slots.get(number)
+        stored = slot_shape(slot) if slot is not None else None
+        if stored not in (None, shape):
+            raise MismatchError(
+                f"The optimizer's state for {tensor.name!r} has shape {list(stored or ())}, the tensor {list(shape)}.",
+                "It belongs to another model.",
+            )
+        found[tensor.name] = slot, settings[number]
+    return found
+
+
+def held_shapes(problem: Problem, state: OptimizerState, covers: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of the trainable tensors that the optimizer holds; of matrices, those that it names where it does."""
+    tensors = problem.trainable
+    if covers == "matrices":
+        tensors = [tensor for tensor in tensors if tensor.parameter.dim() == 2]
+        named = {name for group in state.groups for name in group.names or ()}
+        tensors = [tensor for tensor in tensors if tensor.name in named] or tensors
+    return {tensor.name: tuple(tensor.parameter.shape) for tensor in tensors}
+
+
+def next_adam_update(gradient: Tensor, slot: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Tensor:
+    """The bias-corrected update of one tensor after one more gradient; `slot` None is the very first step."""
+    beta1, beta2 = (float(beta) for beta in settings.get("betas", BETAS))
+    if slot is None:
+        first, second, highest, steps = torch.zeros_like(gradient), torch.zeros_like(gradient), None, 0.0
+    else:
+        first, second = (slot[name].to(gradient) for name in ("exp_avg", "exp_avg_sq"))
+        highest = slot.get("max_exp_avg_sq") if settings.get("amsgrad") else None
+        steps = float(slot["step"])
+    first = torch.lerp(gradient, first, beta1)
+    second = torch.lerp(gradient.square(), second, beta2)
+    if highest is not None:
+        second = torch.maximum(second, highest.to(gradient))
+    steps += 1.0
+    root = second.sqrt_().div_(math.sqrt(1.0 - beta2**steps)).add_(float(settings.get("eps", EPSILON)))
+    return first.div_(1.0 - beta1**steps).div_(root)
+
+
+def update_from_minibatches(problem: Problem, parts: list[Batch]) -> dict[str, Tensor]:
+    """The update m / (sqrt(v) + eps) with m the mean and v the mean square of minibatch gradients at fixed weights."""
+    means, squares = mean_gradients(problem, parts)
+    return {name: mean.div_(squares[name].sqrt_().add_(EPSILON)) for name, mean in means.items()}
+
+
+def mean_gradients(problem: Problem, parts: list[Batch]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The means of minibatch gradients and of their squares at fixed weights, by tensor name.
+
+    Costs one gradient of all rows.
+    """
+    means: dict[str, Tensor] = {}
+    squares: dict[str, Tensor] = {}
+
+    def accumulate(name: str, gradient: Tensor) -> None:
+        if name not in means:
+            means[name], squares[name] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+        means[name].add_(gradient, alpha=1.0 / len(parts))
+        squares[name].addcmul_(gradient, gradient, value=1.0 / len(parts))
+
+    minibatch_gradients(problem, parts, accumulate)
+    for tensor in problem.receiving:
+        for sums in (means, squares):
+            sums.setdefault(tensor.name, torch.zeros_like(tensor.parameter))
+    return means, squares

@@ -1,0 +1,96 @@
+"""The curve along a direction: losses and gradient changes at each relative step, all layers from one gradient."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fromage_cli.errors import MismatchError, ResourceError
+from fromage_cli.probes.lines.direction import Direction
+from fromage_cli.problem.layers import TrainableTensor
+from fromage_cli.problem.problem import SPLIT_TOLERANCE, Problem
+from fromage_cli.theory.accumulation import distance
+
+ROUNDING_STEPS = 2.0
+"""The relative step, in rounding errors, that stands for another order of rows: most weights change a last digit."""
+
+
+@dataclass
+class Ray:
+    """What was measured at each eta, in the order of the grid."""
+
+    etas: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    changes: dict[str, list[float]] = field(default_factory=dict)
+    """||g_l(W + eta d) - g_l(W)|| by tensor name."""
+    floors: dict[str, float] = field(default_factory=dict)
+    """The same at eta = 0, the rows summed in another order: what rounding and chance alone change.
+
+    Where the order matters, the weights move by a rounding error instead.
+    """
+    stopped: ResourceError | None = None
+    """The limit that ended the measurement before the grid did."""
+
+
+def measure_ray(
+    problem: Problem, direction: Direction, etas: Sequence[float], advance: Callable[[], None] = lambda: None
+) -> Ray:
+    """Losses and gradient changes along a direction; K + 1 gradients for K points, each reduced as it appears.
+
+    Ends early, keeping what it has, when a limit of the budget is reached. The weights are afterwards as before.
+    """
+    ray = Ray(changes={move.tensor.name: [] for move in direction.moves})
+    with problem.displaced([move.tensor for move in direction.moves]) as origin, problem.steady():
+        try:
+            ray.floors = noise_floors(problem, direction, origin)
+            advance()
+            for eta in etas:
+                direction.write(origin, eta)
+                loss, changes = gradient_changes(problem, direction, problem.base.gradients)
+                ray.etas.append(eta)
+                ray.losses.append(loss)
+                for name, change in changes.items():
+                    ray.changes[name].append(change)
+                advance()
+        except ResourceError as limit:
+            ray.stopped = limit
+    return ray
+
+
+def noise_floors(
+    problem: Problem, direction: Direction, origin: Mapping[str, Tensor] | None = None
+) -> dict[str, float]:
+    """What the gradient changes by when the same rows come in reverse: the size of its rounding errors.
+
+    A gradient that is zero in exact arithmetic, such as that of a bias before a normalisation, shows itself here.
+    Where the order of rows matters (dropout masks, indices into the batch) the weights move by as much as rounding
+    moves them instead, and are left there: `origin` holds them. Without it the evaluation is repeated as it was.
+    """
+    if problem.mode != "train":
+        backwards = problem.on(*(batch.reversed() for batch in problem.batches))
+        problem.evaluations.gradients += 1
+        try:
+            loss, floors = gradient_changes(backwards, direction, problem.base.gradients)
+        except (MismatchError, RuntimeError, IndexError):
+            loss, floors = math.nan, {}
+        if abs(loss - problem.base.loss) <= SPLIT_TOLERANCE * abs(problem.base.loss):
+            return floors
+    if origin is not None:
+        direction.write(origin, ROUNDING_STEPS * torch.finfo(problem.dtype).eps)
+    return gradient_changes(problem, direction, problem.base.gradients)[1]
+
+
+def gradient_changes(
+    problem: Problem, direction: Direction, base: Mapping[str, Tensor]
+) -> tuple[float, dict[str, float]]:
+    """The loss, and each moving tensor's ||g - g_base||; a tensor that lost its gradient changed by all of it."""
+    changes = {move.tensor.name: move.gradient_norm for move in direction.moves}
+
+    def reduce(tensor: TrainableTensor, gradient: Tensor) -> None:
+        if tensor.name in changes:
+            changes[tensor.name] = distance(gradient, base[tensor.name])
+
+    loss = problem.visit_gradient(reduce)
+    return loss, changes

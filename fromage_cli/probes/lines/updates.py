@@ -1,0 +1,109 @@
+"""The directions that answer questions: relative updates, real updates, chance, and the way to another checkpoint.
+
+Source: Bernstein et al., NeurIPS 2020 (Fromage); Kingma, Ba, ICLR 2015 (Adam).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from fromage_cli.errors import MismatchError
+from fromage_cli.probes.lines.direction import Direction, Move, Skipped, measured_move
+from fromage_cli.probes.lines.gaussian import GaussianTable
+from fromage_cli.problem.layers import TrainableTensor
+from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.accumulation import norm
+
+LARGEST_COEFFICIENT = 1e37
+"""A gradient smaller than its weights by more than this counts as zero: their ratio leaves the range of float32."""
+Source = Callable[[TrainableTensor], Tensor]
+
+
+def fromage_direction(problem: Problem, tensors: Sequence[TrainableTensor]) -> Direction:
+    """The Fromage step without its prefactor, d_l = -g_l ||W_l|| / ||g_l||: every layer's relative step is eta.
+
+    Tensors whose weights or gradient are zero do not move.
+    """
+    gradients = problem.base.gradients
+    moves, skipped = [], []
+    for tensor in tensors:
+        weight_norm, gradient_norm = norm(tensor.parameter), norm(gradients[tensor.name])
+        if weight_norm == 0.0 or weight_norm / LARGEST_COEFFICIENT >= gradient_norm:
+            skipped.append(Skipped(tensor.name, "zero weights" if weight_norm == 0.0 else "zero gradient"))
+            continue
+        moves.append(Move(tensor, -weight_norm / gradient_norm, weight_norm, gradient_norm, weight_norm, 1.0))
+    return Direction("fromage", 1.0, tuple(moves), tuple(skipped), lambda tensor: gradients[tensor.name])
+
+
+def sgd_direction(problem: Problem, tensors: Sequence[TrainableTensor]) -> Direction:
+    """The plain gradient step d = -g, scaled so that eta is the largest relative step of a layer."""
+    gradients = problem.base.gradients
+    return _update(problem, "sgd", tensors, lambda tensor: gradients[tensor.name])
+
+
+def adam_direction(
+    problem: Problem, tensors: Sequence[TrainableTensor], updates: Mapping[str, Tensor], note: str
+) -> Direction:
+    """The Adam step d = -u with u = m^ / (sqrt(v^) + eps), scaled so that eta is the largest relative step of a layer.
+
+    `updates`: u by tensor name; `note`: where the moments come from.
+    """
+    direction = _update(problem, "adam", tensors, lambda tensor: updates[tensor.name])
+    return Direction("adam", direction.step_scale, direction.moves, direction.skipped, direction.source, notes=(note,))
+
+
+def _update(problem: Problem, name: str, tensors: Sequence[TrainableTensor], source: Source) -> Direction:
+    """The step d = -s * source, s = 1 / max_l(||source_l|| / ||W_l||) over the layers whose weights are not zero."""
+    plain = [measured_move(problem, tensor, -1.0, source(tensor)) for tensor in tensors]
+    steps = [move.relative_step for move in plain if move.relative_step is not None and move.tensor.is_layer]
+    steps = steps or [move.relative_step for move in plain if move.relative_step is not None]
+    largest = max((step for step in steps if step is not None), default=0.0)
+    if not 0.0 < largest < math.inf:
+        raise MismatchError(
+            f"The {name} step has no relative size: every tensor that moves has zero weights or a zero step.",
+            "Choose another --direction, or other tensors.",
+        )
+    scale = 1.0 / largest
+    moves = tuple(_scaled(move, scale) for move in plain if move.step_norm > 0.0)
+    skipped = tuple(Skipped(move.tensor.name, "zero gradient") for move in plain if move.step_norm == 0.0)
+    return Direction(name, scale, moves, skipped, source)
+
+
+def _scaled(move: Move, scale: float) -> Move:
+    return Move(
+        move.tensor,
+        scale * move.coefficient,
+        move.weight_norm,
+        move.gradient_norm,
+        scale * move.step_norm,
+        move.cosine,
+    )
+
+
+def random_direction(problem: Problem, tensors: Sequence[TrainableTensor], seed: int) -> Direction:
+    """A Gaussian direction with ||d_l|| = ||W_l||, drawn again from its seed whenever it is needed."""
+    table = GaussianTable(seed, sum(tensor.parameter.numel() for tensor in tensors), tensors[0].parameter)
+
+    def draw(tensor: TrainableTensor) -> Tensor:
+        return table.draw(tensor.name, tensor.parameter.shape)
+
+    moves, skipped = [], []
+    for tensor in tensors:
+        weight_norm = norm(tensor.parameter)
+        if weight_norm == 0.0:
+            skipped.append(Skipped(tensor.name, "zero weights"))
+            continue
+        drawn = draw(tensor)
+        moves.append(measured_move(problem, tensor, weight_norm / norm(drawn), drawn))
+    return Direction("random", 1.0, tuple(moves), tuple(skipped), draw, certifies=False)
+
+
+def displacement_direction(
+    problem: Problem, tensors: Sequence[TrainableTensor], displacement: Mapping[str, Tensor], name: str
+) -> Direction:
+    """The straight way to another checkpoint, dW = eta (W' - W): eta = 1 is that checkpoint."""
+    moves = [measured_move(problem, tensor, 1.0, displacement[tensor.name]) for tensor in tensors]
+    still = tuple(Skipped(move.tensor.name, "same in both checkpoints") for move in moves if move.step_norm == 0.0)
+    moving = tuple(move for move in moves if move.step_norm > 0.0)
+    return Direction(name, 1.0, moving, still, lambda tensor: displacement[tensor.name])

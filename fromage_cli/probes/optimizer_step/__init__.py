@@ -1,0 +1,1 @@
+"""The step that the optimizer would take next, its noise included."""

@@ -1,0 +1,175 @@
+"""The step that an optimizer would take next, everything included, and the matrix that its threshold is held against.
+
+Source: Cohen et al., *Adaptive gradient methods at the edge of stability*, 2022; for the rules see `update_rules`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fromage_cli.checkpoints import OptimizerState, match_parameters
+from fromage_cli.checkpoints.optimizers.optimizer_state import slot_shape
+from fromage_cli.probes.lines.moments import EPSILON, MINIBATCHES, held_shapes, mean_gradients, slots_by_name
+from fromage_cli.probes.optimizer_step.minibatches import minibatches
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+from fromage_cli.probes.optimizer_step.update_rules import Memory, Place, TensorStep, moves, tensor_step
+from fromage_cli.problem.layers import TrainableTensor
+from fromage_cli.problem.problem import Problem
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """How every tensor would move: w - learning rate * (update + shrinkage * w)."""
+
+    steps: Mapping[str, TensorStep]
+    """By name; a tensor that the rule does not cover is missing."""
+    note: str
+    """Where they come from."""
+
+    def moved(self, tensor: TrainableTensor) -> Tensor:
+        """The u of one tensor, decay included."""
+        step = self.steps[tensor.name]
+        return step.update.add(tensor.parameter.detach(), alpha=step.shrinkage) if step.shrinkage else step.update
+
+
+def next_step(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> tuple[dict[str, Tensor], str]:
+    """The u by tensor name that make w - learning rate * u the next step; and a sentence on where they come from.
+
+    Raises MismatchError when the state does not fit the model.
+    """
+    needs = optimizer.name in ("adam", "adamw", "lamb") and not _holds_moments(state)
+    memory, note = _memory_of_minibatches(problem) if needs else (None, "")
+    found = measure_next_step(problem, optimizer, state, memory, note)
+    return {t.name: found.moved(t) for t in problem.receiving if t.name in found.steps}, found.note
+
+
+def measure_next_step(
+    problem: Problem,
+    optimizer: Optimizer,
+    state: OptimizerState | None,
+    memory: Mapping[str, Memory] | None = None,
+    source: str = "",
+) -> NextStep:
+    """The next step with the gradient of the problem's rows; groups keep the ratio of their rates.
+
+    `memory` stands in where the state holds nothing; `source`: words on where it comes from. A rule without memory
+    needs neither. Raises MismatchError when the state does not fit the model.
+    """
+    decay, shares = decays(problem, optimizer, state), rate_shares(problem, optimizer, state)
+    covered = [tensor for tensor in problem.receiving if moves(optimizer, tensor.parameter)]
+    known = holds_memory(optimizer, state)
+    slots = slots_by_name(problem, state, _covers(optimizer)) if state is not None and known else {}
+    steps = {}
+    for tensor in covered:
+        if slots and tensor.name not in slots:
+            continue
+        slot, settings = slots.get(tensor.name, (None, {}))
+        place = Place(
+            tensor.parameter.detach(),
+            problem.base.gradients[tensor.name],
+            decay[tensor.name],
+            slot,
+            settings,
+            None if known else (memory or {}).get(tensor.name),
+        )
+        steps[tensor.name] = _scaled(tensor_step(optimizer, place), shares.get(tensor.name, 1.0))
+    return NextStep(steps, f"step: {optimizer.name or 'sgd'}, {_source(optimizer, known, source)}.")
+
+
+def _scaled(step: TensorStep, share: float) -> TensorStep:
+    return step if share == 1.0 else TensorStep(share * step.update, share * step.shrinkage)
+
+
+def _source(optimizer: Optimizer, known: bool, source: str) -> str:
+    """Where the step comes from, in words."""
+    if known:
+        kept = "momentum" if optimizer.name in ("sgd", "lars", "muon", "lion") else "moments"
+        return f"with the {kept} in the checkpoint"
+    if source and optimizer.remembers:
+        return source
+    return "the gradient of the batch, no momentum kept" if optimizer.remembers else "the gradient of the batch"
+
+
+def holds_memory(optimizer: Optimizer, state: OptimizerState | None) -> bool:
+    """Whether the state holds what the rule remembers; False for a rule that remembers nothing."""
+    if state is None or not optimizer.remembers:
+        return False
+    if optimizer.name in ("adam", "adamw", "lamb"):
+        return _holds_moments(state)
+    slot = "exp_avg" if optimizer.name == "lion" else "momentum_buffer"
+    return any(kept.get(slot) is not None for kept in state.slots.values())
+
+
+def _holds_moments(state: OptimizerState | None) -> bool:
+    return state is not None and state.has("exp_avg", "exp_avg_sq", "step")
+
+
+def _covers(optimizer: Optimizer) -> str:
+    return "matrices" if optimizer.name == "muon" else "all"
+
+
+def decays(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> dict[str, float]:
+    """The weight decay of each tensor that receives a gradient; the largest for all where slots tell nothing."""
+    told = state is not None and any(slot_shape(slot) for slot in state.slots.values())
+    everywhere = {tensor.name: optimizer.weight_decay for tensor in problem.receiving}
+    if optimizer.decay_given or state is None or not told:
+        return everywhere
+    settings = slots_by_name(problem, state, _covers(optimizer))
+    return everywhere | {name: float(group.get("weight_decay") or 0.0) for name, (_, group) in settings.items()}
+
+
+def rate_shares(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> dict[str, float]:
+    """Each tensor's rate over the highest of any group; empty where all are the same, or slots tell nothing."""
+    rates = {float(group.settings.get("lr") or 0.0) for group in state.groups} if state is not None else set()
+    if state is None or len(rates) < 2 or not any(slot_shape(slot) for slot in state.slots.values()):
+        return {}
+    settings = slots_by_name(problem, state, _covers(optimizer))
+    return {name: float(group.get("lr") or 0.0) / max(rates) for name, (_, group) in settings.items()}
+
+
+def group_numbers(problem: Problem, optimizer: Optimizer, state: OptimizerState) -> dict[str, int]:
+    """The parameter number of each tensor in the optimizer's state; empty where slots do not tell.
+
+    Raises MismatchError when the state does not fit the model.
+    """
+    if len(state.groups) > 1 and not any(slot_shape(slot) for slot in state.slots.values()):
+        return {}
+    return match_parameters(state, held_shapes(problem, state, _covers(optimizer)))
+
+
+def _memory_of_minibatches(problem: Problem) -> tuple[dict[str, Memory], str]:
+    parts = minibatches(problem, min(MINIBATCHES, problem.batch.size))
+    means, squares = mean_gradients(problem, parts)
+    memory = {name: Memory(mean, squares[name]) for name, mean in means.items()}
+    return memory, f"its moments from {len(parts)} gradients of {parts[0].size} rows each at fixed weights"
+
+
+def preconditioner(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> dict[str, Tensor] | None:
+    """P = (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps) of each tensor, from Adam's state; None without one.
+
+    AMSGrad puts its maximum in place of v. Raises MismatchError when the state does not fit the model.
+    """
+    if state is None or not state.has("exp_avg_sq", "step"):
+        return None
+    beta1, beta2 = optimizer.betas
+    found = {}
+    for name, (slot, settings) in slots_by_name(problem, state).items():
+        if slot is None:
+            return None
+        steps = float(slot["step"])
+        kept = slot.get("max_exp_avg_sq") if settings.get("amsgrad") else None
+        second = (slot["exp_avg_sq"] if kept is None else kept).to(problem.base.gradients[name])
+        root = second.div(1.0 - beta2**steps).sqrt_().add_(float(settings.get("eps", EPSILON)))
+        found[name] = root.mul_(1.0 - beta1**steps)
+    return found if all(bool(torch.isfinite(p).all() and (p > 0).all()) for p in found.values()) else None
+
+
+def steps_taken(state: OptimizerState | None) -> float:
+    """How many steps the optimizer's state has seen; 0 where it does not tell."""
+    if state is None:
+        return 0.0
+    counts = [float(slot["step"]) for slot in state.slots.values() if "step" in slot]
+    return max((count for count in counts if math.isfinite(count)), default=0.0)

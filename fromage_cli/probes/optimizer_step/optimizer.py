@@ -1,0 +1,240 @@
+"""Which optimizer trains with which settings: as the user says, else from the checkpoint's state, else as declared."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.checkpoints.optimizers.optimizer_kind import EITHER_ADAM, optimizer_kind
+from fromage_cli.problem.beside import Declared
+from fromage_cli.theory.stability import (
+    adam_rate,
+    adam_threshold,
+    adamw_threshold,
+    momentum_rate,
+    momentum_threshold,
+    nesterov_rate,
+    nesterov_threshold,
+)
+
+RELATIVE = ("fromage", "lars", "lamb")
+"""Their rate is a relative step."""
+OPTIMIZERS = (*RELATIVE, "sgd", "adam", "adamw", "lion", "muon")
+ADAPTIVE = ("adam", "adamw")
+DECOUPLED = ("adamw", "lamb", "lion", "muon")
+"""Their weight decay goes past the gradient."""
+WITH_MOMENTUM = ("sgd", "lars", "muon")
+WITH_BETAS = ("adam", "adamw", "lamb", "lion")
+BETAS = {"lion": (0.9, 0.99)}
+OTHER_BETAS = (0.9, 0.999)
+EPSILONS = {"lamb": 1e-6, "muon": 1e-7}
+OTHER_EPSILON = 1e-8
+MOMENTA = {"muon": 0.95}
+"""What torch, or the paper where torch has no such optimizer, takes when nothing is said."""
+NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
+"""Coefficients of Muon's iteration."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user said; None where nothing was."""
+
+    name: str | None = None
+    """One of OPTIMIZERS."""
+    learning_rate: float | None = None
+    momentum: float | None = None
+    nesterov: bool = False
+    betas: tuple[float, float] | None = None
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An update rule with its settings."""
+
+    name: str | None = None
+    """One of OPTIMIZERS, `adam` with coupled decay, `adamw` with decoupled; None where it is not known."""
+    learning_rate: float | None = None
+    """The highest of any group."""
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    betas: tuple[float, float] = OTHER_BETAS
+    weight_decay: float = 0.0
+    """The largest of any group."""
+    decay_given: bool = False
+    """Whether the decay holds for every tensor, whatever the groups in the state say."""
+    notes: tuple[str, ...] = ()
+    eps: float | None = None
+    """None takes what `epsilon` says."""
+    amsgrad: bool = False
+    trust_coefficient: float = 1.0
+    """Of LARS, whose rate times this is a relative step."""
+    trust_clip: bool = False
+    """Of LARS and LAMB: no step is longer than without scaling."""
+    newton_schulz_steps: int = 5
+    newton_schulz_coefficients: tuple[float, float, float] = NEWTON_SCHULZ
+    adjust_lr_fn: str | None = None
+    """How Muon's rate follows the shape of a matrix: `original` (None) or `match_rms_adamw`."""
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether its threshold is one of the preconditioned Hessian."""
+        return self.name in ADAPTIVE
+
+    @property
+    def relative(self) -> bool:
+        """Whether its rate is a relative step."""
+        return self.name in RELATIVE
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is plain gradient descent."""
+        return self.name == "sgd" and self.momentum == 0.0
+
+    @property
+    def remembers(self) -> bool:
+        """Whether its step depends on gradients before the present one."""
+        return self.name in WITH_BETAS or self.momentum > 0.0
+
+    def contraction(self, rate: float) -> float:
+        """What a step of that rate multiplies the weights by in the end: 1 / sqrt(1 + rate^2) for Fromage."""
+        return 1.0 / math.hypot(1.0, rate) if self.name == "fromage" else 1.0
+
+    @property
+    def epsilon(self) -> float:
+        """What is added to a root or a norm before it divides."""
+        return EPSILONS.get(self.name or "", OTHER_EPSILON) if self.eps is None else self.eps
+
+    @property
+    def coupled_decay(self) -> float:
+        """What weight decay adds to the curvature."""
+        return 0.0 if self.name in DECOUPLED else self.weight_decay
+
+    @property
+    def threshold(self) -> float | None:
+        """The largest curvature at which its updates are stable; None for the reason that `no_threshold` gives."""
+        rate = self.learning_rate
+        if rate is None or self.no_threshold is not None:
+            return None
+        if self.name == "adam":
+            return adam_threshold(rate, self.betas[0])
+        if self.name == "adamw":
+            return adamw_threshold(rate, self.betas[0], self.weight_decay)
+        if self.nesterov:
+            return nesterov_threshold(rate, self.momentum)
+        return momentum_threshold(rate, self.momentum, self.dampening)
+
+    def stable_rate(self, curvature: float) -> float | None:
+        """The largest learning rate that bears a curvature above 0, coupled decay counted to it.
+
+        For Adam, of the preconditioned Hessian. None where there is no threshold.
+        """
+        if not curvature > 0.0 or self.name not in ("sgd", *ADAPTIVE):
+            return None
+        if self.adaptive:
+            return adam_rate(curvature, self.betas[0], self.weight_decay if self.name == "adamw" else 0.0)
+        if self.nesterov:
+            return nesterov_rate(curvature, self.momentum)
+        return momentum_rate(curvature, self.momentum, self.dampening)
+
+    @property
+    def no_threshold(self) -> str | None:
+        """Why there is no threshold; None where there is one."""
+        if self.name is None:
+            return "the optimizer is not known"
+        if self.name not in ("sgd", *ADAPTIVE):
+            return f"the step of {self.name} is not linear in the gradient, so that no curvature bounds its rate"
+        return "the learning rate is not known" if self.learning_rate is None else None
+
+
+def optimizer_of(given: Given, state: OptimizerState | None, declared: Declared) -> Optimizer:
+    """The optimizer that a checkpoint was, or would be, trained with.
+
+    Settings of a state count only where its rule is the one asked for.
+    """
+    saved = saved_rule(state)
+    name = given.name or saved
+    groups = [group.settings for group in state.groups] if state is not None and same_rule(saved, name) else []
+    rates = [_number(settings, "lr") for settings in groups]
+    decays = [_number(settings, "weight_decay") for settings in groups]
+    first = groups[0] if groups else {}
+    rate = _first(given.learning_rate, max(rates, default=None), declared.learning_rate)
+    own = name or ""
+    momentum = _first(given.momentum, first.get("momentum"), declared.momentum, MOMENTA.get(own))
+    return Optimizer(
+        name=name,
+        learning_rate=rate or None,
+        momentum=float(momentum or 0.0) if own in ("", *WITH_MOMENTUM) else 0.0,
+        dampening=float(first.get("dampening") or 0.0),
+        nesterov=given.nesterov or bool(first.get("nesterov", own == "muon")),
+        betas=_betas(_first(given.betas, first.get("betas"), declared.betas, BETAS.get(own, OTHER_BETAS))),
+        weight_decay=float(_first(given.weight_decay, max(decays, default=None), declared.weight_decay) or 0.0),
+        decay_given=given.weight_decay is not None or not decays,
+        notes=_notes(given, state, name, rates, rate),
+        eps=_optional(first, "eps") if own not in ("", "lars") else None,
+        amsgrad=bool(first.get("amsgrad")),
+        trust_coefficient=float(_first(first.get("trust_coefficient"), first.get("trust_coeff"), 1.0)),
+        trust_clip=bool(first.get("trust_clip")),
+        newton_schulz_steps=int(first.get("ns_steps", 5)),
+        newton_schulz_coefficients=_three(first.get("ns_coefficients", NEWTON_SCHULZ)),
+        adjust_lr_fn=first.get("adjust_lr_fn"),
+    )
+
+
+def _notes(
+    given: Given, state: OptimizerState | None, name: str | None, rates: list[float], rate: float | None
+) -> tuple[str, ...]:
+    """What the user should know of how the optimizer was found."""
+    notes, kind = [], optimizer_kind(state) if state is not None else None
+    if given.learning_rate is None and len(set(rates)) > 1:
+        notes.append(f"optimizer: groups with rates from {min(rates):g} to {max(rates):g}; the largest is taken.")
+    if rate == 0.0:
+        notes.append("optimizer: the rate in the checkpoint is 0, the end of its schedule; --lr gives another.")
+    if kind == EITHER_ADAM and given.name is None:
+        notes.append("optimizer: the state does not say whether it is of adam or adamw; adamw is taken.")
+    if kind is not None and kind != EITHER_ADAM and kind not in OPTIMIZERS and given.name is None:
+        notes.append(f"optimizer: the checkpoint holds the state of {kind}, which is not covered here.")
+    if given.name is not None and saved_rule(state) is not None and not same_rule(saved_rule(state), name):
+        notes.append(f"optimizer: the checkpoint holds the state of {saved_rule(state)}; it is not used for {name}.")
+    return tuple(notes)
+
+
+def same_rule(saved: str | None, name: str | None) -> bool:
+    """Whether a state of one rule serves the other: Adam's moments serve AdamW."""
+    return saved is not None and (saved == name or {saved, name} <= set(ADAPTIVE))
+
+
+def saved_rule(state: OptimizerState | None) -> str | None:
+    """The one of OPTIMIZERS that a state belongs to; None where it is another's."""
+    kind = optimizer_kind(state) if state is not None else None
+    return "adamw" if kind == EITHER_ADAM else kind if kind in OPTIMIZERS else None
+
+
+def state_of(optimizer: Optimizer, state: OptimizerState | None) -> OptimizerState | None:
+    """The state where it holds what this optimizer remembers."""
+    return state if same_rule(saved_rule(state), optimizer.name) else None
+
+
+def _number(settings: Mapping[str, Any], name: str) -> float:
+    return float(settings.get(name) or 0.0)
+
+
+def _optional(settings: Mapping[str, Any], name: str) -> float | None:
+    value = settings.get(name)
+    return None if value is None else float(value)
+
+
+def _betas(pair: Any) -> tuple[float, float]:
+    first, second = (float(beta) for beta in pair)
+    return first, second
+
+
+def _three(numbers: Any) -> tuple[float, float, float]:
+    first, second, third = (float(number) for number in numbers)
+    return first, second, third
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)

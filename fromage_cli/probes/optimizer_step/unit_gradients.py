@@ -1,0 +1,97 @@
+"""How large the gradients of training batches are, unit by unit: each part of a layer that has a scale of its own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fromage_cli.errors import MismatchError
+from fromage_cli.probes.optimizer_step.gradient_noise import noise_chunks
+from fromage_cli.problem.evaluation import batch_statistics_modules
+from fromage_cli.problem.layers import TrainableTensor
+from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.accumulation import squared_norm
+
+CHUNKS = 16
+"""Gradients that are taken, of parts of the rows."""
+BLOCK = 1 << 20
+"""Elements that are widened at a time."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """How a tensor falls into parts along one dimension; one part is the whole."""
+
+    parts: int = 1
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class UnitGradients:
+    """Gradients of training batches at fixed weights."""
+
+    squares: Mapping[str, tuple[float, ...]]
+    """E‖g_u‖² of every unit, by tensor name."""
+    batch_size: int
+    """Rows of a training batch."""
+    rows: int
+    """Rows of a part whose gradient was taken."""
+    parts: int
+
+
+def squares_of_units(tensor: Tensor, units: Units) -> Tensor:
+    """‖u‖² of every unit, [parts] float64 on the processor."""
+    rows = tensor.detach().movedim(units.axis, 0).reshape(units.parts, -1)  # [parts, elements]
+    if rows.shape[1] > BLOCK:
+        return torch.tensor([squared_norm(row) for row in rows], dtype=torch.float64)
+    blocks = torch.split(rows, BLOCK // max(rows.shape[1], 1))
+    return torch.cat([block.double().square().sum(1) for block in blocks]).cpu()
+
+
+def measure_unit_gradients(
+    problem: Problem, units: Mapping[str, Units], batch_size: int | None = None
+) -> UnitGradients:
+    """E‖g_u‖² over batches of `batch_size` rows, from M gradients of b rows each; one gradient of all rows in all.
+
+    With S = Σ g_i and Q = Σ ‖g_i‖²: ‖g‖² = (‖S‖² − Q) / (M(M−1)) and tr Σ = b (Q − ‖S‖²/M) / (M−1) without bias, and
+    E‖g_B‖² = ‖g‖² + tr Σ / B; where that is not positive, tr Σ / B. Raises MismatchError where the size is not known,
+    or the rows do not give two gradients under the training's own conditions.
+    """
+    parts = noise_chunks(problem, CHUNKS, batch_size)
+    if not parts:
+        raise MismatchError(
+            "the rows do not make two parts with the statistics of a training batch",
+            "Give more rows, or several batches with --batches.",
+        )
+    size = batch_size or (problem.batch.size if problem.further else None)
+    if size is None:
+        raise MismatchError("the training batch size is not known", "Give --train-batch-size.")
+    if parts[0].size != size and problem.mode != "eval" and batch_statistics_modules(problem.model):
+        raise MismatchError(
+            f"BatchNorm normalises by the batch, so gradients of {parts[0].size} rows say nothing of {size}",
+            "Give batches of the training batch size.",
+        )
+    sums = {t.name: torch.zeros_like(t.parameter) for t in problem.receiving if t.name in units}
+    squares = {name: torch.zeros(units[name].parts, dtype=torch.float64) for name in sums}
+
+    def visit(tensor: TrainableTensor, gradient: Tensor) -> None:
+        if tensor.name in sums:
+            sums[tensor.name].add_(gradient)
+            squares[tensor.name] += squares_of_units(gradient, units[tensor.name])
+
+    for part in parts:
+        problem.on(part).visit_gradient(visit)
+        problem.evaluations.gradients += part.size / problem.rows
+    found = {
+        name: expected_square(squares_of_units(total, units[name]), squares[name], len(parts), parts[0].size, size)
+        for name, total in sums.items()
+    }
+    return UnitGradients({name: tuple(each.tolist()) for name, each in found.items()}, size, parts[0].size, len(parts))
+
+
+def expected_square(sum_square: Tensor, squares: Tensor, count: int, rows: int, batch_size: int) -> Tensor:
+    """E‖g_B‖² of every unit from ‖S‖² and Q."""
+    signal = (sum_square - squares) / (count * (count - 1))
+    noise = rows * (squares - sum_square / count) / (count - 1) / batch_size
+    return torch.where(signal + noise > 0.0, signal + noise, noise.clamp(min=0.0))

@@ -1,0 +1,1 @@
+"""What kind of network it is: depth, invariance, the function that it computes."""

@@ -1,0 +1,223 @@
+"""Which layers a network does not feel the scale of: by the gradient, by scaling them, and in which parts.
+
+A layer is scaled by 2 and by 1/2, and how far the outputs move is held against what a random displacement of the
+layer's own size does, so that a layer that hardly matters is not mistaken for an invariant one. Where scaling alone
+moves them, weights and bias are scaled together. Parts whose gradients are orthogonal to them are candidates, the
+finest first, and it holds when half of the parts may be doubled.
+"""
+
+import math
+import zlib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from fromage_cli.errors import ResourceError
+from fromage_cli.probes.structure.invariant_parts import Partition, candidates, half_doubled, spread
+from fromage_cli.probes.structure.layer_modules import bias_of, head_counts, output_scales
+from fromage_cli.probes.structure.outputs import Outputs, Response
+from fromage_cli.problem.layers import TrainableTensor
+from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.accumulation import inner_product, squared_norm
+from fromage_cli.theory.scale_invariance import (
+    EPS_LIMITED,
+    INVARIANT,
+    VERDICTS,
+    Granularity,
+    Invariance,
+    Responses,
+    may_be_epsilon,
+    verdict,
+)
+
+FORWARDS = 6.0
+"""Forward passes that a layer costs on average."""
+NO_INFLUENCE = 64.0
+"""Rounding errors below which a random displacement has done nothing, so that nothing can be said."""
+FAR_SMALLER = 0.1
+"""Ratio of responses below which scaling the bias too is what makes a layer invariant."""
+DEAD = 1e-3
+"""Response to a shift of a bias by the size of what it is added to, below which it has no effect."""
+HINT_OF_DEATH = 1e-2
+"""First-order effect of such a shift, relative to that of the weights, below which a bias is looked at."""
+
+
+@dataclass(frozen=True)
+class LayerInvariance:
+    """What was found of one layer."""
+
+    invariance: Invariance
+    dead_bias: bool | None
+    """Whether the bias beside it has no effect; None without a bias, or where nothing could be said."""
+
+
+@dataclass(frozen=True)
+class InvarianceTest:
+    """What was found of the layers that were reached, and the limit that cut the test short, if one did."""
+
+    layers: dict[str, LayerInvariance]
+    stopped: ResourceError | None = None
+
+
+def measure_invariance(
+    problem: Problem, names: Collection[str] | None = None, advance: Callable[[], None] = lambda: None
+) -> InvarianceTest:
+    """Tests every layer of the problem, or those named; one gradient and about FORWARDS forward passes a layer.
+
+    Weights are afterwards what they were, bit for bit. Raises what the first gradient raises.
+    """
+    layers = [layer for layer in problem.layers if names is None or layer.name in names]
+    found: dict[str, LayerInvariance] = {}
+    try:
+        outputs = Outputs(problem)
+        scales = output_scales(problem, layers)
+        for layer in layers:
+            found[layer.name] = _Test(problem, outputs, layer, scales.get(layer.name)).run()
+            advance()
+    except ResourceError as limit:
+        return InvarianceTest(found, limit)
+    return InvarianceTest(found)
+
+
+@dataclass(frozen=True)
+class _View:
+    """Responses as those of the outputs or of the loss, over what a random displacement does."""
+
+    on_loss: bool
+    reference: Response
+
+    def raw(self, response: Response) -> float:
+        return response.loss if self.on_loss else response.outputs
+
+    def of(self, response: Response) -> float:
+        reference = min(self.raw(self.reference), 1.0)
+        return self.raw(response) / reference if reference > 0.0 else math.inf
+
+
+@dataclass
+class _Test:
+    """The test of one layer."""
+
+    problem: Problem
+    outputs: Outputs
+    layer: TrainableTensor
+    output_scale: float | None
+    """Root mean square of what the layer's module returns."""
+    bias: TrainableTensor | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bias = bias_of(self.problem, self.layer)
+        self.gradients = self.problem.base.gradients
+
+    def run(self) -> LayerInvariance:
+        """Weights alone, then with their bias where that matters."""
+        reference = self._reference()
+        if reference is None:
+            return LayerInvariance(Invariance(), None)
+        dead = self._dead_bias(reference)
+        found = self._scaled([self.layer], reference)
+        if self.bias is not None and not (dead and found.verdict != "none") and self._inexact(found):
+            together = self._scaled([self.layer, self.bias], reference)
+            if _better(together, found):
+                found = replace(together, granularity="joint")
+        return LayerInvariance(found, dead)
+
+    def _reference(self) -> Response | None:
+        """The response to a random displacement of the layer's own size; None where nothing can be said."""
+        size = math.sqrt(squared_norm(self.layer.parameter) / self.layer.parameter.numel())
+        if not 0.0 < size < math.inf or not bool(self.gradients[self.layer.name].any()):
+            return None
+        noise = self._noise(self.layer.parameter)
+        found = self._response([self.layer], lambda weights: weights + size * noise)
+        return found if max(found.outputs, found.loss) > self._rounding() else None
+
+    def _inexact(self, found: Invariance) -> bool:
+        """Whether more than rounding is left of a response."""
+        return (found.response_double or 0.0) > self._rounding()
+
+    def _rounding(self) -> float:
+        return NO_INFLUENCE * torch.finfo(self.problem.dtype).eps
+
+    def _scaled(self, tensors: Sequence[TrainableTensor], reference: Response) -> Invariance:
+        """The verdict on tensors that are scaled together, by the outputs, else by the loss alone."""
+        elements = sum(tensor.parameter.numel() for tensor in tensors)
+        cosine = self._cosine(tensors)
+        double = self._response(tensors, lambda weights: weights * 2.0)
+        half = self._response(tensors, lambda weights: weights * 0.5)
+        for view in (_View(False, reference), _View(True, reference)):
+            found = Responses(view.of(double), view.of(half))
+            if may_be_epsilon(found) and not view.on_loss:
+                found = replace(found, quadruple=view.of(self._response(tensors, lambda weights: weights * 4.0)))
+            said = verdict(found, cosine, elements)
+            if said == "invariant" or (said != "none" and not view.on_loss):
+                whole = Invariance(said, "tensor", cosine, view.raw(double), view.raw(half), 1)
+                return self._with_parts(whole, tensors, found, view)
+        return Invariance("none", None, cosine, double.outputs, half.outputs)
+
+    def _with_parts(
+        self, whole: Invariance, tensors: Sequence[TrainableTensor], responses: Responses, view: _View
+    ) -> Invariance:
+        """The same with the finest parts that may be scaled on their own."""
+        limit = min(max(3 * responses.double, INVARIANT), EPS_LIMITED)
+        for partition in candidates(tensors, self.gradients):
+            if view.of(self._response_of_half(tensors, partition)) < limit:
+                return replace(
+                    whole,
+                    granularity=self._granularity(partition),
+                    parts=partition.parts,
+                    axis=partition.axis,
+                    part_cosine=partition.cosine,
+                )
+        return whole
+
+    def _response_of_half(self, tensors: Sequence[TrainableTensor], partition: Partition) -> Response:
+        factors = half_doubled(partition, self.problem.seed)
+        return self._response(tensors, lambda weights: weights * spread(factors, weights, partition.axis))
+
+    def _granularity(self, partition: Partition) -> Granularity:
+        if partition.parts == self.layer.parameter.shape[partition.axis]:
+            return "channel"
+        return "head" if partition.parts in head_counts(self.problem.model, self.layer.name) else "group"
+
+    def _cosine(self, tensors: Sequence[TrainableTensor]) -> float:
+        """|cos(g, W)| of all tensors as one."""
+        product = sum(inner_product(self.gradients[tensor.name], tensor.parameter) for tensor in tensors)
+        gradient = sum(squared_norm(self.gradients[tensor.name]) for tensor in tensors)
+        weights = sum(squared_norm(tensor.parameter) for tensor in tensors)
+        return abs(product) / math.sqrt(gradient * weights)
+
+    def _dead_bias(self, reference: Response) -> bool | None:
+        """Whether shifting the bias by the size of what it is added to changes nothing."""
+        if self.bias is None:
+            return None
+        weights, bias = self.layer.parameter, self.bias.parameter
+        scale = self.output_scale or math.sqrt(squared_norm(weights) / bias.numel())
+        effect = squared_norm(self.gradients[self.bias.name]) * bias.numel() * scale**2
+        if effect > HINT_OF_DEATH**2 * squared_norm(self.gradients[self.layer.name]) * squared_norm(weights):
+            return False
+        noise = self._noise(bias)
+        return _View(False, reference).of(self._response([self.bias], lambda bias: bias + scale * noise)) < DEAD
+
+    def _noise(self, tensor: Tensor) -> Tensor:
+        """Gaussian numbers from a seed of the layer's own: weights may have been drawn from the user's."""
+        seed = zlib.crc32(f"{self.problem.seed} {self.layer.name}".encode())
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
+
+    def _response(self, tensors: Sequence[TrainableTensor], change: Callable[[Tensor], Tensor]) -> Response:
+        """How far the network moves when the tensors are changed; they are put back."""
+        with self.problem.displaced(tensors) as origin:
+            for tensor in tensors:
+                tensor.parameter.data.copy_(change(origin[tensor.name]))
+            return self.outputs.response()
+
+
+def _better(together: Invariance, alone: Invariance) -> bool:
+    """Whether scaling the bias too is what invariance needs: a better verdict, or a far smaller response."""
+    if together.verdict == "none":
+        return False
+    if together.verdict != alone.verdict:
+        return VERDICTS.index(together.verdict) < VERDICTS.index(alone.verdict)
+    return (together.response_double or 0.0) < FAR_SMALLER * (alone.response_double or 0.0)

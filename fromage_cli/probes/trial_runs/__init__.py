@@ -1,0 +1,1 @@
+"""Short real training runs from the weights at hand."""

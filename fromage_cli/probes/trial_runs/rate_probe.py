@@ -1,0 +1,161 @@
+"""The rate to train at, from short training runs: the centre of the least losses, and what it stands for."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.errors import ResourceError
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of
+from fromage_cli.probes.trial_runs.short_runs import STEPS, ShortRuns, make_runs
+from fromage_cli.probes.trial_runs.training import TrainingRows, training_rows
+from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.rate_calibration import INTERVAL, LEAST_GAIN, Calibration, calibration, centre_of_least
+
+Estimator = Literal["probe", "probe-init"]
+GUESS = 1e-3
+"""Where the search for the first increase begins when nothing else is known."""
+ABOVE: dict[Estimator, float] = {"probe-init": 2.0, "probe": 8.0}
+"""The highest rate of the runs over the first increase, which is far too high at an initialisation."""
+TRAINED = (
+    "short runs from trained weights tell little of the rate to train at; with a factory they start from new weights"
+)
+
+
+@dataclass(frozen=True)
+class RateProbe:
+    """What short runs say about the learning rate."""
+
+    learning_rate: float | None
+    """To train at; the typical rate where `reliable` is false, None where no study has one."""
+    low: float | None
+    """From here …"""
+    high: float | None
+    """… to here nine of ten best rates lie, where `reliable` is true."""
+    gain: float | None
+    """1 - the least loss after a run / the loss before."""
+    reliable: bool
+    """Whether the rate was measured; from a checkpoint it never is, see docs/learning-rate-study.md."""
+    reason: str
+    """Why it is reliable or not, in words."""
+    estimator: Estimator
+    """`probe-init` from the re-initialised network, `probe` from the checkpoint."""
+    centre: float | None
+    """r: the rate around which the losses after the runs are least."""
+    measured: float | None
+    """The rate to train at by the runs alone, reliable or not; None where they do not show one."""
+    typical: float | None
+    """What trains most small networks; None where no study has one."""
+    bracketed: bool
+    """Whether the least loss lies between others."""
+    rates: tuple[float, ...]
+    """Of the runs, rising."""
+    losses: tuple[float, ...]
+    """After each run; infinite where it left the numbers."""
+    start_loss: float | None
+    """Before, on rows that no step saw."""
+    steps: int
+    """Of each run."""
+    gradient_evaluations: float
+    """Gradients of training batches that the runs took."""
+    rows: str
+    """What was trained on, and what the losses are of."""
+    stopped: ResourceError | None = None
+    """The limit that ended the runs early."""
+
+
+def measure_rate(
+    problem: Problem,
+    optimizer: Optimizer,
+    state: OptimizerState | None,
+    *,
+    fresh: Problem | None = None,
+    batch_size: int | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> RateProbe:
+    """Short runs of the optimizer, from `fresh` (the network re-initialised) where it is given, else from the problem.
+
+    `state` is the optimizer's at the problem's weights; `batch_size` the rows of a training batch where a single batch
+    is to be cut. Costs at most 100 gradients of training batches, and two gradients and about ten forward passes of all
+    rows; `advance` is called after each of RATES runs. A limit that is reached leaves what was measured. Raises
+    MismatchError (a state of another model) and UsageError (no such optimizer, too few rows).
+    """
+    estimator: Estimator = "probe-init" if fresh is not None else "probe"
+    constants = calibration(optimizer.name, optimizer.momentum)
+    start = fresh if fresh is not None else problem
+    rows = training_rows(start, batch_size)
+    runs = make_runs(
+        start,
+        optimizer,
+        None if fresh is not None else state_of(optimizer, state),
+        rows,
+        guess=constants.typical if constants is not None else optimizer.learning_rate or GUESS,
+        above=ABOVE[estimator],
+        advance=advance,
+    )
+    return conclude(runs, constants, estimator, rows)
+
+
+def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimator, rows: TrainingRows) -> RateProbe:
+    """What the runs mean under the constants of a study."""
+    rates = tuple(sorted(runs.losses))
+    losses = tuple(runs.losses[rate] for rate in rates)
+    centre = centre_of_least(rates, losses) if any(math.isfinite(loss) for loss in losses) else None
+    measured = None
+    if centre is not None and constants is not None:
+        initial = estimator == "probe-init"
+        measured = constants.from_initialisation(centre) if initial else constants.from_checkpoint(centre)
+    typical = constants.typical if constants is not None else None
+    doubt = _doubt(runs, constants, estimator)
+    found = RateProbe(
+        learning_rate=typical,
+        low=None,
+        high=None,
+        gain=runs.gain,
+        reliable=doubt is None,
+        reason=doubt or f"the best of {len(rates)} short runs took {runs.gain:.0%} of the loss away",
+        estimator=estimator,
+        centre=centre,
+        measured=measured,
+        typical=typical,
+        bracketed=runs.bracketed,
+        rates=rates,
+        losses=losses,
+        start_loss=runs.start_loss if math.isfinite(runs.start_loss) else None,
+        steps=runs.steps,
+        gradient_evaluations=runs.gradients,
+        rows=rows.source,
+        stopped=runs.stopped,
+    )
+    if doubt is not None or measured is None:
+        return found
+    factor = math.exp2(INTERVAL)
+    return replace(found, learning_rate=measured, low=measured / factor, high=measured * factor)
+
+
+def _doubt(runs: ShortRuns, constants: Calibration | None, estimator: Estimator) -> str | None:
+    """Why the rate cannot be measured here; None where it can."""
+    if runs.stopped is not None:
+        return "a limit was reached before all short runs were made"
+    if constants is None:
+        return "no study says how the best rates of short runs and of long ones are related for this optimizer"
+    if runs.steps < STEPS:
+        return (
+            f"training batches that cannot be cut into quarters leave {runs.steps} steps a run; the study has {STEPS}"
+        )
+    return _doubt_in_losses(runs) or (TRAINED if estimator == "probe" else None)
+
+
+def _doubt_in_losses(runs: ShortRuns) -> str | None:
+    """Why the losses tell no rate; None where they do."""
+    if not runs.start_loss > 0.0:
+        return f"the loss is {runs.start_loss:.3g} before the first step, and no part of it can be told"
+    if runs.gain is None or not runs.bracketed:
+        return "no rate shows a least loss between others"
+    if runs.gain < LEAST_GAIN:
+        return (
+            f"no short run took more than {max(runs.gain, 0.0):.0%} of the loss away, where {LEAST_GAIN:.0%} is needed:"
+            " rates can hardly be told apart here"
+        )
+    return None

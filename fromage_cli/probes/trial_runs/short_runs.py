@@ -1,0 +1,149 @@
+"""Short training runs at several rates from the same weights, on the same minibatches in the same order.
+
+Their minibatches are quarters of the training batches: four steps for the price of one tell more of a rate.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.errors import NumericalError, ResourceError
+from fromage_cli.probes.curvature.critical import critical_rate
+from fromage_cli.probes.optimizer_step.next_step import next_step
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+from fromage_cli.probes.trial_runs.training import Training, TrainingRows, training
+from fromage_cli.problem.batches import Batch
+from fromage_cli.problem.problem import Problem
+
+STEPS = 60
+"""Of each run; fewer where training batches cannot be cut, so that runs cost the same."""
+PARTS = 4
+"""Minibatches that a training batch is cut into."""
+RATES = 6
+APART = 4.0
+"""The factor between two rates."""
+LARGEST_GRADIENTS = 100.0
+"""Of training batches, that all runs together may take."""
+FLOOR = 1e-9
+"""Part of the loss before the runs below which it counts as this: a loss of zero has no logarithm."""
+TAIL = 4
+"""The last steps of a run whose losses count are one part in this."""
+
+
+@dataclass
+class ShortRuns:
+    """What the runs have shown so far."""
+
+    steps: int = STEPS
+    """Of each run."""
+    passes: float = 0.0
+    """How often a run sees every row."""
+    losses: dict[float, float] = field(default_factory=dict)
+    """By rate: the geometric mean of the loss of independent rows after the run and of the minibatches' mean loss over
+    its last quarter; infinite where the run left the numbers."""
+    start_loss: float = math.nan
+    """Of the independent rows, before."""
+    end_losses: dict[float, float] = field(default_factory=dict)
+    """By rate: of the independent rows, after."""
+    gradients: float = 0.0
+    """Of training batches."""
+    stopped: ResourceError | None = None
+    """The limit that ended the runs early."""
+
+    @property
+    def gain(self) -> float | None:
+        """1 - the least loss of independent rows after a run / the loss before; None where there is no such share."""
+        finite = [loss for loss in self.end_losses.values() if math.isfinite(loss)]
+        return 1.0 - min(finite) / self.start_loss if finite and self.start_loss > 0.0 else None
+
+    @property
+    def bracketed(self) -> bool:
+        """Whether the least loss lies between others."""
+        rates = sorted(self.losses)
+        least = min(self.losses, key=self.losses.__getitem__, default=None)
+        return len(rates) > 2 and least not in (rates[0], rates[-1])
+
+
+def make_runs(
+    problem: Problem,
+    optimizer: Optimizer,
+    state: OptimizerState | None,
+    rows: TrainingRows,
+    *,
+    guess: float,
+    above: float,
+    advance: Callable[[], None] = lambda: None,
+) -> ShortRuns:
+    """Runs at RATES rates, the highest `above` times the first increase of the loss along the next step.
+
+    Where runs left the numbers early, their gradients are spent beyond the end at which the loss is least. `guess`
+    stands in where no step lowers the loss. A limit that is reached is kept in the result.
+    """
+    parts = [part for batch in rows.batches for part in _parts(batch)]
+    share = max(part.size for part in parts) / max(batch.size for batch in rows.batches)
+    steps = min(STEPS, int(STEPS / (PARTS * share)))
+    runs = ShortRuns(steps, steps / len(parts))
+    series = _Series(runs, parts, rows.independent, share)
+    try:
+        with training(problem, optimizer, state) as run:
+            runs.start_loss = run.loss(rows.independent)
+            rate = above * _first_increase(problem, optimizer, state, guess)
+            for _ in range(RATES):
+                series.add(run, rate)
+                advance()
+                rate /= APART
+            while (rate := _beyond(runs)) and runs.gradients + steps * share <= LARGEST_GRADIENTS:
+                series.add(run, rate)
+    except ResourceError as limit:
+        runs.stopped = limit
+    return runs
+
+
+def _parts(batch: Batch) -> list[Batch]:
+    """Equal parts of a training batch; rows left over belong to none."""
+    size = max(1, batch.size // PARTS)
+    return [batch.rows(start, start + size) for start in range(0, batch.size - size + 1, size)]
+
+
+def _first_increase(problem: Problem, optimizer: Optimizer, state: OptimizerState | None, guess: float) -> float:
+    try:
+        step, _ = next_step(problem, optimizer, state)
+        return critical_rate(problem, step, guess) or guess
+    except NumericalError:
+        return guess
+
+
+@dataclass
+class _Series:
+    """What every run is made of."""
+
+    runs: ShortRuns
+    parts: list[Batch]
+    independent: tuple[Batch, ...]
+    share: float
+    """Rows of a part over those of a training batch."""
+
+    def add(self, run: Training, rate: float) -> None:
+        """One more run."""
+        runs = self.runs
+        run.start(rate)
+        losses: list[float] = []
+        while len(losses) < runs.steps and (not losses or math.isfinite(losses[-1])):
+            losses.append(run.step(self.parts[len(losses) % len(self.parts)]))
+            runs.gradients += self.share
+        after = run.loss(self.independent) if math.isfinite(losses[-1]) else math.inf
+        runs.end_losses[rate] = after if math.isfinite(after) else math.inf
+        last = losses[-max(1, runs.steps // TAIL) :]
+        tail, floor = math.fsum(last) / len(last), FLOOR * runs.start_loss
+        meaningful = math.isfinite(after) and floor > 0.0
+        runs.losses[rate] = math.sqrt(max(after, floor)) * math.sqrt(max(tail, floor)) if meaningful else math.inf
+
+
+def _beyond(runs: ShortRuns) -> float:
+    """A rate beyond the end at which the loss is least; 0 where it is least between others."""
+    if runs.bracketed:
+        return 0.0
+    rates = sorted(runs.losses)
+    least = min(rates, key=lambda rate: runs.losses[rate])
+    return rates[-1] * APART if least == rates[-1] and math.isfinite(runs.losses[least]) else rates[0] / APART

@@ -1,0 +1,234 @@
+"""Real training steps of the user's optimizer on the batches at hand, every run from the same weights and state.
+
+Losses are those of `problem.mode`; the running statistics of normalisation layers stay as they are, since no loss in
+training behaviour depends on them.
+"""
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fromage_cli.checkpoints import OptimizerState, match_parameters
+from fromage_cli.checkpoints.optimizers.optimizer_state import slot_shape
+from fromage_cli.errors import UsageError
+from fromage_cli.optim import LAMB, LARS, Fromage, Lion
+from fromage_cli.probes.lines.moments import slots_by_name
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of
+from fromage_cli.problem.batches import Batch
+from fromage_cli.problem.layers import TrainableTensor
+from fromage_cli.problem.problem import Problem
+
+SETTINGS = {
+    "momentum": "momentum",
+    "dampening": "dampening",
+    "nesterov": "nesterov",
+    "betas": "betas",
+    "eps": "epsilon",
+    "weight_decay": "weight_decay",
+    "amsgrad": "amsgrad",
+    "trust_coefficient": "trust_coefficient",
+    "trust_clip": "trust_clip",
+    "ns_steps": "newton_schulz_steps",
+    "ns_coefficients": "newton_schulz_coefficients",
+    "adjust_lr_fn": "adjust_lr_fn",
+}
+"""Arguments of torch's optimizers and the fields of an Optimizer that hold them."""
+KEPT = ("p_bound", "maximize")
+"""Settings of a group in the checkpoint that no Optimizer holds."""
+
+
+RULES: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "muon": torch.optim.Muon,
+    "fromage": Fromage,
+    "lars": LARS,
+    "lamb": LAMB,
+    "lion": Lion,
+}
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Minibatches to train on, and rows that no step sees."""
+
+    batches: tuple[Batch, ...]
+    independent: tuple[Batch, ...]
+    source: str
+    """Where both come from, for people."""
+
+
+def training_rows(problem: Problem, size: int | None = None) -> TrainingRows:
+    """The problem's rows as minibatches, the last fifth kept apart.
+
+    Several batches are taken as they are; a single one is cut into chunks of `size` rows, by default
+    `DEFAULT_ROWS` or as many as leave four. Raises UsageError below two rows.
+    """
+    if problem.further:
+        kept = max(1, len(problem.batches) // 5)
+        batches, independent = problem.batches[:-kept], problem.batches[-kept:]
+        rows = sum(batch.size for batch in independent)
+        return TrainingRows(
+            batches, independent, f"{len(batches)} batches; losses on {rows} rows of {kept} further batches"
+        )
+    return _chunks(problem.batch, size)
+
+
+DEFAULT_ROWS = 64
+"""Rows of a minibatch where nobody says how many."""
+
+
+def _chunks(batch: Batch, size: int | None) -> TrainingRows:
+    kept = max(1, batch.size // 5)
+    rows = batch.size - kept
+    if rows < 1:
+        raise UsageError("Training steps and a loss on other rows need two rows; the batch has one.", "Give more.")
+    size = min(size or DEFAULT_ROWS, max(1, rows // 4) if size is None else rows)
+    chunks = tuple(batch.rows(start, start + size) for start in range(0, rows - size + 1, size))
+    return TrainingRows(
+        chunks,
+        (batch.rows(rows, batch.size),),
+        f"{len(chunks)} chunks of {size} rows of one batch; losses on its other {kept} rows",
+    )
+
+
+@dataclass(frozen=True)
+class _Group:
+    tensors: tuple[TrainableTensor, ...]
+    settings: Mapping[str, Any]
+    """Those that are the group's own."""
+    share: float
+    """The group's rate over the highest of any group."""
+
+
+class Training:
+    """Runs of one optimizer, each from the same weights and the same state."""
+
+    def __init__(
+        self, problem: Problem, optimizer: Optimizer, state: OptimizerState | None, origin: Mapping[str, Tensor]
+    ) -> None:
+        self.problem, self.origin = problem, origin
+        if optimizer.name not in RULES:
+            raise UsageError(f"No steps can be taken with optimizer {optimizer.name!r}.", "Name one with --optimizer.")
+        self.rule = RULES[optimizer.name]
+        state = state_of(optimizer, state)
+        accepted = inspect.signature(self.rule).parameters
+        self.settings = {name: getattr(optimizer, field) for name, field in SETTINGS.items() if name in accepted}
+        movable = [t for t in problem.trainable if self.rule is not torch.optim.Muon or t.parameter.dim() == 2]
+        self.groups = [_Group(tuple(movable), {}, 1.0)]
+        if state is not None and _tells_groups(state):
+            self.groups = _groups(problem, movable, state, optimizer.decay_given, set(accepted))
+        moved = {tensor.name for group in self.groups for tensor in group.tensors}
+        self.still = tuple(tensor.name for tensor in problem.trainable if tensor.name not in moved)
+        """Tensors that the optimizer cannot move."""
+        self.slots = slots_by_name(problem, state) if state is not None and state.slots else {}
+        self.steps = 0.0
+        """Training-size gradients so far."""
+        self.start(0.0)
+
+    def start(self, rate: float) -> None:
+        """A new run at a learning rate: weights and state as they were; the highest rate of any group is `rate`."""
+        for tensor in self.problem.trainable:
+            tensor.parameter.data.copy_(self.origin[tensor.name])
+        groups = [
+            {"params": [tensor.parameter for tensor in group.tensors], **group.settings, "lr": rate * group.share}
+            for group in self.groups
+        ]
+        try:
+            self.optimizer = self.rule(groups, lr=rate, **self.settings)  # type: ignore[call-arg]
+        except ValueError as error:
+            raise UsageError(f"{self.rule.__name__} does not take these settings: {error}.", "Correct them.") from error
+        for tensor in self.problem.receiving:
+            slot = self.slots.get(tensor.name, (None, {}))[0]
+            if slot is not None:
+                self.optimizer.state[tensor.parameter] = _loaded(slot, tensor.parameter, self.rule)
+        self.taken = 0
+
+    def step(self, batch: Batch) -> float:
+        """One step on a minibatch, and the loss before it; step k of every run draws the same dropout masks."""
+        part = self.problem.on(batch)
+        part.seed = self.problem.seed + self.taken
+        gradients: dict[str, Tensor] = {}
+        loss = part.visit_gradient(lambda tensor, gradient: gradients.__setitem__(tensor.name, gradient))
+        self.problem.evaluations.gradients += part.rows / self.problem.rows
+        self.taken += 1
+        self.steps += 1.0
+        if not math.isfinite(loss):
+            return loss
+        for tensor in self.problem.trainable:
+            tensor.parameter.grad = gradients.get(tensor.name)
+        try:
+            self.optimizer.step()
+        finally:
+            self.problem.drop_gradients()
+        return loss
+
+    def loss(self, batches: Sequence[Batch]) -> float:
+        """The loss of other rows at the weights reached."""
+        part = self.problem.on(*batches)
+        loss = part.value()
+        self.problem.evaluations.forwards += part.rows / self.problem.rows
+        return loss
+
+
+@contextmanager
+def training(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> Iterator[Training]:
+    """Training runs on a problem; weights and `.grad` are afterwards as before, however the block ends.
+
+    Raises UsageError (no such optimizer, settings that torch refuses) and MismatchError (a state of another model).
+    """
+    parameters = list(problem.model.parameters())
+    gradients = [parameter.grad for parameter in parameters]
+    try:
+        problem.base  # noqa: B018  # which tensors receive a gradient, and how often
+        with problem.displaced(problem.trainable) as origin:
+            yield Training(problem, optimizer, state, origin)
+    finally:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+
+def _tells_groups(state: OptimizerState) -> bool:
+    """Whether it can be told which tensors each group holds; without it they all train as one group."""
+    return (
+        len(state.groups) == 1
+        or all(group.names is not None for group in state.groups)
+        or any(slot_shape(slot) for slot in state.slots.values())
+    )
+
+
+def _groups(
+    problem: Problem, movable: Sequence[TrainableTensor], state: OptimizerState, decay_given: bool, accepted: set[str]
+) -> list[_Group]:
+    """The groups of the state, with what distinguishes them. Raises MismatchError where they do not fit the model."""
+    shapes = {tensor.name: tuple(tensor.parameter.shape) for tensor in problem.trainable}
+    numbers = match_parameters(state, shapes)
+    rates = [float(group.settings.get("lr") or 0.0) for group in state.groups]
+    kept = accepted & {*KEPT, *(() if decay_given else ("weight_decay",))}
+    groups = []
+    for group, rate in zip(state.groups, rates, strict=True):
+        own = {name: value for name, value in group.settings.items() if name in kept}
+        members = tuple(tensor for tensor in movable if numbers[tensor.name] in group.numbers)
+        groups.append(_Group(members, own, rate / max(rates) if max(rates) > 0.0 else 1.0))
+    return [group for group in groups if group.tensors]
+
+
+def _loaded(slot: Mapping[str, Any], parameter: nn.Parameter, rule: type[torch.optim.Optimizer]) -> dict[str, Any]:
+    """A slot as the optimizer keeps it: copies in the parameter's precision; torch counts steps in a tensor."""
+    kept: dict[str, Any] = {}
+    for name, value in slot.items():
+        if name == "step":
+            kept[name] = torch.tensor(float(value)) if rule.__module__.startswith("torch.") else int(value)
+        elif isinstance(value, Tensor) and value.is_floating_point():
+            kept[name] = value.detach().to(device=parameter.device, dtype=parameter.dtype, copy=True)
+        else:
+            kept[name] = copy(value)
+    return kept

@@ -1,0 +1,28 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fromage_cli.checkpoints.formats.flat_tensor import FlatVector, is_vector
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, inline
+
+
+def stored(values: torch.Tensor, offset: int = 0) -> StoredTensor:
+    storage = inline("0", "float32", torch.cat([torch.zeros(offset), values.flatten()]).numpy().tobytes())
+    return StoredTensor("float32", tuple(values.shape), values.stride(), offset, storage)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.data())
+def test_any_stretch_of_any_vectors(sizes, data):
+    whole = torch.randn(sum(sizes))
+    begin = data.draw(st.integers(0, len(whole)))
+    count = data.draw(st.integers(0, len(whole) - begin))
+    vector = FlatVector(tuple(stored(part, offset=3) for part in whole.split(sizes)))
+    assert vector.size == len(whole)
+    assert torch.equal(vector.tensor(begin, (count, 1)).read(), whole[begin : begin + count, None])
+
+
+def test_what_is_a_vector():
+    assert is_vector(stored(torch.ones(3)))
+    assert not is_vector(stored(torch.ones(3, 1)))
+    assert not is_vector(stored(torch.ones(())))
+    assert not is_vector(3.0)

@@ -1,0 +1,57 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fromage_cli.checkpoints.formats.pieces import Box, PiecedTensor
+from fromage_cli.errors import InputError
+
+
+def box(whole, *spans):
+    """The box of `whole` between the given begin and end of each dimension."""
+    part = whole[tuple(slice(*span) for span in spans)]
+    return Box(tuple(begin for begin, _ in spans), tuple(part.shape), lambda: part)
+
+
+def pieced(shape, *boxes):
+    return PiecedTensor("float32", shape, boxes=boxes, name="'w'")
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.lists(st.integers(1, 4), min_size=1, max_size=4))
+def test_any_grid_of_boxes_is_put_together(rows, columns):
+    whole = torch.randn(sum(rows), sum(columns))
+    tops = [(sum(rows[:i]), sum(rows[: i + 1])) for i in range(len(rows))]
+    lefts = [(sum(columns[:i]), sum(columns[: i + 1])) for i in range(len(columns))]
+    boxes = [box(whole, top, left) for top in tops for left in lefts]
+    assert torch.equal(pieced(tuple(whole.shape), *reversed(boxes)).read(), whole)
+    if len(boxes) > 1:
+        with pytest.raises(InputError, match="as many elements"):
+            pieced(tuple(whole.shape), *boxes[1:]).read()
+
+
+def test_a_scalar_an_empty_tensor_and_empty_pieces():
+    assert pieced((), box(torch.tensor(3.0))).read() == 3.0
+    assert pieced((0, 4)).read().shape == (0, 4)
+    whole = torch.randn(3, 2)
+    assert torch.equal(pieced((3, 2), box(whole, (0, 3), (0, 2)), box(whole, (3, 3), (0, 2))).read(), whole)
+
+
+def test_overlaps_that_leave_gaps_are_refused():
+    whole = torch.randn(4, 4)
+    twice = [box(whole, (0, 2), (0, 4)), box(whole, (1, 3), (0, 4))]
+    corner = [
+        box(whole, (0, 3), (0, 3)),
+        box(whole, (2, 4), (2, 4)),
+        box(whole, (0, 1), (3, 4)),
+        box(whole, (3, 4), (0, 2)),
+    ]
+    for boxes in (twice, corner):
+        with pytest.raises(InputError, match="overlap"):
+            pieced((4, 4), *boxes).check()
+
+
+def test_pieces_of_another_shape_or_dtype_are_refused():
+    wrong = torch.zeros(2, 3, dtype=torch.float64)
+    for part, words in [(wrong[:1].float(), r"is \[1, 3\]"), (wrong, "float64")]:
+        with pytest.raises(InputError, match=words):
+            pieced((2, 3), Box((0, 0), (2, 3), lambda part=part: part)).read()

@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from fromage_cli.checkpoints import OptimizerState, open_checkpoint
+from fromage_cli.checkpoints.optimizers.optimizer_kind import optimizer_kind, optimizer_step
+from fromage_cli.checkpoints.optimizers.optimizer_state import ParameterGroup
+from fromage_cli.optim import LAMB, LARS, Fromage, Lion
+
+KINDS = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+    "adamax": torch.optim.Adamax,
+    "adadelta": torch.optim.Adadelta,
+    "nadam": torch.optim.NAdam,
+    "rprop": torch.optim.Rprop,
+    "asgd": torch.optim.ASGD,
+    "adafactor": torch.optim.Adafactor,
+    "muon": torch.optim.Muon,
+    "fromage": Fromage,
+    "lars": LARS,
+    "lamb": LAMB,
+    "lion": Lion,
+    "radam": torch.optim.RAdam,
+}
+
+
+def state(tmp_path, make) -> OptimizerState:
+    weight = torch.nn.Parameter(torch.randn(4, 3))
+    optimizer = make([weight])
+    for _ in range(3):
+        weight.grad = torch.randn(4, 3)
+        optimizer.step()
+    torch.save({"model": {"w": weight.data}, "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    found = open_checkpoint(tmp_path / "c.pt").optimizer
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_torchs_optimizers_and_ours(kind, tmp_path):
+    assert optimizer_kind(state(tmp_path, KINDS[kind])) == kind
+
+
+def test_updates_are_counted_where_the_slots_count_them(tmp_path):
+    assert optimizer_step(state(tmp_path, KINDS["adamw"])) == 3
+    assert optimizer_step(state(tmp_path, KINDS["sgd"])) is None
+
+
+def made(slots, **settings) -> OptimizerState:
+    return OptimizerState((ParameterGroup(settings, (0,)),), {0: dict.fromkeys(slots, 0.0)})
+
+
+def test_kinds_that_torch_has_not():
+    assert optimizer_kind(made(["exp_avg"], betas=(0.9, 0.99))) == "lion"
+    assert optimizer_kind(made([], betas=(0.9, 0.99), weight_decay=0.1)) == "lion"
+    assert optimizer_kind(made(["exp_avg", "exp_avg_sq"], betas=(0.9, 0.99), grad_averaging=True)) == "lamb"
+    assert optimizer_kind(made(["momentum_buffer"], trust_coefficient=0.001, nesterov=False, dampening=0)) == "lars"
+
+
+def test_an_older_file_does_not_say_which_adam():
+    slots = ["step", "exp_avg", "exp_avg_sq"]
+    assert optimizer_kind(made(slots, betas=(0.9, 0.99), weight_decay=0.1)) == "adam or adamw"
+    assert optimizer_kind(made(slots, betas=(0.9, 0.99), weight_decay=0)) == "adam"
+    assert optimizer_kind(made([], lr=0.1)) is None

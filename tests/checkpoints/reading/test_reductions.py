@@ -1,0 +1,164 @@
+import math
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.checkpoints.reading import chunks
+from fromage_cli.checkpoints.reading.reductions import measure_magnitudes, measure_norms, measure_rows
+from fromage_cli.errors import InputError
+
+LARGE = 45_000_000
+FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+MEMORY = """
+import sys
+from pathlib import Path
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.checkpoints.reading.reductions import measure_magnitudes
+assert measure_magnitudes(open_checkpoint(sys.argv[1]))["w"].zeros == int(sys.argv[2])
+assert "torch" not in sys.modules
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+assert int(status["VmHWM"].split()[0]) < 100_000, status["VmHWM"]
+"""
+
+
+def reduced(tensors, tmp_path):
+    save_file(tensors, tmp_path / "c.safetensors")
+    return measure_magnitudes(open_checkpoint(tmp_path / "c.safetensors"))
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.int8, torch.int32, torch.int64, torch.uint8], ids=str)
+def test_45_million_elements_to_six_digits(dtype, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    tensor = (torch.randn(1_000_003, generator=generator) * (0.03 if dtype.is_floating_point else 20)).to(dtype)
+    tensor = tensor.repeat(LARGE // len(tensor))
+    exact = math.sqrt(math.fsum(float(part.double() @ part.double()) for part in tensor.split(1 << 20)))
+    found = reduced({"w": tensor}, tmp_path)["w"]
+    assert found.norm == pytest.approx(exact, rel=1e-6)
+    assert found.largest == float(max(part.double().abs().max() for part in tensor.split(1 << 20)))
+    assert found.zeros == sum(int((part.double() == 0).sum()) for part in tensor.split(1 << 20))
+    assert (found.elements, found.nonfinite) == (tensor.numel(), 0)
+    (norms,) = measure_norms([open_checkpoint(tmp_path / "c.safetensors")])
+    assert norms == {"w": pytest.approx(exact, rel=1e-6)}
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 100, 101])
+def test_chunks_of_every_length(size, tmp_path, monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK", 10)
+    monkeypatch.setattr(chunks, "JOB", 30)
+    tensor = torch.arange(size, dtype=torch.float32) - 3
+    found = reduced({"w": tensor, "h": tensor.bfloat16(), "e": torch.zeros(0, 3)}, tmp_path)
+    for name in ("w", "h"):
+        assert found[name].norm == pytest.approx(float(tensor.double().norm()), rel=1e-12)
+        assert (found[name].elements, found[name].zeros) == (size, int(size > 3))
+    assert found["e"].elements == 0
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (4, 10), (3, 25), (2, 40), (5, 4, 2), (1, 100), (6,), (0, 3), (3, 0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8], ids=str)
+def test_norms_of_rows(shape, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK", 10)
+    monkeypatch.setattr(chunks, "JOB", 30)
+    tensor = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 20).to(dtype)
+    save_file({"w": tensor}, tmp_path / "c.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "c.safetensors")
+    magnitudes, rows = measure_rows(checkpoint, ["w"])["w"]
+    assert rows == pytest.approx(tensor.double().reshape(shape[0], math.prod(shape[1:])).norm(dim=1).numpy(), rel=1e-6)
+    whole = measure_magnitudes(checkpoint)["w"]
+    assert magnitudes.norm == pytest.approx(whole.norm, rel=1e-6)
+    assert (magnitudes.largest, magnitudes.zeros, magnitudes.elements) == (whole.largest, whole.zeros, whole.elements)
+
+
+def test_norms_of_long_rows_to_six_digits(tmp_path):
+    tensor = torch.randn(3, 300_001, generator=torch.Generator().manual_seed(0)) + 0.1
+    save_file({"w": tensor}, tmp_path / "c.safetensors")
+    _, rows = measure_rows(open_checkpoint(tmp_path / "c.safetensors"), ["w"])["w"]
+    assert rows == pytest.approx(tensor.double().norm(dim=1).numpy(), rel=1e-6)
+
+
+def test_norms_of_a_series(tmp_path):
+    done = []
+    for step in range(5):
+        tensors = {"a": torch.full((4, 5), float(step)), "b": torch.tensor([1.0, math.inf if step == 3 else 2.0])}
+        save_file({**tensors, "n": torch.tensor([math.nan])}, tmp_path / f"{step}.safetensors")
+    torch.save({"a": torch.ones(2), "b": torch.ones(3)}, tmp_path / "5.pt")
+    series = [open_checkpoint(tmp_path / f"{step}.safetensors") for step in range(5)]
+    found = measure_norms([*series, open_checkpoint(tmp_path / "5.pt")], ["b", "a"], done.append)
+    assert [list(norms) for norms in found] == [["b", "a"]] * 6
+    assert [norms["a"] for norms in found] == pytest.approx(
+        [0, *(step * math.sqrt(20) for step in range(1, 5)), 2**0.5]
+    )
+    assert [norms["b"] for norms in found] == pytest.approx([5**0.5] * 3 + [math.inf, 5**0.5, 3**0.5])
+    assert sum(done) == 5 * 22 + 5
+    assert all(math.isnan(norms["n"]) for norms in measure_norms(series))
+
+
+@pytest.mark.parametrize("value", [1e30, 1e-30])
+def test_norms_whose_squares_leave_float32(value, tmp_path):
+    save_file({"w": torch.full((1600,), value), "m": torch.tensor([[value], [1.0]])}, tmp_path / "c.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "c.safetensors")
+    assert measure_norms([checkpoint])[0]["w"] == pytest.approx(40 * value, rel=1e-6)
+    assert measure_rows(checkpoint, ["m"])["m"][1].tolist() == pytest.approx([value, 1.0], rel=1e-6)
+
+
+def test_the_order_of_the_file_and_the_same_digits_each_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK", 100)
+    monkeypatch.setattr(chunks, "JOB", 100)
+    monkeypatch.setattr(chunks, "threads", lambda: 4)
+    tensors = {f"t{index}": torch.randn(1037) for index in range(20)}
+    save_file(tensors, tmp_path / "c.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "c.safetensors")
+    before = set(threading.enumerate())
+    first = measure_magnitudes(checkpoint)
+    assert list(first) == list(checkpoint.entries)
+    assert all(measure_magnitudes(checkpoint) == first for _ in range(5))
+    assert list(measure_magnitudes(checkpoint, ["t3", "t1"])) == ["t3", "t1"]
+    assert set(threading.enumerate()) <= before
+
+
+def test_torch_files_give_the_same(tmp_path):
+    tensors = {"a": torch.randn(50, 3), "b": torch.randn(7).to(torch.float8_e5m2), "c": torch.tensor([1 + 1j])}
+    torch.save({**tensors, "q": torch.randn(5, 4).T}, tmp_path / "c.pt")
+    found = measure_magnitudes(open_checkpoint(tmp_path / "c.pt"))
+    assert found["a"] == reduced({"a": tensors["a"]}, tmp_path)["a"]
+    assert found["b"].norm == pytest.approx(float(tensors["b"].double().norm()))
+    assert found["c"].norm == pytest.approx(math.sqrt(2))
+    assert found["q"].elements == 20
+
+
+def test_the_elements_done_are_told(tmp_path):
+    done = []
+    save_file({"a": torch.ones(5), "b": torch.ones(2, 3)}, tmp_path / "c.safetensors")
+    measure_magnitudes(open_checkpoint(tmp_path / "c.safetensors"), advance=done.append)
+    assert done == [5, 6]
+
+
+def test_a_file_that_changed_is_refused(tmp_path):
+    save_file({"a": torch.ones(5)}, tmp_path / "c.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "c.safetensors")
+    save_file({"a": torch.ones(6)}, tmp_path / "c.safetensors")
+    with pytest.raises(InputError, match="changed while it was being read"):
+        measure_magnitudes(checkpoint)
+
+
+def test_a_file_cut_off_meanwhile_is_refused(tmp_path, monkeypatch):
+    save_file({"a": torch.ones(5)}, tmp_path / "c.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "c.safetensors")
+    monkeypatch.setattr(os, "preadv", lambda *_: 0)
+    with pytest.raises(InputError, match="incomplete"):
+        measure_magnitudes(checkpoint)
+
+
+def test_memory_stays_small_whatever_the_size(tmp_path):
+    elements = 1 << 29  # two gigabytes of zeros, which a sparse file need not store
+    header = b'{"w":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}' % (elements, 4 * elements)
+    with (tmp_path / "c.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 4 * elements)
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "c.safetensors"), str(elements)]
+    subprocess.run(command, check=True)

@@ -1,0 +1,57 @@
+import struct
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fromage_cli.checkpoints.storage.stored_tensor import Misplaced, StoredTensor, dense, inline
+from fromage_cli.errors import InputError
+
+VALUES = torch.arange(60, dtype=torch.int32)
+STORAGE = inline("0", "int32", VALUES.numpy().tobytes())
+
+
+@given(
+    shape=st.lists(st.integers(0, 5), max_size=4).map(tuple),
+    strides=st.lists(st.integers(0, 9), min_size=4, max_size=4),
+    offset=st.integers(0, 20),
+)
+@settings(max_examples=300, deadline=None)
+def test_views_are_torchs_or_refused(shape, strides, offset):
+    stride = tuple(strides[: len(shape)])
+    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    if 0 not in shape and last >= len(VALUES):
+        with pytest.raises(Misplaced):
+            dense(STORAGE, "int32", offset, shape, stride)
+        return
+    tensor = dense(STORAGE, "int32", offset, shape, stride)
+    read, expected = tensor.read(), VALUES.as_strided(shape, stride, min(offset, 0 if 0 in shape else offset))
+    assert torch.equal(read, expected)
+    assert read.is_contiguous()
+    assert tensor.contiguous == expected.is_contiguous() or 0 in shape
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "complex64", "int16", "int8", "bool"])
+def test_the_other_byte_order(dtype):
+    values = torch.tensor([0, 1, 1, 0]).to(getattr(torch, dtype))
+    plain = values.view(torch.uint8).numpy().tobytes()
+    width = values.itemsize // 2 if dtype == "complex64" else values.itemsize
+    turned = b"".join(plain[begin : begin + width][::-1] for begin in range(0, len(plain), width))
+    assert torch.equal(dense(inline("0", dtype, turned, big_endian=True), dtype, 0, (4,), (1,)).read(), values)
+
+
+def test_expanded_views_are_written_out_up_to_a_limit():
+    storage = inline("0", "float32", struct.pack("<f", 2.0))
+    assert dense(storage, "float32", 0, (1000, 3), (0, 0)).read().tolist() == [[2.0] * 3] * 1000
+    with pytest.raises(InputError, match="expanded from 4 bytes"):
+        dense(storage, "float32", 0, (10**7,), (0,)).read()
+
+
+def test_what_has_no_elements_of_its_own():
+    with pytest.raises(InputError, match="is sparse"):
+        StoredTensor("float32", (2, 2), peculiarity="sparse").read()
+
+
+def test_a_number():
+    assert dense(STORAGE, "int32", 7, (), ()).item() == 7

@@ -1,0 +1,182 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.errors import MismatchError
+from fromage_cli.probes.lines.direction import Direction, moving_tensors
+from fromage_cli.probes.lines.displacement import displacement_to
+from fromage_cli.probes.lines.moments import adam_update, next_adam_update, update_from_minibatches
+from fromage_cli.probes.lines.updates import adam_direction, displacement_direction, random_direction, sgd_direction
+from fromage_cli.probes.optimizer_step.minibatches import minibatches
+from fromage_cli.problem.problem import Problem
+
+Maker = Callable[..., Problem]
+
+
+def weights_at(problem: Problem, direction: Direction, eta: float) -> dict[str, torch.Tensor]:
+    with problem.displaced(problem.trainable) as origin:
+        direction.write(origin, eta)
+        return {tensor.name: tensor.parameter.detach().clone() for tensor in problem.trainable}
+
+
+def largest_relative_step(problem: Problem, moved: dict[str, torch.Tensor]) -> float:
+    return max(
+        float((moved[t.name] - t.parameter.detach()).norm() / t.parameter.detach().norm()) for t in problem.layers
+    )
+
+
+def one_step(model: nn.Module, data: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(data["x"]), data["y"]).backward()
+    optimizer.step()
+
+
+def test_the_sgd_direction_is_the_step_of_the_optimizer(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
+) -> None:
+    problem = make_problem(perceptron, classification)
+    direction = sgd_direction(problem, moving_tensors(problem, "all")[0])
+    moved = weights_at(problem, direction, 0.1)
+    assert largest_relative_step(problem, moved) == pytest.approx(0.1, rel=1e-5)
+    assert all(move.cosine == pytest.approx(1.0) for move in direction.moves)
+    one_step(perceptron, classification, torch.optim.SGD(perceptron.parameters(), lr=0.1 * direction.step_scale))
+    for name, value in perceptron.named_parameters():
+        torch.testing.assert_close(moved[name], value.detach())
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("warm", [0, 3])
+def test_the_adam_direction_is_the_next_step_of_the_optimizer(
+    make_problem: Maker,
+    perceptron: nn.Module,
+    classification: dict[str, torch.Tensor],
+    tmp_path: Path,
+    amsgrad: bool,
+    warm: int,
+) -> None:
+    settings = {"betas": (0.8, 0.95), "eps": 1e-4, "amsgrad": amsgrad}
+    optimizer = torch.optim.Adam(perceptron.parameters(), lr=1e-2, **settings)  # type: ignore[arg-type]
+    half = {name: value[:16] for name, value in classification.items()}
+    for _ in range(warm):
+        one_step(perceptron, half, optimizer)
+    torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    problem = make_problem(perceptron, classification)
+    update, note = adam_update(problem, open_checkpoint(tmp_path / "c.pt").optimizer)
+    if not warm:
+        assert "rows each" in note
+        gradients = problem.base.gradients
+        update = {name: next_adam_update(gradient, None, settings) for name, gradient in gradients.items()}
+    direction = adam_direction(problem, moving_tensors(problem, "all")[0], update, note)
+    moved = weights_at(problem, direction, 0.05)
+    assert largest_relative_step(problem, moved) == pytest.approx(0.05, rel=1e-5)
+    optimizer.param_groups[0]["lr"] = 0.05 * direction.step_scale
+    one_step(perceptron, classification, optimizer)
+    for name, value in perceptron.named_parameters():
+        torch.testing.assert_close(moved[name], value.detach(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_decay_and_rates_of_groups_are_those_of_the_optimizer(
+    make_problem: Maker,
+    perceptron: nn.Module,
+    classification: dict[str, torch.Tensor],
+    tmp_path: Path,
+    decoupled: bool,
+) -> None:
+    """Coupled decay goes through the moments, decoupled decay is left out; groups keep the ratio of their rates."""
+    matrices = [p for p in perceptron.parameters() if p.dim() > 1]
+    vectors = [p for p in perceptron.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "lr": 1e-2, "weight_decay": 0.5}, {"params": vectors, "lr": 1e-3}]
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    optimizer = kind(groups, weight_decay=0.0)
+    one_step(perceptron, classification, optimizer)
+    torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    problem = make_problem(perceptron, classification)
+    update, _ = adam_update(problem, open_checkpoint(tmp_path / "c.pt").optimizer)
+    before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
+    if decoupled:
+        optimizer.param_groups[0]["weight_decay"] = 0.0
+    one_step(perceptron, classification, optimizer)
+    for name, value in perceptron.named_parameters():
+        torch.testing.assert_close(before[name] - 1e-2 * update[name], value.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_moments_from_minibatches_are_their_mean_and_mean_square(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
+) -> None:
+    problem = make_problem(perceptron, classification)
+    assert problem.base.loss > 0
+    before = problem.evaluations.gradients
+    update = update_from_minibatches(problem, minibatches(problem, 5))  # 6 rows each, 2 left over
+    gradients = []
+    for index in range(5):
+        rows = slice(6 * index, 6 * index + 6)
+        loss = nn.functional.cross_entropy(perceptron(classification["x"][rows]), classification["y"][rows])
+        gradients.append(torch.autograd.grad(loss, perceptron[0].weight)[0])
+    stacked = torch.stack(gradients)
+    exact = stacked.mean(0) / (stacked.square().mean(0).sqrt() + 1e-8)
+    torch.testing.assert_close(update["0.weight"], exact, rtol=1e-4, atol=1e-6)
+    assert problem.evaluations.gradients - before == pytest.approx(30 / 32)
+
+
+def test_a_random_direction_is_the_same_for_the_same_seed_and_as_long_as_the_weights(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
+) -> None:
+    problem = make_problem(perceptron, classification)
+    tensors = moving_tensors(problem, "matrices")[0]
+    first, second, other = (random_direction(problem, tensors, seed) for seed in (0, 0, 1))
+    assert not first.certifies
+    for move in first.moves:
+        drawn = first.source(move.tensor)
+        assert torch.equal(drawn, second.source(move.tensor))
+        assert not torch.equal(drawn, other.source(move.tensor))
+        assert move.step_norm == pytest.approx(move.weight_norm)
+        assert float((move.coefficient * drawn).norm()) == pytest.approx(move.weight_norm, rel=1e-5)
+
+
+def test_the_way_to_a_checkpoint_ends_there(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    problem = make_problem(perceptron, classification)
+    target = {name: value + 0.1 * torch.randn_like(value) for name, value in perceptron.state_dict().items()}
+    torch.save(target, tmp_path / "other.pt")
+    before = {name: value.clone() for name, value in perceptron.state_dict().items()}
+    displacement, _ = displacement_to(problem, open_checkpoint(tmp_path / "other.pt"))
+    assert all(torch.equal(value, before[name]) for name, value in perceptron.state_dict().items())
+    direction = displacement_direction(problem, moving_tensors(problem, "all")[0], displacement, "to:other.pt")
+    moved = weights_at(problem, direction, 1.0)
+    halfway = weights_at(problem, direction, 0.5)
+    for name, value in target.items():
+        torch.testing.assert_close(moved[name], value)
+        torch.testing.assert_close(halfway[name], (value + before[name]) / 2)
+
+
+def test_running_statistics_are_those_of_the_first_checkpoint(make_problem: Maker, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    problem = make_problem(model, {"x": torch.randn(8, 4), "y": torch.randn(8, 4)})
+    torch.save({name: value + 1 for name, value in model.state_dict().items()}, tmp_path / "other.pt")
+    displacement_to(problem, open_checkpoint(tmp_path / "other.pt"))
+    assert float(model[1].running_mean.abs().max()) == 0
+
+
+def test_equal_checkpoints_leave_nothing_to_move(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
+) -> None:
+    problem = make_problem(perceptron, classification)
+    nothing = {tensor.name: torch.zeros_like(tensor.parameter) for tensor in problem.trainable}
+    direction = displacement_direction(problem, problem.trainable, nothing, "to:same")
+    assert direction.moves == ()
+    assert {tensor.reason for tensor in direction.skipped} == {"same in both checkpoints"}
+
+
+def test_a_step_without_relative_size_is_refused(make_problem: Maker) -> None:
+    model = nn.Linear(3, 2, bias=False)
+    with torch.no_grad():
+        model.weight.zero_()
+    problem = make_problem(model, {"x": torch.randn(8, 3), "y": torch.randn(8, 2)})
+    with pytest.raises(MismatchError, match="no relative size"):
+        sgd_direction(problem, problem.trainable)

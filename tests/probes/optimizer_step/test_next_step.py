@@ -1,0 +1,147 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.checkpoints import OptimizerState, open_checkpoint
+from fromage_cli.errors import MismatchError
+from fromage_cli.probes.optimizer_step.next_step import decays, next_step, preconditioner, steps_taken
+from fromage_cli.probes.optimizer_step.optimizer import Given, optimizer_of
+from fromage_cli.problem.beside import Declared
+from fromage_cli.problem.problem import Problem
+
+Maker = Callable[..., Problem]
+Data = dict[str, torch.Tensor]
+
+
+def step(model: nn.Module, data: Data, optimizer: torch.optim.Optimizer, times: int = 1) -> None:
+    for _ in range(times):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(data["x"]), data["y"]).backward()
+        optimizer.step()
+
+
+def state_of(tmp_path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> OptimizerState:
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    state = open_checkpoint(tmp_path / "c.pt").optimizer
+    assert state is not None
+    return state
+
+
+@pytest.mark.parametrize("warm", [0, 3])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (torch.optim.SGD, {}),
+        (torch.optim.SGD, {"momentum": 0.9}),
+        (torch.optim.SGD, {"momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1}),
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+        (torch.optim.Adam, {"betas": (0.8, 0.9), "weight_decay": 0.1}),
+        (torch.optim.Adam, {"amsgrad": True}),
+        (torch.optim.AdamW, {"weight_decay": 0.5}),
+    ],
+)
+def test_the_step_is_that_of_torchs_optimizer(
+    make_problem: Maker,
+    perceptron: nn.Module,
+    classification: Data,
+    tmp_path: Path,
+    kind: Any,
+    settings: Any,
+    warm: int,
+) -> None:
+    rate = 0.01
+    matrices = [parameter for parameter in perceptron.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in perceptron.parameters() if parameter.dim() < 2]
+    remembers = (warm and kind is not torch.optim.SGD) or settings.get("momentum")
+    groups = (
+        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        if remembers and warm
+        else perceptron.parameters()
+    )
+    optimizer = kind(groups, lr=rate, **settings)
+    step(perceptron, classification, optimizer, warm)
+    state = state_of(tmp_path, perceptron, optimizer)
+    if kind is not torch.optim.SGD and not warm:
+        return  # no moments: they come from minibatches, another step by design
+    problem = make_problem(perceptron, classification)
+    moved, note = next_step(problem, optimizer_of(Given(), state, Declared()), state)
+    before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
+    step(perceptron, classification, optimizer)
+    for name, value in perceptron.named_parameters():
+        torch.testing.assert_close(before[name] - rate * moved[name], value.detach(), rtol=1e-5, atol=1e-7)
+    assert note.startswith("step: ")
+    assert ("in the checkpoint" in note) == (warm > 0 and bool(settings))
+
+
+def test_without_moments_they_come_from_minibatches(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    problem = make_problem(perceptron, classification)
+    _, note = next_step(problem, optimizer_of(Given("adamw", weight_decay=0.1), None, Declared()), None)
+    assert "16 gradients of 2 rows" in note
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_the_preconditioner_is_the_formula(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path, amsgrad: bool
+) -> None:
+    optimizer = torch.optim.Adam(perceptron.parameters(), lr=0.01, betas=(0.8, 0.9), eps=1e-4, amsgrad=amsgrad)
+    step(perceptron, classification, optimizer, 3)
+    state = state_of(tmp_path, perceptron, optimizer)
+    problem = make_problem(perceptron, classification)
+    found = preconditioner(problem, optimizer_of(Given(), state, Declared()), state)
+    assert found is not None
+    for name, parameter in perceptron.named_parameters():
+        second = optimizer.state[parameter]["max_exp_avg_sq" if amsgrad else "exp_avg_sq"]
+        expected = (1 - 0.8**3) * ((second / (1 - 0.9**3)).sqrt() + 1e-4)
+        torch.testing.assert_close(found[name], expected)
+    assert steps_taken(state) == 3
+
+
+def test_without_state_there_is_no_preconditioner(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    problem = make_problem(perceptron, classification)
+    assert preconditioner(problem, optimizer_of(Given("adam"), None, Declared()), None) is None
+    assert steps_taken(None) == 0
+
+
+def test_decay_is_each_groups_own_unless_the_user_says_otherwise(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path
+) -> None:
+    matrices = [parameter for parameter in perceptron.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in perceptron.parameters() if parameter.dim() < 2]
+    optimizer = torch.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], weight_decay=0.3)
+    step(perceptron, classification, optimizer)
+    state = state_of(tmp_path, perceptron, optimizer)
+    problem = make_problem(perceptron, classification)
+    own = decays(problem, optimizer_of(Given(), state, Declared()), state)
+    assert own == {tensor.name: 0.3 if tensor.is_layer else 0.0 for tensor in problem.receiving}
+    said = decays(problem, optimizer_of(Given(weight_decay=0.2), state, Declared()), state)
+    assert set(said.values()) == {0.2}
+
+
+def test_where_no_slot_tells_groups_apart_the_largest_decay_is_taken(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path
+) -> None:
+    first, *others = perceptron.parameters()
+    groups = [{"params": [first], "weight_decay": 0.3}, {"params": others}]
+    state = state_of(tmp_path, perceptron, torch.optim.SGD(groups, lr=0.1))
+    problem = make_problem(perceptron, classification)
+    assert set(decays(problem, optimizer_of(Given(), state, Declared()), state).values()) == {0.3}
+
+
+def test_a_state_of_another_model_is_refused(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path
+) -> None:
+    other = nn.Sequential(nn.Linear(8, 5), nn.Linear(5, 3))
+    optimizer = torch.optim.Adam(other.parameters())
+    step(other, classification, optimizer)
+    state = state_of(tmp_path, other, optimizer)
+    problem = make_problem(perceptron, classification)
+    with pytest.raises(MismatchError, match="optimizer's state has 4 parameters"):
+        preconditioner(problem, optimizer_of(Given(), state, Declared()), state)

@@ -1,0 +1,172 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.checkpoints import OptimizerState, open_checkpoint
+from fromage_cli.optim import LAMB, LARS, Fromage, Lion
+from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of, state_of
+from fromage_cli.problem.beside import Declared
+
+
+def state_from(tmp_path: Path, kind: Any, *, grouped: bool = False, **settings: Any) -> OptimizerState:
+    model = nn.Linear(3, 2)
+    groups: Any = model.parameters()
+    if grouped:
+        groups = [{"params": [model.weight]}, {"params": [model.bias], "lr": 0.5, "weight_decay": 0.25}]
+    optimizer = kind(groups, **settings)
+    model(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    state = open_checkpoint(tmp_path / "c.pt").optimizer
+    assert state is not None
+    return state
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "name"),
+    [
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, "sgd"),
+        (torch.optim.Adam, {"weight_decay": 0.1}, "adam"),
+        (torch.optim.AdamW, {"betas": (0.8, 0.9)}, "adamw"),
+        (torch.optim.RAdam, {}, None),
+        (torch.optim.NAdam, {}, None),
+        (torch.optim.RMSprop, {"momentum": 0.9}, None),
+    ],
+)
+def test_the_rule_and_its_settings_come_from_the_state(
+    tmp_path: Path, kind: Any, settings: dict[str, Any], name: str | None
+) -> None:
+    state = state_from(tmp_path, kind, lr=0.02, **settings)
+    found = optimizer_of(Given(), state, Declared())
+    assert found.name == name
+    if name is not None:
+        assert found.learning_rate == 0.02
+        assert found.momentum == (0.9 if name == "sgd" else 0.0)
+        assert found.nesterov == (name == "sgd")
+        assert found.betas == (settings.get("betas", (0.9, 0.999)))
+        assert found.weight_decay == {"sgd": 0.0, "adam": 0.1, "adamw": 0.01}[name]
+        assert state_of(found, state) is state
+
+
+def test_an_adam_without_decay_and_without_a_word_on_it_is_adam(tmp_path: Path) -> None:
+    state = state_from(tmp_path, torch.optim.Adam, lr=0.02)
+    older = OptimizerState(
+        tuple(
+            type(group)({k: v for k, v in group.settings.items() if k != "decoupled_weight_decay"}, group.numbers)
+            for group in state.groups
+        ),
+        state.slots,
+    )
+    assert optimizer_of(Given(), older, Declared()).name == "adam"
+
+
+def test_what_the_user_says_wins_over_the_state_and_the_state_over_what_is_declared(tmp_path: Path) -> None:
+    state = state_from(tmp_path, torch.optim.SGD, lr=0.02, momentum=0.9, weight_decay=0.1)
+    declared = Declared(learning_rate=7.0, momentum=0.3, weight_decay=0.7, betas=(0.5, 0.6))
+    given = Given("sgd", 0.3, 0.5, weight_decay=0.2)
+    assert optimizer_of(given, state, declared) == Optimizer(
+        "sgd", 0.3, 0.5, betas=(0.5, 0.6), weight_decay=0.2, decay_given=True
+    )
+    assert optimizer_of(Given(), state, declared).learning_rate == 0.02
+    assert optimizer_of(Given("sgd"), None, declared).learning_rate == 7.0
+    assert optimizer_of(Given("sgd"), None, declared).weight_decay == 0.7
+
+
+def test_another_rules_state_is_not_used(tmp_path: Path) -> None:
+    state = state_from(tmp_path, torch.optim.Adam, lr=0.02)
+    found = optimizer_of(Given("sgd"), state, Declared())
+    assert found.learning_rate is None
+    assert state_of(found, state) is None
+    assert state_of(optimizer_of(Given("adamw"), state, Declared()), state) is state
+
+
+def test_of_several_groups_the_largest_rate_counts_and_it_is_said(tmp_path: Path) -> None:
+    found = optimizer_of(Given(), state_from(tmp_path, torch.optim.SGD, grouped=True, lr=0.1), Declared())
+    assert (found.learning_rate, found.weight_decay) == (0.5, 0.25)
+    assert "rates from 0.1 to 0.5" in found.notes[0]
+
+
+def test_a_rate_of_zero_is_no_rate(tmp_path: Path) -> None:
+    found = optimizer_of(Given(), state_from(tmp_path, torch.optim.SGD, lr=0.0), Declared())
+    assert found.learning_rate is None
+    assert found.threshold is None
+    assert "end of its schedule" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "threshold"),
+    [
+        (Optimizer("sgd", 0.1), 20.0),
+        (Optimizer("sgd", 0.1, momentum=0.9), 38.0),
+        (Optimizer("sgd", 0.1, momentum=0.9, dampening=0.5), 76.0),
+        (Optimizer("sgd", 0.1, momentum=0.5, nesterov=True), 15.0),
+        (Optimizer("adam", 0.1, weight_decay=1.0), 380.0),
+        (Optimizer("adamw", 0.1, weight_decay=1.0), 361.0),
+        (Optimizer("sgd"), None),
+        (Optimizer(None, 0.1), None),
+    ],
+)
+def test_each_rule_has_its_threshold(optimizer: Optimizer, threshold: float | None) -> None:
+    assert optimizer.threshold == (pytest.approx(threshold) if threshold is not None else None)
+
+
+def test_only_decoupled_decay_adds_no_curvature() -> None:
+    assert [Optimizer(name, 0.1, weight_decay=0.3).coupled_decay for name in ("sgd", "adam", "adamw")] == [0.3, 0.3, 0]
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        Optimizer("sgd", momentum=0.9, dampening=0.2),
+        Optimizer("sgd", momentum=0.9, nesterov=True),
+        Optimizer("adam", betas=(0.8, 0.9)),
+        Optimizer("adamw", weight_decay=0.3),
+    ],
+)
+def test_the_stable_rate_has_the_curvature_for_its_threshold(optimizer: Optimizer) -> None:
+    rate = optimizer.stable_rate(7.0)
+    assert replace(optimizer, learning_rate=rate).threshold == pytest.approx(7.0)
+    assert optimizer.stable_rate(-1.0) is None
+
+
+def test_a_rule_without_threshold_says_why() -> None:
+    assert Optimizer("lion", 0.1).threshold is Optimizer("lion", 0.1).stable_rate(1.0) is None
+    assert "not linear in the gradient" in str(Optimizer("lion", 0.1).no_threshold)
+    assert Optimizer(None, 0.1).no_threshold == "the optimizer is not known"
+    assert Optimizer("sgd").no_threshold == "the learning rate is not known"
+    assert Optimizer("sgd", 0.1).no_threshold is None
+
+
+def test_settings_of_the_other_rules_come_from_their_state(tmp_path: Path) -> None:
+    lars = optimizer_of(Given(), state_from(tmp_path, LARS, momentum=0.8, trust_coefficient=0.02), Declared())
+    assert (lars.name, lars.momentum, lars.trust_coefficient, lars.relative) == ("lars", 0.8, 0.02, True)
+    lion = optimizer_of(Given(), state_from(tmp_path, Lion, weight_decay=0.3), Declared())
+    assert (lion.name, lion.betas, lion.weight_decay, lion.coupled_decay) == ("lion", (0.9, 0.99), 0.3, 0.0)
+    lamb = optimizer_of(Given(), state_from(tmp_path, LAMB, eps=1e-4, trust_clip=True), Declared())
+    assert (lamb.name, lamb.epsilon, lamb.trust_clip, lamb.remembers) == ("lamb", 1e-4, True, True)
+    fromage = optimizer_of(Given(), state_from(tmp_path, Fromage, lr=0.02), Declared())
+    assert (fromage.name, fromage.learning_rate, fromage.remembers) == ("fromage", 0.02, False)
+
+
+def test_what_nobody_says_is_each_rules_own_default() -> None:
+    muon, lion, lamb = (optimizer_of(Given(name), None, Declared()) for name in ("muon", "lion", "lamb"))
+    assert (muon.momentum, muon.nesterov, muon.epsilon) == (0.95, True, 1e-7)
+    assert (lion.betas, lamb.epsilon, lamb.betas) == ((0.9, 0.99), 1e-6, (0.9, 0.999))
+    assert optimizer_of(Given("adam"), None, Declared(momentum=0.5)).momentum == 0.0
+
+
+def test_what_a_state_does_not_tell_is_said(tmp_path: Path) -> None:
+    radam = optimizer_of(Given(), state_from(tmp_path, torch.optim.RAdam), Declared())
+    assert radam.name is None and "state of radam" in radam.notes[0]
+    other = optimizer_of(Given("lion"), state_from(tmp_path, torch.optim.Adam), Declared())
+    assert "state of adam; it is not used for lion" in other.notes[0]
+    state = state_from(tmp_path, torch.optim.Adam, weight_decay=0.1)
+    group = state.groups[0]
+    silent = {key: value for key, value in group.settings.items() if key != "decoupled_weight_decay"}
+    older = OptimizerState((type(group)(silent, group.numbers),), state.slots)
+    found = optimizer_of(Given(), older, Declared())
+    assert found.name == "adamw" and "does not say whether" in found.notes[0]

@@ -1,0 +1,124 @@
+"""What each rule makes of a tensor, against one step of the optimizer itself – torch's, or the one in `optim`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.checkpoints import OptimizerState, open_checkpoint
+from fromage_cli.optim import LAMB, LARS, Fromage, Lion
+from fromage_cli.probes.optimizer_step.next_step import measure_next_step
+from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
+from fromage_cli.probes.optimizer_step.update_rules import Memory, Place, moves, tensor_step
+from fromage_cli.problem.beside import Declared
+from fromage_cli.problem.problem import Problem
+
+Maker = Callable[..., Problem]
+Data = dict[str, torch.Tensor]
+RULES: list[tuple[Any, dict[str, Any]]] = [
+    (LARS, {"momentum": 0.9, "weight_decay": 0.1, "trust_coefficient": 0.02}),
+    (LARS, {"momentum": 0.8, "nesterov": True}),
+    (LARS, {"trust_coefficient": 0.5}),
+    (LAMB, {"betas": (0.8, 0.9), "weight_decay": 0.1}),
+    (LAMB, {"eps": 1e-3, "trust_clip": True}),
+    (Lion, {"weight_decay": 0.1}),
+    (Lion, {"betas": (0.5, 0.7)}),
+    (torch.optim.Muon, {"weight_decay": 0.1}),
+    (torch.optim.Muon, {"nesterov": False, "adjust_lr_fn": "match_rms_adamw", "ns_steps": 3}),
+]
+
+
+def train(model: nn.Module, data: Data, optimizer: torch.optim.Optimizer, times: int) -> None:
+    for _ in range(times):
+        model.zero_grad()
+        nn.functional.cross_entropy(model(data["x"]), data["y"]).backward()
+        optimizer.step()
+
+
+def saved(tmp_path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> OptimizerState:
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    state = open_checkpoint(tmp_path / "c.pt").optimizer
+    assert state is not None
+    return state
+
+
+@pytest.mark.parametrize(("kind", "settings"), RULES)
+def test_the_next_step_is_the_optimizers_own(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path, kind: Any, settings: Any
+) -> None:
+    rate, muon = 0.01, kind is torch.optim.Muon
+    moving = [p for p in perceptron.parameters() if not muon or p.dim() == 2]
+    optimizer = kind(moving, lr=rate, **settings)
+    train(perceptron, classification, optimizer, 3)
+    state = saved(tmp_path, perceptron, optimizer)
+    problem = make_problem(perceptron, classification)
+    rule = optimizer_of(Given(), state, Declared())
+    found = measure_next_step(problem, rule, state)
+    before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
+    train(perceptron, classification, optimizer, 1)
+    named = dict(perceptron.named_parameters())
+    assert set(found.steps) == {name for name, value in named.items() if any(value is p for p in moving)}
+    for tensor in problem.receiving:
+        if tensor.name in found.steps:
+            step = found.steps[tensor.name]
+            expected = before[tensor.name] - rate * (step.update + step.shrinkage * before[tensor.name])
+            torch.testing.assert_close(expected, tensor.parameter.detach(), rtol=1e-5, atol=2e-6)
+
+
+def test_a_fromage_step_lacks_only_the_prefactor(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    problem = make_problem(perceptron, classification)
+    found = measure_next_step(problem, Optimizer("fromage"), None)
+    before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
+    train(perceptron, classification, Fromage(perceptron.parameters(), lr=0.02), 1)
+    for name, value in perceptron.named_parameters():
+        expected = (before[name] - 0.02 * found.steps[name].update) / (1 + 0.02**2) ** 0.5
+        torch.testing.assert_close(value.detach(), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind"),
+    [
+        (Optimizer("sgd", momentum=0.9), lambda p: torch.optim.SGD(p, 0.0, momentum=0.9)),
+        (Optimizer("sgd", momentum=0.9, nesterov=True), lambda p: torch.optim.SGD(p, 0.0, momentum=0.9, nesterov=True)),
+        (Optimizer("lars", momentum=0.9, weight_decay=0.1), lambda p: LARS(p, 0.0, momentum=0.9, weight_decay=0.1)),
+        (Optimizer("adam", weight_decay=0.1), lambda p: torch.optim.Adam(p, 0.0, weight_decay=0.1)),
+        (Optimizer("lamb"), lambda p: LAMB(p, 0.0)),
+        (Optimizer("lion"), lambda p: Lion(p, 0.0)),
+        (Optimizer("muon", momentum=0.95, nesterov=True), lambda p: torch.optim.Muon(p, 0.0)),
+    ],
+)
+def test_memory_stands_in_for_many_equal_gradients(rule: Optimizer, kind: Any) -> None:
+    torch.manual_seed(0)
+    weight, gradient = nn.Parameter(torch.randn(6, 4, dtype=torch.float64)), torch.randn(6, 4, dtype=torch.float64)
+    optimizer = kind([weight])
+    for _ in range(400):
+        weight.grad = gradient.clone()
+        optimizer.step()
+    before = weight.detach().clone()
+    optimizer.param_groups[0]["lr"], weight.grad = 1e-3, gradient.clone()
+    optimizer.step()
+    decay = optimizer.param_groups[0]["weight_decay"]
+    square = gradient.square() if decay == 0.0 else (gradient + decay * before).square()
+    place = Place(before, gradient, decay, memory=Memory(gradient, square))
+    step = tensor_step(rule, place)
+    moved = before - 1e-3 * (step.update + step.shrinkage * before)
+    torch.testing.assert_close(moved, weight.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_muon_takes_matrices_only() -> None:
+    assert moves(Optimizer("muon"), torch.zeros(3, 2))
+    assert not moves(Optimizer("muon"), torch.zeros(3))
+    assert not moves(Optimizer("muon"), torch.zeros(3, 2, 1))
+    assert moves(Optimizer("sgd"), torch.zeros(3))
+
+
+def test_a_tensor_of_zeros_takes_the_plain_step() -> None:
+    gradient = torch.ones(3)
+    for name in ("fromage", "lars", "lamb"):
+        step = tensor_step(Optimizer(name), Place(torch.zeros(3), gradient))
+        torch.testing.assert_close(step.update, gradient)

@@ -1,0 +1,191 @@
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.errors import ResourceError, UsageError
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+from fromage_cli.probes.trial_runs.rate_probe import ABOVE, conclude, measure_rate
+from fromage_cli.probes.trial_runs.short_runs import APART, STEPS, ShortRuns
+from fromage_cli.probes.trial_runs.training import TrainingRows
+from fromage_cli.problem.budget import Budget
+from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.rate_calibration import (
+    ADAMW,
+    FROMAGE,
+    INTERVAL,
+    LEAST_GAIN,
+    SGD,
+    calibration,
+    centre_of_least,
+)
+
+Maker = Callable[..., Problem]
+Data = dict[str, torch.Tensor]
+ROWS = TrainingRows((), (), "somewhere")
+WELL = {0.01: 0.9, 0.04: 0.5, 0.16: 0.7, 0.64: math.inf}
+
+
+def runs(losses: dict[float, float], start: float = 1.0, **settings: object) -> ShortRuns:
+    found = ShortRuns(losses=dict(losses), start_loss=start, end_losses=dict(losses), gradients=60.0)
+    return replace(found, **settings)
+
+
+def learnable(rows: int = 320) -> Data:
+    """Rows whose class is their largest of three features."""
+    x = torch.randn(rows, 8, generator=torch.Generator().manual_seed(3))
+    return {"x": x, "y": x[:, :3].argmax(1)}
+
+
+def test_a_well_gives_the_rate_its_interval_and_the_gain() -> None:
+    found = conclude(runs(WELL), FROMAGE, "probe-init", ROWS)
+    centre = centre_of_least(list(WELL), list(WELL.values()))
+    assert found.centre == pytest.approx(centre)
+    assert found.learning_rate == found.measured == pytest.approx(FROMAGE.from_initialisation(centre))
+    assert found.low == pytest.approx(found.learning_rate * 2.0**-INTERVAL)
+    assert found.high == pytest.approx(found.learning_rate * 2.0**INTERVAL)
+    assert found.gain == pytest.approx(0.5)
+    assert found.reliable
+    assert found.reason == "the best of 4 short runs took 50% of the loss away"
+    assert found.rates == tuple(WELL)
+    assert found.losses == tuple(WELL.values())
+    assert (found.start_loss, found.steps, found.gradient_evaluations, found.rows) == (1.0, STEPS, 60.0, "somewhere")
+
+
+def test_each_start_has_its_own_constants() -> None:
+    initial, trained = (conclude(runs(WELL), ADAMW, start, ROWS) for start in ("probe-init", "probe"))
+    assert initial.centre is not None
+    assert initial.measured == pytest.approx(ADAMW.from_initialisation(initial.centre))
+    assert trained.measured == pytest.approx(ADAMW.from_checkpoint(initial.centre))
+    assert initial.reliable
+    assert not trained.reliable
+    assert trained.learning_rate == ADAMW.typical
+    assert "with a factory they start from new weights" in trained.reason
+
+
+SMALL = {rate: 1.0 - 0.9 * LEAST_GAIN * (1.0 - loss) if math.isfinite(loss) else loss for rate, loss in WELL.items()}
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (runs(SMALL), "no short run took more than"),
+        (runs({0.01: 0.5, 0.04: 0.6, 0.16: 0.7}), "no rate shows a least loss between others"),
+        (runs({0.01: 0.7, 0.04: 0.6, 0.16: 0.5}), "no rate shows a least loss between others"),
+        (runs({0.01: math.inf, 0.04: math.inf, 0.16: math.inf}), "no rate shows a least loss between others"),
+        (runs(WELL, stopped=ResourceError("the time", "more")), "a limit was reached"),
+        (ShortRuns(stopped=ResourceError("the time", "more")), "a limit was reached"),
+        (runs(WELL, start_loss=-1.0), "the loss is -1 before the first step"),
+        (runs(WELL, steps=15), "training batches that cannot be cut into quarters leave 15 steps a run"),
+    ],
+)
+def test_where_the_rate_cannot_be_measured_the_typical_one_is_given_with_the_reason(
+    found: ShortRuns, reason: str
+) -> None:
+    probe = conclude(found, SGD, "probe-init", ROWS)
+    assert not probe.reliable
+    assert probe.reason.startswith(reason)
+    assert probe.learning_rate == probe.typical == SGD.typical
+    assert probe.low is None
+    assert probe.high is None
+
+
+def test_without_constants_there_is_a_centre_and_no_rate() -> None:
+    probe = conclude(runs(WELL), None, "probe", ROWS)
+    assert probe.centre is not None
+    assert probe.learning_rate is probe.measured is probe.typical is None
+    assert not probe.reliable
+    assert probe.reason.startswith("no study says")
+
+
+def test_a_network_that_learns_gets_a_rate_between_those_tried(make_problem: Maker, perceptron: nn.Module) -> None:
+    problem = make_problem(perceptron, learnable())
+    before = [parameter.detach().clone() for parameter in perceptron.parameters()]
+    counted = 0
+
+    def advance() -> None:
+        nonlocal counted
+        counted += 1
+
+    probe = measure_rate(problem, Optimizer(name="adamw"), None, fresh=problem, advance=advance)
+    assert probe.reliable
+    assert probe.estimator == "probe-init"
+    assert probe.learning_rate is not None
+    assert probe.rates[0] < probe.learning_rate < probe.rates[-1]
+    assert probe.gradient_evaluations <= 100.0
+    assert problem.evaluations.gradients <= 100.0 / 4 + 20.0
+    assert counted == 6
+    assert all(torch.equal(a, b) for a, b in zip(before, perceptron.parameters(), strict=True))
+
+
+def test_the_probe_itself_takes_few_gradients_of_all_rows(make_problem: Maker, perceptron: nn.Module) -> None:
+    problem = make_problem(perceptron, learnable())
+    probe = measure_rate(problem, Optimizer(name="sgd"), None, batch_size=64)
+    steps = probe.gradient_evaluations * 64 / 320
+    assert problem.evaluations.gradients - steps <= 2.0
+    assert problem.evaluations.forwards <= 15.0
+
+
+def test_the_rates_follow_the_unit_of_the_loss_under_plain_descent(make_problem: Maker) -> None:
+    data = learnable()
+    found = []
+    for scale in (1.0, 8.0):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+        problem = make_problem(model, data)
+        plain = problem.loss
+
+        def scaled(model: nn.Module, batch: object, plain: object = plain, scale: float = scale) -> object:
+            terms = plain(model, batch)  # type: ignore[operator]
+            return replace(terms, total=terms.total * scale)
+
+        problem.loss = scaled  # type: ignore[assignment]
+        found.append(measure_rate(problem, Optimizer(name="sgd"), None))
+    assert found[0].centre is not None
+    assert found[1].centre == pytest.approx(found[0].centre / 8.0, rel=0.1)
+
+
+def test_from_a_checkpoint_the_rates_reach_higher(make_problem: Maker, perceptron: nn.Module) -> None:
+    problem = make_problem(perceptron, learnable())
+    initial = measure_rate(problem, Optimizer(name="sgd"), None, fresh=problem)
+    trained = measure_rate(problem, Optimizer(name="sgd"), None)
+    assert trained.estimator == "probe"
+    ratio = ABOVE["probe"] / ABOVE["probe-init"]
+    assert trained.rates[-1] / initial.rates[-1] == pytest.approx(ratio)
+    assert trained.rates[-1] / trained.rates[-2] == pytest.approx(APART)
+
+
+def test_adam_counts_as_adamw_and_lion_as_unknown(make_problem: Maker, perceptron: nn.Module) -> None:
+    problem = make_problem(perceptron, learnable())
+    assert measure_rate(problem, Optimizer(name="adam"), None).typical == ADAMW.typical
+    lion = measure_rate(problem, Optimizer(name="lion", betas=(0.9, 0.99)), None)
+    assert lion.centre is not None
+    assert not lion.reliable
+    assert calibration("lion") is None
+
+
+def test_a_time_limit_leaves_a_partial_answer(make_problem: Maker, perceptron: nn.Module) -> None:
+    problem = make_problem(perceptron, learnable())
+    finished = 0
+
+    def advance() -> None:
+        nonlocal finished
+        finished += 1
+        if finished == 3:
+            problem.budget.seconds, problem.budget.started = 1.0, time.monotonic() - 2.0
+
+    problem.budget = Budget()
+    probe = measure_rate(problem, Optimizer(name="sgd"), None, advance=advance)
+    assert len(probe.rates) == len(probe.losses) == 3
+    assert probe.stopped is not None
+    assert not probe.reliable
+    assert probe.learning_rate == pytest.approx(SGD.typical)
+
+
+def test_an_optimizer_without_steps_is_refused(make_problem: Maker, perceptron: nn.Module) -> None:
+    with pytest.raises(UsageError, match="No steps can be taken"):
+        measure_rate(make_problem(perceptron, learnable()), Optimizer(), None)

@@ -1,0 +1,360 @@
+import math
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.errors import MismatchError, ResourceError, UsageError
+from fromage_cli.optim import LAMB, LARS, Fromage, Lion
+from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
+from fromage_cli.probes.trial_runs.training import training, training_rows
+from fromage_cli.problem.batches import as_batch
+from fromage_cli.problem.beside import Declared
+from fromage_cli.problem.budget import Budget
+from fromage_cli.problem.losses import resolve_loss
+from fromage_cli.problem.problem import Problem
+
+Maker = Callable[..., Problem]
+Data = dict[str, torch.Tensor]
+SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
+RULES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sgd": (torch.optim.SGD, {}),
+    "momentum": (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.1}),
+    "dampening": (torch.optim.SGD, {"momentum": 0.9, "dampening": 0.5}),
+    "nesterov": (torch.optim.SGD, {"momentum": 0.8, "nesterov": True}),
+    "adam": (torch.optim.Adam, {"betas": (0.8, 0.99), "weight_decay": 0.1}),
+    "amsgrad": (torch.optim.Adam, {"amsgrad": True, "eps": 1e-4}),
+    "adamw": (torch.optim.AdamW, {"weight_decay": 0.3}),
+    "fromage": (Fromage, {}),
+    "lars": (LARS, {"momentum": 0.9, "weight_decay": 0.1, "trust_coefficient": 0.1}),
+    "lamb": (LAMB, {"weight_decay": 0.1}),
+    "lion": (Lion, {"betas": (0.9, 0.99), "weight_decay": 0.1}),
+}
+NAMES = {"momentum": "sgd", "dampening": "sgd", "nesterov": "sgd", "amsgrad": "adam"}
+
+
+def by_hand(model: nn.Module, parts: list[Data], optimizer: torch.optim.Optimizer) -> list[float]:
+    """Ordinary training; the loss as the problem computes it, in bits too: the sum over the rows / their number."""
+    losses = []
+    for part in parts:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(part["x"]), part["y"], reduction="sum") / len(part["y"])
+        loss.backward()
+        losses.append(float(loss.detach()))
+        optimizer.step()
+    return losses
+
+
+def cut(data: Data, size: int) -> list[Data]:
+    count = len(data["y"])
+    return [{name: rows[k : k + size] for name, rows in data.items()} for k in range(0, count - size + 1, size)]
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """Another network with the same weights."""
+    torch.manual_seed(1)
+    other = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def as_optimizer(kind: str, settings: dict[str, Any]) -> Optimizer:
+    return Optimizer(name=NAMES.get(kind, kind), **settings)
+
+
+def weights(model: nn.Module) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_steps_are_those_of_the_optimizer_run_by_hand(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, kind: str
+) -> None:
+    rule, settings = RULES[kind]
+    model = twin(perceptron)
+    expected = by_hand(model, cut(classification, 8), rule(model.parameters(), lr=0.02, **settings))
+    problem = make_problem(perceptron, classification)
+    before = weights(perceptron)
+    with training(problem, as_optimizer(kind, settings), None) as run:
+        for _ in range(2):  # the second run starts where the first did
+            run.start(0.02)
+            losses = [run.step(as_batch(part, "part")) for part in cut(classification, 8)]
+            assert losses == expected
+            assert same(weights(perceptron), weights(model))
+    assert same(weights(perceptron), before)
+    assert run.steps == 8
+
+
+def test_muon_moves_matrices_and_names_what_it_leaves(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    model = twin(perceptron)
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() == 2]
+    rule = torch.optim.Muon(matrices, lr=0.02, weight_decay=0.1, momentum=0.95, nesterov=True)
+    expected = by_hand(model, cut(classification, 8), rule)
+    muon = Optimizer(name="muon", momentum=0.95, nesterov=True, weight_decay=0.1)
+    with training(make_problem(perceptron, classification), muon, None) as run:
+        run.start(0.02)
+        assert [run.step(as_batch(part, "part")) for part in cut(classification, 8)] == expected
+        assert same(weights(perceptron), weights(model))
+    assert run.still == ("0.bias", "2.bias", "4.bias")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in RULES if kind not in ("sgd", "fromage")])
+def test_training_goes_on_from_a_saved_state_as_if_it_had_never_stopped(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path, kind: str
+) -> None:
+    rule, settings = RULES[kind]
+    matrices = [parameter for parameter in perceptron.parameters() if parameter.dim() == 2]
+    vectors = [parameter for parameter in perceptron.parameters() if parameter.dim() == 1]
+    lowered = {"lr": 0.01, **({"weight_decay": 0.0} if "weight_decay" in settings else {})}
+    optimizer = rule([{"params": matrices}, {"params": vectors, **lowered}], lr=0.02, **settings)
+    parts = cut(classification, 8)
+    by_hand(perceptron, parts[:2], optimizer)
+    torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    state = open_checkpoint(tmp_path / "c.pt").optimizer
+    assert state is not None
+    model, saved = twin(perceptron), torch.load(tmp_path / "c.pt")
+    name = NAMES.get(kind, kind)
+    found = optimizer_of(Given(name=name), state, Declared())
+    with training(make_problem(perceptron, classification), found, state) as run:
+        run.start(0.02)
+        losses = [run.step(as_batch(part, "part")) for part in parts[2:]]
+        reached = weights(perceptron)
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() == 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    following = rule([{"params": matrices}, {"params": vectors}], lr=0.02, **settings)
+    following.load_state_dict(saved["optimizer"])
+    assert losses == by_hand(model, parts[2:], following)
+    assert same(reached, weights(model))
+
+
+@pytest.mark.parametrize(("rule", "name"), [(torch.optim.SGD, "sgd"), (Fromage, "fromage")])
+def test_groups_that_nothing_tells_apart_train_as_one(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path, rule: Any, name: str
+) -> None:
+    halves = list(perceptron.parameters())[::2], list(perceptron.parameters())[1::2]
+    optimizer = rule([{"params": halves[0]}, {"params": halves[1], "lr": 0.01}], lr=0.02)
+    torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    state = open_checkpoint(tmp_path / "c.pt").optimizer
+    model = twin(perceptron)
+    expected = by_hand(model, cut(classification, 8), rule(model.parameters(), lr=0.02))
+    found = optimizer_of(Given(name=name), state, Declared())
+    with training(make_problem(perceptron, classification), found, state) as run:
+        run.start(0.02)
+        assert [run.step(as_batch(part, "part")) for part in cut(classification, 8)] == expected
+
+
+def test_the_sample_gpt_is_trained_on_as_its_own_script_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SAMPLES))
+    import models  # type: ignore[import-not-found]
+
+    path = SAMPLES / "char-gpt" / "step-000400.pt"
+    checkpoint, saved = open_checkpoint(path), torch.load(path)
+    tokens = torch.randint(61, (4, 8, 65), generator=torch.Generator().manual_seed(0))
+    parts = [{"x": part[:, :-1], "y": part[:, 1:]} for part in tokens]
+    networks = [models.char_gpt() for _ in range(2)]
+    for network in networks:
+        network.load_state_dict(saved["model"])
+    batches = [as_batch(part, "text") for part in parts]
+    problem = Problem(
+        networks[0], resolve_loss("auto", networks[0], batches[0]), batches[0], further=tuple(batches[1:])
+    )
+    optimizer = optimizer_of(Given(), checkpoint.optimizer, Declared())
+    assert (optimizer.name, optimizer.learning_rate) == ("adamw", 0.003)
+    with training(problem, optimizer, checkpoint.optimizer) as run:
+        run.start(0.003)
+        losses = [run.step(batch) for batch in batches]
+        reached = weights(networks[0])
+    matrices = [parameter for parameter in networks[1].parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in networks[1].parameters() if parameter.ndim < 2]
+    own = torch.optim.AdamW([{"params": matrices}, {"params": vectors}])
+    own.load_state_dict(saved["optimizer"])
+    expected = []
+    for part in parts:
+        own.zero_grad()
+        logits, targets = networks[1](part["x"]).flatten(0, 1), part["y"].flatten()
+        loss = nn.functional.cross_entropy(logits, targets, reduction="sum") / targets.numel()
+        loss.backward()
+        expected.append(float(loss.detach()))
+        own.step()
+    assert losses == pytest.approx(expected, rel=1e-6)
+    for mine, theirs in zip(reached, weights(networks[1]), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+class Everything(nn.Module):
+    """Running statistics, dropout, and a frozen tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.norm, self.dropout = nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout(0.5)
+        self.second = nn.Linear(16, 3)
+        self.second.bias.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.dropout(torch.relu(self.norm(self.first(x)))))
+
+
+def snapshot(model: nn.Module) -> tuple[Any, ...]:
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    return weights(model), buffers, gradients, modes, torch.get_rng_state(), random.getstate(), np.random.get_state()[1]
+
+
+def assert_untouched(before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
+    for kept, found in zip(before[:2], after[:2], strict=True):
+        assert same(kept, found)
+    for kept, found in zip(before[2], after[2], strict=True):
+        assert (kept is None) == (found is None)
+        assert kept is None or torch.equal(kept, found)
+    assert before[3] == after[3]
+    assert torch.equal(before[4], after[4])
+    assert before[5] == after[5]
+    assert np.array_equal(before[6], after[6])
+
+
+@pytest.mark.parametrize("mode", ["auto", "train", "eval"])
+@pytest.mark.parametrize("ending", [None, KeyboardInterrupt, "time"])
+def test_everything_is_as_before_however_it_ends(
+    make_problem: Maker, classification: Data, mode: str, ending: Any
+) -> None:
+    model = Everything()
+    nn.functional.cross_entropy(model(classification["x"]), classification["y"]).backward()
+    model.dropout.eval()
+    problem = make_problem(model, classification, mode=mode)
+    before = snapshot(model)
+
+    def go() -> None:
+        with training(problem, Optimizer(name="adamw"), None) as run:
+            run.start(0.1)
+            for part in cut(classification, 8):
+                run.step(as_batch(part, "part"))
+            assert not same(weights(model), before[0])
+            if ending == "time":
+                problem.budget = Budget(1e-9, started=time.monotonic() - 1.0)
+                run.step(problem.batch)
+            if ending is not None:
+                raise ending
+
+    if ending is None:
+        go()
+    else:
+        with pytest.raises(ResourceError if ending == "time" else ending):
+            go()
+    assert_untouched(before, snapshot(model))
+
+
+def test_dropout_draws_anew_at_each_step_and_the_same_in_each_run(make_problem: Maker, classification: Data) -> None:
+    problem = make_problem(Everything(), classification, mode="train")
+    with training(problem, Optimizer(name="sgd"), None) as run:
+        runs = []
+        for _ in range(2):
+            run.start(0.0)  # the weights stay: only the masks differ
+            runs.append([run.step(problem.batch) for _ in range(3)])
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) == 3
+
+
+def test_a_step_that_leaves_the_numbers_moves_nothing(make_problem: Maker, classification: Data) -> None:
+    model = nn.Sequential(nn.Linear(8, 3))
+    problem = make_problem(model, classification)
+    with training(problem, Optimizer(name="sgd"), None) as run:
+        run.start(0.1)
+        model[0].weight.data.fill_(math.inf)
+        assert not math.isfinite(run.step(problem.batch))
+        assert bool((model[0].weight == math.inf).all())
+
+
+def test_costs_are_counted_in_gradients_of_all_rows(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    problem = make_problem(perceptron, classification)
+    rows = training_rows(problem, 8)
+    with training(problem, Optimizer(name="sgd"), None) as run:
+        run.start(0.1)
+        for batch in rows.batches:
+            run.step(batch)
+        run.loss(rows.independent)
+    assert run.steps == len(rows.batches) == 3
+    assert problem.evaluations.gradients == pytest.approx(1.0 + 24 / 32)
+    assert problem.evaluations.forwards == pytest.approx(6 / 32)
+
+
+def test_rows_of_one_batch_are_cut_and_a_fifth_is_kept_apart(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    problem = make_problem(perceptron, classification)
+    rows = training_rows(problem)
+    assert [batch.size for batch in rows.batches] == [6, 6, 6, 6]
+    assert [batch.size for batch in rows.independent] == [6]
+    assert torch.equal(rows.independent[0].data["x"], classification["x"][26:])
+    assert rows.source == "4 chunks of 6 rows of one batch; losses on its other 6 rows"
+    assert [batch.size for batch in training_rows(problem, 13).batches] == [13, 13]
+    assert [batch.size for batch in training_rows(problem, 100).batches] == [26]
+
+
+def test_several_batches_are_taken_as_they_are(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    parts = tuple(as_batch(part, "loader") for part in cut(classification, 3))
+    problem = make_problem(perceptron, cut(classification, 3)[0], further=parts[1:])
+    rows = training_rows(problem, 100)
+    assert [batch.size for batch in rows.batches] == [3] * 8
+    assert [batch.size for batch in rows.independent] == [3, 3]
+    assert rows.source == "8 batches; losses on 6 rows of 2 further batches"
+
+
+def test_one_row_is_refused(make_problem: Maker, perceptron: nn.Module, classification: Data) -> None:
+    with pytest.raises(UsageError, match="the batch has one"):
+        training_rows(make_problem(perceptron, cut(classification, 1)[0]))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (Optimizer(), "No steps can be taken with optimizer None"),
+        (Optimizer(name="adagrad"), "'adagrad'"),
+        (Optimizer(name="sgd", nesterov=True), "SGD does not take these settings"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_built_is_refused(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, optimizer: Optimizer, message: str
+) -> None:
+    before = weights(perceptron)
+    with (
+        pytest.raises(UsageError, match=message),
+        training(make_problem(perceptron, classification), optimizer, None),
+    ):
+        pass
+    assert same(weights(perceptron), before)
+
+
+def test_a_state_of_another_model_is_refused(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path
+) -> None:
+    other = nn.Linear(4, 4)
+    optimizer = torch.optim.Adam(other.parameters())
+    other(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    torch.save({"model": other.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    state = open_checkpoint(tmp_path / "c.pt").optimizer
+    assert state is not None
+    with (
+        pytest.raises(MismatchError, match="2 parameters"),
+        training(make_problem(perceptron, classification), Optimizer(name="adam"), state),
+    ):
+        pass
