@@ -5,6 +5,7 @@ import contextlib
 import io
 import os
 import sys
+import textwrap
 from collections.abc import Mapping
 from typing import TextIO
 
@@ -99,10 +100,29 @@ def _write_whole(stream: TextIO, text: str) -> None:
 
 
 def say(text: str) -> None:
-    """One or more lines for the person, on standard error; silently nothing where that is closed."""
+    """One or more lines for the person, on standard error; silently nothing where that is closed.
+
+    A terminal gets them broken between words, a file or a pipe as they are.
+    """
     if sys.stderr is not None and not sys.stderr.closed:
+        if is_terminal(sys.stderr):
+            text = "\n".join(broken(line, width(sys.stderr)) for line in text.split("\n"))
         with contextlib.suppress(InputError):
             write(sys.stderr, text + "\n")
+
+
+def broken(line: str, columns: int) -> str:
+    """A line broken between words, what follows indented below its text; names and paths stay whole."""
+    indent = " " * (len(line) - len(line.lstrip()) + 6)
+    pieces = textwrap.wrap(
+        line,
+        max(columns, 2 * len(indent)),
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+    )
+    return "\n".join(pieces) if len(line) > columns else line
 
 
 def raise_closed_pipe(exit: SystemExit) -> None:

@@ -81,3 +81,32 @@ def test_progress_is_for_a_person(monkeypatch, terminal, options, shown):
             advance(0.5)
     assert ("measuring [bold]\\x1b" in stream.getvalue()) is shown
     assert shown or stream.getvalue() == ""
+
+
+class Terminal(io.StringIO):
+    """A standard error that a person reads."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_lines_broken_between_words(monkeypatch):
+    line = "note: Took 'step-000860.pt', the highest complete step of 3 in 'a/very-long/directory/name'."
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    streams.say(line + "\nshort")
+    assert terminal.getvalue().splitlines() == [
+        "note: Took 'step-000860.pt', the highest",
+        "      complete step of 3 in",
+        "      'a/very-long/directory/name'.",
+        "short",
+    ]
+    monkeypatch.setattr("sys.stderr", pipe := io.StringIO())
+    streams.say(line)
+    assert pipe.getvalue() == line + "\n"
+
+
+@pytest.mark.parametrize("columns", [1, 12, 80])
+def test_breaking_loses_no_word(columns):
+    for line in ("", "x" * 200, "   indented " + "word " * 40, "note: " + "/".join("path" for _ in range(60))):
+        assert streams.broken(line, columns).split() == line.split()
