@@ -83,13 +83,6 @@ def test_progress_is_for_a_person(monkeypatch, terminal, options, shown):
     assert shown or stream.getvalue() == ""
 
 
-class Terminal(io.StringIO):
-    """A standard error that a person reads."""
-
-    def isatty(self):
-        return True
-
-
 def test_a_terminal_gets_lines_broken_between_words(monkeypatch):
     line = "note: Took 'step-000860.pt', the highest complete step of 3 in 'a/very-long/directory/name'."
     monkeypatch.setenv("COLUMNS", "40")
