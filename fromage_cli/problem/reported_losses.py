@@ -43,7 +43,12 @@ class ModelsOwnLoss:
         positional, named, target = inputs_and_targets(model, batch)
         loss = scalar_loss(own_loss(forward(model, batch, positional, named)), "the model")
         count = counted_targets(model, target, batch)
-        return LossTerms(loss * count, count)
+        return LossTerms(loss * count if count > 0.0 else _zero(model), count)
+
+
+def _zero(model: nn.Module) -> Tensor:
+    """Nothing, as a function of the weights: the mean over no targets is not a number, and counts for nothing."""
+    return torch.stack([0.0 * value.flatten()[0] for value in model.parameters() if value.requires_grad]).sum()
 
 
 def counted_targets(model: nn.Module, target: Any, batch: Batch) -> float:
@@ -87,7 +92,7 @@ class FunctionLoss:
     def _sum_and_count(self, value: tuple[Any, ...] | list[Any]) -> LossTerms:
         if len(value) != 2 or not _is_count(value[1]):
             raise MismatchError(
-                f"{self.name} returned {len(value)} values; expected a scalar, or (sum, count) with a count above 0.",
+                f"{self.name} returned {len(value)} values; expected a scalar, or (sum, count), the count 0 or more.",
                 "Return (loss summed over samples, number of samples).",
             )
         return LossTerms(scalar_loss(value[0], self.name), float(value[1]))
@@ -96,4 +101,4 @@ class FunctionLoss:
 def _is_count(value: Any) -> bool:
     if isinstance(value, Tensor):
         value = value.item() if value.numel() == 1 and not value.is_complex() else None
-    return isinstance(value, int | float) and 0 < value < torch.inf
+    return isinstance(value, int | float) and 0 <= value < torch.inf

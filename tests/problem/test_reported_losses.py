@@ -66,6 +66,15 @@ def test_a_models_own_loss_is_weighted_by_its_targets_so_that_chunks_add_up() ->
     assert split == pytest.approx(float(whole.total.detach()) / whole.count, rel=1e-6)
 
 
+def test_a_models_own_loss_of_rows_without_targets_counts_nothing() -> None:
+    model = LanguageModel()
+    batch = as_batch({"x": torch.randint(5, (2, 3)), "y": torch.full((2, 3), -1)}, "here")
+    terms = ModelsOwnLoss()(model, batch)
+    assert (float(terms.total.detach()), terms.count) == (0.0, 0.0)
+    (gradient,) = torch.autograd.grad(terms.total, model.parameters())
+    assert not gradient.any()
+
+
 def test_what_a_models_own_loss_is_the_mean_over() -> None:
     labels = torch.tensor([[1, 2, -100], [-100, -100, 3]])
     batch = as_batch((labels, labels), "here")
@@ -119,8 +128,8 @@ def test_a_functions_sum_and_count_are_taken_as_they_are(count: Any) -> None:
         (lambda model, x: 1.0, "is a float"),
         (lambda model, x: model(x), r"has shape \[5, 1\]"),
         (lambda model, x: model(x).sum().detach(), "has no gradient"),
-        (lambda model, x: (model(x).sum(), 0), "count above 0"),
-        (lambda model, x: (model(x).sum(), torch.ones(2)), "count above 0"),
+        (lambda model, x: (model(x).sum(), -1), "the count 0 or more"),
+        (lambda model, x: (model(x).sum(), torch.ones(2)), "the count 0 or more"),
         (lambda model, x: (model(x).sum(), 1, 2), "returned 3 values"),
         (lambda model, x: x[100], r"IndexError while computing the loss f \(.*test_reported_losses.py:\d+\)"),
     ],
