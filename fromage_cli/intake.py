@@ -102,11 +102,14 @@ class Intake:
         }
 
 
-def open_problem(ckpt: str | None, model: ModelOptions, batch: BatchOptions, run: RunOptions) -> Intake:
+def open_problem(
+    ckpt: str | None, model: ModelOptions, batch: BatchOptions, run: RunOptions, *, spare: int = 0
+) -> Intake:
     """The problem that a checkpoint, a model, a batch and a loss make together, ready to be evaluated.
 
-    What is not given on the command line is looked for beside the checkpoint, as data. Raises every class of
-    FromageError except ResourceError, each with what came, what was expected and what to do.
+    What is not given on the command line is looked for beside the checkpoint, as data. Where batches come from an
+    iterator, up to `spare` more of them are kept for training steps. Raises every class of FromageError except
+    ResourceError, each with what came, what was expected and what to do.
     """
     from fromage_cli.problem.budget import Budget
 
@@ -140,7 +143,9 @@ def open_problem(ckpt: str | None, model: ModelOptions, batch: BatchOptions, run
     refuse_unsupported(network)
     notes += load_weights(network, checkpoint, dtype) if checkpoint is not None else (OWN_WEIGHTS,)
     network.to(device=device, dtype=dtype)
-    data, *further = [found.to(device, dtype) for found in _load_batches(batch, declared, model.trust, run.seed)]
+    loaded = _load_batches(batch, declared, model.trust, run.seed, spare)
+    data, *further = [found.to(device, dtype) for found in loaded[: batch.batches]]
+    rest = loaded[batch.batches :]
     mode = cast("Mode", declared.mode if batch.mode == "auto" and declared.mode else batch.mode)
     given = batch.loss != "auto" or declared.loss is None
     spec = batch.loss if given else cast(str, declared.loss)
@@ -152,8 +157,8 @@ def open_problem(ckpt: str | None, model: ModelOptions, batch: BatchOptions, run
         seed=run.seed,
         allow_code=given or model.trust,
     )
-    for other in further:  # labels and shapes of every batch are checked
-        resolve_loss(spec, network, other, mode=mode, seed=run.seed, allow_code=given or model.trust)
+    for other in (*further, *rest):  # labels and shapes of every batch are checked
+        resolve_loss(spec, network, other.to(device, dtype), mode=mode, seed=run.seed, allow_code=given or model.trust)
     problem = Problem(
         network,
         loss,
@@ -161,6 +166,7 @@ def open_problem(ckpt: str | None, model: ModelOptions, batch: BatchOptions, run
         mode=mode,
         seed=run.seed,
         further=tuple(further),
+        spare=tuple(rest),
         micro_batch=batch.micro_batch,
         autocast=run.autocast,
         budget=budget,
@@ -217,7 +223,7 @@ def _require_something(ckpt: str | None, model: ModelOptions) -> None:
         )
 
 
-def _load_batches(options: BatchOptions, declared: Declared, trust: bool, seed: int) -> list[Batch]:
+def _load_batches(options: BatchOptions, declared: Declared, trust: bool, seed: int, spare: int) -> list[Batch]:
     from fromage_cli.problem.batches import load_batches
 
     spec = options.batch or declared.batch
@@ -230,6 +236,7 @@ def _load_batches(options: BatchOptions, declared: Declared, trust: bool, seed: 
     return load_batches(
         _short(spec),
         count=options.batches,
+        spare=spare,
         sequence_length=options.seq_len,
         sequences=options.sequences,
         seed=seed,

@@ -90,6 +90,7 @@ def load_batches(
     spec: str,
     *,
     count: int = 1,
+    spare: int = 0,
     sequence_length: int | None = None,
     sequences: int | None = None,
     seed: int = 0,
@@ -97,7 +98,8 @@ def load_batches(
 ) -> list[Batch]:
     """Read batches from a file of named tensors, from a file of tokens, or from the user's function.
 
-    More than one come from an iterator, or from as many draws of tokens.
+    More than one come from an iterator, or from as many draws of tokens: `count`, and behind them up to `spare` more
+    where there are more.
 
     Raises InputError (missing, truncated, empty or unsupported), UsageError (unknown form, missing length), UnsafeError
     (pickled objects, code that may not run), MismatchError (the function failed, first dimensions disagree) and
@@ -108,12 +110,13 @@ def load_batches(
     if reader is None and path.suffix.lower() != TOKENS:
         if parse_specification(spec) is None:
             _refuse_form(spec, path)
-        return [as_batch(data, spec) for data in _call_function(spec, seed, allow_code, count)]
+        return [as_batch(data, spec) for data in _call_function(spec, seed, allow_code, count, spare)]
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "does not exist"
         raise InputError(f"--batch {spec!r} {what} (working directory {Path.cwd()}).", f"Give {FORMS}.")
     if reader is None:
-        return [as_batch(read_tokens(path, sequence_length, sequences, seed + draw), spec) for draw in range(count)]
+        draws = range(count + spare)
+        return [as_batch(read_tokens(path, sequence_length, sequences, seed + draw), spec) for draw in draws]
     _refuse_several(count, spec, "a file of one batch")
     return [as_batch(reader(path), spec)]
 
@@ -193,7 +196,7 @@ def _check_tensor(name: str, tensor: Tensor, source: str) -> None:
             )
 
 
-def _call_function(spec: str, seed: int, allow_code: bool, count: int) -> list[Any]:
+def _call_function(spec: str, seed: int, allow_code: bool, count: int, spare: int) -> list[Any]:
     """What the user's function returns, or the first batches of the iterator or DataLoader that it returns."""
     with seeded(seed):
         named = load_named(spec, "--batch", allow_code=allow_code)
@@ -212,11 +215,11 @@ def _call_function(spec: str, seed: int, allow_code: bool, count: int) -> list[A
                 f"Return tensors in dicts, tuples or lists, or an iterator of such.{wrap}",
             )
         with named_code(f"taking the first batch of {spec}"):
-            return _first(named, spec, count)
+            return _first(named, spec, count, spare)
 
 
-def _first(batches: Any, spec: str, count: int) -> list[Any]:
-    taken = list(islice(iter(batches), count))
+def _first(batches: Any, spec: str, count: int, spare: int) -> list[Any]:
+    taken = list(islice(iter(batches), count + spare))
     if not taken:
         raise InputError(f"--batch {spec} gave an iterator without any batch.", "Check that its data set is not empty.")
     if len(taken) < count:

@@ -51,6 +51,8 @@ class Problem:
     seed: int = 0
     further: tuple[Batch, ...] = ()
     """Batches beside the first: the loss is that of all rows, each batch evaluated on its own."""
+    spare: tuple[Batch, ...] = ()
+    """More of the same kind, which only training steps use; they may lie on another device until then."""
     micro_batch: int | None = None
     """Rows per chunk; None evaluates the whole batch at once."""
     saved: Callable[[TrainableTensor], Tensor] | None = None

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.errors import InputError, MismatchError, NumericalError, UnsafeError, UsageError
-from fromage_cli.problem.batches import as_batch, describe_shapes, load_batch, named_tensors
+from fromage_cli.problem.batches import as_batch, describe_shapes, load_batch, load_batches, named_tensors
 
 
 class Pair(NamedTuple):
@@ -166,3 +166,19 @@ def test_a_file_that_cannot_be_read_is_refused(
     (tmp_path / "table.csv").touch()
     with pytest.raises(error, match=words):
         load_batch(spec)
+
+
+@pytest.mark.parametrize(("count", "spare", "found"), [(1, 0, 1), (1, 2, 3), (2, 9, 4), (4, 1, 4)])
+def test_spare_batches_are_as_many_as_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, spare: int, found: int
+) -> None:
+    (tmp_path / "data.py").write_text(
+        "import torch\ndef several():\n    for _ in range(4):\n        yield torch.ones(2)\n"
+        "def one():\n    return torch.ones(2)\n"
+    )
+    np.arange(100, dtype=np.uint16).tofile(tmp_path / "tokens.bin")
+    monkeypatch.chdir(tmp_path)
+    assert len(load_batches("data.py:several", count=count, spare=spare)) == found
+    assert len(load_batches("data.py:one", spare=spare)) == 1
+    drawn = load_batches("tokens.bin", count=count, spare=spare, sequence_length=4, sequences=2)
+    assert len(drawn) == count + spare

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
     from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 
+TRAINING_BATCHES = 15
+"""Taken from an iterator beside the diagnostic batch, for short runs: a fifth of them for the losses."""
 UNRELIABLE = 10
 """Exit code of a value that is printed but not reliable."""
 Asked = Literal["recommended", "limit"]
@@ -61,7 +63,8 @@ def command(
     """Which learning rate is safe, by Lemma 2 and by measurement, for my optimizer?"""
     optimizer.check()
     _check_value(value, output)
-    intake = open_problem(ckpt, model, batch, run)
+    trains = verify is not None or (probe != "none" and value != "limit")
+    intake = open_problem(ckpt, model, batch, run, spare=TRAINING_BATCHES if trains else 0)
 
     from fromage_cli.diagnostics.suggest_lr.course import Wish
     from fromage_cli.diagnostics.suggest_lr.findings import judge
@@ -173,7 +176,8 @@ def _estimate(intake: Intake, rule: "Optimizer", probe: str, sharpness: bool, ve
     steps = (0 if probe == "none" or rule.name is None else 100) + 3 * verify
     if steps:
         rows = training_rows(problem)
-        gradients += steps * rows.batches[0].size / problem.rows + 5.0
+        gradients += (steps * rows.batches[0].size + 3.0 * sum(part.size for part in rows.independent)) / problem.rows
+        gradients += 5.0
     products = 1.0 + (20.0 if sharpness else 0.0)
     estimate = Estimate(
         gradients=gradients + cost.equivalent(products),

@@ -69,16 +69,16 @@ class TrainingRows:
 def training_rows(problem: Problem, size: int | None = None) -> TrainingRows:
     """The problem's rows as minibatches, the last fifth kept apart.
 
-    Several batches are taken as they are; a single one is cut into chunks of `size` rows, by default
-    `DEFAULT_ROWS` or as many as leave four. Raises UsageError below two rows.
+    Several batches are taken as they are, spare ones with them; a single one is cut into chunks of `size` rows, by
+    default `DEFAULT_ROWS` or as many as leave four. Raises UsageError below two rows.
     """
-    if problem.further:
-        kept = max(1, len(problem.batches) // 5)
-        batches, independent = problem.batches[:-kept], problem.batches[-kept:]
+    several = (*problem.batches, *problem.spare)
+    if len(several) > 1:
+        kept = max(1, len(several) // 5)
+        batches, independent = several[:-kept], several[-kept:]
         rows = sum(batch.size for batch in independent)
-        return TrainingRows(
-            batches, independent, f"{len(batches)} batches; losses on {rows} rows of {kept} further batches"
-        )
+        others = f"{kept} further batches" if kept > 1 else "another"
+        return TrainingRows(batches, independent, f"{len(batches)} batches; losses on {rows} rows of {others}")
     return _chunks(problem.batch, size)
 
 
@@ -154,7 +154,7 @@ class Training:
 
     def step(self, batch: Batch) -> float:
         """One step on a minibatch, and the loss before it; step k of every run draws the same dropout masks."""
-        part = self.problem.on(batch)
+        part = self.problem.on(self._placed(batch))
         part.seed = self.problem.seed + self.taken
         gradients: dict[str, Tensor] = {}
         loss = part.visit_gradient(lambda tensor, gradient: gradients.__setitem__(tensor.name, gradient))
@@ -171,9 +171,13 @@ class Training:
             self.problem.drop_gradients()
         return loss
 
+    def _placed(self, batch: Batch) -> Batch:
+        """A batch where the weights are, in their precision."""
+        return batch.to(self.problem.device, self.problem.dtype)
+
     def loss(self, batches: Sequence[Batch]) -> float:
         """The loss of other rows at the weights reached."""
-        part = self.problem.on(*batches)
+        part = self.problem.on(*map(self._placed, batches))
         loss = part.value()
         self.problem.evaluations.forwards += part.rows / self.problem.rows
         return loss

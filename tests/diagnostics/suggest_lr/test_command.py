@@ -152,6 +152,15 @@ def test_several_batches_and_training_batches_are_understood(run: Run, home: Pat
     assert (result["optimizer"]["train_batch_size"], result["noise_rows"]) == (5, 10)
 
 
+def test_an_iterator_gives_the_short_runs_batches_of_their_own(run: Run, home: Path) -> None:
+    code, out, err = run("--model", "network.py:build", "--batch", "network.py:batches", "--optimizer", "sgd", "--json")
+    answer = json.loads(out)
+    assert code == 0 and "probe: 13 batches; losses on 60 rows of 3 further batches." in err
+    assert answer["problem"]["batch_size"] == 20
+    (cost,) = [each["gradient_evaluations"] for each in answer["result"]["estimates"] if "probe" in each["name"]]
+    assert cost <= 100 + 20
+
+
 def test_the_cost_is_told_beforehand(run: Run, home: Path) -> None:
     plain, more = (
         json.loads(run(*GIVEN[:4], "--optimizer", "sgd", "--estimate", "--json", *extra)[1])["result"]["estimate"]

@@ -318,6 +318,23 @@ def test_several_batches_are_taken_as_they_are(
     assert rows.source == "8 batches; losses on 6 rows of 2 further batches"
 
 
+def test_spare_batches_are_trained_on_wherever_they_lie(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    parts = tuple(as_batch(part, "loader") for part in cut(classification, 3))
+    problem = make_problem(perceptron, cut(classification, 3)[0])
+    problem.spare = tuple(part.to("cpu", torch.float16) for part in parts[1:3])
+    rows = training_rows(problem)
+    assert rows.batches == (problem.batch, problem.spare[0]) and rows.independent == (problem.spare[1],)
+    assert rows.source == "2 batches; losses on 3 rows of another"
+    assert problem.rows == 3
+    before = problem.on(parts[1]).value()
+    with training(problem, Optimizer("sgd", 0.1), None) as run:
+        run.start(0.1)
+        assert run.step(rows.batches[1]) == pytest.approx(before, rel=1e-2)
+        assert math.isfinite(run.loss(rows.independent))
+
+
 def test_one_row_is_refused(make_problem: Maker, perceptron: nn.Module, classification: Data) -> None:
     with pytest.raises(UsageError, match="the batch has one"):
         training_rows(make_problem(perceptron, cut(classification, 1)[0]))
