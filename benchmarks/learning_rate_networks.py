@@ -1,8 +1,8 @@
-"""The networks of the learning-rate study: what is trained on which rows, and which half each belongs to."""
+"""The networks of the learning-rate study: what is trained on which rows, and which part each belongs to."""
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -106,8 +106,8 @@ class Task:
     loss_scale: float = 1.0
     squared: bool = False
     """Squared error against one-hot targets in place of cross-entropy."""
-    half: str = ""
-    """`calibration` or `held-out`."""
+    part: str = ""
+    """`calibration`, `held-out` or `unseen`."""
 
     def model(self, seed: int) -> nn.Module:
         """The network at its initialisation."""
@@ -221,20 +221,56 @@ def _unusual() -> list[Task]:
         Task("batch-8", partial(mlp, 4, 64), batch_size=8),
         Task("batch-256-mnist", partial(pooled, 4, 64), "mnist", batch_size=256),
     ]
-    return [Task(**{**task.__dict__, "unusual": True}) for task in tasks]
+    return [replace(task, unusual=True) for task in tasks]
+
+
+def _unseen() -> list[Task]:
+    """Networks that were added when every choice had been made."""
+    mlp, gpt = perceptron, _gpt
+    pooled = partial(perceptron, inputs=196)
+    usual = [
+        Task("mlp-5-wider", partial(mlp, 5, 96)),
+        Task("mlp-10-mnist", partial(pooled, 10, 64), "mnist"),
+        Task("tanh-6-mnist", partial(pooled, 6, 64, activation="tanh"), "mnist"),
+        Task("gelu-3", partial(mlp, 3, 80, activation="gelu")),
+        Task("resmlp-6-mnist", partial(pooled, 6, 64, residual=True), "mnist"),
+        Task("layernorm-3", partial(mlp, 3, 48, norm=nn.LayerNorm)),
+        Task("batchnorm-3-mnist", partial(pooled, 3, 64, norm=nn.BatchNorm1d), "mnist"),
+        Task("convnet-2-mnist", partial(models.convnet, 2, 8), "mnist-images"),
+        Task("plain-cnn-2", partial(PlainConvolutions, [1, 16, 16], 10), "images"),
+        Task("gpt-1", partial(gpt, depth=1), "text", batch_size=16),
+        Task("gru-narrow", partial(Recurrent, 61, 24), "text", batch_size=16),
+        Task("squared-2-mnist", partial(pooled, 2, 64), "mnist", squared=True),
+    ]
+    unusual = [
+        Task("inputs-x5", partial(mlp, 4, 64), input_scale=5.0),
+        Task("inputs-x.03-mnist", partial(pooled, 3, 64), "mnist", input_scale=0.03),
+        Task("init-x4-mnist", partial(scaled, partial(pooled, 3, 64), 4.0), "mnist"),
+        Task("init-x.4", partial(scaled, partial(mlp, 3, 64), 0.4)),
+        Task("first-x5-mnist", partial(scaled, partial(pooled, 4, 64), 5.0, "layers.0"), "mnist"),
+        Task("wide-768", partial(mlp, 2, 768)),
+        Task("narrow-8-mnist", partial(pooled, 3, 8), "mnist"),
+        Task("loss-x10-mnist", partial(pooled, 3, 64), "mnist", loss_scale=10.0),
+        Task("batch-16-mnist", partial(pooled, 4, 64), "mnist", batch_size=16),
+        Task("deep-20-residual-mnist", partial(pooled, 20, 32, residual=True), "mnist"),
+        Task("batchnorm-inputs-x20", partial(mlp, 4, 64, norm=nn.BatchNorm1d), input_scale=20.0),
+        Task("gpt-init-x.3", partial(scaled, gpt, 0.3), "text", batch_size=16),
+    ]
+    tasks = [*usual, *(replace(task, unusual=True) for task in unusual)]
+    return [replace(task, part="unseen") for task in tasks]
 
 
 def all_tasks(folder: Path | None) -> list[Task]:
     """Every task, the halves taking turns in the order above; those on MNIST only where `folder` holds it."""
     usual, unusual = _usual(), _unusual()
     halved = [
-        Task(**{**task.__dict__, "half": ("calibration", "held-out")[place % 4 in (1, 2)]})
+        replace(task, part=("calibration", "held-out")[place % 4 in (1, 2)])
         for tasks in (usual, unusual)
         for place, task in enumerate(tasks)
     ]
     available = folder is not None and (folder / "mnist.npz").exists()
     mixed = sorted(halved, key=lambda task: _turn(task, usual, unusual))
-    return [task for task in mixed if available or not task.data.startswith("mnist")]
+    return [task for task in [*mixed, *_unseen()] if available or not task.data.startswith("mnist")]
 
 
 def _turn(task: Task, usual: list[Task], unusual: list[Task]) -> float:

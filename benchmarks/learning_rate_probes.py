@@ -81,8 +81,10 @@ def short_runs(
         found = measure_rate(problem, optimizer, state, fresh=problem if step is None else None)
     except FromageError as error:
         return {"error": error.message}
-    kept = ("centre", "gain", "bracketed", "rates", "losses", "start_loss", "gradient_evaluations")
-    return {name: getattr(found, name) for name in kept}
+    taken = problem.evaluations
+    beside = taken.gradients - found.gradient_evaluations / MINIBATCHES + taken.forwards / 3.0
+    kept = ("centre", "spread", "gain", "bracketed", "rates", "losses", "start_loss", "gradient_evaluations")
+    return {name: getattr(found, name) for name in kept} | {"full_batch_gradients": round(beside, 3)}
 
 
 def local_estimates(task: Task, optimizer_name: str, step: int, results: Path, data: Path | None) -> dict[str, object]:
@@ -94,4 +96,8 @@ def local_estimates(task: Task, optimizer_name: str, step: int, results: Path, d
         found = measure(problem, problem.receiving, optimizer, state, wish=Wish(sharpness=True))
     except FromageError as error:
         return {"error": error.message}
-    return {"estimates": {estimate.name: estimate.learning_rate for estimate in found.result.estimates}}
+    estimates = found.result.estimates
+    return {
+        "estimates": {estimate.name: estimate.learning_rate for estimate in estimates},
+        "costs": {estimate.name: round(estimate.gradient_evaluations, 2) for estimate in estimates},
+    }

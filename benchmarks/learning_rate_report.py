@@ -1,4 +1,4 @@
-"""What the learning-rate study says: best rates, the constants fitted to one half of the networks, and every error."""
+"""Best rates, the constants fitted to one half of the networks, and the error of every estimate."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -7,25 +7,17 @@ from pathlib import Path
 
 import numpy as np
 from learning_rate_networks import Task
-from learning_rate_training import CHECKPOINT_STEPS, START, Results
+from learning_rate_training import START, Results
 
-from fromage_cli.theory.rate_calibration import LEAST_GAIN
+from fromage_cli.theory.rate_calibration import LEAST_GAIN, MOST_SPREAD
 
 LEARNED = 0.9
 """A network counts as trainable where its best final loss is below this part of the initial one."""
 BESIDE = 2
 """Octaves on each side of the best one that the parabola is fitted to."""
 RIDGE = 0.5
-LOCAL = (
-    "lemma2-count",
-    "lemma2-path",
-    "lemma2-effective",
-    "measured",
-    "measured-sum",
-    "critical",
-    "critical-independent",
-    "sharpness",
-)
+THRICE = math.log2(3.0)
+PARTS = ("calibration", "held-out", "unseen")
 Key = tuple[str, str]
 """Task and optimizer."""
 
@@ -41,6 +33,16 @@ class Best:
     octaves: tuple[int, ...]
     logarithms: tuple[float, ...]
     """Of the mean final loss at each."""
+
+    @property
+    def variance(self) -> float:
+        """Of the rate itself, as three other seeds would give another; octaves squared."""
+        return float(np.var(self.by_seed, ddof=1)) / len(self.by_seed)
+
+    def excess(self, octave: float) -> float:
+        """The final loss at a rate over the least, by interpolation; beyond the grid that of its end."""
+        capped = np.minimum(self.logarithms, min(self.logarithms) + 5.0)
+        return math.exp(float(np.interp(octave, self.octaves, capped)) - min(self.logarithms))
 
 
 def vertex(octaves: Sequence[int], logarithms: Sequence[float]) -> float:
@@ -91,7 +93,7 @@ class Sample:
 
     task: Task
     optimizer: str
-    best: float
+    best: Best
     octave: float
     reliable: bool = True
 
@@ -112,7 +114,7 @@ def fit(samples: Sequence[Sample]) -> Fit:
     """Least squares with a little ridge on the exponent."""
     names = list(START)
     rows = [[float(s.optimizer == name) for name in names] + [s.octave] for s in samples]
-    matrix, best = np.array(rows), np.array([s.best for s in samples])
+    matrix, best = np.array(rows), np.array([s.best.octave for s in samples])
     ridge = np.diag([1e-6] * len(names) + [RIDGE])
     *offsets, exponent = np.linalg.solve(matrix.T @ matrix + ridge, matrix.T @ best)
     return Fit(dict(zip(names, map(float, offsets), strict=True)), float(exponent))
@@ -120,16 +122,7 @@ def fit(samples: Sequence[Sample]) -> Fit:
 
 def errors(samples: Iterable[Sample], predict: Callable[[Sample], float]) -> list[float]:
     """Octaves above the best rate."""
-    return [predict(sample) - sample.best for sample in samples]
-
-
-def summary(values: Sequence[float]) -> str:
-    """Count, mean and largest size, mean, how many are beyond a factor of 3."""
-    if not values:
-        return "0 | – | – | – | –"
-    sizes = [abs(value) for value in values]
-    beyond = sum(size > math.log2(3.0) for size in sizes)
-    return f"{len(values)} | {np.mean(sizes):.2f} | {np.mean(values):+.2f} | {max(sizes):.1f} | {beyond}"
+    return [predict(sample) - sample.best.octave for sample in samples]
 
 
 class Study:
@@ -140,121 +133,39 @@ class Study:
         self.best = best_rates(Results(folder / "grid.jsonl", ("task", "optimizer", "octave", "seed")))
         self.runs = Results(folder / "short-runs.jsonl", ("task", "optimizer", "step")).found
         self.local = Results(folder / "estimates.jsonl", ("task", "optimizer", "step")).found
+        self.finder = Results(folder / "finder.jsonl", ("task", "optimizer", "step")).found
 
-    def half(self, name: str) -> dict[Key, Best]:
-        """The best rates of one half of the networks."""
-        return {key: best for key, best in self.best.items() if self.tasks[key[0]].half == name}
+    def typical(self) -> list[Sample]:
+        """Every best rate beside nothing."""
+        return [Sample(self.tasks[task], name, best, 0.0) for (task, name), best in self.best.items()]
 
     def probes(self, step: int) -> list[Sample]:
         """The centres of the short runs at a step; -1 from a new initialisation."""
         found = []
         for (task, optimizer), best in self.best.items():
             entry = self.runs.get((task, optimizer, step), {})
-            if entry.get("centre") is None:
-                continue
-            octave = math.log2(entry["centre"] / START[optimizer])
-            reliable = bool(entry["bracketed"]) and entry["gain"] is not None and entry["gain"] >= LEAST_GAIN
-            found.append(Sample(self.tasks[task], optimizer, best.octave, octave, reliable))
+            if entry.get("centre") is not None:
+                octave = math.log2(entry["centre"] / START[optimizer])
+                found.append(Sample(self.tasks[task], optimizer, best, octave, reliable(entry)))
         return found
 
     def estimates(self, name: str, step: int) -> list[Sample]:
-        """One estimate without training at a step."""
+        """One estimate without training, or of the range test, at a step."""
         found = []
+        source = self.finder if name.startswith("finder") else self.local
         for (task, optimizer), best in self.best.items():
-            rate = self.local.get((task, optimizer, step), {}).get("estimates", {}).get(name)
+            rate = source.get((task, optimizer, step), {}).get("estimates", {}).get(name)
             if rate:
-                octave = math.log2(rate / START[optimizer])
-                found.append(Sample(self.tasks[task], optimizer, best.octave, octave))
+                found.append(Sample(self.tasks[task], optimizer, best, math.log2(rate / START[optimizer])))
         return found
 
 
-def halves(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Those of the calibration half, and those held out."""
-    return (
-        [sample for sample in samples if sample.task.half == "calibration"],
-        [sample for sample in samples if sample.task.half == "held-out"],
-    )
+def reliable(entry: dict) -> bool:
+    """Whether the program calls short runs with these losses reliable."""
+    gain = entry["gain"]
+    return bool(entry["bracketed"]) and gain is not None and gain >= LEAST_GAIN and entry["spread"] <= MOST_SPREAD
 
 
-def report(study: Study) -> None:
-    """Prints the tables."""
-    _best_rates(study)
-    typical = _typical(study)
-    _probe(study, "probe-init", (-1,), typical)
-    _probe(study, "probe", tuple(step for step in CHECKPOINT_STEPS if step), typical)
-    _local(study)
-
-
-def _best_rates(study: Study) -> None:
-    print(
-        "\n## Best rates\n\n| optimizer | networks | geometric mean | standard deviation, octaves | one seed | half |"
-    )
-    print("|---|---|---|---|---|---|")
-    for name in START:
-        found = [best for (_, optimizer), best in study.best.items() if optimizer == name]
-        if not found:
-            continue
-        octaves = [best.octave for best in found]
-        seeds = [abs(best.by_seed[0] - sum(best.by_seed[1:]) / 2) for best in found]
-        half = [best.half - best.octave for best in found]
-        mean = START[name] * 2 ** float(np.mean(octaves))
-        noise = f"{np.std(octaves):.2f} | {np.mean(seeds):.2f} | {np.mean(half):+.2f}"
-        print(f"| {name} | {len(found)} | {mean:.3g} | {noise} |")
-
-
-def _typical(study: Study) -> dict[str, float]:
-    known = study.half("calibration")
-    typical = {
-        name: float(np.mean([best.octave for (_, optimizer), best in known.items() if optimizer == name]))
-        for name in sorted({optimizer for _, optimizer in known})
-    }
-    print("\n## Typical rates\n")
-    print({name: float(f"{START[name] * 2**octave:.3g}") for name, octave in typical.items()})
-    samples = [Sample(study.tasks[task], name, best.octave, 0.0) for (task, name), best in study.best.items()]
-    _table("typical", samples, lambda sample: typical[sample.optimizer])
-    return typical
-
-
-def _probe(study: Study, name: str, steps: tuple[int, ...], typical: dict[str, float]) -> None:
-    samples = [sample for step in steps for sample in study.probes(step)]
-    if not samples:
-        return
-    fitted = fit([sample for sample in halves(samples)[0] if sample.reliable])
-    absolute = {key: off + (1.0 - fitted.exponent) * math.log2(START[key]) for key, off in fitted.offsets.items()}
-    print(f"\n## {name}\n\nexponent {fitted.exponent:.2f}, offsets", end=" ")
-    print({key: round(offset, 2) for key, offset in absolute.items()})
-    kept = [sample for sample in samples if sample.reliable]
-    rejected = [sample for sample in samples if not sample.reliable]
-    print(f"reliable: {len(kept)} of {len(samples)}")
-    _table(f"{name}, reliable", kept, fitted.octave)
-    _table(f"{name}, not reliable", rejected, fitted.octave)
-    _table("typical where the probe is reliable", kept, lambda sample: typical[sample.optimizer])
-    _table("typical where it is not", rejected, lambda sample: typical[sample.optimizer])
-    for step in steps if len(steps) > 1 else ():
-        at = study.probes(step)
-        _table(f"{name} at step {step}, reliable", [s for s in at if s.reliable], fitted.octave)
-    for words, half in zip(("calibration", "held-out"), halves(kept), strict=True):
-        sizes = np.abs(errors(half, fitted.octave))
-        print(f"nine of ten {words} errors are below {np.quantile(sizes, 0.9) if half else math.nan:.2f} octaves")
-    for optimizer in START:
-        chosen = [sample for sample in halves(kept)[1] if sample.optimizer == optimizer]
-        print(f"| {optimizer}, held out | {summary(errors(chosen, fitted.octave))} |")
-
-
-def _local(study: Study) -> None:
-    print("\n## Without training\n")
-    for step in CHECKPOINT_STEPS:
-        for name in LOCAL:
-            samples = study.estimates(name, step)
-            if not samples:
-                continue
-            known, apart = halves(samples)
-            plain, fitted = errors(apart, lambda sample: sample.octave), errors(apart, fit(known).octave)
-            print(f"| {step} | {name} | {summary(plain)} | {np.mean(np.abs(fitted or [math.nan])):.2f} |")
-
-
-def _table(name: str, samples: Sequence[Sample], predict: Callable[[Sample], float]) -> None:
-    calibration, apart = halves(samples)
-    unusual = [sample for sample in apart if sample.task.unusual]
-    for words, chosen in (("calibration", calibration), ("held out", apart), ("held out, unusual scale", unusual)):
-        print(f"| {name} | {words} | {summary(errors(chosen, predict))} |")
+def of_part(samples: Iterable[Sample], part: str) -> list[Sample]:
+    """Those of the calibration half, those held out, or those that no choice has seen."""
+    return [sample for sample in samples if sample.task.part == part]

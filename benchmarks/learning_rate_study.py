@@ -13,13 +13,18 @@ cores: 65 minutes of one of them for the grid, the rest for the probes and the e
 
 import argparse
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from learning_rate_finder import range_test
 from learning_rate_networks import Task, all_tasks
-from learning_rate_probes import local_estimates, short_runs
-from learning_rate_report import Study, report
+from learning_rate_probes import FRESH_SEED, local_estimates, short_runs
+from learning_rate_report import Study
+from learning_rate_tables import report
 from learning_rate_training import CHECKPOINT_STEPS, START, Results, Search, untuned_run
+
+Work = Callable[[Task, str, int], dict[str, object]]
 
 
 def checkpoints(tasks: list[Task], given: argparse.Namespace) -> None:
@@ -40,27 +45,40 @@ def grid(tasks: list[Task], given: argparse.Namespace) -> None:
             print(f"{task.name}\t{optimizer}\t{START[optimizer] * 2.0**best:.4g}\t{seconds:.0f} s", flush=True)
 
 
-def probes(tasks: list[Task], given: argparse.Namespace) -> None:
-    """Short runs from new initialisations (step -1) and from every checkpoint."""
-    results = Results(given.results / "short-runs.jsonl", ("task", "optimizer", "step"))
-    for step in (None, *given.steps[1:]):
-        for task in tasks:
+def each(name: str, tasks: list[Task], given: argparse.Namespace, steps: Sequence[int], work: Work) -> None:
+    """What is measured of every network at every step, kept in one file; step -1 is a new initialisation.
+
+    Networks that no choice has seen test the recommendation from new weights; at trained ones they are left out.
+    """
+    results = Results(given.results / f"{name}.jsonl", ("task", "optimizer", "step"))
+    for step in steps:
+        for task in tasks if step < 0 else [task for task in tasks if task.part != "unseen"]:
             for optimizer in given.optimizers:
-                key = (task.name, optimizer, -1 if step is None else step)
-                if key not in results.found:
-                    found = short_runs(task, optimizer, step, given.results, given.data)
-                    results.add({"task": task.name, "optimizer": optimizer, "step": key[2]} | found)
+                if (task.name, optimizer, step) not in results.found:
+                    results.add({"task": task.name, "optimizer": optimizer, "step": step} | work(task, optimizer, step))
+
+
+def probes(tasks: list[Task], given: argparse.Namespace) -> None:
+    """Short runs from new initialisations and from every checkpoint of the untuned runs."""
+
+    def work(task: Task, optimizer: str, step: int) -> dict[str, object]:
+        return short_runs(task, optimizer, None if step < 0 else step, given.results, given.data)
+
+    each("short-runs", tasks, given, [-1, *given.steps[1:]], work)
+
+
+def finder(tasks: list[Task], given: argparse.Namespace) -> None:
+    """The range test from the initialisations that short runs start from, too."""
+    each("finder", tasks, given, [-1], lambda task, optimizer, _: range_test(task, optimizer, FRESH_SEED, given.data))
 
 
 def estimates(tasks: list[Task], given: argparse.Namespace) -> None:
     """Estimates without training at every checkpoint."""
-    results = Results(given.results / "estimates.jsonl", ("task", "optimizer", "step"))
-    for step in given.steps:
-        for task in tasks:
-            for optimizer in given.optimizers:
-                if (task.name, optimizer, step) not in results.found:
-                    found = local_estimates(task, optimizer, step, given.results, given.data)
-                    results.add({"task": task.name, "optimizer": optimizer, "step": step} | found)
+
+    def work(task: Task, optimizer: str, step: int) -> dict[str, object]:
+        return local_estimates(task, optimizer, step, given.results, given.data)
+
+    each("estimates", tasks, given, given.steps, work)
 
 
 def tables(tasks: list[Task], given: argparse.Namespace) -> None:
@@ -69,7 +87,14 @@ def tables(tasks: list[Task], given: argparse.Namespace) -> None:
 
 
 QUICK = ("mlp-2", "mlp-3", "inputs-x10", "init-x3")
-STAGES = {"checkpoints": checkpoints, "grid": grid, "probes": probes, "estimates": estimates, "report": tables}
+STAGES = {
+    "checkpoints": checkpoints,
+    "grid": grid,
+    "probes": probes,
+    "finder": finder,
+    "estimates": estimates,
+    "report": tables,
+}
 
 
 def main() -> None:

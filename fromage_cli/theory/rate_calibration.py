@@ -6,6 +6,7 @@ Source: docs/learning-rate-study.md. log2 rate = offset + exponent * log2 r, wit
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
 
 SOFTNESS = 0.2
 """Differences of the logarithm of a loss that are small: a rate of e^-0.2 times the weight per such difference."""
@@ -39,14 +40,17 @@ class Calibration:
         return math.exp2(self.trained_offset + TRAINED_EXPONENT * math.log2(centre))
 
 
-FROMAGE = Calibration(typical=0.025, offset=-1.36, trained_offset=-3.52)
-SGD = Calibration(typical=0.24, offset=0.25, trained_offset=-1.05)
-MOMENTUM = Calibration(typical=0.062, offset=-0.30, trained_offset=-2.64)
-ADAMW = Calibration(typical=0.0054, offset=-1.67, trained_offset=-4.72)
-INTERVAL = 1.1
-"""Octaves below and above the rate within which nine of ten best rates of the networks held out lie."""
-LEAST_GAIN = 0.15
+FROMAGE = Calibration(typical=0.025, offset=-1.39, trained_offset=-3.52)
+SGD = Calibration(typical=0.24, offset=0.32, trained_offset=-1.05)
+MOMENTUM = Calibration(typical=0.062, offset=-0.19, trained_offset=-2.64)
+ADAMW = Calibration(typical=0.0054, offset=-1.54, trained_offset=-4.72)
+INTERVAL = 1.0
+"""Octaves below and above the rate within which nine of ten best rates lie: of networks that were left out in turn when
+the constants were fitted."""
+LEAST_GAIN = 0.3
 """Part of the loss that the best short run must take away."""
+MOST_SPREAD = 2.0
+"""Octaves that the least losses may spread around their centre; two runs are as far apart."""
 
 
 def calibration(name: str | None, momentum: float = 0.0) -> Calibration | None:
@@ -69,22 +73,36 @@ def calibration(name: str | None, momentum: float = 0.0) -> Calibration | None:
     )
 
 
-def centre_of_least(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """The rate around which the losses are least: the mean of log rate, weighed by (least loss / loss)^(1/SOFTNESS).
+@dataclass(frozen=True)
+class Valley:
+    """Where the losses of several rates are least."""
+
+    centre: float
+    """The rate: mean of log rate, weighed by (least loss / loss)^(1/SOFTNESS)."""
+    spread: float
+    """Standard deviation of log2 rate under the same weights, in octaves."""
+
+
+def valley_of_least(rates: Sequence[float], losses: Sequence[float]) -> Valley:
+    """Around which rate the losses are least, and how sharply.
 
     `rates` rising, `losses` positive, at least one of them finite. Between two rates ln loss is linear in ln rate; a
     loss above e^CAP times the least, or none, counts as that.
     """
     least = min(losses)
     heights = [min(math.log(loss / least), CAP) if math.isfinite(loss) else CAP for loss in losses]
-    logarithms = [math.log(rate) for rate in rates]
-    weight = total = 0.0
+    logarithms = [math.log2(rate) for rate in rates]
+    places, masses = [logarithms[0]], [0.0]
     for left in range(len(rates) - 1):
+        width = logarithms[left + 1] - logarithms[left]
         for step in range(FINENESS):
             share = (step + 0.5) / FINENESS
-            width = logarithms[left + 1] - logarithms[left]
             height = heights[left] + share * (heights[left + 1] - heights[left])
-            mass = width * math.exp(-height / SOFTNESS)
-            weight += mass
-            total += mass * (logarithms[left] + share * width)
-    return math.exp(total / weight) if weight > 0.0 else rates[0]
+            places.append(logarithms[left] + share * width)
+            masses.append(width * math.exp(-height / SOFTNESS))
+    weight = math.fsum(masses)
+    if weight == 0.0:
+        return Valley(rates[0], 0.0)
+    mean = math.fsum(map(mul, masses, places)) / weight
+    variance = math.fsum(mass * (place - mean) ** 2 for mass, place in zip(masses, places, strict=True)) / weight
+    return Valley(math.exp2(mean), math.sqrt(variance))

@@ -11,7 +11,15 @@ from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of
 from fromage_cli.probes.trial_runs.short_runs import STEPS, ShortRuns, make_runs
 from fromage_cli.probes.trial_runs.training import TrainingRows, training_rows
 from fromage_cli.problem.problem import Problem
-from fromage_cli.theory.rate_calibration import INTERVAL, LEAST_GAIN, Calibration, calibration, centre_of_least
+from fromage_cli.theory.rate_calibration import (
+    INTERVAL,
+    LEAST_GAIN,
+    MOST_SPREAD,
+    Calibration,
+    Valley,
+    calibration,
+    valley_of_least,
+)
 
 Estimator = Literal["probe", "probe-init"]
 GUESS = 1e-3
@@ -43,6 +51,8 @@ class RateProbe:
     """`probe-init` from the re-initialised network, `probe` from the checkpoint."""
     centre: float | None
     """r: the rate around which the losses after the runs are least."""
+    spread: float | None
+    """Of the least losses around r, in octaves."""
     measured: float | None
     """The rate to train at by the runs alone, reliable or not; None where they do not show one."""
     typical: float | None
@@ -101,13 +111,13 @@ def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimato
     """What the runs mean under the constants of a study."""
     rates = tuple(sorted(runs.losses))
     losses = tuple(runs.losses[rate] for rate in rates)
-    centre = centre_of_least(rates, losses) if any(math.isfinite(loss) for loss in losses) else None
+    valley = valley_of_least(rates, losses) if any(math.isfinite(loss) for loss in losses) else None
     measured = None
-    if centre is not None and constants is not None:
+    if valley is not None and constants is not None:
         initial = estimator == "probe-init"
-        measured = constants.from_initialisation(centre) if initial else constants.from_checkpoint(centre)
+        measured = (constants.from_initialisation if initial else constants.from_checkpoint)(valley.centre)
     typical = constants.typical if constants is not None else None
-    doubt = _doubt(runs, constants, estimator)
+    doubt = _doubt(runs, constants, estimator, valley)
     found = RateProbe(
         learning_rate=typical,
         low=None,
@@ -116,7 +126,8 @@ def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimato
         reliable=doubt is None,
         reason=doubt or f"the best of {len(rates)} short runs took {runs.gain:.0%} of the loss away",
         estimator=estimator,
-        centre=centre,
+        centre=valley.centre if valley is not None else None,
+        spread=valley.spread if valley is not None else None,
         measured=measured,
         typical=typical,
         bracketed=runs.bracketed,
@@ -134,7 +145,7 @@ def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimato
     return replace(found, learning_rate=measured, low=measured / factor, high=measured * factor)
 
 
-def _doubt(runs: ShortRuns, constants: Calibration | None, estimator: Estimator) -> str | None:
+def _doubt(runs: ShortRuns, constants: Calibration | None, estimator: Estimator, valley: Valley | None) -> str | None:
     """Why the rate cannot be measured here; None where it can."""
     if runs.stopped is not None:
         return "a limit was reached before all short runs were made"
@@ -144,18 +155,23 @@ def _doubt(runs: ShortRuns, constants: Calibration | None, estimator: Estimator)
         return (
             f"training batches that cannot be cut into quarters leave {runs.steps} steps a run; the study has {STEPS}"
         )
-    return _doubt_in_losses(runs) or (TRAINED if estimator == "probe" else None)
+    return _doubt_in_losses(runs, valley) or (TRAINED if estimator == "probe" else None)
 
 
-def _doubt_in_losses(runs: ShortRuns) -> str | None:
+def _doubt_in_losses(runs: ShortRuns, valley: Valley | None) -> str | None:
     """Why the losses tell no rate; None where they do."""
     if not runs.start_loss > 0.0:
         return f"the loss is {runs.start_loss:.3g} before the first step, and no part of it can be told"
-    if runs.gain is None or not runs.bracketed:
+    if valley is None or runs.gain is None or not runs.bracketed:
         return "no rate shows a least loss between others"
     if runs.gain < LEAST_GAIN:
         return (
             f"no short run took more than {max(runs.gain, 0.0):.0%} of the loss away, where {LEAST_GAIN:.0%} is needed:"
             " rates can hardly be told apart here"
+        )
+    if valley.spread > MOST_SPREAD:
+        return (
+            f"the losses of the short runs are alike over a factor of {4.0**valley.spread:.2g}, where at most"
+            f" {4.0**MOST_SPREAD:.2g} tells a rate"
         )
     return None

@@ -1,0 +1,225 @@
+"""The tables of docs/learning-rate-study.md, in its order."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from learning_rate_report import PARTS, THRICE, Sample, Study, errors, fit, of_part
+from learning_rate_training import CHECKPOINT_STEPS, START
+
+from fromage_cli.theory.rate_calibration import INTERVAL
+
+LOCAL = (
+    "lemma2-count",
+    "lemma2-path",
+    "lemma2-effective",
+    "measured",
+    "measured-sum",
+    "critical",
+    "critical-independent",
+    "sharpness",
+)
+FINDER = ("finder-steepest", "finder-tenth", "finder-valley")
+Predict = Callable[[Sample], float]
+ERRORS = "| of | networks | mean error | mean | largest | beyond 3 × | 9 of 10 below |"
+
+
+def report(study: Study) -> None:
+    """Prints the tables."""
+    _best_rates(study)
+    typical = _typical(study)
+    _initial(study, typical)
+    _trained(study, typical)
+    _finder(study)
+    _local(study)
+    _costs(study)
+
+
+def _head(title: str, header: str) -> None:
+    print(f"\n## {title}\n")
+    _columns(header)
+
+
+def _columns(header: str) -> None:
+    print(header)
+    print("|---" * (header.count("|") - 1) + "|")
+
+
+def summary(values: Sequence[float]) -> str:
+    """Count, mean size, mean, largest size, how many are beyond a factor of 3, size below which nine of ten are."""
+    if not values:
+        return "0 | – | – | – | – | –"
+    sizes = np.abs(values)
+    ninth = np.quantile(sizes, 0.9)
+    beyond = int((sizes > THRICE).sum())
+    return f"{len(sizes)} | {sizes.mean():.2f} | {np.mean(values):+.2f} | {sizes.max():.1f} | {beyond} | {ninth:.2f}"
+
+
+def _rows(name: str, samples: Sequence[Sample], predict: Predict) -> None:
+    """One row of errors for each part, and one for the networks of unusual scale that were not calibrated on."""
+    for part in PARTS:
+        if chosen := of_part(samples, part):
+            print(f"| {name}, {part} | {summary(errors(chosen, predict))} |")
+    if unusual := [sample for sample in samples if sample.task.unusual and sample.task.part != PARTS[0]]:
+        print(f"| {name}, unusual scale, not {PARTS[0]} | {summary(errors(unusual, predict))} |")
+
+
+def _best_rates(study: Study) -> None:
+    _head("Best rates", "| optimizer | trained | of | geometric mean | deviation | of one seed | of three | half |")
+    for name in START:
+        found = [best for (_, optimizer), best in study.best.items() if optimizer == name]
+        if not found:
+            continue
+        octaves = [best.octave for best in found]
+        variance = float(np.mean([best.variance for best in found]))
+        one, three = math.sqrt(variance * 3.0), math.sqrt(variance)
+        half = np.mean([best.half - best.octave for best in found])
+        mean = START[name] * 2 ** float(np.mean(octaves))
+        print(
+            f"| {name} | {len(found)} | {len(study.tasks)} | {mean:.3g} | {np.std(octaves):.2f} | {one:.2f} | "
+            f"{three:.2f} | {half:+.2f} |"
+        )
+    for name in START:
+        untrained = [task for task in study.tasks if (task, name) not in study.best]
+        print(f"\nNot trained by {name}: {', '.join(untrained) or 'none'}.")
+
+
+def _typical(study: Study) -> dict[str, float]:
+    samples = study.typical()
+    known = of_part(samples, PARTS[0])
+    typical = {
+        name: float(np.mean([sample.best.octave for sample in known if sample.optimizer == name]))
+        for name in START
+        if any(sample.optimizer == name for sample in known)
+    }
+    _head("Typical rates", ERRORS)
+    _rows("typical", samples, lambda sample: typical[sample.optimizer])
+    print(f"\nRates: { ({name: float(f'{START[name] * 2**octave:.3g}') for name, octave in typical.items()}) }")
+    return typical
+
+
+def _initial(study: Study, typical: dict[str, float]) -> None:
+    samples = study.probes(-1)
+    if not samples:
+        return
+    kept = [sample for sample in samples if sample.reliable]
+    fitted = _fitted("Short runs from the initialisation", kept)
+    rejected = [sample for sample in samples if not sample.reliable]
+
+    def usual(sample: Sample) -> float:
+        return typical[sample.optimizer]
+
+    _columns(ERRORS)
+    _rows("reliable", kept, fitted)
+    _rows("not reliable", rejected, fitted)
+    _rows("typical rate where reliable", kept, usual)
+    _rows("typical rate where not", rejected, usual)
+    apart = [sample for sample in kept if sample.task.part != PARTS[0]]
+    for optimizer in START:
+        chosen = [sample for sample in apart if sample.optimizer == optimizer]
+        print(f"| reliable, {optimizer}, not {PARTS[0]} | {summary(errors(chosen, fitted))} |")
+    print()
+    _columns("| part | called reliable | root mean square | less the noise of the best rates | in the interval |")
+    for part in PARTS:
+        _quality(part, of_part(samples, part), fitted)
+    print()
+    _columns("| final loss over the least | part | median | nine of ten below |")
+    for name, predict in (("at the rate of the short runs, reliable", fitted), ("at the typical rate there", usual)):
+        for part in PARTS:
+            _excess(name, part, of_part(kept, part), predict)
+
+
+def _fitted(title: str, kept: Sequence[Sample]) -> Predict:
+    """The formula fitted to the reliable runs of the calibration half, its constants printed."""
+    found = fit(of_part(kept, PARTS[0]))
+    absolute = {
+        name: offset + (1.0 - found.exponent) * math.log2(START[name]) for name, offset in found.offsets.items()
+    }
+    print(f"\n## {title}\n\nexponent {found.exponent:.2f}, offsets", end=" ")
+    print({name: round(offset, 2) for name, offset in absolute.items()}, end="\n\n")
+    return found.octave
+
+
+def _quality(part: str, samples: Sequence[Sample], predict: Predict) -> None:
+    kept = [sample for sample in samples if sample.reliable]
+    if not kept:
+        return
+    found = np.array(errors(kept, predict))
+    square = float(np.mean(found**2))
+    noise = float(np.mean([sample.best.variance for sample in kept]))
+    inside = float(np.mean(np.abs(found) <= INTERVAL))
+    share = f"{len(kept)} of {len(samples)} ({len(kept) / len(samples):.0%})"
+    less = math.sqrt(max(0.0, square - noise))
+    print(f"| {part} | {share} | {math.sqrt(square):.2f} | {less:.2f} | {inside:.0%} |")
+
+
+def _excess(name: str, part: str, samples: Sequence[Sample], predict: Predict) -> None:
+    if samples:
+        ratios = [sample.best.excess(predict(sample)) for sample in samples]
+        print(f"| {name} | {part} | {np.median(ratios):.2f} | {np.quantile(ratios, 0.9):.2f} |")
+
+
+def _trained(study: Study, typical: dict[str, float]) -> None:
+    by_step = {step: study.probes(step) for step in CHECKPOINT_STEPS if step}
+    samples = [sample for found in by_step.values() for sample in found]
+    if not samples:
+        return
+    kept = [sample for sample in samples if sample.reliable]
+    fitted = _fitted("Short runs from trained weights", kept)
+    _columns(ERRORS)
+    _rows("would be reliable", kept, fitted)
+    _rows("would not", [sample for sample in samples if not sample.reliable], fitted)
+    _rows("typical rate where it would be", kept, lambda sample: typical[sample.optimizer])
+    for step, found in by_step.items():
+        _rows(f"step {step}, would be reliable", [sample for sample in found if sample.reliable], fitted)
+
+
+LOCAL_ERRORS = "| step | estimate | networks | mean error | mean | beyond 3 × | held-out, fitted | unseen, fitted |"
+
+
+def _finder(study: Study) -> None:
+    if study.finder:
+        _head("Range test", LOCAL_ERRORS)
+        for name in FINDER:
+            _estimate(study, name, -1)
+
+
+def _local(study: Study) -> None:
+    _head("Without training", LOCAL_ERRORS)
+    for step in CHECKPOINT_STEPS:
+        for name in LOCAL:
+            _estimate(study, name, step)
+
+
+def _estimate(study: Study, name: str, step: int) -> None:
+    """Errors as it stands on the networks that were not calibrated on, and after fitting the formula of the probe."""
+    samples = study.estimates(name, step)
+    known, apart = of_part(samples, PARTS[0]), [sample for sample in samples if sample.task.part != PARTS[0]]
+    if not known or not apart:
+        return
+    plain = np.array(errors(apart, lambda sample: sample.octave))
+    beyond = int((np.abs(plain) > THRICE).sum())
+    fitted = fit(known).octave
+    after = [errors(of_part(samples, part), fitted) for part in PARTS[1:]]
+    means = " | ".join(f"{np.mean(np.abs(found)):.2f}" if found else "–" for found in after)
+    row = f"{len(plain)} | {np.abs(plain).mean():.2f} | {plain.mean():+.2f} | {beyond} | {means}"
+    print(f"| {'new' if step < 0 else step} | {name} | {row} |")
+
+
+def _costs(study: Study) -> None:
+    _head("Cost", "| estimate | gradients of | mean | most |")
+    runs = [entry for entry in study.runs.values() if "centre" in entry]
+    for words, field in (("training batches", "gradient_evaluations"), ("all rows", "full_batch_gradients")):
+        _cost("short runs", words, [float(entry[field]) for entry in runs if field in entry])
+    _cost("range test", "training batches", [float(entry["steps"]) for entry in study.finder.values()])
+    for name in LOCAL:
+        _cost(
+            name,
+            "all rows",
+            [float(entry["costs"][name]) for entry in study.local.values() if name in entry.get("costs", {})],
+        )
+
+
+def _cost(name: str, unit: str, counts: Sequence[float]) -> None:
+    if counts:
+        print(f"| {name} | {unit} | {np.mean(counts):.1f} | {max(counts):.1f} |")
