@@ -9,6 +9,18 @@ def stationary_gain(momentum: float, dampening: float = 0.0) -> float:
     return (1.0 - dampening) / (1.0 - momentum)
 
 
+def averaging_gain(momentum: float, dampening: float = 0.0, nesterov: bool = False) -> float:
+    """By how many times momentum makes the batch larger whose noise the step has, once its buffer is full.
+
+    The step is sum_k c_k g_{t-k} of independent gradients with a common mean: (sum c_k)^2 / sum c_k^2; plain momentum
+    has c_k = (1 - d) mu^k and with it (1 + mu) / (1 - mu), Nesterov's c_0 = 1 + mu (1 - d), c_k = (1 - d) mu^{k+1}.
+    """
+    fresh = 1.0 - dampening
+    first, ratio = (1.0 + momentum * fresh, momentum**2 * fresh) if nesterov else (fresh, momentum * fresh)
+    later_squares = ratio**2 / (1.0 - momentum**2)
+    return (first + ratio / (1.0 - momentum)) ** 2 / (first**2 + later_squares)
+
+
 def muon_factor(rows: int, columns: int, adjustment: str | None) -> float:
     """What Muon's rate is multiplied by for a matrix of that shape: torch's `original` (None) or `match_rms_adamw`."""
     if adjustment == "match_rms_adamw":

@@ -61,6 +61,11 @@ class Moments:
         whole = size + self.variance / batch_size
         return math.copysign(math.sqrt(size / whole), self.squared_norm) if whole > 0.0 else 0.0
 
+    @property
+    def signal(self) -> float:
+        """||g||^2 / tr Sigma; 0 without noise."""
+        return self.squared_norm / self.variance if self.variance > 0.0 else 0.0
+
 
 def moments(sum_square: float, squares: float, count: int, rows: int) -> Moments:
     """From ||sum g_i||^2 and sum ||g_i||^2 of `count` chunks."""
@@ -79,10 +84,17 @@ def jackknife_error(leave_one_out: Sequence[float]) -> float | None:
 
 
 def cosine_error(chunks: Chunks, batch_size: float) -> float | None:
-    """The jackknife's standard error of the cosine; None for fewer than three chunks."""
+    """The standard error of the cosine (0 where noise dominates); None for fewer than three chunks.
+
+    Half the way between the cosines at r + s and r - s, for r = ||g||^2 / tr Sigma with the jackknife's error s: that
+    of the jackknife where noise is small, and finite where r is 0 and the cosine, its root, is not differentiable.
+    """
     if chunks.count < 3:
         return None
-    return jackknife_error([chunks.without(index).cosine(batch_size) for index in range(chunks.count)])
+    ratio = max(chunks.whole.signal, 0.0)
+    error = jackknife_error([chunks.without(index).signal for index in range(chunks.count)]) or 0.0
+    ends = (Moments(max(ratio + side * error, 0.0), 1.0).cosine(batch_size) for side in (1.0, -1.0))
+    return (next(ends) - next(ends)) / 2.0
 
 
 def cosine_to_step_error(chunks: Chunks, along: Sequence[float], step_norm: float) -> float | None:

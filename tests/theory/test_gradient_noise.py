@@ -53,14 +53,15 @@ def test_the_cosine_is_that_of_a_batch_of_any_size() -> None:
     assert Moments(0.0, 0.0).cosine(4) == 0.0
 
 
-def test_the_error_is_as_large_as_the_spread_of_repetitions() -> None:
+@pytest.mark.parametrize(("signal", "size"), [(0.5, 8), (0.1, 8), (0.0, 8), (0.1, 1), (0.1, 512)])
+def test_the_error_is_as_large_as_the_spread_of_repetitions(signal: float, size: int) -> None:
     generator = torch.Generator().manual_seed(3)
-    signal = torch.full((20,), 0.5, dtype=torch.float64)
+    mean = torch.full((20,), signal, dtype=torch.float64)
     cosines, errors = [], []
     for _ in range(300):
-        chunks = chunks_of(signal + torch.randn(16, 20, generator=generator, dtype=torch.float64), 1)
-        cosines.append(chunks.whole.cosine(8))
-        error = cosine_error(chunks, 8)
+        chunks = chunks_of(mean + torch.randn(16, 20, generator=generator, dtype=torch.float64), 1)
+        cosines.append(max(chunks.whole.cosine(size), 0.0))
+        error = cosine_error(chunks, size)
         assert error is not None
         errors.append(error)
     spread = float(torch.tensor(cosines).std())

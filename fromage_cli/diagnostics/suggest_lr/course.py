@@ -237,7 +237,8 @@ def _words(found: Crossing) -> str:
         return LIMIT
     if found.relation == "below-grid":
         return f"nothing certain; not even a relative step of {found.etas[0]:.2g}"
-    certain = "certain in every layer" if found.criterion == "layers" else "certain on the whole"
+    alone = "in every layer" if not (but := len(found.certificate.uncertain)) else f"in all layers but {but}"
+    certain = f"certain {alone if found.criterion == 'layers' else 'on the whole'}"
     places = f"Lemma 1, gradients at {len(found.etas)} steps"
     if found.relation == "above-grid":
         return f"{certain}; as far as was looked ({places})"

@@ -53,7 +53,7 @@ def _present_rate(result: SuggestedRates, limits: Limits) -> Iterator[Finding]:
         hint="Lower the rate, or the rate of this layer's group, to make each step descend; training as a whole bears "
         "more than a single certain step."
         if raises
-        else "Usual: up to the limit descent is certain in every layer, and training bears more than that.",
+        else "Usual: up to the limit descent is certain, and training bears more than that.",
     )
 
 

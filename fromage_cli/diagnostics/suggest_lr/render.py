@@ -53,7 +53,7 @@ def _limit(result: SuggestedRates) -> str:
         return "No step was found that is certain to descend, nor a rate from which on the loss rises."
     if name is None:
         return (
-            f"The next update {_certain(limit)} a relative step of {number(limit.eta)}{_limited(limit)}; which "
+            f"The next update {_certain(result)} a relative step of {number(limit.eta)}{_limited(limit)}; which "
             "learning rate that is depends on the optimizer, which is not known."
         )
     relative = f"relative step {number(limit.eta)}" if name not in RELATIVE else ""
@@ -62,12 +62,13 @@ def _limit(result: SuggestedRates) -> str:
     rate = f"a learning rate of {number(limit.learning_rate)}"
     if limit.estimator != "measured":
         return f"The next {_TITLES[name]} update raises the loss from {rate} on; nothing smaller is certain to descend."
-    return f"The next {_TITLES[name]} update {_certain(limit)} {rate}{_limited(limit, relative)}{further}."
+    return f"The next {_TITLES[name]} update {_certain(result)} {rate}{_limited(limit, relative)}{further}."
 
 
-def _certain(limit: Limit) -> str:
-    where = "in every layer" if limit.criterion == "layers" else "on the whole"
-    up_to = "as far as was looked, to" if limit.relation == "above-grid" else "up to"
+def _certain(result: SuggestedRates) -> str:
+    alone = f"in all layers but {len(result.uncertain)}" if result.uncertain else "in every layer"
+    where = alone if result.limit.criterion == "layers" else "on the whole"
+    up_to = "as far as was looked, to" if result.limit.relation == "above-grid" else "up to"
     return f"is certain to descend {where} {up_to}"
 
 

@@ -18,7 +18,7 @@ class Limit:
     limiting_layer: str | None
     """The tensor whose gradient breaks down first."""
     criterion: str | None
-    """`layers`: every layer descends by itself, and all vectors together; `sum`: only everything together."""
+    """`layers`: every layer descends by itself, and the vectors together with those `uncertain`; `sum`: only all."""
     upper_eta: float | None
     """The smallest relative step tried whose descent is not certain."""
     reliable: bool
@@ -101,7 +101,7 @@ class LayerRate:
     cosine: float | None
     """Between the step of a training batch and descent, decoupled decay left out; 0 where noise dominates."""
     cosine_stderr: float | None
-    """Standard error, by the jackknife over chunks of the batch."""
+    """Standard error, by the jackknife over chunks of the batch; None where they cannot be had."""
     relative_step: float | None
     """||u_l|| / ||W_l||: what a learning rate of 1 would move it by."""
     trust_eta: float | None

@@ -74,7 +74,8 @@ class Certificate:
     @property
     def criterion(self) -> Criterion:
         """By what the end of certainty is told."""
-        return "layers" if len(self.groups) > 1 or (not self.together and not self.uncertain) else "sum"
+        whole = len(self.groups) == 1 and len(self.groups[0].moves) > 1
+        return "sum" if self.together or whole else "layers"
 
     @property
     def possible(self) -> bool:

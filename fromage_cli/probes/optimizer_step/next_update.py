@@ -14,7 +14,7 @@ from fromage_cli.probes.optimizer_step.update_rules import Memory
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.accumulation import norm
-from fromage_cli.theory.conversions import stationary_gain
+from fromage_cli.theory.conversions import averaging_gain, stationary_gain
 from fromage_cli.theory.gradient_noise import cosine_error, cosine_to_step_error
 
 CHUNKS = 16
@@ -85,20 +85,22 @@ def next_update(
         step = measure_next_step(problem, optimizer, state, memory, source)
     line = step_line(problem, tensors, step, optimizer.name or "sgd")
     size = batch_size or problem.batch.size
-    factors = _noise_factors(optimizer, noise, size)
+    averaged = size * (1.0 if known else _averaging(optimizer))
+    factors = _noise_factors(optimizer, noise, averaged, known)
+    drawn = averaged if batch_size is not None or problem.further else size  # a single batch may be all there is
     return NextUpdate(
         optimizer=optimizer,
         step=step,
         line=line,
         noise=noise,
         memory=memory,
-        cosines=_cosines(line, step, noise, factors, size),
+        cosines=_cosines(line, step, noise, factors, averaged),
         levels={
             move.tensor.name: min(line.cosines[move.tensor.name], move.cosine)
             * (factors.get(move.tensor.name, 1.0) if batch_size is not None else 1.0)
             for move in line.direction.moves
         },
-        relative_steps=_relative_steps(problem, line, noise, _gains(problem, optimizer, state), size),
+        relative_steps=_relative_steps(problem, line, noise, _gains(problem, optimizer, state), drawn),
     )
 
 
@@ -113,15 +115,27 @@ def stand_in(problem: Problem, noise: GradientNoise | None) -> tuple[Mapping[str
     )
 
 
-def _noise_factors(optimizer: Optimizer, noise: GradientNoise | None, size: int) -> dict[str, float]:
-    """What noise leaves of the cosine of a rule without memory; a rule with memory averages over many gradients."""
-    if noise is None or optimizer.remembers:
+def _averaging(optimizer: Optimizer) -> float:
+    """Over how many batches a filled buffer averages, where the step is linear in the gradients it remembers."""
+    if optimizer.name not in ("sgd", "lars"):
+        return 1.0
+    return averaging_gain(optimizer.momentum, optimizer.dampening, optimizer.nesterov)
+
+
+def _noise_factors(
+    optimizer: Optimizer, noise: GradientNoise | None, averaged: float, known: bool
+) -> dict[str, float]:
+    """What noise leaves of the cosine of a step with the gradients of `averaged` rows.
+
+    Empty for a step of memory, which holds the noise already, and for Adam's kin, whose memory is many gradients long.
+    """
+    if noise is None or (optimizer.remembers and (known or optimizer.name not in ("sgd", "lars"))):
         return {}
-    return {name: max(noise.moments(name).cosine(size), 0.0) for name in noise.chunks}
+    return {name: max(noise.moments(name).cosine(averaged), 0.0) for name in noise.chunks}
 
 
 def _cosines(
-    line: StepLine, step: NextStep, noise: GradientNoise | None, factors: Mapping[str, float], size: int
+    line: StepLine, step: NextStep, noise: GradientNoise | None, factors: Mapping[str, float], size: float
 ) -> dict[str, Cosine]:
     found = {}
     for name, cosine in line.cosines.items():
@@ -139,17 +153,20 @@ def _relative_steps(
     line: StepLine,
     noise: GradientNoise | None,
     gains: Mapping[str, float],
-    size: int,
+    size: float,
 ) -> dict[str, float]:
-    """Steps that are linear in the gradient grow with its noise; the others have one length whatever the noise."""
+    """Steps that are linear in the gradient grow with its noise; the others have one length whatever the noise.
+
+    Never below what the noise of `size` rows makes alone, since the signal's square is not negative.
+    """
     if noise is None or not gains:
         return dict(line.relative_steps)
     weights = {tensor.name: norm(tensor.parameter) for tensor in problem.receiving}
     found = {}
     for name, relative in line.relative_steps.items():
         factor = gains[name] / weights[name]
-        added = factor**2 * noise.moments(name).variance * (1.0 / size - 1.0 / problem.rows)
-        found[name] = max(relative**2 + added, 0.0) ** 0.5
+        noisy = factor**2 * noise.moments(name).variance
+        found[name] = max(relative**2 + noisy / size - noisy / problem.rows, noisy / size) ** 0.5
     return found
 
 

@@ -72,6 +72,7 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
     assert "in every layer as far as was looked, to a learning rate" in summary(replace(result, limit=beyond))
     whole = replace(result.limit, criterion="sum")
     assert "certain to descend on the whole up to" in summary(replace(result, limit=whole))
+    assert "in all layers but 2 up to a learning" in summary(replace(result, uncertain=("a", "b")))
     risen = replace(result.limit, estimator="critical", criterion=None)
     assert "raises the loss from a learning rate of 0.000963 on; nothing smaller is certain" in summary(
         replace(result, limit=risen)

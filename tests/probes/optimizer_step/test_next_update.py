@@ -1,0 +1,91 @@
+"""Cosines and lengths of the steps of training batches, against many steps of torch's own optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.probes.optimizer_step.next_update import next_update
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+from fromage_cli.problem.problem import Problem
+
+Maker = Callable[..., Problem]
+ROWS = 256
+
+
+@pytest.fixture
+def data() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(ROWS, 8)
+    return {"x": x, "y": (x @ torch.randn(8, 3) + torch.randn(ROWS, 3)).argmax(1)}
+
+
+@pytest.fixture
+def problem(make_problem: Maker, data: dict[str, torch.Tensor]) -> Problem:
+    torch.manual_seed(1)
+    return make_problem(nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)), data)
+
+
+def gradients_of_rows(model: nn.Module, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """[rows, …] by tensor name."""
+
+    def loss(weights: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        output = torch.func.functional_call(model, weights, (x[None],))
+        return nn.functional.cross_entropy(output, y[None])
+
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    found: dict[str, torch.Tensor] = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(weights, data["x"], data["y"])
+    return found
+
+
+def simulated(gradients: torch.Tensor, weight: torch.Tensor, size: int, settings: Any) -> tuple[float, float]:
+    """E<u, g> / (||g|| sqrt(E||u||^2)) and sqrt(E||u||^2) over steps with random batches at weights that stay."""
+    generator = torch.Generator().manual_seed(1)
+    parameter, mean, rate = nn.Parameter(weight.clone()), gradients.mean(0), 1e-2
+    optimizer = torch.optim.SGD([parameter], rate, **settings)
+    along, squares, steps = 0.0, 0.0, 500
+    for step in range(-40, steps):
+        parameter.grad = gradients[torch.randint(ROWS, (size,), generator=generator)].mean(0)
+        optimizer.step()
+        update = (weight - parameter.detach()) / rate
+        parameter.data.copy_(weight)
+        if step >= 0:
+            along += float((update * mean).sum()) / steps
+            squares += float(update.square().sum()) / steps
+    return along / float(mean.norm()) / squares**0.5, squares**0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        ({}, 4),
+        ({}, 64),
+        ({"momentum": 0.9}, 4),
+        ({"momentum": 0.8, "dampening": 0.5}, 16),
+        ({"momentum": 0.8, "nesterov": True}, 4),
+    ],
+)
+def test_a_step_has_the_cosine_and_length_of_training_batches(
+    problem: Problem, data: dict[str, torch.Tensor], settings: dict[str, Any], size: int
+) -> None:
+    found = next_update(problem, problem.receiving, Optimizer("sgd", **settings), None, batch_size=size, chunks=32)
+    name = "0.weight"
+    weight = next(tensor.parameter for tensor in problem.receiving if tensor.name == name).detach()
+    cosine, length = simulated(gradients_of_rows(problem.model, data)[name], weight, size, settings)
+    stderr = found.cosines[name].stderr
+    assert stderr is not None and stderr < 0.1
+    assert found.cosines[name].value == pytest.approx(cosine, abs=2.0 * stderr, rel=0.05)
+    assert found.relative_steps[name] * float(weight.norm()) == pytest.approx(length, rel=0.05)
+    assert found.levels[name] == pytest.approx(found.cosines[name].value)
+
+
+def test_a_batch_larger_than_the_rows_keeps_the_length_of_its_own_noise(problem: Problem) -> None:
+    few = problem.on(problem.batch.rows(0, 16))
+    found = next_update(few, few.receiving, Optimizer("sgd"), None, batch_size=10**6)
+    assert found.noise is not None
+    for name, relative in found.relative_steps.items():
+        assert 0.0 < relative <= found.line.relative_steps[name]
+        weight = next(tensor.parameter for tensor in few.receiving if tensor.name == name)
+        assert relative >= (found.noise.moments(name).variance / 10**6) ** 0.5 / float(weight.detach().norm()) * 0.999
