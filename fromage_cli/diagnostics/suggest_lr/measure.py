@@ -140,6 +140,8 @@ def _notes(
         notes.append(f"training batch: taken to have {size} rows, as the batch here; --train-batch-size gives another.")
     if course.update.noise is None:
         notes.append("noise: not measured, since the rows cannot be cut; cosines are those of the batch as it is.")
+    if optimizer.name == "lars":
+        notes.append("lars: taken to scale every tensor, vectors too; some implementations leave vectors unscaled.")
     if optimizer.name == "lars" and optimizer.trust_coefficient == 1.0:
         notes.append("lars: trust coefficient taken as 1; with another, divide the rates by it.")
     if optimizer.trust_clip:

@@ -122,9 +122,7 @@ def _averaging(optimizer: Optimizer) -> float:
     return averaging_gain(optimizer.momentum, optimizer.dampening, optimizer.nesterov)
 
 
-def _noise_factors(
-    optimizer: Optimizer, noise: GradientNoise | None, averaged: float, known: bool
-) -> dict[str, float]:
+def _noise_factors(optimizer: Optimizer, noise: GradientNoise | None, averaged: float, known: bool) -> dict[str, float]:
     """What noise leaves of the cosine of a step with the gradients of `averaged` rows.
 
     Empty for a step of memory, which holds the noise already, and for Adam's kin, whose memory is many gradients long.
