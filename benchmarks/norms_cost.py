@@ -1,11 +1,12 @@
 """What the norms of every tensor cost, beside `cat` on the same file in the page cache.
 
     python benchmarks/norms_cost.py [--gigabytes 4] [--directory DIR] [--repeats 5] [--dtypes float32,bfloat16]
-                                    [--what norms,magnitudes]
+                                    [--what norms,rows,magnitudes]
 
 Writes one file per dtype, times `cat FILE > /dev/null` and the reduction in a process of its own, turn and turn about,
-prints the ratio of the fastest of each and the process's peak resident memory, and removes the file. `norms` needs
-the norms alone, `inspect` the largest entry, zeros and what is not finite too (magnitudes).
+prints the ratio of the fastest of each, the median of the ratios of neighbours and the process's peak resident memory,
+and removes the file. A series needs the norms alone, `norms` of its last checkpoint those of all rows too, `inspect`
+the largest entry, zeros and what is not finite (magnitudes).
 Busy seconds are those of all threads together. Where they are not above the others, other processes left it one core.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,12 +23,17 @@ from pathlib import Path
 
 WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "int8": 1}
 CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3"}
+COLUMNS = 1024
 CHILD = """
 import json, sys, time
 from pathlib import Path
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.checkpoints.reading.reductions import measure_magnitudes, measure_norms
-reduce = {"norms": lambda one: measure_norms([one]), "magnitudes": measure_magnitudes}[sys.argv[3]]
+from fromage_cli.checkpoints.reading.reductions import measure_magnitudes, measure_norms, measure_rows
+reduce = {
+    "norms": lambda one: measure_norms([one]),
+    "rows": lambda one: measure_rows(one, one.entries),
+    "magnitudes": measure_magnitudes,
+}[sys.argv[3]]
 reduce(open_checkpoint(sys.argv[2]))  # imports and buffers
 start, worked = time.perf_counter(), time.process_time()
 reduce(open_checkpoint(sys.argv[1]))
@@ -41,7 +48,8 @@ def write_checkpoint(path: Path, dtype: str, size: int, tensors: int = 64) -> No
     """A safetensors file of about `size` bytes of small normal numbers (of bytes for the one-byte types)."""
     import numpy
 
-    elements = size // tensors // WIDTHS[dtype]
+    rows = size // tensors // WIDTHS[dtype] // COLUMNS
+    elements = rows * COLUMNS
     block = numpy.random.default_rng(0).normal(scale=0.02, size=elements).astype(numpy.float32)
     stored = {"float64": block.astype("<f8"), "float32": block, "float16": block.astype("<f2")}.get(dtype)
     if dtype == "bfloat16":
@@ -50,7 +58,7 @@ def write_checkpoint(path: Path, dtype: str, size: int, tensors: int = 64) -> No
     entries = {
         f"layers.{index}.weight": {
             "dtype": CODES.get(dtype, "I8"),
-            "shape": [elements],
+            "shape": [rows, COLUMNS],
             "data_offsets": [index * len(data), (index + 1) * len(data)],
         }
         for index in range(tensors)
@@ -87,13 +95,15 @@ def main() -> None:
     parser.add_argument("--directory", default=None)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--what", default="norms,magnitudes")
+    parser.add_argument("--what", default="norms,rows,magnitudes")
     given = parser.parse_args()
     size = int(given.gigabytes * 1e9)
     with tempfile.TemporaryDirectory(dir=given.directory) as folder:
         if shutil.disk_usage(folder).free < 1.1 * size:
             sys.exit(f"{folder} has no room for {size} bytes; name another --directory")
-        print("dtype\twhat\tbytes\tcat_seconds\tseconds\tratio\tcat_busy\tbusy\tbusy_ratio\tpeak_megabytes")
+        print(
+            "dtype\twhat\tbytes\tcat_seconds\tseconds\tratio\tmedian_ratio\tcat_busy\tbusy\tbusy_ratio\tpeak_megabytes"
+        )
         for dtype in given.dtypes.split(","):
             path, small = Path(folder) / "large.safetensors", Path(folder) / "small.safetensors"
             write_checkpoint(path, dtype, size)
@@ -103,7 +113,8 @@ def main() -> None:
                 runs = [(*cat(path), *reduction(path, small, what)) for _ in range(given.repeats)]
                 cat_seconds, cat_busy, own, busy = (min(run[place] for run in runs) for place in range(4))
                 peak = max(run[4] for run in runs)
-                wall = f"{cat_seconds:.3f}\t{own:.3f}\t{own / cat_seconds:.2f}"
+                median = statistics.median(run[2] / run[0] for run in runs)
+                wall = f"{cat_seconds:.3f}\t{own:.3f}\t{own / cat_seconds:.2f}\t{median:.2f}"
                 work = f"{cat_busy:.3f}\t{busy:.3f}\t{busy / cat_busy:.2f}"
                 print(f"{dtype}\t{what}\t{path.stat().st_size}\t{wall}\t{work}\t{peak / 1e6:.0f}", flush=True)
 

@@ -87,18 +87,20 @@ class Workspace:
             return math.sqrt(squares)
         return self.magnitudes(entries).norm
 
-    def row_norms(self, entries: NDArray[Any]) -> NDArray[Any]:
-        """The norm of each row of (rows, length) entries: (rows,) float64."""
+    def rows(self, entries: NDArray[Any]) -> tuple[NDArray[Any], float]:
+        """The norm of each row of (rows, length) entries, (rows,) float64, and the largest absolute value.
+
+        The largest is nan or infinite where an entry is.
+        """
         import numpy
 
         if entries.size == 0:
-            return numpy.zeros(len(entries))
+            return numpy.zeros(len(entries)), 0.0
         low, high = SAFE[entries.dtype.name]
         largest = max(float(entries.max()), -float(entries.min()))
         scale = 1.0 if low < largest < high or not math.isfinite(largest) else largest or 1.0
         wide = entries if scale == 1.0 else numpy.divide(entries, scale, dtype=numpy.float64)
-        norms: NDArray[Any] = scale * numpy.sqrt(_row_squares(wide))
-        return norms
+        return scale * numpy.sqrt(_row_squares(wide)), largest
 
     def _scaled_norm(self, entries: NDArray[Any], largest: float) -> float:
         """The Frobenius norm of finite entries; they are scaled where their squares would overflow or vanish."""
@@ -125,18 +127,20 @@ def _row_squares(entries: NDArray[Any]) -> NDArray[Any]:
     """The sum of squares of each row, in blocks likewise: (rows,) float64."""
     import numpy
 
-    sums = numpy.zeros(len(entries))
-    for begin in range(0, entries.shape[1], BLOCK):
-        sums += _squares(entries[:, begin : begin + BLOCK])
+    rows, length = entries.shape
+    whole = length - length % BLOCK
+    sums: NDArray[Any] = _squares(entries[:, whole:]).astype(numpy.float64)
+    if whole:
+        sums += _squares(entries[:, :whole].reshape(rows, -1, BLOCK)).sum(1, dtype=numpy.float64)
     return sums
 
 
 def _squares(rows: NDArray[Any]) -> NDArray[Any]:
-    """The inner product of each row with itself; infinite where it overflows: (rows,)."""
+    """The inner product of each row with itself, infinite where it overflows: (…, length) to (…)."""
     import numpy
 
     with numpy.errstate(over="ignore", invalid="ignore"):
-        products: NDArray[Any] = numpy.matmul(rows[:, None, :], rows[:, :, None])[:, 0, 0]  # [rows, 1, 1] before
+        products: NDArray[Any] = numpy.matmul(rows[..., None, :], rows[..., :, None])[..., 0, 0]  # […, 1, 1] before
     return products
 
 

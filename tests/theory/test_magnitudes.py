@@ -67,8 +67,22 @@ def test_the_norm_alone_is_that_of_the_magnitudes(values, dtype):
     assert Workspace(2).norm(entries) == pytest.approx(Workspace(2).magnitudes(entries).norm, nan_ok=True)
 
 
+def rows(values, dtype="float32"):
+    norms, largest = Workspace(8).rows(np.array(values, dtype=dtype))
+    return norms.tolist(), largest
+
+
 def test_rows():
-    entries = np.array([[3.0, 4.0], [0.0, 0.0], [math.inf, 1.0]], dtype=np.float32)
-    assert Workspace(6).row_norms(entries).tolist() == [5.0, 0.0, math.inf]
-    assert Workspace(6).row_norms(np.zeros((2, 0))).tolist() == [0.0, 0.0]
-    assert Workspace(6).row_norms(np.full((2, 2), 1e-30, np.float32)) == pytest.approx([2**0.5 * 1e-30] * 2)
+    assert rows([[3.0, 4.0], [0.0, 0.0], [math.inf, 1.0]]) == ([5.0, 0.0, math.inf], math.inf)
+    assert rows([[-3.0, 4.0], [0.0, -5.0]]) == ([5.0, 5.0], 5.0)
+    assert Workspace(6).rows(np.zeros((2, 0)))[0].tolist() == [0.0, 0.0]
+    assert rows([[1e-30, 1e-30]] * 2)[0] == pytest.approx([2**0.5 * 1e-30] * 2)
+
+
+@pytest.mark.parametrize("length", [1, 511, 512, 513, 1700])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_of_every_length(length, dtype):
+    entries = np.random.default_rng(length).normal(size=(3, length)).astype(dtype)
+    norms, largest = Workspace(entries.size).rows(entries)
+    assert norms == pytest.approx([math.hypot(*map(float, row)) for row in entries], rel=2e-7)
+    assert largest == float(np.abs(entries).max())

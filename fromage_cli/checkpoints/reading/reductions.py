@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,26 @@ if TYPE_CHECKING:
 
 Advance = Callable[[float], None]
 """Is told how many elements have been done."""
+
+
+@dataclass
+class Rows:
+    """What is known of a tensor by the norms of its rows along the first dimension."""
+
+    norms: NDArray[Any]
+    """(rows,) float64; nan where an entry is nan, else infinite where one is."""
+    largest: float = 0.0
+    """Largest absolute value of an entry; nan and infinite likewise."""
+
+    @property
+    def norm(self) -> float:
+        """The Frobenius norm of the whole; nan and infinite likewise."""
+        import numpy
+
+        if math.isnan(self.largest) or math.isinf(self.largest):
+            return self.largest
+        most = float(self.norms.max(initial=0.0))
+        return most * float(numpy.linalg.norm(self.norms / most)) if most else 0.0
 
 
 def measure_magnitudes(
@@ -58,24 +79,34 @@ def measure_norms(
 
 def measure_rows(
     checkpoint: Checkpoint, names: Iterable[str], advance: Advance = lambda elements: None
-) -> dict[str, tuple[Magnitudes, NDArray[Any]]]:
-    """The magnitudes of the named tensors, and the norm of each row along their first dimension: (rows,) float64.
+) -> dict[str, Rows]:
+    """The norms of the rows of the named tensors, and their largest entries.
 
     Otherwise as `measure_magnitudes`.
     """
     import numpy
 
-    chosen = _chosen(checkpoint, names)
-    rows = {name: numpy.zeros(math.prod(checkpoint.entries[name].shape[:1])) for name in chosen}
-    found = dict.fromkeys(chosen, Magnitudes())
-    lengths = {name: checkpoint.entries[name].elements // max(len(rows[name]), 1) for name in chosen}
-    for job, (magnitudes, norms) in on_threads(jobs_of(checkpoint, found, lengths), _Reducer, _Reducer.rows):
-        found[job.name] = found[job.name].joined(magnitudes)
-        first = job.begin // max(job.row, 1)
-        part = rows[job.name][first : first + len(norms)]
-        numpy.hypot(part, norms, out=part)
+    entries = {name: checkpoint.entries[name] for name in _chosen(checkpoint, names)}
+    found = {name: Rows(numpy.zeros(math.prod(entry.shape[:1]))) for name, entry in entries.items()}
+    lengths = {name: entry.elements // max(len(found[name].norms), 1) for name, entry in entries.items()}
+    for job, (norms, largest) in on_threads(jobs_of(checkpoint, found, lengths), _Reducer, _Reducer.rows):
+        rows = found[job.name]
+        _join(rows.norms, norms, job.begin // max(job.row, 1))
+        rows.largest = _largest(rows.largest, largest)
         advance(job.elements)
-    return {name: (found[name], rows[name]) for name in chosen}
+    return found
+
+
+def _join(norms: NDArray[Any], found: NDArray[Any], first: int) -> None:
+    """Takes the norms of parts of rows, from the `first` row on, into those of the whole rows."""
+    import numpy
+
+    part = norms[first : first + len(found)]
+    numpy.hypot(part, found, out=part)
+
+
+def _largest(one: float, other: float) -> float:
+    return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)
 
 
 def _chosen(checkpoint: Checkpoint, names: Iterable[str] | None) -> list[str]:
@@ -100,20 +131,17 @@ class _Reducer:
         norms = [self._workspace.norm(entries) for entries in self._entries(job)]
         return math.nan if any(map(math.isnan, norms)) else math.hypot(*norms)
 
-    def rows(self, job: Job) -> tuple[Magnitudes, NDArray[Any]]:
-        """The magnitudes, and the norms of the rows that the job touches."""
+    def rows(self, job: Job) -> tuple[NDArray[Any], float]:
+        """The norms of the rows that the job touches, and the largest entry."""
         import numpy
 
-        whole, norms = Magnitudes(), numpy.zeros(-(-(job.begin % job.row + job.elements) // job.row))
+        norms, most = numpy.zeros(-(-(job.begin % job.row + job.elements) // job.row)), 0.0
         done = job.begin % job.row
         for entries in self._entries(job, ordered=True):
-            whole = whole.joined(self._workspace.magnitudes(entries))
-            first = done // job.row
-            found = self._workspace.row_norms(entries.reshape(-1, min(job.row, entries.size)))
-            part = norms[first : first + len(found)]
-            numpy.hypot(part, found, out=part)
-            done += entries.size
-        return whole, norms
+            found, largest = self._workspace.rows(entries.reshape(-1, min(job.row, entries.size)))
+            _join(norms, found, done // job.row)
+            most, done = _largest(most, largest), done + entries.size
+        return norms, most
 
     def _entries(self, job: Job, ordered: bool = False) -> Iterator[NDArray[Any]]:
         for stored in self._chunks.of(job):

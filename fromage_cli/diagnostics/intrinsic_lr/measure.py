@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.reading.pairs import measure_pair
-from fromage_cli.checkpoints.reading.reductions import measure_magnitudes
+from fromage_cli.checkpoints.reading.reductions import measure_norms
 from fromage_cli.diagnostics.intrinsic_lr.law import (
     NEEDS_GRADIENTS,
     NORM,
@@ -60,7 +60,7 @@ def measure(
     `check` raises ResourceError where a limit is reached, which is handed back with the layers so far; raised where
     there are none. Raises InputError as reading does.
     """
-    norms = {name: found.norm for name, found in measure_magnitudes(checkpoints[-1], names, advance).items()}
+    (norms,) = measure_norms(checkpoints[-1:], names, advance)
     reasons = _Reasons()
     course = _Course(checkpoints, training, evidence, drop, reasons)
     layers: list[LayerEquilibrium] = []

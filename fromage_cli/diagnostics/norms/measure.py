@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
-from fromage_cli.checkpoints.reading.reductions import measure_norms, measure_rows
+from fromage_cli.checkpoints.reading.reductions import Rows, measure_norms, measure_rows
 from fromage_cli.diagnostics.norms.result import Channels, LayerNorms, NormsResult, Overflow, OverflowSteps
 from fromage_cli.diagnostics.norms.settings import RELATIVE, Settings
 from fromage_cli.theory.growth import LARGEST, first_passage, orthogonal_growth, relative_walk, steps_until, theil_sen
-from fromage_cli.theory.magnitudes import Magnitudes
 from fromage_cli.theory.scale_invariance import Invariance
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def measure(
         _layer(
             checkpoints[-1].entries[name],
             run,
-            (*(one[name] for one in before), last[name][0].norm),
+            (*(one[name] for one in before), last[name].norm),
             last[name],
             (tested or {}).get(name, LayerTest()),
         )
@@ -76,10 +75,10 @@ def _layer(
     entry: TensorEntry,
     run: _Run,
     norms: tuple[float, ...],
-    last: "tuple[Magnitudes, NDArray[Any]]",
+    last: Rows,
     tested: LayerTest,
 ) -> LayerNorms:
-    """One layer; `last` holds the magnitudes and the rows' norms of the last checkpoint."""
+    """One layer; `last` is what was read of the last checkpoint."""
     steps, settings = run.steps, run.settings
     growth, stderr = _growth(steps, norms)
     lasting = growth if growth is not None and growth > SIGNIFICANT * (stderr or 0.0) else None
@@ -96,9 +95,9 @@ def _layer(
         growth_stderr=stderr,
         predicted_growth=_predicted(settings),
         dead_bias=tested.dead_bias,
-        overflow_step=_overflow(steps[-1] or 0, last[0], lasting) if lasting else None,
+        overflow_step=_overflow(steps[-1] or 0, last, lasting) if lasting else None,
         halved_step=_halved(steps, norms, power, lasting) if growth is not None and power else None,
-        channels=_channels(last[1]),
+        channels=_channels(last.norms),
         effective_learning_rate=tuple(
             _effective(rate, norm, power) for rate, norm in zip(settings.learning_rates, norms, strict=True)
         ),
@@ -123,7 +122,7 @@ def _predicted(settings: Settings) -> float | None:
     return orthogonal_growth(walk or 0.0) - rate * (settings.weight_decay or 0.0)
 
 
-def _overflow(step: int, found: Magnitudes, growth: float) -> OverflowSteps:
+def _overflow(step: int, found: Rows, growth: float) -> OverflowSteps:
     def of(dtype: str) -> Overflow:
         entries = steps_until(found.largest, LARGEST[dtype], growth)
         squares = steps_until(found.norm, math.sqrt(LARGEST[dtype]), growth)

@@ -121,7 +121,7 @@ def test_norms_that_shrink_or_have_no_logarithm(tmp_path):
     (layer,) = measured(series(tmp_path, (0, 0.0), (1, 1.0)), "sgd", 0.1).layers
     assert (layer.growth_per_step, layer.effective_learning_rate) == (None, (None, pytest.approx(0.1)))
     (layer,) = measured(series(tmp_path, (5, 2.0))).layers
-    assert (layer.growth_per_step, layer.growth_stderr, layer.norms) == (None, None, (2.0,))
+    assert (layer.growth_per_step, layer.growth_stderr, layer.norms) == (None, None, (pytest.approx(2.0),))
 
 
 @pytest.mark.parametrize(("sample", "optimizer"), [("convnet-lars", "lars"), ("convnet-fromage", "fromage")])
