@@ -11,7 +11,7 @@ from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.problem.beside import Declared
 from fromage_cli.problem.hugging_face_models import build_hugging_face
 from fromage_cli.problem.named_code import check_arguments, named_code, seeded
-from fromage_cli.problem.perceptron import build_perceptron
+from fromage_cli.problem.perceptron import Perceptron, build_perceptron
 from fromage_cli.problem.specification import load_named, parse_specification
 
 if TYPE_CHECKING:
@@ -75,9 +75,15 @@ def build_model(
 def fresh_model(build: Callable[[int], nn.Module], seed: int) -> nn.Module | None:
     """The network with the weights that its factory draws from a seed; None where it draws none.
 
-    `build`: the factory, called with a seed. A factory that reads trained weights gives the same ones for every seed.
+    `build`: the factory, called with a seed. A factory that reads trained weights gives the same ones for every seed. A
+    perceptron that was rebuilt gets the weights that torch draws by default.
     """
-    model, other = build(seed), build(seed + 1)
+    model = build(seed)
+    if isinstance(model, Perceptron):
+        with seeded(seed):
+            model.initialise()
+        return model
+    other = build(seed + 1)
     pairs = list(zip(model.parameters(), other.parameters(), strict=False))
     if model is other or any(first.is_meta for first, _ in pairs):
         return None

@@ -70,6 +70,13 @@ class Perceptron(nn.Module):
             container = container.get_submodule(name)
         container.add_module(last, layer)
 
+    def initialise(self) -> None:
+        """New weights, drawn as torch draws them by default; off the meta device, onto the processor."""
+        self.to_empty(device="cpu")
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear | nn.BatchNorm1d | nn.LayerNorm | nn.RMSNorm):
+                layer.reset_parameters()
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (rows, …) to (rows, outputs); more than two dimensions are flattened."""
         hidden = inputs.flatten(1) if inputs.ndim > 2 else inputs  # (rows, inputs)

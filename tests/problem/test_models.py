@@ -146,6 +146,26 @@ def test_a_network_is_made_again_with_the_weights_of_its_seed() -> None:
     assert torch.equal(model.weight, build(5).weight)  # type: ignore[arg-type]
 
 
+def test_a_rebuilt_perceptron_gets_the_weights_that_torch_draws(tmp_path: Path) -> None:
+    source = nn.Sequential(nn.Linear(300, 200), nn.BatchNorm1d(200), nn.ReLU(), nn.Linear(200, 2))
+    for parameter in source.parameters():
+        nn.init.constant_(parameter, 7.0)
+    save_file(source.state_dict(), tmp_path / "m.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "m.safetensors")
+    declared = Declared(activation="relu", norm="batchnorm")
+    before = torch.random.get_rng_state()
+    models = [fresh_model(lambda _: build_model("auto", {}, checkpoint, declared)[0], seed) for seed in (3, 3, 4)]
+    first, again, other = [dict(model.state_dict()) for model in models if model is not None]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert list(first) == list(source.state_dict())
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["0.weight"], other["0.weight"])
+    bound = 300.0**-0.5  # torch's default: uniform between -1 and 1 over the square root of the inputs
+    assert 0.99 * bound < first["0.weight"].abs().max() <= bound
+    assert float(first["0.weight"].std()) == pytest.approx(bound / 3.0**0.5, rel=0.02)
+    assert torch.equal(first["1.weight"], torch.ones(200)) and torch.equal(first["1.running_var"], torch.ones(200))
+
+
 def test_a_factory_that_draws_no_weights_makes_nothing_again() -> None:
     ready = nn.Linear(2, 2)
 

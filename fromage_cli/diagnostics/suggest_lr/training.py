@@ -10,6 +10,7 @@ from fromage_cli.errors import FromageError, MismatchError, ResourceError, Usage
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.trial_runs.rate_probe import RateProbe, measure_rate
 from fromage_cli.probes.trial_runs.verification import verify
+from fromage_cli.problem.perceptron import Perceptron
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.typical_rates import typical_rate
 
@@ -50,8 +51,8 @@ def recommend(
 ) -> Trained:
     """The rate to train at.
 
-    `mode`: `init` from the network as its factory makes it, `checkpoint` from these weights, `auto` the first where
-    there is a factory, `none`. Raises UsageError for `init` without a factory.
+    `mode`: `init` from new weights, `checkpoint` from these, `auto` the first where `fresh` makes a network, `none`.
+    Raises UsageError for `init` where it makes none.
     """
     usual = typical(course)
     if mode == "none":
@@ -59,10 +60,14 @@ def recommend(
     if isinstance(course.error, ResourceError):
         return Trained(_typical(course, usual, "a limit was reached before"))
     before = gradients(course.problem.evaluations)
+    again = None
     try:
         again = fresh() if mode in ("auto", "init") else None
         if again is None and mode == "init":
-            raise UsageError("--probe init needs a network that can be made again.", "Name a factory with --model.")
+            raise UsageError(
+                "--probe init needs a network that draws new weights; this one comes with its own.",
+                "Name a factory with --model.",
+            )
         found = measure_rate(
             course.problem, course.optimizer, state, fresh=again, batch_size=batch_size, advance=course.advance
         )
@@ -75,11 +80,20 @@ def recommend(
         return Trained(_typical(course, usual, error.message.splitlines()[0]))
     if found.stopped is not None:
         course.error = found.stopped
-    return _concluded(course, found, usual, gradients(course.problem.evaluations) - before)
+    start = _start(again)
+    return _concluded(course, found, usual, gradients(course.problem.evaluations) - before, start)
 
 
-def _concluded(course: Course, found: RateProbe, usual: float | None, cost: float) -> Trained:
-    start = "the re-initialised network" if found.estimator == "probe-init" else "the checkpoint"
+def _start(again: Problem | None) -> str:
+    """What short runs start from, in words."""
+    if again is None:
+        return "these weights"
+    if isinstance(again.model, Perceptron):
+        return "new weights as torch draws them, since the network was rebuilt without its factory"
+    return "new weights of the network's factory"
+
+
+def _concluded(course: Course, found: RateProbe, usual: float | None, cost: float, start: str) -> Trained:
     words = f"{len(found.rates)} short runs; of {found.steps} steps from {start}"
     course.estimates.append(Estimate(found.estimator, course.eta(found.measured), found.measured, words, cost))
     runs = tuple(ProbeRun(rate, loss) for rate, loss in zip(found.rates, found.losses, strict=True))
@@ -96,7 +110,7 @@ def _concluded(course: Course, found: RateProbe, usual: float | None, cost: floa
             reliable=True,
             gain=found.gain,
         )
-    return Trained(recommended, runs, found.steps, f"probe: {found.rows}.")
+    return Trained(recommended, runs, found.steps, f"probe: from {start}; {found.rows}.")
 
 
 def _typical(course: Course, rate: float | None, reason: str, gain: float | None = None) -> Recommended:

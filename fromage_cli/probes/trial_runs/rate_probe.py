@@ -27,7 +27,8 @@ GUESS = 1e-3
 ABOVE: dict[Estimator, float] = {"probe-init": 2.0, "probe": 8.0}
 """The highest rate of the runs over the first increase, which is far too high at an initialisation."""
 TRAINED = (
-    "short runs from trained weights tell little of the rate to train at; with a factory they start from new weights"
+    "short runs from trained weights tell little of the rate to train at; they start from new ones where --model names"
+    " a factory that draws them"
 )
 
 
@@ -124,7 +125,7 @@ def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimato
         high=None,
         gain=runs.gain,
         reliable=doubt is None,
-        reason=doubt or f"the best of {len(rates)} short runs took {runs.gain:.0%} of the loss away",
+        reason=doubt or f"the best of {len(rates)} short runs from new weights took {runs.gain:.0%} of the loss away",
         estimator=estimator,
         centre=valley.centre if valley is not None else None,
         spread=valley.spread if valley is not None else None,

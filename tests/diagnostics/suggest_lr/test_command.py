@@ -155,7 +155,7 @@ def test_several_batches_and_training_batches_are_understood(run: Run, home: Pat
 def test_an_iterator_gives_the_short_runs_batches_of_their_own(run: Run, home: Path) -> None:
     code, out, err = run("--model", "network.py:build", "--batch", "network.py:batches", "--optimizer", "sgd", "--json")
     answer = json.loads(out)
-    assert code == 0 and "probe: 13 batches; losses on 60 rows of 3 further batches." in err
+    assert code == 0 and "probe: from these weights; 13 batches; losses on 60 rows of 3 further batches." in err
     assert answer["problem"]["batch_size"] == 20
     (cost,) = [each["gradient_evaluations"] for each in answer["result"]["estimates"] if "probe" in each["name"]]
     assert cost <= 100 + 20
@@ -193,10 +193,13 @@ def test_what_does_not_fit_is_refused(run: Run, home: Path, arguments: tuple[str
     assert "Traceback" not in err
 
 
-def test_short_runs_from_the_start_need_a_factory(run: Run) -> None:
-    code, _, err = run(SAMPLES / "mlp-2", "--optimizer", "sgd", "--probe", "init")
-    assert code in (0, 2)
-    assert code == 0 or "needs a network that can be made again" in err
+def test_a_perceptron_that_was_rebuilt_starts_from_new_weights(run: Run) -> None:
+    code, out, err = run(SAMPLES / "mlp-2", "--optimizer", "adamw", "--json")
+    result = json.loads(out)["result"]
+    assert code == 0
+    assert (result["recommended"]["estimator"], result["recommended"]["reliable"]) == ("probe-init", True)
+    assert result["probe"][0]["loss"] > 1.0, "an untrained network's loss, at the lowest rate"
+    assert "from new weights as torch draws them" in " ".join(err.split())
 
 
 def test_a_state_of_another_model_is_refused(run: Run, home: Path) -> None:

@@ -50,7 +50,7 @@ def test_a_well_gives_the_rate_its_interval_and_the_gain() -> None:
     assert found.high == pytest.approx(found.learning_rate * 2.0**INTERVAL)
     assert found.gain == pytest.approx(0.5)
     assert found.reliable
-    assert found.reason == "the best of 4 short runs took 50% of the loss away"
+    assert found.reason == "the best of 4 short runs from new weights took 50% of the loss away"
     assert found.rates == tuple(WELL)
     assert found.losses == tuple(WELL.values())
     assert (found.start_loss, found.steps, found.gradient_evaluations, found.rows) == (1.0, STEPS, 60.0, "somewhere")
@@ -64,7 +64,7 @@ def test_each_start_has_its_own_constants() -> None:
     assert initial.reliable
     assert not trained.reliable
     assert trained.learning_rate == ADAMW.typical
-    assert "with a factory they start from new weights" in trained.reason
+    assert "they start from new ones where --model names a factory that draws them" in trained.reason
 
 
 FLAT = {0.001 * APART**k: loss for k, loss in enumerate((0.5, 0.41, 0.41, 0.4, 0.41, 0.5))}
