@@ -7,8 +7,12 @@ the edge of stability*, ICLR 2021, appendix B; Cohen et al., *Adaptive gradient 
 
 
 def momentum_threshold(learning_rate: float, momentum: float = 0.0, dampening: float = 0.0) -> float:
-    """(2 + 2 mu) / ((1 - d) eta) for momentum mu with dampening d, as torch's SGD has them; 2 / eta plain."""
-    return (2.0 + 2.0 * momentum) / ((1.0 - dampening) * learning_rate)
+    """(2 + 2 mu) / ((1 - d) eta) for momentum mu with dampening d, as torch's SGD has them; 2 / eta plain.
+
+    Without momentum there is nothing to dampen.
+    """
+    fresh = 1.0 - dampening if momentum else 1.0
+    return (2.0 + 2.0 * momentum) / (fresh * learning_rate)
 
 
 def nesterov_threshold(learning_rate: float, momentum: float) -> float:

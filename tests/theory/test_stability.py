@@ -42,6 +42,7 @@ def sgd(**settings: Any) -> Callable[[list[torch.Tensor]], torch.optim.Optimizer
         (sgd(), momentum_threshold(RATE), 0.0),
         (sgd(momentum=0.9), momentum_threshold(RATE, 0.9), 0.0),
         (sgd(momentum=0.9, dampening=0.9), momentum_threshold(RATE, 0.9, 0.9), 0.0),
+        (sgd(dampening=0.5), momentum_threshold(RATE, 0.0, 0.5), 0.0),
         (sgd(momentum=0.5, nesterov=True), nesterov_threshold(RATE, 0.5), 0.0),
         (sgd(momentum=0.9, nesterov=True), nesterov_threshold(RATE, 0.9), 0.0),
         (sgd(weight_decay=60.0), momentum_threshold(RATE), 60.0),

@@ -163,11 +163,12 @@ def optimizer_of(given: Given, state: OptimizerState | None, declared: Declared)
     rate = _first(given.learning_rate, max(rates, default=None), declared.learning_rate)
     own = name or ""
     momentum = _first(given.momentum, first.get("momentum"), declared.momentum, MOMENTA.get(own))
+    heavy = float(momentum or 0.0) if own in ("", *WITH_MOMENTUM) else 0.0
     return Optimizer(
         name=name,
         learning_rate=rate or None,
-        momentum=float(momentum or 0.0) if own in ("", *WITH_MOMENTUM) else 0.0,
-        dampening=float(first.get("dampening") or 0.0),
+        momentum=heavy,
+        dampening=float(first.get("dampening") or 0.0) if heavy else 0.0,  # without a buffer torch takes none
         nesterov=given.nesterov or bool(first.get("nesterov", own == "muon")),
         betas=_betas(_first(given.betas, first.get("betas"), declared.betas, BETAS.get(own, OTHER_BETAS))),
         weight_decay=float(_first(given.weight_decay, max(decays, default=None), declared.weight_decay) or 0.0),

@@ -44,9 +44,9 @@ class Chain:
     weights: tuple[str, ...]
     """Names of the matrices, from the input to the output."""
     alpha: float
-    """alpha |x| <= |phi(x)|, and the smallest slope."""
+    """alpha |x| <= |phi(x)|, and the smallest slope of what stands between two matrices."""
     beta: float
-    """The largest slope."""
+    """The largest slope of it."""
 
 
 def theorem_chain(model: nn.Module, *, dropout: bool) -> Chain | str:
@@ -57,13 +57,13 @@ def theorem_chain(model: nn.Module, *, dropout: bool) -> Chain | str:
     inner = unwrapped(model)
     try:
         links = _of_perceptron(inner) if isinstance(inner, Perceptron) else list(_links(inner, "", dropout))
-        names, slopes = _read(links)
+        names, low, high = _read(links)
     except _Refusal as refusal:
         return str(refusal)
     narrowing = next((name for name, weight in names if weight.shape[0] < weight.shape[1]), None)
     if narrowing is not None:
         return f"{narrowing} narrows: it has fewer outputs than inputs, and some input changes nothing"
-    return Chain(tuple(name for name, _ in names), min([1.0, *slopes]), max([1.0, *slopes]))
+    return Chain(tuple(name for name, _ in names), min(low), max(high))
 
 
 class _Refusal(Exception):
@@ -96,20 +96,29 @@ def _of_perceptron(model: Perceptron) -> list[_Link]:
     return links
 
 
-def _read(links: list[_Link]) -> tuple[list[tuple[str, Tensor]], list[float]]:
-    """The named matrices and the slopes of the nonlinearities."""
+def _read(links: list[_Link]) -> tuple[list[tuple[str, Tensor]], list[float], list[float]]:
+    """The named matrices, and the smallest and the largest slope behind each: those of composed nonlinearities multiply.
+
+    What stands before the first matrix only makes another input.
+    """
     names: list[tuple[str, Tensor]] = []
-    slopes: list[float] = []
+    low: list[float] = []
+    high: list[float] = []
     for path, link in links:
         if type(link) is nn.Linear:
             if link.bias is not None:
                 raise _Refusal(f"{path} has a bias")
             names.append((f"{path}.weight".lstrip("."), link.weight))
+            low.append(1.0)
+            high.append(1.0)
         elif link is not None:
-            slopes += _slopes(path, link)
+            slopes = _slopes(path, link)
+            if names:
+                low[-1] *= min(1.0, *slopes)
+                high[-1] *= max(1.0, *slopes)
     if not names:
         raise _Refusal(OTHER.format("it has no linear layer"))
-    return names, slopes
+    return names, low, high
 
 
 def _slopes(path: str, link: nn.Module | Callable[[Tensor], Tensor]) -> list[float]:

@@ -63,3 +63,10 @@ def test_slopes_are_read_where_they_stand():
     model = nn.Sequential(linear(2, 2), nn.PReLU(2))
     model[1].weight.data = torch.tensor([0.25, 0.75])
     assert theorem_chain(model, dropout=False) == Chain(("0.weight",), 0.25, 1.0)
+
+
+def test_nonlinearities_in_a_row_multiply_and_one_before_the_matrices_does_not_count():
+    model = nn.Sequential(nn.LeakyReLU(0.01), linear(4, 4), nn.LeakyReLU(0.5), nn.LeakyReLU(0.2), linear(4, 4))
+    assert theorem_chain(model, dropout=False) == Chain(("1.weight", "4.weight"), 0.1, 1.0)
+    steep = nn.Sequential(linear(4, 4), nn.LeakyReLU(3.0), nn.PReLU(init=2.0), linear(4, 4), nn.LeakyReLU(0.5))
+    assert theorem_chain(steep, dropout=False) == Chain(("0.weight", "3.weight"), 0.5, 6.0)
