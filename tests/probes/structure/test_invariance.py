@@ -71,6 +71,51 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(-2, -3).flatten(-2))
 
 
+class ResidualBlock(nn.Module):
+    """relu(x + BatchNorm(conv(relu(BatchNorm(conv(x))))))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = functional.relu(self.norms[0](self.convs[0](x)))
+        return functional.relu(x + self.norms[1](self.convs[1](hidden)))
+
+
+class Tied(nn.Module):
+    """One matrix in two places, with a norm behind both or behind the first alone."""
+
+    def __init__(self, width: int, *, both: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
+        self.last.weight = self.first.weight
+        self.norms = nn.ModuleList((nn.LayerNorm(width), nn.LayerNorm(width) if both else nn.Identity()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norms[1](self.last(torch.tanh(self.norms[0](self.first(x)))))
+
+
+class StandardisedConv(nn.Conv2d):
+    """Weight standardisation: each filter less its mean, over its deviation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        deviation, mean = torch.std_mean(self.weight, (1, 2, 3), keepdim=True)
+        return functional.conv2d(x, (self.weight - mean) / deviation, self.bias, padding=1)
+
+
+class CosineHead(nn.Module):
+    """Cosines between features and rows of weights, as of a normalised softmax."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 8 * functional.linear(functional.normalize(x, dim=-1), functional.normalize(self.weight, dim=-1))
+
+
 @dataclass
 class Specimen:
     """A network, its inputs and the truth about its layers."""
@@ -163,6 +208,27 @@ def specimen(kind: str, width: int, scale: float, rows: int) -> Specimen:  # noq
                 Residual(nn.Linear(width, width, bias=False), nn.LayerNorm(width)), nn.Tanh(), Mean(), head
             )
             return Specimen(model, sequences, {"0.inner.weight": NONE})
+        case "residual block with BatchNorm":
+            model = images_through(conv(True), ResidualBlock(width))
+            convs = {f"1.convs.{place}.weight": ("invariant", "channel") for place in range(2)}
+            return Specimen(model, images, {"0.weight": NONE} | convs, {}, dict.fromkeys(("0.weight", *convs), NONE))
+        case "conv for each channel before BatchNorm":
+            alone = nn.Conv2d(width, width, 3, groups=width, bias=False)
+            model = images_through(conv(True), nn.Tanh(), alone, nn.BatchNorm2d(width))
+            truth = {"0.weight": NONE, "2.weight": ("invariant", "channel")}
+            return Specimen(model, images, truth, {}, dict.fromkeys(truth, NONE))
+        case "tied matrix before two norms":
+            model = nn.Sequential(Tied(width, both=True), nn.Tanh(), Mean(), head)
+            return Specimen(model, sequences, first("invariant", "tensor", "0.first.weight"))
+        case "tied matrix before one norm":
+            model = nn.Sequential(Tied(width, both=False), nn.Tanh(), Mean(), head)
+            return Specimen(model, sequences, first("none", None, "0.first.weight"))
+        case "weight standardisation":
+            model = images_through(StandardisedConv(3, width, 3))
+            return Specimen(model, images, first("invariant", "channel"), {"0.weight": False})
+        case "cosines with rows":
+            model = nn.Sequential(nn.Linear(10, width), nn.Tanh(), CosineHead(width), nn.Tanh(), nn.Linear(5, 5))
+            return Specimen(model, rows_of_ten, {"0.weight": NONE, "2.weight": ("invariant", "channel")})
         case "plain conv":
             return Specimen(images_through(conv(False), nn.ReLU()), images, {"0.weight": NONE})
     raise AssertionError(kind)
@@ -189,6 +255,12 @@ KINDS = [
     "queries and keys with bias normalised per head",
     "block with LayerNorm in front",
     "residual added before the norm",
+    "residual block with BatchNorm",
+    "conv for each channel before BatchNorm",
+    "tied matrix before two norms",
+    "tied matrix before one norm",
+    "weight standardisation",
+    "cosines with rows",
     "plain conv",
 ]
 
