@@ -97,7 +97,7 @@ def _of_perceptron(model: Perceptron) -> list[_Link]:
 
 
 def _read(links: list[_Link]) -> tuple[list[tuple[str, Tensor]], list[float], list[float]]:
-    """The named matrices, and the smallest and the largest slope behind each: those of composed nonlinearities multiply.
+    """The named matrices, and the smallest and the largest slope behind each: nonlinearities in a row multiply theirs.
 
     What stands before the first matrix only makes another input.
     """
