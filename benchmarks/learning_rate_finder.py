@@ -2,8 +2,8 @@
 
 After Smith, *Cyclical learning rates for training neural networks*, 2017, with the settings of fastai's `lr_find`: 100
 steps from 1e-7 to 10, losses smoothed exponentially (.98, without bias), stopped above four times the least. Three
-readings: where the smoothed loss falls most steeply (Lightning's), a tenth of the rate where it is least, and the
-middle of the longest fall (fastai's `valley`).
+readings: where the smoothed loss falls most steeply (Lightning's), a tenth of the rate where it is least (fastai's
+`minimum`), and the middle of the longest fall (fastai's `valley`).
 """
 
 import math
@@ -57,11 +57,10 @@ def steepest(losses: Sequence[float]) -> int:
 
 
 def valley(losses: Sequence[float]) -> int:
-    """The middle of the longest falling subsequence: of its span, the middle of the second third."""
-    lengths, starts = [1] * len(losses), list(range(len(losses)))
+    """The middle of the longest falling subsequence, which is taken to stand without gaps before its last step."""
+    lengths = [1] * len(losses)
     for end in range(len(losses)):
-        for before in range(end):
-            if losses[end] < losses[before] and lengths[before] + 1 > lengths[end]:
-                lengths[end], starts[end] = lengths[before] + 1, starts[before]
+        longest = max((lengths[before] for before in range(end) if losses[before] > losses[end]), default=0)
+        lengths[end] = longest + 1
     last = int(np.argmax(lengths))
-    return (starts[last] + last) // 2
+    return last - lengths[last] // 2

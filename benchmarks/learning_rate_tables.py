@@ -129,9 +129,9 @@ def _initial(study: Study, typical: dict[str, float]) -> None:
             _excess(name, part, of_part(kept, part), predict)
 
 
-def _fitted(title: str, kept: Sequence[Sample]) -> Predict:
-    """The formula fitted to the reliable runs of the calibration half, its constants printed."""
-    found = fit(of_part(kept, PARTS[0]))
+def _fitted(title: str, samples: Sequence[Sample]) -> Predict:
+    """The formula fitted to the samples of the calibration half, its constants printed."""
+    found = fit(of_part(samples, PARTS[0]))
     absolute = {
         name: offset + (1.0 - found.exponent) * math.log2(START[name]) for name, offset in found.offsets.items()
     }
@@ -164,14 +164,14 @@ def _trained(study: Study, typical: dict[str, float]) -> None:
     samples = [sample for found in by_step.values() for sample in found]
     if not samples:
         return
-    kept = [sample for sample in samples if sample.reliable]
-    fitted = _fitted("Short runs from trained weights", kept)
+    fitted = _fitted("Short runs from trained weights", samples)
     _columns(ERRORS)
-    _rows("would be reliable", kept, fitted)
-    _rows("would not", [sample for sample in samples if not sample.reliable], fitted)
-    _rows("typical rate where it would be", kept, lambda sample: typical[sample.optimizer])
+    _rows("short runs", samples, fitted)
+    _rows("typical rate", samples, lambda sample: typical[sample.optimizer])
+    kept = [sample for sample in samples if sample.reliable]
+    _rows("as from new weights, where it would be reliable", kept, fitted)
     for step, found in by_step.items():
-        _rows(f"step {step}, would be reliable", [sample for sample in found if sample.reliable], fitted)
+        _rows(f"step {step}", found, fitted)
 
 
 LOCAL_ERRORS = "| step | estimate | networks | mean error | mean | beyond 3 × | held-out, fitted | unseen, fitted |"
