@@ -118,7 +118,11 @@ def lion_equilibrium(rate: float, decay: float, betas: tuple[float, float]) -> E
 
 
 def lion_norm(rate: float, decay: float, betas: tuple[float, float], elements: int) -> float:
-    """η √elements / rotation: every entry of a step is ±η."""
+    """η √elements / rotation: every entry of a step is ±η.
+
+    For Gaussian noise. Entries whose gradient is mostly zero and rarely large keep their sign for long; norms of layers
+    of small networks then came out 10 to 30 % larger.
+    """
     return rate * math.sqrt(elements) / math.sqrt(math.pi * rate * decay * lion_spread(betas))
 
 

@@ -39,8 +39,9 @@ Make = Callable[[list[torch.Tensor]], Optimizer]
 class Training:
     """One scale-invariant tensor whose gradient is noise: the loss is ⟨ξ, W / ‖W‖⟩ with a fresh ξ each step."""
 
-    def __init__(self, make: Make, norm: float, seed: int = 0) -> None:
+    def __init__(self, make: Make, norm: float, seed: int = 0, scales: torch.Tensor | None = None) -> None:
         self.generator = torch.Generator().manual_seed(seed)
+        self.scales = torch.ones(ELEMENTS, dtype=torch.float64) if scales is None else scales
         self.weight = self._noise()
         self.weight *= norm / self.weight.norm()
         self.weight.requires_grad_()
@@ -49,7 +50,7 @@ class Training:
         self.angles: list[float] = []
 
     def _noise(self) -> torch.Tensor:
-        return torch.randn(ELEMENTS, generator=self.generator, dtype=torch.float64)
+        return self.scales * torch.randn(ELEMENTS, generator=self.generator, dtype=torch.float64)
 
     def run(self, steps: int, decoupled: float = 0.0) -> "Training":
         for _ in range(steps):
@@ -147,6 +148,18 @@ def test_norm_and_rotation_at_equilibrium(name: str) -> None:
     training = Training(make, 1.15 * norm).run(5 * span)
     assert training.norm(span) == pytest.approx(norm, rel=0.05)
     assert training.rotation(span) == pytest.approx(found.rotation, rel=0.05)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_entries_whose_noise_is_of_different_size(name: str) -> None:
+    """Standard deviations spread log-normally by a factor of 1.5, and of mean square 1."""
+    scales = (0.4 * torch.randn(ELEMENTS, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).exp()
+    make, found, norm = TABLE[name]
+    assert found.relaxation is not None
+    span = math.ceil(found.relaxation)
+    training = Training(make, norm, scales=scales / scales.square().mean().sqrt()).warm().run(3 * span)
+    assert training.norm(2 * span) == pytest.approx(norm, rel=0.05)
+    assert training.rotation(2 * span) == pytest.approx(found.rotation, rel=0.05)
 
 
 @pytest.mark.parametrize("name", TABLE)

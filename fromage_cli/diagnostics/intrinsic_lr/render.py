@@ -134,6 +134,8 @@ def _legend(result: IntrinsicResult) -> str:
         words.append("expected: at equilibrium, if gradients were noise alone")
     else:
         words.append("rotation: radians a step, at equilibrium")
+    if result.optimizer == "lion":
+        words.append("‖W*‖ for Gaussian noise: layers of sparse gradients end 10 to 30 % above")
     return "; ".join(words) + "."
 
 

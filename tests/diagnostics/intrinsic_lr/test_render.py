@@ -67,6 +67,11 @@ def test_sentences(make_result, changes, words):
     assert words in summary(make_result(**changes))
 
 
+def test_of_lion_it_is_said_which_noise_is_meant(make_result):
+    for optimizer in ("lion", "adamw"):
+        assert ("for Gaussian noise" in page(make_result(optimizer=optimizer))) == (optimizer == "lion")
+
+
 def test_a_course_from_an_unknown_norm_says_so(make_result, make_layer, drop):
     layer = make_layer(drop=replace(drop, from_equilibrium=True))
     assert "are taken to be at it" in " ".join(page(make_result(layers=(layer,), drop_factor=10.0)).split())
