@@ -139,14 +139,14 @@ class Study:
         """Every best rate beside nothing."""
         return [Sample(self.tasks[task], name, best, 0.0) for (task, name), best in self.best.items()]
 
-    def probes(self, step: int) -> list[Sample]:
-        """The centres of the short runs at a step; -1 from a new initialisation."""
+    def probes(self, step: int, rule: Callable[[dict], bool] | None = None) -> list[Sample]:
+        """The centres of the short runs at a step, -1 from a new initialisation; `rule` tells the reliable ones."""
         found = []
         for (task, optimizer), best in self.best.items():
             entry = self.runs.get((task, optimizer, step), {})
             if entry.get("centre") is not None:
                 octave = math.log2(entry["centre"] / START[optimizer])
-                found.append(Sample(self.tasks[task], optimizer, best, octave, reliable(entry)))
+                found.append(Sample(self.tasks[task], optimizer, best, octave, (rule or reliable)(entry)))
         return found
 
     def estimates(self, name: str, step: int) -> list[Sample]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from learning_rate_report import PARTS, THRICE, Sample, Study, errors, fit, of_part
+from learning_rate_rules import compared
 from learning_rate_training import CHECKPOINT_STEPS, START
 
 from fromage_cli.theory.rate_calibration import INTERVAL
@@ -29,6 +30,7 @@ def report(study: Study) -> None:
     _best_rates(study)
     typical = _typical(study)
     _initial(study, typical)
+    _rules(study)
     _trained(study, typical)
     _finder(study)
     _local(study)
@@ -157,6 +159,20 @@ def _excess(name: str, part: str, samples: Sequence[Sample], predict: Predict) -
     if samples:
         ratios = [sample.best.excess(predict(sample)) for sample in samples]
         print(f"| {name} | {part} | {np.median(ratios):.2f} | {np.quantile(ratios, 0.9):.2f} |")
+
+
+def _rules(study: Study) -> None:
+    parts = (f"{PARTS[0]}, left out in turn", *PARTS[1:])
+    columns = "".join(f" {part}: kept | mean error | beyond 3 × |" for part in parts)
+    _head("Rules", f"| least gain | most spread |{columns}")
+    for gain, spread, by_part in compared(study):
+        print(f"| {gain:g} | {spread:g} | {' | '.join(map(_short, by_part))} |")
+
+
+def _short(values: Sequence[float]) -> str:
+    """Count, mean size, how many are beyond a factor of 3."""
+    sizes = np.abs(values)
+    return f"{len(sizes)} | {sizes.mean():.2f} | {int((sizes > THRICE).sum())}" if values else "0 | – | –"
 
 
 def _trained(study: Study, typical: dict[str, float]) -> None:
