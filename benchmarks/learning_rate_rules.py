@@ -1,4 +1,4 @@
-"""Which rule tells the reliable short runs: alternatives compared, on the calibration half with each network left out."""
+"""Which rule tells reliable short runs: several compared, on the calibration half with each network left out once."""
 
 from collections.abc import Sequence
 
