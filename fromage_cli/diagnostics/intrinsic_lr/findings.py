@@ -8,6 +8,11 @@ from fromage_cli.diagnostics.intrinsic_lr.law import RATE_POWERS
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult, LayerEquilibrium
 from fromage_cli.findings import Finding
 
+BALANCE = (
+    "Let the decay be part of the gradient, where a norm settles; past it, no decay but η'²/2η keeps one. Or divide "
+    "the update by √(1+η'²), as Fromage does."
+)
+"""For LARS whose decay is decoupled already."""
 NAMED = 3
 """Names spelled out in a sentence."""
 
@@ -52,7 +57,9 @@ def _growing(result: IntrinsicResult) -> Iterator[Finding]:
         + ("" if result.optimizer == "lars" else ", ever more slowly, and its effective rate falls"),
         value=rate,
         limit=0.0,
-        hint="Decay the weights: they then settle at a norm, and the effective rate with them.",
+        hint=BALANCE
+        if result.optimizer == "lars" and result.decay == "decoupled"
+        else "Decay the weights: they then settle at a norm, and the effective rate with them.",
     )
 
 

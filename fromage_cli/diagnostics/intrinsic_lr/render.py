@@ -125,18 +125,21 @@ def _cells(layer: LayerEquilibrium, series: bool) -> dict[str, object]:
 
 
 def _legend(result: IntrinsicResult) -> str:
-    words = ["τ: relaxation in steps; steps left: until within 10 % of the equilibrium norm ‖W*‖"]
+    words = []
+    if any(layer.relaxation_steps is not None for layer in result.layers):
+        words.append("τ: relaxation in steps; steps left: until within 10 % of the equilibrium norm ‖W*‖")
     if any(layer.growth_per_step is not None for layer in result.layers):
         words.append("growth: of ln ‖W‖ a step, without equilibrium")
     if len(result.steps) > 1:
         first, last = result.steps[-2:]
         words.append(f"rotation in radians between steps {first} and {last}")
-        words.append("expected: at equilibrium, if gradients were noise alone")
-    else:
+        if any(layer.expected_rotation is not None for layer in result.layers):
+            words.append("expected: at equilibrium, if gradients were noise alone")
+    elif any(layer.expected_rotation is not None for layer in result.layers):
         words.append("rotation: radians a step, at equilibrium")
     if result.optimizer == "lion":
         words.append("‖W*‖ for Gaussian noise: layers of sparse gradients end 10 to 30 % above")
-    return "; ".join(words) + "."
+    return f"{'; '.join(words)}." if words else ""
 
 
 def _after_drop(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: PageStyle) -> list[RenderableType]:

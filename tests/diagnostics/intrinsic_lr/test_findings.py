@@ -59,6 +59,16 @@ def test_norms_that_grow_for_ever_are_a_warning(make_result, make_layer, count, 
     assert (finding.severity, finding.layer) == ("warn", f"w{count - 1}") and words in finding.message
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "decay", "words"),
+    [("lars", "decoupled", "part of the gradient"), ("lars", "coupled", "Decay the"), ("sgd", "coupled", "Decay the")],
+)
+def test_the_remedy_is_one_that_the_run_has_not_taken(make_result, make_layer, optimizer, decay, words):
+    layer = make_layer(growth_per_step=1e-4, log_ratio=None, relaxation_steps=None)
+    (finding,) = judge(make_result(layers=(layer,), optimizer=optimizer, decay=decay))
+    assert words in finding.hint
+
+
 def test_the_way_is_told_in_epochs_where_they_are_known(make_result, make_layer):
     (finding,) = judge(alone(make_result, make_layer, log_ratio=1.0, steps_to_equilibrium=440.0))
     assert "440 steps (20 epochs) away: it turns more slowly" in finding.message

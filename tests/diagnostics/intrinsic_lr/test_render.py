@@ -67,6 +67,13 @@ def test_sentences(make_result, changes, words):
     assert words in summary(make_result(**changes))
 
 
+def test_what_is_not_there_is_not_explained(make_result, make_layer):
+    nulls = dict.fromkeys(("equilibrium_norm", "log_ratio", "relaxation_steps", "expected_rotation"))
+    layers = (make_layer(observed_rotation=0.1, **nulls),)
+    text = page(make_result(layers=layers, steps=(0, 100), absent=()))
+    assert "rotation in radians" in text and "τ" not in text and "expected" not in text
+
+
 def test_of_lion_it_is_said_which_noise_is_meant(make_result):
     for optimizer in ("lion", "adamw"):
         assert ("for Gaussian noise" in page(make_result(optimizer=optimizer))) == (optimizer == "lion")
