@@ -64,5 +64,7 @@ def _reduce(term: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> float:
 
     size = CHUNK if tensors[0].device.type == "cpu" else ACCELERATOR_CHUNK
     columns = [torch.split(tensor.reshape(-1), size) for tensor in tensors]
-    partial = [term(*chunks) for chunks in zip(*columns, strict=True)]
-    return float(sum(partial))
+    total = torch.zeros((), dtype=torch.float64, device=tensors[0].device)
+    for chunks in zip(*columns, strict=True):
+        total += term(*chunks)  # parts that are kept would lie between the copies, whose memory could not be used again
+    return float(total)
