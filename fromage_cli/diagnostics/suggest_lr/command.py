@@ -162,7 +162,7 @@ def _stages(rule: "Optimizer", probe: str, sharpness: bool, verify: int) -> int:
     measured = 1 + 2 + 6
     if rule.name is None:
         return measured + 8
-    return measured + 2 + sharpness + (0 if probe == "none" else 5) + (3 if verify else 0)
+    return measured + 2 + sharpness + (0 if probe == "none" else 6) + (3 if verify else 0)
 
 
 def _estimate(intake: Intake, rule: "Optimizer", probe: str, sharpness: bool, verify: int) -> Answer:
