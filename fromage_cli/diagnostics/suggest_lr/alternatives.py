@@ -21,15 +21,20 @@ COMMON = {
     "lion": Optimizer("lion", betas=(0.9, 0.99)),
 }
 """Settings that are usual; of the others, their defaults."""
+PRECISION = 1.2
+"""Up to this factor the rate is known that raises the loss."""
+FORWARDS = 60
+"""Forward passes at most, for all of them together."""
 
 
 def measure_alternatives(course: Course, eta: float | None, wish: Wish) -> tuple[Alternative, ...]:
     """Each optimizer's rate for a step of relative size eta, its critical rate and its typical one.
 
-    One gradient for what stands in for their memories, and about eight forward passes each. Ends early, keeping what
-    it has, when a limit of the budget is reached.
+    One gradient for what stands in for their memories, and about five forward passes each, 60 at most. Ends early,
+    keeping what it has, when a limit of the budget is reached.
     """
     found: list[Alternative] = []
+    rises, until = eta, course.problem.evaluations.forwards + FORWARDS
     if isinstance(course.error, ResourceError):
         return ()
     try:
@@ -37,21 +42,33 @@ def measure_alternatives(course: Course, eta: float | None, wish: Wish) -> tuple
         noise = measure_noise(course.problem, parts, batch_size=wish.batch_size, remember=True) if parts else None
         memory, _ = stand_in(course.problem, noise)
         for name in OPTIMIZERS:
-            found.append(_alternative(course, COMMON.get(name, Optimizer(name)), eta, memory))
+            left = round(until - course.problem.evaluations.forwards)
+            other, rises = _alternative(
+                course, COMMON.get(name, Optimizer(name)), eta, memory, rises=rises or 1e-2, left=left
+            )
+            found.append(other)
             course.advance()
     except ResourceError as limit:
         course.error = limit
     return tuple(found)
 
 
-def _alternative(course: Course, rule: Optimizer, eta: float | None, memory: Mapping[str, Memory]) -> Alternative:
+def _alternative(
+    course: Course, rule: Optimizer, eta: float | None, memory: Mapping[str, Memory], *, rises: float, left: int
+) -> tuple[Alternative, float]:
+    """One rule's rates, by `left` forward passes at most; and the relative step from which on the loss rises.
+
+    `rises`: where the rule before had it, which is where the search begins.
+    """
     name, usual = rule.name or "", typical_of(rule)[0]
     try:
         step = measure_next_step(course.problem, rule, None, memory)
         line = step_line(course.problem, course.tensors, step, name)
     except MismatchError:
-        return Alternative(name, None, None, usual)
+        return Alternative(name, None, None, usual), rises
     limit = eta * line.learning_rate if eta is not None else None
     moved = {tensor.name: step.moved(tensor) for tensor in course.tensors if tensor.name in step.steps}
-    start = limit or 1e-2 * line.learning_rate
-    return Alternative(name, limit, critical_rate(course.problem, moved, start, rule.contraction), usual)
+    start, critical = rises * line.learning_rate, None
+    if left > 1:
+        critical = critical_rate(course.problem, moved, start, rule.contraction, precision=PRECISION, attempts=left - 1)
+    return Alternative(name, limit, critical, usual), critical / line.learning_rate if critical is not None else rises

@@ -156,7 +156,7 @@ class Alternative:
     limit: float | None
     """Its learning rate whose next step is as large as the limit."""
     critical: float | None
-    """Its smallest learning rate whose next step raises the loss."""
+    """Its smallest learning rate whose next step raises the loss, to a tenth; None where none was seen."""
     typical: float | None
 
 

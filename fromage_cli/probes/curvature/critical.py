@@ -19,6 +19,10 @@ ATTEMPTS = 24
 """Forward passes at most."""
 GUESSES = 6
 """How many of them lead to a parabola's guess; the others halve the bracket."""
+CRAWLS = 2
+"""After so many the rate is doubled at least while the loss stays as low as it has been: it may be flat."""
+FLOOR = 0.8
+"""Of the deepest fall seen: as low as that counts as flat."""
 
 
 def critical_rate(
@@ -26,12 +30,17 @@ def critical_rate(
     step: Mapping[str, Tensor],
     start: float,
     contraction: Callable[[float], float] = lambda rate: 1.0,
+    *,
+    precision: float = PRECISION,
+    attempts: int = ATTEMPTS,
 ) -> float | None:
     """The learning rate from which on w - rate * step has a higher loss than w; None where no rate lowers the loss.
 
-    `start`: where the search begins; `contraction`: what the rule multiplies weights by after a step of that rate. The
-    weights are afterwards as before. Costs 4 forward passes where the loss is quadratic along the step, up to ten
-    elsewhere and more where the start is far off; a rise that lies between the points tried is not seen.
+    `start`: where the search begins; `contraction`: what the rule multiplies weights by after a step of that rate;
+    `precision`: the factor up to which the rate is known in the end; `attempts`: how many rates are tried at most,
+    after which there is no answer. The weights are afterwards as before. Costs 4 forward passes where the loss is
+    quadratic along the step, up to ten elsewhere and more where the start is far off; a rise that lies between the
+    points tried is not seen.
     """
     slope = sum(inner_product(problem.base.gradients[name], part) for name, part in step.items())
     if not slope > 0.0:
@@ -49,21 +58,25 @@ def critical_rate(
             value = problem.value()
             return value - base if math.isfinite(value) else math.inf
 
-        return _smallest_rise(rise, slope, start)
+        return _smallest_rise(rise, slope, start, precision, attempts)
 
 
-def _smallest_rise(rise: Callable[[float], float], slope: float, start: float) -> float | None:
+def _smallest_rise(
+    rise: Callable[[float], float], slope: float, start: float, precision: float, attempts: int
+) -> float | None:
     """Where `rise`, which falls with `slope` at 0, is first above 0: a parabola's guess, tightened from both sides."""
-    low, high, rate = 0.0, math.inf, start
-    for attempt in range(ATTEMPTS):
+    low, high, rate, deepest = 0.0, math.inf, start, 0.0
+    for attempt in range(attempts):
         above = rise(rate)
         if above > 0.0:
             high = rate
         else:
             low = rate
-        if low > 0.0 and high <= PRECISION * low:
+        if low > 0.0 and high <= precision * low:
             return math.sqrt(low * high)
-        rate = _next_rate(low, high, rate, above, slope if attempt < GUESSES else None)
+        following = _next_rate(low, high, rate, above, slope if attempt < GUESSES else None)
+        flat = attempt >= CRAWLS and not math.isfinite(high) and above <= FLOOR * deepest
+        rate, deepest = max(following, 2.0 * low) if flat else following, min(deepest, above)
     return None
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
+from fromage_cli.diagnostics.suggest_lr import alternatives
 from fromage_cli.diagnostics.suggest_lr.course import Wish, gradients
 from fromage_cli.diagnostics.suggest_lr.measure import Measurement, measure
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, SuggestedRates
@@ -248,6 +249,21 @@ def test_without_an_optimizer_every_one_has_its_rate(
     assert rates["lars"].limit == pytest.approx(0.1 * result.limit.eta)  # momentum .9
     assert all(each.critical is not None and each.critical > (each.limit or 0.0) for each in result.alternatives)
     assert gradients(problem.evaluations) <= 40
+
+
+def test_all_of_them_together_stay_within_their_forward_passes(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alternatives, "FORWARDS", 12)
+    problem = make_problem(perceptron, classification)
+    result = suggest(problem, Optimizer()).result
+    rises = [each.critical for each in result.alternatives]
+    assert len(rises) == 8 and rises[0] is not None and rises[-1] is None
+    assert all(each.limit is not None for each in result.alternatives)
+    counted = make_problem(perceptron, classification)
+    monkeypatch.setattr(alternatives, "OPTIMIZERS", ())
+    suggest(counted, Optimizer())
+    assert problem.evaluations.forwards <= counted.evaluations.forwards + 12
 
 
 def test_the_typical_rate_stands_in_and_says_so(

@@ -85,3 +85,29 @@ def test_an_overflow_counts_as_a_rise(make_problem: Maker) -> None:
     problem = make_problem(Steep(), {"x": torch.ones(1, 1)}, "output")
     step = {name: torch.full_like(part, -1.0) for name, part in plain(problem).items()}
     assert critical_rate(problem, step, 100.0) == pytest.approx(6.0, rel=0.03)
+
+
+class Plateau(nn.Module):
+    """Falls from w = 1 to 0, is flat down to -50, then rises again; as high as before at -51."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * self.weight.relu().square() + x * (-50.0 - self.weight).relu().square()).sum()
+
+
+def test_a_plateau_is_crossed_in_doubling_steps(make_problem: Maker) -> None:
+    problem = make_problem(Plateau(), {"x": torch.ones(1, 1)}, "output")
+    assert critical_rate(problem, plain(problem), 0.4) == pytest.approx(26.0, rel=0.025)
+    assert problem.evaluations.forwards <= 14
+
+
+def test_less_precision_takes_fewer_passes_and_their_number_can_be_limited(make_problem: Maker) -> None:
+    problem = make_problem(Plateau(), {"x": torch.ones(1, 1)}, "output")
+    assert critical_rate(problem, plain(problem), 0.4, precision=1.5) == pytest.approx(26.0, rel=0.25)
+    assert problem.evaluations.forwards <= 11
+    few = make_problem(Plateau(), {"x": torch.ones(1, 1)}, "output")
+    assert critical_rate(few, plain(few), 0.4, attempts=3) is None
+    assert few.evaluations.forwards == 4  # the base among them
