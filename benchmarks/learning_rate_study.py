@@ -1,14 +1,14 @@
 """How far each estimate of a learning rate is from the rate that trains best: the study behind the calibration.
 
-    python benchmarks/learning_rate_study.py STAGE --results DIR [--data DIR] [--quick]
+    python benchmarks/learning_rate_study.py STAGE --results DIR [--data DIR] [--steps 0 50 200] [--quick]
 
 The stages, in this order: `checkpoints` trains every network once per optimizer at a rate drawn at random and keeps
 what it looks like on the way; `grid` searches the rate with the least held-out loss (factors of 2, three seeds, 200
-steps, constant rate); `probes` and `estimates` apply every estimator to every checkpoint; `report` prints the tables of
-docs/learning-rate-study.md. `all` is all of them. What is done is found again in DIR, so that a stage that was stopped
-goes on where it was. `--data` is a folder with mnist.npz; without it the networks on MNIST are left out. `--quick`
-takes four networks, one optimizer and two checkpoints, in less than a minute. The whole takes about two hours on two
-cores: 65 minutes of one of them for the grid, the rest for the probes and the estimates.
+steps, constant rate); `probes` and `estimates` apply every estimator to new initialisations and to the checkpoints at
+`--steps`, `finder` the range test; `report` prints the tables of docs/learning-rate-study.md. `all` is all of them.
+What is done is found again in DIR, so that a stage that was stopped goes on where it was. `--data` is a folder with
+mnist.npz; without it the networks on MNIST are left out. `--quick` takes four networks, one optimizer and two
+checkpoints: half a minute. The whole takes an hour and a half of one core, half of it for the grid.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def probes(tasks: list[Task], given: argparse.Namespace) -> None:
     def work(task: Task, optimizer: str, step: int) -> dict[str, object]:
         return short_runs(task, optimizer, None if step < 0 else step, given.results, given.data)
 
-    each("short-runs", tasks, given, [-1, *given.steps[1:]], work)
+    each("short-runs", tasks, given, [-1, *filter(None, given.steps)], work)
 
 
 def finder(tasks: list[Task], given: argparse.Namespace) -> None:
@@ -103,13 +103,14 @@ def main() -> None:
     parser.add_argument("stage", choices=[*STAGES, "all"])
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=None)
+    parser.add_argument("--steps", type=int, nargs="+", default=[0, 50, 200], choices=CHECKPOINT_STEPS)
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.results.mkdir(parents=True, exist_ok=True)
     tasks = all_tasks(given.data)
     given.optimizers = ["adamw"] if given.quick else list(START)
-    given.steps = [0, 50] if given.quick else list(CHECKPOINT_STEPS)
+    given.steps = [0, 50] if given.quick else given.steps
     for stage in STAGES.values() if given.stage == "all" else [STAGES[given.stage]]:
         stage([task for task in tasks if task.name in QUICK] if given.quick else tasks, given)
 
