@@ -27,6 +27,7 @@ WITHOUT_A_SOURCE = {
     "checkpoints/test_formats.py",
     "checkpoints/test_import_cost.py",
     "diagnostics/breakdown/test_networks.py",
+    "hostile/test_amplification.py",
     "hostile/test_payloads.py",
     "hostile/test_places.py",
     "hostile/test_structure.py",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fromage_cli.checkpoints.repetition import Repetition
 from fromage_cli.checkpoints.runs.steps import words_in
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 
@@ -70,36 +71,34 @@ class Candidate:
 
 def candidates_in(root: object) -> Iterator[Candidate]:
     """Yield every dictionary that holds tensors, itself or only in the dictionaries below it, breadth first."""
-    seen = {id(root)}
+    seen, repetition = {id(root)}, Repetition()
     level: list[tuple[tuple[str, ...], object, bool]] = [((), root, False)]
     for _ in range(DEEPEST):
         below = []
         for path, node, is_other in level:
             other = is_other or _is_optimizer(node)
-            if isinstance(node, Mapping) and (found := _candidate(path, node, other)):
+            if isinstance(node, Mapping) and (found := _candidate(path, node, other, repetition)):
                 yield found
             for name, child in children_of(node):
                 place, child_is_other = (*path, name), other or _is_other(name)
                 if id(child) not in seen:
                     seen.add(id(child))
                     below.append((place, child, child_is_other))
-                elif (
-                    isinstance(child, Mapping)
-                    and _tensors(child)
-                    and (alias := _candidate(place, child, child_is_other))
-                ):
-                    yield alias  # a second name; what is inside is not looked into again
+                elif isinstance(child, Mapping) and any(map(is_tensor, repetition.look(child).values())):
+                    alias = _candidate(place, child, child_is_other, repetition)
+                    if alias:
+                        yield alias  # a second name; what is inside is not looked into again
         level = below
 
 
-def _candidate(path: tuple[str, ...], node: Mapping[Any, Any], other: bool) -> Candidate | None:
+def _candidate(path: tuple[str, ...], node: Mapping[Any, Any], other: bool, repetition: Repetition) -> Candidate | None:
     """Return the tensors directly in a dictionary; where there are none, those below it, under dotted names.
 
     The latter are taken unasked only under a name usual for weights, and if no name below tells a whole dictionary.
     """
-    if tensors := _tensors(node):
+    if tensors := _tensors(repetition.look(node)):
         return Candidate(path, tensors, tuple(str(name) for name in node if str(name) not in tensors), other)
-    if tensors := _flattened(node):
+    if tensors := _flattened(node, repetition):
         grouped = bool(path) and path[-1].lower() in WEIGHTS and not any(_has_role(str(name)) for name in node)
         return Candidate(path, tensors, (), other or not grouped)
     return None
@@ -115,7 +114,7 @@ def is_tensor(value: object) -> bool:
     return isinstance(value, StoredTensor) or (torch is not None and isinstance(value, torch.Tensor))
 
 
-def _flattened(node: Mapping[Any, Any]) -> dict[str, Any]:
+def _flattened(node: Mapping[Any, Any], repetition: Repetition) -> dict[str, Any]:
     """Return all tensors in the dictionaries below, in stored order, each dictionary once."""
     tensors: dict[str, Any] = {}
     seen: set[int] = set()
@@ -125,7 +124,7 @@ def _flattened(node: Mapping[Any, Any]) -> dict[str, Any]:
         if id(inner) in seen or prefix.count(".") > DEEPEST:
             continue
         seen.add(id(inner))
-        tensors.update(_tensors(inner, prefix))
+        tensors.update(_tensors(repetition.look(inner), prefix))
         below = [(f"{prefix}{name}.", value) for name, value in inner.items() if isinstance(value, Mapping)]
         pending.extend(reversed(below))
     return tensors

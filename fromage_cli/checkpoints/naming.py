@@ -15,6 +15,39 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     return f"Nearest: {listed(close)}." if close else f"There are: {listed(known)}."
 
 
+def brief(value: object, most: int = 60) -> str:
+    """Return a value from a file for a message, in a few characters and a few steps whatever it is.
+
+    What lies inside of what lies inside of it is left out: written out in full, a hundred bytes of a pickle can be
+    made to have no end.
+    """
+    if isinstance(value, list | tuple):
+        shown = ", ".join(_brief(member, most) for member in value[:SHOWN])
+        text = f"[{shown}{', …' if len(value) > SHOWN else ''}]"
+    else:
+        text = _brief(value, most)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _brief(value: object, most: int) -> str:
+    if isinstance(value, str | bytes):
+        return repr(value[:most])
+    if isinstance(dotted := getattr(value, "dotted", None), str):  # a class or function that a pickle names
+        return dotted[:most]
+    plain = value is None or (isinstance(value, int | float) and abs(value) < 1e300)
+    return repr(value) if plain else f"a {type(value).__name__}"
+
+
+def first_twice(names: Iterable[str]) -> str | None:
+    """Return the first name that comes a second time."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def listed(names: Sequence[str]) -> str:
     """Return the first names, quoted with control characters escaped, and how many more there are."""
     shown = ", ".join(repr(name) for name in names[:SHOWN])

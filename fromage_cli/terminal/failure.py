@@ -15,6 +15,8 @@ from fromage_cli.terminal.envelope import dumps, error_envelope
 from fromage_cli.terminal.words import visible
 
 MOST_LINES = 6
+LONGEST_LINE = 1000
+"""Characters; names from files may have any length."""
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory")
 
 
@@ -127,7 +129,8 @@ def message_lines(error: FromageError, verbose: bool) -> list[str]:
 
 
 def _lines(text: str) -> list[str]:
-    return [visible(line) for line in text.splitlines()]
+    lines = (visible(line) for line in text.splitlines())
+    return [line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…" for line in lines]
 
 
 def report(error: BaseException, asked: Asked, shown: bool = False) -> int:

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from fromage_cli.cli import main
 
-SECONDS = 1.0
-"""Processor time of one command."""
+SECONDS, SECONDS_PER_BYTE = 1.0, 2e-6
+"""Processor time of one command: a second, and two for every megabyte beside."""
 ALLOWED = 100_000_000
 """Bytes that may be held beside twice the file: what a reader grants any pickle, and the program itself."""
 RUNNING = {
@@ -96,7 +96,7 @@ def ask(capsys: pytest.CaptureFixture[str], canary: Path) -> Iterator[Callable[.
 
     def call(*arguments: object, codes: tuple[int, ...] = (3,)) -> Ended:
         global _watched  # noqa: PLW0603 - audit hooks cannot be removed
-        sizes = [Path(str(argument)).stat().st_size for argument in arguments if Path(str(argument)).is_file()]
+        size = sum(map(_size, arguments))
         _reset_peak()
         held, began = _resident("VmRSS"), time.process_time()
         _watched = []
@@ -111,8 +111,8 @@ def ask(capsys: pytest.CaptureFixture[str], canary: Path) -> Iterator[Callable[.
         assert done.code in codes, (done.code, done.err)
         assert seen == []
         assert not canary.exists()
-        assert seconds <= SECONDS + sum(sizes) * 1e-5
-        assert peak - held <= ALLOWED + 2 * sum(sizes)
+        assert seconds <= SECONDS + size * SECONDS_PER_BYTE
+        assert peak - held <= ALLOWED + 2 * size
         assert "Traceback" not in done.err and "bug in fromage-diag" not in done.err
         assert not CONTROL.search(done.out + done.err)
         if done.code:
@@ -123,6 +123,13 @@ def ask(capsys: pytest.CaptureFixture[str], canary: Path) -> Iterator[Callable[.
 
     yield call
     assert not canary.exists()
+
+
+def _size(argument: object) -> int:
+    """Bytes in a file, or in all files of a directory."""
+    path = Path(str(argument))
+    files = [path] if path.is_file() else path.rglob("*") if path.is_dir() else []
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _reset_peak() -> None:

@@ -21,13 +21,13 @@ from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
 from fromage_cli.checkpoints.formats.content import kind_of
 from fromage_cli.checkpoints.formats.flat_tensor import FlatTensor, FlatVector, is_vector
 from fromage_cli.checkpoints.formats.torch_file import load_file
-from fromage_cli.checkpoints.naming import listed
+from fromage_cli.checkpoints.naming import brief, listed
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.optimizers.saved_optimizer import GROUPS, PARAMETERS, STATE, parse_optimizer
 from fromage_cli.checkpoints.runs.directory import MODEL_STATES
 from fromage_cli.checkpoints.runs.steps import step_in_metadata
 from fromage_cli.checkpoints.storage.files import names_in, quoted
-from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, is_shape
 from fromage_cli.errors import InputError
 
 OPTIMIZER_STATES = re.compile(r"^(?:(?:bf16|fp16)_)?zero_pp_rank_([0-9]+)_mp_rank_([0-9]+)_optim_states\.pt$")
@@ -198,9 +198,8 @@ class _Zero:
         return found
 
     def _shape(self, name: object, shape: Any) -> tuple[int, ...]:
-        whole = isinstance(shape, list | tuple) and all(type(size) is int and 0 <= size < 2**60 for size in shape)
-        if not whole or math.prod(shape) >= 2**60:
-            raise self.damaged(f"parameter {name!r} has the shape {shape!r:.60}")
+        if not is_shape(shape):
+            raise self.damaged(f"parameter {brief(name)} has the shape {brief(shape)}")
         return tuple(shape)
 
     def damaged(self, reason: str) -> InputError:

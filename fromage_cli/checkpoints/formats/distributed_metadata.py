@@ -6,13 +6,12 @@ Source of its classes: torch/distributed/checkpoint/metadata.py and filesystem.p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from fromage_cli.checkpoints.naming import listed
+from fromage_cli.checkpoints.naming import brief, listed
 from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, dtype_of
 from fromage_cli.checkpoints.pickles.machine import Unfit
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
@@ -20,9 +19,11 @@ from fromage_cli.checkpoints.pickles.placeholders import Placeholder
 from fromage_cli.checkpoints.pickles.unpickling import unpickle
 from fromage_cli.checkpoints.storage.contained import contained
 from fromage_cli.checkpoints.storage.files import FileVersion, opened, quoted
+from fromage_cli.checkpoints.storage.stored_tensor import is_shape
 from fromage_cli.errors import InputError
 
 MODULE = "torch.distributed.checkpoint."
+MOST_FILES = 10_000
 
 
 @dataclass(frozen=True)
@@ -102,18 +103,22 @@ class _Places:
             index, info = _attributes(key, "MetadataIndex"), _attributes(value, "_StorageInfo")
             offsets: Any = index.get("offset")
             file, begin, length = (info.get(name) for name in ("relative_path", "offset", "length"))
-            ends = [begin, length]
-            if not (isinstance(file, str) and _whole(ends) and (offsets is None or _whole(offsets))):
-                raise damaged(self.path, f"it names no bytes for {index.get('fqn')!r}")
-            if info.get("transform_descriptors"):
+            ends: Any = [begin, length]
+            fqn = index.get("fqn")
+            fits = _whole(ends) and (offsets is None or _whole(offsets))
+            if not isinstance(file, str) or not isinstance(fqn, str) or not fits:
+                raise damaged(self.path, f"it names no bytes for {brief(fqn)}")
+            if changed := info.get("transform_descriptors"):
                 raise InputError(
-                    f"{quoted(self.path)}: the shards are compressed or encrypted ({info['transform_descriptors']!r}).",
+                    f"{quoted(self.path)}: the shards are compressed or encrypted ({brief(changed)}).",
                     hint="Save without extensions of the storage writer.",
                 )
             where = None if offsets is None else tuple(offsets)
-            yield (str(index.get("fqn")), where), Place(self._file(file), *ends)
+            yield (fqn, where), Place(self._file(file), *ends)
 
     def _file(self, name: str) -> Path:
+        if name not in self._files and len(self._files) >= MOST_FILES:
+            raise damaged(self.path, f"it names more than {MOST_FILES} shards")
         if name not in self._files:
             self._files[name] = contained(self.path, name)
         return self._files[name]
@@ -130,8 +135,8 @@ def _stored(path: Path, name: str, item: Any, paths: Any, places: _Places) -> St
     said = item.attributes
     shape: Any = said.get("size")
     dtype = _dtype(path, name, said.get("properties"))
-    if not _whole(shape) or math.prod(size for size in shape if size) >= 2**60:
-        raise damaged(path, f"tensor {name!r} has the shape {shape!r:.60}")
+    if not is_shape(shape):
+        raise damaged(path, f"tensor {name!r} has the shape {brief(shape)}")
     pieces = tuple(_pieces(path, name, tuple(shape), said.get("chunks"), places))
     return Stored(steps, dtype, tuple(shape), pieces)
 

@@ -16,10 +16,11 @@ from fromage_cli.checkpoints.candidates import WEIGHTS
 from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
 from fromage_cli.checkpoints.formats.flat_tensor import FlatTensor
 from fromage_cli.checkpoints.formats.msgpack_stream import MsgpackStream, Stretch
+from fromage_cli.checkpoints.naming import brief
 from fromage_cli.checkpoints.nested import ANY, Choice, ancestors, choose
 from fromage_cli.checkpoints.runs.steps import step_in_metadata
 from fromage_cli.checkpoints.storage.sources import Source
-from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, Storage, StoredTensor, inline
+from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, Storage, StoredTensor, inline, is_shape
 from fromage_cli.errors import FromageError
 
 ARRAY, SCALAR = 1, 3
@@ -59,9 +60,8 @@ def _array(source: Source, code: int, stream: MsgpackStream, end: int) -> Any:
     if not isinstance(described, list) or len(described) != 3:
         raise stream.damaged("an array without shape, dtype and content")
     shape, dtype, content = described
-    whole = isinstance(shape, list) and all(type(size) is int and 0 <= size < 2**60 for size in shape)
-    if not whole or dtype not in ELEMENT_BYTES or len(shape) > 64:
-        raise stream.damaged(f"an array of shape {shape!r:.60} and dtype {dtype!r:.30}")
+    if not is_shape(shape) or not isinstance(dtype, str) or dtype not in ELEMENT_BYTES:
+        raise stream.damaged(f"an array of shape {brief(shape)} and dtype {brief(dtype)}")
     size = math.prod(shape) * ELEMENT_BYTES[dtype]
     held = content.size if isinstance(content, Stretch) else len(content) if isinstance(content, bytes) else -1
     if held != size:
@@ -87,9 +87,9 @@ def _joined(node: Any, stream: MsgpackStream) -> Any:
     if node.get(CHUNKED) is not True:
         return {name: _joined(value, stream) for name, value in node.items()}
     shape, chunks = (_in_order(node.get(name)) for name in ("shape", "chunks"))
-    whole = all(type(size) is int and 0 <= size < 2**60 for size in shape)
     flat = [chunk for chunk in chunks if isinstance(chunk, StoredTensor) and chunk.dim() == 1]
-    if not whole or len(flat) != len(chunks) or not flat or sum(chunk.numel() for chunk in flat) != math.prod(shape):
+    whole = bool(flat) and len(flat) == len(chunks) and is_shape(shape)
+    if not whole or sum(chunk.numel() for chunk in flat) != math.prod(shape):
         raise stream.damaged("an array whose parts do not add up")
     return FlatTensor(flat[0].dtype, tuple(shape), stretches=flat)
 

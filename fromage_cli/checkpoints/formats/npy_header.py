@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from fromage_cli.checkpoints.pickles.numpy_pickles import CODES
 from fromage_cli.checkpoints.pickles.pickle_stream import Readable
+from fromage_cli.checkpoints.storage.stored_tensor import is_shape
 
 MAGIC = b"\x93NUMPY"
 LONGEST = 1_000_000
@@ -76,7 +77,7 @@ def parse_header(text: bytes, begin: int) -> ArrayHeader:
     if description is None or order is None or shape is None:
         raise ValueError(f"its header is {words[:60]!r}")
     sizes = tuple(int(size.strip(" L")) for size in shape[1].split(",") if size.strip(" L"))
-    if len(sizes) > 64 or any(size >= 2**63 for size in sizes) or math.prod(size for size in sizes if size) >= 2**63:
+    if not is_shape(sizes):
         raise ValueError(f"its shape is {shape[1][:60]!r}")
     code = description["code"] or ""
     if description["fields"] or code.lstrip("|<>=") not in CODES:

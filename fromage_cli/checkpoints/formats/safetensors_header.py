@@ -15,7 +15,10 @@ from typing import Any, TypeGuard
 
 from fromage_cli.checkpoints.checkpoint import TensorEntry
 from fromage_cli.checkpoints.formats.content import HEADER_LIMIT
+from fromage_cli.checkpoints.naming import brief, first_twice
 from fromage_cli.checkpoints.storage.files import FileVersion, opened, quoted
+from fromage_cli.checkpoints.storage.json_file import CROWDED, is_crowded
+from fromage_cli.checkpoints.storage.stored_tensor import is_shape
 from fromage_cli.errors import InputError
 
 DTYPES = {  # safetensors' name: torch's name, bytes per element
@@ -93,13 +96,13 @@ def _parsed(path: Path, text: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
         if len(members) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise invalid(path, f"its header names {twice!r} twice")
+            raise invalid(path, f"its header names {brief(first_twice(name for name, _ in pairs))} twice")
         return members
 
     if not text.startswith(b"{"):
         raise invalid(path, "its header does not begin with '{'")
+    if is_crowded(text):
+        raise invalid(path, f"its header is not JSON ({CROWDED})")
     try:
         table = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
@@ -121,17 +124,18 @@ def _entry(path: Path, name: str, description: Any) -> tuple[TensorEntry, int, i
         raise invalid(path, f"the entry of tensor {name!r} is not an object")
     dtype, shape, offsets = [description.get(field) for field in ("dtype", "shape", "data_offsets")]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise invalid(path, f"tensor {name!r} has the dtype {dtype!r}; known are {', '.join(DTYPES)}")
-    if not _whole_numbers(shape) or math.prod(size for size in shape if size) >= 2**63:
-        raise invalid(path, f"tensor {name!r} has the shape {shape!r}")
+        raise invalid(path, f"tensor {name!r} has the dtype {brief(dtype)}; known are {', '.join(DTYPES)}")
+    if not is_shape(shape):
+        raise invalid(path, f"tensor {name!r} has the shape {brief(shape)}")
     if not _whole_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise invalid(path, f"tensor {name!r} has the offsets {offsets!r}")
+        raise invalid(path, f"tensor {name!r} has the offsets {brief(offsets)}")
     torch_name, width = DTYPES[dtype]
     expected = math.prod(shape) * width
     if offsets[1] - offsets[0] != expected:
         raise invalid(
             path,
-            f"tensor {name!r} ({dtype} {shape}) needs {expected} bytes, its offsets span {offsets[1] - offsets[0]}",
+            f"tensor {name!r} ({dtype} {brief(shape)}) needs {expected} bytes, its offsets span "
+            f"{offsets[1] - offsets[0]}",
         )
     return TensorEntry(name, torch_name, tuple(shape)), offsets[0], offsets[1]
 

@@ -14,6 +14,8 @@ from fromage_cli.checkpoints.storage.files import quoted
 from fromage_cli.checkpoints.storage.json_file import read_object
 from fromage_cli.errors import InputError
 
+MOST_SHARDS = 10_000
+
 
 @dataclass(frozen=True)
 class Index:
@@ -68,6 +70,8 @@ def read_index(path: Path) -> Index:
         raise InputError(
             f"{quoted(path)} is no index of shards: it has no 'weight_map' from tensor names to file names."
         )
+    if (count := len(set(names.values()))) > MOST_SHARDS:
+        raise InputError(f"{quoted(path)} names {count} shards; at most {MOST_SHARDS} are read.")
     places = {file: contained(path, file) for file in dict.fromkeys(names.values())}
     absent = [file for file, place in places.items() if not place.exists()]
     if absent:

@@ -17,6 +17,8 @@ from fromage_cli.checkpoints.checkpoint import Span
 from fromage_cli.checkpoints.formats.torch_legacy import with_nested
 from fromage_cli.checkpoints.formats.zip_container import ZipContainer
 from fromage_cli.checkpoints.formats.zip_directory import damaged
+from fromage_cli.checkpoints.naming import brief
+from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, storage_dtype
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.unpickling import PickledName, Unpickled, unpickle
@@ -38,13 +40,15 @@ class TorchArchive:
         order = f"{self.root}byteorder"
         self.big_endian = order in self.container.members and self.container.read(order, 16) == b"big"
 
-    def load(self) -> Unpickled:
-        """What the pickle describes; tensors are places in the archive."""
+    def load(self, allowance: Allowance | None = None) -> Unpickled:
+        """What the pickle describes, within what it may take; tensors are places in the archive."""
         name = f"{self.root}{PICKLE}"
-        pickled = self.container.read(name, self.container.source.size * 64)
+        pickled = self.container.read_pickle(name)
+        allowance = allowance or Allowance(self.container.member(name).stored)
         stream = PickleStream(io.BytesIO(pickled), self.container.path, len(pickled), part=name)
         nested: list[PickledName] = []
-        unpickled = unpickle(stream, with_nested(CONSTRUCTORS, self.container.path, nested), self._storage)
+        constructors = with_nested(CONSTRUCTORS, self.container.path, allowance, nested)
+        unpickled = unpickle(stream, constructors, self._storage, allowance)
         return replace(unpickled, names=(*unpickled.names, *nested))
 
     def spans(self, tensors: Mapping[str, StoredTensor]) -> dict[str, Span]:
@@ -72,11 +76,11 @@ class TorchArchive:
     def _storage(self, identifier: Any) -> Any:
         """The storage that a persistent id means: ("storage", class, key, device, elements)."""
         if not isinstance(identifier, tuple) or len(identifier) < 5 or identifier[0] != "storage":
-            raise Misplaced(f"a storage named {identifier!r:.60}")
+            raise Misplaced(f"a storage named {brief(identifier)}")
         kind, key, elements = identifier[1], identifier[2], identifier[4]
         dtype = storage_dtype(kind)
         if dtype is None or not isinstance(key, str) or type(elements) is not int or elements < 0:
-            raise Misplaced(f"a storage of {kind!r:.60} named {key!r:.60} with {elements!r:.30} elements")
+            raise Misplaced(f"a storage of {brief(kind)} named {brief(key)} with {brief(elements)} elements")
         found = self._storages.get(key)
         if found is None:
             name = f"{self.root}data/{key}"

@@ -15,6 +15,7 @@ from fromage_cli.checkpoints.formats.torch_package import TorchPackage
 from fromage_cli.checkpoints.naming import listed
 from fromage_cli.checkpoints.nested import ANY, Choice, ancestors, choose
 from fromage_cli.checkpoints.optimizers.saved_optimizer import optimizer_state
+from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.pickles.pickled_names import dangerous, refused, said
 from fromage_cli.checkpoints.pickles.unpickling import PickledName
 from fromage_cli.checkpoints.pickles.whole_modules import opened_up
@@ -27,6 +28,8 @@ from fromage_cli.errors import FromageError, InputError
 if TYPE_CHECKING:
     import torch
 
+PART = (1_000_000, 0.1)
+"""Bytes and seconds that are granted to a part of a file whatever its length: there may be many."""
 BASE_SHARED, SHARED = 64_000_000, 16
 """Bytes that all tensors may have: BASE_SHARED, or SHARED times the file where that is more; views share memory."""
 
@@ -87,19 +90,19 @@ def load_part(path: Path, begin: int, size: int) -> object:
     source = Source.of_part(path, begin, size)
     with source.open() as file:
         kind = "torch" if file.read(2) == b"PK" else "torch-legacy"
-    return load(source, kind).root
+    return load(source, kind, Allowance(size, *PART)).root
 
 
-def load(source: Source, kind: str) -> Loaded:
+def load(source: Source, kind: str, allowance: Allowance | None = None) -> Loaded:
     """Everything in a file in the ZIP format or older ("torch-legacy"), a pickle of another origin too."""
     if kind == "torch-legacy":
-        unpickled = LegacyFile(source).load()
+        unpickled = LegacyFile(source, allowance).load()
         return Loaded(opened_up(unpickled.value), unpickled.names, said(unpickled.names))
     if kind == "torch-package":
         held, names = TorchPackage(source).load()
         return Loaded(opened_up(held), names, said(names))
     archive = TorchArchive(source)
-    unpickled = archive.load()
+    unpickled = archive.load(allowance)
     unchecked = () if archive.container.has_checksums else (f"{quoted(source.path)} was saved without checksums.",)
     return Loaded(opened_up(unpickled.value), unpickled.names, (*said(unpickled.names), *unchecked), archive.spans)
 

@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fromage_cli.checkpoints.naming import brief
+from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, storage_dtype
-from fromage_cli.checkpoints.pickles.machine import BASE_BYTES, Constructor, Unfit
+from fromage_cli.checkpoints.pickles.machine import Constructor, Unfit
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.unpickling import PickledName, Unpickled, unpickle
 from fromage_cli.checkpoints.storage.sources import Source, Window
@@ -23,17 +25,16 @@ MAGIC = 0x1950A86A20F9469CFC6C
 NESTED = "torch.storage._load_from_bytes"
 """What stands in a pickle for a storage that was pickled without torch.save: a whole file in bytes."""
 _DEEPEST = 2
-_SMALL = 100_000
-"""Bytes of memory for the pickles around the object."""
 
 
 class LegacyFile:
     """One file, or bytes inside a pickle, whose storages are read when a tensor is."""
 
-    def __init__(self, source: Source, depth: int = 0) -> None:
-        """`depth` counts files within files."""
+    def __init__(self, source: Source, allowance: Allowance | None = None, depth: int = 0) -> None:
+        """`allowance` is what its pickles may take; `depth` counts files within files."""
         self.path, self.size, self.depth = source.path, source.size, depth
         self._source = source
+        self._allowance = allowance or Allowance(source.size)
         self._storages: dict[str, Storage] = {}
         self._places: dict[str, int] = {}
         self._names: list[PickledName] = []
@@ -44,28 +45,18 @@ class LegacyFile:
             first = self._unpickle(file, 0)
             if first.value != MAGIC:
                 return replace(first, names=(*first.names, *self._names))
-            version = self._unpickle(file, first.end, _SMALL)
-            system = self._unpickle(file, version.end, _SMALL)
+            version = self._unpickle(file, first.end)
+            system = self._unpickle(file, version.end)
             little = system.value.get("little_endian", True) if isinstance(system.value, dict) else True
-            main = self._unpickle(file, system.end, self._base, partial(self._storage, little is False))
-            keys = self._unpickle(file, main.end, _SMALL)
+            main = self._unpickle(file, system.end, partial(self._storage, little is False))
+            keys = self._unpickle(file, main.end)
             self._find(file, keys)
         return replace(main, names=(*main.names, *self._names))
 
-    @property
-    def _base(self) -> int:
-        return _SMALL if self.depth else BASE_BYTES
-
-    def _unpickle(
-        self,
-        file: Window,
-        begin: int,
-        base: int | None = None,
-        persistent: Callable[[Any], Any] | None = None,
-    ) -> Unpickled:
+    def _unpickle(self, file: Window, begin: int, persistent: Callable[[Any], Any] | None = None) -> Unpickled:
         stream = PickleStream(file, self.path, self.size, begin)
-        constructors = with_nested(CONSTRUCTORS, self.path, self._names, self.depth + 1)
-        return unpickle(stream, constructors, persistent, self._base if base is None else base)
+        constructors = with_nested(CONSTRUCTORS, self.path, self._allowance, self._names, self.depth + 1)
+        return unpickle(stream, constructors, persistent, self._allowance)
 
     def _storage(self, big_endian: bool, identifier: Any) -> Any:
         """The storage of a persistent id: ("storage", class, key, device, elements, (view's key, offset, size)).
@@ -75,12 +66,13 @@ class LegacyFile:
         if isinstance(identifier, tuple) and len(identifier) == 4 and identifier[0] == "module":
             return identifier[1]
         if not isinstance(identifier, tuple) or len(identifier) < 5 or identifier[0] != "storage":
-            raise Misplaced(f"a storage named {identifier!r:.60}")
-        kind, key, elements = identifier[1], str(identifier[2]), identifier[4]
+            raise Misplaced(f"a storage named {brief(identifier)}")
+        kind, key, elements = identifier[1], identifier[2], identifier[4]
         dtype = storage_dtype(kind)
-        if dtype is None or type(elements) is not int or not 0 <= elements * ELEMENT_BYTES[dtype] <= self.size:
-            raise Misplaced(f"a storage of {kind!r:.60} named {key:.60} with {elements!r:.30} elements")
-        width = ELEMENT_BYTES[dtype]
+        known = dtype is not None and type(key) in (int, str) and type(elements) is int
+        if dtype is None or not known or not 0 <= elements * ELEMENT_BYTES[dtype] <= self.size:
+            raise Misplaced(f"a storage of {brief(kind)} named {brief(key)} with {brief(elements)} elements")
+        key, width = str(key), ELEMENT_BYTES[dtype]
         root = self._storages.setdefault(
             key, Storage(key, dtype, elements * width, partial(self._read_into, key), big_endian)
         )
@@ -113,7 +105,11 @@ class LegacyFile:
 
 
 def with_nested(
-    constructors: Mapping[str, Constructor], path: Path, names: list[PickledName], depth: int = 1
+    constructors: Mapping[str, Constructor],
+    path: Path,
+    allowance: Allowance,
+    names: list[PickledName],
+    depth: int = 1,
 ) -> Mapping[str, Constructor]:
     """The constructors, and a reader of storages that stand as a whole file inside a pickle of `path`.
 
@@ -123,7 +119,7 @@ def with_nested(
     def nested(stored: Any) -> Any:
         if not isinstance(stored, bytes) or depth > _DEEPEST:
             raise Unfit
-        unpickled = LegacyFile(Source.of_bytes(path, stored), depth).load()
+        unpickled = LegacyFile(Source.of_bytes(path, stored), allowance, depth).load()
         names.extend(unpickled.names)
         if not isinstance(unpickled.value, Storage):
             raise Unfit
@@ -137,7 +133,7 @@ def _view(root: Storage, described: Any, width: int) -> Storage:
     first, count = described[1:3] if isinstance(described, tuple) and len(described) == 3 else (-1, -1)
     numbers = type(first) is int and type(count) is int
     if not numbers or first < 0 or count < 0 or (first + count) * width > root.size:
-        raise Misplaced(f"a part {described!r:.60} of a storage of {root.size} bytes")
+        raise Misplaced(f"a part {brief(described)} of a storage of {root.size} bytes")
     begin = first * width
 
     def read_into(place: int, view: memoryview) -> None:

@@ -11,6 +11,8 @@ from functools import partial
 from typing import Any
 
 from fromage_cli.checkpoints.formats.zip_container import ZipContainer
+from fromage_cli.checkpoints.naming import brief
+from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, storage_dtype
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.unpickling import PickledName, unpickle
@@ -36,10 +38,11 @@ class TorchPackage:
         found: dict[str, Any] = {}
         names: list[PickledName] = []
         members = [name for name in self.container.members if name.endswith(".pkl") and DATA not in name]
+        allowance = Allowance(sum(self.container.member(member).stored for member in members[:MOST]))
         for member in members[:MOST]:
-            pickled = self.container.read(member, self.container.source.size * 64)
+            pickled = self.container.read_pickle(member)
             stream = PickleStream(io.BytesIO(pickled), self.container.path, len(pickled), part=member)
-            unpickled = unpickle(stream, CONSTRUCTORS, self._storage)
+            unpickled = unpickle(stream, CONSTRUCTORS, self._storage, allowance)
             place = member.removeprefix(self.root).removesuffix(".pkl").replace("/", ".")
             found[place] = unpickled.value
             names += unpickled.names
@@ -48,10 +51,10 @@ class TorchPackage:
     def _storage(self, identifier: Any) -> Storage:
         """The storage that a persistent id means: ("storage", class, number, device, elements)."""
         if not isinstance(identifier, tuple) or len(identifier) < 5 or identifier[0] != "storage":
-            raise Misplaced(f"a storage named {identifier!r:.60}")
+            raise Misplaced(f"a storage named {brief(identifier)}")
         dtype, key, elements = storage_dtype(identifier[1]), identifier[2], identifier[4]
         if dtype is None or type(key) not in (int, str) or type(elements) is not int or not 0 <= elements < 2**60:
-            raise Misplaced(f"a storage named {key!r:.60} with {elements!r:.30} elements")
+            raise Misplaced(f"a storage named {brief(key)} with {brief(elements)} elements")
         name, size = f"{self.root}{DATA}{key}.storage", elements * ELEMENT_BYTES[dtype]
         if self.container.member(name).size < size:
             raise Misplaced(f"{size} bytes of a storage of {self.container.member(name).size}")

@@ -17,8 +17,11 @@ from fromage_cli.errors import InputError
 
 BLOCK = 1 << 20
 """Bytes read and verified at a time: they stay in the cache."""
-BASE_INFLATED, INFLATION = 64_000_000, 64
-"""Bytes to which compressed members may inflate: BASE_INFLATED, or INFLATION times the archive where that is more."""
+BASE_INFLATED, BASE_PICKLE, INFLATION = 24_000_000, 1_000_000, 16
+"""Bytes to which compressed members may inflate: BASE_INFLATED, or INFLATION times the archive where that is more.
+
+Likewise a pickle, by its own compressed bytes.
+"""
 _HEADER = 30
 
 
@@ -47,6 +50,12 @@ class ZipContainer:
         content = bytearray(member.size)
         self.read_into(name, 0, memoryview(content))
         return bytes(content)
+
+    def read_pickle(self, name: str) -> bytes:
+        """The content of a member that is a pickle; one that was compressed may not be very much longer than that."""
+        member = self.member(name)
+        stored = member.method == STORED
+        return self.read(name, member.size if stored else max(BASE_PICKLE, INFLATION * member.stored))
 
     def head(self, name: str, count: int) -> bytes:
         """The first bytes of a member, at most `count`, without its checksum."""

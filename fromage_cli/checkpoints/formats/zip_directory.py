@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from fromage_cli.checkpoints.naming import brief, first_twice
 from fromage_cli.checkpoints.storage.files import quoted
 from fromage_cli.checkpoints.storage.sources import Source, Window
 from fromage_cli.errors import InputError
@@ -64,9 +65,7 @@ def read_directory(source: Source) -> Mapping[str, Member]:
         raise damaged(source, "its table of contents ends within an entry") from error
     members = {member.name: member for member in _without_overlaps(source, found, table.begin)}
     if len(members) < len(found):
-        names = [member.name for member in found]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise damaged(source, f"it holds the member {twice!r} twice")
+        raise damaged(source, f"it holds the member {brief(first_twice(member.name for member in found))} twice")
     return {member.name: members[member.name] for member in found if not member.name.endswith("/")}
 
 

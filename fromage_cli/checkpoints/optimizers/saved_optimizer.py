@@ -15,6 +15,8 @@ from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 
 KEYS = ("optimizer", "optimizer_state_dict", "optimizer_state", "optimizer_states", "optim", "opt_state", "optimizers")
 """Names under which training scripts keep it beside the weights."""
+LONGEST_SETTING = 16
+"""Members of a setting that is a list, such as betas."""
 STATE, GROUPS, PARAMETERS, NAMES = "state", "param_groups", "params", "param_names"
 
 
@@ -92,10 +94,23 @@ def _unflattened(saved: Mapping[Any, Any]) -> dict[str, Any]:
         slots.setdefault(name, {})[key] = value
     for name, key, value in _parts(saved, GROUPS):
         settings.setdefault(name, {})[key] = value
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[object, dict[str, Any]] = {}
     for name, values in settings.items():
-        groups.setdefault(repr(sorted(values.items())), {**values, PARAMETERS: []})[PARAMETERS].append(name)
+        alike = frozenset((setting, _comparable(value)) for setting, value in values.items())
+        groups.setdefault(alike, {**values, PARAMETERS: []})[PARAMETERS].append(name)
     return {STATE: slots, GROUPS: list(groups.values())} if groups else {}
+
+
+def _comparable(value: Any) -> object:
+    """What is equal for equal settings: numbers, texts and short lists of them; anything else is only like itself."""
+    plain = (str, int, float, type(None))
+    if (
+        isinstance(value, list | tuple)
+        and len(value) <= LONGEST_SETTING
+        and all(isinstance(one, plain) for one in value)
+    ):
+        return tuple(value)
+    return value if isinstance(value, plain) else id(value)
 
 
 def _parts(saved: Mapping[Any, Any], kind: str) -> Iterator[tuple[str, str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 from fromage_cli.checkpoints.pickles.machine import Constructor, Unfit
 from fromage_cli.checkpoints.pickles.numpy_pickles import NUMPY
 from fromage_cli.checkpoints.pickles.placeholders import Global
-from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, Storage, StoredTensor, dense
+from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, Storage, StoredTensor, dense, is_shape
 
 STORAGES = {
     "DoubleStorage": "float64",
@@ -85,13 +85,13 @@ def _quantised(storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) 
 def _sparse(_layout: Any, data: Any) -> StoredTensor:
     values = data[-2] if isinstance(data[-2], StoredTensor) else data[-3]
     shape = data[-1] if isinstance(data[-1], tuple) else data[-2]
-    if not isinstance(values, StoredTensor) or not _whole(shape):
+    if not isinstance(values, StoredTensor) or not is_shape(shape):
         raise Unfit
-    return StoredTensor(values.dtype, shape, peculiarity="sparse")
+    return StoredTensor(values.dtype, tuple(shape), peculiarity="sparse")
 
 
 def _meta(dtype: Any, shape: Any, *_rest: Any) -> StoredTensor:
-    if not _whole(shape):
+    if not is_shape(shape):
         raise Unfit
     return StoredTensor(dtype_of(dtype), tuple(shape), peculiarity="without data (on the meta device)")
 
@@ -116,10 +116,6 @@ def _first(value: Any, *_rest: Any) -> Any:
     if not isinstance(value, StoredTensor):
         raise Unfit
     return value
-
-
-def _whole(shape: Any) -> bool:
-    return isinstance(shape, list | tuple) and all(type(size) is int and 0 <= size < 2**63 for size in shape)
 
 
 def _dictionary(items: Any = ()) -> dict[Any, Any]:
@@ -155,16 +151,16 @@ def _sequence(items: Any = ()) -> list[Any]:
 
 
 def _size(items: Any = ()) -> tuple[int, ...]:
-    if not _whole(items):
+    if not is_shape(items):
         raise Unfit
     return tuple(items)
 
 
 def _encoded(text: Any, encoding: Any = "latin1", *_errors: Any) -> bytes:
     """How the bytes of protocol 2 are written."""
-    if not isinstance(text, str) or str(encoding).lower() not in ("latin1", "latin-1", "utf-8", "utf8", "ascii"):
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8", "utf8", "ascii"):
         raise Unfit
-    return text.encode(str(encoding))
+    return text.encode(encoding)
 
 
 def _bytes(value: Any = b"", *_rest: Any) -> bytes:
@@ -190,7 +186,6 @@ TENSORS: dict[str, Constructor] = {
     "torch._utils._rebuild_meta_tensor_no_storage": _meta,
     "torch._utils._rebuild_wrapper_subclass": _wrapped,
     "torch._tensor._rebuild_from_type_v2": _of_type,
-    "torch.Size": _size,
 }
 _CONTAINERS: dict[str, Constructor] = {
     "collections.OrderedDict": _dictionary,
@@ -204,6 +199,7 @@ _CONTAINERS: dict[str, Constructor] = {
     **{f"{module}.bytes": _bytes for module in ("builtins", "__builtin__")},
     **{f"{module}.bytearray": _bytes for module in ("builtins", "__builtin__")},
     **{f"{module}.complex": _complex for module in ("builtins", "__builtin__")},
+    "torch.Size": _size,
     "_codecs.encode": _encoded,
 }
 CONSTRUCTORS: Mapping[str, Constructor] = {**_CONTAINERS, **TENSORS, **NUMPY}

@@ -1,31 +1,31 @@
 """The stack machine of pickles, in which classes and functions stay names and limits hold.
 
 A pickle is a program for a small machine with a stack, marks on it and a memo. `opcodes.py` says what each instruction
-does; here is what they work on, and the accounts of memory and time.
+does; here is what they work on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import struct
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.pickles.opcodes import OPCODES
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.placeholders import Global, Placeholder
 
 Constructor = Callable[..., Any]
 """Does what a named function would do, with plain values; raises `Unfit` where the arguments are not of that kind."""
-BASE_BYTES = 64_000_000
-BYTES_PER_BYTE = 16
-"""Memory that objects may take: BASE_BYTES, and this many times the length of the pickle."""
-BASE_SECONDS = 1.0
-SECONDS_PER_BYTE = 1e-5
-"""Processor time, likewise; opcodes take a tenth of that."""
 STRIDE = 256
 """Steps between two looks at the clock."""
+NUMBER = 32
+"""Bytes that a number on the stack takes."""
+MEMO, FAR_MEMO = 10, 100
+"""Bytes that an entry of the memo takes, and one out of order."""
+COPIED = 16
+"""Bytes that a copy of a text may take, for each of its characters."""
 LARGEST_KEY = 2**64
 LONGEST_KEY = 16
 """Members of a tuple that is a key; longer ones could be made costly to hash."""
@@ -43,23 +43,25 @@ class Machine:
         stream: PickleStream,
         constructors: Mapping[str, Constructor],
         persistent: Callable[[Any], Any] | None,
-        base: int = BASE_BYTES,
+        allowance: Allowance,
     ) -> None:
         self.stream: PickleStream = stream
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
+        self._memo: list[Any] = []
+        self._far_memo: dict[int, Any] = {}
+        self._height = 0
         self._constructors, self._persistent = constructors, persistent
         self._globals: dict[tuple[str, str], Global] = {}
         self.uses: dict[Global, dict[str, None]] = {}
-        self._bytes = base + BYTES_PER_BYTE * stream.remaining
-        self._ends = time.thread_time() + BASE_SECONDS + SECONDS_PER_BYTE * stream.remaining
+        self._allowance = allowance
 
     def run(self) -> Any:
         """Interpret opcodes up to STOP; what is then on the stack."""
         byte, opcodes = self.stream.byte, OPCODES
         while True:
             self.look_at_the_clock()
+            self._charge_stack()
             for _ in range(STRIDE):
                 code = byte()
                 if code == 0x2E:  # STOP
@@ -71,14 +73,40 @@ class Machine:
 
     def look_at_the_clock(self) -> None:
         """Raise when the pickle has taken longer than one of its length can."""
-        if time.thread_time() > self._ends:
+        if not self._allowance.in_time:
             raise self.stream.damaged("it takes longer to read than a pickle of its length can; it was given up")
 
     def charge(self, count: int) -> None:
         """Count memory, in bytes, about to be taken."""
-        self._bytes -= count
-        if self._bytes < 0:
+        if not self._allowance.charge(count):
             raise self.stream.damaged("its objects need far more memory than the pickle is long; it was given up")
+
+    def _charge_stack(self) -> None:
+        """Count what was put on the stack without being counted."""
+        if (grown := len(self.stack) - self._height) > 0:
+            self.charge(NUMBER * grown)
+        self._height = len(self.stack)
+
+    @property
+    def memorised(self) -> int:
+        """How many values the memo has."""
+        return len(self._memo) + len(self._far_memo)
+
+    def put(self, index: int) -> None:
+        """Remember what is on top of the stack; picklers count the places one by one."""
+        value = self.stack[-1]
+        if index == len(self._memo):
+            self.charge(MEMO)
+            self._memo.append(value)
+        elif 0 <= index < len(self._memo):
+            self._memo[index] = value
+        else:
+            self.charge(FAR_MEMO)
+            self._far_memo[index] = value
+
+    def get(self, index: int) -> Any:
+        """What was remembered at a place."""
+        return self._memo[index] if 0 <= index < len(self._memo) else self._far_memo[index]
 
     def push(self, value: Any, count: int) -> None:
         """Put an object that takes `count` bytes on the stack."""
@@ -181,5 +209,5 @@ class Machine:
 def _cost(argument: Any) -> int:
     """Bytes that a copy of a constructor's argument may take."""
     if isinstance(argument, str | bytes):
-        return BYTES_PER_BYTE * len(argument)
+        return COPIED * len(argument)
     return 100 * len(argument) if isinstance(argument, list | tuple | dict | set | frozenset) else 0

@@ -12,7 +12,7 @@ from typing import Any
 
 from fromage_cli.checkpoints.pickles.machine import Constructor, Unfit
 from fromage_cli.checkpoints.pickles.placeholders import Global
-from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, dense, inline
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, dense, inline, is_shape
 
 CODES = {
     **{"f8": "float64", "f4": "float32", "f2": "float16", "c16": "complex128", "c8": "complex64", "b1": "bool"},
@@ -53,8 +53,9 @@ class StoredArray:
 def _tensor(shape: Any, dtype: Any, fortran: Any, stored: Any) -> StoredTensor | None:
     if not isinstance(dtype, ArrayDtype) or dtype.code not in CODES or not isinstance(stored, bytes):
         return None
-    if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
+    if not is_shape(shape):
         return None
+    shape = tuple(shape)
     strides = _strides(shape) if not fortran else _strides(shape[::-1])[::-1]
     name = CODES[dtype.code]
     return dense(inline("array", name, stored, dtype.order == ">"), name, 0, shape, strides)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 Act = Callable[["Machine"], Any]
 LONGEST_INTEGER = 128
 """Bytes; longer ones are no setting of anything."""
-CONTAINER, TEXT, MEMO = 64, 56, 90
-"""Bytes that an empty list or dictionary, a short string, an entry of the memo take."""
+CONTAINER, TEXT = 64, 56
+"""Bytes that an empty list or dictionary and a short string take."""
 _FLOAT = struct.Struct(">d").unpack
 
 
@@ -214,14 +214,13 @@ def _persistent(machine: Machine) -> None:
 
 def _put(index: Callable[[Machine], int]) -> Act:
     def act(machine: Machine) -> None:
-        machine.charge(MEMO)
-        machine.memo[index(machine)] = machine.stack[-1]
+        machine.put(index(machine))
 
     return act
 
 
 def _get(index: Callable[[Machine], int]) -> Act:
-    return lambda machine: machine.stack.append(machine.memo[index(machine)])
+    return lambda machine: machine.stack.append(machine.get(index(machine)))
 
 
 def _index_line(machine: Machine) -> int:
@@ -303,7 +302,7 @@ _BY_NAME: dict[bytes, Act] = {
     b"p": _put(_index_line),  # PUT
     b"q": _put(lambda machine: machine.stream.byte()),  # BINPUT
     b"r": _put(lambda machine: machine.stream.unsigned(4)),  # LONG_BINPUT
-    b"\x94": _put(lambda machine: len(machine.memo)),  # MEMOIZE
+    b"\x94": _put(lambda machine: machine.memorised),  # MEMOIZE
     b"g": _get(_index_line),  # GET
     b"h": _get(lambda machine: machine.stream.byte()),  # BINGET
     b"j": _get(lambda machine: machine.stream.unsigned(4)),  # LONG_BINGET

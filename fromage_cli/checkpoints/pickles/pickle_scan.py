@@ -16,6 +16,7 @@ from fromage_cli.checkpoints.formats.npy_header import pickle_in_array
 from fromage_cli.checkpoints.formats.npz_file import SUFFIX
 from fromage_cli.checkpoints.formats.torch_legacy import NESTED
 from fromage_cli.checkpoints.formats.zip_container import ZipContainer
+from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS
 from fromage_cli.checkpoints.pickles.machine import Constructor, Machine, Unfit
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
@@ -30,8 +31,8 @@ LOADERS = (NESTED, "_pickle.loads", "pickle.loads", "cPickle.loads", "dill.loads
 """Functions whose bytes are pickles themselves."""
 MOST_FILES, MOST_PICKLES, DEEPEST = 10_000, 8, 3
 """Files of a directory, pickles one after another in a file, pickles inside of pickles that are looked at."""
-LARGEST = 1 << 30
-"""Bytes of a member of an archive."""
+STORAGES = "/data/"
+"""What the names of members hold that are tensors."""
 CODE = (".py", "models/model.json")
 """How the names of members end that hold code or graphs."""
 _OPENINGS = frozenset(bytes((0x80, protocol)) for protocol in range(6))
@@ -90,56 +91,57 @@ def _in_file(path: Path) -> Iterator[Scanned]:
         if head.startswith(b"PK"):
             yield from _in_archive(source)
         elif head.startswith(b"\x93NUMPY"):
-            yield from _in_array(path, "", file, version.size)
+            yield from _in_array(path, "", file, version.size, Allowance(version.size))
         elif head[:2] in _OPENINGS or (head and head[0] in _TEXT):
-            yield from _one_after_another(path, "", file, version.size)
+            yield from _one_after_another(path, "", file, version.size, Allowance(version.size))
 
 
-def _in_archive(source: Source) -> Iterator[Scanned]:
+def _in_archive(source: Source, allowance: Allowance | None = None) -> Iterator[Scanned]:
     container = ZipContainer(source)
+    if allowance is None:
+        allowance = Allowance(sum(member.stored for name, member in container.members.items() if STORAGES not in name))
     for name in container.members:
         if name.endswith(CODE):
             yield Scanned(source.path, name, code=True)
             continue
         try:
-            yield from _in_member(container, name)
+            yield from _in_member(container, name, allowance)
         except FromageError as error:
             yield Scanned(source.path, name, fault=error.message)
 
 
-def _in_member(container: ZipContainer, name: str) -> Iterator[Scanned]:
+def _in_member(container: ZipContainer, name: str, allowance: Allowance) -> Iterator[Scanned]:
     """The pickle that a member is; members that only hold numbers are not read beyond their first bytes."""
     head = container.head(name, 8)
     plain = name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))
     if not (head[:2] in _OPENINGS or plain or name.endswith(SUFFIX) or head.startswith(b"PK\x03\x04")):
         return
-    if head[:2] in _OPENINGS and not plain and not name.endswith(SUFFIX) and "/data/" in name:
+    if head[:2] in _OPENINGS and not plain and not name.endswith(SUFFIX) and STORAGES in name:
         return  # a storage whose first numbers look like it
-    content = container.read(name, LARGEST)
-    yield from _in_bytes(container.path, name, content, 0)
+    yield from _in_bytes(container.path, name, container.read_pickle(name), allowance)
 
 
-def _in_bytes(path: Path, part: str, content: bytes, depth: int) -> Iterator[Scanned]:
+def _in_bytes(path: Path, part: str, content: bytes, allowance: Allowance, depth: int = 0) -> Iterator[Scanned]:
     source = Source.of_bytes(path, content)
     if content.startswith(b"PK\x03\x04") and depth < DEEPEST:
-        for found in _in_archive(source):
+        for found in _in_archive(source, allowance):
             yield Scanned(path, f"{part} > {found.part}", found.names, found.code, found.fault)
     elif content.startswith(b"\x93NUMPY"):
-        yield from _in_array(path, part, Window(io.BytesIO(content), path, 0, len(content)), len(content))
+        window = Window(io.BytesIO(content), path, 0, len(content))
+        yield from _in_array(path, part, window, len(content), allowance)
     else:
-        yield from _one_after_another(
-            path, part, Window(io.BytesIO(content), path, 0, len(content)), len(content), depth=depth
-        )
+        window = Window(io.BytesIO(content), path, 0, len(content))
+        yield from _one_after_another(path, part, window, len(content), allowance, depth=depth)
 
 
-def _in_array(path: Path, part: str, file: Window, size: int) -> Iterator[Scanned]:
+def _in_array(path: Path, part: str, file: Window, size: int, allowance: Allowance) -> Iterator[Scanned]:
     begin = pickle_in_array(file)
     if begin is not None:
-        yield from _one_after_another(path, part, file, size, begin=begin)
+        yield from _one_after_another(path, part, file, size, allowance, begin=begin)
 
 
 def _one_after_another(
-    path: Path, part: str, file: Window, size: int, *, depth: int = 0, begin: int = 0
+    path: Path, part: str, file: Window, size: int, allowance: Allowance, *, depth: int = 0, begin: int = 0
 ) -> Iterator[Scanned]:
     """Pickle after pickle, as older files of PyTorch have them; what follows the last of them is no pickle."""
     file.seek(begin)
@@ -147,7 +149,7 @@ def _one_after_another(
     for index in range(MOST_PICKLES):
         nested: list[bytes] = []
         stream = PickleStream(file, path, size, begin, part)
-        machine = Machine(stream, _collecting(nested), lambda identifier: identifier)
+        machine = Machine(stream, _collecting(nested), lambda identifier: identifier, allowance)
         fault = ""
         try:
             with without_collections():
@@ -158,8 +160,8 @@ def _one_after_another(
             fault = f"{type(error).__name__} ({str(error)[:100]})"
         if machine.uses or (fault and index == 0 and binary):
             yield Scanned(path, part, names_of(machine), fault=fault)
-        for stored in nested if depth < DEEPEST else ():
-            yield from _in_bytes(path, f"{part} > bytes" if part else "bytes", stored, depth + 1)
+        for stored in dict.fromkeys(nested) if depth < DEEPEST else ():
+            yield from _in_bytes(path, f"{part} > bytes" if part else "bytes", stored, allowance, depth + 1)
         if fault or stream.remaining <= 0:
             return
         begin = stream.position

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,20 +43,13 @@ class Placeholder:
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """What its attributes would have been, by name: from the instance's dictionary and its slots."""
-        parts = self.state if isinstance(self.state, tuple) and len(self.state) == 2 else (self.state,)
-        return {
-            name: value
-            for part in parts
-            if isinstance(part, dict)
-            for name, value in part.items()
-            if isinstance(name, str)
-        }
+        """What its attributes would have been, by name: from the instance's dictionary and its slots.
 
-    @property
-    def members(self) -> Mapping[Any, Any]:
-        """Its attributes and what it holds under keys."""
-        return {**self.attributes, **self.pairs} if self.pairs else self.attributes
+        It is not copied: many objects may have been given the same.
+        """
+        parts = self.state if isinstance(self.state, tuple) and len(self.state) == 2 else (self.state,)
+        held = [part for part in parts if isinstance(part, dict)]
+        return held[0] if len(held) == 1 else ChainMap(*reversed(held))
 
     def __repr__(self) -> str:
         return f"<{self.kind.dotted}>"

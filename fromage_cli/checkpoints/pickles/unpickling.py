@@ -2,8 +2,8 @@
 
 Python's own unpickler imports the modules that a pickle names and calls what it finds there. This one knows a few
 harmless constructors by name and does their work itself; all others become placeholders, which record what would have
-happened. Memory and time are bounded by the pickle's length: what a pickle claims costs nothing until the bytes are
-there, and what they cost is counted. Source of the format: Lib/pickletools.py of Python 3.11, protocols 0 to 5.
+happened. Memory and time are bounded by the length of the file's pickles. Source of the format: Lib/pickletools.py of
+Python 3.11, protocols 0 to 5.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fromage_cli.checkpoints.pickles.machine import BASE_BYTES, Constructor, Machine
+from fromage_cli.checkpoints.pickles.allowance import Allowance
+from fromage_cli.checkpoints.pickles.machine import Constructor, Machine
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.storage.stored_tensor import Misplaced
 
@@ -53,15 +54,15 @@ def unpickle(
     stream: PickleStream,
     constructors: Mapping[str, Constructor] | None = None,
     persistent: Callable[[Any], Any] | None = None,
-    base: int = BASE_BYTES,
+    allowance: Allowance | None = None,
 ) -> Unpickled:
     """Read one pickle, without running anything.
 
     `constructors` by dotted name; `persistent` turns a persistent id into a value (PyTorch's storages);
-    `base` bytes of memory are granted whatever the pickle's length.
+    `allowance` is what is left for the pickles of its file; by default, what one of its length may take.
     Raises InputError for what is cut off, damaged, or beyond the limits.
     """
-    machine = Machine(stream, constructors or {}, persistent, base)
+    machine = Machine(stream, constructors or {}, persistent, allowance or Allowance(stream.remaining))
     try:
         with without_collections():
             value = machine.run()

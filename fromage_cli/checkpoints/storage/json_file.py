@@ -10,6 +10,17 @@ from fromage_cli.checkpoints.storage.files import FileVersion, opened, quoted
 from fromage_cli.errors import InputError
 
 LIMIT = 100_000_000  # bytes
+BRACKET, COMMA, SLACK = 16, 5, 200_000
+"""Bytes that a text has at least for each of its brackets and commas, beyond the first SLACK bytes' worth."""
+
+
+CROWDED = "of any checkpoint: it has far too many values for its length"
+
+
+def is_crowded(text: bytes) -> bool:
+    """Whether a JSON text has so many empty or tiny values that they would take many times its length in memory."""
+    brackets, commas = text.count(b"{") + text.count(b"["), text.count(b",")
+    return max(BRACKET * brackets, COMMA * commas) > len(text) + SLACK
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -19,6 +30,8 @@ def read_object(path: Path) -> dict[str, Any]:
         raise InputError(f"{quoted(path)} has {version.size} bytes; at most {LIMIT} are read as JSON.")
     with opened(path) as file:
         text = file.read(LIMIT + 1)
+    if is_crowded(text):
+        raise InputError(f"{quoted(path)} is not JSON ({CROWDED}).", hint="It is damaged; copy it again.")
     try:
         table = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -6,8 +6,9 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
+from fromage_cli.checkpoints.naming import brief
 from fromage_cli.checkpoints.reading.widening import WIDTHS
 from fromage_cli.errors import InputError
 
@@ -107,12 +108,12 @@ class StoredTensor:
         numbers = (*self.shape, *self.stride, self.offset)
         if any(type(number) is not int or not 0 <= number < LONGEST for number in numbers):
             raise Misplaced(
-                f"the shape {self.shape!r:.100}, strides {self.stride!r:.100} or offset {self.offset!r:.30}"
+                f"the shape {brief(self.shape)}, strides {brief(self.stride)} or offset {brief(self.offset)}"
             )
-        if len(self.shape) != len(self.stride) or len(self.shape) > MOST_DIMENSIONS:
-            raise Misplaced(f"{len(self.shape)} dimensions with {len(self.stride)} strides")
+        if len(self.shape) != len(self.stride) or not is_shape(self.shape):
+            raise Misplaced(f"the shape {brief(self.shape)} with {len(self.stride)} strides")
         if self.storage is None or self.dtype not in ELEMENT_BYTES:
-            raise Misplaced(f"the dtype {self.dtype!r:.60}")
+            raise Misplaced(f"the dtype {brief(self.dtype)}")
         if (end := self.span[1]) > self.storage.size:
             raise Misplaced(f"{end} bytes of a storage of {self.storage.size}")
         return self
@@ -143,6 +144,14 @@ class StoredTensor:
     def item(self) -> Any:
         """The number in a tensor of one element."""
         return self.read().item()
+
+
+def is_shape(value: object) -> TypeGuard[Sequence[int]]:
+    """Whether a value from a file is a tensor's shape: few numbers, none negative, whose product is one of 63 bits."""
+    if not isinstance(value, list | tuple) or len(value) > MOST_DIMENSIONS:
+        return False
+    whole = all(type(size) is int and 0 <= size < LONGEST for size in value)
+    return whole and math.prod(size for size in value if size) < LONGEST
 
 
 def dense(storage: object, dtype: str, offset: object, shape: object, stride: object) -> StoredTensor:

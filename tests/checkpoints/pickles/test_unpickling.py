@@ -68,7 +68,7 @@ def test_an_object_of_unknown_class_is_a_record():
     assert isinstance(first, Placeholder)
     assert (first.kind.name, first.args, dict(first.kwargs)) == ("Net", (3,), {"name": "x"})
     assert (first.attributes, first.pairs) == ({"size": 3, "name": "x"}, {"w": 1.5})
-    assert first.members == {"size": 3, "name": "x", "w": 1.5}
+    assert {**first.attributes, **first.pairs} == {"size": 3, "name": "x", "w": 1.5}
     (named,) = unpickled.names
     assert (named.module, named.uses) == (Net.__module__, ("import", "create", "build"))
 

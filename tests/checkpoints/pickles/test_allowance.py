@@ -1,0 +1,22 @@
+import time
+
+from fromage_cli.checkpoints.pickles.allowance import BASE_BYTES, FIRST, Allowance
+
+
+def test_memory_is_counted_together_and_grows_with_the_file():
+    allowance = Allowance(0)
+    assert allowance.charge(BASE_BYTES - 1) and allowance.charge(1)
+    assert not allowance.charge(1)
+    assert Allowance(1000, base=0).charge(16_000) and not Allowance(1000, base=0).charge(16_001)
+    large = 50 * FIRST
+    assert Allowance(large).charge(BASE_BYTES + 14 * FIRST + 2 * large)
+    assert not Allowance(large).charge(BASE_BYTES + 14 * FIRST + 2 * large + 1)
+
+
+def test_time_runs_out():
+    allowance = Allowance(0, seconds=0.002)
+    assert allowance.in_time
+    end = time.thread_time() + 0.003
+    while time.thread_time() < end:
+        pass
+    assert not allowance.in_time
