@@ -54,9 +54,10 @@ def make_problem(width: int, rows: int) -> Problem:
 
 def ray(problem: Problem, name: str) -> Callable[[], None]:
     """Measures a ray of POINTS points along a direction that is made beforehand."""
-    tensors, _ = moving_tensors(problem, moved_by_default(name))
     with tempfile.TemporaryDirectory() as folder:
-        direction = make_direction(elsewhere(problem, folder) if name == "to:" else name, problem, tensors, None)
+        typed = elsewhere(problem, folder) if name == "to:" else name
+        tensors, _ = moving_tensors(problem, moved_by_default(name))
+        direction = make_direction(typed, problem, tensors, None)
     etas = [10.0 ** (-4 + 4 * point / POINTS) for point in range(POINTS)]
     return lambda: measure_ray(problem, direction, etas) and None
 
@@ -64,9 +65,17 @@ def ray(problem: Problem, name: str) -> Callable[[], None]:
 def elsewhere(problem: Problem, folder: str) -> str:
     """The way to a checkpoint nearby, as it is typed."""
     path = Path(folder) / "there.safetensors"
-    if not path.exists():
-        save_file({name: value * 1.1 for name, value in problem.model.state_dict().items()}, path)
+    scale(problem.model, 2.0)
+    save_file(problem.model.state_dict(), path)
+    scale(problem.model, 0.5)
     return f"to:{path}"
+
+
+@torch.no_grad()
+def scale(model: nn.Module, factor: float) -> None:
+    """Multiplies all weights where they are."""
+    for parameter in model.parameters():
+        parameter.mul_(factor)
 
 
 def bare(problem: Problem, passes: int) -> Callable[[], None]:

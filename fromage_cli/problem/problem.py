@@ -280,13 +280,18 @@ class _Saved(Mapping[str, Tensor]):
         return len(self.tensors)
 
 
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all of it is: what is not shows in the sum, which needs no memory but may itself overflow."""
+    return bool(tensor.sum().isfinite()) or bool(torch.isfinite(tensor).all())
+
+
 def _require_finite(loss: float, gradients: dict[str, Tensor]) -> None:
     if not torch.isfinite(torch.tensor(loss)):
         raise NumericalError(
             f"The loss at the checkpoint's own weights is {loss}.",
             "Look for NaN or infinite weights, a batch that is not normalised as in training, or the wrong loss.",
         )
-    bad = [name for name, gradient in gradients.items() if not bool(torch.isfinite(gradient).all())]
+    bad = [name for name, gradient in gradients.items() if not _is_finite(gradient)]
     if bad:
         raise NumericalError(
             f"The gradient at the checkpoint's own weights is not finite in {len(bad)} of {len(gradients)} tensors, "

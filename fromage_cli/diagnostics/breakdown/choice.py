@@ -32,13 +32,21 @@ def moved_by_default(name: str) -> str:
     return "matrices" if name in RELATIVE else "all"
 
 
-def weight_copies(name: str, reload: bool) -> float:
-    """Copies of the weights held beside them: kept weights, base gradient, the direction itself where it is stored.
+def weight_copies(name: str, reload: bool, several: bool, checkpoint: Checkpoint | None) -> float:
+    """Copies of the weights held beside them: base gradient, the direction where it is stored, kept weights.
 
-    A tenth more is for the gradient of one tensor at a time.
+    Moments from minibatches are two, as long as the direction is made. Of several batches each alone holds its own
+    beside those of all together. A tenth more is for the gradient of one tensor at a time.
     """
-    stored = 0 if name in ("fromage", "sgd", "random") else 1
-    return 1.1 + (0 if reload else 1) + stored
+    held = 1 if name in ("fromage", "sgd", "random") else 2
+    making = 3 if name == "adam" and not _has_moments(checkpoint) else held
+    return 0.1 + max(making, held if reload else held + 1) + (held if several else 0)
+
+
+def _has_moments(checkpoint: Checkpoint | None) -> bool:
+    from fromage_cli.probes.lines.moments import holds_moments
+
+    return holds_moments(checkpoint.optimizer if checkpoint is not None else None)
 
 
 def gradient_count(name: str, points: int, problem: Problem, checkpoint: Checkpoint | None) -> float:
@@ -46,11 +54,11 @@ def gradient_count(name: str, points: int, problem: Problem, checkpoint: Checkpo
 
     Several batches are measured together and then each alone. Adam's moments take one more where no state holds them.
     """
-    from fromage_cli.probes.lines.moments import holds_moments, moment_rows
+    from fromage_cli.probes.lines.moments import moment_rows
 
     rounds = 2 if problem.further else 1
     count = float(rounds * (points + 2))
-    if name == "adam" and not holds_moments(checkpoint.optimizer if checkpoint is not None else None):
+    if name == "adam" and not _has_moments(checkpoint):
         alone = sum(moment_rows(problem.on(batch)) for batch in problem.batches) if problem.further else 0
         count += (moment_rows(problem) + alone) / problem.rows
     return count

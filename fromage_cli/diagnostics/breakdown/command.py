@@ -125,9 +125,10 @@ def _estimate(intake: Intake, points: int, direction: str, reload: bool) -> Answ
     cost, rounds = measure_cost(problem, products), 2 if problem.further else 1
     depth = timed(problem, lambda: measure_depth(problem))
     gradients = gradient_count(direction, points, problem, intake.checkpoint)
+    copies = weight_copies(direction, reload, bool(problem.further), intake.checkpoint)
     estimate = Estimate(
         gradients=gradients,
-        bytes=cost.memory(copies=weight_copies(direction, reload), products=products),
+        bytes=cost.memory(copies=copies, products=products),
         seconds=cost.time(STEP_SHARE * gradients, products=rounds) + rounds * depth,
     )
     return intake.complete(estimate_answer("breakdown", estimate))

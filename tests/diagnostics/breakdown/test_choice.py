@@ -5,7 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.diagnostics.breakdown.choice import check_direction, gradient_count, make_direction, moved_by_default
+from fromage_cli.diagnostics.breakdown.choice import (
+    check_direction,
+    gradient_count,
+    make_direction,
+    moved_by_default,
+    weight_copies,
+)
 from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
 from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.probes.lines.direction import moving_tensors
@@ -96,3 +102,19 @@ def test_the_gradients_counted_beforehand_are_those_that_are_taken(
     if several:
         measure_batches(problem, lambda alone: make_direction(name, alone, tensors, None), (0.01, 0.1))
     assert problem.evaluations.gradients == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "reload", "several", "copies"),
+    [
+        ("fromage", False, False, 2),
+        ("random", True, False, 1),
+        ("adam", False, False, 3),
+        ("adam", True, False, 3),
+        ("to:there.pt", False, False, 3),
+        ("to:there.pt", True, False, 2),
+        ("sgd", False, True, 3),
+    ],
+)
+def test_copies_of_the_weights_are_counted(name: str, reload: bool, several: bool, copies: int) -> None:
+    assert weight_copies(name, reload, several, None) == pytest.approx(copies + 0.1)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.errors import MismatchError
+from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.probes.lines.direction import Direction, moving_tensors
 from fromage_cli.probes.lines.displacement import displacement_to
 from fromage_cli.probes.lines.moments import adam_update, next_adam_update, update_from_minibatches
@@ -153,6 +153,26 @@ def test_the_way_to_a_checkpoint_ends_there(
     for name, value in target.items():
         torch.testing.assert_close(moved[name], value)
         torch.testing.assert_close(halfway[name], (value + before[name]) / 2)
+
+
+@pytest.mark.parametrize("fails_at", ["loading", "subtracting"])
+def test_everything_is_put_back_when_the_way_cannot_be_made(
+    make_problem: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: str
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4, bias=False))
+    model[2].weight = model[0].weight
+    problem = make_problem(model, {"x": torch.randn(8, 4), "y": torch.randn(8, 4)})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    saved = {name: value + 1 for name, value in before.items()}
+    if fails_at == "loading":
+        saved["1.bias"] = torch.full_like(saved["1.bias"], torch.nan)
+    else:
+        monkeypatch.setattr(problem, "trainable", [*problem.trainable[:2], None])
+    torch.save(saved, tmp_path / "other.pt")
+    with pytest.raises(NumericalError if fails_at == "loading" else AttributeError):
+        displacement_to(problem, open_checkpoint(tmp_path / "other.pt"))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_running_statistics_are_those_of_the_first_checkpoint(make_problem: Maker, tmp_path: Path) -> None:
