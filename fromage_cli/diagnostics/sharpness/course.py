@@ -1,18 +1,16 @@
 """One measurement of curvature on its way: number by number, with the reasons for those that are missing."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-
-import torch
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.sharpness.effort import Effort
 from fromage_cli.diagnostics.sharpness.result import Absent, BatchSharpness, LayerBlock
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
 from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
+from fromage_cli.probes.curvature.felt_curvature import condition, uneven
 from fromage_cli.probes.curvature.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
-from fromage_cli.probes.optimizer_step.next_step import decays, preconditioner
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.problem.curvature import WeightSpace, gauss_newton, has_gauss_newton, hessian
 from fromage_cli.problem.evaluation import batch_statistics_modules
@@ -86,27 +84,17 @@ class Course:
         return next((pair.value for pair in self.spectrum(name, gauss_newton)), None)
 
     def preconditioned_eigenvalue(self) -> float | None:
-        """Of P^(-1/2) (H + coupled decay) P^(-1/2), where the checkpoint holds Adam's state."""
+        """Of the Hessian as Adam's second moments, groups' rates and their coupled decay condition it."""
         name = "preconditioned_eigenvalue"
-        if not self.optimizer.adaptive:
+        differ = self.optimizer.name == "sgd" and uneven(self.problem, self.space, self.optimizer, self.state)
+        if not (self.optimizer.adaptive or differ):
             self.without(name, f"the optimizer is {self.optimizer.name or 'not known'}")
             return None
-        matrix = preconditioner(self.problem, self.optimizer, self.state)
-        if matrix is None:
+        felt = condition(self.problem, self.space, self.optimizer, self.state)
+        if felt is None:
             self.without(name, "the checkpoint holds no second moments of Adam for every tensor")
             return None
-        decay = decays(self.problem, self.optimizer, self.state) if self.optimizer.name == "adam" else {}
-        scale = self.space.flat([matrix[tensor.name] for tensor in self.space.tensors]).rsqrt_()
-        added = self.space.flat(
-            [torch.full_like(t.parameter, decay.get(t.name, 0.0)) for t in self.space.tensors]
-        )  # coupled decay is part of the loss that Adam sees
-
-        @contextmanager
-        def preconditioned(problem: Problem, space: WeightSpace) -> Iterator[Operator]:
-            with hessian(problem, space) as product:
-                yield lambda vector: scale * (product(scale * vector) + added * (scale * vector))
-
-        return next((pair.value for pair in self.spectrum(name, preconditioned)), None)
+        return next((pair.value for pair in self.spectrum(name, felt.operator)), None)
 
     def batch_sharpness(self) -> BatchSharpness | None:
         """E_B[g^T H g / ||g||^2]."""

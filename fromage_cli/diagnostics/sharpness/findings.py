@@ -58,29 +58,30 @@ _WORDS: dict[str, Words] = {
     "catapult": (
         "catapult",
         "info",
-        "the rate is {scaled} / λ: the loss will rise at first, and comes back with lower curvature in two-layer "
-        "networks with squared error",
+        "the rate is {scaled} / λ of this batch: along that curvature the loss rises at first, and comes back with "
+        "less of it in two-layer networks with squared error",
         "Expected for a large rate at initialisation; warm-up, or a rate below 2 / λ, avoids the rise.",
     ),
     "architecture-dependent": (
         "rate-depends-on-architecture",
         "warn",
-        "the rate is {scaled} / λ: beyond what two-layer linear networks survive (4 / λ); ReLU networks of three "
-        "layers survived up to 10 to 12 / λ",
-        "Lower the rate below 4 / λ, or warm it up.",
+        "the rate is {scaled} / λ of this batch: beyond what two-layer linear networks survive (4 / λ); ReLU networks "
+        "of three layers survived up to 10 to 12 / λ",
+        "Lower the rate below 4 / λ, or warm it up; a small batch is sharper than the whole data.",
     ),
     "divergent": (
         "rate-diverges",
         "fail",
-        "the rate is {scaled} / λ: beyond what any network measured survived (12 / λ)",
-        "Lower the rate, or warm it up.",
+        "the rate is {scaled} / λ of this batch: beyond what any network measured survived (12 / λ)",
+        "Lower the rate, or warm it up; a small batch is sharper than the whole data.",
     ),
     "edge-of-stability": (
         "edge-of-stability",
         "info",
-        "curvature and threshold have met (ratio {ratio}): training at this rate is at the edge of stability, where "
-        "the loss falls over many steps but not in each",
-        "Usual for a trained network. A higher rate pushes the curvature down, a lower one lets it rise.",
+        "curvature of this batch and threshold have met (ratio {ratio}): training on it at this rate is at the edge of "
+        "stability, where the loss falls over many steps but not in each",
+        "Usual for a trained network; a small batch is sharper than the whole data. A higher rate pushes the curvature "
+        "down, a lower one lets it rise.",
     ),
 }
 """By regime."""

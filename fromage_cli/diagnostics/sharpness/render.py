@@ -45,7 +45,8 @@ def summary(result: SharpnessResult) -> str:
     if result.threshold is None or result.learning_rate is None:
         missing = next((absent.reason for absent in result.absent if absent.name == "threshold"), "it is not known")
         return f"{sharpness} There is no threshold to hold it against: {missing}."
-    preconditioned = "a preconditioned " if result.optimizer in ("adam", "adamw") else ""
+    adaptive = result.optimizer in ("adam", "adamw")
+    preconditioned = "a preconditioned " if adaptive or result.preconditioned_eigenvalue is not None else ""
     held = (
         f"{_optimizer(result)} at a rate of {number(result.learning_rate)} is stable up to "
         f"{preconditioned}{number(result.threshold)}"
@@ -79,7 +80,7 @@ def _curvatures(result: SharpnessResult, style: PageStyle) -> RenderableType:
     rows = [
         ("largest eigenvalue", top, f"Hessian of the loss, {result.parameters} weights"),
         ("Gauss-Newton", result.gauss_newton_eigenvalue, "its part from the output's curvature"),
-        ("preconditioned", result.preconditioned_eigenvalue, "as Adam's step sees it"),
+        ("preconditioned", result.preconditioned_eigenvalue, _conditioned_by(result)),
         (
             "critical sharpness",
             _with_error(result.critical_sharpness, result.critical_sharpness_stderr),
@@ -95,6 +96,12 @@ def _curvatures(result: SharpnessResult, style: PageStyle) -> RenderableType:
     ]
     columns = [Column("curvature", left=True), Column("value"), Column("what it is", left=True, optional=1)]
     return house_table(columns, [row for row in rows if row[1] is not None], style)
+
+
+def _conditioned_by(result: SharpnessResult) -> str:
+    return (
+        "as Adam's step sees it" if result.optimizer in ("adam", "adamw") else "as rates and decays of groups scale it"
+    )
 
 
 def _with_error(value: float | None, error: float | None) -> str | None:

@@ -83,7 +83,8 @@ class SharpnessResult:
     gauss_newton_eigenvalue: float | None
     """Largest eigenvalue of J^T H J, J the derivative of the output and H the Hessian of the loss by it."""
     preconditioned_eigenvalue: float | None
-    """Largest eigenvalue of P^(-1/2) (H + coupled decay) P^(-1/2), P from Adam's state in the checkpoint."""
+    """Largest eigenvalue of (S/P)^(1/2) (H + coupled decay) (S/P)^(1/2): P from Adam's state, 1 for SGD; S the rate of
+    each tensor's group over the highest. Null for SGD whose groups are alike."""
     critical_sharpness: float | None
     """2 / the smallest rate that raises the loss along the optimizer's next step."""
     critical_sharpness_stderr: float | None
@@ -97,7 +98,7 @@ class SharpnessResult:
     threshold: float | None
     """Curvature from which on the optimizer's updates are unstable; for Adam, of the preconditioned Hessian."""
     ratio: float | None
-    """Eigenvalue / threshold; coupled weight decay counted to the eigenvalue."""
+    """Eigenvalue / threshold: the preconditioned one where there is one, else with coupled decay counted in."""
     scaled_ratio: float | None
     """2 * ratio: learning rate times eigenvalue, in units of plain gradient descent."""
     trained: bool

@@ -52,7 +52,7 @@ def measure_update(course: Course, eigenvalue: float) -> AlongUpdate:
 def _critical_rate(course: Course, step: Mapping[str, Tensor], start: float) -> float | None:
     name = "critical_sharpness"
     try:
-        rate = critical_rate(course.problem, step, start)
+        rate = critical_rate(course.problem, step, start, course.optimizer.contraction)
     except ResourceError as limit:
         course.stop(name, limit)
         return None
@@ -70,7 +70,7 @@ def _critical_error(course: Course, step: Mapping[str, Tensor], rate: float) -> 
         return None
     parts = training_batches(course.problem, course.effort.batch_rows)
     try:
-        error = critical_sharpness_error(course.problem, step, rate, parts)
+        error = critical_sharpness_error(course.problem, step, rate, parts, course.optimizer.contraction)
     except ResourceError as limit:
         course.stop(name, limit)
         return None

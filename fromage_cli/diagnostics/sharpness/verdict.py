@@ -8,7 +8,7 @@ from fromage_cli.theory.stability import EDGE, initial_regime
 def ratio_to_threshold(course: Course, eigenvalue: float | None, conditioned: float | None) -> float | None:
     """The eigenvalue that the optimizer's threshold speaks of, divided by it.
 
-    `conditioned`: that of the preconditioned Hessian, for Adam.
+    `conditioned`: that of the Hessian as the optimizer conditions it, for Adam and where groups differ.
     """
     threshold, optimizer = course.optimizer.threshold, course.optimizer
     if threshold is None:
@@ -16,7 +16,7 @@ def ratio_to_threshold(course: Course, eigenvalue: float | None, conditioned: fl
         course.without("threshold", reason)
         course.without("ratio", reason)
         return None
-    if optimizer.adaptive:
+    if optimizer.adaptive or conditioned is not None:
         eigenvalue = conditioned
     elif eigenvalue is not None:
         eigenvalue += optimizer.coupled_decay

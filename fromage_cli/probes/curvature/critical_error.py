@@ -5,7 +5,7 @@ from disjoint parts of the rows, over its slope is the error of the rate.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 
 import torch
@@ -19,11 +19,16 @@ FURTHER = 1.1
 
 
 def critical_sharpness_error(
-    problem: Problem, step: Mapping[str, Tensor], rate: float, parts: Sequence[Batch]
+    problem: Problem,
+    step: Mapping[str, Tensor],
+    rate: float,
+    parts: Sequence[Batch],
+    contraction: Callable[[float], float] = lambda rate: 1.0,
 ) -> float | None:
     """Standard error of 2 / rate over the parts, the step held fixed; None for fewer than two or without a slope.
 
-    `rate`: the critical one of all rows along w - rate * step. Costs three forward passes of all rows; the weights are
+    `rate`: the critical one of all rows along w - rate * step; `contraction`: what the rule multiplies weights by
+    after a step of that rate. Costs three forward passes of all rows; the weights are
     afterwards as before.
     """
     if len(parts) < 2:
@@ -33,13 +38,15 @@ def critical_sharpness_error(
 
         def losses(at: float) -> list[float]:
             for tensor in tensors:
-                torch.add(origin[tensor.name], step[tensor.name], alpha=-at, out=tensor.parameter.data)
+                weight = tensor.parameter.data
+                torch.add(origin[tensor.name], step[tensor.name], alpha=-at, out=weight)
+                weight.mul_(contraction(at))
             problem.evaluations.forwards += sum(part.size for part in parts) / problem.rows
             return [problem.on(part).value() for part in parts]
 
         start, there, beyond = (losses(at) for at in (0.0, rate, FURTHER * rate))
     changes = [after - before for before, after in zip(start, there, strict=True)]
-    slope = (fmean(beyond) - fmean(there)) / ((FURTHER - 1.0) * rate)
+    slope = (fmean(beyond) - fmean(there)) / (FURTHER * (FURTHER - 1.0) * rate)  # the tangent of a parabola there
     error = stdev(changes) / math.sqrt(len(parts)) if all(map(math.isfinite, changes)) else math.nan
     found = 2.0 / rate**2 * error / slope if slope > 0.0 else math.nan
     return found if math.isfinite(found) else None

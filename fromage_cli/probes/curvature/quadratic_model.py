@@ -47,7 +47,7 @@ class ModelLine:
     """Of the network; may be infinite."""
     model_losses: tuple[float, ...]
     radius: float | None
-    """Smallest rate at which the model misses the change of the loss by more than a tenth; None where there is none."""
+    """Smallest rate at which the model misses the loss by over a tenth of its largest change up to there, if any."""
     relation: Relation
     """`crossing`; `above-grid`: the model holds at every rate; `below-grid`: at none."""
 
@@ -75,6 +75,11 @@ def measure_line(problem: Problem, space: WeightSpace, step: Mapping[str, Tensor
     base = problem.value()
     rounding = 32.0 * torch.finfo(problem.dtype).eps * abs(base)
     seen: dict[float, tuple[float, float]] = {}
+
+    def change(rate: float) -> float:
+        """The largest change of the loss on the way: where it is back at its start, the model is not held to nothing."""
+        return max(abs(true - base) for at, (true, _) in seen.items() if at <= rate)
+
     with problem.displaced(space.tensors) as origin:
 
         def fits(rate: float) -> bool:
@@ -82,7 +87,7 @@ def measure_line(problem: Problem, space: WeightSpace, step: Mapping[str, Tensor
                 torch.add(origin[tensor.name], step[tensor.name], alpha=-rate, out=tensor.parameter.data)
             true, modelled = problem.value(), model_loss(problem, expansions, rate)
             seen[rate] = true, modelled
-            return abs(modelled - true) <= SHARE * abs(true - base) + rounding
+            return abs(modelled - true) <= SHARE * change(rate) + rounding
 
         radius, relation = _radius(fits, [start * factor for factor in GRID])
     rates = tuple(sorted(seen))

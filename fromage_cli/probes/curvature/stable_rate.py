@@ -7,16 +7,13 @@ Source: Cohen et al., *Gradient descent on neural networks typically occurs at t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import ResourceError
-from fromage_cli.probes.curvature.lanczos import Operator, largest_eigenvalues
-from fromage_cli.probes.optimizer_step.next_step import decays, preconditioner
+from fromage_cli.probes.curvature.felt_curvature import Conditioning, condition
+from fromage_cli.probes.curvature.lanczos import largest_eigenvalues
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.optimizer_step.update_rules import Memory
-from fromage_cli.problem.curvature import WeightSpace, hessian
+from fromage_cli.problem.curvature import WeightSpace
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
 
@@ -49,13 +46,13 @@ def stable_rate(
     if optimizer.name not in ("sgd", "adam", "adamw"):
         return StableRate(None, optimizer.no_threshold or "the optimizer has no threshold")
     space = WeightSpace(tensors)
-    scale, source = None, "the Hessian's largest eigenvalue"
-    if optimizer.adaptive:
-        scale, source = _conditioning(problem, space, optimizer, state, memory)
-    added = _coupled_decay(problem, space, optimizer, state)
-    with hessian(problem, space) as product:
+    felt = condition(problem, space, optimizer, state, memory)
+    if felt is None:
+        return StableRate(None, "the state holds no second moments of Adam for some tensors")
+    source = _source(optimizer, felt)
+    with felt.operator(problem, space) as product:
         found = largest_eigenvalues(
-            _conditioned(product, scale, added),
+            product,
             space.flat(space.weights),
             tolerance=TOLERANCE,
             max_products=MAX_PRODUCTS,
@@ -71,34 +68,9 @@ def stable_rate(
     return StableRate(rate, f"λ {least}{value:.3g}; {source}, stable where the loss is quadratic", found.stopped)
 
 
-def _conditioning(
-    problem: Problem,
-    space: WeightSpace,
-    optimizer: Optimizer,
-    state: OptimizerState | None,
-    memory: Mapping[str, Memory],
-) -> tuple[Tensor | None, str]:
-    """P^(-1/2) as a vector [n], from Adam's state or from what stands in for it."""
-    matrix, source = preconditioner(problem, optimizer, state), "the preconditioned Hessian's largest eigenvalue"
-    if matrix is None:
-        matrix = {n: k.square.sqrt().add_(optimizer.epsilon) for n, k in memory.items() if k.square is not None}
-        source += " (second moments from minibatches)"
-    return space.flat([matrix[tensor.name] for tensor in space.tensors]).rsqrt_(), source
-
-
-def _coupled_decay(
-    problem: Problem, space: WeightSpace, optimizer: Optimizer, state: OptimizerState | None
-) -> Tensor | None:
-    if not optimizer.coupled_decay:
-        return None
-    decay = decays(problem, optimizer, state)
-    return space.flat([torch.full_like(t.parameter, decay.get(t.name, 0.0)) for t in space.tensors])
-
-
-def _conditioned(product: Operator, scale: Tensor | None, added: Tensor | None) -> Operator:
-    def apply(vector: Tensor) -> Tensor:
-        inner = vector if scale is None else scale * vector
-        result = product(inner) if added is None else product(inner) + added * inner
-        return result if scale is None else scale * result
-
-    return apply
+def _source(optimizer: Optimizer, felt: Conditioning) -> str:
+    """What the largest eigenvalue is of."""
+    if optimizer.adaptive:
+        moments = " (second moments from minibatches)" if felt.from_minibatches else ""
+        return f"the preconditioned Hessian's largest eigenvalue{moments}"
+    return "the Hessian's largest eigenvalue" + (", groups' rates counted in" if felt.scale is not None else "")

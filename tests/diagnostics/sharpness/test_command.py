@@ -195,7 +195,8 @@ def test_a_rate_that_diverges_can_fail_a_job(run: Run, home: Path) -> None:
     assert run(*given, "--fail-on", "warn")[0] == 10
 
 
-def test_the_cost_is_told_beforehand(run: Run, home: Path) -> None:
+def test_the_cost_is_told_beforehand(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fromage_cli.probes.cost.Cost.equivalent", lambda cost, products: 2.0 * products)
     code, out, _ = run(*GIVEN, "--estimate", "--json")
     estimate = json.loads(out)["result"]["estimate"]
     assert code == 0

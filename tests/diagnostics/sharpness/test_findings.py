@@ -13,9 +13,21 @@ MakeResult = Callable[..., SharpnessResult]
 @pytest.mark.parametrize(
     ("regime", "ratio", "code", "severity", "words"),
     [
-        ("catapult", 1.5, "catapult", "info", "the rate is 3 / λ: the loss will rise at first"),
-        ("architecture-dependent", 3.0, "rate-depends-on-architecture", "warn", "6 / λ: beyond what two-layer"),
-        ("divergent", 7.0, "rate-diverges", "fail", "14 / λ: beyond what any network"),
+        (
+            "catapult",
+            1.5,
+            "catapult",
+            "info",
+            "the rate is 3 / λ of this batch: along that curvature the loss rises at first",
+        ),
+        (
+            "architecture-dependent",
+            3.0,
+            "rate-depends-on-architecture",
+            "warn",
+            "6 / λ of this batch: beyond what two-layer",
+        ),
+        ("divergent", 7.0, "rate-diverges", "fail", "14 / λ of this batch: beyond what any network"),
         (None, 12.2, "above-threshold", "warn", "12 × what the optimizer bears"),
     ],
 )

@@ -52,6 +52,22 @@ def test_of_equal_parts_it_is_zero_and_it_shrinks_with_their_number(make_problem
     assert often / once == pytest.approx(math.sqrt(2 / 15.0 / 2.0), rel=0.05)
 
 
+def test_on_parabolas_it_is_exact(make_problem: Maker) -> None:
+    problem = regression(make_problem, 3)
+    step = {"weight": problem.base.gradients["weight"]}
+    parts = training_batches(problem, None)
+    falls, bends = [], []
+    for part in parts:
+        own = problem.on(part)
+        x = part.data["x"]
+        falls.append(float((own.base.gradients["weight"] * step["weight"]).sum()))
+        bends.append(float((x @ step["weight"].T).square().mean()))
+    rate = fmean(falls) / fmean(bends)
+    spread = stdev(bend * rate**2 - fall * rate for fall, bend in zip(falls, bends, strict=True))
+    expected = 2.0 / rate**2 * spread / math.sqrt(len(parts)) / fmean(falls)
+    assert critical_sharpness_error(problem, step, rate, parts) == pytest.approx(expected, rel=1e-9)
+
+
 def test_it_costs_three_forward_passes_and_leaves_the_weights(make_problem: Maker) -> None:
     problem = regression(make_problem, 1)
     step = {"weight": problem.base.gradients["weight"]}

@@ -125,6 +125,24 @@ def test_the_radius_is_where_the_model_misses_a_tenth_of_the_change(make_problem
         assert line.radius == pytest.approx(first, rel=0.03)
 
 
+class NearlyQuadratic(nn.Module):
+    """A loss that is back at its start at a rate of 1, and a model of it that is off by 1 % of its fall there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (2 * self.weight - 1 + 0.00125 * (self.weight - 1) ** 3) * x
+
+
+def test_where_the_loss_is_back_at_its_start_the_model_may_be_off(make_problem: Maker) -> None:
+    data = {"x": torch.ones(2, 1).double(), "y": torch.zeros(2, 1).double()}
+    problem = make_problem(NearlyQuadratic(), data)
+    line = measure_line(problem, WeightSpace(problem.receiving), {"weight": torch.ones(1).double()}, 1.0)
+    assert line.radius is None or line.radius > 1.5
+
+
 def test_a_model_that_is_exact_holds_everywhere(make_problem: Maker) -> None:
     torch.manual_seed(0)
     problem = make_problem(nn.Linear(3, 2).double(), {"x": torch.randn(5, 3).double(), "y": torch.randn(5, 2).double()})
