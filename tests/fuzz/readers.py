@@ -110,17 +110,40 @@ TARGETS: dict[str, Target] = {
         bytes,
         lambda: [json.dumps({"metadata": {"step": 1}, "weight_map": {"w": "x.safetensors"}}).encode()],
     ),
-    "metadata": (".metadata", bytes, lambda: [distributed()]),
+    "metadata": (".metadata", bytes, lambda: [distributed()[".metadata"]]),
+    "msgpack": (
+        "x.msgpack",
+        bytes,
+        lambda: [
+            flax([2, 3], "float32", bytes(24)),
+            flax([70], "int8", bytes(70)),
+            b"\x81\xa1a\x92\xc3\xcb" + bytes(8),
+        ],
+    ),
+    "package": (
+        "x.pt",
+        lambda data: archive({"x/.data/extern_modules": b"", "x/.data/0.storage": bytes(24), "x/m/net.pkl": data}),
+        lambda: [pickled_state()],
+    ),
 }
 """By name: what the file is called, how the fuzzer's bytes become one, and the seeds."""
 
 
-def distributed() -> bytes:
+def flax(shape: list[int], dtype: str, content: bytes) -> bytes:
+    """{"w": array} as Flax writes it."""
+    inner = bytes([0x93, 0x90 + len(shape), *shape, 0xA0 + len(dtype)]) + dtype.encode()
+    inner += bytes([0xC4, len(content)]) + content
+    return b"\x81\xa1w" + bytes([0xC7, len(inner), 1]) + inner
+
+
+def distributed() -> dict[str, bytes]:
+    """The files of a distributed checkpoint."""
     from torch.distributed import checkpoint
 
+    state = {"model": {"w": torch.ones(2, 3)}, "optimizer": {"param_groups": [{"params": ["w"], "lr": 0.1}]}, "step": 3}
     with tempfile.TemporaryDirectory() as directory:
-        checkpoint.save({"model": {"w": torch.ones(2, 3)}, "step": 3}, checkpoint_id=directory, no_dist=True)
-        return (Path(directory) / ".metadata").read_bytes()
+        checkpoint.save(state, checkpoint_id=directory, no_dist=True)
+        return {file.name: file.read_bytes() for file in Path(directory).iterdir()}
 
 
 def reader(path: Path, wrapped: Callable[[bytes], bytes]) -> Callable[[bytes], None]:
@@ -156,6 +179,8 @@ def main() -> None:
         (directory / "seeds" / str(index)).write_bytes(seed)
     os.chdir(directory)
     (directory / "x.safetensors").write_bytes(save({"w": torch.ones(2)}))
+    for file, content in distributed().items():
+        (directory / file).write_bytes(content)
     options = [option for option in sys.argv[1:] if option.startswith("-")]
     corpora = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     limits = ["-timeout=5", "-rss_limit_mb=2000", "-max_len=20000", f"-artifact_prefix={directory}/"]

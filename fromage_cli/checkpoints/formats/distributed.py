@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -73,16 +74,19 @@ def read_distributed(path: Path, choice: Choice = ANY) -> Contents:
 
 
 def check_shards(path: Path, metadata: Metadata) -> None:
-    """Raise InputError when a shard is missing or shorter than the metadata say."""
+    """Raise InputError when a shard is missing or shorter than the metadata say, or holds two things in one place."""
     if absent := missing_shards(path, metadata.files):
         raise absent
-    ends: dict[Path, int] = {}
+    places: dict[Path, list[tuple[int, int]]] = {}
     for item in metadata.items.values():
         for piece in item.pieces:
             place = piece.place
-            ends[place.file] = max(ends.get(place.file, 0), place.begin + place.length)
-    for file, end in ends.items():
-        if (size := FileVersion.of(file).size) < end:
+            places.setdefault(place.file, []).append((place.begin, place.begin + place.length))
+    for file, stretches in places.items():
+        stretches.sort()
+        if any(end > begin for (_, end), (begin, _) in pairwise(stretches)):
+            raise damaged(path, f"two things lie in the same bytes of {file.name!r}")
+        if (size := FileVersion.of(file).size) < (end := stretches[-1][1]):
             raise InputError(
                 f"{quoted(file)} is incomplete: expects {end} bytes, has {size}.",
                 hint="It was cut off while it was written or copied; take an earlier checkpoint or copy it again.",

@@ -6,6 +6,7 @@ Source of its classes: torch/distributed/checkpoint/metadata.py and filesystem.p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from fromage_cli.checkpoints.pickles.placeholders import Placeholder
 from fromage_cli.checkpoints.pickles.unpickling import unpickle
 from fromage_cli.checkpoints.storage.contained import contained
 from fromage_cli.checkpoints.storage.files import FileVersion, opened, quoted
-from fromage_cli.checkpoints.storage.stored_tensor import is_shape
+from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, is_shape
 from fromage_cli.errors import InputError
 
 MODULE = "torch.distributed.checkpoint."
@@ -138,6 +139,8 @@ def _stored(path: Path, name: str, item: Any, paths: Any, places: _Places) -> St
     if not is_shape(shape):
         raise damaged(path, f"tensor {name!r} has the shape {brief(shape)}")
     pieces = tuple(_pieces(path, name, tuple(shape), said.get("chunks"), places))
+    if any(math.prod(piece.sizes) * ELEMENT_BYTES[dtype] > piece.place.length for piece in pieces):
+        raise damaged(path, f"a piece of {name!r} has more elements than bytes were written for it")
     return Stored(steps, dtype, tuple(shape), pieces)
 
 

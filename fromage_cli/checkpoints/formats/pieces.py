@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import torch
 
 
+MOST_PAIRS = 500_000
+"""Pairs of pieces that are compared: those that lie beside each other along the axis that is cut most."""
+
+
 @dataclass(frozen=True)
 class Box:
     """Some of a tensor's elements."""
@@ -33,13 +37,19 @@ class PiecedTensor(StoredTensor):
 
     def check(self) -> PiecedTensor:
         """The tensor itself; raises InputError unless the pieces cover it, each element once."""
-        boxes = sorted((box for box in self.boxes if math.prod(box.sizes)), key=lambda box: box.offsets)
+        boxes = [box for box in self.boxes if math.prod(box.sizes)]
+        axis = max(range(self.dim()), key=lambda axis: len({box.offsets[axis] for box in boxes}), default=0)
+        boxes.sort(key=lambda box: box.offsets[axis : axis + 1])
         if sum(math.prod(box.sizes) for box in boxes) != self.numel():
             raise self._damaged("its pieces do not have as many elements as it has")
         open_boxes: list[Box] = []
+        pairs = 0
         for box in boxes:
             if self.shape:
-                open_boxes = [other for other in open_boxes if other.offsets[0] + other.sizes[0] > box.offsets[0]]
+                begin = box.offsets[axis]
+                open_boxes = [other for other in open_boxes if other.offsets[axis] + other.sizes[axis] > begin]
+            if (pairs := pairs + len(open_boxes)) > MOST_PAIRS:
+                raise self._damaged(f"it is cut into {len(boxes)} pieces, more than can be checked")
             if any(_overlap(box, other) for other in open_boxes):
                 raise self._damaged("two of its pieces overlap")
             open_boxes.append(box)

@@ -166,6 +166,12 @@ def first_tensor(metadata):
     return metadata.state_dict_metadata["model.0.weight"]
 
 
+def first_place(metadata):
+    """Where the piece of four rows of five lies."""
+    keys = {(index.fqn, index.offset): index for index in metadata.storage_data}
+    return vars(metadata.storage_data[keys["model.0.weight", torch.Size((0, 0))]])
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
@@ -173,7 +179,8 @@ def first_tensor(metadata):
         (lambda m: m.storage_data.clear(), InputError, "does not say where"),
         (lambda m: first_tensor(m).chunks.pop(), InputError, "not have as many elements"),
         (lambda m: setattr(first_tensor(m).chunks[0], "offsets", torch.Size((6, 0))), InputError, "lies outside of it"),
-        (lambda m: setattr(first_tensor(m).chunks[1], "offsets", torch.Size((0, 0))), InputError, "overlap"),
+        (lambda m: setattr(first_tensor(m).chunks[1], "offsets", torch.Size((0, 0))), InputError, "in the same bytes"),
+        (lambda m: first_place(m).update(length=79), InputError, "more elements than bytes"),
         (lambda m: setattr(first_tensor(m), "size", (-1, 5)), InputError, "has the shape"),
         (lambda m: setattr(first_tensor(m), "size", (2**61, 2**61)), InputError, "has the shape"),
         (lambda m: m.planner_data.update({"step": ("model", "0.weight")}), InputError, "there twice"),

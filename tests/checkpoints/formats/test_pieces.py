@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given
@@ -48,6 +50,15 @@ def test_overlaps_that_leave_gaps_are_refused():
     for boxes in (twice, corner):
         with pytest.raises(InputError, match="overlap"):
             pieced((4, 4), *boxes).check()
+
+
+def test_more_pieces_than_can_be_compared_are_refused():
+    whole = torch.zeros(1, 4000)
+    columns = [box(whole, (0, 1), (column, column + 1)) for column in range(4000)]
+    assert pieced((1, 4000), *columns).check()
+    corners = [Box(offsets, (1,) * 11, lambda: torch.zeros((1,) * 11)) for offsets in product(range(2), repeat=11)]
+    with pytest.raises(InputError, match="2048 pieces, more than can be checked"):
+        pieced((2,) * 11, *corners).check()
 
 
 def test_pieces_of_another_shape_or_dtype_are_refused():
