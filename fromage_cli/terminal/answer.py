@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from fromage_cli.errors import FromageError
 from fromage_cli.findings import Finding
@@ -104,7 +105,10 @@ Answers = Answer | Sequence[Answer]
 
 
 def records(items: Sequence[object]) -> Table:
-    """Dataclasses as rows: columns named as the fields, arrays left out, nested ones flattened as `outer_inner`."""
+    """Dataclasses as rows: columns named as the fields, arrays left out, nested ones flattened as `outer_inner`.
+
+    Where a nested one may be missing, and is, its columns are there all the same, and empty.
+    """
     rows = [dict(_cells(item)) for item in items]
     columns = dict.fromkeys(name for row in rows for name in row)
     return Table(tuple(columns), tuple(tuple(row.get(name) for name in columns) for row in rows))
@@ -112,14 +116,26 @@ def records(items: Sequence[object]) -> Table:
 
 def _cells(item: object, prefix: str = "") -> list[tuple[str, object]]:
     cells: list[tuple[str, object]] = []
+    kind: Any = type(item)
     for name, value in _named(item):
         if isinstance(value, list | tuple):
             continue
         if isinstance(value, Mapping) or (is_dataclass(value) and not isinstance(value, type)):
             cells.extend(_cells(value, f"{prefix}{name}_"))
         else:
-            cells.append((prefix + name, value))
+            endings = _endings(kind, name) if value is None else ("",)
+            cells.extend((f"{prefix}{name}{ending}", value) for ending in endings)
     return cells
+
+
+@cache
+def _endings(kind: Any, name: str) -> tuple[str, ...]:
+    """What follows a field's name in its columns where it is None: the fields of the dataclass that it might be."""
+    hint = get_type_hints(kind)[name] if is_dataclass(kind) else None
+    nested = next((one for one in (hint, *get_args(hint)) if isinstance(one, type) and is_dataclass(one)), None)
+    if nested is None:
+        return () if get_origin(hint) is tuple else ("",)
+    return tuple(f"_{entry.name}{rest}" for entry in fields(nested) for rest in _endings(nested, entry.name))
 
 
 def _named(item: object) -> list[tuple[str, object]]:

@@ -28,10 +28,32 @@ class Layer:
     dead: bool = False
 
 
+@dataclass(frozen=True)
+class Network:
+    layer: Layer | None
+
+
 def test_records_flatten_what_is_nested_and_leave_arrays_out():
     table = records([Layer("a", (2, 3), Condition(0.5, None)), Layer("b", (4,), Condition(1.0, 2.0), True)])
     assert table.columns == ("name", "condition_first", "condition_second", "dead")
     assert table.rows == (("a", 0.5, None, False), ("b", 1.0, 2.0, True))
+
+
+def test_columns_do_not_depend_on_what_is_missing():
+    whole = records([Layer("a", (2, 3), Condition(0.5, None))])
+    for rows in ([Layer("b", (4,), None)], [Layer("b", (4,), None), Layer("a", (2, 3), Condition(0.5, None))]):
+        assert records(rows).columns == whole.columns
+        assert records(rows).rows[0] == ("b", None, None, False)
+
+
+def test_a_missing_one_that_holds_others_has_all_their_columns_but_arrays():
+    assert records([Network(None)]).columns == (
+        "layer_name",
+        "layer_condition_first",
+        "layer_condition_second",
+        "layer_dead",
+    )
+    assert records([Network(None)]).columns == records([Network(Layer("a", (2,), None))]).columns
 
 
 def test_records_of_nothing():
