@@ -27,12 +27,8 @@ def adam_update(problem: Problem, state: OptimizerState | None) -> tuple[dict[st
     """The next step's u = m^ / (sqrt(v^) + eps), by tensor name, and a sentence on where it comes from."""
     if state is not None and holds_moments(state):
         return update_from_state(problem, state), "adam: moments from the optimizer's state in the checkpoint."
-    parts = _moment_parts(problem)
-    return (
-        update_from_minibatches(problem, parts),
-        f"adam: the checkpoint holds no moments; they come from {len(parts)} gradients of {parts[0].size} rows each at "
-        "fixed weights.",
-    )
+    means, squares, source = moments_of_minibatches(problem, _parts_for_moments(problem))
+    return update_from_moments(means, squares), f"adam: the checkpoint holds no moments; they come from {source}."
 
 
 def holds_moments(state: OptimizerState | None) -> bool:
@@ -42,11 +38,11 @@ def holds_moments(state: OptimizerState | None) -> bool:
 
 def moment_rows(problem: Problem) -> int:
     """On how many rows the minibatch gradients are taken that stand in for missing moments."""
-    return sum(part.size for part in _moment_parts(problem))
+    return sum(part.size for part in minibatches(problem, _parts_for_moments(problem)))
 
 
-def _moment_parts(problem: Problem) -> list[Batch]:
-    return minibatches(problem, max(1, min(MINIBATCHES, problem.batch.size // 2)))
+def _parts_for_moments(problem: Problem) -> int:
+    return min(MINIBATCHES, problem.batch.size // 2)
 
 
 def update_from_state(problem: Problem, state: OptimizerState) -> dict[str, Tensor]:
@@ -122,28 +118,37 @@ def next_adam_update(gradient: Tensor, slot: Mapping[str, Any] | None, settings:
     return first.div_(1.0 - beta1**steps).div_(root)
 
 
-def update_from_minibatches(problem: Problem, parts: list[Batch]) -> dict[str, Tensor]:
-    """The update m / (sqrt(v) + eps) with m the mean and v the mean square of minibatch gradients at fixed weights."""
-    means, squares = mean_gradients(problem, parts)
+def update_from_moments(means: dict[str, Tensor], squares: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The update m / (sqrt(v) + eps), written over both."""
     return {name: mean.div_(squares[name].sqrt_().add_(EPSILON)) for name, mean in means.items()}
 
 
-def mean_gradients(problem: Problem, parts: list[Batch]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The means of minibatch gradients and of their squares at fixed weights, by tensor name.
+def moments_of_minibatches(problem: Problem, count: int) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
+    """The mean and the mean square of `count` minibatch gradients at fixed weights, and words on where they come from.
 
-    Costs one gradient of all rows.
+    Where the rows cannot be cut (BatchNorm, few rows, a loss of rows together), those of the very first step: the
+    gradient of all rows and its square. Costs at most one gradient of all rows.
     """
-    means: dict[str, Tensor] = {}
-    squares: dict[str, Tensor] = {}
+    parts = minibatches(problem, count)
+    found = _mean_gradients(problem, parts) if parts else None
+    if found is not None:
+        return *found, f"{len(parts)} gradients of {parts[0].size} rows each at fixed weights"
+    gradients = problem.base.gradients
+    return (
+        {name: gradient.clone() for name, gradient in gradients.items()},
+        {name: gradient.square() for name, gradient in gradients.items()},
+        "the gradient of all rows, which cannot be cut: it is the step without a past",
+    )
+
+
+def _mean_gradients(problem: Problem, parts: list[Batch]) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+    """The means of minibatch gradients and of their squares by tensor name; None where they are no samples."""
+    means = {tensor.name: torch.zeros_like(tensor.parameter) for tensor in problem.receiving}
+    squares = {name: torch.zeros_like(mean) for name, mean in means.items()}
 
     def accumulate(name: str, gradient: Tensor) -> None:
-        if name not in means:
-            means[name], squares[name] = torch.zeros_like(gradient), torch.zeros_like(gradient)
-        means[name].add_(gradient, alpha=1.0 / len(parts))
-        squares[name].addcmul_(gradient, gradient, value=1.0 / len(parts))
+        if name in means:
+            means[name].add_(gradient, alpha=1.0 / len(parts))
+            squares[name].addcmul_(gradient, gradient, value=1.0 / len(parts))
 
-    minibatch_gradients(problem, parts, accumulate)
-    for tensor in problem.receiving:
-        for sums in (means, squares):
-            sums.setdefault(tensor.name, torch.zeros_like(tensor.parameter))
-    return means, squares
+    return (means, squares) if minibatch_gradients(problem, parts, accumulate) else None

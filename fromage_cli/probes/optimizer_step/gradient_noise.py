@@ -8,6 +8,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from fromage_cli.probes.optimizer_step.minibatches import MIXING
 from fromage_cli.probes.optimizer_step.update_rules import Memory
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.evaluation import batch_statistics_modules
@@ -15,9 +16,6 @@ from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.accumulation import inner_product, squared_norm
 from fromage_cli.theory.gradient_noise import Chunks, Moments
-
-MIXING = 0.1
-"""Relative gap between the chunks' mean loss and that of all rows from which on the loss is one of rows together."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from fromage_cli.checkpoints import OptimizerState, match_parameters
 from fromage_cli.checkpoints.optimizers.optimizer_state import slot_shape
-from fromage_cli.probes.lines.moments import EPSILON, MINIBATCHES, held_shapes, mean_gradients, slots_by_name
-from fromage_cli.probes.optimizer_step.minibatches import minibatches
+from fromage_cli.probes.lines.moments import EPSILON, MINIBATCHES, held_shapes, moments_of_minibatches, slots_by_name
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.optimizer_step.update_rules import Memory, Place, TensorStep, moves, tensor_step
 from fromage_cli.problem.layers import TrainableTensor
@@ -141,10 +140,8 @@ def group_numbers(problem: Problem, optimizer: Optimizer, state: OptimizerState)
 
 
 def _memory_of_minibatches(problem: Problem) -> tuple[dict[str, Memory], str]:
-    parts = minibatches(problem, min(MINIBATCHES, problem.batch.size))
-    means, squares = mean_gradients(problem, parts)
-    memory = {name: Memory(mean, squares[name]) for name, mean in means.items()}
-    return memory, f"its moments from {len(parts)} gradients of {parts[0].size} rows each at fixed weights"
+    means, squares, source = moments_of_minibatches(problem, min(MINIBATCHES, problem.batch.size))
+    return {name: Memory(mean, squares[name]) for name, mean in means.items()}, f"its moments from {source}"
 
 
 def preconditioner(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> dict[str, Tensor] | None:

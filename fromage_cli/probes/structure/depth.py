@@ -23,6 +23,8 @@ from fromage_cli.theory.accumulation import norm
 ADDITIVE = ("AddBackward", "SubBackward", "CatBackward", "StackBackward", "WhereBackward", "MaximumBackward")
 LOOKUPS = ("EmbeddingBackward", "EmbeddingBagBackward")
 PRODUCTS = ("MmBackward", "AddmmBackward", "BmmBackward", "BaddbmmBackward", "ConvolutionBackward", "LinearBackward")
+BIAS_FIRST = ("AddmmBackward", "BaddbmmBackward")
+"""Products whose first term is added to that of the others; elsewhere a bias comes last."""
 OPAQUE = ("CheckpointFunction", "CompiledFunction")
 """Nodes that hide the graph behind them."""
 
@@ -156,6 +158,7 @@ class _Reading:
         weight = max((place.path for place in weights), default=0)
         if not data:
             constant_input = not self.inputs and name.startswith(PRODUCTS) and None in children
+            weight = self._product(name, children) if name.startswith(PRODUCTS) else weight
             return _Place(constant_input or name.startswith(LOOKUPS), weight, weight)
         path, effective = max(place.path for place in data), _deepest(place.effective for place in data)
         if len(data) == 2 and name.startswith(("AddBackward", "SubBackward")):
@@ -163,6 +166,12 @@ class _Reading:
         if name.startswith(ADDITIVE):
             return _Place(True, max(path, weight), _deepest((effective, weight)))
         return _Place(True, path + weight, effective + weight)
+
+    def _product(self, name: str, children: list[Any]) -> int:
+        """How many weights are multiplied in a product of matrices that are weights all; a bias is added beside it."""
+        depths = [self.places[child].path if child is not None else 0 for child in children]
+        added, factors = (depths[:1], depths[1:]) if name.startswith(BIAS_FIRST) else (depths[2:], depths[:2])
+        return max(sum(factors), *added, 0)
 
     def _residual(self, node: Any, first: _Place, second: _Place) -> float:
         if first.path == second.path:

@@ -9,9 +9,8 @@ from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.probes.lines.direction import Direction, moving_tensors
 from fromage_cli.probes.lines.displacement import displacement_to
-from fromage_cli.probes.lines.moments import adam_update, next_adam_update, update_from_minibatches
+from fromage_cli.probes.lines.moments import adam_update, moments_of_minibatches, next_adam_update, update_from_moments
 from fromage_cli.probes.lines.updates import adam_direction, displacement_direction, random_direction, sgd_direction
-from fromage_cli.probes.optimizer_step.minibatches import minibatches
 from fromage_cli.problem.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -111,7 +110,9 @@ def test_moments_from_minibatches_are_their_mean_and_mean_square(
     problem = make_problem(perceptron, classification)
     assert problem.base.loss > 0
     before = problem.evaluations.gradients
-    update = update_from_minibatches(problem, minibatches(problem, 5))  # 6 rows each, 2 left over
+    means, squares, source = moments_of_minibatches(problem, 5)  # 6 rows each, 2 left over
+    assert source == "5 gradients of 6 rows each at fixed weights"
+    update = update_from_moments(means, squares)
     gradients = []
     for index in range(5):
         rows = slice(6 * index, 6 * index + 6)
@@ -121,6 +122,44 @@ def test_moments_from_minibatches_are_their_mean_and_mean_square(
     exact = stacked.mean(0) / (stacked.square().mean(0).sqrt() + 1e-8)
     torch.testing.assert_close(update["0.weight"], exact, rtol=1e-4, atol=1e-6)
     assert problem.evaluations.gradients - before == pytest.approx(30 / 32)
+
+
+class Centred(nn.Linear):
+    """Its loss is one of rows together."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(5.0 * (x - x.mean(0)))
+
+
+@pytest.mark.parametrize(
+    ("model", "rows"),
+    [
+        (lambda: nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), 32),
+        (lambda: Centred(8, 3), 6),
+        (lambda: nn.Linear(8, 3), 3),
+    ],
+    ids=["BatchNorm", "rows together", "few rows"],
+)
+def test_rows_that_cannot_be_cut_give_the_first_step_of_the_optimizer(
+    make_problem: Maker, classification: dict[str, torch.Tensor], model: Callable[[], nn.Module], rows: int
+) -> None:
+    torch.manual_seed(0)
+    network, data = model(), {key: value[:rows] for key, value in classification.items()}
+    problem = make_problem(network, data)
+    update, note = adam_update(problem, None)
+    assert note.endswith("they come from the gradient of all rows, which cannot be cut: it is the step without a past.")
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    one_step(network.train(), data, torch.optim.Adam(network.parameters(), lr=1e-3))
+    for name, value in network.named_parameters():
+        if problem.base.gradients[name].norm() > 1e-6:
+            torch.testing.assert_close(before[name] - 1e-3 * update[name], value.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_batchnorm_that_does_not_train_lets_the_rows_be_cut(
+    make_problem: Maker, classification: dict[str, torch.Tensor]
+) -> None:
+    model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    assert "16 gradients of 2 rows" in adam_update(make_problem(model, classification, mode="eval"), None)[1]
 
 
 def test_a_random_direction_is_the_same_for_the_same_seed_and_as_long_as_the_weights(

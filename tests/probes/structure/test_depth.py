@@ -147,6 +147,24 @@ def test_a_parametrized_matrix_is_one_deep(make_problem: Maker, wrap: Callable[[
     assert depth_of(make_problem, model, 4, 5).path == 2
 
 
+def test_a_product_of_weights_counts_each(make_problem: Maker) -> None:
+    class Factored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Parameter(torch.randn(5, 2)), nn.Parameter(torch.randn(2, 5))
+            self.whole, self.output = nn.Parameter(torch.randn(5, 5)), nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.output(x @ torch.addmm(self.whole, self.left, self.right))
+
+    class Twice(Factored):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.output(x @ (self.left @ self.right @ self.whole))
+
+    assert depth_of(make_problem, Factored(), 4, 5) == Depth(4, 3, 3.0)
+    assert depth_of(make_problem, Twice(), 4, 5) == Depth(4, 4, 4.0)
+
+
 def test_attention_is_as_deep_as_its_projections(make_problem: Maker) -> None:
     class Attend(nn.Module):
         def __init__(self) -> None:
