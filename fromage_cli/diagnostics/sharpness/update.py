@@ -56,6 +56,9 @@ def _critical_rate(course: Course, step: Mapping[str, Tensor], start: float) -> 
     except ResourceError as limit:
         course.stop(name, limit)
         return None
+    except NumericalError as rounded:
+        course.without(name, rounded.message)
+        return None
     if rate is None:
         course.without(name, "no rate was found that raises the loss")
     return rate

@@ -1,11 +1,12 @@
 """The limit as every optimizer would have it, where nobody says which one it is."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from fromage_cli.diagnostics.suggest_lr.course import Course, Wish
 from fromage_cli.diagnostics.suggest_lr.result import Alternative
 from fromage_cli.diagnostics.suggest_lr.training import typical_of
-from fromage_cli.errors import MismatchError, ResourceError
+from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.probes.curvature.critical import critical_rate
 from fromage_cli.probes.optimizer_step.gradient_noise import measure_noise, noise_chunks
 from fromage_cli.probes.optimizer_step.next_step import measure_next_step
@@ -70,5 +71,8 @@ def _alternative(
     moved = {tensor.name: step.moved(tensor) for tensor in course.tensors if tensor.name in step.steps}
     start, critical = rises * line.learning_rate, None
     if left > 1:
-        critical = critical_rate(course.problem, moved, start, rule.contraction, precision=PRECISION, attempts=left - 1)
+        with suppress(NumericalError):  # a fall that rounding hides
+            critical = critical_rate(
+                course.problem, moved, start, rule.contraction, precision=PRECISION, attempts=left - 1
+            )
     return Alternative(name, limit, critical, usual), critical / line.learning_rate if critical is not None else rises

@@ -105,7 +105,8 @@ class Course:
             found = find_crossing(self.problem, self.update.line.direction, self.update.levels, self.advance)
             if found.stopped is not None:
                 self.error = found.stopped
-            self._add("measured", found.eta, self.rate(found.eta), _words(found), self.shared + spent())
+            words = _words(found, self.update.sampled)
+            self._add("measured", found.eta, self.rate(found.eta), words, self.shared + spent())
             return found
         return None
 
@@ -119,20 +120,22 @@ class Course:
             if whole.stopped is not None:
                 self.error = whole.stopped
             cost = self.shared + PRODUCT + 1.0 + spent()
-            self._add(name, whole.eta, self.rate(whole.eta), _words(whole), cost)
+            words = _words(whole, self.update.sampled)
+            self._add(name, whole.eta, self.rate(whole.eta), words, cost)
 
     def critical(self, start: float) -> float | None:
         """The smallest rate whose step raises the loss: on the rows of its own gradient, and on others."""
         with self._counted("critical") as spent:
             if self._over("critical"):
                 return None
-            rate = critical_rate(self.problem, self.update.moved(self.tensors), start, self.optimizer.contraction)
-            words = (
-                "the loss rises; on the batch that gave the step"
-                if rate is not None
-                else "no rise seen; at none of the rates tried"
-            )
-            if rate is None and self.update.line.descent <= 0.0:
+            moved, words = self.update.moved(self.tensors), "no rise seen; at none of the rates tried"
+            try:
+                rate = critical_rate(self.problem, moved, start, self.optimizer.contraction)
+            except NumericalError as rounded:
+                rate, words = None, f"not resolved; {rounded.message}"
+            if rate is not None:
+                words = "the loss rises; on the batch that gave the step"
+            elif self.update.line.descent <= 0.0:
                 words = "no descent; the step goes uphill on the batch"
             self._add("critical", self.eta(rate), rate, words, self.shared + spent())
             self.advance()
@@ -229,7 +232,7 @@ def begin(
     return Course(problem, moving, optimizer, state, update, gradients(problem.evaluations), advance, known)
 
 
-def _words(found: Crossing) -> str:
+def _words(found: Crossing, sampled: bool) -> str:
     """What the measured limit rests on: a few words; the rest after a semicolon."""
     if found.relation == "uncertifiable":
         return "nothing certain; the step, or what noise leaves of it, does not descend"
@@ -239,7 +242,8 @@ def _words(found: Crossing) -> str:
         return f"nothing certain; not even a relative step of {found.etas[0]:.2g}"
     alone = "in every layer" if not (but := len(found.certificate.uncertain)) else f"in all layers but {but}"
     certain = f"certain {alone if found.criterion == 'layers' else 'on the whole'}"
-    places = f"Lemma 1, gradients at {len(found.etas)} steps"
+    mean = "of the mean step, " if sampled else ""
+    places = f"{mean}Lemma 1, gradients at {len(found.etas)} steps"
     if found.relation == "above-grid":
         return f"{certain}; as far as was looked ({places})"
     return f"{certain}; {places}" if found.closed else f"{certain}; {places}, certain no more at {found.upper:.3g}"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from fromage_cli.errors import NumericalError
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.accumulation import inner_product
 
@@ -23,6 +24,8 @@ CRAWLS = 2
 """After so many the rate is doubled at least while the loss stays as low as it has been: it may be flat."""
 FLOOR = 0.8
 """Of the deepest fall seen: as low as that counts as flat."""
+ROUNDING_STEPS = 16.0
+"""Rounding errors of the loss that the fall on the way to the rate must come to, for its end to be told from them."""
 
 
 def critical_rate(
@@ -40,7 +43,7 @@ def critical_rate(
     `precision`: the factor up to which the rate is known in the end; `attempts`: how many rates are tried at most,
     after which there is no answer. The weights are afterwards as before. Costs 4 forward passes where the loss is
     quadratic along the step, up to ten elsewhere and more where the start is far off; a rise that lies between the
-    points tried is not seen.
+    points tried is not seen. Raises NumericalError where the loss falls by no more than it is rounded.
     """
     slope = sum(inner_product(problem.base.gradients[name], part) for name, part in step.items())
     if not slope > 0.0:
@@ -58,7 +61,20 @@ def critical_rate(
             value = problem.value()
             return value - base if math.isfinite(value) else math.inf
 
-        return _smallest_rise(rise, slope, start, precision, attempts)
+        found = _smallest_rise(rise, slope, start, precision, attempts)
+    _refuse_rounding(problem, base, slope * found / 4.0 if found is not None else math.inf)
+    return found
+
+
+def _refuse_rounding(problem: Problem, base: float, fall: float) -> None:
+    """`fall`: of a parabola, half of the way to where it is back at its start."""
+    dtype = torch.bfloat16 if problem.autocast else problem.dtype
+    if fall < ROUNDING_STEPS * torch.finfo(dtype).eps * abs(base):
+        raise NumericalError(
+            f"the loss, {base:.4g}, falls by {fall:.1g} along the step, which {str(dtype).removeprefix('torch.')} "
+            "hardly resolves",
+            "Try --dtype float64.",
+        )
 
 
 def _smallest_rise(

@@ -77,7 +77,7 @@ def measure_line(problem: Problem, space: WeightSpace, step: Mapping[str, Tensor
     seen: dict[float, tuple[float, float]] = {}
 
     def change(rate: float) -> float:
-        """The largest change of the loss on the way: where it is back at its start, the model is not held to nothing."""
+        """The largest change of the loss on the way; where it is back at its start, a miss is held against this."""
         return max(abs(true - base) for at, (true, _) in seen.items() if at <= rate)
 
     with problem.displaced(space.tensors) as origin:

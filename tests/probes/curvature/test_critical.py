@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from fromage_cli.errors import NumericalError
 from fromage_cli.probes.curvature.critical import critical_rate
 from fromage_cli.problem.problem import Problem
 
@@ -111,3 +112,27 @@ def test_less_precision_takes_fewer_passes_and_their_number_can_be_limited(make_
     few = make_problem(Plateau(), {"x": torch.ones(1, 1)}, "output")
     assert critical_rate(few, plain(few), 0.4, attempts=3) is None
     assert few.evaluations.forwards == 4  # the base among them
+
+
+@pytest.mark.parametrize(("size", "told"), [(1e-2, True), (1e-4, False), (1e-5, False)])
+@pytest.mark.parametrize("start", [1e-3, 1.0, 1e3])
+def test_a_fall_that_rounding_hides_is_refused(make_problem: Maker, start: float, size: float, told: bool) -> None:
+    """A minimum of height 1 seen from nearby: float64 finds the rate at every distance."""
+
+    class Bowl(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((3,), size))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 1.0 + self.weight.square().sum() * x.mean()
+
+    problem = make_problem(Bowl(), {"x": torch.ones(2)}, "output")
+    exact = make_problem(Bowl().double(), {"x": torch.ones(2).double()}, "output")
+    assert critical_rate(exact, plain(exact), start) == pytest.approx(1.0, rel=0.03)
+    if told:
+        assert critical_rate(problem, plain(problem), start) == pytest.approx(1.0, rel=0.05)
+    else:
+        with pytest.raises(NumericalError, match="which float32 hardly resolves"):
+            critical_rate(problem, plain(problem), start)
+    assert float(problem.model.weight.detach()[0]) == pytest.approx(size)
