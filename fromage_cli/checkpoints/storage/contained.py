@@ -14,6 +14,8 @@ from fromage_cli.errors import InputError, UnsafeError
 def contained(index: Path, file: str) -> Path:
     """Return where a file is that `index` names; UnsafeError when that is outside the index's directory."""
     parts = (*PurePosixPath(file).parts, *PureWindowsPath(file).parts)
+    if not file.isprintable() and any("\ud800" <= character <= "\udfff" for character in file):
+        raise InputError(f"{quoted(index)} names the shard {file!r}, which is no file name.", hint="It is damaged.")
     absolute = PurePosixPath(file).is_absolute() or PureWindowsPath(file).anchor or PureWindowsPath(file).drive
     if absolute or ".." in parts or not parts or "\0" in file:
         raise _outside(index, file)

@@ -7,6 +7,7 @@ files find what they look for; tensors of safetensors files are then read by ran
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,12 +122,13 @@ class Mirror:
         return type(error)(message, hint, error.details)
 
     def _place(self, entry: Entry) -> None:
-        """A file of that name and size without content."""
+        """A file of that name and size without content; none where no file here can have them."""
         if entry.directory or not entry.name or entry.name in (".", ".."):
             return
-        self._entries[entry.name] = entry
-        with (self.home / entry.name).open("wb") as file:
-            file.truncate(min(entry.size or 0, 2**62))
+        with suppress(OSError, ValueError):
+            with (self.home / entry.name).open("wb") as file:
+                file.truncate(min(entry.size or 0, 2**62))
+            self._entries[entry.name] = entry
 
     def _list_beside(self) -> None:
         """The files beside an index that was named itself."""

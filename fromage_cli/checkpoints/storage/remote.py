@@ -75,7 +75,7 @@ class Remote:
     def ranged(self, entry: Entry) -> bytes | None:
         """The first bytes of a file; None where the server does not send parts of files."""
         count = min(HEAD, entry.size or 0)
-        if count < 2 or len(self._part(entry, 1, 2)) != 1:
+        if count < 2 or not self._sends_parts(entry):
             return None
         return self.read(entry, 0, count)
 
@@ -106,6 +106,17 @@ class Remote:
                 if count > min(LIMIT, free):
                     raise ResourceError(f"{self.url}: {entry.name!r} has more than {min(LIMIT, free)} bytes.")
                 target.write(block)
+
+    def _sends_parts(self, entry: Entry) -> bool:
+        """Whether a part is sent where one is asked for; a web server that sends all of it is left at once."""
+        if not entry.path.startswith(("http://", "https://")):
+            return len(self._part(entry, 1, 2)) == 1
+        try:
+            with self._files.open(entry.path, "rb", block_size=1, cache_type="none", size=entry.size) as file:
+                file.seek(1)
+                return len(file.read(1)) == 1
+        except ValueError:  # fsspec's word for it
+            return False
 
     def _part(self, entry: Entry, begin: int, end: int) -> bytes:
         if end == begin:

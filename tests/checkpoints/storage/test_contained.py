@@ -1,7 +1,7 @@
 import pytest
 
 from fromage_cli.checkpoints.storage.contained import contained
-from fromage_cli.errors import UnsafeError
+from fromage_cli.errors import InputError, UnsafeError
 
 
 def test_a_name_in_the_directory_or_below(tmp_path):
@@ -13,6 +13,11 @@ def test_a_name_in_the_directory_or_below(tmp_path):
 def test_a_name_that_leaves_it_is_refused(tmp_path, name):
     with pytest.raises(UnsafeError, match="outside its directory"):
         contained(tmp_path / "i", name)
+
+
+def test_half_a_character_is_no_name(tmp_path):
+    with pytest.raises(InputError, match="no file name"):
+        contained(tmp_path / "i", "a\ud800")
 
 
 def test_a_link_that_leaves_it_is_refused(tmp_path):

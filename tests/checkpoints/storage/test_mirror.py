@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.runs.gathering import gather_series
+from fromage_cli.checkpoints.storage import remote
 from fromage_cli.errors import InputError, UnsafeError
 
 STATE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16), "none": torch.empty(0, 3)}
@@ -201,6 +202,27 @@ def test_files_are_copied_where_ranges_do_not_help(server, path):
     same(checkpoint)
     assert "copied" in checkpoint.notes[-1]
     assert "secret" not in checkpoint.place + " ".join(checkpoint.notes)
+
+
+def test_a_server_without_ranges_is_not_listened_to_for_a_whole_file(server, local):
+    url, sent = server
+    torch.save({"big": torch.zeros(5_000_000)}, local / "big.pt")
+    found = remote.Remote(f"{url}/whole/big.pt")
+    assert found.ranged(found.entry) is None
+    assert not sent  # it was left before everything was sent
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "\ud800", "\x1b[31m"])
+def test_names_that_no_file_here_can_have_are_passed_over(memory, name):
+    memory.store[f"/store/run/{name}"] = type(memory.store["/store/run/model.safetensors"])(memory, name, b"x")
+    same(open_checkpoint("memory://store/run"))
+    del memory.store[f"/store/run/{name}"]
+
+
+def test_a_size_that_no_file_here_can_have(memory, monkeypatch):
+    monkeypatch.setattr(remote, "_entry", lambda found: remote.Entry(str(found["name"]), 2**62, False))
+    with pytest.raises(InputError, match=r"is empty|does not exist"):
+        open_checkpoint("memory://store/step-7.pt")
 
 
 def test_a_missing_page_is_told(server):
