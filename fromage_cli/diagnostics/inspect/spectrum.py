@@ -1,37 +1,31 @@
-"""Singular values of weight matrices: spectral norm, stable rank, condition number."""
+"""Singular values of weight matrices: spectral norm, stable rank, condition number; of safetensors without torch."""
 
 import math
 import time
 from dataclasses import replace
 
-import torch
+import numpy
 
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
+from fromage_cli.checkpoints.reading.arrays import load_matrix
 from fromage_cli.diagnostics.inspect.result import TensorResult
-from fromage_cli.theory.singular_values import as_matrix, spectral_norm
-
-DENSE = 1024
-"""Matrices whose smaller side is at most this are decomposed; of larger ones only the spectral norm is found."""
+from fromage_cli.theory import spectra
 
 TRIAL = 192
 """Side of the matrix that is decomposed to tell the speed."""
-WITH_TORCH = 300_000_000
-"""Bytes of a program with torch."""
+PROGRAM = 40_000_000
+"""Bytes of the program with numpy."""
+COPIES = 3
+"""Float64 matrices at a time: the weights, and what decomposing them takes."""
 
 
 def with_spectrum(tensor: TensorResult, checkpoint: Checkpoint) -> TensorResult:
     """The tensor with its singular values' numbers, where it is a finite matrix of floating-point numbers."""
-    if not _is_matrix(checkpoint.entries[tensor.name]) or not math.isfinite(tensor.norm or 0.0):
+    entry = checkpoint.entries[tensor.name]
+    if not _is_matrix(entry) or not math.isfinite(tensor.norm or 0.0):
         return tensor
-    matrix = as_matrix(checkpoint.tensor(tensor.name))
-    condition = None
-    if min(matrix.shape) <= DENSE:
-        values = torch.linalg.svdvals(matrix.double())
-        largest, smallest = float(values[0]), float(values[-1])
-        negligible = largest * max(matrix.shape) * torch.finfo(torch.float64).eps
-        condition = largest / smallest if smallest > negligible else math.inf
-    else:
-        largest = spectral_norm(matrix.float())
+    narrow = min(_sides(entry)) > spectra.DENSE
+    largest, condition = spectra.extremes(load_matrix(checkpoint, tensor.name, narrow=narrow))
     norm = tensor.norm or 0.0
     return replace(
         tensor,
@@ -45,14 +39,23 @@ def _is_matrix(entry: TensorEntry) -> bool:
     return entry.floating and len(entry.shape) > 1 and entry.elements > 0
 
 
+def _sides(entry: TensorEntry) -> tuple[int, int]:
+    """Rows and columns of the matrix of the linear map."""
+    return entry.shape[0], entry.elements // entry.shape[0]
+
+
 def spectrum_cost(checkpoint: Checkpoint) -> tuple[float, int]:
-    """Seconds for the singular values of every matrix, told from one decomposition, and peak bytes with torch."""
-    trial = torch.eye(TRIAL, dtype=torch.float64)
+    """Seconds for the singular values of every matrix, told from one decomposition, and peak bytes."""
+    trial = numpy.eye(TRIAL)
     started = time.perf_counter()
-    torch.linalg.svdvals(trial)
+    numpy.linalg.svd(trial, compute_uv=False)
     unit = (time.perf_counter() - started) / TRIAL**3
-    sides = [
-        (entry.shape[0], entry.elements // entry.shape[0]) for entry in checkpoint.entries.values() if _is_matrix(entry)
-    ]
-    work = sum(rows * columns * min(rows, columns, DENSE) for rows, columns in sides)
-    return unit * work, WITH_TORCH + 16 * max((rows * columns for rows, columns in sides), default=0)
+    sides = [_sides(entry) for entry in checkpoint.entries.values() if _is_matrix(entry)]
+    work = sum(rows * columns * min(rows, columns, spectra.DENSE) for rows, columns in sides)
+    return unit * work, PROGRAM + max(map(_held, sides), default=0)
+
+
+def _held(sides: tuple[int, int]) -> int:
+    """Bytes of a matrix and of what decomposing it takes; in float32 where only its spectral norm is found."""
+    large = min(sides) > spectra.DENSE
+    return math.prod(sides) * (2 * 4 if large else COPIES * 8)

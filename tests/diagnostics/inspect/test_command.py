@@ -62,7 +62,7 @@ def test_an_envelope(run):
     assert "highest complete step" in err
 
 
-@pytest.mark.parametrize("options", [(), ("--headers",), ("--json",)])
+@pytest.mark.parametrize("options", [(), ("--headers",), ("--json",), ("--spectrum",), ("--spectrum", "--estimate")])
 def test_safetensors_need_no_torch(options, tmp_path):
     save_file({"w": torch.ones(2, 3), "h": torch.ones(3, dtype=torch.bfloat16)}, tmp_path / "c.safetensors")
     done = fresh("c.safetensors", *options, cwd=tmp_path)
@@ -153,7 +153,7 @@ def test_estimates(run):
 
     seconds, size = estimate()
     assert 0.0 < seconds < 5.0 and size < 100e6
-    assert estimate("--spectrum")[1] > size
+    assert estimate("--spectrum")[1] >= size
     assert estimate("--headers")[0] == 0.0
 
 

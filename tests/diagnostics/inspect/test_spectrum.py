@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.diagnostics.inspect import spectrum
 from fromage_cli.diagnostics.inspect.measure import measure
+from fromage_cli.diagnostics.inspect.spectrum import COPIES, spectrum_cost
+from fromage_cli.theory import spectra
 
 
 def found(tmp_path, tensor):
@@ -39,7 +40,7 @@ def test_without_full_rank_the_condition_number_is_infinite(tmp_path):
 
 
 def test_large_matrices_have_a_spectral_norm_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(spectrum, "DENSE", 4)
+    monkeypatch.setattr(spectra, "DENSE", 4)
     tensor = torch.randn(130, 120)
     large = found(tmp_path, tensor)
     assert large.spectral_norm == pytest.approx(float(torch.linalg.svdvals(tensor)[0]), rel=1e-3)
@@ -50,3 +51,11 @@ def test_large_matrices_have_a_spectral_norm_alone(tmp_path, monkeypatch):
 def test_what_has_no_spectrum(tmp_path, tensor):
     assert found(tmp_path, tensor).spectral_norm is None
     assert found(tmp_path, torch.ones(0, 3)).spectral_norm is None
+
+
+def test_the_cost_of_large_matrices_is_more(tmp_path):
+    save_file({"w": torch.ones(30, 20), "v": torch.ones(9)}, tmp_path / "small.safetensors")
+    save_file({"w": torch.ones(300, 200)}, tmp_path / "large.safetensors")
+    small, large = (spectrum_cost(open_checkpoint(tmp_path / f"{name}.safetensors")) for name in ("small", "large"))
+    assert large[1] - small[1] == COPIES * 8 * (60_000 - 600)
+    assert 0.0 < small[0] < large[0]
