@@ -58,11 +58,14 @@ def summary(values: Sequence[float]) -> str:
 
 
 def _rows(name: str, samples: Sequence[Sample], predict: Predict) -> None:
-    """One row of errors for each part, and one for the networks of unusual scale that were not calibrated on."""
+    """One row of errors for each part, and two for what was not calibrated on: all, and networks of unusual scale."""
     for part in PARTS:
         if chosen := of_part(samples, part):
             print(f"| {name}, {part} | {summary(errors(chosen, predict))} |")
-    if unusual := [sample for sample in samples if sample.task.unusual and sample.task.part != PARTS[0]]:
+    apart = [sample for sample in samples if sample.task.part != PARTS[0]]
+    if len({sample.task.part for sample in apart}) > 1:
+        print(f"| {name}, not {PARTS[0]} | {summary(errors(apart, predict))} |")
+    if unusual := [sample for sample in apart if sample.task.unusual]:
         print(f"| {name}, unusual scale, not {PARTS[0]} | {summary(errors(unusual, predict))} |")
 
 
@@ -114,6 +117,7 @@ def _initial(study: Study, typical: dict[str, float]) -> None:
     _columns(ERRORS)
     _rows("reliable", kept, fitted)
     _rows("not reliable", rejected, fitted)
+    _rows("reliable or not", samples, fitted)
     _rows("typical rate where reliable", kept, usual)
     _rows("typical rate where not", rejected, usual)
     apart = [sample for sample in kept if sample.task.part != PARTS[0]]
@@ -121,9 +125,11 @@ def _initial(study: Study, typical: dict[str, float]) -> None:
         chosen = [sample for sample in apart if sample.optimizer == optimizer]
         print(f"| reliable, {optimizer}, not {PARTS[0]} | {summary(errors(chosen, fitted))} |")
     print()
-    _columns("| part | called reliable | root mean square | less the noise of the best rates | in the interval |")
+    _columns("| part | called reliable | root mean square | less noise | mean error, less noise | in the interval |")
     for part in PARTS:
         _quality(part, of_part(samples, part), fitted)
+    _quality(f"not {PARTS[0]}", [sample for sample in samples if sample.task.part != PARTS[0]], fitted)
+    _quality("language models, all parts", [sample for sample in samples if sample.task.data == "text"], fitted)
     print()
     _columns("| final loss over the least | part | median | nine of ten below |")
     for name, predict in (("at the rate of the short runs, reliable", fitted), ("at the typical rate there", usual)):
@@ -143,6 +149,7 @@ def _fitted(title: str, samples: Sequence[Sample]) -> Predict:
 
 
 def _quality(part: str, samples: Sequence[Sample], predict: Predict) -> None:
+    """How many are reliable, and their errors, the noise of the best rates taken off in the squares."""
     kept = [sample for sample in samples if sample.reliable]
     if not kept:
         return
@@ -151,8 +158,9 @@ def _quality(part: str, samples: Sequence[Sample], predict: Predict) -> None:
     noise = float(np.mean([sample.best.variance for sample in kept]))
     inside = float(np.mean(np.abs(found) <= INTERVAL))
     share = f"{len(kept)} of {len(samples)} ({len(kept) / len(samples):.0%})"
-    less = math.sqrt(max(0.0, square - noise))
-    print(f"| {part} | {share} | {math.sqrt(square):.2f} | {less:.2f} | {inside:.0%} |")
+    root, less = math.sqrt(square), math.sqrt(max(0.0, square - noise))
+    mean = float(np.abs(found).mean()) * less / root
+    print(f"| {part} | {share} | {root:.2f} | {less:.2f} | {mean:.2f} | {inside:.0%} |")
 
 
 def _excess(name: str, part: str, samples: Sequence[Sample], predict: Predict) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import ResourceError
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of
-from fromage_cli.probes.trial_runs.short_runs import STEPS, ShortRuns, make_runs
+from fromage_cli.probes.trial_runs.short_runs import PARTS, STEPS, ShortRuns, make_runs
 from fromage_cli.probes.trial_runs.training import TrainingRows, training_rows
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.rate_calibration import (
@@ -137,13 +137,19 @@ def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimato
         start_loss=runs.start_loss if math.isfinite(runs.start_loss) else None,
         steps=runs.steps,
         gradient_evaluations=runs.gradients,
-        rows=rows.source,
+        rows=f"{rows.source}; steps on {_parts(rows)}",
         stopped=runs.stopped,
     )
     if doubt is not None or measured is None:
         return found
     factor = math.exp2(INTERVAL)
     return replace(found, learning_rate=measured, low=measured / factor, high=measured * factor)
+
+
+def _parts(rows: TrainingRows) -> str:
+    """What one step sees."""
+    size = max(batch.size for batch in rows.batches)
+    return f"quarters of them, {size // PARTS} rows" if size >= 2 * PARTS else f"{max(1, size // PARTS)} row"
 
 
 def _doubt(runs: ShortRuns, constants: Calibration | None, estimator: Estimator, valley: Valley | None) -> str | None:

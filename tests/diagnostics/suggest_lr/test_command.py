@@ -155,7 +155,8 @@ def test_several_batches_and_training_batches_are_understood(run: Run, home: Pat
 def test_an_iterator_gives_the_short_runs_batches_of_their_own(run: Run, home: Path) -> None:
     code, out, err = run("--model", "network.py:build", "--batch", "network.py:batches", "--optimizer", "sgd", "--json")
     answer = json.loads(out)
-    assert code == 0 and "probe: from these weights; 13 batches; losses on 60 rows of 3 further batches." in err
+    words = "probe: from these weights; 13 batches; losses on 60 rows of 3 further batches; steps on quarters of them"
+    assert code == 0 and f"{words}, 5 rows." in err
     assert answer["problem"]["batch_size"] == 20
     (cost,) = [each["gradient_evaluations"] for each in answer["result"]["estimates"] if "probe" in each["name"]]
     assert cost <= 100 + 20

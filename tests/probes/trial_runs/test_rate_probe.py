@@ -12,7 +12,7 @@ from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.trial_runs.rate_probe import ABOVE, conclude, measure_rate
 from fromage_cli.probes.trial_runs.short_runs import APART, STEPS, ShortRuns
 from fromage_cli.probes.trial_runs.training import TrainingRows
-from fromage_cli.problem.batches import Batch
+from fromage_cli.problem.batches import Batch, as_batch
 from fromage_cli.problem.budget import Budget
 from fromage_cli.problem.loss_terms import LossTerms
 from fromage_cli.problem.problem import Problem
@@ -28,7 +28,8 @@ from fromage_cli.theory.rate_calibration import (
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]
-ROWS = TrainingRows((), (), "somewhere")
+BATCH = as_batch({"x": torch.zeros(64, 1)}, "rows")
+ROWS = TrainingRows((BATCH,), (), "somewhere")
 WELL = {0.01: 0.9, 0.04: 0.5, 0.16: 0.7, 0.64: math.inf}
 
 
@@ -55,7 +56,16 @@ def test_a_well_gives_the_rate_its_interval_and_the_gain() -> None:
     assert found.reason == "the best of 4 short runs from new weights took 50% of the loss away"
     assert found.rates == tuple(WELL)
     assert found.losses == tuple(WELL.values())
-    assert (found.start_loss, found.steps, found.gradient_evaluations, found.rows) == (1.0, STEPS, 60.0, "somewhere")
+    assert (found.start_loss, found.steps, found.gradient_evaluations) == (1.0, STEPS, 60.0)
+    assert found.rows == "somewhere; steps on quarters of them, 16 rows"
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [(64, "quarters of them, 16 rows"), (9, "quarters of them, 2 rows"), (7, "1 row")]
+)
+def test_what_a_step_sees_is_said(size: int, words: str) -> None:
+    rows = TrainingRows((BATCH.rows(0, size),), (), "somewhere")
+    assert conclude(runs(WELL), FROMAGE, "probe-init", rows).rows == f"somewhere; steps on {words}"
 
 
 def test_each_start_has_its_own_constants() -> None:
