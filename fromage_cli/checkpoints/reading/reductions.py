@@ -72,7 +72,7 @@ def measure_norms(
     jobs = (job for place, one in enumerate(checkpoints) for job in jobs_of(one, found[place], place=place))
     for job, norm in on_threads(jobs, _Reducer, _Reducer.norm):
         norms = found[job.place]
-        norms[job.name] = math.nan if math.isnan(norm) else math.hypot(norms[job.name], norm)
+        norms[job.name] = _hypot(norms[job.name], norm)
         advance(job.elements)
     return found
 
@@ -102,7 +102,14 @@ def _join(norms: NDArray[Any], found: NDArray[Any], first: int) -> None:
     import numpy
 
     part = norms[first : first + len(found)]
+    unknown = numpy.isnan(part) | numpy.isnan(found)
     numpy.hypot(part, found, out=part)
+    part[unknown] = math.nan
+
+
+def _hypot(*norms: float) -> float:
+    """The norm of the whole from those of its parts; nan where one is, beside which `math.hypot` lets infinity win."""
+    return math.nan if any(map(math.isnan, norms)) else math.hypot(*norms)
 
 
 def _largest(one: float, other: float) -> float:
@@ -128,8 +135,7 @@ class _Reducer:
         return reduce(Magnitudes.joined, found, Magnitudes())
 
     def norm(self, job: Job) -> float:
-        norms = [self._workspace.norm(entries) for entries in self._entries(job)]
-        return math.nan if any(map(math.isnan, norms)) else math.hypot(*norms)
+        return _hypot(*(self._workspace.norm(entries) for entries in self._entries(job)))
 
     def rows(self, job: Job) -> tuple[NDArray[Any], float]:
         """The norms of the rows that the job touches, and the largest entry."""

@@ -91,6 +91,17 @@ def test_rows_that_are_not_finite(value, norm, tmp_path):
     assert rows.norms.tolist() == pytest.approx([5.0, norm, 0.0], nan_ok=True)
 
 
+@pytest.mark.parametrize("values", [(math.nan, math.inf), (math.inf, math.nan)])
+def test_nan_in_one_part_and_infinity_in_another(values, tmp_path, monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK", 2)
+    monkeypatch.setattr(chunks, "JOB", 4)
+    save_file({"w": torch.tensor([[values[0], *[1.0] * 8, values[1]]])}, tmp_path / "c.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "c.safetensors")
+    rows = measure_rows(checkpoint, ["w"])["w"]
+    found = (measure_norms([checkpoint])[0]["w"], measure_magnitudes(checkpoint)["w"].norm, rows.norm, *rows.norms)
+    assert len(found) == 4 and all(map(math.isnan, found))
+
+
 def test_norms_of_a_series(tmp_path):
     done = []
     for step in range(5):
