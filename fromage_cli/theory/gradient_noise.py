@@ -97,6 +97,40 @@ def cosine_error(chunks: Chunks, batch_size: float) -> float | None:
     return (next(ends) - next(ends)) / 2.0
 
 
+def signal_doubt(chunks: Chunks) -> float:
+    """The standard error of ||g||^2 over the square of the mean gradient that it is estimated from, at most 1.
+
+    1 for fewer than three chunks, which tell no error.
+    """
+    seen = math.fsum(chunks.products) / chunks.count**2
+    if chunks.count < 3 or seen <= 0.0:
+        return 1.0
+    error = jackknife_error([chunks.without(index).squared_norm for index in range(chunks.count)]) or 0.0
+    return min(error / seen, 1.0)
+
+
+def noise_scale_range(chunks: Sequence[Chunks]) -> tuple[float, float | None] | None:
+    """The noise scale, one standard error down and one up; None for fewer than three chunks or without noise.
+
+    tr Sigma / ||g||^2 with sums over tensors: the jackknife's error is that of its inverse, in which noise is linear.
+    The upper end is None where the inverse does not tell itself from zero.
+    """
+    count = min((each.count for each in chunks), default=0)
+    inverse = _signal([each.whole for each in chunks])
+    if count < 3 or inverse is None:
+        return None
+    left_out = [_signal([each.without(index) for each in chunks]) or 0.0 for index in range(count)]
+    error = jackknife_error(left_out) or 0.0
+    above, below = inverse + error, inverse - error
+    return (1.0 / above, 1.0 / below if below > 0.0 else None) if above > 0.0 else None
+
+
+def _signal(found: Sequence[Moments]) -> float | None:
+    """Sum ||g||^2 / sum tr Sigma; None without noise."""
+    variance = math.fsum(each.variance for each in found)
+    return math.fsum(each.squared_norm for each in found) / variance if variance > 0.0 else None
+
+
 def cosine_to_step_error(chunks: Chunks, along: Sequence[float], step_norm: float) -> float | None:
     """The jackknife's standard error of the cosine between the mean gradient and a fixed step u.
 

@@ -12,6 +12,7 @@ from fromage_cli.theory.gradient_noise import (
     cosine_to_step_error,
     jackknife_error,
     moments,
+    noise_scale_range,
 )
 
 
@@ -66,6 +67,23 @@ def test_the_error_is_as_large_as_the_spread_of_repetitions(signal: float, size:
         errors.append(error)
     spread = float(torch.tensor(cosines).std())
     assert sum(errors) / len(errors) == pytest.approx(spread, rel=0.25)
+
+
+def test_the_noise_scale_lies_within_its_range_as_often_as_it_should() -> None:
+    generator = torch.Generator().manual_seed(5)
+    inside, unbounded = 0, 0
+    for _ in range(300):
+        gradients = 0.5 + torch.randn(16, 20, generator=generator, dtype=torch.float64)
+        found = noise_scale_range([chunks_of(gradients[:, :5], 1), chunks_of(gradients[:, 5:], 1)])
+        assert found is not None
+        low, high = found
+        inside += low <= 20.0 / 5.0 <= (high or math.inf)
+        unbounded += high is None
+    assert 0.6 < inside / 300 < 0.8 and unbounded == 0
+    assert noise_scale_range([chunks_of(torch.ones(2, 2), 1)]) is None
+    assert noise_scale_range([chunks_of(torch.ones(4, 2), 1)]) is None
+    drowned = noise_scale_range([chunks_of(torch.randn(4, 50, generator=generator, dtype=torch.float64), 1)])
+    assert drowned is None or drowned[1] is None
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:

@@ -61,10 +61,15 @@ def _raised(result: SuggestedRates, rate: float) -> tuple[bool, str]:
     """Whether a step of that rate raises the loss of the batch, and words on where it does, there or on other rows."""
     own, elsewhere = estimate(result, "critical"), estimate(result, "critical-independent")
     if own is not None and rate > own:
-        return True, f", and above {own:.3g}, from which on the step raises the loss"
+        return True, f", and above {own:.3g}, from which on the step raises the loss{_filled(result)}"
     if elsewhere is not None and rate > elsewhere:
         return False, f", and above {elsewhere:.3g}, from which on the loss of other rows rises"
     return False, ""
+
+
+def _filled(result: SuggestedRates) -> str:
+    """What the rates of an optimizer whose momentum is not in the checkpoint suppose."""
+    return " once momentum has built up" if result.optimizer.filled else ""
 
 
 def _verified(result: SuggestedRates) -> Iterator[Finding]:
@@ -106,8 +111,8 @@ def _warm_up(result: SuggestedRates) -> Iterator[Finding]:
         yield Finding(
             code="recommended-above-critical",
             severity="info",
-            message=f"a first step at the recommended rate {rate:.3g} would raise the loss, which it does from "
-            f"{highest:.3g} on",
+            message=f"a step from here at the recommended rate {rate:.3g} would raise the loss"
+            f"{_filled(result)}, which it does from {highest:.3g} on",
             value=rate,
             limit=highest,
             hint="Warm up from below, or resume with the optimizer's state; the two rates answer different questions.",

@@ -21,6 +21,7 @@ from fromage_cli.probes.lines.crossing import Crossing
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
+from fromage_cli.theory.gradient_noise import noise_scale_range
 
 ORDER = (
     "lemma2-count",
@@ -87,6 +88,7 @@ def measure(
     if optimizer.name is None:
         alternatives = measure_alternatives(course, limit.eta, wish)
     noise = course.update.noise
+    noise_range = noise_scale_range(list(noise.chunks.values())) if noise is not None and noise.noise_scale else None
     result = SuggestedRates(
         loss=problem.base.loss,
         limit=limit,
@@ -94,6 +96,8 @@ def measure(
         estimates=tuple(sorted(course.estimates, key=lambda each: ORDER.index(each.name))),
         optimizer=_settings(course, optimizer, state, limit, wish),
         noise_scale=noise.noise_scale if noise is not None else None,
+        noise_scale_low=noise_range[0] if noise_range is not None else None,
+        noise_scale_high=noise_range[1] if noise_range is not None else None,
         noise_rows=noise.rows if noise is not None else None,
         layers=read_layers(course, crossing, limit.eta),
         points=read_points(course, crossing),
@@ -126,6 +130,7 @@ def _settings(
         momentum=optimizer.momentum if optimizer.name in ("sgd", "lars", "muon") else None,
         betas=optimizer.betas if optimizer.name in ("adam", "adamw", "lamb", "lion") else None,
         weight_decay=optimizer.weight_decay if optimizer.name is not None else None,
+        filled=course.update.filled,
         train_batch_size=wish.batch_size or course.problem.batch.size,
         groups=read_groups(course, state, limit.eta),
     )
@@ -138,6 +143,13 @@ def _notes(
     if wish.batch_size is None:
         size = course.problem.batch.size
         notes.append(f"training batch: taken to have {size} rows, as the batch here; --train-batch-size gives another.")
+    if course.update.sampled:
+        size = wish.batch_size or course.problem.batch.size
+        notes.append(f"measured: certain is the mean step of batches of {size} rows; one of them may raise the loss.")
+    if course.update.filled:
+        notes.append(f"{optimizer.name}: momentum taken as built up; a first step, without a buffer, is shorter.")
+    if course.update.noise is not None and course.update.noise.count < 8:
+        notes.append(f"noise: from {course.update.noise.count} parts of the rows only; cosines tend to be too low.")
     if course.update.noise is None:
         notes.append("noise: not measured, since the rows cannot be cut; cosines are those of the batch as it is.")
     if optimizer.name == "lars":

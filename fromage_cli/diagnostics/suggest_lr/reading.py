@@ -23,6 +23,7 @@ def read_limit(course: Course, crossing: Crossing | None, critical: float | None
             criterion=crossing.criterion,
             upper_eta=crossing.upper,
             reliable=crossing.closed,
+            averaged=course.update.sampled,
         )
     relation = crossing.relation if crossing is not None else "uncertifiable"
     known = [rate for rate in (critical, elsewhere) if rate is not None]

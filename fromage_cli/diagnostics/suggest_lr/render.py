@@ -37,9 +37,17 @@ def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
         parts.append(_verification(result, style))
     parts.append(_layers(result, style))
     if result.noise_scale is not None:
-        size = number(float(f"{result.noise_scale:.2g}"))
-        parts.append(Text(f"noise equals signal at about {size} rows a batch (noise scale)", "dim"))
+        parts.append(Text(f"noise equals signal at about {_noise_scale(result)} rows a batch (noise scale)", "dim"))
     return Group(*parts)
+
+
+def _noise_scale(result: SuggestedRates) -> str:
+    """The noise scale with its range of one standard error."""
+    size, low, high = (
+        number(float(f"{value:.2g}")) if value is not None else ""
+        for value in (result.noise_scale, result.noise_scale_low, result.noise_scale_high)
+    )
+    return f"{size} ({low} to {high})" if low and high else f"{size} ({low} or more)" if low else size
 
 
 def summary(result: SuggestedRates) -> str:
@@ -53,7 +61,7 @@ def _limit(result: SuggestedRates) -> str:
         return "No step was found that is certain to descend, nor a rate from which on the loss rises."
     if name is None:
         return (
-            f"The next update {_certain(result)} a relative step of {number(limit.eta)}{_limited(limit)}; which "
+            f"The next {_certain(result)} a relative step of {number(limit.eta)}{_limited(limit)}; which "
             "learning rate that is depends on the optimizer, which is not known."
         )
     relative = f"relative step {number(limit.eta)}" if name not in RELATIVE else ""
@@ -62,14 +70,15 @@ def _limit(result: SuggestedRates) -> str:
     rate = f"a learning rate of {number(limit.learning_rate)}"
     if limit.estimator != "measured":
         return f"The next {_TITLES[name]} update raises the loss from {rate} on; nothing smaller is certain to descend."
-    return f"The next {_TITLES[name]} update {_certain(result)} {rate}{_limited(limit, relative)}{further}."
+    return f"The next {_TITLES[name]} {_certain(result)} {rate}{_limited(limit, relative)}{further}."
 
 
 def _certain(result: SuggestedRates) -> str:
     alone = f"in all layers but {len(result.uncertain)}" if result.uncertain else "in every layer"
     where = alone if result.limit.criterion == "layers" else "on the whole"
     up_to = "as far as was looked, to" if result.limit.relation == "above-grid" else "up to"
-    return f"is certain to descend {where} {up_to}"
+    mean = ", averaged over training batches," if result.limit.averaged else ""
+    return f"update{mean} is certain to descend {where} {up_to}"
 
 
 def _limited(limit: Limit, relative: str = "") -> str:
@@ -139,7 +148,7 @@ def _groups(result: SuggestedRates, style: PageStyle) -> RenderableType:
         Column("learning rate"),
         Column("decay", optional=2),
         Column("limit"),
-        Column("limited by", name=True),
+        Column("moves most", name=True),
     ]
     return house_table(columns, rows, style)
 

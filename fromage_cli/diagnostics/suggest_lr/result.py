@@ -23,6 +23,8 @@ class Limit:
     """The smallest relative step tried whose descent is not certain."""
     reliable: bool
     """Whether eta and upper_eta are within 5 % of each other and descent is certain at eta."""
+    averaged: bool = False
+    """Whether only the mean step of training batches is certain, which are parts of the rows: one of them need not."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class OptimizerSettings:
     momentum: float | None
     betas: tuple[float, float] | None
     weight_decay: float | None
+    filled: bool
+    """Whether its momentum is taken to be built up, since the checkpoint holds none."""
     train_batch_size: int
     """Rows of the training batches that the cosines are for."""
     groups: tuple[GroupRate, ...]
@@ -172,6 +176,10 @@ class SuggestedRates:
     optimizer: OptimizerSettings
     noise_scale: float | None
     """tr Sigma / ||g||^2: the batch size at which noise equals signal; None where noise dominates or is not known."""
+    noise_scale_low: float | None
+    """One standard error below it …"""
+    noise_scale_high: float | None
+    """… and above; None where that is not bounded."""
     noise_rows: int | None
     """Rows of each chunk that the noise was measured on."""
     layers: tuple[LayerRate, ...]

@@ -7,14 +7,21 @@ from torch import Tensor
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.probes.optimizer_step.gradient_noise import GradientNoise, measure_noise, noise_chunks
-from fromage_cli.probes.optimizer_step.next_step import NextStep, holds_memory, measure_next_step, rate_shares
+from fromage_cli.probes.optimizer_step.next_step import NextStep, holds_memory, measure_next_step
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.optimizer_step.step_direction import StepLine, step_line
+from fromage_cli.probes.optimizer_step.step_noise import (
+    averaged_length,
+    averaging,
+    conditioned_noise,
+    noise_factors,
+    noise_of_steps,
+    relative_steps,
+)
 from fromage_cli.probes.optimizer_step.update_rules import Memory
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.accumulation import norm
-from fromage_cli.theory.conversions import averaging_gain, stationary_gain
 from fromage_cli.theory.gradient_noise import cosine_error, cosine_to_step_error
 
 CHUNKS = 16
@@ -47,6 +54,10 @@ class NextUpdate:
 
     Of a step with the gradient of all rows, or of a training batch where its size was given.
     """
+    sampled: bool
+    """Whether training batches are parts of the rows, each with a step of its own, and not all of them."""
+    filled: bool
+    """Whether momentum is taken to be built up, since no state holds its buffer."""
     relative_steps: Mapping[str, float]
     """sqrt(E||u_l||^2) / ||W_l|| over training batches, by layer, per unit of learning rate."""
 
@@ -85,9 +96,14 @@ def next_update(
         step = measure_next_step(problem, optimizer, state, memory, source)
     line = step_line(problem, tensors, step, optimizer.name or "sgd")
     size = batch_size or problem.batch.size
-    averaged = size * (1.0 if known else _averaging(optimizer))
-    factors = _noise_factors(optimizer, noise, averaged, known)
-    drawn = averaged if batch_size is not None or problem.further else size  # a single batch may be all there is
+    averaged = size * (1.0 if known else averaging(optimizer))
+    sampled = batch_size is not None or bool(problem.further)  # else a single batch may be all there is
+    conditioned = conditioned_noise(optimizer, noise, size) if batch_size is not None else {}
+    factors = noise_factors(optimizer, noise, averaged, known) or {
+        name: each.cosine_factor(averaged) for name, each in conditioned.items()
+    }
+    varying = noise_of_steps(problem, optimizer, state, noise, conditioned)
+    rows = averaged if sampled else size
     return NextUpdate(
         optimizer=optimizer,
         step=step,
@@ -100,7 +116,12 @@ def next_update(
             * (factors.get(move.tensor.name, 1.0) if batch_size is not None else 1.0)
             for move in line.direction.moves
         },
-        relative_steps=_relative_steps(problem, line, noise, _gains(problem, optimizer, state), drawn),
+        sampled=sampled,
+        filled=optimizer.momentum > 0.0 and not known,
+        relative_steps={
+            name: relative * (averaged_length(optimizer, noise, name, size) if sampled and not known else 1.0)
+            for name, relative in relative_steps(problem, line, noise, varying, rows).items()
+        },
     )
 
 
@@ -115,23 +136,6 @@ def stand_in(problem: Problem, noise: GradientNoise | None) -> tuple[Mapping[str
     )
 
 
-def _averaging(optimizer: Optimizer) -> float:
-    """Over how many batches a filled buffer averages, where the step is linear in the gradients it remembers."""
-    if optimizer.name not in ("sgd", "lars"):
-        return 1.0
-    return averaging_gain(optimizer.momentum, optimizer.dampening, optimizer.nesterov)
-
-
-def _noise_factors(optimizer: Optimizer, noise: GradientNoise | None, averaged: float, known: bool) -> dict[str, float]:
-    """What noise leaves of the cosine of a step with the gradients of `averaged` rows.
-
-    Empty for a step of memory, which holds the noise already, and for Adam's kin, whose memory is many gradients long.
-    """
-    if noise is None or (optimizer.remembers and (known or optimizer.name not in ("sgd", "lars"))):
-        return {}
-    return {name: max(noise.moments(name).cosine(averaged), 0.0) for name in noise.chunks}
-
-
 def _cosines(
     line: StepLine, step: NextStep, noise: GradientNoise | None, factors: Mapping[str, float], size: float
 ) -> dict[str, Cosine]:
@@ -140,45 +144,11 @@ def _cosines(
         error = None
         if noise is not None and name in factors:
             error = cosine_error(noise.chunks[name], size)
+            error = abs(cosine) * error if error is not None else None
         elif noise is not None and name in noise.along:
             error = cosine_to_step_error(noise.chunks[name], noise.along[name], norm(step.steps[name].update))
         found[name] = Cosine(cosine * factors.get(name, 1.0), error)
     return found
-
-
-def _relative_steps(
-    problem: Problem,
-    line: StepLine,
-    noise: GradientNoise | None,
-    gains: Mapping[str, float],
-    size: float,
-) -> dict[str, float]:
-    """Steps that are linear in the gradient grow with its noise; the others have one length whatever the noise.
-
-    Never below what the noise of `size` rows makes alone, since the signal's square is not negative.
-    """
-    if noise is None or not gains:
-        return dict(line.relative_steps)
-    weights = {tensor.name: norm(tensor.parameter) for tensor in problem.receiving}
-    found = {}
-    for name, relative in line.relative_steps.items():
-        factor = gains[name] / weights[name]
-        noisy = factor**2 * noise.moments(name).variance
-        found[name] = max(relative**2 + noisy / size - noisy / problem.rows, noisy / size) ** 0.5
-    return found
-
-
-def _gains(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> dict[str, float]:
-    """How much of the new gradient is in each step of SGD; without a buffer, of all the gradients before it."""
-    if optimizer.name != "sgd":
-        return {}
-    gain = 1.0
-    if optimizer.momentum:
-        known = holds_memory(optimizer, state)
-        fresh = 1.0 - optimizer.dampening if known else stationary_gain(optimizer.momentum, optimizer.dampening)
-        gain = 1.0 + optimizer.momentum * fresh if optimizer.nesterov else fresh
-    shares = rate_shares(problem, optimizer, state)
-    return {tensor.name: gain * shares.get(tensor.name, 1.0) for tensor in problem.receiving}
 
 
 def on_rows(update: NextUpdate, problem: Problem, state: OptimizerState | None) -> NextStep:

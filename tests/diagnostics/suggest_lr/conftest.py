@@ -48,7 +48,7 @@ def make_result() -> Callable[..., SuggestedRates]:
         layers = [layer(index) for index in range(11)]
         layers[4] = layer(4, trust_eta=0.0028, trust_relation="crossing", cosine=0.238)
         settings = OptimizerSettings(
-            "adamw", 0.003, 3.115, None, (0.9, 0.95), 0.1, 64,
+            "adamw", 0.003, 3.115, None, (0.9, 0.95), 0.1, False, 64,
             (
                 GroupRate(0, 11, 0.003, 0.1, 0.000963, "blocks.10.attention.output.weight"),
                 GroupRate(1, 18, 0.003, 0.0, None, None),
@@ -64,6 +64,8 @@ def make_result() -> Callable[..., SuggestedRates]:
             "estimates": ESTIMATES,
             "optimizer": settings,
             "noise_scale": 150.0,
+            "noise_scale_low": 108.0,
+            "noise_scale_high": 231.0,
             "noise_rows": 4,
             "layers": tuple(layers),
             "points": (MeasuredPoint(0.0028, 1.69, 0.98), MeasuredPoint(0.0029, 1.69, 1.01)),

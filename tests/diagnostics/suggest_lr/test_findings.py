@@ -31,6 +31,13 @@ def test_a_rate_whose_step_raises_the_loss_is_a_warning(make_result: MakeResult)
     assert "rate-above-limit" not in found(running_at(make_result(), 0.0009))
 
 
+def test_momentum_that_is_taken_as_built_up_is_told(make_result: MakeResult) -> None:
+    result = running_at(make_result(), 0.02)
+    filled = replace(result, optimizer=replace(result.optimizer, filled=True))
+    message = found(filled)["rate-above-limit"][1]
+    assert "from which on the step raises the loss once momentum has built up" in message
+
+
 def test_real_steps_that_rise_are_a_warning(make_result: MakeResult) -> None:
     run = VerifiedRun(1.0, 0.002, (1.0, 2.0), 1.0, 2.0)
     assert "rose from 1 to 2" in found(make_result(verification=(run,)))["verification-rises"][1]

@@ -73,6 +73,9 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
     whole = replace(result.limit, criterion="sum")
     assert "certain to descend on the whole up to" in summary(replace(result, limit=whole))
     assert "in all layers but 2 up to a learning" in summary(replace(result, uncertain=("a", "b")))
+    mean = replace(result.limit, averaged=True)
+    assert "AdamW update, averaged over training batches, is certain to" in summary(replace(result, limit=mean))
+    assert "about 150 (110 or more) rows" in page(replace(result, noise_scale_high=None))
     risen = replace(result.limit, estimator="critical", criterion=None)
     assert "raises the loss from a learning rate of 0.000963 on; nothing smaller is certain" in summary(
         replace(result, limit=risen)
