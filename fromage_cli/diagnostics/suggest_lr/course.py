@@ -110,11 +110,11 @@ class Course:
             return found
         return None
 
-    def measured_together(self, found: Crossing) -> None:
+    def measured_together(self, found: Crossing) -> Crossing | None:
         """How far it is certain by the sum over all tensors, where layers by themselves are certain less far."""
         name = "measured-sum"
         if found.criterion == "sum" or found.relation not in ("crossing", "below-grid") or self._over(name):
-            return
+            return None
         with self._counted(name) as spent:
             whole = find_sum_crossing(self.problem, found, self.advance)
             if whole.stopped is not None:
@@ -122,6 +122,8 @@ class Course:
             cost = self.shared + PRODUCT + 1.0 + spent()
             words = _words(whole, self.update.sampled)
             self._add(name, whole.eta, self.rate(whole.eta), words, cost)
+            return whole
+        return None
 
     def critical(self, start: float) -> float | None:
         """The smallest rate whose step raises the loss: on the rows of its own gradient, and on others."""

@@ -68,8 +68,7 @@ def measure(
     known = optimizer if optimizer.name is not None else Optimizer("fromage")
     course = begin(problem, tensors, known, state, wish=wish, advance=advance, known=optimizer.name is not None)
     crossing = course.measured()
-    if crossing is not None:
-        course.measured_together(crossing)
+    whole = course.measured_together(crossing) if crossing is not None else None
     course.lemma2()
     trained = Trained(_nothing())
     verified: tuple[VerifiedRun, ...] = ()
@@ -81,7 +80,7 @@ def measure(
         if wish.sharpness:
             course.sharpness()
         trained = recommend(course, wish.probe, wish.fresh, state, wish.batch_size)
-    limit = read_limit(course, crossing, *rates)
+    limit = read_limit(course, (crossing, whole), *rates)
     if optimizer.name is not None and wish.verify:
         rate = trained.recommended.learning_rate or limit.learning_rate
         verified = check(course, rate, wish.verify, state, wish.batch_size)

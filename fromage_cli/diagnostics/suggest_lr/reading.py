@@ -1,6 +1,6 @@
 """What is read off a finished course: the limit, each layer's and each group's share in it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.suggest_lr.course import Course
@@ -11,20 +11,27 @@ from fromage_cli.probes.optimizer_step.next_step import group_numbers
 from fromage_cli.theory.conversions import largest_rate
 
 
-def read_limit(course: Course, crossing: Crossing | None, critical: float | None, elsewhere: float | None) -> Limit:
-    """The measured limit; where descent is nowhere certain, the smallest rate that was seen to raise the loss."""
-    if crossing is not None and crossing.eta is not None:
-        return Limit(
-            eta=crossing.eta,
-            learning_rate=course.rate(crossing.eta),
-            estimator="measured",
-            relation=crossing.relation,
-            limiting_layer=crossing.limiting,
-            criterion=crossing.criterion,
-            upper_eta=crossing.upper,
-            reliable=crossing.closed,
-            averaged=course.update.sampled,
-        )
+def read_limit(
+    course: Course, crossings: Sequence[Crossing | None], critical: float | None, elsewhere: float | None
+) -> Limit:
+    """The measured limit; where descent is nowhere certain, the smallest rate that was seen to raise the loss.
+
+    `crossings`: by layers, and of the sum over all tensors, which stands in where some layer is certain nowhere.
+    """
+    crossing = crossings[0]
+    for name, found in zip(("measured", "measured-sum"), crossings, strict=True):
+        if found is not None and found.eta is not None:
+            return Limit(
+                eta=found.eta,
+                learning_rate=course.rate(found.eta),
+                estimator=name,
+                relation=found.relation,
+                limiting_layer=found.limiting,
+                criterion=found.criterion,
+                upper_eta=found.upper,
+                reliable=found.closed,
+                averaged=course.update.sampled,
+            )
     relation = crossing.relation if crossing is not None else "uncertifiable"
     known = [rate for rate in (critical, elsewhere) if rate is not None]
     if not known:

@@ -65,10 +65,11 @@ def _limit(result: SuggestedRates) -> str:
             "learning rate that is depends on the optimizer, which is not known."
         )
     relative = f"relative step {number(limit.eta)}" if name not in RELATIVE else ""
-    whole = next((each.learning_rate for each in result.estimates if each.name == "measured-sum"), None)
+    sums = (each.learning_rate for each in result.estimates if each.name == "measured-sum")
+    whole = next(sums, None) if limit.estimator == "measured" else None
     further = f", and on the whole up to {number(whole)}" if whole is not None else ""
     rate = f"a learning rate of {number(limit.learning_rate)}"
-    if limit.estimator != "measured":
+    if limit.estimator not in ("measured", "measured-sum"):
         return f"The next {_TITLES[name]} update raises the loss from {rate} on; nothing smaller is certain to descend."
     return f"The next {_TITLES[name]} {_certain(result)} {rate}{_limited(limit, relative)}{further}."
 

@@ -12,7 +12,7 @@ class Limit:
     learning_rate: float | None
     """The optimizer's rate that makes this step; relative too for fromage, lars and lamb."""
     estimator: str | None
-    """`measured` where descent is certain up to it, else `critical`, where the loss was seen to rise."""
+    """`measured` or `measured-sum` where descent is certain up to it, else `critical`, where the loss rises."""
     relation: str
     """`crossing`: it lies here; `above-grid`: beyond; `below-grid`: below all that was tried; `uncertifiable`."""
     limiting_layer: str | None

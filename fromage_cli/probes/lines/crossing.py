@@ -21,7 +21,7 @@ from fromage_cli.theory.bracketing import Bracket, close_in
 from fromage_cli.theory.curves import Point, Relation, first_crossing, running_maximum
 
 POINTS = 6
-"""Gradients beside the base and the noise floor; with the product and the base they stay below 12 gradients."""
+"""Gradients beside the base and the noise floor; with the product and the base they stay within 12 gradients."""
 WITHOUT_SLOPE = 8
 """The same where there is no product."""
 FALLBACK = 3e-3
@@ -106,10 +106,12 @@ def find_crossing(
         products = _products(problem, direction)
         advance()
         with problem.displaced([move.tensor for move in direction.moves]) as origin, problem.steady():
+            before = problem.evaluations.gradients
             search.certificate = Certificate(direction, levels, _noise(problem, direction, origin))
+            again = round(problem.evaluations.gradients - before) - 1  # where rows in another order were no use
             advance()
             if search.certificate.possible:
-                points = POINTS if products is not None else WITHOUT_SLOPE
+                points = (POINTS if products is not None else WITHOUT_SLOPE) - again
                 search.close(_start(search.certificate, products), points, origin, bracket)
     except ResourceError as limit:
         stopped = limit

@@ -168,6 +168,20 @@ def test_costs_are_kept(make_problem: Maker, perceptron: nn.Module, classificati
     assert plain.evaluations.hessian_vector_products == 1
 
 
+class Ordered(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = super().forward(x)
+        return result * torch.linspace(0.1, 3.0, len(x))[:, None]
+
+
+def test_costs_are_kept_where_the_order_of_rows_matters(make_problem: Maker, classification: Data) -> None:
+    torch.manual_seed(0)
+    model = Ordered(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+    result = suggest(make_problem(model, classification), Optimizer("adamw", 0.01)).result
+    assert estimate(result, "measured").gradient_evaluations <= 12
+    assert estimate(result, "measured").learning_rate is not None
+
+
 def test_weights_are_bit_identical_afterwards(make_problem: Maker, perceptron: nn.Module, classification: Data) -> None:
     before = [parameter.detach().clone() for parameter in perceptron.parameters()]
     suggest(make_problem(perceptron, classification), Optimizer("adamw", 0.01), sharpness=True, probe="auto", verify=2)

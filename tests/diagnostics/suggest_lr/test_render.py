@@ -72,6 +72,8 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
     assert "in every layer as far as was looked, to a learning rate" in summary(replace(result, limit=beyond))
     whole = replace(result.limit, criterion="sum")
     assert "certain to descend on the whole up to" in summary(replace(result, limit=whole))
+    instead = summary(replace(result, limit=replace(whole, estimator="measured-sum")))
+    assert "descend on the whole up to a learning rate of 0.000963" in instead and "and on the whole" not in instead
     assert "in all layers but 2 up to a learning" in summary(replace(result, uncertain=("a", "b")))
     mean = replace(result.limit, averaged=True)
     assert "AdamW update, averaged over training batches, is certain to" in summary(replace(result, limit=mean))

@@ -1,0 +1,41 @@
+"""Which of the estimates is the limit."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fromage_cli.diagnostics.suggest_lr.reading import read_limit
+from fromage_cli.probes.lines.certificate import Certificate
+from fromage_cli.probes.lines.crossing import Crossing
+from fromage_cli.probes.lines.direction import Direction
+
+COURSE: Any = SimpleNamespace(
+    rate=lambda eta: 2.0 * eta,
+    eta=lambda rate: rate / 2.0,
+    update=SimpleNamespace(sampled=False, line=SimpleNamespace(limiting="fastest")),
+)
+NOTHING = Certificate(Direction("sgd", 1.0, (), (), lambda tensor: tensor.parameter), {})
+LAYERS = Crossing(0.01, 0.0104, "crossing", "layers", "slow", NOTHING, (), (), (), {}, None, closed=True)
+WHOLE = replace(LAYERS, eta=0.02, upper=0.03, criterion="sum", limiting="heavy", closed=False)
+NOWHERE = replace(LAYERS, eta=None, relation="below-grid", closed=False)
+
+
+@pytest.mark.parametrize(
+    ("crossings", "rates", "expected"),
+    [
+        ((LAYERS, WHOLE), (0.5, 0.4), (0.01, 0.02, "measured", "slow", "layers", True)),
+        ((NOWHERE, WHOLE), (0.5, 0.4), (0.02, 0.04, "measured-sum", "heavy", "sum", False)),
+        ((NOWHERE, NOWHERE), (0.5, 0.4), (0.2, 0.4, "critical-independent", "fastest", None, False)),
+        ((NOWHERE, None), (0.5, None), (0.25, 0.5, "critical", "fastest", None, False)),
+        ((None, None), (None, None), (None, None, None, None, None, False)),
+    ],
+)  # fmt: skip
+def test_the_limit_is_the_first_that_is_certain_else_the_smallest_rise(
+    crossings: Any, rates: tuple[float | None, float | None], expected: tuple[Any, ...]
+) -> None:
+    found = read_limit(COURSE, crossings, *rates)
+    assert (
+        found.eta, found.learning_rate, found.estimator, found.limiting_layer, found.criterion, found.reliable
+    ) == expected  # fmt: skip
