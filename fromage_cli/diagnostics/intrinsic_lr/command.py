@@ -125,9 +125,12 @@ def _answer(result: "IntrinsicResult", notes: tuple[str, ...]) -> Answer:
 
 
 def _drawn(answer: Answer, result: "IntrinsicResult", plot: Path, force: bool) -> Answer:
+    """With the picture of what a drop does from the last checkpoint on, after which it is called."""
     from fromage_cli.diagnostics.intrinsic_lr.plot import draw
 
-    return with_plot(answer, lambda subject, format: draw(result, subject, format), plot, force)
+    of_last = replace(answer, checkpoints=answer.checkpoints[-1:])
+    drawn = with_plot(of_last, lambda subject, format: draw(result, subject, format), plot, force)
+    return replace(drawn, checkpoints=answer.checkpoints)
 
 
 def _said(left_out: Sequence[str]) -> tuple[str, ...]:

@@ -119,7 +119,15 @@ def test_the_page_and_the_picture(run, home):
     pytest.importorskip("matplotlib")
     code, out, err = run(".", *ADAMW, "--format", "rich", "--drop", "10", "--plot", "drop.svg")
     assert code == 0 and "assumes scale invariance" in " ".join(out.split()) and "rate ÷ 10" in out
-    assert Path("drop.svg").read_text().startswith("<?xml") and "written to drop.svg" in err
+    picture = Path("drop.svg").read_text()
+    assert picture.startswith("<?xml") and "written to drop.svg" in err
+    assert "step 30<" in picture and "step 10<" not in picture  # what "now" is
+
+
+def test_a_picture_leaves_the_answer_with_every_checkpoint(run, home):
+    pytest.importorskip("matplotlib")
+    _, out, _ = run(".", *ADAMW, "--drop", "10", "--plot", "drop.svg", "--json")
+    assert [checkpoint["step"] for checkpoint in json.loads(out)["checkpoints"]] == [10, 30]
 
 
 def test_a_run_without_decay_can_fail_a_job(run, home):
