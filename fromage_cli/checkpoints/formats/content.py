@@ -17,6 +17,8 @@ SUPPORTED = (
 )
 HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
 PICKLE_PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
+OLD_PICKLE = re.compile(rb"c[\w.]+\n[\w.]+\n[(q)p0-9]|\([dl]p?[0-9]+\n|\(i[\w.]+\n[\w.]+\n|[}\]]q\x00")
+"""The beginning of an object, a dictionary or a list in protocol 0 or 1, which have no mark of their own."""
 
 GRAPHS = ("/models/model.json", "/serialized_exported_program.json", "/archive_format")  # of torch.export
 MSGPACK = re.compile(rb"([\x81-\x8f]|\xde..|\xdf....)[\xa1-\xbf\xd9\xda]", re.DOTALL)
@@ -52,7 +54,7 @@ def kind_of(path: Path) -> str:
         return "safetensors"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _kind_of_zip(path, version)
-    if head.startswith(PICKLE_PROTOCOLS) and head[2:3] != b"\x00":
+    if (head.startswith(PICKLE_PROTOCOLS) and head[2:3] != b"\x00") or OLD_PICKLE.match(head):
         return "torch-legacy"
     if head.startswith(MAGIC) and _holds_objects(path):
         raise UnsafeError(

@@ -51,6 +51,8 @@ class StoredArray:
 
 
 def _tensor(shape: Any, dtype: Any, fortran: Any, stored: Any) -> StoredTensor | None:
+    if isinstance(stored, str):  # what Python 2 wrote, where it happens to read as text
+        stored = stored.encode()
     if not isinstance(dtype, ArrayDtype) or dtype.code not in CODES or not isinstance(stored, bytes):
         return None
     if not is_shape(shape):
@@ -85,6 +87,8 @@ def _from_buffer(stored: Any, dtype: Any, shape: Any, order: Any = "C", *_rest: 
 def _scalar(dtype: Any, stored: Any = b"") -> Any:
     """A single number, as Python's own."""
     name = CODES.get(dtype.code) if isinstance(dtype, ArrayDtype) else None
+    if isinstance(stored, str):
+        stored = stored.encode()
     if name not in _FORMATS or not isinstance(stored, bytes):
         raise Unfit
     (value,) = struct.unpack((">" if dtype.order == ">" else "<") + _FORMATS[name], stored)

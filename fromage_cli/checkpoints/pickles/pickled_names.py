@@ -23,7 +23,8 @@ PLAIN = frozenset(
         *(f"torch.storage.{name}" for name in ("UntypedStorage", "TypedStorage", "_LegacyStorage")),
         *(f"torch.{name}" for name in ("device", "Tensor", "strided", "sparse_coo", "sparse_csr", "contiguous_format")),
         *("torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch._utils._rebuild_nested_tensor"),
-        *("torch.serialization._get_layout", "torch._tensor.Tensor", "numpy.ndarray", "copyreg._reconstructor"),
+        *("torch.serialization._get_layout", "torch._tensor.Tensor", "numpy.ndarray"),
+        *(f"{module}._reconstructor" for module in ("copyreg", "copy_reg")),
         *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("int", "float", "str", "bool")),
         *(f"{module}.object" for module in ("builtins", "__builtin__")),
     )

@@ -1,6 +1,7 @@
 """Tensors inside objects of unknown classes: what a placeholder holds, as what its state_dict() would be.
 
-A pickled network keeps its tensors as `_parameters`, `_buffers` and `_modules`, one of TorchScript as plain attributes.
+A pickled network keeps its tensors as `_parameters`, `_buffers` and `_modules`, one of TorchScript as plain attributes;
+networks of other libraries keep NumPy's arrays as attributes of objects, in lists of objects, and so on.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fromage_cli.checkpoints.pickles.numpy_pickles import StoredArray
 from fromage_cli.checkpoints.pickles.placeholders import Placeholder
 from fromage_cli.checkpoints.repetition import Repetition, repeated
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
@@ -23,16 +25,22 @@ LONGEST = 10_000
 def opened_up(root: Any) -> Any:
     """The same with every placeholder in a dictionary or list replaced by the dictionary of what it holds.
 
-    Networks become flat dictionaries of tensors. What stands in tuples stays.
+    Networks become flat dictionaries of tensors, and so does an object that holds arrays alone. What stands in tuples
+    stays.
     """
-    top, repetition = [root], Repetition()
+    repetition = Repetition()
+    if isinstance(root, Placeholder) and not _is_module(root) and (arrays := _arrays(root, repetition)):
+        return arrays
+    top = [root]
     pending: list[Any] = [top]
     seen: dict[int, Any] = {id(top): top}
     shown: dict[int, Any] = {}
     while pending:
         node = pending.pop()
         for name, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
-            if isinstance(value, Placeholder) and not isinstance(node, tuple):
+            if isinstance(value, StoredArray) and value.tensor is not None and not isinstance(node, tuple):
+                node[name] = value.tensor
+            elif isinstance(value, Placeholder) and not isinstance(node, tuple):
                 if id(value) not in shown:
                     shown[id(value)] = _shown(value, repetition)
                 node[name] = shown[id(value)]
@@ -55,6 +63,33 @@ def _shown(value: Placeholder, repetition: Repetition) -> Any:
     if isinstance(attributes, dict) and attributes and not value.pairs:
         return attributes
     return {**repetition.look(attributes), **value.pairs} or value.items or value
+
+
+def _arrays(root: Placeholder, repetition: Repetition) -> dict[str, StoredTensor]:
+    """Every array in an object, by the path of attributes, keys and places in lists; nothing if there are tensors."""
+    found: dict[str, StoredTensor] = {}
+    pending: list[tuple[str, int, Any]] = [("", 0, root)]
+    while pending:
+        path, depth, value = pending.pop()
+        if isinstance(value, StoredTensor) or depth > DEEPEST:
+            return {}
+        if isinstance(value, StoredArray):
+            found |= {path: value.tensor} if value.tensor is not None else {}
+        below = [(f"{path}.{name}" if path else name, depth + 1, part) for name, part in _parts(value, repetition)]
+        pending.extend(reversed(below))
+    return found
+
+
+def _parts(value: Any, repetition: Repetition) -> Iterator[tuple[str, Any]]:
+    """What an object, a dictionary or a list holds, by name or place."""
+    if isinstance(value, Placeholder):
+        yield from _parts(value.attributes, repetition)
+        yield from _parts(value.pairs, repetition)
+        yield from _parts(value.items, repetition)
+    elif isinstance(value, Mapping):
+        yield from ((str(name), part) for name, part in repetition.look(value).items())
+    elif _is_open(value):
+        yield from ((str(place), part) for place, part in enumerate(repetition.look(value)))
 
 
 def _is_module(value: Placeholder) -> bool:
