@@ -15,6 +15,7 @@ from fromage_cli.checkpoints.optimizers.optimizer_state import slot_shape
 from fromage_cli.errors import MismatchError
 from fromage_cli.probes.optimizer_step.minibatches import minibatch_gradients, minibatches
 from fromage_cli.problem.batches import Batch
+from fromage_cli.problem.call import unwrapped
 from fromage_cli.problem.problem import Problem
 
 MINIBATCHES = 16
@@ -91,13 +92,19 @@ def slots_by_name(
 
 
 def held_shapes(problem: Problem, state: OptimizerState, covers: str) -> dict[str, tuple[int, ...]]:
-    """The shapes of the trainable tensors that the optimizer holds; of matrices, those that it names where it does."""
+    """The shapes of the tensors that the optimizer holds; of matrices, those that it names where it does.
+
+    They are the trainable ones, or all of the model's where an optimizer of as many was given the frozen ones too.
+    """
     tensors = problem.trainable
     if covers == "matrices":
         tensors = [tensor for tensor in tensors if tensor.parameter.dim() == 2]
         named = {name for group in state.groups for name in group.names or ()}
         tensors = [tensor for tensor in tensors if tensor.name in named] or tensors
-    return {tensor.name: tuple(tensor.parameter.shape) for tensor in tensors}
+    held = {tensor.name: tuple(tensor.parameter.shape) for tensor in tensors}
+    everything = {name: tuple(value.shape) for name, value in unwrapped(problem.model).named_parameters()}
+    count = sum(len(group.numbers) for group in state.groups)
+    return everything if covers == "all" and count == len(everything) else held
 
 
 def next_adam_update(gradient: Tensor, slot: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Tensor:

@@ -124,6 +124,24 @@ def test_moments_from_minibatches_are_their_mean_and_mean_square(
     assert problem.evaluations.gradients - before == pytest.approx(30 / 32)
 
 
+def test_an_optimizer_may_hold_frozen_tensors_too(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    perceptron[0].requires_grad_(False)
+    optimizer = torch.optim.Adam(perceptron.parameters(), lr=1e-2)
+    for _ in range(3):
+        one_step(perceptron, classification, optimizer)
+    torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "run.pt")
+    problem = make_problem(perceptron, classification)
+    update, _ = adam_update(problem, open_checkpoint(tmp_path / "run.pt").optimizer)
+    assert list(update) == ["2.weight", "2.bias", "4.weight", "4.bias"]
+    before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
+    one_step(perceptron, classification, optimizer)
+    for name, step in update.items():
+        moved = dict(perceptron.named_parameters())[name].detach()
+        torch.testing.assert_close(before[name] - 1e-2 * step, moved, rtol=1e-4, atol=1e-6)
+
+
 class Centred(nn.Linear):
     """Its loss is one of rows together."""
 
