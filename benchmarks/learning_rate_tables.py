@@ -22,7 +22,7 @@ LOCAL = (
 )
 FINDER = ("finder-steepest", "finder-tenth", "finder-valley")
 Predict = Callable[[Sample], float]
-ERRORS = "| of | networks | mean error | mean | largest | beyond 3 × | 9 of 10 below |"
+ERRORS = "| of | networks | mean error | bias | largest | beyond 3 × | 9 of 10 below |"
 
 
 def report(study: Study) -> None:
@@ -198,24 +198,24 @@ def _trained(study: Study, typical: dict[str, float]) -> None:
         _rows(f"step {step}", found, fitted)
 
 
-LOCAL_ERRORS = "| step | estimate | networks | mean error | mean | beyond 3 × | held-out, fitted | unseen, fitted |"
+PLAIN = "| step | estimate | networks | mean error | bias | beyond 3 × | held-out, fitted |"
 
 
 def _finder(study: Study) -> None:
     if study.finder:
-        _head("Range test", LOCAL_ERRORS)
+        _head("Range test", f"{PLAIN} unseen, fitted |")
         for name in FINDER:
-            _estimate(study, name, -1)
+            _estimate(study, name, -1, PARTS[1:])
 
 
 def _local(study: Study) -> None:
-    _head("Without training", LOCAL_ERRORS)
+    _head("Without training", PLAIN)
     for step in CHECKPOINT_STEPS:
         for name in LOCAL:
-            _estimate(study, name, step)
+            _estimate(study, name, step, PARTS[1:2])
 
 
-def _estimate(study: Study, name: str, step: int) -> None:
+def _estimate(study: Study, name: str, step: int, parts: Sequence[str]) -> None:
     """Errors as it stands on the networks that were not calibrated on, and after fitting the formula of the probe."""
     samples = study.estimates(name, step)
     known, apart = of_part(samples, PARTS[0]), [sample for sample in samples if sample.task.part != PARTS[0]]
@@ -224,7 +224,7 @@ def _estimate(study: Study, name: str, step: int) -> None:
     plain = np.array(errors(apart, lambda sample: sample.octave))
     beyond = int((np.abs(plain) > THRICE).sum())
     fitted = fit(known).octave
-    after = [errors(of_part(samples, part), fitted) for part in PARTS[1:]]
+    after = [errors(of_part(samples, part), fitted) for part in parts]
     means = " | ".join(f"{np.mean(np.abs(found)):.2f}" if found else "–" for found in after)
     row = f"{len(plain)} | {np.abs(plain).mean():.2f} | {plain.mean():+.2f} | {beyond} | {means}"
     print(f"| {'new' if step < 0 else step} | {name} | {row} |")

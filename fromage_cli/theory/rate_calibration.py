@@ -16,7 +16,7 @@ FINENESS = 32
 """Places between two rates at which the loss is interpolated."""
 
 
-INITIAL_EXPONENT, TRAINED_EXPONENT = 0.85, 0.25
+INITIAL_EXPONENT, TRAINED_EXPONENT = 0.85, 0.34
 """The smaller, the less short runs have to say beside the typical rate."""
 
 
@@ -40,10 +40,10 @@ class Calibration:
         return math.exp2(self.trained_offset + TRAINED_EXPONENT * math.log2(centre))
 
 
-FROMAGE = Calibration(typical=0.025, offset=-1.30, trained_offset=-3.52)
-SGD = Calibration(typical=0.24, offset=0.40, trained_offset=-1.05)
-MOMENTUM = Calibration(typical=0.062, offset=-0.12, trained_offset=-2.64)
-ADAMW = Calibration(typical=0.0054, offset=-1.41, trained_offset=-4.72)
+FROMAGE = Calibration(typical=0.025, offset=-1.30, trained_offset=-2.67)
+SGD = Calibration(typical=0.24, offset=0.40, trained_offset=-0.90)
+MOMENTUM = Calibration(typical=0.062, offset=-0.12, trained_offset=-1.78)
+ADAMW = Calibration(typical=0.0054, offset=-1.41, trained_offset=-4.14)
 INTERVAL = 1.0
 """Octaves below and above the rate within which nine of ten best rates lie: of networks that were left out in turn when
 the constants were fitted."""
