@@ -27,12 +27,13 @@ WITHOUT_A_SOURCE = {
     "checkpoints/test_formats.py",
     "checkpoints/test_import_cost.py",
     "diagnostics/breakdown/test_networks.py",
+    "fuzz/test_targets.py",
     "hostile/test_amplification.py",
     "hostile/test_payloads.py",
     "hostile/test_places.py",
     "hostile/test_structure.py",
 }
-"""Tests of the tree, the samples, a cost that no single module has, networks of every kind, and hostile files."""
+"""Tests of the tree, the samples, a cost that no single module has, networks of every kind, hostile files and fuzzed ones."""
 VAGUE = {"utils", "helpers", "common", "manager"}
 PRINTING = re.compile(r"^(rich\.)?print$|\bstd(out|err)\b.*\.write|\bs?echo$|[cC]onsole(\(.*\))?\.print$|\bConsole$")
 
