@@ -130,10 +130,16 @@ class Study:
 
     def __init__(self, tasks: Sequence[Task], folder: Path) -> None:
         self.tasks = {task.name: task for task in tasks}
-        self.best = best_rates(Results(folder / "grid.jsonl", ("task", "optimizer", "octave", "seed")))
-        self.runs = Results(folder / "short-runs.jsonl", ("task", "optimizer", "step")).found
-        self.local = Results(folder / "estimates.jsonl", ("task", "optimizer", "step")).found
-        self.finder = Results(folder / "finder.jsonl", ("task", "optimizer", "step")).found
+        best = best_rates(Results(folder / "grid.jsonl", ("task", "optimizer", "octave", "seed")))
+        self.best = {key: found for key, found in best.items() if key[0] in self.tasks}
+        self.runs, self.local, self.finder = (
+            self._found(folder / f"{name}.jsonl") for name in ("short-runs", "estimates", "finder")
+        )
+
+    def _found(self, path: Path) -> dict[tuple, dict]:
+        """The lines of a file on these tasks, by task, optimizer and step."""
+        found = Results(path, ("task", "optimizer", "step")).found
+        return {key: entry for key, entry in found.items() if key[0] in self.tasks}
 
     def typical(self) -> list[Sample]:
         """Every best rate beside nothing."""
