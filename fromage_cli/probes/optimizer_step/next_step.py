@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fromage_cli.checkpoints import OptimizerState, match_parameters
 from fromage_cli.checkpoints.optimizers.optimizer_state import slot_shape
+from fromage_cli.errors import MismatchError
 from fromage_cli.probes.lines.moments import EPSILON, MINIBATCHES, held_shapes, moments_of_minibatches, slots_by_name
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.optimizer_step.update_rules import Memory, Place, TensorStep, moves, tensor_step
@@ -55,8 +56,13 @@ def measure_next_step(
     """The next step with the gradient of the problem's rows; groups keep the ratio of their rates.
 
     `memory` stands in where the state holds nothing; `source`: words on where it comes from. A rule without memory
-    needs neither. Raises MismatchError when the state does not fit the model.
+    needs neither. Raises MismatchError when the state does not fit the model, or is of an optimizer that maximizes.
     """
+    if state is not None and any(group.settings.get("maximize") for group in state.groups):
+        raise MismatchError(
+            "The checkpoint's optimizer maximizes: its steps go up the loss.",
+            "Give a --loss of the opposite sign, and a state that was saved with maximize=False.",
+        )
     decay, shares = decays(problem, optimizer, state), rate_shares(problem, optimizer, state)
     covered = [tensor for tensor in problem.receiving if moves(optimizer, tensor.parameter)]
     known = holds_memory(optimizer, state)
@@ -74,7 +80,7 @@ def measure_next_step(
             settings,
             None if known else (memory or {}).get(tensor.name),
         )
-        steps[tensor.name] = _scaled(tensor_step(optimizer, place), shares.get(tensor.name, 1.0))
+        steps[tensor.name] = _scaled(tensor_step(optimizer.of_group(settings), place), shares.get(tensor.name, 1.0))
     return NextStep(steps, f"step: {optimizer.name or 'sgd'}, {_source(optimizer, known, source)}.")
 
 
@@ -151,11 +157,11 @@ def preconditioner(problem: Problem, optimizer: Optimizer, state: OptimizerState
     """
     if state is None or not state.has("exp_avg_sq", "step"):
         return None
-    beta1, beta2 = optimizer.betas
     found = {}
     for name, (slot, settings) in slots_by_name(problem, state).items():
         if slot is None:
             return None
+        beta1, beta2 = optimizer.of_group(settings).betas
         steps = float(slot["step"])
         kept = slot.get("max_exp_avg_sq") if settings.get("amsgrad") else None
         second = (slot["exp_avg_sq"] if kept is None else kept).to(problem.base.gradients[name])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fromage_cli.checkpoints import OptimizerState
@@ -77,6 +77,21 @@ class Optimizer:
     newton_schulz_coefficients: tuple[float, float, float] = NEWTON_SCHULZ
     adjust_lr_fn: str | None = None
     """How Muon's rate follows the shape of a matrix: `original` (None) or `match_rms_adamw`."""
+    said: tuple[str, ...] = ()
+    """Settings that the user gave, which hold for every group."""
+
+    def of_group(self, settings: Mapping[str, Any]) -> "Optimizer":
+        """The rule with one group's own settings, as far as the user gave no others."""
+        own: dict[str, Any] = {}
+        if self.name in WITH_BETAS and settings.get("betas") is not None:
+            own["betas"] = _betas(settings["betas"])
+        if self.name in WITH_MOMENTUM:
+            own |= {key: float(settings[key]) for key in ("momentum", "dampening") if settings.get(key) is not None}
+            own |= {"nesterov": bool(settings["nesterov"])} if "nesterov" in settings else {}
+        if self.name not in (None, "lars") and settings.get("eps") is not None:
+            own["eps"] = float(settings["eps"])
+        own = {key: value for key, value in own.items() if key not in self.said and value != getattr(self, key)}
+        return replace(self, **own) if own else self
 
     @property
     def adaptive(self) -> bool:
@@ -181,6 +196,7 @@ def optimizer_of(given: Given, state: OptimizerState | None, declared: Declared)
         newton_schulz_steps=int(first.get("ns_steps", 5)),
         newton_schulz_coefficients=_three(first.get("ns_coefficients", NEWTON_SCHULZ)),
         adjust_lr_fn=first.get("adjust_lr_fn"),
+        said=tuple(key for key in ("momentum", "nesterov", "betas") if getattr(given, key) not in (None, False)),
     )
 
 

@@ -69,7 +69,7 @@ def test_what_the_user_says_wins_over_the_state_and_the_state_over_what_is_decla
     declared = Declared(learning_rate=7.0, momentum=0.3, weight_decay=0.7, betas=(0.5, 0.6))
     given = Given("sgd", 0.3, 0.5, weight_decay=0.2)
     assert optimizer_of(given, state, declared) == Optimizer(
-        "sgd", 0.3, 0.5, betas=(0.5, 0.6), weight_decay=0.2, decay_given=True
+        "sgd", 0.3, 0.5, betas=(0.5, 0.6), weight_decay=0.2, decay_given=True, said=("momentum",)
     )
     assert optimizer_of(Given(), state, declared).learning_rate == 0.02
     assert optimizer_of(Given("sgd"), None, declared).learning_rate == 7.0

@@ -1,6 +1,7 @@
 """What each rule makes of a tensor, against one step of the optimizer itself – torch's, or the one in `optim`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
+from fromage_cli.errors import MismatchError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.probes.optimizer_step.next_step import measure_next_step
 from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
@@ -66,6 +68,55 @@ def test_the_next_step_is_the_optimizers_own(
             step = found.steps[tensor.name]
             expected = before[tensor.name] - rate * (step.update + step.shrinkage * before[tensor.name])
             torch.testing.assert_close(expected, tensor.parameter.detach(), rtol=1e-5, atol=2e-6)
+
+
+GROUPS: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
+    (torch.optim.AdamW, {}, {"betas": (0.5, 0.9), "eps": 1e-2}),
+    (torch.optim.SGD, {"momentum": 0.9}, {"momentum": 0.5, "nesterov": True, "lr": 0.003}),
+    (torch.optim.SGD, {"momentum": 0.9, "dampening": 0.5}, {"momentum": 0.0}),
+    (LAMB, {}, {"betas": (0.5, 0.9)}),
+    (Lion, {}, {"betas": (0.0, 0.9)}),
+]
+
+
+@pytest.mark.parametrize(("kind", "common", "other"), GROUPS)
+def test_each_group_steps_by_its_own_settings(
+    make_problem: Maker,
+    perceptron: nn.Module,
+    classification: Data,
+    tmp_path: Path,
+    kind: Any,
+    common: Any,
+    other: Any,
+) -> None:
+    first, *rest = perceptron.parameters()
+    optimizer = kind([{"params": [first]}, {"params": rest, **other}], lr=0.01, **common)
+    train(perceptron, classification, optimizer, 3)
+    state = saved(tmp_path, perceptron, optimizer)
+    problem = make_problem(perceptron, classification)
+    found = measure_next_step(problem, optimizer_of(Given(), state, Declared()), state)
+    before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
+    train(perceptron, classification, optimizer, 1)
+    for tensor in problem.receiving:
+        step = found.steps[tensor.name]
+        expected = before[tensor.name] - 0.01 * (step.update + step.shrinkage * before[tensor.name])
+        torch.testing.assert_close(expected, tensor.parameter.detach(), rtol=1e-5, atol=2e-6)
+
+
+def test_what_the_user_says_holds_for_every_group() -> None:
+    rule = Optimizer("adamw", betas=(0.8, 0.9), said=("betas",))
+    assert rule.of_group({"betas": (0.5, 0.7), "eps": 1e-3}) == replace(rule, eps=1e-3)
+    assert rule.of_group({"momentum": 0.3}) is rule
+
+
+def test_an_optimizer_that_maximizes_is_refused(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path
+) -> None:
+    optimizer = torch.optim.SGD(perceptron.parameters(), lr=0.01, momentum=0.9, maximize=True)
+    train(perceptron, classification, optimizer, 1)
+    state = saved(tmp_path, perceptron, optimizer)
+    with pytest.raises(MismatchError, match="maximizes"):
+        measure_next_step(make_problem(perceptron, classification), optimizer_of(Given(), state, Declared()), state)
 
 
 def test_a_fromage_step_lacks_only_the_prefactor(
