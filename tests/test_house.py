@@ -33,7 +33,7 @@ WITHOUT_A_SOURCE = {
     "hostile/test_places.py",
     "hostile/test_structure.py",
 }
-"""Tests of the tree, the samples, a cost that no single module has, networks of every kind, hostile files and fuzzed ones."""
+"""Tests of the tree, the samples, a cost that no single module has, networks of every kind, hostile or fuzzed files."""
 VAGUE = {"utils", "helpers", "common", "manager"}
 PRINTING = re.compile(r"^(rich\.)?print$|\bstd(out|err)\b.*\.write|\bs?echo$|[cC]onsole(\(.*\))?\.print$|\bConsole$")
 

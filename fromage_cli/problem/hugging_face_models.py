@@ -6,11 +6,13 @@ it; what would fetch or run anything else – code of its own, kernels and backb
 
 import importlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from fromage_cli.checkpoints.runs.directory import ACCELERATE
@@ -30,6 +32,13 @@ LOADING = (
 )
 """Keys that say how to load or speed up a model, not what it is; some of them name code elsewhere."""
 
+COUNTS = re.compile(r"layer|depth|block|expert|head|stage")
+"""Words in the names of numbers that say how many modules there are."""
+LEAST_COUNT = 1000
+"""Modules that a network may have, however few tensors the checkpoint has."""
+LEAST_SIZE, TIMES = 100_000_000, 16
+"""Numbers that a network may have, however few the checkpoint has, and how many times more than it."""
+
 
 def build_hugging_face(
     checkpoint: "Checkpoint | None", arguments: Mapping[str, Any], seed: int = 0
@@ -46,11 +55,13 @@ def build_hugging_face(
     values = {**read_object(path), **arguments}
     named = arguments.get(ARCHITECTURE)
     _refuse_code(path, values, named is not None)
+    _refuse_counts(path, values, max(LEAST_COUNT, len(checkpoint.entries)))
     transformers = _library()
     with offline(), seeded(seed), named_code(f"building the model of {path}"):
         kind = _class(transformers, path, values, named)
         configuration = kind.config_class.from_dict(_plain(values))
         configuration.use_cache = False
+        _refuse_size(path, _without_memory(kind, configuration), checkpoint.parameters)
         model = kind._from_config(configuration, attn_implementation="eager", dtype="float32")
     return model, f"{kind.__name__} of transformers {transformers.__version__}, from {path}"
 
@@ -79,6 +90,38 @@ def _refuse_code(path: Path, values: Mapping[str, Any], chosen: bool) -> None:
         raise InputError(
             f"{path} says that the weights are quantised: they have no gradient to measure.",
             "Measure the checkpoint that they were made from.",
+        )
+
+
+def _refuse_counts(path: Path, values: Any, most: int, key: str = "") -> None:
+    """Refuse a configuration of far more modules than the checkpoint has tensors: building them would not end."""
+    if isinstance(values, dict | list):
+        for name, value in values.items() if isinstance(values, dict) else ((key, value) for value in values):
+            _refuse_counts(path, value, most, str(name))
+    elif isinstance(values, int) and values > most and COUNTS.search(key):
+        raise MismatchError(
+            f"{path} says {key} = {values}; the checkpoint has too few tensors for that.",
+            "It belongs to another checkpoint, or is damaged.",
+        )
+
+
+def _without_memory(kind: Any, configuration: Any) -> nn.Module | None:
+    """The network on the meta device; None where it cannot be built there."""
+    try:
+        with torch.device("meta"):
+            model: nn.Module = kind._from_config(configuration, attn_implementation="eager", dtype="float32")
+    except Exception:  # it is built again, and its errors told then
+        return None
+    return model
+
+
+def _refuse_size(path: Path, model: nn.Module | None, stored: int) -> None:
+    """Refuse a network that is far larger than the checkpoint before memory is taken for it."""
+    size = sum(parameter.numel() for parameter in model.parameters()) if model is not None else 0
+    if size > max(LEAST_SIZE, TIMES * stored):
+        raise MismatchError(
+            f"{path} describes a network of {size} numbers; the checkpoint holds {stored}.",
+            "It belongs to another checkpoint, or is damaged.",
         )
 
 

@@ -37,6 +37,12 @@ def built(directory, config, **arguments):
         (None, InputError, r"needs config\.json"),
         ({**BERT, "auto_map": {"AutoModel": "modeling.Evil"}}, UnsafeError, "Nothing was executed"),
         ({**BERT, "quantization_config": {"quant_method": "gptq"}}, InputError, "quantised"),
+        (
+            {**BERT, "num_hidden_layers": 10**8},
+            MismatchError,
+            "num_hidden_layers = 100000000; the checkpoint has too few",
+        ),
+        ({**BERT, "vision_config": {"depths": [2, 10**8]}}, MismatchError, "depths = 100000000"),
     ],
 )
 def test_refused_before_anything_is_imported(tmp_path, monkeypatch, config, error, words):
@@ -111,3 +117,8 @@ def test_a_problem_with_the_models_own_loss_tied_weights_and_shifted_labels(tmp_
     assert problem.base.loss == pytest.approx(expected.item(), rel=1e-6)
     names = [tensor.name for tensor in problem.trainable]
     assert "transformer.wte.weight" in names and "lm_head.weight" not in names
+
+
+def test_a_network_far_larger_than_the_checkpoint_is_refused_before_it_takes_memory(tmp_path, transformers):
+    with pytest.raises(MismatchError, match=r"a network of 9000000\d+ numbers; the checkpoint holds 2"):
+        built(tmp_path, {**BERT, "vocab_size": 10**11})
