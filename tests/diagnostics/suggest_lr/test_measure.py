@@ -17,6 +17,7 @@ from fromage_cli.diagnostics.suggest_lr.measure import Measurement, measure
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, SuggestedRates
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
+from fromage_cli.probes.optimizer_step.next_update import next_update
 from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
 from fromage_cli.problem.batches import as_batch
 from fromage_cli.problem.beside import Declared
@@ -211,6 +212,27 @@ def test_noise_of_a_smaller_batch_lowers_the_limit(make_problem: Maker, perceptr
     assert all(result.layers[1].cosine_stderr for result in (whole, small, tiny))
     assert tiny.optimizer.train_batch_size == 4 and whole.optimizer.train_batch_size == 64
     assert tiny.noise_scale == whole.noise_scale
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_for_training_batches_the_mean_step_is_what_descends(
+    make_problem: Maker, network: nn.Module, name: str
+) -> None:
+    x = torch.randn(128, 8, generator=torch.Generator().manual_seed(1))
+    data = {"x": x, "y": (x[:, 0] > 0).long() + (x[:, 1] > 0).long()}
+    problem = make_problem(network, data)
+    found = suggest(problem, Optimizer(name, 0.01), batch_size=8)
+    limit = found.result.limit
+    assert limit.averaged and limit.estimator == "measured" and limit.learning_rate is not None
+    assert any("one of them may raise the loss" in note for note in found.notes)
+    assert not suggest(make_problem(network, data), Optimizer(name, 0.01)).result.limit.averaged
+    update = next_update(problem, problem.receiving, Optimizer(name), None, batch_size=8)
+    mean = update.moved(problem.receiving)
+    for factor in (0.1, 0.5, 1.0):
+        with problem.displaced(problem.receiving) as origin:
+            for tensor in problem.receiving:
+                tensor.parameter.data.copy_(origin[tensor.name] - factor * limit.learning_rate * mean[tensor.name])
+            assert problem.value() < problem.base.loss
 
 
 def test_the_rate_in_the_checkpoint_is_held_against_the_limit(
