@@ -1,0 +1,100 @@
+"""The opcodes of numbers and texts: what stands in a pickle itself, behind a length or up to the end of a line.
+
+Source: Lib/pickletools.py of Python 3.11.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fromage_cli.checkpoints.pickles.machine import Machine
+
+Act = Callable[["Machine"], Any]
+"""What an opcode does."""
+LONGEST_INTEGER = 128
+"""Bytes; longer ones are no setting of anything."""
+TEXT = 56
+"""Bytes that a short string takes."""
+_FLOAT = struct.Struct(">d").unpack
+
+
+def text(stored: bytes) -> str:
+    """Text as it is written since protocol 1."""
+    return stored.decode("utf-8", "surrogatepass")
+
+
+def old_text(stored: bytes) -> Any:
+    """A string of Python 2: text where it is UTF-8, else bytes."""
+    try:
+        return stored.decode("utf-8")
+    except UnicodeDecodeError:
+        return stored
+
+
+def counted(width: int, convert: Callable[[bytes], Any]) -> Act:
+    """The opcode of bytes behind a length of `width` bytes."""
+
+    def act(machine: Machine) -> None:
+        stream = machine.stream
+        length = stream.byte() if width == 1 else stream.unsigned(width)
+        machine.push(convert(stream.take(length)), TEXT)
+
+    return act
+
+
+def constant(value: Any) -> Act:
+    """The opcode that stands for a value."""
+    return lambda machine: machine.stack.append(value)
+
+
+def number(width: int, signed: bool = False) -> Act:
+    """The opcode of a number of so many bytes."""
+    return lambda machine: machine.stack.append(int.from_bytes(machine.stream.take(width), "little", signed=signed))
+
+
+def long_integer(width: int) -> Act:
+    """The opcode of a number whose length comes first, in `width` bytes."""
+
+    def act(machine: Machine) -> None:
+        length = machine.stream.unsigned(width)
+        if length > LONGEST_INTEGER:
+            raise machine.stream.damaged(f"an integer of {length} bytes")
+        machine.push(int.from_bytes(machine.stream.take(length), "little", signed=True), 0)
+
+    return act
+
+
+def integer_line(machine: Machine) -> None:
+    """A whole number in digits; 00 and 01 are False and True."""
+    line = machine.stream.line().rstrip(b"L")
+    if len(line) > 2 * LONGEST_INTEGER:
+        raise machine.stream.damaged(f"an integer of {len(line)} digits")
+    machine.stack.append(line == b"01" if line in (b"00", b"01") else int(line))
+
+
+def float_line(machine: Machine) -> None:
+    """A number in digits."""
+    machine.stack.append(float(machine.stream.line()))
+
+
+def string_line(machine: Machine) -> None:
+    """A quoted string of Python 2."""
+    line = machine.stream.line()
+    if len(line) < 2 or line[:1] not in b"'\"" or line[:1] != line[-1:]:
+        raise machine.stream.damaged("a string without quotes")
+    import codecs
+
+    machine.push(old_text(codecs.escape_decode(line[1:-1])[0]), TEXT)
+
+
+def unicode_line(machine: Machine) -> None:
+    """A text up to the end of the line."""
+    machine.push(machine.stream.line().decode("raw-unicode-escape"), TEXT)
+
+
+def binary_float(machine: Machine) -> None:
+    """Eight bytes, the sign first."""
+    machine.stack.append(_FLOAT(machine.stream.take(8))[0])
