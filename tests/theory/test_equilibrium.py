@@ -22,6 +22,7 @@ from fromage_cli.theory.equilibrium import (
     lion_equilibrium,
     lion_growth,
     lion_norm,
+    lion_persistence,
     momentum_gains,
     relative_rotation,
     relaxed,
@@ -287,3 +288,22 @@ def test_the_table_as_it_is_written() -> None:
 def test_who_is_there_has_no_way_left(ratio: float) -> None:
     assert times_until_near(ratio, 4) == 0.0
     assert relaxed(ratio, 0.0, 4) == pytest.approx(ratio) and relaxed(ratio, 50.0, -2) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.99), (0.95, 0.98), (0.5, 0.9), (0.0, 0.99), (0.9, 0.0), (0.0, 0.0)])
+def test_signs_of_lions_steps_persist_as_in_simulation(betas: tuple[float, float]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    momentum, total = torch.zeros(4000), torch.zeros(4000)
+    steps = 1500
+    for step in range(steps + 500):
+        gradient = torch.randn(4000, generator=generator)
+        if step >= 500:
+            total += torch.lerp(gradient, momentum, betas[0]).sign()
+        momentum = torch.lerp(gradient, momentum, betas[1])
+    simulated = float(total.square().mean()) / steps
+    finite = 1.0 / (1.0 - betas[1]) / steps
+    assert lion_persistence(betas) == pytest.approx(simulated, rel=0.06 + finite)
+
+
+def test_lion_without_memory_is_a_walk_of_fresh_signs() -> None:
+    assert lion_persistence((0.0, 0.0)) == 1.0
