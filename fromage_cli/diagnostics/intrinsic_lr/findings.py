@@ -13,6 +13,10 @@ BALANCE = (
     "the update by √(1+η'²), as Fromage does."
 )
 """For LARS whose decay is decoupled already."""
+SETTLED, SOON = 0.2, 0.25
+"""A power of the norm that far from its end, in its logarithm, changes within so much of a relaxation time."""
+RIGHT = 1e-2
+"""Cosine from which on an angle counts as a right one."""
 NAMED = 3
 """Names spelled out in a sentence."""
 
@@ -89,24 +93,43 @@ def _far(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
 
 
 def _turning(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
-    """Layers that turn much faster or more slowly than theory has it for their present norm."""
-    power = RATE_POWERS.get(result.optimizer) or 0
+    """Layers that turned as by steps much larger or smaller than theory has them for the present norm."""
+    power, steps = RATE_POWERS.get(result.optimizer) or 0, _last_steps(result)
     for layer in result.layers:
         expected, observed = layer.expected_rotation, layer.observed_rotation
-        if not expected or not observed:
+        if not expected or not observed or _moved_meanwhile(layer, power, steps):
             continue
-        ratio = observed / expected * math.exp(power * (layer.log_ratio or 0.0))
+        at_norm = _decorrelation(expected) * math.exp(-2.0 * power * (layer.log_ratio or 0.0))
+        ratio = math.sqrt(_decorrelation(observed) / at_norm)
         if ratio > limits.turning or ratio < 1.0 / limits.turning:
             yield Finding(
                 code="rotation-off",
                 severity="info",
                 layer=layer.name,
-                message=f"turned by {observed:.3g} rad between the last two checkpoints, {ratio:.2g} × what noise "
-                f"alone does {'at this norm' if layer.log_ratio is not None else 'at equilibrium'}",
+                message=f"turned by {observed:.3g} rad between the last two checkpoints, as by steps {ratio:.2g} × "
+                f"those of noise alone {'at this norm' if layer.log_ratio is not None else 'at equilibrium'}",
                 value=ratio,
                 limit=limits.turning,
                 hint="Gradients that agree or cancel between batches, a rate that changed, or a scale that is felt.",
             )
+
+
+def _last_steps(result: IntrinsicResult) -> int | None:
+    """Between the last two checkpoints."""
+    before, after = result.steps[-2:] if len(result.steps) > 1 else (None, None)
+    return after - before if before is not None and after is not None else None
+
+
+def _moved_meanwhile(layer: LayerEquilibrium, power: int, steps: int | None) -> bool:
+    """Whether the norm was another one for much of the way, so that the present one explains no angle."""
+    if not power or not layer.log_ratio or not layer.relaxation_steps or steps is None:
+        return False
+    return abs(power * layer.log_ratio) > SETTLED and steps > SOON * layer.relaxation_steps
+
+
+def _decorrelation(angle: float) -> float:
+    """−ln cos: what the steps of a walk add up to, where the angle itself saturates at a right one."""
+    return -0.5 * math.log1p(-min(math.sin(min(angle, math.pi / 2.0)) ** 2, 1.0 - RIGHT**2))
 
 
 def _short(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:

@@ -49,6 +49,30 @@ def test_a_norm_that_explains_the_rotation_is_taken_into_account(make_result, ma
     assert finding.code == "rotation-off" and finding.value == pytest.approx(1.9**2)
 
 
+def test_angles_that_saturate_are_compared_as_the_walks_they_come_from(make_result, make_layer):
+    """Noise alone, held at twice the norm, for four relaxation times and for a twentieth of one."""
+    for turned in (4.0, 0.05):
+        expected, observed = (math.acos(math.exp(-turned * scale)) for scale in (1.0, 2.0**-4))
+        walk = {"log_ratio": math.log(1.99), "observed_rotation": observed, "expected_rotation": expected}
+        assert codes(alone(make_result, make_layer, **walk)) == []
+    opposite = {"observed_rotation": 2.0, "expected_rotation": 0.3}
+    (finding,) = judge(alone(make_result, make_layer, **opposite))
+    assert finding.code == "rotation-off" and finding.value == pytest.approx(
+        math.sqrt(math.log(100.0) / -math.log(math.cos(0.3)))
+    )
+
+
+def test_a_norm_that_moved_on_the_way_explains_no_angle(make_result, make_layer):
+    def found(log_ratio, relaxation):
+        layer = make_layer(
+            log_ratio=log_ratio, relaxation_steps=relaxation, observed_rotation=0.5, expected_rotation=0.1
+        )
+        return [finding.code for finding in judge(make_result(steps=(0, 1000, 2000), layers=(layer,)))]
+
+    assert found(math.log(1.9), 3900.0) == []
+    assert found(math.log(1.9), 4100.0) == found(0.01, 3900.0) == ["rotation-off"]
+
+
 @pytest.mark.parametrize(("count", "words"), [(1, "has no equilibrium:"), (2, "nor has one"), (4, "nor have 3 more")])
 def test_norms_that_grow_for_ever_are_a_warning(make_result, make_layer, count, words):
     layers = tuple(
