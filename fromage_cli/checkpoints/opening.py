@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, Contents
 from fromage_cli.checkpoints.formats.content import PICKLED, SUPPORTED, kind_of
-from fromage_cli.checkpoints.formats.deepspeed import is_model_states, read_deepspeed
+from fromage_cli.checkpoints.formats.deepspeed import read_deepspeed
 from fromage_cli.checkpoints.formats.distributed import is_metadata, read_distributed
 from fromage_cli.checkpoints.formats.distributed_safetensors import is_shard_of_rank, read_ranks
 from fromage_cli.checkpoints.formats.flax_file import read_flax
@@ -17,10 +17,12 @@ from fromage_cli.checkpoints.formats.npz_file import read_npz
 from fromage_cli.checkpoints.formats.safetensors_file import read_safetensors
 from fromage_cli.checkpoints.formats.sharded import is_index, read_sharded
 from fromage_cli.checkpoints.formats.torch_file import read_torch
+from fromage_cli.checkpoints.formats.zero_files import is_model_states
 from fromage_cli.checkpoints.nested import ANY, Choice
 from fromage_cli.checkpoints.optimizers.hugging_face import OPTIMIZERS, Beside, read_beside
 from fromage_cli.checkpoints.optimizers.optimizer_file import load_optimizer
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
+from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.prefixes import strip_prefixes
 from fromage_cli.checkpoints.runs.directory import latest_in, own_weights
 from fromage_cli.checkpoints.runs.series import highest_step
@@ -145,7 +147,7 @@ def _find_weights(path: Path) -> tuple[Path, int | None, Iterable[str]]:
 def _read(path: Path, choice: Choice) -> Contents:
     if is_index(path):
         _refuse_choice(choice, path)
-        return read_sharded(path, _read_file)
+        return read_sharded(path, lambda shard, allowance: _read_file(shard, ANY, allowance))
     if is_metadata(path):
         return read_distributed(path, choice)
     if choice.key is None and is_model_states(path):
@@ -157,10 +159,10 @@ def _read(path: Path, choice: Choice) -> Contents:
     return _read_file(path, choice)
 
 
-def _read_file(path: Path, choice: Choice = ANY) -> Contents:
+def _read_file(path: Path, choice: Choice = ANY, allowance: Allowance | None = None) -> Contents:
     kind = kind_of(path)
     if kind in PICKLED:
-        return read_torch(path, kind, choice)
+        return read_torch(path, kind, choice, allowance)
     if kind == "msgpack":
         return read_flax(path, choice)
     _refuse_choice(choice, path)

@@ -147,6 +147,14 @@ def test_a_package_of_many_pickles(ask, tmp_path):
     ask("inspect", "--safety", path, codes=(0,))
 
 
+def test_many_shards_that_are_pickles(ask, tmp_path):
+    names = {f"w{index}": f"s{index}.bin" for index in range(20)}
+    for name, file in names.items():
+        compressed(tmp_path / file, {"x/data.pkl": PROTOCOL + mapping(**{name: tensor()}) + b"}" * 900_000 + b"\x85."})
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": names}))
+    ask("inspect", tmp_path)
+
+
 def test_an_array_that_is_compressed(ask, tmp_path):
     for elements in (5_500_000, 15_000_000):
         header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({elements},), }}".encode().ljust(118)

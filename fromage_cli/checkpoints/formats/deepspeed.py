@@ -11,33 +11,22 @@ Source: deepspeed/utils/zero_to_fp32.py and deepspeed/runtime/zero of DeepSpeed 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
-from fromage_cli.checkpoints.formats.content import kind_of
 from fromage_cli.checkpoints.formats.flat_tensor import FlatTensor, FlatVector, is_vector
-from fromage_cli.checkpoints.formats.torch_file import load_file
-from fromage_cli.checkpoints.naming import brief, listed
+from fromage_cli.checkpoints.formats.zero_files import MASTER_3, ZeroFiles, read_files
+from fromage_cli.checkpoints.naming import brief
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.optimizers.saved_optimizer import GROUPS, PARAMETERS, STATE, parse_optimizer
-from fromage_cli.checkpoints.runs.directory import MODEL_STATES
 from fromage_cli.checkpoints.runs.steps import step_in_metadata
-from fromage_cli.checkpoints.storage.files import names_in, quoted
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, is_shape
 from fromage_cli.errors import InputError
 
-OPTIMIZER_STATES = re.compile(r"^(?:(?:bf16|fp16)_)?zero_pp_rank_([0-9]+)_mp_rank_([0-9]+)_optim_states\.pt$")
-MASTER, MASTER_3 = "single_partition_of_fp32_groups", "fp32_flat_groups"
+MASTER = "single_partition_of_fp32_groups"
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-def is_model_states(path: Path) -> bool:
-    """Return whether a file is a ZeRO checkpoint's description of the model, and the ranks' parts stand beside it."""
-    return bool(MODEL_STATES.match(path.name)) and any(map(OPTIMIZER_STATES.match, names_in(path.parent)))
 
 
 def read_deepspeed(path: Path) -> Contents:
@@ -45,7 +34,7 @@ def read_deepspeed(path: Path) -> Contents:
 
     Raises InputError where ranks are missing or the parts do not add up, and for tensor- and pipeline-parallel shards.
     """
-    zero = _open(path)
+    zero = _Zero(read_files(path))
     tensors, tied = zero.tensors()
     module = zero.model.get("module")
     in_order = [str(name) for name in module if str(name) in tensors] if isinstance(module, Mapping) else []
@@ -62,22 +51,13 @@ def read_deepspeed(path: Path) -> Contents:
     )
 
 
-@dataclass(frozen=True)
 class _Zero:
-    """What all files of one checkpoint hold."""
+    """The layout of one checkpoint."""
 
-    path: Path
-    stage: int  # 2 stands for 1 and 2, which are laid out alike
-    models: tuple[Mapping[str, Any], ...]  # of one rank, in stage 3 of all
-    states: tuple[Mapping[str, Any], ...]  # of all ranks
-
-    @property
-    def model(self) -> Mapping[str, Any]:
-        return self.models[0]
-
-    @property
-    def ranks(self) -> int:
-        return len(self.states)
+    def __init__(self, files: ZeroFiles) -> None:
+        self._files = files
+        self.stage, self.states, self.models = files.stage, files.states, files.models
+        self.model, self.ranks = files.models[0], len(files.states)
 
     @property
     def shapes(self) -> list[Shapes]:
@@ -203,50 +183,7 @@ class _Zero:
         return tuple(shape)
 
     def damaged(self, reason: str) -> InputError:
-        return InputError(
-            f"{quoted(self.path.parent)} is no whole ZeRO checkpoint: {reason}.",
-            hint="Files of different saves were mixed, or DeepSpeed's version lays them out otherwise; "
-            "zero_to_fp32.py beside it writes the weights out.",
-        )
-
-
-def _open(path: Path) -> _Zero:
-    names = sorted(names_in(path.parent))
-    models = _by_rank(path.parent, names, MODEL_STATES)
-    parts = _by_rank(path.parent, names, OPTIMIZER_STATES)
-    states = []
-    for file in parts:
-        held = _dictionary(file).get("optimizer_state_dict")
-        states.append(held if isinstance(held, Mapping) else {})
-    stage = 3 if any(MASTER_3 in state for state in states) else 2
-    zero = _Zero(path, stage, tuple(map(_dictionary, models if stage == 3 else models[:1])), tuple(states))
-    count = states[0].get("partition_count")
-    expected = max(count, default=0) if isinstance(count, list) else count
-    if type(expected) is int and expected != len(states):
-        raise InputError(
-            f"{quoted(path.parent)} is incomplete: {len(states)} of {expected} ranks' optim_states files are there.",
-            hint="Copy the missing ones beside them; every rank writes its own.",
-        )
-    if stage == 3 and len(models) != len(states):
-        raise zero.damaged(f"{len(models)} model_states files and {len(states)} optim_states files")
-    return zero
-
-
-def _by_rank(directory: Path, names: list[str], pattern: re.Pattern[str]) -> list[Path]:
-    """The files of one kind by data-parallel rank; more than one model-parallel rank raises InputError."""
-    found = [(match, directory / match[0]) for name in names if (match := pattern.match(name))]
-    if others := [path.name for match, path in found if int(match[2])]:
-        raise InputError(
-            f"{quoted(directory)} holds tensor- or pipeline-parallel shards ({listed(others)}), which cannot be merged "
-            "without the model's code.",
-            hint="Merge them where it was trained (DeepSpeed's ds_to_universal.py, or the trainer's own export).",
-        )
-    return [path for _, path in sorted(found, key=lambda pair: int(pair[0][1] or 0))]
-
-
-def _dictionary(path: Path) -> Mapping[str, Any]:
-    root = load_file(path, kind_of(path))
-    return root if isinstance(root, Mapping) else {}
+        return self._files.damaged(reason)
 
 
 def _by_number(pair: tuple[Any, Any]) -> tuple[int, str]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from fromage_cli.checkpoints.checkpoint import Contents
 from fromage_cli.checkpoints.naming import listed
+from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.runs.steps import step_in_metadata
 from fromage_cli.checkpoints.storage.contained import contained
-from fromage_cli.checkpoints.storage.files import quoted
+from fromage_cli.checkpoints.storage.files import FileVersion, quoted
 from fromage_cli.checkpoints.storage.json_file import read_object
 from fromage_cli.errors import InputError
 
@@ -35,10 +36,11 @@ def is_index(path: Path) -> bool:
     return path.name.endswith(".index.json")
 
 
-def read_sharded(path: Path, read_file: Callable[[Path], Contents]) -> Contents:
-    """Read an index and the structure of its shards, each by `read_file`."""
+def read_sharded(path: Path, read_file: Callable[[Path, Allowance], Contents]) -> Contents:
+    """Read an index and the structure of its shards, each by `read_file`; their pickles share one allowance."""
     index = read_index(path)
-    shards = {shard: read_file(shard) for shard in index.shards}
+    allowance = Allowance(sum(FileVersion.of(shard).size for shard in index.shards))
+    shards = {shard: read_file(shard, allowance) for shard in index.shards}
     for name, shard in index.files.items():
         if name not in shards[shard].entries:
             raise InputError(

@@ -47,13 +47,13 @@ class Loaded:
     """Where the elements of tensors lie in the file as they are."""
 
 
-def read_torch(path: Path, kind: str, choice: Choice = ANY) -> Contents:
+def read_torch(path: Path, kind: str, choice: Choice = ANY, allowance: Allowance | None = None) -> Contents:
     """Read the structure of a file (`kind` "torch" or "torch-legacy") and choose the dictionary that is the weights.
 
     Raises UnsafeError where it holds no weights and would run code, InputError for all else that cannot be read.
     """
     version = FileVersion.of(path)
-    loaded = load(Source.of_file(path), kind)
+    loaded = load(Source.of_file(path), kind, allowance)
     try:
         chosen, note = choose(loaded.root, choice)
     except InputError as error:
@@ -80,9 +80,9 @@ def read_torch(path: Path, kind: str, choice: Choice = ANY) -> Contents:
     )
 
 
-def load_file(path: Path, kind: str) -> object:
+def load_file(path: Path, kind: str, allowance: Allowance | None = None) -> object:
     """Everything in a file (`kind` "torch" or "torch-legacy"), as containers, plain values and unread tensors."""
-    return load(Source.of_file(path), kind).root
+    return load(Source.of_file(path), kind, allowance).root
 
 
 def load_part(path: Path, begin: int, size: int) -> object:

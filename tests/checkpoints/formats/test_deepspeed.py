@@ -103,6 +103,7 @@ def rewrite(path, change):
         (2, lambda c: c["optimizer_state_dict"]["single_partition_of_fp32_groups"].pop(), "2 groups of parameters"),
         (2, lambda c: c["optimizer_state_dict"].pop("single_partition_of_fp32_groups"), "no float32 weights"),
         (2, lambda c: c.clear(), "no float32 weights"),
+        (2, lambda c: c["optimizer_state_dict"].clear(), "no float32 weights"),
         (2, lambda c: c["optimizer_state_dict"].update(single_partition_of_fp32_groups=[torch.ones(9)] * 2), "needs"),
         (3, lambda c: c["optimizer_state_dict"].update(fp32_flat_groups=[torch.ones(9)] * 2), "each rank needs"),
         (3, lambda c: c["optimizer_state_dict"].update(fp32_flat_groups=[torch.ones(3, 3)]), "no float32 weights"),
@@ -112,6 +113,16 @@ def test_parts_that_do_not_add_up_are_refused(tmp_path, trained, stage, change, 
     directory = write(tmp_path, trained, stage)
     rewrite(directory / "zero_pp_rank_1_mp_rank_00_optim_states.pt", change)
     with pytest.raises(InputError, match=words):
+        open_checkpoint(directory)
+
+
+def test_a_count_of_ranks_that_is_none(tmp_path, trained):
+    directory = write(tmp_path, trained)
+    rewrite(
+        directory / "zero_pp_rank_0_mp_rank_00_optim_states.pt",
+        lambda c: c["optimizer_state_dict"].update(partition_count=["x", None, 9]),
+    )
+    with pytest.raises(InputError, match="of 9 ranks"):
         open_checkpoint(directory)
 
 
