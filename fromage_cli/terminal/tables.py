@@ -13,7 +13,7 @@ from rich.text import Text
 from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.rows import ALIKE
-from fromage_cli.terminal.words import ascii_words, middle, number, visible
+from fromage_cli.terminal.words import ascii_words, middles, number, visible
 
 NARROWEST_NAME = (16, 24)
 """A name is never cut below so many cells, on a narrow terminal and on one of 72 columns or more."""
@@ -88,8 +88,9 @@ class HouseTable:
                 no_wrap=True,
                 overflow="ellipsis" if not self.ascii_only else "crop",
             )
-        for row in self.rows:
-            table.add_row(*(self._cut(row[index], rooms.get(index)) for index in kept))
+        columns = [self._cut([row[index] for row in self.rows], rooms.get(index)) for index in kept]
+        for row in zip(*columns, strict=True):
+            table.add_row(*row)
         return table
 
     def _name_rooms(self, kept: Sequence[int], width: int) -> dict[int, int]:
@@ -99,10 +100,11 @@ class HouseTable:
         room = width - others - _GAP * len(kept)
         return {index: max(room // len(names), _narrowest(width)) for index in names}
 
-    def _cut(self, cell: Text, room: int | None) -> Text:
-        if room is None or cell_len(cell.plain) <= room:
-            return cell
-        return Text(middle(cell.plain, room, self.ascii_only), style=cell.style)
+    def _cut(self, cells: list[Text], room: int | None) -> list[Text]:
+        if room is None:
+            return cells
+        names = middles([cell.plain for cell in cells], room, self.ascii_only)
+        return [Text(name, style=cell.style) for name, cell in zip(names, cells, strict=True)]
 
     def _cell(self, value: object) -> Text:
         if isinstance(value, Text):

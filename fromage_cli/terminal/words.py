@@ -103,8 +103,8 @@ def escape(name: str) -> str:
     return escape_markup(visible(name))
 
 
-def middle(text: str, width: int, ascii_only: bool = False) -> str:
-    """The text cut in its middle to at most `width` cells; the end, where names differ, keeps the larger part."""
+def middle(text: str, width: int, ascii_only: bool = False, head_share: float = 1 / 3) -> str:
+    """The text cut in its middle to at most `width` cells; the end, where names mostly differ, keeps the larger part."""
     from rich.cells import cell_len, set_cell_size
 
     if cell_len(text) <= width:
@@ -112,10 +112,16 @@ def middle(text: str, width: int, ascii_only: bool = False) -> str:
     dots = ".." if ascii_only else "…"
     if width <= len(dots) + 1:
         return set_cell_size(text, max(width, 0))
-    head = (width - len(dots)) // 3
+    head = int((width - len(dots)) * head_share)
     tail = width - len(dots) - head
     backwards = set_cell_size(text[::-1], tail)[::-1]
     return set_cell_size(text, head) + dots + backwards
+
+
+def middles(texts: Sequence[str], width: int, ascii_only: bool = False) -> list[str]:
+    """All of them cut to at most `width` cells, where that is possible so that different ones still differ."""
+    ways = ([middle(text, width, ascii_only, share) for text in texts] for share in (1 / 3, 1 / 2, 2 / 3, 1 / 6, 4 / 5))
+    return max(ways, key=lambda cut: len(set(cut)))
 
 
 def sparkline(
