@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
 from fromage_cli.checkpoints.reading.reductions import Rows, measure_norms, measure_rows
 from fromage_cli.diagnostics.norms.result import Channels, LayerNorms, NormsResult, Overflow, OverflowSteps
-from fromage_cli.diagnostics.norms.settings import RELATIVE, Settings
+from fromage_cli.diagnostics.norms.settings import FIRST_BETA, RELATIVE, Settings
 from fromage_cli.theory.growth import LARGEST, first_passage, orthogonal_growth, relative_walk, steps_until, theil_sen
 from fromage_cli.theory.scale_invariance import Invariance
 
@@ -59,7 +59,14 @@ def measure(
         for name in measured
     )
     return NormsResult(
-        run.steps, settings.optimizer, settings.learning_rates, settings.weight_decay, settings.steps_per_epoch, layers
+        steps=run.steps,
+        optimizer=settings.optimizer,
+        learning_rates=settings.learning_rates,
+        weight_decay=settings.weight_decay,
+        steps_per_epoch=settings.steps_per_epoch,
+        layers=layers,
+        no_law=settings.no_law,
+        assumed=() if settings.no_law else settings.assumed,
     )
 
 
@@ -115,11 +122,15 @@ def _growth(steps: Sequence[int | None], norms: Sequence[float]) -> tuple[float 
 def _predicted(settings: Settings) -> float | None:
     """What a scale-invariant layer grows by in a step, at the mean square of the known rates."""
     rates = [settings.trust_coefficient * rate for rate in settings.learning_rates if rate is not None]
-    if settings.optimizer not in RELATIVE or not rates or settings.coupled:
+    if settings.optimizer is None or settings.no_law is not None:
         return None
     rate = math.sqrt(math.fsum(rate**2 for rate in rates) / len(rates))
-    walk = relative_walk(settings.optimizer, rate, settings.momentum or 0.0, settings.first_beta or 0.0)
+    walk = relative_walk(settings.optimizer, rate, settings.momentum or 0.0, _first_beta(settings))
     return orthogonal_growth(walk or 0.0) - rate * (settings.weight_decay or 0.0)
+
+
+def _first_beta(settings: Settings) -> float:
+    return FIRST_BETA if settings.first_beta is None else settings.first_beta
 
 
 def _overflow(step: int, found: Rows, growth: float) -> OverflowSteps:

@@ -67,7 +67,13 @@ def _legend(result: NormsResult) -> str:
     law = series and any(layer.predicted_growth is not None for layer in result.layers)
     unknown = series and result.optimizer is None
     tested = TESTED if _is_tested(result) else UNTESTED
-    return " ".join([*[GROWTH] * series, *[LAW] * law, tested, *[UNKNOWN] * unknown])
+    return " ".join([*[GROWTH] * series, *[LAW] * law, *_law_words(result) * series, tested, *[UNKNOWN] * unknown])
+
+
+def _law_words(result: NormsResult) -> list[str]:
+    """What the law takes, or why there is none; an optimizer that is not known is spoken of elsewhere."""
+    reason = [f"No law: {result.no_law}."] if result.no_law and result.optimizer is not None else []
+    return [*reason, *(f"For the law {words}." for words in result.assumed)]
 
 
 def _is_tested(result: NormsResult) -> bool:

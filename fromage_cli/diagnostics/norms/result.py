@@ -56,7 +56,7 @@ class LayerNorms:
     """Its standard error by Sen's interval; None with fewer than three steps."""
     predicted_growth: float | None = None
     """½ ln(1+δ²) − η·wd for a scale-invariant layer under LARS and LAMB, −η·wd under Fromage, decay decoupled; else
-    None."""
+    None, for the reason in `no_law`."""
     dead_bias: bool | None = None
     """Whether the bias beside it has no effect; None without a bias or a model."""
     overflow_step: OverflowSteps | None = None
@@ -82,3 +82,7 @@ class NormsResult:
     weight_decay: float | None
     steps_per_epoch: int | None
     layers: tuple[LayerNorms, ...]
+    no_law: str | None = None
+    """Why `predicted_growth` is null."""
+    assumed: tuple[str, ...] = ()
+    """What it takes for want of knowing."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 RELATIVE = ("fromage", "lars", "lamb")
 """Optimizers whose rate is a relative step."""
 OPTIMIZERS = (*RELATIVE, "sgd", "adam", "adamw", "lion")
+FIRST_BETA = 0.9
+"""β₁ of LAMB where nothing says it: the default of every implementation."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,30 @@ class Settings:
     trust_coefficient: float = 1.0
     """What LARS multiplies its rate by."""
     coupled: bool = False
-    """Whether the decay is part of a gradient that is rescaled, so that it has no rate of its own."""
+    """Whether the decay is part of what is rescaled, so that it has no rate of its own."""
     steps_per_epoch: int | None = None
+
+    @property
+    def no_law(self) -> str | None:
+        """Why the growth of a scale-invariant layer cannot be told; None where it can."""
+        if self.optimizer is None:
+            return "the optimizer is not known"
+        if self.optimizer not in RELATIVE:
+            return f"the learning rate of {self.optimizer} is no relative step"
+        if all(rate is None for rate in self.learning_rates):
+            return "the learning rate is not known"
+        if self.coupled:
+            return f"{self.optimizer} rescales its weight decay with its update, by a size that is not known"
+        return None
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What the law takes for want of knowing."""
+        if self.optimizer == "lamb" and self.first_beta is None:
+            return (f"β₁ is not known, {FIRST_BETA} is taken",)
+        if self.optimizer == "lars" and self.momentum is None:
+            return ("the momentum is not known, 0 is taken",)
+        return ()
 
 
 def find_settings(checkpoints: Sequence[Checkpoint], declared: "Declared", given: Settings) -> Settings:
@@ -55,9 +79,17 @@ def find_settings(checkpoints: Sequence[Checkpoint], declared: "Declared", given
         momentum=_first(given.momentum, _setting(last, "momentum"), declared.momentum),
         first_beta=_first(given.first_beta, betas[0] if betas else None),
         trust_coefficient=_first(_setting(last, "trust_coefficient"), _setting(last, "trust_coeff"), 1.0) or 1.0,
-        coupled=bool(decay) and given.weight_decay is None and optimizer in ("lars", "fromage"),
+        coupled=bool(decay) and _is_coupled(optimizer, last, given),
         steps_per_epoch=steps_per_epoch,
     )
+
+
+def _is_coupled(optimizer: str, state: OptimizerState | None, given: Settings) -> bool:
+    """Whether that optimizer rescales its decay: LAMB by its rule, LARS unless it was given as decoupled."""
+    if optimizer == "lamb":
+        decoupled = _setting(state, "weight_decouple") and not _setting(state, "fixed_decay")
+        return given.weight_decay is not None or not decoupled
+    return given.weight_decay is None and optimizer in RELATIVE
 
 
 def _refuse_idle(given: Settings, optimizer: str | None) -> None:

@@ -69,9 +69,9 @@ def test_effective_rates_and_their_halving(growing, optimizer, power):
 
 
 def test_the_law_by_optimizer(growing):
-    law = math.log1p(0.02**2) / 2
-    for optimizer, expected in (("lars", law), ("lamb", law), ("fromage", 0.0), ("sgd", None), (None, None)):
-        assert measured(growing, optimizer, 0.02).layers[0].predicted_growth == expected
+    law, lamb = math.log1p(0.02**2) / 2, math.log1p(19 * 0.02**2) / 2  # LAMB's β₁ being .9
+    for optimizer, expected in (("lars", law), ("lamb", lamb), ("fromage", 0.0), ("sgd", None), (None, None)):
+        assert measured(growing, optimizer, 0.02).layers[0].predicted_growth == pytest.approx(expected)
     assert measured(growing, "lars", 0.02, 0.01).layers[0].predicted_growth == pytest.approx(law - 2e-4)
     assert measured(growing, "lars", None).layers[0].predicted_growth is None
 
@@ -86,7 +86,18 @@ def test_the_law_with_memory_and_with_a_decay_that_is_rescaled(growing):
     assert law("lars", rates, momentum=0.9) == pytest.approx(math.log1p(0.2**2) / 2)
     assert law("lars", rates, momentum=0.9, trust_coefficient=0.1) == pytest.approx(math.log1p(0.02**2) / 2)
     assert law("lamb", rates, first_beta=0.9) == pytest.approx(math.log1p(19 * 0.02**2) / 2)
-    assert law("lars", rates, 0.1, coupled=True) is None
+    assert law("lamb", rates, first_beta=0.0) == pytest.approx(math.log1p(0.02**2) / 2)
+    for optimizer in ("lars", "lamb"):
+        assert law(optimizer, rates, 0.1, coupled=True) is None
+
+
+def test_no_law_without_a_reason_and_nothing_assumed_in_silence(growing):
+    assert measured(growing, "lamb", 0.02).assumed == ("β₁ is not known, 0.9 is taken",)
+    assert measured(growing, "lars", 0.02).assumed == ("the momentum is not known, 0 is taken",)
+    assert (measured(growing, "lars", 0.02).no_law, measured(growing, "lars").assumed) == (None, ())
+    assert measured(growing, "lars").no_law == "the learning rate is not known"
+    assert measured(growing, "adamw", 0.02).no_law == "the learning rate of adamw is no relative step"
+    assert measured(growing).no_law == "the optimizer is not known"
 
 
 def test_where_the_effective_rate_has_halved(tmp_path):

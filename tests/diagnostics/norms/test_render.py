@@ -76,6 +76,14 @@ def test_an_optimizer_that_is_not_known(make_result):
     assert "--optimizer NAME" not in page(make_result(), 300)
 
 
+def test_why_there_is_no_law_and_what_it_takes(make_result):
+    assert "No law: lamb rescales." in page(make_result(optimizer="lamb", no_law="lamb rescales"), 300)
+    assert "For the law β₁ is not known, 0.9 is taken." in page(
+        make_result(assumed=("β₁ is not known, 0.9 is taken",)), 300
+    )
+    assert "No law" not in page(make_result(optimizer=None, no_law="the optimizer is not known"), 300)
+
+
 def test_no_growth(make_result, make_layer):
     assert "the norm of no layer grows" in summary(make_result(layers=(make_layer(overflow_step=None),)))
 

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -5,7 +7,7 @@ from safetensors.torch import save_file
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.norms.settings import Settings, find_settings
 from fromage_cli.errors import UsageError
-from fromage_cli.optim import LARS
+from fromage_cli.optim import LAMB, LARS
 from fromage_cli.problem.beside import Declared
 
 
@@ -54,6 +56,43 @@ def test_the_state_of_lars(tmp_path):
     torch.save(saved, tmp_path / "step-1.pt")
     found = find_settings([open_checkpoint(tmp_path / "step-1.pt")], Declared(), given())
     assert (found.optimizer, found.momentum, found.trust_coefficient, found.coupled) == ("lars", 0.9, 0.02, True)
+
+
+def of_lamb(tmp_path, decay, rest=None):
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    state = LAMB([weight], lr=0.5, weight_decay=decay).state_dict()
+    state["param_groups"][0].update(rest or {})
+    torch.save({"model": {"w": weight.data}, "step": 1, "optimizer": state}, tmp_path / "step-1.pt")
+    return [open_checkpoint(tmp_path / "step-1.pt")]
+
+
+def test_the_decay_of_lamb_is_rescaled(tmp_path):
+    found = find_settings(of_lamb(tmp_path, 0.1), Declared(), given())
+    assert (found.optimizer, found.first_beta, found.coupled) == ("lamb", 0.9, True)
+    assert "lamb rescales its weight decay with its update" in (found.no_law or "")
+    assert find_settings(of_lamb(tmp_path, 0.0), Declared(), given()).no_law is None
+    assert find_settings(of_lamb(tmp_path, 0.0), Declared(), given("lamb", decay=0.1)).no_law
+    assert find_settings(of_lamb(tmp_path, 0.1, {"weight_decouple": True}), Declared(), given()).no_law is None
+
+
+def grown_by_lamb(size, decay):
+    """Growth of ln ‖W‖ a step under LAMB, for gradients that are noise at right angles to weights of that size."""
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(size * torch.randn(400, dtype=torch.float64))
+    optimizer = LAMB([weight], lr=0.01, betas=(0.0, 0.999), weight_decay=decay)
+    norms = []
+    for _ in range(300):
+        noise = torch.randn_like(weight)
+        weight.grad = (noise - noise @ weight / (weight @ weight) * weight).detach()
+        optimizer.step()
+        norms.append(float(weight.detach().norm().log()))
+    return (norms[-1] - norms[29]) / 270
+
+
+def test_what_lamb_decays_depends_on_more_than_its_settings():
+    growth = {size: grown_by_lamb(size, 0.1) for size in (0.02, 0.2, 2.0)}
+    assert grown_by_lamb(0.2, 0.0) == pytest.approx(math.log1p(0.01**2) / 2, rel=0.2)
+    assert growth[0.02] > 0 > growth[0.2] > 3 * growth[0.2] > growth[2.0]
 
 
 def test_groups_that_differ_have_no_one_rate(tmp_path):
