@@ -104,7 +104,7 @@ def escape(name: str) -> str:
 
 
 def middle(text: str, width: int, ascii_only: bool = False, head_share: float = 1 / 3) -> str:
-    """The text cut in its middle to at most `width` cells; the end, where names mostly differ, keeps the larger part."""
+    """The text cut in its middle to at most `width` cells; the end, where most names differ, keeps the larger part."""
     from rich.cells import cell_len, set_cell_size
 
     if cell_len(text) <= width:
