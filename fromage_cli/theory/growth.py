@@ -43,18 +43,30 @@ def orthogonal_growth(relative_step: float) -> float:
     return math.log1p(relative_step**2) / 2
 
 
-def relative_walk(optimizer: str, rate: float, momentum: float = 0.0, first_beta: float = 0.0) -> float | None:
+def relative_walk(optimizer: str, rate: float, total: float = 1.0, first_beta: float = 0.0) -> float | None:
     """The relative step delta, as if without memory, by which an optimizer makes a scale-invariant layer grow.
 
-    LARS: eta / (1 - momentum), whose buffer adds up rescaled gradients. LAMB: eta sqrt((1 + beta1) / (1 - beta1)),
-    whose steps are of size eta and overlap by beta1. Exact without memory, else for gradients that are noise. Fromage:
-    0, for it divides by sqrt(1 + eta^2). None for an optimizer whose rate is no relative step.
+    LARS: eta H, whose buffer adds up rescaled gradients; `total` is H, the sum of what one gradient does over the steps
+    that follow, 1 / (1 - momentum) without dampening. LAMB: eta sqrt((1 + beta1) / (1 - beta1)), whose steps are of
+    size eta and overlap by beta1. Exact without memory, else for gradients that are noise. Fromage: 0, for it divides
+    by sqrt(1 + eta^2). None for an optimizer whose rate is no relative step.
     """
     if optimizer == "lars":
-        return rate / (1 - momentum)
+        return rate * total
     if optimizer == "lamb":
         return rate * math.sqrt((1 + first_beta) / (1 - first_beta))
     return 0.0 if optimizer == "fromage" else None
+
+
+def mean_over(positions: Sequence[float | None], values: Sequence[float]) -> float:
+    """The mean of a curve through the points, linear between them; without two known positions that of the values."""
+    points = [(x, y) for x, y in zip(positions, values, strict=True) if x is not None]
+    if min(values) == max(values):
+        return values[0]
+    if len(points) < 2:
+        return math.fsum(values) / len(values)
+    area = math.fsum((x_next - x) * (y + y_next) / 2 for (x, y), (x_next, y_next) in pairwise(points))
+    return area / (points[-1][0] - points[0][0])
 
 
 def first_passage(positions: Sequence[float], values: Sequence[float], level: float) -> float | None:

@@ -5,7 +5,15 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 
-from fromage_cli.theory.growth import first_passage, orthogonal_growth, relative_walk, steps_until, theil_sen
+from fromage_cli.theory.equilibrium import momentum_gains
+from fromage_cli.theory.growth import (
+    first_passage,
+    mean_over,
+    orthogonal_growth,
+    relative_walk,
+    steps_until,
+    theil_sen,
+)
 
 
 def test_a_line_has_its_slope_and_no_error():
@@ -41,22 +49,21 @@ def test_steps_until_a_limit():
     assert steps_until(0.0, 2.0, 0.1) is None
 
 
-def grown(optimizer: str, rate: float, memory: float, steps: int = 4000, size: int = 400) -> float:
+def grown(optimizer: str, rate: float, memory: float, dampening: float = 0.0, nesterov: bool = False) -> float:
     """Growth of ln ‖W‖ a step, simulated with gradients that are noise orthogonal to W."""
-    draw = np.random.default_rng(0)
-    weights, memory_of = draw.normal(size=size), np.zeros(size)
+    draw, steps, size = np.random.default_rng(0), 4000, 400
+    weights, buffer = draw.normal(size=size), np.zeros(size)
     norms = [np.linalg.norm(weights)]
     for _ in range(steps):
         gradient = draw.normal(size=size)
         gradient -= gradient @ weights / (weights @ weights) * weights
         if optimizer == "lars":
-            memory_of = memory * memory_of + norms[-1] / np.linalg.norm(gradient) * gradient
-            weights = weights - rate * memory_of
+            scaled = norms[-1] / np.linalg.norm(gradient) * gradient
+            buffer = memory * buffer + (1 - dampening) * scaled
+            weights = weights - rate * (scaled + memory * buffer if nesterov else buffer)
         else:
-            memory_of = (
-                memory * memory_of + (1 - memory) * gradient / norms[-1]
-            )  # a scale-invariant gradient shrinks so
-            weights = weights - rate * norms[-1] / np.linalg.norm(memory_of) * memory_of
+            buffer = memory * buffer + (1 - memory) * gradient / norms[-1]  # a scale-invariant gradient shrinks so
+            weights = weights - rate * norms[-1] / np.linalg.norm(buffer) * buffer
         norms.append(np.linalg.norm(weights))
     warm = steps // 10
     return float(np.log(norms[-1] / norms[warm]) / (steps - warm))
@@ -65,9 +72,23 @@ def grown(optimizer: str, rate: float, memory: float, steps: int = 4000, size: i
 @pytest.mark.parametrize(("optimizer", "memory"), [("lars", 0.0), ("lars", 0.9), ("lamb", 0.0), ("lamb", 0.9)])
 def test_the_law_with_memory_is_that_of_simulated_noise(optimizer: str, memory: float) -> None:
     rate = 0.002 if memory else 0.01
-    step = relative_walk(optimizer, rate, momentum=memory, first_beta=memory)
+    step = relative_walk(optimizer, rate, total=momentum_gains(memory).total, first_beta=memory)
     assert step is not None
     assert grown(optimizer, rate, memory) == pytest.approx(orthogonal_growth(step), rel=0.1 if memory else 1e-4)
+
+
+@pytest.mark.parametrize(("dampening", "nesterov", "total"), [(0.5, False, 5.0), (0.5, True, 5.5), (0.0, True, 10.0)])
+def test_dampening_and_nesterov_change_the_law_of_lars(dampening: float, nesterov: bool, total: float) -> None:
+    assert momentum_gains(0.9, dampening, nesterov).total == pytest.approx(total)
+    step = relative_walk("lars", 0.002, total)
+    assert step is not None
+    assert grown("lars", 0.002, 0.9, dampening, nesterov) == pytest.approx(orthogonal_growth(step), rel=0.1)
+
+
+def test_the_mean_of_a_curve() -> None:
+    assert mean_over([0, 10, 40], [1.0, 3.0, 5.0]) == 3.5
+    assert mean_over([None], [2.0]) == 2.0
+    assert mean_over([0, None], [1.0, 2.0]) == 1.5
 
 
 def test_optimizers_without_a_law() -> None:

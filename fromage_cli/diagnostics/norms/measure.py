@@ -9,7 +9,15 @@ from fromage_cli.checkpoints import Checkpoint, TensorEntry
 from fromage_cli.checkpoints.reading.reductions import Rows, measure_norms, measure_rows
 from fromage_cli.diagnostics.norms.result import Channels, LayerNorms, NormsResult, Overflow, OverflowSteps
 from fromage_cli.diagnostics.norms.settings import FIRST_BETA, RELATIVE, Settings
-from fromage_cli.theory.growth import LARGEST, first_passage, orthogonal_growth, relative_walk, steps_until, theil_sen
+from fromage_cli.theory.growth import (
+    LARGEST,
+    first_passage,
+    mean_over,
+    orthogonal_growth,
+    relative_walk,
+    steps_until,
+    theil_sen,
+)
 from fromage_cli.theory.scale_invariance import Invariance
 
 if TYPE_CHECKING:
@@ -100,7 +108,7 @@ def _layer(
         invariance=tested.invariance,
         growth_per_step=growth,
         growth_stderr=stderr,
-        predicted_growth=_predicted(settings),
+        predicted_growth=_predicted(steps, settings),
         dead_bias=tested.dead_bias,
         overflow_step=_overflow(steps[-1] or 0, last, lasting) if lasting else None,
         halved_step=_halved(steps, norms, power, lasting) if growth is not None and power else None,
@@ -119,18 +127,20 @@ def _growth(steps: Sequence[int | None], norms: Sequence[float]) -> tuple[float 
     return theil_sen(known, [math.log(norm) for norm in norms])
 
 
-def _predicted(settings: Settings) -> float | None:
-    """What a scale-invariant layer grows by in a step, at the mean square of the known rates."""
-    rates = [settings.trust_coefficient * rate for rate in settings.learning_rates if rate is not None]
-    if settings.optimizer is None or settings.no_law is not None:
+def _predicted(steps: Sequence[int | None], settings: Settings) -> float | None:
+    """What a scale-invariant layer grows by in a step: the mean of the law at the known rates."""
+    if settings.no_law is not None:
         return None
-    rate = math.sqrt(math.fsum(rate**2 for rate in rates) / len(rates))
-    walk = relative_walk(settings.optimizer, rate, settings.momentum or 0.0, _first_beta(settings))
+    known = [(step, rate) for step, rate in zip(steps, settings.learning_rates, strict=True) if rate is not None]
+    return mean_over([step for step, _ in known], [_law(settings, rate) for _, rate in known])
+
+
+def _law(settings: Settings, rate: float) -> float:
+    """½ ln(1+δ²) less what decoupled decay takes off, η·wd, at one rate."""
+    first_beta = FIRST_BETA if settings.first_beta is None else settings.first_beta
+    relative = settings.trust_coefficient * rate
+    walk = relative_walk(settings.optimizer or "", relative, settings.gains.total, first_beta)
     return orthogonal_growth(walk or 0.0) - rate * (settings.weight_decay or 0.0)
-
-
-def _first_beta(settings: Settings) -> float:
-    return FIRST_BETA if settings.first_beta is None else settings.first_beta
 
 
 def _overflow(step: int, found: Rows, growth: float) -> OverflowSteps:

@@ -55,8 +55,8 @@ class LayerNorms:
     growth_stderr: float | None = None
     """Its standard error by Sen's interval; None with fewer than three steps."""
     predicted_growth: float | None = None
-    """½ ln(1+δ²) − η·wd for a scale-invariant layer under LARS and LAMB, −η·wd under Fromage, decay decoupled; else
-    None, for the reason in `no_law`."""
+    """½ ln(1+δ²) − η·wd for a scale-invariant layer under LARS and LAMB, −η·wd under Fromage, decay decoupled, the
+    mean over the series' rates; else None, for the reason in `no_law`."""
     dead_bias: bool | None = None
     """Whether the bias beside it has no effect; None without a bias or a model."""
     overflow_step: OverflowSteps | None = None

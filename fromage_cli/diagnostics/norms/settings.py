@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fromage_cli.checkpoints import Checkpoint, OptimizerState
 from fromage_cli.checkpoints.optimizers.optimizer_kind import optimizer_kind
 from fromage_cli.errors import UsageError
+from fromage_cli.theory.equilibrium import Gains, momentum_gains
 
 if TYPE_CHECKING:
     from fromage_cli.problem.beside import Declared
@@ -34,6 +35,13 @@ class Settings:
     coupled: bool = False
     """Whether the decay is part of what is rescaled, so that it has no rate of its own."""
     steps_per_epoch: int | None = None
+    dampening: float = 0.0
+    nesterov: bool = False
+
+    @property
+    def gains(self) -> Gains:
+        """What one gradient does over the steps that follow, under momentum."""
+        return momentum_gains(self.momentum or 0.0, self.dampening, self.nesterov)
 
     @property
     def no_law(self) -> str | None:
@@ -81,6 +89,8 @@ def find_settings(checkpoints: Sequence[Checkpoint], declared: "Declared", given
         trust_coefficient=_first(_setting(last, "trust_coefficient"), _setting(last, "trust_coeff"), 1.0) or 1.0,
         coupled=bool(decay) and _is_coupled(optimizer, last, given),
         steps_per_epoch=steps_per_epoch,
+        dampening=_setting(last, "dampening") or 0.0,
+        nesterov=bool(_setting(last, "nesterov")),
     )
 
 

@@ -11,6 +11,7 @@ from fromage_cli.checkpoints.runs.gathering import gather_series
 from fromage_cli.diagnostics.norms.measure import LayerTest, measure
 from fromage_cli.diagnostics.norms.result import Channels
 from fromage_cli.diagnostics.norms.settings import Settings
+from fromage_cli.theory.equilibrium import lars_growth
 from fromage_cli.theory.scale_invariance import Invariance
 
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
@@ -89,6 +90,40 @@ def test_the_law_with_memory_and_with_a_decay_that_is_rescaled(growing):
     assert law("lamb", rates, first_beta=0.0) == pytest.approx(math.log1p(0.02**2) / 2)
     for optimizer in ("lars", "lamb"):
         assert law(optimizer, rates, 0.1, coupled=True) is None
+
+
+def law_of(checkpoints, settings):
+    names, _ = lasting_layers(checkpoints)
+    return measure(checkpoints, names, settings).layers[0].predicted_growth
+
+
+def test_decay_past_the_gradient_is_not_scaled_by_trust(growing):
+    settings = Settings("lars", (10.0,) * 4, 1e-4, 0.9, trust_coefficient=0.001)
+    expected = math.log1p(0.1**2) / 2 - 10.0 * 1e-4
+    assert law_of(growing, settings) == pytest.approx(expected)
+    assert lars_growth(0.01, settings.gains, 10.0 * 1e-4) == pytest.approx(expected, rel=0.01)  # to second order
+
+
+def test_a_rate_that_changes(tmp_path):
+    """Falling linearly: ½ E η² − wd E η, whichever steps were kept; simulated with orthogonal steps."""
+    steps = (0, 50, 100, 150, 250, 300, 400, 500, 600, 700, 800, 1000)
+    checkpoints = series(tmp_path, *((step, 1.0) for step in steps))
+    rates = tuple(0.01 * (1 - step / 1000) for step in steps)
+    simulated = sum(
+        math.log(math.hypot(1 - rate * 0.003, rate)) for rate in (0.01 * (1 - step / 1000) for step in range(1000))
+    )
+    assert law_of(checkpoints, Settings("lars", rates, 0.003)) == pytest.approx(simulated / 1000, rel=0.1)
+    assert simulated / 1000 == pytest.approx(1e-4 / 6 - 0.003 * 0.005, rel=0.05)
+
+
+def test_dampening_and_nesterov(growing):
+    rates = (0.002,) * 4
+    assert law_of(growing, Settings("lars", rates, momentum=0.9, dampening=0.5)) == pytest.approx(
+        math.log1p(0.01**2) / 2
+    )
+    assert law_of(growing, Settings("lars", rates, momentum=0.9, dampening=0.5, nesterov=True)) == pytest.approx(
+        math.log1p(0.011**2) / 2
+    )
 
 
 def test_no_law_without_a_reason_and_nothing_assumed_in_silence(growing):

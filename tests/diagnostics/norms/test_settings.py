@@ -51,11 +51,12 @@ def test_the_state_tells_kind_rates_and_decay(tmp_path):
 
 def test_the_state_of_lars(tmp_path):
     weight = torch.nn.Parameter(torch.ones(2, 2))
-    optimizer = LARS([weight], lr=0.5, momentum=0.9, weight_decay=0.1, trust_coefficient=0.02)
+    optimizer = LARS([weight], lr=0.5, momentum=0.9, dampening=0.5, weight_decay=0.1, trust_coefficient=0.02)
     saved = {"model": {"w": weight.data}, "step": 1, "optimizer": optimizer.state_dict()}
     torch.save(saved, tmp_path / "step-1.pt")
     found = find_settings([open_checkpoint(tmp_path / "step-1.pt")], Declared(), given())
     assert (found.optimizer, found.momentum, found.trust_coefficient, found.coupled) == ("lars", 0.9, 0.02, True)
+    assert (found.dampening, found.nesterov, found.gains.total) == (0.5, False, pytest.approx(5.0))
 
 
 def of_lamb(tmp_path, decay, rest=None):
