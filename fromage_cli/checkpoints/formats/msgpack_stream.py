@@ -16,10 +16,12 @@ from fromage_cli.errors import InputError
 
 DEEPEST = 64
 """Maps and arrays inside of each other."""
-MOST = 500_000
+MOST = 200_000
 """Values in one file."""
 LONGEST = 1_000_000
 """Bytes of a text."""
+WINDOW = 1 << 14
+"""Bytes read at a time."""
 INLINE = 64
 """Binary content up to this many bytes is read; of more only the place is kept."""
 _NUMBERS = {0xCA: ">f", 0xCB: ">d", 0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q"}
@@ -49,6 +51,7 @@ class MsgpackStream:
     def __init__(self, file: Window, source: Source, extension: Extension) -> None:
         self._file, self._source, self._extension = file, source, extension
         self.position, self._count, self._depth = 0, 0, 0
+        self._window, self._begin = b"", 0
 
     def value(self) -> Any:
         """The next value."""
@@ -125,9 +128,12 @@ class MsgpackStream:
 
     def _take(self, count: int) -> bytes:
         self._expect(count)
-        self._file.seek(self.position)
+        place = self.position - self._begin
+        if not 0 <= place <= len(self._window) - count:
+            self._file.seek(self.position)
+            self._window, self._begin, place = self._file.read(max(count, WINDOW)), self.position, 0
         self.position += count
-        return self._file.read(count)
+        return self._window[place : place + count]
 
     def _expect(self, count: int) -> None:
         """Raise unless so many bytes are left."""

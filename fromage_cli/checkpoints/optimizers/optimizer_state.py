@@ -11,8 +11,8 @@ from fromage_cli.errors import MismatchError
 
 SHAPED = ("exp_avg", "momentum_buffer", "exp_avg_sq", "exp_inf", "square_avg", "sum", "prev")
 """Slots that have their parameter's shape, in torch's own optimizers."""
-_FRONTIER = 100_000
-"""Ways of interleaving the groups that are followed at once."""
+_MOST_WORK = 1_000_000
+"""Places in groups that are compared, over all ways of interleaving them, before they are called ambiguous."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,13 @@ def _interleaved(state: OptimizerState, shapes: list[tuple[int, ...]]) -> list[i
     groups = [group.numbers for group in state.groups]
     known = {number: slot_shape(slot) for number, slot in state.slots.items()}
     ways: dict[tuple[int, ...], _Way] = {(0,) * len(groups): _Way()}
+    work = 0
     for shape in shapes:
         following: dict[tuple[int, ...], _Way] = {}
         for places, way in ways.items():
             for number, after in _advances(groups, places, known, shape):
+                if (work := work + len(groups)) > _MOST_WORK:
+                    raise _ambiguous()
                 following[after] = _Way(way.several or after in following, number, way)
         ways = following
         if not ways:
@@ -131,8 +134,6 @@ def _interleaved(state: OptimizerState, shapes: list[tuple[int, ...]]) -> list[i
                 "The optimizer's state does not fit the model: no order of its parameters has the tensors' shapes.",
                 "It belongs to another model.",
             )
-        if len(ways) > _FRONTIER:
-            raise _ambiguous()
     (way,) = ways.values()
     if way.several:
         raise _ambiguous()

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, match_parameters, open_checkpoint
+from fromage_cli.checkpoints.optimizers.optimizer_state import ParameterGroup
 from fromage_cli.errors import MismatchError
 
 
@@ -71,6 +73,14 @@ def test_groups_that_fit_in_two_ways_are_refused(tmp_path: Path) -> None:
     optimizer = trained(model, torch.optim.Adam(groups, lr=1e-3))
     with pytest.raises(MismatchError, match="more than one way"):
         match_parameters(saved(tmp_path, model, optimizer), shapes(model))
+
+
+def test_ways_beyond_counting_are_called_ambiguous_at_once() -> None:
+    groups = tuple(ParameterGroup({}, tuple(range(12 * group, 12 * group + 12))) for group in range(24))
+    began = time.thread_time()
+    with pytest.raises(MismatchError, match="more than one way"):
+        match_parameters(OptimizerState(groups, {}), {str(number): (3, 3) for number in range(288)})
+    assert time.thread_time() - began < 2
 
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
