@@ -12,8 +12,41 @@ LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4
 """The largest finite number of each dtype."""
 
 
+NEEDED = {3: 6.31, 4: 2.92, 5: 2.35, 6: 2.13}
+"""Student's 95th percentile at n - 2 degrees of freedom, for so many points n; about 2 from seven on."""
+
+
+def drift(positions: Sequence[float], values: Sequence[float]) -> tuple[float, float | None]:
+    """The median slope and the larger of its two standard errors: for independent residuals, and for those of a walk.
+
+    Norms along a run are nearer to a walk: each starts where the last one ended.
+    """
+    slope, error = theil_sen(positions, values)
+    return slope, None if error is None else max(error, walk_error(positions, values))
+
+
+def is_drift(slope: float, error: float | None, count: int, errors: float = 2.0) -> bool:
+    """Whether the slope of so many points exceeds its standard error so many times, and Student's 95th percentile."""
+    return slope > max(errors, NEEDED.get(count, 0.0)) * (error or 0.0)
+
+
+def walk_error(positions: Sequence[float], values: Sequence[float]) -> float:
+    """The standard error of the mean increment per step of three points or more that are a walk with drift.
+
+    Increments d over distances h have the mean m h and the variance v h: v = sum (d - m h)^2 / h / (n - 2), error
+    sqrt(v / sum h); where all h are 1, sd(d) / sqrt(n - 1). The median slope of a walk has 1.05 to 1.1 times as much.
+    """
+    increments = [
+        (x_next - x, y_next - y) for (x, y), (x_next, y_next) in pairwise(zip(positions, values, strict=True))
+    ]
+    length = positions[-1] - positions[0]
+    mean = (values[-1] - values[0]) / length
+    variance = math.fsum((d - mean * h) ** 2 / h for h, d in increments) / (len(increments) - 1)
+    return math.sqrt(variance / length)
+
+
 def theil_sen(positions: Sequence[float], values: Sequence[float]) -> tuple[float, float | None]:
-    """The median slope over all pairs of points and its standard error; `positions` increase.
+    """The median slope over all pairs of points and its standard error for independent residuals; `positions` increase.
 
     The error is half the width of Sen's interval at one standard deviation of Kendall's statistic,
     sigma^2 = n (n - 1) (2 n + 5) / 18; None for two points. Source: Sen, *J. Am. Stat. Assoc.* 63 (1968).

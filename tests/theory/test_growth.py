@@ -1,5 +1,6 @@
 import math
 import random
+from itertools import pairwise
 from statistics import mean, stdev
 
 import numpy as np
@@ -7,12 +8,15 @@ import pytest
 
 from fromage_cli.theory.equilibrium import momentum_gains
 from fromage_cli.theory.growth import (
+    drift,
     first_passage,
+    is_drift,
     mean_over,
     orthogonal_growth,
     relative_walk,
     steps_until,
     theil_sen,
+    walk_error,
 )
 
 
@@ -34,6 +38,60 @@ def test_the_error_is_that_of_repeated_draws(count):
     slopes, errors = [slope for slope, _ in found], [error or 0.0 for _, error in found]
     assert mean(slopes) == pytest.approx(0.3, abs=4 * stdev(slopes) / 20)
     assert mean(errors) == pytest.approx(stdev(slopes), rel=0.25)
+
+
+def positions_of(count, spacing, draw):
+    """Even, or with gaps of 1 to 16 steps."""
+    places = [0.0]
+    while len(places) < count:
+        places.append(places[-1] + (1 if spacing == "even" else 2 ** draw.randint(0, 4)))
+    return places
+
+
+def walk(places, draw):
+    values = [0.0]
+    for here, there in pairwise(places):
+        values.append(values[-1] + draw.gauss(0, math.sqrt(there - here)))
+    return values
+
+
+def test_the_error_of_a_walk_is_that_of_its_mean_increment():
+    steps, values = [0, 10, 20, 30, 40], [0.0, 1.0, 1.5, 4.0, 4.5]
+    assert walk_error(steps, values) == pytest.approx(stdev([1.0, 0.5, 2.5, 0.5]) / math.sqrt(4) / 10)
+    gaps, increments, drift_of = [1, 4], [2.0, 3.0], 1.0
+    expected = math.sqrt(sum((d - drift_of * h) ** 2 / h for h, d in zip(gaps, increments, strict=True)) / 1 / 5)
+    assert walk_error([0, 1, 5], [0.0, 2.0, 5.0]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("spacing", ["even", "uneven"])
+@pytest.mark.parametrize(
+    ("count", "draws"), [(3, 4000), (4, 4000), (5, 3000), (6, 3000), (7, 2000), (10, 1000), (20, 400)]
+)
+def test_walks_without_drift_are_rarely_taken_for_growth(count, draws, spacing):
+    draw, alarms, naive = random.Random(1), 0, 0
+    for _ in range(draws):
+        places = positions_of(count, spacing, draw)
+        values = walk(places, draw)
+        slope, error = drift(places, values)
+        alarms += is_drift(slope, error, count)
+        naive += slope > 2 * (theil_sen(places, values)[1] or 0.0)
+    assert 0.02 < alarms / draws < 0.08
+    assert naive / draws > 0.11
+
+
+@pytest.mark.parametrize("count", [3, 5, 10, 30])
+def test_nor_is_independent_noise(count):
+    draw = random.Random(2)
+    found = [drift(range(count), [draw.gauss(0, 1) for _ in range(count)]) for _ in range(400)]
+    assert sum(is_drift(slope, error, count) for slope, error in found) / 400 < 0.06
+
+
+def test_a_walk_with_enough_drift_is_found():
+    draw, places = random.Random(3), list(range(0, 100, 10))
+    found = [drift(places, [0.5 * x + y for x, y in zip(places, walk(places, draw), strict=True)]) for _ in range(200)]
+    assert mean(slope for slope, _ in found) == pytest.approx(0.5, abs=0.03)
+    assert sum(is_drift(slope, error, 10) for slope, error in found) > 190
+    assert is_drift(1.0, None, 2) and not is_drift(0.0, None, 2)
 
 
 def test_the_law_is_that_of_an_orthogonal_step():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult
 from fromage_cli.findings import Finding
+from fromage_cli.theory.growth import is_drift
 
 REMEDY = "Divide the update by √(1+η²) as Fromage does, decay the weights, or bound their norm."
 FELT = "none"
@@ -19,7 +20,7 @@ class Limits:
     law: float = 0.1
     """Relative distance within which growth is that of the law."""
     significant: float = 2.0
-    """Standard errors by which a norm must grow."""
+    """Standard errors by which a norm must grow; of less than seven checkpoints Student's 95th percentile."""
     doubling: float = 10.0
     """Growth of an invariant layer is a warning when its norm doubles within so many times the series' length."""
     horizon: float = 10.0
@@ -71,7 +72,9 @@ class _Judging:
     def growth(self, layer: LayerNorms) -> Iterator[Finding]:
         """An invariant layer that grows; one that was not tested but follows the law, which hints at invariance."""
         growth, verdict = layer.growth_per_step, layer.invariance.verdict
-        if growth is None or growth <= self.limits.significant * (layer.growth_stderr or 0.0) or verdict == FELT:
+        if growth is None or verdict == FELT:
+            return
+        if not is_drift(growth, layer.growth_stderr, len(layer.norms), self.limits.significant):
             return
         if verdict != "untested" and math.log(2) / growth <= self.limits.doubling * self.length:
             said = "scale-invariant" if verdict == "invariant" else f"scale-invariant ({verdict})"

@@ -11,20 +11,19 @@ from fromage_cli.diagnostics.norms.result import Channels, LayerNorms, NormsResu
 from fromage_cli.diagnostics.norms.settings import FIRST_BETA, RELATIVE, Settings
 from fromage_cli.theory.growth import (
     LARGEST,
+    drift,
     first_passage,
+    is_drift,
     mean_over,
     orthogonal_growth,
     relative_walk,
     steps_until,
-    theil_sen,
 )
 from fromage_cli.theory.scale_invariance import Invariance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SIGNIFICANT = 2.0
-"""Standard errors by which a norm must grow for its growth to be drawn out into the future."""
 EXPONENTS = {"sgd": 2, "adam": 1, "adamw": 1, "lion": 1} | dict.fromkeys(RELATIVE, 0)
 """The effective learning rate is η / ‖W‖ to this power."""
 DEAD = 1e-6
@@ -96,7 +95,7 @@ def _layer(
     """One layer; `last` is what was read of the last checkpoint."""
     steps, settings = run.steps, run.settings
     growth, stderr = _growth(steps, norms)
-    lasting = growth if growth is not None and growth > SIGNIFICANT * (stderr or 0.0) else None
+    lasting = growth if growth is not None and is_drift(growth, stderr, len(norms)) else None
     power = EXPONENTS.get(settings.optimizer or "", None)
     return LayerNorms(
         name=entry.name,
@@ -124,7 +123,7 @@ def _growth(steps: Sequence[int | None], norms: Sequence[float]) -> tuple[float 
     known = [step for step in steps if step is not None]
     if len(known) < 2 or not all(norm > 0.0 and math.isfinite(norm) for norm in norms):
         return None, None
-    return theil_sen(known, [math.log(norm) for norm in norms])
+    return drift(known, [math.log(norm) for norm in norms])
 
 
 def _predicted(steps: Sequence[int | None], settings: Settings) -> float | None:

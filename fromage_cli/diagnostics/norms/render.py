@@ -12,7 +12,7 @@ from fromage_cli.terminal.words import number, sparkline, visible
 
 ROWS = 12
 """Layers shown without `--all`."""
-GROWTH = "growth: robust slope of ln ‖W‖ a step, ± its standard error."
+GROWTH = "growth: robust slope of ln ‖W‖ a step, ± its standard error, the larger of noise's and a walk's."
 LAW = "law: that of a scale-invariant layer under this optimizer."
 UNTESTED = (
     "Whether a layer is scale-invariant was not tested: that needs the model; --model SPEC (and --batch SPEC) "
@@ -43,7 +43,7 @@ def summary(result: NormsResult) -> str:
         return f"{span} the norm of no layer grows steadily, of {layers}.{_invariant(result)}"
     fastest = max(growing, key=lambda layer: layer.growth_per_step or 0.0)
     return (
-        f"{span} the norms of {len(growing)} of {layers} grow, fastest that of {visible(fastest.name)}: "
+        f"{span} the norms of {len(growing)} of {layers} grow steadily, fastest that of {visible(fastest.name)}: "
         f"from {number(fastest.norms[0])} to {number(fastest.norms[-1])}.{_invariant(result)}"
     )
 

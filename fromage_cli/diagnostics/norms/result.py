@@ -53,14 +53,16 @@ class LayerNorms:
     growth_per_step: float | None = None
     """Robust slope of ln ‖W‖ over steps (Theil, Sen); None with fewer than two steps or a norm without logarithm."""
     growth_stderr: float | None = None
-    """Its standard error by Sen's interval; None with fewer than three steps."""
+    """Its standard error, the larger of Sen's (independent noise) and that of the mean increment (a walk); None with
+    fewer than three steps."""
     predicted_growth: float | None = None
     """½ ln(1+δ²) − η·wd for a scale-invariant layer under LARS and LAMB, −η·wd under Fromage, decay decoupled, the
     mean over the series' rates; else None, for the reason in `no_law`."""
     dead_bias: bool | None = None
     """Whether the bias beside it has no effect; None without a bias or a model."""
     overflow_step: OverflowSteps | None = None
-    """None where the norm does not grow by more than twice its error."""
+    """None where the norm does not grow by more than twice its error; with 3, 4, 5 and 6 steps by 6.3, 2.9, 2.4 and 2.1
+    times."""
     halved_step: float | None = None
     """Where growth has halved the effective learning rate of the first step, at a constant rate; None where it never
     does, or where that rate does not depend on the norm."""

@@ -58,8 +58,9 @@ def test_invariant_layers_that_hardly_grow_or_layers_whose_scale_is_felt(make_re
         invariance=invariance("invariant"), growth_per_step=3e-5
     )  # doubles in 23,000 steps, the run has 2000
     noisy = make_layer(invariance=invariance("invariant"), growth_stderr=1.1e-4)
+    three = make_layer(invariance=invariance("invariant"), growth_stderr=4e-5)  # 5 errors, of three checkpoints
     felt = make_layer(invariance=invariance("none"))  # though it follows the law
-    for layer in (slow, noisy, felt):
+    for layer in (slow, noisy, three, felt):
         assert codes(make_result(layers=(layer,))) == []
 
 

@@ -1,5 +1,7 @@
 import math
+from itertools import pairwise
 from pathlib import Path
+from statistics import stdev
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from fromage_cli.diagnostics.norms.measure import LayerTest, measure
 from fromage_cli.diagnostics.norms.result import Channels
 from fromage_cli.diagnostics.norms.settings import Settings
 from fromage_cli.theory.equilibrium import lars_growth
+from fromage_cli.theory.growth import theil_sen
 from fromage_cli.theory.scale_invariance import Invariance
 
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
@@ -46,6 +49,16 @@ def test_exponential_growth_is_found_exactly(growing):
     assert (layer.predicted_growth, layer.dead_bias, layer.kind, layer.halved_step) == (None, None, None, None)
     assert (layer.invariance.verdict, layer.invariance.cosine) == ("untested", None)
     assert layer.effective_learning_rate == (None,) * 4
+
+
+def test_a_norm_that_wanders_does_not_grow(tmp_path):
+    """By Sen's error alone, that of independent noise, it would."""
+    logs = (0.0, 0.1, 0.25, 0.2, 0.35, 0.45, 0.3, 0.2, 0.35)
+    (layer,) = measured(series(tmp_path, *((10 * index, math.exp(log)) for index, log in enumerate(logs)))).layers
+    assert layer.growth_stderr == pytest.approx(stdev(b - a for a, b in pairwise(logs)) / math.sqrt(8) / 10)
+    slope, error = theil_sen(range(0, 90, 10), logs)
+    assert layer.growth_per_step == pytest.approx(slope) and slope > 2 * error
+    assert layer.overflow_step is None
 
 
 def test_overflow_of_entries_and_squares(growing):
