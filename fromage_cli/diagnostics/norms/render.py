@@ -42,8 +42,9 @@ def summary(result: NormsResult) -> str:
     if not growing:
         return f"{span} the norm of no layer grows steadily, of {layers}.{_invariant(result)}"
     fastest = max(growing, key=lambda layer: layer.growth_per_step or 0.0)
+    grow = "grow steadily" if len(result.steps) > 2 else "grow"
     return (
-        f"{span} the norms of {len(growing)} of {layers} grow steadily, fastest that of {visible(fastest.name)}: "
+        f"{span} the norms of {len(growing)} of {layers} {grow}, fastest that of {visible(fastest.name)}: "
         f"from {number(fastest.norms[0])} to {number(fastest.norms[-1])}.{_invariant(result)}"
     )
 

@@ -37,6 +37,10 @@ class Settings:
     steps_per_epoch: int | None = None
     dampening: float = 0.0
     nesterov: bool = False
+    clipped: bool = False
+    """Whether the trust ratio is clipped, so that the step is not relative."""
+    mixed_decay: bool = False
+    """Whether parameter groups differ in weight decay."""
 
     @property
     def gains(self) -> Gains:
@@ -46,15 +50,16 @@ class Settings:
     @property
     def no_law(self) -> str | None:
         """Why the growth of a scale-invariant layer cannot be told; None where it can."""
-        if self.optimizer is None:
-            return "the optimizer is not known"
-        if self.optimizer not in RELATIVE:
-            return f"the learning rate of {self.optimizer} is no relative step"
-        if all(rate is None for rate in self.learning_rates):
-            return "the learning rate is not known"
-        if self.coupled:
-            return f"{self.optimizer} rescales its weight decay with its update, by a size that is not known"
-        return None
+        name, unknown = self.optimizer, all(rate is None for rate in self.learning_rates)
+        reasons = (
+            (name is None, "the optimizer is not known"),
+            (name not in RELATIVE, f"the learning rate of {name} is no relative step"),
+            (unknown, "the learning rate is not known"),
+            (self.clipped, f"the trust ratio of {name} is clipped"),
+            (self.mixed_decay, "parameter groups differ in weight decay"),
+            (self.coupled, f"{name} rescales its weight decay with its update, by a size that is not known"),
+        )
+        return next((reason for holds, reason in reasons if holds), None)
 
     @property
     def assumed(self) -> tuple[str, ...]:
@@ -91,6 +96,8 @@ def find_settings(checkpoints: Sequence[Checkpoint], declared: "Declared", given
         steps_per_epoch=steps_per_epoch,
         dampening=_setting(last, "dampening") or 0.0,
         nesterov=bool(_setting(last, "nesterov")),
+        clipped=bool(_setting(last, "trust_clip")),
+        mixed_decay=given.weight_decay is None and _differ(last, "weight_decay"),
     )
 
 
@@ -134,6 +141,10 @@ def _setting(state: OptimizerState | None, name: str) -> float | None:
     values = {group.settings.get(name) for group in state.groups if name in group.settings} if state else set()
     value = values.pop() if len(values) == 1 else None
     return float(value) if isinstance(value, int | float) else None
+
+
+def _differ(state: OptimizerState | None, name: str) -> bool:
+    return len({group.settings.get(name) for group in state.groups}) > 1 if state else False
 
 
 def _pair(state: OptimizerState | None) -> tuple[float, float] | None:

@@ -84,6 +84,11 @@ def test_why_there_is_no_law_and_what_it_takes(make_result):
     assert "No law" not in page(make_result(optimizer=None, no_law="the optimizer is not known"), 300)
 
 
+def test_two_checkpoints_show_nothing_steady(make_result, make_layer):
+    two = make_layer(norms=(1.0, 1.5), growth_stderr=None, effective_learning_rate=(0.02, 0.02))
+    assert "the norms of 1 of 1 layer grow, fastest" in summary(make_result(steps=(0, 1000), layers=(two,)))
+
+
 def test_no_growth(make_result, make_layer):
     assert "the norm of no layer grows" in summary(make_result(layers=(make_layer(overflow_step=None),)))
 

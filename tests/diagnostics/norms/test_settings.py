@@ -76,6 +76,18 @@ def test_the_decay_of_lamb_is_rescaled(tmp_path):
     assert find_settings(of_lamb(tmp_path, 0.1, {"weight_decouple": True}), Declared(), given()).no_law is None
 
 
+def test_a_clipped_trust_ratio_and_decays_that_differ_leave_no_law(tmp_path):
+    found = find_settings(of_lamb(tmp_path, 0.0, {"trust_clip": True}), Declared(), given())
+    assert found.no_law == "the trust ratio of lamb is clipped"
+    weights = [torch.nn.Parameter(torch.ones(2, 2)) for _ in range(2)]
+    groups = [{"params": [weight], "weight_decay": decay} for weight, decay in zip(weights, (0.0, 0.1), strict=True)]
+    saved = {"model": {"a": weights[0].data, "b": weights[1].data}, "optimizer": LARS(groups, lr=0.5).state_dict()}
+    torch.save({**saved, "step": 1}, tmp_path / "step-1.pt")
+    series = [open_checkpoint(tmp_path / "step-1.pt")]
+    assert find_settings(series, Declared(), given()).no_law == "parameter groups differ in weight decay"
+    assert find_settings(series, Declared(), given(decay=0.0)).no_law is None
+
+
 def grown_by_lamb(size, decay):
     """Growth of ln ‖W‖ a step under LAMB, for gradients that are noise at right angles to weights of that size."""
     torch.manual_seed(0)
