@@ -48,6 +48,8 @@ class _Place:
     data: bool
     path: int
     effective: float
+    mixed: bool = False
+    """Whether weights meet a constant on the way, which may be data that nobody showed."""
 
 
 def measure_depth(problem: Problem) -> Depth:
@@ -75,7 +77,7 @@ def _read(root: Any, layers: set[int], inputs: set[int], shares: dict[Any, tuple
     reading = _Reading(layers, inputs, shares)
     for node in graph:
         reading.visit(node)
-    return reading.places[root] if reading.places[root].data else None
+    return reading.places[root] if reading.places[root].data and not reading.doubtful else None
 
 
 def _target(problem: Problem, batch: Batch) -> Any:
@@ -142,6 +144,8 @@ class _Reading:
     def __init__(self, layers: set[int], inputs: set[int], shares: dict[Any, tuple[float, float]]) -> None:
         self.layers, self.inputs, self.shares = layers, inputs, shares
         self.places: dict[Any, _Place] = {}
+        self.doubtful = False
+        """Whether a product that seems to be one of weights may be one of data."""
 
     def visit(self, node: Any) -> None:
         variable = getattr(node, "variable", None)
@@ -158,8 +162,11 @@ class _Reading:
         weight = max((place.path for place in weights), default=0)
         if not data:
             constant_input = not self.inputs and name.startswith(PRODUCTS) and None in children
-            weight = self._product(name, children) if name.startswith(PRODUCTS) else weight
-            return _Place(constant_input or name.startswith(LOOKUPS), weight, weight)
+            if name.startswith(PRODUCTS):
+                weight = self._product(name, children)
+                self.doubtful |= not constant_input and any(place.mixed for place in weights)
+            mixed = None in children or any(place.mixed for place in weights)
+            return _Place(constant_input or name.startswith(LOOKUPS), weight, weight, mixed)
         path, effective = max(place.path for place in data), _deepest(place.effective for place in data)
         if len(data) == 2 and name.startswith(("AddBackward", "SubBackward")):
             effective = self._residual(node, *data)

@@ -165,6 +165,23 @@ def test_a_product_of_weights_counts_each(make_problem: Maker) -> None:
     assert depth_of(make_problem, Twice(), 4, 5) == Depth(4, 4, 4.0)
 
 
+def test_features_of_hidden_inputs_leave_the_depth_open(make_problem: Maker) -> None:
+    class Graph(nn.Module):
+        """Nodes are looked up; their distances are the model's own, through a basis that is learned."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.nodes, self.frequencies = nn.Embedding(5, 4), nn.Parameter(torch.ones(4))
+            self.edges, self.output = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            distances = torch.arange(float(len(x)))[:, None]
+            return self.output(self.nodes(x) * self.edges(torch.sin(distances * self.frequencies)))
+
+    problem = make_problem(Graph(), {"x": torch.randint(5, (6,)), "y": torch.randint(3, (6,))})
+    assert measure_depth(problem) == Depth(3, None, None)
+
+
 def test_attention_is_as_deep_as_its_projections(make_problem: Maker) -> None:
     class Attend(nn.Module):
         def __init__(self) -> None:
