@@ -64,11 +64,13 @@ class Settings:
     @property
     def assumed(self) -> tuple[str, ...]:
         """What the law takes for want of knowing."""
-        if self.optimizer == "lamb" and self.first_beta is None:
-            return (f"β₁ is not known, {FIRST_BETA} is taken",)
-        if self.optimizer == "lars" and self.momentum is None:
-            return ("the momentum is not known, 0 is taken",)
-        return ()
+        lars = self.optimizer == "lars"
+        assumptions = (
+            (self.optimizer == "lamb" and self.first_beta is None, f"β₁ is not known, {FIRST_BETA} is taken"),
+            (lars and self.momentum is None, "the momentum is not known, 0 is taken"),
+            (lars and self.weight_decay, "the weight decay is taken to go past the gradient, η·wd a step"),
+        )
+        return tuple(words for holds, words in assumptions if holds)
 
 
 def find_settings(checkpoints: Sequence[Checkpoint], declared: "Declared", given: Settings) -> Settings:

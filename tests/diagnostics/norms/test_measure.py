@@ -142,6 +142,7 @@ def test_dampening_and_nesterov(growing):
 def test_no_law_without_a_reason_and_nothing_assumed_in_silence(growing):
     assert measured(growing, "lamb", 0.02).assumed == ("β₁ is not known, 0.9 is taken",)
     assert measured(growing, "lars", 0.02).assumed == ("the momentum is not known, 0 is taken",)
+    assert "past the gradient" in measured(growing, "lars", 0.02, 0.1).assumed[1]
     assert (measured(growing, "lars", 0.02).no_law, measured(growing, "lars").assumed) == (None, ())
     assert measured(growing, "lars").no_law == "the learning rate is not known"
     assert measured(growing, "adamw", 0.02).no_law == "the learning rate of adamw is no relative step"
