@@ -122,7 +122,7 @@ def message_lines(error: FromageError, verbose: bool) -> list[str]:
     ending = [f"hint: {line}" if index == 0 else f"  {line}" for index, line in enumerate(_lines(error.hint))]
     if error.details and verbose:
         return [*lines, *(f"  {visible(detail)}" for detail in error.details), *ending]
-    if error.details:
+    if len(error.details) > 1:
         ending.insert(0, f"  (-v lists all {len(error.details)})")
     room = max(MOST_LINES - len(ending), 1)
     return [*lines[:room], *ending][:MOST_LINES]

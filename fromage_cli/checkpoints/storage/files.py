@@ -106,7 +106,8 @@ def missing(path: Path) -> InputError:
         return InputError(f"{quoted(path)} does not exist: {quoted(parent)} is a file, not a directory.")
     names = sorted(names_in(parent))
     where = "the current directory" if str(parent) == "." else f"directory {quoted(parent)}"
-    hint = f"In {where}: {nearest(path.name, names)}" if names else f"There is nothing in {where}."
+    near = nearest(path.name, names).removesuffix(".")
+    hint = f"{near} (in {where})." if names else f"There is nothing in {where}."
     return InputError(f"{quoted(path)} does not exist.", hint=hint, details=names)
 
 

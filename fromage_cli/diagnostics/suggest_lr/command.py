@@ -38,7 +38,9 @@ def command(
         str | None, typer.Argument(metavar="CKPT", help="Checkpoint: a file, or a directory of one or of a run.")
     ] = None,
     *,
-    value: Annotated[Asked | None, typer.Option("--value", help="Print that learning rate alone.")] = None,
+    value: Annotated[
+        Asked | None, typer.Option("--value", help="Print that learning rate alone; exit 10 where it is not reliable.")
+    ] = None,
     probe: Annotated[
         Literal["auto", "init", "checkpoint", "none"],
         typer.Option("--probe", help="Short training runs: from a new initialisation, from the checkpoint, or none."),

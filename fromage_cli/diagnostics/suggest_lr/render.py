@@ -79,7 +79,7 @@ def _certain(result: SuggestedRates) -> str:
     where = alone if result.limit.criterion == "layers" else "on the whole"
     up_to = "as far as was looked, to" if result.limit.relation == "above-grid" else "up to"
     mean = ", averaged over training batches," if result.limit.averaged else ""
-    return f"update{mean} is certain to descend {where} {up_to}"
+    return f"update{mean} is certain to descend on these rows {where} {up_to}"
 
 
 def _limited(limit: Limit, relative: str = "") -> str:
@@ -104,8 +104,10 @@ def _recommended(result: SuggestedRates) -> str:
         return f"No rate to train at can be given: {found.reason}."
     if found.reliable:
         between = f", between {number(found.low)} and {number(found.high)}"
-        return f"To train at: {number(found.learning_rate)}{between} ({found.reason})."
-    return f"To train at: {number(found.learning_rate)}, typical and not measured here: {found.reason}."
+        return f"To train at, another question: {number(found.learning_rate)}{between} ({found.reason})."
+    return (
+        f"To train at, another question: {number(found.learning_rate)}, typical and not measured here: {found.reason}."
+    )
 
 
 def _estimates(result: SuggestedRates, style: PageStyle) -> RenderableType:

@@ -132,7 +132,7 @@ def stand_in(problem: Problem, noise: GradientNoise | None) -> tuple[Mapping[str
     gradients = problem.base.gradients
     return (
         {name: Memory(gradient, gradient.square()) for name, gradient in gradients.items()},
-        "its memory from the gradient of all rows, which cannot be cut",
+        "as if every gradient before had been this one, since its rows cannot be cut into batches",
     )
 
 
@@ -152,10 +152,14 @@ def _cosines(
 
 
 def on_rows(update: NextUpdate, problem: Problem, state: OptimizerState | None) -> NextStep:
-    """The next step with the gradient of other rows alone; what stands in for the mean gradient is theirs too."""
-    memory = {
-        name: replace(kept, mean=problem.base.gradients[name])
-        for name, kept in update.memory.items()
-        if name in problem.base.gradients
-    }
+    """The next step with the gradient of other rows alone; what stands in for the mean gradient is theirs too.
+
+    Where nothing but one gradient stands in for the memory, so are its squares: over those of other rows, entries that
+    happen to be small there would take all of the step.
+    """
+    gradients = problem.base.gradients
+    if update.noise is None and update.memory:
+        memory, _ = stand_in(problem, None)
+    else:
+        memory = {n: replace(kept, mean=gradients[n]) for n, kept in update.memory.items() if n in gradients}
     return measure_next_step(problem, update.optimizer, state, memory)

@@ -98,8 +98,8 @@ def test_the_page_gives_both_answers(run: Run, home: Path) -> None:
     text = " ".join(out.split())
     assert code == 0
     assert (
-        "The next SGD update is certain to descend in every layer up to a learning rate of" in text
-        and "To train at: 0.0" in text
+        "The next SGD update is certain to descend on these rows in every layer up to a learning rate of" in text
+        and "To train at, another question: 0.0" in text
     )
     assert "you run at 100" in text and "from which on" in text
 

@@ -60,9 +60,12 @@ def test_layers_are_cut_short_the_limiting_one_first(make_result: MakeResult) ->
 def test_both_answers_are_said(make_result: MakeResult) -> None:
     result = make_result()
     text = summary(result)
-    assert "certain to descend in every layer up to a learning rate of 0.000963 (relative step 0.0028; blocks.4" in text
+    assert (
+        "certain to descend on these rows in every layer up to a learning rate of 0.000963 (relative step 0.0028; blocks.4"
+        in text
+    )
     assert "and on the whole up to 0.00214. You run at 0.003, 3.12 × the limit." in text
-    assert "To train at: 0.00179, between 0.00089 and 0.0036" in summary(result)
+    assert "To train at, another question: 0.00179, between 0.00089 and 0.0036" in summary(result)
 
 
 def test_what_is_missing_is_said(make_result: MakeResult) -> None:
@@ -71,9 +74,12 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
     beyond = replace(result.limit, relation="above-grid", upper_eta=None, limiting_layer=None)
     assert "in every layer as far as was looked, to a learning rate" in summary(replace(result, limit=beyond))
     whole = replace(result.limit, criterion="sum")
-    assert "certain to descend on the whole up to" in summary(replace(result, limit=whole))
+    assert "certain to descend on these rows on the whole up to" in summary(replace(result, limit=whole))
     instead = summary(replace(result, limit=replace(whole, estimator="measured-sum")))
-    assert "descend on the whole up to a learning rate of 0.000963" in instead and "and on the whole" not in instead
+    assert (
+        "descend on these rows on the whole up to a learning rate of 0.000963" in instead
+        and "and on the whole" not in instead
+    )
     assert "in all layers but 2 up to a learning" in summary(replace(result, uncertain=("a", "b")))
     mean = replace(result.limit, averaged=True)
     assert "AdamW update, averaged over training batches, is certain to" in summary(replace(result, limit=mean))

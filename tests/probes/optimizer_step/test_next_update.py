@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW
 
 from fromage_cli.optim import LAMB, LARS
-from fromage_cli.probes.optimizer_step.next_update import next_update
+from fromage_cli.probes.optimizer_step.next_update import next_update, on_rows
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.problem.problem import Problem
 
@@ -100,3 +100,21 @@ def test_a_batch_larger_than_the_rows_keeps_the_length_of_its_own_noise(problem:
         assert relative > 0.5 * whole.relative_steps[name]
         weight = next(tensor.parameter for tensor in few.receiving if tensor.name == name)
         assert relative >= (found.noise.moments(name).variance / 10**6) ** 0.5 / float(weight.detach().norm()) * 0.999
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_under_batch_statistics_adams_step_from_half_of_the_rows_descends_on_the_other(
+    make_problem: Maker, data: dict[str, torch.Tensor], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    problem = make_problem(model, data)
+    rule = Optimizer("adamw")
+    update = next_update(problem, problem.receiving, rule, None)
+    own, other = problem.on(problem.batch.rows(0, 128)), problem.on(problem.batch.rows(128, 256))
+    step = on_rows(update, own, None)
+    assert update.noise is None and "cannot be cut into batches" in update.step.note
+    moved = {tensor.name: step.moved(tensor) for tensor in problem.receiving}
+    descent = sum(float((part * other.base.gradients[name]).sum()) for name, part in moved.items())
+    largest = max(float(part.abs().max()) for part in moved.values())
+    assert descent > 0.0 and largest == pytest.approx(1.0, rel=1e-3)
