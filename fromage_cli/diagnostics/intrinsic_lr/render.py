@@ -65,13 +65,18 @@ def _state(result: IntrinsicResult) -> list[str]:
         said.append(f"Norms relax in {number(median(times))} steps{spelled}.")
     if known:
         there = sum(math.log(0.9) <= ratio <= math.log(1.1) for ratio in known)
-        middle = median(known)
-        side = "above" if middle > 0.0 else "below"
+        ends = [min(known), max(known)] if len(known) > 1 else known
+        norms = "the norms are from " if len(known) > 1 else "the norm is "
         said.append(
-            f"{there} of {len(known)} {'is' if there == 1 else 'are'} within 10 % of equilibrium; the median norm is "
-            f"{number(math.exp(abs(middle)))} × {side} its own."
+            f"{there} of {len(known)} {'is' if there == 1 else 'are'} within 10 % of equilibrium; {norms}"
+            f"{' to '.join(_beside(end) for end in ends)} {'their' if len(known) > 1 else 'its'} own."
         )
     return said or ["No layer has an equilibrium norm here."]
+
+
+def _beside(log_ratio: float) -> str:
+    """A norm against its equilibrium, in words."""
+    return f"{number(math.exp(abs(log_ratio)))} × {'above' if log_ratio > 0.0 else 'below'}"
 
 
 def _layer_count(count: int) -> str:

@@ -9,6 +9,11 @@ from fromage_cli.findings import Finding
 from fromage_cli.theory.growth import is_drift
 
 REMEDY = "Divide the update by √(1+η²) as Fromage does, decay the weights, or bound their norm."
+DECAYED = (
+    "The weight decay slows this down until the norm settles; intrinsic-lr tells where and when. Dividing the update "
+    "by √(1+η²) as Fromage does, or a bound on the norm, holds it at once."
+)
+"""Where the optimizer decays the weights already."""
 FELT = "none"
 """Verdict on a layer whose scale the network feels."""
 
@@ -88,23 +93,23 @@ class _Judging:
     def _grows(self, code: str, layer: LayerNorms, growth: float, what: str) -> Finding:
         law = layer.predicted_growth
         beside = f", where the law says {law:.4g}" if law is not None else ""
-        doubling = math.log(2) / growth
+        doubling, decays = math.log(2) / growth, bool(self.result.weight_decay)
         return Finding(
             code=code,
             severity="warn",
             layer=layer.name,
             message=f"{what} by {growth:.4g} a step in ln ‖W‖{beside}: its norm doubles every {doubling:.0f} steps"
-            f"{self._epochs(doubling)}{self._consequence(layer)}",
+            f"{self._epochs(doubling)}{' at this pace' if decays else ''}{self._consequence(layer)}",
             value=growth,
             limit=law,
-            hint=REMEDY,
+            hint=DECAYED if decays else REMEDY,
         )
 
     def _consequence(self, layer: LayerNorms) -> str:
         if layer.halved_step is None:
             return ""
         verb = "halved" if layer.halved_step <= self.end else "will have halved"
-        return f", its effective learning rate {verb} by step {layer.halved_step:.0f}"
+        return f", its effective learning rate {verb} since the first checkpoint by step {layer.halved_step:.0f}"
 
     def dead_rows(self, layer: LayerNorms) -> Iterator[Finding]:
         channels = layer.channels

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -44,7 +45,10 @@ def test_an_invariant_layer_that_grows(make_result, make_layer, verdict):
     result = make_result(layers=(layer,), steps_per_epoch=100)
     (finding,) = judge(result)
     assert (finding.code, finding.severity, finding.layer) == ("invariant-layer-grows", "warn", layer.name)
-    assert "3466 steps (35 epochs), its effective learning rate halved by step 1733" in finding.message
+    assert (
+        "3466 steps (35 epochs), its effective learning rate halved since the first checkpoint by step 1733"
+        in finding.message
+    )
     assert ("(" + verdict + ")" in finding.message) == (verdict != "invariant")
     assert all(remedy in finding.hint for remedy in ("Fromage", "decay", "bound"))
     assert (
@@ -77,3 +81,8 @@ def test_norms_that_are_not_finite(make_result, make_layer):
     (finding,) = judge(make_result(layers=(broken,)))
     assert (finding.code, finding.severity) == ("norm-not-finite", "fail")
     assert "2 of 3 steps" in finding.message
+
+
+def test_an_optimizer_that_decays_the_weights_is_not_told_to(make_result):
+    (finding,) = judge(replace(make_result(), weight_decay=0.1))
+    assert "at this pace" in finding.message and finding.hint.startswith("The weight decay slows this down")
