@@ -61,8 +61,8 @@ def test_both_answers_are_said(make_result: MakeResult) -> None:
     result = make_result()
     text = summary(result)
     assert (
-        "certain to descend on these rows in every layer up to a learning rate of 0.000963 (relative step 0.0028; blocks.4"
-        in text
+        "certain to descend on these rows in every layer up to a learning rate of 0.000963 "
+        "(relative step 0.0028; blocks.4" in text
     )
     assert "and on the whole up to 0.00214. You run at 0.003, 3.12 × the limit." in text
     assert "To train at, another question: 0.00179, between 0.00089 and 0.0036" in summary(result)
