@@ -31,7 +31,8 @@ from fromage_cli.problem.losses import resolve_loss
 from fromage_cli.problem.problem import Problem
 from fromage_cli.problem.weights import load_weights, weight_reader
 
-POINTS = 8
+POINTS = 17
+"""As many as the default grid has."""
 DIRECTIONS = ("fromage", "sgd", "random", "adam", "to:")
 WIDTHS = {"70 thousand": 128, "2 million": 700, "10 million": 1570}
 MEMORY_WIDTH = 2900

@@ -88,13 +88,15 @@ def _scripted_parameter(argument: torch.Argument) -> inspect.Parameter:
     return inspect.Parameter(argument.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
 
 
+@lru_cache(maxsize=1)
 def inputs_and_targets(model: nn.Module, batch: Batch) -> Arguments:
     """Bind a batch to the arguments of `forward`.
 
     A dict goes by name; `x`, `input` or `inputs` stands for the first argument, `y`, `target` or `targets` and `label`
     or `labels` for the target. The target is passed on only to an argument that is called so. The first three and the
     last two are kept apart, since a language model shifts `labels` itself, but not `targets`; an argument that must be
-    given takes either. In a tuple the last element is the target when `forward` can do without it.
+    given takes either. In a tuple the last element is the target when `forward` can do without it. What was bound last
+    is remembered.
 
     Raises MismatchError with the batch's names and the signature.
     """

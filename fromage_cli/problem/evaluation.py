@@ -3,7 +3,7 @@
 import random
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -38,17 +38,13 @@ def comparable(model: nn.Module, mode: Mode, seed: int, *, generators_kept: bool
     `generators_kept`: a surrounding `steady` puts the generators back.
     """
     parts = _parts(model)
-    with ExitStack() as stack:
-        stack.enter_context(_behaviour(model, parts, mode))
-        stack.enter_context(_buffers_restored(parts))
-        if not generators_kept:
-            stack.enter_context(_generators_restored())
+    generators = nullcontext() if generators_kept else _generators_restored()
+    with _behaviour(model, parts, mode), _buffers_restored(parts), generators:
         _seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        if mode == "train":
-            stack.enter_context(_seeded_modules(model))
-        yield
+        with _seeded_modules(model) if mode == "train" else nullcontext():
+            yield
 
 
 @contextmanager
@@ -104,13 +100,16 @@ def _on_cuda() -> bool:
 @contextmanager
 def _generators_restored() -> Iterator[None]:
     """Puts back the global generators of torch, Python and numpy; losses and models of users draw from all of them."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if _on_cuda() else []):
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
+    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    accelerators = torch.cuda.get_rng_state_all() if _on_cuda() else []
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.default_generator.set_state(states[2])
+        if accelerators:
+            torch.cuda.set_rng_state_all(accelerators)
 
 
 @contextmanager

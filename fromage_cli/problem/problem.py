@@ -221,7 +221,7 @@ class Problem:
     def chunks(self) -> list[Batch]:
         """What is evaluated at once: the batches, split where micro-batches are asked for."""
         return [
-            batch.rows(start, start + size)
+            batch.rows(start, start + size) if size < batch.size else batch
             for batch in self.batches
             for size in [self.micro_batch or batch.size]
             for start in range(0, batch.size, size)

@@ -65,8 +65,7 @@ class Sweep:
                 total += float(terms.total.detach())
                 count += counted(terms.count, len(self.chunks))
                 self.divisor = count if len(self.chunks) > 1 else 1.0
-                loss = terms.total if len(self.chunks) > 1 else terms.total / terms.count
-                _run_backward(self.scalar(loss))
+                _run_backward(self.scalar(terms.total), 1.0 if len(self.chunks) > 1 else 1.0 / terms.count)
         for tensor in self.problem.trainable:  # what did not arrive whole
             self._hand_over(tensor)
         return total / counted(count)
@@ -85,13 +84,13 @@ class Sweep:
 _STATE_HINT = "A model that keeps state from one call to the next needs a --loss file.py:function that resets it; "
 
 
-def _run_backward(loss: Tensor) -> None:
-    """Gradients of the loss in `.grad`; a failure of the model's graph is explained, one of our hooks is not.
+def _run_backward(loss: Tensor, share: float) -> None:
+    """Gradients of `share` times the loss in `.grad`; a failure of the model's graph is explained, one of our hooks is not.
 
     Raises MismatchError.
     """
     try:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward(loss.new_full((), share))  # type: ignore[no-untyped-call]
     except Exception as error:
         if isinstance(error, FromageError) or out_of_memory(error) or raised_here(error):
             raise

@@ -1,9 +1,9 @@
 """Gaussian tensors that are drawn again whenever they are needed, from a table and nearly at the speed of reading.
 
-A part of a tensor is cos(a) u + sin(a) v, with u and v two stretches of the table at places, and a an angle, that the
-seed decides. Each entry is standard normal and entries are uncorrelated over seeds; the idea of making normal numbers
-by turning older ones is from Wallace, *Fast pseudorandom generators for normal and exponential variates*, ACM TOMS 22
-(1996). A generator would take ten times as long, more than a tenth of a gradient at every step.
+A part of a tensor is u + v or u - v, with u and v two stretches of a table of variance 1/2; the seed decides their
+places and the sign. Each entry is standard normal and entries are uncorrelated over seeds; the idea of making normal
+numbers by turning older ones is from Wallace, *Fast pseudorandom generators for normal and exponential variates*, ACM
+TOMS 22 (1996). A generator would take ten times as long, more than a tenth of a gradient at every step.
 """
 
 import math
@@ -23,10 +23,9 @@ LARGEST_TABLE = 1 << 20
 class _Turn:
     """Which two stretches of the table make a part of a tensor, and how."""
 
-    first: int
-    second: int
-    cosine: float
-    sine: float
+    first: Tensor
+    second: Tensor
+    sign: float
 
 
 class GaussianTable:
@@ -36,29 +35,34 @@ class GaussianTable:
         """`entries`: how many will be drawn in all; `like`: has the precision and the device of what is drawn."""
         self.seed = seed
         self.places = min(max(entries, PART), LARGEST_TABLE)
-        self.table = torch.randn(self.places + PART, generator=_generator(f"{seed}")).to(like)
+        self.table = torch.randn(self.places + PART, generator=_generator(f"{seed}")).mul_(math.sqrt(0.5)).to(like)
         self._turns: dict[str, list[_Turn]] = {}
 
     def draw(self, name: str, shape: torch.Size) -> Tensor:
         """The tensor of that name; a new one each time, with the same entries."""
-        drawn = torch.empty(shape, dtype=self.table.dtype, device=self.table.device)
-        parts = torch.split(drawn.view(-1), PART)
         if name not in self._turns:
-            self._turns[name] = self._draw_turns(name, len(parts))
-        for part, turn in zip(parts, self._turns[name], strict=True):
-            length = part.numel()
-            torch.mul(self.table[turn.first : turn.first + length], turn.cosine, out=part)
-            part.add_(self.table[turn.second : turn.second + length], alpha=turn.sine)
+            self._turns[name] = self._draw_turns(name, shape.numel())
+        turns = self._turns[name]
+        if len(turns) == 1:
+            return torch.add(turns[0].first, turns[0].second, alpha=turns[0].sign).view(shape)
+        drawn = torch.empty(shape, dtype=self.table.dtype, device=self.table.device)
+        for part, turn in zip(torch.split(drawn.view(-1), PART), turns, strict=True):
+            torch.add(turn.first, turn.second, alpha=turn.sign, out=part)
         return drawn
 
-    def _draw_turns(self, name: str, count: int) -> list[_Turn]:
+    def _draw_turns(self, name: str, entries: int) -> list[_Turn]:
         generator = _generator(f"{self.seed}/{name}")
-        places = torch.randint(self.places, (count, 2), generator=generator).tolist()
-        angles = (2.0 * math.pi * torch.rand(count, generator=generator, dtype=torch.float64)).tolist()
+        lengths = [min(PART, entries - start) for start in range(0, entries, PART)] or [0]
+        places = torch.randint(self.places, (len(lengths),), generator=generator).tolist()
+        aside = torch.randint(1, self.places, (len(lengths),), generator=generator).tolist()  # never the same place
+        signs = torch.randint(2, (len(lengths),), generator=generator).tolist()
         return [
-            _Turn(first, second, math.cos(angle), math.sin(angle))
-            for (first, second), angle in zip(places, angles, strict=True)
+            _Turn(self._stretch(place, length), self._stretch((place + far) % self.places, length), 2.0 * sign - 1.0)
+            for place, far, sign, length in zip(places, aside, signs, lengths, strict=True)
         ]
+
+    def _stretch(self, place: int, length: int) -> Tensor:
+        return self.table[place : place + length]
 
 
 def _generator(text: str) -> torch.Generator:
