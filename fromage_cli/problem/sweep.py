@@ -85,7 +85,7 @@ _STATE_HINT = "A model that keeps state from one call to the next needs a --loss
 
 
 def _run_backward(loss: Tensor, share: float) -> None:
-    """Gradients of `share` times the loss in `.grad`; a failure of the model's graph is explained, not one of our hooks.
+    """Gradients of `share` times the loss in `.grad`; a failure of the model's graph is explained, not one of hooks.
 
     Raises MismatchError.
     """

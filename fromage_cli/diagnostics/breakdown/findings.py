@@ -18,6 +18,8 @@ class Limits:
     """Below it no customary relative rate is certain to descend: a failure."""
     noise: float = 1e-3
     """Noise floor above which evaluations are not repeatable enough to be trusted."""
+    curvature: float = 4.0
+    """Measured crossing over the one that the slope at 0 promises, above which it is said."""
     bracket: float = 3.0
     """Ratio of the two points around the crossing above which the interpolation is rough."""
     bound_slack: float = 1e-3
@@ -35,6 +37,7 @@ def judge(result: BreakdownResult, limits: Limits | None = None) -> tuple[Findin
         *_below_grid(result, limits),
         *_coarse_grid(result, limits),
         *_wide_bracket(result, limits),
+        *_early_curvature(result, limits),
         *_overflow(result),
         *_no_second_derivative(result),
     )
@@ -176,6 +179,22 @@ def _wide_bracket(result: BreakdownResult, limits: Limits) -> Iterator[Finding]:
             value=high / low,
             limit=limits.bracket,
             hint="Take more points with --eta.",
+        )
+
+
+def _early_curvature(result: BreakdownResult, limits: Limits) -> Iterator[Finding]:
+    """The slope at 0 against the curve: what bends back between two points of the grid is seen by the first alone."""
+    slope, trust = result.linear_trust_eta, result.trust_eta
+    if slope is not None and trust is not None and trust > limits.curvature * slope:
+        yield Finding(
+            code="curvature-breaks-earlier",
+            severity="info",
+            message=f"by the slope at η = 0 the gradient changes too much from η = {slope:.2g} on, by the points of "
+            f"the grid from {trust:.2g}: a spike between them may be missed",
+            value=trust / slope,
+            limit=limits.curvature,
+            hint=f"Look closer with --eta {slope / 4.0:.1g}:{trust:.1g}:33; where that finds nothing, the curve bends "
+            "back.",
         )
 
 

@@ -96,3 +96,13 @@ def test_a_loss_above_the_bound_of_lemma_1_means_a_coarse_grid(make_result: Make
 def test_a_missing_second_derivative_is_said(make_result: MakeResult) -> None:
     result = make_result(linear_trust_eta=None, linear_trust_relation="unavailable", losses=(0.49, 0.42, 0.61, 0.7))
     assert codes(result) == [("no-second-derivative", "info")]
+
+
+@pytest.mark.parametrize(("slope", "told"), [(0.2, True), (0.26, False), (None, False)])
+def test_a_slope_that_promises_far_less_than_the_curve_shows_asks_for_a_closer_look(
+    make_result: MakeResult, slope: float | None, told: bool
+) -> None:
+    found = [each for each in judge(make_result(trust_eta=1.0, linear_trust_eta=slope)) if "curvature" in each.code]
+    assert bool(found) is told
+    if told:
+        assert found[0].value == pytest.approx(5.0) and "--eta 0.05:1:33" in found[0].hint
