@@ -43,5 +43,10 @@ def test_a_network_from_a_factory_is_made_again():
     assert (fresh.batch, fresh.mode, fresh.loss) == (intake.problem.batch, intake.problem.mode, intake.problem.loss)
 
 
-def test_a_network_rebuilt_from_its_checkpoint_has_no_other_weights():
-    assert opened().rebuilt() is None
+def test_a_network_rebuilt_from_its_checkpoint_gets_weights_as_torch_draws_them():
+    intake = opened()
+    fresh = intake.rebuilt()
+    assert fresh is not None and fresh.model is not intake.problem.model
+    trained, drawn = (problem.model.layers[0].weight for problem in (intake.problem, fresh))
+    assert trained.shape == drawn.shape and not torch.equal(trained, drawn)
+    assert float(drawn.detach().abs().max()) <= drawn.shape[1] ** -0.5
