@@ -47,6 +47,6 @@ def test_a_network_rebuilt_from_its_checkpoint_gets_weights_as_torch_draws_them(
     intake = opened()
     fresh = intake.rebuilt()
     assert fresh is not None and fresh.model is not intake.problem.model
-    trained, drawn = (problem.model.layers[0].weight for problem in (intake.problem, fresh))
+    trained, drawn = (problem.trainable[0].parameter for problem in (intake.problem, fresh))
     assert trained.shape == drawn.shape and not torch.equal(trained, drawn)
     assert float(drawn.detach().abs().max()) <= drawn.shape[1] ** -0.5
