@@ -95,8 +95,15 @@ def ask(capsys: pytest.CaptureFixture[str], canary: Path) -> Iterator[Callable[.
     """Run a command on a file under guard, and say how it ended; `codes` are those with which it may end."""
 
     def call(*arguments: object, codes: tuple[int, ...] = (3,)) -> Ended:
-        global _watched  # noqa: PLW0603 - audit hooks cannot be removed
         size = sum(map(_size, arguments))
+        done, seconds = once(arguments, codes, size)
+        if seconds > SECONDS + size * SECONDS_PER_BYTE and "-o" not in arguments:  # the machine may have been busy
+            done, seconds = once(arguments, codes, size)
+        assert seconds <= SECONDS + size * SECONDS_PER_BYTE
+        return done
+
+    def once(arguments: tuple[object, ...], codes: tuple[int, ...], size: int) -> tuple[Ended, float]:
+        global _watched  # noqa: PLW0603 - audit hooks cannot be removed
         _reset_peak()
         held, began = _resident("VmRSS"), time.process_time()
         _watched = []
@@ -111,7 +118,6 @@ def ask(capsys: pytest.CaptureFixture[str], canary: Path) -> Iterator[Callable[.
         assert done.code in codes, (done.code, done.err)
         assert seen == []
         assert not canary.exists()
-        assert seconds <= SECONDS + size * SECONDS_PER_BYTE
         assert peak - held <= ALLOWED + 2 * size
         assert "Traceback" not in done.err and "bug in fromage-diag" not in done.err
         assert not CONTROL.search(done.out + done.err)
@@ -119,7 +125,7 @@ def ask(capsys: pytest.CaptureFixture[str], canary: Path) -> Iterator[Callable[.
             assert (
                 done.err.startswith(("error: ", "note: ", "warn", "fail")) and len(done.err.splitlines()) <= MOST_LINES
             )
-        return done
+        return done, seconds
 
     yield call
     assert not canary.exists()
