@@ -134,7 +134,8 @@ class ProbeRun:
 
     learning_rate: float
     loss: float
-    """Afterwards, on rows that no step saw; infinite where the run left the numbers."""
+    """Geometric mean of the loss of rows that no step saw, afterwards, and of the minibatches of the last quarter;
+    infinite where the run left the numbers."""
 
 
 @dataclass(frozen=True)
