@@ -25,7 +25,7 @@ Operator = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Eigenvalue:
-    """A Ritz value: some eigenvalue is no further from it than its residual, and that of its rank is not below it."""
+    """A Ritz value: some eigenvalue is no further from it than its residual, that of its rank is not below it."""
 
     value: float
     residual: float
