@@ -110,7 +110,7 @@ def _lars(subject: Subject, rate: float, decay: float) -> Law:
     if decay == 0.0:
         return _wandering(subject, 0.0, WITHOUT_DECAY)
     if subject.training.decoupled:
-        reason = "LARS with decoupled decay grows or shrinks for ever, by the sign of (η'H)²/2 − η·wd, H = 1/(1−momentum)"
+        reason = "LARS with decoupled decay grows or shrinks for ever, by the sign of (η'H)²/2 − η·wd"
         return _wandering(subject, rate * decay, reason)
     return Law(
         lars_equilibrium(subject.step, subject.training.gains),
