@@ -110,13 +110,9 @@ class BatchOptions:
 
 
 @dataclass(frozen=True)
-class TensorOptions:
-    """Which tensors are moved and measured."""
+class NameOptions:
+    """Which tensors, by name."""
 
-    tensors: Annotated[
-        Literal["matrices", "all"] | None,
-        _option("Tensors", "--tensors", help="Move the matrices only, or everything trainable."),
-    ] = None
     include: Annotated[
         list[str] | None,
         _option("Tensors", "--include", metavar="GLOB", help="Only tensors whose name matches; repeatable."),
@@ -124,6 +120,16 @@ class TensorOptions:
     exclude: Annotated[
         list[str] | None,
         _option("Tensors", "--exclude", metavar="GLOB", help="No tensor whose name matches; repeatable."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class TensorOptions(NameOptions):
+    """Which tensors are moved and measured."""
+
+    tensors: Annotated[
+        Literal["matrices", "all"] | None,
+        _option("Tensors", "--tensors", help="Move the matrices only, or everything trainable."),
     ] = None
 
 

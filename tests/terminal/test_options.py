@@ -68,7 +68,7 @@ def test_flattened_and_whole_again(call, fake):
     assert fake.SEEN["model"] == ModelOptions(model="m.py:f", model_arg=["a=1", "b=x"], key="ema", trust=True)
     assert fake.SEEN["model"].model_arguments == {"a": 1, "b": "x"}
     assert fake.SEEN["batch"] == BatchOptions("b.npz", 8, 2, loss="mse", mode="train", micro_batch=4)
-    assert fake.SEEN["tensors"] == TensorOptions("all", ["a*"], ["b*", "c*"])
+    assert fake.SEEN["tensors"] == TensorOptions(tensors="all", include=["a*"], exclude=["b*", "c*"])
     assert fake.SEEN["run"] == RunOptions("cuda:1", "float64", 5, True, 300.0, 8 * 10**9, True)
     assert fake.SEEN["output"] == OutputOptions(
         "csv", show_all=True, quiet=True, verbose=True, no_progress=True, force=True

@@ -12,7 +12,14 @@ from fromage_cli.intake import Intake, checkpoint_record, open_problem
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
-from fromage_cli.terminal.options import BatchOptions, ModelOptions, OutputOptions, RunOptions, shared_options
+from fromage_cli.terminal.options import (
+    BatchOptions,
+    ModelOptions,
+    NameOptions,
+    OutputOptions,
+    RunOptions,
+    shared_options,
+)
 from fromage_cli.terminal.parsing import output_file
 from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import progress
@@ -53,15 +60,10 @@ def command(
             metavar="FILE.svg|png", parser=output_file, help="Draw the courses after --drop (needs the extra plot)."
         ),
     ] = None,
-    include: Annotated[
-        list[str] | None, typer.Option("--include", metavar="GLOB", help="Only tensors whose name matches; repeatable.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="No tensor whose name matches; repeatable.")
-    ] = None,
     optimizer: OptimizerOptions,
     model: ModelOptions,
     batch: BatchOptions,
+    tensors: NameOptions,
     run: RunOptions,
     output: OutputOptions,
 ) -> Answer:
@@ -79,7 +81,7 @@ def command(
     budget = Budget(run.time_limit, run.max_memory)
     gathered = gather_series(ckpt, model.key, model.ema, model.optimizer_state)
     checkpoints = gathered.checkpoints
-    names, left_out = lasting_layers(checkpoints, include or (), exclude or ())
+    names, left_out = lasting_layers(checkpoints, tensors.include or (), tensors.exclude or ())
     if not names:
         raise UsageError(
             "No layer is left: none has two dimensions, one shape in every checkpoint and a name that was asked for.",

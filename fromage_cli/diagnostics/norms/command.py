@@ -11,7 +11,14 @@ from fromage_cli.intake import Intake, checkpoint_record, open_problem
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import require
-from fromage_cli.terminal.options import BatchOptions, ModelOptions, OutputOptions, RunOptions, shared_options
+from fromage_cli.terminal.options import (
+    BatchOptions,
+    ModelOptions,
+    NameOptions,
+    OutputOptions,
+    RunOptions,
+    shared_options,
+)
 from fromage_cli.terminal.progress import progress
 
 if TYPE_CHECKING:
@@ -52,14 +59,9 @@ def command(
     steps_per_epoch: Annotated[
         int | None, typer.Option(metavar="N", min=1, rich_help_panel=PANEL, help="To tell future steps in epochs too.")
     ] = None,
-    include: Annotated[
-        list[str] | None, typer.Option("--include", metavar="GLOB", help="Only tensors whose name matches; repeatable.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="No tensor whose name matches; repeatable.")
-    ] = None,
     model: ModelOptions,
     batch: BatchOptions,
+    tensors: NameOptions,
     run: RunOptions,
     output: OutputOptions,
 ) -> Answer:
@@ -75,7 +77,7 @@ def command(
     last = gathered.checkpoints[-1]
     given = Settings(optimizer, (lr,), weight_decay, momentum, first_beta, steps_per_epoch=steps_per_epoch)
     settings = find_settings(gathered.checkpoints, _declared(last, model.trust), given)
-    names, left_out = lasting_layers(gathered.checkpoints, include or (), exclude or ())
+    names, left_out = lasting_layers(gathered.checkpoints, tensors.include or (), tensors.exclude or ())
     intake = _opened(last, model, batch, run)
     if intake is not None:
         names = _trained(intake, last, names)

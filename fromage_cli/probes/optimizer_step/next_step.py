@@ -13,7 +13,14 @@ from torch import Tensor
 from fromage_cli.checkpoints import OptimizerState, match_parameters
 from fromage_cli.checkpoints.optimizers.optimizer_state import slot_shape
 from fromage_cli.errors import MismatchError
-from fromage_cli.probes.lines.moments import EPSILON, MINIBATCHES, held_shapes, moments_of_minibatches, slots_by_name
+from fromage_cli.probes.lines.moments import (
+    EPSILON,
+    MINIBATCHES,
+    held_shapes,
+    holds_moments,
+    moments_of_minibatches,
+    slots_by_name,
+)
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.optimizer_step.update_rules import Memory, Place, TensorStep, moves, tensor_step
 from fromage_cli.problem.layers import TrainableTensor
@@ -40,7 +47,7 @@ def next_step(problem: Problem, optimizer: Optimizer, state: OptimizerState | No
 
     Raises MismatchError when the state does not fit the model.
     """
-    needs = optimizer.name in ("adam", "adamw", "lamb") and not _holds_moments(state)
+    needs = optimizer.name in ("adam", "adamw", "lamb") and not holds_moments(state)
     memory, note = _memory_of_minibatches(problem) if needs else (None, "")
     found = measure_next_step(problem, optimizer, state, memory, note)
     return {t.name: found.moved(t) for t in problem.receiving if t.name in found.steps}, found.note
@@ -103,13 +110,9 @@ def holds_memory(optimizer: Optimizer, state: OptimizerState | None) -> bool:
     if state is None or not optimizer.remembers:
         return False
     if optimizer.name in ("adam", "adamw", "lamb"):
-        return _holds_moments(state)
+        return holds_moments(state)
     slot = "exp_avg" if optimizer.name == "lion" else "momentum_buffer"
     return any(kept.get(slot) is not None for kept in state.slots.values())
-
-
-def _holds_moments(state: OptimizerState | None) -> bool:
-    return state is not None and state.has("exp_avg", "exp_avg_sq", "step")
 
 
 def _covers(optimizer: Optimizer) -> str:

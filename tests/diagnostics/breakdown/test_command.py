@@ -12,8 +12,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fromage_cli.cli import main
-
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
 Run = Callable[..., tuple[int, str, str]]
 
@@ -38,17 +36,6 @@ def cubic(model, batch):
 def total_and_count(model, batch):
     return nn.functional.cross_entropy(model(batch["x"]), batch["y"], reduction="sum"), len(batch["y"])
 """
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(["breakdown", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

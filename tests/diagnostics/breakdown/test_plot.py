@@ -16,7 +16,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fromage_cli.cli import main
 from fromage_cli.diagnostics.breakdown import command, panels, plot
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, DepthResult, LayerBreakdown
 from fromage_cli.errors import InputError, UsageError
@@ -47,17 +46,6 @@ SHOWN = (
     "lone\\ud800",
     "x" * 11 + "\u2026" + "x" * 17 + ".weight",
 )
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(["breakdown", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -13,8 +13,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fromage_cli.cli import main
-
 ROOT = Path(__file__).parents[3]
 SAMPLES = ROOT / "sample_checkpoints"
 WITHOUT_TORCH = """
@@ -36,17 +34,6 @@ def build():
 def batch():
     return {"input": torch.randn(6, 2), "y": torch.zeros(6, 3)}
 """
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main(["distance", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -1,31 +1,21 @@
-import io
-import os
+from functools import partial
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from fromage_cli.diagnostics.distance.measure import without_function
 from fromage_cli.diagnostics.distance.render import render, summary
 from fromage_cli.diagnostics.distance.result import ConditionNumber, ImpliedStep
-from fromage_cli.terminal.answer import PageStyle
+from tests.diagnostics.pages import compare, drawn
 
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def page(result, width=80, show_all=False, ascii_only=False):
-    stream = io.StringIO()
-    Console(file=stream, width=width, color_system=None).print(render(result, PageStyle(show_all, ascii_only, width)))
-    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
+page = partial(drawn, render)
+golden = partial(compare, Path(__file__).parent / "golden")
 
 
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_page(make_result, width):
-    """Compare with the page that was looked at and kept; FROMAGE_UPDATE_GOLDEN=1 keeps a new one."""
-    text, path = page(make_result(), width), GOLDEN / f"page-{width}.txt"
-    if os.environ.get("FROMAGE_UPDATE_GOLDEN"):
-        path.write_text(text)
-    assert text == path.read_text()
+    text = page(make_result(), width)
+    golden(f"page-{width}.txt", text)
     assert max(map(len, text.splitlines())) <= width
 
 

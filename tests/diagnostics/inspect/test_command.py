@@ -13,8 +13,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fromage_cli.cli import main
-
 ROOT = Path(__file__).parents[3]
 SAMPLES = ROOT / "sample_checkpoints"
 WITHOUT_TORCH = """
@@ -28,17 +26,6 @@ assert "torch" not in sys.modules
 if "--headers" in sys.argv:
     assert "numpy" not in sys.modules
 """
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main(["inspect", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def fresh(*arguments, cwd):

@@ -1,31 +1,14 @@
-import io
-import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from fromage_cli.diagnostics.inspect.render import in_bytes, render, summary
-from fromage_cli.terminal.answer import PageStyle
+from tests.diagnostics.pages import compare, drawn
 
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def page(result, width=80, show_all=False, ascii_only=False, path="run/step-400.pt"):
-    stream = io.StringIO()
-    Console(file=stream, width=width, color_system=None).print(
-        render(result, PageStyle(show_all, ascii_only, width), path)
-    )
-    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
-
-
-def golden(name, text):
-    """Compare with the page that was looked at and kept; FROMAGE_UPDATE_GOLDEN=1 keeps a new one."""
-    path = GOLDEN / name
-    if os.environ.get("FROMAGE_UPDATE_GOLDEN"):
-        path.write_text(text)
-    assert text == path.read_text()
+page = partial(drawn, render, path="run/step-400.pt")
+golden = partial(compare, Path(__file__).parent / "golden")
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -13,8 +13,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fromage_cli.cli import main
-
 ROOT = Path(__file__).parents[3]
 SAMPLES = ROOT / "sample_checkpoints"
 WITHOUT_TORCH = """
@@ -50,17 +48,6 @@ def batch():
 GIVEN = ("--model", "network.py:build", "--batch", "network.py:batch")
 SGD = ("--optimizer", "sgd", "--lr", ".1", "--weight-decay", "1e-3")
 ADAMW = ("--optimizer", "adamw", "--lr", "1e-3", "--weight-decay", ".1")
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main(["intrinsic-lr", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -1,33 +1,22 @@
-import io
-import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from fromage_cli.diagnostics.intrinsic_lr.render import courses, render, rotations, summary
-from fromage_cli.terminal.answer import PageStyle
+from tests.diagnostics.pages import compare, drawn
 
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def page(result, width=80, show_all=False, ascii_only=False):
-    stream = io.StringIO()
-    Console(file=stream, width=width, color_system=None).print(render(result, PageStyle(show_all, ascii_only, width)))
-    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
+page = partial(drawn, render)
+golden = partial(compare, Path(__file__).parent / "golden")
 
 
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_page(make_result, make_layer, drop, width):
-    """Compare with the page that was looked at and kept; FROMAGE_UPDATE_GOLDEN=1 keeps a new one."""
     result = make_result()
     layers = tuple(layer if layer.log_ratio is None else replace(layer, drop=drop) for layer in result.layers)
     text = page(replace(result, layers=layers, drop_factor=10.0), width)
-    path = GOLDEN / f"page-{width}.txt"
-    if os.environ.get("FROMAGE_UPDATE_GOLDEN"):
-        path.write_text(text)
-    assert text == path.read_text()
+    golden(f"page-{width}.txt", text)
     assert max(map(len, text.splitlines())) <= width
 
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fromage_cli.cli import main
 from fromage_cli.errors import ResourceError
 
 ROOT = Path(__file__).parents[3]
@@ -26,17 +25,6 @@ except SystemExit as exit:
     assert not exit.code, exit.code
 assert "torch" not in sys.modules
 """
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main(["norms", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def test_the_lars_sample_grows_and_its_output_layer_is_not_flagged(run):

@@ -1,31 +1,21 @@
-import io
-import os
+from functools import partial
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from fromage_cli.diagnostics.norms.render import curve, render, summary
-from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.theory.scale_invariance import Invariance
+from tests.diagnostics.pages import compare, drawn
 
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def page(result, width=80, show_all=False, ascii_only=False):
-    stream = io.StringIO()
-    Console(file=stream, width=width, color_system=None).print(render(result, PageStyle(show_all, ascii_only, width)))
-    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
+page = partial(drawn, render)
+golden = partial(compare, Path(__file__).parent / "golden")
 
 
 @pytest.mark.parametrize(("name", "width"), [("untested", 100), ("tested", 80), ("tested", 160)])
 def test_the_page(make_result, make_layer, name, width):
-    """Compare with the page that was looked at and kept; FROMAGE_UPDATE_GOLDEN=1 keeps a new one."""
     result = make_result() if name == "untested" else make_result(layers=zoo(make_layer))
-    text, path = page(result, width), GOLDEN / f"{name}-{width}.txt"
-    if os.environ.get("FROMAGE_UPDATE_GOLDEN"):
-        path.write_text(text)
-    assert text == path.read_text()
+    text = page(result, width)
+    golden(f"{name}-{width}.txt", text)
 
 
 def zoo(make_layer):

@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.cli import main
-
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
 Run = Callable[..., tuple[int, str, str]]
 
@@ -49,17 +47,6 @@ class Once(torch.autograd.Function):
 def once(model, batch):
     return Once.apply(model(batch["x"])).mean()
 """
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(["sharpness", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -1,34 +1,17 @@
-import io
-import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from fromage_cli.diagnostics.sharpness.render import render, summary
 from fromage_cli.diagnostics.sharpness.result import Absent, HessianEigenvalue, LayerBlock, SharpnessResult
-from fromage_cli.terminal.answer import PageStyle
+from tests.diagnostics.pages import compare, drawn
 
 MakeResult = Callable[..., SharpnessResult]
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def page(result: SharpnessResult, width: int = 80, show_all: bool = False, ascii_only: bool = False) -> str:
-    stream = io.StringIO()
-    console = Console(file=stream, width=width, color_system=None)
-    console.print(render(result, PageStyle(show_all, ascii_only, width)))
-    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
-
-
-def golden(name: str, text: str) -> None:
-    """Compare with the page that was looked at and kept; FROMAGE_UPDATE_GOLDEN=1 keeps a new one."""
-    path = GOLDEN / name
-    if os.environ.get("FROMAGE_UPDATE_GOLDEN"):
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    assert text == path.read_text()
+page = partial(drawn, render)
+golden = partial(compare, Path(__file__).parent / "golden")
 
 
 @pytest.mark.parametrize("width", [80, 160])

@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.cli import main
-
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
 Run = Callable[..., tuple[int, str, str]]
 
@@ -41,17 +39,6 @@ def flat(model, batch):
     return -model(batch["x"]).square().mean()
 """
 GIVEN = ("--model", "network.py:build", "--batch", "network.py:batch", "--probe", "none")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(["suggest-lr", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -1,0 +1,21 @@
+"""What the tests of all commands share."""
+
+from collections.abc import Callable
+
+import pytest
+
+from fromage_cli.cli import main
+
+
+@pytest.fixture
+def run(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Calls the command of the test's folder: its exit code, standard output and standard error."""
+    command = request.path.parent.name.replace("_", "-")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([command, *map(str, arguments)])
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
