@@ -103,21 +103,21 @@ class Intake:
 
 
 def open_problem(
-    ckpt: str | None, model: ModelOptions, batch: BatchOptions, run: RunOptions, *, spare: int = 0
+    ckpt: str | Checkpoint | None, model: ModelOptions, batch: BatchOptions, run: RunOptions, *, spare: int = 0
 ) -> Intake:
     """The problem that a checkpoint, a model, a batch and a loss make together, ready to be evaluated.
 
-    What is not given on the command line is looked for beside the checkpoint, as data. Where batches come from an
-    iterator, up to `spare` more of them are kept for training steps. Raises every class of FromageError except
-    ResourceError, each with what came, what was expected and what to do.
+    `ckpt`: as the user named it, or opened already. What is not given on the command line is looked for beside the
+    checkpoint, as data. Where batches come from an iterator, up to `spare` more of them are kept for training steps.
+    Raises every class of FromageError except ResourceError, each with what came, what was expected and what to do.
     """
     from fromage_cli.problem.budget import Budget
 
     budget = Budget(run.time_limit, run.max_memory)  # from here on: loading torch takes its time too
     import torch
 
-    from fromage_cli.checkpoints import open_checkpoint
-    from fromage_cli.problem.beside import Declared, declared_beside
+    from fromage_cli.checkpoints import Checkpoint, open_checkpoint
+    from fromage_cli.problem.beside import Declared
     from fromage_cli.problem.losses import resolve_loss
     from fromage_cli.problem.models import build_model
     from fromage_cli.problem.problem import Problem
@@ -126,14 +126,10 @@ def open_problem(
 
     device, dtype = torch_device(run.device), getattr(torch, run.dtype)
     _require_something(ckpt, model)
-    checkpoint = None
-    if ckpt is not None:
+    checkpoint = ckpt if isinstance(ckpt, Checkpoint) else None
+    if isinstance(ckpt, str):
         checkpoint = open_checkpoint(ckpt, model.key, ema=model.ema, optimizer_state=model.optimizer_state)
-    declared = Declared()
-    if checkpoint is not None:
-        declared = declared_beside(
-            Path(cast(str, ckpt)), checkpoint.metadata, opened=checkpoint.weights, trust=model.trust
-        )
+    declared = declared_by(checkpoint, model.trust) if checkpoint is not None else Declared()
 
     def build(seed: int) -> tuple[nn.Module, str]:
         return build_model(model.model or "auto", model.model_arguments, checkpoint, declared, seed=seed)
@@ -187,6 +183,13 @@ def provenance(problem: Problem) -> Provenance:
     )
 
 
+def declared_by(checkpoint: Checkpoint, trust: bool) -> Declared:
+    """What a checkpoint's metadata and the file beside it declare; code only under `--trust`."""
+    from fromage_cli.problem.beside import declared_beside
+
+    return declared_beside(checkpoint.path, checkpoint.metadata, opened=checkpoint.weights, trust=trust)
+
+
 def checkpoint_record(checkpoint: Checkpoint) -> CheckpointRecord:
     """A checkpoint as the envelope names it."""
     return CheckpointRecord(
@@ -215,7 +218,7 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
-def _require_something(ckpt: str | None, model: ModelOptions) -> None:
+def _require_something(ckpt: str | Checkpoint | None, model: ModelOptions) -> None:
     if ckpt is None and model.model in (None, "auto"):
         raise UsageError(
             "There is neither a checkpoint nor a model.",

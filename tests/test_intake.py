@@ -1,9 +1,10 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.errors import UsageError
-from fromage_cli.intake import Intake, checkpoint_record, open_problem, torch_device
+from fromage_cli.errors import UnsafeError, UsageError
+from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_problem, torch_device
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
 
 
@@ -13,6 +14,24 @@ def test_the_envelope_names_the_file_that_was_read():
     assert record.path == str(run.weights)
     assert record.step == run.step
     assert f"{run.step:06d}" in record.path
+
+
+def test_an_opened_checkpoint_serves_as_well_as_its_name():
+    place = "sample_checkpoints/mlp-16"
+    batch = BatchOptions(batch=f"{place}/batch.safetensors")
+    named, given = (open_problem(ckpt, ModelOptions(), batch, RunOptions()) for ckpt in (place, open_checkpoint(place)))
+    assert (named.notes, named.declared, named.checkpoints) == (given.notes, given.declared, given.checkpoints)
+    assert float(named.problem.base.loss) == float(given.problem.base.loss)
+
+
+def test_code_beside_a_checkpoint_is_declared_under_trust_alone(tmp_path):
+    save_file({"w": torch.ones(2, 2)}, tmp_path / "c.safetensors")
+    (tmp_path / "fromage.toml").write_text('model = "network.py:build"\nlearning_rate = 0.1\n')
+    checkpoint = open_checkpoint(tmp_path / "c.safetensors")
+    with pytest.raises(UnsafeError, match="data only"):
+        declared_by(checkpoint, trust=False)
+    trusted = declared_by(checkpoint, trust=True)
+    assert (trusted.model, trusted.learning_rate) == (f"{tmp_path / 'network.py'}:build", 0.1)
 
 
 def test_a_device_that_is_not_there_is_refused():

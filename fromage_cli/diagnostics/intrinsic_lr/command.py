@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fromage_cli.errors import UsageError
-from fromage_cli.intake import Intake, checkpoint_record, open_problem
+from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_problem
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, IntrinsicResult
     from fromage_cli.diagnostics.intrinsic_lr.settings import Given, Training
-    from fromage_cli.problem.beside import Declared
 
 TESTS = 6.0
 """Forward passes for the test of one layer."""
@@ -89,8 +88,8 @@ def command(
         )
     intake = None
     if model.model is not None or batch.batch is not None:
-        intake = open_problem(str(checkpoints[-1].path), model, batch, run)
-    training = _training(checkpoints, names, _given(optimizer, steps_per_epoch, decoupled), intake)
+        intake = open_problem(checkpoints[-1], model, batch, run)
+    training = _training(checkpoints, names, _given(optimizer, steps_per_epoch, decoupled), intake, model.trust)
     if run.estimate:
         return _estimate(intake, checkpoints, names, needs_gradients(training))
     evidence = _evidence(intake, names, needs_gradients(training), optimizer.train_batch_size)
@@ -171,12 +170,12 @@ def _check(optimizer: OptimizerOptions, decoupled: bool, drop: float | None, plo
 
 
 def _training(
-    checkpoints: "Sequence[Checkpoint]", names: Sequence[str], given: "Given", intake: Intake | None
+    checkpoints: "Sequence[Checkpoint]", names: Sequence[str], given: "Given", intake: Intake | None, trust: bool
 ) -> "Training":
     from fromage_cli.diagnostics.intrinsic_lr.settings import find_training
 
     if intake is None:
-        return find_training(checkpoints, names, given, lambda: _declared(checkpoints[-1]))
+        return find_training(checkpoints, names, given, lambda: declared_by(checkpoints[-1], trust))
     from fromage_cli.diagnostics.intrinsic_lr.evidence import checkpoint_shapes
 
     return find_training(
@@ -193,13 +192,6 @@ def _evidence(intake: Intake | None, names: Sequence[str], gradients: bool, batc
 
     with progress("scale invariance", total=len(names)) as advance:
         return gather_evidence(intake.problem, names, gradients=gradients, batch_size=batch_size, advance=advance)
-
-
-def _declared(checkpoint: "Checkpoint") -> "Declared":
-    """What stands beside the checkpoint; only asked where it is needed, for it brings torch."""
-    from fromage_cli.problem.beside import declared_beside
-
-    return declared_beside(checkpoint.path, checkpoint.metadata, opened=checkpoint.weights)
 
 
 def _estimate(

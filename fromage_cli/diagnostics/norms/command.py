@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fromage_cli.errors import UsageError
-from fromage_cli.intake import Intake, checkpoint_record, open_problem
+from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_problem
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import require
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.diagnostics.norms.invariance import ModelTest
     from fromage_cli.diagnostics.norms.settings import Settings
-    from fromage_cli.problem.beside import Declared
 
 PANEL = "Optimizer"
 
@@ -76,7 +75,7 @@ def command(
     gathered = gather_series(ckpt, model.key, model.ema, model.optimizer_state)
     last = gathered.checkpoints[-1]
     given = Settings(optimizer, (lr,), weight_decay, momentum, first_beta, steps_per_epoch=steps_per_epoch)
-    settings = find_settings(gathered.checkpoints, _declared(last, model.trust), given)
+    settings = find_settings(gathered.checkpoints, declared_by(last, model.trust), given)
     names, left_out = lasting_layers(gathered.checkpoints, tensors.include or (), tensors.exclude or ())
     intake = _opened(last, model, batch, run)
     if intake is not None:
@@ -108,12 +107,6 @@ def _first_beta(betas: str | None) -> float | None:
     return pair[0] if pair else None
 
 
-def _declared(checkpoint: "Checkpoint", trust: bool) -> "Declared":
-    from fromage_cli.problem.beside import declared_beside
-
-    return declared_beside(checkpoint.path, checkpoint.metadata, opened=checkpoint.weights, trust=trust)
-
-
 def _opened(last: "Checkpoint", model: ModelOptions, batch: BatchOptions, run: RunOptions) -> Intake | None:
     """The last checkpoint in its model, where a model or a batch is given."""
     if model.model is None and batch.batch is None:
@@ -122,7 +115,7 @@ def _opened(last: "Checkpoint", model: ModelOptions, batch: BatchOptions, run: R
         raise UsageError(
             "--autocast rounds to three digits; scale invariance shows only in more.", hint="Leave --autocast out."
         )
-    return open_problem(str(last.path), model, batch, run)
+    return open_problem(last, model, batch, run)
 
 
 def _trained(intake: Intake, last: "Checkpoint", names: Sequence[str]) -> tuple[str, ...]:

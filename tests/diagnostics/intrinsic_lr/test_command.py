@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -46,6 +47,7 @@ def batch():
     return {"x": torch.randn(64, 6), "y": torch.randint(3, (64,))}
 """
 GIVEN = ("--model", "network.py:build", "--batch", "network.py:batch")
+STORE = "memory://intrinsic"
 SGD = ("--optimizer", "sgd", "--lr", ".1", "--weight-decay", "1e-3")
 ADAMW = ("--optimizer", "adamw", "--lr", "1e-3", "--weight-decay", ".1")
 
@@ -90,6 +92,24 @@ def test_sgd_with_a_model(run, home):
     assert first["equilibrium_norm"] > 0 and first["drop"]["at_once"] == pytest.approx(0.1)
     assert last["verdict"] == "none" and last["equilibrium_norm"] is None
     assert envelope["problem"]["batch_size"] == 64 and envelope["tool"]["gradient_evaluations"] >= 2
+
+
+def test_code_declared_beside_the_checkpoint_needs_trust(run, home):
+    (home / "run").mkdir()
+    (home / "step-30.safetensors").rename(home / "run/step-30.safetensors")
+    (home / "run/fromage.toml").write_text('model = "other.py:build"\nlearning_rate = 0.1\nweight_decay = 0.001\n')
+    refused, _, err = run("run", "--optimizer", "sgd", "--json")
+    assert refused == 4 and "data only" in err
+    code, out, _ = run("run", "--optimizer", "sgd", "--trust", "--json")
+    assert code == 0 and json.loads(out)["result"]["layers"][0]["weight_decay"] == 1e-3
+
+
+def test_a_checkpoint_on_another_machine(run, home):
+    fsspec.filesystem("memory").put("step-30.safetensors", "/intrinsic/step-30.safetensors")
+    given = (*SGD, *GIVEN, "--train-batch-size", "16", "--json")
+    here, there = (json.loads(run(f"{place}step-30.safetensors", *given)[1]) for place in ("", f"{STORE}/"))
+    assert there["result"] == here["result"] and there["result"]["layers"][0]["equilibrium_norm"] > 0
+    assert there["checkpoints"][0]["path"] == f"{STORE}/step-30.safetensors"
 
 
 def test_tables(run, home):

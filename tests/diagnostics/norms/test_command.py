@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -85,6 +86,14 @@ def test_the_layers_of_the_fromage_sample_are_invariant_and_do_not_grow(run):
     assert (code, envelope["findings"]) == (0, [])
     verdicts = [layer["invariance"]["verdict"] for layer in envelope["result"]["layers"]]
     assert verdicts == ["invariant"] * 3 + ["none"]
+
+
+def test_the_weights_of_a_checkpoint_on_another_machine_are_put_into_the_model(run):
+    fsspec.filesystem("memory").put(f"{SAMPLES / 'convnet-lars'}/step-000000.safetensors", "/norms/step-0.safetensors")
+    places = (SAMPLES / "convnet-lars/step-000000.safetensors", "memory://norms/step-0.safetensors")
+    batch = ("--batch", SAMPLES / "convnet-lars/batch.safetensors")
+    here, there = (json.loads(run(place, *MODEL, *batch, "--json")[1])["result"]["layers"] for place in places)
+    assert here == there and there[0]["invariance"]["verdict"] == "invariant"
 
 
 def test_in_evaluation_behaviour_nothing_is_invariant(run):
