@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fromage_cli.errors import NumericalError, ResourceError, UsageError
-from fromage_cli.intake import Intake, open_problem
+from fromage_cli.intake import open_problem
 from fromage_cli.terminal.answer import Answer, records
-from fromage_cli.terminal.estimate import Estimate, estimate_answer
+from fromage_cli.terminal.estimate import estimate_answer
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
 from fromage_cli.terminal.options import (
     BatchOptions,
@@ -68,6 +68,7 @@ def command(
     trains = verify is not None or (probe != "none" and value != "limit")
     intake = open_problem(ckpt, model, batch, run, spare=TRAINING_BATCHES if trains else 0)
 
+    from fromage_cli.diagnostics.suggest_lr.cost import estimate
     from fromage_cli.diagnostics.suggest_lr.course import Wish
     from fromage_cli.diagnostics.suggest_lr.findings import judge
     from fromage_cli.diagnostics.suggest_lr.measure import measure
@@ -90,10 +91,6 @@ def command(
             "--value needs the optimizer, and no checkpoint tells which it is.",
             "Name it with --optimizer; without --value the tables show all of them.",
         )
-    if run.estimate:
-        return _estimate(intake, rule, probe, sharpness, verify or 0)
-    chosen = tensors.tensors or "all"
-    moving, _ = moving_tensors(intake.problem, chosen, tensors.include or (), tensors.exclude or ())
     wish = Wish(
         batch_size=optimizer.train_batch_size,
         chunks=warm,
@@ -102,6 +99,10 @@ def command(
         verify=verify or 0,
         fresh=intake.rebuilt,
     )
+    if run.estimate:
+        return intake.complete(estimate_answer("suggest-lr", estimate(intake.problem, rule, wish)))
+    chosen = tensors.tensors or "all"
+    moving, _ = moving_tensors(intake.problem, chosen, tensors.include or (), tensors.exclude or ())
     with progress("suggest-lr", total=_stages(rule, wish.probe, sharpness, wish.verify)) as advance:
         measured = measure(intake.problem, moving, rule, state, wish=wish, advance=advance)
     result = measured.result
@@ -165,25 +166,3 @@ def _stages(rule: "Optimizer", probe: str, sharpness: bool, verify: int) -> int:
     if rule.name is None:
         return measured + 8
     return measured + 2 + sharpness + (0 if probe == "none" else 6) + (3 if verify else 0)
-
-
-def _estimate(intake: Intake, rule: "Optimizer", probe: str, sharpness: bool, verify: int) -> Answer:
-    """The most that it can take: seven gradients along the step beside base and noise, and forward passes."""
-    from fromage_cli.probes.cost import measure_cost
-    from fromage_cli.probes.trial_runs.training import training_rows
-
-    problem = intake.problem
-    cost = measure_cost(problem, products=True)
-    gradients = 9.0 + (8 * 8 / 3 if rule.name is None else 1.0 + 20 / 3)
-    steps = (0 if probe == "none" or rule.name is None else 100) + 3 * verify
-    if steps:
-        rows = training_rows(problem)
-        gradients += (steps * rows.batches[0].size + 3.0 * sum(part.size for part in rows.independent)) / problem.rows
-        gradients += 5.0
-    products = 1.0 + (20.0 if sharpness else 0.0)
-    estimate = Estimate(
-        gradients=gradients + cost.equivalent(products),
-        bytes=cost.memory(copies=6.0 + (20.0 if sharpness else 0.0), products=True),
-        seconds=cost.time(gradients, products=products),
-    )
-    return intake.complete(estimate_answer("suggest-lr", estimate))

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from fromage_cli.probes.cost import Cost
+
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
 Run = Callable[..., tuple[int, str, str]]
 
@@ -25,6 +27,9 @@ def batch():
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(60, 8, generator=generator)
     return {"x": x, "y": (x[:, 0] > 0).long() + (x[:, 1] > 0).long()}
+
+def row():
+    return {name: rows[:1] for name, rows in batch().items()}
 
 def batches():
     generator = torch.Generator().manual_seed(1)
@@ -156,6 +161,26 @@ def test_the_cost_is_told_beforehand(run: Run, home: Path) -> None:
     )
     assert 10 < plain["gradients"] < more["gradients"]
     assert plain["bytes"] > 0 and plain["seconds"] > 0
+
+
+def test_the_cost_is_that_of_the_run_it_stands_for(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short runs are not counted where only the limit is printed, nor where one row allows none."""
+    monkeypatch.setattr(Cost, "equivalent", lambda self, products: products)
+
+    def told(batch: str, *extra: str) -> float:
+        given = ("--model", "network.py:build", "--batch", f"network.py:{batch}", "--optimizer", "sgd")
+        code, out, err = run(*given, *extra, "--estimate", "--json")
+        assert code == 0, err
+        return float(json.loads(out)["result"]["estimate"]["gradients"])
+
+    plain, whole = told("batch", "--probe", "none"), told("batch")
+    run(*GIVEN[:4], "--optimizer", "sgd", "--value", "limit", "--estimate", "-o", "limit.tsv")
+    (row,) = csv.DictReader((home / "limit.tsv").open(), delimiter="\t")
+    assert float(row["gradients"]) == plain < whole
+    assert told("row") == told("row", "--probe", "none")
+    assert run("--model", "network.py:build", "--batch", "network.py:row", "--optimizer", "sgd")[0] == 0
+    code, _, err = run(*GIVEN[:3], "network.py:row", "--optimizer", "sgd", "--probe", "checkpoint", "--estimate")
+    assert code == 2 and "two rows" in err
 
 
 @pytest.mark.parametrize(

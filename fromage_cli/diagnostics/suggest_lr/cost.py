@@ -1,0 +1,65 @@
+"""What a search for safe rates costs at most, told beforehand."""
+
+from fromage_cli.diagnostics.suggest_lr.alternatives import FORWARDS
+from fromage_cli.diagnostics.suggest_lr.course import FORWARD, Wish
+from fromage_cli.errors import UsageError
+from fromage_cli.probes.cost import measure_cost
+from fromage_cli.probes.curvature.stable_rate import MAX_PRODUCTS
+from fromage_cli.probes.lines.crossing import POINTS
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+from fromage_cli.probes.trial_runs.short_runs import LARGEST_GRADIENTS, RATES
+from fromage_cli.probes.trial_runs.training import TrainingRows, training_rows
+from fromage_cli.probes.trial_runs.verification import FACTORS
+from fromage_cli.problem.problem import Problem
+from fromage_cli.terminal.estimate import Estimate
+
+ALONG_THE_STEP = 3.0 + 2.0 * POINTS + FORWARD
+"""Base, chunks and noise floor; the points of both measured limits; the depth."""
+RISE = 11.0 * FORWARD
+"""A critical rate that is found within ten tries."""
+ELSEWHERE = 1.0 + RISE / 2.0
+"""The same on half of the rows, with a gradient of either half."""
+FIRST_INCREASE = 2.0 + RISE
+"""Where short runs begin: gradient and memory of a new network, and its critical rate."""
+
+
+def estimate(problem: Problem, optimizer: Optimizer, wish: Wish) -> Estimate:
+    """The cost where every critical rate is found within ten tries and every search takes all of its points.
+
+    Raises UsageError where real steps are asked for that the rows do not allow.
+    """
+    cost = measure_cost(problem, products=True)
+    gradients, products = ALONG_THE_STEP, 1.0
+    if optimizer.name is None:
+        gradients += 1.0 + FORWARDS * FORWARD
+    else:
+        gradients += RISE + ELSEWHERE + training_cost(problem, wish)
+        products += MAX_PRODUCTS if wish.sharpness else 0.0
+    return Estimate(
+        gradients=gradients + cost.equivalent(products),
+        bytes=cost.memory(copies=6.0 + (MAX_PRODUCTS if wish.sharpness else 0.0), products=True),
+        seconds=cost.time(gradients, products=products),
+    )
+
+
+def training_cost(problem: Problem, wish: Wish) -> float:
+    """Of short runs and of real steps that verify, in gradients of all rows.
+
+    Raises UsageError as the runs do: under `auto` there are none where the rows do not allow them.
+    """
+    if wish.probe == "none" and not wish.verify:
+        return 0.0
+    try:
+        rows = training_rows(problem, wish.batch_size)
+    except UsageError:
+        if wish.probe in ("init", "checkpoint") or wish.verify:
+            raise
+        return 0.0
+    probe = FIRST_INCREASE + _runs(rows, LARGEST_GRADIENTS, RATES) / problem.rows if wish.probe != "none" else 0.0
+    return probe + (_runs(rows, len(FACTORS) * wish.verify, len(FACTORS)) / problem.rows if wish.verify else 0.0)
+
+
+def _runs(rows: TrainingRows, steps: float, runs: int) -> float:
+    """Rows whose gradient takes as long: the steps', and the losses of other rows before and after each run."""
+    largest = max(batch.size for batch in rows.batches)
+    return steps * largest + (1 + runs) * FORWARD * sum(batch.size for batch in rows.independent)
