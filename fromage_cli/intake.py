@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fromage_cli.problem.batches import Batch
     from fromage_cli.problem.beside import Declared
     from fromage_cli.problem.evaluation import Mode
+    from fromage_cli.problem.layers import TrainableTensor
     from fromage_cli.problem.problem import Problem
 
 
@@ -49,6 +50,26 @@ class Intake:
         if model is None:
             return None
         return replace(self.problem, model=model.to(self.problem.device, self.problem.dtype), saved=None)
+
+    def trained_layers(self, names: Collection[str]) -> dict[str, TrainableTensor]:
+        """The model's layers by the checkpoint's names, as far as those are among `names`, in their order.
+
+        Raises UsageError where the model trains none of them.
+        """
+        from fromage_cli.problem.weights import stored_names
+
+        if self.checkpoint is None:
+            return {}
+        first = {name: group[0] for group in self.checkpoint.tied for name in group}
+        stored = stored_names(self.problem.model, self.checkpoint, self.problem.layers)
+        layers = {first.get(stored[layer.name], stored[layer.name]): layer for layer in self.problem.layers}
+        found = {name: layers[name] for name in names if name in layers}
+        if not found:
+            raise UsageError(
+                f"No layer is left: the model trains none of {', '.join(list(names)[:3])}.",
+                hint="Name others with --include, or let the factory return the model with requires_grad=True on them.",
+            )
+        return found
 
     def reload_weights(self) -> None:
         """Let displaced weights be read from the checkpoint again instead of being kept.
@@ -169,6 +190,20 @@ def open_problem(
     )
     notes += (f"batch: {_counted(problem)} from {data.source}; loss: {loss.name}; mode: {mode}",)
     return Intake(problem, checkpoint, declared, description, notes, lambda seed: build(seed)[0])
+
+
+def open_run(last: Checkpoint, model: ModelOptions, batch: BatchOptions, run: RunOptions) -> Intake | None:
+    """The last checkpoint of a run in its model, where a model or a batch is given, for layers to be scaled in it.
+
+    Raises UsageError under `--autocast`, and what `open_problem` raises.
+    """
+    if model.model is None and batch.batch is None:
+        return None
+    if run.autocast:
+        raise UsageError(
+            "--autocast rounds to three digits; scale invariance shows only in more.", hint="Leave --autocast out."
+        )
+    return open_problem(last, model, batch, run)
 
 
 def provenance(problem: Problem) -> Provenance:

@@ -34,6 +34,43 @@ def test_code_beside_a_checkpoint_is_declared_under_trust_alone(tmp_path):
     assert (trusted.model, trusted.learning_rate) == (f"{tmp_path / 'network.py'}:build", 0.1)
 
 
+FACTORY = """
+import torch
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.frozen = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+        self.outer = torch.nn.Linear(3, 3)
+        self.outer.weight = self.inner.weight
+        self.frozen.requires_grad_(False)
+        self.unused = torch.nn.Parameter(torch.ones(2, 2))
+
+    def forward(self, x):
+        return self.outer(self.frozen(self.inner(x)))
+"""
+
+
+def test_layers_that_the_model_trains_by_their_names_in_the_checkpoint(tmp_path):
+    (tmp_path / "network.py").write_text(FACTORY)
+    scope = {}
+    exec(FACTORY, scope)
+    weights = {f"net.{name}": value for name, value in scope["Network"]().state_dict().items()}
+    torch.save(dict(sorted(weights.items(), key=lambda item: item[0] != "net.outer.weight")), tmp_path / "c.pt")
+    torch.save({"x": torch.randn(4, 3), "y": torch.tensor([0, 1, 2, 0])}, tmp_path / "b.pt")
+    intake = open_problem(
+        str(tmp_path / "c.pt"),
+        ModelOptions(model=f"{tmp_path / 'network.py'}:Network"),
+        BatchOptions(batch=str(tmp_path / "b.pt")),
+        RunOptions(),
+    )
+    names = ("net.outer.weight", "net.frozen.weight", "net.unused")  # of tied tensors the file's first
+    found = intake.trained_layers(names)
+    assert {name: tensor.name for name, tensor in found.items()} == {"net.outer.weight": "inner.weight"}
+    with pytest.raises(UsageError, match=r"trains none of net\.frozen\.weight"):
+        intake.trained_layers(names[1:])
+
+
 def test_a_device_that_is_not_there_is_refused():
     assert torch_device("cpu").type == "cpu"
     with pytest.raises(UsageError, match="CUDA devices here"):

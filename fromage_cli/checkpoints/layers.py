@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, TensorEntry
 from fromage_cli.checkpoints.reading.widening import WIDTHS
+from fromage_cli.errors import UsageError
 
 
 def layer_entries(
@@ -29,7 +30,10 @@ def layer_entries(
 def lasting_layers(
     checkpoints: Sequence[Checkpoint], include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The layers of a run's last checkpoint, each tied one once, and those that not every one has in one shape."""
+    """The layers of a run's last checkpoint, each tied one once, and a note on those that it did not have throughout.
+
+    Raises UsageError where none is left.
+    """
     last = checkpoints[-1]
     copies = {name for group in last.tied for name in group[1:]}
     layers = {name: entry for name, entry in layer_entries(last, include, exclude).items() if name not in copies}
@@ -38,4 +42,16 @@ def lasting_layers(
         for name, entry in layers.items()
         if all(name in one.entries and one.entries[name].shape == entry.shape for one in checkpoints)
     ]
-    return tuple(lasting), tuple(name for name in layers if name not in lasting)
+    if not lasting:
+        raise UsageError(
+            "No layer is left: none has two dimensions, one shape in every checkpoint and a name that was asked for.",
+            hint="Name checkpoints of one run, and see inspect for what they hold.",
+        )
+    return tuple(lasting), _left_out([name for name in layers if name not in lasting])
+
+
+def _left_out(names: Sequence[str]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    layers = f"{len(names)} layer{'s' if len(names) > 1 else ''}"
+    return (f"Left out {layers} that not every checkpoint has in one shape: {', '.join(names[:3])}.",)

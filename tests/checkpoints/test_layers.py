@@ -1,8 +1,10 @@
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.layers import lasting_layers, layer_entries
+from fromage_cli.errors import UsageError
 
 
 def saved(path, tensors):
@@ -22,5 +24,12 @@ def test_layers_that_last(tmp_path):
     tied = torch.ones(2, 3)
     first = saved(tmp_path / "a.safetensors", {"w": torch.ones(2, 2), "h": torch.ones(2, 2), "t": tied})
     last = saved(tmp_path / "b.pt", {"w": torch.ones(2, 2), "h": torch.ones(2, 4), "t": tied, "u": tied})
-    assert lasting_layers([first, last]) == (("w", "t"), ("h",))
+    names, notes = lasting_layers([first, last])
+    assert names == ("w", "t") and notes == ("Left out 1 layer that not every checkpoint has in one shape: h.",)
     assert lasting_layers([last]) == (("w", "h", "t"), ())
+
+
+def test_a_run_without_layers_is_refused(tmp_path):
+    checkpoint = saved(tmp_path / "a.safetensors", {"w": torch.ones(2, 2), "b": torch.ones(2)})
+    with pytest.raises(UsageError, match="No layer is left"):
+        lasting_layers([checkpoint], include=["b"])

@@ -1,6 +1,6 @@
 """`fromage-diag intrinsic-lr`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fromage_cli.errors import UsageError
-from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_problem
+from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_run
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, IntrinsicResult
     from fromage_cli.diagnostics.intrinsic_lr.settings import Given, Training
+    from fromage_cli.problem.layers import TrainableTensor
 
 TESTS = 6.0
 """Forward passes for the test of one layer."""
@@ -80,28 +81,24 @@ def command(
     budget = Budget(run.time_limit, run.max_memory)
     gathered = gather_series(ckpt, model.key, model.ema, model.optimizer_state)
     checkpoints = gathered.checkpoints
-    names, left_out = lasting_layers(checkpoints, tensors.include or (), tensors.exclude or ())
-    if not names:
-        raise UsageError(
-            "No layer is left: none has two dimensions, one shape in every checkpoint and a name that was asked for.",
-            hint="Name checkpoints of one run, and see inspect for what they hold.",
-        )
-    intake = None
-    if model.model is not None or batch.batch is not None:
-        intake = open_problem(checkpoints[-1], model, batch, run)
+    names, changed = lasting_layers(checkpoints, tensors.include or (), tensors.exclude or ())
+    intake = open_run(checkpoints[-1], model, batch, run)
+    layers = intake.trained_layers(names) if intake is not None else {}
+    names = tuple(layers) or names
     training = _training(checkpoints, names, _given(optimizer, steps_per_epoch, decoupled), intake, model.trust)
     if run.estimate:
         return _estimate(intake, checkpoints, names, needs_gradients(training))
-    evidence = _evidence(intake, names, needs_gradients(training), optimizer.train_batch_size)
+    evidence = _evidence(intake, layers, needs_gradients(training), optimizer.train_batch_size)
     elements = sum(checkpoints[-1].entries[name].elements for name in names)
     with progress("intrinsic-lr", total=elements * len(checkpoints)) as advance:
         result, stopped = measure(
             checkpoints, names, training, evidence, drop=drop, advance=advance, check=budget.check
         )
-    notes = (*(gathered.notes if intake is None else ()), *training.notes, *evidence.notes, *_said(left_out))
-    answer = replace(_answer(result, notes), error=stopped)
+    answer = replace(_answer(result, (*training.notes, *changed)), error=stopped)
     answer = answer if intake is None else intake.complete(answer)
-    answer = replace(answer, checkpoints=tuple(checkpoint_record(checkpoint) for checkpoint in checkpoints))
+    own = tuple(note for note in answer.notes if note not in gathered.notes)
+    files = tuple(checkpoint_record(checkpoint) for checkpoint in checkpoints)
+    answer = replace(answer, notes=(*gathered.notes, *own), checkpoints=files)
     return answer if plot is None else _drawn(answer, result, plot, output.force)
 
 
@@ -132,14 +129,6 @@ def _drawn(answer: Answer, result: "IntrinsicResult", plot: Path, force: bool) -
     of_last = replace(answer, checkpoints=answer.checkpoints[-1:])
     drawn = with_plot(of_last, lambda subject, format: draw(result, subject, format), plot, force)
     return replace(drawn, checkpoints=answer.checkpoints)
-
-
-def _said(left_out: Sequence[str]) -> tuple[str, ...]:
-    """A note on layers that not every checkpoint has."""
-    if not left_out:
-        return ()
-    first = ", ".join(left_out[:3])
-    return (f"Left out {len(left_out)} layers that not every checkpoint has in one shape: {first}.",)
 
 
 def _given(optimizer: OptimizerOptions, steps_per_epoch: int | None, decoupled: bool) -> "Given":
@@ -183,15 +172,17 @@ def _training(
     )
 
 
-def _evidence(intake: Intake | None, names: Sequence[str], gradients: bool, batch_size: int | None) -> "Evidence":
+def _evidence(
+    intake: Intake | None, layers: Mapping[str, "TrainableTensor"], gradients: bool, batch_size: int | None
+) -> "Evidence":
     from fromage_cli.diagnostics.intrinsic_lr.result import Evidence
 
     if intake is None:
         return Evidence()
     from fromage_cli.diagnostics.intrinsic_lr.evidence import gather_evidence
 
-    with progress("scale invariance", total=len(names)) as advance:
-        return gather_evidence(intake.problem, names, gradients=gradients, batch_size=batch_size, advance=advance)
+    with progress("scale invariance", total=len(layers)) as advance:
+        return gather_evidence(intake.problem, layers, gradients=gradients, batch_size=batch_size, advance=advance)
 
 
 def _estimate(

@@ -4,79 +4,77 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, LayerEvidence
-from fromage_cli.errors import MismatchError
+from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.probes.optimizer_step.unit_gradients import (
     UnitGradients,
     Units,
     measure_unit_gradients,
     squares_of_units,
 )
-from fromage_cli.probes.structure.invariance import measure_invariance
+from fromage_cli.probes.structure.invariance import InvarianceTest, measure_invariance
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.weights import stored_names
 
 
 def gather_evidence(
     problem: Problem,
-    names: Sequence[str],
+    layers: Mapping[str, TrainableTensor],
     *,
     gradients: bool,
     batch_size: int | None,
     advance: Callable[[], None] = lambda: None,
 ) -> Evidence:
-    """Tests the named layers for scale invariance and, where the rule needs them, measures gradients.
+    """Tests the model's layers, given by their names in the checkpoint, for scale invariance; where the rule needs them
+    it measures gradients too.
 
-    Raises what the first gradient raises; a limit that is reached leaves layers untested, and a note says so.
+    Raises what the first gradient raises; a limit that is reached leaves the rest untested, or without gradients.
     """
-    tensors = model_tensors(problem, names)
-    test = measure_invariance(problem, {tensor.name for tensor in tensors.values()}, advance)
-    units = {}
-    for tensor in tensors.values():
-        found = test.layers.get(tensor.name)
-        parts = found.invariance.parts if found is not None else None
-        units[tensor.name] = Units(parts or 1, (found.invariance.axis if found is not None else None) or 0)
-    measured, reason = _gradients(problem, units, batch_size) if gradients and test.stopped is None else (None, "")
-    layers = {}
-    for name, tensor in tensors.items():
-        found = test.layers.get(tensor.name)
-        squares = measured.squares.get(tensor.name) if measured is not None else None
-        layers[name] = LayerEvidence(
-            kind=tensor.kind,
-            verdict=found.invariance.verdict if found is not None else "untested",
-            granularity=found.invariance.granularity if found is not None else None,
-            squares=None if squares is None else _scaled(tensor, units[tensor.name], squares),
-            squared_gradient=None if squares is None else sum(squares),
-        )
-    notes = () if test.stopped is None else (f"scale invariance was tested in part: {test.stopped.message}",)
-    return Evidence(layers, measured.batch_size if measured else None, reason or Evidence().no_gradients, notes)
+    test = measure_invariance(problem, {layer.name for layer in layers.values()}, advance)
+    units = {layer.name: _units(test, layer) for layer in layers.values()}
+    measured, absent, stopped = None, "", test.stopped
+    if gradients and stopped is None:
+        try:
+            measured = measure_unit_gradients(problem, units, batch_size)
+        except MismatchError as error:
+            absent = f"{error.message}. {error.hint}".rstrip(".")
+        except ResourceError as limit:
+            stopped = limit
+    if stopped is not None:
+        absent = f"a limit was reached before gradients were taken. {stopped.message}".rstrip(".")
+    return Evidence(
+        {name: _evidence(layer, test, units[layer.name], measured) for name, layer in layers.items()},
+        measured.batch_size if measured is not None else None,
+        absent,
+        stopped,
+    )
 
 
-def model_tensors(problem: Problem, names: Sequence[str]) -> dict[str, TrainableTensor]:
-    """The model's layers by the checkpoint's names, which may have a first component more, or less."""
-    own = {name: tensor for tensor in problem.layers for name in (tensor.name, *tensor.aliases)}
-    found = {}
-    for name in names:
-        candidates = (name, name.partition(".")[2], *(other for other in own if other.partition(".")[2] == name))
-        match = next((own[candidate] for candidate in candidates if candidate in own), None)
-        if match is not None:
-            found[name] = match
-    return found
+def _units(test: InvarianceTest, layer: TrainableTensor) -> Units:
+    """The parts of a layer that have a scale of their own, as far as it was tested."""
+    found = test.layers.get(layer.name)
+    return Units(found.invariance.parts or 1, found.invariance.axis or 0) if found is not None else Units()
 
 
-def checkpoint_shapes(problem: Problem, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]] | None:
-    """The trainable tensors' shapes in model order, by the checkpoint's names; None where names do not agree."""
-    shapes = {tensor.name: tuple(tensor.parameter.shape) for tensor in problem.trainable}
-    return shapes if set(shapes) <= set(checkpoint.entries) else None
+def _evidence(
+    layer: TrainableTensor, test: InvarianceTest, units: Units, measured: UnitGradients | None
+) -> LayerEvidence:
+    """What was found of one layer."""
+    found = test.layers.get(layer.name)
+    squares = measured.squares[layer.name] if measured is not None else None
+    return LayerEvidence(
+        kind=layer.kind,
+        verdict=found.invariance.verdict if found is not None else "untested",
+        granularity=found.invariance.granularity if found is not None else None,
+        squares=None if squares is None else _scaled(layer, units, squares),
+        squared_gradient=None if squares is None else sum(squares),
+    )
 
 
-def _gradients(
-    problem: Problem, units: Mapping[str, Units], batch_size: int | None
-) -> tuple[UnitGradients | None, str]:
-    """The gradients, or the reason why there are none."""
-    try:
-        return measure_unit_gradients(problem, units, batch_size), ""
-    except MismatchError as error:
-        return None, f"{error.message}. {error.hint}".rstrip(".")
+def checkpoint_shapes(problem: Problem, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """The trainable tensors' shapes in model order, by the checkpoint's names."""
+    stored = stored_names(problem.model, checkpoint, problem.trainable)
+    return {stored[tensor.name]: tuple(tensor.parameter.shape) for tensor in problem.trainable}
 
 
 def _scaled(tensor: TrainableTensor, units: Units, squares: Sequence[float]) -> tuple[float, ...]:

@@ -57,17 +57,18 @@ def measure(
 ) -> tuple[IntrinsicResult, ResourceError | None]:
     """Every layer of the last checkpoint against its equilibrium, and how far it turned between the checkpoints.
 
-    `check` raises ResourceError where a limit is reached, which is handed back with the layers so far; raised where
-    there are none. Raises InputError as reading does.
+    `check` raises ResourceError where a limit is reached, which is handed back with the layers so far, as is one that
+    cut the evidence short; raised where there are none. Raises InputError as reading does.
     """
     (norms,) = measure_norms(checkpoints[-1:], names, advance)
     reasons = _Reasons()
     course = _Course(checkpoints, training, evidence, drop, reasons)
     layers: list[LayerEquilibrium] = []
-    stopped = None
+    stopped = evidence.stopped
     for name in names:
         try:
-            check()
+            if evidence.stopped is None:  # weights are read whole where the tests have used up the time
+                check()
         except ResourceError as limit:
             if not layers:
                 raise
@@ -164,7 +165,8 @@ class _Course:
             return None, None
         end = equilibrium_norm(subject) or None
         if end is None:
-            self.reasons.add(name, NORM, self.evidence.no_gradients)
+            zero = "the gradients of the batch are zero" if subject.squares is not None else None
+            self.reasons.add(name, NORM, zero or self.evidence.no_gradients)
         elif 0.0 < subject.norm < math.inf:
             return end, subject.norm / end
         else:

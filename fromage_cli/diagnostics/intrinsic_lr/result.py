@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fromage_cli.errors import ResourceError
+
 
 @dataclass(frozen=True)
 class Drop:
@@ -124,5 +126,6 @@ class Evidence:
     batch_size: int | None = None
     """Rows of a training batch that the gradients stand for."""
     no_gradients: str = "it takes gradients of training batches: --model and --batch"
-    """Why there are none."""
-    notes: tuple[str, ...] = ()
+    """Why there are none, where there are none."""
+    stopped: ResourceError | None = None
+    """The limit that cut this short, if one did."""

@@ -1,13 +1,12 @@
 """`fromage-diag norms`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fromage_cli.errors import UsageError
-from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_problem
+from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_run
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import require
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.diagnostics.norms.invariance import ModelTest
     from fromage_cli.diagnostics.norms.settings import Settings
+    from fromage_cli.problem.layers import TrainableTensor
 
 PANEL = "Optimizer"
 
@@ -72,25 +72,23 @@ def command(
     from fromage_cli.checkpoints.runs.gathering import gather_series
     from fromage_cli.diagnostics.norms.settings import Settings, find_settings
 
+    check_limits = _limits(run)
     gathered = gather_series(ckpt, model.key, model.ema, model.optimizer_state)
     last = gathered.checkpoints[-1]
     given = Settings(optimizer, (lr,), weight_decay, momentum, first_beta, steps_per_epoch=steps_per_epoch)
     settings = find_settings(gathered.checkpoints, declared_by(last, model.trust), given)
-    names, left_out = lasting_layers(gathered.checkpoints, tensors.include or (), tensors.exclude or ())
-    intake = _opened(last, model, batch, run)
-    if intake is not None:
-        names = _trained(intake, last, names)
-    if not names:
-        raise UsageError(
-            "No layer is left: none has two dimensions, one shape in every checkpoint and a name that was asked for.",
-            hint="Name checkpoints of one run, and see inspect for what they hold.",
-        )
+    names, changed = lasting_layers(gathered.checkpoints, tensors.include or (), tensors.exclude or ())
+    intake = open_run(last, model, batch, run)
+    layers = intake.trained_layers(names) if intake is not None else {}
+    names = tuple(layers) or names
     if run.estimate:
         return _estimate(gathered.checkpoints, names, intake)
-    answer = _answer(gathered.checkpoints, names, settings, intake, _limits(run))
-    changed = f"Left out {len(left_out)} layers that not every checkpoint has in one shape: {', '.join(left_out[:3])}."
+    tests = _tests(intake, layers) if intake is not None else None
+    answer = _answer(gathered.checkpoints, names, settings, tests, check_limits)
+    answer = intake.complete(answer) if intake is not None else answer
+    files = tuple(checkpoint_record(checkpoint) for checkpoint in gathered.checkpoints)
     own = tuple(note for note in answer.notes if note not in gathered.notes)
-    return replace(answer, notes=(*gathered.notes, *own, *((changed,) if left_out else ())))
+    return replace(answer, notes=(*gathered.notes, *own, *changed), checkpoints=files)
 
 
 def _check(lr: float | None, momentum: float | None, weight_decay: float | None) -> None:
@@ -107,25 +105,6 @@ def _first_beta(betas: str | None) -> float | None:
     return pair[0] if pair else None
 
 
-def _opened(last: "Checkpoint", model: ModelOptions, batch: BatchOptions, run: RunOptions) -> Intake | None:
-    """The last checkpoint in its model, where a model or a batch is given."""
-    if model.model is None and batch.batch is None:
-        return None
-    if run.autocast:
-        raise UsageError(
-            "--autocast rounds to three digits; scale invariance shows only in more.", hint="Leave --autocast out."
-        )
-    return open_problem(last, model, batch, run)
-
-
-def _trained(intake: Intake, last: "Checkpoint", names: Sequence[str]) -> tuple[str, ...]:
-    """Those of the names that the model trains."""
-    from fromage_cli.problem.weights import stored_names
-
-    trained = set(stored_names(intake.problem.model, last, intake.problem.layers).values())
-    return tuple(name for name in names if name in trained)
-
-
 def _limits(run: RunOptions) -> Callable[[], None]:
     """What raises ResourceError when a limit of the user's is reached."""
     from fromage_cli.problem.budget import Budget
@@ -137,7 +116,7 @@ def _answer(
     checkpoints: Sequence["Checkpoint"],
     names: Sequence[str],
     settings: "Settings",
-    intake: Intake | None,
+    tests: "ModelTest | None",
     check_limits: Callable[[], None],
 ) -> Answer:
     """What the files tell, and the model where there is one."""
@@ -145,7 +124,6 @@ def _answer(
     from fromage_cli.diagnostics.norms.measure import measure
     from fromage_cli.diagnostics.norms.render import curve, render
 
-    tests = _tests(intake, checkpoints[-1], names) if intake is not None else None
     with progress("norms", total=len(checkpoints) * _elements(checkpoints[-1], names)) as advance:
 
         def done(elements: float) -> None:
@@ -154,7 +132,7 @@ def _answer(
                 check_limits()
 
         result = measure(checkpoints, names, settings, tests.layers if tests else None, done)
-    answer = Answer(
+    return Answer(
         command="norms",
         result=result,
         page=lambda style: render(result, style),
@@ -163,15 +141,13 @@ def _answer(
         provenance=Provenance(device="cpu", dtype="float64"),
         error=tests.stopped if tests else None,
     )
-    answer = intake.complete(answer) if intake is not None else answer
-    return replace(answer, checkpoints=tuple(checkpoint_record(checkpoint) for checkpoint in checkpoints))
 
 
-def _tests(intake: Intake, last: "Checkpoint", names: Sequence[str]) -> "ModelTest":
+def _tests(intake: Intake, layers: Mapping[str, "TrainableTensor"]) -> "ModelTest":
     from fromage_cli.diagnostics.norms.invariance import examine_layers
 
-    with progress("scale invariance", total=len(names)) as advance:
-        return examine_layers(intake.problem, last, names, advance)
+    with progress("scale invariance", total=len(layers)) as advance:
+        return examine_layers(intake.problem, layers, advance)
 
 
 def _elements(checkpoint: "Checkpoint", names: Sequence[str]) -> int:

@@ -1,14 +1,13 @@
 """What the model of a run's last checkpoint tells of its layers."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.norms.measure import LayerTest
 from fromage_cli.errors import ResourceError
 from fromage_cli.probes.structure.invariance import measure_invariance
+from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
-from fromage_cli.problem.weights import stored_names
 
 
 @dataclass(frozen=True)
@@ -20,13 +19,13 @@ class ModelTest:
 
 
 def examine_layers(
-    problem: Problem, checkpoint: Checkpoint, names: Collection[str], advance: Callable[[], None] = lambda: None
+    problem: Problem, layers: Mapping[str, TrainableTensor], advance: Callable[[], None] = lambda: None
 ) -> ModelTest:
-    """Tests the named layers of the checkpoint that the model trains; those it does not train are not in the answer."""
-    stored = stored_names(problem.model, checkpoint, problem.layers)
-    layers = {layer.name: layer for layer in problem.layers if stored[layer.name] in names}
-    found = measure_invariance(problem, layers, advance)
-    tested = {stored[name]: LayerTest(layer.kind) for name, layer in layers.items()}
-    for name, one in found.layers.items():
-        tested[stored[name]] = LayerTest(layers[name].kind, one.invariance, one.dead_bias)
+    """Tests the model's layers, given by their names in the checkpoint."""
+    found = measure_invariance(problem, {layer.name for layer in layers.values()}, advance)
+    tested = {name: LayerTest(layer.kind) for name, layer in layers.items()}
+    for name, layer in layers.items():
+        one = found.layers.get(layer.name)
+        if one is not None:
+            tested[name] = LayerTest(layer.kind, one.invariance, one.dead_bias)
     return ModelTest(tested, found.stopped)

@@ -152,10 +152,42 @@ def test_adam_with_coupled_decay_says_what_is_not_defined(run, home):
     assert decoupled["layers"][0]["equilibrium_norm"] > 0
 
 
+def test_a_limit_on_the_tests_is_told_beside_what_there_is(run, home, monkeypatch):
+    from fromage_cli.errors import ResourceError
+    from fromage_cli.problem.budget import Budget
+
+    calls = []
+
+    def check(self):
+        calls.append(1)
+        if len(calls) >= 5:
+            raise ResourceError("out of time")
+
+    monkeypatch.setattr(Budget, "check", check)
+    code, out, err = run("step-30.safetensors", *SGD, *GIVEN, "--train-batch-size", "16", "--json")
+    result = json.loads(out)["result"]
+    assert code == 7 and "out of time" in err and len(result["layers"]) == 2
+    assert "out of time" in result["absent"][0]["reason"] and "--model" not in result["absent"][0]["reason"]
+
+
+def test_a_layer_that_the_model_does_not_train_is_left_out(run, home):
+    (home / "network.py").write_text(
+        MODEL.replace("return Network()", "n = Network(); n.last.weight.requires_grad_(False); return n")
+    )
+    code, out, _ = run("step-30.safetensors", *SGD, *GIVEN, "--train-batch-size", "16", "--json")
+    assert code == 0 and [layer["name"] for layer in json.loads(out)["result"]["layers"]] == ["first.weight"]
+    assert run("step-30.safetensors", *SGD, *GIVEN, "--include", "last*")[0] == 2
+
+
+def test_what_was_skipped_is_said_with_a_model_too(run, home):
+    Path("step-40.safetensors").write_bytes(Path("step-30.safetensors").read_bytes()[:-9])
+    assert "Skipped" in run("step-*.safetensors", *SGD, *GIVEN, "--train-batch-size", "16")[2]
+
+
 def test_layers_that_changed_are_named(run, home):
     save_file({"w": torch.ones(2, 2), "h": torch.ones(2, 3)}, "run-step-1.safetensors")
     save_file({"w": torch.ones(2, 2), "h": torch.ones(2, 4)}, "run-step-2.safetensors")
-    assert "Left out 1 layers" in run("run-step-*.safetensors", *ADAMW, "--json")[2]
+    assert "Left out 1 layer that" in run("run-step-*.safetensors", *ADAMW, "--json")[2]
 
 
 @pytest.mark.parametrize("more", [(), GIVEN])
@@ -191,6 +223,7 @@ def test_safetensors_need_no_torch(tmp_path):
         (("step-10.safetensors", *ADAMW, "--lr", "-1"), 2, "--lr"),
         (("step-10.safetensors", *SGD, "--model", "network.py:build"), 2, "no batch"),
         (("step-10.safetensors", *SGD, "--steps-per-epoch", "0"), 2, "steps-per-epoch"),
+        (("step-10.safetensors", *SGD, *GIVEN, "--autocast"), 2, "--autocast"),
     ],
 )
 def test_refusals(run, home, arguments, code, words):

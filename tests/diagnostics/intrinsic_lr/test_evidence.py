@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.diagnostics.intrinsic_lr.evidence import checkpoint_shapes, gather_evidence, model_tensors
+from fromage_cli.diagnostics.intrinsic_lr.evidence import checkpoint_shapes, gather_evidence
 from fromage_cli.errors import ResourceError
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.problem import Problem
@@ -33,8 +33,13 @@ def problem():
 NAMES = ("first.weight", "last.weight")
 
 
+def gathered(problem, **options):
+    layers = {layer.name: layer for layer in problem.layers}
+    return gather_evidence(problem, layers, **{"gradients": True, "batch_size": 16, **options})
+
+
 def test_channels_before_batch_norm_have_scales_of_their_own(problem):
-    found = gather_evidence(problem, NAMES, gradients=True, batch_size=16)
+    found = gathered(problem)
     first, last = (found.layers[name] for name in NAMES)
     assert (first.kind, first.verdict, first.granularity) == ("Linear", "invariant", "channel")
     assert last.verdict == "none" and found.batch_size == 16
@@ -48,9 +53,9 @@ def test_channels_before_batch_norm_have_scales_of_their_own(problem):
 
 
 def test_gradients_only_where_they_are_asked_for_and_can_be_had(problem):
-    without = gather_evidence(problem, NAMES, gradients=False, batch_size=None)
+    without = gathered(problem, gradients=False)
     assert without.layers["first.weight"].squares is None and without.batch_size is None
-    unknown = gather_evidence(problem, NAMES, gradients=True, batch_size=None)
+    unknown = gathered(problem, batch_size=None)
     assert unknown.layers["first.weight"].verdict == "invariant" and "two parts" in unknown.no_gradients
 
 
@@ -61,16 +66,28 @@ def test_a_limit_leaves_layers_untested(problem, monkeypatch):
     monkeypatch.setattr(
         evidence, "measure_invariance", lambda *_: InvarianceTest({}, ResourceError("The time limit was reached."))
     )
-    found = gather_evidence(problem, NAMES, gradients=True, batch_size=16)
+    found = gathered(problem)
     assert {layer.verdict for layer in found.layers.values()} == {"untested"}
-    assert "tested in part" in found.notes[0] and found.layers["first.weight"].squares is None
+    assert isinstance(found.stopped, ResourceError) and found.layers["first.weight"].squares is None
+    assert found.no_gradients == "a limit was reached before gradients were taken. The time limit was reached"
 
 
-def test_names_that_differ_by_a_prefix(problem, tmp_path):
-    assert model_tensors(problem, ["model.first.weight"])["model.first.weight"].name == "first.weight"
-    assert model_tensors(problem, ["nothing"]) == {}
-    torch.save(problem.model.state_dict(), tmp_path / "c.pt")
+def test_a_limit_between_the_tests_and_the_gradients(problem, monkeypatch):
+    from fromage_cli.diagnostics.intrinsic_lr import evidence
+
+    def refuse(*_):
+        raise ResourceError("The time limit was reached.")
+
+    monkeypatch.setattr(evidence, "measure_unit_gradients", refuse)
+    found = gathered(problem)
+    assert found.layers["first.weight"].verdict == "invariant" and found.layers["first.weight"].squares is None
+    assert isinstance(found.stopped, ResourceError) and "before gradients were taken" in found.no_gradients
+
+
+def test_shapes_by_the_names_in_the_checkpoint(problem, tmp_path):
+    torch.save({f"net.{name}": value for name, value in problem.model.state_dict().items()}, tmp_path / "c.pt")
     shapes = checkpoint_shapes(problem, open_checkpoint(tmp_path / "c.pt"))
-    assert list(shapes) == ["first.weight", "norm.weight", "norm.bias", "last.weight", "last.bias"]
-    torch.save({"other": torch.ones(2, 2)}, tmp_path / "d.pt")
-    assert checkpoint_shapes(problem, open_checkpoint(tmp_path / "d.pt")) is None
+    assert list(shapes) == [
+        f"net.{name}" for name in ("first.weight", "norm.weight", "norm.bias", "last.weight", "last.bias")
+    ]
+    assert shapes["net.first.weight"] == (5, 6)

@@ -69,6 +69,24 @@ def test_without_gradients_the_reason_is_said(run):
     assert "--model" in absent.reason
 
 
+def test_gradients_that_are_zero_are_not_gradients_that_are_wanting(run):
+    training = Training("sgd", rates={"w": (0.1,)}, decays={"w": 1e-3})
+    evidence = Evidence({"w": LayerEvidence("Linear", "untested", None, (0.0,), 0.0)}, 16)
+    result = run([torch.ones(2, 2)], training, evidence)
+    assert [absent.reason for absent in result.absent] == ["the gradients of the batch are zero"]
+
+
+def test_a_limit_on_the_evidence_leaves_time_to_read_the_weights(tmp_path):
+    def refuse():
+        raise ResourceError("later")
+
+    save_file({"w": torch.ones(2, 2)}, tmp_path / "c.safetensors")
+    evidence = Evidence({"w": LayerEvidence("Linear")}, no_gradients="a limit", stopped=ResourceError("first"))
+    training = Training("sgd", rates={"w": (0.1,)}, decays={"w": 1e-3})
+    result, stopped = measure([open_checkpoint(tmp_path / "c.safetensors")], ["w"], training, evidence, check=refuse)
+    assert result.layers[0].norm == 2.0 and stopped is evidence.stopped and result.absent[0].reason == "a limit"
+
+
 def test_a_layer_that_is_not_scale_invariant(run):
     evidence = Evidence({"w": LayerEvidence("Linear", "none")})
     result = run([torch.ones(2, 2)] * 2, adamw(count=2), evidence, drop=2.0)

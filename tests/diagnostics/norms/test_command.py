@@ -178,7 +178,7 @@ def test_safetensors_need_no_torch(tmp_path, arguments):
 def test_layers_that_changed_are_named(run, tmp_path):
     save_file({"w": torch.ones(2, 2), "h": torch.ones(2, 3)}, tmp_path / "step-1.safetensors")
     save_file({"w": torch.ones(2, 2), "h": torch.ones(2, 4)}, tmp_path / "step-2.safetensors")
-    assert "Left out 1 layers" in run(tmp_path, "--json")[2]
+    assert "Left out 1 layer that" in run(tmp_path, "--json")[2]
 
 
 @pytest.mark.parametrize(
