@@ -47,14 +47,39 @@ def _present_rate(result: SuggestedRates, limits: Limits) -> Iterator[Finding]:
         code="rate-above-limit",
         severity="warn" if raises else "info",
         layer=result.limit.limiting_layer,
-        message=f"you run at {rate:.3g}, {ratio:.3g} × the limit{where}; this layer is the reason",
+        message=f"you run at {rate:.3g}, {ratio:.3g} × the limit{where}{_limiting(result)}",
         value=ratio,
         limit=limits.ratio,
-        hint="Lower the rate, or the rate of this layer's group, to make each step descend; training as a whole bears "
-        "more than a single certain step."
-        if raises
-        else "Usual: up to the limit descent is certain, and training bears more than that.",
+        hint=_present_hint(result, raises),
     )
+
+
+def _limiting(result: SuggestedRates) -> str:
+    """What the tensor that a limit names has to do with it: it sets it by itself, or has the largest share in it."""
+    limit = result.limit
+    if limit.limiting_layer is None:
+        return ""
+    if limit.criterion is None:
+        return "; this layer moves most"
+    return "; this layer is the reason" if _alone(result) else "; this tensor weighs most in the sum behind it"
+
+
+def _alone(result: SuggestedRates) -> bool:
+    """Whether one layer by itself ends what is certain, and not the vectors together or the sum over all tensors."""
+    name = result.limit.limiting_layer
+    layers = {layer.name for layer in result.layers if len(layer.shape) > 1} - {*result.uncertain, *result.noise}
+    return result.limit.criterion == "layers" and name in layers
+
+
+def _present_hint(result: SuggestedRates, raises: bool) -> str:
+    """What to do about a rate above the limit; `raises`: whether a step of it raises the loss of the batch."""
+    if raises:
+        group = ", or the rate of this layer's group," if _alone(result) else ""
+        more = "training as a whole bears more than a single certain step."
+        return f"Lower the rate{group} to make each step descend; {more}"
+    if result.limit.criterion is None:
+        return "No step is certain to descend, so that the limit is where the loss rises; measure on a larger batch."
+    return "Usual: up to the limit descent is certain, and training bears more than that."
 
 
 def _raised(result: SuggestedRates, rate: float) -> tuple[bool, str]:
@@ -91,8 +116,7 @@ def _verified(result: SuggestedRates) -> Iterator[Finding]:
 
 
 def _no_limit(result: SuggestedRates) -> Iterator[Finding]:
-    limit = result.limit
-    if limit.relation == "below-grid" or limit.estimator is None:
+    if result.limit.estimator not in ("measured", "measured-sum"):
         measured = next((each for each in result.estimates if each.name == "measured"), None)
         yield Finding(
             code="no-certain-step",
