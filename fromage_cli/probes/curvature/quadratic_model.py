@@ -131,30 +131,35 @@ def simulate_training(
     Hessian-vector product. The weights are afterwards as before.
     """
     losses, stopped = [problem.base.loss], None
+    floor = torch.finfo(problem.dtype).eps ** 2
     gradient = [problem.base.gradients[tensor.name] for tensor in space.tensors]
     assert optimizer.learning_rate is not None
     with training(problem, optimizer, state) as run:
         run.start(optimizer.learning_rate)
         position = _Position(run, space)
         try:
-            while len(losses) <= steps and outcome_of(losses) not in ("spikes", "diverges"):
+            while len(losses) <= steps and outcome_of(losses, floor) not in ("spikes", "diverges"):
                 position.step(gradient)
                 loss, gradient = model_gradient(problem, space, position.displacement())
                 losses.append(loss)
                 advance()
         except ResourceError as limit:
             stopped = limit
-    return SimulatedTraining(tuple(losses), outcome_of(losses), stopped)
+    return SimulatedTraining(tuple(losses), outcome_of(losses, floor), stopped)
 
 
-def outcome_of(losses: Sequence[float]) -> Outcome:
-    """What a course of losses has done."""
-    start = losses[0]
-    if any(not loss <= DIVERGED * start for loss in losses):
+def outcome_of(losses: Sequence[float], floor: float = 0.0) -> Outcome:
+    """What a course of losses has done.
+
+    A start that is no more than `floor` is zero but for rounding: no growth is measured from there, as where weight
+    decay takes weights away from an exact fit, but from the first loss above it.
+    """
+    start = next((loss for loss in losses if not loss <= floor), floor)
+    if any(not loss <= DIVERGED * start or math.isinf(loss) for loss in losses):
         return "diverges"
-    if max(losses) <= SPIKE * start:
+    if max(losses) <= SPIKE * max(losses[0], floor):
         return "falls"
-    return "spikes" if losses[-1] < start else "rises"
+    return "spikes" if losses[-1] < losses[0] else "rises"
 
 
 class _Position:

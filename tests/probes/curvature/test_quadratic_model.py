@@ -206,7 +206,29 @@ def test_the_outcome_is_read_off_the_losses() -> None:
     assert outcome_of([1.0, 5.0, 0.9]) == "spikes"
     assert outcome_of([1.0, 5.0, 1.0]) == "rises"
     assert outcome_of([1.0, 5.0, math.inf]) == outcome_of([1.0, math.nan]) == outcome_of([1.0, 1e9]) == "diverges"
-    assert outcome_of([0.0, 0.0]) == "falls"
+    assert outcome_of([0.0, 0.0]) == outcome_of([1e-15, 1.3e-15], 1e-14) == "falls"
+
+
+def test_nothing_is_measured_from_a_start_of_zero_or_of_rounding() -> None:
+    assert outcome_of([0.0, 1e-6, 4e-6]) == outcome_of([1e-15, 1e-6, 4e-6], 1e-14) == "rises"
+    assert outcome_of([0.0, 1e-6, 1e6]) == outcome_of([0.0, math.nan]) == outcome_of([0.0, math.inf]) == "diverges"
+
+
+def test_weight_decay_that_leaves_an_exact_fit_does_not_diverge(make_problem: Maker) -> None:
+    """w = 1 fits y = x; with decay d, v = 1 - w follows v <- (1 - eta (2 m + d)) v + eta d, m the mean of x^2."""
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.ones_(model.weight)
+    x = torch.tensor([[1.0], [2.0], [-1.0]], dtype=torch.float64)
+    problem = make_problem(model, {"x": x, "y": x.clone()})
+    found = simulate_training(
+        problem, WeightSpace(problem.receiving), Optimizer("sgd", 0.1, weight_decay=0.02), None, steps=8
+    )
+    expected, v = [], 0.0
+    for _ in range(9):
+        expected.append(2.0 * v**2)
+        v = (1.0 - 0.1 * (2.0 * 2.0 + 0.02)) * v + 0.1 * 0.02
+    assert found.losses == pytest.approx(expected, rel=1e-12)
+    assert found.losses[0] == 0.0 and found.outcome == "rises"
 
 
 def test_a_limit_keeps_the_steps_so_far(small: Problem) -> None:
