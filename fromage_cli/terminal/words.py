@@ -83,6 +83,11 @@ def number(value: float | None, ascii_only: bool = False) -> str:
     return f"{value:.3g}"
 
 
+def counted(count: int, what: str) -> str:
+    """So many of it: `1 step`, `2 steps`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def visible(text: str) -> str:
     r"""The text with every control, bidirectional or unprintable character spelled out, as in `\x1b`."""
     return "".join(_spelled(character) if _hidden(character) else character for character in text)

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.text import Text
 
-from fromage_cli.terminal.words import ASCII_ERRORS, ascii_words, escape, middle, middles, number, sparkline, visible
+from fromage_cli.terminal.words import (
+    ASCII_ERRORS,
+    ascii_words,
+    counted,
+    escape,
+    middle,
+    middles,
+    number,
+    sparkline,
+    visible,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +41,10 @@ from fromage_cli.terminal.words import ASCII_ERRORS, ascii_words, escape, middle
 )
 def test_number(value, words):
     assert number(value) == words
+
+
+def test_one_thing_is_no_plural():
+    assert [counted(count, "step") for count in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]
 
 
 def test_number_without_a_dash_in_ascii():

@@ -73,7 +73,7 @@ def command(
     from fromage_cli.diagnostics.sharpness.measure import measure
     from fromage_cli.probes.lines.direction import moving_tensors
 
-    rule = _rule(intake, optimizer)
+    rule = intake.optimizer(optimizer)
     effort = Effort(top, tolerance, max_iterations, optimizer.train_batch_size, simulate, blocks)
     chosen = tensors.tensors or "all"
     moving, _ = moving_tensors(intake.problem, chosen, tensors.include or (), tensors.exclude or ())
@@ -91,15 +91,6 @@ def command(
         )
     answer = intake.complete(_answer(measured, chosen, rule))
     return answer if plot is None else with_plot(answer, lambda *how: draw(measured.result, *how), plot, output.force)
-
-
-def _rule(intake: Intake, given: OptimizerOptions) -> "Optimizer":
-    """The optimizer, from the flags, the checkpoint's state and what is declared."""
-    from fromage_cli.probes.optimizer_step.optimizer import Given, optimizer_of
-
-    state = intake.checkpoint.optimizer if intake.checkpoint is not None else None
-    said = Given(given.optimizer, given.lr, given.momentum, given.nesterov, given.beta_pair, given.weight_decay)
-    return optimizer_of(said, state, intake.declared)
 
 
 def _answer(measured: "Measurement", chosen: str, rule: "Optimizer") -> Answer:

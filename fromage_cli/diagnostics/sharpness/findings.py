@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fromage_cli.diagnostics.sharpness.result import SharpnessResult
 from fromage_cli.findings import Finding, Severity
+from fromage_cli.terminal.words import counted
 
 Words = tuple[str, Severity, str, str]
 """Code, severity, message, hint."""
@@ -97,7 +98,9 @@ def _quadratic(result: SharpnessResult) -> Iterator[Finding]:
     yield Finding(
         code=code,
         severity=severity,
-        message=message.format(steps=len(model.losses) - 1, highest=f"{highest:.3g}", start=f"{model.losses[0]:.3g}"),
+        message=message.format(
+            steps=counted(len(model.losses) - 1, "step"), highest=f"{highest:.3g}", start=f"{model.losses[0]:.3g}"
+        ),
         value=highest,
         limit=model.losses[0],
         hint=hint,
@@ -109,13 +112,13 @@ _COURSES: dict[str, Words] = {
         "quadratic-model-spikes",
         "info",
         "trained at this rate, the network's quadratic model spikes from {start} to {highest} and comes back within "
-        "{steps} steps",
+        "{steps}",
         "A catapult: curvature falls while the loss is high. A lower rate, or warm-up, avoids the spike.",
     ),
     "diverges": (
         "quadratic-model-diverges",
         "warn",
-        "trained at this rate, the network's quadratic model diverges within {steps} steps",
+        "trained at this rate, the network's quadratic model diverges within {steps}",
         "Lower the rate, or warm it up. The network itself may bend away from its quadratic model and survive.",
     ),
 }

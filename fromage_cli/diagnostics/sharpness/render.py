@@ -8,7 +8,7 @@ from rich.text import Text
 from fromage_cli.diagnostics.sharpness.result import LayerBlock, QuadraticModel, SharpnessResult
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
-from fromage_cli.terminal.words import ascii_words, number, sparkline
+from fromage_cli.terminal.words import ascii_words, counted, number, sparkline
 
 ROWS = 8
 """Eigenvalues, and blocks, shown without `--all`."""
@@ -145,13 +145,13 @@ def _holds(model: QuadraticModel, rate: float | None) -> str:
 def _simulated(model: QuadraticModel, style: PageStyle) -> list[str]:
     if model.outcome is None:
         return []
-    steps = len(model.losses) - 1
+    steps = counted(len(model.losses) - 1, "step")
     highest = number(max((loss for loss in model.losses if math.isfinite(loss)), default=math.nan))
     course = {
-        "falls": f"falls from {number(model.losses[0])} to {number(model.losses[-1])} in {steps} steps",
-        "spikes": f"spikes to {highest} and is back below its start after {steps} steps",
-        "rises": f"rises to {highest} and is not back after {steps} steps",
-        "diverges": f"grows without bound within {steps} steps",
+        "falls": f"falls from {number(model.losses[0])} to {number(model.losses[-1])} in {steps}",
+        "spikes": f"spikes to {highest} and is back below its start after {steps}",
+        "rises": f"rises to {highest} and is not back after {steps}",
+        "diverges": f"grows without bound within {steps}",
     }[model.outcome]
     curve = sparkline(model.losses, log=min(model.losses) > 0.0, ascii_only=style.ascii_only)
     return [f"trained in it, the loss {course}: {curve}"]

@@ -74,18 +74,9 @@ def command(
     from fromage_cli.diagnostics.suggest_lr.measure import measure
     from fromage_cli.diagnostics.suggest_lr.render import render
     from fromage_cli.probes.lines.direction import moving_tensors
-    from fromage_cli.probes.optimizer_step.optimizer import Given, optimizer_of
 
     state = intake.checkpoint.optimizer if intake.checkpoint is not None else None
-    given = Given(
-        optimizer.optimizer,
-        optimizer.lr,
-        optimizer.momentum,
-        optimizer.nesterov,
-        optimizer.beta_pair,
-        optimizer.weight_decay,
-    )
-    rule = optimizer_of(given, state, intake.declared)
+    rule = intake.optimizer(optimizer)
     if value is not None and rule.name is None:
         raise UsageError(
             "--value needs the optimizer, and no checkpoint tells which it is.",

@@ -15,6 +15,7 @@ from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.structure.depth import measure_depth
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Evaluations, Problem
+from fromage_cli.terminal.words import counted
 from fromage_cli.theory.accumulation import inner_product
 from fromage_cli.theory.conversions import largest_rate, relative_step
 from fromage_cli.theory.relative_trust import lemma2_rate
@@ -167,7 +168,7 @@ class Course:
             finally:
                 for part in (own, other):
                     _add_share(self.problem.evaluations, part.evaluations, part.rows / self.problem.rows)
-            split = f"on {other.rows} rows, the step from {own.rows} others"
+            split = f"on {counted(other.rows, 'row')}, the step from {counted(own.rows, 'other')}"
             words = "the loss rises" if rate is not None else "no rise seen" if descends else UPHILL
             words = f"{words}; {split}"
             self._add(name, self.eta(rate), rate, words, self.shared + spent())
@@ -245,7 +246,7 @@ def _words(found: Crossing, sampled: bool) -> str:
     alone = "in every layer" if not (but := len(found.certificate.uncertain)) else f"in all layers but {but}"
     certain = f"certain {alone if found.criterion == 'layers' else 'on the whole'}"
     mean = "of the mean step, " if sampled else ""
-    places = f"{mean}Lemma 1, gradients at {len(found.etas)} steps"
+    places = f"{mean}Lemma 1, gradients at {counted(len(found.etas), 'step')}"
     if found.relation == "above-grid":
         return f"{certain}; as far as was looked ({places})"
     return f"{certain}; {places}" if found.closed else f"{certain}; {places}, certain no more at {found.upper:.3g}"

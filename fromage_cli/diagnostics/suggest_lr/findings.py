@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
 from fromage_cli.findings import Finding
+from fromage_cli.terminal.words import counted
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def _verified(result: SuggestedRates) -> Iterator[Finding]:
             yield Finding(
                 code="verification-rises",
                 severity="warn",
-                message=f"after {len(run.losses)} real steps at {run.learning_rate:.3g} the loss on other rows {ended}",
+                message=f"after {counted(len(run.losses), 'real step')} at {run.learning_rate:.3g} the loss on other "
+                f"rows {ended}",
                 value=run.end_loss,
                 limit=run.start_loss,
                 hint="Take the rate of a better run beside it: a rate that is too high shows within a few steps, "
@@ -168,8 +170,8 @@ def _noise(result: SuggestedRates, limits: Limits) -> Iterator[Finding]:
             code="noise-dominates",
             severity="info",
             layer=low[0] if len(low) == 1 else None,
-            message=f"at {size} rows a batch, the step of {_counted(low, 'layer')} is not told from noise, or does not "
-            f"descend: {_first_names(low)}",
+            message=f"at {size} rows a batch, the step of {counted(len(low), 'layer')} is not told from noise, or does "
+            f"not descend: {_first_names(low)}",
             value=float(len(low)),
             limit=limits.noise,
             hint="Lemma 2 then says nothing; a larger batch here tells more, a larger training batch steps better.",
@@ -184,8 +186,8 @@ def _uncertain(result: SuggestedRates) -> Iterator[Finding]:
             code="certain-together-only",
             severity="info",
             layer=names[0] if len(names) == 1 else None,
-            message=f"the step does not descend in {_counted(names, 'layer')} alone, which the limit therefore takes "
-            f"together {others}: {_first_names(names)}",
+            message=f"the step does not descend in {counted(len(names), 'layer')} alone, which the limit therefore "
+            f"takes together {others}: {_first_names(names)}",
             value=float(len(names)),
             hint="Usual along the moments of a trained network, and where noise dominates.",
         )
@@ -212,16 +214,12 @@ def _rounding(result: SuggestedRates) -> Iterator[Finding]:
             code="gradient-is-rounding",
             severity="info",
             layer=result.noise[0] if len(result.noise) == 1 else None,
-            message=f"the gradient of {_counted(result.noise, 'tensor')} is zero but for rounding and has no say of "
-            f"its own: {_first_names(result.noise)}",
+            message=f"the gradient of {counted(len(result.noise), 'tensor')} is zero but for rounding and has no say "
+            f"of its own: {_first_names(result.noise)}",
             value=float(len(result.noise)),
             hint="Usual for biases before a normalisation and for the keys' bias in attention; otherwise try "
             "--dtype float64.",
         )
-
-
-def _counted(names: Sequence[str], what: str) -> str:
-    return f"{len(names)} {what}{'s' if len(names) > 1 else ''}"
 
 
 def _first_names(names: Sequence[str]) -> str:

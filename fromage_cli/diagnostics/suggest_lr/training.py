@@ -12,6 +12,7 @@ from fromage_cli.probes.trial_runs.rate_probe import RateProbe, measure_rate
 from fromage_cli.probes.trial_runs.verification import verify
 from fromage_cli.problem.perceptron import Perceptron
 from fromage_cli.problem.problem import Problem
+from fromage_cli.terminal.words import counted
 from fromage_cli.theory.typical_rates import typical_rate
 
 
@@ -94,7 +95,7 @@ def _start(again: Problem | None) -> str:
 
 
 def _concluded(course: Course, found: RateProbe, usual: float | None, cost: float, start: str) -> Trained:
-    words = f"{len(found.rates)} short runs; of {found.steps} steps from {start}"
+    words = f"{counted(len(found.rates), 'short run')}; of {counted(found.steps, 'step')} from {start}"
     course.estimates.append(Estimate(found.estimator, course.eta(found.measured), found.measured, words, cost))
     runs = tuple(ProbeRun(rate, loss) for rate, loss in zip(found.rates, found.losses, strict=True))
     if not found.reliable:

@@ -57,6 +57,7 @@ def test_nothing_is_wrong_below_the_threshold(make_result: MakeResult) -> None:
     [
         ("spikes", (0.5, 2.4, 0.4), "quadratic-model-spikes", "info", "spikes from 0.5 to 2.4 and comes back within 2"),
         ("diverges", (0.5, 9.0, math.inf), "quadratic-model-diverges", "warn", "diverges within 2 steps"),
+        ("diverges", (0.5, math.inf), "quadratic-model-diverges", "warn", "model diverges within 1 step"),
     ],
 )
 def test_the_course_of_the_quadratic_model_is_told(
