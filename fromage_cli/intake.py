@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from fromage_cli.errors import UsageError
 from fromage_cli.terminal.answer import Answer, CheckpointRecord, ProblemRecord, Provenance
+from fromage_cli.terminal.optimizer_options import OptimizerOptions
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fromage_cli.checkpoints import Checkpoint
+    from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer
     from fromage_cli.problem.batches import Batch
     from fromage_cli.problem.beside import Declared
     from fromage_cli.problem.evaluation import Mode
@@ -69,6 +71,18 @@ class Intake:
                 f"No layer is left: the model trains none of {', '.join(list(names)[:3])}.",
                 hint="Name others with --include, or let the factory return the model with requires_grad=True on them.",
             )
+        return found
+
+    def optimizer(self, options: OptimizerOptions) -> Optimizer:
+        """The optimizer from the flags, the checkpoint's state and what is declared.
+
+        Raises UsageError for a flag that this optimizer does not take.
+        """
+        from fromage_cli.probes.optimizer_step.optimizer import optimizer_of
+
+        state = self.checkpoint.optimizer if self.checkpoint is not None else None
+        found = optimizer_of(given_settings(options), state, self.declared)
+        options.check_for(found.name)
         return found
 
     def reload_weights(self) -> None:
@@ -204,6 +218,20 @@ def open_run(last: Checkpoint, model: ModelOptions, batch: BatchOptions, run: Ru
             "--autocast rounds to three digits; scale invariance shows only in more.", hint="Leave --autocast out."
         )
     return open_problem(last, model, batch, run)
+
+
+def given_settings(options: OptimizerOptions) -> Given:
+    """What the user said of the optimizer."""
+    from fromage_cli.probes.optimizer_step.optimizer import Given
+
+    return Given(
+        options.optimizer,
+        options.lr,
+        options.momentum,
+        options.nesterov,
+        options.beta_pair,
+        options.weight_decay,
+    )
 
 
 def provenance(problem: Problem) -> Provenance:

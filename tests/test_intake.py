@@ -5,6 +5,8 @@ from safetensors.torch import save_file
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import UnsafeError, UsageError
 from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_problem, torch_device
+from fromage_cli.optim import Fromage
+from fromage_cli.terminal.optimizer_options import OptimizerOptions
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
 
 
@@ -69,6 +71,25 @@ def test_layers_that_the_model_trains_by_their_names_in_the_checkpoint(tmp_path)
     assert {name: tensor.name for name, tensor in found.items()} == {"net.outer.weight": "inner.weight"}
     with pytest.raises(UsageError, match=r"trains none of net\.frozen\.weight"):
         intake.trained_layers(names[1:])
+
+
+def test_the_optimizer_of_the_flags_and_of_the_state(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3))
+    rule = Fromage(model.parameters(), lr=0.02)
+    model(torch.ones(1, 3)).sum().backward()
+    rule.step()
+    torch.save({"model": model.state_dict(), "optimizer": rule.state_dict()}, tmp_path / "c.pt")
+    torch.save({"x": torch.randn(4, 3), "y": torch.tensor([0, 1, 2, 0])}, tmp_path / "b.pt")
+    intake = open_problem(
+        str(tmp_path / "c.pt"), ModelOptions(model="auto"), BatchOptions(batch=str(tmp_path / "b.pt")), RunOptions()
+    )
+    found = intake.optimizer(OptimizerOptions())
+    assert (found.name, found.learning_rate) == ("fromage", 0.02)
+    said = intake.optimizer(OptimizerOptions("adamw", lr=0.1, betas=".5,.6", weight_decay=0.2))
+    assert (said.name, said.learning_rate, said.betas, said.weight_decay) == ("adamw", 0.1, (0.5, 0.6), 0.2)
+    with pytest.raises(UsageError, match="Fromage has no weight decay"):
+        intake.optimizer(OptimizerOptions(weight_decay=0.1))
 
 
 def test_a_device_that_is_not_there_is_refused():

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -37,7 +37,11 @@ class OptimizerOptions:
     ] = None
     weight_decay: Annotated[
         float | None,
-        _option("--weight-decay", metavar="WD", help="Decoupled for adamw, lamb, lion and muon, else coupled."),
+        _option(
+            "--weight-decay",
+            metavar="WD",
+            help="Decoupled for adamw, lamb, lion and muon, else coupled; not of fromage.",
+        ),
     ] = None
     train_batch_size: Annotated[
         int | None, _option("--train-batch-size", metavar="N", min=1, help="Rows of a training batch.")
@@ -49,23 +53,25 @@ class OptimizerOptions:
         momentum, decay = self.momentum, self.weight_decay
         require("--momentum", momentum, momentum is None or 0.0 <= momentum < 1.0, "a number from 0 to below 1")
         require("--weight-decay", decay, decay is None or 0.0 <= decay < math.inf, "a number, 0 or above")
-        self._refuse_foreign_settings()
+        self.check_for(self.optimizer)
         _ = self.beta_pair
+        if self.nesterov and self.momentum == 0.0:
+            raise UsageError(
+                "--nesterov without momentum is plain descent.", "Give --momentum above 0, or leave it out."
+            )
 
-    def _refuse_foreign_settings(self) -> None:
+    def check_for(self, optimizer: str | None) -> None:
+        """Raises UsageError for a setting that this optimizer, named or found in the checkpoint, does not have."""
         for flag, given, rules in (
             ("--momentum", self.momentum is not None, WITH_MOMENTUM),
             ("--nesterov", self.nesterov, WITH_MOMENTUM),
             ("--betas", self.betas is not None, WITH_BETAS),
         ):
-            if given and self.optimizer is not None and self.optimizer not in rules:
+            if given and optimizer in get_args(Rule) and optimizer not in rules:
                 raise UsageError(
-                    f"{flag} is no setting of {self.optimizer}.", "Leave it out, or choose another --optimizer."
+                    f"{flag} is no setting of {optimizer}.", "Leave it out, or choose another --optimizer."
                 )
-        if self.nesterov and self.momentum == 0.0:
-            raise UsageError(
-                "--nesterov without momentum is plain descent.", "Give --momentum above 0, or leave it out."
-            )
+        refuse_decay(self.weight_decay, optimizer)
 
     @property
     def beta_pair(self) -> tuple[float, float] | None:
@@ -79,6 +85,15 @@ class OptimizerOptions:
         fits = 0.0 <= first < 1.0 and 0.0 <= second < 1.0
         require("--betas", self.betas, fits, "two numbers from 0 to below 1, as .9,.999")
         return first, second
+
+
+def refuse_decay(decay: float | None, optimizer: str | None) -> None:
+    """Raises UsageError for a weight decay above 0 with Fromage."""
+    if decay and optimizer == "fromage":
+        raise UsageError(
+            f"--weight-decay {decay:g}: Fromage has no weight decay; it divides by √(1+η²) instead, which keeps norms.",
+            "Leave it out, or choose another --optimizer.",
+        )
 
 
 def require(flag: str, value: object, fits: bool, expected: str) -> None:

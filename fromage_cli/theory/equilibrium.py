@@ -11,6 +11,8 @@ the same way.
 import math
 from dataclasses import dataclass
 
+from fromage_cli.theory.growth import orthogonal_growth
+
 NEAR = 0.1
 """Relative distance from the equilibrium norm within which a layer counts as there."""
 
@@ -238,5 +240,5 @@ def lion_growth(rate: float, betas: tuple[float, float], elements: int) -> float
 
 
 def lars_growth(step: float, gains: Gains, decay: float = 0.0) -> float:
-    """Growth of ln ‖W‖ in a step: ½ (η'H)² less what decoupled decay takes off, ηλ."""
-    return (step * gains.total) ** 2 / 2.0 - decay
+    """Growth of ln ‖W‖ in a step: ½ ln(1 + (η'H)²) less what decoupled decay takes off, ηλ."""
+    return orthogonal_growth(step * gains.total) - decay

@@ -19,6 +19,7 @@ from fromage_cli.terminal.optimizer_options import OptimizerOptions
         ({"optimizer": "adam", "momentum": 0.9}, "--momentum is no setting of adam"),
         ({"optimizer": "adamw", "nesterov": True}, "--nesterov is no setting of adamw"),
         ({"optimizer": "fromage", "momentum": 0.9}, "--momentum is no setting of fromage"),
+        ({"optimizer": "fromage", "weight_decay": 0.1}, "--weight-decay 0.1: Fromage has no weight decay"),
         ({"optimizer": "muon", "betas": ".9,.99"}, "--betas is no setting of muon"),
         ({"nesterov": True, "momentum": 0.0}, "without momentum"),
         ({"betas": "0.9"}, "--betas"),
@@ -38,3 +39,15 @@ def test_ordinary_settings_pass() -> None:
     OptimizerOptions("lion", betas=".9,.99").check()
     assert OptimizerOptions(betas=".9,.95").beta_pair == (0.9, 0.95)
     assert OptimizerOptions().beta_pair is None
+
+
+def test_settings_are_held_against_the_optimizer_that_was_found_too() -> None:
+    options = OptimizerOptions(momentum=0.9, weight_decay=0.1)
+    options.check_for("sgd")
+    options.check_for("rmsprop")
+    options.check_for(None)
+    with pytest.raises(UsageError, match="--momentum is no setting of adamw"):
+        options.check_for("adamw")
+    with pytest.raises(UsageError, match="Fromage has no weight decay"):
+        OptimizerOptions(weight_decay=0.1).check_for("fromage")
+    OptimizerOptions("fromage", weight_decay=0.0).check()

@@ -256,6 +256,14 @@ def test_lars_with_decoupled_decay_grows_or_shrinks_for_ever(decay: float, grows
     assert training.rotation(400) == pytest.approx(relative_rotation(0.02, gains).rotation, rel=0.05)
 
 
+def test_growth_under_lars_is_exact_for_an_orthogonal_step():
+    weight = torch.tensor([3.0, 0.0], dtype=torch.float64, requires_grad=True)
+    weight.grad = torch.tensor([0.0, 7.0], dtype=torch.float64)
+    LARS([weight], lr=0.5).step()
+    assert lars_growth(0.5, Gains()) == pytest.approx(math.log(float(weight.detach().norm()) / 3.0), rel=1e-14)
+    assert lars_growth(0.5, momentum_gains(0.5), 0.1) == pytest.approx(0.5 * math.log(2.0) - 0.1, rel=1e-14)
+
+
 def test_gains_are_those_of_the_recursions() -> None:
     for momentum, dampening, nesterov in ((0.9, 0.0, False), (0.7, 0.3, False), (0.8, 0.0, True), (0.0, 0.0, False)):
         buffer, gains = 0.0, []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fromage_cli.errors import UsageError
-from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_run
+from fromage_cli.intake import Intake, checkpoint_record, declared_by, given_settings, open_run
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
@@ -27,7 +27,6 @@ from fromage_cli.terminal.progress import progress
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, IntrinsicResult
-    from fromage_cli.diagnostics.intrinsic_lr.settings import Given, Training
     from fromage_cli.problem.layers import TrainableTensor
 
 TESTS = 6.0
@@ -76,6 +75,7 @@ def command(
     from fromage_cli.checkpoints.layers import lasting_layers
     from fromage_cli.checkpoints.runs.gathering import gather_series
     from fromage_cli.diagnostics.intrinsic_lr.measure import measure, needs_gradients
+    from fromage_cli.diagnostics.intrinsic_lr.settings import find_training
     from fromage_cli.problem.budget import Budget
 
     budget = Budget(run.time_limit, run.max_memory)
@@ -85,7 +85,16 @@ def command(
     intake = open_run(checkpoints[-1], model, batch, run)
     layers = intake.trained_layers(names) if intake is not None else {}
     names = tuple(layers) or names
-    training = _training(checkpoints, names, _given(optimizer, steps_per_epoch, decoupled), intake, model.trust)
+    training = find_training(
+        checkpoints,
+        names,
+        given_settings(optimizer),
+        intake.declared if intake is not None else declared_by(checkpoints[-1], model.trust),
+        shapes=_shapes(intake, checkpoints[-1]),
+        steps_per_epoch=steps_per_epoch,
+        decoupled=decoupled,
+    )
+    optimizer.check_for(training.optimizer)
     if run.estimate:
         return _estimate(intake, checkpoints, names, needs_gradients(training))
     evidence = _evidence(intake, layers, needs_gradients(training), optimizer.train_batch_size)
@@ -131,21 +140,6 @@ def _drawn(answer: Answer, result: "IntrinsicResult", plot: Path, force: bool) -
     return replace(drawn, checkpoints=answer.checkpoints)
 
 
-def _given(optimizer: OptimizerOptions, steps_per_epoch: int | None, decoupled: bool) -> "Given":
-    from fromage_cli.diagnostics.intrinsic_lr.settings import Given
-
-    return Given(
-        optimizer.optimizer,
-        optimizer.lr,
-        optimizer.momentum,
-        optimizer.nesterov,
-        optimizer.beta_pair,
-        optimizer.weight_decay,
-        steps_per_epoch,
-        decoupled,
-    )
-
-
 def _check(optimizer: OptimizerOptions, decoupled: bool, drop: float | None, plot: Path | None) -> None:
     """Raises UsageError for options that do not go together."""
     if drop is not None and not 1.0 < drop < float("inf"):
@@ -158,18 +152,13 @@ def _check(optimizer: OptimizerOptions, decoupled: bool, drop: float | None, plo
         )
 
 
-def _training(
-    checkpoints: "Sequence[Checkpoint]", names: Sequence[str], given: "Given", intake: Intake | None, trust: bool
-) -> "Training":
-    from fromage_cli.diagnostics.intrinsic_lr.settings import find_training
-
+def _shapes(intake: Intake | None, checkpoint: "Checkpoint") -> "Mapping[str, tuple[int, ...]] | None":
+    """Those of the tensors that the model trains, where there is one."""
     if intake is None:
-        return find_training(checkpoints, names, given, lambda: declared_by(checkpoints[-1], trust))
+        return None
     from fromage_cli.diagnostics.intrinsic_lr.evidence import checkpoint_shapes
 
-    return find_training(
-        checkpoints, names, given, lambda: intake.declared, checkpoint_shapes(intake.problem, checkpoints[-1])
-    )
+    return checkpoint_shapes(intake.problem, checkpoint)
 
 
 def _evidence(

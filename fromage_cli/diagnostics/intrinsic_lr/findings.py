@@ -8,11 +8,6 @@ from fromage_cli.diagnostics.intrinsic_lr.law import RATE_POWERS
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult, LayerEquilibrium
 from fromage_cli.findings import Finding
 
-BALANCE = (
-    "Let the decay be part of the gradient, where a norm settles; past it, no decay but η'²/2η keeps one. Or divide "
-    "the update by √(1+η'²), as Fromage does."
-)
-"""For LARS whose decay is decoupled already."""
 SETTLED, SOON = 0.2, 0.25
 """A power of the norm that far from its end, in its logarithm, changes within so much of a relaxation time."""
 RIGHT = 1e-2
@@ -61,9 +56,20 @@ def _growing(result: IntrinsicResult) -> Iterator[Finding]:
         + ("" if result.optimizer == "lars" else ", ever more slowly, and its effective rate falls"),
         value=rate,
         limit=0.0,
-        hint=BALANCE
+        hint=_balance(fastest, rate)
         if result.optimizer == "lars" and result.decay == "decoupled"
         else "Decay the weights: they then settle at a norm, and the effective rate with them.",
+    )
+
+
+def _balance(layer: LayerEquilibrium, growth: float) -> str:
+    """For LARS whose decay is decoupled already."""
+    keeps = ""
+    if layer.learning_rate and layer.weight_decay is not None:
+        keeps = f"; past it, only a decay of {growth / layer.learning_rate + layer.weight_decay:.3g} keeps one"
+    return (
+        f"Let the decay be part of the gradient, where a norm settles{keeps}. Or divide the update by √(1+η'²), as "
+        "Fromage does."
     )
 
 

@@ -27,6 +27,9 @@ ALL = (*WAY, "expected_rotation")
 RATES = ("intrinsic_learning_rate", "effective_learning_rate")
 NO_DECAY = "the weight decay is not known: --weight-decay, or a state of the optimizer"
 WITHOUT_DECAY = "without weight decay the norm grows and never settles"
+FOREIGN_DECAY = (
+    "Fromage has no weight decay of its own, and how the one found in its state or declared acts is not known"
+)
 RATE_POWERS = {"sgd": 2, "adam": 1, "adamw": 1, "lion": 1, "lars": 0, "fromage": 0, "lamb": 0}
 """The effective rate is η / ‖W‖ to this power."""
 NEEDS_GRADIENTS = ("sgd", "lars")
@@ -110,7 +113,7 @@ def _lars(subject: Subject, rate: float, decay: float) -> Law:
     if decay == 0.0:
         return _wandering(subject, 0.0, WITHOUT_DECAY)
     if subject.training.decoupled:
-        reason = "LARS with decoupled decay grows or shrinks for ever, by the sign of (η'H)²/2 − η·wd"
+        reason = "LARS with decoupled decay grows or shrinks for ever, by the sign of ½ ln(1+(η'H)²) − η·wd"
         return _wandering(subject, rate * decay, reason)
     return Law(
         lars_equilibrium(subject.step, subject.training.gains),
@@ -120,6 +123,8 @@ def _lars(subject: Subject, rate: float, decay: float) -> Law:
 
 
 def _fromage(subject: Subject, rate: float, decay: float) -> Law:
+    if decay:
+        return _nothing(FOREIGN_DECAY, RATES[0])
     return _wandering(subject, 0.0, "Fromage keeps the norm of a scale-invariant layer: it goes nowhere else")
 
 
@@ -174,7 +179,7 @@ def growth(subject: Subject) -> float | None:
     if not subject.invariant or rate is None or not 0.0 < norm < math.inf:
         return None
     if training.optimizer == "fromage":
-        return 0.0
+        return None if subject.decay else 0.0
     if training.optimizer == "lars" and subject.decay is not None:
         return lars_growth(subject.step, training.gains, rate * subject.decay if training.decoupled else 0.0)
     if training.optimizer in ("adam", "adamw", "lion") and subject.decay == 0.0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
 
 if TYPE_CHECKING:
+    from fromage_cli.probes.optimizer_step.optimizer import Given
     from fromage_cli.problem.beside import Declared
 
 WITH_MOMENTUM = ("sgd", "lars")
@@ -21,21 +22,6 @@ VARIANTS = {"amsgrad": "AMSGrad", "trust_clip": "LARS with a clipped trust ratio
 """Settings that make a rule one without a closed form."""
 BUFFERS = ("running_mean", "running_var")
 """Floating-point tensors that no optimizer moves."""
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the user said; None where nothing was."""
-
-    optimizer: str | None = None
-    learning_rate: float | None = None
-    momentum: float | None = None
-    nesterov: bool = False
-    betas: tuple[float, float] | None = None
-    weight_decay: float | None = None
-    steps_per_epoch: int | None = None
-    decoupled: bool = False
-    """Decay that goes past the gradient, where the rule's own is coupled."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +49,21 @@ def find_training(
     checkpoints: Sequence[Checkpoint],
     names: Sequence[str],
     given: Given,
-    declared: Callable[[], Declared],
+    declared: Declared,
+    *,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    steps_per_epoch: int | None = None,
+    decoupled: bool = False,
 ) -> Training:
     """The settings of a run's layers; what was given wins over the optimizer's state, that over what is declared.
 
-    `shapes`: the trainable tensors by the checkpoint's names, where a model tells. Raises UsageError where no rule is
+    `shapes`: the trainable tensors by the checkpoint's names, where a model tells. `steps_per_epoch` and `decoupled`, a
+    decay that goes past the gradient where the rule's own is coupled, are given too. Raises UsageError where no rule is
     known.
     """
     states = [checkpoint.optimizer for checkpoint in checkpoints]
     kind = next((found for state in reversed(states) if state and (found := optimizer_kind(state))), None)
-    optimizer = given.optimizer or ("adamw" if kind == EITHER_ADAM else kind)
+    optimizer = given.name or ("adamw" if kind == EITHER_ADAM else kind)
     if optimizer is None:
         raise UsageError(
             "No optimizer is known: the checkpoint holds no state of one, and none was named.",
@@ -82,34 +72,32 @@ def find_training(
     serving = [state if state and _serves(optimizer_kind(state), optimizer) else None for state in states]
     first: Mapping[str, Any] = next((state.groups[0].settings for state in reversed(serving) if state), {})
     settings = [_by_layer(one, state, names, shapes) for one, state in zip(checkpoints, serving, strict=True)]
-    beside = _Beside(declared)
     rates = {
-        name: tuple(
-            _first(given.learning_rate, found[name].get("lr"), lambda: beside.value.learning_rate) for found in settings
-        )
+        name: tuple(_first(given.learning_rate, found[name].get("lr"), declared.learning_rate) for found in settings)
         for name in names
     }
     decays = {
-        name: _first(given.weight_decay, settings[-1][name].get("weight_decay"), lambda: beside.value.weight_decay)
+        name: _first(given.weight_decay, settings[-1][name].get("weight_decay"), declared.weight_decay)
         for name in names
     }
     return replace(
-        _rule(optimizer, given, first, beside),
+        _rule(optimizer, given, first, declared),
+        decoupled=decoupled or optimizer in ("adamw", "lion"),
         rates=rates,
         decays=decays,
-        steps_per_epoch=given.steps_per_epoch or beside.value.steps_per_epoch,
-        notes=tuple(_notes(given, kind, optimizer, serving[-1], settings[-1])),
+        steps_per_epoch=steps_per_epoch or declared.steps_per_epoch,
+        notes=tuple(_notes(given, kind, optimizer, _unmatched(checkpoints[-1], serving[-1], names, shapes))),
     )
 
 
-def _rule(optimizer: str, given: Given, first: Mapping[str, Any], beside: _Beside) -> Training:
+def _rule(optimizer: str, given: Given, first: Mapping[str, Any], declared: Declared) -> Training:
     """The rule with the settings that all layers share; `first`: those of the first group."""
     heavy, averaging = optimizer in WITH_MOMENTUM, optimizer in WITH_BETAS
     momentum, betas = 0.0, None
     if heavy:
-        momentum = float(_first(given.momentum, first.get("momentum"), lambda: beside.value.momentum) or 0.0)
+        momentum = float(_first(given.momentum, first.get("momentum"), declared.momentum) or 0.0)
     if averaging:
-        pair = _first(given.betas, first.get("betas"), lambda: beside.value.betas, WITH_BETAS[optimizer])
+        pair = _first(given.betas, first.get("betas"), declared.betas, WITH_BETAS[optimizer])
         betas = float(pair[0]), float(pair[1])
     nesterov = given.nesterov or bool(first.get("nesterov"))
     trust = first.get("trust_coefficient") or first.get("trust_coeff") if optimizer == "lars" else None
@@ -119,23 +107,8 @@ def _rule(optimizer: str, given: Given, first: Mapping[str, Any], beside: _Besid
         momentum=momentum if heavy else None,
         betas=betas,
         trust=float(trust or 1.0),
-        decoupled=given.decoupled or optimizer in ("adamw", "lion"),
         variant=next((words for key, words in VARIANTS.items() if first.get(key)), None),
     )
-
-
-class _Beside:
-    """What is declared beside the checkpoint; only read where it is needed, for it brings torch."""
-
-    def __init__(self, declared: Callable[[], Declared]) -> None:
-        self._declared = declared
-        self._value: Declared | None = None
-
-    @property
-    def value(self) -> Declared:
-        if self._value is None:
-            self._value = self._declared()
-        return self._value
 
 
 def _serves(kind: str | None, optimizer: str) -> bool:
@@ -183,27 +156,32 @@ def _numbers(
 
 
 def _first(*values: Any) -> Any:
-    """The first value that is known; functions are only called when it comes to them."""
-    for value in values:
-        found = value() if callable(value) else value
-        if found is not None:
-            return found.item() if hasattr(found, "item") else found
-    return None
+    """The first value that is known, as a plain number where it is a tensor."""
+    found: Any = next((value for value in values if value is not None), None)
+    return found.item() if hasattr(found, "item") else found
 
 
-def _notes(
-    given: Given,
-    kind: str | None,
-    optimizer: str,
+def _unmatched(
+    checkpoint: Checkpoint,
     state: OptimizerState | None,
-    settings: Mapping[str, Mapping[str, Any]],
-) -> list[str]:
+    names: Sequence[str],
+    shapes: Mapping[str, tuple[int, ...]] | None,
+) -> bool:
+    """Whether groups differ in rate or decay, and some layer's group is not known."""
+    if state is None or all(
+        len({str(group.settings.get(key)) for group in state.groups}) == 1 for key in ("lr", "weight_decay")
+    ):
+        return False
+    return not set(names) <= set(_numbers(checkpoint, state, shapes))
+
+
+def _notes(given: Given, kind: str | None, optimizer: str, unmatched: bool) -> list[str]:
     """What the user should know of how the settings were found."""
-    notes = []
-    if kind == EITHER_ADAM and given.optimizer is None:
+    notes: list[str] = []
+    if kind == EITHER_ADAM and given.name is None:
         notes.append("optimizer: the state does not say whether it is of adam or adamw; adamw is taken.")
-    if given.optimizer is not None and kind is not None and not _serves(kind, optimizer):
+    if given.name is not None and kind is not None and not _serves(kind, optimizer):
         notes.append(f"optimizer: the checkpoint holds the state of {kind}; its settings are not used for {optimizer}.")
-    if state is not None and any("lr" not in found for found in settings.values()):
+    if unmatched:
         notes.append("optimizer: its groups differ and cannot be matched to the layers by name or shape.")
     return notes

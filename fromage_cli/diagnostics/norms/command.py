@@ -9,7 +9,7 @@ import typer
 from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_run
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
-from fromage_cli.terminal.optimizer_options import require
+from fromage_cli.terminal.optimizer_options import refuse_decay, require
 from fromage_cli.terminal.options import (
     BatchOptions,
     ModelOptions,
@@ -53,8 +53,12 @@ def command(
         str | None, typer.Option(metavar="B1,B2", rich_help_panel=PANEL, help="Decay of the moments of lamb.")
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(metavar="WD", rich_help_panel=PANEL, help="Decoupled weight decay.")
+        float | None,
+        typer.Option(metavar="WD", rich_help_panel=PANEL, help="Weight decay; of lars coupled, unless --decoupled."),
     ] = None,
+    decoupled: Annotated[
+        bool, typer.Option("--decoupled", rich_help_panel=PANEL, help="Weight decay of lars past the gradient.")
+    ] = False,
     steps_per_epoch: Annotated[
         int | None, typer.Option(metavar="N", min=1, rich_help_panel=PANEL, help="To tell future steps in epochs too.")
     ] = None,
@@ -75,8 +79,11 @@ def command(
     check_limits = _limits(run)
     gathered = gather_series(ckpt, model.key, model.ema, model.optimizer_state)
     last = gathered.checkpoints[-1]
-    given = Settings(optimizer, (lr,), weight_decay, momentum, first_beta, steps_per_epoch=steps_per_epoch)
+    given = Settings(
+        optimizer, (lr,), weight_decay, momentum, first_beta, decoupled=decoupled, steps_per_epoch=steps_per_epoch
+    )
     settings = find_settings(gathered.checkpoints, declared_by(last, model.trust), given)
+    refuse_decay(weight_decay, settings.optimizer)
     names, changed = lasting_layers(gathered.checkpoints, tensors.include or (), tensors.exclude or ())
     intake = open_run(last, model, batch, run)
     layers = intake.trained_layers(names) if intake is not None else {}

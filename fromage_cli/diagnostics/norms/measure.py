@@ -113,7 +113,8 @@ def _layer(
         halved_step=_halved(steps, norms, power, lasting) if growth is not None and power else None,
         channels=_channels(last.norms),
         effective_learning_rate=tuple(
-            _effective(rate, norm, power) for rate, norm in zip(settings.learning_rates, norms, strict=True)
+            _effective(rate, norm, power, settings.trust_coefficient)
+            for rate, norm in zip(settings.learning_rates, norms, strict=True)
         ),
     )
 
@@ -176,7 +177,7 @@ def _channels(rows: "NDArray[Any]") -> Channels | None:
     )
 
 
-def _effective(rate: float | None, norm: float, power: int | None) -> float | None:
+def _effective(rate: float | None, norm: float, power: int | None, trust: float) -> float | None:
     if rate is None or power is None or (power and not (norm > 0.0 and math.isfinite(norm))):
         return None
-    return float(rate / norm**power)
+    return float(rate * trust / norm**power)

@@ -56,8 +56,8 @@ class LayerNorms:
     """Its standard error, the larger of Sen's (independent noise) and that of the mean increment (a walk); None with
     fewer than three steps."""
     predicted_growth: float | None = None
-    """½ ln(1+δ²) − η·wd for a scale-invariant layer under LARS and LAMB, −η·wd under Fromage, decay decoupled, the
-    mean over the series' rates; else None, for the reason in `no_law`."""
+    """½ ln(1+δ²) − η·wd for a scale-invariant layer under LARS and LAMB, decay decoupled, 0 under Fromage, the mean
+    over the series' rates; else None, for the reason in `no_law`."""
     dead_bias: bool | None = None
     """Whether the bias beside it has no effect; None without a bias or a model."""
     overflow_step: OverflowSteps | None = None
@@ -69,7 +69,8 @@ class LayerNorms:
     channels: Channels | None = None
     """None where an entry is not finite."""
     effective_learning_rate: tuple[float | None, ...] = ()
-    """SGD η/‖W‖², Adam, AdamW and Lion η/‖W‖, LARS, LAMB and Fromage η; None where it is not defined."""
+    """SGD η/‖W‖², Adam, AdamW and Lion η/‖W‖, LAMB and Fromage η, LARS η times its trust coefficient; None where it is
+    not defined."""
 
 
 @dataclass(frozen=True)

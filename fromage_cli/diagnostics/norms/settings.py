@@ -34,6 +34,8 @@ class Settings:
     """What LARS multiplies its rate by."""
     coupled: bool = False
     """Whether the decay is part of what is rescaled, so that it has no rate of its own."""
+    decoupled: bool = False
+    """As an argument: whether LARS's decay goes past the gradient, η·wd a step."""
     steps_per_epoch: int | None = None
     dampening: float = 0.0
     nesterov: bool = False
@@ -51,12 +53,16 @@ class Settings:
     def no_law(self) -> str | None:
         """Why the growth of a scale-invariant layer cannot be told; None where it can."""
         name, unknown = self.optimizer, all(rate is None for rate in self.learning_rates)
+        foreign = (
+            "Fromage has no weight decay of its own, and how the one found in its state or declared acts is not known"
+        )
         reasons = (
             (name is None, "the optimizer is not known"),
             (name not in RELATIVE, f"the learning rate of {name} is no relative step"),
             (unknown, "the learning rate is not known"),
             (self.clipped, f"the trust ratio of {name} is clipped"),
             (self.mixed_decay, "parameter groups differ in weight decay"),
+            (self.coupled and name == "fromage", foreign),
             (self.coupled, f"{name} rescales its weight decay with its update, by a size that is not known"),
         )
         return next((reason for holds, reason in reasons if holds), None)
@@ -68,7 +74,6 @@ class Settings:
         assumptions = (
             (self.optimizer == "lamb" and self.first_beta is None, f"β₁ is not known, {FIRST_BETA} is taken"),
             (lars and self.momentum is None, "the momentum is not known, 0 is taken"),
-            (lars and self.weight_decay, "the weight decay is taken to go past the gradient, η·wd a step"),
         )
         return tuple(words for holds, words in assumptions if holds)
 
@@ -104,11 +109,11 @@ def find_settings(checkpoints: Sequence[Checkpoint], declared: "Declared", given
 
 
 def _is_coupled(optimizer: str, state: OptimizerState | None, given: Settings) -> bool:
-    """Whether that optimizer rescales its decay: LAMB by its rule, LARS unless it was given as decoupled."""
+    """Whether that optimizer rescales its decay: LAMB by its rule, LARS unless its decay was said to be decoupled."""
     if optimizer == "lamb":
         decoupled = _setting(state, "weight_decouple") and not _setting(state, "fixed_decay")
         return given.weight_decay is not None or not decoupled
-    return given.weight_decay is None and optimizer in RELATIVE
+    return optimizer in RELATIVE and not given.decoupled
 
 
 def _refuse_idle(given: Settings, optimizer: str | None) -> None:
@@ -119,7 +124,11 @@ def _refuse_idle(given: Settings, optimizer: str | None) -> None:
                 f"{flag} says nothing as long as the optimizer is unknown.",
                 hint=f"Add --optimizer, one of {', '.join(OPTIMIZERS)}.",
             )
-    for flag, value, rule in (("--momentum", given.momentum, "lars"), ("--betas", given.first_beta, "lamb")):
+    for flag, value, rule in (
+        ("--momentum", given.momentum, "lars"),
+        ("--betas", given.first_beta, "lamb"),
+        ("--decoupled", given.decoupled or None, "lars"),
+    ):
         if value is not None and optimizer != rule:
             raise UsageError(
                 f"{flag} changes the law of growth of {rule} alone; the optimizer is {optimizer or 'unknown'}.",

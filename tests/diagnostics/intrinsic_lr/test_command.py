@@ -47,6 +47,7 @@ def batch():
     return {"x": torch.randn(64, 6), "y": torch.randint(3, (64,))}
 """
 GIVEN = ("--model", "network.py:build", "--batch", "network.py:batch")
+FROMAGE = ("--optimizer", "fromage", "--lr", ".01", "--weight-decay", ".1")
 STORE = "memory://intrinsic"
 SGD = ("--optimizer", "sgd", "--lr", ".1", "--weight-decay", "1e-3")
 ADAMW = ("--optimizer", "adamw", "--lr", "1e-3", "--weight-decay", ".1")
@@ -221,6 +222,7 @@ def test_safetensors_need_no_torch(tmp_path):
         (("step-10.safetensors", *ADAMW, "--decoupled"), 2, "changes nothing for adamw"),
         (("step-10.safetensors", *ADAMW, "--momentum", ".9"), 2, "no setting of adamw"),
         (("step-10.safetensors", *ADAMW, "--lr", "-1"), 2, "--lr"),
+        (("step-10.safetensors", *FROMAGE), 2, "Fromage has no weight decay"),
         (("step-10.safetensors", *SGD, "--model", "network.py:build"), 2, "no batch"),
         (("step-10.safetensors", *SGD, "--steps-per-epoch", "0"), 2, "steps-per-epoch"),
         (("step-10.safetensors", *SGD, *GIVEN, "--autocast"), 2, "--autocast"),

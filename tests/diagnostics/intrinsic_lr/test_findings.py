@@ -93,6 +93,14 @@ def test_the_remedy_is_one_that_the_run_has_not_taken(make_result, make_layer, o
     assert words in finding.hint
 
 
+def test_the_decay_that_would_keep_the_norm_of_lars(make_result, make_layer):
+    """½ ln(1+(η'H)²) = η·wd at η' = H·η = 0.2 and η = 0.02."""
+    growth = 0.5 * math.log1p(0.2**2) - 0.02 * 0.3
+    layer = make_layer(growth_per_step=growth, learning_rate=0.02, weight_decay=0.3, log_ratio=None)
+    (finding,) = judge(make_result(layers=(layer,), optimizer="lars", decay="decoupled"))
+    assert f"only a decay of {0.5 * math.log1p(0.2**2) / 0.02:.3g} keeps one" in finding.hint
+
+
 def test_the_way_is_told_in_epochs_where_they_are_known(make_result, make_layer):
     (finding,) = judge(alone(make_result, make_layer, log_ratio=1.0, steps_to_equilibrium=440.0))
     assert "440 steps (20 epochs) away: it turns more slowly" in finding.message

@@ -38,6 +38,7 @@ def test_rules_that_settle(optimizer):
         ({"optimizer": "lars", "decoupled": True}, True, "grows or shrinks for ever"),
         ({"optimizer": "lars", "decay": None}, True, "weight decay is not known"),
         ({"optimizer": "fromage", "decay": None}, True, "keeps the norm"),
+        ({"optimizer": "fromage"}, False, "no weight decay of its own"),
         ({"decay": None}, False, "weight decay is not known"),
         ({"rate": None}, False, "learning rate is not known"),
         ({"rate": 0.0}, False, "end of its schedule"),
@@ -89,9 +90,11 @@ def test_lars_over_several_channels_against_a_simulation():
 @pytest.mark.parametrize(
     ("changes", "value"),
     [
-        ({"optimizer": "fromage"}, 0.0),
-        ({"optimizer": "lars", "decay": 0.0}, 0.5 * 0.1**2),
-        ({"optimizer": "lars", "decoupled": True}, 0.5 * 0.1**2 - 1e-4),
+        ({"optimizer": "fromage", "decay": None}, 0.0),
+        ({"optimizer": "fromage", "decay": 0.0}, 0.0),
+        ({"optimizer": "fromage"}, None),
+        ({"optimizer": "lars", "decay": 0.0}, 0.5 * math.log(1.01)),
+        ({"optimizer": "lars", "decoupled": True}, 0.5 * math.log(1.01) - 1e-4),
         ({"optimizer": "adam", "decay": 0.0}, 0.5 * 0.1**2 * 100 / 4.0),
         ({"optimizer": "adam"}, None),
         ({"decay": 0.0}, None),

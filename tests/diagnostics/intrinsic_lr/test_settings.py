@@ -3,9 +3,10 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.diagnostics.intrinsic_lr.settings import Given, find_training
+from fromage_cli.diagnostics.intrinsic_lr.settings import find_training
 from fromage_cli.errors import UsageError
 from fromage_cli.optim import LARS, Lion
+from fromage_cli.probes.optimizer_step.optimizer import Given
 from fromage_cli.problem.beside import Declared
 from fromage_cli.theory.equilibrium import momentum_gains
 
@@ -43,7 +44,7 @@ def trained(tmp_path):
 
 
 def find(checkpoints, given=None, declared=None, names=("first.weight", "second.weight"), **options):
-    return find_training(checkpoints, names, given or Given(), lambda: declared or Declared(), **options)
+    return find_training(checkpoints, names, given or Given(), declared or Declared(), **options)
 
 
 def test_groups_are_matched_to_layers(trained):
@@ -67,6 +68,23 @@ def test_groups_that_cannot_be_matched_leave_what_they_share(trained):
     assert found.gains == momentum_gains(0.9) and "cannot be matched" in found.notes[0]
 
 
+def test_groups_that_are_alike_or_tell_no_rate_are_no_groups_that_differ(trained):
+    def alike(model):
+        return torch.optim.SGD(groups(model), lr=0.1, momentum=0.9, weight_decay=0.01)
+
+    found = find([trained(alike, steps=0)])
+    assert found.rates["first.weight"] == (0.1,) and found.notes == ()
+
+    def silent(model):
+        optimizer = alike(model)
+        for group in optimizer.param_groups:
+            del group["lr"]
+        return optimizer
+
+    found = find([trained(silent, steps=0)])
+    assert found.rates["first.weight"] == (None,) and found.notes == ()
+
+
 def test_a_model_tells_which_tensors_are_trained(trained):
     checkpoint = trained(lambda model: torch.optim.SGD(groups(model, lr=0.2), lr=0.1, momentum=0.9))
     shapes = {name: tuple(value.shape) for name, value in Network().named_parameters()}
@@ -87,8 +105,8 @@ def test_what_is_given_wins_over_the_state_and_that_over_what_is_declared(traine
     found = find([checkpoint], declared=declared)
     assert (found.rates["first.weight"], found.decays["first.weight"], found.momentum) == ((0.1,), 1e-4, 0.9)
     assert found.steps_per_epoch == 7
-    given = Given(learning_rate=0.3, momentum=0.1, weight_decay=0.2, steps_per_epoch=9)
-    found = find([checkpoint], given, declared)
+    given = Given(learning_rate=0.3, momentum=0.1, weight_decay=0.2)
+    found = find([checkpoint], given, declared, steps_per_epoch=9)
     assert (found.rates["first.weight"], found.decays["first.weight"], found.momentum) == ((0.3,), 0.2, 0.1)
     assert found.steps_per_epoch == 9
 
@@ -117,7 +135,7 @@ def test_rules(trained, make, optimizer):
 
 def test_decoupled_decay_can_be_said(trained):
     checkpoint = trained(lambda model: torch.optim.Adam(model.parameters(), lr=0.1, weight_decay=0.1))
-    assert find([checkpoint], Given(decoupled=True)).decoupled
+    assert find([checkpoint], decoupled=True).decoupled
 
 
 def test_variants_without_a_closed_form(trained):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -41,6 +42,13 @@ def test_the_lars_sample_grows_and_its_output_layer_is_not_flagged(run):
     assert set(layer["invariance"]) >= {"granularity", "cosine", "response_double", "response_half"}
     assert set(layer["invariance"].values()) == {None}
     assert layer["effective_learning_rate"] == [0.02] * 10  # declared beside the checkpoints
+
+
+def test_the_decay_of_lars_has_a_law_where_it_is_decoupled(run):
+    given = (SAMPLES / "convnet-lars", "--optimizer", "lars", "--weight-decay", ".001", "--json")
+    coupled, decoupled = (json.loads(run(*given, *more)[1])["result"] for more in ((), ("--decoupled",)))
+    assert coupled["layers"][0]["predicted_growth"] is None and "rescales its weight decay" in coupled["no_law"]
+    assert decoupled["layers"][0]["predicted_growth"] == pytest.approx(math.log1p(0.02**2) / 2 - 0.02 * 0.001)
 
 
 def test_the_fromage_sample_does_not(run):
@@ -195,6 +203,8 @@ def test_layers_that_changed_are_named(run, tmp_path):
         (("run", "--betas", "2,3", "--optimizer", "lamb"), 2, "--betas"),
         (("run", "--betas", ".9,.95", "--optimizer", "sgd"), 2, "lamb alone"),
         (("run", "--lr", "-1"), 2, "--lr"),
+        (("run", "--optimizer", "fromage", "--weight-decay", ".1"), 2, "Fromage has no weight decay"),
+        (("run", "--optimizer", "lamb", "--decoupled"), 2, "lars alone"),
     ],
 )
 def test_refusals(run, tmp_path, monkeypatch, arguments, code, words):

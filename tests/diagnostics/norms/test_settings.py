@@ -59,6 +59,21 @@ def test_the_state_of_lars(tmp_path):
     assert (found.dampening, found.nesterov, found.gains.total) == (0.5, False, pytest.approx(5.0))
 
 
+def test_the_decay_of_lars_is_rescaled_unless_it_is_said_to_be_decoupled(tmp_path):
+    series = [plain(tmp_path, 1)]
+    found = find_settings(series, Declared(), given("lars", 0.1, 0.01))
+    assert found.coupled and "lars rescales its weight decay" in (found.no_law or "")
+    assert find_settings(series, Declared(weight_decay=0.01), given("lars", 0.1)).no_law == found.no_law
+    decoupled = find_settings(series, Declared(), given("lars", 0.1, 0.01, decoupled=True))
+    assert (decoupled.coupled, decoupled.no_law, decoupled.weight_decay) == (False, None, 0.01)
+
+
+def test_fromage_has_no_decay(tmp_path):
+    found = find_settings([plain(tmp_path, 1)], Declared(weight_decay=0.01), given("fromage", 0.1))
+    assert "Fromage has no weight decay of its own" in (found.no_law or "")
+    assert find_settings([plain(tmp_path, 1)], Declared(), given("fromage", 0.1)).no_law is None
+
+
 def of_lamb(tmp_path, decay, rest=None):
     weight = torch.nn.Parameter(torch.ones(2, 2))
     state = LAMB([weight], lr=0.5, weight_decay=decay).state_dict()
@@ -124,6 +139,7 @@ def test_what_is_declared_fills_the_gaps(tmp_path):
         (given(rate=0.1), "--lr says nothing"),
         (given(decay=0.1), "--weight-decay says nothing"),
         (given("sgd", momentum=0.9), "--momentum changes the law of growth of lars alone; the optimizer is sgd"),
+        (given("sgd", decoupled=True), "--decoupled changes the law of growth of lars alone"),
         (given(first_beta=0.9), "--betas changes the law of growth of lamb alone; the optimizer is unknown"),
     ],
 )
