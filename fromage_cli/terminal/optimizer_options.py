@@ -87,6 +87,11 @@ class OptimizerOptions:
         return first, second
 
 
+def spelled(betas: tuple[float, float] | None) -> str | None:
+    """Two betas as `--betas` takes them."""
+    return None if betas is None else ",".join(f"{beta:g}" for beta in betas)
+
+
 def refuse_decay(decay: float | None, optimizer: str | None) -> None:
     """Raises UsageError for a weight decay above 0 with Fromage."""
     if decay and optimizer == "fromage":

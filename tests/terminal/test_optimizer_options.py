@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from fromage_cli.errors import UsageError
-from fromage_cli.terminal.optimizer_options import OptimizerOptions
+from fromage_cli.terminal.optimizer_options import OptimizerOptions, spelled
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,7 @@ def test_ordinary_settings_pass() -> None:
     OptimizerOptions("lion", betas=".9,.99").check()
     assert OptimizerOptions(betas=".9,.95").beta_pair == (0.9, 0.95)
     assert OptimizerOptions().beta_pair is None
+    assert (spelled((0.9, 0.95)), spelled(None)) == ("0.9,0.95", None)
 
 
 def test_settings_are_held_against_the_optimizer_that_was_found_too() -> None:

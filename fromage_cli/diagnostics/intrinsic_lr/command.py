@@ -11,7 +11,7 @@ from fromage_cli.errors import UsageError
 from fromage_cli.intake import Intake, checkpoint_record, declared_by, given_settings, open_run
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
-from fromage_cli.terminal.optimizer_options import OptimizerOptions
+from fromage_cli.terminal.optimizer_options import OptimizerOptions, spelled
 from fromage_cli.terminal.options import (
     BatchOptions,
     ModelOptions,
@@ -27,6 +27,7 @@ from fromage_cli.terminal.progress import progress
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, IntrinsicResult
+    from fromage_cli.diagnostics.intrinsic_lr.settings import Training
     from fromage_cli.problem.layers import TrainableTensor
 
 TESTS = 6.0
@@ -103,7 +104,7 @@ def command(
         result, stopped = measure(
             checkpoints, names, training, evidence, drop=drop, advance=advance, check=budget.check
         )
-    answer = replace(_answer(result, (*training.notes, *changed)), error=stopped)
+    answer = replace(_answer(result, training, (*training.notes, *changed)), error=stopped)
     answer = answer if intake is None else intake.complete(answer)
     own = tuple(note for note in answer.notes if note not in gathered.notes)
     files = tuple(checkpoint_record(checkpoint) for checkpoint in checkpoints)
@@ -111,7 +112,7 @@ def command(
     return answer if plot is None else _drawn(answer, result, plot, output.force)
 
 
-def _answer(result: "IntrinsicResult", notes: tuple[str, ...]) -> Answer:
+def _answer(result: "IntrinsicResult", training: "Training", notes: tuple[str, ...]) -> Answer:
     from fromage_cli.diagnostics.intrinsic_lr.findings import judge
     from fromage_cli.diagnostics.intrinsic_lr.render import courses, render, rotations
 
@@ -127,8 +128,27 @@ def _answer(result: "IntrinsicResult", notes: tuple[str, ...]) -> Answer:
         findings=judge(result),
         provenance=Provenance(device="cpu", dtype="float64"),
         notes=notes,
-        settings={"optimizer": result.optimizer, "steps_per_epoch": result.steps_per_epoch},
+        settings=_settings(result, training),
     )
+
+
+def _settings(result: "IntrinsicResult", training: "Training") -> dict[str, object]:
+    """What the flags became; of several layers' rates and decays the largest."""
+    found: dict[str, object] = {
+        "optimizer": training.optimizer,
+        "lr": max((layer.learning_rate for layer in result.layers if layer.learning_rate is not None), default=None),
+        "momentum": training.momentum,
+        "nesterov": training.nesterov,
+        "betas": spelled(training.betas),
+        "weight_decay": max(
+            (layer.weight_decay for layer in result.layers if layer.weight_decay is not None), default=None
+        ),
+        "decoupled": training.decoupled,
+        "steps_per_epoch": training.steps_per_epoch,
+    }
+    if result.train_batch_size is not None:
+        found["train_batch_size"] = result.train_batch_size
+    return found
 
 
 def _drawn(answer: Answer, result: "IntrinsicResult", plot: Path, force: bool) -> Answer:

@@ -31,6 +31,7 @@ class Training:
     optimizer: str
     gains: Gains = field(default_factory=Gains)
     momentum: float | None = None
+    nesterov: bool = False
     betas: tuple[float, float] | None = None
     trust: float = 1.0
     """LARS: relative step over learning rate."""
@@ -99,12 +100,13 @@ def _rule(optimizer: str, given: Given, first: Mapping[str, Any], declared: Decl
     if averaging:
         pair = _first(given.betas, first.get("betas"), declared.betas, WITH_BETAS[optimizer])
         betas = float(pair[0]), float(pair[1])
-    nesterov = given.nesterov or bool(first.get("nesterov"))
+    nesterov = heavy and (given.nesterov or bool(first.get("nesterov")))
     trust = first.get("trust_coefficient") or first.get("trust_coeff") if optimizer == "lars" else None
     return Training(
         optimizer=optimizer,
         gains=momentum_gains(momentum, float(first.get("dampening") or 0.0), nesterov) if heavy else Gains(),
         momentum=momentum if heavy else None,
+        nesterov=nesterov,
         betas=betas,
         trust=float(trust or 1.0),
         variant=next((words for key, words in VARIANTS.items() if first.get(key)), None),

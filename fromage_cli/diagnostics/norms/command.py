@@ -9,7 +9,7 @@ import typer
 from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_run
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
-from fromage_cli.terminal.optimizer_options import refuse_decay, require
+from fromage_cli.terminal.optimizer_options import OptimizerOptions, refuse_decay, require, spelled
 from fromage_cli.terminal.options import (
     BatchOptions,
     ModelOptions,
@@ -70,7 +70,7 @@ def command(
 ) -> Answer:
     """Which layers' norms grow along a run, how fast, and when does it hurt? --model tests scale invariance too."""
     _check(lr, momentum, weight_decay)
-    first_beta = _first_beta(betas)
+    pair = OptimizerOptions(betas=betas).beta_pair
 
     from fromage_cli.checkpoints.layers import lasting_layers
     from fromage_cli.checkpoints.runs.gathering import gather_series
@@ -80,7 +80,7 @@ def command(
     gathered = gather_series(ckpt, model.key, model.ema, model.optimizer_state)
     last = gathered.checkpoints[-1]
     given = Settings(
-        optimizer, (lr,), weight_decay, momentum, first_beta, decoupled=decoupled, steps_per_epoch=steps_per_epoch
+        optimizer, (lr,), weight_decay, momentum, pair, decoupled=decoupled, steps_per_epoch=steps_per_epoch
     )
     settings = find_settings(gathered.checkpoints, declared_by(last, model.trust), given)
     refuse_decay(weight_decay, settings.optimizer)
@@ -103,13 +103,6 @@ def _check(lr: float | None, momentum: float | None, weight_decay: float | None)
     require("--momentum", momentum, momentum is None or 0.0 <= momentum < 1.0, "a number from 0 to below 1")
     decay = weight_decay
     require("--weight-decay", decay, decay is None or 0.0 <= decay < float("inf"), "a number, 0 or above")
-
-
-def _first_beta(betas: str | None) -> float | None:
-    from fromage_cli.terminal.optimizer_options import OptimizerOptions
-
-    pair = OptimizerOptions(betas=betas).beta_pair
-    return pair[0] if pair else None
 
 
 def _limits(run: RunOptions) -> Callable[[], None]:
@@ -146,8 +139,21 @@ def _answer(
         tables={"layers": lambda: records(result.layers), "steps": lambda: curve(result)},
         findings=judge(result),
         provenance=Provenance(device="cpu", dtype="float64"),
+        settings=_settings(settings),
         error=tests.stopped if tests else None,
     )
+
+
+def _settings(settings: "Settings") -> dict[str, object]:
+    """What the flags became: the rate at the last step."""
+    return {
+        "optimizer": settings.optimizer,
+        "lr": settings.learning_rates[-1],
+        "momentum": settings.momentum,
+        "betas": spelled(settings.betas),
+        "weight_decay": settings.weight_decay,
+        "steps_per_epoch": settings.steps_per_epoch,
+    }
 
 
 def _tests(intake: Intake, layers: Mapping[str, "TrainableTensor"]) -> "ModelTest":

@@ -28,8 +28,8 @@ class Settings:
     """At each step; one number where the user gave it."""
     weight_decay: float | None = None
     momentum: float | None = None
-    first_beta: float | None = None
-    """Decay of the first moment."""
+    betas: tuple[float, float] | None = None
+    """Decay of the moments."""
     trust_coefficient: float = 1.0
     """What LARS multiplies its rate by."""
     coupled: bool = False
@@ -43,6 +43,11 @@ class Settings:
     """Whether the trust ratio is clipped, so that the step is not relative."""
     mixed_decay: bool = False
     """Whether parameter groups differ in weight decay."""
+
+    @property
+    def first_beta(self) -> float | None:
+        """Decay of the first moment."""
+        return self.betas[0] if self.betas is not None else None
 
     @property
     def gains(self) -> Gains:
@@ -90,14 +95,13 @@ def find_settings(checkpoints: Sequence[Checkpoint], declared: "Declared", given
     if optimizer is None:
         return Settings(None, (None,) * len(checkpoints), steps_per_epoch=steps_per_epoch)
     (rate,), last = given.learning_rates, states[-1]
-    betas = _pair(last) or declared.betas
     decay = _first(given.weight_decay, _setting(last, "weight_decay"), declared.weight_decay)
     return Settings(
         optimizer=optimizer,
         learning_rates=tuple(_first(rate, _setting(state, "lr"), declared.learning_rate) for state in states),
         weight_decay=decay,
         momentum=_first(given.momentum, _setting(last, "momentum"), declared.momentum),
-        first_beta=_first(given.first_beta, betas[0] if betas else None),
+        betas=given.betas or _pair(last) or declared.betas,
         trust_coefficient=_first(_setting(last, "trust_coefficient"), _setting(last, "trust_coeff"), 1.0) or 1.0,
         coupled=bool(decay) and _is_coupled(optimizer, last, given),
         steps_per_epoch=steps_per_epoch,
@@ -124,12 +128,12 @@ def _refuse_idle(given: Settings, optimizer: str | None) -> None:
                 f"{flag} says nothing as long as the optimizer is unknown.",
                 hint=f"Add --optimizer, one of {', '.join(OPTIMIZERS)}.",
             )
-    for flag, value, rule in (
-        ("--momentum", given.momentum, "lars"),
-        ("--betas", given.first_beta, "lamb"),
-        ("--decoupled", given.decoupled or None, "lars"),
+    for flag, said, rule in (
+        ("--momentum", given.momentum is not None, "lars"),
+        ("--betas", given.betas is not None, "lamb"),
+        ("--decoupled", given.decoupled, "lars"),
     ):
-        if value is not None and optimizer != rule:
+        if said and optimizer != rule:
             raise UsageError(
                 f"{flag} changes the law of growth of {rule} alone; the optimizer is {optimizer or 'unknown'}.",
                 hint=f"Leave it out, or give --optimizer {rule}.",

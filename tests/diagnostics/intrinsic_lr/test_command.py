@@ -81,7 +81,10 @@ def test_settings_from_the_optimizers_state(run):
     assert layer["equilibrium_norm"] == pytest.approx(math.sqrt(0.003 / 0.2 * 61 * 64))
     assert 0.5 < layer["observed_rotation"] / layer["expected_rotation"] < 2.0
     assert "output.weight" not in [layer["name"] for layer in result["layers"]]  # tied
-    assert envelope["settings"]["optimizer"] == "adamw" and len(envelope["checkpoints"]) == 3
+    settings = envelope["settings"]
+    assert (settings["optimizer"], settings["lr"], settings["betas"]) == ("adamw", 0.003, "0.9,0.95")
+    assert (settings["weight_decay"], settings["decoupled"], settings["steps_per_epoch"]) == (0.1, True, 43)
+    assert len(envelope["checkpoints"]) == 3
 
 
 def test_sgd_with_a_model(run, home):
@@ -92,6 +95,13 @@ def test_sgd_with_a_model(run, home):
     assert (first["verdict"], first["granularity"]) == ("invariant", "channel")
     assert first["equilibrium_norm"] > 0 and first["drop"]["at_once"] == pytest.approx(0.1)
     assert last["verdict"] == "none" and last["equilibrium_norm"] is None
+    settings = envelope["settings"]
+    assert (settings["lr"], settings["momentum"], settings["betas"], settings["train_batch_size"]) == (
+        0.1,
+        0.0,
+        None,
+        16,
+    )
     assert envelope["problem"]["batch_size"] == 64 and envelope["tool"]["gradient_evaluations"] >= 2
 
 

@@ -62,6 +62,15 @@ def test_settings_from_the_optimizers_state(run):
     assert "output.weight" not in [layer["name"] for layer in result["layers"]]  # tied
 
 
+def test_the_settings_in_effect(run):
+    settings = json.loads(run(SAMPLES / "char-gpt", "--json")[1])["settings"]
+    assert (settings["optimizer"], settings["lr"], settings["betas"]) == ("adamw", 0.003, "0.9,0.95")
+    assert (settings["weight_decay"], settings["steps_per_epoch"], settings["momentum"]) == (0.1, 43, None)
+    given = ("--optimizer", "lars", "--lr", ".5", "--momentum", ".9", "--json")
+    settings = json.loads(run(SAMPLES / "convnet-lars", *given)[1])["settings"]
+    assert (settings["lr"], settings["momentum"], settings["decoupled"]) == (0.5, 0.9, False)
+
+
 def test_tables(run):
     _, out, _ = run(SAMPLES / "mlp-2", "--format", "csv", "--include", "*.1.*")
     (row,) = csv.DictReader(io.StringIO(out))

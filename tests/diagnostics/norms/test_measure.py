@@ -105,8 +105,8 @@ def test_the_law_with_memory_and_with_a_decay_that_is_rescaled(growing):
     rates = (0.02,) * 4
     assert law("lars", rates, momentum=0.9) == pytest.approx(math.log1p(0.2**2) / 2)
     assert law("lars", rates, momentum=0.9, trust_coefficient=0.1) == pytest.approx(math.log1p(0.02**2) / 2)
-    assert law("lamb", rates, first_beta=0.9) == pytest.approx(math.log1p(19 * 0.02**2) / 2)
-    assert law("lamb", rates, first_beta=0.0) == pytest.approx(math.log1p(0.02**2) / 2)
+    assert law("lamb", rates, betas=(0.9, 0.999)) == pytest.approx(math.log1p(19 * 0.02**2) / 2)
+    assert law("lamb", rates, betas=(0.0, 0.999)) == pytest.approx(math.log1p(0.02**2) / 2)
     for optimizer in ("lars", "lamb"):
         assert law(optimizer, rates, 0.1, coupled=True) is None
 

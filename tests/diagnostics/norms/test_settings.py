@@ -44,7 +44,7 @@ def test_given_settings_win(tmp_path):
 
 def test_the_state_tells_kind_rates_and_decay(tmp_path):
     series = [trained(tmp_path, 1, 0.25, 0.25), trained(tmp_path, 2, 0.125)]
-    expected = Settings("adamw", (0.25, 0.125), 0.5, first_beta=0.9)
+    expected = Settings("adamw", (0.25, 0.125), 0.5, betas=(0.9, 0.999))
     assert find_settings(series, Declared(learning_rate=1.0), given()) == expected
     assert find_settings(series, Declared(), given(rate=0.75)).learning_rates == (0.75, 0.75)
 
@@ -140,7 +140,7 @@ def test_what_is_declared_fills_the_gaps(tmp_path):
         (given(decay=0.1), "--weight-decay says nothing"),
         (given("sgd", momentum=0.9), "--momentum changes the law of growth of lars alone; the optimizer is sgd"),
         (given("sgd", decoupled=True), "--decoupled changes the law of growth of lars alone"),
-        (given(first_beta=0.9), "--betas changes the law of growth of lamb alone; the optimizer is unknown"),
+        (given(betas=(0.9, 0.999)), "--betas changes the law of growth of lamb alone; the optimizer is unknown"),
     ],
 )
 def test_what_says_nothing_is_refused(tmp_path, said, words):
