@@ -1,15 +1,17 @@
 """How a batch reaches a model's `forward`: which tensors are inputs, which one is the target, and by what name."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import nn
 
 from fromage_cli.errors import FromageError, MismatchError
-from fromage_cli.problem.batches import Batch, describe_shapes, named_tensors
+from fromage_cli.problem.batches import Batch, describe_shapes, map_tensors, named_tensors
 from fromage_cli.problem.named_code import first_line, named_code, out_of_memory
 
 INPUT_NAMES = ("x", "input", "inputs")
@@ -34,8 +36,8 @@ def call_model(model: nn.Module, batch: Batch) -> Any:
 def forward(model: nn.Module, batch: Batch, positional: Sequence[Any], named: Mapping[str, Any]) -> Any:
     """Call the model with arguments that are already bound, and explain its failure with the batch's shapes."""
     try:
-        with named_code("running the model", passing=(Exception,)):
-            return model(*positional, **named)
+        with named_code("running the model", passing=(Exception,)), handed_over(model, (positional, named)) as given:
+            return model(*given[0], **given[1])
     except FromageError:
         raise
     except Exception as error:
@@ -47,6 +49,25 @@ def forward(model: nn.Module, batch: Batch, positional: Sequence[Any], named: Ma
             f"batch: {describe_shapes(batch.data)}\nmodel: {signature_text(model)}",
             "Check that the batch has the shapes and types that the model was trained on; --debug shows the traceback.",
         ) from error
+
+
+_LEAVING: WeakSet[nn.Module] = WeakSet()
+"""Models that were seen to leave their input as it is."""
+
+
+@contextmanager
+def handed_over(model: nn.Module, data: Any) -> Iterator[Any]:
+    """A nest of tensors for one evaluation of the model to do with as it likes: every other one has to see the same.
+
+    Training never looks at a batch again, so a network may write into its input (`x.mul_(2)`) and a loss take a batch
+    apart (`batch.pop("y")`). Containers are new each time; tensors are copies until the model has left one as it was.
+    """
+    leaving = model in _LEAVING
+    given = map_tensors(data, (lambda tensor: tensor) if leaving else torch.clone)
+    tensors = [] if leaving else [tensor for _, tensor in named_tensors(given)]
+    yield given
+    if not leaving and all(tensor._version == 0 for tensor in tensors):
+        _LEAVING.add(model)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.batches import Batch
-from fromage_cli.problem.call import call_model, forward, inputs_and_targets, is_scalar, unwrapped
+from fromage_cli.problem.call import call_model, forward, handed_over, inputs_and_targets, is_scalar, unwrapped
 from fromage_cli.problem.loss_terms import LossTerms, scalar_loss
 from fromage_cli.problem.named_code import named_code
 
@@ -83,8 +83,8 @@ class FunctionLoss:
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
         """The function's sum and count; of a mean, the mean times the number of rows."""
-        with named_code(f"computing the loss {self.name}"):
-            value = self.function(model, batch.data, **self.hyperparameters)
+        with named_code(f"computing the loss {self.name}"), handed_over(model, batch.data) as data:
+            value = self.function(model, data, **self.hyperparameters)
         if isinstance(value, tuple | list):
             return self._sum_and_count(value)
         return LossTerms(scalar_loss(value, self.name) * batch.size, float(batch.size))

@@ -175,3 +175,29 @@ class Leaves(nn.Module):
 def test_a_model_that_exits_does_not_end_the_program() -> None:
     with pytest.raises(MismatchError, match="SystemExit while running the model"):
         call_model(Leaves(), as_batch(A, "here"))
+
+
+class WritesIntoItsInput(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(2.0)
+
+
+class TakesItsInputApart(nn.Module):
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return inputs.pop("left") + inputs.pop("right")
+
+
+def test_every_evaluation_sees_the_same_batch_whatever_the_model_does_to_its_input() -> None:
+    batch = as_batch({"x": A.clone(), "y": C}, "here")
+    model = WritesIntoItsInput()
+    assert [float(call_model(model, batch).mean()) for _ in range(3)] == [2.0, 2.0, 2.0]
+    assert torch.equal(batch.data["x"], A)
+    batch = as_batch(({"left": A, "right": B}, C), "here")
+    assert [float(call_model(TakesItsInputApart(), batch).mean()) for _ in range(2)] == [3.0, 3.0]
+
+
+def test_a_model_that_leaves_its_input_alone_is_given_no_more_copies() -> None:
+    model, batch = Plain(), as_batch((A, C), "here")
+    first, second = call_model(model, batch), call_model(model, batch)
+    assert first.data_ptr() != batch.data[0].data_ptr()
+    assert second is batch.data[0]

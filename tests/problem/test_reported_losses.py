@@ -137,3 +137,16 @@ def test_a_functions_sum_and_count_are_taken_as_they_are(count: Any) -> None:
 def test_what_a_function_gets_wrong_is_said(function: Any, words: str) -> None:
     with pytest.raises(MismatchError, match=words):
         FunctionLoss("f", function)(nn.Linear(3, 1), as_batch(torch.randn(5, 3), "here"))
+
+
+def test_a_function_may_take_the_batch_apart_and_write_into_it() -> None:
+    def popped(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        target = batch.pop("y")
+        target[target == 0] = 1
+        return functional.mse_loss(model(batch["x"]).squeeze(1), target.add_(1.0))
+
+    loss, batch = FunctionLoss("popped", popped), as_batch({"x": torch.ones(2, 3), "y": torch.ones(2)}, "here")
+    model = nn.Linear(3, 1)
+    first, second = (float((terms := loss(model, batch)).total.detach()) / terms.count for _ in range(2))
+    assert first == second
+    assert torch.equal(batch.data["y"], torch.ones(2))
