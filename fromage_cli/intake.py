@@ -46,12 +46,12 @@ class Intake:
 
         Evaluations and limits are counted together.
         """
-        from fromage_cli.problem.models import fresh_model
+        from fromage_cli.problem.models import converted, fresh_model
 
         model = fresh_model(self.build, self.problem.seed)
         if model is None:
             return None
-        return replace(self.problem, model=model.to(self.problem.device, self.problem.dtype), saved=None)
+        return replace(self.problem, model=converted(model, self.problem.dtype).to(self.problem.device), saved=None)
 
     def trained_layers(self, names: Collection[str]) -> dict[str, TrainableTensor]:
         """The model's layers by the checkpoint's names, as far as those are among `names`, in their order.
@@ -154,7 +154,7 @@ def open_problem(
     from fromage_cli.checkpoints import Checkpoint, open_checkpoint
     from fromage_cli.problem.beside import Declared
     from fromage_cli.problem.losses import resolve_loss
-    from fromage_cli.problem.models import build_model
+    from fromage_cli.problem.models import build_model, converted
     from fromage_cli.problem.problem import Problem
     from fromage_cli.problem.support import refuse_unsupported
     from fromage_cli.problem.weights import load_weights
@@ -172,8 +172,9 @@ def open_problem(
     network, description = build(run.seed)
     notes = (f"model: {description}", *(checkpoint.notes if checkpoint is not None else ()))
     refuse_unsupported(network)
-    notes += load_weights(network, checkpoint, dtype) if checkpoint is not None else (OWN_WEIGHTS,)
-    network.to(device=device, dtype=dtype)
+    converted(network, dtype)
+    notes += load_weights(network, checkpoint) if checkpoint is not None else (OWN_WEIGHTS,)
+    network.to(device)
     loaded = _load_batches(batch, declared, model.trust, run.seed, spare)
     data, *further = [found.to(device, dtype) for found in loaded[: batch.batches]]
     rest = loaded[batch.batches :]

@@ -127,3 +127,36 @@ def test_a_network_rebuilt_from_its_checkpoint_gets_weights_as_torch_draws_them(
     trained, drawn = (problem.trainable[0].parameter for problem in (intake.problem, fresh))
     assert trained.shape == drawn.shape and not torch.equal(trained, drawn)
     assert float(drawn.detach().abs().max()) <= drawn.shape[1] ** -0.5
+
+
+ROTARY = """
+import torch
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(4, 4)
+        self.register_buffer("rotation", torch.polar(torch.ones(2), torch.tensor([1.0, 2.0])))
+
+    def forward(self, x):
+        turned = torch.view_as_complex(self.inner(x).reshape(-1, 2, 2)) * self.rotation
+        return torch.view_as_real(turned).reshape(-1, 4)
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_complex_buffers_are_not_made_real(tmp_path, dtype):
+    (tmp_path / "rotary.py").write_text(ROTARY)
+    x, y = torch.randn(4, 4), torch.tensor([0, 1, 2, 3])
+    torch.save({"x": x, "y": y}, tmp_path / "b.pt")
+    intake = open_problem(
+        None,
+        ModelOptions(model=f"{tmp_path / 'rotary.py'}:Network"),
+        BatchOptions(batch=str(tmp_path / "b.pt")),
+        RunOptions(dtype=dtype),
+    )
+    inner = intake.problem.model.inner
+    turned = torch.view_as_complex(inner(x.to(inner.weight.dtype)).reshape(-1, 2, 2))
+    turned = turned * torch.polar(torch.ones(2), torch.tensor([1.0, 2.0]))
+    expected = torch.nn.functional.cross_entropy(torch.view_as_real(turned).reshape(-1, 4), y)
+    assert intake.problem.value() == pytest.approx(float(expected.detach()), rel=1e-6)

@@ -33,11 +33,7 @@ class Batch:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Batch":
         """Move every tensor, and cast the floating ones."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
-
-        return replace(self, data=map_tensors(self.data, moved))
+        return replace(self, data=map_tensors(self.data, lambda tensor: in_precision(tensor.to(device), dtype)))
 
     def rows(self, start: int, stop: int) -> "Batch":
         """Rows start to stop of every tensor, as views."""
@@ -47,6 +43,13 @@ class Batch:
     def reversed(self) -> "Batch":
         """The same rows from last to first."""
         return replace(self, data=map_tensors(self.data, lambda tensor: tensor.flip(0)))
+
+
+def in_precision(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A floating tensor in that precision, a complex one with parts of it, any other as it is."""
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex())
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def map_tensors(data: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -174,7 +177,8 @@ def _as_tensors(data: Any) -> Any:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """A tensor without graph, in a type that everything can be done with."""
+    """A tensor without graph that can be part of one, in a type that everything can be done with."""
+    tensor = tensor.clone() if tensor.is_inference() else tensor
     unsigned = tensor.dtype in (torch.uint16, torch.uint32, torch.uint64)
     return tensor.detach().to(torch.int64) if unsigned else tensor.detach()
 

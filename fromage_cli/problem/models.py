@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fromage_cli.errors import MismatchError, UsageError
+from fromage_cli.problem.batches import in_precision
 from fromage_cli.problem.beside import Declared
 from fromage_cli.problem.hugging_face_models import build_hugging_face
 from fromage_cli.problem.named_code import check_arguments, named_code, seeded
@@ -70,6 +71,14 @@ def build_model(
     with seeded(seed):  # again: whether the file had to be imported first must not matter
         model = _from_factory(named, spec, arguments)
     return model, f"{type(model).__name__} from {spec}"
+
+
+def converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model with its parameters and buffers in that precision; complex ones keep their imaginary parts.
+
+    `Module.to` would drop these, and a rotary embedding would silently be another one.
+    """
+    return model._apply(lambda tensor: in_precision(tensor, dtype))  # type: ignore[no-untyped-call, no-any-return]
 
 
 def fresh_model(build: Callable[[int], nn.Module], seed: int) -> nn.Module | None:

@@ -182,3 +182,11 @@ def test_spare_batches_are_as_many_as_there_are(
     assert len(load_batches("data.py:one", spare=spare)) == 1
     drawn = load_batches("tokens.bin", count=count, spare=spare, sequence_length=4, sequences=2)
     assert len(drawn) == count + spare
+
+
+def test_tensors_of_inference_mode_can_be_part_of_a_graph_and_complex_ones_are_cast() -> None:
+    with torch.inference_mode():
+        data = torch.ones(2, 3), torch.ones(2, dtype=torch.complex64)
+    batch = as_batch(data, "here").to("cpu", torch.float64)
+    assert [tensor.dtype for tensor in batch.data] == [torch.float64, torch.complex128]
+    assert not any(tensor.is_inference() for tensor in as_batch(data, "here").data)

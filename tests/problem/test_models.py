@@ -9,7 +9,7 @@ from torch import nn
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import InputError, MismatchError, UnsafeError, UsageError
 from fromage_cli.problem.beside import Declared
-from fromage_cli.problem.models import build_model, fresh_model, parse_arguments
+from fromage_cli.problem.models import build_model, converted, fresh_model, parse_arguments
 from fromage_cli.problem.weights import load_weights
 
 NETWORKS = """
@@ -177,3 +177,18 @@ def test_a_factory_that_draws_no_weights_makes_nothing_again() -> None:
     assert fresh_model(trained, 0) is None
     assert fresh_model(lambda seed: ready, 0) is None
     assert fresh_model(lambda seed: nn.Linear(2, 2, device="meta"), 0) is None
+
+
+def test_complex_buffers_keep_their_imaginary_parts_in_every_precision() -> None:
+    model = nn.Linear(2, 2)
+    rotation = torch.polar(torch.ones(3), torch.arange(3.0))
+    model.register_buffer("rotation", rotation.clone())
+    model.register_buffer("places", torch.arange(3))
+    for dtype in (torch.float64, torch.float32):
+        found = converted(model, dtype)
+        assert (found.weight.dtype, found.rotation.dtype, found.places.dtype) == (
+            dtype,
+            dtype.to_complex(),
+            torch.int64,
+        )
+        assert torch.equal(found.rotation.to(torch.complex64), rotation)
