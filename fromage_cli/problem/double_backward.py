@@ -53,7 +53,12 @@ def explained() -> Iterator[None]:
     except (RuntimeError, NotImplementedError) as error:
         if out_of_memory(error):
             raise
-        raise MismatchError(
-            f"The loss has no second derivative: {str(error).splitlines()[0]}",
-            "An operation of the model supports only one backward pass.",
-        ) from error
+        raise without_second_derivative(error) from error
+
+
+def without_second_derivative(error: Exception) -> MismatchError:
+    """The error for a loss that can be differentiated only once, with what torch or the user's code says of it."""
+    reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
+    return MismatchError(
+        f"The loss has no second derivative: {reason}", "An operation of the model supports only one backward pass."
+    )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fromage_cli.errors import MismatchError
-from fromage_cli.problem.double_backward import double_backward
+from fromage_cli.problem.double_backward import double_backward, without_second_derivative
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.named_code import out_of_memory
 from fromage_cli.problem.problem import Problem
@@ -56,8 +56,5 @@ def visit_hessian_vector_product(
     except (MismatchError, RuntimeError, NotImplementedError) as error:
         if out_of_memory(error):
             raise
-        raise MismatchError(
-            f"The loss has no second derivative: {str(error).splitlines()[0]}",
-            "An operation of the model supports only one backward pass.",
-        ) from error
+        raise without_second_derivative(error) from error
     problem.evaluations.hessian_vector_products += 1

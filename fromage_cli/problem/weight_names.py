@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from fromage_cli.checkpoints.prefixes import strip_prefixes
 from fromage_cli.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ class Match:
 def match_names(expected: Mapping[str, Tensor], stored: Mapping[str, object]) -> Match:
     """The renaming with the most matches; names as they are win a draw."""
     candidates: list[tuple[Callable[[str], str], str]] = [(lambda name: name, "")]
+    shorter = strip_prefixes(expected).names
+    note = "Put the wrappers' prefixes back into the checkpoint's names: the model's own have them too."
+    candidates.append((lambda name: shorter.get(name, name), note))
     for prefix in _first_components(stored):
         note = f"Removed the prefix {prefix!r} from the checkpoint's names to match the model."
         candidates.append((lambda name, prefix=prefix: name.removeprefix(prefix), note))  # type: ignore[misc]

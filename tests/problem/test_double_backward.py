@@ -54,5 +54,7 @@ def test_weight_normalisation_itself_is_what_torch_computes() -> None:
 def test_a_missing_derivative_is_told_and_a_full_memory_passes() -> None:
     with pytest.raises(MismatchError, match="no second derivative: derivative for x"), explained():
         raise NotImplementedError("derivative for x is not implemented\nmore")
+    with pytest.raises(MismatchError, match="no second derivative: NotImplementedError"), explained():
+        raise NotImplementedError
     with pytest.raises(torch.OutOfMemoryError), explained():
         raise torch.OutOfMemoryError("CUDA out of memory")

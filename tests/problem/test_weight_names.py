@@ -35,3 +35,12 @@ def test_masks_are_square_and_counters_have_their_names() -> None:
     assert not is_computed("attn.bias", (2, 1, 8, 8))
     assert is_computed("1.num_batches_tracked", ())
     assert not is_computed("1.running_mean", (4,))
+
+
+def test_a_models_own_module_is_no_wrapper() -> None:
+    outer = nn.Module()
+    outer.block = nn.Module()
+    outer.block.module = nn.Linear(2, 2)
+    match = match_names(expected(outer), {"block.weight": 0, "block.bias": 0})  # as checkpoints strip `module.`
+    assert match.stored == {"block.module.weight": "block.weight", "block.module.bias": "block.bias"}
+    assert "model's own" in match.note
