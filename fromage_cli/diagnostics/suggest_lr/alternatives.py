@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from contextlib import suppress
 
-from fromage_cli.diagnostics.suggest_lr.course import Course, Wish
+from fromage_cli.diagnostics.suggest_lr.course import Course
 from fromage_cli.diagnostics.suggest_lr.result import Alternative
 from fromage_cli.diagnostics.suggest_lr.training import typical_of
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.probes.curvature.critical import critical_rate
-from fromage_cli.probes.optimizer_step.gradient_noise import measure_noise, noise_chunks
 from fromage_cli.probes.optimizer_step.next_step import measure_next_step
 from fromage_cli.probes.optimizer_step.next_update import stand_in
 from fromage_cli.probes.optimizer_step.optimizer import MOMENTA, OPTIMIZERS, Optimizer
@@ -28,10 +27,10 @@ FORWARDS = 60
 """Forward passes at most, for all of them together."""
 
 
-def measure_alternatives(course: Course, eta: float | None, wish: Wish) -> tuple[Alternative, ...]:
+def measure_alternatives(course: Course, eta: float | None) -> tuple[Alternative, ...]:
     """Each optimizer's rate for a step of relative size eta, its critical rate and its typical one.
 
-    One gradient for what stands in for their memories, and about five forward passes each, 60 at most. Ends early,
+    The course's noise stands in for their memories. Costs about five forward passes each, 60 at most. Ends early,
     keeping what it has, when a limit of the budget is reached.
     """
     found: list[Alternative] = []
@@ -39,9 +38,7 @@ def measure_alternatives(course: Course, eta: float | None, wish: Wish) -> tuple
     if isinstance(course.error, ResourceError):
         return ()
     try:
-        parts = noise_chunks(course.problem, wish.chunks, wish.batch_size)
-        noise = measure_noise(course.problem, parts, batch_size=wish.batch_size, remember=True) if parts else None
-        memory, _ = stand_in(course.problem, noise)
+        memory, _ = stand_in(course.problem, course.update.noise)
         for name in OPTIMIZERS:
             left = round(until - course.problem.evaluations.forwards)
             other, rises = _alternative(

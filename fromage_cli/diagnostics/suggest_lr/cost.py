@@ -31,7 +31,7 @@ def estimate(problem: Problem, optimizer: Optimizer, wish: Wish) -> Estimate:
     cost = measure_cost(problem, products=True)
     gradients, products = ALONG_THE_STEP, 1.0
     if optimizer.name is None:
-        gradients += 1.0 + FORWARDS * FORWARD
+        gradients += FORWARDS * FORWARD
     else:
         gradients += RISE + ELSEWHERE + training_cost(problem, wish)
         products += MAX_PRODUCTS if wish.sharpness else 0.0

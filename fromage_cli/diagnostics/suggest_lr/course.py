@@ -229,7 +229,9 @@ def begin(
     known: bool = True,
 ) -> Course:
     """The course with the optimizer's next update taken and its noise measured."""
-    update = next_update(problem, tensors, optimizer, state, batch_size=wish.batch_size, chunks=wish.chunks)
+    update = next_update(
+        problem, tensors, optimizer, state, batch_size=wish.batch_size, chunks=wish.chunks, remember=not known
+    )
     advance()
     moving = [tensor for tensor in tensors if tensor.name in update.step.steps]
     return Course(problem, moving, optimizer, state, update, gradients(problem.evaluations), advance, known)

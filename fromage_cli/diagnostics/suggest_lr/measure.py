@@ -85,7 +85,7 @@ def measure(
         rate = trained.recommended.learning_rate or limit.learning_rate
         verified = check(course, rate, wish.verify, state, wish.batch_size)
     if optimizer.name is None:
-        alternatives = measure_alternatives(course, limit.eta, wish)
+        alternatives = measure_alternatives(course, limit.eta)
     noise = course.update.noise
     noise_range = noise_scale_range(list(noise.chunks.values())) if noise is not None and noise.noise_scale else None
     result = SuggestedRates(
@@ -149,8 +149,8 @@ def _notes(
         notes.append(f"{optimizer.name}: momentum taken as built up; a first step, without a buffer, is shorter.")
     if course.update.noise is not None and course.update.noise.count < 8:
         notes.append(f"noise: from {course.update.noise.count} parts of the rows only; cosines tend to be too low.")
-    if course.update.noise is None:
-        notes.append("noise: not measured, since the rows cannot be cut; cosines are those of the batch as it is.")
+    if course.update.no_noise is not None:
+        notes.append(f"noise: not measured ({course.update.no_noise}); cosines are those of the batch as it is.")
     if optimizer.name == "lars":
         notes.append("lars: taken to scale every tensor, vectors too; some implementations leave vectors unscaled.")
     if optimizer.name == "lars" and optimizer.trust_coefficient == 1.0:

@@ -10,6 +10,7 @@ from statistics import mean, stdev
 from torch import Tensor
 
 from fromage_cli.errors import NumericalError
+from fromage_cli.probes.optimizer_step.minibatches import batches_of
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.curvature import WeightSpace, hessian
 from fromage_cli.problem.problem import Problem
@@ -36,10 +37,7 @@ def training_batches(problem: Problem, rows: int | None) -> list[Batch]:
     """
     if rows is None and problem.further:
         return list(problem.batches)
-    size = rows or problem.batch.size // min(PARTS, max(problem.batch.size // 2, 1))
-    return [
-        batch.rows(start, start + size) for batch in problem.batches for start in range(0, batch.size - size + 1, size)
-    ]
+    return batches_of(problem, rows or problem.batch.size // min(PARTS, max(problem.batch.size // 2, 1)))
 
 
 def gradient_curvature(problem: Problem, space: WeightSpace, parts: list[Batch]) -> GradientCurvature | None:

@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 import torch
 from torch import Tensor
 
+from fromage_cli.probes.optimizer_step.minibatches import require_samples
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.problem import Problem
 
@@ -28,8 +29,8 @@ def critical_sharpness_error(
     """Standard error of 2 / rate over the parts, the step held fixed; None for fewer than two or without a slope.
 
     `rate`: the critical one of all rows along w - rate * step; `contraction`: what the rule multiplies weights by
-    after a step of that rate. Costs three forward passes of all rows; the weights are
-    afterwards as before.
+    after a step of that rate. Costs three forward passes of all rows; the weights are afterwards as before. Raises
+    MismatchError for a loss of rows together.
     """
     if len(parts) < 2:
         return None
@@ -44,7 +45,9 @@ def critical_sharpness_error(
             problem.evaluations.forwards += sum(part.size for part in parts) / problem.rows
             return [problem.on(part).value() for part in parts]
 
-        start, there, beyond = (losses(at) for at in (0.0, rate, FURTHER * rate))
+        start = losses(0.0)
+        require_samples(problem, parts, start)
+        there, beyond = losses(rate), losses(FURTHER * rate)
     changes = [after - before for before, after in zip(start, there, strict=True)]
     slope = (fmean(beyond) - fmean(there)) / (FURTHER * (FURTHER - 1.0) * rate)  # the tangent of a parabola there
     error = stdev(changes) / math.sqrt(len(parts)) if all(map(math.isfinite, changes)) else math.nan

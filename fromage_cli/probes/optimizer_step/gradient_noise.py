@@ -3,12 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import fmean
 
 import torch
 from torch import Tensor
 
-from fromage_cli.probes.optimizer_step.minibatches import MIXING
+from fromage_cli.probes.optimizer_step.minibatches import batches_of, require_mean, visit_minibatches
 from fromage_cli.probes.optimizer_step.update_rules import Memory
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.evaluation import batch_statistics_modules
@@ -59,9 +58,7 @@ def noise_chunks(problem: Problem, count: int, batch_size: int | None = None) ->
     else:
         pieces = math.ceil(count / len(problem.batches))
         rows = max(1, min(batch.size for batch in problem.batches) // pieces)
-    parts = [
-        batch.rows(start, start + rows) for batch in problem.batches for start in range(0, batch.size - rows + 1, rows)
-    ]
+    parts = batches_of(problem, rows)
     return parts if len(parts) > 1 else []
 
 
@@ -72,28 +69,22 @@ def measure_noise(
     batch_size: int | None = None,
     remember: bool = False,
     step: Mapping[str, Tensor] | None = None,
-) -> GradientNoise | None:
+) -> GradientNoise:
     """Norms and inner products of the chunks' gradients, those with `step` too; one gradient of all rows in all.
 
-    None where the chunks' mean loss is far from that of all rows, which their gradients then are no samples of.
+    Raises MismatchError where loss or gradient of all rows is not the mean of the chunks', which then are no samples.
 
     `remember` keeps the mean of the gradients and of their squares, the latter as batches of `batch_size` rows would
     have it (as the chunks do, without a size).
     """
     sums = _Sums(problem, remember, step or {})
-    losses = []
-    for index, part in enumerate(parts):
-        losses.append(problem.on(part).visit_gradient(sums.visit))
-        problem.evaluations.gradients += part.size / problem.rows
-        sums.close(index + 1)
-    gap = abs(fmean(losses) - problem.base.loss)
-    if not gap <= MIXING * abs(problem.base.loss):
-        return None
+    visit_minibatches(problem, parts, sums.visit, sums.close)
     rows, count = parts[0].size, len(parts)
     chunks = {
         name: Chunks(rows, tuple(sums.norms[name]), _products(sums.with_base[name], squared_norm(total)))
         for name, total in sums.totals.items()
     }
+    _require_mean(problem, sums, chunks)
     memory = {
         name: Memory(
             total.div_(count), _expected_square(total, sums.squares[name].div_(count), count, rows, batch_size)
@@ -132,6 +123,18 @@ class _Sums:
         for lists in (self.norms, self.with_base, self.with_step):
             for kept in lists.values():
                 kept.extend([0.0] * (chunks - len(kept)))
+
+
+def _require_mean(problem: Problem, sums: _Sums, chunks: Mapping[str, Chunks]) -> None:
+    """The distance of the chunks' mean to the gradient of all rows from ||S||^2, <S, g> and ||g||^2."""
+    gap = whole = doubt = 0.0
+    for name, found in chunks.items():
+        own = squared_norm(sums.base[name])
+        total, along = math.fsum(found.products), math.fsum(sums.with_base[name])
+        gap += total / found.count**2 - 2.0 * along / found.count + own
+        whole += own
+        doubt += found.whole.variance / (found.rows * found.count)
+    require_mean(problem, gap, whole, doubt)
 
 
 def _products(along: list[float], sum_square: float) -> tuple[float, ...]:

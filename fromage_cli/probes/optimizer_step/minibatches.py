@@ -1,16 +1,19 @@
 """Gradients of parts of the data, each as a training step would see it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from torch import Tensor
 
+from fromage_cli.errors import MismatchError
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.evaluation import batch_statistics_modules
 from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.sweep import Visitor
 
 MIXING = 0.1
-"""Relative gap between the parts' mean loss and that of all rows from which on the loss is one of rows together."""
+"""Relative gap between the mean of parts and all rows, in loss or gradient, from which on rows count together."""
+ONE_OF_ROWS = "Measure with a --loss that is a mean over rows."
 
 
 def minibatches(problem: Problem, count: int) -> list[Batch]:
@@ -27,13 +30,69 @@ def minibatches(problem: Problem, count: int) -> list[Batch]:
     return [problem.batch.rows(index * rows, (index + 1) * rows) for index in range(count)]
 
 
-def minibatch_gradients(problem: Problem, parts: list[Batch], visit: Callable[[str, Tensor], None]) -> bool:
+def batches_of(problem: Problem, rows: int) -> list[Batch]:
+    """Disjoint batches of so many rows; rows left over belong to none."""
+    return [
+        batch.rows(start, start + rows) for batch in problem.batches for start in range(0, batch.size - rows + 1, rows)
+    ]
+
+
+def visit_minibatches(
+    problem: Problem,
+    parts: Sequence[Batch],
+    visit: Visitor,
+    after: Callable[[int], None] = lambda parts: None,
+    *,
+    samples: bool = True,
+) -> None:
     """Visits every tensor's gradient of each part, at fixed weights; one gradient of all rows in all.
 
-    Returns whether the parts' mean loss is near that of all rows, so that their gradients are samples of its gradient.
+    `after` is called with the number of parts that are done. Raises MismatchError where the gradients are to be
+    `samples` of that of all rows, and the parts' mean loss is far from theirs.
     """
     losses = []
-    for part in parts:
-        losses.append(problem.on(part).visit_gradient(lambda tensor, gradient: visit(tensor.name, gradient)))
+    for count, part in enumerate(parts, 1):
+        losses.append(problem.on(part).visit_gradient(visit))
         problem.evaluations.gradients += part.size / problem.rows
-    return bool(problem.further) or abs(fmean(losses) - problem.base.loss) <= MIXING * abs(problem.base.loss)
+        after(count)
+    if samples:
+        require_samples(problem, parts, losses)
+
+
+def require_samples(problem: Problem, parts: Sequence[Batch], losses: Sequence[float]) -> None:
+    """Raises MismatchError where the mean loss of the parts is another than that of all rows.
+
+    The batches themselves make up the loss, and weigh in it as they do.
+    """
+    if [id(part) for part in parts] == [id(batch) for batch in problem.batches]:
+        return
+    mean, whole = fmean(losses), problem.base.loss
+    if not abs(mean - whole) <= MIXING * abs(whole):
+        raise MismatchError(
+            f"the loss is one of rows together: it is {whole:.4g}, and {mean:.4g} on parts of {parts[0].size} rows",
+            ONE_OF_ROWS,
+        )
+
+
+def require_mean(problem: Problem, gap: float, whole: float, doubt: float) -> None:
+    """Raises MismatchError where the mean of the parts' gradients is another gradient than that of all rows.
+
+    Squared norms: `gap` of their distance, `whole` of the gradient of all rows, `doubt` of the mean's standard error,
+    by up to half of which rows that are left over and parts of unequal weight move it. Where masks are drawn or a batch
+    is normalised by its own statistics, the two are not the same to begin with.
+    """
+    if problem.mode == "train" or (problem.mode == "auto" and batch_statistics_modules(problem.model)):
+        return
+    if not gap <= MIXING**2 * whole + doubt / 4.0:
+        raise MismatchError(
+            "the loss is one of rows together: the gradient of all rows is not the mean of those of parts", ONE_OF_ROWS
+        )
+
+
+def minibatch_gradients(problem: Problem, parts: list[Batch], visit: Callable[[str, Tensor], None]) -> bool:
+    """As `visit_minibatches`, by name; returns whether the gradients are samples of that of all rows."""
+    try:
+        visit_minibatches(problem, parts, lambda tensor, gradient: visit(tensor.name, gradient))
+    except MismatchError:
+        return False
+    return True

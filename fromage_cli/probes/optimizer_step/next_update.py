@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
 from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.errors import MismatchError
 from fromage_cli.probes.optimizer_step.gradient_noise import GradientNoise, measure_noise, noise_chunks
 from fromage_cli.probes.optimizer_step.next_step import NextStep, holds_memory, measure_next_step
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
@@ -19,6 +21,7 @@ from fromage_cli.probes.optimizer_step.step_noise import (
     relative_steps,
 )
 from fromage_cli.probes.optimizer_step.update_rules import Memory
+from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.accumulation import norm
@@ -44,7 +47,7 @@ class NextUpdate:
     step: NextStep
     line: StepLine
     noise: GradientNoise | None
-    """None where the rows cannot be cut."""
+    """None for the reason in `no_noise`."""
     memory: Mapping[str, Memory]
     """What stands in for a missing state; empty where none is needed."""
     cosines: Mapping[str, Cosine]
@@ -60,6 +63,8 @@ class NextUpdate:
     """Whether momentum is taken to be built up, since no state holds its buffer."""
     relative_steps: Mapping[str, float]
     """sqrt(E||u_l||^2) / ||W_l|| over training batches, by layer, per unit of learning rate."""
+    no_noise: str | None = None
+    """Why the noise is not known, in words."""
 
     def moved(self, tensors: Sequence[TrainableTensor]) -> dict[str, Tensor]:
         """The u of those tensors that move."""
@@ -74,24 +79,23 @@ def next_update(
     *,
     batch_size: int | None = None,
     chunks: int = CHUNKS,
+    remember: bool = False,
 ) -> NextUpdate:
     """The next update for training batches of `batch_size` rows (those of the first batch, without a number).
 
     Costs the base gradient and one more over all rows. A rule that remembers takes the whole batch's gradient, its
-    memory from the state or else from the chunks. Raises MismatchError when the state does not fit or nothing moves.
+    memory from the state or else from the chunks; `remember` keeps what they would stand in with for other rules too.
+    Raises MismatchError when the state does not fit or nothing moves.
     """
     parts = noise_chunks(problem, chunks, batch_size)
-    noise: GradientNoise | None = None
     memory: Mapping[str, Memory] = {}
     known = holds_memory(optimizer, state)
     if known or not optimizer.remembers:
         step = measure_next_step(problem, optimizer, state)
-        if parts:
-            updates = {name: found.update for name, found in step.steps.items()} if optimizer.remembers else None
-            noise = measure_noise(problem, parts, step=updates)
+        updates = {name: found.update for name, found in step.steps.items()} if optimizer.remembers else None
+        noise, no_noise = _noise(problem, parts, batch_size=batch_size, step=updates, remember=remember)
     else:
-        if parts:
-            noise = measure_noise(problem, parts, batch_size=batch_size, remember=True)
+        noise, no_noise = _noise(problem, parts, batch_size=batch_size, remember=True)
         memory, source = stand_in(problem, noise)
         step = measure_next_step(problem, optimizer, state, memory, source)
     line = step_line(problem, tensors, step, optimizer.name or "sgd")
@@ -122,7 +126,18 @@ def next_update(
             name: relative * (averaged_length(optimizer, noise, name, size) if sampled and not known else 1.0)
             for name, relative in relative_steps(problem, line, noise, varying, rows).items()
         },
+        no_noise=no_noise,
     )
+
+
+def _noise(problem: Problem, parts: list[Batch], **how: Any) -> tuple[GradientNoise | None, str | None]:
+    """The noise of the parts, or why there is none."""
+    if not parts:
+        return None, "the rows cannot be cut"
+    try:
+        return measure_noise(problem, parts, **how), None
+    except MismatchError as error:
+        return None, error.message.splitlines()[0]
 
 
 def stand_in(problem: Problem, noise: GradientNoise | None) -> tuple[Mapping[str, Memory], str]:

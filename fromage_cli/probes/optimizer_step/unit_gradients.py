@@ -8,6 +8,8 @@ from torch import Tensor
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.probes.optimizer_step.gradient_noise import noise_chunks
+from fromage_cli.probes.optimizer_step.minibatches import batches_of, require_mean, visit_minibatches
+from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.evaluation import batch_statistics_modules
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
@@ -35,9 +37,6 @@ class UnitGradients:
     """E‖g_u‖² of every unit, by tensor name."""
     batch_size: int
     """Rows of a training batch."""
-    rows: int
-    """Rows of a part whose gradient was taken."""
-    parts: int
 
 
 def squares_of_units(tensor: Tensor, units: Units) -> Tensor:
@@ -55,8 +54,9 @@ def measure_unit_gradients(
     """E‖g_u‖² over batches of `batch_size` rows, from M gradients of b rows each; one gradient of all rows in all.
 
     With S = Σ g_i and Q = Σ ‖g_i‖²: ‖g‖² = (‖S‖² − Q) / (M(M−1)) and tr Σ = b (Q − ‖S‖²/M) / (M−1) without bias, and
-    E‖g_B‖² = ‖g‖² + tr Σ / B; where that is not positive, tr Σ / B. Raises MismatchError where the size is not known,
-    or the rows do not give two gradients under the training's own conditions.
+    E‖g_B‖² = ‖g‖² + tr Σ / B; where that is not positive, tr Σ / B. For a loss of rows together, which has no such
+    parts, b = B at one more gradient. Raises MismatchError where the size is not known, or the rows do not give two
+    gradients under the training's own conditions.
     """
     parts = noise_chunks(problem, CHUNKS, batch_size)
     if not parts:
@@ -72,6 +72,17 @@ def measure_unit_gradients(
             f"BatchNorm normalises by the batch, so gradients of {parts[0].size} rows say nothing of {size}",
             "Give batches of the training batch size.",
         )
+    try:
+        return _measured(problem, units, parts, size)
+    except MismatchError:
+        whole = batches_of(problem, size)
+        if parts[0].size == size or len(whole) < 2:
+            raise
+    return _measured(problem, units, whole, size)
+
+
+def _measured(problem: Problem, units: Mapping[str, Units], parts: list[Batch], size: int) -> UnitGradients:
+    """The same from given parts; batches of the training's own size need not be samples of anything else."""
     sums = {t.name: torch.zeros_like(t.parameter) for t in problem.receiving if t.name in units}
     squares = {name: torch.zeros(units[name].parts, dtype=torch.float64) for name in sums}
 
@@ -80,14 +91,17 @@ def measure_unit_gradients(
             sums[tensor.name].add_(gradient)
             squares[tensor.name] += squares_of_units(gradient, units[tensor.name])
 
-    for part in parts:
-        problem.on(part).visit_gradient(visit)
-        problem.evaluations.gradients += part.size / problem.rows
-    found = {
-        name: expected_square(squares_of_units(total, units[name]), squares[name], len(parts), parts[0].size, size)
-        for name, total in sums.items()
-    }
-    return UnitGradients({name: tuple(each.tolist()) for name, each in found.items()}, size, parts[0].size, len(parts))
+    count, rows = len(parts), parts[0].size
+    visit_minibatches(problem, parts, visit, samples=rows != size)
+    totals = {name: squares_of_units(total, units[name]) for name, total in sums.items()}
+    if rows != size:
+        gradients = problem.base.gradients
+        gap = sum(squared_norm(total / count - gradients[name]) for name, total in sums.items())
+        noise = sum(float((squares[name] - total / count).sum()) for name, total in totals.items())
+        whole = sum(squared_norm(gradients[name]) for name in sums)
+        require_mean(problem, gap, whole, noise / (count * (count - 1)))
+    found = {name: expected_square(totals[name], squares[name], count, rows, size) for name in sums}
+    return UnitGradients({name: tuple(each.tolist()) for name, each in found.items()}, size)
 
 
 def expected_square(sum_square: Tensor, squares: Tensor, count: int, rows: int, batch_size: int) -> Tensor:

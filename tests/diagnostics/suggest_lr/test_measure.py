@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,17 @@ from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.diagnostics.suggest_lr import alternatives
-from fromage_cli.diagnostics.suggest_lr.course import Wish, gradients
+from fromage_cli.diagnostics.suggest_lr.course import Wish, begin, gradients
 from fromage_cli.diagnostics.suggest_lr.measure import Measurement, measure
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, SuggestedRates
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.probes.optimizer_step.next_update import next_update
 from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
-from fromage_cli.problem.batches import as_batch
+from fromage_cli.problem.batches import Batch, as_batch
 from fromage_cli.problem.beside import Declared
 from fromage_cli.problem.budget import Budget
+from fromage_cli.problem.loss_terms import LossTerms
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.relative_trust import lemma2_rate
 
@@ -285,6 +287,41 @@ def test_without_an_optimizer_every_one_has_its_rate(
     assert rates["lars"].limit == pytest.approx(0.1 * result.limit.eta)  # momentum .9
     assert all(each.critical is not None and each.critical > (each.limit or 0.0) for each in result.alternatives)
     assert gradients(problem.evaluations) <= 40
+
+
+def test_the_chunks_stand_in_for_every_memory_without_being_taken_again(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    """The gradients are those of the course alone, and Adam's limit is that of the same course for Adam."""
+    problem, alone = make_problem(perceptron, classification), make_problem(perceptron, classification)
+    result = suggest(problem, Optimizer()).result
+    course = begin(alone, alone.receiving, Optimizer("fromage"), None, wish=Wish(), advance=lambda: None, known=False)
+    course.measured_together(course.measured())
+    assert problem.evaluations.gradients == alone.evaluations.gradients
+    adam = next_update(make_problem(perceptron, classification), problem.receiving, Optimizer("adam"), None)
+    (found,) = [each for each in result.alternatives if each.name == "adam"]
+    assert result.limit.eta is not None
+    assert found.limit == pytest.approx(result.limit.eta * adam.line.learning_rate, rel=1e-6)
+
+
+def test_a_loss_of_rows_together_goes_without_noise_and_says_why(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    class Pairs:
+        name = "pairs"
+
+        def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
+            if batch.size < 8:
+                raise MismatchError("it takes eight rows")
+            output = model(batch.data["x"])
+            return LossTerms((output @ output.T).logsumexp(1).mean(), 1.0)
+
+    problem = replace(make_problem(perceptron, classification), loss=Pairs())
+    few, many = suggest(problem, Optimizer("adam")), suggest(problem, Optimizer("adam"), chunks=2)
+    for found, reason in ((few, "it takes eight rows"), (many, "the loss is one of rows together: it is 3.524, and")):
+        assert found.result.noise_scale is found.result.noise_rows is None
+        assert found.result.limit.eta is not None
+        assert any(note.startswith(f"noise: not measured ({reason}") for note in found.notes)
 
 
 def test_all_of_them_together_stay_within_their_forward_passes(

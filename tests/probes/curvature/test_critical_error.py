@@ -1,14 +1,18 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import fmean, stdev
 
 import pytest
 import torch
 from torch import nn
 
+from fromage_cli.errors import MismatchError
 from fromage_cli.probes.curvature.batch_sharpness import training_batches
 from fromage_cli.probes.curvature.critical import critical_rate
 from fromage_cli.probes.curvature.critical_error import critical_sharpness_error
+from fromage_cli.problem.batches import Batch
+from fromage_cli.problem.loss_terms import LossTerms
 from fromage_cli.problem.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -39,17 +43,21 @@ def test_it_is_the_spread_over_batches_of_the_same_distribution(make_problem: Ma
 
 
 def test_of_equal_parts_it_is_zero_and_it_shrinks_with_their_number(make_problem: Maker) -> None:
+    once = regression(make_problem, 0, rows=4)
+    twice = make_problem(once.model, {name: torch.cat([rows, rows]) for name, rows in once.batch.data.items()})
+    step = {"weight": twice.base.gradients["weight"]}
+    rate = critical_rate(twice, step, 0.1)
+    assert rate is not None
+    assert critical_sharpness_error(twice, step, rate, [twice.batch.rows(0, 4), twice.batch.rows(4, 8)]) == 0.0
     problem = regression(make_problem, 0, rows=8)
     step = {"weight": problem.base.gradients["weight"]}
     rate = critical_rate(problem, step, 0.1)
     assert rate is not None
-    half = problem.batch.rows(0, 4)
-    assert critical_sharpness_error(problem, step, rate, [half, half]) == 0.0
-    halves = [half, problem.batch.rows(4, 8)]
-    once = critical_sharpness_error(problem, step, rate, halves)
+    halves = [problem.batch.rows(0, 4), problem.batch.rows(4, 8)]
+    alone = critical_sharpness_error(problem, step, rate, halves)
     often = critical_sharpness_error(problem, step, rate, 8 * halves)
-    assert once is not None and often is not None and once > 0.0
-    assert often / once == pytest.approx(math.sqrt(2 / 15.0 / 2.0), rel=0.05)
+    assert alone is not None and often is not None and alone > 0.0
+    assert often / alone == pytest.approx(math.sqrt(2 / 15.0 / 2.0), rel=0.05)
 
 
 def test_on_parabolas_it_is_exact(make_problem: Maker) -> None:
@@ -77,6 +85,19 @@ def test_it_costs_three_forward_passes_and_leaves_the_weights(make_problem: Make
     critical_sharpness_error(problem, step, rate, training_batches(problem, 16))
     assert problem.evaluations.forwards - before == pytest.approx(3.0)
     assert not problem.trainable[0].parameter.any()
+
+
+def test_parts_of_a_loss_of_rows_together_are_no_samples(make_problem: Maker) -> None:
+    class Spread:
+        name = "spread"
+
+        def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
+            return LossTerms(model(batch.data["x"]).sub(batch.data["y"]).mean().square(), 1.0)
+
+    problem = replace(regression(make_problem, 2), loss=Spread())
+    step = {"weight": problem.base.gradients["weight"]}
+    with pytest.raises(MismatchError, match="the loss is one of rows together"):
+        critical_sharpness_error(problem, step, 0.1, training_batches(problem, 2))
 
 
 def test_one_part_and_a_loss_that_does_not_rise_have_none(make_problem: Maker) -> None:

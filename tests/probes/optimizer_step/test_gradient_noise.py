@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from fromage_cli.errors import MismatchError
 from fromage_cli.probes.optimizer_step.gradient_noise import GradientNoise, measure_noise, noise_chunks
 from fromage_cli.problem.batches import Batch, as_batch
 from fromage_cli.problem.loss_terms import LossTerms
+from fromage_cli.problem.losses import Loss
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.gradient_noise import cosine_error
 
@@ -21,9 +23,7 @@ Data = dict[str, torch.Tensor]
 
 
 def measured(problem: Problem, count: int, **settings: Any) -> GradientNoise:
-    found = measure_noise(problem, noise_chunks(problem, count), **settings)
-    assert found is not None
-    return found
+    return measure_noise(problem, noise_chunks(problem, count), **settings)
 
 
 def population(rows: int) -> Data:
@@ -100,20 +100,49 @@ def test_rows_are_never_cut_where_their_number_is_part_of_the_loss(make_problem:
     assert [part.size for part in noise_chunks(several, 16)] == [32, 32]
 
 
+class Contrast:
+    """Every row against all others."""
+
+    name = "contrast"
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
+        output = model(batch.data["x"])
+        return LossTerms((output @ output.T).logsumexp(1).mean(), 1.0)
+
+
+class Hidden:
+    """A term of rows together in the gradient alone: the loss of parts is that of all rows."""
+
+    name = "hidden"
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
+        output = model(batch.data["x"])
+        mixed = 20.0 * output.std(0).sum()
+        return LossTerms(nn.functional.cross_entropy(output, batch.data["y"]) + mixed - mixed.detach(), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (Contrast(), "rows together: it is 3.524, and 0.7592 on parts of 2 rows"),
+        (Hidden(), "rows together: the gradient of all rows is not the mean of those of parts"),
+    ],
+)
 def test_a_loss_of_rows_together_has_no_noise_of_parts(
-    make_problem: Maker, perceptron: nn.Module, classification: Data
+    make_problem: Maker, perceptron: nn.Module, classification: Data, loss: Loss, words: str
 ) -> None:
-    problem = make_problem(perceptron, classification)
+    mixing = replace(make_problem(perceptron, classification), loss=loss)
+    with pytest.raises(MismatchError, match=words):
+        measure_noise(mixing, noise_chunks(mixing, 16))
 
-    class Contrast:
-        name = "contrast"
 
-        def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
-            output = model(batch.data["x"])
-            return LossTerms((output @ output.T).logsumexp(1).mean(), 1.0)
-
-    mixing = replace(problem, loss=Contrast())
-    assert measure_noise(mixing, noise_chunks(mixing, 16)) is None
+def test_parts_of_unequal_weight_and_rows_left_over_are_samples_all_the_same(
+    make_problem: Maker, perceptron: nn.Module
+) -> None:
+    """Targets that are ignored make parts weigh differently; two of 50 rows belong to no part."""
+    data = population(50)
+    data["y"][torch.tensor([1, 2, 4, 5, 7, 13, 14, 22, 25, 26, 31, 37, 41])] = -100
+    assert measured(make_problem(perceptron, data), 16).count == 16
 
 
 def test_one_row_has_no_noise_to_be_seen(make_problem: Maker, perceptron: nn.Module, classification: Data) -> None:

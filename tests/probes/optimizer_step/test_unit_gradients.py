@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from fromage_cli.probes.optimizer_step.unit_gradients import (
     squares_of_units,
 )
 from fromage_cli.problem.batches import Batch
+from fromage_cli.problem.loss_terms import LossTerms
 from fromage_cli.problem.problem import Problem
 from fromage_cli.problem.supervised_losses import SquaredError
 
@@ -25,6 +28,27 @@ def problem(rows=64, norm=False, further=0):
     return Problem(model, SquaredError(), draw(), further=tuple(draw() for _ in range(further)))
 
 
+class Contrast:
+    """Every row against all others."""
+
+    name = "contrast"
+
+    def __call__(self, model, batch):
+        output = model(batch.data["input"])
+        return LossTerms((output @ output.T).logsumexp(1).mean(), 1.0)
+
+
+class Hidden:
+    """A term of rows together in the gradient alone."""
+
+    name = "hidden"
+
+    def __call__(self, model, batch):
+        output = model(batch.data["input"])
+        mixed = output.mean(0).square().sum()
+        return LossTerms(output.square().mean() + 20.0 * (mixed - mixed.detach()), 1.0)
+
+
 def by_hand(found, size):
     """Squared norms of each row of the first layer's gradient, one batch of `size` rows after another."""
     squares = []
@@ -37,7 +61,7 @@ def by_hand(found, size):
 def test_parts_of_the_training_size_are_averaged_as_they_are():
     found = problem()
     measured = measure_unit_gradients(found, {"0.weight": Units(4, 0)}, batch_size=4)
-    assert (measured.rows, measured.parts, measured.batch_size) == (4, 16, 4)
+    assert measured.batch_size == 4
     assert measured.squares["0.weight"] == pytest.approx(by_hand(found, 4).mean(0).tolist(), rel=1e-5)
 
 
@@ -69,15 +93,29 @@ def test_units_along_either_dimension(block, monkeypatch):
 def test_batch_norm_takes_whole_training_batches():
     found = problem(norm=True)
     measured = measure_unit_gradients(found, {"0.weight": Units(4, 0)}, batch_size=16)
-    assert (measured.rows, measured.parts) == (16, 4)
     assert measured.squares["0.weight"] == pytest.approx(by_hand(found, 16).mean(0).tolist(), rel=1e-5)
 
 
 def test_several_batches_tell_their_size():
     measured = measure_unit_gradients(problem(8, further=3), {"0.weight": Units()})
     assert (measured.batch_size, len(measured.squares["0.weight"])) == (8, 1)
-    whole = measure_unit_gradients(problem(8, norm=True, further=3), {"0.weight": Units()})
-    assert (whole.batch_size, whole.parts) == (8, 4)
+    found = problem(8, norm=True, further=3)
+    whole = measure_unit_gradients(found, {"0.weight": Units()})
+    squares = [float(found.on(batch).base.gradients["0.weight"].double().square().sum()) for batch in found.batches]
+    assert whole.batch_size == 8
+    assert whole.squares["0.weight"] == pytest.approx([sum(squares) / 4], rel=1e-5)
+
+
+def test_a_loss_of_rows_together_is_measured_on_batches_of_the_training_size():
+    """Parts of any other size tell nothing of it: the words are those of the loss, else of the gradient."""
+    for loss in (Contrast(), Hidden()):
+        found = replace(problem(), loss=loss)
+        measured = measure_unit_gradients(found, {"0.weight": Units(4, 0)}, batch_size=16)
+        assert measured.squares["0.weight"] == pytest.approx(by_hand(found, 16).mean(0).tolist(), rel=1e-5)
+    with pytest.raises(MismatchError, match=r"one of rows together: it is 4.* on parts of 4 rows"):
+        measure_unit_gradients(replace(problem(), loss=Contrast()), {"0.weight": Units()}, 64)
+    with pytest.raises(MismatchError, match="gradient of all rows is not the mean of those of parts"):
+        measure_unit_gradients(replace(problem(), loss=Hidden()), {"0.weight": Units()}, 64)
 
 
 @pytest.mark.parametrize(
