@@ -60,8 +60,6 @@ class Equilibrium:
     """τ goes as η^−this."""
     persistence: float
     """a, where the correlation of steps k apart falls as a^k."""
-    memory: float
-    """Steps over which the optimizer averages; the theory needs a far longer relaxation."""
 
     def rotation_over(self, steps: int, diffusion: float | None = None) -> float:
         """The angle between weights so many steps apart, radians, once there: cos = exp(−diffusion k).
@@ -86,7 +84,6 @@ def sgd_equilibrium(rate: float, decay: float, gains: Gains) -> Equilibrium:
         0.25,
         1.0,
         gains.persistence,
-        1.0 / (1.0 - gains.persistence),
     )
 
 
@@ -97,9 +94,9 @@ def sgd_norm(rate: float, decay: float, gains: Gains, squared_gradient: float) -
 
 def adamw_equilibrium(rate: float, decay: float, betas: tuple[float, float]) -> Equilibrium:
     """AdamW: ‖W‖² relaxes in 1/(2ηλ), rotation √(2ηλ(1−β₁)/(1+β₁))."""
-    loss, memory = rate * decay, 1.0 / (1.0 - max(betas))
+    loss = rate * decay
     rotation = math.sqrt(2.0 * loss * (1.0 - betas[0]) / (1.0 + betas[0]))
-    return Equilibrium(rotation, loss, 0.5 / loss, 2, 1, 0.5, 1.0, betas[0], memory)
+    return Equilibrium(rotation, loss, 0.5 / loss, 2, 1, 0.5, 1.0, betas[0])
 
 
 def adamw_norm(rate: float, decay: float, elements: int) -> float:
@@ -127,7 +124,7 @@ def lion_equilibrium(rate: float, decay: float, betas: tuple[float, float]) -> E
     """Lion: ‖W‖² relaxes in 1/(2ηλ), rotation √(2ηλ / V)."""
     loss = rate * decay
     rotation = math.sqrt(2.0 * loss / lion_persistence(betas))
-    return Equilibrium(rotation, loss, 0.5 / loss, 2, 1, 0.5, 1.0, betas[1], 1.0 / (1.0 - max(betas)))
+    return Equilibrium(rotation, loss, 0.5 / loss, 2, 1, 0.5, 1.0, betas[1])
 
 
 def lion_norm(rate: float, decay: float, betas: tuple[float, float], elements: int) -> float:
@@ -154,9 +151,9 @@ def relative_rotation(step: float, gains: Gains) -> Equilibrium:
 
 
 def _relative(step: float, gains: Gains, *, relaxes: bool) -> Equilibrium:
-    diffusion, memory = (step * gains.total) ** 2 / 2.0, 1.0 / (1.0 - gains.persistence)
+    diffusion = (step * gains.total) ** 2 / 2.0
     rotation, relaxation = step * math.sqrt(gains.squared), 0.5 / diffusion if relaxes else None
-    return Equilibrium(rotation, diffusion, relaxation, -2, 0, 0.5, 2.0, gains.persistence, memory)
+    return Equilibrium(rotation, diffusion, relaxation, -2, 0, 0.5, 2.0, gains.persistence)
 
 
 def relaxed(ratio: float, times: float, power: int) -> float:

@@ -256,6 +256,32 @@ def test_lars_with_decoupled_decay_grows_or_shrinks_for_ever(decay: float, grows
     assert training.rotation(400) == pytest.approx(relative_rotation(0.02, gains).rotation, rel=0.05)
 
 
+@pytest.mark.parametrize("factor", [3.0, 10.0])
+def test_recovery_from_equilibrium_in_closed_form(factor: float) -> None:
+    """e^(−t/τ) where η_e = (1/f) / √(e + (1 − e)/f) is nine tenths of 1/√f, for SGD and AdamW alike."""
+    end = factor**-0.5
+    left = ((1.0 / factor / (0.9 * end)) ** 2 - 1.0 / factor) / (1.0 - 1.0 / factor)
+    for found in (sgd_equilibrium(0.1, 1e-3, momentum_gains(0.9)), adamw_equilibrium(1e-3, 0.1, (0.9, 0.99))):
+        course = after_drop(found, factor)
+        assert course is not None and found.relaxation is not None
+        assert course.recovery() == pytest.approx(-factor * found.relaxation * math.log(left), rel=1e-12)
+
+
+def test_recovery_from_elsewhere_against_the_course_bisected() -> None:
+    """From 1.4 × below the new end the rate falls to it; from 4 × above it climbs."""
+    for ratio in (0.4, 4.0):
+        course = after_drop(sgd_equilibrium(0.1, 1e-3, PLAIN), 10.0, ratio)
+        assert course is not None
+        low, high = 0.0, 100.0 * course.relaxation
+        for _ in range(100):
+            middle = (low + high) / 2.0
+            far = abs(course.at(middle) / course.final - 1.0) > 0.1
+            low, high = (middle, high) if far else (low, middle)
+        assert course.recovery() == pytest.approx(high, rel=1e-9)
+    near = after_drop(sgd_equilibrium(0.1, 1e-3, PLAIN), 10.0, 10.0**-0.25)
+    assert near is not None and near.recovery() == 0.0
+
+
 def test_growth_under_lars_is_exact_for_an_orthogonal_step():
     weight = torch.tensor([3.0, 0.0], dtype=torch.float64, requires_grad=True)
     weight.grad = torch.tensor([0.0, 7.0], dtype=torch.float64)

@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from fromage_cli.diagnostics.intrinsic_lr.settings import Training
     from fromage_cli.problem.layers import TrainableTensor
 
-TESTS = 6.0
-"""Forward passes for the test of one layer."""
-
-
 @shared_options(tables=("layers", "rotations", "drop"))
 def command(
     ckpt: Annotated[
@@ -204,7 +200,8 @@ def _estimate(
     if intake is None:
         return estimate_answer("intrinsic-lr", Estimate(gradients=0.0, bytes=bytes, seconds=seconds))
     from fromage_cli.probes.cost import measure_cost
+    from fromage_cli.probes.structure.invariance import gradients_of_tests
 
-    cost, count = measure_cost(intake.problem), 1.0 + gradients + TESTS * len(names) / 3.0
+    cost, count = measure_cost(intake.problem), gradients_of_tests(len(names)) + gradients
     estimate = Estimate(gradients=count, bytes=bytes + cost.memory(copies=3.0), seconds=seconds + cost.time(count))
     return intake.complete(estimate_answer("intrinsic-lr", estimate))

@@ -176,10 +176,10 @@ def _estimate(checkpoints: Sequence["Checkpoint"], names: Sequence[str], intake:
         return estimate_answer("norms", Estimate(0.0, reading.bytes, reading.seconds))
 
     from fromage_cli.probes.cost import measure_cost
-    from fromage_cli.probes.structure.invariance import FORWARDS
+    from fromage_cli.probes.structure.invariance import gradients_of_tests
 
     cost = measure_cost(intake.problem)
-    gradients = 1 + FORWARDS * len(names) / 3
+    gradients = gradients_of_tests(len(names))
     memory = max(cost.memory(copies=2), reading.bytes)
     return intake.complete(
         estimate_answer("norms", Estimate(gradients, memory, reading.seconds + cost.time(gradients)))

@@ -44,6 +44,11 @@ HINT_OF_DEATH = 1e-2
 """First-order effect of such a shift, relative to that of the weights, below which a bias is looked at."""
 
 
+def gradients_of_tests(layers: int) -> float:
+    """What the test of so many layers costs, about, in gradients of the whole batch: its own, and a third a forward."""
+    return 1.0 + FORWARDS * layers / 3.0
+
+
 @dataclass(frozen=True)
 class LayerInvariance:
     """What was found of one layer."""

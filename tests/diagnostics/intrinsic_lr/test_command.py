@@ -209,6 +209,15 @@ def test_the_cost_is_told_beforehand(run, home, more):
     assert (estimate["gradients"] > 0) == bool(more)
 
 
+@pytest.mark.parametrize(("rule", "gradients"), [(SGD, 2), (ADAMW, 1)])
+def test_the_cost_told_beforehand_is_that_of_the_run(run, home, rule, gradients):
+    given = ("step-10.safetensors", *rule, *GIVEN, "--train-batch-size", "16", "--json")
+    told = json.loads(run(*given, "--estimate")[1])["result"]["estimate"]["gradients"]
+    tool = json.loads(run(*given)[1])["tool"]
+    assert tool["gradient_evaluations"] == gradients and told == gradients + 4  # six forward passes a layer
+    assert told == pytest.approx(gradients + tool["forward_evaluations"] / 3, rel=0.25)
+
+
 def test_safetensors_need_no_torch(tmp_path):
     for step in (1, 2):
         save_file({"w": torch.ones(2, 3) * step}, tmp_path / f"step-{step}.safetensors")

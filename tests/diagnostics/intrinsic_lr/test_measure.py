@@ -117,6 +117,8 @@ def test_the_course_after_a_drop(run):
     (layer,) = run([weight], adamw(), drop=10.0).layers
     assert (layer.drop.at_once, layer.drop.final) == (0.1, pytest.approx(1 / math.sqrt(10)))
     assert not layer.drop.from_equilibrium and len(layer.drop.steps) == len(layer.drop.ratios) == 25
+    done = ((0.1 / (0.9 / math.sqrt(10))) ** 2 - 0.1) / 0.9  # τ = 500 at the old rate, 5000 at the new
+    assert layer.drop.recovery_steps == pytest.approx(-5000.0 * math.log(done))
     left = math.exp(-layer.drop.steps[6] / 5000.0)
     assert layer.drop.ratios[6] == pytest.approx(0.1 / math.sqrt(left + 0.1 * (1 - left)))
     training = Training("sgd", rates={"w": (0.1,)}, decays={"w": 1e-3})
