@@ -51,10 +51,6 @@ class Moments:
     variance: float
     """tr Sigma, per sample."""
 
-    def expected_square(self, batch_size: float) -> float:
-        """E||g_B||^2 of a batch of B samples."""
-        return max(self.squared_norm, 0.0) + self.variance / batch_size
-
     def cosine(self, batch_size: float) -> float:
         """||g|| / sqrt(E||g_B||^2), with the sign of the estimate of ||g||^2."""
         size = abs(self.squared_norm)

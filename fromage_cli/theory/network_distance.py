@@ -41,18 +41,6 @@ def log10_function_bound(relative_steps: Sequence[float], condition: float, alph
     return len(relative_steps) * _log10_factor(condition, alpha, beta) + _log10_expm1(exponent)
 
 
-def log10_jacobian_bound(
-    relative_steps: Sequence[float], layer: int, condition: float, alpha: float, beta: float
-) -> float:
-    """log10 of (beta kappa^2 / alpha)^(L-l) [prod_{k>l} (beta/alpha)(1 + delta_k) - 1] for layer l, counted from 1.
-
-    It bounds the relative change of the Jacobian of the output with respect to the output of layer l.
-    """
-    above = relative_steps[layer:]
-    exponent = math.fsum(math.log(beta / alpha) + math.log1p(step) for step in above)
-    return len(above) * _log10_factor(condition, alpha, beta) + _log10_expm1(exponent)
-
-
 def _log10_factor(condition: float, alpha: float, beta: float) -> float:
     return math.log10(beta / alpha) + 2.0 * math.log10(condition)
 

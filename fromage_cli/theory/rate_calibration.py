@@ -92,7 +92,8 @@ def valley_of_least(rates: Sequence[float], losses: Sequence[float]) -> Valley:
     least = min(losses)
     heights = [min(math.log(loss / least), CAP) if math.isfinite(loss) else CAP for loss in losses]
     logarithms = [math.log2(rate) for rate in rates]
-    places, masses = [logarithms[0]], [0.0]
+    places: list[float] = []
+    masses: list[float] = []
     for left in range(len(rates) - 1):
         width = logarithms[left + 1] - logarithms[left]
         for step in range(FINENESS):

@@ -49,7 +49,6 @@ def test_leaving_one_out_is_as_if_it_had_never_been() -> None:
 
 def test_the_cosine_is_that_of_a_batch_of_any_size() -> None:
     assert Moments(9.0, 64.0).cosine(4) == pytest.approx(3 / 5)
-    assert Moments(9.0, 64.0).expected_square(4) == 25.0
     assert Moments(-9.0, 64.0).cosine(4) == pytest.approx(-3 / 5)
     assert Moments(0.0, 0.0).cosine(4) == 0.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,26 +29,10 @@ class Pair:
     """Between u and v, radians; None where one of them is zero or not finite."""
 
 
-def measure_pairs(
-    first: Checkpoint,
-    second: Checkpoint,
-    names: Iterable[str],
-    advance: Callable[[float], None] = lambda elements: None,
-) -> dict[str, Pair]:
-    """Distance and angle of the named tensors, which both checkpoints have in one shape, as real numbers.
-
-    Reads each tensor twice. `advance` is told the elements done. Raises InputError as reading does.
-    """
-    found = {}
-    for name in names:
-        found[name] = measure_pair(first, second, name)
-        advance(first.entries[name].elements)
-    return found
-
-
 def measure_pair(first: Checkpoint, second: Checkpoint, name: str) -> Pair:
-    """Distance and angle of one tensor.
+    """Distance and angle of the tensor of that name, which both checkpoints have in one shape, as real numbers.
 
+    Reads it twice. Raises InputError as reading does.
     The angle is 2 atan2(‖û − v̂‖, ‖û + v̂‖), exact where 1 − cos has no digits left.
     """
     units = _units(first, second, name)

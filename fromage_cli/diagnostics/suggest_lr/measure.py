@@ -99,7 +99,7 @@ def measure(
         noise_scale_high=noise_range[1] if noise_range is not None else None,
         noise_rows=noise.rows if noise is not None else None,
         layers=read_layers(course, crossing, limit.eta),
-        points=read_points(course, crossing),
+        points=read_points(crossing),
         probe=trained.runs,
         probe_steps=trained.steps,
         verification=verified,

@@ -87,7 +87,7 @@ def _linear(crossing: Crossing | None, name: str, gradient_norm: float) -> float
     return counted / change if change > 0.0 and counted > 0.0 else None
 
 
-def read_points(course: Course, crossing: Crossing | None) -> tuple[MeasuredPoint, ...]:
+def read_points(crossing: Crossing | None) -> tuple[MeasuredPoint, ...]:
     """Where the gradient was taken."""
     if crossing is None:
         return ()

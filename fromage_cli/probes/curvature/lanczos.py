@@ -38,8 +38,6 @@ class Spectrum:
 
     eigenvalues: tuple[Eigenvalue, ...]
     """The largest first; empty when no product was made."""
-    leading: Tensor | None
-    """Unit vector of the first, [n]."""
     products: int
     """How many were made."""
     converged: bool
@@ -81,7 +79,6 @@ def largest_eigenvalues(
     within = all(pair.residual <= max(tolerance * abs(pair.value), band.rounding) for pair in found)
     return Spectrum(
         eigenvalues=tuple(found),
-        leading=band.vector() if found else None,
         products=band.products,
         converged=len(found) == count and within,
         inexact=not within and band.products >= count and band.exhausted(count, tolerance),
@@ -151,12 +148,6 @@ class _Band:
             )
             for i in range(len(values) - 1, max(len(values) - 1 - count, -1), -1)
         ]
-
-    def vector(self) -> Tensor:
-        """The unit Ritz vector of the largest value, [n]."""
-        weights = self._ritz()[1][:, -1].tolist()
-        found = self.basis.subtract(torch.zeros_like(self.like), [-weight for weight in weights])
-        return found.div_(norm(found))
 
     def _ritz(self) -> tuple[Tensor, Tensor]:
         matrix, _ = self._projected()

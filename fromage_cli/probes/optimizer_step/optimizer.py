@@ -99,11 +99,6 @@ class Optimizer:
         return self.name in ADAPTIVE
 
     @property
-    def relative(self) -> bool:
-        """Whether its rate is a relative step."""
-        return self.name in RELATIVE
-
-    @property
     def plain(self) -> bool:
         """Whether it is plain gradient descent."""
         return self.name == "sgd" and self.momentum == 0.0

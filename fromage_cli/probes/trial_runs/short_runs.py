@@ -37,8 +37,6 @@ class ShortRuns:
 
     steps: int = STEPS
     """Of each run."""
-    passes: float = 0.0
-    """How often a run sees every row."""
     losses: dict[float, float] = field(default_factory=dict)
     """By rate: the geometric mean of the loss of independent rows after the run and of the minibatches' mean loss over
     its last quarter; infinite where the run left the numbers."""
@@ -83,7 +81,7 @@ def make_runs(
     parts = [part for batch in rows.batches for part in _parts(batch)]
     share = max(part.size for part in parts) / max(batch.size for batch in rows.batches)
     steps = min(STEPS, int(STEPS / (PARTS * share)))
-    runs = ShortRuns(steps, steps / len(parts))
+    runs = ShortRuns(steps)
     series = _Series(runs, parts, rows.independent, share)
     try:
         with training(problem, optimizer, state) as run:

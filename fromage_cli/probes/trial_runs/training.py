@@ -126,9 +126,6 @@ class Training:
         self.groups = [_Group(tuple(movable), {}, 1.0)]
         if state is not None and _tells_groups(state):
             self.groups = _groups(problem, movable, state, optimizer.decay_given, set(accepted))
-        moved = {tensor.name for group in self.groups for tensor in group.tensors}
-        self.still = tuple(tensor.name for tensor in problem.trainable if tensor.name not in moved)
-        """Tensors that the optimizer cannot move."""
         self.slots = slots_by_name(problem, state) if state is not None and state.slots else {}
         self.steps = 0.0
         """Training-size gradients so far."""

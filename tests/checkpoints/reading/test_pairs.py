@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.checkpoints.reading import arrays, pairs
-from fromage_cli.checkpoints.reading.pairs import measure_pairs
+from fromage_cli.checkpoints.reading import arrays
+from fromage_cli.checkpoints.reading.pairs import measure_pair
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def paired(tmp_path):
         save_file({"w": u}, tmp_path / "a.safetensors")
         save_file({"w": v}, tmp_path / "b.safetensors")
         first, second = (open_checkpoint(tmp_path / f"{name}.safetensors") for name in "ab")
-        return measure_pairs(first, second, ["w"])["w"]
+        return measure_pair(first, second, "w")
 
     return pair
 
@@ -70,11 +70,3 @@ def test_equal_tensors_are_at_no_distance(paired):
     u = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     found = paired(u, u.clone())
     assert (found.difference, found.angle) == (0.0, 0.0)
-
-
-def test_progress(tmp_path):
-    save_file({"w": torch.ones(5), "v": torch.ones(7)}, tmp_path / "a.safetensors")
-    done = []
-    checkpoint = open_checkpoint(tmp_path / "a.safetensors")
-    pairs.measure_pairs(checkpoint, checkpoint, ["w", "v"], done.append)
-    assert done == [5, 7]

@@ -72,13 +72,6 @@ def test_a_residual_bounds_the_distance_to_the_spectrum_and_no_value_is_too_larg
         assert pair.value <= exact[-1 - rank] + 1e-12 * max(np.abs(values).max(), 1.0)
 
 
-def test_the_leading_vector_is_the_eigenvector() -> None:
-    matrix = with_spectrum([7.0, 2.0, 1.0, 0.5, -3.0])
-    leading = largest_eigenvalues(product_with(matrix), matrix[0], tolerance=1e-8).leading
-    assert leading is not None
-    assert float((matrix @ leading - 7.0 * leading).norm()) < 1e-6
-
-
 def test_one_seed_gives_one_answer_and_few_products_do() -> None:
     matrix = with_spectrum([30.0, *np.linspace(0.0, 10.0, 300)])
     first, second = (largest_eigenvalues(product_with(matrix), matrix[0], seed=3) for _ in range(2))

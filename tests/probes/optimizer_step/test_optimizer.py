@@ -143,7 +143,7 @@ def test_a_rule_without_threshold_says_why() -> None:
 
 def test_settings_of_the_other_rules_come_from_their_state(tmp_path: Path) -> None:
     lars = optimizer_of(Given(), state_from(tmp_path, LARS, momentum=0.8, trust_coefficient=0.02), Declared())
-    assert (lars.name, lars.momentum, lars.trust_coefficient, lars.relative) == ("lars", 0.8, 0.02, True)
+    assert (lars.name, lars.momentum, lars.trust_coefficient) == ("lars", 0.8, 0.02)
     lion = optimizer_of(Given(), state_from(tmp_path, Lion, weight_decay=0.3), Declared())
     assert (lion.name, lion.betas, lion.weight_decay, lion.coupled_decay) == ("lion", (0.9, 0.99), 0.3, 0.0)
     lamb = optimizer_of(Given(), state_from(tmp_path, LAMB, eps=1e-4, trust_clip=True), Declared())

@@ -108,7 +108,6 @@ def test_muon_moves_matrices_and_names_what_it_leaves(
         run.start(0.02)
         assert [run.step(as_batch(part, "part")) for part in cut(classification, 8)] == expected
         assert same(weights(perceptron), weights(model))
-    assert run.still == ("0.bias", "2.bias", "4.bias")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in RULES if kind not in ("sgd", "fromage")])
