@@ -84,11 +84,6 @@ def describe_shapes(data: Any) -> str:
     return ", ".join(shown) + (f" and {len(tensors) - 6} more" if len(tensors) > 6 else "")
 
 
-def load_batch(spec: str, **settings: Any) -> Batch:
-    """The first of `load_batches`."""
-    return load_batches(spec, **settings)[0]
-
-
 def load_batches(
     spec: str,
     *,

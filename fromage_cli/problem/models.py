@@ -1,7 +1,6 @@
 """The network itself: from the user's factory, or rebuilt from the checkpoint where that is certain."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,25 +18,6 @@ if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
 
 FORMS = "auto, hf, pkg.module:factory or path/file.py:factory"
-
-
-def parse_arguments(items: Sequence[str]) -> dict[str, Any]:
-    """`K=V` items as keyword arguments; values are JSON, and what is no JSON is a text.
-
-    Raises UsageError (no `=`, no identifier before it, the same name twice).
-    """
-    arguments: dict[str, Any] = {}
-    for item in items:
-        name, equals, text = item.partition("=")
-        if not equals or not name.isidentifier():
-            raise UsageError(f"--model-arg {item!r}; expected NAME=VALUE.", "For example --model-arg width=64.")
-        if name in arguments:
-            raise UsageError(f"--model-arg {name} is given twice.", "Give it once.")
-        try:
-            arguments[name] = json.loads(text)
-        except ValueError:
-            arguments[name] = text
-    return arguments
 
 
 def build_model(

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.errors import InputError, MismatchError, NumericalError, UnsafeError, UsageError
-from fromage_cli.problem.batches import as_batch, describe_shapes, load_batch, load_batches, named_tensors
+from fromage_cli.problem.batches import as_batch, describe_shapes, load_batches, named_tensors
 
 
 class Pair(NamedTuple):
@@ -85,7 +85,7 @@ def test_files_of_named_tensors(tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "b.pt")
     np.savez(tmp_path / "b.npz", **{name: tensor.numpy() for name, tensor in tensors.items()})
     for name in ("b.safetensors", "b.pt", "b.npz"):
-        batch = load_batch(str(tmp_path / name), allow_code=False)
+        batch = load_batches(str(tmp_path / name), allow_code=False)[0]
         assert batch.size == 3
         assert batch.source == str(tmp_path / name)
         assert all(torch.equal(batch.data[key], tensor) for key, tensor in tensors.items())
@@ -101,13 +101,13 @@ def test_a_function_returns_a_batch(tmp_path: Path, capsys: pytest.CaptureFixtur
         "ready = (torch.ones(5, 1), torch.ones(5))\n"
     )
     spec = f"{tmp_path / 'data.py'}:"
-    assert load_batch(spec + "nested").data["x"].shape == (2, 3)
+    assert load_batches(spec + "nested")[0].data["x"].shape == (2, 3)
     assert capsys.readouterr().out == ""
-    assert load_batch(spec + "loader").data[0].tolist() == [0, 1, 2, 3]
-    assert load_batch(spec + "generator").size == 2
-    assert load_batch(spec + "ready").size == 5
-    assert torch.equal(load_batch(spec + "drawn", seed=3).data, load_batch(spec + "drawn", seed=3).data)
-    assert not torch.equal(load_batch(spec + "drawn", seed=3).data, load_batch(spec + "drawn", seed=4).data)
+    assert load_batches(spec + "loader")[0].data[0].tolist() == [0, 1, 2, 3]
+    assert load_batches(spec + "generator")[0].size == 2
+    assert load_batches(spec + "ready")[0].size == 5
+    first, again, other = (load_batches(spec + "drawn", seed=seed)[0].data for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 @pytest.mark.parametrize(
@@ -133,19 +133,19 @@ def test_a_function_returns_a_batch(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_what_a_function_gets_wrong_is_said(tmp_path: Path, body: str, error: type[Exception], words: str) -> None:
     (tmp_path / "data.py").write_text(body)
     with pytest.raises(error, match=words):
-        load_batch(f"{tmp_path / 'data.py'}:f")
+        load_batches(f"{tmp_path / 'data.py'}:f")
 
 
 def test_a_data_set_is_sent_to_a_loader(tmp_path: Path) -> None:
     (tmp_path / "data.py").write_text("class f:\n    def __getitem__(self, i): ...\n")
     with pytest.raises(MismatchError) as caught:
-        load_batch(f"{tmp_path / 'data.py'}:f")
+        load_batches(f"{tmp_path / 'data.py'}:f")
     assert "DataLoader" in caught.value.hint
 
 
 def test_code_that_may_not_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsafeError, match="--batch"):
-        load_batch("data.py:f", allow_code=False)
+        load_batches("data.py:f", allow_code=False)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_file_that_cannot_be_read_is_refused(
     (tmp_path / "folder.npz").mkdir()
     (tmp_path / "table.csv").touch()
     with pytest.raises(error, match=words):
-        load_batch(spec)
+        load_batches(spec)
 
 
 @pytest.mark.parametrize(("count", "spare", "found"), [(1, 0, 1), (1, 2, 3), (2, 9, 4), (4, 1, 4)])

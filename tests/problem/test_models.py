@@ -9,7 +9,7 @@ from torch import nn
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import InputError, MismatchError, UnsafeError, UsageError
 from fromage_cli.problem.beside import Declared
-from fromage_cli.problem.models import build_model, converted, fresh_model, parse_arguments
+from fromage_cli.problem.models import build_model, converted, fresh_model
 from fromage_cli.problem.weights import load_weights
 
 NETWORKS = """
@@ -38,26 +38,6 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "networks.py").write_text(NETWORKS)
     return str(tmp_path / "networks.py")
-
-
-def test_arguments_are_json_or_text() -> None:
-    items = ["width=64", "rate=1e-3", "flag=true", "sizes=[1,2]", "name=relu", 'text="5"', "path=a=b", "empty="]
-    assert parse_arguments(items) == {
-        "width": 64,
-        "rate": 1e-3,
-        "flag": True,
-        "sizes": [1, 2],
-        "name": "relu",
-        "text": "5",
-        "path": "a=b",
-        "empty": "",
-    }
-
-
-@pytest.mark.parametrize("items", [["width"], ["=3"], ["a-b=3"], ["a=1", "a=2"]])
-def test_arguments_that_are_none(items: list[str]) -> None:
-    with pytest.raises(UsageError, match="--model-arg"):
-        parse_arguments(items)
 
 
 def test_a_factory_is_called_with_arguments_and_a_seed(file: str, capsys: pytest.CaptureFixture[str]) -> None:
