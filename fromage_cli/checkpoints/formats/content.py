@@ -88,6 +88,11 @@ def _foreign(head: bytes) -> tuple[str, str] | None:
         return "a Git LFS pointer, not the file that it points to", "Fetch the content with `git lfs pull`."
     if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page, not a checkpoint", "The download went wrong; download it again."
+    return foreign_format(head)
+
+
+def foreign_format(head: bytes) -> tuple[str, str] | None:
+    """Return which other format the first bytes of a file belong to, and what to do about it."""
     for magic, found, hint in FOREIGN:
         if head.startswith(magic):
             return found, hint

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from fromage_cli.checkpoints.formats.content import foreign_format
 from fromage_cli.checkpoints.formats.npy_header import pickle_in_array
 from fromage_cli.checkpoints.formats.npz_file import SUFFIX
+from fromage_cli.checkpoints.formats.safetensors_header import read_header
 from fromage_cli.checkpoints.formats.torch_legacy import NESTED
 from fromage_cli.checkpoints.formats.zip_container import ZipContainer
 from fromage_cli.checkpoints.pickles.allowance import Allowance
@@ -33,11 +36,12 @@ MOST_FILES, MOST_PICKLES, DEEPEST = 10_000, 8, 3
 """Files of a directory, pickles one after another in a file, pickles inside of pickles that are looked at."""
 STORAGES = "/data/"
 """What the names of members hold that are tensors."""
-CODE = (".py", "models/model.json")
+PYTHON = ".py"
+CODE = (PYTHON, "models/model.json")
 """How the names of members end that hold code or graphs."""
 _OPENINGS = frozenset(bytes((0x80, protocol)) for protocol in range(6))
-_TEXT = frozenset(b"(cil]}IFSVKJMXU")
-"""First bytes of the pickles of protocol 0 and 1."""
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+"""What a class or function can be called; lines of a text that is no pickle seldom look like it."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ class Scanned:
     part: str
     """The member of an archive, or what surrounds a pickle inside of another; empty for the file itself."""
     names: tuple[PickledName, ...] = ()
-    code: bool = False
-    """Whether it is code or a graph, not a pickle."""
+    kind: Literal["pickle", "graph", "code", "other"] = "pickle"
+    """A pickle; code or a graph that a loader runs; code that runs where it is imported; something not looked into."""
     fault: str = ""
     """Why it was read no further."""
 
@@ -63,7 +67,10 @@ def scan(path: Path) -> Iterator[Scanned]:
     if not path.is_dir():
         yield from _in_file(path)
         return
-    for file in _files(path):
+    for count, file in enumerate(_files(path)):
+        if count == MOST_FILES:
+            yield Scanned(path, "", kind="other", fault=f"of its files only {MOST_FILES} were looked into")
+            return
         try:
             yield from _in_file(file)
         except FromageError as error:
@@ -72,45 +79,54 @@ def scan(path: Path) -> Iterator[Scanned]:
 
 def _files(directory: Path) -> Iterator[Path]:
     """The regular files of a directory and those below; links to directories are not followed."""
-    count = 0
     for parent, folders, names in os.walk(directory):
         folders.sort()
-        for name in sorted(names):
-            count += 1
-            if (Path(parent) / name).is_file() and count <= MOST_FILES:
-                yield Path(parent) / name
+        yield from (file for name in sorted(names) if (file := Path(parent) / name).is_file())
 
 
 def _in_file(path: Path) -> Iterator[Scanned]:
     version = FileVersion.of(path)
     source = Source.of_file(path)
     with source.open() as file:
-        head = file.read(9)
-        if head[8:] == b"{":
-            return  # safetensors
-        if head.startswith(b"PK"):
+        head = file.read(512)
+        if path.suffix == PYTHON:
+            yield Scanned(path, "", kind="code")
+        elif head[8:9] == b"{" and _is_safetensors(path):
+            return
+        elif head.startswith(b"PK"):
             yield from _in_archive(source)
         elif head.startswith(b"\x93NUMPY"):
             yield from _in_array(path, "", file, version.size, Allowance(version.size))
-        elif head[:2] in _OPENINGS or (head and head[0] in _TEXT):
+        elif found := foreign_format(head):
+            yield Scanned(path, "", kind="other", fault=f"{found[0]} was not looked into")
+        else:  # a loader takes any opcode for the first
             yield from _one_after_another(path, "", file, version.size, Allowance(version.size))
 
 
-def _in_archive(source: Source, allowance: Allowance | None = None) -> Iterator[Scanned]:
+def _is_safetensors(path: Path) -> bool:
+    """Whether a header is valid: a pickle can have a brace where one begins, but no header that can also be run."""
+    try:
+        read_header(path)
+    except FromageError:
+        return False
+    return True
+
+
+def _in_archive(source: Source, allowance: Allowance | None = None, depth: int = 0) -> Iterator[Scanned]:
     container = ZipContainer(source)
     if allowance is None:
         allowance = Allowance(sum(member.stored for name, member in container.members.items() if STORAGES not in name))
     for name in container.members:
         if name.endswith(CODE):
-            yield Scanned(source.path, name, code=True)
+            yield Scanned(source.path, name, kind="graph")
             continue
         try:
-            yield from _in_member(container, name, allowance)
+            yield from _in_member(container, name, allowance, depth)
         except FromageError as error:
             yield Scanned(source.path, name, fault=error.message)
 
 
-def _in_member(container: ZipContainer, name: str, allowance: Allowance) -> Iterator[Scanned]:
+def _in_member(container: ZipContainer, name: str, allowance: Allowance, depth: int) -> Iterator[Scanned]:
     """The pickle that a member is; members that only hold numbers are not read beyond their first bytes."""
     head = container.head(name, 8)
     plain = name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))
@@ -118,20 +134,24 @@ def _in_member(container: ZipContainer, name: str, allowance: Allowance) -> Iter
         return
     if head[:2] in _OPENINGS and not plain and not name.endswith(SUFFIX) and STORAGES in name:
         return  # a storage whose first numbers look like it
-    yield from _in_bytes(container.path, name, container.read_pickle(name), allowance)
+    yield from _in_bytes(container.path, name, container.read_pickle(name), allowance, depth)
 
 
-def _in_bytes(path: Path, part: str, content: bytes, allowance: Allowance, depth: int = 0) -> Iterator[Scanned]:
+def _in_bytes(path: Path, part: str, content: bytes, allowance: Allowance, depth: int) -> Iterator[Scanned]:
     source = Source.of_bytes(path, content)
-    if content.startswith(b"PK\x03\x04") and depth < DEEPEST:
-        for found in _in_archive(source, allowance):
-            yield Scanned(path, f"{part} > {found.part}", found.names, found.code, found.fault)
+    if content.startswith(b"PK\x03\x04"):
+        for found in _in_archive(source, allowance, depth + 1) if depth < DEEPEST else _too_deep(path, ""):
+            yield replace(found, part=f"{part} > {found.part}".removesuffix(" > "))
     elif content.startswith(b"\x93NUMPY"):
         window = Window(io.BytesIO(content), path, 0, len(content))
         yield from _in_array(path, part, window, len(content), allowance)
     else:
         window = Window(io.BytesIO(content), path, 0, len(content))
         yield from _one_after_another(path, part, window, len(content), allowance, depth=depth)
+
+
+def _too_deep(path: Path, part: str) -> Iterator[Scanned]:
+    yield Scanned(path, part, fault=f"what lies inside of {DEEPEST} pickles or archives was not looked into")
 
 
 def _in_array(path: Path, part: str, file: Window, size: int, allowance: Allowance) -> Iterator[Scanned]:
@@ -158,13 +178,18 @@ def _one_after_another(
             fault = error.message
         except (*BROKEN, Misplaced) as error:
             fault = f"{type(error).__name__} ({str(error)[:100]})"
-        if machine.uses or (fault and index == 0 and binary):
-            yield Scanned(path, part, names_of(machine), fault=fault)
+        names = tuple(named for named in names_of(machine) if binary or _NAME.fullmatch(named.dotted))
+        if names or (fault and index == 0 and binary):
+            yield Scanned(path, part, names, fault=fault)
+        inner = f"{part} > bytes" if part else "bytes"
+        if nested and depth == DEEPEST:
+            yield from _too_deep(path, inner)
         for stored in dict.fromkeys(nested) if depth < DEEPEST else ():
-            yield from _in_bytes(path, f"{part} > bytes" if part else "bytes", stored, allowance, depth + 1)
+            yield from _in_bytes(path, inner, stored, allowance, depth + 1)
         if fault or stream.remaining <= 0:
             return
         begin = stream.position
+    yield Scanned(path, part, kind="other", fault=f"what follows its first {MOST_PICKLES} pickles was not looked into")
 
 
 def _collecting(nested: list[bytes]) -> Mapping[str, Constructor]:

@@ -17,20 +17,33 @@ def judge(result: InspectResult) -> tuple[Finding, ...]:
 
 def judge_safety(result: InspectResult | SafetyResult) -> tuple[Finding, ...]:
     """What would run where an ordinary loader reads the file."""
+    return (*_running(result), *(_unread(result) if isinstance(result, SafetyResult) else ()))
+
+
+def _running(result: InspectResult | SafetyResult) -> Iterator[Finding]:
     names = [entry.name if not entry.module else f"{entry.module}.{entry.name}" for entry in _dangerous(result)]
-    if not names:
-        return ()
-    acts = "1 name that runs code or reaches" if len(names) == 1 else f"{len(names)} names that run code or reach"
-    return (
-        Finding(
+    if names:
+        acts = "1 name that runs code or reaches" if len(names) == 1 else f"{len(names)} names that run code or reach"
+        yield Finding(
             code="pickle-runs-code",
             severity="warn",
             message=f"the file has {acts} files in an ordinary loader: {_first(names)}",
             value=float(len(names)),
             limit=0.0,
             hint="Nothing was run here. Load it elsewhere only if you trust its source; save weights as safetensors.",
-        ),
-    )
+        )
+
+
+def _unread(result: SafetyResult) -> Iterator[Finding]:
+    if parts := len(result.unread):
+        yield Finding(
+            code="not-all-read",
+            severity="warn",
+            message=f"{parts} part{'s' if parts > 1 else ''} of it could not be looked into: {_first(result.unread)}",
+            value=float(parts),
+            limit=0.0,
+            hint="What is in there is not known, and may run code in an ordinary loader; see `read in part`.",
+        )
 
 
 def _dangerous(result: InspectResult | SafetyResult) -> Iterator[NamedCode]:

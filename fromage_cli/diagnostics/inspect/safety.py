@@ -15,9 +15,9 @@ def survey(path: Path) -> SafetyResult:
     """Every name in every pickle of a file or a directory, and every piece of code; nothing is loaded."""
     found = list(scan(path))
     return SafetyResult(
-        pickles=sum(not part.code for part in found),
+        pickles=sum(part.kind == "pickle" for part in found),
         safety=tuple(entry for part in found for entry in _of_part(part, path)),
-        unread=tuple(f"{_place(part, path)}: {part.fault}" for part in found if part.fault),
+        unread=tuple(": ".join(filter(None, (_place(part, path), part.fault))) for part in found if part.fault),
     )
 
 
@@ -37,8 +37,10 @@ def named_code(names: Iterable[PickledName], place: str = "") -> Iterator[NamedC
 
 def _of_part(part: Scanned, path: Path) -> Iterator[NamedCode]:
     place = _place(part, path)
-    if part.code:
+    if part.kind == "graph":
         yield NamedCode(place, "", part.part, "code", "dangerous", "compiles and runs it, once the model is called")
+    if part.kind == "code":
+        yield NamedCode(place, "", part.file.name, "code", "inert", "runs it where it is imported (trust_remote_code)")
     yield from named_code(part.names, place)
 
 

@@ -18,7 +18,9 @@ def render_safety(result: SafetyResult, style: PageStyle, path: str) -> Renderab
     rows = _rows(result)
     shown = rows if style.show_all else rows[:ROWS]
     said = Text(f"{visible(path)}: {sentence(result)}")
-    unread = [Text(f"read in part: {visible(fault)}") for fault in result.unread]
+    faults = result.unread if style.show_all else result.unread[:ROWS]
+    unread = [Text(f"read in part: {visible(fault)}") for fault in faults]
+    unread += [hidden_rows(len(faults), len(result.unread))] if len(faults) < len(result.unread) else []
     if not shown:
         return Group(said, *unread)
     columns = [Column("name", name=True), Column("verdict", left=True), Column("an ordinary loader would", left=True)]
@@ -30,12 +32,13 @@ def render_safety(result: SafetyResult, style: PageStyle, path: str) -> Renderab
 def sentence(result: SafetyResult) -> str:
     """How much there is, and how much of it would run."""
     if not result.safety and not result.pickles:
-        return "no pickles and no code; nothing in it could run."
+        return "no pickles and no code were found in it."
     counts = {verdict: sum(entry.verdict == verdict for entry in result.safety) for verdict in _ORDER}
     pickles = f"{result.pickles} pickle{'s' if result.pickles != 1 else ''}"
+    names = f"{len(result.safety)} name{'s' if len(result.safety) != 1 else ''}"
     return (
-        f"{pickles}, {len(result.safety)} names: {counts['dangerous']} would run code or reach files, "
-        f"{counts['inert']} of unknown classes, {counts['allowed']} that make up tensors and settings. "
+        f"{pickles}, {names}: {counts['dangerous']} would run code or reach files, "
+        f"{counts['inert']} of unknown classes or loose code, {counts['allowed']} that make up tensors and settings. "
         "Nothing was imported or called."
     )
 

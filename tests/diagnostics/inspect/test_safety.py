@@ -1,5 +1,6 @@
 """What a file would run elsewhere: every name, wherever a pickle stands."""
 
+import gzip
 import io
 import pickle
 import zipfile
@@ -10,8 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.checkpoints.pickles import pickle_scan
 from fromage_cli.cli import main
+from fromage_cli.diagnostics.inspect.findings import judge_safety
 from fromage_cli.diagnostics.inspect.safety import survey
+from fromage_cli.errors import UnsafeError
 
 
 class Payload:
@@ -89,3 +94,75 @@ def test_the_command_lists_and_warns(tmp_path, capsys):
         main(["inspect", "--safety", str(tmp_path / "x.pt"), "--format", "rich"])
     assert "1 would run code" in " ".join(capsys.readouterr().out.split())
     assert not ended.value.code
+
+
+SYSTEM = b"cos\nsystem\n(S'true'\ntR."
+RUNS_SYSTEM = ("os", "system", "import+call", "dangerous")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"N0" + SYSTEM,
+        b"\x80\x02X\x04\x00\x00\x00\x00{ab0" + SYSTEM,
+        b"\x80\x02X\x04\x00\x00\x00ab{c0" + SYSTEM,
+        b"\x8c\x01a0" + SYSTEM,
+    ],
+    ids=["any opcode first", "a brace and a length as in safetensors", "a brace", "protocol 4 without its mark"],
+)
+def test_no_first_bytes_hide_a_pickle(tmp_path, content):
+    (tmp_path / "x.bin").write_bytes(content)
+    assert RUNS_SYSTEM in found(tmp_path / "x.bin")
+    assert RUNS_SYSTEM in found(tmp_path)
+
+
+def nested(depth: int) -> bytes:
+    """A pickle that has a loader load another one, and so on."""
+    content = SYSTEM
+    for _ in range(depth):
+        loader = type(
+            "Loader", (), {"__reduce__": lambda self, held=content: (torch.storage._load_from_bytes, (held,))}
+        )
+        content = pickle.dumps(loader())
+    return content
+
+
+def test_what_lies_too_deep_is_told_and_warned_of(tmp_path):
+    (tmp_path / "3.pkl").write_bytes(nested(3))
+    (tmp_path / "4.pkl").write_bytes(nested(4))
+    assert RUNS_SYSTEM in found(tmp_path / "3.pkl")
+    assert survey(tmp_path / "3.pkl").unread == ()
+    deep = survey(tmp_path / "4.pkl")
+    assert "inside of 3 pickles or archives" in deep.unread[0]
+    (finding,) = judge_safety(deep)
+    assert (finding.code, finding.severity, finding.value) == ("not-all-read", "warn", 1.0)
+
+
+def test_a_reader_takes_what_lies_too_deep_for_code(tmp_path):
+    (tmp_path / "4.pkl").write_bytes(nested(4))
+    with pytest.raises(UnsafeError, match=r"torch\.load"):
+        open_checkpoint(tmp_path / "4.pkl")
+
+
+def test_archives_in_archives_end(tmp_path):
+    content = SYSTEM
+    for level in range(400):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr("x.pt" if level else "x.pkl", content)
+        content = packed.getvalue()
+    (tmp_path / "x.pt").write_bytes(content)
+    (fault,) = survey(tmp_path / "x.pt").unread
+    assert fault.startswith("x.pt > x.pt > x.pt > x.pt: what lies inside of 3")
+
+
+def test_what_is_left_alone_is_told(tmp_path, monkeypatch):
+    (tmp_path / "x.pkl.gz").write_bytes(gzip.compress(SYSTEM))
+    assert survey(tmp_path / "x.pkl.gz").unread == ("a gzip archive was not looked into",)
+    (tmp_path / "model.py").write_text("import os\n")
+    assert ("", "model.py", "code", "inert") in found(tmp_path)
+    monkeypatch.setattr(pickle_scan, "MOST_FILES", 1)
+    (tmp_path / "z.pkl").write_bytes(SYSTEM)
+    assert "of its files only 1 were looked into" in survey(tmp_path).unread
+    (tmp_path / "many.pkl").write_bytes(b"N." * 9)
+    assert "first 8 pickles" in survey(tmp_path / "many.pkl").unread[0]
