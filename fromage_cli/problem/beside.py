@@ -2,19 +2,22 @@
 
 import difflib
 import json
-import math
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from fromage_cli.checkpoints.naming import brief
 from fromage_cli.errors import InputError, UnsafeError, UsageError
 from fromage_cli.problem.forms import DATA_FILES, parse_specification
 
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "gelu", "silu", "sigmoid", "elu", "identity")
 NORMS = ("none", "layernorm", "batchnorm", "rmsnorm")
 MODES = ("auto", "train", "eval")
+LONGEST = 1_000_000
+"""Bytes of a configuration file."""
 BUILT_IN_LOSSES = ("auto", "cross-entropy", "mse", "bce", "output")
 
 
@@ -85,11 +88,16 @@ def _configuration(folder: Path) -> tuple[Path | None, Mapping[str, Any]]:
 
 def _parse(source: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(source.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{source} is not valid TOML: {error}.", "Correct the file, or remove it.") from error
+        with source.open("rb") as file:
+            text = file.read(LONGEST + 1)
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror}.", "Correct its permissions.") from error
+    if len(text) > LONGEST:
+        raise UsageError(f"{source} has more than {LONGEST} bytes.", "Correct the file, or remove it.")
+    try:
+        return tomllib.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # besides TOML's own, numbers of thousands of digits
+        raise UsageError(f"{source} is not valid TOML: {error}.", "Correct the file, or remove it.") from error
 
 
 def _from_metadata(metadata: Mapping[str, str], folder: Path, trust: bool) -> Declared:
@@ -110,7 +118,7 @@ def _from_text(key: str, text: str) -> Any:
     if key in ("residual", "learning_rate", "weight_decay", "momentum", "betas", "steps_per_epoch"):
         try:
             return json.loads(text.lower()) if key in ("residual", "betas") else float(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text
     return text
 
@@ -121,14 +129,14 @@ def _value(key: str, value: Any, folder: Path, where: str, trust: bool) -> Any:
         near = difflib.get_close_matches(key, sorted(_KEYS), 1, 0.4)
         known = f"Did you mean {near[0]!r}? " if near else ""
         allowed = f"A file beside the checkpoint may set: {', '.join(sorted(_KEYS - {'model'}))}."
-        raise UsageError(f"Unknown key {key!r} in {where} ({folder}).", known + allowed)
+        raise UsageError(f"Unknown key {brief(key)} in {where} ({folder}).", known + allowed)
     if key in ("batch", "loss", "model"):
         if not isinstance(value, str) or not value:
-            raise UsageError(f"{where}: {key} = {value!r} is not a text.", f'Write {key} = "…".')
+            raise UsageError(f"{where}: {key} = {brief(value)} is not a text.", f'Write {key} = "…".')
         return _named_thing(key, value, folder, where, trust)
     check, expected = _CHECKS[key]
     if not check(value):
-        raise UsageError(f"{where}: {key} = {value!r}; expected {expected}.", f"Correct {key} in {folder}.")
+        raise UsageError(f"{where}: {key} = {brief(value)}; expected {expected}.", f"Correct {key} in {folder}.")
     return tuple(map(float, value)) if key == "betas" else _number(key, value)
 
 
@@ -149,7 +157,7 @@ def _named_thing(key: str, value: str, folder: Path, where: str, trust: bool) ->
         return value
     if key == "loss":
         if value not in BUILT_IN_LOSSES:
-            raise UsageError(f"{where}: unknown loss {value!r}.", f"Built in are: {', '.join(BUILT_IN_LOSSES)}.")
+            raise UsageError(f"{where}: unknown loss {brief(value)}.", f"Built in are: {', '.join(BUILT_IN_LOSSES)}.")
         return value
     return _batch_path(value, folder, where, trust)
 
@@ -183,7 +191,8 @@ def _batch_path(value: str, folder: Path, where: str, trust: bool) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and abs(value) <= sys.float_info.max  # of a whole number too, which can be larger than any float
 
 
 def _is_pair(value: Any) -> bool:

@@ -100,6 +100,11 @@ def test_metadata_of_other_programs_is_passed_over(tmp_path: Path) -> None:
         ("batch = 3", "not a text"),
         ('batch = "data.csv"', "expected a file .safetensors"),
         ("activation = ", "not valid TOML"),
+        ("activation = " + "[" * 20_000, "not valid TOML"),
+        ("learning_rate = " + "1" * 5_000, "not valid TOML"),
+        ("learning_rate = " + "1" * 400, "above 0"),
+        ("betas = [0.9, 1" + "0" * 400 + "]", "two numbers"),
+        ("#" * 1_000_001, "more than 1000000 bytes"),
         ("[tool]\nfromage-diag = 3", "not a table"),
     ],
 )
@@ -107,6 +112,7 @@ def test_wrong_declarations_are_usage_errors(tmp_path: Path, text: str, words: s
     with pytest.raises(UsageError, match=words) as caught:
         declare(tmp_path, text)
     assert caught.value.hint
+    assert len(caught.value.message) < 400
 
 
 def test_an_unknown_key_comes_with_the_nearest(tmp_path: Path) -> None:
@@ -181,3 +187,12 @@ def test_an_unreadable_file_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "fromage.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(FromageError):
         declared_beside(tmp_path / "model.safetensors", {})
+
+
+def test_metadata_that_mislead_are_passed_over(tmp_path: Path) -> None:
+    metadata = {"betas": "[1" + "0" * 400 + ", 0.9]", "residual": "[" * 100_000, "learning_rate": "1e999"}
+    assert (
+        declared_beside(tmp_path / "c.pt", {name: metadata[name] for name in ("betas", "learning_rate")}) == Declared()
+    )
+    with pytest.raises(UsageError, match="true or false"):
+        declared_beside(tmp_path / "c.pt", metadata)

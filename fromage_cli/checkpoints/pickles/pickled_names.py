@@ -52,6 +52,8 @@ RUNNING = frozenset(
         *("ctypes", "_ctypes", "cffi", "mmap", "signal", "resource", "gc", "atexit", "threading", "_thread"),
         *("multiprocessing", "concurrent", "operator", "_operator", "functools", "itertools", "bdb", "pdb", "timeit"),
         *("cProfile", "profile", "trace", "test", "idlelib", "lib2to3", "distutils", "setuptools", "pip", "venv"),
+        *("_osx_support", "_aix_support", "_pyrepl", "ensurepip", "pkg_resources", "unittest", "cgitb", "mailcap"),
+        *("imaplib", "poplib", "nntplib", "telnetlib", "xmlrpc", "socketserver", "sqlite3", "dbm", "sysconfig"),
     )
 )
 """Top-level modules whose functions run programs or code, or reach files and the network, when they are called."""
@@ -92,6 +94,9 @@ RUNNING_OF_TORCH = (
         "torch.fx.",
         "torch._dynamo",
     ),
+    *("torch.save", "torch.from_file", "torch.utils.model_zoo", "torch.storage.UntypedStorage.from_file"),
+    *("numpy.fromfile", "numpy.memmap", "numpy.save", "numpy.loadtxt", "numpy.genfromtxt"),
+    *("logging.config", "logging.FileHandler", "logging.handlers", "uuid._"),
     *("torch._inductor", "torch.utils.collect_env", "torch.multiprocessing.", "torch.export.", "torch.classes."),
     *("numpy.load", "numpy.testing", "numpy.f2py", "numpy.distutils", "numpy.lib.", "pandas.read_", "pandas.eval"),
 )
