@@ -62,6 +62,18 @@ ASCII_WORDS = {
 }
 """What a sign of ours is called where only ASCII can be written."""
 
+OPTIMIZER_TITLES = {
+    "fromage": "Fromage",
+    "lars": "LARS",
+    "lamb": "LAMB",
+    "sgd": "SGD",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "lion": "Lion",
+    "muon": "Muon",
+}
+"""What the optimizers are called in a sentence."""
+
 BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#%@"
 

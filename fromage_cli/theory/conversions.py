@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping
 
+from fromage_cli.theory.equilibrium import momentum_gains
+
 
 def stationary_gain(momentum: float, dampening: float = 0.0) -> float:
     """(1 - d) / (1 - mu): how many times a constant gradient the buffer of momentum mu with dampening d comes to."""
@@ -12,13 +14,11 @@ def stationary_gain(momentum: float, dampening: float = 0.0) -> float:
 def averaging_gain(momentum: float, dampening: float = 0.0, nesterov: bool = False) -> float:
     """By how many times momentum makes the batch larger whose noise the step has, once its buffer is full.
 
-    The step is sum_k c_k g_{t-k} of independent gradients with a common mean: (sum c_k)^2 / sum c_k^2; plain momentum
-    has c_k = (1 - d) mu^k and with it (1 + mu) / (1 - mu), Nesterov's c_0 = 1 + mu (1 - d), c_k = (1 - d) mu^{k+1}.
+    The step is sum_k h_k g_{t-k} of independent gradients with a common mean: (sum h_k)^2 / sum h_k^2; plain momentum
+    has h_k = (1 - d) mu^k and with it (1 + mu) / (1 - mu).
     """
-    fresh = 1.0 - dampening
-    first, ratio = (1.0 + momentum * fresh, momentum**2 * fresh) if nesterov else (fresh, momentum * fresh)
-    later_squares = ratio**2 / (1.0 - momentum**2)
-    return (first + ratio / (1.0 - momentum)) ** 2 / (first**2 + later_squares)
+    gains = momentum_gains(momentum, dampening, nesterov)
+    return gains.total**2 / gains.squared
 
 
 def muon_factor(rows: int, columns: int, adjustment: str | None) -> float:

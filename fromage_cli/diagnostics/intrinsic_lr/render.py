@@ -10,13 +10,12 @@ from rich.text import Text
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult, LayerEquilibrium
 from fromage_cli.terminal.answer import PageStyle, Table
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
-from fromage_cli.terminal.words import ascii_words, number, sparkline
+from fromage_cli.terminal.words import OPTIMIZER_TITLES, ascii_words, number, sparkline
 
 ROWS = 12
 """Layers shown without `--all`."""
 NAMED = 2
 """Layers spelled out beside a reason."""
-RULES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "lion": "Lion", "lars": "LARS", "fromage": "Fromage"}
 WORDS = {
     "intrinsic_learning_rate": "λ_e",
     "effective_learning_rate": "effective rate",
@@ -45,7 +44,7 @@ def render(result: IntrinsicResult, style: PageStyle) -> RenderableType:
 
 def summary(result: IntrinsicResult) -> str:
     """The answer in a few sentences."""
-    rule = RULES.get(result.optimizer, result.optimizer)
+    rule = OPTIMIZER_TITLES.get(result.optimizer, result.optimizer)
     if result.momentum:
         rule += f" with momentum {number(result.momentum)}"
     said = [f"{rule}, decay {result.decay}, {_layer_count(len(result.layers))}.", *_state(result)]

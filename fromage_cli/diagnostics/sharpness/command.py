@@ -105,15 +105,7 @@ def _answer(measured: "Measurement", chosen: str, rule: "Optimizer") -> Answer:
         tables={"eigenvalues": lambda: records(result.eigenvalues), "blocks": lambda: records(result.layers)},
         findings=judge(result),
         notes=measured.notes,
-        settings={
-            "tensors": chosen,
-            "optimizer": rule.name,
-            "lr": rule.learning_rate,
-            "momentum": rule.momentum,
-            "nesterov": rule.nesterov,
-            "betas": ",".join(f"{beta:g}" for beta in rule.betas),
-            "weight_decay": rule.weight_decay,
-        },
+        settings={"tensors": chosen, **rule.flags},
         error=measured.error,
     )
 

@@ -8,7 +8,7 @@ from rich.text import Text
 from fromage_cli.diagnostics.sharpness.result import LayerBlock, QuadraticModel, SharpnessResult
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
-from fromage_cli.terminal.words import ascii_words, counted, number, sparkline
+from fromage_cli.terminal.words import OPTIMIZER_TITLES, ascii_words, counted, number, sparkline
 
 ROWS = 8
 """Eigenvalues, and blocks, shown without `--all`."""
@@ -58,8 +58,7 @@ def summary(result: SharpnessResult) -> str:
 
 
 def _optimizer(result: SharpnessResult) -> str:
-    names = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
-    name = names.get(result.optimizer or "", result.optimizer or "the optimizer")
+    name = OPTIMIZER_TITLES.get(result.optimizer or "", "the optimizer")
     return f"{name} with momentum {number(result.momentum)}" if result.momentum else name
 
 

@@ -110,7 +110,7 @@ def command(
         },
         findings=judge(result),
         notes=measured.notes,
-        settings={"tensors": chosen, **_settings(rule)},
+        settings={"tensors": chosen, **rule.flags},
         error=measured.error,
     )
     return intake.complete(answer if value is None else replace(answer, **_alone(value, measured)))
@@ -138,17 +138,6 @@ def _missing(value: Asked, result: "SuggestedRates", measured: "Measurement") ->
         return measured.error
     reason = result.recommended.reason if value == "recommended" else "no step is certain to descend, none seen to rise"
     return NumericalError(f"There is no {value} learning rate: {reason}.", "Look at the whole answer, without --value.")
-
-
-def _settings(rule: "Optimizer") -> dict[str, object]:
-    return {
-        "optimizer": rule.name,
-        "lr": rule.learning_rate,
-        "momentum": rule.momentum,
-        "nesterov": rule.nesterov,
-        "betas": ",".join(f"{beta:g}" for beta in rule.betas),
-        "weight_decay": rule.weight_decay,
-    }
 
 
 def _stages(rule: "Optimizer", probe: str, sharpness: bool, verify: int) -> int:

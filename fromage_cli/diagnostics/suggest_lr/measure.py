@@ -18,7 +18,7 @@ from fromage_cli.diagnostics.suggest_lr.result import (
 from fromage_cli.diagnostics.suggest_lr.training import Trained, check, recommend
 from fromage_cli.errors import FromageError
 from fromage_cli.probes.lines.crossing import Crossing
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of
+from fromage_cli.probes.optimizer_step.optimizer import WITH_BETAS, WITH_MOMENTUM, Optimizer, state_of
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.gradient_noise import noise_scale_range
@@ -126,8 +126,8 @@ def _settings(
         name=optimizer.name,
         current_learning_rate=rate,
         current_ratio=rate / limit.learning_rate if rate is not None and limit.learning_rate else None,
-        momentum=optimizer.momentum if optimizer.name in ("sgd", "lars", "muon") else None,
-        betas=optimizer.betas if optimizer.name in ("adam", "adamw", "lamb", "lion") else None,
+        momentum=optimizer.momentum if optimizer.name in WITH_MOMENTUM else None,
+        betas=optimizer.betas if optimizer.name in WITH_BETAS else None,
         weight_decay=optimizer.weight_decay if optimizer.name is not None else None,
         filled=course.update.filled,
         train_batch_size=wish.batch_size or course.problem.batch.size,

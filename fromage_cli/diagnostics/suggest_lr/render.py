@@ -8,21 +8,11 @@ from rich.text import Text
 from fromage_cli.diagnostics.suggest_lr.result import LayerRate, Limit, SuggestedRates
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
-from fromage_cli.terminal.words import number, sparkline
+from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, sparkline
 
 ROWS = 8
 """Layers shown without `--all`."""
 RELATIVE = ("fromage", "lars", "lamb")
-_TITLES = {
-    "fromage": "Fromage",
-    "lars": "LARS",
-    "lamb": "LAMB",
-    "sgd": "SGD",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "lion": "Lion",
-    "muon": "Muon",
-}
 
 
 def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
@@ -68,10 +58,10 @@ def _limit(result: SuggestedRates) -> str:
     sums = (each.learning_rate for each in result.estimates if each.name == "measured-sum")
     whole = next(sums, None) if limit.estimator == "measured" else None
     further = f", and on the whole up to {number(whole)}" if whole is not None else ""
-    rate = f"a learning rate of {number(limit.learning_rate)}"
+    rate, title = f"a learning rate of {number(limit.learning_rate)}", OPTIMIZER_TITLES[name]
     if limit.estimator not in ("measured", "measured-sum"):
-        return f"The next {_TITLES[name]} update raises the loss from {rate} on; nothing smaller is certain to descend."
-    return f"The next {_TITLES[name]} {_certain(result)} {rate}{_limited(limit, relative)}{further}."
+        return f"The next {title} update raises the loss from {rate} on; nothing smaller is certain to descend."
+    return f"The next {title} {_certain(result)} {rate}{_limited(limit, relative)}{further}."
 
 
 def _certain(result: SuggestedRates) -> str:

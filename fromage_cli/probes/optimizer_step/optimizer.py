@@ -94,6 +94,19 @@ class Optimizer:
         return replace(self, **own) if own else self
 
     @property
+    def flags(self) -> dict[str, object]:
+        """Its settings as flags would give them, by name; None for those that it does not have."""
+        heavy, moments = self.name in WITH_MOMENTUM, self.name in WITH_BETAS
+        return {
+            "optimizer": self.name,
+            "lr": self.learning_rate,
+            "momentum": self.momentum if heavy else None,
+            "nesterov": self.nesterov if heavy else None,
+            "betas": ",".join(f"{beta:g}" for beta in self.betas) if moments else None,
+            "weight_decay": self.weight_decay if self.name is not None else None,
+        }
+
+    @property
     def adaptive(self) -> bool:
         """Whether its threshold is one of the preconditioned Hessian."""
         return self.name in ADAPTIVE

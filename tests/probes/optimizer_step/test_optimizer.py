@@ -141,6 +141,20 @@ def test_a_rule_without_threshold_says_why() -> None:
     assert Optimizer("sgd", 0.1).no_threshold is None
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "settings"),
+    [
+        (Optimizer("sgd", 0.1, 0.9, nesterov=True), (0.1, 0.9, True, None, 0.0)),
+        (Optimizer("adamw", 0.01, betas=(0.9, 0.95), weight_decay=0.1), (0.01, None, None, "0.9,0.95", 0.1)),
+        (Optimizer("fromage", 0.02), (0.02, None, None, None, 0.0)),
+        (Optimizer(), (None, None, None, None, None)),
+    ],
+)
+def test_its_flags_are_those_that_it_has(optimizer: Optimizer, settings: tuple[object, ...]) -> None:
+    names = ("optimizer", "lr", "momentum", "nesterov", "betas", "weight_decay")
+    assert optimizer.flags == dict(zip(names, (optimizer.name, *settings), strict=True))
+
+
 def test_settings_of_the_other_rules_come_from_their_state(tmp_path: Path) -> None:
     lars = optimizer_of(Given(), state_from(tmp_path, LARS, momentum=0.8, trust_coefficient=0.02), Declared())
     assert (lars.name, lars.momentum, lars.trust_coefficient) == ("lars", 0.8, 0.02)
