@@ -104,4 +104,4 @@ def names_error(
             near = difflib.get_close_matches(name, list(expected), 1, 0.3)
             lines.append(f"unexpected {name!r}" + (f"; nearest in the model {near[0]!r}" if near else ""))
     details = [f"missing: {name}" for name in missing] + [f"unexpected: {name}" for name in unexpected]
-    return MismatchError("\n".join(lines), "Check --model, --model-arg and --key; -v lists every name.", details)
+    return MismatchError("\n".join(lines), "Check --model, --model-arg and --key.", details)

@@ -123,7 +123,7 @@ def message_lines(error: FromageError, verbose: bool) -> list[str]:
     if error.details and verbose:
         return [*lines, *(f"  {visible(detail)}" for detail in error.details), *ending]
     if len(error.details) > 1:
-        ending.insert(0, f"  (-v lists all {len(error.details)})")
+        ending.insert(0, f"  ({len(error.details)} in all; -v lists them)")
     room = max(MOST_LINES - len(ending), 1)
     return [*lines[:room], *ending][:MOST_LINES]
 

@@ -10,6 +10,7 @@ from fromage_cli.errors import MismatchError, UsageError
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.probes.lines.direction import Direction
+    from fromage_cli.problem.beside import Declared
     from fromage_cli.problem.layers import TrainableTensor
     from fromage_cli.problem.problem import Problem
 
@@ -21,6 +22,10 @@ RELATIVE = ("fromage", "random")
 
 def check_direction(name: str) -> None:
     """Raises UsageError for a direction that does not exist."""
+    if name == "adamw":
+        raise UsageError(
+            "There is no direction 'adamw'.", "Choose adam: the step of AdamW too, but for its decoupled weight decay."
+        )
     if name not in NAMES and not (name.startswith(TO) and len(name) > len(TO)):
         raise UsageError(
             f"There is no direction {name!r}.", f"Choose one of {', '.join(NAMES)}, or {TO}CKPT for another checkpoint."
@@ -47,6 +52,20 @@ def _has_moments(checkpoint: Checkpoint | None) -> bool:
     from fromage_cli.probes.lines.moments import holds_moments
 
     return holds_moments(checkpoint.optimizer if checkpoint is not None else None)
+
+
+def decay_left_out(name: str, checkpoint: Checkpoint | None, declared: Declared) -> float | None:
+    """The largest weight decay of any group that is no part of the Adam step; None where there is none.
+
+    Only decay that the state tells to be coupled to the gradient goes through the moments.
+    """
+    if name != "adam":
+        return None
+    state = checkpoint.optimizer if checkpoint is not None and _has_moments(checkpoint) else None
+    if state is None:
+        return declared.weight_decay or None
+    groups = [group.settings for group in state.groups if group.settings.get("decoupled_weight_decay") is not False]
+    return max((float(settings.get("weight_decay") or 0.0) for settings in groups), default=0.0) or None
 
 
 def gradient_count(name: str, points: int, problem: Problem, checkpoint: Checkpoint | None) -> float:

@@ -8,6 +8,7 @@ import typer
 
 from fromage_cli.diagnostics.breakdown.choice import (
     check_direction,
+    decay_left_out,
     gradient_count,
     make_direction,
     moved_by_default,
@@ -101,7 +102,8 @@ def command(
         if alone and measured.stopped is None:
             batches, stopped = measure_batches(problem, line_on, etas, advance)
             measured = Measurement(replace(measured.result, batches=batches), stopped)
-    result = measured.result
+    left_out = decay_left_out(direction, intake.checkpoint, intake.declared)
+    result = replace(measured.result, decay_left_out=left_out)
     answer = Answer(
         command="breakdown",
         result=result,

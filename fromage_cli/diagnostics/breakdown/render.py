@@ -55,7 +55,7 @@ def summary(result: BreakdownResult) -> str:
     early = "" if result.complete else f"Stopped early, after {len(result.etas)} points. "
     if result.direction == "random":
         return f"{early}A random direction: a curve, no certificate.{_least_loss(result)}"
-    return f"{early}{_promise(result)}{_limit(result)}{_least_loss(result)}{_theory(result)}"
+    return f"{early}{_promise(result)}{_limit(result)}{_least_loss(result)}{_theory(result)}{_decay(result)}"
 
 
 def _promise(result: BreakdownResult) -> str:
@@ -107,6 +107,12 @@ def _theory(result: BreakdownResult) -> str:
         return ""
     allowed = lemma2_rate(1.0, result.depth.count)
     return f" Lemma 2 would allow η = {number(allowed)}, {_times(allowed / result.trust_eta)} as much."
+
+
+def _decay(result: BreakdownResult) -> str:
+    """What AdamW does beside the step."""
+    decay = result.decay_left_out
+    return "" if decay is None else f" Weight decay ({number(decay)}) is left out of this step."
 
 
 def _times(ratio: float) -> str:

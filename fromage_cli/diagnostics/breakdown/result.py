@@ -117,5 +117,7 @@ class BreakdownResult:
     skipped: tuple[SkippedTensor, ...]
     layers: tuple[LayerBreakdown, ...]
     """In model order; a vector that limits the network is among them."""
+    decay_left_out: float | None = None
+    """The largest weight decay of any group that the Adam step leaves out; None where there is none."""
     batches: tuple[BatchTrust, ...] = ()
     """Each batch alone, where there are several; everything above is measured on all of them together."""

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.breakdown.choice import (
     check_direction,
+    decay_left_out,
     gradient_count,
     make_direction,
     moved_by_default,
@@ -16,6 +18,7 @@ from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
 from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.probes.lines.direction import moving_tensors
 from fromage_cli.problem.batches import as_batch
+from fromage_cli.problem.beside import Declared
 from fromage_cli.problem.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -30,6 +33,35 @@ def test_every_direction_of_the_contract_exists(name: str) -> None:
 def test_other_directions_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="no direction"):
         check_direction(name)
+
+
+def test_adamw_is_pointed_to_adam() -> None:
+    with pytest.raises(UsageError) as caught:
+        check_direction("adamw")
+    assert caught.value.hint.startswith("Choose adam")
+
+
+@pytest.mark.parametrize(
+    ("rule", "decays", "left_out"),
+    [
+        (torch.optim.AdamW, (0.1, 0.3), 0.3),
+        (torch.optim.AdamW, (0.0, 0.0), None),
+        (torch.optim.Adam, (0.1, 0.3), None),  # coupled: it goes through the moments
+    ],
+)
+def test_decay_that_the_adam_step_leaves_out(
+    rule: type[torch.optim.Optimizer], decays: tuple[float, float], left_out: float | None, tmp_path: Path
+) -> None:
+    model = nn.Linear(2, 2)
+    pairs = zip(model.parameters(), decays, strict=True)
+    optimizer = rule([{"params": [parameter], "weight_decay": decay} for parameter, decay in pairs])
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    checkpoint = open_checkpoint(tmp_path / "c.pt")
+    assert decay_left_out("adam", checkpoint, Declared(weight_decay=0.7)) == left_out
+    assert decay_left_out("sgd", checkpoint, Declared()) is None
+    assert decay_left_out("adam", None, Declared(weight_decay=0.7)) == 0.7  # no moments to tell
 
 
 def test_real_updates_move_everything_and_relative_ones_the_matrices() -> None:

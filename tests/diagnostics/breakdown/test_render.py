@@ -46,6 +46,7 @@ def test_every_relation_has_its_sentence(make_result: MakeResult) -> None:
     assert "does not descend in" in summary(replace(result, trust_eta=None, trust_relation="uncertifiable"))
     below = replace(result, aggregate_trust_eta=None, aggregate_trust_relation="below-grid")
     assert "Not even at η = 0.01" in summary(below)
+    assert summary(replace(result, decay_left_out=0.3)).endswith(" Weight decay (0.3) is left out of this step.")
     assert "No point" in summary(replace(result, etas=()))
     assert summary(replace(result, complete=False)).startswith("Stopped early, after 4 points.")
     assert "learning rates up to 0.122" in summary(replace(result, direction="sgd", step_scale=2.0))
