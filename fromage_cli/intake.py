@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from fromage_cli.errors import UsageError
+from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import Answer, CheckpointRecord, ProblemRecord, Provenance
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
@@ -40,6 +41,8 @@ class Intake:
     notes: tuple[str, ...]
     build: Callable[[int], nn.Module]
     """Makes the network again, its weights drawn from a seed."""
+    findings: tuple[Finding, ...] = ()
+    """What is doubtful before anything is measured."""
 
     def rebuilt(self) -> Problem | None:
         """The same problem on the network as its factory makes it; None where no factory draws weights.
@@ -104,6 +107,7 @@ class Intake:
             problem=self.record,
             provenance=provenance(self.problem),
             notes=(*self.notes, *answer.notes),
+            findings=(*self.findings, *answer.findings),
             settings={**self.settings, **answer.settings},
         )
 
@@ -204,7 +208,25 @@ def open_problem(
         budget=budget,
     )
     notes += (f"batch: {_counted(problem)} from {data.source}; loss: {loss.name}; mode: {mode}",)
-    return Intake(problem, checkpoint, declared, description, notes, lambda seed: build(seed)[0])
+    doubts = _doubts(problem) if spec == "auto" else ()
+    return Intake(problem, checkpoint, declared, description, notes, lambda seed: build(seed)[0], doubts)
+
+
+def _doubts(problem: Problem) -> tuple[Finding, ...]:
+    """Where a loss that nobody named is probably another one than in training."""
+    from fromage_cli.problem.losses import are_one_hot
+
+    if problem.loss.name != "mse" or not are_one_hot(problem.model, problem.batch):
+        return ()
+    return (
+        Finding(
+            code="one-hot-targets",
+            severity="warn",
+            message="every target is a single 1 among zeros, as classes are often written, yet of floating targets the "
+            "squared error is taken",
+            hint="Give --loss cross-entropy where the network was trained with it, else --loss mse.",
+        ),
+    )
 
 
 def open_run(last: Checkpoint, model: ModelOptions, batch: BatchOptions, run: RunOptions) -> Intake | None:

@@ -4,8 +4,10 @@ from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import UnsafeError, UsageError
+from fromage_cli.findings import Finding
 from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_problem, torch_device
 from fromage_cli.optim import Fromage
+from fromage_cli.terminal.answer import Answer
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
 
@@ -90,6 +92,21 @@ def test_the_optimizer_of_the_flags_and_of_the_state(tmp_path):
     assert (said.name, said.learning_rate, said.betas, said.weight_decay) == ("adamw", 0.1, (0.5, 0.6), 0.2)
     with pytest.raises(UsageError, match="Fromage has no weight decay"):
         intake.optimizer(OptimizerOptions(weight_decay=0.1))
+
+
+@pytest.mark.parametrize(("loss", "count"), [("auto", 1), ("mse", 0), ("cross-entropy", 0)])
+def test_a_squared_error_that_nobody_named_is_doubted_where_targets_are_classes(tmp_path, loss, count):
+    torch.save(torch.nn.Sequential(torch.nn.Linear(3, 3)).state_dict(), tmp_path / "c.pt")
+    torch.save({"x": torch.randn(4, 3), "y": torch.eye(3)[torch.tensor([0, 2, 1, 0])]}, tmp_path / "b.pt")
+    batch = BatchOptions(batch=str(tmp_path / "b.pt"), loss=loss)
+    intake = open_problem(str(tmp_path / "c.pt"), ModelOptions(), batch, RunOptions())
+    own = Finding("code", "info", "said by the command")
+    *doubts, last = intake.complete(
+        Answer("breakdown", None, page=lambda style: "", tables={}, findings=(own,))
+    ).findings
+    assert last is own and len(doubts) == count
+    for doubt in doubts:
+        assert (doubt.code, doubt.severity) == ("one-hot-targets", "warn") and "--loss cross-entropy" in doubt.hint
 
 
 def test_a_device_that_is_not_there_is_refused():

@@ -63,6 +63,19 @@ def resolve_loss(
         return _built_in(spec, output, target, batch)
 
 
+def are_one_hot(model: nn.Module, batch: Batch) -> bool:
+    """Whether the targets are floating rows of zeros with a single 1, as classes are often written."""
+    target = inputs_and_targets(model, batch)[2]
+    if (
+        not isinstance(target, torch.Tensor)
+        or not target.is_floating_point()
+        or target.ndim < 2
+        or target.shape[-1] < 2
+    ):
+        return False
+    return bool(((target == 0) | (target == 1)).all()) and bool((target.sum(-1) == 1).all())
+
+
 def _function_loss(
     spec: str, model: nn.Module, batch: Batch, hyperparameters: Mapping[str, Any], allow_code: bool
 ) -> FunctionLoss:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fromage_cli.errors import MismatchError, UnsafeError, UsageError
 from fromage_cli.problem.batches import as_batch
-from fromage_cli.problem.losses import resolve_loss
+from fromage_cli.problem.losses import are_one_hot, resolve_loss
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 1, 0])
@@ -32,6 +32,21 @@ class Reports(nn.Linear):
 )
 def test_auto_chooses_by_the_output_and_the_target(model: nn.Module, data: Any, name: str) -> None:
     assert resolve_loss("auto", model, as_batch(data, "here")).name == name
+
+
+@pytest.mark.parametrize(
+    ("target", "found"),
+    [
+        (torch.eye(2)[LABELS], True),
+        (torch.eye(2)[LABELS] * 0.9 + 0.05, False),
+        (torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]), False),
+        (LABELS.float(), False),
+        (LABELS.float()[:, None], False),
+        (torch.eye(2, dtype=torch.int64)[LABELS], False),
+    ],
+)
+def test_targets_that_are_classes_written_out(target: Tensor, found: bool) -> None:
+    assert are_one_hot(nn.Linear(3, 2), as_batch({"x": X, "y": target}, "here")) is found
 
 
 @pytest.mark.parametrize("name", ["cross-entropy", "mse", "bce"])
