@@ -10,7 +10,7 @@ from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, Sharpnes
 from fromage_cli.diagnostics.sharpness.update import measure_update
 from fromage_cli.diagnostics.sharpness.verdict import ratio_to_threshold, regime_of
 from fromage_cli.errors import FromageError
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of
+from fromage_cli.probes.optimizer_step.optimizer import WITH_MOMENTUM, Optimizer, state_of
 from fromage_cli.problem.curvature import WeightSpace, hessian
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
@@ -38,9 +38,9 @@ def measure(
     """The sharpness of the loss over some tensors, and what it means for an optimizer.
 
     Costs about ten Hessian-vector products for each eigenvalue, two gradients, some thirty forward passes, and three
-    products for each simulated step. Raises
-    MismatchError where the loss has no second derivative or the state does not fit, NumericalError where a product is
-    not finite; limits and iterations that did not converge are kept in the measurement.
+    products for each simulated step. Raises MismatchError where the loss has no second derivative or the state does
+    not fit, NumericalError where a product is not finite; limits and iterations that did not converge are kept in the
+    measurement.
     """
     course = Course(problem, WeightSpace(tensors), optimizer, state_of(optimizer, state), effort or Effort(), advance)
     loss, notes = problem.base.loss, list(optimizer.notes)
@@ -61,7 +61,7 @@ def measure(
         batch_sharpness=batches,
         optimizer=optimizer.name,
         learning_rate=optimizer.learning_rate,
-        momentum=optimizer.momentum if optimizer.name == "sgd" else None,
+        momentum=optimizer.momentum if optimizer.name in WITH_MOMENTUM else None,
         threshold=optimizer.threshold,
         ratio=ratio,
         scaled_ratio=2.0 * ratio if ratio is not None else None,

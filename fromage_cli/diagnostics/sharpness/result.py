@@ -91,10 +91,10 @@ class SharpnessResult:
     """Standard error over disjoint parts of the rows, the step held fixed."""
     batch_sharpness: BatchSharpness | None
     optimizer: str | None
-    """`sgd`, `adam` or `adamw`; None where it is not known."""
+    """`sgd`, `adam`, `adamw`, `fromage`, `lars`, `lamb`, `lion` or `muon`; None where it is not known."""
     learning_rate: float | None
     momentum: float | None
-    """None for Adam."""
+    """Of `sgd`, `lars` and `muon`; None for the others."""
     threshold: float | None
     """Curvature from which on the optimizer's updates are unstable; for Adam, of the preconditioned Hessian."""
     ratio: float | None

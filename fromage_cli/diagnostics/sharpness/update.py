@@ -27,7 +27,7 @@ class AlongUpdate:
 
 def measure_update(course: Course, eigenvalue: float) -> AlongUpdate:
     """Critical sharpness with its error, then the quadratic model; `eigenvalue` scales a search without a rate."""
-    names = ("critical_sharpness", "quadratic")
+    names = ("critical_sharpness", "critical_sharpness_stderr", "quadratic")
     if course.optimizer.name is None:
         for name in names:
             course.without(name, "the optimizer is not known")
@@ -44,7 +44,7 @@ def measure_update(course: Course, eigenvalue: float) -> AlongUpdate:
     moving = {tensor.name: step[tensor.name] for tensor in course.space.tensors if tensor.name in step}
     start = course.optimizer.learning_rate or (1.0 / eigenvalue if eigenvalue > 0.0 else 1e-2)
     rate = _critical_rate(course, moving, start)
-    error = _critical_error(course, moving, rate) if rate is not None else None
+    error = _critical_error(course, moving, rate)
     quadratic = _quadratic(course, moving, rate or start)
     return AlongUpdate(2.0 / rate if rate is not None else None, error, quadratic)
 
@@ -64,9 +64,12 @@ def _critical_rate(course: Course, step: Mapping[str, Tensor], start: float) -> 
     return rate
 
 
-def _critical_error(course: Course, step: Mapping[str, Tensor], rate: float) -> float | None:
+def _critical_error(course: Course, step: Mapping[str, Tensor], rate: float | None) -> float | None:
     name = "critical_sharpness_stderr"
     if course.over(name):
+        return None
+    if rate is None:
+        course.without(name, "there is no critical sharpness")
         return None
     if course.cutting_changes_the_loss():
         course.without(name, "BatchNorm's statistics depend on the rows of a batch; --train-batch-size gives them")

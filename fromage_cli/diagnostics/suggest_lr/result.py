@@ -14,7 +14,8 @@ class Limit:
     estimator: str | None
     """`measured` or `measured-sum` where descent is certain up to it, else `critical`, where the loss rises."""
     relation: str
-    """`crossing`: it lies here; `above-grid`: beyond; `below-grid`: below all that was tried; `uncertifiable`."""
+    """`crossing`: it lies here; `above-grid`: beyond; `below-grid`: below all that was tried, or a time or memory limit
+    came before anything certain was found; `uncertifiable`: there is no descent to count on, or nothing was tried."""
     limiting_layer: str | None
     """The tensor whose gradient breaks down first."""
     criterion: str | None
@@ -111,7 +112,8 @@ class LayerRate:
     trust_eta: float | None
     """Largest relative step of the network before this layer's gradient has changed by cosine."""
     trust_relation: str
-    """`crossing`, `above-grid`, `below-grid` or `uncertifiable`, as far as the search for the smallest shows."""
+    """`crossing`, `above-grid`, `below-grid` or `uncertifiable`, as far as the search for the smallest shows; the last
+    also where it did not come to take a gradient."""
     linear_trust_eta: float | None
     """Where it would lie if the gradient changed linearly, from one Hessian-vector product."""
     learning_rate: float | None

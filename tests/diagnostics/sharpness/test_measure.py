@@ -224,6 +224,7 @@ def test_what_is_null_has_a_reason(make_problem: Maker, regression: dict[str, Te
     assert set(reasons(unknown)) == {
         "preconditioned_eigenvalue",
         "critical_sharpness",
+        "critical_sharpness_stderr",
         "quadratic",
         "threshold",
         "ratio",
@@ -402,6 +403,47 @@ def test_a_limit_keeps_what_was_measured_before(
     assert measured.result.gauss_newton_eigenvalue is None
     assert "limit" in reasons(measured)["gauss_newton_eigenvalue"]
     assert "limit" in reasons(measured)["critical_sharpness"]
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "output"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        Optimizer(),
+        Optimizer("sgd"),
+        Optimizer("sgd", 0.1, 0.9),
+        Optimizer("sgd", 0.1, weight_decay=-5.0),
+        Optimizer("adam", 0.1),
+        Optimizer("lars", 0.1, 0.8),
+        Optimizer("fromage", 0.1),
+    ],
+)
+def test_whatever_is_null_has_its_reason(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor], optimizer: Optimizer, loss: str
+) -> None:
+    if loss == "output":
+        perceptron = nn.Sequential(perceptron, nn.LogSoftmax(1), Mean())
+    problem = make_problem(perceptron, classification, loss)
+    for trained in (False, True):
+        measured = sharpness(problem, optimizer, trained=trained)
+        result, told = measured.result, reasons(measured)
+        numbers = set(vars(result)) - {"optimizer", "learning_rate", "momentum", "scaled_ratio"}
+        assert {name for name in numbers if getattr(result, name) is None} <= set(told)
+        assert result.momentum == (optimizer.momentum if optimizer.name in ("sgd", "lars") else None)
+    stopped = make_problem(perceptron, classification, loss)
+    problem.base  # noqa: B018
+    stopped.__dict__["base"], stopped.budget = problem.base, Budget(seconds=0.0)
+    measured = sharpness(stopped, optimizer)
+    assert {"gauss_newton_eigenvalue", "critical_sharpness", "critical_sharpness_stderr", "quadratic"} <= set(
+        reasons(measured)
+    )
+
+
+class Mean(nn.Module):
+    """A model whose output is its loss."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -x[:, 0].mean()
 
 
 def test_curvature_that_is_not_finite_is_refused(make_problem: Maker) -> None:
