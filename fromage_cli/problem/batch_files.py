@@ -1,9 +1,7 @@
 """Files that a batch can be read from: named tensors, arrays, and tokens; nothing in them is ever executed."""
 
-import pickle
-import warnings
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fromage_cli.checkpoints.candidates import DEEPEST
+from fromage_cli.checkpoints.formats.content import kind_of
+from fromage_cli.checkpoints.formats.npz_file import read_npz
+from fromage_cli.checkpoints.formats.torch_file import load
+from fromage_cli.checkpoints.pickles.pickled_names import verdict
+from fromage_cli.checkpoints.repetition import Repetition, repeated
+from fromage_cli.checkpoints.storage.sources import Source
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 from fromage_cli.errors import InputError, UnsafeError, UsageError
 from fromage_cli.problem.named_code import first_line
+
+BATCH_INFLATION = 128
+"""How many times its own size a compressed archive may become: data compress better than weights."""
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -29,36 +38,51 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_npz(path: Path) -> Any:
     """The arrays of an archive; unnamed ones (`numpy.savez(file, x, y)`) as a tuple in their order."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, zipfile.BadZipFile, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is not a whole .npz archive: {first_line(error)}.", "Write or copy it again."
-        ) from error
-    except ValueError as error:
-        if zipfile.is_zipfile(path) and "pickle" in str(error):
-            raise _unsafe(path) from error
-        raise InputError(f"{path} is not a whole .npz archive.", "Write or copy it again.") from error
+    with _explained(path, "a whole .npz archive"):
+        archive = read_npz(path, BATCH_INFLATION)
+        arrays = {name: archive.read(name) for name in archive.entries}
+    if archive.notes:
+        raise InputError(f"{path}: {archive.notes[0]}", "Save numbers only.")
     unnamed = [f"arr_{index}" for index in range(len(arrays))]
     return tuple(arrays[name] for name in unnamed) if set(arrays) == set(unnamed) else arrays
 
 
 def _read_torch(path: Path) -> Any:
+    """What torch.save wrote: containers, plain values, tensors and arrays; of anything else, nothing."""
+    with _explained(path, "a whole .pt file"):
+        kind = kind_of(path)
+        if kind not in ("torch", "torch-legacy"):
+            raise InputError(f"it is {kind}.")
+        loaded = load(Source.of_file(path), kind)
+        if any(verdict(named) != "allowed" for named in loaded.names):
+            raise _unsafe(path)
+        return _read(loaded.root, Repetition())
+
+
+def _read(node: Any, repetition: Repetition, depth: int = 0) -> Any:
+    """The same nest with every tensor read from its file."""
+    if isinstance(node, StoredTensor):
+        return node.read()
+    if not isinstance(node, dict | list | tuple):
+        return node
+    if depth > DEEPEST:
+        raise repeated()
+    held: Any = repetition.look(node)
+    if isinstance(node, dict):
+        return {name: _read(value, repetition, depth + 1) for name, value in held.items()}
+    return type(node)(_read(value, repetition, depth + 1) for value in held)
+
+
+@contextmanager
+def _explained(path: Path, expected: str) -> Iterator[None]:
+    """What the readers of checkpoints find wrong, said of a batch."""
+    again = "Write or copy it again."
     try:
-        with warnings.catch_warnings(action="ignore"):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = "allowed global" in str(error) or "Unsupported class" in str(error)
-        with path.open("rb") as file:
-            bare = file.read(1) == _PICKLE
-        if refused or bare:
-            raise _unsafe(path) from error
-        raise InputError(f"{path} is not a whole .pt file.", "Write it again with torch.save.") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise InputError(
-            f"{path} is not a whole .pt file: {first_line(error)}.", "Write it again with torch.save."
-        ) from error
+        yield
+    except UnsafeError as error:
+        raise _unsafe(path) from error
+    except InputError as error:
+        raise InputError(f"{path} is not {expected}: {error.message}", error.hint or again) from error
 
 
 def _unsafe(path: Path) -> UnsafeError:
@@ -68,8 +92,6 @@ def _unsafe(path: Path) -> UnsafeError:
     )
 
 
-_PICKLE = b"\x80"
-"""First byte of a bare pickle."""
 TOKENS = ".bin"
 """The extension of a file of tokens."""
 READERS: Mapping[str, Callable[[Path], Any]] = {

@@ -174,6 +174,7 @@ def _as_tensors(data: Any) -> Any:
 def _plain(tensor: Tensor) -> Tensor:
     """A tensor without graph that can be part of one, in a type that everything can be done with."""
     tensor = tensor.clone() if tensor.is_inference() else tensor
+    tensor = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
     unsigned = tensor.dtype in (torch.uint16, torch.uint32, torch.uint64)
     return tensor.detach().to(torch.int64) if unsigned else tensor.detach()
 

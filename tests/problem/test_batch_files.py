@@ -1,4 +1,5 @@
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from fromage_cli.errors import InputError, UnsafeError, UsageError
 from fromage_cli.problem.batch_files import READERS, read_tokens
@@ -90,3 +92,44 @@ def test_half_a_token_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.bin").write_bytes(bytes(41))
     with pytest.raises(InputError, match="odd number of bytes"):
         read_tokens(tmp_path / "train.bin", 4, 4, seed=0)
+
+
+def test_what_torch_saves_keeps_its_nest_and_holds_arrays_too(tmp_path: Path) -> None:
+    torch.save(
+        {"x": (torch.ones(2), ["text", None, 3]), "y": np.arange(2.0), "w": nn.Parameter(torch.zeros(2))},
+        tmp_path / "b.pt",
+    )
+    torch.save([torch.tensor([[1.0, 2.0], [3.0, 4.0]]).t()], tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    found = read(tmp_path / "b.pt")
+    assert isinstance(found["x"], tuple) and found["x"][1] == ["text", None, 3]
+    assert found["y"].tolist() == [0.0, 1.0]
+    assert not found["w"].requires_grad
+    assert read(tmp_path / "old.pt")[0].tolist() == [[1.0, 3.0], [2.0, 4.0]]
+
+
+def test_files_that_claim_far_more_than_they_hold_are_refused(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros(1, 1).expand(2**38, 4)}, tmp_path / "expanded.pt")
+    with pytest.raises(InputError, match="was expanded from 4 bytes"):
+        read(tmp_path / "expanded.pt")
+    np.savez_compressed(tmp_path / "zeros.npz", x=np.zeros(5_000_000))
+    with pytest.raises(InputError, match="would inflate"):
+        read(tmp_path / "zeros.npz")
+    itself: list[Any] = []
+    itself.append(itself)
+    torch.save(itself, tmp_path / "itself.pt")
+    with pytest.raises(InputError, match="holds itself"):
+        read(tmp_path / "itself.pt")
+
+
+def test_compressed_data_are_read(tmp_path: Path) -> None:
+    digits = np.random.default_rng(0).integers(0, 10, 400_000)
+    np.savez_compressed(tmp_path / "b.npz", x=np.eye(10)[digits])
+    with zipfile.ZipFile(tmp_path / "b.npz") as archive:
+        assert archive.getinfo("x.npy").file_size > 40 * archive.getinfo("x.npy").compress_size
+    assert read(tmp_path / "b.npz")["x"].shape == (400_000, 10)
+
+
+def test_arrays_of_texts_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "b.npz", x=np.ones(2), labels=np.array(["a", "b"]))
+    with pytest.raises(InputError, match="'labels'"):
+        read(tmp_path / "b.npz")

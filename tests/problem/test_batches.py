@@ -190,3 +190,8 @@ def test_tensors_of_inference_mode_can_be_part_of_a_graph_and_complex_ones_are_c
     batch = as_batch(data, "here").to("cpu", torch.float64)
     assert [tensor.dtype for tensor in batch.data] == [torch.float64, torch.complex128]
     assert not any(tensor.is_inference() for tensor in as_batch(data, "here").data)
+
+
+def test_numbers_of_eight_bits_are_widened() -> None:
+    batch = as_batch({"x": torch.ones(2, 3).to(torch.float8_e4m3fn)}, "here")
+    assert batch.data["x"].dtype is torch.float32

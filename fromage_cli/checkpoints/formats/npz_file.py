@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
 from fromage_cli.checkpoints.formats.npy_header import ArrayHeader, header_length, parse_header
-from fromage_cli.checkpoints.formats.zip_container import ZipContainer
+from fromage_cli.checkpoints.formats.zip_container import INFLATION, ZipContainer
 from fromage_cli.checkpoints.naming import listed
 from fromage_cli.checkpoints.storage.files import quoted
 from fromage_cli.checkpoints.storage.sources import Source
@@ -17,9 +17,9 @@ from fromage_cli.errors import InputError, UnsafeError
 SUFFIX = ".npy"
 
 
-def read_npz(path: Path) -> Contents:
-    """Read the headers of the arrays in a .npz file."""
-    container = ZipContainer(Source.of_file(path))
+def read_npz(path: Path, inflation: int = INFLATION) -> Contents:
+    """Read the headers of the arrays in a .npz file, which may inflate to so many times its size."""
+    container = ZipContainer(Source.of_file(path), inflation)
     tensors: dict[str, StoredTensor] = {}
     left_out = []
     for member in container.members:

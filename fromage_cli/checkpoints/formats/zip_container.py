@@ -28,9 +28,10 @@ _HEADER = 30
 class ZipContainer:
     """The members of one archive."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, inflation: int = INFLATION) -> None:
         """Read the directory; raises InputError where it is cut off or damaged."""
         self.source = source
+        self._most_inflated = max(BASE_INFLATED, inflation * source.size)
         self.members: Mapping[str, Member] = read_directory(source)
         self.has_checksums = any(member.checksum for member in self.members.values())
         """PyTorch can be told to leave them out."""
@@ -156,7 +157,7 @@ class ZipContainer:
         """The content of a compressed member; the last one is kept, for tensors that share it."""
         if self._inflated[0] == member.name:
             return self._inflated[1]
-        limit = max(BASE_INFLATED, INFLATION * self.source.size)
+        limit = self._most_inflated
         if sum(other.size for other in self.members.values() if other.method == DEFLATED) > limit:
             raise InputError(
                 f"{quoted(self.path)} would inflate to more than {limit} bytes; it has {self.source.size}.",
