@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fromage_cli.diagnostics.intrinsic_lr.settings import Training
     from fromage_cli.problem.layers import TrainableTensor
 
+
 @shared_options(tables=("layers", "rotations", "drop"))
 def command(
     ckpt: Annotated[

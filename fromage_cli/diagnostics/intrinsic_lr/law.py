@@ -192,8 +192,9 @@ def growth(subject: Subject) -> float | None:
 
 
 def effective_rate(training: Training, rate: float | None, norm: float) -> float | None:
-    """η / ‖W‖², η / ‖W‖, or the relative step; None where it is not defined."""
-    power = RATE_POWERS.get(training.optimizer)
+    """η / ‖W‖², η / ‖W‖, or the relative step; None where it is not defined, as for a step that may be clipped."""
+    clipped = training.optimizer == "lars" and training.variant is not None
+    power = None if clipped else RATE_POWERS.get(training.optimizer)
     if rate is None or power is None or (power and not 0.0 < norm < math.inf):
         return None
     return float(rate * training.trust / norm**power)

@@ -13,6 +13,7 @@ from fromage_cli.diagnostics.intrinsic_lr.law import (
     NORM,
     RATE_POWERS,
     RATES,
+    WITHOUT_DECAY,
     Law,
     Subject,
     effective_rate,
@@ -25,6 +26,8 @@ from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.errors import ResourceError
 from fromage_cli.theory.equilibrium import Equilibrium, after_drop, times_until_near
 
+GROWTH = "growth_per_step"
+NO_SIZE = "the norm is zero or not finite"
 POINTS = 25
 """Points of the course after a drop."""
 TIMES = 4.0
@@ -80,7 +83,7 @@ def measure(
         optimizer=training.optimizer,
         momentum=training.momentum,
         betas=training.betas,
-        decay="decoupled" if training.decoupled else "coupled",
+        decay=None if training.optimizer == "fromage" else "decoupled" if training.decoupled else "coupled",
         steps_per_epoch=training.steps_per_epoch,
         train_batch_size=evidence.batch_size,
         tested=any(found.verdict != "untested" for found in evidence.layers.values()),
@@ -106,7 +109,7 @@ class _Course:
         entry, known, training = self.checkpoints[-1].entries[name], self.evidence.layers.get(name), self.training
         subject = self._subject(name, norm, -1)
         law = law_of(subject)
-        self._note(name, law)
+        grown = self._growth(name, subject, law)
         end, ratio = self._end(name, subject, law)
         equilibrium = law.equilibrium
         relaxation = equilibrium.relaxation if equilibrium is not None else None
@@ -126,7 +129,7 @@ class _Course:
             batch_gradient_norm=None if subject.squared_gradient is None else math.sqrt(subject.squared_gradient),
             equilibrium_norm=end,
             log_ratio=None if ratio is None else math.log(ratio),
-            growth_per_step=None if law.settles else growth(subject),
+            growth_per_step=grown,
             relaxation_steps=relaxation,
             relaxation_epochs=relaxation / training.steps_per_epoch
             if relaxation and training.steps_per_epoch
@@ -152,10 +155,23 @@ class _Course:
             invariant=known is None or known.verdict != "none",
         )
 
-    def _note(self, name: str, law: Law) -> None:
-        self.reasons.add(name, law.missing, law.reason)
-        for missing, reason in law.other:
-            self.reasons.add(name, missing, reason)
+    def _growth(self, name: str, subject: Subject, law: Law) -> float | None:
+        """Growth of ln ‖W‖ where nothing settles; with it, what the law leaves null is noted."""
+        found = None if law.settles else growth(subject)
+        if found is not None or law.settles:
+            self._note(name, law, law.missing)
+        elif law.reason != WITHOUT_DECAY:
+            self._note(name, law, (*law.missing, GROWTH))
+        else:
+            self._note(name, law, law.missing)
+            sized = 0.0 < subject.norm < math.inf
+            self.reasons.add(name, (GROWTH,), self.evidence.no_gradients if sized else NO_SIZE)
+        return found
+
+    def _note(self, name: str, law: Law, missing: tuple[str, ...]) -> None:
+        self.reasons.add(name, missing, law.reason)
+        for others, reason in law.other:
+            self.reasons.add(name, others, reason)
         if self.drop is not None and (law.equilibrium is None or law.equilibrium.relaxation is None):
             self.reasons.add(name, ("drop",), law.reason)
 
@@ -170,13 +186,15 @@ class _Course:
         elif 0.0 < subject.norm < math.inf:
             return end, subject.norm / end
         else:
-            self.reasons.add(name, NORM[1:], "the norm is zero or not finite")
+            self.reasons.add(name, NORM[1:], NO_SIZE)
         return end, None
 
     def _effective(self, name: str, subject: Subject) -> float | None:
         found = effective_rate(self.training, subject.rate, subject.norm)
-        if self.training.optimizer not in RATE_POWERS:
-            self.reasons.add(name, RATES[1:], f"it is not defined for {self.training.optimizer}")
+        if found is None and subject.rate is not None:
+            undefined = self.training.optimizer not in RATE_POWERS or self.training.variant is not None
+            what = self.training.variant or self.training.optimizer
+            self.reasons.add(name, RATES[1:], f"it is not defined for {what}" if undefined else NO_SIZE)
         return found
 
     def _expected(self, name: str) -> tuple[float | None, ...]:

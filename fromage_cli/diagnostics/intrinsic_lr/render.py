@@ -24,6 +24,7 @@ WORDS = {
     "relaxation_steps": "relaxation",
     "steps_to_equilibrium": "steps until there",
     "expected_rotation": "expected rotation",
+    "growth_per_step": "growth",
     "drop": "course after a drop",
 }
 
@@ -47,9 +48,14 @@ def summary(result: IntrinsicResult) -> str:
     rule = OPTIMIZER_TITLES.get(result.optimizer, result.optimizer)
     if result.momentum:
         rule += f" with momentum {number(result.momentum)}"
-    said = [f"{rule}, decay {result.decay}, {_layer_count(len(result.layers))}.", *_state(result)]
+    if result.decay is not None:
+        rule += f", decay {result.decay}"
+    said = [f"{rule}, {_layer_count(len(result.layers))}.", *_state(result)]
+    untested = sum(layer.verdict == "untested" for layer in result.layers)
     if not result.tested:
         said.append("This assumes scale invariance, which only a model and a batch can tell.")
+    elif untested:
+        said.append(f"{untested} of the layers could not be tested; that they are scale-invariant is assumed.")
     return " ".join(said)
 
 

@@ -92,8 +92,8 @@ class IntrinsicResult:
     optimizer: str
     momentum: float | None
     betas: tuple[float, float] | None
-    decay: str
-    """`coupled` to the gradient, or `decoupled`."""
+    decay: str | None
+    """`coupled` to the gradient, or `decoupled`; None for Fromage, which has none."""
     steps_per_epoch: int | None
     train_batch_size: int | None
     """Rows of the batches that the gradients stand for."""

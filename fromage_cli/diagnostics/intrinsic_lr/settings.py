@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, match_parameters
 from fromage_cli.checkpoints.optimizers.optimizer_kind import EITHER_ADAM, optimizer_kind
 from fromage_cli.errors import MismatchError, UsageError
+from fromage_cli.probes.optimizer_step.optimizer import DECOUPLED, Given
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
 
 if TYPE_CHECKING:
-    from fromage_cli.probes.optimizer_step.optimizer import Given
     from fromage_cli.problem.beside import Declared
 
 WITH_MOMENTUM = ("sgd", "lars")
@@ -83,7 +83,7 @@ def find_training(
     }
     return replace(
         _rule(optimizer, given, first, declared),
-        decoupled=decoupled or optimizer in ("adamw", "lion"),
+        decoupled=decoupled or optimizer in DECOUPLED,
         rates=rates,
         decays=decays,
         steps_per_epoch=steps_per_epoch or declared.steps_per_epoch,

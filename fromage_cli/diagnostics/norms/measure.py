@@ -113,7 +113,7 @@ def _layer(
         halved_step=_halved(steps, norms, power, lasting) if growth is not None and power else None,
         channels=_channels(last.norms),
         effective_learning_rate=tuple(
-            _effective(rate, norm, power, settings.trust_coefficient)
+            _effective(rate, norm, None if settings.clipped else power, settings.trust_coefficient)
             for rate, norm in zip(settings.learning_rates, norms, strict=True)
         ),
     )

@@ -131,6 +131,49 @@ def test_growth_without_decay(run):
     assert layer.growth_per_step == pytest.approx(0.5 * 1e-4) and layer.equilibrium_norm is None
 
 
+def reasons(result, name):
+    return [absent.reason for absent in result.absent if name in absent.names]
+
+
+@pytest.mark.parametrize(
+    ("training", "value", "words"),
+    [
+        (Training("sgd", rates={"w": (0.1,)}, decays={"w": 0.0}), 1.0, "--model"),
+        (adamw(decay=0.0), 0.0, "zero or not finite"),
+        (Training("lars", rates={"w": (0.1,)}, decays={"w": None}), 1.0, "weight decay is not known"),
+        (Training("adam", rates={"w": (0.1,)}, decays={"w": 0.1}), 1.0, "no closed form"),
+        (Training("fromage", rates={"w": (0.1,)}, decays={"w": 0.1}), 1.0, "no weight decay of its own"),
+    ],
+)
+def test_growth_that_cannot_be_told_has_its_reason(run, training, value, words):
+    result = run([torch.full((2, 2), value)], training)
+    assert result.layers[0].growth_per_step is None and len(reasons(result, "growth_per_step")) == 1
+    assert words in reasons(result, "growth_per_step")[0]
+
+
+@pytest.mark.parametrize(
+    "training", [adamw(), adamw(decay=0.0), Training("fromage", rates={"w": (1.0,)}, decays={"w": None})]
+)
+def test_growth_that_is_told_or_does_not_exist_has_none(run, training):
+    assert reasons(run([torch.ones(2, 2)], training), "growth_per_step") == []
+
+
+@pytest.mark.parametrize(
+    ("training", "value", "words"),
+    [
+        (adamw(), 0.0, "zero or not finite"),
+        (Training("muon", rates={"w": (0.1,)}, decays={"w": 0.1}), 1.0, "not defined for muon"),
+        (Training("lars", rates={"w": (0.1,)}, decays={"w": 0.1}, variant="clipped LARS"), 1.0, "defined for clipped"),
+        (adamw(rate=None), 1.0, "learning rate is not known"),
+    ],
+)
+def test_an_effective_rate_that_is_null_has_its_reason(run, training, value, words):
+    result = run([torch.full((2, 2), value)], training)
+    assert result.layers[0].effective_learning_rate is None
+    (reason,) = reasons(result, "effective_learning_rate")
+    assert words in reason
+
+
 @pytest.mark.parametrize("value", [0.0, math.nan])
 def test_norms_that_cannot_be_compared(run, value):
     result = run([torch.full((2, 2), value)], adamw())

@@ -20,6 +20,12 @@ def test_the_page(make_result, make_layer, drop, width):
     assert max(map(len, text.splitlines())) <= width
 
 
+def test_layers_that_could_not_be_tested_are_counted(make_result, make_layer):
+    text = summary(make_result(layers=(make_layer(), make_layer("w", verdict="untested"))))
+    assert text.endswith("1 of the layers could not be tested; that they are scale-invariant is assumed.")
+    assert "could not be tested" not in summary(make_result())
+
+
 def test_the_furthest_come_first_and_hidden_rows_are_counted(make_result, make_layer):
     layers = tuple(make_layer(f"w{index}", log_ratio=-0.1 * index) for index in range(1, 21))
     text = page(make_result(layers=layers, absent=()))
@@ -47,6 +53,7 @@ def test_the_courses(make_result, make_layer, drop):
     ("changes", "words"),
     [
         ({"tested": False}, "assumes scale invariance"),
+        ({"optimizer": "fromage", "decay": None, "momentum": None}, "Fromage, 3 layers."),
         ({"layers": ()}, "No layer has an equilibrium norm here."),
         ({"momentum": None, "optimizer": "adamw", "decay": "decoupled"}, "AdamW, decay decoupled, 3 layers."),
         ({}, "1 of 2 is within 10 % of equilibrium; the norms are from 2.61 × below to 1.05 × above their own."),

@@ -138,6 +138,15 @@ def test_decoupled_decay_can_be_said(trained):
     assert find([checkpoint], decoupled=True).decoupled
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "decoupled"),
+    [("adamw", True), ("lion", True), ("muon", True), ("lamb", True), ("sgd", False), ("adam", False), ("lars", False)],
+)
+def test_whose_decay_goes_past_the_gradient(trained, optimizer, decoupled):
+    checkpoint = trained(lambda model: torch.optim.SGD(model.parameters(), lr=0.1))
+    assert find([checkpoint], Given(optimizer)).decoupled is decoupled
+
+
 def test_variants_without_a_closed_form(trained):
     make = {
         "AMSGrad": lambda model: torch.optim.AdamW(model.parameters(), amsgrad=True),
