@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,8 +29,10 @@ BY_SLOTS = (
     ({"row_var"}, "adafactor"),
     ({"exp_avg_sq_row"}, "adafactor"),
 )
-
-
+BESIDE = {"step", "param", "master_param", "master_params", "fp32_param"}
+"""Slots that are no moments: the number of updates, and copies of the weights."""
+OTHERS = {"rho", "d", "d0", "k", "warmup_steps", "no_prox"}
+"""Settings of optimizers that keep moments under the names of Adam's and do something else with them."""
 EITHER_ADAM = "adam or adamw"
 
 
@@ -47,14 +50,21 @@ def optimizer_kind(state: OptimizerState) -> str | None:
     for needed, kind in BY_SLOTS:
         if needed <= slots:
             return kind
-    return _adam(state) if {"exp_avg", "exp_avg_sq"} <= slots or "betas" in settings else None
+    return _adam(state) if _has_moments(settings, slots) else None
+
+
+def _has_moments(settings: set[str], slots: set[str]) -> bool:
+    """The two moments of Adam and no others; before the first step, betas."""
+    if slots:
+        return slots - BESIDE - {"max_exp_avg_sq"} == {"exp_avg", "exp_avg_sq"} and not OTHERS & settings
+    return "betas" in settings and not OTHERS & settings
 
 
 def _lion(settings: set[str], slots: set[str]) -> bool:
     """One moment that betas interpolate; before the first step, betas that no eps goes with."""
-    if "betas" not in settings:
+    if "betas" not in settings or OTHERS & settings:
         return False
-    return "exp_avg" in slots and not {"exp_avg_sq", "exp_inf"} & slots if slots else "eps" not in settings
+    return slots - BESIDE == {"exp_avg"} if slots else "eps" not in settings
 
 
 def _adam(state: OptimizerState) -> str:
@@ -73,5 +83,7 @@ def optimizer_step(state: OptimizerState) -> int | None:
 
 
 def _whole(value: Any) -> int | None:
+    if getattr(value, "shape", ()) not in ((), (1,)):
+        return None
     number = value.item() if hasattr(value, "item") else value
-    return int(number) if isinstance(number, int | float) else None
+    return int(number) if isinstance(number, int | float) and abs(number) < math.inf else None

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -65,3 +67,26 @@ def test_an_older_file_does_not_say_which_adam():
     assert optimizer_kind(made(slots, betas=(0.9, 0.99), weight_decay=0.1)) == "adam or adamw"
     assert optimizer_kind(made(slots, betas=(0.9, 0.99), weight_decay=0)) == "adam"
     assert optimizer_kind(made([], lr=0.1)) is None
+
+
+@pytest.mark.parametrize(
+    ("slots", "settings"),
+    [
+        (["step", "exp_avg", "hessian"], {"betas": (0.9, 0.99), "rho": 0.04}),
+        ([], {"betas": (0.9, 0.99), "rho": 0.04}),
+        (["exp_avg", "exp_avg_sq", "exp_avg_diff"], {"betas": (0.9, 0.9, 0.9), "eps": 1e-8}),
+        (["exp_avg", "exp_avg_sq", "s", "p0"], {"betas": (0.9, 0.99), "eps": 1e-8}),
+        (["exp_avg", "exp_avg_sq"], {"betas": (0.9, 0.99), "eps": 1e-8, "d": 1e-6}),
+        (["z", "exp_avg_sq"], {"betas": (0.9, 0.99), "eps": 1e-8}),
+        (["state1", "state2"], {"betas": (0.9, 0.99), "eps": 1e-8}),
+    ],
+    ids=["Sophia", "Sophia at first", "Adan", "Prodigy", "D-Adaptation", "schedule-free", "8 bits"],
+)
+def test_relatives_of_adam_and_lion_are_not_taken_for_them(slots, settings):
+    assert optimizer_kind(made(slots, weight_decay=0.0, **settings)) is None
+
+
+@pytest.mark.parametrize("step", [torch.zeros(3), torch.tensor(math.nan), torch.tensor(math.inf), "many"])
+def test_a_step_that_is_no_number_counts_for_nothing(step):
+    assert optimizer_step(OptimizerState((), {0: {"step": step}, 1: {"step": torch.tensor([7.0])}})) == 7
+    assert optimizer_step(OptimizerState((), {0: {"step": step}})) is None
