@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
+from fromage_cli.checkpoints.prefixes import strip_prefixes
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 from fromage_cli.errors import MismatchError
 
@@ -63,9 +65,10 @@ class OptimizerState:
 def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Which parameter number each tensor of a model has; `shapes` by name, in model order.
 
-    By name where the optimizer knows names, up to one common first component. Otherwise by order: each group holds its
-    parameters in model order, and the only way of interleaving the groups that agrees with the shapes of the slots is
-    taken. Raises MismatchError when the counts or shapes do not fit, or when more than one way does.
+    By name where the optimizer knows names, up to wrappers and what all names begin with. Otherwise by order: each
+    group holds its parameters in model order, and the only way of interleaving the groups that agrees with the shapes
+    of the slots is taken. Raises MismatchError when the counts, shapes or names do not fit, or when more than one way
+    does.
     """
     if named := _numbers_by_name(state, shapes):
         _check_shapes(state, named, shapes)
@@ -76,23 +79,54 @@ def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]
             f"The optimizer's state has {total} parameters, the model {len(shapes)} trainable tensors.",
             "It belongs to another model, or to one with other frozen tensors.",
         )
-    return dict(zip(shapes, _interleaved(state, list(shapes.values())), strict=True))
+    found = dict(zip(shapes, _interleaved(state, list(shapes.values())), strict=True))
+    _check_names(state, found)
+    return found
 
 
 def _numbers_by_name(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """The number of each tensor where every one of them is known by name; else nothing."""
     if not shapes or any(group.names is None for group in state.groups):
         return {}
-    pairs = [pair for group in state.groups for pair in zip(group.names or (), group.numbers, strict=True)]
-    named = dict(pairs)
-    if set(shapes) <= set(named):
-        return {name: named[name] for name in shapes}
-    shorter = {name.partition(".")[2]: number for name, number in pairs}
-    if len(shorter) == len(pairs) and set(shapes) <= set(shorter):
-        return {name: shorter[name] for name in shapes}
-    if all(name.partition(".")[2] in named for name in shapes):
-        return {name: named[name.partition(".")[2]] for name in shapes}
+    saved = _names(state)
+    if set(shapes) <= set(saved):
+        return {name: saved[name] for name in shapes}
+    own = {name: short for short, name in strip_prefixes(shapes).names.items()}
+    for theirs, ours in ((0, 0), (1, 0), (0, 1), (_in_common(saved), _in_common(own.values()))):
+        numbers = {_without(name, theirs): number for name, number in saved.items()}
+        wanted = {name: _without(short, ours) for name, short in own.items()}
+        if len(numbers) == len(saved) and set(wanted.values()) <= set(numbers):
+            return {name: numbers[wanted[name]] for name in shapes}
     return {}
+
+
+def _names(state: OptimizerState) -> dict[str, int]:
+    """The numbers by the names that the optimizer knows."""
+    return {
+        name: number for group in state.groups for name, number in zip(group.names or (), group.numbers, strict=False)
+    }
+
+
+def _without(name: str, count: int) -> str:
+    """A name without its first components."""
+    return ".".join(name.split(".")[count:])
+
+
+def _in_common(names: Collection[str]) -> int:
+    """With how many components all names begin alike, their last ones left aside."""
+    columns = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def _check_names(state: OptimizerState, numbers: Mapping[str, int]) -> None:
+    """Raises MismatchError where the order gives a tensor a number that is another's by its name."""
+    saved = _names(state)
+    for name, number in numbers.items():
+        if saved.get(name, number) != number:
+            raise MismatchError(
+                f"The optimizer's state names {name!r} in another place than the model has it, and other names differ.",
+                "It belongs to another model, or names of layers have changed since.",
+            )
 
 
 def _check_shapes(state: OptimizerState, numbers: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -47,8 +47,14 @@ def parse_optimizer(saved: Mapping[Any, Any]) -> OptimizerState | None:
     shorter = _without_wrappers(order)
     return OptimizerState(
         tuple(_group(group, order, shorter) for group in groups),
-        {order[key]: UnreadSlot(slot) for key, slot in slots.items() if key in order and isinstance(slot, Mapping)},
+        {order[key]: _slot(slot) for key, slot in slots.items() if key in order and isinstance(slot, Mapping)},
     )
+
+
+def _slot(saved: Mapping[str, Any]) -> UnreadSlot:
+    """What was remembered of one parameter, without a step that is no single number."""
+    several = isinstance(step := saved.get("step"), StoredTensor) and step.numel() != 1
+    return UnreadSlot({name: value for name, value in saved.items() if name != "step"} if several else saved)
 
 
 def _are_parameters(parameters: object) -> bool:

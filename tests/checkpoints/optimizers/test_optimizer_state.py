@@ -67,6 +67,24 @@ def test_named_parameters_are_matched_by_name_in_any_order(tmp_path: Path) -> No
     assert slots_agree(saved(tmp_path, model, optimizer), model, optimizer)
 
 
+@pytest.mark.parametrize("inner", ["{}", "net.{}", "body.net.{}", "module.net.{}", "{}.module"])
+@pytest.mark.parametrize("outer", ["{}", "net.{}", "trunk.core.{}"])
+def test_names_are_compared_without_what_all_of_them_begin_with(inner: str, outer: str) -> None:
+    layers = ["a", "b", "c"]
+    names = tuple(f"{outer.format(layer)}.weight" for layer in reversed(layers))
+    model = {f"{inner.format(layer)}.weight": (2, 2) for layer in layers}
+    state = OptimizerState((ParameterGroup({}, (0, 1, 2), names),), {})
+    assert list(match_parameters(state, model).values()) == [2, 1, 0]
+
+
+def test_an_order_that_contradicts_the_names_is_refused() -> None:
+    state = OptimizerState((ParameterGroup({}, (0, 1, 2), ("b", "a", "old")),), {})
+    with pytest.raises(MismatchError, match="'a' in another place"):
+        match_parameters(state, {"a": (2, 2), "b": (2, 2), "new": (2, 2)})
+    state = OptimizerState((ParameterGroup({}, (0, 1, 2), ("a", "b", "old")),), {})
+    assert match_parameters(state, {"a": (2, 2), "b": (2, 2), "new": (2, 2)}) == {"a": 0, "b": 1, "new": 2}
+
+
 def test_groups_that_fit_in_two_ways_are_refused(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Linear(5, 5, bias=False))
     groups = [{"params": [model[1].weight]}, {"params": [model[0].weight]}]

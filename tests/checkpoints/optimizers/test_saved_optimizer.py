@@ -96,3 +96,10 @@ def test_a_stored_slot_knows_its_shape_and_reads_what_is_asked_for():
     assert (list(slot), len(slot), slot["step"], asked) == (["exp_avg", "step"], 2, 7, [4])
     assert slot["exp_avg"].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert asked == [4, 24]
+
+
+def test_a_step_of_several_numbers_is_left_out():
+    storage = Storage("0", "float32", 12, lambda begin, view: None)
+    step = StoredTensor("float32", (3,), (1,), 0, storage)
+    state = parse_optimizer({"state": {0: {"step": step, "exp_avg": 1}}, "param_groups": [{"params": [0]}]})
+    assert dict(state.slots[0]) == {"exp_avg": 1}
