@@ -120,9 +120,9 @@ class Course:
             whole = find_sum_crossing(self.problem, found, self.advance)
             if whole.stopped is not None:
                 self.error = whole.stopped
-            cost = self.shared + PRODUCT + 1.0 + spent()
+            before = next(each.gradient_evaluations for each in self.estimates if each.name == "measured")
             words = _words(whole, self.update.sampled)
-            self._add(name, whole.eta, self.rate(whole.eta), words, cost)
+            self._add(name, whole.eta, self.rate(whole.eta), words, before + spent())
             return whole
         return None
 
@@ -187,11 +187,11 @@ class Course:
             except (MismatchError, NumericalError) as error:
                 if isinstance(error, NumericalError):
                     self.error = error
-                self._add(name, None, None, f"not possible; {error.message.splitlines()[0]}", 1.0 + spent())
+                self._add(name, None, None, f"not possible; {error.message.splitlines()[0]}", self.shared + spent())
                 return
             if found.stopped is not None:
                 self.error = found.stopped
-            self._add(name, self.eta(found.learning_rate), found.learning_rate, found.words, 1.0 + spent())
+            self._add(name, self.eta(found.learning_rate), found.learning_rate, found.words, self.shared + spent())
             self.advance()
 
     def _add(self, name: str, eta: float | None, rate: float | None, assumption: str, cost: float) -> None:
