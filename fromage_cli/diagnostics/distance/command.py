@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fromage_cli.errors import UsageError
+from fromage_cli.errors import FromageError, NumericalError, ResourceError, UsageError
 from fromage_cli.intake import Intake, checkpoint_record, open_problem
 from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, Provenance, records
@@ -23,6 +23,7 @@ from fromage_cli.terminal.progress import progress
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.diagnostics.distance.pairing import Pairing
+    from fromage_cli.diagnostics.distance.result import DistanceResult
 
 
 @shared_options(tables=("layers",))
@@ -59,19 +60,19 @@ def command(
     pairing = pair_tensors(*opened, chosen, tensors.include or (), tensors.exclude or ())
     if not pairing.names:
         raise _nothing_in_common(*opened, pairing)
-    intake = open_problem(first, model, batch, run) if model.model is not None or batch.batch is not None else None
+    asked = model.model is not None or batch.batch is not None
+    intake = open_problem(opened[0], model, batch, run) if asked else None
     if run.estimate:
         return _estimate(intake, *opened, pairing, not no_spectrum)
     entries = opened[0].entries
     with progress("distance", total=sum(entries[name].elements for name in pairing.names)) as advance:
         result, stopped = measure(*opened, pairing, spectrum=not no_spectrum, advance=advance, check=budget.check)
-    notes = tuple(f"{label}: {note}" for label, one in zip("AB", opened, strict=True) for note in one.notes)
+    error: FromageError | None = stopped
+    notes = [f"{label}: {note}" for label, one in zip("AB", opened, strict=True) for note in one.notes]
     if intake is None or stopped is not None:
         result = replace(result, absent=(*result.absent, *without_function(*([CUT] if stopped is not None else []))))
     else:
-        from fromage_cli.diagnostics.distance.function import with_function
-
-        result, notes = with_function(result, intake.problem, opened[1])
+        result, notes, error = _with_function(result, intake, *opened)
     answer = Answer(
         command="distance",
         result=result,
@@ -79,12 +80,27 @@ def command(
         tables={"layers": lambda: records(result.layers)},
         findings=judge(result),
         provenance=Provenance(device="cpu", dtype="float64"),
-        notes=notes,
+        notes=tuple(notes),
         settings={"tensors": chosen},
-        error=stopped,
+        error=error,
     )
     answer = answer if intake is None else intake.complete(answer)
     return replace(answer, checkpoints=tuple(checkpoint_record(checkpoint) for checkpoint in opened))
+
+
+def _with_function(
+    result: "DistanceResult", intake: Intake, first: "Checkpoint", second: "Checkpoint"
+) -> tuple["DistanceResult", list[str], FromageError | None]:
+    """The result with its function part, what is to be said of the second, and what kept that part from being had."""
+    from fromage_cli.diagnostics.distance.function import with_function
+    from fromage_cli.diagnostics.distance.measure import without_function
+
+    try:
+        result, notes = with_function(result, intake.problem, first, second)
+    except (ResourceError, NumericalError) as error:
+        absent = without_function(error.message.rstrip("."))
+        return replace(result, absent=(*result.absent, *absent)), [f"B: {note}" for note in second.notes], error
+    return result, [f"B: {note}" for note in notes], None
 
 
 def _nothing_in_common(first: "Checkpoint", second: "Checkpoint", pairing: "Pairing") -> UsageError:

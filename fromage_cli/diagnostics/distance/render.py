@@ -48,7 +48,12 @@ def summary(result: DistanceResult) -> str:
         return f"Of {count} none has a relative distance."
     furthest = max(known, key=lambda layer: layer.relative_distance or 0.0)
     if not furthest.relative_distance:
-        return f"The two hold the same numbers in {'all of ' if len(known) > 1 else ''}{count}."
+        if not all(map(_is_same, result.layers)):
+            return (
+                f"Of {count} {len(known)} hold{'s' if len(known) == 1 else ''} the same numbers in both; the others "
+                "have no relative distance."
+            )
+        return f"The two hold the same numbers in {'all of ' if len(result.layers) > 1 else ''}{count}."
     said = (
         f"{_steps(result)}{visible(furthest.name)} is the furthest apart of {count}: "
         f"{number(furthest.relative_distance)} of its norm{_degrees(furthest)}."
@@ -56,6 +61,11 @@ def summary(result: DistanceResult) -> str:
     if result.function_distance is not None:
         said += f" On this batch the outputs differ by {number(result.function_distance)} of their size."
     return said
+
+
+def _is_same(layer: LayerDistance) -> bool:
+    """Whether it is the same in both; one that is zero in both has no relative distance."""
+    return layer.relative_distance == 0.0 or layer.first_norm == layer.second_norm == 0.0
 
 
 def _steps(result: DistanceResult) -> str:

@@ -155,6 +155,30 @@ def test_a_limit_leaves_what_was_measured(run, home, monkeypatch):
     assert run("a-1.safetensors", "b-5.safetensors", "--json")[0] == 7
 
 
+@pytest.mark.parametrize(("error", "code"), [("ResourceError", 7), ("NumericalError", 6)])
+def test_what_keeps_the_function_part_from_being_had_leaves_the_layers(run, home, monkeypatch, error, code):
+    from fromage_cli import errors
+    from fromage_cli.diagnostics.distance import function
+
+    def refuse(*_):
+        raise getattr(errors, error)("It cannot be had.", "Do without.")
+
+    monkeypatch.setattr(function, "function_distance", refuse)
+    found, out, err = run("a-1.safetensors", "b-5.safetensors", "--batch", "network.py:batch", *given(), "--json")
+    result = json.loads(out)["result"]
+    assert found == code and len(result["layers"]) == 2 and result["product"] > 0 and "cannot be had" in err
+    reasons = {absent["name"]: absent["reason"] for absent in result["absent"]}
+    assert reasons["function_distance"] == reasons["log10_bound"] == "It cannot be had"
+
+
+def test_what_is_said_of_the_second_is_said_to_be_of_it(run, home):
+    scope = {}
+    exec(MODEL, scope)
+    save_file({f"net.{name}": value for name, value in scope["build"]().state_dict().items()}, "c-7.safetensors")
+    _, _, err = run("c-7.safetensors", "c-7.safetensors", "--batch", "network.py:batch", *given(), "--json")
+    assert "note: Removed the prefix" in err and "note: B: Removed the prefix" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

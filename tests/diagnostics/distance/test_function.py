@@ -18,12 +18,13 @@ from fromage_cli.problem.problem import Problem
 from fromage_cli.problem.supervised_losses import SquaredError
 
 
-def between(folder, first, second, inputs, targets):
+def between(folder, first, second, inputs, targets, prefix=""):
     for name, model in (("a", first), ("b", second)):
-        save_file(model.state_dict(), folder / f"{name}.safetensors")
+        stored = {f"{prefix}{key}": value for key, value in model.state_dict().items()}
+        save_file(stored, folder / f"{name}.safetensors")
     opened = [open_checkpoint(folder / f"{name}.safetensors") for name in "ab"]
     problem = Problem(first, SquaredError(), Batch({"input": inputs, "y": targets}, len(inputs), "hand"))
-    return with_function(measure(*opened, pair_tensors(*opened, "matrices", (), ()))[0], problem, opened[1])
+    return with_function(measure(*opened, pair_tensors(*opened, "matrices", (), ()))[0], problem, *opened)
 
 
 def leaky(widths, slope):
@@ -63,12 +64,26 @@ def test_the_true_distance_never_exceeds_the_bound(tmp_path_factory, seed, growt
     assert result.layers[0].kind == "Linear"
 
 
+def test_layers_go_by_their_names_in_the_checkpoint(tmp_path):
+    torch.manual_seed(0)
+    first, second = leaky([2, 3, 4], 0.5), leaky([2, 3, 4], 0.5)
+    x = torch.randn(5, 2, dtype=torch.float64)
+    targets = torch.zeros(5, 4, dtype=torch.float64)
+    plain, prefixed = (between(tmp_path, first, second, x, targets, prefix)[0] for prefix in ("", "net."))
+    assert plain.log10_bound == prefixed.log10_bound and plain.bound == prefixed.bound is not None
+    assert [(layer.name, layer.kind) for layer in prefixed.layers] == [
+        ("net.0.weight", "Linear"),
+        ("net.2.weight", "Linear"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda model: model[0].weight.data.mul_(1.0), "no matrix has moved"),
         (lambda model: model[0].weight.data[0].add_(1.0), "the difference of 0.weight is rank-deficient"),
         (lambda model: model[2].weight.data.copy_(torch.ones(4, 3)), "2.weight is rank-deficient"),
+        (lambda model: model[2].weight.data.zero_(), "2.weight is rank-deficient"),
     ],
 )
 def test_reasons_for_no_bound(tmp_path, change, words):
@@ -88,4 +103,5 @@ def test_a_zero_function_has_no_relative_distance(tmp_path):
     x = torch.zeros(5, 3, dtype=torch.float64)
     result, _ = between(tmp_path, first, second, x, x)
     assert result.function_distance is result.largest_function_distance is None
-    assert any(absent.name == "function_distance" for absent in result.absent)
+    zero = [absent.name for absent in result.absent if absent.reason == "the first network's output is zero"]
+    assert zero == ["function_distance", "largest_function_distance"]

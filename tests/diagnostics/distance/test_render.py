@@ -67,6 +67,16 @@ def test_sentences(make_result, make_layer, changes, words):
     assert summary(make_result(layers=(make_layer(**changes),))) == words
 
 
+def test_layers_without_a_relative_distance_are_not_called_the_same(make_result, make_layer):
+    still = make_layer(relative_distance=0.0, angle=0.0)
+    risen = make_layer("b", first_norm=0.0, relative_distance=None, angle=None)
+    assert summary(make_result(layers=(still, risen))) == (
+        "Of 2 layers 1 holds the same numbers in both; the others have no relative distance."
+    )
+    zero = make_layer("c", first_norm=0.0, second_norm=0.0, relative_distance=None, angle=None)
+    assert summary(make_result(layers=(still, zero))) == "The two hold the same numbers in all of 2 layers."
+
+
 def test_ascii_and_names_that_cannot_act(make_result, make_layer):
     text = page(make_result(layers=(make_layer("a\x1b[31m"),)), ascii_only=True)
     assert text.isascii() and "\x1b" not in text
