@@ -1,17 +1,17 @@
 """What makes two evaluations of one loss comparable: the same modes, the same random draws, the same buffers."""
 
-import random
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+
+from fromage_cli.problem.generators import Generators, seed_all, seed_torch
 
 Mode = Literal["auto", "train", "eval"]
 
@@ -38,20 +38,32 @@ def comparable(model: nn.Module, mode: Mode, seed: int, *, generators_kept: bool
     `generators_kept`: a surrounding `steady` puts the generators back.
     """
     parts = _parts(model)
-    generators = nullcontext() if generators_kept else _generators_restored()
-    with _behaviour(model, parts, mode), _buffers_restored(parts), generators:
-        _seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        with _seeded_modules(model) if mode == "train" else nullcontext():
+    kept, generators = _copied_buffers(parts), None if generators_kept else Generators()
+    before = _enter_mode(model, parts, mode)
+    try:
+        seed_all(seed)
+        if mode == "train":
+            with _seeded_modules(model):
+                yield
+        else:
             yield
+    finally:
+        if generators is not None:
+            generators.restore()
+        _put_back(kept)
+        _leave_mode(parts, before)
 
 
 @contextmanager
 def steady(model: nn.Module, mode: Mode) -> Iterator[None]:
     """Modes set once for many evaluations, and generators put back once after them."""
-    with _behaviour(model, _parts(model), mode), _generators_restored():
+    parts = _parts(model)
+    generators, before = Generators(), _enter_mode(model, parts, mode)
+    try:
         yield
+    finally:
+        generators.restore()
+        _leave_mode(parts, before)
 
 
 @dataclass(frozen=True)
@@ -86,47 +98,21 @@ def _parts(model: nn.Module) -> _Parts:
     )
 
 
-def _seed(seed: int) -> None:
-    """As `torch.manual_seed`, which costs a tenth of a millisecond where no accelerator is in use."""
-    torch.default_generator.manual_seed(seed)
-    if _on_cuda():
-        torch.cuda.manual_seed_all(seed)
-
-
-def _on_cuda() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def _generators_restored() -> Iterator[None]:
-    """Puts back the global generators of torch, Python and numpy; losses and models of users draw from all of them."""
-    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-    accelerators = torch.cuda.get_rng_state_all() if _on_cuda() else []
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.default_generator.set_state(states[2])
-        if accelerators:
-            torch.cuda.set_rng_state_all(accelerators)
-
-
-@contextmanager
-def _behaviour(model: nn.Module, parts: _Parts, mode: Mode) -> Iterator[None]:
-    """Sets the mode; where it is set already, nothing is written."""
+def _enter_mode(model: nn.Module, parts: _Parts, mode: Mode) -> _Switches:
+    """Sets the mode and returns how the switches were; where it is set already, nothing is written."""
     before = parts.switches
-    try:
-        if parts.settled.get(mode) != before:
-            _set_mode(model, parts, mode)
-            parts.settled[mode] = parts.switches
-        yield
-    finally:
-        if parts.switches != before:
-            for module, training in zip(parts.modules, before[0], strict=True):
-                module.training = training
-            for recurrence, dropout in zip(parts.recurrent, before[1], strict=True):
-                recurrence.dropout = dropout
+    if parts.settled.get(mode) != before:
+        _set_mode(model, parts, mode)
+        parts.settled[mode] = parts.switches
+    return before
+
+
+def _leave_mode(parts: _Parts, before: _Switches) -> None:
+    if parts.switches != before:
+        for module, training in zip(parts.modules, before[0], strict=True):
+            module.training = training
+        for recurrence, dropout in zip(parts.recurrent, before[1], strict=True):
+            recurrence.dropout = dropout
 
 
 def _set_mode(model: nn.Module, parts: _Parts, mode: Mode) -> None:
@@ -139,31 +125,36 @@ def _set_mode(model: nn.Module, parts: _Parts, mode: Mode) -> None:
             recurrence.dropout = 0.0
 
 
-@contextmanager
-def _buffers_restored(parts: _Parts) -> Iterator[None]:
-    """Puts every buffer back that was written or replaced.
+_KeptBuffer = tuple[nn.Module, str, Tensor, int, Tensor]
+"""A buffer's module and name, the buffer, its version, and a copy of what it held."""
 
-    Batch normalisation writes its statistics without counting a version, so floating buffers are always put back.
-    """
-    kept = [
+
+def _copied_buffers(parts: _Parts) -> list[_KeptBuffer]:
+    return [
         (module, name, buffer, buffer._version, buffer.clone())
         for module in parts.with_buffers
         for name, buffer in _own_buffers(module).items()
     ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for module, name, buffer, version, copy in kept:
-                if buffer.is_floating_point() or buffer._version != version:
-                    buffer.copy_(copy)
-                if _own_buffers(module).get(name) is not buffer:
-                    setattr(module, name, buffer)
+
+
+@torch.no_grad()
+def _put_back(kept: list[_KeptBuffer]) -> None:
+    """Puts every buffer back that was written or replaced.
+
+    Batch normalisation writes its statistics without counting a version, so floating buffers are always put back.
+    """
+    for module, name, buffer, version, copy in kept:
+        if buffer.is_floating_point() or buffer._version != version:
+            buffer.copy_(copy)
+        if _own_buffers(module).get(name) is not buffer:
+            setattr(module, name, buffer)
 
 
 def _own_buffers(module: nn.Module) -> dict[str, Tensor]:
     """The buffers of the module itself, by name; a scripted module shows them in no other way."""
-    return dict(module.named_buffers(recurse=False, remove_duplicate=False))
+    if isinstance(module, torch.jit.ScriptModule):
+        return dict(module.named_buffers(recurse=False, remove_duplicate=False))
+    return {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
 
 
 @contextmanager
@@ -185,7 +176,7 @@ def _seeded_modules(model: nn.Module) -> Iterator[None]:
 
 def _reseeder(place: str) -> Callable[..., None]:
     def reseed(*_: Any) -> None:
-        _seed(zlib.crc32(f"{torch.default_generator.initial_seed()} {place}".encode()))
+        seed_torch(zlib.crc32(f"{torch.default_generator.initial_seed()} {place}".encode()))
 
     return reseed
 

@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import inspect
-import random
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -11,10 +10,10 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fromage_cli.errors import FromageError, MismatchError, ResourceError
+from fromage_cli.problem.generators import Generators, seed_all
 
 _NOT_THEIRS = (
     str(Path(__file__).resolve().parents[1]),
@@ -26,19 +25,25 @@ _NOT_THEIRS = (
 """Files whose lines say nothing to the user: ours, torch's and the import machinery."""
 
 
-@contextmanager
-def named_code(doing: str, *, passing: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
+class named_code:
     """Run the user's code: what it prints goes to stderr, what it raises becomes one MismatchError without a traceback.
 
     `doing` completes "ValueError while …". Memory that ran out is a ResourceError; `passing` goes through as it is.
     """
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    except (Exception, SystemExit) as error:
-        if isinstance(error, (FromageError, *passing)):
-            raise
-        raise explained(error, doing) from error
+
+    __slots__ = ("_doing", "_passing", "_redirect")
+
+    def __init__(self, doing: str, *, passing: tuple[type[BaseException], ...] = ()) -> None:
+        self._doing, self._passing = doing, passing
+        self._redirect = redirect_stdout(sys.stderr)
+
+    def __enter__(self) -> None:
+        self._redirect.__enter__()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._redirect.__exit__(None, None, None)
+        if isinstance(error, Exception | SystemExit) and not isinstance(error, (FromageError, *self._passing)):
+            raise explained(error, self._doing) from error
 
 
 def explained(error: BaseException, doing: str) -> FromageError:
@@ -113,13 +118,10 @@ def _argument_hint(flag: str) -> str:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch, numpy and random for a while, and put their states back afterwards."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+    generators = Generators()
+    seed_all(seed)
+    torch.manual_seed(seed)  # also for an accelerator that is only begun to be used within
+    try:
+        yield
+    finally:
+        generators.restore()

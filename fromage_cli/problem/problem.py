@@ -1,7 +1,7 @@
 """Problem: model, loss and batch, and the two things every diagnostic asks of them – a loss and its derivatives."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -168,15 +168,15 @@ class Problem:
         self._backward(visit, scalar=scalar)
         self.evaluations.gradients -= 1
 
+    def evaluation(self) -> AbstractContextManager[None]:
+        """The conditions of every evaluation."""
+        conditions = comparable(self.model, self.mode, self.seed, generators_kept=self._hooks is not None)
+        return self._autocast(conditions) if self.autocast else conditions
+
     @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """The conditions of every evaluation; gradients left on the model before or after are dropped."""
-        with comparable(self.model, self.mode, self.seed, generators_kept=self._hooks is not None):
-            if self.autocast:
-                with torch.autocast(self.device.type, dtype=torch.bfloat16):
-                    yield
-            else:
-                yield
+    def _autocast(self, conditions: AbstractContextManager[None]) -> Iterator[None]:
+        with conditions, torch.autocast(self.device.type, dtype=torch.bfloat16):
+            yield
 
     @contextmanager
     def steady(self) -> Iterator[None]:

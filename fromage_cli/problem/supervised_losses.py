@@ -76,9 +76,16 @@ class CrossEntropy:
         logits, target = align_classes(output, target)
         with named_code("computing the cross-entropy"):
             total = functional.cross_entropy(logits, target, reduction="sum", ignore_index=IGNORED)
-        probabilities = target.is_floating_point()
-        count = logits.shape[0] if probabilities else int((target != IGNORED).sum())
-        return LossTerms(scalar_loss(total, self.name), float(count))
+        return LossTerms(scalar_loss(total, self.name), float(_counted_targets(target)))
+
+
+def _counted_targets(target: Tensor) -> int:
+    """How many rows of probabilities there are, or class indices that are not ignored."""
+    if target.is_floating_point():
+        return target.shape[0]
+    if not target.numel() or int(target.min()) > IGNORED:  # the least is found in a fraction of the time of a count
+        return target.numel()
+    return int((target != IGNORED).sum())
 
 
 @dataclass(frozen=True)

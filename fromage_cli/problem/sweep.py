@@ -75,10 +75,12 @@ class Sweep:
             self._hand_over(tensor)
 
     def _hand_over(self, tensor: TrainableTensor) -> None:
-        gradient, tensor.parameter.grad = tensor.parameter.grad, None
-        if gradient is not None:
-            gradient = gradient.to_dense() if gradient.is_sparse else gradient
-            self.visit(tensor, gradient.div_(self.divisor) if self.divisor != 1.0 else gradient)
+        gradient = tensor.parameter.grad
+        if gradient is None:
+            return
+        tensor.parameter.grad = None
+        gradient = gradient.to_dense() if gradient.is_sparse else gradient
+        self.visit(tensor, gradient.div_(self.divisor) if self.divisor != 1.0 else gradient)
 
 
 _STATE_HINT = "A model that keeps state from one call to the next needs a --loss file.py:function that resets it; "

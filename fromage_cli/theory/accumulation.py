@@ -43,6 +43,19 @@ def distance(first: torch.Tensor, second: torch.Tensor) -> float:
     return math.sqrt(_reduce(_squared_difference, first.detach(), second.detach()))
 
 
+def distances(firsts: list[torch.Tensor], seconds: list[torch.Tensor]) -> list[float]:
+    """`distance` of many small tensors, pair by pair: all at once, since each operation costs more than their entries.
+
+    Their differences are held together. All have entries of one type, float32 or wider.
+    """
+    import torch
+
+    if not firsts:
+        return []
+    norms = torch._foreach_norm(torch._foreach_sub(firsts, seconds), 2, torch.float64)
+    return [float(norm) for norm in torch.stack(norms).tolist()]
+
+
 def _product(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return first.reshape(-1).double() @ second.reshape(-1).double()
 

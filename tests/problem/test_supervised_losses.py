@@ -9,6 +9,7 @@ from torch.nn import functional
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.batches import as_batch
 from fromage_cli.problem.supervised_losses import (
+    IGNORED,
     BinaryCrossEntropy,
     CrossEntropy,
     SquaredError,
@@ -205,3 +206,17 @@ def test_a_batch_without_a_target(data: Any, words: str) -> None:
 def test_a_class_out_of_range_in_another_batch_is_no_traceback() -> None:
     with pytest.raises(MismatchError, match="computing the cross-entropy"):
         CrossEntropy()(Given(), as_batch((draw(2, 3), torch.tensor([0, 7])), "here"))
+
+
+@pytest.mark.parametrize("ignored", [0, 1, 5, 6])
+def test_what_is_counted_is_what_is_not_ignored(ignored: int) -> None:
+    logits, target = torch.randn(6, 3, requires_grad=True), torch.arange(6) % 3
+    target[:ignored] = IGNORED
+    terms = CrossEntropy().terms(logits, target)
+    assert terms.count == 6 - ignored
+    exact = nn.functional.cross_entropy(logits[ignored:], target[ignored:], reduction="sum")
+    assert float(terms.total.detach()) == pytest.approx(float(exact.detach()), abs=1e-6)
+
+
+def test_of_no_targets_none_is_counted() -> None:
+    assert CrossEntropy().terms(torch.randn(0, 3, requires_grad=True), torch.zeros(0, dtype=torch.long)).count == 0

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fromage_cli.theory.accumulation import CHUNK, distance, inner_product, norm, squared_norm
+from fromage_cli.theory.accumulation import CHUNK, distance, distances, inner_product, norm, squared_norm
 
 
 def test_norm_of_a_constant_is_exact_where_float32_loses_digits() -> None:
@@ -63,3 +63,14 @@ def test_parameters_are_reduced_without_a_graph() -> None:
     assert norm(parameter) == 4.0
     assert distance(parameter, torch.zeros(4)) == 4.0
     assert inner_product(parameter, parameter) == 16.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(st.lists(st.lists(st.integers(0, 4), max_size=3), max_size=8), st.integers(0, 2**31))
+def test_distances_of_many_are_those_of_each(dtype: torch.dtype, shapes: list[list[int]], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    firsts = [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+    seconds = [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+    exact = [float((first.double() - second.double()).norm()) for first, second in zip(firsts, seconds, strict=True)]
+    assert distances(firsts, seconds) == pytest.approx(exact, rel=1e-6)
+    assert distances(firsts, seconds) == pytest.approx(list(map(distance, firsts, seconds)), rel=1e-14)

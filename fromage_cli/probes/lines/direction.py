@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fromage_cli.errors import MismatchError
+from fromage_cli.probes.lines.gaussian import GaussianTable
 from fromage_cli.problem.layers import TrainableTensor, chosen
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.accumulation import inner_product, norm
@@ -60,12 +61,18 @@ class Direction:
     """Whether the step is an update, so that Lemma 1 may promise descent; a random direction promises nothing."""
     notes: tuple[str, ...] = ()
     """What the user should know of how it was made."""
+    drawn: GaussianTable | None = None
+    """What the source is drawn from, where it is not at hand: it can be added without room for all of it."""
 
+    @torch.no_grad()
     def write(self, origin: Mapping[str, Tensor], eta: float) -> None:
         """Sets every tensor that moves to W + eta * d, computed from its unmoved copy."""
         for move in self.moves:
-            weight = move.tensor.parameter.data
-            torch.add(origin[move.tensor.name], self.source(move.tensor), alpha=eta * move.coefficient, out=weight)
+            tensor, factor = move.tensor, eta * move.coefficient
+            if self.drawn is not None:
+                self.drawn.add(tensor.name, origin[tensor.name], factor, tensor.parameter)
+            else:
+                torch.add(origin[tensor.name], self.source(tensor), alpha=factor, out=tensor.parameter)
 
     def vector(self) -> dict[str, Tensor]:
         """The direction d itself, d dW / d eta, by tensor name."""

@@ -8,6 +8,7 @@ TOMS 22 (1996). A generator would take ten times as long, more than a tenth of a
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,15 +41,27 @@ class GaussianTable:
 
     def draw(self, name: str, shape: torch.Size) -> Tensor:
         """The tensor of that name; a new one each time, with the same entries."""
-        if name not in self._turns:
-            self._turns[name] = self._draw_turns(name, shape.numel())
-        turns = self._turns[name]
-        if len(turns) == 1:
-            return torch.add(turns[0].first, turns[0].second, alpha=turns[0].sign).view(shape)
         drawn = torch.empty(shape, dtype=self.table.dtype, device=self.table.device)
-        for part, turn in zip(torch.split(drawn.view(-1), PART), turns, strict=True):
+        for part, turn in zip(_parts(drawn), self._turns_of(name, shape), strict=True):
             torch.add(turn.first, turn.second, alpha=turn.sign, out=part)
         return drawn
+
+    def add(self, name: str, origin: Tensor, factor: float, out: Tensor) -> None:
+        """Writes origin + factor * the tensor of that name into `out`, part by part and without room for the tensor.
+
+        `origin` has the shape of `out` and shares no memory with it.
+        """
+        if not (origin.is_contiguous() and out.is_contiguous()):
+            torch.add(origin, self.draw(name, out.shape), alpha=factor, out=out)
+            return
+        for part, start, turn in zip(_parts(out), _parts(origin), self._turns_of(name, out.shape), strict=True):
+            torch.add(turn.first, turn.second, alpha=turn.sign, out=part)
+            torch.add(start, part, alpha=factor, out=part)
+
+    def _turns_of(self, name: str, shape: torch.Size) -> list[_Turn]:
+        if name not in self._turns:
+            self._turns[name] = self._draw_turns(name, shape.numel())
+        return self._turns[name]
 
     def _draw_turns(self, name: str, entries: int) -> list[_Turn]:
         generator = _generator(f"{self.seed}/{name}")
@@ -63,6 +76,12 @@ class GaussianTable:
 
     def _stretch(self, place: int, length: int) -> Tensor:
         return self.table[place : place + length]
+
+
+def _parts(tensor: Tensor) -> Sequence[Tensor]:
+    """The memory of a tensor in the pieces that are drawn at once."""
+    flat = tensor.view(-1)
+    return (flat,) if flat.numel() <= PART else torch.split(flat, PART)
 
 
 def _generator(text: str) -> torch.Generator:

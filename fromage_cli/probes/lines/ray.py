@@ -11,8 +11,10 @@ from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.probes.lines.direction import Direction
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import SPLIT_TOLERANCE, Problem
-from fromage_cli.theory.accumulation import distance
+from fromage_cli.theory.accumulation import CHUNK, WIDE_BYTES, distance, distances
 
+GATHERED = 1 << 20
+"""Entries of small gradients that are held at most, to be reduced together."""
 ROUNDING_STEPS = 2.0
 """The relative step, in rounding errors, that stands for another order of rows: most weights change a last digit."""
 
@@ -86,11 +88,38 @@ def gradient_changes(
     problem: Problem, direction: Direction, base: Mapping[str, Tensor]
 ) -> tuple[float, dict[str, float]]:
     """The loss, and each moving tensor's ||g - g_base||; a tensor that lost its gradient changed by all of it."""
-    changes = {move.tensor.name: move.gradient_norm for move in direction.moves}
+    changes = _Changes({move.tensor.name: move.gradient_norm for move in direction.moves}, base)
+    loss = problem.visit_gradient(changes.add)
+    return loss, changes.finish()
 
-    def reduce(tensor: TrainableTensor, gradient: Tensor) -> None:
-        if tensor.name in changes:
-            changes[tensor.name] = distance(gradient, base[tensor.name])
 
-    loss = problem.visit_gradient(reduce)
-    return loss, changes
+class _Changes:
+    """||g - g_base|| by tensor name as gradients appear; small ones are gathered and reduced together."""
+
+    def __init__(self, norms: dict[str, float], base: Mapping[str, Tensor]) -> None:
+        """`norms`: the value of each tensor that is asked for, until its gradient appears."""
+        self._found, self._base = norms, base
+        self._names: list[str] = []
+        self._gradients: list[Tensor] = []
+        self._held = 0
+
+    def add(self, tensor: TrainableTensor, gradient: Tensor) -> None:
+        """Takes a gradient."""
+        if tensor.name not in self._found:
+            return
+        entries = gradient.numel()
+        if entries > CHUNK or gradient.element_size() < WIDE_BYTES:
+            self._found[tensor.name] = distance(gradient, self._base[tensor.name])
+            return
+        self._names.append(tensor.name)
+        self._gradients.append(gradient)
+        self._held += entries
+        if self._held > GATHERED:
+            self.finish()
+
+    def finish(self) -> dict[str, float]:
+        """Every value; a tensor whose gradient did not appear keeps the one it began with."""
+        reduced = distances(self._gradients, [self._base[name] for name in self._names])
+        self._found.update(zip(self._names, reduced, strict=True))
+        self._names, self._gradients, self._held = [], [], 0
+        return self._found

@@ -96,7 +96,7 @@ def random_direction(problem: Problem, tensors: Sequence[TrainableTensor], seed:
             continue
         drawn = draw(tensor)
         moves.append(measured_move(problem, tensor, weight_norm / norm(drawn), drawn))
-    return Direction("random", 1.0, tuple(moves), tuple(skipped), draw, certifies=False)
+    return Direction("random", 1.0, tuple(moves), tuple(skipped), draw, certifies=False, drawn=table)
 
 
 def displacement_direction(

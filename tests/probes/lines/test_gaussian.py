@@ -48,3 +48,24 @@ def test_a_matrix_larger_than_the_table_has_the_spectral_norm_of_a_random_one() 
     assert rows * columns > LARGEST_TABLE
     drawn = GaussianTable(0, rows * columns, SINGLE).draw("weight", torch.Size([rows, columns]))
     assert spectral_norm(drawn) == pytest.approx(math.sqrt(rows) + math.sqrt(columns), rel=0.03)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, PART), (3, PART + 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_adding_is_what_adding_the_drawn_tensor_is(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    table = GaussianTable(1, math.prod(shape), SINGLE.to(dtype))
+    origin = torch.randn(shape, dtype=dtype)
+    out = torch.empty(shape, dtype=dtype)
+    table.add("weight", origin, 0.3, out)
+    assert torch.equal(out, torch.add(origin, table.draw("weight", torch.Size(shape)), alpha=0.3))
+
+
+@pytest.mark.parametrize("apart", ["origin", "out"])
+def test_adding_heeds_the_order_of_memory(apart: str) -> None:
+    table = GaussianTable(1, 12, SINGLE)
+    origin, out = torch.randn(3, 4), torch.empty(3, 4)
+    expected = origin + 2.0 * table.draw("weight", origin.shape)
+    origin = origin.T.contiguous().T if apart == "origin" else origin
+    out = out.T.contiguous().T if apart == "out" else out
+    table.add("weight", origin, 2.0, out)
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)

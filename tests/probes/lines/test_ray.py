@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from fromage_cli.probes.lines import ray
 from fromage_cli.probes.lines.direction import moving_tensors
-from fromage_cli.probes.lines.ray import measure_ray
+from fromage_cli.probes.lines.ray import gradient_changes, measure_ray
 from fromage_cli.probes.lines.updates import fromage_direction
 from fromage_cli.problem.budget import Budget
 from fromage_cli.problem.problem import Problem
@@ -111,3 +112,25 @@ def test_rounding_shows_itself_where_rows_cannot_be_reversed(make_problem: Maker
     assert ray.floors["shift"] > 0.1 * sizes["shift"]
     assert 0.0 < ray.floors["first.weight"] < 1e-4 * sizes["first.weight"]
     assert all(torch.equal(value, before[name]) for name, value in problem.model.state_dict().items())
+
+
+@pytest.mark.parametrize(("largest", "held"), [(0, 0), (1 << 16, 0), (1 << 16, 40), (1 << 16, 1 << 20)])
+def test_changes_do_not_depend_on_how_many_gradients_are_gathered(
+    make_problem: Maker,
+    perceptron: nn.Module,
+    classification: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    largest: int,
+    held: int,
+) -> None:
+    problem = make_problem(perceptron, classification)
+    direction = fromage_direction(problem, moving_tensors(problem, "all")[0])
+    monkeypatch.setattr(ray, "CHUNK", largest)
+    monkeypatch.setattr(ray, "GATHERED", held)
+    with problem.displaced([move.tensor for move in direction.moves]) as origin:
+        direction.write(origin, 0.1)
+        changes = gradient_changes(problem, direction, problem.base.gradients)[1]
+        gradients: dict[str, torch.Tensor] = {}
+        problem.visit_gradient(lambda tensor, gradient: gradients.__setitem__(tensor.name, gradient))
+    exact = {m.tensor.name: gradients[m.tensor.name] - problem.base.gradients[m.tensor.name] for m in direction.moves}
+    assert changes == pytest.approx({name: float(value.double().norm()) for name, value in exact.items()}, rel=1e-12)
