@@ -1,27 +1,30 @@
 """What trainers write beside checkpoints about loss, step and rate, read as data: JSON, JSON lines and CSV.
 
 trainer_state.json (Hugging Face) holds {"log_history": [{"step", "loss", "learning_rate", …}, …]}; metrics.csv
-(Lightning) and other tables have a header; .jsonl files one object a line. A file is read up to LIMIT bytes.
+(Lightning) and other tables have a header; .jsonl files one object a line. Larger files than LIMIT are left alone.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from fromage_cli.checkpoints.optimizers.hugging_face import TRAINER
 from fromage_cli.checkpoints.runs.steps import STEP_NAMES, order_in_name
 from fromage_cli.checkpoints.storage.files import names_in, opened, quoted
+from fromage_cli.checkpoints.storage.json_file import is_crowded
 from fromage_cli.errors import InputError
 
-LIMIT = 100_000_000
-"""Bytes; larger files are left alone."""
+LIMIT, MOST, LONGEST_LINE = 20_000_000, 200_000, 1_000_000
+"""Bytes of a file, its lines or entries, and characters of a line: a log of more than that is left alone."""
 FILES = 8
 """Logs that are read at most."""
 LOSSES = ("loss", "train_loss", "training_loss", "loss_train", "train_loss_step", "train_loss_epoch", "lm_loss")
@@ -30,6 +33,7 @@ STEPS = (*STEP_NAMES, "_step", "trainer_global_step", "train_global_step")
 _LOG_NAME = re.compile(r"(^|[-_.])(logs?|metrics|history|progress|train(ing)?|stats|scalars|results)([-_.]|$)", re.I)
 _AROUND = re.compile(r"checkpoints?$|ckpts?$|weights$|snapshots?$", re.I)
 
+Entry = TypeVar("Entry")
 Record = Mapping[str, float]
 """Numbers by name; what is no number is left out."""
 
@@ -99,37 +103,53 @@ def _records(path: Path) -> list[Record]:
         text = file.read(LIMIT + 1)
     if len(text) > LIMIT:
         raise InputError(f"it is larger than {LIMIT} bytes.")
-    read: Callable[[str], Iterable[object]] = {".json": _history, ".csv": _table, ".tsv": _table}.get(
-        path.suffix.lower(), _lines
+    read: Callable[[bytes], Iterable[object]] = {".json": _history, ".csv": _table, ".tsv": _table}.get(
+        path.suffix.lower(), _objects
     )
     try:
-        entries = list(read(text.decode("utf-8", "replace")))
+        return [_numbers(entry) for entry in _at_most(read(text)) if isinstance(entry, dict)]
     except (ValueError, RecursionError, csv.Error) as error:
         raise InputError(f"{error}.") from error
-    return [_numbers(entry) for entry in entries if isinstance(entry, dict)]
 
 
-def _history(text: str) -> Iterable[object]:
-    saved = json.loads(text)
+def _at_most(entries: Iterable[Entry]) -> Iterator[Entry]:
+    for count, entry in enumerate(entries):
+        if count == MOST:
+            raise InputError(f"it has more than {MOST} lines or entries.")
+        yield entry
+
+
+def _history(text: bytes) -> Iterable[object]:
+    if is_crowded(text):
+        raise InputError("it has far too many values for its length.")
+    saved = json.loads(text.decode("utf-8", "replace"))
     history = saved.get("log_history") if isinstance(saved, dict) else None
     return history if isinstance(history, list) else []
 
 
-def _table(text: str) -> Iterable[object]:
-    lines = text.splitlines()
-    delimiter = "\t" if lines and lines[0].count("\t") > lines[0].count(",") else ","
-    return csv.DictReader(lines, delimiter=delimiter)
+def _table(text: bytes) -> Iterable[object]:
+    first = text.partition(b"\n")[0]
+    return csv.DictReader(_lines(text), delimiter="\t" if first.count(b"\t") > first.count(b",") else ",")
 
 
-def _lines(text: str) -> Iterable[object]:
+def _lines(text: bytes) -> Iterator[str]:
+    """The lines, one after another."""
+    for line in _at_most(io.TextIOWrapper(io.BytesIO(text), "utf-8", "replace")):
+        if len(line) > LONGEST_LINE:
+            raise InputError(f"it has a line of more than {LONGEST_LINE} characters.")
+        yield line
+
+
+def _objects(text: bytes) -> Iterable[object]:
     """One object a line; the last one may still be being written."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    for number, line in enumerate(lines, 1):
+    fault: ValueError | None = None
+    for line in filter(str.strip, _lines(text)):
+        if fault is not None:
+            raise fault
         try:
             yield json.loads(line)
-        except ValueError:
-            if number < len(lines):
-                raise
+        except ValueError as error:
+            fault = error
 
 
 def _numbers(entry: Mapping[object, object]) -> Record:

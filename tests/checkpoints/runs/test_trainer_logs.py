@@ -93,3 +93,20 @@ def test_limits(tmp_path, monkeypatch):
     assert len(logs) == 2 and notes == ("Read 2 of 4 logs beside the weights.",)
     monkeypatch.setattr(trainer_logs, "LIMIT", 5)
     assert "larger than 5 bytes" in read_trainer_logs(path, None)[1][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("trainer_state.json", '{"log_history": [' + "[]," * 300_000 + "{}]}", "far too many values"),
+        ("log.jsonl", "\n" * 300_000, "more than 200000 lines"),
+        ("log.csv", "loss\n" + "1\n" * 300_000, "more than 200000 lines"),
+        ("log.csv", "loss" + "," * 1_100_000 + "\n1\n", "a line of more than 1000000"),
+        ("log.jsonl", "[" * 100_000, "recursion"),
+    ],
+)
+def test_logs_of_far_too_much_are_left_out(tmp_path, name, content, words):
+    path = weights(tmp_path)
+    (tmp_path / name).write_text(content)
+    logs, notes = read_trainer_logs(path, None)
+    assert logs == () and words in notes[0]
