@@ -29,8 +29,12 @@ LOADING = (
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset"),
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal", "use_kernels"),
     *("kernel_config", "trust_remote_code", "use_pretrained_backbone", "dtype", "torch_dtype", "auto_map"),
+    *("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
 )
-"""Keys that say how to load or speed up a model, not what it is; some of them name code elsewhere."""
+"""Keys that say how to load or speed up a model, not what it is; some of them name code elsewhere.
+
+The last ones are timm's, to which transformers hands whole dictionaries on: it would unpickle a file that they name.
+"""
 
 COUNTS = re.compile(r"layer|depth|block|expert|head|stage")
 """Words in the names of numbers that say how many modules there are."""
