@@ -9,11 +9,13 @@ from fromage_cli.diagnostics.sharpness.course import Course
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.probes.curvature.batch_sharpness import training_batches
-from fromage_cli.probes.curvature.critical import critical_rate
+from fromage_cli.probes.curvature.critical import critical_rate, descent_along
 from fromage_cli.probes.curvature.critical_error import critical_sharpness_error
 from fromage_cli.probes.curvature.quadratic_model import SimulatedTraining, measure_line, simulate_training
 from fromage_cli.probes.optimizer_step.next_step import next_step
 from fromage_cli.problem.curvature import WeightSpace, has_gauss_newton
+
+NO_RISE = "no rate was found that raises the loss"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def _critical_rate(course: Course, step: Mapping[str, Tensor], start: float) -> 
         course.without(name, rounded.message)
         return None
     if rate is None:
-        course.without(name, "no rate was found that raises the loss")
+        falls = descent_along(course.problem, step) > 0.0
+        course.without(name, NO_RISE if falls else "the step goes uphill from the start: every rate raises the loss")
     return rate
 
 

@@ -77,11 +77,8 @@ def command(
 
     state = intake.checkpoint.optimizer if intake.checkpoint is not None else None
     rule = intake.optimizer(optimizer)
-    if value is not None and rule.name is None:
-        raise UsageError(
-            "--value needs the optimizer, and no checkpoint tells which it is.",
-            "Name it with --optimizer; without --value the tables show all of them.",
-        )
+    if rule.name is None:
+        _refuse_without_optimizer(value, verify, sharpness, probe)
     wish = Wish(
         batch_size=optimizer.train_batch_size,
         chunks=warm,
@@ -120,6 +117,22 @@ def _check_value(value: Asked | None, output: OutputOptions) -> None:
     if value is not None and (output.json or output.format != "auto" or output.table is not None):
         raise UsageError(
             "--value prints a number alone, in no other format.", "Leave out --value, or --json, --format and --table."
+        )
+
+
+def _refuse_without_optimizer(value: Asked | None, verify: int | None, sharpness: bool, probe: str) -> None:
+    """Raises UsageError for what only one optimizer can answer, and not the tables of all of them."""
+    asked = {
+        "--value": value is not None,
+        "--verify": verify is not None,
+        "--sharpness": sharpness,
+        f"--probe {probe}": probe in ("init", "checkpoint"),
+    }
+    flag = next((flag for flag, given in asked.items() if given), None)
+    if flag is not None:
+        raise UsageError(
+            f"{flag} needs the optimizer, and no checkpoint tells which it is.",
+            f"Name it with --optimizer; without {flag} the tables show all of them.",
         )
 
 

@@ -5,7 +5,7 @@ from fromage_cli.diagnostics.suggest_lr.course import FORWARD, Wish
 from fromage_cli.errors import UsageError
 from fromage_cli.probes.cost import measure_cost
 from fromage_cli.probes.curvature.stable_rate import MAX_PRODUCTS
-from fromage_cli.probes.lines.crossing import POINTS
+from fromage_cli.probes.lines.crossing import POINTS, WITHOUT_SLOPE
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.trial_runs.short_runs import LARGEST_GRADIENTS, RATES
 from fromage_cli.probes.trial_runs.training import TrainingRows, training_rows
@@ -13,8 +13,8 @@ from fromage_cli.probes.trial_runs.verification import FACTORS
 from fromage_cli.problem.problem import Problem
 from fromage_cli.terminal.estimate import Estimate
 
-ALONG_THE_STEP = 3.0 + 2.0 * POINTS + FORWARD
-"""Base, chunks and noise floor; the points of both measured limits; the depth."""
+ALONG_THE_STEP = 3.0 + POINTS + FORWARD
+"""Base, chunks and noise floor; the points of the limit by the sum; the depth."""
 RISE = 11.0 * FORWARD
 """A critical rate that is found within ten tries."""
 ELSEWHERE = 1.0 + RISE / 2.0
@@ -29,7 +29,7 @@ def estimate(problem: Problem, optimizer: Optimizer, wish: Wish) -> Estimate:
     Raises UsageError where real steps are asked for that the rows do not allow.
     """
     cost = measure_cost(problem, products=True)
-    gradients, products = ALONG_THE_STEP, 1.0
+    gradients, products = ALONG_THE_STEP + (POINTS if cost.product_seconds else WITHOUT_SLOPE), 1.0
     if optimizer.name is None:
         gradients += FORWARDS * FORWARD
     else:

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fromage_cli.checkpoints import OptimizerState
-from fromage_cli.diagnostics.suggest_lr.result import Estimate
+from fromage_cli.diagnostics.suggest_lr.result import LIMIT, Estimate
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
-from fromage_cli.probes.curvature.critical import critical_rate
+from fromage_cli.probes.curvature.critical import critical_rate, descent_along
 from fromage_cli.probes.curvature.stable_rate import stable_rate
 from fromage_cli.probes.lines.crossing import Crossing, find_crossing, find_sum_crossing
 from fromage_cli.probes.optimizer_step.next_update import CHUNKS, NextUpdate, next_update, on_rows
@@ -16,13 +16,11 @@ from fromage_cli.probes.structure.depth import measure_depth
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Evaluations, Problem
 from fromage_cli.terminal.words import counted
-from fromage_cli.theory.accumulation import inner_product
 from fromage_cli.theory.conversions import largest_rate, relative_step
 from fromage_cli.theory.relative_trust import lemma2_rate
 
 FORWARD, PRODUCT = 1.0 / 3.0, 7.0 / 3.0
 """What a forward pass and a Hessian-vector product cost, in gradients."""
-LIMIT = "a limit was reached before"
 UPHILL = "it never falls"
 """Of the loss on rows that gave no part of the step."""
 WORDS = {
@@ -161,7 +159,7 @@ class Course:
                 slopes = other.base.gradients
                 moved = {t.name: step.moved(t) for t in self.tensors if t.name in step.steps and t.name in slopes}
                 rate = critical_rate(other, moved, start, self.optimizer.contraction)
-                descends = sum(inner_product(slopes[tensor], u) for tensor, u in moved.items()) > 0.0
+                descends = descent_along(other, moved) > 0.0
             except (MismatchError, NumericalError) as error:
                 self._add(name, None, None, f"not possible; {error.message.splitlines()[0]}", self.shared + spent())
                 return None

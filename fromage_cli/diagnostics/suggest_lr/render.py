@@ -5,7 +5,7 @@ import math
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fromage_cli.diagnostics.suggest_lr.result import LayerRate, Limit, SuggestedRates
+from fromage_cli.diagnostics.suggest_lr.result import LIMIT, LayerRate, Limit, SuggestedRates
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, sparkline
@@ -48,7 +48,9 @@ def summary(result: SuggestedRates) -> str:
 def _limit(result: SuggestedRates) -> str:
     limit, name = result.limit, result.optimizer.name
     if limit.eta is None:
-        return "No step was found that is certain to descend, nor a rate from which on the loss rises."
+        sought = name is not None and not any(each.assumption == LIMIT for each in result.estimates)
+        rise = ", nor a rate from which on the loss rises" if sought else ""
+        return f"No step was found that is certain to descend{rise}."
     if name is None:
         return (
             f"The next {_certain(result)} a relative step of {number(limit.eta)}{_limited(limit)}; which "

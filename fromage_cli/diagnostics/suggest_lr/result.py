@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+LIMIT = "a limit was reached before"
+"""The assumption of an estimate that was not made for this reason."""
+
 
 @dataclass(frozen=True)
 class Limit:

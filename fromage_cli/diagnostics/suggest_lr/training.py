@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.suggest_lr.course import Course, gradients
-from fromage_cli.diagnostics.suggest_lr.result import Estimate, ProbeRun, Recommended, VerifiedRun
+from fromage_cli.diagnostics.suggest_lr.result import LIMIT, Estimate, ProbeRun, Recommended, VerifiedRun
 from fromage_cli.errors import FromageError, MismatchError, ResourceError, UsageError
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.trial_runs.rate_probe import RateProbe, measure_rate
@@ -59,7 +59,7 @@ def recommend(
     if mode == "none":
         return Trained(_typical(course, usual, "no short runs were asked for"))
     if isinstance(course.error, ResourceError):
-        return Trained(_typical(course, usual, "a limit was reached before"))
+        return Trained(_typical(course, usual, LIMIT))
     before = gradients(course.problem.evaluations)
     again = None
     try:
@@ -74,7 +74,7 @@ def recommend(
         )
     except ResourceError as limit:
         course.error = limit
-        return Trained(_typical(course, usual, "a limit was reached before"))
+        return Trained(_typical(course, usual, LIMIT))
     except (MismatchError, UsageError) as error:
         if mode != "auto":
             raise

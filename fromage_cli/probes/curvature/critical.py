@@ -37,15 +37,16 @@ def critical_rate(
     precision: float = PRECISION,
     attempts: int = ATTEMPTS,
 ) -> float | None:
-    """The learning rate from which on w - rate * step has a higher loss than w; None where no rate lowers the loss.
+    """The learning rate from which on w - rate * step has a higher loss than w; None where none is found.
 
     `start`: where the search begins; `contraction`: what the rule multiplies weights by after a step of that rate;
     `precision`: the factor up to which the rate is known in the end; `attempts`: how many rates are tried at most,
-    after which there is no answer. The weights are afterwards as before. Costs 4 forward passes where the loss is
-    quadratic along the step, up to ten elsewhere and more where the start is far off; a rise that lies between the
-    points tried is not seen. Raises NumericalError where the loss falls by no more than it is rounded.
+    after which there is no answer, nor is there for a step that goes uphill from the start. The weights are afterwards
+    as before. Costs 4 forward passes where the loss is quadratic along the step, up to ten elsewhere and more where the
+    start is far off; a rise that lies between the points tried is not seen. Raises NumericalError where the loss falls
+    by no more than it is rounded.
     """
-    slope = sum(inner_product(problem.base.gradients[name], part) for name, part in step.items())
+    slope = descent_along(problem, step)
     if not slope > 0.0:
         return None
     tensors = [tensor for tensor in problem.receiving if tensor.name in step]
@@ -64,6 +65,11 @@ def critical_rate(
         found = _smallest_rise(rise, slope, start, precision, attempts)
     _refuse_rounding(problem, base, slope * found / 4.0 if found is not None else math.inf)
     return found
+
+
+def descent_along(problem: Problem, step: Mapping[str, Tensor]) -> float:
+    """How fast the loss falls along w - rate * step at the start, <g, step>."""
+    return math.fsum(inner_product(problem.base.gradients[name], part) for name, part in step.items())
 
 
 def _refuse_rounding(problem: Problem, base: float, fall: float) -> None:

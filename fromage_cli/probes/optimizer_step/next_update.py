@@ -143,7 +143,8 @@ def _noise(problem: Problem, parts: list[Batch], **how: Any) -> tuple[GradientNo
 def stand_in(problem: Problem, noise: GradientNoise | None) -> tuple[Mapping[str, Memory], str]:
     """What an optimizer without state is taken to remember, and words on where that comes from."""
     if noise is not None:
-        return noise.memory, f"its memory from {noise.count} gradients of {noise.rows} rows each at fixed weights"
+        rows = "1 row" if noise.rows == 1 else f"{noise.rows} rows"
+        return noise.memory, f"its memory from {noise.count} gradients of {rows} each at fixed weights"
     gradients = problem.base.gradients
     return (
         {name: Memory(gradient, gradient.square()) for name, gradient in gradients.items()},

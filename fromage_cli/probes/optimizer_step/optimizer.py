@@ -169,7 +169,11 @@ class Optimizer:
             return "the optimizer is not known"
         if self.name not in ("sgd", *ADAPTIVE):
             return f"the step of {self.name} is not linear in the gradient, so that no curvature bounds its rate"
-        return "the learning rate is not known" if self.learning_rate is None else None
+        if self.learning_rate is None:
+            return "the learning rate is not known"
+        if self.name == "adamw" and self.learning_rate * self.weight_decay >= 2.0:
+            return "decay alone is unstable: the rate times the decoupled weight decay is 2 or more"
+        return None
 
 
 def optimizer_of(given: Given, state: OptimizerState | None, declared: Declared) -> Optimizer:

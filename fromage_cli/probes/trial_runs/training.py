@@ -78,7 +78,8 @@ def training_rows(problem: Problem, size: int | None = None) -> TrainingRows:
         batches, independent = several[:-kept], several[-kept:]
         rows = sum(batch.size for batch in independent)
         others = f"{kept} further batches" if kept > 1 else "another"
-        return TrainingRows(batches, independent, f"{len(batches)} batches; losses on {rows} rows of {others}")
+        source = f"{_counted(len(batches), 'batch', 'batches')}; losses on {_counted(rows, 'row')} of {others}"
+        return TrainingRows(batches, independent, source)
     return _chunks(problem.batch, size)
 
 
@@ -96,8 +97,13 @@ def _chunks(batch: Batch, size: int | None) -> TrainingRows:
     return TrainingRows(
         chunks,
         (batch.rows(rows, batch.size),),
-        f"{len(chunks)} chunks of {size} rows of one batch; losses on its other {kept} rows",
+        f"{_counted(len(chunks), 'chunk')} of {_counted(size, 'row')} of one batch; losses on its other "
+        + _counted(kept, "row"),
     )
+
+
+def _counted(count: int, one: str, several: str = "") -> str:
+    return f"{count} {one if count == 1 else several or one + 's'}"
 
 
 @dataclass(frozen=True)

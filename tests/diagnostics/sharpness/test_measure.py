@@ -439,6 +439,16 @@ def test_whatever_is_null_has_its_reason(
     )
 
 
+def test_a_step_uphill_is_told_from_a_rise_that_was_not_seen(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
+) -> None:
+    problem = make_problem(perceptron, classification)
+    along = sum(float((problem.base.gradients[t.name] * t.parameter).sum()) for t in problem.receiving)
+    measured = sharpness(problem, Optimizer("sgd", 0.1, weight_decay=-1e4 if along > 0.0 else 1e4))
+    assert measured.result.critical_sharpness is None
+    assert reasons(measured)["critical_sharpness"] == "the step goes uphill from the start: every rate raises the loss"
+
+
 class Mean(nn.Module):
     """A model whose output is its loss."""
 

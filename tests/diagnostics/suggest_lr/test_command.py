@@ -124,8 +124,9 @@ def test_without_an_optimizer_all_of_them_are_shown(run: Run, home: Path) -> Non
     code, out, _ = run(*GIVEN, "--format", "rich")
     assert code == 0
     assert all(name in out for name in ("fromage", "lars", "lamb", "sgd", "adamw", "lion", "muon"))
-    code, out, err = run(*GIVEN, "--value", "limit")
-    assert code == 2 and out == "" and "--value needs the optimizer" in err
+    for flag, *setting in (("--value", "limit"), ("--verify", "3"), ("--sharpness",), ("--probe", "checkpoint")):
+        code, out, err = run(*GIVEN, flag, *setting)
+        assert code == 2 and out == "" and f"{flag} {'checkpoint ' * (flag == '--probe')}needs the optimizer" in err
 
 
 def test_real_steps_are_shown(run: Run, home: Path) -> None:

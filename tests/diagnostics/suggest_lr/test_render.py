@@ -53,7 +53,12 @@ def test_both_answers_are_said(make_result: MakeResult) -> None:
 
 def test_what_is_missing_is_said(make_result: MakeResult) -> None:
     result = make_result()
-    assert "No step was found that is certain to descend" in summary(replace(result, limit=NOTHING))
+    rise = "certain to descend, nor a rate from which on the loss rises."
+    assert rise in summary(replace(result, limit=NOTHING))
+    cut = (replace(result.estimates[0], name="critical", assumption="a limit was reached before"),)
+    unknown = replace(result.optimizer, name=None)
+    for unsought in (replace(result, estimates=cut), replace(result, optimizer=unknown)):
+        assert "is certain to descend." in summary(replace(unsought, limit=NOTHING))
     beyond = replace(result.limit, relation="above-grid", upper_eta=None, limiting_layer=None)
     assert "in every layer as far as was looked, to a learning rate" in summary(replace(result, limit=beyond))
     whole = replace(result.limit, criterion="sum")

@@ -139,6 +139,10 @@ def test_a_rule_without_threshold_says_why() -> None:
     assert Optimizer(None, 0.1).no_threshold == "the optimizer is not known"
     assert Optimizer("sgd").no_threshold == "the learning rate is not known"
     assert Optimizer("sgd", 0.1).no_threshold is None
+    for decay in (2.0, 5.0):
+        decayed = Optimizer("adamw", 1.0, weight_decay=decay)
+        assert decayed.threshold is None and "decay alone is unstable" in (decayed.no_threshold or "")
+    assert Optimizer("adamw", 1.0, weight_decay=1.9).threshold == pytest.approx(38.0 * 0.05)
 
 
 @pytest.mark.parametrize(

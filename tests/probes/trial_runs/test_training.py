@@ -326,6 +326,8 @@ def test_spare_batches_are_trained_on_wherever_they_lie(
     rows = training_rows(problem)
     assert rows.batches == (problem.batch, problem.spare[0]) and rows.independent == (problem.spare[1],)
     assert rows.source == "2 batches; losses on 3 rows of another"
+    problem.spare = problem.spare[:1]
+    assert training_rows(problem).source == "1 batch; losses on 3 rows of another"
     assert problem.rows == 3
     before = problem.on(parts[1]).value()
     with training(problem, Optimizer("sgd", 0.1), None) as run:
