@@ -35,6 +35,9 @@ from fromage_cli.errors import FromageError, InputError, UsageError
 if TYPE_CHECKING:
     import torch
 
+CONFIGURATION = ("fromage.toml", "pyproject.toml")
+"""Files beside weights that may declare what belongs to them."""
+
 
 def open_checkpoint(
     path: str | Path, key: str | None = None, *, ema: bool | None = None, optimizer_state: str | Path | None = None
@@ -58,6 +61,8 @@ def _open_remote(url: str, choice: Choice, optimizer_state: str | Path | None) -
     mirror = Mirror(url)
     try:
         found = _open_local(mirror.weights(), choice, optimizer_state)
+        for name in CONFIGURATION:
+            mirror.fetch(mirror.home / name)
     except FromageError as error:
         raise mirror.told(error) from error
     by_stored = {

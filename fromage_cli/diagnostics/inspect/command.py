@@ -59,17 +59,16 @@ def command(
 
 
 def _survey(path: str) -> Answer:
-    from pathlib import Path
-
+    from fromage_cli.checkpoints.storage.remote import shown
     from fromage_cli.diagnostics.inspect.findings import judge_safety
     from fromage_cli.diagnostics.inspect.safety import survey
     from fromage_cli.diagnostics.inspect.safety_page import render_safety
 
-    result = survey(Path(path))
+    result = survey(path)
     return Answer(
         command="inspect",
         result=result,
-        page=lambda style: render_safety(result, style, path),
+        page=lambda style: render_safety(result, style, shown(path)),
         tables={"safety": lambda: records(result.safety)},
         findings=judge_safety(result),
     )

@@ -6,13 +6,18 @@ from pathlib import Path
 from fromage_cli.checkpoints.pickles.pickle_scan import Scanned, scan
 from fromage_cli.checkpoints.pickles.pickled_names import verdict
 from fromage_cli.checkpoints.pickles.unpickling import PickledName
+from fromage_cli.checkpoints.storage.mirror import Mirror
+from fromage_cli.checkpoints.storage.remote import is_url, local_path
 from fromage_cli.diagnostics.inspect.result import NamedCode, SafetyResult
 
 _ACTS = {"call": "calls it", "create": "creates one", "build": "sets its attributes"}
 
 
-def survey(path: Path) -> SafetyResult:
-    """Every name in every pickle of a file or a directory, and every piece of code; nothing is loaded."""
+def survey(named: str | Path) -> SafetyResult:
+    """Every name in every pickle of a file, a URL's or a directory's, and every piece of code; nothing is loaded."""
+    path = Path(named)
+    if isinstance(named, str) and is_url(named):
+        path = local_path(named) or Mirror(named).only_file()
     found = list(scan(path))
     return SafetyResult(
         pickles=sum(part.kind == "pickle" for part in found),

@@ -106,6 +106,11 @@ def test_an_optimizer_is_copied_when_it_is_asked_for(memory):
     assert named.optimizer.groups[0].settings["lr"] == 0.5
 
 
+def test_what_declares_something_beside_the_weights_is_copied(memory):
+    memory.pipe_file("/store/run/fromage.toml", b'activation = "relu"')
+    assert open_checkpoint("memory://store/run").path.with_name("fromage.toml").read_text() == 'activation = "relu"'
+
+
 def test_urls_stand_among_the_checkpoints_of_a_series(memory, local):
     series = gather_series(["memory://store/run", str(local / "step-7.pt")]).checkpoints
     assert [checkpoint.step for checkpoint in series] == [7, 30]

@@ -16,7 +16,7 @@ from fromage_cli.checkpoints.pickles import pickle_scan
 from fromage_cli.cli import main
 from fromage_cli.diagnostics.inspect.findings import judge_safety
 from fromage_cli.diagnostics.inspect.safety import survey
-from fromage_cli.errors import UnsafeError
+from fromage_cli.errors import InputError, UnsafeError
 
 
 class Payload:
@@ -166,3 +166,11 @@ def test_what_is_left_alone_is_told(tmp_path, monkeypatch):
     assert "of its files only 1 were looked into" in survey(tmp_path).unread
     (tmp_path / "many.pkl").write_bytes(b"N." * 9)
     assert "first 8 pickles" in survey(tmp_path / "many.pkl").unread[0]
+
+
+def test_files_behind_urls_are_looked_into(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(SYSTEM)
+    for url in ((tmp_path / "x.pkl").as_uri(), f"local://{tmp_path / 'x.pkl'}"):
+        assert RUNS_SYSTEM in {(entry.module, entry.name, entry.use, entry.verdict) for entry in survey(url).safety}
+    with pytest.raises(InputError, match="is a directory"):
+        survey(f"local://{tmp_path}")
