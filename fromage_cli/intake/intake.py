@@ -1,0 +1,170 @@
+"""What a command starts from, and what it must say about it in its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from fromage_cli.errors import UsageError
+from fromage_cli.findings import Finding
+from fromage_cli.terminal.answer import Answer, CheckpointRecord, ProblemRecord, Provenance
+from fromage_cli.terminal.optimizer_options import OptimizerOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fromage_cli.checkpoints import Checkpoint
+    from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer
+    from fromage_cli.problem.beside import Declared
+    from fromage_cli.problem.layers import TrainableTensor
+    from fromage_cli.problem.problem import Problem
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What a command on one checkpoint starts from, and what it must say about it."""
+
+    problem: Problem
+    checkpoint: Checkpoint | None
+    declared: Declared
+    model: str
+    """How the model is described."""
+    notes: tuple[str, ...]
+    build: Callable[[int], nn.Module]
+    """Makes the network again, its weights drawn from a seed."""
+    findings: tuple[Finding, ...] = ()
+    """What is doubtful before anything is measured."""
+
+    def rebuilt(self) -> Problem | None:
+        """The same problem on the network as its factory makes it; None where no factory draws weights.
+
+        Evaluations and limits are counted together.
+        """
+        from fromage_cli.problem.models import converted, fresh_model
+
+        model = fresh_model(self.build, self.problem.seed)
+        if model is None:
+            return None
+        return replace(self.problem, model=converted(model, self.problem.dtype).to(self.problem.device), saved=None)
+
+    def trained_layers(self, names: Collection[str]) -> dict[str, TrainableTensor]:
+        """The model's layers by the checkpoint's names, as far as those are among `names`, in their order.
+
+        Raises UsageError where the model trains none of them.
+        """
+        from fromage_cli.problem.weights import stored_names
+
+        if self.checkpoint is None:
+            return {}
+        first = {name: group[0] for group in self.checkpoint.tied for name in group}
+        stored = stored_names(self.problem.model, self.checkpoint, self.problem.layers)
+        layers = {first.get(stored[layer.name], stored[layer.name]): layer for layer in self.problem.layers}
+        found = {name: layers[name] for name in names if name in layers}
+        if not found:
+            raise UsageError(
+                f"No layer is left: the model trains none of {', '.join(list(names)[:3])}.",
+                hint="Name others with --include, or let the factory return the model with requires_grad=True on them.",
+            )
+        return found
+
+    def optimizer(self, options: OptimizerOptions) -> Optimizer:
+        """The optimizer from the flags, the checkpoint's state and what is declared.
+
+        Raises UsageError for a flag that this optimizer does not take.
+        """
+        from fromage_cli.probes.optimizer_step.optimizer import optimizer_of
+
+        state = self.checkpoint.optimizer if self.checkpoint is not None else None
+        found = optimizer_of(given_settings(options), state, self.declared)
+        options.check_for(found.name)
+        return found
+
+    def reload_weights(self) -> None:
+        """Let displaced weights be read from the checkpoint again instead of being kept.
+
+        Raises UsageError where there is no checkpoint.
+        """
+        from fromage_cli.problem.weights import weight_reader
+
+        if self.checkpoint is None:
+            raise UsageError("--reload reads weights from a checkpoint, and none is given.", "Leave --reload out.")
+        self.problem.saved = weight_reader(self.problem.model, self.checkpoint)
+
+    def complete(self, answer: Answer) -> Answer:
+        """The answer with what it was computed from, and what that took so far."""
+        return replace(
+            answer,
+            checkpoints=self.checkpoints,
+            problem=self.record,
+            provenance=provenance(self.problem),
+            notes=(*self.notes, *answer.notes),
+            findings=(*self.findings, *answer.findings),
+            settings={**self.settings, **answer.settings},
+        )
+
+    @property
+    def checkpoints(self) -> tuple[CheckpointRecord, ...]:
+        """The checkpoint as the envelope names it."""
+        return (checkpoint_record(self.checkpoint),) if self.checkpoint is not None else ()
+
+    @property
+    def record(self) -> ProblemRecord:
+        """The problem as the envelope names it."""
+        problem = self.problem
+        return ProblemRecord(
+            model=self.model,
+            loss=problem.loss.name,
+            batch_size=problem.rows,
+            mode=problem.mode,
+            seed=problem.seed,
+            layer_count=len(problem.layers),
+        )
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """What the flags became."""
+        return {
+            "mode": self.problem.mode,
+            "device": str(self.problem.device),
+            "loss": self.problem.loss.name,
+            "batch": self.problem.batch.source,
+            "model": self.model,
+        }
+
+
+def given_settings(options: OptimizerOptions) -> Given:
+    """What the user said of the optimizer."""
+    from fromage_cli.probes.optimizer_step.optimizer import Given
+
+    return Given(
+        options.optimizer,
+        options.lr,
+        options.momentum,
+        options.nesterov,
+        options.beta_pair,
+        options.weight_decay,
+    )
+
+
+def provenance(problem: Problem) -> Provenance:
+    """What was computed on a problem so far, and where."""
+    evaluations = problem.evaluations
+    return Provenance(
+        device=str(problem.device),
+        dtype=str(problem.dtype).removeprefix("torch."),
+        gradient_evaluations=evaluations.gradients,
+        forward_evaluations=evaluations.forwards,
+        hvp_evaluations=evaluations.hessian_vector_products,
+    )
+
+
+def checkpoint_record(checkpoint: Checkpoint) -> CheckpointRecord:
+    """A checkpoint as the envelope names it."""
+    return CheckpointRecord(
+        path=checkpoint.url or str(checkpoint.weights or checkpoint.path),
+        format=checkpoint.format,
+        step=checkpoint.step,
+        parameters=checkpoint.parameters,
+        stripped=checkpoint.stripped,
+    )

@@ -1,0 +1,188 @@
+"""From parsed options to a Checkpoint and a Problem, for every command alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from fromage_cli.errors import UsageError
+from fromage_cli.findings import Finding
+from fromage_cli.intake.intake import Intake
+from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from fromage_cli.checkpoints import Checkpoint
+    from fromage_cli.problem.batches import Batch
+    from fromage_cli.problem.beside import Declared
+    from fromage_cli.problem.evaluation import Mode
+    from fromage_cli.problem.problem import Problem
+
+
+OWN_WEIGHTS = "no checkpoint: the weights are those that the factory made."
+
+
+def open_problem(
+    ckpt: str | Checkpoint | None, model: ModelOptions, batch: BatchOptions, run: RunOptions, *, spare: int = 0
+) -> Intake:
+    """The problem that a checkpoint, a model, a batch and a loss make together, ready to be evaluated.
+
+    `ckpt`: as the user named it, or opened already. What is not given on the command line is looked for beside the
+    checkpoint, as data. Where batches come from an iterator, up to `spare` more of them are kept for training steps.
+    Raises every class of FromageError, each with what came, what was expected and what to do.
+    """
+    from fromage_cli.problem.budget import Budget
+
+    budget = Budget(run.time_limit, run.max_memory)  # from here on: loading torch takes its time too
+    import torch
+
+    from fromage_cli.checkpoints import Checkpoint, open_checkpoint
+    from fromage_cli.problem.beside import Declared
+    from fromage_cli.problem.losses import resolve_loss
+    from fromage_cli.problem.models import build_model, converted
+    from fromage_cli.problem.problem import Problem
+    from fromage_cli.problem.support import refuse_unsupported
+    from fromage_cli.problem.weights import load_weights
+
+    device, dtype = torch_device(run.device), getattr(torch, run.dtype)
+    _require_something(ckpt, model)
+    checkpoint = ckpt if isinstance(ckpt, Checkpoint) else None
+    if isinstance(ckpt, str):
+        checkpoint = open_checkpoint(ckpt, model.key, ema=model.ema, optimizer_state=model.optimizer_state)
+    declared = declared_by(checkpoint, model.trust) if checkpoint is not None else Declared()
+
+    def build(seed: int) -> tuple[nn.Module, str]:
+        return build_model(model.model or "auto", model.model_arguments, checkpoint, declared, seed=seed)
+
+    network, description = build(run.seed)
+    notes = (f"model: {description}", *(checkpoint.notes if checkpoint is not None else ()))
+    refuse_unsupported(network)
+    converted(network, dtype)
+    notes += load_weights(network, checkpoint) if checkpoint is not None else (OWN_WEIGHTS,)
+    network.to(device)
+    loaded = _load_batches(batch, declared, model.trust, run.seed, spare)
+    data, *further = [found.to(device, dtype) for found in loaded[: batch.batches]]
+    rest = loaded[batch.batches :]
+    mode, spec, named = _mode_and_loss(batch, declared)
+    loss, *_ = [  # labels and shapes of every batch are checked
+        resolve_loss(spec, network, one.to(device, dtype), mode=mode, seed=run.seed, allow_code=named or model.trust)
+        for one in (data, *further, *rest)
+    ]
+    problem = Problem(
+        network,
+        loss,
+        data,
+        mode=mode,
+        seed=run.seed,
+        further=tuple(further),
+        spare=tuple(rest),
+        micro_batch=batch.micro_batch,
+        autocast=run.autocast,
+        budget=budget,
+    )
+    notes += (f"batch: {_counted(problem)} from {data.source}; loss: {loss.name}; mode: {mode}",)
+    doubts = _doubts(problem) if spec == "auto" else ()
+    return Intake(problem, checkpoint, declared, description, notes, lambda seed: build(seed)[0], doubts)
+
+
+def open_run(last: Checkpoint, model: ModelOptions, batch: BatchOptions, run: RunOptions) -> Intake | None:
+    """The last checkpoint of a run in its model, where a model or a batch is given, for layers to be scaled in it.
+
+    Raises UsageError under `--autocast`, and what `open_problem` raises.
+    """
+    if model.model is None and batch.batch is None:
+        return None
+    if run.autocast:
+        raise UsageError(
+            "--autocast rounds to three digits; scale invariance shows only in more.", hint="Leave --autocast out."
+        )
+    return open_problem(last, model, batch, run)
+
+
+def declared_by(checkpoint: Checkpoint, trust: bool) -> Declared:
+    """What a checkpoint's metadata and the file beside it declare; code only under `--trust`."""
+    from fromage_cli.problem.beside import declared_beside
+
+    return declared_beside(checkpoint.path, checkpoint.metadata, opened=checkpoint.weights, trust=trust)
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the first CUDA device where there is one, else the CPU.
+
+    Raises UsageError for a CUDA device that is not there.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here.", "Use --device cpu, or auto."
+        )
+    return device
+
+
+def _require_something(ckpt: str | Checkpoint | None, model: ModelOptions) -> None:
+    if ckpt is None and model.model in (None, "auto"):
+        raise UsageError(
+            "There is neither a checkpoint nor a model.",
+            "Give CKPT, or --model file.py:factory for a network with weights of its own.",
+        )
+
+
+def _load_batches(options: BatchOptions, declared: Declared, trust: bool, seed: int, spare: int) -> list[Batch]:
+    from fromage_cli.problem.batches import load_batches
+
+    spec = options.batch or declared.batch
+    if spec is None:
+        raise UsageError(
+            "There is no batch: none was given, and none is declared beside the checkpoint.",
+            "Give --batch FILE (.safetensors, .npz, .pt) or --batch file.py:function, "
+            'or put batch = "FILE" into fromage.toml beside the checkpoint.',
+        )
+    return load_batches(
+        _short(spec),
+        count=options.batches,
+        spare=spare,
+        sequence_length=options.seq_len,
+        sequences=options.sequences,
+        seed=seed,
+        allow_code=trust or options.batch is not None,
+    )
+
+
+def _mode_and_loss(options: BatchOptions, declared: Declared) -> tuple[Mode, str, bool]:
+    """What is asked for, else what is declared beside the checkpoint; and whether the loss was not declared there."""
+    mode = declared.mode if options.mode == "auto" and declared.mode else options.mode
+    named = options.loss != "auto" or declared.loss is None
+    return cast("Mode", mode), options.loss if named else cast(str, declared.loss), named
+
+
+def _doubts(problem: Problem) -> tuple[Finding, ...]:
+    """Where a loss that nobody named is probably another one than in training."""
+    from fromage_cli.problem.losses import are_one_hot
+
+    if problem.loss.name != "mse" or not are_one_hot(problem.model, problem.batch):
+        return ()
+    return (
+        Finding(
+            code="one-hot-targets",
+            severity="warn",
+            message="every target is a single 1 among zeros, as classes are often written, yet of floating targets the "
+            "squared error is taken",
+            hint="Give --loss cross-entropy where the network was trained with it, else --loss mse.",
+        ),
+    )
+
+
+def _counted(problem: Problem) -> str:
+    several = f"{len(problem.batches)} batches, " if problem.further else ""
+    return f"{several}{problem.rows} rows"
+
+
+def _short(spec: str) -> str:
+    """A path below the working directory as seen from there; anything else as it is."""
+    return str(Path(spec).relative_to(Path.cwd())) if spec.startswith(f"{Path.cwd()}/") else spec

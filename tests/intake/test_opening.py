@@ -1,0 +1,82 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.errors import UnsafeError, UsageError
+from fromage_cli.findings import Finding
+from fromage_cli.intake import declared_by, open_problem, torch_device
+from fromage_cli.terminal.answer import Answer
+from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
+
+
+def test_an_opened_checkpoint_serves_as_well_as_its_name():
+    place = "sample_checkpoints/mlp-16"
+    batch = BatchOptions(batch=f"{place}/batch.safetensors")
+    named, given = (open_problem(ckpt, ModelOptions(), batch, RunOptions()) for ckpt in (place, open_checkpoint(place)))
+    assert (named.notes, named.declared, named.checkpoints) == (given.notes, given.declared, given.checkpoints)
+    assert float(named.problem.base.loss) == float(given.problem.base.loss)
+
+
+def test_code_beside_a_checkpoint_is_declared_under_trust_alone(tmp_path):
+    save_file({"w": torch.ones(2, 2)}, tmp_path / "c.safetensors")
+    (tmp_path / "fromage.toml").write_text('model = "network.py:build"\nlearning_rate = 0.1\n')
+    checkpoint = open_checkpoint(tmp_path / "c.safetensors")
+    with pytest.raises(UnsafeError, match="data only"):
+        declared_by(checkpoint, trust=False)
+    trusted = declared_by(checkpoint, trust=True)
+    assert (trusted.model, trusted.learning_rate) == (f"{tmp_path / 'network.py'}:build", 0.1)
+
+
+@pytest.mark.parametrize(("loss", "count"), [("auto", 1), ("mse", 0), ("cross-entropy", 0)])
+def test_a_squared_error_that_nobody_named_is_doubted_where_targets_are_classes(tmp_path, loss, count):
+    torch.save(torch.nn.Sequential(torch.nn.Linear(3, 3)).state_dict(), tmp_path / "c.pt")
+    torch.save({"x": torch.randn(4, 3), "y": torch.eye(3)[torch.tensor([0, 2, 1, 0])]}, tmp_path / "b.pt")
+    batch = BatchOptions(batch=str(tmp_path / "b.pt"), loss=loss)
+    intake = open_problem(str(tmp_path / "c.pt"), ModelOptions(), batch, RunOptions())
+    own = Finding("code", "info", "said by the command")
+    *doubts, last = intake.complete(
+        Answer("breakdown", None, page=lambda style: "", tables={}, findings=(own,))
+    ).findings
+    assert last is own and len(doubts) == count
+    for doubt in doubts:
+        assert (doubt.code, doubt.severity) == ("one-hot-targets", "warn") and "--loss cross-entropy" in doubt.hint
+
+
+def test_a_device_that_is_not_there_is_refused():
+    assert torch_device("cpu").type == "cpu"
+    with pytest.raises(UsageError, match="CUDA devices here"):
+        torch_device("cuda:99")
+
+
+ROTARY = """
+import torch
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(4, 4)
+        self.register_buffer("rotation", torch.polar(torch.ones(2), torch.tensor([1.0, 2.0])))
+
+    def forward(self, x):
+        turned = torch.view_as_complex(self.inner(x).reshape(-1, 2, 2)) * self.rotation
+        return torch.view_as_real(turned).reshape(-1, 4)
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_complex_buffers_are_not_made_real(tmp_path, dtype):
+    (tmp_path / "rotary.py").write_text(ROTARY)
+    x, y = torch.randn(4, 4), torch.tensor([0, 1, 2, 3])
+    torch.save({"x": x, "y": y}, tmp_path / "b.pt")
+    intake = open_problem(
+        None,
+        ModelOptions(model=f"{tmp_path / 'rotary.py'}:Network"),
+        BatchOptions(batch=str(tmp_path / "b.pt")),
+        RunOptions(dtype=dtype),
+    )
+    inner = intake.problem.model.inner
+    turned = torch.view_as_complex(inner(x.to(inner.weight.dtype)).reshape(-1, 2, 2))
+    turned = turned * torch.polar(torch.ones(2), torch.tensor([1.0, 2.0]))
+    expected = torch.nn.functional.cross_entropy(torch.view_as_real(turned).reshape(-1, 4), y)
+    assert intake.problem.value() == pytest.approx(float(expected.detach()), rel=1e-6)
