@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
+from fromage_cli.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -20,9 +21,14 @@ class FlatTensor(StoredTensor):
     stretches: Sequence[StoredTensor] = ()
 
     def read(self) -> torch.Tensor:
-        """Read all stretches and give them the tensor's shape."""
+        """Read all stretches and give them the tensor's shape; InputError where they are of several dtypes."""
         import torch
 
+        if others := {stretch.dtype for stretch in self.stretches} - {self.dtype}:
+            raise InputError(
+                f"A tensor of {self.dtype} has parts of {', '.join(sorted(others))}.",
+                hint="Files of different saves were mixed, or it is damaged; copy it again.",
+            )
         parts = [stretch.read() for stretch in self.stretches]
         flat = torch.cat(parts) if parts else torch.empty(0, dtype=getattr(torch, self.dtype))
         return flat[: self.numel()].reshape(self.shape)

@@ -1,9 +1,11 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fromage_cli.checkpoints.formats.flat_tensor import FlatVector, is_vector
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, inline
+from fromage_cli.errors import InputError
 
 
 def stored(values: torch.Tensor, offset: int = 0) -> StoredTensor:
@@ -19,6 +21,12 @@ def test_any_stretch_of_any_vectors(sizes, data):
     vector = FlatVector(tuple(stored(part, offset=3) for part in whole.split(sizes)))
     assert vector.size == len(whole)
     assert torch.equal(vector.tensor(begin, (count, 1)).read(), whole[begin : begin + count, None])
+
+
+def test_parts_of_several_dtypes_are_refused():
+    wide = StoredTensor("float64", (2,), (1,), 0, inline("1", "float64", bytes(16)))
+    with pytest.raises(InputError, match="of float32 has parts of float64"):
+        FlatVector((stored(torch.ones(2)), wide)).tensor(0, (4,)).read()
 
 
 def test_what_is_a_vector():
