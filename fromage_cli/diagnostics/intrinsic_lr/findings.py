@@ -83,6 +83,7 @@ def _far(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
             continue
         factor = math.exp(abs(layer.log_ratio))
         side, speed = ("above", "more slowly") if layer.log_ratio > 0.0 else ("below", "faster")
+        turning = f": it turns {speed} than it will in the end" if RATE_POWERS.get(result.optimizer) else ""
         epochs = ""
         if result.steps_per_epoch and layer.steps_to_equilibrium:
             epochs = f" ({layer.steps_to_equilibrium / result.steps_per_epoch:.3g} epochs)"
@@ -91,7 +92,7 @@ def _far(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
             severity="info",
             layer=layer.name,
             message=f"its norm is {factor:.3g} × {side} equilibrium, {layer.steps_to_equilibrium:.0f} steps{epochs} "
-            f"away: it turns {speed} than it will in the end",
+            f"away{turning}",
             value=layer.log_ratio,
             limit=math.log(limits.far),
             hint="A larger product of rate and decay relaxes faster; another initial norm spares the way.",

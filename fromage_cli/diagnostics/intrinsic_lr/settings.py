@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,10 @@ def find_training(
         rates=rates,
         decays=decays,
         steps_per_epoch=steps_per_epoch or declared.steps_per_epoch,
-        notes=tuple(_notes(given, kind, optimizer, _unmatched(checkpoints[-1], serving[-1], names, shapes))),
+        notes=(
+            *_notes(given, kind, optimizer, _unmatched(checkpoints[-1], serving[-1], names, shapes)),
+            *_assumed(optimizer, given, first, declared),
+        ),
     )
 
 
@@ -111,6 +114,15 @@ def _rule(optimizer: str, given: Given, first: Mapping[str, Any], declared: Decl
         trust=float(trust or 1.0),
         variant=next((words for key, words in VARIANTS.items() if first.get(key)), None),
     )
+
+
+def _assumed(optimizer: str, given: Given, first: Mapping[str, Any], declared: Declared) -> Iterator[str]:
+    """What is taken for want of knowing."""
+    if optimizer in WITH_MOMENTUM and _first(given.momentum, first.get("momentum"), declared.momentum) is None:
+        yield "optimizer: the momentum is not known; 0 is taken."
+    if optimizer in WITH_BETAS and _first(given.betas, first.get("betas"), declared.betas) is None:
+        pair = ", ".join(f"{beta:g}" for beta in WITH_BETAS[optimizer])
+        yield f"optimizer: the betas are not known; {pair} are taken."
 
 
 def _serves(kind: str | None, optimizer: str) -> bool:

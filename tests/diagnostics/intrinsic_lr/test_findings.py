@@ -106,6 +106,12 @@ def test_the_way_is_told_in_epochs_where_they_are_known(make_result, make_layer)
     assert "440 steps (20 epochs) away: it turns more slowly" in finding.message
 
 
+def test_lars_turns_alike_at_every_norm(make_result, make_layer):
+    layer = make_layer(log_ratio=1.0, steps_to_equilibrium=440.0, relaxation_steps=5000.0)
+    (finding,) = judge(make_result(layers=(layer,), optimizer="lars"))
+    assert finding.code == "far-from-equilibrium" and finding.message.endswith("440 steps (20 epochs) away")
+
+
 def test_memory(make_result):
     assert memory_steps(make_result()) == pytest.approx(10.0)
     assert memory_steps(make_result(betas=(0.9, 0.999), momentum=None)) == pytest.approx(1000.0)

@@ -147,6 +147,25 @@ def test_whose_decay_goes_past_the_gradient(trained, optimizer, decoupled):
     assert find([checkpoint], Given(optimizer)).decoupled is decoupled
 
 
+@pytest.mark.parametrize(
+    ("given", "declared", "words"),
+    [
+        (Given("sgd"), Declared(), "the momentum is not known; 0 is taken"),
+        (Given("lars"), Declared(), "the momentum is not known; 0 is taken"),
+        (Given("lion"), Declared(), "the betas are not known; 0.9, 0.99 are taken"),
+        (Given("adamw"), Declared(), "the betas are not known; 0.9, 0.999 are taken"),
+        (Given("sgd", momentum=0.0), Declared(), ""),
+        (Given("sgd"), Declared(momentum=0.9), ""),
+        (Given("adamw"), Declared(betas=(0.9, 0.95)), ""),
+        (Given("fromage"), Declared(), ""),
+    ],
+)
+def test_nothing_is_assumed_in_silence(tmp_path, given, declared, words):
+    save_file({"first.weight": torch.ones(2, 2), "second.weight": torch.ones(2, 2)}, tmp_path / "c.safetensors")
+    notes = find([open_checkpoint(tmp_path / "c.safetensors")], given, declared).notes
+    assert len(notes) == bool(words) and words in "".join(notes)
+
+
 def test_variants_without_a_closed_form(trained):
     make = {
         "AMSGrad": lambda model: torch.optim.AdamW(model.parameters(), amsgrad=True),
