@@ -102,10 +102,14 @@ def open_run(last: Checkpoint, model: ModelOptions, batch: BatchOptions, run: Ru
 
 
 def declared_by(checkpoint: Checkpoint, trust: bool) -> Declared:
-    """What a checkpoint's metadata and the file beside it declare; code only under `--trust`."""
+    """What a checkpoint's metadata and the file beside it declare; code only under `--trust`.
+
+    Beside a remote checkpoint only that file is fetched, not the batch that it may name.
+    """
     from fromage_cli.problem.beside import declared_beside
 
-    return declared_beside(checkpoint.path, checkpoint.metadata, opened=checkpoint.weights, trust=trust)
+    declared = declared_beside(checkpoint.path, checkpoint.metadata, opened=checkpoint.weights, trust=trust)
+    return declared if checkpoint.url is None else replace(declared, batch=None)
 
 
 def torch_device(name: str) -> torch.device:
@@ -139,7 +143,7 @@ def _load_batches(options: BatchOptions, declared: Declared, trust: bool, seed: 
     spec = options.batch or declared.batch
     if spec is None:
         raise UsageError(
-            "There is no batch: none was given, and none is declared beside the checkpoint.",
+            "There is no batch: none was given, and none is declared beside a local checkpoint.",
             "Give --batch FILE (.safetensors, .npz, .pt) or --batch file.py:function, "
             'or put batch = "FILE" into fromage.toml beside the checkpoint.',
         )

@@ -80,3 +80,12 @@ def test_complex_buffers_are_not_made_real(tmp_path, dtype):
     turned = turned * torch.polar(torch.ones(2), torch.tensor([1.0, 2.0]))
     expected = torch.nn.functional.cross_entropy(torch.view_as_real(turned).reshape(-1, 4), y)
     assert intake.problem.value() == pytest.approx(float(expected.detach()), rel=1e-6)
+
+
+def test_what_is_declared_beside_a_remote_checkpoint_counts_but_for_the_batch(tmp_path):
+    save_file({"w": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    (tmp_path / "batch.npz").write_bytes(b"1")
+    (tmp_path / "fromage.toml").write_text('activation = "tanh"\nbatch = "batch.npz"\n')
+    assert declared_by(open_checkpoint(str(tmp_path)), trust=False).batch is not None
+    remote = declared_by(open_checkpoint(f"local://{tmp_path}"), trust=False)
+    assert (remote.activation, remote.batch) == ("tanh", None)
