@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fromage_cli.errors import FromageError, InputError, UnsafeError, UsageError
+from fromage_cli.errors import InputError, UnsafeError, UsageError
 from fromage_cli.problem.beside import Declared, declared_beside
 
 
@@ -185,7 +185,7 @@ def test_trust_lifts_it(tmp_path: Path) -> None:
 
 def test_an_unreadable_file_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "fromage.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(FromageError):
+    with pytest.raises(UsageError, match="not valid TOML"):
         declared_beside(tmp_path / "model.safetensors", {})
 
 

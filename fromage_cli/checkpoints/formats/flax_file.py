@@ -52,7 +52,7 @@ def read_flax(path: Path, choice: Choice = ANY) -> Contents:
     )
 
 
-def _array(source: Source, code: int, stream: MsgpackStream, end: int) -> Any:
+def _array(source: Source, code: int, stream: MsgpackStream) -> Any:
     """The array in an extension; nothing for other extensions."""
     if code not in (ARRAY, SCALAR):
         return None

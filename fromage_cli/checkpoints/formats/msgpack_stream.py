@@ -41,8 +41,8 @@ class Stretch:
     size: int
 
 
-Extension = Callable[[int, "MsgpackStream", int], Any]
-"""From an extension's code, the stream at its content and where that ends, to a value."""
+Extension = Callable[[int, "MsgpackStream"], Any]
+"""From an extension's code and the stream at its content to a value."""
 
 
 class MsgpackStream:
@@ -120,7 +120,7 @@ class MsgpackStream:
         code = int.from_bytes(self._take(1), "big", signed=True)
         self._expect(length)
         end = self.position + length
-        found = self._extension(code, self, end)
+        found = self._extension(code, self)
         if self.position > end:
             raise self.damaged("an extension longer than it says")
         self.position = end
