@@ -24,7 +24,8 @@ from fromage_cli.diagnostics.intrinsic_lr.law import (
 from fromage_cli.diagnostics.intrinsic_lr.result import Absent, Drop, Evidence, IntrinsicResult, LayerEquilibrium
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.errors import ResourceError
-from fromage_cli.theory.equilibrium import Equilibrium, after_drop, times_until_near
+from fromage_cli.theory.equilibrium import Equilibrium
+from fromage_cli.theory.relaxation import after_drop, times_until_near
 
 GROWTH = "growth_per_step"
 NO_SIZE = "the norm is zero or not finite"
