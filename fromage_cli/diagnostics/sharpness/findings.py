@@ -135,8 +135,8 @@ def _batches(result: SharpnessResult, limits: Limits) -> Iterator[Finding]:
         yield Finding(
             code="batch-sharpness-high",
             severity="info",
-            message=f"along the gradients of batches of {batches.batch_size} rows the curvature is {ratio:.2g} × 2 / η"
-            ": a step overshoots on its own batch",
+            message=f"along the gradients of batches of {counted(batches.batch_size, 'row')} the curvature is "
+            f"{ratio:.2g} × 2 / η: a step overshoots on its own batch",
             value=ratio,
             limit=limits.stochastic,
             hint="Larger batches or a lower rate; at ratio 1 SGD sits at its own edge of stability.",

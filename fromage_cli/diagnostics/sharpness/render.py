@@ -88,7 +88,7 @@ def _curvatures(result: SharpnessResult, style: PageStyle) -> RenderableType:
         (
             "batch sharpness",
             _with_error(batches.mean, batches.stderr) if batches else None,
-            f"along gradients, {batches.batches} batches of {batches.batch_size} rows" if batches else "",
+            f"along gradients, {batches.batches} batches of {counted(batches.batch_size, 'row')}" if batches else "",
         ),
         ("threshold", result.threshold, f"what {_optimizer(result)} bears"),
         ("ratio", result.ratio, "eigenvalue / threshold"),

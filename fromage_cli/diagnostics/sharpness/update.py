@@ -31,9 +31,7 @@ def measure_update(course: Course, eigenvalue: float) -> AlongUpdate:
     """Critical sharpness with its error, then the quadratic model; `eigenvalue` scales a search without a rate."""
     names = ("critical_sharpness", "critical_sharpness_stderr", "quadratic")
     if course.optimizer.name is None:
-        for name in names:
-            course.without(name, "the optimizer is not known")
-        return AlongUpdate()
+        return _nothing(course, names, "the optimizer is not known")
     if [name for name in names if course.over(name)]:
         return AlongUpdate()
     try:
@@ -44,11 +42,19 @@ def measure_update(course: Course, eigenvalue: float) -> AlongUpdate:
         return AlongUpdate()
     course.notes.append(note)
     moving = {tensor.name: step[tensor.name] for tensor in course.space.tensors if tensor.name in step}
+    if not moving:
+        return _nothing(course, names, f"{course.optimizer.name} moves none of the chosen tensors")
     start = course.optimizer.learning_rate or (1.0 / eigenvalue if eigenvalue > 0.0 else 1e-2)
     rate = _critical_rate(course, moving, start)
     error = _critical_error(course, moving, rate)
     quadratic = _quadratic(course, moving, rate or start)
     return AlongUpdate(2.0 / rate if rate is not None else None, error, quadratic)
+
+
+def _nothing(course: Course, names: tuple[str, ...], reason: str) -> AlongUpdate:
+    for name in names:
+        course.without(name, reason)
+    return AlongUpdate()
 
 
 def _critical_rate(course: Course, step: Mapping[str, Tensor], start: float) -> float | None:

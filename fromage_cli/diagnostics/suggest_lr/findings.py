@@ -170,8 +170,8 @@ def _noise(result: SuggestedRates, limits: Limits) -> Iterator[Finding]:
             code="noise-dominates",
             severity="info",
             layer=low[0] if len(low) == 1 else None,
-            message=f"at {size} rows a batch, the step of {counted(len(low), 'layer')} is not told from noise, or does "
-            f"not descend: {_first_names(low)}",
+            message=f"at {counted(size, 'row')} a batch, the step of {counted(len(low), 'layer')} is not told from "
+            f"noise, or does not descend: {_first_names(low)}",
             value=float(len(low)),
             limit=limits.noise,
             hint="Lemma 2 then says nothing; a larger batch here tells more, a larger training batch steps better.",

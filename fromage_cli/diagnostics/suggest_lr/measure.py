@@ -21,6 +21,7 @@ from fromage_cli.probes.lines.crossing import Crossing
 from fromage_cli.probes.optimizer_step.optimizer import WITH_BETAS, WITH_MOMENTUM, Optimizer, state_of
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
+from fromage_cli.terminal.words import counted
 from fromage_cli.theory.gradient_noise import noise_scale_range
 
 ORDER = (
@@ -141,10 +142,12 @@ def _notes(
     notes = [*optimizer.notes, course.update.step.note if optimizer.name is not None else ""]
     if wish.batch_size is None:
         size = course.problem.batch.size
-        notes.append(f"training batch: taken to have {size} rows, as the batch here; --train-batch-size gives another.")
+        rows = counted(size, "row")
+        notes.append(f"training batch: taken to have {rows}, as the batch here; --train-batch-size gives another.")
     if course.update.sampled:
         size = wish.batch_size or course.problem.batch.size
-        notes.append(f"measured: certain is the mean step of batches of {size} rows; one of them may raise the loss.")
+        rows = counted(size, "row")
+        notes.append(f"measured: certain is the mean step of batches of {rows}; one of them may raise the loss.")
     if course.update.filled:
         notes.append(f"{optimizer.name}: momentum taken as built up; a first step, without a buffer, is shorter.")
     if course.update.noise is not None and course.update.noise.count < 8:
@@ -161,6 +164,6 @@ def _notes(
         notes.append("measured: the loss has no second derivative, so the search began without a slope.")
     still = [skipped for skipped in course.update.line.direction.skipped if "not covered" in skipped.reason]
     if still:
-        notes.append(f"{optimizer.name}: covers matrices only; {len(still)} tensors stand still here.")
+        notes.append(f"{optimizer.name}: covers matrices only; {counted(len(still), 'tensor')} left out here.")
     notes.append(trained.note)
     return tuple(note for note in notes if note)

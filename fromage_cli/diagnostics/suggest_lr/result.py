@@ -140,7 +140,7 @@ class ProbeRun:
     learning_rate: float
     loss: float
     """Geometric mean of the loss of rows that no step saw, afterwards, and of the minibatches of the last quarter;
-    infinite where the run left the numbers."""
+    infinite where the run left the numbers, or the loss was not above zero before."""
 
 
 @dataclass(frozen=True)

@@ -449,6 +449,18 @@ def test_a_step_uphill_is_told_from_a_rise_that_was_not_seen(
     assert reasons(measured)["critical_sharpness"] == "the step goes uphill from the start: every rate raises the loss"
 
 
+def test_an_optimizer_that_moves_nothing_leaves_the_curvature(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
+) -> None:
+    """Muon covers matrices only."""
+    problem = make_problem(perceptron, classification)
+    biases = [tensor for tensor in problem.receiving if not tensor.is_layer]
+    measured = measure(problem, biases, Optimizer("muon", 0.1), None, effort=Effort(simulated_steps=2))
+    assert len(measured.result.eigenvalues) == 1 and measured.result.quadratic is None
+    for name in ("critical_sharpness", "critical_sharpness_stderr", "quadratic"):
+        assert reasons(measured)[name] == "muon moves none of the chosen tensors"
+
+
 class Mean(nn.Module):
     """A model whose output is its loss."""
 
