@@ -2,10 +2,10 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -51,23 +51,24 @@ def forward(model: nn.Module, batch: Batch, positional: Sequence[Any], named: Ma
         ) from error
 
 
-_LEAVING: WeakSet[nn.Module] = WeakSet()
-"""Models that were seen to leave their input as it is."""
+_LEAVING: WeakValueDictionary[int, object] = WeakValueDictionary()
+"""Models and losses that were seen to leave their input as it is, by identity."""
 
 
 @contextmanager
-def handed_over(model: nn.Module, data: Any) -> Iterator[Any]:
-    """A nest of tensors for one evaluation of the model to do with as it likes: every other one has to see the same.
+def handed_over(user: object, data: Any) -> Iterator[Any]:
+    """A nest of tensors for one call of a model or a loss to do with as it likes: every other call has to see the same.
 
     Training never looks at a batch again, so a network may write into its input (`x.mul_(2)`) and a loss take a batch
-    apart (`batch.pop("y")`). Containers are new each time; tensors are copies until the model has left one as it was.
+    apart (`batch.pop("y")`). Containers are new each time; tensors are copies until a call has left them as they were.
     """
-    leaving = model in _LEAVING
+    leaving = id(user) in _LEAVING
     given = map_tensors(data, (lambda tensor: tensor) if leaving else torch.clone)
     tensors = [] if leaving else [tensor for _, tensor in named_tensors(given)]
     yield given
     if not leaving and all(tensor._version == 0 for tensor in tensors):
-        _LEAVING.add(model)
+        with suppress(TypeError):  # what cannot be referred to weakly goes on being given copies
+            _LEAVING[id(user)] = user
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -83,7 +83,7 @@ class FunctionLoss:
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
         """The function's sum and count; of a mean, the mean times the number of rows."""
-        with named_code(f"computing the loss {self.name}"), handed_over(model, batch.data) as data:
+        with named_code(f"computing the loss {self.name}"), handed_over(self.function, batch.data) as data:
             value = self.function(model, data, **self.hyperparameters)
         if isinstance(value, tuple | list):
             return self._sum_and_count(value)
