@@ -36,8 +36,12 @@ def call_model(model: nn.Module, batch: Batch) -> Any:
 def forward(model: nn.Module, batch: Batch, positional: Sequence[Any], named: Mapping[str, Any]) -> Any:
     """Call the model with arguments that are already bound, and explain its failure with the batch's shapes."""
     try:
-        with named_code("running the model", passing=(Exception,)), handed_over(model, (positional, named)) as given:
-            return model(*given[0], **given[1])
+        with named_code("running the model", passing=(Exception,)):
+            nested = any(isinstance(value, dict | list) for value in (*positional, *named.values()))
+            if id(model) in _LEAVING and not nested:
+                return model(*positional, **named)  # a call makes new containers itself
+            with handed_over(model, (positional, named)) as given:
+                return model(*given[0], **given[1])
     except FromageError:
         raise
     except Exception as error:
