@@ -63,6 +63,10 @@ class Measuring:
         law = law_of(subject)
         grown = self._growth(name, subject, law)
         end, ratio = self._end(name, subject, law)
+        if observed and observed[-1] is None:
+            self.reasons.add(
+                name, ("observed_rotation",), "the norm is zero or not finite in one of the two checkpoints"
+            )
         equilibrium = law.equilibrium
         relaxation = equilibrium.relaxation if equilibrium is not None else None
         expected = self._expected(name)
@@ -89,7 +93,7 @@ class Measuring:
             steps_to_equilibrium=_way(equilibrium, ratio),
             expected_rotation=expected[-1] if expected else equilibrium.rotation if equilibrium else None,
             observed_rotation=observed[-1] if observed else None,
-            drop=_drop(equilibrium, ratio, self.drop),
+            drop=_drop(equilibrium, ratio, self.drop) if 0.0 < norm < math.inf else None,
             expected_rotations=expected,
             observed_rotations=observed,
         )
@@ -111,21 +115,23 @@ class Measuring:
         """Growth of ln ‖W‖ where nothing settles; with it, what the law leaves null is noted."""
         found = None if law.settles else growth(subject)
         if found is not None or law.settles:
-            self._note(name, law, law.missing)
+            self._note(name, subject.norm, law, law.missing)
         elif law.reason != WITHOUT_DECAY:
-            self._note(name, law, (*law.missing, GROWTH))
+            self._note(name, subject.norm, law, (*law.missing, GROWTH))
         else:
-            self._note(name, law, law.missing)
+            self._note(name, subject.norm, law, law.missing)
             sized = 0.0 < subject.norm < math.inf
             self.reasons.add(name, (GROWTH,), self.evidence.no_gradients if sized else NO_SIZE)
         return found
 
-    def _note(self, name: str, law: Law, missing: tuple[str, ...]) -> None:
+    def _note(self, name: str, norm: float, law: Law, missing: tuple[str, ...]) -> None:
         self.reasons.add(name, missing, law.reason)
         for others, reason in law.other:
             self.reasons.add(name, others, reason)
         if self.drop is not None and (law.equilibrium is None or law.equilibrium.relaxation is None):
             self.reasons.add(name, ("drop",), law.reason)
+        elif self.drop is not None and not 0.0 < norm < math.inf:
+            self.reasons.add(name, ("drop",), NO_SIZE)
 
     def _end(self, name: str, subject: Subject, law: Law) -> tuple[float | None, float | None]:
         """‖W*‖ and ‖W‖ / ‖W*‖."""

@@ -25,6 +25,7 @@ WORDS = {
     "steps_to_equilibrium": "steps until there",
     "expected_rotation": "expected rotation",
     "growth_per_step": "growth",
+    "observed_rotation": "observed rotation",
     "drop": "course after a drop",
 }
 
@@ -147,7 +148,7 @@ def _legend(result: IntrinsicResult) -> str:
             words.append("expected: at equilibrium, if gradients were noise alone")
     elif any(layer.expected_rotation is not None for layer in result.layers):
         words.append("rotation: radians a step, at equilibrium")
-    if result.optimizer == "lion":
+    if result.optimizer == "lion" and any(layer.equilibrium_norm is not None for layer in result.layers):
         words.append("‖W*‖ for Gaussian noise: layers of sparse gradients end 10 to 30 % above")
     return f"{'; '.join(words)}." if words else ""
 
@@ -164,19 +165,19 @@ def _after_drop(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], styl
         Column("after"),
         Column("effective rate", left=True),
     ]
-    lowest = min(min(drop.ratios) for _, drop in rows)
+    ends = 0.9 * min(min(drop.ratios) for _, drop in rows), max(1.0, *(max(drop.ratios) for _, drop in rows))
     cells = [
         (
             name,
             drop.at_once,
             drop.final,
             drop.recovery_steps,
-            sparkline(drop.ratios[::2], log=True, scale=(0.9 * lowest, 1.0), ascii_only=style.ascii_only),
+            sparkline(drop.ratios[::2], log=True, scale=ends, ascii_only=style.ascii_only),
         )
         for name, drop in rows
     ]
     said = "Effective rate relative to now; after: steps until it is within 10 % of its end. The curve spans four "
-    said += f"relaxation times of the new rate, from {number(0.9 * lowest)} to 1 on a log scale."
+    said += f"relaxation times of the new rate, from {number(ends[0])} to {number(ends[1])} on a log scale."
     if any(drop.from_equilibrium for _, drop in rows):
         said += " Layers whose equilibrium norm is not known are taken to be at it."
     return [Text(""), house_table(columns, cells, style), _prose(said, style, "dim")]

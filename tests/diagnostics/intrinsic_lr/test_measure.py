@@ -176,6 +176,9 @@ def test_an_effective_rate_that_is_null_has_its_reason(run, training, value, wor
 
 @pytest.mark.parametrize("value", [0.0, math.nan])
 def test_norms_that_cannot_be_compared(run, value):
+    last = run([torch.ones(2, 2), torch.full((2, 2), value)], adamw(count=2), drop=10.0)
+    assert last.layers[0].drop is last.layers[0].observed_rotation is None
+    assert "zero or not finite" in reasons(last, "drop")[0] and len(reasons(last, "observed_rotation")) == 1
     result = run([torch.full((2, 2), value)], adamw())
     assert result.layers[0].log_ratio is None and result.layers[0].equilibrium_norm is not None
     assert any("zero or not finite" in absent.reason for absent in result.absent)

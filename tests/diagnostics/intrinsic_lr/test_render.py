@@ -20,6 +20,15 @@ def test_the_page(make_result, make_layer, drop, width):
     assert max(map(len, text.splitlines())) <= width
 
 
+def test_the_courses_are_drawn_to_their_highest(make_result, make_layer, drop):
+    assert "to 1 on a log scale" in " ".join(
+        page(make_result(layers=(make_layer(drop=drop),), drop_factor=10.0)).split()
+    )
+    rising = replace(drop, ratios=tuple(0.1 * (index + 1) for index in range(25)))
+    text = page(make_result(layers=(make_layer(drop=rising),), drop_factor=10.0))
+    assert "from 0.09 to 2.5 on a log scale" in " ".join(text.split())
+
+
 def test_layers_that_could_not_be_tested_are_counted(make_result, make_layer):
     text = summary(make_result(layers=(make_layer(), make_layer("w", verdict="untested"))))
     assert text.endswith("1 of the layers could not be tested; that they are scale-invariant is assumed.")
