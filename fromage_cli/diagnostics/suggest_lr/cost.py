@@ -8,7 +8,7 @@ from fromage_cli.probes.curvature.stable_rate import MAX_PRODUCTS
 from fromage_cli.probes.lines.crossing import POINTS, WITHOUT_SLOPE
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.trial_runs.short_runs import LARGEST_GRADIENTS, RATES
-from fromage_cli.probes.trial_runs.training import TrainingRows, training_rows
+from fromage_cli.probes.trial_runs.training_rows import TrainingRows, training_rows
 from fromage_cli.probes.trial_runs.verification import FACTORS
 from fromage_cli.problem.problem import Problem
 from fromage_cli.terminal.estimate import Estimate

@@ -12,7 +12,8 @@ from fromage_cli.errors import NumericalError, ResourceError
 from fromage_cli.probes.curvature.critical import critical_rate
 from fromage_cli.probes.optimizer_step.next_step import next_step
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
-from fromage_cli.probes.trial_runs.training import Training, TrainingRows, training
+from fromage_cli.probes.trial_runs.training import Training, training
+from fromage_cli.probes.trial_runs.training_rows import TrainingRows
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.problem import Problem
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of
-from fromage_cli.probes.trial_runs.training import training, training_rows
+from fromage_cli.probes.trial_runs.training import training
+from fromage_cli.probes.trial_runs.training_rows import training_rows
 from fromage_cli.problem.problem import Problem
 
 FACTORS = (0.3, 1.0, 3.0)

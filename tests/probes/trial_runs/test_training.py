@@ -14,7 +14,8 @@ from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import MismatchError, ResourceError, UsageError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
-from fromage_cli.probes.trial_runs.training import training, training_rows
+from fromage_cli.probes.trial_runs.training import training
+from fromage_cli.probes.trial_runs.training_rows import training_rows
 from fromage_cli.problem.batches import as_batch
 from fromage_cli.problem.beside import Declared
 from fromage_cli.problem.budget import Budget
@@ -293,30 +294,6 @@ def test_costs_are_counted_in_gradients_of_all_rows(
     assert problem.evaluations.forwards == pytest.approx(6 / 32)
 
 
-def test_rows_of_one_batch_are_cut_and_a_fifth_is_kept_apart(
-    make_problem: Maker, perceptron: nn.Module, classification: Data
-) -> None:
-    problem = make_problem(perceptron, classification)
-    rows = training_rows(problem)
-    assert [batch.size for batch in rows.batches] == [6, 6, 6, 6]
-    assert [batch.size for batch in rows.independent] == [6]
-    assert torch.equal(rows.independent[0].data["x"], classification["x"][26:])
-    assert rows.source == "4 chunks of 6 rows of one batch; losses on its other 6 rows"
-    assert [batch.size for batch in training_rows(problem, 13).batches] == [13, 13]
-    assert [batch.size for batch in training_rows(problem, 100).batches] == [26]
-
-
-def test_several_batches_are_taken_as_they_are(
-    make_problem: Maker, perceptron: nn.Module, classification: Data
-) -> None:
-    parts = tuple(as_batch(part, "loader") for part in cut(classification, 3))
-    problem = make_problem(perceptron, cut(classification, 3)[0], further=parts[1:])
-    rows = training_rows(problem, 100)
-    assert [batch.size for batch in rows.batches] == [3] * 8
-    assert [batch.size for batch in rows.independent] == [3, 3]
-    assert rows.source == "8 batches; losses on 6 rows of 2 further batches"
-
-
 def test_spare_batches_are_trained_on_wherever_they_lie(
     make_problem: Maker, perceptron: nn.Module, classification: Data
 ) -> None:
@@ -326,19 +303,12 @@ def test_spare_batches_are_trained_on_wherever_they_lie(
     rows = training_rows(problem)
     assert rows.batches == (problem.batch, problem.spare[0]) and rows.independent == (problem.spare[1],)
     assert rows.source == "2 batches; losses on 3 rows of another"
-    problem.spare = problem.spare[:1]
-    assert training_rows(problem).source == "1 batch; losses on 3 rows of another"
     assert problem.rows == 3
     before = problem.on(parts[1]).value()
     with training(problem, Optimizer("sgd", 0.1), None) as run:
         run.start(0.1)
         assert run.step(rows.batches[1]) == pytest.approx(before, rel=1e-2)
         assert math.isfinite(run.loss(rows.independent))
-
-
-def test_one_row_is_refused(make_problem: Maker, perceptron: nn.Module, classification: Data) -> None:
-    with pytest.raises(UsageError, match="the batch has one"):
-        training_rows(make_problem(perceptron, cut(classification, 1)[0]))
 
 
 @pytest.mark.parametrize(

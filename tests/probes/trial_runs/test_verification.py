@@ -7,7 +7,7 @@ from torch import nn
 
 from fromage_cli.errors import ResourceError
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
-from fromage_cli.probes.trial_runs.training import training_rows
+from fromage_cli.probes.trial_runs.training_rows import training_rows
 from fromage_cli.probes.trial_runs.verification import FACTORS, verify
 from fromage_cli.problem.budget import Budget
 from fromage_cli.problem.problem import Problem

@@ -1,0 +1,57 @@
+"""The basis of a Krylov space: vectors that a new one is made orthogonal to, with few passes over memory."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fromage_cli.theory.accumulation import ACCELERATOR_CHUNK, CHUNK
+
+SIDE_BY_SIDE = 8
+"""Vectors in one matrix."""
+
+
+class Basis:
+    """Vectors side by side, so that their products with another one are those of a few matrices."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.like, self.count = like, 0
+        self.blocks: list[Tensor] = []  # [SIDE_BY_SIDE, n] each, filled one after the other
+        self.chunk = CHUNK if like.device.type == "cpu" else ACCELERATOR_CHUNK
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.blocks[index // SIDE_BY_SIDE][index % SIDE_BY_SIDE]
+
+    def append(self, vector: Tensor) -> None:
+        """Takes one more."""
+        if self.count == SIDE_BY_SIDE * len(self.blocks):
+            self.blocks.append(self.like.new_empty((SIDE_BY_SIDE, self.like.numel())))
+        self.count += 1
+        self[self.count - 1].copy_(vector)
+
+    def coefficients(self, vector: Tensor) -> list[float]:
+        """The inner products with each of them: chunks in the vectors' own precision, summed in float64."""
+        if not self.count:
+            return []
+        pieces = [
+            [block[:, start : start + self.chunk] @ vector[start : start + self.chunk] for block in self._filled()]
+            for start in range(0, vector.numel(), self.chunk)
+        ]
+        found: list[float] = (
+            torch.stack([torch.cat(piece) for piece in pieces]).double().sum(0).tolist() if self else []
+        )
+        return found
+
+    def subtract(self, vector: Tensor, coefficients: Sequence[float]) -> Tensor:
+        """Takes so much of each out of the vector, in place."""
+        weights = torch.tensor(coefficients, dtype=vector.dtype, device=vector.device)
+        for block, part in zip(self._filled(), torch.split(weights, SIDE_BY_SIDE), strict=False):
+            vector.addmv_(block[: len(part)].T, part, alpha=-1.0)
+        return vector
+
+    def _filled(self) -> list[Tensor]:
+        """The blocks, as far as there are vectors in them, [<= SIDE_BY_SIDE, n]."""
+        return [block[: self.count - index * SIDE_BY_SIDE] for index, block in enumerate(self.blocks)]
