@@ -75,7 +75,7 @@ class Checkpoint:
     """Named tensors on disk."""
 
     path: Path
-    format: str  # "safetensors" | "safetensors-sharded" | "torch" | "torch-legacy" | "torch-sharded" | "npz"
+    format: str  # "safetensors", "torch", "torch-legacy", "npz", …; with "-sharded" or "-distributed" of several files
     step: int | None  # from the file's own metadata or entries, else from the name of the file or its directory
     entries: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
@@ -86,7 +86,7 @@ class Checkpoint:
     weights: Path | None = None  # the file that was read, where `path` is a directory
     stored_names: Mapping[str, str] = field(default_factory=dict, repr=False)  # name -> name in the file
     read: Callable[[str], torch.Tensor] | None = field(default=None, repr=False, compare=False)  # by stored name
-    spans: Mapping[str, Span] = field(default_factory=dict, repr=False)  # by name; only in safetensors, little endian
+    spans: Mapping[str, Span] = field(default_factory=dict, repr=False)  # by name; little endian, where bytes are plain
     read_optimizer: Callable[[], OptimizerState | None] | None = field(default=None, repr=False, compare=False)
     names: tuple[PickledName, ...] = field(default=(), repr=False)  # classes and functions that pickles in it name
 

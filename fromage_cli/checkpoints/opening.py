@@ -44,8 +44,8 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a file, a directory or a URL; a directory of steps gives its highest complete step, and a note says so.
 
-    `key` is the dotted path of the nested dictionary to take from a PyTorch file; `ema` asks for averaged weights, or
-    for none, where there are several; `optimizer_state` names a file with the optimizer's state.
+    Of several nested dictionaries `key` is the dotted path of the one to take, and `ema` asks for averaged weights or
+    for none; `optimizer_state` names a file with the optimizer's state.
     Raises InputError for what cannot be read, UnsafeError for what must not be, UsageError for a wrong key.
     """
     if isinstance(path, str) and is_url(path):
@@ -181,7 +181,7 @@ def _read_file(path: Path, choice: Choice = ANY, allowance: Allowance | None = N
 def _refuse_choice(choice: Choice, path: Path) -> None:
     if choice.key is not None:
         raise UsageError(
-            f"--key {choice.key!r} picks a dictionary inside a PyTorch file; {quoted(path)} has no dictionaries.",
+            f"--key {choice.key!r} picks one of several dictionaries of tensors; {quoted(path)} has no dictionaries.",
             hint="Leave --key out.",
         )
     if choice.ema:

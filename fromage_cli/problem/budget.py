@@ -23,7 +23,7 @@ class Budget:
         if self.seconds is not None and elapsed > self.seconds:
             raise ResourceError(
                 f"The time limit of {self.seconds:g} s was reached after {elapsed:.1f} s.",
-                "Raise --time-limit, take fewer points with --eta, or use a smaller batch; --estimate tells the cost.",
+                "Raise --time-limit, ask for less, or use a smaller batch; --estimate tells the cost.",
             )
         if self.memory is not None and peak_memory() > self.memory:
             raise ResourceError(

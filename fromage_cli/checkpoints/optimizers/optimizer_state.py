@@ -160,7 +160,7 @@ def _interleaved(state: OptimizerState, shapes: list[tuple[int, ...]]) -> list[i
         for places, way in ways.items():
             for number, after in _advances(groups, places, known, shape):
                 if (work := work + len(groups)) > _MOST_WORK:
-                    raise _ambiguous()
+                    raise _ambiguous("too many ways to tell them apart")
                 following[after] = _Way(way.several or after in following, number, way)
         ways = following
         if not ways:
@@ -170,13 +170,13 @@ def _interleaved(state: OptimizerState, shapes: list[tuple[int, ...]]) -> list[i
             )
     (way,) = ways.values()
     if way.several:
-        raise _ambiguous()
+        raise _ambiguous("more than one way")
     return _read_back(way)
 
 
-def _ambiguous() -> MismatchError:
+def _ambiguous(ways: str) -> MismatchError:
     return MismatchError(
-        "The optimizer's parameter groups can be matched to the model in more than one way.",
+        f"The optimizer's parameter groups can be matched to the model in {ways}.",
         "Give the optimizer model.named_parameters(), so that its state holds names.",
     )
 

@@ -11,7 +11,7 @@ from fromage_cli.errors import MismatchError
 
 
 def describe_optimizer(checkpoint: Checkpoint) -> OptimizerResult | None:
-    """The optimizer's kind, step, slots and groups; None where none was saved in the same file."""
+    """The optimizer's kind, step, slots and groups; None where none was saved with the weights or named."""
     state = checkpoint.optimizer
     if state is None:
         return None
