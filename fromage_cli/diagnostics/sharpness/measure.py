@@ -10,6 +10,7 @@ from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, Sharpnes
 from fromage_cli.diagnostics.sharpness.update import measure_update
 from fromage_cli.diagnostics.sharpness.verdict import ratio_to_threshold, regime_of
 from fromage_cli.errors import FromageError
+from fromage_cli.probes.curvature.threshold import threshold_of
 from fromage_cli.probes.optimizer_step.optimizer import WITH_MOMENTUM, Optimizer, state_of
 from fromage_cli.problem.curvature import WeightSpace, hessian
 from fromage_cli.problem.layers import TrainableTensor
@@ -62,7 +63,7 @@ def measure(
         optimizer=optimizer.name,
         learning_rate=optimizer.learning_rate,
         momentum=optimizer.momentum if optimizer.name in WITH_MOMENTUM else None,
-        threshold=optimizer.threshold,
+        threshold=threshold_of(optimizer),
         ratio=ratio,
         scaled_ratio=2.0 * ratio if ratio is not None else None,
         trained=trained,

@@ -1,6 +1,7 @@
 """The eigenvalue held against what the optimizer bears, and the word for the ratio."""
 
 from fromage_cli.diagnostics.sharpness.course import Course
+from fromage_cli.probes.curvature.threshold import no_threshold, threshold_of
 from fromage_cli.problem.supervised_losses import SquaredError
 from fromage_cli.theory.stability import EDGE, initial_regime
 
@@ -10,9 +11,10 @@ def ratio_to_threshold(course: Course, eigenvalue: float | None, conditioned: fl
 
     `conditioned`: that of the Hessian as the optimizer conditions it, for Adam and where groups differ.
     """
-    threshold, optimizer = course.optimizer.threshold, course.optimizer
+    optimizer = course.optimizer
+    threshold = threshold_of(optimizer)
     if threshold is None:
-        reason = optimizer.no_threshold or "the optimizer is not known"
+        reason = no_threshold(optimizer) or "the optimizer is not known"
         course.without("threshold", reason)
         course.without("ratio", reason)
         return None

@@ -11,6 +11,7 @@ from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import ResourceError
 from fromage_cli.probes.curvature.felt_curvature import Conditioning, condition
 from fromage_cli.probes.curvature.lanczos import largest_eigenvalues
+from fromage_cli.probes.curvature.threshold import no_threshold, rate_for
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.optimizer_step.update_rules import Memory
 from fromage_cli.problem.curvature import WeightSpace
@@ -44,7 +45,7 @@ def stable_rate(
     Raises MismatchError where the loss has no second derivative, NumericalError where a product is not finite.
     """
     if optimizer.name not in ("sgd", "adam", "adamw"):
-        return StableRate(None, optimizer.no_threshold or "the optimizer has no threshold")
+        return StableRate(None, no_threshold(optimizer) or "the optimizer has no threshold")
     space = WeightSpace(tensors)
     felt = condition(problem, space, optimizer, state, memory)
     if felt is None:
@@ -61,7 +62,7 @@ def stable_rate(
     if not found.eigenvalues:
         return StableRate(None, "a limit was reached before", found.stopped)
     value = found.eigenvalues[0].value
-    rate = optimizer.stable_rate(value)
+    rate = rate_for(optimizer, value)
     if rate is None:
         return StableRate(None, f"λ {value:.3g}; {source} bounds no rate", found.stopped)
     least = "" if found.converged else "at least "

@@ -8,15 +8,6 @@ from typing import Any
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.checkpoints.optimizers.optimizer_kind import EITHER_ADAM, optimizer_kind
 from fromage_cli.problem.beside import Declared
-from fromage_cli.theory.stability import (
-    adam_rate,
-    adam_threshold,
-    adamw_threshold,
-    momentum_rate,
-    momentum_threshold,
-    nesterov_rate,
-    nesterov_threshold,
-)
 
 RELATIVE = ("fromage", "lars", "lamb")
 """Their rate is a relative step."""
@@ -112,11 +103,6 @@ class Optimizer:
         return self.name in ADAPTIVE
 
     @property
-    def plain(self) -> bool:
-        """Whether it is plain gradient descent."""
-        return self.name == "sgd" and self.momentum == 0.0
-
-    @property
     def remembers(self) -> bool:
         """Whether its step depends on gradients before the present one."""
         return self.name in WITH_BETAS or self.momentum > 0.0
@@ -134,46 +120,6 @@ class Optimizer:
     def coupled_decay(self) -> float:
         """What weight decay adds to the curvature."""
         return 0.0 if self.name in DECOUPLED else self.weight_decay
-
-    @property
-    def threshold(self) -> float | None:
-        """The largest curvature at which its updates are stable; None for the reason that `no_threshold` gives."""
-        rate = self.learning_rate
-        if rate is None or self.no_threshold is not None:
-            return None
-        if self.name == "adam":
-            return adam_threshold(rate, self.betas[0])
-        if self.name == "adamw":
-            return adamw_threshold(rate, self.betas[0], self.weight_decay)
-        if self.nesterov:
-            return nesterov_threshold(rate, self.momentum)
-        return momentum_threshold(rate, self.momentum, self.dampening)
-
-    def stable_rate(self, curvature: float) -> float | None:
-        """The largest learning rate that bears a curvature above 0, coupled decay counted to it.
-
-        For Adam, of the preconditioned Hessian. None where there is no threshold.
-        """
-        if not curvature > 0.0 or self.name not in ("sgd", *ADAPTIVE):
-            return None
-        if self.adaptive:
-            return adam_rate(curvature, self.betas[0], self.weight_decay if self.name == "adamw" else 0.0)
-        if self.nesterov:
-            return nesterov_rate(curvature, self.momentum)
-        return momentum_rate(curvature, self.momentum, self.dampening)
-
-    @property
-    def no_threshold(self) -> str | None:
-        """Why there is no threshold; None where there is one."""
-        if self.name is None:
-            return "the optimizer is not known"
-        if self.name not in ("sgd", *ADAPTIVE):
-            return f"the step of {self.name} is not linear in the gradient, so that no curvature bounds its rate"
-        if self.learning_rate is None:
-            return "the learning rate is not known"
-        if self.name == "adamw" and self.learning_rate * self.weight_decay >= 2.0:
-            return "decay alone is unstable: the rate times the decoupled weight decay is 2 or more"
-        return None
 
 
 def optimizer_of(given: Given, state: OptimizerState | None, declared: Declared) -> Optimizer:

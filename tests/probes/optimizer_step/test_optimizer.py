@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,56 +92,11 @@ def test_of_several_groups_the_largest_rate_counts_and_it_is_said(tmp_path: Path
 def test_a_rate_of_zero_is_no_rate(tmp_path: Path) -> None:
     found = optimizer_of(Given(), state_from(tmp_path, torch.optim.SGD, lr=0.0), Declared())
     assert found.learning_rate is None
-    assert found.threshold is None
     assert "end of its schedule" in found.notes[0]
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "threshold"),
-    [
-        (Optimizer("sgd", 0.1), 20.0),
-        (Optimizer("sgd", 0.1, momentum=0.9), 38.0),
-        (Optimizer("sgd", 0.1, momentum=0.9, dampening=0.5), 76.0),
-        (Optimizer("sgd", 0.1, momentum=0.5, nesterov=True), 15.0),
-        (Optimizer("adam", 0.1, weight_decay=1.0), 380.0),
-        (Optimizer("adamw", 0.1, weight_decay=1.0), 361.0),
-        (Optimizer("sgd"), None),
-        (Optimizer(None, 0.1), None),
-    ],
-)
-def test_each_rule_has_its_threshold(optimizer: Optimizer, threshold: float | None) -> None:
-    assert optimizer.threshold == (pytest.approx(threshold) if threshold is not None else None)
 
 
 def test_only_decoupled_decay_adds_no_curvature() -> None:
     assert [Optimizer(name, 0.1, weight_decay=0.3).coupled_decay for name in ("sgd", "adam", "adamw")] == [0.3, 0.3, 0]
-
-
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        Optimizer("sgd", momentum=0.9, dampening=0.2),
-        Optimizer("sgd", momentum=0.9, nesterov=True),
-        Optimizer("adam", betas=(0.8, 0.9)),
-        Optimizer("adamw", weight_decay=0.3),
-    ],
-)
-def test_the_stable_rate_has_the_curvature_for_its_threshold(optimizer: Optimizer) -> None:
-    rate = optimizer.stable_rate(7.0)
-    assert replace(optimizer, learning_rate=rate).threshold == pytest.approx(7.0)
-    assert optimizer.stable_rate(-1.0) is None
-
-
-def test_a_rule_without_threshold_says_why() -> None:
-    assert Optimizer("lion", 0.1).threshold is Optimizer("lion", 0.1).stable_rate(1.0) is None
-    assert "not linear in the gradient" in str(Optimizer("lion", 0.1).no_threshold)
-    assert Optimizer(None, 0.1).no_threshold == "the optimizer is not known"
-    assert Optimizer("sgd").no_threshold == "the learning rate is not known"
-    assert Optimizer("sgd", 0.1).no_threshold is None
-    for decay in (2.0, 5.0):
-        decayed = Optimizer("adamw", 1.0, weight_decay=decay)
-        assert decayed.threshold is None and "decay alone is unstable" in (decayed.no_threshold or "")
-    assert Optimizer("adamw", 1.0, weight_decay=1.9).threshold == pytest.approx(38.0 * 0.05)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,55 @@
+"""The curvature that an optimizer with its settings bears, and the rate that bears a curvature."""
+
+from fromage_cli.probes.optimizer_step.optimizer import ADAPTIVE, Optimizer
+from fromage_cli.theory.stability import (
+    adam_rate,
+    adam_threshold,
+    adamw_threshold,
+    momentum_rate,
+    momentum_threshold,
+    nesterov_rate,
+    nesterov_threshold,
+)
+
+
+def threshold_of(optimizer: Optimizer) -> float | None:
+    """The largest curvature at which its updates are stable; None for the reason that `no_threshold` gives."""
+    rate = optimizer.learning_rate
+    if rate is None or no_threshold(optimizer) is not None:
+        return None
+    if optimizer.name == "adam":
+        return adam_threshold(rate, optimizer.betas[0])
+    if optimizer.name == "adamw":
+        return adamw_threshold(rate, optimizer.betas[0], optimizer.weight_decay)
+    if optimizer.nesterov:
+        return nesterov_threshold(rate, optimizer.momentum)
+    return momentum_threshold(rate, optimizer.momentum, optimizer.dampening)
+
+
+def no_threshold(optimizer: Optimizer) -> str | None:
+    """Why there is no threshold; None where there is one."""
+    name, rate = optimizer.name, optimizer.learning_rate
+    if name is None:
+        return "the optimizer is not known"
+    if name not in ("sgd", *ADAPTIVE):
+        return f"the step of {name} is not linear in the gradient, so that no curvature bounds its rate"
+    if rate is None:
+        return "the learning rate is not known"
+    if name == "adamw" and rate * optimizer.weight_decay >= 2.0:
+        return "decay alone is unstable: the rate times the decoupled weight decay is 2 or more"
+    return None
+
+
+def rate_for(optimizer: Optimizer, curvature: float) -> float | None:
+    """The largest learning rate that bears a curvature above 0, coupled decay counted to it.
+
+    For Adam, of the preconditioned Hessian. None where there is no threshold.
+    """
+    if not curvature > 0.0 or optimizer.name not in ("sgd", *ADAPTIVE):
+        return None
+    if optimizer.adaptive:
+        decoupled = optimizer.weight_decay if optimizer.name == "adamw" else 0.0
+        return adam_rate(curvature, optimizer.betas[0], decoupled)
+    if optimizer.nesterov:
+        return nesterov_rate(curvature, optimizer.momentum)
+    return momentum_rate(curvature, optimizer.momentum, optimizer.dampening)

@@ -1,0 +1,50 @@
+from dataclasses import replace
+
+import pytest
+
+from fromage_cli.probes.curvature.threshold import no_threshold, rate_for, threshold_of
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "threshold"),
+    [
+        (Optimizer("sgd", 0.1), 20.0),
+        (Optimizer("sgd", 0.1, momentum=0.9), 38.0),
+        (Optimizer("sgd", 0.1, momentum=0.9, dampening=0.5), 76.0),
+        (Optimizer("sgd", 0.1, momentum=0.5, nesterov=True), 15.0),
+        (Optimizer("adam", 0.1, weight_decay=1.0), 380.0),
+        (Optimizer("adamw", 0.1, weight_decay=1.0), 361.0),
+        (Optimizer("sgd"), None),
+        (Optimizer(None, 0.1), None),
+    ],
+)
+def test_each_rule_has_its_threshold(optimizer: Optimizer, threshold: float | None) -> None:
+    assert threshold_of(optimizer) == (pytest.approx(threshold) if threshold is not None else None)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        Optimizer("sgd", momentum=0.9, dampening=0.2),
+        Optimizer("sgd", momentum=0.9, nesterov=True),
+        Optimizer("adam", betas=(0.8, 0.9)),
+        Optimizer("adamw", weight_decay=0.3),
+    ],
+)
+def test_the_stable_rate_has_the_curvature_for_its_threshold(optimizer: Optimizer) -> None:
+    rate = rate_for(optimizer, 7.0)
+    assert threshold_of(replace(optimizer, learning_rate=rate)) == pytest.approx(7.0)
+    assert rate_for(optimizer, -1.0) is None
+
+
+def test_a_rule_without_threshold_says_why() -> None:
+    assert threshold_of(Optimizer("lion", 0.1)) is rate_for(Optimizer("lion", 0.1), 1.0) is None
+    assert "not linear in the gradient" in str(no_threshold(Optimizer("lion", 0.1)))
+    assert no_threshold(Optimizer(None, 0.1)) == "the optimizer is not known"
+    assert no_threshold(Optimizer("sgd")) == "the learning rate is not known"
+    assert no_threshold(Optimizer("sgd", 0.1)) is None
+    for decay in (2.0, 5.0):
+        decayed = Optimizer("adamw", 1.0, weight_decay=decay)
+        assert threshold_of(decayed) is None and "decay alone is unstable" in (no_threshold(decayed) or "")
+    assert threshold_of(Optimizer("adamw", 1.0, weight_decay=1.9)) == pytest.approx(38.0 * 0.05)
