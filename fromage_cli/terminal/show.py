@@ -71,7 +71,7 @@ def page(answer: Answer, stream: TextIO | None) -> str:
     from rich.console import Console
     from rich.text import Text
 
-    from fromage_cli.terminal.tables import finding_list
+    from fromage_cli.terminal.tables import Harmless, finding_list
 
     ascii_only = streams.ascii_only(stream)
     style = PageStyle(session.current().output.show_all, ascii_only, streams.width(stream))
@@ -85,9 +85,9 @@ def page(answer: Answer, stream: TextIO | None) -> str:
         emoji=False,
     )
     with console.capture() as capture:
-        console.print(answer.page(style))
+        console.print(Harmless(answer.page(style)))
         if answer.findings:
-            console.print(Text(""), finding_list(answer.findings, style), sep="\n")
+            console.print(Text(""), Harmless(finding_list(answer.findings, style)), sep="\n")
     lines = (line.rstrip() for line in capture.get().splitlines())
     text = "\n".join(lines) + "\n"
     return ascii_words(text) if ascii_only else text

@@ -7,6 +7,7 @@ from itertools import groupby
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -135,6 +136,18 @@ def hidden_rows(shown: int, total: int) -> Text:
     return Text(f"{total - shown} of {total} rows hidden; --all shows them", style="dim")
 
 
+class Harmless:
+    """A page in which no name acts on the terminal, wherever it comes from; colours and line breaks are ours."""
+
+    def __init__(self, page: RenderableType) -> None:
+        self.page = page
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The page's segments, control characters in their texts spelled out."""
+        for text, style, control in console.render(self.page, options):
+            yield Segment("\n".join(map(visible, text.split("\n"))) if control is None else text, style, control)
+
+
 _COLOURS = {"info": "dim", "warn": "yellow", "fail": "bold red"}
 
 
@@ -148,13 +161,14 @@ def finding_list(findings: Sequence[Finding], style: PageStyle) -> RenderableTyp
         shown = alike if style.show_all else alike[:ALIKE]
         for finding in shown:
             layer = f"{finding.layer}: " if finding.layer else ""
-            grid.add_row(Text(severity, _COLOURS[severity]), _words(f"{layer}{finding.message}", style))
+            grid.add_row(Text(severity, _COLOURS[severity]), prose(f"{layer}{finding.message}", style))
         if len(shown) < len(alike):
             grid.add_row("", Text(f"{len(alike) - len(shown)} more of {code}; --all shows them", "dim"))
         if shown[-1].hint:
-            grid.add_row("", _words(shown[-1].hint, style, "dim"))
+            grid.add_row("", prose(shown[-1].hint, style, "dim"))
     return grid
 
 
-def _words(text: str, style: PageStyle, colour: str = "") -> Text:
+def prose(text: str, style: PageStyle, colour: str = "") -> Text:
+    """Sentences, in which no name can act, spelled in ASCII before they are broken into lines where need be."""
     return Text(ascii_words(visible(text)) if style.ascii_only else visible(text), colour)

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.text import Text
@@ -52,6 +53,13 @@ def test_json_of_several_is_an_array_and_of_one_an_object(many):
     assert (second["result"], second["status"]) == ({"path": "b"}, "warn")
     assert err.splitlines() == ["note: note on a", "note: note on b"]
     assert json.loads(many([answer("a")], "--json")[1])["result"] == {"path": "a"}
+
+
+def test_nothing_on_a_page_acts_on_the_terminal(many):
+    hostile = replace(answer("a", "warn"), page=lambda style: Text("name \x1b[31m \u202e\r end\nnext line", "bold"))
+    out = many([hostile], "--format", "rich")[1]
+    assert not {"\x1b", "\u202e", "\r"} & set(out)
+    assert "name \\x1b[31m \\u202e" in out and "next line\n" in out
 
 
 def test_json_lines(many):

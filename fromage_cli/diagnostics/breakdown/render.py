@@ -9,8 +9,8 @@ from rich.text import Text
 
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
 from fromage_cli.terminal.answer import PageStyle, Table
-from fromage_cli.terminal.tables import Column, hidden_rows, house_table
-from fromage_cli.terminal.words import ascii_words, number, sparkline, visible
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
+from fromage_cli.terminal.words import number, sparkline, visible
 from fromage_cli.theory.relative_trust import lemma2_rate
 
 ROWS = 8
@@ -26,7 +26,7 @@ _SIGNS = {"uncertifiable": "none", "below-grid": "< ", "above-grid": "> "}
 def render(result: BreakdownResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
     return Group(
-        _prose(summary(result), style),
+        prose(summary(result), style),
         Text(""),
         _layers(result, style),
         _network(result, style),
@@ -45,7 +45,7 @@ def _spread(result: BreakdownResult, style: PageStyle) -> RenderableType:
     without = len(result.batches) - len(found)
     if without:
         words += f"{'; ' if found else ''}{without} without a crossing on the grid"
-    return _prose(words, style)
+    return prose(words, style)
 
 
 def summary(result: BreakdownResult) -> str:
@@ -134,7 +134,7 @@ def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
     ]
     rows = [_row(layer, result.etas, same, style) for layer in shown]
     return Group(
-        house_table(columns, rows, style), hidden_rows(len(shown), len(ordered)), _prose(_legend(result), style, "dim")
+        house_table(columns, rows, style), hidden_rows(len(shown), len(ordered)), prose(_legend(result), style, "dim")
     )
 
 
@@ -148,11 +148,6 @@ def _row(layer: LayerBreakdown, etas: Sequence[float], same: bool, style: PageSt
         layer.violation,
         _curve_line(layer.breakdown, style, BREAKDOWN_SCALE),
     )
-
-
-def _prose(words: str, style: PageStyle, colour: str = "") -> Text:
-    """Sentences, spelled in ASCII before they are broken into lines where nothing else can be written."""
-    return Text(ascii_words(words) if style.ascii_only else words, colour)
 
 
 def _curve_line(values: Sequence[float | None], style: PageStyle, scale: tuple[float, float] | None = None) -> str:

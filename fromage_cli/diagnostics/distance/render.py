@@ -8,8 +8,8 @@ from rich.text import Text
 
 from fromage_cli.diagnostics.distance.result import DistanceResult, LayerDistance
 from fromage_cli.terminal.answer import PageStyle
-from fromage_cli.terminal.tables import Column, hidden_rows, house_table
-from fromage_cli.terminal.words import ascii_words, number, visible
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
+from fromage_cli.terminal.words import counted, number, visible
 
 ROWS = 12
 """Layers shown without `--all`."""
@@ -30,10 +30,10 @@ def render(result: DistanceResult, style: PageStyle) -> RenderableType:
     shown = result.layers if style.show_all else sorted(result.layers, key=_nearness)[:ROWS]
     hidden = [hidden_rows(len(shown), len(result.layers))] if len(shown) < len(result.layers) else []
     return Group(
-        _prose(summary(result), style),
+        prose(summary(result), style),
         _layers(result, shown, style),
         *hidden,
-        _prose(_legend(result), style, "dim"),
+        prose(_legend(result), style, "dim"),
         Text(""),
         _network(result, style),
         *_absent(result, style),
@@ -42,7 +42,7 @@ def render(result: DistanceResult, style: PageStyle) -> RenderableType:
 
 def summary(result: DistanceResult) -> str:
     """The answer in a sentence or two."""
-    count = f"{len(result.layers)} layer{'s' if len(result.layers) != 1 else ''}"
+    count = counted(len(result.layers), "layer")
     known = [layer for layer in result.layers if layer.relative_distance is not None]
     if not known:
         return f"Of {count} none has a relative distance."
@@ -146,8 +146,4 @@ def _absent(result: DistanceResult, style: PageStyle) -> list[Text]:
     names: dict[str, list[str]] = {}
     for absent in result.absent:
         names.setdefault(absent.reason, []).append(_WORDS[absent.name])
-    return [_prose(f"no {', '.join(found)}: {reason}", style, "dim") for reason, found in names.items()]
-
-
-def _prose(words: str, style: PageStyle, colour: str = "") -> Text:
-    return Text(ascii_words(words) if style.ascii_only else words, colour)
+    return [prose(f"no {', '.join(found)}: {reason}", style, "dim") for reason, found in names.items()]

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult, LayerEquilibrium
 from fromage_cli.terminal.answer import PageStyle, Table
-from fromage_cli.terminal.tables import Column, hidden_rows, house_table
-from fromage_cli.terminal.words import OPTIMIZER_TITLES, ascii_words, number, sparkline
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
+from fromage_cli.terminal.words import OPTIMIZER_TITLES, counted, number, sparkline
 
 ROWS = 12
 """Layers shown without `--all`."""
@@ -35,10 +35,10 @@ def render(result: IntrinsicResult, style: PageStyle) -> RenderableType:
     shown = result.layers if style.show_all else sorted(result.layers, key=_order)[:ROWS]
     hidden = [hidden_rows(len(shown), len(result.layers))] if len(shown) < len(result.layers) else []
     return Group(
-        _prose(summary(result), style),
+        prose(summary(result), style),
         _layers(result, shown, style),
         *hidden,
-        _prose(_legend(result), style, "dim"),
+        prose(_legend(result), style, "dim"),
         *_after_drop(result, shown, style),
         *_absent(result, style),
     )
@@ -51,7 +51,7 @@ def summary(result: IntrinsicResult) -> str:
         rule += f" with momentum {number(result.momentum)}"
     if result.decay is not None:
         rule += f", decay {result.decay}"
-    said = [f"{rule}, {_layer_count(len(result.layers))}.", *_state(result)]
+    said = [f"{rule}, {counted(len(result.layers), 'layer')}.", *_state(result)]
     untested = sum(layer.verdict == "untested" for layer in result.layers)
     if not result.tested:
         said.append("This assumes scale invariance, which only a model and a batch can tell.")
@@ -83,10 +83,6 @@ def _state(result: IntrinsicResult) -> list[str]:
 def _beside(log_ratio: float) -> str:
     """A norm against its equilibrium, in words."""
     return f"{number(math.exp(abs(log_ratio)))} × {'above' if log_ratio > 0.0 else 'below'}"
-
-
-def _layer_count(count: int) -> str:
-    return f"{count} layer{'s' if count != 1 else ''}"
 
 
 def _order(layer: LayerEquilibrium) -> float:
@@ -180,7 +176,7 @@ def _after_drop(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], styl
     said += f"relaxation times of the new rate, from {number(ends[0])} to {number(ends[1])} on a log scale."
     if any(drop.from_equilibrium for _, drop in rows):
         said += " Layers whose equilibrium norm is not known are taken to be at it."
-    return [Text(""), house_table(columns, cells, style), _prose(said, style, "dim")]
+    return [Text(""), house_table(columns, cells, style), prose(said, style, "dim")]
 
 
 def _absent(result: IntrinsicResult, style: PageStyle) -> list[Text]:
@@ -194,7 +190,7 @@ def _absent(result: IntrinsicResult, style: PageStyle) -> list[Text]:
             if whole
             else f" for {', '.join(absent.layers[:NAMED])}" + (f" and {count - NAMED} more" if count > NAMED else "")
         )
-        lines.append(_prose(f"no {names}{where}: {absent.reason}", style, "dim"))
+        lines.append(prose(f"no {names}{where}: {absent.reason}", style, "dim"))
     return lines
 
 
@@ -224,7 +220,3 @@ def courses(result: IntrinsicResult) -> Table:
         for step, ratio in zip(layer.drop.steps, layer.drop.ratios, strict=True)
     ]
     return Table(("layer", "step", "ratio", "effective_learning_rate"), tuple(rows))
-
-
-def _prose(words: str, style: PageStyle, colour: str = "") -> Text:
-    return Text(ascii_words(words) if style.ascii_only else words, colour)

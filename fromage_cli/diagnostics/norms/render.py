@@ -8,7 +8,7 @@ from rich.text import Text
 from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult
 from fromage_cli.terminal.answer import PageStyle, Table
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
-from fromage_cli.terminal.words import number, sparkline, visible
+from fromage_cli.terminal.words import counted, number, sparkline, visible
 
 ROWS = 12
 """Layers shown without `--all`."""
@@ -34,7 +34,7 @@ def render(result: NormsResult, style: PageStyle) -> RenderableType:
 
 def summary(result: NormsResult) -> str:
     """The answer in a sentence or two."""
-    layers = f"{len(result.layers)} layer{'s' if len(result.layers) != 1 else ''}"
+    layers = counted(len(result.layers), "layer")
     if len(result.steps) < 2:
         return f"The norms of {layers} at one step; growth needs a second checkpoint.{_invariant(result)}"
     growing = [layer for layer in result.layers if layer.overflow_step is not None]

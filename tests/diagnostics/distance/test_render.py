@@ -5,7 +5,7 @@ import pytest
 
 from fromage_cli.diagnostics.distance.measure import without_function
 from fromage_cli.diagnostics.distance.render import render, summary
-from fromage_cli.diagnostics.distance.result import ConditionNumber, ImpliedStep
+from fromage_cli.diagnostics.distance.result import Absent, ConditionNumber, ImpliedStep
 from tests.diagnostics.pages import compare, drawn
 
 page = partial(drawn, render)
@@ -65,6 +65,11 @@ def test_without_model_steps_and_spectrum(make_result, make_layer):
 )
 def test_sentences(make_result, make_layer, changes, words):
     assert summary(make_result(layers=(make_layer(**changes),))) == words
+
+
+def test_names_in_a_reason_cannot_act_either(make_result):
+    text = page(make_result(absent=(Absent("product", "a\x1b[31m is zero or not finite"),)))
+    assert "\x1b" not in text and "no product: a\\x1b[31m is zero" in text
 
 
 def test_layers_without_a_relative_distance_are_not_called_the_same(make_result, make_layer):

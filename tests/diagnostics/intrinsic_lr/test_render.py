@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from fromage_cli.diagnostics.intrinsic_lr.render import courses, render, rotations, summary
+from fromage_cli.diagnostics.intrinsic_lr.result import Absent
 from tests.diagnostics.pages import compare, drawn
 
 page = partial(drawn, render)
@@ -27,6 +28,12 @@ def test_the_courses_are_drawn_to_their_highest(make_result, make_layer, drop):
     rising = replace(drop, ratios=tuple(0.1 * (index + 1) for index in range(25)))
     text = page(make_result(layers=(make_layer(drop=rising),), drop_factor=10.0))
     assert "from 0.09 to 2.5 on a log scale" in " ".join(text.split())
+
+
+def test_names_beside_a_reason_cannot_act_either(make_result, make_layer):
+    layers = (make_layer("a\x1b[31m"), make_layer())
+    text = page(make_result(layers=layers, absent=(Absent(("log_ratio",), "why", ("a\x1b[31m",)),)))
+    assert "\x1b" not in text and "no distance from it for a\\x1b[31m: why" in text
 
 
 def test_layers_that_could_not_be_tested_are_counted(make_result, make_layer):
