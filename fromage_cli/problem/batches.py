@@ -137,8 +137,13 @@ def _refuse_form(spec: str, path: Path) -> None:
 
 def as_batch(data: Any, source: str) -> Batch:
     """Check a nest and wrap it: at least one tensor, one first dimension, no empty batch, no NaN."""
-    data = map_tensors(_as_tensors(data), _plain)
-    tensors = dict(named_tensors(data))
+    try:
+        data = map_tensors(_as_tensors(data), _plain)
+        tensors = dict(named_tensors(data))
+    except RecursionError as error:
+        raise MismatchError(
+            f"The batch from {source} is nested without end.", "Return tensors in a few dicts, tuples or lists."
+        ) from error
     if not tensors:
         raise InputError(f"The batch from {source} holds no tensors (it is a {type(data).__name__}).", f"Give {FORMS}.")
     for name, tensor in tensors.items():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fromage_cli.errors import MismatchError, UsageError
-from fromage_cli.problem.batches import Batch, describe_shapes
+from fromage_cli.problem.batches import Batch, describe_shapes, named_tensors
 from fromage_cli.problem.beside import BUILT_IN_LOSSES
 from fromage_cli.problem.call import forward, inputs_and_targets
 from fromage_cli.problem.evaluation import Mode, comparable
@@ -43,7 +43,8 @@ def resolve_loss(
     """The loss that a specification names, checked by one forward pass that leaves no trace.
 
     `auto` is the model's own loss where its output holds one, else cross-entropy for integer targets and squared error
-    for floating ones. Class indices and probabilities are checked here and not in every evaluation.
+    for floating ones; a scalar beside the output of a model that did not see the target is no loss. Class indices and
+    probabilities are checked here and not in every evaluation.
 
     Raises UsageError (unknown name) and MismatchError (no target, target out of range, shapes that do not fit).
     """
@@ -60,6 +61,10 @@ def resolve_loss(
     with comparable(model, mode, seed), torch.no_grad():
         positional, named, target = inputs_and_targets(model, batch)
         output = forward(model, batch, positional, named)
+        saw_target = any(tensor is target for _, tensor in named_tensors((positional, named)))
+        beside = isinstance(output, list | tuple) and getattr(output, "loss", None) is None
+        if spec == "auto" and target is not None and beside and not saw_target:
+            spec = _by_target_type(target, batch)
         return _built_in(spec, output, target, batch)
 
 

@@ -88,7 +88,9 @@ def _load_module(specification: Specification) -> ModuleType:
 def _attribute(module: ModuleType, specification: Specification, flag: str) -> Any:
     found: Any = module
     for part in specification.name.split("."):
-        if not hasattr(found, part):
+        with named_code(f"looking for {specification.name} in {specification.module}"):  # modules may import lazily
+            known = hasattr(found, part)
+        if not known:
             names = [name for name in dir(found) if not name.startswith("__")]
             near = difflib.get_close_matches(part, names, 3, 0.5)
             hint = f"Nearest names: {', '.join(near)}." if near else "It has no similar name."

@@ -195,3 +195,10 @@ def test_tensors_of_inference_mode_can_be_part_of_a_graph_and_complex_ones_are_c
 def test_numbers_of_eight_bits_are_widened() -> None:
     batch = as_batch({"x": torch.ones(2, 3).to(torch.float8_e4m3fn)}, "here")
     assert batch.data["x"].dtype is torch.float32
+
+
+def test_a_batch_that_holds_itself_is_refused() -> None:
+    data: list[Any] = [torch.ones(2, 3)]
+    data.append(data)
+    with pytest.raises(MismatchError, match="nested without end"):
+        as_batch(data, "here")

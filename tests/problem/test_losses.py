@@ -123,3 +123,27 @@ def test_deciding_leaves_no_trace() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
+
+
+class Auxiliary(nn.Module):
+    """Returns logits and a scalar that is no loss of theirs, or with targets their loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        logits = self.linear(x)
+        return logits, logits.square().mean()
+
+
+class Blind(Auxiliary):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return super().forward(x)
+
+
+def test_a_scalar_beside_the_output_is_the_loss_only_of_a_model_that_saw_the_target() -> None:
+    batch = as_batch((torch.ones(4, 3), torch.tensor([0, 1, 1, 0])), "here")
+    assert resolve_loss("auto", Auxiliary(), batch).name == "model's own"
+    assert resolve_loss("auto", Blind(), batch).name == "cross-entropy"
+    assert resolve_loss("auto", Blind(), as_batch(torch.ones(4, 3), "here")).name == "model's own"

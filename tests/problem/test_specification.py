@@ -110,3 +110,9 @@ def test_a_module_that_exits_does_not_end_the_program(tmp_path: Path) -> None:
     (tmp_path / "file.py").write_text("import sys\nsys.exit(3)\n")
     with pytest.raises(MismatchError, match="SystemExit while importing"):
         load_named("file.py:x", "--model")
+
+
+def test_a_module_that_finds_its_names_late_may_fail_at_that(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text("def __getattr__(name):\n    raise ImportError('needs more')\n")
+    with pytest.raises(MismatchError, match=r"ImportError while looking for x in late.py \(.*late.py:2\): needs more"):
+        load_named("late.py:x", "--model")
