@@ -29,7 +29,8 @@ def gather_series(
 ) -> Gathered:
     """Open every complete checkpoint that the names stand for; incomplete ones are left out, and a note says so.
 
-    Raises InputError where one does not exist or none is complete, UsageError where steps are unknown or not distinct.
+    `optimizer_state`: a file with the optimizer's state, which is that of the last one. Raises InputError where a
+    checkpoint does not exist or none is complete, UsageError where steps are unknown or not distinct.
     """
     notes: list[str] = []
     urls = [name for name in names if is_url(name)]
@@ -41,9 +42,14 @@ def gather_series(
         raise next(iter(faults.values()))
     notes += [f"Skipped {quoted(path)}: {fault.message}" for path, fault in faults.items()]
     everything: list[str | Path] = [*complete, *urls]
-    opened = [open_checkpoint(path, key, ema=ema, optimizer_state=optimizer_state) for path in everything]
+    opened = [open_checkpoint(path, key, ema=ema) for path in everything]
     if len(opened) > 1:
         _check_steps(opened)
+    last = max(range(len(opened)), key=lambda index: opened[index].step or 0)
+    if optimizer_state is not None:
+        opened[last] = open_checkpoint(everything[last], key, ema=ema, optimizer_state=optimizer_state)
+        if len(opened) > 1:
+            notes.append(f"The optimizer's state that was named counts for step {opened[last].step} alone.")
     ordered = sorted(opened, key=lambda checkpoint: checkpoint.step or 0)
     notes += dict.fromkeys(note for checkpoint in ordered for note in checkpoint.notes)
     return Gathered(tuple(ordered), tuple(notes))

@@ -70,6 +70,10 @@ class Measuring:
         equilibrium = law.equilibrium
         relaxation = equilibrium.relaxation if equilibrium is not None else None
         expected = self._expected(name)
+        if equilibrium is not None and None in expected[-1:]:
+            self.reasons.add(
+                name, ("expected_rotation",), "the learning rate of the checkpoint before is not known, or 0"
+            )
         return LayerEquilibrium(
             name=name,
             kind=known.kind if known is not None else None,

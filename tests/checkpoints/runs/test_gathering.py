@@ -45,6 +45,18 @@ def test_incomplete_ones_are_skipped_and_said(run, names):
     assert "Skipped" in note and "step-20.safetensors" in note and "incomplete" in note
 
 
+def test_the_state_of_an_optimizer_is_of_one_step(run, tmp_path):
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    torch.save(torch.optim.SGD([weight], lr=0.25, momentum=0.9).state_dict(), tmp_path / "optimizer.pt")
+    gathered = gather_series(["run"], optimizer_state="optimizer.pt")
+    *before, last = gathered.checkpoints
+    assert last.step == 100 and last.optimizer.groups[0].settings["lr"] == 0.25
+    assert [checkpoint.optimizer for checkpoint in before] == [None, None]
+    assert any("step 100 alone" in note for note in gathered.notes)
+    (alone,) = gather_series(["run/step-3.safetensors"], optimizer_state="optimizer.pt").checkpoints
+    assert alone.optimizer.groups[0].settings["lr"] == 0.25
+
+
 def test_one_checkpoint_needs_no_step(tmp_path):
     save_file({"w": torch.ones(2, 2)}, tmp_path / "weights.safetensors")
     assert steps(str(tmp_path / "weights.safetensors")) == [None]

@@ -111,6 +111,13 @@ def test_rotation_between_checkpoints(run):
     assert layer.expected_rotation == pytest.approx(math.acos(math.exp(-0.75e-3 * 300)), rel=0.02)
 
 
+def test_a_rate_that_was_not_known_before(run):
+    training = Training("adamw", betas=BETAS, decoupled=True, rates={"w": (None, 1e-2)}, decays={"w": 0.1})
+    result = run([torch.ones(2, 2), torch.eye(2)], training)
+    assert result.layers[0].expected_rotation is None and result.layers[0].observed_rotation is not None
+    assert reasons(result, "expected_rotation") == ["the learning rate of the checkpoint before is not known, or 0"]
+
+
 def test_the_course_after_a_drop(run):
     end = adamw_norm(1e-2, 0.1, 100)
     weight = torch.ones(10, 10, dtype=torch.float64) * end / 10
