@@ -18,6 +18,7 @@ from fromage_cli.diagnostics.suggest_lr.result import (
 from fromage_cli.diagnostics.suggest_lr.training import Trained, check, recommend
 from fromage_cli.errors import FromageError
 from fromage_cli.probes.lines.crossing import Crossing
+from fromage_cli.probes.optimizer_step.gradient_noise import GradientNoise
 from fromage_cli.probes.optimizer_step.optimizer import WITH_BETAS, WITH_MOMENTUM, Optimizer, state_of
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
@@ -88,7 +89,7 @@ def measure(
     if optimizer.name is None:
         alternatives = measure_alternatives(course, limit.eta)
     noise = course.update.noise
-    noise_range = noise_scale_range(list(noise.chunks.values())) if noise is not None and noise.noise_scale else None
+    low, high = _noise_range(noise)
     result = SuggestedRates(
         loss=problem.base.loss,
         limit=limit,
@@ -96,8 +97,8 @@ def measure(
         estimates=tuple(sorted(course.estimates, key=lambda each: ORDER.index(each.name))),
         optimizer=_settings(course, optimizer, state, limit, wish),
         noise_scale=noise.noise_scale if noise is not None else None,
-        noise_scale_low=noise_range[0] if noise_range is not None else None,
-        noise_scale_high=noise_range[1] if noise_range is not None else None,
+        noise_scale_low=low,
+        noise_scale_high=high,
         noise_rows=noise.rows if noise is not None else None,
         layers=read_layers(course, crossing, limit.eta),
         points=read_points(crossing),
@@ -109,6 +110,13 @@ def measure(
         noise=tuple(sorted(crossing.certificate.noise)) if crossing is not None else (),
     )
     return Measurement(result, course.error, _notes(course, optimizer, crossing, trained, wish))
+
+
+def _noise_range(noise: GradientNoise | None) -> tuple[float | None, float | None]:
+    """One standard error below the noise scale, and above."""
+    if noise is None or noise.noise_scale is None:
+        return None, None
+    return noise_scale_range(list(noise.chunks.values())) or (None, None)
 
 
 def _nothing() -> Recommended:

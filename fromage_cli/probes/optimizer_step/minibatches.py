@@ -68,8 +68,9 @@ def require_samples(problem: Problem, parts: Sequence[Batch], losses: Sequence[f
         return
     mean, whole = fmean(losses), problem.base.loss
     if not abs(mean - whole) <= MIXING * abs(whole):
+        size = "one row" if parts[0].size == 1 else f"{parts[0].size} rows"
         raise MismatchError(
-            f"the loss is one of rows together: it is {whole:.4g}, and {mean:.4g} on parts of {parts[0].size} rows",
+            f"the loss is one of rows together: it is {whole:.4g}, and {mean:.4g} on parts of {size}",
             ONE_OF_ROWS,
         )
 

@@ -115,11 +115,7 @@ def next_update(
         noise=noise,
         memory=memory,
         cosines=_cosines(line, step, noise, factors, averaged),
-        levels={
-            move.tensor.name: min(line.cosines[move.tensor.name], move.cosine)
-            * (factors.get(move.tensor.name, 1.0) if batch_size is not None else 1.0)
-            for move in line.direction.moves
-        },
+        levels=_levels(line, factors if batch_size is not None else {}),
         sampled=sampled,
         filled=optimizer.momentum > 0.0 and not known,
         relative_steps={
@@ -128,6 +124,12 @@ def next_update(
         },
         no_noise=no_noise,
     )
+
+
+def _levels(line: StepLine, factors: Mapping[str, float]) -> dict[str, float]:
+    """The smaller cosine, with decoupled decay or without, of every tensor that moves, as noise leaves it."""
+    names = {move.tensor.name: move.cosine for move in line.direction.moves}
+    return {name: min(line.cosines[name], cosine) * factors.get(name, 1.0) for name, cosine in names.items()}
 
 
 def _noise(problem: Problem, parts: list[Batch], **how: Any) -> tuple[GradientNoise | None, str | None]:

@@ -136,6 +136,20 @@ def test_a_loss_of_rows_together_has_no_noise_of_parts(
         measure_noise(mixing, noise_chunks(mixing, 16))
 
 
+def test_a_loss_that_one_row_does_not_have_is_one_of_rows_together(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    class Spread:
+        name = "spread"
+
+        def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
+            return LossTerms(model(batch.data["x"]).std(0).sum(), 1.0)
+
+    mixing = replace(make_problem(perceptron, classification), loss=Spread())
+    with pytest.raises(MismatchError, match=r"and nan on parts of one row$"):
+        measure_noise(mixing, noise_chunks(mixing, 32))
+
+
 def test_parts_of_unequal_weight_and_rows_left_over_are_samples_all_the_same(
     make_problem: Maker, perceptron: nn.Module
 ) -> None:
