@@ -1,6 +1,6 @@
 """The diagnostic batch: a nest of tensors that share their first dimension, from a file or the user's function."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 from fromage_cli.errors import InputError, MismatchError, NumericalError, UsageError
 from fromage_cli.problem.batch_files import READERS, TOKENS, read_tokens
 from fromage_cli.problem.named_code import check_arguments, named_code, seeded
+from fromage_cli.problem.nests import as_tensors, describe_shapes, in_precision, map_tensors, named_tensors
 from fromage_cli.problem.specification import load_named, parse_specification
 
 FORMS = (
@@ -43,45 +44,6 @@ class Batch:
     def reversed(self) -> "Batch":
         """The same rows from last to first."""
         return replace(self, data=map_tensors(self.data, lambda tensor: tensor.flip(0)))
-
-
-def in_precision(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A floating tensor in that precision, a complex one with parts of it, any other as it is."""
-    if tensor.is_complex():
-        return tensor.to(dtype.to_complex())
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-def map_tensors(data: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Apply a function to every tensor of a nest and keep the rest as it is."""
-    if isinstance(data, Tensor):
-        return function(data)
-    if isinstance(data, Mapping):
-        return {key: map_tensors(value, function) for key, value in data.items()}
-    if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*(map_tensors(value, function) for value in data))
-    if isinstance(data, list | tuple):
-        return type(data)(map_tensors(value, function) for value in data)
-    return data
-
-
-def named_tensors(data: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a nest with its path, as `inputs.ids` or `[0]`."""
-    if isinstance(data, Tensor):
-        yield name or "the tensor", data
-    elif isinstance(data, Mapping):
-        for key, value in data.items():
-            yield from named_tensors(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(data, list | tuple):
-        for index, value in enumerate(data):
-            yield from named_tensors(value, f"{name}[{index}]")
-
-
-def describe_shapes(data: Any) -> str:
-    """The names, types and shapes of a nest's tensors on one line."""
-    tensors = list(named_tensors(data))
-    shown = [f"{name} {str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}" for name, tensor in tensors[:6]]
-    return ", ".join(shown) + (f" and {len(tensors) - 6} more" if len(tensors) > 6 else "")
 
 
 def load_batches(
@@ -138,7 +100,7 @@ def _refuse_form(spec: str, path: Path) -> None:
 def as_batch(data: Any, source: str) -> Batch:
     """Check a nest and wrap it: at least one tensor, one first dimension, no empty batch, no NaN."""
     try:
-        data = map_tensors(_as_tensors(data), _plain)
+        data = map_tensors(as_tensors(data), _plain)
         tensors = dict(named_tensors(data))
     except RecursionError as error:
         raise MismatchError(
@@ -158,22 +120,6 @@ def as_batch(data: Any, source: str) -> Batch:
     if sizes == {0}:
         raise InputError(f"The batch from {source} is empty: {describe_shapes(data)}.", "Give at least one sample.")
     return Batch(data, sizes.pop(), source)
-
-
-def _as_tensors(data: Any) -> Any:
-    """The same nest in plain dicts, with tensors for numpy arrays."""
-    if isinstance(data, np.ndarray):
-        if data.dtype.kind not in "biufc" or data.dtype.itemsize > (16 if data.dtype.kind == "c" else 8):
-            raise InputError(f"The batch holds an array of type {data.dtype}; expected numbers.", "Convert it first.")
-        native = data.astype(data.dtype.newbyteorder("="))  # a copy: the source may be read-only or mapped
-        return torch.from_numpy(native)
-    if isinstance(data, Mapping):
-        return {key: _as_tensors(value) for key, value in data.items()}
-    if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*(_as_tensors(value) for value in data))
-    if isinstance(data, list | tuple):
-        return type(data)(_as_tensors(value) for value in data)
-    return data
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -224,7 +170,7 @@ def _call_function(spec: str, seed: int, allow_code: bool, count: int, spare: in
 
 
 def _first(batches: Any, spec: str, count: int, spare: int) -> list[Any]:
-    taken = list(islice(iter(batches), count + spare))
+    taken = [map_tensors(as_tensors(batch), torch.clone) for batch in islice(iter(batches), count + spare)]
     if not taken:
         raise InputError(f"--batch {spec} gave an iterator without any batch.", "Check that its data set is not empty.")
     if len(taken) < count:

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from fromage_cli.errors import FromageError, MismatchError
-from fromage_cli.problem.batches import Batch, describe_shapes, map_tensors, named_tensors
+from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.named_code import first_line, named_code, out_of_memory
+from fromage_cli.problem.nests import describe_shapes, map_tensors, named_tensors
 
 INPUT_NAMES = ("x", "input", "inputs")
 TARGET_NAMES = ("y", "target", "targets")

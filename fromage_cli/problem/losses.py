@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from fromage_cli.errors import MismatchError, UsageError
-from fromage_cli.problem.batches import Batch, describe_shapes, named_tensors
+from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.beside import BUILT_IN_LOSSES
 from fromage_cli.problem.call import forward, inputs_and_targets
 from fromage_cli.problem.evaluation import Mode, comparable
 from fromage_cli.problem.loss_terms import Loss, LossTerms, scalar_loss
 from fromage_cli.problem.named_code import check_arguments
+from fromage_cli.problem.nests import describe_shapes, named_tensors
 from fromage_cli.problem.reported_losses import FunctionLoss, ModelsOwnLoss, OutputLoss, own_loss
 from fromage_cli.problem.specification import load_named, parse_specification
 from fromage_cli.problem.supervised_losses import (

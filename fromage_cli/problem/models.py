@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from fromage_cli.errors import MismatchError, UsageError
-from fromage_cli.problem.batches import in_precision
 from fromage_cli.problem.beside import Declared
 from fromage_cli.problem.hugging_face_models import build_hugging_face
 from fromage_cli.problem.named_code import check_arguments, named_code, seeded
+from fromage_cli.problem.nests import in_precision
 from fromage_cli.problem.perceptron import Perceptron, build_perceptron
 from fromage_cli.problem.specification import load_named, parse_specification
 

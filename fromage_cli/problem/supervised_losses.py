@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fromage_cli.errors import MismatchError
-from fromage_cli.problem.batches import Batch, describe_shapes
+from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.call import forward, inputs_and_targets
 from fromage_cli.problem.loss_terms import LossTerms, in_full_precision, scalar_loss
 from fromage_cli.problem.named_code import named_code
+from fromage_cli.problem.nests import describe_shapes
 
 IGNORED = -100
 """The class index that marks a target as not counted."""

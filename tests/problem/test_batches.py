@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.errors import InputError, MismatchError, NumericalError, UnsafeError, UsageError
-from fromage_cli.problem.batches import as_batch, describe_shapes, load_batches, named_tensors
+from fromage_cli.problem.batches import as_batch, load_batches
 
 
 class Pair(NamedTuple):
@@ -38,12 +38,6 @@ def test_only_floating_tensors_are_cast() -> None:
     assert moved.data["x"].dtype is torch.float64
     assert moved.data["pair"].first.dtype is torch.int64
     assert moved.data["more"][0]["z"].dtype is torch.bool
-
-
-def test_tensors_are_named_by_their_path() -> None:
-    assert [name for name, _ in named_tensors(nest())] == ["x", "pair[0]", "pair[1]", "more[0].z"]
-    assert describe_shapes({"x": torch.ones(2, 3)}) == "x float32[2, 3]"
-    assert describe_shapes([torch.ones(1)] * 8).endswith("and 2 more")
 
 
 def test_arrays_become_tensors_and_graphs_are_cut() -> None:
@@ -202,3 +196,12 @@ def test_a_batch_that_holds_itself_is_refused() -> None:
     data.append(data)
     with pytest.raises(MismatchError, match="nested without end"):
         as_batch(data, "here")
+
+
+def test_batches_that_come_in_one_and_the_same_memory_are_kept_apart(tmp_path: Path) -> None:
+    (tmp_path / "reusing.py").write_text(
+        "import numpy\n\ndef draw():\n    held = numpy.zeros((2, 3))\n    for number in range(3):\n"
+        "        held[:] = number\n        yield held\n"
+    )
+    found = load_batches(f"{tmp_path / 'reusing.py'}:draw", count=2, spare=1)
+    assert [float(batch.data.mean()) for batch in found] == [0.0, 1.0, 2.0]

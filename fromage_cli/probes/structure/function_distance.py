@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.errors import MismatchError, NumericalError
-from fromage_cli.problem.batches import named_tensors
 from fromage_cli.problem.call import call_model, unwrapped
+from fromage_cli.problem.nests import named_tensors
 from fromage_cli.problem.problem import Problem
 from fromage_cli.problem.supervised_losses import prediction
 from fromage_cli.problem.weights import load_weights

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromage_cli.problem.batches import Batch, named_tensors
+from fromage_cli.problem.batches import Batch
+from fromage_cli.problem.nests import named_tensors
 from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.accumulation import distance, norm
 

@@ -1,0 +1,65 @@
+"""Nests of tensors in dicts, tuples and lists: a batch, or the arguments and the output of a model."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fromage_cli.errors import InputError
+
+
+def as_tensors(data: Any) -> Any:
+    """The same nest in plain dicts, with tensors for numpy arrays."""
+    if isinstance(data, np.ndarray):
+        if data.dtype.kind not in "biufc" or data.dtype.itemsize > (16 if data.dtype.kind == "c" else 8):
+            raise InputError(f"The batch holds an array of type {data.dtype}; expected numbers.", "Convert it first.")
+        native = data.astype(data.dtype.newbyteorder("="))  # a copy: the source may be read-only or mapped
+        return torch.from_numpy(native)
+    if isinstance(data, Mapping):
+        return {key: as_tensors(value) for key, value in data.items()}
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        return type(data)(*(as_tensors(value) for value in data))
+    if isinstance(data, list | tuple):
+        return type(data)(as_tensors(value) for value in data)
+    return data
+
+
+def in_precision(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A floating tensor in that precision, a complex one with parts of it, any other as it is."""
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex())
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def map_tensors(data: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to every tensor of a nest and keep the rest as it is."""
+    if isinstance(data, Tensor):
+        return function(data)
+    if isinstance(data, Mapping):
+        return {key: map_tensors(value, function) for key, value in data.items()}
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        return type(data)(*(map_tensors(value, function) for value in data))
+    if isinstance(data, list | tuple):
+        return type(data)(map_tensors(value, function) for value in data)
+    return data
+
+
+def named_tensors(data: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a nest with its path, as `inputs.ids` or `[0]`."""
+    if isinstance(data, Tensor):
+        yield name or "the tensor", data
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from named_tensors(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(data, list | tuple):
+        for index, value in enumerate(data):
+            yield from named_tensors(value, f"{name}[{index}]")
+
+
+def describe_shapes(data: Any) -> str:
+    """The names, types and shapes of a nest's tensors on one line."""
+    tensors = list(named_tensors(data))
+    shown = [f"{name} {str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}" for name, tensor in tensors[:6]]
+    return ", ".join(shown) + (f" and {len(tensors) - 6} more" if len(tensors) > 6 else "")
