@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.diagnostics.suggest_lr.other_rows import critical_on_others
 from fromage_cli.diagnostics.suggest_lr.result import LIMIT, Estimate
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
-from fromage_cli.probes.curvature.critical import critical_rate, descent_along
+from fromage_cli.probes.curvature.critical import critical_rate
 from fromage_cli.probes.curvature.stable_rate import stable_rate
 from fromage_cli.probes.lines.crossing import Crossing, find_crossing, find_sum_crossing
-from fromage_cli.probes.optimizer_step.next_update import CHUNKS, NextUpdate, next_update, on_rows
+from fromage_cli.probes.optimizer_step.next_update import CHUNKS, NextUpdate, next_update
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.structure.depth import measure_depth
 from fromage_cli.problem.layers import TrainableTensor
@@ -21,8 +22,6 @@ from fromage_cli.theory.relative_trust import lemma2_rate
 
 FORWARD, PRODUCT = 1.0 / 3.0, 7.0 / 3.0
 """What a forward pass and a Hessian-vector product cost, in gradients."""
-UPHILL = "it never falls"
-"""Of the loss on rows that gave no part of the step."""
 WORDS = {
     "lemma2-count": "Lemma 2, depth {depth}; deep relative trust, every weight tensor counted: can it be trained",
     "lemma2-path": "Lemma 2, depth {depth}; the same on the longest path",
@@ -148,27 +147,8 @@ class Course:
         name = "critical-independent"
         if self._over(name):
             return None
-        halves = _halves(self.problem)
-        if halves is None:
-            self._add(name, None, None, "it takes two rows", 0.0)
-            return None
-        own, other = halves
         with self._counted(name) as spent:
-            try:
-                step = on_rows(self.update, own, self.state)
-                slopes = other.base.gradients
-                moved = {t.name: step.moved(t) for t in self.tensors if t.name in step.steps and t.name in slopes}
-                rate = critical_rate(other, moved, start, self.optimizer.contraction)
-                descends = descent_along(other, moved) > 0.0
-            except (MismatchError, NumericalError) as error:
-                self._add(name, None, None, f"not possible; {error.message.splitlines()[0]}", self.shared + spent())
-                return None
-            finally:
-                for part in (own, other):
-                    _add_share(self.problem.evaluations, part.evaluations, part.rows / self.problem.rows)
-            split = f"on {counted(other.rows, 'row')}, the step from {counted(own.rows, 'other')}"
-            words = "the loss rises" if rate is not None else "no rise seen" if descends else UPHILL
-            words = f"{words}; {split}"
+            rate, words = critical_on_others(self.problem, self.update, self.tensors, self.state, start)
             self._add(name, self.eta(rate), rate, words, self.shared + spent())
             self.advance()
             return rate
@@ -250,19 +230,3 @@ def _words(found: Crossing, sampled: bool) -> str:
     if found.relation == "above-grid":
         return f"{certain}; as far as was looked ({places})"
     return f"{certain}; {places}" if found.closed else f"{certain}; {places}, certain no more at {found.upper:.3g}"
-
-
-def _halves(problem: Problem) -> tuple[Problem, Problem] | None:
-    """The rows that give the step, and others: the first batch and the rest, or halves of the only one."""
-    if problem.further:
-        return problem.on(problem.batch), problem.on(*problem.further)
-    half = problem.batch.size // 2
-    if half == 0:
-        return None
-    return problem.on(problem.batch.rows(0, half)), problem.on(problem.batch.rows(half, 2 * half))
-
-
-def _add_share(total: Evaluations, part: Evaluations, share: float) -> None:
-    total.gradients += share * part.gradients
-    total.forwards += share * part.forwards
-    total.hessian_vector_products += share * part.hessian_vector_products

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
+from fromage_cli.diagnostics.suggest_lr.result import UPHILL, SuggestedRates
 from fromage_cli.findings import Finding
 from fromage_cli.terminal.words import counted
 
@@ -147,7 +147,7 @@ def _warm_up(result: SuggestedRates) -> Iterator[Finding]:
 
 def _only_on_this_batch(result: SuggestedRates) -> Iterator[Finding]:
     elsewhere = next((each for each in result.estimates if each.name == "critical-independent"), None)
-    if elsewhere is not None and elsewhere.learning_rate is None and elsewhere.assumption.startswith("it never falls"):
+    if elsewhere is not None and elsewhere.learning_rate is None and elsewhere.assumption.startswith(UPHILL):
         yield Finding(
             code="descends-on-own-rows-only",
             severity="info",

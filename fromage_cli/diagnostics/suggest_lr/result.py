@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 LIMIT = "a limit was reached before"
 """The assumption of an estimate that was not made for this reason."""
+UPHILL = "it never falls"
+"""How the assumption begins where a step does not lower the loss of rows that gave no part of it."""
 
 
 @dataclass(frozen=True)
