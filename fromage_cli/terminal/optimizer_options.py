@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from fromage_cli.errors import UsageError
+from fromage_cli.terminal import session
 
 Rule = Literal["fromage", "lars", "lamb", "sgd", "adam", "adamw", "lion", "muon"]
 WITH_MOMENTUM = ("sgd", "lars", "muon")
@@ -61,13 +62,17 @@ class OptimizerOptions:
             )
 
     def check_for(self, optimizer: str | None) -> None:
-        """Raises UsageError for a setting that this optimizer, named or found in the checkpoint, does not have."""
+        """Raises UsageError for a setting typed that this optimizer, named or found in the checkpoint, does not have.
+
+        One from the environment or the project's file may be meant for other optimizers, and is not used for this one.
+        """
         for flag, given, rules in (
             ("--momentum", self.momentum is not None, WITH_MOMENTUM),
             ("--nesterov", self.nesterov, WITH_MOMENTUM),
             ("--betas", self.betas is not None, WITH_BETAS),
         ):
-            if given and optimizer in get_args(Rule) and optimizer not in rules:
+            foreign = optimizer in get_args(Rule) and optimizer not in rules
+            if given and foreign and session.typed(flag.removeprefix("--")):
                 raise UsageError(
                     f"{flag} is no setting of {optimizer}.", "Leave it out, or choose another --optimizer."
                 )

@@ -43,6 +43,14 @@ def current() -> Session:
     return _CURRENT.get() or Session()
 
 
+def typed(parameter: str) -> bool:
+    """Whether a parameter's value stands on the command line, not in a configuration that other commands share.
+
+    Where no command runs, it counts as typed.
+    """
+    return current().origins.get(parameter, "command line") == "command line"
+
+
 def begin(session: Session) -> None:
     """Make the session the current one, until the scope ends."""
     _CURRENT.set(session)

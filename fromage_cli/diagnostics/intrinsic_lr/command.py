@@ -9,6 +9,7 @@ import typer
 
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import Intake, checkpoint_record, declared_by, given_settings, open_run
+from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import OptimizerOptions, spelled
@@ -66,7 +67,7 @@ def command(
 ) -> Answer:
     """Where is each layer against its equilibrium norm and rotation, and how long until it gets there?"""
     optimizer.check()
-    _check(optimizer, decoupled, drop, plot)
+    _check(drop, plot)
     if plot is not None:
         check_plot(plot, output.force, (output.output, *ckpt, batch.batch))
 
@@ -93,6 +94,7 @@ def command(
         decoupled=decoupled,
     )
     optimizer.check_for(training.optimizer)
+    _check_decoupled(decoupled, training.optimizer)
     if run.estimate:
         return _estimate(intake, checkpoints, names, needs_gradients(training))
     evidence = _evidence(intake, layers, needs_gradients(training), optimizer.train_batch_size)
@@ -157,15 +159,21 @@ def _drawn(answer: Answer, result: "IntrinsicResult", plot: Path, force: bool) -
     return replace(drawn, checkpoints=answer.checkpoints)
 
 
-def _check(optimizer: OptimizerOptions, decoupled: bool, drop: float | None, plot: Path | None) -> None:
+def _check(drop: float | None, plot: Path | None) -> None:
     """Raises UsageError for options that do not go together."""
     if drop is not None and not 1.0 < drop < float("inf"):
         raise UsageError(f"--drop {drop:g}: expected a number above 1.", "10 divides the rate by ten.")
     if plot is not None and drop is None:
         raise UsageError("--plot draws what a drop of the rate does.", "Give --drop FACTOR too.")
-    if decoupled and optimizer.optimizer not in (None, "lars", "adam"):
+
+
+def _check_decoupled(decoupled: bool, optimizer: str) -> None:
+    """Raises UsageError where the rule's decay is not one or the other."""
+    from fromage_cli.diagnostics.intrinsic_lr.settings import MAY_DECOUPLE
+
+    if decoupled and optimizer not in MAY_DECOUPLE and session.typed("decoupled"):
         raise UsageError(
-            f"--decoupled changes nothing for {optimizer.optimizer}.", "It is for lars and adam; adamw is decoupled."
+            f"--decoupled changes nothing for {optimizer}.", "It is for lars and adam; adamw is decoupled as it is."
         )
 
 

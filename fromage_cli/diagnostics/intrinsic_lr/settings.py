@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from fromage_cli.problem.beside import Declared
 
 WITH_MOMENTUM = ("sgd", "lars")
+MAY_DECOUPLE = ("lars", "adam")
+"""Rules whose decay is coupled to the gradient unless it is said not to be."""
 WITH_BETAS = {"adam": (0.9, 0.999), "adamw": (0.9, 0.999), "lion": (0.9, 0.99)}
 """What torch, or the paper, takes when nothing is said."""
 VARIANTS = {"amsgrad": "AMSGrad", "trust_clip": "LARS with a clipped trust ratio"}
@@ -83,7 +85,7 @@ def find_training(
     }
     return replace(
         _rule(optimizer, given, first, declared),
-        decoupled=decoupled or optimizer in DECOUPLED,
+        decoupled=optimizer in DECOUPLED or (decoupled and optimizer in MAY_DECOUPLE),
         rates=rates,
         decays=decays,
         steps_per_epoch=steps_per_epoch or declared.steps_per_epoch,

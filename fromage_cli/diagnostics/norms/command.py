@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_run
+from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import OptimizerOptions, refuse_decay, require, spelled
@@ -82,7 +83,7 @@ def command(
     given = Settings(
         optimizer, (lr,), weight_decay, momentum, pair, decoupled=decoupled, steps_per_epoch=steps_per_epoch
     )
-    settings = find_settings(gathered.checkpoints, declared_by(last, model.trust), given)
+    settings = find_settings(gathered.checkpoints, declared_by(last, model.trust), given, session.typed)
     refuse_decay(weight_decay, settings.optimizer)
     names, changed = lasting_layers(gathered.checkpoints, tensors.include or (), tensors.exclude or ())
     intake = open_run(last, model, batch, run)

@@ -1,6 +1,6 @@
 """The optimizer and its rate along a series: given, found in its state, or declared beside the checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,15 +83,20 @@ class Settings:
         return tuple(words for holds, words in assumptions if holds)
 
 
-def find_settings(checkpoints: Sequence[Checkpoint], declared: "Declared", given: Settings) -> Settings:
+def find_settings(
+    checkpoints: Sequence[Checkpoint],
+    declared: "Declared",
+    given: Settings,
+    typed: Callable[[str], bool] = lambda parameter: True,
+) -> Settings:
     """The settings along a series; what was given wins over the optimizer's state, that over what is declared.
 
-    Raises UsageError where a setting is given that says nothing, for want of an optimizer that has it.
+    Raises UsageError where a setting is typed that says nothing, for want of an optimizer that has it.
     """
     states = [checkpoint.optimizer for checkpoint in checkpoints]
     optimizer = given.optimizer or next((kind for state in states if (kind := _kind(state))), None)
     steps_per_epoch = given.steps_per_epoch or declared.steps_per_epoch
-    _refuse_idle(given, optimizer)
+    _refuse_idle(given, optimizer, typed)
     if optimizer is None:
         return Settings(None, (None,) * len(checkpoints), steps_per_epoch=steps_per_epoch)
     (rate,), last = given.learning_rates, states[-1]
@@ -120,10 +125,11 @@ def _is_coupled(optimizer: str, state: OptimizerState | None, given: Settings) -
     return optimizer in RELATIVE and not given.decoupled
 
 
-def _refuse_idle(given: Settings, optimizer: str | None) -> None:
+def _refuse_idle(given: Settings, optimizer: str | None, typed: Callable[[str], bool]) -> None:
+    """What is configured for several commands may say nothing to this one."""
     (rate,) = given.learning_rates
     for flag, value in (("--lr", rate), ("--weight-decay", given.weight_decay)):
-        if value is not None and optimizer is None:
+        if value is not None and optimizer is None and typed(flag[2:].replace("-", "_")):
             raise UsageError(
                 f"{flag} says nothing as long as the optimizer is unknown.",
                 hint=f"Add --optimizer, one of {', '.join(OPTIMIZERS)}.",
@@ -133,7 +139,7 @@ def _refuse_idle(given: Settings, optimizer: str | None) -> None:
         ("--betas", given.betas is not None, "lamb"),
         ("--decoupled", given.decoupled, "lars"),
     ):
-        if said and optimizer != rule:
+        if said and optimizer != rule and typed(flag[2:]):
             raise UsageError(
                 f"{flag} changes the law of growth of {rule} alone; the optimizer is {optimizer or 'unknown'}.",
                 hint=f"Leave it out, or give --optimizer {rule}.",

@@ -195,6 +195,34 @@ def test_what_was_skipped_is_said_with_a_model_too(run, home):
     assert "Skipped" in run("step-*.safetensors", *SGD, *GIVEN, "--train-batch-size", "16")[2]
 
 
+def test_decoupled_decay_is_refused_for_an_optimizer_that_was_found(run, home):
+    weight = torch.nn.Parameter(torch.ones(3, 3))
+    rule = torch.optim.SGD([weight], lr=0.1, momentum=0.9, weight_decay=0.01)
+    weight.grad = torch.ones(3, 3)
+    rule.step()
+    torch.save({"model": {"w": weight.detach()}, "optimizer": rule.state_dict()}, "c.pt")
+    code, _, err = run("c.pt", "--decoupled")
+    assert code == 2 and "--decoupled changes nothing for sgd" in err
+    assert run("c.pt", "--betas", ".9,.99")[0] == 2
+
+
+def test_what_is_configured_for_other_commands_is_no_error(run, home, monkeypatch):
+    for name in ("run", "work"):  # a file below the checkpoint's directory would be data beside it
+        (home / name).mkdir()
+    (home / "step-10.safetensors").rename(home / "run/step-10.safetensors")
+    (home / "work/pyproject.toml").write_text("[tool.fromage-diag]\nmomentum = 0.5\ndecoupled = true\n")
+    monkeypatch.chdir(home / "work")
+    monkeypatch.setenv("FROMAGE_DIAG_BETAS", ".9,.95")
+    code, out, _ = run("../run/step-10.safetensors", *SGD, "--json")
+    result = json.loads(out)["result"]
+    assert code == 0 and (result["momentum"], result["betas"], result["decay"]) == (0.5, None, "coupled")
+    code, out, _ = run("../run/step-10.safetensors", *ADAMW, "--json")
+    assert code == 0 and (json.loads(out)["result"]["momentum"], json.loads(out)["result"]["betas"]) == (
+        None,
+        [0.9, 0.95],
+    )
+
+
 def test_layers_that_changed_are_named(run, home):
     save_file({"w": torch.ones(2, 2), "h": torch.ones(2, 3)}, "run-step-1.safetensors")
     save_file({"w": torch.ones(2, 2), "h": torch.ones(2, 4)}, "run-step-2.safetensors")

@@ -145,6 +145,7 @@ def test_decoupled_decay_can_be_said(trained):
 def test_whose_decay_goes_past_the_gradient(trained, optimizer, decoupled):
     checkpoint = trained(lambda model: torch.optim.SGD(model.parameters(), lr=0.1))
     assert find([checkpoint], Given(optimizer)).decoupled is decoupled
+    assert find([checkpoint], Given(optimizer), decoupled=True).decoupled is (optimizer != "sgd")
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,18 @@ def test_the_settings_in_effect(run):
     assert (settings["lr"], settings["momentum"], settings["decoupled"]) == (0.5, 0.9, False)
 
 
+def test_what_is_configured_for_other_commands_is_no_error(run, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    save_file({"w": torch.ones(2, 2)}, tmp_path / "run/step-1.safetensors")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/pyproject.toml").write_text("[tool.fromage-diag]\nmomentum = 0.5\nlr = 0.1\ndecoupled = true\n")
+    monkeypatch.chdir(tmp_path / "work")
+    code, out, _ = run("../run", "--json")
+    assert code == 0 and json.loads(out)["result"]["optimizer"] is None
+    assert run("../run", "--optimizer", "sgd")[0] == 0
+    assert run("../run", "--optimizer", "sgd", "--momentum", ".9")[0] == 2
+
+
 def test_tables(run):
     _, out, _ = run(SAMPLES / "mlp-2", "--format", "csv", "--include", "*.1.*")
     (row,) = csv.DictReader(io.StringIO(out))
