@@ -72,7 +72,7 @@ def load_batches(
             _refuse_form(spec, path)
         return [as_batch(data, spec) for data in _call_function(spec, seed, allow_code, count, spare)]
     if not path.is_file():
-        what = "is a directory" if path.is_dir() else "does not exist"
+        what = "is a directory" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
         raise InputError(f"--batch {spec!r} {what} (working directory {Path.cwd()}).", f"Give {FORMS}.")
     if reader is None:
         draws = range(count + spare)

@@ -178,14 +178,18 @@ def _refuse_code(key: str, value: str, where: str, trust: bool) -> None:
 def _batch_path(value: str, folder: Path, where: str, trust: bool) -> str:
     path = folder / value
     outside = "://" in value or Path(value).is_absolute() or ".." in Path(value).parts
-    if not trust and (outside or not path.resolve().is_relative_to(folder.resolve())):
+    try:
+        inside, present = path.resolve().is_relative_to(folder.resolve()), path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a null character
+        raise InputError(f"{where} sets batch = {brief(value)}, which leads to no file.", "Pass --batch.") from error
+    if not trust and (outside or not inside):
         raise UnsafeError(
             f"{where} sets batch = {value!r}, which lies outside {folder}.",
             f"If you trust it, pass --trust, or name it yourself: --batch {value}.",
         )
     if not _is_data(value):
         raise UsageError(f"{where} sets batch = {value!r}; expected a file {', '.join(DATA_FILES)}.", "Convert it.")
-    if not path.is_file():
+    if not present:
         raise InputError(f"{where} sets batch = {value!r}, but there is no such file in {folder}.", "Pass --batch.")
     return str(path.absolute())
 

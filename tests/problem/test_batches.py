@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,6 +148,7 @@ def test_code_that_may_not_run_is_refused(tmp_path: Path) -> None:
     [
         ("gone.npz", InputError, "does not exist"),
         ("folder.npz", InputError, "is a directory"),
+        ("pipe.npz", InputError, "is no regular file"),
         ("table.csv", InputError, "'.csv' is not supported"),
         ("file.py", UsageError, "names no function"),
         ("digits", UsageError, "neither a file nor code"),
@@ -157,6 +159,7 @@ def test_a_file_that_cannot_be_read_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.npz").mkdir()
+    os.mkfifo(tmp_path / "pipe.npz")
     (tmp_path / "table.csv").touch()
     with pytest.raises(error, match=words):
         load_batches(spec)

@@ -149,6 +149,14 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
         declare(tmp_path / "run", 'batch = "batch.npz"')
 
 
+@pytest.mark.parametrize("name", ["loop.npz", "a\\u0000.npz", "a" * 5000 + ".npz"])
+def test_a_batch_that_no_path_leads_to_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop.npz").symlink_to("loop.npz")
+    with pytest.raises(InputError, match="leads to no file") as caught:
+        declare(tmp_path, f'batch = "{name}"')
+    assert len(caught.value.message) < 200
+
+
 def test_a_file_whose_name_looks_like_code_never_becomes_code(tmp_path: Path) -> None:
     (tmp_path / "data.py:function").touch()
     with pytest.raises(UnsafeError):
