@@ -48,7 +48,8 @@ def scalar_loss(value: Any, source: str) -> Tensor:
             f"The loss from {source} has no gradient: it does not depend on the model's trainable parameters.",
             "Look for detach(), item(), torch.no_grad() or frozen parameters on its way.",
         )
-    return value.reshape(()) if value.ndim else value  # ()
+    full = in_full_precision(value)  # a mean in half precision times its count would overflow or be rounded again
+    return full.reshape(()) if full.ndim else full  # ()
 
 
 def in_full_precision(values: Tensor) -> Tensor:

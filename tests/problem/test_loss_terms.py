@@ -39,3 +39,12 @@ def test_without_gradients_a_loss_needs_no_graph() -> None:
 def test_narrow_numbers_are_widened_and_wide_ones_kept() -> None:
     assert in_full_precision(torch.ones(1, dtype=torch.bfloat16)).dtype is torch.float32
     assert in_full_precision(torch.ones(1, dtype=torch.float64)).dtype is torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_mean_in_half_precision_is_multiplied_by_its_count_in_full(dtype: torch.dtype) -> None:
+    mean = torch.tensor(10.3, dtype=dtype, requires_grad=True)
+    total = scalar_loss(mean, "here") * 9999.0  # beyond the range of float16
+    assert float(total.detach()) / 9999.0 == pytest.approx(float(mean.detach()), rel=1e-6)
+    total.backward()
+    assert mean.grad is not None and mean.grad.dtype is dtype
