@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from fromage_cli.checkpoints import OptimizerState, match_parameters
-from fromage_cli.checkpoints.optimizers.optimizer_state import slot_shape
 from fromage_cli.errors import MismatchError
 from fromage_cli.probes.lines.moments import (
     EPSILON,
@@ -21,7 +20,7 @@ from fromage_cli.probes.lines.moments import (
     moments_of_minibatches,
     slots_by_name,
 )
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer, tells_members
 from fromage_cli.probes.optimizer_step.update_rules import Memory, Place, TensorStep, moves, tensor_step
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
@@ -73,7 +72,7 @@ def measure_next_step(
     decay, shares = decays(problem, optimizer, state), rate_shares(problem, optimizer, state)
     covered = [tensor for tensor in problem.receiving if moves(optimizer, tensor.parameter)]
     known = holds_memory(optimizer, state)
-    slots = slots_by_name(problem, state, _covers(optimizer)) if state is not None and known else {}
+    slots = slots_by_name(problem, state, covers(optimizer)) if state is not None and known else {}
     steps = {}
     for tensor in covered:
         if slots and tensor.name not in slots:
@@ -115,37 +114,37 @@ def holds_memory(optimizer: Optimizer, state: OptimizerState | None) -> bool:
     return any(kept.get(slot) is not None for kept in state.slots.values())
 
 
-def _covers(optimizer: Optimizer) -> str:
+def covers(optimizer: Optimizer) -> str:
+    """Which tensors a rule takes: `matrices`, or `all`."""
     return "matrices" if optimizer.name == "muon" else "all"
 
 
 def decays(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> dict[str, float]:
-    """The weight decay of each tensor that receives a gradient; the largest for all where slots tell nothing."""
-    told = state is not None and any(slot_shape(slot) for slot in state.slots.values())
+    """The weight decay of each tensor that receives a gradient; the largest for all where members are not told."""
     everywhere = {tensor.name: optimizer.weight_decay for tensor in problem.receiving}
-    if optimizer.decay_given or state is None or not told:
+    if optimizer.decay_given or state is None or not tells_members(state):
         return everywhere
-    settings = slots_by_name(problem, state, _covers(optimizer))
+    settings = slots_by_name(problem, state, covers(optimizer))
     return everywhere | {name: float(group.get("weight_decay") or 0.0) for name, (_, group) in settings.items()}
 
 
 def rate_shares(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> dict[str, float]:
-    """Each tensor's rate over the highest of any group; empty where all are the same, or slots tell nothing."""
+    """Each tensor's rate over the highest of any group; empty where all are the same, or members are not told."""
     rates = {float(group.settings.get("lr") or 0.0) for group in state.groups} if state is not None else set()
-    if state is None or len(rates) < 2 or not any(slot_shape(slot) for slot in state.slots.values()):
+    if state is None or len(rates) < 2 or not tells_members(state):
         return {}
-    settings = slots_by_name(problem, state, _covers(optimizer))
+    settings = slots_by_name(problem, state, covers(optimizer))
     return {name: float(group.get("lr") or 0.0) / max(rates) for name, (_, group) in settings.items()}
 
 
 def group_numbers(problem: Problem, optimizer: Optimizer, state: OptimizerState) -> dict[str, int]:
-    """The parameter number of each tensor in the optimizer's state; empty where slots do not tell.
+    """The parameter number of each tensor in the optimizer's state; empty where members are not told.
 
     Raises MismatchError when the state does not fit the model.
     """
-    if len(state.groups) > 1 and not any(slot_shape(slot) for slot in state.slots.values()):
+    if len(state.groups) > 1 and not tells_members(state):
         return {}
-    return match_parameters(state, held_shapes(problem, state, _covers(optimizer)))
+    return match_parameters(state, held_shapes(problem, state, covers(optimizer)))
 
 
 def _memory_of_minibatches(problem: Problem) -> tuple[dict[str, Memory], str]:

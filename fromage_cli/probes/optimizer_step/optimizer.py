@@ -7,6 +7,7 @@ from typing import Any
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.checkpoints.optimizers.optimizer_kind import EITHER_ADAM, optimizer_kind
+from fromage_cli.checkpoints.optimizers.optimizer_state import slot_shape
 from fromage_cli.problem.beside import Declared
 
 RELATIVE = ("fromage", "lars", "lamb")
@@ -164,7 +165,10 @@ def _notes(
     """What the user should know of how the optimizer was found."""
     notes, kind = [], optimizer_kind(state) if state is not None else None
     if given.learning_rate is None and len(set(rates)) > 1:
-        notes.append(f"optimizer: groups with rates from {min(rates):g} to {max(rates):g}; the largest is taken.")
+        all_alike = "" if state is None or tells_members(state) else " for all: which tensors are whose is not told"
+        notes.append(
+            f"optimizer: groups with rates from {min(rates):g} to {max(rates):g}; the largest is taken{all_alike}."
+        )
     if rate == 0.0:
         notes.append("optimizer: the rate in the checkpoint is 0, the end of its schedule; --lr gives another.")
     if kind == EITHER_ADAM and given.name is None:
@@ -174,6 +178,13 @@ def _notes(
     if given.name is not None and saved_rule(state) is not None and not same_rule(saved_rule(state), name):
         notes.append(f"optimizer: the checkpoint holds the state of {saved_rule(state)}; it is not used for {name}.")
     return tuple(notes)
+
+
+def tells_members(state: OptimizerState) -> bool:
+    """Whether it can be told which tensors each group holds: by the shapes of slots, or by names."""
+    return any(slot_shape(slot) for slot in state.slots.values()) or all(
+        group.names is not None for group in state.groups
+    )
 
 
 def same_rule(saved: str | None, name: str | None) -> bool:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints import OptimizerState, match_parameters
-from fromage_cli.checkpoints.optimizers.optimizer_state import slot_shape
 from fromage_cli.errors import UsageError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
-from fromage_cli.probes.lines.moments import slots_by_name
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of
+from fromage_cli.probes.lines.moments import held_shapes, slots_by_name
+from fromage_cli.probes.optimizer_step.next_step import covers
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of, tells_members
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
@@ -40,8 +40,8 @@ SETTINGS = {
     "adjust_lr_fn": "adjust_lr_fn",
 }
 """Arguments of torch's optimizers and the fields of an Optimizer that hold them."""
-KEPT = ("p_bound", "maximize")
-"""Settings of a group in the checkpoint that no Optimizer holds."""
+KEPT = ("p_bound", "maximize", "amsgrad")
+"""Settings of a group in the checkpoint that are taken as they stand there."""
 
 
 RULES: dict[str, type[torch.optim.Optimizer]] = {
@@ -80,9 +80,9 @@ class Training:
         self.settings = {name: getattr(optimizer, field) for name, field in SETTINGS.items() if name in accepted}
         movable = [t for t in problem.trainable if self.rule is not torch.optim.Muon or t.parameter.dim() == 2]
         self.groups = [_Group(tuple(movable), {}, 1.0)]
-        if state is not None and _tells_groups(state):
-            self.groups = _groups(problem, movable, state, optimizer.decay_given, set(accepted))
-        self.slots = slots_by_name(problem, state) if state is not None and state.slots else {}
+        if state is not None and (len(state.groups) == 1 or tells_members(state)):  # else all train as one group
+            self.groups = _groups(problem, movable, state, optimizer, set(accepted))
+        self.slots = slots_by_name(problem, state, covers(optimizer)) if state is not None and state.slots else {}
         self.steps = 0.0
         """Training-size gradients so far."""
         self.start(0.0)
@@ -153,27 +153,23 @@ def training(problem: Problem, optimizer: Optimizer, state: OptimizerState | Non
             parameter.grad = gradient
 
 
-def _tells_groups(state: OptimizerState) -> bool:
-    """Whether it can be told which tensors each group holds; without it they all train as one group."""
-    return (
-        len(state.groups) == 1
-        or all(group.names is not None for group in state.groups)
-        or any(slot_shape(slot) for slot in state.slots.values())
-    )
-
-
 def _groups(
-    problem: Problem, movable: Sequence[TrainableTensor], state: OptimizerState, decay_given: bool, accepted: set[str]
+    problem: Problem,
+    movable: Sequence[TrainableTensor],
+    state: OptimizerState,
+    optimizer: Optimizer,
+    accepted: set[str],
 ) -> list[_Group]:
     """The groups of the state, with what distinguishes them. Raises MismatchError where they do not fit the model."""
-    shapes = {tensor.name: tuple(tensor.parameter.shape) for tensor in problem.trainable}
-    numbers = match_parameters(state, shapes)
+    numbers = match_parameters(state, held_shapes(problem, state, covers(optimizer)))
     rates = [float(group.settings.get("lr") or 0.0) for group in state.groups]
-    kept = accepted & {*KEPT, *(() if decay_given else ("weight_decay",))}
+    kept = accepted & {*KEPT, *(() if optimizer.decay_given else ("weight_decay",))}
     groups = []
     for group, rate in zip(state.groups, rates, strict=True):
-        own = {name: value for name, value in group.settings.items() if name in kept}
-        members = tuple(tensor for tensor in movable if numbers[tensor.name] in group.numbers)
+        rule = optimizer.of_group(group.settings)
+        own = {name: getattr(rule, field) for name, field in SETTINGS.items() if name in accepted - {"weight_decay"}}
+        own |= {name: value for name, value in group.settings.items() if name in kept}
+        members = tuple(tensor for tensor in movable if numbers.get(tensor.name) in group.numbers)
         groups.append(_Group(members, own, rate / max(rates) if max(rates) > 0.0 else 1.0))
     return [group for group in groups if group.tensors]
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.errors import MismatchError
-from fromage_cli.probes.optimizer_step.next_step import decays, next_step, preconditioner, steps_taken
+from fromage_cli.probes.optimizer_step.next_step import decays, next_step, preconditioner, rate_shares, steps_taken
 from fromage_cli.probes.optimizer_step.optimizer import Given, optimizer_of
 from fromage_cli.problem.beside import Declared
 from fromage_cli.problem.problem import Problem
@@ -133,6 +133,26 @@ def test_where_no_slot_tells_groups_apart_the_largest_decay_is_taken(
     state = state_of(tmp_path, perceptron, torch.optim.SGD(groups, lr=0.1))
     problem = make_problem(perceptron, classification)
     assert set(decays(problem, optimizer_of(Given(), state, Declared()), state).values()) == {0.3}
+
+
+def test_names_tell_groups_apart_where_no_slot_does(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path
+) -> None:
+    """Plain SGD keeps nothing, but knows the names that it was given."""
+    first, *others = perceptron.named_parameters()
+    groups = [{"params": [first], "weight_decay": 0.3}, {"params": others, "lr": 0.05}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)  # type: ignore[arg-type]
+    state, problem = state_of(tmp_path, perceptron, optimizer), make_problem(perceptron, classification)
+    rule = optimizer_of(Given(), state, Declared())
+    share, decay = rate_shares(problem, rule, state), decays(problem, rule, state)
+    before = {name: parameter.detach().clone() for name, parameter in perceptron.named_parameters()}
+    moved, _ = next_step(problem, rule, state)
+    step(perceptron, classification, optimizer)
+    for name, parameter in perceptron.named_parameters():
+        own = name == "0.weight"
+        assert (share[name], decay[name]) == ((1.0, 0.3) if own else (0.5, 0.0))
+        torch.testing.assert_close(before[name] - 0.1 * moved[name], parameter.detach())
+    assert rule.notes == ("optimizer: groups with rates from 0.05 to 0.1; the largest is taken.",)
 
 
 def test_a_state_of_another_model_is_refused(

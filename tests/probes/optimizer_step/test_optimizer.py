@@ -86,7 +86,9 @@ def test_another_rules_state_is_not_used(tmp_path: Path) -> None:
 def test_of_several_groups_the_largest_rate_counts_and_it_is_said(tmp_path: Path) -> None:
     found = optimizer_of(Given(), state_from(tmp_path, torch.optim.SGD, grouped=True, lr=0.1), Declared())
     assert (found.learning_rate, found.weight_decay) == (0.5, 0.25)
-    assert "rates from 0.1 to 0.5" in found.notes[0]
+    assert found.notes[0].endswith(
+        "rates from 0.1 to 0.5; the largest is taken for all: which tensors are whose is not told."
+    )
 
 
 def test_a_rate_of_zero_is_no_rate(tmp_path: Path) -> None:

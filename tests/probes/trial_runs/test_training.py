@@ -140,6 +140,66 @@ def test_training_goes_on_from_a_saved_state_as_if_it_had_never_stopped(
     assert same(reached, weights(model))
 
 
+@pytest.mark.parametrize(
+    ("rule", "settings", "own"),
+    [
+        (torch.optim.Muon, {"momentum": 0.9}, None),
+        (torch.optim.SGD, {"momentum": 0.9}, {"momentum": 0.5, "nesterov": True}),
+        (torch.optim.Adam, {"betas": (0.9, 0.99)}, {"betas": (0.5, 0.9), "eps": 1e-3, "amsgrad": True}),
+        (Lion, {"betas": (0.9, 0.99)}, {"betas": (0.6, 0.7)}),
+    ],
+)
+def test_what_an_optimizer_holds_and_what_each_group_has_of_its_own_goes_on(
+    make_problem: Maker,
+    perceptron: nn.Module,
+    classification: Data,
+    tmp_path: Path,
+    rule: Any,
+    settings: dict[str, Any],
+    own: dict[str, Any] | None,
+) -> None:
+    """Muon holds matrices only; elsewhere vectors are a group with settings of its own."""
+
+    def made(model: nn.Module) -> torch.optim.Optimizer:
+        matrices, vectors = ([p for p in model.parameters() if p.dim() == size] for size in (2, 1))
+        groups = [{"params": matrices}] if own is None else [{"params": matrices}, {"params": vectors, **own}]
+        found: torch.optim.Optimizer = rule(groups, lr=0.02, **settings)
+        return found
+
+    parts, optimizer = cut(classification, 8), made(perceptron)
+    by_hand(perceptron, parts[:2], optimizer)
+    torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    state, model = open_checkpoint(tmp_path / "c.pt").optimizer, twin(perceptron)
+    found = optimizer_of(Given(name=rule.__name__.lower()), state, Declared())
+    with training(make_problem(perceptron, classification), found, state) as run:
+        run.start(0.02)
+        losses = [run.step(as_batch(part, "part")) for part in parts[2:]]
+        reached = weights(perceptron)
+    following = made(model)
+    following.load_state_dict(torch.load(tmp_path / "c.pt")["optimizer"])
+    assert losses == by_hand(model, parts[2:], following)
+    assert same(reached, weights(model))
+
+
+def test_an_optimizer_that_was_given_frozen_tensors_too_goes_on(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path
+) -> None:
+    frozen = list(perceptron.parameters())[1].requires_grad_(False)
+    optimizer = torch.optim.SGD(perceptron.parameters(), lr=0.02, momentum=0.9)
+    parts = cut(classification, 8)
+    by_hand(perceptron, parts[:2], optimizer)
+    torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    state, model = open_checkpoint(tmp_path / "c.pt").optimizer, twin(perceptron)
+    list(model.parameters())[1].requires_grad_(False)
+    with training(make_problem(perceptron, classification), optimizer_of(Given(), state, Declared()), state) as run:
+        run.start(0.02)
+        losses = [run.step(as_batch(part, "part")) for part in parts[2:]]
+    following = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    following.load_state_dict(torch.load(tmp_path / "c.pt")["optimizer"])
+    assert losses == by_hand(model, parts[2:], following)
+    assert torch.equal(frozen, list(model.parameters())[1])
+
+
 @pytest.mark.parametrize(("rule", "name"), [(torch.optim.SGD, "sgd"), (Fromage, "fromage")])
 def test_groups_that_nothing_tells_apart_train_as_one(
     make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path, rule: Any, name: str
