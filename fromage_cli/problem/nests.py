@@ -61,5 +61,8 @@ def named_tensors(data: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 def describe_shapes(data: Any) -> str:
     """The names, types and shapes of a nest's tensors on one line."""
     tensors = list(named_tensors(data))
-    shown = [f"{name} {str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}" for name, tensor in tensors[:6]]
+    shown = [
+        f"{name if name.isprintable() else repr(name)} {str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+        for name, tensor in tensors[:6]
+    ]
     return ", ".join(shown) + (f" and {len(tensors) - 6} more" if len(tensors) > 6 else "")

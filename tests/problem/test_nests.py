@@ -25,6 +25,7 @@ def test_tensors_are_named_by_their_path() -> None:
     assert [name for name, _ in named_tensors(nest())] == ["x", "pair[0]", "pair[1]", "more[0].z"]
     assert describe_shapes({"x": torch.ones(2, 3)}) == "x float32[2, 3]"
     assert describe_shapes([torch.ones(1)] * 8).endswith("and 2 more")
+    assert describe_shapes({"x\nhint: run this": torch.ones(1)}) == r"'x\nhint: run this' float32[1]"
 
 
 def test_containers_keep_their_kinds_and_are_new() -> None:
