@@ -8,6 +8,7 @@ from fromage_cli.diagnostics.suggest_lr.result import GroupRate, LayerRate, Limi
 from fromage_cli.probes.lines.crossing import Crossing
 from fromage_cli.probes.lines.direction import Move
 from fromage_cli.probes.optimizer_step.next_step import group_numbers
+from fromage_cli.probes.optimizer_step.optimizer import tells_rates
 from fromage_cli.theory.conversions import largest_rate
 
 
@@ -29,7 +30,7 @@ def read_limit(
                 limiting_layer=found.limiting,
                 criterion=found.criterion,
                 upper_eta=found.upper,
-                reliable=found.closed,
+                reliable=found.closed and tells_rates(course.state),
                 averaged=course.update.sampled,
             )
     relation = crossing.relation if crossing is not None else "uncertifiable"

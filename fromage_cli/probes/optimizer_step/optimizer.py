@@ -165,7 +165,7 @@ def _notes(
     """What the user should know of how the optimizer was found."""
     notes, kind = [], optimizer_kind(state) if state is not None else None
     if given.learning_rate is None and len(set(rates)) > 1:
-        all_alike = "" if state is None or tells_members(state) else " for all: which tensors are whose is not told"
+        all_alike = "" if tells_rates(state) else " for all: which tensors are whose is not told"
         notes.append(
             f"optimizer: groups with rates from {min(rates):g} to {max(rates):g}; the largest is taken{all_alike}."
         )
@@ -185,6 +185,12 @@ def tells_members(state: OptimizerState) -> bool:
     return any(slot_shape(slot) for slot in state.slots.values()) or all(
         group.names is not None for group in state.groups
     )
+
+
+def tells_rates(state: OptimizerState | None) -> bool:
+    """Whether every tensor's rate is known: one for all, or that of its group."""
+    rates = {_number(group.settings, "lr") for group in state.groups} if state is not None else set()
+    return state is None or len(rates) < 2 or tells_members(state)
 
 
 def same_rule(saved: str | None, name: str | None) -> bool:

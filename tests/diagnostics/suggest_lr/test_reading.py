@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, ParameterGroup
 from fromage_cli.diagnostics.suggest_lr.reading import read_limit
 from fromage_cli.probes.lines.certificate import Certificate
 from fromage_cli.probes.lines.crossing import Crossing
 from fromage_cli.probes.lines.direction import Direction
 
 COURSE: Any = SimpleNamespace(
+    state=None,
     rate=lambda eta: 2.0 * eta,
     eta=lambda rate: rate / 2.0,
     update=SimpleNamespace(sampled=False, line=SimpleNamespace(limiting="fastest")),
@@ -39,3 +41,12 @@ def test_the_limit_is_the_first_that_is_certain_else_the_smallest_rise(
     assert (
         found.eta, found.learning_rate, found.estimator, found.limiting_layer, found.criterion, found.reliable
     ) == expected  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "reliable"), [(None, False), (("a.weight",), True)])
+def test_a_limit_is_not_reliable_where_it_is_not_told_which_tensors_have_which_rate(
+    names: tuple[str, ...] | None, reliable: bool
+) -> None:
+    groups = tuple(ParameterGroup({"lr": rate}, (number,), names) for number, rate in enumerate((0.1, 0.2)))
+    course = SimpleNamespace(**{**vars(COURSE), "state": OptimizerState(groups, {})})
+    assert read_limit(course, (LAYERS, None), None, None).reliable is reliable  # type: ignore[arg-type]
