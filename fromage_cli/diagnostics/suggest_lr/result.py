@@ -28,7 +28,7 @@ class Limit:
     upper_eta: float | None
     """The smallest relative step tried whose descent is not certain."""
     reliable: bool
-    """Whether eta and upper_eta are within 5 % of each other, descent is certain at eta, and all tensors' rates known."""
+    """Whether eta and upper_eta are within 5 %, descent is certain at eta, and every tensor's rate is known."""
     averaged: bool = False
     """Whether only the mean step of training batches is certain, which are parts of the rows: one of them need not."""
 
