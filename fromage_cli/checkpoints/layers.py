@@ -47,11 +47,14 @@ def lasting_layers(
             "No layer is left: none has two dimensions, one shape in every checkpoint and a name that was asked for.",
             hint="Name checkpoints of one run, and see inspect for what they hold.",
         )
-    return tuple(lasting), _left_out([name for name in layers if name not in lasting])
+    changed = [name for name in layers if name not in lasting]
+    return tuple(lasting), left_out(changed, "that not every checkpoint has in one shape")
 
 
-def _left_out(names: Sequence[str]) -> tuple[str, ...]:
+def left_out(names: Sequence[str], which: str) -> tuple[str, ...]:
+    """A note on layers that are not measured, the first three by name; none where there are none."""
     if not names:
         return ()
     layers = f"{len(names)} layer{'s' if len(names) > 1 else ''}"
-    return (f"Left out {layers} that not every checkpoint has in one shape: {', '.join(names[:3])}.",)
+    more = " …" if len(names) > 3 else ""
+    return (f"Left out {layers} {which}: {', '.join(names[:3])}{more}.",)

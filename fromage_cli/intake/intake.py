@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -48,25 +48,30 @@ class Intake:
             return None
         return replace(self.problem, model=converted(model, self.problem.dtype).to(self.problem.device), saved=None)
 
-    def trained_layers(self, names: Collection[str]) -> dict[str, TrainableTensor]:
-        """The model's layers by the checkpoint's names, as far as those are among `names`, in their order.
+    def trained_layers(self, names: Sequence[str]) -> tuple[dict[str, TrainableTensor], tuple[str, ...]]:
+        """The model's layers by the checkpoint's names, those among `names` in their order, and a note on the others.
 
         Raises UsageError where the model trains none of them.
         """
+        from fromage_cli.checkpoints.layers import left_out
         from fromage_cli.problem.weights import stored_names
 
         if self.checkpoint is None:
-            return {}
+            return {}, ()
         first = {name: group[0] for group in self.checkpoint.tied for name in group}
         stored = stored_names(self.problem.model, self.checkpoint, self.problem.layers)
         layers = {first.get(stored[layer.name], stored[layer.name]): layer for layer in self.problem.layers}
         found = {name: layers[name] for name in names if name in layers}
         if not found:
             raise UsageError(
-                f"No layer is left: the model trains none of {', '.join(list(names)[:3])}.",
+                f"No layer is left: the model trains none of {', '.join(names[:3])}.",
                 hint="Name others with --include, or let the factory return the model with requires_grad=True on them.",
             )
-        return found
+        tied = [alias for layer in found.values() if layer.aliases for alias in (layer.name, *layer.aliases)]
+        shorter = [rest for alias in tied if "." in (rest := alias.partition(".")[2])]
+        endings = tuple(f".{name}" for name in (*tied, *shorter))
+        others = [name for name in names if name not in found and not f".{name}".endswith(endings)]
+        return found, left_out(others, "that the model does not train")
 
     def optimizer(self, options: OptimizerOptions) -> Optimizer:
         """The optimizer from the flags, the checkpoint's state and what is declared.

@@ -48,8 +48,11 @@ def test_layers_that_the_model_trains_by_their_names_in_the_checkpoint(tmp_path)
         RunOptions(),
     )
     names = ("net.outer.weight", "net.frozen.weight", "net.unused")  # of tied tensors the file's first
-    found = intake.trained_layers(names)
+    found, notes = intake.trained_layers(names)
+    assert notes == ("Left out 2 layers that the model does not train: net.frozen.weight, net.unused.",)
     assert {name: tensor.name for name, tensor in found.items()} == {"net.outer.weight": "inner.weight"}
+    copy, notes = intake.trained_layers(("net.inner.weight", "net.outer.weight"))  # stored twice, say: one is enough
+    assert list(copy) == ["net.outer.weight"] and notes == ()
     with pytest.raises(UsageError, match=r"trains none of net\.frozen\.weight"):
         intake.trained_layers(names[1:])
 

@@ -82,7 +82,7 @@ def command(
     checkpoints = gathered.checkpoints
     names, changed = lasting_layers(checkpoints, tensors.include or (), tensors.exclude or ())
     intake = open_run(checkpoints[-1], model, batch, run)
-    layers = intake.trained_layers(names) if intake is not None else {}
+    layers, untrained = intake.trained_layers(names) if intake is not None else ({}, ())
     names = tuple(layers) or names
     training = find_training(
         checkpoints,
@@ -103,7 +103,7 @@ def command(
         result, stopped = measure(
             checkpoints, names, training, evidence, drop=drop, advance=advance, check=budget.check
         )
-    answer = replace(_answer(result, training, (*training.notes, *changed)), error=stopped)
+    answer = replace(_answer(result, training, (*training.notes, *changed, *untrained)), error=stopped)
     answer = answer if intake is None else intake.complete(answer)
     own = tuple(note for note in answer.notes if note not in gathered.notes)
     files = tuple(checkpoint_record(checkpoint) for checkpoint in checkpoints)

@@ -87,7 +87,7 @@ def command(
     refuse_decay(weight_decay, settings.optimizer)
     names, changed = lasting_layers(gathered.checkpoints, tensors.include or (), tensors.exclude or ())
     intake = open_run(last, model, batch, run)
-    layers = intake.trained_layers(names) if intake is not None else {}
+    layers, untrained = intake.trained_layers(names) if intake is not None else ({}, ())
     names = tuple(layers) or names
     if run.estimate:
         return _estimate(gathered.checkpoints, names, intake)
@@ -96,7 +96,7 @@ def command(
     answer = intake.complete(answer) if intake is not None else answer
     files = tuple(checkpoint_record(checkpoint) for checkpoint in gathered.checkpoints)
     own = tuple(note for note in answer.notes if note not in gathered.notes)
-    return replace(answer, notes=(*gathered.notes, *own, *changed), checkpoints=files)
+    return replace(answer, notes=(*gathered.notes, *own, *changed, *untrained), checkpoints=files)
 
 
 def _check(lr: float | None, momentum: float | None, weight_decay: float | None) -> None:

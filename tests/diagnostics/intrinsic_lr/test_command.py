@@ -185,8 +185,9 @@ def test_a_layer_that_the_model_does_not_train_is_left_out(run, home):
     (home / "network.py").write_text(
         MODEL.replace("return Network()", "n = Network(); n.last.weight.requires_grad_(False); return n")
     )
-    code, out, _ = run("step-30.safetensors", *SGD, *GIVEN, "--train-batch-size", "16", "--json")
+    code, out, err = run("step-30.safetensors", *SGD, *GIVEN, "--train-batch-size", "16", "--json")
     assert code == 0 and [layer["name"] for layer in json.loads(out)["result"]["layers"]] == ["first.weight"]
+    assert "Left out 1 layer that the model does not train: last.weight." in err
     assert run("step-30.safetensors", *SGD, *GIVEN, "--include", "last*")[0] == 2
 
 
