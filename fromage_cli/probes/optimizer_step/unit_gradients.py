@@ -74,10 +74,12 @@ def measure_unit_gradients(
         )
     try:
         return _measured(problem, units, parts, size)
-    except MismatchError:
+    except MismatchError as error:
         whole = batches_of(problem, size)
-        if parts[0].size == size or len(whole) < 2:
+        if parts[0].size == size:
             raise
+        if len(whole) < 2:
+            raise MismatchError(error.message, f"Give rows for two training batches of {size}.") from error
     return _measured(problem, units, whole, size)
 
 

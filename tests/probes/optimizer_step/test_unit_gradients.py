@@ -112,8 +112,9 @@ def test_a_loss_of_rows_together_is_measured_on_batches_of_the_training_size():
         found = replace(problem(), loss=loss)
         measured = measure_unit_gradients(found, {"0.weight": Units(4, 0)}, batch_size=16)
         assert measured.squares["0.weight"] == pytest.approx(by_hand(found, 16).mean(0).tolist(), rel=1e-5)
-    with pytest.raises(MismatchError, match=r"one of rows together: it is 4.* on parts of 4 rows"):
+    with pytest.raises(MismatchError, match=r"one of rows together: it is 4.* on parts of 4 rows") as refused:
         measure_unit_gradients(replace(problem(), loss=Contrast()), {"0.weight": Units()}, 64)
+    assert refused.value.hint == "Give rows for two training batches of 64."
     with pytest.raises(MismatchError, match="gradient of all rows is not the mean of those of parts"):
         measure_unit_gradients(replace(problem(), loss=Hidden()), {"0.weight": Units()}, 64)
 
