@@ -80,6 +80,21 @@ assert not {{"torch", "numpy"}} & set(sys.modules)
     assert "Usage: fromage-diag" in outcome.stdout
 
 
+def test_a_breakdown_imports_no_compiler(tmp_path):
+    sample = ROOT / "sample_checkpoints/mlp-2/step-000440.safetensors"
+    code = f"""
+import sys
+from fromage_cli import cli
+try:
+    cli.main(["breakdown", {str(sample)!r}, "--eta", "0.001,0.01"])
+except SystemExit as exit:
+    assert exit.code == 0, exit.code
+assert not {{"torch._dynamo", "torch.fx.experimental.symbolic_shapes", "sympy"}} & set(sys.modules)
+"""
+    outcome = run_python(code, tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+
+
 def test_the_terminal_imports_neither_torch_nor_numpy(tmp_path):
     code = """
 import importlib, pkgutil, sys

@@ -1,5 +1,6 @@
 """What makes two evaluations of one loss comparable: the same modes, the same random draws, the same buffers."""
 
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -192,7 +193,8 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes a second and 70 MB
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         if _is_recurrent(model):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             stack.enter_context(torch.backends.mkldnn.flags(enabled=False))

@@ -122,9 +122,10 @@ def _leave_meta(model: nn.Module, match: Match) -> None:
 
 
 def _with_memory(value: Tensor) -> Tensor:
-    if isinstance(value, nn.Parameter):
-        return nn.Parameter(torch.empty_like(value, device="cpu"), requires_grad=value.requires_grad)
-    return torch.zeros_like(value, device="cpu")
+    memory = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)  # not empty_like: of a tensor on the
+    if isinstance(value, nn.Parameter):  # meta device it imports torch's symbolic shapes, which takes half a second
+        return nn.Parameter(memory, requires_grad=value.requires_grad)
+    return memory.zero_()
 
 
 @torch.no_grad()
