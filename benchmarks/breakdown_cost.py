@@ -3,9 +3,10 @@
     python benchmarks/breakdown_cost.py [--quick]
 
 Time: measuring a ray of K points (K + 1 gradients, every tensor reduced) divided by K + 1 bare forward and backward
-passes, taken in turns. Memory: the peak above that of a bare pass that frees every gradient as it appears, in units of
-the weights; each figure from a process of its own. Goals: time at most 1.10 from two million parameters up and 1.25
-below; memory at most 2.2 weights (one more for `adam` and `to:`), 1.2 with `--reload`.
+passes, taken in turns. Memory: the peak of the whole measurement, the product and the depth at its end included, above
+that of a bare pass that frees every gradient as it appears, in units of the weights; each figure from a process of its
+own. Goals: time at most 1.10 from two million parameters up and 1.25 below; memory at most 2.2 weights, 1.2 with
+`--reload`, and one more for `adam` and `to:`.
 """
 
 import argparse
@@ -24,7 +25,8 @@ from torch import nn
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.breakdown.choice import make_direction, moved_by_default
-from fromage_cli.probes.lines.direction import moving_tensors
+from fromage_cli.diagnostics.breakdown.measure import measure
+from fromage_cli.probes.lines.direction import Direction, moving_tensors
 from fromage_cli.probes.lines.ray import measure_ray
 from fromage_cli.problem.batches import as_batch
 from fromage_cli.problem.losses import resolve_loss
@@ -55,12 +57,21 @@ def make_problem(width: int, rows: int) -> Problem:
 
 def ray(problem: Problem, name: str) -> Callable[[], None]:
     """Measures a ray of POINTS points along a direction that is made beforehand."""
+    direction = direction_of(problem, name)
+    return lambda: measure_ray(problem, direction, etas()) and None
+
+
+def direction_of(problem: Problem, name: str) -> Direction:
+    """The direction of that name."""
     with tempfile.TemporaryDirectory() as folder:
         typed = elsewhere(problem, folder) if name == "to:" else name
         tensors, _ = moving_tensors(problem, moved_by_default(name))
-        direction = make_direction(typed, problem, tensors, None)
-    etas = [10.0 ** (-4 + 4 * point / POINTS) for point in range(POINTS)]
-    return lambda: measure_ray(problem, direction, etas) and None
+        return make_direction(typed, problem, tensors, None)
+
+
+def etas() -> tuple[float, ...]:
+    """The grid."""
+    return tuple(10.0 ** (-4 + 4 * point / POINTS) for point in range(POINTS))
 
 
 def elsewhere(problem: Problem, folder: str) -> str:
@@ -126,7 +137,7 @@ def peak(width: int, rows: int, what: str) -> None:
         if name == "bare":
             problem.visit_gradient(lambda *_: None)
         else:
-            ray(problem, name)()
+            measure(problem, direction_of(problem, name), etas(), last=True)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
@@ -162,7 +173,7 @@ def main() -> None:
     width = 1000 if arguments.quick else MEMORY_WIDTH
     baseline = peak_of(width, 8, "bare")
     print(f"\n{'direction':14}  memory above weights and activations, in weights")
-    for what in (*DIRECTIONS, "fromage+reload"):
+    for what in (*DIRECTIONS, *(f"{name}+reload" for name in DIRECTIONS)):
         print(f"{what:14}  {memory_ratio(width, 8, what, baseline):.2f}", flush=True)
 
 

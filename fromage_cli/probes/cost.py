@@ -83,7 +83,7 @@ def _ignore(*_: object) -> None:
 def _product(problem: Problem) -> None:
     gradients = problem.base.gradients
     with suppress(MismatchError):
-        visit_hessian_vector_product(problem, problem.receiving, lambda tensor: gradients[tensor.name], _ignore)
+        visit_hessian_vector_product(problem, problem.receiving, lambda tensor, _: gradients[tensor.name], _ignore)
 
 
 def timed(problem: Problem, run: Callable[[], object]) -> float:

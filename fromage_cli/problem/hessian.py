@@ -1,9 +1,11 @@
 """Hessian-vector products of the actual scalar loss, by double backward."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.double_backward import double_backward, without_second_derivative
@@ -11,6 +13,9 @@ from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.named_code import out_of_memory
 from fromage_cli.problem.problem import Problem
 from fromage_cli.problem.sweep import Visitor
+
+Vector = Callable[[TrainableTensor, Tensor], Tensor]
+"""What a tensor is multiplied by in a product, from the tensor and its gradient: of the batch, or a chunk's share."""
 
 
 def hessian_vector_product(problem: Problem, vector: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -25,30 +30,42 @@ def hessian_vector_product(problem: Problem, vector: Mapping[str, Tensor]) -> di
         if tensor.name in product:
             product[tensor.name] = part
 
-    visit_hessian_vector_product(problem, tensors, lambda tensor: vector[tensor.name], keep)
+    visit_hessian_vector_product(problem, tensors, lambda tensor, _: vector[tensor.name], keep)
     return product
 
 
 def visit_hessian_vector_product(
-    problem: Problem, tensors: Sequence[TrainableTensor], vector: Callable[[TrainableTensor], Tensor], visit: Visitor
+    problem: Problem,
+    tensors: Sequence[TrainableTensor],
+    vector: Vector,
+    visit: Visitor,
+    factor: Callable[[TrainableTensor], float] = lambda _: 1.0,
 ) -> None:
-    """H v with v given tensor by tensor; `visit` sees each tensor's part as it appears, then it is freed.
+    """H v with v_l = factor_l * vector_l; `visit` sees each tensor's part as it appears, then it is freed.
 
     `visit` also sees the rows of H for tensors that are not among `tensors`, whose entries of v are zero.
+    What `vector` returns is held until the second pass comes to it, when a first share of that tensor's part appears:
+    together never more than the weights.
     Double backward of the scalar: forward-mode products are silently wrong through normalisation layers.
     Raises MismatchError when the loss has no second derivative.
     """
 
     def slope(loss: Tensor) -> Tensor:
-        """The derivative of the loss along v, a scalar with its graph.
+        """The derivative of the loss along v: a scalar with its graph, but without its value.
 
         An operation that is differentiable only once must raise and not silently count as linear: so the factor `one`
         makes every incoming gradient require a gradient, and the second pass runs through the whole graph.
         """
         one = torch.ones((), dtype=loss.dtype, device=loss.device, requires_grad=True)
-        weights = [tensor.parameter for tensor in tensors]
-        gradients = torch.autograd.grad(loss * one, weights, create_graph=True, materialize_grads=True)
-        return torch.stack([(g * vector(t)).sum() for t, g in zip(tensors, gradients, strict=True)]).sum()
+        slopes: list[Tensor] = []
+        handles = [_reduced(tensor, factor(tensor), vector, slopes) for tensor in tensors]
+        try:
+            weights = [tensor.parameter for tensor in tensors]
+            torch.autograd.grad(loss * one, weights, create_graph=True, allow_unused=True)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return torch.stack(slopes).sum()
 
     try:
         with double_backward(problem.model):
@@ -58,3 +75,27 @@ def visit_hessian_vector_product(
             raise
         raise without_second_derivative(error) from error
     problem.evaluations.hessian_vector_products += 1
+
+
+def _reduced(tensor: TrainableTensor, factor: float, vector: Vector, slopes: list[Tensor]) -> RemovableHandle:
+    """Reduces the tensor's gradient to its slope along v as it appears: its graph stays, its memory is freed."""
+
+    def reduce(gradient: Tensor) -> Tensor:
+        slopes.append(_Slope.apply(gradient, vector(tensor, gradient.detach()), factor))  # type: ignore[no-untyped-call]
+        return gradient.new_zeros(()).expand_as(gradient)  # takes the gradient's place in what nobody reads
+
+    return tensor.parameter.register_hook(reduce)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Slope(torch.autograd.Function):
+    """A stand-in for factor * <gradient, vector>: its derivative is factor * vector; nobody reads its value, zero."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, vector: Tensor, factor: float) -> Tensor:
+        ctx.vector, ctx.factor = vector, factor
+        return gradient.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        vector, ctx.vector = ctx.vector, None
+        return vector * (slopes[0] * ctx.factor), None, None

@@ -213,6 +213,19 @@ class Problem:
             for tensor in tensors:
                 tensor.parameter.data.copy_(origin[tensor.name])
 
+    @contextmanager
+    def base_gradients_released(self) -> Iterator[None]:
+        """Frees the base gradients, wherever they are held; asked for after the block, they cost another gradient.
+
+        The loss stays known, and which tensors receive a gradient.
+        """
+        _ = self.receiving
+        self.base.gradients.clear()
+        try:
+            yield
+        finally:
+            del self.__dict__["base"]
+
     def drop_gradients(self) -> None:
         """Leaves no gradient on the model for the next backward pass to add to."""
         for parameter in self._parameters:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 DENSE = 96
 """Matrices whose smaller side is at most this are decomposed exactly."""
+TINY = 1e-9
+"""Entries as small, or as large as its inverse, are scaled before they are squared."""
 
 
 def as_matrix(tensor: torch.Tensor) -> torch.Tensor:
@@ -32,10 +34,13 @@ def spectral_norm(tensor: torch.Tensor, tolerance: float = 1e-4, iterations: int
     matrix = as_matrix(tensor)
     if not matrix.numel():
         return 0.0
-    scale = float(matrix.abs().max())
+    scale = max(-float(matrix.min()), float(matrix.max()))
     if not 0.0 < scale < math.inf:
         return scale
-    matrix = matrix / scale  # squares of tiny and of huge entries leave the range of float32
+    if TINY < scale < 1.0 / TINY:
+        scale = 1.0
+    else:
+        matrix = matrix / scale  # squares of tiny and of huge entries leave the range of float32
     if min(matrix.shape) <= DENSE:
         wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
         gram = _gram(wide)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.func import functional_call
 
 from fromage_cli.errors import MismatchError
-from fromage_cli.problem.hessian import hessian_vector_product
+from fromage_cli.problem.hessian import hessian_vector_product, visit_hessian_vector_product
 from fromage_cli.problem.problem import Problem
 
 
@@ -114,3 +114,32 @@ def test_a_loss_with_one_derivative_only_is_refused(make_problem: Callable[..., 
     problem = make_problem(Model(), {"x": torch.ones(3, 2)}, "output")
     with pytest.raises(MismatchError, match="no second derivative"):
         hessian_vector_product(problem, {"linear.weight": torch.ones(2, 2)})
+
+
+def test_factors_and_the_gradient_itself_may_stand_for_the_vector(make_problem: Callable[..., Problem]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    problem = make_problem(model, {"x": torch.randn(5, 3).double(), "y": torch.randn(5, 2).double()})
+    factors = {tensor.name: float(index) - 1.5 for index, tensor in enumerate(problem.trainable)}
+    vector = {name: factors[name] * gradient for name, gradient in problem.base.gradients.items()}
+    expected, found = hessian_vector_product(problem, vector), {}
+    visit_hessian_vector_product(
+        problem,
+        problem.trainable,
+        lambda tensor, gradient: gradient,
+        lambda tensor, product: found.__setitem__(tensor.name, product),
+        lambda tensor: factors[tensor.name],
+    )
+    assert found.keys() == expected.keys()
+    for name, product in expected.items():
+        torch.testing.assert_close(found[name], product, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("module", [nn.Linear(40, 40), nn.Embedding(40, 40)])
+def test_a_product_leaves_no_hooks_and_no_gradients(make_problem: Callable[..., Problem], module: nn.Module) -> None:
+    x = torch.randn(4, 40) if isinstance(module, nn.Linear) else torch.randint(40, (4,))
+    problem = make_problem(module, {"x": x, "y": torch.randn(4, 40)})
+    before = {tensor.name: tensor.parameter._backward_hooks for tensor in problem.trainable}
+    hessian_vector_product(problem, {t.name: torch.ones_like(t.parameter) for t in problem.trainable})
+    assert not any(before[t.name] or t.parameter._backward_hooks for t in problem.trainable)
+    assert all(tensor.parameter.grad is None for tensor in problem.trainable)

@@ -1,3 +1,4 @@
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -305,3 +306,20 @@ def test_weights_can_be_read_from_the_checkpoint_again(
             tensor.parameter.data.mul_(2)
             assert torch.equal(origin[tensor.name], before[tensor.name])
     assert all(torch.equal(value, before[name]) for name, value in perceptron.state_dict().items())
+
+
+def test_base_gradients_that_are_released_are_gone_and_computed_again_when_asked_for(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
+) -> None:
+    problem = make_problem(perceptron, classification)
+    base, names = problem.base, [tensor.name for tensor in problem.receiving]
+    before = {name: gradient.clone() for name, gradient in base.gradients.items()}
+    held = weakref.ref(base.gradients["0.weight"])
+    with problem.base_gradients_released():
+        assert held() is None
+        assert problem.base.loss == base.loss
+        assert [tensor.name for tensor in problem.receiving] == names
+        assert problem.evaluations.gradients == 1
+    assert problem.base.loss == base.loss
+    assert all(torch.equal(problem.base.gradients[name], gradient) for name, gradient in before.items())
+    assert problem.evaluations.gradients == 2

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fromage_cli.theory.singular_values import as_matrix, spectral_norm, stable_rank
+from fromage_cli.theory.singular_values import TINY, as_matrix, spectral_norm, stable_rank
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,12 @@ def test_a_zero_tensor_has_stable_rank_one_and_no_spectral_norm() -> None:
 
 def test_matrix_rows_are_output_channels() -> None:
     assert as_matrix(torch.zeros(8, 3, 5, 5)).shape == (8, 75)
+
+
+@pytest.mark.parametrize("size", [40, 120])
+@pytest.mark.parametrize("factor", [1e-30, 0.99 * TINY, 1.01 * TINY, 1e-3, 1e8, 1.01 / TINY, 1e30])
+def test_the_spectral_norm_scales_with_its_tensor(size: int, factor: float) -> None:
+    matrix = torch.randn(size, size + 3, generator=torch.Generator().manual_seed(0))
+    exact = float(torch.linalg.matrix_norm(matrix.double(), 2))
+    assert spectral_norm(matrix * factor, 1e-6) == pytest.approx(exact * factor, rel=1e-5)
+    assert spectral_norm(-matrix.abs() * factor, 1e-6) == pytest.approx(spectral_norm(matrix.abs(), 1e-6) * factor)

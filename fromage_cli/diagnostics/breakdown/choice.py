@@ -40,12 +40,14 @@ def moved_by_default(name: str) -> str:
 def weight_copies(name: str, reload: bool, several: bool, checkpoint: Checkpoint | None) -> float:
     """Copies of the weights held beside them: base gradient, the direction where it is stored, kept weights.
 
-    Moments from minibatches are two, as long as the direction is made. Of several batches each alone holds its own
-    beside those of all together. A tenth more is for the gradient of one tensor at a time.
+    Moments from minibatches are two, as long as the direction is made; with --reload the base gradient makes room for
+    them. Of several batches each alone holds its own, beside the direction of all together where it is stored and the
+    base gradient of a random one. A tenth more is for the gradient of one tensor at a time.
     """
     held = 1 if name in ("fromage", "sgd", "random") else 2
-    making = 3 if name == "adam" and not _has_moments(checkpoint) else held
-    return 0.1 + max(making, held if reload else held + 1) + (held if several else 0)
+    making = 3 if name == "adam" and not reload and not _has_moments(checkpoint) else held
+    beside = 1 if several and name not in ("fromage", "sgd") else 0
+    return 0.1 + max(making, held if reload else held + 1) + beside
 
 
 def _has_moments(checkpoint: Checkpoint | None) -> bool:
@@ -71,16 +73,22 @@ def decay_left_out(name: str, checkpoint: Checkpoint | None, declared: Declared)
 def gradient_count(name: str, points: int, problem: Problem, checkpoint: Checkpoint | None) -> float:
     """The gradients that so many points cost, in full-batch equivalents: the base and the noise floor beside them.
 
-    Several batches are measured together and then each alone. Adam's moments take one more where no state holds them.
+    Several batches are measured together and then each alone. Adam's moments take one more where no state holds them,
+    and another where the base gradient makes room for them.
     """
-    from fromage_cli.probes.lines.moments import moment_rows
-
     rounds = 2 if problem.further else 1
     count = float(rounds * (points + 2))
     if name == "adam" and not _has_moments(checkpoint):
-        alone = sum(moment_rows(problem.on(batch)) for batch in problem.batches) if problem.further else 0
-        count += (moment_rows(problem) + alone) / problem.rows
+        alone = [problem.on(batch) for batch in problem.batches] if problem.further else []
+        count += sum(_moment_gradients(part) * part.rows / problem.rows for part in (problem, *alone))
     return count
+
+
+def _moment_gradients(problem: Problem) -> float:
+    from fromage_cli.probes.lines.moments import moment_rows
+
+    rows = moment_rows(problem)
+    return rows / problem.rows + (1.0 if rows and problem.saved is not None else 0.0)
 
 
 def make_direction(

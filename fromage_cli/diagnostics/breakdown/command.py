@@ -98,7 +98,15 @@ def command(
 
     line = line_on(problem)
     with progress("breakdown", total=(len(etas) + 1) * (1 + alone)) as advance:
-        measured = measure(problem, line, etas, show_vectors=tensors.tensors == "all", skipped=skipped, advance=advance)
+        measured = measure(
+            problem,
+            line,
+            etas,
+            show_vectors=tensors.tensors == "all",
+            skipped=skipped,
+            advance=advance,
+            last=True,
+        )
         if alone and measured.stopped is None:
             batches, stopped = measure_batches(problem, line_on, etas, advance)
             measured = Measurement(replace(measured.result, batches=batches), stopped)

@@ -14,11 +14,9 @@ from fromage_cli.diagnostics.breakdown.result import (
 )
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.probes.lines.direction import Direction, Skipped
-from fromage_cli.probes.lines.ray import measure_ray
+from fromage_cli.probes.lines.ray import measure_ray, product_norms
 from fromage_cli.probes.structure.depth import Depth, measure_depth
-from fromage_cli.problem.hessian import visit_hessian_vector_product
 from fromage_cli.problem.problem import Evaluations, Problem
-from fromage_cli.theory.accumulation import norm
 from fromage_cli.theory.curves import Point, first_sign_change, minimum
 
 LOSS_ULPS = 8.0
@@ -41,19 +39,22 @@ def measure(
     show_vectors: bool = False,
     skipped: Sequence[Skipped] = (),
     advance: Callable[[], None] = lambda: None,
+    last: bool = False,
 ) -> Measurement:
     """The breakdown of every layer along a direction, and what follows from it.
 
-    `etas`: increasing and positive; `show_vectors`: also report tensors of fewer than two dimensions.
+    `etas`: increasing and positive; `show_vectors`: also report tensors of fewer than two dimensions; `last`: nobody
+    asks for the direction or the base gradients afterwards, so that their memory may be let go.
     Costs K + 2 gradients with the base and the noise floor, one Hessian-vector product and one forward pass.
     """
     base = problem.base.loss
     ray = measure_ray(problem, direction, etas, advance)
+    spectral = reading.predicted_spectral(direction, ray.etas)
     stopped, depth, products = ray.stopped, Depth(len(problem.layers), None, None), None
     try:
         if stopped is None:
-            products = _product_norms(problem, direction)
             depth = measure_depth(problem)
+            products = product_norms(problem, direction, last=last) if direction.certifies else None
     except ResourceError as limit:
         stopped = limit
     predicted = reading.predicted(direction, ray.etas)
@@ -74,7 +75,7 @@ def measure(
         etas=tuple(ray.etas),
         losses=tuple(ray.losses),
         predicted=tuple(predicted),
-        predicted_spectral=tuple(reading.predicted_spectral(direction, ray.etas)),
+        predicted_spectral=tuple(spectral),
         loss_bounds=tuple(bounds),
         depth=_depth(depth),
         tail_slope=reading.first_tail_slope(layers, ray.etas),
@@ -113,7 +114,7 @@ def measure_batches(
         alone = problem.on(batch)
         try:
             line = _line_of(alone, direction_on)
-            measured = measure(alone, line, etas, advance=advance) if line is not None else None
+            measured = measure(alone, line, etas, advance=advance, last=True) if line is not None else None
         except ResourceError as limit:
             return tuple(found), limit
         finally:
@@ -150,24 +151,3 @@ def _batch_trust(result: BreakdownResult) -> BatchTrust:
 
 def _depth(depth: Depth) -> DepthResult:
     return DepthResult(depth.count, depth.path, depth.effective)
-
-
-def _product_norms(problem: Problem, direction: Direction) -> dict[str, float] | None:
-    """||(H d)_l|| of every tensor, from one product, none of which is kept.
-
-    None for a direction that promises nothing, and for a loss without second derivative.
-    """
-    if not direction.certifies:
-        return None
-    coefficients = {move.tensor.name: move.coefficient for move in direction.moves}
-    norms: dict[str, float] = {}
-    try:
-        visit_hessian_vector_product(
-            problem,
-            [move.tensor for move in direction.moves],
-            lambda tensor: coefficients[tensor.name] * direction.source(tensor),
-            lambda tensor, product: norms.__setitem__(tensor.name, norm(product)),
-        )
-    except MismatchError:
-        return None
-    return norms

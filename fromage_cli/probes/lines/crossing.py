@@ -10,13 +10,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from fromage_cli.errors import MismatchError, ResourceError
+from fromage_cli.errors import ResourceError
 from fromage_cli.probes.lines.certificate import Certificate, Criterion
 from fromage_cli.probes.lines.direction import Direction
-from fromage_cli.probes.lines.ray import gradient_changes, noise_floors
-from fromage_cli.problem.hessian import visit_hessian_vector_product
+from fromage_cli.probes.lines.ray import gradient_changes, noise_floors, product_norms
 from fromage_cli.problem.problem import Problem
-from fromage_cli.theory.accumulation import norm
 from fromage_cli.theory.bracketing import Bracket, close_in
 from fromage_cli.theory.curves import Point, Relation, first_crossing, running_maximum
 
@@ -154,19 +152,8 @@ def _noise(problem: Problem, direction: Direction, origin: Mapping[str, Tensor])
 
 
 def _products(problem: Problem, direction: Direction) -> dict[str, float] | None:
-    """||(H d)_l|| of every tensor that moves, from one product; None for a loss without second derivative."""
-    coefficients = {move.tensor.name: move.coefficient for move in direction.moves}
-    products: dict[str, float] = dict.fromkeys(coefficients, 0.0)
-    try:
-        visit_hessian_vector_product(
-            problem,
-            [move.tensor for move in direction.moves],
-            lambda tensor: coefficients[tensor.name] * direction.source(tensor),
-            lambda tensor, product: products.__setitem__(tensor.name, norm(product)),
-        )
-    except MismatchError:
-        return None
-    return products if all(map(math.isfinite, products.values())) else None
+    products = product_norms(problem, direction)
+    return products if products is not None and all(map(math.isfinite, products.values())) else None
 
 
 def _start(certificate: Certificate, products: Mapping[str, float] | None) -> float:

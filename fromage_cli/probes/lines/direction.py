@@ -61,6 +61,8 @@ class Direction:
     """Whether the step is an update, so that Lemma 1 may promise descent; a random direction promises nothing."""
     notes: tuple[str, ...] = ()
     """What the user should know of how it was made."""
+    along_gradients: bool = False
+    """Whether the source of every tensor is its base gradient."""
     drawn: GaussianTable | None = None
     """What the source is drawn from, where it is not at hand: it can be added without room for all of it."""
 

@@ -4,7 +4,8 @@ Source: Kingma, Ba, *Adam*, ICLR 2015, Algorithm 1; AMSGrad: Reddi, Kale, Kumar,
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from fromage_cli.problem.problem import Problem
 
 MINIBATCHES = 16
 """Minibatch gradients that stand in for missing moments."""
+FIRST_STEP = "the gradient of all rows, which cannot be cut: it is the step without a past"
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 """What torch's Adam takes when nothing is said."""
 
@@ -28,8 +30,11 @@ def adam_update(problem: Problem, state: OptimizerState | None) -> tuple[dict[st
     """The next step's u = m^ / (sqrt(v^) + eps), by tensor name, and a sentence on where it comes from."""
     if state is not None and holds_moments(state):
         return update_from_state(problem, state), "adam: moments from the optimizer's state in the checkpoint."
-    means, squares, source = moments_of_minibatches(problem, _parts_for_moments(problem))
-    return update_from_moments(means, squares), f"adam: the checkpoint holds no moments; they come from {source}."
+    parts = minibatches(problem, _parts_for_moments(problem))
+    update, source = (_minibatch_update(problem, parts) if parts else None), _samples(parts)
+    if update is None:
+        update, source = {name: g / (g.abs() + EPSILON) for name, g in problem.base.gradients.items()}, FIRST_STEP
+    return update, f"adam: the checkpoint holds no moments; they come from {source}."
 
 
 def holds_moments(state: OptimizerState | None) -> bool:
@@ -139,13 +144,27 @@ def moments_of_minibatches(problem: Problem, count: int) -> tuple[dict[str, Tens
     parts = minibatches(problem, count)
     found = _mean_gradients(problem, parts) if parts else None
     if found is not None:
-        return *found, f"{len(parts)} gradients of {parts[0].size} rows each at fixed weights"
+        return *found, _samples(parts)
     gradients = problem.base.gradients
     return (
         {name: gradient.clone() for name, gradient in gradients.items()},
         {name: gradient.square() for name, gradient in gradients.items()},
-        "the gradient of all rows, which cannot be cut: it is the step without a past",
+        FIRST_STEP,
     )
+
+
+def _samples(parts: Sequence[Batch]) -> str:
+    return f"{len(parts)} gradients of {parts[0].size} rows each at fixed weights" if parts else ""
+
+
+def _minibatch_update(problem: Problem, parts: list[Batch]) -> dict[str, Tensor] | None:
+    """The update from minibatch gradients; None where they are no samples.
+
+    Where no weights are kept the base gradients make room for the moments, and are computed again afterwards.
+    """
+    with problem.base_gradients_released() if problem.saved is not None else nullcontext():
+        found = _mean_gradients(problem, parts)
+    return update_from_moments(*found) if found is not None else None
 
 
 def _mean_gradients(problem: Problem, parts: list[Batch]) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor
 
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.probes.lines.direction import Direction
+from fromage_cli.problem.hessian import visit_hessian_vector_product
 from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import SPLIT_TOLERANCE, Problem
-from fromage_cli.theory.accumulation import CHUNK, WIDE_BYTES, distance, distances
+from fromage_cli.theory.accumulation import CHUNK, WIDE_BYTES, distance, distances, norm
 
 GATHERED = 1 << 20
 """Entries of small gradients that are held at most, to be reduced together."""
@@ -82,6 +84,33 @@ def noise_floors(
     if origin is not None:
         direction.write(origin, ROUNDING_STEPS * torch.finfo(problem.dtype).eps)
     return gradient_changes(problem, direction, problem.base.gradients)[1]
+
+
+def product_norms(problem: Problem, direction: Direction, *, last: bool = False) -> dict[str, float] | None:
+    """||(H d)_l|| of every tensor that moves, how fast its gradient changes at the start; from one product, not kept.
+
+    `last`: nobody asks for the direction or the base gradients afterwards, and so their memory is let go.
+    None for a loss without second derivative.
+    """
+    coefficients = {move.tensor.name: move.coefficient for move in direction.moves}
+    products = dict.fromkeys(coefficients, 0.0)
+    itself = last and direction.along_gradients and len(problem.chunks()) == 1
+
+    def source(tensor: TrainableTensor, gradient: Tensor) -> Tensor:
+        return gradient if itself else direction.source(tensor)
+
+    def reduce(tensor: TrainableTensor, product: Tensor) -> None:
+        if tensor.name in products:
+            products[tensor.name] = norm(product)
+
+    moved = [move.tensor for move in direction.moves]
+    released = last and (itself or not direction.along_gradients)
+    try:
+        with problem.base_gradients_released() if released else nullcontext():
+            visit_hessian_vector_product(problem, moved, source, reduce, lambda tensor: coefficients[tensor.name])
+    except MismatchError:
+        return None
+    return products
 
 
 def gradient_changes(

@@ -5,6 +5,7 @@ Source: Bernstein et al., NeurIPS 2020 (Fromage); Kingma, Ba, ICLR 2015 (Adam).
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -33,13 +34,14 @@ def fromage_direction(problem: Problem, tensors: Sequence[TrainableTensor]) -> D
             skipped.append(Skipped(tensor.name, "zero weights" if weight_norm == 0.0 else "zero gradient"))
             continue
         moves.append(Move(tensor, -weight_norm / gradient_norm, weight_norm, gradient_norm, weight_norm, 1.0))
-    return Direction("fromage", 1.0, tuple(moves), tuple(skipped), lambda tensor: gradients[tensor.name])
+    direction = Direction("fromage", 1.0, tuple(moves), tuple(skipped), lambda tensor: gradients[tensor.name])
+    return replace(direction, along_gradients=True)
 
 
 def sgd_direction(problem: Problem, tensors: Sequence[TrainableTensor]) -> Direction:
     """The plain gradient step d = -g, scaled so that eta is the largest relative step of a layer."""
     gradients = problem.base.gradients
-    return _update(problem, "sgd", tensors, lambda tensor: gradients[tensor.name])
+    return replace(_update(problem, "sgd", tensors, lambda tensor: gradients[tensor.name]), along_gradients=True)
 
 
 def adam_direction(
@@ -49,8 +51,7 @@ def adam_direction(
 
     `updates`: u by tensor name; `note`: where the moments come from.
     """
-    direction = _update(problem, "adam", tensors, lambda tensor: updates[tensor.name])
-    return Direction("adam", direction.step_scale, direction.moves, direction.skipped, direction.source, notes=(note,))
+    return replace(_update(problem, "adam", tensors, lambda tensor: updates[tensor.name]), notes=(note,))
 
 
 def _update(problem: Problem, name: str, tensors: Sequence[TrainableTensor], source: Source) -> Direction:
@@ -88,14 +89,16 @@ def random_direction(problem: Problem, tensors: Sequence[TrainableTensor], seed:
     def draw(tensor: TrainableTensor) -> Tensor:
         return table.draw(tensor.name, tensor.parameter.shape)
 
+    def drawn_move(tensor: TrainableTensor, weight_norm: float) -> Move:
+        drawn = draw(tensor)
+        return measured_move(problem, tensor, weight_norm / norm(drawn), drawn)
+
     moves, skipped = [], []
     for tensor in tensors:
-        weight_norm = norm(tensor.parameter)
-        if weight_norm == 0.0:
+        if (weight_norm := norm(tensor.parameter)) == 0.0:
             skipped.append(Skipped(tensor.name, "zero weights"))
-            continue
-        drawn = draw(tensor)
-        moves.append(measured_move(problem, tensor, weight_norm / norm(drawn), drawn))
+        else:
+            moves.append(drawn_move(tensor, weight_norm))
     return Direction("random", 1.0, tuple(moves), tuple(skipped), draw, certifies=False, drawn=table)
 
 

@@ -6,9 +6,10 @@ from torch import nn
 
 from fromage_cli.probes.lines import ray
 from fromage_cli.probes.lines.direction import moving_tensors
-from fromage_cli.probes.lines.ray import gradient_changes, measure_ray
-from fromage_cli.probes.lines.updates import fromage_direction
+from fromage_cli.probes.lines.ray import gradient_changes, measure_ray, product_norms
+from fromage_cli.probes.lines.updates import adam_direction, fromage_direction, random_direction, sgd_direction
 from fromage_cli.problem.budget import Budget
+from fromage_cli.problem.hessian import hessian_vector_product
 from fromage_cli.problem.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -134,3 +135,66 @@ def test_changes_do_not_depend_on_how_many_gradients_are_gathered(
         problem.visit_gradient(lambda tensor, gradient: gradients.__setitem__(tensor.name, gradient))
     exact = {m.tensor.name: gradients[m.tensor.name] - problem.base.gradients[m.tensor.name] for m in direction.moves}
     assert changes == pytest.approx({name: float(value.double().norm()) for name, value in exact.items()}, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["fromage", "sgd", "adam", "random"])
+@pytest.mark.parametrize("micro_batch", [None, 8])
+def test_a_last_product_is_that_of_the_direction_and_lets_go_of_what_nobody_asks_for(
+    make_problem: Maker,
+    perceptron: nn.Module,
+    classification: dict[str, torch.Tensor],
+    name: str,
+    micro_batch: int | None,
+) -> None:
+    problem = make_problem(perceptron.double(), doubled(classification), micro_batch=micro_batch)
+    tensors = moving_tensors(problem, "all")[0]
+    if name == "adam":
+        updates = {tensor.name: problem.base.gradients[tensor.name].sign() for tensor in tensors}
+        direction = adam_direction(problem, tensors, updates, "")
+    elif name == "random":
+        direction = random_direction(problem, tensors, 0)
+    else:
+        direction = {"fromage": fromage_direction, "sgd": sgd_direction}[name](problem, tensors)
+    exact = hessian_vector_product(problem, direction.vector())
+    gradients, base = dict(problem.base.gradients), problem.base
+    kept = product_norms(problem, direction)
+    assert kept == pytest.approx({name: float(product.norm()) for name, product in exact.items()}, rel=1e-10)
+    assert problem.base is base
+
+    made = problem.evaluations.gradients
+    assert product_norms(problem, direction, last=True) == pytest.approx(kept, rel=1e-10)
+    let_go = name in ("adam", "random") or micro_batch is None
+    assert (len(base.gradients) == 0) == let_go
+    assert [tensor.name for tensor in problem.receiving] == list(gradients)
+    assert problem.evaluations.gradients == made
+    assert all(torch.equal(problem.base.gradients[name], gradient) for name, gradient in gradients.items())
+    assert problem.evaluations.gradients == made + let_go
+
+
+def doubled(data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value.double() if value.is_floating_point() else value for key, value in data.items()}
+
+
+def test_a_loss_with_one_derivative_has_no_products(make_problem: Maker) -> None:
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):  # type: ignore[no-untyped-def]
+            ctx.save_for_backward(x)
+            return x.square()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+            return 2 * ctx.saved_tensors[0] * gradient
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return Once.apply(self.linear(x)).sum()
+
+    problem = make_problem(Model(), {"x": torch.ones(3, 2)}, "output")
+    direction = sgd_direction(problem, problem.receiving)
+    assert product_norms(problem, direction, last=True) is None
