@@ -1,7 +1,7 @@
 """Which optimizer trains with which settings: as the user says, else from the checkpoint's state, else as declared."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -147,7 +147,7 @@ def optimizer_of(given: Given, state: OptimizerState | None, declared: Declared)
         betas=_betas(_first(given.betas, first.get("betas"), declared.betas, BETAS.get(own, OTHER_BETAS))),
         weight_decay=float(_first(given.weight_decay, max(decays, default=None), declared.weight_decay) or 0.0),
         decay_given=given.weight_decay is not None or not decays,
-        notes=_notes(given, state, name, rates, rate),
+        notes=(*_notes(given, state, name, rates, rate), *_differing(given, groups, name)),
         eps=_optional(first, "eps") if own not in ("", "lars") else None,
         amsgrad=bool(first.get("amsgrad")),
         trust_coefficient=float(_first(first.get("trust_coefficient"), first.get("trust_coeff"), 1.0)),
@@ -178,6 +178,16 @@ def _notes(
     if given.name is not None and saved_rule(state) is not None and not same_rule(saved_rule(state), name):
         notes.append(f"optimizer: the checkpoint holds the state of {saved_rule(state)}; it is not used for {name}.")
     return tuple(notes)
+
+
+def _differing(given: Given, groups: Sequence[Mapping[str, Any]], name: str | None) -> tuple[str, ...]:
+    """A note where groups differ in more than rate and decay, and the user did not say otherwise."""
+    own = ("betas",) if name in WITH_BETAS else ("momentum", "dampening", "nesterov") if name in WITH_MOMENTUM else ()
+    unsaid = [key for key in own if getattr(given, key, None) in (None, False)]
+    differ = [key for key in unsaid if len({str(settings.get(key)) for settings in groups}) > 1]
+    if not differ:
+        return ()
+    return (f"optimizer: groups differ in {' and '.join(differ)}; thresholds and noise are taken as in the first.",)
 
 
 def tells_members(state: OptimizerState) -> bool:

@@ -91,6 +91,19 @@ def test_of_several_groups_the_largest_rate_counts_and_it_is_said(tmp_path: Path
     )
 
 
+def test_groups_that_differ_in_their_momentum_are_told(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    groups = [{"params": [model.weight]}, {"params": [model.bias], "momentum": 0.5}]
+    torch.save(
+        {"optimizer": torch.optim.SGD(groups, lr=0.1, momentum=0.9).state_dict(), **model.state_dict()},
+        tmp_path / "m.pt",
+    )
+    found = optimizer_of(Given(), open_checkpoint(tmp_path / "m.pt").optimizer, Declared())
+    assert found.notes == ("optimizer: groups differ in momentum; thresholds and noise are taken as in the first.",)
+    said = optimizer_of(Given(momentum=0.8), open_checkpoint(tmp_path / "m.pt").optimizer, Declared())
+    assert said.notes == ()
+
+
 def test_a_rate_of_zero_is_no_rate(tmp_path: Path) -> None:
     found = optimizer_of(Given(), state_from(tmp_path, torch.optim.SGD, lr=0.0), Declared())
     assert found.learning_rate is None
