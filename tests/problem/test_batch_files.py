@@ -133,3 +133,9 @@ def test_arrays_of_texts_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", x=np.ones(2), labels=np.array(["a", "b"]))
     with pytest.raises(InputError, match="'labels'"):
         read(tmp_path / "b.npz")
+
+
+def test_one_sequence_of_one_token_is_enough(tmp_path: Path) -> None:
+    np.array([7, 8], dtype=np.uint16).tofile(tmp_path / "train.bin")
+    batch = read_tokens(tmp_path / "train.bin", 1, 1, seed=0)
+    assert (batch["x"].tolist(), batch["y"].tolist()) == ([[7]], [[8]])

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.problem.batches import Batch, as_batch
-from fromage_cli.problem.call import call_model, inputs_and_targets, signature_text, unwrapped
+from fromage_cli.problem.call import call_model, inputs_and_targets, is_scalar, signature_text, unwrapped
 
 A, B, C = torch.full((2, 3), 1.0), torch.full((2, 3), 2.0), torch.tensor([0, 1])
 
@@ -201,3 +201,8 @@ def test_a_model_that_leaves_its_input_alone_is_given_no_more_copies() -> None:
     first, second = call_model(model, batch), call_model(model, batch)
     assert first.data_ptr() != batch.data[0].data_ptr()
     assert second is batch.data[0]
+
+
+def test_a_scalar_is_one_floating_number_without_dimensions() -> None:
+    assert is_scalar(torch.tensor(1.0))
+    assert not any(map(is_scalar, (torch.ones(1), torch.tensor(1), 1.0, None)))

@@ -44,3 +44,11 @@ def test_a_models_own_module_is_no_wrapper() -> None:
     match = match_names(expected(outer), {"block.weight": 0, "block.bias": 0})  # as checkpoints strip `module.`
     assert match.stored == {"block.module.weight": "block.weight", "block.module.bias": "block.bias"}
     assert "model's own" in match.note
+
+
+def test_of_buffers_only_those_that_models_compute_may_be_missing() -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("mask", torch.ones(4, 4))
+    model.register_buffer("table", torch.ones(4, 4))
+    names = expected(model)
+    assert missing_names(names, match_names(names, {"weight": 0, "bias": 0})) == ["table"]
