@@ -98,12 +98,21 @@ class Checkpoint:
         return self.url or str(self.path)
 
     @cached_property
-    def optimizer(self) -> OptimizerState | None:
+    def saved_optimizer(self) -> OptimizerState | None:
         """The optimizer's state saved with the weights, or named by the user; read when it is first asked for.
 
         Raises InputError when its file cannot be read.
         """
         return self.read_optimizer() if self.read_optimizer is not None else None
+
+    @cached_property
+    def optimizer(self) -> OptimizerState | None:
+        """The same, with settings that can be computed with; raises InputError where they are none."""
+        from fromage_cli.checkpoints.optimizers.sound_settings import require_sound
+
+        if self.saved_optimizer is not None:
+            require_sound(self.saved_optimizer)
+        return self.saved_optimizer
 
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor into memory of its own, in the stored dtype.

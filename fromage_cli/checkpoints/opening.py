@@ -80,7 +80,7 @@ def _open_remote(url: str, choice: Choice, optimizer_state: str | Path | None) -
     def optimizer() -> OptimizerState | None:
         for name in OPTIMIZERS:
             mirror.fetch(mirror.home / name)
-        return found.optimizer
+        return found.saved_optimizer
 
     return replace(
         found,

@@ -12,7 +12,7 @@ from fromage_cli.errors import MismatchError
 
 def describe_optimizer(checkpoint: Checkpoint) -> OptimizerResult | None:
     """The optimizer's kind, step, slots and groups; None where none was saved with the weights or named."""
-    state = checkpoint.optimizer
+    state = checkpoint.saved_optimizer
     if state is None:
         return None
     names = _names(checkpoint, state)
