@@ -53,7 +53,7 @@ def distances(firsts: list[torch.Tensor], seconds: list[torch.Tensor]) -> list[f
     if not firsts:
         return []
     norms = torch._foreach_norm(torch._foreach_sub(firsts, seconds), 2, torch.float64)
-    return [float(norm) for norm in torch.stack(norms).tolist()]
+    return [float(norm) for norm in torch.stack([norm.to(firsts[0].device) for norm in norms]).tolist()]
 
 
 def _product(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
