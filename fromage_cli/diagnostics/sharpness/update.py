@@ -133,9 +133,13 @@ def _simulated(course: Course, space: WeightSpace) -> SimulatedTraining | None:
         course.without(name, "the learning rate is not known")
     else:
         steps = course.effort.simulated_steps
-        found = simulate_training(
-            course.problem, space, course.optimizer, course.state, steps=steps, advance=course.advance
-        )
+        try:
+            found = simulate_training(
+                course.problem, space, course.optimizer, course.state, steps=steps, advance=course.advance
+            )
+        except MismatchError as refused:
+            course.without(name, refused.message)
+            return None
         if found.stopped is not None:
             course.error = found.stopped
         return found

@@ -128,7 +128,7 @@ def simulate_training(
     """Full-batch steps of the real optimizer, with its state, on the quadratic model instead of the network.
 
     Ends early when the loss is back below its start after a spike, or `DIVERGED`. Each step costs one expansion and one
-    Hessian-vector product. The weights are afterwards as before.
+    Hessian-vector product. The weights are afterwards as before. Raises MismatchError for a state with gaps.
     """
     losses, stopped = [problem.base.loss], None
     floor = torch.finfo(problem.dtype).eps ** 2
@@ -179,7 +179,7 @@ class _Position:
             for weight, reached, part in zip(self.space.weights, self.reached, gradient, strict=True):
                 weight.data.copy_(reached)
                 weight.grad = part
-            self.run.optimizer.step()
+            self.run.move()
             self.reached = [weight.detach().clone() for weight in self.space.weights]
         finally:
             self.run.problem.drop_gradients()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints import OptimizerState, match_parameters
-from fromage_cli.errors import UsageError
+from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.probes.lines.moments import held_shapes, slots_by_name
 from fromage_cli.probes.optimizer_step.next_step import covers
@@ -99,10 +99,14 @@ class Training:
             self.optimizer = self.rule(groups, lr=rate, **self.settings)  # type: ignore[call-arg]
         except ValueError as error:
             raise UsageError(f"{self.rule.__name__} does not take these settings: {error}.", "Correct them.") from error
+        amsgrad = any(group.get("amsgrad") for group in self.optimizer.param_groups)
         for tensor in self.problem.receiving:
             slot = self.slots.get(tensor.name, (None, {}))[0]
             if slot is not None:
-                self.optimizer.state[tensor.parameter] = _loaded(slot, tensor.parameter, self.rule)
+                kept = _loaded(slot, tensor.parameter, self.rule)
+                if amsgrad and "exp_avg_sq" in kept:  # switched on since: the largest so far is the present one
+                    kept.setdefault("max_exp_avg_sq", torch.zeros_like(kept["exp_avg_sq"]))
+                self.optimizer.state[tensor.parameter] = kept
         self.taken = 0
 
     def step(self, batch: Batch) -> float:
@@ -119,10 +123,20 @@ class Training:
         for tensor in self.problem.trainable:
             tensor.parameter.grad = gradients.get(tensor.name)
         try:
-            self.optimizer.step()
+            self.move()
         finally:
             self.problem.drop_gradients()
         return loss
+
+    def move(self) -> None:
+        """Lets the optimizer step along the gradients that are set. Raises MismatchError where its state has gaps."""
+        try:
+            self.optimizer.step()
+        except KeyError as error:
+            raise MismatchError(
+                f"The optimizer's state lacks {error} of some tensor, which steps of {self.rule.__name__} go on from.",
+                "Give a state that was saved whole, or another --optimizer.",
+            ) from error
 
     def _placed(self, batch: Batch) -> Batch:
         """A batch where the weights are, in their precision."""

@@ -495,6 +495,23 @@ def test_weights_and_gradients_are_left_as_they_were(
         assert value.grad is None
 
 
+def test_a_state_with_gaps_leaves_only_the_simulation_out(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor], tmp_path: Path
+) -> None:
+    optimizer = torch.optim.AdamW(perceptron.parameters(), lr=0.01)
+    nn.functional.cross_entropy(perceptron(classification["x"]), classification["y"]).backward()
+    optimizer.step()
+    saved = optimizer.state_dict()
+    del saved["state"][0]["exp_avg"]
+    torch.save({"model": perceptron.state_dict(), "optimizer": saved}, tmp_path / "c.pt")
+    state, problem = open_checkpoint(tmp_path / "c.pt").optimizer, make_problem(perceptron, classification)
+    rule = optimizer_of(Given(), state, Declared())
+    measured = sharpness(problem, rule, state, effort=Effort(simulated_steps=2))
+    assert "lacks 'exp_avg' of some tensor" in reasons(measured)["quadratic.spikes"]
+    assert measured.result.quadratic is not None and measured.result.quadratic.spikes is None
+    assert measured.result.ratio is not None
+
+
 def test_a_state_that_does_not_fit_is_refused(
     make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor], tmp_path: Path
 ) -> None:

@@ -181,6 +181,35 @@ def test_what_an_optimizer_holds_and_what_each_group_has_of_its_own_goes_on(
     assert same(reached, weights(model))
 
 
+def test_amsgrad_that_was_switched_on_since_starts_from_the_present_moments(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path
+) -> None:
+    """Its first step is then that of Adam; a state that lacks more than that is refused."""
+    optimizer = torch.optim.Adam(perceptron.parameters(), lr=0.02)
+    parts = cut(classification, 8)
+    by_hand(perceptron, parts[:2], optimizer)
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["amsgrad"] = True
+    torch.save({"model": perceptron.state_dict(), "optimizer": saved}, tmp_path / "c.pt")
+    state, model = open_checkpoint(tmp_path / "c.pt").optimizer, twin(perceptron)
+    with training(make_problem(perceptron, classification), optimizer_of(Given(), state, Declared()), state) as run:
+        run.start(0.02)
+        run.step(as_batch(parts[2], "part"))
+        reached = weights(perceptron)
+    saved["param_groups"][0]["amsgrad"] = False
+    following = torch.optim.Adam(model.parameters(), lr=0.02)
+    following.load_state_dict(saved)
+    by_hand(model, parts[2:3], following)
+    assert same(reached, weights(model))
+    del saved["state"][0]["exp_avg"]
+    torch.save({"model": perceptron.state_dict(), "optimizer": saved}, tmp_path / "d.pt")
+    broken = open_checkpoint(tmp_path / "d.pt").optimizer
+    with training(make_problem(perceptron, classification), Optimizer("adam"), broken) as run:
+        run.start(0.02)
+        with pytest.raises(MismatchError, match="lacks 'exp_avg' of some tensor"):
+            run.step(as_batch(parts[2], "part"))
+
+
 def test_an_optimizer_that_was_given_frozen_tensors_too_goes_on(
     make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path
 ) -> None:
