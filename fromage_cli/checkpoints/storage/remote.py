@@ -15,6 +15,7 @@ from urllib.request import url2pathname
 from fromage_cli.errors import FromageError, InputError, ResourceError
 
 URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
+_URL_WITHIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 LIMIT = 64 * 10**9
 """Bytes of a file that is copied as a whole, at most."""
 BLOCK = 1 << 20
@@ -40,6 +41,11 @@ def shown(url: str) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return parts._replace(netloc=host, query="", fragment="").geturl() if parts.query or "@" in parts.netloc else url
+
+
+def redacted(text: str) -> str:
+    """Return a message with every URL in it as it may be printed: backends put the whole one into theirs."""
+    return _URL_WITHIN.sub(lambda found: shown(found[0]), text)
 
 
 @dataclass(frozen=True)
@@ -111,12 +117,13 @@ class Remote:
         """Whether a part is sent where one is asked for; a web server that sends all of it is left at once."""
         if not entry.path.startswith(("http://", "https://")):
             return len(self._part(entry, 1, 2)) == 1
-        try:
-            with self._files.open(entry.path, "rb", block_size=1, cache_type="none", size=entry.size) as file:
-                file.seek(1)
-                return len(file.read(1)) == 1
-        except ValueError:  # fsspec's word for it
-            return False
+        with self._explained():
+            try:
+                with self._files.open(entry.path, "rb", block_size=1, cache_type="none", size=entry.size) as file:
+                    file.seek(1)
+                    return len(file.read(1)) == 1
+            except ValueError:  # fsspec's word for it
+                return False
 
     def _part(self, entry: Entry, begin: int, end: int) -> bytes:
         if end == begin:
@@ -136,7 +143,7 @@ class Remote:
         except Exception as error:
             lines = str(error).strip().splitlines() or [""]
             raise InputError(
-                f"{self.url} cannot be read: {type(error).__name__}: {lines[0][:200]}",
+                f"{self.url} cannot be read: {type(error).__name__}: {redacted(lines[0])[:200]}",
                 hint="Check the address, the credentials and the connection.",
             ) from error
 
@@ -154,7 +161,8 @@ def _backend(url: str) -> tuple[Any, str]:
         ) from error
     except ValueError as error:
         raise InputError(
-            f"{shown(url)}: no backend reads {scheme}:// ({error}).", hint="Copy the checkpoint to a local disk."
+            f"{shown(url)}: no backend reads {scheme}:// ({redacted(str(error))}).",
+            hint="Copy the checkpoint to a local disk.",
         ) from error
     return files, str(path)
 

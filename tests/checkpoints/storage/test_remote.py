@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 from fromage_cli.checkpoints.storage import remote
-from fromage_cli.checkpoints.storage.remote import Remote, is_url, local_path, shown
+from fromage_cli.checkpoints.storage.remote import Remote, is_url, local_path, redacted, shown
 from fromage_cli.errors import InputError, ResourceError
 
 
@@ -20,6 +20,9 @@ def test_what_is_a_url():
 def test_secrets_are_not_shown():
     assert shown("https://me:word@host/x.pt?signature=1#f") == "https://host/x.pt"
     assert shown("s3://bucket/key") == "s3://bucket/key"
+    assert redacted("404 at url='https://me:word@host/x?sig=1', see s3://b/k and a://u:p@b") == (
+        "404 at url='https://host/x', see s3://b/k and a://b"
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,21 @@ def test_whatever_a_backend_raises_is_explained(monkeypatch):
     monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url: (files, "x"))
     with pytest.raises(InputError, match="cannot be read: PermissionError: Forbidden"):
         Remote("s3://bucket/x")
+
+
+@pytest.mark.parametrize("fails", ["info", "open", "cat_file"])
+def test_no_message_of_a_backend_shows_a_signature(monkeypatch, fails):
+    url = "https://host/x.pt?signature=secret"
+
+    def refuse(*args, **settings):
+        raise OSError(f"403, message='Forbidden', url='{url}'")
+
+    calls = {"info": lambda path: {"name": url, "size": 100, "type": "file"}, "open": refuse, "cat_file": refuse}
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url: (SimpleNamespace(**{**calls, fails: refuse}), url))
+    with pytest.raises(InputError, match=r"^https://host/x\.pt cannot be read: OSError: 403") as caught:
+        found = Remote(url)
+        found.ranged(found.entry) if fails == "open" else found.read(found.entry, 0, 5)
+    assert "secret" not in caught.value.message
 
 
 def test_a_file_beyond_the_limits_is_not_copied(tmp_path, monkeypatch):
