@@ -51,7 +51,8 @@ def comparable(model: nn.Module, mode: Mode, seed: int, *, generators_kept: bool
     finally:
         if generators is not None:
             generators.restore()
-        _put_back(kept)
+        if kept:
+            _put_back(kept)
         _leave_mode(parts, before)
 
 

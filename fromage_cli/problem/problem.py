@@ -18,6 +18,8 @@ from fromage_cli.problem.layers import TrainableTensor, frozen_names, trainable_
 from fromage_cli.problem.losses import Loss
 from fromage_cli.problem.sweep import Hooks, Sweep, Visitor, counted
 
+SMALL = 1 << 18
+"""Entries of all trainable tensors up to which their gradients may be held together: a megabyte in float32."""
 SPLIT_TOLERANCE = 1e-5
 """Relative gap between the loss of the whole batch and of its chunks above which splitting is refused."""
 
@@ -182,12 +184,14 @@ class Problem:
     def steady(self) -> Iterator[None]:
         """Many evaluations: modes and hooks are set up once and taken back once, as are the generators.
 
-        It changes no number; it saves what an evaluation of a small network costs beside its passes.
+        It changes no number; it saves what an evaluation of a small network costs beside its passes. So small a one has
+        no hooks either: its gradients are handed over when a pass is done.
         """
         if self._hooks is not None:
             yield
             return
-        hooks = Hooks(self.trainable)
+        small = sum(tensor.parameter.numel() for tensor in self.trainable) <= SMALL
+        hooks = Hooks(() if small else self.trainable)
         try:
             with steady(self.model, self.mode):
                 self._hooks = hooks
@@ -247,7 +251,9 @@ class Problem:
         scalar: Callable[[Tensor], Tensor] = lambda loss: loss,
     ) -> float:
         self.budget.check()
-        hooks = self._hooks or Hooks(self.trainable)
+        hooks = self._hooks
+        if hooks is None or (on_arrival is not None and not hooks.watching):
+            hooks = Hooks(self.trainable)
         try:
             loss = Sweep(self, hooks, visit, on_arrival, scalar).run()
         finally:

@@ -21,6 +21,8 @@ class Hooks:
     """Hooks on tensors that tell when the gradient of one is accumulated, until they are removed."""
 
     def __init__(self, tensors: Sequence[TrainableTensor]) -> None:
+        self.watching = bool(tensors)
+        """Whether there are any; without, gradients are handed over at the end of a pass."""
         self.arrived: Callable[[TrainableTensor], None] = lambda _: None
         self._handles = [self._watch(tensor) for tensor in tensors]
 

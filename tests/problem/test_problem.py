@@ -1,5 +1,6 @@
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
+from fromage_cli.problem import problem as problem_module
 from fromage_cli.problem.batches import as_batch
 from fromage_cli.problem.budget import Budget
 from fromage_cli.problem.problem import Problem
@@ -63,10 +65,18 @@ def test_a_visited_gradient_is_freed_before_the_next_arrives(
     assert held == [0] * 6
 
 
-def test_hooks_that_are_held_hand_over_the_same_gradients_and_leave_nothing(
-    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
+@pytest.mark.parametrize("small", [0, 1 << 18], ids=["with hooks", "without"])
+@pytest.mark.parametrize("micro_batch", [None, 8])
+def test_passes_in_a_row_hand_over_the_same_gradients_and_leave_nothing(
+    make_problem: Maker,
+    perceptron: nn.Module,
+    classification: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    small: int,
+    micro_batch: int | None,
 ) -> None:
-    problem = make_problem(perceptron, classification)
+    monkeypatch.setattr(problem_module, "SMALL", small)
+    problem = make_problem(perceptron, classification, micro_batch=micro_batch)
     exact = problem.base.gradients
     with problem.steady(), problem.steady():  # the inner one changes nothing
         for _ in range(2):
@@ -159,8 +169,9 @@ def test_tied_weights_receive_the_sum_of_their_gradients_once(make_problem: Make
     assert float(problem.base.gradients[name][1, 2]) == pytest.approx((above - below) / (2 * size), rel=1e-6)
 
 
+@pytest.mark.parametrize("steadily", [False, True])
 def test_gradients_that_arrive_in_parts_are_handed_over_whole(
-    make_problem: Maker, classification: dict[str, torch.Tensor]
+    make_problem: Maker, classification: dict[str, torch.Tensor], steadily: bool
 ) -> None:
     """Re-entrant activation checkpointing accumulates a weight used twice in two parts."""
 
@@ -177,7 +188,8 @@ def test_gradients_that_arrive_in_parts_are_handed_over_whole(
 
     torch.manual_seed(0)
     problem = make_problem(Recomputed(), classification)
-    base = problem.base
+    with problem.steady() if steadily else nullcontext():
+        base = problem.base
     seen: dict[str, torch.Tensor] = {}
     problem.visit_gradient(lambda tensor, gradient: seen.__setitem__(tensor.name, gradient.clone()))
     assert problem.deferred == {"inner.weight", "inner.bias"}
