@@ -1,4 +1,4 @@
-"""Whether the settings that an optimizer's state holds are ones that its rule can have."""
+"""Whether what an optimizer's state holds, settings and slots, is what its rule can have."""
 
 from __future__ import annotations
 
@@ -8,26 +8,55 @@ from typing import Any
 
 from fromage_cli.checkpoints.naming import brief
 from fromage_cli.checkpoints.optimizers.optimizer_kind import EITHER_ADAM, optimizer_kind
-from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
+from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, UnreadSlot
 from fromage_cli.errors import InputError
 
 RULES = ("sgd", "adam", "adamw", EITHER_ADAM, "lion", "lars", "lamb", "fromage", "muon")
 """Kinds whose settings are computed with; those of others are shown alone."""
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
+"""Slots of the shape of their parameter, in those kinds."""
 
 
 def require_sound(state: OptimizerState) -> None:
-    """Raises InputError for a setting that no rule could have been trained with, such as a momentum of 1."""
+    """Raises InputError for what no rule could have been trained with, such as a momentum of 1 or moments of two sizes.
+
+    What the entries of its tensors are is not looked at.
+    """
     if optimizer_kind(state) not in RULES:
         return
     for group in state.groups:
         for name, (fits, expected) in _EXPECTED.items():
             value = _plain(group.settings.get(name))
             if value is not None and not fits(value):
-                raise InputError(
-                    f"The optimizer's state says {name} = {_shown(value)}; expected {expected}.",
-                    "The file is damaged, or written by other code than it seems: inspect shows what it holds, and "
-                    "--optimizer-state names another.",
-                )
+                raise _unsound(f"says {name} = {_shown(value)}", expected)
+    for slot in state.slots.values():
+        _require_sound_slot(slot.stored if isinstance(slot, UnreadSlot) else slot)
+
+
+def _require_sound_slot(slot: Mapping[str, Any]) -> None:
+    steps = _plain(slot.get("step"))
+    if steps is not None and not _not_negative(steps):
+        raise _unsound(f"says step = {_shown(steps)}", "a number, 0 or above")
+    shapes = {}
+    for name in MOMENTS:
+        value = slot.get(name)
+        if value is None:
+            continue
+        dtype = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
+        if not dtype.startswith(("float", "bfloat")) or not hasattr(value, "shape"):
+            raise _unsound(f"holds {name} as {dtype}", "a tensor of floating numbers")
+        shapes[name] = list(value.shape)
+    for name, shape in shapes.items():
+        if shape != next(iter(shapes.values())):
+            raise _unsound(f"holds {name} of shape {shape} beside {next(iter(shapes.values()))}", "one shape")
+
+
+def _unsound(found: str, expected: str) -> InputError:
+    return InputError(
+        f"The optimizer's state {found}; expected {expected}.",
+        "The file is damaged, or written by other code than it seems: inspect shows what it holds, and "
+        "--optimizer-state names another.",
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fromage_cli.errors import MismatchError
+from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.probes.lines.gaussian import GaussianTable
 from fromage_cli.problem.layers import TrainableTensor, chosen
 from fromage_cli.problem.problem import Problem
@@ -105,9 +105,17 @@ def moving_tensors(
 
 
 def measured_move(problem: Problem, tensor: TrainableTensor, coefficient: float, source: Tensor) -> Move:
-    """The move dW = coefficient * source of one tensor, with its norms and its cosine to descent."""
+    """The move dW = coefficient * source of one tensor, with its norms and its cosine to descent.
+
+    Raises NumericalError for a source that is not finite.
+    """
     gradient = problem.base.gradients[tensor.name]
     gradient_norm, source_norm = norm(gradient), norm(source)
+    if not math.isfinite(source_norm):
+        raise NumericalError(
+            f"The step of {tensor.name!r} is not finite.",
+            "Take another checkpoint: the optimizer's state may hold NaN, or a negative second moment.",
+        )
     cosine = 0.0
     if gradient_norm > 0.0 and source_norm > 0.0:
         cosine = -math.copysign(1.0, coefficient) * inner_product(gradient, source) / (gradient_norm * source_norm)

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,3 +71,48 @@ def test_inspect_sees_what_the_others_refuse(tmp_path) -> None:
     assert checkpoint.saved_optimizer.groups[0].settings["momentum"] == 1.0
     with pytest.raises(InputError, match="momentum = 1;"):
         _ = checkpoint.optimizer
+
+
+def adam_slot(**changed: Any) -> dict[str, Any]:
+    return {"step": torch.tensor(3.0), "exp_avg": torch.zeros(2, 3), "exp_avg_sq": torch.zeros(2, 3), **changed}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"step": "many"}, "says step = 'many'; expected a number, 0 or above"),
+        ({"step": torch.tensor(-1.0)}, "says step = -1"),
+        ({"step": math.nan}, "says step = nan"),
+        ({"exp_avg": "text"}, "holds exp_avg as str; expected a tensor of floating numbers"),
+        ({"exp_avg": 1.0}, "holds exp_avg as float; expected a tensor"),
+        ({"exp_avg": torch.zeros(2, 3, dtype=torch.int32)}, "holds exp_avg as int32"),
+        ({"exp_avg_sq": torch.zeros(2, 3, dtype=torch.complex64)}, "holds exp_avg_sq as complex64"),
+        ({"exp_avg_sq": torch.zeros(2, 4)}, r"holds exp_avg_sq of shape \[2, 4\] beside \[2, 3\]; expected one shape"),
+        ({"max_exp_avg_sq": torch.zeros(6)}, r"holds max_exp_avg_sq of shape \[6\]"),
+    ],
+)
+@pytest.mark.parametrize("saved", [False, True], ids=["in memory", "in a file"])
+def test_slots_that_no_step_can_be_made_from_are_refused(
+    changed: dict[str, Any], words: str, saved: bool, tmp_path: Path
+) -> None:
+    slots = {0: adam_slot(), 1: adam_slot(**changed)}
+    with pytest.raises(InputError, match=words):
+        if saved:
+            written = {"state": slots, "param_groups": [{**ADAM, "params": [0, 1]}]}
+            torch.save({"model": {"w": torch.zeros(2, 3)}, "optimizer": written}, tmp_path / "c.pt")
+            _ = open_checkpoint(tmp_path / "c.pt").optimizer
+        else:
+            require_sound(OptimizerState((ParameterGroup(ADAM, (0, 1)),), slots))
+
+
+@pytest.mark.parametrize(
+    "slot",
+    [
+        {"momentum_buffer": None},
+        {},
+        adam_slot(exp_avg=torch.zeros(2, 3, dtype=torch.bfloat16), step=3),
+        {"momentum_buffer": torch.zeros(4)},
+    ],
+)
+def test_slots_as_optimizers_write_them_pass(slot: dict[str, Any]) -> None:
+    require_sound(OptimizerState((ParameterGroup(ADAM if "step" in slot else SGD, (0,)),), {0: slot}))

@@ -1,13 +1,14 @@
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from fromage_cli.errors import MismatchError
+from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.optim import LARS
 from fromage_cli.probes.lines.direction import Skipped, measured_move, moving_tensors
-from fromage_cli.probes.lines.updates import fromage_direction
+from fromage_cli.probes.lines.updates import adam_direction, fromage_direction
 from fromage_cli.problem.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -103,3 +104,14 @@ def test_the_cosine_is_to_the_negative_gradient(
     step = coefficient * source.double().flatten()
     assert move.step_norm == pytest.approx(float(step.norm()))
     assert move.cosine == pytest.approx(float(-(gradient @ step) / (gradient.norm() * step.norm())))
+
+
+def test_a_step_that_is_not_finite_is_refused_by_name(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
+) -> None:
+    problem = make_problem(perceptron, classification)
+    updates = {tensor.name: torch.ones_like(tensor.parameter) for tensor in problem.receiving}
+    updates["2.weight"][0, 0] = math.nan
+    with pytest.raises(NumericalError, match=r"The step of '2\.weight' is not finite") as caught:
+        adam_direction(problem, problem.receiving, updates, "")
+    assert "negative second moment" in caught.value.hint
