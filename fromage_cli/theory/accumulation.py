@@ -19,6 +19,11 @@ ACCELERATOR_CHUNK = 1 << 24
 WIDE_BYTES = 4
 """Bytes of an entry from which on a difference keeps enough digits in its own type."""
 
+ROW = 256
+"""Float32 differences whose norm is taken in float32: half the time of widening each."""
+LEAST_SQUARE = 1e-20
+"""A sum of squares above this has lost nothing to those that are too small for float32, 1e-38 each."""
+
 
 def inner_product(first: torch.Tensor, second: torch.Tensor) -> float:
     """The sum of products of two real tensors of one shape, in float64."""
@@ -38,9 +43,17 @@ def norm(tensor: torch.Tensor) -> float:
 def distance(first: torch.Tensor, second: torch.Tensor) -> float:
     """The Frobenius norm of the difference of two real tensors of one shape, accumulated in float64.
 
-    Differences of float32 entries are rounded to float32 once, 6e-8 of each; narrower entries are widened before.
+    Differences of float32 entries are rounded to float32, 6e-8 of each, and of large tensors so are the norms of each
+    ROW of them, unless those leave its range; narrower entries are widened before.
     """
-    return math.sqrt(_reduce(_squared_difference, first.detach(), second.detach()))
+    import torch
+
+    first, second = first.detach(), second.detach()
+    if first.dtype == torch.float32 and first.numel() > CHUNK:
+        squared = _squared_distance_by_rows(first.reshape(-1), second.reshape(-1))
+        if LEAST_SQUARE < squared < math.inf:
+            return math.sqrt(squared)
+    return math.sqrt(_reduce(_squared_difference, first, second))
 
 
 def distances(firsts: list[torch.Tensor], seconds: list[torch.Tensor]) -> list[float]:
@@ -63,6 +76,19 @@ def _product(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 def _square(tensor: torch.Tensor) -> torch.Tensor:
     wide = tensor.reshape(-1).double()
     return wide @ wide
+
+
+def _squared_distance_by_rows(first: torch.Tensor, second: torch.Tensor) -> float:
+    import torch
+
+    whole = len(first) - len(first) % ROW
+    firsts, seconds = first[:whole].view(-1, ROW), second[:whole].view(-1, ROW)
+    norms = torch.empty(len(firsts), device=first.device)
+    step = (2 * CHUNK if first.device.type == "cpu" else ACCELERATOR_CHUNK) // ROW
+    for start in range(0, len(firsts), step):
+        rows = slice(start, start + step)
+        torch.linalg.vector_norm(firsts[rows] - seconds[rows], dim=1, out=norms[rows])
+    return squared_norm(norms) + squared_norm(first[whole:] - second[whole:])
 
 
 def _squared_difference(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

@@ -58,6 +58,19 @@ def test_a_small_difference_of_large_tensors_keeps_its_digits(dtype: torch.dtype
     assert distance(first, second) == pytest.approx(exact, rel=1e-7)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e-12, 1.0, 1e15, 1e25])
+@pytest.mark.parametrize("size", [CHUNK + 1, 3 * CHUNK - 7, 4 * CHUNK])
+def test_differences_by_rows_keep_their_digits_in_all_of_the_range(scale: float, size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    spread = torch.logspace(-6, 6, size)[torch.randperm(size, generator=generator)]
+    first = torch.randn(size, generator=generator) * spread * scale
+    second = first * (1 + 0.3 * torch.rand(size, generator=generator))
+    assert distance(first, second) == pytest.approx(float((first - second).double().norm()), rel=3e-8)
+    assert distance(first, first) == 0.0
+    first[-1] = math.nan
+    assert math.isnan(distance(first, second))
+
+
 def test_parameters_are_reduced_without_a_graph() -> None:
     parameter = torch.nn.Parameter(torch.full((4,), 2.0))
     assert norm(parameter) == 4.0
