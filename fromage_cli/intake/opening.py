@@ -185,7 +185,7 @@ def _doubts(problem: Problem) -> tuple[Finding, ...]:
 
 def _counted(problem: Problem) -> str:
     several = f"{len(problem.batches)} batches, " if problem.further else ""
-    return f"{several}{problem.rows} rows"
+    return f"{several}{problem.rows} row{'' if problem.rows == 1 else 's'}"
 
 
 def _short(spec: str) -> str:

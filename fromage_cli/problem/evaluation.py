@@ -75,7 +75,6 @@ class _Parts:
     modules: list[nn.Module]
     by_batch: list[nn.Module]
     recurrent: list[nn.RNNBase]
-    with_buffers: list[nn.Module]
     settled: dict[Mode, "_Switches"] = field(default_factory=dict)
     """What the switches are in each mode, once it was set."""
 
@@ -96,7 +95,6 @@ def _parts(model: nn.Module) -> _Parts:
         modules,
         batch_statistics_modules(model),
         [module for module in modules if isinstance(module, nn.RNNBase)],
-        [module for module in modules if _own_buffers(module)],
     )
 
 
@@ -134,7 +132,8 @@ _KeptBuffer = tuple[nn.Module, str, Tensor, int, Tensor]
 def _copied_buffers(parts: _Parts) -> list[_KeptBuffer]:
     return [
         (module, name, buffer, buffer._version, buffer.clone())
-        for module in parts.with_buffers
+        for module in parts.modules  # all of them: a forward pass may register one
+        if module._buffers or isinstance(module, torch.jit.ScriptModule)
         for name, buffer in _own_buffers(module).items()
     ]
 

@@ -32,6 +32,12 @@ class Evaluations:
     forwards: float = 0.0
     hessian_vector_products: float = 0.0
 
+    def add(self, part: "Evaluations", share: float) -> None:
+        """Counts what was computed on a part of the rows; `share`: of all of them."""
+        self.gradients += share * part.gradients
+        self.forwards += share * part.forwards
+        self.hessian_vector_products += share * part.hessian_vector_products
+
 
 @dataclass(frozen=True)
 class Base:

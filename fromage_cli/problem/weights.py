@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 _WIDTHS = {"float16", "bfloat16", "float32", "float64"}
 
 
-def load_weights(model: nn.Module, checkpoint: "Checkpoint", dtype: torch.dtype | None = None) -> tuple[str, ...]:
+def load_weights(model: nn.Module, checkpoint: "Checkpoint") -> tuple[str, ...]:
     """Copy a checkpoint's tensors into the model, one at a time, and return what the user should know.
 
     Names must agree, exactly or after one common first component (`model.`, `net.`, …) is added or removed. Of tied
-    parameters one name is enough. A model on the meta device gets its memory here. `dtype` is given to every floating
-    parameter and buffer first.
+    parameters one name is enough. A model on the meta device gets its memory here.
 
     Raises MismatchError (names, shapes or kinds of number do not fit) and NumericalError (NaN or infinity in a weight).
     """
@@ -35,8 +34,6 @@ def load_weights(model: nn.Module, checkpoint: "Checkpoint", dtype: torch.dtype 
     if missing or unexpected:
         raise names_error(checkpoint, expected, missing, unexpected)
     _check_entries(checkpoint, expected, match)
-    if dtype is not None:
-        model.to(dtype=dtype)
     _leave_meta(model, match)
     _copy(_expected(model), checkpoint, match)
     return tuple(filter(None, (match.note, *_notes(expected, match, tolerated))))
@@ -81,7 +78,7 @@ def _check_entries(checkpoint: "Checkpoint", expected: Mapping[str, Tensor], mat
     if shapes:
         raise MismatchError(
             "\n".join([f"{checkpoint.place} does not fit the model: {len(shapes)} shapes differ.", *shapes[:3]]),
-            "Check --model-arg; -v lists every shape.",
+            "Check --model-arg.",
             shapes,
         )
     kinds = [f"{name}: {entry.dtype}" for name, value, entry in pairs if not _same_kind(value, entry)]

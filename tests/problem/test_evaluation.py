@@ -95,6 +95,22 @@ def test_running_statistics_modes_and_generators_are_left_as_found() -> None:
     assert not model[1]._forward_pre_hooks
 
 
+def test_a_buffer_that_a_forward_pass_registers_is_put_back_from_then_on() -> None:
+    class Lazy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not hasattr(self, "calls"):
+                self.register_buffer("calls", torch.zeros(()))
+            self.calls += 1
+            return x * self.calls
+
+    model, x = Lazy(), torch.ones(2)
+    for _ in range(4):
+        with comparable(model, "auto", 0), torch.no_grad():
+            found = model(x)
+    assert torch.equal(found, 2 * x)
+    assert float(model.calls) == 1.0
+
+
 def test_losses_may_draw_from_numpy_and_python() -> None:
     class Noisy(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

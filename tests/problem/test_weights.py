@@ -37,12 +37,12 @@ def test_names_that_agree(tmp_path: Path, device: str) -> None:
     assert all(parameter.requires_grad and not parameter.is_meta for parameter in model.parameters())
 
 
-def test_weights_take_the_precision_that_is_asked_for(tmp_path: Path) -> None:
-    source, model = network(), network()
+def test_weights_take_the_precision_of_the_model(tmp_path: Path) -> None:
+    source, model = network(), network().double()
     narrow = {
         name: value.bfloat16() if value.is_floating_point() else value for name, value in source.state_dict().items()
     }
-    load_weights(model, stored(tmp_path, narrow), torch.float64)
+    load_weights(model, stored(tmp_path, narrow))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
     assert torch.equal(model[0].weight.detach(), source[0].weight.detach().bfloat16().double())
     assert model[1].num_batches_tracked.dtype is torch.int64
@@ -138,8 +138,8 @@ class Tied(nn.Module):
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("kept", [("embedding.weight",), ("head.weight",), ("embedding.weight", "head.weight")])
 def test_ties_stay_and_one_name_is_enough(tmp_path: Path, device: str, kept: tuple[str, ...]) -> None:
-    value, model = torch.randn(5, 3), Tied(device)
-    assert load_weights(model, stored(tmp_path, dict.fromkeys(kept, value)), torch.float64) == ()
+    value, model = torch.randn(5, 3), Tied(device).double()
+    assert load_weights(model, stored(tmp_path, dict.fromkeys(kept, value))) == ()
     assert model.head.weight is model.embedding.weight
     assert torch.equal(model.head.weight.detach(), value.double())
 

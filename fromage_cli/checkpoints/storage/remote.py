@@ -33,7 +33,9 @@ def is_url(name: object) -> bool:
 
 def local_path(url: str) -> Path | None:
     """Return the path that a `file://` URL means; None for other URLs."""
-    return Path(url2pathname(urlsplit(url).path)) if url.lower().startswith("file://") else None
+    parts = urlsplit(url)
+    host = "" if parts.netloc.lower() == "localhost" else parts.netloc
+    return Path(url2pathname(host + parts.path)) if parts.scheme.lower() == "file" else None
 
 
 def shown(url: str) -> str:

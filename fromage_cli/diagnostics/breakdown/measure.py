@@ -16,7 +16,7 @@ from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.probes.lines.direction import Direction, Skipped
 from fromage_cli.probes.lines.ray import measure_ray, product_norms
 from fromage_cli.probes.structure.depth import Depth, measure_depth
-from fromage_cli.problem.problem import Evaluations, Problem
+from fromage_cli.problem.problem import Problem
 from fromage_cli.theory.curves import Point, first_sign_change, minimum
 
 LOSS_ULPS = 8.0
@@ -118,7 +118,7 @@ def measure_batches(
         except ResourceError as limit:
             return tuple(found), limit
         finally:
-            _add(problem.evaluations, alone.evaluations, batch.size / problem.rows)
+            problem.evaluations.add(alone.evaluations, batch.size / problem.rows)
         if measured is None:
             found.append(BatchTrust(alone.base.loss, None, "uncertifiable", None, None))
         elif measured.stopped is not None:
@@ -135,12 +135,6 @@ def _line_of(alone: Problem, direction_on: Callable[[Problem], Direction]) -> Di
         return direction_on(alone)
     except MismatchError:
         return None
-
-
-def _add(total: Evaluations, part: Evaluations, share: float) -> None:
-    total.gradients += share * part.gradients
-    total.forwards += share * part.forwards
-    total.hessian_vector_products += share * part.hessian_vector_products
 
 
 def _batch_trust(result: BreakdownResult) -> BatchTrust:

@@ -8,7 +8,7 @@ from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.probes.curvature.critical import critical_rate, descent_along
 from fromage_cli.probes.optimizer_step.next_update import NextUpdate, on_rows
 from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import Evaluations, Problem
+from fromage_cli.problem.problem import Problem
 from fromage_cli.terminal.words import counted
 
 
@@ -37,7 +37,7 @@ def critical_on_others(
         return None, f"not possible; {error.message.splitlines()[0]}"
     finally:
         for part in halves:
-            _add_share(problem.evaluations, part.evaluations, part.rows / problem.rows)
+            problem.evaluations.add(part.evaluations, part.rows / problem.rows)
     found = "the loss rises" if rate is not None else "no rise seen" if descends else UPHILL
     return rate, f"{found}; on {counted(other.rows, 'row')}, the step from {counted(own.rows, 'other')}"
 
@@ -50,9 +50,3 @@ def _halves(problem: Problem) -> tuple[Problem, Problem] | None:
     if half == 0:
         return None
     return problem.on(problem.batch.rows(0, half)), problem.on(problem.batch.rows(half, 2 * half))
-
-
-def _add_share(total: Evaluations, part: Evaluations, share: float) -> None:
-    total.gradients += share * part.gradients
-    total.forwards += share * part.forwards
-    total.hessian_vector_products += share * part.hessian_vector_products

@@ -14,9 +14,10 @@ from torch import Tensor
 from fromage_cli.checkpoints import OptimizerState, match_parameters
 from fromage_cli.checkpoints.optimizers.optimizer_state import slot_shape
 from fromage_cli.errors import MismatchError
-from fromage_cli.probes.optimizer_step.minibatches import minibatch_gradients, minibatches
+from fromage_cli.probes.optimizer_step.minibatches import minibatches, visit_minibatches
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.call import unwrapped
+from fromage_cli.problem.layers import TrainableTensor
 from fromage_cli.problem.problem import Problem
 
 MINIBATCHES = 16
@@ -154,7 +155,8 @@ def moments_of_minibatches(problem: Problem, count: int) -> tuple[dict[str, Tens
 
 
 def _samples(parts: Sequence[Batch]) -> str:
-    return f"{len(parts)} gradients of {parts[0].size} rows each at fixed weights" if parts else ""
+    rows = f"{parts[0].size} row{'' if parts[0].size == 1 else 's'}" if parts else ""
+    return f"{len(parts)} gradients of {rows} each at fixed weights"
 
 
 def _minibatch_update(problem: Problem, parts: list[Batch]) -> dict[str, Tensor] | None:
@@ -172,9 +174,13 @@ def _mean_gradients(problem: Problem, parts: list[Batch]) -> tuple[dict[str, Ten
     means = {tensor.name: torch.zeros_like(tensor.parameter) for tensor in problem.receiving}
     squares = {name: torch.zeros_like(mean) for name, mean in means.items()}
 
-    def accumulate(name: str, gradient: Tensor) -> None:
-        if name in means:
-            means[name].add_(gradient, alpha=1.0 / len(parts))
-            squares[name].addcmul_(gradient, gradient, value=1.0 / len(parts))
+    def accumulate(tensor: TrainableTensor, gradient: Tensor) -> None:
+        if tensor.name in means:
+            means[tensor.name].add_(gradient, alpha=1.0 / len(parts))
+            squares[tensor.name].addcmul_(gradient, gradient, value=1.0 / len(parts))
 
-    return (means, squares) if minibatch_gradients(problem, parts, accumulate) else None
+    try:
+        visit_minibatches(problem, parts, accumulate)
+    except MismatchError:
+        return None
+    return means, squares

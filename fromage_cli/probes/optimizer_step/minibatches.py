@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from torch import Tensor
-
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.batches import Batch
 from fromage_cli.problem.evaluation import batch_statistics_modules
@@ -88,12 +86,3 @@ def require_mean(problem: Problem, gap: float, whole: float, doubt: float) -> No
         raise MismatchError(
             "the loss is one of rows together: the gradient of all rows is not the mean of those of parts", ONE_OF_ROWS
         )
-
-
-def minibatch_gradients(problem: Problem, parts: list[Batch], visit: Callable[[str, Tensor], None]) -> bool:
-    """As `visit_minibatches`, by name; returns whether the gradients are samples of that of all rows."""
-    try:
-        visit_minibatches(problem, parts, lambda tensor, gradient: visit(tensor.name, gradient))
-    except MismatchError:
-        return False
-    return True

@@ -15,6 +15,8 @@ def test_what_is_a_url():
     assert not any(map(is_url, ["a/b", "/a", "C:\\a", "a:b", "://x", "", None, Path("s3://a")]))
     assert local_path("file:///a%20b/c.pt") == Path("/a b/c.pt")
     assert local_path("s3://a/b") is None
+    assert local_path("FILE://localhost/x.pt") == Path("/x.pt")
+    assert local_path("file://data/x.pt") == Path("data/x.pt")
 
 
 def test_secrets_are_not_shown():
