@@ -25,7 +25,7 @@ class Cost:
     seconds: float
     """Of the faster of two."""
     loading: float
-    """Seconds that went by before the first, and by which the first of a kind takes longer than the next."""
+    """Seconds from the start of the process to the first, and by which the first of a kind takes longer than the next."""
     product_seconds: float
     """Of the faster of two Hessian-vector products; 0 where none was asked for or the loss has no second derivative."""
     resident: int
@@ -51,7 +51,8 @@ class Cost:
 
 def measure_cost(problem: Problem, products: bool = False) -> Cost:
     """Times two gradients, counting what the first one keeps, and two Hessian-vector products if asked to."""
-    resident, loading = peak_memory(), time.monotonic() - problem.budget.started
+    # what the processor did counts from the start of the process, before there was a budget, and no waiting for files
+    resident, loading = peak_memory(), max(time.monotonic() - problem.budget.started, time.process_time())
     earlier, known = resident_memory() or 0, "base" in problem.__dict__
     kept: dict[int, int] = {}
     weights = {tensor.parameter.untyped_storage().data_ptr() for tensor in problem.trainable}
