@@ -10,7 +10,6 @@ own. Goals: time at most 1.10 from two million parameters up and 1.25 below; mem
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from fromage_cli.problem.batches import as_batch
 from fromage_cli.problem.losses import resolve_loss
 from fromage_cli.problem.problem import Problem
 from fromage_cli.problem.weights import load_weights, weight_reader
+from fromage_cli.process_memory import largest_resident
 
 POINTS = 17
 """As many as the default grid has."""
@@ -138,7 +138,7 @@ def peak(width: int, rows: int, what: str) -> None:
             problem.visit_gradient(lambda *_: None)
         else:
             measure(problem, direction_of(problem, name), etas(), last=True)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(largest_resident())
 
 
 def memory_ratio(width: int, rows: int, what: str, baseline: int) -> float:

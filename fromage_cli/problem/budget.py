@@ -1,12 +1,12 @@
 """The limits a user set on time and memory, looked at between evaluations."""
 
 import resource
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fromage_cli.errors import ResourceError
+from fromage_cli.process_memory import largest_resident
 
 
 @dataclass
@@ -38,8 +38,7 @@ def peak_memory() -> int:
 
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return int(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return largest_resident() or 0
 
 
 def resident_memory() -> int | None:

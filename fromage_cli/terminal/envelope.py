@@ -8,6 +8,7 @@ from typing import Any
 
 from fromage_cli import __version__
 from fromage_cli.errors import FromageError
+from fromage_cli.process_memory import largest_resident
 from fromage_cli.terminal.answer import Answer, Provenance
 from fromage_cli.terminal.plain import Nonfinite, plain
 
@@ -114,14 +115,8 @@ def torch_version() -> str | None:
 
 def peak_memory() -> int | None:
     """Bytes this process has held at most, in main memory and, where CUDA was used, on the device."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    main = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+    main, torch = largest_resident(), sys.modules.get("torch")
+    if main is not None and torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return main + sum(int(torch.cuda.max_memory_allocated(index)) for index in range(torch.cuda.device_count()))
     return main
 

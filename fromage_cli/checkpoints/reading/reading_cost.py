@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterable, Sequence
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
 from fromage_cli.checkpoints.reading.arrays import CHUNK
+from fromage_cli.process_memory import largest_resident
 
 
 def reading_cost(checkpoints: Sequence[Checkpoint], names: Iterable[str]) -> tuple[int, float]:
@@ -19,7 +18,7 @@ def reading_cost(checkpoints: Sequence[Checkpoint], names: Iterable[str]) -> tup
 
 def resident_bytes() -> int:
     """The largest resident size of this process so far, without torch."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return largest_resident() or 0
 
 
 def chunk_seconds() -> float:

@@ -1,0 +1,25 @@
+"""How much main memory this process has held."""
+
+import re
+import sys
+from pathlib import Path
+
+STATUS = Path("/proc/self/status")
+
+
+def largest_resident() -> int | None:
+    """Bytes of main memory that this process has held at most; None where nothing tells.
+
+    On Linux from its status: `getrusage` begins there with what the process that started this one held, however much.
+    """
+    try:
+        found = re.search(rb"^VmHWM:\s+(\d+) kB", STATUS.read_bytes(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found is not None:
+        return int(found[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,38 @@
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fromage_cli import process_memory
+from fromage_cli.process_memory import largest_resident
+
+PROGRAM = "from fromage_cli.process_memory import largest_resident; print(largest_resident())"
+
+
+@pytest.mark.skipif(not process_memory.STATUS.exists(), reason="only Linux hands the figure down")
+def test_what_the_process_before_held_does_not_count() -> None:
+    ours = bytearray(200_000_000)
+    run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True, text=True)
+    assert int(run.stdout) < len(ours) / 2
+
+
+def test_what_was_held_and_let_go_counts() -> None:
+    held = bytearray((largest_resident() or 0) // 2 + 100_000_000)
+    size = len(held)
+    held[::4096] = b"x" * len(held[::4096])
+    after = largest_resident() or 0
+    del held
+    assert size <= after <= (largest_resident() or 0) + 1_000_000  # the kernel counts in batches
+
+
+@pytest.mark.parametrize("status", [None, "Name: other\n"])
+def test_without_a_status_the_usage_of_resources_tells(
+    status: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if status is not None:
+        (tmp_path / "status").write_text(status)
+    monkeypatch.setattr(process_memory, "STATUS", tmp_path / "status")
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert largest_resident() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
