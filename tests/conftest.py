@@ -47,3 +47,28 @@ def perceptron() -> nn.Module:
     """8-16-16-3 with ReLU."""
     torch.manual_seed(1)
     return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+class _TanhOnce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(y := x.tanh())
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, slope: torch.Tensor) -> torch.Tensor:
+        (y,) = ctx.saved_tensors
+        return slope * (1.0 - y * y)
+
+
+class _TanhOnceModule(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = _TanhOnce.apply(x)
+        return result
+
+
+@pytest.fixture
+def tanh_once() -> nn.Module:
+    """tanh whose gradient torch refuses to differentiate."""
+    return _TanhOnceModule()

@@ -129,27 +129,8 @@ def test_buffers_and_gradients_are_as_before(make_problem: Maker) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_loss_with_one_derivative_only_is_refused(make_problem: Maker) -> None:
-    class Once(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):  # type: ignore[no-untyped-def]
-            ctx.save_for_backward(x)
-            return x.square()
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-            return 2 * ctx.saved_tensors[0] * gradient
-
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(2, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return Once.apply(self.linear(x)).sum()
-
-    problem = make_problem(Model(), {"x": torch.ones(3, 2)}, "output")
+def test_a_loss_with_one_derivative_only_is_refused(make_problem: Maker, tanh_once: nn.Module) -> None:
+    problem = make_problem(nn.Sequential(nn.Linear(2, 2), tanh_once), {"x": torch.ones(3, 2), "y": torch.zeros(3, 2)})
     space = WeightSpace(problem.receiving)
     assert not has_gauss_newton(problem)
     with pytest.raises(MismatchError, match="no second derivative"), hessian(problem, space) as product:

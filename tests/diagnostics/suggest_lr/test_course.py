@@ -27,37 +27,16 @@ def costs(result: SuggestedRates) -> dict[str, float]:
     return {each.name: each.gradient_evaluations for each in result.estimates}
 
 
-class Once(torch.autograd.Function):
-    """tanh without a second derivative."""
-
-    @staticmethod
-    def forward(ctx, x):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(y := x.tanh())
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, slope):  # type: ignore[no-untyped-def]
-        (y,) = ctx.saved_tensors
-        return slope * (1.0 - y * y)
-
-
-class OnceDifferentiable(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = Once.apply(x)
-        return result
-
-
 @pytest.mark.parametrize(
     "optimizer", [Optimizer("sgd", 0.1, 0.9), Optimizer("adamw", 0.01), Optimizer("fromage", 0.02)]
 )
 @pytest.mark.parametrize("smooth", [True, False])
 def test_every_estimate_says_what_it_cost(
-    make_problem: Maker, classification: Data, optimizer: Optimizer, smooth: bool
+    make_problem: Maker, classification: Data, tanh_once: nn.Module, optimizer: Optimizer, smooth: bool
 ) -> None:
     """Base and noise are shared, and the sum goes on from the search by layers; together that is all that was done."""
     torch.manual_seed(2)
-    bend = nn.ReLU() if smooth else OnceDifferentiable()
+    bend = nn.ReLU() if smooth else tanh_once
     problem = make_problem(nn.Sequential(nn.Linear(8, 16), bend, nn.Linear(16, 3)), classification)
     wish = Wish(sharpness=smooth, probe="checkpoint")
     result = suggest(problem, optimizer, wish)

@@ -411,27 +411,11 @@ def test_batch_norm_is_not_cut(make_problem: Maker, classification: Data) -> Non
     assert given.result.noise_rows == 8
 
 
-class Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x)
-        return x.tanh()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return (1 - ctx.saved_tensors[0].tanh() ** 2) * gradient
-
-
-class OnceDifferentiable(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = Once.apply(x)
-        return result
-
-
-def test_without_a_second_derivative_everything_else_is_found(make_problem: Maker, classification: Data) -> None:
+def test_without_a_second_derivative_everything_else_is_found(
+    make_problem: Maker, classification: Data, tanh_once: nn.Module
+) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 6), OnceDifferentiable(), nn.Linear(6, 3))
+    model = nn.Sequential(nn.Linear(8, 6), tanh_once, nn.Linear(6, 3))
     found = suggest(make_problem(model, classification), Optimizer("sgd", 0.1), sharpness=True)
     assert found.result.limit.reliable
     assert any("no second derivative" in note for note in found.notes)

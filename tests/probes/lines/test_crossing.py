@@ -165,29 +165,13 @@ def test_a_loss_that_is_linear_is_certain_as_far_as_it_is_looked_at(make_problem
     assert (found.relation, found.eta, found.upper) == ("above-grid", 1.0, None)
 
 
-class Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x)
-        return x.tanh()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        return (1 - ctx.saved_tensors[0].tanh() ** 2) * gradient
-
-
-class OnceDifferentiable(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return Once.apply(x)
-
-
-def test_without_a_second_derivative_the_search_starts_elsewhere(make_problem: Maker, classification: Data) -> None:
+def test_without_a_second_derivative_the_search_starts_elsewhere(
+    make_problem: Maker, classification: Data, tanh_once: nn.Module
+) -> None:
     torch.manual_seed(1)
     layers = [nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)]
     smooth, rough = (
-        make_problem(nn.Sequential(layers[0], middle, layers[2]), classification)
-        for middle in (layers[1], OnceDifferentiable())
+        make_problem(nn.Sequential(layers[0], middle, layers[2]), classification) for middle in (layers[1], tanh_once)
     )
     with_slope, without = crossing_of(smooth)[1], crossing_of(rough)[1]
     assert without.products is None and without.closed

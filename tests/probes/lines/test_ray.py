@@ -175,26 +175,7 @@ def doubled(data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value.double() if value.is_floating_point() else value for key, value in data.items()}
 
 
-def test_a_loss_with_one_derivative_has_no_products(make_problem: Maker) -> None:
-    class Once(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):  # type: ignore[no-untyped-def]
-            ctx.save_for_backward(x)
-            return x.square()
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-            return 2 * ctx.saved_tensors[0] * gradient
-
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(2, 2)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return Once.apply(self.linear(x)).sum()
-
-    problem = make_problem(Model(), {"x": torch.ones(3, 2)}, "output")
+def test_a_loss_with_one_derivative_has_no_products(make_problem: Maker, tanh_once: nn.Module) -> None:
+    problem = make_problem(nn.Sequential(nn.Linear(2, 2), tanh_once), {"x": torch.ones(3, 2), "y": torch.zeros(3, 2)})
     direction = sgd_direction(problem, problem.receiving)
     assert product_norms(problem, direction, last=True) is None
