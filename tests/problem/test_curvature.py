@@ -130,7 +130,11 @@ def test_buffers_and_gradients_are_as_before(make_problem: Maker) -> None:
 
 
 def test_a_loss_with_one_derivative_only_is_refused(make_problem: Maker, tanh_once: nn.Module) -> None:
-    problem = make_problem(nn.Sequential(nn.Linear(2, 2), tanh_once), {"x": torch.ones(3, 2), "y": torch.zeros(3, 2)})
+    class Total(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).sum()
+
+    problem = make_problem(Total(nn.Linear(2, 2), tanh_once), {"x": torch.ones(3, 2)}, "output")
     space = WeightSpace(problem.receiving)
     assert not has_gauss_newton(problem)
     with pytest.raises(MismatchError, match="no second derivative"), hessian(problem, space) as product:
