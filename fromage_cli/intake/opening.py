@@ -10,6 +10,7 @@ from fromage_cli.errors import UsageError
 from fromage_cli.findings import Finding
 from fromage_cli.intake.intake import Intake
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
+from fromage_cli.terminal.words import counted
 
 if TYPE_CHECKING:
     import torch
@@ -185,7 +186,7 @@ def _doubts(problem: Problem) -> tuple[Finding, ...]:
 
 def _counted(problem: Problem) -> str:
     several = f"{len(problem.batches)} batches, " if problem.further else ""
-    return f"{several}{problem.rows} row{'' if problem.rows == 1 else 's'}"
+    return f"{several}{counted(problem.rows, 'row')}"
 
 
 def _short(spec: str) -> str:

@@ -80,8 +80,11 @@ def visit_hessian_vector_product(
 def _reduced(tensor: TrainableTensor, factor: float, vector: Vector, slopes: list[Tensor]) -> RemovableHandle:
     """Reduces the tensor's gradient to its slope along v as it appears: its graph stays, its memory is freed."""
 
-    def reduce(gradient: Tensor) -> Tensor:
-        slopes.append(_Slope.apply(gradient, vector(tensor, gradient.detach()), factor))  # type: ignore[no-untyped-call]
+    def reduce(gradient: Tensor) -> Tensor | None:
+        dense = gradient.to_dense() if gradient.is_sparse else gradient
+        slopes.append(_Slope.apply(dense, vector(tensor, dense.detach()), factor))  # type: ignore[no-untyped-call]
+        if gradient.is_sparse:
+            return None
         return gradient.new_zeros(()).expand_as(gradient)  # takes the gradient's place in what nobody reads
 
     return tensor.parameter.register_hook(reduce)  # type: ignore[no-untyped-call, no-any-return]

@@ -97,6 +97,20 @@ def test_a_loss_with_one_derivative_only_is_refused(make_problem: Callable[..., 
         hessian_vector_product(problem, {"0.weight": torch.ones(2, 2)})
 
 
+def test_sparse_gradients_have_the_products_of_dense_ones(make_problem: Callable[..., Problem]) -> None:
+    def found(sparse: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        layers = nn.Embedding(11, 4, sparse=sparse), nn.Flatten(), nn.Linear(12, 3)
+        data = {"x": torch.arange(15).reshape(5, 3) % 11, "y": torch.arange(5) % 3}
+        problem = make_problem(nn.Sequential(*layers).double(), data)
+        return hessian_vector_product(problem, problem.base.gradients)
+
+    sparse, dense = found(True), found(False)
+    assert sparse.keys() == dense.keys()
+    for name, product in dense.items():
+        torch.testing.assert_close(sparse[name], product, rtol=1e-12, atol=1e-14)
+
+
 def test_factors_and_the_gradient_itself_may_stand_for_the_vector(make_problem: Callable[..., Problem]) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).double()

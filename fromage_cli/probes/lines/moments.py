@@ -32,9 +32,11 @@ def adam_update(problem: Problem, state: OptimizerState | None) -> tuple[dict[st
     if state is not None and holds_moments(state):
         return update_from_state(problem, state), "adam: moments from the optimizer's state in the checkpoint."
     parts = minibatches(problem, _parts_for_moments(problem))
-    update, source = (_minibatch_update(problem, parts) if parts else None), _samples(parts)
+    update, source = _minibatch_update(problem, parts) if parts else None, FIRST_STEP
     if update is None:
-        update, source = {name: g / (g.abs() + EPSILON) for name, g in problem.base.gradients.items()}, FIRST_STEP
+        update = {name: gradient / (gradient.abs() + EPSILON) for name, gradient in problem.base.gradients.items()}
+    else:
+        source = _samples(parts)
     return update, f"adam: the checkpoint holds no moments; they come from {source}."
 
 
@@ -155,7 +157,7 @@ def moments_of_minibatches(problem: Problem, count: int) -> tuple[dict[str, Tens
 
 
 def _samples(parts: Sequence[Batch]) -> str:
-    rows = f"{parts[0].size} row{'' if parts[0].size == 1 else 's'}" if parts else ""
+    rows = f"{parts[0].size} row{'' if parts[0].size == 1 else 's'}"
     return f"{len(parts)} gradients of {rows} each at fixed weights"
 
 
