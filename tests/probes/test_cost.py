@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from fromage_cli.probes import cost as cost_module
 from fromage_cli.probes.cost import DOUBLE_BACKWARD_ACTIVATIONS, Cost, measure_cost
 from fromage_cli.problem.problem import Problem
 
@@ -25,6 +26,22 @@ def test_what_a_pass_keeps_is_counted_once(make_problem: Callable[..., Problem])
     assert cost.product_seconds > 0
     assert cost.resident > cost.weights
     assert problem.evaluations.gradients == 3  # the base, and two that are timed
+
+
+@pytest.mark.parametrize(("waited", "worked", "least"), [(5.0, 2.0, 5.0), (1.0, 3.0, 3.0)])
+def test_loading_counts_from_the_start_of_the_process(
+    make_problem: Callable[..., Problem],
+    monkeypatch: pytest.MonkeyPatch,
+    waited: float,
+    worked: float,
+    least: float,
+) -> None:
+    problem = make_problem(nn.Linear(3, 1), {"x": torch.ones(4, 3), "y": torch.ones(4, 1)})
+    monkeypatch.setattr(problem.budget, "started", 0.0)
+    monkeypatch.setattr(cost_module.time, "monotonic", lambda: waited)
+    monkeypatch.setattr(cost_module.time, "process_time", lambda: worked)
+    cost = measure_cost(problem)
+    assert cost.loading == pytest.approx(least, abs=0.5)  # and what the first pass takes longer than the next
 
 
 def test_products_cost_nothing_where_there_are_none(make_problem: Callable[..., Problem], tanh_once: nn.Module) -> None:
