@@ -23,14 +23,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.diagnostics.breakdown.choice import make_direction, moved_by_default
+from fromage_cli.diagnostics.breakdown.direction_option import make_direction, moved_by_default
 from fromage_cli.diagnostics.breakdown.measure import measure
 from fromage_cli.probes.lines.direction import Direction, moving_tensors
 from fromage_cli.probes.lines.ray import measure_ray
-from fromage_cli.problem.batches import as_batch
-from fromage_cli.problem.losses import resolve_loss
-from fromage_cli.problem.problem import Problem
-from fromage_cli.problem.weights import load_weights, weight_reader
+from fromage_cli.problem.data.batches import as_batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.losses import resolve_loss
+from fromage_cli.problem.networks.weights import load_weights, weight_reader
 from fromage_cli.process_memory import largest_resident
 
 POINTS = 17

@@ -14,10 +14,10 @@ from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.errors import FromageError
 from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
 from fromage_cli.probes.trial_runs.rate_probe import measure_rate
-from fromage_cli.problem.batches import Batch, as_batch
-from fromage_cli.problem.beside import Declared
-from fromage_cli.problem.loss_terms import LossTerms
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.data.batches import Batch, as_batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.loss_terms import LossTerms
+from fromage_cli.problem.user_code.declared import Declared
 
 MINIBATCHES = 20
 """Minibatches that a problem is made of; the last fifth is kept apart."""

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fromage_cli.probes.curvature.lanczos import Spectrum, largest_eigenvalues
-from fromage_cli.problem.batches import as_batch
-from fromage_cli.problem.curvature import WeightSpace, hessian
-from fromage_cli.problem.losses import resolve_loss
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.data.batches import as_batch
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.losses import resolve_loss
 
 ERROR = 1e-3
 """Relative error, or residual, that is asked of everybody."""

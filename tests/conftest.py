@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.problem.batches import as_batch
-from fromage_cli.problem.losses import resolve_loss
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.data.batches import as_batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.losses import resolve_loss
 
 
 @pytest.fixture(autouse=True, scope="session")

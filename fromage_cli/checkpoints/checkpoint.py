@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromage_cli.checkpoints.naming import nearest
+from fromage_cli.checkpoints.names.naming import nearest
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.pickles.unpickling import PickledName
 from fromage_cli.checkpoints.storage.files import FileVersion
@@ -108,7 +108,7 @@ class Checkpoint:
     @cached_property
     def optimizer(self) -> OptimizerState | None:
         """The same, with settings that can be computed with; raises InputError where they are none."""
-        from fromage_cli.checkpoints.optimizers.sound_settings import require_sound
+        from fromage_cli.checkpoints.optimizers.validation import require_sound
 
         if self.saved_optimizer is not None:
             require_sound(self.saved_optimizer)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer
-    from fromage_cli.problem.beside import Declared
-    from fromage_cli.problem.layers import TrainableTensor
-    from fromage_cli.problem.problem import Problem
+    from fromage_cli.problem.evaluation.problem import Problem
+    from fromage_cli.problem.networks.layers import TrainableTensor
+    from fromage_cli.problem.user_code.declared import Declared
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Intake:
 
         Evaluations and limits are counted together.
         """
-        from fromage_cli.problem.models import converted, fresh_model
+        from fromage_cli.problem.networks.models import converted, fresh_model
 
         model = fresh_model(self.build, self.problem.seed)
         if model is None:
@@ -54,7 +54,7 @@ class Intake:
         Raises UsageError where the model trains none of them.
         """
         from fromage_cli.checkpoints.layers import left_out
-        from fromage_cli.problem.weights import stored_names
+        from fromage_cli.problem.networks.weights import stored_names
 
         if self.checkpoint is None:
             return {}, ()
@@ -90,7 +90,7 @@ class Intake:
 
         Raises UsageError where there is no checkpoint.
         """
-        from fromage_cli.problem.weights import weight_reader
+        from fromage_cli.problem.networks.weights import weight_reader
 
         if self.checkpoint is None:
             raise UsageError("--reload reads weights from a checkpoint, and none is given.", "Leave --reload out.")

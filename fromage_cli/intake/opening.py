@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fromage_cli.checkpoints import Checkpoint
-    from fromage_cli.problem.batches import Batch
-    from fromage_cli.problem.beside import Declared
-    from fromage_cli.problem.evaluation import Mode
-    from fromage_cli.problem.problem import Problem
+    from fromage_cli.problem.conditions.evaluation import Mode
+    from fromage_cli.problem.data.batches import Batch
+    from fromage_cli.problem.evaluation.problem import Problem
+    from fromage_cli.problem.user_code.declared import Declared
 
 
 OWN_WEIGHTS = "no checkpoint: the weights are those that the factory made."
@@ -35,18 +35,18 @@ def open_problem(
     checkpoint, as data. Where batches come from an iterator, up to `spare` more of them are kept for training steps.
     Raises every class of FromageError, each with what came, what was expected and what to do.
     """
-    from fromage_cli.problem.budget import Budget
+    from fromage_cli.problem.conditions.budget import Budget
 
     budget = Budget(run.time_limit, run.max_memory)  # from here on: loading torch takes its time too
     import torch
 
     from fromage_cli.checkpoints import Checkpoint, open_checkpoint
-    from fromage_cli.problem.beside import Declared
-    from fromage_cli.problem.losses import resolve_loss
-    from fromage_cli.problem.models import build_model, converted
-    from fromage_cli.problem.problem import Problem
-    from fromage_cli.problem.support import refuse_unsupported
-    from fromage_cli.problem.weights import load_weights
+    from fromage_cli.problem.evaluation.problem import Problem
+    from fromage_cli.problem.losses.losses import resolve_loss
+    from fromage_cli.problem.networks.models import build_model, converted
+    from fromage_cli.problem.networks.unsupported import refuse_unsupported
+    from fromage_cli.problem.networks.weights import load_weights
+    from fromage_cli.problem.user_code.declared import Declared
 
     device, dtype = torch_device(run.device), getattr(torch, run.dtype)
     _require_something(ckpt, model)
@@ -108,7 +108,7 @@ def declared_by(checkpoint: Checkpoint, trust: bool) -> Declared:
 
     Beside a remote checkpoint only that file is fetched, not the batch that it may name.
     """
-    from fromage_cli.problem.beside import declared_beside
+    from fromage_cli.problem.user_code.declared import declared_beside
 
     declared = declared_beside(checkpoint.path, checkpoint.metadata, opened=checkpoint.weights, trust=trust)
     return declared if checkpoint.url is None else replace(declared, batch=None)
@@ -140,7 +140,7 @@ def _require_something(ckpt: str | Checkpoint | None, model: ModelOptions) -> No
 
 
 def _load_batches(options: BatchOptions, declared: Declared, trust: bool, seed: int, spare: int) -> list[Batch]:
-    from fromage_cli.problem.batches import load_batches
+    from fromage_cli.problem.data.batches import load_batches
 
     spec = options.batch or declared.batch
     if spec is None:
@@ -169,7 +169,7 @@ def _mode_and_loss(options: BatchOptions, declared: Declared) -> tuple[Mode, str
 
 def _doubts(problem: Problem) -> tuple[Finding, ...]:
     """Where a loss that nobody named is probably another one than in training."""
-    from fromage_cli.problem.losses import are_one_hot
+    from fromage_cli.problem.losses.losses import are_one_hot
 
     if problem.loss.name != "mse" or not are_one_hot(problem.model, problem.batch):
         return ()

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from fromage_cli.errors import MismatchError
-from fromage_cli.problem.budget import peak_memory, resident_memory
-from fromage_cli.problem.hessian import visit_hessian_vector_product
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.conditions.budget import peak_memory, resident_memory
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.evaluation.streamed_hessian import visit_hessian_vector_product
 
 DOUBLE_BACKWARD_ACTIVATIONS = 3.0
 """Memory of a double-backward graph, in activations of a single one."""

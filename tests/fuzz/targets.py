@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.formats.distributed_metadata import read_metadata
-from fromage_cli.checkpoints.pickles.pickle_scan import scan
+from fromage_cli.checkpoints.safety.pickle_scan import scan
 from fromage_cli.errors import FromageError
 
 STATE = {"a": torch.arange(6.0).reshape(2, 3).T, "b": torch.ones(2, dtype=torch.bfloat16), "step": 3}

@@ -6,7 +6,7 @@ from torch import nn
 
 from fromage_cli.probes import cost as cost_module
 from fromage_cli.probes.cost import DOUBLE_BACKWARD_ACTIVATIONS, Cost, measure_cost
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
 
 
 def test_what_a_pass_keeps_is_counted_once(make_problem: Callable[..., Problem]) -> None:

@@ -18,10 +18,10 @@ from typing import Any
 from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
 from fromage_cli.checkpoints.formats.flat_tensor import FlatTensor, FlatVector, is_vector
 from fromage_cli.checkpoints.formats.zero_files import MASTER_3, ZeroFiles, read_files
-from fromage_cli.checkpoints.naming import brief
+from fromage_cli.checkpoints.names.naming import brief
+from fromage_cli.checkpoints.names.steps import step_in_metadata
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.optimizers.saved_optimizer import GROUPS, PARAMETERS, STATE, parse_optimizer
-from fromage_cli.checkpoints.runs.steps import step_in_metadata
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, is_shape
 from fromage_cli.errors import InputError
 

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fromage_cli.checkpoints.candidates import DEEPEST
 from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
+from fromage_cli.checkpoints.finding.directory import METADATA
 from fromage_cli.checkpoints.formats.distributed_metadata import (
     Metadata,
     Place,
@@ -23,11 +23,11 @@ from fromage_cli.checkpoints.formats.distributed_metadata import (
 )
 from fromage_cli.checkpoints.formats.pieces import Box, PiecedTensor
 from fromage_cli.checkpoints.formats.torch_file import load_part
-from fromage_cli.checkpoints.nested import ANY, Choice, ancestors, choose
+from fromage_cli.checkpoints.names.steps import STEP_NAMES, step_in_metadata
+from fromage_cli.checkpoints.nested.candidates import DEEPEST
+from fromage_cli.checkpoints.nested.choosing import ANY, Choice, ancestors, choose
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.optimizers.saved_optimizer import GROUPS, KEYS, STATE, optimizer_state
-from fromage_cli.checkpoints.runs.directory import METADATA
-from fromage_cli.checkpoints.runs.steps import STEP_NAMES, step_in_metadata
 from fromage_cli.checkpoints.storage.files import FileVersion, quoted
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 from fromage_cli.errors import FromageError, InputError

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from fromage_cli.checkpoints.naming import brief, listed
+from fromage_cli.checkpoints.names.naming import brief, listed
 from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, dtype_of
 from fromage_cli.checkpoints.pickles.machine import Unfit
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.placeholders import Placeholder
 from fromage_cli.checkpoints.pickles.unpickling import unpickle
-from fromage_cli.checkpoints.storage.contained import contained
 from fromage_cli.checkpoints.storage.files import FileVersion, opened, quoted
+from fromage_cli.checkpoints.storage.path_confinement import contained
 from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, is_shape
 from fromage_cli.errors import InputError
 

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fromage_cli.checkpoints.candidates import WEIGHTS
 from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
 from fromage_cli.checkpoints.formats.flat_tensor import FlatTensor
 from fromage_cli.checkpoints.formats.msgpack_stream import MsgpackStream, Stretch
-from fromage_cli.checkpoints.naming import brief
-from fromage_cli.checkpoints.nested import ANY, Choice, ancestors, choose
-from fromage_cli.checkpoints.runs.steps import step_in_metadata
+from fromage_cli.checkpoints.names.naming import brief
+from fromage_cli.checkpoints.names.steps import step_in_metadata
+from fromage_cli.checkpoints.nested.candidates import WEIGHTS
+from fromage_cli.checkpoints.nested.choosing import ANY, Choice, ancestors, choose
 from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, Storage, StoredTensor, inline, is_shape
 from fromage_cli.errors import FromageError

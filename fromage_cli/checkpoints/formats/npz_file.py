@@ -8,7 +8,7 @@ from pathlib import Path
 from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
 from fromage_cli.checkpoints.formats.npy_header import ArrayHeader, header_length, parse_header
 from fromage_cli.checkpoints.formats.zip_container import INFLATION, ZipContainer
-from fromage_cli.checkpoints.naming import listed
+from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.storage.files import quoted
 from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.checkpoints.storage.stored_tensor import Storage, StoredTensor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fromage_cli.checkpoints.checkpoint import Contents, Span
 from fromage_cli.checkpoints.formats.safetensors_header import Header, incomplete, read_header
-from fromage_cli.checkpoints.runs.steps import step_in_metadata
+from fromage_cli.checkpoints.names.steps import step_in_metadata
 from fromage_cli.checkpoints.storage.files import opened
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fromage_cli.checkpoints.checkpoint import Contents
-from fromage_cli.checkpoints.naming import listed
+from fromage_cli.checkpoints.names.naming import listed
+from fromage_cli.checkpoints.names.steps import step_in_metadata
 from fromage_cli.checkpoints.pickles.allowance import Allowance
-from fromage_cli.checkpoints.runs.steps import step_in_metadata
-from fromage_cli.checkpoints.storage.contained import contained
 from fromage_cli.checkpoints.storage.files import FileVersion, quoted
 from fromage_cli.checkpoints.storage.json_file import read_object
+from fromage_cli.checkpoints.storage.path_confinement import contained
 from fromage_cli.errors import InputError
 
 MOST_SHARDS = 10_000

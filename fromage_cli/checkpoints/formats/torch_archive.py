@@ -17,7 +17,7 @@ from fromage_cli.checkpoints.checkpoint import Span
 from fromage_cli.checkpoints.formats.torch_legacy import with_nested
 from fromage_cli.checkpoints.formats.zip_container import ZipContainer
 from fromage_cli.checkpoints.formats.zip_directory import damaged
-from fromage_cli.checkpoints.naming import brief
+from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, storage_dtype
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream

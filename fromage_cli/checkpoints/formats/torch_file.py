@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fromage_cli.checkpoints.candidates import Candidate
 from fromage_cli.checkpoints.checkpoint import Contents, Span, TensorEntry
 from fromage_cli.checkpoints.formats.torch_archive import TorchArchive
 from fromage_cli.checkpoints.formats.torch_legacy import LegacyFile
 from fromage_cli.checkpoints.formats.torch_package import TorchPackage
-from fromage_cli.checkpoints.naming import listed
-from fromage_cli.checkpoints.nested import ANY, Choice, ancestors, choose
+from fromage_cli.checkpoints.names.naming import listed
+from fromage_cli.checkpoints.names.steps import step_in_metadata
+from fromage_cli.checkpoints.nested.candidates import Candidate
+from fromage_cli.checkpoints.nested.choosing import ANY, Choice, ancestors, choose
 from fromage_cli.checkpoints.optimizers.saved_optimizer import optimizer_state
 from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.pickles.pickled_names import dangerous, refused, said
 from fromage_cli.checkpoints.pickles.unpickling import PickledName
 from fromage_cli.checkpoints.pickles.whole_modules import opened_up
-from fromage_cli.checkpoints.runs.steps import step_in_metadata
 from fromage_cli.checkpoints.storage.files import FileVersion, quoted
 from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fromage_cli.checkpoints.naming import brief
+from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, storage_dtype
 from fromage_cli.checkpoints.pickles.machine import Constructor, Unfit

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from fromage_cli.checkpoints.formats.zip_container import ZipContainer
-from fromage_cli.checkpoints.naming import brief
+from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, storage_dtype
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream

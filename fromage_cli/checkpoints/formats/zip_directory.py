@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fromage_cli.checkpoints.naming import brief, first_twice
+from fromage_cli.checkpoints.names.naming import brief, first_twice
 from fromage_cli.checkpoints.storage.files import quoted
 from fromage_cli.checkpoints.storage.sources import Source, Window
 from fromage_cli.errors import InputError

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from fromage_cli.checkpoints.names.prefixes import strip_prefixes
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, ParameterGroup, UnreadSlot
-from fromage_cli.checkpoints.prefixes import strip_prefixes
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 
 KEYS = ("optimizer", "optimizer_state_dict", "optimizer_state", "optimizer_states", "optim", "opt_state", "optimizers")

@@ -11,7 +11,7 @@ from typing import Any
 
 from fromage_cli.checkpoints.pickles.numpy_pickles import StoredArray
 from fromage_cli.checkpoints.pickles.placeholders import Placeholder
-from fromage_cli.checkpoints.repetition import Repetition, repeated
+from fromage_cli.checkpoints.pickles.repetition import Repetition, repeated
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 
 SCRIPT = "__torch__"

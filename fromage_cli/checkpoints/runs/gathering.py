@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
+from fromage_cli.checkpoints.finding.complete import check_complete
+from fromage_cli.checkpoints.finding.directory import own_weights, weights_in
+from fromage_cli.checkpoints.finding.series import read_series
 from fromage_cli.checkpoints.opening import open_checkpoint
-from fromage_cli.checkpoints.runs.complete import check_complete
-from fromage_cli.checkpoints.runs.directory import own_weights, weights_in
-from fromage_cli.checkpoints.runs.series import read_series
 from fromage_cli.checkpoints.storage.files import quoted, status_of
 from fromage_cli.checkpoints.storage.remote import is_url
 from fromage_cli.errors import InputError, UsageError

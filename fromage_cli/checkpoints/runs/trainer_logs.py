@@ -17,8 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from fromage_cli.checkpoints.optimizers.hugging_face import TRAINER
-from fromage_cli.checkpoints.runs.steps import STEP_NAMES, order_in_name
+from fromage_cli.checkpoints.finding.trainer_files import TRAINER
+from fromage_cli.checkpoints.names.steps import STEP_NAMES, order_in_name
 from fromage_cli.checkpoints.storage.files import names_in, opened, quoted
 from fromage_cli.checkpoints.storage.json_file import is_crowded
 from fromage_cli.errors import InputError

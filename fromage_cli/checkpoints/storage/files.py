@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from fromage_cli.checkpoints.naming import nearest
+from fromage_cli.checkpoints.names.naming import nearest
 from fromage_cli.errors import InputError
 
 KINDS = (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from fromage_cli.checkpoints.naming import brief
+from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.reading.widening import WIDTHS
 from fromage_cli.errors import InputError
 

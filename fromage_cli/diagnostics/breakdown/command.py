@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fromage_cli.diagnostics.breakdown.choice import (
+from fromage_cli.diagnostics.breakdown.direction_option import (
     check_direction,
     decay_left_out,
     gradient_count,
@@ -33,7 +33,7 @@ from fromage_cli.terminal.progress import progress
 
 if TYPE_CHECKING:
     from fromage_cli.probes.lines.direction import Direction
-    from fromage_cli.problem.problem import Problem
+    from fromage_cli.problem.evaluation.problem import Problem
 
 STEP_SHARE = 1.08
 """A gradient with its step and its reductions, in bare gradients."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fromage_cli.diagnostics.breakdown import reading
+from fromage_cli.diagnostics.breakdown import derived as reading
 from fromage_cli.diagnostics.breakdown.result import (
     BatchTrust,
     BreakdownResult,
@@ -16,7 +16,7 @@ from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.probes.lines.direction import Direction, Skipped
 from fromage_cli.probes.lines.ray import measure_ray, product_norms
 from fromage_cli.probes.structure.depth import Depth, measure_depth
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.curves import Point, first_sign_change, minimum
 
 LOSS_ULPS = 8.0

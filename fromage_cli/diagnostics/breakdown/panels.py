@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from fromage_cli.diagnostics.breakdown.choice import TO
+from fromage_cli.diagnostics.breakdown.direction_option import TO
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.terminal.pictures import LARGEST, log_ticks
 from fromage_cli.terminal.words import middle, number, visible

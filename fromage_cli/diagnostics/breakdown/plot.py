@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fromage_cli.diagnostics.breakdown.choice import TO
+from fromage_cli.diagnostics.breakdown.direction_option import TO
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.terminal.pictures import last_two, saved
 from fromage_cli.terminal.words import middle, visible

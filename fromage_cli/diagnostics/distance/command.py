@@ -49,7 +49,7 @@ def command(
     from fromage_cli.diagnostics.distance.measure import CUT, measure, without_function
     from fromage_cli.diagnostics.distance.pairing import pair_tensors
     from fromage_cli.diagnostics.distance.render import render
-    from fromage_cli.problem.budget import Budget
+    from fromage_cli.problem.conditions.budget import Budget
 
     budget = Budget(run.time_limit, run.max_memory)
     opened = (
@@ -104,7 +104,7 @@ def _with_function(
 
 
 def _nothing_in_common(first: "Checkpoint", second: "Checkpoint", pairing: "Pairing") -> UsageError:
-    from fromage_cli.checkpoints.naming import nearest
+    from fromage_cli.checkpoints.names.naming import nearest
 
     name = next(iter(pairing.unpaired.only_first or first.entries))
     return UsageError(

@@ -8,9 +8,9 @@ from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.distance.result import Absent, Bound, DistanceResult, LayerDistance
 from fromage_cli.probes.structure.chain import Chain, theorem_chain
 from fromage_cli.probes.structure.function_distance import function_distance
-from fromage_cli.problem.layers import trainable_tensors
-from fromage_cli.problem.problem import Problem
-from fromage_cli.problem.weights import stored_names
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import trainable_tensors
+from fromage_cli.problem.networks.weights import stored_names
 from fromage_cli.theory.network_distance import log10_function_bound
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fromage_cli.checkpoints.pickles.pickle_scan import Scanned, scan
+from fromage_cli.checkpoints.finding.mirror import Mirror
 from fromage_cli.checkpoints.pickles.pickled_names import verdict
 from fromage_cli.checkpoints.pickles.unpickling import PickledName
-from fromage_cli.checkpoints.storage.mirror import Mirror
+from fromage_cli.checkpoints.safety.pickle_scan import Scanned, scan
 from fromage_cli.checkpoints.storage.remote import is_url, local_path
 from fromage_cli.diagnostics.inspect.result import NamedCode, SafetyResult
 

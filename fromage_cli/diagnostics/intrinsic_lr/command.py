@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, IntrinsicResult
     from fromage_cli.diagnostics.intrinsic_lr.settings import Training
-    from fromage_cli.problem.layers import TrainableTensor
+    from fromage_cli.problem.networks.layers import TrainableTensor
 
 
 @shared_options(tables=("layers", "rotations", "drop"))
@@ -75,7 +75,7 @@ def command(
     from fromage_cli.checkpoints.runs.gathering import gather_series
     from fromage_cli.diagnostics.intrinsic_lr.measure import measure, needs_gradients
     from fromage_cli.diagnostics.intrinsic_lr.settings import find_training
-    from fromage_cli.problem.budget import Budget
+    from fromage_cli.problem.conditions.budget import Budget
 
     budget = Budget(run.time_limit, run.max_memory)
     gathered = gather_series(ckpt, model.key, model.ema, model.optimizer_state)

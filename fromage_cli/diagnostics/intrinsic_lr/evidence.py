@@ -12,9 +12,9 @@ from fromage_cli.probes.optimizer_step.unit_gradients import (
     squares_of_units,
 )
 from fromage_cli.probes.structure.invariance import InvarianceTest, measure_invariance
-from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import Problem
-from fromage_cli.problem.weights import stored_names
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.problem.networks.weights import stored_names
 
 
 def gather_evidence(

@@ -13,7 +13,7 @@ from fromage_cli.probes.optimizer_step.optimizer import DECOUPLED, Given
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
 
 if TYPE_CHECKING:
-    from fromage_cli.problem.beside import Declared
+    from fromage_cli.problem.user_code.declared import Declared
 
 WITH_MOMENTUM = ("sgd", "lars")
 MAY_DECOUPLE = ("lars", "adam")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.diagnostics.norms.invariance import ModelTest
     from fromage_cli.diagnostics.norms.settings import Settings
-    from fromage_cli.problem.layers import TrainableTensor
+    from fromage_cli.problem.networks.layers import TrainableTensor
 
 PANEL = "Optimizer"
 
@@ -108,7 +108,7 @@ def _check(lr: float | None, momentum: float | None, weight_decay: float | None)
 
 def _limits(run: RunOptions) -> Callable[[], None]:
     """What raises ResourceError when a limit of the user's is reached."""
-    from fromage_cli.problem.budget import Budget
+    from fromage_cli.problem.conditions.budget import Budget
 
     return Budget(run.time_limit, run.max_memory).check
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from fromage_cli.diagnostics.norms.measure import LayerTest
 from fromage_cli.errors import ResourceError
 from fromage_cli.probes.structure.invariance import measure_invariance
-from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
 
 
 @dataclass(frozen=True)

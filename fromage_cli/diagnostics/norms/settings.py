@@ -10,7 +10,7 @@ from fromage_cli.errors import UsageError
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
 
 if TYPE_CHECKING:
-    from fromage_cli.problem.beside import Declared
+    from fromage_cli.problem.user_code.declared import Declared
 
 RELATIVE = ("fromage", "lars", "lamb")
 """Optimizers whose rate is a relative step."""

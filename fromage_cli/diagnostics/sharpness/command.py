@@ -69,7 +69,7 @@ def command(
         check_plot(plot, output.force, (output.output, ckpt, batch.batch))
     intake = open_problem(ckpt, model, batch, run)
 
-    from fromage_cli.diagnostics.sharpness.effort import Effort, estimate, expected_products
+    from fromage_cli.diagnostics.sharpness.cost import Effort, estimate, expected_products
     from fromage_cli.diagnostics.sharpness.measure import measure
     from fromage_cli.probes.lines.direction import moving_tensors
 

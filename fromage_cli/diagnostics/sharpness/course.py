@@ -5,17 +5,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from fromage_cli.checkpoints import OptimizerState
-from fromage_cli.diagnostics.sharpness.effort import Effort
+from fromage_cli.diagnostics.sharpness.cost import Effort
 from fromage_cli.diagnostics.sharpness.result import Absent, BatchSharpness, LayerBlock
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
 from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
-from fromage_cli.probes.curvature.felt_curvature import condition, uneven
 from fromage_cli.probes.curvature.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
+from fromage_cli.probes.curvature.preconditioned_hessian import condition, uneven
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
-from fromage_cli.problem.curvature import WeightSpace, gauss_newton, has_gauss_newton, hessian
-from fromage_cli.problem.evaluation import batch_statistics_modules
-from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.conditions.evaluation import batch_statistics_modules
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, has_gauss_newton, hessian
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
 
 Curvature = Callable[[Problem, WeightSpace], AbstractContextManager[Operator]]
 LIMIT = "a limit was reached before"

@@ -4,17 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.diagnostics.sharpness.cost import Effort
 from fromage_cli.diagnostics.sharpness.course import Course
-from fromage_cli.diagnostics.sharpness.effort import Effort
 from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, SharpnessResult
 from fromage_cli.diagnostics.sharpness.update import measure_update
 from fromage_cli.diagnostics.sharpness.verdict import ratio_to_threshold, regime_of
 from fromage_cli.errors import FromageError
 from fromage_cli.probes.curvature.threshold import threshold_of
 from fromage_cli.probes.optimizer_step.optimizer import WITH_MOMENTUM, Optimizer, state_of
-from fromage_cli.problem.curvature import WeightSpace, hessian
-from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
 
 
 @dataclass(frozen=True)

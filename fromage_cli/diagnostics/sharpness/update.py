@@ -9,11 +9,11 @@ from fromage_cli.diagnostics.sharpness.course import Course
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.probes.curvature.batch_sharpness import training_batches
-from fromage_cli.probes.curvature.critical import critical_rate, descent_along
-from fromage_cli.probes.curvature.critical_error import critical_sharpness_error
+from fromage_cli.probes.curvature.critical_sharpness import critical_sharpness_error
 from fromage_cli.probes.curvature.quadratic_model import SimulatedTraining, measure_line, simulate_training
+from fromage_cli.probes.lines.critical import critical_rate, descent_along
 from fromage_cli.probes.optimizer_step.next_step import next_step
-from fromage_cli.problem.curvature import WeightSpace, has_gauss_newton
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, has_gauss_newton
 
 NO_RISE = "no rate was found that raises the loss"
 

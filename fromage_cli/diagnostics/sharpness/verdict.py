@@ -2,7 +2,7 @@
 
 from fromage_cli.diagnostics.sharpness.course import Course
 from fromage_cli.probes.curvature.threshold import no_threshold, threshold_of
-from fromage_cli.problem.supervised_losses import SquaredError
+from fromage_cli.problem.losses.supervised_losses import SquaredError
 from fromage_cli.theory.stability import EDGE, initial_regime
 
 

@@ -7,7 +7,7 @@ from fromage_cli.diagnostics.suggest_lr.course import Course
 from fromage_cli.diagnostics.suggest_lr.result import Alternative
 from fromage_cli.diagnostics.suggest_lr.training import typical_of
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
-from fromage_cli.probes.curvature.critical import critical_rate
+from fromage_cli.probes.lines.critical import critical_rate
 from fromage_cli.probes.optimizer_step.next_step import measure_next_step
 from fromage_cli.probes.optimizer_step.next_update import stand_in
 from fromage_cli.probes.optimizer_step.optimizer import MOMENTA, OPTIMIZERS, Optimizer

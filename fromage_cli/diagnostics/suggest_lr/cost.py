@@ -10,7 +10,7 @@ from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.trial_runs.short_runs import LARGEST_GRADIENTS, RATES
 from fromage_cli.probes.trial_runs.training_rows import TrainingRows, training_rows
 from fromage_cli.probes.trial_runs.verification import FACTORS
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.terminal.estimate import Estimate
 
 ALONG_THE_STEP = 3.0 + POINTS + FORWARD

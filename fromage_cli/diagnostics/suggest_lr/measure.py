@@ -20,8 +20,8 @@ from fromage_cli.errors import FromageError
 from fromage_cli.probes.lines.crossing import Crossing
 from fromage_cli.probes.optimizer_step.gradient_noise import GradientNoise
 from fromage_cli.probes.optimizer_step.optimizer import WITH_BETAS, WITH_MOMENTUM, Optimizer, state_of
-from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.terminal.words import counted
 from fromage_cli.theory.gradient_noise import noise_scale_range
 

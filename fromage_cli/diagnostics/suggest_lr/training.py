@@ -10,8 +10,8 @@ from fromage_cli.errors import FromageError, MismatchError, ResourceError, Usage
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.trial_runs.rate_probe import RateProbe, measure_rate
 from fromage_cli.probes.trial_runs.verification import verify
-from fromage_cli.problem.perceptron import Perceptron
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.perceptron import Perceptron
 from fromage_cli.terminal.words import counted
 from fromage_cli.theory.typical_rates import typical_rate
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fromage_cli.errors import NumericalError
 from fromage_cli.probes.optimizer_step.minibatches import batches_of
-from fromage_cli.problem.batches import Batch
-from fromage_cli.problem.curvature import WeightSpace, hessian
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
+from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.accumulation import inner_product, squared_norm
 
 PARTS = 8

@@ -17,9 +17,9 @@ from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import ResourceError
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.trial_runs.training import Training, training
-from fromage_cli.problem.curvature import WeightSpace
-from fromage_cli.problem.output_expansion import expand_outputs, model_gradient, model_loss
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
+from fromage_cli.problem.evaluation.output_expansion import expand_outputs, model_gradient, model_loss
+from fromage_cli.problem.evaluation.problem import Problem
 
 SHARE = 0.1
 """Of the change of the loss: by how much the model may miss it."""

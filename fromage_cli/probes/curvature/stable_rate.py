@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import ResourceError
-from fromage_cli.probes.curvature.felt_curvature import Conditioning, condition
 from fromage_cli.probes.curvature.lanczos import largest_eigenvalues
+from fromage_cli.probes.curvature.preconditioned_hessian import Conditioning, condition
 from fromage_cli.probes.curvature.threshold import no_threshold, rate_for
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.optimizer_step.update_rules import Memory
-from fromage_cli.problem.curvature import WeightSpace
-from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
 
 MAX_PRODUCTS = 20
 TOLERANCE = 1e-2

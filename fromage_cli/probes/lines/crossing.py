@@ -14,7 +14,7 @@ from fromage_cli.errors import ResourceError
 from fromage_cli.probes.lines.certificate import Certificate, Criterion
 from fromage_cli.probes.lines.direction import Direction
 from fromage_cli.probes.lines.ray import gradient_changes, noise_floors, product_norms
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.bracketing import Bracket, close_in
 from fromage_cli.theory.curves import Point, Relation, first_crossing, running_maximum
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fromage_cli.errors import MismatchError, NumericalError
-from fromage_cli.probes.lines.gaussian import GaussianTable
-from fromage_cli.problem.layers import TrainableTensor, chosen
-from fromage_cli.problem.problem import Problem
+from fromage_cli.probes.lines.random_direction import GaussianTable
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor, chosen
 from fromage_cli.theory.accumulation import inner_product, norm
 
 

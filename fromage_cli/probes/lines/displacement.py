@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints import Checkpoint
-from fromage_cli.problem.call import unwrapped
-from fromage_cli.problem.problem import Problem
-from fromage_cli.problem.weights import load_weights
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.call import unwrapped
+from fromage_cli.problem.networks.weights import load_weights
 
 
 def displacement_to(problem: Problem, other: Checkpoint) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.probes.lines.direction import Direction
-from fromage_cli.problem.hessian import visit_hessian_vector_product
-from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import SPLIT_TOLERANCE, Problem
+from fromage_cli.problem.evaluation.problem import SPLIT_TOLERANCE, Problem
+from fromage_cli.problem.evaluation.streamed_hessian import visit_hessian_vector_product
+from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.accumulation import CHUNK, WIDE_BYTES, distance, distances, norm
 
 GATHERED = 1 << 20

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.probes.lines.direction import Direction, Move, Skipped, measured_move
-from fromage_cli.probes.lines.gaussian import GaussianTable
-from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import Problem
+from fromage_cli.probes.lines.random_direction import GaussianTable
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.accumulation import norm
 
 LARGEST_COEFFICIENT = 1e37

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from fromage_cli.probes.optimizer_step.minibatches import batches_of, require_mean, visit_minibatches
 from fromage_cli.probes.optimizer_step.update_rules import Memory
-from fromage_cli.problem.batches import Batch
-from fromage_cli.problem.evaluation import batch_statistics_modules
-from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.conditions.evaluation import batch_statistics_modules
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.accumulation import inner_product, squared_norm
 from fromage_cli.theory.gradient_noise import Chunks, Moments
 

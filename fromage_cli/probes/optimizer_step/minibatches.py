@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from fromage_cli.errors import MismatchError
-from fromage_cli.problem.batches import Batch
-from fromage_cli.problem.evaluation import batch_statistics_modules
-from fromage_cli.problem.problem import Problem
-from fromage_cli.problem.sweep import Visitor
+from fromage_cli.problem.conditions.evaluation import batch_statistics_modules
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.backward_pass import Visitor
+from fromage_cli.problem.evaluation.problem import Problem
 
 MIXING = 0.1
 """Relative gap between the mean of parts and all rows, in loss or gradient, from which on rows count together."""

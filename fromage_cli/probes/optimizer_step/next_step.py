@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fromage_cli.checkpoints import OptimizerState, match_parameters
 from fromage_cli.errors import MismatchError
-from fromage_cli.probes.lines.moments import (
+from fromage_cli.probes.optimizer_step.moments import (
     EPSILON,
     MINIBATCHES,
     held_shapes,
@@ -22,8 +22,8 @@ from fromage_cli.probes.lines.moments import (
 )
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer, tells_members
 from fromage_cli.probes.optimizer_step.update_rules import Memory, Place, TensorStep, moves, tensor_step
-from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
 
 
 @dataclass(frozen=True)

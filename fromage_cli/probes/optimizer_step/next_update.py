@@ -21,9 +21,9 @@ from fromage_cli.probes.optimizer_step.step_noise import (
     relative_steps,
 )
 from fromage_cli.probes.optimizer_step.update_rules import Memory
-from fromage_cli.problem.batches import Batch
-from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.accumulation import norm
 from fromage_cli.theory.gradient_noise import cosine_error, cosine_to_step_error
 

@@ -8,7 +8,7 @@ from typing import Any
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.checkpoints.optimizers.optimizer_kind import EITHER_ADAM, optimizer_kind
 from fromage_cli.checkpoints.optimizers.optimizer_state import slot_shape
-from fromage_cli.problem.beside import Declared
+from fromage_cli.problem.user_code.declared import Declared
 
 RELATIVE = ("fromage", "lars", "lamb")
 """Their rate is a relative step."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from fromage_cli.errors import MismatchError
 from fromage_cli.probes.lines.direction import Direction, Skipped, measured_move
 from fromage_cli.probes.optimizer_step.next_step import NextStep
-from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.accumulation import inner_product, norm
 
 

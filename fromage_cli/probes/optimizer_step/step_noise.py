@@ -13,7 +13,7 @@ from fromage_cli.probes.optimizer_step.gradient_noise import GradientNoise
 from fromage_cli.probes.optimizer_step.next_step import holds_memory, rate_shares
 from fromage_cli.probes.optimizer_step.optimizer import ADAPTIVE, Optimizer
 from fromage_cli.probes.optimizer_step.step_direction import StepLine
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.accumulation import inner_product, norm
 from fromage_cli.theory.conversions import averaging_gain, stationary_gain
 from fromage_cli.theory.gradient_noise import signal_doubt

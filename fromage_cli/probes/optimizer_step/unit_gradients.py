@@ -9,10 +9,10 @@ from torch import Tensor
 from fromage_cli.errors import MismatchError
 from fromage_cli.probes.optimizer_step.gradient_noise import noise_chunks
 from fromage_cli.probes.optimizer_step.minibatches import batches_of, require_mean, visit_minibatches
-from fromage_cli.problem.batches import Batch
-from fromage_cli.problem.evaluation import batch_statistics_modules
-from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.conditions.evaluation import batch_statistics_modules
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.accumulation import squared_norm
 
 CHUNKS = 16

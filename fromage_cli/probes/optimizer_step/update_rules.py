@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromage_cli.probes.lines.moments import next_adam_update
+from fromage_cli.probes.optimizer_step.moments import next_adam_update
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.theory.accumulation import norm
 from fromage_cli.theory.conversions import muon_factor, stationary_gain

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fromage_cli.problem.call import unwrapped
-from fromage_cli.problem.perceptron import Perceptron
+from fromage_cli.problem.losses.call import unwrapped
+from fromage_cli.problem.networks.perceptron import Perceptron
 
 _NEUTRAL = (nn.Identity, nn.Flatten, nn.Unflatten)
 """Modules that keep the norm of every row."""

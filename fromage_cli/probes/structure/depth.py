@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fromage_cli.errors import MismatchError
-from fromage_cli.problem.batches import Batch
-from fromage_cli.problem.call import inputs_and_targets
-from fromage_cli.problem.evaluation import twice_differentiable
-from fromage_cli.problem.nests import map_tensors
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.conditions.evaluation import twice_differentiable
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.data.pytrees import map_tensors
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.call import inputs_and_targets
 from fromage_cli.theory.accumulation import norm
 
 ADDITIVE = ("AddBackward", "SubBackward", "CatBackward", "StackBackward", "WhereBackward", "MaximumBackward")

@@ -18,8 +18,8 @@ from fromage_cli.errors import ResourceError
 from fromage_cli.probes.structure.invariant_parts import Partition, candidates, half_doubled, spread
 from fromage_cli.probes.structure.layer_modules import bias_of, head_counts, output_scales
 from fromage_cli.probes.structure.outputs import Outputs, Response
-from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.accumulation import inner_product, squared_norm
 from fromage_cli.theory.scale_invariance import (
     EPS_LIMITED,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fromage_cli.problem.layers import TrainableTensor
+from fromage_cli.problem.networks.layers import TrainableTensor
 
 SCREEN = 0.3
 """Share of a chance cosine, 1/√(entries of a part), above which parts are no candidates; never below LEAST_SCREEN."""

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromage_cli.problem.batches import Batch
-from fromage_cli.problem.nests import named_tensors
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.data.pytrees import named_tensors
+from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.accumulation import distance, norm
 
 KEPT = 1 << 22

@@ -10,7 +10,7 @@ from fromage_cli.errors import ResourceError
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of
 from fromage_cli.probes.trial_runs.short_runs import PARTS, STEPS, ShortRuns, make_runs
 from fromage_cli.probes.trial_runs.training_rows import TrainingRows, training_rows
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.rate_calibration import (
     INTERVAL,
     LEAST_GAIN,

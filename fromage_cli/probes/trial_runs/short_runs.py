@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import NumericalError, ResourceError
-from fromage_cli.probes.curvature.critical import critical_rate
+from fromage_cli.probes.lines.critical import critical_rate
 from fromage_cli.probes.optimizer_step.next_step import next_step
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.trial_runs.training import Training, training
 from fromage_cli.probes.trial_runs.training_rows import TrainingRows
-from fromage_cli.problem.batches import Batch
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.problem import Problem
 
 STEPS = 60
 """Of each run; fewer where training batches cannot be cut, so that runs cost the same."""

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from fromage_cli.checkpoints import OptimizerState, match_parameters
 from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
-from fromage_cli.probes.lines.moments import held_shapes, slots_by_name
+from fromage_cli.probes.optimizer_step.moments import held_shapes, slots_by_name
 from fromage_cli.probes.optimizer_step.next_step import covers
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of, tells_members
-from fromage_cli.problem.batches import Batch
-from fromage_cli.problem.layers import TrainableTensor
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
 
 SETTINGS = {
     "momentum": "momentum",

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from fromage_cli.errors import UsageError
-from fromage_cli.problem.batches import Batch
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.problem import Problem
 
 DEFAULT_ROWS = 64
 """Rows of a minibatch where nobody says how many."""

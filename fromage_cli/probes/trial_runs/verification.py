@@ -8,7 +8,7 @@ from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of
 from fromage_cli.probes.trial_runs.training import training
 from fromage_cli.probes.trial_runs.training_rows import training_rows
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
 
 FACTORS = (0.3, 1.0, 3.0)
 

@@ -116,7 +116,7 @@ def test_the_estimate_measures_nothing_else(run: Run) -> None:
 
 
 def test_a_time_limit_ends_with_what_was_measured(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fromage_cli.problem import budget
+    from fromage_cli.problem.conditions import budget
 
     class Clock:
         """A second passes at every look."""

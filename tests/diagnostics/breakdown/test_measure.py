@@ -12,8 +12,8 @@ from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.probes.lines.direction import moving_tensors
 from fromage_cli.probes.lines.updates import fromage_direction, sgd_direction
-from fromage_cli.problem.batches import as_batch
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.data.batches import as_batch
+from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
 GRID = eta_grid(DEFAULT)

@@ -11,10 +11,10 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrizations
 
-from fromage_cli.diagnostics.breakdown.choice import make_direction, moved_by_default
+from fromage_cli.diagnostics.breakdown.direction_option import make_direction, moved_by_default
 from fromage_cli.diagnostics.breakdown.measure import measure
 from fromage_cli.probes.lines.direction import moving_tensors
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
 ETAS = (1e-3, 1e-2, 1e-1)

@@ -291,7 +291,7 @@ def test_every_direction_is_drawn(run: Run, tmp_path: Path, direction: str) -> N
 
 
 def test_a_partial_result_is_drawn_too(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fromage_cli.problem import budget
+    from fromage_cli.problem.conditions import budget
 
     class Clock:
         """A second passes at every look."""

@@ -138,7 +138,7 @@ def test_safetensors_need_no_torch(home):
 
 def test_a_limit_leaves_what_was_measured(run, home, monkeypatch):
     from fromage_cli.errors import ResourceError
-    from fromage_cli.problem.budget import Budget
+    from fromage_cli.problem.conditions.budget import Budget
 
     calls = []
 

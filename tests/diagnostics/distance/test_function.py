@@ -13,9 +13,9 @@ from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.distance.function import with_function
 from fromage_cli.diagnostics.distance.measure import measure
 from fromage_cli.diagnostics.distance.pairing import pair_tensors
-from fromage_cli.problem.batches import Batch
-from fromage_cli.problem.problem import Problem
-from fromage_cli.problem.supervised_losses import SquaredError
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.supervised_losses import SquaredError
 
 
 def between(folder, first, second, inputs, targets, prefix=""):

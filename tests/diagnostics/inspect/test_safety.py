@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.checkpoints.pickles import pickle_scan
+from fromage_cli.checkpoints.safety import pickle_scan
 from fromage_cli.cli import main
 from fromage_cli.diagnostics.inspect.findings import judge_safety
 from fromage_cli.diagnostics.inspect.safety import survey

@@ -165,7 +165,7 @@ def test_adam_with_coupled_decay_says_what_is_not_defined(run, home):
 
 def test_a_limit_on_the_tests_is_told_beside_what_there_is(run, home, monkeypatch):
     from fromage_cli.errors import ResourceError
-    from fromage_cli.problem.budget import Budget
+    from fromage_cli.problem.conditions.budget import Budget
 
     calls = []
 

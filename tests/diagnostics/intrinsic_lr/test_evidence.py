@@ -7,9 +7,9 @@ from torch import nn
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.intrinsic_lr.evidence import checkpoint_shapes, gather_evidence
 from fromage_cli.errors import ResourceError
-from fromage_cli.problem.batches import Batch
-from fromage_cli.problem.problem import Problem
-from fromage_cli.problem.supervised_losses import CrossEntropy
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.supervised_losses import CrossEntropy
 
 
 class Network(nn.Module):

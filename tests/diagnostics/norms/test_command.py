@@ -131,7 +131,7 @@ def test_in_evaluation_behaviour_nothing_is_invariant(run):
 
 
 def test_a_limit_leaves_layers_untested(run, monkeypatch):
-    from fromage_cli.problem.budget import Budget
+    from fromage_cli.problem.conditions.budget import Budget
 
     monkeypatch.setattr(Budget, "check", late_refusal())
     code, out, err = run(SAMPLES / "convnet-lars", *MODEL, "--time-limit", "60", "--json")
@@ -140,7 +140,7 @@ def test_a_limit_leaves_layers_untested(run, monkeypatch):
 
 
 def test_a_limit_on_reading(run, monkeypatch):
-    from fromage_cli.problem.budget import Budget
+    from fromage_cli.problem.conditions.budget import Budget
 
     monkeypatch.setattr(Budget, "check", late_refusal())
     code, out, err = run(SAMPLES / "convnet-lars", "--time-limit", "60")

@@ -8,7 +8,7 @@ from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.norms.settings import Settings, find_settings
 from fromage_cli.errors import UsageError
 from fromage_cli.optim import LAMB, LARS
-from fromage_cli.problem.beside import Declared
+from fromage_cli.problem.user_code.declared import Declared
 
 
 def plain(tmp_path, step):

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
-from fromage_cli.diagnostics.sharpness.effort import Effort
+from fromage_cli.diagnostics.sharpness.cost import Effort
 from fromage_cli.diagnostics.sharpness.measure import Measurement, measure
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
-from fromage_cli.problem.beside import Declared
-from fromage_cli.problem.budget import Budget
-from fromage_cli.problem.curvature import WeightSpace, gauss_newton, hessian
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.conditions.budget import Budget
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, hessian
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.user_code.declared import Declared
 
 Maker = Callable[..., Problem]
 UNKNOWN = Optimizer()

@@ -13,7 +13,7 @@ from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.errors import UsageError
 from fromage_cli.probes.cost import Cost
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
 MOMENTUM = Optimizer("sgd", momentum=0.9)

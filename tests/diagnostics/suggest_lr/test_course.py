@@ -12,7 +12,7 @@ from fromage_cli.diagnostics.suggest_lr.course import FORWARD, PRODUCT, Wish, gr
 from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]

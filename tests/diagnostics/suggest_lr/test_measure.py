@@ -20,11 +20,11 @@ from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.probes.optimizer_step.next_update import next_update
 from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
-from fromage_cli.problem.batches import Batch, as_batch
-from fromage_cli.problem.beside import Declared
-from fromage_cli.problem.budget import Budget
-from fromage_cli.problem.loss_terms import LossTerms
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.conditions.budget import Budget
+from fromage_cli.problem.data.batches import Batch, as_batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.loss_terms import LossTerms
+from fromage_cli.problem.user_code.declared import Declared
 from fromage_cli.theory.relative_trust import lemma2_rate
 
 Maker = Callable[..., Problem]

@@ -11,10 +11,10 @@ from fromage_cli.diagnostics.suggest_lr.course import Wish
 from fromage_cli.diagnostics.suggest_lr.measure import Measurement, measure
 from fromage_cli.errors import UsageError
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
-from fromage_cli.problem.beside import Declared
-from fromage_cli.problem.models import fresh_model
-from fromage_cli.problem.perceptron import build_perceptron
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.models import fresh_model
+from fromage_cli.problem.networks.perceptron import build_perceptron
+from fromage_cli.problem.user_code.declared import Declared
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]

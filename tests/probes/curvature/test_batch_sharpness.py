@@ -8,8 +8,8 @@ from torch import nn
 
 from fromage_cli.errors import NumericalError
 from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
-from fromage_cli.problem.curvature import WeightSpace
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
+from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
 

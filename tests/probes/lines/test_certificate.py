@@ -6,7 +6,7 @@ from torch import nn
 
 from fromage_cli.probes.lines.certificate import Certificate
 from fromage_cli.probes.lines.direction import Direction, Move
-from fromage_cli.problem.layers import TrainableTensor
+from fromage_cli.problem.networks.layers import TrainableTensor
 
 
 def move(name: str, gradient_norm: float = 1.0) -> Move:

@@ -11,8 +11,8 @@ from fromage_cli.probes.lines.ray import measure_ray
 from fromage_cli.probes.optimizer_step.next_step import measure_next_step
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.optimizer_step.step_direction import StepLine, step_line
-from fromage_cli.problem.budget import Budget
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.conditions.budget import Budget
+from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.curves import first_crossing, running_maximum
 
 Maker = Callable[..., Problem]

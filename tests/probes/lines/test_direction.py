@@ -9,7 +9,7 @@ from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.optim import LARS
 from fromage_cli.probes.lines.direction import Skipped, measured_move, moving_tensors
 from fromage_cli.probes.lines.updates import adam_direction, fromage_direction
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
 

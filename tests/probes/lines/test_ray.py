@@ -8,9 +8,9 @@ from fromage_cli.probes.lines import ray
 from fromage_cli.probes.lines.direction import moving_tensors
 from fromage_cli.probes.lines.ray import gradient_changes, measure_ray, product_norms
 from fromage_cli.probes.lines.updates import adam_direction, fromage_direction, random_direction, sgd_direction
-from fromage_cli.problem.budget import Budget
-from fromage_cli.problem.hessian import hessian_vector_product
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.conditions.budget import Budget
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.evaluation.streamed_hessian import hessian_vector_product
 
 Maker = Callable[..., Problem]
 

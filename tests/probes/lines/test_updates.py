@@ -9,9 +9,14 @@ from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.probes.lines.direction import Direction, moving_tensors
 from fromage_cli.probes.lines.displacement import displacement_to
-from fromage_cli.probes.lines.moments import adam_update, moments_of_minibatches, next_adam_update, update_from_moments
 from fromage_cli.probes.lines.updates import adam_direction, displacement_direction, random_direction, sgd_direction
-from fromage_cli.problem.problem import Problem
+from fromage_cli.probes.optimizer_step.moments import (
+    adam_update,
+    moments_of_minibatches,
+    next_adam_update,
+    update_from_moments,
+)
+from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
 

@@ -12,10 +12,10 @@ from torch import nn
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.probes.optimizer_step.gradient_noise import GradientNoise, measure_noise, noise_chunks
-from fromage_cli.problem.batches import Batch, as_batch
-from fromage_cli.problem.loss_terms import LossTerms
-from fromage_cli.problem.losses import Loss
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.data.batches import Batch, as_batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.loss_terms import LossTerms
+from fromage_cli.problem.losses.losses import Loss
 from fromage_cli.theory.gradient_noise import cosine_error
 
 Maker = Callable[..., Problem]

@@ -10,8 +10,8 @@ from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.errors import MismatchError
 from fromage_cli.probes.optimizer_step.next_step import decays, next_step, preconditioner, rate_shares, steps_taken
 from fromage_cli.probes.optimizer_step.optimizer import Given, optimizer_of
-from fromage_cli.problem.beside import Declared
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.user_code.declared import Declared
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]

@@ -8,7 +8,7 @@ from torch import nn
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of, state_of
-from fromage_cli.problem.beside import Declared
+from fromage_cli.problem.user_code.declared import Declared
 
 
 def state_from(tmp_path: Path, kind: Any, *, grouped: bool = False, **settings: Any) -> OptimizerState:

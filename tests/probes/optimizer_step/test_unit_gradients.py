@@ -12,10 +12,10 @@ from fromage_cli.probes.optimizer_step.unit_gradients import (
     measure_unit_gradients,
     squares_of_units,
 )
-from fromage_cli.problem.batches import Batch
-from fromage_cli.problem.loss_terms import LossTerms
-from fromage_cli.problem.problem import Problem
-from fromage_cli.problem.supervised_losses import SquaredError
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.loss_terms import LossTerms
+from fromage_cli.problem.losses.supervised_losses import SquaredError
 
 
 def problem(rows=64, norm=False, further=0):

@@ -15,8 +15,8 @@ from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.probes.optimizer_step.next_step import measure_next_step
 from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
 from fromage_cli.probes.optimizer_step.update_rules import Memory, Place, moves, tensor_step
-from fromage_cli.problem.beside import Declared
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.user_code.declared import Declared
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]

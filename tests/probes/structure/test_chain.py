@@ -4,8 +4,8 @@ from torch import nn
 
 from fromage_cli.checkpoints import TensorEntry
 from fromage_cli.probes.structure.chain import Chain, theorem_chain
-from fromage_cli.problem.beside import Declared
-from fromage_cli.problem.perceptron import build_perceptron
+from fromage_cli.problem.networks.perceptron import build_perceptron
+from fromage_cli.problem.user_code.declared import Declared
 
 
 def linear(inputs, outputs, bias=False):

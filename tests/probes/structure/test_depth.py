@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fromage_cli.probes.structure.depth import Depth, measure_depth
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
 

@@ -6,10 +6,10 @@ from torch import nn
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.probes.structure.function_distance import function_distance
-from fromage_cli.problem.batches import Batch
-from fromage_cli.problem.problem import Problem
-from fromage_cli.problem.reported_losses import ModelsOwnLoss
-from fromage_cli.problem.supervised_losses import SquaredError
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.reported_losses import ModelsOwnLoss
+from fromage_cli.problem.losses.supervised_losses import SquaredError
 
 
 @pytest.fixture

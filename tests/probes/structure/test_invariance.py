@@ -10,8 +10,8 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from fromage_cli.probes.structure.invariance import InvarianceTest, measure_invariance
-from fromage_cli.problem.budget import Budget
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.conditions.budget import Budget
+from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
 DRAWS = [(12, 1.0, 32), (24, 3.0, 16), (8, 10.0, 64), (36, 2.0, 24)]

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from fromage_cli.probes.structure.invariant_parts import Partition, candidates, half_doubled, spread
-from fromage_cli.problem.layers import TrainableTensor
+from fromage_cli.problem.networks.layers import TrainableTensor
 
 
 def orthogonal_in(parts: int, axis: int, shape: tuple[int, ...]) -> tuple[TrainableTensor, dict[str, torch.Tensor]]:

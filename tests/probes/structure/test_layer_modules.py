@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from fromage_cli.probes.structure.layer_modules import bias_of, head_counts, output_scales, owner_of
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
 

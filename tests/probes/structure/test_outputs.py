@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from fromage_cli.errors import ResourceError
 from fromage_cli.probes.structure import outputs as outputs_module
 from fromage_cli.probes.structure.outputs import Outputs, Response
-from fromage_cli.problem.batches import as_batch
-from fromage_cli.problem.budget import Budget
-from fromage_cli.problem.problem import Problem
-from fromage_cli.problem.reported_losses import FunctionLoss
+from fromage_cli.problem.conditions.budget import Budget
+from fromage_cli.problem.data.batches import as_batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.reported_losses import FunctionLoss
 
 Maker = Callable[..., Problem]
 

@@ -12,10 +12,10 @@ from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.trial_runs.rate_probe import ABOVE, conclude, measure_rate
 from fromage_cli.probes.trial_runs.short_runs import APART, STEPS, ShortRuns
 from fromage_cli.probes.trial_runs.training_rows import TrainingRows
-from fromage_cli.problem.batches import Batch, as_batch
-from fromage_cli.problem.budget import Budget
-from fromage_cli.problem.loss_terms import LossTerms
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.conditions.budget import Budget
+from fromage_cli.problem.data.batches import Batch, as_batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.loss_terms import LossTerms
 from fromage_cli.theory.rate_calibration import (
     ADAMW,
     FROMAGE,

@@ -9,8 +9,8 @@ from torch import nn
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.trial_runs.short_runs import APART, PARTS, RATES, STEPS, TAIL, make_runs
 from fromage_cli.probes.trial_runs.training_rows import training_rows
-from fromage_cli.problem.budget import Budget
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.conditions.budget import Budget
+from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
 SGD = Optimizer(name="sgd")

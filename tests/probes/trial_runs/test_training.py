@@ -16,11 +16,11 @@ from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
 from fromage_cli.probes.trial_runs.training import training
 from fromage_cli.probes.trial_runs.training_rows import training_rows
-from fromage_cli.problem.batches import as_batch
-from fromage_cli.problem.beside import Declared
-from fromage_cli.problem.budget import Budget
-from fromage_cli.problem.losses import resolve_loss
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.conditions.budget import Budget
+from fromage_cli.problem.data.batches import as_batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.losses import resolve_loss
+from fromage_cli.problem.user_code.declared import Declared
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]

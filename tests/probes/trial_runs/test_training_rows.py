@@ -6,8 +6,8 @@ from torch import nn
 
 from fromage_cli.errors import UsageError
 from fromage_cli.probes.trial_runs.training_rows import training_rows
-from fromage_cli.problem.batches import as_batch
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.data.batches import as_batch
+from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]

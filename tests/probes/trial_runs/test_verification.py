@@ -9,8 +9,8 @@ from fromage_cli.errors import ResourceError
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.trial_runs.training_rows import training_rows
 from fromage_cli.probes.trial_runs.verification import FACTORS, verify
-from fromage_cli.problem.budget import Budget
-from fromage_cli.problem.problem import Problem
+from fromage_cli.problem.conditions.budget import Budget
+from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
 

@@ -1,0 +1,146 @@
+"""A remote checkpoint in a temporary directory: headers of safetensors files alone, other files as they are.
+
+Files stand there under their own names and sizes, with holes where nothing was fetched, so that the readers of local
+files find what they look for; tensors of safetensors files are then read by ranges.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fromage_cli.checkpoints.checkpoint import Span, TensorEntry
+from fromage_cli.checkpoints.finding.directory import MAIN_FILES, own_weights
+from fromage_cli.checkpoints.formats.content import HEADER_LIMIT
+from fromage_cli.checkpoints.formats.sharded import is_index, read_index
+from fromage_cli.checkpoints.names.naming import listed
+from fromage_cli.checkpoints.storage.remote import Entry, Remote
+from fromage_cli.errors import FromageError, InputError
+
+if TYPE_CHECKING:
+    import torch
+
+DATA = ("config.json", "trainer_state.json")
+"""Small files beside weights that say something about them."""
+
+
+_ROOMS: list[tempfile.TemporaryDirectory[str]] = []
+"""They are removed when the program ends: tensors may be read until then."""
+
+
+class Mirror:
+    """The temporary directory of one remote checkpoint."""
+
+    def __init__(self, url: str) -> None:
+        """Look at what the URL leads to; nothing but listings is fetched."""
+        self.remote = Remote(url)
+        _ROOMS.append(tempfile.TemporaryDirectory(prefix="fromage-diag-"))
+        self.home = Path(_ROOMS[-1].name)
+        self.copied = 0  # bytes
+        self._entries: dict[str, Entry] = {}
+        self._fetched: set[str] = set()
+        self.headers: set[str] = set()  # names of files of which only the header is here
+        found = self.remote.list() if self.remote.entry.directory else [self.remote.entry]
+        for entry in found:
+            self._place(entry)
+
+    def weights(self) -> Path:
+        """The weights' file, with all that is needed to read its structure."""
+        weights = self._chosen()
+        for name in (*DATA, weights.name):
+            self.fetch(self.home / name)
+        if is_index(weights):
+            if not self.remote.entry.directory:
+                self._list_beside()
+            for shard in read_index(weights).shards:
+                self.fetch(shard)
+        elif self.remote.entry.directory and weights.name not in MAIN_FILES:
+            for name in self._entries:  # what else there is may be a part of it
+                self.fetch(self.home / name)
+        return weights
+
+    def only_file(self) -> Path:
+        """The one file that the URL names, for reading."""
+        if self.remote.entry.directory:
+            raise InputError(f"{self.remote.url} is a directory; a file was expected here.")
+        place = self.home / self.remote.entry.name
+        self.fetch(place)
+        return place
+
+    def _chosen(self) -> Path:
+        if not self.remote.entry.directory:
+            return self.home / self.remote.entry.name
+        weights = own_weights(self.home)
+        if weights is None:
+            raise self._nothing()
+        return weights
+
+    def fetch(self, place: Path) -> None:
+        """Let a file be readable: its header, where tensors can be read by ranges, else all of it."""
+        if place.name in self._fetched or place.name not in self._entries:
+            return
+        entry = self._entries[place.name]
+        head = self.remote.ranged(entry)
+        length = int.from_bytes((head or b"")[:8], "little")
+        if head is not None and head[8:9] == b"{" and length <= HEADER_LIMIT and entry.size is not None:
+            content = self.remote.read(entry, 0, min(8 + length, entry.size))
+            with place.open("wb") as file:
+                file.write(content)
+                file.truncate(entry.size)
+            self.headers.add(place.name)
+        else:
+            self.remote.copy(entry, place)
+            self.copied += place.stat().st_size
+        self._fetched.add(place.name)
+
+    def tensor(self, span: Span, entry: TensorEntry) -> torch.Tensor:
+        """Read a tensor's own bytes and nothing else.
+
+        The buffer is (bytes,) uint8, then (elements,) in the stored dtype, then in the stored shape.
+        """
+        import torch
+
+        content = self.remote.read(self._entries[span.version.path.name], span.begin, span.end)
+        buffer = torch.empty(len(content), dtype=torch.uint8)
+        if content:
+            buffer.numpy().data[:] = content
+        dtype: torch.dtype = getattr(torch, entry.dtype)
+        return buffer.view(dtype).reshape(entry.shape)
+
+    @property
+    def note(self) -> str:
+        """What was fetched and what will be."""
+        ranges = "tensors are read by ranges" if self.headers else f"copied {self.copied} bytes to a temporary file"
+        return f"{self.remote.url}: {ranges}."
+
+    def told(self, error: FromageError) -> FromageError:
+        """An error about the temporary directory as one about the URL."""
+        place = self.home if self.remote.entry.directory else self.home / self.remote.entry.name
+        message, hint = (text.replace(str(place), self.remote.url) for text in (error.message, error.hint))
+        return type(error)(message, hint, error.details)
+
+    def _place(self, entry: Entry) -> None:
+        """A file of that name and size without content; none where no file here can have them."""
+        if entry.directory or not entry.name or entry.name in (".", ".."):
+            return
+        with suppress(OSError, ValueError):
+            with (self.home / entry.name).open("wb") as file:
+                file.truncate(min(entry.size or 0, 2**62))
+            self._entries[entry.name] = entry
+
+    def _list_beside(self) -> None:
+        """The files beside an index that was named itself."""
+        parent = Remote(self.remote.url.rpartition("/")[0])
+        for entry in parent.list():
+            if entry.name not in self._entries:
+                self._place(entry)
+
+    def _nothing(self) -> InputError:
+        names = [entry.name for entry in self.remote.list()]
+        return InputError(
+            f"{self.remote.url} holds no weights that can be told; found: {listed(names) or 'nothing'}.",
+            hint="Name one checkpoint; series are read from local directories.",
+            details=names,
+        )

@@ -1,0 +1,109 @@
+"""The steps of a run: numbered files and directories, sorted, incomplete ones left out and named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fromage_cli.checkpoints.finding.complete import check_complete
+from fromage_cli.checkpoints.finding.directory import SUFFIXES, may_be_weights, own_weights, weights_in, without_weights
+from fromage_cli.checkpoints.names.steps import order_in_name, words_in
+from fromage_cli.checkpoints.storage.files import names_in, quoted, status_of
+from fromage_cli.errors import InputError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One member of a series."""
+
+    number: int  # the step, or the epoch where names tell only epochs
+    counts: str  # "step" or "epoch"
+    path: Path  # a weights file, or a directory that is itself a checkpoint
+    weights: Path
+
+
+@dataclass(frozen=True)
+class Series:
+    """The complete steps of a run, first to last, and what has to be said about the others."""
+
+    steps: tuple[Step, ...]
+    notes: tuple[str, ...]
+
+
+def find_series(path: str | Path) -> list[Path]:
+    """Return all complete steps of a run's directory, sorted by step; a single checkpoint is a series of one."""
+    path = Path(path)
+    status_of(path)
+    if not path.is_dir() or own_weights(path):
+        return [path]
+    return [step.path for step in read_series(path).steps]
+
+
+def read_series(directory: Path) -> Series:
+    """Return every complete step of a run's directory; InputError when there is none."""
+    candidates, notes = _one_each(_numbered(directory))
+    faults = {step.path: fault for step in candidates if (fault := _fault(step))}
+    if len(faults) == len(candidates):
+        raise without_weights(directory, tuple(faults.values()))
+    return Series(tuple(step for step in candidates if step.path not in faults), (*notes, *faults.values()))
+
+
+def highest_step(directory: Path) -> tuple[Step, tuple[str, ...]]:
+    """Return the last complete step of a run's directory and the notes on the choice; InputError when there is none."""
+    candidates, _ = _one_each(_numbered(directory))
+    faults: list[str] = []
+    for step in reversed(candidates):
+        if fault := _fault(step):
+            faults.append(fault)
+            continue
+        choice = (
+            f"Took {step.path.name!r}, the highest complete {step.counts} of {len(candidates)} in {quoted(directory)}."
+        )
+        return step, (choice, *faults) if len(candidates) > 1 else ()
+    raise without_weights(directory, tuple(faults))
+
+
+def _numbered(directory: Path) -> list[Step]:
+    """Return all members with a number in their name; epochs only where no name tells a step."""
+    members = []
+    for name in sorted(names_in(directory)):
+        path = directory / name
+        is_directory = path.is_dir()
+        order = order_in_name(name if is_directory else path.stem)
+        if order is None or name.startswith("."):
+            continue
+        if is_directory:
+            weights = weights_in(path)
+        else:
+            weights = path if any(may_be_weights(name, suffixes) for suffixes in SUFFIXES) else None
+        if weights is not None:
+            members.append(Step(order[1], order[0], path, weights))
+    steps = [member for member in members if member.counts == "step"]
+    return steps or members
+
+
+def _one_each(members: Iterable[Step]) -> tuple[list[Step], tuple[str, ...]]:
+    """Return one member per number, in numerical order: safetensors before others, plain weights before averages."""
+    chosen: dict[int, Step] = {}
+    notes = []
+    for member in sorted(members, key=_preference):
+        first = chosen.setdefault(member.number, member)
+        if first is not member:
+            notes.append(f"Left out {member.path.name!r}: {first.path.name!r} is the same {member.counts}.")
+    return [chosen[number] for number in sorted(chosen)], tuple(notes)
+
+
+def _preference(member: Step) -> tuple[bool, int, str]:
+    averaged = bool({"ema", "swa", "averaged"} & set(words_in(member.path.stem)))
+    format_rank = next((rank for rank, suffixes in enumerate(SUFFIXES) if member.weights.suffix in suffixes), 0)
+    return averaged, format_rank, member.path.name
+
+
+def _fault(step: Step) -> str:
+    """Return why a step cannot be used, or nothing when it is complete."""
+    try:
+        check_complete(step.weights)
+    except InputError as error:
+        return f"Skipped {step.path.name!r}: {error.message}"
+    return ""

@@ -1,0 +1,1 @@
+"""Names: of tensors, of files, of the steps of a run."""

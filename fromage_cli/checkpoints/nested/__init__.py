@@ -1,0 +1,1 @@
+"""Which dictionary of a training checkpoint holds the weights."""

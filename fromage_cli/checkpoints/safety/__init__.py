@@ -1,0 +1,1 @@
+"""What the pickles of a file would have run."""

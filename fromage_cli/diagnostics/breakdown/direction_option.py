@@ -1,0 +1,131 @@
+"""From `--direction` as typed to a Direction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fromage_cli.errors import MismatchError, UsageError
+
+if TYPE_CHECKING:
+    from fromage_cli.checkpoints import Checkpoint
+    from fromage_cli.probes.lines.direction import Direction
+    from fromage_cli.problem.evaluation.problem import Problem
+    from fromage_cli.problem.networks.layers import TrainableTensor
+    from fromage_cli.problem.user_code.declared import Declared
+
+NAMES = ("fromage", "sgd", "adam", "random")
+TO = "to:"
+RELATIVE = ("fromage", "random")
+"""Directions that move the matrices alone unless told otherwise; along real updates everything trainable moves."""
+
+
+def check_direction(name: str) -> None:
+    """Raises UsageError for a direction that does not exist."""
+    if name == "adamw":
+        raise UsageError(
+            "There is no direction 'adamw'.", "Choose adam: the step of AdamW too, but for its decoupled weight decay."
+        )
+    if name not in NAMES and not (name.startswith(TO) and len(name) > len(TO)):
+        raise UsageError(
+            f"There is no direction {name!r}.", f"Choose one of {', '.join(NAMES)}, or {TO}CKPT for another checkpoint."
+        )
+
+
+def moved_by_default(name: str) -> str:
+    """What `--tensors` is where it is not given: `matrices` or `all`."""
+    return "matrices" if name in RELATIVE else "all"
+
+
+def weight_copies(name: str, reload: bool, several: bool, checkpoint: Checkpoint | None) -> float:
+    """Copies of the weights held beside them: base gradient, the direction where it is stored, kept weights.
+
+    Moments from minibatches are two, as long as the direction is made; with --reload the base gradient makes room for
+    them. Of several batches each alone holds its own, beside the direction of all together where it is stored and the
+    base gradient of a random one. A tenth more is for the gradient of one tensor at a time.
+    """
+    held = 1 if name in ("fromage", "sgd", "random") else 2
+    making = 3 if name == "adam" and not reload and not _has_moments(checkpoint) else held
+    beside = 1 if several and name not in ("fromage", "sgd") else 0
+    return 0.1 + max(making, held if reload else held + 1) + beside
+
+
+def _has_moments(checkpoint: Checkpoint | None) -> bool:
+    from fromage_cli.probes.optimizer_step.moments import holds_moments
+
+    return holds_moments(checkpoint.optimizer if checkpoint is not None else None)
+
+
+def decay_left_out(name: str, checkpoint: Checkpoint | None, declared: Declared) -> float | None:
+    """The largest weight decay of any group that is no part of the Adam step; None where there is none.
+
+    Only decay that the state tells to be coupled to the gradient goes through the moments.
+    """
+    if name != "adam":
+        return None
+    state = checkpoint.optimizer if checkpoint is not None and _has_moments(checkpoint) else None
+    if state is None:
+        return declared.weight_decay or None
+    groups = [group.settings for group in state.groups if group.settings.get("decoupled_weight_decay") is not False]
+    return max((float(settings.get("weight_decay") or 0.0) for settings in groups), default=0.0) or None
+
+
+def gradient_count(name: str, points: int, problem: Problem, checkpoint: Checkpoint | None) -> float:
+    """The gradients that so many points cost, in full-batch equivalents: the base and the noise floor beside them.
+
+    Several batches are measured together and then each alone. Adam's moments take one more where no state holds them,
+    and another where the base gradient makes room for them.
+    """
+    rounds = 2 if problem.further else 1
+    count = float(rounds * (points + 2))
+    if name == "adam" and not _has_moments(checkpoint):
+        alone = [problem.on(batch) for batch in problem.batches] if problem.further else []
+        count += sum(_moment_gradients(part) * part.rows / problem.rows for part in (problem, *alone))
+    return count
+
+
+def _moment_gradients(problem: Problem) -> float:
+    from fromage_cli.probes.optimizer_step.moments import moment_rows
+
+    rows = moment_rows(problem)
+    return rows / problem.rows + (1.0 if rows and problem.saved is not None else 0.0)
+
+
+def make_direction(
+    name: str, problem: Problem, tensors: Sequence[TrainableTensor], checkpoint: Checkpoint | None
+) -> Direction:
+    """The direction of that name through the problem's weights.
+
+    Raises MismatchError when no tensor moves along it.
+    """
+    direction = _direction(name, problem, tensors, checkpoint)
+    if not direction.moves:
+        reasons = sorted({skipped.reason for skipped in direction.skipped})
+        raise MismatchError(
+            f"Along {name} none of the {len(tensors)} chosen tensors moves: {', '.join(reasons)}.",
+            "Choose another --direction, --tensors all, or another checkpoint.",
+        )
+    return direction
+
+
+def _direction(
+    name: str, problem: Problem, tensors: Sequence[TrainableTensor], checkpoint: Checkpoint | None
+) -> Direction:
+    from dataclasses import replace
+
+    from fromage_cli.checkpoints import open_checkpoint
+    from fromage_cli.probes.lines import updates
+    from fromage_cli.probes.lines.displacement import displacement_to
+    from fromage_cli.probes.optimizer_step.moments import adam_update
+
+    if name == "fromage":
+        return updates.fromage_direction(problem, tensors)
+    if name == "sgd":
+        return updates.sgd_direction(problem, tensors)
+    if name == "random":
+        return updates.random_direction(problem, tensors, problem.seed)
+    if name == "adam":
+        update, note = adam_update(problem, checkpoint.optimizer if checkpoint is not None else None)
+        return updates.adam_direction(problem, tensors, update, note)
+    displacement, notes = displacement_to(problem, open_checkpoint(name.removeprefix(TO)))
+    return replace(updates.displacement_direction(problem, tensors, displacement, name), notes=notes)

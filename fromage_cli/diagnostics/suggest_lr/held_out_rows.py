@@ -1,0 +1,52 @@
+"""Where a step raises the loss of rows that gave no part of it."""
+
+from collections.abc import Sequence
+
+from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.diagnostics.suggest_lr.result import UPHILL
+from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.probes.lines.critical import critical_rate, descent_along
+from fromage_cli.probes.optimizer_step.next_update import NextUpdate, on_rows
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.terminal.words import counted
+
+
+def critical_on_others(
+    problem: Problem,
+    update: NextUpdate,
+    tensors: Sequence[TrainableTensor],
+    state: OptimizerState | None,
+    start: float,
+) -> tuple[float | None, str]:
+    """The smallest rate whose step from some rows raises the loss of others, and words on what it rests on.
+
+    `start`: where the search begins. Costs a gradient of all rows, and forward passes of the others.
+    """
+    halves = _halves(problem)
+    if halves is None:
+        return None, "it takes two rows"
+    own, other = halves
+    try:
+        step = on_rows(update, own, state)
+        slopes = other.base.gradients
+        moved = {t.name: step.moved(t) for t in tensors if t.name in step.steps and t.name in slopes}
+        rate = critical_rate(other, moved, start, update.optimizer.contraction)
+        descends = descent_along(other, moved) > 0.0
+    except (MismatchError, NumericalError) as error:
+        return None, f"not possible; {error.message.splitlines()[0]}"
+    finally:
+        for part in halves:
+            problem.evaluations.add(part.evaluations, part.rows / problem.rows)
+    found = "the loss rises" if rate is not None else "no rise seen" if descends else UPHILL
+    return rate, f"{found}; on {counted(other.rows, 'row')}, the step from {counted(own.rows, 'other')}"
+
+
+def _halves(problem: Problem) -> tuple[Problem, Problem] | None:
+    """The rows that give the step, and others: the first batch and the rest, or halves of the only one."""
+    if problem.further:
+        return problem.on(problem.batch), problem.on(*problem.further)
+    half = problem.batch.size // 2
+    if half == 0:
+        return None
+    return problem.on(problem.batch.rows(0, half)), problem.on(problem.batch.rows(half, 2 * half))

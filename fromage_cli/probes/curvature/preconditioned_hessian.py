@@ -1,0 +1,89 @@
+"""The Hessian as an optimizer's step feels it: conditioned by second moments, by groups' rates and by coupled decay.
+
+A step w - eta S P^-1 g along a quadratic is plain descent on the eigenvectors of (S/P)^(1/2) (H + D) (S/P)^(1/2): P is
+Adam's preconditioner, S each tensor's rate over the highest, D the decay that is part of the gradient.
+Source: Cohen et al., *Adaptive gradient methods at the edge of stability*, 2022.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.probes.curvature.lanczos import Operator
+from fromage_cli.probes.optimizer_step.next_step import decays, preconditioner, rate_shares
+from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+from fromage_cli.probes.optimizer_step.update_rules import Memory
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
+from fromage_cli.problem.evaluation.problem import Problem
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What turns the Hessian into the matrix that a threshold is held against."""
+
+    scale: Tensor | None
+    """(S/P)^(1/2), [n]; None where it is 1 everywhere."""
+    decay: Tensor | None
+    """The diagonal of D, [n]; None where it is 0 everywhere."""
+    from_minibatches: bool = False
+    """Whether Adam's second moments are those of minibatch gradients at fixed weights."""
+
+    @contextmanager
+    def operator(self, problem: Problem, space: WeightSpace) -> Iterator[Operator]:
+        """The conditioned Hessian as a map of vectors [n] -> [n].
+
+        Raises MismatchError where the loss has no second derivative.
+        """
+        with hessian(problem, space) as product:
+
+            def apply(vector: Tensor) -> Tensor:
+                inner = vector if self.scale is None else self.scale * vector
+                result = product(inner) if self.decay is None else product(inner).addcmul(self.decay, inner)
+                return result if self.scale is None else self.scale * result
+
+            yield apply
+
+
+def condition(
+    problem: Problem,
+    space: WeightSpace,
+    optimizer: Optimizer,
+    state: OptimizerState | None,
+    memory: Mapping[str, Memory] | None = None,
+) -> Conditioning | None:
+    """How the optimizer conditions the Hessian; None where Adam's second moments are not known for every tensor.
+
+    `memory` stands in for them where the state holds none at all. Raises MismatchError when the state does not fit.
+    """
+    matrix, stands_in = None, False
+    if optimizer.adaptive:
+        matrix = preconditioner(problem, optimizer, state)
+        if matrix is None:
+            matrix = {
+                n: k.square.sqrt().add_(optimizer.epsilon) for n, k in (memory or {}).items() if k.square is not None
+            }
+            stands_in = True
+        if any(tensor.name not in matrix for tensor in space.tensors):
+            return None
+    scale = space.flat([matrix[tensor.name] for tensor in space.tensors]).rsqrt_() if matrix is not None else None
+    shares = rate_shares(problem, optimizer, state)
+    if shares:
+        roots = _each(space, {name: share**0.5 for name, share in shares.items()}, 1.0)
+        scale = roots if scale is None else scale.mul_(roots)
+    decay = decays(problem, optimizer, state) if optimizer.coupled_decay else {}
+    return Conditioning(scale, _each(space, decay, 0.0) if any(decay.values()) else None, stands_in)
+
+
+def uneven(problem: Problem, space: WeightSpace, optimizer: Optimizer, state: OptimizerState | None) -> bool:
+    """Whether groups differ in rate or coupled decay, so that plain eigenvalues say nothing of the optimizer's step."""
+    decay = decays(problem, optimizer, state) if optimizer.coupled_decay else {}
+    return bool(rate_shares(problem, optimizer, state)) or len({decay.get(t.name, 0.0) for t in space.tensors}) > 1
+
+
+def _each(space: WeightSpace, values: Mapping[str, float], otherwise: float) -> Tensor:
+    """One number for each tensor, spread over its entries, [n]."""
+    return space.flat([torch.full_like(t.parameter, values.get(t.name, otherwise)) for t in space.tensors])

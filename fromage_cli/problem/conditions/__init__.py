@@ -1,0 +1,1 @@
+"""What makes two evaluations of one loss comparable, and the limits on them."""

@@ -1,0 +1,178 @@
+"""The diagnostic batch: a nest of tensors that share their first dimension, from a file or the user's function."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fromage_cli.errors import InputError, MismatchError, NumericalError, UsageError
+from fromage_cli.problem.data.batch_files import READERS, TOKENS, read_tokens
+from fromage_cli.problem.data.pytrees import as_tensors, describe_shapes, in_precision, map_tensors, named_tensors
+from fromage_cli.problem.user_code.named_code import check_arguments, named_code, seeded
+from fromage_cli.problem.user_code.specification import load_named, parse_specification
+
+FORMS = (
+    "a .safetensors, .npz or .pt file, tokens in a .bin file, or code as pkg.module:function or path/file.py:function"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows of data on which every quantity is measured."""
+
+    data: Any
+    """Any nesting of dicts, tuples and lists; its tensors share their first dimension, other leaves are left alone."""
+    size: int
+    """How many rows."""
+    source: str
+    """How the batch is named in output."""
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> "Batch":
+        """Move every tensor, and cast the floating ones."""
+        return replace(self, data=map_tensors(self.data, lambda tensor: in_precision(tensor.to(device), dtype)))
+
+    def rows(self, start: int, stop: int) -> "Batch":
+        """Rows start to stop of every tensor, as views."""
+        stop = min(stop, self.size)
+        return replace(self, data=map_tensors(self.data, lambda tensor: tensor[start:stop]), size=stop - start)
+
+    def reversed(self) -> "Batch":
+        """The same rows from last to first."""
+        return replace(self, data=map_tensors(self.data, lambda tensor: tensor.flip(0)))
+
+
+def load_batches(
+    spec: str,
+    *,
+    count: int = 1,
+    spare: int = 0,
+    sequence_length: int | None = None,
+    sequences: int | None = None,
+    seed: int = 0,
+    allow_code: bool = True,
+) -> list[Batch]:
+    """Read batches from a file of named tensors, from a file of tokens, or from the user's function.
+
+    More than one come from an iterator, or from as many draws of tokens: `count`, and behind them up to `spare` more
+    where there are more.
+
+    Raises InputError (missing, truncated, empty or unsupported), UsageError (unknown form, missing length), UnsafeError
+    (pickled objects, code that may not run), MismatchError (the function failed, first dimensions disagree) and
+    NumericalError (NaN or infinity in it).
+    """
+    path = Path(spec).expanduser()
+    reader = READERS.get(path.suffix.lower())
+    if reader is None and path.suffix.lower() != TOKENS:
+        if parse_specification(spec) is None:
+            _refuse_form(spec, path)
+        return [as_batch(data, spec) for data in _call_function(spec, seed, allow_code, count, spare)]
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+        raise InputError(f"--batch {spec!r} {what} (working directory {Path.cwd()}).", f"Give {FORMS}.")
+    if reader is None:
+        draws = range(count + spare)
+        return [as_batch(read_tokens(path, sequence_length, sequences, seed + draw), spec) for draw in draws]
+    _refuse_several(count, spec, "a file of one batch")
+    return [as_batch(reader(path), spec)]
+
+
+def _refuse_several(count: int, spec: str, what: str) -> None:
+    if count > 1:
+        raise UsageError(
+            f"--batches {count} needs an iterator of batches; --batch {spec} is {what}.",
+            "Let --batch name a function that returns a DataLoader, or leave --batches out.",
+        )
+
+
+def _refuse_form(spec: str, path: Path) -> None:
+    if path.suffix == ".py":
+        raise UsageError(f"--batch {spec!r} names no function.", f"Say which: {spec}:FUNCTION.")
+    if path.exists():
+        raise InputError(f"--batch {spec!r}: extension {path.suffix!r} is not supported.", f"Give {FORMS}.")
+    raise UsageError(f"--batch {spec!r} is neither a file nor code.", f"Give {FORMS}.")
+
+
+def as_batch(data: Any, source: str) -> Batch:
+    """Check a nest and wrap it: at least one tensor, one first dimension, no empty batch, no NaN."""
+    try:
+        data = map_tensors(as_tensors(data), _plain)
+        tensors = dict(named_tensors(data))
+    except RecursionError as error:
+        raise MismatchError(
+            f"The batch from {source} is nested without end.", "Return tensors in a few dicts, tuples or lists."
+        ) from error
+    if not tensors:
+        raise InputError(f"The batch from {source} holds no tensors (it is a {type(data).__name__}).", f"Give {FORMS}.")
+    for name, tensor in tensors.items():
+        _check_tensor(name, tensor, source)
+    sizes = {tensor.shape[0] for tensor in tensors.values()}
+    if len(sizes) > 1:
+        raise MismatchError(
+            f"The tensors of the batch from {source} do not share their first dimension: {describe_shapes(data)}.",
+            "The first dimension counts the samples; repeat, split or drop the tensor that differs.",
+            [f"{name}: {tuple(tensor.shape)}" for name, tensor in tensors.items()],
+        )
+    if sizes == {0}:
+        raise InputError(f"The batch from {source} is empty: {describe_shapes(data)}.", "Give at least one sample.")
+    return Batch(data, sizes.pop(), source)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A tensor without graph that can be part of one, in a type that everything can be done with."""
+    tensor = tensor.clone() if tensor.is_inference() else tensor
+    tensor = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
+    unsigned = tensor.dtype in (torch.uint16, torch.uint32, torch.uint64)
+    return tensor.detach().to(torch.int64) if unsigned else tensor.detach()
+
+
+def _check_tensor(name: str, tensor: Tensor, source: str) -> None:
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.device.type == "meta":
+        raise InputError(f"{name} in the batch from {source} is not a dense tensor.", "Convert it with to_dense().")
+    if tensor.ndim == 0:
+        raise MismatchError(
+            f"{name} in the batch from {source} has no dimension; the first one counts the samples.",
+            "Pass a plain Python number where one value belongs to the whole batch.",
+        )
+    if tensor.is_floating_point():
+        bad = int((tensor.isnan() | tensor.isposinf()).sum())  # -inf is an ordinary attention mask
+        if bad:
+            raise NumericalError(
+                f"{name} in the batch from {source} holds {bad} of {tensor.numel()} values that are NaN or infinite.",
+                "Clean the data: no loss on it can be finite.",
+            )
+
+
+def _call_function(spec: str, seed: int, allow_code: bool, count: int, spare: int) -> list[Any]:
+    """What the user's function returns, or the first batches of the iterator or DataLoader that it returns."""
+    with seeded(seed):
+        named = load_named(spec, "--batch", allow_code=allow_code)
+    with seeded(seed):  # again: whether the file had to be imported first must not matter
+        if callable(named):
+            check_arguments(named, (), {}, "--batch")
+            with named_code(f"calling --batch {spec}"):
+                named = named()
+        if isinstance(named, Tensor | np.ndarray | Mapping | list | tuple):
+            _refuse_several(count, spec, "one batch")
+            return [named]
+        if not hasattr(named, "__iter__"):
+            wrap = " Wrap it in a torch.utils.data.DataLoader." if hasattr(named, "__getitem__") else ""
+            raise MismatchError(
+                f"--batch {spec} gave a {type(named).__name__}, neither a batch nor an iterator of batches.",
+                f"Return tensors in dicts, tuples or lists, or an iterator of such.{wrap}",
+            )
+        with named_code(f"taking the first batch of {spec}"):
+            return _first(named, spec, count, spare)
+
+
+def _first(batches: Any, spec: str, count: int, spare: int) -> list[Any]:
+    taken = [map_tensors(as_tensors(batch), torch.clone) for batch in islice(iter(batches), count + spare)]
+    if not taken:
+        raise InputError(f"--batch {spec} gave an iterator without any batch.", "Check that its data set is not empty.")
+    if len(taken) < count:
+        raise InputError(f"--batch {spec} gave {len(taken)} batches, --batches asks for {count}.", "Ask for fewer.")
+    return taken

@@ -1,0 +1,1 @@
+"""The loss, its gradient and its second derivatives."""

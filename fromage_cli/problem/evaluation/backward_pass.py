@@ -1,0 +1,115 @@
+"""One backward pass over all chunks, each gradient handed over as soon as it is complete."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from fromage_cli.errors import FromageError, MismatchError
+from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.problem.user_code.named_code import first_line, out_of_memory, raised_here
+
+if TYPE_CHECKING:
+    from fromage_cli.problem.evaluation.problem import Problem
+
+Visitor = Callable[[TrainableTensor, Tensor], None]
+"""Called with a tensor and its gradient, which is freed when the call returns."""
+
+
+class Hooks:
+    """Hooks on tensors that tell when the gradient of one is accumulated, until they are removed."""
+
+    def __init__(self, tensors: Sequence[TrainableTensor]) -> None:
+        self.watching = bool(tensors)
+        """Whether there are any; without, gradients are handed over at the end of a pass."""
+        self.arrived: Callable[[TrainableTensor], None] = lambda _: None
+        self._handles = [self._watch(tensor) for tensor in tensors]
+
+    def remove(self) -> None:
+        """Takes them off the tensors."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _watch(self, tensor: TrainableTensor) -> RemovableHandle:
+        def accumulated(_: Tensor) -> None:
+            self.arrived(tensor)
+
+        handle: RemovableHandle = tensor.parameter.register_post_accumulate_grad_hook(accumulated)  # type: ignore[no-untyped-call]
+        return handle
+
+
+class Sweep:
+    """One backward pass over all chunks, with hooks that hand each gradient over as soon as it is complete."""
+
+    def __init__(
+        self,
+        problem: "Problem",
+        hooks: Hooks,
+        visit: Visitor,
+        on_arrival: Callable[[TrainableTensor], None] | None,
+        scalar: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.problem, self.visit, self.scalar = problem, visit, scalar
+        self.chunks = problem.chunks()
+        self.last = False
+        self.divisor = 1.0
+        hooks.arrived = on_arrival or self._arrived
+        problem.drop_gradients()
+
+    def run(self) -> float:
+        """The loss; every gradient has been visited when it returns."""
+        total = count = 0.0
+        for index, chunk in enumerate(self.chunks):
+            self.last = index == len(self.chunks) - 1
+            with self.problem.evaluation():
+                terms = self.problem.loss(self.problem.model, chunk)
+                total += float(terms.total.detach())
+                count += counted(terms.count, len(self.chunks))
+                share = 1.0 if len(self.chunks) > 1 else 1.0 / terms.count
+                self.divisor = count if len(self.chunks) > 1 else 1.0
+                # not as an argument of backward(), for which torch imports its symbolic shapes: a third of a second
+                _run_backward(self.scalar(terms.total * share))
+        for tensor in self.problem.trainable:  # what did not arrive whole
+            self._hand_over(tensor)
+        return total / counted(count)
+
+    def _arrived(self, tensor: TrainableTensor) -> None:
+        if self.last and tensor.name not in self.problem.deferred:
+            self._hand_over(tensor)
+
+    def _hand_over(self, tensor: TrainableTensor) -> None:
+        gradient = tensor.parameter.grad
+        if gradient is None:
+            return
+        tensor.parameter.grad = None
+        gradient = gradient.to_dense() if gradient.is_sparse else gradient
+        self.visit(tensor, gradient.div_(self.divisor) if self.divisor != 1.0 else gradient)
+
+
+_STATE_HINT = "A model that keeps state from one call to the next needs a --loss file.py:function that resets it; "
+
+
+def _run_backward(loss: Tensor) -> None:
+    """Gradients of the loss in `.grad`; a failure of the model's graph is explained, not one of hooks.
+
+    Raises MismatchError.
+    """
+    try:
+        loss.backward()  # type: ignore[no-untyped-call]
+    except Exception as error:
+        if isinstance(error, FromageError) or out_of_memory(error) or raised_here(error):
+            raise
+        raise MismatchError(
+            f"{type(error).__name__} while computing the gradient: {first_line(error)}",
+            (_STATE_HINT if isinstance(error, RuntimeError) else "") + "--debug shows the traceback.",
+        ) from error
+
+
+def counted(count: float, chunks: int = 1) -> float:
+    """The loss's denominator. Raises MismatchError when nothing counts; a chunk of several may count nothing."""
+    if count == 0.0 and chunks == 1:
+        raise MismatchError(
+            "No target of the batch counts: all of them are ignored.", "Take rows with targets, or a larger batch."
+        )
+    return count

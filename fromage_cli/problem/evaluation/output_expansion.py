@@ -1,0 +1,123 @@
+"""The model's output to second order in the weights: f + J d + d^T H_f d / 2, for each sample and each output.
+
+Reverse mode alone, so that kinks count as the derivative does and normalisation layers are right, where nested forward
+mode is silently wrong: with a cotangent u, s(w, u) = u . f(w) gives J d = d/du [d . ds/dw] and d^T H_f d = d/du of its
+second derivative along d; both are linear in u. Source: Zhu et al., *Quadratic models for understanding catapult
+dynamics*, ICLR 2024.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fromage_cli.problem.conditions.double_backward import double_backward, explained
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.supervised_losses import OUTPUT_LOSSES, predict
+
+EXPANSION_PRODUCTS = 2.0
+"""Hessian-vector products that one expansion along a direction counts as: it takes 1.4 to 2.8 of them."""
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The output of one chunk along a direction."""
+
+    output: Tensor
+    """f at the weights, [rows, …]."""
+    first: Tensor
+    """J d, of the same shape."""
+    second: Tensor
+    """d^T H_f d, of the same shape."""
+    target: Tensor
+
+    def at(self, distance: float = 1.0) -> Tensor:
+        """The output at w + distance * d."""
+        return self.output + distance * self.first + 0.5 * distance**2 * self.second
+
+
+def expand_outputs(problem: Problem, space: WeightSpace, direction: Sequence[Tensor]) -> list[Expansion]:
+    """The expansion of every chunk along a direction, tensors shaped as the weights.
+
+    For losses that are a known function of the output. Raises MismatchError without a second derivative.
+    """
+    found = []
+    for chunk in problem.chunks():
+        with _differentiated(problem):
+            output, target = predict(problem.model, chunk)
+            found.append(_expansion(output, target, space.weights, direction))
+    problem.evaluations.hessian_vector_products += EXPANSION_PRODUCTS
+    return found
+
+
+def model_loss(problem: Problem, expansions: Sequence[Expansion], distance: float = 1.0) -> float:
+    """The loss of the expanded outputs: no pass through the model."""
+    loss = problem.loss
+    assert isinstance(loss, OUTPUT_LOSSES)
+    with torch.no_grad():
+        terms = [loss.terms(expansion.at(distance), expansion.target) for expansion in expansions]
+    return float(sum(float(term.total) for term in terms) / sum(term.count for term in terms))
+
+
+def model_gradient(problem: Problem, space: WeightSpace, displacement: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+    """Loss and gradient of the quadratic model at w + displacement; for a displacement of zero those of the loss.
+
+    With r = dl/df at the expanded output, the gradient is J^T r + H[r . f] displacement.
+    """
+    total, count, gradient = 0.0, 0.0, [torch.zeros_like(weight) for weight in space.weights]
+    for chunk in problem.chunks():
+        with _differentiated(problem):
+            terms_total, terms_count, parts = _chunk_gradient(problem, chunk, space.weights, displacement)
+        total, count = total + terms_total, count + terms_count
+        gradient = [whole.add_(part) for whole, part in zip(gradient, parts, strict=True)]
+    problem.evaluations.hessian_vector_products += EXPANSION_PRODUCTS + 1.0
+    return total / count, [part.div_(count) for part in gradient]
+
+
+@contextmanager
+def _differentiated(problem: Problem) -> Iterator[None]:
+    problem.budget.check()
+    with problem.evaluation(), double_backward(problem.model), explained():
+        yield
+
+
+def _chunk_gradient(
+    problem: Problem, chunk: Batch, weights: list[nn.Parameter], displacement: Sequence[Tensor]
+) -> tuple[float, float, list[Tensor]]:
+    """Total and count of a chunk's loss in the quadratic model, and the total's gradient."""
+    loss = problem.loss
+    assert isinstance(loss, OUTPUT_LOSSES)
+    output, target = predict(problem.model, chunk)
+    leaf = _expansion(output, target, weights, displacement).at().requires_grad_()
+    terms = loss.terms(leaf, target)
+    (slope,) = torch.autograd.grad(terms.total, leaf)
+    cotangent = slope.requires_grad_()  # an operation that is differentiable only once must raise
+    pulled = torch.autograd.grad(output, weights, cotangent, create_graph=True, materialize_grads=True)
+    turned = torch.autograd.grad(_along(pulled, displacement), weights, materialize_grads=True)
+    return (
+        float(terms.total.detach()),
+        terms.count,
+        [first.detach() + second for first, second in zip(pulled, turned, strict=True)],
+    )
+
+
+def _expansion(output: Tensor, target: Tensor, weights: list[nn.Parameter], direction: Sequence[Tensor]) -> Expansion:
+    cotangent = torch.zeros_like(output).requires_grad_()
+    pulled = torch.autograd.grad(output, weights, cotangent, create_graph=True, materialize_grads=True)
+    slope = _along(pulled, direction)
+    (first,) = torch.autograd.grad(slope, cotangent, retain_graph=True, materialize_grads=True)
+    curved = torch.autograd.grad(slope, weights, create_graph=True, materialize_grads=True)
+    curvature = _along(curved, direction)
+    second = torch.zeros_like(output)
+    if curvature.requires_grad:  # an output that is linear in the weights has none
+        (second,) = torch.autograd.grad(curvature, cotangent, retain_graph=True, materialize_grads=True)
+    return Expansion(output.detach(), first.detach(), second.detach(), target)
+
+
+def _along(parts: Sequence[Tensor], direction: Sequence[Tensor]) -> Tensor:
+    """The inner product, a scalar with its graph."""
+    return torch.stack([(part * other).sum() for part, other in zip(parts, direction, strict=True)]).sum()

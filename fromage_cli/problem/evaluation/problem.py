@@ -1,0 +1,327 @@
+"""Problem: model, loss and batch, and the two things every diagnostic asks of them – a loss and its derivatives."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from copy import copy
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.problem.conditions.budget import Budget
+from fromage_cli.problem.conditions.evaluation import Mode, batch_statistics_modules, comparable, steady
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.backward_pass import Hooks, Sweep, Visitor, counted
+from fromage_cli.problem.losses.call import unwrapped
+from fromage_cli.problem.losses.losses import Loss
+from fromage_cli.problem.networks.layers import TrainableTensor, frozen_names, trainable_tensors
+
+SMALL = 1 << 18
+"""Entries of all trainable tensors up to which their gradients may be held together: a megabyte in float32."""
+SPLIT_TOLERANCE = 1e-5
+"""Relative gap between the loss of the whole batch and of its chunks above which splitting is refused."""
+
+
+@dataclass
+class Evaluations:
+    """How much was computed, in full-batch equivalents."""
+
+    gradients: float = 0.0
+    forwards: float = 0.0
+    hessian_vector_products: float = 0.0
+
+    def add(self, part: "Evaluations", share: float) -> None:
+        """Counts what was computed on a part of the rows; `share`: of all of them."""
+        self.gradients += share * part.gradients
+        self.forwards += share * part.forwards
+        self.hessian_vector_products += share * part.hessian_vector_products
+
+
+@dataclass(frozen=True)
+class Base:
+    """Loss and gradient at the weights of the checkpoint."""
+
+    loss: float
+    gradients: dict[str, Tensor]
+    """By tensor name, in model order; tensors that receive none are left out."""
+
+
+@dataclass
+class Problem:
+    """A scalar loss as a function of named tensors, evaluated under the same conditions every time."""
+
+    model: nn.Module
+    loss: Loss
+    batch: Batch
+    mode: Mode = "auto"
+    seed: int = 0
+    further: tuple[Batch, ...] = ()
+    """Batches beside the first: the loss is that of all rows, each batch evaluated on its own."""
+    spare: tuple[Batch, ...] = ()
+    """More of the same kind, which only training steps use; they may lie on another device until then."""
+    micro_batch: int | None = None
+    """Rows per chunk; None evaluates the whole batch at once."""
+    saved: Callable[[TrainableTensor], Tensor] | None = None
+    """Reads a tensor's weights again, so that no copy need be kept while they are displaced."""
+    autocast: bool = False
+    """Run the passes in bfloat16; weights and reductions stay in their own precision."""
+    budget: Budget = field(default_factory=Budget)
+    evaluations: Evaluations = field(default_factory=Evaluations)
+
+    def __post_init__(self) -> None:
+        self.trainable = trainable_tensors(unwrapped(self.model))
+        self.frozen = frozen_names(unwrapped(self.model))
+        self.deferred: set[str] = set()
+        self._parameters = list(self.model.parameters())
+        self._hooks: Hooks | None = None
+        if not self.trainable:
+            raise MismatchError(
+                f"The model has no trainable tensor ({len(self.frozen)} frozen).",
+                "Let the factory return it with requires_grad=True on the tensors that training would move.",
+            )
+        if self.micro_batch is not None and self.micro_batch < max(batch.size for batch in self.batches):
+            self._refuse_unfaithful_split()
+
+    @cached_property
+    def base(self) -> Base:
+        """Loss and gradient at the current weights, computed once.
+
+        Raises NumericalError when either is not finite and MismatchError when no tensor receives a gradient.
+        """
+        gradients: dict[str, Tensor] = {}
+        arrivals: dict[str, int] = {}
+
+        def count(tensor: TrainableTensor) -> None:
+            arrivals[tensor.name] = arrivals.get(tensor.name, 0) + 1
+
+        loss = self._backward(lambda tensor, gradient: gradients.__setitem__(tensor.name, gradient), on_arrival=count)
+        self.deferred = {name for name, times in arrivals.items() if times > len(self.chunks())}
+        if not gradients:
+            raise MismatchError(
+                "No trainable tensor receives a gradient from this loss.",
+                "The loss must be computed from the model's output without detach() or no_grad().",
+            )
+        _require_finite(loss, gradients)
+        return Base(loss, {t.name: gradients[t.name] for t in self.trainable if t.name in gradients})
+
+    @cached_property
+    def receiving(self) -> list[TrainableTensor]:
+        """The trainable tensors that receive a gradient, in model order."""
+        return [tensor for tensor in self.trainable if tensor.name in self.base.gradients]
+
+    @property
+    def layers(self) -> list[TrainableTensor]:
+        """The tensors that receive a gradient and have two or more dimensions, in model order."""
+        return [tensor for tensor in self.receiving if tensor.is_layer]
+
+    @property
+    def unused(self) -> list[str]:
+        """The names of trainable tensors that receive no gradient."""
+        return [tensor.name for tensor in self.trainable if tensor.name not in self.base.gradients]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.trainable[0].parameter.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return self.trainable[0].parameter.dtype
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        """All of them."""
+        return (self.batch, *self.further)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are in all batches."""
+        return sum(batch.size for batch in self.batches)
+
+    def on(self, batch: Batch, *further: Batch) -> "Problem":
+        """The same problem on other rows; it counts its evaluations for itself."""
+        other = copy(self)
+        other.batch, other.further, other.evaluations = batch, further, Evaluations()
+        for remembered in ("base", "receiving"):
+            other.__dict__.pop(remembered, None)
+        return other
+
+    def value(self) -> float:
+        """The loss at the current weights, by forward passes alone; may be infinite or not a number."""
+        self.budget.check()
+        total = count = 0.0
+        for chunk in self.chunks():
+            with self.evaluation(), torch.no_grad():
+                terms = self.loss(self.model, chunk)
+                total += float(terms.total)
+                count += terms.count
+        self.evaluations.forwards += 1
+        return total / counted(count)
+
+    def visit_gradient(self, visit: Visitor) -> float:
+        """The loss at the current weights; `visit` sees each tensor's gradient as it appears, then it is freed.
+
+        Unless the visitor keeps it, no gradient outlives its visit, so the memory above the weights is that of one
+        tensor; within `steady` a small network's gradients are all there until the pass is done.
+        """
+        return self._backward(visit)
+
+    def visit_gradient_of(self, scalar: Callable[[Tensor], Tensor], visit: Visitor) -> None:
+        """Visits the gradient of a scalar made from the loss, as `visit_gradient` does that of the loss.
+
+        `scalar` must be linear in the loss, so that chunks can be added. Counts as no gradient.
+        """
+        self._backward(visit, scalar=scalar)
+        self.evaluations.gradients -= 1
+
+    def evaluation(self) -> AbstractContextManager[None]:
+        """The conditions of every evaluation."""
+        conditions = comparable(self.model, self.mode, self.seed, generators_kept=self._hooks is not None)
+        return self._autocast(conditions) if self.autocast else conditions
+
+    @contextmanager
+    def _autocast(self, conditions: AbstractContextManager[None]) -> Iterator[None]:
+        with conditions, torch.autocast(self.device.type, dtype=torch.bfloat16):
+            yield
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Many evaluations: modes and hooks are set up once and taken back once, as are the generators.
+
+        It changes no number; it saves what an evaluation of a small network costs beside its passes. So small a one has
+        no hooks either: its gradients are handed over when a pass is done.
+        """
+        if self._hooks is not None:
+            yield
+            return
+        small = sum(tensor.parameter.numel() for tensor in self.trainable) <= SMALL
+        hooks = Hooks(() if small else self.trainable)
+        try:
+            with steady(self.model, self.mode):
+                self._hooks = hooks
+                yield
+        finally:
+            self._hooks = None
+            hooks.remove()
+
+    @contextmanager
+    def displaced(self, tensors: Sequence[TrainableTensor]) -> Iterator[Mapping[str, Tensor]]:
+        """The tensors' own weights, by name; they are put back bit for bit however the block ends.
+
+        They are copies, or read from the checkpoint whenever they are asked for.
+        """
+        origin: Mapping[str, Tensor]
+        if self.saved is not None:
+            origin = _Saved({tensor.name: tensor for tensor in tensors}, self.saved)
+        else:
+            origin = {tensor.name: tensor.parameter.detach().clone() for tensor in tensors}
+        try:
+            yield origin
+        finally:
+            for tensor in tensors:
+                tensor.parameter.data.copy_(origin[tensor.name])
+
+    @contextmanager
+    def base_gradients_released(self) -> Iterator[None]:
+        """Frees the base gradients, wherever they are held; asked for after the block, they cost another gradient.
+
+        The loss stays known, and which tensors receive a gradient.
+        """
+        _ = self.receiving
+        self.base.gradients.clear()
+        try:
+            yield
+        finally:
+            del self.__dict__["base"]
+
+    def drop_gradients(self) -> None:
+        """Leaves no gradient on the model for the next backward pass to add to."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def chunks(self) -> list[Batch]:
+        """What is evaluated at once: the batches, split where micro-batches are asked for."""
+        return [
+            batch.rows(start, start + size) if size < batch.size else batch
+            for batch in self.batches
+            for size in [self.micro_batch or batch.size]
+            for start in range(0, batch.size, size)
+        ]
+
+    def _backward(
+        self,
+        visit: Visitor,
+        on_arrival: Callable[[TrainableTensor], None] | None = None,
+        scalar: Callable[[Tensor], Tensor] = lambda loss: loss,
+    ) -> float:
+        self.budget.check()
+        hooks = self._hooks
+        if hooks is None or (on_arrival is not None and not hooks.watching):
+            hooks = Hooks(self.trainable)
+        try:
+            loss = Sweep(self, hooks, visit, on_arrival, scalar).run()
+        finally:
+            self.drop_gradients()
+            if hooks is not self._hooks:
+                hooks.remove()
+        self.evaluations.gradients += 1
+        return loss
+
+    def _refuse_unfaithful_split(self) -> None:
+        if self.mode != "eval" and batch_statistics_modules(self.model):
+            raise MismatchError(
+                "With BatchNorm in training behaviour the chunk defines the statistics, so --micro-batch would "
+                "measure another loss.",
+                "Leave --micro-batch out, use a smaller batch, or choose --mode eval.",
+            )
+        split, size = self.value(), self.micro_batch
+        self.micro_batch = None
+        whole = self.value()
+        self.micro_batch = size
+        gap = abs(split - whole) / max(abs(whole), 1e-12)
+        if not gap <= SPLIT_TOLERANCE:
+            raise MismatchError(
+                f"Splitting the batch into chunks of {size} changes the loss from {whole:.8g} to {split:.8g} "
+                f"(relative gap {gap:.1e}, at most {SPLIT_TOLERANCE:.0e} is accepted).",
+                "The loss or the model mixes rows, or draws random numbers; leave --micro-batch out.",
+            )
+
+
+class _Saved(Mapping[str, Tensor]):
+    """Weights that are read when they are asked for."""
+
+    def __init__(self, tensors: dict[str, TrainableTensor], read: Callable[[TrainableTensor], Tensor]) -> None:
+        self.tensors, self.read = tensors, read
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.read(self.tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all of it is: what is not shows in the sum, which needs no memory but may itself overflow."""
+    return bool(tensor.sum().isfinite()) or bool(torch.isfinite(tensor).all())
+
+
+def _require_finite(loss: float, gradients: dict[str, Tensor]) -> None:
+    if not torch.isfinite(torch.tensor(loss)):
+        raise NumericalError(
+            f"The loss at the checkpoint's own weights is {loss}.",
+            "Look for NaN or infinite weights, a batch that is not normalised as in training, or the wrong loss.",
+        )
+    bad = [name for name, gradient in gradients.items() if not _is_finite(gradient)]
+    if bad:
+        raise NumericalError(
+            f"The gradient at the checkpoint's own weights is not finite in {len(bad)} of {len(gradients)} tensors, "
+            f"first in {bad[0]!r}.",
+            "Try --dtype float64; if it stays, the loss has no gradient at these weights.",
+            bad,
+        )

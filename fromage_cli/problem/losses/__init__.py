@@ -1,0 +1,1 @@
+"""Which loss, and how the batch reaches the network."""

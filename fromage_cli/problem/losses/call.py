@@ -1,0 +1,226 @@
+"""How a batch reaches a model's `forward`: which tensors are inputs, which one is the target, and by what name."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import nn
+
+from fromage_cli.errors import FromageError, MismatchError
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.data.pytrees import describe_shapes, map_tensors, named_tensors
+from fromage_cli.problem.user_code.named_code import first_line, named_code, out_of_memory
+
+INPUT_NAMES = ("x", "input", "inputs")
+TARGET_NAMES = ("y", "target", "targets")
+LABEL_NAMES = ("label", "labels")
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any], Any]
+"""Positional arguments, named arguments, target (None when the batch has none)."""
+
+
+def call_model(model: nn.Module, batch: Batch) -> Any:
+    """The model's output on the batch.
+
+    Raises MismatchError when the batch does not match the arguments of `forward`, or `forward` fails on it.
+    """
+    positional, named, _ = inputs_and_targets(model, batch)
+    return forward(model, batch, positional, named)
+
+
+def forward(model: nn.Module, batch: Batch, positional: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    """Call the model with arguments that are already bound, and explain its failure with the batch's shapes."""
+    try:
+        with named_code("running the model", passing=(Exception,)):
+            nested = any(isinstance(value, dict | list) for value in (*positional, *named.values()))
+            if id(model) in _LEAVING and not nested:
+                return model(*positional, **named)  # a call makes new containers itself
+            with handed_over(model, (positional, named)) as given:
+                return model(*given[0], **given[1])
+    except FromageError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            with named_code("running the model"):
+                raise
+        raise MismatchError(
+            f"The model failed on the batch: {type(error).__name__}: {first_line(error)}\n"
+            f"batch: {describe_shapes(batch.data)}\nmodel: {signature_text(model)}",
+            "Check that the batch has the shapes and types that the model was trained on; --debug shows the traceback.",
+        ) from error
+
+
+_LEAVING: WeakValueDictionary[int, object] = WeakValueDictionary()
+"""Models and losses that were seen to leave their input as it is, by identity."""
+
+
+@contextmanager
+def handed_over(user: object, data: Any) -> Iterator[Any]:
+    """A nest of tensors for one call of a model or a loss to do with as it likes: every other call has to see the same.
+
+    Training never looks at a batch again, so a network may write into its input (`x.mul_(2)`) and a loss take a batch
+    apart (`batch.pop("y")`). Containers are new each time; tensors are copies until a call has left them as they were.
+    """
+    leaving = id(user) in _LEAVING
+    given = map_tensors(data, (lambda tensor: tensor) if leaving else torch.clone)
+    tensors = [] if leaving else [tensor for _, tensor in named_tensors(given)]
+    yield given
+    if not leaving and all(tensor._version == 0 for tensor in tensors):
+        with suppress(TypeError):  # what cannot be referred to weakly goes on being given copies
+            _LEAVING[id(user)] = user
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside `torch.compile`, DataParallel and DistributedDataParallel."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
+def signature_text(model: nn.Module) -> str:
+    """`Name.forward(x, mask=None)`, for messages."""
+    inner = unwrapped(model)
+    plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in _parameters(inner)]
+    return f"{type(inner).__name__}.forward{inspect.Signature(plain)}"
+
+
+def _parameters(model: nn.Module) -> list[inspect.Parameter]:
+    return _parameters_of(unwrapped(model).forward)
+
+
+@lru_cache(maxsize=1)
+def _parameters_of(forward: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The arguments of a `forward`; only the last one that was looked at is remembered."""
+    if hasattr(forward, "schema"):
+        return [_scripted_parameter(argument) for argument in forward.schema.arguments[1:]]
+    try:
+        return list(inspect.signature(forward).parameters.values())
+    except (TypeError, ValueError):  # a function of an extension does not show its arguments
+        return [inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL)]
+
+
+def _scripted_parameter(argument: torch.Argument) -> inspect.Parameter:
+    """An argument of a scripted module's `forward`."""
+    default = argument.default_value if argument.has_default_value() else inspect.Parameter.empty
+    return inspect.Parameter(argument.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
+
+
+@lru_cache(maxsize=1)
+def inputs_and_targets(model: nn.Module, batch: Batch) -> Arguments:
+    """Bind a batch to the arguments of `forward`.
+
+    A dict goes by name; `x`, `input` or `inputs` stands for the first argument, `y`, `target` or `targets` and `label`
+    or `labels` for the target. The target is passed on only to an argument that is called so. The first three and the
+    last two are kept apart, since a language model shifts `labels` itself, but not `targets`; an argument that must be
+    given takes either. In a tuple the last element is the target when `forward` can do without it. What was bound last
+    is remembered.
+
+    Raises MismatchError with the batch's names and the signature.
+    """
+    parameters = _parameters(model)
+    if isinstance(batch.data, Mapping):
+        bound = _bind_names(batch.data, parameters)
+    elif isinstance(batch.data, list | tuple):
+        bound = _bind_sequence(batch.data, parameters)
+    else:
+        bound = (batch.data,), {}, None
+    unmatched = bound is None
+    if bound is not None:
+        try:
+            inspect.Signature(parameters).bind(*bound[0], **bound[1])
+        except TypeError:
+            unmatched = True
+    if bound is None or unmatched:
+        raise MismatchError(
+            f"The batch does not match the model's arguments.\n"
+            f"batch: {describe_shapes(batch.data)}\nmodel: {signature_text(model)}",
+            "Name the tensors as the arguments, or x and y; or give --loss file.py:function, which calls the model.",
+        )
+    return bound
+
+
+def _bind_names(data: Mapping[str, Any], parameters: Sequence[inspect.Parameter]) -> Arguments | None:
+    """Bind a dict by name; None when a tensor finds no argument."""
+    names = {parameter.name for parameter in parameters if parameter.kind not in (_POSITIONAL[0], *_VARIABLE)}
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+    named = {key: value for key, value in data.items() if key in names}
+    target_key = next((key for key in data if key in TARGET_NAMES + LABEL_NAMES), None)
+    rest = {key: value for key, value in data.items() if key not in named and key != target_key}
+    if target_key is not None and target_key not in named:
+        parameter = _target_parameter(target_key, parameters, named)
+        if parameter is not None:
+            named[parameter] = data[target_key]
+    positional: tuple[Any, ...] = ()
+    for key in [key for key in rest if key in INPUT_NAMES]:
+        if _first_free(parameters, named) is not None and not positional:
+            inner, named_inside = _spread(rest.pop(key), names - named.keys())
+            positional, named = inner, named | named_inside
+    if takes_any:
+        named |= rest
+    elif any(True for _ in named_tensors(rest)):
+        return None
+    return positional, named, None if target_key is None else data[target_key]
+
+
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _spread(value: Any, names: set[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """One input: as named arguments when it is a dict of those, else as the first argument."""
+    if isinstance(value, Mapping) and value and set(value) <= names:
+        return (), dict(value)
+    return (value,), {}
+
+
+def _first_free(parameters: Sequence[inspect.Parameter], named: Mapping[str, Any]) -> inspect.Parameter | None:
+    """The first positional argument when no name has filled it."""
+    for parameter in parameters:
+        if parameter.kind in (*_POSITIONAL, inspect.Parameter.VAR_POSITIONAL):
+            return None if parameter.name in named else parameter
+    return None
+
+
+def _target_parameter(key: str, parameters: Sequence[inspect.Parameter], named: Mapping[str, Any]) -> str | None:
+    """The argument that takes the target under another of its names."""
+    same_kind = TARGET_NAMES if key in TARGET_NAMES else LABEL_NAMES
+    for parameter in parameters:
+        required = parameter.default is inspect.Parameter.empty and parameter.kind not in _VARIABLE
+        free = parameter.name not in named
+        if free and (parameter.name in same_kind or (required and parameter.name in TARGET_NAMES + LABEL_NAMES)):
+            return parameter.name
+    return None
+
+
+def _bind_sequence(data: Sequence[Any], parameters: Sequence[inspect.Parameter]) -> Arguments:
+    """Bind a tuple by position; its last element is the target when `forward` does not require it."""
+    names = {parameter.name for parameter in parameters if parameter.kind not in (_POSITIONAL[0], *_VARIABLE)}
+    places = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
+    required = sum(parameter.default is inspect.Parameter.empty for parameter in places)
+    count = len(data)
+    if count == 1:
+        positional, named = _spread(data[0], names)
+        return positional, named, None
+    takes_target = count <= len(places) and places[count - 1].name in TARGET_NAMES + LABEL_NAMES
+    if takes_target:
+        return tuple(data), {}, data[-1]
+    if isinstance(data[0], Mapping) and count == 2:
+        positional, named = _spread(data[0], names)
+        return positional, named, data[-1]
+    if required >= count:
+        return tuple(data), {}, None
+    return tuple(data[:-1]), {}, data[-1]
+
+
+def is_scalar(value: Any) -> bool:
+    """Whether a value is a floating tensor without dimensions."""
+    return isinstance(value, torch.Tensor) and value.ndim == 0 and value.is_floating_point()

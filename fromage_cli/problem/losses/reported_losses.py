@@ -1,0 +1,104 @@
+"""Losses that somebody else computes: the model itself, or the user's function."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fromage_cli.errors import MismatchError
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.losses.call import call_model, forward, handed_over, inputs_and_targets, is_scalar, unwrapped
+from fromage_cli.problem.losses.loss_terms import LossTerms, scalar_loss
+from fromage_cli.problem.user_code.named_code import named_code
+
+
+def own_loss(output: Any) -> Any:
+    """The loss inside a model's output: `.loss`, the key `loss`, a scalar, or a scalar in a tuple; None without one."""
+    if isinstance(output, Mapping):
+        return output.get("loss")
+    if getattr(output, "loss", None) is not None:
+        return output.loss
+    if is_scalar(output):
+        return output
+    if isinstance(output, list | tuple):
+        return next((item for item in output if is_scalar(item)), None)
+    return None
+
+
+@dataclass(frozen=True)
+class ModelsOwnLoss:
+    """The mean loss that the model returns beside, or instead of, its output.
+
+    Its denominator is taken to be the number of integer targets that are not negative, else the number of rows. The
+    first target of each row is not counted where the model is a causal language model of the Hugging Face kind, which
+    shifts `labels` itself.
+    """
+
+    name: str = "model's own"
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
+        """The model's loss times its denominator, and the denominator."""
+        positional, named, target = inputs_and_targets(model, batch)
+        loss = scalar_loss(own_loss(forward(model, batch, positional, named)), "the model")
+        count = counted_targets(model, target, batch)
+        return LossTerms(loss * count if count > 0.0 else _zero(model), count)
+
+
+def _zero(model: nn.Module) -> Tensor:
+    """Nothing, as a function of the weights: the mean over no targets is not a number, and counts for nothing."""
+    return torch.stack([0.0 * value.flatten()[0] for value in model.parameters() if value.requires_grad]).sum()
+
+
+def counted_targets(model: nn.Module, target: Any, batch: Batch) -> float:
+    """Over how many targets a model's own loss is the mean."""
+    if not isinstance(target, Tensor) or target.is_floating_point() or target.is_complex():
+        return float(batch.size)
+    kind = type(unwrapped(model)).__name__
+    shifted = target.ndim == 2 and kind.endswith(("ForCausalLM", "LMHeadModel"))
+    counted = target[:, 1:] if shifted else target
+    return float((counted >= 0).sum())
+
+
+@dataclass(frozen=True)
+class OutputLoss:
+    """The model's output is the loss, a mean over rows."""
+
+    name: str = "output"
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
+        """The output times the number of rows, and that number."""
+        loss = scalar_loss(call_model(model, batch), "the model's output")
+        return LossTerms(loss * batch.size, float(batch.size))
+
+
+@dataclass(frozen=True)
+class FunctionLoss:
+    """The user's `function(model, batch, **hyperparameters)`, which returns a mean over rows or (sum, count)."""
+
+    name: str
+    function: Callable[..., Any]
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
+        """The function's sum and count; of a mean, the mean times the number of rows."""
+        with named_code(f"computing the loss {self.name}"), handed_over(self.function, batch.data) as data:
+            value = self.function(model, data, **self.hyperparameters)
+        if isinstance(value, tuple | list):
+            return self._sum_and_count(value)
+        return LossTerms(scalar_loss(value, self.name) * batch.size, float(batch.size))
+
+    def _sum_and_count(self, value: tuple[Any, ...] | list[Any]) -> LossTerms:
+        if len(value) != 2 or not _is_count(value[1]):
+            raise MismatchError(
+                f"{self.name} returned {len(value)} values; expected a scalar, or (sum, count), the count 0 or more.",
+                "Return (loss summed over samples, number of samples).",
+            )
+        return LossTerms(scalar_loss(value[0], self.name), float(value[1]))
+
+
+def _is_count(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        value = value.item() if value.numel() == 1 and not value.is_complex() else None
+    return isinstance(value, int | float) and 0 <= value < torch.inf

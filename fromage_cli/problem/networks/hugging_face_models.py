@@ -1,0 +1,183 @@
+"""`--model hf`: a network of the transformers library, from the config.json beside a checkpoint.
+
+The configuration is data from the same source as the weights. Only classes that transformers itself ships are made from
+it; what would fetch or run anything else – code of its own, kernels and backbones from a hub – is refused or dropped.
+"""
+
+import importlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fromage_cli.checkpoints.finding.directory import ACCELERATE
+from fromage_cli.checkpoints.storage.json_file import read_object
+from fromage_cli.errors import InputError, MismatchError, UnsafeError, UsageError
+from fromage_cli.problem.user_code.named_code import named_code, seeded
+
+if TYPE_CHECKING:
+    from fromage_cli.checkpoints import Checkpoint
+
+ARCHITECTURE = "architecture"
+"""`--model-arg architecture=NAME` names another class than the configuration does."""
+LOADING = (
+    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset"),
+    *("experts_implementation", "_experts_implementation", "_experts_implementation_internal", "use_kernels"),
+    *("kernel_config", "trust_remote_code", "use_pretrained_backbone", "dtype", "torch_dtype", "auto_map"),
+    *("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
+)
+"""Keys that say how to load or speed up a model, not what it is; some of them name code elsewhere.
+
+The last ones are timm's, to which transformers hands whole dictionaries on: it would unpickle a file that they name.
+"""
+
+COUNTS = re.compile(r"layer|depth|block|expert|head|stage")
+"""Words in the names of numbers that say how many modules there are."""
+LEAST_COUNT = 1000
+"""Modules that a network may have, however few tensors the checkpoint has."""
+LEAST_SIZE, TIMES = 100_000_000, 16
+"""Numbers that a network may have, however few the checkpoint has, and how many times more than it."""
+
+
+def build_hugging_face(
+    checkpoint: "Checkpoint | None", arguments: Mapping[str, Any], seed: int = 0
+) -> tuple[nn.Module, str]:
+    """The model that config.json describes, with weights of its own, and how to describe it.
+
+    `arguments` replace values of the configuration. Attention is computed step by step, so that it can be
+    differentiated twice. Raises UsageError (no checkpoint, no transformers), InputError (no configuration, or none that
+    transformers knows), UnsafeError (it asks for code of its own) and MismatchError (transformers cannot build it).
+    """
+    if checkpoint is None:
+        raise UsageError("--model hf reads config.json beside a checkpoint, and there is none.", "Give CKPT.")
+    path = _configuration(checkpoint)
+    values = {**read_object(path), **arguments}
+    named = arguments.get(ARCHITECTURE)
+    _refuse_code(path, values, named is not None)
+    _refuse_counts(path, values, max(LEAST_COUNT, len(checkpoint.entries)))
+    transformers = _library()
+    with offline(), seeded(seed), named_code(f"building the model of {path}"):
+        kind = _class(transformers, path, values, named)
+        configuration = kind.config_class.from_dict(_plain(values))
+        configuration.use_cache = False
+        _refuse_size(path, _without_memory(kind, configuration), checkpoint.parameters)
+        model = kind._from_config(configuration, attn_implementation="eager", dtype="float32")
+    return model, f"{kind.__name__} of transformers {transformers.__version__}, from {path}"
+
+
+def _configuration(checkpoint: "Checkpoint") -> Path:
+    weights = checkpoint.weights or checkpoint.path
+    home = weights.parent.parent if weights.parent.name == ACCELERATE[0] else weights.parent
+    path = home / "config.json"
+    if not path.is_file():
+        raise InputError(
+            f"--model hf needs config.json beside the weights; {str(home)!r} has none.",
+            "Copy it there, or build the network yourself: --model file.py:factory.",
+        )
+    return path
+
+
+def _refuse_code(path: Path, values: Mapping[str, Any], chosen: bool) -> None:
+    """Refuse a configuration that names code of its own, unless the user names a class of transformers instead."""
+    if values.get("auto_map") and not chosen:
+        raise UnsafeError(
+            f"{path} asks for code that is not part of transformers (auto_map). Nothing was executed.",
+            "Build the network yourself: --model file.py:factory. If a class of transformers fits: --model-arg "
+            f"{ARCHITECTURE}=NAME.",
+        )
+    if values.get("quantization_config"):
+        raise InputError(
+            f"{path} says that the weights are quantised: they have no gradient to measure.",
+            "Measure the checkpoint that they were made from.",
+        )
+
+
+def _refuse_counts(path: Path, values: Any, most: int, key: str = "") -> None:
+    """Refuse a configuration of far more modules than the checkpoint has tensors: building them would not end."""
+    if isinstance(values, dict | list):
+        for name, value in values.items() if isinstance(values, dict) else ((key, value) for value in values):
+            _refuse_counts(path, value, most, str(name))
+    elif isinstance(values, int) and values > most and COUNTS.search(key):
+        raise MismatchError(
+            f"{path} says {key} = {values}; the checkpoint has too few tensors for that.",
+            "It belongs to another checkpoint, or is damaged.",
+        )
+
+
+def _without_memory(kind: Any, configuration: Any) -> nn.Module | None:
+    """The network on the meta device; None where it cannot be built there."""
+    try:
+        with torch.device("meta"):
+            model: nn.Module = kind._from_config(configuration, attn_implementation="eager", dtype="float32")
+    except Exception:  # it is built again, and its errors told then
+        return None
+    return model
+
+
+def _refuse_size(path: Path, model: nn.Module | None, stored: int) -> None:
+    """Refuse a network that is far larger than the checkpoint before memory is taken for it."""
+    size = sum(parameter.numel() for parameter in model.parameters()) if model is not None else 0
+    if size > max(LEAST_SIZE, TIMES * stored):
+        raise MismatchError(
+            f"{path} describes a network of {size} numbers; the checkpoint holds {stored}.",
+            "It belongs to another checkpoint, or is damaged.",
+        )
+
+
+def _library() -> Any:
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        transformers: Any = importlib.import_module("transformers")
+    except ImportError as error:
+        raise UsageError(
+            f"--model hf needs the package {error.name or 'transformers'}.",
+            "Install it: python -m pip install 'fromage-diag[hf]'",
+        ) from error
+    transformers.logging.set_verbosity_error()
+    return transformers
+
+
+def _class(transformers: Any, path: Path, values: Mapping[str, Any], named: Any) -> Any:
+    """The class of transformers' own that a configuration or the user names."""
+    listed = values.get("architectures")
+    name = named if named is not None else listed[0] if isinstance(listed, list) and listed else None
+    kind: Any = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
+    described = getattr(kind, "config_class", None)
+    if described is None or not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
+        raise InputError(
+            f"{path} names {name!r}, which is no model of transformers {transformers.__version__}.",
+            f"Name one: --model-arg {ARCHITECTURE}=BertForMaskedLM, say; or --model file.py:factory.",
+        )
+    model_type = values.get("model_type")
+    if model_type != described.model_type:
+        raise MismatchError(
+            f"{path} describes a {model_type!r}, but {name} is a {described.model_type!r}.",
+            f"Give --model-arg {ARCHITECTURE}=NAME with a class of that kind.",
+        )
+    return kind
+
+
+def _plain(values: Any) -> Any:
+    """A configuration, and those inside it, without the keys that only say how to load a model."""
+    if isinstance(values, list):
+        return [_plain(value) for value in values]
+    if not isinstance(values, dict):
+        return values
+    return {key: _plain(value) for key, value in values.items() if key not in (*LOADING, ARCHITECTURE)}
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Let nothing be fetched from a hub meanwhile."""
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

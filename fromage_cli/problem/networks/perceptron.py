@@ -1,0 +1,144 @@
+"""A perceptron rebuilt as a module whose parameters bear the checkpoint's names."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fromage_cli.errors import MismatchError
+from fromage_cli.problem.networks.perceptron_layers import LinearLayer, NormLayer
+from fromage_cli.problem.networks.perceptron_layout import Placement, read_layout
+from fromage_cli.problem.user_code.declared import Declared
+
+if TYPE_CHECKING:
+    from fromage_cli.checkpoints import TensorEntry
+
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "leaky_relu": functional.leaky_relu,
+    "tanh": torch.tanh,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "sigmoid": torch.sigmoid,
+    "elu": functional.elu,
+    "identity": lambda values: values,
+}
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One step of the forward pass: linear, norm, activation, skip connection."""
+
+    linear: str
+    norm: str | None
+    activation: Callable[[Tensor], Tensor] | None
+    residual: bool
+
+
+class Perceptron(nn.Module):
+    """h ← act(norm(W h + b)), under `residual` h + act(norm(W h + b)) in square layers; the last layer is linear."""
+
+    def __init__(self, placements: tuple[Placement, ...], activation: str, residual: bool, norm: str) -> None:
+        super().__init__()
+        stages = []
+        for index, placement in enumerate(placements):
+            hidden = index < len(placements) - 1
+            self._place(placement.linear.path, _linear(placement.linear))
+            if placement.norm is not None:
+                self._place(placement.norm.path, _norm(placement.norm, norm))
+            stages.append(
+                _Stage(
+                    placement.linear.path,
+                    None if placement.norm is None else placement.norm.path,
+                    _ACTIVATIONS[activation] if hidden else None,
+                    residual and hidden and placement.linear.inputs == placement.linear.outputs,
+                )
+            )
+        self._stages = tuple(stages)
+
+    def _place(self, path: str, layer: nn.Module) -> None:
+        """Register a layer under a dotted path, with containers on the way."""
+        *parents, last = path.split(".")
+        container: nn.Module = self
+        for name in parents:
+            if name not in container._modules:
+                container.add_module(name, nn.Module())
+            container = container.get_submodule(name)
+        container.add_module(last, layer)
+
+    def initialise(self) -> None:
+        """New weights, drawn as torch draws them by default; off the meta device, onto the processor."""
+        self.to_empty(device="cpu")
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear | nn.BatchNorm1d | nn.LayerNorm | nn.RMSNorm):
+                layer.reset_parameters()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (rows, …) to (rows, outputs); more than two dimensions are flattened."""
+        hidden = inputs.flatten(1) if inputs.ndim > 2 else inputs  # (rows, inputs)
+        for stage in self._stages:
+            branch = self.get_submodule(stage.linear)(hidden)
+            if stage.norm is not None:
+                branch = self.get_submodule(stage.norm)(branch)
+            if stage.activation is not None:
+                branch = stage.activation(branch)
+            hidden = hidden + branch if stage.residual else branch
+        return hidden
+
+
+def _linear(layer: LinearLayer) -> nn.Linear:
+    return nn.Linear(layer.inputs, layer.outputs, bias=layer.bias, device="meta")
+
+
+def _norm(layer: NormLayer, kind: str) -> nn.Module:
+    if kind == "batchnorm":
+        tracked, affine = "running_mean" in layer.leaves, "weight" in layer.leaves
+        return nn.BatchNorm1d(layer.width, affine=affine, track_running_stats=tracked, device="meta")
+    if kind == "rmsnorm":
+        return nn.RMSNorm(layer.width, device="meta")
+    return nn.LayerNorm(layer.width, bias="bias" in layer.leaves, device="meta")
+
+
+def build_perceptron(entries: Mapping[str, "TensorEntry"], declared: Declared) -> tuple[nn.Module, str]:
+    """Rebuild a perceptron, on the meta device, from its tensors and what is declared; and say what was inferred.
+
+    Raises MismatchError for whatever leaves a doubt.
+    """
+    norm = declared.norm or "none"
+    placements = read_layout(entries, norm)
+    if len(placements) > 1 and declared.activation is None:
+        raise MismatchError(
+            f"The checkpoint looks like a perceptron {_widths(placements)}, but nothing says which activation it has.",
+            'Put activation = "relu" (or another) into fromage.toml beside it, or give --model file.py:factory.',
+        )
+    residual = bool(declared.residual)
+    try:
+        model = Perceptron(placements, declared.activation or "identity", residual, norm)
+    except KeyError as error:
+        raise MismatchError(f"A layer's name cannot be rebuilt: {error}.", "Give --model file.py:factory.") from error
+    return model, _description(placements, declared)
+
+
+def _description(placements: tuple[Placement, ...], declared: Declared) -> str:
+    count = len(placements)
+    said = [f"{count} weight {'matrix' if count == 1 else 'matrices'}"]
+    if count > 1:
+        said.append(str(declared.activation))
+    if any(placement.norm for placement in placements):
+        said.append(str(declared.norm))
+    if declared.residual:
+        said.append("residual")
+    if not any(placement.linear.bias for placement in placements):
+        said.append("no biases")
+    return f"perceptron {_widths(placements)} ({', '.join(said)})"
+
+
+def _widths(placements: tuple[Placement, ...]) -> str:
+    """`784-64-64-…-10`: runs of one width longer than two are cut short."""
+    widths = [placements[0].linear.inputs, *(placement.linear.outputs for placement in placements)]
+    runs = [(width, len(list(run))) for width, run in groupby(widths)]
+    return "-".join(f"{width}-{width}-…" if length > 2 else "-".join([str(width)] * length) for width, length in runs)

@@ -1,0 +1,107 @@
+"""Which tensor of a checkpoint goes where in a model, by name."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from fromage_cli.checkpoints.names.prefixes import strip_prefixes
+from fromage_cli.errors import MismatchError
+
+if TYPE_CHECKING:
+    from fromage_cli.checkpoints import Checkpoint
+
+_COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|position_ids|masked_bias|inv_freq|original_inv_freq|_extra_state)$")
+"""Buffers that a model computes for itself: a checkpoint may have or lack them."""
+_CAUSAL_MASK = re.compile(r"(^|\.)(mask|causal_mask|attn_mask|tril|(attn|attention|self_attn)\.bias)$")
+"""Names of causal masks; a tensor with such a name is one when it is square, which no bias is."""
+_WEIGHT_NORM = re.compile(r"([^.]+)_([gv])$")
+"""Names that the older `weight_norm` gives to the magnitude and the direction of a tensor."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which stored tensor goes where."""
+
+    stored: Mapping[str, str]
+    """Name in the model -> name in the checkpoint."""
+    unexpected: tuple[str, ...]
+    note: str
+
+
+def match_names(expected: Mapping[str, Tensor], stored: Mapping[str, object]) -> Match:
+    """The renaming with the most matches; names as they are win a draw."""
+    candidates: list[tuple[Callable[[str], str], str]] = [(lambda name: name, "")]
+    shorter = strip_prefixes(expected).names
+    note = "Put the wrappers' prefixes back into the checkpoint's names: the model's own have them too."
+    candidates.append((lambda name: shorter.get(name, name), note))
+    for prefix in _first_components(stored):
+        note = f"Removed the prefix {prefix!r} from the checkpoint's names to match the model."
+        candidates.append((lambda name, prefix=prefix: name.removeprefix(prefix), note))  # type: ignore[misc]
+    for prefix in _first_components(expected):
+        note = f"Added the prefix {prefix!r} to the checkpoint's names to match the model."
+        candidates.append((lambda name, prefix=prefix: prefix + name, note))  # type: ignore[misc]
+    matches = [_renamed(expected, stored, rename, note) for rename, note in candidates]
+    return max(matches, key=lambda match: len(match.stored))
+
+
+def _first_components(names: Iterable[str]) -> list[str]:
+    return sorted({name.split(".", 1)[0] + "." for name in names if "." in name})
+
+
+def _renamed(
+    expected: Mapping[str, Tensor], stored: Mapping[str, object], rename: Callable[[str], str], note: str
+) -> Match:
+    found: dict[str, str] = {}
+    unexpected = []
+    for name in stored:
+        target = rename(name)
+        target = target if target in expected else _parametrized(target)
+        if target in expected and target not in found:
+            found[target] = name
+        else:
+            unexpected.append(name)
+    return Match(found, tuple(unexpected), note)
+
+
+def _parametrized(name: str) -> str:
+    """What today's `weight_norm` calls a `weight_g` or `weight_v`, as torch reads them; other names unchanged."""
+    return _WEIGHT_NORM.sub(lambda old: f"parametrizations.{old[1]}.original{'gv'.index(old[2])}", name)
+
+
+def is_computed(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a name and a shape are those of a buffer that models compute for themselves."""
+    square = len(shape) >= 2 and shape[-1] == shape[-2] and all(size == 1 for size in shape[:-2])
+    return bool(_COMPUTED.search(name)) or bool(_CAUSAL_MASK.search(name) and square)
+
+
+def missing_names(expected: Mapping[str, Tensor], match: Match) -> list[str]:
+    """Names of the model that the checkpoint lacks, without ties whose partner it has and without computed buffers."""
+    present = {id(expected[name]) for name in match.stored}
+    return [
+        name
+        for name, value in expected.items()
+        if name not in match.stored
+        and id(value) not in present
+        and (isinstance(value, nn.Parameter) or not is_computed(name, tuple(value.shape)))
+    ]
+
+
+def names_error(
+    checkpoint: "Checkpoint", expected: Mapping[str, Tensor], missing: list[str], unexpected: list[str]
+) -> MismatchError:
+    """What to tell of names that do not fit: the first three, each with the nearest."""
+    lines = [f"{checkpoint.place} does not fit the model: {len(missing)} missing, {len(unexpected)} unexpected names."]
+    pool = unexpected or list(checkpoint.entries)
+    for name in missing[:3]:
+        near = difflib.get_close_matches(name, pool, 1, 0.3)
+        lines.append(f"missing {name!r}" + (f"; nearest in the checkpoint {near[0]!r}" if near else ""))
+    if not missing:
+        for name in unexpected[:3]:
+            near = difflib.get_close_matches(name, list(expected), 1, 0.3)
+            lines.append(f"unexpected {name!r}" + (f"; nearest in the model {near[0]!r}" if near else ""))
+    details = [f"missing: {name}" for name in missing] + [f"unexpected: {name}" for name in unexpected]
+    return MismatchError("\n".join(lines), "Check --model, --model-arg and --key.", details)

@@ -1,0 +1,185 @@
+"""A checkpoint's tensors put into a model, name by name, or refused with what does not fit."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.problem.losses.call import unwrapped
+from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.problem.networks.weight_names import Match, is_computed, match_names, missing_names, names_error
+
+if TYPE_CHECKING:
+    from fromage_cli.checkpoints import Checkpoint, TensorEntry
+
+_WIDTHS = {"float16", "bfloat16", "float32", "float64"}
+
+
+def load_weights(model: nn.Module, checkpoint: "Checkpoint") -> tuple[str, ...]:
+    """Copy a checkpoint's tensors into the model, one at a time, and return what the user should know.
+
+    Names must agree, exactly or after one common first component (`model.`, `net.`, …) is added or removed. Of tied
+    parameters one name is enough. A model on the meta device gets its memory here.
+
+    Raises MismatchError (names, shapes or kinds of number do not fit) and NumericalError (NaN or infinity in a weight).
+    """
+    model = unwrapped(model)
+    expected = _expected(model)
+    match = match_names(expected, checkpoint.entries)
+    tolerated = tuple(name for name in match.unexpected if is_computed(name, checkpoint.entries[name].shape))
+    missing = missing_names(expected, match)
+    unexpected = [name for name in match.unexpected if name not in tolerated]
+    if missing or unexpected:
+        raise names_error(checkpoint, expected, missing, unexpected)
+    _check_entries(checkpoint, expected, match)
+    _leave_meta(model, match)
+    _copy(_expected(model), checkpoint, match)
+    return tuple(filter(None, (match.note, *_notes(expected, match, tolerated))))
+
+
+def weight_reader(model: nn.Module, checkpoint: "Checkpoint") -> Callable[[TrainableTensor], Tensor]:
+    """What reads a tensor of the model from the checkpoint again, as `load_weights` put it there."""
+    stored = match_names(_expected(unwrapped(model)), checkpoint.entries).stored
+
+    def read(tensor: TrainableTensor) -> Tensor:
+        return checkpoint.tensor(_stored_name(tensor, stored)).to(tensor.parameter)
+
+    return read
+
+
+def stored_names(model: nn.Module, checkpoint: "Checkpoint", tensors: Iterable[TrainableTensor]) -> dict[str, str]:
+    """What tensors of the model, into which the checkpoint was loaded, are called there; by their name in the model."""
+    stored = match_names(_expected(unwrapped(model)), checkpoint.entries).stored
+    return {tensor.name: _stored_name(tensor, stored) for tensor in tensors}
+
+
+def _stored_name(tensor: TrainableTensor, stored: Mapping[str, str]) -> str:
+    return next(stored[name] for name in (tensor.name, *tensor.aliases) if name in stored)
+
+
+def _expected(model: nn.Module) -> dict[str, Tensor]:
+    """The model's parameters and persistent buffers under their names, ties as one object under several names."""
+    return {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+
+
+def _check_entries(checkpoint: "Checkpoint", expected: Mapping[str, Tensor], match: Match) -> None:
+    """Refuse shapes that differ, and numbers that are not floating where the model's are."""
+    pairs = [(name, expected[name], checkpoint.entries[stored]) for name, stored in match.stored.items()]
+    lazy = [name for name, value, _ in pairs if torch.nn.parameter.is_lazy(value)]
+    if lazy:
+        raise MismatchError(f"{lazy[0]!r} has no shape yet: the model has lazy layers.", "Run it once in the factory.")
+    shapes = [
+        f"{name}: model {list(value.shape)}, checkpoint {list(entry.shape)}"
+        for name, value, entry in pairs
+        if tuple(value.shape) != tuple(entry.shape)
+    ]
+    if shapes:
+        raise MismatchError(
+            "\n".join([f"{checkpoint.place} does not fit the model: {len(shapes)} shapes differ.", *shapes[:3]]),
+            "Check --model-arg.",
+            shapes,
+        )
+    kinds = [f"{name}: {entry.dtype}" for name, value, entry in pairs if not _same_kind(value, entry)]
+    if kinds:
+        raise MismatchError(
+            f"{len(kinds)} weights are stored as numbers that the model does not have: {'; '.join(kinds[:3])}.",
+            "Quantised weights cannot be measured: use the checkpoint they were made from, or dequantise it.",
+            kinds,
+        )
+
+
+def _same_kind(value: Tensor, entry: "TensorEntry") -> bool:
+    if value.is_complex():
+        return entry.dtype.startswith("complex") or entry.dtype in _WIDTHS
+    return not value.is_floating_point() or entry.dtype in _WIDTHS
+
+
+def _leave_meta(model: nn.Module, match: Match) -> None:
+    """Give memory to everything on the meta device; ties stay ties.
+
+    Raises MismatchError for a buffer whose value neither the model nor the checkpoint knows.
+    """
+    known = {id(tensor) for name, tensor in _expected(model).items() if name in match.stored}
+    made: dict[int, Tensor] = {}
+    for path, module in model.named_modules():
+        for name, value in [*module._parameters.items(), *module._buffers.items()]:
+            if value is None or not value.is_meta:
+                continue
+            if id(value) not in made:
+                if id(value) not in known and name != "num_batches_tracked":
+                    full_name = f"{path}.{name}".lstrip(".")
+                    raise MismatchError(
+                        f"The model stands on the meta device, and nothing says what {full_name} holds.",
+                        "Build the model on the processor in the factory.",
+                    )
+                made[id(value)] = _with_memory(value)
+            setattr(module, name, made[id(value)])
+
+
+def _with_memory(value: Tensor) -> Tensor:
+    memory = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)  # not empty_like: of a tensor on the
+    if isinstance(value, nn.Parameter):  # meta device it imports torch's symbolic shapes, which takes half a second
+        return nn.Parameter(memory, requires_grad=value.requires_grad)
+    return memory.zero_()
+
+
+@torch.no_grad()
+def _copy(expected: Mapping[str, Tensor], checkpoint: "Checkpoint", match: Match) -> None:
+    """Copy tensor by tensor, so that never two whole models are held.
+
+    Raises NumericalError, and MismatchError where the model ties what the checkpoint holds twice with different values.
+    """
+    places = {stored: name for name, stored in match.stored.items()}
+    filled: dict[int, str] = {}
+    nonfinite: list[str] = []
+    for stored, tensor in checkpoint.items():
+        if stored not in places:
+            continue
+        value = expected[places[stored]]
+        if id(value) in filled:
+            _check_tie(value, tensor, filled[id(value)], stored)
+            continue
+        value.copy_(tensor)
+        filled[id(value)] = stored
+        bad = _count_nonfinite(stored, value)
+        if bad:
+            nonfinite.append(f"{stored}: {bad} of {value.numel()}")
+    if nonfinite:
+        raise NumericalError(
+            f"{len(nonfinite)} tensors of {checkpoint.place} hold NaN or infinity: {'; '.join(nonfinite[:3])}.",
+            "Take an earlier checkpoint; fromage-diag inspect shows where it begins.",
+            nonfinite,
+        )
+
+
+def _check_tie(value: Tensor, tensor: Tensor, first: str, second: str) -> None:
+    if not torch.equal(value, tensor.to(value)):
+        raise MismatchError(
+            f"The model ties {first!r} and {second!r}, but the checkpoint holds different values for them.",
+            "Build the model without tied weights.",
+        )
+
+
+def _count_nonfinite(name: str, value: Tensor) -> int:
+    """How many values of a parameter or a running statistic are NaN or infinite; a mask may be."""
+    weight = isinstance(value, nn.Parameter) or name.endswith(("running_mean", "running_var"))
+    if not weight or not (value.is_floating_point() or value.is_complex()):
+        return 0
+    if bool(value.sum().isfinite()):  # one of them would show in the sum, which needs no memory
+        return 0
+    return int((~value.isfinite()).sum())
+
+
+def _notes(expected: Mapping[str, Tensor], match: Match, tolerated: tuple[str, ...]) -> tuple[str, ...]:
+    present = {id(expected[name]) for name in match.stored}
+    kept = [name for name, value in expected.items() if id(value) not in present]
+    ignored = f"Ignored {_some(tolerated)}: the model computes these buffers itself." if tolerated else ""
+    left = f"The checkpoint lacks the buffers {_some(kept)}: the model's own values stay." if kept else ""
+    return ignored, left
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

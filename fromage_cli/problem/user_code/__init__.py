@@ -1,0 +1,1 @@
+"""What the user named: code, data, and how the two are told apart."""

@@ -1,0 +1,127 @@
+"""Running the user's code: prints on stderr, random numbers from a seed, exceptions explained in one message."""
+
+import contextlib
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fromage_cli.errors import FromageError, MismatchError, ResourceError
+from fromage_cli.problem.user_code.generators import Generators, seed_all
+
+_NOT_THEIRS = (
+    str(Path(__file__).resolve().parents[1]),
+    str(Path(torch.__file__).parent),
+    str(Path(importlib.__file__).parent),
+    contextlib.__file__,
+    "<frozen",
+)
+"""Files whose lines say nothing to the user: ours, torch's and the import machinery."""
+
+
+class named_code:
+    """Run the user's code: what it prints goes to stderr, what it raises becomes one MismatchError without a traceback.
+
+    `doing` completes "ValueError while …". Memory that ran out is a ResourceError; `passing` goes through as it is.
+    """
+
+    __slots__ = ("_doing", "_passing", "_redirect")
+
+    def __init__(self, doing: str, *, passing: tuple[type[BaseException], ...] = ()) -> None:
+        self._doing, self._passing = doing, passing
+        self._redirect = redirect_stdout(sys.stderr)
+
+    def __enter__(self) -> None:
+        self._redirect.__enter__()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._redirect.__exit__(None, None, None)
+        if isinstance(error, Exception | SystemExit) and not isinstance(error, (FromageError, *self._passing)):
+            raise explained(error, self._doing) from error
+
+
+def explained(error: BaseException, doing: str) -> FromageError:
+    """The one error that the user sees for an exception from their own code."""
+    place = _place(error)
+    text = first_line(error)
+    if out_of_memory(error):
+        return ResourceError(f"Out of memory while {doing}: {text}", "Use a smaller batch, or --micro-batch N.")
+    return MismatchError(f"{type(error).__name__} while {doing}{place}: {text}", "--debug shows the traceback.")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the processor or on an accelerator."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message that is not empty."""
+    if isinstance(error, SyntaxError):
+        return error.msg
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+
+
+def raised_here(error: BaseException) -> bool:
+    """Whether the innermost frame of an exception is ours."""
+    return traceback.extract_tb(error.__traceback__)[-1].filename.startswith(_NOT_THEIRS[0])
+
+
+def _place(error: BaseException) -> str:
+    """` (file:line)` of the innermost frame that is neither torch's nor ours."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}:{error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
+    return f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
+
+
+def check_arguments(
+    function: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any], flag: str
+) -> None:
+    """Refuse arguments that the user's function does not take, with its signature.
+
+    Raises MismatchError before the call, so that a TypeError from inside the function is not taken for one of these.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    unknown = _unknown_name(signature, named)
+    try:
+        signature.bind(*arguments, **named)
+    except TypeError as error:
+        reason = f"got an unexpected argument {unknown!r}" if unknown else str(error)
+        label = getattr(function, "__name__", str(function))
+        raise MismatchError(f"{flag}: {reason}; the signature is {label}{signature}.", _argument_hint(flag)) from error
+
+
+def _unknown_name(signature: inspect.Signature, named: Mapping[str, Any]) -> str | None:
+    """The first name that the signature lacks; a misspelt one would otherwise be reported as another one missing."""
+    parameters = signature.parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return next((name for name in named if name not in parameters), None)
+
+
+def _argument_hint(flag: str) -> str:
+    return "Pass arguments with --model-arg NAME=VALUE, one for each." if flag == "--model" else ""
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch, numpy and random for a while, and put their states back afterwards."""
+    generators = Generators()
+    seed_all(seed)
+    torch.manual_seed(seed)  # also for an accelerator that is only begun to be used within
+    try:
+        yield
+    finally:
+        generators.restore()

@@ -1,0 +1,99 @@
+"""Code that the user named, `pkg.module:name` or `path/file.py:name`: found and imported."""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fromage_cli.errors import FromageError, InputError, UnsafeError, UsageError
+from fromage_cli.problem.user_code.forms import Specification, parse_specification
+from fromage_cli.problem.user_code.named_code import explained, named_code
+
+__all__ = ["Specification", "load_named", "parse_specification"]
+
+FORMS = "pkg.module:name or path/file.py:name"
+
+
+def load_named(text: str, flag: str, *, allow_code: bool = True) -> Any:
+    """Import the code that a flag names and return the object.
+
+    The folder of a file joins the import path at its front, as for a script; the working directory joins it at
+    its end for `pkg.module:name`, so that nothing lying there hides an installed package. A file is loaded once.
+
+    Raises UsageError (neither form), UnsafeError (no code allowed here), InputError (no such file, module or
+    name) and MismatchError (the user's code failed while it was imported).
+    """
+    specification = parse_specification(text)
+    if specification is None:
+        raise UsageError(f"{flag} {text!r} names no code; expected {FORMS}.", _colon_hint(text))
+    if not allow_code:
+        raise UnsafeError(
+            f"{flag} {text!r} would run code that you have not named yourself.",
+            f"Give it on the command line as {flag} {text}, or pass --trust.",
+        )
+    module = _load_file(specification) if specification.is_file else _load_module(specification)
+    return _attribute(module, specification, flag)
+
+
+def _colon_hint(text: str) -> str:
+    return f"Say which function: {text}:NAME." if text.endswith(".py") else ""
+
+
+def _load_file(specification: Specification) -> ModuleType:
+    path = Path(specification.module).expanduser()
+    if not path.is_file():
+        raise InputError(
+            f"No file {specification.module!r} (from {specification.text!r}, working directory {Path.cwd()}).",
+            "Give the path relative to the working directory, or an absolute one.",
+        )
+    path = path.resolve()
+    name = f"fromage_named_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    description = importlib.util.spec_from_file_location(name, path)
+    assert description is not None and description.loader is not None  # always found for a .py file
+    module = importlib.util.module_from_spec(description)
+    sys.modules[name] = module
+    try:
+        with named_code(f"importing {specification.module}"):
+            description.loader.exec_module(module)
+    except FromageError:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _load_module(specification: Specification) -> ModuleType:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        with named_code(f"importing {specification.module}", passing=(ModuleNotFoundError,)):
+            return importlib.import_module(specification.module)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if specification.module == missing or specification.module.startswith(f"{missing}."):
+            raise InputError(
+                f"No module {missing!r} (from {specification.text!r}).",
+                f"Install it, run from the folder that holds it, or name the file: path/file.py:{specification.name}.",
+            ) from error
+        raise explained(error, f"importing {specification.module}") from error
+
+
+def _attribute(module: ModuleType, specification: Specification, flag: str) -> Any:
+    found: Any = module
+    for part in specification.name.split("."):
+        with named_code(f"looking for {specification.name} in {specification.module}"):  # modules may import lazily
+            known = hasattr(found, part)
+        if not known:
+            names = [name for name in dir(found) if not name.startswith("__")]
+            near = difflib.get_close_matches(part, names, 3, 0.5)
+            hint = f"Nearest names: {', '.join(near)}." if near else "It has no similar name."
+            raise InputError(f"{flag}: {specification.module} has no {specification.name!r}.", hint, sorted(names))
+        found = getattr(found, part)
+    return found

@@ -1,0 +1,118 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, ParameterGroup
+from fromage_cli.checkpoints.optimizers.validation import require_sound
+from fromage_cli.errors import InputError
+
+SGD = {"lr": 0.1, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
+ADAM = {
+    "lr": 1e-3,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "weight_decay": 0.1,
+    "decoupled_weight_decay": True,
+    "amsgrad": False,
+}
+
+
+def state(**settings: Any) -> OptimizerState:
+    return OptimizerState((ParameterGroup(SGD, (0,)), ParameterGroup(settings, (1,))), {})
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"lr": -0.1}, "lr = -0.1; expected a number, 0 or above"),
+        ({"lr": math.nan}, "lr = nan"),
+        ({"lr": "big"}, "lr = 'big'"),
+        ({"lr": True}, "lr = True"),
+        ({"lr": torch.tensor(-1.0)}, "lr = -1"),
+        ({"momentum": 1.0}, "momentum = 1; expected a number from 0 to below 1"),
+        ({"weight_decay": math.inf}, "weight_decay = inf"),
+        ({"dampening": "x"}, "dampening = 'x'; expected a number"),
+        ({"betas": (0.9,)}, "expected two numbers from 0 to below 1"),
+        ({"betas": (0.9, 1.0)}, "expected two numbers"),
+        ({"betas": 0.9}, "expected two numbers"),
+        ({"eps": -1.0}, "eps = -1"),
+    ],
+)
+def test_a_setting_that_no_rule_can_have_is_refused(changed: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        require_sound(state(**{**SGD, **changed}))
+    assert words in caught.value.message and "inspect" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [SGD, {**SGD, "lr": None}, {**SGD, "lr": torch.tensor(0.1)}, {**SGD, "lr": 0, "weight_decay": 0}, ADAM, {}],
+)
+def test_ordinary_settings_pass(settings: dict[str, Any]) -> None:
+    require_sound(state(**settings))
+
+
+def test_settings_of_other_optimizers_are_theirs() -> None:
+    require_sound(OptimizerState((ParameterGroup({"lr": None, "betas": (0.9, 0.9, 0.999), "rho": -1.0}, (0,)),), {}))
+
+
+def test_inspect_sees_what_the_others_refuse(tmp_path) -> None:
+    saved = {
+        "model": {"w": torch.ones(2, 2)},
+        "optimizer": {"state": {}, "param_groups": [{**SGD, "momentum": 1.0, "params": [0]}]},
+    }
+    torch.save(saved, tmp_path / "c.pt")
+    checkpoint = open_checkpoint(tmp_path / "c.pt")
+    assert checkpoint.saved_optimizer is not None
+    assert checkpoint.saved_optimizer.groups[0].settings["momentum"] == 1.0
+    with pytest.raises(InputError, match="momentum = 1;"):
+        _ = checkpoint.optimizer
+
+
+def adam_slot(**changed: Any) -> dict[str, Any]:
+    return {"step": torch.tensor(3.0), "exp_avg": torch.zeros(2, 3), "exp_avg_sq": torch.zeros(2, 3), **changed}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"step": "many"}, "says step = 'many'; expected a number, 0 or above"),
+        ({"step": torch.tensor(-1.0)}, "says step = -1"),
+        ({"step": math.nan}, "says step = nan"),
+        ({"exp_avg": "text"}, "holds exp_avg as str; expected a tensor of floating numbers"),
+        ({"exp_avg": 1.0}, "holds exp_avg as float; expected a tensor"),
+        ({"exp_avg": torch.zeros(2, 3, dtype=torch.int32)}, "holds exp_avg as int32"),
+        ({"exp_avg_sq": torch.zeros(2, 3, dtype=torch.complex64)}, "holds exp_avg_sq as complex64"),
+        ({"exp_avg_sq": torch.zeros(2, 4)}, r"holds exp_avg_sq of shape \[2, 4\] beside \[2, 3\]; expected one shape"),
+        ({"max_exp_avg_sq": torch.zeros(6)}, r"holds max_exp_avg_sq of shape \[6\]"),
+    ],
+)
+@pytest.mark.parametrize("saved", [False, True], ids=["in memory", "in a file"])
+def test_slots_that_no_step_can_be_made_from_are_refused(
+    changed: dict[str, Any], words: str, saved: bool, tmp_path: Path
+) -> None:
+    slots = {0: adam_slot(), 1: adam_slot(**changed)}
+    with pytest.raises(InputError, match=words):
+        if saved:
+            written = {"state": slots, "param_groups": [{**ADAM, "params": [0, 1]}]}
+            torch.save({"model": {"w": torch.zeros(2, 3)}, "optimizer": written}, tmp_path / "c.pt")
+            _ = open_checkpoint(tmp_path / "c.pt").optimizer
+        else:
+            require_sound(OptimizerState((ParameterGroup(ADAM, (0, 1)),), slots))
+
+
+@pytest.mark.parametrize(
+    "slot",
+    [
+        {"momentum_buffer": None},
+        {},
+        adam_slot(exp_avg=torch.zeros(2, 3, dtype=torch.bfloat16), step=3),
+        {"momentum_buffer": torch.zeros(4)},
+    ],
+)
+def test_slots_as_optimizers_write_them_pass(slot: dict[str, Any]) -> None:
+    require_sound(OptimizerState((ParameterGroup(ADAM if "step" in slot else SGD, (0,)),), {0: slot}))

@@ -1,0 +1,145 @@
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fromage_cli.checkpoints import OptimizerState, open_checkpoint
+from fromage_cli.probes.curvature.preconditioned_hessian import condition, uneven
+from fromage_cli.probes.curvature.stable_rate import stable_rate
+from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.user_code.declared import Declared
+
+Maker = Callable[..., Problem]
+RATES = (0.02, 0.5)
+
+
+def groups(model: nn.Sequential) -> list[dict[str, Any]]:
+    first, second = model[0].parameters(), model[2].parameters()
+    return [{"params": [*first], "lr": RATES[0], "weight_decay": 0.3}, {"params": [*second], "lr": RATES[1]}]
+
+
+@pytest.fixture
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+
+
+@pytest.fixture
+def data() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(40, 4, generator=generator).double()
+    return {"x": x, "y": x[:, :1].sin() + 0.1 * torch.randn(40, 1, generator=generator).double()}
+
+
+def trained(
+    model: nn.Module, data: dict[str, Tensor], optimizer: torch.optim.Optimizer, path: Path, steps: int = 4
+) -> OptimizerState:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(data["x"]), data["y"]).backward()
+        optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    state = open_checkpoint(path).optimizer
+    assert state is not None
+    return state
+
+
+def dense(problem: Problem, operator: Any) -> Tensor:
+    space = WeightSpace(problem.receiving)
+    size = sum(weight.numel() for weight in space.weights)
+    with operator(problem, space) as product:
+        return torch.stack([product(row) for row in torch.eye(size, dtype=problem.dtype)])
+
+
+def spread(problem: Problem, values: dict[str, float]) -> Tensor:
+    return torch.cat([torch.full((t.parameter.numel(),), values[t.name]).double() for t in problem.receiving])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [partial(torch.optim.SGD, momentum=0.5), torch.optim.Adam, torch.optim.AdamW],
+    ids=["sgd", "adam", "adamw"],
+)
+def test_rates_decays_and_second_moments_condition_the_hessian(
+    make: Any, make_problem: Maker, network: nn.Sequential, data: dict[str, Tensor], tmp_path: Path
+) -> None:
+    state = trained(network, data, optimizer := make(groups(network)), tmp_path / "c.pt")
+    problem, rule = make_problem(network, data), optimizer_of(Given(), state, Declared())
+    names = [tensor.name for tensor in problem.receiving]
+    share = spread(problem, {name: RATES[0] / RATES[1] if name.startswith("0.") else 1.0 for name in names})
+    decay = spread(problem, {name: 0.3 if name.startswith("0.") else 0.0 for name in names})
+    matrix = dense(problem, hessian) + (0.0 if make is torch.optim.AdamW else 1.0) * torch.diag(decay)
+    if rule.adaptive:
+        slots = [optimizer.state[parameter]["exp_avg_sq"] for parameter in network.parameters()]
+        roots = [((slot / (1 - 0.999**4)).sqrt() + 1e-8) * (1 - 0.9**4) for slot in slots]
+        share = share / torch.cat([root.reshape(-1) for root in roots])
+    space = WeightSpace(problem.receiving)
+    felt = condition(problem, space, rule, state)
+    assert felt is not None and uneven(problem, space, rule, state)
+    torch.testing.assert_close(dense(problem, felt.operator), share.sqrt()[:, None] * matrix * share.sqrt())
+
+
+def test_groups_of_different_rates_diverge_from_the_stable_rate_on(make_problem: Maker, tmp_path: Path) -> None:
+    """A quadratic whose sharp half has the low rate: the unscaled eigenvalue would be fifty times too large."""
+
+    class Bowl(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flat = nn.Parameter(torch.ones(3, dtype=torch.float64))
+            self.sharp = nn.Parameter(torch.ones(4, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"loss": (0.5 * self.flat.square().sum() + 50.0 * self.sharp.square().sum()) * x.mean()}
+
+    def optimizer(model: Bowl, rate: float) -> torch.optim.SGD:
+        parts = [{"params": [model.flat], "lr": rate}, {"params": [model.sharp], "lr": rate / 250.0}]
+        return torch.optim.SGD(parts, momentum=0.5)
+
+    def end(rate: float) -> float:
+        model = Bowl()
+        steps = optimizer(model, rate)
+        for _ in range(400):
+            steps.zero_grad()
+            model(torch.ones(1))["loss"].backward()
+            steps.step()
+        return float(model(torch.ones(1))["loss"])
+
+    model = Bowl()
+    one = optimizer(model, 0.1)
+    model(torch.ones(2))["loss"].backward()
+    one.step()
+    torch.save({"model": model.state_dict(), "optimizer": one.state_dict()}, tmp_path / "c.pt")
+    state = open_checkpoint(tmp_path / "c.pt").optimizer
+    problem = make_problem(model, {"x": torch.ones(2, dtype=torch.float64)}, "auto")
+    found = stable_rate(problem, problem.receiving, optimizer_of(Given(), state, Declared()), state, {})
+    assert found.learning_rate == pytest.approx(3.0, rel=0.02) and "groups' rates counted in" in found.words
+    assert end(0.97 * found.learning_rate) < 1.0 < end(1.03 * found.learning_rate)
+
+
+def test_a_state_without_moments_for_every_tensor_conditions_nothing(
+    make_problem: Maker, network: nn.Sequential, data: dict[str, Tensor], tmp_path: Path
+) -> None:
+    network[0].weight.requires_grad_(False)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+    state = trained(network, data, optimizer, tmp_path / "c.pt")
+    network[0].weight.requires_grad_(True)
+    problem, rule = make_problem(network, data), optimizer_of(Given(), state, Declared())
+    assert condition(problem, WeightSpace(problem.receiving), rule, state) is None
+    found = stable_rate(problem, problem.receiving, rule, state, {})
+    assert found.learning_rate is None and "no second moments of Adam for some tensors" in found.words
+
+
+def test_equal_groups_leave_the_hessian_alone(
+    make_problem: Maker, network: nn.Sequential, data: dict[str, Tensor]
+) -> None:
+    problem, rule = make_problem(network, data), Optimizer("sgd", 0.1)
+    space = WeightSpace(problem.receiving)
+    felt = condition(problem, space, rule, None)
+    assert felt is not None and felt.scale is None and felt.decay is None
+    assert not uneven(problem, space, rule, None)

@@ -1,0 +1,60 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.errors import MismatchError
+from fromage_cli.problem.conditions.double_backward import double_backward, explained
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.evaluation.streamed_hessian import hessian_vector_product
+
+Maker = Callable[..., Problem]
+
+
+@pytest.mark.parametrize("dim", [0, 1, None])
+def test_a_product_through_weight_normalisation_is_the_difference_of_gradients(
+    make_problem: Maker, dim: int | None
+) -> None:
+    torch.manual_seed(0)
+    inner = nn.utils.parametrizations.weight_norm(nn.Linear(6, 5), dim=dim)
+    model = nn.Sequential(inner, nn.Tanh(), nn.Linear(5, 3)).double()
+    problem = make_problem(model, {"x": torch.randn(12, 6).double(), "y": torch.randn(12, 3).double()})
+    vector = {tensor.name: torch.randn_like(tensor.parameter) for tensor in problem.receiving}
+    found = hessian_vector_product(problem, vector)
+    space = WeightSpace(problem.receiving)
+    with hessian(problem, space) as product:
+        retained = product(space.flat([vector[tensor.name] for tensor in space.tensors]))
+
+    def gradient_at(distance: float) -> dict[str, torch.Tensor]:
+        for tensor in problem.receiving:
+            tensor.parameter.data.add_(vector[tensor.name], alpha=distance)
+        kept: dict[str, torch.Tensor] = {}
+        problem.visit_gradient(lambda tensor, gradient: kept.__setitem__(tensor.name, gradient.clone()))
+        for tensor in problem.receiving:
+            tensor.parameter.data.add_(vector[tensor.name], alpha=-distance)
+        return kept
+
+    ahead, behind = gradient_at(1e-5), gradient_at(-1e-5)
+    for name, part in found.items():
+        torch.testing.assert_close(part, (ahead[name] - behind[name]) / 2e-5, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(retained, space.flat([found[tensor.name] for tensor in space.tensors]))
+
+
+def test_weight_normalisation_itself_is_what_torch_computes() -> None:
+    torch.manual_seed(0)
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(6, 5))
+    with double_backward(layer):
+        torch.testing.assert_close(layer.weight, layer.parametrizations.weight(), rtol=0, atol=0)
+        written_out = layer.weight
+    torch.testing.assert_close(written_out, layer.weight)
+
+
+def test_a_missing_derivative_is_told_and_a_full_memory_passes() -> None:
+    with pytest.raises(MismatchError, match="no second derivative: derivative for x"), explained():
+        raise NotImplementedError("derivative for x is not implemented\nmore")
+    with pytest.raises(MismatchError, match="no second derivative: NotImplementedError"), explained():
+        raise NotImplementedError
+    with pytest.raises(torch.OutOfMemoryError), explained():
+        raise torch.OutOfMemoryError("CUDA out of memory")

@@ -1,0 +1,135 @@
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.errors import InputError, MismatchError, UnsafeError, UsageError
+from fromage_cli.intake import open_problem
+from fromage_cli.problem.networks.hugging_face_models import _plain
+from fromage_cli.problem.networks.models import build_model
+from fromage_cli.problem.user_code.declared import Declared
+from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
+
+SIZES = {"vocab_size": 19, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
+BERT = {"model_type": "bert", "architectures": ["BertForMaskedLM"], "max_position_embeddings": 16, **SIZES}
+GPT = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 8, "n_layer": 1, "n_head": 2}
+GPT |= {"vocab_size": 19, "n_positions": 16, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+
+
+def checkpoint(directory, config, state=None):
+    """A checkpoint with a configuration beside it; the weights matter only where a test loads them."""
+    directory.mkdir(exist_ok=True)
+    save_file(state or {"w": torch.ones(2)}, directory / "model.safetensors")
+    if config is not None:
+        (directory / "config.json").write_text(json.dumps(config))
+    return open_checkpoint(directory)
+
+
+def built(directory, config, **arguments):
+    return build_model("hf", arguments, checkpoint(directory, config), Declared())
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "words"),
+    [
+        (None, InputError, r"needs config\.json"),
+        ({**BERT, "auto_map": {"AutoModel": "modeling.Evil"}}, UnsafeError, "Nothing was executed"),
+        ({**BERT, "quantization_config": {"quant_method": "gptq"}}, InputError, "quantised"),
+        (
+            {**BERT, "num_hidden_layers": 10**8},
+            MismatchError,
+            "num_hidden_layers = 100000000; the checkpoint has too few",
+        ),
+        ({**BERT, "vision_config": {"depths": [2, 10**8]}}, MismatchError, "depths = 100000000"),
+    ],
+)
+def test_refused_before_anything_is_imported(tmp_path, monkeypatch, config, error, words):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(error, match=words):
+        built(tmp_path, config)
+
+
+def test_a_missing_library_or_checkpoint_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UsageError, match="needs the package transformers") as caught:
+        built(tmp_path, BERT)
+    assert "fromage-diag[hf]" in caught.value.hint
+    with pytest.raises(UsageError, match="and there is none"):
+        build_model("hf", {}, None, Declared())
+
+
+def test_arguments_for_other_libraries_name_no_files():
+    given = {"checkpoint_path": "evil.pth", "pretrained_cfg": {"file": "evil.pth"}, "drop_rate": 0.1}
+    values = {"model_type": "timm_wrapper", "model_args": given, "parts": [{"backbone_kwargs": given}]}
+    assert _plain(values) == {
+        "model_type": "timm_wrapper",
+        "model_args": {"drop_rate": 0.1},
+        "parts": [{"backbone_kwargs": {"drop_rate": 0.1}}],
+    }
+
+
+@pytest.fixture
+def transformers():
+    return pytest.importorskip("transformers")
+
+
+def test_the_class_of_the_configuration_with_the_users_changes(tmp_path, transformers):
+    model, description = built(tmp_path, BERT, intermediate_size=20, hidden_dropout_prob=0.0)
+    assert type(model) is transformers.BertForMaskedLM
+    assert model.config.intermediate_size == 20
+    assert model.config._attn_implementation == "eager"
+    assert not model.config.use_cache
+    assert description.startswith("BertForMaskedLM of transformers")
+    again, _ = built(tmp_path, BERT, intermediate_size=20)
+    assert all(map(torch.equal, model.parameters(), again.parameters()))
+    other, _ = built(tmp_path, {**BERT, "auto_map": {"AutoModel": "x.Y"}}, architecture="BertModel")
+    assert type(other) is transformers.BertModel
+
+
+def test_what_names_code_or_downloads_elsewhere_is_dropped(tmp_path, transformers):
+    loading = {"attn_implementation": "someone/kernel", "_attn_implementation": "someone/kernel", "use_kernels": True}
+    model, _ = built(tmp_path, {**BERT, **loading, "trust_remote_code": True, "dtype": "bfloat16"})
+    assert model.config._attn_implementation == "eager"
+    assert next(model.parameters()).dtype is torch.float32
+    assert not getattr(model.config, "trust_remote_code", False)
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "words"),
+    [
+        ({**BERT, "architectures": ["pipeline"]}, InputError, "'pipeline', which is no model"),
+        ({**BERT, "architectures": ["os.system"]}, InputError, "which is no model"),
+        ({**BERT, "architectures": None}, InputError, "None, which is no model"),
+        ({**BERT, "architectures": ["GPT2Model"]}, MismatchError, "describes a 'bert', but GPT2Model is a 'gpt2'"),
+        ({**BERT, "hidden_size": 9}, MismatchError, "while building the model"),
+    ],
+)
+def test_configurations_that_make_no_model(tmp_path, transformers, config, error, words):
+    with pytest.raises(error, match=words):
+        built(tmp_path, config)
+
+
+def test_a_problem_with_the_models_own_loss_tied_weights_and_shifted_labels(tmp_path, transformers):
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config.from_dict(GPT))
+    state = {name: value for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    checkpoint(tmp_path, GPT, {name: value.clone() for name, value in state.items()})
+    tokens = torch.randint(19, (3, 7))
+    labels = tokens.clone()
+    labels[0, 3:] = -100
+    save_file({"input_ids": tokens, "labels": labels}, tmp_path / "batch.safetensors")
+    batch = BatchOptions(batch=str(tmp_path / "batch.safetensors"), mode="eval")
+    problem = open_problem(str(tmp_path), ModelOptions(model="hf"), batch, RunOptions(dtype="float64")).problem
+    logits = model.double().eval()(input_ids=tokens).logits[:, :-1]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+    assert problem.base.loss == pytest.approx(expected.item(), rel=1e-6)
+    names = [tensor.name for tensor in problem.trainable]
+    assert "transformer.wte.weight" in names and "lm_head.weight" not in names
+
+
+def test_a_network_far_larger_than_the_checkpoint_is_refused_before_it_takes_memory(tmp_path, transformers):
+    with pytest.raises(MismatchError, match=r"a network of 9000000\d+ numbers; the checkpoint holds 2"):
+        built(tmp_path, {**BERT, "vocab_size": 10**11})

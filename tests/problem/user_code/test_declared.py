@@ -1,0 +1,206 @@
+from pathlib import Path
+
+import pytest
+
+from fromage_cli.errors import InputError, UnsafeError, UsageError
+from fromage_cli.problem.user_code.declared import Declared, declared_beside
+
+
+def declare(folder: Path, text: str, *, trust: bool = False, name: str = "fromage.toml") -> Declared:
+    (folder / name).write_text(text)
+    return declared_beside(folder / "model.safetensors", {}, trust=trust)
+
+
+def test_nothing_beside_declares_nothing(tmp_path: Path) -> None:
+    assert declared_beside(tmp_path / "model.safetensors", {}) == Declared()
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    (tmp_path / "batch.npz").touch()
+    declared = declare(
+        tmp_path,
+        'activation = "gelu"\nresidual = true\nnorm = "layernorm"\nbatch = "batch.npz"\nloss = "mse"\nmode = "eval"\n'
+        "learning_rate = 1\nweight-decay = 0.1\nmomentum = 0.9\nbetas = [0.9, 0.95]\nsteps_per_epoch = 40\n",
+    )
+    assert declared == Declared(
+        activation="gelu",
+        residual=True,
+        norm="layernorm",
+        batch=str(tmp_path / "batch.npz"),
+        loss="mse",
+        mode="eval",
+        learning_rate=1.0,
+        weight_decay=0.1,
+        momentum=0.9,
+        betas=(0.9, 0.95),
+        steps_per_epoch=40,
+        source=tmp_path / "fromage.toml",
+    )
+
+
+@pytest.mark.parametrize("name", ["fromage.toml", "pyproject.toml"])
+def test_the_tool_table_counts_in_either_file(tmp_path: Path, name: str) -> None:
+    assert declare(tmp_path, '[tool.fromage-diag]\nactivation = "tanh"\n', name=name).activation == "tanh"
+
+
+def test_a_pyproject_of_something_else_declares_nothing(tmp_path: Path) -> None:
+    assert declare(tmp_path, '[project]\nname = "x"\n', name="pyproject.toml") == Declared()
+
+
+def test_only_the_given_directory_and_that_of_the_opened_file_are_read(tmp_path: Path) -> None:
+    step = tmp_path / "run" / "step-4"
+    step.mkdir(parents=True)
+    (tmp_path / "fromage.toml").write_text('activation = "elu"\n')
+    (tmp_path / "run" / "fromage.toml").write_text('activation = "relu"\n')
+    weights = step / "model.safetensors"
+    assert declared_beside(weights, {}).activation is None
+    assert declared_beside(tmp_path / "run", {}, opened=weights).activation == "relu"
+    (step / "fromage.toml").write_text('activation = "tanh"\n')
+    assert declared_beside(tmp_path / "run", {}, opened=weights).activation == "tanh"
+
+
+def test_metadata_declares_the_same_keys_as_texts(tmp_path: Path) -> None:
+    metadata = {"activation": "relu", "residual": "True", "learning_rate": "3e-4", "betas": ".9,.95", "format": "pt"}
+    metadata |= {"steps_per_epoch": "12", "betas": "0.9, 0.95"}
+    declared = declared_beside(tmp_path / "model.safetensors", metadata)
+    assert declared == Declared(
+        activation="relu", residual=True, learning_rate=3e-4, betas=(0.9, 0.95), steps_per_epoch=12
+    )
+
+
+def test_the_file_wins_over_metadata(tmp_path: Path) -> None:
+    (tmp_path / "fromage.toml").write_text('activation = "tanh"\n')
+    declared = declared_beside(tmp_path / "model.safetensors", {"activation": "relu", "norm": "rmsnorm"})
+    assert (declared.activation, declared.norm) == ("tanh", "rmsnorm")
+
+
+def test_metadata_of_other_programs_is_passed_over(tmp_path: Path) -> None:
+    metadata = {"loss": "0.42", "model": "resnet.py:make", "batch": "32", "learning_rate": "cosine", "mode": "fast"}
+    assert declared_beside(tmp_path / "model.safetensors", metadata) == Declared()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('activatoin = "relu"', "Unknown key 'activatoin'"),
+        ("seed = 1", "Unknown key 'seed'"),
+        ('activation = "swish"', "one of relu, leaky_relu"),
+        ('residual = "yes"', "true or false"),
+        ("norm = true", "one of none, layernorm"),
+        ('mode = "test"', "one of auto, train, eval"),
+        ('loss = "hinge"', "unknown loss 'hinge'"),
+        ("learning_rate = 0", "above 0"),
+        ("learning_rate = inf", "above 0"),
+        ("learning_rate = true", "above 0"),
+        ("weight_decay = -1", "0 or above"),
+        ("momentum = 1.0", "below 1"),
+        ("betas = [0.9]", "two numbers"),
+        ("betas = [0.9, 1.0]", "two numbers"),
+        ("steps_per_epoch = 2.5", "whole number"),
+        ("batch = 3", "not a text"),
+        ('batch = "data.csv"', "expected a file .safetensors"),
+        ("activation = ", "not valid TOML"),
+        ("activation = " + "[" * 20_000, "not valid TOML"),
+        ("learning_rate = " + "1" * 5_000, "not valid TOML"),
+        ("learning_rate = " + "1" * 400, "above 0"),
+        ("betas = [0.9, 1" + "0" * 400 + "]", "two numbers"),
+        ("#" * 1_000_001, "more than 1000000 bytes"),
+        ("[tool]\nfromage-diag = 3", "not a table"),
+    ],
+)
+def test_wrong_declarations_are_usage_errors(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        declare(tmp_path, text)
+    assert caught.value.hint
+    assert len(caught.value.message) < 400
+
+
+def test_an_unknown_key_comes_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        declare(tmp_path, 'activatoin = "relu"')
+    assert "'activation'" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'batch = "../batch.npz"',
+        'batch = "/etc/batch.npz"',
+        'batch = "https://host/batch.npz"',
+        'batch = "data.py:function"',
+        'batch = "pkg.module:function"',
+        'loss = "loss.py:function"',
+        'loss = "pkg:function"',
+        'model = "model.py:factory"',
+        'model = "hf"',
+    ],
+)
+def test_code_and_ways_out_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UnsafeError) as caught:
+        declare(tmp_path, text)
+    assert "--trust" in caught.value.hint
+
+
+def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "batch.npz").touch()
+    (tmp_path / "run" / "batch.npz").symlink_to(tmp_path / "batch.npz")
+    with pytest.raises(UnsafeError, match="lies outside"):
+        declare(tmp_path / "run", 'batch = "batch.npz"')
+
+
+@pytest.mark.parametrize("name", ["loop.npz", "a\\u0000.npz", "a" * 5000 + ".npz"])
+def test_a_batch_that_no_path_leads_to_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop.npz").symlink_to("loop.npz")
+    with pytest.raises(InputError, match="leads to no file") as caught:
+        declare(tmp_path, f'batch = "{name}"')
+    assert len(caught.value.message) < 200
+
+
+def test_a_file_whose_name_looks_like_code_never_becomes_code(tmp_path: Path) -> None:
+    (tmp_path / "data.py:function").touch()
+    with pytest.raises(UnsafeError):
+        declare(tmp_path, 'batch = "data.py:function"')
+
+
+def test_metadata_may_not_lead_outside_either(tmp_path: Path) -> None:
+    with pytest.raises(UnsafeError, match="metadata sets batch"):
+        declared_beside(tmp_path / "model.safetensors", {"batch": "../secret.npz"})
+
+
+def test_a_wrong_architecture_in_metadata_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="metadata: activation = 'swish'"):
+        declared_beside(tmp_path / "model.safetensors", {"activation": "swish"})
+
+
+def test_a_missing_batch_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such file"):
+        declare(tmp_path, 'batch = "batch.npz"')
+
+
+def test_trust_lifts_it(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "batch.npz").touch()
+    declared = declare(
+        tmp_path / "run", 'model = "model.py:make"\nloss = "pkg.mod:loss"\nbatch = "../batch.npz"\n', trust=True
+    )
+    assert declared.model == f"{tmp_path / 'run' / 'model.py'}:make"
+    assert declared.loss == "pkg.mod:loss"
+    assert Path(str(declared.batch)).samefile(tmp_path / "batch.npz")
+    code = declare(tmp_path / "run", 'batch = "data.py:make"', trust=True)
+    assert code.batch == f"{tmp_path / 'run' / 'data.py'}:make"
+
+
+def test_an_unreadable_file_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "fromage.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="not valid TOML"):
+        declared_beside(tmp_path / "model.safetensors", {})
+
+
+def test_metadata_that_mislead_are_passed_over(tmp_path: Path) -> None:
+    metadata = {"betas": "[1" + "0" * 400 + ", 0.9]", "residual": "[" * 100_000, "learning_rate": "1e999"}
+    assert (
+        declared_beside(tmp_path / "c.pt", {name: metadata[name] for name in ("betas", "learning_rate")}) == Declared()
+    )
+    with pytest.raises(UsageError, match="true or false"):
+        declared_beside(tmp_path / "c.pt", metadata)
