@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, TensorEntry
-from fromage_cli.checkpoints.reading.widening import WIDTHS
+from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 from fromage_cli.errors import UsageError
 
 

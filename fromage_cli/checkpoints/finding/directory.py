@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from fromage_cli.checkpoints.formats.content import SUPPORTED
+from fromage_cli.checkpoints.names.library_files import ACCELERATE, METADATA, MODEL_STATES, SHARD_OF_RANK
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.names.steps import SHARD, order_in_name
 from fromage_cli.checkpoints.storage.files import names_in, opened, quoted
@@ -18,17 +19,9 @@ MAIN_FILES = (
     "pytorch_model.bin.index.json",
     "flax_model.msgpack",
 )
-METADATA = ".metadata"
-"""What says which pieces of which tensors lie in the shards of a torch.distributed.checkpoint."""
-SHARD_OF_RANK = re.compile(r"^shard-([0-9]{5})-model-[0-9]{5}-of-[0-9]{5}\.safetensors$")
-"""One rank's part of such a checkpoint in safetensors files."""
-MODEL_STATES = re.compile(r"^(?:zero_pp_rank_([0-9]+)_)?mp_rank_([0-9]+)_model_states\.pt$")
-"""What DeepSpeed writes about the model, once or once a rank."""
 RANK = re.compile(r"^mp_rank_[0-9]{2}(_[0-9]{3})*$")
 """Directories of Megatron's tensor- and pipeline-parallel ranks."""
 LONGEST_TAG = 255
-ACCELERATE = ("pytorch_model_fsdp_0", "optimizer_0")
-"""Distributed checkpoints inside of one that Hugging Face's accelerate wrote: the weights' and the optimizer's."""
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
 SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin", ".ckpt"), (".npz",), (".msgpack",))  # in order of preference
 _OTHER = (

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from fromage_cli.checkpoints.checkpoint import Span, TensorEntry
 from fromage_cli.checkpoints.finding.directory import MAIN_FILES, own_weights
-from fromage_cli.checkpoints.formats.content import HEADER_LIMIT
 from fromage_cli.checkpoints.formats.sharded import is_index, read_index
+from fromage_cli.checkpoints.names.library_files import HEADER_LIMIT
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.storage.remote import Entry, Remote
 from fromage_cli.errors import FromageError, InputError

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fromage_cli.checkpoints.finding.directory import METADATA
 from fromage_cli.checkpoints.finding.trainer_files import OPTIMIZERS, optimizer_in
 from fromage_cli.checkpoints.formats.content import PICKLED, kind_of
 from fromage_cli.checkpoints.formats.distributed import load_distributed_optimizer
+from fromage_cli.checkpoints.names.library_files import METADATA
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.optimizers.saved_optimizer import KEYS, optimizer_state, parse_optimizer

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fromage_cli.checkpoints.finding.directory import ACCELERATE, METADATA, has_usual_name
+from fromage_cli.checkpoints.finding.directory import has_usual_name
+from fromage_cli.checkpoints.names.library_files import ACCELERATE, METADATA
 from fromage_cli.checkpoints.names.steps import step_in_metadata
 from fromage_cli.checkpoints.storage.json_file import read_object
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fromage_cli.checkpoints.formats.npy_header import MAGIC, pickle_in_array
 from fromage_cli.checkpoints.formats.zip_directory import read_directory
+from fromage_cli.checkpoints.names.library_files import HEADER_LIMIT
 from fromage_cli.checkpoints.storage.files import FileVersion, opened, quoted
 from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.errors import InputError, UnsafeError
@@ -15,7 +16,6 @@ SUPPORTED = (
     "Readable are .safetensors, PyTorch files (.pt, .pth, .bin, .ckpt), .npz and .msgpack, single or sharded with an "
     "index, and directories of torch.distributed.checkpoint and DeepSpeed."
 )
-HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
 PICKLE_PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 OLD_PICKLE = re.compile(rb"c[\w.]+\n[\w.]+\n[(q)p0-9]|\([dl]p?[0-9]+\n|\(i[\w.]+\n[\w.]+\n|[}\]]q\x00")
 """The beginning of an object, a dictionary or a list in protocol 0 or 1, which have no mark of their own."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
-from fromage_cli.checkpoints.finding.directory import METADATA
 from fromage_cli.checkpoints.formats.distributed_metadata import (
     Metadata,
     Place,
@@ -23,6 +22,7 @@ from fromage_cli.checkpoints.formats.distributed_metadata import (
 )
 from fromage_cli.checkpoints.formats.pieces import Box, PiecedTensor
 from fromage_cli.checkpoints.formats.torch_file import load_part
+from fromage_cli.checkpoints.names.library_files import METADATA
 from fromage_cli.checkpoints.names.steps import STEP_NAMES, step_in_metadata
 from fromage_cli.checkpoints.nested.candidates import DEEPEST
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice, ancestors, choose

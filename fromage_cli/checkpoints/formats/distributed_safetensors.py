@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
-from fromage_cli.checkpoints.finding.directory import SHARD_OF_RANK
 from fromage_cli.checkpoints.formats.pieces import Box, PiecedTensor
 from fromage_cli.checkpoints.formats.safetensors_file import read_tensor
 from fromage_cli.checkpoints.formats.safetensors_header import Header, invalid, read_header
+from fromage_cli.checkpoints.names.library_files import SHARD_OF_RANK
 from fromage_cli.checkpoints.storage.files import names_in, quoted
 from fromage_cli.errors import InputError
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from fromage_cli.checkpoints.checkpoint import TensorEntry
-from fromage_cli.checkpoints.formats.content import HEADER_LIMIT
+from fromage_cli.checkpoints.names.library_files import HEADER_LIMIT
 from fromage_cli.checkpoints.names.naming import brief, first_twice
 from fromage_cli.checkpoints.storage.files import FileVersion, opened, quoted
 from fromage_cli.checkpoints.storage.json_file import CROWDED, is_crowded

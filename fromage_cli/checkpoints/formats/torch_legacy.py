@@ -14,7 +14,7 @@ from typing import Any
 
 from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.pickles.allowance import Allowance
-from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, storage_dtype
+from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, NESTED, storage_dtype
 from fromage_cli.checkpoints.pickles.machine import Constructor, Unfit
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.unpickling import PickledName, Unpickled, unpickle
@@ -22,8 +22,6 @@ from fromage_cli.checkpoints.storage.sources import Source, Window
 from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, Misplaced, Storage
 
 MAGIC = 0x1950A86A20F9469CFC6C
-NESTED = "torch.storage._load_from_bytes"
-"""What stands in a pickle for a storage that was pickled without torch.save: a whole file in bytes."""
 _DEEPEST = 2
 
 

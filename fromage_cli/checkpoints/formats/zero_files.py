@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fromage_cli.checkpoints.finding.directory import MODEL_STATES
 from fromage_cli.checkpoints.formats.content import kind_of
 from fromage_cli.checkpoints.formats.torch_file import load_file
+from fromage_cli.checkpoints.names.library_files import MODEL_STATES
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.storage.files import FileVersion, names_in, quoted

@@ -14,6 +14,8 @@ from fromage_cli.checkpoints.pickles.numpy_pickles import NUMPY
 from fromage_cli.checkpoints.pickles.placeholders import Global
 from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, Storage, StoredTensor, dense, is_shape
 
+NESTED = "torch.storage._load_from_bytes"
+"""What stands in a pickle for a storage that was pickled without torch.save: a whole file in bytes."""
 STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",

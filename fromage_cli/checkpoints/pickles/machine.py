@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fromage_cli.checkpoints.pickles.allowance import Allowance
-from fromage_cli.checkpoints.pickles.opcodes import OPCODES
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.placeholders import Global, Placeholder
 
 Constructor = Callable[..., Any]
 """Does what a named function would do, with plain values; raises `Unfit` where the arguments are not of that kind."""
 STRIDE = 256
-"""Steps between two looks at the clock."""
+"""Steps between two looks at the clock, which cost more than a step."""
 NUMBER = 32
 """Bytes that a number on the stack takes."""
 MEMO, FAR_MEMO = 10, 100
@@ -56,21 +55,6 @@ class Machine:
         self.uses: dict[Global, dict[str, None]] = {}
         self._allowance = allowance
 
-    def run(self) -> Any:
-        """Interpret opcodes up to STOP; what is then on the stack."""
-        byte, opcodes = self.stream.byte, OPCODES
-        while True:
-            self.look_at_the_clock()
-            self._charge_stack()
-            for _ in range(STRIDE):
-                code = byte()
-                if code == 0x2E:  # STOP
-                    return self.stack.pop()
-                act = opcodes.get(code)
-                if act is None:
-                    raise self.stream.damaged(f"the unknown opcode {code:#04x}")
-                act(self)
-
     def look_at_the_clock(self) -> None:
         """Raise when the pickle has taken longer than one of its length can."""
         if not self._allowance.in_time:
@@ -81,7 +65,7 @@ class Machine:
         if not self._allowance.charge(count):
             raise self.stream.damaged("its objects need far more memory than the pickle is long; it was given up")
 
-    def _charge_stack(self) -> None:
+    def charge_stack(self) -> None:
         """Count what was put on the stack without being counted."""
         if (grown := len(self.stack) - self._height) > 0:
             self.charge(NUMBER * grown)

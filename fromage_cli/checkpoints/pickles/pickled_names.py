@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from fromage_cli.checkpoints.formats.torch_legacy import NESTED
 from fromage_cli.checkpoints.names.naming import listed
-from fromage_cli.checkpoints.pickles.constructors import ALIASES, CONSTRUCTORS, STORAGES
+from fromage_cli.checkpoints.pickles.constructors import ALIASES, CONSTRUCTORS, NESTED, STORAGES
 from fromage_cli.checkpoints.pickles.unpickling import PickledName
 from fromage_cli.checkpoints.storage.files import quoted
 from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from fromage_cli.checkpoints.pickles.allowance import Allowance
-from fromage_cli.checkpoints.pickles.machine import Constructor, Machine
+from fromage_cli.checkpoints.pickles.machine import STRIDE, Constructor, Machine
+from fromage_cli.checkpoints.pickles.opcodes import OPCODES
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.storage.stored_tensor import Misplaced
 
 BROKEN = (IndexError, KeyError, TypeError, ValueError, OverflowError)
 """What a pickle that breaks its own rules makes the interpreter raise."""
+STOP = 0x2E
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,28 @@ def unpickle(
     machine = Machine(stream, constructors or {}, persistent, allowance or Allowance(stream.remaining))
     try:
         with without_collections():
-            value = machine.run()
+            value = run(machine)
     except BROKEN as error:
         raise stream.damaged(f"{type(error).__name__} ({str(error)[:100]})") from error
     except Misplaced as error:
         raise stream.damaged(f"a tensor does not lie within its storage: {error},") from error
     return Unpickled(value, names_of(machine), stream.position)
+
+
+def run(machine: Machine) -> Any:
+    """Interpret opcodes up to STOP; what is then on the stack."""
+    byte, opcodes = machine.stream.byte, OPCODES
+    while True:
+        machine.look_at_the_clock()
+        machine.charge_stack()
+        for _ in range(STRIDE):
+            code = byte()
+            if code == STOP:
+                return machine.stack.pop()
+            act = opcodes.get(code)
+            if act is None:
+                raise machine.stream.damaged(f"the unknown opcode {code:#04x}")
+            act(machine)
 
 
 @contextmanager

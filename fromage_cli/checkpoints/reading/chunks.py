@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, Span
 from fromage_cli.checkpoints.formats.safetensors_header import incomplete
-from fromage_cli.checkpoints.reading.widening import WIDTHS
+from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 from fromage_cli.checkpoints.storage.files import FileVersion, explained, opened
 
 if TYPE_CHECKING:

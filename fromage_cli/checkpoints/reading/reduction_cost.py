@@ -10,7 +10,7 @@ from itertools import accumulate
 from fromage_cli.checkpoints.checkpoint import Checkpoint
 from fromage_cli.checkpoints.reading.chunks import CHUNK, threads
 from fromage_cli.checkpoints.reading.reductions import measure_norms
-from fromage_cli.checkpoints.reading.widening import WIDTHS
+from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 
 SAMPLE = 1 << 24
 """Elements that are read to tell the speed, more where the first tensor has more."""

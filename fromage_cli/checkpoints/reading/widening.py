@@ -9,14 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-WIDTHS = {  # torch's name without "torch.": bytes per element
-    **dict.fromkeys(("complex128",), 16),
-    **dict.fromkeys(("float64", "complex64", "int64", "uint64"), 8),
-    **dict.fromkeys(("float32", "int32", "uint32"), 4),
-    **dict.fromkeys(("float16", "bfloat16", "int16", "uint16"), 2),
-    **dict.fromkeys(("int8", "uint8", "bool"), 1),
-    **dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"), 1),
-}
 FLOAT8 = {  # bits of the mantissa, bias of the exponent
     "float8_e4m3fn": (3, 7),
     "float8_e5m2": (2, 15),

@@ -17,14 +17,13 @@ from fromage_cli.checkpoints.formats.content import foreign_format
 from fromage_cli.checkpoints.formats.npy_header import pickle_in_array
 from fromage_cli.checkpoints.formats.npz_file import SUFFIX
 from fromage_cli.checkpoints.formats.safetensors_header import read_header
-from fromage_cli.checkpoints.formats.torch_legacy import NESTED
 from fromage_cli.checkpoints.formats.zip_container import ZipContainer
 from fromage_cli.checkpoints.pickles.allowance import Allowance
-from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS
+from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, NESTED
 from fromage_cli.checkpoints.pickles.machine import Constructor, Machine, Unfit
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.placeholders import Placeholder
-from fromage_cli.checkpoints.pickles.unpickling import BROKEN, PickledName, names_of, without_collections
+from fromage_cli.checkpoints.pickles.unpickling import BROKEN, PickledName, names_of, run, without_collections
 from fromage_cli.checkpoints.storage.files import FileVersion, status_of
 from fromage_cli.checkpoints.storage.sources import Source, Window
 from fromage_cli.checkpoints.storage.stored_tensor import Misplaced
@@ -173,7 +172,7 @@ def _one_after_another(
         fault = ""
         try:
             with without_collections():
-                machine.run()
+                run(machine)
         except FromageError as error:
             fault = error.message
         except (*BROKEN, Misplaced) as error:

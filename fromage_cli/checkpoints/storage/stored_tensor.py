@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from fromage_cli.checkpoints.names.naming import brief
-from fromage_cli.checkpoints.reading.widening import WIDTHS
+from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 from fromage_cli.errors import InputError
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
-from fromage_cli.checkpoints.reading.widening import WIDTHS
 from fromage_cli.checkpoints.runs.trainer_logs import TrainerLog
+from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 from fromage_cli.diagnostics.inspect.optimizer import describe_optimizer
 from fromage_cli.diagnostics.inspect.result import DtypeTotal, InspectResult, LogResult, TensorResult, Totals
 from fromage_cli.diagnostics.inspect.safety import named_code

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.losses.call import unwrapped
+from fromage_cli.problem.networks.layers import unwrapped
 from fromage_cli.problem.networks.weights import load_weights
 
 

@@ -17,8 +17,7 @@ from fromage_cli.errors import MismatchError
 from fromage_cli.probes.optimizer_step.minibatches import minibatches, visit_minibatches
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.losses.call import unwrapped
-from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.problem.networks.layers import TrainableTensor, unwrapped
 
 MINIBATCHES = 16
 """Minibatch gradients that stand in for missing moments."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fromage_cli.problem.losses.call import unwrapped
+from fromage_cli.problem.networks.layers import unwrapped
 from fromage_cli.problem.networks.perceptron import Perceptron
 
 _NEUTRAL = (nn.Identity, nn.Flatten, nn.Unflatten)

@@ -11,8 +11,9 @@ from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.problem.data.pytrees import named_tensors
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.losses.call import call_model, unwrapped
+from fromage_cli.problem.losses.call import call_model
 from fromage_cli.problem.losses.supervised_losses import prediction
+from fromage_cli.problem.networks.layers import unwrapped
 from fromage_cli.problem.networks.weights import load_weights
 
 

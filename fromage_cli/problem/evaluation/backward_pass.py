@@ -1,17 +1,17 @@
 """One backward pass over all chunks, each gradient handed over as soon as it is complete."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from fromage_cli.errors import FromageError, MismatchError
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.losses.loss_terms import LossTerms
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.problem.user_code.named_code import first_line, out_of_memory, raised_here
-
-if TYPE_CHECKING:
-    from fromage_cli.problem.evaluation.problem import Problem
 
 Visitor = Callable[[TrainableTensor, Tensor], None]
 """Called with a tensor and its gradient, which is freed when the call returns."""
@@ -39,43 +39,41 @@ class Hooks:
         return handle
 
 
-class Sweep:
+@dataclass
+class BackwardPass:
     """One backward pass over all chunks, with hooks that hand each gradient over as soon as it is complete."""
 
-    def __init__(
-        self,
-        problem: "Problem",
-        hooks: Hooks,
-        visit: Visitor,
-        on_arrival: Callable[[TrainableTensor], None] | None,
-        scalar: Callable[[Tensor], Tensor],
-    ) -> None:
-        self.problem, self.visit, self.scalar = problem, visit, scalar
-        self.chunks = problem.chunks()
-        self.last = False
-        self.divisor = 1.0
-        hooks.arrived = on_arrival or self._arrived
-        problem.drop_gradients()
+    chunks: Sequence[Batch]
+    evaluate: Callable[[Batch], AbstractContextManager[LossTerms]]
+    """The loss of a chunk, and the conditions under which its backward pass belongs too."""
+    tensors: Sequence[TrainableTensor]
+    deferred: Collection[str]
+    """Names of tensors whose gradient arrives in several parts, so that it is handed over at the end."""
+    visit: Visitor
+    scalar: Callable[[Tensor], Tensor] = lambda loss: loss
+    """What the gradient is taken of; linear in the loss."""
+    last: bool = False
+    divisor: float = 1.0
 
     def run(self) -> float:
         """The loss; every gradient has been visited when it returns."""
         total = count = 0.0
         for index, chunk in enumerate(self.chunks):
             self.last = index == len(self.chunks) - 1
-            with self.problem.evaluation():
-                terms = self.problem.loss(self.problem.model, chunk)
+            with self.evaluate(chunk) as terms:
                 total += float(terms.total.detach())
                 count += counted(terms.count, len(self.chunks))
                 share = 1.0 if len(self.chunks) > 1 else 1.0 / terms.count
                 self.divisor = count if len(self.chunks) > 1 else 1.0
                 # not as an argument of backward(), for which torch imports its symbolic shapes: a third of a second
                 _run_backward(self.scalar(terms.total * share))
-        for tensor in self.problem.trainable:  # what did not arrive whole
+        for tensor in self.tensors:  # what did not arrive whole
             self._hand_over(tensor)
         return total / counted(count)
 
-    def _arrived(self, tensor: TrainableTensor) -> None:
-        if self.last and tensor.name not in self.problem.deferred:
+    def arrived(self, tensor: TrainableTensor) -> None:
+        """Hands over the gradient of a tensor that nothing more will be added to."""
+        if self.last and tensor.name not in self.deferred:
             self._hand_over(tensor)
 
     def _hand_over(self, tensor: TrainableTensor) -> None:

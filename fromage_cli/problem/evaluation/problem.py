@@ -13,10 +13,10 @@ from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.conditions.evaluation import Mode, batch_statistics_modules, comparable, steady
 from fromage_cli.problem.data.batches import Batch
-from fromage_cli.problem.evaluation.backward_pass import Hooks, Sweep, Visitor, counted
-from fromage_cli.problem.losses.call import unwrapped
+from fromage_cli.problem.evaluation.backward_pass import BackwardPass, Hooks, Visitor, counted
+from fromage_cli.problem.losses.loss_terms import LossTerms
 from fromage_cli.problem.losses.losses import Loss
-from fromage_cli.problem.networks.layers import TrainableTensor, frozen_names, trainable_tensors
+from fromage_cli.problem.networks.layers import TrainableTensor, frozen_names, trainable_tensors, unwrapped
 
 SMALL = 1 << 18
 """Entries of all trainable tensors up to which their gradients may be held together: a megabyte in float32."""
@@ -154,8 +154,7 @@ class Problem:
         self.budget.check()
         total = count = 0.0
         for chunk in self.chunks():
-            with self.evaluation(), torch.no_grad():
-                terms = self.loss(self.model, chunk)
+            with torch.no_grad(), self._evaluated(chunk) as terms:
                 total += float(terms.total)
                 count += terms.count
         self.evaluations.forwards += 1
@@ -181,6 +180,12 @@ class Problem:
         """The conditions of every evaluation."""
         conditions = comparable(self.model, self.mode, self.seed, generators_kept=self._hooks is not None)
         return self._autocast(conditions) if self.autocast else conditions
+
+    @contextmanager
+    def _evaluated(self, chunk: Batch) -> Iterator[LossTerms]:
+        """The loss of a chunk, with the conditions of its evaluation still in force."""
+        with self.evaluation():
+            yield self.loss(self.model, chunk)
 
     @contextmanager
     def _autocast(self, conditions: AbstractContextManager[None]) -> Iterator[None]:
@@ -262,7 +267,10 @@ class Problem:
         if hooks is None or (on_arrival is not None and not hooks.watching):
             hooks = Hooks(self.trainable)
         try:
-            loss = Sweep(self, hooks, visit, on_arrival, scalar).run()
+            self.drop_gradients()
+            taken = BackwardPass(self.chunks(), self._evaluated, self.trainable, self.deferred, visit, scalar)
+            hooks.arrived = on_arrival or taken.arrived
+            loss = taken.run()
         finally:
             self.drop_gradients()
             if hooks is not self._hooks:

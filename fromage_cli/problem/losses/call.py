@@ -13,6 +13,7 @@ from torch import nn
 from fromage_cli.errors import FromageError, MismatchError
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.data.pytrees import describe_shapes, map_tensors, named_tensors
+from fromage_cli.problem.networks.layers import unwrapped
 from fromage_cli.problem.user_code.named_code import first_line, named_code, out_of_memory
 
 INPUT_NAMES = ("x", "input", "inputs")
@@ -74,17 +75,6 @@ def handed_over(user: object, data: Any) -> Iterator[Any]:
     if not leaving and all(tensor._version == 0 for tensor in tensors):
         with suppress(TypeError):  # what cannot be referred to weakly goes on being given copies
             _LEAVING[id(user)] = user
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile`, DataParallel and DistributedDataParallel."""
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
 
 
 def signature_text(model: nn.Module) -> str:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.data.batches import Batch
-from fromage_cli.problem.losses.call import call_model, forward, handed_over, inputs_and_targets, is_scalar, unwrapped
+from fromage_cli.problem.losses.call import call_model, forward, handed_over, inputs_and_targets, is_scalar
 from fromage_cli.problem.losses.loss_terms import LossTerms, scalar_loss
+from fromage_cli.problem.networks.layers import unwrapped
 from fromage_cli.problem.user_code.named_code import named_code
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fromage_cli.checkpoints.finding.directory import ACCELERATE
+from fromage_cli.checkpoints.names.library_files import ACCELERATE
 from fromage_cli.checkpoints.storage.json_file import read_object
 from fromage_cli.errors import InputError, MismatchError, UnsafeError, UsageError
 from fromage_cli.problem.user_code.named_code import named_code, seeded

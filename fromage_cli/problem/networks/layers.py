@@ -61,3 +61,14 @@ def _owner_class(modules: Mapping[str, nn.Module], name: str) -> str:
     module = modules[owner.removeprefix(".") if parametrized else name.rpartition(".")[0]]
     kind: str = getattr(module, "original_name", type(module).__name__)
     return kind.removeprefix("Parametrized")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside `torch.compile`, DataParallel and DistributedDataParallel."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model

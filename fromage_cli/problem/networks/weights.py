@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.errors import MismatchError, NumericalError
-from fromage_cli.problem.losses.call import unwrapped
-from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.problem.networks.layers import TrainableTensor, unwrapped
 from fromage_cli.problem.networks.weight_names import Match, is_computed, match_names, missing_names, names_error
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from fromage_cli.errors import InputError
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS pointer", "git lfs pull"),
         (b"<!DOCTYPE html><html></html>", "web page", "download it again"),
         (b"\n <html>", "web page", "download it again"),
-        (gzip.compress(b"x"), "gzip", "Unpack"),
+        (gzip.compress(b"x", mtime=0), "gzip", "Unpack"),
         (b"\x89HDF\r\n\x1a\n", "HDF5", "safetensors"),
         (b"GGUF\x03", "GGUF", "quantised"),
         (b"\x93NUMPY\x01", "single NumPy array", "numpy.savez"),

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from fromage_cli.checkpoints.formats.safetensors_header import DTYPES
-from fromage_cli.checkpoints.reading.widening import FLOAT8, WIDTHS, Widening
+from fromage_cli.checkpoints.reading.widening import FLOAT8, Widening
+from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 
 EVERY_BYTE = torch.arange(256, dtype=torch.uint8)
 

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.problem.conditions.budget import Budget
-from fromage_cli.problem.conditions.evaluation import problem as problem_module
 from fromage_cli.problem.data.batches import as_batch
+from fromage_cli.problem.evaluation import problem as problem_module
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.weights import load_weights, weight_reader
 

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.problem.data.batches import Batch, as_batch
-from fromage_cli.problem.losses.call import call_model, inputs_and_targets, is_scalar, signature_text, unwrapped
+from fromage_cli.problem.losses.call import call_model, inputs_and_targets, is_scalar, signature_text
+from fromage_cli.problem.networks.layers import unwrapped
 
 A, B, C = torch.full((2, 3), 1.0), torch.full((2, 3), 2.0), torch.tensor([0, 1])
 
