@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from fromage_cli.errors import FromageError
 from fromage_cli.findings import Finding
+from fromage_cli.missing import Missing
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -107,7 +108,7 @@ Answers = Answer | Sequence[Answer]
 def records(items: Sequence[object]) -> Table:
     """Dataclasses as rows: columns named as the fields, arrays left out, nested ones flattened as `outer_inner`.
 
-    Where a nested one may be missing, and is, its columns are there all the same, and empty.
+    What is missing is an empty cell; where a nested one is missing, its columns are there all the same, and empty.
     """
     rows = [dict(_cells(item)) for item in items]
     columns = dict.fromkeys(name for row in rows for name in row)
@@ -117,7 +118,8 @@ def records(items: Sequence[object]) -> Table:
 def _cells(item: object, prefix: str = "") -> list[tuple[str, object]]:
     cells: list[tuple[str, object]] = []
     kind: Any = type(item)
-    for name, value in _named(item):
+    for name, held in _named(item):
+        value = None if isinstance(held, Missing) else held
         if isinstance(value, list | tuple):
             continue
         if isinstance(value, Mapping) or (is_dataclass(value) and not isinstance(value, type)):
@@ -130,9 +132,10 @@ def _cells(item: object, prefix: str = "") -> list[tuple[str, object]]:
 
 @cache
 def _endings(kind: Any, name: str) -> tuple[str, ...]:
-    """What follows a field's name in its columns where it is None: the fields of the dataclass that it might be."""
+    """What follows a field's name in its columns where it is empty: the fields of the dataclass that it might be."""
     hint = get_type_hints(kind)[name] if is_dataclass(kind) else None
-    nested = next((one for one in (hint, *get_args(hint)) if isinstance(one, type) and is_dataclass(one)), None)
+    kinds = (one for one in (hint, *get_args(hint)) if isinstance(one, type) and one is not Missing)
+    nested = next(filter(is_dataclass, kinds), None)
     if nested is None:
         return () if get_origin(hint) is tuple else ("",)
     return tuple(f"_{entry.name}{rest}" for entry in fields(nested) for rest in _endings(nested, entry.name))

@@ -1,4 +1,4 @@
-"""From results to strict JSON: dataclasses become objects, and what is not finite becomes null and is listed."""
+"""From results to strict JSON: dataclasses become objects; what is missing or not finite becomes null."""
 
 import dataclasses
 import enum
@@ -7,13 +7,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from fromage_cli.missing import Missing
+
 Nonfinite = list[dict[str, str]]
 
 
 def plain(value: object, path: str, nonfinite: Nonfinite) -> Any:
-    """The value in JSON's own types; each nan or infinity becomes None, its path and kind are added to `nonfinite`."""
-    if value is None or isinstance(value, bool):
-        return value
+    """The value in JSON's own types; each nan or infinity becomes None, its path and kind are added to `nonfinite`.
+
+    A Missing becomes None too; the object that holds it, by itself or in a list, tells why under `missing`.
+    """
+    if value is None or isinstance(value, bool | Missing):
+        return None if isinstance(value, Missing) else value
     if isinstance(value, enum.Enum):
         return plain(value.value, path, nonfinite)
     if isinstance(value, str | PurePath):
@@ -30,12 +35,21 @@ def _plain_nested(value: object, path: str, nonfinite: Nonfinite) -> Any:
         value = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         items = {_text(key): item for key, item in value.items()}
-        return {key: plain(item, _member(path, key), nonfinite) for key, item in items.items()}
+        missing = {key: _reason(item) for key, item in items.items()}
+        said = {key: {"code": why.code.value, "reason": why.words} for key, why in missing.items() if why is not None}
+        held = {key: plain(item, _member(path, key), nonfinite) for key, item in items.items()}
+        return held | {"missing": said} if said else held
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return plain(value.item(), path, nonfinite)
     if isinstance(value, Iterable):
         return [plain(item, f"{path}[{index}]", nonfinite) for index, item in enumerate(value)]
     raise TypeError(f"{path}: {type(value).__name__} has no form in JSON")
+
+
+def _reason(value: object) -> Missing | None:
+    """Why a value is missing, or the first of a list's values that is; None where none is."""
+    held = value if isinstance(value, list | tuple) else (value,)
+    return next((item for item in held if isinstance(item, Missing)), None)
 
 
 def _text(value: object) -> str:

@@ -8,6 +8,7 @@ from itertools import groupby
 
 from fromage_cli.errors import UsageError
 from fromage_cli.findings import Finding
+from fromage_cli.missing import Missing
 from fromage_cli.terminal.answer import Answer, Table
 from fromage_cli.terminal.plain import plain
 from fromage_cli.terminal.words import visible
@@ -78,8 +79,8 @@ def _marked(text: str) -> str:
 
 
 def cell(value: object) -> str:
-    """A value at full precision: empty for None, `true` and `false`, no character that could break a line."""
-    if value is None:
+    """A value at full precision, empty where it is missing, `true` or `false`; no character that could break a line."""
+    if value is None or isinstance(value, Missing):
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"

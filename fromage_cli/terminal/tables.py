@@ -1,7 +1,8 @@
 """House tables: bold header, numbers to the right, names cut in the middle, columns dropped before they wrap."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import groupby
 
 from rich import box
@@ -12,6 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from fromage_cli.findings import Finding
+from fromage_cli.missing import Missing
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.rows import ALIKE
 from fromage_cli.terminal.words import ascii_words, middles, number, visible
@@ -110,7 +112,7 @@ class HouseTable:
     def _cell(self, value: object) -> Text:
         if isinstance(value, Text):
             return Text(self._plain(value.plain), style=value.style)
-        if value is None or isinstance(value, int | float):
+        if value is None or isinstance(value, int | float | Missing):
             return Text(number(value, self.ascii_only))
         return Text(self._plain(str(value)))
 
@@ -134,6 +136,33 @@ def hidden_rows(shown: int, total: int) -> Text:
     if shown >= total:
         return Text("")
     return Text(f"{total - shown} of {total} rows hidden; --all shows them", style="dim")
+
+
+NAMED = 2
+"""Layers that are named beside a reason; of more, their number is said."""
+
+
+def not_known(items: Sequence[object], titles: Mapping[str, str], style: PageStyle) -> list[Text]:
+    """A line for each reason why fields of a result, or of its layers, are missing: `not known: X, Y, because …`.
+
+    `titles`: what the fields (`a`, or `a.b` of a nested one) are called on this page; fields that the page does not
+    name are left out.
+    """
+    layers: dict[tuple[Missing, tuple[str, ...]], list[str]] = {}
+    for item in items:
+        reasons: dict[Missing, list[str]] = {}
+        for field, title in titles.items():
+            reason = reduce(lambda held, name: getattr(held, name, None), field.split("."), item)
+            if isinstance(reason, Missing) and title not in reasons.setdefault(reason, []):
+                reasons[reason].append(title)
+        for reason, missing in reasons.items():
+            layers.setdefault((reason, tuple(missing)), []).append(getattr(item, "name", ""))
+    lines = []
+    for (reason, found), names in layers.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        where = f" for {', '.join(names[:NAMED])}{more}" if len(names) < len(items) else ""
+        lines.append(prose(f"not known{where}: {', '.join(found)}, because {reason.words}", style, "dim"))
+    return lines
 
 
 class Harmless:

@@ -5,6 +5,8 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
+from fromage_cli.missing import Missing
+
 ASCII_WORDS = {
     "α": "alpha",
     "β": "beta",
@@ -82,9 +84,9 @@ ASCII_ERRORS = "fromage-ascii"
 """Error handler of the codecs: spell in ASCII what an encoding lacks."""
 
 
-def number(value: float | None, ascii_only: bool = False) -> str:
+def number(value: float | Missing | None, ascii_only: bool = False) -> str:
     """Three significant digits for a person: `0.00431`, `1.2e-05`, `31400`; a dash where there is no number."""
-    if value is None:
+    if value is None or isinstance(value, Missing):
         return "-" if ascii_only else "—"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -142,7 +144,7 @@ def middles(texts: Sequence[str], width: int, ascii_only: bool = False) -> list[
 
 
 def sparkline(
-    values: Sequence[float | None],
+    values: Sequence[float | Missing | None],
     *,
     log: bool = False,
     ascii_only: bool = False,
@@ -162,8 +164,8 @@ def sparkline(
     return "".join(_block(height, low, high, blocks) for height in heights)
 
 
-def _height(value: float | None, log: bool) -> float | None:
-    if value is None or math.isnan(value):
+def _height(value: float | Missing | None, log: bool) -> float | None:
+    if value is None or isinstance(value, Missing) or math.isnan(value):
         return None
     if not log:
         return float(value)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fromage_cli.errors import NumericalError
 from fromage_cli.findings import Finding
+from fromage_cli.missing import Missing, Why
 from fromage_cli.terminal.answer import Answer, CheckpointRecord, Provenance
 from fromage_cli.terminal.envelope import Circumstances, answer_envelope, dumps, error_envelope, status
 from fromage_cli.terminal.plain import plain
@@ -147,3 +148,24 @@ def test_status_is_the_worst_severity():
     assert status(with_findings("warn", "info")) == "warn"
     assert status(with_findings("warn", "fail", "info")) == "fail"
     assert status(with_findings("info", error=NumericalError("m"))) == "error"
+
+
+def test_what_is_missing_is_null_and_the_object_that_holds_it_says_why():
+    why = Missing(Why.NO_MODEL, "no model was given")
+
+    @dataclass(frozen=True)
+    class Layer:
+        norm: float
+        trust: float | Missing
+        rates: tuple[float | Missing, ...]
+
+    reason = {"code": "no-model", "reason": "no model was given"}
+    found = plain({"layers": [Layer(1.0, 2.0, (3.0,)), Layer(1.0, why, (3.0, why))], "bound": why}, "", [])
+    assert found == {
+        "layers": [
+            {"norm": 1.0, "trust": 2.0, "rates": [3.0]},
+            {"norm": 1.0, "trust": None, "rates": [3.0, None], "missing": {"trust": reason, "rates": reason}},
+        ],
+        "bound": None,
+        "missing": {"bound": reason},
+    }

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fromage_cli.errors import UsageError
 from fromage_cli.findings import Finding
+from fromage_cli.missing import Missing, Why
 from fromage_cli.terminal.answer import Answer, Table, records
 from fromage_cli.terminal.rows import cell, chosen_table, comma_separated, finding_line, markdown, tsv
 
@@ -54,6 +55,20 @@ def test_a_missing_one_that_holds_others_has_all_their_columns_but_arrays():
         "layer_dead",
     )
     assert records([Network(None)]).columns == records([Network(Layer("a", (2,), None))]).columns
+
+
+def test_a_missing_number_is_an_empty_cell_and_a_missing_object_as_many():
+    @dataclass(frozen=True)
+    class Measured:
+        name: str
+        trust: float | Missing
+        condition: Condition | Missing
+
+    why = Missing(Why.NO_MODEL, "no model was given")
+    found = records([Measured("a", why, why), Measured("b", 1.0, Condition(2.0, 3.0))])
+    assert found.columns == ("name", "trust", "condition_first", "condition_second")
+    assert found.rows == (("a", None, None, None), ("b", 1.0, 2.0, 3.0))
+    assert tsv(Table(("a", "b"), ((why, 1.0),))) == "a\tb\n\t1.0\n"
 
 
 def test_records_of_nothing():

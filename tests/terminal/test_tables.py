@@ -1,13 +1,15 @@
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
 from fromage_cli.findings import Finding
+from fromage_cli.missing import Missing, Why
 from fromage_cli.terminal.answer import PageStyle
-from fromage_cli.terminal.tables import Column, finding_list, hidden_rows, house_table
+from fromage_cli.terminal.tables import Column, finding_list, hidden_rows, house_table, not_known
 
 GOLDEN = Path(__file__).parent / "golden"
 COLUMNS = [
@@ -62,3 +64,30 @@ def test_an_empty_table():
 def test_hidden_rows():
     assert hidden_rows(10, 10).plain == ""
     assert "7 of 10" in hidden_rows(3, 10).plain
+
+
+def test_reasons_are_said_once_with_the_fields_and_layers_that_they_explain():
+    model, zero = Missing(Why.NO_MODEL, "no model was given"), Missing(Why.ZERO_OR_NOT_FINITE, "the norm is zero")
+    layers = [
+        SimpleNamespace(name=name, norm=1.0, trust=model, depth=SimpleNamespace(path=reason, count=reason), other=zero)
+        for name, reason in (("a", zero), ("b\x1b[31m", zero), ("c", zero), ("d", 3.0))
+    ]
+    titles = {"norm": "norm", "trust": "trust η", "depth.path": "depth", "depth.count": "depth", "nowhere.at": "?"}
+    lines = [line.plain for line in not_known(layers, titles, PageStyle())]
+    assert lines == [
+        "not known: trust η, because no model was given",
+        "not known for a, b\\x1b[31m and 1 more: depth, because the norm is zero",
+    ]
+    assert not_known(layers, titles, PageStyle(ascii_only=True))[0].plain.isascii()
+    network = SimpleNamespace(trust=model, norm=model)
+    assert [line.plain for line in not_known([network], titles, PageStyle())] == [
+        "not known: norm, trust η, because no model was given"
+    ]
+    assert not_known([], titles, PageStyle()) == []
+
+
+def test_a_missing_number_is_a_dash():
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    console.print(house_table(COLUMNS[:2], [("a", Missing(Why.NO_RISE, "none was seen"))], PageStyle()))
+    table = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "—" in table and "none" not in table

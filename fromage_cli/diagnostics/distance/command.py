@@ -7,6 +7,7 @@ import typer
 
 from fromage_cli.errors import FromageError, NumericalError, ResourceError, UsageError
 from fromage_cli.intake import Intake, checkpoint_record, open_problem
+from fromage_cli.missing import failed, found_of
 from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
@@ -46,7 +47,7 @@ def command(
 
     from fromage_cli.checkpoints import open_checkpoint
     from fromage_cli.diagnostics.distance.findings import judge
-    from fromage_cli.diagnostics.distance.measure import CUT, measure, without_function
+    from fromage_cli.diagnostics.distance.measure import measure
     from fromage_cli.diagnostics.distance.pairing import pair_tensors
     from fromage_cli.diagnostics.distance.render import render
     from fromage_cli.problem.conditions.budget import Budget
@@ -66,12 +67,11 @@ def command(
         return _estimate(intake, *opened, pairing, not no_spectrum)
     entries = opened[0].entries
     with progress("distance", total=sum(entries[name].elements for name in pairing.names)) as advance:
-        result, stopped = measure(*opened, pairing, spectrum=not no_spectrum, advance=advance, check=budget.check)
-    error: FromageError | None = stopped
+        result, error = found_of(
+            measure(*opened, pairing, spectrum=not no_spectrum, advance=advance, check=budget.check)
+        )
     notes = [f"{label}: {note}" for label, one in zip("AB", opened, strict=True) for note in one.notes]
-    if intake is None or stopped is not None:
-        result = replace(result, absent=(*result.absent, *without_function(*([CUT] if stopped is not None else []))))
-    else:
+    if intake is not None and error is None:
         result, notes, error = _with_function(result, intake, *opened)
     answer = Answer(
         command="distance",
@@ -93,13 +93,13 @@ def _with_function(
 ) -> tuple["DistanceResult", list[str], FromageError | None]:
     """The result with its function part, what is to be said of the second, and what kept that part from being had."""
     from fromage_cli.diagnostics.distance.function import with_function
-    from fromage_cli.diagnostics.distance.measure import without_function
 
     try:
         result, notes = with_function(result, intake.problem, first, second)
     except (ResourceError, NumericalError) as error:
-        absent = without_function(error.message.rstrip("."))
-        return replace(result, absent=(*result.absent, *absent)), [f"B: {note}" for note in second.notes], error
+        why = failed(error)
+        result = replace(result, function_distance=why, largest_function_distance=why, log10_bound=why, bound=why)
+        return result, [f"B: {note}" for note in second.notes], error
     return result, [f"B: {note}" for note in notes], None
 
 

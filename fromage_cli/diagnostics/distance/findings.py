@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fromage_cli.diagnostics.distance.result import DistanceResult, LayerDistance
 from fromage_cli.findings import Finding
+from fromage_cli.missing import known
 
 ROUNDING = {"float8_e5m2": 2.0**-3, "float8_e4m3fn": 2.0**-4, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Half the gap between neighbouring numbers of a narrow dtype, relative to them."""
@@ -66,16 +67,18 @@ def _unpaired(result: DistanceResult) -> Iterator[Finding]:
 
 
 def _turned(layers: Sequence[LayerDistance], limits: Limits) -> Iterator[Finding]:
-    names = [layer for layer in layers if layer.angle is not None and layer.angle >= limits.turned]
-    if names:
-        furthest = max(names, key=lambda layer: layer.angle or 0.0)
+    turned = [
+        (angle, layer) for layer in layers if (angle := known(layer.angle)) is not None and angle >= limits.turned
+    ]
+    if turned:
+        angle, furthest = max(turned, key=lambda one: one[0])
         yield Finding(
             code="layer-turned",
             severity="info",
             layer=furthest.name,
-            message=f"lies at {math.degrees(furthest.angle or 0.0):.0f}° from where it was"
-            + (f", and {len(names) - 1} more at a right angle or beyond" if len(names) > 1 else ""),
-            value=furthest.angle,
+            message=f"lies at {math.degrees(angle):.0f}° from where it was"
+            + (f", and {len(turned) - 1} more at a right angle or beyond" if len(turned) > 1 else ""),
+            value=angle,
             limit=limits.turned,
             hint="Nothing is left of the first weights: networks of separate runs, or a layer that was re-initialised.",
         )
@@ -99,8 +102,8 @@ def _dtypes(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
     pairs = {(layer.first_dtype, layer.second_dtype) for layer in layers if layer.first_dtype != layer.second_dtype}
     for first, second in sorted(pairs):
         changed = [layer for layer in layers if (layer.first_dtype, layer.second_dtype) == (first, second)]
-        known = [layer.relative_distance for layer in changed if layer.relative_distance is not None]
-        furthest = max(known, default=None)
+        distances = [known(layer.relative_distance) for layer in changed]
+        furthest = max((distance for distance in distances if distance is not None), default=None)
         limit = max(ROUNDING.get(first, 0.0), ROUNDING.get(second, 0.0))
         coarser = first if ROUNDING.get(first, 0.0) == limit else second
         apart = "" if furthest is None else f", at most {furthest:.3g} apart"

@@ -8,20 +8,21 @@ from fromage_cli.checkpoints.reading.arrays import load_matrix
 from fromage_cli.checkpoints.reading.pairs import Pair, measure_pair
 from fromage_cli.diagnostics.distance.pairing import Pairing
 from fromage_cli.diagnostics.distance.result import (
-    Absent,
     ConditionNumber,
     DistanceResult,
     ImpliedStep,
     LayerDistance,
 )
 from fromage_cli.errors import ResourceError
+from fromage_cli.missing import Interrupted, Missing, Why, known
 from fromage_cli.theory.network_distance import straight_step, wandering_step
 from fromage_cli.theory.relative_trust import predicted_breakdown
 from fromage_cli.theory.spectra import DENSE, extremes
 
-NO_MODEL = "no model was given; --model auto rebuilds perceptrons"
-CUT = "a limit was reached before all layers were measured"
-FUNCTION_FIELDS = ("function_distance", "largest_function_distance", "log10_bound")
+NO_MODEL = Missing(Why.NO_MODEL, "no model was given; --model auto rebuilds perceptrons")
+CUT = Missing(Why.LIMIT_REACHED, "a limit was reached before all layers were measured")
+NO_SPECTRUM = Missing(Why.NOT_ASKED, "singular values were not asked for")
+NO_SIZE = Missing(Why.ZERO_OR_NOT_FINITE, "it is zero or not finite in one of the two")
 
 
 def measure(
@@ -32,14 +33,15 @@ def measure(
     spectrum: bool = True,
     advance: Callable[[float], None] = lambda elements: None,
     check: Callable[[], None] = lambda: None,
-) -> tuple[DistanceResult, ResourceError | None]:
-    """The distance of the paired tensors and what follows from it; the function part is left open.
+) -> DistanceResult | Interrupted[DistanceResult]:
+    """The distance of the paired tensors and what follows from it, without the function part.
 
-    `check` raises ResourceError where a limit is reached, which is handed back with the layers so far; raised where
-    there are none. Raises InputError as reading does.
+    `check` raises ResourceError where a limit is reached: the result then holds the layers so far; raised where there
+    are none. Raises InputError as reading does.
     """
     layers: list[LayerDistance] = []
     stopped = None
+    steps = _steps_between(first.step, second.step)
     for name in pairing.names:
         try:
             check()
@@ -48,42 +50,38 @@ def measure(
                 raise
             stopped = limit
             break
-        layers.append(_layer(first, second, name, spectrum))
+        layers.append(_layer(first, second, name, spectrum, steps))
         advance(first.entries[name].elements)
-    product, missing = _product("product", [(layer.name, layer.relative_distance) for layer in layers])
-    spectral, unknown = _product("product_spectral", _spectral(layers))
-    if not spectrum:
-        spectral, unknown = None, (Absent("product_spectral", "singular values were not asked for"),)
-    if stopped is not None:
-        product = spectral = None
-        missing = (Absent("product", CUT), Absent("product_spectral", CUT))
-        unknown = ()
+    cut = CUT if stopped is not None else None
+    function = cut or NO_MODEL
+    spectral = [
+        (layer.name, layer.spectral_distance if len(layer.shape) > 1 else layer.relative_distance) for layer in layers
+    ]
     result = DistanceResult(
         first_step=first.step,
         second_step=second.step,
-        product=product,
-        product_spectral=spectral,
-        function_distance=None,
-        largest_function_distance=None,
-        log10_bound=None,
-        bound=None,
+        product=cut or _product([(layer.name, layer.relative_distance) for layer in layers]),
+        product_spectral=cut or (_product(spectral) if spectrum else NO_SPECTRUM),
+        function_distance=function,
+        largest_function_distance=function,
+        log10_bound=function,
+        bound=function,
         layers=tuple(layers),
         unpaired=pairing.unpaired,
-        absent=(*missing, *unknown, *_steps(first, second), *_large(layers, spectrum)),
     )
-    return result, stopped
+    return result if stopped is None else Interrupted(result, stopped)
 
 
-def without_function(reason: str = NO_MODEL) -> tuple[Absent, ...]:
-    """Why the function part of a result is null."""
-    return tuple(Absent(name, reason) for name in FUNCTION_FIELDS)
-
-
-def _layer(first: Checkpoint, second: Checkpoint, name: str, spectrum: bool) -> LayerDistance:
+def _layer(first: Checkpoint, second: Checkpoint, name: str, spectrum: bool, steps: int | Missing) -> LayerDistance:
     entry, pair = first.entries[name], measure_pair(first, second, name)
-    relative = pair.difference / pair.first if pair.first > 0.0 else None
-    shown = spectrum and len(entry.shape) > 1 and math.isfinite(pair.difference)
-    spectral, condition = _singular_values(first, second, name) if shown else (None, ConditionNumber())
+    relative = pair.difference / pair.first if pair.first > 0.0 else NO_SIZE
+    spectral: float | Missing
+    if spectrum and len(entry.shape) > 1 and math.isfinite(pair.difference):
+        spectral, condition = _singular_values(first, second, name)
+    else:
+        vector = Missing(Why.NOT_DEFINED, "a vector has no singular values")
+        spectral = NO_SPECTRUM if not spectrum else NO_SIZE if len(entry.shape) > 1 else vector
+        condition = ConditionNumber(spectral, spectral, spectral)
     return LayerDistance(
         name=name,
         kind=None,
@@ -95,14 +93,14 @@ def _layer(first: Checkpoint, second: Checkpoint, name: str, spectrum: bool) -> 
         second_norm=pair.second,
         relative_distance=relative,
         spectral_distance=spectral,
-        cosine=None if pair.angle is None else math.cos(pair.angle),
-        angle=pair.angle,
-        implied_step=_implied(first, second, pair, relative),
+        cosine=NO_SIZE if pair.angle is None else math.cos(pair.angle),
+        angle=NO_SIZE if pair.angle is None else pair.angle,
+        implied_step=_implied(pair, relative, steps),
         condition_number=condition,
     )
 
 
-def _singular_values(first: Checkpoint, second: Checkpoint, name: str) -> tuple[float | None, ConditionNumber]:
+def _singular_values(first: Checkpoint, second: Checkpoint, name: str) -> tuple[float | Missing, ConditionNumber]:
     """delta^sigma and the condition numbers of W, W~ and their difference."""
     shape = first.entries[name].shape
     large = min(shape[0], math.prod(shape[1:])) > DENSE
@@ -111,58 +109,43 @@ def _singular_values(first: Checkpoint, second: Checkpoint, name: str) -> tuple[
     _, second_condition = (0.0, None) if large else extremes(other)
     other -= matrix
     moved, difference_condition = extremes(other)
+    too_large = Missing(Why.TOO_LARGE, f"the matrix has more than {DENSE} rows and columns")
+    unmoved = Missing(Why.NOT_DEFINED, "the layer did not move")
     return (
-        moved / largest if largest > 0.0 else None,
-        ConditionNumber(condition, second_condition, difference_condition if moved > 0.0 else None),
+        moved / largest if largest > 0.0 else NO_SIZE,
+        ConditionNumber(
+            too_large if condition is None else condition,
+            too_large if second_condition is None else second_condition,
+            unmoved if moved <= 0.0 else too_large if difference_condition is None else difference_condition,
+        ),
     )
 
 
-def _implied(first: Checkpoint, second: Checkpoint, pair: Pair, relative: float | None) -> ImpliedStep:
-    """The relative step of every training step that would explain the distance, where the steps are known."""
-    steps = steps_between(first.step, second.step)
-    if not steps or relative is None:
-        return ImpliedStep()
-    wandering = None if pair.angle is None else wandering_step(pair.angle, steps)
+def _steps_between(first: int | None, second: int | None) -> int | Missing:
+    """How many training steps lie between, in either direction, where any do."""
+    if first is None or second is None:
+        which = "first" if first is None else "second"
+        return Missing(Why.STEP_UNKNOWN, f"the step of the {which} checkpoint is not known")
+    return abs(second - first) or Missing(Why.NO_STEPS_BETWEEN, f"both checkpoints are of step {first}")
+
+
+def _implied(pair: Pair, relative: float | Missing, steps: int | Missing) -> ImpliedStep:
+    """The relative step of every training step that would explain the distance."""
+    if isinstance(steps, Missing):
+        return ImpliedStep(steps, steps)
+    if isinstance(relative, Missing):
+        return ImpliedStep(relative, relative)
+    wandering = NO_SIZE if pair.angle is None else wandering_step(pair.angle, steps)
+    if wandering is None:
+        wandering = Missing(Why.NOT_DEFINED, "steps at right angles to the weights never turn them by 90° or more")
     return ImpliedStep(straight_step(relative, steps), wandering)
 
 
-def steps_between(first: int | None, second: int | None) -> int | None:
-    """How many steps lie between, in either direction; None where one is not known."""
-    return None if first is None or second is None else abs(second - first)
-
-
-def _steps(first: Checkpoint, second: Checkpoint) -> tuple[Absent, ...]:
-    steps = steps_between(first.step, second.step)
-    if steps is None:
-        which = "first" if first.step is None else "second"
-        return (Absent("implied_step", f"the step of the {which} checkpoint is not known"),)
-    return () if steps else (Absent("implied_step", f"both checkpoints are of step {first.step}"),)
-
-
-def _product(field: str, distances: Sequence[tuple[str, float | None]]) -> tuple[float | None, tuple[Absent, ...]]:
-    """The product of all 1 + delta, less 1, over the layers; None where one of them has no relative distance."""
-    missing = [name for name, distance in distances if distance is None]
-    if missing or not distances:
-        reason = f"{missing[0]} is zero or not finite" if missing else "there is no layer"
-        return None, (Absent(field, reason),)
-    return predicted_breakdown(distance for _, distance in distances if distance is not None), ()
-
-
-def _spectral(layers: Sequence[LayerDistance]) -> list[tuple[str, float | None]]:
-    """delta^sigma of every layer; a vector's is its relative distance."""
-    return [
-        (layer.name, layer.spectral_distance if len(layer.shape) > 1 else layer.relative_distance) for layer in layers
-    ]
-
-
-def _large(layers: Sequence[LayerDistance], spectrum: bool) -> tuple[Absent, ...]:
-    """The layers whose singular values are too many to find them all."""
-    names = [
-        layer.name
-        for layer in layers
-        if spectrum and len(layer.shape) > 1 and min(layer.shape[0], math.prod(layer.shape[1:])) > DENSE
-    ]
-    if not names:
-        return ()
-    counted = f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
-    return (Absent("condition_number", f"more than {DENSE} rows and columns: {counted}"),)
+def _product(distances: Sequence[tuple[str, float | Missing]]) -> float | Missing:
+    """The product of all 1 + delta, less 1, over the layers; missing where one of them has no relative distance."""
+    without = [name for name, distance in distances if isinstance(distance, Missing)]
+    if without:
+        return Missing(Why.RESTS_ON_MISSING, f"{without[0]} is zero or not finite")
+    if not distances:
+        return Missing(Why.RESTS_ON_MISSING, "there is no layer")
+    return predicted_breakdown(value for _, distance in distances if (value := known(distance)) is not None)

@@ -7,21 +7,28 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.diagnostics.distance.result import DistanceResult, LayerDistance
+from fromage_cli.missing import Missing, known
 from fromage_cli.terminal.answer import PageStyle
-from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_known, prose
 from fromage_cli.terminal.words import counted, number, visible
 
 ROWS = 12
 """Layers shown without `--all`."""
 
-_WORDS = {
+_TITLES = {
     "product": "product",
     "product_spectral": "spectral product",
-    "implied_step": "implied step η",
-    "condition_number": "condition number",
     "function_distance": "function distance",
     "largest_function_distance": "largest of a row",
     "log10_bound": "bound by Theorem 1",
+}
+_OF_LAYERS = {
+    "implied_step.straight": "implied step η",
+    "implied_step.wandering": "implied step η",
+}
+_OF_MATRICES = {
+    "condition_number.first": "condition number",
+    "condition_number.second": "condition number",
 }
 
 
@@ -36,29 +43,31 @@ def render(result: DistanceResult, style: PageStyle) -> RenderableType:
         prose(_legend(result), style, "dim"),
         Text(""),
         _network(result, style),
-        *_absent(result, style),
+        *not_known([result], _TITLES, style),
+        *not_known(result.layers, _OF_LAYERS, style),
+        *not_known([one for one in result.layers if known(one.spectral_distance) is not None], _OF_MATRICES, style),
     )
 
 
 def summary(result: DistanceResult) -> str:
     """The answer in a sentence or two."""
     count = counted(len(result.layers), "layer")
-    known = [layer for layer in result.layers if layer.relative_distance is not None]
-    if not known:
+    found = [(distance, layer) for layer in result.layers if (distance := known(layer.relative_distance)) is not None]
+    if not found:
         return f"Of {count} none has a relative distance."
-    furthest = max(known, key=lambda layer: layer.relative_distance or 0.0)
-    if not furthest.relative_distance:
+    distance, furthest = max(found, key=lambda one: one[0])
+    if not distance:
         if not all(map(_is_same, result.layers)):
             return (
-                f"Of {count} {len(known)} hold{'s' if len(known) == 1 else ''} the same numbers in both; the others "
+                f"Of {count} {len(found)} hold{'s' if len(found) == 1 else ''} the same numbers in both; the others "
                 "have no relative distance."
             )
         return f"The two hold the same numbers in {'all of ' if len(result.layers) > 1 else ''}{count}."
     said = (
         f"{_steps(result)}{visible(furthest.name)} is the furthest apart of {count}: "
-        f"{number(furthest.relative_distance)} of its norm{_degrees(furthest)}."
+        f"{number(distance)} of its norm{_degrees(furthest)}."
     )
-    if result.function_distance is not None:
+    if known(result.function_distance) is not None:
         said += f" On this batch the outputs differ by {number(result.function_distance)} of their size."
     return said
 
@@ -76,18 +85,18 @@ def _steps(result: DistanceResult) -> str:
 
 def _degrees(layer: LayerDistance) -> str:
     """The angle in degrees, where it is large enough to be thought of so."""
-    if layer.angle is None or layer.angle < 1e-3:
+    if isinstance(layer.angle, Missing) or layer.angle < 1e-3:
         return ""
     return f", at an angle of {math.degrees(layer.angle):.3g}°"
 
 
 def _nearness(layer: LayerDistance) -> float:
-    return -(layer.relative_distance if layer.relative_distance is not None else math.inf)
+    return -math.inf if isinstance(layer.relative_distance, Missing) else -layer.relative_distance
 
 
 def _layers(result: DistanceResult, shown: Sequence[LayerDistance], style: PageStyle) -> RenderableType:
-    spectral = any(layer.spectral_distance is not None for layer in result.layers)
-    walked = any(layer.implied_step.straight is not None for layer in result.layers)
+    spectral = any(known(layer.spectral_distance) is not None for layer in result.layers)
+    walked = any(known(layer.implied_step.straight) is not None for layer in result.layers)
     columns = [Column("layer", name=True), Column("shape", optional=3), Column("δ")]
     columns += [Column("δ spectral", optional=1)] if spectral else []
     columns += [Column("angle"), Column("cos", optional=5)]
@@ -104,7 +113,7 @@ def _cells(layer: LayerDistance) -> dict[str, object]:
         "δ": layer.relative_distance,
         "δ spectral": layer.spectral_distance,
         "angle": layer.angle,
-        "cos": None if layer.cosine is None else f"{layer.cosine:.6f}",
+        "cos": layer.cosine if isinstance(layer.cosine, Missing) else f"{layer.cosine:.6f}",
         "η straight": layer.implied_step.straight,
         "η wandering": layer.implied_step.wandering,
         "κ": layer.condition_number.first,
@@ -116,34 +125,26 @@ def _cells(layer: LayerDistance) -> dict[str, object]:
 def _legend(result: DistanceResult) -> str:
     """What the columns are; those that are not there are left out."""
     words = "δ = ‖W~ − W‖ / ‖W‖; angle in radians."
-    if any(layer.implied_step.straight is not None for layer in result.layers):
+    if any(known(layer.implied_step.straight) is not None for layer in result.layers):
         words += (
             " η: the relative step, in each training step, that explains the distance: straight, all in one direction "
             "(no smaller one does); wandering, each at a right angle to the weights and to all others."
         )
-    if any(layer.spectral_distance is not None for layer in result.layers):
+    if any(known(layer.spectral_distance) is not None for layer in result.layers):
         words += " κ: condition number of W, W~ and W~ − W."
     return words
 
 
 def _network(result: DistanceResult, style: PageStyle) -> RenderableType:
-    bound = result.bound
+    bound, logarithm = known(result.bound), known(result.log10_bound)
     held = f"Theorem 1: κ {number(bound.condition_number)}, depth {bound.depth}" if bound else ""
     rows = [
         ("Π(1+δ) − 1", result.product, "deep relative trust in the gradient"),
         ("with spectral δ", result.product_spectral, "the same in the spectral norm"),
         ("function", result.function_distance, "‖f~(x) − f(x)‖ / ‖f(x)‖ on the batch"),
         ("of one row", result.largest_function_distance, "the largest"),
-        ("bound on it", None if result.log10_bound is None else f"10^{result.log10_bound:.1f}", held),
+        ("bound on it", None if logarithm is None else f"10^{logarithm:.1f}", held),
     ]
     columns = [Column("both networks", left=True), Column("distance"), Column("what it is", left=True, optional=1)]
-    known = [row for row in rows if row[1] is not None]
-    return house_table(columns, known, style) if known else Group()
-
-
-def _absent(result: DistanceResult, style: PageStyle) -> list[Text]:
-    """What is missing, by its reason."""
-    names: dict[str, list[str]] = {}
-    for absent in result.absent:
-        names.setdefault(absent.reason, []).append(_WORDS[absent.name])
-    return [prose(f"no {', '.join(found)}: {reason}", style, "dim") for reason, found in names.items()]
+    shown = [row for row in rows if row[1] is not None and not isinstance(row[1], Missing)]
+    return house_table(columns, shown, style) if shown else Group()

@@ -2,25 +2,27 @@
 
 from dataclasses import dataclass, field
 
+from fromage_cli.missing import Missing
+
 
 @dataclass(frozen=True)
 class ConditionNumber:
     """σ_max / σ_min of the matrices first dimension × all others; infinite where the smallest is rounding."""
 
-    first: float | None = None
-    second: float | None = None
-    difference: float | None = None
-    """None where the layer did not move."""
+    first: float | Missing
+    second: float | Missing
+    difference: float | Missing
+    """Missing where the layer did not move."""
 
 
 @dataclass(frozen=True)
 class ImpliedStep:
     """The relative step η of every training step between the two that would explain the distance."""
 
-    straight: float | None = None
+    straight: float | Missing
     """(1 + δ)^(1/t) − 1, all steps in one direction: no smaller ones arrive."""
-    wandering: float | None = None
-    """From cos = (1 + η²)^(−t/2), every step orthogonal to the weights and to the others; None beyond a right angle."""
+    wandering: float | Missing
+    """From cos = (1 + η²)^(−t/2), every step orthogonal to the weights and to the others; no angle of 90° or more."""
 
 
 @dataclass(frozen=True)
@@ -39,26 +41,17 @@ class LayerDistance:
     """‖W‖, Frobenius."""
     second_norm: float
     """‖W~‖."""
-    relative_distance: float | None
-    """δ = ‖W~ − W‖ / ‖W‖; None where W is zero or an entry is not finite."""
-    spectral_distance: float | None
-    """δ^σ = ‖W~ − W‖₂ / ‖W‖₂; None for vectors, and where singular values were not asked for."""
-    cosine: float | None
+    relative_distance: float | Missing
+    """δ = ‖W~ − W‖ / ‖W‖; missing where W is zero or an entry is not finite."""
+    spectral_distance: float | Missing
+    """δ^σ = ‖W~ − W‖₂ / ‖W‖₂; missing for vectors, and where singular values were not asked for."""
+    cosine: float | Missing
     """Between W and W~."""
-    angle: float | None
+    angle: float | Missing
     """Radians, from ‖û − v̂‖ and ‖û + v̂‖ in float64: it has all its digits where the cosine is 1."""
     implied_step: ImpliedStep
-    """None in both where the steps of the two are not known, or the same."""
+    """Missing in both where the steps of the two are not known, or the same."""
     condition_number: ConditionNumber
-
-
-@dataclass(frozen=True)
-class Absent:
-    """A number that is null, and why."""
-
-    name: str
-    """The field."""
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -94,18 +87,16 @@ class DistanceResult:
 
     first_step: int | None
     second_step: int | None
-    product: float | None
+    product: float | Missing
     """Deep relative trust, Π(1 + δ) − 1 over the layers."""
-    product_spectral: float | None
+    product_spectral: float | Missing
     """Π(1 + δ^σ) − 1."""
-    function_distance: float | None
-    """‖f~(x) − f(x)‖ / ‖f(x)‖ over all rows of the batch together; None without a model."""
-    largest_function_distance: float | None
+    function_distance: float | Missing
+    """‖f~(x) − f(x)‖ / ‖f(x)‖ over all rows of the batch together; missing without a model."""
+    largest_function_distance: float | Missing
     """The largest of any row."""
-    log10_bound: float | None
-    """log10 of Theorem 1's bound, which holds for each row; None where the theorem gives none."""
-    bound: Bound | None
+    log10_bound: float | Missing
+    """log10 of Theorem 1's bound, which holds for each row; missing where the theorem gives none."""
+    bound: Bound | Missing
     layers: tuple[LayerDistance, ...]
     unpaired: Unpaired = field(default_factory=Unpaired)
-    absent: tuple[Absent, ...] = ()
-    """Why a field above is null."""

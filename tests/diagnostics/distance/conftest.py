@@ -4,7 +4,6 @@ from typing import Any
 import pytest
 
 from fromage_cli.diagnostics.distance.result import (
-    Absent,
     Bound,
     ConditionNumber,
     DistanceResult,
@@ -12,6 +11,7 @@ from fromage_cli.diagnostics.distance.result import (
     LayerDistance,
     Unpaired,
 )
+from fromage_cli.missing import Missing, Why
 
 
 @pytest.fixture
@@ -41,7 +41,15 @@ def make_layer() -> Callable[..., LayerDistance]:
 @pytest.fixture
 def make_result(make_layer: Callable[..., LayerDistance]) -> Callable[..., DistanceResult]:
     def make(**changes: Any) -> DistanceResult:
+        large = Missing(Why.TOO_LARGE, "the matrix has more than 1024 rows and columns")
         still = make_layer("layers.1.weight", shape=(64, 64), parameters=4096, relative_distance=0.01, angle=1e-8)
+        huge = make_layer(
+            "layers.2.weight",
+            shape=(2048, 4096),
+            parameters=8388608,
+            relative_distance=0.02,
+            condition_number=ConditionNumber(large, large, large),
+        )
         values: dict[str, Any] = {
             "first_step": 0,
             "second_step": 1000,
@@ -51,9 +59,8 @@ def make_result(make_layer: Callable[..., LayerDistance]) -> Callable[..., Dista
             "largest_function_distance": 0.8,
             "log10_bound": 12.345,
             "bound": Bound(300.0, 0.1, 1.0, 2),
-            "layers": (still, make_layer()),
+            "layers": (still, make_layer(), huge),
             "unpaired": Unpaired(),
-            "absent": (Absent("condition_number", "more than 1024 rows and columns: layers.2.weight"),),
         }
         return DistanceResult(**{**values, **changes})
 

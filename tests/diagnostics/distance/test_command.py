@@ -69,7 +69,9 @@ def test_two_steps_of_a_sample(run):
     assert layer["implied_step"]["straight"] < 1e-3
     assert set(layer["condition_number"]) == {"first", "second", "difference"}
     assert result["function_distance"] is result["log10_bound"] is None
-    assert {"function_distance", "log10_bound"} <= {absent["name"] for absent in result["absent"]}
+    assert set(result["missing"]) == {"function_distance", "largest_function_distance", "log10_bound", "bound"}
+    assert {missing["code"] for missing in result["missing"].values()} == {"no-model"}
+    assert "missing" not in layer
 
 
 def test_the_function_part_of_a_perceptron_that_is_rebuilt(run):
@@ -79,7 +81,8 @@ def test_the_function_part_of_a_perceptron_that_is_rebuilt(run):
     assert code == 0 and envelope["problem"]["batch_size"] == 512 and envelope["tool"]["forward_evaluations"] >= 2
     assert envelope["result"]["function_distance"] == pytest.approx(13.1, rel=0.01)
     assert envelope["result"]["layers"][0]["kind"] == "Linear"
-    assert [absent["reason"] for absent in envelope["result"]["absent"]] == ["layers.0 has a bias"]
+    bias = {"code": "no-formula", "reason": "layers.0 has a bias"}
+    assert envelope["result"]["missing"] == {"log10_bound": bias, "bound": bias}
     assert len(envelope["checkpoints"]) == 2 and "perceptron" in err
 
 
@@ -151,7 +154,7 @@ def test_a_limit_leaves_what_was_measured(run, home, monkeypatch):
     code, out, _ = run("a-1.safetensors", "b-5.safetensors", "--json")
     result = json.loads(out)["result"]
     assert code == 7 and len(result["layers"]) == 1 and result["product"] is None
-    assert any("limit" in absent["reason"] for absent in result["absent"])
+    assert result["missing"]["product"]["code"] == result["missing"]["log10_bound"]["code"] == "limit-reached"
     assert run("a-1.safetensors", "b-5.safetensors", "--json")[0] == 7
 
 
@@ -167,8 +170,9 @@ def test_what_keeps_the_function_part_from_being_had_leaves_the_layers(run, home
     found, out, err = run("a-1.safetensors", "b-5.safetensors", "--batch", "network.py:batch", *given(), "--json")
     result = json.loads(out)["result"]
     assert found == code and len(result["layers"]) == 2 and result["product"] > 0 and "cannot be had" in err
-    reasons = {absent["name"]: absent["reason"] for absent in result["absent"]}
-    assert reasons["function_distance"] == reasons["log10_bound"] == "It cannot be had"
+    kind = "limit-reached" if code == 7 else "not-evaluated"
+    assert result["missing"]["function_distance"] == {"code": kind, "reason": "It cannot be had"}
+    assert result["missing"]["log10_bound"] == result["missing"]["function_distance"]
 
 
 def test_what_is_said_of_the_second_is_said_to_be_of_it(run, home):

@@ -13,6 +13,7 @@ from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.distance.function import with_function
 from fromage_cli.diagnostics.distance.measure import measure
 from fromage_cli.diagnostics.distance.pairing import pair_tensors
+from fromage_cli.missing import Missing, Why
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.supervised_losses import SquaredError
@@ -24,7 +25,7 @@ def between(folder, first, second, inputs, targets, prefix=""):
         save_file(stored, folder / f"{name}.safetensors")
     opened = [open_checkpoint(folder / f"{name}.safetensors") for name in "ab"]
     problem = Problem(first, SquaredError(), Batch({"input": inputs, "y": targets}, len(inputs), "hand"))
-    return with_function(measure(*opened, pair_tensors(*opened, "matrices", (), ()))[0], problem, *opened)
+    return with_function(measure(*opened, pair_tensors(*opened, "matrices", (), ())), problem, *opened)
 
 
 def leaky(widths, slope):
@@ -93,8 +94,7 @@ def test_reasons_for_no_bound(tmp_path, change, words):
     change(second)
     x = torch.randn(5, 3, dtype=torch.float64)
     result, _ = between(tmp_path, first, second, x, torch.zeros(5, 4, dtype=torch.float64))
-    assert result.log10_bound is result.bound is None
-    assert words in next(absent.reason for absent in result.absent if absent.name == "log10_bound")
+    assert result.log10_bound == result.bound and words in result.bound.words
 
 
 def test_a_zero_function_has_no_relative_distance(tmp_path):
@@ -102,6 +102,5 @@ def test_a_zero_function_has_no_relative_distance(tmp_path):
     first, second = leaky([3, 3], 0.1), leaky([3, 3], 0.1)
     x = torch.zeros(5, 3, dtype=torch.float64)
     result, _ = between(tmp_path, first, second, x, x)
-    assert result.function_distance is result.largest_function_distance is None
-    zero = [absent.name for absent in result.absent if absent.reason == "the first network's output is zero"]
-    assert zero == ["function_distance", "largest_function_distance"]
+    zero = Missing(Why.ZERO_OR_NOT_FINITE, "the first network's output is zero")
+    assert result.function_distance == result.largest_function_distance == zero

@@ -1,0 +1,111 @@
+"""What a measurement gives besides numbers: why one is missing, and what ended it early."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from fromage_cli.errors import FromageError, ResourceError
+
+T = TypeVar("T")
+
+
+class Why(StrEnum):
+    """The kinds of reason for which a number is missing; verdicts compare these and never the words."""
+
+    NOT_ASKED = "not-asked"
+    """The command line did not ask for it."""
+    NO_MODEL = "no-model"
+    """It takes a model and a batch, which were not given."""
+    LIMIT_REACHED = "limit-reached"
+    """A limit of time or memory was reached before."""
+    OPTIMIZER_UNKNOWN = "optimizer-unknown"
+    """It depends on the optimizer, which neither the command line nor the checkpoint tells."""
+    LEARNING_RATE_UNKNOWN = "learning-rate-unknown"
+    """It depends on the learning rate, which nothing tells."""
+    WEIGHT_DECAY_UNKNOWN = "weight-decay-unknown"
+    """It depends on the weight decay, which nothing tells."""
+    STEP_UNKNOWN = "step-unknown"
+    """It depends on the training step of a checkpoint, which the file does not tell."""
+    NO_STATE = "no-optimizer-state"
+    """It depends on optimizer state that the checkpoint does not hold."""
+    NO_STEPS_BETWEEN = "no-steps-between"
+    """It takes checkpoints with training steps between them."""
+    RATE_ZERO = "learning-rate-zero"
+    """The learning rate is zero, so that nothing moves."""
+    ZERO_OR_NOT_FINITE = "zero-or-not-finite"
+    """A norm, a gradient or an output that it is divided by is zero or not finite."""
+    NOT_DEFINED = "not-defined"
+    """It has no meaning for this tensor, loss or optimizer."""
+    NO_FORMULA = "no-formula"
+    """Theory has no formula for it under these settings, or no study reaches this case."""
+    NO_EQUILIBRIUM = "no-equilibrium"
+    """Under these settings the norm of the layer does not settle."""
+    NOT_SCALE_INVARIANT = "not-scale-invariant"
+    """The theory speaks of scale-invariant layers, and this one is none."""
+    TOO_LARGE = "too-large"
+    """The matrix has too many singular values to find them all."""
+    RANK_DEFICIENT = "rank-deficient"
+    """The smallest singular value of a matrix is zero up to rounding."""
+    ABOVE_GRID = "above-grid"
+    """It lies beyond the largest step that was tried."""
+    BELOW_GRID = "below-grid"
+    """It lies below the smallest step that was tried."""
+    UNCERTIFIABLE = "uncertifiable"
+    """The step does not descend there, so that no size of it is certain to."""
+    NO_RISE = "no-rise"
+    """None of the rates that were tried raises the loss."""
+    UPHILL = "uphill"
+    """The step raises the loss at every rate."""
+    HIDDEN_BY_ROUNDING = "hidden-by-rounding"
+    """The change is no larger than rounding errors."""
+    HIDDEN_BY_NOISE = "hidden-by-noise"
+    """The noise between batches is as large as what is to be measured."""
+    TOO_FEW_ROWS = "too-few-rows"
+    """It takes more rows or batches than there are."""
+    BATCH_STATISTICS = "batch-statistics"
+    """BatchNorm makes the rows of a batch depend on each other, so that the batch cannot be cut."""
+    NO_SECOND_DERIVATIVE = "no-second-derivative"
+    """The loss has no second derivative that can be used."""
+    NOT_EVALUATED = "not-evaluated"
+    """The model or the loss cannot be evaluated as it takes; the reason holds their own words."""
+    GRAPH_UNREADABLE = "graph-unreadable"
+    """The graph of the forward pass does not tell it."""
+    RESTS_ON_MISSING = "rests-on-missing"
+    """A number that it is computed from is missing itself."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Stands where a number would: it is not known, for this reason."""
+
+    code: Why
+    words: str
+    """The reason as a clause that can follow "because"."""
+
+
+@dataclass(frozen=True)
+class Interrupted(Generic[T]):
+    """Stands where a measurement would: it ended early, with what it has found so far."""
+
+    found: T
+    error: FromageError
+    """The limit that was reached, or the iteration that did not converge."""
+
+
+LIMIT_REACHED = Missing(Why.LIMIT_REACHED, "a limit was reached before")
+
+
+def failed(error: FromageError) -> Missing:
+    """The reason for a number whose measurement ended in this error."""
+    code = Why.LIMIT_REACHED if isinstance(error, ResourceError) else Why.NOT_EVALUATED
+    return Missing(code, error.message.splitlines()[0].rstrip("."))
+
+
+def known(value: T | Missing) -> T | None:
+    """The value, or None where it is missing."""
+    return None if isinstance(value, Missing) else value
+
+
+def found_of(measured: T | Interrupted[T]) -> tuple[T, FromageError | None]:
+    """What a measurement has found, and the error that ended it early, if one did."""
+    return (measured.found, measured.error) if isinstance(measured, Interrupted) else (measured, None)
