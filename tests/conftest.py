@@ -1,5 +1,6 @@
 """What tests of several rooms share: small problems with known answers."""
 
+import os
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -12,16 +13,29 @@ from fromage_cli.problem.data.batches import as_batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.losses import resolve_loss
 
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
+MOST_WORKERS = 8
+"""Each worker holds torch and the weights of its tests, up to a gigabyte; more than eight save no time."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Spread the whole suite over the processors; tests that are named run in this process, unless `-n` says otherwise.
+
+    The hook of pytest-xdist, which comes after this one, starts the workers.
+    """
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    spreads = config.pluginmanager.hasplugin("xdist") and not hasattr(config, "workerinput")
+    if whole and spreads and config.option.numprocesses is None:
+        config.option.numprocesses, config.option.maxprocesses, config.option.dist = "auto", MOST_WORKERS, "worksteal"
+
 
 @pytest.fixture(autouse=True, scope="session")
 def interruptible() -> None:
     """Tests send interrupts, which a shell lets its background jobs, and all their children, ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture
