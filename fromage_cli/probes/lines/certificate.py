@@ -63,8 +63,7 @@ class Certificate:
         return groups if alone and all(group.counted_on > 0.0 for group in groups) else everything
 
     def _group(self, moves: tuple[Move, ...]) -> Group:
-        levels = self.levels
-        parts = (move.gradient_norm * move.step_norm * levels[move.tensor.name] for move in moves)
+        parts = (move.gradient_norm * move.step_norm * self.levels[move.tensor.name] for move in moves)
         return Group(moves, math.fsum(parts))
 
     def _stands_alone(self, move: Move) -> bool:
@@ -93,8 +92,6 @@ class Certificate:
 
 
 def _lost(move: Move, changes: Mapping[str, float]) -> float:
-    return move.step_norm * _number(changes[move.tensor.name])
-
-
-def _number(value: float) -> float:
-    return math.inf if math.isnan(value) else value
+    """||dW_l|| times the change of its gradient; infinite where that is not a number."""
+    change = changes[move.tensor.name]
+    return move.step_norm * (math.inf if math.isnan(change) else change)

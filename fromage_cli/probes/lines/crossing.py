@@ -93,7 +93,7 @@ class _Search:
 def find_crossing(
     problem: Problem, direction: Direction, levels: Mapping[str, float], advance: Callable[[], None] = lambda: None
 ) -> Crossing:
-    """The end of certain descent along a direction, to 5 %, and every layer's own as far as it shows.
+    """Finds the end of certain descent along a direction, to 5 %, and every layer's own as far as it shows.
 
     `levels`: cos theta_l by tensor name. Costs one Hessian-vector product and at most 7 gradients beside the base.
     Ends early, keeping what it has, when a limit of the budget is reached; the weights are afterwards as before.
@@ -101,11 +101,15 @@ def find_crossing(
     search = _Search(problem, Certificate(direction, levels), advance, {}, {})
     products, stopped, bracket = None, None, Bracket()
     try:
-        products = _products(problem, direction)
+        found = product_norms(problem, direction)
+        products = found if found is not None and all(map(math.isfinite, found.values())) else None
         advance()
         with problem.displaced([move.tensor for move in direction.moves]) as origin, problem.steady():
             before = problem.evaluations.gradients
-            search.certificate = Certificate(direction, levels, _noise(problem, direction, origin))
+            floors = noise_floors(problem, direction, origin)
+            sizes = {move.tensor.name: move.gradient_norm for move in direction.moves if move.gradient_norm > 0.0}
+            noise = frozenset(name for name, size in sizes.items() if not floors[name] < NOISE_LIMIT * size)
+            search.certificate = Certificate(direction, levels, noise)
             again = round(problem.evaluations.gradients - before) - 1  # where rows in another order were no use
             advance()
             if search.certificate.possible:
@@ -117,7 +121,7 @@ def find_crossing(
 
 
 def find_sum_crossing(problem: Problem, found: Crossing, advance: Callable[[], None] = lambda: None) -> Crossing:
-    """The same where only the sum over all tensors counts, from what a search by layers has found already.
+    """Finds the same where only the sum over all tensors counts, from what a search by layers has found already.
 
     Costs at most 6 gradients, and ends early as that does.
     """
@@ -143,19 +147,6 @@ def find_sum_crossing(problem: Problem, found: Crossing, advance: Callable[[], N
     return _conclude(search, bracket, found.products, stopped)
 
 
-def _noise(problem: Problem, direction: Direction, origin: Mapping[str, Tensor]) -> frozenset[str]:
-    floors = noise_floors(problem, direction, origin)
-    sizes = {move.tensor.name: move.gradient_norm for move in direction.moves}
-    return frozenset(
-        name for name, floor in floors.items() if sizes[name] > 0.0 and not floor < NOISE_LIMIT * sizes[name]
-    )
-
-
-def _products(problem: Problem, direction: Direction) -> dict[str, float] | None:
-    products = product_norms(problem, direction)
-    return products if products is not None and all(map(math.isfinite, products.values())) else None
-
-
 def _start(certificate: Certificate, products: Mapping[str, float] | None) -> float:
     """Where the certificate would end if the gradients changed linearly."""
     slope = certificate.excess(products) if products is not None else 0.0
@@ -165,6 +156,7 @@ def _start(certificate: Certificate, products: Mapping[str, float] | None) -> fl
 def _conclude(
     search: _Search, bracket: Bracket, products: Mapping[str, float] | None, stopped: ResourceError | None
 ) -> Crossing:
+    """What the search has found, in the order of the points."""
     etas = tuple(sorted(eta for eta in search.changes if eta in bracket.values))
     high = bracket.high if math.isfinite(bracket.high) else None
     low = bracket.low or None

@@ -59,20 +59,20 @@ class GaussianTable:
             torch.add(start, part, alpha=factor, out=part)
 
     def _turns_of(self, name: str, shape: torch.Size) -> list[_Turn]:
+        """How each part of a tensor is made, drawn once from the seed and its name."""
         if name not in self._turns:
-            self._turns[name] = self._draw_turns(name, shape.numel())
+            generator = _generator(f"{self.seed}/{name}")
+            lengths = [min(PART, shape.numel() - start) for start in range(0, shape.numel(), PART)] or [0]
+            places = torch.randint(self.places, (len(lengths),), generator=generator).tolist()
+            aside = torch.randint(1, self.places, (len(lengths),), generator=generator).tolist()  # never the same place
+            signs = torch.randint(2, (len(lengths),), generator=generator).tolist()
+            self._turns[name] = [
+                _Turn(
+                    self._stretch(place, length), self._stretch((place + far) % self.places, length), 2.0 * sign - 1.0
+                )
+                for place, far, sign, length in zip(places, aside, signs, lengths, strict=True)
+            ]
         return self._turns[name]
-
-    def _draw_turns(self, name: str, entries: int) -> list[_Turn]:
-        generator = _generator(f"{self.seed}/{name}")
-        lengths = [min(PART, entries - start) for start in range(0, entries, PART)] or [0]
-        places = torch.randint(self.places, (len(lengths),), generator=generator).tolist()
-        aside = torch.randint(1, self.places, (len(lengths),), generator=generator).tolist()  # never the same place
-        signs = torch.randint(2, (len(lengths),), generator=generator).tolist()
-        return [
-            _Turn(self._stretch(place, length), self._stretch((place + far) % self.places, length), 2.0 * sign - 1.0)
-            for place, far, sign, length in zip(places, aside, signs, lengths, strict=True)
-        ]
 
     def _stretch(self, place: int, length: int) -> Tensor:
         return self.table[place : place + length]

@@ -66,20 +66,13 @@ def _update(problem: Problem, name: str, tensors: Sequence[TrainableTensor], sou
             "Choose another --direction, or other tensors.",
         )
     scale = 1.0 / largest
-    moves = tuple(_scaled(move, scale) for move in plain if move.step_norm > 0.0)
+    moves = tuple(
+        replace(move, coefficient=scale * move.coefficient, step_norm=scale * move.step_norm)
+        for move in plain
+        if move.step_norm > 0.0
+    )
     skipped = tuple(Skipped(move.tensor.name, "zero gradient") for move in plain if move.step_norm == 0.0)
     return Direction(name, scale, moves, skipped, source)
-
-
-def _scaled(move: Move, scale: float) -> Move:
-    return Move(
-        move.tensor,
-        scale * move.coefficient,
-        move.weight_norm,
-        move.gradient_norm,
-        scale * move.step_norm,
-        move.cosine,
-    )
 
 
 def random_direction(problem: Problem, tensors: Sequence[TrainableTensor], seed: int) -> Direction:

@@ -16,7 +16,7 @@ from fromage_cli.problem.networks.perceptron import Perceptron
 _NEUTRAL = (nn.Identity, nn.Flatten, nn.Unflatten)
 """Modules that keep the norm of every row."""
 _DROPOUT = (nn.Dropout, nn.AlphaDropout)
-_FLAT = (
+_SLOPES_DOWN_TO_ZERO = (
     nn.ReLU,
     nn.ReLU6,
     nn.Tanh,
@@ -33,8 +33,8 @@ _FLAT = (
     nn.Softmax,
 )
 """Nonlinearities whose slope comes down to zero, so that alpha is 0."""
-FLAT = "its nonlinearity {} has slopes down to 0, for which the theorem has no finite bound"
-OTHER = "the model is no plain chain of linear layers and nonlinearities: {}"
+NO_BOUND = "its nonlinearity {} has slopes down to 0, for which the theorem has no finite bound"
+NO_CHAIN = "the model is no plain chain of linear layers and nonlinearities: {}"
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,10 @@ def theorem_chain(model: nn.Module, *, dropout: bool) -> Chain | str:
 
     `dropout`: whether dropout is on. A layer without a nonlinearity counts as one with slope 1.
     """
-    inner = unwrapped(model)
     try:
-        links = _of_perceptron(inner) if isinstance(inner, Perceptron) else list(_links(inner, "", dropout))
-        names, low, high = _read(links)
+        return _chain(_links(unwrapped(model), "", dropout))
     except _Refusal as refusal:
         return str(refusal)
-    narrowing = next((name for name, weight in names if weight.shape[0] < weight.shape[1]), None)
-    if narrowing is not None:
-        return f"{narrowing} narrows: it has fewer outputs than inputs, and some input changes nothing"
-    return Chain(tuple(name for name, _ in names), min(low), max(high))
 
 
 class _Refusal(Exception):
@@ -74,7 +68,16 @@ _Link = tuple[str, nn.Module | Callable[[Tensor], Tensor] | None]
 
 
 def _links(module: nn.Module, path: str, dropout: bool) -> list[_Link]:
-    """The leaves of nested nn.Sequential in order, without what leaves the norm alone."""
+    """The leaves of nested nn.Sequential, or of a rebuilt perceptron, in order, without what leaves the norm alone."""
+    if isinstance(module, Perceptron):
+        links: list[_Link] = []
+        for stage in module._stages:
+            if stage.norm is not None or stage.residual:
+                extra = "it normalises" if stage.norm is not None else "it has skip connections"
+                raise _Refusal(NO_CHAIN.format(extra))
+            name = f"{path}.{stage.linear}".lstrip(".")
+            links += [(name, module.get_submodule(stage.linear)), (name, stage.activation)]
+        return links
     if type(module) is nn.Sequential:
         return [
             link
@@ -87,38 +90,34 @@ def _links(module: nn.Module, path: str, dropout: bool) -> list[_Link]:
     return [(path, module)]
 
 
-def _of_perceptron(model: Perceptron) -> list[_Link]:
-    links: list[_Link] = []
-    for stage in model._stages:
-        if stage.norm is not None or stage.residual:
-            raise _Refusal(OTHER.format("it normalises" if stage.norm is not None else "it has skip connections"))
-        links += [(stage.linear, model.get_submodule(stage.linear)), (stage.linear, stage.activation)]
-    return links
+def _chain(links: list[_Link]) -> Chain:
+    """The matrices, and the smallest and the largest slope behind any: nonlinearities in a row multiply theirs.
 
-
-def _read(links: list[_Link]) -> tuple[list[tuple[str, Tensor]], list[float], list[float]]:
-    """The named matrices, and the smallest and the largest slope behind each: nonlinearities in a row multiply theirs.
-
-    What stands before the first matrix only makes another input.
+    What stands before the first matrix only makes another input. Raises _Refusal for any other network.
     """
-    names: list[tuple[str, Tensor]] = []
+    names: list[str] = []
     low: list[float] = []
     high: list[float] = []
+    narrowing = None
     for path, link in links:
         if type(link) is nn.Linear:
             if link.bias is not None:
                 raise _Refusal(f"{path} has a bias")
-            names.append((f"{path}.weight".lstrip("."), link.weight))
+            names.append(f"{path}.weight".lstrip("."))
             low.append(1.0)
             high.append(1.0)
+            if link.weight.shape[0] < link.weight.shape[1] and narrowing is None:
+                narrowing = names[-1]
         elif link is not None:
             slopes = _slopes(path, link)
             if names:
                 low[-1] *= min(1.0, *slopes)
                 high[-1] *= max(1.0, *slopes)
     if not names:
-        raise _Refusal(OTHER.format("it has no linear layer"))
-    return names, low, high
+        raise _Refusal(NO_CHAIN.format("it has no linear layer"))
+    if narrowing is not None:
+        raise _Refusal(f"{narrowing} narrows: it has fewer outputs than inputs, and some input changes nothing")
+    return Chain(tuple(names), min(low), max(high))
 
 
 def _slopes(path: str, link: nn.Module | Callable[[Tensor], Tensor]) -> list[float]:
@@ -132,11 +131,11 @@ def _slopes(path: str, link: nn.Module | Callable[[Tensor], Tensor]) -> list[flo
     elif not isinstance(link, nn.Module):
         identity = bool(torch.equal(link(probe := torch.linspace(-3.0, 3.0, 7)), probe))
         found = [1.0] if identity else [0.0]
-    elif isinstance(link, _FLAT):
+    elif isinstance(link, _SLOPES_DOWN_TO_ZERO):
         found = [0.0]
     else:
-        raise _Refusal(OTHER.format(f"{path or 'it'} is a {type(link).__name__}"))
+        raise _Refusal(NO_CHAIN.format(f"{path or 'it'} is a {type(link).__name__}"))
     if min(found) <= 0.0:
         name = type(link).__name__ if isinstance(link, nn.Module) else link.__name__
-        raise _Refusal(FLAT.format(name))
+        raise _Refusal(NO_BOUND.format(name))
     return found

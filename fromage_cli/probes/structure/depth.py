@@ -1,4 +1,4 @@
-"""Three depths of a network: its weight tensors counted, on the longest path, and with residual branches weighed.
+"""Three depths of a network: all weight tensors, those on the longest path, and these with residual branches weighed.
 
 `path` and `effective` are read from the autograd graph of the loss: a node that multiplies data with weights is one
 deeper than its data; a sum is as deep as its deepest term (`path`), or as its shallow term plus the share
@@ -7,6 +7,7 @@ rho = ||F(x)|| / ||x + F(x)|| of the difference (`effective`).
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +27,8 @@ LOOKUPS = ("EmbeddingBackward", "EmbeddingBagBackward")
 PRODUCTS = ("MmBackward", "AddmmBackward", "BmmBackward", "BaddbmmBackward", "ConvolutionBackward", "LinearBackward")
 BIAS_FIRST = ("AddmmBackward", "BaddbmmBackward")
 """Products whose first term is added to that of the others; elsewhere a bias comes last."""
+SUMS = {"add", "add_", "__add__", "__iadd__", "__radd__", "sub", "sub_", "__sub__", "__isub__", "__rsub__"}
+"""Functions of torch that add or subtract two tensors."""
 OPAQUE = ("CheckpointFunction", "CompiledFunction")
 """Nodes that hide the graph behind them."""
 
@@ -43,10 +46,11 @@ class Depth:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """How deep a node lies, and whether it depends on data at all."""
+class _NodeDepth:
+    """How deep a node of the graph lies."""
 
     data: bool
+    """Whether it depends on data."""
     path: int
     effective: float
     mixed: bool = False
@@ -54,44 +58,37 @@ class _Place:
 
 
 def measure_depth(problem: Problem) -> Depth:
-    """The three depths, from one forward pass of the first chunk."""
+    """Measures the three depths by one forward pass of the first chunk."""
     layers = {id(layer.parameter) for layer in problem.layers}
     rows = problem.batch.rows(0, problem.micro_batch or problem.batch.size)
-    batch, inputs = _differentiable(rows, _target(problem, rows))
+    batch, inputs = _with_differentiable_inputs(problem, rows)
     problem.evaluations.forwards += batch.size / problem.rows
     try:
-        with problem.evaluation(), twice_differentiable(problem.model), _Sums() as sums:
+        with problem.evaluation(), twice_differentiable(problem.model), _ResidualShares() as residuals:
             root = problem.loss(problem.model, batch).total.grad_fn
     except (MismatchError, RuntimeError):  # an operation that has no derivative by its input
         root = None
-    place = _read(root, layers, inputs, sums.shares) if root is not None else None
-    if place is None:
+    nodes = _children_first(root) if root is not None else []
+    if not nodes or any(node.name().startswith(OPAQUE) for node in nodes):
         return Depth(len(layers), None, None)
-    return Depth(len(layers), place.path, None if math.isnan(place.effective) else place.effective)
+    graph = _Graph(layers, inputs, residuals.shares)
+    for node in nodes:
+        graph.visit(node)
+    loss = graph.depths[root]
+    if graph.doubtful or not loss.data:
+        return Depth(len(layers), None, None)
+    return Depth(len(layers), loss.path, None if math.isnan(loss.effective) else loss.effective)
 
 
-def _read(root: Any, layers: set[int], inputs: set[int], shares: dict[Any, tuple[float, float]]) -> _Place | None:
-    """Where the loss lies; None where part of the graph is hidden, or where no data reach it visibly."""
-    graph = _walk(root)
-    if any(node.name().startswith(OPAQUE) for node in graph):
-        return None
-    reading = _Reading(layers, inputs, shares)
-    for node in graph:
-        reading.visit(node)
-    return reading.places[root] if reading.places[root].data and not reading.doubtful else None
+def _with_differentiable_inputs(problem: Problem, batch: Batch) -> tuple[Batch, set[int]]:
+    """The batch with floating inputs made differentiable, and the identities of the leaves behind them.
 
-
-def _target(problem: Problem, batch: Batch) -> Any:
-    """The target among the batch's tensors, which is no input; None where it cannot be told."""
-    try:
-        return inputs_and_targets(problem.model, batch)[2]
-    except MismatchError:
-        return None
-
-
-def _differentiable(batch: Batch, target: Any) -> tuple[Batch, set[int]]:
-    """The batch with floating inputs made differentiable, and the identities of the leaves behind them."""
+    The target stays as it is, where it can be told from the inputs.
+    """
     leaves: list[Tensor] = []
+    target = None
+    with suppress(MismatchError):
+        target = inputs_and_targets(problem.model, batch)[2]
 
     def view(value: Tensor) -> Tensor:
         if value is target or not value.is_floating_point():
@@ -102,10 +99,11 @@ def _differentiable(batch: Batch, target: Any) -> tuple[Batch, set[int]]:
     return replace(batch, data=map_tensors(batch.data, view)), {id(tensor) for tensor in leaves}
 
 
-class _Sums(TorchFunctionMode):
+class _ResidualShares(TorchFunctionMode):
     """Remembers, for each sum of two tensors, the norm of each term divided by the norm of the sum.
 
-    Sums of losses, such as those of two heads, are no residual branches: their terms count in full.
+    A term that is repeated along a dimension is stretched to the size of the sum; no share is above 1. Sums of losses,
+    such as those of two heads, are no residual branches: their terms count in full.
     """
 
     def __init__(self) -> None:
@@ -115,78 +113,73 @@ class _Sums(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        terms = args[:2] if getattr(func, "__name__", "") in _SUMS else ()
+        terms = args[:2] if getattr(func, "__name__", "") in SUMS else ()
         both = len(terms) == 2 and all(isinstance(t, Tensor) and t.requires_grad for t in terms)
+        # before the sum is taken, which may be written over its first term
         norms = [(norm(term), term.numel()) for term in terms] if both else []
         result = func(*args, **(kwargs or {}))
         if norms and result.grad_fn is not None:
             factors = (1.0, abs(float((kwargs or {}).get("alpha", 1.0))))
+            size = norm(result)
+            first, second = (
+                min(1.0, factor * term * math.sqrt(result.numel() / count) / size) if size > 0.0 else math.nan
+                for (term, count), factor in zip(norms, factors, strict=True)
+            )
             whole = result.dim() <= 1  # losses of samples, not features
-            self.shares[result.grad_fn] = (1.0, 1.0) if whole else _shares(norms, factors, result)
+            self.shares[result.grad_fn] = (1.0, 1.0) if whole else (first, second)
         return result
 
 
-_SUMS = {"add", "add_", "__add__", "__iadd__", "__radd__", "sub", "sub_", "__sub__", "__isub__", "__rsub__"}
-
-
-def _shares(terms: list[tuple[float, int]], factors: tuple[float, float], total: Tensor) -> tuple[float, float]:
-    """Each term's norm, stretched to the size of the sum where it is repeated, over that of the sum; at most 1."""
-    size = norm(total)
-    first, second = (
-        min(1.0, factor * term * math.sqrt(total.numel() / count) / size) if size > 0.0 else math.nan
-        for (term, count), factor in zip(terms, factors, strict=True)
-    )
-    return first, second
-
-
-class _Reading:
-    """Depths of the nodes of a graph, visited children first."""
+class _Graph:
+    """The depths of the nodes of an autograd graph, which are visited children first."""
 
     def __init__(self, layers: set[int], inputs: set[int], shares: dict[Any, tuple[float, float]]) -> None:
         self.layers, self.inputs, self.shares = layers, inputs, shares
-        self.places: dict[Any, _Place] = {}
+        self.depths: dict[Any, _NodeDepth] = {}
         self.doubtful = False
         """Whether a product that seems to be one of weights may be one of data."""
 
     def visit(self, node: Any) -> None:
+        """Finds the depth of a node from those of its children."""
         variable = getattr(node, "variable", None)
         if variable is not None:
             weight = int(id(variable) in self.layers)
-            self.places[node] = _Place(id(variable) in self.inputs, weight, weight)
+            self.depths[node] = _NodeDepth(id(variable) in self.inputs, weight, weight)
             return
-        self.places[node] = self._combine(node, [child for child, _ in node.next_functions])
-
-    def _combine(self, node: Any, children: list[Any]) -> _Place:
-        name = node.name()
-        data = [self.places[child] for child in children if child is not None and self.places[child].data]
-        weights = [self.places[child] for child in children if child is not None and not self.places[child].data]
-        weight = max((place.path for place in weights), default=0)
+        name, children = node.name(), [child for child, _ in node.next_functions]
+        data = [self.depths[child] for child in children if child is not None and self.depths[child].data]
         if not data:
-            constant_input = not self.inputs and name.startswith(PRODUCTS) and None in children
-            if name.startswith(PRODUCTS):
-                weight = self._product(name, children)
-                self.doubtful |= not constant_input and any(place.mixed for place in weights)
-            mixed = None in children or any(place.mixed for place in weights)
-            return _Place(constant_input or name.startswith(LOOKUPS), weight, weight, mixed)
-        path, effective = max(place.path for place in data), _deepest(place.effective for place in data)
-        if len(data) == 2 and name.startswith(("AddBackward", "SubBackward")):
-            effective = self._residual(node, *data)
+            self.depths[node] = self._without_data(name, children)
+            return
+        weight = max((self.depths[c].path for c in children if c is not None and not self.depths[c].data), default=0)
+        path, effective = max(depth.path for depth in data), _deepest(depth.effective for depth in data)
+        if len(data) == 2 and name.startswith(("AddBackward", "SubBackward")) and data[0].path != data[1].path:
+            # a residual branch: the deeper term counts by its share of the sum
+            (shallow, _), (deep, share) = sorted(
+                zip(data, self.shares.get(node, (math.nan, math.nan)), strict=True), key=lambda term: term[0].path
+            )
+            effective = shallow.effective + share * (deep.effective - shallow.effective)
         if name.startswith(ADDITIVE):
-            return _Place(True, max(path, weight), _deepest((effective, weight)))
-        return _Place(True, path + weight, effective + weight)
+            self.depths[node] = _NodeDepth(True, max(path, weight), _deepest((effective, weight)))
+        else:
+            self.depths[node] = _NodeDepth(True, path + weight, effective + weight)
 
-    def _product(self, name: str, children: list[Any]) -> int:
-        """How many weights are multiplied in a product of matrices that are weights all; a bias is added beside it."""
-        depths = [self.places[child].path if child is not None else 0 for child in children]
+    def _without_data(self, name: str, children: list[Any]) -> _NodeDepth:
+        """The depth of a node that only weights and constants lead to.
+
+        A product with a constant counts as the input where no input is known. Factors of a product of weights add up; a
+        bias is added beside them.
+        """
+        found = [self.depths[child] if child is not None else _NodeDepth(False, 0, 0.0) for child in children]
+        depths, mixed = [depth.path for depth in found], any(depth.mixed for depth in found)
+        if not name.startswith(PRODUCTS):
+            weight = max(depths, default=0)
+            return _NodeDepth(name.startswith(LOOKUPS), weight, weight, None in children or mixed)
+        constant_input = not self.inputs and None in children
+        self.doubtful |= mixed and not constant_input
         added, factors = (depths[:1], depths[1:]) if name.startswith(BIAS_FIRST) else (depths[2:], depths[:2])
-        return max(sum(factors), *added, 0)
-
-    def _residual(self, node: Any, first: _Place, second: _Place) -> float:
-        if first.path == second.path:
-            return _deepest((first.effective, second.effective))
-        share = self.shares.get(node, (math.nan, math.nan))
-        shallow, deep, rho = (first, second, share[1]) if first.path < second.path else (second, first, share[0])
-        return shallow.effective + rho * (deep.effective - shallow.effective)
+        weight = max(sum(factors), *added, 0)
+        return _NodeDepth(constant_input, weight, weight, None in children or mixed)
 
 
 def _deepest(depths: Iterable[float]) -> float:
@@ -195,8 +188,8 @@ def _deepest(depths: Iterable[float]) -> float:
     return math.nan if any(math.isnan(depth) for depth in known) else max(known)
 
 
-def _walk(root: Any) -> list[Any]:
-    """The nodes of an autograd graph, children before parents."""
+def _children_first(root: Any) -> list[Any]:
+    """The nodes of an autograd graph, children before parents, without recursion: graphs are thousands deep."""
     order: list[Any] = []
     seen = {root}
     stack = [(root, iter(root.next_functions))]

@@ -13,8 +13,7 @@ from fromage_cli.problem.data.pytrees import named_tensors
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.call import call_model
 from fromage_cli.problem.losses.supervised_losses import prediction
-from fromage_cli.problem.networks.layers import unwrapped
-from fromage_cli.problem.networks.weights import load_weights
+from fromage_cli.problem.networks.other_weights import other_weights
 
 
 @dataclass(frozen=True)
@@ -36,27 +35,24 @@ def function_distance(problem: Problem, other: Checkpoint) -> FunctionDistance:
     MismatchError where the other weights do not fit or the output is no tensor, NumericalError where one is not finite.
     """
     before = _outputs(problem, "first")
-    model = unwrapped(problem.model)
-    kept = {name: value.detach().clone() for name, value in model.state_dict().items() if torch.is_tensor(value)}
-    try:
-        notes = load_weights(model, other)
+    with other_weights(problem.model, other) as (_, notes):
         after = _outputs(problem, "second")
-    finally:
-        with torch.no_grad():
-            for name, value in model.state_dict().items():
-                if name in kept:
-                    value.copy_(kept[name])
-    squares = torch.cat([_row_squares(first, second) for first, second in zip(before, after, strict=True)])  # [rows, 2]
-    return FunctionDistance(_ratio(squares.sum(0)), _largest(squares), (*other.notes, *notes))
+    pairs = list(zip(before, after, strict=True))
+    moved = torch.cat([(second.double() - first).square().reshape(len(first), -1).sum(1) for first, second in pairs])
+    size = torch.cat([first.double().square().reshape(len(first), -1).sum(1) for first in before])  # [rows]
+    whole = math.sqrt(float(moved.sum() / size.sum())) if bool(size.any()) else None
+    ratios = (moved / size)[size > 0.0]
+    largest = float(ratios.max().sqrt()) if len(ratios) else None
+    return FunctionDistance(whole, largest, notes)
 
 
 def _outputs(problem: Problem, which: str) -> list[Tensor]:
-    """The model's predictions, chunk by chunk, on the processor."""
+    """The model's predictions on the processor, chunk by chunk: [rows, …]."""
     found = []
     for chunk in problem.chunks():
         problem.budget.check()
         with problem.evaluation(), torch.no_grad():
-            output = _by_row(call_model(problem.model, chunk), chunk.size).cpu()
+            output = _prediction_by_row(call_model(problem.model, chunk), chunk.size).cpu()
         if not bool(torch.isfinite(output).all()):
             raise NumericalError(
                 f"The output of the {which} network on the batch is not finite.", "Try --dtype float64, or other data."
@@ -66,7 +62,7 @@ def _outputs(problem: Problem, which: str) -> list[Tensor]:
     return found
 
 
-def _by_row(output: Any, rows: int) -> Tensor:
+def _prediction_by_row(output: Any, rows: int) -> Tensor:
     """The prediction; where the model returns none, every floating tensor with as many rows as the batch: [rows, …]."""
     try:
         return prediction(output)
@@ -77,22 +73,5 @@ def _by_row(output: Any, rows: int) -> Tensor:
                 f"{error.message.partition(';')[0]}; expected a tensor with a row for each of the batch's.",
                 "Let the factory wrap the model in one that returns its output.",
             ) from error
-        return torch.cat(
-            [(tensor if tensor.dtype == torch.float64 else tensor.float()).reshape(rows, -1) for tensor in found], dim=1
-        )
-
-
-def _row_squares(before: Tensor, after: Tensor) -> Tensor:
-    """||f~ - f||^2 and ||f||^2 of every row: [rows, 2] float64."""
-    first, second = (output.double().reshape(len(output), -1) for output in (before, after))
-    return torch.stack([(second - first).square().sum(1), first.square().sum(1)], dim=1)
-
-
-def _ratio(squares: Tensor) -> float | None:
-    difference, size = squares.tolist()
-    return math.sqrt(difference / size) if size > 0.0 else None
-
-
-def _largest(squares: Tensor) -> float | None:
-    known = squares[squares[:, 1] > 0.0]
-    return float((known[:, 0] / known[:, 1]).max().sqrt()) if len(known) else None
+        wide = [tensor if tensor.dtype == torch.float64 else tensor.float() for tensor in found]
+        return torch.cat([tensor.reshape(rows, -1) for tensor in wide], dim=1)  # [rows, entries of all]

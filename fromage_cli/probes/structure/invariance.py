@@ -1,4 +1,4 @@
-"""Which layers a network does not feel the scale of: by the gradient, by scaling them, and in which parts.
+"""Tests which layers a network does not depend on the scale of: by the gradient, by scaling them, and in which parts.
 
 A layer is scaled by 2 and by 1/2, and how far the outputs move is held against what a random displacement of the
 layer's own size does, so that a layer that hardly matters is not mistaken for an invariant one. Where scaling alone
@@ -94,9 +94,11 @@ class _View:
     reference: Response
 
     def raw(self, response: Response) -> float:
+        """The response itself."""
         return response.loss if self.on_loss else response.outputs
 
     def of(self, response: Response) -> float:
+        """The response over that to the random displacement."""
         reference = min(self.raw(self.reference), 1.0)
         return self.raw(response) / reference if reference > 0.0 else math.inf
 
@@ -117,38 +119,31 @@ class _Test:
         self.gradients = self.problem.base.gradients
 
     def run(self) -> LayerInvariance:
-        """Weights alone, then with their bias where that matters."""
-        reference = self._reference()
-        if reference is None:
+        """Tests the weights alone, then with their bias where that matters."""
+        weights = self.layer.parameter
+        size = math.sqrt(squared_norm(weights) / weights.numel())
+        if not 0.0 < size < math.inf or not bool(self.gradients[self.layer.name].any()):
+            return LayerInvariance(Invariance(), None)
+        rounding = NO_INFLUENCE * torch.finfo(self.problem.dtype).eps
+        reference = self._response([self.layer], lambda weights: weights + size * self._noise(weights))
+        if max(reference.outputs, reference.loss) <= rounding:
             return LayerInvariance(Invariance(), None)
         dead = self._dead_bias(reference)
         found = self._scaled([self.layer], reference)
-        if self.bias is not None and not (dead and found.verdict != "none") and self._inexact(found):
+        exact = (found.response_double or 0.0) <= rounding
+        if self.bias is not None and not (dead and found.verdict != "none") and not exact:
             together = self._scaled([self.layer, self.bias], reference)
             if _better(together, found):
                 found = replace(together, granularity="joint")
         return LayerInvariance(found, dead)
 
-    def _reference(self) -> Response | None:
-        """The response to a random displacement of the layer's own size; None where nothing can be said."""
-        size = math.sqrt(squared_norm(self.layer.parameter) / self.layer.parameter.numel())
-        if not 0.0 < size < math.inf or not bool(self.gradients[self.layer.name].any()):
-            return None
-        noise = self._noise(self.layer.parameter)
-        found = self._response([self.layer], lambda weights: weights + size * noise)
-        return found if max(found.outputs, found.loss) > self._rounding() else None
-
-    def _inexact(self, found: Invariance) -> bool:
-        """Whether more than rounding is left of a response."""
-        return (found.response_double or 0.0) > self._rounding()
-
-    def _rounding(self) -> float:
-        return NO_INFLUENCE * torch.finfo(self.problem.dtype).eps
-
     def _scaled(self, tensors: Sequence[TrainableTensor], reference: Response) -> Invariance:
         """The verdict on tensors that are scaled together, by the outputs, else by the loss alone."""
         elements = sum(tensor.parameter.numel() for tensor in tensors)
-        cosine = self._cosine(tensors)
+        product = sum(inner_product(self.gradients[tensor.name], tensor.parameter) for tensor in tensors)
+        gradient = sum(squared_norm(self.gradients[tensor.name]) for tensor in tensors)
+        weights = sum(squared_norm(tensor.parameter) for tensor in tensors)
+        cosine = abs(product) / math.sqrt(gradient * weights)
         double = self._response(tensors, lambda weights: weights * 2.0)
         half = self._response(tensors, lambda weights: weights * 0.5)
         for view in (_View(False, reference), _View(True, reference)):
@@ -166,32 +161,21 @@ class _Test:
     ) -> Invariance:
         """The same with the finest parts that may be scaled on their own."""
         limit = min(max(3 * responses.double, INVARIANT), EPS_LIMITED)
-        for partition in candidates(tensors, self.gradients):
-            if view.of(self._response_of_half(tensors, partition)) < limit:
-                return replace(
-                    whole,
-                    granularity=self._granularity(partition),
-                    parts=partition.parts,
-                    axis=partition.axis,
-                    part_cosine=partition.cosine,
-                )
-        return whole
 
-    def _response_of_half(self, tensors: Sequence[TrainableTensor], partition: Partition) -> Response:
-        factors = half_doubled(partition, self.problem.seed)
-        return self._response(tensors, lambda weights: weights * spread(factors, weights, partition.axis))
+        def response_of_half(partition: Partition) -> float:
+            factors = half_doubled(partition, self.problem.seed)
+            change = self._response(tensors, lambda weights: weights * spread(factors, weights, partition.axis))
+            return view.of(change)
 
-    def _granularity(self, partition: Partition) -> Granularity:
-        if partition.parts == self.layer.parameter.shape[partition.axis]:
-            return "channel"
-        return "head" if partition.parts in head_counts(self.problem.model, self.layer.name) else "group"
-
-    def _cosine(self, tensors: Sequence[TrainableTensor]) -> float:
-        """|cos(g, W)| of all tensors as one."""
-        product = sum(inner_product(self.gradients[tensor.name], tensor.parameter) for tensor in tensors)
-        gradient = sum(squared_norm(self.gradients[tensor.name]) for tensor in tensors)
-        weights = sum(squared_norm(tensor.parameter) for tensor in tensors)
-        return abs(product) / math.sqrt(gradient * weights)
+        finest = next((p for p in candidates(tensors, self.gradients) if response_of_half(p) < limit), None)
+        if finest is None:
+            return whole
+        granularity: Granularity = "group"
+        if finest.parts == self.layer.parameter.shape[finest.axis]:
+            granularity = "channel"
+        elif finest.parts in head_counts(self.problem.model, self.layer.name):
+            granularity = "head"
+        return replace(whole, granularity=granularity, parts=finest.parts, axis=finest.axis, part_cosine=finest.cosine)
 
     def _dead_bias(self, reference: Response) -> bool | None:
         """Whether shifting the bias by the size of what it is added to changes nothing."""
@@ -202,8 +186,8 @@ class _Test:
         effect = squared_norm(self.gradients[self.bias.name]) * bias.numel() * scale**2
         if effect > HINT_OF_DEATH**2 * squared_norm(self.gradients[self.layer.name]) * squared_norm(weights):
             return False
-        noise = self._noise(bias)
-        return _View(False, reference).of(self._response([self.bias], lambda bias: bias + scale * noise)) < DEAD
+        shifted = self._response([self.bias], lambda bias: bias + scale * self._noise(bias))
+        return _View(False, reference).of(shifted) < DEAD
 
     def _noise(self, tensor: Tensor) -> Tensor:
         """Gaussian numbers from a seed of the layer's own: weights may have been drawn from the user's."""

@@ -25,7 +25,7 @@ class Partition:
 
 
 def candidates(tensors: Sequence[TrainableTensor], gradients: Mapping[str, Tensor]) -> Iterator[Partition]:
-    """Partitions whose parts are orthogonal to their gradients: single rows first, then fewer and fewer parts.
+    """Yields partitions whose parts are orthogonal to their gradients: single rows first, then fewer and fewer parts.
 
     `tensors`: a layer, and the bias that is scaled with it; every number that divides the rows is tried.
     """
@@ -34,27 +34,19 @@ def candidates(tensors: Sequence[TrainableTensor], gradients: Mapping[str, Tenso
         rows = layer.shape[axis]
         if any(tensor.parameter.dim() == 1 and tensor.parameter.shape[0] != rows for tensor in tensors):
             continue
-        products, squares, weights = _row_sums(tensors, gradients, axis)
+        sums = torch.zeros(3, rows, dtype=torch.float64)  # of g·W, g² and W² over each row, all tensors together
+        for tensor in tensors:
+            along = min(axis, tensor.parameter.dim() - 1)
+            weights, gradient = (
+                data.movedim(along, 0).reshape(rows, -1) for data in (tensor.parameter.detach(), gradients[tensor.name])
+            )
+            pairs = ((gradient, weights), (gradient, gradient), (weights, weights))
+            sums += torch.stack([torch.einsum("ri,ri->r", *pair).double().cpu() for pair in pairs])
         for parts in (count for count in range(rows, 1, -1) if rows % count == 0):
-            inner, steep, large = (sums.reshape(parts, -1).sum(1) for sums in (products, squares, weights))  # [parts]
-            cosine = float(inner.norm() / (steep * large).sum().sqrt())
+            product, gradient_square, weight_square = sums.reshape(3, parts, -1).sum(2)  # [parts] each
+            cosine = float(product.norm() / (gradient_square * weight_square).sum().sqrt())
             if cosine < max(SCREEN * math.sqrt(parts / layer.numel()), LEAST_SCREEN):
                 yield Partition(axis, parts, cosine)
-
-
-def _row_sums(tensors: Sequence[TrainableTensor], gradients: Mapping[str, Tensor], axis: int) -> list[Tensor]:
-    """Sums of g·W, of g² and of W² over each row, all tensors together: three of (rows,) in float64."""
-    sums = torch.zeros(3, tensors[0].parameter.shape[axis], dtype=torch.float64)
-    for tensor in tensors:
-        weights, gradient = (_rows(data, axis) for data in (tensor.parameter.detach(), gradients[tensor.name]))
-        pairs = ((gradient, weights), (gradient, gradient), (weights, weights))
-        sums += torch.stack([torch.einsum("ri,ri->r", *pair).double().cpu() for pair in pairs])
-    return list(sums)
-
-
-def _rows(tensor: Tensor, axis: int) -> Tensor:
-    """One row for each place along a dimension: (rows, all others)."""
-    return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1) if tensor.dim() > 1 else tensor[:, None]
 
 
 def half_doubled(partition: Partition, seed: int) -> Tensor:

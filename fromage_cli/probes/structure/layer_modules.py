@@ -1,7 +1,7 @@
 """The modules around a layer: its bias, its heads, the size of what it returns."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -58,23 +58,14 @@ def bias_of(problem: Problem, layer: TrainableTensor) -> TrainableTensor | None:
 def head_counts(model: nn.Module, name: str) -> set[int]:
     """The numbers of heads that the modules around a layer, or their configurations, speak of."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    return {count for module in _around(modules, name) for count in _heads(module)}
-
-
-def _around(modules: dict[str, nn.Module], name: str) -> Iterator[nn.Module]:
-    owner = owner_of(name)[0]
-    while owner:
-        yield modules[owner]
+    owner, found = owner_of(name)[0], set()
+    while True:
+        for speaker in (modules[owner], getattr(modules[owner], "config", None)):
+            counts = (getattr(speaker, attribute, None) for attribute in HEADS)
+            found |= {count for count in counts if type(count) is int}
+        if not owner:
+            return found
         owner = owner.rpartition(".")[0]
-    yield modules[""]
-
-
-def _heads(module: nn.Module) -> Iterator[int]:
-    for place in (module, getattr(module, "config", None)):
-        for name in HEADS:
-            count = getattr(place, name, None)
-            if type(count) is int:
-                yield count
 
 
 def output_scales(problem: Problem, layers: Sequence[TrainableTensor]) -> dict[str, float]:

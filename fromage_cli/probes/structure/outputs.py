@@ -14,7 +14,7 @@ from fromage_cli.problem.data.pytrees import named_tensors
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.accumulation import distance, norm
 
-KEPT = 1 << 22
+MOST_COMPARED = 1 << 22
 """Entries of one output that are compared; of more, every so many-th."""
 
 
@@ -37,25 +37,23 @@ class Outputs:
         self._base, self._loss = self._evaluate()
 
     def response(self) -> Response:
-        """How far outputs and loss are from where they were when this was made; one forward pass."""
+        """How far outputs and loss are from where they were when this was made; one forward pass.
+
+        An output counts all chunks together; entries that were not finite before are passed over. Its change is
+        infinite where it has become not finite, or of another shape.
+        """
         found, loss = self._evaluate()
         change = _relative(abs(loss - self._loss), abs(self._loss))
-        if not self._used:
-            return Response(change, change)
-        places = range(len(self._used))
-        return Response(max(self._moved(found, place) for place in places), change)
-
-    def _moved(self, found: list[list[Tensor]], place: int) -> float:
-        """The relative change of one output, all chunks together; entries that were not finite before are passed over.
-
-        Infinite where it has become not finite, or of another shape.
-        """
-        pairs = [(before[place], after[place : place + 1]) for before, after in zip(self._base, found, strict=True)]
-        if any(not after or after[0].shape != before.shape for before, after in pairs):
-            return math.inf
-        whole = math.hypot(*(norm(_finite(before, before)) for before, _ in pairs))
-        moved = math.hypot(*(distance(_finite(after[0], before), _finite(before, before)) for before, after in pairs))
-        return _relative(moved, whole)
+        changes = []
+        for place in range(len(self._used)):
+            pairs = [(first[place], second[place : place + 1]) for first, second in zip(self._base, found, strict=True)]
+            if any(not after or after[0].shape != before.shape for before, after in pairs):
+                changes.append(math.inf)
+                continue
+            whole = math.hypot(*(norm(_finite(before, before)) for before, _ in pairs))
+            parts = (distance(_finite(after[0], before), _finite(before, before)) for before, after in pairs)
+            changes.append(_relative(math.hypot(*parts), whole))
+        return Response(max(changes, default=change), change)
 
     def _evaluate(self) -> tuple[list[list[Tensor]], float]:
         """The used outputs of every chunk, and the loss."""
@@ -67,7 +65,9 @@ class Outputs:
             with problem.evaluation(), torch.no_grad(), self._recorded() as recorded:
                 terms = problem.loss(problem.model, chunk)
                 total, count = total + float(terms.total), count + terms.count
-                outputs.append([_sample(recorded[place]) for place in self._used if place < len(recorded)])
+                flat = [recorded[place].detach().reshape(-1) for place in self._used if place < len(recorded)]
+                # an odd stride does not fall in step with a dimension
+                outputs.append([tensor[:: -(-tensor.numel() // MOST_COMPARED) | 1].clone() for tensor in flat])
         problem.evaluations.forwards += 1
         return outputs, total / count if count else math.nan
 
@@ -91,7 +91,9 @@ class Outputs:
         recorded: list[Tensor] = []
 
         def record(module: Any, arguments: Any, output: Any) -> None:
-            recorded.extend(tensor for _, tensor in named_tensors(_opened(output)) if tensor.is_floating_point())
+            if is_dataclass(output) and not isinstance(output, type | dict):
+                output = {entry.name: getattr(output, entry.name) for entry in fields(output)}
+            recorded.extend(tensor for _, tensor in named_tensors(output) if tensor.is_floating_point())
 
         try:
             handle = self.problem.model.register_forward_hook(record)
@@ -102,20 +104,6 @@ class Outputs:
         finally:
             if handle is not None:
                 handle.remove()
-
-
-def _opened(output: Any) -> Any:
-    """A dataclass as a dictionary of its fields; anything else as it is."""
-    if is_dataclass(output) and not isinstance(output, type | dict):
-        return {entry.name: getattr(output, entry.name) for entry in fields(output)}
-    return output
-
-
-def _sample(tensor: Tensor) -> Tensor:
-    """At most KEPT entries of a tensor, in a row of their own."""
-    flat = tensor.detach().reshape(-1)
-    stride = -(-flat.numel() // KEPT) | 1  # odd, so that it does not fall in step with a dimension
-    return flat[::stride].clone()
 
 
 def _finite(tensor: Tensor, reference: Tensor) -> Tensor:

@@ -119,6 +119,8 @@ def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimato
         measured = (constants.from_initialisation if initial else constants.from_checkpoint)(valley.centre)
     typical = constants.typical if constants is not None else None
     doubt = _doubt(runs, constants, estimator, valley)
+    size = max(batch.size for batch in rows.batches)
+    quarters = f"quarters of them, {size // PARTS} rows" if size >= 2 * PARTS else f"{max(1, size // PARTS)} row"
     found = RateProbe(
         learning_rate=typical,
         low=None,
@@ -137,19 +139,13 @@ def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimato
         start_loss=runs.start_loss if math.isfinite(runs.start_loss) else None,
         steps=runs.steps,
         gradient_evaluations=runs.gradients,
-        rows=f"{rows.source}; steps on {_parts(rows)}",
+        rows=f"{rows.source}; steps on {quarters}",
         stopped=runs.stopped,
     )
     if doubt is not None or measured is None:
         return found
     factor = math.exp2(INTERVAL)
     return replace(found, learning_rate=measured, low=measured / factor, high=measured * factor)
-
-
-def _parts(rows: TrainingRows) -> str:
-    """What one step sees."""
-    size = max(batch.size for batch in rows.batches)
-    return f"quarters of them, {size // PARTS} rows" if size >= 2 * PARTS else f"{max(1, size // PARTS)} row"
 
 
 def _doubt(runs: ShortRuns, constants: Calibration | None, estimator: Estimator, valley: Valley | None) -> str | None:

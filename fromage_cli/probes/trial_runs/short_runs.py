@@ -5,6 +5,7 @@ Their minibatches are quarters of the training batches: four steps for the price
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fromage_cli.checkpoints import OptimizerState
@@ -63,6 +64,13 @@ class ShortRuns:
         least = min(self.losses, key=self.losses.__getitem__, default=None)
         return len(rates) > 2 and least not in (rates[0], rates[-1])
 
+    @property
+    def rate_beyond(self) -> float:
+        """A rate beyond the end of the rates at which the loss is least."""
+        lowest, highest = min(self.losses), max(self.losses)
+        least = min(sorted(self.losses), key=self.losses.__getitem__)
+        return highest * APART if least == highest and math.isfinite(self.losses[least]) else lowest / APART
+
 
 def make_runs(
     problem: Problem,
@@ -79,7 +87,11 @@ def make_runs(
     Where runs left the numbers early, their gradients are spent beyond the end at which the loss is least. `guess`
     stands in where no step lowers the loss. A limit that is reached is kept in the result.
     """
-    parts = [part for batch in rows.batches for part in _parts(batch)]
+    parts = []
+    for batch in rows.batches:
+        size = max(1, batch.size // PARTS)
+        # rows left over belong to no part: all are equal
+        parts += [batch.rows(start, start + size) for start in range(0, batch.size - size + 1, size)]
     share = max(part.size for part in parts) / max(batch.size for batch in rows.batches)
     steps = min(STEPS, int(STEPS / (PARTS * share)))
     runs = ShortRuns(steps)
@@ -87,30 +99,20 @@ def make_runs(
     try:
         with training(problem, optimizer, state) as run:
             runs.start_loss = run.loss(rows.independent)
-            rate = above * _first_increase(problem, optimizer, state, guess)
+            first_increase = guess
+            with suppress(NumericalError):
+                step, _ = next_step(problem, optimizer, state)
+                first_increase = critical_rate(problem, step, guess) or guess
+            rate = above * first_increase
             for _ in range(RATES):
                 series.add(run, rate)
                 advance()
                 rate /= APART
-            while (rate := _beyond(runs)) and runs.gradients + steps * share <= LARGEST_GRADIENTS:
-                series.add(run, rate)
+            while not runs.bracketed and runs.gradients + steps * share <= LARGEST_GRADIENTS:
+                series.add(run, runs.rate_beyond)
     except ResourceError as limit:
         runs.stopped = limit
     return runs
-
-
-def _parts(batch: Batch) -> list[Batch]:
-    """Equal parts of a training batch; rows left over belong to none."""
-    size = max(1, batch.size // PARTS)
-    return [batch.rows(start, start + size) for start in range(0, batch.size - size + 1, size)]
-
-
-def _first_increase(problem: Problem, optimizer: Optimizer, state: OptimizerState | None, guess: float) -> float:
-    try:
-        step, _ = next_step(problem, optimizer, state)
-        return critical_rate(problem, step, guess) or guess
-    except NumericalError:
-        return guess
 
 
 @dataclass
@@ -137,12 +139,3 @@ class _Series:
         tail, floor = math.fsum(last) / len(last), FLOOR * runs.start_loss
         meaningful = math.isfinite(after) and floor > 0.0
         runs.losses[rate] = math.sqrt(max(after, floor)) * math.sqrt(max(tail, floor)) if meaningful else math.inf
-
-
-def _beyond(runs: ShortRuns) -> float:
-    """A rate beyond the end at which the loss is least; 0 where it is least between others."""
-    if runs.bracketed:
-        return 0.0
-    rates = sorted(runs.losses)
-    least = min(rates, key=lambda rate: runs.losses[rate])
-    return rates[-1] * APART if least == rates[-1] and math.isfinite(runs.losses[least]) else rates[0] / APART

@@ -34,22 +34,15 @@ def training_rows(problem: Problem, size: int | None = None) -> TrainingRows:
         others = f"{kept} further batches" if kept > 1 else "another"
         source = f"{_counted(len(batches), 'batch', 'batches')}; losses on {_counted(rows, 'row')} of {others}"
         return TrainingRows(batches, independent, source)
-    return _chunks(problem.batch, size)
-
-
-def _chunks(batch: Batch, size: int | None) -> TrainingRows:
+    batch = problem.batch
     kept = max(1, batch.size // 5)
     rows = batch.size - kept
     if rows < 1:
         raise UsageError("Training steps and a loss on other rows need two rows; the batch has one.", "Give more.")
     size = min(size or DEFAULT_ROWS, max(1, rows // 4) if size is None else rows)
     chunks = tuple(batch.rows(start, start + size) for start in range(0, rows - size + 1, size))
-    return TrainingRows(
-        chunks,
-        (batch.rows(rows, batch.size),),
-        f"{_counted(len(chunks), 'chunk')} of {_counted(size, 'row')} of one batch; losses on its other "
-        + _counted(kept, "row"),
-    )
+    cut = f"{_counted(len(chunks), 'chunk')} of {_counted(size, 'row')} of one batch"
+    return TrainingRows(chunks, (batch.rows(rows, batch.size),), f"{cut}; losses on its other {_counted(kept, 'row')}")
 
 
 def _counted(count: int, one: str, several: str = "") -> str:

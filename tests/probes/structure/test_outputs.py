@@ -116,7 +116,7 @@ def test_entries_that_were_not_finite_are_passed_over(make_problem: Maker, class
 def test_large_outputs_are_sampled(
     make_problem: Maker, classification: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outputs_module, "KEPT", 10)
+    monkeypatch.setattr(outputs_module, "MOST_COMPARED", 10)
     torch.manual_seed(0)
     assert double(make_problem(nn.Linear(8, 3, bias=False), classification), "weight").outputs == pytest.approx(1.0)
 
