@@ -8,6 +8,10 @@ PRECISION = 1.05
 """How far apart the ends of the bracket may be in the end."""
 ASIDE = 1.022
 """How far beside the expected place a point is set, so that two of them close the bracket."""
+LONGER = 1.1
+"""How many times further each point is set than the one before while one side of the place is not known."""
+STEEPEST = 1e6
+"""Values above this say nothing of how far the place is below them."""
 FARTHEST = 64.0
 """How many times further the next point is set at most."""
 SECANTS = 5
@@ -40,12 +44,14 @@ class Bracket:
 
     def proposal(self) -> float:
         """Where to evaluate next: beside the place where a power law through what is known reaches 1."""
-        last = next(reversed(self.values))
+        stride = ASIDE * math.pow(LONGER, len(self.values) - 1)
         if not math.isfinite(self.high):
-            return self._beyond(self.values[self.low])
+            value = self.values[self.low]
+            return self.low * min(stride / value, FARTHEST) if value > 0.0 else FARTHEST * self.low
         if self.low == 0.0:
-            return self._below(self.values[self.high])
-        low, high = self.values[self.low], self.values[self.high]
+            value = self.values[self.high]
+            return self.high / (value * stride) if value < STEEPEST else self.high / 16.0
+        last, low, high = next(reversed(self.values)), self.values[self.low], self.values[self.high]
         follows = len(self.values) <= SECANTS and low > 0.0 and math.isfinite(high)
         if self.high <= PRECISION**2 * self.low or not follows:
             return math.sqrt(self.low * self.high)
@@ -53,16 +59,6 @@ class Bracket:
         root = self.low * math.pow(self.high / self.low, share)
         aside = root / ASIDE if self.values[last] >= 1.0 else root * ASIDE
         return min(max(aside, self.low * ASIDE), self.high / ASIDE)
-
-    def _beyond(self, value: float) -> float:
-        """Above `low`, the further the more often that was not far enough."""
-        stride = math.pow(1.1, len(self.values) - 1)
-        return self.low * min(ASIDE * stride / value, FARTHEST) if value > 0.0 else FARTHEST * self.low
-
-    def _below(self, value: float) -> float:
-        """Below `high`, the further the more often that was not far enough."""
-        stride = math.pow(1.1, len(self.values) - 1)
-        return self.high / (value * ASIDE * stride) if value < 1e6 else self.high / 16.0
 
 
 def close_in(
@@ -72,12 +68,11 @@ def close_in(
     *,
     evaluations: int,
     highest: float,
-    checks: int = 1,
 ) -> Bracket:
     """Closes the bracket of the first place where the curve reaches 1, by so many evaluations at most.
 
-    Below a closed bracket's place at least `checks` further points are looked at, so that a curve that went above 1
-    and came back is noticed; the search then goes on below it. Nothing above `highest` is tried.
+    Below a closed bracket's place at least one further point is looked at, so that a curve that went above 1 and came
+    back is noticed; the search then goes on below it. Nothing above `highest` is tried.
     """
     place = min(start, highest)
     for _ in range(evaluations):
@@ -85,10 +80,9 @@ def close_in(
         if bracket.low >= highest:
             break
         if bracket.closed:
-            below = [x for x in bracket.values if x < bracket.low]
-            if len(below) >= checks:
+            if any(tried < bracket.low for tried in bracket.values):
                 break
-            place = bracket.low / 2.0 ** (len(below) + 1)
+            place = bracket.low / 2.0
         else:
             place = min(bracket.proposal(), highest)
     return bracket

@@ -3,9 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import linear_regression
 from typing import Literal
 
 Relation = Literal["crossing", "above-grid", "below-grid", "uncertifiable"]
+TAIL = (0.05, 0.1)
+"""Relative steps between which the slope of a curve's end is taken."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +41,15 @@ def first_crossing(etas: Sequence[float], values: Sequence[float], level: float)
         if not value < level:
             if index == 0:
                 return Point(None, "below-grid")
-            return Point(_log_log(etas, values, index, level), "crossing")
+            low = values[index - 1]
+            steep = not math.isfinite(value) or low <= 0.0
+            fraction = 0.0 if steep else math.log(level / low) / math.log(value / low)
+            return Point(_between(etas[index - 1], etas[index], fraction), "crossing")
     return Point(None, "above-grid")
 
 
-def _log_log(etas: Sequence[float], values: Sequence[float], index: int, level: float) -> float:
-    low, high = values[index - 1], values[index]
-    if not math.isfinite(high) or low <= 0.0:
-        return etas[index - 1]
-    fraction = math.log(level / low) / math.log(high / low)
-    return _between(etas[index - 1], etas[index], fraction)
-
-
 def _between(low: float, high: float, fraction: float) -> float:
+    """The place so far from `low` to `high`, in their logarithms."""
     return float(low * (high / low) ** fraction)
 
 
@@ -99,23 +98,22 @@ def _vertex(x: Sequence[float], y: Sequence[float], index: int) -> float:
     return min(max(0.5 * (left + centre) - fall / (2.0 * curvature), left), right)
 
 
-def tail_slope(etas: Sequence[float], values: Sequence[float], low: float = 0.05, high: float = 0.1) -> float | None:
-    """The least-squares slope d ln(1 + b) / d ln(1 + eta) over eta in [low, high).
+def tail_slope(etas: Sequence[float], values: Sequence[float]) -> float | None:
+    """The least-squares slope d ln(1 + b) / d ln(1 + eta) over eta in TAIL.
 
-    With fewer than three points of the grid in the window, the curve interpolated at both ends of it is
-    used beside them; None when the grid does not span the window or a value there is not finite.
+    With fewer than three points of the grid in there, the curve interpolated at both ends of it is used beside them;
+    None when the grid does not span it or a value there is not finite.
     """
-    points = [
-        (math.log1p(eta), math.log1p(value)) for eta, value in zip(etas, values, strict=True) if low <= eta < high
-    ]
+    points = [(eta, value) for eta, value in zip(etas, values, strict=True) if TAIL[0] <= eta < TAIL[1]]
     if len(points) < 3:
-        ends = [(math.log1p(eta), interpolate(etas, values, eta)) for eta in (low, high)]
+        ends = [(eta, interpolate(etas, values, eta)) for eta in TAIL]
         if any(value is None for _, value in ends):
             return None
-        points += [(x, math.log1p(value)) for x, value in ends if value is not None]
-    if not all(math.isfinite(y) for _, y in points):
+        points += [(eta, value) for eta, value in ends if value is not None]
+    if not all(math.isfinite(value) for _, value in points):
         return None
-    return _least_squares_slope(points)
+    x, y = zip(*((math.log1p(eta), math.log1p(value)) for eta, value in points), strict=True)
+    return linear_regression(x, y).slope
 
 
 def interpolate(etas: Sequence[float], values: Sequence[float], eta: float) -> float | None:
@@ -126,12 +124,3 @@ def interpolate(etas: Sequence[float], values: Sequence[float], eta: float) -> f
             fraction = math.log(eta / etas[index - 1]) / math.log(etas[index] / etas[index - 1])
             return float(low * (high / low) ** fraction)
     return None
-
-
-def _least_squares_slope(points: Sequence[tuple[float, float]]) -> float | None:
-    mean_x = math.fsum(x for x, _ in points) / len(points)
-    mean_y = math.fsum(y for _, y in points) / len(points)
-    spread = math.fsum((x - mean_x) ** 2 for x, _ in points)
-    if spread == 0.0:
-        return None
-    return math.fsum((x - mean_x) * (y - mean_y) for x, y in points) / spread

@@ -23,17 +23,18 @@ class GroupStep:
     breakdown: float
     """max over the path of ||g_l(W + t dW) - g_l|| / ||g_l||; absolute (not divided) where ||g_l|| = 0."""
 
+    @property
+    def loss_change(self) -> float:
+        """-||g_l|| ||dW_l|| (cos_l - breakdown), the group's term of the bound."""
+        if self.step_norm == 0.0:
+            return 0.0
+        if self.gradient_norm == 0.0:
+            return self.step_norm * self.breakdown
+        if math.isnan(self.breakdown):
+            return math.inf
+        return -self.gradient_norm * self.step_norm * (self.cosine - self.breakdown)
+
 
 def loss_change_bound(steps: Sequence[GroupStep]) -> float:
     """The largest change of the loss that Lemma 1 allows; negative means that descent is certain."""
-    return math.fsum(_term(step) for step in steps)
-
-
-def _term(step: GroupStep) -> float:
-    if step.step_norm == 0.0:
-        return 0.0
-    if step.gradient_norm == 0.0:
-        return step.step_norm * step.breakdown
-    if math.isnan(step.breakdown):
-        return math.inf
-    return -step.gradient_norm * step.step_norm * (step.cosine - step.breakdown)
+    return math.fsum(step.loss_change for step in steps)

@@ -66,7 +66,9 @@ class Equilibrium:
         """
         excess = 1.0 - self.rotation**2 / (2.0 * self.diffusion)
         alike = (1.0 - self.persistence**steps) / (1.0 - self.persistence)
-        return _angle((self.diffusion if diffusion is None else diffusion) * (steps - excess * alike))
+        decorrelation = (self.diffusion if diffusion is None else diffusion) * (steps - excess * alike)
+        # the arc cosine of exp(−x), with all its digits where x is small
+        return math.atan2(math.sqrt(-math.expm1(-2.0 * decorrelation)), math.exp(-decorrelation))
 
 
 def sgd_equilibrium(rate: float, decay: float, gains: Gains) -> Equilibrium:
@@ -151,11 +153,6 @@ def _relative(step: float, gains: Gains, *, relaxes: bool) -> Equilibrium:
     diffusion = (step * gains.total) ** 2 / 2.0
     rotation, relaxation = step * math.sqrt(gains.squared), 0.5 / diffusion if relaxes else None
     return Equilibrium(rotation, diffusion, relaxation, -2, 0, 0.5, 2.0, gains.persistence)
-
-
-def _angle(decorrelation: float) -> float:
-    """The arc cosine of exp(−x), with all its digits where x is small."""
-    return math.atan2(math.sqrt(-math.expm1(-2.0 * decorrelation)), math.exp(-decorrelation))
 
 
 def sgd_growth(rate: float, gains: Gains, squared_gradient: float) -> float:

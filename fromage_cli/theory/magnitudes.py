@@ -76,8 +76,15 @@ class Workspace:
         largest = max(float(entries.max()), -float(entries.min()))  # both are nan where any entry is
         zeros = int(numpy.count_nonzero(numpy.equal(entries, 0, out=self.flags[: entries.size])))
         if not math.isfinite(largest):
-            return _not_finite(entries, zeros)
-        return Magnitudes(entries.size, self._scaled_norm(entries, largest), largest, zeros)
+            nan, infinite = int(numpy.isnan(entries).sum()), int(numpy.isinf(entries).sum())
+            value = math.nan if nan else math.inf
+            return Magnitudes(entries.size, value, value, zeros, nan, infinite)
+        low, high = SAFE[entries.dtype.name]
+        if low < largest < high:
+            return Magnitudes(entries.size, math.sqrt(_sum_of_squares(entries)), largest, zeros)
+        scale = largest or 1.0
+        scaled = numpy.divide(entries, scale, out=self.wide[: entries.size], dtype=numpy.float64)
+        return Magnitudes(entries.size, scale * math.sqrt(_sum_of_squares(scaled)), largest, zeros)
 
     def norm(self, entries: NDArray[Any]) -> float:
         """The Frobenius norm alone; nan where an entry is nan, else infinite where one is."""
@@ -100,18 +107,12 @@ class Workspace:
         largest = max(float(entries.max()), -float(entries.min()))
         scale = 1.0 if low < largest < high or not math.isfinite(largest) else largest or 1.0
         wide = entries if scale == 1.0 else numpy.divide(entries, scale, dtype=numpy.float64)
-        return scale * numpy.sqrt(_row_squares(wide)), largest
-
-    def _scaled_norm(self, entries: NDArray[Any], largest: float) -> float:
-        """The Frobenius norm of finite entries; they are scaled where their squares would overflow or vanish."""
-        import numpy
-
-        low, high = SAFE[entries.dtype.name]
-        if low < largest < high:
-            return math.sqrt(_sum_of_squares(entries))
-        wide, scale = self.wide[: entries.size], largest or 1.0
-        numpy.divide(entries, scale, out=wide, dtype=numpy.float64)
-        return scale * math.sqrt(_sum_of_squares(wide))
+        rows, length = wide.shape
+        whole = length - length % BLOCK  # in blocks, as `_sum_of_squares`
+        squares: NDArray[Any] = _squares(wide[:, whole:]).astype(numpy.float64)
+        if whole:
+            squares += _squares(wide[:, :whole].reshape(rows, -1, BLOCK)).sum(1, dtype=numpy.float64)
+        return scale * numpy.sqrt(squares), largest
 
 
 def _sum_of_squares(entries: NDArray[Any]) -> float:
@@ -123,18 +124,6 @@ def _sum_of_squares(entries: NDArray[Any]) -> float:
     return float(_squares(blocks).sum(dtype=numpy.float64)) + float(rest @ rest)
 
 
-def _row_squares(entries: NDArray[Any]) -> NDArray[Any]:
-    """The sum of squares of each row, in blocks likewise: (rows,) float64."""
-    import numpy
-
-    rows, length = entries.shape
-    whole = length - length % BLOCK
-    sums: NDArray[Any] = _squares(entries[:, whole:]).astype(numpy.float64)
-    if whole:
-        sums += _squares(entries[:, :whole].reshape(rows, -1, BLOCK)).sum(1, dtype=numpy.float64)
-    return sums
-
-
 def _squares(rows: NDArray[Any]) -> NDArray[Any]:
     """The inner product of each row with itself, infinite where it overflows: (…, length) to (…)."""
     import numpy
@@ -142,11 +131,3 @@ def _squares(rows: NDArray[Any]) -> NDArray[Any]:
     with numpy.errstate(over="ignore", invalid="ignore"):
         products: NDArray[Any] = numpy.matmul(rows[..., None, :], rows[..., :, None])[..., 0, 0]  # […, 1, 1] before
     return products
-
-
-def _not_finite(entries: NDArray[Any], zeros: int) -> Magnitudes:
-    import numpy
-
-    nan, infinite = int(numpy.isnan(entries).sum()), int(numpy.isinf(entries).sum())
-    value = math.nan if nan else math.inf
-    return Magnitudes(entries.size, value, value, zeros, nan, infinite)

@@ -7,6 +7,9 @@ Source: Bernstein et al., NeurIPS 2020, Theorem 1, for bias-free perceptrons who
 import math
 from collections.abc import Sequence
 
+LARGE = 700.0
+"""Exponents from which on e^x - 1 is e^x, just before it overflows."""
+
 
 def angle_between(chord: float, cochord: float) -> float:
     """The angle between two vectors from ‖u^ − v^‖ and ‖u^ + v^‖, radians; exact at both ends, unlike arccos."""
@@ -38,15 +41,8 @@ def log10_function_bound(relative_steps: Sequence[float], condition: float, alph
     -inf when no layer moved; inf for a condition number without bound.
     """
     exponent = math.fsum(math.log1p(step) for step in relative_steps)
-    return len(relative_steps) * _log10_factor(condition, alpha, beta) + _log10_expm1(exponent)
-
-
-def _log10_factor(condition: float, alpha: float, beta: float) -> float:
-    return math.log10(beta / alpha) + 2.0 * math.log10(condition)
-
-
-def _log10_expm1(exponent: float) -> float:
-    """log10 of e^x - 1 for x >= 0, without overflow."""
     if exponent == 0.0:
         return -math.inf
-    return math.log10(math.expm1(exponent)) if exponent < 700.0 else exponent / math.log(10.0)
+    factor = math.log10(beta / alpha) + 2.0 * math.log10(condition)
+    grown = math.log10(math.expm1(exponent)) if exponent < LARGE else exponent / math.log(10.0)
+    return len(relative_steps) * factor + grown

@@ -17,11 +17,11 @@ def relaxed(ratio: float, times: float, power: int) -> float:
     return float((1.0 + (ratio**power - 1.0) * math.exp(-times)) ** (1.0 / power))
 
 
-def times_until_near(ratio: float, power: int, near: float = NEAR) -> float:
-    """Relaxation times until ‖W‖ is within `near` of ‖W*‖: ln((r^p − 1) / ((1 ± near)^p − 1)); 0 where it is."""
-    if abs(ratio - 1.0) <= near:
+def times_until_near(ratio: float, power: int) -> float:
+    """Relaxation times until ‖W‖ is within NEAR of ‖W*‖: ln((r^p − 1) / ((1 ± NEAR)^p − 1)); 0 where it is."""
+    if abs(ratio - 1.0) <= NEAR:
         return 0.0
-    edge = 1.0 + near if ratio > 1.0 else 1.0 - near
+    edge = 1.0 + NEAR if ratio > 1.0 else 1.0 - NEAR
     return math.log((ratio**power - 1.0) / (edge**power - 1.0))
 
 
@@ -45,17 +45,17 @@ class AfterDrop:
         now = relaxed(self.ratio, step / self.relaxation, self.power)
         return self.at_once * (self.ratio / now) ** self.rate_power
 
-    def recovery(self, near: float = NEAR) -> float:
-        """Steps until the effective rate is within `near` of its end."""
+    def recovery(self) -> float:
+        """Steps until the effective rate is within NEAR of its end."""
         start = self.at_once / self.final
-        if self.rate_power == 0 or abs(start - 1.0) <= near:
+        if self.rate_power == 0 or abs(start - 1.0) <= NEAR:
             return 0.0
-        edge = (1.0 + near if start > 1.0 else 1.0 - near) ** (-1.0 / self.rate_power)
+        edge = (1.0 + NEAR if start > 1.0 else 1.0 - NEAR) ** (-1.0 / self.rate_power)
         return self.relaxation * math.log((self.ratio**self.power - 1.0) / (edge**self.power - 1.0))
 
 
 def after_drop(equilibrium: Equilibrium, factor: float, ratio: float = 1.0) -> AfterDrop | None:
-    """The course of the effective rate once the rate is divided by `factor`; None without an equilibrium.
+    """How the effective rate goes on once the rate is divided by `factor`; None without an equilibrium.
 
     `ratio`: ‖W‖ / ‖W*‖ at the drop. For SGD from equilibrium η_e(t) / η_e(0) = 1/f / √(e^(−t/τ) + (1 − e^(−t/τ))/f).
     """

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 DENSE = 96
 """Matrices whose smaller side is at most this are decomposed exactly."""
+SLAB = 1 << 14
+"""Columns of a Gram matrix that are widened to float64 at a time."""
+ITERATIONS = 60
+"""Steps of the bidiagonalisation at most, a product with A and one with A^T each."""
 TINY = 1e-9
 """Entries as small, or as large as its inverse, are scaled before they are squared."""
 
@@ -21,7 +25,7 @@ def as_matrix(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().reshape(tensor.shape[0], -1)  # [out, in*kh*kw]
 
 
-def spectral_norm(tensor: torch.Tensor, tolerance: float = 1e-4, iterations: int = 60) -> float:
+def spectral_norm(tensor: torch.Tensor, tolerance: float = 1e-4) -> float:
     """The largest singular value of a weight tensor seen as a matrix, from below.
 
     Small matrices by a dense decomposition of the Gram matrix in float64; larger ones by Golub-Kahan
@@ -43,9 +47,12 @@ def spectral_norm(tensor: torch.Tensor, tolerance: float = 1e-4, iterations: int
         matrix = matrix / scale  # squares of tiny and of huge entries leave the range of float32
     if min(matrix.shape) <= DENSE:
         wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-        gram = _gram(wide)
+        gram = torch.zeros(wide.shape[0], wide.shape[0], dtype=torch.float64, device=wide.device)
+        for slab in torch.split(wide, SLAB, dim=1):
+            columns = slab.double()
+            gram += columns @ columns.T
         return scale * float(torch.linalg.eigvalsh(gram)[-1].clamp(min=0.0).sqrt())
-    return scale * _golub_kahan(matrix if matrix.dtype == torch.float64 else matrix.float(), tolerance, iterations)
+    return scale * _golub_kahan(matrix if matrix.dtype == torch.float64 else matrix.float(), tolerance)
 
 
 def stable_rank(tensor: torch.Tensor, tolerance: float = 1e-4) -> float:
@@ -57,18 +64,8 @@ def stable_rank(tensor: torch.Tensor, tolerance: float = 1e-4) -> float:
     return (norm(tensor) / largest) ** 2 if largest > 0.0 else 1.0
 
 
-def _gram(wide: torch.Tensor) -> torch.Tensor:
-    """A A^T in float64, a slab of columns at a time."""
-    import torch
-
-    gram = torch.zeros(wide.shape[0], wide.shape[0], dtype=torch.float64, device=wide.device)
-    for slab in torch.split(wide, 1 << 14, dim=1):
-        columns = slab.double()
-        gram += columns @ columns.T
-    return gram
-
-
-def _golub_kahan(matrix: torch.Tensor, tolerance: float, iterations: int) -> float:
+def _golub_kahan(matrix: torch.Tensor, tolerance: float) -> float:
+    """The largest singular value by bidiagonalisation."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -78,7 +75,7 @@ def _golub_kahan(matrix: torch.Tensor, tolerance: float, iterations: int) -> flo
     diagonal: list[float] = []
     above: list[float] = []
     value = 0.0
-    for _ in range(min(iterations, *matrix.shape)):
+    for _ in range(min(ITERATIONS, *matrix.shape)):
         u = _orthogonal(matrix @ right[-1], left)
         diagonal.append(float(u.norm()))
         if diagonal[-1] == 0.0:
@@ -97,6 +94,7 @@ def _golub_kahan(matrix: torch.Tensor, tolerance: float, iterations: int) -> flo
 
 
 def _orthogonal(vector: torch.Tensor, basis: list[torch.Tensor]) -> torch.Tensor:
+    """What is left of a vector without its parts in an orthonormal basis, taken out twice: once leaves rounding."""
     import torch
 
     if not basis:

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 
 DENSE = 1024
 """Matrices whose smaller side is at most this are decomposed; of larger ones only the spectral norm is found."""
+TOLERANCE = 1e-4
+"""Residual over eigenvalue at which the iteration ends."""
+ITERATIONS = 80
+"""Products with A^T A at most."""
 
 SAFE = (1e-12, 1e12)
 """Largest entries between which nothing has to be scaled."""
@@ -32,21 +36,18 @@ def extremes(matrix: NDArray[Any]) -> tuple[float, float | None]:
         return 0.0, None
     scale = float(max(matrix.max(), -matrix.min())) or 1.0
     if not SAFE[0] < scale < SAFE[1]:  # squares of tiny and of huge entries leave the range of float32
-        return _scaled(extremes(matrix / scale), scale)
+        norm, condition = extremes(matrix / scale)
+        return scale * norm, condition
     if min(matrix.shape) > DENSE:
         return leading_singular_value(matrix), None
     values = numpy.linalg.svd(matrix, compute_uv=False)
     return float(values[0]), condition_number(values, max(matrix.shape))
 
 
-def _scaled(found: tuple[float, float | None], scale: float) -> tuple[float, float | None]:
-    return scale * found[0], found[1]
-
-
-def leading_singular_value(matrix: NDArray[Any], tolerance: float = 1e-4, iterations: int = 80) -> float:
+def leading_singular_value(matrix: NDArray[Any]) -> float:
     """The largest singular value, from below, by Lanczos on A^T A with full re-orthogonalisation.
 
-    Stopped when the residual of the leading Ritz pair is below `tolerance` times its value. Source: Golub, Van Loan,
+    Stopped when the residual of the leading Ritz pair is below TOLERANCE times its value. Source: Golub, Van Loan,
     *Matrix Computations*, 4th ed., section 10.1.
     """
     import numpy
@@ -58,7 +59,7 @@ def leading_singular_value(matrix: NDArray[Any], tolerance: float = 1e-4, iterat
     beside: list[float] = []
     value = 0.0
     image: NDArray[Any]
-    for _ in range(min(iterations, wide.shape[1])):
+    for _ in range(min(ITERATIONS, wide.shape[1])):
         image = wide.T @ (wide @ basis[-1])
         diagonal.append(float(image @ basis[-1]))
         stacked = numpy.stack(basis)  # [k, n]
@@ -68,7 +69,7 @@ def leading_singular_value(matrix: NDArray[Any], tolerance: float = 1e-4, iterat
         tridiagonal = numpy.diag(diagonal) + numpy.diag(beside[:-1], 1) + numpy.diag(beside[:-1], -1)
         values, vectors = numpy.linalg.eigh(tridiagonal)
         value = float(values[-1])
-        if beside[-1] * abs(float(vectors[-1, -1])) <= tolerance * abs(value):
+        if beside[-1] * abs(float(vectors[-1, -1])) <= TOLERANCE * abs(value):
             break
         basis.append((image / beside[-1]).astype(wide.dtype))
     return math.sqrt(max(value, 0.0))
