@@ -1,14 +1,15 @@
 """The diagnostic batch: a nest of tensors that share their first dimension, from a file or the user's function."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fromage_cli.errors import InputError, MismatchError, NumericalError, UsageError
 from fromage_cli.problem.data.batch_files import READERS, TOKENS, read_tokens
@@ -31,6 +32,10 @@ class Batch:
     """How many rows."""
     source: str
     """How the batch is named in output."""
+    bound: "WeakKeyDictionary[nn.Module, tuple[Any, ...]]" = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False
+    )
+    """How the tensors reach the `forward` of each model that was called with them."""
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Batch":
         """Move every tensor, and cast the floating ones."""
@@ -124,10 +129,10 @@ def as_batch(data: Any, source: str) -> Batch:
 
 def _plain(tensor: Tensor) -> Tensor:
     """A tensor without graph that can be part of one, in a type that everything can be done with."""
-    tensor = tensor.clone() if tensor.is_inference() else tensor
-    tensor = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
-    unsigned = tensor.dtype in (torch.uint16, torch.uint32, torch.uint64)
-    return tensor.detach().to(torch.int64) if unsigned else tensor.detach()
+    if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        return tensor.detach().to(torch.int64)
+    narrow = tensor.is_floating_point() and tensor.itemsize == 1
+    return tensor.detach().to(torch.float32 if narrow else tensor.dtype, copy=True)
 
 
 def _check_tensor(name: str, tensor: Tensor, source: str) -> None:

@@ -1,18 +1,15 @@
 """How a batch reaches a model's `forward`: which tensors are inputs, which one is the target, and by what name."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
 
 from fromage_cli.errors import FromageError, MismatchError
 from fromage_cli.problem.data.batches import Batch
-from fromage_cli.problem.data.pytrees import describe_shapes, map_tensors, named_tensors
+from fromage_cli.problem.data.pytrees import describe_shapes, independent_copy, map_tensors, named_tensors
 from fromage_cli.problem.networks.layers import unwrapped
 from fromage_cli.problem.user_code.named_code import first_line, named_code, out_of_memory
 
@@ -39,11 +36,8 @@ def forward(model: nn.Module, batch: Batch, positional: Sequence[Any], named: Ma
     """Call the model with arguments that are already bound, and explain its failure with the batch's shapes."""
     try:
         with named_code("running the model", passing=(Exception,)):
-            nested = any(isinstance(value, dict | list) for value in (*positional, *named.values()))
-            if id(model) in _LEAVING and not nested:
-                return model(*positional, **named)  # a call makes new containers itself
-            with handed_over(model, (positional, named)) as given:
-                return model(*given[0], **given[1])
+            given, given_named = map_tensors((positional, named), independent_copy)
+            return model(*given, **given_named)
     except FromageError:
         raise
     except Exception as error:
@@ -57,66 +51,43 @@ def forward(model: nn.Module, batch: Batch, positional: Sequence[Any], named: Ma
         ) from error
 
 
-_LEAVING: WeakValueDictionary[int, object] = WeakValueDictionary()
-"""Models and losses that were seen to leave their input as it is, by identity."""
-
-
-@contextmanager
-def handed_over(user: object, data: Any) -> Iterator[Any]:
-    """A nest of tensors for one call of a model or a loss to do with as it likes: every other call has to see the same.
-
-    Training never looks at a batch again, so a network may write into its input (`x.mul_(2)`) and a loss take a batch
-    apart (`batch.pop("y")`). Containers are new each time; tensors are copies until a call has left them as they were.
-    """
-    leaving = id(user) in _LEAVING
-    given = map_tensors(data, (lambda tensor: tensor) if leaving else torch.clone)
-    tensors = [] if leaving else [tensor for _, tensor in named_tensors(given)]
-    yield given
-    if not leaving and all(tensor._version == 0 for tensor in tensors):
-        with suppress(TypeError):  # what cannot be referred to weakly goes on being given copies
-            _LEAVING[id(user)] = user
-
-
 def signature_text(model: nn.Module) -> str:
     """`Name.forward(x, mask=None)`, for messages."""
-    inner = unwrapped(model)
-    plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in _parameters(inner)]
-    return f"{type(inner).__name__}.forward{inspect.Signature(plain)}"
+    plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in _parameters(model)]
+    return f"{type(unwrapped(model)).__name__}.forward{inspect.Signature(plain)}"
 
 
 def _parameters(model: nn.Module) -> list[inspect.Parameter]:
-    return _parameters_of(unwrapped(model).forward)
-
-
-@lru_cache(maxsize=1)
-def _parameters_of(forward: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The arguments of a `forward`; only the last one that was looked at is remembered."""
-    if hasattr(forward, "schema"):
-        return [_scripted_parameter(argument) for argument in forward.schema.arguments[1:]]
+    """The arguments of `forward`."""
+    forward = unwrapped(model).forward
+    if hasattr(forward, "schema"):  # of a scripted module
+        return [
+            inspect.Parameter(
+                argument.name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=argument.default_value if argument.has_default_value() else inspect.Parameter.empty,
+            )
+            for argument in forward.schema.arguments[1:]
+        ]
     try:
         return list(inspect.signature(forward).parameters.values())
     except (TypeError, ValueError):  # a function of an extension does not show its arguments
         return [inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL)]
 
 
-def _scripted_parameter(argument: torch.Argument) -> inspect.Parameter:
-    """An argument of a scripted module's `forward`."""
-    default = argument.default_value if argument.has_default_value() else inspect.Parameter.empty
-    return inspect.Parameter(argument.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
-
-
-@lru_cache(maxsize=1)
 def inputs_and_targets(model: nn.Module, batch: Batch) -> Arguments:
     """Bind a batch to the arguments of `forward`.
 
     A dict goes by name; `x`, `input` or `inputs` stands for the first argument, `y`, `target` or `targets` and `label`
     or `labels` for the target. The target is passed on only to an argument that is called so. The first three and the
     last two are kept apart, since a language model shifts `labels` itself, but not `targets`; an argument that must be
-    given takes either. In a tuple the last element is the target when `forward` can do without it. What was bound last
-    is remembered.
+    given takes either. In a tuple the last element is the target when `forward` can do without it. The batch remembers
+    what was bound.
 
     Raises MismatchError with the batch's names and the signature.
     """
+    if model in batch.bound:
+        return batch.bound[model]
     parameters = _parameters(model)
     if isinstance(batch.data, Mapping):
         bound = _bind_names(batch.data, parameters)
@@ -124,18 +95,17 @@ def inputs_and_targets(model: nn.Module, batch: Batch) -> Arguments:
         bound = _bind_sequence(batch.data, parameters)
     else:
         bound = (batch.data,), {}, None
-    unmatched = bound is None
-    if bound is not None:
-        try:
-            inspect.Signature(parameters).bind(*bound[0], **bound[1])
-        except TypeError:
-            unmatched = True
-    if bound is None or unmatched:
+    try:
+        if bound is None:
+            raise TypeError
+        inspect.Signature(parameters).bind(*bound[0], **bound[1])
+    except TypeError:
         raise MismatchError(
             f"The batch does not match the model's arguments.\n"
             f"batch: {describe_shapes(batch.data)}\nmodel: {signature_text(model)}",
             "Name the tensors as the arguments, or x and y; or give --loss file.py:function, which calls the model.",
-        )
+        ) from None
+    batch.bound[model] = bound
     return bound
 
 

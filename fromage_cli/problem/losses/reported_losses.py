@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.data.batches import Batch
-from fromage_cli.problem.losses.call import call_model, forward, handed_over, inputs_and_targets, is_scalar
+from fromage_cli.problem.data.pytrees import independent_copy, map_tensors
+from fromage_cli.problem.losses.call import call_model, forward, inputs_and_targets, is_scalar
 from fromage_cli.problem.losses.loss_terms import LossTerms, scalar_loss
 from fromage_cli.problem.networks.layers import unwrapped
 from fromage_cli.problem.user_code.named_code import named_code
@@ -84,8 +85,8 @@ class FunctionLoss:
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
         """The function's sum and count; of a mean, the mean times the number of rows."""
-        with named_code(f"computing the loss {self.name}"), handed_over(self.function, batch.data) as data:
-            value = self.function(model, data, **self.hyperparameters)
+        with named_code(f"computing the loss {self.name}"):
+            value = self.function(model, map_tensors(batch.data, independent_copy), **self.hyperparameters)
         if isinstance(value, tuple | list):
             return self._sum_and_count(value)
         return LossTerms(scalar_loss(value, self.name) * batch.size, float(batch.size))

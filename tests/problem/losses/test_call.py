@@ -1,12 +1,18 @@
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.problem.data.batches import Batch, as_batch
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
+from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.call import call_model, inputs_and_targets, is_scalar, signature_text
+from fromage_cli.problem.losses.losses import resolve_loss
+from fromage_cli.problem.losses.reported_losses import OutputLoss
 from fromage_cli.problem.networks.layers import unwrapped
 
 A, B, C = torch.full((2, 3), 1.0), torch.full((2, 3), 2.0), torch.tensor([0, 1])
@@ -178,30 +184,201 @@ def test_a_model_that_exits_does_not_end_the_program() -> None:
         call_model(Leaves(), as_batch(A, "here"))
 
 
-class WritesIntoItsInput(nn.Module):
+def write_always(x: Tensor) -> Tensor:
+    return x.mul_(2.0)
+
+
+def write_where_gradients_are_wanted(x: Tensor) -> Tensor:
+    return x.mul_(2.0) if torch.is_grad_enabled() else 2.0 * x
+
+
+def write_without_gradients(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        x.mul_(2.0)
+    return x
+
+
+def write_past_the_version_counter(x: Tensor) -> Tensor:
+    x.data.mul_(2.0)
+    return x
+
+
+def write_through_numpy(x: Tensor) -> Tensor:
+    x.numpy()[:] *= 2.0
+    return x
+
+
+def write_through_a_view(x: Tensor) -> Tensor:
+    x.view(-1)[:].mul_(2.0)
+    return x
+
+
+def ask_for_a_gradient_of_the_input(x: Tensor) -> Tensor:
+    return x.requires_grad_().mul(2.0)
+
+
+def write_and_change_the_shape(x: Tensor) -> Tensor:
+    return x.mul_(2.0).unsqueeze_(0)[0]
+
+
+WRITERS = [
+    write_always,
+    write_where_gradients_are_wanted,
+    write_without_gradients,
+    write_past_the_version_counter,
+    write_through_numpy,
+    write_through_a_view,
+    ask_for_a_gradient_of_the_input,
+    write_and_change_the_shape,
+]
+
+
+class Writes(nn.Module):
+    """w * the mean of the input doubled in some way: its gradient by w is that mean, which backward() reads."""
+
+    def __init__(self, double: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.double_input = double
+        self.w = nn.Parameter(torch.ones(3))
+
     def forward(self, x: Tensor) -> Tensor:
-        return x.mul_(2.0)
+        return (self.w * self.double_input(x)).mean()
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+def test_every_evaluation_sees_the_same_batch_however_the_model_writes_into_it(write: Any, mode: Any) -> None:
+    model, batch = Writes(write), as_batch({"x": A, "y": C}, "here")
+    for gradients in (torch.no_grad, mode, torch.enable_grad, mode):
+        with gradients():
+            assert call_model(model, batch).item() == 2.0
+    assert torch.equal(batch.data["x"], A)
+    assert torch.equal(A, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1, 2])
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+def test_losses_and_gradients_of_a_model_that_writes_are_those_of_one_that_does_not(
+    write: Any, micro_batch: int | None
+) -> None:
+    rows = torch.arange(12.0).view(4, 3)
+    batches = [as_batch(rows, "here"), as_batch(rows + 1.0, "here")]
+    problem = Problem(Writes(write), OutputLoss(), batches[0], further=(batches[1],), micro_batch=micro_batch)
+    for _ in range(2):
+        gradients: dict[str, Tensor] = {}
+        loss = problem.visit_gradient(lambda tensor, gradient: gradients.__setitem__(tensor.name, gradient))  # noqa: B023
+        assert loss == problem.value() == 12.0
+        assert torch.allclose(gradients["w"], 2.0 * (rows + 0.5).mean(0) / 3.0)
+
+
+def test_a_second_derivative_through_a_model_that_writes() -> None:
+    rows = torch.arange(1.0, 7.0).view(2, 3)
+    batch = as_batch({"x": rows, "y": torch.zeros(2, 3)}, "here")
+
+    class Scaled(Writes):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.w * self.double_input(x)
+
+    problem = Problem(Scaled(write_always), resolve_loss("mse", Scaled(write_always), batch), batch)
+    with hessian(problem, WeightSpace(problem.trainable)) as product:
+        for _ in range(2):
+            assert torch.allclose(product(torch.ones(3)), (2.0 * rows).square().sum(0) / 3.0)
+        assert problem.value() == pytest.approx(float((2.0 * rows).square().mean()))
+
+
+def test_a_target_that_the_model_writes_into_is_compared_as_it_was() -> None:
+    class Greedy(nn.Linear):
+        def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+            if y is not None:
+                y.zero_()
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    model, batch = Greedy(3, 2), as_batch({"x": A, "y": torch.ones(2, 2)}, "here")
+    loss = resolve_loss("mse", model, batch)
+    expected = float((nn.functional.linear(A, model.weight, model.bias) - 1.0).square().mean())
+    for _ in range(3):
+        terms = loss(model, batch)
+        assert float(terms.total) / terms.count == pytest.approx(expected)
+
+
+def test_the_same_tensor_as_input_and_target_is_two_tensors_to_the_model() -> None:
+    class Encoder(Writes):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.w * self.double_input(x)
+
+    model, batch = Encoder(write_always), as_batch({"x": A, "y": A}, "here")
+    loss = resolve_loss("mse", model, batch)
+    assert [float(loss(model, batch).total) for _ in range(2)] == [6.0, 6.0]
 
 
 class TakesItsInputApart(nn.Module):
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        return inputs.pop("left") + inputs.pop("right")
+    def forward(self, inputs: dict[str, Any]) -> Tensor:
+        inputs["names"].pop()
+        return inputs.pop("left") + inputs.pop("pair")[0].mul_(2.0)
 
 
-def test_every_evaluation_sees_the_same_batch_whatever_the_model_does_to_its_input() -> None:
-    batch = as_batch({"x": A.clone(), "y": C}, "here")
-    model = WritesIntoItsInput()
-    assert [float(call_model(model, batch).mean()) for _ in range(3)] == [2.0, 2.0, 2.0]
-    assert torch.equal(batch.data["x"], A)
-    batch = as_batch(({"left": A, "right": B}, C), "here")
-    assert [float(call_model(TakesItsInputApart(), batch).mean()) for _ in range(2)] == [3.0, 3.0]
+def test_containers_are_as_new_in_every_call() -> None:
+    batch = as_batch(({"left": A, "pair": (B, B), "names": ["a", "b"]}, C), "here")
+    assert [float(call_model(TakesItsInputApart(), batch).mean()) for _ in range(2)] == [5.0, 5.0]
 
 
-def test_a_model_that_leaves_its_input_alone_is_given_no_more_copies() -> None:
-    model, batch = Plain(), as_batch((A, C), "here")
-    first, second = call_model(model, batch), call_model(model, batch)
-    assert first.data_ptr() != batch.data[0].data_ptr()
-    assert second is batch.data[0]
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripted_and_compiled_models_that_write() -> None:
+    batch = as_batch(A, "here")
+    for model in (torch.jit.script(nn.ReLU(inplace=True)), torch.compile(nn.ReLU(inplace=True), backend="eager")):
+        below = as_batch(-A, "here")
+        assert [float(call_model(model, below).sum()) for _ in range(2)] == [0.0, 0.0]  # type: ignore[arg-type]
+        assert torch.equal(below.data, -A)
+    assert torch.equal(batch.data, A)
+
+
+def test_inference_tensors_and_arrays_that_others_hold_are_not_written_either() -> None:
+    with torch.inference_mode():
+        inference = torch.ones(2, 3)
+    array = np.ones((2, 3), dtype=np.float32)
+    for held in (inference, torch.from_numpy(array), A[:1].expand(2, 3), torch.ones(2, 6)[:, ::2]):
+        batch = as_batch(held, "here")
+        assert [call_model(Writes(write_without_gradients), batch).item() for _ in range(2)] == [2.0, 2.0]
+        assert torch.equal(held, torch.ones(2, 3))
+    assert (array == 1.0).all()
+
+
+def test_a_batch_does_not_change_with_the_memory_that_it_came_from() -> None:
+    array = np.ones((2, 3), dtype=np.float32)
+    tensor = torch.ones(2, 3)
+    batches = [as_batch(torch.from_numpy(array), "here"), as_batch(tensor, "here"), as_batch(array, "here")]
+    array[:] = 7.0
+    tensor.fill_(7.0)
+    assert all(torch.equal(batch.data, A) for batch in batches)
+
+
+def test_a_model_that_only_reads_is_given_no_copy() -> None:
+    class Reads(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            self.lazy = torch._C._is_cow_tensor(input)  # type: ignore[attr-defined]
+            output = super().forward(input)
+            self.stayed = torch._C._is_cow_tensor(input)  # type: ignore[attr-defined]
+            return output
+
+    batch = as_batch({"x": A, "y": C}, "here")
+    model = Reads(3, 2)
+    problem = Problem(model, resolve_loss("cross-entropy", model, batch), batch)
+    for _ in range(2):
+        problem.visit_gradient(lambda *_: None)
+        assert model.lazy
+        assert model.stayed
+
+
+def test_how_a_batch_is_bound_is_remembered_for_each_model_and_no_longer_than_it_lives() -> None:
+    batch = as_batch({"x": A, "y": C}, "here")
+    model, other = Plain(), WithTargets()
+    assert inputs_and_targets(model, batch) is inputs_and_targets(model, batch)
+    assert sorted(inputs_and_targets(other, batch)[1]) == ["targets"]
+    assert len(batch.bound) == 2
+    del model
+    assert len(batch.bound) == 1
+    assert not batch.rows(0, 1).bound
 
 
 def test_a_scalar_is_one_floating_number_without_dimensions() -> None:
