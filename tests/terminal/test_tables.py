@@ -59,6 +59,8 @@ def test_a_row_is_one_line_at_any_width(width):
 def test_an_empty_table():
     console = Console(file=io.StringIO(), width=80)
     console.print(house_table(COLUMNS, [], PageStyle()))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(column.header in shown for column in COLUMNS)
 
 
 def test_hidden_rows():

@@ -27,10 +27,8 @@ def test_every_half_is_torchs_in_some_order(dtype, size):
     np.testing.assert_array_equal(np.sort(widened(tensor)), np.sort(tensor.double().numpy()))
 
 
-@pytest.mark.parametrize("name", [name for name in WIDTHS if name[0] in "iub"])
+@pytest.mark.parametrize("name", [n for n in WIDTHS if n[0] in "iub" and n != "bfloat16"])
 def test_whole_numbers(name):
-    if name == "bfloat16":
-        return
     tensor = torch.tensor([0, 1, 1, 0, 1], dtype=torch.uint8).to(getattr(torch, name))
     np.testing.assert_array_equal(widened(tensor), [0, 1, 1, 0, 1])
 

@@ -123,11 +123,11 @@ def test_the_limit_is_what_a_real_step_does(
     assert max(sizes.values()) == pytest.approx(0.999 * limit.eta, rel=PREFACTOR if name == "fromage" else 2e-3)
     assert loss < base
     assert step(limit.learning_rate / 3)[0] < base
-    for layer in found.layers:
-        if layer.learning_rate is not None and layer.name in sizes:
-            assert step(layer.learning_rate)[1][layer.name] == pytest.approx(
-                limit.eta, rel=PREFACTOR if name == "fromage" else 5e-3
-            )
+    rates = {layer.name: layer.learning_rate for layer in found.layers if layer.name in sizes}
+    assert any(rate is not None for rate in rates.values())
+    for layer_name, rate in rates.items():
+        if rate is not None:
+            assert step(rate)[1][layer_name] == pytest.approx(limit.eta, rel=PREFACTOR if name == "fromage" else 5e-3)
     critical = estimate(found, "critical").learning_rate
     assert critical is not None and critical > limit.learning_rate
     assert step(0.95 * critical)[0] < base < step(1.05 * critical)[0]
@@ -261,15 +261,13 @@ def test_the_rate_in_the_checkpoint_is_held_against_the_limit(
     assert (second.tensors, second.learning_rate, second.limit) == (3, 0.5, None)
 
 
+@pytest.mark.parametrize("seed", [9, 11])
 def test_where_nothing_is_certain_the_limit_is_where_the_loss_was_seen_to_rise(
-    make_problem: Maker, perceptron: nn.Module, classification: Data
+    make_problem: Maker, perceptron: nn.Module, classification: Data, seed: int
 ) -> None:
-    random = {**classification, "y": torch.randint(3, (32,), generator=torch.Generator().manual_seed(9))}
+    random = {**classification, "y": torch.randint(3, (32,), generator=torch.Generator().manual_seed(seed))}
     result = suggest(make_problem(perceptron, random), Optimizer("sgd", 0.01), batch_size=1).result
-    if result.limit.estimator == "measured":  # noise leaves a little
-        assert (result.limit.eta or 0.0) < 0.05
-        return
-    assert result.limit.estimator in ("critical", "critical-independent") and not result.limit.reliable
+    assert result.limit.estimator == "critical" and not result.limit.reliable
 
 
 def test_without_an_optimizer_every_one_has_its_rate(
