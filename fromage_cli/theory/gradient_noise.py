@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Chunks:
+class ChunkProducts:
     """Inner products of the chunks' gradients of one tensor."""
 
     rows: int
@@ -30,20 +30,20 @@ class Chunks:
         """M."""
         return len(self.squares)
 
-    def without(self, index: int) -> "Moments":
+    def without(self, index: int) -> "NoiseEstimate":
         """The estimates of all chunks but one."""
         total = math.fsum(self.products)
         sum_square = total - 2.0 * self.products[index] + self.squares[index]
-        return moments(sum_square, math.fsum(self.squares) - self.squares[index], self.count - 1, self.rows)
+        return estimate_noise(sum_square, math.fsum(self.squares) - self.squares[index], self.count - 1, self.rows)
 
     @property
-    def whole(self) -> "Moments":
+    def whole(self) -> "NoiseEstimate":
         """The estimates of all chunks."""
-        return moments(math.fsum(self.products), math.fsum(self.squares), self.count, self.rows)
+        return estimate_noise(math.fsum(self.products), math.fsum(self.squares), self.count, self.rows)
 
 
 @dataclass(frozen=True)
-class Moments:
+class NoiseEstimate:
     """Unbiased estimates for one tensor."""
 
     squared_norm: float
@@ -63,11 +63,11 @@ class Moments:
         return self.squared_norm / self.variance if self.variance > 0.0 else 0.0
 
 
-def moments(sum_square: float, squares: float, count: int, rows: int) -> Moments:
+def estimate_noise(sum_square: float, squares: float, count: int, rows: int) -> NoiseEstimate:
     """From ||sum g_i||^2 and sum ||g_i||^2 of `count` chunks."""
     squared_norm = (sum_square - squares) / (count * (count - 1))
     variance = rows * (squares - sum_square / count) / (count - 1)
-    return Moments(squared_norm, max(variance, 0.0))
+    return NoiseEstimate(squared_norm, max(variance, 0.0))
 
 
 def jackknife_error(leave_one_out: Sequence[float]) -> float | None:
@@ -79,7 +79,7 @@ def jackknife_error(leave_one_out: Sequence[float]) -> float | None:
     return math.sqrt((count - 1) / count * math.fsum((value - mean) ** 2 for value in leave_one_out))
 
 
-def cosine_error(chunks: Chunks, batch_size: float) -> float | None:
+def cosine_error(chunks: ChunkProducts, batch_size: float) -> float | None:
     """The standard error of the cosine (0 where noise dominates); None for fewer than three chunks.
 
     Half the way between the cosines at r + s and r - s, for r = ||g||^2 / tr Sigma with the jackknife's error s: that
@@ -89,11 +89,11 @@ def cosine_error(chunks: Chunks, batch_size: float) -> float | None:
         return None
     ratio = max(chunks.whole.signal, 0.0)
     error = jackknife_error([chunks.without(index).signal for index in range(chunks.count)]) or 0.0
-    ends = (Moments(max(ratio + side * error, 0.0), 1.0).cosine(batch_size) for side in (1.0, -1.0))
+    ends = (NoiseEstimate(max(ratio + side * error, 0.0), 1.0).cosine(batch_size) for side in (1.0, -1.0))
     return (next(ends) - next(ends)) / 2.0
 
 
-def signal_doubt(chunks: Chunks) -> float:
+def signal_doubt(chunks: ChunkProducts) -> float:
     """The standard error of ||g||^2 over the square of the mean gradient that it is estimated from, at most 1.
 
     1 for fewer than three chunks, which tell no error.
@@ -105,7 +105,7 @@ def signal_doubt(chunks: Chunks) -> float:
     return min(error / seen, 1.0)
 
 
-def noise_scale_range(chunks: Sequence[Chunks]) -> tuple[float, float | None] | None:
+def noise_scale_range(chunks: Sequence[ChunkProducts]) -> tuple[float, float | None] | None:
     """The noise scale, one standard error down and one up; None for fewer than three chunks or without noise.
 
     tr Sigma / ||g||^2 with sums over tensors: the jackknife's error is that of its inverse, in which noise is linear.
@@ -121,13 +121,13 @@ def noise_scale_range(chunks: Sequence[Chunks]) -> tuple[float, float | None] | 
     return (1.0 / above, 1.0 / below if below > 0.0 else None) if above > 0.0 else None
 
 
-def _signal(found: Sequence[Moments]) -> float | None:
+def _signal(found: Sequence[NoiseEstimate]) -> float | None:
     """Sum ||g||^2 / sum tr Sigma; None without noise."""
     variance = math.fsum(each.variance for each in found)
     return math.fsum(each.squared_norm for each in found) / variance if variance > 0.0 else None
 
 
-def cosine_to_step_error(chunks: Chunks, along: Sequence[float], step_norm: float) -> float | None:
+def cosine_to_step_error(chunks: ChunkProducts, along: Sequence[float], step_norm: float) -> float | None:
     """The jackknife's standard error of the cosine between the mean gradient and a fixed step u.
 
     `along`: <g_i, u> of every chunk; `step_norm`: ||u||. None for fewer than three chunks, or where either vanishes.

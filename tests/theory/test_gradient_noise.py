@@ -6,19 +6,19 @@ import pytest
 import torch
 
 from fromage_cli.theory.gradient_noise import (
-    Chunks,
-    Moments,
+    ChunkProducts,
+    NoiseEstimate,
     cosine_error,
     cosine_to_step_error,
+    estimate_noise,
     jackknife_error,
-    moments,
     noise_scale_range,
 )
 
 
-def chunks_of(gradients: torch.Tensor, rows: int) -> Chunks:
+def chunks_of(gradients: torch.Tensor, rows: int) -> ChunkProducts:
     total = gradients.sum(0)
-    return Chunks(rows, tuple((gradients**2).sum(1).tolist()), tuple((gradients @ total).tolist()))
+    return ChunkProducts(rows, tuple((gradients**2).sum(1).tolist()), tuple((gradients @ total).tolist()))
 
 
 def test_two_chunks_by_hand() -> None:
@@ -48,9 +48,9 @@ def test_leaving_one_out_is_as_if_it_had_never_been() -> None:
 
 
 def test_the_cosine_is_that_of_a_batch_of_any_size() -> None:
-    assert Moments(9.0, 64.0).cosine(4) == pytest.approx(3 / 5)
-    assert Moments(-9.0, 64.0).cosine(4) == pytest.approx(-3 / 5)
-    assert Moments(0.0, 0.0).cosine(4) == 0.0
+    assert NoiseEstimate(9.0, 64.0).cosine(4) == pytest.approx(3 / 5)
+    assert NoiseEstimate(-9.0, 64.0).cosine(4) == pytest.approx(-3 / 5)
+    assert NoiseEstimate(0.0, 0.0).cosine(4) == 0.0
 
 
 @pytest.mark.parametrize(("signal", "size"), [(0.5, 8), (0.1, 8), (0.0, 8), (0.1, 1), (0.1, 512)])
@@ -91,7 +91,7 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     assert jackknife_error(left_out) == pytest.approx(float(torch.tensor(values).std()) / 2)
     assert jackknife_error([1.0, 2.0]) is None
     assert cosine_error(chunks_of(torch.ones(2, 2), 1), 1) is None
-    assert moments(4.0, 2.0, 2, 1).variance == 0.0
+    assert estimate_noise(4.0, 2.0, 2, 1).variance == 0.0
 
 
 def test_the_error_of_a_cosine_to_a_fixed_step_is_the_spread_of_repetitions() -> None:

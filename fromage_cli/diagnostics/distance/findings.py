@@ -1,42 +1,28 @@
-"""What a distance means for the user: codes, default limits and words."""
+"""What a distance means for the user: codes, limits and words."""
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from fromage_cli.diagnostics.distance.result import DistanceResult, LayerDistance
 from fromage_cli.findings import Finding
 from fromage_cli.missing import known
 
+TURNED = math.pi / 2.0
+"""Angle from which on a layer has nothing left of where it was, radians."""
 ROUNDING = {"float8_e5m2": 2.0**-3, "float8_e4m3fn": 2.0**-4, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Half the gap between neighbouring numbers of a narrow dtype, relative to them."""
 NAMED = 3
 """Names spelled out in a sentence."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Where a number becomes a finding."""
-
-    turned: float = math.pi / 2.0
-    """Angle from which on a layer has nothing left of where it was, radians."""
-
-
-def judge(result: DistanceResult, limits: Limits | None = None) -> tuple[Finding, ...]:
+def judge(result: DistanceResult) -> tuple[Finding, ...]:
     """The findings of a distance, the gravest kinds first."""
-    limits = limits or Limits()
-    return (
-        *_not_finite(result.layers),
-        *_unpaired(result),
-        *_turned(result.layers, limits),
-        *_unmoved(result.layers),
-        *_dtypes(result.layers),
-        *_ties(result),
-    )
+    return (*_not_comparable(result), *_movement(result.layers), *_dtypes(result.layers), *_ties(result))
 
 
-def _not_finite(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
-    for layer in layers:
+def _not_comparable(result: DistanceResult) -> Iterator[Finding]:
+    """Layers that have no distance, and tensors without a counterpart."""
+    for layer in result.layers:
         if not math.isfinite(layer.first_norm + layer.second_norm):
             yield Finding(
                 code="distance-not-finite",
@@ -45,14 +31,10 @@ def _not_finite(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
                 message="holds NaN or infinity in one of the two, so that it has no distance",
                 hint="inspect counts the entries; go back to an earlier checkpoint.",
             )
-
-
-def _unpaired(result: DistanceResult) -> Iterator[Finding]:
-    found = result.unpaired
     for names, where in (
-        (found.only_first, "only in the first"),
-        (found.only_second, "only in the second"),
-        (found.reshaped, "of different shapes in the two"),
+        (result.unpaired.only_first, "only in the first"),
+        (result.unpaired.only_second, "only in the second"),
+        (result.unpaired.reshaped, "of different shapes in the two"),
     ):
         if names:
             yield Finding(
@@ -66,10 +48,9 @@ def _unpaired(result: DistanceResult) -> Iterator[Finding]:
             )
 
 
-def _turned(layers: Sequence[LayerDistance], limits: Limits) -> Iterator[Finding]:
-    turned = [
-        (angle, layer) for layer in layers if (angle := known(layer.angle)) is not None and angle >= limits.turned
-    ]
+def _movement(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
+    """Layers that have turned all the way, and layers that have not moved at all."""
+    turned = [(angle, layer) for layer in layers if (angle := known(layer.angle)) is not None and angle >= TURNED]
     if turned:
         angle, furthest = max(turned, key=lambda one: one[0])
         yield Finding(
@@ -79,20 +60,17 @@ def _turned(layers: Sequence[LayerDistance], limits: Limits) -> Iterator[Finding
             message=f"lies at {math.degrees(angle):.0f}° from where it was"
             + (f", and {len(turned) - 1} more at a right angle or beyond" if len(turned) > 1 else ""),
             value=angle,
-            limit=limits.turned,
+            limit=TURNED,
             hint="Nothing is left of the first weights: networks of separate runs, or a layer that was re-initialised.",
         )
-
-
-def _unmoved(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
-    names = [layer.name for layer in layers if layer.relative_distance == 0.0]
-    if names and len(names) < len(layers):
+    unmoved = [layer.name for layer in layers if layer.relative_distance == 0.0]
+    if unmoved and len(unmoved) < len(layers):
         yield Finding(
             code="layer-unmoved",
             severity="info",
-            layer=names[0] if len(names) == 1 else None,
-            message=f"{_counted(names)} the same in both, to the last digit: {_listed(names)}",
-            value=float(len(names)),
+            layer=unmoved[0] if len(unmoved) == 1 else None,
+            message=f"{_counted(unmoved)} the same in both, to the last digit: {_listed(unmoved)}",
+            value=float(len(unmoved)),
             hint="Frozen, without a gradient, or moved by less than its dtype can hold.",
         )
 

@@ -34,14 +34,21 @@ def measure(
     advance: Callable[[float], None] = lambda elements: None,
     check: Callable[[], None] = lambda: None,
 ) -> DistanceResult | Interrupted[DistanceResult]:
-    """The distance of the paired tensors and what follows from it, without the function part.
+    """Measures the distance of the paired tensors and what follows from it, without the function part.
 
     `check` raises ResourceError where a limit is reached: the result then holds the layers so far; raised where there
     are none. Raises InputError as reading does.
     """
     layers: list[LayerDistance] = []
     stopped = None
-    steps = _steps_between(first.step, second.step)
+    steps: int | Missing
+    if first.step is None or second.step is None:
+        which = "first" if first.step is None else "second"
+        steps = Missing(Why.STEP_UNKNOWN, f"the step of the {which} checkpoint is not known")
+    else:
+        steps = abs(second.step - first.step) or Missing(
+            Why.NO_STEPS_BETWEEN, f"both checkpoints are of step {first.step}"
+        )
     for name in pairing.names:
         try:
             check()
@@ -52,7 +59,7 @@ def measure(
             break
         layers.append(_layer(first, second, name, spectrum, steps))
         advance(first.entries[name].elements)
-    cut = CUT if stopped is not None else None
+    cut = None if stopped is None else CUT
     function = cut or NO_MODEL
     spectral = [
         (layer.name, layer.spectral_distance if len(layer.shape) > 1 else layer.relative_distance) for layer in layers
@@ -73,6 +80,7 @@ def measure(
 
 
 def _layer(first: Checkpoint, second: Checkpoint, name: str, spectrum: bool, steps: int | Missing) -> LayerDistance:
+    """One layer in both, `steps` training steps apart."""
     entry, pair = first.entries[name], measure_pair(first, second, name)
     relative = pair.difference / pair.first if pair.first > 0.0 else NO_SIZE
     spectral: float | Missing
@@ -95,7 +103,7 @@ def _layer(first: Checkpoint, second: Checkpoint, name: str, spectrum: bool, ste
         spectral_distance=spectral,
         cosine=NO_SIZE if pair.angle is None else math.cos(pair.angle),
         angle=NO_SIZE if pair.angle is None else pair.angle,
-        implied_step=_implied(pair, relative, steps),
+        implied_step=_implied_step(pair, relative, steps),
         condition_number=condition,
     )
 
@@ -121,15 +129,7 @@ def _singular_values(first: Checkpoint, second: Checkpoint, name: str) -> tuple[
     )
 
 
-def _steps_between(first: int | None, second: int | None) -> int | Missing:
-    """How many training steps lie between, in either direction, where any do."""
-    if first is None or second is None:
-        which = "first" if first is None else "second"
-        return Missing(Why.STEP_UNKNOWN, f"the step of the {which} checkpoint is not known")
-    return abs(second - first) or Missing(Why.NO_STEPS_BETWEEN, f"both checkpoints are of step {first}")
-
-
-def _implied(pair: Pair, relative: float | Missing, steps: int | Missing) -> ImpliedStep:
+def _implied_step(pair: Pair, relative: float | Missing, steps: int | Missing) -> ImpliedStep:
     """The relative step of every training step that would explain the distance."""
     if isinstance(steps, Missing):
         return ImpliedStep(steps, steps)

@@ -14,6 +14,8 @@ from fromage_cli.terminal.words import counted, number, visible
 
 ROWS = 12
 """Layers shown without `--all`."""
+LEAST_ANGLE = 1e-3
+"""Radians from which on an angle is given in degrees; below nobody thinks of it so."""
 
 _TITLES = {
     "product": "product",
@@ -34,7 +36,12 @@ _OF_MATRICES = {
 
 def render(result: DistanceResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
-    shown = result.layers if style.show_all else sorted(result.layers, key=_nearness)[:ROWS]
+
+    def furthest(layer: LayerDistance) -> float:
+        """What is sorted by: layers without a distance, zero or not finite, come first."""
+        return -math.inf if isinstance(layer.relative_distance, Missing) else -layer.relative_distance
+
+    shown = result.layers if style.show_all else sorted(result.layers, key=furthest)[:ROWS]
     hidden = [hidden_rows(len(shown), len(result.layers))] if len(shown) < len(result.layers) else []
     return Group(
         prose(summary(result), style),
@@ -57,41 +64,23 @@ def summary(result: DistanceResult) -> str:
         return f"Of {count} none has a relative distance."
     distance, furthest = max(found, key=lambda one: one[0])
     if not distance:
-        if not all(map(_is_same, result.layers)):
+        # a layer that is zero in both is the same in both, and has no relative distance
+        alike = (layer.relative_distance == 0.0 or not layer.first_norm + layer.second_norm for layer in result.layers)
+        if not all(alike):
             return (
                 f"Of {count} {len(found)} hold{'s' if len(found) == 1 else ''} the same numbers in both; the others "
                 "have no relative distance."
             )
         return f"The two hold the same numbers in {'all of ' if len(result.layers) > 1 else ''}{count}."
-    said = (
-        f"{_steps(result)}{visible(furthest.name)} is the furthest apart of {count}: "
-        f"{number(distance)} of its norm{_degrees(furthest)}."
-    )
+    said = f"{visible(furthest.name)} is the furthest apart of {count}: {number(distance)} of its norm"
+    if result.first_step is not None and result.second_step is not None:
+        said = f"Between step {result.first_step} and step {result.second_step} {said}"
+    if not isinstance(furthest.angle, Missing) and furthest.angle >= LEAST_ANGLE:
+        said += f", at an angle of {math.degrees(furthest.angle):.3g}°"
+    said += "."
     if known(result.function_distance) is not None:
         said += f" On this batch the outputs differ by {number(result.function_distance)} of their size."
     return said
-
-
-def _is_same(layer: LayerDistance) -> bool:
-    """Whether it is the same in both; one that is zero in both has no relative distance."""
-    return layer.relative_distance == 0.0 or layer.first_norm == layer.second_norm == 0.0
-
-
-def _steps(result: DistanceResult) -> str:
-    if result.first_step is None or result.second_step is None:
-        return ""
-    return f"Between step {result.first_step} and step {result.second_step} "
-
-
-def _degrees(layer: LayerDistance) -> str:
-    """The angle in degrees, where it is large enough to be thought of so."""
-    if isinstance(layer.angle, Missing) or layer.angle < 1e-3:
-        return ""
-    return f", at an angle of {math.degrees(layer.angle):.3g}°"
-
-
-def _nearness(layer: LayerDistance) -> float:
-    return -math.inf if isinstance(layer.relative_distance, Missing) else -layer.relative_distance
 
 
 def _layers(result: DistanceResult, shown: Sequence[LayerDistance], style: PageStyle) -> RenderableType:
@@ -102,24 +91,23 @@ def _layers(result: DistanceResult, shown: Sequence[LayerDistance], style: PageS
     columns += [Column("angle"), Column("cos", optional=5)]
     columns += [Column("η straight"), Column("η wandering")] if walked else []
     columns += [Column("κ", optional=4), Column("κ~", optional=4), Column("κ moved", optional=2)] if spectral else []
-    rows = [[_cells(layer)[column.header] for column in columns] for layer in shown]
+    rows = []
+    for layer in shown:
+        cells: dict[str, object] = {
+            "layer": layer.name,
+            "shape": "×".join(map(str, layer.shape)),
+            "δ": layer.relative_distance,
+            "δ spectral": layer.spectral_distance,
+            "angle": layer.angle,
+            "cos": layer.cosine if isinstance(layer.cosine, Missing) else f"{layer.cosine:.6f}",
+            "η straight": layer.implied_step.straight,
+            "η wandering": layer.implied_step.wandering,
+            "κ": layer.condition_number.first,
+            "κ~": layer.condition_number.second,
+            "κ moved": layer.condition_number.difference,
+        }
+        rows.append([cells[column.header] for column in columns])
     return house_table(columns, rows, style)
-
-
-def _cells(layer: LayerDistance) -> dict[str, object]:
-    return {
-        "layer": layer.name,
-        "shape": "×".join(map(str, layer.shape)),
-        "δ": layer.relative_distance,
-        "δ spectral": layer.spectral_distance,
-        "angle": layer.angle,
-        "cos": layer.cosine if isinstance(layer.cosine, Missing) else f"{layer.cosine:.6f}",
-        "η straight": layer.implied_step.straight,
-        "η wandering": layer.implied_step.wandering,
-        "κ": layer.condition_number.first,
-        "κ~": layer.condition_number.second,
-        "κ moved": layer.condition_number.difference,
-    }
 
 
 def _legend(result: DistanceResult) -> str:

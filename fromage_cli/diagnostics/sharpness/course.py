@@ -10,7 +10,7 @@ from fromage_cli.diagnostics.sharpness.result import Absent, BatchSharpness, Lay
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
 from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
 from fromage_cli.probes.curvature.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
-from fromage_cli.probes.curvature.preconditioned_hessian import condition, uneven
+from fromage_cli.probes.curvature.preconditioned_hessian import groups_differ, precondition
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.problem.conditions.evaluation import batch_statistics_modules
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, has_gauss_newton, hessian
@@ -86,15 +86,15 @@ class Course:
     def preconditioned_eigenvalue(self) -> float | None:
         """Of the Hessian as Adam's second moments, groups' rates and their coupled decay condition it."""
         name = "preconditioned_eigenvalue"
-        differ = self.optimizer.name == "sgd" and uneven(self.problem, self.space, self.optimizer, self.state)
+        differ = self.optimizer.name == "sgd" and groups_differ(self.problem, self.space, self.optimizer, self.state)
         if not (self.optimizer.adaptive or differ):
             self.without(name, f"the optimizer is {self.optimizer.name or 'not known'}")
             return None
-        felt = condition(self.problem, self.space, self.optimizer, self.state)
-        if felt is None:
+        preconditioning = precondition(self.problem, self.space, self.optimizer, self.state)
+        if preconditioning is None:
             self.without(name, "the checkpoint holds no second moments of Adam for every tensor")
             return None
-        return next((pair.value for pair in self.spectrum(name, felt.operator)), None)
+        return next((pair.value for pair in self.spectrum(name, preconditioning.operator)), None)
 
     def batch_sharpness(self) -> BatchSharpness | None:
         """E_B[g^T H g / ||g||^2]."""

@@ -40,9 +40,7 @@ class Basis:
             [block[:, start : start + self.chunk] @ vector[start : start + self.chunk] for block in self._filled()]
             for start in range(0, vector.numel(), self.chunk)
         ]
-        found: list[float] = (
-            torch.stack([torch.cat(piece) for piece in pieces]).double().sum(0).tolist() if self else []
-        )
+        found: list[float] = torch.stack([torch.cat(piece) for piece in pieces]).double().sum(0).tolist()
         return found
 
     def subtract(self, vector: Tensor, coefficients: Sequence[float]) -> Tensor:

@@ -1,4 +1,4 @@
-"""How far the critical sharpness of these rows is from that of the data they were drawn from: its standard error.
+"""The standard error of the critical sharpness: how far that of these rows is from that of all data.
 
 The critical rate is where the mean change of the loss along a fixed step is zero again. The error of that mean there,
 from disjoint parts of the rows, over its slope is the error of the rate.
@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 
-import torch
 from torch import Tensor
 
+from fromage_cli.probes.lines.critical import moved_along
 from fromage_cli.probes.optimizer_step.minibatches import require_samples
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
@@ -35,13 +35,10 @@ def critical_sharpness_error(
     if len(parts) < 2:
         return None
     tensors = [tensor for tensor in problem.receiving if tensor.name in step]
-    with problem.displaced(tensors) as origin:
+    with moved_along(problem, tensors, step, contraction) as move:
 
         def losses(at: float) -> list[float]:
-            for tensor in tensors:
-                weight = tensor.parameter.data
-                torch.add(origin[tensor.name], step[tensor.name], alpha=-at, out=weight)
-                weight.mul_(contraction(at))
+            move(at)
             problem.evaluations.forwards += sum(part.size for part in parts) / problem.rows
             return [problem.on(part).value() for part in parts]
 

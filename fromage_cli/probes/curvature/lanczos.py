@@ -57,7 +57,7 @@ def largest_eigenvalues(
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Spectrum:
-    """The `count` algebraically largest eigenvalues, until each residual is at most tolerance * |value|.
+    """Finds the `count` algebraically largest eigenvalues, until each residual is at most tolerance * |value|.
 
     `start`: any vector of the operator's size, type and device; the start vectors themselves are drawn from `seed`.
     Keeps one vector per product. Raises NumericalError when a product is not finite.
@@ -137,8 +137,12 @@ class _Band:
         """Ritz value, the residual that further products reduce, and the products' own lack of symmetry along it."""
         if not self.columns:
             return []
-        values, vectors = self._ritz()
-        matrix, defect = self._projected()
+        matrix = torch.zeros(len(self.basis), self.products, dtype=torch.float64)  # Q^T H Q, all rows of the basis
+        for index, column in enumerate(self.columns):
+            matrix[: len(column), index] = torch.tensor(column, dtype=torch.float64)
+        square = matrix[: self.products]
+        values, vectors = torch.linalg.eigh((square + square.T) / 2)
+        defect = (square - square.T) / 2
         return [
             (
                 float(values[i]),
@@ -147,20 +151,6 @@ class _Band:
             )
             for i in range(len(values) - 1, max(len(values) - 1 - count, -1), -1)
         ]
-
-    def _ritz(self) -> tuple[Tensor, Tensor]:
-        matrix, _ = self._projected()
-        square = matrix[: self.products]
-        values, vectors = torch.linalg.eigh((square + square.T) / 2)
-        return values, vectors
-
-    def _projected(self) -> tuple[Tensor, Tensor]:
-        """Q^T H Q over all rows of the basis, [m, k], and how far its square part is from symmetric, [k, k]."""
-        matrix = torch.zeros(len(self.basis), self.products, dtype=torch.float64)
-        for index, column in enumerate(self.columns):
-            matrix[: len(column), index] = torch.tensor(column, dtype=torch.float64)
-        square = matrix[: self.products]
-        return matrix, (square - square.T) / 2
 
     def _orthogonal(self, vector: Tensor) -> tuple[list[float], Tensor]:
         """Coefficients of a vector in the basis, and what is left of it, once a pass leaves its length as it was."""

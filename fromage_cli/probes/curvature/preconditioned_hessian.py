@@ -1,4 +1,4 @@
-"""The Hessian as an optimizer's step feels it: conditioned by second moments, by groups' rates and by coupled decay.
+"""The Hessian as it decides over an optimizer's step: preconditioned by second moments, groups' rates and decay.
 
 A step w - eta S P^-1 g along a quadratic is plain descent on the eigenvectors of (S/P)^(1/2) (H + D) (S/P)^(1/2): P is
 Adam's preconditioner, S each tensor's rate over the highest, D the decay that is part of the gradient.
@@ -22,7 +22,7 @@ from fromage_cli.problem.evaluation.problem import Problem
 
 
 @dataclass(frozen=True)
-class Conditioning:
+class Preconditioning:
     """What turns the Hessian into the matrix that a threshold is held against."""
 
     scale: Tensor | None
@@ -34,7 +34,7 @@ class Conditioning:
 
     @contextmanager
     def operator(self, problem: Problem, space: WeightSpace) -> Iterator[Operator]:
-        """The conditioned Hessian as a map of vectors [n] -> [n].
+        """The preconditioned Hessian as a map of vectors [n] -> [n].
 
         Raises MismatchError where the loss has no second derivative.
         """
@@ -48,14 +48,14 @@ class Conditioning:
             yield apply
 
 
-def condition(
+def precondition(
     problem: Problem,
     space: WeightSpace,
     optimizer: Optimizer,
     state: OptimizerState | None,
     memory: Mapping[str, Memory] | None = None,
-) -> Conditioning | None:
-    """How the optimizer conditions the Hessian; None where Adam's second moments are not known for every tensor.
+) -> Preconditioning | None:
+    """How the optimizer preconditions the Hessian; None where Adam's second moments are not known for every tensor.
 
     `memory` stands in for them where the state holds none at all. Raises MismatchError when the state does not fit.
     """
@@ -75,10 +75,10 @@ def condition(
         roots = _each(space, {name: share**0.5 for name, share in shares.items()}, 1.0)
         scale = roots if scale is None else scale.mul_(roots)
     decay = decays(problem, optimizer, state) if optimizer.coupled_decay else {}
-    return Conditioning(scale, _each(space, decay, 0.0) if any(decay.values()) else None, stands_in)
+    return Preconditioning(scale, _each(space, decay, 0.0) if any(decay.values()) else None, stands_in)
 
 
-def uneven(problem: Problem, space: WeightSpace, optimizer: Optimizer, state: OptimizerState | None) -> bool:
+def groups_differ(problem: Problem, space: WeightSpace, optimizer: Optimizer, state: OptimizerState | None) -> bool:
     """Whether groups differ in rate or coupled decay, so that plain eigenvalues say nothing of the optimizer's step."""
     decay = decays(problem, optimizer, state) if optimizer.coupled_decay else {}
     return bool(rate_shares(problem, optimizer, state)) or len({decay.get(t.name, 0.0) for t in space.tensors}) > 1

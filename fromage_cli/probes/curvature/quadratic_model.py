@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import ResourceError
+from fromage_cli.probes.lines.critical import moved_along
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.trial_runs.training import Training, training
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
@@ -65,7 +66,7 @@ class SimulatedTraining:
 
 
 def measure_line(problem: Problem, space: WeightSpace, step: Mapping[str, Tensor], start: float) -> ModelLine:
-    """The loss and its quadratic model along a step, and the radius within which they agree.
+    """Measures the loss and its quadratic model along a step, and the radius within which they agree.
 
     `start`: the rate around which they are compared. Costs one expansion and 13 to about 20 forward passes; rates
     between two of the grid are not looked at. The weights are afterwards as before.
@@ -80,11 +81,10 @@ def measure_line(problem: Problem, space: WeightSpace, step: Mapping[str, Tensor
         """The largest change of the loss on the way; where it is back at its start, a miss is held against this."""
         return max(abs(true - base) for at, (true, _) in seen.items() if at <= rate)
 
-    with problem.displaced(space.tensors) as origin:
+    with moved_along(problem, space.tensors, step) as move:
 
         def fits(rate: float) -> bool:
-            for tensor in space.tensors:
-                torch.add(origin[tensor.name], step[tensor.name], alpha=-rate, out=tensor.parameter.data)
+            move(rate)
             true, modelled = problem.value(), model_loss(problem, expansions, rate)
             seen[rate] = true, modelled
             return abs(modelled - true) <= SHARE * change(rate) + rounding
@@ -125,7 +125,7 @@ def simulate_training(
     steps: int,
     advance: Callable[[], None] = lambda: None,
 ) -> SimulatedTraining:
-    """Full-batch steps of the real optimizer, with its state, on the quadratic model instead of the network.
+    """Takes full-batch steps of the real optimizer, with its state, on the quadratic model instead of the network.
 
     Ends early when the loss is back below its start after a spike, or `DIVERGED`. Each step costs one expansion and one
     Hessian-vector product. The weights are afterwards as before. Raises MismatchError for a state with gaps.
@@ -149,7 +149,7 @@ def simulate_training(
 
 
 def outcome_of(losses: Sequence[float], floor: float = 0.0) -> Outcome:
-    """What a course of losses has done.
+    """What the losses of a training have done.
 
     A start that is no more than `floor` is zero but for rounding: no growth is measured from there, as where weight
     decay takes weights away from an exact fit, but from the first loss above it.

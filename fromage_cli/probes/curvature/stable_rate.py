@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import ResourceError
 from fromage_cli.probes.curvature.lanczos import largest_eigenvalues
-from fromage_cli.probes.curvature.preconditioned_hessian import Conditioning, condition
+from fromage_cli.probes.curvature.preconditioned_hessian import precondition
 from fromage_cli.probes.curvature.threshold import no_threshold, rate_for
 from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.optimizer_step.update_rules import Memory
@@ -19,6 +19,7 @@ from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 
 MAX_PRODUCTS = 20
+"""Hessian-vector products at most."""
 TOLERANCE = 1e-2
 """Residual / eigenvalue: what the rate needs."""
 
@@ -29,6 +30,7 @@ class StableRate:
 
     learning_rate: float | None
     words: str
+    """What it rests on, or why there is none."""
     stopped: ResourceError | None = None
 
 
@@ -39,7 +41,7 @@ def stable_rate(
     state: OptimizerState | None,
     memory: Mapping[str, Memory],
 ) -> StableRate:
-    """The rate at which the largest curvature over the tensors equals what the optimizer bears.
+    """Finds the rate at which the largest curvature over the tensors equals what the optimizer bears.
 
     `memory` stands in for Adam's second moments where the state holds none. Costs at most 20 Hessian-vector products.
     Raises MismatchError where the loss has no second derivative, NumericalError where a product is not finite.
@@ -47,11 +49,16 @@ def stable_rate(
     if optimizer.name not in ("sgd", "adam", "adamw"):
         return StableRate(None, no_threshold(optimizer) or "the optimizer has no threshold")
     space = WeightSpace(tensors)
-    felt = condition(problem, space, optimizer, state, memory)
-    if felt is None:
+    preconditioning = precondition(problem, space, optimizer, state, memory)
+    if preconditioning is None:
         return StableRate(None, "the state holds no second moments of Adam for some tensors")
-    source = _source(optimizer, felt)
-    with felt.operator(problem, space) as product:
+    if optimizer.adaptive:
+        moments = " (second moments from minibatches)" if preconditioning.from_minibatches else ""
+        source = f"the preconditioned Hessian's largest eigenvalue{moments}"
+    else:
+        rates = ", groups' rates counted in" if preconditioning.scale is not None else ""
+        source = f"the Hessian's largest eigenvalue{rates}"
+    with preconditioning.operator(problem, space) as product:
         found = largest_eigenvalues(
             product,
             space.flat(space.weights),
@@ -67,11 +74,3 @@ def stable_rate(
         return StableRate(None, f"λ {value:.3g}; {source} bounds no rate", found.stopped)
     least = "" if found.converged else "at least "
     return StableRate(rate, f"λ {least}{value:.3g}; {source}, stable where the loss is quadratic", found.stopped)
-
-
-def _source(optimizer: Optimizer, felt: Conditioning) -> str:
-    """What the largest eigenvalue is of."""
-    if optimizer.adaptive:
-        moments = " (second moments from minibatches)" if felt.from_minibatches else ""
-        return f"the preconditioned Hessian's largest eigenvalue{moments}"
-    return "the Hessian's largest eigenvalue" + (", groups' rates counted in" if felt.scale is not None else "")

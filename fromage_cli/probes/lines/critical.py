@@ -1,17 +1,19 @@
 """The smallest step along a real update that raises the loss, by forward passes alone.
 
-2 / it is the critical sharpness: the curvature that plain descent would feel along the update.
+2 / it is the critical sharpness: the curvature along the update that would make plain descent unstable there.
 Source: *Critical sharpness*, arXiv 2601.16979.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from fromage_cli.errors import NumericalError
 from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.accumulation import inner_product
 
 PRECISION = 1.05
@@ -37,7 +39,7 @@ def critical_rate(
     precision: float = PRECISION,
     attempts: int = ATTEMPTS,
 ) -> float | None:
-    """The learning rate from which on w - rate * step has a higher loss than w; None where none is found.
+    """Finds the learning rate from which on w - rate * step has a higher loss than w; None where there is none.
 
     `start`: where the search begins; `contraction`: what the rule multiplies weights by after a step of that rate;
     `precision`: the factor up to which the rate is known in the end; `attempts`: how many rates are tried at most,
@@ -50,21 +52,38 @@ def critical_rate(
     if not slope > 0.0:
         return None
     tensors = [tensor for tensor in problem.receiving if tensor.name in step]
-    with problem.displaced(tensors) as origin:
+    with moved_along(problem, tensors, step, contraction) as move:
         base = problem.value()
 
         def rise(rate: float) -> float:
-            for tensor in tensors:
-                weight = tensor.parameter.data
-                torch.add(origin[tensor.name], step[tensor.name], alpha=-rate, out=weight)
-                if (factor := contraction(rate)) != 1.0:
-                    weight.mul_(factor)
+            move(rate)
             value = problem.value()
             return value - base if math.isfinite(value) else math.inf
 
         found = _smallest_rise(rise, slope, start, precision, attempts)
     _refuse_rounding(problem, base, slope * found / 4.0 if found is not None else math.inf)
     return found
+
+
+@contextmanager
+def moved_along(
+    problem: Problem,
+    tensors: Sequence[TrainableTensor],
+    step: Mapping[str, Tensor],
+    contraction: Callable[[float], float] = lambda rate: 1.0,
+) -> Iterator[Callable[[float], None]]:
+    """Yields what sets the weights to contraction(rate) (w - rate * step); they are afterwards as before."""
+    with problem.displaced(tensors) as origin:
+
+        def move(rate: float) -> None:
+            factor = contraction(rate)
+            for tensor in tensors:
+                weight = tensor.parameter.data
+                torch.add(origin[tensor.name], step[tensor.name], alpha=-rate, out=weight)
+                if factor != 1.0:
+                    weight.mul_(factor)
+
+        yield move
 
 
 def descent_along(problem: Problem, step: Mapping[str, Tensor]) -> float:

@@ -14,7 +14,7 @@ from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.accumulation import inner_product, squared_norm
-from fromage_cli.theory.gradient_noise import Chunks, Moments
+from fromage_cli.theory.gradient_noise import ChunkProducts, NoiseEstimate
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class GradientNoise:
     """Of each chunk."""
     count: int
     """Chunks."""
-    chunks: Mapping[str, Chunks]
+    chunks: Mapping[str, ChunkProducts]
     """By tensor name."""
     along: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """<g_i, u> of the step that was given."""
     memory: Mapping[str, Memory] = field(default_factory=dict)
     """The mean of the chunks' gradients, and what the mean of their squares would be at the training batch size."""
 
-    def moments(self, name: str) -> Moments:
+    def moments(self, name: str) -> NoiseEstimate:
         """The estimates for one tensor."""
         return self.chunks[name].whole
 
@@ -81,7 +81,7 @@ def measure_noise(
     visit_minibatches(problem, parts, sums.visit, sums.close)
     rows, count = parts[0].size, len(parts)
     chunks = {
-        name: Chunks(rows, tuple(sums.norms[name]), _products(sums.with_base[name], squared_norm(total)))
+        name: ChunkProducts(rows, tuple(sums.norms[name]), _products(sums.with_base[name], squared_norm(total)))
         for name, total in sums.totals.items()
     }
     _require_mean(problem, sums, chunks)
@@ -125,7 +125,7 @@ class _Sums:
                 kept.extend([0.0] * (chunks - len(kept)))
 
 
-def _require_mean(problem: Problem, sums: _Sums, chunks: Mapping[str, Chunks]) -> None:
+def _require_mean(problem: Problem, sums: _Sums, chunks: Mapping[str, ChunkProducts]) -> None:
     """The distance of the chunks' mean to the gradient of all rows from ||S||^2, <S, g> and ||g||^2."""
     gap = whole = doubt = 0.0
     for name, found in chunks.items():

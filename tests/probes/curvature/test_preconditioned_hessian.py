@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
-from fromage_cli.probes.curvature.preconditioned_hessian import condition, uneven
+from fromage_cli.probes.curvature.preconditioned_hessian import groups_differ, precondition
 from fromage_cli.probes.curvature.stable_rate import stable_rate
 from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
@@ -80,9 +80,9 @@ def test_rates_decays_and_second_moments_condition_the_hessian(
         roots = [((slot / (1 - 0.999**4)).sqrt() + 1e-8) * (1 - 0.9**4) for slot in slots]
         share = share / torch.cat([root.reshape(-1) for root in roots])
     space = WeightSpace(problem.receiving)
-    felt = condition(problem, space, rule, state)
-    assert felt is not None and uneven(problem, space, rule, state)
-    torch.testing.assert_close(dense(problem, felt.operator), share.sqrt()[:, None] * matrix * share.sqrt())
+    preconditioning = precondition(problem, space, rule, state)
+    assert preconditioning is not None and groups_differ(problem, space, rule, state)
+    torch.testing.assert_close(dense(problem, preconditioning.operator), share.sqrt()[:, None] * matrix * share.sqrt())
 
 
 def test_groups_of_different_rates_diverge_from_the_stable_rate_on(make_problem: Maker, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_state_without_moments_for_every_tensor_conditions_nothing(
     state = trained(network, data, optimizer, tmp_path / "c.pt")
     network[0].weight.requires_grad_(True)
     problem, rule = make_problem(network, data), optimizer_of(Given(), state, Declared())
-    assert condition(problem, WeightSpace(problem.receiving), rule, state) is None
+    assert precondition(problem, WeightSpace(problem.receiving), rule, state) is None
     found = stable_rate(problem, problem.receiving, rule, state, {})
     assert found.learning_rate is None and "no second moments of Adam for some tensors" in found.words
 
@@ -140,6 +140,6 @@ def test_equal_groups_leave_the_hessian_alone(
 ) -> None:
     problem, rule = make_problem(network, data), Optimizer("sgd", 0.1)
     space = WeightSpace(problem.receiving)
-    felt = condition(problem, space, rule, None)
-    assert felt is not None and felt.scale is None and felt.decay is None
-    assert not uneven(problem, space, rule, None)
+    preconditioning = precondition(problem, space, rule, None)
+    assert preconditioning is not None and preconditioning.scale is None and preconditioning.decay is None
+    assert not groups_differ(problem, space, rule, None)
