@@ -76,6 +76,8 @@ OPTIMIZER_TITLES = {
 }
 """What the optimizers are called in a sentence."""
 
+LISTED = 3
+"""Names spelled out in a sentence: more than one line of them would hide what is said of them."""
 BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#%@"
 
@@ -100,6 +102,11 @@ def number(value: float | Missing | None, ascii_only: bool = False) -> str:
 def counted(count: int, what: str) -> str:
     """So many of it: `1 step`, `2 steps`."""
     return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of several names, and a sign where there are more: `a, b, c …`."""
+    return f"{', '.join(names[:LISTED])}{' …' if len(names) > LISTED else ''}"
 
 
 def visible(text: str) -> str:

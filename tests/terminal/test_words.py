@@ -13,6 +13,7 @@ from fromage_cli.terminal.words import (
     ascii_words,
     counted,
     escape,
+    listed,
     middle,
     middles,
     number,
@@ -130,3 +131,8 @@ def test_the_error_handler_encodes_anything(text):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors=ASCII_ERRORS)
     stream.write(text)
     stream.flush()
+
+
+def test_a_few_names_and_a_sign_for_the_rest():
+    assert listed(["a", "b", "c"]) == "a, b, c"
+    assert listed(["a", "b", "c", "d"]) == "a, b, c …"

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from fromage_cli.diagnostics.distance.result import DistanceResult, LayerDistance
 from fromage_cli.findings import Finding
 from fromage_cli.missing import known
+from fromage_cli.terminal.words import listed
 
 TURNED = math.pi / 2.0
 """Angle from which on a layer has nothing left of where it was, radians."""
 ROUNDING = {"float8_e5m2": 2.0**-3, "float8_e4m3fn": 2.0**-4, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Half the gap between neighbouring numbers of a narrow dtype, relative to them."""
-NAMED = 3
-"""Names spelled out in a sentence."""
 
 
 def judge(result: DistanceResult) -> tuple[Finding, ...]:
@@ -41,7 +40,7 @@ def _not_comparable(result: DistanceResult) -> Iterator[Finding]:
                 code="tensors-unpaired",
                 severity="warn",
                 layer=names[0] if len(names) == 1 else None,
-                message=f"{_counted(names)} {where}, and left out: {_listed(names)}",
+                message=f"{_counted(names)} {where}, and left out: {listed(names)}",
                 value=float(len(names)),
                 limit=0.0,
                 hint="Compare checkpoints of one architecture; --include and --exclude choose tensors.",
@@ -69,7 +68,7 @@ def _movement(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
             code="layer-unmoved",
             severity="info",
             layer=unmoved[0] if len(unmoved) == 1 else None,
-            message=f"{_counted(unmoved)} the same in both, to the last digit: {_listed(unmoved)}",
+            message=f"{_counted(unmoved)} the same in both, to the last digit: {listed(unmoved)}",
             value=float(len(unmoved)),
             hint="Frozen, without a gradient, or moved by less than its dtype can hold.",
         )
@@ -103,7 +102,7 @@ def _ties(result: DistanceResult) -> Iterator[Finding]:
             yield Finding(
                 code="ties-differ",
                 severity="info",
-                message=f"{_listed(group)} are one tensor in the {which} alone",
+                message=f"{listed(group)} are one tensor in the {which} alone",
                 value=float(len(group)),
                 hint="The other holds a copy under each name; each is compared.",
             )
@@ -111,7 +110,3 @@ def _ties(result: DistanceResult) -> Iterator[Finding]:
 
 def _counted(names: Sequence[str]) -> str:
     return f"{len(names)} tensor{'s are' if len(names) > 1 else ' is'}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:NAMED])}{' …' if len(names) > NAMED else ''}"

@@ -1,56 +1,49 @@
 """What the contents of a checkpoint mean for the user: codes and words."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from fromage_cli.diagnostics.inspect.result import InspectResult, NamedCode, SafetyResult
+from fromage_cli.diagnostics.inspect.result import InspectResult, SafetyResult
 from fromage_cli.findings import Finding
-
-NAMED = 3
-"""Names spelled out in a sentence."""
+from fromage_cli.terminal.words import counted, listed
 
 
 def judge(result: InspectResult) -> tuple[Finding, ...]:
     """The findings of an inspected checkpoint, the gravest kinds first."""
-    kinds = (judge_safety, _not_finite, _logs, _zero_matrices, _duplicates)
-    return tuple(finding for kind in kinds for finding in kind(result))
+    return (*judge_safety(result), *_not_finite(result), *_zeros_and_copies(result))
 
 
 def judge_safety(result: InspectResult | SafetyResult) -> tuple[Finding, ...]:
-    """What would run where an ordinary loader reads the file."""
-    return (*_running(result), *(_unread(result) if isinstance(result, SafetyResult) else ()))
-
-
-def _running(result: InspectResult | SafetyResult) -> Iterator[Finding]:
-    names = [entry.name if not entry.module else f"{entry.module}.{entry.name}" for entry in _dangerous(result)]
+    """What would run where an ordinary loader reads the file, and what could not be looked into."""
+    found = []
+    dangerous = [entry for entry in result.safety if entry.verdict == "dangerous"]
+    names = [entry.name if not entry.module else f"{entry.module}.{entry.name}" for entry in dangerous]
     if names:
         acts = "1 name that runs code or reaches" if len(names) == 1 else f"{len(names)} names that run code or reach"
-        yield Finding(
+        running = Finding(
             code="pickle-runs-code",
             severity="warn",
-            message=f"the file has {acts} files in an ordinary loader: {_first(names)}",
+            message=f"the file has {acts} files in an ordinary loader: {listed(names)}",
             value=float(len(names)),
             limit=0.0,
             hint="Nothing was run here. Load it elsewhere only if you trust its source; save weights as safetensors.",
         )
-
-
-def _unread(result: SafetyResult) -> Iterator[Finding]:
-    if parts := len(result.unread):
-        yield Finding(
+        found.append(running)
+    unread = result.unread if isinstance(result, SafetyResult) else ()
+    if unread:
+        not_read = Finding(
             code="not-all-read",
             severity="warn",
-            message=f"{parts} part{'s' if parts > 1 else ''} of it could not be looked into: {_first(result.unread)}",
-            value=float(parts),
+            message=f"{counted(len(unread), 'part')} of it could not be looked into: {listed(unread)}",
+            value=float(len(unread)),
             limit=0.0,
             hint="What is in there is not known, and may run code in an ordinary loader; see `read in part`.",
         )
-
-
-def _dangerous(result: InspectResult | SafetyResult) -> Iterator[NamedCode]:
-    return (entry for entry in result.safety if entry.verdict == "dangerous")
+        found.append(not_read)
+    return tuple(found)
 
 
 def _not_finite(result: InspectResult) -> Iterator[Finding]:
+    """Tensors and logged losses that hold NaN or infinity."""
     for tensor in result.tensors:
         if tensor.nonfinite:
             infinite = tensor.nonfinite - (tensor.nan or 0)
@@ -64,9 +57,6 @@ def _not_finite(result: InspectResult) -> Iterator[Finding]:
                 limit=0.0,
                 hint="Go back to an earlier checkpoint: no step from here makes them finite again.",
             )
-
-
-def _logs(result: InspectResult) -> Iterator[Finding]:
     for log in result.logs:
         if log.not_finite:
             yield Finding(
@@ -79,37 +69,25 @@ def _logs(result: InspectResult) -> Iterator[Finding]:
             )
 
 
-def _zero_matrices(result: InspectResult) -> Iterator[Finding]:
-    names = [
-        tensor.name
-        for tensor in result.tensors
-        if len(tensor.shape) > 1 and tensor.elements and tensor.zeros == tensor.elements
-    ]
+def _zeros_and_copies(result: InspectResult) -> Iterator[Finding]:
+    """Matrices of zeros, and tensors of equal bytes under several names."""
+    matrices = [tensor for tensor in result.tensors if len(tensor.shape) > 1 and tensor.elements]
+    names = [tensor.name for tensor in matrices if tensor.zeros == tensor.elements]
     if names:
+        count = counted(len(names), "tensor")
         yield Finding(
             code="tensor-all-zero",
             severity="info",
             layer=names[0] if len(names) == 1 else None,
-            message=f"every entry of {_counted(names)} with two or more dimensions is zero: {_first(names)}",
+            message=f"every entry of {count} with two or more dimensions is zero: {listed(names)}",
             value=float(len(names)),
             hint="Usual for branches that start at zero; otherwise the layer was never trained or has died.",
         )
-
-
-def _duplicates(result: InspectResult) -> Iterator[Finding]:
     for group in result.duplicates or ():
         yield Finding(
             code="tensors-equal",
             severity="info",
-            message=f"{_counted(group)} hold the same bytes: {_first(group)}",
+            message=f"{counted(len(group), 'tensor')} hold the same bytes: {listed(group)}",
             value=float(len(group)),
             hint="Shared weights that were saved once for each name, or copies that have not been trained yet.",
         )
-
-
-def _counted(names: Sequence[str]) -> str:
-    return f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
-
-
-def _first(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:NAMED])}{' …' if len(names) > NAMED else ''}"

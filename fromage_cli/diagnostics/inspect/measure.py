@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from fromage_cli.checkpoints import Checkpoint, TensorEntry
+from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.runs.trainer_logs import TrainerLog
 from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 from fromage_cli.diagnostics.inspect.optimizer import describe_optimizer
@@ -28,7 +29,7 @@ def measure(
     logs: Sequence[TrainerLog] = (),
     advance: Callable[[float], None] = lambda elements: None,
 ) -> InspectResult:
-    """What is in the checkpoint; with `headers` no data is read. `logs`: what trainers wrote beside it."""
+    """Measures what is in the checkpoint; with `headers` no data is read. `logs`: what trainers wrote beside it."""
     found: Mapping[str, Magnitudes] = {}
     duplicates = None
     if not headers:
@@ -37,11 +38,25 @@ def measure(
 
         found = measure_magnitudes(checkpoint, advance=advance)
         duplicates = find_duplicates(checkpoint, found)
-    tensors = tuple(_tensor(entry, found.get(entry.name)) for entry in checkpoint.entries.values())
+    tensors = []
+    for entry in checkpoint.entries.values():
+        tensor = TensorResult(entry.name, entry.dtype, entry.shape, entry.elements)
+        if (magnitudes := found.get(entry.name)) is not None:
+            tensor = replace(
+                tensor,
+                norm=magnitudes.norm,
+                rms=magnitudes.root_mean_square,
+                max_abs=magnitudes.largest,
+                nonfinite=magnitudes.nonfinite,
+                nan=magnitudes.nan,
+                zeros=magnitudes.zeros,
+            )
+        tensors.append(tensor)
     if spectrum:
         from fromage_cli.diagnostics.inspect.spectrum import with_spectrum
 
-        tensors = tuple(with_spectrum(tensor, checkpoint) for tensor in tensors)
+        tensors = [with_spectrum(tensor, checkpoint) for tensor in tensors]
+    folder = (checkpoint.weights or checkpoint.path).absolute().parent
     return InspectResult(
         format=checkpoint.format,
         step=checkpoint.step,
@@ -52,38 +67,26 @@ def measure(
         duplicates=duplicates,
         reading=SAFETY.get(checkpoint.format.partition("-")[0], PICKLED),
         safety=tuple(named_code(checkpoint.names)),
-        tensors=tensors,
-        logs=tuple(_log(log, checkpoint) for log in logs),
-    )
-
-
-def _log(log: TrainerLog, checkpoint: Checkpoint) -> LogResult:
-    folder = (checkpoint.weights or checkpoint.path).absolute().parent
-    file = os.path.relpath(log.path, folder)
-    return LogResult(file, log.records, log.step, log.loss, log.learning_rate, log.not_finite)
-
-
-def _tensor(entry: TensorEntry, found: Magnitudes | None) -> TensorResult:
-    if found is None:
-        return TensorResult(entry.name, entry.dtype, entry.shape, entry.elements)
-    return TensorResult(
-        name=entry.name,
-        dtype=entry.dtype,
-        shape=entry.shape,
-        elements=entry.elements,
-        norm=found.norm,
-        rms=found.root_mean_square,
-        max_abs=found.largest,
-        nonfinite=found.nonfinite,
-        nan=found.nan,
-        zeros=found.zeros,
+        tensors=tuple(tensors),
+        logs=tuple(
+            LogResult(
+                os.path.relpath(log.path, folder), log.records, log.step, log.loss, log.learning_rate, log.not_finite
+            )
+            for log in logs
+        ),
     )
 
 
 def _totals(checkpoint: Checkpoint, found: Mapping[str, Magnitudes]) -> Totals:
+    """The whole file, tied tensors once."""
     copies = {name for group in checkpoint.tied for name in group[1:]}
     own = [entry for name, entry in checkpoint.entries.items() if name not in copies]
-    dtypes = [_dtype_total(dtype, own) for dtype in dict.fromkeys(entry.dtype for entry in own)]
+    dtypes = []
+    for dtype in dict.fromkeys(entry.dtype for entry in own):
+        elements = [entry.elements for entry in own if entry.dtype == dtype]
+        width = WIDTHS.get(dtype)
+        size = None if width is None else sum(elements) * width
+        dtypes.append(DtypeTotal(dtype, len(elements), sum(elements), size))
     measured = [found[entry.name] for entry in own if entry.name in found]
     return Totals(
         tensors=len(checkpoint.entries),
@@ -93,9 +96,3 @@ def _totals(checkpoint: Checkpoint, found: Mapping[str, Magnitudes]) -> Totals:
         zeros=sum(magnitudes.zeros for magnitudes in measured) if found else None,
         dtypes=tuple(dtypes),
     )
-
-
-def _dtype_total(dtype: str, entries: list[TensorEntry]) -> DtypeTotal:
-    own = [entry.elements for entry in entries if entry.dtype == dtype]
-    width = WIDTHS.get(dtype)
-    return DtypeTotal(dtype, len(own), sum(own), None if width is None else sum(own) * width)

@@ -5,22 +5,39 @@ from typing import Any
 
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, match_parameters
 from fromage_cli.checkpoints.optimizers.optimizer_kind import optimizer_kind, optimizer_step
-from fromage_cli.checkpoints.optimizers.optimizer_state import ParameterGroup
 from fromage_cli.diagnostics.inspect.result import GroupResult, OptimizerResult
 from fromage_cli.errors import MismatchError
 
 
 def describe_optimizer(checkpoint: Checkpoint) -> OptimizerResult | None:
-    """The optimizer's kind, step, slots and groups; None where none was saved with the weights or named."""
+    """Describes the optimizer's kind, step, slots and groups; None where none was saved with the weights or named."""
     state = checkpoint.saved_optimizer
     if state is None:
         return None
     names = _names(checkpoint, state)
+    groups = []
+    for group in state.groups:
+        named = tuple(names[number] for number in group.numbers if number in names)
+        single = {str(name): _single(value) for name, value in group.settings.items()}
+        betas = group.settings.get("betas")
+        pair = (
+            [_number(beta) for beta in betas] if isinstance(betas, list | tuple) and len(betas) == 2 else [None, None]
+        )
+        described = GroupResult(
+            parameters=len(group.numbers),
+            names=named if len(named) == len(group.numbers) else None,
+            learning_rate=_number(group.settings.get("lr")),
+            betas=(pair[0], pair[1]) if pair[0] is not None and pair[1] is not None else None,
+            momentum=_number(group.settings.get("momentum")),
+            weight_decay=_number(group.settings.get("weight_decay")),
+            settings={name: value for name, value in single.items() if value is None or value != ""},
+        )
+        groups.append(described)
     return OptimizerResult(
         kind=optimizer_kind(state),
         step=optimizer_step(state),
         slots=tuple(dict.fromkeys(str(name) for slot in state.slots.values() for name in slot)),
-        groups=tuple(_group(group, names) for group in state.groups),
+        groups=tuple(groups),
     )
 
 
@@ -45,20 +62,6 @@ def _names(checkpoint: Checkpoint, state: OptimizerState) -> Mapping[int, str]:
     return {number: name for name, number in matched.items()}
 
 
-def _group(group: ParameterGroup, names: Mapping[int, str]) -> GroupResult:
-    known = [names[number] for number in group.numbers if number in names]
-    settings = {str(name): _single(value) for name, value in group.settings.items()}
-    return GroupResult(
-        parameters=len(group.numbers),
-        names=tuple(known) if len(known) == len(group.numbers) else None,
-        learning_rate=_number(group.settings.get("lr")),
-        betas=_pair(group.settings.get("betas")),
-        momentum=_number(group.settings.get("momentum")),
-        weight_decay=_number(group.settings.get("weight_decay")),
-        settings={name: value for name, value in settings.items() if value is None or value != ""},
-    )
-
-
 def _single(value: Any) -> str | float | bool | None:
     """A setting as JSON can hold it; nothing in text for what is no single value."""
     value = value.item() if getattr(value, "shape", None) == () else value
@@ -66,11 +69,6 @@ def _single(value: Any) -> str | float | bool | None:
 
 
 def _number(value: Any) -> float | None:
+    """A setting as a number; None for what is none."""
     single = _single(value)
     return float(single) if isinstance(single, int | float) and not isinstance(single, bool) else None
-
-
-def _pair(value: Any) -> tuple[float, float] | None:
-    numbers = [_number(item) for item in value] if isinstance(value, list | tuple) and len(value) == 2 else [None]
-    first, last = numbers[0], numbers[-1]
-    return (first, last) if first is not None and last is not None else None

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fromage_cli.diagnostics.inspect.result import GroupResult, InspectResult, LogResult, OptimizerResult, TensorResult
+from fromage_cli.diagnostics.inspect.result import InspectResult, TensorResult
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
-from fromage_cli.terminal.words import number, visible
+from fromage_cli.terminal.words import counted, number, visible
 
 ROWS = 16
 """Tensors shown without `--all`."""
@@ -17,23 +17,29 @@ _UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 def render(result: InspectResult, style: PageStyle, path: str) -> RenderableType:
     """The whole page, without findings."""
-    shown = _chosen(result.tensors, style)
+    not_finite_first = sorted(result.tensors, key=lambda tensor: not tensor.nonfinite)
+    shown = result.tensors if style.show_all else not_finite_first[:ROWS]
     hidden = [hidden_rows(len(shown), len(result.tensors))] if len(shown) < len(result.tensors) else []
     tied = [Text(f"tied, one tensor in memory: {' = '.join(map(visible, group))}") for group in result.tied]
     gap = [Text("")] if hidden or tied else []
-    said, logs = Text(summary(result, path)), [Text(_log(log)) for log in result.logs]
+    logs = []
+    for log in result.logs:
+        numbers = (("step", log.step), ("loss", log.loss), ("learning rate", log.learning_rate))
+        last = ", ".join(f"{name} {number(value)}" for name, value in numbers if value is not None)
+        logs.append(Text(f"Log {visible(log.file)}: {last} ({counted(log.records, 'record')})."))
+    said = Text(summary(result, path))
     return Group(said, _tensors(result, shown, style), *hidden, *tied, *gap, *_optimizer(result, style), *logs)
 
 
 def summary(result: InspectResult, path: str) -> str:
     """The answer in a few sentences."""
     totals = result.totals
-    counted = f"{totals.tensors} tensor{'s' if totals.tensors != 1 else ''}"
     dtypes = ", ".join(f"{total.elements} {total.dtype}" for total in totals.dtypes)
     step = f", step {result.step}" if result.step is not None else ""
     taken = f", taken from {visible(result.key)!r}" if result.key else ""
+    size = f"{counted(totals.tensors, 'tensor')}, {in_bytes(totals.bytes)}"
     return (
-        f"{visible(path)}: {result.format}{step}{taken}. {counted}, {in_bytes(totals.bytes)}, "
+        f"{visible(path)}: {result.format}{step}{taken}. {size}, "
         f"{totals.parameters} floating-point elements (stored: {dtypes}). {result.reading}."
     )
 
@@ -58,66 +64,40 @@ def _tensors(result: InspectResult, shown: Sequence[TensorResult], style: PageSt
         columns += [Column("not finite")] if any(tensor.nonfinite for tensor in result.tensors) else []
     spectrum = any(tensor.spectral_norm is not None for tensor in result.tensors)
     columns += [Column("spectral"), Column("stable rank"), Column("condition")] if spectrum else []
-    headers = [column.header for column in columns]
-    rows = [[_cells(tensor)[header] for header in headers] for tensor in shown]
+    rows = []
+    for tensor in shown:
+        cells: dict[str, object] = {
+            "tensor": tensor.name,
+            "dtype": tensor.dtype,
+            "shape": "×".join(map(str, tensor.shape)) or "scalar",
+            "norm": tensor.norm,
+            "rms": tensor.rms,
+            "largest": tensor.max_abs,
+            "zeros": tensor.zeros,
+            "not finite": tensor.nonfinite,
+            "spectral": tensor.spectral_norm,
+            "stable rank": tensor.stable_rank,
+            "condition": tensor.condition_number,
+        }
+        rows.append([cells[column.header] for column in columns])
     return house_table(columns, rows, style)
 
 
-def _chosen(tensors: Sequence[TensorResult], style: PageStyle) -> Sequence[TensorResult]:
-    """What is not finite first, then in stored order."""
-    if style.show_all:
-        return tensors
-    return sorted(tensors, key=lambda tensor: not tensor.nonfinite)[:ROWS]
-
-
-def _cells(tensor: TensorResult) -> dict[str, object]:
-    return {
-        "tensor": tensor.name,
-        "dtype": tensor.dtype,
-        "shape": "×".join(map(str, tensor.shape)) or "scalar",
-        "norm": tensor.norm,
-        "rms": tensor.rms,
-        "largest": tensor.max_abs,
-        "zeros": tensor.zeros,
-        "not finite": tensor.nonfinite,
-        "spectral": tensor.spectral_norm,
-        "stable rank": tensor.stable_rank,
-        "condition": tensor.condition_number,
-    }
-
-
-def _log(log: LogResult) -> str:
-    """What one trainer's log says last."""
-    numbers = (("step", log.step), ("loss", log.loss), ("learning rate", log.learning_rate))
-    said = ", ".join(f"{name} {number(value)}" for name, value in numbers if value is not None)
-    return f"Log {visible(log.file)}: {said} ({log.records} records)."
-
-
 def _optimizer(result: InspectResult, style: PageStyle) -> Sequence[RenderableType]:
+    """What the optimizer is and remembers, and the settings of its groups."""
     optimizer = result.optimizer
     if optimizer is None:
         return [Text("No optimizer state was saved in this file.")]
-    columns = [Column("group", left=True), Column("tensors"), Column("rate"), Column("betas"), Column("momentum")]
-    columns += [Column("decay"), Column("parameters", name=True, optional=1)]
-    rows = [_group(index, group) for index, group in enumerate(optimizer.groups)]
-    return Text(_sentence(optimizer)), house_table(columns, rows, style)
-
-
-def _sentence(optimizer: OptimizerResult) -> str:
     kind = f"Optimizer: {optimizer.kind}" if optimizer.kind else "An optimizer of unknown kind"
     step = f", {optimizer.step} updates" if optimizer.step is not None else ""
-    return f"{kind}{step}; it remembers {visible(', '.join(optimizer.slots)) or 'nothing'}."
-
-
-def _group(index: int, group: GroupResult) -> tuple[object, ...]:
-    names = group.names or ()
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return (
-        str(index),
-        group.parameters,
-        group.learning_rate,
-        ", ".join(number(beta) for beta in group.betas) if group.betas else None,
-        group.momentum,
-        group.weight_decay,
-        f"{names[0]}{more}" if names else None,
-    )
+    said = f"{kind}{step}; it remembers {visible(', '.join(optimizer.slots)) or 'nothing'}."
+    columns = [Column("group", left=True), Column("tensors"), Column("rate"), Column("betas"), Column("momentum")]
+    columns += [Column("decay"), Column("parameters", name=True, optional=1)]
+    rows = []
+    for index, group in enumerate(optimizer.groups):
+        betas = ", ".join(number(beta) for beta in group.betas) if group.betas else None
+        names = group.names or ()
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        settings = (group.learning_rate, betas, group.momentum, group.weight_decay)
+        rows.append((str(index), group.parameters, *settings, f"{names[0]}{more}" if names else None))
+    return Text(said), house_table(columns, rows, style)

@@ -6,7 +6,7 @@ from pathlib import Path
 from fromage_cli.checkpoints.finding.mirror import Mirror
 from fromage_cli.checkpoints.pickles.pickled_names import verdict
 from fromage_cli.checkpoints.pickles.unpickling import PickledName
-from fromage_cli.checkpoints.safety.pickle_scan import Scanned, scan
+from fromage_cli.checkpoints.safety.pickle_scan import scan
 from fromage_cli.checkpoints.storage.remote import is_url, local_path
 from fromage_cli.diagnostics.inspect.result import NamedCode, SafetyResult
 
@@ -14,16 +14,26 @@ _ACTS = {"call": "calls it", "create": "creates one", "build": "sets its attribu
 
 
 def survey(named: str | Path) -> SafetyResult:
-    """Every name in every pickle of a file, a URL's or a directory's, and every piece of code; nothing is loaded."""
+    """Lists every name in the pickles of a file, a URL or a directory, and every piece of code; nothing is loaded."""
     path = Path(named)
     if isinstance(named, str) and is_url(named):
         path = local_path(named) or Mirror(named).only_file()
-    found = list(scan(path))
-    return SafetyResult(
-        pickles=sum(part.kind == "pickle" for part in found),
-        safety=tuple(entry for part in found for entry in _of_part(part, path)),
-        unread=tuple(": ".join(filter(None, (_place(part, path), part.fault))) for part in found if part.fault),
-    )
+    pickles, safety, unread = 0, [], []
+    for part in scan(path):
+        # the file within the directory that was asked for, and the member within the file
+        file = str(part.file.relative_to(path)) if path != part.file else ""
+        place = " > ".join(text for text in (file, part.part) if text)
+        pickles += part.kind == "pickle"
+        if part.kind == "graph":
+            would = "compiles and runs it, once the model is called"
+            safety.append(NamedCode(place, "", part.part, "code", "dangerous", would))
+        if part.kind == "code":
+            would = "runs it where it is imported (trust_remote_code)"
+            safety.append(NamedCode(place, "", part.file.name, "code", "inert", would))
+        safety += named_code(part.names, place)
+        if part.fault:
+            unread.append(": ".join(filter(None, (place, part.fault))))
+    return SafetyResult(pickles, tuple(safety), tuple(unread))
 
 
 def named_code(names: Iterable[PickledName], place: str = "") -> Iterator[NamedCode]:
@@ -38,18 +48,3 @@ def named_code(names: Iterable[PickledName], place: str = "") -> Iterator[NamedC
             verdict=verdict(named),
             would=", ".join([f"imports {named.module}", *acts]),
         )
-
-
-def _of_part(part: Scanned, path: Path) -> Iterator[NamedCode]:
-    place = _place(part, path)
-    if part.kind == "graph":
-        yield NamedCode(place, "", part.part, "code", "dangerous", "compiles and runs it, once the model is called")
-    if part.kind == "code":
-        yield NamedCode(place, "", part.file.name, "code", "inert", "runs it where it is imported (trust_remote_code)")
-    yield from named_code(part.names, place)
-
-
-def _place(part: Scanned, path: Path) -> str:
-    """The file within the directory that was asked for, and the member within the file."""
-    file = str(part.file.relative_to(path)) if path != part.file else ""
-    return " > ".join(text for text in (file, part.part) if text)

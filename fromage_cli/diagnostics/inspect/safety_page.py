@@ -6,7 +6,7 @@ from rich.text import Text
 from fromage_cli.diagnostics.inspect.result import SafetyResult
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
-from fromage_cli.terminal.words import visible
+from fromage_cli.terminal.words import counted, visible
 
 ROWS = 24
 """Names shown without `--all`."""
@@ -15,7 +15,15 @@ _ORDER = ("dangerous", "inert", "allowed")
 
 def render_safety(result: SafetyResult, style: PageStyle, path: str) -> RenderableType:
     """The whole page, without findings."""
-    rows = _rows(result)
+    # one row for each name and use, whatever the number of pickles
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for entry in sorted(result.safety, key=lambda entry: _ORDER.index(entry.verdict)):
+        key = (f"{entry.module}.{entry.name}".lstrip("."), entry.verdict, entry.use)
+        places.setdefault(key, []).append(entry.place or "the file")
+    rows = []
+    for (name, verdict, use), where in places.items():
+        acts = "run it" if use == "code" else use.replace("build", "set attributes").replace("+", ", ")
+        rows.append((name, verdict, acts, f"{where[0]} and {len(where) - 1} more" if len(where) > 1 else where[0]))
     shown = rows if style.show_all else rows[:ROWS]
     said = Text(f"{visible(path)}: {sentence(result)}")
     faults = result.unread if style.show_all else result.unread[:ROWS]
@@ -34,27 +42,9 @@ def sentence(result: SafetyResult) -> str:
     if not result.safety and not result.pickles:
         return "no pickles and no code were found in it."
     counts = {verdict: sum(entry.verdict == verdict for entry in result.safety) for verdict in _ORDER}
-    pickles = f"{result.pickles} pickle{'s' if result.pickles != 1 else ''}"
-    names = f"{len(result.safety)} name{'s' if len(result.safety) != 1 else ''}"
+    found = f"{counted(result.pickles, 'pickle')}, {counted(len(result.safety), 'name')}"
     return (
-        f"{pickles}, {names}: {counts['dangerous']} would run code or reach files, "
+        f"{found}: {counts['dangerous']} would run code or reach files, "
         f"{counts['inert']} of unknown classes or loose code, {counts['allowed']} that make up tensors and settings. "
         "Nothing was imported or called."
     )
-
-
-def _rows(result: SafetyResult) -> list[tuple[object, ...]]:
-    """One row for each name and use, whatever the number of pickles, those that would run code first."""
-    places: dict[tuple[str, str, str], list[str]] = {}
-    for entry in sorted(result.safety, key=lambda entry: _ORDER.index(entry.verdict)):
-        place = (f"{entry.module}.{entry.name}".lstrip("."), entry.verdict, entry.use)
-        places.setdefault(place, []).append(entry.place or "the file")
-    return [(name, verdict, _acts(use), _first(where)) for (name, verdict, use), where in places.items()]
-
-
-def _acts(use: str) -> str:
-    return "run it" if use == "code" else use.replace("build", "set attributes").replace("+", ", ")
-
-
-def _first(places: list[str]) -> str:
-    return f"{places[0]} and {len(places) - 1} more" if len(places) > 1 else places[0]

@@ -36,6 +36,7 @@ def with_spectrum(tensor: TensorResult, checkpoint: Checkpoint) -> TensorResult:
 
 
 def _is_matrix(entry: TensorEntry) -> bool:
+    """Whether it has singular values."""
     return entry.floating and len(entry.shape) > 1 and entry.elements > 0
 
 
@@ -52,10 +53,6 @@ def spectrum_cost(checkpoint: Checkpoint) -> tuple[float, int]:
     unit = (time.perf_counter() - started) / TRIAL**3
     sides = [_sides(entry) for entry in checkpoint.entries.values() if _is_matrix(entry)]
     work = sum(rows * columns * min(rows, columns, spectra.DENSE) for rows, columns in sides)
-    return unit * work, PROGRAM + max(map(_held, sides), default=0)
-
-
-def _held(sides: tuple[int, int]) -> int:
-    """Bytes of a matrix and of what decomposing it takes; in float32 where only its spectral norm is found."""
-    large = min(sides) > spectra.DENSE
-    return math.prod(sides) * (2 * 4 if large else COPIES * 8)
+    # in float32 where only the spectral norm is found
+    held = [math.prod(each) * (2 * 4 if min(each) > spectra.DENSE else COPIES * 8) for each in sides]
+    return unit * work, PROGRAM + max(held, default=0)
