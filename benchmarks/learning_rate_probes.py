@@ -12,12 +12,11 @@ from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.diagnostics.suggest_lr.course import Wish
 from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.errors import FromageError
-from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
+from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.trial_runs.rate_probe import measure_rate
 from fromage_cli.problem.data.batches import Batch, as_batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.loss_terms import LossTerms
-from fromage_cli.problem.user_code.declared import Declared
 
 MINIBATCHES = 20
 """Minibatches that a problem is made of; the last fifth is kept apart."""
@@ -50,9 +49,8 @@ def optimizer_named(name: str, state: OptimizerState | None) -> Optimizer:
     """The study's optimizer as the program knows it."""
     rule = {"momentum": "sgd"}.get(name, name)
     momentum = 0.9 if name == "momentum" else 0.0
-    return optimizer_of(
-        Given(name=rule, momentum=momentum, weight_decay=0.01 if rule == "adamw" else 0.0), state, Declared()
-    )
+    given = Given(name=rule, momentum=momentum, weight_decay=0.01 if rule == "adamw" else 0.0)
+    return find_settings(given, state.settings if state is not None else None, Given())
 
 
 def loaded(task: Task, optimizer: str, step: int, results: Path) -> tuple[nn.Module, OptimizerState | None]:

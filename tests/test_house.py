@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fromage_cli.diagnostics import COMMANDS
+from fromage_cli.optimizers.rule import RULES
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fromage_cli"
@@ -19,7 +20,7 @@ FOLDERS = sorted(path for path in (PACKAGE / "diagnostics").iterdir() if (path /
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FILES_OF_A_DIAGNOSTIC = ("__init__.py", "result.py", "measure.py", "findings.py", "render.py", "command.py")
-LIGHT = ("checkpoints", "cli", "errors", "findings", "intake", "terminal", "theory")
+LIGHT = ("checkpoints", "cli", "errors", "findings", "intake", "optimizers", "terminal", "theory")
 """Modules and packages that start without torch and numpy, and so does every diagnostic's `command`."""
 WITHOUT_A_SOURCE = {
     "test_house.py",
@@ -136,6 +137,17 @@ def test_a_test_stands_where_its_source_stands() -> None:
 def test_every_module_says_what_it_is() -> None:
     assert offenders(MODULES, lambda tree: not ast.get_docstring(tree)) == {}
     assert [name_of(path) for path in MODULES if path.stem in VAGUE] == []
+
+
+def test_only_the_room_of_optimizers_names_them() -> None:
+    """Elsewhere an optimizer is known by its record, so that adding one is one record."""
+
+    def names(tree: ast.Module) -> set[str]:
+        return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and node.value in set(RULES)}
+
+    outside = [path for path in MODULES if "optimizers" not in path.relative_to(PACKAGE).parts[:1]]
+    assert offenders(outside, names) == {}
+    assert names(parsed(PACKAGE / "optimizers" / "rule.py")) == set(RULES)
 
 
 def test_nothing_is_left_undone() -> None:

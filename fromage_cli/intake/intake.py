@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fromage_cli.checkpoints import Checkpoint
-    from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer
+    from fromage_cli.optimizers.settings import Given, Optimizer
     from fromage_cli.problem.evaluation.problem import Problem
     from fromage_cli.problem.networks.layers import TrainableTensor
     from fromage_cli.problem.user_code.declared import Declared
@@ -78,10 +78,11 @@ class Intake:
 
         Raises UsageError for a flag that this optimizer does not take.
         """
-        from fromage_cli.probes.optimizer_step.optimizer import optimizer_of
+        from fromage_cli.optimizers.settings import find_settings
 
         state = self.checkpoint.optimizer if self.checkpoint is not None else None
-        found = optimizer_of(given_settings(options), state, self.declared)
+        saved = state.settings if state is not None else None
+        found = find_settings(given_settings(options), saved, self.declared.optimizer)
         options.check_for(found.name)
         return found
 
@@ -140,7 +141,7 @@ class Intake:
 
 def given_settings(options: OptimizerOptions) -> Given:
     """What the user said of the optimizer."""
-    from fromage_cli.probes.optimizer_step.optimizer import Given
+    from fromage_cli.optimizers.settings import Given
 
     return Given(
         options.optimizer,

@@ -2,16 +2,22 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from fromage_cli.errors import UsageError
+from fromage_cli.optimizers.rule import FROMAGE, RULES, having, listed
 from fromage_cli.terminal import session
 
-Rule = Literal["fromage", "lars", "lamb", "sgd", "adam", "adamw", "lion", "muon"]
-WITH_MOMENTUM = ("sgd", "lars", "muon")
-WITH_BETAS = ("adam", "adamw", "lamb", "lion")
+if TYPE_CHECKING:
+    OptimizerName = str
+else:
+    OptimizerName = Literal[tuple(RULES)]
+
+
+RELATIVE = [rule for rule in RULES.values() if rule.relative]
+DECOUPLED = [rule for rule in RULES.values() if rule.decay in ("decoupled", "rescaled")]
 
 
 def _option(*names: str, help: str, **settings: Any) -> Any:
@@ -23,25 +29,27 @@ class OptimizerOptions:
     """Which optimizer trains, and with which settings; what is not given is read from the checkpoint's state."""
 
     optimizer: Annotated[
-        Rule | None, _option("--optimizer", help="Update rule; default: the one whose state the checkpoint holds.")
+        OptimizerName | None,
+        _option("--optimizer", help="Update rule; default: the one whose state the checkpoint holds."),
     ] = None
     lr: Annotated[
         float | None,
-        _option("--lr", metavar="RATE", help="Learning rate; relative for fromage, lars, lamb. Default: its state's."),
+        _option("--lr", metavar="RATE", help=f"Learning rate; relative for {listed(RELATIVE)}. Default: its state's."),
     ] = None
     momentum: Annotated[
-        float | None, _option("--momentum", metavar="M", help="Momentum of sgd, lars or muon, 0 to below 1.")
+        float | None,
+        _option("--momentum", metavar="M", help=f"Momentum of {listed(having('momentum'))}, 0 to below 1."),
     ] = None
     nesterov: Annotated[bool, _option("--nesterov", help="Nesterov's form of momentum.")] = False
     betas: Annotated[
-        str | None, _option("--betas", metavar="B1,B2", help="Decay of the moments of adam, adamw, lamb or lion.")
+        str | None, _option("--betas", metavar="B1,B2", help=f"Decay of the moments of {listed(having('betas'))}.")
     ] = None
     weight_decay: Annotated[
         float | None,
         _option(
             "--weight-decay",
             metavar="WD",
-            help="Decoupled for adamw, lamb, lion and muon, else coupled; not of fromage.",
+            help=f"Decoupled for {listed(DECOUPLED)}, else coupled; not of {FROMAGE.name}.",
         ),
     ] = None
     train_batch_size: Annotated[
@@ -66,15 +74,12 @@ class OptimizerOptions:
 
         One from the environment or the project's file may be meant for other optimizers, and is not used for this one.
         """
-        for flag, given, rules in (
-            ("--momentum", self.momentum is not None, WITH_MOMENTUM),
-            ("--nesterov", self.nesterov, WITH_MOMENTUM),
-            ("--betas", self.betas is not None, WITH_BETAS),
-        ):
-            foreign = optimizer in get_args(Rule) and optimizer not in rules
-            if given and foreign and session.typed(flag.removeprefix("--")):
+        rule = RULES.get(optimizer or "")
+        for setting in ("momentum", "nesterov", "betas"):
+            given = getattr(self, setting) not in (None, False)
+            if given and rule is not None and not rule.has(setting) and session.typed(setting):
                 raise UsageError(
-                    f"{flag} is no setting of {optimizer}.", "Leave it out, or choose another --optimizer."
+                    f"--{setting} is no setting of {optimizer}.", "Leave it out, or choose another --optimizer."
                 )
         refuse_decay(self.weight_decay, optimizer)
 
@@ -99,7 +104,7 @@ def spelled(betas: tuple[float, float] | None) -> str | None:
 
 def refuse_decay(decay: float | None, optimizer: str | None) -> None:
     """Raises UsageError for a weight decay above 0 with Fromage."""
-    if decay and optimizer == "fromage":
+    if decay and optimizer == FROMAGE.name:
         raise UsageError(
             f"--weight-decay {decay:g}: Fromage has no weight decay; it divides by √(1+η²) instead, which keeps norms.",
             "Leave it out, or choose another --optimizer.",

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from fromage_cli.missing import Missing
+from fromage_cli.optimizers.rule import RULES
 
 ASCII_WORDS = {
     "α": "alpha",
@@ -64,16 +65,7 @@ ASCII_WORDS = {
 }
 """What a sign of ours is called where only ASCII can be written."""
 
-OPTIMIZER_TITLES = {
-    "fromage": "Fromage",
-    "lars": "LARS",
-    "lamb": "LAMB",
-    "sgd": "SGD",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "lion": "Lion",
-    "muon": "Muon",
-}
+OPTIMIZER_TITLES = {rule.name: rule.title for rule in RULES.values()}
 """What the optimizers are called in a sentence."""
 
 LISTED = 3

@@ -7,6 +7,7 @@ weights gives ||W_t|| = ||W_0|| (1 + eta^2)^(t/2).
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028234663852886e38}
 """The largest finite number of each dtype."""
@@ -76,19 +77,19 @@ def orthogonal_growth(relative_step: float) -> float:
     return math.log1p(relative_step**2) / 2
 
 
-def relative_walk(optimizer: str, rate: float, total: float = 1.0, first_beta: float = 0.0) -> float | None:
+def relative_walk(
+    averages: Literal["momentum", "betas"] | None, rate: float, total: float = 1.0, first_beta: float = 0.0
+) -> float:
     """The relative step delta, as if without memory, by which an optimizer makes a scale-invariant layer grow.
 
-    LARS: eta H, whose buffer adds up rescaled gradients; `total` is H, the sum of what one gradient does over the steps
-    that follow, 1 / (1 - momentum) without dampening. LAMB: eta sqrt((1 + beta1) / (1 - beta1)), whose steps are of
-    size eta and overlap by beta1. Exact without memory, else for gradients that are noise. Fromage: 0, for it divides
-    by sqrt(1 + eta^2). None for an optimizer whose rate is no relative step.
+    By what it averages relative steps of size eta. Momentum, LARS: eta H, whose buffer adds up rescaled gradients;
+    `total` is H, the sum of what one gradient does over the steps that follow, 1 / (1 - momentum) without dampening.
+    Betas, LAMB: eta sqrt((1 + beta1) / (1 - beta1)), whose steps are of size eta and overlap by beta1. Exact without
+    memory, else for gradients that are noise. None, Fromage: 0, for it divides by sqrt(1 + eta^2).
     """
-    if optimizer == "lars":
+    if averages == "momentum":
         return rate * total
-    if optimizer == "lamb":
-        return rate * math.sqrt((1 + first_beta) / (1 - first_beta))
-    return 0.0 if optimizer == "fromage" else None
+    return rate * math.sqrt((1 + first_beta) / (1 - first_beta)) if averages == "betas" else 0.0
 
 
 def mean_over(positions: Sequence[float | None], values: Sequence[float]) -> float:

@@ -53,14 +53,8 @@ MOST_SPREAD = 2.0
 """Octaves that the least losses may spread around their centre; two runs are as far apart."""
 
 
-def calibration(name: str | None, momentum: float = 0.0) -> Calibration | None:
-    """The constants for an optimizer; None where the study has none.
-
-    Adam takes AdamW's. Momentum between 0 and .9 lies between them in log(1 - momentum), and so on above.
-    """
-    known = {"fromage": FROMAGE, "adamw": ADAMW, "adam": ADAMW}
-    if name != "sgd":
-        return known.get(name or "")
+def momentum_calibration(momentum: float) -> Calibration:
+    """The constants of SGD, between those of 0 and .9 in log(1 - momentum), and so on above."""
     share = math.log10(1.0 / (1.0 - momentum))
 
     def between(plain: float, heavy: float) -> float:

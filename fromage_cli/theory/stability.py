@@ -20,17 +20,13 @@ def nesterov_threshold(learning_rate: float, momentum: float) -> float:
     return (2.0 + 2.0 * momentum) / ((1.0 + 2.0 * momentum) * learning_rate)
 
 
-def adam_threshold(learning_rate: float, beta1: float) -> float:
+def adam_threshold(learning_rate: float, beta1: float, weight_decay: float = 0.0) -> float:
     """(2 + 2 beta1) / ((1 - beta1) eta), held against the preconditioned Hessian P^(-1/2) H P^(-1/2).
 
-    P = (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps).
+    P = (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps). Decoupled decay wd takes its share of the step: times
+    1 - eta wd / 2.
     """
-    return (2.0 + 2.0 * beta1) / ((1.0 - beta1) * learning_rate)
-
-
-def adamw_threshold(learning_rate: float, beta1: float, weight_decay: float) -> float:
-    """Adam's times 1 - eta wd / 2: decoupled decay wd takes its share of the step."""
-    return adam_threshold(learning_rate, beta1) * (1.0 - learning_rate * weight_decay / 2.0)
+    return (2.0 + 2.0 * beta1) / ((1.0 - beta1) * learning_rate) * (1.0 - learning_rate * weight_decay / 2.0)
 
 
 def momentum_rate(curvature: float, momentum: float = 0.0, dampening: float = 0.0) -> float:

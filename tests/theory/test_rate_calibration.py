@@ -5,8 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromage_cli.theory.rate_calibration import (
-    ADAMW,
-    FROMAGE,
     INITIAL_EXPONENT,
     MOMENTUM,
     SGD,
@@ -14,7 +12,7 @@ from fromage_cli.theory.rate_calibration import (
     TRAINED_EXPONENT,
     Calibration,
     Valley,
-    calibration,
+    momentum_calibration,
     valley_of_least,
 )
 
@@ -27,22 +25,14 @@ def test_the_rate_is_a_power_of_the_centre() -> None:
     assert constants.from_checkpoint(16.0) == pytest.approx(2.0**-3 * 16.0**TRAINED_EXPONENT)
 
 
-def test_each_optimizer_has_its_own_constants() -> None:
-    assert calibration("fromage") is FROMAGE
-    assert calibration("adamw") is calibration("adam") is ADAMW
-    assert calibration("lion") is calibration(None) is None
-
-
 @pytest.mark.parametrize(("momentum", "known"), [(0.0, SGD), (0.9, MOMENTUM)])
 def test_sgd_has_those_of_its_momentum(momentum: float, known: Calibration) -> None:
-    found = calibration("sgd", momentum)
-    assert found is not None
+    found = momentum_calibration(momentum)
     assert found.__dict__ == pytest.approx(known.__dict__)
 
 
 def test_momentum_between_two_lies_between_them() -> None:
-    found = calibration("sgd", 1.0 - 10.0**-0.5)  # half of the way in log(1 - momentum)
-    assert found is not None
+    found = momentum_calibration(1.0 - 10.0**-0.5)  # half of the way in log(1 - momentum)
     assert found.typical == pytest.approx(math.sqrt(SGD.typical * MOMENTUM.typical))
     assert found.offset == pytest.approx((SGD.offset + MOMENTUM.offset) / 2)
 

@@ -10,7 +10,6 @@ from fromage_cli.probes.curvature.lanczos import largest_eigenvalues
 from fromage_cli.theory.stability import (
     EDGE,
     adam_threshold,
-    adamw_threshold,
     initial_regime,
     momentum_threshold,
     nesterov_threshold,
@@ -73,7 +72,7 @@ def test_with_a_fixed_preconditioner_adam_diverges_above_its_threshold(
                 return True
         return False
 
-    threshold = adamw_threshold(RATE, beta1, decay) if decay else adam_threshold(RATE, beta1)
+    threshold = adam_threshold(RATE, beta1, decay)
     assert not runs_away(0.97 * threshold - coupled)
     assert runs_away(1.03 * threshold - coupled)
 
@@ -83,7 +82,7 @@ def test_with_a_fixed_preconditioner_adam_diverges_above_its_threshold(
     [
         (torch.optim.Adam, adam_threshold(RATE, 0.9), 0.0),
         (partial(torch.optim.Adam, weight_decay=400.0), adam_threshold(RATE, 0.9), 400.0),
-        (partial(torch.optim.AdamW, weight_decay=20.0), adamw_threshold(RATE, 0.9, 20.0), 0.0),
+        (partial(torch.optim.AdamW, weight_decay=20.0), adam_threshold(RATE, 0.9, 20.0), 0.0),
     ],
 )
 def test_the_real_adam_turns_at_its_threshold(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -10,6 +11,8 @@ from typing import Any
 from fromage_cli.checkpoints.names.prefixes import strip_prefixes
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 from fromage_cli.errors import MismatchError
+from fromage_cli.optimizers.recognition import recognise
+from fromage_cli.optimizers.settings import SavedSettings
 
 SHAPED = ("exp_avg", "momentum_buffer", "exp_avg_sq", "exp_inf", "square_avg", "sum", "prev")
 """Slots that have their parameter's shape, in torch's own optimizers."""
@@ -60,6 +63,42 @@ class OptimizerState:
     def has(self, *names: str) -> bool:
         """Whether every parameter that was ever updated has these slots."""
         return bool(self.slots) and all(name in slot for slot in self.slots.values() for name in names)
+
+    @property
+    def kind(self) -> str | None:
+        """Which optimizer it comes from, as `recognise` names it."""
+        slots = {name for slot in self.slots.values() for name in slot}
+        return recognise([group.settings for group in self.groups], slots)
+
+    @property
+    def steps(self) -> int | None:
+        """The number of updates made, from the slots; None where they do not count."""
+        counts = []
+        for slot in self.slots.values():
+            value: Any = slot.get("step")
+            if getattr(value, "shape", ()) in ((), (1,)):
+                value = value.item() if hasattr(value, "item") else value
+                counts += [int(value)] if isinstance(value, int | float) and abs(value) < math.inf else []
+        return max(counts, default=None)
+
+    @property
+    def members_told(self) -> bool:
+        """Whether it can be told which tensors each group holds: by the shapes of slots, or by names."""
+        return any(map(slot_shape, self.slots.values())) or all(group.names is not None for group in self.groups)
+
+    @property
+    def rates_told(self) -> bool:
+        """Whether every tensor's rate is known: one for all, or that of its group."""
+        return self.members_told or len({float(group.settings.get("lr") or 0.0) for group in self.groups}) < 2
+
+    @property
+    def settings(self) -> SavedSettings:
+        """What it says of its optimizer."""
+        return SavedSettings(self.kind, tuple(group.settings for group in self.groups), self.members_told)
+
+    def serving(self, name: str | None) -> OptimizerState | None:
+        """Itself where it holds what an optimizer of that name remembers."""
+        return self if self.settings.serves(name) else None
 
 
 def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

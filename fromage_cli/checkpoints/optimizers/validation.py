@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fromage_cli.checkpoints.names.naming import brief
-from fromage_cli.checkpoints.optimizers.optimizer_kind import EITHER_ADAM, optimizer_kind
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, UnreadSlot
 from fromage_cli.errors import InputError
+from fromage_cli.optimizers.rule import BOUNDS, NOT_NEGATIVE
 
-RULES = ("sgd", "adam", "adamw", EITHER_ADAM, "lion", "lars", "lamb", "fromage", "muon")
-"""Kinds whose settings are computed with; those of others are shown alone."""
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
-"""Slots of the shape of their parameter, in those kinds."""
+"""Slots of the shape of their parameter, in every rule."""
 
 
 def require_sound(state: OptimizerState) -> None:
@@ -22,21 +19,22 @@ def require_sound(state: OptimizerState) -> None:
 
     What the entries of its tensors are is not looked at.
     """
-    if optimizer_kind(state) not in RULES:
+    if state.settings.rule is None:
         return
     for group in state.groups:
-        for name, (fits, expected) in _EXPECTED.items():
+        for name, bound in BOUNDS.items():
             value = _plain(group.settings.get(name))
-            if value is not None and not fits(value):
-                raise _unsound(f"says {name} = {_shown(value)}", expected)
+            value = [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+            if value is not None and not bound.fits(value):
+                raise _unsound(f"says {name} = {_shown(value)}", bound.expected)
     for slot in state.slots.values():
         _require_sound_slot(slot.stored if isinstance(slot, UnreadSlot) else slot)
 
 
 def _require_sound_slot(slot: Mapping[str, Any]) -> None:
     steps = _plain(slot.get("step"))
-    if steps is not None and not _not_negative(steps):
-        raise _unsound(f"says step = {_shown(steps)}", "a number, 0 or above")
+    if steps is not None and not NOT_NEGATIVE.fits(steps):
+        raise _unsound(f"says step = {_shown(steps)}", NOT_NEGATIVE.expected)
     shapes = {}
     for name in MOMENTS:
         value = slot.get(name)
@@ -66,31 +64,3 @@ def _plain(value: Any) -> Any:
 
 def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else brief(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _not_negative(value: Any) -> bool:
-    return _is_number(value) and value >= 0.0
-
-
-def _below_one(value: Any) -> bool:
-    return _is_number(value) and 0.0 <= value < 1.0
-
-
-def _two_below_one(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(_below_one(_plain(beta)) for beta in value)
-
-
-_EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "lr": (_not_negative, "a number, 0 or above"),
-    "weight_decay": (_not_negative, "a number, 0 or above"),
-    "momentum": (_below_one, "a number from 0 to below 1"),
-    "dampening": (_is_number, "a number"),
-    "betas": (_two_below_one, "two numbers from 0 to below 1"),
-    "eps": (_not_negative, "a number, 0 or above"),
-    "trust_coefficient": (_not_negative, "a number, 0 or above"),
-    "trust_coeff": (_not_negative, "a number, 0 or above"),
-}

@@ -17,6 +17,7 @@ from fromage_cli.diagnostics.breakdown.direction_option import (
 from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
 from fromage_cli.diagnostics.breakdown.plot import draw
 from fromage_cli.intake import Intake, open_problem
+from fromage_cli.optimizers.rule import FROMAGE
 from fromage_cli.terminal.answer import Answer, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.options import (
@@ -51,7 +52,7 @@ def command(
             metavar="fromage|sgd|adam|random|to:CKPT",
             help="How the weights move; fromage: every layer by the same relative step.",
         ),
-    ] = "fromage",
+    ] = FROMAGE.name,
     eta: Annotated[
         str, typer.Option(metavar="MIN:MAX:COUNT|LIST", help="Relative steps: log-spaced, or comma-separated.")
     ] = DEFAULT,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fromage_cli.errors import MismatchError, UsageError
+from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, SGD
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
@@ -14,15 +15,16 @@ if TYPE_CHECKING:
     from fromage_cli.problem.networks.layers import TrainableTensor
     from fromage_cli.problem.user_code.declared import Declared
 
-NAMES = ("fromage", "sgd", "adam", "random")
+RANDOM = "random"
+NAMES = (FROMAGE.name, SGD.name, ADAM.name, RANDOM)
 TO = "to:"
-RELATIVE = ("fromage", "random")
+RELATIVE = (FROMAGE.name, RANDOM)
 """Directions that move the matrices alone unless told otherwise; along real updates everything trainable moves."""
 
 
 def check_direction(name: str) -> None:
     """Raises UsageError for a direction that does not exist."""
-    if name == "adamw":
+    if name == ADAMW.name:
         raise UsageError(
             "There is no direction 'adamw'.", "Choose adam: the step of AdamW too, but for its decoupled weight decay."
         )
@@ -44,9 +46,9 @@ def weight_copies(name: str, reload: bool, several: bool, checkpoint: Checkpoint
     them. Of several batches each alone holds its own, beside the direction of all together where it is stored and the
     base gradient of a random one. A tenth more is for the gradient of one tensor at a time.
     """
-    held = 1 if name in ("fromage", "sgd", "random") else 2
-    making = 3 if name == "adam" and not reload and not _has_moments(checkpoint) else held
-    beside = 1 if several and name not in ("fromage", "sgd") else 0
+    held = 1 if name in (FROMAGE.name, SGD.name, RANDOM) else 2
+    making = 3 if name == ADAM.name and not reload and not _has_moments(checkpoint) else held
+    beside = 1 if several and name not in (FROMAGE.name, SGD.name) else 0
     return 0.1 + max(making, held if reload else held + 1) + beside
 
 
@@ -61,7 +63,7 @@ def decay_left_out(name: str, checkpoint: Checkpoint | None, declared: Declared)
 
     Only decay that the state tells to be coupled to the gradient goes through the moments.
     """
-    if name != "adam":
+    if name != ADAM.name:
         return None
     state = checkpoint.optimizer if checkpoint is not None and _has_moments(checkpoint) else None
     if state is None:
@@ -78,7 +80,7 @@ def gradient_count(name: str, points: int, problem: Problem, checkpoint: Checkpo
     """
     rounds = 2 if problem.further else 1
     count = float(rounds * (points + 2))
-    if name == "adam" and not _has_moments(checkpoint):
+    if name == ADAM.name and not _has_moments(checkpoint):
         alone = [problem.on(batch) for batch in problem.batches] if problem.further else []
         count += sum(_moment_gradients(part) * part.rows / problem.rows for part in (problem, *alone))
     return count
@@ -118,13 +120,13 @@ def _direction(
     from fromage_cli.probes.lines.displacement import displacement_to
     from fromage_cli.probes.optimizer_step.moments import adam_update
 
-    if name == "fromage":
+    if name == FROMAGE.name:
         return updates.fromage_direction(problem, tensors)
-    if name == "sgd":
+    if name == SGD.name:
         return updates.sgd_direction(problem, tensors)
-    if name == "random":
+    if name == RANDOM:
         return updates.random_direction(problem, tensors, problem.seed)
-    if name == "adam":
+    if name == ADAM.name:
         update, note = adam_update(problem, checkpoint.optimizer if checkpoint is not None else None)
         return updates.adam_direction(problem, tensors, update, note)
     displacement, notes = displacement_to(problem, open_checkpoint(name.removeprefix(TO)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from fromage_cli.diagnostics.breakdown.direction_option import TO
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
+from fromage_cli.optimizers.rule import ADAM, SGD
 from fromage_cli.terminal.pictures import LARGEST, log_ticks
 from fromage_cli.terminal.words import middle, number, visible
 from fromage_cli.theory.relative_trust import lemma2_rate
@@ -42,7 +43,7 @@ def eta_axis(axes: Axes, result: BreakdownResult) -> None:
     axes.set_xlim(min(low, LARGEST / 10.0), max(high, 10.0 / LARGEST))
     log_ticks(axes.xaxis, *axes.get_xlim())
     label = "fraction η of the way (no unit)" if result.direction.startswith(TO) else "relative step η (no unit)"
-    rate = f"; learning rate = {number(result.step_scale)} × η" if result.direction in ("sgd", "adam") else ""
+    rate = f"; learning rate = {number(result.step_scale)} × η" if result.direction in (SGD.name, ADAM.name) else ""
     axes.set_xlabel(label + rate)
 
 

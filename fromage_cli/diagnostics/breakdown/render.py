@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
+from fromage_cli.optimizers.rule import FROMAGE
 from fromage_cli.terminal.answer import PageStyle, Table
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
 from fromage_cli.terminal.words import number, sparkline, visible
@@ -82,7 +83,7 @@ def _limit(result: BreakdownResult) -> str:
 
 def _size(result: BreakdownResult, eta: float) -> str:
     """How far a step goes, in the words of its direction."""
-    if result.direction == "fromage":
+    if result.direction == FROMAGE.name:
         return f"steps that move every matrix by up to η ≈ {number(eta)} of its norm"
     if result.direction.startswith("to:"):
         return f"up to η ≈ {number(eta)} of the way"
@@ -103,7 +104,7 @@ def _least_loss(result: BreakdownResult) -> str:
 
 def _theory(result: BreakdownResult) -> str:
     """What Lemma 2 would have allowed, for the step that it speaks of."""
-    if result.direction != "fromage" or result.trust_eta is None or result.depth.count < 1:
+    if result.direction != FROMAGE.name or result.trust_eta is None or result.depth.count < 1:
         return ""
     allowed = lemma2_rate(1.0, result.depth.count)
     return f" Lemma 2 would allow η = {number(allowed)}, {_times(allowed / result.trust_eta)} as much."
@@ -122,7 +123,7 @@ def _times(ratio: float) -> str:
 def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
     ordered = sorted(result.layers, key=_trust_order)
     shown = ordered if style.show_all else ordered[:ROWS]
-    same = result.direction == "fromage"  # every layer moves by eta, straight against its gradient
+    same = result.direction == FROMAGE.name  # every layer moves by eta, straight against its gradient
     columns = [
         Column("layer", name=True),
         Column("shape", left=True, optional=3),

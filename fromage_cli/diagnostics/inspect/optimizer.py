@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, match_parameters
-from fromage_cli.checkpoints.optimizers.optimizer_kind import optimizer_kind, optimizer_step
 from fromage_cli.diagnostics.inspect.result import GroupResult, OptimizerResult
 from fromage_cli.errors import MismatchError
 
@@ -34,8 +33,8 @@ def describe_optimizer(checkpoint: Checkpoint) -> OptimizerResult | None:
         )
         groups.append(described)
     return OptimizerResult(
-        kind=optimizer_kind(state),
-        step=optimizer_step(state),
+        kind=state.kind,
+        step=state.steps,
         slots=tuple(dict.fromkeys(str(name) for slot in state.slots.values() for name in slot)),
         groups=tuple(groups),
     )

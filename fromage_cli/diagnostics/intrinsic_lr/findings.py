@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fromage_cli.diagnostics.intrinsic_lr.law import RATE_POWERS
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult, LayerEquilibrium
 from fromage_cli.findings import Finding
+from fromage_cli.optimizers.rule import LARS
 
 SETTLED, SOON = 0.2, 0.25
 """A power of the norm that far from its end, in its logarithm, changes within so much of a relaxation time."""
@@ -53,11 +54,11 @@ def _growing(result: IntrinsicResult) -> Iterator[Finding]:
         severity="warn",
         layer=fastest.name,
         message=f"has no equilibrium{_others(len(growing))}: its norm grows by {rate:.3g} a step in ln ‖W‖"
-        + ("" if result.optimizer == "lars" else ", ever more slowly, and its effective rate falls"),
+        + ("" if result.optimizer == LARS.name else ", ever more slowly, and its effective rate falls"),
         value=rate,
         limit=0.0,
         hint=_balance(fastest, rate)
-        if result.optimizer == "lars" and result.decay == "decoupled"
+        if result.optimizer == LARS.name and result.decay == "decoupled"
         else "Decay the weights: they then settle at a norm, and the effective rate with them.",
     )
 

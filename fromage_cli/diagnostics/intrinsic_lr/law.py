@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
+from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, LARS, LION, RULES, SGD
 from fromage_cli.theory.equilibrium import (
     Equilibrium,
     adam_growth,
@@ -30,9 +31,9 @@ WITHOUT_DECAY = "without weight decay the norm grows and never settles"
 FOREIGN_DECAY = (
     "Fromage has no weight decay of its own, and how the one found in its state or declared acts is not known"
 )
-RATE_POWERS = {"sgd": 2, "adam": 1, "adamw": 1, "lion": 1, "lars": 0, "fromage": 0, "lamb": 0}
+RATE_POWERS = {name: rule.rate_power for name, rule in RULES.items() if rule.rate_power is not None}
 """The effective rate is η / ‖W‖ to this power."""
-NEEDS_GRADIENTS = ("sgd", "lars")
+NEEDS_GRADIENTS = (SGD.name, LARS.name)
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,9 @@ def law_of(subject: Subject) -> Law:
         return _nothing("the learning rate is not known: --lr, or a state of the optimizer", *RATES)
     if rate == 0.0:
         return _nothing("the learning rate is 0, the end of its schedule: --lr gives another")
-    if decay is None and name == "lars":
+    if decay is None and name == LARS.name:
         return replace(_wandering(subject, None, NO_DECAY), missing=(*WAY, RATES[0]))
-    if decay is None and name != "fromage":
+    if decay is None and name != FROMAGE.name:
         return _nothing(NO_DECAY, RATES[0])
     known = name if subject.training.variant is None else ""
     return _LAWS.get(known, _without_form)(subject, rate, decay or 0.0)
@@ -103,9 +104,9 @@ def _adaptive(subject: Subject, rate: float, decay: float) -> Law:
     training = subject.training
     if decay == 0.0:
         return _growing()
-    if training.optimizer == "adam" and not training.decoupled:
+    if training.optimizer == ADAM.name and not training.decoupled:
         return _nothing("Adam with decay coupled to the gradient has no closed form", RATES[0])
-    make = lion_equilibrium if training.optimizer == "lion" else adamw_equilibrium
+    make = lion_equilibrium if training.optimizer == LION.name else adamw_equilibrium
     return Law(make(rate, decay, _betas(training)), rate * decay, settles=True)
 
 
@@ -133,12 +134,12 @@ def _without_form(subject: Subject, rate: float, decay: float) -> Law:
 
 
 _LAWS = {
-    "sgd": _sgd,
-    "adam": _adaptive,
-    "adamw": _adaptive,
-    "lion": _adaptive,
-    "lars": _lars,
-    "fromage": _fromage,
+    SGD.name: _sgd,
+    ADAM.name: _adaptive,
+    ADAMW.name: _adaptive,
+    LION.name: _adaptive,
+    LARS.name: _lars,
+    FROMAGE.name: _fromage,
 }
 
 
@@ -162,13 +163,13 @@ def _betas(training: Training) -> tuple[float, float]:
 def equilibrium_norm(subject: Subject) -> float | None:
     """‖W*‖ of a layer whose law settles; None where it takes gradients that are not at hand."""
     training, rate, decay = subject.training, subject.rate or 0.0, subject.decay or 0.0
-    if training.optimizer in ("adam", "adamw"):
+    if training.optimizer in (ADAM.name, ADAMW.name):
         return adamw_norm(rate, decay, subject.elements)
-    if training.optimizer == "lion":
+    if training.optimizer == LION.name:
         return lion_norm(rate, decay, _betas(training), subject.elements)
     if subject.squares is None:
         return None
-    if training.optimizer == "lars":
+    if training.optimizer == LARS.name:
         return math.hypot(*(lars_norm(subject.step, decay, training.gains, square) for square in subject.squares))
     return math.hypot(*(sgd_norm(rate, decay, training.gains, square) for square in subject.squares))
 
@@ -178,22 +179,22 @@ def growth(subject: Subject) -> float | None:
     training, rate, norm = subject.training, subject.rate, subject.norm
     if not subject.invariant or rate is None or not 0.0 < norm < math.inf:
         return None
-    if training.optimizer == "fromage":
+    if training.optimizer == FROMAGE.name:
         return None if subject.decay else 0.0
-    if training.optimizer == "lars" and subject.decay is not None:
+    if training.optimizer == LARS.name and subject.decay is not None:
         return lars_growth(subject.step, training.gains, rate * subject.decay if training.decoupled else 0.0)
-    if training.optimizer in ("adam", "adamw", "lion") and subject.decay == 0.0:
-        lion = training.optimizer == "lion"
+    if training.optimizer in (ADAM.name, ADAMW.name, LION.name) and subject.decay == 0.0:
+        lion = training.optimizer == LION.name
         size = lion_growth(rate, _betas(training), subject.elements) if lion else adam_growth(rate, subject.elements)
         return size / (2.0 * norm**2)
-    if training.optimizer == "sgd" and subject.decay == 0.0 and subject.squared_gradient is not None:
+    if training.optimizer == SGD.name and subject.decay == 0.0 and subject.squared_gradient is not None:
         return sgd_growth(rate, training.gains, norm**2 * subject.squared_gradient) / (4.0 * norm**4)
     return None
 
 
 def effective_rate(training: Training, rate: float | None, norm: float) -> float | None:
     """η / ‖W‖², η / ‖W‖, or the relative step; None where it is not defined, as for a step that may be clipped."""
-    clipped = training.optimizer == "lars" and training.variant is not None
+    clipped = training.optimizer == LARS.name and training.variant is not None
     power = None if clipped else RATE_POWERS.get(training.optimizer)
     if rate is None or power is None or (power and not 0.0 < norm < math.inf):
         return None

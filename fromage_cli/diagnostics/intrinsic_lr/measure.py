@@ -11,6 +11,7 @@ from fromage_cli.diagnostics.intrinsic_lr.layer import Measuring, Reasons
 from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, IntrinsicResult, LayerEquilibrium
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.errors import ResourceError
+from fromage_cli.optimizers.rule import FROMAGE, LARS
 
 
 def measure(
@@ -48,7 +49,7 @@ def measure(
         optimizer=training.optimizer,
         momentum=training.momentum,
         betas=training.betas,
-        decay=None if training.optimizer == "fromage" else "decoupled" if training.decoupled else "coupled",
+        decay=None if training.optimizer == FROMAGE.name else "decoupled" if training.decoupled else "coupled",
         steps_per_epoch=training.steps_per_epoch,
         train_batch_size=evidence.batch_size,
         tested=any(found.verdict != "untested" for found in evidence.layers.values()),
@@ -72,4 +73,4 @@ def _observed(
 
 def needs_gradients(training: Training) -> bool:
     """Whether the rule's equilibrium norm depends on how large gradients are."""
-    return training.optimizer in NEEDS_GRADIENTS and not (training.optimizer == "lars" and training.decoupled)
+    return training.optimizer in NEEDS_GRADIENTS and not (training.optimizer == LARS.name and training.decoupled)

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult, LayerEquilibrium
+from fromage_cli.optimizers.rule import LION
 from fromage_cli.terminal.answer import PageStyle, Table
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, counted, number, sparkline
@@ -144,7 +145,7 @@ def _legend(result: IntrinsicResult) -> str:
             words.append("expected: at equilibrium, if gradients were noise alone")
     elif any(layer.expected_rotation is not None for layer in result.layers):
         words.append("rotation: radians a step, at equilibrium")
-    if result.optimizer == "lion" and any(layer.equilibrium_norm is not None for layer in result.layers):
+    if result.optimizer == LION.name and any(layer.equilibrium_norm is not None for layer in result.layers):
         words.append("‖W*‖ for Gaussian noise: layers of sparse gradients end 10 to 30 % above")
     return f"{'; '.join(words)}." if words else ""
 

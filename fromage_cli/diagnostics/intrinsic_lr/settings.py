@@ -7,18 +7,19 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, match_parameters
-from fromage_cli.checkpoints.optimizers.optimizer_kind import EITHER_ADAM, optimizer_kind
 from fromage_cli.errors import MismatchError, UsageError
-from fromage_cli.probes.optimizer_step.optimizer import DECOUPLED, Given
+from fromage_cli.optimizers.recognition import EITHER_ADAM
+from fromage_cli.optimizers.rule import ADAM, ADAMW, LARS, LION, RULES, SGD
+from fromage_cli.optimizers.settings import Given
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
 
 if TYPE_CHECKING:
     from fromage_cli.problem.user_code.declared import Declared
 
-WITH_MOMENTUM = ("sgd", "lars")
-MAY_DECOUPLE = ("lars", "adam")
-"""Rules whose decay is coupled to the gradient unless it is said not to be."""
-WITH_BETAS = {"adam": (0.9, 0.999), "adamw": (0.9, 0.999), "lion": (0.9, 0.99)}
+WITH_MOMENTUM = (SGD.name, LARS.name)
+MAY_DECOUPLE = [rule.name for rule in RULES.values() if rule.may_decouple]
+DECOUPLED = [rule.name for rule in RULES.values() if rule.decay in ("decoupled", "rescaled")]
+WITH_BETAS = {rule.name: rule.defaults["betas"] for rule in (ADAM, ADAMW, LION)}
 """What torch, or the paper, takes when nothing is said."""
 VARIANTS = {"amsgrad": "AMSGrad", "trust_clip": "LARS with a clipped trust ratio"}
 """Settings that make a rule one without a closed form."""
@@ -65,14 +66,14 @@ def find_training(
     known.
     """
     states = [checkpoint.optimizer for checkpoint in checkpoints]
-    kind = next((found for state in reversed(states) if state and (found := optimizer_kind(state))), None)
-    optimizer = given.name or ("adamw" if kind == EITHER_ADAM else kind)
+    kind = next((found for state in reversed(states) if state and (found := state.kind)), None)
+    optimizer = given.name or (ADAMW.name if kind == EITHER_ADAM else kind)
     if optimizer is None:
         raise UsageError(
             "No optimizer is known: the checkpoint holds no state of one, and none was named.",
             "Give --optimizer and --lr, and --weight-decay.",
         )
-    serving = [state if state and _serves(optimizer_kind(state), optimizer) else None for state in states]
+    serving = [state if state and _serves(state.kind, optimizer) else None for state in states]
     first: Mapping[str, Any] = next((state.groups[0].settings for state in reversed(serving) if state), {})
     settings = [_by_layer(one, state, names, shapes) for one, state in zip(checkpoints, serving, strict=True)]
     rates = {
@@ -106,7 +107,7 @@ def _rule(optimizer: str, given: Given, first: Mapping[str, Any], declared: Decl
         pair = _first(given.betas, first.get("betas"), declared.betas, WITH_BETAS[optimizer])
         betas = float(pair[0]), float(pair[1])
     nesterov = heavy and (given.nesterov or bool(first.get("nesterov")))
-    trust = first.get("trust_coefficient") or first.get("trust_coeff") if optimizer == "lars" else None
+    trust = first.get("trust_coefficient") or first.get("trust_coeff") if optimizer == LARS.name else None
     return Training(
         optimizer=optimizer,
         gains=momentum_gains(momentum, float(first.get("dampening") or 0.0), nesterov) if heavy else Gains(),
@@ -129,7 +130,7 @@ def _assumed(optimizer: str, given: Given, first: Mapping[str, Any], declared: D
 
 def _serves(kind: str | None, optimizer: str) -> bool:
     """Whether the settings of a state of one rule are those of the other: Adam's serve AdamW."""
-    adams = ("adam", "adamw", EITHER_ADAM)
+    adams = (ADAM.name, ADAMW.name, EITHER_ADAM)
     return kind == optimizer or (kind in adams and optimizer in adams)
 
 

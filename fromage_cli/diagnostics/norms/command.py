@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +10,7 @@ from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_run
 from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
-from fromage_cli.terminal.optimizer_options import OptimizerOptions, refuse_decay, require, spelled
+from fromage_cli.terminal.optimizer_options import OptimizerName, OptimizerOptions, refuse_decay, require, spelled
 from fromage_cli.terminal.options import (
     BatchOptions,
     ModelOptions,
@@ -38,7 +38,7 @@ def command(
     ],
     *,
     optimizer: Annotated[
-        Literal["fromage", "lars", "lamb", "sgd", "adam", "adamw", "lion"] | None,
+        OptimizerName | None,
         typer.Option(rich_help_panel=PANEL, help="What trained it, where the checkpoints do not say."),
     ] = None,
     lr: Annotated[

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
 from fromage_cli.checkpoints.reading.reductions import Rows, measure_norms, measure_rows
 from fromage_cli.diagnostics.norms.result import Channels, LayerNorms, NormsResult, Overflow, OverflowSteps
-from fromage_cli.diagnostics.norms.settings import FIRST_BETA, RELATIVE, Settings
+from fromage_cli.diagnostics.norms.settings import FIRST_BETA, Settings
+from fromage_cli.optimizers.rule import RULES
 from fromage_cli.theory.growth import (
     LARGEST,
     drift,
@@ -24,7 +25,7 @@ from fromage_cli.theory.scale_invariance import Invariance
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-EXPONENTS = {"sgd": 2, "adam": 1, "adamw": 1, "lion": 1} | dict.fromkeys(RELATIVE, 0)
+EXPONENTS = {name: rule.rate_power for name, rule in RULES.items()}
 """The effective learning rate is η / ‖W‖ to this power."""
 DEAD = 1e-6
 """A row's norm over the median below which nothing is left of it."""
@@ -96,7 +97,7 @@ def _layer(
     steps, settings = run.steps, run.settings
     growth, stderr = _growth(steps, norms)
     lasting = growth if growth is not None and is_drift(growth, stderr, len(norms)) else None
-    power = EXPONENTS.get(settings.optimizer or "", None)
+    power = EXPONENTS.get(settings.optimizer or "")
     return LayerNorms(
         name=entry.name,
         kind=tested.kind,
@@ -139,8 +140,9 @@ def _law(settings: Settings, rate: float) -> float:
     """½ ln(1+δ²) less what decoupled decay takes off, η·wd, at one rate."""
     first_beta = FIRST_BETA if settings.first_beta is None else settings.first_beta
     relative = settings.trust_coefficient * rate
-    walk = relative_walk(settings.optimizer or "", relative, settings.gains.total, first_beta)
-    return orthogonal_growth(walk or 0.0) - rate * (settings.weight_decay or 0.0)
+    averages = RULES[settings.optimizer].averages if settings.optimizer is not None else None
+    walk = relative_walk(averages, relative, settings.gains.total, first_beta)
+    return orthogonal_growth(walk) - rate * (settings.weight_decay or 0.0)
 
 
 def _overflow(step: int, found: Rows, growth: float) -> OverflowSteps:

@@ -5,16 +5,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint, OptimizerState
-from fromage_cli.checkpoints.optimizers.optimizer_kind import optimizer_kind
 from fromage_cli.errors import UsageError
+from fromage_cli.optimizers.rule import FROMAGE, LAMB, LARS, RULES
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
 
 if TYPE_CHECKING:
     from fromage_cli.problem.user_code.declared import Declared
 
-RELATIVE = ("fromage", "lars", "lamb")
-"""Optimizers whose rate is a relative step."""
-OPTIMIZERS = (*RELATIVE, "sgd", "adam", "adamw", "lion")
+RELATIVE = tuple(rule.name for rule in RULES.values() if rule.relative)
 FIRST_BETA = 0.9
 """β₁ of LAMB where nothing says it: the default of every implementation."""
 
@@ -67,7 +65,7 @@ class Settings:
             (unknown, "the learning rate is not known"),
             (self.clipped, f"the trust ratio of {name} is clipped"),
             (self.mixed_decay, "parameter groups differ in weight decay"),
-            (self.coupled and name == "fromage", foreign),
+            (self.coupled and name == FROMAGE.name, foreign),
             (self.coupled, f"{name} rescales its weight decay with its update, by a size that is not known"),
         )
         return next((reason for holds, reason in reasons if holds), None)
@@ -75,9 +73,9 @@ class Settings:
     @property
     def assumed(self) -> tuple[str, ...]:
         """What the law takes for want of knowing."""
-        lars = self.optimizer == "lars"
+        lars = self.optimizer == LARS.name
         assumptions = (
-            (self.optimizer == "lamb" and self.first_beta is None, f"β₁ is not known, {FIRST_BETA} is taken"),
+            (self.optimizer == LAMB.name and self.first_beta is None, f"β₁ is not known, {FIRST_BETA} is taken"),
             (lars and self.momentum is None, "the momentum is not known, 0 is taken"),
         )
         return tuple(words for holds, words in assumptions if holds)
@@ -119,7 +117,7 @@ def find_settings(
 
 def _is_coupled(optimizer: str, state: OptimizerState | None, given: Settings) -> bool:
     """Whether that optimizer rescales its decay: LAMB by its rule, LARS unless its decay was said to be decoupled."""
-    if optimizer == "lamb":
+    if optimizer == LAMB.name:
         decoupled = _setting(state, "weight_decouple") and not _setting(state, "fixed_decay")
         return given.weight_decay is not None or not decoupled
     return optimizer in RELATIVE and not given.decoupled
@@ -132,12 +130,12 @@ def _refuse_idle(given: Settings, optimizer: str | None, typed: Callable[[str], 
         if value is not None and optimizer is None and typed(flag[2:].replace("-", "_")):
             raise UsageError(
                 f"{flag} says nothing as long as the optimizer is unknown.",
-                hint=f"Add --optimizer, one of {', '.join(OPTIMIZERS)}.",
+                hint=f"Add --optimizer, one of {', '.join(RULES)}.",
             )
     for flag, said, rule in (
-        ("--momentum", given.momentum is not None, "lars"),
-        ("--betas", given.betas is not None, "lamb"),
-        ("--decoupled", given.decoupled, "lars"),
+        ("--momentum", given.momentum is not None, LARS.name),
+        ("--betas", given.betas is not None, LAMB.name),
+        ("--decoupled", given.decoupled, LARS.name),
     ):
         if said and optimizer != rule and typed(flag[2:]):
             raise UsageError(
@@ -152,9 +150,7 @@ def _first(*values: float | None) -> float | None:
 
 
 def _kind(state: OptimizerState | None) -> str | None:
-    kind = optimizer_kind(state) if state is not None else None
-    kind = "adam" if kind == "adam or adamw" else kind  # alike in what is asked here
-    return kind if kind in OPTIMIZERS else None
+    return state.settings.rule if state is not None else None
 
 
 def _setting(state: OptimizerState | None, name: str) -> float | None:

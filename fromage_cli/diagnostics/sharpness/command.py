@@ -25,7 +25,7 @@ from fromage_cli.terminal.progress import progress
 
 if TYPE_CHECKING:
     from fromage_cli.diagnostics.sharpness.measure import Measurement
-    from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+    from fromage_cli.optimizers.settings import Optimizer
 
 
 @shared_options(tables=("eigenvalues", "blocks"))
@@ -112,10 +112,8 @@ def _answer(measured: "Measurement", chosen: str, rule: "Optimizer") -> Answer:
 
 def _trained(intake: Intake) -> bool:
     """Whether the checkpoint is past its initialisation; one that does not tell its step counts as trained."""
-    from fromage_cli.probes.optimizer_step.next_step import steps_taken
-
     if intake.checkpoint is None:
         return False
     if intake.checkpoint.step is None:
-        return intake.checkpoint.optimizer is None or steps_taken(intake.checkpoint.optimizer) > 0
+        return intake.checkpoint.optimizer is None or (intake.checkpoint.optimizer.steps or 0) > 0
     return intake.checkpoint.step > 0

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.cost import measure_cost
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.problem.evaluation.curvature_operators import has_gauss_newton
 from fromage_cli.problem.evaluation.output_expansion import EXPANSION_PRODUCTS
 from fromage_cli.problem.evaluation.problem import Problem

@@ -8,10 +8,12 @@ from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.sharpness.cost import Effort
 from fromage_cli.diagnostics.sharpness.result import Absent, BatchSharpness, LayerBlock
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
+from fromage_cli.optimizers.rule import SGD
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
 from fromage_cli.probes.curvature.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
 from fromage_cli.probes.curvature.preconditioned_hessian import groups_differ, precondition
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.problem.conditions.evaluation import batch_statistics_modules
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, has_gauss_newton, hessian
 from fromage_cli.problem.evaluation.problem import Problem
@@ -86,7 +88,7 @@ class Course:
     def preconditioned_eigenvalue(self) -> float | None:
         """Of the Hessian as Adam's second moments, groups' rates and their coupled decay condition it."""
         name = "preconditioned_eigenvalue"
-        differ = self.optimizer.name == "sgd" and groups_differ(self.problem, self.space, self.optimizer, self.state)
+        differ = self.optimizer.rule is SGD and groups_differ(self.problem, self.space, self.optimizer, self.state)
         if not (self.optimizer.adaptive or differ):
             self.without(name, f"the optimizer is {self.optimizer.name or 'not known'}")
             return None

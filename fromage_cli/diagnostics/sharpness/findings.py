@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fromage_cli.diagnostics.sharpness.result import SharpnessResult
 from fromage_cli.findings import Finding, Severity
+from fromage_cli.optimizers.rule import SGD
 from fromage_cli.terminal.words import counted
 
 Words = tuple[str, Severity, str, str]
@@ -128,7 +129,7 @@ _COURSES: dict[str, Words] = {
 def _batches(result: SharpnessResult, limits: Limits) -> Iterator[Finding]:
     """Plain SGD only: the quantity is compared with 2 / eta."""
     batches, rate = result.batch_sharpness, result.learning_rate
-    if batches is None or rate is None or result.optimizer != "sgd" or result.momentum:
+    if batches is None or rate is None or result.optimizer != SGD.name or result.momentum:
         return
     ratio = batches.mean * rate / 2.0
     if ratio - batches.stderr * rate > limits.stochastic:
@@ -144,7 +145,7 @@ def _batches(result: SharpnessResult, limits: Limits) -> Iterator[Finding]:
 
 
 def _bands_of_plain_descent(result: SharpnessResult, limits: Limits) -> Iterator[Finding]:
-    plain = result.optimizer == "sgd" and not result.momentum
+    plain = result.optimizer == SGD.name and not result.momentum
     if not plain and not result.trained and result.ratio is not None and result.ratio >= limits.ratio:
         yield Finding(
             code="bands-of-plain-descent",

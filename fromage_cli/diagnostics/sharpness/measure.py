@@ -10,8 +10,9 @@ from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, Sharpnes
 from fromage_cli.diagnostics.sharpness.update import measure_update
 from fromage_cli.diagnostics.sharpness.verdict import ratio_to_threshold, regime_of
 from fromage_cli.errors import FromageError
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.threshold import threshold_of
-from fromage_cli.probes.optimizer_step.optimizer import WITH_MOMENTUM, Optimizer, state_of
+from fromage_cli.probes.optimizer_step.matched_state import state_of
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -44,7 +45,7 @@ def measure(
     measurement.
     """
     course = Course(problem, WeightSpace(tensors), optimizer, state_of(optimizer, state), effort or Effort(), advance)
-    loss, notes = problem.base.loss, list(optimizer.notes)
+    loss, notes = problem.base.loss, [*optimizer.notes, *optimizer.group_notes]
     found = course.spectrum("eigenvalues", hessian, course.effort.count)
     outer = course.gauss_newton_eigenvalue()
     conditioned = course.preconditioned_eigenvalue()
@@ -62,7 +63,7 @@ def measure(
         batch_sharpness=batches,
         optimizer=optimizer.name,
         learning_rate=optimizer.learning_rate,
-        momentum=optimizer.momentum if optimizer.name in WITH_MOMENTUM else None,
+        momentum=optimizer.momentum if optimizer.has("momentum") else None,
         threshold=threshold_of(optimizer),
         ratio=ratio,
         scaled_ratio=2.0 * ratio if ratio is not None else None,

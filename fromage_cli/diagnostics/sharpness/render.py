@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.diagnostics.sharpness.result import LayerBlock, QuadraticModel, SharpnessResult
+from fromage_cli.optimizers.rule import RULES
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, ascii_words, counted, number, sparkline
@@ -19,6 +20,8 @@ _REGIMES = {
     "divergent": "beyond what any network measured survived (divergent)",
     "edge-of-stability": "the edge of stability, usual for a trained network",
 }
+
+ADAPTIVE = [rule.name for rule in RULES.values() if rule.adaptive]
 
 
 def render(result: SharpnessResult, style: PageStyle) -> RenderableType:
@@ -45,7 +48,7 @@ def summary(result: SharpnessResult) -> str:
     if result.threshold is None or result.learning_rate is None:
         missing = next((absent.reason for absent in result.absent if absent.name == "threshold"), "it is not known")
         return f"{sharpness} There is no threshold to hold it against: {missing}."
-    adaptive = result.optimizer in ("adam", "adamw")
+    adaptive = result.optimizer in ADAPTIVE
     preconditioned = "a preconditioned " if adaptive or result.preconditioned_eigenvalue is not None else ""
     held = (
         f"{_optimizer(result)} at a rate of {number(result.learning_rate)} is stable up to "
@@ -98,9 +101,7 @@ def _curvatures(result: SharpnessResult, style: PageStyle) -> RenderableType:
 
 
 def _conditioned_by(result: SharpnessResult) -> str:
-    return (
-        "as Adam's step sees it" if result.optimizer in ("adam", "adamw") else "as rates and decays of groups scale it"
-    )
+    return "as Adam's step sees it" if result.optimizer in ADAPTIVE else "as rates and decays of groups scale it"
 
 
 def _with_error(value: float | None, error: float | None) -> str | None:

@@ -2,25 +2,22 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from fromage_cli.diagnostics.suggest_lr.course import Course
 from fromage_cli.diagnostics.suggest_lr.result import Alternative
-from fromage_cli.diagnostics.suggest_lr.training import typical_of
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
+from fromage_cli.optimizers.rule import RULES
+from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.optimizers.typical_rates import typical_rate
 from fromage_cli.probes.lines.critical import critical_rate
 from fromage_cli.probes.optimizer_step.next_step import measure_next_step
 from fromage_cli.probes.optimizer_step.next_update import stand_in
-from fromage_cli.probes.optimizer_step.optimizer import MOMENTA, OPTIMIZERS, Optimizer
 from fromage_cli.probes.optimizer_step.step_direction import step_line
 from fromage_cli.probes.optimizer_step.update_rules import Memory
 
-COMMON = {
-    "sgd": Optimizer("sgd", momentum=0.9),
-    "lars": Optimizer("lars", momentum=0.9),
-    "muon": Optimizer("muon", momentum=MOMENTA["muon"], nesterov=True),
-    "lion": Optimizer("lion", betas=(0.9, 0.99)),
-}
-"""Settings that are usual; of the others, their defaults."""
+USUAL_MOMENTUM = 0.9
+"""Of rules whose default is none, which hardly anyone trains with."""
 PRECISION = 1.2
 """Up to this factor the rate is known that raises the loss."""
 FORWARDS = 60
@@ -39,11 +36,12 @@ def measure_alternatives(course: Course, eta: float | None) -> tuple[Alternative
         return ()
     try:
         memory, _ = stand_in(course.problem, course.update.noise)
-        for name in OPTIMIZERS:
+        for rule in RULES.values():
             left = round(until - course.problem.evaluations.forwards)
-            other, rises = _alternative(
-                course, COMMON.get(name, Optimizer(name)), eta, memory, rises=rises or 1e-2, left=left
-            )
+            usual = Optimizer(rule.name).with_settings(rule.defaults)
+            if rule.defaults.get("momentum") == 0.0:
+                usual = replace(usual, momentum=USUAL_MOMENTUM)
+            other, rises = _alternative(course, usual, eta, memory, rises=rises or 1e-2, left=left)
             found.append(other)
             course.advance()
     except ResourceError as limit:
@@ -58,7 +56,7 @@ def _alternative(
 
     `rises`: where the rule before had it, which is where the search begins.
     """
-    name, usual = rule.name or "", typical_of(rule)[0]
+    name, usual = rule.name or "", typical_rate(rule)[0]
     try:
         step = measure_next_step(course.problem, rule, None, memory)
         line = step_line(course.problem, course.tensors, step, name)

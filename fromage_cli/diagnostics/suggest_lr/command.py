@@ -23,7 +23,7 @@ from fromage_cli.terminal.progress import progress
 if TYPE_CHECKING:
     from fromage_cli.diagnostics.suggest_lr.measure import Measurement
     from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
-    from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+    from fromage_cli.optimizers.settings import Optimizer
 
 TRAINING_BATCHES = 15
 """Taken from an iterator beside the diagnostic batch, for short runs: a fifth of them for the losses."""

@@ -3,10 +3,10 @@
 from fromage_cli.diagnostics.suggest_lr.alternatives import FORWARDS
 from fromage_cli.diagnostics.suggest_lr.course import FORWARD, Wish
 from fromage_cli.errors import UsageError
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.cost import measure_cost
 from fromage_cli.probes.curvature.stable_rate import MAX_PRODUCTS
 from fromage_cli.probes.lines.crossing import POINTS, WITHOUT_SLOPE
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.trial_runs.short_runs import LARGEST_GRADIENTS, RATES
 from fromage_cli.probes.trial_runs.training_rows import TrainingRows, training_rows
 from fromage_cli.probes.trial_runs.verification import FACTORS

@@ -8,11 +8,11 @@ from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.suggest_lr.held_out_rows import critical_on_others
 from fromage_cli.diagnostics.suggest_lr.result import LIMIT, Estimate
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.stable_rate import stable_rate
 from fromage_cli.probes.lines.critical import critical_rate
 from fromage_cli.probes.lines.crossing import Crossing, find_crossing, find_sum_crossing
 from fromage_cli.probes.optimizer_step.next_update import CHUNKS, NextUpdate, next_update
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.structure.depth import measure_depth
 from fromage_cli.problem.evaluation.problem import Evaluations, Problem
 from fromage_cli.problem.networks.layers import TrainableTensor

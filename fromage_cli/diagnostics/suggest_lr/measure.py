@@ -17,9 +17,11 @@ from fromage_cli.diagnostics.suggest_lr.result import (
 )
 from fromage_cli.diagnostics.suggest_lr.training import Trained, check, recommend
 from fromage_cli.errors import FromageError
+from fromage_cli.optimizers.rule import FROMAGE, LARS
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.lines.crossing import Crossing
 from fromage_cli.probes.optimizer_step.gradient_noise import GradientNoise
-from fromage_cli.probes.optimizer_step.optimizer import WITH_BETAS, WITH_MOMENTUM, Optimizer, state_of
+from fromage_cli.probes.optimizer_step.matched_state import state_of
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.terminal.words import counted
@@ -67,7 +69,7 @@ def measure(
     asked for that cannot be made.
     """
     wish, state = wish or Wish(), state_of(optimizer, state)
-    known = optimizer if optimizer.name is not None else Optimizer("fromage")
+    known = optimizer if optimizer.name is not None else Optimizer(FROMAGE.name)
     course = begin(problem, tensors, known, state, wish=wish, advance=advance, known=optimizer.name is not None)
     crossing = course.measured()
     whole = course.measured_together(crossing) if crossing is not None else None
@@ -135,8 +137,8 @@ def _settings(
         name=optimizer.name,
         current_learning_rate=rate,
         current_ratio=rate / limit.learning_rate if rate is not None and limit.learning_rate else None,
-        momentum=optimizer.momentum if optimizer.name in WITH_MOMENTUM else None,
-        betas=optimizer.betas if optimizer.name in WITH_BETAS else None,
+        momentum=optimizer.momentum if optimizer.has("momentum") else None,
+        betas=optimizer.betas if optimizer.has("betas") else None,
         weight_decay=optimizer.weight_decay if optimizer.name is not None else None,
         filled=course.update.filled,
         train_batch_size=wish.batch_size or course.problem.batch.size,
@@ -147,7 +149,7 @@ def _settings(
 def _notes(
     course: Course, optimizer: Optimizer, crossing: Crossing | None, trained: Trained, wish: Wish
 ) -> tuple[str, ...]:
-    notes = [*optimizer.notes, course.update.step.note if optimizer.name is not None else ""]
+    notes = [*optimizer.notes, *optimizer.group_notes, course.update.step.note if optimizer.name is not None else ""]
     if wish.batch_size is None:
         size = course.problem.batch.size
         rows = counted(size, "row")
@@ -162,10 +164,8 @@ def _notes(
         notes.append(f"noise: from {course.update.noise.count} parts of the rows only; cosines tend to be too low.")
     if course.update.no_noise is not None:
         notes.append(f"noise: not measured ({course.update.no_noise}); cosines are those of the batch as it is.")
-    if optimizer.name == "lars":
+    if optimizer.rule is LARS:
         notes.append("lars: taken to scale every tensor, vectors too; some implementations leave vectors unscaled.")
-    if optimizer.name == "lars" and optimizer.trust_coefficient == 1.0:
-        notes.append("lars: trust coefficient taken as 1; with another, divide the rates by it.")
     if optimizer.trust_clip:
         notes.append(f"{optimizer.name}: its clipping of the trust ratio shortens some steps and is left out.")
     if crossing is not None and crossing.products is None and crossing.stopped is None:

@@ -8,7 +8,6 @@ from fromage_cli.diagnostics.suggest_lr.result import GroupRate, LayerRate, Limi
 from fromage_cli.probes.lines.crossing import Crossing
 from fromage_cli.probes.lines.direction import Move
 from fromage_cli.probes.optimizer_step.next_step import group_numbers
-from fromage_cli.probes.optimizer_step.optimizer import tells_rates
 from fromage_cli.theory.conversions import largest_rate
 
 
@@ -30,7 +29,7 @@ def read_limit(
                 limiting_layer=found.limiting,
                 criterion=found.criterion,
                 upper_eta=found.upper,
-                reliable=found.closed and tells_rates(course.state),
+                reliable=found.closed and (course.state is None or course.state.rates_told),
                 averaged=course.update.sampled,
             )
     relation = crossing.relation if crossing is not None else "uncertifiable"

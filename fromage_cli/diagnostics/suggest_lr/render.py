@@ -6,13 +6,13 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.diagnostics.suggest_lr.result import LIMIT, LayerRate, Limit, SuggestedRates
+from fromage_cli.optimizers.rule import RULES
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, sparkline
 
 ROWS = 8
 """Layers shown without `--all`."""
-RELATIVE = ("fromage", "lars", "lamb")
 
 
 def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
@@ -56,7 +56,7 @@ def _limit(result: SuggestedRates) -> str:
             f"The next {_certain(result)} a relative step of {number(limit.eta)}{_limited(limit)}; which "
             "learning rate that is depends on the optimizer, which is not known."
         )
-    relative = f"relative step {number(limit.eta)}" if name not in RELATIVE else ""
+    relative = f"relative step {number(limit.eta)}" if not RULES[name].relative else ""
     sums = (each.learning_rate for each in result.estimates if each.name == "measured-sum")
     whole = next(sums, None) if limit.estimator == "measured" else None
     further = f", and on the whole up to {number(whole)}" if whole is not None else ""

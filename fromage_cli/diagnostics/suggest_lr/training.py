@@ -7,13 +7,12 @@ from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.suggest_lr.course import Course, gradients
 from fromage_cli.diagnostics.suggest_lr.result import LIMIT, Estimate, ProbeRun, Recommended, VerifiedRun
 from fromage_cli.errors import FromageError, MismatchError, ResourceError, UsageError
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+from fromage_cli.optimizers.typical_rates import typical_rate
 from fromage_cli.probes.trial_runs.rate_probe import RateProbe, measure_rate
 from fromage_cli.probes.trial_runs.verification import verify
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.perceptron import Perceptron
 from fromage_cli.terminal.words import counted
-from fromage_cli.theory.typical_rates import typical_rate
 
 
 @dataclass(frozen=True)
@@ -28,19 +27,9 @@ class Trained:
 
 def typical(course: Course) -> float | None:
     """Adds the typical rate of the optimizer to the estimates."""
-    rate, source = typical_of(course.optimizer)
+    rate, source = typical_rate(course.optimizer)
     course.estimates.append(Estimate("typical", course.eta(rate), rate, source, 0.0))
     return rate
-
-
-def typical_of(optimizer: Optimizer) -> tuple[float | None, str]:
-    """The typical rate, and where it comes from."""
-    return typical_rate(
-        optimizer.name,
-        momentum=optimizer.momentum,
-        trust_coefficient=optimizer.trust_coefficient,
-        adjust_lr_fn=optimizer.adjust_lr_fn,
-    )
 
 
 def recommend(

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.lanczos import Operator
 from fromage_cli.probes.optimizer_step.next_step import decays, preconditioner, rate_shares
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.optimizer_step.update_rules import Memory
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem

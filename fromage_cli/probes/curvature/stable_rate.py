@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import ResourceError
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.lanczos import largest_eigenvalues
 from fromage_cli.probes.curvature.preconditioned_hessian import precondition
 from fromage_cli.probes.curvature.threshold import no_threshold, rate_for
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.optimizer_step.update_rules import Memory
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
 from fromage_cli.problem.evaluation.problem import Problem
@@ -46,7 +46,7 @@ def stable_rate(
     `memory` stands in for Adam's second moments where the state holds none. Costs at most 20 Hessian-vector products.
     Raises MismatchError where the loss has no second derivative, NumericalError where a product is not finite.
     """
-    if optimizer.name not in ("sgd", "adam", "adamw"):
+    if optimizer.rule is None or optimizer.rule.threshold is None:
         return StableRate(None, no_threshold(optimizer) or "the optimizer has no threshold")
     space = WeightSpace(tensors)
     preconditioning = precondition(problem, space, optimizer, state, memory)

@@ -1,10 +1,9 @@
 """The curvature that an optimizer with its settings bears, and the rate that bears a curvature."""
 
-from fromage_cli.probes.optimizer_step.optimizer import ADAPTIVE, Optimizer
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.theory.stability import (
     adam_rate,
     adam_threshold,
-    adamw_threshold,
     momentum_rate,
     momentum_threshold,
     nesterov_rate,
@@ -17,10 +16,8 @@ def threshold_of(optimizer: Optimizer) -> float | None:
     rate = optimizer.learning_rate
     if rate is None or no_threshold(optimizer) is not None:
         return None
-    if optimizer.name == "adam":
-        return adam_threshold(rate, optimizer.betas[0])
-    if optimizer.name == "adamw":
-        return adamw_threshold(rate, optimizer.betas[0], optimizer.weight_decay)
+    if optimizer.adaptive:
+        return adam_threshold(rate, optimizer.betas[0], optimizer.weight_decay - optimizer.coupled_decay)
     if optimizer.nesterov:
         return nesterov_threshold(rate, optimizer.momentum)
     return momentum_threshold(rate, optimizer.momentum, optimizer.dampening)
@@ -28,14 +25,14 @@ def threshold_of(optimizer: Optimizer) -> float | None:
 
 def no_threshold(optimizer: Optimizer) -> str | None:
     """Why there is no threshold; None where there is one."""
-    name, rate = optimizer.name, optimizer.learning_rate
-    if name is None:
+    rule, rate = optimizer.rule, optimizer.learning_rate
+    if rule is None:
         return "the optimizer is not known"
-    if name not in ("sgd", *ADAPTIVE):
-        return f"the step of {name} is not linear in the gradient, so that no curvature bounds its rate"
+    if rule.threshold is None:
+        return rule.without["threshold"]
     if rate is None:
         return "the learning rate is not known"
-    if name == "adamw" and rate * optimizer.weight_decay >= 2.0:
+    if rule.adaptive and rule.decay == "decoupled" and rate * optimizer.weight_decay >= 2.0:
         return "decay alone is unstable: the rate times the decoupled weight decay is 2 or more"
     return None
 
@@ -45,11 +42,10 @@ def rate_for(optimizer: Optimizer, curvature: float) -> float | None:
 
     For Adam, of the preconditioned Hessian. None where there is no threshold.
     """
-    if not curvature > 0.0 or optimizer.name not in ("sgd", *ADAPTIVE):
+    if not curvature > 0.0 or optimizer.rule is None or optimizer.rule.threshold is None:
         return None
     if optimizer.adaptive:
-        decoupled = optimizer.weight_decay if optimizer.name == "adamw" else 0.0
-        return adam_rate(curvature, optimizer.betas[0], decoupled)
+        return adam_rate(curvature, optimizer.betas[0], optimizer.weight_decay - optimizer.coupled_decay)
     if optimizer.nesterov:
         return nesterov_rate(curvature, optimizer.momentum)
     return momentum_rate(curvature, optimizer.momentum, optimizer.dampening)

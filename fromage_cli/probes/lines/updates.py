@@ -10,6 +10,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from fromage_cli.errors import MismatchError
+from fromage_cli.optimizers.rule import ADAM, FROMAGE, SGD
 from fromage_cli.probes.lines.direction import Direction, Move, Skipped, measured_move
 from fromage_cli.probes.lines.random_direction import GaussianTable
 from fromage_cli.problem.evaluation.problem import Problem
@@ -34,14 +35,14 @@ def fromage_direction(problem: Problem, tensors: Sequence[TrainableTensor]) -> D
             skipped.append(Skipped(tensor.name, "zero weights" if weight_norm == 0.0 else "zero gradient"))
             continue
         moves.append(Move(tensor, -weight_norm / gradient_norm, weight_norm, gradient_norm, weight_norm, 1.0))
-    direction = Direction("fromage", 1.0, tuple(moves), tuple(skipped), lambda tensor: gradients[tensor.name])
+    direction = Direction(FROMAGE.name, 1.0, tuple(moves), tuple(skipped), lambda tensor: gradients[tensor.name])
     return replace(direction, along_gradients=True)
 
 
 def sgd_direction(problem: Problem, tensors: Sequence[TrainableTensor]) -> Direction:
     """The plain gradient step d = -g, scaled so that eta is the largest relative step of a layer."""
     gradients = problem.base.gradients
-    return replace(_update(problem, "sgd", tensors, lambda tensor: gradients[tensor.name]), along_gradients=True)
+    return replace(_update(problem, SGD.name, tensors, lambda tensor: gradients[tensor.name]), along_gradients=True)
 
 
 def adam_direction(
@@ -51,7 +52,7 @@ def adam_direction(
 
     `updates`: u by tensor name; `note`: where the moments come from.
     """
-    return replace(_update(problem, "adam", tensors, lambda tensor: updates[tensor.name]), notes=(note,))
+    return replace(_update(problem, ADAM.name, tensors, lambda tensor: updates[tensor.name]), notes=(note,))
 
 
 def _update(problem: Problem, name: str, tensors: Sequence[TrainableTensor], source: Source) -> Direction:

@@ -3,7 +3,6 @@
 Source: Cohen et al., *Adaptive gradient methods at the edge of stability*, 2022; for the rules see `update_rules`.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +11,8 @@ from torch import Tensor
 
 from fromage_cli.checkpoints import OptimizerState, match_parameters
 from fromage_cli.errors import MismatchError
+from fromage_cli.optimizers.rule import SGD
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.optimizer_step.moments import (
     EPSILON,
     MINIBATCHES,
@@ -20,7 +21,6 @@ from fromage_cli.probes.optimizer_step.moments import (
     moments_of_minibatches,
     slots_by_name,
 )
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer, tells_members
 from fromage_cli.probes.optimizer_step.update_rules import Memory, Place, TensorStep, moves, tensor_step
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -46,7 +46,7 @@ def next_step(problem: Problem, optimizer: Optimizer, state: OptimizerState | No
 
     Raises MismatchError when the state does not fit the model.
     """
-    needs = optimizer.name in ("adam", "adamw", "lamb") and not holds_moments(state)
+    needs = optimizer.rule is not None and optimizer.rule.averages == "betas" and not holds_moments(state)
     memory, note = _memory_of_minibatches(problem) if needs else (None, "")
     found = measure_next_step(problem, optimizer, state, memory, note)
     return {t.name: found.moved(t) for t in problem.receiving if t.name in found.steps}, found.note
@@ -87,7 +87,7 @@ def measure_next_step(
             None if known else (memory or {}).get(tensor.name),
         )
         steps[tensor.name] = _scaled(tensor_step(optimizer.of_group(settings), place), shares.get(tensor.name, 1.0))
-    return NextStep(steps, f"step: {optimizer.name or 'sgd'}, {_source(optimizer, known, source)}.")
+    return NextStep(steps, f"step: {optimizer.name or SGD.name}, {_source(optimizer, known, source)}.")
 
 
 def _scaled(step: TensorStep, share: float) -> TensorStep:
@@ -97,7 +97,7 @@ def _scaled(step: TensorStep, share: float) -> TensorStep:
 def _source(optimizer: Optimizer, known: bool, source: str) -> str:
     """Where the step comes from, in words."""
     if known:
-        kept = "momentum" if optimizer.name in ("sgd", "lars", "muon", "lion") else "moments"
+        kept = "moments" if "step" in (optimizer.rule or SGD).slots else "momentum"
         return f"with the {kept} in the checkpoint"
     if source and optimizer.remembers:
         return source
@@ -108,21 +108,21 @@ def holds_memory(optimizer: Optimizer, state: OptimizerState | None) -> bool:
     """Whether the state holds what the rule remembers; False for a rule that remembers nothing."""
     if state is None or not optimizer.remembers:
         return False
-    if optimizer.name in ("adam", "adamw", "lamb"):
-        return holds_moments(state)
-    slot = "exp_avg" if optimizer.name == "lion" else "momentum_buffer"
-    return any(kept.get(slot) is not None for kept in state.slots.values())
+    slots = (optimizer.rule or SGD).slots
+    if "step" in slots:
+        return state.has(*slots)
+    return any(kept.get(slot) is not None for slot in slots for kept in state.slots.values())
 
 
 def covers(optimizer: Optimizer) -> str:
     """Which tensors a rule takes: `matrices`, or `all`."""
-    return "matrices" if optimizer.name == "muon" else "all"
+    return "matrices" if optimizer.rule is not None and optimizer.rule.matrices_only else "all"
 
 
 def decays(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> dict[str, float]:
     """The weight decay of each tensor that receives a gradient; the largest for all where members are not told."""
     everywhere = {tensor.name: optimizer.weight_decay for tensor in problem.receiving}
-    if optimizer.decay_given or state is None or not tells_members(state):
+    if optimizer.decay_given or state is None or not state.members_told:
         return everywhere
     settings = slots_by_name(problem, state, covers(optimizer))
     return everywhere | {name: float(group.get("weight_decay") or 0.0) for name, (_, group) in settings.items()}
@@ -131,7 +131,7 @@ def decays(problem: Problem, optimizer: Optimizer, state: OptimizerState | None)
 def rate_shares(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> dict[str, float]:
     """Each tensor's rate over the highest of any group; empty where all are the same, or members are not told."""
     rates = {float(group.settings.get("lr") or 0.0) for group in state.groups} if state is not None else set()
-    if state is None or len(rates) < 2 or not tells_members(state):
+    if state is None or len(rates) < 2 or not state.members_told:
         return {}
     settings = slots_by_name(problem, state, covers(optimizer))
     return {name: float(group.get("lr") or 0.0) / max(rates) for name, (_, group) in settings.items()}
@@ -142,7 +142,7 @@ def group_numbers(problem: Problem, optimizer: Optimizer, state: OptimizerState)
 
     Raises MismatchError when the state does not fit the model.
     """
-    if len(state.groups) > 1 and not tells_members(state):
+    if len(state.groups) > 1 and not state.members_told:
         return {}
     return match_parameters(state, held_shapes(problem, state, covers(optimizer)))
 
@@ -170,11 +170,3 @@ def preconditioner(problem: Problem, optimizer: Optimizer, state: OptimizerState
         root = second.div(1.0 - beta2**steps).sqrt_().add_(float(settings.get("eps", EPSILON)))
         found[name] = root.mul_(1.0 - beta1**steps)
     return found if all(bool(torch.isfinite(p).all() and (p > 0).all()) for p in found.values()) else None
-
-
-def steps_taken(state: OptimizerState | None) -> float:
-    """How many steps the optimizer's state has seen; 0 where it does not tell."""
-    if state is None:
-        return 0.0
-    counts = [float(slot["step"]) for slot in state.slots.values() if "step" in slot]
-    return max((count for count in counts if math.isfinite(count)), default=0.0)

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import MismatchError
+from fromage_cli.optimizers.rule import SGD
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.optimizer_step.gradient_noise import GradientNoise, measure_noise, noise_chunks
 from fromage_cli.probes.optimizer_step.next_step import NextStep, holds_memory, measure_next_step
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.optimizer_step.step_direction import StepLine, step_line
 from fromage_cli.probes.optimizer_step.step_noise import (
     averaged_length,
@@ -98,7 +99,7 @@ def next_update(
         noise, no_noise = _noise(problem, parts, batch_size=batch_size, remember=True)
         memory, source = stand_in(problem, noise)
         step = measure_next_step(problem, optimizer, state, memory, source)
-    line = step_line(problem, tensors, step, optimizer.name or "sgd")
+    line = step_line(problem, tensors, step, optimizer.name or SGD.name)
     size = batch_size or problem.batch.size
     averaged = size * (1.0 if known else averaging(optimizer))
     sampled = batch_size is not None or bool(problem.further)  # else a single batch may be all there is

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.optimizer_step.gradient_noise import GradientNoise
 from fromage_cli.probes.optimizer_step.next_step import holds_memory, rate_shares
-from fromage_cli.probes.optimizer_step.optimizer import ADAPTIVE, Optimizer
 from fromage_cli.probes.optimizer_step.step_direction import StepLine
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.accumulation import inner_product, norm
@@ -21,11 +21,15 @@ from fromage_cli.theory.gradient_noise import signal_doubt
 
 def averaging(optimizer: Optimizer) -> float:
     """Over how many batches a filled buffer averages, where the step is linear in the gradients it remembers."""
-    if optimizer.name in (*ADAPTIVE, "lamb"):
+    if _averages(optimizer) == "betas":
         return averaging_gain(optimizer.betas[0], optimizer.betas[0])
-    if optimizer.name not in ("sgd", "lars"):
-        return 1.0
-    return averaging_gain(optimizer.momentum, optimizer.dampening, optimizer.nesterov)
+    if _averages(optimizer) == "momentum":
+        return averaging_gain(optimizer.momentum, optimizer.dampening, optimizer.nesterov)
+    return 1.0
+
+
+def _averages(optimizer: Optimizer) -> str | None:
+    return optimizer.rule.averages if optimizer.rule is not None else None
 
 
 def noise_factors(optimizer: Optimizer, noise: GradientNoise | None, averaged: float, known: bool) -> dict[str, float]:
@@ -33,7 +37,7 @@ def noise_factors(optimizer: Optimizer, noise: GradientNoise | None, averaged: f
 
     Empty for a step of memory, which holds the noise already, and for rules that are not linear in what they remember.
     """
-    if noise is None or (optimizer.remembers and (known or optimizer.name not in ("sgd", "lars"))):
+    if noise is None or (optimizer.remembers and (known or _averages(optimizer) != "momentum")):
         return {}
     return {name: max(noise.moments(name).cosine(averaged), 0.0) for name in noise.chunks}
 
@@ -65,7 +69,7 @@ class ConditionedNoise:
 
 def conditioned_noise(optimizer: Optimizer, noise: GradientNoise | None, size: int) -> dict[str, ConditionedNoise]:
     """For rules that divide by second moments, where the noise gave their memory."""
-    if noise is None or optimizer.name not in (*ADAPTIVE, "lamb"):
+    if noise is None or _averages(optimizer) != "betas":
         return {}
     found, rows = {}, noise.rows * noise.count
     for name, kept in noise.memory.items():
@@ -92,7 +96,7 @@ def averaged_length(optimizer: Optimizer, noise: GradientNoise | None, name: str
     Two of them have the cosine c^2, c that of one batch, so that E||sum h_k g_k||^2 = S + ((sum h_k)^2 - S) c^2 with
     S = sum h_k^2.
     """
-    if optimizer.name != "lars" or noise is None:
+    if noise is None or _averages(optimizer) != "momentum" or not (optimizer.rule and optimizer.rule.relative):
         return 1.0
     alone = 1.0 / averaging(optimizer)
     return math.sqrt(alone + (1.0 - alone) * max(noise.moments(name).cosine(size), 0.0) ** 2)
@@ -129,10 +133,10 @@ def noise_of_steps(
     Empty for rules other than SGD and Adam, and for Adam where it is not `conditioned`: their steps are taken to have
     one length whatever the noise.
     """
-    if noise is None or optimizer.name not in ("sgd", *ADAPTIVE):
+    if noise is None or optimizer.rule is None or optimizer.rule.threshold is None:
         return {}
     shares = rate_shares(problem, optimizer, state)
-    if optimizer.name in ADAPTIVE:
+    if optimizer.adaptive:
         return {name: shares.get(name, 1.0) ** 2 * each.variance for name, each in conditioned.items()}
     gain = 1.0
     if optimizer.momentum:

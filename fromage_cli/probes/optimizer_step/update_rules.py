@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, LAMB, LARS, LION, MUON, SGD
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.optimizer_step.moments import next_adam_update
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.theory.accumulation import norm
 from fromage_cli.theory.conversions import muon_factor, stationary_gain
 
@@ -54,12 +55,12 @@ class TensorStep:
 
 def tensor_step(optimizer: Optimizer, place: Place) -> TensorStep:
     """The next step of one tensor under the optimizer's rule."""
-    return RULES[optimizer.name or "sgd"](optimizer, place)
+    return RULES[optimizer.name or SGD.name](optimizer, place)
 
 
 def moves(optimizer: Optimizer, tensor: Tensor) -> bool:
     """Whether the rule covers the tensor: Muon takes matrices only."""
-    return optimizer.name != "muon" or tensor.dim() == 2
+    return optimizer.rule is None or not optimizer.rule.matrices_only or tensor.dim() == 2
 
 
 def _sgd(optimizer: Optimizer, place: Place) -> TensorStep:
@@ -95,7 +96,7 @@ def _fromage(optimizer: Optimizer, place: Place) -> TensorStep:
 
 
 def _adam(optimizer: Optimizer, place: Place) -> TensorStep:
-    coupled = place.decay if optimizer.name == "adam" else 0.0
+    coupled = place.decay if optimizer.rule is ADAM else 0.0
     gradient = place.gradient.add(place.weight, alpha=coupled)
     return TensorStep(_adam_update(optimizer, gradient, place), place.decay - coupled)
 
@@ -137,7 +138,7 @@ def _muon(optimizer: Optimizer, place: Place) -> TensorStep:
     buffer = torch.lerp(place.gradient, kept.to(place.gradient), optimizer.momentum)
     mixed = torch.lerp(place.gradient, buffer, optimizer.momentum) if optimizer.nesterov else buffer
     rows, columns = place.weight.shape
-    factor = muon_factor(rows, columns, optimizer.adjust_lr_fn)
+    factor = muon_factor(rows, columns, optimizer.arguments["adjust_lr_fn"])
     return TensorStep(factor * orthogonalised(mixed, optimizer), place.decay)
 
 
@@ -146,11 +147,11 @@ def orthogonalised(matrix: Tensor, optimizer: Optimizer) -> Tensor:
 
     X <- aX + (bA + cA^2) X with A = X X^T, from X = matrix / ||matrix||.
     """
-    first, second, third = optimizer.newton_schulz_coefficients
+    first, second, third = optimizer.arguments["ns_coefficients"]
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).bfloat16()
     x = x / x.norm().clamp(min=optimizer.epsilon)
-    for _ in range(optimizer.newton_schulz_steps):
+    for _ in range(optimizer.arguments["ns_steps"]):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=second, alpha=third), x, beta=first)
     return (x.T if tall else x).to(matrix)
@@ -164,12 +165,12 @@ def _norms_ratio(weight: Tensor, update: Tensor) -> float:
 
 
 RULES: dict[str, Callable[[Optimizer, Place], TensorStep]] = {
-    "sgd": _sgd,
-    "lars": _lars,
-    "fromage": _fromage,
-    "adam": _adam,
-    "adamw": _adam,
-    "lamb": _lamb,
-    "lion": _lion,
-    "muon": _muon,
+    SGD.name: _sgd,
+    LARS.name: _lars,
+    FROMAGE.name: _fromage,
+    ADAM.name: _adam,
+    ADAMW.name: _adam,
+    LAMB.name: _lamb,
+    LION.name: _lion,
+    MUON.name: _muon,
 }

@@ -7,7 +7,9 @@ from typing import Literal
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import ResourceError
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of
+from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.optimizers.typical_rates import calibration
+from fromage_cli.probes.optimizer_step.matched_state import state_of
 from fromage_cli.probes.trial_runs.short_runs import PARTS, STEPS, ShortRuns, make_runs
 from fromage_cli.probes.trial_runs.training_rows import TrainingRows, training_rows
 from fromage_cli.problem.evaluation.problem import Problem
@@ -17,7 +19,6 @@ from fromage_cli.theory.rate_calibration import (
     MOST_SPREAD,
     Calibration,
     Valley,
-    calibration,
     valley_of_least,
 )
 
@@ -93,7 +94,7 @@ def measure_rate(
     MismatchError (a state of another model) and UsageError (no such optimizer, too few rows).
     """
     estimator: Estimator = "probe-init" if fresh is not None else "probe"
-    constants = calibration(optimizer.name, optimizer.momentum)
+    constants = calibration(optimizer)
     start = fresh if fresh is not None else problem
     rows = training_rows(start, batch_size)
     runs = make_runs(

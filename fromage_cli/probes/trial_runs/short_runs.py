@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import NumericalError, ResourceError
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.lines.critical import critical_rate
 from fromage_cli.probes.optimizer_step.next_step import next_step
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.trial_runs.training import Training, training
 from fromage_cli.probes.trial_runs.training_rows import TrainingRows
 from fromage_cli.problem.data.batches import Batch

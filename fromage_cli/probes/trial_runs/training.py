@@ -6,7 +6,7 @@ training behaviour depends on them.
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -17,43 +17,16 @@ from torch import Tensor, nn
 
 from fromage_cli.checkpoints import OptimizerState, match_parameters
 from fromage_cli.errors import MismatchError, UsageError
-from fromage_cli.optim import LAMB, LARS, Fromage, Lion
+from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.probes.optimizer_step.matched_state import state_of
 from fromage_cli.probes.optimizer_step.moments import held_shapes, slots_by_name
 from fromage_cli.probes.optimizer_step.next_step import covers
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of, tells_members
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 
-SETTINGS = {
-    "momentum": "momentum",
-    "dampening": "dampening",
-    "nesterov": "nesterov",
-    "betas": "betas",
-    "eps": "epsilon",
-    "weight_decay": "weight_decay",
-    "amsgrad": "amsgrad",
-    "trust_coefficient": "trust_coefficient",
-    "trust_clip": "trust_clip",
-    "ns_steps": "newton_schulz_steps",
-    "ns_coefficients": "newton_schulz_coefficients",
-    "adjust_lr_fn": "adjust_lr_fn",
-}
-"""Arguments of torch's optimizers and the fields of an Optimizer that hold them."""
-KEPT = ("p_bound", "maximize", "amsgrad")
-"""Settings of a group in the checkpoint that are taken as they stand there."""
-
-
-RULES: dict[str, type[torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "muon": torch.optim.Muon,
-    "fromage": Fromage,
-    "lars": LARS,
-    "lamb": LAMB,
-    "lion": Lion,
-}
+UNIVERSAL = ("maximize",)
+"""Settings of a group in the checkpoint that are taken as they stand there, where the class has them."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +45,15 @@ class Training:
         self, problem: Problem, optimizer: Optimizer, state: OptimizerState | None, origin: Mapping[str, Tensor]
     ) -> None:
         self.problem, self.origin = problem, origin
-        if optimizer.name not in RULES:
+        if optimizer.rule is None:
             raise UsageError(f"No steps can be taken with optimizer {optimizer.name!r}.", "Name one with --optimizer.")
-        self.rule = RULES[optimizer.name]
+        self.rule = optimizer.rule.load_class()
         state = state_of(optimizer, state)
-        accepted = inspect.signature(self.rule).parameters
-        self.settings = {name: getattr(optimizer, field) for name, field in SETTINGS.items() if name in accepted}
-        movable = [t for t in problem.trainable if self.rule is not torch.optim.Muon or t.parameter.dim() == 2]
+        self.settings = optimizer.arguments
+        movable = [t for t in problem.trainable if not optimizer.rule.matrices_only or t.parameter.dim() == 2]
         self.groups = [_Group(tuple(movable), {}, 1.0)]
-        if state is not None and (len(state.groups) == 1 or tells_members(state)):  # else all train as one group
-            self.groups = _groups(problem, movable, state, optimizer, set(accepted))
+        if state is not None and (len(state.groups) == 1 or state.members_told):  # else all train as one group
+            self.groups = _groups(problem, movable, state, optimizer, inspect.signature(self.rule).parameters)
         self.slots = slots_by_name(problem, state, covers(optimizer)) if state is not None and state.slots else {}
         self.steps = 0.0
         """Training-size gradients so far."""
@@ -172,17 +144,17 @@ def _groups(
     movable: Sequence[TrainableTensor],
     state: OptimizerState,
     optimizer: Optimizer,
-    accepted: set[str],
+    accepted: Container[str],
 ) -> list[_Group]:
     """The groups of the state, with what distinguishes them. Raises MismatchError where they do not fit the model."""
     numbers = match_parameters(state, held_shapes(problem, state, covers(optimizer)))
     rates = [float(group.settings.get("lr") or 0.0) for group in state.groups]
-    kept = accepted & {*KEPT, *(() if optimizer.decay_given else ("weight_decay",))}
+    kept = [name for name in UNIVERSAL if name in accepted]
+    kept += [] if optimizer.decay_given or not optimizer.has("weight_decay") else ["weight_decay"]
     groups = []
     for group, rate in zip(state.groups, rates, strict=True):
-        rule = optimizer.of_group(group.settings)
-        own = {name: getattr(rule, field) for name, field in SETTINGS.items() if name in accepted - {"weight_decay"}}
-        own |= {name: value for name, value in group.settings.items() if name in kept}
+        own = optimizer.of_group(group.settings).arguments
+        own |= {name: group.settings[name] for name in kept if name in group.settings}
         members = tuple(tensor for tensor in movable if numbers.get(tensor.name) in group.numbers)
         groups.append(_Group(members, own, rate / max(rates) if max(rates) > 0.0 else 1.0))
     return [group for group in groups if group.tensors]

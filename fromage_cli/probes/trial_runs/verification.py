@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fromage_cli.checkpoints import OptimizerState
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer, state_of
+from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.probes.optimizer_step.matched_state import state_of
 from fromage_cli.probes.trial_runs.training import training
 from fromage_cli.probes.trial_runs.training_rows import training_rows
 from fromage_cli.problem.evaluation.problem import Problem

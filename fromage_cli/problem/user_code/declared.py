@@ -11,6 +11,7 @@ from typing import Any
 
 from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.errors import InputError, UnsafeError, UsageError
+from fromage_cli.optimizers.settings import Given
 from fromage_cli.problem.user_code.forms import DATA_FILES, parse_specification
 
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "gelu", "silu", "sigmoid", "elu", "identity")
@@ -42,6 +43,11 @@ class Declared:
     """As `--model` takes it; only ever set under `--trust`."""
     source: Path | None = None
     """The file that was read; None when everything comes from the checkpoint's metadata, or nothing was declared."""
+
+    @property
+    def optimizer(self) -> Given:
+        """What it says of the optimizer."""
+        return Given(None, self.learning_rate, self.momentum, betas=self.betas, weight_decay=self.weight_decay)
 
 
 def declared_beside(

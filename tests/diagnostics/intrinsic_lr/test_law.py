@@ -118,7 +118,7 @@ def test_growth_of_lion():
 
 @pytest.mark.parametrize(
     ("optimizer", "value"),
-    [("sgd", 0.025), ("adamw", 0.05), ("lion", 0.05), ("lars", 0.1), ("fromage", 0.1), ("muon", None)],
+    [("sgd", 0.025), ("adamw", 0.05), ("lion", 0.05), ("lars", 0.1), ("fromage", 0.1), ("muon", 0.05), ("radam", None)],
 )
 def test_effective_rates(optimizer, value):
     assert effective_rate(Training(optimizer), 0.1, 2.0) == (value if value is None else pytest.approx(value))

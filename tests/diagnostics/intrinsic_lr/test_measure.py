@@ -169,7 +169,7 @@ def test_growth_that_is_told_or_does_not_exist_has_none(run, training):
     ("training", "value", "words"),
     [
         (adamw(), 0.0, "zero or not finite"),
-        (Training("muon", rates={"w": (0.1,)}, decays={"w": 0.1}), 1.0, "not defined for muon"),
+        (Training("radam", rates={"w": (0.1,)}, decays={"w": 0.1}), 1.0, "not defined for radam"),
         (Training("lars", rates={"w": (0.1,)}, decays={"w": 0.1}, variant="clipped LARS"), 1.0, "defined for clipped"),
         (adamw(rate=None), 1.0, "learning rate is not known"),
     ],

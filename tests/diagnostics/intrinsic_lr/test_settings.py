@@ -6,7 +6,7 @@ from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.intrinsic_lr.settings import find_training
 from fromage_cli.errors import UsageError
 from fromage_cli.optim import LARS, Lion
-from fromage_cli.probes.optimizer_step.optimizer import Given
+from fromage_cli.optimizers.settings import Given
 from fromage_cli.problem.user_code.declared import Declared
 from fromage_cli.theory.equilibrium import momentum_gains
 

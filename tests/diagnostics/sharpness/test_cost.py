@@ -7,7 +7,7 @@ from torch import nn
 
 from fromage_cli.diagnostics.sharpness.cost import TYPICAL_PRODUCTS, Effort, estimate, expected_products
 from fromage_cli.diagnostics.sharpness.measure import measure
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]

@@ -13,11 +13,10 @@ from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.diagnostics.sharpness.cost import Effort
 from fromage_cli.diagnostics.sharpness.measure import Measurement, measure
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
-from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
+from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, hessian
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.user_code.declared import Declared
 
 Maker = Callable[..., Problem]
 UNKNOWN = Optimizer()
@@ -102,7 +101,7 @@ def test_adams_threshold_is_held_against_the_preconditioned_hessian(
     torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
     state = open_checkpoint(tmp_path / "c.pt").optimizer
     problem = make_problem(perceptron, data)
-    result = sharpness(problem, optimizer_of(Given(), state, Declared()), state, trained=True).result
+    result = sharpness(problem, find_settings(Given(), state.settings, Given()), state, trained=True).result
     roots = [((optimizer.state[p]["exp_avg_sq"] / (1 - 0.999**5)).sqrt() + 1e-3) for p in perceptron.parameters()]
     scale = torch.cat([(root * (1 - 0.9**5)).rsqrt().reshape(-1) for root in roots])
     matrix = scale[:, None] * (dense(problem, hessian) + coupled * torch.eye(len(scale))) * scale
@@ -505,7 +504,7 @@ def test_a_state_with_gaps_leaves_only_the_simulation_out(
     del saved["state"][0]["exp_avg"]
     torch.save({"model": perceptron.state_dict(), "optimizer": saved}, tmp_path / "c.pt")
     state, problem = open_checkpoint(tmp_path / "c.pt").optimizer, make_problem(perceptron, classification)
-    rule = optimizer_of(Given(), state, Declared())
+    rule = find_settings(Given(), state.settings, Given())
     measured = sharpness(problem, rule, state, effort=Effort(simulated_steps=2))
     assert "lacks 'exp_avg' of some tensor" in reasons(measured)["quadratic.spikes"]
     assert measured.result.quadratic is not None and measured.result.quadratic.spikes is None
@@ -522,4 +521,4 @@ def test_a_state_that_does_not_fit_is_refused(
     torch.save({"model": other.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
     state = open_checkpoint(tmp_path / "c.pt").optimizer
     with pytest.raises(MismatchError, match="optimizer's state has 2 parameters"):
-        sharpness(make_problem(perceptron, classification), optimizer_of(Given(), state, Declared()), state)
+        sharpness(make_problem(perceptron, classification), find_settings(Given(), state.settings, Given()), state)

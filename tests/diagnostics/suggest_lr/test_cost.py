@@ -11,8 +11,8 @@ from fromage_cli.diagnostics.suggest_lr.cost import estimate, training_cost
 from fromage_cli.diagnostics.suggest_lr.course import PRODUCT, Wish, gradients
 from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.errors import UsageError
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.cost import Cost
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]

@@ -11,7 +11,7 @@ from torch import nn
 from fromage_cli.diagnostics.suggest_lr.course import FORWARD, PRODUCT, Wish, gradients
 from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]

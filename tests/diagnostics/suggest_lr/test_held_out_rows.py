@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from fromage_cli.diagnostics.suggest_lr.held_out_rows import critical_on_others
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.optimizer_step.next_update import next_update
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]

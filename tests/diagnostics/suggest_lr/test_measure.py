@@ -18,13 +18,12 @@ from fromage_cli.diagnostics.suggest_lr.measure import Measurement, measure
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, SuggestedRates
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
+from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.optimizer_step.next_update import next_update
-from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.data.batches import Batch, as_batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.loss_terms import LossTerms
-from fromage_cli.problem.user_code.declared import Declared
 from fromage_cli.theory.relative_trust import lemma2_rate
 
 Maker = Callable[..., Problem]
@@ -114,7 +113,7 @@ def test_the_limit_is_what_a_real_step_does(
 ) -> None:
     optimizer, state = trained(tmp_path, network, classification, name, 0.05 if name == "fromage" else 1e-3)
     problem = make_problem(network, classification)
-    found = suggest(problem, optimizer_of(Given(), state, Declared()), state).result
+    found = suggest(problem, find_settings(Given(), state.settings, Given()), state).result
     step, base = Stepper(network, classification, optimizer), problem.base.loss
     limit = found.limit
     assert (limit.estimator, limit.relation, limit.reliable) == ("measured", "crossing", True)
@@ -252,7 +251,7 @@ def test_the_rate_in_the_checkpoint_is_held_against_the_limit(
     torch.save({"model": network.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
     state = open_checkpoint(tmp_path / "c.pt").optimizer
     problem = make_problem(network, classification)
-    result = suggest(problem, optimizer_of(Given(), state, Declared()), state).result
+    result = suggest(problem, find_settings(Given(), state.settings, Given()), state).result
     first, second = result.optimizer.groups
     assert result.optimizer.current_learning_rate == 1.0
     assert result.optimizer.current_ratio == pytest.approx(1.0 / (result.limit.learning_rate or 0.0))
@@ -332,7 +331,7 @@ def test_all_of_them_together_stay_within_their_forward_passes(
     assert len(rises) == 8 and rises[0] is not None and rises[-1] is None
     assert all(each.limit is not None for each in result.alternatives)
     counted = make_problem(perceptron, classification)
-    monkeypatch.setattr(alternatives, "OPTIMIZERS", ())
+    monkeypatch.setattr(alternatives, "RULES", {})
     suggest(counted, Optimizer())
     assert problem.evaluations.forwards <= counted.evaluations.forwards + 12
 
@@ -433,7 +432,9 @@ def test_the_cosine_of_adam_has_the_error_of_its_chunks(
     make_problem: Maker, network: nn.Module, classification: Data, tmp_path: Path
 ) -> None:
     _, state = trained(tmp_path, network, classification, "adamw", 1e-3)
-    result = suggest(make_problem(network, classification), optimizer_of(Given(), state, Declared()), state).result
+    result = suggest(
+        make_problem(network, classification), find_settings(Given(), state.settings, Given()), state
+    ).result
     for layer in result.layers:
         assert layer.cosine is not None and 0.0 < layer.cosine < 1.0
         assert layer.cosine_stderr is not None and math.isfinite(layer.cosine_stderr)

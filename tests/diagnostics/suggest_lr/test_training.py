@@ -10,7 +10,7 @@ from fromage_cli.checkpoints import TensorEntry
 from fromage_cli.diagnostics.suggest_lr.course import Wish
 from fromage_cli.diagnostics.suggest_lr.measure import Measurement, measure
 from fromage_cli.errors import UsageError
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.models import fresh_model
 from fromage_cli.problem.networks.perceptron import build_perceptron

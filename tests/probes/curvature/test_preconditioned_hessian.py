@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.probes.curvature.preconditioned_hessian import groups_differ, precondition
+from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.curvature.stable_rate import stable_rate
-from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.user_code.declared import Declared
 
 Maker = Callable[..., Problem]
 RATES = (0.02, 0.5)
@@ -70,7 +69,7 @@ def test_rates_decays_and_second_moments_condition_the_hessian(
     make: Any, make_problem: Maker, network: nn.Sequential, data: dict[str, Tensor], tmp_path: Path
 ) -> None:
     state = trained(network, data, optimizer := make(groups(network)), tmp_path / "c.pt")
-    problem, rule = make_problem(network, data), optimizer_of(Given(), state, Declared())
+    problem, rule = make_problem(network, data), find_settings(Given(), state.settings, Given())
     names = [tensor.name for tensor in problem.receiving]
     share = spread(problem, {name: RATES[0] / RATES[1] if name.startswith("0.") else 1.0 for name in names})
     decay = spread(problem, {name: 0.3 if name.startswith("0.") else 0.0 for name in names})
@@ -117,7 +116,7 @@ def test_groups_of_different_rates_diverge_from_the_stable_rate_on(make_problem:
     torch.save({"model": model.state_dict(), "optimizer": one.state_dict()}, tmp_path / "c.pt")
     state = open_checkpoint(tmp_path / "c.pt").optimizer
     problem = make_problem(model, {"x": torch.ones(2, dtype=torch.float64)}, "auto")
-    found = stable_rate(problem, problem.receiving, optimizer_of(Given(), state, Declared()), state, {})
+    found = stable_rate(problem, problem.receiving, find_settings(Given(), state.settings, Given()), state, {})
     assert found.learning_rate == pytest.approx(3.0, rel=0.02) and "groups' rates counted in" in found.words
     assert end(0.97 * found.learning_rate) < 1.0 < end(1.03 * found.learning_rate)
 
@@ -129,7 +128,7 @@ def test_a_state_without_moments_for_every_tensor_conditions_nothing(
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
     state = trained(network, data, optimizer, tmp_path / "c.pt")
     network[0].weight.requires_grad_(True)
-    problem, rule = make_problem(network, data), optimizer_of(Given(), state, Declared())
+    problem, rule = make_problem(network, data), find_settings(Given(), state.settings, Given())
     assert precondition(problem, WeightSpace(problem.receiving), rule, state) is None
     found = stable_rate(problem, problem.receiving, rule, state, {})
     assert found.learning_rate is None and "no second moments of Adam for some tensors" in found.words

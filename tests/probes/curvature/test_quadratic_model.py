@@ -8,10 +8,10 @@ from torch.func import functional_call
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import ResourceError
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature import quadratic_model
 from fromage_cli.probes.curvature.quadratic_model import measure_line, outcome_of, simulate_training
 from fromage_cli.probes.optimizer_step.next_step import next_step
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
 from fromage_cli.problem.evaluation.problem import Problem

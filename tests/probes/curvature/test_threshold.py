@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.threshold import no_threshold, rate_for, threshold_of
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.lines.crossing import Crossing, find_crossing, find_sum_crossing
 from fromage_cli.probes.lines.ray import measure_ray
 from fromage_cli.probes.optimizer_step.next_step import measure_next_step
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.probes.optimizer_step.step_direction import StepLine, step_line
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.evaluation.problem import Problem

@@ -8,10 +8,9 @@ from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.errors import MismatchError
-from fromage_cli.probes.optimizer_step.next_step import decays, next_step, preconditioner, rate_shares, steps_taken
-from fromage_cli.probes.optimizer_step.optimizer import Given, optimizer_of
+from fromage_cli.optimizers.settings import Given, find_settings
+from fromage_cli.probes.optimizer_step.next_step import decays, next_step, preconditioner, rate_shares
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.user_code.declared import Declared
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]
@@ -69,7 +68,7 @@ def test_the_step_is_that_of_torchs_optimizer(
     step(perceptron, classification, optimizer, warm)
     state = state_of(tmp_path, perceptron, optimizer)
     problem = make_problem(perceptron, classification)
-    moved, note = next_step(problem, optimizer_of(Given(), state, Declared()), state)
+    moved, note = next_step(problem, find_settings(Given(), state.settings, Given()), state)
     before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
     step(perceptron, classification, optimizer)
     for name, value in perceptron.named_parameters():
@@ -82,7 +81,7 @@ def test_without_moments_they_come_from_minibatches(
     make_problem: Maker, perceptron: nn.Module, classification: Data
 ) -> None:
     problem = make_problem(perceptron, classification)
-    _, note = next_step(problem, optimizer_of(Given("adamw", weight_decay=0.1), None, Declared()), None)
+    _, note = next_step(problem, find_settings(Given("adamw", weight_decay=0.1), None, Given()), None)
     assert "16 gradients of 2 rows" in note
 
 
@@ -94,21 +93,20 @@ def test_the_preconditioner_is_the_formula(
     step(perceptron, classification, optimizer, 3)
     state = state_of(tmp_path, perceptron, optimizer)
     problem = make_problem(perceptron, classification)
-    found = preconditioner(problem, optimizer_of(Given(), state, Declared()), state)
+    found = preconditioner(problem, find_settings(Given(), state.settings, Given()), state)
     assert found is not None
     for name, parameter in perceptron.named_parameters():
         second = optimizer.state[parameter]["max_exp_avg_sq" if amsgrad else "exp_avg_sq"]
         expected = (1 - 0.8**3) * ((second / (1 - 0.9**3)).sqrt() + 1e-4)
         torch.testing.assert_close(found[name], expected)
-    assert steps_taken(state) == 3
+    assert state.steps == 3
 
 
 def test_without_state_there_is_no_preconditioner(
     make_problem: Maker, perceptron: nn.Module, classification: Data
 ) -> None:
     problem = make_problem(perceptron, classification)
-    assert preconditioner(problem, optimizer_of(Given("adam"), None, Declared()), None) is None
-    assert steps_taken(None) == 0
+    assert preconditioner(problem, find_settings(Given("adam"), None, Given()), None) is None
 
 
 def test_decay_is_each_groups_own_unless_the_user_says_otherwise(
@@ -120,9 +118,9 @@ def test_decay_is_each_groups_own_unless_the_user_says_otherwise(
     step(perceptron, classification, optimizer)
     state = state_of(tmp_path, perceptron, optimizer)
     problem = make_problem(perceptron, classification)
-    own = decays(problem, optimizer_of(Given(), state, Declared()), state)
+    own = decays(problem, find_settings(Given(), state.settings, Given()), state)
     assert own == {tensor.name: 0.3 if tensor.is_layer else 0.0 for tensor in problem.receiving}
-    said = decays(problem, optimizer_of(Given(weight_decay=0.2), state, Declared()), state)
+    said = decays(problem, find_settings(Given(weight_decay=0.2), state.settings, Given()), state)
     assert set(said.values()) == {0.2}
 
 
@@ -133,7 +131,7 @@ def test_where_no_slot_tells_groups_apart_the_largest_decay_is_taken(
     groups = [{"params": [first], "weight_decay": 0.3}, {"params": others}]
     state = state_of(tmp_path, perceptron, torch.optim.SGD(groups, lr=0.1))
     problem = make_problem(perceptron, classification)
-    assert set(decays(problem, optimizer_of(Given(), state, Declared()), state).values()) == {0.3}
+    assert set(decays(problem, find_settings(Given(), state.settings, Given()), state).values()) == {0.3}
 
 
 def test_names_tell_groups_apart_where_no_slot_does(
@@ -144,7 +142,7 @@ def test_names_tell_groups_apart_where_no_slot_does(
     groups = [{"params": [first], "weight_decay": 0.3}, {"params": others, "lr": 0.05}]
     optimizer = torch.optim.SGD(groups, lr=0.1)  # type: ignore[arg-type]
     state, problem = state_of(tmp_path, perceptron, optimizer), make_problem(perceptron, classification)
-    rule = optimizer_of(Given(), state, Declared())
+    rule = find_settings(Given(), state.settings, Given())
     share, decay = rate_shares(problem, rule, state), decays(problem, rule, state)
     before = {name: parameter.detach().clone() for name, parameter in perceptron.named_parameters()}
     moved, _ = next_step(problem, rule, state)
@@ -153,7 +151,7 @@ def test_names_tell_groups_apart_where_no_slot_does(
         own = name == "0.weight"
         assert (share[name], decay[name]) == ((1.0, 0.3) if own else (0.5, 0.0))
         torch.testing.assert_close(before[name] - 0.1 * moved[name], parameter.detach())
-    assert rule.notes == ("optimizer: groups with rates from 0.05 to 0.1; the largest is taken.",)
+    assert rule.group_notes == ("optimizer: groups with rates from 0.05 to 0.1; the largest is taken.",)
 
 
 def test_a_state_of_another_model_is_refused(
@@ -165,4 +163,4 @@ def test_a_state_of_another_model_is_refused(
     state = state_of(tmp_path, other, optimizer)
     problem = make_problem(perceptron, classification)
     with pytest.raises(MismatchError, match="optimizer's state has 4 parameters"):
-        preconditioner(problem, optimizer_of(Given(), state, Declared()), state)
+        preconditioner(problem, find_settings(Given(), state.settings, Given()), state)

@@ -8,8 +8,8 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW
 
 from fromage_cli.optim import LAMB, LARS
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.optimizer_step.next_update import next_update, on_rows
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
 from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]

@@ -12,11 +12,10 @@ from torch import nn
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.errors import MismatchError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
+from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.optimizer_step.next_step import measure_next_step
-from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
 from fromage_cli.probes.optimizer_step.update_rules import Memory, Place, moves, tensor_step
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.user_code.declared import Declared
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]
@@ -57,7 +56,7 @@ def test_the_next_step_is_the_optimizers_own(
     train(perceptron, classification, optimizer, 3)
     state = saved(tmp_path, perceptron, optimizer)
     problem = make_problem(perceptron, classification)
-    rule = optimizer_of(Given(), state, Declared())
+    rule = find_settings(Given(), state.settings, Given())
     found = measure_next_step(problem, rule, state)
     before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
     train(perceptron, classification, optimizer, 1)
@@ -94,7 +93,7 @@ def test_each_group_steps_by_its_own_settings(
     train(perceptron, classification, optimizer, 3)
     state = saved(tmp_path, perceptron, optimizer)
     problem = make_problem(perceptron, classification)
-    found = measure_next_step(problem, optimizer_of(Given(), state, Declared()), state)
+    found = measure_next_step(problem, find_settings(Given(), state.settings, Given()), state)
     before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
     train(perceptron, classification, optimizer, 1)
     for tensor in problem.receiving:
@@ -106,7 +105,7 @@ def test_each_group_steps_by_its_own_settings(
 def test_what_the_user_says_holds_for_every_group() -> None:
     rule = Optimizer("adamw", betas=(0.8, 0.9), said=("betas",))
     assert rule.of_group({"betas": (0.5, 0.7), "eps": 1e-3}) == replace(rule, eps=1e-3)
-    assert rule.of_group({"momentum": 0.3}) is rule
+    assert rule.of_group({"momentum": 0.3}) == rule
 
 
 def test_an_optimizer_that_maximizes_is_refused(
@@ -116,7 +115,9 @@ def test_an_optimizer_that_maximizes_is_refused(
     train(perceptron, classification, optimizer, 1)
     state = saved(tmp_path, perceptron, optimizer)
     with pytest.raises(MismatchError, match="maximizes"):
-        measure_next_step(make_problem(perceptron, classification), optimizer_of(Given(), state, Declared()), state)
+        measure_next_step(
+            make_problem(perceptron, classification), find_settings(Given(), state.settings, Given()), state
+        )
 
 
 def test_a_fromage_step_lacks_only_the_prefactor(

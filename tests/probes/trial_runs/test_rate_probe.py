@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from fromage_cli.errors import ResourceError, UsageError
-from fromage_cli.probes.optimizer_step.optimizer import Optimizer
+from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.optimizers.typical_rates import calibration
 from fromage_cli.probes.trial_runs.rate_probe import ABOVE, conclude, measure_rate
 from fromage_cli.probes.trial_runs.short_runs import APART, STEPS, ShortRuns
 from fromage_cli.probes.trial_runs.training_rows import TrainingRows
@@ -22,7 +23,6 @@ from fromage_cli.theory.rate_calibration import (
     INTERVAL,
     LEAST_GAIN,
     SGD,
-    calibration,
     valley_of_least,
 )
 
@@ -206,7 +206,7 @@ def test_adam_counts_as_adamw_and_lion_as_unknown(make_problem: Maker, perceptro
     lion = measure_rate(problem, Optimizer(name="lion", betas=(0.9, 0.99)), None)
     assert lion.centre is not None
     assert not lion.reliable
-    assert calibration("lion") is None
+    assert calibration(Optimizer("lion")) is None
 
 
 def test_a_time_limit_leaves_a_partial_answer(make_problem: Maker, perceptron: nn.Module) -> None:

@@ -13,14 +13,13 @@ from torch import nn
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import MismatchError, ResourceError, UsageError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
-from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of
+from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.trial_runs.training import training
 from fromage_cli.probes.trial_runs.training_rows import training_rows
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.data.batches import as_batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.losses import resolve_loss
-from fromage_cli.problem.user_code.declared import Declared
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]
@@ -127,7 +126,7 @@ def test_training_goes_on_from_a_saved_state_as_if_it_had_never_stopped(
     assert state is not None
     model, saved = twin(perceptron), torch.load(tmp_path / "c.pt")
     name = NAMES.get(kind, kind)
-    found = optimizer_of(Given(name=name), state, Declared())
+    found = find_settings(Given(name=name), state.settings, Given())
     with training(make_problem(perceptron, classification), found, state) as run:
         run.start(0.02)
         losses = [run.step(as_batch(part, "part")) for part in parts[2:]]
@@ -170,7 +169,7 @@ def test_what_an_optimizer_holds_and_what_each_group_has_of_its_own_goes_on(
     by_hand(perceptron, parts[:2], optimizer)
     torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
     state, model = open_checkpoint(tmp_path / "c.pt").optimizer, twin(perceptron)
-    found = optimizer_of(Given(name=rule.__name__.lower()), state, Declared())
+    found = find_settings(Given(name=rule.__name__.lower()), state.settings, Given())
     with training(make_problem(perceptron, classification), found, state) as run:
         run.start(0.02)
         losses = [run.step(as_batch(part, "part")) for part in parts[2:]]
@@ -192,7 +191,9 @@ def test_amsgrad_that_was_switched_on_since_starts_from_the_present_moments(
     saved["param_groups"][0]["amsgrad"] = True
     torch.save({"model": perceptron.state_dict(), "optimizer": saved}, tmp_path / "c.pt")
     state, model = open_checkpoint(tmp_path / "c.pt").optimizer, twin(perceptron)
-    with training(make_problem(perceptron, classification), optimizer_of(Given(), state, Declared()), state) as run:
+    with training(
+        make_problem(perceptron, classification), find_settings(Given(), state.settings, Given()), state
+    ) as run:
         run.start(0.02)
         run.step(as_batch(parts[2], "part"))
         reached = weights(perceptron)
@@ -220,7 +221,9 @@ def test_an_optimizer_that_was_given_frozen_tensors_too_goes_on(
     torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
     state, model = open_checkpoint(tmp_path / "c.pt").optimizer, twin(perceptron)
     list(model.parameters())[1].requires_grad_(False)
-    with training(make_problem(perceptron, classification), optimizer_of(Given(), state, Declared()), state) as run:
+    with training(
+        make_problem(perceptron, classification), find_settings(Given(), state.settings, Given()), state
+    ) as run:
         run.start(0.02)
         losses = [run.step(as_batch(part, "part")) for part in parts[2:]]
     following = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
@@ -239,7 +242,7 @@ def test_groups_that_nothing_tells_apart_train_as_one(
     state = open_checkpoint(tmp_path / "c.pt").optimizer
     model = twin(perceptron)
     expected = by_hand(model, cut(classification, 8), rule(model.parameters(), lr=0.02))
-    found = optimizer_of(Given(name=name), state, Declared())
+    found = find_settings(Given(name=name), state.settings, Given())
     with training(make_problem(perceptron, classification), found, state) as run:
         run.start(0.02)
         assert [run.step(as_batch(part, "part")) for part in cut(classification, 8)] == expected
@@ -260,7 +263,7 @@ def test_the_sample_gpt_is_trained_on_as_its_own_script_would(monkeypatch: pytes
     problem = Problem(
         networks[0], resolve_loss("auto", networks[0], batches[0]), batches[0], further=tuple(batches[1:])
     )
-    optimizer = optimizer_of(Given(), checkpoint.optimizer, Declared())
+    optimizer = find_settings(Given(), checkpoint.optimizer.settings, Given())
     assert (optimizer.name, optimizer.learning_rate) == ("adamw", 0.003)
     with training(problem, optimizer, checkpoint.optimizer) as run:
         run.start(0.003)

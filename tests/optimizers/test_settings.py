@@ -7,8 +7,7 @@ from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
-from fromage_cli.probes.optimizer_step.optimizer import Given, Optimizer, optimizer_of, state_of
-from fromage_cli.problem.user_code.declared import Declared
+from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 
 
 def state_from(tmp_path: Path, kind: Any, *, grouped: bool = False, **settings: Any) -> OptimizerState:
@@ -40,7 +39,7 @@ def test_the_rule_and_its_settings_come_from_the_state(
     tmp_path: Path, kind: Any, settings: dict[str, Any], name: str | None
 ) -> None:
     state = state_from(tmp_path, kind, lr=0.02, **settings)
-    found = optimizer_of(Given(), state, Declared())
+    found = find_settings(Given(), state.settings, Given())
     assert found.name == name
     if name is not None:
         assert found.learning_rate == 0.02
@@ -48,7 +47,7 @@ def test_the_rule_and_its_settings_come_from_the_state(
         assert found.nesterov == (name == "sgd")
         assert found.betas == (settings.get("betas", (0.9, 0.999)))
         assert found.weight_decay == {"sgd": 0.0, "adam": 0.1, "adamw": 0.01}[name]
-        assert state_of(found, state) is state
+        assert state.serving(found.name) is state
 
 
 def test_an_adam_without_decay_and_without_a_word_on_it_is_adam(tmp_path: Path) -> None:
@@ -60,33 +59,33 @@ def test_an_adam_without_decay_and_without_a_word_on_it_is_adam(tmp_path: Path) 
         ),
         state.slots,
     )
-    assert optimizer_of(Given(), older, Declared()).name == "adam"
+    assert find_settings(Given(), older.settings, Given()).name == "adam"
 
 
 def test_what_the_user_says_wins_over_the_state_and_the_state_over_what_is_declared(tmp_path: Path) -> None:
     state = state_from(tmp_path, torch.optim.SGD, lr=0.02, momentum=0.9, weight_decay=0.1)
-    declared = Declared(learning_rate=7.0, momentum=0.3, weight_decay=0.7, betas=(0.5, 0.6))
+    declared = Given(learning_rate=7.0, momentum=0.3, weight_decay=0.7, betas=(0.5, 0.6))
     given = Given("sgd", 0.3, 0.5, weight_decay=0.2)
-    assert optimizer_of(given, state, declared) == Optimizer(
-        "sgd", 0.3, 0.5, betas=(0.5, 0.6), weight_decay=0.2, decay_given=True, said=("momentum",)
+    assert find_settings(given, state.settings, declared) == Optimizer(
+        "sgd", 0.3, 0.5, weight_decay=0.2, decay_given=True, said=("momentum",)
     )
-    assert optimizer_of(Given(), state, declared).learning_rate == 0.02
-    assert optimizer_of(Given("sgd"), None, declared).learning_rate == 7.0
-    assert optimizer_of(Given("sgd"), None, declared).weight_decay == 0.7
+    assert find_settings(Given(), state.settings, declared).learning_rate == 0.02
+    assert find_settings(Given("sgd"), None, declared).learning_rate == 7.0
+    assert find_settings(Given("sgd"), None, declared).weight_decay == 0.7
 
 
 def test_another_rules_state_is_not_used(tmp_path: Path) -> None:
     state = state_from(tmp_path, torch.optim.Adam, lr=0.02)
-    found = optimizer_of(Given("sgd"), state, Declared())
+    found = find_settings(Given("sgd"), state.settings, Given())
     assert found.learning_rate is None
-    assert state_of(found, state) is None
-    assert state_of(optimizer_of(Given("adamw"), state, Declared()), state) is state
+    assert state.serving(found.name) is None
+    assert state.serving("adamw") is state
 
 
 def test_of_several_groups_the_largest_rate_counts_and_it_is_said(tmp_path: Path) -> None:
-    found = optimizer_of(Given(), state_from(tmp_path, torch.optim.SGD, grouped=True, lr=0.1), Declared())
+    found = find_settings(Given(), state_from(tmp_path, torch.optim.SGD, grouped=True, lr=0.1).settings, Given())
     assert (found.learning_rate, found.weight_decay) == (0.5, 0.25)
-    assert found.notes[0].endswith(
+    assert found.group_notes[0].endswith(
         "rates from 0.1 to 0.5; the largest is taken for all: which tensors are whose is not told."
     )
 
@@ -98,14 +97,16 @@ def test_groups_that_differ_in_their_momentum_are_told(tmp_path: Path) -> None:
         {"optimizer": torch.optim.SGD(groups, lr=0.1, momentum=0.9).state_dict(), **model.state_dict()},
         tmp_path / "m.pt",
     )
-    found = optimizer_of(Given(), open_checkpoint(tmp_path / "m.pt").optimizer, Declared())
-    assert found.notes == ("optimizer: groups differ in momentum; thresholds and noise are taken as in the first.",)
-    said = optimizer_of(Given(momentum=0.8), open_checkpoint(tmp_path / "m.pt").optimizer, Declared())
-    assert said.notes == ()
+    found = find_settings(Given(), open_checkpoint(tmp_path / "m.pt").optimizer.settings, Given())
+    assert found.group_notes == (
+        "optimizer: groups differ in momentum; thresholds and noise are taken as in the first.",
+    )
+    said = find_settings(Given(momentum=0.8), open_checkpoint(tmp_path / "m.pt").optimizer.settings, Given())
+    assert said.group_notes == ()
 
 
 def test_a_rate_of_zero_is_no_rate(tmp_path: Path) -> None:
-    found = optimizer_of(Given(), state_from(tmp_path, torch.optim.SGD, lr=0.0), Declared())
+    found = find_settings(Given(), state_from(tmp_path, torch.optim.SGD, lr=0.0).settings, Given())
     assert found.learning_rate is None
     assert "end of its schedule" in found.notes[0]
 
@@ -129,31 +130,31 @@ def test_its_flags_are_those_that_it_has(optimizer: Optimizer, settings: tuple[o
 
 
 def test_settings_of_the_other_rules_come_from_their_state(tmp_path: Path) -> None:
-    lars = optimizer_of(Given(), state_from(tmp_path, LARS, momentum=0.8, trust_coefficient=0.02), Declared())
+    lars = find_settings(Given(), state_from(tmp_path, LARS, momentum=0.8, trust_coefficient=0.02).settings, Given())
     assert (lars.name, lars.momentum, lars.trust_coefficient) == ("lars", 0.8, 0.02)
-    lion = optimizer_of(Given(), state_from(tmp_path, Lion, weight_decay=0.3), Declared())
+    lion = find_settings(Given(), state_from(tmp_path, Lion, weight_decay=0.3).settings, Given())
     assert (lion.name, lion.betas, lion.weight_decay, lion.coupled_decay) == ("lion", (0.9, 0.99), 0.3, 0.0)
-    lamb = optimizer_of(Given(), state_from(tmp_path, LAMB, eps=1e-4, trust_clip=True), Declared())
+    lamb = find_settings(Given(), state_from(tmp_path, LAMB, eps=1e-4, trust_clip=True).settings, Given())
     assert (lamb.name, lamb.epsilon, lamb.trust_clip, lamb.remembers) == ("lamb", 1e-4, True, True)
-    fromage = optimizer_of(Given(), state_from(tmp_path, Fromage, lr=0.02), Declared())
+    fromage = find_settings(Given(), state_from(tmp_path, Fromage, lr=0.02).settings, Given())
     assert (fromage.name, fromage.learning_rate, fromage.remembers) == ("fromage", 0.02, False)
 
 
 def test_what_nobody_says_is_each_rules_own_default() -> None:
-    muon, lion, lamb = (optimizer_of(Given(name), None, Declared()) for name in ("muon", "lion", "lamb"))
+    muon, lion, lamb = (find_settings(Given(name), None, Given()) for name in ("muon", "lion", "lamb"))
     assert (muon.momentum, muon.nesterov, muon.epsilon) == (0.95, True, 1e-7)
     assert (lion.betas, lamb.epsilon, lamb.betas) == ((0.9, 0.99), 1e-6, (0.9, 0.999))
-    assert optimizer_of(Given("adam"), None, Declared(momentum=0.5)).momentum == 0.0
+    assert find_settings(Given("adam"), None, Given(momentum=0.5)).momentum == 0.0
 
 
 def test_what_a_state_does_not_tell_is_said(tmp_path: Path) -> None:
-    radam = optimizer_of(Given(), state_from(tmp_path, torch.optim.RAdam), Declared())
+    radam = find_settings(Given(), state_from(tmp_path, torch.optim.RAdam).settings, Given())
     assert radam.name is None and "state of radam" in radam.notes[0]
-    other = optimizer_of(Given("lion"), state_from(tmp_path, torch.optim.Adam), Declared())
+    other = find_settings(Given("lion"), state_from(tmp_path, torch.optim.Adam).settings, Given())
     assert "state of adam; it is not used for lion" in other.notes[0]
     state = state_from(tmp_path, torch.optim.Adam, weight_decay=0.1)
     group = state.groups[0]
     silent = {key: value for key, value in group.settings.items() if key != "decoupled_weight_decay"}
     older = OptimizerState((type(group)(silent, group.numbers),), state.slots)
-    found = optimizer_of(Given(), older, Declared())
+    found = find_settings(Given(), older.settings, Given())
     assert found.name == "adamw" and "does not say whether" in found.notes[0]

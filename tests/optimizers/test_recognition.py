@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
-from fromage_cli.checkpoints.optimizers.optimizer_kind import optimizer_kind, optimizer_step
 from fromage_cli.checkpoints.optimizers.optimizer_state import ParameterGroup
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 
@@ -43,12 +42,12 @@ def state(tmp_path, make) -> OptimizerState:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_torchs_optimizers_and_ours(kind, tmp_path):
-    assert optimizer_kind(state(tmp_path, KINDS[kind])) == kind
+    assert state(tmp_path, KINDS[kind]).kind == kind
 
 
 def test_updates_are_counted_where_the_slots_count_them(tmp_path):
-    assert optimizer_step(state(tmp_path, KINDS["adamw"])) == 3
-    assert optimizer_step(state(tmp_path, KINDS["sgd"])) is None
+    assert state(tmp_path, KINDS["adamw"]).steps == 3
+    assert state(tmp_path, KINDS["sgd"]).steps is None
 
 
 def made(slots, **settings) -> OptimizerState:
@@ -56,17 +55,17 @@ def made(slots, **settings) -> OptimizerState:
 
 
 def test_kinds_that_torch_has_not():
-    assert optimizer_kind(made(["exp_avg"], betas=(0.9, 0.99))) == "lion"
-    assert optimizer_kind(made([], betas=(0.9, 0.99), weight_decay=0.1)) == "lion"
-    assert optimizer_kind(made(["exp_avg", "exp_avg_sq"], betas=(0.9, 0.99), grad_averaging=True)) == "lamb"
-    assert optimizer_kind(made(["momentum_buffer"], trust_coefficient=0.001, nesterov=False, dampening=0)) == "lars"
+    assert made(["exp_avg"], betas=(0.9, 0.99)).kind == "lion"
+    assert made([], betas=(0.9, 0.99), weight_decay=0.1).kind == "lion"
+    assert made(["exp_avg", "exp_avg_sq"], betas=(0.9, 0.99), grad_averaging=True).kind == "lamb"
+    assert made(["momentum_buffer"], trust_coefficient=0.001, nesterov=False, dampening=0).kind == "lars"
 
 
 def test_an_older_file_does_not_say_which_adam():
     slots = ["step", "exp_avg", "exp_avg_sq"]
-    assert optimizer_kind(made(slots, betas=(0.9, 0.99), weight_decay=0.1)) == "adam or adamw"
-    assert optimizer_kind(made(slots, betas=(0.9, 0.99), weight_decay=0)) == "adam"
-    assert optimizer_kind(made([], lr=0.1)) is None
+    assert made(slots, betas=(0.9, 0.99), weight_decay=0.1).kind == "adam or adamw"
+    assert made(slots, betas=(0.9, 0.99), weight_decay=0).kind == "adam"
+    assert made([], lr=0.1).kind is None
 
 
 @pytest.mark.parametrize(
@@ -83,10 +82,10 @@ def test_an_older_file_does_not_say_which_adam():
     ids=["Sophia", "Sophia at first", "Adan", "Prodigy", "D-Adaptation", "schedule-free", "8 bits"],
 )
 def test_relatives_of_adam_and_lion_are_not_taken_for_them(slots, settings):
-    assert optimizer_kind(made(slots, weight_decay=0.0, **settings)) is None
+    assert made(slots, weight_decay=0.0, **settings).kind is None
 
 
 @pytest.mark.parametrize("step", [torch.zeros(3), torch.tensor(math.nan), torch.tensor(math.inf), "many"])
 def test_a_step_that_is_no_number_counts_for_nothing(step):
-    assert optimizer_step(OptimizerState((), {0: {"step": step}, 1: {"step": torch.tensor([7.0])}})) == 7
-    assert optimizer_step(OptimizerState((), {0: {"step": step}})) is None
+    assert OptimizerState((), {0: {"step": step}, 1: {"step": torch.tensor([7.0])}}).steps == 7
+    assert OptimizerState((), {0: {"step": step}}).steps is None

@@ -1,0 +1,233 @@
+"""Which optimizer trains with which settings: as the user says, else as a saved state does, else as declared."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fromage_cli.optimizers.recognition import EITHER_ADAM
+from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, RULES, Rule
+
+OTHER_NAMES = {"trust_coefficient": "trust_coeff"}
+"""What other implementations call a setting."""
+ASSUMED = {
+    "momentum": "momentum is not known; {} is",
+    "betas": "betas are not known; {} are",
+    "trust_coefficient": "trust coefficient is not known; {} is",
+}
+"""What is said of a setting where nothing tells it, by its name."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was said of the optimizer, by the user or beside a checkpoint; None where nothing was."""
+
+    name: str | None = None
+    """One of RULES."""
+    learning_rate: float | None = None
+    momentum: float | None = None
+    nesterov: bool = False
+    betas: tuple[float, float] | None = None
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True)
+class SavedSettings:
+    """What a saved state says of its optimizer."""
+
+    kind: str | None
+    """As `recognise` names it."""
+    groups: Sequence[Mapping[str, Any]] = ()
+    """The settings of each parameter group."""
+    members_told: bool = True
+    """Whether it can be told which tensors each group holds."""
+
+    @property
+    def rule(self) -> str | None:
+        """The one of RULES whose state it is; None where it is another's."""
+        return ADAMW.name if self.kind == EITHER_ADAM else self.kind if self.kind in RULES else None
+
+    def serves(self, name: str | None) -> bool:
+        """Whether the state serves a rule of that name: Adam's moments serve AdamW."""
+        return self.rule is not None and (self.rule == name or {self.rule, name} <= {ADAM.name, ADAMW.name})
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An update rule with its settings."""
+
+    name: str | None = None
+    """One of RULES; None where it is not known."""
+    learning_rate: float | None = None
+    """The highest of any group."""
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    """The largest of any group."""
+    decay_given: bool = False
+    """Whether the decay holds for every tensor, whatever the groups in the state say."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of how it was found."""
+    group_notes: tuple[str, ...] = ()
+    """The same where one value is taken for groups that differ."""
+    eps: float | None = None
+    """None takes the rule's own."""
+    amsgrad: bool = False
+    trust_coefficient: float = 1.0
+    """Of LARS, whose rate times this is a relative step."""
+    trust_clip: bool = False
+    """Of LARS and LAMB: no step is longer than without scaling."""
+    own: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of this rule alone, as its class names them."""
+    said: tuple[str, ...] = ()
+    """Settings that the user gave, which hold for every group."""
+
+    @property
+    def rule(self) -> Rule | None:
+        """Its record; None where it is not known."""
+        return RULES.get(self.name or "")
+
+    def has(self, setting: str) -> bool:
+        """Whether its rule has a setting of that name."""
+        return self.rule is not None and self.rule.has(setting)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the class that steps takes beside the rate."""
+        defaults = self.rule.defaults if self.rule is not None else {}
+        found = {name: getattr(self, name, self.own.get(name, value)) for name, value in defaults.items()}
+        return found | ({"eps": self.epsilon} if "eps" in found and self.eps is None else {})
+
+    def with_settings(self, settings: Mapping[str, Any]) -> "Optimizer":
+        """The same with other settings, by the names that its class gives them."""
+        fields = {name: value for name, value in settings.items() if name in self.__dataclass_fields__}
+        fields.pop("weight_decay", None)
+        own = {name: value for name, value in settings.items() if name not in self.__dataclass_fields__}
+        if "eps" in fields and self.rule is not None and fields["eps"] == self.rule.defaults["eps"]:
+            fields["eps"] = None
+        if not fields.get("momentum", self.momentum):
+            fields["dampening"] = 0.0  # without a buffer torch takes none
+        return replace(self, **fields, own={**self.own, **own})
+
+    def of_group(self, settings: Mapping[str, Any]) -> "Optimizer":
+        """The rule with one group's own settings but rate and decay, as far as the user gave no others."""
+        own = _saved(self.rule, settings) if self.rule is not None else {}
+        return self.with_settings({name: value for name, value in own.items() if name not in self.said})
+
+    @property
+    def flags(self) -> dict[str, object]:
+        """Its settings as flags would give them, by name; None for those that it does not have."""
+        return {
+            "optimizer": self.name,
+            "lr": self.learning_rate,
+            "momentum": self.momentum if self.has("momentum") else None,
+            "nesterov": self.nesterov if self.has("nesterov") else None,
+            "betas": ",".join(f"{beta:g}" for beta in self.betas) if self.has("betas") else None,
+            "weight_decay": self.weight_decay if self.name is not None else None,
+        }
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether its threshold is one of the preconditioned Hessian."""
+        return self.rule is not None and self.rule.adaptive
+
+    @property
+    def remembers(self) -> bool:
+        """Whether its step depends on gradients before the present one."""
+        return self.momentum > 0.0 or (self.rule is not None and bool(self.rule.slots) and not self.has("momentum"))
+
+    def contraction(self, rate: float) -> float:
+        """What a step of that rate multiplies the weights by in the end: 1 / sqrt(1 + rate^2) for Fromage."""
+        return 1.0 / math.hypot(1.0, rate) if self.rule is FROMAGE else 1.0
+
+    @property
+    def epsilon(self) -> float:
+        """What is added to a root or a norm before it divides."""
+        return self.eps if self.eps is not None else (self.rule or ADAM).defaults.get("eps", ADAM.defaults["eps"])
+
+    @property
+    def coupled_decay(self) -> float:
+        """What weight decay adds to the curvature."""
+        return self.weight_decay if self.rule is None or self.rule.decay in ("coupled", None) else 0.0
+
+
+def find_settings(given: Given, saved: SavedSettings | None, declared: Given) -> Optimizer:
+    """The optimizer that a checkpoint was, or would be, trained with.
+
+    A state's settings count only where its rule is the one asked for; `Optimizer.of_group` has those of other groups
+    than the first.
+    """
+    name = given.name or (saved.rule if saved is not None else None)
+    groups = saved.groups if saved is not None and saved.serves(name) else ()
+    rates = [float(settings.get("lr") or 0.0) for settings in groups]
+    decays = [float(settings.get("weight_decay") or 0.0) for settings in groups]
+    rate = _first(given.learning_rate, max(rates, default=None), declared.learning_rate)
+    notes = _notes_on_the_state(given, saved, name)
+    if rate == 0.0:
+        notes.append("optimizer: the rate in the checkpoint is 0, the end of its schedule; --lr gives another.")
+    found = Optimizer(
+        name=name,
+        learning_rate=rate or None,
+        weight_decay=float(_first(given.weight_decay, max(decays, default=None), declared.weight_decay) or 0.0),
+        decay_given=given.weight_decay is not None or not decays,
+        said=tuple(key for key in ("momentum", "nesterov", "betas") if getattr(given, key) not in (None, False)),
+    )
+    rule = found.rule
+    if rule is None:
+        return replace(found, notes=tuple(notes))
+    said = {key: getattr(given, key) for key in found.said}
+    told = {key: value for key in ("momentum", "betas") if (value := getattr(declared, key)) is not None}
+    known = {**told, **(_saved(rule, groups[0]) if groups else {}), **said}
+    known = {key: value for key, value in known.items() if rule.has(key)}
+    for key, words in ASSUMED.items():
+        if rule.has(key) and key not in known:
+            notes.append(f"optimizer: the {words.format(_spelled(rule.defaults[key]))} taken.")
+    unsaid = [key for key in ("betas", "momentum", "dampening", "nesterov") if rule.has(key) and key not in said]
+    differ = [key for key in unsaid if len({str(settings.get(key)) for settings in groups}) > 1]
+    group_notes = []
+    if differ:
+        words = f"{' and '.join(differ)}; thresholds and noise are taken as in the first"
+        group_notes.append(f"optimizer: groups differ in {words}.")
+    if given.learning_rate is None and len(set(rates)) > 1 and saved is not None:
+        all_alike = "" if saved.members_told else " for all: which tensors are whose is not told"
+        group_notes.append(
+            f"optimizer: groups with rates from {min(rates):g} to {max(rates):g}; the largest is taken{all_alike}."
+        )
+    return replace(found.with_settings({**rule.defaults, **known}), notes=tuple(notes), group_notes=tuple(group_notes))
+
+
+def _notes_on_the_state(given: Given, saved: SavedSettings | None, name: str | None) -> list[str]:
+    """Whether it is used, and what it leaves open."""
+    if saved is None or saved.kind is None:
+        return []
+    if given.name is None and saved.kind == EITHER_ADAM:
+        return [f"optimizer: the state does not say whether it is of {EITHER_ADAM}; {ADAMW.name} is taken."]
+    if given.name is None and saved.rule is None:
+        return [f"optimizer: the checkpoint holds the state of {saved.kind}, which is not covered here."]
+    if given.name is not None and not saved.serves(name):
+        return [f"optimizer: the checkpoint holds the state of {saved.kind}; it is not used for {name}."]
+    return []
+
+
+def _saved(rule: Rule, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """One group's settings that the rule has but its decay, as the kinds of value that its class takes."""
+    found = {}
+    for name, default in rule.defaults.items():
+        value = settings.get(name, settings.get(OTHER_NAMES.get(name, name)))
+        if value is None or name == "weight_decay":
+            continue
+        if isinstance(default, tuple):
+            found[name] = tuple(None if part is None else float(part) for part in value)
+        else:
+            found[name] = type(default)(value) if default is not None else value
+    return found
+
+
+def _spelled(value: Any) -> str:
+    return ", ".join(f"{part:g}" for part in (value if isinstance(value, tuple) else (value,)))
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)

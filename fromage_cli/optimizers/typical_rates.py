@@ -1,0 +1,41 @@
+"""Learning rates that train most small networks, where one is known for the optimizer or follows from another's.
+
+Source: docs/learning-rate-study.md; for Lion, Chen et al., NeurIPS 2023, section 5, who take 3 to 10 times less than
+for AdamW; for Muon, torch's `match_rms_adamw`, made so that AdamW's rate can be kept.
+"""
+
+from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, LAMB, LARS, LION, MUON, SGD
+from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.theory import rate_calibration
+from fromage_cli.theory.conversions import stationary_gain
+from fromage_cli.theory.rate_calibration import Calibration, momentum_calibration
+
+ROOT_MEAN_SQUARE = 0.2
+"""Of an entry of AdamW's update while training. Source: Liu et al., *Muon is scalable*, 2025, section 2.2."""
+
+
+def calibration(optimizer: Optimizer) -> Calibration | None:
+    """The constants that the study found for an optimizer, AdamW's for Adam; None where it has none."""
+    if optimizer.rule is SGD:
+        return momentum_calibration(optimizer.momentum)
+    if optimizer.rule in (ADAM, ADAMW):
+        return rate_calibration.ADAMW
+    return rate_calibration.FROMAGE if optimizer.rule is FROMAGE else None
+
+
+def typical_rate(optimizer: Optimizer) -> tuple[float | None, str]:
+    """The rate, or None, and where it comes from, or why there is none."""
+    rule, relative, adamw = optimizer.rule, rate_calibration.FROMAGE.typical, rate_calibration.ADAMW.typical
+    found = calibration(optimizer)
+    if found is not None:
+        return found.typical, "small networks; geometric mean of their best rates"
+    if rule is LAMB:
+        return relative, "as Fromage's; the same relative step"
+    if rule is LARS:
+        rate = relative / (optimizer.trust_coefficient * stationary_gain(optimizer.momentum))
+        return rate, "as Fromage's; the same relative step"
+    if rule is LION:
+        return ROOT_MEAN_SQUARE * adamw, "as AdamW's; the same size of step"
+    if rule is MUON and optimizer.arguments["adjust_lr_fn"] == "match_rms_adamw":
+        return adamw, "as AdamW's; whose size of step it matches"
+    return None, rule.without["typical rate"] if rule is not None else "the optimizer is not known"
