@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import ResourceError
-from fromage_cli.probes.lines.critical import moved_along
 from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.probes.lines.critical import moved_along
 from fromage_cli.probes.trial_runs.training import Training, training
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
 from fromage_cli.problem.evaluation.output_expansion import expand_outputs, model_gradient, model_loss

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
-from fromage_cli.probes.curvature.preconditioned_hessian import groups_differ, precondition
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
+from fromage_cli.probes.curvature.preconditioned_hessian import groups_differ, precondition
 from fromage_cli.probes.curvature.stable_rate import stable_rate
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem
