@@ -13,6 +13,7 @@ from fromage_cli.checkpoints.names.naming import nearest
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.pickles.unpickling import PickledName
 from fromage_cli.checkpoints.storage.files import FileVersion
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 from fromage_cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,6 +37,14 @@ class TensorEntry:
     def floating(self) -> bool:
         """Whether the elements are real floating-point numbers."""
         return self.dtype.startswith(("float", "bfloat"))
+
+
+def entries_of(tensors: Mapping[str, StoredTensor]) -> dict[str, TensorEntry]:
+    """Return what is known of tensors that lie in files; one that cannot be read says in its dtype what it is."""
+    return {
+        name: TensorEntry(name, f"{tensor.peculiarity} {tensor.dtype}".lstrip(), tensor.shape)
+        for name, tensor in tensors.items()
+    }
 
 
 @dataclass(frozen=True)

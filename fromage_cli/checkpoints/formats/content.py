@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fromage_cli.checkpoints.formats.npy_header import MAGIC, pickle_in_array
+from fromage_cli.checkpoints.formats.npy_header import NPY_MAGIC, pickle_in_array
 from fromage_cli.checkpoints.formats.zip_directory import read_directory
 from fromage_cli.checkpoints.names.library_files import HEADER_LIMIT
-from fromage_cli.checkpoints.storage.files import FileVersion, opened, quoted
+from fromage_cli.checkpoints.storage.files import HEAD, FileVersion, opened, quoted
 from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.errors import InputError, UnsafeError
 
@@ -20,7 +20,8 @@ PICKLE_PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 OLD_PICKLE = re.compile(rb"c[\w.]+\n[\w.]+\n[(q)p0-9]|\([dl]p?[0-9]+\n|\(i[\w.]+\n[\w.]+\n|[}\]]q\x00")
 """The beginning of an object, a dictionary or a list in protocol 0 or 1, which have no mark of their own."""
 
-GRAPHS = ("/models/model.json", "/serialized_exported_program.json", "/archive_format")  # of torch.export
+GRAPHS = ("/models/model.json", "/serialized_exported_program.json", "/archive_format")
+"""How the members of an archive end in which torch.export keeps a graph."""
 MSGPACK = re.compile(rb"([\x81-\x8f]|\xde..|\xdf....)[\xa1-\xbf\xd9\xda]", re.DOTALL)
 """The beginning of a dictionary whose first key is a text."""
 PICKLED = ("torch", "torch-legacy", "torchscript", "torch-package")
@@ -33,12 +34,12 @@ FOREIGN = (  # first bytes, what it is, what to do
     (b"7z\xbc\xaf", "a 7-Zip archive", "Unpack it first."),
     (b"\x89HDF", "an HDF5 file (Keras)", "Save the weights as .npz or .safetensors."),
     (b"GGUF", "a GGUF file", "Its weights are quantised; use the checkpoint that it was made from."),
-    (b"\x93NUMPY", "a single NumPy array", "Save named arrays with numpy.savez."),
+    (NPY_MAGIC, "a single NumPy array", "Save named arrays with numpy.savez."),
 )
 
 
 def kind_of(path: Path) -> str:
-    """Return what a file is; anything that is no checkpoint raises InputError.
+    """Return what a file is; anything that is no checkpoint raises InputError, code raises UnsafeError.
 
     "safetensors", "torch", "torch-legacy", "torchscript", "torch-package", "npz", "msgpack", or "json".
     """
@@ -48,20 +49,23 @@ def kind_of(path: Path) -> str:
             f"{quoted(path)} is one shard of a torch.distributed.checkpoint.",
             hint=f"Name its directory: {quoted(path.parent)}.",
         )
+    source = Source(path, version.size, version)
     with opened(path) as file:
-        head = file.read(512)
-    if _is_safetensors(head):
+        head = file.read(HEAD)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_LIMIT:
         return "safetensors"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return _kind_of_zip(path, version)
+        return _kind_of_archive(source)
     if (head.startswith(PICKLE_PROTOCOLS) and head[2:3] != b"\x00") or OLD_PICKLE.match(head):
         return "torch-legacy"
-    if head.startswith(MAGIC) and _holds_objects(path):
-        raise UnsafeError(
-            f"{quoted(path)} is an array of pickled Python objects. Nothing was executed.",
-            hint="Save plain numbers, named, with numpy.savez.",
-        )
-    if foreign := _foreign(head):
+    if head.startswith(NPY_MAGIC):
+        with source.open() as window:
+            if pickle_in_array(window) is not None:
+                raise UnsafeError(
+                    f"{quoted(path)} is an array of pickled Python objects. Nothing was executed.",
+                    hint="Save plain numbers, named, with numpy.savez.",
+                )
+    if foreign := _failed_download(head) or foreign_format(head):
         raise InputError(f"{quoted(path)} is {foreign[0]}.", hint=foreign[1])
     if path.suffix == ".safetensors":
         return "safetensors"
@@ -72,40 +76,28 @@ def kind_of(path: Path) -> str:
     raise InputError(f"{quoted(path)} is no checkpoint in any known format.", hint=SUPPORTED)
 
 
-def _holds_objects(path: Path) -> bool:
-    source = Source.of_file(path)
-    with source.open() as file:
-        return pickle_in_array(file) is not None
-
-
-def _is_safetensors(head: bytes) -> bool:
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_LIMIT
-
-
-def _foreign(head: bytes) -> tuple[str, str] | None:
-    """Return what a file that is certainly no checkpoint is, and what to do about it."""
+def _failed_download(head: bytes) -> tuple[str, str] | None:
+    """Return what stands in the place of a file that was not downloaded itself, and what to do about it."""
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the file that it points to", "Fetch the content with `git lfs pull`."
     if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page, not a checkpoint", "The download went wrong; download it again."
-    return foreign_format(head)
+    return None
 
 
 def foreign_format(head: bytes) -> tuple[str, str] | None:
     """Return which other format the first bytes of a file belong to, and what to do about it."""
-    for magic, found, hint in FOREIGN:
-        if head.startswith(magic):
-            return found, hint
     if head[257:262] == b"ustar":
         return "a tar archive", "Unpack it first (tar -xf)."
-    return None
+    return next(((found, hint) for magic, found, hint in FOREIGN if head.startswith(magic)), None)
 
 
-def _kind_of_zip(path: Path, version: FileVersion) -> str:
-    names = member_names(path, version)
+def _kind_of_archive(source: Source) -> str:
+    """Return which kind of checkpoint a ZIP archive is, by the names of its members."""
+    names = list(read_directory(source))
     if any(f"/{name}".endswith(GRAPHS) for name in names):
         raise UnsafeError(
-            f"{quoted(path)} is a .pt2 archive: it holds a graph, which counts as code. Nothing was executed.",
+            f"{quoted(source.path)} is a .pt2 archive: it holds a graph, which counts as code. Nothing was executed.",
             hint="Save the weights alone: torch.save(exported.state_dict, 'weights.pt').",
         )
     if any(name.endswith("/.data/extern_modules") for name in names):
@@ -116,9 +108,4 @@ def _kind_of_zip(path: Path, version: FileVersion) -> str:
         return "torch"
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
-    raise InputError(f"{quoted(path)} is a ZIP archive, but neither a PyTorch file nor .npz.", hint=SUPPORTED)
-
-
-def member_names(path: Path, version: FileVersion) -> list[str]:
-    """Return the names of a ZIP archive's members; a damaged or unfinished archive raises InputError."""
-    return list(read_directory(Source(path, version.size, version)))
+    raise InputError(f"{quoted(source.path)} is a ZIP archive, but neither a PyTorch file nor .npz.", hint=SUPPORTED)

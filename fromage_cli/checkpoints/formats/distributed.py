@@ -7,43 +7,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
-from fromage_cli.checkpoints.formats.distributed_metadata import (
-    Metadata,
-    Place,
-    Stored,
-    damaged,
-    missing_shards,
-    read_metadata,
-)
+from fromage_cli.checkpoints.checkpoint import Contents, entries_of
+from fromage_cli.checkpoints.formats.distributed_metadata import ByteRange, Metadata, damaged, read_metadata
 from fromage_cli.checkpoints.formats.pieces import Box, PiecedTensor
+from fromage_cli.checkpoints.formats.sharded import check_present
 from fromage_cli.checkpoints.formats.torch_file import load_part
 from fromage_cli.checkpoints.names.library_files import METADATA
-from fromage_cli.checkpoints.names.steps import STEP_NAMES, step_in_metadata
-from fromage_cli.checkpoints.nested.candidates import DEEPEST
+from fromage_cli.checkpoints.names.steps import first_step
+from fromage_cli.checkpoints.nested.candidates import DICTIONARY_LEVELS
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice, ancestors, choose
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.optimizers.saved_optimizer import GROUPS, KEYS, STATE, optimizer_state
-from fromage_cli.checkpoints.storage.files import FileVersion, quoted
-from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
-from fromage_cli.errors import FromageError, InputError
+from fromage_cli.checkpoints.storage.files import FileVersion, incomplete, quoted
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, stored_number
 
 if TYPE_CHECKING:
     import torch
 
 TRAINING = ("train_state", "trainer_state", "training_state")
 """Dictionaries beside the weights in which trainers keep their step."""
+MOST_LEVELS = 2 * DICTIONARY_LEVELS
+"""Levels of dictionaries in a checkpoint: below those that are looked into lie the names of tensors, cut at dots."""
 
 
 @dataclass(frozen=True)
-class _Unread:
+class _UnreadObject:
     """An object that is not a tensor, until it is asked for."""
 
-    place: Place
+    bytes: ByteRange
 
 
 def is_metadata(path: Path) -> bool:
@@ -53,59 +49,51 @@ def is_metadata(path: Path) -> bool:
 
 def read_distributed(path: Path, choice: Choice = ANY) -> Contents:
     """Read the metadata of a distributed checkpoint and choose the dictionary that is the weights."""
-    metadata = read_metadata(path)
-    check_shards(path, metadata)
-    root = _tree(path, metadata)
-    try:
-        chosen, note = choose(root, choice)
-    except FromageError as error:
-        raise type(error)(f"{quoted(path.parent)}: {error.message}", error.hint, error.details) from None
+    root = _read_tree(path)
+    chosen, note = choose(path.parent, root, choice)
     around = list(ancestors(root, chosen.path))
+    trainers = [node[name] for node in around for name in TRAINING if isinstance(node.get(name), Mapping)]
     tensors = cast("Mapping[str, PiecedTensor]", chosen.tensors)
     return Contents(
         format="torch-distributed",
-        entries={name: TensorEntry(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()},
+        entries=entries_of(tensors),
         read=lambda name: tensors[name].read(),
-        step=_step(around),
+        step=first_step([*around, *trainers], lambda value: stored_number(_with_objects(value))),
         key=".".join(chosen.path) or None,
         notes=(note,) if note else (),
         read_optimizer=lambda: _optimizer(around),
     )
 
 
-def check_shards(path: Path, metadata: Metadata) -> None:
-    """Raise InputError when a shard is missing or shorter than the metadata say, or holds two things in one place."""
-    if absent := missing_shards(path, metadata.files):
-        raise absent
-    places: dict[Path, list[tuple[int, int]]] = {}
-    for item in metadata.items.values():
-        for piece in item.pieces:
-            place = piece.place
-            places.setdefault(place.file, []).append((place.begin, place.begin + place.length))
-    for file, stretches in places.items():
-        stretches.sort()
-        if any(end > begin for (_, end), (begin, _) in pairwise(stretches)):
-            raise damaged(path, f"two things lie in the same bytes of {file.name!r}")
-        if (size := FileVersion.of(file).size) < (end := stretches[-1][1]):
-            raise InputError(
-                f"{quoted(file)} is incomplete: expects {end} bytes, has {size}.",
-                hint="It was cut off while it was written or copied; take an earlier checkpoint or copy it again.",
-            )
-
-
 def load_distributed_optimizer(path: Path) -> OptimizerState | None:
-    """The optimizer's state in a distributed checkpoint, which may hold nothing else."""
-    metadata = read_metadata(path)
-    check_shards(path, metadata)
-    root = _tree(path, metadata)
+    """Return the optimizer's state in a distributed checkpoint, which may hold nothing else."""
+    root = _read_tree(path)
     return _optimizer([root, {KEYS[0]: root}])
 
 
-def _tree(path: Path, metadata: Metadata) -> dict[str, Any]:
-    """The nested dictionary that was saved, with tensors that know their pieces and objects not yet read."""
+def check_shards(path: Path, metadata: Metadata) -> None:
+    """Raise InputError when a shard is missing or shorter than the metadata say, or holds two things in one place."""
+    check_present(path, metadata.shards)
+    ranges: dict[Path, list[tuple[int, int]]] = {}
+    for item in metadata.items.values():
+        for piece in item.pieces:
+            stored = piece.bytes
+            ranges.setdefault(stored.file, []).append((stored.begin, stored.begin + stored.length))
+    for file, ends in ranges.items():
+        ends.sort()
+        if any(end > begin for (_, end), (begin, _) in pairwise(ends)):
+            raise damaged(path, f"two things lie in the same bytes of {file.name!r}")
+        if (size := FileVersion.of(file).size) < (end := ends[-1][1]):
+            raise incomplete(file, end, size)
+
+
+def _read_tree(path: Path) -> dict[str, Any]:
+    """Return the nested dictionary that was saved, with tensors that know their pieces and objects not yet read."""
+    metadata = read_metadata(path)
+    check_shards(path, metadata)
     root: dict[Any, Any] = {}
     for name, item in metadata.items.items():
-        if len(item.path) > 2 * DEEPEST:
+        if len(item.path) > MOST_LEVELS:
             raise damaged(path, f"{name!r} lies {len(item.path)} dictionaries deep")
         node = root
         for step in item.path[:-1]:
@@ -114,70 +102,46 @@ def _tree(path: Path, metadata: Metadata) -> dict[str, Any]:
                 raise damaged(path, f"{name!r} lies inside of a tensor")
         if item.path[-1] in node:
             raise damaged(path, f"{name!r} is there twice")
-        node[item.path[-1]] = _leaf(path, name, item)
+        if item.dtype is None:
+            node[item.path[-1]] = _UnreadObject(item.pieces[0].bytes)
+        else:
+            boxes = [Box(piece.offsets, piece.sizes, partial(_read_piece, piece.bytes, name)) for piece in item.pieces]
+            whole = f"Tensor {name!r} in {quoted(path.parent)}"
+            node[item.path[-1]] = PiecedTensor(item.dtype, item.shape, boxes=boxes, name=whole)
     return {str(name): value for name, value in root.items()}
 
 
-def _leaf(path: Path, name: str, item: Stored) -> PiecedTensor | _Unread:
-    if item.dtype is None:
-        return _Unread(item.pieces[0].place)
-    boxes = [Box(piece.offsets, piece.sizes, _reader(piece.place, name)) for piece in item.pieces]
-    return PiecedTensor(item.dtype, item.shape, boxes=boxes, name=f"Tensor {name!r} in {quoted(path.parent)}")
-
-
-def _reader(place: Place, name: str) -> Any:
-    def read() -> torch.Tensor:
-        import torch
-
-        piece = _load(place)
-        if not isinstance(piece, torch.Tensor):
-            raise damaged(place.file, f"a {type(piece).__name__} is where a piece of {name!r} should be")
-        return piece
-
-    return read
-
-
-def _load(place: Place) -> Any:
-    """What torch.save wrote into some bytes of a shard."""
-    loaded = load_part(place.file, place.begin, place.length)
+def _load(stored: ByteRange) -> Any:
+    """Return what torch.save wrote into some bytes of a shard."""
+    loaded = load_part(stored.file, stored.begin, stored.length)
     return loaded.read() if isinstance(loaded, StoredTensor) else loaded
 
 
-def _step(around: list[Mapping[str, Any]]) -> int | None:
-    """The step in the dictionaries around the weights, or in the trainer's own beside them."""
-    beside = [node[name] for node in around for name in TRAINING if isinstance(node.get(name), Mapping)]
-    for node in (*around, *beside):
-        found = {name: _number(node[name]) for name in STEP_NAMES if name in node}
-        if (step := step_in_metadata(found)) is not None:
-            return step
-    return None
+def _read_piece(stored: ByteRange, name: str) -> torch.Tensor:
+    """Return the elements of a piece of the named tensor."""
+    import torch
 
-
-def _number(value: Any) -> Any:
-    """A whole number, from a tensor too; None for anything else."""
-    if isinstance(value, PiecedTensor):
-        value = value.item() if value.numel() == 1 and "int" in value.dtype else None
-    value = _load(value.place) if isinstance(value, _Unread) else value
-    return value if type(value) is int else None
+    piece = _load(stored)
+    if not isinstance(piece, torch.Tensor):
+        raise damaged(stored.file, f"a {type(piece).__name__} is where a piece of {name!r} should be")
+    return piece
 
 
 def _optimizer(around: list[Mapping[str, Any]]) -> OptimizerState | None:
-    for node in around:
-        for key in KEYS:
-            if isinstance(saved := node.get(key), Mapping) and (state := optimizer_state([{key: _resolved(saved)}])):
-                return state
+    """Return the optimizer's state in one of the dictionaries, its settings read; tensors stay where they are."""
+    for saved, key in ((node[key], key) for node in around for key in KEYS if isinstance(node.get(key), Mapping)):
+        read = {str(name): _with_objects(value) for name, value in saved.items() if name != STATE}
+        if isinstance(groups := read.get(GROUPS), dict):  # numbered, where it was a list
+            read[GROUPS] = [groups[index] for index in sorted(groups, key=lambda index: (len(str(index)), str(index)))]
+        if STATE in saved:
+            read[STATE] = saved[STATE]
+        if state := optimizer_state([{key: read}]):
+            return state
     return None
 
 
-def _resolved(saved: Mapping[Any, Any]) -> dict[str, Any]:
-    """An optimizer's dictionary with its settings read, and its groups as a list; tensors stay where they are."""
-    resolved = {str(name): _value(value) for name, value in saved.items() if name != STATE}
-    if isinstance(groups := resolved.get(GROUPS), dict):
-        resolved[GROUPS] = [groups[index] for index in sorted(groups, key=lambda index: (len(str(index)), str(index)))]
-    return {**resolved, **({STATE: saved[STATE]} if STATE in saved else {})}
-
-
-def _value(value: Any) -> Any:
+def _with_objects(value: Any) -> Any:
+    """Return the same value with the objects in it read; tensors stay where they are."""
     if isinstance(value, Mapping):
-        return {name: _value(member) for name, member in value.items()}
-    return _load(value.place) if isinstance(value, _Unread) else value
+        return {name: _with_objects(member) for name, member in value.items()}
+    return _load(value.bytes) if isinstance(value, _UnreadObject) else value

@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
+from fromage_cli.checkpoints.checkpoint import Contents, entries_of
 from fromage_cli.checkpoints.formats.pieces import Box, PiecedTensor
 from fromage_cli.checkpoints.formats.safetensors_file import read_tensor
 from fromage_cli.checkpoints.formats.safetensors_header import Header, invalid, read_header
 from fromage_cli.checkpoints.names.library_files import SHARD_OF_RANK
 from fromage_cli.checkpoints.storage.files import names_in, quoted
+from fromage_cli.checkpoints.storage.stored_tensor import are_whole_numbers
 from fromage_cli.errors import InputError
 
 INFO = "DCP_SHARDING_INFO"
@@ -33,17 +34,17 @@ def read_ranks(path: Path) -> Contents:
     """Read the headers of all ranks' files, of which `path` is one, and put their tensors together."""
     files = files_of_ranks(path)
     headers = [read_header(file) for file in files]
-    tensors = _tensors(path, headers)
+    tensors = _pieced_tensors(path, headers)
     return Contents(
         format="safetensors-distributed",
-        entries={name: TensorEntry(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()},
+        entries=entries_of(tensors),
         read=lambda name: tensors[name].read(),
         notes=(f"Put together from {len(files)} files; how many there were when it was saved is not recorded.",),
     )
 
 
 def files_of_ranks(path: Path) -> list[Path]:
-    """The files of all ranks in the directory of one; InputError where a rank is missing."""
+    """Return the files of all ranks in the directory of one; InputError where a rank is missing."""
     ranks = {name: found for name in sorted(names_in(path.parent)) if (found := SHARD_OF_RANK.match(name))}
     present = {int(found[1]) for found in ranks.values()}
     if absent := sorted(set(range(1, max(present) + 1)) - present):
@@ -55,7 +56,8 @@ def files_of_ranks(path: Path) -> list[Path]:
     return [path.with_name(name) for name in ranks]
 
 
-def _tensors(path: Path, headers: list[Header]) -> dict[str, PiecedTensor]:
+def _pieced_tensors(path: Path, headers: list[Header]) -> dict[str, PiecedTensor]:
+    """Return the whole tensors, which are as large as their pieces reach; raises InputError where one has gaps."""
     tensors: dict[str, PiecedTensor] = {}
     for header in headers:
         offsets = _offsets(header)
@@ -71,7 +73,7 @@ def _tensors(path: Path, headers: list[Header]) -> dict[str, PiecedTensor]:
 
 
 def _offsets(header: Header) -> dict[str, tuple[int, ...]]:
-    """Where the piece of every tensor in a file begins."""
+    """Return where the piece of every tensor in a file begins in the whole one."""
     path = header.version.path
     try:
         table: Any = json.loads(header.metadata.get(INFO, ""))
@@ -79,10 +81,9 @@ def _offsets(header: Header) -> dict[str, tuple[int, ...]]:
         raise invalid(path, f"its {INFO} is not JSON") from error
     found = {}
     for name, entry in header.entries.items():
-        said = table.get(name) if isinstance(table, Mapping) else None
-        offsets: Any = said.get("saved_offsets") if isinstance(said, Mapping) else None
-        whole = isinstance(offsets, list) and all(type(offset) is int and 0 <= offset < 2**60 for offset in offsets)
-        if not whole or len(offsets) != len(entry.shape):
+        saved = table.get(name) if isinstance(table, Mapping) else None
+        offsets = saved.get("saved_offsets") if isinstance(saved, Mapping) else None
+        if not are_whole_numbers(offsets) or len(offsets) != len(entry.shape):
             raise invalid(path, f"its {INFO} does not say where the piece of {name!r} begins")
         found[name] = tuple(offsets)
     return found

@@ -42,15 +42,15 @@ class FlatVector:
 
     @property
     def size(self) -> int:
-        """The number of elements."""
+        """Return the number of elements."""
         return sum(part.numel() for part in self.parts)
 
     def tensor(self, begin: int, shape: tuple[int, ...]) -> FlatTensor:
-        """The tensor of that shape whose elements begin at `begin`."""
+        """Return the tensor of that shape whose elements begin at `begin`."""
         return FlatTensor(self.parts[0].dtype, shape, stretches=tuple(self.stretches(begin, math.prod(shape))))
 
     def stretches(self, begin: int, count: int) -> Iterator[StoredTensor]:
-        """The elements from `begin` on, `count` of them or as many as there are."""
+        """Yield the elements from `begin` on, `count` of them or as many as there are."""
         end = begin + count
         for part in self.parts:
             first, last = max(begin, 0), min(end, part.numel())
@@ -60,5 +60,5 @@ class FlatVector:
 
 
 def is_vector(value: object) -> bool:
-    """Whether a value is a vector of numbers that lie next to each other in a file."""
+    """Tell whether a value is a vector of numbers that lie next to each other in a file."""
     return isinstance(value, StoredTensor) and value.dim() == 1 and value.contiguous and not value.peculiarity

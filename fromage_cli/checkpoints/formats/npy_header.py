@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fromage_cli.checkpoints.pickles.numpy_pickles import CODES
 from fromage_cli.checkpoints.pickles.pickle_stream import Readable
-from fromage_cli.checkpoints.storage.stored_tensor import is_shape
+from fromage_cli.checkpoints.storage.stored_tensor import contiguous_strides, is_shape
 
-MAGIC = b"\x93NUMPY"
-LONGEST = 1_000_000
+NPY_MAGIC = b"\x93NUMPY"
+LONGEST_HEADER = 1_000_000
 """Bytes; NumPy itself reads a hundredth of that."""
 _DESCRIPTION = re.compile(r"""['"]descr['"]\s*:\s*(?:(?P<quote>['"])(?P<code>[^'"]{1,100})(?P=quote)|(?P<fields>\[))""")
 _ORDER = re.compile(r"""['"]fortran_order['"]\s*:\s*(True|False)""")
 _SHAPE = re.compile(r"""['"]shape['"]\s*:\s*\(([0-9L, ]{0,2000})\)""")
 _OBJECTS = re.compile(r"""['"][|<>=]?O[0-9]*['"]""")
-_TEXT_OR_TIME = re.compile(r"[|<>=]?[SUVMma]")
+_OTHER_DTYPE = re.compile(r"[|<>=]?([SUVMma]|[fcbiu][0-9]{1,2}$)")
+"""Texts, times, and numbers of a width that tensors do not have."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,9 @@ class ArrayHeader:
     begin: int
     """Where the elements begin."""
     shape: tuple[int, ...]
-    fortran: bool
+    fortran: bool = False
     """Whether the first index moves fastest."""
-    dtype: str | None
+    dtype: str | None = None
     """torch's name of it; None where the elements are no plain numbers."""
     width: int = 0
     """Bytes per element, where they are plain numbers."""
@@ -43,35 +45,34 @@ class ArrayHeader:
 
     @property
     def size(self) -> int:
-        """Bytes of all elements."""
+        """Return the bytes of all elements."""
         return math.prod(self.shape) * self.width
 
     @property
     def stride(self) -> tuple[int, ...]:
-        """In elements."""
-        if self.fortran:
-            return tuple(math.prod(self.shape[:axis]) for axis in range(len(self.shape)))
-        return tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+        """Return the strides, in elements."""
+        return contiguous_strides(self.shape[::-1])[::-1] if self.fortran else contiguous_strides(self.shape)
 
 
-def header_length(head: bytes) -> tuple[int, int]:
-    """Where the text of the header begins and how long it is, from the first twelve bytes.
+def read_array_header(first_bytes: Callable[[int], bytes]) -> ArrayHeader:
+    """Read a header; `first_bytes` returns as many from the beginning of the array as it is asked for, or all.
 
-    Raises ValueError where this is no array, or none of a known version.
+    Raises ValueError where this is no array, or not as NumPy would have written it.
     """
-    if not head.startswith(MAGIC) or len(head) < 12:
+    head = first_bytes(12)
+    if not head.startswith(NPY_MAGIC) or len(head) < 12:
         raise ValueError("it does not begin as an array does")
-    width = 2 if head[6] == 1 else 4
     if head[6] not in (1, 2, 3):
         raise ValueError(f"its format has the unknown version {head[6]}.{head[7]}")
-    length = int.from_bytes(head[8 : 8 + width], "little")
-    if length > LONGEST:
+    begin = 10 if head[6] == 1 else 12  # version 1 gives the length of the text two bytes, later ones four
+    length = int.from_bytes(head[8:begin], "little")
+    if length > LONGEST_HEADER:
         raise ValueError(f"its header claims {length} bytes")
-    return 8 + width, length
+    return parse_header(first_bytes(begin + length)[begin:], begin + length)
 
 
 def parse_header(text: bytes, begin: int) -> ArrayHeader:
-    """What a header says whose elements begin at `begin`; ValueError for what NumPy would not have written."""
+    """Return what a header says whose elements begin at `begin`; ValueError for what NumPy would not have written."""
     words = text.decode("utf-8", "replace")
     description, order, shape = (pattern.search(words) for pattern in (_DESCRIPTION, _ORDER, _SHAPE))
     if description is None or order is None or shape is None:
@@ -80,27 +81,24 @@ def parse_header(text: bytes, begin: int) -> ArrayHeader:
     if not is_shape(sizes):
         raise ValueError(f"its shape is {shape[1][:60]!r}")
     code = description["code"] or ""
-    if description["fields"] or code.lstrip("|<>=") not in CODES:
-        return _without_numbers(words, code, begin, sizes, bool(description["fields"]))
-    name, width = CODES[code.lstrip("|<>=")], int(code.lstrip("|<>=")[1:])
-    return ArrayHeader(begin, sizes, order[1] == "True", name, width, code.startswith(">"))
-
-
-def _without_numbers(words: str, code: str, begin: int, sizes: tuple[int, ...], fields: bool) -> ArrayHeader:
-    if objects := bool(_OBJECTS.search(words)):
-        return ArrayHeader(begin, sizes, False, None, objects=objects)
-    if not fields and not _TEXT_OR_TIME.match(code) and not re.fullmatch(r"[|<>=]?[fcbiu][0-9]{1,2}", code):
+    bare = code.lstrip("|<>=")
+    if not description["fields"] and bare in CODES:
+        return ArrayHeader(begin, sizes, order[1] == "True", CODES[bare], int(bare[1:]), code.startswith(">"))
+    objects = bool(_OBJECTS.search(words))
+    if not (description["fields"] or objects or _OTHER_DTYPE.match(code)):
         raise ValueError(f"its dtype is {code[:30]!r}")
-    return ArrayHeader(begin, sizes, False, None)
+    return ArrayHeader(begin, sizes, objects=objects)
 
 
 def pickle_in_array(file: Readable) -> int | None:
-    """Where the pickle of an array of objects begins; None for an array of anything else, or a damaged one."""
-    file.seek(0)
+    """Return where the pickle of an array of objects begins; None for an array of anything else, or a damaged one."""
+
+    def first_bytes(count: int) -> bytes:
+        file.seek(0)
+        return file.read(count)
+
     try:
-        begin, length = header_length(file.read(12))
-        file.seek(begin)
-        header = parse_header(file.read(length), begin + length)
+        header = read_array_header(first_bytes)
     except ValueError:
         return None
     return header.begin if header.objects else None

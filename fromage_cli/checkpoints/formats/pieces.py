@@ -13,9 +13,8 @@ from fromage_cli.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-
 MOST_PAIRS = 500_000
-"""Pairs of pieces that are compared: those that lie beside each other along the axis that is cut most."""
+"""Pairs of pieces that are compared, in a second: those that lie beside each other along the axis that is cut most."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,11 @@ class Box:
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
     read: Callable[[], torch.Tensor] = field(compare=False)
+
+    def overlaps(self, other: Box) -> bool:
+        """Tell whether some elements belong to both."""
+        sides = zip(self.offsets, self.sizes, other.offsets, other.sizes, strict=True)
+        return all(begin < end + length and end < begin + size for begin, size, end, length in sides)
 
 
 @dataclass(eq=False)
@@ -36,7 +40,7 @@ class PiecedTensor(StoredTensor):
     """What messages call it."""
 
     def check(self) -> PiecedTensor:
-        """The tensor itself; raises InputError unless the pieces cover it, each element once."""
+        """Return the tensor itself; raises InputError unless the pieces cover it, each element once."""
         boxes = [box for box in self.boxes if math.prod(box.sizes)]
         axis = max(range(self.dim()), key=lambda axis: len({box.offsets[axis] for box in boxes}), default=0)
         boxes.sort(key=lambda box: box.offsets[axis : axis + 1])
@@ -50,7 +54,7 @@ class PiecedTensor(StoredTensor):
                 open_boxes = [other for other in open_boxes if other.offsets[axis] + other.sizes[axis] > begin]
             if (pairs := pairs + len(open_boxes)) > MOST_PAIRS:
                 raise self._damaged(f"it is cut into {len(boxes)} pieces, more than can be checked")
-            if any(_overlap(box, other) for other in open_boxes):
+            if any(box.overlaps(other) for other in open_boxes):
                 raise self._damaged("two of its pieces overlap")
             open_boxes.append(box)
         return self
@@ -76,12 +80,3 @@ class PiecedTensor(StoredTensor):
             f"{self.name} cannot be put together: {reason}.",
             hint="Shards of different saves were mixed, or it is damaged; copy it again.",
         )
-
-
-def _overlap(first: Box, second: Box) -> bool:
-    return all(
-        begin < other_begin + other_size and other_begin < begin + size
-        for begin, size, other_begin, other_size in zip(
-            first.offsets, first.sizes, second.offsets, second.sizes, strict=True
-        )
-    )

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fromage_cli.checkpoints.checkpoint import Contents, Span
-from fromage_cli.checkpoints.formats.safetensors_header import Header, incomplete, read_header
+from fromage_cli.checkpoints.formats.safetensors_header import Header, read_header
 from fromage_cli.checkpoints.names.steps import step_in_metadata
-from fromage_cli.checkpoints.storage.files import opened
+from fromage_cli.checkpoints.storage.files import incomplete, opened
 
 if TYPE_CHECKING:
     import torch
@@ -28,21 +28,17 @@ def read_safetensors(path: Path) -> Contents:
 
 
 def read_tensor(header: Header, name: str) -> torch.Tensor:
-    """Read one tensor's bytes into new memory.
-
-    The buffer is (bytes,) uint8, then (elements,) in the stored dtype, then in the stored shape.
-    """
+    """Read one tensor's bytes into new memory."""
     import torch
 
     header.version.check_unchanged()
     entry = header.entries[name]
     begin, end = header.spans[name]
-    dtype = getattr(torch, entry.dtype)
-    buffer = torch.empty(end - begin, dtype=torch.uint8)
+    buffer = torch.empty(end - begin, dtype=torch.uint8)  # [bytes]
     if end > begin:
         with opened(header.version.path) as file:
             file.seek(begin)
             read = file.readinto(buffer.numpy().data)
         if read != end - begin:
             raise incomplete(header.version.path, end, begin + read)
-    return buffer.view(dtype).reshape(entry.shape)
+    return buffer.view(getattr(torch, entry.dtype)).reshape(entry.shape)

@@ -11,37 +11,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from fromage_cli.checkpoints.checkpoint import TensorEntry
 from fromage_cli.checkpoints.names.library_files import HEADER_LIMIT
 from fromage_cli.checkpoints.names.naming import brief, first_twice
-from fromage_cli.checkpoints.storage.files import FileVersion, opened, quoted
+from fromage_cli.checkpoints.storage.dtypes import WIDTHS
+from fromage_cli.checkpoints.storage.files import FileVersion, incomplete, opened, quoted
 from fromage_cli.checkpoints.storage.json_file import CROWDED, is_crowded
-from fromage_cli.checkpoints.storage.stored_tensor import is_shape
+from fromage_cli.checkpoints.storage.stored_tensor import are_whole_numbers, is_shape
 from fromage_cli.errors import InputError
 
-DTYPES = {  # safetensors' name: torch's name, bytes per element
-    "F64": ("float64", 8),
-    "F32": ("float32", 4),
-    "F16": ("float16", 2),
-    "BF16": ("bfloat16", 2),
-    "F8_E4M3": ("float8_e4m3fn", 1),
-    "F8_E5M2": ("float8_e5m2", 1),
-    "F8_E8M0": ("float8_e8m0fnu", 1),
-    "F8_E4M3FNUZ": ("float8_e4m3fnuz", 1),
-    "F8_E5M2FNUZ": ("float8_e5m2fnuz", 1),
-    "C64": ("complex64", 8),
-    "I64": ("int64", 8),
-    "I32": ("int32", 4),
-    "I16": ("int16", 2),
-    "I8": ("int8", 1),
-    "U64": ("uint64", 8),
-    "U32": ("uint32", 4),
-    "U16": ("uint16", 2),
-    "U8": ("uint8", 1),
-    "BOOL": ("bool", 1),
+DTYPES = {
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64", "BOOL": "bool"},
+    **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"},
+    **{"F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz"},
+    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8"},
+    **{"U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8"},
 }
+"""torch's names of the dtypes, by safetensors' own."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +55,16 @@ def read_header(path: Path) -> Header:
         if 8 + length > version.size:
             raise incomplete(path, 8 + length, version.size)
         text = file.read(length)
-    table = _parsed(path, text)
-    metadata = _metadata(path, table.pop("__metadata__", {}))
+    table = _parse_json(path, text)
+    metadata = table.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise invalid(path, "its __metadata__ is not an object of strings")
     entries, spans = {}, {}
     for name, description in table.items():
-        entries[name], begin, end = _entry(path, name, description)
+        entries[name], begin, end = _check_tensor(path, name, description)
         spans[name] = (8 + length + begin, 8 + length + end)
     _check_coverage(version, 8 + length, spans)
     return Header(version, entries, spans, metadata)
-
-
-def incomplete(path: Path, expected: int, actual: int) -> InputError:
-    """Return the error for a file that is shorter than it says itself."""
-    return InputError(
-        f"{quoted(path)} is incomplete: expects {expected} bytes, has {actual}.",
-        hint="It was cut off while it was written or copied; take an earlier checkpoint or copy it again.",
-    )
 
 
 def invalid(path: Path, reason: str) -> InputError:
@@ -92,7 +74,9 @@ def invalid(path: Path, reason: str) -> InputError:
     )
 
 
-def _parsed(path: Path, text: bytes) -> dict[str, Any]:
+def _parse_json(path: Path, text: bytes) -> dict[str, Any]:
+    """Return the JSON object of a header, in which no name stands twice."""
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
         if len(members) < len(pairs):
@@ -110,13 +94,7 @@ def _parsed(path: Path, text: bytes) -> dict[str, Any]:
     return dict(table)
 
 
-def _metadata(path: Path, metadata: Any) -> dict[str, str]:
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise invalid(path, "its __metadata__ is not an object of strings")
-    return metadata
-
-
-def _entry(path: Path, name: str, description: Any) -> tuple[TensorEntry, int, int]:
+def _check_tensor(path: Path, name: str, description: Any) -> tuple[TensorEntry, int, int]:
     """Return one tensor's entry and its offsets, each checked against the others."""
     if any("\ud800" <= character <= "\udfff" for character in name):
         raise invalid(path, f"the tensor name {name!r} is not valid Unicode")
@@ -127,25 +105,19 @@ def _entry(path: Path, name: str, description: Any) -> tuple[TensorEntry, int, i
         raise invalid(path, f"tensor {name!r} has the dtype {brief(dtype)}; known are {', '.join(DTYPES)}")
     if not is_shape(shape):
         raise invalid(path, f"tensor {name!r} has the shape {brief(shape)}")
-    if not _whole_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+    if not are_whole_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise invalid(path, f"tensor {name!r} has the offsets {brief(offsets)}")
-    torch_name, width = DTYPES[dtype]
-    expected = math.prod(shape) * width
-    if offsets[1] - offsets[0] != expected:
+    begin, end = offsets
+    expected = math.prod(shape) * WIDTHS[DTYPES[dtype]]
+    if end - begin != expected:
         raise invalid(
-            path,
-            f"tensor {name!r} ({dtype} {brief(shape)}) needs {expected} bytes, its offsets span "
-            f"{offsets[1] - offsets[0]}",
+            path, f"tensor {name!r} ({dtype} {brief(shape)}) needs {expected} bytes, its offsets span {end - begin}"
         )
-    return TensorEntry(name, torch_name, tuple(shape)), offsets[0], offsets[1]
-
-
-def _whole_numbers(values: Any) -> TypeGuard[list[int]]:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    return TensorEntry(name, DTYPES[dtype], tuple(shape)), begin, end
 
 
 def _check_coverage(version: FileVersion, start: int, spans: Mapping[str, tuple[int, int]]) -> None:
-    """Raise unless the tensors cover the bytes from `start` to the end of the file, each byte once."""
+    """Raise InputError unless the tensors cover the bytes from `start` to the end of the file, each byte once."""
     position = start
     for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
         if begin != position:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,11 @@ from fromage_cli.checkpoints.names.steps import step_in_metadata
 from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.storage.files import FileVersion, quoted
 from fromage_cli.checkpoints.storage.json_file import read_object
-from fromage_cli.checkpoints.storage.path_confinement import contained
+from fromage_cli.checkpoints.storage.path_confinement import confined_path
 from fromage_cli.errors import InputError
 
 MOST_SHARDS = 10_000
+"""Files of one checkpoint: the largest have a few hundred."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Index:
 
     @property
     def shards(self) -> tuple[Path, ...]:
-        """The shards, each once, in the order in which the index names them."""
+        """Return the shards, each once, in the order in which the index names them."""
         return tuple(dict.fromkeys(self.files.values()))
 
 
@@ -51,6 +52,11 @@ def read_sharded(path: Path, read_file: Callable[[Path, Allowance], Contents]) -
     notes = [note for contents in shards.values() for note in contents.notes]
     if extra:
         notes.append(f"Left out {len(extra)} tensors that the index does not name: {listed(extra)}.")
+    tied = (
+        tuple(name for name in group if index.files.get(name) == shard)
+        for shard, contents in shards.items()
+        for group in contents.tied
+    )
     torch_shards = any(contents.format.startswith("torch") for contents in shards.values())
     return Contents(
         format="torch-sharded" if torch_shards else "safetensors-sharded",
@@ -59,7 +65,7 @@ def read_sharded(path: Path, read_file: Callable[[Path, Allowance], Contents]) -
         metadata=index.metadata,
         step=step_in_metadata(index.metadata),
         notes=tuple(notes),
-        tied=_tied(index, shards),
+        tied=tuple(group for group in tied if len(group) > 1),
         spans={name: shards[file].spans[name] for name, file in index.files.items() if name in shards[file].spans},
     )
 
@@ -74,26 +80,24 @@ def read_index(path: Path) -> Index:
         )
     if (count := len(set(names.values()))) > MOST_SHARDS:
         raise InputError(f"{quoted(path)} names {count} shards; at most {MOST_SHARDS} are read.")
-    places = {file: contained(path, file) for file in dict.fromkeys(names.values())}
-    absent = [file for file, place in places.items() if not place.exists()]
-    if absent:
+    places = {file: confined_path(path, file) for file in dict.fromkeys(names.values())}
+    check_present(path, places.values())
+    metadata = table.get("metadata")
+    return Index(
+        {name: places[file] for name, file in names.items()}, texts_in(metadata if isinstance(metadata, dict) else {})
+    )
+
+
+def check_present(index: Path, shards: Collection[Path]) -> None:
+    """Raise InputError when a shard that an index names is missing."""
+    if absent := [str(shard.relative_to(index.parent)) for shard in shards if not shard.exists()]:
         raise InputError(
-            f"{quoted(path)} is incomplete: {len(absent)} of {len(places)} shards are missing: {listed(absent)}.",
-            hint="Copy the missing shards beside the index.",
+            f"{quoted(index)} is incomplete: {len(absent)} of {len(shards)} shards are missing: {listed(absent)}.",
+            hint=f"Copy the missing shards beside {index.name}.",
             details=absent,
         )
-    metadata = table.get("metadata")
-    described = metadata if isinstance(metadata, dict) else {}
-    return Index(
-        {name: places[file] for name, file in names.items()},
-        {name: str(value) for name, value in described.items() if isinstance(value, str | int | float)},
-    )
 
 
-def _tied(index: Index, shards: Mapping[Path, Contents]) -> tuple[tuple[str, ...], ...]:
-    groups = (
-        tuple(name for name in group if index.files.get(name) == shard)
-        for shard, contents in shards.items()
-        for group in contents.tied
-    )
-    return tuple(group for group in groups if len(group) > 1)
+def texts_in(saved: Mapping[str, object]) -> dict[str, str]:
+    """Return the texts and numbers among saved values, as texts."""
+    return {name: str(value) for name, value in saved.items() if isinstance(value, str | int | float)}

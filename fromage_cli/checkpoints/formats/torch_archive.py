@@ -17,14 +17,12 @@ from fromage_cli.checkpoints.checkpoint import Span
 from fromage_cli.checkpoints.formats.torch_legacy import with_nested
 from fromage_cli.checkpoints.formats.zip_container import ZipContainer
 from fromage_cli.checkpoints.formats.zip_directory import damaged
-from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.pickles.allowance import Allowance
-from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, storage_dtype
+from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, parse_storage_id
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.unpickling import PickledName, Unpickled, unpickle
-from fromage_cli.checkpoints.storage.files import FileVersion
 from fromage_cli.checkpoints.storage.sources import Source
-from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, Misplaced, Storage, StoredTensor
+from fromage_cli.checkpoints.storage.stored_tensor import Misplaced, Storage, StoredTensor
 
 PICKLE = "data.pkl"
 
@@ -35,13 +33,17 @@ class TorchArchive:
     def __init__(self, source: Source) -> None:
         """Read the archive's directory; raises InputError where it is cut off or damaged."""
         self.container = ZipContainer(source)
-        self.root = _root(self.container)
+        roots = [name.removesuffix(PICKLE) for name in self.container.members if name.rpartition("/")[2] == PICKLE]
+        if not roots:
+            raise damaged(source, f"it has no member {PICKLE!r}")
+        self.root = min(roots, key=lambda root: (root.count("/"), len(root)))
+        """What the names of the archive's own members begin with."""
         self._storages: dict[str, Storage] = {}
         order = f"{self.root}byteorder"
         self.big_endian = order in self.container.members and self.container.read(order, 16) == b"big"
 
     def load(self, allowance: Allowance | None = None) -> Unpickled:
-        """What the pickle describes, within what it may take; tensors are places in the archive."""
+        """Return what the pickle describes, within what it may take; tensors are places in the archive."""
         name = f"{self.root}{PICKLE}"
         pickled = self.container.read_pickle(name)
         allowance = allowance or Allowance(self.container.member(name).stored)
@@ -52,58 +54,36 @@ class TorchArchive:
         return replace(unpickled, names=(*unpickled.names, *nested))
 
     def spans(self, tensors: Mapping[str, StoredTensor]) -> dict[str, Span]:
-        """Where the elements of those tensors lie in the file that are there as they are."""
+        """Return where the elements of those tensors lie in the file that are there as they are."""
         version = self.container.source.version
         if version is None or self.big_endian or sys.byteorder == "big":
             return {}
-        own = {name: tensor for name, tensor in tensors.items() if self._holds(tensor)}
-        members = {name: f"{self.root}data/{tensor.storage.key}" for name, tensor in own.items() if tensor.storage}
-        positions = self.container.positions(dict.fromkeys(members.values()))
-        return {
-            name: self._span(version, member, positions[member], own[name].span)
-            for name, member in members.items()
-            if member in positions
+        members = {
+            name: f"{self.root}data/{storage.key}"
+            for name, tensor in tensors.items()
+            if (storage := tensor.storage) is not None and self._storages.get(storage.key) is storage
+            if tensor.contiguous and not tensor.peculiarity and tensor.numel()
         }
+        positions = self.container.positions(dict.fromkeys(members.values()))
+        spans = {}
+        for name, member in members.items():
+            if (position := positions.get(member)) is not None:
+                begin, end = tensors[name].span
+                verify = partial(self.container.verify, member)
+                spans[name] = Span(version, position + begin, position + end, verify)
+        return spans
 
-    def _span(self, version: FileVersion, member: str, position: int, ends: tuple[int, int]) -> Span:
-        return Span(version, position + ends[0], position + ends[1], partial(self.container.verify, member))
-
-    def _holds(self, tensor: StoredTensor) -> bool:
-        storage = tensor.storage
-        known = storage is not None and self._storages.get(storage.key) is storage
-        return known and tensor.contiguous and not tensor.peculiarity and tensor.numel() > 0
-
-    def _storage(self, identifier: Any) -> Any:
-        """The storage that a persistent id means: ("storage", class, key, device, elements)."""
-        if not isinstance(identifier, tuple) or len(identifier) < 5 or identifier[0] != "storage":
-            raise Misplaced(f"a storage named {brief(identifier)}")
-        kind, key, elements = identifier[1], identifier[2], identifier[4]
-        dtype = storage_dtype(kind)
-        if dtype is None or not isinstance(key, str) or type(elements) is not int or elements < 0:
-            raise Misplaced(f"a storage of {brief(kind)} named {brief(key)} with {brief(elements)} elements")
-        found = self._storages.get(key)
-        if found is None:
-            name = f"{self.root}data/{key}"
-            found = self._storages[key] = Storage(
-                key,
-                dtype,
-                elements * ELEMENT_BYTES[dtype],
-                partial(self.container.read_into, name),
-                self.big_endian,
-            )
-            if self.container.member(name).size < found.size:
-                raise damaged(
-                    self.container.source,
-                    f"the storage {name!r} has {self.container.member(name).size} bytes, its tensors need {found.size}",
-                )
+    def _storage(self, identifier: Any) -> Storage:
+        """Return the storage that a persistent id names."""
+        key, dtype, size = parse_storage_id(identifier)
+        name = f"{self.root}data/{key}"
+        if key not in self._storages:
+            if (held := self.container.member(name).size) < size:
+                reason = f"the storage {name!r} has {held} bytes, its tensors need {size}"
+                raise damaged(self.container.source, reason)
+            read_into = partial(self.container.read_into, name)
+            self._storages[key] = Storage(key, dtype, size, read_into, self.big_endian)
+        found = self._storages[key]
         if found.dtype != dtype:
             raise Misplaced(f"the storage {key!r} as {found.dtype} and as {dtype}")
         return found
-
-
-def _root(container: ZipContainer) -> str:
-    """What the names of the archive's own members begin with."""
-    roots = [name.removesuffix(PICKLE) for name in container.members if name.rpartition("/")[2] == PICKLE]
-    if not roots:
-        raise damaged(container.source, f"it has no member {PICKLE!r}")
-    return min(roots, key=lambda root: (root.count("/"), len(root)))

@@ -14,15 +14,17 @@ from typing import Any
 
 from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.pickles.allowance import Allowance
-from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, NESTED, storage_dtype
+from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, NESTED, parse_storage_id
 from fromage_cli.checkpoints.pickles.machine import Constructor, Unfit
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.unpickling import PickledName, Unpickled, unpickle
 from fromage_cli.checkpoints.storage.sources import Source, Window
-from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, Misplaced, Storage
+from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, Misplaced, Storage, are_whole_numbers
 
-MAGIC = 0x1950A86A20F9469CFC6C
-_DEEPEST = 2
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+"""The number by which torch.save of before 1.6 marks its files."""
+MOST_NESTED_FILES = 2
+"""Files of this kind inside of each other: a storage in a pickle is one, and no library nests more."""
 
 
 class LegacyFile:
@@ -34,21 +36,21 @@ class LegacyFile:
         self._source = source
         self._allowance = allowance or Allowance(source.size)
         self._storages: dict[str, Storage] = {}
-        self._places: dict[str, int] = {}
+        self._positions: dict[str, int] = {}
         self._names: list[PickledName] = []
 
     def load(self) -> Unpickled:
-        """What the file's pickle describes; tensors are places in the file."""
+        """Return what the file's pickle describes; tensors are places in the file."""
         with self._source.open() as file:
             first = self._unpickle(file, 0)
-            if first.value != MAGIC:
+            if first.value != LEGACY_MAGIC:
                 return replace(first, names=(*first.names, *self._names))
             version = self._unpickle(file, first.end)
             system = self._unpickle(file, version.end)
             little = system.value.get("little_endian", True) if isinstance(system.value, dict) else True
             main = self._unpickle(file, system.end, partial(self._storage, little is False))
             keys = self._unpickle(file, main.end)
-            self._find(file, keys)
+            self._locate_storages(file, keys)
         return replace(main, names=(*main.names, *self._names))
 
     def _unpickle(self, file: Window, begin: int, persistent: Callable[[Any], Any] | None = None) -> Unpickled:
@@ -57,33 +59,30 @@ class LegacyFile:
         return unpickle(stream, constructors, persistent, self._allowance)
 
     def _storage(self, big_endian: bool, identifier: Any) -> Any:
-        """The storage of a persistent id: ("storage", class, key, device, elements, (view's key, offset, size)).
+        """Return the storage of a persistent id: ("storage", class, key, device, elements, (view's key, offset, size)).
 
         ("module", class, file, source) is a class with its source, which is neither compiled nor kept.
         """
         if isinstance(identifier, tuple) and len(identifier) == 4 and identifier[0] == "module":
             return identifier[1]
-        if not isinstance(identifier, tuple) or len(identifier) < 5 or identifier[0] != "storage":
-            raise Misplaced(f"a storage named {brief(identifier)}")
-        kind, key, elements = identifier[1], identifier[2], identifier[4]
-        dtype = storage_dtype(kind)
-        known = dtype is not None and type(key) in (int, str) and type(elements) is int
-        if dtype is None or not known or not 0 <= elements * ELEMENT_BYTES[dtype] <= self.size:
-            raise Misplaced(f"a storage of {brief(kind)} named {brief(key)} with {brief(elements)} elements")
-        key, width = str(key), ELEMENT_BYTES[dtype]
-        root = self._storages.setdefault(
-            key, Storage(key, dtype, elements * width, partial(self._read_into, key), big_endian)
-        )
-        if (root.dtype, root.size) != (dtype, elements * width):
-            raise Misplaced(f"the storage {key:.60} as {root.dtype} and as {dtype}")
-        return _view(root, identifier[5], width) if len(identifier) > 5 and identifier[5] is not None else root
+        key, dtype, size = parse_storage_id(identifier)
+        if size > self.size:
+            raise Misplaced(f"a storage of {size} bytes")
 
-    def _find(self, file: Window, keys: Unpickled) -> None:
+        def read_into(begin: int, view: memoryview) -> None:
+            self._source.read_into(self._positions[key] + begin, view)
+
+        root = self._storages.setdefault(key, Storage(key, dtype, size, read_into, big_endian))
+        if (root.dtype, root.size) != (dtype, size):
+            raise Misplaced(f"the storage {key:.60} as {root.dtype} and as {dtype}")
+        return _view(root, identifier[5]) if len(identifier) > 5 and identifier[5] is not None else root
+
+    def _locate_storages(self, file: Window, keys: Unpickled) -> None:
         """Go from storage to storage without reading them, and check that all of them are there."""
         place = keys.end
         listed = keys.value if isinstance(keys.value, list) else []
         stream = PickleStream(file, self.path, self.size, place)
-        if set(map(str, listed)) != set(self._storages) or len(set(listed)) < len(listed):
+        if set(map(str, listed)) != set(self._storages) or len(listed) > len(self._storages):
             raise stream.damaged("the storages listed are not those that its tensors lie in")
         for key in map(str, listed):
             file.seek(place)
@@ -94,12 +93,7 @@ class LegacyFile:
                 raise PickleStream(file, self.path, self.size, begin).cut_off(storage.size)
             if count * ELEMENT_BYTES[storage.dtype] != storage.size:
                 raise stream.damaged(f"the storage {key!r} has {count} elements, its tensors need another number,")
-            self._places[key] = begin
-
-    def _read_into(self, key: str, begin: int, view: memoryview) -> None:
-        with self._source.open() as file:
-            file.seek(self._places[key] + begin)
-            file.fill(view)
+            self._positions[key] = begin
 
 
 def with_nested(
@@ -109,13 +103,13 @@ def with_nested(
     names: list[PickledName],
     depth: int = 1,
 ) -> Mapping[str, Constructor]:
-    """The constructors, and a reader of storages that stand as a whole file inside a pickle of `path`.
+    """Return the constructors, and a reader of storages that stand as a whole file inside a pickle of `path`.
 
     To `names` are added those that such a file names.
     """
 
     def nested(stored: Any) -> Any:
-        if not isinstance(stored, bytes) or depth > _DEEPEST:
+        if not isinstance(stored, bytes) or depth > MOST_NESTED_FILES:
             names.append(PickledName("torch", "load", ("import", "call")))  # of what was not read here
             raise Unfit
         unpickled = LegacyFile(Source.of_bytes(path, stored), allowance, depth).load()
@@ -127,15 +121,15 @@ def with_nested(
     return {**constructors, NESTED: nested}
 
 
-def _view(root: Storage, described: Any, width: int) -> Storage:
-    """A part of a storage: (key, first element, elements)."""
-    first, count = described[1:3] if isinstance(described, tuple) and len(described) == 3 else (-1, -1)
-    numbers = type(first) is int and type(count) is int
-    if not numbers or first < 0 or count < 0 or (first + count) * width > root.size:
+def _view(root: Storage, described: Any) -> Storage:
+    """Return a part of a storage, described as (key, first element, elements)."""
+    _, first, count = described if isinstance(described, tuple) and len(described) == 3 else ("", -1, -1)
+    width = ELEMENT_BYTES[root.dtype]
+    if not are_whole_numbers((first, count)) or (first + count) * width > root.size:
         raise Misplaced(f"a part {brief(described)} of a storage of {root.size} bytes")
-    begin = first * width
+    begin, size = first * width, count * width
 
     def read_into(place: int, view: memoryview) -> None:
         root.read_into(begin + place, view)
 
-    return Storage(root.key, root.dtype, count * width, read_into, root.big_endian, root, begin)
+    return Storage(root.key, root.dtype, size, read_into, root.big_endian, root, begin)

@@ -39,7 +39,7 @@ class ZeroFiles:
     """Of all ranks."""
 
     def damaged(self, reason: str) -> InputError:
-        """The error for files that do not belong together."""
+        """Return the error for files that do not belong together."""
         return InputError(
             f"{quoted(self.path.parent)} is no whole ZeRO checkpoint: {reason}.",
             hint="Files of different saves were mixed, or DeepSpeed's version lays them out otherwise; "
@@ -60,7 +60,9 @@ def read_files(path: Path) -> ZeroFiles:
     stage = 3 if any(MASTER_3 in state for state in states) else 2
     described = [_dictionary(file, allowance) for file in (models if stage == 3 else models[:1])]
     found = ZeroFiles(path, stage, tuple(described), tuple(states))
-    expected = _expected(states[0])
+    count = states[0].get("partition_count")  # some versions say it group by group
+    counts = [number for number in (count if isinstance(count, list) else [count]) if type(number) is int]
+    expected = max(counts, default=0 if isinstance(count, list) else None)
     if expected is not None and expected != len(states):
         raise InputError(
             f"{quoted(path.parent)} is incomplete: {len(states)} of {expected} ranks' optim_states files are there.",
@@ -71,15 +73,8 @@ def read_files(path: Path) -> ZeroFiles:
     return found
 
 
-def _expected(state: Mapping[str, Any]) -> int | None:
-    """How many ranks there were, by what one of them says; for some it says it group by group."""
-    count = state.get("partition_count")
-    counts = [number for number in (count if isinstance(count, list) else [count]) if type(number) is int]
-    return max(counts, default=0 if isinstance(count, list) else None)
-
-
 def _by_rank(directory: Path, names: list[str], pattern: re.Pattern[str]) -> list[Path]:
-    """The files of one kind by data-parallel rank; more than one model-parallel rank raises InputError."""
+    """Return the files of one kind by data-parallel rank; more than one model-parallel rank raises InputError."""
     found = [(match, directory / match[0]) for name in names if (match := pattern.match(name))]
     if others := [path.name for match, path in found if int(match[2])]:
         raise InputError(
@@ -91,5 +86,6 @@ def _by_rank(directory: Path, names: list[str], pattern: re.Pattern[str]) -> lis
 
 
 def _dictionary(path: Path, allowance: Allowance) -> Mapping[str, Any]:
+    """Return the dictionary that a file holds; an empty one where it holds anything else."""
     root = load_file(path, kind_of(path), allowance)
     return root if isinstance(root, Mapping) else {}

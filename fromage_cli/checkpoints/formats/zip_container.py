@@ -10,19 +10,23 @@ import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from fromage_cli.checkpoints.formats.zip_directory import DEFLATED, STORED, Member, damaged, read_directory
-from fromage_cli.checkpoints.storage.files import quoted
+from fromage_cli.checkpoints.formats.zip_directory import (
+    DEFLATED,
+    LOCAL_HEADER,
+    STORED,
+    Member,
+    damaged,
+    read_directory,
+)
+from fromage_cli.checkpoints.storage.files import BLOCK, quoted
 from fromage_cli.checkpoints.storage.sources import Source, Window
 from fromage_cli.errors import InputError
 
-BLOCK = 1 << 20
-"""Bytes read and verified at a time: they stay in the cache."""
 BASE_INFLATED, BASE_PICKLE, INFLATION = 24_000_000, 1_000_000, 16
 """Bytes to which compressed members may inflate: BASE_INFLATED, or INFLATION times the archive where that is more.
 
-Likewise a pickle, by its own compressed bytes.
+Likewise a pickle, by its own compressed bytes. Weights deflate to a half, pickles to a tenth of their size.
 """
-_HEADER = 30
 
 
 class ZipContainer:
@@ -40,11 +44,11 @@ class ZipContainer:
 
     @property
     def path(self) -> Path:
-        """The archive."""
+        """Return the path of the archive."""
         return self.source.path
 
     def read(self, name: str, limit: int) -> bytes:
-        """The content of a member of at most `limit` bytes."""
+        """Return the content of a member of at most `limit` bytes."""
         member = self.member(name)
         if member.size > limit:
             raise damaged(self.source, f"the member {name!r} claims {member.size} bytes; at most {limit} are expected")
@@ -53,13 +57,13 @@ class ZipContainer:
         return bytes(content)
 
     def read_pickle(self, name: str) -> bytes:
-        """The content of a member that is a pickle; one that was compressed may not be very much longer than that."""
+        """Return the content of a member that is a pickle; InputError where it inflates to very much more."""
         member = self.member(name)
         stored = member.method == STORED
         return self.read(name, member.size if stored else max(BASE_PICKLE, INFLATION * member.stored))
 
     def head(self, name: str, count: int) -> bytes:
-        """The first bytes of a member, at most `count`, without its checksum."""
+        """Return the first bytes of a member, at most `count`, without its checksum."""
         member = self.member(name)
         if member.method == DEFLATED:
             return self._inflate(member)[:count]
@@ -68,7 +72,7 @@ class ZipContainer:
             return file.read(min(count, member.size))
 
     def member(self, name: str) -> Member:
-        """A member; InputError where there is none of that name or it cannot be read."""
+        """Return a member; InputError where there is none of that name or it cannot be read."""
         member = self.members.get(name)
         if member is None:
             raise damaged(self.source, f"it has no member {name!r}")
@@ -98,7 +102,7 @@ class ZipContainer:
                 self._fill(file, start + begin, view, verified=True)
 
     def positions(self, names: Iterable[str]) -> dict[str, int]:
-        """Where members lie that are not compressed, in bytes from the start of the file."""
+        """Return where members lie that are not compressed, in bytes from the start of the file."""
         with self.source.open() as file:
             stored = (member for name in names if (member := self.member(name)).method == STORED)
             return {member.name: self.source.begin + self._data(file, member) for member in stored}
@@ -111,21 +115,23 @@ class ZipContainer:
                 self._verify(member, self._checksum(file, self._data(file, member), member.size))
 
     def _data(self, file: Window, member: Member) -> int:
-        """Where a member's bytes begin, by the header before them."""
+        """Return where a member's bytes begin, by the header before them."""
         file.seek(member.header)
-        header = file.read(_HEADER)
-        if len(header) < _HEADER or not header.startswith(b"PK\x03\x04"):
+        header = file.read(LOCAL_HEADER)
+        if len(header) < LOCAL_HEADER or not header.startswith(b"PK\x03\x04"):
             raise damaged(self.source, f"the member {member.name!r} is not where the table of contents says")
         lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-        begin = member.header + _HEADER + lengths
+        begin = member.header + LOCAL_HEADER + lengths
         if begin + member.stored > member.limit:
             raise damaged(self.source, f"the member {member.name!r} overlaps the next")
         return begin
 
     def _unverified(self, member: Member) -> bool:
+        """Tell whether a member has a checksum that has not been compared yet."""
         return self.has_checksums and member.name not in self._verified
 
     def _verify(self, member: Member, checksum: int) -> None:
+        """Raise InputError where the checksum of what was read is not the one that was written."""
         if self.has_checksums and checksum != member.checksum:
             raise InputError(
                 f"{quoted(self.path)} is damaged: the checksum of {member.name!r} is {checksum:08x}, "
@@ -145,6 +151,7 @@ class ZipContainer:
         return checksum
 
     def _checksum(self, file: Window, start: int, size: int) -> int:
+        """Return the checksum of bytes that are read for nothing else."""
         file.seek(start)
         checksum, buffer = 0, memoryview(bytearray(min(BLOCK, size)))
         for begin in range(0, size, BLOCK):
@@ -154,7 +161,7 @@ class ZipContainer:
         return checksum
 
     def _inflate(self, member: Member) -> bytes:
-        """The content of a compressed member; the last one is kept, for tensors that share it."""
+        """Return the content of a compressed member; the last one is kept, for tensors that share it."""
         if self._inflated[0] == member.name:
             return self._inflated[1]
         limit = self._most_inflated

@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from fromage_cli.checkpoints.names.naming import brief, first_twice
-from fromage_cli.checkpoints.storage.files import quoted
+from fromage_cli.checkpoints.storage.files import CUT_OFF, quoted
 from fromage_cli.checkpoints.storage.sources import Source, Window
 from fromage_cli.errors import InputError
 
 STORED, DEFLATED = 0, 8
 """Methods of compression."""
 MOST_MEMBERS = 1_000_000
+"""Members that are listed: a tensor has one, and each takes some hundred bytes of memory."""
+LOCAL_HEADER = 30
+"""Bytes of the header before a member, without its name and extra field."""
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
-_COMMENT = 1 << 16
-_FULL = 0xFFFFFFFF
+_LONGEST_COMMENT = 1 << 16
+_IN_EXTRA_FIELD = 0xFFFFFFFF
+"""What stands for a number of more than 32 bits."""
 
 
 class Member(NamedTuple):
@@ -44,75 +47,67 @@ class Member(NamedTuple):
     encrypted: bool = False
 
 
-@dataclass(frozen=True)
-class _Table:
-    """Where the entries are."""
-
-    count: int
-    begin: int
-    end: int
-
-
 def read_directory(source: Source) -> Mapping[str, Member]:
-    """The members by name, in stored order; InputError for what is cut off or contradicts itself."""
+    """Return the members by name, in stored order; InputError for what is cut off or contradicts itself."""
     with source.open() as file:
-        table = _table(file, source)
-        file.seek(table.begin)
-        entries = file.read(table.end - table.begin)
+        count, begin, end = _find_entries(file, source)
+        file.seek(begin)
+        entries = file.read(end - begin)
     try:
-        found = list(_members(entries, table.count))
+        found = list(_parse_entries(entries, count))
     except struct.error as error:
         raise damaged(source, "its table of contents ends within an entry") from error
-    members = {member.name: member for member in _without_overlaps(source, found, table.begin)}
+    ordered = sorted(found, key=lambda member: member.header)
+    limits = [*(member.header for member in ordered[1:]), begin]  # where the next member begins, or the table
+    members = {}
+    for member, limit in zip(ordered, limits, strict=False):  # a limit more where there are no members
+        if member.header + LOCAL_HEADER + member.stored > limit:  # so do archives that inflate to very much
+            raise damaged(source, f"the member {member.name!r} overlaps the next or the table of contents")
+        members[member.name] = member._replace(limit=limit)
     if len(members) < len(found):
         raise damaged(source, f"it holds the member {brief(first_twice(member.name for member in found))} twice")
     return {member.name: members[member.name] for member in found if not member.name.endswith("/")}
 
 
 def damaged(source: Source, reason: str) -> InputError:
-    """The error for an archive that contradicts itself."""
+    """Return the error for an archive that contradicts itself."""
     return InputError(f"{quoted(source.path)} is a damaged ZIP archive: {reason}.", hint="Copy or save it again.")
 
 
-def incomplete_archive(source: Source) -> InputError:
-    """The error for an archive whose end is missing."""
-    return InputError(
+def _find_entries(file: Window, source: Source) -> tuple[int, int, int]:
+    """Return how many entries there are, where they begin and end, by the record at the end of the file.
+
+    Large archives have a longer record before that one.
+    """
+    incomplete = InputError(
         f"{quoted(source.path)} is incomplete: its table of contents is not within its {source.size} bytes.",
-        hint="It was cut off while it was written or copied; take an earlier checkpoint or copy it again.",
+        hint=CUT_OFF,
     )
-
-
-def _table(file: Window, source: Source) -> _Table:
-    """Find the entries by the record at the end of the file, and the longer one that large archives have before it."""
-    begin = max(0, source.size - _END.size - _COMMENT)
+    begin = max(0, source.size - _END.size - _LONGEST_COMMENT)
     file.seek(begin)
     tail = file.read(source.size - begin)
     place = tail.rfind(b"PK\x05\x06")
     if place < 0 or len(tail) - place < _END.size:
-        raise incomplete_archive(source)
+        raise incomplete
     _, disk, _, _, count, size, offset, comment = _END.unpack_from(tail, place)
     if place + _END.size + comment > len(tail):
-        raise incomplete_archive(source)
+        raise incomplete
     end = begin + place
     if place >= _LOCATOR.size and tail[place - _LOCATOR.size :].startswith(b"PK\x06\x07"):
         end = _LOCATOR.unpack_from(tail, place - _LOCATOR.size)[2]
-        count, size, offset = _long_end(file, source, end)
+        if end + _END64.size > source.size:
+            raise incomplete
+        file.seek(end)
+        mark, *_, count, size, offset = _END64.unpack(file.read(_END64.size))
+        if mark != b"PK\x06\x06":
+            raise damaged(source, "the end of its table of contents is not where it says")
     if disk not in (0, 0xFFFF) or offset + size != end or count > MOST_MEMBERS or count * _ENTRY.size > size:
         raise damaged(source, f"its table of contents claims {count} members in {size} bytes at {offset}")
-    return _Table(count, offset, end)
+    return count, offset, end
 
 
-def _long_end(file: Window, source: Source, place: int) -> tuple[int, int, int]:
-    if place + _END64.size > source.size:
-        raise incomplete_archive(source)
-    file.seek(place)
-    fields = _END64.unpack(file.read(_END64.size))
-    if fields[0] != b"PK\x06\x06":
-        raise damaged(source, "the end of its table of contents is not where it says")
-    return fields[7], fields[8], fields[9]
-
-
-def _members(entries: bytes, count: int) -> Iterator[Member]:
+def _parse_entries(entries: bytes, count: int) -> Iterator[Member]:
+    """Yield the members that a table of contents lists; raises struct.error where it ends within an entry."""
     place = 0
     for _ in range(count):
         fields = _ENTRY.unpack_from(entries, place)
@@ -124,28 +119,18 @@ def _members(entries: bytes, count: int) -> Iterator[Member]:
         name = entries[place : place + name_length].decode("utf-8" if flags & 0x800 else "cp437", "backslashreplace")
         extra = entries[place + name_length : place + name_length + extra_length]
         place += name_length + extra_length + comment_length
-        if _FULL in (size, stored, header):
-            size, stored, header = _long_sizes(extra, size, stored, header)
+        if _IN_EXTRA_FIELD in (size, stored, header):
+            size, stored, header = _from_extra_field(extra, size, stored, header)
         yield Member(name, method, checksum, stored, size, header, encrypted=bool(flags & 1))
 
 
-def _long_sizes(extra: bytes, *short: int) -> tuple[int, int, int]:
-    """Sizes and place from the extra field of large members: those that do not fit, in this order."""
+def _from_extra_field(extra: bytes, *short: int) -> tuple[int, int, int]:
+    """Return sizes and place of a large member: what does not fit into 32 bits stands in its extra field, in order."""
     place, values = 0, list(short)
     while place + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, place)
         if kind == 1:
             wide = list(struct.unpack_from(f"<{length // 8}Q", extra, place + 4))
-            values = [wide.pop(0) if value == _FULL and wide else value for value in values]
+            values = [wide.pop(0) if value == _IN_EXTRA_FIELD and wide else value for value in values]
         place += 4 + length
     return values[0], values[1], values[2]
-
-
-def _without_overlaps(source: Source, members: list[Member], end: int) -> Iterator[Member]:
-    """The members by their places, each with where the next begins; archives that inflate to much more overlap them."""
-    ordered = sorted(members, key=lambda member: member.header)
-    ends = [*(member.header for member in ordered[1:]), end]
-    for member, following in zip(ordered, ends, strict=False):  # one more where there are no members
-        if member.header + 30 + member.stored > following:
-            raise damaged(source, f"the member {member.name!r} overlaps the next or the table of contents")
-        yield member._replace(limit=following)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 STEP_NAMES = (
     "global_step",
@@ -57,6 +58,14 @@ def step_in_metadata(metadata: Mapping[str, object]) -> int | None:
         if isinstance(value, str) and _BARE.match(value):
             return int(value)
     return None
+
+
+def first_step(dictionaries: Iterable[Mapping[str, Any]], number: Callable[[Any], object]) -> int | None:
+    """Return the step that the first of the dictionaries with one tells; `number` reads values that are not plain."""
+    steps = (
+        step_in_metadata({name: number(saved[name]) for name in STEP_NAMES if name in saved}) for saved in dictionaries
+    )
+    return next((step for step in steps if step is not None), None)
 
 
 def order_in_name(stem: str) -> tuple[str, int] | None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fromage_cli.checkpoints.names.naming import listed, nearest
 from fromage_cli.checkpoints.nested.candidates import TOP, Candidate, candidates_in, children_of, is_tensor
 from fromage_cli.checkpoints.pickles.placeholders import Global, Placeholder
+from fromage_cli.checkpoints.storage.files import quoted
 from fromage_cli.errors import InputError, UsageError
 
 
@@ -27,18 +29,32 @@ class Choice:
 ANY = Choice()
 
 
-def choose(root: object, choice: Choice = ANY) -> tuple[Candidate, str | None]:
-    """Return the dictionary that is asked for, or the most likely one, and a note where there was a choice."""
+def choose(path: Path, root: object, choice: Choice = ANY) -> tuple[Candidate, str | None]:
+    """Return the dictionary of a file that is asked for, or the most likely one, and a note where there was a choice.
+
+    Raises UsageError where the file lacks what is asked for, InputError where it holds no weights.
+    """
     candidates = {candidate.name: candidate for candidate in candidates_in(root)}
+    names = sorted(candidates, key=lambda name: (candidates[name].other, name == TOP))  # weights first
     if choice.key is not None:
-        return _named(candidates, choice.key), None
+        if choice.key in candidates:
+            return candidates[choice.key], None
+        raise UsageError(
+            f"{quoted(path)}: --key {choice.key!r} names no dictionary of tensors in this file.",
+            hint=nearest(choice.key, names) or "The file has none.",
+            details=names,
+        )
     eligible = sorted((found for found in candidates.values() if not found.other), key=lambda found: found.preference)
     if not eligible:
-        raise _nothing(root, candidates)
+        raise _without_weights(path, root, names)
     if choice.ema is not None:
-        eligible = _averaged(eligible, choice.ema)
+        eligible = _averaged_or_plain(path, eligible, choice.ema)
     best = eligible[0]
-    rest = [found for found in eligible[1:] if not (_inside(found, best) or found.scalars)]
+    rest = [
+        found
+        for found in eligible[1:]
+        if not found.scalars and not (best.path and found.path[: len(best.path)] == best.path)  # inside of the best
+    ]
     if not rest:
         return best, None
     by_size = ", the largest" if best.preference[:-1] == rest[0].preference[:-1] else ""
@@ -48,15 +64,15 @@ def choose(root: object, choice: Choice = ANY) -> tuple[Candidate, str | None]:
     return best, f"Took {best.name!r}{by_size} of {1 + len(rest)} dictionaries of tensors, not {others}; {another}"
 
 
-def _averaged(eligible: list[Candidate], ema: bool) -> list[Candidate]:
-    """The candidates that are averaged, or those that are not; UsageError where there is none."""
+def _averaged_or_plain(path: Path, eligible: list[Candidate], ema: bool) -> list[Candidate]:
+    """Return the candidates that are averaged, or those that are not; raises UsageError where there is none."""
     found = [candidate for candidate in eligible if candidate.averaged == ema]
     if found and not all(candidate.scalars for candidate in found):
         return found
     names = [candidate.name for candidate in eligible]
     flag, kind = ("--ema", "averaged") if ema else ("--no-ema", "plain")
     raise UsageError(
-        f"{flag}: there are no {kind} weights in this file, only {listed(names)}.",
+        f"{quoted(path)}: {flag}: there are no {kind} weights in this file, only {listed(names)}.",
         hint=f"Leave {flag} out, or take a dictionary with --key.",
         details=names,
     )
@@ -72,44 +88,22 @@ def ancestors(root: object, path: tuple[str, ...]) -> Iterator[Mapping[str, Any]
             node = dict(children_of(node))[part]
 
 
-def _inside(candidate: Candidate, outer: Candidate) -> bool:
-    return candidate.path[: len(outer.path)] == outer.path and bool(outer.path)
-
-
-def _named(candidates: Mapping[str, Candidate], key: str) -> Candidate:
-    if key in candidates:
-        return candidates[key]
-    names = _weights_first(candidates)
-    raise UsageError(
-        f"--key {key!r} names no dictionary of tensors in this file.",
-        hint=nearest(key, names) or "The file has none.",
-        details=names,
-    )
-
-
-def _nothing(root: object, candidates: Mapping[str, Candidate]) -> InputError:
-    if names := _weights_first(candidates):
+def _without_weights(path: Path, root: object, other_tensors: list[str]) -> InputError:
+    """Return the error for a file without weights, by what it holds instead."""
+    if other_tensors:
         return InputError(
-            f"No weights were found, only other tensors: {listed(names)}.",
+            f"{quoted(path)}: No weights were found, only other tensors: {listed(other_tensors)}.",
             hint="Name another file, or take one of these with --key.",
-            details=names,
+            details=other_tensors,
         )
     if isinstance(root, Mapping):
         held = f"it holds {listed([str(name) for name in root])}" if root else "it is empty"
-        return InputError(f"A dictionary without tensors was found: {held}.", hint="Name the file with the weights.")
+        return InputError(
+            f"{quoted(path)}: A dictionary without tensors was found: {held}.", hint="Name the file with the weights."
+        )
+    pickled = root.dotted if isinstance(root, Global) else root.kind.dotted if isinstance(root, Placeholder) else ""
+    kind = pickled or ("Tensor" if is_tensor(root) else type(root).__name__)
     return InputError(
-        f"A {_kind(root)} was found; a dictionary of named tensors was expected.",
+        f"{quoted(path)}: A {kind} was found; a dictionary of named tensors was expected.",
         hint="Save the weights with torch.save(model.state_dict(), 'weights.pt').",
-    )
-
-
-def _weights_first(candidates: Mapping[str, Candidate]) -> list[str]:
-    return sorted(candidates, key=lambda name: (candidates[name].other, name == TOP))
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, Global):
-        return value.dotted
-    return (
-        "Tensor" if is_tensor(value) else value.kind.dotted if isinstance(value, Placeholder) else type(value).__name__
     )

@@ -9,10 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.pickles.machine import Constructor, Unfit
 from fromage_cli.checkpoints.pickles.numpy_pickles import NUMPY
 from fromage_cli.checkpoints.pickles.placeholders import Global
-from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, Storage, StoredTensor, dense, is_shape
+from fromage_cli.checkpoints.storage.stored_tensor import (
+    COUNT_LIMIT,
+    ELEMENT_BYTES,
+    Misplaced,
+    Storage,
+    StoredTensor,
+    dense,
+    is_shape,
+)
 
 NESTED = "torch.storage._load_from_bytes"
 """What stands in a pickle for a storage that was pickled without torch.save: a whole file in bytes."""
@@ -51,11 +60,20 @@ def dtype_of(value: object) -> str:
     return name
 
 
-def storage_dtype(value: object) -> str | None:
-    """The dtype of the elements of a class of storage; None where it is none."""
-    if not isinstance(value, Global) or value.module not in ("torch", "torch.storage", "torch.cuda"):
-        return None
-    return STORAGES.get(value.name)
+def parse_storage_id(identifier: object) -> tuple[str, str, int]:
+    """Return key, dtype and bytes of the storage that torch.save names ("storage", class, key, device, elements, …).
+
+    Raises Misplaced for any other persistent id.
+    """
+    if not isinstance(identifier, tuple) or len(identifier) < 5 or identifier[0] != "storage":
+        raise Misplaced(f"a storage named {brief(identifier)}")
+    _, kind, key, _, elements = identifier[:5]
+    known = isinstance(kind, Global) and kind.module in ("torch", "torch.storage", "torch.cuda")
+    dtype = STORAGES.get(kind.name) if known else None
+    counts = type(elements) is int and 0 <= elements < COUNT_LIMIT
+    if dtype is None or type(key) not in (int, str) or not counts:
+        raise Misplaced(f"a storage of {brief(kind)} named {brief(key)} with {brief(elements)} elements")
+    return str(key), dtype, elements * ELEMENT_BYTES[dtype]
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> StoredTensor:

@@ -5,14 +5,13 @@ Source: numpy/_core/src/multiarray, `array_reduce`, `arraydescr_reduce` and `arr
 
 from __future__ import annotations
 
-import math
 import struct
 from dataclasses import dataclass
 from typing import Any
 
 from fromage_cli.checkpoints.pickles.machine import Constructor, Unfit
 from fromage_cli.checkpoints.pickles.placeholders import Global
-from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, dense, inline, is_shape
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, contiguous_strides, dense, inline, is_shape
 
 CODES = {
     **{"f8": "float64", "f4": "float32", "f2": "float16", "c16": "complex128", "c8": "complex64", "b1": "bool"},
@@ -58,14 +57,9 @@ def _tensor(shape: Any, dtype: Any, fortran: Any, stored: Any) -> StoredTensor |
     if not is_shape(shape):
         return None
     shape = tuple(shape)
-    strides = _strides(shape) if not fortran else _strides(shape[::-1])[::-1]
+    strides = contiguous_strides(shape) if not fortran else contiguous_strides(shape[::-1])[::-1]
     name = CODES[dtype.code]
     return dense(inline("array", name, stored, dtype.order == ">"), name, 0, shape, strides)
-
-
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """In elements, the last index moving fastest."""
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _dtype(code: Any, *_rest: Any) -> ArrayDtype:

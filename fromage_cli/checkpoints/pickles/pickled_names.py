@@ -123,8 +123,8 @@ def dangerous(names: Iterable[PickledName]) -> list[str]:
     return [named.dotted for named in names if verdict(named) == "dangerous"]
 
 
-def said(names: Iterable[PickledName]) -> tuple[str, ...]:
-    """What a person should know about the names, in a sentence; nothing where only tensors are made."""
+def warnings_about(names: Iterable[PickledName]) -> tuple[str, ...]:
+    """Return what a person should know about the names, in sentences; none where only tensors are made."""
     names = tuple(names)
     unknown = [named.dotted for named in names if verdict(named) == "inert"]
     running = dangerous(names)
@@ -139,7 +139,7 @@ def said(names: Iterable[PickledName]) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def refused(path: Path, names: Iterable[PickledName]) -> UnsafeError:
+def refusal(path: Path, names: Iterable[PickledName]) -> UnsafeError:
     """The error for a file that would run code and holds no weights."""
     running = dangerous(names)
     return UnsafeError(

@@ -22,7 +22,7 @@ LONGEST = 10_000
 """Members of a list or tuple that is looked into; longer ones are data."""
 
 
-def opened_up(root: Any) -> Any:
+def without_placeholders(root: Any) -> Any:
     """The same with every placeholder in a dictionary or list replaced by the dictionary of what it holds.
 
     Networks become flat dictionaries of tensors, and so does an object that holds arrays alone. What stands in tuples

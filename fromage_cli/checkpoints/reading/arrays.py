@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, Span
-from fromage_cli.checkpoints.formats.safetensors_header import incomplete
 from fromage_cli.checkpoints.reading.widening import real_numbers
 from fromage_cli.checkpoints.storage.dtypes import WIDTHS
-from fromage_cli.checkpoints.storage.files import explained, opened
+from fromage_cli.checkpoints.storage.files import explained, incomplete, opened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,9 +12,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, Span
-from fromage_cli.checkpoints.formats.safetensors_header import incomplete
 from fromage_cli.checkpoints.storage.dtypes import WIDTHS
-from fromage_cli.checkpoints.storage.files import FileVersion, explained, opened
+from fromage_cli.checkpoints.storage.files import FileVersion, explained, incomplete, opened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,7 +13,13 @@ from pathlib import Path
 from fromage_cli.checkpoints.names.naming import nearest
 from fromage_cli.errors import InputError
 
-KINDS = (
+HEAD = 512
+"""Bytes from the beginning of a file by which its format is known; the mark of a tar archive ends at 262."""
+BLOCK = 1 << 20
+"""Bytes read at a time: few calls, and small enough to stay in the processor's cache."""
+CUT_OFF = "It was cut off while it was written or copied; take an earlier checkpoint or copy it again."
+"""What to do about a file that ends too early."""
+IRREGULAR = (
     (stat.S_ISFIFO, "a pipe (FIFO)"),
     (stat.S_ISCHR, "a character device"),
     (stat.S_ISBLK, "a block device"),
@@ -41,7 +47,7 @@ class FileVersion:
         status = status_of(path)
         if stat.S_ISDIR(status.st_mode):
             raise InputError(f"{quoted(path)} is a directory; a file was expected here.")
-        for is_kind, kind in KINDS:
+        for is_kind, kind in IRREGULAR:
             if is_kind(status.st_mode):
                 raise InputError(
                     f"{quoted(path)} is {kind}; a checkpoint has to be a regular file.",
@@ -57,10 +63,19 @@ class FileVersion:
     def check_unchanged(self) -> None:
         """Raise InputError when the file was replaced, truncated or written to since."""
         if FileVersion.of(self.path) != self:
-            raise InputError(
-                f"{quoted(self.path)} changed while it was being read.",
-                hint="Run again when whatever writes it has finished.",
-            )
+            raise changed(self.path)
+
+
+def changed(path: Path) -> InputError:
+    """Return the error for a file that is not what it was when it was opened."""
+    return InputError(
+        f"{quoted(path)} changed while it was being read.", hint="Run again when whatever writes it has finished."
+    )
+
+
+def incomplete(path: Path, expected: int, actual: int) -> InputError:
+    """Return the error for a file that is shorter than it says itself, in bytes."""
+    return InputError(f"{quoted(path)} is incomplete: expects {expected} bytes, has {actual}.", hint=CUT_OFF)
 
 
 def status_of(path: Path) -> os.stat_result:

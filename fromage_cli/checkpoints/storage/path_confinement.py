@@ -11,7 +11,7 @@ from fromage_cli.checkpoints.storage.files import quoted
 from fromage_cli.errors import InputError, UnsafeError
 
 
-def contained(index: Path, file: str) -> Path:
+def confined_path(index: Path, file: str) -> Path:
     """Return where a file is that `index` names; UnsafeError when that is outside the index's directory."""
     parts = (*PurePosixPath(file).parts, *PureWindowsPath(file).parts)
     if not file.isprintable() and any("\ud800" <= character <= "\udfff" for character in file):

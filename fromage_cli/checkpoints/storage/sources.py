@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from fromage_cli.checkpoints.storage.files import FileVersion, explained, opened
-from fromage_cli.errors import InputError
+from fromage_cli.checkpoints.storage.files import FileVersion, changed, explained, opened
 
 
 class Window:
@@ -85,9 +84,8 @@ class Source:
         with opened(self.path) as file:
             yield Window(file, self.path, self.begin, self.size)
 
-
-def changed(path: Path) -> InputError:
-    """The error for a file that is not as long as it was."""
-    return InputError(
-        f"{str(path)!r} changed while it was being read.", hint="Run again when whatever writes it has finished."
-    )
+    def read_into(self, begin: int, view: memoryview) -> None:
+        """Fill a buffer from a position; raises InputError when the file is not what it was."""
+        with self.open() as file:
+            file.seek(begin)
+            file.fill(view)

@@ -22,10 +22,11 @@ ELEMENT_BYTES = {
 }
 """By torch's name of the dtype, also of those that can be stored and are refused when they are read."""
 MOST_DIMENSIONS = 64
-LONGEST = 2**63
-"""No count of elements or bytes reaches this."""
-EXPANDED = 16_000_000
-"""Bytes up to which an expanded view, whose elements share memory, is written out."""
+"""As many as NumPy allows."""
+COUNT_LIMIT = 2**63
+"""No count of elements or bytes reaches this: torch counts in 64 bits, one of them the sign."""
+MOST_EXPANDED = 16_000_000
+"""Bytes up to which an expanded view, whose elements share memory, is written out: a mask or a table, not an attack."""
 
 
 class Misplaced(Exception):
@@ -105,8 +106,7 @@ class StoredTensor:
 
     def check(self) -> StoredTensor:
         """The tensor itself; raises Misplaced where it does not lie within its storage."""
-        numbers = (*self.shape, *self.stride, self.offset)
-        if any(type(number) is not int or not 0 <= number < LONGEST for number in numbers):
+        if not are_whole_numbers((*self.shape, *self.stride, self.offset)):
             raise Misplaced(
                 f"the shape {brief(self.shape)}, strides {brief(self.stride)} or offset {brief(self.offset)}"
             )
@@ -126,7 +126,7 @@ class StoredTensor:
         if storage is None or self.peculiarity:
             raise InputError(f"A tensor is {self.peculiarity}; dense tensors are expected.")
         begin, end = self.span
-        if self.numel() * self.width > max(EXPANDED, 2 * storage.size):
+        if self.numel() * self.width > max(MOST_EXPANDED, 2 * storage.size):
             raise InputError(
                 f"A tensor of {self.numel()} elements was expanded from {end - begin} bytes.",
                 hint="Save it before it is expanded.",
@@ -142,16 +142,32 @@ class StoredTensor:
         return flat.as_strided(self.shape, self.stride).clone(memory_format=torch.contiguous_format)
 
     def item(self) -> Any:
-        """The number in a tensor of one element."""
+        """Return the number in a tensor of one element."""
         return self.read().item()
 
 
+def are_whole_numbers(value: object) -> TypeGuard[Sequence[int]]:
+    """Tell whether a value from a file is a list of counts: none negative, each of 63 bits at most."""
+    return isinstance(value, list | tuple) and all(
+        type(number) is int and 0 <= number < COUNT_LIMIT for number in value
+    )
+
+
 def is_shape(value: object) -> TypeGuard[Sequence[int]]:
-    """Whether a value from a file is a tensor's shape: few numbers, none negative, whose product is one of 63 bits."""
-    if not isinstance(value, list | tuple) or len(value) > MOST_DIMENSIONS:
-        return False
-    whole = all(type(size) is int and 0 <= size < LONGEST for size in value)
-    return whole and math.prod(size for size in value if size) < LONGEST
+    """Tell whether a value from a file is a tensor's shape: few counts, whose product is one of 63 bits."""
+    few = isinstance(value, list | tuple) and len(value) <= MOST_DIMENSIONS
+    return few and are_whole_numbers(value) and math.prod(size for size in value if size) < COUNT_LIMIT
+
+
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides, in elements, of a tensor whose last index moves fastest."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def stored_number(value: Any) -> Any:
+    """Return the number in a tensor of one integer, and any other value as it is."""
+    whole = isinstance(value, StoredTensor) and value.numel() == 1 and "int" in value.dtype and not value.peculiarity
+    return int(value.item()) if whole else value
 
 
 def dense(storage: object, dtype: str, offset: object, shape: object, stride: object) -> StoredTensor:

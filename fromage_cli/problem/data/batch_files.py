@@ -12,7 +12,7 @@ from torch import Tensor
 from fromage_cli.checkpoints.formats.content import kind_of
 from fromage_cli.checkpoints.formats.npz_file import read_npz
 from fromage_cli.checkpoints.formats.torch_file import load
-from fromage_cli.checkpoints.nested.candidates import DEEPEST
+from fromage_cli.checkpoints.nested.candidates import DICTIONARY_LEVELS
 from fromage_cli.checkpoints.pickles.pickled_names import verdict
 from fromage_cli.checkpoints.pickles.repetition import Repetition, repeated
 from fromage_cli.checkpoints.storage.sources import Source
@@ -65,7 +65,7 @@ def _read(node: Any, repetition: Repetition, depth: int = 0) -> Any:
         return node.read()
     if not isinstance(node, dict | list | tuple):
         return node
-    if depth > DEEPEST:
+    if depth > DICTIONARY_LEVELS:
         raise repeated()
     held: Any = repetition.look(node)
     if isinstance(node, dict):

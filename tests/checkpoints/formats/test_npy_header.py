@@ -3,15 +3,14 @@ import io
 import numpy
 import pytest
 
-from fromage_cli.checkpoints.formats.npy_header import header_length, parse_header
+from fromage_cli.checkpoints.formats.npy_header import read_array_header
 
 
 def header(value):
     stream = io.BytesIO()
     numpy.save(stream, value, allow_pickle=True)
     content = stream.getvalue()
-    begin, length = header_length(content[:12])
-    return parse_header(content[begin : begin + length], begin + length), len(content)
+    return read_array_header(lambda count: content[:count]), len(content)
 
 
 @pytest.mark.parametrize("code", ["<f8", ">f4", "<f2", "<c16", "?", "<i8", ">i2", "i1", "<u4", "u1"])

@@ -1,6 +1,6 @@
 import pytest
 
-from fromage_cli.checkpoints.pickles.pickled_names import dangerous, said, verdict
+from fromage_cli.checkpoints.pickles.pickled_names import dangerous, verdict, warnings_about
 from fromage_cli.checkpoints.pickles.unpickling import PickledName
 
 
@@ -46,7 +46,7 @@ def test_verdicts(dotted, expected):
 def test_what_is_said():
     names = [PickledName("os", "system", ("import", "call")), PickledName("mypackage", "Config", ("import",))]
     assert dangerous(names) == ["os.system"]
-    running, unknown = said(names)
+    running, unknown = warnings_about(names)
     assert "would run 'os.system'" in running
     assert "'mypackage.Config'" in unknown
-    assert said([PickledName("torch", "Size", ("import", "call"))]) == ()
+    assert warnings_about([PickledName("torch", "Size", ("import", "call"))]) == ()
