@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
+from fromage_cli.checkpoints.checkpoint import Contents, entries_of
 from fromage_cli.checkpoints.formats.flat_tensor import FlatTensor, FlatVector, is_vector
 from fromage_cli.checkpoints.formats.zero_files import MASTER_3, ZeroFiles, read_files
 from fromage_cli.checkpoints.names.naming import brief
@@ -23,9 +23,9 @@ from fromage_cli.checkpoints.names.steps import step_in_metadata
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.optimizers.saved_optimizer import GROUPS, PARAMETERS, STATE, parse_optimizer
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, is_shape
-from fromage_cli.errors import InputError
 
 MASTER = "single_partition_of_fp32_groups"
+"""Where stages 1 and 2 keep a rank's float32 weights."""
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -38,11 +38,11 @@ def read_deepspeed(path: Path) -> Contents:
     tensors, tied = zero.tensors()
     module = zero.model.get("module")
     in_order = [str(name) for name in module if str(name) in tensors] if isinstance(module, Mapping) else []
-    ordered = dict.fromkeys([*in_order, *tensors])
+    ordered = {name: tensors[name] for name in [*in_order, *tensors]}
     copy = " instead of the 16-bit copy, which --key module takes" if zero.stage < 3 else ""
     return Contents(
         format="deepspeed-zero-3" if zero.stage == 3 else "deepspeed-zero",
-        entries={name: TensorEntry(name, tensors[name].dtype, tensors[name].shape) for name in ordered},
+        entries=entries_of(ordered),
         read=lambda name: tensors[name].read(),
         step=step_in_metadata(zero.model),
         notes=(f"Took the float32 master weights, put together from {zero.ranks} ranks{copy}.",),
@@ -58,25 +58,29 @@ class _Zero:
         self._files = files
         self.stage, self.states, self.models = files.stage, files.states, files.models
         self.model, self.ranks = files.models[0], len(files.states)
-
-    @property
-    def shapes(self) -> list[Shapes]:
-        """Names and shapes of the parameters, group by group, in the order in which they were laid end to end."""
+        self._cut = self._cut_parameters if self.stage == 3 else self._cut_groups
         groups = self.model.get("param_shapes")
         if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
-            raise self.damaged("it does not list the parameters' shapes")
-        return [{str(name): self._shape(name, shape) for name, shape in group.items()} for group in groups]
+            raise files.damaged("it does not list the parameters' shapes")
+        self.shapes: list[Shapes] = [
+            {str(name): self._shape(name, shape) for name, shape in group.items()} for group in groups
+        ]
+        """Of the parameters, group by group, in the order in which they were laid end to end."""
 
     def tensors(self) -> tuple[dict[str, StoredTensor], tuple[tuple[str, ...], ...]]:
-        """Buffers, frozen and trained tensors by name, and which names are one."""
+        """Return buffers, frozen and trained tensors by name, and which names are one."""
         module, buffers = self.model.get("module"), self.model.get("buffer_names")
         found: dict[str, StoredTensor] = {
             str(name): tensor
             for name, tensor in (module.items() if isinstance(module, Mapping) else ())
             if isinstance(tensor, StoredTensor) and isinstance(buffers, list | tuple | set) and name in buffers
         }
+        masters = [state.get(MASTER_3 if self.stage == 3 else MASTER) for state in self.states]
+        for vectors in masters:
+            if not isinstance(vectors, list | tuple) or not vectors or not all(map(is_vector, vectors)):
+                raise self._files.damaged("a rank's file holds no float32 weights")
         found |= self._frozen()
-        found |= self._cut([self._master(state) for state in self.states])
+        found |= self._cut([list(vectors) for vectors in masters if vectors])
         shared = self.model.get("shared_params")
         tied: dict[str, list[str]] = {}
         for alias, name in shared.items() if isinstance(shared, Mapping) else ():
@@ -86,7 +90,7 @@ class _Zero:
         return found, tuple(map(tuple, tied.values()))
 
     def optimizer(self) -> OptimizerState | None:
-        """The optimizer's state, each slot put together as the weights are."""
+        """Return the optimizer's state, each slot put together as the weights are; None where it is not there."""
         kept = "optimizer_state_dict" if self.stage == 3 else "base_optimizer_state"
         bases = [base for state in self.states if isinstance(base := state.get(kept), Mapping)]
         if len(bases) < self.ranks or not all(isinstance(base.get(STATE), Mapping) for base in bases):
@@ -94,62 +98,55 @@ class _Zero:
         groups = bases[0].get(GROUPS)
         if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
             return None
-        slots: dict[str, dict[str, Any]] = {}
-        for slot, values in self._slots(bases).items():
-            for name, value in values.items():
-                slots.setdefault(name, {})[slot] = value
-        named = [{**group, PARAMETERS: self._names(index, group)} for index, group in enumerate(groups)]
-        for group in named:
-            for name in group[PARAMETERS] if "step" in group else ():
+        slots = self._slots(bases)
+        named = []
+        for index, group in enumerate(groups):
+            numbers = group.get(PARAMETERS)
+            held = numbers if self.stage == 3 and isinstance(numbers, list) else [index]  # several of those laid out
+            owners = [self.shapes[number] for number in held if type(number) is int and number < len(self.shapes)]
+            named.append({**group, PARAMETERS: [name for shapes in owners for name in shapes]})
+            for name in named[-1][PARAMETERS] if "step" in group else ():
                 slots.setdefault(name, {}).setdefault("step", group["step"])
         return parse_optimizer({STATE: slots, GROUPS: named})
 
-    def _names(self, index: int, group: Mapping[str, Any]) -> list[str]:
-        """The parameters of a group of the optimizer; in stage 3 it holds several of the groups laid end to end."""
-        owners, numbers = self.shapes, group.get(PARAMETERS)
-        held = numbers if self.stage == 3 and isinstance(numbers, list) else [index]
-        return [name for number in held if type(number) is int and number < len(owners) for name in owners[number]]
-
     def _slots(self, bases: list[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-        """By slot, by name of the parameter: tensors cut as the weights are, numbers as they stand for the group."""
-        ranks = [[state for _, state in sorted(base[STATE].items(), key=_by_number)] for base in bases]
+        """Return slots by parameter and name: tensors cut as the weights are, numbers as they stand for the group."""
+
+        def numbered(pair: tuple[Any, Any]) -> tuple[int, str]:
+            return (pair[0] if type(pair[0]) is int else 0, str(pair[0]))
+
+        ranks = [[state for _, state in sorted(base[STATE].items(), key=numbered)] for base in bases]
         ranks = [[state if isinstance(state, Mapping) else {} for state in states] for states in ranks]
-        found: dict[str, dict[str, Any]] = {}
+        slots: dict[str, dict[str, Any]] = {}
         for slot in dict.fromkeys(name for state in ranks[0] for name in state):
             values = [[state.get(slot) for state in states] for states in ranks]
             if all(is_vector(value) for rank in values for value in rank):
-                found[slot] = dict(self._cut(values))
+                found: dict[str, Any] = dict(self._cut(values))
             else:
                 pairs = zip(self.shapes, values[0], strict=False)
-                found[slot] = {name: value for shapes, value in pairs for name in shapes}
-        return found
-
-    def _master(self, state: Mapping[str, Any]) -> list[Any]:
-        vectors = state.get(MASTER_3 if self.stage == 3 else MASTER)
-        if not isinstance(vectors, list | tuple) or not vectors or not all(map(is_vector, vectors)):
-            raise self.damaged("a rank's file holds no float32 weights")
-        return list(vectors)
-
-    def _cut(self, vectors: list[list[Any]]) -> dict[str, StoredTensor]:
-        """The parameters in the vectors of all ranks (rank, then group)."""
-        return self._cut_parameters(vectors) if self.stage == 3 else self._cut_groups(vectors)
+                found = {name: value for shapes, value in pairs for name in shapes}
+            for name, value in found.items():
+                slots.setdefault(name, {})[slot] = value
+        return slots
 
     def _cut_groups(self, vectors: list[list[StoredTensor]]) -> dict[str, StoredTensor]:
-        """Stages 1 and 2: a group's parameters end to end, and that vector cut over the ranks."""
+        """Return the parameters of stages 1 and 2: a group's lie end to end, and that vector is cut over the ranks."""
         found: dict[str, StoredTensor] = {}
         if any(len(rank) != len(self.shapes) for rank in vectors):
-            raise self.damaged(f"{len(self.shapes)} groups of parameters are described, {len(vectors[0])} are there")
+            raise self._files.damaged(
+                f"{len(self.shapes)} groups of parameters are described, {len(vectors[0])} are there"
+            )
         for index, shapes in enumerate(self.shapes):
             flat, begin = FlatVector(tuple(rank[index] for rank in vectors)), 0
             for name, shape in shapes.items():
                 found[name] = flat.tensor(begin, shape)
                 begin += math.prod(shape)
             if math.ceil(begin / (2 * self.ranks)) != math.ceil(flat.size / (2 * self.ranks)):  # but for padding
-                raise self.damaged(f"group {index} needs {begin} numbers, its parts have {flat.size}")
+                raise self._files.damaged(f"group {index} needs {begin} numbers, its parts have {flat.size}")
         return found
 
     def _cut_parameters(self, vectors: list[list[StoredTensor]]) -> dict[str, StoredTensor]:
-        """Stage 3: every parameter cut over the ranks, and each rank's parts end to end."""
+        """Return the parameters of stage 3: each is cut over the ranks, and a rank's parts lie end to end."""
         found: dict[str, StoredTensor] = {}
         flats, begin = [FlatVector(tuple(rank)) for rank in vectors], 0
         for name, shape in {name: shape for shapes in self.shapes for name, shape in shapes.items()}.items():
@@ -158,11 +155,11 @@ class _Zero:
             found[name] = FlatTensor(vectors[0][0].dtype, shape, stretches=stretches)
             begin += share
         if any(flat.size != begin for flat in flats):
-            raise self.damaged(f"each rank needs {begin} numbers, they have {[flat.size for flat in flats]}")
+            raise self._files.damaged(f"each rank needs {begin} numbers, they have {[flat.size for flat in flats]}")
         return found
 
     def _frozen(self) -> dict[str, StoredTensor]:
-        """Parameters that are not trained: whole in stages 1 and 2, in parts in stage 3."""
+        """Return the parameters that are not trained: whole in stages 1 and 2, in parts in stage 3."""
         shapes = self.model.get("frozen_param_shapes")
         if not isinstance(shapes, Mapping):
             return {}
@@ -173,18 +170,12 @@ class _Zero:
             whole = self._shape(name, shape)
             stored = [part for part in parts if isinstance(part, StoredTensor)]
             if len(stored) < len(parts) or sum(part.numel() for part in stored) < math.prod(whole):
-                raise self.damaged(f"the frozen parameter {name!r} is not whole")
+                raise self._files.damaged(f"the frozen parameter {name!r} is not whole")
             found[str(name)] = stored[0] if self.stage < 3 else FlatTensor(stored[0].dtype, whole, stretches=stored)
         return found
 
     def _shape(self, name: object, shape: Any) -> tuple[int, ...]:
+        """Return the shape of a parameter; raises InputError for what is none."""
         if not is_shape(shape):
-            raise self.damaged(f"parameter {brief(name)} has the shape {brief(shape)}")
+            raise self._files.damaged(f"parameter {brief(name)} has the shape {brief(shape)}")
         return tuple(shape)
-
-    def damaged(self, reason: str) -> InputError:
-        return self._files.damaged(reason)
-
-
-def _by_number(pair: tuple[Any, Any]) -> tuple[int, str]:
-    return (pair[0] if type(pair[0]) is int else 0, str(pair[0]))

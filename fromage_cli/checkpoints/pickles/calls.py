@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fromage_cli.checkpoints.pickles.literals import Act, text
+from fromage_cli.checkpoints.pickles.literals import Instruction, text
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints.pickles.machine import Machine
@@ -20,21 +20,21 @@ def build(machine: Machine) -> None:
 
 
 def named(machine: Machine) -> None:
-    """A class or function by two lines: its module and its name."""
+    """Push a class or function by two lines: its module and its name."""
     module, name = text(machine.stream.line()), text(machine.stream.line())
     machine.stack.append(machine.find(module, name))
 
 
 def named_on_stack(machine: Machine) -> None:
-    """A class or function by the two texts on the stack."""
+    """Push a class or function by the two texts on the stack."""
     name, module = machine.stack.pop(), machine.stack.pop()
     if not isinstance(name, str) or not isinstance(module, str):
         raise machine.stream.damaged("a name that is no text")
     machine.stack.append(machine.find(module, name))
 
 
-def extension(width: int) -> Act:
-    """A class by its number in a table of the process that wrote it; here it is the number's name."""
+def extension(width: int) -> Instruction:
+    """Return the opcode of a class by its number in a table of the writing process; here the number is its name."""
     return lambda machine: machine.stack.append(machine.find("copyreg", f"extension {machine.stream.unsigned(width)}"))
 
 
@@ -51,7 +51,7 @@ def new_object(machine: Machine) -> None:
 
 
 def new_object_with_names(machine: Machine) -> None:
-    """Likewise, with named arguments above the others."""
+    """Create an object likewise, with named arguments above the others."""
     kwargs, args = machine.stack.pop(), machine.stack.pop()
     if not isinstance(kwargs, dict):
         raise machine.stream.damaged("named arguments that are no dictionary")
@@ -72,10 +72,10 @@ def new_object_of_mark(machine: Machine) -> None:
 
 
 def persistent_line(machine: Machine) -> None:
-    """What the writer kept elsewhere, under a name in a line."""
+    """Push what the writer kept elsewhere, under a name in a line."""
     machine.stack.append(machine.persistent(text(machine.stream.line())))
 
 
 def persistent(machine: Machine) -> None:
-    """What the writer kept elsewhere, under what is on the stack."""
+    """Push what the writer kept elsewhere, under what is on the stack."""
     machine.stack.append(machine.persistent(machine.stack.pop()))

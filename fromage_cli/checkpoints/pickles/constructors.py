@@ -50,10 +50,11 @@ ALIASES = {
     **{"half": "float16", "float": "float32", "double": "float64", "short": "int16", "int": "int32", "long": "int64"},
     **{"cfloat": "complex64", "cdouble": "complex128", "chalf": "complex32"},
 }
+"""torch's other names of dtypes."""
 
 
 def dtype_of(value: object) -> str:
-    """The name of the dtype that a global stands for; Unfit for anything else."""
+    """Return the name of the dtype that a global stands for; Unfit for anything else."""
     name = ALIASES.get(value.name, value.name) if isinstance(value, Global) and value.module == "torch" else ""
     if name not in ELEMENT_BYTES:
         raise Unfit
@@ -83,7 +84,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> S
 
 
 def _lazily(tensor: StoredTensor, rest: tuple[Any, ...]) -> StoredTensor:
-    """A tensor whose stored elements are to be conjugated or negated when they are used is not what is stored."""
+    """Mark a tensor whose stored elements are to be conjugated or negated when they are used."""
     for metadata in rest:
         if isinstance(metadata, dict) and (metadata.get("conj") or metadata.get("neg")):
             tensor.peculiarity = "lazily conjugated or negated"
@@ -117,14 +118,14 @@ def _meta(dtype: Any, shape: Any, *_rest: Any) -> StoredTensor:
 
 
 def _wrapped(kind: Any, dtype: Any, shape: Any, *_rest: Any) -> StoredTensor:
-    """A tensor of a class of its own around others, such as a part of a distributed one."""
+    """Return a tensor of a class of its own around others, such as a part of a distributed one."""
     tensor = _meta(dtype, shape)
     tensor.peculiarity = f"a {kind.name}" if isinstance(kind, Global) else "of a class of its own"
     return tensor
 
 
 def _of_type(function: Any, _kind: Any, args: Any, _state: Any) -> Any:
-    """A tensor of a subclass, or with attributes: the plain tensor inside."""
+    """Return of a tensor of a subclass, or with attributes, the plain tensor inside."""
     plain = TENSORS.get(function.dotted) if isinstance(function, Global) else None
     if plain is None or plain is _of_type:
         raise Unfit
@@ -132,7 +133,7 @@ def _of_type(function: Any, _kind: Any, args: Any, _state: Any) -> Any:
 
 
 def _first(value: Any, *_rest: Any) -> Any:
-    """What a tensor is wrapped into adds nothing to its numbers."""
+    """Return a tensor that was wrapped: what it is wrapped into adds nothing to its numbers."""
     if not isinstance(value, StoredTensor):
         raise Unfit
     return value
@@ -177,7 +178,7 @@ def _size(items: Any = ()) -> tuple[int, ...]:
 
 
 def _encoded(text: Any, encoding: Any = "latin1", *_errors: Any) -> bytes:
-    """How the bytes of protocol 2 are written."""
+    """Return bytes, which protocol 2 writes as text."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8", "utf8", "ascii"):
         raise Unfit
     return text.encode(encoding)

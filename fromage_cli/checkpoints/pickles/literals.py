@@ -12,51 +12,51 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fromage_cli.checkpoints.pickles.machine import Machine
 
-Act = Callable[["Machine"], Any]
+Instruction = Callable[["Machine"], Any]
 """What an opcode does."""
 LONGEST_INTEGER = 128
-"""Bytes; longer ones are no setting of anything."""
-TEXT = 56
-"""Bytes that a short string takes."""
+"""Bytes of a whole number: a random state has 78, and longer ones are no setting of anything."""
+STRING_BYTES = 56
+"""Memory that a short string takes."""
 _FLOAT = struct.Struct(">d").unpack
 
 
 def text(stored: bytes) -> str:
-    """Text as it is written since protocol 1."""
+    """Return text as it is written since protocol 1."""
     return stored.decode("utf-8", "surrogatepass")
 
 
 def old_text(stored: bytes) -> Any:
-    """A string of Python 2: text where it is UTF-8, else bytes."""
+    """Return a string of Python 2: text where it is UTF-8, else bytes."""
     try:
         return stored.decode("utf-8")
     except UnicodeDecodeError:
         return stored
 
 
-def counted(width: int, convert: Callable[[bytes], Any]) -> Act:
-    """The opcode of bytes behind a length of `width` bytes."""
+def length_prefixed(width: int, convert: Callable[[bytes], Any]) -> Instruction:
+    """Return the opcode of bytes behind a length of `width` bytes."""
 
     def act(machine: Machine) -> None:
         stream = machine.stream
         length = stream.byte() if width == 1 else stream.unsigned(width)
-        machine.push(convert(stream.take(length)), TEXT)
+        machine.push(convert(stream.take(length)), STRING_BYTES)
 
     return act
 
 
-def constant(value: Any) -> Act:
-    """The opcode that stands for a value."""
+def constant(value: Any) -> Instruction:
+    """Return the opcode that stands for a value."""
     return lambda machine: machine.stack.append(value)
 
 
-def number(width: int, signed: bool = False) -> Act:
-    """The opcode of a number of so many bytes."""
+def number(width: int, signed: bool = False) -> Instruction:
+    """Return the opcode of a number of so many bytes."""
     return lambda machine: machine.stack.append(int.from_bytes(machine.stream.take(width), "little", signed=signed))
 
 
-def long_integer(width: int) -> Act:
-    """The opcode of a number whose length comes first, in `width` bytes."""
+def long_integer(width: int) -> Instruction:
+    """Return the opcode of a number whose length comes first, in `width` bytes."""
 
     def act(machine: Machine) -> None:
         length = machine.stream.unsigned(width)
@@ -68,7 +68,7 @@ def long_integer(width: int) -> Act:
 
 
 def integer_line(machine: Machine) -> None:
-    """A whole number in digits; 00 and 01 are False and True."""
+    """Push a whole number in digits; 00 and 01 are False and True."""
     line = machine.stream.line().rstrip(b"L")
     if len(line) > 2 * LONGEST_INTEGER:
         raise machine.stream.damaged(f"an integer of {len(line)} digits")
@@ -76,25 +76,25 @@ def integer_line(machine: Machine) -> None:
 
 
 def float_line(machine: Machine) -> None:
-    """A number in digits."""
+    """Push a number in digits."""
     machine.stack.append(float(machine.stream.line()))
 
 
 def string_line(machine: Machine) -> None:
-    """A quoted string of Python 2."""
+    """Push a quoted string of Python 2."""
     line = machine.stream.line()
     if len(line) < 2 or line[:1] not in b"'\"" or line[:1] != line[-1:]:
         raise machine.stream.damaged("a string without quotes")
     import codecs
 
-    machine.push(old_text(codecs.escape_decode(line[1:-1])[0]), TEXT)
+    machine.push(old_text(codecs.escape_decode(line[1:-1])[0]), STRING_BYTES)
 
 
 def unicode_line(machine: Machine) -> None:
-    """A text up to the end of the line."""
-    machine.push(machine.stream.line().decode("raw-unicode-escape"), TEXT)
+    """Push a text up to the end of the line."""
+    machine.push(machine.stream.line().decode("raw-unicode-escape"), STRING_BYTES)
 
 
 def binary_float(machine: Machine) -> None:
-    """Eight bytes, the sign first."""
+    """Push the number in eight bytes, the sign first."""
     machine.stack.append(_FLOAT(machine.stream.take(8))[0])

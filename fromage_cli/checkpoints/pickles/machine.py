@@ -19,12 +19,12 @@ Constructor = Callable[..., Any]
 """Does what a named function would do, with plain values; raises `Unfit` where the arguments are not of that kind."""
 STRIDE = 256
 """Steps between two looks at the clock, which cost more than a step."""
-NUMBER = 32
-"""Bytes that a number on the stack takes."""
-MEMO, FAR_MEMO = 10, 100
-"""Bytes that an entry of the memo takes, and one out of order."""
-COPIED = 16
-"""Bytes that a copy of a text may take, for each of its characters."""
+NUMBER_BYTES, CONTAINER_BYTES, MEMO_BYTES, FAR_MEMO_BYTES = 32, 64, 10, 100
+"""Memory that a number on the stack takes, an empty list or dictionary, an entry of the memo, and one out of order."""
+NAME_BYTES, PLACEHOLDER_BYTES, KEY_BYTES, MEMBER_BYTES = 600, 400, 32, 64
+"""Memory that a class's name and its uses take, a placeholder, half an entry of a dictionary, a member of a set."""
+COPIED_CHARACTER, COPIED_MEMBER = 16, 100
+"""Memory that a copy of a constructor's argument may take, for each character of a text and member of a container."""
 LARGEST_KEY = 2**64
 LONGEST_KEY = 16
 """Members of a tuple that is a key; longer ones could be made costly to hash."""
@@ -68,28 +68,28 @@ class Machine:
     def charge_stack(self) -> None:
         """Count what was put on the stack without being counted."""
         if (grown := len(self.stack) - self._height) > 0:
-            self.charge(NUMBER * grown)
+            self.charge(NUMBER_BYTES * grown)
         self._height = len(self.stack)
 
     @property
     def memorised(self) -> int:
-        """How many values the memo has."""
+        """Return how many values the memo has."""
         return len(self._memo) + len(self._far_memo)
 
     def put(self, index: int) -> None:
         """Remember what is on top of the stack; picklers count the places one by one."""
         value = self.stack[-1]
         if index == len(self._memo):
-            self.charge(MEMO)
+            self.charge(MEMO_BYTES)
             self._memo.append(value)
         elif 0 <= index < len(self._memo):
             self._memo[index] = value
         else:
-            self.charge(FAR_MEMO)
+            self.charge(FAR_MEMO_BYTES)
             self._far_memo[index] = value
 
     def get(self, index: int) -> Any:
-        """What was remembered at a place."""
+        """Return what was remembered at a place."""
         return self._memo[index] if 0 <= index < len(self._memo) else self._far_memo[index]
 
     def push(self, value: Any, count: int) -> None:
@@ -97,18 +97,39 @@ class Machine:
         self.charge(count)
         self.stack.append(value)
 
+    def mark(self) -> None:
+        """Let what follows be put on a stack of its own, up to the opcode that gathers it."""
+        self.charge(CONTAINER_BYTES)
+        self.marks.append(self.stack)
+        self.stack = []
+
+    def pop(self, count: int) -> list[Any]:
+        """Take the last values from the stack."""
+        if len(self.stack) < count:
+            raise self.stream.damaged(f"{count} values are used where there are {len(self.stack)}")
+        items = self.stack[-count:]
+        del self.stack[-count:]
+        return items
+
+    def drop(self) -> None:
+        """Forget the last value, or the last mark where nothing follows it."""
+        if self.stack:
+            self.stack.pop()
+        else:
+            self.pop_mark()
+
     def pop_mark(self) -> list[Any]:
-        """What was put on the stack since the last mark."""
+        """Take what was put on the stack since the last mark."""
         items = self.stack
         self.stack = self.marks.pop()
         return items
 
     def find(self, module: str, name: str) -> Global:
-        """The one object that stands for a class or function."""
+        """Return the one object that stands for a class or function."""
         place = (module, name)
         found = self._globals.get(place)
         if found is None:
-            self.charge(600)
+            self.charge(NAME_BYTES)
             found = self._globals[place] = Global(module, name)
             self.uses[found] = {"import": None}
         return found
@@ -120,7 +141,7 @@ class Machine:
             self.uses[kind][use] = None
 
     def call(self, function: Any, args: Any, use: str = "call", kwargs: Mapping[Any, Any] | None = None) -> Any:
-        """What a call stands for: a known constructor's value, else a placeholder."""
+        """Return what a call stands for: a known constructor's value, else a placeholder."""
         if not isinstance(function, Global | Placeholder):
             raise self.stream.damaged(f"a call of a {type(function).__name__}")
         if not isinstance(args, tuple):
@@ -128,20 +149,24 @@ class Machine:
         self.used(function, use)
         constructor = self._constructors.get(function.dotted) if isinstance(function, Global) and not kwargs else None
         if constructor is not None:
-            self.charge(sum(_cost(part) for part in args))
+            for argument in args:
+                if isinstance(argument, str | bytes):
+                    self.charge(COPIED_CHARACTER * len(argument))
+                elif isinstance(argument, list | tuple | dict | set | frozenset):
+                    self.charge(COPIED_MEMBER * len(argument))
             with contextlib.suppress(Unfit, TypeError, ValueError, IndexError, KeyError, OverflowError, struct.error):
                 return constructor(*args)  # what it does not take stays a placeholder
-        self.charge(400)
+        self.charge(PLACEHOLDER_BYTES)
         return Placeholder(function, args, kwargs or {})
 
     def persistent(self, identifier: Any) -> Any:
-        """What a persistent id stands for."""
+        """Return what a persistent id stands for."""
         if self._persistent is None:
             raise self.stream.damaged("a reference to something outside of it")
         return self._persistent(identifier)
 
     def key(self, value: Any) -> Any:
-        """A value that may be a key: hashing anything deeper could be made to take forever, or end the process."""
+        """Return a value that may be a key: hashing anything deeper could take forever, or end the process."""
         nested = isinstance(value, tuple) and any(isinstance(part, tuple) for part in value)
         if isinstance(value, tuple) and len(value) <= LONGEST_KEY and not nested:
             for part in value:
@@ -152,34 +177,36 @@ class Machine:
             raise self.stream.damaged("a number of more than 64 bits as a key")  # they can be chosen to collide
         return value
 
-    def store(self, target: Any, pairs: list[Any]) -> None:
-        """Put keys and values, in turn, into a dictionary."""
+    def store(self, target: Any, pairs: list[Any]) -> Any:
+        """Put keys and values, in turn, into a dictionary, which is returned."""
         if len(pairs) % 2:
             raise self.stream.damaged("a key without a value")
         if isinstance(target, Placeholder):
             target = target.pairs
         if not isinstance(target, dict):
             raise self.stream.damaged(f"keys for a {type(target).__name__}")
-        self.charge(32 * len(pairs))
+        self.charge(KEY_BYTES * len(pairs))
         for index in range(0, len(pairs), 2):
             target[self.key(pairs[index])] = pairs[index + 1]
             if index % (2 * STRIDE) == 0:
                 self.look_at_the_clock()
+        return target
 
-    def extend(self, target: Any, items: list[Any]) -> None:
-        """Put members into a list or a set."""
+    def extend(self, target: Any, items: list[Any]) -> Any:
+        """Put members into a list or a set, which is returned."""
         if isinstance(target, Placeholder):
             target = target.items
         if isinstance(target, list):
             target.extend(items)
         elif isinstance(target, set):
-            self.charge(64 * len(items))
+            self.charge(MEMBER_BYTES * len(items))
             for index, item in enumerate(items):
                 target.add(self.key(item))
                 if index % STRIDE == 0:
                     self.look_at_the_clock()
         else:
             raise self.stream.damaged(f"members for a {type(target).__name__}")
+        return target
 
     def build(self, target: Any, state: Any) -> None:
         """Remember what attributes would have been set from; attributes of plain values are of no use here."""
@@ -188,10 +215,3 @@ class Machine:
             target.state = state
         elif hasattr(target, "with_state"):
             target.with_state(state)
-
-
-def _cost(argument: Any) -> int:
-    """Bytes that a copy of a constructor's argument may take."""
-    if isinstance(argument, str | bytes):
-        return COPIED * len(argument)
-    return 100 * len(argument) if isinstance(argument, list | tuple | dict | set | frozenset) else 0

@@ -32,7 +32,7 @@ class ArrayDtype:
     order: str = "<"
 
     def with_state(self, state: Any) -> None:
-        """(version, byte order, …)."""
+        """Take the byte order from (version, byte order, …)."""
         if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "="):
             self.order = state[1]
 
@@ -44,7 +44,7 @@ class StoredArray:
     tensor: StoredTensor | None = None
 
     def with_state(self, state: Any) -> None:
-        """(version, shape, dtype, whether the first index moves fastest, bytes); objects are not read."""
+        """Take (version, shape, dtype, whether the first index moves fastest, bytes); objects are not read."""
         if isinstance(state, tuple) and len(state) == 5:
             self.tensor = _tensor(*state[1:])
 
@@ -79,7 +79,7 @@ def _from_buffer(stored: Any, dtype: Any, shape: Any, order: Any = "C", *_rest: 
 
 
 def _scalar(dtype: Any, stored: Any = b"") -> Any:
-    """A single number, as Python's own."""
+    """Return a single number, as Python's own."""
     name = CODES.get(dtype.code) if isinstance(dtype, ArrayDtype) else None
     if isinstance(stored, str):
         stored = stored.encode()
@@ -95,4 +95,4 @@ NUMPY: dict[str, Constructor] = {
     **{f"numpy.{core}.multiarray._reconstruct": _array for core in ("core", "_core")},
     **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},
 }
-"""By dotted name."""
+"""Constructors by dotted name."""

@@ -6,7 +6,7 @@ Source: Lib/pickletools.py of Python 3.11, which describes every opcode; beside 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fromage_cli.checkpoints.pickles.calls import (
     build,
@@ -22,12 +22,12 @@ from fromage_cli.checkpoints.pickles.calls import (
     reduce,
 )
 from fromage_cli.checkpoints.pickles.literals import (
-    Act,
+    Instruction,
     binary_float,
     constant,
-    counted,
     float_line,
     integer_line,
+    length_prefixed,
     long_integer,
     number,
     old_text,
@@ -35,91 +35,44 @@ from fromage_cli.checkpoints.pickles.literals import (
     text,
     unicode_line,
 )
-
-if TYPE_CHECKING:
-    from fromage_cli.checkpoints.pickles.machine import Machine
-
-CONTAINER = 64
-"""Bytes that an empty list or dictionary takes."""
+from fromage_cli.checkpoints.pickles.machine import CONTAINER_BYTES, Machine
 
 
-def _mark(machine: Machine) -> None:
-    machine.charge(CONTAINER)
-    machine.marks.append(machine.stack)
-    machine.stack = []
-
-
-def _pop(machine: Machine) -> None:
-    if machine.stack:
-        machine.stack.pop()
-    else:
-        machine.pop_mark()
-
-
-def _dup(machine: Machine) -> None:
-    machine.push(machine.stack[-1], 8)
-
-
-def _short_tuple(count: int) -> Act:
+def _short_tuple(count: int) -> Instruction:
     def act(machine: Machine) -> None:
-        if len(machine.stack) < count:
-            raise machine.stream.damaged("a tuple of more than there is")
-        machine.charge(CONTAINER)
-        machine.stack[-count:] = [tuple(machine.stack[-count:])]
+        machine.push(tuple(machine.pop(count)), CONTAINER_BYTES)
 
     return act
 
 
-def _gathered(make: Callable[[Machine, list[Any]], Any]) -> Act:
-    """The opcode that turns everything since the last mark into one object."""
+def _gathered(make: Callable[[Machine, list[Any]], Any]) -> Instruction:
+    """Return the opcode that turns everything since the last mark into one object."""
 
     def act(machine: Machine) -> None:
         items = machine.pop_mark()
-        machine.push(make(machine, items), CONTAINER + 8 * len(items))
+        machine.push(make(machine, items), CONTAINER_BYTES + 8 * len(items))
 
     return act
 
 
-def _dictionary(machine: Machine, items: list[Any]) -> dict[Any, Any]:
-    made: dict[Any, Any] = {}
-    machine.store(made, items)
-    return made
+def _into_last(put: Callable[[Machine, Any, list[Any]], Any], pop: Callable[[Machine], list[Any]]) -> Instruction:
+    """Return the opcode that puts values from the stack into the container below them."""
+
+    def act(machine: Machine) -> None:
+        items = pop(machine)
+        put(machine, machine.stack[-1], items)
+
+    return act
 
 
-def _frozen(machine: Machine, items: list[Any]) -> frozenset[Any]:
-    made: set[Any] = set()
-    machine.extend(made, items)
-    return frozenset(made)
-
-
-def _append(machine: Machine) -> None:
-    item = machine.stack.pop()
-    machine.extend(machine.stack[-1], [item])
-
-
-def _extend(machine: Machine) -> None:
-    items = machine.pop_mark()
-    machine.extend(machine.stack[-1], items)
-
-
-def _set_item(machine: Machine) -> None:
-    value, key = machine.stack.pop(), machine.stack.pop()
-    machine.store(machine.stack[-1], [key, value])
-
-
-def _set_items(machine: Machine) -> None:
-    pairs = machine.pop_mark()
-    machine.store(machine.stack[-1], pairs)
-
-
-def _put(index: Callable[[Machine], int]) -> Act:
+def _put(index: Callable[[Machine], int]) -> Instruction:
     def act(machine: Machine) -> None:
         machine.put(index(machine))
 
     return act
 
 
-def _get(index: Callable[[Machine], int]) -> Act:
+def _get(index: Callable[[Machine], int]) -> Instruction:
     return lambda machine: machine.stack.append(machine.get(index(machine)))
 
 
@@ -127,24 +80,24 @@ def _index_line(machine: Machine) -> int:
     return int(machine.stream.line()[:20])
 
 
-def _unsupported(what: str) -> Act:
+def _unsupported(what: str) -> Instruction:
     def act(machine: Machine) -> None:
         raise machine.stream.damaged(what)
 
     return act
 
 
-def _nothing(count: int) -> Act:
+def _nothing(count: int) -> Instruction:
     return lambda machine: machine.stream.take(count)
 
 
-_BY_NAME: dict[bytes, Act] = {
+_BY_NAME: dict[bytes, Instruction] = {
     b"\x80": _nothing(1),  # PROTO
     b"\x95": _nothing(8),  # FRAME
-    b"(": _mark,  # MARK
-    b"0": _pop,  # POP
-    b"1": lambda machine: machine.pop_mark(),  # POP_MARK
-    b"2": _dup,  # DUP
+    b"(": Machine.mark,  # MARK
+    b"0": Machine.drop,  # POP
+    b"1": Machine.pop_mark,  # POP_MARK
+    b"2": lambda machine: machine.push(machine.stack[-1], 8),  # DUP
     b"N": constant(None),  # NONE
     b"\x88": constant(True),  # NEWTRUE
     b"\x89": constant(False),  # NEWFALSE
@@ -158,34 +111,34 @@ _BY_NAME: dict[bytes, Act] = {
     b"F": float_line,  # FLOAT
     b"G": binary_float,  # BINFLOAT
     b"S": string_line,  # STRING
-    b"T": counted(4, old_text),  # BINSTRING
-    b"U": counted(1, old_text),  # SHORT_BINSTRING
+    b"T": length_prefixed(4, old_text),  # BINSTRING
+    b"U": length_prefixed(1, old_text),  # SHORT_BINSTRING
     b"V": unicode_line,  # UNICODE
-    b"X": counted(4, text),  # BINUNICODE
-    b"\x8c": counted(1, text),  # SHORT_BINUNICODE
-    b"\x8d": counted(8, text),  # BINUNICODE8
-    b"B": counted(4, bytes),  # BINBYTES
-    b"C": counted(1, bytes),  # SHORT_BINBYTES
-    b"\x8e": counted(8, bytes),  # BINBYTES8
-    b"\x96": counted(8, bytes),  # BYTEARRAY8
+    b"X": length_prefixed(4, text),  # BINUNICODE
+    b"\x8c": length_prefixed(1, text),  # SHORT_BINUNICODE
+    b"\x8d": length_prefixed(8, text),  # BINUNICODE8
+    b"B": length_prefixed(4, bytes),  # BINBYTES
+    b"C": length_prefixed(1, bytes),  # SHORT_BINBYTES
+    b"\x8e": length_prefixed(8, bytes),  # BINBYTES8
+    b"\x96": length_prefixed(8, bytes),  # BYTEARRAY8
     b"\x97": _unsupported("a reference to a buffer outside of it"),  # NEXT_BUFFER
     b"\x98": _unsupported("a reference to a buffer outside of it"),  # READONLY_BUFFER
-    b"]": lambda machine: machine.push([], CONTAINER),  # EMPTY_LIST
-    b"}": lambda machine: machine.push({}, CONTAINER),  # EMPTY_DICT
+    b"]": lambda machine: machine.push([], CONTAINER_BYTES),  # EMPTY_LIST
+    b"}": lambda machine: machine.push({}, CONTAINER_BYTES),  # EMPTY_DICT
     b")": constant(()),  # EMPTY_TUPLE
-    b"\x8f": lambda machine: machine.push(set(), 4 * CONTAINER),  # EMPTY_SET
+    b"\x8f": lambda machine: machine.push(set(), 4 * CONTAINER_BYTES),  # EMPTY_SET
     b"l": _gathered(lambda machine, items: items),  # LIST
     b"t": _gathered(lambda machine, items: tuple(items)),  # TUPLE
-    b"d": _gathered(_dictionary),  # DICT
-    b"\x91": _gathered(_frozen),  # FROZENSET
+    b"d": _gathered(lambda machine, items: machine.store({}, items)),  # DICT
+    b"\x91": _gathered(lambda machine, items: frozenset(machine.extend(set(), items))),  # FROZENSET
     b"\x85": _short_tuple(1),  # TUPLE1
     b"\x86": _short_tuple(2),  # TUPLE2
     b"\x87": _short_tuple(3),  # TUPLE3
-    b"a": _append,  # APPEND
-    b"e": _extend,  # APPENDS
-    b"\x90": _extend,  # ADDITEMS
-    b"s": _set_item,  # SETITEM
-    b"u": _set_items,  # SETITEMS
+    b"a": _into_last(Machine.extend, lambda machine: machine.pop(1)),  # APPEND
+    b"e": _into_last(Machine.extend, Machine.pop_mark),  # APPENDS
+    b"\x90": _into_last(Machine.extend, Machine.pop_mark),  # ADDITEMS
+    b"s": _into_last(Machine.store, lambda machine: machine.pop(2)),  # SETITEM
+    b"u": _into_last(Machine.store, Machine.pop_mark),  # SETITEMS
     b"b": build,  # BUILD
     b"c": named,  # GLOBAL
     b"\x93": named_on_stack,  # STACK_GLOBAL
@@ -207,5 +160,5 @@ _BY_NAME: dict[bytes, Act] = {
     b"h": _get(lambda machine: machine.stream.byte()),  # BINGET
     b"j": _get(lambda machine: machine.stream.unsigned(4)),  # LONG_BINGET
 }
-OPCODES: dict[int, Act] = {ord(code): act for code, act in _BY_NAME.items()}
+OPCODES: dict[int, Instruction] = {ord(code): act for code, act in _BY_NAME.items()}
 """By first byte; STOP alone is missing, it ends the machine's run."""

@@ -17,7 +17,7 @@ class Global:
 
     @property
     def dotted(self) -> str:
-        """As a person writes it: `collections.OrderedDict`."""
+        """Return the name as a person writes it: `collections.OrderedDict`."""
         return f"{self.module}.{self.name}"
 
 
@@ -43,7 +43,7 @@ class Placeholder:
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """What its attributes would have been, by name: from the instance's dictionary and its slots.
+        """Return what its attributes would have been, by name: from the instance's dictionary and its slots.
 
         It is not copied: many objects may have been given the same.
         """

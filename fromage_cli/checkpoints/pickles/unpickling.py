@@ -23,6 +23,7 @@ from fromage_cli.checkpoints.storage.stored_tensor import Misplaced
 BROKEN = (IndexError, KeyError, TypeError, ValueError, OverflowError)
 """What a pickle that breaks its own rules makes the interpreter raise."""
 STOP = 0x2E
+"""The opcode that ends a pickle."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class PickledName:
 
     @property
     def dotted(self) -> str:
-        """As a person writes it: `os.system`."""
+        """Return the name as a person writes it: `os.system`."""
         return f"{self.module}.{self.name}"
 
 
@@ -66,7 +67,7 @@ def unpickle(
     """
     machine = Machine(stream, constructors or {}, persistent, allowance or Allowance(stream.remaining))
     try:
-        with without_collections():
+        with garbage_collection_paused():
             value = run(machine)
     except BROKEN as error:
         raise stream.damaged(f"{type(error).__name__} ({str(error)[:100]})") from error
@@ -76,7 +77,7 @@ def unpickle(
 
 
 def run(machine: Machine) -> Any:
-    """Interpret opcodes up to STOP; what is then on the stack."""
+    """Interpret opcodes up to STOP; return what is then on the stack."""
     byte, opcodes = machine.stream.byte, OPCODES
     while True:
         machine.look_at_the_clock()
@@ -92,8 +93,8 @@ def run(machine: Machine) -> Any:
 
 
 @contextmanager
-def without_collections() -> Iterator[None]:
-    """Let no garbage be searched for meanwhile: so many objects are made that this would take most of the time."""
+def garbage_collection_paused() -> Iterator[None]:
+    """Search for no garbage meanwhile: so many objects are made that this would take most of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -104,5 +105,5 @@ def without_collections() -> Iterator[None]:
 
 
 def names_of(machine: Machine) -> tuple[PickledName, ...]:
-    """Every class and function that it has met so far."""
+    """Return every class and function that a machine has met so far."""
     return tuple(PickledName(named.module, named.name, tuple(uses)) for named, uses in machine.uses.items())

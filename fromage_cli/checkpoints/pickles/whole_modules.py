@@ -14,16 +14,16 @@ from fromage_cli.checkpoints.pickles.placeholders import Placeholder
 from fromage_cli.checkpoints.pickles.repetition import Repetition, repeated
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 
-SCRIPT = "__torch__"
-"""What modules of TorchScript's classes begin with."""
-DEEPEST = 100
+TORCHSCRIPT = "__torch__"
+"""What the modules of TorchScript's classes begin with."""
+MOST_LEVELS = 100
 """Networks inside of each other; one that holds itself has no end of them."""
-LONGEST = 10_000
+LONGEST_SEQUENCE = 10_000
 """Members of a list or tuple that is looked into; longer ones are data."""
 
 
 def without_placeholders(root: Any) -> Any:
-    """The same with every placeholder in a dictionary or list replaced by the dictionary of what it holds.
+    """Return the same with every placeholder in a dictionary or list replaced by the dictionary of what it holds.
 
     Networks become flat dictionaries of tensors, and so does an object that holds arrays alone. What stands in tuples
     stays.
@@ -34,31 +34,38 @@ def without_placeholders(root: Any) -> Any:
     top = [root]
     pending: list[Any] = [top]
     seen: dict[int, Any] = {id(top): top}
-    shown: dict[int, Any] = {}
+    replaced: dict[int, Any] = {}
     while pending:
         node = pending.pop()
         for name, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
-            if isinstance(value, StoredArray) and value.tensor is not None and not isinstance(node, tuple):
+            if isinstance(node, tuple):
+                break
+            if isinstance(value, StoredArray) and value.tensor is not None:
                 node[name] = value.tensor
-            elif isinstance(value, Placeholder) and not isinstance(node, tuple):
-                if id(value) not in shown:
-                    shown[id(value)] = _shown(value, repetition)
-                node[name] = shown[id(value)]
+            elif isinstance(value, Placeholder):
+                if id(value) not in replaced:
+                    replaced[id(value)] = _held(value, repetition)
+                node[name] = replaced[id(value)]
         for value in node.values() if isinstance(node, dict) else node:
-            if _is_open(value) and id(value) not in seen:
+            if _is_container(value) and id(value) not in seen:
                 seen[id(value)] = value
                 pending.append(value)
     return top[0]
 
 
-def _is_open(value: object) -> bool:
-    return isinstance(value, dict) or (isinstance(value, list | tuple) and len(value) <= LONGEST)
+def _is_container(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list | tuple) and len(value) <= LONGEST_SEQUENCE)
 
 
-def _shown(value: Placeholder, repetition: Repetition) -> Any:
-    """What an object holds; one that holds nothing stays what it is."""
+def _is_module(value: Placeholder) -> bool:
+    scripted = value.kind.module.partition(".")[0] == TORCHSCRIPT
+    return scripted or {"_parameters", "_modules"} <= value.attributes.keys()
+
+
+def _held(value: Placeholder, repetition: Repetition) -> Any:
+    """Return what an object holds; one that holds nothing stays what it is."""
     if _is_module(value):
-        return dict(_tensors(value, repetition))
+        return _state_dict(value, repetition)
     attributes = value.attributes
     if isinstance(attributes, dict) and attributes and not value.pairs:
         return attributes
@@ -66,12 +73,12 @@ def _shown(value: Placeholder, repetition: Repetition) -> Any:
 
 
 def _arrays(root: Placeholder, repetition: Repetition) -> dict[str, StoredTensor]:
-    """Every array in an object, by the path of attributes, keys and places in lists; nothing if there are tensors."""
+    """Return every array in an object, by the path of attributes, keys and places in lists; none if it has tensors."""
     found: dict[str, StoredTensor] = {}
     pending: list[tuple[str, int, Any]] = [("", 0, root)]
     while pending:
         path, depth, value = pending.pop()
-        if isinstance(value, StoredTensor) or depth > DEEPEST:
+        if isinstance(value, StoredTensor) or depth > MOST_LEVELS:
             return {}
         if isinstance(value, StoredArray):
             found |= {path: value.tensor} if value.tensor is not None else {}
@@ -81,47 +88,35 @@ def _arrays(root: Placeholder, repetition: Repetition) -> dict[str, StoredTensor
 
 
 def _parts(value: Any, repetition: Repetition) -> Iterator[tuple[str, Any]]:
-    """What an object, a dictionary or a list holds, by name or place."""
+    """Yield what an object, a dictionary or a list holds, by name or place."""
     if isinstance(value, Placeholder):
-        yield from _parts(value.attributes, repetition)
-        yield from _parts(value.pairs, repetition)
-        yield from _parts(value.items, repetition)
+        for held in (value.attributes, value.pairs, value.items):
+            yield from _parts(held, repetition)
     elif isinstance(value, Mapping):
         yield from ((str(name), part) for name, part in repetition.look(value).items())
-    elif _is_open(value):
+    elif _is_container(value):
         yield from ((str(place), part) for place, part in enumerate(repetition.look(value)))
 
 
-def _is_module(value: Placeholder) -> bool:
-    attributes = value.attributes
-    return {"_parameters", "_modules"} <= attributes.keys() or value.kind.module.partition(".")[0] == SCRIPT
-
-
-def _tensors(module: Placeholder, repetition: Repetition) -> Iterator[tuple[str, Any]]:
-    """The names and tensors of a network, depth first, in the order in which it would name them."""
+def _state_dict(module: Placeholder, repetition: Repetition) -> dict[str, StoredTensor]:
+    """Return the tensors of a network by name, depth first, in the order in which its state_dict() would have them."""
+    found: dict[str, StoredTensor] = {}
     pending: list[tuple[str, int, Placeholder]] = [("", 0, module)]
     while pending:
         prefix, depth, current = pending.pop()
-        if depth > DEEPEST:
+        if depth > MOST_LEVELS:
             raise repeated()
         attributes = current.attributes
-        for name, value in _own(attributes, repetition):
-            yield f"{prefix}{name}", value
+        hidden = attributes.get("_non_persistent_buffers_set")
+        unsaved = hidden if isinstance(hidden, set) else set()
+        own = ("_parameters", "_buffers") if "_parameters" in attributes else ()
+        for held in [attributes.get(name) for name in own] or [attributes]:
+            for name, value in repetition.look(held).items() if isinstance(held, Mapping) else ():
+                if isinstance(value, StoredTensor) and name not in unsaved:
+                    found[f"{prefix}{name}"] = value
         below = attributes.get("_modules", attributes)
         below = repetition.look(below) if isinstance(below, Mapping) else {}
         children = [(str(name), child) for name, child in below.items()]
         modules = [(name, child) for name, child in children if isinstance(child, Placeholder) and _is_module(child)]
         pending.extend((f"{prefix}{name}.", depth + 1, child) for name, child in reversed(modules))
-
-
-def _own(attributes: Mapping[str, Any], repetition: Repetition) -> Iterator[tuple[str, Any]]:
-    """The tensors of one module itself, without buffers that its state_dict() would leave out."""
-    hidden = attributes.get("_non_persistent_buffers_set")
-    unsaved = hidden if isinstance(hidden, set) else set()
-    places = (
-        [attributes.get("_parameters"), attributes.get("_buffers")] if "_parameters" in attributes else [attributes]
-    )
-    for place in places:
-        for name, value in repetition.look(place).items() if isinstance(place, Mapping) else ():
-            if isinstance(value, StoredTensor) and name not in unsaved:
-                yield str(name), value
+    return found

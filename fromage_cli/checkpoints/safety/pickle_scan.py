@@ -23,7 +23,7 @@ from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, NESTED
 from fromage_cli.checkpoints.pickles.machine import Constructor, Machine, Unfit
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.placeholders import Placeholder
-from fromage_cli.checkpoints.pickles.unpickling import BROKEN, PickledName, names_of, run, without_collections
+from fromage_cli.checkpoints.pickles.unpickling import BROKEN, PickledName, garbage_collection_paused, names_of, run
 from fromage_cli.checkpoints.storage.files import FileVersion, status_of
 from fromage_cli.checkpoints.storage.sources import Source, Window
 from fromage_cli.checkpoints.storage.stored_tensor import Misplaced
@@ -171,7 +171,7 @@ def _one_after_another(
         machine = Machine(stream, _collecting(nested), lambda identifier: identifier, allowance)
         fault = ""
         try:
-            with without_collections():
+            with garbage_collection_paused():
                 run(machine)
         except FromageError as error:
             fault = error.message

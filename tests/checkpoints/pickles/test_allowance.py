@@ -1,6 +1,6 @@
 import time
 
-from fromage_cli.checkpoints.pickles.allowance import BASE_BYTES, FIRST, Allowance
+from fromage_cli.checkpoints.pickles.allowance import BASE_BYTES, FIRST_BYTES, Allowance
 
 
 def test_memory_is_counted_together_and_grows_with_the_file():
@@ -8,9 +8,9 @@ def test_memory_is_counted_together_and_grows_with_the_file():
     assert allowance.charge(BASE_BYTES - 1) and allowance.charge(1)
     assert not allowance.charge(1)
     assert Allowance(1000, base=0).charge(16_000) and not Allowance(1000, base=0).charge(16_001)
-    large = 50 * FIRST
-    assert Allowance(large).charge(BASE_BYTES + 14 * FIRST + 2 * large)
-    assert not Allowance(large).charge(BASE_BYTES + 14 * FIRST + 2 * large + 1)
+    large = 50 * FIRST_BYTES
+    assert Allowance(large).charge(BASE_BYTES + 14 * FIRST_BYTES + 2 * large)
+    assert not Allowance(large).charge(BASE_BYTES + 14 * FIRST_BYTES + 2 * large + 1)
 
 
 def test_time_runs_out():
