@@ -1,4 +1,4 @@
-"""The program `fromage-diag`: gathers the commands, and turns an error into one message and an exit code."""
+"""The program `fromage-diag`: runs one command, and turns an error into a message and an exit code."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -15,7 +15,7 @@ from fromage_cli import __version__
 from fromage_cli.diagnostics import COMMANDS
 from fromage_cli.terminal import arguments, failure, session, streams
 from fromage_cli.terminal.answer import Answers
-from fromage_cli.terminal.command import DiagnosticCommand, Program
+from fromage_cli.terminal.command import Program
 
 PROGRAM = "fromage-diag"
 CLOSED_PIPE = 141
@@ -35,13 +35,16 @@ class TerminationRequested(BaseException):
     """SIGTERM arrived."""
 
 
-def load_commands(names: Sequence[str] = COMMANDS) -> dict[str, Callable[..., Answers]]:
-    """The functions behind the names; none of their modules imports torch or numpy before it runs."""
-    return {name: import_module(f"fromage_cli.diagnostics.{name.replace('-', '_')}.command").command for name in names}
+def load_command(name: str) -> Callable[..., Answers]:
+    """The function behind a command's name; its module imports neither torch nor numpy before it runs."""
+    command: Callable[..., Answers] = import_module(f"fromage_cli.diagnostics.{name.replace('-', '_')}.command").command
+    return command
 
 
-def build_app(commands: Mapping[str, Callable[..., Answers]]) -> typer.Typer:
-    """The application made of these commands, in this order."""
+def build_program(
+    commands: Mapping[str, str] = COMMANDS, load: Callable[[str], Callable[..., Answers]] = load_command
+) -> Program:
+    """The program with these commands, by name with the first line of their help; `load` finds their functions."""
     app = typer.Typer(
         name=PROGRAM,
         cls=Program,
@@ -52,9 +55,9 @@ def build_app(commands: Mapping[str, Callable[..., Answers]]) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_program)
-    for name, function in commands.items():
-        app.command(name, cls=DiagnosticCommand)(function)
-    return app
+    program = cast(Program, typer.main.get_command(app))
+    program.offer(commands, load)
+    return program
 
 
 def _show_version(asked: bool) -> None:
@@ -71,24 +74,30 @@ def _program(
     """The options of the program itself; all others belong to its commands."""
 
 
-def main(args: Sequence[str] | None = None, commands: Mapping[str, Callable[..., Answers]] | None = None) -> NoReturn:
+def main(args: Sequence[str] | None = None, program: Program | None = None) -> NoReturn:
     """Run the program on these arguments and exit."""
     given = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):
         streams.make_safe(stream)
     with session.scope(), _terminable():
         try:
-            code = run(given, commands)
+            code = run(given, program or build_program())
         except (streams.ClosedPipe, BrokenPipeError):
             streams.abandon(sys.stdout, sys.stderr)
             code = CLOSED_PIPE
     sys.exit(code)
 
 
-def run(args: Sequence[str], commands: Mapping[str, Callable[..., Answers]] | None = None) -> int:
+def run(args: Sequence[str], program: Any) -> int:
     """The exit code of one run; errors have been shown, only a closed pipe is passed on."""
     try:
-        return _dispatch(list(args) or ["--help"], commands)
+        words = list(args) or ["--help"]
+        if os.environ.get(_COMPLETION):
+            program.main(args=words, prog_name=PROGRAM, complete_var=_COMPLETION)
+        with program.make_context(PROGRAM, words) as context:
+            code = program.invoke(context)
+        streams.flush(sys.stdout)
+        return code if isinstance(code, int) else 0
     except typer.Exit as exit:
         streams.flush(sys.stdout)
         return exit.exit_code
@@ -103,19 +112,8 @@ def run(args: Sequence[str], commands: Mapping[str, Callable[..., Answers]] | No
         return _report(error, args)
 
 
-def _dispatch(args: list[str], commands: Mapping[str, Callable[..., Answers]] | None) -> int:
-    program: Any = typer.main.get_command(build_app(load_commands() if commands is None else commands))
-    if os.environ.get(_COMPLETION):
-        program.main(args=args, prog_name=PROGRAM, complete_var=_COMPLETION)
-    with program.make_context(PROGRAM, args) as context:
-        code = program.invoke(context)
-    streams.flush(sys.stdout)
-    return code if isinstance(code, int) else 0
-
-
 def _report(error: BaseException, args: Sequence[str]) -> int:
-    asked = arguments.understood(args)
-    return failure.report(error, asked, shown=session.current().delivered)
+    return failure.report(error, arguments.understood(args), shown=session.current().delivered)
 
 
 @contextmanager

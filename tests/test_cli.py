@@ -1,3 +1,4 @@
+import inspect
 import json
 import os
 import pty
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fromage_cli import __version__
+from fromage_cli.cli import load_command
 from fromage_cli.diagnostics import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -78,6 +80,28 @@ assert not {{"torch", "numpy"}} & set(sys.modules)
     outcome = run_python(code, tmp_path)
     assert outcome.returncode == 0, outcome.stderr
     assert "Usage: fromage-diag" in outcome.stdout
+
+
+@pytest.mark.parametrize(("arguments", "imported"), [(["--help"], []), (["norms", "--help"], ["norms"])])
+def test_help_imports_no_command_but_its_own(arguments, imported, tmp_path):
+    code = f"""
+import sys
+from fromage_cli import cli
+try:
+    cli.main({arguments!r})
+except SystemExit as exit:
+    assert exit.code == 0, exit.code
+found = [name.split(".")[2] for name in sys.modules if name.endswith(".command") and ".diagnostics." in name]
+assert found == {imported!r}, found
+"""
+    outcome = run_python(code, tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_of_contents_has_each_commands_first_line(name):
+    first_line, _, _ = inspect.getdoc(load_command(name)).partition("\n")
+    assert COMMANDS[name] == first_line
 
 
 def test_a_breakdown_imports_no_compiler(tmp_path):

@@ -77,8 +77,6 @@ class PageStyle:
 class Answer:
     """One command's answer; the terminal turns it into a page, a table or an envelope."""
 
-    command: str
-    """As typed: `breakdown`."""
     result: object
     """A frozen dataclass (or mapping) of plain numbers; its field names are the JSON keys."""
     page: "Callable[[PageStyle], RenderableType]"

@@ -3,20 +3,21 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fromage_cli.errors import FromageError, InputError, UsageError
 from fromage_cli.terminal import configuration, session, streams
-from fromage_cli.terminal.configuration import DATA_KEYS, Flag
+from fromage_cli.terminal.answer import Answers
+from fromage_cli.terminal.configuration import DATA_KEYS
 from fromage_cli.terminal.failure import complaint
-from fromage_cli.terminal.flags import command_flags, named_checkpoints, options, origins, outranks, snake_case
+from fromage_cli.terminal.flags import CommandFlags, named_checkpoints, options, origins, outranks, snake_case
 from fromage_cli.terminal.options import OutputOptions, assemble
 from fromage_cli.terminal.output import prepare_output
 from fromage_cli.terminal.project import ProjectConfiguration, find_project, is_beside, read_section
@@ -51,9 +52,9 @@ class DiagnosticCommand(TyperCommand):
 
     def _configure(self, ctx: typer.Context, given: Mapping[str, Any]) -> dict[str, str]:
         """Set the context's defaults from project and environment; by parameter name, the words naming the source."""
-        flags = command_flags(ctx)
-        own = flags[self.name or ""]
-        project, written = _written(self.name or "", flags, named_checkpoints(self, given), bool(given.get("trust")))
+        command, flags = str(self.name), _flags(ctx)
+        own = flags[command]
+        project, written = _written(command, flags, named_checkpoints(self, given), bool(given.get("trust")))
         environment = configuration.environment_values(os.environ, own)
         chosen = {**written, **environment}
         origins = {**dict.fromkeys(written, "project"), **dict.fromkeys(environment, "environment")}
@@ -67,7 +68,8 @@ class DiagnosticCommand(TyperCommand):
         running = self._begin(ctx)
         if not running.output.quiet:
             _say_what_is_data(running.project)
-            _say_what_has_no_effect(command_flags(ctx))
+            for name in configuration.ignored_variables(os.environ, str(self.name), _flags(ctx)):
+                streams.say(f"note: {visible(name)} has no effect")
         return show(_run(super().invoke, ctx))
 
     def _begin(self, ctx: typer.Context) -> session.Session:
@@ -88,18 +90,40 @@ class DiagnosticCommand(TyperCommand):
 
 
 class Program(TyperGroup):
-    """The program itself: names the nearest command where there is none of that name."""
+    """The program itself; of its commands it knows the first lines, and imports the one that is asked for."""
+
+    def offer(self, lines: Mapping[str, str], load: Callable[[str], Callable[..., Answers]]) -> None:
+        """From now on these are the commands, by name with the first line of their help; `load` imports one."""
+        self.commands = {name: TyperCommand(name, help=line) for name, line in lines.items()}
+        self._load = load
+        self._loaded: dict[str, TyperCommand] = {}
+
+    def command(self, name: str) -> TyperCommand:
+        """The command of that name with all its options."""
+        if name not in self._loaded:
+            app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+            app.command(name, cls=DiagnosticCommand)(self._load(name))
+            self._loaded[name] = cast(TyperCommand, typer.main.get_command(app))
+        return self._loaded[name]
 
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]
-        """As typer does it, with our own words."""
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            near = get_close_matches(args[0], list(self.commands), n=3, cutoff=0.4) or list(self.commands)
-            raise UsageError(f"there is no command {visible(args[0])!r}.", hint=f"nearest: {', '.join(near)}")
-        return super().resolve_command(ctx, args)
+        """The command that is asked for; where there is none of that name, the nearest one is named."""
+        name = args[0]
+        if name in self.commands:
+            return name, self.command(name), args[1:]
+        if name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        near = get_close_matches(name, list(self.commands), n=3, cutoff=0.4) or list(self.commands)
+        raise UsageError(f"there is no command {visible(name)!r}.", hint=f"nearest: {', '.join(near)}")
+
+
+def _flags(ctx: typer.Context) -> CommandFlags:
+    assert ctx.parent is not None  # a command runs below its program
+    return CommandFlags(ctx.parent.command)
 
 
 def _written(
-    command: str, flags: Mapping[str, Mapping[str, Flag]], checkpoints: Sequence[str], trusted: bool
+    command: str, flags: CommandFlags, checkpoints: Sequence[str], trusted: bool
 ) -> tuple[ProjectConfiguration, dict[str, tuple[Any, str]]]:
     """The project's configuration and what it sets for the command, as far as the checkpoint's place allows.
 
@@ -168,12 +192,6 @@ def _say_what_is_data(project: ProjectConfiguration) -> None:
                     f"note: {visible(str(path))} lies beside the checkpoint and is data only; not used: "
                     f"{', '.join(map(visible, unused))} (--trust lifts that for one call)"
                 )
-
-
-def _say_what_has_no_effect(flags: Mapping[str, Mapping[str, Flag]]) -> None:
-    every = {flag for own in flags.values() for flag in own}
-    for name in configuration.ignored_variables(os.environ, every):
-        streams.say(f"note: {visible(name)} has no effect")
 
 
 def _run(invoke: Any, ctx: typer.Context) -> Any:

@@ -2,13 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from fromage_cli.errors import UsageError
+from fromage_cli.terminal.flags import CommandFlags, Flag
 from fromage_cli.terminal.project import ProjectConfiguration, place, shown
 from fromage_cli.terminal.words import visible
 
@@ -30,55 +30,41 @@ DATA_KEYS = frozenset(
     }
 )
 """What a file beside a checkpoint may declare; met in a project's configuration, those that are no flags are left."""
-OTHER_KEYS = frozenset({"trusted", "ckpt"})
 ONE_CALL_ONLY = frozenset({"trust"})
 """Flags that no configuration can give: they hold for one call."""
 WITHOUT_ENVIRONMENT = frozenset({"ckpt", "trust", "force", "json", "value", "estimate", "output"})
 _PATH_KEYS = frozenset({"ckpt", "model", "batch", "val-batch", "loss", "optimizer-state", "plot"})
 
 
-@dataclass(frozen=True)
-class Flag:
-    """What configuration must know of a command's option."""
-
-    parameter: str
-    """Its name in the call."""
-    multiple: bool
-    boolean: bool
-
-
-def flag_values(
-    project: ProjectConfiguration, command: str, flags: Mapping[str, Mapping[str, Flag]]
-) -> dict[str, tuple[Any, str]]:
+def flag_values(project: ProjectConfiguration, command: str, flags: CommandFlags) -> dict[str, tuple[Any, str]]:
     """Every flag of `command` that the project sets, by flag name, with the words that name its source.
 
-    `flags` holds the flags of every command. Raises UsageError for a key that no command has.
+    Raises UsageError for a key that no command has.
     """
     if project.source is None:
         return {}
-    check_keys(project.values, project.source, flags)
-    own = flags.get(command, {})
+    check_keys(project.values, project.source, command, flags)
+    own = flags[command]
     chosen: dict[str, tuple[Any, str]] = {}
-    for section, table in ((project.values, ""), (project.values.get(command, {}), command)):
-        for key, value in section.items():
+    for section, table in ((project.values, ""), (project.values.get(command), command)):
+        for key, value in section.items() if isinstance(section, Mapping) else ():
             if key in own:
                 where = f"{key} in {place(project.source, table)}"
                 chosen[key] = (_resolved(value, key, project.source.parent), where)
     return {key: (typed(value, own[key], where), where) for key, (value, where) in chosen.items()}
 
 
-def check_keys(values: Mapping[str, Any], source: Path, flags: Mapping[str, Mapping[str, Flag]]) -> None:
+def check_keys(values: Mapping[str, Any], source: Path, command: str, flags: CommandFlags) -> None:
     """Raise UsageError for the first unknown key, naming the nearest one and the file."""
-    every = {flag for own in flags.values() for flag in own}
+    known = {*flags[command], *DATA_KEYS, "ckpt"}
     for key, value in values.items():
         if isinstance(value, dict) and key in flags:
             for inner in value:
                 _check_key(inner, {*flags[key]}, place(source, key), source)
-        else:
-            _check_key(key, {*every, *flags, *OTHER_KEYS, *DATA_KEYS}, place(source), source)
-    digests = values.get("trusted", [])
-    if not isinstance(digests, list) or not all(isinstance(digest, str) for digest in digests):
-        raise UsageError(f"trusted in {shown(source)} is not a list of strings.", hint='trusted = ["<sha256>"]')
+            continue
+        if key not in known:  # only then are the other commands imported
+            known |= flags.every
+        _check_key(key, known, place(source), source)
 
 
 def _check_key(key: str, known: set[str], where: str, source: Path) -> None:
@@ -103,10 +89,14 @@ def environment_values(environment: Mapping[str, str], flags: Mapping[str, Flag]
     return chosen
 
 
-def ignored_variables(environment: Mapping[str, str], every_flag: Iterable[str]) -> tuple[str, ...]:
-    """Variables with our prefix that mean nothing: no such flag, or one that has no variable."""
-    known = {variable(flag) for flag in every_flag if flag not in WITHOUT_ENVIRONMENT}
-    return tuple(sorted(name for name in environment if name.startswith(PREFIX) and name not in known))
+def ignored_variables(environment: Mapping[str, str], command: str, flags: CommandFlags) -> list[str]:
+    """Variables with our prefix that mean nothing: no command has such a flag, or the flag has no variable."""
+    own = {variable(flag) for flag in flags[command] if flag not in WITHOUT_ENVIRONMENT}
+    others = sorted(name for name in environment if name.startswith(PREFIX) and name not in own)
+    if not others:
+        return []
+    known = {variable(flag) for flag in flags.every if flag not in WITHOUT_ENVIRONMENT}
+    return [name for name in others if name not in known]
 
 
 def variable(flag: str) -> str:

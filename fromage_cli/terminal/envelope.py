@@ -60,7 +60,7 @@ def answer_envelope(answer: Answer, circumstances: Circumstances) -> dict[str, A
             for finding in answer.findings
         ],
     }
-    return _envelope(answer.command, status(answer), _tool(answer.provenance, circumstances), body, answer.error)
+    return _envelope(circumstances.command, status(answer), _tool(answer.provenance, circumstances), body, answer.error)
 
 
 def error_envelope(error: FromageError, circumstances: Circumstances) -> dict[str, Any]:

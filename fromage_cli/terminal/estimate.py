@@ -18,8 +18,15 @@ class Estimate:
     """On this device."""
 
 
-def estimate_answer(command: str, estimate: Estimate) -> Answer:
-    """The answer of a command under `--estimate`; its result is `{"estimate": …}`."""
+@dataclass(frozen=True)
+class EstimateResult:
+    """What a command answers under `--estimate`."""
+
+    estimate: Estimate
+
+
+def estimate_answer(estimate: Estimate) -> Answer:
+    """The answer of a command under `--estimate`."""
 
     def table() -> Table:
         return records([estimate])
@@ -27,8 +34,7 @@ def estimate_answer(command: str, estimate: Estimate) -> Answer:
     columns = [Column("gradients"), Column("bytes"), Column("seconds")]
     row = (estimate.gradients, estimate.bytes, estimate.seconds)
     return Answer(
-        command,
-        {"estimate": estimate},
+        EstimateResult(estimate),
         page=lambda style: house_table(columns, [row], style),
         tables={"estimate": table},
     )

@@ -5,6 +5,7 @@ import errno
 import sys
 import traceback
 from difflib import get_close_matches
+from typing import Any
 
 import typer
 
@@ -112,8 +113,9 @@ def _option_names(context: object) -> list[str]:
 
 def _options_of_commands(context: object) -> set[str]:
     """The options of the commands below the context's own."""
-    commands = getattr(getattr(context, "command", None), "commands", {})
-    return {name for command in commands.values() for parameter in command.params for name in parameter.opts}
+    program: Any = getattr(context, "command", None)
+    commands = [program.command(name) for name in getattr(program, "commands", ())]
+    return {name for command in commands for parameter in command.params for name in parameter.opts}
 
 
 def message_lines(error: FromageError, verbose: bool) -> list[str]:

@@ -1,32 +1,56 @@
 """The flags of typer's commands, seen by name: which there are, which were given, and where their values came from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import typer
 
-from fromage_cli.terminal.configuration import Flag
-
 _RANKS = {"default": 0, "project": 1, "environment": 2, "command line": 3}
 
 
-def command_flags(ctx: typer.Context) -> dict[str, dict[str, Flag]]:
-    """The flags of every command of the program, by command and by name with hyphens; `ckpt` is one of them."""
-    parent = ctx.parent.command if ctx.parent is not None else None
-    commands: dict[str, Any] = dict(getattr(parent, "commands", {}))
-    commands[ctx.command.name or ""] = ctx.command
-    return {name: _flags(command) for name, command in commands.items()}
+@dataclass(frozen=True)
+class Flag:
+    """What configuration must know of a command's option."""
+
+    parameter: str
+    """Its name in the call."""
+    multiple: bool
+    boolean: bool
 
 
-def _flags(command: Any) -> dict[str, Flag]:
-    flags = {
-        snake_case(option).replace("_", "-"): Flag(option.name, option.multiple, option.is_flag)
-        for option in options(command)
-    }
-    for parameter in command.params:
-        if parameter.param_type_name == "argument" and parameter.name == "ckpt":
-            flags["ckpt"] = Flag(parameter.name, parameter.nargs == -1, False)
-    return flags
+class CommandFlags(Mapping[str, Mapping[str, Flag]]):
+    """The flags of every command of a program, by command and by name with hyphens; `ckpt` is one of them.
+
+    A command is imported when its flags are asked for.
+    """
+
+    def __init__(self, program: Any) -> None:
+        self._program = program
+
+    def __getitem__(self, name: str) -> Mapping[str, Flag]:
+        if name not in self._program.commands:
+            raise KeyError(name)
+        command = self._program.command(name)
+        flags = {
+            snake_case(option).replace("_", "-"): Flag(option.name, option.multiple, option.is_flag)
+            for option in options(command)
+        }
+        for parameter in command.params:
+            if parameter.param_type_name == "argument" and parameter.name == "ckpt":
+                flags["ckpt"] = Flag(parameter.name, parameter.nargs == -1, False)
+        return flags
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._program.commands)
+
+    def __len__(self) -> int:
+        return len(self._program.commands)
+
+    @property
+    def every(self) -> set[str]:
+        """The flags of all commands."""
+        return {flag for flags in self.values() for flag in flags}
 
 
 def options(command: Any) -> list[Any]:

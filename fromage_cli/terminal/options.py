@@ -1,6 +1,6 @@
 """The options that commands share, each group one frozen dataclass whose fields are the flags.
 
-A command takes the groups as keyword parameters; `shared_options` flattens them into flags and hands them back whole.
+A command takes the groups as keyword parameters; `diagnostic` flattens them into flags and hands them back whole.
 """
 
 import dataclasses
@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 Format = Literal["auto", "rich", "tsv", "csv", "json", "jsonl", "md"]
 FailOn = Literal["warn", "fail", "never"]
+
+CHECKPOINT_HELP = "Checkpoint: a file, or a directory of one or of a run."
+CheckpointArgument = Annotated[str | None, typer.Argument(metavar="CKPT", help=CHECKPOINT_HELP)]
+"""The one checkpoint of a command that a model's own weights may stand in for."""
+RunArgument = Annotated[
+    list[str], typer.Argument(metavar="CKPT…", help="Checkpoints of one run: files, patterns, or the run's directory.")
+]
+"""The checkpoints of a command on a run."""
 
 
 def _option(panel: str, *names: str, help: str, **settings: Any) -> Any:
@@ -199,30 +207,48 @@ class OutputOptions:
 Command = Callable[..., "Answers"]
 
 
-@overload
-def shared_options(function: Command, /) -> Command: ...
+def diagnostic(
+    *, tables: Sequence[str], estimate: bool, defaults: Mapping[str, object] | None = None
+) -> Callable[[Command], Command]:
+    """A function becomes a command: its groups of options are flattened into flags, `OutputOptions` are always there.
 
-
-@overload
-def shared_options(
-    *, tables: Sequence[str] = ..., defaults: Mapping[str, object] | None = ...
-) -> Callable[[Command], Command]: ...
-
-
-def shared_options(
-    function: Command | None = None,
-    *,
-    tables: Sequence[str] = (),
-    defaults: Mapping[str, object] | None = None,
-) -> Command | Callable[[Command], Command]:
-    """Flatten a command's options groups into flags; `OutputOptions` are added where they are not asked for.
-
-    `tables` names the tables of its answer, so that a wrong `--table` is refused before anything is computed;
-    `defaults` holds this command's own defaults of shared fields (`fail_on`, `device` …).
+    `tables` names the tables of its answer, so that a wrong `--table` is refused before anything is computed.
+    `estimate` says whether the command tells its cost: `--estimate` is a flag only then, and what the function returns
+    under it must come from `estimate_answer`. `defaults` holds this command's own defaults of shared fields (`fail_on`,
+    `device` …).
     """
-    if function is None:
-        return lambda function: _flattened(function, tuple(tables), dict(defaults or {}))
-    return _flattened(function, tuple(tables), dict(defaults or {}))
+
+    def decorated(function: Command) -> Command:
+        hints = get_type_hints(function, include_extras=True)
+        own = inspect.signature(function).parameters
+        groups = {name: hints[name] for name in own if dataclasses.is_dataclass(hints.get(name))}
+        parameters = {name: own[name].replace(annotation=hints[name]) for name in own if name not in groups}
+        for group in (*groups.values(), OutputOptions):
+            parameters |= _fields(group)
+        if not estimate:
+            parameters.pop("estimate", None)
+        elif "estimate" not in parameters:
+            raise TypeError(f"{function.__module__} tells its cost, but takes no RunOptions with their --estimate")
+        for name, value in (defaults or {}).items():
+            parameters[name] = parameters[name].replace(default=value)
+
+        def command(**values: object) -> "Answers":
+            arguments = {name: values[name] for name in own if name not in groups}
+            answers = function(**arguments, **{name: assemble(group, values) for name, group in groups.items()})
+            if values.get("estimate"):
+                _require_estimates(answers)
+            return answers
+
+        command.__name__ = function.__name__
+        command.__doc__ = function.__doc__
+        command.__module__ = function.__module__
+        command.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+        ordered = sorted(parameters.values(), key=lambda parameter: parameter.kind)
+        command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+        command.tables = tuple(tables)  # type: ignore[attr-defined]
+        return command
+
+    return decorated
 
 
 def assemble(group: type[Any], values: Mapping[str, object]) -> Any:
@@ -230,43 +256,21 @@ def assemble(group: type[Any], values: Mapping[str, object]) -> Any:
     return group(**{entry.name: values[entry.name] for entry in dataclasses.fields(group) if entry.name in values})
 
 
-def _flattened(function: Command, tables: tuple[str, ...], defaults: dict[str, object]) -> Command:
-    hints = get_type_hints(function, include_extras=True)
-    own = inspect.signature(function).parameters
-    groups = {name: hints[name] for name in own if dataclasses.is_dataclass(hints.get(name))}
-    parameters = [own[name].replace(annotation=hints[name]) for name in own if name not in groups]
-    shared = list(dict.fromkeys([*groups.values(), OutputOptions]))
-    parameters += [parameter for group in shared for parameter in _fields(group, defaults)]
-
-    def command(**values: object) -> "Answers":
-        arguments = {name: values[name] for name in own if name not in groups}
-        return function(**arguments, **{name: assemble(group, values) for name, group in groups.items()})
-
-    ordered = sorted(parameters, key=lambda parameter: parameter.kind)
-    return _dressed(command, function, ordered, tables)
-
-
-def _fields(group: type[Any], defaults: Mapping[str, object]) -> list[inspect.Parameter]:
+def _fields(group: type[Any]) -> dict[str, inspect.Parameter]:
+    """A group's fields as parameters of a function, by name."""
     hints = get_type_hints(group, include_extras=True)
-    return [
-        inspect.Parameter(
-            entry.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=defaults.get(entry.name, entry.default),
-            annotation=hints[entry.name],
+    return {
+        entry.name: inspect.Parameter(
+            entry.name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=hints[entry.name]
         )
         for entry in dataclasses.fields(group)
-    ]
+    }
 
 
-def _dressed(
-    command: Command, function: Command, parameters: list[inspect.Parameter], tables: tuple[str, ...]
-) -> Command:
-    """Give the flat command the name, documentation and signature that typer reads."""
-    command.__name__ = function.__name__
-    command.__doc__ = function.__doc__
-    command.__module__ = function.__module__
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.tables = tables  # type: ignore[attr-defined]
-    return command
+def _require_estimates(answers: "Answers") -> None:
+    """Raises TypeError where a command computed its answer instead of telling what that costs."""
+    from fromage_cli.terminal.estimate import EstimateResult
+
+    for answer in answers if isinstance(answers, Sequence) else (answers,):
+        if not isinstance(answer.result, EstimateResult):
+            raise TypeError("the command does not heed --estimate")

@@ -28,11 +28,6 @@ class ProjectConfiguration:
     skipped: tuple[Path, ...] = ()
     """Nearer configuration files that lie beside a checkpoint and therefore are data only."""
 
-    @property
-    def trusted(self) -> tuple[str, ...]:
-        """SHA-256 digests of bundles that may run without `--trust`."""
-        return tuple(self.values.get("trusted", ()))
-
 
 def project_configuration(
     working_directory: Path, checkpoint_paths: Iterable[str | Path] = ()

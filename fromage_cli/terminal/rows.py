@@ -21,7 +21,7 @@ def chosen_table(answer: Answer, name: str | None) -> Table:
     """The table of that name, the main one without; raises UsageError with the names there are."""
     check_table(name, tuple(answer.tables))
     if not answer.tables:
-        raise UsageError(f"{answer.command} has no table.", hint="take another --format: rich or json")
+        raise UsageError("this command has no table.", hint="take another --format: rich or json")
     return answer.tables[next(iter(answer.tables)) if name is None else name]()
 
 

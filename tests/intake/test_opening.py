@@ -35,9 +35,7 @@ def test_a_squared_error_that_nobody_named_is_doubted_where_targets_are_classes(
     batch = BatchOptions(batch=str(tmp_path / "b.pt"), loss=loss)
     intake = open_problem(str(tmp_path / "c.pt"), ModelOptions(), batch, RunOptions())
     own = Finding("code", "info", "said by the command")
-    *doubts, last = intake.complete(
-        Answer("breakdown", None, page=lambda style: "", tables={}, findings=(own,))
-    ).findings
+    *doubts, last = intake.complete(Answer(None, page=lambda style: "", tables={}, findings=(own,))).findings
     assert last is own and len(doubts) == count
     for doubt in doubts:
         assert (doubt.code, doubt.severity) == ("one-hot-targets", "warn") and "--loss cross-entropy" in doubt.hint

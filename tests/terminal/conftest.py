@@ -49,7 +49,7 @@ def call(fake: ModuleType, capsys: pytest.CaptureFixture[str], clean: Path):
         capsys.readouterr()
         fake.SEEN.clear()
         with pytest.raises(SystemExit) as exit:
-            cli.main(list(args), commands=fake.COMMANDS)
+            cli.main(list(args), fake.program())
         captured = capsys.readouterr()
         return Outcome(int(exit.value.code or 0), captured.out, captured.err)
 

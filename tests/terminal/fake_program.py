@@ -11,17 +11,19 @@ from typing import Annotated
 
 import typer
 
-from fromage_cli.cli import main
+from fromage_cli.cli import build_program, main
 from fromage_cli.errors import InputError, MismatchError, NumericalError, ResourceError, UnsafeError, UsageError
 from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import Answer, CheckpointRecord, ProblemRecord, Provenance, records
+from fromage_cli.terminal.command import Program
+from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.options import (
     BatchOptions,
     ModelOptions,
     OutputOptions,
     RunOptions,
     TensorOptions,
-    shared_options,
+    diagnostic,
 )
 from fromage_cli.terminal.progress import progress
 from fromage_cli.terminal.tables import Column, house_table
@@ -80,7 +82,7 @@ def misbehave(how: str) -> None:
         warnings.warn("old\nfashioned", UserWarning, stacklevel=1)
 
 
-@shared_options(tables=("layers", "curve"))
+@diagnostic(tables=("layers", "curve"), estimate=True)
 def measure(
     ckpt: Annotated[Path | None, typer.Argument(metavar="CKPT", help="Checkpoint.")] = None,
     *,
@@ -96,13 +98,14 @@ def measure(
 ) -> Answer:
     """Measure something small."""
     SEEN.update(ckpt=ckpt, model=model, batch=batch, tensors=tensors, run=run, output=output, lr=learning_rate)
+    if run.estimate and how != "heedless":
+        return estimate_answer(Estimate(17.0, 4096, None))
     with progress("measuring", total=2) as advance:
         misbehave(how)
         advance()
     found = result(rows)
     findings = (Finding("too-hot", severity, "it is hot", "a.weight", 2.0, 1.0, "cool it"),) if severity else ()  # type: ignore[arg-type]
     return Answer(
-        command="measure",
         result=found,
         page=lambda style: _page(found, findings, style),
         tables={"layers": lambda: records(found.layers), "curve": lambda: records([{"eta": 0.5, "layer": "a"}])},
@@ -123,13 +126,18 @@ def _page(found, findings, style):
     return house_table(columns, rows, style)
 
 
-@shared_options(defaults={"fail_on": "fail"})
+@diagnostic(tables=(), estimate=False, defaults={"fail_on": "fail"})
 def other(first: Annotated[str, typer.Argument()], *, top: Annotated[int, typer.Option("--top")] = 1) -> Answer:
     """Another command."""
-    return Answer("other", {"top": top}, page=lambda style: "page", findings=(Finding("f", "fail", "bad"),))
+    return Answer({"top": top}, page=lambda style: "page", findings=(Finding("f", "fail", "bad"),))
 
 
 COMMANDS = {"measure": measure, "other-one": other}
 
+
+def program() -> Program:
+    return build_program({name: command.__doc__ for name, command in COMMANDS.items()}, COMMANDS.__getitem__)
+
+
 if __name__ == "__main__":
-    main(commands=COMMANDS)
+    main(program=program())

@@ -72,22 +72,17 @@ def test_verbose_and_debug_by_bare_arguments():
     assert not asked(["x", "-q", "value"], {}).verbose
 
 
-def test_an_estimate(call, fake, monkeypatch):
-    from fromage_cli.terminal.estimate import Estimate, estimate_answer
-
-    monkeypatch.setitem(
-        fake.COMMANDS, "measure", lambda_command(fake, lambda: estimate_answer("measure", Estimate(17.0, 4096, None)))
-    )
-    document = json.loads(call("measure", "--json").out)
+def test_an_estimate(call):
+    document = json.loads(call("measure", "--estimate", "--json").out)
     assert document["result"] == {"estimate": {"gradients": 17.0, "bytes": 4096, "seconds": None}}
-    assert call("measure").out == "gradients\tbytes\tseconds\n17.0\t4096\t\n"
-    assert "4096" in call("measure", "--format", "rich").out
+    assert call("measure", "--estimate").out == "gradients\tbytes\tseconds\n17.0\t4096\t\n"
+    assert "4096" in call("measure", "--estimate", "--format", "rich").out
 
 
-def lambda_command(fake, answer):
-    @fake.shared_options
-    def command():
-        """Estimate."""
-        return answer()
-
-    return command
+def test_a_command_must_heed_estimate_or_have_no_such_flag(call):
+    heedless = call("measure", "--estimate", "--how", "heedless")
+    assert heedless.code == 1
+    assert "does not heed --estimate" in heedless.err
+    without = call("other-one", "x", "--estimate")
+    assert without.code == 2
+    assert "there is no option --estimate" in without.err

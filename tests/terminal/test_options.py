@@ -14,7 +14,7 @@ from fromage_cli.terminal.options import (
     OutputOptions,
     RunOptions,
     TensorOptions,
-    shared_options,
+    diagnostic,
 )
 
 
@@ -127,7 +127,7 @@ def test_wrong_values_name_flag_and_value(call, arguments):
 
 
 def test_a_commands_own_defaults():
-    @shared_options(defaults={"device": "cpu", "fail_on": "fail"}, tables=("a",))
+    @diagnostic(tables=("a",), estimate=True, defaults={"device": "cpu", "fail_on": "fail"})
     def command(first: Annotated[str, typer.Argument()], run: RunOptions) -> Answer:
         """Say."""
         return run  # type: ignore[return-value]
@@ -138,6 +138,16 @@ def test_a_commands_own_defaults():
     assert "run" not in parameters
     assert command.__doc__ == "Say."
     assert command(first="x", device="cpu", seed=4) == RunOptions(device="cpu", seed=4)
+
+
+def test_a_command_that_tells_its_cost_takes_the_flag_for_it():
+    def command(first: Annotated[str, typer.Argument()]) -> Answer:
+        """Say."""
+        return first  # type: ignore[return-value]
+
+    with pytest.raises(TypeError, match="takes no RunOptions"):
+        diagnostic(tables=(), estimate=True)(command)
+    assert "estimate" not in inspect.signature(diagnostic(tables=(), estimate=False)(command)).parameters
 
 
 def test_every_shared_flag_has_one_short_sentence(call):

@@ -43,7 +43,7 @@ def nonfinite_count(value):
 
 
 def answer(result, **rest):
-    return Answer("breakdown", result, page=lambda style: "", **rest)
+    return Answer(result, page=lambda style: "", **rest)
 
 
 @given(values)

@@ -126,16 +126,14 @@ def test_a_finding_is_one_line():
 
 
 def test_a_table_by_name():
-    answer = Answer(
-        "x", None, page=lambda style: "", tables={"a": lambda: Table(("a",), ()), "b": lambda: Table((), ())}
-    )
+    answer = Answer(None, page=lambda style: "", tables={"a": lambda: Table(("a",), ()), "b": lambda: Table((), ())})
     assert chosen_table(answer, None).columns == ("a",)
     assert chosen_table(answer, "b").columns == ()
     with pytest.raises(UsageError) as error:
         chosen_table(answer, "c")
     assert error.value.hint == "tables: a, b"
     with pytest.raises(UsageError, match="no table"):
-        chosen_table(Answer("x", None, page=lambda style: ""), None)
+        chosen_table(Answer(None, page=lambda style: ""), None)
 
 
 def test_of_many_findings_of_one_kind_the_first_few_are_said():

@@ -10,13 +10,12 @@ from fromage_cli import cli
 from fromage_cli.errors import NumericalError
 from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import Answer, CheckpointRecord, records
-from fromage_cli.terminal.options import shared_options
+from fromage_cli.terminal.options import diagnostic
 
 
 def answer(path, severity=None, error=None) -> Answer:
     row = {"layer": f"{path}.w", "norm": 1.0} | ({"extra": 2} if path == "b" else {})
     return Answer(
-        "many",
         {"path": path},
         page=lambda style: Text(f"page of {path}"),
         tables={"rows": lambda: records([row])},
@@ -32,13 +31,13 @@ def many(capsys, clean):
     """Run a command that answers for several checkpoints."""
 
     def run(answers, *args):
-        @shared_options
+        @diagnostic(tables=(), estimate=False)
         def command() -> list[Answer]:
             """Many answers."""
             return answers
 
         with pytest.raises(SystemExit) as exit:
-            cli.main(["many", *args], commands={"many": command, "none": command})
+            cli.main(["many", *args], cli.build_program({"many": "Many answers."}, {"many": command}.__getitem__))
         captured = capsys.readouterr()
         return int(exit.value.code or 0), captured.out, captured.err
 

@@ -22,11 +22,12 @@ from fromage_cli.terminal.answer import Answer, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.options import (
     BatchOptions,
+    CheckpointArgument,
     ModelOptions,
     OutputOptions,
     RunOptions,
     TensorOptions,
-    shared_options,
+    diagnostic,
 )
 from fromage_cli.terminal.parsing import output_file
 from fromage_cli.terminal.pictures import check_plot, with_plot
@@ -40,11 +41,9 @@ STEP_SHARE = 1.08
 """A gradient with its step and its reductions, in bare gradients."""
 
 
-@shared_options(tables=("layers", "curve"))
+@diagnostic(tables=("layers", "curve"), estimate=True)
 def command(
-    ckpt: Annotated[
-        str | None, typer.Argument(metavar="CKPT", help="Checkpoint: a file, or a directory of one or of a run.")
-    ] = None,
+    ckpt: CheckpointArgument = None,
     *,
     direction: Annotated[
         str,
@@ -114,7 +113,6 @@ def command(
     left_out = decay_left_out(direction, intake.checkpoint, intake.declared)
     result = replace(measured.result, decay_left_out=left_out)
     answer = Answer(
-        command="breakdown",
         result=result,
         page=lambda style: render(result, style),
         tables={"layers": lambda: records(result.layers), "curve": lambda: curve(result)},
@@ -142,4 +140,4 @@ def _estimate(intake: Intake, points: int, direction: str, reload: bool) -> Answ
         bytes=cost.memory(copies=copies, products=products),
         seconds=cost.time(STEP_SHARE * gradients, products=rounds) + rounds * depth,
     )
-    return intake.complete(estimate_answer("breakdown", estimate))
+    return intake.complete(estimate_answer(estimate))

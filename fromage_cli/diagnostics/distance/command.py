@@ -12,12 +12,13 @@ from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.options import (
+    CHECKPOINT_HELP,
     BatchOptions,
     ModelOptions,
     OutputOptions,
     RunOptions,
     TensorOptions,
-    shared_options,
+    diagnostic,
 )
 from fromage_cli.terminal.progress import progress
 
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     from fromage_cli.diagnostics.distance.result import DistanceResult
 
 
-@shared_options(tables=("layers",))
+@diagnostic(tables=("layers",), estimate=True)
 def command(
-    first: Annotated[str, typer.Argument(metavar="A", help="Checkpoint: a file, or a directory of one or of a run.")],
+    first: Annotated[str, typer.Argument(metavar="A", help=CHECKPOINT_HELP)],
     second: Annotated[str, typer.Argument(metavar="B", help="Another checkpoint of the same architecture.")],
     *,
     no_spectrum: Annotated[
@@ -74,7 +75,6 @@ def command(
     if intake is not None and error is None:
         result, notes, error = _with_function(result, intake, *opened)
     answer = Answer(
-        command="distance",
         result=result,
         page=lambda style: render(result, style),
         tables={"layers": lambda: records(result.layers)},
@@ -122,11 +122,11 @@ def _estimate(
 
     cost = measure_cost(first, second, pairing.names, spectrum)
     if intake is None:
-        return estimate_answer("distance", Estimate(gradients=0.0, bytes=cost.bytes, seconds=cost.seconds))
+        return estimate_answer(Estimate(gradients=0.0, bytes=cost.bytes, seconds=cost.seconds))
     from fromage_cli.probes.cost import measure_cost as gradient_cost
 
     whole = gradient_cost(intake.problem)
     estimate = Estimate(
         gradients=2 / 3, bytes=cost.bytes + whole.memory(copies=1.0), seconds=cost.seconds + whole.time(2 / 3)
     )
-    return intake.complete(estimate_answer("distance", estimate))
+    return intake.complete(estimate_answer(estimate))

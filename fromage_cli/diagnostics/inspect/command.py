@@ -8,14 +8,14 @@ from fromage_cli.errors import UsageError
 from fromage_cli.intake import checkpoint_record
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
-from fromage_cli.terminal.options import CheckpointOptions, OutputOptions, shared_options
+from fromage_cli.terminal.options import CheckpointOptions, OutputOptions, diagnostic
 from fromage_cli.terminal.progress import Advance, progress
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
 
 
-@shared_options(tables=("tensors", "groups", "dtypes", "safety", "logs"))
+@diagnostic(tables=("tensors", "groups", "dtypes", "safety", "logs"), estimate=True)
 def command(
     ckpt: Annotated[
         list[str], typer.Argument(metavar="CKPT…", help="Checkpoints: files, or directories of one or of a run.")
@@ -43,6 +43,8 @@ def command(
     if safety:
         if headers or spectrum:
             raise UsageError("--safety reads no tensors.", hint="leave --headers and --spectrum out")
+        if estimate:
+            return [_estimate([], headers=True, spectrum=False)]  # as cheap as names alone
         return [_survey(path) for path in ckpt]
 
     from fromage_cli.checkpoints import open_checkpoint
@@ -66,7 +68,6 @@ def _survey(path: str) -> Answer:
 
     result = survey(path)
     return Answer(
-        command="inspect",
         result=result,
         page=lambda style: render_safety(result, style, shown(path)),
         tables={"safety": lambda: records(result.safety)},
@@ -85,7 +86,6 @@ def _answer(checkpoint: "Checkpoint", headers: bool, spectrum: bool, advance: Ad
     result = measure(checkpoint, headers=headers, spectrum=spectrum, logs=logs, advance=advance)
     path = checkpoint.place
     return Answer(
-        command="inspect",
         result=result,
         page=lambda style: render(result, style, path),
         tables={
@@ -108,7 +108,7 @@ def _estimate(opened: list["Checkpoint"], headers: bool, spectrum: bool) -> Answ
     from fromage_cli.checkpoints.reading.reductions import measure_magnitudes
 
     if headers:
-        return estimate_answer("inspect", Estimate(0.0, PROGRAM, 0.0))
+        return estimate_answer(Estimate(0.0, PROGRAM, 0.0))
     costs = [reduction_cost([checkpoint], reduce=measure_magnitudes) for checkpoint in opened]
     seconds, memory = sum(cost.seconds for cost in costs), max(cost.bytes for cost in costs)
     if spectrum:
@@ -116,4 +116,4 @@ def _estimate(opened: list["Checkpoint"], headers: bool, spectrum: bool) -> Answ
 
         more = [spectrum_cost(checkpoint) for checkpoint in opened]
         seconds, memory = seconds + sum(cost[0] for cost in more), max(memory, *(cost[1] for cost in more))
-    return estimate_answer("inspect", Estimate(0.0, memory, seconds))
+    return estimate_answer(Estimate(0.0, memory, seconds))

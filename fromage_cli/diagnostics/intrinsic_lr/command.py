@@ -18,8 +18,9 @@ from fromage_cli.terminal.options import (
     ModelOptions,
     NameOptions,
     OutputOptions,
+    RunArgument,
     RunOptions,
-    shared_options,
+    diagnostic,
 )
 from fromage_cli.terminal.parsing import output_file
 from fromage_cli.terminal.pictures import check_plot, with_plot
@@ -32,12 +33,9 @@ if TYPE_CHECKING:
     from fromage_cli.problem.networks.layers import TrainableTensor
 
 
-@shared_options(tables=("layers", "rotations", "drop"))
+@diagnostic(tables=("layers", "rotations", "drop"), estimate=True)
 def command(
-    ckpt: Annotated[
-        list[str],
-        typer.Argument(metavar="CKPT…", help="Checkpoints of one run: files, patterns, or the run's directory."),
-    ],
+    ckpt: RunArgument,
     *,
     steps_per_epoch: Annotated[
         int | None, typer.Option(metavar="N", min=1, rich_help_panel="Optimizer", help="To tell times in epochs too.")
@@ -116,7 +114,6 @@ def _answer(result: "IntrinsicResult", training: "Training", notes: tuple[str, .
     from fromage_cli.diagnostics.intrinsic_lr.render import courses, render, rotations
 
     return Answer(
-        command="intrinsic-lr",
         result=result,
         page=lambda style: render(result, style),
         tables={
@@ -207,10 +204,10 @@ def _estimate(
 
     bytes, seconds = reading_cost(checkpoints, names)
     if intake is None:
-        return estimate_answer("intrinsic-lr", Estimate(gradients=0.0, bytes=bytes, seconds=seconds))
+        return estimate_answer(Estimate(gradients=0.0, bytes=bytes, seconds=seconds))
     from fromage_cli.probes.cost import measure_cost
     from fromage_cli.probes.structure.invariance import gradients_of_tests
 
     cost, count = measure_cost(intake.problem), gradients_of_tests(len(names)) + gradients
     estimate = Estimate(gradients=count, bytes=bytes + cost.memory(copies=3.0), seconds=seconds + cost.time(count))
-    return intake.complete(estimate_answer("intrinsic-lr", estimate))
+    return intake.complete(estimate_answer(estimate))

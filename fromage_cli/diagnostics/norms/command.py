@@ -16,8 +16,9 @@ from fromage_cli.terminal.options import (
     ModelOptions,
     NameOptions,
     OutputOptions,
+    RunArgument,
     RunOptions,
-    shared_options,
+    diagnostic,
 )
 from fromage_cli.terminal.progress import progress
 
@@ -30,12 +31,9 @@ if TYPE_CHECKING:
 PANEL = "Optimizer"
 
 
-@shared_options(tables=("layers", "steps"))
+@diagnostic(tables=("layers", "steps"), estimate=True)
 def command(
-    ckpt: Annotated[
-        list[str],
-        typer.Argument(metavar="CKPT…", help="Checkpoints of one run: files, patterns, or the run's directory."),
-    ],
+    ckpt: RunArgument,
     *,
     optimizer: Annotated[
         OptimizerName | None,
@@ -134,7 +132,6 @@ def _answer(
 
         result = measure(checkpoints, names, settings, tests.layers if tests else None, done)
     return Answer(
-        command="norms",
         result=result,
         page=lambda style: render(result, style),
         tables={"layers": lambda: records(result.layers), "steps": lambda: curve(result)},
@@ -174,7 +171,7 @@ def _estimate(checkpoints: Sequence["Checkpoint"], names: Sequence[str], intake:
 
     reading = reduction_cost(checkpoints, names)
     if intake is None:
-        return estimate_answer("norms", Estimate(0.0, reading.bytes, reading.seconds))
+        return estimate_answer(Estimate(0.0, reading.bytes, reading.seconds))
 
     from fromage_cli.probes.cost import measure_cost
     from fromage_cli.probes.structure.invariance import gradients_of_tests
@@ -182,6 +179,4 @@ def _estimate(checkpoints: Sequence["Checkpoint"], names: Sequence[str], intake:
     cost = measure_cost(intake.problem)
     gradients = gradients_of_tests(len(names))
     memory = max(cost.memory(copies=2), reading.bytes)
-    return intake.complete(
-        estimate_answer("norms", Estimate(gradients, memory, reading.seconds + cost.time(gradients)))
-    )
+    return intake.complete(estimate_answer(Estimate(gradients, memory, reading.seconds + cost.time(gradients))))

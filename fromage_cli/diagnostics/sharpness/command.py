@@ -13,11 +13,12 @@ from fromage_cli.terminal.estimate import estimate_answer
 from fromage_cli.terminal.optimizer_options import OptimizerOptions, require
 from fromage_cli.terminal.options import (
     BatchOptions,
+    CheckpointArgument,
     ModelOptions,
     OutputOptions,
     RunOptions,
     TensorOptions,
-    shared_options,
+    diagnostic,
 )
 from fromage_cli.terminal.parsing import output_file
 from fromage_cli.terminal.pictures import check_plot, with_plot
@@ -28,11 +29,9 @@ if TYPE_CHECKING:
     from fromage_cli.optimizers.settings import Optimizer
 
 
-@shared_options(tables=("eigenvalues", "blocks"))
+@diagnostic(tables=("eigenvalues", "blocks"), estimate=True)
 def command(
-    ckpt: Annotated[
-        str | None, typer.Argument(metavar="CKPT", help="Checkpoint: a file, or a directory of one or of a run.")
-    ] = None,
+    ckpt: CheckpointArgument = None,
     *,
     top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="Eigenvalues of the Hessian.")] = 1,
     blocks: Annotated[
@@ -78,7 +77,7 @@ def command(
     chosen = tensors.tensors or "all"
     moving, _ = moving_tensors(intake.problem, chosen, tensors.include or (), tensors.exclude or ())
     if run.estimate:
-        return intake.complete(estimate_answer("sharpness", estimate(intake.problem, moving, rule, effort)))
+        return intake.complete(estimate_answer(estimate(intake.problem, moving, rule, effort)))
     with progress("sharpness", total=expected_products(intake.problem, moving, rule, effort)) as advance:
         measured = measure(
             intake.problem,
@@ -99,7 +98,6 @@ def _answer(measured: "Measurement", chosen: str, rule: "Optimizer") -> Answer:
 
     result = measured.result
     return Answer(
-        command="sharpness",
         result=result,
         page=lambda style: render(result, style),
         tables={"eigenvalues": lambda: records(result.eigenvalues), "blocks": lambda: records(result.layers)},

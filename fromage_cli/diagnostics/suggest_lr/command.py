@@ -12,11 +12,12 @@ from fromage_cli.terminal.estimate import estimate_answer
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
 from fromage_cli.terminal.options import (
     BatchOptions,
+    CheckpointArgument,
     ModelOptions,
     OutputOptions,
     RunOptions,
     TensorOptions,
-    shared_options,
+    diagnostic,
 )
 from fromage_cli.terminal.progress import progress
 
@@ -32,11 +33,9 @@ UNRELIABLE = 10
 Asked = Literal["recommended", "limit"]
 
 
-@shared_options(tables=("estimates", "layers", "groups", "points", "alternatives"))
+@diagnostic(tables=("estimates", "layers", "groups", "points", "alternatives"), estimate=True)
 def command(
-    ckpt: Annotated[
-        str | None, typer.Argument(metavar="CKPT", help="Checkpoint: a file, or a directory of one or of a run.")
-    ] = None,
+    ckpt: CheckpointArgument = None,
     *,
     value: Annotated[
         Asked | None, typer.Option("--value", help="Print that learning rate alone; exit 10 where it is not reliable.")
@@ -88,14 +87,13 @@ def command(
         fresh=intake.rebuilt,
     )
     if run.estimate:
-        return intake.complete(estimate_answer("suggest-lr", estimate(intake.problem, rule, wish)))
+        return intake.complete(estimate_answer(estimate(intake.problem, rule, wish)))
     chosen = tensors.tensors or "all"
     moving, _ = moving_tensors(intake.problem, chosen, tensors.include or (), tensors.exclude or ())
     with progress("suggest-lr", total=_stages(rule, wish.probe, sharpness, wish.verify)) as advance:
         measured = measure(intake.problem, moving, rule, state, wish=wish, advance=advance)
     result = measured.result
     answer = Answer(
-        command="suggest-lr",
         result=result,
         page=lambda style: render(result, style),
         tables={

@@ -259,7 +259,7 @@ def test_what_is_missing_is_left_out(make_result: Make) -> None:
 
 
 def test_the_title_is_the_checkpoint_or_the_model() -> None:
-    answer = Answer("breakdown", {}, lambda style: "")
+    answer = Answer({}, lambda style: "")
     record = CheckpointRecord("/home/me/run/model_200.pt", "torch", 200, 10)
     assert pictures.subject_of(dataclasses.replace(answer, checkpoints=(record,))) == "run/model_200.pt, step 200"
     bare = dataclasses.replace(record, path="/w.pt", step=None)
