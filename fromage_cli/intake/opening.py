@@ -59,7 +59,7 @@ def open_problem(
         return build_model(model.model or "auto", model.model_arguments, checkpoint, declared, seed=seed)
 
     network, description = build(run.seed)
-    notes = (f"model: {description}", *(checkpoint.notes if checkpoint is not None else ()))
+    notes = (f"model: {description}", *(checkpoint.notes if checkpoint is not None else ()), *declared.notes)
     refuse_unsupported(network)
     converted(network, dtype)
     notes += load_weights(network, checkpoint) if checkpoint is not None else (OWN_WEIGHTS,)

@@ -12,6 +12,7 @@ from typing import Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from fromage_cli.configuration_file import read_configuration
 from fromage_cli.errors import FromageError, InputError, UsageError
 from fromage_cli.terminal import configuration, session, streams
 from fromage_cli.terminal.answer import Answers
@@ -20,7 +21,7 @@ from fromage_cli.terminal.failure import complaint
 from fromage_cli.terminal.flags import CommandFlags, named_checkpoints, options, origins, outranks, snake_case
 from fromage_cli.terminal.options import OutputOptions, assemble
 from fromage_cli.terminal.output import prepare_output
-from fromage_cli.terminal.project import ProjectConfiguration, find_project, is_beside, read_section
+from fromage_cli.terminal.project import ProjectConfiguration, find_project, is_beside
 from fromage_cli.terminal.rows import check_table
 from fromage_cli.terminal.show import show
 from fromage_cli.terminal.words import visible
@@ -185,8 +186,9 @@ def _sourced(error: Exception, ctx: typer.Context, configured: Mapping[str, str]
 def _say_what_is_data(project: ProjectConfiguration) -> None:
     """Name the keys of passed-over configuration files that are not used, because code could hide there."""
     for path in project.skipped:
-        with contextlib.suppress(UsageError):
-            unused = sorted(set(read_section(path) or {}) - DATA_KEYS - {"ckpt"})
+        with contextlib.suppress(UsageError, OSError):
+            table = read_configuration(path)
+            unused = sorted(set(table.values if table else ()) - DATA_KEYS - {"ckpt"})
             if unused:
                 streams.say(
                     f"note: {visible(str(path))} lies beside the checkpoint and is data only; not used: "

@@ -22,7 +22,7 @@ DATA_KEYS = frozenset(
         "batch",
         "loss",
         "mode",
-        "learning-rate",
+        "lr",
         "weight-decay",
         "momentum",
         "betas",

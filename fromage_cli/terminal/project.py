@@ -5,17 +5,14 @@ whoever stands in that directory. So the checkpoints must be known before the co
 """
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fromage_cli.configuration_file import FILES, SECTION, read_configuration
 from fromage_cli.errors import UsageError
 from fromage_cli.terminal.words import visible
-
-FILES = ("fromage.toml", "pyproject.toml")
-SECTION = "fromage-diag"
 
 
 @dataclass(frozen=True)
@@ -29,16 +26,11 @@ class ProjectConfiguration:
     """Nearer configuration files that lie beside a checkpoint and therefore are data only."""
 
 
-def project_configuration(
-    working_directory: Path, checkpoint_paths: Iterable[str | Path] = ()
-) -> tuple[Mapping[str, Any], Path | None]:
-    """The values and the file of the project's configuration: the nearest upwards that is not beside a checkpoint."""
-    found = find_project(working_directory, checkpoint_paths)
-    return found.values, found.source
-
-
 def find_project(working_directory: Path, checkpoint_paths: Iterable[str | Path] = ()) -> ProjectConfiguration:
-    """As `project_configuration`, and which files were passed over."""
+    """The project's configuration: of the files from the working directory upwards the nearest not beside a checkpoint.
+
+    Raises UsageError where that file is not what it should be.
+    """
     data_directories = [directory for path in checkpoint_paths for directory in _directories_of(path)]
     skipped: list[Path] = []
     for directory in (working_directory.absolute(), *working_directory.absolute().parents):
@@ -47,7 +39,7 @@ def find_project(working_directory: Path, checkpoint_paths: Iterable[str | Path]
                 continue
             if _inside(path, data_directories):
                 skipped.append(path)
-            elif (values := read_section(path)) is not None:
+            elif (values := _project_values(path)) is not None:
                 return ProjectConfiguration(values, path, tuple(skipped))
     return ProjectConfiguration(skipped=tuple(skipped))
 
@@ -73,34 +65,16 @@ def _inside(path: Path, directories: Sequence[Path]) -> bool:
     return any(directory in parents or directory.resolve() in parents for directory in directories)
 
 
-def read_section(path: Path) -> dict[str, Any] | None:
-    """The file's keys with hyphens; None where a pyproject.toml has no `[tool.fromage-diag]`."""
+def _project_values(path: Path) -> Mapping[str, Any] | None:
+    """The project's keys; None where a pyproject.toml has no `[tool.fromage-diag]`."""
     try:
-        document = tomllib.loads(path.read_bytes().decode("utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{shown(path)} is not valid TOML: {error}.", hint="correct that line") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{shown(path)} is not UTF-8 text.", hint="save it as UTF-8") from error
+        table = read_configuration(path)
     except OSError as error:
-        raise UsageError(f"{shown(path)} cannot be read: {error.strerror}.", hint="check its permissions") from error
-    if path.name == "pyproject.toml":
-        document = document.get("tool", {}).get(SECTION)
-    elif set(document) == {"tool"}:
-        document = document["tool"].get(SECTION, {})
-    if document is None:
-        return None
-    if not isinstance(document, dict):
-        raise UsageError(f"[tool.{SECTION}] in {shown(path)} is not a table.", hint="write `flag = value` lines")
-    return _hyphenated(document)
-
-
-def _hyphenated(section: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key.replace("_", "-"): _hyphenated(value)
-        if isinstance(value, dict) and key.replace("_", "-") != "model-arg"
-        else value
-        for key, value in section.items()
-    }
+        raise UsageError(f"{shown(path)} cannot be read: {error.strerror}.", hint="Correct its permissions.") from error
+    if table is not None and table.outside:
+        keys = ", ".join(map(visible, table.outside))
+        raise UsageError(f"In {shown(path)} {keys} must stand in [tool.{SECTION}], as it is there.", "Move it there.")
+    return table.values if table is not None else None
 
 
 def shown(path: Path) -> str:

@@ -118,6 +118,30 @@ def test_keys_of_other_commands_are_known(call, clean):
     assert document["settings"]["top"] == 4
 
 
+@pytest.mark.parametrize("key", ["lr", "learning_rate", "learning-rate"])
+def test_the_learning_rate_has_three_spellings(call, fake, clean, key):
+    (clean / "fromage.toml").write_text(f"{key} = 0.5\n")
+    assert call("measure").code == 0
+    assert fake.SEEN["lr"] == 0.5
+
+
+def test_keys_stand_at_the_top_or_in_the_table_but_not_in_both(call, fake, clean):
+    (clean / "fromage.toml").write_text("[tool.fromage-diag]\nseed = 4\n[tool.other]\nx = 1\n")
+    assert call("measure").code == 0
+    assert fake.SEEN["run"].seed == 4
+    (clean / "fromage.toml").write_text("learning-rate = 0.5\n[tool.fromage-diag]\nseed = 4\n")
+    outcome = call("measure")
+    assert outcome.code == 2
+    assert "learning-rate" in outcome.err and "[tool.fromage-diag]" in outcome.err and "fromage.toml" in outcome.err
+
+
+def test_a_key_in_two_spellings_is_refused(call, clean):
+    (clean / "fromage.toml").write_text("lr = 0.5\n[measure]\nseq-len = 3\nseq_len = 3\n")
+    outcome = call("measure")
+    assert outcome.code == 2
+    assert "seq-len twice" in outcome.err
+
+
 def test_trust_holds_for_one_call(call, clean):
     (clean / "fromage.toml").write_text("trust = true\n")
     outcome = call("measure")

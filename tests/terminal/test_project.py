@@ -1,17 +1,22 @@
-from fromage_cli.terminal.project import find_project, place, project_configuration
+from fromage_cli.terminal.project import find_project, place
+
+
+def found(directory):
+    project = find_project(directory)
+    return project.values, project.source
 
 
 def test_fromage_toml_comes_before_pyproject_and_nearer_before_farther(clean):
     (clean / "pyproject.toml").write_text("[tool.fromage-diag]\nseed = 1\n")
     inner = clean / "a" / "b"
     inner.mkdir(parents=True)
-    assert project_configuration(inner) == ({"seed": 1}, clean / "pyproject.toml")
+    assert found(inner) == ({"seed": 1}, clean / "pyproject.toml")
     (clean / "fromage.toml").write_text("seed = 2\n")
-    assert project_configuration(inner) == ({"seed": 2}, clean / "fromage.toml")
+    assert found(inner) == ({"seed": 2}, clean / "fromage.toml")
     (clean / "a" / "pyproject.toml").write_text("[project]\nname = 'without our table'\n")
-    assert project_configuration(inner)[1] == clean / "fromage.toml"
+    assert found(inner)[1] == clean / "fromage.toml"
     (clean / "a" / "pyproject.toml").write_text("[tool.fromage-diag]\nseed = 3\n")
-    assert project_configuration(inner) == ({"seed": 3}, clean / "a" / "pyproject.toml")
+    assert found(inner) == ({"seed": 3}, clean / "a" / "pyproject.toml")
 
 
 def test_links_do_not_hide_where_a_checkpoint_lies(clean):

@@ -3,13 +3,13 @@
 import difflib
 import json
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from fromage_cli.checkpoints.names.naming import brief
+from fromage_cli.configuration_file import FILES, SECTION, ConfigurationTable, read_configuration
 from fromage_cli.errors import InputError, UnsafeError, UsageError
 from fromage_cli.optimizers.settings import Given
 from fromage_cli.problem.user_code.forms import DATA_FILES, parse_specification
@@ -17,8 +17,6 @@ from fromage_cli.problem.user_code.forms import DATA_FILES, parse_specification
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "gelu", "silu", "sigmoid", "elu", "identity")
 NORMS = ("none", "layernorm", "batchnorm", "rmsnorm")
 MODES = ("auto", "train", "eval")
-LONGEST = 1_000_000
-"""Bytes of a configuration file."""
 BUILT_IN_LOSSES = ("auto", "cross-entropy", "mse", "bce", "output")
 
 
@@ -43,6 +41,8 @@ class Declared:
     """As `--model` takes it; only ever set under `--trust`."""
     source: Path | None = None
     """The file that was read; None when everything comes from the checkpoint's metadata, or nothing was declared."""
+    notes: tuple[str, ...] = ()
+    """What in that file was left aside."""
 
     @property
     def optimizer(self) -> Given:
@@ -64,10 +64,12 @@ def declared_beside(
     folders = list(dict.fromkeys(_folder(place) for place in (opened, path) if place is not None))
     declared = _from_metadata(metadata, folders[0], trust)
     for folder in folders:
-        source, values = _configuration(folder)
-        if source is not None:
-            read = {key: _value(key, value, folder, source.name, trust) for key, value in values.items()}
-            return replace(declared, **read, source=source)
+        for source in (folder / name for name in FILES):
+            if (table := _table(source)) is None:
+                continue
+            keys = {("learning-rate" if key == "lr" else key).replace("-", "_"): key for key in table.values}
+            read = {key: _value(key, table.values[name], folder, source.name, trust) for key, name in keys.items()}
+            return replace(declared, **read, source=source, notes=_outside_notes(source, table))
     return declared
 
 
@@ -75,35 +77,21 @@ def _folder(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _configuration(folder: Path) -> tuple[Path | None, Mapping[str, Any]]:
-    """The table of `fromage.toml`, else of `[tool.fromage-diag]` in `pyproject.toml`, with underscores in its keys."""
-    for name in ("fromage.toml", "pyproject.toml"):
-        source = folder / name
-        if not source.is_file():
-            continue
-        tables = _parse(source)
-        own = tables.get("tool", {}).get("fromage-diag") if isinstance(tables.get("tool", {}), dict) else None
-        if own is None and name == "fromage.toml":
-            own = tables
-        if own is not None:
-            if not isinstance(own, dict):
-                raise UsageError(f"{source}: [tool.fromage-diag] is not a table.", "Write it as [tool.fromage-diag].")
-            return source, {key.replace("-", "_"): value for key, value in own.items()}
-    return None, {}
-
-
-def _parse(source: Path) -> dict[str, Any]:
+def _table(source: Path) -> ConfigurationTable | None:
+    if not source.is_file():
+        return None
     try:
-        with source.open("rb") as file:
-            text = file.read(LONGEST + 1)
+        return read_configuration(source)
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror}.", "Correct its permissions.") from error
-    if len(text) > LONGEST:
-        raise UsageError(f"{source} has more than {LONGEST} bytes.", "Correct the file, or remove it.")
-    try:
-        return tomllib.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # besides TOML's own, numbers of thousands of digits
-        raise UsageError(f"{source} is not valid TOML: {error}.", "Correct the file, or remove it.") from error
+
+
+def _outside_notes(source: Path, table: ConfigurationTable) -> tuple[str, ...]:
+    """What is to be said of keys that stand beside the table they belong in."""
+    if not table.outside:
+        return ()
+    keys = ", ".join(map(brief, table.outside))
+    return (f"{source.name} beside the checkpoint has [tool.{SECTION}]; {keys} outside of it is left aside",)
 
 
 def _from_metadata(metadata: Mapping[str, str], folder: Path, trust: bool) -> Declared:
@@ -209,7 +197,7 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(_is_number(item) and 0 <= item < 1 for item in value)
 
 
-_KEYS = frozenset(field.name for field in fields(Declared)) - {"source"}
+_KEYS = frozenset(field.name for field in fields(Declared)) - {"source", "notes"}
 _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "activation": (lambda value: value in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}"),
     "residual": (lambda value: isinstance(value, bool), "true or false"),

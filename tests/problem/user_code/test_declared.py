@@ -115,6 +115,18 @@ def test_wrong_declarations_are_usage_errors(tmp_path: Path, text: str, words: s
     assert len(caught.value.message) < 400
 
 
+@pytest.mark.parametrize("key", ["lr", "learning_rate", "learning-rate"])
+def test_the_learning_rate_has_three_spellings(tmp_path: Path, key: str) -> None:
+    assert declare(tmp_path, f"{key} = 0.5").learning_rate == 0.5
+
+
+def test_keys_outside_of_the_table_are_left_aside_with_a_note(tmp_path: Path) -> None:
+    found = declare(tmp_path, "learning-rate = 0.5\n[tool.fromage-diag]\nmomentum = 0.9\n")
+    assert (found.learning_rate, found.momentum) == (None, 0.9)
+    (note,) = found.notes
+    assert "'learning-rate'" in note and "[tool.fromage-diag]" in note
+
+
 def test_an_unknown_key_comes_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         declare(tmp_path, 'activatoin = "relu"')
