@@ -7,15 +7,24 @@ from fromage_cli.errors import UsageError
 
 DEFAULT = "1e-4:1:17"
 LARGEST_GRID = 10_000
+"""Points at most: each costs a gradient."""
 
 
 def eta_grid(text: str) -> tuple[float, ...]:
-    """`MIN:MAX:COUNT`, log-spaced with both ends, or a comma-separated list; increasing and positive.
+    """Reads `MIN:MAX:COUNT`, log-spaced with both ends, or a comma-separated list; increasing and positive.
 
     Raises UsageError saying what is wrong with it.
     """
     try:
-        values = _log_spaced(text) if ":" in text else tuple(float(part) for part in text.split(","))
+        if ":" in text:
+            first, last, points = text.split(":")
+            low, high, count = float(first), float(last), int(points)
+            if not (0.0 < low < high < math.inf) or not 2 <= count <= LARGEST_GRID:
+                raise _refused(text, f"needs 0 < MIN < MAX and a COUNT between 2 and {LARGEST_GRID}")
+            ratio = math.log(high / low) / (count - 1)
+            values = (low, *(low * math.exp(ratio * index) for index in range(1, count - 1)), high)
+        else:
+            values = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise _refused(text, "is neither MIN:MAX:COUNT nor a comma-separated list of numbers") from None
     if not all(math.isfinite(value) and value > 0.0 for value in values):
@@ -23,16 +32,6 @@ def eta_grid(text: str) -> tuple[float, ...]:
     if any(second <= first for first, second in pairwise(values)):
         raise _refused(text, "does not increase")
     return values
-
-
-def _log_spaced(text: str) -> tuple[float, ...]:
-    first, last, points = text.split(":")
-    low, high, count = float(first), float(last), int(points)
-    if not (0.0 < low < high < math.inf) or not 2 <= count <= LARGEST_GRID:
-        raise _refused(text, f"needs 0 < MIN < MAX and a COUNT between 2 and {LARGEST_GRID}")
-    ratio = math.log(high / low) / (count - 1)
-    inner = (low * math.exp(ratio * index) for index in range(1, count - 1))
-    return (low, *inner, high)
 
 
 def _refused(text: str, reason: str) -> UsageError:

@@ -48,10 +48,12 @@ def eta_axis(axes: Axes, result: BreakdownResult) -> None:
 
 
 def _finite(values: Sequence[float | None]) -> list[float]:
+    """The values that can be drawn."""
     return [value for value in values if _drawable(value)]
 
 
 def _drawable(value: float | None) -> TypeGuard[float]:
+    """Whether it is a number that matplotlib's axes can hold."""
     return value is not None and abs(value) < LARGEST
 
 
@@ -62,6 +64,7 @@ def _curve(axes: Axes, etas: Sequence[float], values: Sequence[float | None], **
 
 
 def _dots(points: int, size: float) -> dict[str, Any]:
+    """The style that marks the points, where they are few enough to be told apart."""
     return {"marker": ".", "markersize": size} if points <= DOTTED else {}
 
 
@@ -151,7 +154,12 @@ def breakdown_panel(axes: Axes, result: BreakdownResult) -> None:
     log_ticks(axes.yaxis, low, high)
     axes.set_ylabel("relative gradient breakdown b(η) (no unit)")
     layers = _layers(axes, result)
-    beside = [*_cosine(axes, result), *_trust_lines(axes, result), *_predictions(axes, result), *_noise(axes, result)]
+    beside = [*_cosine(axes, result), *_trust_lines(axes, result)]
+    style: dict[str, Any] = {"linestyle": DASHED, "zorder": 3, **(_dots(1, 5.0) if len(result.etas) == 1 else {})}
+    frobenius = _curve(axes, result.etas, result.predicted, color=BLACK, **style)
+    spectral = _curve(axes, result.etas, result.predicted_spectral, color=SPECTRAL, **style)
+    beside += [(frobenius, "deep relative trust"), (spectral, "deep relative trust, spectral norm")]
+    beside += _noise(axes, result)
     if len(layers) > NAMED:
         _depth_bar(axes, [line.get_color() for line, _ in layers])
     _legend(axes, beside if len(layers) > NAMED else [*layers, *beside])
@@ -168,6 +176,7 @@ def breakdown_window(result: BreakdownResult) -> tuple[float, float]:
 
 
 def _layers(axes: Axes, result: BreakdownResult) -> list[Entry]:
+    """The curve of every layer, from the first in blue to the last in green."""
     from matplotlib import colormaps
 
     few = len(result.layers) <= NAMED
@@ -184,19 +193,8 @@ def _layers(axes: Axes, result: BreakdownResult) -> list[Entry]:
 
 
 def _name(name: str) -> str:
+    """A layer's name as the legend has room for it."""
     return middle(visible(name), NAME_WIDTH)
-
-
-def _predictions(axes: Axes, result: BreakdownResult) -> list[Entry]:
-    style = _dots(1, 5.0) if len(result.etas) == 1 else {}
-    rows = ((result.predicted, BLACK, ""), (result.predicted_spectral, SPECTRAL, ", spectral norm"))
-    return [
-        (
-            _curve(axes, result.etas, values, color=colour, linestyle=DASHED, zorder=3, **style),
-            f"deep relative trust{words}",
-        )
-        for values, colour, words in rows
-    ]
 
 
 def _cosines(result: BreakdownResult) -> list[float]:

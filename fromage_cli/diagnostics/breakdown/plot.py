@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from fromage_cli.diagnostics.breakdown.direction_option import TO
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.terminal.pictures import last_two, saved
-from fromage_cli.terminal.words import middle, visible
+from fromage_cli.terminal.words import counted, middle, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def draw(result: BreakdownResult, subject: str, format: str) -> bytes:
-    """The picture as `svg` or `png`, the same bytes for the same result; values that are not finite are left out.
+    """Draws the picture as `svg` or `png`, the same bytes for the same result; values that are not finite are left out.
 
     `subject`: what was measured, for the title. Raises UsageError where matplotlib is missing.
     """
@@ -22,6 +22,7 @@ def draw(result: BreakdownResult, subject: str, format: str) -> bytes:
 
 
 def _figure(result: BreakdownResult, subject: str) -> Figure:
+    """Two panels above each other with a title; the legends stand right of them."""
     from matplotlib.figure import Figure
 
     from fromage_cli.diagnostics.breakdown.panels import breakdown_panel, eta_axis, loss_panel
@@ -30,20 +31,13 @@ def _figure(result: BreakdownResult, subject: str) -> Figure:
     grid = {"height_ratios": (1.0, 1.7), "left": 0.085, "right": 0.635, "top": 0.89, "bottom": 0.08, "hspace": 0.09}
     top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw=grid)
     figure.text(0.02, 0.955, middle(visible(subject), 88), fontsize=11, weight="bold")
-    figure.text(0.02, 0.922, _conditions(result), color="#444444")
+    direction = result.direction
+    if direction.startswith(TO):
+        direction = TO + last_two(direction.removeprefix(TO))
+    points = counted(len(result.etas), "point") if result.etas else "no point was measured"
+    conditions = f"direction {middle(visible(direction), 60)}; {counted(len(result.layers), 'layer')}; {points}"
+    figure.text(0.02, 0.922, conditions, color="#444444")
     eta_axis(bottom, result)
     loss_panel(top, result)
     breakdown_panel(bottom, result)
     return figure
-
-
-def _conditions(result: BreakdownResult) -> str:
-    direction = result.direction
-    if direction.startswith(TO):
-        direction = TO + last_two(direction.removeprefix(TO))
-    measured = _counted(len(result.etas), "point") if result.etas else "no point was measured"
-    return f"direction {middle(visible(direction), 60)}; {_counted(len(result.layers), 'layer')}; {measured}"
-
-
-def _counted(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
