@@ -16,11 +16,11 @@ ROUNDING = {"float8_e5m2": 2.0**-3, "float8_e4m3fn": 2.0**-4, "bfloat16": 2.0**-
 
 def judge(result: DistanceResult) -> tuple[Finding, ...]:
     """The findings of a distance, the gravest kinds first."""
-    return (*_not_comparable(result), *_movement(result.layers), *_dtypes(result.layers), *_ties(result))
+    return (*_not_comparable(result), *_movement(result.layers), *_dtypes(result.layers))
 
 
 def _not_comparable(result: DistanceResult) -> Iterator[Finding]:
-    """Layers that have no distance, and tensors without a counterpart."""
+    """Layers that have no distance, tensors without a counterpart, and ties that only one of the two has."""
     for layer in result.layers:
         if not math.isfinite(layer.first_norm + layer.second_norm):
             yield Finding(
@@ -44,6 +44,15 @@ def _not_comparable(result: DistanceResult) -> Iterator[Finding]:
                 value=float(len(names)),
                 limit=0.0,
                 hint="Compare checkpoints of one architecture; --include and --exclude choose tensors.",
+            )
+    for groups, which in ((result.unpaired.first_ties, "first"), (result.unpaired.second_ties, "second")):
+        for group in groups:
+            yield Finding(
+                code="ties-differ",
+                severity="info",
+                message=f"{listed(group)} are one tensor in the {which} alone",
+                value=float(len(group)),
+                hint="The other holds a copy under each name; each is compared.",
             )
 
 
@@ -96,17 +105,6 @@ def _dtypes(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
         )
 
 
-def _ties(result: DistanceResult) -> Iterator[Finding]:
-    for groups, which in ((result.unpaired.first_ties, "first"), (result.unpaired.second_ties, "second")):
-        for group in groups:
-            yield Finding(
-                code="ties-differ",
-                severity="info",
-                message=f"{listed(group)} are one tensor in the {which} alone",
-                value=float(len(group)),
-                hint="The other holds a copy under each name; each is compared.",
-            )
-
-
 def _counted(names: Sequence[str]) -> str:
+    """How many tensors, with the verb that follows."""
     return f"{len(names)} tensor{'s are' if len(names) > 1 else ' is'}"

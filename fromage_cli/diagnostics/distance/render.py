@@ -42,12 +42,9 @@ def render(result: DistanceResult, style: PageStyle) -> RenderableType:
         return -math.inf if isinstance(layer.relative_distance, Missing) else -layer.relative_distance
 
     shown = result.layers if style.show_all else sorted(result.layers, key=furthest)[:ROWS]
-    hidden = [hidden_rows(len(shown), len(result.layers))] if len(shown) < len(result.layers) else []
     return Group(
         prose(summary(result), style),
-        _layers(result, shown, style),
-        *hidden,
-        prose(_legend(result), style, "dim"),
+        *_layers(result, shown, style),
         Text(""),
         _network(result, style),
         *not_known([result], _TITLES, style),
@@ -83,7 +80,8 @@ def summary(result: DistanceResult) -> str:
     return said
 
 
-def _layers(result: DistanceResult, shown: Sequence[LayerDistance], style: PageStyle) -> RenderableType:
+def _layers(result: DistanceResult, shown: Sequence[LayerDistance], style: PageStyle) -> list[RenderableType]:
+    """The table of the layers, and what its columns are; those that are not there are left out."""
     spectral = any(known(layer.spectral_distance) is not None for layer in result.layers)
     walked = any(known(layer.implied_step.straight) is not None for layer in result.layers)
     columns = [Column("layer", name=True), Column("shape", optional=3), Column("δ")]
@@ -107,23 +105,20 @@ def _layers(result: DistanceResult, shown: Sequence[LayerDistance], style: PageS
             "κ moved": layer.condition_number.difference,
         }
         rows.append([cells[column.header] for column in columns])
-    return house_table(columns, rows, style)
-
-
-def _legend(result: DistanceResult) -> str:
-    """What the columns are; those that are not there are left out."""
-    words = "δ = ‖W~ − W‖ / ‖W‖; angle in radians."
-    if any(known(layer.implied_step.straight) is not None for layer in result.layers):
-        words += (
+    legend = "δ = ‖W~ − W‖ / ‖W‖; angle in radians."
+    if walked:
+        legend += (
             " η: the relative step, in each training step, that explains the distance: straight, all in one direction "
             "(no smaller one does); wandering, each at a right angle to the weights and to all others."
         )
-    if any(known(layer.spectral_distance) is not None for layer in result.layers):
-        words += " κ: condition number of W, W~ and W~ − W."
-    return words
+    if spectral:
+        legend += " κ: condition number of W, W~ and W~ − W."
+    hidden = [hidden_rows(len(shown), len(result.layers))] if len(shown) < len(result.layers) else []
+    return [house_table(columns, rows, style), *hidden, prose(legend, style, "dim")]
 
 
 def _network(result: DistanceResult, style: PageStyle) -> RenderableType:
+    """The two networks as a whole: what trust predicts, and how far their outputs are apart."""
     bound, logarithm = known(result.bound), known(result.log10_bound)
     held = f"Theorem 1: κ {number(bound.condition_number)}, depth {bound.depth}" if bound else ""
     rows = [
