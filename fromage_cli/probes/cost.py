@@ -1,4 +1,4 @@
-"""What one gradient costs on this machine: the unit in which a command's cost is told beforehand."""
+"""What one gradient costs on this machine; commands state their cost beforehand in these."""
 
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ DOUBLE_BACKWARD_ACTIVATIONS = 3.0
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a gradient of the whole batch."""
+    """What a gradient of the whole batch costs."""
 
     seconds: float
     """Of the faster of two."""
@@ -78,17 +78,18 @@ def measure_cost(problem: Problem, products: bool = False) -> Cost:
 
 
 def _ignore(*_: object) -> None:
-    """Nothing is kept."""
+    """Keeps nothing."""
 
 
 def _product(problem: Problem) -> None:
+    """Makes one Hessian-vector product, along the gradient, where the loss has a second derivative."""
     gradients = problem.base.gradients
     with suppress(MismatchError):
         visit_hessian_vector_product(problem, problem.receiving, lambda tensor, _: gradients[tensor.name], _ignore)
 
 
 def timed(problem: Problem, run: Callable[[], object]) -> float:
-    """Seconds until it is done, also on an accelerator."""
+    """Runs it and gives the seconds until it is done, also on an accelerator."""
     started = time.perf_counter()
     run()
     if problem.device.type == "cuda":

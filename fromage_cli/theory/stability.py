@@ -1,4 +1,4 @@
-"""Where an optimizer stops being stable on a quadratic: the largest curvature that a learning rate bears.
+"""Where an optimizer stops being stable on a quadratic: the largest curvature that a learning rate tolerates.
 
 On each eigenvector of the Hessian an update rule is a linear recurrence; the threshold is the eigenvalue from which on
 one of its roots leaves the unit circle. Sources: Cohen et al., *Gradient descent on neural networks typically occurs at
@@ -44,8 +44,8 @@ def adam_rate(curvature: float, beta1: float, weight_decay: float = 0.0) -> floa
 
     A = (2 + 2 beta1) / (1 - beta1); `weight_decay` is AdamW's, decoupled.
     """
-    bears = adam_threshold(1.0, beta1)
-    return bears / (curvature + bears * weight_decay / 2.0)
+    tolerated = adam_threshold(1.0, beta1)  # A: at a rate of 1, without decay
+    return tolerated / (curvature + tolerated * weight_decay / 2.0)
 
 
 LAZY, CATAPULT, FARTHEST = 2.0, 4.0, 12.0

@@ -26,14 +26,14 @@ class Basis:
         return self.blocks[index // SIDE_BY_SIDE][index % SIDE_BY_SIDE]
 
     def append(self, vector: Tensor) -> None:
-        """Takes one more."""
+        """Copies one more vector into the basis."""
         if self.count == SIDE_BY_SIDE * len(self.blocks):
             self.blocks.append(self.like.new_empty((SIDE_BY_SIDE, self.like.numel())))
         self.count += 1
         self[self.count - 1].copy_(vector)
 
     def coefficients(self, vector: Tensor) -> list[float]:
-        """The inner products with each of them: chunks in the vectors' own precision, summed in float64."""
+        """Takes the inner products with each of them: chunks in the vectors' own precision, summed in float64."""
         if not self.count:
             return []
         pieces = [
@@ -44,7 +44,7 @@ class Basis:
         return found
 
     def subtract(self, vector: Tensor, coefficients: Sequence[float]) -> Tensor:
-        """Takes so much of each out of the vector, in place."""
+        """Subtracts each of them times its coefficient from the vector, in place."""
         weights = torch.tensor(coefficients, dtype=vector.dtype, device=vector.device)
         for block, part in zip(self._filled(), torch.split(weights, SIDE_BY_SIDE), strict=False):
             vector.addmv_(block[: len(part)].T, part, alpha=-1.0)

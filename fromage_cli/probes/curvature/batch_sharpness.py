@@ -1,4 +1,4 @@
-"""Curvature along the gradient of small batches: E_B[g^T H g / ||g||^2].
+"""The batch sharpness, curvature along the gradient of small batches: E_B[g^T H g / ||g||^2].
 
 Source: Andreyev, Beneventano, *Edge of stochastic stability*, 2024.
 """
@@ -31,7 +31,7 @@ class GradientCurvature:
 
 
 def training_batches(problem: Problem, rows: int | None) -> list[Batch]:
-    """Small batches of so many rows; without a number the batches as they are, or eighths of the only one.
+    """Cuts small batches of so many rows; without a number the batches as they are, or eighths of the only one.
 
     Rows that are left over belong to none.
     """
@@ -41,7 +41,7 @@ def training_batches(problem: Problem, rows: int | None) -> list[Batch]:
 
 
 def gradient_curvature(problem: Problem, space: WeightSpace, parts: list[Batch]) -> GradientCurvature | None:
-    """The mean over the parts of g^T H g / ||g||^2, each with its own gradient and Hessian; None for fewer than two.
+    """Takes the mean over the parts of g^T H g / ||g||^2, each with its own gradient and Hessian; None for one alone.
 
     Costs a gradient and a Hessian-vector product of all rows. Raises NumericalError when one is not finite.
     """
@@ -57,6 +57,7 @@ def gradient_curvature(problem: Problem, space: WeightSpace, parts: list[Batch])
 
 
 def _along_gradient(problem: Problem, space: WeightSpace, part: Batch) -> float | None:
+    """g^T H g / ||g||^2 of one part; None where its gradient is zero."""
     alone = problem.on(part)
     names = {tensor.name for tensor in space.tensors}
     kept: dict[str, Tensor] = {}

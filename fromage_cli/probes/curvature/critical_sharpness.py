@@ -26,7 +26,7 @@ def critical_sharpness_error(
     parts: Sequence[Batch],
     contraction: Callable[[float], float] = lambda rate: 1.0,
 ) -> float | None:
-    """Standard error of 2 / rate over the parts, the step held fixed; None for fewer than two or without a slope.
+    """Takes the standard error of 2 / rate over the parts, for a fixed step; None for one part or without a slope.
 
     `rate`: the critical one of all rows along w - rate * step; `contraction`: what the rule multiplies weights by
     after a step of that rate. Costs three forward passes of all rows; the weights are afterwards as before. Raises

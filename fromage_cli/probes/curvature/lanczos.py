@@ -104,11 +104,11 @@ class _Band:
 
     @property
     def rounding(self) -> float:
-        """The residual below which nothing can be told from rounding."""
+        """The residual below which everything may be rounding."""
         return 16.0 * self.epsilon * self.scale
 
     def extend(self, operator: Operator) -> None:
-        """One more product, and the new direction in it."""
+        """Multiplies the next vector and takes what is new in the product into the basis."""
         if self.products == len(self.basis):  # the space is invariant: other eigenvectors are orthogonal to it
             self._draw()
         product = operator(self.basis[self.products])
@@ -134,7 +134,7 @@ class _Band:
         return all(left <= max(tolerance * abs(value), self.rounding) for value, left, _ in self._largest(count))
 
     def _largest(self, count: int) -> list[tuple[float, float, float]]:
-        """Ritz value, the residual that further products reduce, and the products' own lack of symmetry along it."""
+        """The largest Ritz values, each with the residual that further products reduce and the products' asymmetry."""
         if not self.columns:
             return []
         matrix = torch.zeros(len(self.basis), self.products, dtype=torch.float64)  # Q^T H Q, all rows of the basis
@@ -153,7 +153,7 @@ class _Band:
         ]
 
     def _orthogonal(self, vector: Tensor) -> tuple[list[float], Tensor]:
-        """Coefficients of a vector in the basis, and what is left of it, once a pass leaves its length as it was."""
+        """Splits a vector into coefficients in the basis and a rest; the last pass leaves the length as it was."""
         coefficients, rest, length = [0.0] * len(self.basis), vector.clone(), math.inf
         for _ in range(PASSES):
             parts = self.basis.coefficients(rest)
@@ -165,13 +165,13 @@ class _Band:
         return coefficients, rest
 
     def _append(self, rest: Tensor) -> float:
-        """Takes a direction into the basis that is orthogonal to the others; its length."""
+        """Takes a direction that is orthogonal to the others into the basis, and gives its length."""
         length = norm(rest)
         direction = rest.div(length)
         self.basis.append(direction.div_(norm(direction)))
         return length
 
     def _draw(self) -> None:
-        """A random direction that is orthogonal to the basis."""
+        """Takes a random direction that is orthogonal to the basis into it."""
         drawn = torch.randn(self.like.numel(), generator=self.generator, dtype=self.like.dtype).to(self.like.device)
         self._append(self._orthogonal(drawn)[1])

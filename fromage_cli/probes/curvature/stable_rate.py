@@ -41,7 +41,7 @@ def stable_rate(
     state: OptimizerState | None,
     memory: Mapping[str, Memory],
 ) -> StableRate:
-    """Finds the rate at which the largest curvature over the tensors equals what the optimizer bears.
+    """Finds the rate at which the largest curvature over the tensors equals the optimizer's threshold.
 
     `memory` stands in for Adam's second moments where the state holds none. Costs at most 20 Hessian-vector products.
     Raises MismatchError where the loss has no second derivative, NumericalError where a product is not finite.

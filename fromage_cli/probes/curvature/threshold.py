@@ -1,4 +1,4 @@
-"""The curvature that an optimizer with its settings bears, and the rate that bears a curvature."""
+"""The largest curvature at which an optimizer is stable, and the largest rate at which it is for a curvature."""
 
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.theory.stability import (
@@ -38,7 +38,7 @@ def no_threshold(optimizer: Optimizer) -> str | None:
 
 
 def rate_for(optimizer: Optimizer, curvature: float) -> float | None:
-    """The largest learning rate that bears a curvature above 0, coupled decay counted to it.
+    """The largest learning rate that is stable at a curvature above 0, which includes coupled decay.
 
     For Adam, of the preconditioned Hessian. None where there is no threshold.
     """

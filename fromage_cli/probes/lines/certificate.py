@@ -1,4 +1,4 @@
-"""When a step is certain to descend: what Lemma 1 holds the gradients' changes against.
+"""Lemma 1 as a certificate: as long as the gradients change by less than it allows, a step lowers the loss.
 
 The loss falls by at least the sum over the tensors of ||g_l|| ||dW_l|| (cos theta_l - b_l), with the breakdown
 b_l = ||g_l(W + dW) - g_l|| / ||g_l||. Descent is certain while every group of tensors has a positive part in that sum.
@@ -19,26 +19,26 @@ Criterion = Literal["layers", "sum"]
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors that are taken together."""
+    """Tensors that are judged together."""
 
     moves: tuple[Move, ...]
-    counted_on: float
-    """Sum of ||g_l|| ||d_l|| cos theta_l: how fast they lower the loss."""
+    descent: float
+    """Sum of ||g_l|| ||d_l|| cos theta_l: how fast they lower the loss at the start."""
 
     def excess(self, changes: Mapping[str, float]) -> float:
-        """What the gradients' changes may take away, over what is counted on; of one tensor b_l / cos theta_l."""
-        return math.fsum(_lost(move, changes) for move in self.moves) / self.counted_on
+        """How much of the descent the gradients' changes can undo, as a share; for one tensor b_l / cos theta_l."""
+        return math.fsum(_lost(move, changes) for move in self.moves) / self.descent
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """One direction with what a certificate may count on in each tensor."""
+    """A direction, and the cosine on which the certificate relies in each tensor."""
 
     direction: Direction
     levels: Mapping[str, float]
     """cos theta_l by tensor name."""
     noise: frozenset[str] = field(default_factory=frozenset)
-    """Tensors whose gradient is zero but for rounding: they have no say of their own."""
+    """Tensors whose gradient is zero but for rounding: they are not judged by themselves."""
     together: bool = False
     """Whether only the sum over all tensors counts."""
 
@@ -60,29 +60,34 @@ class Certificate:
         alone = [(move,) for move in self.direction.moves if self._stands_alone(move)]
         others = tuple(move for move in self.direction.moves if not self._stands_alone(move))
         groups = tuple(self._group(moves) for moves in (*alone, *([others] if others else [])))
-        return groups if alone and all(group.counted_on > 0.0 for group in groups) else everything
+        return groups if alone and all(group.descent > 0.0 for group in groups) else everything
 
     def _group(self, moves: tuple[Move, ...]) -> Group:
+        """The tensors as one group, with the descent that their cosines give."""
         parts = (move.gradient_norm * move.step_norm * self.levels[move.tensor.name] for move in moves)
         return Group(moves, math.fsum(parts))
 
     def _stands_alone(self, move: Move) -> bool:
+        """Whether it is a layer that can be judged by itself."""
         name = move.tensor.name
         return move.tensor.is_layer and name not in self.noise and self.levels[name] > 0.0 and move.gradient_norm > 0.0
 
     @property
     def criterion(self) -> Criterion:
-        """By what the end of certainty is told."""
+        """Whether each layer ends the certificate, or only the sum over all tensors."""
         whole = len(self.groups) == 1 and len(self.groups[0].moves) > 1
         return "sum" if self.together or whole else "layers"
 
     @property
     def possible(self) -> bool:
-        """Whether there is any descent to count on."""
-        return all(group.counted_on > 0.0 for group in self.groups)
+        """Whether there is any descent to rely on."""
+        return all(group.descent > 0.0 for group in self.groups)
 
     def excess(self, changes: Mapping[str, float]) -> float:
-        """What the criterion makes of ||g_l(W + dW) - g_l|| by tensor name: descent is certain below 1."""
+        """The largest share of its descent that a group can lose; below 1 the step is certain to descend.
+
+        `changes`: ||g_l(W + dW) - g_l|| by tensor name.
+        """
         return max(group.excess(changes) for group in self.groups)
 
     def limiting(self, changes: Mapping[str, float]) -> str:

@@ -92,7 +92,10 @@ def descent_along(problem: Problem, step: Mapping[str, Tensor]) -> float:
 
 
 def _refuse_rounding(problem: Problem, base: float, fall: float) -> None:
-    """`fall`: of a parabola, half of the way to where it is back at its start."""
+    """Raises NumericalError where the loss `base` falls by no more than it is rounded.
+
+    `fall`: of a parabola, half of the way to where it is back at its start.
+    """
     dtype = torch.bfloat16 if problem.autocast else problem.dtype
     if fall < ROUNDING_STEPS * torch.finfo(dtype).eps * abs(base):
         raise NumericalError(

@@ -1,4 +1,4 @@
-"""How far a step is certain to descend: where the gradient has changed by as much as the step relies on, found fast.
+"""Finds with few gradients how far a step is certain to descend: until they have changed by as much as it relies on.
 
 One Hessian-vector product gives the slope b_l'(0) = ||(H d)_l|| / ||g_l|| of every tensor's breakdown, and so the first
 place to look; from there a few gradients close in on the place where the certificate ends.
@@ -32,7 +32,7 @@ NOISE_LIMIT = 0.1
 
 @dataclass(frozen=True)
 class Crossing:
-    """What was found along one line."""
+    """What a search has found along one line."""
 
     eta: float | None
     """The largest relative step tried that is certain to descend; None where there is none."""
@@ -48,7 +48,7 @@ class Crossing:
     """Relative steps at which the gradient was taken, rising."""
     losses: tuple[float, ...]
     excesses: tuple[float, ...]
-    """What the criterion makes of them; descent is certain below 1."""
+    """The share of the descent that may be lost at each of them; the step is certain to descend below 1."""
     changes: Mapping[str, tuple[float, ...]]
     """||g_l(W + eta d) - g_l|| by tensor name."""
     products: Mapping[str, float] | None
@@ -68,7 +68,7 @@ class Crossing:
 
 @dataclass
 class _Search:
-    """One search on its way."""
+    """A search that is under way: what it judges by, and what it has evaluated."""
 
     problem: Problem
     certificate: Certificate

@@ -64,7 +64,7 @@ class Direction:
     along_gradients: bool = False
     """Whether the source of every tensor is its base gradient."""
     drawn: GaussianTable | None = None
-    """What the source is drawn from, where it is not at hand: it can be added without room for all of it."""
+    """What the source is drawn from, where it is not held in memory: it can be added without room for all of it."""
 
     @torch.no_grad()
     def write(self, origin: Mapping[str, Tensor], eta: float) -> None:
@@ -84,7 +84,7 @@ class Direction:
 def moving_tensors(
     problem: Problem, tensors: str, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> tuple[list[TrainableTensor], list[Skipped]]:
-    """The tensors a direction may move, and the reasons why the others stand still.
+    """Chooses the tensors that a direction may move, and gives the reasons why the others stand still.
 
     `tensors`: `matrices` (two or more dimensions) or `all`. Raises MismatchError when nothing is left.
     """
@@ -105,7 +105,7 @@ def moving_tensors(
 
 
 def measured_move(problem: Problem, tensor: TrainableTensor, coefficient: float, source: Tensor) -> Move:
-    """The move dW = coefficient * source of one tensor, with its norms and its cosine to descent.
+    """Measures the move dW = coefficient * source of one tensor: its norms and its cosine to descent.
 
     Raises NumericalError for a source that is not finite.
     """

@@ -8,7 +8,7 @@ from fromage_cli.problem.networks.other_weights import other_weights
 
 
 def displacement_to(problem: Problem, other: Checkpoint) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """W' - W of every trainable tensor, by name, and what the user should know of the other checkpoint.
+    """Takes W' - W of every trainable tensor, by name, and says what the user should know of the other checkpoint.
 
     The other weights are loaded as the first were, subtracted, and everything is put back bit for bit. Never more than
     one copy of the weights is held beside them: each difference takes the place of what was kept.

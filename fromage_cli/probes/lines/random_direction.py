@@ -40,7 +40,7 @@ class GaussianTable:
         self._turns: dict[str, list[_Turn]] = {}
 
     def draw(self, name: str, shape: torch.Size) -> Tensor:
-        """The tensor of that name; a new one each time, with the same entries."""
+        """Draws the tensor of that name: a new one each time, with the same entries."""
         drawn = torch.empty(shape, dtype=self.table.dtype, device=self.table.device)
         for part, turn in zip(_parts(drawn), self._turns_of(name, shape), strict=True):
             torch.add(turn.first, turn.second, alpha=turn.sign, out=part)

@@ -41,7 +41,7 @@ class Ray:
 def measure_ray(
     problem: Problem, direction: Direction, etas: Sequence[float], advance: Callable[[], None] = lambda: None
 ) -> Ray:
-    """Losses and gradient changes along a direction; K + 1 gradients for K points, each reduced as it appears.
+    """Measures losses and gradient changes along a direction: K + 1 gradients for K points, reduced as they appear.
 
     Ends early, keeping what it has, when a limit of the budget is reached. The weights are afterwards as before.
     """
@@ -66,7 +66,7 @@ def measure_ray(
 def noise_floors(
     problem: Problem, direction: Direction, origin: Mapping[str, Tensor] | None = None
 ) -> dict[str, float]:
-    """What the gradient changes by when the same rows come in reverse: the size of its rounding errors.
+    """Measures by how much the gradient changes when the same rows come in reverse: the size of its rounding errors.
 
     A gradient that is zero in exact arithmetic, such as that of a bias before a normalisation, shows itself here.
     Where the order of rows matters (dropout masks, indices into the batch) the weights move by as much as rounding
@@ -133,7 +133,7 @@ class _Changes:
         self._held = 0
 
     def add(self, tensor: TrainableTensor, gradient: Tensor) -> None:
-        """Takes a gradient."""
+        """Reduces a gradient as it appears, or keeps a small one to be reduced with others."""
         if tensor.name not in self._found:
             return
         entries = gradient.numel()
@@ -147,7 +147,7 @@ class _Changes:
             self.finish()
 
     def finish(self) -> dict[str, float]:
-        """Every value; a tensor whose gradient did not appear keeps the one it began with."""
+        """Reduces what was kept and gives all values; without a gradient a tensor keeps that of the start."""
         reduced = distances(self._gradients, [self._base[name] for name in self._names])
         self._found.update(zip(self._names, reduced, strict=True))
         self._names, self._gradients, self._held = [], [], 0

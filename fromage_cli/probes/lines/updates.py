@@ -1,4 +1,4 @@
-"""The directions that answer questions: relative updates, real updates, chance, and the way to another checkpoint.
+"""The directions: relative updates, plain updates, a random one, and the way to another checkpoint.
 
 Source: Bernstein et al., NeurIPS 2020 (Fromage); Kingma, Ba, ICLR 2015 (Adam).
 """

@@ -50,7 +50,7 @@ class Chain:
 
 
 def theorem_chain(model: nn.Module, *, dropout: bool) -> Chain | str:
-    """The chain that the model is, or the reason why Theorem 1 says nothing of it.
+    """Reads the chain that the model is, or gives the reason why Theorem 1 says nothing of it.
 
     `dropout`: whether dropout is on. A layer without a nonlinearity counts as one with slope 1.
     """
@@ -61,7 +61,7 @@ def theorem_chain(model: nn.Module, *, dropout: bool) -> Chain | str:
 
 
 class _Refusal(Exception):
-    """Why a model is no chain."""
+    """Says why a model is no chain."""
 
 
 _Link = tuple[str, nn.Module | Callable[[Tensor], Tensor] | None]
@@ -91,7 +91,7 @@ def _links(module: nn.Module, path: str, dropout: bool) -> list[_Link]:
 
 
 def _chain(links: list[_Link]) -> Chain:
-    """The matrices, and the smallest and the largest slope behind any: nonlinearities in a row multiply theirs.
+    """Reads the matrices and the slopes behind each: nonlinearities that follow each other multiply theirs.
 
     What stands before the first matrix only makes another input. Raises _Refusal for any other network.
     """

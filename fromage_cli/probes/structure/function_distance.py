@@ -1,4 +1,4 @@
-"""How far apart two sets of weights are as functions, on a batch."""
+"""The distance between two sets of weights as functions, on a batch."""
 
 import math
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class FunctionDistance:
 
 
 def function_distance(problem: Problem, other: Checkpoint) -> FunctionDistance:
-    """The relative distance of the outputs at the problem's weights and at another checkpoint's, in float64.
+    """Measures the relative distance of the outputs at the problem's weights and at another checkpoint's, in float64.
 
     Two forward passes under the same conditions; afterwards the weights are what they were, bit for bit. Raises
     MismatchError where the other weights do not fit or the output is no tensor, NumericalError where one is not finite.

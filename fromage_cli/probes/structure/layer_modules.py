@@ -69,7 +69,7 @@ def head_counts(model: nn.Module, name: str) -> set[int]:
 
 
 def output_scales(problem: Problem, layers: Sequence[TrainableTensor]) -> dict[str, float]:
-    """Root mean square of what each layer's module returns on the first chunk, by layer; one forward pass.
+    """Measures the root mean square of what each layer's module returns on the first chunk; one forward pass.
 
     Modules that are not called, that return no tensor, or take no hook are left out.
     """

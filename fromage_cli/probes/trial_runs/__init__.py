@@ -1,1 +1,1 @@
-"""Short real training runs from the weights at hand."""
+"""Short real training runs from the checkpoint's weights or new ones."""

@@ -64,7 +64,7 @@ class RateProbe:
     rates: tuple[float, ...]
     """Of the runs, rising."""
     losses: tuple[float, ...]
-    """After each run; infinite where it left the numbers."""
+    """After each run; infinite where it diverged."""
     start_loss: float | None
     """Before, on rows that no step saw."""
     steps: int
@@ -86,7 +86,7 @@ def measure_rate(
     batch_size: int | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> RateProbe:
-    """Short runs of the optimizer, from `fresh` (the network re-initialised) where it is given, else from the problem.
+    """Makes short runs, from `fresh` (the network re-initialised) where it is given, else from the problem.
 
     `state` is the optimizer's at the problem's weights; `batch_size` the rows of a training batch where a single batch
     is to be cut. Costs at most 100 gradients of training batches, and two gradients and about ten forward passes of all
@@ -110,7 +110,7 @@ def measure_rate(
 
 
 def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimator, rows: TrainingRows) -> RateProbe:
-    """What the runs mean under the constants of a study."""
+    """Concludes from the runs and the constants of a study which rate to train at."""
     rates = tuple(sorted(runs.losses))
     losses = tuple(runs.losses[rate] for rate in rates)
     valley = valley_of_least(rates, losses) if any(math.isfinite(loss) for loss in losses) else None

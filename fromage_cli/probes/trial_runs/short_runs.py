@@ -23,6 +23,7 @@ STEPS = 60
 PARTS = 4
 """Minibatches that a training batch is cut into."""
 RATES = 6
+"""Learning rates that are tried at least, one run each."""
 APART = 4.0
 """The factor between two rates."""
 LARGEST_GRADIENTS = 100.0
@@ -41,7 +42,7 @@ class ShortRuns:
     """Of each run."""
     losses: dict[float, float] = field(default_factory=dict)
     """By rate: the geometric mean of the loss of independent rows after the run and of the minibatches' mean loss over
-    its last quarter; infinite where the run left the numbers."""
+    its last quarter; infinite where the run diverged."""
     start_loss: float = math.nan
     """Of the independent rows, before."""
     end_losses: dict[float, float] = field(default_factory=dict)
@@ -82,9 +83,9 @@ def make_runs(
     above: float,
     advance: Callable[[], None] = lambda: None,
 ) -> ShortRuns:
-    """Runs at RATES rates, the highest `above` times the first increase of the loss along the next step.
+    """Makes runs at RATES rates, the highest `above` times the first increase of the loss along the next step.
 
-    Where runs left the numbers early, their gradients are spent beyond the end at which the loss is least. `guess`
+    Where runs diverged early, the gradients that they left are spent beyond the end at which the loss is least. `guess`
     stands in where no step lowers the loss. A limit that is reached is kept in the result.
     """
     parts = []

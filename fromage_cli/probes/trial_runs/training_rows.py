@@ -21,7 +21,7 @@ class TrainingRows:
 
 
 def training_rows(problem: Problem, size: int | None = None) -> TrainingRows:
-    """The problem's rows as minibatches, the last fifth kept apart.
+    """Cuts the problem's rows into minibatches, the last fifth kept apart.
 
     Several batches are taken as they are, spare ones with them; a single one is cut into chunks of `size` rows, by
     default `DEFAULT_ROWS` or as many as leave four. Raises UsageError below two rows.

@@ -12,6 +12,7 @@ from fromage_cli.probes.trial_runs.training_rows import training_rows
 from fromage_cli.problem.evaluation.problem import Problem
 
 FACTORS = (0.3, 1.0, 3.0)
+"""Of the rate to be verified, one run each."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,11 @@ class Verification:
     """Of the rate to be verified."""
     learning_rate: float
     losses: tuple[float, ...]
-    """Of each step's own minibatch before the step; it ends where the loss leaves the numbers."""
+    """Of each step's own minibatch before the step; it ends where the loss is not finite."""
     start_loss: float
     """On rows that no step sees."""
     end_loss: float | None
-    """The same after the last step; None where the loss left the numbers."""
+    """The same after the last step; None where the loss is not finite."""
 
 
 def verify(
@@ -39,7 +40,7 @@ def verify(
     batch_size: int | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Verification]:
-    """Real steps from the checkpoint at 0.3, 1 and 3 times a rate; `advance` is called after every run.
+    """Takes real steps from the checkpoint at 0.3, 1 and 3 times a rate; `advance` is called after every run.
 
     Raises ResourceError at a limit, the weights put back.
     """
