@@ -13,7 +13,6 @@ from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
 from fromage_cli.probes.curvature.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
 from fromage_cli.probes.curvature.preconditioned_hessian import groups_differ, precondition
-from fromage_cli.problem.conditions.evaluation import batch_statistics_modules
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, has_gauss_newton, hessian
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -121,7 +120,7 @@ class Course:
     def cutting_changes_the_loss(self) -> bool:
         """Whether a size of batches that nobody gave would decide what BatchNorm normalises by."""
         given = self.effort.batch_rows is not None or bool(self.problem.further)
-        return not given and self.problem.mode != "eval" and bool(batch_statistics_modules(self.problem.model))
+        return not given and self.problem.uses_batch_statistics
 
     def without(self, name: str, reason: str) -> None:
         """Keeps why a field is null."""

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fromage_cli.probes.optimizer_step.minibatches import batches_of, require_mean, visit_minibatches
 from fromage_cli.probes.optimizer_step.update_rules import Memory
-from fromage_cli.problem.conditions.evaluation import batch_statistics_modules
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -50,7 +49,7 @@ def noise_chunks(problem: Problem, count: int, batch_size: int | None = None) ->
     With BatchNorm in training behaviour the rows of a chunk define the loss: then several batches are taken as they
     are, and a single one is cut only into training batches of a size that was given. Rows left over belong to none.
     """
-    if problem.mode != "eval" and batch_statistics_modules(problem.model):
+    if problem.uses_batch_statistics:
         if problem.further:
             sizes = {batch.size for batch in problem.batches}
             return list(problem.batches) if len(sizes) == 1 else []

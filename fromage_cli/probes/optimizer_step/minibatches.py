@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from fromage_cli.errors import MismatchError
-from fromage_cli.problem.conditions.evaluation import batch_statistics_modules
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.backward_pass import Visitor
 from fromage_cli.problem.evaluation.problem import Problem
@@ -22,7 +21,7 @@ def minibatches(problem: Problem, count: int) -> list[Batch]:
     """
     if problem.further:
         return list(problem.batches)
-    if count < 2 or (problem.mode != "eval" and batch_statistics_modules(problem.model)):
+    if count < 2 or problem.uses_batch_statistics:
         return []
     rows = problem.batch.size // count
     return [problem.batch.rows(index * rows, (index + 1) * rows) for index in range(count)]
@@ -80,7 +79,7 @@ def require_mean(problem: Problem, gap: float, whole: float, doubt: float) -> No
     by up to half of which rows that are left over and parts of unequal weight move it. Where masks are drawn or a batch
     is normalised by its own statistics, the two are not the same to begin with.
     """
-    if problem.mode == "train" or (problem.mode == "auto" and batch_statistics_modules(problem.model)):
+    if problem.mode == "train" or problem.uses_batch_statistics:
         return
     if not gap <= MIXING**2 * whole + doubt / 4.0:
         raise MismatchError(

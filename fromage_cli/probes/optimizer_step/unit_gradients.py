@@ -9,7 +9,6 @@ from torch import Tensor
 from fromage_cli.errors import MismatchError
 from fromage_cli.probes.optimizer_step.gradient_noise import noise_chunks
 from fromage_cli.probes.optimizer_step.minibatches import batches_of, require_mean, visit_minibatches
-from fromage_cli.problem.conditions.evaluation import batch_statistics_modules
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -67,7 +66,7 @@ def measure_unit_gradients(
     size = batch_size or (problem.batch.size if problem.further else None)
     if size is None:
         raise MismatchError("the training batch size is not known", "Give --train-batch-size.")
-    if parts[0].size != size and problem.mode != "eval" and batch_statistics_modules(problem.model):
+    if parts[0].size != size and problem.uses_batch_statistics:
         raise MismatchError(
             f"BatchNorm normalises by the batch, so gradients of {parts[0].size} rows say nothing of {size}",
             "Give batches of the training batch size.",

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fromage_cli.errors import MismatchError
-from fromage_cli.problem.conditions.evaluation import twice_differentiable
+from fromage_cli.problem.conditions.double_backward import twice_differentiable
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.data.pytrees import map_tensors
 from fromage_cli.problem.evaluation.problem import Problem

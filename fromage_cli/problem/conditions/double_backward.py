@@ -1,16 +1,37 @@
 """What makes derivatives of a backward pass right: kernels that have them, and formulas where a kernel's are wrong."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fromage_cli.errors import FromageError, MismatchError
-from fromage_cli.problem.conditions.evaluation import twice_differentiable
+from fromage_cli.errors import MismatchError
+from fromage_cli.problem.conditions.evaluation import scripted_from
 from fromage_cli.problem.user_code.named_code import out_of_memory
+
+
+@contextmanager
+def twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """Kernels that have a second derivative: attention by matrix products, recurrences unfused, nothing compiled.
+
+    The libraries whose recurrences have none are left on for other models: convolutions are several times slower
+    without them.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes a second and 70 MB
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        recurrent = {"RNN", "LSTM", "GRU"}
+        if any(isinstance(module, nn.RNNBase) or scripted_from(module) in recurrent for module in model.modules()):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        yield
 
 
 @contextmanager
@@ -34,31 +55,25 @@ class _WeightNormByFormula(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Takes the place of every call of torch while the context lasts."""
-        if func is torch._weight_norm:
-            return _weight_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
 
+        def by_formula(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+            return v * (g / torch.norm_except_dim(v, 2, dim))
 
-def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    return v * (g / torch.norm_except_dim(v, 2, dim))
+        return (by_formula if func is torch._weight_norm else func)(*args, **(kwargs or {}))
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """A failing second derivative as a MismatchError."""
+def second_derivative_explained(also: type[Exception] = RuntimeError) -> Iterator[None]:
+    """Makes one MismatchError of a RuntimeError, and of `also`, in a loss that is differentiated twice.
+
+    It says what torch or the user's code says of it.
+    """
     try:
         yield
-    except FromageError:
-        raise
-    except (RuntimeError, NotImplementedError) as error:
+    except (RuntimeError, also) as error:
         if out_of_memory(error):
             raise
-        raise without_second_derivative(error) from error
-
-
-def without_second_derivative(error: Exception) -> MismatchError:
-    """The error for a loss that can be differentiated only once, with what torch or the user's code says of it."""
-    reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
-    return MismatchError(
-        f"The loss has no second derivative: {reason}", "An operation of the model supports only one backward pass."
-    )
+        reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
+        raise MismatchError(
+            f"The loss has no second derivative: {reason}", "An operation of the model supports only one backward pass."
+        ) from error

@@ -1,11 +1,8 @@
 """What makes two evaluations of one loss comparable: the same modes, the same random draws, the same buffers."""
 
-import sys
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -16,139 +13,103 @@ from fromage_cli.problem.user_code.generators import Generators, seed_all, seed_
 
 Mode = Literal["auto", "train", "eval"]
 
-_NORMS = [name for name in vars(nn) if isinstance(vars(nn)[name], type) and issubclass(vars(nn)[name], _NormBase)]
+_BATCH_NORMS = [name for name, value in vars(nn).items() if isinstance(value, type) and issubclass(value, _NormBase)]
 
 
-def batch_statistics_modules(model: nn.Module) -> list[nn.Module]:
-    """The modules that normalise by the statistics of the batch while they train."""
-    return [module for module in model.modules() if isinstance(module, _NormBase) or _scripted_from(module) in _NORMS]
-
-
-def _scripted_from(module: nn.Module) -> str | None:
+def scripted_from(module: nn.Module) -> str | None:
     """The class that a scripted module was; None for any other module."""
     return getattr(module, "original_name", None) if isinstance(module, torch.jit.ScriptModule) else None
 
 
-@contextmanager
-def comparable(model: nn.Module, mode: Mode, seed: int, *, generators_kept: bool = False) -> Iterator[None]:
-    """One evaluation under the same conditions as every other, leaving modes, buffers and generators as found.
+class Conditions:
+    """The conditions under which one model is evaluated; its structure does not change between two evaluations."""
 
-    `auto`: evaluation behaviour, except that normalisation by batch statistics behaves as in training;
-    `train`: training behaviour, every module drawing its random numbers from a seed of its own, so that a
-    dropout layer that draws nothing does not shift the masks of the later ones.
-    `generators_kept`: a surrounding `steady` puts the generators back.
-    """
-    parts = _parts(model)
-    kept, generators = _copied_buffers(parts), None if generators_kept else Generators()
-    before = _enter_mode(model, parts, mode)
-    try:
-        seed_all(seed)
-        if mode == "train":
-            with _seeded_modules(model):
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.modules = list(model.modules())
+        self.batch_norms = [m for m in self.modules if isinstance(m, _NormBase) or scripted_from(m) in _BATCH_NORMS]
+        """The modules that normalise by the statistics of the batch while they train."""
+        self.recurrent = [module for module in self.modules if isinstance(module, nn.RNNBase)]
+        self._settled: dict[Mode, tuple[list[bool], list[float]]] = {}
+        """What the switches are in each mode, once it was set."""
+
+    @contextmanager
+    def comparable(self, mode: Mode, seed: int, *, generators_kept: bool = False) -> Iterator[None]:
+        """One evaluation under the same conditions as every other, leaving modes, buffers and generators as found.
+
+        `auto`: evaluation behaviour, except that normalisation by batch statistics behaves as in training;
+        `train`: training behaviour, every module drawing its random numbers from a seed of its own, so that a
+        dropout layer that draws nothing does not shift the masks of the later ones.
+        `generators_kept`: a surrounding `steady` puts the generators back.
+        """
+        generators = None if generators_kept else Generators()
+        try:
+            with _buffers_put_back(self.modules), self._switched(mode):
+                seed_all(seed)
+                with _seeded_modules(self.model) if mode == "train" else nullcontext():
+                    yield
+        finally:
+            if generators is not None:
+                generators.restore()
+
+    @contextmanager
+    def steady(self, mode: Mode) -> Iterator[None]:
+        """Modes set once for many evaluations, and generators put back once after them."""
+        generators = Generators()
+        try:
+            with self._switched(mode):
                 yield
-        else:
-            yield
-    finally:
-        if generators is not None:
+        finally:
             generators.restore()
-        if kept:
-            _put_back(kept)
-        _leave_mode(parts, before)
 
+    @contextmanager
+    def _switched(self, mode: Mode) -> Iterator[None]:
+        """The model in a mode, and then as it was; where the mode is set already, nothing is written."""
+        before = self._switches()
+        if self._settled.get(mode) != before:
+            self.model.train(mode == "train")
+            if mode == "auto":
+                for module in self.batch_norms:
+                    module.train()
+                for recurrence in self.recurrent:  # the fused kernels have no backward pass in evaluation behaviour
+                    recurrence.train()
+                    recurrence.dropout = 0.0
+            self._settled[mode] = self._switches()
+        try:
+            yield
+        finally:
+            if self._switches() != before:
+                for module, training in zip(self.modules, before[0], strict=True):
+                    module.training = training
+                for recurrence, dropout in zip(self.recurrent, before[1], strict=True):
+                    recurrence.dropout = dropout
 
-@contextmanager
-def steady(model: nn.Module, mode: Mode) -> Iterator[None]:
-    """Modes set once for many evaluations, and generators put back once after them."""
-    parts = _parts(model)
-    generators, before = Generators(), _enter_mode(model, parts, mode)
-    try:
-        yield
-    finally:
-        generators.restore()
-        _leave_mode(parts, before)
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What every evaluation of a model looks at; its structure does not change between two of them."""
-
-    modules: list[nn.Module]
-    by_batch: list[nn.Module]
-    recurrent: list[nn.RNNBase]
-    settled: dict[Mode, "_Switches"] = field(default_factory=dict)
-    """What the switches are in each mode, once it was set."""
-
-    @property
-    def switches(self) -> "_Switches":
+    def _switches(self) -> tuple[list[bool], list[float]]:
         """What distinguishes one mode from another: training flags, and the dropout of recurrent modules."""
         return [module.training for module in self.modules], [module.dropout for module in self.recurrent]
 
 
-_Switches = tuple[list[bool], list[float]]
-
-
-@lru_cache(maxsize=1)
-def _parts(model: nn.Module) -> _Parts:
-    """The parts of the model that was evaluated last; only that one is remembered."""
-    modules = list(model.modules())
-    return _Parts(
-        modules,
-        batch_statistics_modules(model),
-        [module for module in modules if isinstance(module, nn.RNNBase)],
-    )
-
-
-def _enter_mode(model: nn.Module, parts: _Parts, mode: Mode) -> _Switches:
-    """Sets the mode and returns how the switches were; where it is set already, nothing is written."""
-    before = parts.switches
-    if parts.settled.get(mode) != before:
-        _set_mode(model, parts, mode)
-        parts.settled[mode] = parts.switches
-    return before
-
-
-def _leave_mode(parts: _Parts, before: _Switches) -> None:
-    if parts.switches != before:
-        for module, training in zip(parts.modules, before[0], strict=True):
-            module.training = training
-        for recurrence, dropout in zip(parts.recurrent, before[1], strict=True):
-            recurrence.dropout = dropout
-
-
-def _set_mode(model: nn.Module, parts: _Parts, mode: Mode) -> None:
-    model.train(mode == "train")
-    if mode == "auto":
-        for module in parts.by_batch:
-            module.train()
-        for recurrence in parts.recurrent:  # the fused kernels have no backward pass in evaluation behaviour
-            recurrence.train()
-            recurrence.dropout = 0.0
-
-
-_KeptBuffer = tuple[nn.Module, str, Tensor, int, Tensor]
-"""A buffer's module and name, the buffer, its version, and a copy of what it held."""
-
-
-def _copied_buffers(parts: _Parts) -> list[_KeptBuffer]:
-    return [
-        (module, name, buffer, buffer._version, buffer.clone())
-        for module in parts.modules  # all of them: a forward pass may register one
-        if module._buffers or isinstance(module, torch.jit.ScriptModule)
-        for name, buffer in _own_buffers(module).items()
-    ]
-
-
-@torch.no_grad()
-def _put_back(kept: list[_KeptBuffer]) -> None:
-    """Puts every buffer back that was written or replaced.
+@contextmanager
+def _buffers_put_back(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Puts every buffer back that the block writes or replaces.
 
     Batch normalisation writes its statistics without counting a version, so floating buffers are always put back.
     """
-    for module, name, buffer, version, copy in kept:
-        if buffer.is_floating_point() or buffer._version != version:
-            buffer.copy_(copy)
-        if _own_buffers(module).get(name) is not buffer:
-            setattr(module, name, buffer)
+    kept = [
+        (module, name, buffer, buffer._version, buffer.clone())
+        for module in modules  # all of them: a forward pass may register one
+        if module._buffers or isinstance(module, torch.jit.ScriptModule)
+        for name, buffer in _own_buffers(module).items()
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, version, copy in kept:
+                if buffer.is_floating_point() or buffer._version != version:
+                    buffer.copy_(copy)
+                if _own_buffers(module).get(name) is not buffer:
+                    setattr(module, name, buffer)
 
 
 def _own_buffers(module: nn.Module) -> dict[str, Tensor]:
@@ -180,26 +141,3 @@ def _reseeder(place: str) -> Callable[..., None]:
         seed_torch(zlib.crc32(f"{torch.default_generator.initial_seed()} {place}".encode()))
 
     return reseed
-
-
-@contextmanager
-def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Kernels that have a second derivative: attention by matrix products, recurrences unfused, nothing compiled.
-
-    The libraries whose recurrences have none are left on for other models: convolutions are several times slower
-    without them.
-    """
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    with ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes a second and 70 MB
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        if _is_recurrent(model):
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-        yield
-
-
-def _is_recurrent(model: nn.Module) -> bool:
-    return any(isinstance(m, nn.RNNBase) or _scripted_from(m) in {"RNN", "LSTM", "GRU"} for m in model.modules())

@@ -24,19 +24,15 @@ class Hooks:
         self.watching = bool(tensors)
         """Whether there are any; without, gradients are handed over at the end of a pass."""
         self.arrived: Callable[[TrainableTensor], None] = lambda _: None
-        self._handles = [self._watch(tensor) for tensor in tensors]
+        self._handles: list[RemovableHandle] = [
+            tensor.parameter.register_post_accumulate_grad_hook(lambda _, tensor=tensor: self.arrived(tensor))  # type: ignore[no-untyped-call]
+            for tensor in tensors
+        ]
 
     def remove(self) -> None:
         """Takes them off the tensors."""
         for handle in self._handles:
             handle.remove()
-
-    def _watch(self, tensor: TrainableTensor) -> RemovableHandle:
-        def accumulated(_: Tensor) -> None:
-            self.arrived(tensor)
-
-        handle: RemovableHandle = tensor.parameter.register_post_accumulate_grad_hook(accumulated)  # type: ignore[no-untyped-call]
-        return handle
 
 
 @dataclass
@@ -62,14 +58,14 @@ class BackwardPass:
             self.last = index == len(self.chunks) - 1
             with self.evaluate(chunk) as terms:
                 total += float(terms.total.detach())
-                count += counted(terms.count, len(self.chunks))
+                count += require_count(terms.count, len(self.chunks))
                 share = 1.0 if len(self.chunks) > 1 else 1.0 / terms.count
                 self.divisor = count if len(self.chunks) > 1 else 1.0
                 # not as an argument of backward(), for which torch imports its symbolic shapes: a third of a second
                 _run_backward(self.scalar(terms.total * share))
         for tensor in self.tensors:  # what did not arrive whole
             self._hand_over(tensor)
-        return total / counted(count)
+        return total / require_count(count)
 
     def arrived(self, tensor: TrainableTensor) -> None:
         """Hands over the gradient of a tensor that nothing more will be added to."""
@@ -104,7 +100,7 @@ def _run_backward(loss: Tensor) -> None:
         ) from error
 
 
-def counted(count: float, chunks: int = 1) -> float:
+def require_count(count: float, chunks: int = 1) -> float:
     """The loss's denominator. Raises MismatchError when nothing counts; a chunk of several may count nothing."""
     if count == 0.0 and chunks == 1:
         raise MismatchError(

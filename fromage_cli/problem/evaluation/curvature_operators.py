@@ -1,17 +1,19 @@
 """Curvature as a map of vectors: the Hessian of the loss and its Gauss-Newton part, one graph for many products."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from fromage_cli.problem.conditions.double_backward import double_backward, explained
+from fromage_cli.problem.conditions.double_backward import double_backward, second_derivative_explained
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.supervised_losses import OUTPUT_LOSSES, predict
 from fromage_cli.problem.networks.layers import TrainableTensor
 
+Operator = Callable[[Tensor], Tensor]
+"""Of a vector [n], with a vector [n]."""
 Product = Callable[[list[Tensor]], list[Tensor]]
 """Of tensors shaped as the weights, with tensors shaped as the weights."""
 Graph = Callable[[Problem, Batch, list[nn.Parameter]], tuple[Product, float]]
@@ -36,24 +38,20 @@ class WeightSpace:
         return [part.view(weight.shape) for part, weight in zip(parts, self.weights, strict=True)]
 
 
-@contextmanager
-def hessian(problem: Problem, space: WeightSpace) -> Iterator[Callable[[Tensor], Tensor]]:
+def hessian(problem: Problem, space: WeightSpace) -> AbstractContextManager[Operator]:
     """The Hessian of the loss over some tensors, as a map of vectors [n] -> [n].
 
     Raises MismatchError where the loss has no second derivative.
     """
-    with _operator(problem, space, _hessian_of) as product:
-        yield product
+    return _operator(problem, space, _hessian_of)
 
 
-@contextmanager
-def gauss_newton(problem: Problem, space: WeightSpace) -> Iterator[Callable[[Tensor], Tensor]]:
+def gauss_newton(problem: Problem, space: WeightSpace) -> AbstractContextManager[Operator]:
     """J^T H J with J the derivative of the model's output and H the Hessian of the loss by it, as a map of vectors.
 
     For cross-entropy, squared error and binary cross-entropy, by their names; see `has_gauss_newton`.
     """
-    with _operator(problem, space, _gauss_newton_of) as product:
-        yield product
+    return _operator(problem, space, _gauss_newton_of)
 
 
 def has_gauss_newton(problem: Problem) -> bool:
@@ -62,7 +60,15 @@ def has_gauss_newton(problem: Problem) -> bool:
 
 
 @contextmanager
-def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Callable[[Tensor], Tensor]]:
+def twice_differentiated(problem: Problem) -> Iterator[None]:
+    """One evaluation whose gradient is differentiated again. Raises MismatchError where that is not possible."""
+    problem.budget.check()
+    with problem.evaluation(), double_backward(problem.model), second_derivative_explained():
+        yield
+
+
+@contextmanager
+def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Operator]:
     """One graph is kept for a batch in one piece; with several chunks each is built again for every product.
 
     The kept graph lives inside one evaluation: putting buffers back would make it refuse to run.
@@ -70,38 +76,33 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Ca
     chunks = problem.chunks()
     problem.drop_gradients()
 
-    def counted(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def one(vector: Tensor) -> Tensor:
-            problem.budget.check()
-            result = product(vector)
-            problem.evaluations.hessian_vector_products += 1
-            return result
-
-        return one
-
     def rebuilt(vector: Tensor) -> Tensor:
         parts, total, count = space.split(vector), torch.zeros_like(vector), 0.0
         for chunk in chunks:
-            with problem.evaluation(), double_backward(problem.model), explained():
+            with twice_differentiated(problem):
                 product, size = graph(problem, chunk, space.weights)
                 total += space.flat(product(parts))
             count += size
+        problem.evaluations.hessian_vector_products += 1
         return total / count
 
     try:
         if len(chunks) > 1:
-            yield counted(rebuilt)
+            yield rebuilt
             return
         with problem.evaluation(), double_backward(problem.model):
             problem.budget.check()
-            with explained():
+            with second_derivative_explained():
                 product, count = graph(problem, chunks[0], space.weights)
 
             def retained(vector: Tensor) -> Tensor:
-                with explained():
-                    return space.flat(product(space.split(vector))) / count
+                problem.budget.check()
+                with second_derivative_explained():
+                    result = space.flat(product(space.split(vector))) / count
+                problem.evaluations.hessian_vector_products += 1
+                return result
 
-            yield counted(retained)
+            yield retained
     finally:
         problem.drop_gradients()
 

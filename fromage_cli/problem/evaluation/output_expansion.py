@@ -6,16 +6,13 @@ second derivative along d; both are linear in u. Source: Zhu et al., *Quadratic 
 dynamics*, ICLR 2024.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from fromage_cli.problem.conditions.double_backward import double_backward, explained
-from fromage_cli.problem.data.batches import Batch
-from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, twice_differentiated
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.supervised_losses import OUTPUT_LOSSES, predict
 
@@ -47,7 +44,7 @@ def expand_outputs(problem: Problem, space: WeightSpace, direction: Sequence[Ten
     """
     found = []
     for chunk in problem.chunks():
-        with _differentiated(problem):
+        with twice_differentiated(problem):
             output, target = predict(problem.model, chunk)
             found.append(_expansion(output, target, space.weights, direction))
     problem.evaluations.hessian_vector_products += EXPANSION_PRODUCTS
@@ -68,41 +65,23 @@ def model_gradient(problem: Problem, space: WeightSpace, displacement: Sequence[
 
     With r = dl/df at the expanded output, the gradient is J^T r + H[r . f] displacement.
     """
-    total, count, gradient = 0.0, 0.0, [torch.zeros_like(weight) for weight in space.weights]
-    for chunk in problem.chunks():
-        with _differentiated(problem):
-            terms_total, terms_count, parts = _chunk_gradient(problem, chunk, space.weights, displacement)
-        total, count = total + terms_total, count + terms_count
-        gradient = [whole.add_(part) for whole, part in zip(gradient, parts, strict=True)]
-    problem.evaluations.hessian_vector_products += EXPANSION_PRODUCTS + 1.0
-    return total / count, [part.div_(count) for part in gradient]
-
-
-@contextmanager
-def _differentiated(problem: Problem) -> Iterator[None]:
-    problem.budget.check()
-    with problem.evaluation(), double_backward(problem.model), explained():
-        yield
-
-
-def _chunk_gradient(
-    problem: Problem, chunk: Batch, weights: list[nn.Parameter], displacement: Sequence[Tensor]
-) -> tuple[float, float, list[Tensor]]:
-    """Total and count of a chunk's loss in the quadratic model, and the total's gradient."""
     loss = problem.loss
     assert isinstance(loss, OUTPUT_LOSSES)
-    output, target = predict(problem.model, chunk)
-    leaf = _expansion(output, target, weights, displacement).at().requires_grad_()
-    terms = loss.terms(leaf, target)
-    (slope,) = torch.autograd.grad(terms.total, leaf)
-    cotangent = slope.requires_grad_()  # an operation that is differentiable only once must raise
-    pulled = torch.autograd.grad(output, weights, cotangent, create_graph=True, materialize_grads=True)
-    turned = torch.autograd.grad(_along(pulled, displacement), weights, materialize_grads=True)
-    return (
-        float(terms.total.detach()),
-        terms.count,
-        [first.detach() + second for first, second in zip(pulled, turned, strict=True)],
-    )
+    total, count, gradient = 0.0, 0.0, [torch.zeros_like(weight) for weight in space.weights]
+    for chunk in problem.chunks():
+        with twice_differentiated(problem):
+            output, target = predict(problem.model, chunk)
+            leaf = _expansion(output, target, space.weights, displacement).at().requires_grad_()
+            terms = loss.terms(leaf, target)
+            (slope,) = torch.autograd.grad(terms.total, leaf)
+            cotangent = slope.requires_grad_()  # an operation that is differentiable only once must raise
+            pulled = torch.autograd.grad(output, space.weights, cotangent, create_graph=True, materialize_grads=True)
+            turned = torch.autograd.grad(_along(pulled, displacement), space.weights, materialize_grads=True)
+        total, count = total + float(terms.total.detach()), count + terms.count
+        for whole, first, second in zip(gradient, pulled, turned, strict=True):
+            whole.add_(first.detach() + second)
+    problem.evaluations.hessian_vector_products += EXPANSION_PRODUCTS + 1.0
+    return total / count, [part.div_(count) for part in gradient]
 
 
 def _expansion(output: Tensor, target: Tensor, weights: list[nn.Parameter], direction: Sequence[Tensor]) -> Expansion:

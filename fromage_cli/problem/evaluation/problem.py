@@ -1,7 +1,7 @@
 """Problem: model, loss and batch, and the two things every diagnostic asks of them – a loss and its derivatives."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.problem.conditions.budget import Budget
-from fromage_cli.problem.conditions.evaluation import Mode, batch_statistics_modules, comparable, steady
+from fromage_cli.problem.conditions.evaluation import Conditions, Mode
 from fromage_cli.problem.data.batches import Batch
-from fromage_cli.problem.evaluation.backward_pass import BackwardPass, Hooks, Visitor, counted
+from fromage_cli.problem.evaluation.backward_pass import BackwardPass, Hooks, Visitor, require_count
 from fromage_cli.problem.losses.loss_terms import LossTerms
 from fromage_cli.problem.losses.losses import Loss
 from fromage_cli.problem.networks.layers import TrainableTensor, frozen_names, trainable_tensors, unwrapped
@@ -73,6 +73,7 @@ class Problem:
     def __post_init__(self) -> None:
         self.trainable = trainable_tensors(unwrapped(self.model))
         self.frozen = frozen_names(unwrapped(self.model))
+        self.conditions = Conditions(self.model)
         self.deferred: set[str] = set()
         self._parameters = list(self.model.parameters())
         self._hooks: Hooks | None = None
@@ -122,6 +123,11 @@ class Problem:
         return [tensor.name for tensor in self.trainable if tensor.name not in self.base.gradients]
 
     @property
+    def uses_batch_statistics(self) -> bool:
+        """Whether modules normalise by the statistics of the rows at hand: each row's loss depends on the others."""
+        return self.mode != "eval" and bool(self.conditions.batch_norms)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.trainable[0].parameter.device
@@ -158,7 +164,7 @@ class Problem:
                 total += float(terms.total)
                 count += terms.count
         self.evaluations.forwards += 1
-        return total / counted(count)
+        return total / require_count(count)
 
     def visit_gradient(self, visit: Visitor) -> float:
         """The loss at the current weights; `visit` sees each tensor's gradient as it appears, then it is freed.
@@ -176,21 +182,18 @@ class Problem:
         self._backward(visit, scalar=scalar)
         self.evaluations.gradients -= 1
 
-    def evaluation(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
         """The conditions of every evaluation."""
-        conditions = comparable(self.model, self.mode, self.seed, generators_kept=self._hooks is not None)
-        return self._autocast(conditions) if self.autocast else conditions
+        narrow = torch.autocast(self.device.type, dtype=torch.bfloat16) if self.autocast else nullcontext()
+        with self.conditions.comparable(self.mode, self.seed, generators_kept=self._hooks is not None), narrow:
+            yield
 
     @contextmanager
     def _evaluated(self, chunk: Batch) -> Iterator[LossTerms]:
         """The loss of a chunk, with the conditions of its evaluation still in force."""
         with self.evaluation():
             yield self.loss(self.model, chunk)
-
-    @contextmanager
-    def _autocast(self, conditions: AbstractContextManager[None]) -> Iterator[None]:
-        with conditions, torch.autocast(self.device.type, dtype=torch.bfloat16):
-            yield
 
     @contextmanager
     def steady(self) -> Iterator[None]:
@@ -205,7 +208,7 @@ class Problem:
         small = sum(tensor.parameter.numel() for tensor in self.trainable) <= SMALL
         hooks = Hooks(() if small else self.trainable)
         try:
-            with steady(self.model, self.mode):
+            with self.conditions.steady(self.mode):
                 self._hooks = hooks
                 yield
         finally:
@@ -279,7 +282,7 @@ class Problem:
         return loss
 
     def _refuse_unfaithful_split(self) -> None:
-        if self.mode != "eval" and batch_statistics_modules(self.model):
+        if self.uses_batch_statistics:
             raise MismatchError(
                 "With BatchNorm in training behaviour the chunk defines the statistics, so --micro-batch would "
                 "measure another loss.",
@@ -314,18 +317,15 @@ class _Saved(Mapping[str, Tensor]):
         return len(self.tensors)
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether all of it is: what is not shows in the sum, which needs no memory but may itself overflow."""
-    return bool(tensor.sum().isfinite()) or bool(torch.isfinite(tensor).all())
-
-
 def _require_finite(loss: float, gradients: dict[str, Tensor]) -> None:
     if not torch.isfinite(torch.tensor(loss)):
         raise NumericalError(
             f"The loss at the checkpoint's own weights is {loss}.",
             "Look for NaN or infinite weights, a batch that is not normalised as in training, or the wrong loss.",
         )
-    bad = [name for name, gradient in gradients.items() if not _is_finite(gradient)]
+    bad = [  # what is not finite shows in the sum, which needs no memory but may itself overflow
+        name for name, gradient in gradients.items() if not (gradient.sum().isfinite() or gradient.isfinite().all())
+    ]
     if bad:
         raise NumericalError(
             f"The gradient at the checkpoint's own weights is not finite in {len(bad)} of {len(gradients)} tensors, "

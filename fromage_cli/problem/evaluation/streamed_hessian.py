@@ -8,11 +8,10 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from fromage_cli.errors import MismatchError
-from fromage_cli.problem.conditions.double_backward import double_backward, without_second_derivative
+from fromage_cli.problem.conditions.double_backward import double_backward, second_derivative_explained
 from fromage_cli.problem.evaluation.backward_pass import Visitor
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
-from fromage_cli.problem.user_code.named_code import out_of_memory
 
 Vector = Callable[[TrainableTensor, Tensor], Tensor]
 """What a tensor is multiplied by in a product, from the tensor and its gradient: of the batch, or a chunk's share."""
@@ -67,13 +66,8 @@ def visit_hessian_vector_product(
                 handle.remove()
         return torch.stack(slopes).sum()
 
-    try:
-        with double_backward(problem.model):
-            problem.visit_gradient_of(slope, visit)
-    except (MismatchError, RuntimeError, NotImplementedError) as error:
-        if out_of_memory(error):
-            raise
-        raise without_second_derivative(error) from error
+    with second_derivative_explained(MismatchError), double_backward(problem.model):
+        problem.visit_gradient_of(slope, visit)
     problem.evaluations.hessian_vector_products += 1
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fromage_cli.errors import MismatchError, UsageError
-from fromage_cli.problem.conditions.evaluation import Mode, comparable
+from fromage_cli.problem.conditions.evaluation import Conditions, Mode
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.data.pytrees import describe_shapes, named_tensors
 from fromage_cli.problem.losses.call import forward, inputs_and_targets
@@ -59,7 +59,7 @@ def resolve_loss(
         raise UsageError(
             f"--hyper needs a loss of your own; --loss {spec} takes none.", "Give --loss file.py:function."
         )
-    with comparable(model, mode, seed), torch.no_grad():
+    with Conditions(model).comparable(mode, seed), torch.no_grad():
         positional, named, target = inputs_and_targets(model, batch)
         output = forward(model, batch, positional, named)
         saw_target = any(tensor is target for _, tensor in named_tensors((positional, named)))

@@ -43,10 +43,10 @@ class named_code:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._redirect.__exit__(None, None, None)
         if isinstance(error, Exception | SystemExit) and not isinstance(error, (FromageError, *self._passing)):
-            raise explained(error, self._doing) from error
+            raise error_of_user_code(error, self._doing) from error
 
 
-def explained(error: BaseException, doing: str) -> FromageError:
+def error_of_user_code(error: BaseException, doing: str) -> FromageError:
     """The one error that the user sees for an exception from their own code."""
     place = _place(error)
     text = first_line(error)

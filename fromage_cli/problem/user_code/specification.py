@@ -11,7 +11,7 @@ from typing import Any
 
 from fromage_cli.errors import FromageError, InputError, UnsafeError, UsageError
 from fromage_cli.problem.user_code.forms import Specification, parse_specification
-from fromage_cli.problem.user_code.named_code import explained, named_code
+from fromage_cli.problem.user_code.named_code import error_of_user_code, named_code
 
 __all__ = ["Specification", "load_named", "parse_specification"]
 
@@ -82,7 +82,7 @@ def _load_module(specification: Specification) -> ModuleType:
                 f"No module {missing!r} (from {specification.text!r}).",
                 f"Install it, run from the folder that holds it, or name the file: path/file.py:{specification.name}.",
             ) from error
-        raise explained(error, f"importing {specification.module}") from error
+        raise error_of_user_code(error, f"importing {specification.module}") from error
 
 
 def _attribute(module: ModuleType, specification: Specification, flag: str) -> Any:

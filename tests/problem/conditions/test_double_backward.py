@@ -5,7 +5,12 @@ import torch
 from torch import nn
 
 from fromage_cli.errors import MismatchError
-from fromage_cli.problem.conditions.double_backward import double_backward, explained
+from fromage_cli.problem.conditions.double_backward import (
+    double_backward,
+    second_derivative_explained,
+    twice_differentiable,
+)
+from fromage_cli.problem.conditions.evaluation import Conditions
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.evaluation.streamed_hessian import hessian_vector_product
@@ -52,9 +57,38 @@ def test_weight_normalisation_itself_is_what_torch_computes() -> None:
 
 
 def test_a_missing_derivative_is_told_and_a_full_memory_passes() -> None:
-    with pytest.raises(MismatchError, match="no second derivative: derivative for x"), explained():
+    with pytest.raises(MismatchError, match="no second derivative: derivative for x"), second_derivative_explained():
         raise NotImplementedError("derivative for x is not implemented\nmore")
-    with pytest.raises(MismatchError, match="no second derivative: NotImplementedError"), explained():
+    with pytest.raises(MismatchError, match="no second derivative: NotImplementedError"), second_derivative_explained():
         raise NotImplementedError
-    with pytest.raises(torch.OutOfMemoryError), explained():
+    with pytest.raises(torch.OutOfMemoryError), second_derivative_explained():
         raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    ("model", "fused"),
+    [
+        (nn.Sequential(nn.Conv1d(2, 3, 3), nn.LSTMCell(3, 3)), True),
+        (nn.Sequential(nn.Conv1d(2, 3, 3), nn.GRU(3, 3)), False),
+        (torch.jit.script(nn.Sequential(nn.Conv1d(2, 3, 3), nn.LSTM(3, 3))), False),
+    ],
+)
+def test_only_recurrences_give_up_the_libraries_that_convolutions_are_fast_with(model: nn.Module, fused: bool) -> None:
+    before = torch.backends.mkldnn.enabled
+    with twice_differentiable(model):
+        assert torch.backends.mkldnn.enabled is (fused and before)
+        assert torch.backends.cudnn.enabled is fused
+    assert torch.backends.mkldnn.enabled is before
+
+
+def test_convolutions_and_recurrences_have_second_derivatives() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(3, 2, 8)
+    for model in (nn.Conv1d(2, 3, 3), nn.LSTM(8, 3, num_layers=2, batch_first=True)):
+        with Conditions(model).comparable("auto", 0), twice_differentiable(model):
+            output = model(rows)
+            loss = (output[0] if isinstance(output, tuple) else output).pow(3).sum()
+            gradients = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+            slope = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
+            products = torch.autograd.grad(slope, list(model.parameters()), allow_unused=True)
+        assert all(product is not None and product.isfinite().all() for product in products[:1])

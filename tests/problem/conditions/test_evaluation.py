@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.problem.conditions.evaluation import comparable, steady, twice_differentiable
+from fromage_cli.problem.conditions.evaluation import Conditions
 
 
 def dropout_stack(first: float) -> nn.Module:
@@ -13,7 +13,7 @@ def dropout_stack(first: float) -> nn.Module:
 
 
 def output(model: nn.Module, mode: str, seed: int = 0) -> torch.Tensor:
-    with comparable(model, mode, seed), torch.no_grad():  # type: ignore[arg-type]
+    with Conditions(model).comparable(mode, seed), torch.no_grad():  # type: ignore[arg-type]
         return model(torch.ones(4, 6))
 
 
@@ -74,9 +74,9 @@ def test_dropout_is_off_outside_training_behaviour(mode: str) -> None:
 def test_auto_normalises_by_the_batch_and_eval_by_the_running_statistics() -> None:
     model = nn.BatchNorm1d(6)
     rows = torch.randn(16, 6, generator=torch.Generator().manual_seed(0)) * 3 + 1
-    with comparable(model, "auto", 0), torch.no_grad():
+    with Conditions(model).comparable("auto", 0), torch.no_grad():
         by_batch = model(rows)
-    with comparable(model, "eval", 0), torch.no_grad():
+    with Conditions(model).comparable("eval", 0), torch.no_grad():
         by_statistics = model(rows)
     assert by_batch.mean(0).abs().max() < 1e-5
     assert torch.allclose(by_statistics, rows, rtol=1e-4, atol=1e-4)
@@ -105,7 +105,7 @@ def test_a_buffer_that_a_forward_pass_registers_is_put_back_from_then_on() -> No
 
     model, x = Lazy(), torch.ones(2)
     for _ in range(4):
-        with comparable(model, "auto", 0), torch.no_grad():
+        with Conditions(model).comparable("auto", 0), torch.no_grad():
             found = model(x)
     assert torch.equal(found, 2 * x)
     assert float(model.calls) == 1.0
@@ -164,7 +164,7 @@ def test_the_power_iteration_of_spectral_norm_does_not_advance() -> None:
 
 def test_everything_is_put_back_when_the_block_raises() -> None:
     model = nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(0.5)).eval()
-    with pytest.raises(KeyboardInterrupt), comparable(model, "train", 0):
+    with pytest.raises(KeyboardInterrupt), Conditions(model).comparable("train", 0):
         model(torch.randn(4, 6))
         raise KeyboardInterrupt
     assert float(model[0].num_batches_tracked) == 0
@@ -173,38 +173,9 @@ def test_everything_is_put_back_when_the_block_raises() -> None:
 
 def test_recurrent_dropout_is_off_in_auto_and_back_afterwards() -> None:
     model = nn.LSTM(6, 5, num_layers=2, dropout=0.5)
-    with comparable(model, "auto", 0):
+    with Conditions(model).comparable("auto", 0):
         assert model.dropout == 0.0
     assert model.dropout == 0.5
-
-
-@pytest.mark.parametrize(
-    ("model", "fused"),
-    [
-        (nn.Sequential(nn.Conv1d(2, 3, 3), nn.LSTMCell(3, 3)), True),
-        (nn.Sequential(nn.Conv1d(2, 3, 3), nn.GRU(3, 3)), False),
-        (torch.jit.script(nn.Sequential(nn.Conv1d(2, 3, 3), nn.LSTM(3, 3))), False),
-    ],
-)
-def test_only_recurrences_give_up_the_libraries_that_convolutions_are_fast_with(model: nn.Module, fused: bool) -> None:
-    before = torch.backends.mkldnn.enabled
-    with twice_differentiable(model):
-        assert torch.backends.mkldnn.enabled is (fused and before)
-        assert torch.backends.cudnn.enabled is fused
-    assert torch.backends.mkldnn.enabled is before
-
-
-def test_convolutions_and_recurrences_have_second_derivatives() -> None:
-    torch.manual_seed(0)
-    rows = torch.randn(3, 2, 8)
-    for model in (nn.Conv1d(2, 3, 3), nn.LSTM(8, 3, num_layers=2, batch_first=True)):
-        with comparable(model, "auto", 0), twice_differentiable(model):
-            output = model(rows)
-            loss = (output[0] if isinstance(output, tuple) else output).pow(3).sum()
-            gradients = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
-            slope = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
-            products = torch.autograd.grad(slope, list(model.parameters()), allow_unused=True)
-        assert all(product is not None and product.isfinite().all() for product in products[:1])
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -220,14 +191,14 @@ def test_blocks_recomputed_in_the_backward_pass_draw_the_same_masks(reentrant: b
 
     torch.manual_seed(0)
     model, x = Recomputed().double(), torch.randn(8, 6, dtype=torch.float64)
-    with comparable(model, "train", 0):
+    with Conditions(model).comparable("train", 0):
         model(x).backward()
     weight, step = model.block[0].weight, 1e-6
     values = []
     for sign in (1, -1):
         with torch.no_grad():
             weight[2, 3] += sign * step
-            with comparable(model, "train", 0):
+            with Conditions(model).comparable("train", 0):
                 values.append(float(model(x)))
             weight[2, 3] -= sign * step
     assert float(weight.grad[2, 3]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-6)
@@ -246,9 +217,10 @@ def test_modes_and_generators_that_are_held_are_set_once_and_put_back_at_the_end
     random_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1]
     expected = output(model, "train")
     Counts.calls = 0
-    with steady(model, "train"):
+    conditions = Conditions(model)
+    with conditions.steady("train"):
         for _ in range(3):
-            with comparable(model, "train", 0, generators_kept=True), torch.no_grad():
+            with conditions.comparable("train", 0, generators_kept=True), torch.no_grad():
                 assert torch.equal(model(torch.ones(4, 6)), expected)
         assert [module.training for module in model.modules()] == [True] * 3
     assert Counts.calls == 1
@@ -270,9 +242,10 @@ def test_a_mode_that_the_model_changes_itself_is_set_again() -> None:
             return mixed
 
     model = Wanders()
-    with steady(model, "eval"):
+    conditions = Conditions(model)
+    with conditions.steady("eval"):
         for _ in range(2):
-            with comparable(model, "eval", 0, generators_kept=True):
+            with conditions.comparable("eval", 0, generators_kept=True):
                 assert torch.equal(model(torch.ones(4, 6)), torch.ones(4, 6))
     assert model.training
     assert model.drop.training
