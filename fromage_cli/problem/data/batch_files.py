@@ -22,6 +22,7 @@ from fromage_cli.problem.user_code.named_code import first_line
 
 BATCH_INFLATION = 128
 """How many times its own size a compressed archive may become: data compress better than weights."""
+AGAIN = "Write or copy it again."
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -31,14 +32,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path} is not a whole safetensors file: {first_line(error)}.", "Write or copy it again."
-        ) from error
+        raise InputError(f"{path} is not a whole safetensors file: {first_line(error)}.", AGAIN) from error
 
 
 def _read_npz(path: Path) -> Any:
     """The arrays of an archive; unnamed ones (`numpy.savez(file, x, y)`) as a tuple in their order."""
-    with _explained(path, "a whole .npz archive"):
+    with _errors_about_batch(path, "a whole .npz archive"):
         archive = read_npz(path, BATCH_INFLATION)
         arrays = {name: archive.read(name) for name in archive.entries}
     if archive.notes:
@@ -49,7 +48,7 @@ def _read_npz(path: Path) -> Any:
 
 def _read_torch(path: Path) -> Any:
     """What torch.save wrote: containers, plain values, tensors and arrays; of anything else, nothing."""
-    with _explained(path, "a whole .pt file"):
+    with _errors_about_batch(path, "a whole .pt file"):
         kind = kind_of(path)
         if kind not in ("torch", "torch-legacy"):
             raise InputError(f"it is {kind}.")
@@ -74,15 +73,14 @@ def _read(node: Any, repetition: Repetition, depth: int = 0) -> Any:
 
 
 @contextmanager
-def _explained(path: Path, expected: str) -> Iterator[None]:
+def _errors_about_batch(path: Path, expected: str) -> Iterator[None]:
     """What the readers of checkpoints find wrong, said of a batch."""
-    again = "Write or copy it again."
     try:
         yield
     except UnsafeError as error:
         raise _unsafe(path) from error
     except InputError as error:
-        raise InputError(f"{path} is not {expected}: {error.message}", error.hint or again) from error
+        raise InputError(f"{path} is not {expected}: {error.message}", error.hint or AGAIN) from error
 
 
 def _unsafe(path: Path) -> UnsafeError:

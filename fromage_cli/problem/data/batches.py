@@ -17,7 +17,7 @@ from fromage_cli.problem.data.pytrees import as_tensors, describe_shapes, in_pre
 from fromage_cli.problem.user_code.named_code import check_arguments, named_code, seeded
 from fromage_cli.problem.user_code.specification import load_named, parse_specification
 
-FORMS = (
+BATCH_FORMS = (
     "a .safetensors, .npz or .pt file, tokens in a .bin file, or code as pkg.module:function or path/file.py:function"
 )
 
@@ -73,12 +73,16 @@ def load_batches(
     path = Path(spec).expanduser()
     reader = READERS.get(path.suffix.lower())
     if reader is None and path.suffix.lower() != TOKENS:
-        if parse_specification(spec) is None:
-            _refuse_form(spec, path)
-        return [as_batch(data, spec) for data in _call_function(spec, seed, allow_code, count, spare)]
+        if parse_specification(spec) is not None:
+            return _call_function(spec, seed, allow_code, count, spare)
+        if path.suffix == ".py":
+            raise UsageError(f"--batch {spec!r} names no function.", f"Say which: {spec}:FUNCTION.")
+        if path.exists():
+            raise InputError(f"--batch {spec!r}: extension {path.suffix!r} is not supported.", f"Give {BATCH_FORMS}.")
+        raise UsageError(f"--batch {spec!r} is neither a file nor code.", f"Give {BATCH_FORMS}.")
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
-        raise InputError(f"--batch {spec!r} {what} (working directory {Path.cwd()}).", f"Give {FORMS}.")
+        raise InputError(f"--batch {spec!r} {what} (working directory {Path.cwd()}).", f"Give {BATCH_FORMS}.")
     if reader is None:
         draws = range(count + spare)
         return [as_batch(read_tokens(path, sequence_length, sequences, seed + draw), spec) for draw in draws]
@@ -94,14 +98,6 @@ def _refuse_several(count: int, spec: str, what: str) -> None:
         )
 
 
-def _refuse_form(spec: str, path: Path) -> None:
-    if path.suffix == ".py":
-        raise UsageError(f"--batch {spec!r} names no function.", f"Say which: {spec}:FUNCTION.")
-    if path.exists():
-        raise InputError(f"--batch {spec!r}: extension {path.suffix!r} is not supported.", f"Give {FORMS}.")
-    raise UsageError(f"--batch {spec!r} is neither a file nor code.", f"Give {FORMS}.")
-
-
 def as_batch(data: Any, source: str) -> Batch:
     """Check a nest and wrap it: at least one tensor, one first dimension, no empty batch, no NaN."""
     try:
@@ -112,7 +108,9 @@ def as_batch(data: Any, source: str) -> Batch:
             f"The batch from {source} is nested without end.", "Return tensors in a few dicts, tuples or lists."
         ) from error
     if not tensors:
-        raise InputError(f"The batch from {source} holds no tensors (it is a {type(data).__name__}).", f"Give {FORMS}.")
+        raise InputError(
+            f"The batch from {source} holds no tensors (it is a {type(data).__name__}).", f"Give {BATCH_FORMS}."
+        )
     for name, tensor in tensors.items():
         _check_tensor(name, tensor, source)
     sizes = {tensor.shape[0] for tensor in tensors.values()}
@@ -128,7 +126,7 @@ def as_batch(data: Any, source: str) -> Batch:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """A tensor without graph that can be part of one, in a type that everything can be done with."""
+    """A tensor in memory of its own, without graph, in a type that everything can be done with."""
     if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
         return tensor.detach().to(torch.int64)
     narrow = tensor.is_floating_point() and tensor.itemsize == 1
@@ -152,7 +150,7 @@ def _check_tensor(name: str, tensor: Tensor, source: str) -> None:
             )
 
 
-def _call_function(spec: str, seed: int, allow_code: bool, count: int, spare: int) -> list[Any]:
+def _call_function(spec: str, seed: int, allow_code: bool, count: int, spare: int) -> list[Batch]:
     """What the user's function returns, or the first batches of the iterator or DataLoader that it returns."""
     with seeded(seed):
         named = load_named(spec, "--batch", allow_code=allow_code)
@@ -163,7 +161,7 @@ def _call_function(spec: str, seed: int, allow_code: bool, count: int, spare: in
                 named = named()
         if isinstance(named, Tensor | np.ndarray | Mapping | list | tuple):
             _refuse_several(count, spec, "one batch")
-            return [named]
+            return [as_batch(named, spec)]
         if not hasattr(named, "__iter__"):
             wrap = " Wrap it in a torch.utils.data.DataLoader." if hasattr(named, "__getitem__") else ""
             raise MismatchError(
@@ -171,11 +169,7 @@ def _call_function(spec: str, seed: int, allow_code: bool, count: int, spare: in
                 f"Return tensors in dicts, tuples or lists, or an iterator of such.{wrap}",
             )
         with named_code(f"taking the first batch of {spec}"):
-            return _first(named, spec, count, spare)
-
-
-def _first(batches: Any, spec: str, count: int, spare: int) -> list[Any]:
-    taken = [map_tensors(as_tensors(batch), torch.clone) for batch in islice(iter(batches), count + spare)]
+            taken = [as_batch(data, spec) for data in islice(iter(named), count + spare)]
     if not taken:
         raise InputError(f"--batch {spec} gave an iterator without any batch.", "Check that its data set is not empty.")
     if len(taken) < count:

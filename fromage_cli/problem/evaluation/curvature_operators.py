@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fromage_cli.problem.conditions.double_backward import double_backward, second_derivative_explained
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.losses.supervised_losses import OUTPUT_LOSSES, predict
+from fromage_cli.problem.losses.supervised_losses import SupervisedLoss, predict
 from fromage_cli.problem.networks.layers import TrainableTensor
 
 Operator = Callable[[Tensor], Tensor]
@@ -56,7 +56,7 @@ def gauss_newton(problem: Problem, space: WeightSpace) -> AbstractContextManager
 
 def has_gauss_newton(problem: Problem) -> bool:
     """Whether the loss is a known function of the model's output."""
-    return isinstance(problem.loss, OUTPUT_LOSSES)
+    return isinstance(problem.loss, SupervisedLoss)
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def _hessian_of(problem: Problem, chunk: Batch, weights: list[nn.Parameter]) -> 
 def _gauss_newton_of(problem: Problem, chunk: Batch, weights: list[nn.Parameter]) -> tuple[Product, float]:
     """J v is the derivative of J^T u by u, which is linear in u: two backward passes, no forward mode."""
     loss = problem.loss
-    assert isinstance(loss, OUTPUT_LOSSES)
+    assert isinstance(loss, SupervisedLoss)
     output, target = predict(problem.model, chunk)
     cotangent = torch.zeros_like(output).requires_grad_()
     pulled = torch.autograd.grad(output, weights, cotangent, create_graph=True, materialize_grads=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, twice_differentiated
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.losses.supervised_losses import OUTPUT_LOSSES, predict
+from fromage_cli.problem.losses.supervised_losses import SupervisedLoss, predict
 
 EXPANSION_PRODUCTS = 2.0
 """Hessian-vector products that one expansion along a direction counts as: it takes 1.4 to 2.8 of them."""
@@ -54,7 +54,7 @@ def expand_outputs(problem: Problem, space: WeightSpace, direction: Sequence[Ten
 def model_loss(problem: Problem, expansions: Sequence[Expansion], distance: float = 1.0) -> float:
     """The loss of the expanded outputs: no pass through the model."""
     loss = problem.loss
-    assert isinstance(loss, OUTPUT_LOSSES)
+    assert isinstance(loss, SupervisedLoss)
     with torch.no_grad():
         terms = [loss.terms(expansion.at(distance), expansion.target) for expansion in expansions]
     return float(sum(float(term.total) for term in terms) / sum(term.count for term in terms))
@@ -66,7 +66,7 @@ def model_gradient(problem: Problem, space: WeightSpace, displacement: Sequence[
     With r = dl/df at the expanded output, the gradient is J^T r + H[r . f] displacement.
     """
     loss = problem.loss
-    assert isinstance(loss, OUTPUT_LOSSES)
+    assert isinstance(loss, SupervisedLoss)
     total, count, gradient = 0.0, 0.0, [torch.zeros_like(weight) for weight in space.weights]
     for chunk in problem.chunks():
         with twice_differentiated(problem):

@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from fromage_cli.errors import FromageError, MismatchError
@@ -17,7 +16,10 @@ INPUT_NAMES = ("x", "input", "inputs")
 TARGET_NAMES = ("y", "target", "targets")
 LABEL_NAMES = ("label", "labels")
 
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_ONE_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_BY_POSITION = (*_ONE_BY_POSITION, inspect.Parameter.VAR_POSITIONAL)
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any], Any]
 """Positional arguments, named arguments, target (None when the batch has none)."""
@@ -111,7 +113,7 @@ def inputs_and_targets(model: nn.Module, batch: Batch) -> Arguments:
 
 def _bind_names(data: Mapping[str, Any], parameters: Sequence[inspect.Parameter]) -> Arguments | None:
     """Bind a dict by name; None when a tensor finds no argument."""
-    names = {parameter.name for parameter in parameters if parameter.kind not in (_POSITIONAL[0], *_VARIABLE)}
+    names = {parameter.name for parameter in parameters if parameter.kind in _BY_NAME}
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     named = {key: value for key, value in data.items() if key in names}
     target_key = next((key for key in data if key in TARGET_NAMES + LABEL_NAMES), None)
@@ -120,19 +122,17 @@ def _bind_names(data: Mapping[str, Any], parameters: Sequence[inspect.Parameter]
         parameter = _target_parameter(target_key, parameters, named)
         if parameter is not None:
             named[parameter] = data[target_key]
+    first = next((parameter for parameter in parameters if parameter.kind in _BY_POSITION), None)
     positional: tuple[Any, ...] = ()
     for key in [key for key in rest if key in INPUT_NAMES]:
-        if _first_free(parameters, named) is not None and not positional:
-            inner, named_inside = _spread(rest.pop(key), names - named.keys())
-            positional, named = inner, named | named_inside
+        if first is not None and first.name not in named and not positional:
+            positional, named_inside = _spread(rest.pop(key), names - named.keys())
+            named = named | named_inside
     if takes_any:
         named |= rest
-    elif any(True for _ in named_tensors(rest)):
+    elif list(named_tensors(rest)):
         return None
     return positional, named, None if target_key is None else data[target_key]
-
-
-_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def _spread(value: Any, names: set[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -140,14 +140,6 @@ def _spread(value: Any, names: set[str]) -> tuple[tuple[Any, ...], dict[str, Any
     if isinstance(value, Mapping) and value and set(value) <= names:
         return (), dict(value)
     return (value,), {}
-
-
-def _first_free(parameters: Sequence[inspect.Parameter], named: Mapping[str, Any]) -> inspect.Parameter | None:
-    """The first positional argument when no name has filled it."""
-    for parameter in parameters:
-        if parameter.kind in (*_POSITIONAL, inspect.Parameter.VAR_POSITIONAL):
-            return None if parameter.name in named else parameter
-    return None
 
 
 def _target_parameter(key: str, parameters: Sequence[inspect.Parameter], named: Mapping[str, Any]) -> str | None:
@@ -163,24 +155,16 @@ def _target_parameter(key: str, parameters: Sequence[inspect.Parameter], named: 
 
 def _bind_sequence(data: Sequence[Any], parameters: Sequence[inspect.Parameter]) -> Arguments:
     """Bind a tuple by position; its last element is the target when `forward` does not require it."""
-    names = {parameter.name for parameter in parameters if parameter.kind not in (_POSITIONAL[0], *_VARIABLE)}
-    places = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
+    names = {parameter.name for parameter in parameters if parameter.kind in _BY_NAME}
+    places = [parameter for parameter in parameters if parameter.kind in _ONE_BY_POSITION]
     required = sum(parameter.default is inspect.Parameter.empty for parameter in places)
     count = len(data)
     if count == 1:
-        positional, named = _spread(data[0], names)
-        return positional, named, None
-    takes_target = count <= len(places) and places[count - 1].name in TARGET_NAMES + LABEL_NAMES
-    if takes_target:
+        return *_spread(data[0], names), None
+    if count <= len(places) and places[count - 1].name in TARGET_NAMES + LABEL_NAMES:
         return tuple(data), {}, data[-1]
     if isinstance(data[0], Mapping) and count == 2:
-        positional, named = _spread(data[0], names)
-        return positional, named, data[-1]
+        return *_spread(data[0], names), data[-1]
     if required >= count:
         return tuple(data), {}, None
     return tuple(data[:-1]), {}, data[-1]
-
-
-def is_scalar(value: Any) -> bool:
-    """Whether a value is a floating tensor without dimensions."""
-    return isinstance(value, torch.Tensor) and value.ndim == 0 and value.is_floating_point()

@@ -50,7 +50,11 @@ def resolve_loss(
     Raises UsageError (unknown name) and MismatchError (no target, target out of range, shapes that do not fit).
     """
     if parse_specification(spec) is not None:
-        return _function_loss(spec, model, batch, hyperparameters or {}, allow_code)
+        function = load_named(spec, "--loss", allow_code=allow_code)
+        if not callable(function):
+            raise MismatchError(f"--loss {spec} is a {type(function).__name__}, not a function.", "Name a function.")
+        check_arguments(function, (model, batch.data), hyperparameters or {}, "--loss")
+        return FunctionLoss(spec, function, hyperparameters or {})
     if spec not in BUILT_IN_LOSSES:
         near = difflib.get_close_matches(spec, BUILT_IN_LOSSES, 1, 0.4)
         hint = (f"Did you mean {near[0]}? " if near else "") + f"Built in are: {', '.join(BUILT_IN_LOSSES)}."
@@ -80,16 +84,6 @@ def are_one_hot(model: nn.Module, batch: Batch) -> bool:
     ):
         return False
     return bool(((target == 0) | (target == 1)).all()) and bool((target.sum(-1) == 1).all())
-
-
-def _function_loss(
-    spec: str, model: nn.Module, batch: Batch, hyperparameters: Mapping[str, Any], allow_code: bool
-) -> FunctionLoss:
-    function = load_named(spec, "--loss", allow_code=allow_code)
-    if not callable(function):
-        raise MismatchError(f"--loss {spec} is a {type(function).__name__}, not a function.", "Name a function.")
-    check_arguments(function, (model, batch.data), hyperparameters, "--loss")
-    return FunctionLoss(spec, function, hyperparameters)
 
 
 def _built_in(spec: str, output: Any, target: Any, batch: Batch) -> Loss:

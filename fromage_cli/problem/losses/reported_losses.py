@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.data.pytrees import independent_copy, map_tensors
-from fromage_cli.problem.losses.call import call_model, forward, inputs_and_targets, is_scalar
+from fromage_cli.problem.losses.call import call_model, forward, inputs_and_targets
 from fromage_cli.problem.losses.loss_terms import LossTerms, scalar_loss
 from fromage_cli.problem.networks.layers import unwrapped
 from fromage_cli.problem.user_code.named_code import named_code
@@ -22,11 +22,9 @@ def own_loss(output: Any) -> Any:
         return output.get("loss")
     if getattr(output, "loss", None) is not None:
         return output.loss
-    if is_scalar(output):
-        return output
-    if isinstance(output, list | tuple):
-        return next((item for item in output if is_scalar(item)), None)
-    return None
+    candidates = output if isinstance(output, list | tuple) else [output]
+    scalars = (item for item in candidates if isinstance(item, Tensor) and item.ndim == 0 and item.is_floating_point())
+    return next(scalars, None)
 
 
 @dataclass(frozen=True)
@@ -44,23 +42,19 @@ class ModelsOwnLoss:
         """The model's loss times its denominator, and the denominator."""
         positional, named, target = inputs_and_targets(model, batch)
         loss = scalar_loss(own_loss(forward(model, batch, positional, named)), "the model")
-        count = counted_targets(model, target, batch)
-        return LossTerms(loss * count if count > 0.0 else _zero(model), count)
+        count = count_of_own_loss(model, target, batch)
+        if count == 0.0:  # the mean over no targets is not a number: nothing takes its place, as a function of weights
+            loss = torch.stack([0.0 * value.flatten()[0] for value in model.parameters() if value.requires_grad]).sum()
+        return LossTerms(loss * count, count)
 
 
-def _zero(model: nn.Module) -> Tensor:
-    """Nothing, as a function of the weights: the mean over no targets is not a number, and counts for nothing."""
-    return torch.stack([0.0 * value.flatten()[0] for value in model.parameters() if value.requires_grad]).sum()
-
-
-def counted_targets(model: nn.Module, target: Any, batch: Batch) -> float:
-    """Over how many targets a model's own loss is the mean."""
+def count_of_own_loss(model: nn.Module, target: Any, batch: Batch) -> float:
+    """How many targets a model's own loss is the mean of."""
     if not isinstance(target, Tensor) or target.is_floating_point() or target.is_complex():
         return float(batch.size)
     kind = type(unwrapped(model)).__name__
     shifted = target.ndim == 2 and kind.endswith(("ForCausalLM", "LMHeadModel"))
-    counted = target[:, 1:] if shifted else target
-    return float((counted >= 0).sum())
+    return float(((target[:, 1:] if shifted else target) >= 0).sum())
 
 
 @dataclass(frozen=True)
@@ -87,20 +81,14 @@ class FunctionLoss:
         """The function's sum and count; of a mean, the mean times the number of rows."""
         with named_code(f"computing the loss {self.name}"):
             value = self.function(model, map_tensors(batch.data, independent_copy), **self.hyperparameters)
-        if isinstance(value, tuple | list):
-            return self._sum_and_count(value)
-        return LossTerms(scalar_loss(value, self.name) * batch.size, float(batch.size))
-
-    def _sum_and_count(self, value: tuple[Any, ...] | list[Any]) -> LossTerms:
-        if len(value) != 2 or not _is_count(value[1]):
+        if not isinstance(value, tuple | list):
+            return LossTerms(scalar_loss(value, self.name) * batch.size, float(batch.size))
+        count = value[1] if len(value) == 2 else None
+        if isinstance(count, Tensor):
+            count = count.item() if count.numel() == 1 and not count.is_complex() else None
+        if not isinstance(count, int | float) or not 0 <= count < torch.inf:
             raise MismatchError(
                 f"{self.name} returned {len(value)} values; expected a scalar, or (sum, count), the count 0 or more.",
                 "Return (loss summed over samples, number of samples).",
             )
-        return LossTerms(scalar_loss(value[0], self.name), float(value[1]))
-
-
-def _is_count(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        value = value.item() if value.numel() == 1 and not value.is_complex() else None
-    return isinstance(value, int | float) and 0 <= value < torch.inf
+        return LossTerms(scalar_loss(value[0], self.name), float(count))

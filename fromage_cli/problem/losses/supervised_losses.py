@@ -1,7 +1,7 @@
 """Losses of a model's output against a target: cross-entropy, squared error and binary cross-entropy."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -62,71 +62,66 @@ def check_target(target: Any, batch: Batch) -> None:
         )
 
 
-@dataclass(frozen=True)
-class CrossEntropy:
-    """Mean over the targets that are not ignored of −log softmax(logits)[target]."""
-
-    name: str = "cross-entropy"
+class SupervisedLoss(ABC):
+    """A loss that is a known function of the model's output and the batch's target."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
-        """Sum over targets, and how many there are."""
+        """The sum over what the loss is a mean of, and how many there are."""
         return self.terms(*predict(model, batch))
 
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """How the loss is named in output."""
+
+    @abstractmethod
     def terms(self, output: Tensor, target: Tensor) -> LossTerms:
         """The same of an output that is at hand."""
+
+    def _of_elements(self, function: Callable[..., Tensor], output: Tensor, target: Tensor) -> LossTerms:
+        output, target = align_elements(output, target)
+        with named_code(f"computing the loss {self.name}"):
+            total = function(output, target, reduction="sum")
+        return LossTerms(scalar_loss(total, self.name), float(output.numel()))
+
+
+class CrossEntropy(SupervisedLoss):
+    """Mean over the targets that are not ignored of −log softmax(logits)[target]."""
+
+    name = "cross-entropy"
+
+    def terms(self, output: Tensor, target: Tensor) -> LossTerms:
+        """Sum over targets, and how many there are."""
         logits, target = align_classes(output, target)
         with named_code("computing the cross-entropy"):
             total = functional.cross_entropy(logits, target, reduction="sum", ignore_index=IGNORED)
-        return LossTerms(scalar_loss(total, self.name), float(_counted_targets(target)))
+        if target.is_floating_point():  # rows of probabilities
+            count = target.shape[0]
+        elif not target.numel() or int(target.min()) > IGNORED:  # the least is found in a fraction of a count's time
+            count = target.numel()
+        else:
+            count = int((target != IGNORED).sum())
+        return LossTerms(scalar_loss(total, self.name), float(count))
 
 
-def _counted_targets(target: Tensor) -> int:
-    """How many rows of probabilities there are, or class indices that are not ignored."""
-    if target.is_floating_point():
-        return target.shape[0]
-    if not target.numel() or int(target.min()) > IGNORED:  # the least is found in a fraction of the time of a count
-        return target.numel()
-    return int((target != IGNORED).sum())
-
-
-@dataclass(frozen=True)
-class SquaredError:
+class SquaredError(SupervisedLoss):
     """Mean over all elements of (output − target)²."""
 
-    name: str = "mse"
-
-    def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
-        """Sum over elements, and how many there are."""
-        return self.terms(*predict(model, batch))
+    name = "mse"
 
     def terms(self, output: Tensor, target: Tensor) -> LossTerms:
-        """The same of an output that is at hand."""
-        output, target = align_elements(output, target)
-        with named_code("computing the squared error"):
-            total = functional.mse_loss(output, target, reduction="sum")
-        return LossTerms(scalar_loss(total, self.name), float(output.numel()))
+        """Sum over elements, and how many there are."""
+        return self._of_elements(functional.mse_loss, output, target)
 
 
-@dataclass(frozen=True)
-class BinaryCrossEntropy:
+class BinaryCrossEntropy(SupervisedLoss):
     """Mean over all elements of −t·log σ(z) − (1 − t)·log(1 − σ(z)), z the output before the sigmoid."""
 
-    name: str = "bce"
-
-    def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
-        """Sum over elements, and how many there are."""
-        return self.terms(*predict(model, batch))
+    name = "bce"
 
     def terms(self, output: Tensor, target: Tensor) -> LossTerms:
-        """The same of an output that is at hand."""
-        output, target = align_elements(output, target)
-        with named_code("computing the binary cross-entropy"):
-            total = functional.binary_cross_entropy_with_logits(output, target, reduction="sum")
-        return LossTerms(scalar_loss(total, self.name), float(output.numel()))
-
-
-OUTPUT_LOSSES = (CrossEntropy, SquaredError, BinaryCrossEntropy)
-"""The losses that are a known function of the model's output."""
+        """Sum over elements, and how many there are."""
+        return self._of_elements(functional.binary_cross_entropy_with_logits, output, target)
 
 
 def align_classes(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,18 +165,13 @@ def align_elements(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """
     if output.is_complex() or target.is_complex():
         raise MismatchError("The output or the target is complex; expected real numbers.", "Take its real part.")
-    same = output.shape == target.shape
-    if same or _without_last_one(output) == _without_last_one(target):
+    shapes = [shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape for shape in (output.shape, target.shape)]
+    if output.shape == target.shape or shapes[0] == shapes[1]:
         return output, target.reshape(output.shape).to(output.dtype)
     raise MismatchError(
         f"The output has shape {list(output.shape)} and the target {list(target.shape)}; expected the same.",
         "Reshape the target, or give --loss file.py:function.",
     )
-
-
-def _without_last_one(tensor: Tensor) -> tuple[int, ...]:
-    shape = tuple(tensor.shape)
-    return shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape
 
 
 def check_classes(logits: Tensor, target: Tensor) -> None:

@@ -10,7 +10,7 @@ from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.problem.data.batches import Batch, as_batch
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.losses.call import call_model, inputs_and_targets, is_scalar, signature_text
+from fromage_cli.problem.losses.call import call_model, inputs_and_targets, signature_text
 from fromage_cli.problem.losses.losses import resolve_loss
 from fromage_cli.problem.losses.reported_losses import OutputLoss
 from fromage_cli.problem.networks.layers import unwrapped
@@ -379,8 +379,3 @@ def test_how_a_batch_is_bound_is_remembered_for_each_model_and_no_longer_than_it
     del model
     assert len(batch.bound) == 1
     assert not batch.rows(0, 1).bound
-
-
-def test_a_scalar_is_one_floating_number_without_dimensions() -> None:
-    assert is_scalar(torch.tensor(1.0))
-    assert not any(map(is_scalar, (torch.ones(1), torch.tensor(1), 1.0, None)))

@@ -14,7 +14,7 @@ from fromage_cli.problem.losses.reported_losses import (
     FunctionLoss,
     ModelsOwnLoss,
     OutputLoss,
-    counted_targets,
+    count_of_own_loss,
     own_loss,
 )
 
@@ -85,10 +85,10 @@ def test_a_models_own_loss_of_rows_without_targets_counts_nothing() -> None:
 def test_what_a_models_own_loss_is_the_mean_over() -> None:
     labels = torch.tensor([[1, 2, -100], [-100, -100, 3]])
     batch = as_batch((labels, labels), "here")
-    assert counted_targets(LanguageModel(), labels, batch) == 3
-    assert counted_targets(TinyForCausalLM(), labels, batch) == 2
-    assert counted_targets(LanguageModel(), labels.float(), batch) == 2
-    assert counted_targets(LanguageModel(), None, batch) == 2
+    assert count_of_own_loss(LanguageModel(), labels, batch) == 3
+    assert count_of_own_loss(TinyForCausalLM(), labels, batch) == 2
+    assert count_of_own_loss(LanguageModel(), labels.float(), batch) == 2
+    assert count_of_own_loss(LanguageModel(), None, batch) == 2
 
 
 class Energy(nn.Linear):
@@ -160,3 +160,9 @@ def test_a_function_may_take_the_batch_apart_and_write_into_it() -> None:
     first, second = (float((terms := loss(model, batch)).total.detach()) / terms.count for _ in range(2))
     assert first == second
     assert torch.equal(batch.data["y"], torch.ones(2))
+
+
+def test_the_loss_inside_an_output_is_one_floating_number_without_dimensions() -> None:
+    loss = torch.tensor(1.0)
+    assert own_loss(loss) is own_loss((torch.ones(2), loss)) is loss
+    assert not any(own_loss(output) is not None for output in (torch.ones(1), torch.tensor(1), 1.0, None, (1.0,)))
