@@ -1,7 +1,7 @@
 """Checkpoints: named tensors on disk, one reader per format; nothing in a file is ever executed."""
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, TensorEntry
-from fromage_cli.checkpoints.finding.series import Series, find_series, read_series
+from fromage_cli.checkpoints.finding.series import Series, find_series
 from fromage_cli.checkpoints.opening import open_checkpoint
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, match_parameters
 
@@ -13,5 +13,4 @@ __all__ = [
     "find_series",
     "match_parameters",
     "open_checkpoint",
-    "read_series",
 ]

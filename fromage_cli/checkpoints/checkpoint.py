@@ -30,12 +30,12 @@ class TensorEntry:
 
     @property
     def elements(self) -> int:
-        """The number of elements."""
+        """Return the number of elements."""
         return math.prod(self.shape)
 
     @property
     def floating(self) -> bool:
-        """Whether the elements are real floating-point numbers."""
+        """Tell whether the elements are real floating-point numbers."""
         return self.dtype.startswith(("float", "bfloat"))
 
 
@@ -103,12 +103,12 @@ class Checkpoint:
 
     @property
     def place(self) -> str:
-        """Where the user finds it: the URL or the path."""
+        """Return where the user finds it: the URL or the path."""
         return self.url or str(self.path)
 
     @cached_property
     def saved_optimizer(self) -> OptimizerState | None:
-        """The optimizer's state saved with the weights, or named by the user; read when it is first asked for.
+        """Return the optimizer's state saved with the weights, or named by the user; read when it is first asked for.
 
         Raises InputError when its file cannot be read.
         """
@@ -116,7 +116,7 @@ class Checkpoint:
 
     @cached_property
     def optimizer(self) -> OptimizerState | None:
-        """The same, with settings that can be computed with; raises InputError where they are none."""
+        """Return the same, with settings that can be computed with; raises InputError where they are none."""
         from fromage_cli.checkpoints.optimizers.validation import require_sound
 
         if self.saved_optimizer is not None:
@@ -143,11 +143,11 @@ class Checkpoint:
 
     @property
     def ordered(self) -> bool:
-        """Whether the tensors stand in the model's order, not in that of their names."""
+        """Tell whether the tensors stand in the model's order, not in that of their names."""
         return not self.format.startswith("safetensors")
 
     @property
     def parameters(self) -> int:
-        """The number of floating-point elements, tied tensors counted once (saved buffers cannot be told apart)."""
+        """Return the number of floating-point elements, tied ones counted once; saved buffers cannot be told apart."""
         copies = {name for group in self.tied for name in group[1:]}
         return sum(entry.elements for entry in self.entries.values() if entry.floating and entry.name not in copies)

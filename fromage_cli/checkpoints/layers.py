@@ -11,7 +11,7 @@ from fromage_cli.errors import UsageError
 def layer_entries(
     checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequence[str] = (), tensors: str = "matrices"
 ) -> dict[str, TensorEntry]:
-    """The floating-point tensors of two or more dimensions, with `all` vectors too, that the globs leave; by name.
+    """Return by name the floating-point tensors that the globs leave, of two or more dimensions or, with `all`, of any.
 
     A tied tensor stands here under each of its names.
     """
@@ -30,7 +30,7 @@ def layer_entries(
 def lasting_layers(
     checkpoints: Sequence[Checkpoint], include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The layers of a run's last checkpoint, each tied one once, and a note on those that it did not have throughout.
+    """Return the layers that a run has throughout, each tied one once, and a note on those of its end alone.
 
     Raises UsageError where none is left.
     """
@@ -52,7 +52,7 @@ def lasting_layers(
 
 
 def left_out(names: Sequence[str], which: str) -> tuple[str, ...]:
-    """A note on layers that are not measured, the first three by name; none where there are none."""
+    """Return a note on layers that are not measured, the first three by name; none where there are none."""
     if not names:
         return ()
     layers = f"{len(names)} layer{'s' if len(names) > 1 else ''}"

@@ -12,7 +12,7 @@ from fromage_cli.checkpoints.finding.directory import latest_in, own_weights
 from fromage_cli.checkpoints.finding.mirror import Mirror
 from fromage_cli.checkpoints.finding.optimizer_file import load_optimizer
 from fromage_cli.checkpoints.finding.series import highest_step
-from fromage_cli.checkpoints.finding.trainer_files import OPTIMIZERS, Beside, read_beside
+from fromage_cli.checkpoints.finding.trainer_files import OPTIMIZERS, TrainerFiles, read_trainer_files
 from fromage_cli.checkpoints.formats.content import PICKLED, SUPPORTED, kind_of
 from fromage_cli.checkpoints.formats.deepspeed import read_deepspeed
 from fromage_cli.checkpoints.formats.distributed import is_metadata, read_distributed
@@ -64,7 +64,7 @@ def _open_remote(url: str, choice: Choice, optimizer_state: str | Path | None) -
         for name in CONFIGURATION:
             mirror.fetch(mirror.home / name)
     except FromageError as error:
-        raise mirror.told(error) from error
+        raise mirror.error_about_url(error) from error
     by_stored = {
         found.stored_names[name]: (span, found.entries[name])
         for name, span in found.spans.items()
@@ -94,13 +94,14 @@ def _open_remote(url: str, choice: Choice, optimizer_state: str | Path | None) -
 
 
 def _open_local(given: Path, choice: Choice, optimizer_state: str | Path | None) -> Checkpoint:
+    """Open what a path leads to: its weights, with what stands beside them."""
     weights, step, notes = _find_weights(given)
     contents = _read(weights, choice)
     if not contents.entries:
         raise InputError(
             f"{quoted(weights)} holds no tensors.", hint="It may hold only settings; name the weights file."
         )
-    beside = read_beside(weights)
+    beside = read_trainer_files(weights)
     steps = (contents.step, beside.step, step)
     stripped = strip_prefixes(contents.entries)
     shorter = {stored: name for name, stored in stripped.names.items()}
@@ -123,8 +124,8 @@ def _open_local(given: Path, choice: Choice, optimizer_state: str | Path | None)
     )
 
 
-def _optimizer(given: str | Path | None, contents: Contents, beside: Beside) -> OptimizerState | None:
-    """The optimizer's state from the file that the user names, else from the weights' own, else from the one beside."""
+def _optimizer(given: str | Path | None, contents: Contents, beside: TrainerFiles) -> OptimizerState | None:
+    """Return the optimizer's state: from the file that the user names, else the weights' own, else the one beside."""
     if isinstance(given, str) and is_url(given):
         return load_optimizer(local_path(given) or Mirror(given).only_file())
     if given is not None:

@@ -9,9 +9,10 @@ from safetensors.torch import save_file
 
 PROGRAM = """
 import sys
+from pathlib import Path
 from fromage_cli.checkpoints import find_series, open_checkpoint
 names = list(open_checkpoint(sys.argv[1]).entries)
-find_series(sys.argv[1])
+find_series(Path(sys.argv[1]))
 assert names == ["w"], names
 assert "torch" not in sys.modules and "numpy" not in sys.modules
 """

@@ -10,6 +10,16 @@ from fromage_cli.checkpoints.formats.distributed_metadata import read_metadata
 from fromage_cli.checkpoints.formats.distributed_safetensors import files_of_ranks, is_shard_of_rank
 from fromage_cli.checkpoints.formats.safetensors_header import read_header
 from fromage_cli.checkpoints.formats.sharded import is_index, read_index
+from fromage_cli.errors import InputError
+
+
+def why_incomplete(path: Path) -> InputError | None:
+    """Return what is wrong with a weights file that is not completely written; None where it is."""
+    try:
+        check_complete(path)
+    except InputError as error:
+        return error
+    return None
 
 
 def check_complete(path: Path) -> None:

@@ -22,6 +22,7 @@ MAIN_FILES = (
 RANK = re.compile(r"^mp_rank_[0-9]{2}(_[0-9]{3})*$")
 """Directories of Megatron's tensor- and pipeline-parallel ranks."""
 LONGEST_TAG = 255
+"""Characters of the name in the file `latest`: no name of a directory has more."""
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
 SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin", ".ckpt"), (".npz",), (".msgpack",))  # in order of preference
 _OTHER = (
@@ -55,8 +56,13 @@ def _is_one_of_several(name: str) -> bool:
 def weights_in(directory: Path) -> Path | None:
     """Return the only file in a directory that can be its weights, by the usual names before others."""
     names = [name for name in sorted(names_in(directory)) if not (directory / name).is_dir()]
-    if usual := _usual(directory, names):
-        return usual
+    usual = [directory / name for name in MAIN_FILES if name in names]
+    usual += [file for file in (directory / METADATA, directory / ACCELERATE[0] / METADATA) if file.is_file()]
+    usual += [directory / name for name in names if _is_one_of_several(name)]
+    if usual:
+        return usual[0]
+    if len(ranks := _ranks(directory)) == 1:
+        return weights_in(directory / ranks[0])
     indices = [name for name in names if name.endswith(INDEX_SUFFIXES)]
     if len(indices) == 1:
         return directory / indices[0]
@@ -65,21 +71,6 @@ def weights_in(directory: Path) -> Path | None:
         if files:
             return directory / files[0] if len(files) == 1 else None
     return None
-
-
-def _usual(directory: Path, names: list[str]) -> Path | None:
-    """Return the file by which a library's checkpoint is known: the weights, or what tells where they are."""
-    for name in MAIN_FILES:
-        if name in names:
-            return directory / name
-    for place in (directory, directory / ACCELERATE[0]):
-        if (place / METADATA).is_file():
-            return place / METADATA
-    for name in names:
-        if _is_one_of_several(name):
-            return directory / name
-    ranks = _ranks(directory)
-    return weights_in(directory / ranks[0]) if len(ranks) == 1 else None
 
 
 def _ranks(directory: Path) -> list[str]:
@@ -112,7 +103,9 @@ def without_weights(directory: Path, notes: tuple[str, ...] = ()) -> InputError:
     candidates = [name for name in names if may_be_weights(name, any_suffix)]
     where = f"Directory {quoted(directory)}"
     if notes:
-        return InputError(f"{where} has no complete checkpoint. {notes[0]}", hint=_again(len(notes)), details=notes)
+        many = f"{len(notes)} incomplete steps were skipped (-v lists them)."
+        hint = many if len(notes) > 1 else "Wait until it has been written."
+        return InputError(f"{where} has no complete checkpoint. {notes[0]}", hint=hint, details=notes)
     if candidates:
         return InputError(
             f"{where} holds {len(candidates)} files that may be weights, with no steps in their names: "
@@ -139,7 +132,3 @@ def without_weights(directory: Path, notes: tuple[str, ...] = ()) -> InputError:
         )
     found = f"found: {listed(names)}" if names else "it is empty"
     return InputError(f"{where} holds no weights; {found}.", hint=SUPPORTED, details=names)
-
-
-def _again(count: int) -> str:
-    return f"{count} incomplete steps were skipped (-v lists them)." if count > 1 else "Wait until it has been written."

@@ -22,11 +22,9 @@ from fromage_cli.errors import FromageError, InputError
 if TYPE_CHECKING:
     import torch
 
-DATA = ("config.json", "trainer_state.json")
-"""Small files beside weights that say something about them."""
-
-
-_ROOMS: list[tempfile.TemporaryDirectory[str]] = []
+SMALL_FILES = ("config.json", "trainer_state.json")
+"""They stand beside weights and say something about them."""
+_TEMPORARY_DIRECTORIES: list[tempfile.TemporaryDirectory[str]] = []
 """They are removed when the program ends: tensors may be read until then."""
 
 
@@ -36,8 +34,8 @@ class Mirror:
     def __init__(self, url: str) -> None:
         """Look at what the URL leads to; nothing but listings is fetched."""
         self.remote = Remote(url)
-        _ROOMS.append(tempfile.TemporaryDirectory(prefix="fromage-diag-"))
-        self.home = Path(_ROOMS[-1].name)
+        _TEMPORARY_DIRECTORIES.append(tempfile.TemporaryDirectory(prefix="fromage-diag-"))
+        self.home = Path(_TEMPORARY_DIRECTORIES[-1].name)
         self.copied = 0  # bytes
         self._entries: dict[str, Entry] = {}
         self._fetched: set[str] = set()
@@ -47,13 +45,28 @@ class Mirror:
             self._place(entry)
 
     def weights(self) -> Path:
-        """The weights' file, with all that is needed to read its structure."""
-        weights = self._chosen()
-        for name in (*DATA, weights.name):
+        """Return the weights' file, with all that is needed to read its structure.
+
+        Raises InputError where a directory holds none that can be told.
+        """
+        if not self.remote.entry.directory:
+            weights: Path | None = self.home / self.remote.entry.name
+        else:
+            weights = own_weights(self.home)
+        if weights is None:
+            names = [entry.name for entry in self.remote.list()]
+            raise InputError(
+                f"{self.remote.url} holds no weights that can be told; found: {listed(names) or 'nothing'}.",
+                hint="Name one checkpoint; series are read from local directories.",
+                details=names,
+            )
+        for name in (*SMALL_FILES, weights.name):
             self.fetch(self.home / name)
         if is_index(weights):
-            if not self.remote.entry.directory:
-                self._list_beside()
+            if not self.remote.entry.directory:  # then the shards are beside the index that was named itself
+                for entry in Remote(self.remote.url.rpartition("/")[0]).list():
+                    if entry.name not in self._entries:
+                        self._place(entry)
             for shard in read_index(weights).shards:
                 self.fetch(shard)
         elif self.remote.entry.directory and weights.name not in MAIN_FILES:
@@ -62,20 +75,12 @@ class Mirror:
         return weights
 
     def only_file(self) -> Path:
-        """The one file that the URL names, for reading."""
+        """Return the one file that the URL names, for reading."""
         if self.remote.entry.directory:
             raise InputError(f"{self.remote.url} is a directory; a file was expected here.")
         place = self.home / self.remote.entry.name
         self.fetch(place)
         return place
-
-    def _chosen(self) -> Path:
-        if not self.remote.entry.directory:
-            return self.home / self.remote.entry.name
-        weights = own_weights(self.home)
-        if weights is None:
-            raise self._nothing()
-        return weights
 
     def fetch(self, place: Path) -> None:
         """Let a file be readable: its header, where tensors can be read by ranges, else all of it."""
@@ -96,14 +101,11 @@ class Mirror:
         self._fetched.add(place.name)
 
     def tensor(self, span: Span, entry: TensorEntry) -> torch.Tensor:
-        """Read a tensor's own bytes and nothing else.
-
-        The buffer is (bytes,) uint8, then (elements,) in the stored dtype, then in the stored shape.
-        """
+        """Read a tensor's own bytes and nothing else."""
         import torch
 
         content = self.remote.read(self._entries[span.version.path.name], span.begin, span.end)
-        buffer = torch.empty(len(content), dtype=torch.uint8)
+        buffer = torch.empty(len(content), dtype=torch.uint8)  # [bytes]
         if content:
             buffer.numpy().data[:] = content
         dtype: torch.dtype = getattr(torch, entry.dtype)
@@ -111,36 +113,21 @@ class Mirror:
 
     @property
     def note(self) -> str:
-        """What was fetched and what will be."""
+        """Say what was fetched and what will be."""
         ranges = "tensors are read by ranges" if self.headers else f"copied {self.copied} bytes to a temporary file"
         return f"{self.remote.url}: {ranges}."
 
-    def told(self, error: FromageError) -> FromageError:
-        """An error about the temporary directory as one about the URL."""
+    def error_about_url(self, error: FromageError) -> FromageError:
+        """Return an error about the temporary directory as one about the URL."""
         place = self.home if self.remote.entry.directory else self.home / self.remote.entry.name
         message, hint = (text.replace(str(place), self.remote.url) for text in (error.message, error.hint))
         return type(error)(message, hint, error.details)
 
     def _place(self, entry: Entry) -> None:
-        """A file of that name and size without content; none where no file here can have them."""
+        """Make a file of that name and size without content; none where no file here can have them."""
         if entry.directory or not entry.name or entry.name in (".", ".."):
             return
         with suppress(OSError, ValueError):
             with (self.home / entry.name).open("wb") as file:
                 file.truncate(min(entry.size or 0, 2**62))
             self._entries[entry.name] = entry
-
-    def _list_beside(self) -> None:
-        """The files beside an index that was named itself."""
-        parent = Remote(self.remote.url.rpartition("/")[0])
-        for entry in parent.list():
-            if entry.name not in self._entries:
-                self._place(entry)
-
-    def _nothing(self) -> InputError:
-        names = [entry.name for entry in self.remote.list()]
-        return InputError(
-            f"{self.remote.url} holds no weights that can be told; found: {listed(names) or 'nothing'}.",
-            hint="Name one checkpoint; series are read from local directories.",
-            details=names,
-        )

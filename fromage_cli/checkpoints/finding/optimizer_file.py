@@ -21,10 +21,13 @@ def load_optimizer(path: Path) -> OptimizerState:
 
     Raises InputError where there is none.
     """
+    from fromage_cli.checkpoints.formats.torch_file import load_file
+
     status_of(path)
+    state = None
     if path.is_dir() and (path / METADATA).is_file():
-        return _found(path, load_distributed_optimizer(path / METADATA), "no such entries in its metadata")
-    if path.is_dir():
+        state, held = load_distributed_optimizer(path / METADATA), "no such entries in its metadata"
+    elif path.is_dir():
         file = optimizer_in(path)
         if file is None:
             raise InputError(
@@ -32,22 +35,12 @@ def load_optimizer(path: Path) -> OptimizerState:
                 hint="Name the optimizer's file.",
             )
         return load_optimizer(file)
-    return _in_file(path)
-
-
-def _in_file(path: Path) -> OptimizerState:
-    from fromage_cli.checkpoints.formats.torch_file import load_file
-
-    kind = kind_of(path)
-    root = load_file(path, kind) if kind in PICKLED else None
-    state = None
-    if isinstance(root, Mapping):
-        state = parse_optimizer(root) or optimizer_state([{str(name): value for name, value in root.items()}])
-    held = f"it holds {listed([str(name) for name in root])}" if isinstance(root, Mapping) else f"it is {kind}"
-    return _found(path, state, held)
-
-
-def _found(path: Path, state: OptimizerState | None, held: str) -> OptimizerState:
+    else:
+        kind = kind_of(path)
+        root, held = load_file(path, kind) if kind in PICKLED else None, f"it is {kind}"
+        if isinstance(root, Mapping):
+            held = f"it holds {listed([str(name) for name in root])}"
+            state = parse_optimizer(root) or optimizer_state([{str(name): value for name, value in root.items()}])
     if state is None:
         raise InputError(
             f"{quoted(path)} holds no optimizer state: {held}.",

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fromage_cli.checkpoints.finding.complete import check_complete
+from fromage_cli.checkpoints.finding.complete import why_incomplete
 from fromage_cli.checkpoints.finding.directory import SUFFIXES, may_be_weights, own_weights, weights_in, without_weights
 from fromage_cli.checkpoints.names.steps import order_in_name, words_in
 from fromage_cli.checkpoints.storage.files import names_in, quoted, status_of
-from fromage_cli.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -27,26 +26,23 @@ class Step:
 class Series:
     """The complete steps of a run, first to last, and what has to be said about the others."""
 
-    steps: tuple[Step, ...]
-    notes: tuple[str, ...]
+    paths: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
 
-def find_series(path: str | Path) -> list[Path]:
-    """Return all complete steps of a run's directory, sorted by step; a single checkpoint is a series of one."""
-    path = Path(path)
+def find_series(path: Path) -> Series:
+    """Return all complete steps of a run's directory, sorted by step; a single checkpoint is a series of one.
+
+    Raises InputError where there is none.
+    """
     status_of(path)
     if not path.is_dir() or own_weights(path):
-        return [path]
-    return [step.path for step in read_series(path).steps]
-
-
-def read_series(directory: Path) -> Series:
-    """Return every complete step of a run's directory; InputError when there is none."""
-    candidates, notes = _one_each(_numbered(directory))
+        return Series((path,))
+    candidates, notes = _one_each(_numbered(path))
     faults = {step.path: fault for step in candidates if (fault := _fault(step))}
     if len(faults) == len(candidates):
-        raise without_weights(directory, tuple(faults.values()))
-    return Series(tuple(step for step in candidates if step.path not in faults), (*notes, *faults.values()))
+        raise without_weights(path, tuple(faults.values()))
+    return Series(tuple(step.path for step in candidates if step.path not in faults), (*notes, *faults.values()))
 
 
 def highest_step(directory: Path) -> tuple[Step, tuple[str, ...]]:
@@ -85,25 +81,22 @@ def _numbered(directory: Path) -> list[Step]:
 
 def _one_each(members: Iterable[Step]) -> tuple[list[Step], tuple[str, ...]]:
     """Return one member per number, in numerical order: safetensors before others, plain weights before averages."""
+
+    def preference(member: Step) -> tuple[bool, int, str]:
+        averaged = bool({"ema", "swa", "averaged"} & set(words_in(member.path.stem)))
+        formats = (rank for rank, suffixes in enumerate(SUFFIXES) if member.weights.suffix in suffixes)
+        return averaged, next(formats, 0), member.path.name
+
     chosen: dict[int, Step] = {}
     notes = []
-    for member in sorted(members, key=_preference):
+    for member in sorted(members, key=preference):
         first = chosen.setdefault(member.number, member)
         if first is not member:
             notes.append(f"Left out {member.path.name!r}: {first.path.name!r} is the same {member.counts}.")
     return [chosen[number] for number in sorted(chosen)], tuple(notes)
 
 
-def _preference(member: Step) -> tuple[bool, int, str]:
-    averaged = bool({"ema", "swa", "averaged"} & set(words_in(member.path.stem)))
-    format_rank = next((rank for rank, suffixes in enumerate(SUFFIXES) if member.weights.suffix in suffixes), 0)
-    return averaged, format_rank, member.path.name
-
-
 def _fault(step: Step) -> str:
     """Return why a step cannot be used, or nothing when it is complete."""
-    try:
-        check_complete(step.weights)
-    except InputError as error:
-        return f"Skipped {step.path.name!r}: {error.message}"
-    return ""
+    error = why_incomplete(step.weights)
+    return f"Skipped {step.path.name!r}: {error.message}" if error else ""

@@ -19,7 +19,7 @@ OPTIMIZERS = ("optimizer.pt", "optimizer.bin")
 
 
 @dataclass(frozen=True)
-class Beside:
+class TrainerFiles:
     """What was found beside weights."""
 
     step: int | None = None
@@ -27,10 +27,10 @@ class Beside:
     notes: tuple[str, ...] = ()
 
 
-def read_beside(weights: Path) -> Beside:
+def read_trainer_files(weights: Path) -> TrainerFiles:
     """Read what stands beside weights that have one of the usual names; nothing beside others."""
     if not has_usual_name(weights):
-        return Beside()
+        return TrainerFiles()
     home = weights.parent.parent if weights.parent.name == ACCELERATE[0] else weights.parent
     trainer = home / TRAINER
     step = step_in_metadata(read_object(trainer)) if trainer.is_file() else None
@@ -38,11 +38,11 @@ def read_beside(weights: Path) -> Beside:
     found = [trainer.name] if step is not None else []
     found += [optimizer.name] if optimizer is not None else []
     note = f"Read beside the weights: {', '.join(found)}."
-    return Beside(step, optimizer, (note,) if found else ())
+    return TrainerFiles(step, optimizer, (note,) if found else ())
 
 
 def optimizer_in(directory: Path) -> Path | None:
-    """The optimizer's file in a directory, or the directory in it that is the optimizer's."""
+    """Return the optimizer's file in a directory, or the directory in it that is the optimizer's."""
     sharded = directory / ACCELERATE[1]
     if (sharded / METADATA).is_file():
         return sharded

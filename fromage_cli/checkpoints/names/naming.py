@@ -3,7 +3,8 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
-SHOWN = 3  # names spelled out in a message; the complete list goes into its details
+SPELLED_OUT = 3
+"""Names spelled out in a message: more are not read, and the complete list goes into its details."""
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
@@ -11,7 +12,7 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     known = list(candidates)
     if not known:
         return ""
-    close = difflib.get_close_matches(name, known[:10_000], n=SHOWN, cutoff=0.6)
+    close = difflib.get_close_matches(name, known[:10_000], n=SPELLED_OUT, cutoff=0.6)
     return f"Nearest: {listed(close)}." if close else f"There are: {listed(known)}."
 
 
@@ -22,8 +23,8 @@ def brief(value: object, most: int = 60) -> str:
     made to have no end.
     """
     if isinstance(value, list | tuple):
-        shown = ", ".join(_brief(member, most) for member in value[:SHOWN])
-        text = f"[{shown}{', …' if len(value) > SHOWN else ''}]"
+        shown = ", ".join(_brief(member, most) for member in value[:SPELLED_OUT])
+        text = f"[{shown}{', …' if len(value) > SPELLED_OUT else ''}]"
     else:
         text = _brief(value, most)
     return text if len(text) <= most else f"{text[: most - 1]}…"
@@ -50,6 +51,6 @@ def first_twice(names: Iterable[str]) -> str | None:
 
 def listed(names: Sequence[str]) -> str:
     """Return the first names, quoted with control characters escaped, and how many more there are."""
-    shown = ", ".join(repr(name) for name in names[:SHOWN])
-    more = len(names) - SHOWN
+    shown = ", ".join(repr(name) for name in names[:SPELLED_OUT])
+    more = len(names) - SPELLED_OUT
     return f"{shown} and {more} more" if more > 0 else shown

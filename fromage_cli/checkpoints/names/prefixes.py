@@ -28,7 +28,8 @@ def strip_prefixes(stored: Iterable[str]) -> Stripped:
         shorter: dict[str, str] = {}
         clash = None
         for name, original in names.items():
-            short = _without(name, wrapper)
+            *parents, last = name.split(".")
+            short = ".".join([part for part in parents if part != wrapper] + [last])
             clash = clash or ((shorter[short], original) if short in shorter else None)
             shorter[short] = original
         if clash:
@@ -38,8 +39,3 @@ def strip_prefixes(stored: Iterable[str]) -> Stripped:
         else:
             names, prefixes = shorter, [*prefixes, f"{wrapper}."]
     return Stripped(names, tuple(prefixes), tuple(notes))
-
-
-def _without(name: str, wrapper: str) -> str:
-    *parents, last = name.split(".")
-    return ".".join([part for part in parents if part != wrapper] + [last])

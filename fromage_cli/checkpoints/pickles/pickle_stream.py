@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from fromage_cli.checkpoints.storage.files import CUT_OFF, explained, quoted
+from fromage_cli.checkpoints.storage.files import CUT_OFF, input_errors_about, quoted
 from fromage_cli.errors import InputError
 
 READ_AHEAD = 1 << 16
@@ -97,7 +97,7 @@ class PickleStream:
             raise self.cut_off(count)
         rest = self._buffer[self._place :]
         wanted = max(count, min(READ_AHEAD, self.remaining)) - len(rest)
-        with explained(self._path):
+        with input_errors_about(self._path):
             self._file.seek(self._after)
             fresh = self._file.read(wanted)
         if len(rest) + len(fresh) < count:

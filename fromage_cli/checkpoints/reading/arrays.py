@@ -5,36 +5,67 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from fromage_cli.checkpoints.checkpoint import Checkpoint, Span
+from fromage_cli.checkpoints.checkpoint import Checkpoint
 from fromage_cli.checkpoints.reading.widening import real_numbers
 from fromage_cli.checkpoints.storage.dtypes import WIDTHS
-from fromage_cli.checkpoints.storage.files import explained, incomplete, opened
+from fromage_cli.checkpoints.storage.files import incomplete, input_errors_about, opened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CHUNK = 1 << 18
-"""Elements at a time: two megabytes as float64."""
+FLOAT64_CHUNK = 1 << 18
+"""Elements at a time: two megabytes as float64, which stay in the processor's cache."""
 
 
-def array_chunks(checkpoint: Checkpoint, name: str, size: int | None = None) -> Iterator[NDArray[Any]]:
-    """The elements of a real tensor in their order, (size,) float64, CHUNK at a time; the last one is shorter.
+def stored_chunks(checkpoint: Checkpoint, name: str, size: int) -> Iterator[NDArray[Any]]:
+    """Yield the stored bytes of a tensor in their order, (size,) uint8; the last chunk is shorter.
 
     Raises InputError when the file is cut off or changes meanwhile.
     """
-    dtype, span = checkpoint.entries[name].dtype, checkpoint.spans.get(name)
-    count = (size or CHUNK) * WIDTHS[dtype]
-    if span is not None:
-        span.check()
-    parts = _stored(checkpoint, name, count) if span is None else _read(span, count)
-    for stored in parts:
+    import numpy
+
+    span = checkpoint.spans.get(name)
+    if span is None:
+        stored = stored_bytes(checkpoint, name)
+        yield from (stored[begin : begin + size] for begin in range(0, len(stored), size))
+        return
+    span.check()
+    path = span.version.path
+    span.version.check_unchanged()
+    with opened(path) as file:
+        for begin in range(span.begin, span.end, size):
+            count = min(size, span.end - begin)
+            with input_errors_about(path):
+                file.seek(begin)
+                part = file.read(count)
+            if len(part) < count:
+                raise incomplete(path, span.end, begin + len(part))
+            yield numpy.frombuffer(part, numpy.uint8)
+    span.version.check_unchanged()
+
+
+def stored_bytes(checkpoint: Checkpoint, name: str) -> NDArray[Any]:
+    """Return the bytes of a tensor that its own reader has to make: (bytes,) uint8."""
+    import torch
+
+    stored: NDArray[Any] = checkpoint.tensor(name).contiguous().reshape(-1).view(torch.uint8).numpy()
+    return stored
+
+
+def array_chunks(checkpoint: Checkpoint, name: str) -> Iterator[NDArray[Any]]:
+    """Yield the elements of a real tensor in their order, float64, FLOAT64_CHUNK at a time; the last chunk is shorter.
+
+    Raises InputError when the file is cut off or changes meanwhile.
+    """
+    dtype = checkpoint.entries[name].dtype
+    for stored in stored_chunks(checkpoint, name, FLOAT64_CHUNK * WIDTHS[dtype]):
         yield real_numbers(stored, dtype)
 
 
 def load_matrix(checkpoint: Checkpoint, name: str, *, narrow: bool = False) -> NDArray[Any]:
-    """A tensor of two or more dimensions as the matrix of its linear map: first dimension x all others.
+    """Read a tensor of two or more dimensions as the matrix of its linear map: first dimension x all others.
 
-    In float64; `narrow` holds in float32 what is stored in no more, for large ones.
+    It is held in float64; with `narrow` in float32 where it is stored in no more, for large ones.
     """
     import numpy
 
@@ -45,27 +76,3 @@ def load_matrix(checkpoint: Checkpoint, name: str, *, narrow: bool = False) -> N
         flat[begin : begin + chunk.size] = chunk
         begin += chunk.size
     return flat.reshape(entry.shape[0], -1)  # [out, in*kh*kw]
-
-
-def _read(span: Span, size: int) -> Iterator[NDArray[Any]]:
-    import numpy
-
-    path = span.version.path
-    span.version.check_unchanged()
-    with opened(path) as file:
-        for begin in range(span.begin, span.end, size):
-            with explained(path):
-                file.seek(begin)
-                stored = file.read(min(size, span.end - begin))
-            if len(stored) < min(size, span.end - begin):
-                raise incomplete(path, span.end, begin + len(stored))
-            yield numpy.frombuffer(stored, numpy.uint8)
-    span.version.check_unchanged()
-
-
-def _stored(checkpoint: Checkpoint, name: str, size: int) -> Iterator[NDArray[Any]]:
-    """The bytes of a tensor that its own reader has to make."""
-    import torch
-
-    stored: NDArray[Any] = checkpoint.tensor(name).contiguous().reshape(-1).view(torch.uint8).numpy()
-    yield from (stored[begin : begin + size] for begin in range(0, len(stored), size))

@@ -6,21 +6,23 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, Span
+from fromage_cli.checkpoints.reading.arrays import stored_bytes
 from fromage_cli.checkpoints.storage.dtypes import WIDTHS
-from fromage_cli.checkpoints.storage.files import FileVersion, explained, incomplete, opened
+from fromage_cli.checkpoints.storage.files import FileVersion, incomplete, input_errors_about, opened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CHUNK = 1 << 19
+FLOAT32_CHUNK = 1 << 19
 """Elements reduced at a time: two megabytes in float32, so that calls are few and it stays in the cache."""
-JOB = 8 * CHUNK
+JOB = 8 * FLOAT32_CHUNK
 """Elements that one thread reduces before the next takes over."""
 THREADS = 4
 """More would wait for memory, not for each other."""
@@ -42,7 +44,7 @@ class Job:
     elements: int
     row: int
     """Elements of a row: no chunk begins in one and ends in another."""
-    place: int
+    series_index: int
     """Which checkpoint of a series."""
     span: Span | None
     """Where they lie; None where the checkpoint's own reader has to make them."""
@@ -51,23 +53,26 @@ class Job:
 
     @property
     def chunk(self) -> int:
-        """Elements of a chunk: whole rows, or a part of one."""
-        return CHUNK // self.row * self.row if self.row <= CHUNK else CHUNK
+        """Return the elements of a chunk: whole rows, or a part of one."""
+        return FLOAT32_CHUNK // self.row * self.row if self.row <= FLOAT32_CHUNK else FLOAT32_CHUNK
 
     def parts(self) -> Iterator[tuple[int, int]]:
-        """Begin and end of each chunk, counted from the job's own beginning."""
+        """Yield begin and end of each chunk, counted from the job's own beginning."""
         begin = 0
         while begin < self.elements:
             rest_of_row = self.row - (self.begin + begin) % self.row
-            end = min(begin + (self.chunk if self.row <= CHUNK else min(CHUNK, rest_of_row)), self.elements)
+            size = self.chunk if self.row <= FLOAT32_CHUNK else min(FLOAT32_CHUNK, rest_of_row)
+            end = min(begin + size, self.elements)
             yield begin, end
             begin = end
 
 
 def jobs_of(
-    checkpoint: Checkpoint, names: Iterable[str], rows: Mapping[str, int] | None = None, place: int = 0
+    checkpoint: Checkpoint, names: Iterable[str], rows: Mapping[str, int] | None = None, series_index: int = 0
 ) -> Iterator[Job]:
-    """The work on the named tensors, of as many elements as `rows` says to a row; files are looked at around it.
+    """Yield the work on the named tensors, of as many elements as `rows` says to a row.
+
+    Files are looked at between one and the next.
 
     Raises InputError when a file has changed since it was opened.
     """
@@ -80,37 +85,25 @@ def jobs_of(
         if span is not None:
             span.check()
         row = max((rows or {}).get(name, 1), 1)
-        whole = Job(name, entry.dtype, 0, entry.elements, row, place, span)
+        whole = Job(name, entry.dtype, 0, entry.elements, row, series_index, span)
         if span is None:
-            yield replace(whole, read=lambda name=name: _in_memory(checkpoint, name))  # type: ignore[misc]
-        else:
-            yield from _cut(whole)
+            yield replace(whole, read=partial(stored_bytes, checkpoint, name))
+            continue
+        size = JOB // row * row if row <= JOB else JOB  # whole rows, or a part of one
+        for begin in range(0, entry.elements, size):
+            yield replace(whole, begin=begin, elements=min(size, entry.elements - begin))
 
 
-def _in_memory(checkpoint: Checkpoint, name: str) -> NDArray[Any]:
-    import torch
-
-    stored: NDArray[Any] = checkpoint.tensor(name).reshape(-1).view(torch.uint8).numpy()
-    return stored
-
-
-def _cut(whole: Job) -> Iterator[Job]:
-    """A tensor in jobs of whole rows, or of parts of one."""
-    size = max(JOB // whole.row, 1) * whole.row if whole.row <= JOB else JOB
-    for begin in range(0, whole.elements, size):
-        yield replace(whole, begin=begin, elements=min(size, whole.elements - begin))
-
-
-class Chunks:
+class ChunkReader:
     """The buffer of one thread."""
 
     def __init__(self) -> None:
         import numpy
 
-        self._stored: NDArray[Any] = numpy.empty(CHUNK * max(WIDTHS.values()), numpy.uint8)
+        self._stored: NDArray[Any] = numpy.empty(FLOAT32_CHUNK * max(WIDTHS.values()), numpy.uint8)
 
-    def of(self, job: Job) -> Iterator[NDArray[Any]]:
-        """The bytes of each chunk, (bytes,) uint8, valid until the next one.
+    def read(self, job: Job) -> Iterator[NDArray[Any]]:
+        """Yield the bytes of each chunk, (bytes,) uint8, valid until the next one.
 
         Raises InputError where the file ends too soon.
         """
@@ -123,12 +116,12 @@ class Chunks:
             with opened(job.span.version.path) as file:
                 for begin, end in job.parts():
                     part = Span(job.span.version, start + width * begin, start + width * end)
-                    yield self._read(file.fileno(), part)
+                    yield self._fill(file.fileno(), part)
 
-    def _read(self, descriptor: int, part: Span) -> NDArray[Any]:
+    def _fill(self, descriptor: int, part: Span) -> NDArray[Any]:
         stored = self._stored[: part.end - part.begin]
         view, position = stored.data, part.begin
-        with explained(part.version.path):
+        with input_errors_about(part.version.path):
             while view:
                 count = os.preadv(descriptor, [view], position)
                 if count == 0:
@@ -138,14 +131,14 @@ class Chunks:
 
 
 def threads() -> int:
-    """How many threads read at once."""
+    """Return how many threads read at once."""
     return min(THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def on_threads(
     jobs: Iterable[Job], make: Callable[[], Worker], work: Callable[[Worker, Job], Result]
 ) -> Iterator[tuple[Job, Result]]:
-    """Each job and its result in order, so that sums do not depend on which thread was faster; a worker a thread.
+    """Yield each job and its result in order, so that sums do not depend on which thread was faster; a worker a thread.
 
     Jobs are made as they are needed. Raises InputError when a file has changed by the time its last job is done.
     """
@@ -156,24 +149,20 @@ def on_threads(
             own.worker = make()
         return work(own.worker, job)
 
+    unsent, version = iter(jobs), None
     pool = ThreadPoolExecutor(threads())
     try:
-        yield from _in_order(iter(jobs), lambda job: pool.submit(run, job))
+        waiting = deque((job, pool.submit(run, job)) for job in islice(unsent, WAITING * threads()))
+        while waiting:
+            job, future = waiting.popleft()
+            result = future.result()
+            waiting.extend((following, pool.submit(run, following)) for following in islice(unsent, 1))
+            if job.span is not None:
+                if version is not None and version != job.span.version:
+                    version.check_unchanged()
+                version = job.span.version
+            yield job, result
+        if version is not None:
+            version.check_unchanged()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _in_order(jobs: Iterator[Job], submit: Callable[[Job], Future[Result]]) -> Iterator[tuple[Job, Result]]:
-    version: FileVersion | None = None
-    waiting = deque((job, submit(job)) for job in islice(jobs, WAITING * threads()))
-    while waiting:
-        job, future = waiting.popleft()
-        result = future.result()
-        waiting.extend((following, submit(following)) for following in islice(jobs, 1))
-        if job.span is not None:
-            if version is not None and version != job.span.version:
-                version.check_unchanged()
-            version = job.span.version
-        yield job, result
-    if version is not None:
-        version.check_unchanged()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
@@ -30,43 +32,30 @@ class Pair:
 
 
 def measure_pair(first: Checkpoint, second: Checkpoint, name: str) -> Pair:
-    """Distance and angle of the tensor of that name, which both checkpoints have in one shape, as real numbers.
+    """Measure distance and angle of the tensor of that name, which both checkpoints have in one shape, as real numbers.
 
     Reads it twice. Raises InputError as reading does.
     The angle is 2 atan2(‖û − v̂‖, ‖û + v̂‖), exact where 1 − cos has no digits left.
     """
-    units = _units(first, second, name)
-    scale = max(units)
-    sums = _over_chunks(
-        first,
-        second,
-        name,
-        lambda u, v: (_square(u / units[0]), _square(v / units[1]), _square(v / scale - u / scale)),
-        lambda a, b: a + b,
+    over_chunks = partial(_over_chunks, first, second, name)
+    unit_u = unit_v = 1.0
+    if "float64" in (first.entries[name].dtype, second.entries[name].dtype):  # where squares may leave the range
+        largest_u, largest_v, *_ = over_chunks(lambda u, v: (_largest(u), _largest(v)), max)
+        unit_u, unit_v = largest_u or 1.0, largest_v or 1.0
+    scale = max(unit_u, unit_v)
+    sums = over_chunks(
+        lambda u, v: (_square(u / unit_u), _square(v / unit_v), _square(v / scale - u / scale)), operator.add
     )
     if not all(math.isfinite(value) for value in sums):
         return Pair(math.nan, math.nan, math.nan, None)
-    norms = units[0] * math.sqrt(sums[0]), units[1] * math.sqrt(sums[1])
-    return Pair(*norms, scale * math.sqrt(sums[2]), _angle(first, second, name, *norms) if all(norms) else None)
-
-
-def _units(first: Checkpoint, second: Checkpoint, name: str) -> tuple[float, float]:
-    """What entries are divided by before they are squared, which may leave the range of float64 only in float64."""
-    if "float64" not in (first.entries[name].dtype, second.entries[name].dtype):
-        return 1.0, 1.0
-    u, v, *_ = _over_chunks(first, second, name, lambda u, v: (_largest(u), _largest(v)), max)
-    return u or 1.0, v or 1.0
-
-
-def _angle(first: Checkpoint, second: Checkpoint, name: str, norm_u: float, norm_v: float) -> float:
-    chord, cochord = _over_chunks(
-        first,
-        second,
-        name,
-        lambda u, v: (_square(u / norm_u - v / norm_v), _square(u / norm_u + v / norm_v)),
-        lambda a, b: a + b,
-    )
-    return angle_between(math.sqrt(chord), math.sqrt(cochord))
+    norm_u, norm_v = unit_u * math.sqrt(sums[0]), unit_v * math.sqrt(sums[1])
+    angle = None
+    if norm_u and norm_v:
+        chord, cochord = over_chunks(
+            lambda u, v: (_square(u / norm_u - v / norm_v), _square(u / norm_u + v / norm_v)), operator.add
+        )
+        angle = angle_between(math.sqrt(chord), math.sqrt(cochord))
+    return Pair(norm_u, norm_v, scale * math.sqrt(sums[2]), angle)
 
 
 def _over_chunks(
@@ -76,7 +65,7 @@ def _over_chunks(
     measure: Callable[[NDArray[Any], NDArray[Any]], tuple[float, ...]],
     join: Callable[[float, float], float],
 ) -> tuple[float, ...]:
-    """Numbers of each pair of chunks, joined one by one."""
+    """Return the numbers of all pairs of chunks, joined one by one."""
     joined: tuple[float, ...] = ()
     for u, v in zip(array_chunks(first, name), array_chunks(second, name), strict=True):
         numbers = measure(u, v)
@@ -85,7 +74,7 @@ def _over_chunks(
 
 
 def _largest(entries: NDArray[Any]) -> float:
-    """The largest absolute value of finite entries; 1 where one is not, which the sums then show."""
+    """Return the largest absolute value of finite entries; 1 where one is not, which the sums then show."""
     value = max(float(entries.max()), -float(entries.min()))
     return value if math.isfinite(value) else 1.0
 

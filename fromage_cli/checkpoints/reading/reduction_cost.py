@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
-from fromage_cli.checkpoints.reading.chunks import CHUNK, threads
+from fromage_cli.checkpoints.reading.chunks import FLOAT32_CHUNK, threads
 from fromage_cli.checkpoints.reading.reductions import measure_norms
 from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 
@@ -17,7 +17,7 @@ SAMPLE = 1 << 24
 BUFFERS = 16
 """Bytes in use for an element of a chunk: as stored, widened, and told whether zero."""
 PROGRAM = 30_000_000
-"""Bytes that the program itself takes."""
+"""Bytes that the program itself takes, with NumPy and without torch."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def reduction_cost(
         [checkpoint], names
     ),
 ) -> ReductionCost:
-    """The cost of a reduction of the named tensors of every checkpoint, all of them without names.
+    """Return the cost of a reduction of the named tensors of every checkpoint, all of them without names.
 
     Reads the first tensors of the last checkpoint; what is not yet in the page cache takes longer afterwards.
     """
@@ -50,9 +50,6 @@ def reduction_cost(
     seconds = time.perf_counter() - started
     read = sum(last.entries[name].elements for name in few)
     share = len(checkpoints) * sum(sizes) / read if read else 0.0
-    whole = max((_bytes(last, name) for name in known if name not in last.spans), default=0)
-    return ReductionCost(seconds * share, PROGRAM + threads() * (CHUNK * BUFFERS + whole))
-
-
-def _bytes(checkpoint: Checkpoint, name: str) -> int:
-    return checkpoint.entries[name].elements * WIDTHS[checkpoint.entries[name].dtype]
+    unstreamed = [last.entries[name] for name in known if name not in last.spans]
+    whole = max((entry.elements * WIDTHS[entry.dtype] for entry in unstreamed), default=0)
+    return ReductionCost(seconds * share, PROGRAM + threads() * (FLOAT32_CHUNK * BUFFERS + whole))

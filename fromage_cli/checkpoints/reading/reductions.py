@@ -13,7 +13,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
-from fromage_cli.checkpoints.reading.chunks import CHUNK, Chunks, Job, jobs_of, on_threads
+from fromage_cli.checkpoints.reading.chunks import FLOAT32_CHUNK, ChunkReader, Job, jobs_of, on_threads
 from fromage_cli.checkpoints.reading.widening import Widening
 from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 from fromage_cli.theory.magnitudes import Magnitudes, Workspace
@@ -36,7 +36,7 @@ class Rows:
 
     @property
     def norm(self) -> float:
-        """The Frobenius norm of the whole; nan and infinite likewise."""
+        """Return the Frobenius norm of the whole; nan and infinite likewise."""
         import numpy
 
         if math.isnan(self.largest) or math.isinf(self.largest):
@@ -48,7 +48,7 @@ class Rows:
 def measure_magnitudes(
     checkpoint: Checkpoint, names: Iterable[str] | None = None, advance: Advance = lambda elements: None
 ) -> dict[str, Magnitudes]:
-    """The magnitudes of the named tensors, all of them without names, in that order.
+    """Measure the magnitudes of the named tensors, all of them without names, in that order.
 
     Tensors of a dtype that is not in WIDTHS are left out.
     Raises InputError when a file is cut off or changes meanwhile.
@@ -63,16 +63,16 @@ def measure_magnitudes(
 def measure_norms(
     checkpoints: Sequence[Checkpoint], names: Iterable[str] | None = None, advance: Advance = lambda elements: None
 ) -> list[dict[str, float]]:
-    """The Frobenius norms of the named tensors in each checkpoint of a series, and nothing else.
+    """Measure the Frobenius norms of the named tensors in each checkpoint of a series, and nothing else.
 
     A norm is nan where an entry is nan, else infinite where one is. Threads go from one checkpoint to the next.
     Otherwise as `measure_magnitudes`.
     """
     wanted = None if names is None else list(names)
     found = [dict.fromkeys(_chosen(checkpoint, wanted), 0.0) for checkpoint in checkpoints]
-    jobs = (job for place, one in enumerate(checkpoints) for job in jobs_of(one, found[place], place=place))
+    jobs = (job for index, one in enumerate(checkpoints) for job in jobs_of(one, found[index], None, index))
     for job, norm in on_threads(jobs, _Reducer, _Reducer.norm):
-        norms = found[job.place]
+        norms = found[job.series_index]
         norms[job.name] = _hypot(norms[job.name], norm)
         advance(job.elements)
     return found
@@ -81,7 +81,7 @@ def measure_norms(
 def measure_rows(
     checkpoint: Checkpoint, names: Iterable[str], advance: Advance = lambda elements: None
 ) -> dict[str, Rows]:
-    """The norms of the rows of the named tensors, and their largest entries.
+    """Measure the norms of the rows of the named tensors, and their largest entries.
 
     Otherwise as `measure_magnitudes`.
     """
@@ -99,7 +99,7 @@ def measure_rows(
 
 
 def _join(norms: NDArray[Any], found: NDArray[Any], first: int) -> None:
-    """Takes the norms of parts of rows, from the `first` row on, into those of the whole rows."""
+    """Take the norms of parts of rows, from the `first` row on, into those of the whole rows."""
     import numpy
 
     part = norms[first : first + len(found)]
@@ -109,7 +109,7 @@ def _join(norms: NDArray[Any], found: NDArray[Any], first: int) -> None:
 
 
 def _hypot(*norms: float) -> float:
-    """The norm of the whole from those of its parts; nan where one is, beside which `math.hypot` lets infinity win."""
+    """Return the norm of the whole from those of its parts; nan where one is, where `math.hypot` lets infinity win."""
     return math.nan if any(map(math.isnan, norms)) else math.hypot(*norms)
 
 
@@ -118,7 +118,7 @@ def _largest(one: float, other: float) -> float:
 
 
 def _chosen(checkpoint: Checkpoint, names: Iterable[str] | None) -> list[str]:
-    """The named tensors whose bytes can be read."""
+    """Return the named tensors whose bytes can be read."""
     wanted = checkpoint.entries if names is None else names
     return [name for name in wanted if name in checkpoint.entries and checkpoint.entries[name].dtype in WIDTHS]
 
@@ -127,9 +127,9 @@ class _Reducer:
     """The buffers of one thread."""
 
     def __init__(self) -> None:
-        self._chunks = Chunks()
-        self._widening = Widening(CHUNK)
-        self._workspace = Workspace(CHUNK)
+        self._reader = ChunkReader()
+        self._widening = Widening(FLOAT32_CHUNK)
+        self._workspace = Workspace(FLOAT32_CHUNK)
 
     def magnitudes(self, job: Job) -> Magnitudes:
         found = (self._workspace.magnitudes(entries) for entries in self._entries(job))
@@ -139,7 +139,7 @@ class _Reducer:
         return _hypot(*(self._workspace.norm(entries) for entries in self._entries(job)))
 
     def rows(self, job: Job) -> tuple[NDArray[Any], float]:
-        """The norms of the rows that the job touches, and the largest entry."""
+        """Return the norms of the rows that the job touches, and the largest entry."""
         import numpy
 
         norms, most = numpy.zeros(-(-(job.begin % job.row + job.elements) // job.row)), 0.0
@@ -151,5 +151,5 @@ class _Reducer:
         return norms, most
 
     def _entries(self, job: Job, ordered: bool = False) -> Iterator[NDArray[Any]]:
-        for stored in self._chunks.of(job):
+        for stored in self._reader.read(job):
             yield self._widening.widened(stored, job.dtype, ordered)

@@ -26,7 +26,7 @@ class Widening:
         self._narrow: NDArray[Any] = numpy.empty(size, numpy.uint32)
 
     def widened(self, stored: NDArray[Any], dtype: str, ordered: bool = False) -> NDArray[Any]:
-        """The elements' absolute values or the elements themselves: (elements,) float32 or float64.
+        """Return the elements' absolute values or the elements themselves: (elements,) float32 or float64.
 
         `stored`: (bytes,) uint8, little endian. They stand in their own order only where that is asked for; then
         bfloat16 takes longer. What is returned is valid until the next call.
@@ -34,7 +34,7 @@ class Widening:
         import numpy
 
         if dtype == "bfloat16":
-            return self._shifted(stored.view("<u2"), ordered)
+            return self._widen_bfloat16(stored.view("<u2"), ordered)
         if dtype == "float16" or dtype.startswith("float8"):
             codes = stored.view("<u2") if dtype == "float16" else stored
             values = self._narrow[: codes.size].view(numpy.float32)
@@ -44,8 +44,8 @@ class Widening:
             return entries
         return numpy.abs(entries.astype(numpy.complex128)) if "complex" in dtype else entries.astype(numpy.float64)
 
-    def _shifted(self, codes: NDArray[Any], ordered: bool) -> NDArray[Any]:
-        """A bfloat16 is the upper half of a float32; without order two at a time, those at even places first."""
+    def _widen_bfloat16(self, codes: NDArray[Any], ordered: bool) -> NDArray[Any]:
+        """Shift each into the upper half of a float32; without order two at a time, those at even places first."""
         import numpy
 
         if ordered:
@@ -62,7 +62,7 @@ class Widening:
 
 
 def real_numbers(stored: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """The elements themselves in their own order, (elements,) float64; `dtype` is not complex.
+    """Return the elements themselves in their own order, (elements,) float64; `dtype` is not complex.
 
     `stored`: (bytes,) uint8, little endian.
     """
@@ -78,7 +78,7 @@ def real_numbers(stored: NDArray[Any], dtype: str) -> NDArray[Any]:
 
 @cache
 def _table(dtype: str) -> NDArray[Any]:
-    """Every value of a narrow dtype, by its bits: (256,) or (65536,) float32."""
+    """Return every value of a narrow dtype, by its bits: (256,) or (65536,) float32."""
     import numpy
 
     if dtype == "float16":
@@ -87,7 +87,7 @@ def _table(dtype: str) -> NDArray[Any]:
 
 
 def _float8(code: int, dtype: str) -> float:
-    """The value of eight bits: sign, exponent, mantissa; e8m0 is an exponent alone.
+    """Return the value of eight bits: sign, exponent, mantissa; e8m0 is an exponent alone.
 
     Source: OCP 8-bit Floating Point Specification and Microscaling Formats (MX) Specification; the fnuz types of
     Noune et al., *8-bit numerical formats for deep neural networks*, 2022.

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
-from fromage_cli.checkpoints.finding.complete import check_complete
-from fromage_cli.checkpoints.finding.directory import own_weights, weights_in
-from fromage_cli.checkpoints.finding.series import read_series
+from fromage_cli.checkpoints.finding.complete import why_incomplete
+from fromage_cli.checkpoints.finding.directory import weights_in
+from fromage_cli.checkpoints.finding.series import find_series
 from fromage_cli.checkpoints.opening import open_checkpoint
-from fromage_cli.checkpoints.storage.files import quoted, status_of
+from fromage_cli.checkpoints.storage.files import quoted
 from fromage_cli.checkpoints.storage.remote import is_url
 from fromage_cli.errors import InputError, UsageError
 
@@ -34,10 +34,10 @@ def gather_series(
     """
     notes: list[str] = []
     urls = [name for name in names if is_url(name)]
-    local = [name for name in names if name not in urls]
-    paths = {path.resolve(): path for name in local for path in _expanded(name, notes)}
-    faults = {path: fault for path in paths.values() if (fault := _fault(path))}
-    complete = [path for path in paths.values() if path not in faults]
+    paths = list(_checkpoints([name for name in names if name not in urls], notes))
+    weights = {path: (weights_in(path) or path) if path.is_dir() else path for path in paths}
+    faults = {path: fault for path in paths if (fault := why_incomplete(weights[path]))}
+    complete = [path for path in paths if path not in faults]
     if not complete and not urls:
         raise next(iter(faults.values()))
     notes += [f"Skipped {quoted(path)}: {fault.message}" for path, fault in faults.items()]
@@ -55,39 +55,25 @@ def gather_series(
     return Gathered(tuple(ordered), tuple(notes))
 
 
-def _expanded(name: str, notes: list[str]) -> Iterator[Path]:
-    """The checkpoints that a file, a directory or a pattern stands for."""
-    path = Path(name)
-    if path.exists() or not set("*?[") & set(name):
-        yield from _members(path, notes)
-        return
-    matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-    if not matches:
-        raise InputError(f"No file matches {name!r}.", hint="Correct the pattern, or name the run's directory.")
-    for match in matches:
-        yield from _members(match, notes)
-
-
-def _members(path: Path, notes: list[str]) -> Iterator[Path]:
-    status_of(path)
-    if not path.is_dir() or own_weights(path):
-        yield path
-        return
-    series = read_series(path)
-    notes += series.notes
-    yield from (step.path for step in series.steps)
-
-
-def _fault(path: Path) -> InputError | None:
-    """Why a checkpoint cannot be used, where it is not completely written."""
-    try:
-        check_complete((weights_in(path) or path) if path.is_dir() else path)
-    except InputError as error:
-        return error
-    return None
+def _checkpoints(names: Sequence[str], notes: list[str]) -> Iterator[Path]:
+    """Yield the checkpoints that files, directories and patterns stand for; `notes` takes what is said about them."""
+    seen: set[Path] = set()
+    for name in names:
+        path = Path(name)
+        matches = [path]
+        if not path.exists() and set("*?[") & set(name):
+            matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+            if not matches:
+                raise InputError(f"No file matches {name!r}.", hint="Correct the pattern, or name the run's directory.")
+        for match in matches:
+            series = find_series(match)
+            notes += series.notes
+            yield from (path for path in series.paths if path.resolve() not in seen)
+            seen.update(path.resolve() for path in series.paths)
 
 
 def _check_steps(opened: Sequence[Checkpoint]) -> None:
+    """Raise UsageError unless every checkpoint has a step of its own."""
     by_step: dict[int, Checkpoint] = {}
     for checkpoint in opened:
         if checkpoint.step is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fromage_cli.checkpoints.formats.content import foreign_format
-from fromage_cli.checkpoints.formats.npy_header import pickle_in_array
+from fromage_cli.checkpoints.formats.npy_header import NPY_MAGIC, pickle_in_array
 from fromage_cli.checkpoints.formats.npz_file import SUFFIX
 from fromage_cli.checkpoints.formats.safetensors_header import read_header
 from fromage_cli.checkpoints.formats.zip_container import ZipContainer
@@ -24,16 +24,19 @@ from fromage_cli.checkpoints.pickles.machine import Constructor, Machine, Unfit
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.placeholders import Placeholder
 from fromage_cli.checkpoints.pickles.unpickling import BROKEN, PickledName, garbage_collection_paused, names_of, run
-from fromage_cli.checkpoints.storage.files import FileVersion, status_of
+from fromage_cli.checkpoints.storage.files import HEAD, status_of
 from fromage_cli.checkpoints.storage.sources import Source, Window
 from fromage_cli.checkpoints.storage.stored_tensor import Misplaced
 from fromage_cli.errors import FromageError
 
 LOADERS = (NESTED, "_pickle.loads", "pickle.loads", "cPickle.loads", "dill.loads", "dill._dill.loads", "torch.load")
 """Functions whose bytes are pickles themselves."""
-MOST_FILES, MOST_PICKLES, DEEPEST = 10_000, 8, 3
-"""Files of a directory, pickles one after another in a file, pickles inside of pickles that are looked at."""
-STORAGES = "/data/"
+MOST_FILES, MOST_PICKLES, MOST_LEVELS = 10_000, 8, 3
+"""Files of a directory, pickles one after another in a file, pickles inside of pickles that are looked at.
+
+A file of torch.save has five pickles and one level; a loader of more would be an attack that is found at the third.
+"""
+STORAGE_FOLDER = "/data/"
 """What the names of members hold that are tensors."""
 PYTHON = ".py"
 CODE = (PYTHON, "models/model.json")
@@ -58,7 +61,7 @@ class Scanned:
 
 
 def scan(path: Path) -> Iterator[Scanned]:
-    """Everything that could run in a file, or in all files of a directory, in their order.
+    """Yield everything that could run in a file, or in all files of a directory, in their order.
 
     Raises InputError where the path cannot be read; files of a directory that cannot are told as faults.
     """
@@ -66,44 +69,41 @@ def scan(path: Path) -> Iterator[Scanned]:
     if not path.is_dir():
         yield from _in_file(path)
         return
-    for count, file in enumerate(_files(path)):
-        if count == MOST_FILES:
-            yield Scanned(path, "", kind="other", fault=f"of its files only {MOST_FILES} were looked into")
-            return
-        try:
-            yield from _in_file(file)
-        except FromageError as error:
-            yield Scanned(file, "", fault=error.message)
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    """The regular files of a directory and those below; links to directories are not followed."""
-    for parent, folders, names in os.walk(directory):
+    count = 0
+    for parent, folders, names in os.walk(path):  # links to directories are not followed
         folders.sort()
-        yield from (file for name in sorted(names) if (file := Path(parent) / name).is_file())
+        for file in (file for name in sorted(names) if (file := Path(parent) / name).is_file()):
+            if count == MOST_FILES:
+                yield Scanned(path, "", kind="other", fault=f"of its files only {MOST_FILES} were looked into")
+                return
+            count += 1
+            try:
+                yield from _in_file(file)
+            except FromageError as error:
+                yield Scanned(file, "", fault=error.message)
 
 
 def _in_file(path: Path) -> Iterator[Scanned]:
-    version = FileVersion.of(path)
+    """Yield what a file would run, by its first bytes as a loader takes them."""
     source = Source.of_file(path)
     with source.open() as file:
-        head = file.read(512)
+        head = file.read(HEAD)
         if path.suffix == PYTHON:
             yield Scanned(path, "", kind="code")
         elif head[8:9] == b"{" and _is_safetensors(path):
             return
         elif head.startswith(b"PK"):
             yield from _in_archive(source)
-        elif head.startswith(b"\x93NUMPY"):
-            yield from _in_array(path, "", file, version.size, Allowance(version.size))
+        elif head.startswith(NPY_MAGIC):
+            yield from _in_array(path, "", file, source.size, Allowance(source.size))
         elif found := foreign_format(head):
             yield Scanned(path, "", kind="other", fault=f"{found[0]} was not looked into")
         else:  # a loader takes any opcode for the first
-            yield from _one_after_another(path, "", file, version.size, Allowance(version.size))
+            yield from _one_after_another(path, "", file, source.size, Allowance(source.size))
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a header is valid: a pickle can have a brace where one begins, but no header that can also be run."""
+    """Tell whether a header is valid: a pickle can have a brace where one begins, but not all of one."""
     try:
         read_header(path)
     except FromageError:
@@ -112,9 +112,11 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _in_archive(source: Source, allowance: Allowance | None = None, depth: int = 0) -> Iterator[Scanned]:
+    """Yield what the members of a ZIP archive would run."""
     container = ZipContainer(source)
     if allowance is None:
-        allowance = Allowance(sum(member.stored for name, member in container.members.items() if STORAGES not in name))
+        others = (member for name, member in container.members.items() if STORAGE_FOLDER not in name)
+        allowance = Allowance(sum(member.stored for member in others))
     for name in container.members:
         if name.endswith(CODE):
             yield Scanned(source.path, name, kind="graph")
@@ -126,31 +128,31 @@ def _in_archive(source: Source, allowance: Allowance | None = None, depth: int =
 
 
 def _in_member(container: ZipContainer, name: str, allowance: Allowance, depth: int) -> Iterator[Scanned]:
-    """The pickle that a member is; members that only hold numbers are not read beyond their first bytes."""
+    """Yield what a member would run that is a pickle; of members that only hold numbers the first bytes are read."""
     head = container.head(name, 8)
     plain = name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))
     if not (head[:2] in _OPENINGS or plain or name.endswith(SUFFIX) or head.startswith(b"PK\x03\x04")):
         return
-    if head[:2] in _OPENINGS and not plain and not name.endswith(SUFFIX) and STORAGES in name:
+    if head[:2] in _OPENINGS and not plain and not name.endswith(SUFFIX) and STORAGE_FOLDER in name:
         return  # a storage whose first numbers look like it
     yield from _in_bytes(container.path, name, container.read_pickle(name), allowance, depth)
 
 
 def _in_bytes(path: Path, part: str, content: bytes, allowance: Allowance, depth: int) -> Iterator[Scanned]:
-    source = Source.of_bytes(path, content)
+    """Yield what bytes inside of a pickle or an archive would run."""
+    window = Window(io.BytesIO(content), path, 0, len(content))
     if content.startswith(b"PK\x03\x04"):
-        for found in _in_archive(source, allowance, depth + 1) if depth < DEEPEST else _too_deep(path, ""):
+        source = Source.of_bytes(path, content)
+        for found in _in_archive(source, allowance, depth + 1) if depth < MOST_LEVELS else _too_deep(path, ""):
             yield replace(found, part=f"{part} > {found.part}".removesuffix(" > "))
-    elif content.startswith(b"\x93NUMPY"):
-        window = Window(io.BytesIO(content), path, 0, len(content))
+    elif content.startswith(NPY_MAGIC):
         yield from _in_array(path, part, window, len(content), allowance)
     else:
-        window = Window(io.BytesIO(content), path, 0, len(content))
         yield from _one_after_another(path, part, window, len(content), allowance, depth=depth)
 
 
 def _too_deep(path: Path, part: str) -> Iterator[Scanned]:
-    yield Scanned(path, part, fault=f"what lies inside of {DEEPEST} pickles or archives was not looked into")
+    yield Scanned(path, part, fault=f"what lies inside of {MOST_LEVELS} pickles or archives was not looked into")
 
 
 def _in_array(path: Path, part: str, file: Window, size: int, allowance: Allowance) -> Iterator[Scanned]:
@@ -162,7 +164,7 @@ def _in_array(path: Path, part: str, file: Window, size: int, allowance: Allowan
 def _one_after_another(
     path: Path, part: str, file: Window, size: int, allowance: Allowance, *, depth: int = 0, begin: int = 0
 ) -> Iterator[Scanned]:
-    """Pickle after pickle, as older files of PyTorch have them; what follows the last of them is no pickle."""
+    """Yield what pickle after pickle would run, as older files of PyTorch have them, up to what is no pickle."""
     file.seek(begin)
     binary = file.read(1) == b"\x80"
     for index in range(MOST_PICKLES):
@@ -181,9 +183,9 @@ def _one_after_another(
         if names or (fault and index == 0 and binary):
             yield Scanned(path, part, names, fault=fault)
         inner = f"{part} > bytes" if part else "bytes"
-        if nested and depth == DEEPEST:
+        if nested and depth == MOST_LEVELS:
             yield from _too_deep(path, inner)
-        for stored in dict.fromkeys(nested) if depth < DEEPEST else ():
+        for stored in dict.fromkeys(nested) if depth < MOST_LEVELS else ():
             yield from _in_bytes(path, inner, stored, allowance, depth + 1)
         if fault or stream.remaining <= 0:
             return
@@ -192,7 +194,7 @@ def _one_after_another(
 
 
 def _collecting(nested: list[bytes]) -> Mapping[str, Constructor]:
-    """Constructors that keep the bytes which a loader inside of the pickle would have loaded."""
+    """Return constructors that keep the bytes which a loader inside of the pickle would have loaded."""
 
     def keep(*args: Any) -> Any:
         for argument in args:

@@ -80,19 +80,19 @@ def incomplete(path: Path, expected: int, actual: int) -> InputError:
 
 def status_of(path: Path) -> os.stat_result:
     """Return the status of an existing path, or raise InputError naming what is nearest to it."""
-    with explained(path):
+    with input_errors_about(path):
         return path.stat()
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedReader]:
     """Open a file for reading; the operating system's refusals become InputErrors."""
-    with explained(path), path.open("rb") as file:
+    with input_errors_about(path), path.open("rb") as file:
         yield file
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def input_errors_about(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals about `path` into InputErrors."""
     try:
         yield
@@ -128,5 +128,5 @@ def missing(path: Path) -> InputError:
 
 def names_in(directory: Path) -> list[str]:
     """Return the names of what a directory holds."""
-    with explained(directory):
+    with input_errors_about(directory):
         return [entry.name for entry in directory.iterdir()]

@@ -25,14 +25,10 @@ def confined_path(index: Path, file: str) -> Path:
         real, home = place.resolve(), directory.resolve()
     except (OSError, RuntimeError) as error:  # a loop of links
         raise InputError(f"{quoted(place)} cannot be read: {error}.") from error
-    if not real.is_relative_to(home) and real.parent != _hugging_face_blobs(home):
+    cached = home.parent.name == "snapshots"  # a Hugging Face cache's models--…/snapshots/<revision> links into blobs
+    if not real.is_relative_to(home) and not (cached and real.parent == home.parent.parent / "blobs"):
         raise _outside(index, file)
     return place
-
-
-def _hugging_face_blobs(snapshot: Path) -> Path | None:
-    """Return the directory into which a Hugging Face cache's models--…/snapshots/<revision> links."""
-    return snapshot.parent.parent / "blobs" if snapshot.parent.name == "snapshots" else None
 
 
 def _outside(index: Path, file: str) -> UnsafeError:

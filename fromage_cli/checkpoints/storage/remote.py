@@ -12,15 +12,13 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from fromage_cli.checkpoints.storage.files import BLOCK, HEAD
 from fromage_cli.errors import FromageError, InputError, ResourceError
 
 URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _URL_WITHIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
-LIMIT = 64 * 10**9
-"""Bytes of a file that is copied as a whole, at most."""
-BLOCK = 1 << 20
-HEAD = 512
-"""Bytes by which formats are known."""
+LARGEST_COPY = 64 * 10**9
+"""Bytes of a file that is copied as a whole, at most: a large network in float32; larger ones are read by ranges."""
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "az": "adlfs"}
 PACKAGES |= {"abfs": "adlfs", "http": "aiohttp", "https": "aiohttp", "sftp": "paramiko", "ssh": "paramiko"}
 """What to install for a scheme, where fsspec's own message does not say."""
@@ -38,7 +36,7 @@ def local_path(url: str) -> Path | None:
     return Path(url2pathname(host + parts.path)) if parts.scheme.lower() == "file" else None
 
 
-def shown(url: str) -> str:
+def printable_url(url: str) -> str:
     """Return a URL as it may be printed: without user, password and signatures."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
@@ -47,7 +45,7 @@ def shown(url: str) -> str:
 
 def redacted(text: str) -> str:
     """Return a message with every URL in it as it may be printed: backends put the whole one into theirs."""
-    return _URL_WITHIN.sub(lambda found: shown(found[0]), text)
+    return _URL_WITHIN.sub(lambda found: printable_url(found[0]), text)
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The last component, without a query."""
+        """Return the last component, without a query."""
         path = self.path.partition("?")[0] if "://" in self.path else self.path
         return path.rstrip("/").rpartition("/")[2]
 
@@ -70,25 +68,23 @@ class Remote:
 
     def __init__(self, url: str) -> None:
         """Find the backend; InputError where it is not installed or the URL leads nowhere."""
-        self.url = shown(url)
+        self.url = printable_url(url)
         self._files, path = _backend(url)
-        with self._explained():
+        with self._reporting_errors():
             self.entry = _entry(self._files.info(path))
 
     def list(self) -> list[Entry]:
-        """What is in the directory."""
-        with self._explained():
+        """Return what is in the directory."""
+        with self._reporting_errors():
             return [_entry(found) for found in self._files.ls(self.entry.path, detail=True)]
 
     def ranged(self, entry: Entry) -> bytes | None:
-        """The first bytes of a file; None where the server does not send parts of files."""
+        """Return the first bytes of a file; None where the server does not send parts of files."""
         count = min(HEAD, entry.size or 0)
-        if count < 2 or not self._sends_parts(entry):
-            return None
-        return self.read(entry, 0, count)
+        return self.read(entry, 0, count) if count > 1 and self._sends_parts(entry) else None
 
     def read(self, entry: Entry, begin: int, end: int) -> bytes:
-        """The bytes of a file from `begin` to before `end`; InputError when they are not there."""
+        """Return the bytes of a file from `begin` to before `end`; InputError when they are not there."""
         content = self._part(entry, begin, end)
         if len(content) != end - begin:
             raise InputError(
@@ -98,28 +94,28 @@ class Remote:
         return content
 
     def copy(self, entry: Entry, place: Path) -> None:
-        """Copy a file; ResourceError where it is larger than LIMIT or than the room that is left."""
+        """Copy a file; ResourceError where it is larger than LARGEST_COPY or than the room that is left."""
         import shutil
 
         free = shutil.disk_usage(place.parent).free
-        if (entry.size or 0) > min(LIMIT, free):
+        if (entry.size or 0) > min(LARGEST_COPY, free):
             raise ResourceError(
                 f"{self.url}: {entry.name!r} has {entry.size} bytes, which do not fit into {str(place.parent)!r}.",
                 hint="Set TMPDIR to a larger disk, or save it as safetensors, which is read by ranges.",
             )
-        with self._explained(), self._files.open(entry.path, "rb") as source, place.open("wb") as target:
+        with self._reporting_errors(), self._files.open(entry.path, "rb") as source, place.open("wb") as target:
             count = 0
             while block := source.read(BLOCK):
                 count += len(block)
-                if count > min(LIMIT, free):
-                    raise ResourceError(f"{self.url}: {entry.name!r} has more than {min(LIMIT, free)} bytes.")
+                if count > min(LARGEST_COPY, free):
+                    raise ResourceError(f"{self.url}: {entry.name!r} has more than {min(LARGEST_COPY, free)} bytes.")
                 target.write(block)
 
     def _sends_parts(self, entry: Entry) -> bool:
-        """Whether a part is sent where one is asked for; a web server that sends all of it is left at once."""
+        """Tell whether a part is sent where one is asked for; a web server that sends all of it is left at once."""
         if not entry.path.startswith(("http://", "https://")):
             return len(self._part(entry, 1, 2)) == 1
-        with self._explained():
+        with self._reporting_errors():
             try:
                 with self._files.open(entry.path, "rb", block_size=1, cache_type="none", size=entry.size) as file:
                     file.seek(1)
@@ -130,11 +126,11 @@ class Remote:
     def _part(self, entry: Entry, begin: int, end: int) -> bytes:
         if end == begin:
             return b""
-        with self._explained():
+        with self._reporting_errors():
             return bytes(self._files.cat_file(entry.path, start=begin, end=end))
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _reporting_errors(self) -> Iterator[None]:
         """Turn whatever a backend raises into an InputError."""
         try:
             yield
@@ -151,6 +147,7 @@ class Remote:
 
 
 def _backend(url: str) -> tuple[Any, str]:
+    """Return the file system behind a URL and the path in it; raises InputError where nothing here reads it."""
     scheme = url.partition("://")[0].lower()
     try:
         fsspec: Any = importlib.import_module("fsspec")
@@ -158,12 +155,12 @@ def _backend(url: str) -> tuple[Any, str]:
     except ImportError as error:
         package = PACKAGES.get(scheme) or str(error)
         raise InputError(
-            f"{shown(url)} needs a package that is not installed: {package}.",
+            f"{printable_url(url)} needs a package that is not installed: {package}.",
             hint=f"Install it: python -m pip install {PACKAGES.get(scheme, 'fsspec')}",
         ) from error
     except ValueError as error:
         raise InputError(
-            f"{shown(url)}: no backend reads {scheme}:// ({redacted(str(error))}).",
+            f"{printable_url(url)}: no backend reads {scheme}:// ({redacted(str(error))}).",
             hint="Copy the checkpoint to a local disk.",
         ) from error
     return files, str(path)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from fromage_cli.checkpoints.storage.files import FileVersion, changed, explained, opened
+from fromage_cli.checkpoints.storage.files import FileVersion, changed, input_errors_about, opened
 
 
 class Window:
@@ -21,20 +21,20 @@ class Window:
 
     def seek(self, position: int) -> None:
         """Go to a position."""
-        with explained(self._path):
+        with input_errors_about(self._path):
             self._file.seek(self._begin + position)
         self._position = position
 
     def read(self, count: int) -> bytes:
-        """The next bytes, at most `count`."""
-        with explained(self._path):
+        """Return the next bytes, at most `count`."""
+        with input_errors_about(self._path):
             stored = self._file.read(max(0, min(count, self._size - self._position)))
         self._position += len(stored)
         return stored
 
     def fill(self, view: memoryview) -> None:
         """Fill a buffer with the next bytes; InputError when the file has become shorter."""
-        with explained(self._path):
+        with input_errors_about(self._path):
             count = self._file.readinto(view) if len(view) <= self._size - self._position else 0  # type: ignore[attr-defined]
         if count != len(view):
             raise changed(self._path)
@@ -57,13 +57,13 @@ class Source:
 
     @classmethod
     def of_file(cls, path: Path) -> Source:
-        """A whole file; raises InputError unless it is a regular one."""
+        """Return a whole file; raises InputError unless it is a regular one."""
         version = FileVersion.of(path)
         return cls(path, version.size, version)
 
     @classmethod
     def of_part(cls, path: Path, begin: int, size: int) -> Source:
-        """A part of a file."""
+        """Return a part of a file."""
         version = FileVersion.of(path)
         if begin < 0 or size < 0 or begin + size > version.size:
             raise changed(path)
@@ -71,7 +71,7 @@ class Source:
 
     @classmethod
     def of_bytes(cls, path: Path, stored: bytes) -> Source:
-        """Bytes that were read from a file."""
+        """Return bytes that were read from a file."""
         return cls(path, len(stored), stored=stored)
 
     @contextmanager

@@ -65,21 +65,21 @@ class StoredTensor:
     """Why it cannot be read as a dense tensor: `quantised`, `sparse` …"""
 
     def numel(self) -> int:
-        """The number of elements."""
+        """Return the number of elements."""
         return math.prod(self.shape)
 
     def dim(self) -> int:
-        """The number of dimensions."""
+        """Return the number of dimensions."""
         return len(self.shape)
 
     @property
     def width(self) -> int:
-        """Bytes per element."""
+        """Return bytes per element."""
         return ELEMENT_BYTES[self.dtype]
 
     @property
     def span(self) -> tuple[int, int]:
-        """The bytes of the storage from its first to its last element."""
+        """Return the bytes of the storage from its first to its last element."""
         if not self.numel():
             return 0, 0
         last = sum((size - 1) * stride for size, stride in zip(self.shape, self.stride, strict=True))
@@ -87,7 +87,7 @@ class StoredTensor:
 
     @property
     def contiguous(self) -> bool:
-        """Whether the elements lie one after another, in order."""
+        """Tell whether the elements lie one after another, in order."""
         expected = 1
         for size, stride in zip(reversed(self.shape), reversed(self.stride), strict=True):
             if size != 1 and stride != expected:
@@ -97,7 +97,7 @@ class StoredTensor:
 
     @property
     def place(self) -> object:
-        """Equal for tensors that are one and the same memory, seen the same way."""
+        """Return what is equal for tensors that are one and the same memory, seen the same way."""
         storage = self.storage
         if storage is None or not self.numel():
             return self
@@ -105,7 +105,7 @@ class StoredTensor:
         return id(root), storage.begin + self.span[0], self.dtype, self.shape, self.stride
 
     def check(self) -> StoredTensor:
-        """The tensor itself; raises Misplaced where it does not lie within its storage."""
+        """Return the tensor itself; raises Misplaced where it does not lie within its storage."""
         if not are_whole_numbers((*self.shape, *self.stride, self.offset)):
             raise Misplaced(
                 f"the shape {brief(self.shape)}, strides {brief(self.stride)} or offset {brief(self.offset)}"
@@ -135,7 +135,10 @@ class StoredTensor:
         if end > begin:
             storage.read_into(begin, buffer.numpy().data)
         if storage.big_endian != (sys.byteorder == "big"):
-            _swap(buffer, self.width // 2 if self.dtype.startswith("complex") else self.width)
+            import numpy
+
+            width = self.width // 2 if self.dtype.startswith("complex") else self.width
+            buffer.numpy().view(numpy.dtype(f"u{width}")).byteswap(inplace=True)
         flat = buffer.view(getattr(torch, self.dtype))
         if self.contiguous:
             return flat.reshape(self.shape)
@@ -171,7 +174,7 @@ def stored_number(value: Any) -> Any:
 
 
 def dense(storage: object, dtype: str, offset: object, shape: object, stride: object) -> StoredTensor:
-    """A tensor within a storage; TypeError where these are no storage and numbers, Misplaced where they do not fit."""
+    """Return a tensor within a storage; TypeError for other kinds of values, Misplaced for what does not fit."""
     if not isinstance(storage, Storage) or not isinstance(shape, Sequence) or not isinstance(stride, Sequence):
         raise TypeError("no storage, shape and strides")
     if type(offset) is not int:
@@ -180,17 +183,9 @@ def dense(storage: object, dtype: str, offset: object, shape: object, stride: ob
 
 
 def inline(key: str, dtype: str, stored: bytes, big_endian: bool = False) -> Storage:
-    """A storage whose bytes are in memory already."""
+    """Return a storage whose bytes are in memory already."""
 
     def read_into(begin: int, view: memoryview) -> None:
         view[:] = stored[begin : begin + len(view)]
 
     return Storage(key, dtype, len(stored), read_into, big_endian)
-
-
-def _swap(buffer: torch.Tensor, width: int) -> None:
-    """Turn the byte order of every element around, in place."""
-    if width > 1 and buffer.numel():
-        import numpy
-
-        buffer.numpy().view(numpy.dtype(f"u{width}")).byteswap(inplace=True)

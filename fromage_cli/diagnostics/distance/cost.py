@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy
 
 from fromage_cli.checkpoints import Checkpoint
-from fromage_cli.checkpoints.reading.arrays import CHUNK
+from fromage_cli.checkpoints.reading.arrays import FLOAT64_CHUNK
 from fromage_cli.checkpoints.reading.reading_cost import chunk_seconds, resident_bytes
 from fromage_cli.theory.spectra import DENSE
 
@@ -35,8 +35,8 @@ def measure_cost(first: Checkpoint, second: Checkpoint, names: Sequence[str], sp
     # both matrices as they are held, two in float32 or four in float64 where one is decomposed
     held = [entry.elements * (2 * 4 if one else 4 * 8) for entry, one in zip(matrices, large, strict=True)]
     return DistanceCost(
-        bytes=resident_bytes() + 8 * 6 * CHUNK + max(held, default=0),
-        seconds=chunk_seconds() * elements / CHUNK + _trial_seconds() * work / _operations(TRIAL, TRIAL),
+        bytes=resident_bytes() + 8 * 6 * FLOAT64_CHUNK + max(held, default=0),
+        seconds=chunk_seconds() * elements / FLOAT64_CHUNK + _trial_seconds() * work / _operations(TRIAL, TRIAL),
     )
 
 

@@ -61,7 +61,7 @@ def command(
 
 
 def _survey(path: str) -> Answer:
-    from fromage_cli.checkpoints.storage.remote import shown
+    from fromage_cli.checkpoints.storage.remote import printable_url
     from fromage_cli.diagnostics.inspect.findings import judge_safety
     from fromage_cli.diagnostics.inspect.safety import survey
     from fromage_cli.diagnostics.inspect.safety_page import render_safety
@@ -69,7 +69,7 @@ def _survey(path: str) -> Answer:
     result = survey(path)
     return Answer(
         result=result,
-        page=lambda style: render_safety(result, style, shown(path)),
+        page=lambda style: render_safety(result, style, printable_url(path)),
         tables={"safety": lambda: records(result.safety)},
         findings=judge_safety(result),
     )

@@ -32,7 +32,7 @@ def test_a_directory_that_is_itself_a_checkpoint(tmp_path, files, taken):
     assert checkpoint.weights == tmp_path / taken
     assert checkpoint.path == tmp_path
     assert checkpoint.notes == ()
-    assert find_series(tmp_path) == [tmp_path]
+    assert find_series(tmp_path).paths == (tmp_path,)
 
 
 def test_a_checkpoint_with_steps_below_it_is_itself(tmp_path):

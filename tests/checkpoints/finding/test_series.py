@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fromage_cli.checkpoints import find_series, open_checkpoint, read_series
+from fromage_cli.checkpoints import find_series, open_checkpoint
 from fromage_cli.errors import InputError
 
 STATE = {"w": torch.ones(2)}
@@ -37,7 +37,7 @@ def test_steps_are_found_and_sorted_by_number(tmp_path, names):
     save(tmp_path / "batch.safetensors")
     save(tmp_path / "optimizer_9999.pt")
     members = [tmp_path / name.split("/")[0] for name in names]
-    assert find_series(tmp_path) == members
+    assert list(find_series(tmp_path).paths) == members
     checkpoint = open_checkpoint(str(tmp_path))
     assert checkpoint.weights == tmp_path / names[-1]
     if len(names) > 1:
@@ -47,7 +47,7 @@ def test_steps_are_found_and_sorted_by_number(tmp_path, names):
 
 def test_a_file_is_a_series_of_one(tmp_path):
     path = save(tmp_path / "x.pt")
-    assert find_series(path) == [path]
+    assert find_series(path).paths == (path,)
     with pytest.raises(InputError, match="does not exist"):
         find_series(tmp_path / "y.pt")
 
@@ -60,8 +60,8 @@ def test_incomplete_steps_are_skipped_and_named(tmp_path):
     cut(tmp_path / "step-200.safetensors")
     cut(tmp_path / "step-400.pt")
     cut(tmp_path / "checkpoint-500" / "model.safetensors")
-    series = read_series(tmp_path)
-    assert [step.number for step in series.steps] == [100, 300]
+    series = find_series(tmp_path)
+    assert [path.name for path in series.paths] == ["step-100.safetensors", "step-300.safetensors"]
     assert len(series.notes) == 4
     checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.step == 300
@@ -75,8 +75,8 @@ def test_missing_shards_make_a_step_incomplete(tmp_path):
     save(tmp_path / "step-1" / "model.safetensors")
     (tmp_path / "step-2").mkdir()
     (tmp_path / "step-2" / "model.safetensors.index.json").write_text('{"weight_map": {"w": "gone.safetensors"}}')
-    assert find_series(tmp_path) == [tmp_path / "step-1"]
-    assert "'gone.safetensors'" in read_series(tmp_path).notes[0]
+    assert find_series(tmp_path).paths == (tmp_path / "step-1",)
+    assert "'gone.safetensors'" in find_series(tmp_path).notes[0]
 
 
 def test_nothing_complete_is_an_error(tmp_path):
@@ -89,8 +89,8 @@ def test_nothing_complete_is_an_error(tmp_path):
 def test_one_member_for_each_step(tmp_path):
     for name in ("step-5.pt", "step-5.safetensors", "ema-step-5.safetensors", "last.pt", "epoch_7.pt"):
         save(tmp_path / name)
-    series = read_series(tmp_path)
-    assert [step.path.name for step in series.steps] == ["step-5.safetensors"]
+    series = find_series(tmp_path)
+    assert [path.name for path in series.paths] == ["step-5.safetensors"]
     assert len(series.notes) == 2
     assert "Left out 'step-5.pt': 'step-5.safetensors' is the same step." in series.notes
 

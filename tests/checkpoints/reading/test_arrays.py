@@ -18,11 +18,11 @@ FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.flo
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("name", ["c.safetensors", "c.pt"])
 def test_elements_come_in_their_order_whatever_holds_them(dtype, name, tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "CHUNK", 10)
+    monkeypatch.setattr(arrays, "FLOAT64_CHUNK", 10)
     tensor = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
     (save_file if name.endswith("safetensors") else torch.save)({"w": tensor}, tmp_path / name)
     checkpoint = open_checkpoint(tmp_path / name)
-    chunks = list(array_chunks(checkpoint, "w", 10))
+    chunks = list(array_chunks(checkpoint, "w"))
     assert [len(chunk) for chunk in chunks] == [10, 10, 1]
     assert numpy.concatenate(chunks).tolist() == tensor.double().flatten().tolist()
     assert load_matrix(checkpoint, "w").tolist() == tensor.double().tolist()

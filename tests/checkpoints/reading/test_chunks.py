@@ -9,18 +9,18 @@ from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.reading import chunks
-from fromage_cli.checkpoints.reading.chunks import CHUNK, Chunks, Job, jobs_of, on_threads
+from fromage_cli.checkpoints.reading.chunks import FLOAT32_CHUNK, ChunkReader, Job, jobs_of, on_threads
 from fromage_cli.errors import InputError
 
 
-@given(st.integers(1, 3 * CHUNK), st.integers(1, 3), st.integers(0, 5))
+@given(st.integers(1, 3 * FLOAT32_CHUNK), st.integers(1, 3), st.integers(0, 5))
 def test_parts_cover_a_job_and_keep_rows_apart(row, rows, begun):
     job = Job("w", "float32", begun * row, rows * row, row, 0, None)
     parts = list(job.parts())
     assert [begin for begin, _ in parts] == [0, *(end for _, end in parts[:-1])] and parts[-1][1] == job.elements
     for begin, end in parts:
         first, last = begin // row, (end - 1) // row
-        assert end - begin <= CHUNK
+        assert end - begin <= FLOAT32_CHUNK
         assert first == last or (begin % row == 0 and end % row == 0)
 
 
@@ -36,7 +36,7 @@ def test_jobs_hold_whole_rows(tmp_path, monkeypatch):
     assert [(job.name, job.begin, job.elements) for job in jobs] == [
         ("w", 0, 9), ("w", 9, 9), ("w", 18, 3), ("v", 0, 10), ("v", 10, 10), ("v", 20, 5)
     ]  # fmt: skip
-    read = [np.concatenate([part.copy() for part in Chunks().of(job)]).view("<f4") for job in jobs[:3]]
+    read = [np.concatenate([part.copy() for part in ChunkReader().read(job)]).view("<f4") for job in jobs[:3]]
     assert np.concatenate(read).tolist() == list(range(21))
 
 

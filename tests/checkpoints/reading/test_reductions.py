@@ -49,7 +49,7 @@ def test_45_million_elements_to_six_digits(dtype, tmp_path):
 
 @pytest.mark.parametrize("size", [0, 1, 7, 100, 101])
 def test_chunks_of_every_length(size, tmp_path, monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK", 10)
+    monkeypatch.setattr(chunks, "FLOAT32_CHUNK", 10)
     monkeypatch.setattr(chunks, "JOB", 30)
     tensor = torch.arange(size, dtype=torch.float32) - 3
     found = reduced({"w": tensor, "h": tensor.bfloat16(), "e": torch.zeros(0, 3)}, tmp_path)
@@ -62,7 +62,7 @@ def test_chunks_of_every_length(size, tmp_path, monkeypatch):
 @pytest.mark.parametrize("shape", [(7, 3), (4, 10), (3, 25), (2, 40), (5, 4, 2), (1, 100), (6,), (0, 3), (3, 0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8], ids=str)
 def test_norms_of_rows(shape, dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK", 10)
+    monkeypatch.setattr(chunks, "FLOAT32_CHUNK", 10)
     monkeypatch.setattr(chunks, "JOB", 30)
     tensor = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 20).to(dtype)
     save_file({"w": tensor}, tmp_path / "c.safetensors")
@@ -93,7 +93,7 @@ def test_rows_that_are_not_finite(value, norm, tmp_path):
 
 @pytest.mark.parametrize("values", [(math.nan, math.inf), (math.inf, math.nan)])
 def test_nan_in_one_part_and_infinity_in_another(values, tmp_path, monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK", 2)
+    monkeypatch.setattr(chunks, "FLOAT32_CHUNK", 2)
     monkeypatch.setattr(chunks, "JOB", 4)
     save_file({"w": torch.tensor([[values[0], *[1.0] * 8, values[1]]])}, tmp_path / "c.safetensors")
     checkpoint = open_checkpoint(tmp_path / "c.safetensors")
@@ -128,7 +128,7 @@ def test_norms_whose_squares_leave_float32(value, tmp_path):
 
 
 def test_the_order_of_the_file_and_the_same_digits_each_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK", 100)
+    monkeypatch.setattr(chunks, "FLOAT32_CHUNK", 100)
     monkeypatch.setattr(chunks, "JOB", 100)
     monkeypatch.setattr(chunks, "threads", lambda: 4)
     tensors = {f"t{index}": torch.randn(1037) for index in range(20)}

@@ -88,10 +88,10 @@ def test_limits(tmp_path, monkeypatch):
     path = weights(tmp_path)
     for index in range(4):
         (tmp_path / f"log-{index}.csv").write_text("step,loss\n1,2\n")
-    monkeypatch.setattr(trainer_logs, "FILES", 2)
+    monkeypatch.setattr(trainer_logs, "MOST_LOGS", 2)
     logs, notes = read_trainer_logs(path, None)
     assert len(logs) == 2 and notes == ("Read 2 of 4 logs beside the weights.",)
-    monkeypatch.setattr(trainer_logs, "LIMIT", 5)
+    monkeypatch.setattr(trainer_logs, "LARGEST_LOG", 5)
     assert "larger than 5 bytes" in read_trainer_logs(path, None)[1][0]
 
 

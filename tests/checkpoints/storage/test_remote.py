@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 from fromage_cli.checkpoints.storage import remote
-from fromage_cli.checkpoints.storage.remote import Remote, is_url, local_path, redacted, shown
+from fromage_cli.checkpoints.storage.remote import Remote, is_url, local_path, printable_url, redacted
 from fromage_cli.errors import InputError, ResourceError
 
 
@@ -20,8 +20,8 @@ def test_what_is_a_url():
 
 
 def test_secrets_are_not_shown():
-    assert shown("https://me:word@host/x.pt?signature=1#f") == "https://host/x.pt"
-    assert shown("s3://bucket/key") == "s3://bucket/key"
+    assert printable_url("https://me:word@host/x.pt?signature=1#f") == "https://host/x.pt"
+    assert printable_url("s3://bucket/key") == "s3://bucket/key"
     assert redacted("404 at url='https://me:word@host/x?sig=1', see s3://b/k and a://u:p@b") == (
         "404 at url='https://host/x', see s3://b/k and a://b"
     )
@@ -72,7 +72,7 @@ def test_a_file_beyond_the_limits_is_not_copied(tmp_path, monkeypatch):
     files = fsspec.filesystem("memory")
     files.pipe_file("/big.pt", b"x" * 3000)
     found = Remote("memory://big.pt")
-    monkeypatch.setattr(remote, "LIMIT", 2000)
+    monkeypatch.setattr(remote, "LARGEST_COPY", 2000)
     with pytest.raises(ResourceError, match="3000 bytes"):
         found.copy(found.entry, tmp_path / "a")
     lying = remote.Entry(found.entry.path, None, False)
