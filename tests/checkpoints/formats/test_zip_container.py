@@ -64,12 +64,12 @@ def test_a_checksum_is_looked_at_whichever_part_is_read(tmp_path):
 def test_archives_with_long_records(tmp_path):
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for index in range(70_000):
+        for index in range(1 << 16):
             archive.writestr(f"{index}", b"")
         with archive.open("large", "w", force_zip64=True) as member:
             member.write(b"content")
     container = ZipContainer(Source.of_file(path))
-    assert len(container.members) == 70_001
+    assert len(container.members) == (1 << 16) + 1
     assert container.read("large", 10) == b"content"
 
 
