@@ -134,6 +134,13 @@ def test_a_test_stands_where_its_source_stands() -> None:
     assert sorted(tests - sources) == sorted(WITHOUT_A_SOURCE)
 
 
+def test_the_fast_tests_cover_every_room() -> None:
+    fast = (TESTS / "fast.txt").read_text(encoding="utf-8").split()
+    assert [name for name in fast if not (ROOT / name).is_file()] == []
+    rooms = {path.parent.relative_to(PACKAGE) for path in MODULES if path.stem != "__init__"}
+    assert rooms - {Path(name).relative_to("tests").parent for name in fast} == set()
+
+
 def test_every_module_says_what_it_is() -> None:
     assert offenders(MODULES, lambda tree: not ast.get_docstring(tree)) == {}
     assert [name_of(path) for path in MODULES if path.stem in VAGUE] == []
