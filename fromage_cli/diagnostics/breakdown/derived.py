@@ -1,4 +1,4 @@
-"""What is read off a measured ray: each layer's trust, the network's, and what theory predicted for it."""
+"""What is derived from a measured ray: each layer's trust, the network's, and what theory predicted for it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ from fromage_cli.theory.relative_trust import implied_depth, predicted_breakdown
 from fromage_cli.theory.singular_values import stable_rank
 
 BISECTIONS = 30
+"""Halvings of the last interval: what is left of it is far below what the interpolation is exact to."""
 NOISE_LIMIT = 0.1
 """A tensor whose noise floor reaches this has no trust eta of its own: its gradient is zero but for rounding."""
 SPECTRAL_TOLERANCE = 1e-2
@@ -28,7 +29,7 @@ VIOLATION_FLOOR = 10.0
 """A breakdown counts towards `violation` from this multiple of its noise floor on."""
 
 
-def read_layer(move: Move, ray: Ray, predicted: Sequence[float], certifies: bool) -> LayerBreakdown:
+def layer_breakdown(move: Move, ray: Ray, predicted: Sequence[float], certifies: bool) -> LayerBreakdown:
     """One tensor's curve and what follows from it; `certifies`: whether the direction may promise descent."""
     tensor, changes = move.tensor, ray.changes[move.tensor.name]
     if move.gradient_norm > 0.0:
@@ -40,6 +41,9 @@ def read_layer(move: Move, ray: Ray, predicted: Sequence[float], certifies: bool
     else:
         breakdown, path, trust, noise = [], [], Point(None, "uncertifiable"), None
     blank = (None,) * len(changes)
+    own_step = trust.eta * move.relative_step if trust.eta is not None and move.relative_step else None
+    low = VIOLATION_FLOOR * (noise or 0.0)
+    ratios = [b / p for b, p in zip(breakdown, predicted, strict=False) if low < b < 1.0 and p > 0.0]
     return LayerBreakdown(
         name=tensor.name,
         kind=tensor.kind,
@@ -54,25 +58,14 @@ def read_layer(move: Move, ray: Ray, predicted: Sequence[float], certifies: bool
         path_breakdown=tuple(path) or blank,
         trust_eta=trust.eta,
         trust_relation=trust.relation,
-        implied_depth=_implied_depth(move, trust.eta),
-        violation=_violation(breakdown, predicted, noise),
+        implied_depth=None if own_step is None else implied_depth(move.cosine, own_step),
+        violation=median(ratios) if ratios else None,
     )
 
 
 def is_noise(noise_floor: float | None) -> bool:
     """Whether a gradient is no larger than its own rounding errors, so that nothing can be said of its breakdown."""
     return noise_floor is not None and not noise_floor < NOISE_LIMIT
-
-
-def _implied_depth(move: Move, eta: float | None) -> float | None:
-    """The depth for which Lemma 2 would have given the layer's own relative step at the crossing."""
-    return implied_depth(move.cosine, eta * move.relative_step) if eta is not None and move.relative_step else None
-
-
-def _violation(breakdown: Sequence[float], predicted: Sequence[float], noise: float | None) -> float | None:
-    low = VIOLATION_FLOOR * (noise or 0.0)
-    ratios = [b / p for b, p in zip(breakdown, predicted, strict=False) if low < b < 1.0 and p > 0.0]
-    return median(ratios) if ratios else None
 
 
 def _relative_steps(direction: Direction) -> list[tuple[Move, float]]:
@@ -138,6 +131,7 @@ def loss_bounds(direction: Direction, ray: Ray) -> list[float]:
 
 
 def _loss_bound(direction: Direction, eta: float, breakdowns: Mapping[str, float]) -> float:
+    """The bound of Lemma 1 for one step, with each tensor's breakdown on the way."""
     return loss_change_bound(
         [
             GroupStep(move.gradient_norm, eta * move.step_norm, move.cosine, breakdowns[move.tensor.name])
@@ -148,21 +142,21 @@ def _loss_bound(direction: Direction, eta: float, breakdowns: Mapping[str, float
 
 def network_trust(layers: Sequence[LayerBreakdown]) -> tuple[Point, str | None]:
     """The smallest trust eta; a tensor without certificate, or one that crosses below the grid, decides at once."""
+
+    def excess(layer: LayerBreakdown) -> float:
+        """How far a tensor without trust is from it: by its cosine, or by its breakdown at the first point."""
+        first = layer.breakdown[0] if layer.breakdown else None
+        return -layer.cosine if layer.cosine <= 0.0 or first is None else first / layer.cosine
+
     for relation in ("uncertifiable", "below-grid"):
         found = [layer for layer in layers if layer.trust_relation == relation]
         if found:
-            return Point(None, relation), max(found, key=_excess).name
+            return Point(None, relation), max(found, key=excess).name
     crossing = [layer for layer in layers if layer.trust_eta is not None]
     if not crossing:
         return Point(None, "above-grid"), None
     least = min(crossing, key=lambda layer: layer.trust_eta or math.inf)
     return Point(least.trust_eta, "crossing"), least.name
-
-
-def _excess(layer: LayerBreakdown) -> float:
-    """How far a tensor without trust is from it: by its cosine, or by its breakdown at the first point."""
-    first = layer.breakdown[0] if layer.breakdown else None
-    return -layer.cosine if layer.cosine <= 0.0 or first is None else first / layer.cosine
 
 
 def linear_trust(direction: Direction, products: Mapping[str, float] | None, ray: Ray) -> tuple[float | None, str]:
@@ -180,6 +174,7 @@ def linear_trust(direction: Direction, products: Mapping[str, float] | None, ray
 
 
 def _noise_floor(move: Move, ray: Ray) -> float | None:
+    """What rounding and chance change of a gradient, relative to it."""
     floor = ray.floors.get(move.tensor.name)
     return floor / move.gradient_norm if floor is not None and move.gradient_norm > 0.0 else None
 

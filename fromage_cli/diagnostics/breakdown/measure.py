@@ -1,11 +1,12 @@
 """From a Problem and a direction to a BreakdownResult."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 
-from fromage_cli.diagnostics.breakdown import derived as reading
+from fromage_cli.diagnostics.breakdown import derived
 from fromage_cli.diagnostics.breakdown.result import (
     BatchTrust,
     BreakdownResult,
@@ -41,7 +42,7 @@ def measure(
     advance: Callable[[], None] = lambda: None,
     last: bool = False,
 ) -> Measurement:
-    """The breakdown of every layer along a direction, and what follows from it.
+    """Measures the breakdown of every layer along a direction, and what follows from it.
 
     `etas`: increasing and positive; `show_vectors`: also report tensors of fewer than two dimensions; `last`: nobody
     asks for the direction or the base gradients afterwards, so that their memory may be let go.
@@ -49,7 +50,7 @@ def measure(
     """
     base = problem.base.loss
     ray = measure_ray(problem, direction, etas, advance)
-    spectral = reading.predicted_spectral(direction, ray.etas)
+    spectral = derived.predicted_spectral(direction, ray.etas)
     stopped, depth, products = ray.stopped, Depth(len(problem.layers), None, None), None
     try:
         if stopped is None:
@@ -57,15 +58,15 @@ def measure(
             products = product_norms(problem, direction, last=last) if direction.certifies else None
     except ResourceError as limit:
         stopped = limit
-    predicted = reading.predicted(direction, ray.etas)
-    moved = [reading.read_layer(move, ray, predicted, direction.certifies) for move in direction.moves]
-    trust, limiting = reading.network_trust([layer for layer in moved if not reading.is_noise(layer.noise_floor)])
+    predicted = derived.predicted(direction, ray.etas)
+    moved = [derived.layer_breakdown(move, ray, predicted, direction.certifies) for move in direction.moves]
+    trust, limiting = derived.network_trust([layer for layer in moved if not derived.is_noise(layer.noise_floor)])
     layers = tuple(layer for layer in moved if show_vectors or len(layer.shape) > 1 or layer.name == limiting)
-    linear = reading.linear_trust(direction, products, ray)
-    bounds = reading.loss_bounds(direction, ray)
-    aggregate = reading.aggregate_trust(direction, ray, bounds) if direction.certifies else Point(None, "uncertifiable")
+    linear = derived.linear_trust(direction, products, ray)
+    bounds = derived.loss_bounds(direction, ray)
+    aggregate = derived.aggregate_trust(direction, ray, bounds) if direction.certifies else Point(None, "uncertifiable")
     least = minimum(ray.etas, ray.losses, base)
-    tolerance = LOSS_ULPS * _precision(problem) * abs(base)
+    tolerance = LOSS_ULPS * torch.finfo(torch.bfloat16 if problem.autocast else problem.dtype).eps * abs(base)
     increase = first_sign_change(ray.etas, [loss - base - tolerance for loss in ray.losses])
     result = BreakdownResult(
         direction=direction.name,
@@ -77,8 +78,8 @@ def measure(
         predicted=tuple(predicted),
         predicted_spectral=tuple(spectral),
         loss_bounds=tuple(bounds),
-        depth=_depth(depth),
-        tail_slope=reading.first_tail_slope(layers, ray.etas),
+        depth=DepthResult(depth.count, depth.path, depth.effective),
+        tail_slope=derived.first_tail_slope(layers, ray.etas),
         trust_eta=trust.eta,
         trust_relation=trust.relation,
         limiting_layer=limiting,
@@ -90,16 +91,11 @@ def measure(
         argmin_loss_relation=least.relation,
         first_increase_eta=increase.eta,
         first_increase_relation=increase.relation,
-        noise=tuple(layer.name for layer in moved if reading.is_noise(layer.noise_floor)),
+        noise=tuple(layer.name for layer in moved if derived.is_noise(layer.noise_floor)),
         skipped=tuple(SkippedTensor(s.name, s.reason) for s in (*skipped, *direction.skipped)),
         layers=layers,
     )
     return Measurement(result, stopped)
-
-
-def _precision(problem: Problem) -> float:
-    """The relative rounding error of a loss."""
-    return torch.finfo(torch.bfloat16 if problem.autocast else problem.dtype).eps
 
 
 def measure_batches(
@@ -108,40 +104,29 @@ def measure_batches(
     etas: Sequence[float],
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[tuple[BatchTrust, ...], ResourceError | None]:
-    """The trust of each batch alone, along the direction that it gives; and the limit that ended it early, if any."""
+    """Measures the trust of each batch alone, along the direction that it gives.
+
+    The second value is the limit that ended it early, if one did.
+    """
     found: list[BatchTrust] = []
     for batch in problem.batches:
         alone = problem.on(batch)
+        line = None
         try:
-            line = _line_of(alone, direction_on)
+            base = alone.base
+            with suppress(MismatchError):  # nothing moves along it
+                line = direction_on(alone)
             measured = measure(alone, line, etas, advance=advance, last=True) if line is not None else None
         except ResourceError as limit:
             return tuple(found), limit
         finally:
             problem.evaluations.add(alone.evaluations, batch.size / problem.rows)
         if measured is None:
-            found.append(BatchTrust(alone.base.loss, None, "uncertifiable", None, None))
+            found.append(BatchTrust(base.loss, None, "uncertifiable", None, None))
         elif measured.stopped is not None:
             return tuple(found), measured.stopped
         else:
-            found.append(_batch_trust(measured.result))
+            one = measured.result
+            network = (one.trust_eta, one.trust_relation, one.limiting_layer)
+            found.append(BatchTrust(one.loss, *network, one.aggregate_trust_eta))
     return tuple(found), None
-
-
-def _line_of(alone: Problem, direction_on: Callable[[Problem], Direction]) -> Direction | None:
-    """The direction that a batch alone gives; None where nothing moves along it."""
-    _ = alone.base
-    try:
-        return direction_on(alone)
-    except MismatchError:
-        return None
-
-
-def _batch_trust(result: BreakdownResult) -> BatchTrust:
-    return BatchTrust(
-        result.loss, result.trust_eta, result.trust_relation, result.limiting_layer, result.aggregate_trust_eta
-    )
-
-
-def _depth(depth: Depth) -> DepthResult:
-    return DepthResult(depth.count, depth.path, depth.effective)

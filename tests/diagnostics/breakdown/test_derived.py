@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.diagnostics.breakdown import derived as reading
+from fromage_cli.diagnostics.breakdown import derived
 from fromage_cli.probes.lines.direction import Direction, Move
 from fromage_cli.probes.lines.ray import Ray
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -34,7 +34,7 @@ def direction(*moves: Move) -> Direction:
 
 
 def test_trust_is_where_the_running_maximum_reaches_the_cosine() -> None:
-    layer = reading.read_layer(FIRST, ray([0.25, 1.0, 0.1, 2.0], [0.0] * 4), [1.0] * 4, True)
+    layer = derived.layer_breakdown(FIRST, ray([0.25, 1.0, 0.1, 2.0], [0.0] * 4), [1.0] * 4, True)
     assert layer.path_breakdown == (0.25, 1.0, 1.0, 2.0)
     assert layer.trust_eta == pytest.approx(0.01 * math.sqrt(2))  # ln b is linear in ln eta: b = 100 eta^... through .5
     assert layer.implied_depth == pytest.approx(math.log(1.5) / math.log1p(0.25 * 0.01 * math.sqrt(2)))
@@ -42,31 +42,31 @@ def test_trust_is_where_the_running_maximum_reaches_the_cosine() -> None:
 
 def test_a_curve_that_falls_again_keeps_its_maximum() -> None:
     found = ray([0.1, 0.6, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4])
-    assert reading.read_layer(FIRST, found, [1.0] * 4, True).trust_relation == "crossing"
-    assert reading.read_layer(SECOND, found, [1.0] * 4, True).trust_relation == "above-grid"
+    assert derived.layer_breakdown(FIRST, found, [1.0] * 4, True).trust_relation == "crossing"
+    assert derived.layer_breakdown(SECOND, found, [1.0] * 4, True).trust_relation == "above-grid"
 
 
 def test_the_prediction_takes_each_layer_by_its_own_relative_step() -> None:
     exact = [(1 + 0.25 * eta) * (1 + eta) - 1 for eta in ETAS]
-    assert reading.predicted(direction(FIRST, SECOND), ETAS) == pytest.approx(exact)
+    assert derived.predicted(direction(FIRST, SECOND), ETAS) == pytest.approx(exact)
 
 
 def test_the_violation_is_a_median_between_noise_and_one() -> None:
     found = ray([1e-6, 0.2, 0.3, 1.5], [0.0] * 4)  # below ten floors, counted, counted, above one
-    layer = reading.read_layer(FIRST, found, [0.1, 0.1, 0.1, 0.1], True)
+    layer = derived.layer_breakdown(FIRST, found, [0.1, 0.1, 0.1, 0.1], True)
     assert layer.violation == pytest.approx(2.5)
     three = ray([0.1, 0.2, 0.9, 1.5], [0.0] * 4)
-    assert reading.read_layer(FIRST, three, [0.1] * 4, True).violation == pytest.approx(2.0)
+    assert derived.layer_breakdown(FIRST, three, [0.1] * 4, True).violation == pytest.approx(2.0)
 
 
 def test_the_slope_is_held_against_the_cosine() -> None:
     found = ray([0.1] * 4, [0.1] * 4)
     products = {"first": 5.0 * 4.0, "second": 5.0 * 6.0}  # slopes 4 and 6, cosines .5 and .8
-    assert reading.linear_trust(direction(FIRST, SECOND), products, found) == (pytest.approx(0.125), "crossing")
+    assert derived.linear_trust(direction(FIRST, SECOND), products, found) == (pytest.approx(0.125), "crossing")
     up = move("up", -0.1, 1.0, 3)
     found.changes["up"], found.floors["up"] = [0.1] * 4, 0.0
-    assert reading.linear_trust(direction(FIRST, up), products, found) == (None, "uncertifiable")
-    assert reading.linear_trust(direction(FIRST), None, found) == (None, "unavailable")
+    assert derived.linear_trust(direction(FIRST, up), products, found) == (None, "uncertifiable")
+    assert derived.linear_trust(direction(FIRST), None, found) == (None, "unavailable")
 
 
 def test_the_bound_of_lemma_1_keeps_the_running_maximum() -> None:
@@ -75,19 +75,19 @@ def test_the_bound_of_lemma_1_keeps_the_running_maximum() -> None:
         -5.0 * 2.0 * (0.25 * eta * (0.5 - first) + eta * (0.8 - second))
         for eta, first, second in zip(ETAS, [0.1, 0.6, 0.6, 0.6], [0.1, 0.2, 0.3, 0.4], strict=True)
     ]
-    assert reading.loss_bounds(direction(FIRST, SECOND), found) == pytest.approx(exact)
+    assert derived.loss_bounds(direction(FIRST, SECOND), found) == pytest.approx(exact)
 
 
 def test_the_sum_crosses_where_the_interpolated_breakdowns_balance() -> None:
     found = ray([0.1, 0.2, 0.4, 0.8], [0.2, 0.4, 0.8, 1.6])  # b = 10 eta and 20 eta
-    bounds = reading.loss_bounds(direction(FIRST, SECOND), found)
-    point = reading.aggregate_trust(direction(FIRST, SECOND), found, bounds)
+    bounds = derived.loss_bounds(direction(FIRST, SECOND), found)
+    point = derived.aggregate_trust(direction(FIRST, SECOND), found, bounds)
     exact = (0.25 * 0.5 + 0.8) / (0.25 * 10 + 20)
     assert point.eta == pytest.approx(exact, rel=1e-6)
 
 
 def test_the_worst_tensor_below_the_grid_limits_the_network() -> None:
     found = ray([0.6, 0.7, 0.8, 0.9], [1.6, 1.7, 1.8, 1.9])
-    layers = [reading.read_layer(m, found, [1.0] * 4, True) for m in (FIRST, SECOND)]
-    point, limiting = reading.network_trust(layers)
+    layers = [derived.layer_breakdown(m, found, [1.0] * 4, True) for m in (FIRST, SECOND)]
+    point, limiting = derived.network_trust(layers)
     assert (point.relation, limiting) == ("below-grid", "second")

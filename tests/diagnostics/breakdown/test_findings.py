@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fromage_cli.diagnostics.breakdown.findings import Limits, judge
+from fromage_cli.diagnostics.breakdown.findings import TRUST_WARN, judge
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown, SkippedTensor
 from fromage_cli.findings import Finding
 
@@ -25,7 +25,7 @@ def test_a_layer_that_breaks_down_early_is_named(
     early = make_layer("deep.weight", trust_eta=eta)
     finding = judge(make_result(layers=(make_layer(), early)))[0]
     assert (finding.code, finding.severity, finding.layer) == ("breakdown-early", severity, "deep.weight")
-    assert (finding.value, finding.limit) == (eta, Limits().trust_warn)
+    assert (finding.value, finding.limit) == (eta, TRUST_WARN)
 
 
 def test_a_crossing_below_the_grid_counts_from_its_first_point(make_result: MakeResult, make_layer: MakeLayer) -> None:
