@@ -141,7 +141,7 @@ def test_real_training_diverges_from_a_ratio_of_one_on(
     def diverges(ratio: float) -> bool:
         model = copy.deepcopy(linear.model)
         rule = make(ratio / unit)(model.parameters())
-        for _ in range(2000):
+        for _ in range(600):  # at 1.05 the error grows by a tenth in each
             rule.zero_grad()
             loss = nn.functional.mse_loss(model(regression["x"]), regression["y"])
             if not float(loss.detach()) < 1e6:
