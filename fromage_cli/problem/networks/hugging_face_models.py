@@ -8,7 +8,7 @@ import importlib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +40,11 @@ COUNTS = re.compile(r"layer|depth|block|expert|head|stage")
 """Words in the names of numbers that say how many modules there are."""
 LEAST_COUNT = 1000
 """Modules that a network may have, however few tensors the checkpoint has."""
-LEAST_SIZE, TIMES = 100_000_000, 16
-"""Numbers that a network may have, however few the checkpoint has, and how many times more than it."""
+LEAST_SIZE, MOST_TIMES = 100_000_000, 16
+"""Numbers that a network may have, however few the checkpoint has, and how many times as many as it has.
+
+The checkpoint may be a part of the network: what matters is that a damaged configuration does not fill the memory.
+"""
 
 
 def build_hugging_face(
@@ -55,22 +58,6 @@ def build_hugging_face(
     """
     if checkpoint is None:
         raise UsageError("--model hf reads config.json beside a checkpoint, and there is none.", "Give CKPT.")
-    path = _configuration(checkpoint)
-    values = {**read_object(path), **arguments}
-    named = arguments.get(ARCHITECTURE)
-    _refuse_code(path, values, named is not None)
-    _refuse_counts(path, values, max(LEAST_COUNT, len(checkpoint.entries)))
-    transformers = _library()
-    with offline(), seeded(seed), named_code(f"building the model of {path}"):
-        kind = _class(transformers, path, values, named)
-        configuration = kind.config_class.from_dict(_plain(values))
-        configuration.use_cache = False
-        _refuse_size(path, _without_memory(kind, configuration), checkpoint.parameters)
-        model = kind._from_config(configuration, attn_implementation="eager", dtype="float32")
-    return model, f"{kind.__name__} of transformers {transformers.__version__}, from {path}"
-
-
-def _configuration(checkpoint: "Checkpoint") -> Path:
     weights = checkpoint.weights or checkpoint.path
     home = weights.parent.parent if weights.parent.name == ACCELERATE[0] else weights.parent
     path = home / "config.json"
@@ -79,7 +66,26 @@ def _configuration(checkpoint: "Checkpoint") -> Path:
             f"--model hf needs config.json beside the weights; {str(home)!r} has none.",
             "Copy it there, or build the network yourself: --model file.py:factory.",
         )
-    return path
+    values = {**read_object(path), **arguments}
+    named = arguments.get(ARCHITECTURE)
+    _refuse_code(path, values, named is not None)
+    _refuse_counts(path, values, max(LEAST_COUNT, len(checkpoint.entries)))
+    transformers = _library()
+    with offline(), seeded(seed), named_code(f"building the model of {path}"):
+        kind = _class(transformers, path, values, named)
+        configuration = kind.config_class.from_dict(_without_loading(values))
+        configuration.use_cache = False
+        settings = {"attn_implementation": "eager", "dtype": "float32"}
+        size = 0
+        with suppress(Exception), torch.device("meta"):  # what fails here fails below again, and is told then
+            size = sum(parameter.numel() for parameter in kind._from_config(configuration, **settings).parameters())
+        if size > max(LEAST_SIZE, MOST_TIMES * checkpoint.parameters):
+            raise MismatchError(
+                f"{path} describes a network of {size} numbers; the checkpoint holds {checkpoint.parameters}.",
+                "It belongs to another checkpoint, or is damaged.",
+            )
+        model = kind._from_config(configuration, **settings)
+    return model, f"{kind.__name__} of transformers {transformers.__version__}, from {path}"
 
 
 def _refuse_code(path: Path, values: Mapping[str, Any], chosen: bool) -> None:
@@ -105,26 +111,6 @@ def _refuse_counts(path: Path, values: Any, most: int, key: str = "") -> None:
     elif isinstance(values, int) and values > most and COUNTS.search(key):
         raise MismatchError(
             f"{path} says {key} = {values}; the checkpoint has too few tensors for that.",
-            "It belongs to another checkpoint, or is damaged.",
-        )
-
-
-def _without_memory(kind: Any, configuration: Any) -> nn.Module | None:
-    """The network on the meta device; None where it cannot be built there."""
-    try:
-        with torch.device("meta"):
-            model: nn.Module = kind._from_config(configuration, attn_implementation="eager", dtype="float32")
-    except Exception:  # it is built again, and its errors told then
-        return None
-    return model
-
-
-def _refuse_size(path: Path, model: nn.Module | None, stored: int) -> None:
-    """Refuse a network that is far larger than the checkpoint before memory is taken for it."""
-    size = sum(parameter.numel() for parameter in model.parameters()) if model is not None else 0
-    if size > max(LEAST_SIZE, TIMES * stored):
-        raise MismatchError(
-            f"{path} describes a network of {size} numbers; the checkpoint holds {stored}.",
             "It belongs to another checkpoint, or is damaged.",
         )
 
@@ -162,13 +148,13 @@ def _class(transformers: Any, path: Path, values: Mapping[str, Any], named: Any)
     return kind
 
 
-def _plain(values: Any) -> Any:
+def _without_loading(values: Any) -> Any:
     """A configuration, and those inside it, without the keys that only say how to load a model."""
     if isinstance(values, list):
-        return [_plain(value) for value in values]
+        return [_without_loading(value) for value in values]
     if not isinstance(values, dict):
         return values
-    return {key: _plain(value) for key, value in values.items() if key not in (*LOADING, ARCHITECTURE)}
+    return {key: _without_loading(value) for key, value in values.items() if key not in (*LOADING, ARCHITECTURE)}
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The trainable tensors of a model, by name: each once, however often it is used."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -34,10 +34,13 @@ def trainable_tensors(model: nn.Module) -> list[TrainableTensor]:
             names.setdefault(id(parameter), []).append(name)
             parameters[id(parameter)] = parameter
     modules = dict(model.named_modules(remove_duplicate=False))
-    return [
-        TrainableTensor(first, parameters[key], _owner_class(modules, first), tuple(others))
-        for key, (first, *others) in names.items()
-    ]
+    found = []
+    for key, (first, *others) in names.items():
+        owner, parametrized, _ = f".{first}".partition(".parametrizations.")
+        module = modules[owner.removeprefix(".") if parametrized else first.rpartition(".")[0]]
+        kind: str = getattr(module, "original_name", type(module).__name__)  # what a scripted module was made from
+        found.append(TrainableTensor(first, parameters[key], kind.removeprefix("Parametrized"), tuple(others)))
+    return found
 
 
 def frozen_names(model: nn.Module) -> list[str]:
@@ -53,14 +56,6 @@ def chosen(names: Iterable[str], include: Sequence[str], exclude: Sequence[str])
         if (not include or any(fnmatchcase(name, glob) for glob in include))
         and not any(fnmatchcase(name, glob) for glob in exclude)
     }
-
-
-def _owner_class(modules: Mapping[str, nn.Module], name: str) -> str:
-    """The class that owns the tensor; of a scripted module, the class that it was scripted from."""
-    owner, parametrized, _ = f".{name}".partition(".parametrizations.")
-    module = modules[owner.removeprefix(".") if parametrized else name.rpartition(".")[0]]
-    kind: str = getattr(module, "original_name", type(module).__name__)
-    return kind.removeprefix("Parametrized")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

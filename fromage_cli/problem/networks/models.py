@@ -17,7 +17,7 @@ from fromage_cli.problem.user_code.specification import load_named, parse_specif
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
 
-FORMS = "auto, hf, pkg.module:factory or path/file.py:factory"
+MODEL_FORMS = "auto, hf, pkg.module:factory or path/file.py:factory"
 
 
 def build_model(
@@ -40,12 +40,20 @@ def build_model(
     if spec == "auto" and declared.model not in (None, "auto"):
         return build_model(str(declared.model), arguments, checkpoint, declared, allow_code=allow_code, seed=seed)
     if spec == "auto":
-        return _rebuilt(arguments, checkpoint, declared)
+        if checkpoint is None:
+            raise UsageError(
+                "There is no checkpoint, and --model auto builds a network from one.",
+                f"Give CKPT, or a network with weights of its own: --model {MODEL_FORMS.removeprefix('auto, hf, ')}.",
+            )
+        if arguments:
+            hint = f"Give --model {MODEL_FORMS.removeprefix('auto, ')}."
+            raise UsageError("--model-arg goes to a factory; --model auto takes none.", hint)
+        return build_perceptron(checkpoint.entries, declared)
     if spec == "hf":
         return build_hugging_face(checkpoint, arguments, seed)
     if parse_specification(spec) is None:
         near = f"Name the function: {spec}:FACTORY." if spec.endswith(".py") else "auto rebuilds plain perceptrons."
-        raise UsageError(f"--model {spec!r} is not a known form; expected {FORMS}.", near)
+        raise UsageError(f"--model {spec!r} is not a known form; expected {MODEL_FORMS}.", near)
     with seeded(seed):
         named = load_named(spec, "--model", allow_code=allow_code)
     with seeded(seed):  # again: whether the file had to be imported first must not matter
@@ -77,21 +85,6 @@ def fresh_model(build: Callable[[int], nn.Module], seed: int) -> nn.Module | Non
     if model is other or any(first.is_meta for first, _ in pairs):
         return None
     return None if all(torch.equal(first, second) for first, second in pairs) else model
-
-
-def _rebuilt(
-    arguments: Mapping[str, Any], checkpoint: "Checkpoint | None", declared: Declared
-) -> tuple[nn.Module, str]:
-    if checkpoint is None:
-        raise UsageError(
-            "There is no checkpoint, and --model auto builds a network from one.",
-            f"Give CKPT, or a network with weights of its own: --model {FORMS.removeprefix('auto, hf, ')}.",
-        )
-    if arguments:
-        raise UsageError(
-            "--model-arg goes to a factory; --model auto takes none.", f"Give --model {FORMS.removeprefix('auto, ')}."
-        )
-    return build_perceptron(checkpoint.entries, declared)
 
 
 def _from_factory(named: Any, spec: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fromage_cli.errors import MismatchError
-from fromage_cli.problem.networks.perceptron_layers import LinearLayer, NormLayer
+from fromage_cli.problem.networks.perceptron_layers import NormLayer
 from fromage_cli.problem.networks.perceptron_layout import Placement, read_layout
 from fromage_cli.problem.user_code.declared import Declared
 
@@ -45,17 +45,17 @@ class Perceptron(nn.Module):
     def __init__(self, placements: tuple[Placement, ...], activation: str, residual: bool, norm: str) -> None:
         super().__init__()
         stages = []
-        for index, placement in enumerate(placements):
-            hidden = index < len(placements) - 1
-            self._place(placement.linear.path, _linear(placement.linear))
-            if placement.norm is not None:
-                self._place(placement.norm.path, _norm(placement.norm, norm))
+        for placement in placements:
+            linear, normed, hidden = placement.linear, placement.norm, placement is not placements[-1]
+            self._place(linear.path, nn.Linear(linear.inputs, linear.outputs, bias=linear.bias, device="meta"))
+            if normed is not None:
+                self._place(normed.path, _norm(normed, norm))
             stages.append(
                 _Stage(
-                    placement.linear.path,
-                    None if placement.norm is None else placement.norm.path,
+                    linear.path,
+                    None if normed is None else normed.path,
                     _ACTIVATIONS[activation] if hidden else None,
-                    residual and hidden and placement.linear.inputs == placement.linear.outputs,
+                    residual and hidden and linear.inputs == linear.outputs,
                 )
             )
         self._stages = tuple(stages)
@@ -90,10 +90,6 @@ class Perceptron(nn.Module):
         return hidden
 
 
-def _linear(layer: LinearLayer) -> nn.Linear:
-    return nn.Linear(layer.inputs, layer.outputs, bias=layer.bias, device="meta")
-
-
 def _norm(layer: NormLayer, kind: str) -> nn.Module:
     if kind == "batchnorm":
         tracked, affine = "running_mean" in layer.leaves, "weight" in layer.leaves
@@ -120,21 +116,17 @@ def build_perceptron(entries: Mapping[str, "TensorEntry"], declared: Declared) -
         model = Perceptron(placements, declared.activation or "identity", residual, norm)
     except KeyError as error:
         raise MismatchError(f"A layer's name cannot be rebuilt: {error}.", "Give --model file.py:factory.") from error
-    return model, _description(placements, declared)
-
-
-def _description(placements: tuple[Placement, ...], declared: Declared) -> str:
     count = len(placements)
     said = [f"{count} weight {'matrix' if count == 1 else 'matrices'}"]
     if count > 1:
         said.append(str(declared.activation))
     if any(placement.norm for placement in placements):
-        said.append(str(declared.norm))
-    if declared.residual:
+        said.append(norm)
+    if residual:
         said.append("residual")
     if not any(placement.linear.bias for placement in placements):
         said.append("no biases")
-    return f"perceptron {_widths(placements)} ({', '.join(said)})"
+    return model, f"perceptron {_widths(placements)} ({', '.join(said)})"
 
 
 def _widths(placements: tuple[Placement, ...]) -> str:

@@ -52,9 +52,18 @@ def read_layers(entries: Mapping[str, "TensorEntry"]) -> tuple[list[LinearLayer]
         for entry in tensors.values():
             _check_tensor(entry)
         if "weight" in tensors and len(tensors["weight"].shape) == 2:
-            linears.append(_linear(path, tensors))
-        else:
-            norms.append(_norm(path, tensors))
+            outputs, inputs = tensors["weight"].shape
+            extra = sorted(tensors.keys() - {"weight", "bias"})
+            if extra:
+                raise refusal(f"'{path}.{extra[0]}' does not belong to a linear layer")
+            if "bias" in tensors and tensors["bias"].shape != (outputs,):
+                raise refusal(f"'{path}.bias' has shape {list(tensors['bias'].shape)}, its weight {[outputs, inputs]}")
+            linears.append(LinearLayer(path, inputs, outputs, "bias" in tensors))
+            continue
+        shapes = {entry.shape for leaf, entry in tensors.items() if leaf != "num_batches_tracked"}
+        if len(shapes) != 1 or len(next(iter(shapes))) != 1 or not tensors.keys() & {"weight", "running_mean"}:
+            raise refusal(f"the tensors of {path!r} ({', '.join(sorted(tensors))}) form no linear and no norm layer")
+        norms.append(NormLayer(path, next(iter(shapes))[0], frozenset(tensors)))
     return linears, norms
 
 
@@ -71,20 +80,3 @@ def _check_tensor(entry: "TensorEntry") -> None:
         raise refusal(f"{name!r} {list(entry.shape)} is neither a weight nor a bias of a linear or norm layer")
     if dimensions == 2 and _EMBEDDING.search(name):
         raise refusal(f"{name!r} looks like a table of embeddings")
-
-
-def _linear(path: str, tensors: Mapping[str, "TensorEntry"]) -> LinearLayer:
-    outputs, inputs = tensors["weight"].shape
-    extra = sorted(tensors.keys() - {"weight", "bias"})
-    if extra:
-        raise refusal(f"'{path}.{extra[0]}' does not belong to a linear layer")
-    if "bias" in tensors and tensors["bias"].shape != (outputs,):
-        raise refusal(f"'{path}.bias' has shape {list(tensors['bias'].shape)}, its weight {[outputs, inputs]}")
-    return LinearLayer(path, inputs, outputs, "bias" in tensors)
-
-
-def _norm(path: str, tensors: Mapping[str, "TensorEntry"]) -> NormLayer:
-    shapes = {entry.shape for leaf, entry in tensors.items() if leaf != "num_batches_tracked"}
-    if len(shapes) != 1 or len(next(iter(shapes))) != 1 or not tensors.keys() & {"weight", "running_mean"}:
-        raise refusal(f"the tensors of {path!r} ({', '.join(sorted(tensors))}) form no linear and no norm layer")
-    return NormLayer(path, next(iter(shapes))[0], frozenset(tensors))

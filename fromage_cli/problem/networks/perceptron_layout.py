@@ -1,12 +1,12 @@
 """What stands where in a perceptron: its linear layers in order, each with the norm that follows it."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fromage_cli.problem.networks.perceptron_layers import LinearLayer, NormLayer, read_layers, refusal
-from fromage_cli.problem.networks.perceptron_order import check_boundaries, in_order, natural
+from fromage_cli.problem.networks.perceptron_order import check_boundaries, in_order, natural_path
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import TensorEntry
@@ -37,24 +37,18 @@ def read_layout(entries: Mapping[str, "TensorEntry"], norm: str) -> tuple[Placem
                 'Put norm = "layernorm", "batchnorm" or "rmsnorm" into fromage.toml beside it, or give --model.',
             )
         return tuple(Placement(linear, None) for linear in order)
-    return _with_norms(order, norms, norm)
-
-
-def _with_norms(order: Sequence[LinearLayer], norms: Sequence[NormLayer], kind: str) -> tuple[Placement, ...]:
-    """Linear → norm → activation in every hidden layer."""
     hidden = order[:-1]
-    ordered = sorted(norms, key=lambda layer: [natural(part) for part in layer.path.split(".")])
+    ordered = sorted(norms, key=lambda layer: natural_path(layer.path))
     if len(ordered) != len(hidden):
         raise refusal(f"it has {len(ordered)} norm layers for {len(hidden)} hidden layers")
     for linear, layer in zip(hidden, ordered, strict=True):
-        _check_norm(linear, layer, kind)
-    return (
-        *(Placement(linear, layer) for linear, layer in zip(hidden, ordered, strict=True)),
-        Placement(order[-1], None),
-    )
+        _check_norm(linear, layer, norm)
+    pairs = [Placement(linear, layer) for linear, layer in zip(hidden, ordered, strict=True)]
+    return (*pairs, Placement(order[-1], None))  # linear → norm → activation in every hidden layer
 
 
 def _check_norm(linear: LinearLayer, layer: NormLayer, kind: str) -> None:
+    """Refuse a norm whose width, tensors or place in the numbering cannot be those of one after this layer."""
     if layer.width != linear.outputs:
         raise refusal(
             f"norm {layer.path!r} has width {layer.width}, the layer before it, {linear.path!r}, {linear.outputs}"
@@ -63,18 +57,11 @@ def _check_norm(linear: LinearLayer, layer: NormLayer, kind: str) -> None:
         raise refusal(f"{layer.path!r} has running statistics, but norm = {kind!r} is declared")
     if "bias" in layer.leaves and kind == "rmsnorm":
         raise refusal(f"{layer.path!r} has a bias, but norm = 'rmsnorm' is declared")
-    if _misplaced(linear.path, layer.path):
+    (parent, _, last), (norm_parent, _, norm_last) = linear.path.rpartition("."), layer.path.rpartition(".")
+    if parent == norm_parent and last.isdigit() and norm_last.isdigit():  # next in a numbered container
+        misplaced = int(norm_last) != int(last) + 1
+    else:  # the same numbers elsewhere
+        numbers, norm_numbers = re.findall(r"\d+", linear.path), re.findall(r"\d+", layer.path)
+        misplaced = len(numbers) == len(norm_numbers) and list(map(int, numbers)) != list(map(int, norm_numbers))
+    if misplaced:
         raise refusal(f"norm {layer.path!r} does not stand right after {linear.path!r}")
-
-
-def _misplaced(linear: str, norm: str) -> bool:
-    """Whether numbers contradict a norm's place: next in a numbered container, or the same number elsewhere."""
-    (linear_parent, _, linear_last), (norm_parent, _, norm_last) = linear.rpartition("."), norm.rpartition(".")
-    if linear_parent == norm_parent and linear_last.isdigit() and norm_last.isdigit():
-        return int(norm_last) != int(linear_last) + 1
-    linear_numbers, norm_numbers = list(_numbers(linear)), list(_numbers(norm))
-    return len(linear_numbers) == len(norm_numbers) and linear_numbers != norm_numbers
-
-
-def _numbers(path: str) -> Iterator[int]:
-    return (int(number) for number in re.findall(r"\d+", path))

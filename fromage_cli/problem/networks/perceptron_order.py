@@ -7,14 +7,21 @@ from itertools import groupby, pairwise, permutations
 from fromage_cli.problem.networks.perceptron_layers import LinearLayer, NormLayer, refusal
 
 _MOST_SIBLINGS = 5
-"""Differently named neighbours of which every order is tried."""
+"""Differently named neighbours of which every order is tried: 5! = 120 of them."""
 
 
 def in_order(linears: Sequence[LinearLayer]) -> tuple[LinearLayer, ...]:
     """The one order in which numbered names ascend and every layer's outputs are the next one's inputs."""
     found = _chains([(layer.path.split("."), layer) for layer in linears])
     if not found:
-        raise refusal(_broken_chain(linears))
+        ordered = sorted(linears, key=lambda layer: natural_path(layer.path))
+        for before, after in pairwise(ordered):
+            if before.outputs != after.inputs:
+                raise refusal(
+                    f"{before.path!r} has {before.outputs} outputs and {after.path!r} {after.inputs} inputs, "
+                    "and no other order of the layers fits"
+                )
+        raise refusal("no order of the layers fits their shapes")
     if len(found) > 1:
         first, second = ([layer.path for layer in chain] for chain in found[:2])
         raise refusal(f"its order is open: {' → '.join(first[:4])} or {' → '.join(second[:4])}")
@@ -38,17 +45,13 @@ def _chains(items: Sequence[tuple[list[str], LinearLayer]]) -> list[tuple[Linear
         raise refusal(f"its order is open among {', '.join(sorted(children)[:6])}, …")
     found: list[tuple[LinearLayer, ...]] = []
     for order in permutations(kinds.values()):
-        found += _joined([chains[name] for group in order for name in group])
+        head, *others = [chains[name] for group in order for name in group]
+        joined = list(head)  # every way to put one chain of each part after another
+        for part in others:
+            pairs = [(chain, after) for chain in joined for after in part if chain[-1].outputs == after[0].inputs]
+            joined = _distinct([chain + after for chain, after in pairs])
+        found += joined
     return _distinct(found)
-
-
-def _joined(parts: Sequence[Sequence[tuple[LinearLayer, ...]]]) -> list[tuple[LinearLayer, ...]]:
-    """Every way to put one chain of each part after another."""
-    found = list(parts[0])
-    for part in parts[1:]:
-        pairs = [(chain, after) for chain in found for after in part if chain[-1].outputs == after[0].inputs]
-        found = _distinct([chain + after for chain, after in pairs])
-    return found
 
 
 def _distinct(chains: Sequence[tuple[LinearLayer, ...]]) -> list[tuple[LinearLayer, ...]]:
@@ -61,21 +64,15 @@ def _distinct(chains: Sequence[tuple[LinearLayer, ...]]) -> list[tuple[LinearLay
     return [chain for alike in kept.values() for chain in alike]
 
 
+def natural_path(path: str) -> list[tuple[tuple[int, int, str], ...]]:
+    """A sort key that puts `layers.2.weight` before `layers.10.weight`, component by component."""
+    return [natural(component) for component in path.split(".")]
+
+
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     """A sort key that puts `layers.2` before `layers.10`."""
     parts = re.split(r"(\d+)", name)
     return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part)
-
-
-def _broken_chain(linears: Sequence[LinearLayer]) -> str:
-    ordered = sorted(linears, key=lambda layer: [natural(part) for part in layer.path.split(".")])
-    for before, after in pairwise(ordered):
-        if before.outputs != after.inputs:
-            return (
-                f"{before.path!r} has {before.outputs} outputs and {after.path!r} {after.inputs} inputs, "
-                "and no other order of the layers fits"
-            )
-    return "no order of the layers fits their shapes"
 
 
 def check_boundaries(order: Sequence[LinearLayer], norms: Sequence[NormLayer]) -> None:
@@ -92,7 +89,7 @@ def check_boundaries(order: Sequence[LinearLayer], norms: Sequence[NormLayer]) -
         if gaps and min(gaps) == 0 < max(gaps):
             raise refusal(f"after {block[gaps.index(0)].path!r} there is no room for an activation, elsewhere there is")
     for (_, block), (_, after) in pairwise(blocks):
-        several = len(block) > 1 and (len(after) > 1 or _has_gaps(block))
+        several = len(block) > 1 and (len(after) > 1 or any(gap > 0 for gap in _gaps(block, ())))
         if several:
             raise refusal(f"whether an activation stands between {block[-1].path!r} and {after[0].path!r} is open")
 
@@ -103,10 +100,6 @@ def _block(layer: LinearLayer | NormLayer) -> str:
 
 def _last(layer: LinearLayer | NormLayer) -> str:
     return layer.path.rpartition(".")[2]
-
-
-def _has_gaps(block: Sequence[LinearLayer]) -> bool:
-    return any(gap > 0 for gap in _gaps(block, ()))
 
 
 def _gaps(block: Sequence[LinearLayer], norms: Sequence[NormLayer]) -> list[int]:

@@ -19,7 +19,7 @@ _COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|position_ids|masked_bias|inv
 _CAUSAL_MASK = re.compile(r"(^|\.)(mask|causal_mask|attn_mask|tril|(attn|attention|self_attn)\.bias)$")
 """Names of causal masks; a tensor with such a name is one when it is square, which no bias is."""
 _WEIGHT_NORM = re.compile(r"([^.]+)_([gv])$")
-"""Names that the older `weight_norm` gives to the magnitude and the direction of a tensor."""
+"""Names that the older `weight_norm` gives to the magnitude and the direction of a tensor; torch reads both."""
 
 
 @dataclass(frozen=True)
@@ -44,32 +44,24 @@ def match_names(expected: Mapping[str, Tensor], stored: Mapping[str, object]) ->
     for prefix in _first_components(expected):
         note = f"Added the prefix {prefix!r} to the checkpoint's names to match the model."
         candidates.append((lambda name, prefix=prefix: prefix + name, note))  # type: ignore[misc]
-    matches = [_renamed(expected, stored, rename, note) for rename, note in candidates]
+    matches = []
+    for rename, note in candidates:
+        found: dict[str, str] = {}
+        for name in stored:
+            target = rename(name)
+            if (
+                target not in expected
+            ):  # what today's `weight_norm` calls a `weight_g` or `weight_v`, as torch reads them
+                target = _WEIGHT_NORM.sub(lambda old: f"parametrizations.{old[1]}.original{'gv'.index(old[2])}", target)
+            if target in expected:
+                found.setdefault(target, name)
+        taken = set(found.values())
+        matches.append(Match(found, tuple(name for name in stored if name not in taken), note))
     return max(matches, key=lambda match: len(match.stored))
 
 
 def _first_components(names: Iterable[str]) -> list[str]:
     return sorted({name.split(".", 1)[0] + "." for name in names if "." in name})
-
-
-def _renamed(
-    expected: Mapping[str, Tensor], stored: Mapping[str, object], rename: Callable[[str], str], note: str
-) -> Match:
-    found: dict[str, str] = {}
-    unexpected = []
-    for name in stored:
-        target = rename(name)
-        target = target if target in expected else _parametrized(target)
-        if target in expected and target not in found:
-            found[target] = name
-        else:
-            unexpected.append(name)
-    return Match(found, tuple(unexpected), note)
-
-
-def _parametrized(name: str) -> str:
-    """What today's `weight_norm` calls a `weight_g` or `weight_v`, as torch reads them; other names unchanged."""
-    return _WEIGHT_NORM.sub(lambda old: f"parametrizations.{old[1]}.original{'gv'.index(old[2])}", name)
 
 
 def is_computed(name: str, shape: tuple[int, ...]) -> bool:

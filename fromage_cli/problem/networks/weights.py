@@ -11,9 +11,9 @@ from fromage_cli.problem.networks.layers import TrainableTensor, unwrapped
 from fromage_cli.problem.networks.weight_names import Match, is_computed, match_names, missing_names, names_error
 
 if TYPE_CHECKING:
-    from fromage_cli.checkpoints import Checkpoint, TensorEntry
+    from fromage_cli.checkpoints import Checkpoint
 
-_WIDTHS = {"float16", "bfloat16", "float32", "float64"}
+_FLOATING = {"float16", "bfloat16", "float32", "float64"}
 
 
 def load_weights(model: nn.Module, checkpoint: "Checkpoint") -> tuple[str, ...]:
@@ -35,7 +35,11 @@ def load_weights(model: nn.Module, checkpoint: "Checkpoint") -> tuple[str, ...]:
     _check_entries(checkpoint, expected, match)
     _leave_meta(model, match)
     _copy(_expected(model), checkpoint, match)
-    return tuple(filter(None, (match.note, *_notes(expected, match, tolerated))))
+    present = {id(expected[name]) for name in match.stored}
+    kept = [name for name, value in expected.items() if id(value) not in present]
+    ignored = f"Ignored {_some(tolerated)}: the model computes these buffers itself." if tolerated else ""
+    left = f"The checkpoint lacks the buffers {_some(kept)}: the model's own values stay." if kept else ""
+    return tuple(filter(None, (match.note, ignored, left)))
 
 
 def weight_reader(model: nn.Module, checkpoint: "Checkpoint") -> Callable[[TrainableTensor], Tensor]:
@@ -80,19 +84,19 @@ def _check_entries(checkpoint: "Checkpoint", expected: Mapping[str, Tensor], mat
             "Check --model-arg.",
             shapes,
         )
-    kinds = [f"{name}: {entry.dtype}" for name, value, entry in pairs if not _same_kind(value, entry)]
+    kinds = [
+        f"{name}: {entry.dtype}"
+        for name, value, entry in pairs
+        if (value.is_floating_point() or value.is_complex())
+        and entry.dtype not in _FLOATING
+        and not (value.is_complex() and entry.dtype.startswith("complex"))
+    ]
     if kinds:
         raise MismatchError(
             f"{len(kinds)} weights are stored as numbers that the model does not have: {'; '.join(kinds[:3])}.",
             "Quantised weights cannot be measured: use the checkpoint they were made from, or dequantise it.",
             kinds,
         )
-
-
-def _same_kind(value: Tensor, entry: "TensorEntry") -> bool:
-    if value.is_complex():
-        return entry.dtype.startswith("complex") or entry.dtype in _WIDTHS
-    return not value.is_floating_point() or entry.dtype in _WIDTHS
 
 
 def _leave_meta(model: nn.Module, match: Match) -> None:
@@ -113,15 +117,11 @@ def _leave_meta(model: nn.Module, match: Match) -> None:
                         f"The model stands on the meta device, and nothing says what {full_name} holds.",
                         "Build the model on the processor in the factory.",
                     )
-                made[id(value)] = _with_memory(value)
+                # not empty_like: of a tensor on the meta device it imports torch's symbolic shapes for half a second
+                memory = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
+                trained = isinstance(value, nn.Parameter)
+                made[id(value)] = nn.Parameter(memory, value.requires_grad) if trained else memory.zero_()
             setattr(module, name, made[id(value)])
-
-
-def _with_memory(value: Tensor) -> Tensor:
-    memory = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)  # not empty_like: of a tensor on the
-    if isinstance(value, nn.Parameter):  # meta device it imports torch's symbolic shapes, which takes half a second
-        return nn.Parameter(memory, requires_grad=value.requires_grad)
-    return memory.zero_()
 
 
 @torch.no_grad()
@@ -138,7 +138,12 @@ def _copy(expected: Mapping[str, Tensor], checkpoint: "Checkpoint", match: Match
             continue
         value = expected[places[stored]]
         if id(value) in filled:
-            _check_tie(value, tensor, filled[id(value)], stored)
+            if not torch.equal(value, tensor.to(value)):
+                tied = f"{filled[id(value)]!r} and {stored!r}"
+                raise MismatchError(
+                    f"The model ties {tied}, but the checkpoint holds different values for them.",
+                    "Build the model without tied weights.",
+                )
             continue
         value.copy_(tensor)
         filled[id(value)] = stored
@@ -153,14 +158,6 @@ def _copy(expected: Mapping[str, Tensor], checkpoint: "Checkpoint", match: Match
         )
 
 
-def _check_tie(value: Tensor, tensor: Tensor, first: str, second: str) -> None:
-    if not torch.equal(value, tensor.to(value)):
-        raise MismatchError(
-            f"The model ties {first!r} and {second!r}, but the checkpoint holds different values for them.",
-            "Build the model without tied weights.",
-        )
-
-
 def _count_nonfinite(name: str, value: Tensor) -> int:
     """How many values of a parameter or a running statistic are NaN or infinite; a mask may be."""
     weight = isinstance(value, nn.Parameter) or name.endswith(("running_mean", "running_var"))
@@ -169,14 +166,6 @@ def _count_nonfinite(name: str, value: Tensor) -> int:
     if bool(value.sum().isfinite()):  # one of them would show in the sum, which needs no memory
         return 0
     return int((~value.isfinite()).sum())
-
-
-def _notes(expected: Mapping[str, Tensor], match: Match, tolerated: tuple[str, ...]) -> tuple[str, ...]:
-    present = {id(expected[name]) for name in match.stored}
-    kept = [name for name, value in expected.items() if id(value) not in present]
-    ignored = f"Ignored {_some(tolerated)}: the model computes these buffers itself." if tolerated else ""
-    left = f"The checkpoint lacks the buffers {_some(kept)}: the model's own values stay." if kept else ""
-    return ignored, left
 
 
 def _some(names: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import InputError, MismatchError, UnsafeError, UsageError
 from fromage_cli.intake import open_problem
-from fromage_cli.problem.networks.hugging_face_models import _plain
+from fromage_cli.problem.networks.hugging_face_models import _without_loading
 from fromage_cli.problem.networks.models import build_model
 from fromage_cli.problem.user_code.declared import Declared
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
@@ -64,7 +64,7 @@ def test_a_missing_library_or_checkpoint_is_named(tmp_path, monkeypatch):
 def test_arguments_for_other_libraries_name_no_files():
     given = {"checkpoint_path": "evil.pth", "pretrained_cfg": {"file": "evil.pth"}, "drop_rate": 0.1}
     values = {"model_type": "timm_wrapper", "model_args": given, "parts": [{"backbone_kwargs": given}]}
-    assert _plain(values) == {
+    assert _without_loading(values) == {
         "model_type": "timm_wrapper",
         "model_args": {"drop_rate": 0.1},
         "parts": [{"backbone_kwargs": {"drop_rate": 0.1}}],
