@@ -4,12 +4,13 @@ import difflib
 import json
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from fromage_cli.checkpoints.names.naming import brief
-from fromage_cli.configuration_file import FILES, SECTION, ConfigurationTable, read_configuration
+from fromage_cli.configuration_file import FILES, SECTION, read_configuration
 from fromage_cli.errors import InputError, UnsafeError, UsageError
 from fromage_cli.optimizers.settings import Given
 from fromage_cli.problem.user_code.forms import DATA_FILES, parse_specification
@@ -61,60 +62,45 @@ def declared_beside(
     Raises UsageError (unknown key, wrong value), UnsafeError (code, or a path that leaves the directory) unless
     `trust`, and InputError (a named batch is missing).
     """
-    folders = list(dict.fromkeys(_folder(place) for place in (opened, path) if place is not None))
+    folders = list(
+        dict.fromkeys(place if place.is_dir() else place.parent for place in (opened, path) if place is not None)
+    )
     declared = _from_metadata(metadata, folders[0], trust)
-    for folder in folders:
-        for source in (folder / name for name in FILES):
-            if (table := _table(source)) is None:
-                continue
+    for source in (folder / name for folder in folders for name in FILES):
+        try:
+            table = read_configuration(source) if source.is_file() else None
+        except OSError as error:
+            raise InputError(f"{source} cannot be read: {error.strerror}.", "Correct its permissions.") from error
+        if table is not None:
             keys = {("learning-rate" if key == "lr" else key).replace("-", "_"): key for key in table.values}
-            read = {key: _value(key, table.values[name], folder, source.name, trust) for key, name in keys.items()}
-            return replace(declared, **read, source=source, notes=_outside_notes(source, table))
+            read = {
+                key: _value(key, table.values[name], source.parent, source.name, trust) for key, name in keys.items()
+            }
+            stray = ", ".join(map(brief, table.outside))
+            note = f"{source.name} beside the checkpoint has [tool.{SECTION}]; {stray} outside of it is left aside"
+            return replace(declared, **read, source=source, notes=(note,) if table.outside else ())
     return declared
-
-
-def _folder(path: Path) -> Path:
-    return path if path.is_dir() else path.parent
-
-
-def _table(source: Path) -> ConfigurationTable | None:
-    if not source.is_file():
-        return None
-    try:
-        return read_configuration(source)
-    except OSError as error:
-        raise InputError(f"{source} cannot be read: {error.strerror}.", "Correct its permissions.") from error
-
-
-def _outside_notes(source: Path, table: ConfigurationTable) -> tuple[str, ...]:
-    """What is to be said of keys that stand beside the table they belong in."""
-    if not table.outside:
-        return ()
-    keys = ", ".join(map(brief, table.outside))
-    return (f"{source.name} beside the checkpoint has [tool.{SECTION}]; {keys} outside of it is left aside",)
 
 
 def _from_metadata(metadata: Mapping[str, str], folder: Path, trust: bool) -> Declared:
     """The declarations among a checkpoint's metadata; other programs' uses of the same words are passed over."""
     read: dict[str, Any] = {}
     for key in metadata.keys() & (_KEYS - {"model"}):
+        text = metadata[key]
+        value: Any = text
+        with suppress(ValueError, RecursionError):  # what is no number is refused below, as the text that it is
+            if key == "betas" and "," in text and not text.lstrip().startswith("["):
+                value = json.loads(f"[{text}]".lower())
+            elif key in ("residual", "betas"):
+                value = json.loads(text.lower())
+            elif key in ("learning_rate", "weight_decay", "momentum", "steps_per_epoch"):
+                value = float(text)
         try:
-            read[key] = _value(key, _from_text(key, metadata[key]), folder, "the checkpoint's metadata", trust)
+            read[key] = _value(key, value, folder, "the checkpoint's metadata", trust)
         except (UsageError, InputError):
             if key in ("activation", "residual", "norm"):
                 raise
     return Declared(**read)
-
-
-def _from_text(key: str, text: str) -> Any:
-    if key == "betas" and "," in text and not text.lstrip().startswith("["):
-        text = f"[{text}]"
-    if key in ("residual", "learning_rate", "weight_decay", "momentum", "betas", "steps_per_epoch"):
-        try:
-            return json.loads(text.lower()) if key in ("residual", "betas") else float(text)
-        except (ValueError, RecursionError):
-            return text
-    return text
 
 
 def _value(key: str, value: Any, folder: Path, where: str, trust: bool) -> Any:
@@ -124,49 +110,31 @@ def _value(key: str, value: Any, folder: Path, where: str, trust: bool) -> Any:
         known = f"Did you mean {near[0]!r}? " if near else ""
         allowed = f"A file beside the checkpoint may set: {', '.join(sorted(_KEYS - {'model'}))}."
         raise UsageError(f"Unknown key {brief(key)} in {where} ({folder}).", known + allowed)
-    if key in ("batch", "loss", "model"):
-        if not isinstance(value, str) or not value:
-            raise UsageError(f"{where}: {key} = {brief(value)} is not a text.", f'Write {key} = "…".')
-        return _named_thing(key, value, folder, where, trust)
-    check, expected = _CHECKS[key]
-    if not check(value):
-        raise UsageError(f"{where}: {key} = {brief(value)}; expected {expected}.", f"Correct {key} in {folder}.")
-    return tuple(map(float, value)) if key == "betas" else _number(key, value)
-
-
-def _number(key: str, value: Any) -> Any:
-    if key == "steps_per_epoch":
-        return int(value)
-    return float(value) if key in ("learning_rate", "weight_decay", "momentum") else value
-
-
-def _named_thing(key: str, value: str, folder: Path, where: str, trust: bool) -> str:
-    """A batch, loss or model: data or a built-in name, under `--trust` code as well."""
+    if key in _CHECKS:
+        check, expected, convert = _CHECKS[key]
+        if not check(value):
+            raise UsageError(f"{where}: {key} = {brief(value)}; expected {expected}.", f"Correct {key} in {folder}.")
+        return convert(value)
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"{where}: {key} = {brief(value)} is not a text.", f'Write {key} = "…".')
     code = parse_specification(value)
-    if code is not None and not (key == "batch" and _is_data(value)):
-        _refuse_code(key, value, where, trust)
-        return str((folder / code.module).absolute()) + f":{code.name}" if code.is_file else value
-    if key == "model":
-        _refuse_code(key, value, where, trust)
-        return value
-    if key == "loss":
-        if value not in BUILT_IN_LOSSES:
-            raise UsageError(f"{where}: unknown loss {brief(value)}.", f"Built in are: {', '.join(BUILT_IN_LOSSES)}.")
-        return value
-    return _batch_path(value, folder, where, trust)
+    if key == "model" or (code is not None and not (key == "batch" and _is_data(value))):
+        if not trust:
+            raise UnsafeError(
+                f"{where} sets {key} = {value!r}: a file beside a checkpoint may hold data only.",
+                f"If you trust it, pass --trust, or name the code yourself: --{key} {value}.",
+            )
+        return f"{(folder / code.module).absolute()}:{code.name}" if code is not None and code.is_file else value
+    if key == "batch":
+        return _batch_path(value, folder, where, trust)
+    if value not in BUILT_IN_LOSSES:
+        raise UsageError(f"{where}: unknown loss {brief(value)}.", f"Built in are: {', '.join(BUILT_IN_LOSSES)}.")
+    return value
 
 
 def _is_data(value: str) -> bool:
     """Whether a batch's name ends as a data file's does; nothing else in it can then make it code."""
     return Path(value).suffix.lower() in DATA_FILES
-
-
-def _refuse_code(key: str, value: str, where: str, trust: bool) -> None:
-    if not trust:
-        raise UnsafeError(
-            f"{where} sets {key} = {value!r}: a file beside a checkpoint may hold data only.",
-            f"If you trust it, pass --trust, or name the code yourself: --{key} {value}.",
-        )
 
 
 def _batch_path(value: str, folder: Path, where: str, trust: bool) -> str:
@@ -193,22 +161,24 @@ def _is_number(value: Any) -> bool:
     return plain and abs(value) <= sys.float_info.max  # of a whole number too, which can be larger than any float
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(_is_number(item) and 0 <= item < 1 for item in value)
-
-
 _KEYS = frozenset(field.name for field in fields(Declared)) - {"source", "notes"}
-_CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "activation": (lambda value: value in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}"),
-    "residual": (lambda value: isinstance(value, bool), "true or false"),
-    "norm": (lambda value: value in NORMS, f"one of {', '.join(NORMS)}"),
-    "mode": (lambda value: value in MODES, f"one of {', '.join(MODES)}"),
-    "learning_rate": (lambda value: _is_number(value) and value > 0, "a number above 0"),
-    "weight_decay": (lambda value: _is_number(value) and value >= 0, "a number, 0 or above"),
-    "momentum": (lambda value: _is_number(value) and 0 <= value < 1, "a number from 0 to below 1"),
-    "betas": (_is_pair, "two numbers from 0 to below 1, as [0.9, 0.999]"),
+_CHECKS: Mapping[str, tuple[Callable[[Any], bool], str, Callable[[Any], Any]]] = {
+    "activation": (lambda value: value in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}", str),
+    "residual": (lambda value: isinstance(value, bool), "true or false", bool),
+    "norm": (lambda value: value in NORMS, f"one of {', '.join(NORMS)}", str),
+    "mode": (lambda value: value in MODES, f"one of {', '.join(MODES)}", str),
+    "learning_rate": (lambda value: _is_number(value) and value > 0, "a number above 0", float),
+    "weight_decay": (lambda value: _is_number(value) and value >= 0, "a number, 0 or above", float),
+    "momentum": (lambda value: _is_number(value) and 0 <= value < 1, "a number from 0 to below 1", float),
+    "betas": (
+        lambda value: isinstance(value, list) and len(value) == 2 and all(_is_number(b) and 0 <= b < 1 for b in value),
+        "two numbers from 0 to below 1, as [0.9, 0.999]",
+        lambda value: tuple(map(float, value)),
+    ),
     "steps_per_epoch": (
         lambda value: _is_number(value) and value > 0 and value == int(value),
         "a whole number above 0",
+        int,
     ),
 }
+"""What is true of a key's value, what was expected where it is not, and what the value is read as."""

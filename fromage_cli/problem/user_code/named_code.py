@@ -48,10 +48,15 @@ class named_code:
 
 def error_of_user_code(error: BaseException, doing: str) -> FromageError:
     """The one error that the user sees for an exception from their own code."""
-    place = _place(error)
-    text = first_line(error)
+    text, place = first_line(error), ""
     if out_of_memory(error):
         return ResourceError(f"Out of memory while {doing}: {text}", "Use a smaller batch, or --micro-batch N.")
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f" ({error.filename}:{error.lineno})"
+    elif theirs:
+        place = f" ({theirs[-1].filename}:{theirs[-1].lineno})"
     return MismatchError(f"{type(error).__name__} while {doing}{place}: {text}", "--debug shows the traceback.")
 
 
@@ -74,15 +79,6 @@ def raised_here(error: BaseException) -> bool:
     return traceback.extract_tb(error.__traceback__)[-1].filename.startswith(_NOT_THEIRS[0])
 
 
-def _place(error: BaseException) -> str:
-    """` (file:line)` of the innermost frame that is neither torch's nor ours."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" ({error.filename}:{error.lineno})"
-    frames = traceback.extract_tb(error.__traceback__)
-    outside = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
-    return f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
-
-
 def check_arguments(
     function: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any], flag: str
 ) -> None:
@@ -94,25 +90,15 @@ def check_arguments(
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return
-    unknown = _unknown_name(signature, named)
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.parameters.values())
     try:
         signature.bind(*arguments, **named)
-    except TypeError as error:
+    except TypeError as error:  # a misspelt name would be reported as another one that is missing
+        unknown = next((name for name in named if name not in signature.parameters and not takes_any), None)
         reason = f"got an unexpected argument {unknown!r}" if unknown else str(error)
+        hint = "Pass arguments with --model-arg NAME=VALUE, one for each." if flag == "--model" else ""
         label = getattr(function, "__name__", str(function))
-        raise MismatchError(f"{flag}: {reason}; the signature is {label}{signature}.", _argument_hint(flag)) from error
-
-
-def _unknown_name(signature: inspect.Signature, named: Mapping[str, Any]) -> str | None:
-    """The first name that the signature lacks; a misspelt one would otherwise be reported as another one missing."""
-    parameters = signature.parameters
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return None
-    return next((name for name in named if name not in parameters), None)
-
-
-def _argument_hint(flag: str) -> str:
-    return "Pass arguments with --model-arg NAME=VALUE, one for each." if flag == "--model" else ""
+        raise MismatchError(f"{flag}: {reason}; the signature is {label}{signature}.", hint) from error
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from fromage_cli.problem.user_code.named_code import error_of_user_code, named_c
 
 __all__ = ["Specification", "load_named", "parse_specification"]
 
-FORMS = "pkg.module:name or path/file.py:name"
+CODE_FORMS = "pkg.module:name or path/file.py:name"
 
 
 def load_named(text: str, flag: str, *, allow_code: bool = True) -> Any:
@@ -29,18 +29,24 @@ def load_named(text: str, flag: str, *, allow_code: bool = True) -> Any:
     """
     specification = parse_specification(text)
     if specification is None:
-        raise UsageError(f"{flag} {text!r} names no code; expected {FORMS}.", _colon_hint(text))
+        hint = f"Say which function: {text}:NAME." if text.endswith(".py") else ""
+        raise UsageError(f"{flag} {text!r} names no code; expected {CODE_FORMS}.", hint)
     if not allow_code:
         raise UnsafeError(
             f"{flag} {text!r} would run code that you have not named yourself.",
             f"Give it on the command line as {flag} {text}, or pass --trust.",
         )
-    module = _load_file(specification) if specification.is_file else _load_module(specification)
-    return _attribute(module, specification, flag)
-
-
-def _colon_hint(text: str) -> str:
-    return f"Say which function: {text}:NAME." if text.endswith(".py") else ""
+    found: Any = _load_file(specification) if specification.is_file else _load_module(specification)
+    for part in specification.name.split("."):
+        with named_code(f"looking for {specification.name} in {specification.module}"):  # modules may import lazily
+            known = hasattr(found, part)
+        if not known:
+            names = [name for name in dir(found) if not name.startswith("__")]
+            near = difflib.get_close_matches(part, names, 3, 0.5)
+            hint = f"Nearest names: {', '.join(near)}." if near else "It has no similar name."
+            raise InputError(f"{flag}: {specification.module} has no {specification.name!r}.", hint, sorted(names))
+        found = getattr(found, part)
+    return found
 
 
 def _load_file(specification: Specification) -> ModuleType:
@@ -83,17 +89,3 @@ def _load_module(specification: Specification) -> ModuleType:
                 f"Install it, run from the folder that holds it, or name the file: path/file.py:{specification.name}.",
             ) from error
         raise error_of_user_code(error, f"importing {specification.module}") from error
-
-
-def _attribute(module: ModuleType, specification: Specification, flag: str) -> Any:
-    found: Any = module
-    for part in specification.name.split("."):
-        with named_code(f"looking for {specification.name} in {specification.module}"):  # modules may import lazily
-            known = hasattr(found, part)
-        if not known:
-            names = [name for name in dir(found) if not name.startswith("__")]
-            near = difflib.get_close_matches(part, names, 3, 0.5)
-            hint = f"Nearest names: {', '.join(near)}." if near else "It has no similar name."
-            raise InputError(f"{flag}: {specification.module} has no {specification.name!r}.", hint, sorted(names))
-        found = getattr(found, part)
-    return found
