@@ -6,7 +6,6 @@ from typing import Annotated
 import pytest
 import typer
 
-from fromage_cli.terminal import parsing
 from fromage_cli.terminal.answer import Answer
 from fromage_cli.terminal.options import (
     BatchOptions,
@@ -16,42 +15,6 @@ from fromage_cli.terminal.options import (
     TensorOptions,
     diagnostic,
 )
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("1h", 3600), ("1.5h", 5400), (" 2 min ", 120)]
-)
-def test_duration(text, seconds):
-    assert parsing.duration(text) == seconds
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("123", 123), ("8GB", 8 * 10**9), ("500MiB", 500 * 2**20), ("1.5 gib", 3 * 2**29), ("2k", 2000), ("7b", 7)],
-)
-def test_memory(text, size):
-    assert parsing.memory(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "x", "-3", "0", "3x", "1e3s", "nan", "inf"])
-@pytest.mark.parametrize("parse", [parsing.duration, parsing.memory])
-def test_what_is_no_quantity_is_refused(parse, text):
-    with pytest.raises(typer.BadParameter, match="is not a"):
-        parse(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "pair"),
-    [
-        ("a=3", ("a", 3)),
-        ("a=x", ("a", "x")),
-        ('a="3"', ("a", "3")),
-        ("a=[1,2]", ("a", [1, 2])),
-        ("a=b=c", ("a", "b=c")),
-    ],
-)
-def test_model_arguments_are_json_or_text(text, pair):
-    assert parsing.assigned(parsing.assignment(text)) == pair
 
 
 def test_flattened_and_whole_again(call, fake):
