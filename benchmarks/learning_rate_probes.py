@@ -9,8 +9,8 @@ from learning_rate_training import batches
 from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
-from fromage_cli.diagnostics.suggest_lr.course import Wish
 from fromage_cli.diagnostics.suggest_lr.measure import measure
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 from fromage_cli.errors import FromageError
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.trial_runs.rate_probe import measure_rate
@@ -91,7 +91,7 @@ def local_estimates(task: Task, optimizer_name: str, step: int, results: Path, d
         model, state = loaded(task, optimizer_name, step, results)
         problem = problem_of(task, model, data, LOCAL_MINIBATCHES)
         optimizer = optimizer_named(optimizer_name, state)
-        found = measure(problem, problem.receiving, optimizer, state, wish=Wish(sharpness=True))
+        found = measure(problem, problem.receiving, optimizer, state, request=Request(sharpness=True))
     except FromageError as error:
         return {"error": error.message}
     estimates = found.result.estimates

@@ -30,8 +30,8 @@ class Why(StrEnum):
     """It depends on optimizer state that the checkpoint does not hold."""
     NO_STEPS_BETWEEN = "no-steps-between"
     """It takes checkpoints with training steps between them."""
-    RATE_ZERO = "learning-rate-zero"
-    """The learning rate is zero, so that nothing moves."""
+    NOTHING_MOVES = "nothing-moves"
+    """The learning rate is zero, or the weights did not move, or the update does not move them."""
     ZERO_OR_NOT_FINITE = "zero-or-not-finite"
     """A norm, a gradient or an output that it is divided by is zero or not finite."""
     NOT_DEFINED = "not-defined"
@@ -70,6 +70,8 @@ class Why(StrEnum):
     """The model or the loss cannot be evaluated as it takes; the reason holds their own words."""
     GRAPH_UNREADABLE = "graph-unreadable"
     """The graph of the forward pass does not tell it."""
+    INDISTINCT = "indistinct"
+    """What was measured is too alike, or at the edge of what was tried, to tell a best value."""
     RESTS_ON_MISSING = "rests-on-missing"
     """A number that it is computed from is missing itself."""
 
@@ -83,6 +85,18 @@ class Missing:
     """The reason as a clause that can follow "because"."""
 
 
+class Basis(str):
+    """What a number rests on, in a few words for a narrow page and in details: `few; details`."""
+
+    few: str
+
+    def __new__(cls, few: str, details: str = "") -> "Basis":
+        """`details` may be left out where the few words say it all."""
+        basis = super().__new__(cls, f"{few}; {details}" if details else few)
+        basis.few = few
+        return basis
+
+
 @dataclass(frozen=True)
 class Interrupted(Generic[T]):
     """Stands where a measurement would: it ended early, with what it has found so far."""
@@ -93,6 +107,8 @@ class Interrupted(Generic[T]):
 
 
 LIMIT_REACHED = Missing(Why.LIMIT_REACHED, "a limit was reached before")
+OPTIMIZER_UNKNOWN = Missing(Why.OPTIMIZER_UNKNOWN, "the optimizer is not known")
+LEARNING_RATE_UNKNOWN = Missing(Why.LEARNING_RATE_UNKNOWN, "the learning rate is not known")
 
 
 def failed(error: FromageError) -> Missing:

@@ -35,6 +35,24 @@ WITHOUT_A_SOURCE = {
     "hostile/test_structure.py",
 }
 """Tests of the tree, the samples, a cost that no single module has, networks of every kind, hostile or fuzzed files."""
+COMPARE_FOREIGN_WORDS = {
+    "problem/networks/models.py": "forms of --model in a message, of which some are left out",
+    "problem/user_code/named_code.py": "torch's own message where an allocation fails",
+    "probes/structure/function_distance.py": "the first clause of another error's message goes into this one's",
+}
+"""Files that look into a sentence, and into which one; rooms that read text for a living are left out of the rule."""
+READ_TEXT = ("checkpoints/formats", "terminal")
+CUTTING = (
+    "startswith",
+    "endswith",
+    "partition",
+    "rpartition",
+    "split",
+    "removeprefix",
+    "removesuffix",
+    "find",
+    "index",
+)
 VAGUE = {"utils", "helpers", "common", "manager"}
 PRINTING = re.compile(r"^(rich\.)?print$|\bstd(out|err)\b.*\.write|\bs?echo$|[cC]onsole(\(.*\))?\.print$|\bConsole$")
 
@@ -63,6 +81,37 @@ def printing(tree: ast.Module) -> list[str]:
     """Calls that write to a stream of the process; handing a stream on is none."""
     calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
     return [call for call in calls if PRINTING.search(call)]
+
+
+def is_sentence(node: ast.expr) -> bool:
+    """A text of several words, or a group that holds one."""
+    if isinstance(node, ast.Tuple | ast.List | ast.Set):
+        return any(map(is_sentence, node.elts))
+    return isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip()
+
+
+def compared_sentences(tree: ast.Module) -> list[str]:
+    """Comparisons with sentences, by themselves or by a constant's name, and cuts through one at its punctuation."""
+    named = {
+        node.targets[0].id
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and is_sentence(node.value)
+    }
+
+    def is_words(node: ast.expr) -> bool:
+        return is_sentence(node) or (isinstance(node, ast.Name) and node.id in named)
+
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            equal = any(isinstance(each, ast.Eq | ast.NotEq | ast.In | ast.NotIn) for each in node.ops)
+            if equal and any(map(is_words, (node.left, *node.comparators))):
+                found.append(ast.unparse(node))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CUTTING:
+            marks = [each.value for each in node.args if isinstance(each, ast.Constant)]
+            if any(map(is_words, node.args)) or {";", "; ", ". ", ": "} & {*marks}:
+                found.append(ast.unparse(node))
+    return found
 
 
 def offenders(paths: Iterable[Path], fault: Callable[[ast.Module], object]) -> dict[str, object]:
@@ -155,6 +204,28 @@ def test_only_the_room_of_optimizers_names_them() -> None:
     outside = [path for path in MODULES if "optimizers" not in path.relative_to(PACKAGE).parts[:1]]
     assert offenders(outside, names) == {}
     assert names(parsed(PACKAGE / "optimizers" / "rule.py")) == set(RULES)
+
+
+def test_no_verdict_depends_on_the_words_of_a_sentence() -> None:
+    rooms = [PACKAGE / room for room in READ_TEXT]
+    others = [path for path in MODULES if not any(room in path.parents for room in rooms)]
+    found = offenders(others, compared_sentences)
+    assert found.keys() == {f"fromage_cli/{name}" for name in COMPARE_FOREIGN_WORDS}, found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'if reason.startswith("it never falls"): ...',
+        'LIMIT = "a limit was reached"\nif reason == LIMIT: ...',
+        'if reason in ("zero weights", "zero gradient"): ...',
+        'if "not covered" in reason: ...',
+        'reason.partition(";")[0]',
+    ],
+)
+def test_a_compared_sentence_is_recognised(line: str) -> None:
+    assert compared_sentences(ast.parse(line))
+    assert not compared_sentences(ast.parse('if reason.code == Why.UPHILL or kind == "adam": ...'))
 
 
 def test_nothing_is_left_undone() -> None:

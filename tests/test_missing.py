@@ -3,7 +3,7 @@ import json
 import pytest
 
 from fromage_cli.errors import NumericalError, ResourceError
-from fromage_cli.missing import Interrupted, Missing, Why, failed, found_of, known
+from fromage_cli.missing import Basis, Interrupted, Missing, Why, failed, found_of, known
 
 
 def test_every_code_is_one_word_in_kebab_case():
@@ -15,6 +15,12 @@ def test_every_code_is_one_word_in_kebab_case():
 
 def test_a_number_or_none():
     assert known(0.0) == 0.0 and known(Missing(Why.NO_RISE, "none was seen")) is None
+
+
+def test_a_basis_is_its_text_and_knows_its_few_words():
+    basis = Basis("the loss rises", "on 20 rows")
+    assert (basis, basis.few) == ("the loss rises; on 20 rows", "the loss rises")
+    assert Basis("none") == Basis("none").few == "none" and json.dumps(basis) == '"the loss rises; on 20 rows"'
 
 
 def test_a_measurement_whole_or_in_part():

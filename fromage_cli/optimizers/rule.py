@@ -228,7 +228,7 @@ MUON = Rule(
         "threshold": NOT_LINEAR,
         "equilibrium": "there is no closed form for muon",
         "growth": NO_RELATIVE_STEP,
-        "typical rate": "none known; for Muon's original scaling",
+        "typical rate": "for Muon's original scaling",
     },
     setting_marks=_marks({"ns_steps"}),
 )

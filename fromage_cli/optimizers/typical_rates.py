@@ -4,6 +4,7 @@ Source: docs/learning-rate-study.md; for Lion, Chen et al., NeurIPS 2023, sectio
 for AdamW; for Muon, torch's `match_rms_adamw`, made so that AdamW's rate can be kept.
 """
 
+from fromage_cli.missing import OPTIMIZER_UNKNOWN, Basis, Missing, Why
 from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, LAMB, LARS, LION, MUON, SGD
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.theory import rate_calibration
@@ -23,19 +24,20 @@ def calibration(optimizer: Optimizer) -> Calibration | None:
     return rate_calibration.FROMAGE if optimizer.rule is FROMAGE else None
 
 
-def typical_rate(optimizer: Optimizer) -> tuple[float | None, str]:
-    """The rate, or None, and where it comes from, or why there is none."""
+def typical_rate(optimizer: Optimizer) -> tuple[float | Missing, Basis]:
+    """The rate and where it comes from."""
     rule, relative, adamw = optimizer.rule, rate_calibration.FROMAGE.typical, rate_calibration.ADAMW.typical
     found = calibration(optimizer)
     if found is not None:
-        return found.typical, "small networks; geometric mean of their best rates"
-    if rule is LAMB:
-        return relative, "as Fromage's; the same relative step"
-    if rule is LARS:
-        rate = relative / (optimizer.trust_coefficient * stationary_gain(optimizer.momentum))
-        return rate, "as Fromage's; the same relative step"
+        return found.typical, Basis("small networks", "geometric mean of their best rates")
+    if rule in (LAMB, LARS):
+        scale = optimizer.trust_coefficient * stationary_gain(optimizer.momentum) if rule is LARS else 1.0
+        return relative / scale, Basis("as Fromage's", "the same relative step")
     if rule is LION:
-        return ROOT_MEAN_SQUARE * adamw, "as AdamW's; the same size of step"
+        return ROOT_MEAN_SQUARE * adamw, Basis("as AdamW's", "the same size of step")
     if rule is MUON and optimizer.arguments["adjust_lr_fn"] == "match_rms_adamw":
-        return adamw, "as AdamW's; whose size of step it matches"
-    return None, rule.without["typical rate"] if rule is not None else "the optimizer is not known"
+        return adamw, Basis("as AdamW's", "whose size of step it matches")
+    if rule is None:
+        return OPTIMIZER_UNKNOWN, Basis(OPTIMIZER_UNKNOWN.words)
+    words = Basis("none known", rule.without["typical rate"])
+    return Missing(Why.NO_FORMULA, words), words

@@ -11,6 +11,9 @@ from fromage_cli.terminal.options import OutputOptions
 from fromage_cli.terminal.output import Destination
 from fromage_cli.terminal.project import ProjectConfiguration
 
+COMMAND_LINE = "command line"
+"""The origin of a value that was typed."""
+
 
 @dataclass(frozen=True)
 class Session:
@@ -48,7 +51,7 @@ def typed(parameter: str) -> bool:
 
     Where no command runs, it counts as typed.
     """
-    return current().origins.get(parameter, "command line") == "command line"
+    return current().origins.get(parameter, COMMAND_LINE) == COMMAND_LINE
 
 
 def begin(session: Session) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from fromage_cli.findings import Finding
-from fromage_cli.missing import Missing
+from fromage_cli.missing import Missing, Why
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.rows import ALIKE
 from fromage_cli.terminal.words import ascii_words, middles, number, visible
@@ -145,15 +145,17 @@ NAMED = 2
 def not_known(items: Sequence[object], titles: Mapping[str, str], style: PageStyle) -> list[Text]:
     """A line for each reason why fields of a result, or of its layers, are missing: `not known: X, Y, because …`.
 
-    `titles`: what the fields (`a`, or `a.b` of a nested one) are called on this page; fields that the page does not
-    name are left out.
+    `titles`: what the fields (`a`, or `a.b` of a nested one) are called on this page; it says nothing of other fields,
+    nor of what was not asked for or has no meaning there.
     """
     layers: dict[tuple[Missing, tuple[str, ...]], list[str]] = {}
     for item in items:
         reasons: dict[Missing, list[str]] = {}
         for field, title in titles.items():
             reason = reduce(lambda held, name: getattr(held, name, None), field.split("."), item)
-            if isinstance(reason, Missing) and title not in reasons.setdefault(reason, []):
+            if not isinstance(reason, Missing) or reason.code in (Why.NOT_ASKED, Why.NOT_DEFINED):
+                continue
+            if title not in reasons.setdefault(reason, []):
                 reasons[reason].append(title)
         for reason, missing in reasons.items():
             layers.setdefault((reason, tuple(missing)), []).append(getattr(item, "name", ""))

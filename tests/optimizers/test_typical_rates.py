@@ -1,5 +1,6 @@
 import pytest
 
+from fromage_cli.missing import OPTIMIZER_UNKNOWN, Missing, Why
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.optimizers.typical_rates import calibration, typical_rate
 from fromage_cli.theory.rate_calibration import ADAMW, FROMAGE, MOMENTUM
@@ -26,5 +27,6 @@ def test_others_follow_from_an_equal_step() -> None:
 
 
 def test_where_none_is_known_the_reason_is_said() -> None:
-    assert typical_rate(Optimizer("muon")) == (None, "none known; for Muon's original scaling")
-    assert typical_rate(Optimizer()) == (None, "the optimizer is not known")
+    words = "none known; for Muon's original scaling"
+    assert typical_rate(Optimizer("muon")) == (Missing(Why.NO_FORMULA, words), words)
+    assert typical_rate(Optimizer()) == (OPTIMIZER_UNKNOWN, "the optimizer is not known")

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.findings import Finding
+from fromage_cli.probes.lines.direction import Still
 from fromage_cli.terminal.words import counted, listed
 
 TRUST_WARN = 1e-3
@@ -94,7 +95,7 @@ def _gradients(result: BreakdownResult) -> Iterator[Finding]:
             hint="Precision is short: repeat with --dtype float64. If it stays, the model draws random numbers that no "
             "seed reaches.",
         )
-    dead = [tensor.name for tensor in result.skipped if tensor.reason in ("zero gradient", "zero weights")]
+    dead = [tensor.name for tensor in result.skipped if tensor.reason in (Still.ZERO_GRADIENT, Still.ZERO_WEIGHTS)]
     if dead:
         yield Finding(
             code="tensor-still",

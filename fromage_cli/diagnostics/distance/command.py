@@ -43,7 +43,9 @@ def command(
     output: OutputOptions,
 ) -> Answer:
     """How far apart are two networks, layer by layer and (with --model or --batch) as functions?"""
-    if session.current().origins.get("optimizer_state") == "command line":  # elsewhere it may stand for other commands
+    if (
+        session.current().origins.get("optimizer_state") == session.COMMAND_LINE
+    ):  # elsewhere it may stand for other commands
         raise UsageError("--optimizer-state: no optimizer plays a part in a distance.", "Leave it out.")
 
     from fromage_cli.checkpoints import open_checkpoint

@@ -52,7 +52,7 @@ def _bound(chain: Chain, stored: Mapping[str, str], layers: Sequence[LayerDistan
             return Missing(Why.RESTS_ON_MISSING, f"{layer.name} is zero or not finite")
         steps.append(layer.relative_distance)
     if not any(steps):
-        return Missing(Why.NOT_DEFINED, "no matrix has moved")
+        return Missing(Why.NOTHING_MOVES, "no matrix has moved")
     for layer in (by_name[name] for name in names):
         numbers = layer.condition_number
         for which, value in (("", numbers.first), ("", numbers.second), ("the difference of ", numbers.difference)):

@@ -118,7 +118,7 @@ def _singular_values(first: Checkpoint, second: Checkpoint, name: str) -> tuple[
     other -= matrix
     moved, difference_condition = extremes(other)
     too_large = Missing(Why.TOO_LARGE, f"the matrix has more than {DENSE} rows and columns")
-    unmoved = Missing(Why.NOT_DEFINED, "the layer did not move")
+    unmoved = Missing(Why.NOTHING_MOVES, "the layer did not move")
     return (
         moved / largest if largest > 0.0 else NO_SIZE,
         ConditionNumber(

@@ -9,6 +9,7 @@ import typer
 
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import Intake, checkpoint_record, declared_by, given_settings, open_run
+from fromage_cli.missing import found_of, known
 from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
@@ -98,8 +99,8 @@ def command(
     evidence = _evidence(intake, layers, needs_gradients(training), optimizer.train_batch_size)
     elements = sum(checkpoints[-1].entries[name].elements for name in names)
     with progress("intrinsic-lr", total=elements * len(checkpoints)) as advance:
-        result, stopped = measure(
-            checkpoints, names, training, evidence, drop=drop, advance=advance, check=budget.check
+        result, stopped = found_of(
+            measure(checkpoints, names, training, evidence, drop=drop, advance=advance, check=budget.check)
         )
     answer = replace(_answer(result, training, (*training.notes, *changed, *untrained)), error=stopped)
     answer = answer if intake is None else intake.complete(answer)
@@ -130,15 +131,15 @@ def _answer(result: "IntrinsicResult", training: "Training", notes: tuple[str, .
 
 def _settings(result: "IntrinsicResult", training: "Training") -> dict[str, object]:
     """What the flags became; of several layers' rates and decays the largest."""
+    rates = [rate for layer in result.layers if (rate := known(layer.learning_rate)) is not None]
+    decays = [decay for layer in result.layers if (decay := known(layer.weight_decay)) is not None]
     found: dict[str, object] = {
         "optimizer": training.optimizer,
-        "lr": max((layer.learning_rate for layer in result.layers if layer.learning_rate is not None), default=None),
+        "lr": max(rates, default=None),
         "momentum": training.momentum,
         "nesterov": training.nesterov,
         "betas": spelled(training.betas),
-        "weight_decay": max(
-            (layer.weight_decay for layer in result.layers if layer.weight_decay is not None), default=None
-        ),
+        "weight_decay": max(decays, default=None),
         "decoupled": training.decoupled,
         "steps_per_epoch": training.steps_per_epoch,
     }

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, LayerEvidence
 from fromage_cli.errors import MismatchError, ResourceError
+from fromage_cli.missing import Missing, Why
 from fromage_cli.probes.optimizer_step.unit_gradients import (
     UnitGradients,
     Units,
@@ -32,20 +33,22 @@ def gather_evidence(
     """
     test = measure_invariance(problem, {layer.name for layer in layers.values()}, advance)
     units = {layer.name: _units(test, layer) for layer in layers.values()}
-    measured, absent, stopped = None, "", test.stopped
+    measured, stopped = None, test.stopped
+    no_gradients = Missing(Why.NOT_DEFINED, "no law of this optimizer takes gradients")
     if gradients and stopped is None:
         try:
             measured = measure_unit_gradients(problem, units, batch_size)
         except MismatchError as error:
-            absent = f"{error.message}. {error.hint}".rstrip(".")
+            no_gradients = Missing(Why.NOT_EVALUATED, f"{error.message}. {error.hint}".rstrip("."))
         except ResourceError as limit:
             stopped = limit
     if stopped is not None:
-        absent = f"a limit was reached before gradients were taken. {stopped.message}".rstrip(".")
+        words = f"a limit was reached before gradients were taken. {stopped.message}".rstrip(".")
+        no_gradients = Missing(Why.LIMIT_REACHED, words)
     return Evidence(
         {name: _evidence(layer, test, units[layer.name], measured) for name, layer in layers.items()},
         measured.batch_size if measured is not None else None,
-        absent,
+        no_gradients,
         stopped,
     )
 

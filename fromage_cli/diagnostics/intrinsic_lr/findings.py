@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fromage_cli.diagnostics.intrinsic_lr.law import RATE_POWERS
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult, LayerEquilibrium
 from fromage_cli.findings import Finding
+from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import LARS
 
 SETTLED, SOON = 0.2, 0.25
@@ -44,11 +45,10 @@ def judge(result: IntrinsicResult, limits: Limits | None = None) -> tuple[Findin
 
 def _growing(result: IntrinsicResult) -> Iterator[Finding]:
     """Layers whose norm grows for ever."""
-    growing = [layer for layer in result.layers if (layer.growth_per_step or 0.0) > 0.0]
+    growing = [(rate, layer) for layer in result.layers if (rate := known(layer.growth_per_step) or 0.0) > 0.0]
     if not growing:
         return
-    fastest = max(growing, key=lambda layer: layer.growth_per_step or 0.0)
-    rate = fastest.growth_per_step or 0.0
+    rate, fastest = max(growing, key=lambda one: one[0])
     yield Finding(
         code="no-equilibrium",
         severity="warn",
@@ -65,9 +65,9 @@ def _growing(result: IntrinsicResult) -> Iterator[Finding]:
 
 def _balance(layer: LayerEquilibrium, growth: float) -> str:
     """For LARS whose decay is decoupled already."""
-    keeps = ""
-    if layer.learning_rate and layer.weight_decay is not None:
-        keeps = f"; past it, only a decay of {growth / layer.learning_rate + layer.weight_decay:.3g} keeps one"
+    keeps, rate, decay = "", known(layer.learning_rate), known(layer.weight_decay)
+    if rate and decay is not None:
+        keeps = f"; past it, only a decay of {growth / rate + decay:.3g} keeps one"
     return (
         f"Let the decay be part of the gradient, where a norm settles{keeps}. Or divide the update by √(1+η'²), as "
         "Fromage does."
@@ -80,20 +80,20 @@ def _others(count: int) -> str:
 
 def _far(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
     for layer in result.layers:
-        if layer.log_ratio is None or abs(layer.log_ratio) < math.log(limits.far):
+        steps = known(layer.steps_to_equilibrium)
+        if isinstance(layer.log_ratio, Missing) or abs(layer.log_ratio) < math.log(limits.far) or steps is None:
             continue
         factor = math.exp(abs(layer.log_ratio))
         side, speed = ("above", "more slowly") if layer.log_ratio > 0.0 else ("below", "faster")
         turning = f": it turns {speed} than it will in the end" if RATE_POWERS.get(result.optimizer) else ""
         epochs = ""
-        if result.steps_per_epoch and layer.steps_to_equilibrium:
-            epochs = f" ({layer.steps_to_equilibrium / result.steps_per_epoch:.3g} epochs)"
+        if result.steps_per_epoch and steps:
+            epochs = f" ({steps / result.steps_per_epoch:.3g} epochs)"
         yield Finding(
             code="far-from-equilibrium",
             severity="info",
             layer=layer.name,
-            message=f"its norm is {factor:.3g} × {side} equilibrium, {layer.steps_to_equilibrium:.0f} steps{epochs} "
-            f"away{turning}",
+            message=f"its norm is {factor:.3g} × {side} equilibrium, {steps:.0f} steps{epochs} away{turning}",
             value=layer.log_ratio,
             limit=math.log(limits.far),
             hint="A larger product of rate and decay relaxes faster; another initial norm spares the way.",
@@ -104,10 +104,10 @@ def _turning(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
     """Layers that turned as by steps much larger or smaller than theory has them for the present norm."""
     power, steps = RATE_POWERS.get(result.optimizer) or 0, _last_steps(result)
     for layer in result.layers:
-        expected, observed = layer.expected_rotation, layer.observed_rotation
+        expected, observed, log_ratio = map(known, (layer.expected_rotation, layer.observed_rotation, layer.log_ratio))
         if not expected or not observed or _moved_meanwhile(layer, power, steps):
             continue
-        at_norm = _decorrelation(expected) * math.exp(-2.0 * power * (layer.log_ratio or 0.0))
+        at_norm = _decorrelation(expected) * math.exp(-2.0 * power * (log_ratio or 0.0))
         ratio = math.sqrt(_decorrelation(observed) / at_norm)
         if ratio > limits.turning or ratio < 1.0 / limits.turning:
             yield Finding(
@@ -115,7 +115,7 @@ def _turning(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
                 severity="info",
                 layer=layer.name,
                 message=f"turned by {observed:.3g} rad between the last two checkpoints, as by steps {ratio:.2g} × "
-                f"those of noise alone {'at this norm' if layer.log_ratio is not None else 'at equilibrium'}",
+                f"those of noise alone {'at this norm' if log_ratio is not None else 'at equilibrium'}",
                 value=ratio,
                 limit=limits.turning,
                 hint="Gradients that agree or cancel between batches, a rate that changed, or a scale that is felt.",
@@ -130,9 +130,10 @@ def _last_steps(result: IntrinsicResult) -> int | None:
 
 def _moved_meanwhile(layer: LayerEquilibrium, power: int, steps: int | None) -> bool:
     """Whether the norm was another one for much of the way, so that the present one explains no angle."""
-    if not power or not layer.log_ratio or not layer.relaxation_steps or steps is None:
+    log_ratio, relaxation = known(layer.log_ratio), known(layer.relaxation_steps)
+    if not power or not log_ratio or not relaxation or steps is None:
         return False
-    return abs(power * layer.log_ratio) > SETTLED and steps > SOON * layer.relaxation_steps
+    return abs(power * log_ratio) > SETTLED and steps > SOON * relaxation
 
 
 def _decorrelation(angle: float) -> float:
@@ -142,20 +143,17 @@ def _decorrelation(angle: float) -> float:
 
 def _short(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
     memory = memory_steps(result)
-    names = [
-        layer
-        for layer in result.layers
-        if layer.relaxation_steps is not None and layer.relaxation_steps < limits.memory * memory
-    ]
-    if names:
-        shortest = min(names, key=lambda layer: layer.relaxation_steps or 0.0)
+    times = [(steps, layer) for layer in result.layers if (steps := known(layer.relaxation_steps)) is not None]
+    short = [(steps, layer) for steps, layer in times if steps < limits.memory * memory]
+    if short:
+        steps, shortest = min(short, key=lambda one: one[0])
         yield Finding(
             code="relaxation-too-short",
             severity="info",
             layer=shortest.name,
-            message=f"relaxes in {shortest.relaxation_steps:.0f} steps, not long beside the {memory:.0f} that "
-            f"{result.optimizer} averages over: the times are rough ({len(names)} of {len(result.layers)} layers)",
-            value=shortest.relaxation_steps,
+            message=f"relaxes in {steps:.0f} steps, not long beside the {memory:.0f} that "
+            f"{result.optimizer} averages over: the times are rough ({len(short)} of {len(result.layers)} layers)",
+            value=steps,
             limit=limits.memory * memory,
             hint="Norm and rotation hold all the same; the way there takes longer than told.",
         )

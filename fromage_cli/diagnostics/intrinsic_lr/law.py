@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
+from fromage_cli.missing import Missing, Why
 from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, LARS, LION, RULES, SGD
 from fromage_cli.theory.equilibrium import (
     Equilibrium,
@@ -22,15 +23,27 @@ from fromage_cli.theory.equilibrium import (
     sgd_norm,
 )
 
-NORM = ("equilibrium_norm", "log_ratio", "steps_to_equilibrium")
-WAY = (*NORM, "relaxation_steps")
-ALL = (*WAY, "expected_rotation")
-RATES = ("intrinsic_learning_rate", "effective_learning_rate")
-NO_DECAY = "the weight decay is not known: --weight-decay, or a state of the optimizer"
-WITHOUT_DECAY = "without weight decay the norm grows and never settles"
-FOREIGN_DECAY = (
-    "Fromage has no weight decay of its own, and how the one found in its state or declared acts is not known"
+NO_RATE = Missing(Why.LEARNING_RATE_UNKNOWN, "the learning rate is not known: --lr, or a state of the optimizer")
+RATE_ZERO = Missing(Why.NOTHING_MOVES, "the learning rate is 0, the end of its schedule: --lr gives another")
+NO_DECAY = Missing(
+    Why.WEIGHT_DECAY_UNKNOWN, "the weight decay is not known: --weight-decay, or a state of the optimizer"
 )
+WITHOUT_DECAY = Missing(Why.NO_EQUILIBRIUM, "without weight decay the norm grows and never settles")
+LARS_DECOUPLED = Missing(
+    Why.NO_EQUILIBRIUM, "LARS with decoupled decay grows or shrinks for ever, by the sign of ½ ln(1+(η'H)²) − η·wd"
+)
+LARS_DECAY = Missing(Why.NO_FORMULA, "what LARS decays in a step depends on the size of the gradient")
+FROMAGE_KEEPS = Missing(Why.NO_EQUILIBRIUM, "Fromage keeps the norm of a scale-invariant layer: it goes nowhere else")
+FOREIGN_DECAY = Missing(
+    Why.NO_FORMULA,
+    "Fromage has no weight decay of its own, and how the one found in its state or declared acts is not known",
+)
+COUPLED_ADAM = Missing(Why.NO_FORMULA, "Adam with decay coupled to the gradient has no closed form")
+NOT_INVARIANT = Missing(
+    Why.NOT_SCALE_INVARIANT, "the layer is not scale-invariant, and the theory speaks of such layers alone"
+)
+NO_SIZE = Missing(Why.ZERO_OR_NOT_FINITE, "the norm is zero or not finite")
+SETTLES = Missing(Why.NOT_DEFINED, "the norm settles")
 RATE_POWERS = {name: rule.rate_power for name, rule in RULES.items() if rule.rate_power is not None}
 """The effective rate is η / ‖W‖ to this power."""
 NEEDS_GRADIENTS = (SGD.name, LARS.name)
@@ -38,18 +51,14 @@ NEEDS_GRADIENTS = (SGD.name, LARS.name)
 
 @dataclass(frozen=True)
 class Law:
-    """A layer's fate; None where there is none."""
+    """What theory says of a layer."""
 
-    equilibrium: Equilibrium | None = None
-    intrinsic: float | None = None
-    missing: tuple[str, ...] = ()
-    """Fields that are null."""
-    reason: str = ""
-    """Why."""
-    settles: bool = False
-    """Whether there is an equilibrium norm."""
-    other: tuple[tuple[tuple[str, ...], str], ...] = ()
-    """Further fields that are null, with their reasons."""
+    equilibrium: Equilibrium | Missing
+    """How it turns, and where it settles how fast."""
+    intrinsic: float | Missing
+    """The intrinsic learning rate."""
+    unsettled: Missing | None = None
+    """Why there is no equilibrium norm; None where there is one."""
 
 
 @dataclass(frozen=True)
@@ -77,60 +86,61 @@ class Subject:
 def law_of(subject: Subject) -> Law:
     """The law of a layer with these settings."""
     if not subject.invariant:
-        found = law_of(replace(subject, invariant=True))
-        reason = "the layer is not scale-invariant, and the theory speaks of such layers alone"
-        return Law(None, found.intrinsic, missing=ALL, reason=reason)
+        return Law(NOT_INVARIANT, law_of(replace(subject, invariant=True)).intrinsic, NOT_INVARIANT)
     rate, decay, name = subject.rate, subject.decay, subject.training.optimizer
     if rate is None:
-        return _nothing("the learning rate is not known: --lr, or a state of the optimizer", *RATES)
+        return _none(NO_RATE)
     if rate == 0.0:
-        return _nothing("the learning rate is 0, the end of its schedule: --lr gives another")
+        return _none(RATE_ZERO)
     if decay is None and name == LARS.name:
-        return replace(_wandering(subject, None, NO_DECAY), missing=(*WAY, RATES[0]))
+        return _relative(subject, NO_DECAY, NO_DECAY)
     if decay is None and name != FROMAGE.name:
-        return _nothing(NO_DECAY, RATES[0])
+        return _none(NO_DECAY)
     known = name if subject.training.variant is None else ""
     return _LAWS.get(known, _without_form)(subject, rate, decay or 0.0)
 
 
+def _none(reason: Missing) -> Law:
+    return Law(reason, reason, reason)
+
+
+def _relative(subject: Subject, intrinsic: float | Missing, unsettled: Missing) -> Law:
+    """A relative step turns the layer at the same speed whatever its norm, which does not settle."""
+    return Law(relative_rotation(subject.step, subject.training.gains), intrinsic, unsettled)
+
+
 def _sgd(subject: Subject, rate: float, decay: float) -> Law:
     if decay == 0.0:
-        return _growing()
+        return Law(WITHOUT_DECAY, 0.0, WITHOUT_DECAY)
     found = sgd_equilibrium(rate, decay, subject.training.gains)
-    return Law(found, found.diffusion, settles=True)
+    return Law(found, found.diffusion)
 
 
 def _adaptive(subject: Subject, rate: float, decay: float) -> Law:
     training = subject.training
     if decay == 0.0:
-        return _growing()
+        return Law(WITHOUT_DECAY, 0.0, WITHOUT_DECAY)
     if training.optimizer == ADAM.name and not training.decoupled:
-        return _nothing("Adam with decay coupled to the gradient has no closed form", RATES[0])
+        return _none(COUPLED_ADAM)
     make = lion_equilibrium if training.optimizer == LION.name else adamw_equilibrium
-    return Law(make(rate, decay, _betas(training)), rate * decay, settles=True)
+    return Law(make(rate, decay, _betas(training)), rate * decay)
 
 
 def _lars(subject: Subject, rate: float, decay: float) -> Law:
     if decay == 0.0:
-        return _wandering(subject, 0.0, WITHOUT_DECAY)
+        return _relative(subject, 0.0, WITHOUT_DECAY)
     if subject.training.decoupled:
-        reason = "LARS with decoupled decay grows or shrinks for ever, by the sign of ½ ln(1+(η'H)²) − η·wd"
-        return _wandering(subject, rate * decay, reason)
-    return Law(
-        lars_equilibrium(subject.step, subject.training.gains),
-        settles=True,
-        other=((RATES[:1], "what LARS decays in a step depends on the size of the gradient"),),
-    )
+        return _relative(subject, rate * decay, LARS_DECOUPLED)
+    return Law(lars_equilibrium(subject.step, subject.training.gains), LARS_DECAY)
 
 
 def _fromage(subject: Subject, rate: float, decay: float) -> Law:
-    if decay:
-        return _nothing(FOREIGN_DECAY, RATES[0])
-    return _wandering(subject, 0.0, "Fromage keeps the norm of a scale-invariant layer: it goes nowhere else")
+    return _none(FOREIGN_DECAY) if decay else _relative(subject, 0.0, FROMAGE_KEEPS)
 
 
 def _without_form(subject: Subject, rate: float, decay: float) -> Law:
-    return _nothing(f"there is no closed form for {subject.training.variant or subject.training.optimizer}", RATES[0])
+    rule = subject.training.variant or subject.training.optimizer
+    return _none(Missing(Why.NO_FORMULA, f"there is no closed form for {rule}"))
 
 
 _LAWS = {
@@ -141,19 +151,6 @@ _LAWS = {
     LARS.name: _lars,
     FROMAGE.name: _fromage,
 }
-
-
-def _growing() -> Law:
-    return Law(intrinsic=0.0, missing=ALL, reason=WITHOUT_DECAY)
-
-
-def _wandering(subject: Subject, intrinsic: float | None, reason: str) -> Law:
-    """A relative step, which turns the layer at the same speed whatever its norm."""
-    return Law(relative_rotation(subject.step, subject.training.gains), intrinsic, missing=WAY, reason=reason)
-
-
-def _nothing(reason: str, *more: str) -> Law:
-    return Law(missing=(*ALL, *more), reason=reason)
 
 
 def _betas(training: Training) -> tuple[float, float]:
@@ -192,10 +189,14 @@ def growth(subject: Subject) -> float | None:
     return None
 
 
-def effective_rate(training: Training, rate: float | None, norm: float) -> float | None:
-    """η / ‖W‖², η / ‖W‖, or the relative step; None where it is not defined, as for a step that may be clipped."""
+def effective_rate(training: Training, rate: float | None, norm: float) -> float | Missing:
+    """η / ‖W‖², η / ‖W‖, or the relative step, which is not defined for a step that may be clipped."""
     clipped = training.optimizer == LARS.name and training.variant is not None
     power = None if clipped else RATE_POWERS.get(training.optimizer)
-    if rate is None or power is None or (power and not 0.0 < norm < math.inf):
-        return None
+    if rate is None:
+        return NO_RATE
+    if power is None:
+        return Missing(Why.NO_FORMULA, f"it is not defined for {training.variant or training.optimizer}")
+    if power and not 0.0 < norm < math.inf:
+        return NO_SIZE
     return float(rate * training.trust / norm**power)

@@ -1,15 +1,16 @@
-"""One layer against its equilibrium, and why numbers are null where they are."""
+"""One layer against its equilibrium: each number, or the reason why it is missing."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.intrinsic_lr.law import (
-    NORM,
-    RATE_POWERS,
-    RATES,
-    WITHOUT_DECAY,
+    NO_DECAY,
+    NO_RATE,
+    NO_SIZE,
+    SETTLES,
     Law,
     Subject,
     effective_rate,
@@ -17,87 +18,72 @@ from fromage_cli.diagnostics.intrinsic_lr.law import (
     growth,
     law_of,
 )
-from fromage_cli.diagnostics.intrinsic_lr.result import Absent, Drop, Evidence, LayerEquilibrium
+from fromage_cli.diagnostics.intrinsic_lr.result import Drop, Evidence, LayerEquilibrium
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
+from fromage_cli.missing import Missing, Why
 from fromage_cli.theory.equilibrium import Equilibrium
 from fromage_cli.theory.relaxation import after_drop, times_until_near
 
-GROWTH = "growth_per_step"
-NO_SIZE = "the norm is zero or not finite"
 POINTS = 25
 """Points of the course after a drop."""
 TIMES = 4.0
 """Relaxation times that it covers."""
-
-
-@dataclass
-class Reasons:
-    """Why numbers are null, layer by layer."""
-
-    found: dict[tuple[tuple[str, ...], str], list[str]] = field(default_factory=dict)
-
-    def add(self, layer: str, names: Sequence[str], reason: str) -> None:
-        """Note why those fields of a layer are null."""
-        if names:
-            self.found.setdefault((tuple(names), reason), []).append(layer)
-
-    def absent(self) -> tuple[Absent, ...]:
-        """Each reason with the fields and the layers that it explains."""
-        return tuple(Absent(names, reason, tuple(layers)) for (names, reason), layers in self.found.items())
+NO_DROP = Missing(Why.NOT_ASKED, "no drop of the rate was asked for")
+NO_EPOCHS = Missing(Why.NOT_ASKED, "the steps of an epoch were not given")
+ONE_CHECKPOINT = Missing(Why.NOT_ASKED, "it takes two checkpoints")
+ZERO_GRADIENTS = Missing(Why.ZERO_OR_NOT_FINITE, "the gradients of the batch are zero")
 
 
 @dataclass(frozen=True)
 class Measuring:
-    """One measurement on its way, layer by layer."""
+    """What every layer of a run is measured from."""
 
     checkpoints: Sequence[Checkpoint]
     training: Training
     evidence: Evidence
     drop: float | None
-    reasons: Reasons
+    """Factor of the drop that was asked for."""
 
-    def layer(self, name: str, norm: float, observed: tuple[float | None, ...]) -> LayerEquilibrium:
-        """One layer's numbers; what is null is noted with its reason."""
+    def layer(self, name: str, norm: float, observed: tuple[float | Missing, ...]) -> LayerEquilibrium:
+        """One layer's numbers; `observed`: its angles between consecutive checkpoints."""
         entry, known, training = self.checkpoints[-1].entries[name], self.evidence.layers.get(name), self.training
         subject = self._subject(name, norm, -1)
         law = law_of(subject)
-        grown = self._growth(name, subject, law)
-        end, ratio = self._end(name, subject, law)
-        if observed and observed[-1] is None:
-            self.reasons.add(
-                name, ("observed_rotation",), "the norm is zero or not finite in one of the two checkpoints"
-            )
-        equilibrium = law.equilibrium
-        relaxation = equilibrium.relaxation if equilibrium is not None else None
+        end = law.unsettled or self._end(subject)
+        sized = 0.0 < norm < math.inf
+        ratio = end if isinstance(end, Missing) else norm / end if sized else NO_SIZE
+        relaxation: float | Missing = law.unsettled or NO_SIZE
+        way: float | Missing = law.unsettled or NO_SIZE
+        epochs: float | Missing = law.unsettled or NO_EPOCHS
+        if isinstance(law.equilibrium, Equilibrium) and (time := law.equilibrium.relaxation) is not None:
+            relaxation = time
+            epochs = time / training.steps_per_epoch if training.steps_per_epoch else NO_EPOCHS
+            way = ratio if isinstance(ratio, Missing) else times_until_near(ratio, law.equilibrium.power) * time
+        step = law.equilibrium if isinstance(law.equilibrium, Missing) else law.equilibrium.rotation
         expected = self._expected(name)
-        if equilibrium is not None and None in expected[-1:]:
-            self.reasons.add(
-                name, ("expected_rotation",), "the learning rate of the checkpoint before is not known, or 0"
-            )
+        squared = subject.squared_gradient
         return LayerEquilibrium(
             name=name,
             kind=known.kind if known is not None else None,
             shape=entry.shape,
             parameters=entry.elements,
-            learning_rate=subject.rate,
-            weight_decay=subject.decay,
+            learning_rate=NO_RATE if subject.rate is None else subject.rate,
+            weight_decay=NO_DECAY if subject.decay is None else subject.decay,
             intrinsic_learning_rate=law.intrinsic,
-            effective_learning_rate=self._effective(name, subject),
+            effective_learning_rate=effective_rate(training, subject.rate, norm),
             verdict=known.verdict if known is not None else "untested",
             granularity=known.granularity if known is not None else None,
             norm=norm,
-            batch_gradient_norm=None if subject.squared_gradient is None else math.sqrt(subject.squared_gradient),
+            batch_gradient_norm=self.evidence.no_gradients if squared is None else math.sqrt(squared),
             equilibrium_norm=end,
-            log_ratio=None if ratio is None else math.log(ratio),
-            growth_per_step=grown,
+            log_ratio=ratio if isinstance(ratio, Missing) else math.log(ratio),
+            growth_per_step=self._growth(subject, law),
             relaxation_steps=relaxation,
-            relaxation_epochs=relaxation / training.steps_per_epoch
-            if relaxation and training.steps_per_epoch
-            else None,
-            steps_to_equilibrium=_way(equilibrium, ratio),
-            expected_rotation=expected[-1] if expected else equilibrium.rotation if equilibrium else None,
-            observed_rotation=observed[-1] if observed else None,
-            drop=_drop(equilibrium, ratio, self.drop) if 0.0 < norm < math.inf else None,
+            relaxation_epochs=epochs,
+            steps_to_equilibrium=way,
+            expected_rotation=expected[-1] if expected else step,
+            observed_rotation=observed[-1] if observed else ONE_CHECKPOINT,
+            drop=self._drop(law, ratio) if sized else NO_SIZE,
             expected_rotations=expected,
             observed_rotations=observed,
         )
@@ -115,82 +101,58 @@ class Measuring:
             invariant=known is None or known.verdict != "none",
         )
 
-    def _growth(self, name: str, subject: Subject, law: Law) -> float | None:
-        """Growth of ln ‖W‖ where nothing settles; with it, what the law leaves null is noted."""
-        found = None if law.settles else growth(subject)
-        if found is not None or law.settles:
-            self._note(name, subject.norm, law, law.missing)
-        elif law.reason != WITHOUT_DECAY:
-            self._note(name, subject.norm, law, (*law.missing, GROWTH))
-        else:
-            self._note(name, subject.norm, law, law.missing)
-            sized = 0.0 < subject.norm < math.inf
-            self.reasons.add(name, (GROWTH,), self.evidence.no_gradients if sized else NO_SIZE)
-        return found
+    def _growth(self, subject: Subject, law: Law) -> float | Missing:
+        """Growth of ln ‖W‖ where nothing settles."""
+        if law.unsettled is None:
+            return SETTLES
+        found = growth(subject)
+        if found is not None:
+            return found
+        if law.unsettled.code != Why.NO_EQUILIBRIUM:
+            return law.unsettled
+        return self.evidence.no_gradients if 0.0 < subject.norm < math.inf else NO_SIZE
 
-    def _note(self, name: str, norm: float, law: Law, missing: tuple[str, ...]) -> None:
-        self.reasons.add(name, missing, law.reason)
-        for others, reason in law.other:
-            self.reasons.add(name, others, reason)
-        if self.drop is not None and (law.equilibrium is None or law.equilibrium.relaxation is None):
-            self.reasons.add(name, ("drop",), law.reason)
-        elif self.drop is not None and not 0.0 < norm < math.inf:
-            self.reasons.add(name, ("drop",), NO_SIZE)
+    def _end(self, subject: Subject) -> float | Missing:
+        """‖W*‖ of a layer that settles."""
+        end = equilibrium_norm(subject)
+        return end or (self.evidence.no_gradients if subject.squares is None else ZERO_GRADIENTS)
 
-    def _end(self, name: str, subject: Subject, law: Law) -> tuple[float | None, float | None]:
-        """‖W*‖ and ‖W‖ / ‖W*‖."""
-        if not law.settles:
-            return None, None
-        end = equilibrium_norm(subject) or None
-        if end is None:
-            zero = "the gradients of the batch are zero" if subject.squares is not None else None
-            self.reasons.add(name, NORM, zero or self.evidence.no_gradients)
-        elif 0.0 < subject.norm < math.inf:
-            return end, subject.norm / end
-        else:
-            self.reasons.add(name, NORM[1:], NO_SIZE)
-        return end, None
-
-    def _effective(self, name: str, subject: Subject) -> float | None:
-        found = effective_rate(self.training, subject.rate, subject.norm)
-        if found is None and subject.rate is not None:
-            undefined = self.training.optimizer not in RATE_POWERS or self.training.variant is not None
-            what = self.training.variant or self.training.optimizer
-            self.reasons.add(name, RATES[1:], f"it is not defined for {what}" if undefined else NO_SIZE)
-        return found
-
-    def _expected(self, name: str) -> tuple[float | None, ...]:
+    def _expected(self, name: str) -> tuple[float | Missing, ...]:
         """The angles that equilibrium would give, by the mean of what the rates at both ends do."""
-        count = len(self.checkpoints)
-        laws = [law_of(self._subject(name, 1.0, index)).equilibrium for index in range(count)]
-        steps = [checkpoint.step for checkpoint in self.checkpoints]
-        return tuple(_turn(laws[index : index + 2], steps[index], steps[index + 1]) for index in range(count - 1))
+        ends = [
+            (checkpoint.step, law_of(self._subject(name, 1.0, index)).equilibrium)
+            for index, checkpoint in enumerate(self.checkpoints)
+        ]
+        return tuple(_turn(before, after, start, stop) for (start, before), (stop, after) in pairwise(ends))
+
+    def _drop(self, law: Law, ratio: float | Missing) -> Drop | Missing:
+        """The course of the effective rate after the drop that was asked for."""
+        if self.drop is None:
+            return NO_DROP
+        if isinstance(law.equilibrium, Missing):
+            return law.equilibrium
+        course = after_drop(law.equilibrium, self.drop, 1.0 if isinstance(ratio, Missing) else ratio)
+        if course is None:
+            return law.unsettled or NO_SIZE
+        steps = tuple(TIMES * course.relaxation * index / (POINTS - 1) for index in range(POINTS))
+        return Drop(
+            at_once=course.at_once,
+            final=course.final,
+            recovery_steps=course.recovery(),
+            from_equilibrium=isinstance(ratio, Missing),
+            steps=steps,
+            ratios=tuple(course.at(step) for step in steps),
+        )
 
 
-def _way(equilibrium: Equilibrium | None, ratio: float | None) -> float | None:
-    if equilibrium is None or equilibrium.relaxation is None or ratio is None:
-        return None
-    return times_until_near(ratio, equilibrium.power) * equilibrium.relaxation
-
-
-def _turn(laws: Sequence[Equilibrium | None], start: int | None, stop: int | None) -> float | None:
-    first, second = laws
-    if first is None or second is None or start is None or stop is None:
-        return None
-    return second.rotation_over(stop - start, (first.diffusion + second.diffusion) / 2.0)
-
-
-def _drop(equilibrium: Equilibrium | None, ratio: float | None, factor: float | None) -> Drop | None:
-    """The course of the effective rate after the drop that was asked for."""
-    course = after_drop(equilibrium, factor, ratio or 1.0) if equilibrium is not None and factor is not None else None
-    if course is None:
-        return None
-    steps = tuple(TIMES * course.relaxation * index / (POINTS - 1) for index in range(POINTS))
-    return Drop(
-        at_once=course.at_once,
-        final=course.final,
-        recovery_steps=course.recovery(),
-        from_equilibrium=ratio is None,
-        steps=steps,
-        ratios=tuple(course.at(step) for step in steps),
-    )
+def _turn(
+    before: Equilibrium | Missing, after: Equilibrium | Missing, start: int | None, stop: int | None
+) -> float | Missing:
+    """The angle between two checkpoints under the laws of both."""
+    if isinstance(after, Missing):
+        return after
+    if isinstance(before, Missing):
+        return Missing(before.code, "the learning rate of the checkpoint before is not known, or 0")
+    if start is None or stop is None:
+        return Missing(Why.STEP_UNKNOWN, "the step of a checkpoint is not known")
+    return before.rotation_over(stop - start, (before.diffusion + after.diffusion) / 2.0)

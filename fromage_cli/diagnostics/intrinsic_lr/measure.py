@@ -7,10 +7,11 @@ from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.reading.pairs import measure_pair
 from fromage_cli.checkpoints.reading.reductions import measure_norms
 from fromage_cli.diagnostics.intrinsic_lr.law import NEEDS_GRADIENTS
-from fromage_cli.diagnostics.intrinsic_lr.layer import Measuring, Reasons
+from fromage_cli.diagnostics.intrinsic_lr.layer import Measuring
 from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, IntrinsicResult, LayerEquilibrium
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.errors import ResourceError
+from fromage_cli.missing import Interrupted, Missing, Why
 from fromage_cli.optimizers.rule import FROMAGE, LARS
 
 
@@ -23,15 +24,14 @@ def measure(
     drop: float | None = None,
     advance: Callable[[float], None] = lambda elements: None,
     check: Callable[[], None] = lambda: None,
-) -> tuple[IntrinsicResult, ResourceError | None]:
+) -> IntrinsicResult | Interrupted[IntrinsicResult]:
     """Every layer of the last checkpoint against its equilibrium, and how far it turned between the checkpoints.
 
-    `check` raises ResourceError where a limit is reached, which is handed back with the layers so far, as is one that
-    cut the evidence short; raised where there are none. Raises InputError as reading does.
+    `check` raises ResourceError where a limit is reached, which interrupts the result after the layers so far, as one
+    does that cut the evidence short; raised where there are none. Raises InputError as reading does.
     """
     (norms,) = measure_norms(checkpoints[-1:], names, advance)
-    reasons = Reasons()
-    measuring = Measuring(checkpoints, training, evidence, drop, reasons)
+    measuring = Measuring(checkpoints, training, evidence, drop)
     layers: list[LayerEquilibrium] = []
     stopped = evidence.stopped
     for name in names:
@@ -55,18 +55,19 @@ def measure(
         tested=any(found.verdict != "untested" for found in evidence.layers.values()),
         drop_factor=drop,
         layers=tuple(layers),
-        absent=reasons.absent(),
     )
-    return result, stopped
+    return result if stopped is None else Interrupted(result, stopped)
 
 
 def _observed(
     checkpoints: Sequence[Checkpoint], name: str, advance: Callable[[float], None]
-) -> tuple[float | None, ...]:
+) -> tuple[float | Missing, ...]:
     """The angles between consecutive checkpoints, radians."""
-    found = []
+    found: list[float | Missing] = []
+    none = Missing(Why.ZERO_OR_NOT_FINITE, "the norm is zero or not finite in one of the two checkpoints")
     for before, after in pairwise(checkpoints):
-        found.append(measure_pair(before, after, name).angle)
+        angle = measure_pair(before, after, name).angle
+        found.append(none if angle is None else angle)
         advance(after.entries[name].elements)
     return tuple(found)
 

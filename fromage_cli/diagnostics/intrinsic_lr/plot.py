@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fromage_cli.diagnostics.intrinsic_lr.result import Drop, IntrinsicResult
+from fromage_cli.missing import Missing
 from fromage_cli.terminal.pictures import saved
 from fromage_cli.terminal.words import middle, number, visible
 
@@ -58,7 +59,7 @@ def curves(result: IntrinsicResult) -> list[tuple[list[str], Drop]]:
     found: list[tuple[list[str], Drop]] = []
     for layer in result.layers:
         drop = layer.drop
-        if drop is None:
+        if isinstance(drop, Missing):
             continue
         for names, other in found:
             if other == drop:

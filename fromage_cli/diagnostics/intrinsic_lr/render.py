@@ -8,16 +8,15 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult, LayerEquilibrium
+from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import LION
 from fromage_cli.terminal.answer import PageStyle, Table
-from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_known, prose
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, counted, number, sparkline
 
 ROWS = 12
 """Layers shown without `--all`."""
-NAMED = 2
-"""Layers spelled out beside a reason."""
-WORDS = {
+_TITLES = {
     "intrinsic_learning_rate": "λ_e",
     "effective_learning_rate": "effective rate",
     "equilibrium_norm": "equilibrium norm",
@@ -41,7 +40,7 @@ def render(result: IntrinsicResult, style: PageStyle) -> RenderableType:
         *hidden,
         prose(_legend(result), style, "dim"),
         *_after_drop(result, shown, style),
-        *_absent(result, style),
+        *not_known(result.layers, _TITLES, style),
     )
 
 
@@ -63,20 +62,20 @@ def summary(result: IntrinsicResult) -> str:
 
 def _state(result: IntrinsicResult) -> list[str]:
     """Where the layers are, and how long they take."""
-    known = [layer.log_ratio for layer in result.layers if layer.log_ratio is not None]
-    times = [layer.relaxation_steps for layer in result.layers if layer.relaxation_steps is not None]
+    ratios = [ratio for layer in result.layers if (ratio := known(layer.log_ratio)) is not None]
+    times = [steps for layer in result.layers if (steps := known(layer.relaxation_steps)) is not None]
     said = []
     if times:
-        epochs = [layer.relaxation_epochs for layer in result.layers if layer.relaxation_epochs is not None]
+        epochs = [count for layer in result.layers if (count := known(layer.relaxation_epochs)) is not None]
         spelled = f" ({number(median(epochs))} epochs)" if epochs else ""
         said.append(f"Norms relax in {number(median(times))} steps{spelled}.")
-    if known:
-        there = sum(math.log(0.9) <= ratio <= math.log(1.1) for ratio in known)
-        ends = [min(known), max(known)] if len(known) > 1 else known
-        norms = "the norms are from " if len(known) > 1 else "the norm is "
+    if ratios:
+        there = sum(math.log(0.9) <= ratio <= math.log(1.1) for ratio in ratios)
+        ends = [min(ratios), max(ratios)] if len(ratios) > 1 else ratios
+        norms = "the norms are from " if len(ratios) > 1 else "the norm is "
         said.append(
-            f"{there} of {len(known)} {'is' if there == 1 else 'are'} within 10 % of equilibrium; {norms}"
-            f"{' to '.join(_beside(end) for end in ends)} {'their' if len(known) > 1 else 'its'} own."
+            f"{there} of {len(ratios)} {'is' if there == 1 else 'are'} within 10 % of equilibrium; {norms}"
+            f"{' to '.join(_beside(end) for end in ends)} {'their' if len(ratios) > 1 else 'its'} own."
         )
     return said or ["No layer has an equilibrium norm here."]
 
@@ -87,7 +86,7 @@ def _beside(log_ratio: float) -> str:
 
 
 def _order(layer: LayerEquilibrium) -> float:
-    return -abs(layer.log_ratio) if layer.log_ratio is not None else math.inf
+    return math.inf if isinstance(layer.log_ratio, Missing) else -abs(layer.log_ratio)
 
 
 def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: PageStyle) -> RenderableType:
@@ -109,7 +108,11 @@ def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: P
         Column("observed"),
     ]
     rows = {layer.name: _cells(layer, series) for layer in shown}
-    kept = [column for column in columns if column.name or any(rows[name][column.header] is not None for name in rows)]
+    kept = [
+        column
+        for column in columns
+        if column.name or any(not isinstance(rows[name][column.header], Missing | None) for name in rows)
+    ]
     return house_table(kept, [[rows[layer.name][column.header] for column in kept] for layer in shown], style)
 
 
@@ -134,25 +137,25 @@ def _cells(layer: LayerEquilibrium, series: bool) -> dict[str, object]:
 
 def _legend(result: IntrinsicResult) -> str:
     words = []
-    if any(layer.relaxation_steps is not None for layer in result.layers):
+    if any(known(layer.relaxation_steps) is not None for layer in result.layers):
         words.append("τ: relaxation in steps; steps left: until within 10 % of the equilibrium norm ‖W*‖")
-    if any(layer.growth_per_step is not None for layer in result.layers):
+    if any(known(layer.growth_per_step) is not None for layer in result.layers):
         words.append("growth: of ln ‖W‖ a step, without equilibrium")
     if len(result.steps) > 1:
         first, last = result.steps[-2:]
         words.append(f"rotation in radians between steps {first} and {last}")
-        if any(layer.expected_rotation is not None for layer in result.layers):
+        if any(known(layer.expected_rotation) is not None for layer in result.layers):
             words.append("expected: at equilibrium, if gradients were noise alone")
-    elif any(layer.expected_rotation is not None for layer in result.layers):
+    elif any(known(layer.expected_rotation) is not None for layer in result.layers):
         words.append("rotation: radians a step, at equilibrium")
-    if result.optimizer == LION.name and any(layer.equilibrium_norm is not None for layer in result.layers):
+    if result.optimizer == LION.name and any(known(layer.equilibrium_norm) is not None for layer in result.layers):
         words.append("‖W*‖ for Gaussian noise: layers of sparse gradients end 10 to 30 % above")
     return f"{'; '.join(words)}." if words else ""
 
 
 def _after_drop(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: PageStyle) -> list[RenderableType]:
     """What dividing the rate does: at once, and in the end."""
-    rows = [(layer.name, layer.drop) for layer in shown if layer.drop is not None]
+    rows = [(layer.name, drop) for layer in shown if (drop := known(layer.drop)) is not None]
     if not rows or result.drop_factor is None:
         return []
     columns = [
@@ -180,21 +183,6 @@ def _after_drop(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], styl
     return [Text(""), house_table(columns, cells, style), prose(said, style, "dim")]
 
 
-def _absent(result: IntrinsicResult, style: PageStyle) -> list[Text]:
-    lines = []
-    for absent in result.absent:
-        names = ", ".join(dict.fromkeys(WORDS.get(name, name) for name in absent.names))
-        whole = len(absent.layers) == len(result.layers)
-        count = len(absent.layers)
-        where = (
-            ""
-            if whole
-            else f" for {', '.join(absent.layers[:NAMED])}" + (f" and {count - NAMED} more" if count > NAMED else "")
-        )
-        lines.append(prose(f"no {names}{where}: {absent.reason}", style, "dim"))
-    return lines
-
-
 def rotations(result: IntrinsicResult) -> Table:
     """One row for each layer and pair of consecutive checkpoints."""
     rows = [
@@ -210,14 +198,10 @@ def rotations(result: IntrinsicResult) -> Table:
 def courses(result: IntrinsicResult) -> Table:
     """One row for each layer and step after the drop."""
     rows = [
-        (
-            layer.name,
-            step,
-            ratio,
-            None if layer.effective_learning_rate is None else ratio * layer.effective_learning_rate,
-        )
+        (layer.name, step, ratio, rate if isinstance(rate, Missing) else ratio * rate)
         for layer in result.layers
-        if layer.drop is not None
-        for step, ratio in zip(layer.drop.steps, layer.drop.ratios, strict=True)
+        for drop, rate in [(layer.drop, layer.effective_learning_rate)]
+        if not isinstance(drop, Missing)
+        for step, ratio in zip(drop.steps, drop.ratios, strict=True)
     ]
     return Table(("layer", "step", "ratio", "effective_learning_rate"), tuple(rows))

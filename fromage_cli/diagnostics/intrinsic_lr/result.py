@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fromage_cli.errors import ResourceError
+from fromage_cli.missing import Missing, Why
+
+NO_MODEL = Missing(Why.NO_MODEL, "it takes gradients of training batches: --model and --batch")
 
 
 @dataclass(frozen=True)
@@ -26,20 +29,20 @@ class Drop:
 
 @dataclass(frozen=True)
 class LayerEquilibrium:
-    """One layer against its equilibrium; null where undefined, and `absent` says why."""
+    """One layer against its equilibrium."""
 
     name: str
     kind: str | None
     """Its module's class; None without a model."""
     shape: tuple[int, ...]
     parameters: int
-    learning_rate: float | None
+    learning_rate: float | Missing
     """η of its parameter group at the last checkpoint."""
-    weight_decay: float | None
+    weight_decay: float | Missing
     """wd of its parameter group."""
-    intrinsic_learning_rate: float | None
+    intrinsic_learning_rate: float | Missing
     """λ_e = η·wd a step, times H = 1/(1−momentum) for SGD: how fast decay forgets."""
-    effective_learning_rate: float | None
+    effective_learning_rate: float | Missing
     """SGD η/‖W‖², Adam, AdamW and Lion η/‖W‖, LARS and Fromage the relative step."""
     verdict: str
     """Scale invariance as measured: `invariant`, `eps-limited`, `approximate`, `none`; `untested` without a model."""
@@ -47,41 +50,30 @@ class LayerEquilibrium:
     """The parts that have a scale of their own: `tensor`, `channel`, `group`, `head`, `joint`."""
     norm: float
     """‖W‖ at the last checkpoint."""
-    batch_gradient_norm: float | None
-    """√E‖g‖² over gradients of training batches; None where it was not needed or could not be had."""
-    equilibrium_norm: float | None
+    batch_gradient_norm: float | Missing
+    """√E‖g‖² over gradients of training batches."""
+    equilibrium_norm: float | Missing
     """‖W*‖ = √Σ w*² over the parts."""
-    log_ratio: float | None
+    log_ratio: float | Missing
     """ln(‖W‖ / ‖W*‖): above 0 the norm is too large, and the effective rate too small."""
-    growth_per_step: float | None
+    growth_per_step: float | Missing
     """d ln ‖W‖ a step where no equilibrium exists."""
-    relaxation_steps: float | None
+    relaxation_steps: float | Missing
     """τ: SGD of ‖W‖⁴, AdamW and Lion of ‖W‖², LARS of ‖W‖⁻²."""
-    relaxation_epochs: float | None
+    relaxation_epochs: float | Missing
     """τ / steps per epoch."""
-    steps_to_equilibrium: float | None
+    steps_to_equilibrium: float | Missing
     """Until ‖W‖ is within 10 % of ‖W*‖; 0 where it is."""
-    expected_rotation: float | None
+    expected_rotation: float | Missing
     """At equilibrium, radians: a step with one checkpoint, between the last two with several."""
-    observed_rotation: float | None
+    observed_rotation: float | Missing
     """Between the last two checkpoints, radians."""
-    drop: Drop | None
+    drop: Drop | Missing
     """Under a drop of the rate that was asked for."""
-    expected_rotations: tuple[float | None, ...] = ()
+    expected_rotations: tuple[float | Missing, ...] = ()
     """Between consecutive checkpoints."""
-    observed_rotations: tuple[float | None, ...] = ()
+    observed_rotations: tuple[float | Missing, ...] = ()
     """Likewise."""
-
-
-@dataclass(frozen=True)
-class Absent:
-    """Numbers that are null, and why."""
-
-    names: tuple[str, ...]
-    """The fields."""
-    reason: str
-    layers: tuple[str, ...]
-    """Of which layers."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +93,6 @@ class IntrinsicResult:
     """Whether scale invariance was measured; else it is assumed."""
     drop_factor: float | None
     layers: tuple[LayerEquilibrium, ...]
-    absent: tuple[Absent, ...] = ()
-    """Why fields above are null."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +115,7 @@ class Evidence:
     layers: Mapping[str, LayerEvidence] = field(default_factory=dict)
     batch_size: int | None = None
     """Rows of a training batch that the gradients stand for."""
-    no_gradients: str = "it takes gradients of training batches: --model and --batch"
+    no_gradients: Missing = NO_MODEL
     """Why there are none, where there are none."""
     stopped: ResourceError | None = None
     """The limit that cut this short, if one did."""

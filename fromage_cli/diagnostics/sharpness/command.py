@@ -1,13 +1,14 @@
 """`fromage-diag sharpness`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fromage_cli.diagnostics.sharpness.plot import draw
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import Intake, open_problem
+from fromage_cli.missing import found_of
 from fromage_cli.terminal.answer import Answer, records
 from fromage_cli.terminal.estimate import estimate_answer
 from fromage_cli.terminal.optimizer_options import OptimizerOptions, require
@@ -23,10 +24,6 @@ from fromage_cli.terminal.options import (
 from fromage_cli.terminal.parsing import output_file
 from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import progress
-
-if TYPE_CHECKING:
-    from fromage_cli.diagnostics.sharpness.measure import Measurement
-    from fromage_cli.optimizers.settings import Optimizer
 
 
 @diagnostic(tables=("eigenvalues", "blocks"), estimate=True)
@@ -69,7 +66,9 @@ def command(
     intake = open_problem(ckpt, model, batch, run)
 
     from fromage_cli.diagnostics.sharpness.cost import Effort, estimate, expected_products
+    from fromage_cli.diagnostics.sharpness.findings import judge
     from fromage_cli.diagnostics.sharpness.measure import measure
+    from fromage_cli.diagnostics.sharpness.render import render
     from fromage_cli.probes.lines.direction import moving_tensors
 
     rule = intake.optimizer(optimizer)
@@ -79,6 +78,7 @@ def command(
     if run.estimate:
         return intake.complete(estimate_answer(estimate(intake.problem, moving, rule, effort)))
     with progress("sharpness", total=expected_products(intake.problem, moving, rule, effort)) as advance:
+        notes = [*rule.notes, *rule.group_notes]
         measured = measure(
             intake.problem,
             moving,
@@ -87,25 +87,20 @@ def command(
             trained=_trained(intake),
             effort=effort,
             advance=advance,
+            note=notes.append,
         )
-    answer = intake.complete(_answer(measured, chosen, rule))
-    return answer if plot is None else with_plot(answer, lambda *how: draw(measured.result, *how), plot, output.force)
-
-
-def _answer(measured: "Measurement", chosen: str, rule: "Optimizer") -> Answer:
-    from fromage_cli.diagnostics.sharpness.findings import judge
-    from fromage_cli.diagnostics.sharpness.render import render
-
-    result = measured.result
-    return Answer(
+    result, error = found_of(measured)
+    answer = Answer(
         result=result,
         page=lambda style: render(result, style),
         tables={"eigenvalues": lambda: records(result.eigenvalues), "blocks": lambda: records(result.layers)},
         findings=judge(result),
-        notes=measured.notes,
+        notes=tuple(notes),
         settings={"tensors": chosen, **rule.flags},
-        error=measured.error,
+        error=error,
     )
+    answer = intake.complete(answer)
+    return answer if plot is None else with_plot(answer, lambda *how: draw(result, *how), plot, output.force)
 
 
 def _trained(intake: Intake) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fromage_cli.diagnostics.sharpness.result import SharpnessResult
 from fromage_cli.findings import Finding, Severity
+from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import SGD
 from fromage_cli.terminal.words import counted
 
@@ -36,10 +37,10 @@ def judge(result: SharpnessResult, limits: Limits | None = None) -> tuple[Findin
 
 
 def _regime(result: SharpnessResult, limits: Limits) -> Iterator[Finding]:
-    ratio = result.ratio
+    ratio = known(result.ratio)
     if ratio is None or (ratio < limits.ratio and result.regime != "edge-of-stability"):
         return
-    code, severity, message, hint = _WORDS.get(result.regime or "", _BEYOND)
+    code, severity, message, hint = _WORDS.get(known(result.regime) or "", _BEYOND)
     yield Finding(
         code=code,
         severity=severity,
@@ -92,9 +93,10 @@ _WORDS: dict[str, Words] = {
 def _quadratic(result: SharpnessResult) -> Iterator[Finding]:
     """What training in the quadratic model says of the rate."""
     model = result.quadratic
-    if model is None or model.outcome not in _COURSES:
+    words = None if isinstance(model, Missing) else _COURSES.get(known(model.outcome) or "")
+    if isinstance(model, Missing) or words is None:
         return
-    code, severity, message, hint = _COURSES[model.outcome]
+    code, severity, message, hint = words
     highest = max((loss for loss in model.losses if math.isfinite(loss)), default=math.inf)
     yield Finding(
         code=code,
@@ -128,7 +130,7 @@ _COURSES: dict[str, Words] = {
 
 def _batches(result: SharpnessResult, limits: Limits) -> Iterator[Finding]:
     """Plain SGD only: the quantity is compared with 2 / eta."""
-    batches, rate = result.batch_sharpness, result.learning_rate
+    batches, rate = known(result.batch_sharpness), known(result.learning_rate)
     if batches is None or rate is None or result.optimizer != SGD.name or result.momentum:
         return
     ratio = batches.mean * rate / 2.0
@@ -145,14 +147,14 @@ def _batches(result: SharpnessResult, limits: Limits) -> Iterator[Finding]:
 
 
 def _bands_of_plain_descent(result: SharpnessResult, limits: Limits) -> Iterator[Finding]:
-    plain = result.optimizer == SGD.name and not result.momentum
-    if not plain and not result.trained and result.ratio is not None and result.ratio >= limits.ratio:
+    plain, ratio = result.optimizer == SGD.name and not result.momentum, known(result.ratio)
+    if not plain and not result.trained and ratio is not None and ratio >= limits.ratio:
         yield Finding(
             code="bands-of-plain-descent",
             severity="info",
             message=f"the regimes above the threshold were measured for plain gradient descent, and carried over in "
-            f"units of the threshold (2 × ratio = {2.0 * result.ratio:.2g})",
-            value=2.0 * result.ratio,
+            f"units of the threshold (2 × ratio = {2.0 * ratio:.2g})",
+            value=2.0 * ratio,
             hint="Below the threshold the statement is exact for each optimizer.",
         )
 

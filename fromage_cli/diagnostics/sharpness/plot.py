@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel, SharpnessResult
+from fromage_cli.missing import Missing, known
 from fromage_cli.terminal.pictures import LARGEST, log_ticks, saved
 from fromage_cli.terminal.words import middle, number, visible
 
@@ -35,7 +36,7 @@ def _figure(result: SharpnessResult, subject: str) -> Figure:
     left, right = figure.subplots(1, 2, gridspec_kw={"left": 0.08, "right": 0.975, "bottom": 0.27, "top": 0.82})
     figure.text(0.02, 0.935, middle(visible(subject), 88), fontsize=11, weight="bold")
     figure.text(0.02, 0.885, conditions(result), color="#444444")
-    if result.quadratic is None:
+    if isinstance(result.quadratic, Missing):
         _nothing(left, "no quadratic model was measured")
         _nothing(right, "no training was simulated")
         return figure
@@ -47,8 +48,8 @@ def _figure(result: SharpnessResult, subject: str) -> Figure:
 def conditions(result: SharpnessResult) -> str:
     """The numbers below the title."""
     words = [f"largest eigenvalue {number(result.eigenvalues[0].value)}"] if result.eigenvalues else []
-    words += [f"{result.optimizer} at a rate of {number(result.learning_rate)}"] if result.learning_rate else []
-    words += [f"ratio to its threshold {number(result.ratio)}"] if result.ratio is not None else []
+    words += [f"{result.optimizer} at a rate of {number(result.learning_rate)}"] if known(result.learning_rate) else []
+    words += [f"ratio to its threshold {number(result.ratio)}"] if known(result.ratio) is not None else []
     return "; ".join(words)
 
 
@@ -68,10 +69,11 @@ def _line_panel(axes: Axes, result: SharpnessResult, model: QuadraticModel) -> N
     _curve(axes, model.rates, model.line_losses, color=BLACK, marker=".", label="the network")
     _curve(axes, model.rates, model.line_model_losses, color=MODEL, linestyle=DASHED, label="its quadratic model")
     axes.axhline(result.loss, color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)))
+    critical = known(result.critical_sharpness)
     marks = (
-        (model.radius, RADIUS, "radius"),
-        (result.learning_rate, RATE, "this rate"),
-        (2.0 / result.critical_sharpness if result.critical_sharpness else None, CRITICAL, "loss above its start"),
+        (known(model.radius), RADIUS, "radius"),
+        (known(result.learning_rate), RATE, "this rate"),
+        (2.0 / critical if critical else None, CRITICAL, "loss above its start"),
     )
     for rate, colour, words in marks:
         if rate is not None:

@@ -6,13 +6,21 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.diagnostics.sharpness.result import LayerBlock, QuadraticModel, SharpnessResult
+from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.terminal.answer import PageStyle
-from fromage_cli.terminal.tables import Column, hidden_rows, house_table
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_known
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, ascii_words, counted, number, sparkline
 
 ROWS = 8
 """Eigenvalues, and blocks, shown without `--all`."""
+_TITLES = {
+    "gauss_newton_eigenvalue": "Gauss-Newton eigenvalue",
+    "critical_sharpness": "critical sharpness",
+    "batch_sharpness": "batch sharpness",
+    "quadratic": "quadratic model",
+    "ratio": "ratio",
+}
 _REGIMES = {
     "lazy": "below the threshold, so that steps along curvature shrink (lazy)",
     "catapult": "above the threshold, where the loss rises at first and comes back (catapult)",
@@ -33,7 +41,7 @@ def render(result: SharpnessResult, style: PageStyle) -> RenderableType:
         _curvatures(result, style),
         _blocks(result, style),
         _quadratic(result, style),
-        _absent(result),
+        *not_known([result], _TITLES | ({} if isinstance(result.ratio, Missing) else {"regime": "regime"}), style),
     )
 
 
@@ -45,18 +53,19 @@ def summary(result: SharpnessResult) -> str:
         f"On this batch the Hessian's largest eigenvalue is {number(result.eigenvalues[0].value)} "
         f"± {number(result.eigenvalues[0].residual)}."
     )
-    if result.threshold is None or result.learning_rate is None:
-        missing = next((absent.reason for absent in result.absent if absent.name == "threshold"), "it is not known")
-        return f"{sharpness} There is no threshold to hold it against: {missing}."
+    if isinstance(result.threshold, Missing):
+        return f"{sharpness} There is no threshold to hold it against: {result.threshold.words}."
     adaptive = result.optimizer in ADAPTIVE
-    preconditioned = "a preconditioned " if adaptive or result.preconditioned_eigenvalue is not None else ""
+    preconditioned = "a preconditioned " if adaptive or known(result.preconditioned_eigenvalue) is not None else ""
     held = (
         f"{_optimizer(result)} at a rate of {number(result.learning_rate)} is stable up to "
         f"{preconditioned}{number(result.threshold)}"
     )
-    if result.ratio is None:
+    if isinstance(result.ratio, Missing):
         return f"{sharpness} {held}; there is nothing to hold against it."
-    regime = _REGIMES.get(result.regime or "", "above the threshold" if result.ratio >= 1.0 else "below the threshold")
+    regime = _REGIMES.get(
+        known(result.regime) or "", "above the threshold" if result.ratio >= 1.0 else "below the threshold"
+    )
     return f"{sharpness} {held}: ratio {number(result.ratio)}, {regime}."
 
 
@@ -78,7 +87,7 @@ def _eigenvalues(result: SharpnessResult, style: PageStyle) -> RenderableType:
 
 def _curvatures(result: SharpnessResult, style: PageStyle) -> RenderableType:
     top = result.eigenvalues[0].value if result.eigenvalues else None
-    batches = result.batch_sharpness
+    batches = known(result.batch_sharpness)
     rows = [
         ("largest eigenvalue", top, f"Hessian of the loss, {result.parameters} weights"),
         ("Gauss-Newton", result.gauss_newton_eigenvalue, "its part from the output's curvature"),
@@ -97,17 +106,17 @@ def _curvatures(result: SharpnessResult, style: PageStyle) -> RenderableType:
         ("ratio", result.ratio, "eigenvalue / threshold"),
     ]
     columns = [Column("curvature", left=True), Column("value"), Column("what it is", left=True, optional=1)]
-    return house_table(columns, [row for row in rows if row[1] is not None], style)
+    return house_table(columns, [row for row in rows if row[1] is not None and not isinstance(row[1], Missing)], style)
 
 
 def _conditioned_by(result: SharpnessResult) -> str:
     return "as Adam's step sees it" if result.optimizer in ADAPTIVE else "as rates and decays of groups scale it"
 
 
-def _with_error(value: float | None, error: float | None) -> str | None:
-    if value is None:
-        return None
-    return number(value) if error is None else f"{number(value)} ± {number(error)}"
+def _with_error(value: float | Missing, error: float | Missing) -> str | Missing:
+    if isinstance(value, Missing):
+        return value
+    return number(value) if isinstance(error, Missing) else f"{number(value)} ± {number(error)}"
 
 
 def _blocks(result: SharpnessResult, style: PageStyle) -> RenderableType:
@@ -122,20 +131,20 @@ def _blocks(result: SharpnessResult, style: PageStyle) -> RenderableType:
 
 
 def _sharpest(layer: LayerBlock) -> float:
-    return -layer.eigenvalue if layer.eigenvalue is not None else math.inf
+    return math.inf if isinstance(layer.eigenvalue, Missing) else -layer.eigenvalue
 
 
 def _quadratic(result: SharpnessResult, style: PageStyle) -> RenderableType:
     """How far the quadratic model holds, and the course of a training in it."""
-    if result.quadratic is None:
+    if isinstance(result.quadratic, Missing):
         return Group()
-    lines = [_holds(result.quadratic, result.learning_rate), *_simulated(result.quadratic, style)]
+    lines = [_holds(result.quadratic, known(result.learning_rate)), *_simulated(result.quadratic, style)]
     words = f"Quadratic model: {'; '.join(lines)}."
     return Text(ascii_words(words) if style.ascii_only else words)
 
 
 def _holds(model: QuadraticModel, rate: float | None) -> str:
-    if model.radius is None:
+    if isinstance(model.radius, Missing):
         reach = "every rate looked at" if model.radius_relation == "above-grid" else "no rate looked at"
         return f"along the next update it holds at {reach}"
     times = f", {number(model.radius / rate)} × this rate" if rate else ""
@@ -143,7 +152,7 @@ def _holds(model: QuadraticModel, rate: float | None) -> str:
 
 
 def _simulated(model: QuadraticModel, style: PageStyle) -> list[str]:
-    if model.outcome is None:
+    if isinstance(model.outcome, Missing):
         return []
     steps = counted(len(model.losses) - 1, "step")
     highest = number(max((loss for loss in model.losses if math.isfinite(loss)), default=math.nan))
@@ -155,14 +164,3 @@ def _simulated(model: QuadraticModel, style: PageStyle) -> list[str]:
     }[model.outcome]
     curve = sparkline(model.losses, log=min(model.losses) > 0.0, ascii_only=style.ascii_only)
     return [f"trained in it, the loss {course}: {curve}"]
-
-
-def _absent(result: SharpnessResult) -> RenderableType:
-    """What could not be measured, in one line each."""
-    names = ("gauss_newton_eigenvalue", "critical_sharpness", "batch_sharpness", "quadratic", "ratio", "regime")
-    lines = [
-        f"no {absent.name.replace('_', ' ')}: {absent.reason}"
-        for absent in result.absent
-        if absent.name in names and not (absent.name == "regime" and result.ratio is None)
-    ]
-    return Text("\n".join(lines), style="dim") if lines else Group()

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from fromage_cli.missing import Missing
+
 
 @dataclass(frozen=True)
 class HessianEigenvalue:
@@ -35,9 +37,9 @@ class LayerBlock:
     """The class of the module that owns it."""
     shape: tuple[int, ...]
     parameters: int
-    eigenvalue: float | None
-    """The largest; None where a limit was reached before."""
-    residual: float | None
+    eigenvalue: float | Missing
+    """The largest; missing where a limit was reached before."""
+    residual: float | Missing
     """||H_l v - eigenvalue v||, ||v|| = 1."""
 
 
@@ -45,15 +47,15 @@ class LayerBlock:
 class QuadraticModel:
     """The network's output to second order, f + J d + d^T H_f d / 2, put into the loss."""
 
-    radius: float | None
+    radius: float | Missing
     """Smallest learning rate at which the loss after the next update is missed by a tenth of its change."""
     radius_relation: str
     """`crossing`; `above-grid`: it holds at every rate looked at; `below-grid`: at none."""
     losses: tuple[float, ...]
     """Of training simulated in it with the optimizer: at the checkpoint, then after each step."""
-    spikes: bool | None
-    """Whether they rise by more than a tenth and come back below the first; None without a simulation."""
-    outcome: str | None
+    spikes: bool | Missing
+    """Whether they rise by more than a tenth and come back below the first; missing without a simulation."""
+    outcome: str | Missing
     """`falls`; `spikes`; `rises`: above the start and not back at the last step; `diverges`."""
     rates: tuple[float, ...]
     """Learning rates along the next update at which both losses were taken."""
@@ -64,15 +66,6 @@ class QuadraticModel:
 
 
 @dataclass(frozen=True)
-class Absent:
-    """A number that is null, and why."""
-
-    name: str
-    """The field."""
-    reason: str
-
-
-@dataclass(frozen=True)
 class SharpnessResult:
     """Curvature of the loss on the batch, held against what the optimizer bears."""
 
@@ -80,37 +73,35 @@ class SharpnessResult:
     """At the checkpoint."""
     eigenvalues: tuple[HessianEigenvalue, ...]
     """Of the Hessian over the chosen tensors, the largest first."""
-    gauss_newton_eigenvalue: float | None
+    gauss_newton_eigenvalue: float | Missing
     """Largest eigenvalue of J^T H J, J the derivative of the output and H the Hessian of the loss by it."""
-    preconditioned_eigenvalue: float | None
+    preconditioned_eigenvalue: float | Missing
     """Largest eigenvalue of (S/P)^(1/2) (H + coupled decay) (S/P)^(1/2): P from Adam's state, 1 for SGD; S the rate of
-    each tensor's group over the highest. Null for SGD whose groups are alike."""
-    critical_sharpness: float | None
+    each tensor's group over the highest. Missing for SGD whose groups are alike."""
+    critical_sharpness: float | Missing
     """2 / the smallest rate that raises the loss along the optimizer's next step."""
-    critical_sharpness_stderr: float | None
+    critical_sharpness_stderr: float | Missing
     """Standard error over disjoint parts of the rows, the step held fixed."""
-    batch_sharpness: BatchSharpness | None
+    batch_sharpness: BatchSharpness | Missing
     optimizer: str | None
     """`sgd`, `adam`, `adamw`, `fromage`, `lars`, `lamb`, `lion` or `muon`; None where it is not known."""
-    learning_rate: float | None
+    learning_rate: float | Missing
     momentum: float | None
     """Of `sgd`, `lars` and `muon`; None for the others."""
-    threshold: float | None
+    threshold: float | Missing
     """Curvature from which on the optimizer's updates are unstable; for Adam, of the preconditioned Hessian."""
-    ratio: float | None
+    ratio: float | Missing
     """Eigenvalue / threshold: the preconditioned one where there is one, else with coupled decay counted in."""
-    scaled_ratio: float | None
+    scaled_ratio: float | Missing
     """2 * ratio: learning rate times eigenvalue, in units of plain gradient descent."""
     trained: bool
     """Whether the checkpoint is past its initialisation."""
-    regime: str | None
+    regime: str | Missing
     """`lazy`, `catapult`, `architecture-dependent`, `divergent` or `edge-of-stability`."""
     tensors: int
     """How many tensors the Hessian is over."""
     parameters: int
     """Entries in them: the size of the Hessian."""
-    quadratic: QuadraticModel | None = None
+    quadratic: QuadraticModel | Missing
     layers: tuple[LayerBlock, ...] = ()
     """In model order; empty unless asked for."""
-    absent: tuple[Absent, ...] = ()
-    """Why a field above is null."""

@@ -5,142 +5,119 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fromage_cli.diagnostics.sharpness.course import Course
+from fromage_cli.diagnostics.sharpness.partial_measurement import BATCH_STATISTICS, PartialMeasurement
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel
-from fromage_cli.errors import MismatchError, NumericalError, ResourceError
+from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why, failed, known
 from fromage_cli.probes.curvature.batch_sharpness import training_batches
 from fromage_cli.probes.curvature.critical_sharpness import critical_sharpness_error
 from fromage_cli.probes.curvature.quadratic_model import SimulatedTraining, measure_line, simulate_training
 from fromage_cli.probes.lines.critical import critical_rate, descent_along
 from fromage_cli.probes.optimizer_step.next_step import next_step
-from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, has_gauss_newton
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
 
-NO_RISE = "no rate was found that raises the loss"
+ANY_RATE = 1e-2
+"""Where the search begins if neither a rate is given nor the curvature tells one."""
 
 
 @dataclass(frozen=True)
 class AlongUpdate:
     """The numbers that belong to the next update."""
 
-    critical_sharpness: float | None = None
-    critical_sharpness_stderr: float | None = None
-    quadratic: QuadraticModel | None = None
+    critical_sharpness: float | Missing
+    critical_sharpness_stderr: float | Missing
+    quadratic: QuadraticModel | Missing
 
 
-def measure_update(course: Course, eigenvalue: float) -> AlongUpdate:
+def measure_update(measuring: PartialMeasurement, eigenvalue: float) -> AlongUpdate:
     """Critical sharpness with its error, then the quadratic model; `eigenvalue` scales a search without a rate."""
-    names = ("critical_sharpness", "critical_sharpness_stderr", "quadratic")
-    if course.optimizer.name is None:
-        return _nothing(course, names, "the optimizer is not known")
-    if [name for name in names if course.over(name)]:
-        return AlongUpdate()
+    step = OPTIMIZER_UNKNOWN if measuring.optimizer.name is None else measuring.within_limits(lambda: _step(measuring))
+    if isinstance(step, Missing):
+        return AlongUpdate(step, step, step)
+    start = measuring.optimizer.learning_rate or (1.0 / eigenvalue if eigenvalue > 0.0 else ANY_RATE)
+    rate = measuring.within_limits(lambda: _critical_rate(measuring, step, start))
+    error = measuring.within_limits(lambda: _critical_error(measuring, step, rate))
+    quadratic = measuring.within_limits(lambda: _quadratic(measuring, step, known(rate) or start))
+    return AlongUpdate(rate if isinstance(rate, Missing) else 2.0 / rate, error, quadratic)
+
+
+def _step(measuring: PartialMeasurement) -> Mapping[str, Tensor] | Missing:
+    """How the next update moves the chosen tensors, per unit of the rate."""
+    step, note = next_step(measuring.problem, measuring.optimizer, measuring.state)
+    measuring.note(note)
+    moving = {tensor.name: step[tensor.name] for tensor in measuring.space.tensors if tensor.name in step}
+    return moving or Missing(Why.NOTHING_MOVES, f"{measuring.optimizer.name} moves none of the chosen tensors")
+
+
+def _critical_rate(measuring: PartialMeasurement, step: Mapping[str, Tensor], start: float) -> float | Missing:
     try:
-        step, note = next_step(course.problem, course.optimizer, course.state)
-    except ResourceError as limit:
-        for name in names:
-            course.stop(name, limit)
-        return AlongUpdate()
-    course.notes.append(note)
-    moving = {tensor.name: step[tensor.name] for tensor in course.space.tensors if tensor.name in step}
-    if not moving:
-        return _nothing(course, names, f"{course.optimizer.name} moves none of the chosen tensors")
-    start = course.optimizer.learning_rate or (1.0 / eigenvalue if eigenvalue > 0.0 else 1e-2)
-    rate = _critical_rate(course, moving, start)
-    error = _critical_error(course, moving, rate)
-    quadratic = _quadratic(course, moving, rate or start)
-    return AlongUpdate(2.0 / rate if rate is not None else None, error, quadratic)
-
-
-def _nothing(course: Course, names: tuple[str, ...], reason: str) -> AlongUpdate:
-    for name in names:
-        course.without(name, reason)
-    return AlongUpdate()
-
-
-def _critical_rate(course: Course, step: Mapping[str, Tensor], start: float) -> float | None:
-    name = "critical_sharpness"
-    try:
-        rate = critical_rate(course.problem, step, start, course.optimizer.contraction)
-    except ResourceError as limit:
-        course.stop(name, limit)
-        return None
+        rate = critical_rate(measuring.problem, step, start, measuring.optimizer.contraction)
     except NumericalError as rounded:
-        course.without(name, rounded.message)
-        return None
-    if rate is None:
-        falls = descent_along(course.problem, step) > 0.0
-        course.without(name, NO_RISE if falls else "the step goes uphill from the start: every rate raises the loss")
-    return rate
+        return Missing(Why.HIDDEN_BY_ROUNDING, rounded.message)
+    if rate is not None:
+        return rate
+    if descent_along(measuring.problem, step) > 0.0:
+        return Missing(Why.NO_RISE, "no rate was found that raises the loss")
+    return Missing(Why.UPHILL, "the step goes uphill from the start: every rate raises the loss")
 
 
-def _critical_error(course: Course, step: Mapping[str, Tensor], rate: float | None) -> float | None:
-    name = "critical_sharpness_stderr"
-    if course.over(name):
-        return None
-    if rate is None:
-        course.without(name, "there is no critical sharpness")
-        return None
-    if course.cutting_changes_the_loss():
-        course.without(name, "BatchNorm's statistics depend on the rows of a batch; --train-batch-size gives them")
-        return None
-    parts = training_batches(course.problem, course.effort.batch_rows)
+def _critical_error(
+    measuring: PartialMeasurement, step: Mapping[str, Tensor], rate: float | Missing
+) -> float | Missing:
+    if isinstance(rate, Missing):
+        return Missing(Why.RESTS_ON_MISSING, "there is no critical sharpness")
+    if measuring.cutting_changes_the_loss():
+        return BATCH_STATISTICS
+    parts = training_batches(measuring.problem, measuring.effort.batch_rows)
     try:
-        error = critical_sharpness_error(course.problem, step, rate, parts, course.optimizer.contraction)
-    except ResourceError as limit:
-        course.stop(name, limit)
-        return None
+        error = critical_sharpness_error(measuring.problem, step, rate, parts, measuring.optimizer.contraction)
     except (MismatchError, NumericalError) as refused:  # a loss that compares rows need not work on a few of them
-        course.without(name, refused.message.splitlines()[0])
-        return None
+        return failed(refused)
     if error is None:
-        course.without(name, f"it takes two parts of the rows and a loss that rises there; there are {len(parts)}")
+        words = f"it takes two parts of the rows and a loss that rises there; there are {len(parts)}"
+        return Missing(Why.TOO_FEW_ROWS, words)
     return error
 
 
-def _quadratic(course: Course, step: Mapping[str, Tensor], start: float) -> QuadraticModel | None:
-    """Null where the loss is no known function of the output, or a limit was reached."""
-    name = "quadratic"
-    if course.over(name):
-        return None
-    if not has_gauss_newton(course.problem):
-        course.without(name, f"the loss ({course.problem.loss.name}) is no known function of the output")
-        return None
-    space = WeightSpace([tensor for tensor in course.space.tensors if tensor.name in step])
-    try:
-        line = measure_line(course.problem, space, step, start)
-    except ResourceError as limit:
-        course.stop(name, limit)
-        return None
-    course.advance()
-    simulated = _simulated(course, space)
+def _quadratic(measuring: PartialMeasurement, step: Mapping[str, Tensor], start: float) -> QuadraticModel | Missing:
+    no_model = measuring.no_gauss_newton()
+    if no_model is not None:
+        return no_model
+    space = WeightSpace([tensor for tensor in measuring.space.tensors if tensor.name in step])
+    line = measure_line(measuring.problem, space, step, start)
+    measuring.advance()
+    simulated = _simulated(measuring, space)
+    radius: float | Missing = Missing(Why.ABOVE_GRID, "the model holds at every rate that was looked at")
+    if line.relation == "below-grid":
+        radius = Missing(Why.BELOW_GRID, "the model holds at no rate that was looked at")
     return QuadraticModel(
-        radius=line.radius,
+        radius=radius if line.radius is None else line.radius,
         radius_relation=line.relation,
-        losses=simulated.losses if simulated else (),
-        spikes=simulated.outcome == "spikes" if simulated else None,
-        outcome=simulated.outcome if simulated else None,
+        losses=() if isinstance(simulated, Missing) else simulated.losses,
+        spikes=simulated if isinstance(simulated, Missing) else simulated.outcome == "spikes",
+        outcome=simulated if isinstance(simulated, Missing) else simulated.outcome,
         rates=line.rates,
         line_losses=line.losses,
         line_model_losses=line.model_losses,
     )
 
 
-def _simulated(course: Course, space: WeightSpace) -> SimulatedTraining | None:
-    name = "quadratic.spikes"
-    if not course.effort.simulated_steps:
-        course.without(name, "no step was asked for")
-    elif course.optimizer.learning_rate is None:
-        course.without(name, "the learning rate is not known")
-    else:
-        steps = course.effort.simulated_steps
-        try:
-            found = simulate_training(
-                course.problem, space, course.optimizer, course.state, steps=steps, advance=course.advance
-            )
-        except MismatchError as refused:
-            course.without(name, refused.message)
-            return None
-        if found.stopped is not None:
-            course.error = found.stopped
-        return found
-    return None
+def _simulated(measuring: PartialMeasurement, space: WeightSpace) -> SimulatedTraining | Missing:
+    if not measuring.effort.simulated_steps:
+        return Missing(Why.NOT_ASKED, "no step was asked for")
+    if measuring.optimizer.learning_rate is None:
+        return LEARNING_RATE_UNKNOWN
+    try:
+        found = simulate_training(
+            measuring.problem,
+            space,
+            measuring.optimizer,
+            measuring.state,
+            steps=measuring.effort.simulated_steps,
+            advance=measuring.advance,
+        )
+    except MismatchError as refused:
+        return failed(refused)
+    if found.stopped is not None:
+        measuring.error = found.stopped
+    return found

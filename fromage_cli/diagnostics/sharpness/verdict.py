@@ -1,44 +1,38 @@
 """The eigenvalue held against what the optimizer bears, and the word for the ratio."""
 
-from fromage_cli.diagnostics.sharpness.course import Course
-from fromage_cli.probes.curvature.threshold import no_threshold, threshold_of
+from fromage_cli.diagnostics.sharpness.partial_measurement import PartialMeasurement
+from fromage_cli.missing import Missing, Why
+from fromage_cli.probes.curvature.threshold import threshold_of
 from fromage_cli.problem.losses.supervised_losses import SquaredError
 from fromage_cli.theory.stability import EDGE, initial_regime
 
 
-def ratio_to_threshold(course: Course, eigenvalue: float | None, conditioned: float | None) -> float | None:
+def ratio_to_threshold(
+    measuring: PartialMeasurement, eigenvalue: float | None, conditioned: float | Missing
+) -> float | Missing:
     """The eigenvalue that the optimizer's threshold speaks of, divided by it.
 
     `conditioned`: that of the Hessian as the optimizer conditions it, for Adam and where groups differ.
     """
-    optimizer = course.optimizer
+    optimizer = measuring.optimizer
     threshold = threshold_of(optimizer)
-    if threshold is None:
-        reason = no_threshold(optimizer) or "the optimizer is not known"
-        course.without("threshold", reason)
-        course.without("ratio", reason)
-        return None
-    if optimizer.adaptive or conditioned is not None:
-        eigenvalue = conditioned
-    elif eigenvalue is not None:
-        eigenvalue += optimizer.coupled_decay
-    if eigenvalue is None:
-        course.without("ratio", "there is no eigenvalue to compare")
-        return None
-    return eigenvalue / threshold
+    if isinstance(threshold, Missing):
+        return threshold
+    if not isinstance(conditioned, Missing):
+        return conditioned / threshold
+    if optimizer.adaptive or eigenvalue is None:
+        return Missing(Why.RESTS_ON_MISSING, "there is no eigenvalue to compare")
+    return (eigenvalue + optimizer.coupled_decay) / threshold
 
 
-def regime_of(course: Course, ratio: float | None, trained: bool) -> str | None:
+def regime_of(measuring: PartialMeasurement, ratio: float | Missing, trained: bool) -> str | Missing:
     """The word for the ratio, where the theory has one."""
-    if ratio is None:
-        course.without("regime", "there is no ratio")
-        return None
+    if isinstance(ratio, Missing):
+        return Missing(Why.RESTS_ON_MISSING, "there is no ratio")
     if trained:
         if ratio <= EDGE[1]:
             return "lazy" if ratio < EDGE[0] else "edge-of-stability"
-        course.without("regime", "the bands above the threshold were measured at initialisation")
-        return None
-    if ratio < 1.0 or isinstance(course.problem.loss, SquaredError):
+        return Missing(Why.NO_FORMULA, "the bands above the threshold were measured at initialisation")
+    if ratio < 1.0 or isinstance(measuring.problem.loss, SquaredError):
         return initial_regime(2.0 * ratio)
-    course.without("regime", "the bands above the threshold were measured with squared error")
-    return None
+    return Missing(Why.NO_FORMULA, "the bands above the threshold were measured with squared error")

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from fromage_cli.diagnostics.suggest_lr.course import Course
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import PartialMeasurement
 from fromage_cli.diagnostics.suggest_lr.result import Alternative
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
+from fromage_cli.missing import known
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.optimizers.typical_rates import typical_rate
@@ -24,50 +25,56 @@ FORWARDS = 60
 """Forward passes at most, for all of them together."""
 
 
-def measure_alternatives(course: Course, eta: float | None) -> tuple[Alternative, ...]:
+def measure_alternatives(measuring: PartialMeasurement, eta: float | None) -> tuple[Alternative, ...]:
     """Each optimizer's rate for a step of relative size eta, its critical rate and its typical one.
 
-    The course's noise stands in for their memories. Costs about five forward passes each, 60 at most. Ends early,
+    Its noise stands in for their memories. Costs about five forward passes each, 60 at most. Ends early,
     keeping what it has, when a limit of the budget is reached.
     """
     found: list[Alternative] = []
-    rises, until = eta, course.problem.evaluations.forwards + FORWARDS
-    if isinstance(course.error, ResourceError):
+    rises, until = eta, measuring.problem.evaluations.forwards + FORWARDS
+    if isinstance(measuring.error, ResourceError):
         return ()
     try:
-        memory, _ = stand_in(course.problem, course.update.noise)
+        memory, _ = stand_in(measuring.problem, measuring.update.noise)
         for rule in RULES.values():
-            left = round(until - course.problem.evaluations.forwards)
+            left = round(until - measuring.problem.evaluations.forwards)
             usual = Optimizer(rule.name).with_settings(rule.defaults)
             if rule.defaults.get("momentum") == 0.0:
                 usual = replace(usual, momentum=USUAL_MOMENTUM)
-            other, rises = _alternative(course, usual, eta, memory, rises=rises or 1e-2, left=left)
+            other, rises = _alternative(measuring, usual, eta, memory, rises=rises or 1e-2, left=left)
             found.append(other)
-            course.advance()
+            measuring.advance()
     except ResourceError as limit:
-        course.error = limit
+        measuring.error = limit
     return tuple(found)
 
 
 def _alternative(
-    course: Course, rule: Optimizer, eta: float | None, memory: Mapping[str, Memory], *, rises: float, left: int
+    measuring: PartialMeasurement,
+    rule: Optimizer,
+    eta: float | None,
+    memory: Mapping[str, Memory],
+    *,
+    rises: float,
+    left: int,
 ) -> tuple[Alternative, float]:
     """One rule's rates, by `left` forward passes at most; and the relative step from which on the loss rises.
 
     `rises`: where the rule before had it, which is where the search begins.
     """
-    name, usual = rule.name or "", typical_rate(rule)[0]
+    name, usual = rule.name or "", known(typical_rate(rule)[0])
     try:
-        step = measure_next_step(course.problem, rule, None, memory)
-        line = step_line(course.problem, course.tensors, step, name)
+        step = measure_next_step(measuring.problem, rule, None, memory)
+        line = step_line(measuring.problem, measuring.tensors, step, name)
     except MismatchError:
         return Alternative(name, None, None, usual), rises
     limit = eta * line.learning_rate if eta is not None else None
-    moved = {tensor.name: step.moved(tensor) for tensor in course.tensors if tensor.name in step.steps}
+    moved = {tensor.name: step.moved(tensor) for tensor in measuring.tensors if tensor.name in step.steps}
     start, critical = rises * line.learning_rate, None
     if left > 1:
         with suppress(NumericalError):  # a fall that rounding hides
             critical = critical_rate(
-                course.problem, moved, start, rule.contraction, precision=PRECISION, attempts=left - 1
+                measuring.problem, moved, start, rule.contraction, precision=PRECISION, attempts=left - 1
             )
     return Alternative(name, limit, critical, usual), critical / line.learning_rate if critical is not None else rises

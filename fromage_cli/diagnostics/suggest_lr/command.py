@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fromage_cli.errors import NumericalError, ResourceError, UsageError
+from fromage_cli.errors import FromageError, NumericalError, ResourceError, UsageError
 from fromage_cli.intake import open_problem
+from fromage_cli.missing import Missing, found_of
 from fromage_cli.terminal.answer import Answer, records
 from fromage_cli.terminal.estimate import estimate_answer
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
@@ -22,7 +23,6 @@ from fromage_cli.terminal.options import (
 from fromage_cli.terminal.progress import progress
 
 if TYPE_CHECKING:
-    from fromage_cli.diagnostics.suggest_lr.measure import Measurement
     from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
     from fromage_cli.optimizers.settings import Optimizer
 
@@ -68,9 +68,9 @@ def command(
     intake = open_problem(ckpt, model, batch, run, spare=TRAINING_BATCHES if trains else 0)
 
     from fromage_cli.diagnostics.suggest_lr.cost import estimate
-    from fromage_cli.diagnostics.suggest_lr.course import Wish
     from fromage_cli.diagnostics.suggest_lr.findings import judge
     from fromage_cli.diagnostics.suggest_lr.measure import measure
+    from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
     from fromage_cli.diagnostics.suggest_lr.render import render
     from fromage_cli.probes.lines.direction import moving_tensors
 
@@ -78,7 +78,7 @@ def command(
     rule = intake.optimizer(optimizer)
     if rule.name is None:
         _refuse_without_optimizer(value, verify, sharpness, probe)
-    wish = Wish(
+    request = Request(
         batch_size=optimizer.train_batch_size,
         chunks=warm,
         sharpness=sharpness,
@@ -87,12 +87,14 @@ def command(
         fresh=intake.rebuilt,
     )
     if run.estimate:
-        return intake.complete(estimate_answer(estimate(intake.problem, rule, wish)))
+        return intake.complete(estimate_answer(estimate(intake.problem, rule, request)))
     chosen = tensors.tensors or "all"
     moving, _ = moving_tensors(intake.problem, chosen, tensors.include or (), tensors.exclude or ())
-    with progress("suggest-lr", total=_stages(rule, wish.probe, sharpness, wish.verify)) as advance:
-        measured = measure(intake.problem, moving, rule, state, wish=wish, advance=advance)
-    result = measured.result
+    with progress("suggest-lr", total=_stages(rule, request.probe, sharpness, request.verify)) as advance:
+        notes: list[str] = []
+        result, error = found_of(
+            measure(intake.problem, moving, rule, state, request=request, advance=advance, note=notes.append)
+        )
     answer = Answer(
         result=result,
         page=lambda style: render(result, style),
@@ -104,11 +106,11 @@ def command(
             "alternatives": lambda: records(result.alternatives),
         },
         findings=judge(result),
-        notes=measured.notes,
+        notes=tuple(notes),
         settings={"tensors": chosen, **rule.flags},
-        error=measured.error,
+        error=error,
     )
-    return intake.complete(answer if value is None else replace(answer, **_alone(value, measured)))
+    return intake.complete(answer if value is None else replace(answer, **_alone(value, result, error)))
 
 
 def _check_value(value: Asked | None, output: OutputOptions) -> None:
@@ -134,19 +136,18 @@ def _refuse_without_optimizer(value: Asked | None, verify: int | None, sharpness
         )
 
 
-def _alone(value: Asked, measured: "Measurement") -> dict[str, Any]:
+def _alone(value: Asked, result: "SuggestedRates", error: FromageError | None) -> dict[str, Any]:
     """What of an answer the value alone changes. Raises NumericalError, or the limit reached, where there is none."""
-    result = measured.result
     rate = result.limit.learning_rate if value == "limit" else result.recommended.learning_rate
     reliable = result.limit.reliable if value == "limit" else result.recommended.reliable
-    if rate is None:
-        raise _missing(value, result, measured)
+    if isinstance(rate, Missing):
+        raise _missing(value, result, error)
     return {"alone": f"{rate:.6g}", "code": 0 if reliable else UNRELIABLE}
 
 
-def _missing(value: Asked, result: "SuggestedRates", measured: "Measurement") -> Exception:
-    if isinstance(measured.error, ResourceError):
-        return measured.error
+def _missing(value: Asked, result: "SuggestedRates", error: FromageError | None) -> Exception:
+    if isinstance(error, ResourceError):
+        return error
     reason = result.recommended.reason if value == "recommended" else "no step is certain to descend, none seen to rise"
     return NumericalError(f"There is no {value} learning rate: {reason}.", "Look at the whole answer, without --value.")
 

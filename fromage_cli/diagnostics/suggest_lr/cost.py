@@ -1,7 +1,7 @@
 """What a search for safe rates costs at most, told beforehand."""
 
 from fromage_cli.diagnostics.suggest_lr.alternatives import FORWARDS
-from fromage_cli.diagnostics.suggest_lr.course import FORWARD, Wish
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import FORWARD, Request
 from fromage_cli.errors import UsageError
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.cost import measure_cost
@@ -23,7 +23,7 @@ FIRST_INCREASE = 2.0 + RISE
 """Where short runs begin: gradient and memory of a new network, and its critical rate."""
 
 
-def estimate(problem: Problem, optimizer: Optimizer, wish: Wish) -> Estimate:
+def estimate(problem: Problem, optimizer: Optimizer, request: Request) -> Estimate:
     """The cost where every critical rate is found within ten tries and every search takes all of its points.
 
     Raises UsageError where real steps are asked for that the rows do not allow.
@@ -33,30 +33,30 @@ def estimate(problem: Problem, optimizer: Optimizer, wish: Wish) -> Estimate:
     if optimizer.name is None:
         gradients += FORWARDS * FORWARD
     else:
-        gradients += RISE + ELSEWHERE + training_cost(problem, wish)
-        products += MAX_PRODUCTS if wish.sharpness else 0.0
+        gradients += RISE + ELSEWHERE + training_cost(problem, request)
+        products += MAX_PRODUCTS if request.sharpness else 0.0
     return Estimate(
         gradients=gradients + cost.equivalent(products),
-        bytes=cost.memory(copies=6.0 + (MAX_PRODUCTS if wish.sharpness else 0.0), products=True),
+        bytes=cost.memory(copies=6.0 + (MAX_PRODUCTS if request.sharpness else 0.0), products=True),
         seconds=cost.time(gradients, products=products),
     )
 
 
-def training_cost(problem: Problem, wish: Wish) -> float:
+def training_cost(problem: Problem, request: Request) -> float:
     """Of short runs and of real steps that verify, in gradients of all rows.
 
     Raises UsageError as the runs do: under `auto` there are none where the rows do not allow them.
     """
-    if wish.probe == "none" and not wish.verify:
+    if request.probe == "none" and not request.verify:
         return 0.0
     try:
-        rows = training_rows(problem, wish.batch_size)
+        rows = training_rows(problem, request.batch_size)
     except UsageError:
-        if wish.probe in ("init", "checkpoint") or wish.verify:
+        if request.probe in ("init", "checkpoint") or request.verify:
             raise
         return 0.0
-    probe = FIRST_INCREASE + _runs(rows, LARGEST_GRADIENTS, RATES) / problem.rows if wish.probe != "none" else 0.0
-    return probe + (_runs(rows, len(FACTORS) * wish.verify, len(FACTORS)) / problem.rows if wish.verify else 0.0)
+    probe = FIRST_INCREASE + _runs(rows, LARGEST_GRADIENTS, RATES) / problem.rows if request.probe != "none" else 0.0
+    return probe + (_runs(rows, len(FACTORS) * request.verify, len(FACTORS)) / problem.rows if request.verify else 0.0)
 
 
 def _runs(rows: TrainingRows, steps: float, runs: int) -> float:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fromage_cli.diagnostics.suggest_lr.result import UPHILL, SuggestedRates
+from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
 from fromage_cli.findings import Finding
+from fromage_cli.missing import Missing, Why, known
 from fromage_cli.terminal.words import counted
 
 
@@ -36,7 +37,7 @@ def judge(result: SuggestedRates, limits: Limits | None = None) -> tuple[Finding
 
 def estimate(result: SuggestedRates, name: str) -> float | None:
     """The learning rate of one estimate; None where it has none."""
-    return next((each.learning_rate for each in result.estimates if each.name == name), None)
+    return next((known(each.learning_rate) for each in result.estimates if each.name == name), None)
 
 
 def _present_rate(result: SuggestedRates, limits: Limits) -> Iterator[Finding]:
@@ -132,7 +133,7 @@ def _no_limit(result: SuggestedRates) -> Iterator[Finding]:
 
 
 def _warm_up(result: SuggestedRates) -> Iterator[Finding]:
-    rate, highest = result.recommended.learning_rate, estimate(result, "critical")
+    rate, highest = known(result.recommended.learning_rate), estimate(result, "critical")
     if rate is not None and highest is not None and rate > highest:
         yield Finding(
             code="recommended-above-critical",
@@ -147,7 +148,8 @@ def _warm_up(result: SuggestedRates) -> Iterator[Finding]:
 
 def _only_on_this_batch(result: SuggestedRates) -> Iterator[Finding]:
     elsewhere = next((each for each in result.estimates if each.name == "critical-independent"), None)
-    if elsewhere is not None and elsewhere.learning_rate is None and elsewhere.assumption.startswith(UPHILL):
+    rate = elsewhere.learning_rate if elsewhere is not None else None
+    if isinstance(rate, Missing) and rate.code == Why.UPHILL:
         yield Finding(
             code="descends-on-own-rows-only",
             severity="info",
@@ -194,16 +196,16 @@ def _uncertain(result: SuggestedRates) -> Iterator[Finding]:
 
 
 def _not_measured(result: SuggestedRates) -> Iterator[Finding]:
-    recommended = result.recommended
+    recommended, rate = result.recommended, known(result.recommended.learning_rate)
     if result.optimizer.name is not None and not recommended.reliable:
-        typical = "the typical rate stands in" if recommended.learning_rate is not None else "there is no typical rate"
+        typical = "the typical rate stands in" if rate is not None else "there is no typical rate"
         yield Finding(
             code="rate-not-measured",
             severity="info",
             message=f"the rate to train at was not measured, {typical}: {recommended.reason}",
-            value=recommended.gain,
+            value=known(recommended.gain),
             hint="On four of five small networks it is right within a factor of 3; try 1/3 of it and 3 × it as well."
-            if recommended.learning_rate is not None
+            if rate is not None
             else "Begin at the limit, or name another --optimizer.",
         )
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from fromage_cli.checkpoints import OptimizerState
-from fromage_cli.diagnostics.suggest_lr.result import UPHILL
 from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.missing import Basis, Missing, Why, failed
 from fromage_cli.probes.lines.critical import critical_rate, descent_along
 from fromage_cli.probes.optimizer_step.next_update import NextUpdate, on_rows
 from fromage_cli.problem.evaluation.problem import Problem
@@ -18,14 +18,15 @@ def critical_on_others(
     tensors: Sequence[TrainableTensor],
     state: OptimizerState | None,
     start: float,
-) -> tuple[float | None, str]:
-    """The smallest rate whose step from some rows raises the loss of others, and words on what it rests on.
+) -> tuple[float | Missing, Basis]:
+    """The smallest rate whose step from some rows raises the loss of others, and what it rests on.
 
     `start`: where the search begins. Costs a gradient of all rows, and forward passes of the others.
     """
     halves = _halves(problem)
     if halves is None:
-        return None, "it takes two rows"
+        words = Basis("it takes two rows")
+        return Missing(Why.TOO_FEW_ROWS, words), words
     own, other = halves
     try:
         step = on_rows(update, own, state)
@@ -34,12 +35,16 @@ def critical_on_others(
         rate = critical_rate(other, moved, start, update.optimizer.contraction)
         descends = descent_along(other, moved) > 0.0
     except (MismatchError, NumericalError) as error:
-        return None, f"not possible; {error.message.splitlines()[0]}"
+        why = failed(error)
+        return why, Basis("not possible", why.words)
     finally:
         for part in halves:
             problem.evaluations.add(part.evaluations, part.rows / problem.rows)
-    found = "the loss rises" if rate is not None else "no rise seen" if descends else UPHILL
-    return rate, f"{found}; on {counted(other.rows, 'row')}, the step from {counted(own.rows, 'other')}"
+    details = f"on {counted(other.rows, 'row')}, the step from {counted(own.rows, 'other')}"
+    if rate is not None:
+        return rate, Basis("the loss rises", details)
+    words = Basis("no rise seen" if descends else "it never falls", details)
+    return Missing(Why.NO_RISE if descends else Why.UPHILL, words), words
 
 
 def _halves(problem: Problem) -> tuple[Problem, Problem] | None:

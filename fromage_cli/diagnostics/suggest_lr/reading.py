@@ -1,18 +1,22 @@
-"""What is read off a finished course: the limit, each layer's and each group's share in it."""
+"""What is read off a finished measurement: the limit, each layer's and each group's share in it."""
 
 from collections.abc import Mapping, Sequence
 
 from fromage_cli.checkpoints import OptimizerState
-from fromage_cli.diagnostics.suggest_lr.course import Course
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import PartialMeasurement
 from fromage_cli.diagnostics.suggest_lr.result import GroupRate, LayerRate, Limit, MeasuredPoint
+from fromage_cli.errors import ResourceError
+from fromage_cli.missing import Missing, Why
 from fromage_cli.probes.lines.crossing import Crossing
 from fromage_cli.probes.lines.direction import Move
 from fromage_cli.probes.optimizer_step.next_step import group_numbers
 from fromage_cli.theory.conversions import largest_rate
 
+BEYOND = Missing(Why.ABOVE_GRID, "every step that was tried is certain to descend")
+
 
 def read_limit(
-    course: Course, crossings: Sequence[Crossing | None], critical: float | None, elsewhere: float | None
+    measuring: PartialMeasurement, crossings: Sequence[Crossing | None], critical: float | None, elsewhere: float | None
 ) -> Limit:
     """The measured limit; where descent is nowhere certain, the smallest rate that was seen to raise the loss.
 
@@ -23,45 +27,48 @@ def read_limit(
         if found is not None and found.eta is not None:
             return Limit(
                 eta=found.eta,
-                learning_rate=course.rate(found.eta),
+                learning_rate=measuring.rate(found.eta),
                 estimator=name,
                 relation=found.relation,
                 limiting_layer=found.limiting,
                 criterion=found.criterion,
-                upper_eta=found.upper,
-                reliable=found.closed and (course.state is None or course.state.rates_told),
-                averaged=course.update.sampled,
+                upper_eta=BEYOND if found.upper is None else found.upper,
+                reliable=found.closed and (measuring.state is None or measuring.state.rates_told),
+                averaged=measuring.update.sampled,
             )
     relation = crossing.relation if crossing is not None else "uncertifiable"
     known = [rate for rate in (critical, elsewhere) if rate is not None]
     if not known:
-        return Limit(None, None, None, relation, None, None, None, False)
+        limited = isinstance(measuring.error, ResourceError)
+        code = Why.LIMIT_REACHED if limited else Why.BELOW_GRID if relation == "below-grid" else Why.UNCERTIFIABLE
+        none = Missing(code, "no step was found that is certain to descend, and none was seen to raise the loss")
+        return Limit(none, none, None, relation, None, None, none, False)
     rate = min(known)
     return Limit(
-        eta=course.eta(rate),
+        eta=measuring.eta(rate),
         learning_rate=rate,
         estimator="critical" if rate == critical else "critical-independent",
         relation="crossing",
-        limiting_layer=course.update.line.limiting,
+        limiting_layer=measuring.update.line.limiting,
         criterion=None,
-        upper_eta=None,
+        upper_eta=Missing(Why.UNCERTIFIABLE, "no step was found that is certain to descend"),
         reliable=False,
     )
 
 
-def read_layers(course: Course, crossing: Crossing | None, eta: float | None) -> tuple[LayerRate, ...]:
+def read_layers(measuring: PartialMeasurement, crossing: Crossing | None, eta: float | None) -> tuple[LayerRate, ...]:
     """The layers that move, and the tensor that limits even if it is no layer."""
-    moves = {move.tensor.name: move for move in course.update.line.direction.moves}
+    moves = {move.tensor.name: move for move in measuring.update.line.direction.moves}
     limiting = crossing.limiting if crossing is not None else None
     return tuple(
-        _layer(course, crossing, moves[tensor.name], eta)
-        for tensor in course.tensors
+        _layer(measuring, crossing, moves[tensor.name], eta)
+        for tensor in measuring.tensors
         if tensor.name in moves and (tensor.is_layer or tensor.name == limiting)
     )
 
 
-def _layer(course: Course, crossing: Crossing | None, move: Move, eta: float | None) -> LayerRate:
-    tensor, update = move.tensor, course.update
+def _layer(measuring: PartialMeasurement, crossing: Crossing | None, move: Move, eta: float | None) -> LayerRate:
+    tensor, update = move.tensor, measuring.update
     cosine, relative = update.cosines[tensor.name], update.relative_steps.get(tensor.name)
     trust = crossing.trust(tensor.name, move.gradient_norm) if crossing is not None and crossing.etas else None
     return LayerRate(
@@ -97,18 +104,20 @@ def read_points(crossing: Crossing | None) -> tuple[MeasuredPoint, ...]:
     )
 
 
-def read_groups(course: Course, state: OptimizerState | None, eta: float | None) -> tuple[GroupRate, ...]:
+def read_groups(
+    measuring: PartialMeasurement, state: OptimizerState | None, eta: float | None
+) -> tuple[GroupRate, ...]:
     """The parameter groups of the checkpoint, each with its own largest rate; empty where they cannot be told."""
     if state is None:
         return ()
-    members = group_numbers(course.problem, course.optimizer, state)
+    members = group_numbers(measuring.problem, measuring.optimizer, state)
     highest = max((float(group.settings.get("lr") or 0.0) for group in state.groups), default=0.0)
     found = []
     for index, group in enumerate(state.groups):
         names = [name for name, number in members.items() if number in group.numbers]
         rate = _optional(group.settings, "lr")
         share = rate / highest if rate is not None and highest > 0.0 else 1.0
-        steps = {n: course.update.relative_steps[n] for n in names if n in course.update.relative_steps}
+        steps = {n: measuring.update.relative_steps[n] for n in names if n in measuring.update.relative_steps}
         limit, limiting = largest_rate(eta, steps) if eta is not None else (None, None)
         found.append(
             GroupRate(

@@ -5,7 +5,8 @@ import math
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fromage_cli.diagnostics.suggest_lr.result import LIMIT, LayerRate, Limit, SuggestedRates
+from fromage_cli.diagnostics.suggest_lr.result import LayerRate, Limit, SuggestedRates
+from fromage_cli.missing import LIMIT_REACHED, Missing, known
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
@@ -47,8 +48,8 @@ def summary(result: SuggestedRates) -> str:
 
 def _limit(result: SuggestedRates) -> str:
     limit, name = result.limit, result.optimizer.name
-    if limit.eta is None:
-        sought = name is not None and not any(each.assumption == LIMIT for each in result.estimates)
+    if isinstance(limit.eta, Missing):
+        sought = name is not None and LIMIT_REACHED not in {each.learning_rate for each in result.estimates}
         rise = ", nor a rate from which on the loss rises" if sought else ""
         return f"No step was found that is certain to descend{rise}."
     if name is None:
@@ -57,7 +58,7 @@ def _limit(result: SuggestedRates) -> str:
             "learning rate that is depends on the optimizer, which is not known."
         )
     relative = f"relative step {number(limit.eta)}" if not RULES[name].relative else ""
-    sums = (each.learning_rate for each in result.estimates if each.name == "measured-sum")
+    sums = (known(each.learning_rate) for each in result.estimates if each.name == "measured-sum")
     whole = next(sums, None) if limit.estimator == "measured" else None
     further = f", and on the whole up to {number(whole)}" if whole is not None else ""
     rate, title = f"a learning rate of {number(limit.learning_rate)}", OPTIMIZER_TITLES[name]
@@ -92,7 +93,7 @@ def _recommended(result: SuggestedRates) -> str:
     found = result.recommended
     if result.optimizer.name is None:
         return "--optimizer names it."
-    if found.learning_rate is None:
+    if isinstance(found.learning_rate, Missing):
         return f"No rate to train at can be given: {found.reason}."
     if found.reliable:
         between = f", between {number(found.low)} and {number(found.high)}"
@@ -104,7 +105,13 @@ def _recommended(result: SuggestedRates) -> str:
 
 def _estimates(result: SuggestedRates, style: PageStyle) -> RenderableType:
     rows = [
-        (each.name, each.eta, each.learning_rate, f"{each.gradient_evaluations:.3g}", _basis(each.assumption, style))
+        (
+            each.name,
+            each.eta,
+            each.learning_rate,
+            f"{each.gradient_evaluations:.3g}",
+            each.assumption if style.width >= _FULL else each.assumption.few,
+        )
         for each in result.estimates
     ]
     columns = [
@@ -119,11 +126,6 @@ def _estimates(result: SuggestedRates, style: PageStyle) -> RenderableType:
 
 _FULL = 140
 """Cells from which on the assumptions have room in the table."""
-
-
-def _basis(assumption: str, style: PageStyle) -> str:
-    """The whole where there is room for it, else what stands before the semicolon."""
-    return assumption if style.width >= _FULL else assumption.partition(";")[0]
 
 
 def _alternatives(result: SuggestedRates, style: PageStyle) -> RenderableType:

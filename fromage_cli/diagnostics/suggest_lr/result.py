@@ -2,19 +2,16 @@
 
 from dataclasses import dataclass
 
-LIMIT = "a limit was reached before"
-"""The assumption of an estimate that was not made for this reason."""
-UPHILL = "it never falls"
-"""How the assumption begins where a step does not lower the loss of rows that gave no part of it."""
+from fromage_cli.missing import Basis, Missing
 
 
 @dataclass(frozen=True)
 class Limit:
     """How far the next update may go from this checkpoint."""
 
-    eta: float | None
+    eta: float | Missing
     """Relative: the largest ||dW_l|| / ||W_l|| of a layer."""
-    learning_rate: float | None
+    learning_rate: float | Missing
     """The optimizer's rate that makes this step; relative too for fromage, lars and lamb."""
     estimator: str | None
     """`measured` or `measured-sum` where descent is certain up to it, else `critical`, where the loss rises."""
@@ -25,7 +22,7 @@ class Limit:
     """The tensor whose gradient breaks down first."""
     criterion: str | None
     """`layers`: every layer descends by itself, and the vectors together with those `uncertain`; `sum`: only all."""
-    upper_eta: float | None
+    upper_eta: float | Missing
     """The smallest relative step tried whose descent is not certain."""
     reliable: bool
     """Whether eta and upper_eta are within 5 %, descent is certain at eta, and every tensor's rate is known."""
@@ -37,19 +34,19 @@ class Limit:
 class Recommended:
     """The rate to train at."""
 
-    learning_rate: float | None
-    eta: float | None
+    learning_rate: float | Missing
+    eta: float | Missing
     """The relative step that the next update takes at this rate."""
-    low: float | None
+    low: float | Missing
     """From this learning rate …"""
-    high: float | None
+    high: float | Missing
     """… to this one, where it was measured."""
     estimator: str | None
     """`probe-init`, `probe` or `typical`."""
     reason: str
     reliable: bool
     """False: it cannot be measured here, and the typical rate stands in."""
-    gain: float | None
+    gain: float | Missing
     """Part of the loss that the best short run took away."""
 
 
@@ -58,9 +55,9 @@ class Estimate:
     """One answer to one of the two questions."""
 
     name: str
-    eta: float | None
-    learning_rate: float | None
-    assumption: str
+    eta: float | Missing
+    learning_rate: float | Missing
+    assumption: Basis
     """What it rests on, or why there is none."""
     gradient_evaluations: float
     """What it cost, in gradients of all rows: a forward pass is 1/3, a Hessian-vector product 7/3."""

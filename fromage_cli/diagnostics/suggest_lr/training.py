@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fromage_cli.checkpoints import OptimizerState
-from fromage_cli.diagnostics.suggest_lr.course import Course, gradients
-from fromage_cli.diagnostics.suggest_lr.result import LIMIT, Estimate, ProbeRun, Recommended, VerifiedRun
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import PartialMeasurement, gradients
+from fromage_cli.diagnostics.suggest_lr.result import Estimate, ProbeRun, Recommended, VerifiedRun
 from fromage_cli.errors import FromageError, MismatchError, ResourceError, UsageError
+from fromage_cli.missing import LIMIT_REACHED, Basis, Missing, Why, failed
 from fromage_cli.optimizers.typical_rates import typical_rate
 from fromage_cli.probes.trial_runs.rate_probe import RateProbe, measure_rate
 from fromage_cli.probes.trial_runs.verification import verify
@@ -25,15 +26,15 @@ class Trained:
     note: str = ""
 
 
-def typical(course: Course) -> float | None:
+def typical(measuring: PartialMeasurement) -> float | Missing:
     """Adds the typical rate of the optimizer to the estimates."""
-    rate, source = typical_rate(course.optimizer)
-    course.estimates.append(Estimate("typical", course.eta(rate), rate, source, 0.0))
+    rate, source = typical_rate(measuring.optimizer)
+    measuring.estimates.append(Estimate("typical", measuring.eta(rate), rate, source, 0.0))
     return rate
 
 
 def recommend(
-    course: Course,
+    measuring: PartialMeasurement,
     mode: str,
     fresh: Callable[[], Problem | None],
     state: OptimizerState | None,
@@ -44,12 +45,12 @@ def recommend(
     `mode`: `init` from new weights, `checkpoint` from these, `auto` the first where `fresh` makes a network, `none`.
     Raises UsageError for `init` where it makes none.
     """
-    usual = typical(course)
+    usual = typical(measuring)
     if mode == "none":
-        return Trained(_typical(course, usual, "no short runs were asked for"))
-    if isinstance(course.error, ResourceError):
-        return Trained(_typical(course, usual, LIMIT))
-    before = gradients(course.problem.evaluations)
+        return Trained(_typical(measuring, usual, Missing(Why.NOT_ASKED, "no short runs were asked for")))
+    if isinstance(measuring.error, ResourceError):
+        return Trained(_typical(measuring, usual, LIMIT_REACHED))
+    before = gradients(measuring.problem.evaluations)
     again = None
     try:
         again = fresh() if mode in ("auto", "init") else None
@@ -59,19 +60,19 @@ def recommend(
                 "Name a factory with --model.",
             )
         found = measure_rate(
-            course.problem, course.optimizer, state, fresh=again, batch_size=batch_size, advance=course.advance
+            measuring.problem, measuring.optimizer, state, fresh=again, batch_size=batch_size, advance=measuring.advance
         )
     except ResourceError as limit:
-        course.error = limit
-        return Trained(_typical(course, usual, LIMIT))
+        measuring.error = limit
+        return Trained(_typical(measuring, usual, LIMIT_REACHED))
     except (MismatchError, UsageError) as error:
         if mode != "auto":
             raise
-        return Trained(_typical(course, usual, error.message.splitlines()[0]))
+        return Trained(_typical(measuring, usual, failed(error)))
     if found.stopped is not None:
-        course.error = found.stopped
+        measuring.error = found.stopped
     start = _start(again)
-    return _concluded(course, found, usual, gradients(course.problem.evaluations) - before, start)
+    return _concluded(measuring, found, usual, gradients(measuring.problem.evaluations) - before, start)
 
 
 def _start(again: Problem | None) -> str:
@@ -83,47 +84,49 @@ def _start(again: Problem | None) -> str:
     return "new weights of the network's factory"
 
 
-def _concluded(course: Course, found: RateProbe, usual: float | None, cost: float, start: str) -> Trained:
-    words = f"{counted(len(found.rates), 'short run')}; of {counted(found.steps, 'step')} from {start}"
-    course.estimates.append(Estimate(found.estimator, course.eta(found.measured), found.measured, words, cost))
+def _concluded(
+    measuring: PartialMeasurement, found: RateProbe, usual: float | Missing, cost: float, start: str
+) -> Trained:
+    words = Basis(counted(len(found.rates), "short run"), f"of {counted(found.steps, 'step')} from {start}")
+    doubt = Missing(Why.INDISTINCT if found.stopped is None else Why.LIMIT_REACHED, found.reason)
+    measured = doubt if found.measured is None else found.measured
+    measuring.estimates.append(Estimate(found.estimator, measuring.eta(measured), measured, words, cost))
     runs = tuple(ProbeRun(rate, loss) for rate, loss in zip(found.rates, found.losses, strict=True))
-    if not found.reliable:
-        recommended = _typical(course, usual, found.reason, found.gain)
+    gain = doubt if found.gain is None else found.gain
+    if not found.reliable or found.learning_rate is None or found.low is None or found.high is None:
+        recommended = _typical(measuring, usual, doubt, gain)
     else:
+        rate, name = found.learning_rate, found.estimator
         recommended = Recommended(
-            learning_rate=found.learning_rate,
-            eta=course.eta(found.learning_rate),
-            low=found.low,
-            high=found.high,
-            estimator=found.estimator,
-            reason=found.reason,
-            reliable=True,
-            gain=found.gain,
+            rate, measuring.eta(rate), found.low, found.high, name, found.reason, reliable=True, gain=gain
         )
     return Trained(recommended, runs, found.steps, f"probe: from {start}; {found.rows}.")
 
 
-def _typical(course: Course, rate: float | None, reason: str, gain: float | None = None) -> Recommended:
-    name = "typical" if rate is not None else None
-    return Recommended(rate, course.eta(rate), None, None, name, reason, False, gain)
+def _typical(
+    measuring: PartialMeasurement, rate: float | Missing, why: Missing, gain: float | Missing | None = None
+) -> Recommended:
+    """The typical rate, where there is one, since the best one was not measured."""
+    name = "typical" if not isinstance(rate, Missing) else None
+    return Recommended(rate, measuring.eta(rate), why, why, name, why.words, False, why if gain is None else gain)
 
 
 def check(
-    course: Course, rate: float | None, steps: int, state: OptimizerState | None, batch_size: int | None
+    measuring: PartialMeasurement, rate: float | None, steps: int, state: OptimizerState | None, batch_size: int | None
 ) -> tuple[VerifiedRun, ...]:
     """Real steps at 0.3, 1 and 3 times a rate; none where a limit was reached, or there is no rate.
 
     Raises UsageError where no steps can be taken.
     """
-    if rate is None or isinstance(course.error, ResourceError):
+    if rate is None or isinstance(measuring.error, ResourceError):
         return ()
     try:
         found = verify(
-            course.problem, course.optimizer, state, rate, steps, batch_size=batch_size, advance=course.advance
+            measuring.problem, measuring.optimizer, state, rate, steps, batch_size=batch_size, advance=measuring.advance
         )
     except FromageError as error:
         if not isinstance(error, ResourceError):
             raise
-        course.error = error
+        measuring.error = error
         return ()
     return tuple(VerifiedRun(run.factor, run.learning_rate, run.losses, run.start_loss, run.end_loss) for run in found)

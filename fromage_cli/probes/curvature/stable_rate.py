@@ -5,10 +5,11 @@ Source: Cohen et al., *Gradient descent on neural networks typically occurs at t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import ResourceError
+from fromage_cli.missing import LIMIT_REACHED, Basis, Missing, Why
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.lanczos import largest_eigenvalues
 from fromage_cli.probes.curvature.preconditioned_hessian import precondition
@@ -28,8 +29,8 @@ TOLERANCE = 1e-2
 class StableRate:
     """The rate, and what it rests on."""
 
-    learning_rate: float | None
-    words: str
+    learning_rate: float | Missing
+    words: Basis
     """What it rests on, or why there is none."""
     stopped: ResourceError | None = None
 
@@ -46,12 +47,14 @@ def stable_rate(
     `memory` stands in for Adam's second moments where the state holds none. Costs at most 20 Hessian-vector products.
     Raises MismatchError where the loss has no second derivative, NumericalError where a product is not finite.
     """
-    if optimizer.rule is None or optimizer.rule.threshold is None:
-        return StableRate(None, no_threshold(optimizer) or "the optimizer has no threshold")
+    none = no_threshold(replace(optimizer, learning_rate=None))
+    if none is not None:
+        return StableRate(none, Basis(none.words))
     space = WeightSpace(tensors)
     preconditioning = precondition(problem, space, optimizer, state, memory)
     if preconditioning is None:
-        return StableRate(None, "the state holds no second moments of Adam for some tensors")
+        words = Basis("the state holds no second moments of Adam for some tensors")
+        return StableRate(Missing(Why.NO_STATE, words), words)
     if optimizer.adaptive:
         moments = " (second moments from minibatches)" if preconditioning.from_minibatches else ""
         source = f"the preconditioned Hessian's largest eigenvalue{moments}"
@@ -67,10 +70,12 @@ def stable_rate(
             seed=problem.seed,
         )
     if not found.eigenvalues:
-        return StableRate(None, "a limit was reached before", found.stopped)
+        return StableRate(LIMIT_REACHED, Basis(LIMIT_REACHED.words), found.stopped)
     value = found.eigenvalues[0].value
     rate = rate_for(optimizer, value)
     if rate is None:
-        return StableRate(None, f"λ {value:.3g}; {source} bounds no rate", found.stopped)
+        words = Basis(f"λ {value:.3g}", f"{source} bounds no rate")
+        return StableRate(Missing(Why.NO_FORMULA, words), words, found.stopped)
     least = "" if found.converged else "at least "
-    return StableRate(rate, f"λ {least}{value:.3g}; {source}, stable where the loss is quadratic", found.stopped)
+    words = Basis(f"λ {least}{value:.3g}", f"{source}, stable where the loss is quadratic")
+    return StableRate(rate, words, found.stopped)

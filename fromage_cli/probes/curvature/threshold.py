@@ -1,5 +1,6 @@
 """The largest curvature at which an optimizer is stable, and the largest rate at which it is for a curvature."""
 
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.theory.stability import (
     adam_rate,
@@ -11,11 +12,11 @@ from fromage_cli.theory.stability import (
 )
 
 
-def threshold_of(optimizer: Optimizer) -> float | None:
-    """The largest curvature at which its updates are stable; None for the reason that `no_threshold` gives."""
-    rate = optimizer.learning_rate
-    if rate is None or no_threshold(optimizer) is not None:
-        return None
+def threshold_of(optimizer: Optimizer) -> float | Missing:
+    """The largest curvature at which its updates are stable."""
+    none, rate = no_threshold(optimizer), optimizer.learning_rate
+    if none is not None or rate is None:
+        return none or LEARNING_RATE_UNKNOWN
     if optimizer.adaptive:
         return adam_threshold(rate, optimizer.betas[0], optimizer.weight_decay - optimizer.coupled_decay)
     if optimizer.nesterov:
@@ -23,17 +24,16 @@ def threshold_of(optimizer: Optimizer) -> float | None:
     return momentum_threshold(rate, optimizer.momentum, optimizer.dampening)
 
 
-def no_threshold(optimizer: Optimizer) -> str | None:
-    """Why there is no threshold; None where there is one."""
+def no_threshold(optimizer: Optimizer) -> Missing | None:
+    """Why no rate, or not this one, has a threshold; None where one has."""
     rule, rate = optimizer.rule, optimizer.learning_rate
     if rule is None:
-        return "the optimizer is not known"
+        return OPTIMIZER_UNKNOWN
     if rule.threshold is None:
-        return rule.without["threshold"]
-    if rate is None:
-        return "the learning rate is not known"
-    if rule.adaptive and rule.decay == "decoupled" and rate * optimizer.weight_decay >= 2.0:
-        return "decay alone is unstable: the rate times the decoupled weight decay is 2 or more"
+        return Missing(Why.NO_FORMULA, rule.without["threshold"])
+    if rule.adaptive and rule.decay == "decoupled" and rate is not None and rate * optimizer.weight_decay >= 2.0:
+        words = "decay alone is unstable: the rate times the decoupled weight decay is 2 or more"
+        return Missing(Why.NO_FORMULA, words)
     return None
 
 

@@ -6,6 +6,7 @@ Scaled so that eta is the largest relative step of a layer, max_l ||dW_l|| / ||W
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -39,12 +40,24 @@ class Move:
         return self.step_norm / self.weight_norm if self.weight_norm > 0.0 else None
 
 
+class Still(StrEnum):
+    """Why a tensor does not move."""
+
+    ZERO_WEIGHTS = "zero weights"
+    ZERO_GRADIENT = "zero gradient"
+    NO_GRADIENT = "receives no gradient"
+    FROZEN = "frozen"
+    EXCLUDED = "excluded"
+    SAME = "same in both checkpoints"
+
+
 @dataclass(frozen=True)
 class Skipped:
     """A tensor that stands still, and why."""
 
     name: str
     reason: str
+    """One of `Still`, or that the optimizer does not cover it."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +103,9 @@ def moving_tensors(
     """
     names = chosen([tensor.name for tensor in problem.receiving], include, exclude)
     kept = [t for t in problem.receiving if t.name in names and (tensors == "all" or t.is_layer)]
-    skipped = [Skipped(name, "frozen") for name in problem.frozen]
-    skipped += [Skipped(name, "receives no gradient") for name in problem.unused]
-    skipped += [Skipped(t.name, "excluded") for t in problem.receiving if t.name not in names]
+    skipped = [Skipped(name, Still.FROZEN) for name in problem.frozen]
+    skipped += [Skipped(name, Still.NO_GRADIENT) for name in problem.unused]
+    skipped += [Skipped(t.name, Still.EXCLUDED) for t in problem.receiving if t.name not in names]
     if not kept:
         raise MismatchError(
             f"No tensor is left to move: {len(problem.receiving)} receive a gradient, {len(names)} pass --include "

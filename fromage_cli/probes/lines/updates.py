@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.optimizers.rule import ADAM, FROMAGE, SGD
-from fromage_cli.probes.lines.direction import Direction, Move, Skipped, measured_move
+from fromage_cli.probes.lines.direction import Direction, Move, Skipped, Still, measured_move
 from fromage_cli.probes.lines.random_direction import GaussianTable
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -32,7 +32,7 @@ def fromage_direction(problem: Problem, tensors: Sequence[TrainableTensor]) -> D
     for tensor in tensors:
         weight_norm, gradient_norm = norm(tensor.parameter), norm(gradients[tensor.name])
         if weight_norm == 0.0 or weight_norm / LARGEST_COEFFICIENT >= gradient_norm:
-            skipped.append(Skipped(tensor.name, "zero weights" if weight_norm == 0.0 else "zero gradient"))
+            skipped.append(Skipped(tensor.name, Still.ZERO_WEIGHTS if weight_norm == 0.0 else Still.ZERO_GRADIENT))
             continue
         moves.append(Move(tensor, -weight_norm / gradient_norm, weight_norm, gradient_norm, weight_norm, 1.0))
     direction = Direction(FROMAGE.name, 1.0, tuple(moves), tuple(skipped), lambda tensor: gradients[tensor.name])
@@ -72,7 +72,7 @@ def _update(problem: Problem, name: str, tensors: Sequence[TrainableTensor], sou
         for move in plain
         if move.step_norm > 0.0
     )
-    skipped = tuple(Skipped(move.tensor.name, "zero gradient") for move in plain if move.step_norm == 0.0)
+    skipped = tuple(Skipped(move.tensor.name, Still.ZERO_GRADIENT) for move in plain if move.step_norm == 0.0)
     return Direction(name, scale, moves, skipped, source)
 
 
@@ -101,6 +101,6 @@ def displacement_direction(
 ) -> Direction:
     """The straight way to another checkpoint, dW = eta (W' - W): eta = 1 is that checkpoint."""
     moves = [measured_move(problem, tensor, 1.0, displacement[tensor.name]) for tensor in tensors]
-    still = tuple(Skipped(move.tensor.name, "same in both checkpoints") for move in moves if move.step_norm == 0.0)
+    still = tuple(Skipped(move.tensor.name, Still.SAME) for move in moves if move.step_norm == 0.0)
     moving = tuple(move for move in moves if move.step_norm > 0.0)
     return Direction(name, 1.0, moving, still, lambda tensor: displacement[tensor.name])

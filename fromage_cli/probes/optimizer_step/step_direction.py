@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fromage_cli.errors import MismatchError
-from fromage_cli.probes.lines.direction import Direction, Skipped, measured_move
+from fromage_cli.probes.lines.direction import Direction, Skipped, Still, measured_move
 from fromage_cli.probes.optimizer_step.next_step import NextStep
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -51,7 +51,7 @@ def step_line(problem: Problem, tensors: Sequence[TrainableTensor], step: NextSt
     moves = [
         measured_move(problem, move.tensor, -scale, step.moved(move.tensor)) for move in plain if move.step_norm > 0.0
     ]
-    still = [Skipped(move.tensor.name, "zero gradient") for move in plain if move.step_norm == 0.0]
+    still = [Skipped(move.tensor.name, Still.ZERO_GRADIENT) for move in plain if move.step_norm == 0.0]
     still += [Skipped(t.name, f"not covered by {name}") for t in tensors if t.name not in step.steps]
     by_name = {tensor.name: tensor for tensor in moving}
     direction = Direction(name, scale, tuple(moves), tuple(still), lambda tensor: step.moved(by_name[tensor.name]))

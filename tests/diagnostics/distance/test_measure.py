@@ -60,7 +60,7 @@ def test_products_in_both_norms(between):
 def test_a_layer_that_did_not_move(between):
     (layer,) = between({"w": draw(3, 3)}, {"w": draw(3, 3)}).layers
     assert (layer.relative_distance, layer.angle, layer.cosine, layer.spectral_distance) == (0.0, 0.0, 1.0, 0.0)
-    assert layer.condition_number.difference.code == Why.NOT_DEFINED
+    assert layer.condition_number.difference.code == Why.NOTHING_MOVES
     assert layer.implied_step.straight == layer.implied_step.wandering == 0.0
 
 

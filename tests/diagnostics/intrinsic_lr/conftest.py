@@ -3,7 +3,9 @@ from typing import Any
 
 import pytest
 
-from fromage_cli.diagnostics.intrinsic_lr.result import Absent, Drop, IntrinsicResult, LayerEquilibrium
+from fromage_cli.diagnostics.intrinsic_lr.law import NOT_INVARIANT, SETTLES
+from fromage_cli.diagnostics.intrinsic_lr.layer import NO_DROP, ONE_CHECKPOINT
+from fromage_cli.diagnostics.intrinsic_lr.result import Drop, IntrinsicResult, LayerEquilibrium
 
 
 @pytest.fixture
@@ -24,13 +26,13 @@ def make_layer() -> Callable[..., LayerEquilibrium]:
             "batch_gradient_norm": 0.21,
             "equilibrium_norm": 6.6,
             "log_ratio": -0.959,
-            "growth_per_step": None,
+            "growth_per_step": SETTLES,
             "relaxation_steps": 500.0,
             "relaxation_epochs": 22.7,
             "steps_to_equilibrium": 523.0,
             "expected_rotation": 0.00725,
-            "observed_rotation": None,
-            "drop": None,
+            "observed_rotation": ONE_CHECKPOINT,
+            "drop": NO_DROP,
         }
         return LayerEquilibrium(**{**values, **changes})
 
@@ -49,7 +51,11 @@ def make_result(make_layer: Callable[..., LayerEquilibrium]) -> Callable[..., In
         near = make_layer("convolutions.1.weight", log_ratio=0.05, norm=6.94, steps_to_equilibrium=0.0)
         nulls = ("equilibrium_norm", "log_ratio", "relaxation_steps", "relaxation_epochs", "steps_to_equilibrium")
         output = make_layer(
-            "output.weight", verdict="none", granularity=None, expected_rotation=None, **dict.fromkeys(nulls)
+            "output.weight",
+            verdict="none",
+            granularity=None,
+            expected_rotation=NOT_INVARIANT,
+            **dict.fromkeys(nulls, NOT_INVARIANT),
         )
         values: dict[str, Any] = {
             "steps": (2970,),
@@ -62,9 +68,6 @@ def make_result(make_layer: Callable[..., LayerEquilibrium]) -> Callable[..., In
             "tested": True,
             "drop_factor": None,
             "layers": (near, make_layer(), output),
-            "absent": (
-                Absent(("equilibrium_norm", "log_ratio"), "the layer is not scale-invariant", ("output.weight",)),
-            ),
         }
         return IntrinsicResult(**{**values, **changes})
 

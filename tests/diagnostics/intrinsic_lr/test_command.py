@@ -158,7 +158,8 @@ def test_adam_with_coupled_decay_says_what_is_not_defined(run, home):
     given = ("--optimizer", "adam", "--lr", "1e-3", "--weight-decay", ".1", "--json")
     result = json.loads(run("step-10.safetensors", *given)[1])["result"]
     assert result["layers"][0]["equilibrium_norm"] is None
-    assert "no closed form" in result["absent"][0]["reason"]
+    assert result["layers"][0]["missing"]["equilibrium_norm"]["code"] == "no-formula"
+    assert "no closed form" in result["layers"][0]["missing"]["equilibrium_norm"]["reason"]
     decoupled = json.loads(run("step-10.safetensors", *given, "--decoupled")[1])["result"]
     assert decoupled["layers"][0]["equilibrium_norm"] > 0
 
@@ -178,7 +179,9 @@ def test_a_limit_on_the_tests_is_told_beside_what_there_is(run, home, monkeypatc
     code, out, err = run("step-30.safetensors", *SGD, *GIVEN, "--train-batch-size", "16", "--json")
     result = json.loads(out)["result"]
     assert code == 7 and "out of time" in err and len(result["layers"]) == 2
-    assert "out of time" in result["absent"][0]["reason"] and "--model" not in result["absent"][0]["reason"]
+    missing = result["layers"][0]["missing"]["equilibrium_norm"]
+    assert missing["code"] == "limit-reached" and "out of time" in missing["reason"]
+    assert "--model" not in missing["reason"]
 
 
 def test_a_layer_that_the_model_does_not_train_is_left_out(run, home):

@@ -7,6 +7,7 @@ from torch import nn
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.intrinsic_lr.evidence import checkpoint_shapes, gather_evidence
 from fromage_cli.errors import ResourceError
+from fromage_cli.missing import Missing, Why
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.supervised_losses import CrossEntropy
@@ -56,7 +57,7 @@ def test_gradients_only_where_they_are_asked_for_and_can_be_had(problem):
     without = gathered(problem, gradients=False)
     assert without.layers["first.weight"].squares is None and without.batch_size is None
     unknown = gathered(problem, batch_size=None)
-    assert unknown.layers["first.weight"].verdict == "invariant" and "two parts" in unknown.no_gradients
+    assert unknown.layers["first.weight"].verdict == "invariant" and "two parts" in unknown.no_gradients.words
 
 
 def test_a_limit_leaves_layers_untested(problem, monkeypatch):
@@ -69,7 +70,8 @@ def test_a_limit_leaves_layers_untested(problem, monkeypatch):
     found = gathered(problem)
     assert {layer.verdict for layer in found.layers.values()} == {"untested"}
     assert isinstance(found.stopped, ResourceError) and found.layers["first.weight"].squares is None
-    assert found.no_gradients == "a limit was reached before gradients were taken. The time limit was reached"
+    words = "a limit was reached before gradients were taken. The time limit was reached"
+    assert found.no_gradients == Missing(Why.LIMIT_REACHED, words)
 
 
 def test_a_limit_between_the_tests_and_the_gradients(problem, monkeypatch):
@@ -81,7 +83,7 @@ def test_a_limit_between_the_tests_and_the_gradients(problem, monkeypatch):
     monkeypatch.setattr(evidence, "measure_unit_gradients", refuse)
     found = gathered(problem)
     assert found.layers["first.weight"].verdict == "invariant" and found.layers["first.weight"].squares is None
-    assert isinstance(found.stopped, ResourceError) and "before gradients were taken" in found.no_gradients
+    assert isinstance(found.stopped, ResourceError) and "before gradients were taken" in found.no_gradients.words
 
 
 def test_shapes_by_the_names_in_the_checkpoint(problem, tmp_path):

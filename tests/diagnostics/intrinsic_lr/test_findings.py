@@ -3,6 +3,7 @@ import math
 import pytest
 
 from fromage_cli.diagnostics.intrinsic_lr.findings import judge, memory_steps
+from fromage_cli.diagnostics.intrinsic_lr.law import NOT_INVARIANT
 
 
 def codes(result):
@@ -26,7 +27,7 @@ def test_a_layer_at_its_equilibrium_is_no_news(make_result, make_layer):
         ({"observed_rotation": 0.02, "expected_rotation": 0.01}, "rotation-off"),
         ({"observed_rotation": 0.01, "expected_rotation": 0.02}, "rotation-off"),
         ({"relaxation_steps": 29.0}, "relaxation-too-short"),
-        ({"verdict": "none", "log_ratio": None}, "not-scale-invariant"),
+        ({"verdict": "none", "log_ratio": NOT_INVARIANT}, "not-scale-invariant"),
         ({"granularity": "joint"}, "invariant-with-bias"),
     ],
 )
@@ -76,7 +77,7 @@ def test_a_norm_that_moved_on_the_way_explains_no_angle(make_result, make_layer)
 @pytest.mark.parametrize(("count", "words"), [(1, "has no equilibrium:"), (2, "nor has one"), (4, "nor have 3 more")])
 def test_norms_that_grow_for_ever_are_a_warning(make_result, make_layer, count, words):
     layers = tuple(
-        make_layer(f"w{index}", growth_per_step=1e-4 * (index + 1), log_ratio=None, relaxation_steps=None)
+        make_layer(f"w{index}", growth_per_step=1e-4 * (index + 1), log_ratio=NOT_INVARIANT, relaxation_steps=None)
         for index in range(count)
     )
     (finding,) = judge(make_result(layers=layers))
@@ -88,7 +89,7 @@ def test_norms_that_grow_for_ever_are_a_warning(make_result, make_layer, count, 
     [("lars", "decoupled", "part of the gradient"), ("lars", "coupled", "Decay the"), ("sgd", "coupled", "Decay the")],
 )
 def test_the_remedy_is_one_that_the_run_has_not_taken(make_result, make_layer, optimizer, decay, words):
-    layer = make_layer(growth_per_step=1e-4, log_ratio=None, relaxation_steps=None)
+    layer = make_layer(growth_per_step=1e-4, log_ratio=NOT_INVARIANT, relaxation_steps=None)
     (finding,) = judge(make_result(layers=(layer,), optimizer=optimizer, decay=decay))
     assert words in finding.hint
 
@@ -96,7 +97,7 @@ def test_the_remedy_is_one_that_the_run_has_not_taken(make_result, make_layer, o
 def test_the_decay_that_would_keep_the_norm_of_lars(make_result, make_layer):
     """½ ln(1+(η'H)²) = η·wd at η' = H·η = 0.2 and η = 0.02."""
     growth = 0.5 * math.log1p(0.2**2) - 0.02 * 0.3
-    layer = make_layer(growth_per_step=growth, learning_rate=0.02, weight_decay=0.3, log_ratio=None)
+    layer = make_layer(growth_per_step=growth, learning_rate=0.02, weight_decay=0.3, log_ratio=NOT_INVARIANT)
     (finding,) = judge(make_result(layers=(layer,), optimizer="lars", decay="decoupled"))
     assert f"only a decay of {0.5 * math.log1p(0.2**2) / 0.02:.3g} keeps one" in finding.hint
 

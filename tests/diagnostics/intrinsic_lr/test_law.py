@@ -7,6 +7,7 @@ import torch
 
 from fromage_cli.diagnostics.intrinsic_lr.law import Subject, effective_rate, equilibrium_norm, growth, law_of
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
+from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optim import LARS
 from fromage_cli.theory.equilibrium import momentum_gains
 
@@ -20,35 +21,34 @@ def subject(optimizer="sgd", rate=0.1, decay=1e-3, norm=2.0, **changes):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lion", "lars"])
 def test_rules_that_settle(optimizer):
     law = law_of(subject(optimizer))
-    assert law.settles and law.missing == () and law.equilibrium.relaxation > 0.0
-    assert (law.intrinsic is None) == (optimizer == "lars")
-    assert [names for names, _ in law.other] == ([("intrinsic_learning_rate",)] if optimizer == "lars" else [])
+    assert law.unsettled is None and law.equilibrium.relaxation > 0.0
+    assert (known(law.intrinsic) is None) == (optimizer == "lars")
 
 
 @pytest.mark.parametrize(
-    ("changes", "rotates", "words"),
+    ("changes", "rotates", "code", "words"),
     [
-        ({"optimizer": "adam"}, False, "coupled to the gradient has no closed form"),
-        ({"optimizer": "lamb"}, False, "no closed form for lamb"),
-        ({"optimizer": "adamw", "variant": "AMSGrad"}, False, "no closed form for AMSGrad"),
-        ({"optimizer": "rmsprop"}, False, "no closed form for rmsprop"),
-        ({"decay": 0.0}, False, "without weight decay"),
-        ({"optimizer": "adam", "decay": 0.0}, False, "without weight decay"),
-        ({"optimizer": "lars", "decay": 0.0}, True, "without weight decay"),
-        ({"optimizer": "lars", "decoupled": True}, True, "grows or shrinks for ever"),
-        ({"optimizer": "lars", "decay": None}, True, "weight decay is not known"),
-        ({"optimizer": "fromage", "decay": None}, True, "keeps the norm"),
-        ({"optimizer": "fromage"}, False, "no weight decay of its own"),
-        ({"decay": None}, False, "weight decay is not known"),
-        ({"rate": None}, False, "learning rate is not known"),
-        ({"rate": 0.0}, False, "end of its schedule"),
-        ({"invariant": False}, False, "not scale-invariant"),
+        ({"optimizer": "adam"}, False, "no-formula", "coupled to the gradient has no closed form"),
+        ({"optimizer": "lamb"}, False, "no-formula", "no closed form for lamb"),
+        ({"optimizer": "adamw", "variant": "AMSGrad"}, False, "no-formula", "no closed form for AMSGrad"),
+        ({"optimizer": "rmsprop"}, False, "no-formula", "no closed form for rmsprop"),
+        ({"decay": 0.0}, False, "no-equilibrium", "without weight decay"),
+        ({"optimizer": "adam", "decay": 0.0}, False, "no-equilibrium", "without weight decay"),
+        ({"optimizer": "lars", "decay": 0.0}, True, "no-equilibrium", "without weight decay"),
+        ({"optimizer": "lars", "decoupled": True}, True, "no-equilibrium", "grows or shrinks for ever"),
+        ({"optimizer": "lars", "decay": None}, True, "weight-decay-unknown", "weight decay is not known"),
+        ({"optimizer": "fromage", "decay": None}, True, "no-equilibrium", "keeps the norm"),
+        ({"optimizer": "fromage"}, False, "no-formula", "no weight decay of its own"),
+        ({"decay": None}, False, "weight-decay-unknown", "weight decay is not known"),
+        ({"rate": None}, False, "learning-rate-unknown", "learning rate is not known"),
+        ({"rate": 0.0}, False, "nothing-moves", "end of its schedule"),
+        ({"invariant": False}, False, "not-scale-invariant", "not scale-invariant"),
     ],
 )
-def test_rules_that_do_not(changes, rotates, words):
+def test_rules_that_do_not(changes, rotates, code, words):
     law = law_of(subject(**changes))
-    assert not law.settles and words in law.reason and "equilibrium_norm" in law.missing
-    assert (law.equilibrium is not None) == rotates == ("expected_rotation" not in law.missing)
+    assert law.unsettled.code == code and words in law.unsettled.words
+    assert law.equilibrium.relaxation is None if rotates else law.equilibrium == law.unsettled
 
 
 def test_adam_with_decoupled_decay_is_adamw():
@@ -118,9 +118,11 @@ def test_growth_of_lion():
 
 @pytest.mark.parametrize(
     ("optimizer", "value"),
-    [("sgd", 0.025), ("adamw", 0.05), ("lion", 0.05), ("lars", 0.1), ("fromage", 0.1), ("muon", 0.05), ("radam", None)],
+    [("sgd", 0.025), ("adamw", 0.05), ("lion", 0.05), ("lars", 0.1), ("fromage", 0.1), ("muon", 0.05)],
 )
 def test_effective_rates(optimizer, value):
-    assert effective_rate(Training(optimizer), 0.1, 2.0) == (value if value is None else pytest.approx(value))
-    assert effective_rate(Training("sgd"), 0.1, 0.0) is None
+    assert effective_rate(Training(optimizer), 0.1, 2.0) == pytest.approx(value)
+    assert effective_rate(Training("sgd"), 0.1, 0.0).code == Why.ZERO_OR_NOT_FINITE
+    assert effective_rate(Training("radam"), 0.1, 2.0) == Missing(Why.NO_FORMULA, "it is not defined for radam")
+    assert effective_rate(Training("sgd"), None, 2.0).code == Why.LEARNING_RATE_UNKNOWN
     assert effective_rate(Training("lars", trust=0.5), 0.1, 0.0) == pytest.approx(0.05)

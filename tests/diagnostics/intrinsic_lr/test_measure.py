@@ -6,9 +6,10 @@ from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.intrinsic_lr.measure import measure, needs_gradients
-from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, LayerEvidence
+from fromage_cli.diagnostics.intrinsic_lr.result import NO_MODEL, Evidence, LayerEvidence
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.errors import ResourceError
+from fromage_cli.missing import Missing, Why, found_of, known
 from fromage_cli.theory.equilibrium import adamw_equilibrium, adamw_norm, momentum_gains, sgd_equilibrium, sgd_norm
 
 BETAS = (0.9, 0.95)
@@ -22,7 +23,7 @@ def run(tmp_path):
             path = tmp_path / f"step-{step}.safetensors"
             save_file({"w": weight}, path, metadata={"step": str(step)})
             checkpoints.append(open_checkpoint(path))
-        return measure(checkpoints, ["w"], training, evidence or Evidence(), **options)[0]
+        return found_of(measure(checkpoints, ["w"], training, evidence or Evidence(), **options))[0]
 
     return measured
 
@@ -39,20 +40,22 @@ def test_adamw_needs_nothing_but_its_settings(run):
     assert (layer.equilibrium_norm, layer.relaxation_steps) == (pytest.approx(end), pytest.approx(500.0))
     assert layer.log_ratio == pytest.approx(math.log(float(weight.norm()) / end))
     assert layer.relaxation_epochs == pytest.approx(50.0)
-    assert (layer.expected_rotation, layer.observed_rotation) == (pytest.approx(law.rotation), None)
+    assert layer.expected_rotation == pytest.approx(law.rotation)
     assert layer.intrinsic_learning_rate == pytest.approx(1e-3)
     assert layer.effective_learning_rate == pytest.approx(1e-2 / float(weight.norm()))
     ratio = float(weight.norm()) / end
     assert layer.steps_to_equilibrium == pytest.approx(500 * math.log((ratio**2 - 1) / (1.1**2 - 1)))
-    assert not result.tested and result.absent == () and layer.verdict == "untested"
+    assert not result.tested and layer.verdict == "untested"
+    asked_for = {value.code for value in vars(layer).values() if isinstance(value, Missing)}
+    assert asked_for == {Why.NOT_ASKED, Why.NOT_DEFINED, Why.NO_MODEL}
 
 
 def test_sgd_takes_gradients(run):
     weight = torch.ones(4, 25)
     training = Training("sgd", momentum_gains(0.9), 0.9, rates={"w": (0.1,)}, decays={"w": 1e-3})
     (without,) = run([weight], training).layers
-    assert without.equilibrium_norm is without.log_ratio is without.steps_to_equilibrium is None
-    assert without.relaxation_steps == pytest.approx(250.0) and without.expected_rotation is not None
+    assert without.equilibrium_norm == without.log_ratio == without.steps_to_equilibrium == NO_MODEL
+    assert without.relaxation_steps == pytest.approx(250.0) and known(without.expected_rotation) is not None
     evidence = Evidence({"w": LayerEvidence("Conv2d", "invariant", "channel", (4.0,) * 4, 0.64)}, 64)
     result = run([weight], training, evidence)
     (layer,) = result.layers
@@ -64,16 +67,20 @@ def test_sgd_takes_gradients(run):
 
 def test_without_gradients_the_reason_is_said(run):
     training = Training("sgd", rates={"w": (0.1,)}, decays={"w": 1e-3})
-    (absent,) = run([torch.ones(2, 2)], training).absent
-    assert absent.names == ("equilibrium_norm", "log_ratio", "steps_to_equilibrium") and absent.layers == ("w",)
-    assert "--model" in absent.reason
+    (layer,) = run([torch.ones(2, 2)], training).layers
+    without = {name for name, value in vars(layer).items() if getattr(value, "code", None) == Why.NO_MODEL}
+    assert without == {"batch_gradient_norm", "equilibrium_norm", "log_ratio", "steps_to_equilibrium"}
+    assert "--model" in layer.log_ratio.words
 
 
 def test_gradients_that_are_zero_are_not_gradients_that_are_wanting(run):
     training = Training("sgd", rates={"w": (0.1,)}, decays={"w": 1e-3})
     evidence = Evidence({"w": LayerEvidence("Linear", "untested", None, (0.0,), 0.0)}, 16)
     result = run([torch.ones(2, 2)], training, evidence)
-    assert [absent.reason for absent in result.absent] == ["the gradients of the batch are zero"]
+    (layer,) = result.layers
+    for missing in (layer.equilibrium_norm, layer.log_ratio, layer.steps_to_equilibrium):
+        assert missing == Missing(Why.ZERO_OR_NOT_FINITE, "the gradients of the batch are zero")
+    assert layer.batch_gradient_norm == 0.0
 
 
 def test_a_limit_on_the_evidence_leaves_time_to_read_the_weights(tmp_path):
@@ -81,19 +88,24 @@ def test_a_limit_on_the_evidence_leaves_time_to_read_the_weights(tmp_path):
         raise ResourceError("later")
 
     save_file({"w": torch.ones(2, 2)}, tmp_path / "c.safetensors")
-    evidence = Evidence({"w": LayerEvidence("Linear")}, no_gradients="a limit", stopped=ResourceError("first"))
+    limit = Missing(Why.LIMIT_REACHED, "a limit")
+    evidence = Evidence({"w": LayerEvidence("Linear")}, no_gradients=limit, stopped=ResourceError("first"))
     training = Training("sgd", rates={"w": (0.1,)}, decays={"w": 1e-3})
-    result, stopped = measure([open_checkpoint(tmp_path / "c.safetensors")], ["w"], training, evidence, check=refuse)
-    assert result.layers[0].norm == 2.0 and stopped is evidence.stopped and result.absent[0].reason == "a limit"
+    checkpoints = [open_checkpoint(tmp_path / "c.safetensors")]
+    result, stopped = found_of(measure(checkpoints, ["w"], training, evidence, check=refuse))
+    assert result.layers[0].norm == 2.0 and stopped is evidence.stopped
+    assert result.layers[0].equilibrium_norm == limit
 
 
 def test_a_layer_that_is_not_scale_invariant(run):
     evidence = Evidence({"w": LayerEvidence("Linear", "none")})
     result = run([torch.ones(2, 2)] * 2, adamw(count=2), evidence, drop=2.0)
     (layer,) = result.layers
-    assert layer.expected_rotation is layer.relaxation_steps is layer.drop is None
-    assert layer.expected_rotations == (None,) and layer.intrinsic_learning_rate == pytest.approx(1e-3)
-    assert {name for absent in result.absent for name in absent.names} >= {"equilibrium_norm", "drop"}
+    for missing in (layer.expected_rotation, layer.relaxation_steps, layer.drop, layer.equilibrium_norm):
+        assert missing.code == Why.NOT_SCALE_INVARIANT
+    assert layer.expected_rotations == (layer.expected_rotation,) and layer.intrinsic_learning_rate == pytest.approx(
+        1e-3
+    )
 
 
 def test_rotation_between_checkpoints(run):
@@ -114,7 +126,8 @@ def test_rotation_between_checkpoints(run):
 def test_a_rate_that_was_not_known_before(run):
     training = Training("adamw", betas=BETAS, decoupled=True, rates={"w": (None, 1e-2)}, decays={"w": 0.1})
     result = run([torch.ones(2, 2), torch.eye(2)], training)
-    assert result.layers[0].expected_rotation is None and result.layers[0].observed_rotation is not None
+    assert result.layers[0].expected_rotation.code == Why.LEARNING_RATE_UNKNOWN
+    assert known(result.layers[0].observed_rotation) is not None
     assert reasons(result, "expected_rotation") == ["the learning rate of the checkpoint before is not known, or 0"]
 
 
@@ -135,11 +148,13 @@ def test_the_course_after_a_drop(run):
 
 def test_growth_without_decay(run):
     (layer,) = run([torch.ones(5, 5)], adamw(decay=0.0)).layers
-    assert layer.growth_per_step == pytest.approx(0.5 * 1e-4) and layer.equilibrium_norm is None
+    assert layer.growth_per_step == pytest.approx(0.5 * 1e-4)
+    assert layer.equilibrium_norm.code == Why.NO_EQUILIBRIUM
 
 
 def reasons(result, name):
-    return [absent.reason for absent in result.absent if name in absent.names]
+    found = [getattr(layer, name) for layer in result.layers]
+    return [one.words for one in found if isinstance(one, Missing) and one.code != Why.NOT_DEFINED]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +169,7 @@ def reasons(result, name):
 )
 def test_growth_that_cannot_be_told_has_its_reason(run, training, value, words):
     result = run([torch.full((2, 2), value)], training)
-    assert result.layers[0].growth_per_step is None and len(reasons(result, "growth_per_step")) == 1
+    assert len(reasons(result, "growth_per_step")) == 1
     assert words in reasons(result, "growth_per_step")[0]
 
 
@@ -176,7 +191,6 @@ def test_growth_that_is_told_or_does_not_exist_has_none(run, training):
 )
 def test_an_effective_rate_that_is_null_has_its_reason(run, training, value, words):
     result = run([torch.full((2, 2), value)], training)
-    assert result.layers[0].effective_learning_rate is None
     (reason,) = reasons(result, "effective_learning_rate")
     assert words in reason
 
@@ -184,11 +198,10 @@ def test_an_effective_rate_that_is_null_has_its_reason(run, training, value, wor
 @pytest.mark.parametrize("value", [0.0, math.nan])
 def test_norms_that_cannot_be_compared(run, value):
     last = run([torch.ones(2, 2), torch.full((2, 2), value)], adamw(count=2), drop=10.0)
-    assert last.layers[0].drop is last.layers[0].observed_rotation is None
     assert "zero or not finite" in reasons(last, "drop")[0] and len(reasons(last, "observed_rotation")) == 1
     result = run([torch.full((2, 2), value)], adamw())
-    assert result.layers[0].log_ratio is None and result.layers[0].equilibrium_norm is not None
-    assert any("zero or not finite" in absent.reason for absent in result.absent)
+    assert known(result.layers[0].equilibrium_norm) is not None
+    assert "zero or not finite" in reasons(result, "log_ratio")[0]
 
 
 def test_a_limit_hands_back_what_there_is(tmp_path):
@@ -202,7 +215,7 @@ def test_a_limit_hands_back_what_there_is(tmp_path):
         if len(calls) > 1:
             raise ResourceError("The time limit was reached.")
 
-    result, stopped = measure([checkpoint], ["v", "w"], training, Evidence(), check=check)
+    result, stopped = found_of(measure([checkpoint], ["v", "w"], training, Evidence(), check=check))
     assert [layer.name for layer in result.layers] == ["v"] and isinstance(stopped, ResourceError)
     with pytest.raises(ResourceError):
         measure([checkpoint], ["v", "w"], training, Evidence(), check=check)

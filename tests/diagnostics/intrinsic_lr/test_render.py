@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from fromage_cli.diagnostics.intrinsic_lr.law import NO_RATE
 from fromage_cli.diagnostics.intrinsic_lr.render import courses, render, rotations, summary
-from fromage_cli.diagnostics.intrinsic_lr.result import Absent
+from fromage_cli.missing import Missing, Why, known
 from tests.diagnostics.pages import compare, drawn
 
 page = partial(drawn, render)
@@ -15,7 +16,7 @@ golden = partial(compare, Path(__file__).parent / "golden")
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_page(make_result, make_layer, drop, width):
     result = make_result()
-    layers = tuple(layer if layer.log_ratio is None else replace(layer, drop=drop) for layer in result.layers)
+    layers = tuple(layer if known(layer.log_ratio) is None else replace(layer, drop=drop) for layer in result.layers)
     text = page(replace(result, layers=layers, drop_factor=10.0), width)
     golden(f"page-{width}.txt", text)
     assert max(map(len, text.splitlines())) <= width
@@ -31,9 +32,9 @@ def test_the_courses_are_drawn_to_their_highest(make_result, make_layer, drop):
 
 
 def test_names_beside_a_reason_cannot_act_either(make_result, make_layer):
-    layers = (make_layer("a\x1b[31m"), make_layer())
-    text = page(make_result(layers=layers, absent=(Absent(("log_ratio",), "why", ("a\x1b[31m",)),)))
-    assert "\x1b" not in text and "no distance from it for a\\x1b[31m: why" in text
+    layers = (make_layer("a\x1b[31m", log_ratio=Missing(Why.NO_FORMULA, "why")), make_layer())
+    text = page(make_result(layers=layers))
+    assert "\x1b" not in text and "not known for a\\x1b[31m: distance from it, because why" in text
 
 
 def test_layers_that_could_not_be_tested_are_counted(make_result, make_layer):
@@ -44,14 +45,14 @@ def test_layers_that_could_not_be_tested_are_counted(make_result, make_layer):
 
 def test_the_furthest_come_first_and_hidden_rows_are_counted(make_result, make_layer):
     layers = tuple(make_layer(f"w{index}", log_ratio=-0.1 * index) for index in range(1, 21))
-    text = page(make_result(layers=layers, absent=()))
+    text = page(make_result(layers=layers))
     assert text.index("w20") < text.index("w19") and "8 of 20 rows hidden" in text
-    assert "w1 " in page(make_result(layers=layers, absent=()), show_all=True)
+    assert "w1 " in page(make_result(layers=layers), show_all=True)
 
 
 def test_a_series_shows_both_rotations(make_result, make_layer):
     layer = make_layer(observed_rotation=0.123, expected_rotations=(0.3, 0.4), observed_rotations=(0.1, 0.123))
-    result = make_result(layers=(layer,), steps=(0, 100, 200), absent=())
+    result = make_result(layers=(layer,), steps=(0, 100, 200))
     text = page(result)
     assert "expected" in text and "observed" in text and "between steps 100 and 200" in " ".join(text.split())
     assert rotations(result).rows == ((layer.name, 0, 100, 0.3, 0.1), (layer.name, 100, 200, 0.4, 0.123))
@@ -61,8 +62,8 @@ def test_the_courses(make_result, make_layer, drop):
     table = courses(make_result(layers=(make_layer(drop=drop), make_layer("b"))))
     assert len(table.rows) == 25 and table.rows[0][:3] == ("convolutions.0.weight", 0.0, 0.1)
     assert table.rows[0][3] == pytest.approx(0.00156)
-    bare = courses(make_result(layers=(make_layer(drop=drop, effective_learning_rate=None),)))
-    assert bare.rows[0][3] is None
+    bare = courses(make_result(layers=(make_layer(drop=drop, effective_learning_rate=NO_RATE),)))
+    assert bare.rows[0][3] == NO_RATE
 
 
 @pytest.mark.parametrize(
@@ -80,10 +81,10 @@ def test_sentences(make_result, changes, words):
 
 
 def test_what_is_not_there_is_not_explained(make_result, make_layer):
-    nulls = dict.fromkeys(("equilibrium_norm", "log_ratio", "relaxation_steps", "expected_rotation"))
+    nulls = dict.fromkeys(("equilibrium_norm", "log_ratio", "relaxation_steps", "expected_rotation"), NO_RATE)
     layers = (make_layer(observed_rotation=0.1, **nulls),)
-    text = page(make_result(layers=layers, steps=(0, 100), absent=()))
-    assert "rotation in radians" in text and "τ" not in text and "expected" not in text
+    text = page(make_result(layers=layers, steps=(0, 100)))
+    assert "rotation in radians" in text and "τ" not in text and "expected:" not in text
 
 
 def test_of_lion_it_is_said_which_noise_is_meant(make_result):
@@ -97,5 +98,5 @@ def test_a_course_from_an_unknown_norm_says_so(make_result, make_layer, drop):
 
 
 def test_ascii_and_names_that_cannot_act(make_result, make_layer):
-    text = page(make_result(layers=(make_layer("a\x1b[31m"),), absent=()), ascii_only=True)
+    text = page(make_result(layers=(make_layer("a\x1b[31m"),)), ascii_only=True)
     assert text.isascii() and "\x1b" not in text

@@ -4,12 +4,12 @@ from typing import Any
 import pytest
 
 from fromage_cli.diagnostics.sharpness.result import (
-    Absent,
     BatchSharpness,
     HessianEigenvalue,
     QuadraticModel,
     SharpnessResult,
 )
+from fromage_cli.missing import Missing, Why
 
 QUADRATIC = QuadraticModel(
     radius=0.042,
@@ -30,7 +30,7 @@ def make_result() -> Callable[..., SharpnessResult]:
             "loss": 0.5,
             "eigenvalues": (HessianEigenvalue(46.3, 0.03), HessianEigenvalue(16.3, 0.01)),
             "gauss_newton_eigenvalue": 44.1,
-            "preconditioned_eigenvalue": None,
+            "preconditioned_eigenvalue": Missing(Why.NOT_DEFINED, "the optimizer is sgd"),
             "critical_sharpness": 3.96,
             "critical_sharpness_stderr": 0.4,
             "batch_sharpness": BatchSharpness(41.0, 3.9, 8, 64),
@@ -45,7 +45,6 @@ def make_result() -> Callable[..., SharpnessResult]:
             "tensors": 4,
             "parameters": 4810,
             "quadratic": QUADRATIC,
-            "absent": (Absent("preconditioned_eigenvalue", "the optimizer is sgd"),),
         }
         return SharpnessResult(**{**values, **changes})
 

@@ -133,7 +133,8 @@ def test_an_optimizer_without_a_threshold_is_told_so(run: Run, home: Path) -> No
     assert code == 0
     assert result["threshold"] is result["ratio"] is result["regime"] is None
     assert result["critical_sharpness"] is not None and len(result["quadratic"]["losses"]) == 3
-    assert any("not linear in the gradient" in absent["reason"] for absent in result["absent"])
+    assert result["missing"]["threshold"]["code"] == result["missing"]["ratio"]["code"] == "no-formula"
+    assert "not linear in the gradient" in result["missing"]["threshold"]["reason"]
 
 
 def test_a_rate_that_diverges_in_the_quadratic_model_is_a_finding(run: Run, home: Path) -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from fromage_cli.diagnostics.sharpness.findings import judge
 from fromage_cli.diagnostics.sharpness.result import BatchSharpness, HessianEigenvalue, SharpnessResult
+from fromage_cli.missing import Missing, Why
 
+NOTHING = Missing(Why.NO_FORMULA, "theory does not reach it")
 MakeResult = Callable[..., SharpnessResult]
 
 
@@ -28,11 +30,11 @@ MakeResult = Callable[..., SharpnessResult]
             "6 / λ of this batch: beyond what two-layer",
         ),
         ("divergent", 7.0, "rate-diverges", "fail", "14 / λ of this batch: beyond what any network"),
-        (None, 12.2, "above-threshold", "warn", "12 × what the optimizer bears"),
+        (NOTHING, 12.2, "above-threshold", "warn", "12 × what the optimizer bears"),
     ],
 )
 def test_each_regime_above_the_threshold_has_its_words(
-    make_result: MakeResult, regime: str | None, ratio: float, code: str, severity: str, words: str
+    make_result: MakeResult, regime: str | Missing, ratio: float, code: str, severity: str, words: str
 ) -> None:
     finding = judge(make_result(regime=regime, ratio=ratio))[0]
     assert (finding.code, finding.severity, finding.value) == (code, severity, ratio)
@@ -49,7 +51,7 @@ def test_the_edge_of_stability_is_told_on_both_sides(make_result: MakeResult, ra
 
 def test_nothing_is_wrong_below_the_threshold(make_result: MakeResult) -> None:
     assert judge(make_result(regime="lazy", ratio=0.3)) == ()
-    assert judge(make_result(regime=None, ratio=None, threshold=None)) == ()
+    assert judge(make_result(regime=NOTHING, ratio=NOTHING, threshold=NOTHING)) == ()
 
 
 @pytest.mark.parametrize(
@@ -64,12 +66,12 @@ def test_the_course_of_the_quadratic_model_is_told(
     make_result: MakeResult, outcome: str, losses: tuple[float, ...], code: str, severity: str, words: str
 ) -> None:
     quiet = make_result(regime="lazy", ratio=0.3)
-    assert quiet.quadratic is not None
+    assert not isinstance(quiet.quadratic, Missing)
     model = replace(quiet.quadratic, outcome=outcome, losses=losses)
     (finding,) = judge(replace(quiet, quadratic=model))
     assert (finding.code, finding.severity, finding.limit) == (code, severity, 0.5)
     assert words in finding.message and " 1 steps" not in finding.message
-    assert judge(replace(quiet, quadratic=replace(model, outcome="rises"))) == judge(replace(quiet, quadratic=None))
+    assert judge(replace(quiet, quadratic=replace(model, outcome="rises"))) == judge(replace(quiet, quadratic=NOTHING))
 
 
 def test_plain_sgd_is_told_when_its_batches_are_too_sharp(make_result: MakeResult) -> None:
@@ -83,7 +85,7 @@ def test_plain_sgd_is_told_when_its_batches_are_too_sharp(make_result: MakeResul
 def test_the_bands_are_carried_over_to_other_optimizers_with_a_word(make_result: MakeResult) -> None:
     initial = {"trained": False, "regime": "catapult", "ratio": 1.5}
     assert [finding.code for finding in judge(make_result(**initial))] == ["catapult", "bands-of-plain-descent"]
-    plain = judge(make_result(**initial, momentum=0.0, batch_sharpness=None))
+    plain = judge(make_result(**initial, momentum=0.0, batch_sharpness=NOTHING))
     assert [finding.code for finding in plain] == ["catapult"]
 
 

@@ -1,6 +1,6 @@
 import copy
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.diagnostics.sharpness.cost import Effort
-from fromage_cli.diagnostics.sharpness.measure import Measurement, measure
-from fromage_cli.errors import MismatchError, NumericalError, ResourceError
+from fromage_cli.diagnostics.sharpness.measure import measure
+from fromage_cli.diagnostics.sharpness.result import SharpnessResult
+from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, LIMIT_REACHED, Missing, Why, found_of, known
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, hessian
@@ -22,10 +24,16 @@ Maker = Callable[..., Problem]
 UNKNOWN = Optimizer()
 
 
+@dataclass(frozen=True)
+class Measured:
+    result: SharpnessResult
+    error: FromageError | None
+
+
 def sharpness(
     problem: Problem, optimizer: Optimizer = UNKNOWN, state: OptimizerState | None = None, **settings: Any
-) -> Measurement:
-    return measure(problem, problem.receiving, optimizer, state, **settings)
+) -> Measured:
+    return Measured(*found_of(measure(problem, problem.receiving, optimizer, state, **settings)))
 
 
 def dense(problem: Problem, operator: Any) -> Tensor:
@@ -35,8 +43,15 @@ def dense(problem: Problem, operator: Any) -> Tensor:
         return torch.stack([product(row) for row in torch.eye(size, dtype=problem.dtype)])
 
 
-def reasons(measured: Measurement) -> dict[str, str]:
-    return {absent.name: absent.reason for absent in measured.result.absent}
+def reasons(measured: Measured) -> dict[str, str]:
+    return {name: why.words for name, why in missing(measured.result, "").items()}
+
+
+def missing(item: Any, place: str) -> dict[str, Missing]:
+    if isinstance(item, Missing):
+        return {place.removeprefix("."): item}
+    held = vars(item).items() if is_dataclass(item) else ()
+    return {path: why for name, one in held for path, why in missing(one, f"{place}.{name}").items()}
 
 
 @pytest.fixture
@@ -64,8 +79,8 @@ def test_a_linear_model_with_squared_error_has_the_eigenvalues_of_its_data(
     assert (result.threshold, result.ratio) == (20.0, pytest.approx(exact[0] / 20.0))
     assert (result.scaled_ratio, result.regime) == (pytest.approx(exact[0] / 10.0), "lazy")
     assert (result.tensors, result.parameters) == (1, 5)
-    assert result.batch_sharpness is not None
-    assert result.critical_sharpness is not None and result.critical_sharpness <= exact[0] * 1.03
+    assert known(result.batch_sharpness) is not None
+    assert known(result.critical_sharpness) is not None and result.critical_sharpness <= exact[0] * 1.03
 
 
 def test_the_classifiers_eigenvalues_are_those_of_dense_matrices(
@@ -211,10 +226,10 @@ def test_bands_above_the_threshold_are_for_squared_error_at_initialisation(
     edge = sharpness(linear, Optimizer("sgd", 2.2 / top), trained=True)
     assert edge.result.regime == "edge-of-stability"
     beyond = sharpness(linear, Optimizer("sgd", 5.0 / top), trained=True)
-    assert beyond.result.regime is None
+    assert known(beyond.result.regime) is None
     assert "at initialisation" in reasons(beyond)["regime"]
     entropy = sharpness(make_problem(perceptron, classification), Optimizer("sgd", 100.0))
-    assert entropy.result.regime is None
+    assert known(entropy.result.regime) is None
     assert "squared error" in reasons(entropy)["regime"]
 
 
@@ -225,8 +240,10 @@ def test_what_is_null_has_a_reason(make_problem: Maker, regression: dict[str, Te
         "critical_sharpness",
         "critical_sharpness_stderr",
         "quadratic",
+        "learning_rate",
         "threshold",
         "ratio",
+        "scaled_ratio",
         "regime",
     }
     assert "optimizer is not known" in reasons(unknown)["threshold"]
@@ -246,11 +263,11 @@ def test_what_is_null_has_a_reason(make_problem: Maker, regression: dict[str, Te
     output = sharpness(make_problem(Summed(), {"x": regression["x"]}, "output"))
     assert "(output) is no known function" in reasons(output)["gauss_newton_eigenvalue"]
     stepped = sharpness(make_problem(Summed(), {"x": regression["x"]}, "output"), Optimizer("sgd", 0.1))
-    assert stepped.result.quadratic is None and stepped.result.critical_sharpness is not None
+    assert known(stepped.result.quadratic) is None and known(stepped.result.critical_sharpness) is not None
     assert "(output) is no known function" in reasons(stepped)["quadratic"]
     lion = sharpness(linear, Optimizer("lion", 0.01), effort=Effort(simulated_steps=2))
     assert "not linear in the gradient" in reasons(lion)["threshold"]
-    assert lion.result.quadratic is not None and len(lion.result.quadratic.losses) == 3
+    assert known(lion.result.quadratic) is not None and len(lion.result.quadratic.losses) == 3
     assert "takes two training batches" in reasons(sharpness(linear, effort=Effort(batch_rows=20)))["batch_sharpness"]
 
 
@@ -264,23 +281,24 @@ def test_the_quadratic_model_shows_the_catapult_that_the_regime_names(make_probl
     assert found.quadratic is not None
     assert (found.quadratic.spikes, found.quadratic.outcome) == (True, "spikes")
     assert found.quadratic.line_losses == pytest.approx(found.quadratic.line_model_losses)  # the network is quadratic
-    assert (found.quadratic.radius, found.quadratic.radius_relation) == (None, "above-grid")
+    assert found.quadratic.radius_relation == found.quadratic.radius.code == Why.ABOVE_GRID
 
 
 def test_without_a_rate_there_is_a_radius_and_no_training(linear: Problem) -> None:
     measured = sharpness(linear, Optimizer("sgd"), effort=Effort(simulated_steps=5))
     quadratic = measured.result.quadratic
-    assert quadratic is not None and (quadratic.losses, quadratic.spikes, quadratic.outcome) == ((), None, None)
+    assert quadratic is not None and not quadratic.losses
+    assert quadratic.spikes == quadratic.outcome == LEARNING_RATE_UNKNOWN
     assert "rate is not known" in reasons(measured)["quadratic.spikes"]
     assert "no step" in reasons(sharpness(linear, Optimizer("sgd", 0.1)))["quadratic.spikes"]
 
 
 def test_the_critical_sharpness_has_an_error_over_parts_of_the_rows(linear: Problem) -> None:
     result = sharpness(linear, Optimizer("sgd", 0.1)).result
-    assert result.critical_sharpness is not None and result.critical_sharpness_stderr is not None
+    assert known(result.critical_sharpness) is not None and known(result.critical_sharpness_stderr) is not None
     assert 0.0 < result.critical_sharpness_stderr < result.critical_sharpness
     one = sharpness(linear, Optimizer("sgd", 0.1), effort=Effort(batch_rows=20))
-    assert one.result.critical_sharpness_stderr is None
+    assert known(one.result.critical_sharpness_stderr) is None
     assert "two parts" in reasons(one)["critical_sharpness_stderr"]
 
 
@@ -318,7 +336,7 @@ def test_a_limit_leaves_blocks_without_a_number(
     measured = sharpness(problem, advance=advance, effort=Effort(blocks=True))
     assert isinstance(measured.error, ResourceError)
     assert len(measured.result.layers) == 3
-    assert measured.result.layers[-1].eigenvalue is None
+    assert measured.result.layers[-1].eigenvalue == measured.result.layers[-1].residual == LIMIT_REACHED
 
 
 def test_a_limit_during_the_simulation_keeps_its_steps(linear: Problem) -> None:
@@ -334,7 +352,7 @@ def test_a_limit_during_the_simulation_keeps_its_steps(linear: Problem) -> None:
 
     cut = sharpness(linear, Optimizer("sgd", 0.1), advance=advance, effort=Effort(simulated_steps=9))
     assert isinstance(cut.error, ResourceError)
-    assert cut.result.quadratic is not None and len(cut.result.quadratic.losses) == 3
+    assert known(cut.result.quadratic) is not None and len(cut.result.quadratic.losses) == 3
 
 
 def test_batches_are_not_cut_where_their_rows_decide_the_loss(make_problem: Maker) -> None:
@@ -344,9 +362,9 @@ def test_batches_are_not_cut_where_their_rows_decide_the_loss(make_problem: Make
     missing = reasons(sharpness(problem, Optimizer("sgd", 0.1)))
     assert "--train-batch-size" in missing["batch_sharpness"]
     assert "--train-batch-size" in missing["critical_sharpness_stderr"]
-    assert sharpness(problem, effort=Effort(batch_rows=8)).result.batch_sharpness is not None
+    assert known(sharpness(problem, effort=Effort(batch_rows=8)).result.batch_sharpness) is not None
     problem.mode = "eval"
-    assert sharpness(problem).result.batch_sharpness is not None
+    assert known(sharpness(problem).result.batch_sharpness) is not None
 
 
 def test_a_loss_that_small_batches_do_not_bear_has_no_batch_sharpness(make_problem: Maker) -> None:
@@ -399,7 +417,7 @@ def test_a_limit_keeps_what_was_measured_before(
     measured = sharpness(problem, Optimizer("sgd", 0.1), advance=advance, effort=Effort(tolerance=1e-6))
     assert isinstance(measured.error, ResourceError)
     assert len(measured.result.eigenvalues) == 1
-    assert measured.result.gauss_newton_eigenvalue is None
+    assert known(measured.result.gauss_newton_eigenvalue) is None
     assert "limit" in reasons(measured)["gauss_newton_eigenvalue"]
     assert "limit" in reasons(measured)["critical_sharpness"]
 
@@ -426,8 +444,8 @@ def test_whatever_is_null_has_its_reason(
     for trained in (False, True):
         measured = sharpness(problem, optimizer, trained=trained)
         result, told = measured.result, reasons(measured)
-        numbers = set(vars(result)) - {"optimizer", "learning_rate", "momentum", "scaled_ratio"}
-        assert {name for name in numbers if getattr(result, name) is None} <= set(told)
+        assert {name for name, value in vars(result).items() if value is None} <= {"optimizer", "momentum"}
+        assert all(told.values())
         assert result.momentum == (optimizer.momentum if optimizer.name in ("sgd", "lars") else None)
     stopped = make_problem(perceptron, classification, loss)
     problem.base  # noqa: B018
@@ -444,7 +462,7 @@ def test_a_step_uphill_is_told_from_a_rise_that_was_not_seen(
     problem = make_problem(perceptron, classification)
     along = sum(float((problem.base.gradients[t.name] * t.parameter).sum()) for t in problem.receiving)
     measured = sharpness(problem, Optimizer("sgd", 0.1, weight_decay=-1e4 if along > 0.0 else 1e4))
-    assert measured.result.critical_sharpness is None
+    assert known(measured.result.critical_sharpness) is None
     assert reasons(measured)["critical_sharpness"] == "the step goes uphill from the start: every rate raises the loss"
 
 
@@ -454,8 +472,9 @@ def test_an_optimizer_that_moves_nothing_leaves_the_curvature(
     """Muon covers matrices only."""
     problem = make_problem(perceptron, classification)
     biases = [tensor for tensor in problem.receiving if not tensor.is_layer]
-    measured = measure(problem, biases, Optimizer("muon", 0.1), None, effort=Effort(simulated_steps=2))
-    assert len(measured.result.eigenvalues) == 1 and measured.result.quadratic is None
+    result = measure(problem, biases, Optimizer("muon", 0.1), None, effort=Effort(simulated_steps=2))
+    measured = Measured(*found_of(result))
+    assert len(measured.result.eigenvalues) == 1 and known(measured.result.quadratic) is None
     for name in ("critical_sharpness", "critical_sharpness_stderr", "quadratic"):
         assert reasons(measured)[name] == "muon moves none of the chosen tensors"
 
@@ -507,8 +526,8 @@ def test_a_state_with_gaps_leaves_only_the_simulation_out(
     rule = find_settings(Given(), state.settings, Given())
     measured = sharpness(problem, rule, state, effort=Effort(simulated_steps=2))
     assert "lacks 'exp_avg' of some tensor" in reasons(measured)["quadratic.spikes"]
-    assert measured.result.quadratic is not None and measured.result.quadratic.spikes is None
-    assert measured.result.ratio is not None
+    assert known(measured.result.quadratic) is not None and known(measured.result.quadratic.spikes) is None
+    assert known(measured.result.ratio) is not None
 
 
 def test_a_state_that_does_not_fit_is_refused(

@@ -9,7 +9,9 @@ import pytest
 
 from fromage_cli.diagnostics.sharpness.plot import draw, window
 from fromage_cli.diagnostics.sharpness.result import SharpnessResult
+from fromage_cli.missing import Missing, Why
 
+NOTHING = Missing(Why.NOT_ASKED, "no step was asked for")
 Make = Callable[..., SharpnessResult]
 
 
@@ -43,20 +45,20 @@ def test_the_same_result_gives_the_same_bytes(make_result: Make, format: str) ->
 
 def test_what_was_not_measured_is_said(make_result: Make) -> None:
     result = make_result()
-    assert result.quadratic is not None
-    assert "no quadratic model was measured" in words(draw(replace(result, quadratic=None), "mlp", "svg"))
-    still = replace(result.quadratic, losses=(), spikes=None, outcome=None, radius=None)
-    shown = words(draw(replace(result, quadratic=still, critical_sharpness=None), "mlp", "svg"))
+    assert not isinstance(result.quadratic, Missing)
+    assert "no quadratic model was measured" in words(draw(replace(result, quadratic=NOTHING), "mlp", "svg"))
+    still = replace(result.quadratic, losses=(), spikes=NOTHING, outcome=NOTHING, radius=NOTHING)
+    shown = words(draw(replace(result, quadratic=still, critical_sharpness=NOTHING), "mlp", "svg"))
     assert "no training was simulated" in shown
     assert not any("radius" in line or "above its start" in line for line in shown)
-    unknown = replace(result, eigenvalues=(), learning_rate=None, ratio=None)
+    unknown = replace(result, eigenvalues=(), learning_rate=NOTHING, ratio=NOTHING)
     assert words(draw(unknown, "<b>$x$\x1b", "svg"))[0]
 
 
 @pytest.mark.parametrize("losses", [(0.5, math.inf), (0.5, math.nan, 1e300), (0.0, 0.0), (1e-9, 1e9, 3.0)])
 def test_any_course_can_be_drawn(make_result: Make, losses: tuple[float, ...]) -> None:
     result = make_result()
-    assert result.quadratic is not None
+    assert not isinstance(result.quadratic, Missing)
     model = replace(result.quadratic, losses=losses, outcome="diverges", line_losses=(0.4, math.inf, math.nan, 1e300))
     assert words(draw(replace(result, quadratic=model), "mlp", "svg"))
 

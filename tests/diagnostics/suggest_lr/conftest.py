@@ -13,15 +13,19 @@ from fromage_cli.diagnostics.suggest_lr.result import (
     Recommended,
     SuggestedRates,
 )
+from fromage_cli.missing import Basis, Missing, Why
 
+HIDDEN = Missing(Why.GRAPH_UNREADABLE, "the graph hides the depth")
 ESTIMATES = (
-    Estimate("lemma2-count", 0.0215, 0.00738, "Lemma 2, depth 10; every weight tensor counted", 2.33),
-    Estimate("lemma2-effective", None, None, "not told; the graph hides the depth", 2.33),
-    Estimate("measured", 0.0028, 0.000963, "certain in every layer; Lemma 1, gradients at 3 steps", 8.33),
-    Estimate("measured-sum", 0.00624, 0.00214, "certain on the whole; Lemma 1, gradients at 5 steps", 11.3),
-    Estimate("critical", 0.0332, 0.0114, "the loss rises; on the batch that gave the step", 3.33),
-    Estimate("critical-independent", 0.00256, 0.00088, "the loss rises; on 32 rows, the step from 32 others", 3.67),
-    Estimate("typical", 0.0128, 0.0044, "small networks; geometric mean of their best rates", 0.0),
+    Estimate("lemma2-count", 0.0215, 0.00738, Basis("Lemma 2, depth 10", "every weight tensor counted"), 2.33),
+    Estimate("lemma2-effective", HIDDEN, HIDDEN, Basis("not told", "the graph hides the depth"), 2.33),
+    Estimate("measured", 0.0028, 0.000963, Basis("certain in every layer", "Lemma 1, gradients at 3 steps"), 8.33),
+    Estimate("measured-sum", 0.00624, 0.00214, Basis("certain on the whole", "Lemma 1, gradients at 5 steps"), 11.3),
+    Estimate("critical", 0.0332, 0.0114, Basis("the loss rises", "on the batch that gave the step"), 3.33),
+    Estimate(
+        "critical-independent", 0.00256, 0.00088, Basis("the loss rises", "on 32 rows, the step from 32 others"), 3.67
+    ),
+    Estimate("typical", 0.0128, 0.0044, Basis("small networks", "geometric mean of their best rates"), 0.0),
 )
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from fromage_cli.diagnostics.suggest_lr.cost import estimate, training_cost
-from fromage_cli.diagnostics.suggest_lr.course import PRODUCT, Wish, gradients
 from fromage_cli.diagnostics.suggest_lr.measure import measure
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import PRODUCT, Request, gradients
 from fromage_cli.errors import UsageError
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.cost import Cost
@@ -32,13 +32,13 @@ def made(maker: Maker, rows: int = 96, seed: int = 1) -> Problem:
     return maker(model, {"x": x, "y": x[:, :3].argmax(1)})
 
 
-def spent(problem: Problem, optimizer: Optimizer, wish: Wish) -> float:
-    measure(problem, problem.receiving, optimizer, None, wish=wish)
+def spent(problem: Problem, optimizer: Optimizer, request: Request) -> float:
+    measure(problem, problem.receiving, optimizer, None, request=request)
     return gradients(problem.evaluations)
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "wish"),
+    ("optimizer", "request"),
     [
         (MOMENTUM, {}),
         (Optimizer("adamw"), {}),
@@ -50,36 +50,36 @@ def spent(problem: Problem, optimizer: Optimizer, wish: Wish) -> float:
     ],
 )
 def test_no_run_takes_more_than_was_told_nor_much_less(
-    make_problem: Maker, optimizer: Optimizer, wish: dict[str, Any]
+    make_problem: Maker, optimizer: Optimizer, request: dict[str, Any]
 ) -> None:
     problem = made(make_problem)
-    if wish.get("probe") == "init":
+    if request.get("probe") == "init":
         again = made(make_problem, seed=2)
         again.evaluations = problem.evaluations
-        wish = {**wish, "fresh": lambda: again}
-    told = estimate(made(make_problem), optimizer, Wish(**wish)).gradients
-    took = spent(problem, optimizer, Wish(**wish))
-    unused = 20.0 * PRODUCT if wish.get("sharpness") else 0.0
+        request = {**request, "fresh": lambda: again}
+    told = estimate(made(make_problem), optimizer, Request(**request)).gradients
+    took = spent(problem, optimizer, Request(**request))
+    unused = 20.0 * PRODUCT if request.get("sharpness") else 0.0
     assert took <= told <= 2.0 * took + unused, (took, told)
 
 
 @pytest.mark.parametrize("size", [None, 5])
 def test_real_steps_are_told_exactly(make_problem: Maker, size: int | None) -> None:
     """19 of 96 rows are kept apart; 77 make four chunks of 19, or fifteen of 5."""
-    wish = Wish(verify=7, batch_size=size)
+    request = Request(verify=7, batch_size=size)
     steps, losses = 3 * 7 * (size or 19), 4 * 19 / 3
-    assert training_cost(made(make_problem), wish) == pytest.approx((steps + losses) / 96)
+    assert training_cost(made(make_problem), request) == pytest.approx((steps + losses) / 96)
     without, with_them = (
-        spent(made(make_problem), MOMENTUM, Wish(verify=verify, batch_size=size)) for verify in (0, 7)
+        spent(made(make_problem), MOMENTUM, Request(verify=verify, batch_size=size)) for verify in (0, 7)
     )
     assert with_them - without == pytest.approx((steps + losses) / 96)
 
 
 def test_nothing_is_told_for_runs_that_are_not_made(make_problem: Maker) -> None:
     alone = made(make_problem, rows=1)
-    assert training_cost(alone, Wish(probe="none")) == training_cost(alone, Wish(probe="auto")) == 0.0
-    told = estimate(alone, MOMENTUM, Wish(probe="auto")).gradients
-    assert spent(made(make_problem, rows=1), MOMENTUM, Wish(probe="auto")) <= told
-    for wish in (Wish(probe="checkpoint"), Wish(probe="auto", verify=1)):
+    assert training_cost(alone, Request(probe="none")) == training_cost(alone, Request(probe="auto")) == 0.0
+    told = estimate(alone, MOMENTUM, Request(probe="auto")).gradients
+    assert spent(made(make_problem, rows=1), MOMENTUM, Request(probe="auto")) <= told
+    for request in (Request(probe="checkpoint"), Request(probe="auto", verify=1)):
         with pytest.raises(UsageError, match="two rows; the batch has one"):
-            training_cost(alone, wish)
+            training_cost(alone, request)

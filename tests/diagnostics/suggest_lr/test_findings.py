@@ -5,7 +5,10 @@ from typing import Any
 from fromage_cli.diagnostics.suggest_lr.findings import judge
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, Limit, SuggestedRates, VerifiedRun
 from fromage_cli.findings import Finding
+from fromage_cli.missing import Basis, Missing, Why
 
+NONE = Missing(Why.UNCERTIFIABLE, "no step was found that is certain to descend")
+UPHILL = Missing(Why.UPHILL, "it never falls")
 MakeResult = Callable[..., SuggestedRates]
 
 
@@ -57,7 +60,7 @@ def test_the_layer_is_the_reason_only_where_it_sets_the_limit_by_itself(make_res
 
 def test_where_nothing_is_certain_the_limit_is_not_said_to_be(make_result: MakeResult) -> None:
     result = replace(make_result(), estimates=tuple(e for e in make_result().estimates if e.name != "critical"))
-    limit = replace(result.limit, estimator="critical-independent", criterion=None, upper_eta=None, reliable=False)
+    limit = replace(result.limit, estimator="critical-independent", criterion=None, upper_eta=NONE, reliable=False)
     (finding,) = [each for each in judge(replace(result, limit=limit)) if each.code == "rate-above-limit"]
     assert finding.severity == "info" and finding.hint.startswith("No step is certain to descend")
 
@@ -79,7 +82,7 @@ def test_real_steps_that_rise_are_a_warning(make_result: MakeResult) -> None:
 
 
 def test_no_certain_step_is_a_warning(make_result: MakeResult) -> None:
-    limit = Limit(None, None, None, "uncertifiable", None, None, None, False)
+    limit = Limit(NONE, NONE, None, "uncertifiable", None, None, NONE, False)
     severity, message = found(make_result(limit=limit))["no-certain-step"]
     assert severity == "warn" and "certain in every layer" in message
     rises = replace(make_result().limit, estimator="critical", criterion=None)
@@ -111,13 +114,13 @@ def test_a_rate_that_was_not_measured_says_so(make_result: MakeResult) -> None:
         "the typical rate stands in: no short run"
         in found(replace(result, recommended=typical))["rate-not-measured"][1]
     )
-    none = replace(typical, learning_rate=None)
+    none = replace(typical, learning_rate=NONE)
     assert "there is no typical rate" in found(replace(result, recommended=none))["rate-not-measured"][1]
     assert "rate-not-measured" not in found(result)
 
 
 def test_a_step_that_lowers_the_loss_of_its_own_rows_only_says_so(make_result: MakeResult) -> None:
-    uphill = Estimate("critical-independent", None, None, "it never falls; on 4 rows, the step from 4 others", 3.0)
+    uphill = Estimate("critical-independent", UPHILL, UPHILL, Basis("it never falls"), 3.0)
     assert (
         "holds for the rows of this batch alone"
         in found(make_result(estimates=(uphill,)))["descends-on-own-rows-only"][1]

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fromage_cli.diagnostics.suggest_lr.held_out_rows import critical_on_others
+from fromage_cli.missing import Missing, Why
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.optimizer_step.next_update import next_update
 from fromage_cli.problem.evaluation.problem import Problem
@@ -47,7 +48,11 @@ def test_on_a_quadratic_it_is_where_a_parabola_is_back_at_its_start(make_problem
 def test_a_step_that_raises_it_from_the_start_and_rows_that_are_missing_are_told(make_problem: Maker) -> None:
     data = regression(40)
     data["x"][20:], data["y"][20:] = data["x"][:20], -9.0 * data["y"][:20]
-    assert found(make_problem(linear(), data)) == (None, "it never falls; on 20 rows, the step from 20 others")
+    words = "it never falls; on 20 rows, the step from 20 others"
+    assert found(make_problem(linear(), data)) == (Missing(Why.UPHILL, words), words)
     update = next_update(make_problem(linear(), data), make_problem(linear(), data).receiving, Optimizer("sgd"), None)
     alone = make_problem(linear(), {name: rows[:1] for name, rows in data.items()})
-    assert critical_on_others(alone, update, alone.receiving, None, 0.1) == (None, "it takes two rows")
+    assert critical_on_others(alone, update, alone.receiving, None, 0.1) == (
+        Missing(Why.TOO_FEW_ROWS, "it takes two rows"),
+        "it takes two rows",
+    )

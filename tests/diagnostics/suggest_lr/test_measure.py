@@ -13,10 +13,11 @@ from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.diagnostics.suggest_lr import alternatives
-from fromage_cli.diagnostics.suggest_lr.course import Wish, begin, gradients
-from fromage_cli.diagnostics.suggest_lr.measure import Measurement, measure
+from fromage_cli.diagnostics.suggest_lr.measure import measure
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request, begin, gradients
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, SuggestedRates
 from fromage_cli.errors import MismatchError, ResourceError
+from fromage_cli.missing import OPTIMIZER_UNKNOWN, Why, known
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.optimizer_step.next_update import next_update
@@ -25,6 +26,7 @@ from fromage_cli.problem.data.batches import Batch, as_batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.loss_terms import LossTerms
 from fromage_cli.theory.relative_trust import lemma2_rate
+from tests.diagnostics.measured import Measured, run_measurement
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]
@@ -76,8 +78,9 @@ def trained(
     return optimizer, state
 
 
-def suggest(problem: Problem, optimizer: Optimizer, state: OptimizerState | None = None, **wish: Any) -> Measurement:
-    return measure(problem, problem.receiving, optimizer, state, wish=Wish(**wish))
+def suggest(problem: Problem, optimizer: Optimizer, state: OptimizerState | None = None, **request: Any) -> Measured:
+    asked = Request(**request)
+    return run_measurement(measure, problem, problem.receiving, optimizer, state, request=asked)
 
 
 def estimate(result: SuggestedRates, name: str) -> Estimate:
@@ -117,7 +120,7 @@ def test_the_limit_is_what_a_real_step_does(
     step, base = Stepper(network, classification, optimizer), problem.base.loss
     limit = found.limit
     assert (limit.estimator, limit.relation, limit.reliable) == ("measured", "crossing", True)
-    assert limit.eta is not None and limit.learning_rate is not None
+    assert known(limit.eta) is not None and known(limit.learning_rate) is not None
     loss, sizes = step(0.999 * limit.learning_rate)
     assert max(sizes.values()) == pytest.approx(0.999 * limit.eta, rel=PREFACTOR if name == "fromage" else 2e-3)
     assert loss < base
@@ -152,7 +155,7 @@ def test_without_state_it_is_the_step_after_many_equal_ones(
         weight_decay=settings.get("weight_decay", 0.1 if name == "muon" else 0.0),
     )
     limit = suggest(problem, rule).result.limit
-    assert limit.eta is not None and limit.learning_rate is not None
+    assert known(limit.eta) is not None and known(limit.learning_rate) is not None
     _, sizes = Stepper(network, classification, optimizer)(limit.learning_rate)
     assert max(sizes.values()) == pytest.approx(limit.eta, rel=0.01)
 
@@ -181,7 +184,7 @@ def test_costs_are_kept_where_the_order_of_rows_matters(make_problem: Maker, cla
     model = Ordered(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
     result = suggest(make_problem(model, classification), Optimizer("adamw", 0.01)).result
     assert estimate(result, "measured").gradient_evaluations <= 12
-    assert estimate(result, "measured").learning_rate is not None
+    assert known(estimate(result, "measured").learning_rate) is not None
 
 
 def test_weights_are_bit_identical_afterwards(make_problem: Maker, perceptron: nn.Module, classification: Data) -> None:
@@ -224,7 +227,7 @@ def test_for_training_batches_the_mean_step_is_what_descends(
     problem = make_problem(network, data)
     found = suggest(problem, Optimizer(name, 0.01), batch_size=8)
     limit = found.result.limit
-    assert limit.averaged and limit.estimator == "measured" and limit.learning_rate is not None
+    assert limit.averaged and limit.estimator == "measured" and known(limit.learning_rate) is not None
     assert any("one of them may raise the loss" in note for note in found.notes)
     assert not suggest(make_problem(network, data), Optimizer(name, 0.01)).result.limit.averaged
     update = next_update(problem, problem.receiving, Optimizer(name), None, batch_size=8)
@@ -274,8 +277,8 @@ def test_without_an_optimizer_every_one_has_its_rate(
 ) -> None:
     problem = make_problem(perceptron, classification)
     result = suggest(problem, Optimizer()).result
-    assert result.limit.eta is not None and result.limit.learning_rate is None
-    assert result.recommended.learning_rate is None
+    assert known(result.limit.eta) is not None and result.limit.learning_rate == OPTIMIZER_UNKNOWN
+    assert result.recommended.learning_rate == OPTIMIZER_UNKNOWN
     assert [each.name for each in result.alternatives] == [
         "fromage", "lars", "lamb", "sgd", "adam", "adamw", "lion", "muon",
     ]  # fmt: skip
@@ -289,15 +292,17 @@ def test_without_an_optimizer_every_one_has_its_rate(
 def test_the_chunks_stand_in_for_every_memory_without_being_taken_again(
     make_problem: Maker, perceptron: nn.Module, classification: Data
 ) -> None:
-    """The gradients are those of the course alone, and Adam's limit is that of the same course for Adam."""
+    """The gradients are those of the search alone, and Adam's limit is that of the same search for Adam."""
     problem, alone = make_problem(perceptron, classification), make_problem(perceptron, classification)
     result = suggest(problem, Optimizer()).result
-    course = begin(alone, alone.receiving, Optimizer("fromage"), None, wish=Wish(), advance=lambda: None, known=False)
-    course.measured_together(course.measured())
+    measuring = begin(
+        alone, alone.receiving, Optimizer("fromage"), None, request=Request(), advance=lambda: None, known=False
+    )
+    measuring.measured_together(measuring.measured())
     assert problem.evaluations.gradients == alone.evaluations.gradients
     adam = next_update(make_problem(perceptron, classification), problem.receiving, Optimizer("adam"), None)
     (found,) = [each for each in result.alternatives if each.name == "adam"]
-    assert result.limit.eta is not None
+    assert known(result.limit.eta) is not None
     assert found.limit == pytest.approx(result.limit.eta * adam.line.learning_rate, rel=1e-6)
 
 
@@ -317,7 +322,7 @@ def test_a_loss_of_rows_together_goes_without_noise_and_says_why(
     few, many = suggest(problem, Optimizer("adam")), suggest(problem, Optimizer("adam"), chunks=2)
     for found, reason in ((few, "it takes eight rows"), (many, "the loss is one of rows together: it is 3.524, and")):
         assert found.result.noise_scale is found.result.noise_rows is None
-        assert found.result.limit.eta is not None
+        assert known(found.result.limit.eta) is not None
         assert any(note.startswith(f"noise: not measured ({reason}") for note in found.notes)
 
 
@@ -343,7 +348,7 @@ def test_the_typical_rate_stands_in_and_says_so(
     assert result.recommended.estimator == "typical" and not result.recommended.reliable
     assert result.recommended.learning_rate == estimate(result, "typical").learning_rate
     muon = suggest(make_problem(perceptron, classification), Optimizer("muon")).result
-    assert muon.recommended.learning_rate is muon.recommended.estimator is None
+    assert known(muon.recommended.learning_rate) is muon.recommended.estimator is None
 
 
 def test_short_runs_and_real_steps_are_made_when_asked_for(
@@ -367,7 +372,7 @@ def test_sharpness_gives_the_rate_of_the_optimizers_threshold(make_problem: Make
     result = suggest(make_problem(model, data), Optimizer("sgd", 0.1, momentum=0.5), sharpness=True).result
     assert estimate(result, "sharpness").learning_rate == pytest.approx(3.0 / curvature, rel=0.01)
     adam = suggest(make_problem(model, data), Optimizer("adamw"), sharpness=True, batch_size=32).result
-    assert estimate(adam, "sharpness").learning_rate is not None
+    assert known(estimate(adam, "sharpness").learning_rate) is not None
     lion = suggest(make_problem(model, data), Optimizer("lion"), sharpness=True).result
     assert "not linear in the gradient" in estimate(lion, "sharpness").assumption
 
@@ -381,9 +386,11 @@ def test_a_time_limit_leaves_what_was_found(make_problem: Maker, perceptron: nn.
         if len(calls) == 5:
             problem.budget.seconds = 0.0
 
-    found = measure(problem, problem.receiving, Optimizer("sgd", 0.1), None, wish=Wish(probe="auto"), advance=advance)
+    found = run_measurement(
+        measure, problem, problem.receiving, Optimizer("sgd", 0.1), None, request=Request(probe="auto"), advance=advance
+    )
     assert isinstance(found.error, ResourceError)
-    assert found.result.limit.eta is not None and not found.result.limit.reliable
+    assert known(found.result.limit.eta) is not None and not found.result.limit.reliable
     assert "limit was reached" in estimate(found.result, "critical").assumption
     assert "limit was reached" in found.result.recommended.reason
 
@@ -416,7 +423,7 @@ def test_without_a_second_derivative_everything_else_is_found(
     found = suggest(make_problem(model, classification), Optimizer("sgd", 0.1), sharpness=True)
     assert found.result.limit.reliable
     assert any("no second derivative" in note for note in found.notes)
-    assert estimate(found.result, "sharpness").learning_rate is None
+    assert known(estimate(found.result, "sharpness").learning_rate) is None
     assert "no second derivative" in estimate(found.result, "sharpness").assumption
 
 
@@ -445,4 +452,5 @@ def test_rows_that_the_step_does_not_help_are_told(make_problem: Maker) -> None:
     nn.init.ones_(model.weight)
     x, y = torch.eye(2).repeat(8, 1), torch.tensor([3.0] * 8 + [-3.0] * 8)[:, None]
     result = suggest(make_problem(model, {"x": x, "y": y}), Optimizer("sgd", 0.1)).result
-    assert estimate(result, "critical-independent").assumption.startswith("it never falls; on 8 rows")
+    found = estimate(result, "critical-independent")
+    assert found.learning_rate.code == Why.UPHILL and found.assumption.startswith("it never falls; on 8 rows")

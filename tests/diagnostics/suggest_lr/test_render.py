@@ -7,12 +7,14 @@ import pytest
 
 from fromage_cli.diagnostics.suggest_lr.render import render, summary
 from fromage_cli.diagnostics.suggest_lr.result import Alternative, Limit, Recommended, SuggestedRates, VerifiedRun
+from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Missing, Why
 from tests.diagnostics.pages import compare, drawn
 
 MakeResult = Callable[..., SuggestedRates]
 page = partial(drawn, render)
 golden = partial(compare, Path(__file__).parent / "golden")
-NOTHING = Limit(None, None, None, "uncertifiable", None, None, None, False)
+NONE = Missing(Why.UNCERTIFIABLE, "no step was found that is certain to descend")
+NOTHING = Limit(NONE, NONE, None, "uncertifiable", None, None, NONE, False)
 
 
 @pytest.mark.parametrize("width", [80, 160])
@@ -25,8 +27,8 @@ def test_the_page_where_the_optimizer_is_not_known(make_result: MakeResult) -> N
     unknown = replace(
         result,
         optimizer=replace(result.optimizer, name=None, current_learning_rate=None, current_ratio=None, groups=()),
-        limit=replace(result.limit, learning_rate=None),
-        recommended=Recommended(None, None, None, None, None, "the optimizer is not known", False, None),
+        limit=replace(result.limit, learning_rate=OPTIMIZER_UNKNOWN),
+        recommended=Recommended(*[OPTIMIZER_UNKNOWN] * 4, None, OPTIMIZER_UNKNOWN.words, False, OPTIMIZER_UNKNOWN),
         alternatives=(Alternative("fromage", 0.0028, 0.06, 0.026), Alternative("muon", 0.003, None, None)),
     )
     golden("unknown-80.txt", page(unknown))
@@ -55,11 +57,11 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
     result = make_result()
     rise = "certain to descend, nor a rate from which on the loss rises."
     assert rise in summary(replace(result, limit=NOTHING))
-    cut = (replace(result.estimates[0], name="critical", assumption="a limit was reached before"),)
+    cut = (replace(result.estimates[0], name="critical", learning_rate=LIMIT_REACHED),)
     unknown = replace(result.optimizer, name=None)
     for unsought in (replace(result, estimates=cut), replace(result, optimizer=unknown)):
         assert "is certain to descend." in summary(replace(unsought, limit=NOTHING))
-    beyond = replace(result.limit, relation="above-grid", upper_eta=None, limiting_layer=None)
+    beyond = replace(result.limit, relation="above-grid", upper_eta=NONE, limiting_layer=None)
     assert "in every layer as far as was looked, to a learning rate" in summary(replace(result, limit=beyond))
     whole = replace(result.limit, criterion="sum")
     assert "certain to descend on these rows on the whole up to" in summary(replace(result, limit=whole))
@@ -76,9 +78,11 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
     assert "raises the loss from a learning rate of 0.000963 on; nothing smaller is certain" in summary(
         replace(result, limit=risen)
     )
-    typical = Recommended(0.0044, 0.01, None, None, "typical", "a limit was reached before", False, None)
+    typical = Recommended(
+        0.0044, 0.01, LIMIT_REACHED, LIMIT_REACHED, "typical", LIMIT_REACHED.words, False, LIMIT_REACHED
+    )
     assert "0.0044, typical and not measured here: a limit" in summary(replace(result, recommended=typical))
-    none = replace(typical, learning_rate=None, reason="no study")
+    none = replace(typical, learning_rate=NONE, reason="no study")
     assert "No rate to train at can be given: no study." in summary(replace(result, recommended=none))
 
 

@@ -7,14 +7,15 @@ import torch
 from torch import nn
 
 from fromage_cli.checkpoints import TensorEntry
-from fromage_cli.diagnostics.suggest_lr.course import Wish
-from fromage_cli.diagnostics.suggest_lr.measure import Measurement, measure
+from fromage_cli.diagnostics.suggest_lr.measure import measure
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 from fromage_cli.errors import UsageError
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.models import fresh_model
 from fromage_cli.problem.networks.perceptron import build_perceptron
 from fromage_cli.problem.user_code.declared import Declared
+from tests.diagnostics.measured import Measured, run_measurement
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]
@@ -41,9 +42,9 @@ def rebuilt(seed: int) -> nn.Module:
     return model
 
 
-def suggest(problem: Problem, probe: str, fresh: Callable[[], Problem | None]) -> Measurement:
-    wish = Wish(probe=probe, fresh=fresh)  # type: ignore[arg-type]
-    return measure(problem, problem.receiving, Optimizer("adamw"), None, wish=wish)
+def suggest(problem: Problem, probe: str, fresh: Callable[[], Problem | None]) -> Measured:
+    request = Request(probe=probe, fresh=fresh)  # type: ignore[arg-type]
+    return run_measurement(measure, problem, problem.receiving, Optimizer("adamw"), None, request=request)
 
 
 @pytest.mark.parametrize("probe", ["auto", "init"])

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.diagnostics.suggest_lr.course import FORWARD, PRODUCT, Wish, gradients
 from fromage_cli.diagnostics.suggest_lr.measure import measure
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import FORWARD, PRODUCT, Request, gradients
 from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
+from fromage_cli.missing import Missing, found_of
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.problem.evaluation.problem import Problem
 
@@ -19,8 +20,8 @@ Data = dict[str, torch.Tensor]
 SGD = Optimizer("sgd", 0.1)
 
 
-def suggest(problem: Problem, optimizer: Optimizer = SGD, wish: Wish | None = None) -> SuggestedRates:
-    return measure(problem, problem.receiving, optimizer, None, wish=wish).result
+def suggest(problem: Problem, optimizer: Optimizer = SGD, request: Request | None = None) -> SuggestedRates:
+    return found_of(measure(problem, problem.receiving, optimizer, None, request=request))[0]
 
 
 def costs(result: SuggestedRates) -> dict[str, float]:
@@ -38,8 +39,8 @@ def test_every_estimate_says_what_it_cost(
     torch.manual_seed(2)
     bend = nn.ReLU() if smooth else tanh_once
     problem = make_problem(nn.Sequential(nn.Linear(8, 16), bend, nn.Linear(16, 3)), classification)
-    wish = Wish(sharpness=smooth, probe="checkpoint")
-    result = suggest(problem, optimizer, wish)
+    request = Request(sharpness=smooth, probe="checkpoint")
+    result = suggest(problem, optimizer, request)
     found = costs(result)
     for name in ("lemma2-count", "lemma2-path", "lemma2-effective"):
         assert found[name] == pytest.approx(2.0 + FORWARD)
@@ -70,7 +71,7 @@ def test_on_a_quadratic_the_limit_is_where_the_gradient_has_changed_by_its_own_s
     result = suggest(quadratic)
     (layer,), limit = result.layers, result.limit
     assert layer.linear_trust_eta == pytest.approx(eta, rel=1e-9)
-    assert limit.eta is not None and limit.upper_eta is not None and limit.learning_rate is not None
+    assert not any(isinstance(found, Missing) for found in (limit.eta, limit.upper_eta, limit.learning_rate))
     assert limit.eta < eta <= limit.upper_eta <= 1.05 * limit.eta
     assert limit.learning_rate == pytest.approx(limit.eta * rate / eta, rel=1e-9)
     assert layer.learning_rate == pytest.approx(limit.learning_rate, rel=1e-9)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.suggest_lr.held_out_rows import critical_on_others
-from fromage_cli.diagnostics.suggest_lr.result import LIMIT, Estimate
+from fromage_cli.diagnostics.suggest_lr.result import Estimate
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
+from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.stable_rate import stable_rate
 from fromage_cli.probes.lines.critical import critical_rate
@@ -22,11 +23,13 @@ from fromage_cli.theory.relative_trust import lemma2_rate
 
 FORWARD, PRODUCT = 1.0 / 3.0, 7.0 / 3.0
 """What a forward pass and a Hessian-vector product cost, in gradients."""
-WORDS = {
-    "lemma2-count": "Lemma 2, depth {depth}; deep relative trust, every weight tensor counted: can it be trained",
-    "lemma2-path": "Lemma 2, depth {depth}; the same on the longest path",
-    "lemma2-effective": "Lemma 2, depth {depth:.3g}; the same with residual branches weighed",
+LEMMA2 = {
+    "lemma2-count": "deep relative trust, every weight tensor counted: can it be trained",
+    "lemma2-path": "the same on the longest path",
+    "lemma2-effective": "the same with residual branches weighed",
 }
+"""What each of the depths counts."""
+STILL = Missing(Why.NOTHING_MOVES, "no layer moves")
 
 
 def gradients(evaluations: Evaluations) -> float:
@@ -36,7 +39,7 @@ def gradients(evaluations: Evaluations) -> float:
 
 
 @dataclass(frozen=True)
-class Wish:
+class Request:
     """What is asked for."""
 
     batch_size: int | None = None
@@ -53,7 +56,7 @@ class Wish:
 
 
 @dataclass
-class Course:
+class PartialMeasurement:
     """One search on its way, for one optimizer."""
 
     problem: Problem
@@ -69,30 +72,39 @@ class Course:
     estimates: list[Estimate] = field(default_factory=list)
     error: FromageError | None = None
 
-    def rate(self, eta: float | None) -> float | None:
+    def rate(self, eta: float | Missing) -> float | Missing:
         """The learning rate at which no layer moves by more than eta."""
-        return largest_rate(eta, self.update.relative_steps)[0] if self.known and eta is not None else None
+        if isinstance(eta, Missing):
+            return eta
+        rate = largest_rate(eta, self.update.relative_steps)[0]
+        return OPTIMIZER_UNKNOWN if not self.known else STILL if rate is None else rate
 
-    def eta(self, rate: float | None) -> float | None:
+    def eta(self, rate: float | Missing) -> float | Missing:
         """The largest relative step of a learning rate."""
-        return relative_step(rate, self.update.relative_steps) if rate is not None else None
+        if isinstance(rate, Missing):
+            return rate
+        eta = relative_step(rate, self.update.relative_steps)
+        return STILL if eta is None else eta
 
     def lemma2(self) -> None:
         """Three readings of the depth, all with the smallest cosine of a layer."""
-        if self._over(*WORDS):
+        if self._over(*LEMMA2):
             return
         layers = [tensor.name for tensor in self.tensors if tensor.is_layer and tensor.name in self.update.cosines]
         least = min(layers, key=lambda name: self.update.cosines[name].value, default=None)
-        with self._counted(*WORDS) as spent:
-            depth = measure_depth(self.problem)
-            for name, layers_deep in zip(WORDS, (depth.count, depth.path, depth.effective), strict=True):
-                eta, words = None, WORDS[name].format(depth=layers_deep or 0)
-                if layers_deep is None:
-                    words = "not told; the graph hides the depth"
+        with self._counted(*LEMMA2) as spent:
+            found = measure_depth(self.problem)
+            for name, depth in zip(LEMMA2, (found.count, found.path, found.effective), strict=True):
+                eta: float | Missing
+                if depth is None:
+                    words = Basis("not told", "the graph hides the depth")
+                    eta = Missing(Why.GRAPH_UNREADABLE, words)
                 elif least is None or self.update.cosines[least].value <= 0.0:
-                    words = f"no positive cosine; Lemma 2 needs one in every layer, {least} has none"
+                    words = Basis("no positive cosine", f"Lemma 2 needs one in every layer, {least} has none")
+                    eta = Missing(Why.UNCERTIFIABLE, words)
                 else:
-                    eta = lemma2_rate(self.update.cosines[least].value, layers_deep)
+                    words = Basis(f"Lemma 2, depth {depth:.3g}", LEMMA2[name])
+                    eta = lemma2_rate(self.update.cosines[least].value, depth)
                 self._add(name, eta, self.rate(eta), words, self.shared + spent())
 
     def measured(self) -> Crossing | None:
@@ -103,8 +115,8 @@ class Course:
             found = find_crossing(self.problem, self.update.line.direction, self.update.levels, self.advance)
             if found.stopped is not None:
                 self.error = found.stopped
-            words = _words(found, self.update.sampled)
-            self._add("measured", found.eta, self.rate(found.eta), words, self.shared + spent())
+            eta, words = _certain(found, self.update.sampled)
+            self._add("measured", eta, self.rate(eta), words, self.shared + spent())
             return found
         return None
 
@@ -118,41 +130,44 @@ class Course:
             if whole.stopped is not None:
                 self.error = whole.stopped
             before = next(each.gradient_evaluations for each in self.estimates if each.name == "measured")
-            words = _words(whole, self.update.sampled)
-            self._add(name, whole.eta, self.rate(whole.eta), words, before + spent())
+            eta, words = _certain(whole, self.update.sampled)
+            self._add(name, eta, self.rate(eta), words, before + spent())
             return whole
         return None
 
-    def critical(self, start: float) -> float | None:
-        """The smallest rate whose step raises the loss: on the rows of its own gradient, and on others."""
-        with self._counted("critical") as spent:
-            if self._over("critical"):
-                return None
-            moved, words = self.update.moved(self.tensors), "no rise seen; at none of the rates tried"
+    def critical(self, start: float) -> float | Missing:
+        """The smallest rate whose step raises the loss of the rows of its own gradient."""
+        name = "critical"
+        if self._over(name):
+            return LIMIT_REACHED
+        with self._counted(name) as spent:
+            moved = self.update.moved(self.tensors)
+            code, words = Why.NO_RISE, Basis("no rise seen", "at none of the rates tried")
             try:
                 rate = critical_rate(self.problem, moved, start, self.optimizer.contraction)
             except NumericalError as rounded:
-                rate, words = None, f"not resolved; {rounded.message}"
+                rate, code, words = None, Why.HIDDEN_BY_ROUNDING, Basis("not resolved", rounded.message)
             if rate is not None:
-                words = "the loss rises; on the batch that gave the step"
+                words = Basis("the loss rises", "on the batch that gave the step")
             elif self.update.line.descent <= 0.0:
-                words = "no descent; the step goes uphill on the batch"
-            self._add("critical", self.eta(rate), rate, words, self.shared + spent())
+                code, words = Why.UPHILL, Basis("no descent", "the step goes uphill on the batch")
+            found = Missing(code, words) if rate is None else rate
+            self._add(name, self.eta(found), found, words, self.shared + spent())
             self.advance()
-            return rate
-        return None
+            return found
+        return LIMIT_REACHED
 
-    def critical_elsewhere(self, start: float) -> float | None:
+    def critical_elsewhere(self, start: float) -> float | Missing:
         """The same on rows that the step knows nothing of."""
         name = "critical-independent"
         if self._over(name):
-            return None
+            return LIMIT_REACHED
         with self._counted(name) as spent:
             rate, words = critical_on_others(self.problem, self.update, self.tensors, self.state, start)
             self._add(name, self.eta(rate), rate, words, self.shared + spent())
             self.advance()
             return rate
-        return None
+        return LIMIT_REACHED
 
     def sharpness(self) -> None:
         """The optimizer's own stability threshold, held against the Hessian's largest eigenvalue."""
@@ -165,14 +180,15 @@ class Course:
             except (MismatchError, NumericalError) as error:
                 if isinstance(error, NumericalError):
                     self.error = error
-                self._add(name, None, None, f"not possible; {error.message.splitlines()[0]}", self.shared + spent())
+                why = failed(error)
+                self._add(name, why, why, Basis("not possible", why.words), self.shared + spent())
                 return
             if found.stopped is not None:
                 self.error = found.stopped
             self._add(name, self.eta(found.learning_rate), found.learning_rate, found.words, self.shared + spent())
             self.advance()
 
-    def _add(self, name: str, eta: float | None, rate: float | None, assumption: str, cost: float) -> None:
+    def _add(self, name: str, eta: float | Missing, rate: float | Missing, assumption: Basis, cost: float) -> None:
         self.estimates.append(Estimate(name, eta, rate, assumption, cost))
 
     @contextmanager
@@ -192,7 +208,7 @@ class Course:
         known = {estimate.name for estimate in self.estimates}
         for name in names:
             if name not in known:
-                self._add(name, None, None, LIMIT, 0.0)
+                self._add(name, LIMIT_REACHED, LIMIT_REACHED, Basis(LIMIT_REACHED.words), 0.0)
         return True
 
 
@@ -202,31 +218,33 @@ def begin(
     optimizer: Optimizer,
     state: OptimizerState | None,
     *,
-    wish: Wish,
+    request: Request,
     advance: Callable[[], None],
     known: bool = True,
-) -> Course:
-    """The course with the optimizer's next update taken and its noise measured."""
+) -> PartialMeasurement:
+    """A measurement with the optimizer's next update taken and its noise measured."""
     update = next_update(
-        problem, tensors, optimizer, state, batch_size=wish.batch_size, chunks=wish.chunks, remember=not known
+        problem, tensors, optimizer, state, batch_size=request.batch_size, chunks=request.chunks, remember=not known
     )
     advance()
     moving = [tensor for tensor in tensors if tensor.name in update.step.steps]
-    return Course(problem, moving, optimizer, state, update, gradients(problem.evaluations), advance, known)
+    return PartialMeasurement(problem, moving, optimizer, state, update, gradients(problem.evaluations), advance, known)
 
 
-def _words(found: Crossing, sampled: bool) -> str:
-    """What the measured limit rests on: a few words; the rest after a semicolon."""
+def _certain(found: Crossing, sampled: bool) -> tuple[float | Missing, Basis]:
+    """Up to where the step is certain to descend, and what that rests on."""
     if found.relation == "uncertifiable":
-        return "nothing certain; the step, or what noise leaves of it, does not descend"
+        words = Basis("nothing certain", "the step, or what noise leaves of it, does not descend")
+        return Missing(Why.UNCERTIFIABLE, words), words
     if found.stopped is not None and found.eta is None:
-        return LIMIT
-    if found.relation == "below-grid":
-        return f"nothing certain; not even a relative step of {found.etas[0]:.2g}"
+        return LIMIT_REACHED, Basis(LIMIT_REACHED.words)
+    if found.eta is None:
+        words = Basis("nothing certain", f"not even a relative step of {found.etas[0]:.2g}")
+        return Missing(Why.BELOW_GRID, words), words
     alone = "in every layer" if not (but := len(found.certificate.uncertain)) else f"in all layers but {but}"
     certain = f"certain {alone if found.criterion == 'layers' else 'on the whole'}"
     mean = "of the mean step, " if sampled else ""
     places = f"{mean}Lemma 1, gradients at {counted(len(found.etas), 'step')}"
     if found.relation == "above-grid":
-        return f"{certain}; as far as was looked ({places})"
-    return f"{certain}; {places}" if found.closed else f"{certain}; {places}, certain no more at {found.upper:.3g}"
+        return found.eta, Basis(certain, f"as far as was looked ({places})")
+    return found.eta, Basis(certain, places if found.closed else f"{places}, certain no more at {found.upper:.3g}")

@@ -1,0 +1,150 @@
+"""A measurement of curvature on its way: each number, or the reason why it is missing, until a limit is reached."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.diagnostics.sharpness.cost import Effort
+from fromage_cli.diagnostics.sharpness.result import BatchSharpness, LayerBlock
+from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
+from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Missing, Why, failed
+from fromage_cli.optimizers.rule import SGD
+from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
+from fromage_cli.probes.curvature.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
+from fromage_cli.probes.curvature.preconditioned_hessian import groups_differ, precondition
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, has_gauss_newton, hessian
+from fromage_cli.problem.evaluation.problem import Problem
+
+T = TypeVar("T")
+Curvature = Callable[[Problem, WeightSpace], AbstractContextManager[Operator]]
+BATCH_STATISTICS = Missing(
+    Why.BATCH_STATISTICS, "BatchNorm's statistics depend on the rows of a batch; --train-batch-size gives them"
+)
+
+
+@dataclass
+class PartialMeasurement:
+    """What the numbers are measured from, and what ended the measurement early, if anything did."""
+
+    problem: Problem
+    space: WeightSpace
+    optimizer: Optimizer
+    state: OptimizerState | None
+    effort: Effort
+    advance: Callable[[], None]
+    note: Callable[[str], None]
+    """Takes a sentence on how a number was measured."""
+    error: FromageError | None = None
+
+    def within_limits(self, measure: Callable[[], T | Missing]) -> T | Missing:
+        """What `measure` gives; from the first limit that is reached on, that is the reason for each missing number."""
+        if isinstance(self.error, ResourceError):
+            return LIMIT_REACHED
+        try:
+            return measure()
+        except ResourceError as limit:
+            self.error = limit
+            return LIMIT_REACHED
+
+    def spectrum(
+        self, name: str, curvature: Curvature, count: int = 1, space: WeightSpace | None = None
+    ) -> tuple[Eigenvalue, ...] | Missing:
+        """The largest eigenvalues of an operator, over the chosen tensors or `space`; `name`: for a message."""
+        space = space or self.space
+
+        def measure() -> tuple[Eigenvalue, ...] | Missing:
+            with curvature(self.problem, space) as product:
+                found = largest_eigenvalues(
+                    product,
+                    space.flat(space.weights),
+                    count=count,
+                    tolerance=self.effort.tolerance,
+                    max_products=self.effort.max_products,
+                    seed=self.problem.seed,
+                    advance=self.advance,
+                )
+            if found.stopped is not None:
+                self.error = found.stopped
+            elif not found.converged:
+                self.error = self.error or _not_converged(name, found, self.effort)
+            return found.eigenvalues or LIMIT_REACHED
+
+        return self.within_limits(measure)
+
+    def largest(self, name: str, curvature: Curvature) -> float | Missing:
+        """The largest eigenvalue of an operator."""
+        found = self.spectrum(name, curvature)
+        return found if isinstance(found, Missing) else found[0].value
+
+    def blocks(self) -> tuple[LayerBlock, ...]:
+        """The largest eigenvalue of each layer's own block of the Hessian."""
+        blocks = []
+        for tensor in self.space.tensors:
+            if tensor.is_layer:
+                found = self.spectrum(f"the block of {tensor.name!r}", hessian, space=WeightSpace([tensor]))
+                value, residual = (found, found) if isinstance(found, Missing) else (found[0].value, found[0].residual)
+                shape, entries = tuple(tensor.parameter.shape), tensor.parameter.numel()
+                blocks.append(LayerBlock(tensor.name, tensor.kind, shape, entries, value, residual))
+        return tuple(blocks)
+
+    def gauss_newton_eigenvalue(self) -> float | Missing:
+        """For losses that are a known function of the output."""
+        return self.no_gauss_newton() or self.largest("gauss_newton_eigenvalue", gauss_newton)
+
+    def no_gauss_newton(self) -> Missing | None:
+        """Why there is no Gauss-Newton matrix; None where there is one."""
+        if has_gauss_newton(self.problem):
+            return None
+        return Missing(Why.NO_FORMULA, f"the loss ({self.problem.loss.name}) is no known function of the output")
+
+    def preconditioned_eigenvalue(self) -> float | Missing:
+        """Of the Hessian as Adam's second moments, groups' rates and their coupled decay condition it."""
+        differ = self.optimizer.rule is SGD and groups_differ(self.problem, self.space, self.optimizer, self.state)
+        if self.optimizer.name is None:
+            return OPTIMIZER_UNKNOWN
+        if not (self.optimizer.adaptive or differ):
+            return Missing(Why.NOT_DEFINED, f"the optimizer is {self.optimizer.name}")
+        preconditioning = precondition(self.problem, self.space, self.optimizer, self.state)
+        if preconditioning is None:
+            return Missing(Why.NO_STATE, "the checkpoint holds no second moments of Adam for every tensor")
+        return self.largest("preconditioned_eigenvalue", preconditioning.operator)
+
+    def batch_sharpness(self) -> BatchSharpness | Missing:
+        """E_B[g^T H g / ||g||^2]."""
+
+        def measure() -> BatchSharpness | Missing:
+            if self.cutting_changes_the_loss():
+                return BATCH_STATISTICS
+            parts = training_batches(self.problem, self.effort.batch_rows)
+            try:
+                found = gradient_curvature(self.problem, self.space, parts)
+            except (MismatchError, NumericalError) as error:  # a loss that compares rows need not work on a few of them
+                return failed(error)
+            if found is None:
+                words = f"it takes two training batches with a gradient, the rows make {len(parts)}"
+                return Missing(Why.TOO_FEW_ROWS, words)
+            return BatchSharpness(found.mean, found.stderr, found.batches, found.batch_size)
+
+        return self.within_limits(measure)
+
+    def cutting_changes_the_loss(self) -> bool:
+        """Whether a size of batches that nobody gave would decide what BatchNorm normalises by."""
+        given = self.effort.batch_rows is not None or bool(self.problem.further)
+        return not given and self.problem.uses_batch_statistics
+
+
+def _not_converged(name: str, found: Spectrum, effort: Effort) -> NumericalError:
+    worst = max(found.eigenvalues, key=lambda pair: pair.residual / max(abs(pair.value), 1e-300))
+    came = f"{worst.value:.4g} with a residual of {worst.residual:.2g}; expected at most {effort.tolerance:g} of it."
+    if found.inexact:
+        return NumericalError(
+            f"The products with the curvature are too inexact for {name}: {came}",
+            "Leave --autocast out, try --dtype float64, or allow a larger --tolerance.",
+        )
+    return NumericalError(
+        f"After {found.products} products {name} did not converge: {came}",
+        "Raise --max-iterations, or allow a larger --tolerance; the values are lower bounds up to their residual.",
+    )
