@@ -53,6 +53,52 @@ CUTTING = (
     "find",
     "index",
 )
+TESTED_ELSEWHERE = {
+    "checkpoints/checkpoint.py": "checkpoints/test_formats.py",
+    "checkpoints/finding/complete.py": "checkpoints/finding/test_series.py",
+    "checkpoints/formats/distributed_metadata.py": "checkpoints/formats/test_distributed.py",
+    "checkpoints/formats/torch_archive.py": "checkpoints/formats/test_torch_file.py",
+    "checkpoints/formats/torch_legacy.py": "checkpoints/formats/test_torch_file.py",
+    "checkpoints/formats/zero_files.py": "checkpoints/formats/test_deepspeed.py",
+    "checkpoints/formats/zip_directory.py": "checkpoints/formats/test_zip_container.py",
+    "checkpoints/names/library_files.py": "checkpoints/formats/test_content.py",
+    "checkpoints/nested/candidates.py": "checkpoints/nested/test_choosing.py",
+    "checkpoints/opening.py": "checkpoints/test_formats.py",
+    "checkpoints/pickles/calls.py": "checkpoints/pickles/test_unpickling.py",
+    "checkpoints/pickles/constructors.py": "checkpoints/pickles/test_unpickling.py",
+    "checkpoints/pickles/literals.py": "checkpoints/pickles/test_unpickling.py",
+    "checkpoints/pickles/machine.py": "checkpoints/pickles/test_unpickling.py",
+    "checkpoints/pickles/numpy_pickles.py": "checkpoints/formats/test_torch_file.py",
+    "checkpoints/pickles/opcodes.py": "checkpoints/pickles/test_unpickling.py",
+    "checkpoints/pickles/pickle_stream.py": "checkpoints/pickles/test_unpickling.py",
+    "checkpoints/pickles/placeholders.py": "checkpoints/pickles/test_unpickling.py",
+    "checkpoints/storage/dtypes.py": "checkpoints/reading/test_widening.py",
+    "diagnostics/breakdown/panels.py": "diagnostics/breakdown/test_plot.py",
+    "diagnostics/inspect/safety_page.py": "diagnostics/inspect/test_safety.py",
+    "diagnostics/intrinsic_lr/layer.py": "diagnostics/intrinsic_lr/test_measure.py",
+    "diagnostics/sharpness/partial_measurement.py": "diagnostics/sharpness/test_measure.py",
+    "diagnostics/sharpness/update.py": "diagnostics/sharpness/test_measure.py",
+    "diagnostics/sharpness/verdict.py": "diagnostics/sharpness/test_measure.py",
+    "diagnostics/suggest_lr/alternatives.py": "diagnostics/suggest_lr/test_measure.py",
+    "findings.py": "terminal/test_tables.py",
+    "optim/fromage.py": "optim/test_tensorwise.py",
+    "optimizers/rule.py": "optimizers/test_settings.py",
+    "probes/curvature/basis.py": "probes/curvature/test_lanczos.py",
+    "probes/curvature/stable_rate.py": "probes/curvature/test_preconditioned_hessian.py",
+    "probes/optimizer_step/matched_state.py": "probes/optimizer_step/test_next_step.py",
+    "probes/optimizer_step/moments.py": "probes/lines/test_updates.py",
+    "probes/optimizer_step/step_direction.py": "probes/lines/test_crossing.py",
+    "probes/optimizer_step/step_noise.py": "probes/optimizer_step/test_next_update.py",
+    "terminal/answer.py": "terminal/test_show.py",
+    "terminal/arguments.py": "terminal/test_failure.py",
+    "terminal/command.py": "terminal/test_options.py",
+    "terminal/envelope.py": "terminal/test_show.py",
+    "terminal/estimate.py": "diagnostics/breakdown/test_command.py",
+    "terminal/flags.py": "terminal/test_configuration.py",
+    "terminal/pictures.py": "diagnostics/breakdown/test_plot.py",
+    "terminal/progress.py": "terminal/test_streams.py",
+}
+"""Parts of something larger, with the tests that hold them to their numbers and refusals as parts of it."""
 VAGUE = {"utils", "helpers", "common", "manager"}
 PRINTING = re.compile(r"^(rich\.)?print$|\bstd(out|err)\b.*\.write|\bs?echo$|[cC]onsole(\(.*\))?\.print$|\bConsole$")
 
@@ -188,6 +234,16 @@ def test_the_fast_tests_cover_every_room() -> None:
     assert [name for name in fast if not (ROOT / name).is_file()] == []
     rooms = {path.parent.relative_to(PACKAGE) for path in MODULES if path.stem != "__init__"}
     assert rooms - {Path(name).relative_to("tests").parent for name in fast} == set()
+
+
+def test_a_source_has_its_test_or_says_where_it_is_tested() -> None:
+    """What a folder is called and what a result holds has no behaviour of its own."""
+    named = {path.relative_to(PACKAGE) for path in MODULES if path.stem not in ("__init__", "__main__")}
+    sources = {path.as_posix() for path in named if (path.parts[0], path.stem) != ("diagnostics", "result")}
+    mirrored = {name for name in sources if (TESTS / name).with_name(f"test_{Path(name).name}").is_file()}
+    assert sorted(sources - mirrored - set(TESTED_ELSEWHERE)) == []
+    assert sorted(set(TESTED_ELSEWHERE) - sources) == []
+    assert [name for name in TESTED_ELSEWHERE.values() if not (TESTS / name).is_file()] == []
 
 
 def test_every_module_says_what_it_is() -> None:
