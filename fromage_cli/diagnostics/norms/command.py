@@ -137,6 +137,7 @@ def _answer(
         tables={"layers": lambda: records(result.layers), "steps": lambda: curve(result)},
         findings=judge(result),
         provenance=Provenance(device="cpu", dtype="float64"),
+        notes=() if settings.no_law else tuple(f"law: {words}." for words in settings.assumed),
         settings=_settings(settings),
         error=tests.stopped if tests else None,
     )

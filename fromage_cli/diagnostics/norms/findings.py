@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult
 from fromage_cli.findings import Finding
+from fromage_cli.missing import known
 from fromage_cli.theory.growth import is_drift
 
 REMEDY = "Divide the update by √(1+η²) as Fromage does, decay the weights, or bound their norm."
@@ -44,9 +45,9 @@ def judge(result: NormsResult, limits: Limits | None = None) -> tuple[Finding, .
 class _Judging:
     def __init__(self, result: NormsResult, limits: Limits) -> None:
         self.result, self.limits = result, limits
-        known = [step for step in result.steps if step is not None]
-        self.length = known[-1] - known[0] if len(known) > 1 else 0
-        self.end = known[-1] if known else 0
+        steps = [step for step in result.steps if step is not None]
+        self.length = steps[-1] - steps[0] if len(steps) > 1 else 0
+        self.end = steps[-1] if steps else 0
 
     def not_finite(self, layer: LayerNorms) -> Iterator[Finding]:
         bad = sum(not math.isfinite(norm) for norm in layer.norms)
@@ -61,39 +62,40 @@ class _Judging:
 
     def overflow(self, layer: LayerNorms) -> Iterator[Finding]:
         reached = getattr(layer.overflow_step, layer.dtype, None)
+        entries = known(reached.entries) if reached is not None else None
         end = self.end + self.limits.horizon * self.length
-        if reached is not None and reached.entries is not None and reached.entries <= end:
+        if entries is not None and entries <= end:
             yield Finding(
                 code="norm-overflows",
                 severity="warn",
                 layer=layer.name,
-                message=f"if it goes on growing its largest entry leaves {layer.dtype} at step {reached.entries:.0f}"
-                f"{self._epoch(reached.entries)}",
-                value=reached.entries,
+                message=f"if it goes on growing its largest entry leaves {layer.dtype} at step {entries:.0f}"
+                f"{self._epoch(entries)}",
+                value=entries,
                 limit=end,
                 hint=REMEDY,
             )
 
     def growth(self, layer: LayerNorms) -> Iterator[Finding]:
         """An invariant layer that grows; one that was not tested but follows the law, which hints at invariance."""
-        growth, verdict = layer.growth_per_step, layer.invariance.verdict
+        growth, verdict = known(layer.growth_per_step), layer.invariance.verdict
         if growth is None or verdict == FELT:
             return
-        if not is_drift(growth, layer.growth_stderr, len(layer.norms), self.limits.significant):
+        if not is_drift(growth, known(layer.growth_stderr), len(layer.norms), self.limits.significant):
             return
         if verdict != "untested" and math.log(2) / growth <= self.limits.doubling * self.length:
             said = "scale-invariant" if verdict == "invariant" else f"scale-invariant ({verdict})"
             yield self._grows("invariant-layer-grows", layer, growth, f"is {said} and grows")
-        elif verdict == "untested" and self._follows_law(growth, layer.predicted_growth):
+        elif verdict == "untested" and self._follows_law(growth, known(layer.predicted_growth)):
             yield self._grows("norm-follows-law", layer, growth, "grows")
 
     def _follows_law(self, growth: float, law: float | None) -> bool:
         return law is not None and law > 0.0 and abs(growth - law) <= self.limits.law * law
 
     def _grows(self, code: str, layer: LayerNorms, growth: float, what: str) -> Finding:
-        law = layer.predicted_growth
+        law = known(layer.predicted_growth)
         beside = f", where the law says {law:.4g}" if law is not None else ""
-        doubling, decays = math.log(2) / growth, bool(self.result.weight_decay)
+        doubling, decays = math.log(2) / growth, bool(known(self.result.weight_decay))
         return Finding(
             code=code,
             severity="warn",
@@ -106,13 +108,14 @@ class _Judging:
         )
 
     def _consequence(self, layer: LayerNorms) -> str:
-        if layer.halved_step is None:
+        halved = known(layer.halved_step)
+        if halved is None:
             return ""
-        verb = "halved" if layer.halved_step <= self.end else "will have halved"
-        return f", its effective learning rate {verb} since the first checkpoint by step {layer.halved_step:.0f}"
+        verb = "halved" if halved <= self.end else "will have halved"
+        return f", its effective learning rate {verb} since the first checkpoint by step {halved:.0f}"
 
     def dead_rows(self, layer: LayerNorms) -> Iterator[Finding]:
-        channels = layer.channels
+        channels = known(layer.channels)
         if channels is not None and channels.dead > self.limits.uneven * channels.count:
             yield Finding(
                 code="rows-dead",

@@ -7,8 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
 from fromage_cli.checkpoints.reading.reductions import Rows, measure_norms, measure_rows
-from fromage_cli.diagnostics.norms.result import Channels, LayerNorms, NormsResult, Overflow, OverflowSteps
+from fromage_cli.diagnostics.norms.result import (
+    NO_LOGARITHM,
+    NOT_FINITE,
+    ONE_STEP,
+    STEADY,
+    TWO_STEPS,
+    Channels,
+    LayerNorms,
+    NormsResult,
+    Overflow,
+    OverflowSteps,
+)
 from fromage_cli.diagnostics.norms.settings import FIRST_BETA, Settings
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why, known
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.theory.growth import (
     LARGEST,
@@ -66,15 +78,15 @@ def measure(
         )
         for name in measured
     )
+    no_rate = OPTIMIZER_UNKNOWN if settings.optimizer is None else LEARNING_RATE_UNKNOWN
+    decay = settings.weight_decay
     return NormsResult(
         steps=run.steps,
         optimizer=settings.optimizer,
-        learning_rates=settings.learning_rates,
-        weight_decay=settings.weight_decay,
+        learning_rates=tuple(no_rate if rate is None else rate for rate in settings.learning_rates),
+        weight_decay=Missing(Why.WEIGHT_DECAY_UNKNOWN, "the weight decay is not known") if decay is None else decay,
         steps_per_epoch=settings.steps_per_epoch,
         layers=layers,
-        no_law=settings.no_law,
-        assumed=() if settings.no_law else settings.assumed,
     )
 
 
@@ -96,8 +108,8 @@ def _layer(
     """One layer; `last` is what was read of the last checkpoint."""
     steps, settings = run.steps, run.settings
     growth, stderr = _growth(steps, norms)
-    lasting = growth if growth is not None and is_drift(growth, stderr, len(norms)) else None
-    power = EXPONENTS.get(settings.optimizer or "")
+    slope, error = known(growth), known(stderr)
+    lasting = slope if slope is not None and is_drift(slope, error, len(norms)) else None
     return LayerNorms(
         name=entry.name,
         kind=tested.kind,
@@ -110,30 +122,36 @@ def _layer(
         growth_stderr=stderr,
         predicted_growth=_predicted(steps, settings),
         dead_bias=tested.dead_bias,
-        overflow_step=_overflow(steps[-1] or 0, last, lasting) if lasting else None,
-        halved_step=_halved(steps, norms, power, lasting) if growth is not None and power else None,
+        overflow_step=_overflow(steps[-1] or 0, last, lasting)
+        if lasting
+        else growth
+        if isinstance(growth, Missing)
+        else STEADY,
+        halved_step=_halved(steps, norms, settings, lasting),
         channels=_channels(last.norms),
         effective_learning_rate=tuple(
-            _effective(rate, norm, None if settings.clipped else power, settings.trust_coefficient)
-            for rate, norm in zip(settings.learning_rates, norms, strict=True)
+            _effective(rate, norm, settings) for rate, norm in zip(settings.learning_rates, norms, strict=True)
         ),
     )
 
 
-def _growth(steps: Sequence[int | None], norms: Sequence[float]) -> tuple[float | None, float | None]:
-    """The slope of ln ‖W‖ and its error; None where there are too few points, or one is zero or not finite."""
-    known = [step for step in steps if step is not None]
-    if len(known) < 2 or not all(norm > 0.0 and math.isfinite(norm) for norm in norms):
-        return None, None
-    return drift(known, [math.log(norm) for norm in norms])
+def _growth(steps: Sequence[int | None], norms: Sequence[float]) -> tuple[float | Missing, float | Missing]:
+    """The slope of ln ‖W‖ and its error."""
+    found = [step for step in steps if step is not None]
+    if len(found) < 2:
+        return ONE_STEP, ONE_STEP
+    if not all(norm > 0.0 and math.isfinite(norm) for norm in norms):
+        return NO_LOGARITHM, NO_LOGARITHM
+    slope, error = drift(found, [math.log(norm) for norm in norms])
+    return slope, TWO_STEPS if error is None else error
 
 
-def _predicted(steps: Sequence[int | None], settings: Settings) -> float | None:
+def _predicted(steps: Sequence[int | None], settings: Settings) -> float | Missing:
     """What a scale-invariant layer grows by in a step: the mean of the law at the known rates."""
     if settings.no_law is not None:
-        return None
-    known = [(step, rate) for step, rate in zip(steps, settings.learning_rates, strict=True) if rate is not None]
-    return mean_over([step for step, _ in known], [_law(settings, rate) for _, rate in known])
+        return settings.no_law
+    rates = [(step, rate) for step, rate in zip(steps, settings.learning_rates, strict=True) if rate is not None]
+    return mean_over([step for step, _ in rates], [_law(settings, rate) for _, rate in rates])
 
 
 def _law(settings: Settings, rate: float) -> float:
@@ -149,26 +167,34 @@ def _overflow(step: int, found: Rows, growth: float) -> OverflowSteps:
     def of(dtype: str) -> Overflow:
         entries = steps_until(found.largest, LARGEST[dtype], growth)
         squares = steps_until(found.norm, math.sqrt(LARGEST[dtype]), growth)
-        return Overflow(*(None if steps is None else step + steps for steps in (entries, squares)))
+        return Overflow(*(NO_LOGARITHM if steps is None else step + steps for steps in (entries, squares)))
 
     return OverflowSteps(of("float16"), of("bfloat16"), of("float32"))
 
 
-def _halved(steps: Sequence[int | None], norms: Sequence[float], power: int, lasting: float | None) -> float | None:
+def _halved(
+    steps: Sequence[int | None], norms: Sequence[float], settings: Settings, lasting: float | None
+) -> float | Missing:
     """Where ‖W‖ to the power is twice what it was at first: on the way, or drawn out from the last step by growth."""
-    known, logs = [step for step in steps if step is not None], [math.log(norm) for norm in norms]
+    growth, power = _growth(steps, norms)[0], EXPONENTS.get(settings.optimizer or "")
+    if isinstance(growth, Missing):
+        return growth
+    if not power:
+        words = f"the effective rate of {settings.optimizer} does not depend on the norm"
+        return OPTIMIZER_UNKNOWN if settings.optimizer is None else Missing(Why.NOT_DEFINED, words)
+    found, logs = [step for step in steps if step is not None], [math.log(norm) for norm in norms]
     level = logs[0] + math.log(2) / power
-    reached = first_passage(known, logs, level)
-    if reached is not None or lasting is None:
+    reached = first_passage(found, logs, level)
+    if reached is not None:
         return reached
-    return known[-1] + (level - logs[-1]) / lasting
+    return STEADY if lasting is None else found[-1] + (level - logs[-1]) / lasting
 
 
-def _channels(rows: "NDArray[Any]") -> Channels | None:
+def _channels(rows: "NDArray[Any]") -> Channels | Missing:
     import numpy
 
     if not numpy.isfinite(rows).all():
-        return None
+        return NOT_FINITE
     median = float(numpy.median(rows))
     return Channels(
         count=len(rows),
@@ -179,7 +205,15 @@ def _channels(rows: "NDArray[Any]") -> Channels | None:
     )
 
 
-def _effective(rate: float | None, norm: float, power: int | None, trust: float) -> float | None:
-    if rate is None or power is None or (power and not (norm > 0.0 and math.isfinite(norm))):
-        return None
-    return float(rate * trust / norm**power)
+def _effective(rate: float | None, norm: float, settings: Settings) -> float | Missing:
+    if settings.optimizer is None:
+        return OPTIMIZER_UNKNOWN
+    if rate is None:
+        return LEARNING_RATE_UNKNOWN
+    power = None if settings.clipped else EXPONENTS.get(settings.optimizer)
+    if power is None:
+        what = f"{settings.optimizer} with a clipped trust ratio" if settings.clipped else settings.optimizer
+        return Missing(Why.NO_FORMULA, f"it is not defined for {what}")
+    if power and not (norm > 0.0 and math.isfinite(norm)):
+        return NO_LOGARITHM
+    return float(rate * settings.trust_coefficient / norm**power)

@@ -6,8 +6,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult
+from fromage_cli.missing import known
 from fromage_cli.terminal.answer import PageStyle, Table
-from fromage_cli.terminal.tables import Column, hidden_rows, house_table
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_known
 from fromage_cli.terminal.words import counted, number, sparkline, visible
 
 ROWS = 12
@@ -29,7 +30,13 @@ def render(result: NormsResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
     shown = result.layers if style.show_all else sorted(result.layers, key=_urgency)[:ROWS]
     hidden = [hidden_rows(len(shown), len(result.layers))] if len(shown) < len(result.layers) else []
-    return Group(Text(summary(result)), _layers(result, shown, style), *hidden, Text(_legend(result), style="dim"))
+    return Group(
+        Text(summary(result)),
+        _layers(result, shown, style),
+        *hidden,
+        Text(_legend(result), style="dim"),
+        *_no_law(result, style),
+    )
 
 
 def summary(result: NormsResult) -> str:
@@ -37,11 +44,11 @@ def summary(result: NormsResult) -> str:
     layers = counted(len(result.layers), "layer")
     if len(result.steps) < 2:
         return f"The norms of {layers} at one step; growth needs a second checkpoint.{_invariant(result)}"
-    growing = [layer for layer in result.layers if layer.overflow_step is not None]
+    growing = [layer for layer in result.layers if known(layer.overflow_step) is not None]
     span = f"From step {result.steps[0]} to {result.steps[-1]} ({len(result.steps)} checkpoints)"
     if not growing:
         return f"{span} the norm of no layer grows steadily, of {layers}.{_invariant(result)}"
-    fastest = max(growing, key=lambda layer: layer.growth_per_step or 0.0)
+    fastest = max(growing, key=lambda layer: known(layer.growth_per_step) or 0.0)
     grow = "grow steadily" if len(result.steps) > 2 else "grow"
     return (
         f"{span} the norms of {len(growing)} of {layers} {grow}, fastest that of {visible(fastest.name)}: "
@@ -55,7 +62,7 @@ def _invariant(result: NormsResult) -> str:
     if not tested:
         return ""
     invariant = [layer for layer in tested if layer.invariance.verdict != "none"]
-    growing = sum(layer.overflow_step is not None for layer in invariant)
+    growing = sum(known(layer.overflow_step) is not None for layer in invariant)
     if not invariant:
         return f" None of {len(tested)} tested layers is scale-invariant."
     grow = f"; {growing} of them grow" if growing and len(result.steps) > 1 else ""
@@ -65,16 +72,16 @@ def _invariant(result: NormsResult) -> str:
 
 def _legend(result: NormsResult) -> str:
     series = len(result.steps) > 1
-    law = series and any(layer.predicted_growth is not None for layer in result.layers)
+    law = series and any(known(layer.predicted_growth) is not None for layer in result.layers)
     unknown = series and result.optimizer is None
     tested = TESTED if _is_tested(result) else UNTESTED
-    return " ".join([*[GROWTH] * series, *[LAW] * law, *_law_words(result) * series, tested, *[UNKNOWN] * unknown])
+    return " ".join([*[GROWTH] * series, *[LAW] * law, tested, *[UNKNOWN] * unknown])
 
 
-def _law_words(result: NormsResult) -> list[str]:
-    """What the law takes, or why there is none; an optimizer that is not known is spoken of elsewhere."""
-    reason = [f"No law: {result.no_law}."] if result.no_law and result.optimizer is not None else []
-    return [*reason, *(f"For the law {words}." for words in result.assumed)]
+def _no_law(result: NormsResult, style: PageStyle) -> list[Text]:
+    """Why there is no law; an optimizer that is not known is spoken of elsewhere."""
+    asked = len(result.steps) > 1 and result.optimizer is not None
+    return not_known(result.layers, {"predicted_growth": "law"}, style) if asked else []
 
 
 def _is_tested(result: NormsResult) -> bool:
@@ -84,19 +91,19 @@ def _is_tested(result: NormsResult) -> bool:
 def _urgency(layer: LayerNorms) -> tuple[bool, float]:
     """Invariant layers that grow first, then by growth."""
     invariant = layer.invariance.verdict not in ("untested", "none")
-    return not (invariant and layer.overflow_step is not None), -(layer.growth_per_step or 0.0)
+    return not (invariant and known(layer.overflow_step) is not None), -(known(layer.growth_per_step) or 0.0)
 
 
 def _layers(result: NormsResult, shown: Sequence[LayerNorms], style: PageStyle) -> RenderableType:
     columns = [Column("layer", name=True), Column("shape", optional=7), Column("norm")]
     series = len(result.steps) > 1
     columns += [Column("growth"), Column("±", optional=3)] if series else []
-    predicted = any(layer.predicted_growth is not None for layer in result.layers)
+    predicted = any(known(layer.predicted_growth) is not None for layer in result.layers)
     columns += [Column("law", optional=1)] if predicted and series else []
     if _is_tested(result):
         columns += [Column("invariant", left=True), Column("cos", optional=5)]
         columns += [Column("D(2)", optional=2), Column("D(0.5)", optional=4)]
-    effective = any(layer.effective_learning_rate[-1] is not None for layer in result.layers)
+    effective = any(known(layer.effective_learning_rate[-1]) is not None for layer in result.layers)
     columns += [Column("effective rate", optional=6)] if effective else []
     columns += [Column("norms", left=True, optional=8)] if series else []
     rows = [[_cells(layer, style)[column.header] for column in columns] for layer in shown]

@@ -2,16 +2,23 @@
 
 from dataclasses import dataclass, field
 
+from fromage_cli.missing import OPTIMIZER_UNKNOWN, Missing, Why
 from fromage_cli.theory.scale_invariance import Invariance
+
+ONE_STEP = Missing(Why.NO_STEPS_BETWEEN, "growth needs a second checkpoint")
+TWO_STEPS = Missing(Why.NO_STEPS_BETWEEN, "an error needs a third checkpoint")
+STEADY = Missing(Why.NOT_DEFINED, "the norm does not grow steadily")
+NOT_FINITE = Missing(Why.ZERO_OR_NOT_FINITE, "an entry is not finite")
+NO_LOGARITHM = Missing(Why.ZERO_OR_NOT_FINITE, "the norm is zero or not finite")
 
 
 @dataclass(frozen=True)
 class Overflow:
-    """The step at which a dtype's largest number is reached if growth goes on; None where it is not."""
+    """The step at which a dtype's largest number is reached if growth goes on."""
 
-    entries: float | None
+    entries: float | Missing
     """By the largest entry."""
-    squares: float | None
+    squares: float | Missing
     """By ‖W‖², the sum that a norm in this dtype needs."""
 
 
@@ -50,27 +57,26 @@ class LayerNorms:
     norms: tuple[float, ...]
     """‖W‖ at each step."""
     invariance: Invariance = field(default_factory=Invariance)
-    growth_per_step: float | None = None
-    """Robust slope of ln ‖W‖ over steps (Theil, Sen); None with fewer than two steps or a norm without logarithm."""
-    growth_stderr: float | None = None
-    """Its standard error, the larger of Sen's (independent noise) and that of the mean increment (a walk); None with
-    fewer than three steps."""
-    predicted_growth: float | None = None
+    growth_per_step: float | Missing = ONE_STEP
+    """Robust slope of ln ‖W‖ over steps (Theil, Sen); it takes two steps, and norms that have a logarithm."""
+    growth_stderr: float | Missing = TWO_STEPS
+    """Its standard error, the larger of Sen's (independent noise) and that of the mean increment (a walk); it takes
+    three steps."""
+    predicted_growth: float | Missing = OPTIMIZER_UNKNOWN
     """½ ln(1+δ²) − η·wd for a scale-invariant layer under LARS and LAMB, decay decoupled, 0 under Fromage, the mean
-    over the series' rates; else None, for the reason in `no_law`."""
+    over the series' rates."""
     dead_bias: bool | None = None
     """Whether the bias beside it has no effect; None without a bias or a model."""
-    overflow_step: OverflowSteps | None = None
-    """None where the norm does not grow by more than twice its error; with 3, 4, 5 and 6 steps by 6.3, 2.9, 2.4 and 2.1
-    times."""
-    halved_step: float | None = None
-    """Where growth has halved the effective learning rate of the first step, at a constant rate; None where it never
+    overflow_step: OverflowSteps | Missing = STEADY
+    """Missing where the norm does not grow by more than twice its error; with 3, 4, 5 and 6 steps by 6.3, 2.9, 2.4 and
+    2.1 times."""
+    halved_step: float | Missing = STEADY
+    """Where growth has halved the effective learning rate of the first step, at a constant rate; missing where it never
     does, or where that rate does not depend on the norm."""
-    channels: Channels | None = None
-    """None where an entry is not finite."""
-    effective_learning_rate: tuple[float | None, ...] = ()
-    """SGD η/‖W‖², Adam, AdamW and Lion η/‖W‖, LAMB and Fromage η, LARS η times its trust coefficient; None where it is
-    not defined."""
+    channels: Channels | Missing = NOT_FINITE
+    """Missing where an entry is not finite."""
+    effective_learning_rate: tuple[float | Missing, ...] = ()
+    """SGD η/‖W‖², Adam, AdamW and Lion η/‖W‖, LAMB and Fromage η, LARS η times its trust coefficient."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +86,8 @@ class NormsResult:
     steps: tuple[int | None, ...]
     optimizer: str | None
     """As given, or as the optimizer's state tells."""
-    learning_rates: tuple[float | None, ...]
+    learning_rates: tuple[float | Missing, ...]
     """At each step: given, from the optimizer's state, or declared beside the checkpoint."""
-    weight_decay: float | None
+    weight_decay: float | Missing
     steps_per_epoch: int | None
     layers: tuple[LayerNorms, ...]
-    no_law: str | None = None
-    """Why `predicted_growth` is null."""
-    assumed: tuple[str, ...] = ()
-    """What it takes for want of knowing."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint, OptimizerState
 from fromage_cli.errors import UsageError
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why
 from fromage_cli.optimizers.rule import FROMAGE, LAMB, LARS, RULES
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
 
@@ -53,20 +54,21 @@ class Settings:
         return momentum_gains(self.momentum or 0.0, self.dampening, self.nesterov)
 
     @property
-    def no_law(self) -> str | None:
+    def no_law(self) -> Missing | None:
         """Why the growth of a scale-invariant layer cannot be told; None where it can."""
         name, unknown = self.optimizer, all(rate is None for rate in self.learning_rates)
         foreign = (
             "Fromage has no weight decay of its own, and how the one found in its state or declared acts is not known"
         )
+        rescaled = f"{name} rescales its weight decay with its update, by a size that is not known"
         reasons = (
-            (name is None, "the optimizer is not known"),
-            (name not in RELATIVE, f"the learning rate of {name} is no relative step"),
-            (unknown, "the learning rate is not known"),
-            (self.clipped, f"the trust ratio of {name} is clipped"),
-            (self.mixed_decay, "parameter groups differ in weight decay"),
-            (self.coupled and name == FROMAGE.name, foreign),
-            (self.coupled, f"{name} rescales its weight decay with its update, by a size that is not known"),
+            (name is None, OPTIMIZER_UNKNOWN),
+            (name not in RELATIVE, Missing(Why.NO_FORMULA, f"the learning rate of {name} is no relative step")),
+            (unknown, LEARNING_RATE_UNKNOWN),
+            (self.clipped, Missing(Why.NO_FORMULA, f"the trust ratio of {name} is clipped")),
+            (self.mixed_decay, Missing(Why.NO_FORMULA, "parameter groups differ in weight decay")),
+            (self.coupled and name == FROMAGE.name, Missing(Why.NO_FORMULA, foreign)),
+            (self.coupled, Missing(Why.NO_FORMULA, rescaled)),
         )
         return next((reason for holds, reason in reasons if holds), None)
 

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from fromage_cli.diagnostics.norms.result import Channels, LayerNorms, NormsResult, Overflow, OverflowSteps
+from fromage_cli.diagnostics.norms.result import STEADY, Channels, LayerNorms, NormsResult, Overflow, OverflowSteps
+from fromage_cli.missing import Missing, Why
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def make_layer() -> Callable[..., LayerNorms]:
             "growth_stderr": 1e-6,
             "predicted_growth": 1.99960e-4,
             "overflow_step": OverflowSteps(Overflow(52000.0, 24000.0), Overflow(4e5, 2e5), Overflow(4e5, 2e5)),
-            "halved_step": None,
+            "halved_step": STEADY,
             "channels": Channels(6, 0.5, 0.9, 1.5, 0),
             "effective_learning_rate": (0.02, 0.02, 0.02),
         }
@@ -33,13 +34,13 @@ def make_layer() -> Callable[..., LayerNorms]:
 def make_result(make_layer: Callable[..., LayerNorms]) -> Callable[..., NormsResult]:
     def make(**changes: Any) -> NormsResult:
         still = make_layer(
-            "output.weight", shape=(10, 6), norms=(2.0, 2.0, 2.0), growth_per_step=1e-9, overflow_step=None
+            "output.weight", shape=(10, 6), norms=(2.0, 2.0, 2.0), growth_per_step=1e-9, overflow_step=STEADY
         )
         values: dict[str, Any] = {
             "steps": (0, 1000, 2000),
             "optimizer": "lars",
             "learning_rates": (0.02, 0.02, 0.02),
-            "weight_decay": None,
+            "weight_decay": Missing(Why.WEIGHT_DECAY_UNKNOWN, "the weight decay is not known"),
             "steps_per_epoch": None,
             "layers": (still, make_layer()),
         }

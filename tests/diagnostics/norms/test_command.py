@@ -47,8 +47,12 @@ def test_the_lars_sample_grows_and_its_output_layer_is_not_flagged(run):
 def test_the_decay_of_lars_has_a_law_where_it_is_decoupled(run):
     given = (SAMPLES / "convnet-lars", "--optimizer", "lars", "--weight-decay", ".001", "--json")
     coupled, decoupled = (json.loads(run(*given, *more)[1])["result"] for more in ((), ("--decoupled",)))
-    assert coupled["layers"][0]["predicted_growth"] is None and "rescales its weight decay" in coupled["no_law"]
+    missing = coupled["layers"][0]["missing"]["predicted_growth"]
+    assert coupled["layers"][0]["predicted_growth"] is None
+    assert missing["code"] == "no-formula" and "rescales its weight decay" in missing["reason"]
     assert decoupled["layers"][0]["predicted_growth"] == pytest.approx(math.log1p(0.02**2) / 2 - 0.02 * 0.001)
+    assert "law: the momentum is not known, 0 is taken." in run(*given, "--decoupled")[2]
+    assert "law: " not in run(*given)[2]
 
 
 def test_the_fromage_sample_does_not(run):

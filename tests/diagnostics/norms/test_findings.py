@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 
 from fromage_cli.diagnostics.norms.findings import Limits, judge
-from fromage_cli.diagnostics.norms.result import Channels
+from fromage_cli.diagnostics.norms.result import NO_LOGARITHM, STEADY, Channels
+from fromage_cli.missing import OPTIMIZER_UNKNOWN
 from fromage_cli.theory.scale_invariance import Invariance
 
 
@@ -21,17 +22,19 @@ def test_a_layer_that_follows_the_law(make_result):
 
 
 def test_without_a_law_nothing_follows_it(make_result, make_layer):
-    for law in (None, 0.0, 1e-3):
+    for law in (NO_LOGARITHM, 0.0, 1e-3):
         assert codes(make_result(layers=(make_layer(predicted_growth=law),))) == []
-    assert codes(make_result(layers=(make_layer(growth_per_step=None),))) == []
+    assert codes(make_result(layers=(make_layer(growth_per_step=NO_LOGARITHM),))) == []
 
 
 def test_an_overflow_within_sight(make_result, make_layer):
-    layers = (make_layer(predicted_growth=None),)
+    layers = (make_layer(predicted_growth=OPTIMIZER_UNKNOWN),)
     assert codes(make_result(layers=layers), horizon=25.0) == [("norm-overflows", "warn", "convolutions.0.weight")]
     assert codes(make_result(layers=layers), horizon=24.9) == []
     assert "leaves float16 at step 52000" in judge(make_result(layers=layers), Limits(horizon=30))[0].message
-    assert codes(make_result(layers=(make_layer(predicted_growth=None, dtype="float64"),)), horizon=1e9) == []
+    assert (
+        codes(make_result(layers=(make_layer(predicted_growth=OPTIMIZER_UNKNOWN, dtype="float64"),)), horizon=1e9) == []
+    )
     assert codes(make_result(layers=layers, steps=(None,)), horizon=1e9) == []
 
 
@@ -69,15 +72,15 @@ def test_invariant_layers_that_hardly_grow_or_layers_whose_scale_is_felt(make_re
 
 
 def test_dead_biases_and_rows(make_result, make_layer):
-    layer = make_layer(growth_per_step=None, dead_bias=True, channels=Channels(10, 0.0, 1.0, 2.0, 2))
+    layer = make_layer(growth_per_step=NO_LOGARITHM, dead_bias=True, channels=Channels(10, 0.0, 1.0, 2.0, 2))
     assert codes(make_result(layers=(layer,))) == [("rows-dead", "info", layer.name), ("bias-dead", "info", layer.name)]
     assert "2 of its 10 rows" in judge(make_result(layers=(layer,)))[0].message
-    few = make_layer(growth_per_step=None, dead_bias=False, channels=Channels(10, 0.0, 1.0, 2.0, 1))
+    few = make_layer(growth_per_step=NO_LOGARITHM, dead_bias=False, channels=Channels(10, 0.0, 1.0, 2.0, 1))
     assert codes(make_result(layers=(few,))) == []
 
 
 def test_norms_that_are_not_finite(make_result, make_layer):
-    broken = make_layer(norms=(1.0, math.inf, math.nan), growth_per_step=None, overflow_step=None)
+    broken = make_layer(norms=(1.0, math.inf, math.nan), growth_per_step=NO_LOGARITHM, overflow_step=STEADY)
     (finding,) = judge(make_result(layers=(broken,)))
     assert (finding.code, finding.severity) == ("norm-not-finite", "fail")
     assert "2 of 3 steps" in finding.message

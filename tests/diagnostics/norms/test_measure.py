@@ -11,8 +11,9 @@ from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.layers import lasting_layers
 from fromage_cli.checkpoints.runs.gathering import gather_series
 from fromage_cli.diagnostics.norms.measure import LayerTest, measure
-from fromage_cli.diagnostics.norms.result import Channels
+from fromage_cli.diagnostics.norms.result import NO_LOGARITHM, NOT_FINITE, ONE_STEP, STEADY, Channels
 from fromage_cli.diagnostics.norms.settings import Settings
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why, known
 from fromage_cli.theory.equilibrium import lars_growth
 from fromage_cli.theory.growth import theil_sen
 from fromage_cli.theory.scale_invariance import Invariance
@@ -46,9 +47,10 @@ def test_exponential_growth_is_found_exactly(growing):
     assert layer.norms == pytest.approx([2 * math.exp(step / 1000) for step in result.steps])
     assert layer.growth_per_step == pytest.approx(1e-3)
     assert layer.growth_stderr == pytest.approx(0.0, abs=1e-12)
-    assert (layer.predicted_growth, layer.dead_bias, layer.kind, layer.halved_step) == (None, None, None, None)
+    assert layer.predicted_growth == layer.halved_step == OPTIMIZER_UNKNOWN
+    assert layer.dead_bias is layer.kind is None
     assert (layer.invariance.verdict, layer.invariance.cosine) == ("untested", None)
-    assert layer.effective_learning_rate == (None,) * 4
+    assert layer.effective_learning_rate == (OPTIMIZER_UNKNOWN,) * 4
 
 
 def test_a_norm_that_wanders_does_not_grow(tmp_path):
@@ -58,12 +60,12 @@ def test_a_norm_that_wanders_does_not_grow(tmp_path):
     assert layer.growth_stderr == pytest.approx(stdev(b - a for a, b in pairwise(logs)) / math.sqrt(8) / 10)
     slope, error = theil_sen(range(0, 90, 10), logs)
     assert layer.growth_per_step == pytest.approx(slope) and slope > 2 * error
-    assert layer.overflow_step is None
+    assert layer.overflow_step == STEADY
 
 
 def test_overflow_of_entries_and_squares(growing):
     overflow = measured(growing).layers[0].overflow_step
-    assert overflow is not None
+    assert known(overflow) is not None
     assert overflow.float16.entries == pytest.approx(1000 * math.log(65504))
     assert overflow.float16.squares == pytest.approx(1000 * math.log(math.sqrt(65504) / 2))
     assert overflow.float32.entries == pytest.approx(1000 * math.log(3.4028234663852886e38))
@@ -72,14 +74,14 @@ def test_overflow_of_entries_and_squares(growing):
 
 def test_what_has_overflowed_already_is_said_of_the_last_step(tmp_path):
     (layer,) = measured(series(tmp_path, (0, 300.0), (10, 400.0), (20, 500.0))).layers
-    assert layer.overflow_step is not None and layer.overflow_step.float16.squares == 20
+    assert known(layer.overflow_step) is not None and layer.overflow_step.float16.squares == 20
 
 
 @pytest.mark.parametrize(("optimizer", "power"), [("sgd", 2), ("adam", 1), ("adamw", 1), ("lion", 1), ("lars", 0)])
 def test_effective_rates_and_their_halving(growing, optimizer, power):
     (layer,) = measured(growing, optimizer, 0.1).layers
     assert layer.effective_learning_rate == pytest.approx([0.1 / norm**power for norm in layer.norms])
-    assert layer.halved_step == (pytest.approx(1000 * math.log(2) / power) if power else None)
+    assert known(layer.halved_step) == (pytest.approx(1000 * math.log(2) / power) if power else None)
 
 
 def test_the_rate_of_lars_is_its_relative_step(growing):
@@ -91,9 +93,9 @@ def test_the_rate_of_lars_is_its_relative_step(growing):
 def test_the_law_by_optimizer(growing):
     law, lamb = math.log1p(0.02**2) / 2, math.log1p(19 * 0.02**2) / 2  # LAMB's β₁ being .9
     for optimizer, expected in (("lars", law), ("lamb", lamb), ("fromage", 0.0), ("sgd", None), (None, None)):
-        assert measured(growing, optimizer, 0.02).layers[0].predicted_growth == pytest.approx(expected)
+        assert known(measured(growing, optimizer, 0.02).layers[0].predicted_growth) == pytest.approx(expected)
     assert measured(growing, "lars", 0.02, 0.01).layers[0].predicted_growth == pytest.approx(law - 2e-4)
-    assert measured(growing, "lars", None).layers[0].predicted_growth is None
+    assert measured(growing, "lars", None).layers[0].predicted_growth == LEARNING_RATE_UNKNOWN
 
 
 def test_the_law_with_memory_and_with_a_decay_that_is_rescaled(growing):
@@ -108,7 +110,7 @@ def test_the_law_with_memory_and_with_a_decay_that_is_rescaled(growing):
     assert law("lamb", rates, betas=(0.9, 0.999)) == pytest.approx(math.log1p(19 * 0.02**2) / 2)
     assert law("lamb", rates, betas=(0.0, 0.999)) == pytest.approx(math.log1p(0.02**2) / 2)
     for optimizer in ("lars", "lamb"):
-        assert law(optimizer, rates, 0.1, coupled=True) is None
+        assert law(optimizer, rates, 0.1, coupled=True).code == Why.NO_FORMULA
 
 
 def law_of(checkpoints, settings):
@@ -146,12 +148,16 @@ def test_dampening_and_nesterov(growing):
 
 
 def test_no_law_without_a_reason_and_nothing_assumed_in_silence(growing):
-    assert measured(growing, "lamb", 0.02).assumed == ("β₁ is not known, 0.9 is taken",)
-    assert measured(growing, "lars", 0.02).assumed == ("the momentum is not known, 0 is taken",)
-    assert (measured(growing, "lars", 0.02).no_law, measured(growing, "lars").assumed) == (None, ())
-    assert measured(growing, "lars").no_law == "the learning rate is not known"
-    assert measured(growing, "adamw", 0.02).no_law == "the learning rate of adamw is no relative step"
-    assert measured(growing).no_law == "the optimizer is not known"
+    rates = (0.02,)
+    assert Settings("lamb", rates).assumed == ("β₁ is not known, 0.9 is taken",)
+    assert Settings("lars", rates).assumed == ("the momentum is not known, 0 is taken",)
+
+    def law(*settings):
+        return measured(growing, *settings).layers[0].predicted_growth
+
+    assert known(law("lars", 0.02)) is not None and law("lars") == LEARNING_RATE_UNKNOWN
+    assert law("adamw", 0.02) == Missing(Why.NO_FORMULA, "the learning rate of adamw is no relative step")
+    assert law() == OPTIMIZER_UNKNOWN
 
 
 def test_where_the_effective_rate_has_halved(tmp_path):
@@ -168,7 +174,7 @@ def test_norms_of_the_rows(tmp_path):
     save_file({"w": rows, "n": torch.tensor([[1.0, math.nan]])}, tmp_path / "step-1.safetensors")
     result = measured([open_checkpoint(tmp_path / "step-1.safetensors")])
     channels = {layer.name: layer.channels for layer in result.layers}
-    assert channels["n"] is None
+    assert channels["n"] == NOT_FINITE
     assert channels["w"] == Channels(4, 0.0, pytest.approx(2.5), pytest.approx(10.0), 2)
 
 
@@ -182,11 +188,11 @@ def test_what_a_model_told_is_taken_over(growing):
 def test_norms_that_shrink_or_have_no_logarithm(tmp_path):
     (layer,) = measured(series(tmp_path, (0, 2.0), (1, 1.0), (2, 0.5)), "sgd", 0.1).layers
     assert layer.growth_per_step == pytest.approx(-math.log(2))
-    assert (layer.overflow_step, layer.halved_step) == (None, None)
+    assert layer.overflow_step == layer.halved_step == STEADY
     (layer,) = measured(series(tmp_path, (0, 0.0), (1, 1.0)), "sgd", 0.1).layers
-    assert (layer.growth_per_step, layer.effective_learning_rate) == (None, (None, pytest.approx(0.1)))
+    assert (layer.growth_per_step, layer.effective_learning_rate) == (NO_LOGARITHM, (NO_LOGARITHM, pytest.approx(0.1)))
     (layer,) = measured(series(tmp_path, (5, 2.0))).layers
-    assert (layer.growth_per_step, layer.growth_stderr, layer.norms) == (None, None, (pytest.approx(2.0),))
+    assert (layer.growth_per_step, layer.growth_stderr, layer.norms) == (ONE_STEP, ONE_STEP, (pytest.approx(2.0),))
 
 
 @pytest.mark.parametrize(("sample", "optimizer"), [("convnet-lars", "lars"), ("convnet-fromage", "fromage")])
@@ -194,6 +200,6 @@ def test_scale_invariant_layers_of_the_samples_follow_the_law(sample, optimizer)
     checkpoints = gather_series([str(SAMPLES / sample)]).checkpoints
     law = math.log1p(0.02**2) / 2 if optimizer == "lars" else 0.0
     for layer in measured(checkpoints, optimizer, 0.02).layers:
-        assert layer.predicted_growth == law and layer.growth_per_step is not None
+        assert layer.predicted_growth == law and known(layer.growth_per_step) is not None
         close = abs(layer.growth_per_step - law) < 0.02 * math.log1p(0.02**2) / 2
         assert close == layer.name.startswith("convolutions")

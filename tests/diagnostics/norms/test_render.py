@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 
 from fromage_cli.diagnostics.norms.render import curve, render, summary
+from fromage_cli.diagnostics.norms.result import ONE_STEP, STEADY, TWO_STEPS
+from fromage_cli.missing import OPTIMIZER_UNKNOWN, Missing, Why
 from fromage_cli.theory.scale_invariance import Invariance
 from tests.diagnostics.pages import compare, drawn
 
@@ -56,7 +58,9 @@ def test_the_fastest_come_first_and_hidden_rows_are_counted(make_result, make_la
 
 
 def test_one_checkpoint(make_result, make_layer):
-    alone = make_layer(norms=(2.0,), growth_per_step=None, growth_stderr=None, effective_learning_rate=(None,))
+    alone = make_layer(
+        norms=(2.0,), growth_per_step=ONE_STEP, growth_stderr=ONE_STEP, effective_learning_rate=(OPTIMIZER_UNKNOWN,)
+    )
     text = page(make_result(steps=(None,), layers=(alone,)))
     assert "growth needs a second checkpoint" in text and "effective" not in text and "±" not in text
 
@@ -66,21 +70,20 @@ def test_an_optimizer_that_is_not_known(make_result):
     assert "--optimizer NAME" not in page(make_result(), 300)
 
 
-def test_why_there_is_no_law_and_what_it_takes(make_result):
-    assert "No law: lamb rescales." in page(make_result(optimizer="lamb", no_law="lamb rescales"), 300)
-    assert "For the law β₁ is not known, 0.9 is taken." in page(
-        make_result(assumed=("β₁ is not known, 0.9 is taken",)), 300
-    )
-    assert "No law" not in page(make_result(optimizer=None, no_law="the optimizer is not known"), 300)
+def test_why_there_is_no_law(make_result, make_layer):
+    layers = (make_layer(predicted_growth=Missing(Why.NO_FORMULA, "lamb rescales")),)
+    assert "not known: law, because lamb rescales" in page(make_result(optimizer="lamb", layers=layers), 300)
+    layers = (make_layer(predicted_growth=OPTIMIZER_UNKNOWN),)
+    assert "not known: law" not in page(make_result(optimizer=None, layers=layers), 300)
 
 
 def test_two_checkpoints_show_nothing_steady(make_result, make_layer):
-    two = make_layer(norms=(1.0, 1.5), growth_stderr=None, effective_learning_rate=(0.02, 0.02))
+    two = make_layer(norms=(1.0, 1.5), growth_stderr=TWO_STEPS, effective_learning_rate=(0.02, 0.02))
     assert "the norms of 1 of 1 layer grow, fastest" in summary(make_result(steps=(0, 1000), layers=(two,)))
 
 
 def test_no_growth(make_result, make_layer):
-    assert "the norm of no layer grows" in summary(make_result(layers=(make_layer(overflow_step=None),)))
+    assert "the norm of no layer grows" in summary(make_result(layers=(make_layer(overflow_step=STEADY),)))
 
 
 def test_names_cannot_act(make_result, make_layer):
