@@ -13,6 +13,7 @@ from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 from fromage_cli.errors import FromageError
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
+from fromage_cli.probes.optimizer_step.matched_state import match_state
 from fromage_cli.probes.trial_runs.rate_probe import measure_rate
 from fromage_cli.problem.data.batches import Batch, as_batch
 from fromage_cli.problem.evaluation.problem import Problem
@@ -76,7 +77,7 @@ def short_runs(
             model, state = loaded(task, optimizer_name, step, results)
         problem = problem_of(task, model, data)
         optimizer = optimizer_named(optimizer_name, state)
-        found = measure_rate(problem, optimizer, state, fresh=problem if step is None else None)
+        found = measure_rate(match_state(problem, optimizer, state), fresh=problem if step is None else None)
     except FromageError as error:
         return {"error": error.message}
     taken = problem.evaluations

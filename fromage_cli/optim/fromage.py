@@ -31,12 +31,17 @@ class Fromage(TensorwiseOptimizer):
             raise ValueError(f"Invalid p_bound: {bound}; expected a number above zero, or None")
         super().add_param_group(param_group)
 
-    def updated(
+    def update(
         self, parameter: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
     ) -> torch.Tensor:
-        """Return the next value: the relative step, divided by √(1+η²), clamped to the bound if there is one."""
-        step = group["lr"] * norms_ratio(weight, gradient) * gradient
-        following: torch.Tensor = (weight - step) / math.sqrt(1 + group["lr"] ** 2)
+        """Return the gradient at the norm of the weights."""
+        return norms_ratio(weight, gradient) * gradient
+
+    def finished(
+        self, parameter: torch.Tensor, weight: torch.Tensor, following: torch.Tensor, group: dict[str, Any]
+    ) -> torch.Tensor:
+        """Return the step's end divided by √(1+η²), clamped to the bound if there is one."""
+        following = following / math.sqrt(1 + group["lr"] ** 2)
         if group["p_bound"] is None:
             return following
         state = self.state[parameter]

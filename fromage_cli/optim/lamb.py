@@ -31,19 +31,29 @@ class LAMB(TensorwiseOptimizer):
         settings = {"betas": betas, "eps": eps, "weight_decay": weight_decay, "trust_clip": trust_clip}
         super().__init__(params, {"lr": lr, **settings})
 
-    def updated(
+    def update(
         self, parameter: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
     ) -> torch.Tensor:
-        """Return the next value: Adam's update with decay, at the norm of the weights."""
+        """Return Adam's update with decay, at the norm of the weights."""
+        moments = self.update_by_moments(parameter, gradient, group)
+        update = moments.add(weight, alpha=group["weight_decay"])
+        return self.trust_ratio(weight, update, group) * update
+
+    def update_by_moments(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        """Return m̂/(√v̂ + ε), the moments with this gradient taken in."""
         beta1, beta2 = group["betas"]
         steps = self.state[parameter].get("step", 0) + 1
-        first = torch.lerp(gradient, self.remembered(parameter, "exp_avg"), beta1)
-        second = torch.lerp(gradient.square(), self.remembered(parameter, "exp_avg_sq"), beta2)
+        first = torch.lerp(gradient, self.remembered(parameter, "exp_avg", gradient), beta1)
+        second = torch.lerp(gradient.square(), self.remembered(parameter, "exp_avg_sq", gradient), beta2)
         self.state[parameter]["step"] = steps
         self.remember(parameter, "exp_avg", first)
         self.remember(parameter, "exp_avg_sq", second)
         root = second.sqrt() / math.sqrt(1 - beta2**steps) + group["eps"]
-        update: torch.Tensor = first / (1 - beta1**steps) / root + group["weight_decay"] * weight
+        update: torch.Tensor = first / (1 - beta1**steps) / root
+        return update
+
+    @staticmethod
+    def trust_ratio(weight: torch.Tensor, update: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        """Return what brings an update, decay included, to the norm of the weights."""
         ratio = norms_ratio(weight, update)
-        rate: float = group["lr"]
-        return weight - rate * (torch.clamp(ratio, max=1.0) if group["trust_clip"] else ratio) * update
+        return torch.clamp(ratio, max=1.0) if group["trust_clip"] else ratio

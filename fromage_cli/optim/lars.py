@@ -37,28 +37,27 @@ class LARS(TensorwiseOptimizer):
             params, {"lr": lr, **settings, "trust_coefficient": trust_coefficient, "trust_clip": trust_clip}
         )
 
-    def updated(
+    def update(
         self, parameter: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
     ) -> torch.Tensor:
-        """Return the next value: a step along the buffer of scaled gradients."""
+        """Return the buffer of scaled gradients, or under nesterov the sum that looks ahead."""
         scaled = scaled_gradient(weight, gradient, group)
-        rate: float = group["lr"]
         momentum: float = group["momentum"]
         if not momentum:
-            return weight - rate * scaled
+            return scaled
         buffer = scaled
         if "momentum_buffer" in self.state[parameter]:
-            kept = self.remembered(parameter, "momentum_buffer")
+            kept = self.remembered(parameter, "momentum_buffer", scaled)
             buffer = momentum * kept + (1 - group["dampening"]) * scaled
         self.remember(parameter, "momentum_buffer", buffer)
-        return weight - rate * (scaled + momentum * buffer if group["nesterov"] else buffer)
+        return scaled + momentum * buffer if group["nesterov"] else buffer
 
 
 def scaled_gradient(weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-    """Return τ(g + λW) for float64 tensors."""
+    """Return τ(g + λW)."""
     decay: float = group["weight_decay"]
     coefficient: float = group["trust_coefficient"]
-    weight_norm, gradient_norm = torch.linalg.vector_norm(weight), torch.linalg.vector_norm(gradient)
+    weight_norm, gradient_norm = (torch.linalg.vector_norm(each, dtype=torch.float64) for each in (weight, gradient))
     if weight_norm == 0 or gradient_norm == 0:
         return gradient + decay * weight
     if not decay and not group["trust_clip"]:

@@ -23,13 +23,12 @@ class Lion(TensorwiseOptimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
-    def updated(
+    def update(
         self, parameter: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
     ) -> torch.Tensor:
-        """Return the next value: every entry moves by the rate, besides its decay."""
+        """Return the sign of every entry, and its decay."""
         beta1, beta2 = group["betas"]
-        rate: float = group["lr"]
-        average = self.remembered(parameter, "exp_avg")
+        average = self.remembered(parameter, "exp_avg", gradient)
         update: torch.Tensor = torch.sign(torch.lerp(gradient, average, beta1)) + group["weight_decay"] * weight
         self.remember(parameter, "exp_avg", torch.lerp(gradient, average, beta2))
-        return weight - rate * update
+        return update

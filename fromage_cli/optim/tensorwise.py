@@ -13,8 +13,8 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 
 def norms_ratio(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """‖first‖ / ‖second‖ of float64 tensors; 1 where either is zero."""
-    above, below = torch.linalg.vector_norm(first), torch.linalg.vector_norm(second)
+    """‖first‖ / ‖second‖ in float64; 1 where either is zero."""
+    above, below = (torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in (first, second))
     return torch.where((above == 0) | (below == 0), 1.0, above / below)
 
 
@@ -56,14 +56,21 @@ class TensorwiseOptimizer(Optimizer):
             self._refuse_sparse_and_complex(parameter, parameter.grad)
         for parameter, group in moving:
             weight, gradient = parameter.to(torch.float64), parameter.grad.to(torch.float64)
-            parameter.copy_(self.updated(parameter, weight, gradient, group))
+            following = weight - group["lr"] * self.update(parameter, weight, gradient, group)
+            parameter.copy_(self.finished(parameter, weight, following, group))
         return loss
 
     @abstractmethod
-    def updated(
+    def update(
         self, parameter: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
     ) -> torch.Tensor:
-        """Return the next float64 value of `parameter`; `weight` and `gradient` are its float64 copies."""
+        """Return the u of the step W − ηu, in the precision of `weight` and `gradient`; the state goes on by one."""
+
+    def finished(
+        self, parameter: torch.Tensor, weight: torch.Tensor, following: torch.Tensor, group: dict[str, Any]
+    ) -> torch.Tensor:
+        """Return what becomes of `parameter` after W − ηu, here nothing else."""
+        return following
 
     def _refuse_sparse_and_complex(self, parameter: torch.Tensor, gradient: torch.Tensor) -> None:
         """Raise RuntimeError unless the gradient is dense and real."""
@@ -79,10 +86,10 @@ class TensorwiseOptimizer(Optimizer):
                 "make its real and imaginary parts two parameters"
             )
 
-    def remembered(self, parameter: torch.Tensor, name: str) -> torch.Tensor:
-        """What the state holds of that tensor under that name, in float64; zeros before the first step."""
+    def remembered(self, parameter: torch.Tensor, name: str, like: torch.Tensor) -> torch.Tensor:
+        """What the state holds of that tensor under that name, in another's precision; zeros before the first step."""
         kept = self.state[parameter].get(name)
-        return torch.zeros_like(parameter, dtype=torch.float64) if kept is None else kept.to(torch.float64)
+        return torch.zeros_like(like) if kept is None else kept.to(like)
 
     def remember(self, parameter: torch.Tensor, name: str, value: torch.Tensor) -> None:
         """Keep it in the tensor's own dtype, as loading a state dictionary would make it."""

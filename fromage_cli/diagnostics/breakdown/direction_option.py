@@ -53,9 +53,8 @@ def weight_copies(name: str, reload: bool, several: bool, checkpoint: Checkpoint
 
 
 def _has_moments(checkpoint: Checkpoint | None) -> bool:
-    from fromage_cli.probes.optimizer_step.moments import holds_moments
-
-    return holds_moments(checkpoint.optimizer if checkpoint is not None else None)
+    state = checkpoint.optimizer if checkpoint is not None else None
+    return state is not None and state.has(*ADAM.slots)
 
 
 def decay_left_out(name: str, checkpoint: Checkpoint | None, declared: Declared) -> float | None:
@@ -87,9 +86,9 @@ def gradient_count(name: str, points: int, problem: Problem, checkpoint: Checkpo
 
 
 def _moment_gradients(problem: Problem) -> float:
-    from fromage_cli.probes.optimizer_step.moments import moment_rows
+    from fromage_cli.probes.optimizer_step.moments import parts_for_moments
 
-    rows = moment_rows(problem)
+    rows = sum(part.size for part in parts_for_moments(problem))
     return rows / problem.rows + (1.0 if rows and problem.saved is not None else 0.0)
 
 
@@ -118,7 +117,7 @@ def _direction(
     from fromage_cli.checkpoints import open_checkpoint
     from fromage_cli.probes.lines import updates
     from fromage_cli.probes.lines.displacement import displacement_to
-    from fromage_cli.probes.optimizer_step.moments import adam_update
+    from fromage_cli.probes.optimizer_step.next_step import adam_update
 
     if name == FROMAGE.name:
         return updates.fromage_direction(problem, tensors)

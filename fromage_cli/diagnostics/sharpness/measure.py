@@ -11,7 +11,7 @@ from fromage_cli.diagnostics.sharpness.verdict import ratio_to_threshold, regime
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, Interrupted, Missing, known
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.threshold import threshold_of
-from fromage_cli.probes.optimizer_step.matched_state import state_of
+from fromage_cli.probes.optimizer_step.matched_state import match_state
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -36,7 +36,7 @@ def measure(
     state does not fit, NumericalError where a product is not finite.
     """
     measuring = PartialMeasurement(
-        problem, WeightSpace(tensors), optimizer, state_of(optimizer, state), effort or Effort(), advance, note
+        match_state(problem, optimizer, state), WeightSpace(tensors), effort or Effort(), advance, note
     )
     loss = problem.base.loss
     found = known(measuring.spectrum("eigenvalues", hessian, measuring.effort.count)) or ()

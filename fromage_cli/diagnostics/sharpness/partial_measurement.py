@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.sharpness.cost import Effort
 from fromage_cli.diagnostics.sharpness.result import BatchSharpness, LayerBlock
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
@@ -15,6 +14,7 @@ from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
 from fromage_cli.probes.curvature.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
 from fromage_cli.probes.curvature.preconditioned_hessian import groups_differ, precondition
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, has_gauss_newton, hessian
 from fromage_cli.problem.evaluation.problem import Problem
 
@@ -29,15 +29,23 @@ BATCH_STATISTICS = Missing(
 class PartialMeasurement:
     """What the numbers are measured from, and what ended the measurement early, if anything did."""
 
-    problem: Problem
+    matched: MatchedState
     space: WeightSpace
-    optimizer: Optimizer
-    state: OptimizerState | None
     effort: Effort
     advance: Callable[[], None]
     note: Callable[[str], None]
     """Takes a sentence on how a number was measured."""
     error: FromageError | None = None
+
+    @property
+    def problem(self) -> Problem:
+        """What is measured."""
+        return self.matched.problem
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The rule that moves it."""
+        return self.matched.optimizer
 
     def within_limits(self, measure: Callable[[], T | Missing]) -> T | Missing:
         """What `measure` gives; from the first limit that is reached on, that is the reason for each missing number."""
@@ -102,12 +110,12 @@ class PartialMeasurement:
 
     def preconditioned_eigenvalue(self) -> float | Missing:
         """Of the Hessian as Adam's second moments, groups' rates and their coupled decay condition it."""
-        differ = self.optimizer.rule is SGD and groups_differ(self.problem, self.space, self.optimizer, self.state)
+        differ = self.optimizer.rule is SGD and groups_differ(self.matched, self.space)
         if self.optimizer.name is None:
             return OPTIMIZER_UNKNOWN
         if not (self.optimizer.adaptive or differ):
             return Missing(Why.NOT_DEFINED, f"the optimizer is {self.optimizer.name}")
-        preconditioning = precondition(self.problem, self.space, self.optimizer, self.state)
+        preconditioning = precondition(self.matched, self.space)
         if preconditioning is None:
             return Missing(Why.NO_STATE, "the checkpoint holds no second moments of Adam for every tensor")
         return self.largest("preconditioned_eigenvalue", preconditioning.operator)

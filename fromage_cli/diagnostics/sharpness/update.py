@@ -43,7 +43,7 @@ def measure_update(measuring: PartialMeasurement, eigenvalue: float) -> AlongUpd
 
 def _step(measuring: PartialMeasurement) -> Mapping[str, Tensor] | Missing:
     """How the next update moves the chosen tensors, per unit of the rate."""
-    step, note = next_step(measuring.problem, measuring.optimizer, measuring.state)
+    step, note = next_step(measuring.matched)
     measuring.note(note)
     moving = {tensor.name: step[tensor.name] for tensor in measuring.space.tensors if tensor.name in step}
     return moving or Missing(Why.NOTHING_MOVES, f"{measuring.optimizer.name} moves none of the chosen tensors")
@@ -109,10 +109,8 @@ def _simulated(measuring: PartialMeasurement, space: WeightSpace) -> SimulatedTr
         return LEARNING_RATE_UNKNOWN
     try:
         found = simulate_training(
-            measuring.problem,
+            measuring.matched,
             space,
-            measuring.optimizer,
-            measuring.state,
             steps=measuring.effort.simulated_steps,
             advance=measuring.advance,
         )

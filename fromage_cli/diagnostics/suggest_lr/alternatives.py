@@ -12,10 +12,11 @@ from fromage_cli.optimizers.rule import RULES
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.optimizers.typical_rates import typical_rate
 from fromage_cli.probes.lines.critical import critical_rate
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.next_step import measure_next_step
 from fromage_cli.probes.optimizer_step.next_update import stand_in
+from fromage_cli.probes.optimizer_step.real_step import MomentEstimates
 from fromage_cli.probes.optimizer_step.step_direction import step_line
-from fromage_cli.probes.optimizer_step.update_rules import Memory
 
 USUAL_MOMENTUM = 0.9
 """Of rules whose default is none, which hardly anyone trains with."""
@@ -54,7 +55,7 @@ def _alternative(
     measuring: PartialMeasurement,
     rule: Optimizer,
     eta: float | None,
-    memory: Mapping[str, Memory],
+    memory: Mapping[str, MomentEstimates],
     *,
     rises: float,
     left: int,
@@ -65,7 +66,7 @@ def _alternative(
     """
     name, usual = rule.name or "", known(typical_rate(rule)[0])
     try:
-        step = measure_next_step(measuring.problem, rule, None, memory)
+        step = measure_next_step(MatchedState(measuring.problem, rule), memory)
         line = step_line(measuring.problem, measuring.tensors, step, name)
     except MismatchError:
         return Alternative(name, None, None, usual), rises

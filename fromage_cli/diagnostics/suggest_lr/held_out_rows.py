@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.missing import Basis, Missing, Why, failed
 from fromage_cli.probes.lines.critical import critical_rate, descent_along
@@ -13,26 +12,23 @@ from fromage_cli.terminal.words import counted
 
 
 def critical_on_others(
-    problem: Problem,
-    update: NextUpdate,
-    tensors: Sequence[TrainableTensor],
-    state: OptimizerState | None,
-    start: float,
+    update: NextUpdate, tensors: Sequence[TrainableTensor], start: float
 ) -> tuple[float | Missing, Basis]:
     """The smallest rate whose step from some rows raises the loss of others, and what it rests on.
 
     `start`: where the search begins. Costs a gradient of all rows, and forward passes of the others.
     """
+    problem = update.matched.problem
     halves = _halves(problem)
     if halves is None:
         words = Basis("it takes two rows")
         return Missing(Why.TOO_FEW_ROWS, words), words
     own, other = halves
     try:
-        step = on_rows(update, own, state)
+        step = on_rows(update, own)
         slopes = other.base.gradients
         moved = {t.name: step.moved(t) for t in tensors if t.name in step.steps and t.name in slopes}
-        rate = critical_rate(other, moved, start, update.optimizer.contraction)
+        rate = critical_rate(other, moved, start, update.matched.optimizer.contraction)
         descends = descent_along(other, moved) > 0.0
     except (MismatchError, NumericalError) as error:
         why = failed(error)

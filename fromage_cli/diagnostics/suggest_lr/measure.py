@@ -21,7 +21,7 @@ from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.lines.crossing import Crossing
 from fromage_cli.probes.lines.direction import Still
 from fromage_cli.probes.optimizer_step.gradient_noise import GradientNoise
-from fromage_cli.probes.optimizer_step.matched_state import state_of
+from fromage_cli.probes.optimizer_step.matched_state import match_state
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.terminal.words import counted
@@ -60,9 +60,11 @@ def measure(
     takes what the user should know. Raises MismatchError when the state does not fit or nothing moves, UsageError when
     short runs are asked for that cannot be made.
     """
-    request, state = request or Request(), state_of(optimizer, state)
+    request = request or Request()
     rule = optimizer if optimizer.name is not None else Optimizer(FROMAGE.name)
-    measuring = begin(problem, tensors, rule, state, request=request, advance=advance, known=optimizer.name is not None)
+    measuring = begin(
+        match_state(problem, rule, state), tensors, request=request, advance=advance, known=optimizer.name is not None
+    )
     crossing = measuring.measured()
     whole = measuring.measured_together(crossing) if crossing is not None else None
     measuring.lemma2()
@@ -77,11 +79,11 @@ def measure(
         rates = measuring.critical(start), measuring.critical_elsewhere(start)
         if request.sharpness:
             measuring.sharpness()
-        trained = recommend(measuring, request.probe, request.fresh, state, request.batch_size)
+        trained = recommend(measuring, request.probe, request.fresh, request.batch_size)
     limit = read_limit(measuring, (crossing, whole), known(rates[0]), known(rates[1]))
     if optimizer.name is not None and request.verify:
         rate = known(trained.recommended.learning_rate) or known(limit.learning_rate)
-        verified = check(measuring, rate, request.verify, state, request.batch_size)
+        verified = check(measuring, rate, request.verify, request.batch_size)
     if optimizer.name is None:
         alternatives = measure_alternatives(measuring, known(limit.eta))
     noise = measuring.update.noise
@@ -91,7 +93,7 @@ def measure(
         limit=limit,
         recommended=trained.recommended,
         estimates=tuple(sorted(measuring.estimates, key=lambda each: ORDER.index(each.name))),
-        optimizer=_settings(measuring, optimizer, state, limit, request),
+        optimizer=_settings(measuring, optimizer, limit, request),
         noise_scale=noise.noise_scale if noise is not None else None,
         noise_scale_low=low,
         noise_scale_high=high,
@@ -125,7 +127,6 @@ def _nothing() -> Recommended:
 def _settings(
     measuring: PartialMeasurement,
     optimizer: Optimizer,
-    state: OptimizerState | None,
     limit: Limit,
     request: Request,
 ) -> OptimizerSettings:
@@ -139,7 +140,7 @@ def _settings(
         weight_decay=optimizer.weight_decay if optimizer.name is not None else None,
         filled=measuring.update.filled,
         train_batch_size=request.batch_size or measuring.problem.batch.size,
-        groups=read_groups(measuring, state, known(limit.eta)),
+        groups=read_groups(measuring, known(limit.eta)),
     )
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.suggest_lr.held_out_rows import critical_on_others
 from fromage_cli.diagnostics.suggest_lr.result import Estimate
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
@@ -13,6 +12,7 @@ from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.stable_rate import stable_rate
 from fromage_cli.probes.lines.critical import critical_rate
 from fromage_cli.probes.lines.crossing import Crossing, find_crossing, find_sum_crossing
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.next_update import CHUNKS, NextUpdate, next_update
 from fromage_cli.probes.structure.depth import measure_depth
 from fromage_cli.problem.evaluation.problem import Evaluations, Problem
@@ -59,10 +59,8 @@ class Request:
 class PartialMeasurement:
     """One search on its way, for one optimizer."""
 
-    problem: Problem
+    matched: MatchedState
     tensors: Sequence[TrainableTensor]
-    optimizer: Optimizer
-    state: OptimizerState | None
     update: NextUpdate
     shared: float
     """What base gradient and noise cost, in gradients; every estimate along the step rests on them."""
@@ -71,6 +69,16 @@ class PartialMeasurement:
     """Whether this is the optimizer that was asked about; else only relative steps are told."""
     estimates: list[Estimate] = field(default_factory=list)
     error: FromageError | None = None
+
+    @property
+    def problem(self) -> Problem:
+        """What is measured."""
+        return self.matched.problem
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The rule that moves it."""
+        return self.matched.optimizer
 
     def rate(self, eta: float | Missing) -> float | Missing:
         """The learning rate at which no layer moves by more than eta."""
@@ -163,7 +171,7 @@ class PartialMeasurement:
         if self._over(name):
             return LIMIT_REACHED
         with self._counted(name) as spent:
-            rate, words = critical_on_others(self.problem, self.update, self.tensors, self.state, start)
+            rate, words = critical_on_others(self.update, self.tensors, start)
             self._add(name, self.eta(rate), rate, words, self.shared + spent())
             self.advance()
             return rate
@@ -176,7 +184,7 @@ class PartialMeasurement:
             return
         with self._counted(name) as spent:
             try:
-                found = stable_rate(self.problem, self.tensors, self.optimizer, self.state, self.update.memory)
+                found = stable_rate(self.matched, self.tensors, self.update.memory)
             except (MismatchError, NumericalError) as error:
                 if isinstance(error, NumericalError):
                     self.error = error
@@ -213,22 +221,18 @@ class PartialMeasurement:
 
 
 def begin(
-    problem: Problem,
+    matched: MatchedState,
     tensors: Sequence[TrainableTensor],
-    optimizer: Optimizer,
-    state: OptimizerState | None,
     *,
     request: Request,
     advance: Callable[[], None],
     known: bool = True,
 ) -> PartialMeasurement:
     """A measurement with the optimizer's next update taken and its noise measured."""
-    update = next_update(
-        problem, tensors, optimizer, state, batch_size=request.batch_size, chunks=request.chunks, remember=not known
-    )
+    update = next_update(matched, tensors, batch_size=request.batch_size, chunks=request.chunks, remember=not known)
     advance()
     moving = [tensor for tensor in tensors if tensor.name in update.step.steps]
-    return PartialMeasurement(problem, moving, optimizer, state, update, gradients(problem.evaluations), advance, known)
+    return PartialMeasurement(matched, moving, update, gradients(matched.problem.evaluations), advance, known)
 
 
 def _certain(found: Crossing, sampled: bool) -> tuple[float | Missing, Basis]:

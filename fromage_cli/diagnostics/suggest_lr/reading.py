@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import PartialMeasurement
 from fromage_cli.diagnostics.suggest_lr.result import GroupRate, LayerRate, Limit, MeasuredPoint
 from fromage_cli.errors import ResourceError
 from fromage_cli.missing import Missing, Why
 from fromage_cli.probes.lines.crossing import Crossing
 from fromage_cli.probes.lines.direction import Move
-from fromage_cli.probes.optimizer_step.next_step import group_numbers
 from fromage_cli.theory.conversions import largest_rate
 
 BEYOND = Missing(Why.ABOVE_GRID, "every step that was tried is certain to descend")
@@ -33,7 +31,7 @@ def read_limit(
                 limiting_layer=found.limiting,
                 criterion=found.criterion,
                 upper_eta=BEYOND if found.upper is None else found.upper,
-                reliable=found.closed and (measuring.state is None or measuring.state.rates_told),
+                reliable=found.closed and (measuring.matched.state is None or measuring.matched.state.rates_told),
                 averaged=measuring.update.sampled,
             )
     relation = crossing.relation if crossing is not None else "uncertifiable"
@@ -104,13 +102,12 @@ def read_points(crossing: Crossing | None) -> tuple[MeasuredPoint, ...]:
     )
 
 
-def read_groups(
-    measuring: PartialMeasurement, state: OptimizerState | None, eta: float | None
-) -> tuple[GroupRate, ...]:
+def read_groups(measuring: PartialMeasurement, eta: float | None) -> tuple[GroupRate, ...]:
     """The parameter groups of the checkpoint, each with its own largest rate; empty where they cannot be told."""
+    state = measuring.matched.state
     if state is None:
         return ()
-    members = group_numbers(measuring.problem, measuring.optimizer, state)
+    members = measuring.matched.numbers if len(state.groups) == 1 or state.members_told else {}
     highest = max((float(group.settings.get("lr") or 0.0) for group in state.groups), default=0.0)
     found = []
     for index, group in enumerate(state.groups):

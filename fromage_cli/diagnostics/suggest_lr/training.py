@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import PartialMeasurement, gradients
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, ProbeRun, Recommended, VerifiedRun
 from fromage_cli.errors import FromageError, MismatchError, ResourceError, UsageError
@@ -37,7 +36,6 @@ def recommend(
     measuring: PartialMeasurement,
     mode: str,
     fresh: Callable[[], Problem | None],
-    state: OptimizerState | None,
     batch_size: int | None,
 ) -> Trained:
     """The rate to train at.
@@ -59,9 +57,7 @@ def recommend(
                 "--probe init needs a network that draws new weights; this one comes with its own.",
                 "Name a factory with --model.",
             )
-        found = measure_rate(
-            measuring.problem, measuring.optimizer, state, fresh=again, batch_size=batch_size, advance=measuring.advance
-        )
+        found = measure_rate(measuring.matched, fresh=again, batch_size=batch_size, advance=measuring.advance)
     except ResourceError as limit:
         measuring.error = limit
         return Trained(_typical(measuring, usual, LIMIT_REACHED))
@@ -112,7 +108,7 @@ def _typical(
 
 
 def check(
-    measuring: PartialMeasurement, rate: float | None, steps: int, state: OptimizerState | None, batch_size: int | None
+    measuring: PartialMeasurement, rate: float | None, steps: int, batch_size: int | None
 ) -> tuple[VerifiedRun, ...]:
     """Real steps at 0.3, 1 and 3 times a rate; none where a limit was reached, or there is no rate.
 
@@ -121,9 +117,7 @@ def check(
     if rate is None or isinstance(measuring.error, ResourceError):
         return ()
     try:
-        found = verify(
-            measuring.problem, measuring.optimizer, state, rate, steps, batch_size=batch_size, advance=measuring.advance
-        )
+        found = verify(measuring.matched, rate, steps, batch_size=batch_size, advance=measuring.advance)
     except FromageError as error:
         if not isinstance(error, ResourceError):
             raise

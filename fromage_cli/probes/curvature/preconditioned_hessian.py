@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fromage_cli.checkpoints import OptimizerState
-from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.lanczos import Operator
-from fromage_cli.probes.optimizer_step.next_step import decays, preconditioner, rate_shares
-from fromage_cli.probes.optimizer_step.update_rules import Memory
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
+from fromage_cli.probes.optimizer_step.next_step import preconditioner
+from fromage_cli.probes.optimizer_step.real_step import MomentEstimates
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem
 
@@ -49,39 +48,35 @@ class Preconditioning:
 
 
 def precondition(
-    problem: Problem,
-    space: WeightSpace,
-    optimizer: Optimizer,
-    state: OptimizerState | None,
-    memory: Mapping[str, Memory] | None = None,
+    matched: MatchedState, space: WeightSpace, estimates: Mapping[str, MomentEstimates] | None = None
 ) -> Preconditioning | None:
     """How the optimizer preconditions the Hessian; None where Adam's second moments are not known for every tensor.
 
-    `memory` stands in for them where the state holds none at all. Raises MismatchError when the state does not fit.
+    `estimates` stand in for them where the state holds none at all. Raises MismatchError when the state does not fit.
     """
-    matrix, stands_in = None, False
+    matrix, stands_in, optimizer = None, False, matched.optimizer
     if optimizer.adaptive:
-        matrix = preconditioner(problem, optimizer, state)
+        matrix = preconditioner(matched)
         if matrix is None:
             matrix = {
-                n: k.square.sqrt().add_(optimizer.epsilon) for n, k in (memory or {}).items() if k.square is not None
+                n: k.square.sqrt().add_(optimizer.epsilon) for n, k in (estimates or {}).items() if k.square is not None
             }
             stands_in = True
         if any(tensor.name not in matrix for tensor in space.tensors):
             return None
     scale = space.flat([matrix[tensor.name] for tensor in space.tensors]).rsqrt_() if matrix is not None else None
-    shares = rate_shares(problem, optimizer, state)
+    shares = matched.rate_shares
     if shares:
         roots = _each(space, {name: share**0.5 for name, share in shares.items()}, 1.0)
         scale = roots if scale is None else scale.mul_(roots)
-    decay = decays(problem, optimizer, state) if optimizer.coupled_decay else {}
+    decay = matched.decays if optimizer.coupled_decay else {}
     return Preconditioning(scale, _each(space, decay, 0.0) if any(decay.values()) else None, stands_in)
 
 
-def groups_differ(problem: Problem, space: WeightSpace, optimizer: Optimizer, state: OptimizerState | None) -> bool:
+def groups_differ(matched: MatchedState, space: WeightSpace) -> bool:
     """Whether groups differ in rate or coupled decay, so that plain eigenvalues say nothing of the optimizer's step."""
-    decay = decays(problem, optimizer, state) if optimizer.coupled_decay else {}
-    return bool(rate_shares(problem, optimizer, state)) or len({decay.get(t.name, 0.0) for t in space.tensors}) > 1
+    decay = matched.decays if matched.optimizer.coupled_decay else {}
+    return bool(matched.rate_shares) or len({decay.get(t.name, 0.0) for t in space.tensors}) > 1
 
 
 def _each(space: WeightSpace, values: Mapping[str, float], otherwise: float) -> Tensor:

@@ -13,10 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import ResourceError
-from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.lines.critical import moved_along
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.training import Training, training
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
 from fromage_cli.problem.evaluation.output_expansion import expand_outputs, model_gradient, model_loss
@@ -117,10 +116,8 @@ def _radius(fits: Callable[[float], bool], rates: Sequence[float]) -> tuple[floa
 
 
 def simulate_training(
-    problem: Problem,
+    matched: MatchedState,
     space: WeightSpace,
-    optimizer: Optimizer,
-    state: OptimizerState | None,
     *,
     steps: int,
     advance: Callable[[], None] = lambda: None,
@@ -130,12 +127,13 @@ def simulate_training(
     Ends early when the loss is back below its start after a spike, or `DIVERGED`. Each step costs one expansion and one
     Hessian-vector product. The weights are afterwards as before. Raises MismatchError for a state with gaps.
     """
-    losses, stopped = [problem.base.loss], None
+    problem, rate, stopped = matched.problem, matched.optimizer.learning_rate, None
+    losses = [problem.base.loss]
     floor = torch.finfo(problem.dtype).eps ** 2
     gradient = [problem.base.gradients[tensor.name] for tensor in space.tensors]
-    assert optimizer.learning_rate is not None
-    with training(problem, optimizer, state) as run:
-        run.start(optimizer.learning_rate)
+    assert rate is not None
+    with training(matched) as run:
+        run.start(rate)
         position = _Position(run, space)
         try:
             while len(losses) <= steps and outcome_of(losses, floor) not in ("spikes", "diverges"):

@@ -7,16 +7,14 @@ Source: Cohen et al., *Gradient descent on neural networks typically occurs at t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import ResourceError
 from fromage_cli.missing import LIMIT_REACHED, Basis, Missing, Why
-from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.lanczos import largest_eigenvalues
 from fromage_cli.probes.curvature.preconditioned_hessian import precondition
 from fromage_cli.probes.curvature.threshold import no_threshold, rate_for
-from fromage_cli.probes.optimizer_step.update_rules import Memory
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
+from fromage_cli.probes.optimizer_step.real_step import MomentEstimates
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
-from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 
 MAX_PRODUCTS = 20
@@ -36,22 +34,19 @@ class StableRate:
 
 
 def stable_rate(
-    problem: Problem,
-    tensors: Sequence[TrainableTensor],
-    optimizer: Optimizer,
-    state: OptimizerState | None,
-    memory: Mapping[str, Memory],
+    matched: MatchedState, tensors: Sequence[TrainableTensor], estimates: Mapping[str, MomentEstimates]
 ) -> StableRate:
     """Finds the rate at which the largest curvature over the tensors equals the optimizer's threshold.
 
-    `memory` stands in for Adam's second moments where the state holds none. Costs at most 20 Hessian-vector products.
+    `estimates` stand in for Adam's second moments where the state holds none. Costs at most 20 Hessian-vector products.
     Raises MismatchError where the loss has no second derivative, NumericalError where a product is not finite.
     """
+    problem, optimizer = matched.problem, matched.optimizer
     none = no_threshold(replace(optimizer, learning_rate=None))
     if none is not None:
         return StableRate(none, Basis(none.words))
     space = WeightSpace(tensors)
-    preconditioning = precondition(problem, space, optimizer, state, memory)
+    preconditioning = precondition(matched, space, estimates)
     if preconditioning is None:
         words = Basis("the state holds no second moments of Adam for some tensors")
         return StableRate(Missing(Why.NO_STATE, words), words)

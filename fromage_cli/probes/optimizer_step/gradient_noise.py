@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fromage_cli.probes.optimizer_step.minibatches import batches_of, require_mean, visit_minibatches
-from fromage_cli.probes.optimizer_step.update_rules import Memory
+from fromage_cli.probes.optimizer_step.real_step import MomentEstimates
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -28,7 +28,7 @@ class GradientNoise:
     """By tensor name."""
     along: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """<g_i, u> of the step that was given."""
-    memory: Mapping[str, Memory] = field(default_factory=dict)
+    memory: Mapping[str, MomentEstimates] = field(default_factory=dict)
     """The mean of the chunks' gradients, and what the mean of their squares would be at the training batch size."""
 
     def moments(self, name: str) -> NoiseEstimate:
@@ -85,7 +85,7 @@ def measure_noise(
     }
     _require_mean(problem, sums, chunks)
     memory = {
-        name: Memory(
+        name: MomentEstimates(
             total.div_(count), _expected_square(total, sums.squares[name].div_(count), count, rows, batch_size)
         )
         for name, total in (sums.totals.items() if remember else ())

@@ -1,9 +1,125 @@
-"""The state of an optimizer, where it serves the rule that is asked for."""
+"""An optimizer with its state, matched to the tensors of a model once for each command."""
 
-from fromage_cli.checkpoints import OptimizerState
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from fromage_cli.checkpoints import OptimizerState, match_parameters
+from fromage_cli.checkpoints.optimizers.optimizer_state import slot_shape
+from fromage_cli.errors import MismatchError
+from fromage_cli.optimizers.rule import SGD
 from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor, unwrapped
+
+Found = TypeVar("Found")
 
 
-def state_of(optimizer: Optimizer, state: OptimizerState | None) -> OptimizerState | None:
-    """The state where it holds what this optimizer remembers."""
-    return state.serving(optimizer.name) if state is not None else None
+class MatchedState:
+    """One optimizer on one problem: what its state holds of each tensor, found when it is first asked for.
+
+    Everything here raises MismatchError where the state does not fit the model.
+    """
+
+    def __init__(self, problem: Problem, optimizer: Optimizer, state: OptimizerState | None = None) -> None:
+        self.problem, self.optimizer, self.state = problem, optimizer, state
+        self._kept: dict[str, Any] = {}
+
+    def on(self, rows: Problem) -> "MatchedState":
+        """The same for other rows of the same model, matched together with this one."""
+        other = MatchedState(rows, self.optimizer, self.state)
+        other._kept = self._kept
+        return other
+
+    def takes(self, tensor: TrainableTensor) -> bool:
+        """Whether the rule moves the tensor: Muon takes matrices only."""
+        return not (self.optimizer.rule or SGD).matrices_only or tensor.parameter.dim() == 2
+
+    @property
+    def numbers(self) -> Mapping[str, int]:
+        """The parameter number of each tensor in the state; empty without one.
+
+        Matched are the trainable tensors, or all of the model's where an optimizer of as many was given the frozen ones
+        too; of matrices, those that a state for them names, where it does.
+        """
+        return self._once("numbers", self._match)
+
+    def _match(self) -> dict[str, int]:
+        if self.state is None:
+            return {}
+        tensors = [tensor for tensor in self.problem.trainable if self.takes(tensor)]
+        if (self.optimizer.rule or SGD).matrices_only:
+            named = {name for group in self.state.groups for name in group.names or ()}
+            tensors = [tensor for tensor in tensors if tensor.name in named] or tensors
+        held = {tensor.name: tuple(tensor.parameter.shape) for tensor in tensors}
+        everything = {n: tuple(value.shape) for n, value in unwrapped(self.problem.model).named_parameters()}
+        frozen_too = sum(len(group.numbers) for group in self.state.groups) == len(everything)
+        matrices_only = (self.optimizer.rule or SGD).matrices_only
+        return match_parameters(self.state, everything if frozen_too and not matrices_only else held)
+
+    @property
+    def members(self) -> Mapping[str, tuple[Mapping[str, Any] | None, Mapping[str, Any]]]:
+        """What the state remembers of each tensor, None of one that was never updated, and its group's settings."""
+        return self._once("members", self._find_members)
+
+    def _find_members(self) -> dict[str, tuple[Mapping[str, Any] | None, Mapping[str, Any]]]:
+        if self.state is None:
+            return {}
+        settings = {number: group.settings for group in self.state.groups for number in group.numbers}
+        found = {}
+        for tensor in self.problem.trainable:
+            if tensor.name not in self.numbers:
+                continue
+            number, shape = self.numbers[tensor.name], tuple(tensor.parameter.shape)
+            slot = self.state.slots.get(number)
+            stored = slot_shape(slot) if slot is not None else None
+            if stored not in (None, shape):
+                raise MismatchError(
+                    f"The optimizer's state for {tensor.name!r} has shape {list(stored or ())}, the tensor "
+                    f"{list(shape)}.",
+                    "It belongs to another model.",
+                )
+            found[tensor.name] = slot, settings[number]
+        return found
+
+    def own(self, name: str) -> Optimizer:
+        """The rule with the settings of a tensor's group."""
+        return self.optimizer.of_group(self.members[name][1]) if name in self.members else self.optimizer
+
+    @property
+    def holds_memory(self) -> bool:
+        """Whether the state holds what the rule remembers; False for a rule that remembers nothing."""
+        if self.state is None or not self.optimizer.remembers:
+            return False
+        slots = (self.optimizer.rule or SGD).slots
+        if "step" in slots:
+            return self.state.has(*slots)
+        return any(kept.get(slot) is not None for slot in slots for kept in self.state.slots.values())
+
+    @property
+    def decays(self) -> Mapping[str, float]:
+        """The weight decay of each trainable tensor; the largest for all where members are not told."""
+        everywhere = {tensor.name: self.optimizer.weight_decay for tensor in self.problem.trainable}
+        if self.optimizer.decay_given or self.state is None or not self.state.members_told:
+            return everywhere
+        return everywhere | {n: float(group.get("weight_decay") or 0.0) for n, (_, group) in self.members.items()}
+
+    @property
+    def rate_shares(self) -> Mapping[str, float]:
+        """Each tensor's rate over the highest of any group; empty where all are the same, or members are not told."""
+        if self.state is None:
+            return {}
+        rates = {float(group.settings.get("lr") or 0.0) for group in self.state.groups}
+        if len(rates) < 2 or not self.state.members_told:
+            return {}
+        return {name: float(group.get("lr") or 0.0) / max(rates) for name, (_, group) in self.members.items()}
+
+    def _once(self, name: str, find: Callable[[], Found]) -> Found:
+        if name not in self._kept:
+            self._kept[name] = find()
+        found: Found = self._kept[name]
+        return found
+
+
+def match_state(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> MatchedState:
+    """The optimizer on a problem with a state, where that holds what this optimizer remembers; else without one."""
+    return MatchedState(problem, optimizer, state.serving(optimizer.name) if state is not None else None)

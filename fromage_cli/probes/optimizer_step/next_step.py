@@ -1,27 +1,29 @@
 """The step that an optimizer would take next, everything included, and the matrix that its threshold is held against.
 
-Source: Cohen et al., *Adaptive gradient methods at the edge of stability*, 2022; for the rules see `update_rules`.
+Source: Cohen et al., *Adaptive gradient methods at the edge of stability*, 2022.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fromage_cli.checkpoints import OptimizerState, match_parameters
+from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import MismatchError
-from fromage_cli.optimizers.rule import SGD
+from fromage_cli.optimizers.rule import ADAM, ADAMW, SGD
 from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.moments import (
-    EPSILON,
+    FIRST_STEP,
     MINIBATCHES,
-    held_shapes,
-    holds_moments,
+    mean_gradients,
     moments_of_minibatches,
-    slots_by_name,
+    parts_for_moments,
+    spelled_parts,
 )
-from fromage_cli.probes.optimizer_step.update_rules import Memory, Place, TensorStep, moves, tensor_step
+from fromage_cli.probes.optimizer_step.real_step import MomentEstimates, TensorState, TensorStep, tensor_step
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 
@@ -41,132 +43,102 @@ class NextStep:
         return step.update.add(tensor.parameter.detach(), alpha=step.shrinkage) if step.shrinkage else step.update
 
 
-def next_step(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> tuple[dict[str, Tensor], str]:
+def next_step(matched: MatchedState) -> tuple[dict[str, Tensor], str]:
     """The u by tensor name that make w - learning rate * u the next step; and a sentence on where they come from.
 
-    Raises MismatchError when the state does not fit the model.
+    Moments that a state does not hold come from minibatch gradients. Raises MismatchError when the state does not fit
+    the model.
     """
-    needs = optimizer.rule is not None and optimizer.rule.averages == "betas" and not holds_moments(state)
-    memory, note = _memory_of_minibatches(problem) if needs else (None, "")
-    found = measure_next_step(problem, optimizer, state, memory, note)
+    problem, estimates, source = matched.problem, None, ""
+    if "step" in (matched.optimizer.rule or SGD).slots and not matched.holds_memory:
+        means, squares, source = moments_of_minibatches(problem, min(MINIBATCHES, problem.batch.size))
+        estimates = {name: MomentEstimates(mean, squares[name]) for name, mean in means.items()}
+        source = f"its moments from {source}"
+    found = measure_next_step(matched, estimates, source)
     return {t.name: found.moved(t) for t in problem.receiving if t.name in found.steps}, found.note
 
 
 def measure_next_step(
-    problem: Problem,
-    optimizer: Optimizer,
-    state: OptimizerState | None,
-    memory: Mapping[str, Memory] | None = None,
-    source: str = "",
+    matched: MatchedState, estimates: Mapping[str, MomentEstimates] | None = None, source: str = ""
 ) -> NextStep:
     """The next step with the gradient of the problem's rows; groups keep the ratio of their rates.
 
-    `memory` stands in where the state holds nothing; `source`: words on where it comes from. A rule without memory
+    `estimates` stand in where the state holds nothing; `source`: words on where they come from. A rule without memory
     needs neither. Raises MismatchError when the state does not fit the model, or is of an optimizer that maximizes.
     """
-    if state is not None and any(group.settings.get("maximize") for group in state.groups):
+    if matched.state is not None and any(group.settings.get("maximize") for group in matched.state.groups):
         raise MismatchError(
             "The checkpoint's optimizer maximizes: its steps go up the loss.",
             "Give a --loss of the opposite sign, and a state that was saved with maximize=False.",
         )
-    decay, shares = decays(problem, optimizer, state), rate_shares(problem, optimizer, state)
-    covered = [tensor for tensor in problem.receiving if moves(optimizer, tensor.parameter)]
-    known = holds_memory(optimizer, state)
-    slots = slots_by_name(problem, state, covers(optimizer)) if state is not None and known else {}
+    problem, optimizer, known = matched.problem, matched.optimizer, matched.holds_memory
+    decays, shares = matched.decays, matched.rate_shares
     steps = {}
-    for tensor in covered:
-        if slots and tensor.name not in slots:
+    for tensor in problem.receiving:
+        name = tensor.name
+        if not matched.takes(tensor) or (known and name not in matched.members):
             continue
-        slot, settings = slots.get(tensor.name, (None, {}))
-        place = Place(
+        state = TensorState(
             tensor.parameter.detach(),
-            problem.base.gradients[tensor.name],
-            decay[tensor.name],
-            slot,
-            settings,
-            None if known else (memory or {}).get(tensor.name),
+            problem.base.gradients[name],
+            decays[name],
+            matched.members[name][0] if known else None,
+            None if known else (estimates or {}).get(name),
         )
-        steps[tensor.name] = _scaled(tensor_step(optimizer.of_group(settings), place), shares.get(tensor.name, 1.0))
-    return NextStep(steps, f"step: {optimizer.name or SGD.name}, {_source(optimizer, known, source)}.")
-
-
-def _scaled(step: TensorStep, share: float) -> TensorStep:
-    return step if share == 1.0 else TensorStep(share * step.update, share * step.shrinkage)
-
-
-def _source(optimizer: Optimizer, known: bool, source: str) -> str:
-    """Where the step comes from, in words."""
+        step, share = tensor_step(matched.own(name) if known else optimizer, state), shares.get(name, 1.0)
+        steps[name] = step if share == 1.0 else TensorStep(share * step.update, share * step.shrinkage)
+    where = "the gradient of the batch" + (", no momentum kept" if optimizer.remembers else "")
     if known:
         kept = "moments" if "step" in (optimizer.rule or SGD).slots else "momentum"
-        return f"with the {kept} in the checkpoint"
-    if source and optimizer.remembers:
-        return source
-    return "the gradient of the batch, no momentum kept" if optimizer.remembers else "the gradient of the batch"
+        where = f"with the {kept} in the checkpoint"
+    elif source and optimizer.remembers:
+        where = source
+    return NextStep(steps, f"step: {optimizer.name or SGD.name}, {where}.")
 
 
-def holds_memory(optimizer: Optimizer, state: OptimizerState | None) -> bool:
-    """Whether the state holds what the rule remembers; False for a rule that remembers nothing."""
-    if state is None or not optimizer.remembers:
-        return False
-    slots = (optimizer.rule or SGD).slots
-    if "step" in slots:
-        return state.has(*slots)
-    return any(kept.get(slot) is not None for slot in slots for kept in state.slots.values())
-
-
-def covers(optimizer: Optimizer) -> str:
-    """Which tensors a rule takes: `matrices`, or `all`."""
-    return "matrices" if optimizer.rule is not None and optimizer.rule.matrices_only else "all"
-
-
-def decays(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> dict[str, float]:
-    """The weight decay of each tensor that receives a gradient; the largest for all where members are not told."""
-    everywhere = {tensor.name: optimizer.weight_decay for tensor in problem.receiving}
-    if optimizer.decay_given or state is None or not state.members_told:
-        return everywhere
-    settings = slots_by_name(problem, state, covers(optimizer))
-    return everywhere | {name: float(group.get("weight_decay") or 0.0) for name, (_, group) in settings.items()}
-
-
-def rate_shares(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> dict[str, float]:
-    """Each tensor's rate over the highest of any group; empty where all are the same, or members are not told."""
-    rates = {float(group.settings.get("lr") or 0.0) for group in state.groups} if state is not None else set()
-    if state is None or len(rates) < 2 or not state.members_told:
-        return {}
-    settings = slots_by_name(problem, state, covers(optimizer))
-    return {name: float(group.get("lr") or 0.0) / max(rates) for name, (_, group) in settings.items()}
-
-
-def group_numbers(problem: Problem, optimizer: Optimizer, state: OptimizerState) -> dict[str, int]:
-    """The parameter number of each tensor in the optimizer's state; empty where members are not told.
-
-    Raises MismatchError when the state does not fit the model.
-    """
-    if len(state.groups) > 1 and not state.members_told:
-        return {}
-    return match_parameters(state, held_shapes(problem, state, covers(optimizer)))
-
-
-def _memory_of_minibatches(problem: Problem) -> tuple[dict[str, Memory], str]:
-    means, squares, source = moments_of_minibatches(problem, min(MINIBATCHES, problem.batch.size))
-    return {name: Memory(mean, squares[name]) for name, mean in means.items()}, f"its moments from {source}"
-
-
-def preconditioner(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> dict[str, Tensor] | None:
+def preconditioner(matched: MatchedState) -> dict[str, Tensor] | None:
     """P = (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps) of each tensor, from Adam's state; None without one.
 
     AMSGrad puts its maximum in place of v. Raises MismatchError when the state does not fit the model.
     """
-    if state is None or not state.has("exp_avg_sq", "step"):
+    if matched.state is None or not matched.state.has("exp_avg_sq", "step"):
         return None
     found = {}
-    for name, (slot, settings) in slots_by_name(problem, state).items():
+    for tensor in matched.problem.receiving:
+        slot, _ = matched.members.get(tensor.name, (None, {}))
         if slot is None:
-            return None
-        beta1, beta2 = optimizer.of_group(settings).betas
-        steps = float(slot["step"])
-        kept = slot.get("max_exp_avg_sq") if settings.get("amsgrad") else None
-        second = (slot["exp_avg_sq"] if kept is None else kept).to(problem.base.gradients[name])
-        root = second.div(1.0 - beta2**steps).sqrt_().add_(float(settings.get("eps", EPSILON)))
-        found[name] = root.mul_(1.0 - beta1**steps)
+            if tensor.name in matched.members:
+                return None
+            continue
+        own, steps = matched.own(tensor.name), float(slot["step"])
+        kept = slot.get("max_exp_avg_sq") if own.amsgrad else None
+        second = (slot["exp_avg_sq"] if kept is None else kept).to(matched.problem.base.gradients[tensor.name])
+        root = second.div(1.0 - own.betas[1] ** steps).sqrt_().add_(own.epsilon)
+        found[tensor.name] = root.mul_(1.0 - own.betas[0] ** steps)
     return found if all(bool(torch.isfinite(p).all() and (p > 0).all()) for p in found.values()) else None
+
+
+def adam_update(problem: Problem, state: OptimizerState | None) -> tuple[dict[str, Tensor], str]:
+    """Adam's next u = m^ / (sqrt(v^) + eps), by tensor name, and a sentence on where it comes from.
+
+    Any state with its moments serves. Decay that is told to be coupled to the gradient goes through the moments and
+    belongs to it; decoupled decay does not. Where no weights are kept the base gradients make room for the moments of
+    minibatches, and are computed again afterwards. Raises MismatchError when the state does not fit the model.
+    """
+    if state is not None and state.has(*ADAM.slots):
+        coupled = state.groups[0].settings.get("decoupled_weight_decay") is False
+        found = measure_next_step(MatchedState(problem, Optimizer((ADAM if coupled else ADAMW).name), state))
+        updates = {name: step.update for name, step in found.steps.items()}
+        return updates, "adam: moments from the optimizer's state in the checkpoint."
+    moments = None
+    if parts := parts_for_moments(problem):
+        with problem.base_gradients_released() if problem.saved is not None else nullcontext():
+            moments = mean_gradients(problem, parts)
+    if moments is None:
+        first = measure_next_step(MatchedState(problem, Optimizer(ADAMW.name)))
+        update, source = {name: step.update for name, step in first.steps.items()}, FIRST_STEP
+    else:
+        means, squares = moments
+        eps, source = ADAM.defaults["eps"], spelled_parts(parts)
+        update = {name: mean.div_(squares[name].sqrt_().add_(eps)) for name, mean in means.items()}  # over both
+    return update, f"adam: the checkpoint holds no moments; they come from {source}."

@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import MismatchError
 from fromage_cli.optimizers.rule import SGD
-from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.optimizer_step.gradient_noise import GradientNoise, measure_noise, noise_chunks
-from fromage_cli.probes.optimizer_step.next_step import NextStep, holds_memory, measure_next_step
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
+from fromage_cli.probes.optimizer_step.next_step import NextStep, measure_next_step
+from fromage_cli.probes.optimizer_step.real_step import MomentEstimates
 from fromage_cli.probes.optimizer_step.step_direction import StepLine, step_line
 from fromage_cli.probes.optimizer_step.step_noise import (
     averaged_length,
@@ -21,7 +21,6 @@ from fromage_cli.probes.optimizer_step.step_noise import (
     noise_of_steps,
     relative_steps,
 )
-from fromage_cli.probes.optimizer_step.update_rules import Memory
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -44,12 +43,12 @@ class Cosine:
 class NextUpdate:
     """One optimizer's next update from a problem's weights."""
 
-    optimizer: Optimizer
+    matched: MatchedState
     step: NextStep
     line: StepLine
     noise: GradientNoise | None
     """None for the reason in `no_noise`."""
-    memory: Mapping[str, Memory]
+    memory: Mapping[str, MomentEstimates]
     """What stands in for a missing state; empty where none is needed."""
     cosines: Mapping[str, Cosine]
     """Of a training batch, by tensor name; decoupled decay left out."""
@@ -73,10 +72,8 @@ class NextUpdate:
 
 
 def next_update(
-    problem: Problem,
+    matched: MatchedState,
     tensors: Sequence[TrainableTensor],
-    optimizer: Optimizer,
-    state: OptimizerState | None,
     *,
     batch_size: int | None = None,
     chunks: int = CHUNKS,
@@ -88,17 +85,18 @@ def next_update(
     memory from the state or else from the chunks; `remember` keeps what they would stand in with for other rules too.
     Raises MismatchError when the state does not fit or nothing moves.
     """
+    problem, optimizer = matched.problem, matched.optimizer
     parts = noise_chunks(problem, chunks, batch_size)
-    memory: Mapping[str, Memory] = {}
-    known = holds_memory(optimizer, state)
+    memory: Mapping[str, MomentEstimates] = {}
+    known = matched.holds_memory
     if known or not optimizer.remembers:
-        step = measure_next_step(problem, optimizer, state)
+        step = measure_next_step(matched)
         updates = {name: found.update for name, found in step.steps.items()} if optimizer.remembers else None
         noise, no_noise = _noise(problem, parts, batch_size=batch_size, step=updates, remember=remember)
     else:
         noise, no_noise = _noise(problem, parts, batch_size=batch_size, remember=True)
         memory, source = stand_in(problem, noise)
-        step = measure_next_step(problem, optimizer, state, memory, source)
+        step = measure_next_step(matched, memory, source)
     line = step_line(problem, tensors, step, optimizer.name or SGD.name)
     size = batch_size or problem.batch.size
     averaged = size * (1.0 if known else averaging(optimizer))
@@ -107,10 +105,10 @@ def next_update(
     factors = noise_factors(optimizer, noise, averaged, known) or {
         name: each.cosine_factor(averaged) for name, each in conditioned.items()
     }
-    varying = noise_of_steps(problem, optimizer, state, noise, conditioned)
+    varying = noise_of_steps(matched, noise, conditioned)
     rows = averaged if sampled else size
     return NextUpdate(
-        optimizer=optimizer,
+        matched=matched,
         step=step,
         line=line,
         noise=noise,
@@ -143,14 +141,14 @@ def _noise(problem: Problem, parts: list[Batch], **how: Any) -> tuple[GradientNo
         return None, error.message.splitlines()[0]
 
 
-def stand_in(problem: Problem, noise: GradientNoise | None) -> tuple[Mapping[str, Memory], str]:
+def stand_in(problem: Problem, noise: GradientNoise | None) -> tuple[Mapping[str, MomentEstimates], str]:
     """What an optimizer without state is taken to remember, and words on where that comes from."""
     if noise is not None:
         rows = "1 row" if noise.rows == 1 else f"{noise.rows} rows"
         return noise.memory, f"its memory from {noise.count} gradients of {rows} each at fixed weights"
     gradients = problem.base.gradients
     return (
-        {name: Memory(gradient, gradient.square()) for name, gradient in gradients.items()},
+        {name: MomentEstimates(gradient, gradient.square()) for name, gradient in gradients.items()},
         "as if every gradient before had been this one, since its rows cannot be cut into batches",
     )
 
@@ -170,7 +168,7 @@ def _cosines(
     return found
 
 
-def on_rows(update: NextUpdate, problem: Problem, state: OptimizerState | None) -> NextStep:
+def on_rows(update: NextUpdate, problem: Problem) -> NextStep:
     """The next step with the gradient of other rows alone; what stands in for the mean gradient is theirs too.
 
     Where nothing but one gradient stands in for the memory, so are its squares: over those of other rows, entries that
@@ -181,4 +179,4 @@ def on_rows(update: NextUpdate, problem: Problem, state: OptimizerState | None) 
         memory, _ = stand_in(problem, None)
     else:
         memory = {n: replace(kept, mean=gradients[n]) for n, kept in update.memory.items() if n in gradients}
-    return measure_next_step(problem, update.optimizer, state, memory)
+    return measure_next_step(update.matched.on(problem), memory)

@@ -8,10 +8,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.optimizer_step.gradient_noise import GradientNoise
-from fromage_cli.probes.optimizer_step.next_step import holds_memory, rate_shares
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.step_direction import StepLine
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.accumulation import inner_product, norm
@@ -122,25 +121,25 @@ def relative_steps(
 
 
 def noise_of_steps(
-    problem: Problem,
-    optimizer: Optimizer,
-    state: OptimizerState | None,
-    noise: GradientNoise | None,
-    conditioned: Mapping[str, ConditionedNoise],
+    matched: MatchedState, noise: GradientNoise | None, conditioned: Mapping[str, ConditionedNoise]
 ) -> dict[str, float]:
     """The trace of the steps' covariance per sample: of the new gradient in each; without memory, of all before it too.
 
     Empty for rules other than SGD and Adam, and for Adam where it is not `conditioned`: their steps are taken to have
     one length whatever the noise.
     """
+    optimizer = matched.optimizer
     if noise is None or optimizer.rule is None or optimizer.rule.threshold is None:
         return {}
-    shares = rate_shares(problem, optimizer, state)
+    shares = matched.rate_shares
     if optimizer.adaptive:
         return {name: shares.get(name, 1.0) ** 2 * each.variance for name, each in conditioned.items()}
     gain = 1.0
     if optimizer.momentum:
-        known = holds_memory(optimizer, state)
-        fresh = 1.0 - optimizer.dampening if known else stationary_gain(optimizer.momentum, optimizer.dampening)
+        fresh = (
+            1.0 - optimizer.dampening
+            if matched.holds_memory
+            else stationary_gain(optimizer.momentum, optimizer.dampening)
+        )
         gain = 1.0 + optimizer.momentum * fresh if optimizer.nesterov else fresh
     return {name: (gain * shares.get(name, 1.0)) ** 2 * noise.moments(name).variance for name in noise.chunks}

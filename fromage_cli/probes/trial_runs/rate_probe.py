@@ -5,11 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import ResourceError
-from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.optimizers.typical_rates import calibration
-from fromage_cli.probes.optimizer_step.matched_state import state_of
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.short_runs import PARTS, STEPS, ShortRuns, make_runs
 from fromage_cli.probes.trial_runs.training_rows import TrainingRows, training_rows
 from fromage_cli.problem.evaluation.problem import Problem
@@ -78,9 +76,7 @@ class RateProbe:
 
 
 def measure_rate(
-    problem: Problem,
-    optimizer: Optimizer,
-    state: OptimizerState | None,
+    matched: MatchedState,
     *,
     fresh: Problem | None = None,
     batch_size: int | None = None,
@@ -88,19 +84,18 @@ def measure_rate(
 ) -> RateProbe:
     """Makes short runs, from `fresh` (the network re-initialised) where it is given, else from the problem.
 
-    `state` is the optimizer's at the problem's weights; `batch_size` the rows of a training batch where a single batch
+    `batch_size`: the rows of a training batch where a single batch
     is to be cut. Costs at most 100 gradients of training batches, and two gradients and about ten forward passes of all
     rows; `advance` is called after each of RATES runs. A limit that is reached leaves what was measured. Raises
     MismatchError (a state of another model) and UsageError (no such optimizer, too few rows).
     """
     estimator: Estimator = "probe-init" if fresh is not None else "probe"
+    optimizer = matched.optimizer
     constants = calibration(optimizer)
-    start = fresh if fresh is not None else problem
-    rows = training_rows(start, batch_size)
+    start = MatchedState(fresh, optimizer) if fresh is not None else matched
+    rows = training_rows(start.problem, batch_size)
     runs = make_runs(
         start,
-        optimizer,
-        None if fresh is not None else state_of(optimizer, state),
         rows,
         guess=constants.typical if constants is not None else optimizer.learning_rate or GUESS,
         above=ABOVE[estimator],

@@ -8,15 +8,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import NumericalError, ResourceError
-from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.lines.critical import critical_rate
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.next_step import next_step
 from fromage_cli.probes.trial_runs.training import Training, training
 from fromage_cli.probes.trial_runs.training_rows import TrainingRows
 from fromage_cli.problem.data.batches import Batch
-from fromage_cli.problem.evaluation.problem import Problem
 
 STEPS = 60
 """Of each run; fewer where training batches cannot be cut, so that runs cost the same."""
@@ -74,9 +72,7 @@ class ShortRuns:
 
 
 def make_runs(
-    problem: Problem,
-    optimizer: Optimizer,
-    state: OptimizerState | None,
+    matched: MatchedState,
     rows: TrainingRows,
     *,
     guess: float,
@@ -98,12 +94,12 @@ def make_runs(
     runs = ShortRuns(steps)
     series = _Series(runs, parts, rows.independent, share)
     try:
-        with training(problem, optimizer, state) as run:
+        with training(matched) as run:
             runs.start_loss = run.loss(rows.independent)
             first_increase = guess
             with suppress(NumericalError):
-                step, _ = next_step(problem, optimizer, state)
-                first_increase = critical_rate(problem, step, guess) or guess
+                step, _ = next_step(matched)
+                first_increase = critical_rate(matched.problem, step, guess) or guess
             rate = above * first_increase
             for _ in range(RATES):
                 series.add(run, rate)

@@ -8,21 +8,16 @@ import inspect
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fromage_cli.checkpoints import OptimizerState, match_parameters
+from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import MismatchError, UsageError
-from fromage_cli.optimizers.settings import Optimizer
-from fromage_cli.probes.optimizer_step.matched_state import state_of
-from fromage_cli.probes.optimizer_step.moments import held_shapes, slots_by_name
-from fromage_cli.probes.optimizer_step.next_step import covers
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
+from fromage_cli.probes.optimizer_step.real_step import load_slot
 from fromage_cli.problem.data.batches import Batch
-from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 
 UNIVERSAL = ("maximize",)
@@ -41,20 +36,17 @@ class _Group:
 class Training:
     """Runs of one optimizer, each from the same weights and the same state."""
 
-    def __init__(
-        self, problem: Problem, optimizer: Optimizer, state: OptimizerState | None, origin: Mapping[str, Tensor]
-    ) -> None:
-        self.problem, self.origin = problem, origin
+    def __init__(self, matched: MatchedState, origin: Mapping[str, Tensor]) -> None:
+        self.problem, self.origin = matched.problem, origin
+        optimizer, state = matched.optimizer, matched.state
         if optimizer.rule is None:
             raise UsageError(f"No steps can be taken with optimizer {optimizer.name!r}.", "Name one with --optimizer.")
-        self.rule = optimizer.rule.load_class()
-        state = state_of(optimizer, state)
-        self.settings = optimizer.arguments
-        movable = [t for t in problem.trainable if not optimizer.rule.matrices_only or t.parameter.dim() == 2]
+        self.record, self.rule, self.settings = optimizer.rule, optimizer.rule.load_class(), optimizer.arguments
+        movable = [tensor for tensor in self.problem.trainable if matched.takes(tensor)]
         self.groups = [_Group(tuple(movable), {}, 1.0)]
         if state is not None and (len(state.groups) == 1 or state.members_told):  # else all train as one group
-            self.groups = _groups(problem, movable, state, optimizer, inspect.signature(self.rule).parameters)
-        self.slots = slots_by_name(problem, state, covers(optimizer)) if state is not None and state.slots else {}
+            self.groups = _groups(matched, state, movable, inspect.signature(self.rule).parameters)
+        self.slots = matched.members if state is not None and state.slots else {}
         self.steps = 0.0
         """Training-size gradients so far."""
         self.start(0.0)
@@ -75,10 +67,7 @@ class Training:
         for tensor in self.problem.receiving:
             slot = self.slots.get(tensor.name, (None, {}))[0]
             if slot is not None:
-                kept = _loaded(slot, tensor.parameter, self.rule)
-                if amsgrad and "exp_avg_sq" in kept:  # switched on since: the largest so far is the present one
-                    kept.setdefault("max_exp_avg_sq", torch.zeros_like(kept["exp_avg_sq"]))
-                self.optimizer.state[tensor.parameter] = kept
+                self.optimizer.state[tensor.parameter] = load_slot(slot, tensor.parameter, self.record, amsgrad)
         self.taken = 0
 
     def step(self, batch: Batch) -> float:
@@ -123,31 +112,28 @@ class Training:
 
 
 @contextmanager
-def training(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> Iterator[Training]:
+def training(matched: MatchedState) -> Iterator[Training]:
     """Training runs on a problem; weights and `.grad` are afterwards as before, however the block ends.
 
     Raises UsageError (no such optimizer, settings that torch refuses) and MismatchError (a state of another model).
     """
+    problem = matched.problem
     parameters = list(problem.model.parameters())
     gradients = [parameter.grad for parameter in parameters]
     try:
         problem.base  # noqa: B018  # which tensors receive a gradient, and how often
         with problem.displaced(problem.trainable) as origin:
-            yield Training(problem, optimizer, state, origin)
+            yield Training(matched, origin)
     finally:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
 
 
 def _groups(
-    problem: Problem,
-    movable: Sequence[TrainableTensor],
-    state: OptimizerState,
-    optimizer: Optimizer,
-    accepted: Container[str],
+    matched: MatchedState, state: OptimizerState, movable: Sequence[TrainableTensor], accepted: Container[str]
 ) -> list[_Group]:
     """The groups of the state, with what distinguishes them. Raises MismatchError where they do not fit the model."""
-    numbers = match_parameters(state, held_shapes(problem, state, covers(optimizer)))
+    optimizer, numbers = matched.optimizer, matched.numbers
     rates = [float(group.settings.get("lr") or 0.0) for group in state.groups]
     kept = [name for name in UNIVERSAL if name in accepted]
     kept += [] if optimizer.decay_given or not optimizer.has("weight_decay") else ["weight_decay"]
@@ -158,16 +144,3 @@ def _groups(
         members = tuple(tensor for tensor in movable if numbers.get(tensor.name) in group.numbers)
         groups.append(_Group(members, own, rate / max(rates) if max(rates) > 0.0 else 1.0))
     return [group for group in groups if group.tensors]
-
-
-def _loaded(slot: Mapping[str, Any], parameter: nn.Parameter, rule: type[torch.optim.Optimizer]) -> dict[str, Any]:
-    """A slot as the optimizer keeps it: copies in the parameter's precision; torch counts steps in a tensor."""
-    kept: dict[str, Any] = {}
-    for name, value in slot.items():
-        if name == "step":
-            kept[name] = torch.tensor(float(value)) if rule.__module__.startswith("torch.") else int(value)
-        elif isinstance(value, Tensor) and value.is_floating_point():
-            kept[name] = value.detach().to(device=parameter.device, dtype=parameter.dtype, copy=True)
-        else:
-            kept[name] = copy(value)
-    return kept

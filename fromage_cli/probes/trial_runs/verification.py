@@ -4,12 +4,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fromage_cli.checkpoints import OptimizerState
-from fromage_cli.optimizers.settings import Optimizer
-from fromage_cli.probes.optimizer_step.matched_state import state_of
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.training import training
 from fromage_cli.probes.trial_runs.training_rows import training_rows
-from fromage_cli.problem.evaluation.problem import Problem
 
 FACTORS = (0.3, 1.0, 3.0)
 """Of the rate to be verified, one run each."""
@@ -31,9 +28,7 @@ class Verification:
 
 
 def verify(
-    problem: Problem,
-    optimizer: Optimizer,
-    state: OptimizerState | None,
+    matched: MatchedState,
     rate: float,
     steps: int,
     *,
@@ -44,9 +39,9 @@ def verify(
 
     Raises ResourceError at a limit, the weights put back.
     """
-    rows = training_rows(problem, batch_size)
+    rows = training_rows(matched.problem, batch_size)
     found = []
-    with training(problem, optimizer, state_of(optimizer, state)) as run:
+    with training(matched) as run:
         start = run.loss(rows.independent)
         for factor in FACTORS:
             run.start(factor * rate)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 from fromage_cli.diagnostics.suggest_lr.held_out_rows import critical_on_others
 from fromage_cli.missing import Missing, Why
 from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.next_update import next_update
 from fromage_cli.problem.evaluation.problem import Problem
 
@@ -21,8 +23,8 @@ def regression(rows: int) -> Data:
 
 
 def found(problem: Problem, start: float = 0.1) -> tuple[float | None, str]:
-    update = next_update(problem, problem.receiving, Optimizer("sgd", 0.1), None)
-    return critical_on_others(problem, update, problem.receiving, None, start)
+    update = next_update(MatchedState(problem, Optimizer("sgd", 0.1)), problem.receiving)
+    return critical_on_others(update, problem.receiving, start)
 
 
 def linear() -> nn.Module:
@@ -50,9 +52,12 @@ def test_a_step_that_raises_it_from_the_start_and_rows_that_are_missing_are_told
     data["x"][20:], data["y"][20:] = data["x"][:20], -9.0 * data["y"][:20]
     words = "it never falls; on 20 rows, the step from 20 others"
     assert found(make_problem(linear(), data)) == (Missing(Why.UPHILL, words), words)
-    update = next_update(make_problem(linear(), data), make_problem(linear(), data).receiving, Optimizer("sgd"), None)
+    update = next_update(
+        MatchedState(make_problem(linear(), data), Optimizer("sgd")), make_problem(linear(), data).receiving
+    )
     alone = make_problem(linear(), {name: rows[:1] for name, rows in data.items()})
-    assert critical_on_others(alone, update, alone.receiving, None, 0.1) == (
+    update = replace(update, matched=update.matched.on(alone))
+    assert critical_on_others(update, alone.receiving, 0.1) == (
         Missing(Why.TOO_FEW_ROWS, "it takes two rows"),
         "it takes two rows",
     )

@@ -20,6 +20,7 @@ from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.missing import OPTIMIZER_UNKNOWN, Why, known
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.next_update import next_update
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.data.batches import Batch, as_batch
@@ -230,7 +231,7 @@ def test_for_training_batches_the_mean_step_is_what_descends(
     assert limit.averaged and limit.estimator == "measured" and known(limit.learning_rate) is not None
     assert any("one of them may raise the loss" in note for note in found.notes)
     assert not suggest(make_problem(network, data), Optimizer(name, 0.01)).result.limit.averaged
-    update = next_update(problem, problem.receiving, Optimizer(name), None, batch_size=8)
+    update = next_update(MatchedState(problem, Optimizer(name)), problem.receiving, batch_size=8)
     mean = update.moved(problem.receiving)
     for factor in (0.1, 0.5, 1.0):
         with problem.displaced(problem.receiving) as origin:
@@ -296,11 +297,11 @@ def test_the_chunks_stand_in_for_every_memory_without_being_taken_again(
     problem, alone = make_problem(perceptron, classification), make_problem(perceptron, classification)
     result = suggest(problem, Optimizer()).result
     measuring = begin(
-        alone, alone.receiving, Optimizer("fromage"), None, request=Request(), advance=lambda: None, known=False
+        MatchedState(alone, Optimizer("fromage")), alone.receiving, request=Request(), advance=lambda: None, known=False
     )
     measuring.measured_together(measuring.measured())
     assert problem.evaluations.gradients == alone.evaluations.gradients
-    adam = next_update(make_problem(perceptron, classification), problem.receiving, Optimizer("adam"), None)
+    adam = next_update(MatchedState(make_problem(perceptron, classification), Optimizer("adam")), problem.receiving)
     (found,) = [each for each in result.alternatives if each.name == "adam"]
     assert known(result.limit.eta) is not None
     assert found.limit == pytest.approx(result.limit.eta * adam.line.learning_rate, rel=1e-6)

@@ -14,7 +14,7 @@ from fromage_cli.probes.lines.crossing import Crossing
 from fromage_cli.probes.lines.direction import Direction
 
 MEASURING: Any = SimpleNamespace(
-    state=None,
+    matched=SimpleNamespace(state=None),
     error=None,
     rate=lambda eta: 2.0 * eta,
     eta=lambda rate: rate / 2.0,
@@ -51,5 +51,5 @@ def test_a_limit_is_not_reliable_where_it_is_not_told_which_tensors_have_which_r
     names: tuple[str, ...] | None, reliable: bool
 ) -> None:
     groups = tuple(ParameterGroup({"lr": rate}, (number,), names) for number, rate in enumerate((0.1, 0.2)))
-    measuring = SimpleNamespace(**{**vars(MEASURING), "state": OptimizerState(groups, {})})
+    measuring = SimpleNamespace(**{**vars(MEASURING), "matched": SimpleNamespace(state=OptimizerState(groups, {}))})
     assert read_limit(measuring, (LAYERS, None), None, None).reliable is reliable  # type: ignore[arg-type]

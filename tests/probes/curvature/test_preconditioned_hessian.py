@@ -11,6 +11,7 @@ from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.curvature.preconditioned_hessian import groups_differ, precondition
 from fromage_cli.probes.curvature.stable_rate import stable_rate
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem
 
@@ -79,8 +80,8 @@ def test_rates_decays_and_second_moments_condition_the_hessian(
         roots = [((slot / (1 - 0.999**4)).sqrt() + 1e-8) * (1 - 0.9**4) for slot in slots]
         share = share / torch.cat([root.reshape(-1) for root in roots])
     space = WeightSpace(problem.receiving)
-    preconditioning = precondition(problem, space, rule, state)
-    assert preconditioning is not None and groups_differ(problem, space, rule, state)
+    preconditioning = precondition(match_state(problem, rule, state), space)
+    assert preconditioning is not None and groups_differ(match_state(problem, rule, state), space)
     torch.testing.assert_close(dense(problem, preconditioning.operator), share.sqrt()[:, None] * matrix * share.sqrt())
 
 
@@ -116,7 +117,9 @@ def test_groups_of_different_rates_diverge_from_the_stable_rate_on(make_problem:
     torch.save({"model": model.state_dict(), "optimizer": one.state_dict()}, tmp_path / "c.pt")
     state = open_checkpoint(tmp_path / "c.pt").optimizer
     problem = make_problem(model, {"x": torch.ones(2, dtype=torch.float64)}, "auto")
-    found = stable_rate(problem, problem.receiving, find_settings(Given(), state.settings, Given()), state, {})
+    found = stable_rate(
+        match_state(problem, find_settings(Given(), state.settings, Given()), state), problem.receiving, {}
+    )
     assert found.learning_rate == pytest.approx(3.0, rel=0.02) and "groups' rates counted in" in found.words
     assert end(0.97 * found.learning_rate) < 1.0 < end(1.03 * found.learning_rate)
 
@@ -129,8 +132,8 @@ def test_a_state_without_moments_for_every_tensor_conditions_nothing(
     state = trained(network, data, optimizer, tmp_path / "c.pt")
     network[0].weight.requires_grad_(True)
     problem, rule = make_problem(network, data), find_settings(Given(), state.settings, Given())
-    assert precondition(problem, WeightSpace(problem.receiving), rule, state) is None
-    found = stable_rate(problem, problem.receiving, rule, state, {})
+    assert precondition(match_state(problem, rule, state), WeightSpace(problem.receiving)) is None
+    found = stable_rate(match_state(problem, rule, state), problem.receiving, {})
     assert found.learning_rate is None and "no second moments of Adam for some tensors" in found.words
 
 
@@ -139,6 +142,6 @@ def test_equal_groups_leave_the_hessian_alone(
 ) -> None:
     problem, rule = make_problem(network, data), Optimizer("sgd", 0.1)
     space = WeightSpace(problem.receiving)
-    preconditioning = precondition(problem, space, rule, None)
+    preconditioning = precondition(MatchedState(problem, rule), space)
     assert preconditioning is not None and preconditioning.scale is None and preconditioning.decay is None
-    assert not groups_differ(problem, space, rule, None)
+    assert not groups_differ(MatchedState(problem, rule), space)

@@ -11,6 +11,7 @@ from fromage_cli.errors import ResourceError
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature import quadratic_model
 from fromage_cli.probes.curvature.quadratic_model import measure_line, outcome_of, simulate_training
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
 from fromage_cli.probes.optimizer_step.next_step import next_step
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
@@ -79,7 +80,7 @@ RULES: dict[str, tuple[Optimizer, Callable[[list[Tensor]], torch.optim.Optimizer
 def test_training_in_it_is_training_in_the_dense_model(small: Problem, rule: str) -> None:
     optimizer, make = RULES[rule]
     before = [weight.detach().clone() for weight in small.model.parameters()]
-    found = simulate_training(small, WeightSpace(small.receiving), optimizer, None, steps=9)
+    found = simulate_training(MatchedState(small, optimizer), WeightSpace(small.receiving), steps=9)
     assert found.losses == pytest.approx(Dense(small).train(make, 9)[: len(found.losses)], rel=1e-6)
     assert len(found.losses) == 10 or found.outcome in ("spikes", "diverges")
     assert all(torch.equal(a, b) for a, b in zip(before, small.model.parameters(), strict=True))
@@ -88,7 +89,7 @@ def test_training_in_it_is_training_in_the_dense_model(small: Problem, rule: str
 
 def test_the_line_is_that_of_the_dense_model(small: Problem) -> None:
     optimizer = Optimizer("sgd", 1.0)
-    step, _ = next_step(small, optimizer, None)
+    step, _ = next_step(MatchedState(small, optimizer))
     space = WeightSpace(small.receiving)
     line = measure_line(small, space, step, 1.0)
     dense, direction = Dense(small), space.flat([step[tensor.name] for tensor in space.tensors])
@@ -146,7 +147,7 @@ def test_where_the_loss_is_back_at_its_start_the_model_may_be_off(make_problem: 
 def test_a_model_that_is_exact_holds_everywhere(make_problem: Maker) -> None:
     torch.manual_seed(0)
     problem = make_problem(nn.Linear(3, 2).double(), {"x": torch.randn(5, 3).double(), "y": torch.randn(5, 2).double()})
-    step, _ = next_step(problem, Optimizer("sgd", 0.1), None)
+    step, _ = next_step(MatchedState(problem, Optimizer("sgd", 0.1)))
     line = measure_line(problem, WeightSpace(problem.receiving), step, 1.0)
     assert (line.radius, line.relation, len(line.rates)) == (None, "above-grid", 13)
     assert line.losses == pytest.approx(line.model_losses)
@@ -189,7 +190,7 @@ def test_the_catapult_obeys_its_closed_recursion(
     kernel = float(sum(weight.detach().square().sum() for weight in model.parameters())) / width
     rate = scaled / kernel
     optimizer = Optimizer("sgd", rate / 2.0)  # the squared error has no factor 1/2
-    found = simulate_training(problem, WeightSpace(problem.receiving), optimizer, None, steps=60)
+    found = simulate_training(MatchedState(problem, optimizer), WeightSpace(problem.receiving), steps=60)
     residual = float(model(torch.ones(1, 1).double()).detach()) - target
     u, v, w = rate**2 * residual**2 / width, scaled, rate**2 * residual * target / width
     expected = []
@@ -221,7 +222,7 @@ def test_weight_decay_that_leaves_an_exact_fit_does_not_diverge(make_problem: Ma
     x = torch.tensor([[1.0], [2.0], [-1.0]], dtype=torch.float64)
     problem = make_problem(model, {"x": x, "y": x.clone()})
     found = simulate_training(
-        problem, WeightSpace(problem.receiving), Optimizer("sgd", 0.1, weight_decay=0.02), None, steps=8
+        MatchedState(problem, Optimizer("sgd", 0.1, weight_decay=0.02)), WeightSpace(problem.receiving), steps=8
     )
     expected, v = [], 0.0
     for _ in range(9):
@@ -240,7 +241,7 @@ def test_a_limit_keeps_the_steps_so_far(small: Problem) -> None:
             small.budget = Budget(seconds=0.0)
 
     found = simulate_training(
-        small, WeightSpace(small.receiving), Optimizer("sgd", 0.1), None, steps=9, advance=advance
+        MatchedState(small, Optimizer("sgd", 0.1)), WeightSpace(small.receiving), steps=9, advance=advance
     )
     assert isinstance(found.stopped, ResourceError)
     assert len(found.losses) == 4
@@ -249,7 +250,7 @@ def test_a_limit_keeps_the_steps_so_far(small: Problem) -> None:
 def test_tensors_left_out_stand_still(small: Problem) -> None:
     space = WeightSpace([tensor for tensor in small.receiving if tensor.name.startswith("2.")])
     decayed = Optimizer("sgd", 0.5, weight_decay=0.5, decay_given=True)
-    found = simulate_training(small, space, decayed, None, steps=3)
+    found = simulate_training(MatchedState(small, decayed), space, steps=3)
     frozen = [parameter.requires_grad_(False) for parameter in small.model[0].parameters()]
     optimizer = torch.optim.SGD(small.model[2].parameters(), 0.5, weight_decay=0.5)
     losses = []
@@ -275,7 +276,7 @@ def test_it_starts_from_the_state_in_the_checkpoint(small: Problem) -> None:
     group = {name: value for name, value in saved["param_groups"][0].items() if name != "params"}
     state = OptimizerState((ParameterGroup(group, tuple(saved["param_groups"][0]["params"])),), saved["state"])
     space = WeightSpace(small.receiving)
-    warm = simulate_training(small, space, Optimizer("sgd", 0.3, 0.9), state, steps=1).losses
+    warm = simulate_training(match_state(small, Optimizer("sgd", 0.3, 0.9), state), space, steps=1).losses
     dense = Dense(small)
     gradient = space.flat([small.base.gradients[tensor.name] for tensor in space.tensors])
     assert warm[1] == pytest.approx(float(dense.loss(dense.at - 0.3 * (0.9 * 3.0 + 1.0) * gradient)), rel=1e-6)

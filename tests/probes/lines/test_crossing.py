@@ -9,6 +9,7 @@ from torch import nn
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.lines.crossing import Crossing, find_crossing, find_sum_crossing
 from fromage_cli.probes.lines.ray import measure_ray
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.next_step import measure_next_step
 from fromage_cli.probes.optimizer_step.step_direction import StepLine, step_line
 from fromage_cli.problem.conditions.budget import Budget
@@ -20,7 +21,7 @@ Data = dict[str, torch.Tensor]
 
 
 def line_of(problem: Problem, name: str) -> StepLine:
-    return step_line(problem, problem.receiving, measure_next_step(problem, Optimizer(name), None), name)
+    return step_line(problem, problem.receiving, measure_next_step(MatchedState(problem, Optimizer(name))), name)
 
 
 def crossing_of(problem: Problem, name: str = "sgd") -> tuple[StepLine, Crossing]:

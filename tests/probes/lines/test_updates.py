@@ -7,15 +7,13 @@ from torch import nn
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.lines.direction import Direction, moving_tensors
 from fromage_cli.probes.lines.displacement import displacement_to
 from fromage_cli.probes.lines.updates import adam_direction, displacement_direction, random_direction, sgd_direction
-from fromage_cli.probes.optimizer_step.moments import (
-    adam_update,
-    moments_of_minibatches,
-    next_adam_update,
-    update_from_moments,
-)
+from fromage_cli.probes.optimizer_step.moments import moments_of_minibatches
+from fromage_cli.probes.optimizer_step.next_step import adam_update
+from fromage_cli.probes.optimizer_step.real_step import TensorState, tensor_step
 from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -73,7 +71,8 @@ def test_the_adam_direction_is_the_next_step_of_the_optimizer(
     if not warm:
         assert "rows each" in note
         gradients = problem.base.gradients
-        update = {name: next_adam_update(gradient, None, settings) for name, gradient in gradients.items()}
+        rule = Optimizer("adam").of_group(settings)
+        update = {n: tensor_step(rule, TensorState(torch.zeros_like(g), g)).update for n, g in gradients.items()}
     direction = adam_direction(problem, moving_tensors(problem, "all")[0], update, note)
     moved = weights_at(problem, direction, 0.05)
     assert largest_relative_step(problem, moved) == pytest.approx(0.05, rel=1e-5)
@@ -117,7 +116,7 @@ def test_moments_from_minibatches_are_their_mean_and_mean_square(
     before = problem.evaluations.gradients
     means, squares, source = moments_of_minibatches(problem, 5)  # 6 rows each, 2 left over
     assert source == "5 gradients of 6 rows each at fixed weights"
-    update = update_from_moments(means, squares)
+    update = {name: mean / (squares[name].sqrt() + 1e-8) for name, mean in means.items()}
     gradients = []
     for index in range(5):
         rows = slice(6 * index, 6 * index + 6)

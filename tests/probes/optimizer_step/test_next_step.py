@@ -9,7 +9,8 @@ from torch import nn
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.errors import MismatchError
 from fromage_cli.optimizers.settings import Given, find_settings
-from fromage_cli.probes.optimizer_step.next_step import decays, next_step, preconditioner, rate_shares
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
+from fromage_cli.probes.optimizer_step.next_step import next_step, preconditioner
 from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -68,7 +69,7 @@ def test_the_step_is_that_of_torchs_optimizer(
     step(perceptron, classification, optimizer, warm)
     state = state_of(tmp_path, perceptron, optimizer)
     problem = make_problem(perceptron, classification)
-    moved, note = next_step(problem, find_settings(Given(), state.settings, Given()), state)
+    moved, note = next_step(match_state(problem, find_settings(Given(), state.settings, Given()), state))
     before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
     step(perceptron, classification, optimizer)
     for name, value in perceptron.named_parameters():
@@ -81,7 +82,7 @@ def test_without_moments_they_come_from_minibatches(
     make_problem: Maker, perceptron: nn.Module, classification: Data
 ) -> None:
     problem = make_problem(perceptron, classification)
-    _, note = next_step(problem, find_settings(Given("adamw", weight_decay=0.1), None, Given()), None)
+    _, note = next_step(MatchedState(problem, find_settings(Given("adamw", weight_decay=0.1), None, Given())))
     assert "16 gradients of 2 rows" in note
 
 
@@ -93,7 +94,7 @@ def test_the_preconditioner_is_the_formula(
     step(perceptron, classification, optimizer, 3)
     state = state_of(tmp_path, perceptron, optimizer)
     problem = make_problem(perceptron, classification)
-    found = preconditioner(problem, find_settings(Given(), state.settings, Given()), state)
+    found = preconditioner(match_state(problem, find_settings(Given(), state.settings, Given()), state))
     assert found is not None
     for name, parameter in perceptron.named_parameters():
         second = optimizer.state[parameter]["max_exp_avg_sq" if amsgrad else "exp_avg_sq"]
@@ -106,7 +107,7 @@ def test_without_state_there_is_no_preconditioner(
     make_problem: Maker, perceptron: nn.Module, classification: Data
 ) -> None:
     problem = make_problem(perceptron, classification)
-    assert preconditioner(problem, find_settings(Given("adam"), None, Given()), None) is None
+    assert preconditioner(MatchedState(problem, find_settings(Given("adam"), None, Given()))) is None
 
 
 def test_decay_is_each_groups_own_unless_the_user_says_otherwise(
@@ -118,9 +119,9 @@ def test_decay_is_each_groups_own_unless_the_user_says_otherwise(
     step(perceptron, classification, optimizer)
     state = state_of(tmp_path, perceptron, optimizer)
     problem = make_problem(perceptron, classification)
-    own = decays(problem, find_settings(Given(), state.settings, Given()), state)
+    own = match_state(problem, find_settings(Given(), state.settings, Given()), state).decays
     assert own == {tensor.name: 0.3 if tensor.is_layer else 0.0 for tensor in problem.receiving}
-    said = decays(problem, find_settings(Given(weight_decay=0.2), state.settings, Given()), state)
+    said = match_state(problem, find_settings(Given(weight_decay=0.2), state.settings, Given()), state).decays
     assert set(said.values()) == {0.2}
 
 
@@ -131,7 +132,7 @@ def test_where_no_slot_tells_groups_apart_the_largest_decay_is_taken(
     groups = [{"params": [first], "weight_decay": 0.3}, {"params": others}]
     state = state_of(tmp_path, perceptron, torch.optim.SGD(groups, lr=0.1))
     problem = make_problem(perceptron, classification)
-    assert set(decays(problem, find_settings(Given(), state.settings, Given()), state).values()) == {0.3}
+    assert set(match_state(problem, find_settings(Given(), state.settings, Given()), state).decays.values()) == {0.3}
 
 
 def test_names_tell_groups_apart_where_no_slot_does(
@@ -143,9 +144,9 @@ def test_names_tell_groups_apart_where_no_slot_does(
     optimizer = torch.optim.SGD(groups, lr=0.1)  # type: ignore[arg-type]
     state, problem = state_of(tmp_path, perceptron, optimizer), make_problem(perceptron, classification)
     rule = find_settings(Given(), state.settings, Given())
-    share, decay = rate_shares(problem, rule, state), decays(problem, rule, state)
+    share, decay = match_state(problem, rule, state).rate_shares, match_state(problem, rule, state).decays
     before = {name: parameter.detach().clone() for name, parameter in perceptron.named_parameters()}
-    moved, _ = next_step(problem, rule, state)
+    moved, _ = next_step(match_state(problem, rule, state))
     step(perceptron, classification, optimizer)
     for name, parameter in perceptron.named_parameters():
         own = name == "0.weight"
@@ -163,4 +164,4 @@ def test_a_state_of_another_model_is_refused(
     state = state_of(tmp_path, other, optimizer)
     problem = make_problem(perceptron, classification)
     with pytest.raises(MismatchError, match="optimizer's state has 4 parameters"):
-        preconditioner(problem, find_settings(Given(), state.settings, Given()), state)
+        preconditioner(match_state(problem, find_settings(Given(), state.settings, Given()), state))

@@ -9,6 +9,7 @@ from torch.optim import SGD, Adam, AdamW
 
 from fromage_cli.optim import LAMB, LARS
 from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.next_update import next_update, on_rows
 from fromage_cli.problem.evaluation.problem import Problem
 
@@ -76,7 +77,7 @@ RULES: list[tuple[Optimizer, Make, int]] = [
 def test_a_step_has_the_cosine_and_length_of_training_batches(
     problem: Problem, data: dict[str, torch.Tensor], rule: Optimizer, make: Make, size: int
 ) -> None:
-    found = next_update(problem, problem.receiving, rule, None, batch_size=size, chunks=32)
+    found = next_update(MatchedState(problem, rule), problem.receiving, batch_size=size, chunks=32)
     name = "0.weight"
     weight = next(tensor.parameter for tensor in problem.receiving if tensor.name == name).detach()
     cosine, length = simulated(gradients_of_rows(problem.model, data)[name], weight, size, make)
@@ -92,8 +93,8 @@ def test_a_step_has_the_cosine_and_length_of_training_batches(
 
 def test_a_batch_larger_than_the_rows_keeps_the_length_of_its_own_noise(problem: Problem) -> None:
     few = problem.on(problem.batch.rows(0, 16))
-    whole = next_update(problem, problem.receiving, Optimizer("sgd"), None)
-    found = next_update(few, few.receiving, Optimizer("sgd"), None, batch_size=10**6)
+    whole = next_update(MatchedState(problem, Optimizer("sgd")), problem.receiving)
+    found = next_update(MatchedState(few, Optimizer("sgd")), few.receiving, batch_size=10**6)
     assert found.noise is not None
     for name, relative in found.relative_steps.items():
         assert 0.0 < relative <= found.line.relative_steps[name]
@@ -110,9 +111,9 @@ def test_under_batch_statistics_adams_step_from_half_of_the_rows_descends_on_the
     model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
     problem = make_problem(model, data)
     rule = Optimizer("adamw")
-    update = next_update(problem, problem.receiving, rule, None)
+    update = next_update(MatchedState(problem, rule), problem.receiving)
     own, other = problem.on(problem.batch.rows(0, 128)), problem.on(problem.batch.rows(128, 256))
-    step = on_rows(update, own, None)
+    step = on_rows(update, own)
     assert update.noise is None and "cannot be cut into batches" in update.step.note
     moved = {tensor.name: step.moved(tensor) for tensor in problem.receiving}
     descent = sum(float((part * other.base.gradients[name]).sum()) for name, part in moved.items())

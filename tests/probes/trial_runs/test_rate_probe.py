@@ -10,6 +10,7 @@ from torch import nn
 from fromage_cli.errors import ResourceError, UsageError
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.optimizers.typical_rates import calibration
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.rate_probe import ABOVE, conclude, measure_rate
 from fromage_cli.probes.trial_runs.short_runs import APART, STEPS, ShortRuns
 from fromage_cli.probes.trial_runs.training_rows import TrainingRows
@@ -126,7 +127,7 @@ def test_a_network_that_learns_gets_a_rate_between_those_tried(make_problem: Mak
         nonlocal counted
         counted += 1
 
-    probe = measure_rate(problem, Optimizer(name="adamw"), None, fresh=problem, advance=advance)
+    probe = measure_rate(MatchedState(problem, Optimizer(name="adamw")), fresh=problem, advance=advance)
     assert probe.reliable
     assert probe.estimator == "probe-init"
     assert probe.learning_rate is not None
@@ -163,7 +164,9 @@ def test_the_cost_stays_below_its_caps(
         return replace(terms, total=terms.total * scale)
 
     problem.loss = counted  # type: ignore[assignment]
-    probe = measure_rate(problem, optimizer, None, fresh=problem if start == "probe-init" else None, batch_size=64)
+    probe = measure_rate(
+        MatchedState(problem, optimizer), fresh=problem if start == "probe-init" else None, batch_size=64
+    )
     assert 0.0 < probe.gradient_evaluations <= 100.0
     steps = probe.gradient_evaluations * 64 / 320
     taken = problem.evaluations
@@ -185,15 +188,15 @@ def test_the_rates_follow_the_unit_of_the_loss_under_plain_descent(make_problem:
             return replace(terms, total=terms.total * scale)
 
         problem.loss = scaled  # type: ignore[assignment]
-        found.append(measure_rate(problem, Optimizer(name="sgd"), None))
+        found.append(measure_rate(MatchedState(problem, Optimizer(name="sgd"))))
     assert found[0].centre is not None
     assert found[1].centre == pytest.approx(found[0].centre / 8.0, rel=0.1)
 
 
 def test_from_a_checkpoint_the_rates_reach_higher(make_problem: Maker, perceptron: nn.Module) -> None:
     problem = make_problem(perceptron, learnable())
-    initial = measure_rate(problem, Optimizer(name="sgd"), None, fresh=problem)
-    trained = measure_rate(problem, Optimizer(name="sgd"), None)
+    initial = measure_rate(MatchedState(problem, Optimizer(name="sgd")), fresh=problem)
+    trained = measure_rate(MatchedState(problem, Optimizer(name="sgd")))
     assert trained.estimator == "probe"
     ratio = ABOVE["probe"] / ABOVE["probe-init"]
     assert trained.rates[-1] / initial.rates[-1] == pytest.approx(ratio)
@@ -202,8 +205,8 @@ def test_from_a_checkpoint_the_rates_reach_higher(make_problem: Maker, perceptro
 
 def test_adam_counts_as_adamw_and_lion_as_unknown(make_problem: Maker, perceptron: nn.Module) -> None:
     problem = make_problem(perceptron, learnable())
-    assert measure_rate(problem, Optimizer(name="adam"), None).typical == ADAMW.typical
-    lion = measure_rate(problem, Optimizer(name="lion", betas=(0.9, 0.99)), None)
+    assert measure_rate(MatchedState(problem, Optimizer(name="adam"))).typical == ADAMW.typical
+    lion = measure_rate(MatchedState(problem, Optimizer(name="lion", betas=(0.9, 0.99))))
     assert lion.centre is not None
     assert not lion.reliable
     assert calibration(Optimizer("lion")) is None
@@ -220,7 +223,7 @@ def test_a_time_limit_leaves_a_partial_answer(make_problem: Maker, perceptron: n
             problem.budget.seconds, problem.budget.started = 1.0, time.monotonic() - 2.0
 
     problem.budget = Budget()
-    probe = measure_rate(problem, Optimizer(name="sgd"), None, advance=advance)
+    probe = measure_rate(MatchedState(problem, Optimizer(name="sgd")), advance=advance)
     assert len(probe.rates) == len(probe.losses) == 3
     assert probe.stopped is not None
     assert not probe.reliable
@@ -229,4 +232,4 @@ def test_a_time_limit_leaves_a_partial_answer(make_problem: Maker, perceptron: n
 
 def test_an_optimizer_without_steps_is_refused(make_problem: Maker, perceptron: nn.Module) -> None:
     with pytest.raises(UsageError, match="No steps can be taken"):
-        measure_rate(make_problem(perceptron, learnable()), Optimizer(), None)
+        measure_rate(MatchedState(make_problem(perceptron, learnable()), Optimizer()))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.short_runs import APART, PARTS, RATES, STEPS, TAIL, make_runs
 from fromage_cli.probes.trial_runs.training_rows import training_rows
 from fromage_cli.problem.conditions.budget import Budget
@@ -49,7 +50,7 @@ def test_losses_of_plain_descent_on_a_quadratic_are_those_of_the_formula(make_pr
     start, curvatures = [1.0, 2.0], [2.0, 0.5]
     problem = bowl(make_problem, start, curvatures)
     rows = training_rows(problem)
-    runs = make_runs(problem, SGD, None, rows, guess=1.0, above=1.0)
+    runs = make_runs(MatchedState(problem, SGD), rows, guess=1.0, above=1.0)
     slope = sum((h * w / 2) ** 2 for w, h in zip(start, curvatures, strict=True))
     curvature = sum((h * w / 2) ** 2 * h / 2 for w, h in zip(start, curvatures, strict=True))
     increase = 2.0 * slope / curvature  # where the parabola along the gradient is back at its start
@@ -75,7 +76,7 @@ def test_the_order_of_the_rows_and_their_quarters_is_the_same_for_every_rate(mak
     model = nn.Linear(3, 2)
     problem = make_problem(model, data, loss="mse")
     rows = training_rows(problem, 8)
-    runs = make_runs(problem, SGD, None, rows, guess=1.0, above=1.0)
+    runs = make_runs(MatchedState(problem, SGD), rows, guess=1.0, above=1.0)
     rate = sorted(runs.losses)[1]
     twin = nn.Linear(3, 2)
     twin.load_state_dict(model.state_dict())
@@ -98,7 +99,7 @@ def test_the_order_of_the_rows_and_their_quarters_is_the_same_for_every_rate(mak
 def test_gradients_that_divergent_runs_left_are_spent_where_the_loss_is_least(make_problem: Maker) -> None:
     """The start lies along a flat direction, so that the first increase is far above what the steep one bears."""
     problem = bowl(make_problem, [1e-11, 1.0], [4e4, 1e-2])
-    runs = make_runs(problem, SGD, None, training_rows(problem), guess=1.0, above=2.0)
+    runs = make_runs(MatchedState(problem, SGD), training_rows(problem), guess=1.0, above=2.0)
     assert len(runs.losses) > RATES
     assert min(runs.losses) < max(runs.losses) / APART ** (RATES - 0.5)
     assert 80.0 < runs.gradients <= 100.0
@@ -107,7 +108,7 @@ def test_gradients_that_divergent_runs_left_are_spent_where_the_loss_is_least(ma
 def test_a_minimum_that_is_reached_exactly_is_the_best(make_problem: Maker) -> None:
     problem = bowl(make_problem, [1.0], [1.0])
     problem.model.weight.data.fill_(0.5)  # type: ignore[operator, union-attr]
-    runs = make_runs(problem, SGD, None, training_rows(problem), guess=1.0, above=0.5)
+    runs = make_runs(MatchedState(problem, SGD), training_rows(problem), guess=1.0, above=0.5)
     best = min(runs.losses, key=lambda rate: runs.losses[rate])
     assert best == pytest.approx(1.0, rel=0.05)
     assert runs.losses[best] < 1e-6 * runs.start_loss
@@ -125,7 +126,7 @@ def test_a_limit_leaves_what_was_measured_and_the_weights(make_problem: Maker) -
             problem.budget.seconds, problem.budget.started = 1.0, time.monotonic() - 2.0
 
     problem.budget = Budget()
-    runs = make_runs(problem, SGD, None, training_rows(problem), guess=1.0, above=1.0, advance=advance)
+    runs = make_runs(MatchedState(problem, SGD), training_rows(problem), guess=1.0, above=1.0, advance=advance)
     assert len(runs.losses) == 2
     assert runs.stopped is not None
     assert problem.model.weight.tolist() == [1.0, 2.0]  # type: ignore[operator, union-attr]
@@ -134,7 +135,7 @@ def test_a_limit_leaves_what_was_measured_and_the_weights(make_problem: Maker) -
 def test_a_step_that_lowers_nothing_starts_from_the_guess(make_problem: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = bowl(make_problem, [1.0], [1.0])
     monkeypatch.setattr("fromage_cli.probes.trial_runs.short_runs.critical_rate", lambda *_: None)
-    runs = make_runs(problem, SGD, None, training_rows(problem), guess=0.25, above=2.0)
+    runs = make_runs(MatchedState(problem, SGD), training_rows(problem), guess=0.25, above=2.0)
     assert max(runs.losses) == 0.5
 
 
@@ -143,7 +144,7 @@ def test_batches_that_cannot_be_cut_make_shorter_runs_of_the_same_cost(
     make_problem: Maker, size: int, steps: int
 ) -> None:
     problem = bowl(make_problem, [1.0, 2.0], [2.0, 0.5], rows=80)
-    runs = make_runs(problem, SGD, None, training_rows(problem, size), guess=1.0, above=1.0)
+    runs = make_runs(MatchedState(problem, SGD), training_rows(problem, size), guess=1.0, above=1.0)
     share = max(1, size // PARTS) / size
     assert runs.steps == steps
     assert runs.gradients == pytest.approx(RATES * steps * share)

@@ -14,6 +14,7 @@ from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import MismatchError, ResourceError, UsageError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
 from fromage_cli.probes.trial_runs.training import training
 from fromage_cli.probes.trial_runs.training_rows import training_rows
 from fromage_cli.problem.conditions.budget import Budget
@@ -86,7 +87,7 @@ def test_steps_are_those_of_the_optimizer_run_by_hand(
     expected = by_hand(model, cut(classification, 8), rule(model.parameters(), lr=0.02, **settings))
     problem = make_problem(perceptron, classification)
     before = weights(perceptron)
-    with training(problem, as_optimizer(kind, settings), None) as run:
+    with training(MatchedState(problem, as_optimizer(kind, settings))) as run:
         for _ in range(2):  # the second run starts where the first did
             run.start(0.02)
             losses = [run.step(as_batch(part, "part")) for part in cut(classification, 8)]
@@ -104,7 +105,7 @@ def test_muon_moves_matrices_and_names_what_it_leaves(
     rule = torch.optim.Muon(matrices, lr=0.02, weight_decay=0.1, momentum=0.95, nesterov=True)
     expected = by_hand(model, cut(classification, 8), rule)
     muon = Optimizer(name="muon", momentum=0.95, nesterov=True, weight_decay=0.1)
-    with training(make_problem(perceptron, classification), muon, None) as run:
+    with training(MatchedState(make_problem(perceptron, classification), muon)) as run:
         run.start(0.02)
         assert [run.step(as_batch(part, "part")) for part in cut(classification, 8)] == expected
         assert same(weights(perceptron), weights(model))
@@ -127,7 +128,7 @@ def test_training_goes_on_from_a_saved_state_as_if_it_had_never_stopped(
     model, saved = twin(perceptron), torch.load(tmp_path / "c.pt")
     name = NAMES.get(kind, kind)
     found = find_settings(Given(name=name), state.settings, Given())
-    with training(make_problem(perceptron, classification), found, state) as run:
+    with training(match_state(make_problem(perceptron, classification), found, state)) as run:
         run.start(0.02)
         losses = [run.step(as_batch(part, "part")) for part in parts[2:]]
         reached = weights(perceptron)
@@ -170,7 +171,7 @@ def test_what_an_optimizer_holds_and_what_each_group_has_of_its_own_goes_on(
     torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
     state, model = open_checkpoint(tmp_path / "c.pt").optimizer, twin(perceptron)
     found = find_settings(Given(name=rule.__name__.lower()), state.settings, Given())
-    with training(make_problem(perceptron, classification), found, state) as run:
+    with training(match_state(make_problem(perceptron, classification), found, state)) as run:
         run.start(0.02)
         losses = [run.step(as_batch(part, "part")) for part in parts[2:]]
         reached = weights(perceptron)
@@ -192,7 +193,7 @@ def test_amsgrad_that_was_switched_on_since_starts_from_the_present_moments(
     torch.save({"model": perceptron.state_dict(), "optimizer": saved}, tmp_path / "c.pt")
     state, model = open_checkpoint(tmp_path / "c.pt").optimizer, twin(perceptron)
     with training(
-        make_problem(perceptron, classification), find_settings(Given(), state.settings, Given()), state
+        match_state(make_problem(perceptron, classification), find_settings(Given(), state.settings, Given()), state)
     ) as run:
         run.start(0.02)
         run.step(as_batch(parts[2], "part"))
@@ -205,7 +206,7 @@ def test_amsgrad_that_was_switched_on_since_starts_from_the_present_moments(
     del saved["state"][0]["exp_avg"]
     torch.save({"model": perceptron.state_dict(), "optimizer": saved}, tmp_path / "d.pt")
     broken = open_checkpoint(tmp_path / "d.pt").optimizer
-    with training(make_problem(perceptron, classification), Optimizer("adam"), broken) as run:
+    with training(match_state(make_problem(perceptron, classification), Optimizer("adam"), broken)) as run:
         run.start(0.02)
         with pytest.raises(MismatchError, match="lacks 'exp_avg' of some tensor"):
             run.step(as_batch(parts[2], "part"))
@@ -222,7 +223,7 @@ def test_an_optimizer_that_was_given_frozen_tensors_too_goes_on(
     state, model = open_checkpoint(tmp_path / "c.pt").optimizer, twin(perceptron)
     list(model.parameters())[1].requires_grad_(False)
     with training(
-        make_problem(perceptron, classification), find_settings(Given(), state.settings, Given()), state
+        match_state(make_problem(perceptron, classification), find_settings(Given(), state.settings, Given()), state)
     ) as run:
         run.start(0.02)
         losses = [run.step(as_batch(part, "part")) for part in parts[2:]]
@@ -243,7 +244,7 @@ def test_groups_that_nothing_tells_apart_train_as_one(
     model = twin(perceptron)
     expected = by_hand(model, cut(classification, 8), rule(model.parameters(), lr=0.02))
     found = find_settings(Given(name=name), state.settings, Given())
-    with training(make_problem(perceptron, classification), found, state) as run:
+    with training(match_state(make_problem(perceptron, classification), found, state)) as run:
         run.start(0.02)
         assert [run.step(as_batch(part, "part")) for part in cut(classification, 8)] == expected
 
@@ -265,7 +266,7 @@ def test_the_sample_gpt_is_trained_on_as_its_own_script_would(monkeypatch: pytes
     )
     optimizer = find_settings(Given(), checkpoint.optimizer.settings, Given())
     assert (optimizer.name, optimizer.learning_rate) == ("adamw", 0.003)
-    with training(problem, optimizer, checkpoint.optimizer) as run:
+    with training(match_state(problem, optimizer, checkpoint.optimizer)) as run:
         run.start(0.003)
         losses = [run.step(batch) for batch in batches]
         reached = weights(networks[0])
@@ -331,7 +332,7 @@ def test_everything_is_as_before_however_it_ends(
     before = snapshot(model)
 
     def go() -> None:
-        with training(problem, Optimizer(name="adamw"), None) as run:
+        with training(MatchedState(problem, Optimizer(name="adamw"))) as run:
             run.start(0.1)
             for part in cut(classification, 8):
                 run.step(as_batch(part, "part"))
@@ -352,7 +353,7 @@ def test_everything_is_as_before_however_it_ends(
 
 def test_dropout_draws_anew_at_each_step_and_the_same_in_each_run(make_problem: Maker, classification: Data) -> None:
     problem = make_problem(Everything(), classification, mode="train")
-    with training(problem, Optimizer(name="sgd"), None) as run:
+    with training(MatchedState(problem, Optimizer(name="sgd"))) as run:
         runs = []
         for _ in range(2):
             run.start(0.0)  # the weights stay: only the masks differ
@@ -364,7 +365,7 @@ def test_dropout_draws_anew_at_each_step_and_the_same_in_each_run(make_problem: 
 def test_a_step_that_leaves_the_numbers_moves_nothing(make_problem: Maker, classification: Data) -> None:
     model = nn.Sequential(nn.Linear(8, 3))
     problem = make_problem(model, classification)
-    with training(problem, Optimizer(name="sgd"), None) as run:
+    with training(MatchedState(problem, Optimizer(name="sgd"))) as run:
         run.start(0.1)
         model[0].weight.data.fill_(math.inf)
         assert not math.isfinite(run.step(problem.batch))
@@ -376,7 +377,7 @@ def test_costs_are_counted_in_gradients_of_all_rows(
 ) -> None:
     problem = make_problem(perceptron, classification)
     rows = training_rows(problem, 8)
-    with training(problem, Optimizer(name="sgd"), None) as run:
+    with training(MatchedState(problem, Optimizer(name="sgd"))) as run:
         run.start(0.1)
         for batch in rows.batches:
             run.step(batch)
@@ -397,7 +398,7 @@ def test_spare_batches_are_trained_on_wherever_they_lie(
     assert rows.source == "2 batches; losses on 3 rows of another"
     assert problem.rows == 3
     before = problem.on(parts[1]).value()
-    with training(problem, Optimizer("sgd", 0.1), None) as run:
+    with training(MatchedState(problem, Optimizer("sgd", 0.1))) as run:
         run.start(0.1)
         assert run.step(rows.batches[1]) == pytest.approx(before, rel=1e-2)
         assert math.isfinite(run.loss(rows.independent))
@@ -417,7 +418,7 @@ def test_an_optimizer_that_cannot_be_built_is_refused(
     before = weights(perceptron)
     with (
         pytest.raises(UsageError, match=message),
-        training(make_problem(perceptron, classification), optimizer, None),
+        training(MatchedState(make_problem(perceptron, classification), optimizer)),
     ):
         pass
     assert same(weights(perceptron), before)
@@ -435,6 +436,6 @@ def test_a_state_of_another_model_is_refused(
     assert state is not None
     with (
         pytest.raises(MismatchError, match="2 parameters"),
-        training(make_problem(perceptron, classification), Optimizer(name="adam"), state),
+        training(match_state(make_problem(perceptron, classification), Optimizer(name="adam"), state)),
     ):
         pass

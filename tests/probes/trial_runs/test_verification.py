@@ -7,6 +7,7 @@ from torch import nn
 
 from fromage_cli.errors import ResourceError
 from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.training_rows import training_rows
 from fromage_cli.probes.trial_runs.verification import FACTORS, verify
 from fromage_cli.problem.conditions.budget import Budget
@@ -33,7 +34,7 @@ def bowl(make_problem: Maker) -> Problem:
 
 def test_losses_are_those_of_the_formula_at_each_factor(bowl: Problem) -> None:
     rate = 0.5
-    found = verify(bowl, Optimizer(name="sgd"), None, rate, 5)
+    found = verify(MatchedState(bowl, Optimizer(name="sgd")), rate, 5)
     assert [run.factor for run in found] == list(FACTORS) == [0.3, 1.0, 3.0]
     for run in found:
         shrink = (1.0 - 2.0 * run.factor * rate) ** 2
@@ -45,7 +46,7 @@ def test_losses_are_those_of_the_formula_at_each_factor(bowl: Problem) -> None:
 
 
 def test_a_run_that_leaves_the_numbers_ends_there(bowl: Problem) -> None:
-    found = verify(bowl, Optimizer(name="sgd"), None, 1e30, 20)
+    found = verify(MatchedState(bowl, Optimizer(name="sgd")), 1e30, 20)
     assert all(run.end_loss is None for run in found)
     assert all(0 < len(run.losses) < 20 for run in found)
     assert all(math.isfinite(loss) for run in found for loss in run.losses)
@@ -57,7 +58,7 @@ def test_minibatches_are_those_of_the_rows_in_order(make_problem: Maker) -> None
     problem = make_problem(nn.Linear(1, 1), data, loss="mse")
     batches = training_rows(problem, 4).batches
     expected = [problem.on(batch).value() for batch in batches]
-    (run, *_) = verify(problem, Optimizer(name="sgd"), None, 0.0, len(batches) + 1, batch_size=4)
+    (run, *_) = verify(MatchedState(problem, Optimizer(name="sgd")), 0.0, len(batches) + 1, batch_size=4)
     assert run.losses == pytest.approx([*expected, expected[0]])
 
 
@@ -67,5 +68,5 @@ def test_a_limit_is_raised_and_the_weights_are_put_back(bowl: Problem) -> None:
 
     bowl.budget = Budget()
     with pytest.raises(ResourceError):
-        verify(bowl, Optimizer(name="sgd"), None, 0.1, 3, advance=advance)
+        verify(MatchedState(bowl, Optimizer(name="sgd")), 0.1, 3, advance=advance)
     assert bowl.model.weight.item() == 1.0  # type: ignore[operator, union-attr]

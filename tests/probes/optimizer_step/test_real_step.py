@@ -13,8 +13,9 @@ from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.errors import MismatchError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
 from fromage_cli.probes.optimizer_step.next_step import measure_next_step
-from fromage_cli.probes.optimizer_step.update_rules import Memory, Place, moves, tensor_step
+from fromage_cli.probes.optimizer_step.real_step import MomentEstimates, TensorState, tensor_step
 from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -57,7 +58,7 @@ def test_the_next_step_is_the_optimizers_own(
     state = saved(tmp_path, perceptron, optimizer)
     problem = make_problem(perceptron, classification)
     rule = find_settings(Given(), state.settings, Given())
-    found = measure_next_step(problem, rule, state)
+    found = measure_next_step(match_state(problem, rule, state))
     before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
     train(perceptron, classification, optimizer, 1)
     named = dict(perceptron.named_parameters())
@@ -93,7 +94,7 @@ def test_each_group_steps_by_its_own_settings(
     train(perceptron, classification, optimizer, 3)
     state = saved(tmp_path, perceptron, optimizer)
     problem = make_problem(perceptron, classification)
-    found = measure_next_step(problem, find_settings(Given(), state.settings, Given()), state)
+    found = measure_next_step(match_state(problem, find_settings(Given(), state.settings, Given()), state))
     before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
     train(perceptron, classification, optimizer, 1)
     for tensor in problem.receiving:
@@ -116,7 +117,9 @@ def test_an_optimizer_that_maximizes_is_refused(
     state = saved(tmp_path, perceptron, optimizer)
     with pytest.raises(MismatchError, match="maximizes"):
         measure_next_step(
-            make_problem(perceptron, classification), find_settings(Given(), state.settings, Given()), state
+            match_state(
+                make_problem(perceptron, classification), find_settings(Given(), state.settings, Given()), state
+            )
         )
 
 
@@ -124,7 +127,7 @@ def test_a_fromage_step_lacks_only_the_prefactor(
     make_problem: Maker, perceptron: nn.Module, classification: Data
 ) -> None:
     problem = make_problem(perceptron, classification)
-    found = measure_next_step(problem, Optimizer("fromage"), None)
+    found = measure_next_step(MatchedState(problem, Optimizer("fromage")))
     before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
     train(perceptron, classification, Fromage(perceptron.parameters(), lr=0.02), 1)
     for name, value in perceptron.named_parameters():
@@ -156,21 +159,14 @@ def test_memory_stands_in_for_many_equal_gradients(rule: Optimizer, kind: Any) -
     optimizer.step()
     decay = optimizer.param_groups[0]["weight_decay"]
     square = gradient.square() if decay == 0.0 else (gradient + decay * before).square()
-    place = Place(before, gradient, decay, memory=Memory(gradient, square))
+    place = TensorState(before, gradient, decay, estimates=MomentEstimates(gradient, square))
     step = tensor_step(rule, place)
     moved = before - 1e-3 * (step.update + step.shrinkage * before)
     torch.testing.assert_close(moved, weight.detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_muon_takes_matrices_only() -> None:
-    assert moves(Optimizer("muon"), torch.zeros(3, 2))
-    assert not moves(Optimizer("muon"), torch.zeros(3))
-    assert not moves(Optimizer("muon"), torch.zeros(3, 2, 1))
-    assert moves(Optimizer("sgd"), torch.zeros(3))
-
-
 def test_a_tensor_of_zeros_takes_the_plain_step() -> None:
     gradient = torch.ones(3)
     for name in ("fromage", "lars", "lamb"):
-        step = tensor_step(Optimizer(name), Place(torch.zeros(3), gradient))
+        step = tensor_step(Optimizer(name), TensorState(torch.zeros(3), gradient))
         torch.testing.assert_close(step.update, gradient)

@@ -1,0 +1,173 @@
+"""What one optimizer's next step makes of one tensor, by the class that steps: torch's own, or the one in `optim`.
+
+w - learning rate * (update + shrinkage * w): decoupled decay is kept apart, and Fromage's prefactor is left out.
+"""
+
+import inspect
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fromage_cli.optim import LAMB
+from fromage_cli.optim.tensorwise import TensorwiseOptimizer
+from fromage_cli.optimizers.rule import SGD, Rule
+from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.theory.conversions import stationary_gain
+
+SMALL_RATE = 2.0**-24
+"""Of a rule that caps its rate in the course of training; a power of 2, so that dividing by it rounds nothing."""
+MANY_STEPS = 1e12
+"""Taken before a memory that stands in for that of long training: no average is still biased by its start."""
+
+
+@dataclass(frozen=True)
+class MomentEstimates:
+    """Means over minibatch gradients at fixed weights, which stand in for what an optimizer would remember."""
+
+    mean: Tensor
+    """Of the gradients."""
+    square: Tensor | None = None
+    """Of their squares."""
+
+
+@dataclass(frozen=True)
+class TensorState:
+    """One tensor with everything that its next step depends on."""
+
+    weight: Tensor
+    gradient: Tensor
+    decay: float = 0.0
+    slot: Mapping[str, Any] | None = None
+    """What the optimizer remembers; None before its first step."""
+    estimates: MomentEstimates | None = None
+    """What stands in where a slot lacks it."""
+
+
+@dataclass(frozen=True)
+class TensorStep:
+    """How one tensor would move, per unit of learning rate."""
+
+    update: Tensor
+    """Everything but decoupled decay."""
+    shrinkage: float = 0.0
+    """Decoupled decay's share of the weights."""
+
+
+def tensor_step(optimizer: Optimizer, tensor: TensorState) -> TensorStep:
+    """The next step of one tensor under the optimizer's rule, in the precision of its gradient."""
+    rule = optimizer.rule or SGD
+    stands_in = tensor.estimates if not holds(rule, tensor.slot) else None
+    settings = {**optimizer.arguments, "lr": 1.0, "weight_decay": 0.0}
+    if rule.has("trust_clip") and rule.decay == "coupled":
+        settings["trust_clip"] = False  # it compares with the rate, which is not told here
+    if rule.decay == "rescaled":
+        return _rescaled_step(rule, tensor, stands_in, settings)
+    shrinkage, coupled = (tensor.decay, 0.0) if rule.decay == "decoupled" else (0.0, tensor.decay)
+    if rule.decay is None:
+        coupled = 0.0
+    if rule.averages == "betas" and stands_in is not None and stands_in.square is not None:
+        mean = stands_in.mean.add(tensor.weight, alpha=coupled)
+        return TensorStep(mean.div_(stands_in.square.sqrt().add_(settings["eps"])), shrinkage)
+    if rule.averages == "momentum" and stands_in is not None and optimizer.momentum:
+        plain = _update(rule, tensor, None, coupled, {**settings, "momentum": 0.0, "nesterov": False})
+        filled = stationary_gain(optimizer.momentum, optimizer.dampening)
+        return TensorStep((1.0 + optimizer.momentum * filled if optimizer.nesterov else filled) * plain, shrinkage)
+    slot = tensor.slot if holds(rule, tensor.slot) else _filled(rule, stands_in)
+    return TensorStep(_update(rule, tensor, slot, coupled, settings), shrinkage)
+
+
+def holds(rule: Rule, slot: Mapping[str, Any] | None) -> bool:
+    """Whether a slot holds what the rule remembers of its tensor."""
+    return slot is not None and all(slot.get(name) is not None for name in rule.slots)
+
+
+def load_slot(slot: Mapping[str, Any], like: Tensor, rule: Rule, amsgrad: bool = False) -> dict[str, Any]:
+    """A slot as the rule's class keeps it: copies where a tensor lies, in its precision; torch counts steps in tensors.
+
+    AMSGrad that was switched on since begins with the present second moment as the largest.
+    """
+    kept: dict[str, Any] = {}
+    for name, value in slot.items():
+        if name == "step":
+            torchs = rule.implementation.startswith("torch.")
+            kept[name] = torch.tensor(float(value)) if torchs else int(value)
+        elif isinstance(value, Tensor) and value.is_floating_point():
+            kept[name] = value.detach().to(device=like.device, dtype=like.dtype, copy=True)
+        else:
+            kept[name] = copy(value)
+    if amsgrad and "exp_avg_sq" in kept:
+        kept.setdefault("max_exp_avg_sq", torch.zeros_like(kept["exp_avg_sq"]))
+    return kept
+
+
+def _update(
+    rule: Rule, tensor: TensorState, slot: Mapping[str, Any] | None, coupled: float, settings: dict[str, Any]
+) -> Tensor:
+    """The u that the class makes of the tensor; its copy starts from zero, so that the step from there is -u exactly.
+
+    `coupled`: the decay that is part of the gradient.
+    """
+    if issubclass(rule.load_class(), TensorwiseOptimizer):
+        settings = {**settings, "weight_decay": coupled}
+        group = {name: value for name, value in settings.items() if name == "lr" or rule.has(name)}
+        optimizer = rule.load_class()([tensor.weight], **group)
+        assert isinstance(optimizer, TensorwiseOptimizer)
+        optimizer.state[tensor.weight] = load_slot(slot or {}, tensor.gradient, rule)
+        return optimizer.update(tensor.weight, tensor.weight, tensor.gradient, group)
+    place = torch.zeros_like(tensor.gradient)
+    place.grad = tensor.gradient.add(tensor.weight, alpha=coupled) if coupled else tensor.gradient
+    rate = SMALL_RATE if rule.reads_weights else 1.0
+    if rule.reads_weights:
+        settings = {**settings, "eps": _scale_of_weights(settings["eps"], tensor.weight)}
+    group = {name: value for name, value in {**settings, "lr": rate}.items() if name == "lr" or rule.has(name)}
+    stepping = rule.load_class()([place], **group, **_one_at_a_time(rule))
+    if slot:
+        stepping.state[place] = load_slot(slot, tensor.gradient, rule, bool(settings.get("amsgrad")))
+    with torch.no_grad():
+        stepping.step()
+    return place.div_(-rate)
+
+
+def _one_at_a_time(rule: Rule) -> dict[str, Any]:
+    """Arguments that keep torch from gathering tensors, where the class has a choice."""
+    return {"foreach": False} if "foreach" in inspect.signature(rule.load_class()).parameters else {}
+
+
+def _scale_of_weights(eps: tuple[float | None, float], weight: Tensor) -> tuple[float | None, float]:
+    """Adafactor's least scale, such that a tensor of zeros moves as this one: max(eps2, root mean square)."""
+    size = torch.linalg.vector_norm(weight, dtype=torch.float64).item() / max(weight.numel(), 1) ** 0.5
+    return eps[0], max(eps[1], size)
+
+
+def _filled(rule: Rule, estimates: MomentEstimates | None) -> dict[str, Any] | None:
+    """A slot that holds estimates as what long training remembers; None without any."""
+    if estimates is None:
+        return None
+    if "step" not in rule.slots:
+        return dict.fromkeys(rule.slots, estimates.mean)
+    square = estimates.square
+    if square is None:
+        return None
+    if square.dim() < 2:
+        return {"step": MANY_STEPS, "variance": square}
+    return {"step": MANY_STEPS, "row_var": square.mean(-1, keepdim=True), "col_var": square.mean(-2, keepdim=True)}
+
+
+def _rescaled_step(
+    rule: Rule, tensor: TensorState, estimates: MomentEstimates | None, settings: dict[str, Any]
+) -> TensorStep:
+    """LAMB's: the update by its moments and the decay, together brought to the norm of the weights."""
+    group = {name: value for name, value in settings.items() if name == "lr" or rule.has(name)}
+    optimizer = LAMB([tensor.weight], **group)
+    if estimates is not None and estimates.square is not None:
+        update = estimates.mean / estimates.square.sqrt().add_(settings["eps"])
+    else:
+        slot = tensor.slot if tensor.slot is not None and holds(rule, tensor.slot) else {}
+        optimizer.state[tensor.weight] = load_slot(slot, tensor.gradient, rule)
+        update = optimizer.update_by_moments(tensor.weight, tensor.gradient, group)
+    ratio = float(optimizer.trust_ratio(tensor.weight, update.add(tensor.weight, alpha=tensor.decay), group))
+    return TensorStep(ratio * update, ratio * tensor.decay)

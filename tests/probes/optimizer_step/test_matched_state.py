@@ -1,0 +1,83 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.checkpoints import OptimizerState, open_checkpoint
+from fromage_cli.diagnostics.sharpness.measure import measure as measure_sharpness
+from fromage_cli.diagnostics.suggest_lr.measure import measure as suggest
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
+from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
+from fromage_cli.probes.optimizer_step import matched_state
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
+from fromage_cli.problem.evaluation.problem import Problem
+
+Maker = Callable[..., Problem]
+Data = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def state(perceptron: nn.Module, classification: Data, tmp_path: Path) -> OptimizerState:
+    """Of AdamW with two groups, after a step."""
+    first, *rest = perceptron.parameters()
+    groups = [{"params": [first]}, {"params": rest, "lr": 5e-4, "weight_decay": 0.1, "betas": (0.8, 0.9)}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.3)
+    nn.functional.cross_entropy(perceptron(classification["x"]), classification["y"]).backward()
+    optimizer.step()
+    torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    found = open_checkpoint(tmp_path / "c.pt").optimizer
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("command", ["suggest-lr", "sharpness"])
+def test_a_command_matches_the_state_once(
+    make_problem: Maker,
+    perceptron: nn.Module,
+    classification: Data,
+    state: OptimizerState,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    calls, match = [], matched_state.match_parameters
+
+    def counted(*arguments: Any) -> dict[str, int]:
+        calls.append(arguments)
+        return match(*arguments)
+
+    monkeypatch.setattr(matched_state, "match_parameters", counted)
+    problem, rule = make_problem(perceptron, classification), find_settings(Given(), state.settings, Given())
+    if command == "sharpness":
+        measure_sharpness(problem, problem.receiving, rule, state)
+    else:
+        suggest(problem, problem.receiving, rule, state, request=Request(sharpness=True, verify=2, batch_size=8))
+    assert len(calls) == 1
+
+
+def test_what_each_tensor_has_of_its_own(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, state: OptimizerState
+) -> None:
+    problem = make_problem(perceptron, classification)
+    matched = match_state(problem, find_settings(Given(), state.settings, Given()), state)
+    first, second = list(matched.members)[:2]
+    assert (matched.own(first).betas, matched.own(second).betas) == ((0.9, 0.999), (0.8, 0.9))
+    assert (matched.decays[first], matched.decays[second]) == (0.3, 0.1)
+    assert (matched.rate_shares[first], matched.rate_shares[second]) == (1.0, 0.5)
+    assert matched.holds_memory and matched.on(problem).members is matched.members
+
+
+def test_muon_takes_matrices_only(make_problem: Maker, perceptron: nn.Module, classification: Data) -> None:
+    problem = make_problem(perceptron, classification)
+    muon, sgd = (MatchedState(problem, Optimizer(name)) for name in ("muon", "sgd"))
+    assert all(muon.takes(tensor) == (tensor.parameter.dim() == 2) for tensor in problem.trainable)
+    assert all(map(sgd.takes, problem.trainable))
+
+
+def test_the_state_of_another_optimizer_is_left_aside(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, state: OptimizerState
+) -> None:
+    matched = match_state(make_problem(perceptron, classification), Optimizer("lion"), state)
+    assert matched.state is None and not matched.numbers and not matched.holds_memory
