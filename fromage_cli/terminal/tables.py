@@ -131,11 +131,9 @@ def house_table(columns: Sequence[Column], rows: Sequence[Sequence[object]], sty
     return HouseTable(columns, rows, style)
 
 
-def hidden_rows(shown: int, total: int) -> Text:
-    """How many rows are not shown; empty where all are."""
-    if shown >= total:
-        return Text("")
-    return Text(f"{total - shown} of {total} rows hidden; --all shows them", style="dim")
+def hidden_rows(shown: int, total: int) -> list[Text]:
+    """A line that says how many rows are not shown; none where all are."""
+    return [Text(f"{total - shown} of {total} rows hidden; --all shows them", style="dim")] if shown < total else []
 
 
 NAMED = 2

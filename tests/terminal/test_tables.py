@@ -30,7 +30,7 @@ FINDINGS = [Finding("a", "warn", "η is low", "embedding.weight", hint="lower η
 def drawn(width: int, ascii_only: bool = False) -> str:
     style = PageStyle(ascii_only=ascii_only, width=width)
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(house_table(COLUMNS, ROWS, style), hidden_rows(3, 10), finding_list(FINDINGS, style), sep="\n")
+    console.print(house_table(COLUMNS, ROWS, style), *hidden_rows(3, 10), finding_list(FINDINGS, style), sep="\n")
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"  # type: ignore[attr-defined]
 
 
@@ -64,8 +64,8 @@ def test_an_empty_table():
 
 
 def test_hidden_rows():
-    assert hidden_rows(10, 10).plain == ""
-    assert "7 of 10" in hidden_rows(3, 10).plain
+    assert hidden_rows(10, 10) == []
+    assert "7 of 10" in hidden_rows(3, 10)[0].plain
 
 
 def test_reasons_are_said_once_with_the_fields_and_layers_that_they_explain():

@@ -6,7 +6,7 @@ from statistics import median
 
 from fromage_cli.diagnostics.breakdown.result import LayerBreakdown
 from fromage_cli.probes.lines.direction import Direction, Move
-from fromage_cli.probes.lines.ray import Ray
+from fromage_cli.probes.lines.ray import NOISE_LIMIT, Ray
 from fromage_cli.theory.curves import (
     Point,
     first_crossing,
@@ -21,8 +21,6 @@ from fromage_cli.theory.singular_values import stable_rank
 
 BISECTIONS = 30
 """Halvings of the last interval: what is left of it is far below what the interpolation is exact to."""
-NOISE_LIMIT = 0.1
-"""A tensor whose noise floor reaches this has no trust eta of its own: its gradient is zero but for rounding."""
 SPECTRAL_TOLERANCE = 1e-2
 """Residual of singular values, which are then a few thousandths low at most: enough to compare two predictions."""
 VIOLATION_FLOOR = 10.0

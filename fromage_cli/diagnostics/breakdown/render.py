@@ -118,8 +118,8 @@ def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
             "depth: the one for which Lemma 2 would give this trust η. "
             "× model: breakdown over what deep relative trust predicts."
         )
-    hidden = hidden_rows(len(shown), len(ordered))
-    return Group(house_table(columns, rows, style), hidden, prose(legend, style, "dim"))
+    hidden = hidden_rows(len(shown), len(ordered)) or [Text("")]
+    return Group(house_table(columns, rows, style), *hidden, prose(legend, style, "dim"))
 
 
 def _curve_line(values: Sequence[float | None], style: PageStyle, scale: tuple[float, float] | None = None) -> str:

@@ -113,7 +113,7 @@ def _layers(result: DistanceResult, shown: Sequence[LayerDistance], style: PageS
         )
     if spectral:
         legend += " κ: condition number of W, W~ and W~ − W."
-    hidden = [hidden_rows(len(shown), len(result.layers))] if len(shown) < len(result.layers) else []
+    hidden = hidden_rows(len(shown), len(result.layers))
     return [house_table(columns, rows, style), *hidden, prose(legend, style, "dim")]
 
 

@@ -19,7 +19,7 @@ def render(result: InspectResult, style: PageStyle, path: str) -> RenderableType
     """The whole page, without findings."""
     not_finite_first = sorted(result.tensors, key=lambda tensor: not tensor.nonfinite)
     shown = result.tensors if style.show_all else not_finite_first[:ROWS]
-    hidden = [hidden_rows(len(shown), len(result.tensors))] if len(shown) < len(result.tensors) else []
+    hidden = hidden_rows(len(shown), len(result.tensors))
     tied = [Text(f"tied, one tensor in memory: {' = '.join(map(visible, group))}") for group in result.tied]
     gap = [Text("")] if hidden or tied else []
     logs = []

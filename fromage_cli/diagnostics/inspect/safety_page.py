@@ -28,13 +28,13 @@ def render_safety(result: SafetyResult, style: PageStyle, path: str) -> Renderab
     said = Text(f"{visible(path)}: {sentence(result)}")
     faults = result.unread if style.show_all else result.unread[:ROWS]
     unread = [Text(f"read in part: {visible(fault)}") for fault in faults]
-    unread += [hidden_rows(len(faults), len(result.unread))] if len(faults) < len(result.unread) else []
+    unread += hidden_rows(len(faults), len(result.unread))
     if not shown:
         return Group(said, *unread)
     columns = [Column("name", name=True), Column("verdict", left=True), Column("an ordinary loader would", left=True)]
     columns += [Column("in", name=True, optional=1)]
-    hidden = [hidden_rows(len(shown), len(rows))] if len(shown) < len(rows) else []
-    return Group(said, house_table(columns, shown, style), *hidden, *unread)
+    table = house_table(columns, shown, style)
+    return Group(said, table, *hidden_rows(len(shown), len(rows)), *unread)
 
 
 def sentence(result: SafetyResult) -> str:

@@ -33,7 +33,7 @@ _TITLES = {
 def render(result: IntrinsicResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
     shown = result.layers if style.show_all else sorted(result.layers, key=_order)[:ROWS]
-    hidden = [hidden_rows(len(shown), len(result.layers))] if len(shown) < len(result.layers) else []
+    hidden = hidden_rows(len(shown), len(result.layers))
     return Group(
         prose(summary(result), style),
         _layers(result, shown, style),

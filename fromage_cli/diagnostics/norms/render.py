@@ -29,11 +29,10 @@ TESTED = (
 def render(result: NormsResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
     shown = result.layers if style.show_all else sorted(result.layers, key=_urgency)[:ROWS]
-    hidden = [hidden_rows(len(shown), len(result.layers))] if len(shown) < len(result.layers) else []
     return Group(
         Text(summary(result)),
         _layers(result, shown, style),
-        *hidden,
+        *hidden_rows(len(shown), len(result.layers)),
         Text(_legend(result), style="dim"),
         *_no_law(result, style),
     )

@@ -81,8 +81,7 @@ def _eigenvalues(result: SharpnessResult, style: PageStyle) -> RenderableType:
     shown = result.eigenvalues if style.show_all else result.eigenvalues[:ROWS]
     rows = [(rank, pair.value, pair.residual) for rank, pair in enumerate(shown, 1)]
     columns = [Column("rank"), Column("eigenvalue"), Column("residual")]
-    hidden = [hidden_rows(len(shown), len(result.eigenvalues))] if len(shown) < len(result.eigenvalues) else []
-    return Group(house_table(columns, rows, style), *hidden)
+    return Group(house_table(columns, rows, style), *hidden_rows(len(shown), len(result.eigenvalues)))
 
 
 def _curvatures(result: SharpnessResult, style: PageStyle) -> RenderableType:
@@ -127,7 +126,7 @@ def _blocks(result: SharpnessResult, style: PageStyle) -> RenderableType:
     shown = ordered if style.show_all else ordered[:ROWS]
     columns = [Column("layer", name=True), Column("shape", left=True, optional=1), Column("eigenvalue of its block")]
     rows = [(layer.name, "×".join(map(str, layer.shape)), layer.eigenvalue) for layer in shown]
-    return Group(house_table(columns, rows, style), hidden_rows(len(shown), len(ordered)))
+    return Group(house_table(columns, rows, style), *(hidden_rows(len(shown), len(ordered)) or [Text("")]))
 
 
 def _sharpest(layer: LayerBlock) -> float:

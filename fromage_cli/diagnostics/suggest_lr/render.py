@@ -196,8 +196,7 @@ def _layers(result: SuggestedRates, style: PageStyle) -> RenderableType:
         Column("‖u‖/‖W‖", optional=2),
         Column("rate at limit"),
     ]
-    hidden = [hidden_rows(len(shown), len(result.layers))] if len(shown) < len(result.layers) else []
-    return Group(house_table(columns, rows, style), *hidden)
+    return Group(house_table(columns, rows, style), *hidden_rows(len(shown), len(result.layers)))
 
 
 def _with_error(value: float | None, error: float | None) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fromage_cli.errors import ResourceError
 from fromage_cli.probes.lines.certificate import Certificate, Criterion
 from fromage_cli.probes.lines.direction import Direction
-from fromage_cli.probes.lines.ray import gradient_changes, noise_floors, product_norms
+from fromage_cli.probes.lines.ray import NOISE_LIMIT, gradient_changes, noise_floors, product_norms
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.bracketing import Bracket, close_in
 from fromage_cli.theory.curves import Point, Relation, first_crossing, running_maximum
@@ -26,8 +26,6 @@ FALLBACK = 3e-3
 """Where the search starts without a slope: between the crossings in Fig. 1 of Bernstein et al., NeurIPS 2020."""
 HIGHEST = 1.0
 """The relative step at which a layer moves by its own norm; nothing beyond is looked at."""
-NOISE_LIMIT = 0.1
-"""A tensor whose noise floor reaches this has a gradient of rounding errors."""
 
 
 @dataclass(frozen=True)

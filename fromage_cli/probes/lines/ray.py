@@ -17,6 +17,8 @@ from fromage_cli.theory.accumulation import CHUNK, WIDE_BYTES, distance, distanc
 
 GATHERED = 1 << 20
 """Entries of small gradients that are held at most, to be reduced together."""
+NOISE_LIMIT = 0.1
+"""Noise floor over the norm of a gradient from which on the gradient is rounding errors."""
 ROUNDING_STEPS = 2.0
 """The relative step, in rounding errors, that stands for another order of rows: most weights change a last digit."""
 
