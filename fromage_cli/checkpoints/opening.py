@@ -12,8 +12,8 @@ from fromage_cli.checkpoints.finding.directory import latest_in, own_weights
 from fromage_cli.checkpoints.finding.mirror import Mirror
 from fromage_cli.checkpoints.finding.optimizer_file import load_optimizer
 from fromage_cli.checkpoints.finding.series import highest_step
-from fromage_cli.checkpoints.finding.trainer_files import OPTIMIZERS, TrainerFiles, read_trainer_files
-from fromage_cli.checkpoints.formats.content import PICKLED, SUPPORTED, kind_of
+from fromage_cli.checkpoints.finding.trainer_files import OPTIMIZER_FILES, TrainerFiles, read_trainer_files
+from fromage_cli.checkpoints.formats.content import PICKLED_FORMATS, SUPPORTED, kind_of
 from fromage_cli.checkpoints.formats.deepspeed import read_deepspeed
 from fromage_cli.checkpoints.formats.distributed import is_metadata, read_distributed
 from fromage_cli.checkpoints.formats.distributed_safetensors import is_shard_of_rank, read_ranks
@@ -78,7 +78,7 @@ def _open_remote(url: str, choice: Choice, optimizer_state: str | Path | None) -
         return found.read(stored)
 
     def optimizer() -> OptimizerState | None:
-        for name in OPTIMIZERS:
+        for name in OPTIMIZER_FILES:
             mirror.fetch(mirror.home / name)
         return found.saved_optimizer
 
@@ -167,7 +167,7 @@ def _read(path: Path, choice: Choice) -> Contents:
 
 def _read_file(path: Path, choice: Choice = ANY, allowance: Allowance | None = None) -> Contents:
     kind = kind_of(path)
-    if kind in PICKLED:
+    if kind in PICKLED_FORMATS:
         return read_torch(path, kind, choice, allowance)
     if kind == "msgpack":
         return read_flax(path, choice)

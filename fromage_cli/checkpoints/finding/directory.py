@@ -13,12 +13,10 @@ from fromage_cli.checkpoints.storage.files import names_in, opened, quoted
 from fromage_cli.errors import InputError
 
 MAIN_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
+    *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
     "flax_model.msgpack",
 )
+"""Hugging Face's names of the weights, in order of preference."""
 RANK = re.compile(r"^mp_rank_[0-9]{2}(_[0-9]{3})*$")
 """Directories of Megatron's tensor- and pipeline-parallel ranks."""
 LONGEST_TAG = 255

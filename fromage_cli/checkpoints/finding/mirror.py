@@ -17,6 +17,7 @@ from fromage_cli.checkpoints.formats.sharded import is_index, read_index
 from fromage_cli.checkpoints.names.library_files import HEADER_LIMIT
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.storage.remote import Entry, Remote
+from fromage_cli.checkpoints.storage.stored_tensor import contiguous_tensor
 from fromage_cli.errors import FromageError, InputError
 
 if TYPE_CHECKING:
@@ -102,14 +103,12 @@ class Mirror:
 
     def tensor(self, span: Span, entry: TensorEntry) -> torch.Tensor:
         """Read a tensor's own bytes and nothing else."""
-        import torch
+        file = self._entries[span.version.path.name]
 
-        content = self.remote.read(self._entries[span.version.path.name], span.begin, span.end)
-        buffer = torch.empty(len(content), dtype=torch.uint8)  # [bytes]
-        if content:
-            buffer.numpy().data[:] = content
-        dtype: torch.dtype = getattr(torch, entry.dtype)
-        return buffer.view(dtype).reshape(entry.shape)
+        def read_into(begin: int, view: memoryview) -> None:
+            view[:] = self.remote.read(file, span.begin + begin, span.begin + begin + len(view))
+
+        return contiguous_tensor(entry.dtype, entry.shape, read_into).read()
 
     @property
     def note(self) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fromage_cli.checkpoints.finding.trainer_files import OPTIMIZERS, optimizer_in
-from fromage_cli.checkpoints.formats.content import PICKLED, kind_of
+from fromage_cli.checkpoints.finding.trainer_files import OPTIMIZER_FILES, optimizer_in
+from fromage_cli.checkpoints.formats.content import PICKLED_FORMATS, kind_of
 from fromage_cli.checkpoints.formats.distributed import load_distributed_optimizer
 from fromage_cli.checkpoints.names.library_files import METADATA
 from fromage_cli.checkpoints.names.naming import listed
@@ -31,13 +31,13 @@ def load_optimizer(path: Path) -> OptimizerState:
         file = optimizer_in(path)
         if file is None:
             raise InputError(
-                f"Directory {quoted(path)} holds no optimizer state: no {' or '.join(OPTIMIZERS)}.",
+                f"Directory {quoted(path)} holds no optimizer state: no {' or '.join(OPTIMIZER_FILES)}.",
                 hint="Name the optimizer's file.",
             )
         return load_optimizer(file)
     else:
         kind = kind_of(path)
-        root, held = load_file(path, kind) if kind in PICKLED else None, f"it is {kind}"
+        root, held = load_file(path, kind) if kind in PICKLED_FORMATS else None, f"it is {kind}"
         if isinstance(root, Mapping):
             held = f"it holds {listed([str(name) for name in root])}"
             state = parse_optimizer(root) or optimizer_state([{str(name): value for name, value in root.items()}])

@@ -14,8 +14,8 @@ from fromage_cli.checkpoints.names.library_files import ACCELERATE, METADATA
 from fromage_cli.checkpoints.names.steps import step_in_metadata
 from fromage_cli.checkpoints.storage.json_file import read_object
 
-TRAINER = "trainer_state.json"
-OPTIMIZERS = ("optimizer.pt", "optimizer.bin")
+TRAINER_STATE = "trainer_state.json"
+OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def read_trainer_files(weights: Path) -> TrainerFiles:
     if not has_usual_name(weights):
         return TrainerFiles()
     home = weights.parent.parent if weights.parent.name == ACCELERATE[0] else weights.parent
-    trainer = home / TRAINER
+    trainer = home / TRAINER_STATE
     step = step_in_metadata(read_object(trainer)) if trainer.is_file() else None
     optimizer = optimizer_in(home)
     found = [trainer.name] if step is not None else []
@@ -46,4 +46,4 @@ def optimizer_in(directory: Path) -> Path | None:
     sharded = directory / ACCELERATE[1]
     if (sharded / METADATA).is_file():
         return sharded
-    return next((directory / name for name in OPTIMIZERS if (directory / name).is_file()), None)
+    return next((directory / name for name in OPTIMIZER_FILES if (directory / name).is_file()), None)

@@ -24,7 +24,7 @@ GRAPHS = ("/models/model.json", "/serialized_exported_program.json", "/archive_f
 """How the members of an archive end in which torch.export keeps a graph."""
 MSGPACK = re.compile(rb"([\x81-\x8f]|\xde..|\xdf....)[\xa1-\xbf\xd9\xda]", re.DOTALL)
 """The beginning of a dictionary whose first key is a text."""
-PICKLED = ("torch", "torch-legacy", "torchscript", "torch-package")
+PICKLED_FORMATS = ("torch", "torch-legacy", "torchscript", "torch-package")
 """Kinds of files whose pickles say what they hold."""
 FOREIGN = (  # first bytes, what it is, what to do
     (b"\x1f\x8b", "a gzip archive", "Unpack it first (gunzip)."),

@@ -29,9 +29,9 @@ from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, stored_n
 if TYPE_CHECKING:
     import torch
 
-TRAINING = ("train_state", "trainer_state", "training_state")
+TRAINER_DICTIONARIES = ("train_state", "trainer_state", "training_state")
 """Dictionaries beside the weights in which trainers keep their step."""
-MOST_LEVELS = 2 * DICTIONARY_LEVELS
+MOST_NESTED_NAMES = 2 * DICTIONARY_LEVELS
 """Levels of dictionaries in a checkpoint: below those that are looked into lie the names of tensors, cut at dots."""
 
 
@@ -52,7 +52,7 @@ def read_distributed(path: Path, choice: Choice = ANY) -> Contents:
     root = _read_tree(path)
     chosen, note = choose(path.parent, root, choice)
     around = list(ancestors(root, chosen.path))
-    trainers = [node[name] for node in around for name in TRAINING if isinstance(node.get(name), Mapping)]
+    trainers = [node[name] for node in around for name in TRAINER_DICTIONARIES if isinstance(node.get(name), Mapping)]
     tensors = cast("Mapping[str, PiecedTensor]", chosen.tensors)
     return Contents(
         format="torch-distributed",
@@ -93,7 +93,7 @@ def _read_tree(path: Path) -> dict[str, Any]:
     check_shards(path, metadata)
     root: dict[Any, Any] = {}
     for name, item in metadata.items.items():
-        if len(item.path) > MOST_LEVELS:
+        if len(item.path) > MOST_NESTED_NAMES:
             raise damaged(path, f"{name!r} lies {len(item.path)} dictionaries deep")
         node = root
         for step in item.path[:-1]:

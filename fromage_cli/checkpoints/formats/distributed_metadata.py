@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fromage_cli.checkpoints.names.library_files import MOST_SHARDS
 from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, dtype_of
-from fromage_cli.checkpoints.pickles.machine import Unfit
+from fromage_cli.checkpoints.pickles.machine import Unusable
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.placeholders import Placeholder
 from fromage_cli.checkpoints.pickles.unpickling import unpickle
@@ -23,9 +24,7 @@ from fromage_cli.checkpoints.storage.path_confinement import confined_path
 from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, are_whole_numbers, is_shape
 from fromage_cli.errors import InputError
 
-MODULE = "torch.distributed.checkpoint."
-MOST_SHARDS = 10_000
-"""Files of one checkpoint: a rank writes a few, and the largest runs have some thousand ranks."""
+DCP_MODULE = "torch.distributed.checkpoint."
 Offsets = tuple[int, ...] | None
 
 
@@ -139,7 +138,7 @@ def _item(path: Path, name: str, item: Any, keys: Any, locations: Mapping[tuple[
     state = properties.state if isinstance(properties, Placeholder) else None  # a tuple in newer versions
     try:
         dtype = dtype_of(state[0] if isinstance(state, tuple) else _attributes(properties)["dtype"])
-    except (Unfit, KeyError, IndexError) as error:
+    except (Unusable, KeyError, IndexError) as error:
         raise damaged(path, f"tensor {name!r} has no known dtype") from error
     if not is_shape(shape):
         raise damaged(path, f"tensor {name!r} has the shape {brief(shape)}")
@@ -160,6 +159,6 @@ def _item(path: Path, name: str, item: Any, keys: Any, locations: Mapping[tuple[
 
 def _attributes(value: Any, kind: str = "") -> Mapping[str, Any]:
     """Return the attributes of what would have been an object of DCP's; nothing of any other object's."""
-    if not isinstance(value, Placeholder) or not value.kind.module.startswith(MODULE):
+    if not isinstance(value, Placeholder) or not value.kind.module.startswith(DCP_MODULE):
         return {}
     return value.attributes if not kind or value.kind.name == kind else {}

@@ -22,7 +22,7 @@ from fromage_cli.checkpoints.storage.files import names_in, quoted
 from fromage_cli.checkpoints.storage.stored_tensor import are_whole_numbers
 from fromage_cli.errors import InputError
 
-INFO = "DCP_SHARDING_INFO"
+SHARDING_INFO = "DCP_SHARDING_INFO"
 
 
 def is_shard_of_rank(path: Path) -> bool:
@@ -76,14 +76,14 @@ def _offsets(header: Header) -> dict[str, tuple[int, ...]]:
     """Return where the piece of every tensor in a file begins in the whole one."""
     path = header.version.path
     try:
-        table: Any = json.loads(header.metadata.get(INFO, ""))
+        table: Any = json.loads(header.metadata.get(SHARDING_INFO, ""))
     except (ValueError, RecursionError) as error:
-        raise invalid(path, f"its {INFO} is not JSON") from error
+        raise invalid(path, f"its {SHARDING_INFO} is not JSON") from error
     found = {}
     for name, entry in header.entries.items():
         saved = table.get(name) if isinstance(table, Mapping) else None
         offsets = saved.get("saved_offsets") if isinstance(saved, Mapping) else None
         if not are_whole_numbers(offsets) or len(offsets) != len(entry.shape):
-            raise invalid(path, f"its {INFO} does not say where the piece of {name!r} begins")
+            raise invalid(path, f"its {SHARDING_INFO} does not say where the piece of {name!r} begins")
         found[name] = tuple(offsets)
     return found

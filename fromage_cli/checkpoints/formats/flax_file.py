@@ -17,15 +17,13 @@ from fromage_cli.checkpoints.formats.flat_tensor import FlatTensor, is_vector
 from fromage_cli.checkpoints.formats.msgpack_stream import MsgpackStream, UnreadBytes
 from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.names.steps import first_step
-from fromage_cli.checkpoints.nested.candidates import WEIGHTS
+from fromage_cli.checkpoints.nested.candidates import WEIGHT_NAMES
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice, ancestors, choose
 from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.checkpoints.storage.stored_tensor import (
     ELEMENT_BYTES,
-    Storage,
     StoredTensor,
-    contiguous_strides,
-    inline,
+    contiguous_tensor,
     is_shape,
     stored_number,
 )
@@ -41,7 +39,9 @@ def read_flax(path: Path, choice: Choice = ANY) -> Contents:
     with source.open() as file:
         stream = MsgpackStream(file, source, partial(_array, source))
         root = _with_whole_arrays(stream.value(), stream)
-    named = isinstance(root, dict) and (choice.key is not None or any(str(name).lower() in WEIGHTS for name in root))
+    named = isinstance(root, dict) and (
+        choice.key is not None or any(str(name).lower() in WEIGHT_NAMES for name in root)
+    )
     root = root if named else {"params": root}
     chosen, note = choose(path, root, choice)
     tensors: Mapping[str, Any] = chosen.tensors
@@ -71,11 +71,12 @@ def _array(source: Source, code: int, stream: MsgpackStream) -> StoredTensor | N
         raise stream.damaged(f"an array that needs {size} bytes and has {held}")
 
     def read_into(begin: int, view: memoryview) -> None:
-        source.read_into(content.begin + begin, view)
+        if isinstance(content, UnreadBytes):
+            source.read_into(content.begin + begin, view)
+        else:
+            view[:] = content[begin : begin + len(view)]
 
-    unread = isinstance(content, UnreadBytes)
-    storage = Storage("", dtype, size, read_into) if unread else inline("", dtype, content)
-    return StoredTensor(dtype, tuple(shape), contiguous_strides(shape), 0, storage).check()
+    return contiguous_tensor(dtype, shape, read_into)
 
 
 def _with_whole_arrays(node: Any, stream: MsgpackStream) -> Any:

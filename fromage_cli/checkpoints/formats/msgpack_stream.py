@@ -14,7 +14,7 @@ from fromage_cli.checkpoints.storage.files import CUT_OFF, quoted
 from fromage_cli.checkpoints.storage.sources import Source, Window
 from fromage_cli.errors import InputError
 
-MOST_LEVELS = 64
+MOST_NESTED_VALUES = 64
 """Maps and arrays inside of each other: networks have ten, and each takes a level of Python's own recursion."""
 MOST_VALUES = 200_000
 """Values in one file: a hundred times those of a large network, and read in a second."""
@@ -63,8 +63,8 @@ class MsgpackStream:
     def value(self) -> Any:
         """Return the next value; raises InputError where the file ends first, is damaged or beyond the limits."""
         self._count += 1
-        if self._depth > MOST_LEVELS or self._count > MOST_VALUES:
-            raise self.damaged(f"more than {MOST_LEVELS} levels or {MOST_VALUES} values")
+        if self._depth > MOST_NESTED_VALUES or self._count > MOST_VALUES:
+            raise self.damaged(f"more than {MOST_NESTED_VALUES} levels or {MOST_VALUES} values")
         code = self._take(1)[0]
         if code in _CONSTANTS:
             return _CONSTANTS[code]

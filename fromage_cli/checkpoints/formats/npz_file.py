@@ -14,7 +14,7 @@ from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.checkpoints.storage.stored_tensor import Storage, StoredTensor
 from fromage_cli.errors import InputError, UnsafeError
 
-SUFFIX = ".npy"
+ARRAY_SUFFIX = ".npy"
 
 
 def read_npz(path: Path, inflation: int = INFLATION) -> Contents:
@@ -23,7 +23,7 @@ def read_npz(path: Path, inflation: int = INFLATION) -> Contents:
     tensors: dict[str, StoredTensor] = {}
     left_out = []
     for member in container.members:
-        name = member.removesuffix(SUFFIX)
+        name = member.removesuffix(ARRAY_SUFFIX)
         if name in tensors or name in left_out:
             raise InputError(f"{quoted(path)} holds the array {name!r} twice.", hint="It is damaged; save it again.")
         try:
@@ -51,7 +51,7 @@ def _array(container: ZipContainer, member: str) -> StoredTensor | None:
     header = read_array_header(partial(container.head, member))
     if header.objects:
         raise UnsafeError(
-            f"{quoted(container.path)}: array {member.removesuffix(SUFFIX)!r} holds pickled Python objects. "
+            f"{quoted(container.path)}: array {member.removesuffix(ARRAY_SUFFIX)!r} holds pickled Python objects. "
             "Nothing was executed.",
             hint="Save plain numbers only; `fromage-diag inspect --safety` lists what it would run.",
         )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from fromage_cli.checkpoints.checkpoint import Contents, Span
 from fromage_cli.checkpoints.formats.safetensors_header import Header, read_header
 from fromage_cli.checkpoints.names.steps import step_in_metadata
-from fromage_cli.checkpoints.storage.files import incomplete, opened
+from fromage_cli.checkpoints.storage.sources import Source
+from fromage_cli.checkpoints.storage.stored_tensor import contiguous_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -28,17 +29,7 @@ def read_safetensors(path: Path) -> Contents:
 
 
 def read_tensor(header: Header, name: str) -> torch.Tensor:
-    """Read one tensor's bytes into new memory."""
-    import torch
-
-    header.version.check_unchanged()
-    entry = header.entries[name]
-    begin, end = header.spans[name]
-    buffer = torch.empty(end - begin, dtype=torch.uint8)  # [bytes]
-    if end > begin:
-        with opened(header.version.path) as file:
-            file.seek(begin)
-            read = file.readinto(buffer.numpy().data)
-        if read != end - begin:
-            raise incomplete(header.version.path, end, begin + read)
-    return buffer.view(getattr(torch, entry.dtype)).reshape(entry.shape)
+    """Read one tensor's bytes into new memory; raises InputError when the file has changed."""
+    entry, begin = header.entries[name], header.spans[name][0]
+    source = Source(header.version.path, header.version.size, header.version)
+    return contiguous_tensor(entry.dtype, entry.shape, lambda at, view: source.read_into(begin + at, view)).read()

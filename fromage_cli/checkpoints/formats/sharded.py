@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fromage_cli.checkpoints.checkpoint import Contents
+from fromage_cli.checkpoints.names.library_files import MOST_SHARDS
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.names.steps import step_in_metadata
 from fromage_cli.checkpoints.pickles.allowance import Allowance
@@ -14,9 +15,6 @@ from fromage_cli.checkpoints.storage.files import FileVersion, quoted
 from fromage_cli.checkpoints.storage.json_file import read_object
 from fromage_cli.checkpoints.storage.path_confinement import confined_path
 from fromage_cli.errors import InputError
-
-MOST_SHARDS = 10_000
-"""Files of one checkpoint: the largest have a few hundred."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, parse_sto
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.unpickling import PickledName, Unpickled, unpickle
 from fromage_cli.checkpoints.storage.sources import Source
-from fromage_cli.checkpoints.storage.stored_tensor import Misplaced, Storage, StoredTensor
+from fromage_cli.checkpoints.storage.stored_tensor import OutsideStorage, Storage, StoredTensor
 
 PICKLE = "data.pkl"
 
@@ -78,12 +78,8 @@ class TorchArchive:
         key, dtype, size = parse_storage_id(identifier)
         name = f"{self.root}data/{key}"
         if key not in self._storages:
-            if (held := self.container.member(name).size) < size:
-                reason = f"the storage {name!r} has {held} bytes, its tensors need {size}"
-                raise damaged(self.container.source, reason)
-            read_into = partial(self.container.read_into, name)
-            self._storages[key] = Storage(key, dtype, size, read_into, self.big_endian)
+            self._storages[key] = self.container.storage(name, key, dtype, size, self.big_endian)
         found = self._storages[key]
         if found.dtype != dtype:
-            raise Misplaced(f"the storage {key!r} as {found.dtype} and as {dtype}")
+            raise OutsideStorage(f"the storage {key!r} as {found.dtype} and as {dtype}")
         return found

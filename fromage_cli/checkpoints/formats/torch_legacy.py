@@ -15,11 +15,11 @@ from typing import Any
 from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, NESTED, parse_storage_id
-from fromage_cli.checkpoints.pickles.machine import Constructor, Unfit
+from fromage_cli.checkpoints.pickles.machine import Constructor, Unusable
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.unpickling import PickledName, Unpickled, unpickle
 from fromage_cli.checkpoints.storage.sources import Source, Window
-from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, Misplaced, Storage, are_whole_numbers
+from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, OutsideStorage, Storage, are_whole_numbers
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The number by which torch.save of before 1.6 marks its files."""
@@ -67,14 +67,14 @@ class LegacyFile:
             return identifier[1]
         key, dtype, size = parse_storage_id(identifier)
         if size > self.size:
-            raise Misplaced(f"a storage of {size} bytes")
+            raise OutsideStorage(f"a storage of {size} bytes")
 
         def read_into(begin: int, view: memoryview) -> None:
             self._source.read_into(self._positions[key] + begin, view)
 
         root = self._storages.setdefault(key, Storage(key, dtype, size, read_into, big_endian))
         if (root.dtype, root.size) != (dtype, size):
-            raise Misplaced(f"the storage {key:.60} as {root.dtype} and as {dtype}")
+            raise OutsideStorage(f"the storage {key:.60} as {root.dtype} and as {dtype}")
         return _view(root, identifier[5]) if len(identifier) > 5 and identifier[5] is not None else root
 
     def _locate_storages(self, file: Window, keys: Unpickled) -> None:
@@ -111,11 +111,11 @@ def with_nested(
     def nested(stored: Any) -> Any:
         if not isinstance(stored, bytes) or depth > MOST_NESTED_FILES:
             names.append(PickledName("torch", "load", ("import", "call")))  # of what was not read here
-            raise Unfit
+            raise Unusable
         unpickled = LegacyFile(Source.of_bytes(path, stored), allowance, depth).load()
         names.extend(unpickled.names)
         if not isinstance(unpickled.value, Storage):
-            raise Unfit
+            raise Unusable
         return unpickled.value
 
     return {**constructors, NESTED: nested}
@@ -126,7 +126,7 @@ def _view(root: Storage, described: Any) -> Storage:
     _, first, count = described if isinstance(described, tuple) and len(described) == 3 else ("", -1, -1)
     width = ELEMENT_BYTES[root.dtype]
     if not are_whole_numbers((first, count)) or (first + count) * width > root.size:
-        raise Misplaced(f"a part {brief(described)} of a storage of {root.size} bytes")
+        raise OutsideStorage(f"a part {brief(described)} of a storage of {root.size} bytes")
     begin, size = first * width, count * width
 
     def read_into(place: int, view: memoryview) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from fromage_cli.checkpoints.formats.zip_directory import (
@@ -18,8 +19,9 @@ from fromage_cli.checkpoints.formats.zip_directory import (
     damaged,
     read_directory,
 )
-from fromage_cli.checkpoints.storage.files import BLOCK, quoted
+from fromage_cli.checkpoints.storage.files import READ_BLOCK, quoted
 from fromage_cli.checkpoints.storage.sources import Source, Window
+from fromage_cli.checkpoints.storage.stored_tensor import Storage
 from fromage_cli.errors import InputError
 
 BASE_INFLATED, BASE_PICKLE, INFLATION = 24_000_000, 1_000_000, 16
@@ -101,6 +103,12 @@ class ZipContainer:
             else:
                 self._fill(file, start + begin, view, verified=True)
 
+    def storage(self, name: str, key: str, dtype: str, size: int, big_endian: bool = False) -> Storage:
+        """Return the bytes of a member as the memory of tensors; InputError where it has fewer than `size`."""
+        if (held := self.member(name).size) < size:
+            raise damaged(self.source, f"the storage {name!r} has {held} bytes, its tensors need {size}")
+        return Storage(key, dtype, size, partial(self.read_into, name), big_endian)
+
     def positions(self, names: Iterable[str]) -> dict[str, int]:
         """Return where members lie that are not compressed, in bytes from the start of the file."""
         with self.source.open() as file:
@@ -144,8 +152,8 @@ class ZipContainer:
         """Read into a buffer, and return the checksum of what was read unless that is `verified` already."""
         file.seek(start)
         checksum = 0
-        for begin in range(0, len(view), BLOCK):
-            part = view[begin : begin + BLOCK]
+        for begin in range(0, len(view), READ_BLOCK):
+            part = view[begin : begin + READ_BLOCK]
             file.fill(part)
             checksum = checksum if verified else zlib.crc32(part, checksum)
         return checksum
@@ -153,9 +161,9 @@ class ZipContainer:
     def _checksum(self, file: Window, start: int, size: int) -> int:
         """Return the checksum of bytes that are read for nothing else."""
         file.seek(start)
-        checksum, buffer = 0, memoryview(bytearray(min(BLOCK, size)))
-        for begin in range(0, size, BLOCK):
-            part = buffer[: min(BLOCK, size - begin)]
+        checksum, buffer = 0, memoryview(bytearray(min(READ_BLOCK, size)))
+        for begin in range(0, size, READ_BLOCK):
+            part = buffer[: min(READ_BLOCK, size - begin)]
             file.fill(part)
             checksum = zlib.crc32(part, checksum)
         return checksum

@@ -25,6 +25,7 @@ _LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LONGEST_COMMENT = 1 << 16
+"""Bytes that may follow the record at the end of the file: its length has two."""
 _IN_EXTRA_FIELD = 0xFFFFFFFF
 """What stands for a number of more than 32 bits."""
 

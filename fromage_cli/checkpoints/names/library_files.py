@@ -6,6 +6,8 @@ import re
 
 HEADER_LIMIT = 100_000_000
 """Bytes of a safetensors file's header; the format's own limit."""
+MOST_SHARDS = 10_000
+"""Files of one checkpoint: a rank writes a few, and the largest runs have some thousand ranks."""
 METADATA = ".metadata"
 """What says which pieces of which tensors lie in the shards of a torch.distributed.checkpoint."""
 SHARD_OF_RANK = re.compile(r"^shard-([0-9]{5})-model-[0-9]{5}-of-[0-9]{5}\.safetensors$")

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 
 SPELLED_OUT = 3
 """Names spelled out in a message: more are not read, and the complete list goes into its details."""
+BRIEF = 60
+"""Characters of a value in a message: half a line."""
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
@@ -16,25 +18,25 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     return f"Nearest: {listed(close)}." if close else f"There are: {listed(known)}."
 
 
-def brief(value: object, most: int = 60) -> str:
+def brief(value: object) -> str:
     """Return a value from a file for a message, in a few characters and a few steps whatever it is.
 
     What lies inside of what lies inside of it is left out: written out in full, a hundred bytes of a pickle can be
     made to have no end.
     """
     if isinstance(value, list | tuple):
-        shown = ", ".join(_brief(member, most) for member in value[:SPELLED_OUT])
+        shown = ", ".join(_brief(member) for member in value[:SPELLED_OUT])
         text = f"[{shown}{', …' if len(value) > SPELLED_OUT else ''}]"
     else:
-        text = _brief(value, most)
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+        text = _brief(value)
+    return text if len(text) <= BRIEF else f"{text[: BRIEF - 1]}…"
 
 
-def _brief(value: object, most: int) -> str:
+def _brief(value: object) -> str:
     if isinstance(value, str | bytes):
-        return repr(value[:most])
+        return repr(value[:BRIEF])
     if isinstance(dotted := getattr(value, "dotted", None), str):  # a class or function that a pickle names
-        return dotted[:most]
+        return dotted[:BRIEF]
     plain = value is None or (isinstance(value, int | float) and abs(value) < 1e300)
     return repr(value) if plain else f"a {type(value).__name__}"
 

@@ -7,16 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 STEP_NAMES = (
-    "global_step",
-    "step",
-    "global_steps",
-    "steps",
-    "iteration",
-    "iterations",
-    "iter",
-    "iter_num",
-    "num_steps",
+    *("global_step", "step", "global_steps", "steps", "iteration", "iterations", "iter", "iter_num", "num_steps"),
 )
+"""What trainers call the number of steps, in order of preference."""
 _NUMBER = r"([0-9]{1,18})(?![0-9A-Za-z])"
 _STEP = re.compile(r"(?:^|[^A-Za-z])(?:global[-_ ]?)?(?:steps?|iter(?:ation)?s?)[-_= ]?" + _NUMBER, re.IGNORECASE)
 _CHECKPOINT = re.compile(

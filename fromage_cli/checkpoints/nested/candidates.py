@@ -11,19 +11,11 @@ from fromage_cli.checkpoints.names.steps import words_in
 from fromage_cli.checkpoints.pickles.repetition import Repetition
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 
-WEIGHTS = (  # in order of preference
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "module",
-    "model_state",
-    "net",
-    "network",
-    "params",
-    "weights",
-    "generator",
-    "student",
+WEIGHT_NAMES = (
+    *("state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "params", "weights"),
+    *("generator", "student"),
 )
+"""Usual names of the weights, in order of preference."""
 AVERAGED_WORDS = {"ema", "swa", "average", "averaged", "shadow", "teacher"}
 OTHER_WORDS = {"opt", "scaler", "amp", "rng", "callbacks", "loops", "sampler", "dataloader", "hyper", "hparams"}
 DICTIONARY_LEVELS = 16
@@ -66,10 +58,13 @@ class Candidate:
     @property
     def rank(self) -> int:
         """Return the rank of the own name among those usual for weights; after these come names around it that are."""
-        ranks = [WEIGHTS.index(part.lower()) if part.lower() in WEIGHTS else len(WEIGHTS) for part in self.path]
+        ranks = [
+            WEIGHT_NAMES.index(part.lower()) if part.lower() in WEIGHT_NAMES else len(WEIGHT_NAMES)
+            for part in self.path
+        ]
         if not ranks:
-            return 2 * len(WEIGHTS)
-        return ranks[-1] if ranks[-1] < len(WEIGHTS) else len(WEIGHTS) + min(ranks)
+            return 2 * len(WEIGHT_NAMES)
+        return ranks[-1] if ranks[-1] < len(WEIGHT_NAMES) else len(WEIGHT_NAMES) + min(ranks)
 
 
 def candidates_in(root: object) -> Iterator[Candidate]:
@@ -104,10 +99,10 @@ def _candidate(path: tuple[str, ...], node: Mapping[Any, Any], other: bool, repe
         return Candidate(path, tensors, tuple(str(name) for name in node if str(name) not in tensors), other)
     if tensors := _tensors_below(node, repetition):
         whole = any(
-            name.lower() in WEIGHTS or AVERAGED_WORDS & set(words_in(name)) or _names_other_state(name)
+            name.lower() in WEIGHT_NAMES or AVERAGED_WORDS & set(words_in(name)) or _names_other_state(name)
             for name in map(str, node)
         )
-        grouped = bool(path) and path[-1].lower() in WEIGHTS and not whole
+        grouped = bool(path) and path[-1].lower() in WEIGHT_NAMES and not whole
         return Candidate(path, tensors, (), other or not grouped)
     return None
 

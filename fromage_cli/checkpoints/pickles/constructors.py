@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from fromage_cli.checkpoints.names.naming import brief
-from fromage_cli.checkpoints.pickles.machine import Constructor, Unfit
+from fromage_cli.checkpoints.pickles.machine import Constructor, Unusable
 from fromage_cli.checkpoints.pickles.numpy_pickles import NUMPY
 from fromage_cli.checkpoints.pickles.placeholders import Global
 from fromage_cli.checkpoints.storage.stored_tensor import (
     COUNT_LIMIT,
     ELEMENT_BYTES,
-    Misplaced,
+    OutsideStorage,
     Storage,
     StoredTensor,
     dense,
@@ -26,24 +26,11 @@ from fromage_cli.checkpoints.storage.stored_tensor import (
 NESTED = "torch.storage._load_from_bytes"
 """What stands in a pickle for a storage that was pickled without torch.save: a whole file in bytes."""
 STORAGES = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "ComplexDoubleStorage": "complex128",
-    "ComplexFloatStorage": "complex64",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "QUInt8Storage": "quint8",
-    "QInt8Storage": "qint8",
-    "QInt32Storage": "qint32",
-    "QUInt4x2Storage": "quint4x2",
-    "QUInt2x4Storage": "quint2x4",
-    "UntypedStorage": "uint8",
+    **{"DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16"},
+    **{"ComplexDoubleStorage": "complex128", "ComplexFloatStorage": "complex64", "BoolStorage": "bool"},
+    **{"LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8"},
+    **{"QInt8Storage": "qint8", "QInt32Storage": "qint32", "QUInt8Storage": "quint8", "QUInt4x2Storage": "quint4x2"},
+    **{"QUInt2x4Storage": "quint2x4", "ByteStorage": "uint8", "UntypedStorage": "uint8"},
 }
 """The dtype of the elements, by the name of the class of storage."""
 ALIASES = {
@@ -54,32 +41,32 @@ ALIASES = {
 
 
 def dtype_of(value: object) -> str:
-    """Return the name of the dtype that a global stands for; Unfit for anything else."""
+    """Return the name of the dtype that a global stands for; Unusable for anything else."""
     name = ALIASES.get(value.name, value.name) if isinstance(value, Global) and value.module == "torch" else ""
     if name not in ELEMENT_BYTES:
-        raise Unfit
+        raise Unusable
     return name
 
 
 def parse_storage_id(identifier: object) -> tuple[str, str, int]:
     """Return key, dtype and bytes of the storage that torch.save names ("storage", class, key, device, elements, …).
 
-    Raises Misplaced for any other persistent id.
+    Raises OutsideStorage for any other persistent id.
     """
     if not isinstance(identifier, tuple) or len(identifier) < 5 or identifier[0] != "storage":
-        raise Misplaced(f"a storage named {brief(identifier)}")
+        raise OutsideStorage(f"a storage named {brief(identifier)}")
     _, kind, key, _, elements = identifier[:5]
     known = isinstance(kind, Global) and kind.module in ("torch", "torch.storage", "torch.cuda")
     dtype = STORAGES.get(kind.name) if known else None
     counts = type(elements) is int and 0 <= elements < COUNT_LIMIT
     if dtype is None or type(key) not in (int, str) or not counts:
-        raise Misplaced(f"a storage of {brief(kind)} named {brief(key)} with {brief(elements)} elements")
+        raise OutsideStorage(f"a storage of {brief(kind)} named {brief(key)} with {brief(elements)} elements")
     return str(key), dtype, elements * ELEMENT_BYTES[dtype]
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> StoredTensor:
     if not isinstance(storage, Storage):
-        raise Unfit
+        raise Unusable
     return _lazily(dense(storage, storage.dtype, offset, shape, stride), rest)
 
 
@@ -107,13 +94,13 @@ def _sparse(_layout: Any, data: Any) -> StoredTensor:
     values = data[-2] if isinstance(data[-2], StoredTensor) else data[-3]
     shape = data[-1] if isinstance(data[-1], tuple) else data[-2]
     if not isinstance(values, StoredTensor) or not is_shape(shape):
-        raise Unfit
+        raise Unusable
     return StoredTensor(values.dtype, tuple(shape), peculiarity="sparse")
 
 
 def _meta(dtype: Any, shape: Any, *_rest: Any) -> StoredTensor:
     if not is_shape(shape):
-        raise Unfit
+        raise Unusable
     return StoredTensor(dtype_of(dtype), tuple(shape), peculiarity="without data (on the meta device)")
 
 
@@ -128,25 +115,25 @@ def _of_type(function: Any, _kind: Any, args: Any, _state: Any) -> Any:
     """Return of a tensor of a subclass, or with attributes, the plain tensor inside."""
     plain = TENSORS.get(function.dotted) if isinstance(function, Global) else None
     if plain is None or plain is _of_type:
-        raise Unfit
+        raise Unusable
     return plain(*args)
 
 
 def _first(value: Any, *_rest: Any) -> Any:
     """Return a tensor that was wrapped: what it is wrapped into adds nothing to its numbers."""
     if not isinstance(value, StoredTensor):
-        raise Unfit
+        raise Unusable
     return value
 
 
 def _dictionary(items: Any = ()) -> dict[Any, Any]:
     pairs = list(items.items()) if isinstance(items, dict) else items
     if not isinstance(pairs, list | tuple):
-        raise Unfit
+        raise Unusable
     made = {}
     for pair in pairs:
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not _plain(pair[0]):
-            raise Unfit
+            raise Unusable
         made[pair[0]] = pair[1]
     return made
 
@@ -157,7 +144,7 @@ def _default_dictionary(_factory: Any = None, items: Any = ()) -> dict[Any, Any]
 
 def _set(items: Any = ()) -> set[Any]:
     if not isinstance(items, list | tuple | set | frozenset) or not all(_plain(item) for item in items):
-        raise Unfit
+        raise Unusable
     return set(items)
 
 
@@ -167,26 +154,26 @@ def _plain(value: object) -> bool:
 
 def _sequence(items: Any = ()) -> list[Any]:
     if not isinstance(items, list | tuple):
-        raise Unfit
+        raise Unusable
     return list(items)
 
 
 def _size(items: Any = ()) -> tuple[int, ...]:
     if not is_shape(items):
-        raise Unfit
+        raise Unusable
     return tuple(items)
 
 
 def _encoded(text: Any, encoding: Any = "latin1", *_errors: Any) -> bytes:
     """Return bytes, which protocol 2 writes as text."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8", "utf8", "ascii"):
-        raise Unfit
+        raise Unusable
     return text.encode(encoding)
 
 
 def _bytes(value: Any = b"", *_rest: Any) -> bytes:
     if not isinstance(value, bytes):
-        raise Unfit
+        raise Unusable
     return value
 
 

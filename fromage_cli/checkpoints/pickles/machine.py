@@ -16,7 +16,7 @@ from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.placeholders import Global, Placeholder
 
 Constructor = Callable[..., Any]
-"""Does what a named function would do, with plain values; raises `Unfit` where the arguments are not of that kind."""
+"""Does what a named function would do, with plain values; raises `Unusable` for other arguments."""
 STRIDE = 256
 """Steps between two looks at the clock, which cost more than a step."""
 NUMBER_BYTES, CONTAINER_BYTES, MEMO_BYTES, FAR_MEMO_BYTES = 32, 64, 10, 100
@@ -25,12 +25,11 @@ NAME_BYTES, PLACEHOLDER_BYTES, KEY_BYTES, MEMBER_BYTES = 600, 400, 32, 64
 """Memory that a class's name and its uses take, a placeholder, half an entry of a dictionary, a member of a set."""
 COPIED_CHARACTER, COPIED_MEMBER = 16, 100
 """Memory that a copy of a constructor's argument may take, for each character of a text and member of a container."""
-LARGEST_KEY = 2**64
-LONGEST_KEY = 16
-"""Members of a tuple that is a key; longer ones could be made costly to hash."""
+LARGEST_KEY, LONGEST_KEY = 2**64, 16
+"""Numbers that are keys, and members of a tuple that is one: others could be made to collide, or costly to hash."""
 
 
-class Unfit(Exception):
+class Unusable(Exception):
     """A constructor was given what it cannot use; the call becomes a placeholder."""
 
 
@@ -154,7 +153,9 @@ class Machine:
                     self.charge(COPIED_CHARACTER * len(argument))
                 elif isinstance(argument, list | tuple | dict | set | frozenset):
                     self.charge(COPIED_MEMBER * len(argument))
-            with contextlib.suppress(Unfit, TypeError, ValueError, IndexError, KeyError, OverflowError, struct.error):
+            with contextlib.suppress(
+                Unusable, TypeError, ValueError, IndexError, KeyError, OverflowError, struct.error
+            ):
                 return constructor(*args)  # what it does not take stays a placeholder
         self.charge(PLACEHOLDER_BYTES)
         return Placeholder(function, args, kwargs or {})

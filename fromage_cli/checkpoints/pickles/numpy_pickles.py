@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from fromage_cli.checkpoints.pickles.machine import Constructor, Unfit
+from fromage_cli.checkpoints.pickles.machine import Constructor, Unusable
 from fromage_cli.checkpoints.pickles.placeholders import Global
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, contiguous_strides, dense, inline, is_shape
 
@@ -66,7 +66,7 @@ def _dtype(code: Any, *_rest: Any) -> ArrayDtype:
     if isinstance(code, Global):
         code = next((short for short, name in CODES.items() if name == code.name.rstrip("_")), "")
     if not isinstance(code, str):
-        raise Unfit
+        raise Unusable
     return ArrayDtype(code.lstrip("<>|="), ">" if code.startswith(">") else "<")
 
 
@@ -84,7 +84,7 @@ def _scalar(dtype: Any, stored: Any = b"") -> Any:
     if isinstance(stored, str):
         stored = stored.encode()
     if name not in _FORMATS or not isinstance(stored, bytes):
-        raise Unfit
+        raise Unusable
     (value,) = struct.unpack((">" if dtype.order == ">" else "<") + _FORMATS[name], stored)
     return value
 

@@ -8,33 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fromage_cli.checkpoints.pickles.calls import (
-    build,
-    extension,
-    instance,
-    named,
-    named_on_stack,
-    new_object,
-    new_object_of_mark,
-    new_object_with_names,
-    persistent,
-    persistent_line,
-    reduce,
-)
-from fromage_cli.checkpoints.pickles.literals import (
-    Instruction,
-    binary_float,
-    constant,
-    float_line,
-    integer_line,
-    length_prefixed,
-    long_integer,
-    number,
-    old_text,
-    string_line,
-    text,
-    unicode_line,
-)
+from fromage_cli.checkpoints.pickles import calls, literals
+from fromage_cli.checkpoints.pickles.literals import Instruction
 from fromage_cli.checkpoints.pickles.machine import CONTAINER_BYTES, Machine
 
 
@@ -91,41 +66,41 @@ def _nothing(count: int) -> Instruction:
     return lambda machine: machine.stream.take(count)
 
 
-_BY_NAME: dict[bytes, Instruction] = {
+_BY_CODE: dict[bytes, Instruction] = {
     b"\x80": _nothing(1),  # PROTO
     b"\x95": _nothing(8),  # FRAME
     b"(": Machine.mark,  # MARK
     b"0": Machine.drop,  # POP
     b"1": Machine.pop_mark,  # POP_MARK
     b"2": lambda machine: machine.push(machine.stack[-1], 8),  # DUP
-    b"N": constant(None),  # NONE
-    b"\x88": constant(True),  # NEWTRUE
-    b"\x89": constant(False),  # NEWFALSE
-    b"I": integer_line,  # INT
-    b"L": integer_line,  # LONG
-    b"J": number(4, signed=True),  # BININT
+    b"N": literals.constant(None),  # NONE
+    b"\x88": literals.constant(True),  # NEWTRUE
+    b"\x89": literals.constant(False),  # NEWFALSE
+    b"I": literals.integer_line,  # INT
+    b"L": literals.integer_line,  # LONG
+    b"J": literals.number(4, signed=True),  # BININT
     b"K": lambda machine: machine.stack.append(machine.stream.byte()),  # BININT1
-    b"M": number(2),  # BININT2
-    b"\x8a": long_integer(1),  # LONG1
-    b"\x8b": long_integer(4),  # LONG4
-    b"F": float_line,  # FLOAT
-    b"G": binary_float,  # BINFLOAT
-    b"S": string_line,  # STRING
-    b"T": length_prefixed(4, old_text),  # BINSTRING
-    b"U": length_prefixed(1, old_text),  # SHORT_BINSTRING
-    b"V": unicode_line,  # UNICODE
-    b"X": length_prefixed(4, text),  # BINUNICODE
-    b"\x8c": length_prefixed(1, text),  # SHORT_BINUNICODE
-    b"\x8d": length_prefixed(8, text),  # BINUNICODE8
-    b"B": length_prefixed(4, bytes),  # BINBYTES
-    b"C": length_prefixed(1, bytes),  # SHORT_BINBYTES
-    b"\x8e": length_prefixed(8, bytes),  # BINBYTES8
-    b"\x96": length_prefixed(8, bytes),  # BYTEARRAY8
+    b"M": literals.number(2),  # BININT2
+    b"\x8a": literals.long_integer(1),  # LONG1
+    b"\x8b": literals.long_integer(4),  # LONG4
+    b"F": literals.float_line,  # FLOAT
+    b"G": literals.binary_float,  # BINFLOAT
+    b"S": literals.string_line,  # STRING
+    b"T": literals.length_prefixed(4, literals.old_text),  # BINSTRING
+    b"U": literals.length_prefixed(1, literals.old_text),  # SHORT_BINSTRING
+    b"V": literals.unicode_line,  # UNICODE
+    b"X": literals.length_prefixed(4, literals.text),  # BINUNICODE
+    b"\x8c": literals.length_prefixed(1, literals.text),  # SHORT_BINUNICODE
+    b"\x8d": literals.length_prefixed(8, literals.text),  # BINUNICODE8
+    b"B": literals.length_prefixed(4, bytes),  # BINBYTES
+    b"C": literals.length_prefixed(1, bytes),  # SHORT_BINBYTES
+    b"\x8e": literals.length_prefixed(8, bytes),  # BINBYTES8
+    b"\x96": literals.length_prefixed(8, bytes),  # BYTEARRAY8
     b"\x97": _unsupported("a reference to a buffer outside of it"),  # NEXT_BUFFER
     b"\x98": _unsupported("a reference to a buffer outside of it"),  # READONLY_BUFFER
     b"]": lambda machine: machine.push([], CONTAINER_BYTES),  # EMPTY_LIST
     b"}": lambda machine: machine.push({}, CONTAINER_BYTES),  # EMPTY_DICT
-    b")": constant(()),  # EMPTY_TUPLE
+    b")": literals.constant(()),  # EMPTY_TUPLE
     b"\x8f": lambda machine: machine.push(set(), 4 * CONTAINER_BYTES),  # EMPTY_SET
     b"l": _gathered(lambda machine, items: items),  # LIST
     b"t": _gathered(lambda machine, items: tuple(items)),  # TUPLE
@@ -139,19 +114,19 @@ _BY_NAME: dict[bytes, Instruction] = {
     b"\x90": _into_last(Machine.extend, Machine.pop_mark),  # ADDITEMS
     b"s": _into_last(Machine.store, lambda machine: machine.pop(2)),  # SETITEM
     b"u": _into_last(Machine.store, Machine.pop_mark),  # SETITEMS
-    b"b": build,  # BUILD
-    b"c": named,  # GLOBAL
-    b"\x93": named_on_stack,  # STACK_GLOBAL
-    b"\x82": extension(1),  # EXT1
-    b"\x83": extension(2),  # EXT2
-    b"\x84": extension(4),  # EXT4
-    b"R": reduce,  # REDUCE
-    b"\x81": new_object,  # NEWOBJ
-    b"\x92": new_object_with_names,  # NEWOBJ_EX
-    b"i": instance,  # INST
-    b"o": new_object_of_mark,  # OBJ
-    b"P": persistent_line,  # PERSID
-    b"Q": persistent,  # BINPERSID
+    b"b": calls.build,  # BUILD
+    b"c": calls.named,  # GLOBAL
+    b"\x93": calls.named_on_stack,  # STACK_GLOBAL
+    b"\x82": calls.extension(1),  # EXT1
+    b"\x83": calls.extension(2),  # EXT2
+    b"\x84": calls.extension(4),  # EXT4
+    b"R": calls.reduce,  # REDUCE
+    b"\x81": calls.new_object,  # NEWOBJ
+    b"\x92": calls.new_object_with_names,  # NEWOBJ_EX
+    b"i": calls.instance,  # INST
+    b"o": calls.new_object_of_mark,  # OBJ
+    b"P": calls.persistent_line,  # PERSID
+    b"Q": calls.persistent,  # BINPERSID
     b"p": _put(_index_line),  # PUT
     b"q": _put(lambda machine: machine.stream.byte()),  # BINPUT
     b"r": _put(lambda machine: machine.stream.unsigned(4)),  # LONG_BINPUT
@@ -160,5 +135,5 @@ _BY_NAME: dict[bytes, Instruction] = {
     b"h": _get(lambda machine: machine.stream.byte()),  # BINGET
     b"j": _get(lambda machine: machine.stream.unsigned(4)),  # LONG_BINGET
 }
-OPCODES: dict[int, Instruction] = {ord(code): act for code, act in _BY_NAME.items()}
+OPCODES: dict[int, Instruction] = {ord(code): act for code, act in _BY_CODE.items()}
 """By first byte; STOP alone is missing, it ends the machine's run."""

@@ -10,7 +10,7 @@ from fromage_cli.errors import InputError
 
 READ_AHEAD = 1 << 16
 """Bytes read at a time: a pickle of a large network has some hundred thousand."""
-LONGEST_LINE = 1 << 16
+LONGEST_PICKLE_LINE = 1 << 16
 """Bytes of a number or a name in the textual opcodes of protocol 0, where names have some hundred."""
 
 
@@ -64,8 +64,8 @@ class PickleStream:
     def line(self) -> bytes:
         """Return the bytes up to the next newline, without it."""
         while (newline := self._buffer.find(b"\n", self._place)) < 0:
-            if len(self._buffer) - self._place > LONGEST_LINE:
-                raise self.damaged(f"a line of more than {LONGEST_LINE} bytes")
+            if len(self._buffer) - self._place > LONGEST_PICKLE_LINE:
+                raise self.damaged(f"a line of more than {LONGEST_PICKLE_LINE} bytes")
             self._fill(len(self._buffer) - self._place + 1)
         line = self._buffer[self._place : newline]
         self._place = newline + 1

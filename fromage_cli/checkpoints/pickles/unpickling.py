@@ -18,27 +18,21 @@ from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.pickles.machine import STRIDE, Constructor, Machine
 from fromage_cli.checkpoints.pickles.opcodes import OPCODES
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
-from fromage_cli.checkpoints.storage.stored_tensor import Misplaced
+from fromage_cli.checkpoints.pickles.placeholders import Global
+from fromage_cli.checkpoints.storage.stored_tensor import OutsideStorage
 
-BROKEN = (IndexError, KeyError, TypeError, ValueError, OverflowError)
+RULE_BREAKS = (IndexError, KeyError, TypeError, ValueError, OverflowError)
 """What a pickle that breaks its own rules makes the interpreter raise."""
 STOP = 0x2E
 """The opcode that ends a pickle."""
 
 
 @dataclass(frozen=True)
-class PickledName:
+class PickledName(Global):
     """A class or function that a pickle names, and what an ordinary unpickler would do with it."""
 
-    module: str
-    name: str
     uses: tuple[str, ...]
     """Of `import`, `call`, `create` (an instance), `build` (set its attributes); importing comes before all others."""
-
-    @property
-    def dotted(self) -> str:
-        """Return the name as a person writes it: `os.system`."""
-        return f"{self.module}.{self.name}"
 
 
 @dataclass(frozen=True)
@@ -69,9 +63,9 @@ def unpickle(
     try:
         with garbage_collection_paused():
             value = run(machine)
-    except BROKEN as error:
+    except RULE_BREAKS as error:
         raise stream.damaged(f"{type(error).__name__} ({str(error)[:100]})") from error
-    except Misplaced as error:
+    except OutsideStorage as error:
         raise stream.damaged(f"a tensor does not lie within its storage: {error},") from error
     return Unpickled(value, names_of(machine), stream.position)
 

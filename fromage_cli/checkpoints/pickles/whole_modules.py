@@ -16,7 +16,7 @@ from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 
 TORCHSCRIPT = "__torch__"
 """What the modules of TorchScript's classes begin with."""
-MOST_LEVELS = 100
+MOST_NESTED_MODULES = 100
 """Networks inside of each other; one that holds itself has no end of them."""
 LONGEST_SEQUENCE = 10_000
 """Members of a list or tuple that is looked into; longer ones are data."""
@@ -78,7 +78,7 @@ def _arrays(root: Placeholder, repetition: Repetition) -> dict[str, StoredTensor
     pending: list[tuple[str, int, Any]] = [("", 0, root)]
     while pending:
         path, depth, value = pending.pop()
-        if isinstance(value, StoredTensor) or depth > MOST_LEVELS:
+        if isinstance(value, StoredTensor) or depth > MOST_NESTED_MODULES:
             return {}
         if isinstance(value, StoredArray):
             found |= {path: value.tensor} if value.tensor is not None else {}
@@ -104,7 +104,7 @@ def _state_dict(module: Placeholder, repetition: Repetition) -> dict[str, Stored
     pending: list[tuple[str, int, Placeholder]] = [("", 0, module)]
     while pending:
         prefix, depth, current = pending.pop()
-        if depth > MOST_LEVELS:
+        if depth > MOST_NESTED_MODULES:
             raise repeated()
         attributes = current.attributes
         hidden = attributes.get("_non_persistent_buffers_set")

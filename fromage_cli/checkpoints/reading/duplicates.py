@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
 from fromage_cli.checkpoints.reading.arrays import stored_chunks
-from fromage_cli.checkpoints.storage.files import BLOCK
+from fromage_cli.checkpoints.storage.files import READ_BLOCK
 from fromage_cli.theory.magnitudes import Magnitudes
 
 SAME_SIZE = 1e-6
@@ -32,7 +32,7 @@ def find_duplicates(checkpoint: Checkpoint, found: Mapping[str, Magnitudes]) -> 
     for kind, names in alike.items():
         for name in names if len(names) > 1 else ():
             digest = hashlib.blake2b()
-            for stored in stored_chunks(checkpoint, name, BLOCK):
+            for stored in stored_chunks(checkpoint, name, READ_BLOCK):
                 digest.update(stored.data)
             groups.setdefault((kind, digest.digest()), []).append(name)
     return tuple(tuple(names) for names in groups.values() if len(names) > 1)

@@ -14,9 +14,9 @@ from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 
 SAMPLE = 1 << 24
 """Elements that are read to tell the speed, more where the first tensor has more."""
-BUFFERS = 16
+BUFFER_BYTES = 16
 """Bytes in use for an element of a chunk: as stored, widened, and told whether zero."""
-PROGRAM = 30_000_000
+PROGRAM_BYTES = 30_000_000
 """Bytes that the program itself takes, with NumPy and without torch."""
 
 
@@ -52,4 +52,4 @@ def reduction_cost(
     share = len(checkpoints) * sum(sizes) / read if read else 0.0
     unstreamed = [last.entries[name] for name in known if name not in last.spans]
     whole = max((entry.elements * WIDTHS[entry.dtype] for entry in unstreamed), default=0)
-    return ReductionCost(seconds * share, PROGRAM + threads() * (FLOAT32_CHUNK * BUFFERS + whole))
+    return ReductionCost(seconds * share, PROGRAM_BYTES + threads() * (FLOAT32_CHUNK * BUFFER_BYTES + whole))

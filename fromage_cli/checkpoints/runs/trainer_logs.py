@@ -18,13 +18,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from fromage_cli.checkpoints.finding.trainer_files import TRAINER
+from fromage_cli.checkpoints.finding.trainer_files import TRAINER_STATE
 from fromage_cli.checkpoints.names.steps import STEP_NAMES, order_in_name
 from fromage_cli.checkpoints.storage.files import names_in, opened, quoted
 from fromage_cli.checkpoints.storage.json_file import is_crowded
 from fromage_cli.errors import InputError
 
-LARGEST_LOG, MOST_ENTRIES, LONGEST_LINE = 20_000_000, 200_000, 1_000_000
+LARGEST_LOG, MOST_ENTRIES, LONGEST_LOG_LINE = 20_000_000, 200_000, 1_000_000
 """Bytes of a file, its lines or entries, characters of a line: a log of more is left alone, for it takes seconds."""
 MOST_COLUMNS = 1000
 """Numbers of an entry that are looked at."""
@@ -32,9 +32,9 @@ MOST_LOGS = 8
 """Logs that are read at most: a run has one or two."""
 FOLDERS = 3
 """Directories that are looked at, from the weights' own upwards."""
-LOSSES = ("loss", "train_loss", "training_loss", "loss_train", "train_loss_step", "train_loss_epoch", "lm_loss")
-RATES = ("learning_rate", "lr", "train_lr", "train_learning_rate")
-STEPS = (*STEP_NAMES, "_step", "trainer_global_step", "train_global_step")
+LOSS_NAMES = ("loss", "train_loss", "training_loss", "loss_train", "train_loss_step", "train_loss_epoch", "lm_loss")
+RATE_NAMES = ("learning_rate", "lr", "train_lr", "train_learning_rate")
+LOGGED_STEP_NAMES = (*STEP_NAMES, "_step", "trainer_global_step", "train_global_step")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _LOG_NAME = re.compile(r"(^|[-_.])(logs?|metrics|history|progress|train(ing)?|stats|scalars|results)([-_.]|$)", re.I)
 _AROUND = re.compile(r"checkpoints?$|ckpts?$|weights$|snapshots?$", re.I)
@@ -73,7 +73,7 @@ def read_trainer_logs(weights: Path, step: int | None) -> tuple[tuple[TrainerLog
         except InputError as error:
             notes.append(f"Left out the log {quoted(path)}: {error.message}")
             continue
-        if any(_value(record, LOSSES) is not None or _value(record, RATES) is not None for record in records):
+        if any(_value(record, LOSS_NAMES) is not None or _value(record, RATE_NAMES) is not None for record in records):
             logs.append(_summary(path, records, step))
     if len(found) > MOST_LOGS:
         notes.append(f"Read {MOST_LOGS} of {len(found)} logs beside the weights.")
@@ -88,7 +88,7 @@ def _logs_beside(weights: Path) -> list[Path]:
             for name in sorted(names_in(folder)):
                 path = folder / name
                 table = path.suffix.lower() in TABLES and _LOG_NAME.search(path.stem) and not name.startswith(".")
-                if (table or name == TRAINER) and path.is_file():
+                if (table or name == TRAINER_STATE) and path.is_file():
                     found.append(path)
         if not (order_in_name(folder.name) or _AROUND.search(folder.name)):
             break
@@ -140,8 +140,8 @@ def _table(text: bytes) -> Iterable[object]:
 def _lines(text: bytes) -> Iterator[str]:
     """Yield the lines, one after another."""
     for line in _at_most(io.TextIOWrapper(io.BytesIO(text), "utf-8", "replace")):
-        if len(line) > LONGEST_LINE:
-            raise InputError(f"it has a line of more than {LONGEST_LINE} characters.")
+        if len(line) > LONGEST_LOG_LINE:
+            raise InputError(f"it has a line of more than {LONGEST_LOG_LINE} characters.")
         yield line
 
 
@@ -175,7 +175,7 @@ def _number(value: object) -> float | None:
 def _value(record: Record, names: Iterable[str]) -> float | None:
     """Return the first of the names that a record has; a rate also as the `lr_ADAMW` of a rate monitor."""
     known = next((record[name] for name in names if name in record), None)
-    if known is None and names is RATES:
+    if known is None and names is RATE_NAMES:
         return next((value for name, value in record.items() if name.startswith("lr_")), None)
     return known
 
@@ -183,8 +183,8 @@ def _value(record: Record, names: Iterable[str]) -> float | None:
 def _summary(path: Path, records: list[Record], step: int | None) -> TrainerLog:
     """Take each number from the last record that has it, none from after the step."""
     known = [record for record in records if step is None or (_step(record) or 0) <= step]
-    losses = [loss for record in known if (loss := _value(record, LOSSES)) is not None]
-    rates = [rate for record in known if (rate := _value(record, RATES)) is not None]
+    losses = [loss for record in known if (loss := _value(record, LOSS_NAMES)) is not None]
+    rates = [rate for record in known if (rate := _value(record, RATE_NAMES)) is not None]
     steps = [number for record in known if (number := _step(record)) is not None]
     return TrainerLog(
         path=path,
@@ -198,5 +198,5 @@ def _summary(path: Path, records: list[Record], step: int | None) -> TrainerLog:
 
 def _step(record: Record) -> int | None:
     """Return the step of a record."""
-    value = _value(record, tuple(map(_plain, STEPS)))
+    value = _value(record, tuple(map(_plain, LOGGED_STEP_NAMES)))
     return int(value) if value is not None and math.isfinite(value) else None

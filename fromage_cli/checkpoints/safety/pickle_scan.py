@@ -15,23 +15,29 @@ from typing import Any, Literal
 
 from fromage_cli.checkpoints.formats.content import foreign_format
 from fromage_cli.checkpoints.formats.npy_header import NPY_MAGIC, pickle_in_array
-from fromage_cli.checkpoints.formats.npz_file import SUFFIX
+from fromage_cli.checkpoints.formats.npz_file import ARRAY_SUFFIX
 from fromage_cli.checkpoints.formats.safetensors_header import read_header
 from fromage_cli.checkpoints.formats.zip_container import ZipContainer
 from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, NESTED
-from fromage_cli.checkpoints.pickles.machine import Constructor, Machine, Unfit
+from fromage_cli.checkpoints.pickles.machine import Constructor, Machine, Unusable
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
 from fromage_cli.checkpoints.pickles.placeholders import Placeholder
-from fromage_cli.checkpoints.pickles.unpickling import BROKEN, PickledName, garbage_collection_paused, names_of, run
+from fromage_cli.checkpoints.pickles.unpickling import (
+    RULE_BREAKS,
+    PickledName,
+    garbage_collection_paused,
+    names_of,
+    run,
+)
 from fromage_cli.checkpoints.storage.files import HEAD, status_of
 from fromage_cli.checkpoints.storage.sources import Source, Window
-from fromage_cli.checkpoints.storage.stored_tensor import Misplaced
+from fromage_cli.checkpoints.storage.stored_tensor import OutsideStorage
 from fromage_cli.errors import FromageError
 
 LOADERS = (NESTED, "_pickle.loads", "pickle.loads", "cPickle.loads", "dill.loads", "dill._dill.loads", "torch.load")
 """Functions whose bytes are pickles themselves."""
-MOST_FILES, MOST_PICKLES, MOST_LEVELS = 10_000, 8, 3
+MOST_FILES, MOST_CONSECUTIVE_PICKLES, MOST_NESTED_PICKLES = 10_000, 8, 3
 """Files of a directory, pickles one after another in a file, pickles inside of pickles that are looked at.
 
 A file of torch.save has five pickles and one level; a loader of more would be an attack that is found at the third.
@@ -39,7 +45,7 @@ A file of torch.save has five pickles and one level; a loader of more would be a
 STORAGE_FOLDER = "/data/"
 """What the names of members hold that are tensors."""
 PYTHON = ".py"
-CODE = (PYTHON, "models/model.json")
+CODE_ENDINGS = (PYTHON, "models/model.json")
 """How the names of members end that hold code or graphs."""
 _OPENINGS = frozenset(bytes((0x80, protocol)) for protocol in range(6))
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -118,7 +124,7 @@ def _in_archive(source: Source, allowance: Allowance | None = None, depth: int =
         others = (member for name, member in container.members.items() if STORAGE_FOLDER not in name)
         allowance = Allowance(sum(member.stored for member in others))
     for name in container.members:
-        if name.endswith(CODE):
+        if name.endswith(CODE_ENDINGS):
             yield Scanned(source.path, name, kind="graph")
             continue
         try:
@@ -131,9 +137,9 @@ def _in_member(container: ZipContainer, name: str, allowance: Allowance, depth: 
     """Yield what a member would run that is a pickle; of members that only hold numbers the first bytes are read."""
     head = container.head(name, 8)
     plain = name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))
-    if not (head[:2] in _OPENINGS or plain or name.endswith(SUFFIX) or head.startswith(b"PK\x03\x04")):
+    if not (head[:2] in _OPENINGS or plain or name.endswith(ARRAY_SUFFIX) or head.startswith(b"PK\x03\x04")):
         return
-    if head[:2] in _OPENINGS and not plain and not name.endswith(SUFFIX) and STORAGE_FOLDER in name:
+    if head[:2] in _OPENINGS and not plain and not name.endswith(ARRAY_SUFFIX) and STORAGE_FOLDER in name:
         return  # a storage whose first numbers look like it
     yield from _in_bytes(container.path, name, container.read_pickle(name), allowance, depth)
 
@@ -143,7 +149,7 @@ def _in_bytes(path: Path, part: str, content: bytes, allowance: Allowance, depth
     window = Window(io.BytesIO(content), path, 0, len(content))
     if content.startswith(b"PK\x03\x04"):
         source = Source.of_bytes(path, content)
-        for found in _in_archive(source, allowance, depth + 1) if depth < MOST_LEVELS else _too_deep(path, ""):
+        for found in _in_archive(source, allowance, depth + 1) if depth < MOST_NESTED_PICKLES else _too_deep(path, ""):
             yield replace(found, part=f"{part} > {found.part}".removesuffix(" > "))
     elif content.startswith(NPY_MAGIC):
         yield from _in_array(path, part, window, len(content), allowance)
@@ -152,7 +158,9 @@ def _in_bytes(path: Path, part: str, content: bytes, allowance: Allowance, depth
 
 
 def _too_deep(path: Path, part: str) -> Iterator[Scanned]:
-    yield Scanned(path, part, fault=f"what lies inside of {MOST_LEVELS} pickles or archives was not looked into")
+    yield Scanned(
+        path, part, fault=f"what lies inside of {MOST_NESTED_PICKLES} pickles or archives was not looked into"
+    )
 
 
 def _in_array(path: Path, part: str, file: Window, size: int, allowance: Allowance) -> Iterator[Scanned]:
@@ -167,7 +175,7 @@ def _one_after_another(
     """Yield what pickle after pickle would run, as older files of PyTorch have them, up to what is no pickle."""
     file.seek(begin)
     binary = file.read(1) == b"\x80"
-    for index in range(MOST_PICKLES):
+    for index in range(MOST_CONSECUTIVE_PICKLES):
         nested: list[bytes] = []
         stream = PickleStream(file, path, size, begin, part)
         machine = Machine(stream, _collecting(nested), lambda identifier: identifier, allowance)
@@ -177,20 +185,22 @@ def _one_after_another(
                 run(machine)
         except FromageError as error:
             fault = error.message
-        except (*BROKEN, Misplaced) as error:
+        except (*RULE_BREAKS, OutsideStorage) as error:
             fault = f"{type(error).__name__} ({str(error)[:100]})"
         names = tuple(named for named in names_of(machine) if binary or _NAME.fullmatch(named.dotted))
         if names or (fault and index == 0 and binary):
             yield Scanned(path, part, names, fault=fault)
         inner = f"{part} > bytes" if part else "bytes"
-        if nested and depth == MOST_LEVELS:
+        if nested and depth == MOST_NESTED_PICKLES:
             yield from _too_deep(path, inner)
-        for stored in dict.fromkeys(nested) if depth < MOST_LEVELS else ():
+        for stored in dict.fromkeys(nested) if depth < MOST_NESTED_PICKLES else ():
             yield from _in_bytes(path, inner, stored, allowance, depth + 1)
         if fault or stream.remaining <= 0:
             return
         begin = stream.position
-    yield Scanned(path, part, kind="other", fault=f"what follows its first {MOST_PICKLES} pickles was not looked into")
+    yield Scanned(
+        path, part, kind="other", fault=f"what follows its first {MOST_CONSECUTIVE_PICKLES} pickles was not looked into"
+    )
 
 
 def _collecting(nested: list[bytes]) -> Mapping[str, Constructor]:
@@ -201,6 +211,6 @@ def _collecting(nested: list[bytes]) -> Mapping[str, Constructor]:
             stored = argument.args[0] if isinstance(argument, Placeholder) and argument.args else argument
             if isinstance(stored, bytes):
                 nested.append(stored)
-        raise Unfit
+        raise Unusable
 
     return {**CONSTRUCTORS, **dict.fromkeys(LOADERS, keep)}

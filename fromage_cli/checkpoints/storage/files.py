@@ -15,7 +15,7 @@ from fromage_cli.errors import InputError
 
 HEAD = 512
 """Bytes from the beginning of a file by which its format is known; the mark of a tar archive ends at 262."""
-BLOCK = 1 << 20
+READ_BLOCK = 1 << 20
 """Bytes read at a time: few calls, and small enough to stay in the processor's cache."""
 CUT_OFF = "It was cut off while it was written or copied; take an earlier checkpoint or copy it again."
 """What to do about a file that ends too early."""

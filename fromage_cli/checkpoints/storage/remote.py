@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from fromage_cli.checkpoints.storage.files import BLOCK, HEAD
+from fromage_cli.checkpoints.storage.files import HEAD, READ_BLOCK
 from fromage_cli.errors import FromageError, InputError, ResourceError
 
 URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
@@ -105,7 +105,7 @@ class Remote:
             )
         with self._reporting_errors(), self._files.open(entry.path, "rb") as source, place.open("wb") as target:
             count = 0
-            while block := source.read(BLOCK):
+            while block := source.read(READ_BLOCK):
                 count += len(block)
                 if count > min(LARGEST_COPY, free):
                     raise ResourceError(f"{self.url}: {entry.name!r} has more than {min(LARGEST_COPY, free)} bytes.")

@@ -29,7 +29,7 @@ MOST_EXPANDED = 16_000_000
 """Bytes up to which an expanded view, whose elements share memory, is written out: a mask or a table, not an attack."""
 
 
-class Misplaced(Exception):
+class OutsideStorage(Exception):
     """A tensor's shape, strides and offset do not lie within its storage."""
 
 
@@ -105,17 +105,17 @@ class StoredTensor:
         return id(root), storage.begin + self.span[0], self.dtype, self.shape, self.stride
 
     def check(self) -> StoredTensor:
-        """Return the tensor itself; raises Misplaced where it does not lie within its storage."""
+        """Return the tensor itself; raises OutsideStorage where it does not lie within its storage."""
         if not are_whole_numbers((*self.shape, *self.stride, self.offset)):
-            raise Misplaced(
+            raise OutsideStorage(
                 f"the shape {brief(self.shape)}, strides {brief(self.stride)} or offset {brief(self.offset)}"
             )
         if len(self.shape) != len(self.stride) or not is_shape(self.shape):
-            raise Misplaced(f"the shape {brief(self.shape)} with {len(self.stride)} strides")
+            raise OutsideStorage(f"the shape {brief(self.shape)} with {len(self.stride)} strides")
         if self.storage is None or self.dtype not in ELEMENT_BYTES:
-            raise Misplaced(f"the dtype {brief(self.dtype)}")
+            raise OutsideStorage(f"the dtype {brief(self.dtype)}")
         if (end := self.span[1]) > self.storage.size:
-            raise Misplaced(f"{end} bytes of a storage of {self.storage.size}")
+            raise OutsideStorage(f"{end} bytes of a storage of {self.storage.size}")
         return self
 
     def read(self) -> torch.Tensor:
@@ -174,12 +174,18 @@ def stored_number(value: Any) -> Any:
 
 
 def dense(storage: object, dtype: str, offset: object, shape: object, stride: object) -> StoredTensor:
-    """Return a tensor within a storage; TypeError for other kinds of values, Misplaced for what does not fit."""
+    """Return a tensor within a storage; TypeError for other kinds of values, OutsideStorage for what does not fit."""
     if not isinstance(storage, Storage) or not isinstance(shape, Sequence) or not isinstance(stride, Sequence):
         raise TypeError("no storage, shape and strides")
     if type(offset) is not int:
         raise TypeError("no offset")
     return StoredTensor(dtype, tuple(shape), tuple(stride), offset, storage).check()
+
+
+def contiguous_tensor(dtype: str, shape: Sequence[int], read_into: Callable[[int, memoryview], None]) -> StoredTensor:
+    """Return a tensor whose elements lie one after another in memory of its own."""
+    size = math.prod(shape) * ELEMENT_BYTES[dtype]
+    return StoredTensor(dtype, tuple(shape), contiguous_strides(shape), 0, Storage("", dtype, size, read_into)).check()
 
 
 def inline(key: str, dtype: str, stored: bytes, big_endian: bool = False) -> Storage:

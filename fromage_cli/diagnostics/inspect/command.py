@@ -104,11 +104,11 @@ def _answer(checkpoint: "Checkpoint", headers: bool, spectrum: bool, advance: Ad
 
 def _estimate(opened: list["Checkpoint"], headers: bool, spectrum: bool) -> Answer:
     """What every checkpoint takes, one after another."""
-    from fromage_cli.checkpoints.reading.reduction_cost import PROGRAM, reduction_cost
+    from fromage_cli.checkpoints.reading.reduction_cost import PROGRAM_BYTES, reduction_cost
     from fromage_cli.checkpoints.reading.reductions import measure_magnitudes
 
     if headers:
-        return estimate_answer(Estimate(0.0, PROGRAM, 0.0))
+        return estimate_answer(Estimate(0.0, PROGRAM_BYTES, 0.0))
     costs = [reduction_cost([checkpoint], reduce=measure_magnitudes) for checkpoint in opened]
     seconds, memory = sum(cost.seconds for cost in costs), max(cost.bytes for cost in costs)
     if spectrum:

@@ -3,11 +3,11 @@ import zipfile
 import numpy
 import pytest
 
-from fromage_cli.checkpoints.formats.zip_container import BLOCK, ZipContainer
+from fromage_cli.checkpoints.formats.zip_container import READ_BLOCK, ZipContainer
 from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.errors import InputError
 
-CONTENT = {"empty": b"", "small": b"abc", "large": bytes(range(256)) * (BLOCK // 200), "ünï/x": b"\0" * 1000}
+CONTENT = {"empty": b"", "small": b"abc", "large": bytes(range(256)) * (READ_BLOCK // 200), "ünï/x": b"\0" * 1000}
 
 
 @pytest.fixture(params=[zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fromage_cli.checkpoints.storage.stored_tensor import Misplaced, StoredTensor, dense, inline
+from fromage_cli.checkpoints.storage.stored_tensor import OutsideStorage, StoredTensor, dense, inline
 from fromage_cli.errors import InputError
 
 VALUES = torch.arange(60, dtype=torch.int32)
@@ -22,7 +22,7 @@ def test_views_are_torchs_or_refused(shape, strides, offset):
     stride = tuple(strides[: len(shape)])
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     if 0 not in shape and last >= len(VALUES):
-        with pytest.raises(Misplaced):
+        with pytest.raises(OutsideStorage):
             dense(STORAGE, "int32", offset, shape, stride)
         return
     tensor = dense(STORAGE, "int32", offset, shape, stride)
