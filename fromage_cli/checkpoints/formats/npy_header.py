@@ -51,7 +51,7 @@ class ArrayHeader:
     @property
     def stride(self) -> tuple[int, ...]:
         """Return the strides, in elements."""
-        return contiguous_strides(self.shape[::-1])[::-1] if self.fortran else contiguous_strides(self.shape)
+        return contiguous_strides(self.shape, self.fortran)
 
 
 def read_array_header(first_bytes: Callable[[int], bytes]) -> ArrayHeader:

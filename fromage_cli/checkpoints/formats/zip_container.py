@@ -93,15 +93,16 @@ class ZipContainer:
         if member.method == DEFLATED:
             view[:] = self._inflate(member)[begin : begin + len(view)]
             return
+        if begin or len(view) < member.size:
+            self.verify(name)
+        unverified, checksum = self._unverified(member), 0
         with self.source.open() as file:
-            start = self._data(file, member)
-            whole = begin == 0 and len(view) == member.size
-            if not whole and self._unverified(member):
-                self._verify(member, self._checksum(file, start, member.size))
-            if whole and self._unverified(member):
-                self._verify(member, self._fill(file, start, view))
-            else:
-                self._fill(file, start + begin, view, verified=True)
+            file.seek(self._data(file, member) + begin)
+            for part in (view[at : at + READ_BLOCK] for at in range(0, len(view), READ_BLOCK)):
+                file.fill(part)
+                checksum = zlib.crc32(part, checksum) if unverified else 0
+        if unverified:
+            self._compare(member, checksum)
 
     def storage(self, name: str, key: str, dtype: str, size: int, big_endian: bool = False) -> Storage:
         """Return the bytes of a member as the memory of tensors; InputError where it has fewer than `size`."""
@@ -118,9 +119,16 @@ class ZipContainer:
     def verify(self, name: str) -> None:
         """Compare a member's checksum, unless that has been done; InputError where it is another."""
         member = self.member(name)
-        if self._unverified(member):
-            with self.source.open() as file:
-                self._verify(member, self._checksum(file, self._data(file, member), member.size))
+        if not self._unverified(member):
+            return
+        checksum, buffer = 0, memoryview(bytearray(min(READ_BLOCK, member.size)))
+        with self.source.open() as file:
+            file.seek(self._data(file, member))
+            for begin in range(0, member.size, READ_BLOCK):
+                part = buffer[: member.size - begin]
+                file.fill(part)
+                checksum = zlib.crc32(part, checksum)
+        self._compare(member, checksum)
 
     def _data(self, file: Window, member: Member) -> int:
         """Return where a member's bytes begin, by the header before them."""
@@ -138,7 +146,7 @@ class ZipContainer:
         """Tell whether a member has a checksum that has not been compared yet."""
         return self.has_checksums and member.name not in self._verified
 
-    def _verify(self, member: Member, checksum: int) -> None:
+    def _compare(self, member: Member, checksum: int) -> None:
         """Raise InputError where the checksum of what was read is not the one that was written."""
         if self.has_checksums and checksum != member.checksum:
             raise InputError(
@@ -147,26 +155,6 @@ class ZipContainer:
                 hint="Bytes changed after it was saved; PyTorch would load them silently. Copy it again.",
             )
         self._verified.add(member.name)
-
-    def _fill(self, file: Window, start: int, view: memoryview, verified: bool = False) -> int:
-        """Read into a buffer, and return the checksum of what was read unless that is `verified` already."""
-        file.seek(start)
-        checksum = 0
-        for begin in range(0, len(view), READ_BLOCK):
-            part = view[begin : begin + READ_BLOCK]
-            file.fill(part)
-            checksum = checksum if verified else zlib.crc32(part, checksum)
-        return checksum
-
-    def _checksum(self, file: Window, start: int, size: int) -> int:
-        """Return the checksum of bytes that are read for nothing else."""
-        file.seek(start)
-        checksum, buffer = 0, memoryview(bytearray(min(READ_BLOCK, size)))
-        for begin in range(0, size, READ_BLOCK):
-            part = buffer[: min(READ_BLOCK, size - begin)]
-            file.fill(part)
-            checksum = zlib.crc32(part, checksum)
-        return checksum
 
     def _inflate(self, member: Member) -> bytes:
         """Return the content of a compressed member; the last one is kept, for tensors that share it."""
@@ -187,6 +175,6 @@ class ZipContainer:
             raise damaged(self.source, f"the member {member.name!r} cannot be inflated ({error})") from error
         if len(content) != member.size:
             raise damaged(self.source, f"the member {member.name!r} inflates to other than {member.size} bytes")
-        self._verify(member, zlib.crc32(content))
+        self._compare(member, zlib.crc32(content))
         self._inflated = (member.name, content)
         return content

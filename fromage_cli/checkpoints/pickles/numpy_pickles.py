@@ -52,13 +52,11 @@ class StoredArray:
 def _tensor(shape: Any, dtype: Any, fortran: Any, stored: Any) -> StoredTensor | None:
     if isinstance(stored, str):  # what Python 2 wrote, where it happens to read as text
         stored = stored.encode()
-    if not isinstance(dtype, ArrayDtype) or dtype.code not in CODES or not isinstance(stored, bytes):
+    known = isinstance(dtype, ArrayDtype) and dtype.code in CODES
+    if not known or not isinstance(stored, bytes) or not is_shape(shape):
         return None
-    if not is_shape(shape):
-        return None
-    shape = tuple(shape)
-    strides = contiguous_strides(shape) if not fortran else contiguous_strides(shape[::-1])[::-1]
     name = CODES[dtype.code]
+    strides = contiguous_strides(shape, bool(fortran))
     return dense(inline("array", name, stored, dtype.order == ">"), name, 0, shape, strides)
 
 

@@ -51,18 +51,13 @@ class Job:
     read: Callable[[], NDArray[Any]] | None = None
     """Their bytes in memory: (bytes,) uint8."""
 
-    @property
-    def chunk(self) -> int:
-        """Return the elements of a chunk: whole rows, or a part of one."""
-        return FLOAT32_CHUNK // self.row * self.row if self.row <= FLOAT32_CHUNK else FLOAT32_CHUNK
-
     def parts(self) -> Iterator[tuple[int, int]]:
-        """Yield begin and end of each chunk, counted from the job's own beginning."""
+        """Yield begin and end of each chunk, whole rows or a part of one, counted from the job's own beginning."""
         begin = 0
         while begin < self.elements:
             rest_of_row = self.row - (self.begin + begin) % self.row
-            size = self.chunk if self.row <= FLOAT32_CHUNK else min(FLOAT32_CHUNK, rest_of_row)
-            end = min(begin + size, self.elements)
+            rows = FLOAT32_CHUNK // self.row * self.row
+            end = min(begin + (rows or min(FLOAT32_CHUNK, rest_of_row)), self.elements)
             yield begin, end
             begin = end
 

@@ -162,8 +162,10 @@ def is_shape(value: object) -> TypeGuard[Sequence[int]]:
     return few and are_whole_numbers(value) and math.prod(size for size in value if size) < COUNT_LIMIT
 
 
-def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the strides, in elements, of a tensor whose last index moves fastest."""
+def contiguous_strides(shape: Sequence[int], fortran: bool = False) -> tuple[int, ...]:
+    """Return the strides, in elements, of a tensor whose last index moves fastest, or the first as in Fortran."""
+    if fortran:
+        return contiguous_strides(shape[::-1])[::-1]
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 

@@ -1,6 +1,12 @@
 import pytest
 
-from fromage_cli.checkpoints.names.steps import epoch_in_name, step_in_metadata, step_in_name, step_of_directory
+from fromage_cli.checkpoints.names.steps import (
+    epoch_in_name,
+    first_step,
+    step_in_metadata,
+    step_in_name,
+    step_of_directory,
+)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +64,9 @@ def test_epochs_in_names(stem, epoch):
 )
 def test_steps_in_metadata(metadata, step):
     assert step_in_metadata(metadata) == step
+
+
+def test_the_first_dictionary_with_a_step_tells_it():
+    around = [{"epoch": 1, "step": "three"}, {"iteration": [5]}, {"step": [6]}]
+    assert first_step(around, lambda value: value[0] if isinstance(value, list) else value) == 5
+    assert first_step(around, lambda value: value) is None

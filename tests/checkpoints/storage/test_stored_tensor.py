@@ -5,7 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fromage_cli.checkpoints.storage.stored_tensor import OutsideStorage, StoredTensor, dense, inline
+from fromage_cli.checkpoints.storage.stored_tensor import (
+    OutsideStorage,
+    StoredTensor,
+    contiguous_strides,
+    dense,
+    inline,
+    stored_number,
+)
 from fromage_cli.errors import InputError
 
 VALUES = torch.arange(60, dtype=torch.int32)
@@ -55,3 +62,19 @@ def test_what_has_no_elements_of_its_own():
 
 def test_a_number():
     assert dense(STORAGE, "int32", 7, (), ()).item() == 7
+
+
+@given(st.lists(st.integers(1, 5), max_size=4).map(tuple))
+def test_strides_are_torchs(shape):
+    assert contiguous_strides(shape) == torch.empty(shape).stride()
+    turned = torch.empty(shape[::-1]).permute(tuple(range(len(shape)))[::-1])
+    assert contiguous_strides(shape, fortran=True) == turned.stride()
+
+
+def test_numbers_in_tensors():
+    storage = inline("0", "int32", VALUES[7:8].numpy().tobytes())
+    assert stored_number(StoredTensor("int32", (), (), 0, storage)) == 7
+    assert stored_number(StoredTensor("int32", (1,), (1,), 0, storage)) == 7
+    assert stored_number("7") == "7"
+    quantised = StoredTensor("qint32", (), (), 0, storage, "quantised")
+    assert stored_number(quantised) is quantised
