@@ -38,7 +38,7 @@ def spent(problem: Problem, optimizer: Optimizer, request: Request) -> float:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "request"),
+    ("optimizer", "asked"),
     [
         (MOMENTUM, {}),
         (Optimizer("adamw"), {}),
@@ -50,16 +50,16 @@ def spent(problem: Problem, optimizer: Optimizer, request: Request) -> float:
     ],
 )
 def test_no_run_takes_more_than_was_told_nor_much_less(
-    make_problem: Maker, optimizer: Optimizer, request: dict[str, Any]
+    make_problem: Maker, optimizer: Optimizer, asked: dict[str, Any]
 ) -> None:
     problem = made(make_problem)
-    if request.get("probe") == "init":
+    if asked.get("probe") == "init":
         again = made(make_problem, seed=2)
         again.evaluations = problem.evaluations
-        request = {**request, "fresh": lambda: again}
-    told = estimate(made(make_problem), optimizer, Request(**request)).gradients
-    took = spent(problem, optimizer, Request(**request))
-    unused = 20.0 * PRODUCT if request.get("sharpness") else 0.0
+        asked = {**asked, "fresh": lambda: again}
+    told = estimate(made(make_problem), optimizer, Request(**asked)).gradients
+    took = spent(problem, optimizer, Request(**asked))
+    unused = 20.0 * PRODUCT if asked.get("sharpness") else 0.0
     assert took <= told <= 2.0 * took + unused, (took, told)
 
 
