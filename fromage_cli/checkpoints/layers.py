@@ -1,9 +1,9 @@
 """Which tensors of a checkpoint are layers, as far as a file tells."""
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, TensorEntry
+from fromage_cli.checkpoints.names.naming import matches
 from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 from fromage_cli.errors import UsageError
 
@@ -22,8 +22,7 @@ def layer_entries(
         and entry.dtype in WIDTHS
         and entry.elements
         and (tensors == "all" or len(entry.shape) > 1)
-        and (not include or any(fnmatchcase(entry.name, glob) for glob in include))
-        and not any(fnmatchcase(entry.name, glob) for glob in exclude)
+        and matches(entry.name, include, exclude)
     }
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 
 SPELLED_OUT = 3
 """Names spelled out in a message: more are not read, and the complete list goes into its details."""
@@ -39,6 +40,13 @@ def _brief(value: object) -> str:
         return dotted[:BRIEF]
     plain = value is None or (isinstance(value, int | float) and abs(value) < 1e300)
     return repr(value) if plain else f"a {type(value).__name__}"
+
+
+def matches(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Return whether a name matches a glob of `include` (any name does where there is none) and none of `exclude`."""
+    return (not include or any(fnmatchcase(name, glob) for glob in include)) and not any(
+        fnmatchcase(name, glob) for glob in exclude
+    )
 
 
 def first_twice(names: Iterable[str]) -> str | None:

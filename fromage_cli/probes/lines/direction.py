@@ -11,10 +11,11 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from fromage_cli.checkpoints.names.naming import matches
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.probes.lines.random_direction import GaussianTable
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.networks.layers import TrainableTensor, chosen
+from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.accumulation import inner_product, norm
 
 
@@ -101,7 +102,7 @@ def moving_tensors(
 
     `tensors`: `matrices` (two or more dimensions) or `all`. Raises MismatchError when nothing is left.
     """
-    names = chosen([tensor.name for tensor in problem.receiving], include, exclude)
+    names = {tensor.name for tensor in problem.receiving if matches(tensor.name, include, exclude)}
     kept = [t for t in problem.receiving if t.name in names and (tensors == "all" or t.is_layer)]
     skipped = [Skipped(name, Still.FROZEN) for name in problem.frozen]
     skipped += [Skipped(name, Still.NO_GRADIENT) for name in problem.unused]

@@ -59,7 +59,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _read(node: Any, repetition: Repetition, depth: int = 0) -> Any:
-    """The same nest with every tensor read from its file."""
+    """The same pytree with every tensor read from its file."""
     if isinstance(node, StoredTensor):
         return node.read()
     if not isinstance(node, dict | list | tuple):
@@ -114,7 +114,7 @@ def read_tokens(path: Path, length: int | None, sequences: int | None, seed: int
         raise InputError(f"{path} holds {count} tokens; --seq-len {length} needs at least {length + 1}.", "Shorten it.")
     tokens = np.memmap(path, dtype="<u2", mode="r")
     generator = torch.Generator().manual_seed(seed)
-    places = torch.randint(count - length, (sequences,), generator=generator).tolist()
-    drawn = np.stack([tokens[place : place + length + 1] for place in places]).astype(np.int64)
+    starts = torch.randint(count - length, (sequences,), generator=generator).tolist()
+    drawn = np.stack([tokens[start : start + length + 1] for start in starts]).astype(np.int64)
     rows = torch.from_numpy(drawn)  # (sequences, T + 1)
     return {"x": rows[:, :-1].contiguous(), "y": rows[:, 1:].contiguous()}

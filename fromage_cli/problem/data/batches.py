@@ -1,4 +1,4 @@
-"""The diagnostic batch: a nest of tensors that share their first dimension, from a file or the user's function."""
+"""The diagnostic batch: a pytree of tensors that share their first dimension, from a file or the user's function."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -99,7 +99,7 @@ def _refuse_several(count: int, spec: str, what: str) -> None:
 
 
 def as_batch(data: Any, source: str) -> Batch:
-    """Check a nest and wrap it: at least one tensor, one first dimension, no empty batch, no NaN."""
+    """Check a pytree and wrap it: at least one tensor, one first dimension, no empty batch, no NaN."""
     try:
         data = map_tensors(as_tensors(data), _plain)
         tensors = dict(named_tensors(data))

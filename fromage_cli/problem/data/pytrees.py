@@ -1,4 +1,4 @@
-"""Nests of tensors in dicts, tuples and lists: a batch, or the arguments and the output of a model."""
+"""Pytrees of tensors in dicts, tuples and lists: a batch, or the arguments and the output of a model."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from fromage_cli.errors import InputError
 
 
 def as_tensors(data: Any) -> Any:
-    """The same nest in plain dicts, with tensors for numpy arrays."""
+    """The same pytree in plain dicts, with tensors for numpy arrays."""
     if isinstance(data, np.ndarray):
         if data.dtype.kind not in "biufc" or data.dtype.itemsize > (16 if data.dtype.kind == "c" else 8):
             raise InputError(f"The batch holds an array of type {data.dtype}; expected numbers.", "Convert it first.")
@@ -34,7 +34,7 @@ def in_precision(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def map_tensors(data: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Apply a function to every tensor of a nest and keep the rest as it is."""
+    """Apply a function to every tensor of a pytree and keep the rest as it is."""
     if isinstance(data, Tensor):
         return function(data)
     if isinstance(data, Mapping):
@@ -64,7 +64,7 @@ def independent_copy(tensor: Tensor) -> Tensor:
 
 
 def named_tensors(data: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a nest with its path, as `inputs.ids` or `[0]`."""
+    """Every tensor of a pytree with its path, as `inputs.ids` or `[0]`."""
     if isinstance(data, Tensor):
         yield name or "the tensor", data
     elif isinstance(data, Mapping):
@@ -76,10 +76,10 @@ def named_tensors(data: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def describe_shapes(data: Any) -> str:
-    """The names, types and shapes of a nest's tensors on one line."""
-    tensors = list(named_tensors(data))
-    shown = [
+    """The names, types and shapes of a pytree's first tensors on one line, and how many more there are."""
+    tensors, most = list(named_tensors(data)), 6  # which a line of a terminal holds
+    described = [
         f"{name if name.isprintable() else repr(name)} {str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
-        for name, tensor in tensors[:6]
+        for name, tensor in tensors[:most]
     ]
-    return ", ".join(shown) + (f" and {len(tensors) - 6} more" if len(tensors) > 6 else "")
+    return ", ".join(described) + (f" and {len(tensors) - most} more" if len(tensors) > most else "")

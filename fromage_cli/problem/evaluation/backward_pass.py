@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
@@ -18,7 +18,7 @@ Visitor = Callable[[TrainableTensor, Tensor], None]
 
 
 class Hooks:
-    """Hooks on tensors that tell when the gradient of one is accumulated, until they are removed."""
+    """Hooks on tensors that tell when a gradient has been added to one of them, until they are removed."""
 
     def __init__(self, tensors: Sequence[TrainableTensor]) -> None:
         self.watching = bool(tensors)
@@ -48,28 +48,33 @@ class BackwardPass:
     visit: Visitor
     scalar: Callable[[Tensor], Tensor] = lambda loss: loss
     """What the gradient is taken of; linear in the loss."""
-    last: bool = False
-    divisor: float = 1.0
+    _last: bool = field(default=False, init=False)
+    """Whether the pass is over the last chunk, so that a gradient that arrives is complete."""
+    _divisor: float = field(default=1.0, init=False)
 
     def run(self) -> float:
-        """The loss; every gradient has been visited when it returns."""
+        """The loss; every gradient has been visited when it returns.
+
+        Of several chunks the totals are differentiated, and each gradient is divided by their count in the end; of one
+        chunk the mean is, which spares the division.
+        """
+        several = len(self.chunks) > 1
         total = count = 0.0
         for index, chunk in enumerate(self.chunks):
-            self.last = index == len(self.chunks) - 1
+            self._last = index == len(self.chunks) - 1
             with self.evaluate(chunk) as terms:
                 total += float(terms.total.detach())
                 count += require_count(terms.count, len(self.chunks))
-                share = 1.0 if len(self.chunks) > 1 else 1.0 / terms.count
-                self.divisor = count if len(self.chunks) > 1 else 1.0
+                self._divisor = count if several else 1.0
                 # not as an argument of backward(), for which torch imports its symbolic shapes: a third of a second
-                _run_backward(self.scalar(terms.total * share))
+                _run_backward(self.scalar(terms.total * (1.0 if several else 1.0 / terms.count)))
         for tensor in self.tensors:  # what did not arrive whole
             self._hand_over(tensor)
         return total / require_count(count)
 
     def arrived(self, tensor: TrainableTensor) -> None:
         """Hands over the gradient of a tensor that nothing more will be added to."""
-        if self.last and tensor.name not in self.deferred:
+        if self._last and tensor.name not in self.deferred:
             self._hand_over(tensor)
 
     def _hand_over(self, tensor: TrainableTensor) -> None:
@@ -78,10 +83,7 @@ class BackwardPass:
             return
         tensor.parameter.grad = None
         gradient = gradient.to_dense() if gradient.is_sparse else gradient
-        self.visit(tensor, gradient.div_(self.divisor) if self.divisor != 1.0 else gradient)
-
-
-_STATE_HINT = "A model that keeps state from one call to the next needs a --loss file.py:function that resets it; "
+        self.visit(tensor, gradient.div_(self._divisor) if self._divisor != 1.0 else gradient)
 
 
 def _run_backward(loss: Tensor) -> None:
@@ -94,9 +96,10 @@ def _run_backward(loss: Tensor) -> None:
     except Exception as error:
         if isinstance(error, FromageError) or out_of_memory(error) or raised_here(error):
             raise
+        state = "A model that keeps state from one call to the next needs a --loss file.py:function that resets it; "
         raise MismatchError(
             f"{type(error).__name__} while computing the gradient: {first_line(error)}",
-            (_STATE_HINT if isinstance(error, RuntimeError) else "") + "--debug shows the traceback.",
+            (state if isinstance(error, RuntimeError) else "") + "--debug shows the traceback.",
         ) from error
 
 

@@ -156,12 +156,12 @@ def _target_parameter(key: str, parameters: Sequence[inspect.Parameter], named: 
 def _bind_sequence(data: Sequence[Any], parameters: Sequence[inspect.Parameter]) -> Arguments:
     """Bind a tuple by position; its last element is the target when `forward` does not require it."""
     names = {parameter.name for parameter in parameters if parameter.kind in _BY_NAME}
-    places = [parameter for parameter in parameters if parameter.kind in _ONE_BY_POSITION]
-    required = sum(parameter.default is inspect.Parameter.empty for parameter in places)
+    positions = [parameter for parameter in parameters if parameter.kind in _ONE_BY_POSITION]
+    required = sum(parameter.default is inspect.Parameter.empty for parameter in positions)
     count = len(data)
     if count == 1:
         return *_spread(data[0], names), None
-    if count <= len(places) and places[count - 1].name in TARGET_NAMES + LABEL_NAMES:
+    if count <= len(positions) and positions[count - 1].name in TARGET_NAMES + LABEL_NAMES:
         return tuple(data), {}, data[-1]
     if isinstance(data[0], Mapping) and count == 2:
         return *_spread(data[0], names), data[-1]

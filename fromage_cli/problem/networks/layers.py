@@ -1,8 +1,6 @@
 """The trainable tensors of a model, by name: each once, however often it is used."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from torch import nn
 
@@ -46,16 +44,6 @@ def trainable_tensors(model: nn.Module) -> list[TrainableTensor]:
 def frozen_names(model: nn.Module) -> list[str]:
     """The names of parameters that do not require a gradient."""
     return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-
-
-def chosen(names: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> set[str]:
-    """The names that match a glob of `include` (all, when it is empty) and none of `exclude`."""
-    return {
-        name
-        for name in names
-        if (not include or any(fnmatchcase(name, glob) for glob in include))
-        and not any(fnmatchcase(name, glob) for glob in exclude)
-    }
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

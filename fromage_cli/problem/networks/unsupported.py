@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.errors import InputError
 
 _ADAPTERS = re.compile(r"(^|\.)(lora_|ia3_|vera_|adapter_|prompt_encoder)", re.IGNORECASE)
@@ -37,7 +38,7 @@ def refuse_unsupported(model: nn.Module) -> None:
             quantised.append(name)
     if quantised:
         raise InputError(
-            f"The model holds {len(quantised)} quantised tensors or modules, first {_some(quantised)}: they have no "
+            f"The model holds {len(quantised)} quantised tensors or modules ({listed(quantised)}): they have no "
             "gradient to measure.",
             "Measure the checkpoint that they were made from, or dequantise the model in the factory.",
             quantised,
@@ -45,7 +46,7 @@ def refuse_unsupported(model: nn.Module) -> None:
     complex_ = [name for name, value in model.named_parameters() if value.is_complex()]
     if complex_:
         raise InputError(
-            f"The model holds {len(complex_)} complex tensors, first {_some(complex_)}: relative steps are measured of "
+            f"The model holds {len(complex_)} complex tensors ({listed(complex_)}): relative steps are measured of "
             "real ones only.",
             "Store them as real and imaginary parts (torch.view_as_real) in the factory.",
             complex_,
@@ -53,7 +54,7 @@ def refuse_unsupported(model: nn.Module) -> None:
     adapters = [name for name, _ in model.named_parameters() if _ADAPTERS.search(name)]
     if adapters:
         raise InputError(
-            f"The model holds {len(adapters)} adapter tensors, first {_some(adapters)}: adapters are not supported.",
+            f"The model holds {len(adapters)} adapter tensors ({listed(adapters)}): adapters are not supported.",
             "Merge them into the weights in the factory (merge_and_unload() in peft), then measure.",
             adapters,
         )
@@ -94,7 +95,3 @@ def _overlaps(model: nn.Module) -> Iterator[tuple[str, str]]:
             if bool((elements.sort().values.diff() == 0).any()):
                 yield name, name
             owners[elements] = number
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(repr(name) for name in names[:3])

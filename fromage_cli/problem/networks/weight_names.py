@@ -49,9 +49,7 @@ def match_names(expected: Mapping[str, Tensor], stored: Mapping[str, object]) ->
         found: dict[str, str] = {}
         for name in stored:
             target = rename(name)
-            if (
-                target not in expected
-            ):  # what today's `weight_norm` calls a `weight_g` or `weight_v`, as torch reads them
+            if target not in expected:
                 target = _WEIGHT_NORM.sub(lambda old: f"parametrizations.{old[1]}.original{'gv'.index(old[2])}", target)
             if target in expected:
                 found.setdefault(target, name)

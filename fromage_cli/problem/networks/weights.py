@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.problem.networks.layers import TrainableTensor, unwrapped
 from fromage_cli.problem.networks.weight_names import Match, is_computed, match_names, missing_names, names_error
@@ -37,8 +38,8 @@ def load_weights(model: nn.Module, checkpoint: "Checkpoint") -> tuple[str, ...]:
     _copy(_expected(model), checkpoint, match)
     present = {id(expected[name]) for name in match.stored}
     kept = [name for name, value in expected.items() if id(value) not in present]
-    ignored = f"Ignored {_some(tolerated)}: the model computes these buffers itself." if tolerated else ""
-    left = f"The checkpoint lacks the buffers {_some(kept)}: the model's own values stay." if kept else ""
+    ignored = f"Ignored {listed(tolerated)}: the model computes these buffers itself." if tolerated else ""
+    left = f"The checkpoint lacks the buffers {listed(kept)}: the model's own values stay." if kept else ""
     return tuple(filter(None, (match.note, ignored, left)))
 
 
@@ -166,8 +167,3 @@ def _count_nonfinite(name: str, value: Tensor) -> int:
     if bool(value.sum().isfinite()):  # one of them would show in the sum, which needs no memory
         return 0
     return int((~value.isfinite()).sum())
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

@@ -1,4 +1,4 @@
-from fromage_cli.checkpoints.names.naming import brief, first_twice
+from fromage_cli.checkpoints.names.naming import brief, first_twice, matches
 from fromage_cli.checkpoints.pickles.placeholders import Global, Placeholder
 
 
@@ -23,3 +23,10 @@ def test_any_value_is_shown_in_a_few_characters_and_steps():
 def test_the_first_name_that_comes_twice():
     assert first_twice(["a", "b", "c", "b", "a"]) == "b"
     assert first_twice("abc") is None
+
+
+def test_globs_choose_by_name():
+    names = ["a.weight", "a.bias", "b.weight"]
+    assert [name for name in names if matches(name, [], [])] == names
+    assert [name for name in names if matches(name, ["*.weight"], ["b.*"])] == ["a.weight"]
+    assert not any(matches(name, ["c.*"], []) for name in names)

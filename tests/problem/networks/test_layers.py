@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from fromage_cli.problem.networks.layers import chosen, frozen_names, trainable_tensors
+from fromage_cli.problem.networks.layers import frozen_names, trainable_tensors
 
 
 class Tied(nn.Module):
@@ -45,13 +45,6 @@ def test_a_parametrized_tensor_belongs_to_the_module_it_parametrizes() -> None:
 def test_scripted_modules_keep_the_classes_that_they_were_scripted_from() -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
     assert [tensor.kind for tensor in trainable_tensors(scripted)] == ["Linear"] * 2 + ["BatchNorm1d"] * 2
-
-
-def test_globs_choose_by_name() -> None:
-    names = ["a.weight", "a.bias", "b.weight"]
-    assert chosen(names, [], []) == set(names)
-    assert chosen(names, ["*.weight"], ["b.*"]) == {"a.weight"}
-    assert chosen(names, ["c.*"], []) == set()
 
 
 def test_parameters_of_the_root_module_have_its_class() -> None:

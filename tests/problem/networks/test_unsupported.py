@@ -20,7 +20,7 @@ def test_ordinary_networks_pass() -> None:
 
 
 def test_adapters_are_refused_by_name() -> None:
-    with pytest.raises(InputError, match=r"1 adapter tensors, first 'lora_A\.default'") as refused:
+    with pytest.raises(InputError, match=r"1 adapter tensors \('lora_A\.default'\)") as refused:
         refuse_unsupported(Adapted())
     assert "merge_and_unload" in refused.value.hint
 
@@ -35,7 +35,7 @@ def test_whole_numbers_as_parameters_are_refused_by_name() -> None:
 def test_complex_weights_are_refused_by_name() -> None:
     model = nn.Linear(2, 2)
     model.phase = nn.Parameter(torch.zeros(4, dtype=torch.complex64))
-    with pytest.raises(InputError, match="1 complex tensors, first 'phase'"):
+    with pytest.raises(InputError, match=r"1 complex tensors \('phase'\)"):
         refuse_unsupported(model)
 
 
@@ -50,12 +50,12 @@ def test_quantised_modules_are_refused_by_name() -> None:
 def test_tensors_of_a_byte_and_of_quantising_classes_are_refused_by_name() -> None:
     model = nn.Linear(2, 2)
     model.narrow = nn.Parameter(torch.zeros(4).to(torch.float8_e4m3fn), requires_grad=False)
-    with pytest.raises(InputError, match="1 quantised tensors or modules, first 'narrow'"):
+    with pytest.raises(InputError, match=r"1 quantised tensors or modules \('narrow'\)"):
         refuse_unsupported(model)
     kind = type("Packed", (torch.Tensor,), {"__module__": "torchao.dtypes"})
     model = nn.Linear(2, 2)
     model.weight = nn.Parameter(torch.zeros(2, 2).as_subclass(kind))
-    with pytest.raises(InputError, match="1 quantised tensors or modules, first 'weight'"):
+    with pytest.raises(InputError, match=r"1 quantised tensors or modules \('weight'\)"):
         refuse_unsupported(model)
 
 

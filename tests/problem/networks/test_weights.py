@@ -116,7 +116,7 @@ class Attention(nn.Module):
 def test_masks_that_the_model_computes_may_be_there_or_not(tmp_path: Path) -> None:
     masked, plain = Attention(mask=True), Attention(mask=False)
     notes = load_weights(Attention(mask=False), stored(tmp_path, masked.state_dict()))
-    assert notes == ("Ignored attn.bias, attn.masked_bias: the model computes these buffers itself.",)
+    assert notes == ("Ignored 'attn.bias', 'attn.masked_bias': the model computes these buffers itself.",)
     assert "model's own values stay" in load_weights(masked, stored(tmp_path, plain.state_dict()))[0]
     assert load_weights(Attention(mask=True), stored(tmp_path, masked.state_dict())) == ()
 
