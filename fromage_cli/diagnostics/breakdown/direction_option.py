@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 RANDOM = "random"
 NAMES = (FROMAGE.name, SGD.name, ADAM.name, RANDOM)
 TO = "to:"
+"""Before the name of another checkpoint."""
 RELATIVE = (FROMAGE.name, RANDOM)
 """Directions that move the matrices alone unless told otherwise; along real updates everything trainable moves."""
 
@@ -53,6 +54,7 @@ def weight_copies(name: str, reload: bool, several: bool, checkpoint: Checkpoint
 
 
 def _has_moments(checkpoint: Checkpoint | None) -> bool:
+    """Whether the checkpoint's optimizer state holds Adam's moments."""
     state = checkpoint.optimizer if checkpoint is not None else None
     return state is not None and state.has(*ADAM.slots)
 
@@ -72,46 +74,31 @@ def decay_left_out(name: str, checkpoint: Checkpoint | None, declared: Declared)
 
 
 def gradient_count(name: str, points: int, problem: Problem, checkpoint: Checkpoint | None) -> float:
-    """The gradients that so many points cost, in full-batch equivalents: the base and the noise floor beside them.
+    """Counts what so many points cost, in full-batch gradients: the base and the noise floor beside them.
 
     Several batches are measured together and then each alone. Adam's moments take one more where no state holds them,
     and another where the base gradient makes room for them.
     """
+    from fromage_cli.probes.optimizer_step.moments import parts_for_moments
+
     rounds = 2 if problem.further else 1
     count = float(rounds * (points + 2))
     if name == ADAM.name and not _has_moments(checkpoint):
         alone = [problem.on(batch) for batch in problem.batches] if problem.further else []
-        count += sum(_moment_gradients(part) * part.rows / problem.rows for part in (problem, *alone))
+        for measured in (problem, *alone):
+            rows = sum(part.size for part in parts_for_moments(measured))
+            again = measured.rows if rows and measured.saved is not None else 0
+            count += (rows + again) / problem.rows
     return count
-
-
-def _moment_gradients(problem: Problem) -> float:
-    from fromage_cli.probes.optimizer_step.moments import parts_for_moments
-
-    rows = sum(part.size for part in parts_for_moments(problem))
-    return rows / problem.rows + (1.0 if rows and problem.saved is not None else 0.0)
 
 
 def make_direction(
     name: str, problem: Problem, tensors: Sequence[TrainableTensor], checkpoint: Checkpoint | None
 ) -> Direction:
-    """The direction of that name through the problem's weights.
+    """Makes the direction of that name through the problem's weights.
 
     Raises MismatchError when no tensor moves along it.
     """
-    direction = _direction(name, problem, tensors, checkpoint)
-    if not direction.moves:
-        reasons = sorted({skipped.reason for skipped in direction.skipped})
-        raise MismatchError(
-            f"Along {name} none of the {len(tensors)} chosen tensors moves: {', '.join(reasons)}.",
-            "Choose another --direction, --tensors all, or another checkpoint.",
-        )
-    return direction
-
-
-def _direction(
-    name: str, problem: Problem, tensors: Sequence[TrainableTensor], checkpoint: Checkpoint | None
-) -> Direction:
     from dataclasses import replace
 
     from fromage_cli.checkpoints import open_checkpoint
@@ -120,13 +107,21 @@ def _direction(
     from fromage_cli.probes.optimizer_step.next_step import adam_update
 
     if name == FROMAGE.name:
-        return updates.fromage_direction(problem, tensors)
-    if name == SGD.name:
-        return updates.sgd_direction(problem, tensors)
-    if name == RANDOM:
-        return updates.random_direction(problem, tensors, problem.seed)
-    if name == ADAM.name:
+        direction = updates.fromage_direction(problem, tensors)
+    elif name == SGD.name:
+        direction = updates.sgd_direction(problem, tensors)
+    elif name == RANDOM:
+        direction = updates.random_direction(problem, tensors, problem.seed)
+    elif name == ADAM.name:
         update, note = adam_update(problem, checkpoint.optimizer if checkpoint is not None else None)
-        return updates.adam_direction(problem, tensors, update, note)
-    displacement, notes = displacement_to(problem, open_checkpoint(name.removeprefix(TO)))
-    return replace(updates.displacement_direction(problem, tensors, displacement, name), notes=notes)
+        direction = updates.adam_direction(problem, tensors, update, note)
+    else:
+        displacement, notes = displacement_to(problem, open_checkpoint(name.removeprefix(TO)))
+        direction = replace(updates.displacement_direction(problem, tensors, displacement, name), notes=notes)
+    if not direction.moves:
+        reasons = sorted({skipped.reason for skipped in direction.skipped})
+        raise MismatchError(
+            f"Along {name} none of the {len(tensors)} chosen tensors moves: {', '.join(reasons)}.",
+            "Choose another --direction, --tensors all, or another checkpoint.",
+        )
+    return direction

@@ -1,4 +1,4 @@
-"""Real training steps of the user's optimizer on the batches at hand, every run from the same weights and state.
+"""Real training steps of the user's optimizer on the problem's batches, every run from the same weights and state.
 
 Losses are those of `problem.mode`; the running statistics of normalisation layers stay as they are, since no loss in
 training behaviour depends on them.
@@ -26,6 +26,8 @@ UNIVERSAL = ("maximize",)
 
 @dataclass(frozen=True)
 class _Group:
+    """Tensors that the optimizer steps on with settings of their own."""
+
     tensors: tuple[TrainableTensor, ...]
     settings: Mapping[str, Any]
     """Those that are the group's own."""
@@ -47,12 +49,10 @@ class Training:
         if state is not None and (len(state.groups) == 1 or state.members_told):  # else all train as one group
             self.groups = _groups(matched, state, movable, inspect.signature(self.rule).parameters)
         self.slots = matched.members if state is not None and state.slots else {}
-        self.steps = 0.0
-        """Training-size gradients so far."""
         self.start(0.0)
 
     def start(self, rate: float) -> None:
-        """A new run at a learning rate: weights and state as they were; the highest rate of any group is `rate`."""
+        """Begins a new run from the same weights and state; `rate` is the highest of any group."""
         for tensor in self.problem.trainable:
             tensor.parameter.data.copy_(self.origin[tensor.name])
         groups = [
@@ -71,14 +71,13 @@ class Training:
         self.taken = 0
 
     def step(self, batch: Batch) -> float:
-        """One step on a minibatch, and the loss before it; step k of every run draws the same dropout masks."""
+        """Takes a step on a minibatch and gives the loss before; step k of every run draws the same dropout masks."""
         part = self.problem.on(self._placed(batch))
         part.seed = self.problem.seed + self.taken
         gradients: dict[str, Tensor] = {}
         loss = part.visit_gradient(lambda tensor, gradient: gradients.__setitem__(tensor.name, gradient))
         self.problem.evaluations.gradients += part.rows / self.problem.rows
         self.taken += 1
-        self.steps += 1.0
         if not math.isfinite(loss):
             return loss
         for tensor in self.problem.trainable:

@@ -94,7 +94,7 @@ def test_steps_are_those_of_the_optimizer_run_by_hand(
             assert losses == expected
             assert same(weights(perceptron), weights(model))
     assert same(weights(perceptron), before)
-    assert run.steps == 8
+    assert run.taken == 4 and problem.evaluations.gradients == 1 + 2  # the base, and all rows in each run
 
 
 def test_muon_moves_matrices_and_names_what_it_leaves(
@@ -382,7 +382,7 @@ def test_costs_are_counted_in_gradients_of_all_rows(
         for batch in rows.batches:
             run.step(batch)
         run.loss(rows.independent)
-    assert run.steps == len(rows.batches) == 3
+    assert run.taken == len(rows.batches) == 3
     assert problem.evaluations.gradients == pytest.approx(1.0 + 24 / 32)
     assert problem.evaluations.forwards == pytest.approx(6 / 32)
 
