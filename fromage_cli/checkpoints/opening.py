@@ -101,8 +101,8 @@ def _open_local(given: Path, choice: Choice, optimizer_state: str | Path | None)
         raise InputError(
             f"{quoted(weights)} holds no tensors.", hint="It may hold only settings; name the weights file."
         )
-    beside = read_trainer_files(weights)
-    steps = (contents.step, beside.step, step)
+    trainer = read_trainer_files(weights)
+    steps = (contents.step, trainer.step, step)
     stripped = strip_prefixes(contents.entries)
     shorter = {stored: name for name, stored in stripped.names.items()}
     return Checkpoint(
@@ -113,25 +113,25 @@ def _open_local(given: Path, choice: Choice, optimizer_state: str | Path | None)
         metadata=contents.metadata,
         stripped=stripped.prefixes,
         key=contents.key,
-        notes=(*notes, *contents.notes, *beside.notes, *stripped.notes),
+        notes=(*notes, *contents.notes, *trainer.notes, *stripped.notes),
         tied=tuple(tuple(shorter[stored] for stored in group) for group in contents.tied),
         weights=weights,
         stored_names=stripped.names,
         names=contents.names,
         read=contents.read,
         spans={shorter[stored]: span for stored, span in contents.spans.items()},
-        read_optimizer=lambda: _optimizer(optimizer_state, contents, beside),
+        read_optimizer=lambda: _optimizer(optimizer_state, contents, trainer),
     )
 
 
-def _optimizer(given: str | Path | None, contents: Contents, beside: TrainerFiles) -> OptimizerState | None:
+def _optimizer(given: str | Path | None, contents: Contents, trainer: TrainerFiles) -> OptimizerState | None:
     """Return the optimizer's state: from the file that the user names, else the weights' own, else the one beside."""
     if isinstance(given, str) and is_url(given):
         return load_optimizer(local_path(given) or Mirror(given).only_file())
     if given is not None:
         return load_optimizer(Path(given))
     found = contents.read_optimizer() if contents.read_optimizer is not None else None
-    return load_optimizer(beside.optimizer) if found is None and beside.optimizer is not None else found
+    return load_optimizer(trainer.optimizer) if found is None and trainer.optimizer is not None else found
 
 
 def _find_weights(path: Path) -> tuple[Path, int | None, Iterable[str]]:
@@ -151,6 +151,7 @@ def _find_weights(path: Path) -> tuple[Path, int | None, Iterable[str]]:
 
 
 def _read(path: Path, choice: Choice) -> Contents:
+    """Read what a weights file is a part of by its name, else the file alone."""
     if is_index(path):
         _refuse_choice(choice, path)
         return read_sharded(path, lambda shard, allowance: _read_file(shard, ANY, allowance))
@@ -166,6 +167,7 @@ def _read(path: Path, choice: Choice) -> Contents:
 
 
 def _read_file(path: Path, choice: Choice = ANY, allowance: Allowance | None = None) -> Contents:
+    """Read a single file by what its first bytes say that it is."""
     kind = kind_of(path)
     if kind in PICKLED_FORMATS:
         return read_torch(path, kind, choice, allowance)
@@ -180,6 +182,7 @@ def _read_file(path: Path, choice: Choice = ANY, allowance: Allowance | None = N
 
 
 def _refuse_choice(choice: Choice, path: Path) -> None:
+    """Raise UsageError where the user chooses among dictionaries of a file that has none."""
     if choice.key is not None:
         raise UsageError(
             f"--key {choice.key!r} picks one of several dictionaries of tensors; {quoted(path)} has no dictionaries.",
@@ -193,5 +196,6 @@ def _refuse_choice(choice: Choice, path: Path) -> None:
 
 
 def _step_in_names(weights: Path) -> int | None:
+    """Return the step that the name of a file tells, else that of its directory."""
     step = step_in_name(weights.stem)
     return step if step is not None else step_of_directory(weights.absolute().parent.name)

@@ -43,7 +43,7 @@ class _UnreadObject:
 
 
 def is_metadata(path: Path) -> bool:
-    """Return whether a file is the metadata of a distributed checkpoint, by its name."""
+    """Tell whether a file is the metadata of a distributed checkpoint, by its name."""
     return path.name == METADATA
 
 

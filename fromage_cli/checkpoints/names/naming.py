@@ -34,6 +34,7 @@ def brief(value: object) -> str:
 
 
 def _brief(value: object) -> str:
+    """Return a value that is no list, in a few characters."""
     if isinstance(value, str | bytes):
         return repr(value[:BRIEF])
     if isinstance(dotted := getattr(value, "dotted", None), str):  # a class or function that a pickle names

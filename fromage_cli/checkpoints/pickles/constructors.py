@@ -91,6 +91,7 @@ def _quantised(storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) 
 
 
 def _sparse(_layout: Any, data: Any) -> StoredTensor:
+    """Return a sparse tensor, of which only dtype and shape are known here."""
     values = data[-2] if isinstance(data[-2], StoredTensor) else data[-3]
     shape = data[-1] if isinstance(data[-1], tuple) else data[-2]
     if not isinstance(values, StoredTensor) or not is_shape(shape):
@@ -127,6 +128,7 @@ def _first(value: Any, *_rest: Any) -> Any:
 
 
 def _dictionary(items: Any = ()) -> dict[Any, Any]:
+    """Return a dictionary of pairs, each with a key that can be hashed at once."""
     pairs = list(items.items()) if isinstance(items, dict) else items
     if not isinstance(pairs, list | tuple):
         raise Unusable

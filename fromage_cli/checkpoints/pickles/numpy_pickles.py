@@ -50,6 +50,7 @@ class StoredArray:
 
 
 def _tensor(shape: Any, dtype: Any, fortran: Any, stored: Any) -> StoredTensor | None:
+    """Return an array of plain numbers as a tensor, None for any other."""
     if isinstance(stored, str):  # what Python 2 wrote, where it happens to read as text
         stored = stored.encode()
     known = isinstance(dtype, ArrayDtype) and dtype.code in CODES
@@ -61,6 +62,7 @@ def _tensor(shape: Any, dtype: Any, fortran: Any, stored: Any) -> StoredTensor |
 
 
 def _dtype(code: Any, *_rest: Any) -> ArrayDtype:
+    """Return a dtype by its code, or by the class that stands for it."""
     if isinstance(code, Global):
         code = next((short for short, name in CODES.items() if name == code.name.rstrip("_")), "")
     if not isinstance(code, str):

@@ -114,6 +114,7 @@ class ChunkReader:
                     yield self._fill(file.fileno(), part)
 
     def _fill(self, descriptor: int, part: Span) -> NDArray[Any]:
+        """Read bytes of an open file into the buffer, and return the part of it that they fill."""
         stored = self._stored[: part.end - part.begin]
         view, position = stored.data, part.begin
         with input_errors_about(part.version.path):

@@ -75,18 +75,21 @@ def scan(path: Path) -> Iterator[Scanned]:
     if not path.is_dir():
         yield from _in_file(path)
         return
-    count = 0
-    for parent, folders, names in os.walk(path):  # links to directories are not followed
+    for count, file in enumerate(_regular_files(path)):
+        if count == MOST_FILES:
+            yield Scanned(path, "", kind="other", fault=f"of its files only {MOST_FILES} were looked into")
+            return
+        try:
+            yield from _in_file(file)
+        except FromageError as error:
+            yield Scanned(file, "", fault=error.message)
+
+
+def _regular_files(directory: Path) -> Iterator[Path]:
+    """Yield the files of a directory and of those below; links to directories are not followed."""
+    for parent, folders, names in os.walk(directory):
         folders.sort()
-        for file in (file for name in sorted(names) if (file := Path(parent) / name).is_file()):
-            if count == MOST_FILES:
-                yield Scanned(path, "", kind="other", fault=f"of its files only {MOST_FILES} were looked into")
-                return
-            count += 1
-            try:
-                yield from _in_file(file)
-            except FromageError as error:
-                yield Scanned(file, "", fault=error.message)
+        yield from (file for name in sorted(names) if (file := Path(parent) / name).is_file())
 
 
 def _in_file(path: Path) -> Iterator[Scanned]:

@@ -124,6 +124,7 @@ class Remote:
                 return False
 
     def _part(self, entry: Entry, begin: int, end: int) -> bytes:
+        """Return the bytes of a file that came for those that were asked for."""
         if end == begin:
             return b""
         with self._reporting_errors():
@@ -167,6 +168,7 @@ def _backend(url: str) -> tuple[Any, str]:
 
 
 def _entry(found: dict[str, Any]) -> Entry:
+    """Return what a backend says of a file or directory."""
     size = found.get("size")
     return Entry(
         str(found["name"]), size if type(size) is int and size >= 0 else None, found.get("type") == "directory"
