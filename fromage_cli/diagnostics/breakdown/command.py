@@ -17,6 +17,7 @@ from fromage_cli.diagnostics.breakdown.direction_option import (
 from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
 from fromage_cli.diagnostics.breakdown.plot import draw
 from fromage_cli.intake import Intake, open_problem
+from fromage_cli.missing import found_of
 from fromage_cli.optimizers.rule import FROMAGE
 from fromage_cli.terminal.answer import Answer, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
@@ -82,7 +83,7 @@ def command(
         intake.reload_weights()
 
     from fromage_cli.diagnostics.breakdown.findings import judge
-    from fromage_cli.diagnostics.breakdown.measure import Measurement, measure, measure_batches
+    from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
     from fromage_cli.diagnostics.breakdown.render import curve, render
     from fromage_cli.probes.lines.direction import moving_tensors
 
@@ -98,7 +99,7 @@ def command(
 
     line = line_on(problem)
     with progress("breakdown", total=(len(etas) + 1) * (1 + alone)) as advance:
-        measured = measure(
+        whole = measure(
             problem,
             line,
             etas,
@@ -107,11 +108,12 @@ def command(
             advance=advance,
             last=True,
         )
-        if alone and measured.stopped is None:
-            batches, stopped = measure_batches(problem, line_on, etas, advance)
-            measured = Measurement(replace(measured.result, batches=batches), stopped)
+        result, error = found_of(whole)
+        if alone and error is None:
+            batches, error = found_of(measure_batches(problem, line_on, etas, advance))
+            result = replace(result, batches=batches)
     left_out = decay_left_out(direction, intake.checkpoint, intake.declared)
-    result = replace(measured.result, decay_left_out=left_out)
+    result = replace(result, decay_left_out=left_out)
     answer = Answer(
         result=result,
         page=lambda style: render(result, style),
@@ -119,7 +121,7 @@ def command(
         findings=judge(result),
         notes=line.notes,
         settings={"tensors": chosen},
-        error=measured.stopped,
+        error=error,
     )
     answer = intake.complete(answer)
     return answer if plot is None else with_plot(answer, lambda *how: draw(result, *how), plot, output.force)

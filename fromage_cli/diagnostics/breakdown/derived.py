@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from fromage_cli.diagnostics.breakdown.result import LayerBreakdown
+from fromage_cli.missing import LIMIT_REACHED, Missing, Why, known
 from fromage_cli.probes.lines.direction import Direction, Move
 from fromage_cli.probes.lines.ray import NOISE_LIMIT, Ray
 from fromage_cli.theory.curves import (
@@ -26,6 +27,18 @@ SPECTRAL_TOLERANCE = 1e-2
 VIOLATION_FLOOR = 10.0
 """A breakdown counts towards `violation` from this multiple of its noise floor on."""
 
+NOWHERE = {
+    "above-grid": Missing(Why.ABOVE_GRID, "it lies beyond the last point of the grid"),
+    "below-grid": Missing(Why.BELOW_GRID, "it lies below the first point of the grid"),
+    "uncertifiable": Missing(Why.UNCERTIFIABLE, "the step does not descend there, so that no size of it is certain to"),
+    "unavailable": Missing(Why.NO_SECOND_DERIVATIVE, "the loss has no second derivative that can be used"),
+}
+"""By relation."""
+NO_STEP = Missing(Why.ZERO_OR_NOT_FINITE, "the weights are zero, or do not move")
+NO_GRADIENT = Missing(Why.ZERO_OR_NOT_FINITE, "the gradient is zero")
+NO_VIOLATION = Missing(Why.NOT_DEFINED, "no breakdown lies between ten noise floors and 1")
+NO_TAIL = Missing(Why.NOT_DEFINED, "the curve of the first layer is not finite over η from 0.05 to 0.1, or not there")
+
 
 def layer_breakdown(move: Move, ray: Ray, predicted: Sequence[float], certifies: bool) -> LayerBreakdown:
     """One tensor's curve and what follows from it; `certifies`: whether the direction may promise descent."""
@@ -39,9 +52,11 @@ def layer_breakdown(move: Move, ray: Ray, predicted: Sequence[float], certifies:
     else:
         breakdown, path, trust, noise = [], [], Point(None, "uncertifiable"), None
     blank = (None,) * len(changes)
-    own_step = trust.eta * move.relative_step if trust.eta is not None and move.relative_step else None
+    eta, step = placed(trust.eta, trust.relation), move.relative_step
+    implied = NO_STEP if not step else eta if isinstance(eta, Missing) else implied_depth(move.cosine, eta * step)
     low = VIOLATION_FLOOR * (noise or 0.0)
     ratios = [b / p for b, p in zip(breakdown, predicted, strict=False) if low < b < 1.0 and p > 0.0]
+    no_floor = NO_GRADIENT if move.gradient_norm == 0.0 else LIMIT_REACHED
     return LayerBreakdown(
         name=tensor.name,
         kind=tensor.kind,
@@ -50,15 +65,20 @@ def layer_breakdown(move: Move, ray: Ray, predicted: Sequence[float], certifies:
         weight_norm=move.weight_norm,
         gradient_norm=move.gradient_norm,
         cosine=move.cosine,
-        relative_step=move.relative_step,
-        noise_floor=noise,
+        relative_step=NO_STEP if step is None else step,
+        noise_floor=no_floor if noise is None else noise,
         breakdown=tuple(breakdown) or blank,
         path_breakdown=tuple(path) or blank,
-        trust_eta=trust.eta,
+        trust_eta=eta,
         trust_relation=trust.relation,
-        implied_depth=None if own_step is None else implied_depth(move.cosine, own_step),
-        violation=median(ratios) if ratios else None,
+        implied_depth=implied,
+        violation=median(ratios) if ratios else NO_VIOLATION,
     )
+
+
+def placed(eta: float | None, relation: str) -> float | Missing:
+    """A place on the eta axis, or on which side of the grid it lies, or why there is none."""
+    return NOWHERE[relation] if eta is None else eta
 
 
 def is_noise(noise_floor: float | None) -> bool:
@@ -150,11 +170,11 @@ def network_trust(layers: Sequence[LayerBreakdown]) -> tuple[Point, str | None]:
         found = [layer for layer in layers if layer.trust_relation == relation]
         if found:
             return Point(None, relation), max(found, key=excess).name
-    crossing = [layer for layer in layers if layer.trust_eta is not None]
+    crossing = [(eta, layer.name) for layer in layers if (eta := known(layer.trust_eta)) is not None]
     if not crossing:
         return Point(None, "above-grid"), None
-    least = min(crossing, key=lambda layer: layer.trust_eta or math.inf)
-    return Point(least.trust_eta, "crossing"), least.name
+    least, name = min(crossing, key=lambda one: one[0])
+    return Point(least, "crossing"), name
 
 
 def linear_trust(direction: Direction, products: Mapping[str, float] | None, ray: Ray) -> tuple[float | None, str]:
@@ -177,7 +197,8 @@ def _noise_floor(move: Move, ray: Ray) -> float | None:
     return floor / move.gradient_norm if floor is not None and move.gradient_norm > 0.0 else None
 
 
-def first_tail_slope(layers: Sequence[LayerBreakdown], etas: Sequence[float]) -> float | None:
+def first_tail_slope(layers: Sequence[LayerBreakdown], etas: Sequence[float]) -> float | Missing:
     """The tail slope of the first layer, as the paper's figure has it."""
     values = [value for value in layers[0].breakdown if value is not None] if layers else []
-    return tail_slope(etas, values) if len(values) == len(etas) else None
+    slope = tail_slope(etas, values) if len(values) == len(etas) else None
+    return NO_TAIL if slope is None else slope

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.findings import Finding
+from fromage_cli.missing import known
 from fromage_cli.probes.lines.direction import Still
 from fromage_cli.terminal.words import counted, listed
 
@@ -34,10 +35,11 @@ def _trust(result: BreakdownResult) -> Iterator[Finding]:
     """Layers that limit the step severely, and layers in which it does not descend."""
     early = []
     for layer in result.layers:
-        eta = result.etas[0] if layer.trust_relation == "below-grid" and result.etas else layer.trust_eta
+        eta = result.etas[0] if layer.trust_relation == "below-grid" and result.etas else known(layer.trust_eta)
+        step = known(layer.relative_step)
         # the way to another checkpoint is no update that could be made smaller
-        if eta is not None and layer.relative_step is not None and not result.direction.startswith("to:"):
-            early.append((eta * layer.relative_step, layer))
+        if eta is not None and step is not None and not result.direction.startswith("to:"):
+            early.append((eta * step, layer))
     for eta, layer in sorted(early, key=lambda place: place[0]):
         if eta >= TRUST_WARN:
             break
@@ -80,7 +82,9 @@ def _gradients(result: BreakdownResult) -> Iterator[Finding]:
             hint="Usual for biases before a normalisation and for the keys' bias in attention; otherwise try "
             "--dtype float64.",
         )
-    floors = [(layer.noise_floor or 0.0, layer.name) for layer in result.layers if layer.name not in result.noise]
+    floors = [
+        (known(layer.noise_floor) or 0.0, layer.name) for layer in result.layers if layer.name not in result.noise
+    ]
     noisy = [(floor, name) for floor, name in floors if floor > NOISE]
     if noisy:
         worst, name = max(noisy)
@@ -111,7 +115,7 @@ def _gradients(result: BreakdownResult) -> Iterator[Finding]:
 
 def _grid(result: BreakdownResult) -> Iterator[Finding]:
     """Grids that begin too late, or are too coarse for what is read off them."""
-    trust, etas = result.trust_eta, result.etas
+    trust, etas = known(result.trust_eta), result.etas
     if result.trust_relation == "below-grid" and etas and etas[0] >= TRUST_WARN:
         yield Finding(
             code="grid-starts-late",
@@ -148,7 +152,7 @@ def _grid(result: BreakdownResult) -> Iterator[Finding]:
 
 def _between_and_beyond(result: BreakdownResult) -> Iterator[Finding]:
     """What the slope at 0 shows between the points of the grid, and where the loss or its curvature cannot be had."""
-    slope, trust = result.linear_trust_eta, result.trust_eta
+    slope, trust = known(result.linear_trust_eta), known(result.trust_eta)
     if slope is not None and trust is not None and trust > CURVATURE * slope:
         yield Finding(
             code="curvature-breaks-earlier",

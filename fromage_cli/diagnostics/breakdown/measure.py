@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import torch
 
@@ -14,22 +13,16 @@ from fromage_cli.diagnostics.breakdown.result import (
     SkippedTensor,
 )
 from fromage_cli.errors import MismatchError, ResourceError
+from fromage_cli.missing import LIMIT_REACHED, Interrupted, Missing, Why, known
 from fromage_cli.probes.lines.direction import Direction, Skipped
 from fromage_cli.probes.lines.ray import measure_ray, product_norms
 from fromage_cli.probes.structure.depth import Depth, measure_depth
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.curves import Point, first_sign_change, minimum
 
+HIDDEN = Missing(Why.GRAPH_UNREADABLE, "the graph of the forward pass hides the depth")
 LOSS_ULPS = 8.0
 """A loss has risen when it exceeds its start by so many rounding errors."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """The result, and the limit that cut it short, if one did."""
-
-    result: BreakdownResult
-    stopped: ResourceError | None
 
 
 def measure(
@@ -41,7 +34,7 @@ def measure(
     skipped: Sequence[Skipped] = (),
     advance: Callable[[], None] = lambda: None,
     last: bool = False,
-) -> Measurement:
+) -> BreakdownResult | Interrupted[BreakdownResult]:
     """Measures the breakdown of every layer along a direction, and what follows from it.
 
     `etas`: increasing and positive; `show_vectors`: also report tensors of fewer than two dimensions; `last`: nobody
@@ -60,7 +53,8 @@ def measure(
         stopped = limit
     predicted = derived.predicted(direction, ray.etas)
     moved = [derived.layer_breakdown(move, ray, predicted, direction.certifies) for move in direction.moves]
-    trust, limiting = derived.network_trust([layer for layer in moved if not derived.is_noise(layer.noise_floor)])
+    noise = [layer.name for layer in moved if derived.is_noise(known(layer.noise_floor))]
+    trust, limiting = derived.network_trust([layer for layer in moved if layer.name not in noise])
     layers = tuple(layer for layer in moved if show_vectors or len(layer.shape) > 1 or layer.name == limiting)
     linear = derived.linear_trust(direction, products, ray)
     bounds = derived.loss_bounds(direction, ray)
@@ -68,6 +62,7 @@ def measure(
     least = minimum(ray.etas, ray.losses, base)
     tolerance = LOSS_ULPS * torch.finfo(torch.bfloat16 if problem.autocast else problem.dtype).eps * abs(base)
     increase = first_sign_change(ray.etas, [loss - base - tolerance for loss in ray.losses])
+    hidden = LIMIT_REACHED if stopped is not None else HIDDEN
     result = BreakdownResult(
         direction=direction.name,
         step_scale=direction.step_scale,
@@ -78,24 +73,28 @@ def measure(
         predicted=tuple(predicted),
         predicted_spectral=tuple(spectral),
         loss_bounds=tuple(bounds),
-        depth=DepthResult(depth.count, depth.path, depth.effective),
+        depth=DepthResult(
+            depth.count,
+            hidden if depth.path is None else depth.path,
+            hidden if depth.effective is None else depth.effective,
+        ),
         tail_slope=derived.first_tail_slope(layers, ray.etas),
-        trust_eta=trust.eta,
+        trust_eta=derived.placed(trust.eta, trust.relation),
         trust_relation=trust.relation,
         limiting_layer=limiting,
-        aggregate_trust_eta=aggregate.eta,
+        aggregate_trust_eta=derived.placed(aggregate.eta, aggregate.relation),
         aggregate_trust_relation=aggregate.relation,
-        linear_trust_eta=linear[0],
+        linear_trust_eta=LIMIT_REACHED if stopped is not None and direction.certifies else derived.placed(*linear),
         linear_trust_relation=linear[1],
-        argmin_loss_eta=least.eta,
+        argmin_loss_eta=derived.placed(least.eta, least.relation),
         argmin_loss_relation=least.relation,
-        first_increase_eta=increase.eta,
+        first_increase_eta=derived.placed(increase.eta, increase.relation),
         first_increase_relation=increase.relation,
-        noise=tuple(layer.name for layer in moved if derived.is_noise(layer.noise_floor)),
+        noise=tuple(noise),
         skipped=tuple(SkippedTensor(s.name, s.reason) for s in (*skipped, *direction.skipped)),
         layers=layers,
     )
-    return Measurement(result, stopped)
+    return result if stopped is None else Interrupted(result, stopped)
 
 
 def measure_batches(
@@ -103,11 +102,8 @@ def measure_batches(
     direction_on: Callable[[Problem], Direction],
     etas: Sequence[float],
     advance: Callable[[], None] = lambda: None,
-) -> tuple[tuple[BatchTrust, ...], ResourceError | None]:
-    """Measures the trust of each batch alone, along the direction that it gives.
-
-    The second value is the limit that ended it early, if one did.
-    """
+) -> tuple[BatchTrust, ...] | Interrupted[tuple[BatchTrust, ...]]:
+    """Measures the trust of each batch alone, along the direction that it gives."""
     found: list[BatchTrust] = []
     for batch in problem.batches:
         alone = problem.on(batch)
@@ -118,15 +114,15 @@ def measure_batches(
                 line = direction_on(alone)
             measured = measure(alone, line, etas, advance=advance, last=True) if line is not None else None
         except ResourceError as limit:
-            return tuple(found), limit
+            return Interrupted(tuple(found), limit)
         finally:
             problem.evaluations.add(alone.evaluations, batch.size / problem.rows)
         if measured is None:
-            found.append(BatchTrust(base.loss, None, "uncertifiable", None, None))
-        elif measured.stopped is not None:
-            return tuple(found), measured.stopped
+            still = derived.placed(None, "uncertifiable")
+            found.append(BatchTrust(base.loss, still, "uncertifiable", None, still))
+        elif isinstance(measured, Interrupted):
+            return Interrupted(tuple(found), measured.error)
         else:
-            one = measured.result
-            network = (one.trust_eta, one.trust_relation, one.limiting_layer)
-            found.append(BatchTrust(one.loss, *network, one.aggregate_trust_eta))
-    return tuple(found), None
+            network = (measured.trust_eta, measured.trust_relation, measured.limiting_layer)
+            found.append(BatchTrust(measured.loss, *network, measured.aggregate_trust_eta))
+    return tuple(found)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from fromage_cli.diagnostics.breakdown.direction_option import TO
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
+from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import ADAM, SGD
 from fromage_cli.terminal.pictures import LARGEST, log_ticks
 from fromage_cli.terminal.words import middle, number, visible
@@ -87,9 +88,9 @@ def loss_panel(axes: Axes, result: BreakdownResult) -> None:
     curve = _curve(axes, result.etas, result.losses, color=BLACK, **_dots(len(result.etas), 3.5))
     start = axes.axhline(result.loss, color=BLACK, linestyle=DASHED, linewidth=0.9)
     entries = [(curve, f"loss{above}"), (start, f"loss at η = 0: {number(result.loss)}")]
-    if result.argmin_loss_eta is not None:
+    if not isinstance(result.argmin_loss_eta, Missing):
         entries.append(_mark(axes, result.argmin_loss_eta, "least loss: ", color=LEAST, marker="o"))
-    if result.first_increase_eta is not None:
+    if not isinstance(result.first_increase_eta, Missing):
         entries.append(_mark(axes, result.first_increase_eta, "above its start from ", color=INCREASE, marker="^"))
     _trust_lines(axes, result)
     _legend(axes, entries)
@@ -123,7 +124,7 @@ def _mark(axes: Axes, eta: float, words: str, color: str, marker: str) -> Entry:
 def _trust_lines(axes: Axes, result: BreakdownResult) -> list[Entry]:
     """The measured crossing and, for comparison, the relative step of Lemma 2."""
     entries = []
-    if result.trust_eta is not None:
+    if not isinstance(result.trust_eta, Missing):
         line = axes.axvline(result.trust_eta, color=TRUST, linewidth=1.3)
         first = result.limiting_layer or ""
         drawn = "" if first in {layer.name for layer in result.layers} else " (not drawn)"
@@ -140,7 +141,7 @@ def _trust_lines(axes: Axes, result: BreakdownResult) -> list[Entry]:
 def lemma2_eta(result: BreakdownResult) -> float | None:
     """The largest eta for which every relative step is within Lemma 2; None where that promises nothing."""
     cosine = min(_cosines(result), default=0.0)
-    step = max((layer.relative_step or 0.0 for layer in result.layers), default=0.0)
+    step = max((known(layer.relative_step) or 0.0 for layer in result.layers), default=0.0)
     if result.direction == "random" or cosine <= 0.0 or step <= 0.0:
         return None
     return lemma2_rate(cosine, result.depth.count) / step
@@ -219,7 +220,7 @@ def _cosine(axes: Axes, result: BreakdownResult) -> list[Entry]:
 
 def _noise(axes: Axes, result: BreakdownResult) -> list[Entry]:
     """What repeating the evaluation changes, up to the noisiest layer."""
-    floors = [layer.noise_floor for layer in result.layers if layer.name not in result.noise]
+    floors = [known(layer.noise_floor) for layer in result.layers if layer.name not in result.noise]
     noise = max(_finite(floors), default=0.0)
     bottom = axes.get_ylim()[0]
     if noise <= 0.0:

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
+from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import FROMAGE
 from fromage_cli.terminal.answer import PageStyle, Table
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
@@ -38,14 +39,15 @@ def summary(result: BreakdownResult) -> str:
         said.append("A random direction: a curve, no certificate.")
     else:
         said += [_certified(result), _first_to_change(result)]
-    if result.argmin_loss_eta is not None and result.first_increase_eta is not None:
+    if not isinstance(result.argmin_loss_eta, Missing) and not isinstance(result.first_increase_eta, Missing):
         said.append(
             f"Along this line the loss is least at η ≈ {number(result.argmin_loss_eta)} "
             f"and first above its start at η ≈ {number(result.first_increase_eta)}."
         )
-    if result.direction == FROMAGE.name and result.trust_eta is not None and result.depth.count >= 1:
+    trust = known(result.trust_eta)
+    if result.direction == FROMAGE.name and trust is not None and result.depth.count >= 1:
         allowed = lemma2_rate(1.0, result.depth.count)
-        ratio = allowed / result.trust_eta
+        ratio = allowed / trust
         times = f"{ratio:.0f} ×" if ratio >= 10 else f"{ratio:.2g} ×"
         said.append(f"Lemma 2 would allow η = {number(allowed)}, {times} as much.")
     if result.decay_left_out is not None:
@@ -55,7 +57,7 @@ def summary(result: BreakdownResult) -> str:
 
 def _certified(result: BreakdownResult) -> str:
     """How far Lemma 1 reaches, all tensors summed, in the words of the direction."""
-    eta = result.aggregate_trust_eta
+    eta = known(result.aggregate_trust_eta)
     if eta is None and result.aggregate_trust_relation != "above-grid":
         return f"Not even at η = {number(result.etas[0])}, the first point, does Lemma 1 give descent on this batch."
     gives = "On this batch Lemma 1, with the measured breakdown, gives descent"
@@ -76,7 +78,7 @@ def _first_to_change(result: BreakdownResult) -> str:
         return f"The step does not descend in {limiting}." if limiting else ""
     if result.trust_relation == "below-grid":
         return f"The gradient of {limiting} is the first to change too much, below the first point."
-    if result.trust_eta is None:
+    if isinstance(result.trust_eta, Missing):
         return "No tensor's gradient changes by as much as the step relies on."
     return f"The gradient of {limiting} is the first to change too much, at η ≈ {number(result.trust_eta)}."
 
@@ -85,7 +87,7 @@ def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
     """The layers with the smallest trust first, and what their columns are."""
 
     def trust(layer: LayerBreakdown) -> float:
-        return layer.trust_eta if layer.trust_eta is not None else _ORDER[layer.trust_relation]
+        return _ORDER[layer.trust_relation] if isinstance(layer.trust_eta, Missing) else layer.trust_eta
 
     ordered = sorted(result.layers, key=trust)
     shown = ordered if style.show_all else ordered[:ROWS]
@@ -128,9 +130,9 @@ def _curve_line(values: Sequence[float | None], style: PageStyle, scale: tuple[f
     return sparkline(values[::step], log=True, scale=scale, ascii_only=style.ascii_only)
 
 
-def located(eta: float | None, relation: str, etas: Sequence[float]) -> str:
+def located(eta: float | Missing, relation: str, etas: Sequence[float]) -> str:
     """An interpolated place on the grid, or the end of the grid it lies beyond."""
-    if eta is not None:
+    if not isinstance(eta, Missing):
         return number(eta)
     if relation in ("below-grid", "above-grid") and etas:
         return _SIGNS[relation] + number(etas[0] if relation == "below-grid" else etas[-1])
@@ -157,7 +159,11 @@ def _network(result: BreakdownResult, style: PageStyle) -> RenderableType:
     if cosine > 0.0 and not result.direction.startswith("to:"):
         rows += [
             (f"Lemma 2, {name}", number(lemma2_rate(cosine, value)), f"theory for depth {number(value)}")
-            for name, value in (("count", depth.count), ("path", depth.path), ("effective", depth.effective))
+            for name, value in (
+                ("count", depth.count),
+                ("path", known(depth.path)),
+                ("effective", known(depth.effective)),
+            )
             if value
         ]
     columns = [Column("whole network", left=True), Column("η"), Column("what it is", left=True, optional=1)]
@@ -169,7 +175,7 @@ def _batches(result: BreakdownResult, style: PageStyle) -> list[RenderableType]:
     """How much the trust eta differs between batches, where there are several."""
     if not result.batches:
         return []
-    found = sorted(batch.trust_eta for batch in result.batches if batch.trust_eta is not None)
+    found = sorted(eta for batch in result.batches if (eta := known(batch.trust_eta)) is not None)
     words = f"trust η of {len(result.batches)} batches alone: "
     if found:
         words += f"{number(found[0])} to {number(found[-1])}, median {number(median(found))}"

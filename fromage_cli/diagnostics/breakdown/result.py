@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from fromage_cli.missing import Missing
+
 
 @dataclass(frozen=True)
 class DepthResult:
@@ -9,9 +11,9 @@ class DepthResult:
 
     count: int
     """Weight tensors that receive a gradient."""
-    path: int | None
-    """Weight tensors on the longest path from input to loss; None where the graph does not tell."""
-    effective: float | None
+    path: int | Missing
+    """Weight tensors on the longest path from input to loss, where the graph tells."""
+    effective: float | Missing
     """The longest path with residual branches weighed by rho = ||F(x)|| / ||x + F(x)||."""
 
 
@@ -29,10 +31,10 @@ class BatchTrust:
     """What one batch of several says when it is measured alone, along its own direction."""
 
     loss: float
-    trust_eta: float | None
+    trust_eta: float | Missing
     trust_relation: str
     limiting_layer: str | None
-    aggregate_trust_eta: float | None
+    aggregate_trust_eta: float | Missing
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ class LayerBreakdown:
     """||g||, Frobenius."""
     cosine: float
     """Between the step and the negative gradient: what the breakdown is held against."""
-    relative_step: float | None
-    """||dW|| / ||W|| per unit of eta; None for zero weights."""
-    noise_floor: float | None
+    relative_step: float | Missing
+    """||dW|| / ||W|| per unit of eta, for weights that are not zero."""
+    noise_floor: float | Missing
     """b at eta = 0, the rows summed in another order: what rounding and chance change.
 
     Where the order of rows matters, the weights move by a rounding error instead.
@@ -61,13 +63,13 @@ class LayerBreakdown:
     """b at each eta; None for a layer without gradient at the start."""
     path_breakdown: tuple[float | None, ...]
     """The running maximum of b: the largest on the way to each eta."""
-    trust_eta: float | None
-    """Where path_breakdown reaches the cosine, interpolated in log eta; None without a crossing."""
+    trust_eta: float | Missing
+    """Where path_breakdown reaches the cosine, interpolated in log eta."""
     trust_relation: str
     """`crossing`, `above-grid`, `below-grid` or `uncertifiable` (cosine <= 0)."""
-    implied_depth: float | None
+    implied_depth: float | Missing
     """ln(1 + cosine) / ln(1 + trust_eta): the depth for which Lemma 2 would give trust_eta."""
-    violation: float | None
+    violation: float | Missing
     """Median of breakdown / predicted where the breakdown is above ten noise floors and below 1."""
 
 
@@ -92,24 +94,24 @@ class BreakdownResult:
     loss_bounds: tuple[float, ...]
     """Lemma 1: what the loss can rise to at most, less the loss at the checkpoint; certain descent where negative."""
     depth: DepthResult
-    tail_slope: float | None
+    tail_slope: float | Missing
     """d ln(1 + b) / d ln(1 + eta) of the first layer over eta in [.05, .1)."""
-    trust_eta: float | None
-    """The smallest trust eta of any tensor that moves; None unless the relation is `crossing`."""
+    trust_eta: float | Missing
+    """The smallest trust eta of any tensor that moves."""
     trust_relation: str
     limiting_layer: str | None
     """Where it is; a vector where vectors move too and one of them breaks down first."""
-    aggregate_trust_eta: float | None
+    aggregate_trust_eta: float | Missing
     """Where the bound of Lemma 1, summed over all tensors that move, changes sign."""
     aggregate_trust_relation: str
-    linear_trust_eta: float | None
+    linear_trust_eta: float | Missing
     """Least over all tensors that move of cosine / b'(0), the slope by one Hessian-vector product."""
     linear_trust_relation: str
     """`crossing`, `uncertifiable`, `above-grid` (no slope at all) or `unavailable` (no second derivative)."""
-    argmin_loss_eta: float | None
+    argmin_loss_eta: float | Missing
     """Where the loss along the slice is least."""
     argmin_loss_relation: str
-    first_increase_eta: float | None
+    first_increase_eta: float | Missing
     """Where the loss along the slice first exceeds its start."""
     first_increase_relation: str
     noise: tuple[str, ...]

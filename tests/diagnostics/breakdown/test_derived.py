@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fromage_cli.diagnostics.breakdown import derived
+from fromage_cli.missing import Missing
 from fromage_cli.probes.lines.direction import Direction, Move
 from fromage_cli.probes.lines.ray import Ray
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -91,3 +92,10 @@ def test_the_worst_tensor_below_the_grid_limits_the_network() -> None:
     layers = [derived.layer_breakdown(m, found, [1.0] * 4, True) for m in (FIRST, SECOND)]
     point, limiting = derived.network_trust(layers)
     assert (point.relation, limiting) == ("below-grid", "second")
+
+
+def test_a_place_is_a_number_or_the_side_of_the_grid_that_it_lies_on() -> None:
+    assert derived.placed(0.1, "crossing") == 0.1
+    for relation in ("above-grid", "below-grid", "uncertifiable"):
+        place = derived.placed(None, relation)
+        assert isinstance(place, Missing) and place.code == relation

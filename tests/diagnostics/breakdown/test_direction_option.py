@@ -16,6 +16,7 @@ from fromage_cli.diagnostics.breakdown.direction_option import (
 )
 from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
 from fromage_cli.errors import MismatchError, UsageError
+from fromage_cli.missing import found_of
 from fromage_cli.probes.lines.direction import moving_tensors
 from fromage_cli.problem.data.batches import as_batch
 from fromage_cli.problem.evaluation.problem import Problem
@@ -86,7 +87,7 @@ def test_the_curve_along_every_direction_bounds_the_loss(make_problem: Maker, na
     tensors = moving_tensors(problem, moved_by_default(name))[0]
     direction = make_direction(name, problem, tensors, None)
     etas = tuple(0.002 * k for k in range(1, 101))
-    result = measure(problem, direction, etas).result
+    result = found_of(measure(problem, direction, etas))[0]
     scale = max(abs(bound) for bound in result.loss_bounds)
     for loss, bound in zip(result.losses, result.loss_bounds, strict=True):
         assert loss - result.loss <= bound + 0.02 * scale
@@ -114,7 +115,7 @@ def test_a_vector_that_breaks_down_first_limits_the_network(make_problem: Maker)
 
     problem = make_problem(Early(), {"x": torch.ones(2, 2, dtype=torch.float64)}, "output")
     direction = make_direction("sgd", problem, problem.trainable, None)
-    result = measure(problem, direction, tuple(0.0001 * k for k in range(1, 50))).result
+    result = found_of(measure(problem, direction, tuple(0.0001 * k for k in range(1, 50))))[0]
     assert [layer.name for layer in result.layers] == ["matrix", "vector"]  # the limiting one is shown
     assert result.layers[0].trust_relation == "above-grid"
     assert result.limiting_layer == "vector"

@@ -2,9 +2,11 @@ from collections.abc import Callable
 
 import pytest
 
+from fromage_cli.diagnostics.breakdown.derived import NOWHERE
 from fromage_cli.diagnostics.breakdown.findings import TRUST_WARN, judge
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown, SkippedTensor
 from fromage_cli.findings import Finding
+from fromage_cli.missing import Missing
 
 MakeLayer = Callable[..., LayerBreakdown]
 MakeResult = Callable[..., BreakdownResult]
@@ -29,7 +31,7 @@ def test_a_layer_that_breaks_down_early_is_named(
 
 
 def test_a_crossing_below_the_grid_counts_from_its_first_point(make_result: MakeResult, make_layer: MakeLayer) -> None:
-    below = make_layer(trust_eta=None, trust_relation="below-grid")
+    below = make_layer(trust_eta=NOWHERE["below-grid"], trust_relation="below-grid")
     grid = (1e-4, 1e-3, 1e-2, 1e-1)
     finding = judge(make_result(etas=grid, layers=(below,)))[0]
     assert (finding.code, finding.severity, finding.value) == ("breakdown-early", "fail", 1e-4)
@@ -37,12 +39,12 @@ def test_a_crossing_below_the_grid_counts_from_its_first_point(make_result: Make
 
 
 def test_a_crossing_above_the_grid_is_no_finding(make_result: MakeResult, make_layer: MakeLayer) -> None:
-    above = make_layer(trust_eta=None, trust_relation="above-grid")
+    above = make_layer(trust_eta=NOWHERE["above-grid"], trust_relation="above-grid")
     assert codes(make_result(layers=(above,))) == [("loss-overflows", "info")]
 
 
 def test_an_ascending_step_is_a_warning(make_result: MakeResult, make_layer: MakeLayer) -> None:
-    up = make_layer(cosine=-0.2, trust_eta=None, trust_relation="uncertifiable")
+    up = make_layer(cosine=-0.2, trust_eta=NOWHERE["uncertifiable"], trust_relation="uncertifiable")
     assert codes(make_result(layers=(up,)))[0] == ("step-ascends", "warn")
 
 
@@ -58,8 +60,8 @@ def test_gradients_that_are_rounding_are_named(make_result: MakeResult) -> None:
 
 
 def test_a_grid_that_starts_too_late_is_a_warning(make_result: MakeResult, make_layer: MakeLayer) -> None:
-    below = make_layer(trust_eta=None, trust_relation="below-grid")
-    result = make_result(layers=(below,), trust_eta=None, trust_relation="below-grid")
+    below = make_layer(trust_eta=NOWHERE["below-grid"], trust_relation="below-grid")
+    result = make_result(layers=(below,), trust_eta=NOWHERE["below-grid"], trust_relation="below-grid")
     assert ("grid-starts-late", "warn") in codes(result)
 
 
@@ -94,13 +96,15 @@ def test_a_loss_above_the_bound_of_lemma_1_means_a_coarse_grid(make_result: Make
 
 
 def test_a_missing_second_derivative_is_said(make_result: MakeResult) -> None:
-    result = make_result(linear_trust_eta=None, linear_trust_relation="unavailable", losses=(0.49, 0.42, 0.61, 0.7))
+    result = make_result(
+        linear_trust_eta=NOWHERE["unavailable"], linear_trust_relation="unavailable", losses=(0.49, 0.42, 0.61, 0.7)
+    )
     assert codes(result) == [("no-second-derivative", "info")]
 
 
-@pytest.mark.parametrize(("slope", "told"), [(0.2, True), (0.26, False), (None, False)])
+@pytest.mark.parametrize(("slope", "told"), [(0.2, True), (0.26, False), (NOWHERE["above-grid"], False)])
 def test_a_slope_that_promises_far_less_than_the_curve_shows_asks_for_a_closer_look(
-    make_result: MakeResult, slope: float | None, told: bool
+    make_result: MakeResult, slope: float | Missing, told: bool
 ) -> None:
     found = [each for each in judge(make_result(trust_eta=1.0, linear_trust_eta=slope)) if "curvature" in each.code]
     assert bool(found) is told

@@ -7,9 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fromage_cli.diagnostics.breakdown.derived import NOWHERE
 from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
 from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
+from fromage_cli.missing import found_of, known
 from fromage_cli.probes.lines.direction import moving_tensors
 from fromage_cli.probes.lines.updates import fromage_direction, sgd_direction
 from fromage_cli.problem.data.batches import as_batch
@@ -22,7 +24,7 @@ GRID = eta_grid(DEFAULT)
 def curve(problem: Problem, etas: tuple[float, ...] = GRID, tensors: str = "matrices") -> BreakdownResult:
     moving, skipped = moving_tensors(problem, tensors)
     direction = fromage_direction(problem, moving)
-    return measure(problem, direction, etas, show_vectors=tensors == "all", skipped=skipped).result
+    return found_of(measure(problem, direction, etas, show_vectors=tensors == "all", skipped=skipped))[0]
 
 
 class ScalarChain(nn.Module):
@@ -131,8 +133,8 @@ def test_a_step_below_the_aggregate_trust_lowers_the_loss(make_problem: Maker) -
     data = {"x": torch.randn(40, 6, dtype=torch.float64), "y": torch.randint(3, (40,))}
     problem = make_problem(relu_network(0), data)
     result = curve(problem, eta_grid("1e-3:1:200"), "all")
-    assert result.trust_eta is not None
-    assert result.aggregate_trust_eta is not None
+    assert known(result.trust_eta) is not None
+    assert known(result.aggregate_trust_eta) is not None
     assert result.trust_eta <= result.aggregate_trust_eta * 1.0001
     within = [x for eta, x in zip(result.etas, result.losses, strict=True) if eta < result.aggregate_trust_eta]
     assert within and max(within) < result.loss
@@ -222,10 +224,10 @@ def test_a_gradient_that_is_only_rounding_limits_nothing(make_problem: Maker) ->
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv1d(2, 6, 3), nn.BatchNorm1d(6), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
     problem = make_problem(model, {"x": torch.randn(32, 2, 8), "y": torch.randint(3, (32,))})
-    result = measure(problem, sgd_direction(problem, problem.receiving), GRID, show_vectors=True).result
+    result = found_of(measure(problem, sgd_direction(problem, problem.receiving), GRID, show_vectors=True))[0]
     assert result.noise == ("0.bias",)
     dead = next(layer for layer in result.layers if layer.name == "0.bias")
-    assert (dead.trust_eta, dead.trust_relation) == (None, "uncertifiable")
+    assert dead.trust_eta.code == dead.trust_relation == "uncertifiable"
     assert result.trust_relation == "crossing"
     assert result.limiting_layer != "0.bias"
 
@@ -256,9 +258,9 @@ def test_a_noisy_model_has_a_noise_floor(make_problem: Maker) -> None:
 
     data = {"x": torch.randn(20, 6), "y": torch.randint(3, (20,))}
     result = curve(make_problem(Noisy(), data), (1e-4, 1e-3))
-    assert result.layers[0].noise_floor is not None
+    assert known(result.layers[0].noise_floor) is not None
     assert result.layers[0].noise_floor > 0.01
-    assert result.layers[0].violation is None
+    assert known(result.layers[0].violation) is None
 
 
 def test_a_batch_along_which_nothing_moves_gives_no_certificate(make_problem: Maker) -> None:
@@ -274,7 +276,8 @@ def test_a_batch_along_which_nothing_moves_gives_no_certificate(make_problem: Ma
 
     problem = make_problem(Slopes(), {"x": torch.ones(4, 1)}, "output")
     problem.further = (as_batch({"x": torch.zeros(4, 1)}, "a batch of zeros"),)
-    found, stopped = measure_batches(problem, lambda alone: sgd_direction(alone, alone.receiving), GRID)
+    found, stopped = found_of(measure_batches(problem, lambda alone: sgd_direction(alone, alone.receiving), GRID))
     assert stopped is None
     assert [batch.trust_relation for batch in found] == ["crossing", "uncertifiable"]
-    assert (found[1].loss, found[1].trust_eta, found[1].aggregate_trust_eta) == (0.0, None, None)
+    assert found[1].loss == 0.0
+    assert found[1].trust_eta == found[1].aggregate_trust_eta == NOWHERE["uncertifiable"]

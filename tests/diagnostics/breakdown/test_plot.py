@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 from fromage_cli.diagnostics.breakdown import command, panels, plot
+from fromage_cli.diagnostics.breakdown.derived import NO_STEP, NOWHERE
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, DepthResult, LayerBreakdown
 from fromage_cli.errors import InputError, UsageError
 from fromage_cli.terminal import pictures
@@ -129,9 +130,11 @@ import sys
 sys.modules["torch"] = None
 from fromage_cli.diagnostics.breakdown.plot import draw
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, DepthResult
-blank = {name: None for name in BreakdownResult.__dataclass_fields__}
+from fromage_cli.missing import LIMIT_REACHED
+blank = {name: LIMIT_REACHED for name in BreakdownResult.__dataclass_fields__}
 empty = dict.fromkeys(("etas", "losses", "predicted", "predicted_spectral", "layers", "noise"), ())
-result = BreakdownResult(**{**blank, **empty, "direction": "sgd", "loss": 1.0, "depth": DepthResult(0, None, None)})
+depth = DepthResult(0, LIMIT_REACHED, LIMIT_REACHED)
+result = BreakdownResult(**{**blank, **empty, "direction": "sgd", "loss": 1.0, "depth": depth})
 assert draw(result, "nothing", "svg").startswith(b"<?xml")
 assert "matplotlib.pyplot" not in sys.modules
 """
@@ -195,7 +198,7 @@ def test_lemma_2_speaks_of_the_largest_relative_step(make_result: Make, make_lay
     slower = dataclasses.replace(result, layers=(make_layer(relative_step=0.5),))
     assert panels.lemma2_eta(slower) == pytest.approx(2.0)
     assert panels.lemma2_eta(dataclasses.replace(result, layers=(make_layer(cosine=-0.1),))) is None
-    assert panels.lemma2_eta(dataclasses.replace(result, layers=(make_layer(relative_step=None),))) is None
+    assert panels.lemma2_eta(dataclasses.replace(result, layers=(make_layer(relative_step=NO_STEP),))) is None
 
 
 def test_the_loss_panel_keeps_a_dip_visible() -> None:
@@ -254,8 +257,8 @@ def test_any_grid_can_be_drawn(make_result: Make, etas: tuple[float, float]) -> 
 
 
 def test_what_is_missing_is_left_out(make_result: Make) -> None:
-    missing = dict.fromkeys(("trust_eta", "limiting_layer", "argmin_loss_eta", "first_increase_eta"))
-    shown = words(plot.draw(make_result(layers=(), **missing), "mlp", "svg"))
+    missing = dict.fromkeys(("trust_eta", "argmin_loss_eta", "first_increase_eta"), NOWHERE["above-grid"])
+    shown = words(plot.draw(make_result(layers=(), limiting_layer=None, **missing), "mlp", "svg"))
     for text in ("trust η", "least loss", "above its start", "Lemma 2", "cos θ", "noise"):
         assert not any(text in line for line in shown)
     assert "direction fromage; 0 layers; 4 points" in shown

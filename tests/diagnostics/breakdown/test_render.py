@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fromage_cli.diagnostics.breakdown.derived import NOWHERE
 from fromage_cli.diagnostics.breakdown.render import curve, located, render, summary
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
 from tests.diagnostics.pages import compare, drawn
@@ -13,6 +14,7 @@ MakeLayer = Callable[..., LayerBreakdown]
 MakeResult = Callable[..., BreakdownResult]
 page = partial(drawn, render)
 golden = partial(compare, Path(__file__).parent / "golden")
+ABOVE = NOWHERE["above-grid"]
 
 
 @pytest.mark.parametrize("width", [80, 160])
@@ -27,7 +29,7 @@ def test_the_page_in_ascii(make_result: MakeResult) -> None:
 
 def test_offenders_come_first_and_hidden_rows_are_counted(make_result: MakeResult, make_layer: MakeLayer) -> None:
     layers = tuple(make_layer(f"layers.{index}.weight", trust_eta=0.1 - index * 0.001) for index in range(12))
-    layers += (make_layer("ascends", trust_eta=None, trust_relation="uncertifiable"),)
+    layers += (make_layer("ascends", trust_eta=NOWHERE["uncertifiable"], trust_relation="uncertifiable"),)
     text = page(make_result(layers=layers))
     lines = [line for line in text.splitlines() if "weight" in line or "ascends" in line]
     assert "ascends" in text.split("layers.11.weight")[0]
@@ -40,11 +42,15 @@ def test_every_relation_has_its_sentence(make_result: MakeResult) -> None:
     result = make_result()
     assert "gives descent for steps that move every matrix by up to η ≈ 0.061" in summary(result)
     assert "layers.0.weight is the first to change too much, at η ≈ 0.05" in summary(result)
-    assert "below the first point" in summary(replace(result, trust_eta=None, trust_relation="below-grid"))
-    above = {"trust_eta": None, "trust_relation": "above-grid", "aggregate_trust_eta": None}
+    assert "below the first point" in summary(
+        replace(result, trust_eta=NOWHERE["below-grid"], trust_relation="below-grid")
+    )
+    above = {"trust_eta": ABOVE, "trust_relation": "above-grid", "aggregate_trust_eta": ABOVE}
     assert "up to η = 0.15, the last point" in summary(replace(result, **above, aggregate_trust_relation="above-grid"))
-    assert "does not descend in" in summary(replace(result, trust_eta=None, trust_relation="uncertifiable"))
-    below = replace(result, aggregate_trust_eta=None, aggregate_trust_relation="below-grid")
+    assert "does not descend in" in summary(
+        replace(result, trust_eta=NOWHERE["uncertifiable"], trust_relation="uncertifiable")
+    )
+    below = replace(result, aggregate_trust_eta=NOWHERE["below-grid"], aggregate_trust_relation="below-grid")
     assert "Not even at η = 0.01" in summary(below)
     assert summary(replace(result, decay_left_out=0.3)).endswith(" Weight decay (0.3) is left out of this step.")
     assert "No point" in summary(replace(result, etas=()))
@@ -55,10 +61,10 @@ def test_every_relation_has_its_sentence(make_result: MakeResult) -> None:
 
 def test_places_outside_the_grid_are_bounded_by_its_ends() -> None:
     assert located(0.0123, "crossing", (0.1, 1.0)) == "0.0123"
-    assert located(None, "below-grid", (0.1, 1.0)) == "< 0.1"
-    assert located(None, "above-grid", (0.1, 1.0)) == "> 1"
-    assert located(None, "uncertifiable", (0.1, 1.0)) == "none"
-    assert located(None, "unavailable", (0.1, 1.0)) == "—"
+    assert located(NOWHERE["below-grid"], "below-grid", (0.1, 1.0)) == "< 0.1"
+    assert located(NOWHERE["above-grid"], "above-grid", (0.1, 1.0)) == "> 1"
+    assert located(NOWHERE["uncertifiable"], "uncertifiable", (0.1, 1.0)) == "none"
+    assert located(NOWHERE["unavailable"], "unavailable", (0.1, 1.0)) == "—"
 
 
 def test_names_with_markup_and_control_sequences_do_not_act(make_result: MakeResult, make_layer: MakeLayer) -> None:
