@@ -1,4 +1,4 @@
-"""Problem: model, loss and batch, and the two things every diagnostic asks of them – a loss and its derivatives."""
+"""Problem holds a model, a loss and a batch, and evaluates what every diagnostic asks of them: loss and gradient."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,7 +21,10 @@ from fromage_cli.problem.networks.layers import TrainableTensor, frozen_names, t
 SMALL = 1 << 18
 """Entries of all trainable tensors up to which their gradients may be held together: a megabyte in float32."""
 SPLIT_TOLERANCE = 1e-5
-"""Relative gap between the loss of the whole batch and of its chunks above which splitting is refused."""
+"""Relative gap between the loss of the whole batch and of its chunks above which splitting is refused.
+
+It leaves room for sums of float32 that are taken in another order.
+"""
 
 
 @dataclass
@@ -139,7 +142,7 @@ class Problem:
 
     @property
     def batches(self) -> tuple[Batch, ...]:
-        """All of them."""
+        """All batches that the loss is taken over."""
         return (self.batch, *self.further)
 
     @property
@@ -292,7 +295,7 @@ class Problem:
         self.micro_batch = None
         whole = self.value()
         self.micro_batch = size
-        gap = abs(split - whole) / max(abs(whole), 1e-12)
+        gap = abs(split - whole) / max(abs(whole), 1e-12)  # a loss of zero has no relative gap
         if not gap <= SPLIT_TOLERANCE:
             raise MismatchError(
                 f"Splitting the batch into chunks of {size} changes the loss from {whole:.8g} to {split:.8g} "

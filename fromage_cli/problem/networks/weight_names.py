@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from fromage_cli.checkpoints.names.naming import SPELLED_OUT
 from fromage_cli.checkpoints.names.prefixes import strip_prefixes
 from fromage_cli.errors import MismatchError
 
@@ -20,6 +21,10 @@ _CAUSAL_MASK = re.compile(r"(^|\.)(mask|causal_mask|attn_mask|tril|(attn|attenti
 """Names of causal masks; a tensor with such a name is one when it is square, which no bias is."""
 _WEIGHT_NORM = re.compile(r"([^.]+)_([gv])$")
 """Names that the older `weight_norm` gives to the magnitude and the direction of a tensor; torch reads both."""
+
+
+LEAST_SIMILARITY = 0.3
+"""Of a name that is shown as the nearest: two programs may give one layer names that have few letters in common."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +88,15 @@ def missing_names(expected: Mapping[str, Tensor], match: Match) -> list[str]:
 def names_error(
     checkpoint: "Checkpoint", expected: Mapping[str, Tensor], missing: list[str], unexpected: list[str]
 ) -> MismatchError:
-    """What to tell of names that do not fit: the first three, each with the nearest."""
+    """What to tell of names that do not fit: the first ones, each with the nearest."""
     lines = [f"{checkpoint.place} does not fit the model: {len(missing)} missing, {len(unexpected)} unexpected names."]
     pool = unexpected or list(checkpoint.entries)
-    for name in missing[:3]:
-        near = difflib.get_close_matches(name, pool, 1, 0.3)
+    for name in missing[:SPELLED_OUT]:
+        near = difflib.get_close_matches(name, pool, 1, LEAST_SIMILARITY)
         lines.append(f"missing {name!r}" + (f"; nearest in the checkpoint {near[0]!r}" if near else ""))
     if not missing:
-        for name in unexpected[:3]:
-            near = difflib.get_close_matches(name, list(expected), 1, 0.3)
+        for name in unexpected[:SPELLED_OUT]:
+            near = difflib.get_close_matches(name, list(expected), 1, LEAST_SIMILARITY)
             lines.append(f"unexpected {name!r}" + (f"; nearest in the model {near[0]!r}" if near else ""))
     details = [f"missing: {name}" for name in missing] + [f"unexpected: {name}" for name in unexpected]
     return MismatchError("\n".join(lines), "Check --model, --model-arg and --key.", details)

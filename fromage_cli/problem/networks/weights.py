@@ -131,13 +131,13 @@ def _copy(expected: Mapping[str, Tensor], checkpoint: "Checkpoint", match: Match
 
     Raises NumericalError, and MismatchError where the model ties what the checkpoint holds twice with different values.
     """
-    places = {stored: name for name, stored in match.stored.items()}
+    targets = {stored: name for name, stored in match.stored.items()}
     filled: dict[int, str] = {}
     nonfinite: list[str] = []
     for stored, tensor in checkpoint.items():
-        if stored not in places:
+        if stored not in targets:
             continue
-        value = expected[places[stored]]
+        value = expected[targets[stored]]
         if id(value) in filled:
             if not torch.equal(value, tensor.to(value)):
                 tied = f"{filled[id(value)]!r} and {stored!r}"

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from fromage_cli.errors import InputError
-from fromage_cli.problem.data.pytrees import as_tensors, describe_shapes, in_precision, map_tensors, named_tensors
+from fromage_cli.problem.data.pytrees import (
+    as_tensors,
+    describe_shapes,
+    in_precision,
+    independent_copy,
+    map_tensors,
+    named_tensors,
+)
 
 
 class Pair(NamedTuple):
@@ -13,7 +20,7 @@ class Pair(NamedTuple):
     second: torch.Tensor
 
 
-def nest() -> dict[str, Any]:
+def pytree() -> dict[str, Any]:
     return {
         "x": torch.ones(4, 3),
         "pair": Pair(torch.arange(4), torch.ones(4, 1)),
@@ -22,14 +29,14 @@ def nest() -> dict[str, Any]:
 
 
 def test_tensors_are_named_by_their_path() -> None:
-    assert [name for name, _ in named_tensors(nest())] == ["x", "pair[0]", "pair[1]", "more[0].z"]
+    assert [name for name, _ in named_tensors(pytree())] == ["x", "pair[0]", "pair[1]", "more[0].z"]
     assert describe_shapes({"x": torch.ones(2, 3)}) == "x float32[2, 3]"
     assert describe_shapes([torch.ones(1)] * 8).endswith("and 2 more")
     assert describe_shapes({"x\nhint: run this": torch.ones(1)}) == r"'x\nhint: run this' float32[1]"
 
 
 def test_containers_keep_their_kinds_and_are_new() -> None:
-    data = nest()
+    data = pytree()
     mapped = map_tensors(data, lambda tensor: tensor + 1)
     assert isinstance(mapped["pair"], Pair) and mapped["pair"].first.tolist() == [1, 2, 3, 4]
     assert mapped["more"][1] is None and mapped["more"] is not data["more"]
@@ -52,3 +59,17 @@ def test_arrays_are_copied_in_the_machines_order_and_must_be_numbers() -> None:
     assert tensor.tolist() == [0, 1, 2]
     with pytest.raises(InputError, match="expected numbers"):
         as_tensors(np.array(["a"]))
+
+
+def test_a_copy_takes_memory_only_when_it_is_written_into() -> None:
+    whole, from_numpy = torch.ones(4, 3), torch.from_numpy(np.ones((4, 3), dtype=np.float32))
+    lazy = independent_copy(whole)
+    assert torch._C._is_cow_tensor(lazy)  # type: ignore[attr-defined]
+    lazy.mul_(2.0)
+    assert not torch._C._is_cow_tensor(lazy)  # type: ignore[attr-defined]
+    for tensor in (whole, whole[1:3], from_numpy):
+        copy = independent_copy(tensor)
+        copy.mul_(2.0)
+        assert copy.untyped_storage().nbytes() == tensor.nbytes
+        assert torch.equal(copy, 2.0 * torch.ones_like(tensor))
+        assert torch.equal(tensor, torch.ones_like(tensor))

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.problem.conditions.budget import Budget
+from fromage_cli.problem.conditions.evaluation import Mode
 from fromage_cli.problem.data.batches import as_batch
 from fromage_cli.problem.evaluation import problem as problem_module
 from fromage_cli.problem.evaluation.problem import Problem
@@ -335,3 +336,12 @@ def test_base_gradients_that_are_released_are_gone_and_computed_again_when_asked
     assert problem.base.loss == base.loss
     assert all(torch.equal(problem.base.gradients[name], gradient) for name, gradient in before.items())
     assert problem.evaluations.gradients == 2
+
+
+@pytest.mark.parametrize(("mode", "shared"), [("auto", True), ("train", True), ("eval", False)])
+def test_rows_share_batch_statistics_where_a_module_normalises_by_them(
+    make_problem: Maker, mode: Mode, shared: bool
+) -> None:
+    data = {"x": torch.randn(6, 4), "y": torch.randn(6, 4)}
+    assert make_problem(nn.BatchNorm1d(4), data, mode=mode).uses_batch_statistics is shared
+    assert not make_problem(nn.Linear(4, 4), data, mode=mode).uses_batch_statistics
