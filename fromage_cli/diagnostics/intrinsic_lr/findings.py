@@ -1,115 +1,94 @@
-"""What equilibria mean for the user: codes, default limits and words."""
+"""What equilibria mean for the user: codes, limits and words."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from fromage_cli.diagnostics.intrinsic_lr.law import RATE_POWERS
-from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult, LayerEquilibrium
+from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult
 from fromage_cli.findings import Finding
-from fromage_cli.missing import Missing, known
+from fromage_cli.missing import known
 from fromage_cli.optimizers.rule import LARS
+from fromage_cli.terminal.words import listed
 
-SETTLED, SOON = 0.2, 0.25
-"""A power of the norm that far from its end, in its logarithm, changes within so much of a relaxation time."""
+FAR = 2.0
+"""Factor between a norm and its equilibrium from which it is said: SGD's effective rate is then four times off."""
+TURNING = 1.5
+"""Factor between the steps that explain a rotation and those expected, from which it is said."""
+MEMORY = 3.0
+"""The relaxation should last so many times the optimizer's memory; at 2.5, AdamW's took 15 % longer."""
+SETTLED = 0.2
+"""Distance of ln ‖W‖^power from its end up to which the norm counts as unchanged between two checkpoints."""
+SOON = 0.25
+"""Part of a relaxation time within which it does so too, however far it is from its end."""
 RIGHT = 1e-2
 """Cosine from which on an angle counts as a right one."""
-NAMED = 3
-"""Names spelled out in a sentence."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Where a number becomes a finding."""
-
-    far: float = 2.0
-    """Factor between a norm and its equilibrium from which it is said."""
-    turning: float = 1.5
-    """Factor between observed and expected rotation from which it is said."""
-    memory: float = 3.0
-    """The relaxation should last so many times the optimizer's memory; at 2.5, AdamW's took 15 % longer."""
-
-
-def judge(result: IntrinsicResult, limits: Limits | None = None) -> tuple[Finding, ...]:
+def judge(result: IntrinsicResult) -> tuple[Finding, ...]:
     """The findings of a network against its equilibria, the gravest kinds first."""
-    limits = limits or Limits()
-    return (
-        *_growing(result),
-        *_far(result, limits),
-        *_turning(result, limits),
-        *_short(result, limits),
-        *_not_invariant(result),
-        *_joint(result.layers),
-    )
+    return (*_norms(result), *_rotations(result), *_reach_of_the_theory(result))
 
 
-def _growing(result: IntrinsicResult) -> Iterator[Finding]:
-    """Layers whose norm grows for ever."""
-    growing = [(rate, layer) for layer in result.layers if (rate := known(layer.growth_per_step) or 0.0) > 0.0]
-    if not growing:
-        return
-    rate, fastest = max(growing, key=lambda one: one[0])
-    yield Finding(
-        code="no-equilibrium",
-        severity="warn",
-        layer=fastest.name,
-        message=f"has no equilibrium{_others(len(growing))}: its norm grows by {rate:.3g} a step in ln ‖W‖"
-        + ("" if result.optimizer == LARS.name else ", ever more slowly, and its effective rate falls"),
-        value=rate,
-        limit=0.0,
-        hint=_balance(fastest, rate)
-        if result.optimizer == LARS.name and result.decay == "decoupled"
-        else "Decay the weights: they then settle at a norm, and the effective rate with them.",
-    )
-
-
-def _balance(layer: LayerEquilibrium, growth: float) -> str:
-    """For LARS whose decay is decoupled already."""
-    keeps, rate, decay = "", known(layer.learning_rate), known(layer.weight_decay)
-    if rate and decay is not None:
-        keeps = f"; past it, only a decay of {growth / rate + decay:.3g} keeps one"
-    return (
-        f"Let the decay be part of the gradient, where a norm settles{keeps}. Or divide the update by √(1+η'²), as "
-        "Fromage does."
-    )
-
-
-def _others(count: int) -> str:
-    return "" if count == 1 else f", nor {'has one more layer' if count == 2 else f'have {count - 1} more layers'}"
-
-
-def _far(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
+def _norms(result: IntrinsicResult) -> Iterator[Finding]:
+    """Layers whose norm grows for ever, and those far from where it settles."""
+    growths = [(known(layer.growth_per_step) or 0.0, layer) for layer in result.layers]
+    growing = [(growth, layer) for growth, layer in growths if growth > 0.0]
+    if growing:
+        growth, fastest = max(growing, key=lambda one: one[0])
+        others = f", nor {'has one more layer' if len(growing) == 2 else f'have {len(growing) - 1} more layers'}"
+        lars = result.optimizer == LARS.name
+        hint = "Decay the weights: they then settle at a norm, and the effective rate with them."
+        if lars and result.decay == "decoupled":
+            rate, decay = known(fastest.learning_rate), known(fastest.weight_decay)
+            balance = ""
+            if rate and decay is not None:
+                balance = f"; past it, only a decay of {growth / rate + decay:.3g} keeps one"
+            hint = f"Let the decay be part of the gradient, where a norm settles{balance}. "
+            hint += "Or divide the update by √(1+η'²), as Fromage does."
+        yield Finding(
+            code="no-equilibrium",
+            severity="warn",
+            layer=fastest.name,
+            message=f"has no equilibrium{others if len(growing) > 1 else ''}: its norm grows by {growth:.3g} a step in "
+            f"ln ‖W‖{'' if lars else ', ever more slowly, and its effective rate falls'}",
+            value=growth,
+            limit=0.0,
+            hint=hint,
+        )
     for layer in result.layers:
-        steps = known(layer.steps_to_equilibrium)
-        if isinstance(layer.log_ratio, Missing) or abs(layer.log_ratio) < math.log(limits.far) or steps is None:
+        ratio, steps = known(layer.log_ratio), known(layer.steps_to_equilibrium)
+        if ratio is None or steps is None or abs(ratio) < math.log(FAR):
             continue
-        factor = math.exp(abs(layer.log_ratio))
-        side, speed = ("above", "more slowly") if layer.log_ratio > 0.0 else ("below", "faster")
+        side, speed = ("above", "more slowly") if ratio > 0.0 else ("below", "faster")
         turning = f": it turns {speed} than it will in the end" if RATE_POWERS.get(result.optimizer) else ""
-        epochs = ""
-        if result.steps_per_epoch and steps:
-            epochs = f" ({steps / result.steps_per_epoch:.3g} epochs)"
+        epochs = f" ({steps / result.steps_per_epoch:.3g} epochs)" if result.steps_per_epoch and steps else ""
         yield Finding(
             code="far-from-equilibrium",
             severity="info",
             layer=layer.name,
-            message=f"its norm is {factor:.3g} × {side} equilibrium, {steps:.0f} steps{epochs} away{turning}",
-            value=layer.log_ratio,
-            limit=math.log(limits.far),
+            message=f"its norm is {math.exp(abs(ratio)):.3g} × {side} equilibrium, "
+            f"{steps:.0f} steps{epochs} away{turning}",
+            value=ratio,
+            limit=math.log(FAR),
             hint="A larger product of rate and decay relaxes faster; another initial norm spares the way.",
         )
 
 
-def _turning(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
+def _rotations(result: IntrinsicResult) -> Iterator[Finding]:
     """Layers that turned as by steps much larger or smaller than theory has them for the present norm."""
-    power, steps = RATE_POWERS.get(result.optimizer) or 0, _last_steps(result)
+    power = RATE_POWERS.get(result.optimizer) or 0
+    before, after = result.steps[-2:] if len(result.steps) > 1 else (None, None)
+    steps = after - before if before is not None and after is not None else 0
     for layer in result.layers:
-        expected, observed, log_ratio = map(known, (layer.expected_rotation, layer.observed_rotation, layer.log_ratio))
-        if not expected or not observed or _moved_meanwhile(layer, power, steps):
+        expected, observed = known(layer.expected_rotation), known(layer.observed_rotation)
+        log_ratio, relaxation = known(layer.log_ratio), known(layer.relaxation_steps)
+        if not expected or not observed:
             continue
+        if relaxation and steps > SOON * relaxation and abs(power * (log_ratio or 0.0)) > SETTLED:
+            continue  # the norm was another one for much of the way, so that the present one explains no angle
         at_norm = _decorrelation(expected) * math.exp(-2.0 * power * (log_ratio or 0.0))
         ratio = math.sqrt(_decorrelation(observed) / at_norm)
-        if ratio > limits.turning or ratio < 1.0 / limits.turning:
+        if ratio > TURNING or ratio < 1.0 / TURNING:
             yield Finding(
                 code="rotation-off",
                 severity="info",
@@ -117,23 +96,9 @@ def _turning(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
                 message=f"turned by {observed:.3g} rad between the last two checkpoints, as by steps {ratio:.2g} × "
                 f"those of noise alone {'at this norm' if log_ratio is not None else 'at equilibrium'}",
                 value=ratio,
-                limit=limits.turning,
+                limit=TURNING,
                 hint="Gradients that agree or cancel between batches, a rate that changed, or a scale that is felt.",
             )
-
-
-def _last_steps(result: IntrinsicResult) -> int | None:
-    """Between the last two checkpoints."""
-    before, after = result.steps[-2:] if len(result.steps) > 1 else (None, None)
-    return after - before if before is not None and after is not None else None
-
-
-def _moved_meanwhile(layer: LayerEquilibrium, power: int, steps: int | None) -> bool:
-    """Whether the norm was another one for much of the way, so that the present one explains no angle."""
-    log_ratio, relaxation = known(layer.log_ratio), known(layer.relaxation_steps)
-    if not power or not log_ratio or not relaxation or steps is None:
-        return False
-    return abs(power * log_ratio) > SETTLED and steps > SOON * relaxation
 
 
 def _decorrelation(angle: float) -> float:
@@ -141,55 +106,44 @@ def _decorrelation(angle: float) -> float:
     return -0.5 * math.log1p(-min(math.sin(min(angle, math.pi / 2.0)) ** 2, 1.0 - RIGHT**2))
 
 
-def _short(result: IntrinsicResult, limits: Limits) -> Iterator[Finding]:
-    memory = memory_steps(result)
-    times = [(steps, layer) for layer in result.layers if (steps := known(layer.relaxation_steps)) is not None]
-    short = [(steps, layer) for steps, layer in times if steps < limits.memory * memory]
+def memory_steps(result: IntrinsicResult) -> float:
+    """Steps over which the optimizer averages: 1 / (1 − its slowest β or momentum)."""
+    return 1.0 / (1.0 - (max(result.betas) if result.betas else result.momentum or 0.0))
+
+
+def _reach_of_the_theory(result: IntrinsicResult) -> Iterator[Finding]:
+    """Layers of which theory tells times only roughly, nothing at all, or nothing of a bias that belongs to them."""
+    memory, total = memory_steps(result), len(result.layers)
+    times = [(steps, layer.name) for layer in result.layers if (steps := known(layer.relaxation_steps)) is not None]
+    short = [(steps, name) for steps, name in times if steps < MEMORY * memory]
     if short:
         steps, shortest = min(short, key=lambda one: one[0])
         yield Finding(
             code="relaxation-too-short",
             severity="info",
-            layer=shortest.name,
+            layer=shortest,
             message=f"relaxes in {steps:.0f} steps, not long beside the {memory:.0f} that "
-            f"{result.optimizer} averages over: the times are rough ({len(short)} of {len(result.layers)} layers)",
+            f"{result.optimizer} averages over: the times are rough ({len(short)} of {total} layers)",
             value=steps,
-            limit=limits.memory * memory,
+            limit=MEMORY * memory,
             hint="Norm and rotation hold all the same; the way there takes longer than told.",
         )
-
-
-def memory_steps(result: IntrinsicResult) -> float:
-    """Steps over which the optimizer averages."""
-    return 1.0 / (1.0 - max(result.betas)) if result.betas else 1.0 / (1.0 - (result.momentum or 0.0))
-
-
-def _not_invariant(result: IntrinsicResult) -> Iterator[Finding]:
-    names = [layer.name for layer in result.layers if layer.verdict == "none"]
-    if names:
-        yield Finding(
-            code="not-scale-invariant",
-            severity="info",
-            layer=names[0] if len(names) == 1 else None,
-            message=f"not scale-invariant, so that the theory is silent: {len(names)} of {len(result.layers)} layers, "
-            f"{_listed(names)}",
-            value=float(len(names)),
-            hint="norms shows what was measured.",
-        )
-
-
-def _joint(layers: Sequence[LayerEquilibrium]) -> Iterator[Finding]:
-    names = [layer.name for layer in layers if layer.granularity == "joint"]
-    if names:
-        yield Finding(
-            code="invariant-with-bias",
-            severity="info",
-            layer=names[0] if len(names) == 1 else None,
-            message=f"scale-invariant only together with a bias, which the numbers leave out: {_listed(names)}",
-            value=float(len(names)),
-            hint="They are right as far as the bias is small beside the weights and decays as they do.",
-        )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:NAMED])}{' …' if len(names) > NAMED else ''}"
+    silent = [layer.name for layer in result.layers if layer.verdict == "none"]
+    joint = [layer.name for layer in result.layers if layer.granularity == "joint"]
+    for names, code, message, hint in (
+        (
+            silent,
+            "not-scale-invariant",
+            f"not scale-invariant, so that the theory is silent: {len(silent)} of {total} layers, {listed(silent)}",
+            "norms shows what was measured.",
+        ),
+        (
+            joint,
+            "invariant-with-bias",
+            f"scale-invariant only together with a bias, which the numbers leave out: {listed(joint)}",
+            "They are right as far as the bias is small beside the weights and decays as they do.",
+        ),
+    ):
+        if names:
+            layer = names[0] if len(names) == 1 else None
+            yield Finding(code=code, severity="info", message=message, layer=layer, value=float(len(names)), hint=hint)

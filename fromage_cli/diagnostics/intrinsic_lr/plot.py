@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fromage_cli.diagnostics.intrinsic_lr.result import Drop, IntrinsicResult
@@ -11,17 +10,20 @@ from fromage_cli.terminal.pictures import saved
 from fromage_cli.terminal.words import middle, number, visible
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 NAMED = 10
 """Different curves that are named one by one."""
 NAME_WIDTH = 32
 """Cells of a layer's name in the legend."""
+BEFORE = 0.08
+"""Part of the time after the drop for which the rate before it is drawn too."""
+BRIGHTEST = 0.88
+"""Share of the colour scale that is used: its last colours are hard to see on white."""
 
 
 def draw(result: IntrinsicResult, subject: str, format: str) -> bytes:
-    """The picture as `svg` or `png`, the same bytes for the same result.
+    """Draws the picture as `svg` or `png`, the same bytes for the same result.
 
     `subject`: what was measured, for the title. Raises UsageError where matplotlib is missing.
     """
@@ -29,7 +31,10 @@ def draw(result: IntrinsicResult, subject: str, format: str) -> bytes:
 
 
 def _figure(result: IntrinsicResult, subject: str) -> Figure:
+    """One panel with a title; the legend stands right of it."""
+    import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(9.0, 5.0))
     axes = figure.subplots(1, 1)
@@ -40,47 +45,27 @@ def _figure(result: IntrinsicResult, subject: str) -> Figure:
     axes.set_xlabel("steps after the drop")
     axes.set_ylabel("effective rate / effective rate now")
     axes.set_yscale("log")
-    _curves(axes, curves(result))
-    _ticks(axes)
-    return figure
-
-
-def _ticks(axes: Axes) -> None:
-    """Plain numbers at 1, 2 and 5 times powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
+    colours, found = matplotlib.colormaps["viridis"], curves(result)
+    lines = []
+    for index, (drop, _) in enumerate(found):
+        steps, ratios = (-BEFORE * drop.steps[-1], 0.0, *drop.steps), (1.0, 1.0, *drop.ratios)
+        lines += axes.plot(steps, ratios, color=colours(BRIGHTEST * index / max(len(found) - 1, 1)))
+    lines = lines[:NAMED]
+    # names are set one by one, because a legend leaves out those that begin with an underscore
+    legend = axes.legend(lines, ["?"] * len(lines), loc="upper left", bbox_to_anchor=(1.02, 1.0))
+    for text, (_, names) in zip(legend.get_texts(), found, strict=False):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        text.set_text(middle(visible(names[0]), NAME_WIDTH) + more)
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
+    return figure
 
 
-def curves(result: IntrinsicResult) -> list[tuple[list[str], Drop]]:
+def curves(result: IntrinsicResult) -> list[tuple[Drop, list[str]]]:
     """The courses, each with the layers that share it."""
-    found: list[tuple[list[str], Drop]] = []
+    found: dict[Drop, list[str]] = {}
     for layer in result.layers:
-        drop = layer.drop
-        if isinstance(drop, Missing):
-            continue
-        for names, other in found:
-            if other == drop:
-                names.append(layer.name)
-                break
-        else:
-            found.append(([layer.name], drop))
-    return found
-
-
-def _curves(axes: Axes, found: Sequence[tuple[list[str], Drop]]) -> None:
-    import matplotlib
-
-    colours = matplotlib.colormaps["viridis"]
-    drawn = []
-    for index, (_, drop) in enumerate(found):
-        colour = colours(0.88 * index / max(len(found) - 1, 1))
-        steps, ratios = (-0.08 * drop.steps[-1], 0.0, *drop.steps), (1.0, 1.0, *drop.ratios)
-        drawn.append(axes.plot(steps, ratios, color=colour)[0])
-    named = list(zip(drawn, found, strict=True))[:NAMED]
-    legend = axes.legend([line for line, _ in named], ["?"] * len(named), loc="upper left", bbox_to_anchor=(1.02, 1.0))
-    for text, (_, (names, _)) in zip(legend.get_texts(), named, strict=True):
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        text.set_text(middle(visible(names[0]), NAME_WIDTH) + more)
+        if not isinstance(layer.drop, Missing):
+            found.setdefault(layer.drop, []).append(layer.name)
+    return list(found.items())

@@ -1,7 +1,8 @@
 """The page a person sees: a sentence, the layers that are furthest from equilibrium first, what a drop would do."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from statistics import median
 
 from rich.console import Group, RenderableType
@@ -32,12 +33,15 @@ _TITLES = {
 
 def render(result: IntrinsicResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
-    shown = result.layers if style.show_all else sorted(result.layers, key=_order)[:ROWS]
-    hidden = hidden_rows(len(shown), len(result.layers))
+
+    def nearness(layer: LayerEquilibrium) -> float:
+        return math.inf if isinstance(layer.log_ratio, Missing) else -abs(layer.log_ratio)
+
+    shown = result.layers if style.show_all else sorted(result.layers, key=nearness)[:ROWS]
     return Group(
         prose(summary(result), style),
         _layers(result, shown, style),
-        *hidden,
+        *hidden_rows(len(shown), len(result.layers)),
         prose(_legend(result), style, "dim"),
         *_after_drop(result, shown, style),
         *not_known(result.layers, _TITLES, style),
@@ -47,11 +51,25 @@ def render(result: IntrinsicResult, style: PageStyle) -> RenderableType:
 def summary(result: IntrinsicResult) -> str:
     """The answer in a few sentences."""
     rule = OPTIMIZER_TITLES.get(result.optimizer, result.optimizer)
-    if result.momentum:
-        rule += f" with momentum {number(result.momentum)}"
-    if result.decay is not None:
-        rule += f", decay {result.decay}"
-    said = [f"{rule}, {counted(len(result.layers), 'layer')}.", *_state(result)]
+    momentum = f" with momentum {number(result.momentum)}" if result.momentum else ""
+    decay = f", decay {result.decay}" if result.decay is not None else ""
+    said = [f"{rule}{momentum}{decay}, {counted(len(result.layers), 'layer')}."]
+    times = _known(layer.relaxation_steps for layer in result.layers)
+    if times:
+        epochs = _known(layer.relaxation_epochs for layer in result.layers)
+        in_epochs = f" ({number(median(epochs))} epochs)" if epochs else ""
+        said.append(f"Norms relax in {number(median(times))} steps{in_epochs}.")
+    ratios = _known(layer.log_ratio for layer in result.layers)
+    if ratios:
+        there = sum(math.log(0.9) <= ratio <= math.log(1.1) for ratio in ratios)
+        ends = " to ".join(
+            f"{number(math.exp(abs(end)))} × {'above' if end > 0.0 else 'below'}"
+            for end in (min(ratios), max(ratios))[: len(ratios)]
+        )
+        norms = f"the norms are from {ends} their own" if len(ratios) > 1 else f"the norm is {ends} its own"
+        said.append(f"{there} of {len(ratios)} {'is' if there == 1 else 'are'} within 10 % of equilibrium; {norms}.")
+    if not times and not ratios:
+        said.append("No layer has an equilibrium norm here.")
     untested = sum(layer.verdict == "untested" for layer in result.layers)
     if not result.tested:
         said.append("This assumes scale invariance, which only a model and a batch can tell.")
@@ -60,103 +78,66 @@ def summary(result: IntrinsicResult) -> str:
     return " ".join(said)
 
 
-def _state(result: IntrinsicResult) -> list[str]:
-    """Where the layers are, and how long they take."""
-    ratios = [ratio for layer in result.layers if (ratio := known(layer.log_ratio)) is not None]
-    times = [steps for layer in result.layers if (steps := known(layer.relaxation_steps)) is not None]
-    said = []
-    if times:
-        epochs = [count for layer in result.layers if (count := known(layer.relaxation_epochs)) is not None]
-        spelled = f" ({number(median(epochs))} epochs)" if epochs else ""
-        said.append(f"Norms relax in {number(median(times))} steps{spelled}.")
-    if ratios:
-        there = sum(math.log(0.9) <= ratio <= math.log(1.1) for ratio in ratios)
-        ends = [min(ratios), max(ratios)] if len(ratios) > 1 else ratios
-        norms = "the norms are from " if len(ratios) > 1 else "the norm is "
-        said.append(
-            f"{there} of {len(ratios)} {'is' if there == 1 else 'are'} within 10 % of equilibrium; {norms}"
-            f"{' to '.join(_beside(end) for end in ends)} {'their' if len(ratios) > 1 else 'its'} own."
-        )
-    return said or ["No layer has an equilibrium norm here."]
-
-
-def _beside(log_ratio: float) -> str:
-    """A norm against its equilibrium, in words."""
-    return f"{number(math.exp(abs(log_ratio)))} × {'above' if log_ratio > 0.0 else 'below'}"
-
-
-def _order(layer: LayerEquilibrium) -> float:
-    return math.inf if isinstance(layer.log_ratio, Missing) else -abs(layer.log_ratio)
+def _known(values: Iterable[float | Missing]) -> list[float]:
+    return [found for value in values if (found := known(value)) is not None]
 
 
 def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: PageStyle) -> RenderableType:
+    """A row for each layer; columns in which no layer has anything are left out."""
     series = len(result.steps) > 1
-    columns = [
-        Column("layer", name=True),
-        Column("shape", optional=7),
-        Column("scale", left=True, optional=5),
-        Column("λ_e", optional=3),
-        Column("η_e", optional=4),
-        Column("‖W‖", optional=1),
-        Column("‖W*‖", optional=1),
-        Column("ln ratio"),
-        Column("growth"),
-        Column("τ"),
-        Column("epochs", optional=6),
-        Column("steps left"),
-        Column("rotation" if not series else "expected"),
-        Column("observed"),
-    ]
-    rows = {layer.name: _cells(layer, series) for layer in shown}
-    kept = [
-        column
-        for column in columns
-        if column.name or any(not isinstance(rows[name][column.header], Missing | None) for name in rows)
-    ]
-    return house_table(kept, [[rows[layer.name][column.header] for column in kept] for layer in shown], style)
-
-
-def _cells(layer: LayerEquilibrium, series: bool) -> dict[str, object]:
-    return {
-        "layer": layer.name,
-        "shape": "×".join(map(str, layer.shape)),
-        "scale": None if layer.verdict == "untested" else layer.granularity or layer.verdict,
-        "λ_e": layer.intrinsic_learning_rate,
-        "η_e": layer.effective_learning_rate,
-        "‖W‖": layer.norm,
-        "‖W*‖": layer.equilibrium_norm,
-        "ln ratio": layer.log_ratio,
-        "growth": layer.growth_per_step,
-        "τ": layer.relaxation_steps,
-        "epochs": layer.relaxation_epochs,
-        "steps left": layer.steps_to_equilibrium,
-        "expected" if series else "rotation": layer.expected_rotation,
-        "observed": layer.observed_rotation,
+    columns = {
+        "name": Column("layer", name=True),
+        "shape": Column("shape", optional=7),
+        "scale": Column("scale", left=True, optional=5),
+        "intrinsic_learning_rate": Column("λ_e", optional=3),
+        "effective_learning_rate": Column("η_e", optional=4),
+        "norm": Column("‖W‖", optional=1),
+        "equilibrium_norm": Column("‖W*‖", optional=1),
+        "log_ratio": Column("ln ratio"),
+        "growth_per_step": Column("growth"),
+        "relaxation_steps": Column("τ"),
+        "relaxation_epochs": Column("epochs", optional=6),
+        "steps_to_equilibrium": Column("steps left"),
+        "expected_rotation": Column("expected" if series else "rotation"),
+        "observed_rotation": Column("observed"),
     }
+    rows = [
+        {
+            **vars(layer),
+            "shape": "×".join(map(str, layer.shape)),
+            "scale": None if layer.verdict == "untested" else layer.granularity or layer.verdict,
+        }
+        for layer in shown
+    ]
+    kept = [
+        field for field in columns if field == "name" or any(not isinstance(row[field], Missing | None) for row in rows)
+    ]
+    return house_table([columns[field] for field in kept], [[row[field] for field in kept] for row in rows], style)
 
 
 def _legend(result: IntrinsicResult) -> str:
-    words = []
-    if any(known(layer.relaxation_steps) is not None for layer in result.layers):
+    """What the columns are that hold anything."""
+    words, turns = [], _known(layer.expected_rotation for layer in result.layers)
+    if _known(layer.relaxation_steps for layer in result.layers):
         words.append("τ: relaxation in steps; steps left: until within 10 % of the equilibrium norm ‖W*‖")
-    if any(known(layer.growth_per_step) is not None for layer in result.layers):
+    if _known(layer.growth_per_step for layer in result.layers):
         words.append("growth: of ln ‖W‖ a step, without equilibrium")
     if len(result.steps) > 1:
         first, last = result.steps[-2:]
         words.append(f"rotation in radians between steps {first} and {last}")
-        if any(known(layer.expected_rotation) is not None for layer in result.layers):
+        if turns:
             words.append("expected: at equilibrium, if gradients were noise alone")
-    elif any(known(layer.expected_rotation) is not None for layer in result.layers):
+    elif turns:
         words.append("rotation: radians a step, at equilibrium")
-    if result.optimizer == LION.name and any(known(layer.equilibrium_norm) is not None for layer in result.layers):
+    if result.optimizer == LION.name and _known(layer.equilibrium_norm for layer in result.layers):
         words.append("‖W*‖ for Gaussian noise: layers of sparse gradients end 10 to 30 % above")
     return f"{'; '.join(words)}." if words else ""
 
 
 def _after_drop(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: PageStyle) -> list[RenderableType]:
     """What dividing the rate does: at once, and in the end."""
-    rows = [(layer.name, drop) for layer in shown if (drop := known(layer.drop)) is not None]
-    if not rows or result.drop_factor is None:
+    drops = [(layer.name, drop) for layer in shown if (drop := known(layer.drop)) is not None]
+    if not drops or result.drop_factor is None:
         return []
     columns = [
         Column("rate ÷ " + number(result.drop_factor), name=True),
@@ -165,8 +146,9 @@ def _after_drop(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], styl
         Column("after"),
         Column("effective rate", left=True),
     ]
-    ends = 0.9 * min(min(drop.ratios) for _, drop in rows), max(1.0, *(max(drop.ratios) for _, drop in rows))
-    cells = [
+    ratios = [ratio for _, drop in drops for ratio in drop.ratios]
+    ends = 0.9 * min(ratios), max(1.0, *ratios)
+    rows = [
         (
             name,
             drop.at_once,
@@ -174,22 +156,22 @@ def _after_drop(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], styl
             drop.recovery_steps,
             sparkline(drop.ratios[::2], log=True, scale=ends, ascii_only=style.ascii_only),
         )
-        for name, drop in rows
+        for name, drop in drops
     ]
     said = "Effective rate relative to now; after: steps until it is within 10 % of its end. The curve spans four "
     said += f"relaxation times of the new rate, from {number(ends[0])} to {number(ends[1])} on a log scale."
-    if any(drop.from_equilibrium for _, drop in rows):
+    if any(drop.from_equilibrium for _, drop in drops):
         said += " Layers whose equilibrium norm is not known are taken to be at it."
-    return [Text(""), house_table(columns, cells, style), prose(said, style, "dim")]
+    return [Text(""), house_table(columns, rows, style), prose(said, style, "dim")]
 
 
 def rotations(result: IntrinsicResult) -> Table:
     """One row for each layer and pair of consecutive checkpoints."""
     rows = [
-        (layer.name, result.steps[index], result.steps[index + 1], expected, observed)
+        (layer.name, *steps, expected, observed)
         for layer in result.layers
-        for index, (expected, observed) in enumerate(
-            zip(layer.expected_rotations, layer.observed_rotations, strict=True)
+        for steps, expected, observed in zip(
+            pairwise(result.steps), layer.expected_rotations, layer.observed_rotations, strict=False
         )
     ]
     return Table(("layer", "from_step", "to_step", "expected_rotation", "observed_rotation"), tuple(rows))
@@ -197,11 +179,10 @@ def rotations(result: IntrinsicResult) -> Table:
 
 def courses(result: IntrinsicResult) -> Table:
     """One row for each layer and step after the drop."""
-    rows = [
-        (layer.name, step, ratio, rate if isinstance(rate, Missing) else ratio * rate)
-        for layer in result.layers
-        for drop, rate in [(layer.drop, layer.effective_learning_rate)]
-        if not isinstance(drop, Missing)
-        for step, ratio in zip(drop.steps, drop.ratios, strict=True)
-    ]
+    rows = []
+    for layer in result.layers:
+        drop, rate = known(layer.drop), layer.effective_learning_rate
+        if drop is not None:
+            for step, ratio in zip(drop.steps, drop.ratios, strict=True):
+                rows.append((layer.name, step, ratio, rate if isinstance(rate, Missing) else ratio * rate))
     return Table(("layer", "step", "ratio", "effective_learning_rate"), tuple(rows))

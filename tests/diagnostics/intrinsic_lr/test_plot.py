@@ -14,7 +14,7 @@ def dropped(make_result, make_layer, drop):
 
 
 def test_layers_of_one_course_share_a_curve(dropped):
-    assert [names for names, _ in curves(dropped)] == [["a_$x$", "b"]]
+    assert [names for _, names in curves(dropped)] == [["a_$x$", "b"]]
 
 
 def test_what_stands_in_it_and_that_it_is_the_same_each_time(dropped):
