@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from fromage_cli.optimizers.rule import ADAM, ADAMW, LION, RULES
+from fromage_cli.optimizers.rule import ADAFACTOR, ADAM, ADAMW, LION, RULES
 
 EITHER_ADAM = f"{ADAM.name} or {ADAMW.name}"
 BESIDE = {"step", "param", "master_param", "master_params", "fp32_param"}
@@ -20,8 +20,7 @@ OTHERS_BY_SLOTS = (
     ({"square_avg", "acc_delta"}, "adadelta"),
     ({"square_avg"}, "rmsprop"),
     ({"sum"}, "adagrad"),
-    ({"row_var"}, "adafactor"),
-    ({"exp_avg_sq_row"}, "adafactor"),
+    ({"exp_avg_sq_row"}, f"{ADAFACTOR.name} of transformers"),
 )
 """Optimizers that are recognised and not covered; the more telling marks first."""
 

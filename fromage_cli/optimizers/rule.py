@@ -155,7 +155,7 @@ LAMB = Rule(
     reads_weights=True,
     averages="betas",
     rate_power=0,
-    without={"threshold": NOT_LINEAR, "equilibrium": "there is no closed form for lamb"},
+    without={"threshold": NOT_LINEAR, "equilibrium": "there is no closed form for lamb: it rescales its decay with its update"},
     setting_marks=_marks({"betas", "trust_clip"}, {"betas", "grad_averaging"}),
     slot_marks=_marks({"trust_ratio"}),
 )
@@ -226,14 +226,33 @@ MUON = Rule(
     rate_power=1,
     without={
         "threshold": NOT_LINEAR,
-        "equilibrium": "there is no closed form for muon",
+        "equilibrium": "there is no closed form for muon: its step is orthogonalised after its momentum",
         "growth": NO_RELATIVE_STEP,
         "typical rate": "for Muon's original scaling",
     },
     setting_marks=_marks({"ns_steps"}),
 )
 
-RULES: Mapping[str, Rule] = {rule.name: rule for rule in (FROMAGE, LARS, LAMB, SGD, ADAM, ADAMW, LION, MUON)}
+ADAFACTOR = Rule(
+    name="adafactor",
+    title="Adafactor",
+    implementation="torch.optim.Adafactor",
+    defaults={"beta2_decay": -0.8, "eps": (None, 1e-3), "d": 1.0, "weight_decay": 0.0},
+    slots=("step",),  # and row_var with col_var, of a vector variance
+    decay="decoupled",
+    reads_weights=True,
+    rate_power=0,
+    without={
+        "threshold": "its clipping makes the step not linear in the gradient, so that no curvature bounds its rate",
+        "equilibrium": "there is no closed form for adafactor: its step has the size of the weights",
+        "growth": NO_RELATIVE_STEP,
+        "typical rate": "no study has one for Adafactor",
+    },
+    setting_marks=_marks({"beta2_decay"}),
+    slot_marks=_marks({"row_var"}, {"step", "variance"}),
+)
+
+RULES: Mapping[str, Rule] = {rule.name: rule for rule in (FROMAGE, LARS, LAMB, SGD, ADAM, ADAMW, LION, MUON, ADAFACTOR)}
 """By name, in the order in which tables list them."""
 
 

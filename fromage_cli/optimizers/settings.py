@@ -72,7 +72,7 @@ class Optimizer:
     """What the user should know of how it was found."""
     group_notes: tuple[str, ...] = ()
     """The same where one value is taken for groups that differ."""
-    eps: float | None = None
+    eps: Any = None
     """None takes the rule's own."""
     amsgrad: bool = False
     trust_coefficient: float = 1.0
@@ -143,8 +143,8 @@ class Optimizer:
         return 1.0 / math.hypot(1.0, rate) if self.rule is FROMAGE else 1.0
 
     @property
-    def epsilon(self) -> float:
-        """What is added to a root or a norm before it divides."""
+    def epsilon(self) -> Any:
+        """What is added to a root or a norm before it divides; of Adafactor two numbers."""
         return self.eps if self.eps is not None else (self.rule or ADAM).defaults.get("eps", ADAM.defaults["eps"])
 
     @property

@@ -61,6 +61,11 @@ def test_kinds_that_torch_has_not():
     assert made(["momentum_buffer"], trust_coefficient=0.001, nesterov=False, dampening=0).kind == "lars"
 
 
+def test_the_adafactor_of_transformers_keeps_other_slots_than_torchs():
+    assert made(["exp_avg_sq_row", "exp_avg_sq_col"], decay_rate=-0.8).kind == "adafactor of transformers"
+    assert made(["step", "row_var", "col_var"], d=1.0).settings.rule == "adafactor"
+
+
 def test_an_older_file_does_not_say_which_adam():
     slots = ["step", "exp_avg", "exp_avg_sq"]
     assert made(slots, betas=(0.9, 0.99), weight_decay=0.1).kind == "adam or adamw"

@@ -14,7 +14,7 @@ from fromage_cli.errors import MismatchError
 from fromage_cli.optimizers.recognition import recognise
 from fromage_cli.optimizers.settings import SavedSettings
 
-SHAPED = ("exp_avg", "momentum_buffer", "exp_avg_sq", "exp_inf", "square_avg", "sum", "prev")
+SHAPED = ("exp_avg", "momentum_buffer", "exp_avg_sq", "exp_inf", "square_avg", "sum", "prev", "variance")
 """Slots that have their parameter's shape, in torch's own optimizers."""
 _MOST_WORK = 1_000_000
 """Places in groups that are compared, over all ways of interleaving them, before they are called ambiguous."""
@@ -248,4 +248,5 @@ def slot_shape(slot: Mapping[str, Any]) -> tuple[int, ...] | None:
     for name in SHAPED:
         if hasattr(stored.get(name), "shape"):
             return tuple(stored[name].shape)
-    return None
+    row, column = (getattr(stored.get(name), "shape", None) for name in ("row_var", "col_var"))
+    return (*row[:-1], column[-1]) if row is not None and column is not None else None  # Adafactor's means

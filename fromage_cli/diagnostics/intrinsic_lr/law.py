@@ -139,8 +139,9 @@ def _fromage(subject: Subject, rate: float, decay: float) -> Law:
 
 
 def _without_form(subject: Subject, rate: float, decay: float) -> Law:
-    rule = subject.training.variant or subject.training.optimizer
-    return _none(Missing(Why.NO_FORMULA, f"there is no closed form for {rule}"))
+    name = subject.training.variant or subject.training.optimizer
+    known = RULES[name].without.get("equilibrium") if name in RULES else None
+    return _none(Missing(Why.NO_FORMULA, known or f"there is no closed form for {name}"))
 
 
 _LAWS = {

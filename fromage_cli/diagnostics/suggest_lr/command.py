@@ -8,6 +8,7 @@ import typer
 from fromage_cli.errors import FromageError, NumericalError, ResourceError, UsageError
 from fromage_cli.intake import open_problem
 from fromage_cli.missing import Missing, found_of
+from fromage_cli.optimizers.rule import RULES
 from fromage_cli.terminal.answer import Answer, records
 from fromage_cli.terminal.estimate import estimate_answer
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
@@ -156,5 +157,5 @@ def _stages(rule: "Optimizer", probe: str, sharpness: bool, verify: int) -> int:
     """How often the bar moves, about."""
     measured = 1 + 2 + 6
     if rule.name is None:
-        return measured + 8
+        return measured + len(RULES)
     return measured + 2 + sharpness + (0 if probe == "none" else 6) + (3 if verify else 0)

@@ -16,7 +16,7 @@ from fromage_cli.diagnostics.suggest_lr.result import (
 )
 from fromage_cli.diagnostics.suggest_lr.training import Trained, check, recommend
 from fromage_cli.missing import OPTIMIZER_UNKNOWN, Interrupted, Missing, known
-from fromage_cli.optimizers.rule import FROMAGE, LARS
+from fromage_cli.optimizers.rule import ADAFACTOR, FROMAGE, LARS
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.lines.crossing import Crossing
 from fromage_cli.probes.lines.direction import Still
@@ -164,6 +164,8 @@ def _notes(
         notes.append(f"noise: not measured ({measuring.update.no_noise}); cosines are those of the batch as it is.")
     if optimizer.rule is LARS:
         notes.append("lars: taken to scale every tensor, vectors too; some implementations leave vectors unscaled.")
+    if optimizer.rule is ADAFACTOR:
+        notes.append("adafactor: takes no rate above 1/√t after t steps; a higher one moves no further.")
     if optimizer.trust_clip:
         notes.append(f"{optimizer.name}: its clipping of the trust ratio shortens some steps and is left out.")
     if crossing is not None and crossing.products is None and crossing.stopped is None:

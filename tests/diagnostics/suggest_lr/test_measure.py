@@ -281,7 +281,7 @@ def test_without_an_optimizer_every_one_has_its_rate(
     assert known(result.limit.eta) is not None and result.limit.learning_rate == OPTIMIZER_UNKNOWN
     assert result.recommended.learning_rate == OPTIMIZER_UNKNOWN
     assert [each.name for each in result.alternatives] == [
-        "fromage", "lars", "lamb", "sgd", "adam", "adamw", "lion", "muon",
+        "fromage", "lars", "lamb", "sgd", "adam", "adamw", "lion", "muon", "adafactor",
     ]  # fmt: skip
     rates = {each.name: each for each in result.alternatives}
     assert rates["fromage"].limit == pytest.approx(result.limit.eta)
@@ -334,7 +334,7 @@ def test_all_of_them_together_stay_within_their_forward_passes(
     problem = make_problem(perceptron, classification)
     result = suggest(problem, Optimizer()).result
     rises = [each.critical for each in result.alternatives]
-    assert len(rises) == 8 and rises[0] is not None and rises[-1] is None
+    assert len(rises) == 9 and rises[0] is not None and rises[-1] is None
     assert all(each.limit is not None for each in result.alternatives)
     counted = make_problem(perceptron, classification)
     monkeypatch.setattr(alternatives, "RULES", {})

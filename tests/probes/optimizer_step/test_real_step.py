@@ -30,6 +30,8 @@ RULES: list[tuple[Any, dict[str, Any]]] = [
     (Lion, {"betas": (0.5, 0.7)}),
     (torch.optim.Muon, {"weight_decay": 0.1}),
     (torch.optim.Muon, {"nesterov": False, "adjust_lr_fn": "match_rms_adamw", "ns_steps": 3}),
+    (torch.optim.Adafactor, {}),
+    (torch.optim.Adafactor, {"weight_decay": 0.1, "d": 1.5, "eps": (1e-6, 0.3)}),
 ]
 
 
@@ -144,6 +146,7 @@ def test_a_fromage_step_lacks_only_the_prefactor(
         (Optimizer("adam", weight_decay=0.1), lambda p: torch.optim.Adam(p, 0.0, weight_decay=0.1)),
         (Optimizer("lamb"), lambda p: LAMB(p, 0.0)),
         (Optimizer("lion"), lambda p: Lion(p, 0.0)),
+        (Optimizer("adafactor"), lambda p: torch.optim.Adafactor(p, 0.0)),
         (Optimizer("muon", momentum=0.95, nesterov=True), lambda p: torch.optim.Muon(p, 0.0)),
     ],
 )
