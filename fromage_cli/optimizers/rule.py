@@ -155,7 +155,10 @@ LAMB = Rule(
     reads_weights=True,
     averages="betas",
     rate_power=0,
-    without={"threshold": NOT_LINEAR, "equilibrium": "there is no closed form for lamb: it rescales its decay with its update"},
+    without={
+        "threshold": NOT_LINEAR,
+        "equilibrium": "there is no closed form for lamb: it rescales its decay with its update",
+    },
     setting_marks=_marks({"betas", "trust_clip"}, {"betas", "grad_averaging"}),
     slot_marks=_marks({"trust_ratio"}),
 )
