@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fromage_cli.errors import FromageError, NumericalError, ResourceError, UsageError
+from fromage_cli.errors import UsageError
 from fromage_cli.intake import Intake, checkpoint_record, open_problem
-from fromage_cli.missing import failed, found_of
+from fromage_cli.missing import found_of
 from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
@@ -25,7 +25,6 @@ from fromage_cli.terminal.progress import progress
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.diagnostics.distance.pairing import Pairing
-    from fromage_cli.diagnostics.distance.result import DistanceResult
 
 
 @diagnostic(tables=("layers",), estimate=True)
@@ -43,9 +42,8 @@ def command(
     output: OutputOptions,
 ) -> Answer:
     """How far apart are two networks, layer by layer and (with --model or --batch) as functions?"""
-    if (
-        session.current().origins.get("optimizer_state") == session.COMMAND_LINE
-    ):  # elsewhere it may stand for other commands
+    # where it stands in the configuration it may be meant for other commands
+    if session.current().origins.get("optimizer_state") == session.COMMAND_LINE:
         raise UsageError("--optimizer-state: no optimizer plays a part in a distance.", "Leave it out.")
 
     from fromage_cli.checkpoints import open_checkpoint
@@ -62,8 +60,6 @@ def command(
     )
     chosen = tensors.tensors or "matrices"
     pairing = pair_tensors(*opened, chosen, tensors.include or (), tensors.exclude or ())
-    if not pairing.names:
-        raise _nothing_in_common(*opened, pairing)
     asked = model.model is not None or batch.batch is not None
     intake = open_problem(opened[0], model, batch, run) if asked else None
     if run.estimate:
@@ -75,7 +71,11 @@ def command(
         )
     notes = [f"{label}: {note}" for label, one in zip("AB", opened, strict=True) for note in one.notes]
     if intake is not None and error is None:
-        result, notes, error = _with_function(result, intake, *opened)
+        from fromage_cli.diagnostics.distance.function import with_function
+
+        filled, said = with_function(result, intake.problem, *opened)
+        result, error = found_of(filled)
+        notes = [f"B: {note}" for note in said]
     answer = Answer(
         result=result,
         page=lambda style: render(result, style),
@@ -88,32 +88,6 @@ def command(
     )
     answer = answer if intake is None else intake.complete(answer)
     return replace(answer, checkpoints=tuple(checkpoint_record(checkpoint) for checkpoint in opened))
-
-
-def _with_function(
-    result: "DistanceResult", intake: Intake, first: "Checkpoint", second: "Checkpoint"
-) -> tuple["DistanceResult", list[str], FromageError | None]:
-    """The result with its function part, what is to be said of the second, and what kept that part from being had."""
-    from fromage_cli.diagnostics.distance.function import with_function
-
-    try:
-        result, notes = with_function(result, intake.problem, first, second)
-    except (ResourceError, NumericalError) as error:
-        why = failed(error)
-        result = replace(result, function_distance=why, largest_function_distance=why, log10_bound=why, bound=why)
-        return result, [f"B: {note}" for note in second.notes], error
-    return result, [f"B: {note}" for note in notes], None
-
-
-def _nothing_in_common(first: "Checkpoint", second: "Checkpoint", pairing: "Pairing") -> UsageError:
-    from fromage_cli.checkpoints.names.naming import nearest
-
-    name = next(iter(pairing.unpaired.only_first or first.entries))
-    return UsageError(
-        "No layer is left: none has two dimensions, one name and one shape in both, and was asked for.",
-        hint=f"The first has {name!r}. {nearest(name, second.entries)} --tensors all compares vectors too.",
-        details=[*pairing.unpaired.only_first, *pairing.unpaired.only_second, *pairing.unpaired.reshaped],
-    )
 
 
 def _estimate(

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.distance.result import Bound, DistanceResult, LayerDistance
-from fromage_cli.missing import Missing, Why, known
+from fromage_cli.errors import NumericalError, ResourceError
+from fromage_cli.missing import Interrupted, Missing, Why, failed, known
 from fromage_cli.probes.structure.chain import Chain, theorem_chain
 from fromage_cli.probes.structure.function_distance import function_distance
 from fromage_cli.problem.evaluation.problem import Problem
@@ -17,12 +18,17 @@ from fromage_cli.theory.network_distance import log10_function_bound
 
 def with_function(
     result: DistanceResult, problem: Problem, first: Checkpoint, second: Checkpoint
-) -> tuple[DistanceResult, tuple[str, ...]]:
+) -> tuple[DistanceResult | Interrupted[DistanceResult], tuple[str, ...]]:
     """Fills in the function part of the result, and says what the user should know of the second weights.
 
-    `problem` stands at the first checkpoint's weights. Raises as `function_distance` does.
+    `problem` stands at the first checkpoint's weights. Raises MismatchError as `function_distance` does.
     """
-    found = function_distance(problem, second)
+    try:
+        found = function_distance(problem, second)
+    except (ResourceError, NumericalError) as error:
+        why = failed(error)
+        result = replace(result, function_distance=why, largest_function_distance=why, log10_bound=why, bound=why)
+        return Interrupted(result, error), second.notes
     zero = Missing(Why.ZERO_OR_NOT_FINITE, "the first network's output is zero")
     trainable = trainable_tensors(problem.model)
     stored = stored_names(problem.model, first, trainable)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.reading.arrays import load_matrix
-from fromage_cli.checkpoints.reading.pairs import Pair, measure_pair
+from fromage_cli.checkpoints.reading.pairs import measure_pair
 from fromage_cli.diagnostics.distance.pairing import Pairing
 from fromage_cli.diagnostics.distance.result import (
     ConditionNumber,
@@ -90,6 +90,14 @@ def _layer(first: Checkpoint, second: Checkpoint, name: str, spectrum: bool, ste
         vector = Missing(Why.NOT_DEFINED, "a vector has no singular values")
         spectral = NO_SPECTRUM if not spectrum else NO_SIZE if len(entry.shape) > 1 else vector
         condition = ConditionNumber(spectral, spectral, spectral)
+    if isinstance(steps, Missing) or isinstance(relative, Missing):
+        unknown = steps if isinstance(steps, Missing) else NO_SIZE
+        implied = ImpliedStep(unknown, unknown)
+    else:
+        wandering = NO_SIZE if pair.angle is None else wandering_step(pair.angle, steps)
+        if wandering is None:
+            wandering = Missing(Why.NOT_DEFINED, "steps at right angles to the weights never turn them by 90° or more")
+        implied = ImpliedStep(straight_step(relative, steps), wandering)
     return LayerDistance(
         name=name,
         kind=None,
@@ -103,7 +111,7 @@ def _layer(first: Checkpoint, second: Checkpoint, name: str, spectrum: bool, ste
         spectral_distance=spectral,
         cosine=NO_SIZE if pair.angle is None else math.cos(pair.angle),
         angle=NO_SIZE if pair.angle is None else pair.angle,
-        implied_step=_implied_step(pair, relative, steps),
+        implied_step=implied,
         condition_number=condition,
     )
 
@@ -127,18 +135,6 @@ def _singular_values(first: Checkpoint, second: Checkpoint, name: str) -> tuple[
             unmoved if moved <= 0.0 else too_large if difference_condition is None else difference_condition,
         ),
     )
-
-
-def _implied_step(pair: Pair, relative: float | Missing, steps: int | Missing) -> ImpliedStep:
-    """The relative step of every training step that would explain the distance."""
-    if isinstance(steps, Missing):
-        return ImpliedStep(steps, steps)
-    if isinstance(relative, Missing):
-        return ImpliedStep(relative, relative)
-    wandering = NO_SIZE if pair.angle is None else wandering_step(pair.angle, steps)
-    if wandering is None:
-        wandering = Missing(Why.NOT_DEFINED, "steps at right angles to the weights never turn them by 90° or more")
-    return ImpliedStep(straight_step(relative, steps), wandering)
 
 
 def _product(distances: Sequence[tuple[str, float | Missing]]) -> float | Missing:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
 from fromage_cli.checkpoints.layers import layer_entries
+from fromage_cli.checkpoints.names.naming import nearest
 from fromage_cli.diagnostics.distance.result import Unpaired
+from fromage_cli.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -19,23 +21,31 @@ class Pairing:
 def pair_tensors(
     first: Checkpoint, second: Checkpoint, tensors: str, include: Sequence[str], exclude: Sequence[str]
 ) -> Pairing:
-    """The floating-point tensors to compare: those of two or more dimensions, or `all`; each tied one once."""
+    """Pairs the floating-point tensors to compare: those of two or more dimensions, or `all`; each tied one once.
+
+    Raises UsageError where none is left.
+    """
     copies = {name for group in first.tied if _tied_in(second, group) for name in group[1:]}
     ours, theirs = (layer_entries(checkpoint, include, exclude, tensors) for checkpoint in (first, second))
     both = [name for name in ours if name in theirs]
     same = [name for name in both if ours[name].shape == theirs[name].shape]
-    return Pairing(
-        tuple(name for name in same if name not in copies),
-        Unpaired(
-            only_first=_lacking(ours, first, second),
-            only_second=_lacking(theirs, second, first),
-            reshaped=tuple(
-                name for name in ours if name in second.entries and ours[name].shape != second.entries[name].shape
-            ),
-            first_ties=tuple(group for group in first.tied if not _tied_in(second, group)),
-            second_ties=tuple(group for group in second.tied if not _tied_in(first, group)),
+    unpaired = Unpaired(
+        only_first=_lacking(ours, first, second),
+        only_second=_lacking(theirs, second, first),
+        reshaped=tuple(
+            name for name in ours if name in second.entries and ours[name].shape != second.entries[name].shape
         ),
+        first_ties=tuple(group for group in first.tied if not _tied_in(second, group)),
+        second_ties=tuple(group for group in second.tied if not _tied_in(first, group)),
     )
+    if not set(same) - copies:
+        name = next(iter(unpaired.only_first or first.entries))
+        raise UsageError(
+            "No layer is left: none has two dimensions, one name and one shape in both, and was asked for.",
+            hint=f"The first has {name!r}. {nearest(name, second.entries)} --tensors all compares vectors too.",
+            details=[*unpaired.only_first, *unpaired.only_second, *unpaired.reshaped],
+        )
+    return Pairing(tuple(name for name in same if name not in copies), unpaired)
 
 
 def _lacking(entries: dict[str, TensorEntry], own: Checkpoint, other: Checkpoint) -> tuple[str, ...]:
