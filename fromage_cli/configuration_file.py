@@ -1,6 +1,5 @@
 """A fromage.toml or pyproject.toml is read in one way, whether it is the project's own or lies beside a checkpoint."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,8 @@ def read_configuration(path: Path) -> ConfigurationTable | None:
 
     Raises UsageError where the file is not what it should be, and OSError where it cannot be read.
     """
+    import tomllib  # most commands find no such file
+
     with path.open("rb") as file:
         text = file.read(LONGEST + 1)
     if len(text) > LONGEST:

@@ -1,9 +1,12 @@
 """What `--estimate` prints instead of computing: the cost in gradients, bytes and seconds."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from fromage_cli.terminal.answer import Answer, Table, records
-from fromage_cli.terminal.tables import Column, house_table
+from fromage_cli.terminal.answer import Answer, PageStyle, Table, records
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,14 @@ def estimate_answer(estimate: Estimate) -> Answer:
     def table() -> Table:
         return records([estimate])
 
-    columns = [Column("gradients"), Column("bytes"), Column("seconds")]
-    row = (estimate.gradients, estimate.bytes, estimate.seconds)
+    def page(style: PageStyle) -> "RenderableType":
+        from fromage_cli.terminal.tables import Column, house_table  # brings rich
+
+        columns = [Column("gradients"), Column("bytes"), Column("seconds")]
+        return house_table(columns, [(estimate.gradients, estimate.bytes, estimate.seconds)], style)
+
     return Answer(
         EstimateResult(estimate),
-        page=lambda style: house_table(columns, [row], style),
+        page=page,
         tables={"estimate": table},
     )

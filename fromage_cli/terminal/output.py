@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +86,7 @@ def write_file(path: Path, text: str | bytes, force: bool = False) -> None:
     check_writable(path, force)
     target = path.resolve() if path.is_symlink() else path
     data = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    temporary = target.with_name(f".{target.name[:100]}.{os.urandom(6).hex()}.tmp")
     try:
         _write_whole(temporary, data)
         _put_in_place(temporary, target, force)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from fromage_cli.checkpoints.storage.files import HEAD, READ_BLOCK
 from fromage_cli.errors import FromageError, InputError, ResourceError
@@ -33,7 +32,11 @@ def local_path(url: str) -> Path | None:
     """Return the path that a `file://` URL means; None for other URLs."""
     parts = urlsplit(url)
     host = "" if parts.netloc.lower() == "localhost" else parts.netloc
-    return Path(url2pathname(host + parts.path)) if parts.scheme.lower() == "file" else None
+    if parts.scheme.lower() != "file":
+        return None
+    from urllib.request import url2pathname  # brings http and ssl
+
+    return Path(url2pathname(host + parts.path))
 
 
 def printable_url(url: str) -> str:

@@ -8,7 +8,7 @@ import typer
 
 from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_run
 from fromage_cli.terminal import session
-from fromage_cli.terminal.answer import Answer, Provenance, records
+from fromage_cli.terminal.answer import Answer, PageStyle, Provenance, Table, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import OptimizerName, OptimizerOptions, refuse_decay, require, spelled
 from fromage_cli.terminal.options import (
@@ -23,6 +23,8 @@ from fromage_cli.terminal.options import (
 from fromage_cli.terminal.progress import progress
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.diagnostics.norms.invariance import ModelTest
     from fromage_cli.diagnostics.norms.settings import Settings
@@ -121,7 +123,6 @@ def _answer(
     """What the files tell, and the model where there is one."""
     from fromage_cli.diagnostics.norms.findings import judge
     from fromage_cli.diagnostics.norms.measure import measure
-    from fromage_cli.diagnostics.norms.render import curve, render
 
     with progress("norms", total=len(checkpoints) * _elements(checkpoints[-1], names)) as advance:
 
@@ -131,10 +132,21 @@ def _answer(
                 check_limits()
 
         result = measure(checkpoints, names, settings, tests.layers if tests else None, done)
+
+    def page(style: PageStyle) -> "RenderableType":
+        from fromage_cli.diagnostics.norms.render import render  # brings rich
+
+        return render(result, style)
+
+    def curve() -> Table:
+        from fromage_cli.diagnostics.norms.render import curve
+
+        return curve(result)
+
     return Answer(
         result=result,
-        page=lambda style: render(result, style),
-        tables={"layers": lambda: records(result.layers), "steps": lambda: curve(result)},
+        page=page,
+        tables={"layers": lambda: records(result.layers), "steps": curve},
         findings=judge(result),
         provenance=Provenance(device="cpu", dtype="float64"),
         notes=() if settings.no_law else tuple(f"law: {words}." for words in settings.assumed),

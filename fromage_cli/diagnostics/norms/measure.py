@@ -195,7 +195,8 @@ def _channels(rows: "NDArray[Any]") -> Channels | Missing:
 
     if not numpy.isfinite(rows).all():
         return NOT_FINITE
-    median = float(numpy.median(rows))
+    ordered = numpy.sort(rows)  # numpy.median would import masked arrays
+    median = float((ordered[(len(rows) - 1) // 2] + ordered[len(rows) // 2]) / 2)
     return Channels(
         count=len(rows),
         smallest=float(rows.min()),
