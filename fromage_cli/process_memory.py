@@ -1,10 +1,21 @@
-"""How much main memory this process has held."""
+"""How much memory this process has held."""
 
 import re
 import sys
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
+
+
+def peak_memory() -> int | None:
+    """Bytes held at most where the computing is done: on CUDA devices once one is in use, else in main memory.
+
+    It is what `--max-memory` limits and what `--estimate` foretells. torch is not imported to find out.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return sum(int(torch.cuda.max_memory_allocated(index)) for index in range(torch.cuda.device_count()))
+    return largest_resident()
 
 
 def largest_resident() -> int | None:

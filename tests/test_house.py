@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fromage_cli.cli import build_program
 from fromage_cli.diagnostics import COMMANDS
 from fromage_cli.optimizers.rule import RULES
 
@@ -97,6 +99,9 @@ TESTED_ELSEWHERE = {
     "terminal/progress.py": "terminal/test_streams.py",
 }
 """Parts of something larger, with the tests that hold them to their numbers and refusals as parts of it."""
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
+OTHER_PROGRAMS_FLAGS = {"--ckpt-format"}
+"""Megatron's."""
 VAGUE = {"utils", "helpers", "common", "manager"}
 PRINTING = re.compile(r"^(rich\.)?print$|\bstd(out|err)\b.*\.write|\bs?echo$|[cC]onsole(\(.*\))?\.print$|\bConsole$")
 
@@ -293,4 +298,26 @@ def test_the_tree_of_the_style_guide_is_the_tree() -> None:
     files, folders = {path.name for path in MODULES}, {f"{path.parent.name}/" for path in MODULES}
     assert sorted(named - files - folders) == []
     rooms = {path.name for path in PACKAGE.glob("[a-z]*.py")} | {f"{path.parent.name}/" for path in MODULES}
-    assert sorted(rooms - named) == []
+    assert sorted(rooms - named - {f"{folder.name}/" for folder in FOLDERS}) == []  # these are named in COMMANDS
+
+
+def sentences(tree: ast.Module) -> list[str]:
+    """All texts of a module except its docstrings."""
+    bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in bare]
+    return [node.value for node in constants if isinstance(node.value, str)]
+
+
+def test_a_flag_that_is_named_exists() -> None:
+    """For the command that names it, or in a room that commands share for one of them at least."""
+    program: Any = build_program()
+    commands = {name.replace("-", "_"): program.command(name) for name in COMMANDS}
+    flags = {
+        name: {"--help"}.union(*([*option.opts, *option.secondary_opts] for option in command.params))
+        for name, command in commands.items()
+    }
+    every = {"--version"}.union(*flags.values())
+    for path in MODULES:
+        known = flags[path.parent.name] if path.parent in FOLDERS else every
+        named = {flag for text in sentences(parsed(path)) for flag in FLAG.findall(text)}
+        assert named - known - OTHER_PROGRAMS_FLAGS == set(), name_of(path)

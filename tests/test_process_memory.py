@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from fromage_cli import process_memory
-from fromage_cli.process_memory import largest_resident
+from fromage_cli.process_memory import largest_resident, peak_memory
 
 PROGRAM = "from fromage_cli.process_memory import largest_resident; print(largest_resident())"
 
@@ -36,3 +37,11 @@ def test_without_a_status_the_usage_of_resources_tells(
     monkeypatch.setattr(process_memory, "STATUS", tmp_path / "status")
     unit = 1 if sys.platform == "darwin" else 1024
     assert largest_resident() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def test_on_a_device_its_memory_counts_and_no_other(monkeypatch):
+    assert peak_memory() == pytest.approx(largest_resident(), abs=1e7)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda index: 100 + index)
+    assert peak_memory() == 201

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from fromage_cli.errors import MismatchError
-from fromage_cli.problem.conditions.budget import peak_memory, resident_memory
+from fromage_cli.problem.conditions.budget import resident_memory
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.evaluation.streamed_hessian import visit_hessian_vector_product
+from fromage_cli.process_memory import peak_memory
 
 DOUBLE_BACKWARD_ACTIVATIONS = 3.0
 """Memory of a double-backward graph, in activations of a single one."""
@@ -52,7 +53,7 @@ class Cost:
 def measure_cost(problem: Problem, products: bool = False) -> Cost:
     """Times two gradients, counting what the first one keeps, and two Hessian-vector products if asked to."""
     # what the processor did counts from the start of the process, before there was a budget, and no waiting for files
-    resident, loading = peak_memory(), max(time.monotonic() - problem.budget.started, time.process_time())
+    resident, loading = peak_memory() or 0, max(time.monotonic() - problem.budget.started, time.process_time())
     earlier, known = resident_memory() or 0, "base" in problem.__dict__
     kept: dict[int, int] = {}
     weights = {tensor.parameter.untyped_storage().data_ptr() for tensor in problem.trainable}

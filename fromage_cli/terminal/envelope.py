@@ -8,7 +8,7 @@ from typing import Any
 
 from fromage_cli import __version__
 from fromage_cli.errors import FromageError
-from fromage_cli.process_memory import largest_resident
+from fromage_cli.process_memory import peak_memory
 from fromage_cli.terminal.answer import Answer, Provenance
 from fromage_cli.terminal.plain import Nonfinite, plain
 
@@ -111,14 +111,6 @@ def torch_version() -> str | None:
         return metadata.version("torch")
     except metadata.PackageNotFoundError:
         return None
-
-
-def peak_memory() -> int | None:
-    """Bytes this process has held at most, in main memory and, where CUDA was used, on the device."""
-    main, torch = largest_resident(), sys.modules.get("torch")
-    if main is not None and torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        return main + sum(int(torch.cuda.max_memory_allocated(index)) for index in range(torch.cuda.device_count()))
-    return main
 
 
 def dumps(envelope: object, indent: int | None = 2) -> str:

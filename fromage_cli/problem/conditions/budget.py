@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fromage_cli.errors import ResourceError
-from fromage_cli.process_memory import largest_resident
+from fromage_cli.process_memory import peak_memory
 
 
 @dataclass
@@ -25,20 +25,11 @@ class Budget:
                 f"The time limit of {self.seconds:g} s was reached after {elapsed:.1f} s.",
                 "Raise --time-limit, ask for less, or use a smaller batch; --estimate tells the cost.",
             )
-        if self.memory is not None and peak_memory() > self.memory:
+        if self.memory is not None and (peak := peak_memory() or 0) > self.memory:
             raise ResourceError(
-                f"The memory limit of {self.memory / 1e6:.0f} MB was passed: {peak_memory() / 1e6:.0f} MB are in use.",
+                f"The memory limit of {self.memory / 1e6:.0f} MB was passed: {peak / 1e6:.0f} MB are in use.",
                 "Raise --max-memory, use --micro-batch or a smaller batch; --estimate tells the cost.",
             )
-
-
-def peak_memory() -> int:
-    """Bytes: the largest resident size of this process so far, or of its allocations on an accelerator it uses."""
-    import torch
-
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return int(torch.cuda.max_memory_allocated())
-    return largest_resident() or 0
 
 
 def resident_memory() -> int | None:

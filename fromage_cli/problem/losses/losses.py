@@ -60,9 +60,7 @@ def resolve_loss(
         hint = (f"Did you mean {near[0]}? " if near else "") + f"Built in are: {', '.join(BUILT_IN_LOSSES)}."
         raise UsageError(f"Unknown --loss {spec!r}; expected a built-in name or path/file.py:function.", hint)
     if hyperparameters:
-        raise UsageError(
-            f"--hyper needs a loss of your own; --loss {spec} takes none.", "Give --loss file.py:function."
-        )
+        raise UsageError(f"--loss {spec} is built in and takes no hyperparameters.", "Give --loss file.py:function.")
     with Conditions(model).comparable(mode, seed), torch.no_grad():
         positional, named, target = inputs_and_targets(model, batch)
         output = forward(model, batch, positional, named)
