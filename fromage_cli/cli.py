@@ -113,7 +113,7 @@ def run(args: Sequence[str], program: Any) -> int:
 
 
 def _report(error: BaseException, args: Sequence[str]) -> int:
-    return failure.report(error, arguments.understood(args), shown=session.current().delivered)
+    return failure.report(error, arguments.asked(args), shown=session.current().delivered)
 
 
 @contextmanager

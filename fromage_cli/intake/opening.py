@@ -49,7 +49,11 @@ def open_problem(
     from fromage_cli.problem.user_code.declared import Declared
 
     device, dtype = torch_device(run.device), getattr(torch, run.dtype)
-    _require_something(ckpt, model)
+    if ckpt is None and model.model in (None, "auto"):
+        raise UsageError(
+            "There is neither a checkpoint nor a model.",
+            "Give CKPT, or --model file.py:factory for a network with weights of its own.",
+        )
     checkpoint = ckpt if isinstance(ckpt, Checkpoint) else None
     if isinstance(ckpt, str):
         checkpoint = open_checkpoint(ckpt, model.key, ema=model.ema, optimizer_state=model.optimizer_state)
@@ -67,7 +71,9 @@ def open_problem(
     loaded = _load_batches(batch, declared, model.trust, run.seed, spare)
     data, *further = [found.to(device, dtype) for found in loaded[: batch.batches]]
     rest = loaded[batch.batches :]
-    mode, spec, named = _mode_and_loss(batch, declared)
+    mode = cast("Mode", declared.mode if batch.mode == "auto" and declared.mode else batch.mode)
+    named = batch.loss != "auto" or declared.loss is None
+    spec = batch.loss if named else cast(str, declared.loss)
     loss, *_ = [  # labels and shapes of every batch are checked
         resolve_loss(spec, network, one.to(device, dtype), mode=mode, seed=run.seed, allow_code=named or model.trust)
         for one in (data, *further, *rest)
@@ -84,7 +90,9 @@ def open_problem(
         autocast=run.autocast,
         budget=budget,
     )
-    notes += (f"batch: {_counted(problem)} from {data.source}; loss: {loss.name}; mode: {mode}",)
+    several = f"{len(problem.batches)} batches, " if further else ""
+    rows = counted(problem.rows, "row")
+    notes += (f"batch: {several}{rows} from {data.source}; loss: {loss.name}; mode: {mode}",)
     doubts = _doubts(problem) if spec == "auto" else ()
     return Intake(problem, checkpoint, declared, description, notes, lambda seed: build(seed)[0], doubts)
 
@@ -131,14 +139,6 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
-def _require_something(ckpt: str | Checkpoint | None, model: ModelOptions) -> None:
-    if ckpt is None and model.model in (None, "auto"):
-        raise UsageError(
-            "There is neither a checkpoint nor a model.",
-            "Give CKPT, or --model file.py:factory for a network with weights of its own.",
-        )
-
-
 def _load_batches(options: BatchOptions, declared: Declared, trust: bool, seed: int, spare: int) -> list[Batch]:
     from fromage_cli.problem.data.batches import load_batches
 
@@ -149,8 +149,9 @@ def _load_batches(options: BatchOptions, declared: Declared, trust: bool, seed: 
             "Give --batch FILE (.safetensors, .npz, .pt) or --batch file.py:function, "
             'or put batch = "FILE" into fromage.toml beside the checkpoint.',
         )
+    here = f"{Path.cwd()}/"
     return load_batches(
-        _short(spec),
+        spec.removeprefix(here),  # a path below the working directory as seen from there
         count=options.batches,
         spare=spare,
         sequence_length=options.seq_len,
@@ -158,13 +159,6 @@ def _load_batches(options: BatchOptions, declared: Declared, trust: bool, seed: 
         seed=seed,
         allow_code=trust or options.batch is not None,
     )
-
-
-def _mode_and_loss(options: BatchOptions, declared: Declared) -> tuple[Mode, str, bool]:
-    """What is asked for, else what is declared beside the checkpoint; and whether the loss was not declared there."""
-    mode = declared.mode if options.mode == "auto" and declared.mode else options.mode
-    named = options.loss != "auto" or declared.loss is None
-    return cast("Mode", mode), options.loss if named else cast(str, declared.loss), named
 
 
 def _doubts(problem: Problem) -> tuple[Finding, ...]:
@@ -182,13 +176,3 @@ def _doubts(problem: Problem) -> tuple[Finding, ...]:
             hint="Give --loss cross-entropy where the network was trained with it, else --loss mse.",
         ),
     )
-
-
-def _counted(problem: Problem) -> str:
-    several = f"{len(problem.batches)} batches, " if problem.further else ""
-    return f"{several}{counted(problem.rows, 'row')}"
-
-
-def _short(spec: str) -> str:
-    """A path below the working directory as seen from there; anything else as it is."""
-    return str(Path(spec).relative_to(Path.cwd())) if spec.startswith(f"{Path.cwd()}/") else spec

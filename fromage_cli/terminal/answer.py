@@ -116,7 +116,8 @@ def records(items: Sequence[object]) -> Table:
 def _cells(item: object, prefix: str = "") -> list[tuple[str, object]]:
     cells: list[tuple[str, object]] = []
     kind: Any = type(item)
-    for name, held in _named(item):
+    named = item if isinstance(item, Mapping) else {entry.name: getattr(item, entry.name) for entry in fields(kind)}
+    for name, held in named.items():
         value = None if isinstance(held, Missing) else held
         if isinstance(value, list | tuple):
             continue
@@ -137,11 +138,3 @@ def _endings(kind: Any, name: str) -> tuple[str, ...]:
     if nested is None:
         return () if get_origin(hint) is tuple else ("",)
     return tuple(f"_{entry.name}{rest}" for entry in fields(nested) for rest in _endings(nested, entry.name))
-
-
-def _named(item: object) -> list[tuple[str, object]]:
-    if isinstance(item, Mapping):
-        return [(str(name), value) for name, value in item.items()]
-    if is_dataclass(item) and not isinstance(item, type):
-        return [(entry.name, getattr(item, entry.name)) for entry in fields(item)]
-    raise TypeError(f"a record is a dataclass or a mapping, not {type(item).__name__}")

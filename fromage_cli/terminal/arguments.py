@@ -19,12 +19,16 @@ class Asked:
     debug: bool
 
 
-def understood(args: Sequence[str], environment: Mapping[str, str] | None = None) -> Asked:
-    """As the running session knows it; before there is one, as the arguments look."""
+def asked(args: Sequence[str], environment: Mapping[str, str] | None = None) -> Asked:
+    """What the running session knows of it; before there is one, what the arguments look like."""
     environment = os.environ if environment is None else environment
     words = list(args[: list(args).index("--")]) if "--" in args else list(args)
     running = session.current()
-    json = _json_asked(words, environment)
+    output = _value(words, "--output") or _value(words, "-o") or ""
+    format = _value(words, "--format") or environment.get("FROMAGE_DIAG_FORMAT") or "auto"
+    if format == "auto":
+        format = EXTENSIONS.get(PurePath(output).suffix.lower(), "auto")
+    json = "json" if "--json" in words else format if format in ("json", "jsonl") else None
     if running.destination is not None and running.destination.json:
         json = running.destination.format
     short = "".join(word[1:] for word in words if word[:1] == "-" and word[1:].isalpha())
@@ -33,16 +37,6 @@ def understood(args: Sequence[str], environment: Mapping[str, str] | None = None
         verbose=running.output.verbose or "--verbose" in words or "v" in short,
         debug=running.output.debug or "--debug" in words,
     )
-
-
-def _json_asked(words: Sequence[str], environment: Mapping[str, str]) -> str | None:
-    if "--json" in words:
-        return "json"
-    format = _value(words, "--format") or environment.get("FROMAGE_DIAG_FORMAT") or "auto"
-    if format == "auto":
-        output = _value(words, "--output") or _value(words, "-o") or ""
-        format = EXTENSIONS.get(PurePath(output).suffix.lower(), "auto")
-    return format if format in ("json", "jsonl") else None
 
 
 def _value(words: Sequence[str], option: str) -> str | None:

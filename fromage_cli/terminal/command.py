@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fromage_cli.configuration_file import read_configuration
-from fromage_cli.errors import FromageError, InputError, UsageError
+from fromage_cli.errors import InputError, UsageError
 from fromage_cli.terminal import configuration, session, streams
 from fromage_cli.terminal.answer import Answers
 from fromage_cli.terminal.configuration import DATA_KEYS
@@ -47,9 +47,11 @@ class DiagnosticCommand(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            if (sourced := _sourced(error, ctx, configured)) is not None:
-                raise sourced from error
-            raise
+            name = str(getattr(getattr(error, "param", None), "name", ""))
+            source = ctx.get_parameter_source(name) if name in configured else None
+            if source is None or source.name != "DEFAULT_MAP":  # the command line is to blame
+                raise
+            raise UsageError(f"{configured[name]}: {visible(complaint(error))}", hint="correct it there") from error
 
     def _configure(self, ctx: typer.Context, given: Mapping[str, Any]) -> dict[str, str]:
         """Set the context's defaults from project and environment; by parameter name, the words naming the source."""
@@ -68,7 +70,14 @@ class DiagnosticCommand(TyperCommand):
         """Run the command and show its answer; the exit code."""
         running = self._begin(ctx)
         if not running.output.quiet:
-            _say_what_is_data(running.project)
+            for path in running.project.skipped:  # code could hide in keys that declare nothing
+                with contextlib.suppress(UsageError, OSError):
+                    table = read_configuration(path)
+                    if unused := sorted(set(table.values if table else ()) - DATA_KEYS - {"ckpt"}):
+                        streams.say(
+                            f"note: {visible(str(path))} lies beside the checkpoint and is data only; not used: "
+                            f"{', '.join(map(visible, unused))} (--trust lifts that for one call)"
+                        )
             for name in configuration.ignored_variables(os.environ, str(self.name), _flags(ctx)):
                 streams.say(f"note: {visible(name)} has no effect")
         return show(_run(super().invoke, ctx))
@@ -160,48 +169,25 @@ def _spare_inputs(path: Path | None, values: Mapping[str, Any]) -> None:
         return
     for name, value in values.items():
         for text in value if isinstance(value, list | tuple) else [value]:
-            if name != "output" and isinstance(text, str | Path) and _same_file(path, text):
-                raise UsageError(f"-o {visible(str(path))} is an input of this call.", hint="name another file")
-
-
-def _same_file(path: Path, text: str | Path) -> bool:
-    for candidate in (str(text), str(text).rpartition(":")[0], str(text).removeprefix("to:")):
-        with contextlib.suppress(OSError, ValueError):
-            if path.samefile(candidate):
-                return True
-    return False
-
-
-def _sourced(error: Exception, ctx: typer.Context, configured: Mapping[str, str]) -> FromageError | None:
-    """The complaint about a configured value, naming its source; None where the command line is to blame."""
-    parameter = getattr(error, "param", None)
-    if parameter is None or parameter.name not in configured:
-        return None
-    source = ctx.get_parameter_source(parameter.name)
-    if source is None or source.name != "DEFAULT_MAP":
-        return None
-    return UsageError(f"{configured[parameter.name]}: {visible(complaint(error))}", hint="correct it there")
-
-
-def _say_what_is_data(project: ProjectConfiguration) -> None:
-    """Name the keys of passed-over configuration files that are not used, because code could hide there."""
-    for path in project.skipped:
-        with contextlib.suppress(UsageError, OSError):
-            table = read_configuration(path)
-            unused = sorted(set(table.values if table else ()) - DATA_KEYS - {"ckpt"})
-            if unused:
-                streams.say(
-                    f"note: {visible(str(path))} lies beside the checkpoint and is data only; not used: "
-                    f"{', '.join(map(visible, unused))} (--trust lifts that for one call)"
-                )
+            if name == "output" or not isinstance(text, str | Path):
+                continue
+            for candidate in (str(text), str(text).rpartition(":")[0], str(text).removeprefix("to:")):
+                with contextlib.suppress(OSError, ValueError):
+                    if path.samefile(candidate):
+                        raise UsageError(f"-o {visible(str(path))} is an input of this call.", hint="name another file")
 
 
 def _run(invoke: Any, ctx: typer.Context) -> Any:
     """Run the body; what typer would misread for its own signals is told apart here."""
+
+    def say_warning(message: Any, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
+        text = visible(" ".join(str(message).split()))
+        streams.say(f"warning: {category.__name__}: {text} ({Path(filename).name}:{lineno})")
+
     with warnings.catch_warnings():
         if session.current().output.verbose:
             warnings.simplefilter("default")
-            warnings.showwarning = _say_warning
+            warnings.showwarning = say_warning
         else:
             warnings.simplefilter("ignore")
         try:
@@ -211,8 +197,3 @@ def _run(invoke: Any, ctx: typer.Context) -> Any:
         except SystemExit as exit:
             streams.raise_closed_pipe(exit)
             raise InputError(f"code run for this command asked to exit ({exit.code}).", hint=_EXITING) from exit
-
-
-def _say_warning(message: Any, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
-    text = visible(" ".join(str(message).split()))
-    streams.say(f"warning: {category.__name__}: {text} ({Path(filename).name}:{lineno})")

@@ -33,6 +33,7 @@ DATA_KEYS = frozenset(
 ONE_CALL_ONLY = frozenset({"trust"})
 """Flags that no configuration can give: they hold for one call."""
 WITHOUT_ENVIRONMENT = frozenset({"ckpt", "trust", "force", "json", "value", "estimate", "output"})
+_TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _PATH_KEYS = frozenset({"ckpt", "model", "batch", "val-batch", "loss", "optimizer-state", "plot"})
 
 
@@ -84,7 +85,13 @@ def environment_values(environment: Mapping[str, str], flags: Mapping[str, Flag]
         name = variable(key)
         text = environment.get(name)
         if text and key not in WITHOUT_ENVIRONMENT:
-            value = _from_json(text, name) if flag.multiple else text
+            value: Any = text
+            if flag.multiple:
+                try:
+                    value = json.loads(text)
+                except ValueError:
+                    hint = f"""{name}='["a", "b"]'"""
+                    raise UsageError(f"{name}: {text!r} is not a JSON array.", hint) from None
             chosen[key] = (typed(value, flag, name), name)
     return chosen
 
@@ -104,41 +111,21 @@ def variable(flag: str) -> str:
     return PREFIX + flag.replace("-", "_").upper()
 
 
-def _from_json(text: str, name: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise UsageError(f"{name}: {text!r} is not a JSON array.", hint=f"""{name}='["a", "b"]'""") from None
-
-
 def typed(value: Any, flag: Flag, where: str) -> Any:
     """The value as the command line would have given it: text, a list of texts, or true and false."""
     if flag.boolean:
-        return _truth(value, where)
-    if flag.multiple:
-        return _words(value, where)
-    if isinstance(value, list):
-        return ",".join(_word(item, where) for item in value)
-    return _word(value, where)
-
-
-def _truth(value: Any, where: str) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    if isinstance(value, str):
-        value = words.get(value.strip().lower(), value)
-    if not isinstance(value, bool):
-        raise UsageError(f"{where}: {value!r} is not true or false.", hint="write true or false")
-    return value
-
-
-def _words(value: Any, where: str) -> list[str]:
-    if isinstance(value, str) and where.startswith("ckpt "):
-        return [value]
-    if isinstance(value, dict):
+        truth = _TRUTHS.get(value.strip().lower()) if isinstance(value, str) else value
+        if not isinstance(truth, bool):
+            raise UsageError(f"{where}: {value!r} is not true or false.", hint="write true or false")
+        return truth
+    if isinstance(value, dict) and flag.multiple:
         return [f"{name}={json.dumps(item)}" for name, item in value.items()]
-    if not isinstance(value, list):
+    if isinstance(value, list):
+        words = [_word(item, where) for item in value]
+        return words if flag.multiple else ",".join(words)
+    if flag.multiple and not (isinstance(value, str) and where.startswith("ckpt ")):
         raise UsageError(f"{where}: {value!r} is not a list.", hint='write a list, such as ["a", "b"]')
-    return [_word(item, where) for item in value]
+    return [value] if flag.multiple else _word(value, where)
 
 
 def _word(value: Any, where: str) -> str:

@@ -47,46 +47,41 @@ def understood(error: BaseException) -> FromageError:
         return _usage(error)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Interrupted("interrupted.")
-    if _out_of_memory(error):
+    words = str(error).lower()
+    lacking = isinstance(error, RuntimeError) and any(phrase in words for phrase in _OUT_OF_MEMORY)
+    if lacking or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return ResourceError("out of memory.", hint="a smaller --batch, --micro-batch N, or another --device")
     if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
         path = "" if error.filename is None else f"{visible(str(error.filename))}: "
         return InputError(f"{path}{error.strerror}.", hint="check that path and the space left there")
-    return _bug(error)
-
-
-def _bug(error: BaseException) -> Bug:
-    kind = type(error).__name__
-    lines = visible(str(error).strip()).split(r"\n")
+    first_line = visible(str(error).strip()).split(r"\n")[0]
     return Bug(
-        f"this is a bug in fromage-diag: {kind}: {lines[0][:200]}",
+        f"this is a bug in fromage-diag: {type(error).__name__}: {first_line[:200]}",
         hint="--debug shows the traceback; please report it",
     )
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
-
-
 def _usage(error: BaseException) -> UsageError:
     """A complaint of typer's about the command line, in our shape and with the nearest names."""
-    context = getattr(error, "ctx", None)
-    known = _option_names(context)
+    context: Any = getattr(error, "ctx", None)
+    command: Any = getattr(context, "command", None)
     program = context.command_path if context is not None else "fromage-diag"
     hint = f"'{program} --help' lists what there is"
-    typed = str(getattr(error, "option_name", "")).partition("=")[0]
     if type(error).__name__ != "NoSuchOption":
         return UsageError(_sentence(error), hint=hint)
-    if typed in _options_of_commands(context):
+    typed = str(getattr(error, "option_name", "")).partition("=")[0]
+    below = [command.command(name) for name in getattr(command, "commands", ())]
+    if typed in {name for one in below for parameter in one.params for name in parameter.opts}:
         return UsageError(f"{visible(typed)} stands before the command.", hint="flags come after the command")
+    parameters = command.get_params(context) if command is not None else []
+    known = [name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)]
     near = get_close_matches(typed, known, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}? {hint}" if near else hint
     return UsageError(f"there is no option {visible(typed)}.", hint=hint)
 
 
 def _sentence(error: BaseException) -> str:
+    """Typer's complaint with the option or argument that it is about, where it is about one."""
     parameter = getattr(error, "param", None)
     message = complaint(error)
     if parameter is None:
@@ -103,19 +98,6 @@ def complaint(error: BaseException) -> str:
     errors = getattr(error.__cause__, "errors", None)
     value = repr(errors()[0]["input"]) if callable(errors) else ""
     return message if value in message else f"{value}: {message[:1].lower()}{message[1:]}"
-
-
-def _option_names(context: object) -> list[str]:
-    command = getattr(context, "command", None)
-    parameters = command.get_params(context) if command is not None else []
-    return [name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)]
-
-
-def _options_of_commands(context: object) -> set[str]:
-    """The options of the commands below the context's own."""
-    program: Any = getattr(context, "command", None)
-    commands = [program.command(name) for name in getattr(program, "commands", ())]
-    return {name for command in commands for parameter in command.params for name in parameter.opts}
 
 
 def message_lines(error: FromageError, verbose: bool) -> list[str]:

@@ -53,18 +53,14 @@ def chosen_format(options: OutputOptions) -> str:
     if options.format != "auto":
         return options.format
     if options.output is not None:
-        return _by_extension(options.output)
-    return "rich" if streams.is_terminal(sys.stdout) else "tsv"
-
-
-def _by_extension(path: Path) -> str:
-    format = EXTENSIONS.get(path.suffix.lower())
-    if format is None:
+        extension = options.output.suffix
+        if extension.lower() in EXTENSIONS:
+            return EXTENSIONS[extension.lower()]
         raise UsageError(
-            f"-o {visible(str(path))}: no format goes with the extension {visible(path.suffix)!r}.",
+            f"-o {visible(str(options.output))}: no format goes with the extension {visible(extension)!r}.",
             hint=f"extensions: {' '.join(EXTENSIONS)}; or name a --format",
         )
-    return format
+    return "rich" if streams.is_terminal(sys.stdout) else "tsv"
 
 
 def check_writable(path: Path, force: bool) -> None:
@@ -88,7 +84,10 @@ def write_file(path: Path, text: str | bytes, force: bool = False) -> None:
     data = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
     temporary = target.with_name(f".{target.name[:100]}.{os.urandom(6).hex()}.tmp")
     try:
-        _write_whole(temporary, data)
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         _put_in_place(temporary, target, force)
     except FileExistsError as error:
         raise InputError(
@@ -101,13 +100,6 @@ def write_file(path: Path, text: str | bytes, force: bool = False) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _put_in_place(temporary: Path, target: Path, force: bool) -> None:

@@ -17,39 +17,41 @@ def plain(value: object, path: str, nonfinite: Nonfinite) -> Any:
 
     A Missing becomes None too; the object that holds it, by itself or in a list, tells why under `missing`.
     """
-    if value is None or isinstance(value, bool | Missing):
-        return None if isinstance(value, Missing) else value
     if isinstance(value, enum.Enum):
-        return plain(value.value, path, nonfinite)
+        value = value.value
+    if value is None or isinstance(value, Missing):
+        return None
     if isinstance(value, str | PurePath):
         return _text(value)
     if isinstance(value, int):
-        return int(value)
+        return value if isinstance(value, bool) else int(value)
     if isinstance(value, float):
-        return _finite(float(value), path, nonfinite)
+        if math.isfinite(value):
+            return float(value)
+        nonfinite.append({"path": path, "value": str(float(value))})
+        return None
     return _plain_nested(value, path, nonfinite)
 
 
 def _plain_nested(value: object, path: str, nonfinite: Nonfinite) -> Any:
+    """The same for what holds other values: a dataclass, a mapping, a number of torch or numpy, a series."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         items = {_text(key): item for key, item in value.items()}
-        missing = {key: _reason(item) for key, item in items.items()}
-        said = {key: {"code": why.code.value, "reason": why.words} for key, why in missing.items() if why is not None}
         held = {key: plain(item, _member(path, key), nonfinite) for key, item in items.items()}
-        return held | {"missing": said} if said else held
+        reasons = {}
+        for key, item in items.items():  # of a list the first of its values that is missing
+            for why in item if isinstance(item, list | tuple) else (item,):
+                if isinstance(why, Missing):
+                    reasons[key] = {"code": why.code.value, "reason": why.words}
+                    break
+        return held | {"missing": reasons} if reasons else held
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return plain(value.item(), path, nonfinite)
     if isinstance(value, Iterable):
         return [plain(item, f"{path}[{index}]", nonfinite) for index, item in enumerate(value)]
     raise TypeError(f"{path}: {type(value).__name__} has no form in JSON")
-
-
-def _reason(value: object) -> Missing | None:
-    """Why a value is missing, or the first of a list's values that is; None where none is."""
-    held = value if isinstance(value, list | tuple) else (value,)
-    return next((item for item in held if isinstance(item, Missing)), None)
 
 
 def _text(value: object) -> str:
@@ -63,10 +65,3 @@ def _member(path: str, key: str) -> str:
         escaped = key.replace("\\", "\\\\").replace('"', '\\"')
         return f'{path}["{escaped}"]'
     return f"{path}.{key}" if path else key
-
-
-def _finite(value: float, path: str, nonfinite: Nonfinite) -> float | None:
-    if math.isfinite(value):
-        return value
-    nonfinite.append({"path": path, "value": str(value)})
-    return None

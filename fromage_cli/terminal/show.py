@@ -24,10 +24,20 @@ def show(given: Answers) -> int:
     answers = [given] if isinstance(given, Answer) else list(given)
     running = session.current()
     destination = running.destination or Destination("rich")
-    _deliver(rendered(answers, destination), destination)
+    text = rendered(answers, destination)
+    if destination.path is not None:
+        write_file(destination.path, text, destination.force)
+    elif destination.format != "rich" and streams.ascii_only(sys.stdout):
+        streams.write(sys.stdout, text.encode("ascii", "backslashreplace").decode("ascii"))
+    else:
+        streams.write(sys.stdout, text)
     session.deliver()
     for answer in answers if not running.output.quiet else ():
-        _say_beside(answer, destination.format)
+        for note in answer.notes:
+            streams.say(f"note: {visible(note)}")
+        if destination.format in ("tsv", "csv"):
+            for line in rows.finding_lines(answer.findings, running.output.show_all):
+                streams.say(line)
     for error in (answer.error for answer in answers if answer.error is not None):
         raise error
     return max((max(answer.code, exit_code(answer, running.output.fail_on)) for answer in answers), default=0)
@@ -103,20 +113,3 @@ class _Paper(io.StringIO):
     @property
     def encoding(self) -> str:  # type: ignore[override]
         return self._encoding
-
-
-def _deliver(text: str, destination: Destination) -> None:
-    if destination.path is None:
-        if destination.format != "rich" and streams.ascii_only(sys.stdout):
-            text = text.encode("ascii", "backslashreplace").decode("ascii")
-        streams.write(sys.stdout, text)
-    else:
-        write_file(destination.path, text, destination.force)
-
-
-def _say_beside(answer: Answer, format: str) -> None:
-    for note in answer.notes:
-        streams.say(f"note: {visible(note)}")
-    if format in ("tsv", "csv"):
-        for line in rows.finding_lines(answer.findings, session.current().output.show_all):
-            streams.say(line)

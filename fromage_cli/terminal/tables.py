@@ -55,21 +55,18 @@ class HouseTable:
             yield Text(f"hidden for want of width: {', '.join(hidden)}", style="dim")
 
     def _fitting(self, width: int) -> list[int]:
-        """The columns that are shown, in their order."""
+        """The columns that are shown, in their order: names may be cut, then the least wanted column goes."""
         kept = list(range(len(self.columns)))
-        while self._least_width(kept, width) > width:
+        least = [
+            min(self._width(index), _narrowest(width)) if column.name else self._width(index)
+            for index, column in enumerate(self.columns)
+        ]
+        while sum(least[index] + _GAP for index in kept) > width:
             droppable = [index for index in kept if self.columns[index].optional]
             if not droppable:
                 break
             kept.remove(max(droppable, key=lambda index: (self.columns[index].optional, index)))
         return kept
-
-    def _least_width(self, kept: Sequence[int], width: int) -> int:
-        widths = (
-            min(self._width(index), _narrowest(width)) if self.columns[index].name else self._width(index)
-            for index in kept
-        )
-        return sum(widths) + _GAP * len(kept)
 
     def _width(self, index: int) -> int:
         cells = (cell_len(row[index].plain) for row in self.rows)
@@ -82,32 +79,25 @@ class HouseTable:
             pad_edge=False,
             padding=(0, 1, 0, 0),
         )
-        rooms = self._name_rooms(kept, width)
+        names = [index for index in kept if self.columns[index].name]
+        others = sum(self._width(index) for index in kept if index not in names)
+        room = max((width - others - _GAP * len(kept)) // max(len(names), 1), _narrowest(width))
+        cells = []
         for index in kept:
-            column = self.columns[index]
+            column, texts = self.columns[index], [row[index] for row in self.rows]
             table.add_column(
                 Text(self.headers[index]),
                 justify="left" if column.name or column.left else "right",
                 no_wrap=True,
                 overflow="ellipsis" if not self.ascii_only else "crop",
             )
-        columns = [self._cut([row[index] for row in self.rows], rooms.get(index)) for index in kept]
-        for row in zip(*columns, strict=True):
+            if column.name:
+                shorter = middles([text.plain for text in texts], room, self.ascii_only)
+                texts = [Text(name, style=text.style) for name, text in zip(shorter, texts, strict=True)]
+            cells.append(texts)
+        for row in zip(*cells, strict=True):
             table.add_row(*row)
         return table
-
-    def _name_rooms(self, kept: Sequence[int], width: int) -> dict[int, int]:
-        """Cells left for each column of names once the others have theirs."""
-        names = [index for index in kept if self.columns[index].name]
-        others = sum(self._width(index) for index in kept if index not in names)
-        room = width - others - _GAP * len(kept)
-        return {index: max(room // len(names), _narrowest(width)) for index in names}
-
-    def _cut(self, cells: list[Text], room: int | None) -> list[Text]:
-        if room is None:
-            return cells
-        names = middles([cell.plain for cell in cells], room, self.ascii_only)
-        return [Text(name, style=cell.style) for name, cell in zip(names, cells, strict=True)]
 
     def _cell(self, value: object) -> Text:
         if isinstance(value, Text):

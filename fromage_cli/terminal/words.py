@@ -103,11 +103,7 @@ def listed(names: Sequence[str]) -> str:
 
 def visible(text: str) -> str:
     r"""The text with every control, bidirectional or unprintable character spelled out, as in `\x1b`."""
-    return "".join(_spelled(character) if _hidden(character) else character for character in text)
-
-
-def _hidden(character: str) -> bool:
-    return unicodedata.category(character) in _INVISIBLE
+    return "".join(_spelled(one) if unicodedata.category(one) in _INVISIBLE else one for one in text)
 
 
 def _spelled(character: str) -> str:
@@ -155,31 +151,30 @@ def sparkline(
     is missing or not a number is a blank; an infinite one stands at the edge of the scale.
     """
     blocks = (ASCII_BLOCKS if ascii_only else BLOCKS)[1:]
-    heights = [_height(value, log) for value in values]
+    heights: list[float | None] = []
+    for value in values:
+        if value is None or isinstance(value, Missing) or math.isnan(value):
+            heights.append(None)
+        elif log:
+            heights.append(math.log(value) if value > 0 else -math.inf)
+        else:
+            heights.append(float(value))
     finite = [height for height in heights if height is not None and math.isfinite(height)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
     if scale is not None:
         low, high = (math.log(end) if log else end for end in scale)
-    return "".join(_block(height, low, high, blocks) for height in heights)
-
-
-def _height(value: float | Missing | None, log: bool) -> float | None:
-    if value is None or isinstance(value, Missing) or math.isnan(value):
-        return None
-    if not log:
-        return float(value)
-    return math.log(value) if value > 0 else -math.inf
-
-
-def _block(height: float | None, low: float, high: float, blocks: str) -> str:
-    if height is None:
-        return " "
-    if height <= low:
-        return blocks[0]
-    if height >= high:
-        return blocks[-1]
-    fraction = (height / 2 - low / 2) / (high / 2 - low / 2)
-    return blocks[min(int(fraction * len(blocks)), len(blocks) - 1)]
+    drawn = []
+    for height in heights:
+        if height is None:
+            drawn.append(" ")
+        elif height <= low:
+            drawn.append(blocks[0])
+        elif height >= high:
+            drawn.append(blocks[-1])
+        else:
+            fraction = (height / 2 - low / 2) / (high / 2 - low / 2)  # halved, so that no difference overflows
+            drawn.append(blocks[min(int(fraction * len(blocks)), len(blocks) - 1)])
+    return "".join(drawn)
 
 
 def ascii_words(text: str) -> str:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from fromage_cli.errors import InputError, MismatchError, ResourceError
-from fromage_cli.terminal.arguments import understood as asked
+from fromage_cli.terminal.arguments import asked
 from fromage_cli.terminal.failure import Bug, message_lines, understood
 
 
