@@ -13,7 +13,7 @@ from fromage_cli.diagnostics.breakdown.result import (
     SkippedTensor,
 )
 from fromage_cli.errors import MismatchError, ResourceError
-from fromage_cli.missing import LIMIT_REACHED, Interrupted, Missing, Why, known
+from fromage_cli.missing import LIMIT_REACHED, Interrupted, Missing, Why, found_of, known
 from fromage_cli.probes.lines.direction import Direction, Skipped
 from fromage_cli.probes.lines.ray import measure_ray, product_norms
 from fromage_cli.probes.structure.depth import Depth, measure_depth
@@ -42,9 +42,9 @@ def measure(
     Costs K + 2 gradients with the base and the noise floor, one Hessian-vector product and one forward pass.
     """
     base = problem.base.loss
-    ray = measure_ray(problem, direction, etas, advance)
+    ray, stopped = found_of(measure_ray(problem, direction, etas, advance))
     spectral = derived.predicted_spectral(direction, ray.etas)
-    stopped, depth, products = ray.stopped, Depth(len(problem.layers), None, None), None
+    depth, products = Depth(len(problem.layers), None, None), None
     try:
         if stopped is None:
             depth = measure_depth(problem)

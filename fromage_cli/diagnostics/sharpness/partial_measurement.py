@@ -8,7 +8,7 @@ from typing import TypeVar
 from fromage_cli.diagnostics.sharpness.cost import Effort
 from fromage_cli.diagnostics.sharpness.result import BatchSharpness, LayerBlock
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
-from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Missing, Why, failed
+from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Missing, Why, failed, found_of
 from fromage_cli.optimizers.rule import SGD
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
@@ -65,7 +65,7 @@ class PartialMeasurement:
 
         def measure() -> tuple[Eigenvalue, ...] | Missing:
             with curvature(self.problem, space) as product:
-                found = largest_eigenvalues(
+                measured = largest_eigenvalues(
                     product,
                     space.flat(space.weights),
                     count=count,
@@ -74,8 +74,9 @@ class PartialMeasurement:
                     seed=self.problem.seed,
                     advance=self.advance,
                 )
-            if found.stopped is not None:
-                self.error = found.stopped
+            found, limit = found_of(measured)
+            if limit is not None:
+                self.error = limit
             elif not found.converged:
                 self.error = self.error or _not_converged(name, found, self.effort)
             return found.eigenvalues or LIMIT_REACHED

@@ -8,7 +8,7 @@ from torch import Tensor
 from fromage_cli.diagnostics.sharpness.partial_measurement import BATCH_STATISTICS, PartialMeasurement
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel
 from fromage_cli.errors import MismatchError, NumericalError
-from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why, failed, known
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why, failed, found_of, known
 from fromage_cli.probes.curvature.batch_sharpness import training_batches
 from fromage_cli.probes.curvature.critical_sharpness import critical_sharpness_error
 from fromage_cli.probes.curvature.quadratic_model import SimulatedTraining, measure_line, simulate_training
@@ -116,6 +116,7 @@ def _simulated(measuring: PartialMeasurement, space: WeightSpace) -> SimulatedTr
         )
     except MismatchError as refused:
         return failed(refused)
-    if found.stopped is not None:
-        measuring.error = found.stopped
-    return found
+    simulated, limit = found_of(found)
+    if limit is not None:
+        measuring.error = limit
+    return simulated

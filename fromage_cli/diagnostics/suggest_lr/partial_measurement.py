@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fromage_cli.diagnostics.suggest_lr.held_out_rows import critical_on_others
 from fromage_cli.diagnostics.suggest_lr.result import Estimate
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
-from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed
+from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed, found_of
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.stable_rate import stable_rate
 from fromage_cli.probes.lines.critical import critical_rate
@@ -184,15 +184,15 @@ class PartialMeasurement:
             return
         with self._counted(name) as spent:
             try:
-                found = stable_rate(self.matched, self.tensors, self.update.memory)
+                found, limit = found_of(stable_rate(self.matched, self.tensors, self.update.memory))
             except (MismatchError, NumericalError) as error:
                 if isinstance(error, NumericalError):
                     self.error = error
                 why = failed(error)
                 self._add(name, why, why, Basis("not possible", why.words), self.shared + spent())
                 return
-            if found.stopped is not None:
-                self.error = found.stopped
+            if limit is not None:
+                self.error = limit
             self._add(name, self.eta(found.learning_rate), found.learning_rate, found.words, self.shared + spent())
             self.advance()
 

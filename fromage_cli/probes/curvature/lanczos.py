@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fromage_cli.errors import NumericalError, ResourceError
+from fromage_cli.missing import Interrupted
 from fromage_cli.probes.curvature.basis import Basis
 from fromage_cli.theory.accumulation import norm
 
@@ -43,8 +44,6 @@ class Spectrum:
     """Whether every residual is within the tolerance."""
     inexact: bool = False
     """Whether it is not because the products are not those of one symmetric matrix: their own rounding is too large."""
-    stopped: ResourceError | None = None
-    """The limit that ended the iteration early."""
 
 
 def largest_eigenvalues(
@@ -56,7 +55,7 @@ def largest_eigenvalues(
     max_products: int = 100,
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
-) -> Spectrum:
+) -> Spectrum | Interrupted[Spectrum]:
     """Finds the `count` algebraically largest eigenvalues, until each residual is at most tolerance * |value|.
 
     `start`: any vector of the operator's size, type and device; the start vectors themselves are drawn from `seed`.
@@ -76,13 +75,13 @@ def largest_eigenvalues(
             break
     found = band.largest(count)
     within = all(pair.residual <= max(tolerance * abs(pair.value), band.rounding) for pair in found)
-    return Spectrum(
+    spectrum = Spectrum(
         eigenvalues=tuple(found),
         products=band.products,
         converged=len(found) == count and within,
         inexact=not within and band.products >= count and band.exhausted(count, tolerance),
-        stopped=stopped,
     )
+    return spectrum if stopped is None else Interrupted(spectrum, stopped)
 
 
 class _Band:

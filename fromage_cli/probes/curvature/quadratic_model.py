@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fromage_cli.errors import ResourceError
+from fromage_cli.missing import Interrupted
 from fromage_cli.probes.lines.critical import moved_along
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.training import Training, training
@@ -60,8 +61,6 @@ class SimulatedTraining:
     """Before the first step, then after each."""
     outcome: Outcome
     """`falls`; `spikes`: above the start and back below it; `rises`: not yet back; `diverges`."""
-    stopped: ResourceError | None = None
-    """The limit that ended it early."""
 
 
 def measure_line(problem: Problem, space: WeightSpace, step: Mapping[str, Tensor], start: float) -> ModelLine:
@@ -121,7 +120,7 @@ def simulate_training(
     *,
     steps: int,
     advance: Callable[[], None] = lambda: None,
-) -> SimulatedTraining:
+) -> SimulatedTraining | Interrupted[SimulatedTraining]:
     """Takes full-batch steps of the real optimizer, with its state, on the quadratic model instead of the network.
 
     Ends early when the loss is back below its start after a spike, or `DIVERGED`. Each step costs one expansion and one
@@ -143,7 +142,8 @@ def simulate_training(
                 advance()
         except ResourceError as limit:
             stopped = limit
-    return SimulatedTraining(tuple(losses), outcome_of(losses, floor), stopped)
+    simulated = SimulatedTraining(tuple(losses), outcome_of(losses, floor))
+    return simulated if stopped is None else Interrupted(simulated, stopped)
 
 
 def outcome_of(losses: Sequence[float], floor: float = 0.0) -> Outcome:

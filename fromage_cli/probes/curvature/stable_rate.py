@@ -7,8 +7,7 @@ Source: Cohen et al., *Gradient descent on neural networks typically occurs at t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fromage_cli.errors import ResourceError
-from fromage_cli.missing import LIMIT_REACHED, Basis, Missing, Why
+from fromage_cli.missing import LIMIT_REACHED, Basis, Interrupted, Missing, Why, found_of
 from fromage_cli.probes.curvature.lanczos import largest_eigenvalues
 from fromage_cli.probes.curvature.preconditioned_hessian import precondition
 from fromage_cli.probes.curvature.threshold import no_threshold, rate_for
@@ -30,12 +29,11 @@ class StableRate:
     learning_rate: float | Missing
     words: Basis
     """What it rests on, or why there is none."""
-    stopped: ResourceError | None = None
 
 
 def stable_rate(
     matched: MatchedState, tensors: Sequence[TrainableTensor], estimates: Mapping[str, MomentEstimates]
-) -> StableRate:
+) -> StableRate | Interrupted[StableRate]:
     """Finds the rate at which the largest curvature over the tensors equals the optimizer's threshold.
 
     `estimates` stand in for Adam's second moments where the state holds none. Costs at most 20 Hessian-vector products.
@@ -57,20 +55,24 @@ def stable_rate(
         rates = ", groups' rates counted in" if preconditioning.scale is not None else ""
         source = f"the Hessian's largest eigenvalue{rates}"
     with preconditioning.operator(problem, space) as product:
-        found = largest_eigenvalues(
-            product,
-            space.flat(space.weights),
-            tolerance=TOLERANCE,
-            max_products=MAX_PRODUCTS,
-            seed=problem.seed,
+        found, limit = found_of(
+            largest_eigenvalues(
+                product,
+                space.flat(space.weights),
+                tolerance=TOLERANCE,
+                max_products=MAX_PRODUCTS,
+                seed=problem.seed,
+            )
         )
-    if not found.eigenvalues:
-        return StableRate(LIMIT_REACHED, Basis(LIMIT_REACHED.words), found.stopped)
-    value = found.eigenvalues[0].value
-    rate = rate_for(optimizer, value)
-    if rate is None:
-        words = Basis(f"λ {value:.3g}", f"{source} bounds no rate")
-        return StableRate(Missing(Why.NO_FORMULA, words), words, found.stopped)
-    least = "" if found.converged else "at least "
-    words = Basis(f"λ {least}{value:.3g}", f"{source}, stable where the loss is quadratic")
-    return StableRate(rate, words, found.stopped)
+    rate: float | Missing = LIMIT_REACHED
+    words = Basis(LIMIT_REACHED.words)
+    if found.eigenvalues:
+        value = found.eigenvalues[0].value
+        bearable = rate_for(optimizer, value)
+        least = "" if found.converged else "at least "
+        words = Basis(f"λ {least}{value:.3g}", f"{source}, stable where the loss is quadratic")
+        if bearable is None:
+            words = Basis(f"λ {value:.3g}", f"{source} bounds no rate")
+        rate = Missing(Why.NO_FORMULA, words) if bearable is None else bearable
+    stable = StableRate(rate, words)
+    return stable if limit is None else Interrupted(stable, limit)

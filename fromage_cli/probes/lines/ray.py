@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fromage_cli.errors import MismatchError, ResourceError
+from fromage_cli.missing import Interrupted
 from fromage_cli.probes.lines.direction import Direction
 from fromage_cli.problem.evaluation.problem import SPLIT_TOLERANCE, Problem
 from fromage_cli.problem.evaluation.streamed_hessian import visit_hessian_vector_product
@@ -36,13 +37,11 @@ class Ray:
 
     Where the order matters, the weights move by a rounding error instead.
     """
-    stopped: ResourceError | None = None
-    """The limit that ended the measurement before the grid did."""
 
 
 def measure_ray(
     problem: Problem, direction: Direction, etas: Sequence[float], advance: Callable[[], None] = lambda: None
-) -> Ray:
+) -> Ray | Interrupted[Ray]:
     """Measures losses and gradient changes along a direction: K + 1 gradients for K points, reduced as they appear.
 
     Ends early, keeping what it has, when a limit of the budget is reached. The weights are afterwards as before.
@@ -61,7 +60,7 @@ def measure_ray(
                     ray.changes[name].append(change)
                 advance()
         except ResourceError as limit:
-            ray.stopped = limit
+            return Interrupted(ray, limit)
     return ray
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fromage_cli.errors import NumericalError, ResourceError
+from fromage_cli.missing import found_of
 from fromage_cli.probes.curvature.lanczos import _Band, largest_eigenvalues
 
 Matrix = torch.Tensor
@@ -112,8 +113,8 @@ def test_what_was_found_before_a_limit_is_kept() -> None:
         made.append(vector)
         return matrix @ vector
 
-    found = largest_eigenvalues(limited, matrix[0])
-    assert found.stopped is not None
+    found, limit = found_of(largest_eigenvalues(limited, matrix[0]))
+    assert limit is not None
     assert (found.products, len(found.eigenvalues), found.converged) == (3, 1, False)
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
+from fromage_cli.missing import Basis, Missing, Why
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.curvature.preconditioned_hessian import groups_differ, precondition
-from fromage_cli.probes.curvature.stable_rate import stable_rate
+from fromage_cli.probes.curvature.stable_rate import StableRate, stable_rate
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem
@@ -134,7 +135,8 @@ def test_a_state_without_moments_for_every_tensor_conditions_nothing(
     problem, rule = make_problem(network, data), find_settings(Given(), state.settings, Given())
     assert precondition(match_state(problem, rule, state), WeightSpace(problem.receiving)) is None
     found = stable_rate(match_state(problem, rule, state), problem.receiving, {})
-    assert found.learning_rate is None and "no second moments of Adam for some tensors" in found.words
+    words = "the state holds no second moments of Adam for some tensors"
+    assert found == StableRate(Missing(Why.NO_STATE, words), Basis(words))
 
 
 def test_equal_groups_leave_the_hessian_alone(

@@ -8,6 +8,7 @@ from torch.func import functional_call
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import ResourceError
+from fromage_cli.missing import Interrupted
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature import quadratic_model
 from fromage_cli.probes.curvature.quadratic_model import measure_line, outcome_of, simulate_training
@@ -243,8 +244,8 @@ def test_a_limit_keeps_the_steps_so_far(small: Problem) -> None:
     found = simulate_training(
         MatchedState(small, Optimizer("sgd", 0.1)), WeightSpace(small.receiving), steps=9, advance=advance
     )
-    assert isinstance(found.stopped, ResourceError)
-    assert len(found.losses) == 4
+    assert isinstance(found, Interrupted) and isinstance(found.error, ResourceError)
+    assert len(found.found.losses) == 4
 
 
 def test_tensors_left_out_stand_still(small: Problem) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from fromage_cli.missing import found_of
 from fromage_cli.probes.lines import ray
 from fromage_cli.probes.lines.direction import moving_tensors
 from fromage_cli.probes.lines.ray import gradient_changes, measure_ray, product_norms
@@ -62,9 +63,9 @@ def test_weights_are_as_before_when_a_limit_ends_the_measurement(
                 Budget(seconds=-1.0).check()
 
     problem.budget = Clock()
-    ray = measure_ray(problem, direction, [0.01, 0.1, 1.0])
+    ray, limit = found_of(measure_ray(problem, direction, [0.01, 0.1, 1.0]))
     assert ray.etas == [0.01, 0.1]
-    assert ray.stopped is not None
+    assert limit is not None
     assert torch.equal(perceptron[0].weight, before)
 
 
