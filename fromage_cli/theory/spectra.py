@@ -56,7 +56,7 @@ def leading_singular_value(matrix: NDArray[Any]) -> float:
     start = numpy.random.default_rng(0).standard_normal((wide.shape[1],), dtype=wide.dtype)
     basis: list[NDArray[Any]] = [start / numpy.linalg.norm(start)]
     diagonal: list[float] = []
-    beside: list[float] = []
+    below: list[float] = []
     value = 0.0
     image: NDArray[Any]
     for _ in range(min(ITERATIONS, wide.shape[1])):
@@ -65,11 +65,11 @@ def leading_singular_value(matrix: NDArray[Any]) -> float:
         stacked = numpy.stack(basis)  # [k, n]
         for _ in range(2):
             image = image - stacked.T @ (stacked @ image)
-        beside.append(float(numpy.linalg.norm(image)))
-        tridiagonal = numpy.diag(diagonal) + numpy.diag(beside[:-1], 1) + numpy.diag(beside[:-1], -1)
+        below.append(float(numpy.linalg.norm(image)))
+        tridiagonal = numpy.diag(diagonal) + numpy.diag(below[:-1], 1) + numpy.diag(below[:-1], -1)
         values, vectors = numpy.linalg.eigh(tridiagonal)
         value = float(values[-1])
-        if beside[-1] * abs(float(vectors[-1, -1])) <= TOLERANCE * abs(value):
+        if below[-1] * abs(float(vectors[-1, -1])) <= TOLERANCE * abs(value):
             break
-        basis.append((image / beside[-1]).astype(wide.dtype))
+        basis.append((image / below[-1]).astype(wide.dtype))
     return math.sqrt(max(value, 0.0))

@@ -11,7 +11,7 @@ SIDE_BY_SIDE = 8
 """Vectors in one matrix."""
 
 
-class Basis:
+class KrylovBasis:
     """Vectors side by side, so that their products with another one are those of a few matrices."""
 
     def __init__(self, like: Tensor) -> None:

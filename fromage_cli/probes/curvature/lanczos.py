@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fromage_cli.errors import NumericalError, ResourceError
 from fromage_cli.missing import Interrupted
-from fromage_cli.probes.curvature.basis import Basis
+from fromage_cli.probes.curvature.basis import KrylovBasis
 from fromage_cli.theory.accumulation import norm
 
 PASSES = 4
@@ -90,7 +90,7 @@ class _Band:
     def __init__(self, like: Tensor, width: int, seed: int) -> None:
         self.like, self.epsilon = like, torch.finfo(like.dtype).eps
         self.generator = torch.Generator().manual_seed(seed)
-        self.basis = Basis(like)
+        self.basis = KrylovBasis(like)
         self.columns: list[list[float]] = []  # of Q^T H Q: one for each product, as long as the basis was then
         self.scale = 0.0  # of the largest product
         for _ in range(width):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fromage_cli.checkpoints.names.naming import matches
 from fromage_cli.errors import MismatchError, NumericalError
-from fromage_cli.probes.lines.random_direction import GaussianTable
+from fromage_cli.probes.lines.random_direction import RandomTensors
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.accumulation import inner_product, norm
@@ -77,7 +77,7 @@ class Direction:
     """What the user should know of how it was made."""
     along_gradients: bool = False
     """Whether the source of every tensor is its base gradient."""
-    drawn: GaussianTable | None = None
+    drawn: RandomTensors | None = None
     """What the source is drawn from, where it is not held in memory: it can be added without room for all of it."""
 
     @torch.no_grad()

@@ -29,7 +29,7 @@ class _Turn:
     sign: float
 
 
-class GaussianTable:
+class RandomTensors:
     """Standard normal tensors by name, the same for one seed on every device and in every precision."""
 
     def __init__(self, seed: int, entries: int, like: Tensor) -> None:

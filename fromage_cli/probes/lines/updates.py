@@ -12,7 +12,7 @@ from torch import Tensor
 from fromage_cli.errors import MismatchError
 from fromage_cli.optimizers.rule import ADAM, FROMAGE, SGD
 from fromage_cli.probes.lines.direction import Direction, Move, Skipped, Still, measured_move
-from fromage_cli.probes.lines.random_direction import GaussianTable
+from fromage_cli.probes.lines.random_direction import RandomTensors
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.accumulation import norm
@@ -78,7 +78,7 @@ def _update(problem: Problem, name: str, tensors: Sequence[TrainableTensor], sou
 
 def random_direction(problem: Problem, tensors: Sequence[TrainableTensor], seed: int) -> Direction:
     """A Gaussian direction with ||d_l|| = ||W_l||, drawn again from its seed whenever it is needed."""
-    table = GaussianTable(seed, sum(tensor.parameter.numel() for tensor in tensors), tensors[0].parameter)
+    table = RandomTensors(seed, sum(tensor.parameter.numel() for tensor in tensors), tensors[0].parameter)
 
     def draw(tensor: TrainableTensor) -> Tensor:
         return table.draw(tensor.name, tensor.parameter.shape)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fromage_cli.probes.curvature import basis as basis_module
-from fromage_cli.probes.curvature.basis import SIDE_BY_SIDE, Basis
+from fromage_cli.probes.curvature.basis import SIDE_BY_SIDE, KrylovBasis
 
 
 @pytest.mark.parametrize("count", [1, SIDE_BY_SIDE, SIDE_BY_SIDE + 3])
@@ -11,7 +11,7 @@ def test_coefficients_and_differences_are_those_of_one_matrix(count: int, monkey
     torch.manual_seed(0)
     vectors = torch.linalg.qr(torch.randn(40, count, dtype=torch.float64))[0].T  # [count, 40], orthonormal rows
     other = torch.randn(40, dtype=torch.float64)
-    basis = Basis(other)
+    basis = KrylovBasis(other)
     for vector in vectors:
         basis.append(vector)
     coefficients = basis.coefficients(other)
@@ -25,5 +25,5 @@ def test_coefficients_and_differences_are_those_of_one_matrix(count: int, monkey
 
 def test_an_empty_basis_takes_nothing_away() -> None:
     vector = torch.ones(3)
-    basis = Basis(vector)
+    basis = KrylovBasis(vector)
     assert basis.coefficients(vector) == [] and torch.equal(basis.subtract(vector.clone(), []), vector)
