@@ -29,20 +29,20 @@ ENVIRONMENT = {
 def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {**ENVIRONMENT, **environment}
     command = [*PROGRAM, *arguments]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, encoding="utf-8", timeout=60, check=False)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, encoding="utf-8", timeout=300, check=False)
 
 
 def run_shell(script: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = ["bash", "-c", script]
     return subprocess.run(
-        command, cwd=cwd, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=60, check=False
+        command, cwd=cwd, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=300, check=False
     )
 
 
 def run_python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code]
     return subprocess.run(
-        command, cwd=cwd, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=120, check=False
+        command, cwd=cwd, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=300, check=False
     )
 
 
@@ -338,7 +338,7 @@ def test_a_closed_pipe_ends_quietly(arguments, tmp_path):
     script = f"{{ {program} {arguments}; echo $? >code; }} 2>err | head -c 1 >/dev/null; exit 0"
     if "rows" not in arguments:
         script = f"{{ sleep 0.5; {program} {arguments}; echo $? >code; }} 2>err | true; exit 0"
-    subprocess.run(["bash", "-c", script], cwd=tmp_path, env=ENVIRONMENT, check=True, timeout=60)
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, env=ENVIRONMENT, check=True, timeout=300)
     for _ in range(200):
         if (tmp_path / "code").exists() and (tmp_path / "code").read_text():
             break

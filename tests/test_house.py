@@ -85,7 +85,6 @@ TESTED_ELSEWHERE = {
     "optim/fromage.py": "optim/test_tensorwise.py",
     "optimizers/rule.py": "optimizers/test_settings.py",
     "probes/curvature/stable_rate.py": "probes/curvature/test_preconditioned_hessian.py",
-    "probes/optimizer_step/matched_state.py": "probes/optimizer_step/test_next_step.py",
     "probes/optimizer_step/moments.py": "probes/lines/test_updates.py",
     "probes/optimizer_step/step_direction.py": "probes/lines/test_crossing.py",
     "probes/optimizer_step/step_noise.py": "probes/optimizer_step/test_next_update.py",
