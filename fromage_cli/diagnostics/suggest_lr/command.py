@@ -64,7 +64,10 @@ def command(
 ) -> Answer:
     """Which learning rate is safe, by Lemma 2 and by measurement, for my optimizer?"""
     optimizer.check()
-    _check_value(value, output)
+    if value is not None and (output.json or output.format != "auto" or output.table is not None):
+        raise UsageError(
+            "--value prints a number alone, in no other format.", "Leave out --value, or --json, --format and --table."
+        )
     trains = verify is not None or (probe != "none" and value != "limit")
     intake = open_problem(ckpt, model, batch, run, spare=TRAINING_BATCHES if trains else 0)
 
@@ -114,13 +117,6 @@ def command(
     return intake.complete(answer if value is None else replace(answer, **_alone(value, result, error)))
 
 
-def _check_value(value: Asked | None, output: OutputOptions) -> None:
-    if value is not None and (output.json or output.format != "auto" or output.table is not None):
-        raise UsageError(
-            "--value prints a number alone, in no other format.", "Leave out --value, or --json, --format and --table."
-        )
-
-
 def _refuse_without_optimizer(value: Asked | None, verify: int | None, sharpness: bool, probe: str) -> None:
     """Raises UsageError for what only one optimizer can answer, and not the tables of all of them."""
     asked = {
@@ -139,18 +135,13 @@ def _refuse_without_optimizer(value: Asked | None, verify: int | None, sharpness
 
 def _alone(value: Asked, result: "SuggestedRates", error: FromageError | None) -> dict[str, Any]:
     """What of an answer the value alone changes. Raises NumericalError, or the limit reached, where there is none."""
-    rate = result.limit.learning_rate if value == "limit" else result.recommended.learning_rate
-    reliable = result.limit.reliable if value == "limit" else result.recommended.reliable
-    if isinstance(rate, Missing):
-        raise _missing(value, result, error)
-    return {"alone": f"{rate:.6g}", "code": 0 if reliable else UNRELIABLE}
-
-
-def _missing(value: Asked, result: "SuggestedRates", error: FromageError | None) -> Exception:
+    asked = result.limit if value == "limit" else result.recommended
+    if not isinstance(asked.learning_rate, Missing):
+        return {"alone": f"{asked.learning_rate:.6g}", "code": 0 if asked.reliable else UNRELIABLE}
     if isinstance(error, ResourceError):
-        return error
+        raise error
     reason = result.recommended.reason if value == "recommended" else "no step is certain to descend, none seen to rise"
-    return NumericalError(f"There is no {value} learning rate: {reason}.", "Look at the whole answer, without --value.")
+    raise NumericalError(f"There is no {value} learning rate: {reason}.", "Look at the whole answer, without --value.")
 
 
 def _stages(rule: "Optimizer", probe: str, sharpness: bool, verify: int) -> int:

@@ -20,7 +20,6 @@ from fromage_cli.optimizers.rule import ADAFACTOR, FROMAGE, LARS
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.lines.crossing import Crossing
 from fromage_cli.probes.lines.direction import Still
-from fromage_cli.probes.optimizer_step.gradient_noise import GradientNoise
 from fromage_cli.probes.optimizer_step.matched_state import match_state
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -68,7 +67,8 @@ def measure(
     crossing = measuring.measured()
     whole = measuring.measured_together(crossing) if crossing is not None else None
     measuring.lemma2()
-    trained = Trained(_nothing())
+    why = OPTIMIZER_UNKNOWN
+    trained = Trained(Recommended(why, why, why, why, None, why.words, False, why))
     verified: tuple[VerifiedRun, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
     rates: tuple[float | Missing, float | Missing] = (OPTIMIZER_UNKNOWN, OPTIMIZER_UNKNOWN)
@@ -87,7 +87,9 @@ def measure(
     if optimizer.name is None:
         alternatives = measure_alternatives(measuring, known(limit.eta))
     noise = measuring.update.noise
-    low, high = _noise_range(noise)
+    low = high = None  # one standard error below the noise scale, and above
+    if noise is not None and noise.noise_scale is not None:
+        low, high = noise_scale_range(list(noise.chunks.values())) or (None, None)
     result = SuggestedRates(
         loss=problem.base.loss,
         limit=limit,
@@ -110,18 +112,6 @@ def measure(
     for words in _notes(measuring, optimizer, crossing, trained, request):
         note(words)
     return result if measuring.error is None else Interrupted(result, measuring.error)
-
-
-def _noise_range(noise: GradientNoise | None) -> tuple[float | None, float | None]:
-    """One standard error below the noise scale, and above."""
-    if noise is None or noise.noise_scale is None:
-        return None, None
-    return noise_scale_range(list(noise.chunks.values())) or (None, None)
-
-
-def _nothing() -> Recommended:
-    why = OPTIMIZER_UNKNOWN
-    return Recommended(why, why, why, why, None, why.words, False, why)
 
 
 def _settings(

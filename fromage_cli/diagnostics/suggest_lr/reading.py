@@ -7,7 +7,6 @@ from fromage_cli.diagnostics.suggest_lr.result import GroupRate, LayerRate, Limi
 from fromage_cli.errors import ResourceError
 from fromage_cli.missing import Missing, Why
 from fromage_cli.probes.lines.crossing import Crossing
-from fromage_cli.probes.lines.direction import Move
 from fromage_cli.theory.conversions import largest_rate
 
 BEYOND = Missing(Why.ABOVE_GRID, "every step that was tried is certain to descend")
@@ -55,41 +54,39 @@ def read_limit(
 
 
 def read_layers(measuring: PartialMeasurement, crossing: Crossing | None, eta: float | None) -> tuple[LayerRate, ...]:
-    """The layers that move, and the tensor that limits even if it is no layer."""
-    moves = {move.tensor.name: move for move in measuring.update.line.direction.moves}
+    """The layers that move, and the tensor that limits even if it is no layer.
+
+    `linear_trust_eta`: where the breakdown would reach its level along a straight line, level ||g|| / ||(H d)||.
+    """
+    update, found = measuring.update, []
+    moves = {move.tensor.name: move for move in update.line.direction.moves}
     limiting = crossing.limiting if crossing is not None else None
-    return tuple(
-        _layer(measuring, crossing, moves[tensor.name], eta)
-        for tensor in measuring.tensors
-        if tensor.name in moves and (tensor.is_layer or tensor.name == limiting)
-    )
-
-
-def _layer(measuring: PartialMeasurement, crossing: Crossing | None, move: Move, eta: float | None) -> LayerRate:
-    tensor, update = move.tensor, measuring.update
-    cosine, relative = update.cosines[tensor.name], update.relative_steps.get(tensor.name)
-    trust = crossing.trust(tensor.name, move.gradient_norm) if crossing is not None and crossing.etas else None
-    return LayerRate(
-        name=tensor.name,
-        kind=tensor.kind,
-        shape=tuple(tensor.parameter.shape),
-        parameters=tensor.parameter.numel(),
-        cosine=cosine.value,
-        cosine_stderr=cosine.stderr,
-        relative_step=relative if relative is not None else update.line.relative_steps.get(tensor.name),
-        trust_eta=trust.eta if trust is not None else None,
-        trust_relation=trust.relation if trust is not None else "uncertifiable",
-        linear_trust_eta=_linear(crossing, tensor.name, move.gradient_norm),
-        learning_rate=eta / relative if eta is not None and relative else None,
-    )
-
-
-def _linear(crossing: Crossing | None, name: str, gradient_norm: float) -> float | None:
-    """Where a tensor's breakdown would reach its level along a straight line: level ||g|| / ||(H d)||."""
-    if crossing is None or crossing.products is None or name in crossing.certificate.noise:
-        return None
-    change, counted = crossing.products[name], crossing.certificate.levels[name] * gradient_norm
-    return counted / change if change > 0.0 and counted > 0.0 else None
+    for tensor in measuring.tensors:
+        name = tensor.name
+        if name not in moves or not (tensor.is_layer or name == limiting):
+            continue
+        gradient_norm, relative = moves[name].gradient_norm, update.relative_steps.get(name)
+        trust = crossing.trust(name, gradient_norm) if crossing is not None and crossing.etas else None
+        linear = None
+        if crossing is not None and crossing.products is not None and name not in crossing.certificate.noise:
+            change, level = crossing.products[name], crossing.certificate.levels[name] * gradient_norm
+            linear = level / change if change > 0.0 and level > 0.0 else None
+        found.append(
+            LayerRate(
+                name=name,
+                kind=tensor.kind,
+                shape=tuple(tensor.parameter.shape),
+                parameters=tensor.parameter.numel(),
+                cosine=update.cosines[name].value,
+                cosine_stderr=update.cosines[name].stderr,
+                relative_step=relative if relative is not None else update.line.relative_steps.get(name),
+                trust_eta=trust.eta if trust is not None else None,
+                trust_relation=trust.relation if trust is not None else "uncertifiable",
+                linear_trust_eta=linear,
+                learning_rate=eta / relative if eta is not None and relative else None,
+            )
+        )
+    return tuple(found)
 
 
 def read_points(crossing: Crossing | None) -> tuple[MeasuredPoint, ...]:

@@ -5,48 +5,49 @@ import math
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fromage_cli.diagnostics.suggest_lr.result import LayerRate, Limit, SuggestedRates
+from fromage_cli.diagnostics.suggest_lr.result import Limit, SuggestedRates
 from fromage_cli.missing import LIMIT_REACHED, Missing, known
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, sparkline
 
+FULL = 140
+"""Cells from which on the whole assumptions have room in the table."""
 ROWS = 8
 """Layers shown without `--all`."""
 
 
 def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
-    parts: list[RenderableType] = [Text(summary(result)), Text("")]
-    parts.append(_estimates(result, style))
+    parts: list[RenderableType] = [Text(summary(result)), Text(""), _estimates(result, style)]
     if result.alternatives:
-        parts.append(_alternatives(result, style))
+        rows = [(each.name, each.limit, each.critical, each.typical) for each in result.alternatives]
+        columns = [Column("optimizer", left=True), Column("limit"), Column("loss rises from"), Column("typical")]
+        parts.append(house_table(columns, rows, style))
     if len(result.optimizer.groups) > 1:
         parts.append(_groups(result, style))
     if result.verification:
         parts.append(_verification(result, style))
     parts.append(_layers(result, style))
     if result.noise_scale is not None:
-        parts.append(Text(f"noise equals signal at about {_noise_scale(result)} rows a batch (noise scale)", "dim"))
+        size, low, high = (
+            number(float(f"{value:.2g}")) if value is not None else ""
+            for value in (result.noise_scale, result.noise_scale_low, result.noise_scale_high)
+        )
+        error = f" ({low} to {high})" if low and high else f" ({low} or more)" if low else ""
+        parts.append(Text(f"noise equals signal at about {size}{error} rows a batch (noise scale)", "dim"))
     return Group(*parts)
 
 
-def _noise_scale(result: SuggestedRates) -> str:
-    """The noise scale with its range of one standard error."""
-    size, low, high = (
-        number(float(f"{value:.2g}")) if value is not None else ""
-        for value in (result.noise_scale, result.noise_scale_low, result.noise_scale_high)
-    )
-    return f"{size} ({low} to {high})" if low and high else f"{size} ({low} or more)" if low else size
-
-
 def summary(result: SuggestedRates) -> str:
-    """Both answers."""
-    return f"{_limit(result)}{_present(result)} {_recommended(result)}"
+    """Both answers: how far the next step may go, and the rate to train at."""
+    rate, ratio = result.optimizer.current_learning_rate, result.optimizer.current_ratio
+    present = f" You run at {number(rate)}, {number(ratio)} × the limit." if rate is not None and ratio else ""
+    return f"{_next_step(result)}{present} {_rate_to_train_at(result)}"
 
 
-def _limit(result: SuggestedRates) -> str:
+def _next_step(result: SuggestedRates) -> str:
     limit, name = result.limit, result.optimizer.name
     if isinstance(limit.eta, Missing):
         sought = name is not None and LIMIT_REACHED not in {each.learning_rate for each in result.estimates}
@@ -82,25 +83,18 @@ def _limited(limit: Limit, relative: str = "") -> str:
     return f" ({inside})" if inside else ""
 
 
-def _present(result: SuggestedRates) -> str:
-    rate, ratio = result.optimizer.current_learning_rate, result.optimizer.current_ratio
-    if rate is None or ratio is None:
-        return ""
-    return f" You run at {number(rate)}, {number(ratio)} × the limit."
-
-
-def _recommended(result: SuggestedRates) -> str:
+def _rate_to_train_at(result: SuggestedRates) -> str:
     found = result.recommended
     if result.optimizer.name is None:
         return "--optimizer names it."
     if isinstance(found.learning_rate, Missing):
         return f"No rate to train at can be given: {found.reason}."
+    rate = number(found.learning_rate)
     if found.reliable:
-        between = f", between {number(found.low)} and {number(found.high)}"
-        return f"To train at, another question: {number(found.learning_rate)}{between} ({found.reason})."
-    return (
-        f"To train at, another question: {number(found.learning_rate)}, typical and not measured here: {found.reason}."
-    )
+        rate += f", between {number(found.low)} and {number(found.high)} ({found.reason})"
+    else:
+        rate += f", typical and not measured here: {found.reason}"
+    return f"To train at, another question: {rate}."
 
 
 def _estimates(result: SuggestedRates, style: PageStyle) -> RenderableType:
@@ -110,7 +104,7 @@ def _estimates(result: SuggestedRates, style: PageStyle) -> RenderableType:
             each.eta,
             each.learning_rate,
             f"{each.gradient_evaluations:.3g}",
-            each.assumption if style.width >= _FULL else each.assumption.few,
+            each.assumption if style.width >= FULL else each.assumption.few,
         )
         for each in result.estimates
     ]
@@ -121,16 +115,6 @@ def _estimates(result: SuggestedRates, style: PageStyle) -> RenderableType:
         Column("gradients", optional=2),
         Column("rests on", left=True, optional=1),
     ]
-    return house_table(columns, rows, style)
-
-
-_FULL = 140
-"""Cells from which on the assumptions have room in the table."""
-
-
-def _alternatives(result: SuggestedRates, style: PageStyle) -> RenderableType:
-    rows = [(each.name, each.limit, each.critical, each.typical) for each in result.alternatives]
-    columns = [Column("optimizer", left=True), Column("limit"), Column("loss rises from"), Column("typical")]
     return house_table(columns, rows, style)
 
 
@@ -172,6 +156,7 @@ def _verification(result: SuggestedRates, style: PageStyle) -> RenderableType:
 
 
 def _layers(result: SuggestedRates, style: PageStyle) -> RenderableType:
+    """The layers whose gradient breaks down first; the one that limits stands at the top."""
     limiting = result.limit.limiting_layer
     farthest = max((point.eta for point in result.points), default=0.0)
     order = sorted(
@@ -179,16 +164,16 @@ def _layers(result: SuggestedRates, style: PageStyle) -> RenderableType:
         key=lambda layer: (layer.name != limiting, layer.trust_eta or max(layer.linear_trust_eta or 0.0, farthest)),
     )
     shown = result.layers if style.show_all else order[:ROWS]
-    rows = [
-        (
-            layer.name,
-            _with_error(layer.cosine, layer.cosine_stderr),
-            layer.trust_eta if layer.trust_eta is not None else _unseen(layer, farthest),
-            layer.relative_step,
-            layer.learning_rate,
-        )
-        for layer in shown
-    ]
+    rows = []
+    for layer in shown:
+        error = "" if layer.cosine_stderr is None else f" ± {number(float(f'{layer.cosine_stderr:.1g}'))}"
+        linear, trust = layer.linear_trust_eta, layer.trust_eta
+        where: object = trust
+        if trust is None and layer.trust_relation == "above-grid":  # the search ended before it
+            where = f"≈ {number(linear)}" if linear is not None and linear > farthest else f"> {number(farthest)}"
+        elif trust is None:
+            where = "below" if layer.trust_relation == "below-grid" else "none"
+        rows.append((layer.name, f"{number(layer.cosine)}{error}", where, layer.relative_step, layer.learning_rate))
     columns = [
         Column("layer", name=True),
         Column("cos θ", optional=1),
@@ -197,15 +182,3 @@ def _layers(result: SuggestedRates, style: PageStyle) -> RenderableType:
         Column("rate at limit"),
     ]
     return Group(house_table(columns, rows, style), *hidden_rows(len(shown), len(result.layers)))
-
-
-def _with_error(value: float | None, error: float | None) -> str:
-    return number(value) if error is None else f"{number(value)} ± {number(float(f'{error:.1g}'))}"
-
-
-def _unseen(layer: LayerRate, farthest: float) -> str:
-    """Words for a layer whose place the search did not meet: where a straight line would have it, or beyond what."""
-    if layer.trust_relation != "above-grid":
-        return "below" if layer.trust_relation == "below-grid" else "none"
-    linear = layer.linear_trust_eta
-    return f"≈ {number(linear)}" if linear is not None and linear > farthest else f"> {number(farthest)}"

@@ -8,7 +8,7 @@ from fromage_cli.diagnostics.suggest_lr.result import Estimate, ProbeRun, Recomm
 from fromage_cli.errors import FromageError, MismatchError, ResourceError, UsageError
 from fromage_cli.missing import LIMIT_REACHED, Basis, Missing, Why, failed
 from fromage_cli.optimizers.typical_rates import typical_rate
-from fromage_cli.probes.trial_runs.rate_probe import RateProbe, measure_rate
+from fromage_cli.probes.trial_runs.rate_probe import measure_rate
 from fromage_cli.probes.trial_runs.verification import verify
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.perceptron import Perceptron
@@ -25,13 +25,6 @@ class Trained:
     note: str = ""
 
 
-def typical(measuring: PartialMeasurement) -> float | Missing:
-    """Adds the typical rate of the optimizer to the estimates."""
-    rate, source = typical_rate(measuring.optimizer)
-    measuring.estimates.append(Estimate("typical", measuring.eta(rate), rate, source, 0.0))
-    return rate
-
-
 def recommend(
     measuring: PartialMeasurement,
     mode: str,
@@ -43,7 +36,8 @@ def recommend(
     `mode`: `init` from new weights, `checkpoint` from these, `auto` the first where `fresh` makes a network, `none`.
     Raises UsageError for `init` where it makes none.
     """
-    usual = typical(measuring)
+    usual, source = typical_rate(measuring.optimizer)
+    measuring.estimates.append(Estimate("typical", measuring.eta(usual), usual, source, 0.0))
     if mode == "none":
         return Trained(_typical(measuring, usual, Missing(Why.NOT_ASKED, "no short runs were asked for")))
     if isinstance(measuring.error, ResourceError):
@@ -67,35 +61,21 @@ def recommend(
         return Trained(_typical(measuring, usual, failed(error)))
     if found.stopped is not None:
         measuring.error = found.stopped
-    start = _start(again)
-    return _concluded(measuring, found, usual, gradients(measuring.problem.evaluations) - before, start)
-
-
-def _start(again: Problem | None) -> str:
-    """What short runs start from, in words."""
+    start = "new weights of the network's factory"
     if again is None:
-        return "these weights"
-    if isinstance(again.model, Perceptron):
-        return "new weights as torch draws them, since the network was rebuilt without its factory"
-    return "new weights of the network's factory"
-
-
-def _concluded(
-    measuring: PartialMeasurement, found: RateProbe, usual: float | Missing, cost: float, start: str
-) -> Trained:
+        start = "these weights"
+    elif isinstance(again.model, Perceptron):
+        start = "new weights as torch draws them, since the network was rebuilt without its factory"
     words = Basis(counted(len(found.rates), "short run"), f"of {counted(found.steps, 'step')} from {start}")
     doubt = Missing(Why.INDISTINCT if found.stopped is None else Why.LIMIT_REACHED, found.reason)
-    measured = doubt if found.measured is None else found.measured
+    measured, gain = (doubt if value is None else value for value in (found.measured, found.gain))
+    cost = gradients(measuring.problem.evaluations) - before
     measuring.estimates.append(Estimate(found.estimator, measuring.eta(measured), measured, words, cost))
-    runs = tuple(ProbeRun(rate, loss) for rate, loss in zip(found.rates, found.losses, strict=True))
-    gain = doubt if found.gain is None else found.gain
-    if not found.reliable or found.learning_rate is None or found.low is None or found.high is None:
-        recommended = _typical(measuring, usual, doubt, gain)
-    else:
+    recommended = _typical(measuring, usual, doubt, gain)
+    if found.reliable and found.learning_rate is not None and found.low is not None and found.high is not None:
         rate, name = found.learning_rate, found.estimator
-        recommended = Recommended(
-            rate, measuring.eta(rate), found.low, found.high, name, found.reason, reliable=True, gain=gain
-        )
+        recommended = Recommended(rate, measuring.eta(rate), found.low, found.high, name, found.reason, True, gain)
+    runs = tuple(ProbeRun(rate, loss) for rate, loss in zip(found.rates, found.losses, strict=True))
     return Trained(recommended, runs, found.steps, f"probe: from {start}; {found.rows}.")
 
 
