@@ -7,7 +7,7 @@ import typer
 
 from fromage_cli.diagnostics.sharpness.plot import draw
 from fromage_cli.errors import UsageError
-from fromage_cli.intake import Intake, open_problem
+from fromage_cli.intake import open_problem
 from fromage_cli.missing import found_of
 from fromage_cli.terminal.answer import Answer, records
 from fromage_cli.terminal.estimate import estimate_answer
@@ -71,7 +71,10 @@ def command(
     from fromage_cli.diagnostics.sharpness.render import render
     from fromage_cli.probes.lines.direction import moving_tensors
 
-    rule = intake.optimizer(optimizer)
+    rule, saved = intake.optimizer(optimizer), intake.checkpoint
+    state = saved.optimizer if saved is not None else None
+    # a checkpoint that does not tell its step counts as trained, unless its optimizer has made none
+    trained = saved is not None and (state is None or (state.steps or 0) > 0 if saved.step is None else saved.step > 0)
     effort = Effort(top, tolerance, max_iterations, optimizer.train_batch_size, simulate, blocks)
     chosen = tensors.tensors or "all"
     moving, _ = moving_tensors(intake.problem, chosen, tensors.include or (), tensors.exclude or ())
@@ -83,8 +86,8 @@ def command(
             intake.problem,
             moving,
             rule,
-            intake.checkpoint.optimizer if intake.checkpoint is not None else None,
-            trained=_trained(intake),
+            state,
+            trained=trained,
             effort=effort,
             advance=advance,
             note=notes.append,
@@ -101,12 +104,3 @@ def command(
     )
     answer = intake.complete(answer)
     return answer if plot is None else with_plot(answer, lambda *how: draw(result, *how), plot, output.force)
-
-
-def _trained(intake: Intake) -> bool:
-    """Whether the checkpoint is past its initialisation; one that does not tell its step counts as trained."""
-    if intake.checkpoint is None:
-        return False
-    if intake.checkpoint.step is None:
-        return intake.checkpoint.optimizer is None or (intake.checkpoint.optimizer.steps or 0) > 0
-    return intake.checkpoint.step > 0

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from fromage_cli.diagnostics.sharpness.result import SharpnessResult
 from fromage_cli.findings import Finding, Severity
@@ -14,41 +13,39 @@ Words = tuple[str, Severity, str, str]
 """Code, severity, message, hint."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Where a number becomes a finding."""
-
-    ratio: float = 1.0
-    """Eigenvalue over threshold above which an update along that eigenvector grows from step to step."""
-    stochastic: float = 1.0
-    """Batch sharpness over the threshold of plain descent."""
-
-
-def judge(result: SharpnessResult, limits: Limits | None = None) -> tuple[Finding, ...]:
+def judge(result: SharpnessResult) -> tuple[Finding, ...]:
     """The findings of a sharpness result, the gravest kinds first."""
-    limits = limits or Limits()
-    return (
-        *_regime(result, limits),
-        *_quadratic(result),
-        *_batches(result, limits),
-        *_bands_of_plain_descent(result, limits),
-        *_no_positive_curvature(result),
-    )
+    return (*_stability(result), *_what_it_rests_on(result))
 
 
-def _regime(result: SharpnessResult, limits: Limits) -> Iterator[Finding]:
+def _stability(result: SharpnessResult) -> Iterator[Finding]:
+    """What the ratio to the threshold says of the rate, and what training in the quadratic model does."""
     ratio = known(result.ratio)
-    if ratio is None or (ratio < limits.ratio and result.regime != "edge-of-stability"):
-        return
-    code, severity, message, hint = _WORDS.get(known(result.regime) or "", _BEYOND)
-    yield Finding(
-        code=code,
-        severity=severity,
-        message=message.format(ratio=f"{ratio:.2g}", scaled=f"{2.0 * ratio:.2g}"),
-        value=ratio,
-        limit=limits.ratio,
-        hint=hint,
-    )
+    if ratio is not None and (ratio >= 1.0 or result.regime == "edge-of-stability"):
+        code, severity, message, hint = _REGIMES.get(known(result.regime) or "", _BEYOND)
+        yield Finding(
+            code=code,
+            severity=severity,
+            message=message.format(ratio=f"{ratio:.2g}", scaled=f"{2.0 * ratio:.2g}"),
+            value=ratio,
+            limit=1.0,
+            hint=hint,
+        )
+    model = result.quadratic
+    words = None if isinstance(model, Missing) else _OUTCOMES.get(known(model.outcome) or "")
+    if not isinstance(model, Missing) and words is not None:
+        code, severity, message, hint = words
+        highest = max((loss for loss in model.losses if math.isfinite(loss)), default=math.inf)
+        yield Finding(
+            code=code,
+            severity=severity,
+            message=message.format(
+                steps=counted(len(model.losses) - 1, "step"), highest=f"{highest:.3g}", start=f"{model.losses[0]:.3g}"
+            ),
+            value=highest,
+            limit=model.losses[0],
+            hint=hint,
+        )
 
 
 _BEYOND: Words = (
@@ -57,7 +54,7 @@ _BEYOND: Words = (
     "the curvature on this batch is {ratio} × what the optimizer bears at this rate: steps along it grow",
     "Lower the rate by that factor, or measure on a larger batch: a small one is sharper than the whole data.",
 )
-_WORDS: dict[str, Words] = {
+_REGIMES: dict[str, Words] = {
     "catapult": (
         "catapult",
         "info",
@@ -90,27 +87,7 @@ _WORDS: dict[str, Words] = {
 """By regime."""
 
 
-def _quadratic(result: SharpnessResult) -> Iterator[Finding]:
-    """What training in the quadratic model says of the rate."""
-    model = result.quadratic
-    words = None if isinstance(model, Missing) else _COURSES.get(known(model.outcome) or "")
-    if isinstance(model, Missing) or words is None:
-        return
-    code, severity, message, hint = words
-    highest = max((loss for loss in model.losses if math.isfinite(loss)), default=math.inf)
-    yield Finding(
-        code=code,
-        severity=severity,
-        message=message.format(
-            steps=counted(len(model.losses) - 1, "step"), highest=f"{highest:.3g}", start=f"{model.losses[0]:.3g}"
-        ),
-        value=highest,
-        limit=model.losses[0],
-        hint=hint,
-    )
-
-
-_COURSES: dict[str, Words] = {
+_OUTCOMES: dict[str, Words] = {
     "spikes": (
         "quadratic-model-spikes",
         "info",
@@ -128,27 +105,23 @@ _COURSES: dict[str, Words] = {
 """By outcome."""
 
 
-def _batches(result: SharpnessResult, limits: Limits) -> Iterator[Finding]:
-    """Plain SGD only: the quantity is compared with 2 / eta."""
-    batches, rate = known(result.batch_sharpness), known(result.learning_rate)
-    if batches is None or rate is None or result.optimizer != SGD.name or result.momentum:
-        return
-    ratio = batches.mean * rate / 2.0
-    if ratio - batches.stderr * rate > limits.stochastic:
-        yield Finding(
-            code="batch-sharpness-high",
-            severity="info",
-            message=f"along the gradients of batches of {counted(batches.batch_size, 'row')} the curvature is "
-            f"{ratio:.2g} × 2 / η: a step overshoots on its own batch",
-            value=ratio,
-            limit=limits.stochastic,
-            hint="Larger batches or a lower rate; at ratio 1 SGD sits at its own edge of stability.",
-        )
-
-
-def _bands_of_plain_descent(result: SharpnessResult, limits: Limits) -> Iterator[Finding]:
-    plain, ratio = result.optimizer == SGD.name and not result.momentum, known(result.ratio)
-    if not plain and not result.trained and ratio is not None and ratio >= limits.ratio:
+def _what_it_rests_on(result: SharpnessResult) -> Iterator[Finding]:
+    """What single batches feel, for which optimizer the regimes were measured, and curvature that is not positive."""
+    plain = result.optimizer == SGD.name and not result.momentum
+    batches, rate, ratio = known(result.batch_sharpness), known(result.learning_rate), known(result.ratio)
+    if batches is not None and rate is not None and plain:
+        overshoot = batches.mean * rate / 2.0
+        if overshoot - batches.stderr * rate > 1.0:
+            yield Finding(
+                code="batch-sharpness-high",
+                severity="info",
+                message=f"along the gradients of batches of {counted(batches.batch_size, 'row')} the curvature is "
+                f"{overshoot:.2g} × 2 / η: a step overshoots on its own batch",
+                value=overshoot,
+                limit=1.0,
+                hint="Larger batches or a lower rate; at ratio 1 SGD sits at its own edge of stability.",
+            )
+    if not plain and not result.trained and ratio is not None and ratio >= 1.0:
         yield Finding(
             code="bands-of-plain-descent",
             severity="info",
@@ -157,9 +130,6 @@ def _bands_of_plain_descent(result: SharpnessResult, limits: Limits) -> Iterator
             value=2.0 * ratio,
             hint="Below the threshold the statement is exact for each optimizer.",
         )
-
-
-def _no_positive_curvature(result: SharpnessResult) -> Iterator[Finding]:
     if result.eigenvalues and result.eigenvalues[0].value <= 0.0:
         yield Finding(
             code="no-positive-curvature",

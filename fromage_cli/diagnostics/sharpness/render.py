@@ -5,7 +5,7 @@ import math
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fromage_cli.diagnostics.sharpness.result import LayerBlock, QuadraticModel, SharpnessResult
+from fromage_cli.diagnostics.sharpness.result import QuadraticModel, SharpnessResult
 from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.terminal.answer import PageStyle
@@ -34,15 +34,31 @@ ADAPTIVE = [rule.name for rule in RULES.values() if rule.adaptive]
 
 def render(result: SharpnessResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
-    return Group(
-        Text(summary(result)),
-        Text(""),
-        _eigenvalues(result, style),
-        _curvatures(result, style),
-        _blocks(result, style),
-        _quadratic(result, style),
-        *not_known([result], _TITLES | ({} if isinstance(result.ratio, Missing) else {"regime": "regime"}), style),
-    )
+    parts: list[RenderableType] = [Text(summary(result)), Text("")]
+    if len(result.eigenvalues) > 1:
+        shown = result.eigenvalues if style.show_all else result.eigenvalues[:ROWS]
+        ranked = [(rank, pair.value, pair.residual) for rank, pair in enumerate(shown, 1)]
+        parts.append(house_table([Column("rank"), Column("eigenvalue"), Column("residual")], ranked, style))
+        parts += hidden_rows(len(shown), len(result.eigenvalues))
+    parts.append(_curvatures(result, style))
+    if result.layers:
+        ordered = sorted(
+            result.layers,
+            key=lambda layer: math.inf if isinstance(layer.eigenvalue, Missing) else -layer.eigenvalue,
+        )
+        blocks = ordered if style.show_all else ordered[:ROWS]
+        columns = [
+            Column("layer", name=True),
+            Column("shape", left=True, optional=1),
+            Column("eigenvalue of its block"),
+        ]
+        rows = [(layer.name, "×".join(map(str, layer.shape)), layer.eigenvalue) for layer in blocks]
+        parts += [house_table(columns, rows, style), *(hidden_rows(len(blocks), len(ordered)) or [Text("")])]
+    if not isinstance(result.quadratic, Missing):
+        words = _quadratic(result.quadratic, known(result.learning_rate), style)
+        parts.append(Text(ascii_words(words) if style.ascii_only else words))
+    titles = _TITLES | ({} if isinstance(result.ratio, Missing) else {"regime": "regime"})
+    return Group(*parts, *not_known([result], titles, style))
 
 
 def summary(result: SharpnessResult) -> str:
@@ -74,23 +90,17 @@ def _optimizer(result: SharpnessResult) -> str:
     return f"{name} with momentum {number(result.momentum)}" if result.momentum else name
 
 
-def _eigenvalues(result: SharpnessResult, style: PageStyle) -> RenderableType:
-    """A table where there are several."""
-    if len(result.eigenvalues) < 2:
-        return Group()
-    shown = result.eigenvalues if style.show_all else result.eigenvalues[:ROWS]
-    rows = [(rank, pair.value, pair.residual) for rank, pair in enumerate(shown, 1)]
-    columns = [Column("rank"), Column("eigenvalue"), Column("residual")]
-    return Group(house_table(columns, rows, style), *hidden_rows(len(shown), len(result.eigenvalues)))
-
-
 def _curvatures(result: SharpnessResult, style: PageStyle) -> RenderableType:
     top = result.eigenvalues[0].value if result.eigenvalues else None
     batches = known(result.batch_sharpness)
     rows = [
         ("largest eigenvalue", top, f"Hessian of the loss, {result.parameters} weights"),
         ("Gauss-Newton", result.gauss_newton_eigenvalue, "its part from the output's curvature"),
-        ("preconditioned", result.preconditioned_eigenvalue, _conditioned_by(result)),
+        (
+            "preconditioned",
+            result.preconditioned_eigenvalue,
+            "as Adam's step sees it" if result.optimizer in ADAPTIVE else "as rates and decays of groups scale it",
+        ),
         (
             "critical sharpness",
             _with_error(result.critical_sharpness, result.critical_sharpness_stderr),
@@ -108,58 +118,29 @@ def _curvatures(result: SharpnessResult, style: PageStyle) -> RenderableType:
     return house_table(columns, [row for row in rows if row[1] is not None and not isinstance(row[1], Missing)], style)
 
 
-def _conditioned_by(result: SharpnessResult) -> str:
-    return "as Adam's step sees it" if result.optimizer in ADAPTIVE else "as rates and decays of groups scale it"
-
-
 def _with_error(value: float | Missing, error: float | Missing) -> str | Missing:
     if isinstance(value, Missing):
         return value
     return number(value) if isinstance(error, Missing) else f"{number(value)} ± {number(error)}"
 
 
-def _blocks(result: SharpnessResult, style: PageStyle) -> RenderableType:
-    """Each layer's own block, the sharpest first."""
-    if not result.layers:
-        return Group()
-    ordered = sorted(result.layers, key=_sharpest)
-    shown = ordered if style.show_all else ordered[:ROWS]
-    columns = [Column("layer", name=True), Column("shape", left=True, optional=1), Column("eigenvalue of its block")]
-    rows = [(layer.name, "×".join(map(str, layer.shape)), layer.eigenvalue) for layer in shown]
-    return Group(house_table(columns, rows, style), *(hidden_rows(len(shown), len(ordered)) or [Text("")]))
-
-
-def _sharpest(layer: LayerBlock) -> float:
-    return math.inf if isinstance(layer.eigenvalue, Missing) else -layer.eigenvalue
-
-
-def _quadratic(result: SharpnessResult, style: PageStyle) -> RenderableType:
-    """How far the quadratic model holds, and the course of a training in it."""
-    if isinstance(result.quadratic, Missing):
-        return Group()
-    lines = [_holds(result.quadratic, known(result.learning_rate)), *_simulated(result.quadratic, style)]
-    words = f"Quadratic model: {'; '.join(lines)}."
-    return Text(ascii_words(words) if style.ascii_only else words)
-
-
-def _holds(model: QuadraticModel, rate: float | None) -> str:
+def _quadratic(model: QuadraticModel, rate: float | None, style: PageStyle) -> str:
+    """How far the quadratic model holds, and how the loss goes when it is trained."""
     if isinstance(model.radius, Missing):
         reach = "every rate looked at" if model.radius_relation == "above-grid" else "no rate looked at"
-        return f"along the next update it holds at {reach}"
-    times = f", {number(model.radius / rate)} × this rate" if rate else ""
-    return f"along the next update it holds up to a rate of {number(model.radius)}{times}"
-
-
-def _simulated(model: QuadraticModel, style: PageStyle) -> list[str]:
+        words = f"Quadratic model: along the next update it holds at {reach}"
+    else:
+        times = f", {number(model.radius / rate)} × this rate" if rate else ""
+        words = f"Quadratic model: along the next update it holds up to a rate of {number(model.radius)}{times}"
     if isinstance(model.outcome, Missing):
-        return []
+        return f"{words}."
     steps = counted(len(model.losses) - 1, "step")
     highest = number(max((loss for loss in model.losses if math.isfinite(loss)), default=math.nan))
-    course = {
+    outcome = {
         "falls": f"falls from {number(model.losses[0])} to {number(model.losses[-1])} in {steps}",
         "spikes": f"spikes to {highest} and is back below its start after {steps}",
         "rises": f"rises to {highest} and is not back after {steps}",
         "diverges": f"grows without bound within {steps}",
     }[model.outcome]
     curve = sparkline(model.losses, log=min(model.losses) > 0.0, ascii_only=style.ascii_only)
-    return [f"trained in it, the loss {course}: {curve}"]
+    return f"{words}; trained in it, the loss {outcome}: {curve}."

@@ -86,7 +86,20 @@ def _quadratic(measuring: PartialMeasurement, step: Mapping[str, Tensor], start:
     space = WeightSpace([tensor for tensor in measuring.space.tensors if tensor.name in step])
     line = measure_line(measuring.problem, space, step, start)
     measuring.advance()
-    simulated = _simulated(measuring, space)
+    simulated: SimulatedTraining | Missing
+    if not measuring.effort.simulated_steps:
+        simulated = Missing(Why.NOT_ASKED, "no step was asked for")
+    elif measuring.optimizer.learning_rate is None:
+        simulated = LEARNING_RATE_UNKNOWN
+    else:
+        try:
+            steps = measuring.effort.simulated_steps
+            simulated, limit = found_of(
+                simulate_training(measuring.matched, space, steps=steps, advance=measuring.advance)
+            )
+            measuring.error = limit or measuring.error
+        except MismatchError as refused:
+            simulated = failed(refused)
     radius: float | Missing = Missing(Why.ABOVE_GRID, "the model holds at every rate that was looked at")
     if line.relation == "below-grid":
         radius = Missing(Why.BELOW_GRID, "the model holds at no rate that was looked at")
@@ -100,23 +113,3 @@ def _quadratic(measuring: PartialMeasurement, step: Mapping[str, Tensor], start:
         line_losses=line.losses,
         line_model_losses=line.model_losses,
     )
-
-
-def _simulated(measuring: PartialMeasurement, space: WeightSpace) -> SimulatedTraining | Missing:
-    if not measuring.effort.simulated_steps:
-        return Missing(Why.NOT_ASKED, "no step was asked for")
-    if measuring.optimizer.learning_rate is None:
-        return LEARNING_RATE_UNKNOWN
-    try:
-        found = simulate_training(
-            measuring.matched,
-            space,
-            steps=measuring.effort.simulated_steps,
-            advance=measuring.advance,
-        )
-    except MismatchError as refused:
-        return failed(refused)
-    simulated, limit = found_of(found)
-    if limit is not None:
-        measuring.error = limit
-    return simulated
