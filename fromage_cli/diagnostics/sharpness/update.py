@@ -94,10 +94,9 @@ def _quadratic(measuring: PartialMeasurement, step: Mapping[str, Tensor], start:
     else:
         try:
             steps = measuring.effort.simulated_steps
-            simulated, limit = found_of(
-                simulate_training(measuring.matched, space, steps=steps, advance=measuring.advance)
-            )
-            measuring.error = limit or measuring.error
+            measured = simulate_training(measuring.matched, space, steps=steps, advance=measuring.advance)
+            found, limit = found_of(measured)
+            simulated, measuring.error = found, limit or measuring.error
         except MismatchError as refused:
             simulated = failed(refused)
     radius: float | Missing = Missing(Why.ABOVE_GRID, "the model holds at every rate that was looked at")
