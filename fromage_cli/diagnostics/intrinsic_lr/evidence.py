@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, LayerEvidence
 from fromage_cli.errors import MismatchError, ResourceError
-from fromage_cli.missing import Missing, Why
+from fromage_cli.missing import Missing, Why, found_of
 from fromage_cli.probes.optimizer_step.unit_gradients import (
     UnitGradients,
     Units,
     measure_unit_gradients,
     squares_of_units,
 )
-from fromage_cli.probes.structure.invariance import InvarianceTest, measure_invariance
+from fromage_cli.probes.structure.invariance import LayerInvariance, measure_invariance
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.problem.networks.weights import stored_names
@@ -31,9 +31,9 @@ def gather_evidence(
 
     Raises what the first gradient raises; a limit that is reached leaves the rest untested, or without gradients.
     """
-    test = measure_invariance(problem, {layer.name for layer in layers.values()}, advance)
+    test, stopped = found_of(measure_invariance(problem, {layer.name for layer in layers.values()}, advance))
     units = {layer.name: _units(test, layer) for layer in layers.values()}
-    measured, stopped = None, test.stopped
+    measured = None
     no_gradients = Missing(Why.NOT_DEFINED, "no law of this optimizer takes gradients")
     if gradients and stopped is None:
         try:
@@ -53,17 +53,17 @@ def gather_evidence(
     )
 
 
-def _units(test: InvarianceTest, layer: TrainableTensor) -> Units:
+def _units(test: Mapping[str, LayerInvariance], layer: TrainableTensor) -> Units:
     """The parts of a layer that have a scale of their own, as far as it was tested."""
-    found = test.layers.get(layer.name)
+    found = test.get(layer.name)
     return Units(found.invariance.parts or 1, found.invariance.axis or 0) if found is not None else Units()
 
 
 def _evidence(
-    layer: TrainableTensor, test: InvarianceTest, units: Units, measured: UnitGradients | None
+    layer: TrainableTensor, test: Mapping[str, LayerInvariance], units: Units, measured: UnitGradients | None
 ) -> LayerEvidence:
     """What was found of one layer."""
-    found = test.layers.get(layer.name)
+    found = test.get(layer.name)
     squares = measured.squares[layer.name] if measured is not None else None
     return LayerEvidence(
         kind=layer.kind,

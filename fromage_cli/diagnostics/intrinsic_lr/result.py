@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fromage_cli.errors import ResourceError
+from fromage_cli.errors import FromageError
 from fromage_cli.missing import Missing, Why
 
 NO_MODEL = Missing(Why.NO_MODEL, "it takes gradients of training batches: --model and --batch")
@@ -117,5 +117,5 @@ class Evidence:
     """Rows of a training batch that the gradients stand for."""
     no_gradients: Missing = NO_MODEL
     """Why there are none, where there are none."""
-    stopped: ResourceError | None = None
+    stopped: FromageError | None = None
     """The limit that cut this short, if one did."""

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fromage_cli.errors import FromageError
 from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_run
+from fromage_cli.missing import found_of
 from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, PageStyle, Provenance, Table, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from fromage_cli.checkpoints import Checkpoint
-    from fromage_cli.diagnostics.norms.invariance import ModelTest
+    from fromage_cli.diagnostics.norms.measure import LayerTest
     from fromage_cli.diagnostics.norms.settings import Settings
     from fromage_cli.problem.networks.layers import TrainableTensor
 
@@ -91,8 +93,8 @@ def command(
     names = tuple(layers) or names
     if run.estimate:
         return _estimate(gathered.checkpoints, names, intake)
-    tests = _tests(intake, layers) if intake is not None else None
-    answer = _answer(gathered.checkpoints, names, settings, tests, check_limits)
+    tests, limit = _tests(intake, layers) if intake is not None else (None, None)
+    answer = replace(_answer(gathered.checkpoints, names, settings, tests, check_limits), error=limit)
     answer = intake.complete(answer) if intake is not None else answer
     files = tuple(checkpoint_record(checkpoint) for checkpoint in gathered.checkpoints)
     own = tuple(note for note in answer.notes if note not in gathered.notes)
@@ -117,7 +119,7 @@ def _answer(
     checkpoints: Sequence["Checkpoint"],
     names: Sequence[str],
     settings: "Settings",
-    tests: "ModelTest | None",
+    tests: "Mapping[str, LayerTest] | None",
     check_limits: Callable[[], None],
 ) -> Answer:
     """What the files tell, and the model where there is one."""
@@ -131,7 +133,7 @@ def _answer(
             if tests is None:  # norms are read whole where the test has used up the time
                 check_limits()
 
-        result = measure(checkpoints, names, settings, tests.layers if tests else None, done)
+        result = measure(checkpoints, names, settings, tests, done)
 
     def page(style: PageStyle) -> "RenderableType":
         from fromage_cli.diagnostics.norms.render import render  # brings rich
@@ -151,7 +153,6 @@ def _answer(
         provenance=Provenance(device="cpu", dtype="float64"),
         notes=() if settings.no_law else tuple(f"law: {words}." for words in settings.assumed),
         settings=_settings(settings),
-        error=tests.stopped if tests else None,
     )
 
 
@@ -167,11 +168,13 @@ def _settings(settings: "Settings") -> dict[str, object]:
     }
 
 
-def _tests(intake: Intake, layers: Mapping[str, "TrainableTensor"]) -> "ModelTest":
+def _tests(
+    intake: Intake, layers: Mapping[str, "TrainableTensor"]
+) -> tuple[dict[str, "LayerTest"], FromageError | None]:
     from fromage_cli.diagnostics.norms.invariance import examine_layers
 
     with progress("scale invariance", total=len(layers)) as advance:
-        return examine_layers(intake.problem, layers, advance)
+        return found_of(examine_layers(intake.problem, layers, advance))
 
 
 def _elements(checkpoint: "Checkpoint", names: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fromage_cli.errors import ResourceError
+from fromage_cli.missing import Interrupted
 from fromage_cli.probes.structure.invariant_parts import Partition, candidates, half_doubled, spread
 from fromage_cli.probes.structure.layer_modules import bias_of, head_counts, output_scales
 from fromage_cli.probes.structure.outputs import Outputs, Response
@@ -58,18 +59,10 @@ class LayerInvariance:
     """Whether the bias beside it has no effect; None without a bias, or where nothing could be said."""
 
 
-@dataclass(frozen=True)
-class InvarianceTest:
-    """What was found of the layers that were reached, and the limit that cut the test short, if one did."""
-
-    layers: dict[str, LayerInvariance]
-    stopped: ResourceError | None = None
-
-
 def measure_invariance(
     problem: Problem, names: Collection[str] | None = None, advance: Callable[[], None] = lambda: None
-) -> InvarianceTest:
-    """Tests every layer of the problem, or those named; one gradient and about FORWARDS forward passes a layer.
+) -> dict[str, LayerInvariance] | Interrupted[dict[str, LayerInvariance]]:
+    """Tests every layer of the problem, or those named, by name; one gradient and about FORWARDS forward passes each.
 
     Weights are afterwards what they were, bit for bit. Raises what the first gradient raises.
     """
@@ -82,8 +75,8 @@ def measure_invariance(
             found[layer.name] = _Test(problem, outputs, layer, scales.get(layer.name)).run()
             advance()
     except ResourceError as limit:
-        return InvarianceTest(found, limit)
-    return InvarianceTest(found)
+        return Interrupted(found, limit)
+    return found
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import nn
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.intrinsic_lr.evidence import checkpoint_shapes, gather_evidence
 from fromage_cli.errors import ResourceError
-from fromage_cli.missing import Missing, Why
+from fromage_cli.missing import Interrupted, Missing, Why
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.supervised_losses import CrossEntropy
@@ -62,10 +62,9 @@ def test_gradients_only_where_they_are_asked_for_and_can_be_had(problem):
 
 def test_a_limit_leaves_layers_untested(problem, monkeypatch):
     from fromage_cli.diagnostics.intrinsic_lr import evidence
-    from fromage_cli.probes.structure.invariance import InvarianceTest
 
     monkeypatch.setattr(
-        evidence, "measure_invariance", lambda *_: InvarianceTest({}, ResourceError("The time limit was reached."))
+        evidence, "measure_invariance", lambda *_: Interrupted({}, ResourceError("The time limit was reached."))
     )
     found = gathered(problem)
     assert {layer.verdict for layer in found.layers.values()} == {"untested"}

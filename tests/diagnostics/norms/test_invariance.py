@@ -10,6 +10,6 @@ def test_layers_go_by_their_names_in_the_checkpoint(make_problem, classification
     calls: list[int] = []
     problem = make_problem(model, classification)
     found = examine_layers(problem, {"net.0.weight": problem.layers[0]}, lambda: calls.append(1))
-    assert list(found.layers) == ["net.0.weight"] and found.stopped is None and len(calls) == 1
-    layer = found.layers["net.0.weight"]
+    assert list(found) == ["net.0.weight"] and len(calls) == 1
+    layer = found["net.0.weight"]
     assert (layer.kind, layer.invariance.granularity, layer.dead_bias) == ("Linear", "channel", True)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from fromage_cli.probes.structure.invariance import InvarianceTest, measure_invariance
+from fromage_cli.missing import Interrupted
+from fromage_cli.probes.structure.invariance import LayerInvariance, measure_invariance
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.evaluation.problem import Problem
 
@@ -280,7 +281,7 @@ def test_the_zoo_without_one_error(make_problem: Maker, kind: str, mode: str) ->
     for seed, draw in enumerate(DRAWS):
         torch.manual_seed(seed)
         known = specimen(kind, *draw)
-        found = measure_invariance(problem_of(make_problem, known.model, known.x, mode=mode, seed=seed)).layers
+        found = measure_invariance(problem_of(make_problem, known.model, known.x, mode=mode, seed=seed))
         truth = known.evaluation if mode == "eval" and known.evaluation is not None else known.truth
         verdicts = {name: (found[name].invariance.verdict, found[name].invariance.granularity) for name in truth}
         assert verdicts == truth, draw
@@ -293,14 +294,14 @@ def test_the_zoo_without_one_error(make_problem: Maker, kind: str, mode: str) ->
 def test_the_zoo_in_float64(make_problem: Maker, kind: str) -> None:
     torch.manual_seed(7)
     known = specimen(kind, 16, 1.0, 12)
-    found = measure_invariance(problem_of(make_problem, known.model.double(), known.x.double())).layers
+    found = measure_invariance(problem_of(make_problem, known.model.double(), known.x.double()))
     assert {name: (found[name].invariance.verdict, found[name].invariance.granularity) for name in known.truth} == (
         known.truth
     )
 
 
-def first_of(test: InvarianceTest, name: str = "0.weight"):
-    return test.layers[name].invariance
+def first_of(test: dict[str, LayerInvariance], name: str = "0.weight"):
+    return test[name].invariance
 
 
 @pytest.mark.parametrize(
@@ -353,11 +354,11 @@ def test_without_influence_nothing_is_said(make_problem: Maker) -> None:
     model = nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 5))
     with torch.no_grad():
         model[0].bias.fill_(-1e3)  # no unit ever fires
-    found = measure_invariance(make_problem(model, {"x": torch.randn(32, 10), "y": torch.randint(5, (32,))})).layers
+    found = measure_invariance(make_problem(model, {"x": torch.randn(32, 10), "y": torch.randint(5, (32,))}))
     assert found["0.weight"].invariance.verdict == "untested" and found["0.weight"].dead_bias is None
     with torch.no_grad():
         model[2].weight.zero_()
-    found = measure_invariance(make_problem(model, {"x": torch.randn(32, 10), "y": torch.randint(5, (32,))})).layers
+    found = measure_invariance(make_problem(model, {"x": torch.randn(32, 10), "y": torch.randint(5, (32,))}))
     assert found["2.weight"].invariance.verdict == "untested"
 
 
@@ -416,7 +417,7 @@ def test_the_bias_of_keys_is_dead(make_problem: Maker) -> None:
     """Softmax takes away what is added to all of a query's products alike."""
     torch.manual_seed(0)
     model = nn.Sequential(Attention(12, per_head=True, bias=True, norm=False), Mean(), nn.Linear(12, 5))
-    found = measure_invariance(problem_of(make_problem, model, torch.randn(32, 6, 12))).layers
+    found = measure_invariance(problem_of(make_problem, model, torch.randn(32, 6, 12)))
     assert [found[f"0.{name}.weight"].dead_bias for name in ("q", "k", "v")] == [False, True, False]
 
 
@@ -442,7 +443,7 @@ def test_a_limit_leaves_what_was_reached(make_problem: Maker) -> None:
         problem.budget = Budget(seconds=0.0, started=0.0)
 
     found = measure_invariance(problem, advance=stop)
-    assert list(found.layers) == ["0.weight"] and found.stopped is not None
+    assert isinstance(found, Interrupted) and list(found.found) == ["0.weight"]
 
 
 def test_micro_batches_see_the_same(make_problem: Maker) -> None:
