@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fromage_cli.checkpoints.checkpoint import Checkpoint, TensorEntry
 from fromage_cli.checkpoints.names.naming import matches
 from fromage_cli.checkpoints.storage.dtypes import WIDTHS
+from fromage_cli.counting import counted, first_names
 from fromage_cli.errors import UsageError
 
 
@@ -54,6 +55,4 @@ def left_out(names: Sequence[str], which: str) -> tuple[str, ...]:
     """Return a note on layers that are not measured, the first three by name; none where there are none."""
     if not names:
         return ()
-    layers = f"{len(names)} layer{'s' if len(names) > 1 else ''}"
-    more = " …" if len(names) > 3 else ""
-    return (f"Left out {layers} {which}: {', '.join(names[:3])}{more}.",)
+    return (f"Left out {counted(len(names), 'layer')} {which}: {first_names(names)}.",)

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from fromage_cli.counting import counted
 from fromage_cli.errors import UsageError
 from fromage_cli.findings import Finding
 from fromage_cli.intake.intake import Intake
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
-from fromage_cli.terminal.words import counted
 
 if TYPE_CHECKING:
     import torch

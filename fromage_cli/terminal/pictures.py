@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = {".svg": "svg", ".png": "png"}
+BLACK, BLUE, ORANGE, RED, GREEN, VERMILION = "#222222", "#0072b2", "#e08e00", "#c1272d", "#009e73", "#d55e00"
+"""What curves are drawn in; most are told apart by people who are blind to red or green too."""
+DASHED = (0, (5, 2.5))
 LARGEST = 1e250
 """Beyond, a number cannot be drawn: what the axes compute from it would overflow."""
 STYLE: dict[Any, Any] = {

@@ -68,8 +68,6 @@ ASCII_WORDS = {
 OPTIMIZER_TITLES = {rule.name: rule.title for rule in RULES.values()}
 """What the optimizers are called in a sentence."""
 
-LISTED = 3
-"""Names spelled out in a sentence: more than one line of them would hide what is said of them."""
 BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#%@"
 
@@ -89,16 +87,6 @@ def number(value: float | Missing | None, ascii_only: bool = False) -> str:
     if math.isfinite(value) and 1000 <= abs(value) < 1e6:
         return f"{value:.0f}"
     return f"{value:.3g}"
-
-
-def counted(count: int, what: str) -> str:
-    """So many of it: `1 step`, `2 steps`."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first of several names, and a sign where there are more: `a, b, c …`."""
-    return f"{', '.join(names[:LISTED])}{' …' if len(names) > LISTED else ''}"
 
 
 def visible(text: str) -> str:

@@ -11,9 +11,7 @@ from rich.text import Text
 from fromage_cli.terminal.words import (
     ASCII_ERRORS,
     ascii_words,
-    counted,
     escape,
-    listed,
     middle,
     middles,
     number,
@@ -42,10 +40,6 @@ from fromage_cli.terminal.words import (
 )
 def test_number(value, words):
     assert number(value) == words
-
-
-def test_one_thing_is_no_plural():
-    assert [counted(count, "step") for count in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]
 
 
 def test_number_without_a_dash_in_ascii():
@@ -131,8 +125,3 @@ def test_the_error_handler_encodes_anything(text):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors=ASCII_ERRORS)
     stream.write(text)
     stream.flush()
-
-
-def test_a_few_names_and_a_sign_for_the_rest():
-    assert listed(["a", "b", "c"]) == "a, b, c"
-    assert listed(["a", "b", "c", "d"]) == "a, b, c …"

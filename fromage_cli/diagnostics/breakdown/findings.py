@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 
+from fromage_cli.counting import counted, first_names
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.findings import Finding
 from fromage_cli.missing import known
 from fromage_cli.probes.lines.direction import Still
-from fromage_cli.terminal.words import counted, listed
 
 TRUST_WARN = 1e-3
 """Trust eta of a layer below which it is a warning: a third of what the paper's networks show."""
@@ -77,7 +77,7 @@ def _gradients(result: BreakdownResult) -> Iterator[Finding]:
             severity="info",
             layer=result.noise[0] if len(result.noise) == 1 else None,
             message=f"the gradient of {counted(len(result.noise), 'tensor')} is zero but for rounding, so nothing is "
-            f"said of {'its' if len(result.noise) == 1 else 'their'} breakdown: {listed(result.noise)}",
+            f"said of {'its' if len(result.noise) == 1 else 'their'} breakdown: {first_names(result.noise)}",
             value=float(len(result.noise)),
             hint="Usual for biases before a normalisation and for the keys' bias in attention; otherwise try "
             "--dtype float64.",
@@ -106,7 +106,7 @@ def _gradients(result: BreakdownResult) -> Iterator[Finding]:
             severity="info",
             layer=dead[0] if len(dead) == 1 else None,
             message=f"{counted(len(dead), 'tensor')} with zero weights or zero gradient "
-            f"do{'' if len(dead) > 1 else 'es'} not move: {listed(dead)}",
+            f"do{'' if len(dead) > 1 else 'es'} not move: {first_names(dead)}",
             value=float(len(dead)),
             limit=0.0,
             hint="A relative step is not defined for them.",

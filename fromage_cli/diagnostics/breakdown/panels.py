@@ -10,7 +10,7 @@ from fromage_cli.diagnostics.breakdown.direction_option import TO
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import ADAM, SGD
-from fromage_cli.terminal.pictures import LARGEST, log_ticks
+from fromage_cli.terminal.pictures import BLACK, BLUE, DASHED, LARGEST, ORANGE, RED, VERMILION, log_ticks
 from fromage_cli.terminal.words import middle, number, visible
 from fromage_cli.theory.relative_trust import lemma2_rate
 
@@ -27,9 +27,8 @@ NAME_WIDTH = 36
 """Cells of a layer's name in the legend."""
 LIGHTEST = 0.88
 """Where the colours of depth end: the yellow beyond does not show on white."""
-BLACK, LEAST, INCREASE = "#222222", "#0072b2", "#d55e00"
-DASHED = (0, (5, 2.5))
-TRUST, COSINE, COSINES, SPECTRAL, NOISE = "#c1272d", "#e08e00", "#f9e8cf", "#888888", "#e4e4e4"
+LEAST, INCREASE = BLUE, VERMILION
+TRUST, COSINE, COSINES, SPECTRAL, NOISE = RED, ORANGE, "#f9e8cf", "#888888", "#e4e4e4"
 
 Entry = tuple[Any, str]
 """Something drawn, and what the legend calls it."""

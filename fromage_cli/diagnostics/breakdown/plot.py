@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.breakdown.direction_option import TO
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.terminal.pictures import last_two, saved
-from fromage_cli.terminal.words import counted, middle, visible
+from fromage_cli.terminal.words import middle, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

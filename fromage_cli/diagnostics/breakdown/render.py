@@ -7,12 +7,13 @@ from statistics import median
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
 from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import FROMAGE
 from fromage_cli.terminal.answer import PageStyle, Table
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
-from fromage_cli.terminal.words import counted, number, sparkline, visible
+from fromage_cli.terminal.words import number, sparkline, visible
 from fromage_cli.theory.relative_trust import lemma2_rate
 
 ROWS = 8

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from fromage_cli.counting import first_names
 from fromage_cli.diagnostics.distance.result import DistanceResult, LayerDistance
 from fromage_cli.findings import Finding
 from fromage_cli.missing import known
-from fromage_cli.terminal.words import listed
 
 TURNED = math.pi / 2.0
 """Angle from which on a layer has nothing left of where it was, radians."""
@@ -40,7 +40,7 @@ def _not_comparable(result: DistanceResult) -> Iterator[Finding]:
                 code="tensors-unpaired",
                 severity="warn",
                 layer=names[0] if len(names) == 1 else None,
-                message=f"{_counted(names)} {where}, and left out: {listed(names)}",
+                message=f"{_counted(names)} {where}, and left out: {first_names(names)}",
                 value=float(len(names)),
                 limit=0.0,
                 hint="Compare checkpoints of one architecture; --include and --exclude choose tensors.",
@@ -50,7 +50,7 @@ def _not_comparable(result: DistanceResult) -> Iterator[Finding]:
             yield Finding(
                 code="ties-differ",
                 severity="info",
-                message=f"{listed(group)} are one tensor in the {which} alone",
+                message=f"{first_names(group)} are one tensor in the {which} alone",
                 value=float(len(group)),
                 hint="The other holds a copy under each name; each is compared.",
             )
@@ -77,7 +77,7 @@ def _movement(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
             code="layer-unmoved",
             severity="info",
             layer=unmoved[0] if len(unmoved) == 1 else None,
-            message=f"{_counted(unmoved)} the same in both, to the last digit: {listed(unmoved)}",
+            message=f"{_counted(unmoved)} the same in both, to the last digit: {first_names(unmoved)}",
             value=float(len(unmoved)),
             hint="Frozen, without a gradient, or moved by less than its dtype can hold.",
         )

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.distance.result import DistanceResult, LayerDistance
 from fromage_cli.missing import Missing, known
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_known, prose
-from fromage_cli.terminal.words import counted, number, visible
+from fromage_cli.terminal.words import number, visible
 
 ROWS = 12
 """Layers shown without `--all`."""

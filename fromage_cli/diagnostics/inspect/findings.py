@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from fromage_cli.counting import counted, first_names
 from fromage_cli.diagnostics.inspect.result import InspectResult, SafetyResult
 from fromage_cli.findings import Finding
-from fromage_cli.terminal.words import counted, listed
 
 
 def judge(result: InspectResult) -> tuple[Finding, ...]:
@@ -22,7 +22,7 @@ def judge_safety(result: InspectResult | SafetyResult) -> tuple[Finding, ...]:
         running = Finding(
             code="pickle-runs-code",
             severity="warn",
-            message=f"the file has {acts} files in an ordinary loader: {listed(names)}",
+            message=f"the file has {acts} files in an ordinary loader: {first_names(names)}",
             value=float(len(names)),
             limit=0.0,
             hint="Nothing was run here. Load it elsewhere only if you trust its source; save weights as safetensors.",
@@ -33,7 +33,7 @@ def judge_safety(result: InspectResult | SafetyResult) -> tuple[Finding, ...]:
         not_read = Finding(
             code="not-all-read",
             severity="warn",
-            message=f"{counted(len(unread), 'part')} of it could not be looked into: {listed(unread)}",
+            message=f"{counted(len(unread), 'part')} of it could not be looked into: {first_names(unread)}",
             value=float(len(unread)),
             limit=0.0,
             hint="What is in there is not known, and may run code in an ordinary loader; see `read in part`.",
@@ -79,7 +79,7 @@ def _zeros_and_copies(result: InspectResult) -> Iterator[Finding]:
             code="tensor-all-zero",
             severity="info",
             layer=names[0] if len(names) == 1 else None,
-            message=f"every entry of {count} with two or more dimensions is zero: {listed(names)}",
+            message=f"every entry of {count} with two or more dimensions is zero: {first_names(names)}",
             value=float(len(names)),
             hint="Usual for branches that start at zero; otherwise the layer was never trained or has died.",
         )
@@ -87,7 +87,7 @@ def _zeros_and_copies(result: InspectResult) -> Iterator[Finding]:
         yield Finding(
             code="tensors-equal",
             severity="info",
-            message=f"{counted(len(group), 'tensor')} hold the same bytes: {listed(group)}",
+            message=f"{counted(len(group), 'tensor')} hold the same bytes: {first_names(group)}",
             value=float(len(group)),
             hint="Shared weights that were saved once for each name, or copies that have not been trained yet.",
         )

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.inspect.result import InspectResult, TensorResult
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
-from fromage_cli.terminal.words import counted, number, visible
+from fromage_cli.terminal.words import number, visible
 
 ROWS = 16
 """Tensors shown without `--all`."""

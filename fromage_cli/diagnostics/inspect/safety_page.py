@@ -3,10 +3,11 @@
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.inspect.result import SafetyResult
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
-from fromage_cli.terminal.words import counted, visible
+from fromage_cli.terminal.words import visible
 
 ROWS = 24
 """Names shown without `--all`."""

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Iterator
 
+from fromage_cli.counting import first_names
 from fromage_cli.diagnostics.intrinsic_lr.law import RATE_POWERS
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult
 from fromage_cli.findings import Finding
 from fromage_cli.missing import known
 from fromage_cli.optimizers.rule import LARS
-from fromage_cli.terminal.words import listed
 
 FAR = 2.0
 """Factor between a norm and its equilibrium from which it is said: SGD's effective rate is then four times off."""
@@ -134,13 +134,14 @@ def _reach_of_the_theory(result: IntrinsicResult) -> Iterator[Finding]:
         (
             silent,
             "not-scale-invariant",
-            f"not scale-invariant, so that the theory is silent: {len(silent)} of {total} layers, {listed(silent)}",
+            f"not scale-invariant, so that the theory is silent: {len(silent)} of {total} layers, "
+            f"{first_names(silent)}",
             "norms shows what was measured.",
         ),
         (
             joint,
             "invariant-with-bias",
-            f"scale-invariant only together with a bias, which the numbers leave out: {listed(joint)}",
+            f"scale-invariant only together with a bias, which the numbers leave out: {first_names(joint)}",
             "They are right as far as the bias is small beside the weights and decays as they do.",
         ),
     ):

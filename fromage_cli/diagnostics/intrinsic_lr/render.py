@@ -8,12 +8,13 @@ from statistics import median
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult, LayerEquilibrium
 from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import LION
 from fromage_cli.terminal.answer import PageStyle, Table
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_known, prose
-from fromage_cli.terminal.words import OPTIMIZER_TITLES, counted, number, sparkline
+from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, sparkline
 
 ROWS = 12
 """Layers shown without `--all`."""

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult
 from fromage_cli.missing import known
 from fromage_cli.terminal.answer import PageStyle, Table
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_known
-from fromage_cli.terminal.words import counted, number, sparkline, visible
+from fromage_cli.terminal.words import number, sparkline, visible
 
 ROWS = 12
 """Layers shown without `--all`."""

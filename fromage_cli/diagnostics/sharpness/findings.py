@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterator
 
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.sharpness.result import SharpnessResult
 from fromage_cli.findings import Finding, Severity
 from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import SGD
-from fromage_cli.terminal.words import counted
 
 Words = tuple[str, Severity, str, str]
 """Code, severity, message, hint."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel, SharpnessResult
 from fromage_cli.missing import Missing, known
-from fromage_cli.terminal.pictures import LARGEST, log_ticks, saved
+from fromage_cli.terminal.pictures import BLACK, BLUE, DASHED, GREEN, LARGEST, ORANGE, RED, log_ticks, saved
 from fromage_cli.terminal.words import middle, number, visible
 
 if TYPE_CHECKING:
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 WIDE = 20.0
 """Largest over smallest loss from which on the axis is logarithmic."""
-BLACK, MODEL, RADIUS, RATE, CRITICAL = "#222222", "#0072b2", "#e08e00", "#c1272d", "#009e73"
-DASHED = (0, (5, 2.5))
+MODEL, RADIUS, RATE, CRITICAL = BLUE, ORANGE, RED, GREEN
 
 
 def draw(result: SharpnessResult, subject: str, format: str) -> bytes:

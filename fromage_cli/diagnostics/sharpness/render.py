@@ -5,12 +5,13 @@ import math
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel, SharpnessResult
 from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_known
-from fromage_cli.terminal.words import OPTIMIZER_TITLES, ascii_words, counted, number, sparkline
+from fromage_cli.terminal.words import OPTIMIZER_TITLES, ascii_words, number, sparkline
 
 ROWS = 8
 """Eigenvalues, and blocks, shown without `--all`."""

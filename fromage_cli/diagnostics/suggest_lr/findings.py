@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from fromage_cli.counting import counted, first_names
 from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
 from fromage_cli.findings import Finding
 from fromage_cli.missing import Missing, Why, known
-from fromage_cli.terminal.words import counted, listed
 
 
 def judge(result: SuggestedRates) -> tuple[Finding, ...]:
@@ -140,7 +140,7 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
             severity="info",
             layer=low[0] if len(low) == 1 else None,
             message=f"at {counted(size, 'row')} a batch, the step of {counted(len(low), 'layer')} is not told from "
-            f"noise, or does not descend: {listed(low)}",
+            f"noise, or does not descend: {first_names(low)}",
             value=float(len(low)),
             limit=0.0,
             hint="Lemma 2 then says nothing; a larger batch here tells more, a larger training batch steps better.",
@@ -153,7 +153,7 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
             severity="info",
             layer=names[0] if len(names) == 1 else None,
             message=f"the step does not descend in {counted(len(names), 'layer')} alone, which the limit therefore "
-            f"takes together {others}: {listed(names)}",
+            f"takes together {others}: {first_names(names)}",
             value=float(len(names)),
             hint="Usual along the moments of a trained network, and where noise dominates.",
         )
@@ -163,7 +163,7 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
             severity="info",
             layer=result.noise[0] if len(result.noise) == 1 else None,
             message=f"the gradient of {counted(len(result.noise), 'tensor')} is zero but for rounding and has no say "
-            f"of its own: {listed(result.noise)}",
+            f"of its own: {first_names(result.noise)}",
             value=float(len(result.noise)),
             hint="Usual for biases before a normalisation and for the keys' bias in attention; otherwise try "
             "--dtype float64.",

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
+from fromage_cli.counting import counted
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.missing import Basis, Missing, Why, failed
 from fromage_cli.probes.lines.critical import critical_rate, descent_along
 from fromage_cli.probes.optimizer_step.next_update import NextUpdate, on_rows
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
-from fromage_cli.terminal.words import counted
 
 
 def critical_on_others(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.alternatives import measure_alternatives
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import PartialMeasurement, Request, begin
 from fromage_cli.diagnostics.suggest_lr.reading import read_groups, read_layers, read_limit, read_points
@@ -23,7 +24,6 @@ from fromage_cli.probes.lines.direction import Still
 from fromage_cli.probes.optimizer_step.matched_state import match_state
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
-from fromage_cli.terminal.words import counted
 from fromage_cli.theory.gradient_noise import noise_scale_range
 
 ORDER = (

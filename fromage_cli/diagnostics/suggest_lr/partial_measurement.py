@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.held_out_rows import critical_on_others
 from fromage_cli.diagnostics.suggest_lr.result import Estimate
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
@@ -17,7 +18,6 @@ from fromage_cli.probes.optimizer_step.next_update import CHUNKS, NextUpdate, ne
 from fromage_cli.probes.structure.depth import measure_depth
 from fromage_cli.problem.evaluation.problem import Evaluations, Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
-from fromage_cli.terminal.words import counted
 from fromage_cli.theory.conversions import largest_rate, relative_step
 from fromage_cli.theory.relative_trust import lemma2_rate
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import PartialMeasurement, gradients
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, ProbeRun, Recommended, VerifiedRun
 from fromage_cli.errors import FromageError, MismatchError, ResourceError, UsageError
@@ -12,7 +13,6 @@ from fromage_cli.probes.trial_runs.rate_probe import measure_rate
 from fromage_cli.probes.trial_runs.verification import verify
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.perceptron import Perceptron
-from fromage_cli.terminal.words import counted
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fromage_cli.counting import counted
 from fromage_cli.errors import MismatchError
 from fromage_cli.probes.optimizer_step.minibatches import minibatches, visit_minibatches
 from fromage_cli.problem.data.batches import Batch
@@ -41,8 +42,7 @@ def moments_of_minibatches(problem: Problem, count: int) -> tuple[dict[str, Tens
 
 def spelled_parts(parts: Sequence[Batch]) -> str:
     """What the parts are, in words."""
-    rows = f"{parts[0].size} row{'' if parts[0].size == 1 else 's'}"
-    return f"{len(parts)} gradients of {rows} each at fixed weights"
+    return f"{len(parts)} gradients of {counted(parts[0].size, 'row')} each at fixed weights"
 
 
 def mean_gradients(problem: Problem, parts: list[Batch]) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
