@@ -16,6 +16,7 @@ ASSUMED = {
     "trust_coefficient": "trust coefficient is not known; {} is",
 }
 """What is said of a setting where nothing tells it, by its name."""
+UNTOLD_GROUPS = "optimizer: its groups differ and cannot be matched to the layers by name or shape."
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def find_settings(given: Given, saved: SavedSettings | None, declared: Given) ->
     """
     name = given.name or (saved.rule if saved is not None else None)
     groups = saved.groups if saved is not None and saved.serves(name) else ()
-    rates = [float(settings.get("lr") or 0.0) for settings in groups]
+    rates = [float(settings["lr"]) for settings in groups if settings.get("lr") is not None]
     decays = [float(settings.get("weight_decay") or 0.0) for settings in groups]
     rate = _first(given.learning_rate, max(rates, default=None), declared.learning_rate)
     notes = _notes_on_the_state(given, saved, name)
@@ -172,7 +173,10 @@ def find_settings(given: Given, saved: SavedSettings | None, declared: Given) ->
         learning_rate=rate or None,
         weight_decay=float(_first(given.weight_decay, max(decays, default=None), declared.weight_decay) or 0.0),
         decay_given=given.weight_decay is not None or not decays,
-        said=tuple(key for key in ("momentum", "nesterov", "betas") if getattr(given, key) not in (None, False)),
+        said=(
+            *(key for key in ("momentum", "betas") if getattr(given, key) is not None),
+            *(("nesterov",) if given.nesterov else ()),
+        ),
     )
     rule = found.rule
     if rule is None:

@@ -111,6 +111,17 @@ def refuse_decay(decay: float | None, optimizer: str | None) -> None:
         )
 
 
+def check_decoupled(decoupled: bool, optimizer: str | None) -> None:
+    """Raises UsageError where `--decoupled` is typed and the optimizer's decay is not one or the other."""
+    rule = RULES.get(optimizer or "")
+    if decoupled and (rule is None or not rule.may_decouple) and session.typed("decoupled"):
+        either = listed(rule for rule in RULES.values() if rule.may_decouple)
+        raise UsageError(
+            f"--decoupled changes nothing for {optimizer or 'an optimizer that is not known'}.",
+            f"It is for {either}; {listed(DECOUPLED)} are decoupled as they are.",
+        )
+
+
 def require(flag: str, value: object, fits: bool, expected: str) -> None:
     """Raises UsageError where a flag's value does not fit."""
     if not fits:

@@ -11,10 +11,9 @@ import typer
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import Intake, checkpoint_record, declared_by, given_settings, open_run
 from fromage_cli.missing import found_of, known
-from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
-from fromage_cli.terminal.optimizer_options import OptimizerOptions, spelled
+from fromage_cli.terminal.optimizer_options import OptimizerOptions, check_decoupled, spelled
 from fromage_cli.terminal.options import (
     BatchOptions,
     ModelOptions,
@@ -78,7 +77,7 @@ def command(
     from fromage_cli.diagnostics.intrinsic_lr.measure import measure, needs_gradients
     from fromage_cli.diagnostics.intrinsic_lr.plot import draw
     from fromage_cli.diagnostics.intrinsic_lr.result import Evidence
-    from fromage_cli.diagnostics.intrinsic_lr.settings import MAY_DECOUPLE, find_training
+    from fromage_cli.diagnostics.intrinsic_lr.settings import find_training
     from fromage_cli.problem.conditions.budget import Budget
 
     budget = Budget(run.time_limit, run.max_memory)
@@ -104,11 +103,7 @@ def command(
         decoupled=decoupled,
     )
     optimizer.check_for(training.optimizer)
-    if decoupled and training.optimizer not in MAY_DECOUPLE and session.typed("decoupled"):
-        raise UsageError(
-            f"--decoupled changes nothing for {training.optimizer}.",
-            "It is for lars and adam; adamw is decoupled as it is.",
-        )
+    check_decoupled(decoupled, training.optimizer)
     gradients = needs_gradients(training)
     if run.estimate:
         return _estimate(intake, checkpoints, names, gradients)

@@ -70,7 +70,7 @@ class Measuring:
             learning_rate=NO_RATE if subject.rate is None else subject.rate,
             weight_decay=NO_DECAY if subject.decay is None else subject.decay,
             intrinsic_learning_rate=law.intrinsic,
-            effective_learning_rate=effective_rate(training, subject.rate, norm),
+            effective_learning_rate=effective_rate(subject.training, subject.rate, norm),
             verdict=known.verdict if known is not None else "untested",
             granularity=known.granularity if known is not None else None,
             norm=norm,
@@ -91,7 +91,7 @@ class Measuring:
     def _subject(self, name: str, norm: float, index: int) -> Subject:
         known = self.evidence.layers.get(name)
         return Subject(
-            training=self.training,
+            training=self.training.of_layer(name),
             rate=self.training.rates[name][index],
             decay=self.training.decays[name],
             norm=norm,

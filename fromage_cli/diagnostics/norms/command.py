@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fromage_cli.errors import FromageError
-from fromage_cli.intake import Intake, checkpoint_record, declared_by, open_run
+from fromage_cli.intake import Intake, checkpoint_record, declared_by, given_settings, open_run
 from fromage_cli.missing import found_of
 from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, PageStyle, Provenance, Table, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
-from fromage_cli.terminal.optimizer_options import OptimizerName, OptimizerOptions, refuse_decay, require, spelled
+from fromage_cli.terminal.optimizer_options import OptimizerOptions, check_decoupled, spelled
 from fromage_cli.terminal.options import (
     BatchOptions,
     ModelOptions,
@@ -32,39 +32,19 @@ if TYPE_CHECKING:
     from fromage_cli.diagnostics.norms.settings import Settings
     from fromage_cli.problem.networks.layers import TrainableTensor
 
-PANEL = "Optimizer"
-
 
 @diagnostic(tables=("layers", "steps"), estimate=True)
 def command(
     ckpt: RunArgument,
     *,
-    optimizer: Annotated[
-        OptimizerName | None,
-        typer.Option(rich_help_panel=PANEL, help="What trained it, where the checkpoints do not say."),
-    ] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option(
-            "--lr", metavar="RATE", rich_help_panel=PANEL, help="Learning rate; relative for fromage, lars and lamb."
-        ),
-    ] = None,
-    momentum: Annotated[
-        float | None, typer.Option(metavar="M", rich_help_panel=PANEL, help="Momentum of lars, 0 to below 1.")
-    ] = None,
-    betas: Annotated[
-        str | None, typer.Option(metavar="B1,B2", rich_help_panel=PANEL, help="Decay of the moments of lamb.")
-    ] = None,
-    weight_decay: Annotated[
-        float | None,
-        typer.Option(metavar="WD", rich_help_panel=PANEL, help="Weight decay; of lars coupled, unless --decoupled."),
-    ] = None,
     decoupled: Annotated[
-        bool, typer.Option("--decoupled", rich_help_panel=PANEL, help="Weight decay of lars past the gradient.")
+        bool, typer.Option("--decoupled", rich_help_panel="Optimizer", help="Weight decay of lars past the gradient.")
     ] = False,
     steps_per_epoch: Annotated[
-        int | None, typer.Option(metavar="N", min=1, rich_help_panel=PANEL, help="To tell future steps in epochs too.")
+        int | None,
+        typer.Option(metavar="N", min=1, rich_help_panel="Optimizer", help="To tell future steps in epochs too."),
     ] = None,
+    optimizer: OptimizerOptions,
     model: ModelOptions,
     batch: BatchOptions,
     tensors: NameOptions,
@@ -72,22 +52,27 @@ def command(
     output: OutputOptions,
 ) -> Answer:
     """Which layers' norms grow along a run, how fast, and when does it hurt? --model tests scale invariance too."""
-    _check(lr, momentum, weight_decay)
-    pair = OptimizerOptions(betas=betas).beta_pair
+    optimizer.check()
 
     from fromage_cli.checkpoints.layers import lasting_layers
     from fromage_cli.checkpoints.runs.gathering import gather_series
-    from fromage_cli.diagnostics.norms.settings import Settings, find_settings
+    from fromage_cli.diagnostics.norms.settings import find_run_settings
 
     check_limits = _limits(run)
     gathered = gather_series(ckpt, model.key, model.ema, model.optimizer_state)
     last = gathered.checkpoints[-1]
-    given = Settings(
-        optimizer, (lr,), weight_decay, momentum, pair, decoupled=decoupled, steps_per_epoch=steps_per_epoch
-    )
-    settings = find_settings(gathered.checkpoints, declared_by(last, model.trust), given, session.typed)
-    refuse_decay(weight_decay, settings.optimizer)
     names, changed = lasting_layers(gathered.checkpoints, tensors.include or (), tensors.exclude or ())
+    settings = find_run_settings(
+        gathered.checkpoints,
+        names,
+        given_settings(optimizer),
+        declared_by(last, model.trust),
+        decoupled=decoupled,
+        steps_per_epoch=steps_per_epoch,
+        typed=session.typed,
+    )
+    optimizer.check_for(settings.optimizer)
+    check_decoupled(decoupled, settings.optimizer)
     intake = open_run(last, model, batch, run)
     layers, untrained = intake.trained_layers(names) if intake is not None else ({}, ())
     names = tuple(layers) or names
@@ -99,13 +84,6 @@ def command(
     files = tuple(checkpoint_record(checkpoint) for checkpoint in gathered.checkpoints)
     own = tuple(note for note in answer.notes if note not in gathered.notes)
     return replace(answer, notes=(*gathered.notes, *own, *changed, *untrained), checkpoints=files)
-
-
-def _check(lr: float | None, momentum: float | None, weight_decay: float | None) -> None:
-    require("--lr", lr, lr is None or 0.0 <= lr < float("inf"), "a number, 0 or above")
-    require("--momentum", momentum, momentum is None or 0.0 <= momentum < 1.0, "a number from 0 to below 1")
-    decay = weight_decay
-    require("--weight-decay", decay, decay is None or 0.0 <= decay < float("inf"), "a number, 0 or above")
 
 
 def _limits(run: RunOptions) -> Callable[[], None]:
@@ -151,7 +129,7 @@ def _answer(
         tables={"layers": lambda: records(result.layers), "steps": curve},
         findings=judge(result),
         provenance=Provenance(device="cpu", dtype="float64"),
-        notes=() if settings.no_law else tuple(f"law: {words}." for words in settings.assumed),
+        notes=settings.notes,
         settings=_settings(settings),
     )
 

@@ -19,7 +19,7 @@ from fromage_cli.diagnostics.norms.result import (
     Overflow,
     OverflowSteps,
 )
-from fromage_cli.diagnostics.norms.settings import FIRST_BETA, Settings
+from fromage_cli.diagnostics.norms.settings import Settings
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why, known
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.theory.growth import (
@@ -106,7 +106,7 @@ def _layer(
     tested: LayerTest,
 ) -> LayerNorms:
     """One layer; `last` is what was read of the last checkpoint."""
-    steps, settings = run.steps, run.settings
+    steps, settings = run.steps, run.settings.layers.get(entry.name, run.settings)
     growth, stderr = _growth(steps, norms)
     slope, error = known(growth), known(stderr)
     lasting = slope if slope is not None and is_drift(slope, error, len(norms)) else None
@@ -156,10 +156,9 @@ def _predicted(steps: Sequence[int | None], settings: Settings) -> float | Missi
 
 def _law(settings: Settings, rate: float) -> float:
     """½ ln(1+δ²) less what decoupled decay takes off, η·wd, at one rate."""
-    first_beta = FIRST_BETA if settings.first_beta is None else settings.first_beta
     relative = settings.trust_coefficient * rate
     averages = RULES[settings.optimizer].averages if settings.optimizer is not None else None
-    walk = relative_walk(averages, relative, settings.gains.total, first_beta)
+    walk = relative_walk(averages, relative, settings.gains.total, settings.first_beta)
     return orthogonal_growth(walk) - rate * (settings.weight_decay or 0.0)
 
 

@@ -1,30 +1,28 @@
-"""The optimizer and its rate along a series: given, found in its state, or declared beside the checkpoint."""
+"""The optimizer and its rate along a series, of all layers and of each: given, found in its state, or declared."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from fromage_cli.checkpoints import Checkpoint, OptimizerState
+from fromage_cli.checkpoints import Checkpoint
+from fromage_cli.checkpoints.runs.layer_settings import layer_settings
 from fromage_cli.errors import UsageError
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why
-from fromage_cli.optimizers.rule import FROMAGE, LAMB, LARS, RULES
+from fromage_cli.optimizers.rule import FROMAGE, LAMB, RULES
+from fromage_cli.optimizers.settings import UNTOLD_GROUPS, Given, find_settings
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
 
 if TYPE_CHECKING:
     from fromage_cli.problem.user_code.declared import Declared
 
-RELATIVE = tuple(rule.name for rule in RULES.values() if rule.relative)
-FIRST_BETA = 0.9
-"""β₁ of LAMB where nothing says it: the default of every implementation."""
-
 
 @dataclass(frozen=True)
 class Settings:
-    """What is known of the training; as arguments, what the user said of it."""
+    """What is known of the training, of all layers together or of one."""
 
     optimizer: str | None = None
     learning_rates: tuple[float | None, ...] = (None,)
-    """At each step; one number where the user gave it."""
+    """At each step."""
     weight_decay: float | None = None
     momentum: float | None = None
     betas: tuple[float, float] | None = None
@@ -33,20 +31,23 @@ class Settings:
     """What LARS multiplies its rate by."""
     coupled: bool = False
     """Whether the decay is part of what is rescaled, so that it has no rate of its own."""
-    decoupled: bool = False
-    """As an argument: whether LARS's decay goes past the gradient, η·wd a step."""
     steps_per_epoch: int | None = None
     dampening: float = 0.0
     nesterov: bool = False
     clipped: bool = False
     """Whether the trust ratio is clipped, so that the step is not relative."""
     mixed_decay: bool = False
-    """Whether parameter groups differ in weight decay."""
+    """Whether parameter groups differ in weight decay, and which is meant is not known."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of how they were found."""
+    layers: Mapping[str, "Settings"] = field(default_factory=dict)
+    """Those of single layers."""
 
     @property
-    def first_beta(self) -> float | None:
-        """Decay of the first moment."""
-        return self.betas[0] if self.betas is not None else None
+    def first_beta(self) -> float:
+        """Decay of the first moment, by default LAMB's own."""
+        first: float = (self.betas or LAMB.defaults["betas"])[0]
+        return first
 
     @property
     def gains(self) -> Gains:
@@ -61,9 +62,10 @@ class Settings:
             "Fromage has no weight decay of its own, and how the one found in its state or declared acts is not known"
         )
         rescaled = f"{name} rescales its weight decay with its update, by a size that is not known"
+        relative = name is not None and name in RULES and RULES[name].relative
         reasons = (
             (name is None, OPTIMIZER_UNKNOWN),
-            (name not in RELATIVE, Missing(Why.NO_FORMULA, f"the learning rate of {name} is no relative step")),
+            (not relative, Missing(Why.NO_FORMULA, f"the learning rate of {name} is no relative step")),
             (unknown, LEARNING_RATE_UNKNOWN),
             (self.clipped, Missing(Why.NO_FORMULA, f"the trust ratio of {name} is clipped")),
             (self.mixed_decay, Missing(Why.NO_FORMULA, "parameter groups differ in weight decay")),
@@ -72,100 +74,68 @@ class Settings:
         )
         return next((reason for holds, reason in reasons if holds), None)
 
-    @property
-    def assumed(self) -> tuple[str, ...]:
-        """What the law takes for want of knowing."""
-        lars = self.optimizer == LARS.name
-        assumptions = (
-            (self.optimizer == LAMB.name and self.first_beta is None, f"β₁ is not known, {FIRST_BETA} is taken"),
-            (lars and self.momentum is None, "the momentum is not known, 0 is taken"),
-        )
-        return tuple(words for holds, words in assumptions if holds)
 
-
-def find_settings(
+def find_run_settings(
     checkpoints: Sequence[Checkpoint],
+    names: Sequence[str],
+    given: Given,
     declared: "Declared",
-    given: Settings,
+    *,
+    decoupled: bool = False,
+    steps_per_epoch: int | None = None,
     typed: Callable[[str], bool] = lambda parameter: True,
 ) -> Settings:
     """The settings along a series; what was given wins over the optimizer's state, that over what is declared.
 
-    Raises UsageError where a setting is typed that says nothing, for want of an optimizer that has it.
+    `decoupled`: whether LARS's decay goes past the gradient, η·wd a step. Raises UsageError where a setting is typed
+    that says nothing, for want of an optimizer that has it.
     """
     states = [checkpoint.optimizer for checkpoint in checkpoints]
-    optimizer = given.optimizer or next((kind for state in states if (kind := _kind(state))), None)
-    steps_per_epoch = given.steps_per_epoch or declared.steps_per_epoch
-    _refuse_idle(given, optimizer, typed)
-    if optimizer is None:
-        return Settings(None, (None,) * len(checkpoints), steps_per_epoch=steps_per_epoch)
-    (rate,), last = given.learning_rates, states[-1]
-    decay = _first(given.weight_decay, _setting(last, "weight_decay"), declared.weight_decay)
-    return Settings(
-        optimizer=optimizer,
-        learning_rates=tuple(_first(rate, _setting(state, "lr"), declared.learning_rate) for state in states),
-        weight_decay=decay,
-        momentum=_first(given.momentum, _setting(last, "momentum"), declared.momentum),
-        betas=given.betas or _pair(last) or declared.betas,
-        trust_coefficient=_first(_setting(last, "trust_coefficient"), _setting(last, "trust_coeff"), 1.0) or 1.0,
-        coupled=bool(decay) and _is_coupled(optimizer, last, given),
-        steps_per_epoch=steps_per_epoch,
-        dampening=_setting(last, "dampening") or 0.0,
-        nesterov=bool(_setting(last, "nesterov")),
-        clipped=bool(_setting(last, "trust_clip")),
-        mixed_decay=given.weight_decay is None and _differ(last, "weight_decay"),
-    )
+    saved = next((state.settings for state in reversed(states) if state is not None and state.kind is not None), None)
+    optimizer, epoch = find_settings(given, saved, declared.optimizer), steps_per_epoch or declared.steps_per_epoch
+    rule = optimizer.rule
+    if rule is None:
+        for setting in ("learning_rate", "weight_decay", "momentum", "betas"):
+            name = "lr" if setting == "learning_rate" else setting
+            if getattr(given, setting) is not None and typed(name):
+                raise UsageError(
+                    f"--{name.replace('_', '-')} says nothing as long as the optimizer is unknown.",
+                    hint=f"Add --optimizer, one of {', '.join(RULES)}.",
+                )
+        return Settings(None, (None,) * len(checkpoints), steps_per_epoch=epoch, notes=optimizer.notes)
+    serving = [state.serving(rule.name) if state is not None else None for state in states]
+    found = [layer_settings(one, state, names) for one, state in zip(checkpoints, serving, strict=True)]
+
+    def settings(own: Sequence[Mapping[str, Any]], mixed: bool) -> Settings:
+        last, group = own[-1], optimizer.of_group(own[-1])
+        decay = _first(given.weight_decay, last.get("weight_decay"), declared.weight_decay)
+        rescaled = rule.relative and not (decoupled and rule.may_decouple)
+        if rule is LAMB and given.weight_decay is None and last.get("weight_decouple") and not last.get("fixed_decay"):
+            rescaled = False  # as some implementations have it
+        return Settings(
+            optimizer=rule.name,
+            learning_rates=tuple(_first(given.learning_rate, one.get("lr"), declared.learning_rate) for one in own),
+            weight_decay=decay,
+            momentum=group.momentum if rule.has("momentum") else None,
+            betas=group.betas if rule.has("betas") else None,
+            trust_coefficient=group.trust_coefficient,
+            coupled=bool(decay) and rescaled,
+            steps_per_epoch=epoch,
+            dampening=group.dampening,
+            nesterov=group.nesterov,
+            clipped=group.trust_clip,
+            mixed_decay=mixed,
+        )
+
+    state, last = serving[-1], found[-1]
+    decays = {group.settings.get("weight_decay") for group in state.groups} if state is not None else set()
+    mixed = given.weight_decay is None and len(decays) > 1
+    shared = settings([one.common for one in found], mixed)
+    layers = {name: settings([one.of(name) for one in found], mixed and name not in last.by_layer) for name in names}
+    notes = (*optimizer.notes, *([UNTOLD_GROUPS] if last.untold else []))
+    return replace(shared, notes=notes, layers=layers)
 
 
-def _is_coupled(optimizer: str, state: OptimizerState | None, given: Settings) -> bool:
-    """Whether that optimizer rescales its decay: LAMB by its rule, LARS unless its decay was said to be decoupled."""
-    if optimizer == LAMB.name:
-        decoupled = _setting(state, "weight_decouple") and not _setting(state, "fixed_decay")
-        return given.weight_decay is not None or not decoupled
-    return optimizer in RELATIVE and not given.decoupled
-
-
-def _refuse_idle(given: Settings, optimizer: str | None, typed: Callable[[str], bool]) -> None:
-    """What is configured for several commands may say nothing to this one."""
-    (rate,) = given.learning_rates
-    for flag, value in (("--lr", rate), ("--weight-decay", given.weight_decay)):
-        if value is not None and optimizer is None and typed(flag[2:].replace("-", "_")):
-            raise UsageError(
-                f"{flag} says nothing as long as the optimizer is unknown.",
-                hint=f"Add --optimizer, one of {', '.join(RULES)}.",
-            )
-    for flag, said, rule in (
-        ("--momentum", given.momentum is not None, LARS.name),
-        ("--betas", given.betas is not None, LAMB.name),
-        ("--decoupled", given.decoupled, LARS.name),
-    ):
-        if said and optimizer != rule and typed(flag[2:]):
-            raise UsageError(
-                f"{flag} changes the law of growth of {rule} alone; the optimizer is {optimizer or 'unknown'}.",
-                hint=f"Leave it out, or give --optimizer {rule}.",
-            )
-
-
-def _first(*values: float | None) -> float | None:
+def _first(*values: Any) -> Any:
     """The first value that is known."""
     return next((value for value in values if value is not None), None)
-
-
-def _kind(state: OptimizerState | None) -> str | None:
-    return state.settings.rule if state is not None else None
-
-
-def _setting(state: OptimizerState | None, name: str) -> float | None:
-    """A setting that all parameter groups share; None where they differ or have none."""
-    values = {group.settings.get(name) for group in state.groups if name in group.settings} if state else set()
-    value = values.pop() if len(values) == 1 else None
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _differ(state: OptimizerState | None, name: str) -> bool:
-    return len({group.settings.get(name) for group in state.groups}) > 1 if state else False
-
-
-def _pair(state: OptimizerState | None) -> tuple[float, float] | None:
-    pair: Any = state.groups[0].settings.get("betas") if state is not None and state.groups else None
-    return (float(pair[0]), float(pair[1])) if isinstance(pair, list | tuple) and len(pair) == 2 else None

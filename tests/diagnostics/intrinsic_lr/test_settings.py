@@ -153,6 +153,7 @@ def test_whose_decay_goes_past_the_gradient(trained, optimizer, decoupled):
     [
         (Given("sgd"), Declared(), "the momentum is not known; 0 is taken"),
         (Given("lars"), Declared(), "the momentum is not known; 0 is taken"),
+        (Given("lars"), Declared(momentum=0.5), "the trust coefficient is not known; 1 is taken"),
         (Given("lion"), Declared(), "the betas are not known; 0.9, 0.99 are taken"),
         (Given("adamw"), Declared(), "the betas are not known; 0.9, 0.999 are taken"),
         (Given("sgd", momentum=0.0), Declared(), ""),
@@ -164,7 +165,7 @@ def test_whose_decay_goes_past_the_gradient(trained, optimizer, decoupled):
 def test_nothing_is_assumed_in_silence(tmp_path, given, declared, words):
     save_file({"first.weight": torch.ones(2, 2), "second.weight": torch.ones(2, 2)}, tmp_path / "c.safetensors")
     notes = find([open_checkpoint(tmp_path / "c.safetensors")], given, declared).notes
-    assert len(notes) == bool(words) and words in "".join(notes)
+    assert bool(notes) == bool(words) and words in "".join(notes)
 
 
 def test_variants_without_a_closed_form(trained):

@@ -147,11 +147,7 @@ def test_dampening_and_nesterov(growing):
     )
 
 
-def test_no_law_without_a_reason_and_nothing_assumed_in_silence(growing):
-    rates = (0.02,)
-    assert Settings("lamb", rates).assumed == ("β₁ is not known, 0.9 is taken",)
-    assert Settings("lars", rates).assumed == ("the momentum is not known, 0 is taken",)
-
+def test_no_law_without_a_reason(growing):
     def law(*settings):
         return measured(growing, *settings).layers[0].predicted_growth
 

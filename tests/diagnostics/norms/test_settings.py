@@ -1,14 +1,16 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.diagnostics.norms.settings import Settings, find_settings
+from fromage_cli.diagnostics.norms.settings import Settings, find_run_settings
 from fromage_cli.errors import UsageError
 from fromage_cli.missing import Missing, Why
 from fromage_cli.optim import LAMB, LARS
+from fromage_cli.optimizers.settings import Given
 from fromage_cli.problem.user_code.declared import Declared
 
 
@@ -29,15 +31,29 @@ def trained(tmp_path, step, *rates):
     return open_checkpoint(tmp_path / f"step-{step}.pt")
 
 
-def given(optimizer=None, rate=None, decay=None, **others) -> Settings:
-    return Settings(optimizer, (rate,), decay, **others)
+def given(optimizer=None, rate=None, decay=None, **others):
+    """What is given, and what besides."""
+    own = {name: others.pop(name) for name in ("momentum", "betas") if name in others}
+    return Given(optimizer, rate, weight_decay=decay, **own), others
+
+
+def find_settings(series, declared, said, names=()):
+    return find_run_settings(series, names, said[0], declared, **said[1])
+
+
+def plainly(settings):
+    """Without what was taken for want of knowing, and layer by layer."""
+    return replace(settings, notes=(), layers={})
 
 
 def test_given_settings_win(tmp_path):
     series = [plain(tmp_path, 1), plain(tmp_path, 2)]
     declared = Declared(learning_rate=0.5, weight_decay=0.5, steps_per_epoch=7)
-    assert find_settings(series, declared, given("lars", 0.1, 0.0)) == Settings(
-        "lars", (0.1, 0.1), 0.0, steps_per_epoch=7
+    found = find_settings(series, declared, given("lars", 0.1, 0.0))
+    assert plainly(found) == Settings("lars", (0.1, 0.1), 0.0, 0.0, steps_per_epoch=7)
+    assert found.notes == (
+        "optimizer: the momentum is not known; 0 is taken.",
+        "optimizer: the trust coefficient is not known; 1 is taken.",
     )
     found = find_settings(series, declared, given("lars", 0.0, 0.0, momentum=0.9, steps_per_epoch=3))
     assert (found.learning_rates, found.momentum, found.steps_per_epoch) == ((0.0, 0.0), 0.9, 3)
@@ -46,7 +62,7 @@ def test_given_settings_win(tmp_path):
 def test_the_state_tells_kind_rates_and_decay(tmp_path):
     series = [trained(tmp_path, 1, 0.25, 0.25), trained(tmp_path, 2, 0.125)]
     expected = Settings("adamw", (0.25, 0.125), 0.5, betas=(0.9, 0.999))
-    assert find_settings(series, Declared(learning_rate=1.0), given()) == expected
+    assert plainly(find_settings(series, Declared(learning_rate=1.0), given())) == expected
     assert find_settings(series, Declared(), given(rate=0.75)).learning_rates == (0.75, 0.75)
 
 
@@ -124,14 +140,32 @@ def test_what_lamb_decays_depends_on_more_than_its_settings():
     assert growth[0.02] > 0 > growth[0.2] > 3 * growth[0.2] > growth[2.0]
 
 
+def test_each_layer_has_the_settings_of_its_group(tmp_path):
+    weights = [torch.nn.Parameter(torch.ones(2, rows)) for rows in (2, 3)]
+    groups = [
+        {"params": [weights[0]], "trust_coefficient": 0.02},
+        {"params": [weights[1]], "momentum": 0.5, "lr": 0.25},
+    ]
+    optimizer = LARS(groups, lr=0.5, momentum=0.9)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    saved = {"model": {"a": weights[0].data, "b": weights[1].data}, "optimizer": optimizer.state_dict(), "step": 1}
+    torch.save(saved, tmp_path / "step-1.pt")
+    found = find_settings([open_checkpoint(tmp_path / "step-1.pt")], Declared(), given(), ("a", "b"))
+    a, b = found.layers["a"], found.layers["b"]
+    assert (a.learning_rates, a.momentum, a.trust_coefficient) == ((0.5,), 0.9, 0.02)
+    assert (b.learning_rates, b.momentum, b.trust_coefficient) == ((0.25,), 0.5, 1.0)
+
+
 def test_groups_that_differ_have_no_one_rate(tmp_path):
     assert find_settings([trained(tmp_path, 1, 0.1, 0.2)], Declared(), given()).learning_rates == (None,)
 
 
 def test_what_is_declared_fills_the_gaps(tmp_path):
     declared = Declared(learning_rate=0.02, weight_decay=0.1)
-    assert find_settings([plain(tmp_path, 1)], declared, given("sgd")) == Settings("sgd", (0.02,), 0.1)
-    assert find_settings([plain(tmp_path, 1)], declared, given("sgd", 0.5)) == Settings("sgd", (0.5,), 0.1)
+    found = [plainly(find_settings([plain(tmp_path, 1)], declared, given("sgd", rate))) for rate in (None, 0.5)]
+    assert found == [Settings("sgd", (rate,), 0.1, 0.0) for rate in (0.02, 0.5)]
 
 
 @pytest.mark.parametrize(
@@ -139,9 +173,8 @@ def test_what_is_declared_fills_the_gaps(tmp_path):
     [
         (given(rate=0.1), "--lr says nothing"),
         (given(decay=0.1), "--weight-decay says nothing"),
-        (given("sgd", momentum=0.9), "--momentum changes the law of growth of lars alone; the optimizer is sgd"),
-        (given("sgd", decoupled=True), "--decoupled changes the law of growth of lars alone"),
-        (given(betas=(0.9, 0.999)), "--betas changes the law of growth of lamb alone; the optimizer is unknown"),
+        (given(momentum=0.9), "--momentum says nothing"),
+        (given(betas=(0.9, 0.999)), "--betas says nothing"),
     ],
 )
 def test_what_says_nothing_is_refused(tmp_path, said, words):
