@@ -12,6 +12,7 @@ from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 from fromage_cli.errors import FromageError
+from fromage_cli.missing import found_of, known
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.optimizer_step.matched_state import match_state
 from fromage_cli.probes.trial_runs.rate_probe import measure_rate
@@ -92,11 +93,11 @@ def local_estimates(task: Task, optimizer_name: str, step: int, results: Path, d
         model, state = loaded(task, optimizer_name, step, results)
         problem = problem_of(task, model, data, LOCAL_MINIBATCHES)
         optimizer = optimizer_named(optimizer_name, state)
-        found = measure(problem, problem.receiving, optimizer, state, request=Request(sharpness=True))
+        measured = measure(problem, problem.receiving, optimizer, state, request=Request(sharpness=True))
     except FromageError as error:
         return {"error": error.message}
-    estimates = found.result.estimates
+    estimates = found_of(measured)[0].estimates
     return {
-        "estimates": {estimate.name: estimate.learning_rate for estimate in estimates},
+        "estimates": {estimate.name: known(estimate.learning_rate) for estimate in estimates},
         "costs": {estimate.name: round(estimate.gradient_evaluations, 2) for estimate in estimates},
     }

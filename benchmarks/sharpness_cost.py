@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fromage_cli.missing import found_of
 from fromage_cli.probes.curvature.lanczos import Spectrum, largest_eigenvalues
 from fromage_cli.problem.data.batches import as_batch
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
@@ -133,7 +134,7 @@ def ours(model: nn.Module, x: Tensor, y: Tensor) -> Found:
 
     def run() -> Spectrum:
         with hessian(problem, space) as product:
-            return largest_eigenvalues(product, space.flat(space.weights), tolerance=ERROR)
+            return found_of(largest_eigenvalues(product, space.flat(space.weights), tolerance=ERROR))[0]
 
     started = time.process_time()
     spectrum = run()
