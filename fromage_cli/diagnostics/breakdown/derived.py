@@ -30,10 +30,10 @@ VIOLATION_FLOOR = 10.0
 NOWHERE = {
     "above-grid": Missing(Why.ABOVE_GRID, "it lies beyond the last point of the grid"),
     "below-grid": Missing(Why.BELOW_GRID, "it lies below the first point of the grid"),
-    "uncertifiable": Missing(Why.UNCERTIFIABLE, "the step does not descend there, so that no size of it is certain to"),
+    "uncertifiable": Missing(Why.UNCERTIFIABLE, "no size of this step is certain to descend"),
     "unavailable": Missing(Why.NO_SECOND_DERIVATIVE, "the loss has no second derivative that can be used"),
 }
-"""By relation."""
+"""Why there is no place on the eta axis, by relation."""
 NO_STEP = Missing(Why.ZERO_OR_NOT_FINITE, "the weights are zero, or do not move")
 NO_GRADIENT = Missing(Why.ZERO_OR_NOT_FINITE, "the gradient is zero")
 NO_VIOLATION = Missing(Why.NOT_DEFINED, "no breakdown lies between ten noise floors and 1")

@@ -84,10 +84,10 @@ def measure_rate(
 ) -> RateProbe:
     """Makes short runs, from `fresh` (the network re-initialised) where it is given, else from the problem.
 
-    `batch_size`: the rows of a training batch where a single batch
-    is to be cut. Costs at most 100 gradients of training batches, and two gradients and about ten forward passes of all
-    rows; `advance` is called after each of RATES runs. A limit that is reached leaves what was measured. Raises
-    MismatchError (a state of another model) and UsageError (no such optimizer, too few rows).
+    `batch_size`: the rows of a training batch where a single batch is to be cut. Costs at most 100 gradients of
+    training batches, and two gradients and about ten forward passes of all rows; `advance` is called after each of
+    RATES runs. A limit that is reached leaves what was measured. Raises MismatchError (a state of another model) and
+    UsageError (no such optimizer, too few rows).
     """
     estimator: Estimator = "probe-init" if fresh is not None else "probe"
     optimizer = matched.optimizer
