@@ -93,11 +93,12 @@ def command(
         shapes = checkpoint_shapes(intake.problem, last)
         layers, untrained = intake.trained_layers(names)
         names = tuple(layers) or names
+    declared = intake.declared if intake is not None else declared_by(last, model.trust)
     training = find_training(
         checkpoints,
         names,
         given_settings(optimizer),
-        intake.declared if intake is not None else declared_by(last, model.trust),
+        declared,
         shapes=shapes,
         steps_per_epoch=steps_per_epoch,
         decoupled=decoupled,
@@ -126,8 +127,8 @@ def command(
     answer = replace(answer, error=stopped)
     if intake is not None:
         answer = intake.complete(answer)
-    own = tuple(note for note in answer.notes if note not in gathered.notes)
-    answer = replace(answer, notes=(*gathered.notes, *own), checkpoints=(checkpoint_record(last),))
+    notes = tuple(dict.fromkeys((*gathered.notes, *declared.notes, *answer.notes)))
+    answer = replace(answer, notes=notes, checkpoints=(checkpoint_record(last),))
     if plot is not None:  # what a drop does from the last checkpoint on, after which the picture is called
         answer = with_plot(answer, lambda *how: draw(result, *how), plot, output.force)
     return replace(answer, checkpoints=tuple(map(checkpoint_record, checkpoints)))

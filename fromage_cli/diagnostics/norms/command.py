@@ -62,11 +62,12 @@ def command(
     gathered = gather_series(ckpt, model.key, model.ema, model.optimizer_state)
     last = gathered.checkpoints[-1]
     names, changed = lasting_layers(gathered.checkpoints, tensors.include or (), tensors.exclude or ())
+    declared = declared_by(last, model.trust)
     settings = find_run_settings(
         gathered.checkpoints,
         names,
         given_settings(optimizer),
-        declared_by(last, model.trust),
+        declared,
         decoupled=decoupled,
         steps_per_epoch=steps_per_epoch,
         typed=session.typed,
@@ -82,8 +83,8 @@ def command(
     answer = replace(_answer(gathered.checkpoints, names, settings, tests, check_limits), error=limit)
     answer = intake.complete(answer) if intake is not None else answer
     files = tuple(checkpoint_record(checkpoint) for checkpoint in gathered.checkpoints)
-    own = tuple(note for note in answer.notes if note not in gathered.notes)
-    return replace(answer, notes=(*gathered.notes, *own, *changed, *untrained), checkpoints=files)
+    notes = dict.fromkeys((*gathered.notes, *declared.notes, *answer.notes, *changed, *untrained))
+    return replace(answer, notes=tuple(notes), checkpoints=files)
 
 
 def _limits(run: RunOptions) -> Callable[[], None]:

@@ -237,3 +237,11 @@ def test_refusals(run, tmp_path, monkeypatch, arguments, code, words):
     save_file({"w": torch.ones(2, 2)}, tmp_path / "run/step-1.safetensors")
     found, out, err = run(*arguments)
     assert found == code and words in err and out == ""
+
+
+def test_keys_outside_of_the_table_beside_a_checkpoint_are_said_to_be_left_aside(run, tmp_path):
+    save_file({"a.weight": torch.ones(2, 2)}, tmp_path / "step-1.safetensors")
+    (tmp_path / "fromage.toml").write_text("learning-rate = 0.5\n[tool.fromage-diag]\nmomentum = 0.9\n")
+    code, _, err = run(tmp_path / "step-1.safetensors")
+    assert code == 0
+    assert err.count("'learning-rate' outside of it is left aside") == 1
