@@ -74,6 +74,21 @@ def test_what_the_user_says_wins_over_the_state_and_the_state_over_what_is_decla
     assert find_settings(Given("sgd"), None, declared).weight_decay == 0.7
 
 
+def test_no_momentum_is_something_said_too(tmp_path: Path) -> None:
+    state = state_from(tmp_path, torch.optim.SGD, lr=0.02, momentum=0.9)
+    found = find_settings(Given(momentum=0.0), state.settings, Given(momentum=0.5))
+    assert (found.momentum, found.said, found.of_group(state.groups[0].settings).momentum) == (0.0, ("momentum",), 0.0)
+    assert find_settings(Given("sgd", momentum=0.0), None, Given()).notes == ()
+
+
+def test_a_state_that_holds_no_rate_has_no_rate_of_zero(tmp_path: Path) -> None:
+    state = state_from(tmp_path, torch.optim.SGD, lr=0.02, momentum=0.9)
+    for group in state.groups:
+        group.settings.pop("lr")  # type: ignore[attr-defined]
+    found = find_settings(Given(), state.settings, Given(learning_rate=0.3))
+    assert found.learning_rate == 0.3 and found.notes == ()
+
+
 def test_another_rules_state_is_not_used(tmp_path: Path) -> None:
     state = state_from(tmp_path, torch.optim.Adam, lr=0.02)
     found = find_settings(Given("sgd"), state.settings, Given())

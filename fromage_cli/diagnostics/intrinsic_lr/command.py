@@ -10,10 +10,10 @@ import typer
 
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import Intake, checkpoint_record, declared_by, given_settings, open_run
-from fromage_cli.missing import found_of, known
+from fromage_cli.missing import found_of
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
-from fromage_cli.terminal.optimizer_options import OptimizerOptions, check_decoupled, spelled
+from fromage_cli.terminal.optimizer_options import OptimizerOptions, check_decoupled
 from fromage_cli.terminal.options import (
     BatchOptions,
     ModelOptions,
@@ -29,8 +29,6 @@ from fromage_cli.terminal.progress import progress
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
-    from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult
-    from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 
 
 @diagnostic(tables=("layers", "rotations", "drop"), estimate=True)
@@ -74,8 +72,10 @@ def command(
 
     from fromage_cli.checkpoints.layers import lasting_layers
     from fromage_cli.checkpoints.runs.gathering import gather_series
+    from fromage_cli.diagnostics.intrinsic_lr.findings import judge
     from fromage_cli.diagnostics.intrinsic_lr.measure import measure, needs_gradients
     from fromage_cli.diagnostics.intrinsic_lr.plot import draw
+    from fromage_cli.diagnostics.intrinsic_lr.render import courses, render, rotations
     from fromage_cli.diagnostics.intrinsic_lr.result import Evidence
     from fromage_cli.diagnostics.intrinsic_lr.settings import find_training
     from fromage_cli.problem.conditions.budget import Budget
@@ -123,37 +123,7 @@ def command(
         result, stopped = found_of(
             measure(checkpoints, names, training, evidence, drop=drop, advance=advance, check=budget.check)
         )
-    answer = _answer(result, training, (*training.notes, *changed, *untrained))
-    answer = replace(answer, error=stopped)
-    if intake is not None:
-        answer = intake.complete(answer)
-    notes = tuple(dict.fromkeys((*gathered.notes, *declared.notes, *answer.notes)))
-    answer = replace(answer, notes=notes, checkpoints=(checkpoint_record(last),))
-    if plot is not None:  # what a drop does from the last checkpoint on, after which the picture is called
-        answer = with_plot(answer, lambda *how: draw(result, *how), plot, output.force)
-    return replace(answer, checkpoints=tuple(map(checkpoint_record, checkpoints)))
-
-
-def _answer(result: "IntrinsicResult", training: "Training", notes: tuple[str, ...]) -> Answer:
-    """The answer with what the flags became; of several layers' rates and decays the largest."""
-    from fromage_cli.diagnostics.intrinsic_lr.findings import judge
-    from fromage_cli.diagnostics.intrinsic_lr.render import courses, render, rotations
-
-    rates = [rate for layer in result.layers if (rate := known(layer.learning_rate)) is not None]
-    decays = [decay for layer in result.layers if (decay := known(layer.weight_decay)) is not None]
-    settings: dict[str, object] = {
-        "optimizer": training.optimizer,
-        "lr": max(rates, default=None),
-        "momentum": training.momentum,
-        "nesterov": training.nesterov,
-        "betas": spelled(training.betas),
-        "weight_decay": max(decays, default=None),
-        "decoupled": training.decoupled,
-        "steps_per_epoch": training.steps_per_epoch,
-    }
-    if result.train_batch_size is not None:
-        settings["train_batch_size"] = result.train_batch_size
-    return Answer(
+    answer = Answer(
         result=result,
         page=lambda style: render(result, style),
         tables={
@@ -163,9 +133,17 @@ def _answer(result: "IntrinsicResult", training: "Training", notes: tuple[str, .
         },
         findings=judge(result),
         provenance=Provenance(device="cpu", dtype="float64"),
-        notes=notes,
-        settings=settings,
+        notes=(*training.notes, *changed, *untrained),
+        settings={**training.flags, **({"train_batch_size": size} if (size := result.train_batch_size) else {})},
+        error=stopped,
     )
+    if intake is not None:
+        answer = intake.complete(answer)
+    notes = tuple(dict.fromkeys((*gathered.notes, *declared.notes, *answer.notes)))
+    answer = replace(answer, notes=notes, checkpoints=(checkpoint_record(last),))
+    if plot is not None:  # what a drop does from the last checkpoint on, after which the picture is called
+        answer = with_plot(answer, lambda *how: draw(result, *how), plot, output.force)
+    return replace(answer, checkpoints=tuple(map(checkpoint_record, checkpoints)))
 
 
 def _estimate(

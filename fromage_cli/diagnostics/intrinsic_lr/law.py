@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
+from fromage_cli.diagnostics.intrinsic_lr.result import NO_MODEL
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.missing import Missing, Why
 from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, LARS, LION, RULES, SGD
@@ -44,6 +45,7 @@ NOT_INVARIANT = Missing(
 )
 NO_SIZE = Missing(Why.ZERO_OR_NOT_FINITE, "the norm is zero or not finite")
 SETTLES = Missing(Why.NOT_DEFINED, "the norm settles")
+ZERO_GRADIENTS = Missing(Why.ZERO_OR_NOT_FINITE, "the gradients of the batch are zero")
 RATE_POWERS = {name: rule.rate_power for name, rule in RULES.items() if rule.rate_power is not None}
 """The effective rate is η / ‖W‖ to this power."""
 NEEDS_GRADIENTS = (SGD.name, LARS.name)
@@ -70,9 +72,9 @@ class Subject:
     decay: float | None
     norm: float
     elements: int
-    squares: tuple[float, ...] | None = None
+    squares: tuple[float, ...] | Missing = NO_MODEL
     """E‖g̃_u‖² of every unit."""
-    squared_gradient: float | None = None
+    squared_gradient: float | Missing = NO_MODEL
     """E‖g‖²."""
     invariant: bool = True
     """Measured or assumed."""
@@ -82,112 +84,102 @@ class Subject:
         """The relative step of LARS and Fromage."""
         return (self.rate or 0.0) * self.training.trust
 
+    @property
+    def betas(self) -> tuple[float, float]:
+        """β₁ and β₂ of a rule that has them."""
+        betas: tuple[float, float] = self.training.betas or RULES[self.training.optimizer].defaults["betas"]
+        return betas
+
 
 def law_of(subject: Subject) -> Law:
-    """The law of a layer with these settings."""
+    """The law of a layer with these settings, or why there is none."""
     if not subject.invariant:
         return Law(NOT_INVARIANT, law_of(replace(subject, invariant=True)).intrinsic, NOT_INVARIANT)
-    rate, decay, name = subject.rate, subject.decay, subject.training.optimizer
-    if rate is None:
-        return _none(NO_RATE)
-    if rate == 0.0:
-        return _none(RATE_ZERO)
-    if decay is None and name == LARS.name:
-        return _relative(subject, NO_DECAY, NO_DECAY)
-    if decay is None and name != FROMAGE.name:
-        return _none(NO_DECAY)
-    known = name if subject.training.variant is None else ""
-    return _LAWS.get(known, _without_form)(subject, rate, decay or 0.0)
-
-
-def _none(reason: Missing) -> Law:
-    return Law(reason, reason, reason)
-
-
-def _relative(subject: Subject, intrinsic: float | Missing, unsettled: Missing) -> Law:
-    """A relative step turns the layer at the same speed whatever its norm, which does not settle."""
-    return Law(relative_rotation(subject.step, subject.training.gains), intrinsic, unsettled)
-
-
-def _sgd(subject: Subject, rate: float, decay: float) -> Law:
-    if decay == 0.0:
+    training, rule = subject.training, RULES.get(subject.training.optimizer)
+    rate, decay, gains = subject.rate or 0.0, subject.decay, training.gains
+    no_form = f"there is no closed form for {training.variant or training.optimizer}"
+    if training.variant is None and rule is not None:
+        no_form = rule.without.get("equilibrium", "")
+    reasons = (
+        (subject.rate is None, NO_RATE),
+        (subject.step == 0.0, RATE_ZERO),
+        (decay is None and rule not in (LARS, FROMAGE), NO_DECAY),
+        (bool(no_form), Missing(Why.NO_FORMULA, no_form)),
+        (rule is FROMAGE and bool(decay), FOREIGN_DECAY),
+        (rule is ADAM and bool(decay) and not training.decoupled, COUPLED_ADAM),
+    )
+    reason = next((reason for holds, reason in reasons if holds), None)
+    if reason is not None:
+        return Law(reason, reason, reason)
+    if rule is LARS and decay and not training.decoupled:
+        return Law(lars_equilibrium(subject.step, gains), LARS_DECAY)
+    if rule in (LARS, FROMAGE):
+        intrinsic: float | Missing = rate * (decay or 0.0)
+        unsettled = LARS_DECOUPLED if decay else WITHOUT_DECAY
+        if rule is FROMAGE:
+            unsettled = FROMAGE_KEEPS
+        elif decay is None:
+            intrinsic = unsettled = NO_DECAY
+        # the layer turns at the same speed whatever its norm, which does not settle
+        return Law(relative_rotation(subject.step, gains), intrinsic, unsettled)
+    if not decay:
         return Law(WITHOUT_DECAY, 0.0, WITHOUT_DECAY)
-    found = sgd_equilibrium(rate, decay, subject.training.gains)
+    if rule is SGD:
+        found = sgd_equilibrium(rate, decay, gains)
+    else:
+        found = (lion_equilibrium if rule is LION else adamw_equilibrium)(rate, decay, subject.betas)
     return Law(found, found.diffusion)
 
 
-def _adaptive(subject: Subject, rate: float, decay: float) -> Law:
-    training = subject.training
-    if decay == 0.0:
-        return Law(WITHOUT_DECAY, 0.0, WITHOUT_DECAY)
-    if training.optimizer == ADAM.name and not training.decoupled:
-        return _none(COUPLED_ADAM)
-    make = lion_equilibrium if training.optimizer == LION.name else adamw_equilibrium
-    return Law(make(rate, decay, _betas(training)), rate * decay)
-
-
-def _lars(subject: Subject, rate: float, decay: float) -> Law:
-    if decay == 0.0:
-        return _relative(subject, 0.0, WITHOUT_DECAY)
-    if subject.training.decoupled:
-        return _relative(subject, rate * decay, LARS_DECOUPLED)
-    return Law(lars_equilibrium(subject.step, subject.training.gains), LARS_DECAY)
-
-
-def _fromage(subject: Subject, rate: float, decay: float) -> Law:
-    return _none(FOREIGN_DECAY) if decay else _relative(subject, 0.0, FROMAGE_KEEPS)
-
-
-def _without_form(subject: Subject, rate: float, decay: float) -> Law:
-    name = subject.training.variant or subject.training.optimizer
-    known = RULES[name].without.get("equilibrium") if name in RULES else None
-    return _none(Missing(Why.NO_FORMULA, known or f"there is no closed form for {name}"))
-
-
-_LAWS = {
-    SGD.name: _sgd,
-    ADAM.name: _adaptive,
-    ADAMW.name: _adaptive,
-    LION.name: _adaptive,
-    LARS.name: _lars,
-    FROMAGE.name: _fromage,
-}
-
-
-def _betas(training: Training) -> tuple[float, float]:
-    return training.betas or (0.9, 0.999)
-
-
-def equilibrium_norm(subject: Subject) -> float | None:
-    """‖W*‖ of a layer whose law settles; None where it takes gradients that are not at hand."""
+def equilibrium_norm(subject: Subject) -> float | Missing:
+    """‖W*‖ of a layer whose law settles: for SGD and LARS √Σ w*² over its parts, which takes gradients."""
     training, rate, decay = subject.training, subject.rate or 0.0, subject.decay or 0.0
     if training.optimizer in (ADAM.name, ADAMW.name):
         return adamw_norm(rate, decay, subject.elements)
     if training.optimizer == LION.name:
-        return lion_norm(rate, decay, _betas(training), subject.elements)
-    if subject.squares is None:
-        return None
-    if training.optimizer == LARS.name:
-        return math.hypot(*(lars_norm(subject.step, decay, training.gains, square) for square in subject.squares))
-    return math.hypot(*(sgd_norm(rate, decay, training.gains, square) for square in subject.squares))
+        return lion_norm(rate, decay, subject.betas, subject.elements)
+    if isinstance(subject.squares, Missing):
+        return subject.squares
+    norm, step = (lars_norm, subject.step) if training.optimizer == LARS.name else (sgd_norm, rate)
+    return math.hypot(*(norm(step, decay, training.gains, square) for square in subject.squares)) or ZERO_GRADIENTS
 
 
-def growth(subject: Subject) -> float | None:
-    """Growth of ln ‖W‖ in a step of a layer that does not settle; None where it takes gradients not at hand."""
-    training, rate, norm = subject.training, subject.rate, subject.norm
-    if not subject.invariant or rate is None or not 0.0 < norm < math.inf:
-        return None
-    if training.optimizer == FROMAGE.name:
-        return None if subject.decay else 0.0
-    if training.optimizer == LARS.name and subject.decay is not None:
-        return lars_growth(subject.step, training.gains, rate * subject.decay if training.decoupled else 0.0)
-    if training.optimizer in (ADAM.name, ADAMW.name, LION.name) and subject.decay == 0.0:
-        lion = training.optimizer == LION.name
-        size = lion_growth(rate, _betas(training), subject.elements) if lion else adam_growth(rate, subject.elements)
-        return size / (2.0 * norm**2)
-    if training.optimizer == SGD.name and subject.decay == 0.0 and subject.squared_gradient is not None:
-        return sgd_growth(rate, training.gains, norm**2 * subject.squared_gradient) / (4.0 * norm**4)
-    return None
+def growth(subject: Subject, law: Law) -> float | Missing:
+    """How fast ln ‖W‖ grows in a step of a layer that does not settle, or why it is not told."""
+    training, rate, norm, why = subject.training, subject.rate or 0.0, subject.norm, law.unsettled
+    if why is None:
+        return SETTLES
+    if why.code not in (Why.NO_EQUILIBRIUM, Why.NOTHING_MOVES):
+        return why
+    if not 0.0 < norm < math.inf:
+        return NO_SIZE
+    found: float | Missing = why
+    name, decay, squared = training.optimizer, subject.decay, subject.squared_gradient
+    if name == FROMAGE.name and not decay:
+        found = 0.0
+    elif name == LARS.name and decay is not None:
+        found = lars_growth(subject.step, training.gains, rate * decay if training.decoupled else 0.0)
+    elif name == SGD.name and decay == 0.0:
+        if not isinstance(squared, Missing):
+            found = sgd_growth(rate, training.gains, norm**2 * squared) / (4.0 * norm**4)
+        elif rate:
+            found = squared
+    elif name == LION.name and decay == 0.0:
+        found = lion_growth(rate, subject.betas, subject.elements) / (2.0 * norm**2)
+    elif name in (ADAM.name, ADAMW.name) and decay == 0.0:
+        found = adam_growth(rate, subject.elements) / (2.0 * norm**2)
+    return found
+
+
+def rotation_between(before: Equilibrium | Missing, after: Equilibrium | Missing, steps: int | None) -> float | Missing:
+    """The angle between two checkpoints so many steps apart, radians, by the mean of the laws at both ends."""
+    if isinstance(after, Missing):
+        return after
+    if isinstance(before, Missing):
+        return Missing(before.code, "the learning rate of the checkpoint before is not known, or 0")
+    if steps is None:
+        return Missing(Why.STEP_UNKNOWN, "the step of a checkpoint is not known")
+    return before.rotation_over(steps, (before.diffusion + after.diffusion) / 2.0)
 
 
 def effective_rate(training: Training, rate: float | None, norm: float) -> float | Missing:

@@ -14,6 +14,8 @@ from fromage_cli.errors import ResourceError
 from fromage_cli.missing import Interrupted, Missing, Why
 from fromage_cli.optimizers.rule import FROMAGE, LARS
 
+NO_ANGLE = Missing(Why.ZERO_OR_NOT_FINITE, "the norm is zero or not finite in one of the two checkpoints")
+
 
 def measure(
     checkpoints: Sequence[Checkpoint],
@@ -25,7 +27,7 @@ def measure(
     advance: Callable[[float], None] = lambda elements: None,
     check: Callable[[], None] = lambda: None,
 ) -> IntrinsicResult | Interrupted[IntrinsicResult]:
-    """Every layer of the last checkpoint against its equilibrium, and how far it turned between the checkpoints.
+    """Holds every layer of the last checkpoint against its equilibrium, and measures how far it turned before.
 
     `check` raises ResourceError where a limit is reached, which interrupts the result after the layers so far, as one
     does that cut the evidence short; raised where there are none. Raises InputError as reading does.
@@ -43,7 +45,12 @@ def measure(
                 raise
             stopped = limit
             break
-        layers.append(measuring.layer(name, norms[name], _observed(checkpoints, name, advance)))
+        observed: list[float | Missing] = []
+        for before, after in pairwise(checkpoints):
+            angle = measure_pair(before, after, name).angle
+            observed.append(NO_ANGLE if angle is None else angle)
+            advance(after.entries[name].elements)
+        layers.append(measuring.layer(name, norms[name], tuple(observed)))
     result = IntrinsicResult(
         steps=tuple(checkpoint.step for checkpoint in checkpoints),
         optimizer=training.optimizer,
@@ -57,19 +64,6 @@ def measure(
         layers=tuple(layers),
     )
     return result if stopped is None else Interrupted(result, stopped)
-
-
-def _observed(
-    checkpoints: Sequence[Checkpoint], name: str, advance: Callable[[float], None]
-) -> tuple[float | Missing, ...]:
-    """The angles between consecutive checkpoints, radians."""
-    found: list[float | Missing] = []
-    none = Missing(Why.ZERO_OR_NOT_FINITE, "the norm is zero or not finite in one of the two checkpoints")
-    for before, after in pairwise(checkpoints):
-        angle = measure_pair(before, after, name).angle
-        found.append(none if angle is None else angle)
-        advance(after.entries[name].elements)
-    return tuple(found)
 
 
 def needs_gradients(training: Training) -> bool:

@@ -97,25 +97,23 @@ class IntrinsicResult:
 
 @dataclass(frozen=True)
 class LayerEvidence:
-    """Of one layer."""
+    """What a model and a batch tell of one layer; as it is, what is known without them."""
 
-    kind: str
+    kind: str | None = None
     verdict: str = "untested"
     granularity: str | None = None
-    squares: tuple[float, ...] | None = None
+    squares: tuple[float, ...] | Missing = NO_MODEL
     """E‖g̃_u‖² = ‖w_u‖² E‖g_u‖² of every part, over gradients of training batches."""
-    squared_gradient: float | None = None
+    squared_gradient: float | Missing = NO_MODEL
     """E‖g‖² of the whole."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of the layers, by the checkpoint's names."""
+    """What a model and a batch tell of the layers, by the checkpoint's names."""
 
     layers: Mapping[str, LayerEvidence] = field(default_factory=dict)
     batch_size: int | None = None
     """Rows of a training batch that the gradients stand for."""
-    no_gradients: Missing = NO_MODEL
-    """Why there are none, where there are none."""
     stopped: FromageError | None = None
     """The limit that cut this short, if one did."""

@@ -10,6 +10,7 @@ from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.runs.layer_settings import layer_settings
 from fromage_cli.errors import UsageError
 from fromage_cli.optimizers.settings import UNTOLD_GROUPS, Given, Optimizer, find_settings
+from fromage_cli.terminal.optimizer_options import spelled
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
 
 if TYPE_CHECKING:
@@ -38,6 +39,21 @@ class Training:
     notes: tuple[str, ...] = ()
     rules: Mapping[str, Optimizer] = field(default_factory=dict)
     """By layer: the rule with the settings of its group."""
+
+    @property
+    def flags(self) -> dict[str, object]:
+        """What the flags became; of several layers' rates and decays the largest."""
+        rates = [rates[-1] for rates in self.rates.values() if rates[-1] is not None]
+        return {
+            "optimizer": self.optimizer,
+            "lr": max(rates, default=None),
+            "momentum": self.momentum,
+            "nesterov": self.nesterov,
+            "betas": spelled(self.betas),
+            "weight_decay": max((decay for decay in self.decays.values() if decay is not None), default=None),
+            "decoupled": self.decoupled,
+            "steps_per_epoch": self.steps_per_epoch,
+        }
 
     def of_layer(self, name: str) -> Training:
         """The same as one layer is trained, with the settings of its group."""

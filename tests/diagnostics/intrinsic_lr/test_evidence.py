@@ -55,9 +55,10 @@ def test_channels_before_batch_norm_have_scales_of_their_own(problem):
 
 def test_gradients_only_where_they_are_asked_for_and_can_be_had(problem):
     without = gathered(problem, gradients=False)
-    assert without.layers["first.weight"].squares is None and without.batch_size is None
+    assert without.layers["first.weight"].squares.code == Why.NOT_DEFINED and without.batch_size is None
     unknown = gathered(problem, batch_size=None)
-    assert unknown.layers["first.weight"].verdict == "invariant" and "two parts" in unknown.no_gradients.words
+    assert unknown.layers["first.weight"].verdict == "invariant"
+    assert "two parts" in unknown.layers["first.weight"].squares.words
 
 
 def test_a_limit_leaves_layers_untested(problem, monkeypatch):
@@ -68,9 +69,10 @@ def test_a_limit_leaves_layers_untested(problem, monkeypatch):
     )
     found = gathered(problem)
     assert {layer.verdict for layer in found.layers.values()} == {"untested"}
-    assert isinstance(found.stopped, ResourceError) and found.layers["first.weight"].squares is None
+    assert isinstance(found.stopped, ResourceError)
     words = "a limit was reached before gradients were taken. The time limit was reached"
-    assert found.no_gradients == Missing(Why.LIMIT_REACHED, words)
+    for layer in found.layers.values():
+        assert layer.squares == layer.squared_gradient == Missing(Why.LIMIT_REACHED, words)
 
 
 def test_a_limit_between_the_tests_and_the_gradients(problem, monkeypatch):
@@ -81,8 +83,9 @@ def test_a_limit_between_the_tests_and_the_gradients(problem, monkeypatch):
 
     monkeypatch.setattr(evidence, "measure_unit_gradients", refuse)
     found = gathered(problem)
-    assert found.layers["first.weight"].verdict == "invariant" and found.layers["first.weight"].squares is None
-    assert isinstance(found.stopped, ResourceError) and "before gradients were taken" in found.no_gradients.words
+    first = found.layers["first.weight"]
+    assert first.verdict == "invariant" and isinstance(found.stopped, ResourceError)
+    assert first.squares.code == Why.LIMIT_REACHED and "before gradients were taken" in first.squares.words
 
 
 def test_shapes_by_the_names_in_the_checkpoint(problem, tmp_path):

@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from fromage_cli.diagnostics.intrinsic_lr.law import Subject, effective_rate, equilibrium_norm, growth, law_of
+from fromage_cli.diagnostics.intrinsic_lr.law import (
+    ZERO_GRADIENTS,
+    Subject,
+    effective_rate,
+    equilibrium_norm,
+    growth,
+    law_of,
+    rotation_between,
+)
+from fromage_cli.diagnostics.intrinsic_lr.result import NO_MODEL
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optim import LARS
@@ -37,11 +46,13 @@ def test_rules_that_settle(optimizer):
         ({"optimizer": "lars", "decay": 0.0}, True, "no-equilibrium", "without weight decay"),
         ({"optimizer": "lars", "decoupled": True}, True, "no-equilibrium", "grows or shrinks for ever"),
         ({"optimizer": "lars", "decay": None}, True, "weight-decay-unknown", "weight decay is not known"),
+        ({"optimizer": "lars", "decay": None, "variant": "clipped LARS"}, False, "no-formula", "for clipped LARS"),
         ({"optimizer": "fromage", "decay": None}, True, "no-equilibrium", "keeps the norm"),
         ({"optimizer": "fromage"}, False, "no-formula", "no weight decay of its own"),
         ({"decay": None}, False, "weight-decay-unknown", "weight decay is not known"),
         ({"rate": None}, False, "learning-rate-unknown", "learning rate is not known"),
         ({"rate": 0.0}, False, "nothing-moves", "end of its schedule"),
+        ({"optimizer": "lars", "trust": 0.0}, False, "nothing-moves", "end of its schedule"),
         ({"invariant": False}, False, "not-scale-invariant", "not scale-invariant"),
     ],
 )
@@ -58,7 +69,8 @@ def test_adam_with_decoupled_decay_is_adamw():
 def test_equilibrium_norms():
     assert equilibrium_norm(subject("adamw")) == pytest.approx(math.sqrt(0.1 / 2e-3 * 100))
     assert equilibrium_norm(subject("lion")) == pytest.approx(0.1 * 10 / law_of(subject("lion")).equilibrium.rotation)
-    assert equilibrium_norm(subject("sgd")) is equilibrium_norm(subject("lars")) is None
+    assert equilibrium_norm(subject("sgd")) == equilibrium_norm(subject("lars")) == NO_MODEL
+    assert equilibrium_norm(subject("sgd", squares=(0.0,))) == ZERO_GRADIENTS
     one = equilibrium_norm(subject("sgd", squares=(4.0,)))
     assert one == pytest.approx((0.1 * 4.0 / 2e-3) ** 0.25)
     assert equilibrium_norm(subject("sgd", squares=(4.0,) * 9)) == pytest.approx(3 * one)
@@ -101,6 +113,10 @@ def test_lars_over_several_channels_against_a_simulation():
         ({"decay": 0.0, "squared_gradient": 9.0}, 0.5 * 0.1**2 * 9.0 / 4.0),
         ({"decay": 0.0, "squared_gradient": 9.0, "gains": momentum_gains(0.5)}, 0.5 * 0.2**2 * 9.0 / 4.0),
         ({"optimizer": "lars", "decay": None}, None),
+        ({"optimizer": "lars", "decay": 0.0, "variant": "clipped LARS"}, None),
+        ({"optimizer": "adam", "decay": 0.0, "variant": "AMSGrad"}, None),
+        ({"optimizer": "lars", "decay": 0.0, "rate": 0.0}, 0.0),
+        ({"rate": 0.0, "decay": 0.0}, None),
         ({"optimizer": "lamb"}, None),
         ({"optimizer": "fromage", "invariant": False}, None),
         ({"optimizer": "adam", "decay": 0.0, "norm": 0.0}, None),
@@ -108,12 +124,26 @@ def test_lars_over_several_channels_against_a_simulation():
     ],
 )
 def test_growth_where_nothing_settles(changes, value):
-    assert growth(subject(**changes)) == (value if value is None else pytest.approx(value))
+    layer = subject(**changes)
+    found = growth(layer, law_of(layer))
+    if value is None:
+        assert isinstance(found, Missing)
+    else:
+        assert found == pytest.approx(value)
 
 
 def test_growth_of_lion():
-    (slow, fast) = (growth(subject("lion", rate, 0.0)) for rate in (0.1, 0.2))
+    layers = [subject("lion", rate, 0.0) for rate in (0.1, 0.2)]
+    slow, fast = (growth(layer, law_of(layer)) for layer in layers)
     assert fast == pytest.approx(4 * slow)
+
+
+def test_between_checkpoints_the_mean_of_both_laws_turns_a_layer():
+    before, after = (law_of(subject("adamw", rate)).equilibrium for rate in (0.2, 0.1))
+    assert rotation_between(before, after, 100) == pytest.approx(before.rotation_over(100, 0.15 * 1e-3))
+    assert rotation_between(before, NO_MODEL, 100) == NO_MODEL
+    assert rotation_between(NO_MODEL, after, 100).code == NO_MODEL.code
+    assert rotation_between(before, after, None).code == Why.STEP_UNKNOWN
 
 
 @pytest.mark.parametrize(

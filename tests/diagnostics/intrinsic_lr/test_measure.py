@@ -89,7 +89,8 @@ def test_a_limit_on_the_evidence_leaves_time_to_read_the_weights(tmp_path):
 
     save_file({"w": torch.ones(2, 2)}, tmp_path / "c.safetensors")
     limit = Missing(Why.LIMIT_REACHED, "a limit")
-    evidence = Evidence({"w": LayerEvidence("Linear")}, no_gradients=limit, stopped=ResourceError("first"))
+    untested = LayerEvidence("Linear", squares=limit, squared_gradient=limit)
+    evidence = Evidence({"w": untested}, stopped=ResourceError("first"))
     training = Training("sgd", rates={"w": (0.1,)}, decays={"w": 1e-3})
     checkpoints = [open_checkpoint(tmp_path / "c.safetensors")]
     result, stopped = found_of(measure(checkpoints, ["w"], training, evidence, check=refuse))

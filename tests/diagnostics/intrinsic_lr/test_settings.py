@@ -177,6 +177,21 @@ def test_variants_without_a_closed_form(trained):
     assert {name: find([trained(one)]).variant for name, one in make.items()} == {name: name for name in make}
 
 
+def test_a_rule_that_is_not_covered_has_rates_and_no_more(trained):
+    found = find([trained(lambda model: torch.optim.RAdam(model.parameters(), lr=0.02, weight_decay=0.1))])
+    assert (found.optimizer, found.rates["first.weight"], found.decays["first.weight"]) == ("radam", (0.02,), 0.1)
+    assert (found.betas, found.decoupled) == (None, False) and "radam, which is not covered" in found.notes[0]
+
+
+def test_what_the_flags_became(trained):
+    def grouped(model):
+        return torch.optim.AdamW(groups(model, lr=0.2, weight_decay=0.0), lr=0.1, weight_decay=0.01)
+
+    flags = find([trained(grouped)], names=("first.weight", "norm.weight")).flags
+    assert (flags["optimizer"], flags["lr"], flags["weight_decay"]) == ("adamw", 0.2, 0.01)
+    assert (flags["betas"], flags["momentum"], flags["decoupled"]) == ("0.9,0.999", None, True)
+
+
 def test_no_rule_is_a_usage_error(tmp_path):
     save_file({"first.weight": torch.ones(2, 2)}, tmp_path / "c.safetensors")
     with pytest.raises(UsageError, match="No optimizer is known"):
