@@ -51,7 +51,7 @@ class Why(StrEnum):
     BELOW_GRID = "below-grid"
     """It lies below the smallest step that was tried."""
     UNCERTIFIABLE = "uncertifiable"
-    """The step does not descend there, so that no size of it is certain to."""
+    """No size of the step is certain to lower the loss."""
     NO_RISE = "no-rise"
     """None of the rates that were tried raises the loss."""
     UPHILL = "uphill"

@@ -4,6 +4,7 @@ from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.distance.pairing import pair_tensors
+from fromage_cli.errors import UsageError
 
 
 @pytest.fixture
@@ -63,3 +64,9 @@ def test_a_tie_that_the_other_keeps_under_one_name_lacks_nothing(opened):
     found = pair_tensors(*opened(Tied(), {"token.weight": torch.ones(5, 4)}), "matrices", (), ())
     assert found.names == ("token.weight",)
     assert found.unpaired.only_first == () and found.unpaired.first_ties == ()
+
+
+def test_networks_without_a_common_layer_are_refused(opened):
+    with pytest.raises(UsageError, match="No layer is left") as refused:
+        pair_tensors(*opened({"a.w": torch.ones(2, 3)}, {"b.w": torch.ones(2, 3)}), "matrices", (), ())
+    assert "'a.w'" in refused.value.hint and refused.value.details == ("a.w", "b.w")
