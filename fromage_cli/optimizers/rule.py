@@ -111,7 +111,6 @@ BOUNDS: Mapping[str, Bound] = {
 MOMENTUM = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0}
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 NOT_LINEAR = "its step is not linear in the gradient, so that no curvature bounds its rate"
-NO_RELATIVE_STEP = "its learning rate is no relative step"
 
 
 def _marks(*together: Iterable[str]) -> tuple[frozenset[str], ...]:
@@ -172,7 +171,7 @@ SGD = Rule(
     averages="momentum",
     threshold="momentum",
     rate_power=2,
-    without={"growth": NO_RELATIVE_STEP},
+    without={"growth": "the learning rate of sgd is no relative step"},
     setting_marks=_marks({"nesterov", "dampening"}),
 )
 ADAM = Rule(
@@ -186,7 +185,7 @@ ADAM = Rule(
     averages="betas",
     threshold="adam",
     rate_power=1,
-    without={"growth": NO_RELATIVE_STEP},
+    without={"growth": "the learning rate of adam is no relative step"},
 )
 ADAMW = Rule(
     name="adamw",
@@ -198,7 +197,7 @@ ADAMW = Rule(
     averages="betas",
     threshold="adam",
     rate_power=1,
-    without={"growth": NO_RELATIVE_STEP},
+    without={"growth": "the learning rate of adamw is no relative step"},
 )
 LION = Rule(
     name="lion",
@@ -208,7 +207,7 @@ LION = Rule(
     slots=("exp_avg",),
     decay="decoupled",
     rate_power=1,
-    without={"threshold": NOT_LINEAR, "growth": NO_RELATIVE_STEP},
+    without={"threshold": NOT_LINEAR, "growth": "the learning rate of lion is no relative step"},
 )
 MUON = Rule(
     name="muon",
@@ -230,7 +229,7 @@ MUON = Rule(
     without={
         "threshold": NOT_LINEAR,
         "equilibrium": "there is no closed form for muon: its step is orthogonalised after its momentum",
-        "growth": NO_RELATIVE_STEP,
+        "growth": "the learning rate of muon is no relative step",
         "typical rate": "for Muon's original scaling",
     },
     setting_marks=_marks({"ns_steps"}),
@@ -248,7 +247,7 @@ ADAFACTOR = Rule(
     without={
         "threshold": "its clipping makes the step not linear in the gradient, so that no curvature bounds its rate",
         "equilibrium": "there is no closed form for adafactor: its step has the size of the weights",
-        "growth": NO_RELATIVE_STEP,
+        "growth": "the learning rate of adafactor is no relative step",
         "typical rate": "no study has one for Adafactor",
     },
     setting_marks=_marks({"beta2_decay"}),

@@ -62,10 +62,10 @@ class Settings:
             "Fromage has no weight decay of its own, and how the one found in its state or declared acts is not known"
         )
         rescaled = f"{name} rescales its weight decay with its update, by a size that is not known"
-        relative = name is not None and name in RULES and RULES[name].relative
+        other = RULES[name].without.get("growth") if name is not None else None
         reasons = (
             (name is None, OPTIMIZER_UNKNOWN),
-            (not relative, Missing(Why.NO_FORMULA, f"the learning rate of {name} is no relative step")),
+            (other is not None, Missing(Why.NO_FORMULA, other or "")),
             (unknown, LEARNING_RATE_UNKNOWN),
             (self.clipped, Missing(Why.NO_FORMULA, f"the trust ratio of {name} is clipped")),
             (self.mixed_decay, Missing(Why.NO_FORMULA, "parameter groups differ in weight decay")),
