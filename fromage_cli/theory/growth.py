@@ -11,8 +11,6 @@ from typing import Literal
 
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028234663852886e38}
 """The largest finite number of each dtype."""
-
-
 NEEDED = {3: 6.31, 4: 2.92, 5: 2.35, 6: 2.13}
 """Student's 95th percentile at n - 2 degrees of freedom, for so many points n; about 2 from seven on."""
 
@@ -26,9 +24,9 @@ def drift(positions: Sequence[float], values: Sequence[float]) -> tuple[float, f
     return slope, None if error is None else max(error, walk_error(positions, values))
 
 
-def is_drift(slope: float, error: float | None, count: int, errors: float = 2.0) -> bool:
-    """Whether the slope of so many points exceeds its standard error so many times, and Student's 95th percentile."""
-    return slope > max(errors, NEEDED.get(count, 0.0)) * (error or 0.0)
+def is_drift(slope: float, error: float | None, count: int) -> bool:
+    """Whether the slope of so many points exceeds its standard error as often as NEEDED says, twice from seven on."""
+    return slope > NEEDED.get(count, 2.0) * (error or 0.0)
 
 
 def walk_error(positions: Sequence[float], values: Sequence[float]) -> float:

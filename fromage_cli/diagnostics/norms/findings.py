@@ -1,10 +1,9 @@
-"""What the growth of norms means for the user: codes, default limits and words."""
+"""What the growth of norms means for the user: codes, limits and words."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult
+from fromage_cli.diagnostics.norms.result import NormsResult
 from fromage_cli.findings import Finding
 from fromage_cli.missing import known
 from fromage_cli.theory.growth import is_drift
@@ -17,39 +16,30 @@ DECAYED = (
 """Where the optimizer decays the weights already."""
 FELT = "none"
 """Verdict on a layer whose scale the network feels."""
+LAW = 0.1
+"""Relative distance within which growth is that of the law: momentum and a finite step leave a few per cent."""
+DOUBLING = 10.0
+"""Growth of an invariant layer is a warning when its norm doubles within so many times the series' length."""
+HORIZON = 10.0
+"""An overflow is a warning when it is no further away than so many times the series is long."""
+UNEVEN = 0.1
+"""Share of a layer's rows that may be dead: a few tokens that never occur are no news."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Where a number becomes a finding."""
-
-    law: float = 0.1
-    """Relative distance within which growth is that of the law."""
-    significant: float = 2.0
-    """Standard errors by which a norm must grow; of less than seven checkpoints Student's 95th percentile."""
-    doubling: float = 10.0
-    """Growth of an invariant layer is a warning when its norm doubles within so many times the series' length."""
-    horizon: float = 10.0
-    """An overflow is a warning when it is no further away than so many times the series is long."""
-    uneven: float = 0.1
-    """Share of a layer's rows that may be dead."""
-
-
-def judge(result: NormsResult, limits: Limits | None = None) -> tuple[Finding, ...]:
+def judge(result: NormsResult) -> tuple[Finding, ...]:
     """The findings of a series of norms, the gravest kinds first."""
-    judging = _Judging(result, limits or Limits())
-    kinds = (judging.not_finite, judging.overflow, judging.growth, judging.dead_rows, judging.dead_bias)
-    return tuple(finding for kind in kinds for layer in result.layers for finding in kind(layer))
+    return (*_not_finite(result), *_growth(result), *_dead_parts(result))
 
 
-class _Judging:
-    def __init__(self, result: NormsResult, limits: Limits) -> None:
-        self.result, self.limits = result, limits
-        steps = [step for step in result.steps if step is not None]
-        self.length = steps[-1] - steps[0] if len(steps) > 1 else 0
-        self.end = steps[-1] if steps else 0
+def _span(result: NormsResult) -> tuple[int, int]:
+    """The last step, and how many there are from the first."""
+    steps = [step for step in result.steps if step is not None] or [0]
+    return steps[-1], steps[-1] - steps[0]
 
-    def not_finite(self, layer: LayerNorms) -> Iterator[Finding]:
+
+def _not_finite(result: NormsResult) -> Iterator[Finding]:
+    """Norms that are not finite, and those that will not be for long."""
+    for layer in result.layers:
         bad = sum(not math.isfinite(norm) for norm in layer.norms)
         if bad:
             yield Finding(
@@ -59,75 +49,75 @@ class _Judging:
                 message=f"its norm is not finite at {bad} of {len(layer.norms)} steps",
                 hint="Go back to the last checkpoint before; inspect counts the entries.",
             )
-
-    def overflow(self, layer: LayerNorms) -> Iterator[Finding]:
+    end, length = _span(result)
+    limit = end + HORIZON * length
+    for layer in result.layers:
         reached = getattr(layer.overflow_step, layer.dtype, None)
-        entries = known(reached.entries) if reached is not None else None
-        end = self.end + self.limits.horizon * self.length
-        if entries is not None and entries <= end:
+        step = known(reached.entries) if reached is not None else None
+        if step is not None and step <= limit:
+            epoch = f" (epoch {step / result.steps_per_epoch:.0f})" if result.steps_per_epoch else ""
             yield Finding(
                 code="norm-overflows",
                 severity="warn",
                 layer=layer.name,
-                message=f"if it goes on growing its largest entry leaves {layer.dtype} at step {entries:.0f}"
-                f"{self._epoch(entries)}",
-                value=entries,
-                limit=end,
+                message=f"if it goes on growing its largest entry leaves {layer.dtype} at step {step:.0f}{epoch}",
+                value=step,
+                limit=limit,
                 hint=REMEDY,
             )
 
-    def growth(self, layer: LayerNorms) -> Iterator[Finding]:
-        """An invariant layer that grows; one that was not tested but follows the law, which hints at invariance."""
-        growth, verdict = known(layer.growth_per_step), layer.invariance.verdict
-        if growth is None or verdict == FELT:
-            return
-        if not is_drift(growth, known(layer.growth_stderr), len(layer.norms), self.limits.significant):
-            return
-        if verdict != "untested" and math.log(2) / growth <= self.limits.doubling * self.length:
-            said = "scale-invariant" if verdict == "invariant" else f"scale-invariant ({verdict})"
-            yield self._grows("invariant-layer-grows", layer, growth, f"is {said} and grows")
-        elif verdict == "untested" and self._follows_law(growth, known(layer.predicted_growth)):
-            yield self._grows("norm-follows-law", layer, growth, "grows")
 
-    def _follows_law(self, growth: float, law: float | None) -> bool:
-        return law is not None and law > 0.0 and abs(growth - law) <= self.limits.law * law
-
-    def _grows(self, code: str, layer: LayerNorms, growth: float, what: str) -> Finding:
-        law = known(layer.predicted_growth)
+def _growth(result: NormsResult) -> Iterator[Finding]:
+    """Invariant layers that grow; and those not tested that follow the law, which hints at invariance."""
+    (end, length), decays = _span(result), bool(known(result.weight_decay))
+    for layer in result.layers:
+        growth, law, verdict = known(layer.growth_per_step), known(layer.predicted_growth), layer.invariance.verdict
+        if growth is None or verdict == FELT or not is_drift(growth, known(layer.growth_stderr), len(layer.norms)):
+            continue
+        doubling = math.log(2) / growth
+        if verdict == "untested":
+            code, what = "norm-follows-law", "grows"
+            told = law is not None and law > 0.0 and abs(growth - law) <= LAW * law
+        else:
+            code, what = "invariant-layer-grows", "is scale-invariant and grows"
+            if verdict != "invariant":
+                what = f"is scale-invariant ({verdict}) and grows"
+            told = doubling <= DOUBLING * length
+        if not told:
+            continue
         beside = f", where the law says {law:.4g}" if law is not None else ""
-        doubling, decays = math.log(2) / growth, bool(known(self.result.weight_decay))
-        return Finding(
+        epochs = f" ({doubling / result.steps_per_epoch:.0f} epochs)" if result.steps_per_epoch else ""
+        halved, consequence = known(layer.halved_step), ""
+        if halved is not None:
+            verb = "halved" if halved <= end else "will have halved"
+            consequence = f", its effective learning rate {verb} since the first checkpoint by step {halved:.0f}"
+        yield Finding(
             code=code,
             severity="warn",
             layer=layer.name,
             message=f"{what} by {growth:.4g} a step in ln ‖W‖{beside}: its norm doubles every {doubling:.0f} steps"
-            f"{self._epochs(doubling)}{' at this pace' if decays else ''}{self._consequence(layer)}",
+            f"{epochs}{' at this pace' if decays else ''}{consequence}",
             value=growth,
             limit=law,
             hint=DECAYED if decays else REMEDY,
         )
 
-    def _consequence(self, layer: LayerNorms) -> str:
-        halved = known(layer.halved_step)
-        if halved is None:
-            return ""
-        verb = "halved" if halved <= self.end else "will have halved"
-        return f", its effective learning rate {verb} since the first checkpoint by step {halved:.0f}"
 
-    def dead_rows(self, layer: LayerNorms) -> Iterator[Finding]:
+def _dead_parts(result: NormsResult) -> Iterator[Finding]:
+    """Rows of which nothing is left, and biases without effect."""
+    for layer in result.layers:
         channels = known(layer.channels)
-        if channels is not None and channels.dead > self.limits.uneven * channels.count:
+        if channels is not None and channels.dead > UNEVEN * channels.count:
             yield Finding(
                 code="rows-dead",
                 severity="info",
                 layer=layer.name,
                 message=f"{channels.dead} of its {channels.count} rows are zero, or nearly",
                 value=float(channels.dead),
-                limit=self.limits.uneven * channels.count,
+                limit=UNEVEN * channels.count,
                 hint="Pruned, never used, or decayed away: channels whose gain went to zero, tokens that never occur.",
             )
-
-    def dead_bias(self, layer: LayerNorms) -> Iterator[Finding]:
+    for layer in result.layers:
         if layer.dead_bias:
             yield Finding(
                 code="bias-dead",
@@ -136,9 +126,3 @@ class _Judging:
                 message="its bias has no effect: what follows takes it away, and its gradient is nothing but rounding",
                 hint="Leave the bias out before a norm over the batch or over positions, and of a projection to keys.",
             )
-
-    def _epoch(self, step: float) -> str:
-        return f" (epoch {step / self.result.steps_per_epoch:.0f})" if self.result.steps_per_epoch else ""
-
-    def _epochs(self, steps: float) -> str:
-        return f" ({steps / self.result.steps_per_epoch:.0f} epochs)" if self.result.steps_per_epoch else ""

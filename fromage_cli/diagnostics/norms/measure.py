@@ -19,28 +19,16 @@ from fromage_cli.diagnostics.norms.result import (
     Overflow,
     OverflowSteps,
 )
-from fromage_cli.diagnostics.norms.settings import Settings
-from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why, known
-from fromage_cli.optimizers.rule import RULES
-from fromage_cli.theory.growth import (
-    LARGEST,
-    drift,
-    first_passage,
-    is_drift,
-    mean_over,
-    orthogonal_growth,
-    relative_walk,
-    steps_until,
-)
+from fromage_cli.diagnostics.norms.settings import RATE_POWERS, Settings
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why
+from fromage_cli.theory.growth import LARGEST, drift, first_passage, is_drift, steps_until
 from fromage_cli.theory.scale_invariance import Invariance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-EXPONENTS = {name: rule.rate_power for name, rule in RULES.items()}
-"""The effective learning rate is η / ‖W‖ to this power."""
 DEAD = 1e-6
-"""A row's norm over the median below which nothing is left of it."""
+"""A row's norm over the median below which nothing is left of it: what float32 still resolves beside the others."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +54,23 @@ def measure(
     """
     before = measure_norms(checkpoints[:-1], names, advance)
     last = measure_rows(checkpoints[-1], names, advance)
-    measured = [name for name in names if name in last and all(name in one for one in before)]
-    run = _Run(tuple(checkpoint.step for checkpoint in checkpoints), settings)
+    steps = tuple(checkpoint.step for checkpoint in checkpoints)
     layers = tuple(
         _layer(
             checkpoints[-1].entries[name],
-            run,
+            steps,
             (*(one[name] for one in before), last[name].norm),
             last[name],
-            (tested or {}).get(name, LayerTest()),
+            settings=settings.layers.get(name, settings),
+            tested=(tested or {}).get(name, LayerTest()),
         )
-        for name in measured
+        for name in names
+        if name in last and all(name in one for one in before)
     )
     no_rate = OPTIMIZER_UNKNOWN if settings.optimizer is None else LEARNING_RATE_UNKNOWN
     decay = settings.weight_decay
     return NormsResult(
-        steps=run.steps,
+        steps=steps,
         optimizer=settings.optimizer,
         learning_rates=tuple(no_rate if rate is None else rate for rate in settings.learning_rates),
         weight_decay=Missing(Why.WEIGHT_DECAY_UNKNOWN, "the weight decay is not known") if decay is None else decay,
@@ -90,26 +79,30 @@ def measure(
     )
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What all layers share."""
-
-    steps: tuple[int | None, ...]
-    settings: Settings
-
-
 def _layer(
     entry: TensorEntry,
-    run: _Run,
+    steps: tuple[int | None, ...],
     norms: tuple[float, ...],
     last: Rows,
+    *,
+    settings: Settings,
     tested: LayerTest,
 ) -> LayerNorms:
     """One layer; `last` is what was read of the last checkpoint."""
-    steps, settings = run.steps, run.settings.layers.get(entry.name, run.settings)
-    growth, stderr = _growth(steps, norms)
-    slope, error = known(growth), known(stderr)
-    lasting = slope if slope is not None and is_drift(slope, error, len(norms)) else None
+    found = [step for step in steps if step is not None]
+    growth: float | Missing = ONE_STEP
+    stderr: float | Missing = ONE_STEP
+    overflow: OverflowSteps | Missing = ONE_STEP
+    halved: float | Missing = ONE_STEP
+    if len(found) > 1 and not all(0.0 < norm < math.inf for norm in norms):
+        growth = stderr = overflow = halved = NO_LOGARITHM
+    elif len(found) > 1:
+        logs = [math.log(norm) for norm in norms]
+        growth, error = drift(found, logs)
+        stderr = TWO_STEPS if error is None else error
+        lasting = growth if is_drift(growth, error, len(norms)) else None
+        overflow = STEADY if lasting is None else _overflow(found[-1], last, lasting)
+        halved = _halved(found, logs, settings.optimizer, lasting)
     return LayerNorms(
         name=entry.name,
         kind=tested.kind,
@@ -120,76 +113,40 @@ def _layer(
         invariance=tested.invariance,
         growth_per_step=growth,
         growth_stderr=stderr,
-        predicted_growth=_predicted(steps, settings),
+        predicted_growth=settings.predicted_growth(steps),
         dead_bias=tested.dead_bias,
-        overflow_step=_overflow(steps[-1] or 0, last, lasting)
-        if lasting
-        else growth
-        if isinstance(growth, Missing)
-        else STEADY,
-        halved_step=_halved(steps, norms, settings, lasting),
+        overflow_step=overflow,
+        halved_step=halved,
         channels=_channels(last.norms),
-        effective_learning_rate=tuple(
-            _effective(rate, norm, settings) for rate, norm in zip(settings.learning_rates, norms, strict=True)
-        ),
+        effective_learning_rate=tuple(map(settings.effective_rate, settings.learning_rates, norms)),
     )
 
 
-def _growth(steps: Sequence[int | None], norms: Sequence[float]) -> tuple[float | Missing, float | Missing]:
-    """The slope of ln ‖W‖ and its error."""
-    found = [step for step in steps if step is not None]
-    if len(found) < 2:
-        return ONE_STEP, ONE_STEP
-    if not all(norm > 0.0 and math.isfinite(norm) for norm in norms):
-        return NO_LOGARITHM, NO_LOGARITHM
-    slope, error = drift(found, [math.log(norm) for norm in norms])
-    return slope, TWO_STEPS if error is None else error
+def _overflow(step: int, last: Rows, growth: float) -> OverflowSteps:
+    """The steps at which each dtype would be left if growth went on from the last one."""
+    found = {}
+    for dtype, largest in LARGEST.items():
+        entries = steps_until(last.largest, largest, growth)
+        squares = steps_until(last.norm, math.sqrt(largest), growth)
+        found[dtype] = Overflow(*(NO_LOGARITHM if steps is None else step + steps for steps in (entries, squares)))
+    return OverflowSteps(**found)
 
 
-def _predicted(steps: Sequence[int | None], settings: Settings) -> float | Missing:
-    """What a scale-invariant layer grows by in a step: the mean of the law at the known rates."""
-    if settings.no_law is not None:
-        return settings.no_law
-    rates = [(step, rate) for step, rate in zip(steps, settings.learning_rates, strict=True) if rate is not None]
-    return mean_over([step for step, _ in rates], [_law(settings, rate) for _, rate in rates])
-
-
-def _law(settings: Settings, rate: float) -> float:
-    """½ ln(1+δ²) less what decoupled decay takes off, η·wd, at one rate."""
-    relative = settings.trust_coefficient * rate
-    averages = RULES[settings.optimizer].averages if settings.optimizer is not None else None
-    walk = relative_walk(averages, relative, settings.gains.total, settings.first_beta)
-    return orthogonal_growth(walk) - rate * (settings.weight_decay or 0.0)
-
-
-def _overflow(step: int, found: Rows, growth: float) -> OverflowSteps:
-    def of(dtype: str) -> Overflow:
-        entries = steps_until(found.largest, LARGEST[dtype], growth)
-        squares = steps_until(found.norm, math.sqrt(LARGEST[dtype]), growth)
-        return Overflow(*(NO_LOGARITHM if steps is None else step + steps for steps in (entries, squares)))
-
-    return OverflowSteps(of("float16"), of("bfloat16"), of("float32"))
-
-
-def _halved(
-    steps: Sequence[int | None], norms: Sequence[float], settings: Settings, lasting: float | None
-) -> float | Missing:
+def _halved(steps: list[int], logs: list[float], optimizer: str | None, growth: float | None) -> float | Missing:
     """Where ‖W‖ to the power is twice what it was at first: on the way, or drawn out from the last step by growth."""
-    growth, power = _growth(steps, norms)[0], EXPONENTS.get(settings.optimizer or "")
-    if isinstance(growth, Missing):
-        return growth
+    power = RATE_POWERS.get(optimizer or "")
     if not power:
-        words = f"the effective rate of {settings.optimizer} does not depend on the norm"
-        return OPTIMIZER_UNKNOWN if settings.optimizer is None else Missing(Why.NOT_DEFINED, words)
-    found, logs = [step for step in steps if step is not None], [math.log(norm) for norm in norms]
+        words = f"the effective rate of {optimizer} does not depend on the norm"
+        return OPTIMIZER_UNKNOWN if optimizer is None else Missing(Why.NOT_DEFINED, words)
     level = logs[0] + math.log(2) / power
-    reached = first_passage(found, logs, level)
+    reached = first_passage(steps, logs, level)
     if reached is not None:
         return reached
-    return STEADY if lasting is None else found[-1] + (level - logs[-1]) / lasting
+    return STEADY if growth is None else steps[-1] + (level - logs[-1]) / growth
 
 
 def _channels(rows: "NDArray[Any]") -> Channels | Missing:
+    """How far the norms of a layer's rows lie apart, and how many of them are dead."""
     import numpy
 
     if not numpy.isfinite(rows).all():
@@ -203,17 +160,3 @@ def _channels(rows: "NDArray[Any]") -> Channels | Missing:
         largest=float(rows.max()),
         dead=int((rows <= DEAD * median).sum()),
     )
-
-
-def _effective(rate: float | None, norm: float, settings: Settings) -> float | Missing:
-    if settings.optimizer is None:
-        return OPTIMIZER_UNKNOWN
-    if rate is None:
-        return LEARNING_RATE_UNKNOWN
-    power = None if settings.clipped else EXPONENTS.get(settings.optimizer)
-    if power is None:
-        what = f"{settings.optimizer} with a clipped trust ratio" if settings.clipped else settings.optimizer
-        return Missing(Why.NO_FORMULA, f"it is not defined for {what}")
-    if power and not (norm > 0.0 and math.isfinite(norm)):
-        return NO_LOGARITHM
-    return float(rate * settings.trust_coefficient / norm**power)

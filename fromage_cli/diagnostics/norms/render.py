@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult
 from fromage_cli.missing import known
 from fromage_cli.terminal.answer import PageStyle, Table
-from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_known
-from fromage_cli.terminal.words import number, sparkline, visible
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_known, prose
+from fromage_cli.terminal.words import number, sparkline
+from fromage_cli.theory.scale_invariance import Invariance
 
 ROWS = 12
 """Layers shown without `--all`."""
+SPARKS = 24
+"""Steps that are drawn, the last ones: more do not fit beside the numbers."""
 GROWTH = "growth: robust slope of ln ‖W‖ a step, ± its standard error, the larger of noise's and a walk's."
 LAW = "law: that of a scale-invariant layer under this optimizer."
 UNTESTED = (
@@ -29,107 +31,92 @@ TESTED = (
 
 def render(result: NormsResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
-    shown = result.layers if style.show_all else sorted(result.layers, key=_urgency)[:ROWS]
+
+    def urgency(layer: LayerNorms) -> tuple[bool, float]:
+        """Invariant layers that grow first, then by growth."""
+        invariant = layer.invariance.verdict not in ("untested", "none")
+        return not (invariant and known(layer.overflow_step) is not None), -(known(layer.growth_per_step) or 0.0)
+
+    shown = result.layers if style.show_all else sorted(result.layers, key=urgency)[:ROWS]
+    # an optimizer that is not known is spoken of in the legend
+    law_asked = len(result.steps) > 1 and result.optimizer is not None
     return Group(
-        Text(summary(result)),
-        _layers(result, shown, style),
-        *hidden_rows(len(shown), len(result.layers)),
-        Text(_legend(result), style="dim"),
-        *_no_law(result, style),
+        prose(summary(result), style),
+        *_layers(result, shown, style),
+        *(not_known(result.layers, {"predicted_growth": "law"}, style) if law_asked else []),
     )
 
 
 def summary(result: NormsResult) -> str:
     """The answer in a sentence or two."""
-    layers = counted(len(result.layers), "layer")
-    if len(result.steps) < 2:
-        return f"The norms of {layers} at one step; growth needs a second checkpoint.{_invariant(result)}"
+    layers, series = counted(len(result.layers), "layer"), len(result.steps) > 1
     growing = [layer for layer in result.layers if known(layer.overflow_step) is not None]
     span = f"From step {result.steps[0]} to {result.steps[-1]} ({len(result.steps)} checkpoints)"
-    if not growing:
-        return f"{span} the norm of no layer grows steadily, of {layers}.{_invariant(result)}"
-    fastest = max(growing, key=lambda layer: known(layer.growth_per_step) or 0.0)
-    grow = "grow steadily" if len(result.steps) > 2 else "grow"
-    return (
-        f"{span} the norms of {len(growing)} of {layers} {grow}, fastest that of {visible(fastest.name)}: "
-        f"from {number(fastest.norms[0])} to {number(fastest.norms[-1])}.{_invariant(result)}"
-    )
-
-
-def _invariant(result: NormsResult) -> str:
-    """How many layers are scale-invariant, and how many of those grow; nothing without a test."""
+    if not series:
+        said = f"The norms of {layers} at one step; growth needs a second checkpoint."
+    elif not growing:
+        said = f"{span} the norm of no layer grows steadily, of {layers}."
+    else:
+        fastest = max(growing, key=lambda layer: known(layer.growth_per_step) or 0.0)
+        grow = "grow steadily" if len(result.steps) > 2 else "grow"
+        said = f"{span} the norms of {len(growing)} of {layers} {grow}, fastest that of {fastest.name}: "
+        said += f"from {number(fastest.norms[0])} to {number(fastest.norms[-1])}."
     tested = [layer for layer in result.layers if layer.invariance.verdict != "untested"]
-    if not tested:
-        return ""
     invariant = [layer for layer in tested if layer.invariance.verdict != "none"]
-    growing = sum(known(layer.overflow_step) is not None for layer in invariant)
-    if not invariant:
-        return f" None of {len(tested)} tested layers is scale-invariant."
-    grow = f"; {growing} of them grow" if growing and len(result.steps) > 1 else ""
-    verb = "is" if len(invariant) == 1 else "are"
-    return f" {len(invariant)} of {len(tested)} tested layers {verb} scale-invariant{grow}."
+    if tested and not invariant:
+        said += f" None of {len(tested)} tested layers is scale-invariant."
+    elif tested:
+        count = sum(known(layer.overflow_step) is not None for layer in invariant)
+        verb = "is" if len(invariant) == 1 else "are"
+        said += f" {len(invariant)} of {len(tested)} tested layers {verb} scale-invariant"
+        said += f"; {count} of them grow." if count and series else "."
+    return said
 
 
-def _legend(result: NormsResult) -> str:
+def _layers(result: NormsResult, shown: Sequence[LayerNorms], style: PageStyle) -> list[RenderableType]:
+    """A row for each layer, how many are not shown, and what the columns are."""
     series = len(result.steps) > 1
     law = series and any(known(layer.predicted_growth) is not None for layer in result.layers)
-    unknown = series and result.optimizer is None
-    tested = TESTED if _is_tested(result) else UNTESTED
-    return " ".join([*[GROWTH] * series, *[LAW] * law, tested, *[UNKNOWN] * unknown])
-
-
-def _no_law(result: NormsResult, style: PageStyle) -> list[Text]:
-    """Why there is no law; an optimizer that is not known is spoken of elsewhere."""
-    asked = len(result.steps) > 1 and result.optimizer is not None
-    return not_known(result.layers, {"predicted_growth": "law"}, style) if asked else []
-
-
-def _is_tested(result: NormsResult) -> bool:
-    return any(layer.invariance.verdict != "untested" for layer in result.layers)
-
-
-def _urgency(layer: LayerNorms) -> tuple[bool, float]:
-    """Invariant layers that grow first, then by growth."""
-    invariant = layer.invariance.verdict not in ("untested", "none")
-    return not (invariant and known(layer.overflow_step) is not None), -(known(layer.growth_per_step) or 0.0)
-
-
-def _layers(result: NormsResult, shown: Sequence[LayerNorms], style: PageStyle) -> RenderableType:
-    columns = [Column("layer", name=True), Column("shape", optional=7), Column("norm")]
-    series = len(result.steps) > 1
-    columns += [Column("growth"), Column("±", optional=3)] if series else []
-    predicted = any(known(layer.predicted_growth) is not None for layer in result.layers)
-    columns += [Column("law", optional=1)] if predicted and series else []
-    if _is_tested(result):
-        columns += [Column("invariant", left=True), Column("cos", optional=5)]
-        columns += [Column("D(2)", optional=2), Column("D(0.5)", optional=4)]
+    tested = any(layer.invariance.verdict != "untested" for layer in result.layers)
     effective = any(known(layer.effective_learning_rate[-1]) is not None for layer in result.layers)
-    columns += [Column("effective rate", optional=6)] if effective else []
-    columns += [Column("norms", left=True, optional=8)] if series else []
-    rows = [[_cells(layer, style)[column.header] for column in columns] for layer in shown]
-    return house_table(columns, rows, style)
-
-
-def _cells(layer: LayerNorms, style: PageStyle) -> dict[str, object]:
-    return {
-        "layer": layer.name,
-        "shape": "×".join(map(str, layer.shape)),
-        "norm": layer.norms[-1],
-        "growth": layer.growth_per_step,
-        "±": layer.growth_stderr,
-        "law": layer.predicted_growth,
-        "invariant": _verdict(layer),
-        "cos": layer.invariance.cosine,
-        "D(2)": layer.invariance.response_double,
-        "D(0.5)": layer.invariance.response_half,
-        "effective rate": layer.effective_learning_rate[-1],
-        "norms": sparkline(layer.norms[-24:], ascii_only=style.ascii_only),
+    columns = {
+        "name": (True, Column("layer", name=True)),
+        "shape": (True, Column("shape", optional=7)),
+        "norm": (True, Column("norm")),
+        "growth_per_step": (series, Column("growth")),
+        "growth_stderr": (series, Column("±", optional=3)),
+        "predicted_growth": (law, Column("law", optional=1)),
+        "verdict": (tested, Column("invariant", left=True)),
+        "cosine": (tested, Column("cos", optional=5)),
+        "response_double": (tested, Column("D(2)", optional=2)),
+        "response_half": (tested, Column("D(0.5)", optional=4)),
+        "effective_rate": (effective, Column("effective rate", optional=6)),
+        "curve": (series, Column("norms", left=True, optional=8)),
     }
+    kept = {field: column for field, (holds, column) in columns.items() if holds}
+    rows = [
+        {
+            **vars(layer),
+            **vars(layer.invariance),
+            "shape": "×".join(map(str, layer.shape)),
+            "norm": layer.norms[-1],
+            "verdict": _verdict(layer.invariance),
+            "effective_rate": layer.effective_learning_rate[-1],
+            "curve": sparkline(layer.norms[-SPARKS:], ascii_only=style.ascii_only),
+        }
+        for layer in shown
+    ]
+    unknown = series and result.optimizer is None
+    legend = " ".join([*[GROWTH] * series, *[LAW] * law, TESTED if tested else UNTESTED, *[UNKNOWN] * unknown])
+    return [
+        house_table(list(kept.values()), [[row[field] for field in kept] for row in rows], style),
+        *hidden_rows(len(shown), len(result.layers)),
+        prose(legend, style, "dim"),
+    ]
 
 
-def _verdict(layer: LayerNorms) -> str:
-    """`channel`, `eps-limited head` … ; `no` where the scale is felt."""
-    found = layer.invariance
+def _verdict(found: Invariance) -> str:
+    """`per channel`, `per head, eps-limited` … ; `no` where the scale is felt."""
     if found.verdict in ("untested", "none"):
         return "no" if found.verdict == "none" else "untested"
     part = {"tensor": "whole", "joint": "with bias"}.get(found.granularity or "", f"per {found.granularity}")
@@ -138,7 +125,9 @@ def _verdict(layer: LayerNorms) -> str:
 
 def curve(result: NormsResult) -> Table:
     """One row for each layer and step."""
-    points = [(layer.name, zip(result.steps, layer.norms, strict=True)) for layer in result.layers]
-    return Table(
-        ("layer", "step", "norm"), tuple((name, step, norm) for name, series in points for step, norm in series)
-    )
+    rows = [
+        (layer.name, step, norm)
+        for layer in result.layers
+        for step, norm in zip(result.steps, layer.norms, strict=True)
+    ]
+    return Table(("layer", "step", "norm"), tuple(rows))

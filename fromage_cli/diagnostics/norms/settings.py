@@ -1,19 +1,26 @@
 """The optimizer and its rate along a series, of all layers and of each: given, found in its state, or declared."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.runs.layer_settings import layer_settings
+from fromage_cli.diagnostics.norms.result import NO_LOGARITHM
 from fromage_cli.errors import UsageError
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why
 from fromage_cli.optimizers.rule import FROMAGE, LAMB, RULES
 from fromage_cli.optimizers.settings import UNTOLD_GROUPS, Given, find_settings
+from fromage_cli.terminal.optimizer_options import spelled
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
+from fromage_cli.theory.growth import mean_over, orthogonal_growth, relative_walk
 
 if TYPE_CHECKING:
     from fromage_cli.problem.user_code.declared import Declared
+
+RATE_POWERS = {name: rule.rate_power for name, rule in RULES.items()}
+"""The effective learning rate is η / ‖W‖ to this power."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,48 @@ class Settings:
             (self.coupled, Missing(Why.NO_FORMULA, rescaled)),
         )
         return next((reason for holds, reason in reasons if holds), None)
+
+    @property
+    def flags(self) -> dict[str, object]:
+        """What the flags became: the rate at the last step."""
+        return {
+            "optimizer": self.optimizer,
+            "lr": self.learning_rates[-1],
+            "momentum": self.momentum,
+            "betas": spelled(self.betas),
+            "weight_decay": self.weight_decay,
+            "steps_per_epoch": self.steps_per_epoch,
+        }
+
+    def predicted_growth(self, steps: Sequence[int | None]) -> float | Missing:
+        """What ln ‖W‖ of a scale-invariant layer grows by in a step: the mean of the law over the known rates.
+
+        At one rate ½ ln(1+δ²) less what decoupled decay takes off, η·wd.
+        """
+        if self.no_law is not None or self.optimizer is None:
+            return self.no_law or OPTIMIZER_UNKNOWN
+        averages, total = RULES[self.optimizer].averages, self.gains.total
+        known = [(step, rate) for step, rate in zip(steps, self.learning_rates, strict=True) if rate is not None]
+        walks = [relative_walk(averages, self.trust_coefficient * rate, total, self.first_beta) for _, rate in known]
+        growths = [
+            orthogonal_growth(walk) - rate * (self.weight_decay or 0.0)
+            for walk, (_, rate) in zip(walks, known, strict=True)
+        ]
+        return mean_over([step for step, _ in known], growths)
+
+    def effective_rate(self, rate: float | None, norm: float) -> float | Missing:
+        """The rate that a scale-invariant layer of that norm sees: η times the trust coefficient over ‖W‖^power."""
+        if self.optimizer is None:
+            return OPTIMIZER_UNKNOWN
+        if rate is None:
+            return LEARNING_RATE_UNKNOWN
+        power = None if self.clipped else RATE_POWERS.get(self.optimizer)
+        if power is None:
+            what = f"{self.optimizer} with a clipped trust ratio" if self.clipped else self.optimizer
+            return Missing(Why.NO_FORMULA, f"it is not defined for {what}")
+        if power and not 0.0 < norm < math.inf:
+            return NO_LOGARITHM
+        return float(rate * self.trust_coefficient / norm**power)
 
 
 def find_run_settings(
