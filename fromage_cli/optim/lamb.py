@@ -48,8 +48,8 @@ class LAMB(TensorwiseOptimizer):
         self.state[parameter]["step"] = steps
         self.remember(parameter, "exp_avg", first)
         self.remember(parameter, "exp_avg_sq", second)
-        root = second.sqrt() / math.sqrt(1 - beta2**steps) + group["eps"]
-        update: torch.Tensor = first / (1 - beta1**steps) / root
+        root = second.sqrt().div_(math.sqrt(1 - beta2**steps)).add_(group["eps"])
+        update: torch.Tensor = first.div(1 - beta1**steps).div_(root)
         return update
 
     @staticmethod

@@ -29,6 +29,6 @@ class Lion(TensorwiseOptimizer):
         """Return the sign of every entry, and its decay."""
         beta1, beta2 = group["betas"]
         average = self.remembered(parameter, "exp_avg", gradient)
-        update: torch.Tensor = torch.sign(torch.lerp(gradient, average, beta1)) + group["weight_decay"] * weight
+        update = torch.lerp(gradient, average, beta1).sign_().add_(weight, alpha=group["weight_decay"])
         self.remember(parameter, "exp_avg", torch.lerp(gradient, average, beta2))
         return update

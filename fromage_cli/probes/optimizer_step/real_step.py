@@ -170,4 +170,4 @@ def _rescaled_step(
         optimizer.state[tensor.weight] = load_slot(slot, tensor.gradient, rule)
         update = optimizer.update_by_moments(tensor.weight, tensor.gradient, group)
     ratio = float(optimizer.trust_ratio(tensor.weight, update.add(tensor.weight, alpha=tensor.decay), group))
-    return TensorStep(ratio * update, ratio * tensor.decay)
+    return TensorStep(update.mul_(ratio), ratio * tensor.decay)
