@@ -65,7 +65,7 @@ def command(
         check_plot(plot, output.force, (output.output, ckpt, batch.batch))
     intake = open_problem(ckpt, model, batch, run)
 
-    from fromage_cli.diagnostics.sharpness.cost import Effort, estimate, expected_products
+    from fromage_cli.diagnostics.sharpness.cost import Request, estimate, expected_products
     from fromage_cli.diagnostics.sharpness.findings import judge
     from fromage_cli.diagnostics.sharpness.measure import measure
     from fromage_cli.diagnostics.sharpness.render import render
@@ -75,12 +75,12 @@ def command(
     state = saved.optimizer if saved is not None else None
     # a checkpoint that does not tell its step counts as trained, unless its optimizer has made none
     trained = saved is not None and (state is None or (state.steps or 0) > 0 if saved.step is None else saved.step > 0)
-    effort = Effort(top, tolerance, max_iterations, optimizer.train_batch_size, simulate, blocks)
+    request = Request(top, tolerance, max_iterations, optimizer.train_batch_size, simulate, blocks)
     chosen = tensors.tensors or "all"
     moving, _ = moving_tensors(intake.problem, chosen, tensors.include or (), tensors.exclude or ())
     if run.estimate:
-        return intake.complete(estimate_answer(estimate(intake.problem, moving, rule, effort)))
-    with progress("sharpness", total=expected_products(intake.problem, moving, rule, effort)) as advance:
+        return intake.complete(estimate_answer(estimate(intake.problem, moving, rule, request)))
+    with progress("sharpness", total=expected_products(intake.problem, moving, rule, request)) as advance:
         notes = [*rule.notes, *rule.group_notes]
         measured = measure(
             intake.problem,
@@ -88,7 +88,7 @@ def command(
             rule,
             state,
             trained=trained,
-            effort=effort,
+            request=request,
             advance=advance,
             note=notes.append,
         )

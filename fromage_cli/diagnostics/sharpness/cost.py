@@ -18,7 +18,7 @@ FORWARDS = 6 + 3 + 18
 
 
 @dataclass(frozen=True)
-class Effort:
+class Request:
     """How far the iterations go, and what is measured beside the eigenvalues."""
 
     count: int = 1
@@ -36,25 +36,25 @@ class Effort:
 
 
 def expected_products(
-    problem: Problem, tensors: Sequence[TrainableTensor], optimizer: Optimizer, effort: Effort
+    problem: Problem, tensors: Sequence[TrainableTensor], optimizer: Optimizer, request: Request
 ) -> int:
     """Hessian-vector products that are to be expected, each step of the progress bar one of them."""
     known = has_gauss_newton(problem)
-    operators = effort.count + known + optimizer.adaptive
-    operators += sum(tensor.is_layer for tensor in tensors) if effort.blocks else 0
+    operators = request.count + known + optimizer.adaptive
+    operators += sum(tensor.is_layer for tensor in tensors) if request.blocks else 0
     line = known and optimizer.name is not None
-    simulated = effort.simulated_steps if line and optimizer.learning_rate is not None else 0
+    simulated = request.simulated_steps if line and optimizer.learning_rate is not None else 0
     expansions = EXPANSION_PRODUCTS * line + (EXPANSION_PRODUCTS + 1.0) * simulated
     return round(TYPICAL_PRODUCTS * operators + expansions)
 
 
-def estimate(problem: Problem, tensors: Sequence[TrainableTensor], optimizer: Optimizer, effort: Effort) -> Estimate:
+def estimate(problem: Problem, tensors: Sequence[TrainableTensor], optimizer: Optimizer, request: Request) -> Estimate:
     """The products, the base gradient, those of the small batches with a product of all rows, and forward passes."""
     cost = measure_cost(problem, products=True)
-    products = expected_products(problem, tensors, optimizer, effort) + 1
+    products = expected_products(problem, tensors, optimizer, request) + 1
     gradients = 2 + FORWARDS / 3
     return Estimate(
         gradients=gradients + cost.equivalent(products),
-        bytes=cost.memory(copies=TYPICAL_PRODUCTS * effort.count + 4.0, products=True),
+        bytes=cost.memory(copies=TYPICAL_PRODUCTS * request.count + 4.0, products=True),
         seconds=cost.time(gradients, products=products),
     )

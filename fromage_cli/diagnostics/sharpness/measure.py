@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from fromage_cli.checkpoints import OptimizerState
-from fromage_cli.diagnostics.sharpness.cost import Effort
+from fromage_cli.diagnostics.sharpness.cost import Request
 from fromage_cli.diagnostics.sharpness.partial_measurement import PartialMeasurement
 from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, SharpnessResult
 from fromage_cli.diagnostics.sharpness.update import measure_update
@@ -24,7 +24,7 @@ def measure(
     state: OptimizerState | None,
     *,
     trained: bool = False,
-    effort: Effort | None = None,
+    request: Request | None = None,
     advance: Callable[[], None] = lambda: None,
     note: Callable[[str], None] = lambda words: None,
 ) -> SharpnessResult | Interrupted[SharpnessResult]:
@@ -36,13 +36,13 @@ def measure(
     state does not fit, NumericalError where a product is not finite.
     """
     measuring = PartialMeasurement(
-        match_state(problem, optimizer, state), WeightSpace(tensors), effort or Effort(), advance, note
+        match_state(problem, optimizer, state), WeightSpace(tensors), request or Request(), advance, note
     )
     loss = problem.base.loss
-    found = known(measuring.spectrum("eigenvalues", hessian, measuring.effort.count)) or ()
+    found = known(measuring.spectrum("eigenvalues", hessian, measuring.request.count)) or ()
     outer = measuring.gauss_newton_eigenvalue()
     conditioned = measuring.preconditioned_eigenvalue()
-    layers = measuring.blocks() if measuring.effort.blocks else ()
+    layers = measuring.blocks() if measuring.request.blocks else ()
     batches = measuring.batch_sharpness()
     update = measure_update(measuring, found[0].value if found else 0.0)
     ratio = ratio_to_threshold(measuring, found[0].value if found else None, conditioned)

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fromage_cli.diagnostics.sharpness.cost import Effort
+from fromage_cli.diagnostics.sharpness.cost import Request
 from fromage_cli.diagnostics.sharpness.result import BatchSharpness, LayerBlock
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
 from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Missing, Why, failed, found_of
@@ -31,7 +31,7 @@ class PartialMeasurement:
 
     matched: MatchedState
     space: WeightSpace
-    effort: Effort
+    request: Request
     advance: Callable[[], None]
     note: Callable[[str], None]
     """Takes a sentence on how a number was measured."""
@@ -69,8 +69,8 @@ class PartialMeasurement:
                     product,
                     space.flat(space.weights),
                     count=count,
-                    tolerance=self.effort.tolerance,
-                    max_products=self.effort.max_products,
+                    tolerance=self.request.tolerance,
+                    max_products=self.request.max_products,
                     seed=self.problem.seed,
                     advance=self.advance,
                 )
@@ -78,7 +78,7 @@ class PartialMeasurement:
             if limit is not None:
                 self.error = limit
             elif not found.converged:
-                self.error = self.error or _not_converged(name, found, self.effort)
+                self.error = self.error or _not_converged(name, found, self.request)
             return found.eigenvalues or LIMIT_REACHED
 
         return self.within_limits(measure)
@@ -127,7 +127,7 @@ class PartialMeasurement:
         def measure() -> BatchSharpness | Missing:
             if self.cutting_changes_the_loss():
                 return BATCH_STATISTICS
-            parts = training_batches(self.problem, self.effort.batch_rows)
+            parts = training_batches(self.problem, self.request.batch_rows)
             try:
                 found = gradient_curvature(self.problem, self.space, parts)
             except (MismatchError, NumericalError) as error:  # a loss that compares rows need not work on a few of them
@@ -141,13 +141,13 @@ class PartialMeasurement:
 
     def cutting_changes_the_loss(self) -> bool:
         """Whether a size of batches that nobody gave would decide what BatchNorm normalises by."""
-        given = self.effort.batch_rows is not None or bool(self.problem.further)
+        given = self.request.batch_rows is not None or bool(self.problem.further)
         return not given and self.problem.uses_batch_statistics
 
 
-def _not_converged(name: str, found: Spectrum, effort: Effort) -> NumericalError:
+def _not_converged(name: str, found: Spectrum, request: Request) -> NumericalError:
     worst = max(found.eigenvalues, key=lambda pair: pair.residual / max(abs(pair.value), 1e-300))
-    came = f"{worst.value:.4g} with a residual of {worst.residual:.2g}; expected at most {effort.tolerance:g} of it."
+    came = f"{worst.value:.4g} with a residual of {worst.residual:.2g}; expected at most {request.tolerance:g} of it."
     if found.inexact:
         return NumericalError(
             f"The products with the curvature are too inexact for {name}: {came}",

@@ -68,7 +68,7 @@ def _critical_error(
         return Missing(Why.RESTS_ON_MISSING, "there is no critical sharpness")
     if measuring.cutting_changes_the_loss():
         return BATCH_STATISTICS
-    parts = training_batches(measuring.problem, measuring.effort.batch_rows)
+    parts = training_batches(measuring.problem, measuring.request.batch_rows)
     try:
         error = critical_sharpness_error(measuring.problem, step, rate, parts, measuring.optimizer.contraction)
     except (MismatchError, NumericalError) as refused:  # a loss that compares rows need not work on a few of them
@@ -87,13 +87,13 @@ def _quadratic(measuring: PartialMeasurement, step: Mapping[str, Tensor], start:
     line = measure_line(measuring.problem, space, step, start)
     measuring.advance()
     simulated: SimulatedTraining | Missing
-    if not measuring.effort.simulated_steps:
+    if not measuring.request.simulated_steps:
         simulated = Missing(Why.NOT_ASKED, "no step was asked for")
     elif measuring.optimizer.learning_rate is None:
         simulated = LEARNING_RATE_UNKNOWN
     else:
         try:
-            steps = measuring.effort.simulated_steps
+            steps = measuring.request.simulated_steps
             measured = simulate_training(measuring.matched, space, steps=steps, advance=measuring.advance)
             found, limit = found_of(measured)
             simulated, measuring.error = found, limit or measuring.error

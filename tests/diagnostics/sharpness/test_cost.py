@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.diagnostics.sharpness.cost import TYPICAL_PRODUCTS, Effort, estimate, expected_products
+from fromage_cli.diagnostics.sharpness.cost import TYPICAL_PRODUCTS, Request, estimate, expected_products
 from fromage_cli.diagnostics.sharpness.measure import measure
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.problem.evaluation.problem import Problem
@@ -19,36 +19,36 @@ def problem(make_problem: Maker, perceptron: nn.Module, classification: dict[str
 
 
 @pytest.mark.parametrize(
-    ("effort", "operators", "others"),
+    ("asked", "operators", "others"),
     [
-        (Effort(), 2, 2),
-        (Effort(count=3), 4, 2),
-        (Effort(blocks=True), 5, 2),
-        (Effort(simulated_steps=7), 2, 23),
+        (Request(), 2, 2),
+        (Request(count=3), 4, 2),
+        (Request(blocks=True), 5, 2),
+        (Request(simulated_steps=7), 2, 23),
     ],
 )
-def test_every_part_counts(problem: Problem, effort: Effort, operators: int, others: int) -> None:
-    found = expected_products(problem, problem.receiving, Optimizer("sgd", 0.1), effort)
+def test_every_part_counts(problem: Problem, asked: Request, operators: int, others: int) -> None:
+    found = expected_products(problem, problem.receiving, Optimizer("sgd", 0.1), asked)
     assert found == TYPICAL_PRODUCTS * operators + others
 
 
 def test_what_is_not_measured_costs_nothing(problem: Problem) -> None:
-    effort = Effort(simulated_steps=7)
-    assert expected_products(problem, problem.receiving, Optimizer(), effort) == 2 * TYPICAL_PRODUCTS
-    assert expected_products(problem, problem.receiving, Optimizer("sgd"), effort) == 2 * TYPICAL_PRODUCTS + 2
-    assert expected_products(problem, problem.receiving, Optimizer("adam", 0.1), Effort()) == 3 * TYPICAL_PRODUCTS + 2
+    request = Request(simulated_steps=7)
+    assert expected_products(problem, problem.receiving, Optimizer(), request) == 2 * TYPICAL_PRODUCTS
+    assert expected_products(problem, problem.receiving, Optimizer("sgd"), request) == 2 * TYPICAL_PRODUCTS + 2
+    assert expected_products(problem, problem.receiving, Optimizer("adam", 0.1), Request()) == 3 * TYPICAL_PRODUCTS + 2
 
 
 def test_the_expectation_is_near_what_is_counted(problem: Problem) -> None:
-    optimizer, effort = Optimizer("sgd", 0.1), Effort(simulated_steps=5)
-    expected = expected_products(problem, problem.receiving, optimizer, effort)
-    measure(problem, problem.receiving, optimizer, None, effort=effort)
+    optimizer, request = Optimizer("sgd", 0.1), Request(simulated_steps=5)
+    expected = expected_products(problem, problem.receiving, optimizer, request)
+    measure(problem, problem.receiving, optimizer, None, request=request)
     assert problem.evaluations.hessian_vector_products == pytest.approx(expected, rel=0.4)
 
 
 def test_more_steps_are_dearer(problem: Problem) -> None:
     optimizer = Optimizer("sgd", 0.1)
-    fewer = estimate(problem, problem.receiving, optimizer, Effort())
-    more = estimate(problem, problem.receiving, optimizer, replace(Effort(), simulated_steps=500))
+    fewer = estimate(problem, problem.receiving, optimizer, Request())
+    more = estimate(problem, problem.receiving, optimizer, replace(Request(), simulated_steps=500))
     assert more.gradients > 3 * fewer.gradients
     assert more.seconds is not None and fewer.seconds is not None and more.seconds > fewer.seconds

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
-from fromage_cli.diagnostics.sharpness.cost import Effort
+from fromage_cli.diagnostics.sharpness.cost import Request
 from fromage_cli.diagnostics.sharpness.measure import measure
 from fromage_cli.diagnostics.sharpness.result import SharpnessResult
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
@@ -72,7 +72,7 @@ def linear(make_problem: Maker, regression: dict[str, Tensor]) -> Problem:
 def test_a_linear_model_with_squared_error_has_the_eigenvalues_of_its_data(
     linear: Problem, regression: dict[str, Tensor]
 ) -> None:
-    result = sharpness(linear, Optimizer("sgd", 0.1), effort=Effort(count=5, tolerance=1e-9)).result
+    result = sharpness(linear, Optimizer("sgd", 0.1), request=Request(count=5, tolerance=1e-9)).result
     exact = torch.linalg.eigvalsh(regression["x"].T @ regression["x"] * 2 / 24).flip(0).tolist()
     assert [pair.value for pair in result.eigenvalues] == pytest.approx(exact, rel=1e-8)
     assert result.gauss_newton_eigenvalue == pytest.approx(exact[0], rel=1e-8)
@@ -88,7 +88,7 @@ def test_the_classifiers_eigenvalues_are_those_of_dense_matrices(
 ) -> None:
     data = {"x": classification["x"].double(), "y": classification["y"]}
     problem = make_problem(perceptron.double(), data)
-    result = sharpness(problem, effort=Effort(count=3)).result
+    result = sharpness(problem, request=Request(count=3)).result
     exact = torch.linalg.eigvalsh(dense(problem, hessian)).flip(0)[:3].tolist()
     for pair, truth in zip(result.eigenvalues, exact, strict=True):
         assert abs(pair.value - truth) <= pair.residual <= 1e-3 * pair.value
@@ -150,7 +150,7 @@ SGD = torch.optim.SGD
 def test_real_training_diverges_from_a_ratio_of_one_on(
     linear: Problem, regression: dict[str, Tensor], optimizer: Optimizer, make: Any
 ) -> None:
-    unit = sharpness(linear, optimizer, effort=Effort(tolerance=1e-6)).result.ratio
+    unit = sharpness(linear, optimizer, request=Request(tolerance=1e-6)).result.ratio
     assert unit is not None  # the ratio is proportional to the rate
 
     def diverges(ratio: float) -> bool:
@@ -265,10 +265,10 @@ def test_what_is_null_has_a_reason(make_problem: Maker, regression: dict[str, Te
     stepped = sharpness(make_problem(Summed(), {"x": regression["x"]}, "output"), Optimizer("sgd", 0.1))
     assert known(stepped.result.quadratic) is None and known(stepped.result.critical_sharpness) is not None
     assert "(output) is no known function" in reasons(stepped)["quadratic"]
-    lion = sharpness(linear, Optimizer("lion", 0.01), effort=Effort(simulated_steps=2))
+    lion = sharpness(linear, Optimizer("lion", 0.01), request=Request(simulated_steps=2))
     assert "not linear in the gradient" in reasons(lion)["threshold"]
     assert known(lion.result.quadratic) is not None and len(lion.result.quadratic.losses) == 3
-    assert "takes two training batches" in reasons(sharpness(linear, effort=Effort(batch_rows=20)))["batch_sharpness"]
+    assert "takes two training batches" in reasons(sharpness(linear, request=Request(batch_rows=20)))["batch_sharpness"]
 
 
 def test_the_quadratic_model_shows_the_catapult_that_the_regime_names(make_problem: Maker) -> None:
@@ -276,7 +276,7 @@ def test_the_quadratic_model_shows_the_catapult_that_the_regime_names(make_probl
     problem = make_problem(TwoLayers(), {"x": torch.ones(1, 1).double(), "y": torch.zeros(1, 1).double()})
     eigenvalue = sharpness(problem).result.gauss_newton_eigenvalue
     assert eigenvalue is not None
-    found = sharpness(problem, Optimizer("sgd", 3.0 / eigenvalue), effort=Effort(simulated_steps=40)).result
+    found = sharpness(problem, Optimizer("sgd", 3.0 / eigenvalue), request=Request(simulated_steps=40)).result
     assert found.regime == "catapult"
     assert found.quadratic is not None
     assert (found.quadratic.spikes, found.quadratic.outcome) == (True, "spikes")
@@ -285,7 +285,7 @@ def test_the_quadratic_model_shows_the_catapult_that_the_regime_names(make_probl
 
 
 def test_without_a_rate_there_is_a_radius_and_no_training(linear: Problem) -> None:
-    measured = sharpness(linear, Optimizer("sgd"), effort=Effort(simulated_steps=5))
+    measured = sharpness(linear, Optimizer("sgd"), request=Request(simulated_steps=5))
     quadratic = measured.result.quadratic
     assert quadratic is not None and not quadratic.losses
     assert quadratic.spikes == quadratic.outcome == LEARNING_RATE_UNKNOWN
@@ -297,7 +297,7 @@ def test_the_critical_sharpness_has_an_error_over_parts_of_the_rows(linear: Prob
     result = sharpness(linear, Optimizer("sgd", 0.1)).result
     assert known(result.critical_sharpness) is not None and known(result.critical_sharpness_stderr) is not None
     assert 0.0 < result.critical_sharpness_stderr < result.critical_sharpness
-    one = sharpness(linear, Optimizer("sgd", 0.1), effort=Effort(batch_rows=20))
+    one = sharpness(linear, Optimizer("sgd", 0.1), request=Request(batch_rows=20))
     assert known(one.result.critical_sharpness_stderr) is None
     assert "two parts" in reasons(one)["critical_sharpness_stderr"]
 
@@ -307,7 +307,7 @@ def test_each_layers_own_block_has_the_eigenvalue_of_the_dense_one(
 ) -> None:
     data = {"x": classification["x"].double(), "y": classification["y"]}
     problem = make_problem(perceptron.double(), data)
-    measured = sharpness(problem, effort=Effort(blocks=True, tolerance=1e-6))
+    measured = sharpness(problem, request=Request(blocks=True, tolerance=1e-6))
     whole, sizes, start = dense(problem, hessian), [t.parameter.numel() for t in problem.receiving], 0
     exact = {}
     for tensor, size in zip(problem.receiving, sizes, strict=True):
@@ -333,7 +333,7 @@ def test_a_limit_leaves_blocks_without_a_number(
         if len(seen) == 30:
             problem.budget = Budget(seconds=0.0)
 
-    measured = sharpness(problem, advance=advance, effort=Effort(blocks=True))
+    measured = sharpness(problem, advance=advance, request=Request(blocks=True))
     assert isinstance(measured.error, ResourceError)
     assert len(measured.result.layers) == 3
     assert measured.result.layers[-1].eigenvalue == measured.result.layers[-1].residual == LIMIT_REACHED
@@ -350,7 +350,7 @@ def test_a_limit_during_the_simulation_keeps_its_steps(linear: Problem) -> None:
         if len(seen) == 2 * before + 2:
             linear.budget = Budget(seconds=0.0)
 
-    cut = sharpness(linear, Optimizer("sgd", 0.1), advance=advance, effort=Effort(simulated_steps=9))
+    cut = sharpness(linear, Optimizer("sgd", 0.1), advance=advance, request=Request(simulated_steps=9))
     assert isinstance(cut.error, ResourceError)
     assert known(cut.result.quadratic) is not None and len(cut.result.quadratic.losses) == 3
 
@@ -362,7 +362,7 @@ def test_batches_are_not_cut_where_their_rows_decide_the_loss(make_problem: Make
     missing = reasons(sharpness(problem, Optimizer("sgd", 0.1)))
     assert "--train-batch-size" in missing["batch_sharpness"]
     assert "--train-batch-size" in missing["critical_sharpness_stderr"]
-    assert known(sharpness(problem, effort=Effort(batch_rows=8)).result.batch_sharpness) is not None
+    assert known(sharpness(problem, request=Request(batch_rows=8)).result.batch_sharpness) is not None
     problem.mode = "eval"
     assert known(sharpness(problem).result.batch_sharpness) is not None
 
@@ -386,7 +386,7 @@ def test_a_loss_that_small_batches_do_not_bear_has_no_batch_sharpness(make_probl
 def test_iterations_that_do_not_converge_are_told_and_what_was_found_is_kept(
     make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
 ) -> None:
-    measured = sharpness(make_problem(perceptron, classification), effort=Effort(tolerance=1e-6, max_products=2))
+    measured = sharpness(make_problem(perceptron, classification), request=Request(tolerance=1e-6, max_products=2))
     assert isinstance(measured.error, NumericalError)
     assert "eigenvalues did not converge" in measured.error.message
     assert "--max-iterations" in measured.error.hint
@@ -397,7 +397,7 @@ def test_products_in_bfloat16_are_too_inexact_for_a_small_residual(
     make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
 ) -> None:
     problem = make_problem(perceptron, classification, autocast=True)
-    measured = sharpness(problem, effort=Effort(tolerance=1e-5))
+    measured = sharpness(problem, request=Request(tolerance=1e-5))
     assert isinstance(measured.error, NumericalError)
     assert "too inexact for eigenvalues" in measured.error.message
     assert "--autocast" in measured.error.hint
@@ -414,7 +414,7 @@ def test_a_limit_keeps_what_was_measured_before(
         if len(seen) == 3:
             problem.budget = Budget(seconds=0.0)
 
-    measured = sharpness(problem, Optimizer("sgd", 0.1), advance=advance, effort=Effort(tolerance=1e-6))
+    measured = sharpness(problem, Optimizer("sgd", 0.1), advance=advance, request=Request(tolerance=1e-6))
     assert isinstance(measured.error, ResourceError)
     assert len(measured.result.eigenvalues) == 1
     assert known(measured.result.gauss_newton_eigenvalue) is None
@@ -472,7 +472,7 @@ def test_an_optimizer_that_moves_nothing_leaves_the_curvature(
     """Muon covers matrices only."""
     problem = make_problem(perceptron, classification)
     biases = [tensor for tensor in problem.receiving if not tensor.is_layer]
-    result = measure(problem, biases, Optimizer("muon", 0.1), None, effort=Effort(simulated_steps=2))
+    result = measure(problem, biases, Optimizer("muon", 0.1), None, request=Request(simulated_steps=2))
     measured = Measured(*found_of(result))
     assert len(measured.result.eigenvalues) == 1 and known(measured.result.quadratic) is None
     for name in ("critical_sharpness", "critical_sharpness_stderr", "quadratic"):
@@ -506,8 +506,8 @@ def test_weights_and_gradients_are_left_as_they_were(
     make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
 ) -> None:
     before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
-    effort = Effort(simulated_steps=3, blocks=True)
-    sharpness(make_problem(perceptron, classification), Optimizer("sgd", 0.1, 0.9), effort=effort)
+    request = Request(simulated_steps=3, blocks=True)
+    sharpness(make_problem(perceptron, classification), Optimizer("sgd", 0.1, 0.9), request=request)
     for name, value in perceptron.named_parameters():
         assert torch.equal(value.detach(), before[name])
         assert value.grad is None
@@ -524,7 +524,7 @@ def test_a_state_with_gaps_leaves_only_the_simulation_out(
     torch.save({"model": perceptron.state_dict(), "optimizer": saved}, tmp_path / "c.pt")
     state, problem = open_checkpoint(tmp_path / "c.pt").optimizer, make_problem(perceptron, classification)
     rule = find_settings(Given(), state.settings, Given())
-    measured = sharpness(problem, rule, state, effort=Effort(simulated_steps=2))
+    measured = sharpness(problem, rule, state, request=Request(simulated_steps=2))
     assert "lacks 'exp_avg' of some tensor" in reasons(measured)["quadratic.spikes"]
     assert known(measured.result.quadratic) is not None and known(measured.result.quadratic.spikes) is None
     assert known(measured.result.ratio) is not None
