@@ -73,8 +73,21 @@ def read_trainer_logs(weights: Path, step: int | None) -> tuple[tuple[TrainerLog
         except InputError as error:
             notes.append(f"Left out the log {quoted(path)}: {error.message}")
             continue
-        if any(_value(record, LOSS_NAMES) is not None or _value(record, RATE_NAMES) is not None for record in records):
-            logs.append(_summary(path, records, step))
+        if all(_value(record, LOSS_NAMES) is None and _value(record, RATE_NAMES) is None for record in records):
+            continue
+        upto = [record for record in records if step is None or (_step(record) or 0) <= step]
+        losses = [loss for record in upto if (loss := _value(record, LOSS_NAMES)) is not None]
+        rates = [rate for record in upto if (rate := _value(record, RATE_NAMES)) is not None]
+        steps = [number for record in upto if (number := _step(record)) is not None]
+        log = TrainerLog(
+            path=path,
+            records=len(records),
+            step=steps[-1] if steps else None,
+            loss=losses[-1] if losses else None,
+            learning_rate=rates[-1] if rates else None,
+            not_finite=sum(not math.isfinite(loss) for loss in losses),
+        )
+        logs.append(log)
     if len(found) > MOST_LOGS:
         notes.append(f"Read {MOST_LOGS} of {len(found)} logs beside the weights.")
     return tuple(logs), tuple(notes)
@@ -106,9 +119,14 @@ def _records(path: Path) -> list[Record]:
     records: list[Record] = []
     try:
         for entry in _at_most(read(text)):
-            if isinstance(entry, dict):
-                pairs = ((_plain(str(name)), _number(value)) for name, value in islice(entry.items(), MOST_COLUMNS))
-                records.append({name: value for name, value in pairs if value is not None})
+            if not isinstance(entry, dict):
+                continue
+            record = {}
+            for name, value in islice(entry.items(), MOST_COLUMNS):
+                if isinstance(value, int | float | str) and not isinstance(value, bool):
+                    with suppress(ValueError, OverflowError):  # a text that is no number
+                        record[_plain(str(name))] = float(value)
+            records.append(record)
     except (ValueError, RecursionError, csv.Error) as error:
         raise InputError(f"{error}.") from error
     return records
@@ -162,38 +180,12 @@ def _plain(name: str) -> str:
     return re.sub(r"[^0-9a-z]+", "_", name.lower()).strip("_")
 
 
-def _number(value: object) -> float | None:
-    """Return a number, also one in digits; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return None
-
-
 def _value(record: Record, names: Iterable[str]) -> float | None:
     """Return the first of the names that a record has; a rate also as the `lr_ADAMW` of a rate monitor."""
     known = next((record[name] for name in names if name in record), None)
     if known is None and names is RATE_NAMES:
         return next((value for name, value in record.items() if name.startswith("lr_")), None)
     return known
-
-
-def _summary(path: Path, records: list[Record], step: int | None) -> TrainerLog:
-    """Take each number from the last record that has it, none from after the step."""
-    known = [record for record in records if step is None or (_step(record) or 0) <= step]
-    losses = [loss for record in known if (loss := _value(record, LOSS_NAMES)) is not None]
-    rates = [rate for record in known if (rate := _value(record, RATE_NAMES)) is not None]
-    steps = [number for record in known if (number := _step(record)) is not None]
-    return TrainerLog(
-        path=path,
-        records=len(records),
-        step=steps[-1] if steps else None,
-        loss=losses[-1] if losses else None,
-        learning_rate=rates[-1] if rates else None,
-        not_finite=sum(not math.isfinite(loss) for loss in losses),
-    )
 
 
 def _step(record: Record) -> int | None:

@@ -96,13 +96,11 @@ def _estimate(
     """Reading and singular values, and with a model two forward passes."""
     from fromage_cli.diagnostics.distance.cost import measure_cost
 
-    cost = measure_cost(first, second, pairing.names, spectrum)
+    seconds, memory = measure_cost(first, second, pairing.names, spectrum)
     if intake is None:
-        return estimate_answer(Estimate(gradients=0.0, bytes=cost.bytes, seconds=cost.seconds))
+        return estimate_answer(Estimate(0.0, memory, seconds))
     from fromage_cli.probes.cost import measure_cost as gradient_cost
 
     whole = gradient_cost(intake.problem)
-    estimate = Estimate(
-        gradients=2 / 3, bytes=cost.bytes + whole.memory(copies=1.0), seconds=cost.seconds + whole.time(2 / 3)
-    )
+    estimate = Estimate(2 / 3, memory + whole.memory(copies=1.0), seconds + whole.time(2 / 3))
     return intake.complete(estimate_answer(estimate))

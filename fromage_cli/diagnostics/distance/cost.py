@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy
 
@@ -17,39 +16,27 @@ ITERATIONS = 30
 """Products with a matrix and its transpose for one spectral norm."""
 
 
-@dataclass(frozen=True)
-class DistanceCost:
-    """What the distance of all paired tensors takes, without the function part."""
+def measure_cost(first: Checkpoint, second: Checkpoint, names: Sequence[str], spectrum: bool) -> tuple[float, int]:
+    """Seconds and peak bytes of the distance of all paired tensors, without the function part.
 
-    bytes: int
-    """Peak memory."""
-    seconds: float
-
-
-def measure_cost(first: Checkpoint, second: Checkpoint, names: Sequence[str], spectrum: bool) -> DistanceCost:
-    """Times arithmetic on one chunk and the singular values of one small matrix, and scales both."""
+    Arithmetic on one chunk and three decompositions of one small matrix are timed, and both are scaled.
+    """
     elements = sum(first.entries[name].elements for name in names)
     matrices = [first.entries[name] for name in names if len(first.entries[name].shape) > 1] if spectrum else []
     work = sum(_operations(entry.shape[0], entry.elements // entry.shape[0]) for entry in matrices)
     large = [min(entry.shape[0], entry.elements // entry.shape[0]) > DENSE for entry in matrices]
     # both matrices as they are held, two in float32 or four in float64 where one is decomposed
     held = [entry.elements * (2 * 4 if one else 4 * 8) for entry, one in zip(matrices, large, strict=True)]
-    return DistanceCost(
-        bytes=resident_bytes() + 8 * 6 * FLOAT64_CHUNK + max(held, default=0),
-        seconds=chunk_seconds() * elements / FLOAT64_CHUNK + _trial_seconds() * work / _operations(TRIAL, TRIAL),
-    )
+    matrix = numpy.random.default_rng(0).standard_normal((TRIAL, TRIAL))
+    started = time.monotonic()
+    for _ in range(3):
+        numpy.linalg.svd(matrix, compute_uv=False)
+    decompositions = (time.monotonic() - started) * work / _operations(TRIAL, TRIAL)
+    seconds = chunk_seconds() * elements / FLOAT64_CHUNK + decompositions
+    return seconds, resident_bytes() + 8 * 6 * FLOAT64_CHUNK + max(held, default=0)
 
 
 def _operations(rows: int, columns: int) -> float:
     """Arithmetic of three sets of singular values, or of three spectral norms where there are too many."""
     short, long = sorted((rows, columns))
     return 3.0 * short**2 * long if short <= DENSE else 2.0 * ITERATIONS * short * long
-
-
-def _trial_seconds() -> float:
-    """Seconds of three decompositions of a small matrix."""
-    matrix = numpy.random.default_rng(0).standard_normal((TRIAL, TRIAL))
-    started = time.monotonic()
-    for _ in range(3):
-        numpy.linalg.svd(matrix, compute_uv=False)
-    return time.monotonic() - started

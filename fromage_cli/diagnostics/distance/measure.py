@@ -7,12 +7,7 @@ from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.reading.arrays import load_matrix
 from fromage_cli.checkpoints.reading.pairs import measure_pair
 from fromage_cli.diagnostics.distance.pairing import Pairing
-from fromage_cli.diagnostics.distance.result import (
-    ConditionNumber,
-    DistanceResult,
-    ImpliedStep,
-    LayerDistance,
-)
+from fromage_cli.diagnostics.distance.result import ConditionNumber, DistanceResult, ImpliedStep, LayerDistance
 from fromage_cli.errors import ResourceError
 from fromage_cli.missing import Interrupted, Missing, Why, known
 from fromage_cli.theory.network_distance import straight_step, wandering_step
@@ -46,9 +41,8 @@ def measure(
         which = "first" if first.step is None else "second"
         steps = Missing(Why.STEP_UNKNOWN, f"the step of the {which} checkpoint is not known")
     else:
-        steps = abs(second.step - first.step) or Missing(
-            Why.NO_STEPS_BETWEEN, f"both checkpoints are of step {first.step}"
-        )
+        same = Missing(Why.NO_STEPS_BETWEEN, f"both checkpoints are of step {first.step}")
+        steps = abs(second.step - first.step) or same
     for name in pairing.names:
         try:
             check()

@@ -43,11 +43,22 @@ def render(result: DistanceResult, style: PageStyle) -> RenderableType:
         return -math.inf if isinstance(layer.relative_distance, Missing) else -layer.relative_distance
 
     shown = result.layers if style.show_all else sorted(result.layers, key=furthest)[:ROWS]
+    bound, logarithm = known(result.bound), known(result.log10_bound)
+    held = f"Theorem 1: κ {number(bound.condition_number)}, depth {bound.depth}" if bound else ""
+    numbers = [
+        ("Π(1+δ) − 1", result.product, "deep relative trust in the gradient"),
+        ("with spectral δ", result.product_spectral, "the same in the spectral norm"),
+        ("function", result.function_distance, "‖f~(x) − f(x)‖ / ‖f(x)‖ on the batch"),
+        ("of one row", result.largest_function_distance, "the largest"),
+        ("bound on it", None if logarithm is None else f"10^{logarithm:.1f}", held),
+    ]
+    of_networks = [row for row in numbers if row[1] is not None and not isinstance(row[1], Missing)]
+    columns = [Column("both networks", left=True), Column("distance"), Column("what it is", left=True, optional=1)]
     return Group(
         prose(summary(result), style),
         *_layers(result, shown, style),
         Text(""),
-        _network(result, style),
+        *([house_table(columns, of_networks, style)] if of_networks else []),
         *not_known([result], _TITLES, style),
         *not_known(result.layers, _OF_LAYERS, style),
         *not_known([one for one in result.layers if known(one.spectral_distance) is not None], _OF_MATRICES, style),
@@ -116,19 +127,3 @@ def _layers(result: DistanceResult, shown: Sequence[LayerDistance], style: PageS
         legend += " κ: condition number of W, W~ and W~ − W."
     hidden = hidden_rows(len(shown), len(result.layers))
     return [house_table(columns, rows, style), *hidden, prose(legend, style, "dim")]
-
-
-def _network(result: DistanceResult, style: PageStyle) -> RenderableType:
-    """The two networks as a whole: what trust predicts, and how far their outputs are apart."""
-    bound, logarithm = known(result.bound), known(result.log10_bound)
-    held = f"Theorem 1: κ {number(bound.condition_number)}, depth {bound.depth}" if bound else ""
-    rows = [
-        ("Π(1+δ) − 1", result.product, "deep relative trust in the gradient"),
-        ("with spectral δ", result.product_spectral, "the same in the spectral norm"),
-        ("function", result.function_distance, "‖f~(x) − f(x)‖ / ‖f(x)‖ on the batch"),
-        ("of one row", result.largest_function_distance, "the largest"),
-        ("bound on it", None if logarithm is None else f"10^{logarithm:.1f}", held),
-    ]
-    columns = [Column("both networks", left=True), Column("distance"), Column("what it is", left=True, optional=1)]
-    shown = [row for row in rows if row[1] is not None and not isinstance(row[1], Missing)]
-    return house_table(columns, shown, style) if shown else Group()

@@ -126,7 +126,10 @@ class _Test:
         exact = (found.response_double or 0.0) <= rounding
         if self.bias is not None and not (dead and found.verdict != "none") and not exact:
             together = self._scaled([self.layer, self.bias], reference)
-            if _better(together, found):
+            # a better verdict, or a far smaller response at the same one: invariance needs the bias
+            rank, rank_alone = VERDICTS.index(together.verdict), VERDICTS.index(found.verdict)
+            smaller = (together.response_double or 0.0) < FAR_SMALLER * (found.response_double or 0.0)
+            if rank < rank_alone or (rank == rank_alone and together.verdict != "none" and smaller):
                 found = replace(together, granularity="joint")
         return LayerInvariance(found, dead)
 
@@ -194,12 +197,3 @@ class _Test:
             for tensor in tensors:
                 tensor.parameter.data.copy_(change(origin[tensor.name]))
             return self.outputs.response()
-
-
-def _better(together: Invariance, alone: Invariance) -> bool:
-    """Whether scaling the bias too is what invariance needs: a better verdict, or a far smaller response."""
-    if together.verdict == "none":
-        return False
-    if together.verdict != alone.verdict:
-        return VERDICTS.index(together.verdict) < VERDICTS.index(alone.verdict)
-    return (together.response_double or 0.0) < FAR_SMALLER * (alone.response_double or 0.0)

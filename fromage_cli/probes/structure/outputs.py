@@ -33,7 +33,17 @@ class Outputs:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self._used = self._find_used()
+        self._used: list[int] = []
+        """Which of the tensors that the model returns reach the loss; a scalar only where there is nothing else."""
+        first: Batch = problem.chunks()[0]
+        with problem.evaluation(), torch.enable_grad(), self._recorded() as recorded:
+            total = problem.loss(problem.model, first).total
+            places = [place for place, tensor in enumerate(recorded) if tensor.requires_grad]
+            if places and total.requires_grad:
+                found = torch.autograd.grad(total, [recorded[place] for place in places], allow_unused=True)
+                problem.evaluations.forwards += first.size / problem.rows
+                used = [place for place, gradient in zip(places, found, strict=True) if gradient is not None]
+                self._used = [place for place in used if recorded[place].dim() > 0] or used
         self._base, self._loss = self._evaluate()
 
     def response(self) -> Response:
@@ -70,20 +80,6 @@ class Outputs:
                 outputs.append([tensor[:: -(-tensor.numel() // MOST_COMPARED) | 1].clone() for tensor in flat])
         problem.evaluations.forwards += 1
         return outputs, total / count if count else math.nan
-
-    def _find_used(self) -> list[int]:
-        """Which of the tensors that the model returns reach the loss; a scalar only where there is nothing else."""
-        problem = self.problem
-        first: Batch = problem.chunks()[0]
-        with problem.evaluation(), torch.enable_grad(), self._recorded() as recorded:
-            total = problem.loss(problem.model, first).total
-            places = [place for place, tensor in enumerate(recorded) if tensor.requires_grad]
-            if not places or not total.requires_grad:
-                return []
-            found = torch.autograd.grad(total, [recorded[place] for place in places], allow_unused=True)
-        problem.evaluations.forwards += first.size / problem.rows
-        used = [place for place, gradient in zip(places, found, strict=True) if gradient is not None]
-        return [place for place in used if recorded[place].dim() > 0] or used
 
     @contextmanager
     def _recorded(self) -> Iterator[list[Tensor]]:

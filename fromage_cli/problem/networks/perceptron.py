@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fromage_cli.errors import MismatchError
-from fromage_cli.problem.networks.perceptron_layers import NormLayer
 from fromage_cli.problem.networks.perceptron_layout import Placement, read_layout
 from fromage_cli.problem.user_code.declared import Declared
 
@@ -49,7 +48,15 @@ class Perceptron(nn.Module):
             linear, normed, hidden = placement.linear, placement.norm, placement is not placements[-1]
             self._place(linear.path, nn.Linear(linear.inputs, linear.outputs, bias=linear.bias, device="meta"))
             if normed is not None:
-                self._place(normed.path, _norm(normed, norm))
+                layer: nn.Module
+                if norm == "batchnorm":
+                    tracked, affine = "running_mean" in normed.leaves, "weight" in normed.leaves
+                    layer = nn.BatchNorm1d(normed.width, affine=affine, track_running_stats=tracked, device="meta")
+                elif norm == "rmsnorm":
+                    layer = nn.RMSNorm(normed.width, device="meta")
+                else:
+                    layer = nn.LayerNorm(normed.width, bias="bias" in normed.leaves, device="meta")
+                self._place(normed.path, layer)
             stages.append(
                 _Stage(
                     linear.path,
@@ -88,15 +95,6 @@ class Perceptron(nn.Module):
                 branch = stage.activation(branch)
             hidden = hidden + branch if stage.residual else branch
         return hidden
-
-
-def _norm(layer: NormLayer, kind: str) -> nn.Module:
-    if kind == "batchnorm":
-        tracked, affine = "running_mean" in layer.leaves, "weight" in layer.leaves
-        return nn.BatchNorm1d(layer.width, affine=affine, track_running_stats=tracked, device="meta")
-    if kind == "rmsnorm":
-        return nn.RMSNorm(layer.width, device="meta")
-    return nn.LayerNorm(layer.width, bias="bias" in layer.leaves, device="meta")
 
 
 def build_perceptron(entries: Mapping[str, "TensorEntry"], declared: Declared) -> tuple[nn.Module, str]:

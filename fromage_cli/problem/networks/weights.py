@@ -148,22 +148,14 @@ def _copy(expected: Mapping[str, Tensor], checkpoint: "Checkpoint", match: Match
             continue
         value.copy_(tensor)
         filled[id(value)] = stored
-        bad = _count_nonfinite(stored, value)
-        if bad:
-            nonfinite.append(f"{stored}: {bad} of {value.numel()}")
+        weight = isinstance(value, nn.Parameter) or stored.endswith(("running_mean", "running_var"))  # no mask
+        # what is not finite would show in the sum, which needs no memory
+        if weight and (value.is_floating_point() or value.is_complex()) and not bool(value.sum().isfinite()):
+            count = int((~value.isfinite()).sum())  # none where only the sum was too large
+            nonfinite += [f"{stored}: {count} of {value.numel()}"] if count else []
     if nonfinite:
         raise NumericalError(
             f"{len(nonfinite)} tensors of {checkpoint.place} hold NaN or infinity: {'; '.join(nonfinite[:3])}.",
             "Take an earlier checkpoint; fromage-diag inspect shows where it begins.",
             nonfinite,
         )
-
-
-def _count_nonfinite(name: str, value: Tensor) -> int:
-    """How many values of a parameter or a running statistic are NaN or infinite; a mask may be."""
-    weight = isinstance(value, nn.Parameter) or name.endswith(("running_mean", "running_var"))
-    if not weight or not (value.is_floating_point() or value.is_complex()):
-        return 0
-    if bool(value.sum().isfinite()):  # one of them would show in the sum, which needs no memory
-        return 0
-    return int((~value.isfinite()).sum())
