@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator
 
 from fromage_cli.counting import first_names
-from fromage_cli.diagnostics.intrinsic_lr.law import RATE_POWERS
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult
 from fromage_cli.findings import Finding
 from fromage_cli.missing import known
+from fromage_cli.optimizers.effective_rate import rate_power
 from fromage_cli.optimizers.rule import LARS
 
 FAR = 2.0
@@ -60,7 +60,7 @@ def _norms(result: IntrinsicResult) -> Iterator[Finding]:
         if ratio is None or steps is None or abs(ratio) < math.log(FAR):
             continue
         side, speed = ("above", "more slowly") if ratio > 0.0 else ("below", "faster")
-        turning = f": it turns {speed} than it will in the end" if RATE_POWERS.get(result.optimizer) else ""
+        turning = f": it turns {speed} than it will in the end" if rate_power(result.optimizer) else ""
         epochs = f" ({steps / result.steps_per_epoch:.3g} epochs)" if result.steps_per_epoch and steps else ""
         yield Finding(
             code="far-from-equilibrium",
@@ -76,7 +76,7 @@ def _norms(result: IntrinsicResult) -> Iterator[Finding]:
 
 def _rotations(result: IntrinsicResult) -> Iterator[Finding]:
     """Layers that turned as by steps much larger or smaller than theory has them for the present norm."""
-    power = RATE_POWERS.get(result.optimizer) or 0
+    power = rate_power(result.optimizer) or 0
     before, after = result.steps[-2:] if len(result.steps) > 1 else (None, None)
     steps = after - before if before is not None and after is not None else 0
     for layer in result.layers:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fromage_cli.diagnostics.intrinsic_lr.result import NO_MODEL
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.missing import Missing, Why
+from fromage_cli.optimizers.effective_rate import FOREIGN_DECAY, NO_NORM
 from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, LARS, LION, RULES, SGD
 from fromage_cli.theory.equilibrium import (
     Equilibrium,
@@ -35,19 +36,12 @@ LARS_DECOUPLED = Missing(
 )
 LARS_DECAY = Missing(Why.NO_FORMULA, "what LARS decays in a step depends on the size of the gradient")
 FROMAGE_KEEPS = Missing(Why.NO_EQUILIBRIUM, "Fromage keeps the norm of a scale-invariant layer: it goes nowhere else")
-FOREIGN_DECAY = Missing(
-    Why.NO_FORMULA,
-    "Fromage has no weight decay of its own, and how the one found in its state or declared acts is not known",
-)
 COUPLED_ADAM = Missing(Why.NO_FORMULA, "Adam with decay coupled to the gradient has no closed form")
 NOT_INVARIANT = Missing(
     Why.NOT_SCALE_INVARIANT, "the layer is not scale-invariant, and the theory speaks of such layers alone"
 )
-NO_SIZE = Missing(Why.ZERO_OR_NOT_FINITE, "the norm is zero or not finite")
 SETTLES = Missing(Why.NOT_DEFINED, "the norm settles")
 ZERO_GRADIENTS = Missing(Why.ZERO_OR_NOT_FINITE, "the gradients of the batch are zero")
-RATE_POWERS = {name: rule.rate_power for name, rule in RULES.items() if rule.rate_power is not None}
-"""The effective rate is η / ‖W‖ to this power."""
 NEEDS_GRADIENTS = (SGD.name, LARS.name)
 
 
@@ -152,7 +146,7 @@ def growth(subject: Subject, law: Law) -> float | Missing:
     if why.code not in (Why.NO_EQUILIBRIUM, Why.NOTHING_MOVES):
         return why
     if not 0.0 < norm < math.inf:
-        return NO_SIZE
+        return NO_NORM
     found: float | Missing = why
     name, decay, squared = training.optimizer, subject.decay, subject.squared_gradient
     if name == FROMAGE.name and not decay:
@@ -180,16 +174,3 @@ def rotation_between(before: Equilibrium | Missing, after: Equilibrium | Missing
     if steps is None:
         return Missing(Why.STEP_UNKNOWN, "the step of a checkpoint is not known")
     return before.rotation_over(steps, (before.diffusion + after.diffusion) / 2.0)
-
-
-def effective_rate(training: Training, rate: float | None, norm: float) -> float | Missing:
-    """η / ‖W‖², η / ‖W‖, or the relative step, which is not defined for a step that may be clipped."""
-    clipped = training.optimizer == LARS.name and training.variant is not None
-    power = None if clipped else RATE_POWERS.get(training.optimizer)
-    if rate is None:
-        return NO_RATE
-    if power is None:
-        return Missing(Why.NO_FORMULA, f"it is not defined for {training.variant or training.optimizer}")
-    if power and not 0.0 < norm < math.inf:
-        return NO_SIZE
-    return float(rate * training.trust / norm**power)

@@ -9,10 +9,8 @@ from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.intrinsic_lr.law import (
     NO_DECAY,
     NO_RATE,
-    NO_SIZE,
     Law,
     Subject,
-    effective_rate,
     equilibrium_norm,
     growth,
     law_of,
@@ -21,6 +19,7 @@ from fromage_cli.diagnostics.intrinsic_lr.law import (
 from fromage_cli.diagnostics.intrinsic_lr.result import Drop, Evidence, LayerEquilibrium, LayerEvidence
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.missing import Missing, Why
+from fromage_cli.optimizers.effective_rate import NO_NORM, effective_rate
 from fromage_cli.theory.relaxation import after_drop, times_until_near
 
 POINTS = 25
@@ -63,8 +62,11 @@ class Measuring:
         law, squared = laws[-1], subject.squared_gradient
         end = law.unsettled or equilibrium_norm(subject)
         sized = 0.0 < norm < math.inf
-        ratio = end if isinstance(end, Missing) else norm / end if sized else NO_SIZE
+        ratio = end if isinstance(end, Missing) else norm / end if sized else NO_NORM
         relaxation, epochs, way = self._times(law, ratio)
+        effective: float | Missing = NO_RATE
+        if subject.rate is not None:
+            effective = effective_rate(training.optimizer, subject.rate, norm, training.trust, clipped=training.clipped)
         steps = pairwise(checkpoint.step for checkpoint in self.checkpoints)
         gaps = [None if start is None or stop is None else stop - start for start, stop in steps]
         equilibria = [law.equilibrium for law in laws]
@@ -78,7 +80,7 @@ class Measuring:
             learning_rate=NO_RATE if subject.rate is None else subject.rate,
             weight_decay=NO_DECAY if subject.decay is None else subject.decay,
             intrinsic_learning_rate=law.intrinsic,
-            effective_learning_rate=effective_rate(training, subject.rate, norm),
+            effective_learning_rate=effective,
             verdict=evidence.verdict,
             granularity=evidence.granularity,
             norm=norm,
@@ -91,7 +93,7 @@ class Measuring:
             steps_to_equilibrium=way,
             expected_rotation=expected[-1] if expected else turn,
             observed_rotation=observed[-1] if observed else ONE_CHECKPOINT,
-            drop=self._course(law, ratio) if sized else NO_SIZE,
+            drop=self._course(law, ratio) if sized else NO_NORM,
             expected_rotations=expected,
             observed_rotations=observed,
         )
@@ -99,7 +101,7 @@ class Measuring:
     def _times(self, law: Law, ratio: float | Missing) -> tuple[float | Missing, float | Missing, float | Missing]:
         """How long the norm takes to relax, in steps and in epochs, and the steps until it is near its equilibrium."""
         if isinstance(law.equilibrium, Missing) or law.equilibrium.relaxation is None:
-            reason = law.unsettled or NO_SIZE
+            reason = law.unsettled or NO_NORM
             return reason, reason, reason
         time, steps_per_epoch = law.equilibrium.relaxation, self.training.steps_per_epoch
         epochs = time / steps_per_epoch if steps_per_epoch else NO_EPOCHS
@@ -114,7 +116,7 @@ class Measuring:
             return law.equilibrium
         course = after_drop(law.equilibrium, self.drop, 1.0 if isinstance(ratio, Missing) else ratio)
         if course is None:
-            return law.unsettled or NO_SIZE
+            return law.unsettled or NO_NORM
         steps = tuple(TIMES * course.relaxation * index / (POINTS - 1) for index in range(POINTS))
         return Drop(
             at_once=course.at_once,

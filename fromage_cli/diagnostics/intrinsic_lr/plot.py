@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fromage_cli.diagnostics.intrinsic_lr.result import Drop, IntrinsicResult
 from fromage_cli.missing import Missing
-from fromage_cli.terminal.pictures import saved
+from fromage_cli.terminal.pictures import log_ticks, saved
 from fromage_cli.terminal.words import middle, number, visible
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ def _figure(result: IntrinsicResult, subject: str) -> Figure:
     """One panel with a title; the legend stands right of it."""
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(9.0, 5.0))
     axes = figure.subplots(1, 1)
@@ -56,9 +55,8 @@ def _figure(result: IntrinsicResult, subject: str) -> Figure:
     for text, (_, names) in zip(legend.get_texts(), found, strict=False):
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         text.set_text(middle(visible(names[0]), NAME_WIDTH) + more)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    heights = [ratio for drop, _ in found for ratio in (1.0, *drop.ratios)] or [1.0]
+    log_ticks(axes.yaxis, min(heights), max(heights))
     return figure
 
 

@@ -41,9 +41,7 @@ def render(result: IntrinsicResult, style: PageStyle) -> RenderableType:
     shown = result.layers if style.show_all else sorted(result.layers, key=nearness)[:ROWS]
     return Group(
         prose(summary(result), style),
-        _layers(result, shown, style),
-        *hidden_rows(len(shown), len(result.layers)),
-        prose(_legend(result), style, "dim"),
+        *_layers(result, shown, style),
         *_after_drop(result, shown, style),
         *not_known(result.layers, _TITLES, style),
     )
@@ -83,8 +81,8 @@ def _known(values: Iterable[float | Missing]) -> list[float]:
     return [found for value in values if (found := known(value)) is not None]
 
 
-def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: PageStyle) -> RenderableType:
-    """A row for each layer; columns in which no layer has anything are left out."""
+def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: PageStyle) -> list[RenderableType]:
+    """A row for each layer, and what the columns are; those in which no layer shown has anything are left out."""
     series = len(result.steps) > 1
     columns = {
         "name": Column("layer", name=True),
@@ -113,26 +111,25 @@ def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: P
     kept = [
         field for field in columns if field == "name" or any(not isinstance(row[field], Missing | None) for row in rows)
     ]
-    return house_table([columns[field] for field in kept], [[row[field] for field in kept] for row in rows], style)
-
-
-def _legend(result: IntrinsicResult) -> str:
-    """What the columns are that hold anything."""
-    words, turns = [], _known(layer.expected_rotation for layer in result.layers)
-    if _known(layer.relaxation_steps for layer in result.layers):
+    words, turns = [], "expected_rotation" in kept
+    if "relaxation_steps" in kept:
         words.append("τ: relaxation in steps; steps left: until within 10 % of the equilibrium norm ‖W*‖")
-    if _known(layer.growth_per_step for layer in result.layers):
+    if "growth_per_step" in kept:
         words.append("growth: of ln ‖W‖ a step, without equilibrium")
-    if len(result.steps) > 1:
+    if series:
         first, last = result.steps[-2:]
         words.append(f"rotation in radians between steps {first} and {last}")
         if turns:
             words.append("expected: at equilibrium, if gradients were noise alone")
     elif turns:
         words.append("rotation: radians a step, at equilibrium")
-    if result.optimizer == LION.name and _known(layer.equilibrium_norm for layer in result.layers):
+    if result.optimizer == LION.name and "equilibrium_norm" in kept:
         words.append("‖W*‖ for Gaussian noise: layers of sparse gradients end 10 to 30 % above")
-    return f"{'; '.join(words)}." if words else ""
+    return [
+        house_table([columns[field] for field in kept], [[row[field] for field in kept] for row in rows], style),
+        *hidden_rows(len(shown), len(result.layers)),
+        prose(f"{'; '.join(words)}." if words else "", style, "dim"),
+    ]
 
 
 def _after_drop(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: PageStyle) -> list[RenderableType]:

@@ -36,6 +36,8 @@ class Training:
     steps_per_epoch: int | None = None
     variant: str | None = None
     """What makes the rule another one than theory speaks of."""
+    clipped: bool = False
+    """Whether the trust ratio is clipped, so that the step is not relative."""
     notes: tuple[str, ...] = ()
     rules: Mapping[str, Optimizer] = field(default_factory=dict)
     """By layer: the rule with the settings of its group."""
@@ -117,6 +119,7 @@ def _settings(optimizer: Optimizer) -> dict[str, Any]:
         "nesterov": optimizer.nesterov,
         "betas": optimizer.betas if optimizer.has("betas") else None,
         "trust": optimizer.trust_coefficient,
+        "clipped": optimizer.trust_clip,
         "variant": "AMSGrad" if optimizer.amsgrad else variant,
     }
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
 from fromage_cli.checkpoints.reading.reductions import Rows, measure_norms, measure_rows
 from fromage_cli.diagnostics.norms.result import (
-    NO_LOGARITHM,
     NOT_FINITE,
     ONE_STEP,
     STEADY,
@@ -19,8 +18,9 @@ from fromage_cli.diagnostics.norms.result import (
     Overflow,
     OverflowSteps,
 )
-from fromage_cli.diagnostics.norms.settings import RATE_POWERS, Settings
+from fromage_cli.diagnostics.norms.settings import Settings
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why
+from fromage_cli.optimizers.effective_rate import NO_NORM, effective_rate, rate_power
 from fromage_cli.theory.growth import LARGEST, drift, first_passage, is_drift, steps_until
 from fromage_cli.theory.scale_invariance import Invariance
 
@@ -95,7 +95,7 @@ def _layer(
     overflow: OverflowSteps | Missing = ONE_STEP
     halved: float | Missing = ONE_STEP
     if len(found) > 1 and not all(0.0 < norm < math.inf for norm in norms):
-        growth = stderr = overflow = halved = NO_LOGARITHM
+        growth = stderr = overflow = halved = NO_NORM
     elif len(found) > 1:
         logs = [math.log(norm) for norm in norms]
         growth, error = drift(found, logs)
@@ -118,7 +118,10 @@ def _layer(
         overflow_step=overflow,
         halved_step=halved,
         channels=_channels(last.norms),
-        effective_learning_rate=tuple(map(settings.effective_rate, settings.learning_rates, norms)),
+        effective_learning_rate=tuple(
+            effective_rate(settings.optimizer, rate, norm, settings.trust_coefficient, clipped=settings.clipped)
+            for rate, norm in zip(settings.learning_rates, norms, strict=True)
+        ),
     )
 
 
@@ -128,13 +131,13 @@ def _overflow(step: int, last: Rows, growth: float) -> OverflowSteps:
     for dtype, largest in LARGEST.items():
         entries = steps_until(last.largest, largest, growth)
         squares = steps_until(last.norm, math.sqrt(largest), growth)
-        found[dtype] = Overflow(*(NO_LOGARITHM if steps is None else step + steps for steps in (entries, squares)))
+        found[dtype] = Overflow(*(NO_NORM if steps is None else step + steps for steps in (entries, squares)))
     return OverflowSteps(**found)
 
 
 def _halved(steps: list[int], logs: list[float], optimizer: str | None, growth: float | None) -> float | Missing:
     """Where ‖W‖ to the power is twice what it was at first: on the way, or drawn out from the last step by growth."""
-    power = RATE_POWERS.get(optimizer or "")
+    power = rate_power(optimizer)
     if not power:
         words = f"the effective rate of {optimizer} does not depend on the norm"
         return OPTIMIZER_UNKNOWN if optimizer is None else Missing(Why.NOT_DEFINED, words)

@@ -9,7 +9,6 @@ ONE_STEP = Missing(Why.NO_STEPS_BETWEEN, "growth needs a second checkpoint")
 TWO_STEPS = Missing(Why.NO_STEPS_BETWEEN, "an error needs a third checkpoint")
 STEADY = Missing(Why.NOT_DEFINED, "the norm does not grow steadily")
 NOT_FINITE = Missing(Why.ZERO_OR_NOT_FINITE, "an entry is not finite")
-NO_LOGARITHM = Missing(Why.ZERO_OR_NOT_FINITE, "the norm is zero or not finite")
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
 """The optimizer and its rate along a series, of all layers and of each: given, found in its state, or declared."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.runs.layer_settings import layer_settings
-from fromage_cli.diagnostics.norms.result import NO_LOGARITHM
 from fromage_cli.errors import UsageError
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why
+from fromage_cli.optimizers.effective_rate import FOREIGN_DECAY
 from fromage_cli.optimizers.rule import FROMAGE, LAMB, RULES
 from fromage_cli.optimizers.settings import UNTOLD_GROUPS, Given, find_settings
 from fromage_cli.terminal.optimizer_options import spelled
@@ -18,9 +17,6 @@ from fromage_cli.theory.growth import mean_over, orthogonal_growth, relative_wal
 
 if TYPE_CHECKING:
     from fromage_cli.problem.user_code.declared import Declared
-
-RATE_POWERS = {name: rule.rate_power for name, rule in RULES.items()}
-"""The effective learning rate is η / ‖W‖ to this power."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +61,6 @@ class Settings:
     def no_law(self) -> Missing | None:
         """Why the growth of a scale-invariant layer cannot be told; None where it can."""
         name, unknown = self.optimizer, all(rate is None for rate in self.learning_rates)
-        foreign = (
-            "Fromage has no weight decay of its own, and how the one found in its state or declared acts is not known"
-        )
         rescaled = f"{name} rescales its weight decay with its update, by a size that is not known"
         other = RULES[name].without.get("growth") if name is not None else None
         reasons = (
@@ -76,7 +69,7 @@ class Settings:
             (unknown, LEARNING_RATE_UNKNOWN),
             (self.clipped, Missing(Why.NO_FORMULA, f"the trust ratio of {name} is clipped")),
             (self.mixed_decay, Missing(Why.NO_FORMULA, "parameter groups differ in weight decay")),
-            (self.coupled and name == FROMAGE.name, Missing(Why.NO_FORMULA, foreign)),
+            (self.coupled and name == FROMAGE.name, FOREIGN_DECAY),
             (self.coupled, Missing(Why.NO_FORMULA, rescaled)),
         )
         return next((reason for holds, reason in reasons if holds), None)
@@ -108,20 +101,6 @@ class Settings:
             for walk, (_, rate) in zip(walks, known, strict=True)
         ]
         return mean_over([step for step, _ in known], growths)
-
-    def effective_rate(self, rate: float | None, norm: float) -> float | Missing:
-        """The rate that a scale-invariant layer of that norm sees: η times the trust coefficient over ‖W‖^power."""
-        if self.optimizer is None:
-            return OPTIMIZER_UNKNOWN
-        if rate is None:
-            return LEARNING_RATE_UNKNOWN
-        power = None if self.clipped else RATE_POWERS.get(self.optimizer)
-        if power is None:
-            what = f"{self.optimizer} with a clipped trust ratio" if self.clipped else self.optimizer
-            return Missing(Why.NO_FORMULA, f"it is not defined for {what}")
-        if power and not 0.0 < norm < math.inf:
-            return NO_LOGARITHM
-        return float(rate * self.trust_coefficient / norm**power)
 
 
 def find_run_settings(

@@ -8,7 +8,6 @@ import torch
 from fromage_cli.diagnostics.intrinsic_lr.law import (
     ZERO_GRADIENTS,
     Subject,
-    effective_rate,
     equilibrium_norm,
     growth,
     law_of,
@@ -144,15 +143,3 @@ def test_between_checkpoints_the_mean_of_both_laws_turns_a_layer():
     assert rotation_between(before, NO_MODEL, 100) == NO_MODEL
     assert rotation_between(NO_MODEL, after, 100).code == NO_MODEL.code
     assert rotation_between(before, after, None).code == Why.STEP_UNKNOWN
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "value"),
-    [("sgd", 0.025), ("adamw", 0.05), ("lion", 0.05), ("lars", 0.1), ("fromage", 0.1), ("muon", 0.05)],
-)
-def test_effective_rates(optimizer, value):
-    assert effective_rate(Training(optimizer), 0.1, 2.0) == pytest.approx(value)
-    assert effective_rate(Training("sgd"), 0.1, 0.0).code == Why.ZERO_OR_NOT_FINITE
-    assert effective_rate(Training("radam"), 0.1, 2.0) == Missing(Why.NO_FORMULA, "it is not defined for radam")
-    assert effective_rate(Training("sgd"), None, 2.0).code == Why.LEARNING_RATE_UNKNOWN
-    assert effective_rate(Training("lars", trust=0.5), 0.1, 0.0) == pytest.approx(0.05)

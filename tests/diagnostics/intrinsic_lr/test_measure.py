@@ -186,7 +186,7 @@ def test_growth_that_is_told_or_does_not_exist_has_none(run, training):
     [
         (adamw(), 0.0, "zero or not finite"),
         (Training("radam", rates={"w": (0.1,)}, decays={"w": 0.1}), 1.0, "not defined for radam"),
-        (Training("lars", rates={"w": (0.1,)}, decays={"w": 0.1}, variant="clipped LARS"), 1.0, "defined for clipped"),
+        (Training("lars", rates={"w": (0.1,)}, decays={"w": 0.1}, clipped=True), 1.0, "lars with a clipped"),
         (adamw(rate=None), 1.0, "learning rate is not known"),
     ],
 )

@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 
 from fromage_cli.diagnostics.norms.findings import judge
-from fromage_cli.diagnostics.norms.result import NO_LOGARITHM, STEADY, Channels, Overflow, OverflowSteps
+from fromage_cli.diagnostics.norms.result import STEADY, Channels, Overflow, OverflowSteps
 from fromage_cli.missing import OPTIMIZER_UNKNOWN
+from fromage_cli.optimizers.effective_rate import NO_NORM
 from fromage_cli.theory.scale_invariance import Invariance
 
 
@@ -23,9 +24,9 @@ def test_a_layer_that_follows_the_law(make_result, make_layer):
 
 
 def test_without_a_law_nothing_follows_it(make_result, make_layer):
-    for law in (NO_LOGARITHM, 0.0, 1e-3):
+    for law in (NO_NORM, 0.0, 1e-3):
         assert codes(make_result(layers=(make_layer(predicted_growth=law),))) == []
-    assert codes(make_result(layers=(make_layer(growth_per_step=NO_LOGARITHM),))) == []
+    assert codes(make_result(layers=(make_layer(growth_per_step=NO_NORM),))) == []
 
 
 def test_an_overflow_within_sight(make_result, make_layer):
@@ -76,15 +77,15 @@ def test_invariant_layers_that_hardly_grow_or_layers_whose_scale_is_felt(make_re
 
 
 def test_dead_biases_and_rows(make_result, make_layer):
-    layer = make_layer(growth_per_step=NO_LOGARITHM, dead_bias=True, channels=Channels(10, 0.0, 1.0, 2.0, 2))
+    layer = make_layer(growth_per_step=NO_NORM, dead_bias=True, channels=Channels(10, 0.0, 1.0, 2.0, 2))
     assert codes(make_result(layers=(layer,))) == [("rows-dead", "info", layer.name), ("bias-dead", "info", layer.name)]
     assert "2 of its 10 rows" in judge(make_result(layers=(layer,)))[0].message
-    few = make_layer(growth_per_step=NO_LOGARITHM, dead_bias=False, channels=Channels(10, 0.0, 1.0, 2.0, 1))
+    few = make_layer(growth_per_step=NO_NORM, dead_bias=False, channels=Channels(10, 0.0, 1.0, 2.0, 1))
     assert codes(make_result(layers=(few,))) == []
 
 
 def test_norms_that_are_not_finite(make_result, make_layer):
-    broken = make_layer(norms=(1.0, math.inf, math.nan), growth_per_step=NO_LOGARITHM, overflow_step=STEADY)
+    broken = make_layer(norms=(1.0, math.inf, math.nan), growth_per_step=NO_NORM, overflow_step=STEADY)
     (finding,) = judge(make_result(layers=(broken,)))
     assert (finding.code, finding.severity) == ("norm-not-finite", "fail")
     assert "2 of 3 steps" in finding.message

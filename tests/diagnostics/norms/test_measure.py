@@ -11,9 +11,10 @@ from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.layers import lasting_layers
 from fromage_cli.checkpoints.runs.gathering import gather_series
 from fromage_cli.diagnostics.norms.measure import LayerTest, measure
-from fromage_cli.diagnostics.norms.result import NO_LOGARITHM, NOT_FINITE, ONE_STEP, STEADY, Channels
+from fromage_cli.diagnostics.norms.result import NOT_FINITE, ONE_STEP, STEADY, Channels
 from fromage_cli.diagnostics.norms.settings import Settings
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why, known
+from fromage_cli.optimizers.effective_rate import NO_NORM
 from fromage_cli.theory.equilibrium import lars_growth
 from fromage_cli.theory.growth import theil_sen
 from fromage_cli.theory.scale_invariance import Invariance
@@ -186,7 +187,7 @@ def test_norms_that_shrink_or_have_no_logarithm(tmp_path):
     assert layer.growth_per_step == pytest.approx(-math.log(2))
     assert layer.overflow_step == layer.halved_step == STEADY
     (layer,) = measured(series(tmp_path, (0, 0.0), (1, 1.0)), "sgd", 0.1).layers
-    assert (layer.growth_per_step, layer.effective_learning_rate) == (NO_LOGARITHM, (NO_LOGARITHM, pytest.approx(0.1)))
+    assert (layer.growth_per_step, layer.effective_learning_rate) == (NO_NORM, (NO_NORM, pytest.approx(0.1)))
     (layer,) = measured(series(tmp_path, (5, 2.0))).layers
     assert (layer.growth_per_step, layer.growth_stderr, layer.norms) == (ONE_STEP, ONE_STEP, (pytest.approx(2.0),))
 
