@@ -17,7 +17,7 @@ class Why(StrEnum):
     NO_MODEL = "no-model"
     """It takes a model and a batch, which were not given."""
     LIMIT_REACHED = "limit-reached"
-    """A limit of time or memory was reached before."""
+    """A limit of time, memory or evaluations was reached before."""
     OPTIMIZER_UNKNOWN = "optimizer-unknown"
     """It depends on the optimizer, which neither the command line nor the checkpoint tells."""
     LEARNING_RATE_UNKNOWN = "learning-rate-unknown"
@@ -109,6 +109,7 @@ class Interrupted(Generic[T]):
 LIMIT_REACHED = Missing(Why.LIMIT_REACHED, "a limit was reached before")
 OPTIMIZER_UNKNOWN = Missing(Why.OPTIMIZER_UNKNOWN, "the optimizer is not known")
 LEARNING_RATE_UNKNOWN = Missing(Why.LEARNING_RATE_UNKNOWN, "the learning rate is not known")
+WEIGHT_DECAY_UNKNOWN = Missing(Why.WEIGHT_DECAY_UNKNOWN, "the weight decay is not known")
 
 
 def failed(error: FromageError) -> Missing:

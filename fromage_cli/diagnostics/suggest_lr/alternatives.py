@@ -1,13 +1,12 @@
 """The limit as every optimizer would have it, where nobody says which one it is."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import PartialMeasurement
 from fromage_cli.diagnostics.suggest_lr.result import Alternative
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
-from fromage_cli.missing import known
+from fromage_cli.missing import Missing, Why, failed, known
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.optimizers.typical_rates import typical_rate
@@ -24,20 +23,22 @@ PRECISION = 1.2
 """Up to this factor the rate is known that raises the loss."""
 FORWARDS = 60
 """Forward passes at most, for all of them together."""
+USED_UP = Missing(Why.LIMIT_REACHED, "the forward passes for all optimizers together were used up")
+NO_RISE = Missing(Why.NO_RISE, "none of the rates that were tried raises the loss")
 
 
-def measure_alternatives(measuring: PartialMeasurement, eta: float | None) -> tuple[Alternative, ...]:
+def measure_alternatives(measuring: PartialMeasurement, eta: float | Missing) -> tuple[Alternative, ...]:
     """Each optimizer's rate for a step of relative size eta, its critical rate and its typical one.
 
     Its noise stands in for their memories. Costs about five forward passes each, 60 at most. Ends early,
     keeping what it has, when a limit of the budget is reached.
     """
     found: list[Alternative] = []
-    rises, until = eta, measuring.problem.evaluations.forwards + FORWARDS
+    rises, until = known(eta), measuring.problem.evaluations.forwards + FORWARDS
     if isinstance(measuring.error, ResourceError):
         return ()
     try:
-        memory, _ = stand_in(measuring.problem, measuring.update.noise)
+        memory, _ = stand_in(measuring.problem, known(measuring.update.noise))
         for rule in RULES.values():
             left = round(until - measuring.problem.evaluations.forwards)
             usual = Optimizer(rule.name).with_settings(rule.defaults)
@@ -54,7 +55,7 @@ def measure_alternatives(measuring: PartialMeasurement, eta: float | None) -> tu
 def _alternative(
     measuring: PartialMeasurement,
     rule: Optimizer,
-    eta: float | None,
+    eta: float | Missing,
     memory: Mapping[str, MomentEstimates],
     *,
     rises: float,
@@ -64,18 +65,23 @@ def _alternative(
 
     `rises`: where the rule before had it, which is where the search begins.
     """
-    name, usual = rule.name or "", known(typical_rate(rule)[0])
+    name, usual = rule.name or "", typical_rate(rule)[0]
     try:
         step = measure_next_step(MatchedState(measuring.problem, rule), memory)
         line = step_line(measuring.problem, measuring.tensors, step, name)
-    except MismatchError:
-        return Alternative(name, None, None, usual), rises
-    limit = eta * line.learning_rate if eta is not None else None
+    except MismatchError as error:
+        return Alternative(name, failed(error), failed(error), usual), rises
+    limit = eta if isinstance(eta, Missing) else eta * line.learning_rate
     moved = {tensor.name: step.moved(tensor) for tensor in measuring.tensors if tensor.name in step.steps}
-    start, critical = rises * line.learning_rate, None
+    start = rises * line.learning_rate
+    critical: float | Missing = USED_UP
     if left > 1:
-        with suppress(NumericalError):  # a fall that rounding hides
-            critical = critical_rate(
+        try:
+            rate = critical_rate(
                 measuring.problem, moved, start, rule.contraction, precision=PRECISION, attempts=left - 1
             )
-    return Alternative(name, limit, critical, usual), critical / line.learning_rate if critical is not None else rises
+            critical = NO_RISE if rate is None else rate
+        except NumericalError as rounded:
+            critical = Missing(Why.HIDDEN_BY_ROUNDING, rounded.message)
+    found = Alternative(name, limit, critical, usual)
+    return found, rises if isinstance(critical, Missing) else critical / line.learning_rate

@@ -20,7 +20,8 @@ def estimate(result: SuggestedRates, name: str) -> float | None:
 
 def _present_rate(result: SuggestedRates) -> Iterator[Finding]:
     """A rate above the limit, and real steps that raise the loss."""
-    rate, ratio, limit = result.optimizer.current_learning_rate, result.optimizer.current_ratio, result.limit
+    rate, ratio = known(result.optimizer.current_learning_rate), known(result.optimizer.current_ratio)
+    limit = result.limit
     if rate is not None and ratio is not None and ratio > 1.0:
         own, elsewhere = estimate(result, "critical"), estimate(result, "critical-independent")
         raises, where = own is not None and rate > own, ""
@@ -56,16 +57,15 @@ def _present_rate(result: SuggestedRates) -> Iterator[Finding]:
             hint=hint,
         )
     for run in result.verification:
-        if run.factor == 1.0 and (run.end_loss is None or run.end_loss > run.start_loss):
-            ended = (
-                "left the numbers" if run.end_loss is None else f"rose from {run.start_loss:.4g} to {run.end_loss:.4g}"
-            )
+        end = known(run.end_loss)
+        if run.factor == 1.0 and (end is None or end > run.start_loss):
+            ended = "left the numbers" if end is None else f"rose from {run.start_loss:.4g} to {end:.4g}"
             yield Finding(
                 code="verification-rises",
                 severity="warn",
                 message=f"after {counted(len(run.losses), 'real step')} at {run.learning_rate:.3g} the loss on other "
                 f"rows {ended}",
-                value=run.end_loss,
+                value=end,
                 limit=run.start_loss,
                 hint="Take the rate of a better run beside it: a rate that is too high shows within a few steps, "
                 "overfitting later.",
@@ -128,12 +128,8 @@ def _training(result: SuggestedRates) -> Iterator[Finding]:
 
 def _gradients(result: SuggestedRates) -> Iterator[Finding]:
     """Layers whose step is noise, goes uphill by itself, or comes from a gradient that is rounding."""
-    low = [
-        layer.name
-        for layer in result.layers
-        if layer.cosine is not None and layer.cosine_stderr is not None and layer.cosine <= 0.0
-    ]
-    if low and result.noise_rows is not None:
+    low = [layer.name for layer in result.layers if layer.cosine <= 0.0 and known(layer.cosine_stderr) is not None]
+    if low and known(result.noise_rows) is not None:
         size = result.optimizer.train_batch_size
         yield Finding(
             code="noise-dominates",

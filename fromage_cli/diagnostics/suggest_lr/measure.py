@@ -6,7 +6,13 @@ from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.alternatives import measure_alternatives
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import PartialMeasurement, Request, begin
-from fromage_cli.diagnostics.suggest_lr.reading import read_groups, read_layers, read_limit, read_points
+from fromage_cli.diagnostics.suggest_lr.reading import (
+    read_groups,
+    read_layers,
+    read_limit,
+    read_noise_scale,
+    read_points,
+)
 from fromage_cli.diagnostics.suggest_lr.result import (
     Alternative,
     Limit,
@@ -16,7 +22,7 @@ from fromage_cli.diagnostics.suggest_lr.result import (
     VerifiedRun,
 )
 from fromage_cli.diagnostics.suggest_lr.training import Trained, check, recommend
-from fromage_cli.missing import OPTIMIZER_UNKNOWN, Interrupted, Missing, known
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Interrupted, Missing, known
 from fromage_cli.optimizers.rule import ADAFACTOR, FROMAGE, LARS
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.lines.crossing import Crossing
@@ -24,7 +30,6 @@ from fromage_cli.probes.lines.direction import Still
 from fromage_cli.probes.optimizer_step.matched_state import match_state
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
-from fromage_cli.theory.gradient_noise import noise_scale_range
 
 ORDER = (
     "lemma2-count",
@@ -68,7 +73,7 @@ def measure(
     whole = measuring.measured_together(crossing) if crossing is not None else None
     measuring.lemma2()
     why = OPTIMIZER_UNKNOWN
-    trained = Trained(Recommended(why, why, why, why, None, why.words, False, why))
+    trained = Trained(Recommended(why, why, why, why, None, why.words, False, why), why)
     verified: tuple[VerifiedRun, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
     rates: tuple[float | Missing, float | Missing] = (OPTIMIZER_UNKNOWN, OPTIMIZER_UNKNOWN)
@@ -85,22 +90,19 @@ def measure(
         rate = known(trained.recommended.learning_rate) or known(limit.learning_rate)
         verified = check(measuring, rate, request.verify, request.batch_size)
     if optimizer.name is None:
-        alternatives = measure_alternatives(measuring, known(limit.eta))
-    noise = measuring.update.noise
-    low = high = None  # one standard error below the noise scale, and above
-    if noise is not None and noise.noise_scale is not None:
-        low, high = noise_scale_range(list(noise.chunks.values())) or (None, None)
+        alternatives = measure_alternatives(measuring, limit.eta)
+    noise, (noise_scale, low, high) = measuring.update.noise, read_noise_scale(measuring.update)
     result = SuggestedRates(
         loss=problem.base.loss,
         limit=limit,
         recommended=trained.recommended,
         estimates=tuple(sorted(measuring.estimates, key=lambda each: ORDER.index(each.name))),
         optimizer=_settings(measuring, optimizer, limit, request),
-        noise_scale=noise.noise_scale if noise is not None else None,
+        noise_scale=noise_scale,
         noise_scale_low=low,
         noise_scale_high=high,
-        noise_rows=noise.rows if noise is not None else None,
-        layers=read_layers(measuring, crossing, known(limit.eta)),
+        noise_rows=noise if isinstance(noise, Missing) else noise.rows,
+        layers=read_layers(measuring, crossing, limit.eta),
         points=read_points(crossing),
         probe=trained.runs,
         probe_steps=trained.steps,
@@ -120,17 +122,21 @@ def _settings(
     limit: Limit,
     request: Request,
 ) -> OptimizerSettings:
-    rate, safe = optimizer.learning_rate if optimizer.name is not None else None, known(limit.learning_rate)
+    unknown = OPTIMIZER_UNKNOWN if optimizer.name is None else None
+    rate = unknown or (LEARNING_RATE_UNKNOWN if optimizer.learning_rate is None else optimizer.learning_rate)
+    ratio = limit.learning_rate if isinstance(limit.learning_rate, Missing) else rate
+    if not isinstance(rate, Missing) and not isinstance(limit.learning_rate, Missing):
+        ratio = rate / limit.learning_rate
     return OptimizerSettings(
         name=optimizer.name,
         current_learning_rate=rate,
-        current_ratio=rate / safe if rate is not None and safe else None,
-        momentum=optimizer.momentum if optimizer.has("momentum") else None,
-        betas=optimizer.betas if optimizer.has("betas") else None,
-        weight_decay=optimizer.weight_decay if optimizer.name is not None else None,
+        current_ratio=ratio,
+        momentum=optimizer.momentum if optimizer.has("momentum") else unknown,
+        betas=optimizer.betas if optimizer.has("betas") else unknown,
+        weight_decay=unknown or optimizer.weight_decay,
         filled=measuring.update.filled,
         train_batch_size=request.batch_size or measuring.problem.batch.size,
-        groups=read_groups(measuring, known(limit.eta)),
+        groups=read_groups(measuring, limit.eta),
     )
 
 
@@ -148,10 +154,11 @@ def _notes(
         notes.append(f"measured: certain is the mean step of batches of {rows}; one of them may raise the loss.")
     if measuring.update.filled:
         notes.append(f"{optimizer.name}: momentum taken as built up; a first step, without a buffer, is shorter.")
-    if measuring.update.noise is not None and measuring.update.noise.count < 8:
-        notes.append(f"noise: from {measuring.update.noise.count} parts of the rows only; cosines tend to be too low.")
-    if measuring.update.no_noise is not None:
-        notes.append(f"noise: not measured ({measuring.update.no_noise}); cosines are those of the batch as it is.")
+    noise = measuring.update.noise
+    if isinstance(noise, Missing):
+        notes.append(f"noise: not measured ({noise.words}); cosines are those of the batch as it is.")
+    elif noise.count < 8:
+        notes.append(f"noise: from {noise.count} parts of the rows only; cosines tend to be too low.")
     if optimizer.rule is LARS:
         notes.append("lars: taken to scale every tensor, vectors too; some implementations leave vectors unscaled.")
     if optimizer.rule is ADAFACTOR:

@@ -1,15 +1,37 @@
-"""What is read off a finished measurement: the limit, each layer's and each group's share in it."""
+"""What is read off a finished measurement: the limit, each layer's and each group's share in it, the noise."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import PartialMeasurement
 from fromage_cli.diagnostics.suggest_lr.result import GroupRate, LayerRate, Limit, MeasuredPoint
 from fromage_cli.errors import ResourceError
-from fromage_cli.missing import Missing, Why
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, LIMIT_REACHED, WEIGHT_DECAY_UNKNOWN, Missing, Why
 from fromage_cli.probes.lines.crossing import Crossing
+from fromage_cli.probes.optimizer_step.next_update import NextUpdate
 from fromage_cli.theory.conversions import largest_rate
+from fromage_cli.theory.curves import Point
+from fromage_cli.theory.gradient_noise import noise_scale_range
 
 BEYOND = Missing(Why.ABOVE_GRID, "every step that was tried is certain to descend")
+TRUST = {
+    "above-grid": Missing(Why.ABOVE_GRID, "the search ended before it"),
+    "below-grid": Missing(Why.BELOW_GRID, "it lies below every step that was tried"),
+    "uncertifiable": Missing(Why.UNCERTIFIABLE, "no size of the step is certain to descend in this layer"),
+}
+"""Why there is no place where a layer's gradient has changed too far, by relation."""
+NO_SLOPE = Missing(Why.NO_SECOND_DERIVATIVE, "the loss has no second derivative that can be used")
+NO_CURVATURE = Missing(Why.ZERO_OR_NOT_FINITE, "the gradient does not change to first order")
+ROUNDING = Missing(Why.HIDDEN_BY_ROUNDING, "the gradient is zero but for rounding")
+NO_SIZE = Missing(Why.ZERO_OR_NOT_FINITE, "the weights or their step are zero")
+VECTOR = Missing(Why.NOT_DEFINED, "relative steps are those of layers")
+FEW_PARTS = Missing(Why.TOO_FEW_ROWS, "a standard error takes three parts of the rows")
+OWN_ROWS = Missing(Why.NO_FORMULA, "what stands in for the optimizer's memory comes from the same rows")
+NO_COSINE = Missing(Why.ZERO_OR_NOT_FINITE, "the mean gradient or the step is zero")
+NOISE_DOMINATES = Missing(Why.HIDDEN_BY_NOISE, "the noise of the rows is larger than their mean gradient")
+NOT_BOUNDED = Missing(Why.HIDDEN_BY_NOISE, "within a standard error the mean gradient may be zero")
+NO_NOISE = Missing(Why.NOT_DEFINED, "the gradients of all parts of the rows are the same")
+MEMBERS_UNTOLD = Missing(Why.NO_STATE, "the state does not tell which tensors the group holds")
+NO_LAYER_MOVES = Missing(Why.NOTHING_MOVES, "no layer of the group moves")
 
 
 def read_limit(
@@ -53,11 +75,10 @@ def read_limit(
     )
 
 
-def read_layers(measuring: PartialMeasurement, crossing: Crossing | None, eta: float | None) -> tuple[LayerRate, ...]:
-    """The layers that move, and the tensor that limits even if it is no layer.
-
-    `linear_trust_eta`: where the breakdown would reach its level along a straight line, level ||g|| / ||(H d)||.
-    """
+def read_layers(
+    measuring: PartialMeasurement, crossing: Crossing | None, eta: float | Missing
+) -> tuple[LayerRate, ...]:
+    """The layers that move, and the tensor that limits even if it is no layer."""
     update, found = measuring.update, []
     moves = {move.tensor.name: move for move in update.line.direction.moves}
     limiting = crossing.limiting if crossing is not None else None
@@ -65,12 +86,18 @@ def read_layers(measuring: PartialMeasurement, crossing: Crossing | None, eta: f
         name = tensor.name
         if name not in moves or not (tensor.is_layer or name == limiting):
             continue
-        gradient_norm, relative = moves[name].gradient_norm, update.relative_steps.get(name)
-        trust = crossing.trust(name, gradient_norm) if crossing is not None and crossing.etas else None
-        linear = None
-        if crossing is not None and crossing.products is not None and name not in crossing.certificate.noise:
-            change, level = crossing.products[name], crossing.certificate.levels[name] * gradient_norm
-            linear = level / change if change > 0.0 and level > 0.0 else None
+        trust = Point(None, "uncertifiable")
+        trust_eta: float | Missing = LIMIT_REACHED
+        linear: float | Missing = LIMIT_REACHED
+        if crossing is not None:
+            linear = _linear_trust(crossing, name, moves[name].gradient_norm)
+            if crossing.etas:
+                trust = crossing.trust(name, moves[name].gradient_norm)
+            if crossing.etas or crossing.stopped is None:
+                trust_eta = TRUST[trust.relation] if trust.eta is None else trust.eta
+        relative = update.relative_steps.get(name, update.line.relative_steps.get(name))
+        step = relative or (NO_SIZE if tensor.is_layer else VECTOR)
+        rate = eta if isinstance(eta, Missing) else step if isinstance(step, Missing) else eta / step
         found.append(
             LayerRate(
                 name=name,
@@ -78,15 +105,51 @@ def read_layers(measuring: PartialMeasurement, crossing: Crossing | None, eta: f
                 shape=tuple(tensor.parameter.shape),
                 parameters=tensor.parameter.numel(),
                 cosine=update.cosines[name].value,
-                cosine_stderr=update.cosines[name].stderr,
-                relative_step=relative if relative is not None else update.line.relative_steps.get(name),
-                trust_eta=trust.eta if trust is not None else None,
-                trust_relation=trust.relation if trust is not None else "uncertifiable",
+                cosine_stderr=_cosine_stderr(update, name),
+                relative_step=step,
+                trust_eta=trust_eta,
+                trust_relation=trust.relation,
                 linear_trust_eta=linear,
-                learning_rate=eta / relative if eta is not None and relative else None,
+                learning_rate=rate,
             )
         )
     return tuple(found)
+
+
+def _linear_trust(crossing: Crossing, name: str, gradient_norm: float) -> float | Missing:
+    """Where the breakdown would reach its level along a straight line: level ||g|| / ||(H d)||."""
+    if crossing.products is None:
+        return NO_SLOPE if crossing.stopped is None else LIMIT_REACHED
+    if name in crossing.certificate.noise:
+        return ROUNDING
+    change, level = crossing.products[name], crossing.certificate.levels[name] * gradient_norm
+    if level <= 0.0:
+        return TRUST["uncertifiable"]
+    return level / change if change > 0.0 else NO_CURVATURE
+
+
+def _cosine_stderr(update: NextUpdate, name: str) -> float | Missing:
+    """The standard error of a tensor's cosine, or why there is none."""
+    error = update.cosines[name].stderr
+    if error is not None:
+        return error
+    if isinstance(update.noise, Missing):
+        return update.noise
+    if update.noise.count < 3:
+        return FEW_PARTS
+    return OWN_ROWS if update.memory else NO_COSINE
+
+
+def read_noise_scale(update: NextUpdate) -> tuple[float | Missing, float | Missing, float | Missing]:
+    """The noise scale, one standard error below it and one above."""
+    noise = update.noise
+    if isinstance(noise, Missing):
+        return noise, noise, noise
+    if noise.noise_scale is None:
+        return NOISE_DOMINATES, NOISE_DOMINATES, NOISE_DOMINATES
+    low, high = noise_scale_range(list(noise.chunks.values())) or (None, None)
+    none = FEW_PARTS if noise.count < 3 else NO_NOISE if noise.noise_scale == 0.0 else NOT_BOUNDED
+    return noise.noise_scale, none if low is None else low, none if high is None else high
 
 
 def read_points(crossing: Crossing | None) -> tuple[MeasuredPoint, ...]:
@@ -99,33 +162,30 @@ def read_points(crossing: Crossing | None) -> tuple[MeasuredPoint, ...]:
     )
 
 
-def read_groups(measuring: PartialMeasurement, eta: float | None) -> tuple[GroupRate, ...]:
+def read_groups(measuring: PartialMeasurement, eta: float | Missing) -> tuple[GroupRate, ...]:
     """The parameter groups of the checkpoint, each with its own largest rate; empty where they cannot be told."""
     state = measuring.matched.state
     if state is None:
         return ()
-    members = measuring.matched.numbers if len(state.groups) == 1 or state.members_told else {}
+    told = len(state.groups) == 1 or state.members_told
+    members = measuring.matched.numbers if told else {}
     highest = max((float(group.settings.get("lr") or 0.0) for group in state.groups), default=0.0)
     found = []
     for index, group in enumerate(state.groups):
         names = [name for name, number in members.items() if number in group.numbers]
-        rate = _optional(group.settings, "lr")
-        share = rate / highest if rate is not None and highest > 0.0 else 1.0
+        rate, decay = group.settings.get("lr"), group.settings.get("weight_decay")
+        share = float(rate) / highest if rate is not None and highest > 0.0 else 1.0
         steps = {n: measuring.update.relative_steps[n] for n in names if n in measuring.update.relative_steps}
-        limit, limiting = largest_rate(eta, steps) if eta is not None else (None, None)
+        limit, limiting = (None, None) if isinstance(eta, Missing) else largest_rate(eta, steps)
+        none = eta if isinstance(eta, Missing) else NO_LAYER_MOVES if told else MEMBERS_UNTOLD
         found.append(
             GroupRate(
                 index=index,
                 tensors=len(names),
-                learning_rate=rate,
-                weight_decay=_optional(group.settings, "weight_decay"),
-                limit=limit * share if limit is not None else None,
+                learning_rate=LEARNING_RATE_UNKNOWN if rate is None else float(rate),
+                weight_decay=WEIGHT_DECAY_UNKNOWN if decay is None else float(decay),
+                limit=none if limit is None else limit * share,
                 limiting_layer=limiting,
             )
         )
     return tuple(found)
-
-
-def _optional(settings: Mapping[str, object], name: str) -> float | None:
-    value = settings.get(name)
-    return None if value is None else float(value)  # type: ignore[arg-type]

@@ -30,9 +30,9 @@ def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
     if result.verification:
         parts.append(_verification(result, style))
     parts.append(_layers(result, style))
-    if result.noise_scale is not None:
+    if not isinstance(result.noise_scale, Missing):
         size, low, high = (
-            number(float(f"{value:.2g}")) if value is not None else ""
+            "" if isinstance(value, Missing) else number(float(f"{value:.2g}"))
             for value in (result.noise_scale, result.noise_scale_low, result.noise_scale_high)
         )
         error = f" ({low} to {high})" if low and high else f" ({low} or more)" if low else ""
@@ -42,7 +42,7 @@ def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
 
 def summary(result: SuggestedRates) -> str:
     """Both answers: how far the next step may go, and the rate to train at."""
-    rate, ratio = result.optimizer.current_learning_rate, result.optimizer.current_ratio
+    rate, ratio = known(result.optimizer.current_learning_rate), known(result.optimizer.current_ratio)
     present = f" You run at {number(rate)}, {number(ratio)} × the limit." if rate is not None and ratio else ""
     return f"{_next_step(result)}{present} {_rate_to_train_at(result)}"
 
@@ -140,7 +140,7 @@ def _verification(result: SuggestedRates, style: PageStyle) -> RenderableType:
             f"{number(run.factor)} ×",
             run.learning_rate,
             run.start_loss,
-            run.end_loss if run.end_loss is not None else math.inf,
+            math.inf if isinstance(run.end_loss, Missing) else run.end_loss,
             sparkline(run.losses[:: max(1, len(run.losses) // 24)], log=True, ascii_only=style.ascii_only),
         )
         for run in result.verification
@@ -161,13 +161,16 @@ def _layers(result: SuggestedRates, style: PageStyle) -> RenderableType:
     farthest = max((point.eta for point in result.points), default=0.0)
     order = sorted(
         result.layers,
-        key=lambda layer: (layer.name != limiting, layer.trust_eta or max(layer.linear_trust_eta or 0.0, farthest)),
+        key=lambda layer: (
+            layer.name != limiting,
+            known(layer.trust_eta) or max(known(layer.linear_trust_eta) or 0.0, farthest),
+        ),
     )
     shown = result.layers if style.show_all else order[:ROWS]
     rows = []
     for layer in shown:
-        error = "" if layer.cosine_stderr is None else f" ± {number(float(f'{layer.cosine_stderr:.1g}'))}"
-        linear, trust = layer.linear_trust_eta, layer.trust_eta
+        stderr, linear, trust = known(layer.cosine_stderr), known(layer.linear_trust_eta), known(layer.trust_eta)
+        error = "" if stderr is None else f" ± {number(float(f'{stderr:.1g}'))}"
         where: object = trust
         if trust is None and layer.trust_relation == "above-grid":  # the search ended before it
             where = f"≈ {number(linear)}" if linear is not None and linear > farthest else f"> {number(farthest)}"

@@ -70,11 +70,11 @@ class GroupRate:
     index: int
     tensors: int
     """How many it has in this model."""
-    learning_rate: float | None
+    learning_rate: float | Missing
     """In the checkpoint."""
-    weight_decay: float | None
-    limit: float | None
-    """The rate at which none of its layers moves by more than the limit; None without layers."""
+    weight_decay: float | Missing
+    limit: float | Missing
+    """The rate at which none of its layers moves by more than the limit; missing without layers that move."""
     limiting_layer: str | None
 
 
@@ -83,13 +83,14 @@ class OptimizerSettings:
     """The update rule that the rates are for."""
 
     name: str | None
-    current_learning_rate: float | None
+    current_learning_rate: float | Missing
     """As given, or found in the checkpoint."""
-    current_ratio: float | None
+    current_ratio: float | Missing
     """It, divided by the limit."""
-    momentum: float | None
-    betas: tuple[float, float] | None
-    weight_decay: float | None
+    momentum: float | Missing | None
+    """None where the rule has none; so for betas."""
+    betas: tuple[float, float] | Missing | None
+    weight_decay: float | Missing
     filled: bool
     """Whether its momentum is taken to be built up, since the checkpoint holds none."""
     train_batch_size: int
@@ -105,20 +106,20 @@ class LayerRate:
     kind: str
     shape: tuple[int, ...]
     parameters: int
-    cosine: float | None
+    cosine: float
     """Between the step of a training batch and descent, decoupled decay left out; 0 where noise dominates."""
-    cosine_stderr: float | None
-    """Standard error, by the jackknife over chunks of the batch; None where they cannot be had."""
-    relative_step: float | None
+    cosine_stderr: float | Missing
+    """Standard error, by the jackknife over chunks of the batch."""
+    relative_step: float | Missing
     """||u_l|| / ||W_l||: what a learning rate of 1 would move it by."""
-    trust_eta: float | None
+    trust_eta: float | Missing
     """Largest relative step of the network before this layer's gradient has changed by cosine."""
     trust_relation: str
     """`crossing`, `above-grid`, `below-grid` or `uncertifiable`, as far as the search for the smallest shows; the last
     also where it did not come to take a gradient."""
-    linear_trust_eta: float | None
+    linear_trust_eta: float | Missing
     """Where it would lie if the gradient changed linearly, from one Hessian-vector product."""
-    learning_rate: float | None
+    learning_rate: float | Missing
     """At which this layer moves by the limit's relative step."""
 
 
@@ -153,8 +154,8 @@ class VerifiedRun:
     """Before each step, on its own minibatch."""
     start_loss: float
     """On rows that no step sees, before the first step."""
-    end_loss: float | None
-    """The same after the last; None where the run left the numbers."""
+    end_loss: float | Missing
+    """The same after the last; missing where the run left the numbers."""
 
 
 @dataclass(frozen=True)
@@ -162,11 +163,11 @@ class Alternative:
     """One optimizer of those that it could be."""
 
     name: str
-    limit: float | None
+    limit: float | Missing
     """Its learning rate whose next step is as large as the limit."""
-    critical: float | None
-    """Its smallest learning rate whose next step raises the loss, to a tenth; None where none was seen."""
-    typical: float | None
+    critical: float | Missing
+    """Its smallest learning rate whose next step raises the loss, to a tenth; missing where none was seen."""
+    typical: float | Missing
 
 
 @dataclass(frozen=True)
@@ -179,20 +180,20 @@ class SuggestedRates:
     recommended: Recommended
     estimates: tuple[Estimate, ...]
     optimizer: OptimizerSettings
-    noise_scale: float | None
-    """tr Sigma / ||g||^2: the batch size at which noise equals signal; None where noise dominates or is not known."""
-    noise_scale_low: float | None
+    noise_scale: float | Missing
+    """tr Sigma / ||g||^2: the batch size at which noise equals signal; missing where noise dominates."""
+    noise_scale_low: float | Missing
     """One standard error below it …"""
-    noise_scale_high: float | None
-    """… and above; None where that is not bounded."""
-    noise_rows: int | None
+    noise_scale_high: float | Missing
+    """… and above; missing where that is not bounded."""
+    noise_rows: int | Missing
     """Rows of each chunk that the noise was measured on."""
     layers: tuple[LayerRate, ...]
     points: tuple[MeasuredPoint, ...]
     """Where the gradient was taken for `measured`; between them nothing was looked at."""
-    probe: tuple[ProbeRun, ...] = ()
-    probe_steps: int | None = None
+    probe_steps: int | Missing
     """Steps of each short run."""
+    probe: tuple[ProbeRun, ...] = ()
     verification: tuple[VerifiedRun, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
     """Where the optimizer is not known."""

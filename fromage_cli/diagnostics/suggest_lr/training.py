@@ -14,14 +14,17 @@ from fromage_cli.probes.trial_runs.verification import verify
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.perceptron import Perceptron
 
+LEFT = Missing(Why.ZERO_OR_NOT_FINITE, "the run left the numbers")
+
 
 @dataclass(frozen=True)
 class Trained:
     """What short runs told, or why there are none."""
 
     recommended: Recommended
+    steps: int | Missing
+    """Of each run."""
     runs: tuple[ProbeRun, ...] = ()
-    steps: int | None = None
     note: str = ""
 
 
@@ -39,9 +42,10 @@ def recommend(
     usual, source = typical_rate(measuring.optimizer)
     measuring.estimates.append(Estimate("typical", measuring.eta(usual), usual, source, 0.0))
     if mode == "none":
-        return Trained(_typical(measuring, usual, Missing(Why.NOT_ASKED, "no short runs were asked for")))
+        why = Missing(Why.NOT_ASKED, "no short runs were asked for")
+        return Trained(_typical(measuring, usual, why), why)
     if isinstance(measuring.error, ResourceError):
-        return Trained(_typical(measuring, usual, LIMIT_REACHED))
+        return Trained(_typical(measuring, usual, LIMIT_REACHED), LIMIT_REACHED)
     before = gradients(measuring.problem.evaluations)
     again = None
     try:
@@ -54,11 +58,12 @@ def recommend(
         found = measure_rate(measuring.matched, fresh=again, batch_size=batch_size, advance=measuring.advance)
     except ResourceError as limit:
         measuring.error = limit
-        return Trained(_typical(measuring, usual, LIMIT_REACHED))
+        return Trained(_typical(measuring, usual, LIMIT_REACHED), LIMIT_REACHED)
     except (MismatchError, UsageError) as error:
         if mode != "auto":
             raise
-        return Trained(_typical(measuring, usual, failed(error)))
+        why = failed(error)
+        return Trained(_typical(measuring, usual, why), why)
     if found.stopped is not None:
         measuring.error = found.stopped
     start = "new weights of the network's factory"
@@ -76,7 +81,7 @@ def recommend(
         rate, name = found.learning_rate, found.estimator
         recommended = Recommended(rate, measuring.eta(rate), found.low, found.high, name, found.reason, True, gain)
     runs = tuple(ProbeRun(rate, loss) for rate, loss in zip(found.rates, found.losses, strict=True))
-    return Trained(recommended, runs, found.steps, f"probe: from {start}; {found.rows}.")
+    return Trained(recommended, found.steps, runs, f"probe: from {start}; {found.rows}.")
 
 
 def _typical(
@@ -103,4 +108,13 @@ def check(
             raise
         measuring.error = error
         return ()
-    return tuple(VerifiedRun(run.factor, run.learning_rate, run.losses, run.start_loss, run.end_loss) for run in found)
+    return tuple(
+        VerifiedRun(
+            factor=run.factor,
+            learning_rate=run.learning_rate,
+            losses=run.losses,
+            start_loss=run.start_loss,
+            end_loss=LEFT if run.end_loss is None else run.end_loss,
+        )
+        for run in found
+    )

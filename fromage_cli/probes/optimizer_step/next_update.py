@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from fromage_cli.errors import MismatchError
+from fromage_cli.missing import Missing, Why, failed, known
 from fromage_cli.optimizers.rule import SGD
 from fromage_cli.probes.optimizer_step.gradient_noise import GradientNoise, measure_noise, noise_chunks
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
@@ -46,8 +47,7 @@ class NextUpdate:
     matched: MatchedState
     step: NextStep
     line: StepLine
-    noise: GradientNoise | None
-    """None for the reason in `no_noise`."""
+    noise: GradientNoise | Missing
     memory: Mapping[str, MomentEstimates]
     """What stands in for a missing state; empty where none is needed."""
     cosines: Mapping[str, Cosine]
@@ -63,8 +63,6 @@ class NextUpdate:
     """Whether momentum is taken to be built up, since no state holds its buffer."""
     relative_steps: Mapping[str, float]
     """sqrt(E||u_l||^2) / ||W_l|| over training batches, by layer, per unit of learning rate."""
-    no_noise: str | None = None
-    """Why the noise is not known, in words."""
 
     def moved(self, tensors: Sequence[TrainableTensor]) -> dict[str, Tensor]:
         """The u of those tensors that move."""
@@ -88,21 +86,23 @@ def next_update(
     problem, optimizer = matched.problem, matched.optimizer
     parts = noise_chunks(problem, chunks, batch_size)
     memory: Mapping[str, MomentEstimates] = {}
-    known = matched.holds_memory
-    if known or not optimizer.remembers:
+    held = matched.holds_memory
+    if held or not optimizer.remembers:
         step = measure_next_step(matched)
         updates = {name: found.update for name, found in step.steps.items()} if optimizer.remembers else None
-        noise, no_noise = _noise(problem, parts, batch_size=batch_size, step=updates, remember=remember)
+        measured = _noise(problem, parts, batch_size=batch_size, step=updates, remember=remember)
+        noise = known(measured)
     else:
-        noise, no_noise = _noise(problem, parts, batch_size=batch_size, remember=True)
+        measured = _noise(problem, parts, batch_size=batch_size, remember=True)
+        noise = known(measured)
         memory, source = stand_in(problem, noise)
         step = measure_next_step(matched, memory, source)
     line = step_line(problem, tensors, step, optimizer.name or SGD.name)
     size = batch_size or problem.batch.size
-    averaged = size * (1.0 if known else averaging(optimizer))
+    averaged = size * (1.0 if held else averaging(optimizer))
     sampled = batch_size is not None or bool(problem.further)  # else a single batch may be all there is
     conditioned = conditioned_noise(optimizer, noise, size) if batch_size is not None else {}
-    factors = noise_factors(optimizer, noise, averaged, known) or {
+    factors = noise_factors(optimizer, noise, averaged, held) or {
         name: each.cosine_factor(averaged) for name, each in conditioned.items()
     }
     varying = noise_of_steps(matched, noise, conditioned)
@@ -111,17 +111,16 @@ def next_update(
         matched=matched,
         step=step,
         line=line,
-        noise=noise,
+        noise=measured,
         memory=memory,
         cosines=_cosines(line, step, noise, factors, averaged),
         levels=_levels(line, factors if batch_size is not None else {}),
         sampled=sampled,
-        filled=optimizer.momentum > 0.0 and not known,
+        filled=optimizer.momentum > 0.0 and not held,
         relative_steps={
-            name: relative * (averaged_length(optimizer, noise, name, size) if sampled and not known else 1.0)
+            name: relative * (averaged_length(optimizer, noise, name, size) if sampled and not held else 1.0)
             for name, relative in relative_steps(problem, line, noise, varying, rows).items()
         },
-        no_noise=no_noise,
     )
 
 
@@ -131,14 +130,15 @@ def _levels(line: StepLine, factors: Mapping[str, float]) -> dict[str, float]:
     return {name: min(line.cosines[name], cosine) * factors.get(name, 1.0) for name, cosine in names.items()}
 
 
-def _noise(problem: Problem, parts: list[Batch], **how: Any) -> tuple[GradientNoise | None, str | None]:
+def _noise(problem: Problem, parts: list[Batch], **how: Any) -> GradientNoise | Missing:
     """The noise of the parts, or why there is none."""
     if not parts:
-        return None, "the rows cannot be cut"
+        code = Why.BATCH_STATISTICS if problem.uses_batch_statistics else Why.TOO_FEW_ROWS
+        return Missing(code, "the rows cannot be cut")
     try:
-        return measure_noise(problem, parts, **how), None
+        return measure_noise(problem, parts, **how)
     except MismatchError as error:
-        return None, error.message.splitlines()[0]
+        return failed(error)
 
 
 def stand_in(problem: Problem, noise: GradientNoise | None) -> tuple[Mapping[str, MomentEstimates], str]:
@@ -175,7 +175,7 @@ def on_rows(update: NextUpdate, problem: Problem) -> NextStep:
     happen to be small there would take all of the step.
     """
     gradients = problem.base.gradients
-    if update.noise is None and update.memory:
+    if isinstance(update.noise, Missing) and update.memory:
         memory, _ = stand_in(problem, None)
     else:
         memory = {n: replace(kept, mean=gradients[n]) for n, kept in update.memory.items() if n in gradients}

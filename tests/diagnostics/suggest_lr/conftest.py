@@ -15,6 +15,8 @@ from fromage_cli.diagnostics.suggest_lr.result import (
 )
 from fromage_cli.missing import Basis, Missing, Why
 
+BEYOND = Missing(Why.ABOVE_GRID, "the search ended before it")
+NO_LAYER = Missing(Why.NOTHING_MOVES, "no layer of the group moves")
 HIDDEN = Missing(Why.GRAPH_UNREADABLE, "the graph hides the depth")
 ESTIMATES = (
     Estimate("lemma2-count", 0.0215, 0.00738, Basis("Lemma 2, depth 10", "every weight tensor counted"), 2.33),
@@ -38,7 +40,7 @@ def layer(index: int, **changes: Any) -> LayerRate:
         "cosine": 0.37,
         "cosine_stderr": 0.031,
         "relative_step": 2.0 + index,
-        "trust_eta": None,
+        "trust_eta": BEYOND,
         "trust_relation": "above-grid",
         "linear_trust_eta": 0.004 * (index + 1),
         "learning_rate": 0.0028 / (2.0 + index),
@@ -55,7 +57,7 @@ def make_result() -> Callable[..., SuggestedRates]:
             "adamw", 0.003, 3.115, None, (0.9, 0.95), 0.1, False, 64,
             (
                 GroupRate(0, 11, 0.003, 0.1, 0.000963, "blocks.10.attention.output.weight"),
-                GroupRate(1, 18, 0.003, 0.0, None, None),
+                GroupRate(1, 18, 0.003, 0.0, NO_LAYER, None),
             ),
         )  # fmt: skip
         values: dict[str, Any] = {
@@ -72,6 +74,7 @@ def make_result() -> Callable[..., SuggestedRates]:
             "noise_scale_high": 231.0,
             "noise_rows": 4,
             "layers": tuple(layers),
+            "probe_steps": 60,
             "points": (MeasuredPoint(0.0028, 1.69, 0.98), MeasuredPoint(0.0029, 1.69, 1.01)),
         }  # fmt: skip
         return SuggestedRates(**{**values, **changes})

@@ -75,7 +75,7 @@ def test_momentum_that_is_taken_as_built_up_is_told(make_result: MakeResult) -> 
 def test_real_steps_that_rise_are_a_warning(make_result: MakeResult) -> None:
     run = VerifiedRun(1.0, 0.002, (1.0, 2.0), 1.0, 2.0)
     assert "rose from 1 to 2" in found(make_result(verification=(run,)))["verification-rises"][1]
-    lost = replace(run, end_loss=None)
+    lost = replace(run, end_loss=NONE)
     assert "left the numbers" in found(make_result(verification=(lost,)))["verification-rises"][1]
     assert "verification-rises" not in found(make_result(verification=(replace(run, factor=3.0),)))
     assert "verification-rises" not in found(make_result(verification=(replace(run, end_loss=0.5),)))

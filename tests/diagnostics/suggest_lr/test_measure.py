@@ -17,7 +17,7 @@ from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request, begin, gradients
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, SuggestedRates
 from fromage_cli.errors import MismatchError, ResourceError
-from fromage_cli.missing import OPTIMIZER_UNKNOWN, Why, known
+from fromage_cli.missing import OPTIMIZER_UNKNOWN, Missing, Why, known
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
@@ -214,7 +214,7 @@ def test_noise_of_a_smaller_batch_lowers_the_limit(make_problem: Maker, perceptr
     assert rates == sorted(rates, reverse=True)
     cosines = [result.layers[1].cosine or 0.0 for result in (whole, small, tiny)]
     assert cosines == sorted(cosines, reverse=True) and cosines[2] < cosines[1] < cosines[0]
-    assert all(result.layers[1].cosine_stderr for result in (whole, small, tiny))
+    assert all(known(result.layers[1].cosine_stderr) for result in (whole, small, tiny))
     assert tiny.optimizer.train_batch_size == 4 and whole.optimizer.train_batch_size == 64
     assert tiny.noise_scale == whole.noise_scale
 
@@ -261,7 +261,8 @@ def test_the_rate_in_the_checkpoint_is_held_against_the_limit(
     assert result.optimizer.current_ratio == pytest.approx(1.0 / (result.limit.learning_rate or 0.0))
     assert (first.tensors, first.learning_rate, first.weight_decay) == (3, 1.0, 0.1)
     assert first.limit == pytest.approx(result.limit.learning_rate)
-    assert (second.tensors, second.learning_rate, second.limit) == (3, 0.5, None)
+    assert (second.tensors, second.learning_rate) == (3, 0.5)
+    assert isinstance(second.limit, Missing) and second.limit.code == Why.NOTHING_MOVES
 
 
 @pytest.mark.parametrize("seed", [9, 11])
@@ -286,7 +287,7 @@ def test_without_an_optimizer_every_one_has_its_rate(
     rates = {each.name: each for each in result.alternatives}
     assert rates["fromage"].limit == pytest.approx(result.limit.eta)
     assert rates["lars"].limit == pytest.approx(0.1 * result.limit.eta)  # momentum .9
-    assert all(each.critical is not None and each.critical > (each.limit or 0.0) for each in result.alternatives)
+    assert all(known(each.critical) is not None and each.critical > each.limit for each in result.alternatives)
     assert gradients(problem.evaluations) <= 40
 
 
@@ -322,7 +323,8 @@ def test_a_loss_of_rows_together_goes_without_noise_and_says_why(
     problem = replace(make_problem(perceptron, classification), loss=Pairs())
     few, many = suggest(problem, Optimizer("adam")), suggest(problem, Optimizer("adam"), chunks=2)
     for found, reason in ((few, "it takes eight rows"), (many, "the loss is one of rows together: it is 3.524, and")):
-        assert found.result.noise_scale is found.result.noise_rows is None
+        assert found.result.noise_scale is found.result.noise_rows
+        assert found.result.noise_scale.code == Why.NOT_EVALUATED
         assert known(found.result.limit.eta) is not None
         assert any(note.startswith(f"noise: not measured ({reason}") for note in found.notes)
 
@@ -334,8 +336,8 @@ def test_all_of_them_together_stay_within_their_forward_passes(
     problem = make_problem(perceptron, classification)
     result = suggest(problem, Optimizer()).result
     rises = [each.critical for each in result.alternatives]
-    assert len(rises) == 9 and rises[0] is not None and rises[-1] is None
-    assert all(each.limit is not None for each in result.alternatives)
+    assert len(rises) == 9 and known(rises[0]) is not None and rises[-1] == alternatives.USED_UP
+    assert all(known(each.limit) is not None for each in result.alternatives)
     counted = make_problem(perceptron, classification)
     monkeypatch.setattr(alternatives, "RULES", {})
     suggest(counted, Optimizer())
@@ -408,8 +410,9 @@ def test_batch_norm_is_not_cut(make_problem: Maker, classification: Data) -> Non
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3))
     found = suggest(make_problem(model, classification), Optimizer("sgd", 0.1))
-    assert found.result.noise_scale is None
-    assert found.result.layers[0].cosine == pytest.approx(1.0) and found.result.layers[0].cosine_stderr is None
+    assert found.result.noise_scale.code == Why.BATCH_STATISTICS
+    assert found.result.layers[0].cosine == pytest.approx(1.0)
+    assert found.result.layers[0].cosine_stderr == found.result.noise_scale
     assert any("cannot be cut" in note for note in found.notes)
     assert found.result.noise == ("0.bias",)
     given = suggest(make_problem(model, classification), Optimizer("sgd", 0.1), batch_size=8)
@@ -445,7 +448,7 @@ def test_the_cosine_of_adam_has_the_error_of_its_chunks(
     ).result
     for layer in result.layers:
         assert layer.cosine is not None and 0.0 < layer.cosine < 1.0
-        assert layer.cosine_stderr is not None and math.isfinite(layer.cosine_stderr)
+        assert known(layer.cosine_stderr) is not None and math.isfinite(layer.cosine_stderr)
 
 
 def test_rows_that_the_step_does_not_help_are_told(make_problem: Maker) -> None:

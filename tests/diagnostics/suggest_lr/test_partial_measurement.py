@@ -11,7 +11,7 @@ from torch import nn
 from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import FORWARD, PRODUCT, Request, gradients
 from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
-from fromage_cli.missing import Missing, found_of
+from fromage_cli.missing import Missing, Why, found_of
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.problem.evaluation.problem import Problem
 
@@ -110,4 +110,4 @@ def test_the_noise_scale_and_its_range_are_those_of_the_chunks_gradients(make_pr
     if middle > error:
         assert result.noise_scale_high == pytest.approx(1.0 / (middle - error), rel=1e-9)
     else:
-        assert result.noise_scale_high is None
+        assert result.noise_scale_high.code == Why.HIDDEN_BY_NOISE

@@ -26,10 +26,16 @@ def test_the_page_where_the_optimizer_is_not_known(make_result: MakeResult) -> N
     result = make_result()
     unknown = replace(
         result,
-        optimizer=replace(result.optimizer, name=None, current_learning_rate=None, current_ratio=None, groups=()),
+        optimizer=replace(
+            result.optimizer,
+            name=None,
+            current_learning_rate=OPTIMIZER_UNKNOWN,
+            current_ratio=OPTIMIZER_UNKNOWN,
+            groups=(),
+        ),
         limit=replace(result.limit, learning_rate=OPTIMIZER_UNKNOWN),
         recommended=Recommended(*[OPTIMIZER_UNKNOWN] * 4, None, OPTIMIZER_UNKNOWN.words, False, OPTIMIZER_UNKNOWN),
-        alternatives=(Alternative("fromage", 0.0028, 0.06, 0.026), Alternative("muon", 0.003, None, None)),
+        alternatives=(Alternative("fromage", 0.0028, 0.06, 0.026), Alternative("muon", 0.003, NONE, NONE)),
     )
     golden("unknown-80.txt", page(unknown))
 
@@ -73,7 +79,7 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
     assert "in all layers but 2 up to a learning" in summary(replace(result, uncertain=("a", "b")))
     mean = replace(result.limit, averaged=True)
     assert "AdamW update, averaged over training batches, is certain to" in summary(replace(result, limit=mean))
-    assert "about 150 (110 or more) rows" in page(replace(result, noise_scale_high=None))
+    assert "about 150 (110 or more) rows" in page(replace(result, noise_scale_high=NONE))
     risen = replace(result.limit, estimator="critical", criterion=None)
     assert "raises the loss from a learning rate of 0.000963 on; nothing smaller is certain" in summary(
         replace(result, limit=risen)
@@ -105,7 +111,7 @@ def test_a_layer_that_the_search_passed_is_beyond_it(make_result: MakeResult) ->
 def test_real_steps_are_drawn(make_result: MakeResult) -> None:
     runs = (
         VerifiedRun(0.3, 0.0003, (1.0, 0.8, 0.7), 1.1, 0.7),
-        VerifiedRun(3.0, 0.003, (1.0, 4.0), 1.1, None),
+        VerifiedRun(3.0, 0.003, (1.0, 4.0), 1.1, NONE),
     )
     text = page(make_result(verification=runs))
     assert "0.3 ×" in text and "inf" in text and "█" in text
