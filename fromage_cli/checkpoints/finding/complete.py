@@ -8,7 +8,7 @@ from fromage_cli.checkpoints.formats.content import kind_of
 from fromage_cli.checkpoints.formats.distributed import check_shards, is_metadata
 from fromage_cli.checkpoints.formats.distributed_metadata import read_metadata
 from fromage_cli.checkpoints.formats.distributed_safetensors import files_of_ranks, is_shard_of_rank
-from fromage_cli.checkpoints.formats.safetensors_header import read_header
+from fromage_cli.checkpoints.formats.safetensors_file import read_header
 from fromage_cli.checkpoints.formats.sharded import is_index, read_index
 from fromage_cli.errors import InputError
 

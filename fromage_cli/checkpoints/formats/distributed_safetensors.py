@@ -15,8 +15,7 @@ from typing import Any
 
 from fromage_cli.checkpoints.checkpoint import Contents, entries_of
 from fromage_cli.checkpoints.formats.pieces import Box, PiecedTensor
-from fromage_cli.checkpoints.formats.safetensors_file import read_tensor
-from fromage_cli.checkpoints.formats.safetensors_header import Header, invalid, read_header
+from fromage_cli.checkpoints.formats.safetensors_file import Header, invalid, read_header, read_tensor
 from fromage_cli.checkpoints.names.library_files import SHARD_OF_RANK
 from fromage_cli.checkpoints.storage.files import names_in, quoted
 from fromage_cli.checkpoints.storage.stored_tensor import are_whole_numbers
@@ -31,13 +30,25 @@ def is_shard_of_rank(path: Path) -> bool:
 
 
 def read_ranks(path: Path) -> Contents:
-    """Read the headers of all ranks' files, of which `path` is one, and put their tensors together."""
+    """Read the headers of all ranks' files, of which `path` is one, and put their tensors together.
+
+    Raises InputError where the pieces of a tensor leave a gap.
+    """
     files = files_of_ranks(path)
-    headers = [read_header(file) for file in files]
-    tensors = _pieced_tensors(path, headers)
+    tensors: dict[str, PiecedTensor] = {}
+    for header in map(read_header, files):
+        offsets = _offsets(header)
+        for name, entry in header.entries.items():
+            box = Box(offsets[name], entry.shape, partial(read_tensor, header, name))
+            ends = tuple(begin + size for begin, size in zip(box.offsets, box.sizes, strict=True))
+            whole = tensors.setdefault(name, PiecedTensor(entry.dtype, ends, name=f"{name!r} in {quoted(path.parent)}"))
+            if whole.dtype != entry.dtype or len(whole.shape) != len(ends):
+                raise invalid(header.version.path, f"tensor {name!r} is of another kind in another rank's file")
+            whole.boxes = (*whole.boxes, box)
+            whole.shape = tuple(map(max, whole.shape, ends))  # it is as large as its pieces reach
     return Contents(
         format="safetensors-distributed",
-        entries=entries_of(tensors),
+        entries=entries_of({name: tensor.check() for name, tensor in tensors.items()}),
         read=lambda name: tensors[name].read(),
         notes=(f"Put together from {len(files)} files; how many there were when it was saved is not recorded.",),
     )
@@ -54,22 +65,6 @@ def files_of_ranks(path: Path) -> list[Path]:
             hint="Copy them again: shard-RANK-model-….safetensors.",
         )
     return [path.with_name(name) for name in ranks]
-
-
-def _pieced_tensors(path: Path, headers: list[Header]) -> dict[str, PiecedTensor]:
-    """Return the whole tensors, which are as large as their pieces reach; raises InputError where one has gaps."""
-    tensors: dict[str, PiecedTensor] = {}
-    for header in headers:
-        offsets = _offsets(header)
-        for name, entry in header.entries.items():
-            box = Box(offsets[name], entry.shape, partial(read_tensor, header, name))
-            ends = tuple(begin + size for begin, size in zip(box.offsets, box.sizes, strict=True))
-            whole = tensors.setdefault(name, PiecedTensor(entry.dtype, ends, name=f"{name!r} in {quoted(path.parent)}"))
-            if whole.dtype != entry.dtype or len(whole.shape) != len(ends):
-                raise invalid(header.version.path, f"tensor {name!r} is of another kind in another rank's file")
-            whole.boxes = (*whole.boxes, box)
-            whole.shape = tuple(map(max, whole.shape, ends))
-    return {name: tensor.check() for name, tensor in tensors.items()}
 
 
 def _offsets(header: Header) -> dict[str, tuple[int, ...]]:

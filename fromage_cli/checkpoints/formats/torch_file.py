@@ -11,7 +11,7 @@ from fromage_cli.checkpoints.checkpoint import Contents, Span, entries_of
 from fromage_cli.checkpoints.formats.sharded import texts_in
 from fromage_cli.checkpoints.formats.torch_archive import TorchArchive
 from fromage_cli.checkpoints.formats.torch_legacy import LegacyFile
-from fromage_cli.checkpoints.formats.torch_package import TorchPackage
+from fromage_cli.checkpoints.formats.torch_package import load_package
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.names.steps import first_step
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice, ancestors, choose
@@ -97,7 +97,7 @@ def load(source: Source, kind: str, allowance: Allowance | None = None) -> Loade
         unpickled = LegacyFile(source, allowance).load()
         return Loaded(without_placeholders(unpickled.value), unpickled.names, warnings_about(unpickled.names))
     if kind == "torch-package":
-        held, names = TorchPackage(source).load()
+        held, names = load_package(source)
         return Loaded(without_placeholders(held), names, warnings_about(names))
     archive = TorchArchive(source)
     unpickled = archive.load(allowance)

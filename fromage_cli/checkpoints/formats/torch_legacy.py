@@ -50,7 +50,21 @@ class LegacyFile:
             little = system.value.get("little_endian", True) if isinstance(system.value, dict) else True
             main = self._unpickle(file, system.end, partial(self._storage, little is False))
             keys = self._unpickle(file, main.end)
-            self._locate_storages(file, keys)
+            listed = list(map(str, keys.value)) if isinstance(keys.value, list) else []
+            stream = PickleStream(file, self.path, self.size, keys.end)
+            if set(listed) != set(self._storages) or len(listed) > len(self._storages):
+                raise stream.damaged("the storages listed are not those that its tensors lie in")
+            place = keys.end
+            for key in listed:  # from storage to storage without reading them: all of them must be there
+                file.seek(place)
+                storage = self._storages[key]
+                count = int.from_bytes(file.read(8), "big" if storage.big_endian else "little")
+                begin, place = place + 8, place + 8 + storage.size
+                if place > self.size:
+                    raise PickleStream(file, self.path, self.size, begin).cut_off(storage.size)
+                if count * ELEMENT_BYTES[storage.dtype] != storage.size:
+                    raise stream.damaged(f"the storage {key!r} has {count} elements, its tensors need another number,")
+                self._positions[key] = begin
         return replace(main, names=(*main.names, *self._names))
 
     def _unpickle(self, file: Window, begin: int, persistent: Callable[[Any], Any] | None = None) -> Unpickled:
@@ -76,24 +90,6 @@ class LegacyFile:
         if (root.dtype, root.size) != (dtype, size):
             raise OutsideStorage(f"the storage {key:.60} as {root.dtype} and as {dtype}")
         return _view(root, identifier[5]) if len(identifier) > 5 and identifier[5] is not None else root
-
-    def _locate_storages(self, file: Window, keys: Unpickled) -> None:
-        """Go from storage to storage without reading them, and check that all of them are there."""
-        place = keys.end
-        listed = keys.value if isinstance(keys.value, list) else []
-        stream = PickleStream(file, self.path, self.size, place)
-        if set(map(str, listed)) != set(self._storages) or len(listed) > len(self._storages):
-            raise stream.damaged("the storages listed are not those that its tensors lie in")
-        for key in map(str, listed):
-            file.seek(place)
-            storage = self._storages[key]
-            count = int.from_bytes(file.read(8), "big" if storage.big_endian else "little")
-            begin, place = place + 8, place + 8 + storage.size
-            if place > self.size:
-                raise PickleStream(file, self.path, self.size, begin).cut_off(storage.size)
-            if count * ELEMENT_BYTES[storage.dtype] != storage.size:
-                raise stream.damaged(f"the storage {key!r} has {count} elements, its tensors need another number,")
-            self._positions[key] = begin
 
 
 def with_nested(

@@ -23,32 +23,29 @@ MOST_PACKAGED_PICKLES = 1000
 """Pickles that are read: packages hold a handful."""
 
 
-class TorchPackage:
-    """One archive, whose storages are read when a tensor is."""
+def load_package(source: Source) -> tuple[dict[str, Any], tuple[PickledName, ...]]:
+    """Return what each pickle describes, by its path in the package with dots, and the names that they ask for.
 
-    def __init__(self, source: Source) -> None:
-        """Read the archive's directory; raises InputError where it is cut off or damaged."""
-        self.container = ZipContainer(source)
-        self.root = next(name.partition(DATA_FOLDER)[0] for name in self.container.members if DATA_FOLDER in name)
-        self._storages: dict[tuple[str, str], Storage] = {}
+    Storages are read when a tensor is. Raises InputError where the archive's directory is cut off or damaged.
+    """
+    container = ZipContainer(source)
+    root = next(name.partition(DATA_FOLDER)[0] for name in container.members if DATA_FOLDER in name)
+    storages: dict[tuple[str, str], Storage] = {}
 
-    def load(self) -> tuple[dict[str, Any], tuple[PickledName, ...]]:
-        """Return what each pickle describes, by its path in the package with dots, and the names that they ask for."""
-        found: dict[str, Any] = {}
-        names: list[PickledName] = []
-        members = [name for name in self.container.members if name.endswith(".pkl") and DATA_FOLDER not in name]
-        allowance = Allowance(sum(self.container.member(member).stored for member in members[:MOST_PACKAGED_PICKLES]))
-        for member in members[:MOST_PACKAGED_PICKLES]:
-            pickled = self.container.read_pickle(member)
-            stream = PickleStream(io.BytesIO(pickled), self.container.path, len(pickled), part=member)
-            unpickled = unpickle(stream, CONSTRUCTORS, self._storage, allowance)
-            place = member.removeprefix(self.root).removesuffix(".pkl").replace("/", ".")
-            found[place] = unpickled.value
-            names += unpickled.names
-        return found, tuple(names)
-
-    def _storage(self, identifier: Any) -> Storage:
-        """Return the storage that a persistent id names."""
+    def storage_of(identifier: Any) -> Storage:
         key, dtype, size = parse_storage_id(identifier)
-        storage = self.container.storage(f"{self.root}{DATA_FOLDER}{key}.storage", key, dtype, size)
-        return self._storages.setdefault((key, dtype), storage)
+        storage = container.storage(f"{root}{DATA_FOLDER}{key}.storage", key, dtype, size)
+        return storages.setdefault((key, dtype), storage)
+
+    found: dict[str, Any] = {}
+    names: list[PickledName] = []
+    members = [name for name in container.members if name.endswith(".pkl") and DATA_FOLDER not in name]
+    members = members[:MOST_PACKAGED_PICKLES]
+    allowance = Allowance(sum(container.member(member).stored for member in members))
+    for member in members:
+        pickled = container.read_pickle(member)
+        stream = PickleStream(io.BytesIO(pickled), container.path, len(pickled), part=member)
+        unpickled = unpickle(stream, CONSTRUCTORS, storage_of, allowance)
+        found[member.removeprefix(root).removesuffix(".pkl").replace("/", ".")] = unpickled.value
+        names += unpickled.names
+    return found, tuple(names)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from fromage_cli.checkpoints.formats.content import foreign_format
 from fromage_cli.checkpoints.formats.npy_header import NPY_MAGIC, pickle_in_array
 from fromage_cli.checkpoints.formats.npz_file import ARRAY_SUFFIX
-from fromage_cli.checkpoints.formats.safetensors_header import read_header
+from fromage_cli.checkpoints.formats.safetensors_file import read_header
 from fromage_cli.checkpoints.formats.zip_container import ZipContainer
 from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, NESTED

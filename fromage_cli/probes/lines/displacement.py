@@ -4,7 +4,7 @@ from torch import Tensor
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.networks.other_weights import other_weights
+from fromage_cli.problem.networks.weights import other_weights
 
 
 def displacement_to(problem: Problem, other: Checkpoint) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -13,7 +13,7 @@ from fromage_cli.problem.data.pytrees import named_tensors
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.call import call_model
 from fromage_cli.problem.losses.supervised_losses import prediction
-from fromage_cli.problem.networks.other_weights import other_weights
+from fromage_cli.problem.networks.weights import other_weights
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.problem.networks.layers import TrainableTensor, owner_of
 from fromage_cli.theory.accumulation import squared_norm
 
 HEADS = (
@@ -25,15 +25,6 @@ HEADS = (
     "n_kv_heads",
 )
 """What attention modules, and configurations, call the number of their heads."""
-
-
-def owner_of(name: str) -> tuple[str, str]:
-    """The module that a tensor belongs to and the tensor's own name there, parametrisations looked through."""
-    owner, parametrized, rest = f".{name}".partition(".parametrizations.")
-    if parametrized:
-        return owner.removeprefix("."), rest.partition(".")[0]
-    owner, _, leaf = name.rpartition(".")
-    return owner, leaf
 
 
 def bias_of(problem: Problem, layer: TrainableTensor) -> TrainableTensor | None:
@@ -75,10 +66,10 @@ def output_scales(problem: Problem, layers: Sequence[TrainableTensor]) -> dict[s
     """
     found: dict[str, float] = {}
 
-    def record(names: list[str], module: Any, arguments: Any, output: Any) -> None:
+    def record(name: str, module: Any, arguments: Any, output: Any) -> None:
         first = output[0] if isinstance(output, list | tuple) and output else output
         if isinstance(first, Tensor) and first.is_floating_point() and first.numel():
-            found.update(dict.fromkeys(names, math.sqrt(squared_norm(first) / first.numel())))
+            found[name] = math.sqrt(squared_norm(first) / first.numel())
 
     modules = dict(problem.model.named_modules(remove_duplicate=False))
     chunk = problem.chunks()[0]
@@ -86,7 +77,7 @@ def output_scales(problem: Problem, layers: Sequence[TrainableTensor]) -> dict[s
         for layer in layers:
             module = modules.get(owner_of(layer.name)[0])
             if module is not None and not isinstance(module, torch.jit.ScriptModule):
-                stack.callback(module.register_forward_hook(partial(record, [layer.name])).remove)
+                stack.callback(module.register_forward_hook(partial(record, layer.name)).remove)
         with problem.evaluation(), torch.no_grad():
             problem.loss(problem.model, chunk)
     problem.evaluations.forwards += chunk.size / problem.rows

@@ -23,6 +23,15 @@ class TrainableTensor:
         return self.parameter.dim() >= 2
 
 
+def owner_of(name: str) -> tuple[str, str]:
+    """The module that a tensor belongs to and the tensor's own name there, parametrisations looked through."""
+    owner, parametrized, rest = f".{name}".partition(".parametrizations.")
+    if parametrized:
+        return owner.removeprefix("."), rest.partition(".")[0]
+    owner, _, leaf = name.rpartition(".")
+    return owner, leaf
+
+
 def trainable_tensors(model: nn.Module) -> list[TrainableTensor]:
     """The parameters that require a gradient, in model order, tied ones once."""
     names: dict[int, list[str]] = {}
@@ -34,8 +43,7 @@ def trainable_tensors(model: nn.Module) -> list[TrainableTensor]:
     modules = dict(model.named_modules(remove_duplicate=False))
     found = []
     for key, (first, *others) in names.items():
-        owner, parametrized, _ = f".{first}".partition(".parametrizations.")
-        module = modules[owner.removeprefix(".") if parametrized else first.rpartition(".")[0]]
+        module = modules[owner_of(first)[0]]
         kind: str = getattr(module, "original_name", type(module).__name__)  # what a scripted module was made from
         found.append(TrainableTensor(first, parameters[key], kind.removeprefix("Parametrized"), tuple(others)))
     return found

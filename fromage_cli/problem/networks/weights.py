@@ -1,6 +1,7 @@
-"""A checkpoint's tensors put into a model, name by name, or refused with what does not fit."""
+"""A checkpoint's tensors put into a model, name by name, or refused with what does not fit; for good or for a while."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,6 +42,30 @@ def load_weights(model: nn.Module, checkpoint: "Checkpoint") -> tuple[str, ...]:
     ignored = f"Ignored {listed(tolerated)}: the model computes these buffers itself." if tolerated else ""
     left = f"The checkpoint lacks the buffers {listed(kept)}: the model's own values stay." if kept else ""
     return tuple(filter(None, (match.note, ignored, left)))
+
+
+@contextmanager
+def other_weights(model: nn.Module, other: "Checkpoint") -> Iterator[tuple[dict[str, Tensor], tuple[str, ...]]]:
+    """Loads another checkpoint's tensors into a model and puts everything back bit for bit, however the block ends.
+
+    Yields the model's own tensors by name, tied ones once under the first of their names, and what the user should know
+    of the other weights. What the block takes out of that dictionary it puts back itself, and so lets its memory go.
+    Raises MismatchError and NumericalError as `load_weights` does.
+    """
+    model = unwrapped(model)
+    kept: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in model.state_dict(keep_vars=True).items():
+        if torch.is_tensor(value) and id(value) not in seen:
+            kept[name] = value.detach().clone()
+            seen.add(id(value))
+    try:
+        yield kept, (*other.notes, *load_weights(model, other))
+    finally:
+        held = model.state_dict(keep_vars=True)
+        with torch.no_grad():
+            for name, value in kept.items():
+                held[name].copy_(value)
 
 
 def weight_reader(model: nn.Module, checkpoint: "Checkpoint") -> Callable[[TrainableTensor], Tensor]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fromage_cli.checkpoints.formats.safetensors_header import DTYPES
+from fromage_cli.checkpoints.formats.safetensors_file import DTYPES
 from fromage_cli.checkpoints.reading.widening import FLOAT8, Widening
 from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 

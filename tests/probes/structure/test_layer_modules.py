@@ -7,16 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from fromage_cli.probes.structure.layer_modules import bias_of, head_counts, output_scales, owner_of
+from fromage_cli.probes.structure.layer_modules import bias_of, head_counts, output_scales
 from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
-
-
-def test_owners() -> None:
-    assert owner_of("a.b.weight") == ("a.b", "weight")
-    assert owner_of("weight") == ("", "weight")
-    assert owner_of("a.parametrizations.weight.original1") == ("a", "weight")
 
 
 class Several(nn.Module):

@@ -1,7 +1,13 @@
 import torch
 from torch import nn
 
-from fromage_cli.problem.networks.layers import frozen_names, trainable_tensors
+from fromage_cli.problem.networks.layers import frozen_names, owner_of, trainable_tensors
+
+
+def test_owners() -> None:
+    assert owner_of("a.b.weight") == ("a.b", "weight")
+    assert owner_of("weight") == ("", "weight")
+    assert owner_of("a.parametrizations.weight.original1") == ("a", "weight")
 
 
 class Tied(nn.Module):
