@@ -1,5 +1,6 @@
 """What a diagnostic concludes: a coded sentence with the number, the limit it was held against and the remedy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,3 +25,8 @@ class Finding:
     """The number it was held against."""
     hint: str = ""
     """What to do about it."""
+
+
+def only_one(names: Sequence[str]) -> str | None:
+    """The layer that a finding is about: the only one of these, or None where there are several."""
+    return names[0] if len(names) == 1 else None

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from fromage_cli.counting import counted, first_names
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
-from fromage_cli.findings import Finding
+from fromage_cli.findings import Finding, only_one
 from fromage_cli.missing import known
 from fromage_cli.probes.lines.direction import Still
 
@@ -75,7 +75,7 @@ def _gradients(result: BreakdownResult) -> Iterator[Finding]:
         yield Finding(
             code="gradient-is-rounding",
             severity="info",
-            layer=result.noise[0] if len(result.noise) == 1 else None,
+            layer=only_one(result.noise),
             message=f"the gradient of {counted(len(result.noise), 'tensor')} is zero but for rounding, so nothing is "
             f"said of {'its' if len(result.noise) == 1 else 'their'} breakdown: {first_names(result.noise)}",
             value=float(len(result.noise)),
@@ -104,7 +104,7 @@ def _gradients(result: BreakdownResult) -> Iterator[Finding]:
         yield Finding(
             code="tensor-still",
             severity="info",
-            layer=dead[0] if len(dead) == 1 else None,
+            layer=only_one(dead),
             message=f"{counted(len(dead), 'tensor')} with zero weights or zero gradient "
             f"do{'' if len(dead) > 1 else 'es'} not move: {first_names(dead)}",
             value=float(len(dead)),

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from fromage_cli.counting import first_names
 from fromage_cli.diagnostics.distance.result import DistanceResult, LayerDistance
-from fromage_cli.findings import Finding
+from fromage_cli.findings import Finding, only_one
 from fromage_cli.missing import known
 
 TURNED = math.pi / 2.0
@@ -39,7 +39,7 @@ def _not_comparable(result: DistanceResult) -> Iterator[Finding]:
             yield Finding(
                 code="tensors-unpaired",
                 severity="warn",
-                layer=names[0] if len(names) == 1 else None,
+                layer=only_one(names),
                 message=f"{_counted(names)} {where}, and left out: {first_names(names)}",
                 value=float(len(names)),
                 limit=0.0,
@@ -76,7 +76,7 @@ def _movement(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
         yield Finding(
             code="layer-unmoved",
             severity="info",
-            layer=unmoved[0] if len(unmoved) == 1 else None,
+            layer=only_one(unmoved),
             message=f"{_counted(unmoved)} the same in both, to the last digit: {first_names(unmoved)}",
             value=float(len(unmoved)),
             hint="Frozen, without a gradient, or moved by less than its dtype can hold.",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from fromage_cli.counting import counted, first_names
 from fromage_cli.diagnostics.inspect.result import InspectResult, SafetyResult
-from fromage_cli.findings import Finding
+from fromage_cli.findings import Finding, only_one
 
 
 def judge(result: InspectResult) -> tuple[Finding, ...]:
@@ -78,7 +78,7 @@ def _zeros_and_copies(result: InspectResult) -> Iterator[Finding]:
         yield Finding(
             code="tensor-all-zero",
             severity="info",
-            layer=names[0] if len(names) == 1 else None,
+            layer=only_one(names),
             message=f"every entry of {count} with two or more dimensions is zero: {first_names(names)}",
             value=float(len(names)),
             hint="Usual for branches that start at zero; otherwise the layer was never trained or has died.",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from fromage_cli.counting import first_names
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult
-from fromage_cli.findings import Finding
+from fromage_cli.findings import Finding, only_one
 from fromage_cli.missing import known
 from fromage_cli.optimizers.effective_rate import rate_power
 from fromage_cli.optimizers.rule import LARS
@@ -146,5 +146,5 @@ def _reach_of_the_theory(result: IntrinsicResult) -> Iterator[Finding]:
         ),
     ):
         if names:
-            layer = names[0] if len(names) == 1 else None
+            layer = only_one(names)
             yield Finding(code=code, severity="info", message=message, layer=layer, value=float(len(names)), hint=hint)

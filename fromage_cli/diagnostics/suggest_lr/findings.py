@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from fromage_cli.counting import counted, first_names
 from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
-from fromage_cli.findings import Finding
+from fromage_cli.findings import Finding, only_one
 from fromage_cli.missing import Missing, Why, known
 
 
@@ -134,7 +134,7 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
         yield Finding(
             code="noise-dominates",
             severity="info",
-            layer=low[0] if len(low) == 1 else None,
+            layer=only_one(low),
             message=f"at {counted(size, 'row')} a batch, the step of {counted(len(low), 'layer')} is not told from "
             f"noise, or does not descend: {first_names(low)}",
             value=float(len(low)),
@@ -147,7 +147,7 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
         yield Finding(
             code="certain-together-only",
             severity="info",
-            layer=names[0] if len(names) == 1 else None,
+            layer=only_one(names),
             message=f"the step does not descend in {counted(len(names), 'layer')} alone, which the limit therefore "
             f"takes together {others}: {first_names(names)}",
             value=float(len(names)),
@@ -157,7 +157,7 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
         yield Finding(
             code="gradient-is-rounding",
             severity="info",
-            layer=result.noise[0] if len(result.noise) == 1 else None,
+            layer=only_one(result.noise),
             message=f"the gradient of {counted(len(result.noise), 'tensor')} is zero but for rounding and has no say "
             f"of its own: {first_names(result.noise)}",
             value=float(len(result.noise)),
