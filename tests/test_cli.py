@@ -104,13 +104,14 @@ def test_the_table_of_contents_has_each_commands_first_line(name):
     assert COMMANDS[name] == first_line
 
 
-def test_a_breakdown_imports_no_compiler(tmp_path):
+@pytest.mark.parametrize("direction", ["fromage", "adam"])
+def test_a_breakdown_imports_no_compiler(direction, tmp_path):
     sample = ROOT / "sample_checkpoints/mlp-2/step-000440.safetensors"
     code = f"""
 import sys
 from fromage_cli import cli
 try:
-    cli.main(["breakdown", {str(sample)!r}, "--eta", "0.001,0.01"])
+    cli.main(["breakdown", {str(sample)!r}, "--eta", "0.001,0.01", "--direction", {direction!r}])
 except SystemExit as exit:
     assert exit.code == 0, exit.code
 assert not {{"torch._dynamo", "torch.fx.experimental.symbolic_shapes", "sympy"}} & set(sys.modules)

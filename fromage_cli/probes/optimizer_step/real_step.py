@@ -4,6 +4,7 @@ w - learning rate * (update + shrinkage * w): decoupled decay is kept apart, and
 """
 
 import inspect
+from collections import defaultdict
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -112,29 +113,34 @@ def _update(
     `coupled`: the decay that is part of the gradient.
     """
     if issubclass(rule.load_class(), TensorwiseOptimizer):
-        settings = {**settings, "weight_decay": coupled}
-        group = {name: value for name, value in settings.items() if name == "lr" or rule.has(name)}
-        optimizer = rule.load_class()([tensor.weight], **group)
+        group = {**settings, "weight_decay": coupled}
+        optimizer = _restored(rule, tensor.weight, group, load_slot(slot or {}, tensor.gradient, rule))
         assert isinstance(optimizer, TensorwiseOptimizer)
-        optimizer.state[tensor.weight] = load_slot(slot or {}, tensor.gradient, rule)
         return optimizer.update(tensor.weight, tensor.weight, tensor.gradient, group)
     place = torch.zeros_like(tensor.gradient)
     place.grad = tensor.gradient.add(tensor.weight, alpha=coupled) if coupled else tensor.gradient
     rate = SMALL_RATE if rule.reads_weights else 1.0
     if rule.reads_weights:
         settings = {**settings, "eps": _scale_of_weights(settings["eps"], tensor.weight)}
-    group = {name: value for name, value in {**settings, "lr": rate}.items() if name == "lr" or rule.has(name)}
-    stepping = rule.load_class()([place], **group, **_one_at_a_time(rule))
-    if slot:
-        stepping.state[place] = load_slot(slot, tensor.gradient, rule, bool(settings.get("amsgrad")))
+    kept = load_slot(slot or {}, tensor.gradient, rule, bool(settings.get("amsgrad")))
+    stepping = _restored(rule, place, {**settings, "lr": rate}, kept)
     with torch.no_grad():
-        stepping.step()
+        inspect.unwrap(type(stepping).step)(stepping)  # without the decorators, which import torch's compiler too
     return place.div_(-rate)
 
 
-def _one_at_a_time(rule: Rule) -> dict[str, Any]:
-    """Arguments that keep torch from gathering tensors, where the class has a choice."""
-    return {"foreach": False} if "foreach" in inspect.signature(rule.load_class()).parameters else {}
+def _restored(
+    rule: Rule, parameter: Tensor, settings: Mapping[str, Any], slot: dict[str, Any]
+) -> torch.optim.Optimizer:
+    """The rule's class with one tensor, made as unpickling makes it: its constructor imports torch's compiler (1 s)."""
+    stepping_class = rule.load_class()
+    arguments = inspect.signature(stepping_class).parameters.values()
+    group = {argument.name: argument.default for argument in arguments} | dict(settings)
+    group |= {"params": [parameter], "foreach": False}  # one tensor at a time gathers no others
+    restored: torch.optim.Optimizer = stepping_class.__new__(stepping_class)
+    state = defaultdict(dict, {parameter: slot} if slot else {})
+    restored.__setstate__({"defaults": {}, "state": state, "param_groups": [group]})
+    return restored
 
 
 def _scale_of_weights(eps: tuple[float | None, float], weight: Tensor) -> tuple[float | None, float]:
@@ -161,13 +167,12 @@ def _rescaled_step(
     rule: Rule, tensor: TensorState, estimates: MomentEstimates | None, settings: dict[str, Any]
 ) -> TensorStep:
     """LAMB's: the update by its moments and the decay, together brought to the norm of the weights."""
-    group = {name: value for name, value in settings.items() if name == "lr" or rule.has(name)}
-    optimizer = LAMB([tensor.weight], **group)
+    slot = tensor.slot if tensor.slot is not None and holds(rule, tensor.slot) else {}
+    optimizer = _restored(rule, tensor.weight, settings, load_slot(slot, tensor.gradient, rule))
+    assert isinstance(optimizer, LAMB)
     if estimates is not None and estimates.square is not None:
         update = estimates.mean / estimates.square.sqrt().add_(settings["eps"])
     else:
-        slot = tensor.slot if tensor.slot is not None and holds(rule, tensor.slot) else {}
-        optimizer.state[tensor.weight] = load_slot(slot, tensor.gradient, rule)
-        update = optimizer.update_by_moments(tensor.weight, tensor.gradient, group)
-    ratio = float(optimizer.trust_ratio(tensor.weight, update.add(tensor.weight, alpha=tensor.decay), group))
+        update = optimizer.update_by_moments(tensor.weight, tensor.gradient, settings)
+    ratio = float(optimizer.trust_ratio(tensor.weight, update.add(tensor.weight, alpha=tensor.decay), settings))
     return TensorStep(update.mul_(ratio), ratio * tensor.decay)
