@@ -24,6 +24,10 @@ class Why(StrEnum):
     """It depends on the learning rate, which nothing tells."""
     WEIGHT_DECAY_UNKNOWN = "weight-decay-unknown"
     """It depends on the weight decay, which nothing tells."""
+    DTYPE_UNKNOWN = "dtype-unknown"
+    """It depends on how numbers of a dtype are stored, which is not known here."""
+    NOT_LOGGED = "not-logged"
+    """The log of the trainer does not have it."""
     STEP_UNKNOWN = "step-unknown"
     """It depends on the training step of a checkpoint, which the file does not tell."""
     NO_STATE = "no-optimizer-state"
@@ -108,6 +112,7 @@ class Interrupted(Generic[T]):
 
 LIMIT_REACHED = Missing(Why.LIMIT_REACHED, "a limit was reached before")
 OPTIMIZER_UNKNOWN = Missing(Why.OPTIMIZER_UNKNOWN, "the optimizer is not known")
+STEP_UNKNOWN = Missing(Why.STEP_UNKNOWN, "the file does not tell its training step")
 LEARNING_RATE_UNKNOWN = Missing(Why.LEARNING_RATE_UNKNOWN, "the learning rate is not known")
 WEIGHT_DECAY_UNKNOWN = Missing(Why.WEIGHT_DECAY_UNKNOWN, "the weight decay is not known")
 

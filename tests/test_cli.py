@@ -2,6 +2,7 @@ import inspect
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fromage_cli import __version__
-from fromage_cli.cli import load_command
+from fromage_cli.cli import load_command, main
 from fromage_cli.diagnostics import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -455,3 +456,77 @@ def test_a_working_directory_that_is_gone(tmp_path):
     script = f"mkdir gone && cd gone && rmdir ../gone && {' '.join(PROGRAM)} measure"
     outcome = run_shell(script, tmp_path)
     assert outcome.returncode == 0, outcome.stderr
+
+
+MLP = ROOT / "sample_checkpoints/mlp-2"
+AT_440 = str(MLP / "step-000440.safetensors")
+GPT = str(ROOT / "sample_checkpoints/char-gpt/step-000860.pt")
+CALLS = {
+    "inspect": ([AT_440], [AT_440, "--headers"], [AT_440, "--spectrum"], [GPT]),
+    "breakdown": ([AT_440, "--eta", "1e-3,1e-2"],),
+    "suggest-lr": (
+        [AT_440, "--probe", "none"],
+        [AT_440, "--probe", "none", "--optimizer", "sgd"],
+        [AT_440, "--probe", "none", "--optimizer", "adam", "--lr", ".1", "--verify", "2"],
+    ),
+    "norms": ([str(MLP)], [AT_440, "--model", "auto"]),
+    "intrinsic-lr": ([str(MLP), "--optimizer", "sgd"], [AT_440, "--optimizer", "adamw", "--lr", "1e-3"]),
+    "sharpness": ([AT_440], [AT_440, "--optimizer", "adamw", "--lr", "1e-3"]),
+    "distance": ([str(MLP / "step-000220.safetensors"), AT_440], [AT_440, AT_440, "--model", "auto"]),
+}
+"""Calls of every command that leave something unknown."""
+DO_NOT_EXIST = {
+    "inspect.key": "the tensors lie in no nested dictionary",
+    "inspect.optimizer": "no state was saved",
+    "inspect.optimizer.groups[].momentum": "the optimizer has none",
+    "breakdown.limiting_layer": "no layer limits",
+    "breakdown.decay_left_out": "no decay was left out",
+    "suggest-lr.optimizer.name": "no optimizer is known",
+    "suggest-lr.optimizer.momentum": "the optimizer has none",
+    "suggest-lr.optimizer.betas": "the optimizer has none",
+    "suggest-lr.recommended.estimator": "no rate is recommended",
+    "norms.optimizer": "no optimizer is known",
+    "norms.layers[].kind": "there is no model",
+    "norms.layers[].dead_bias": "there is no bias, or no model",
+    "norms.layers[].invariance.granularity": "the layer is not invariant",
+    "norms.layers[].invariance.parts": "the layer is not invariant",
+    "norms.layers[].invariance.part_cosine": "the layer has no parts with a scale of their own",
+    "norms.layers[].invariance.axis": "the layer has no parts with a scale of their own",
+    "intrinsic-lr.momentum": "the optimizer has none",
+    "intrinsic-lr.betas": "the optimizer has none",
+    "intrinsic-lr.drop_factor": "no drop was asked for",
+    "intrinsic-lr.train_batch_size": "no gradients were taken",
+    "intrinsic-lr.layers[].kind": "there is no model",
+    "intrinsic-lr.layers[].granularity": "the layer is not invariant",
+    "sharpness.optimizer": "no optimizer is known",
+    "sharpness.momentum": "the optimizer has none",
+    "distance.layers[].kind": "there is no model",
+}
+"""Fields that are null where what they tell of does not exist, rather than that it is not known."""
+AS_SAVED = "inspect.optimizer.groups[].settings."
+"""Settings as the optimizer saved them, null where it saved that."""
+
+
+def nulls(value, path):
+    """Paths of all nulls in a document whose object does not say why they are missing."""
+    if value is None:
+        yield path
+    elif isinstance(value, dict):
+        for key in value.keys() - value.get("missing", {}).keys():
+            yield from nulls(value[key], f"{path}.{key}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from nulls(item, f"{path}[{index}]")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_null_tells_why_it_is_missing_or_stands_for_what_does_not_exist(command, capsys):
+    for arguments in CALLS[command]:
+        with pytest.raises(SystemExit) as ended:
+            main([command, *arguments, "--json"])
+        envelope = json.loads(capsys.readouterr().out)
+        assert ended.value.code == 0
+        infinite = {entry["path"] for entry in envelope["nonfinite"]}
+        untold = {re.sub(r"\[\d+\]", "[]", path) for path in {*nulls(envelope["result"], "result")} - infinite}
+        paths = {path.replace("result", command, 1) for path in untold}
+        assert {path for path in paths if not path.startswith(AS_SAVED)} <= DO_NOT_EXIST.keys(), arguments

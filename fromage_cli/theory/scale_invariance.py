@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from fromage_cli.missing import Missing, Why
+
 Verdict = Literal["invariant", "eps-limited", "approximate", "none", "untested"]
 Granularity = Literal["tensor", "channel", "group", "head", "joint"]
 
@@ -23,6 +25,8 @@ EPS_RATIO = (3.0, 5.0)
 EPS_TAIL = (1.15, 1.35)
 """Response to c = 4 over that to doubling, by the same law 1.25; a saturated layer has hardly more than 1."""
 
+NO_MODEL = Missing(Why.NO_MODEL, "the test of scale invariance takes a model and a batch")
+
 
 @dataclass(frozen=True)
 class Invariance:
@@ -31,11 +35,11 @@ class Invariance:
     verdict: Verdict = "untested"
     granularity: Granularity | None = None
     """The finest parts that may be scaled on their own; `joint`: only with the bias. None without invariance."""
-    cosine: float | None = None
+    cosine: float | Missing = NO_MODEL
     """|cos(g, W)| between gradient and weights, the bias among them where it is joint."""
-    response_double: float | None = None
+    response_double: float | Missing = NO_MODEL
     """D(2) = ‖f(2W) − f(W)‖ / ‖f(W)‖ of the outputs that the loss uses, or of the loss where only that is invariant."""
-    response_half: float | None = None
+    response_half: float | Missing = NO_MODEL
     """D(½), likewise."""
     parts: int | None = None
     """How many parts may be scaled on their own; 1: only the whole. None without invariance."""
@@ -43,6 +47,11 @@ class Invariance:
     """The dimension of W along which they lie one after another; None for the whole."""
     part_cosine: float | None = None
     """√Σ⟨g, W⟩² / √Σ‖g‖²‖W‖² over the parts."""
+
+
+def untested(why: Missing) -> Invariance:
+    """A layer that was not tested, for this reason."""
+    return Invariance("untested", cosine=why, response_double=why, response_half=why)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def with_function(
     trainable = trainable_tensors(problem.model)
     stored = stored_names(problem.model, first, trainable)
     chain = theorem_chain(problem.model, dropout=problem.mode == "train")
-    bound = _bound(chain, stored, result.layers) if isinstance(chain, Chain) else Missing(Why.NO_FORMULA, chain)
+    bound = chain if isinstance(chain, Missing) else _bound(chain, stored, result.layers)
     kinds = {stored[tensor.name]: tensor.kind for tensor in trainable}
     filled = replace(
         result,

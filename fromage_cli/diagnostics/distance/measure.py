@@ -9,7 +9,7 @@ from fromage_cli.checkpoints.reading.pairs import measure_pair
 from fromage_cli.diagnostics.distance.pairing import Pairing
 from fromage_cli.diagnostics.distance.result import ConditionNumber, DistanceResult, ImpliedStep, LayerDistance
 from fromage_cli.errors import ResourceError
-from fromage_cli.missing import Interrupted, Missing, Why, known
+from fromage_cli.missing import STEP_UNKNOWN, Interrupted, Missing, Why, known
 from fromage_cli.theory.network_distance import straight_step, wandering_step
 from fromage_cli.theory.relative_trust import predicted_breakdown
 from fromage_cli.theory.spectra import DENSE, extremes
@@ -59,8 +59,8 @@ def measure(
         (layer.name, layer.spectral_distance if len(layer.shape) > 1 else layer.relative_distance) for layer in layers
     ]
     result = DistanceResult(
-        first_step=first.step,
-        second_step=second.step,
+        first_step=STEP_UNKNOWN if first.step is None else first.step,
+        second_step=STEP_UNKNOWN if second.step is None else second.step,
         product=cut or _product([(layer.name, layer.relative_distance) for layer in layers]),
         product_spectral=cut or (_product(spectral) if spectrum else NO_SPECTRUM),
         function_distance=function,

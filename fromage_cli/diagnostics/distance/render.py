@@ -82,7 +82,7 @@ def summary(result: DistanceResult) -> str:
             )
         return f"The two hold the same numbers in {'all of ' if len(result.layers) > 1 else ''}{count}."
     said = f"{visible(furthest.name)} is the furthest apart of {count}: {number(distance)} of its norm"
-    if result.first_step is not None and result.second_step is not None:
+    if not isinstance(result.first_step, Missing) and not isinstance(result.second_step, Missing):
         said = f"Between step {result.first_step} and step {result.second_step} {said}"
     if not isinstance(furthest.angle, Missing) and furthest.angle >= LEAST_ANGLE:
         said += f", at an angle of {math.degrees(furthest.angle):.3g}°"

@@ -85,8 +85,8 @@ class Bound:
 class DistanceResult:
     """The distance between two networks."""
 
-    first_step: int | None
-    second_step: int | None
+    first_step: int | Missing
+    second_step: int | Missing
     product: float | Missing
     """Deep relative trust, Π(1 + δ) − 1 over the layers."""
     product_spectral: float | Missing

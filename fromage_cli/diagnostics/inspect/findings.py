@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from fromage_cli.counting import counted, first_names
 from fromage_cli.diagnostics.inspect.result import InspectResult, SafetyResult
 from fromage_cli.findings import Finding, only_one
+from fromage_cli.missing import known
 
 
 def judge(result: InspectResult) -> tuple[Finding, ...]:
@@ -45,15 +46,15 @@ def judge_safety(result: InspectResult | SafetyResult) -> tuple[Finding, ...]:
 def _not_finite(result: InspectResult) -> Iterator[Finding]:
     """Tensors and logged losses that hold NaN or infinity."""
     for tensor in result.tensors:
-        if tensor.nonfinite:
-            infinite = tensor.nonfinite - (tensor.nan or 0)
-            kinds = [f"{count} {kind}" for count, kind in ((tensor.nan or 0, "NaN"), (infinite, "infinite")) if count]
+        nonfinite, nan = known(tensor.nonfinite), known(tensor.nan) or 0
+        if nonfinite:
+            kinds = [f"{count} {kind}" for count, kind in ((nan, "NaN"), (nonfinite - nan, "infinite")) if count]
             yield Finding(
                 code="tensor-not-finite",
                 severity="fail",
                 layer=tensor.name,
                 message=f"{' and '.join(kinds)} of {tensor.elements} entries",
-                value=float(tensor.nonfinite),
+                value=float(nonfinite),
                 limit=0.0,
                 hint="Go back to an earlier checkpoint: no step from here makes them finite again.",
             )
@@ -83,7 +84,7 @@ def _zeros_and_copies(result: InspectResult) -> Iterator[Finding]:
             value=float(len(names)),
             hint="Usual for branches that start at zero; otherwise the layer was never trained or has died.",
         )
-    for group in result.duplicates or ():
+    for group in known(result.duplicates) or ():
         yield Finding(
             code="tensors-equal",
             severity="info",

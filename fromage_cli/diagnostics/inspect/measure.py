@@ -2,15 +2,25 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.runs.trainer_logs import TrainerLog
 from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 from fromage_cli.diagnostics.inspect.optimizer import describe_optimizer
-from fromage_cli.diagnostics.inspect.result import DtypeTotal, InspectResult, LogResult, TensorResult, Totals
+from fromage_cli.diagnostics.inspect.result import (
+    NOT_READ,
+    UNKNOWN_DTYPE,
+    DtypeTotal,
+    InspectResult,
+    LogResult,
+    TensorResult,
+    Totals,
+)
 from fromage_cli.diagnostics.inspect.safety import named_code
+from fromage_cli.missing import STEP_UNKNOWN, Missing, Why, known
 from fromage_cli.theory.magnitudes import Magnitudes
+
+NOT_LOGGED = Missing(Why.NOT_LOGGED, "the log does not have it")
 
 SAFETY = {
     "safetensors": "Safetensors holds numbers only: nothing in it could run",
@@ -31,7 +41,7 @@ def measure(
 ) -> InspectResult:
     """Measures what is in the checkpoint; with `headers` no data is read. `logs`: what trainers wrote beside it."""
     found: Mapping[str, Magnitudes] = {}
-    duplicates = None
+    duplicates: tuple[tuple[str, ...], ...] | Missing = NOT_READ
     if not headers:
         from fromage_cli.checkpoints.reading.duplicates import find_duplicates
         from fromage_cli.checkpoints.reading.reductions import measure_magnitudes
@@ -40,17 +50,19 @@ def measure(
         duplicates = find_duplicates(checkpoint, found)
     tensors = []
     for entry in checkpoint.entries.values():
-        tensor = TensorResult(entry.name, entry.dtype, entry.shape, entry.elements)
-        if (magnitudes := found.get(entry.name)) is not None:
-            tensor = replace(
-                tensor,
-                norm=magnitudes.norm,
-                rms=magnitudes.root_mean_square,
-                max_abs=magnitudes.largest,
-                nonfinite=magnitudes.nonfinite,
-                nan=magnitudes.nan,
-                zeros=magnitudes.zeros,
-            )
+        magnitudes, unread = found.get(entry.name), NOT_READ if headers else UNKNOWN_DTYPE
+        tensor = TensorResult(
+            name=entry.name,
+            dtype=entry.dtype,
+            shape=entry.shape,
+            elements=entry.elements,
+            norm=unread if magnitudes is None else magnitudes.norm,
+            rms=unread if magnitudes is None else magnitudes.root_mean_square,
+            max_abs=unread if magnitudes is None else magnitudes.largest,
+            nonfinite=unread if magnitudes is None else magnitudes.nonfinite,
+            nan=unread if magnitudes is None else magnitudes.nan,
+            zeros=unread if magnitudes is None else magnitudes.zeros,
+        )
         tensors.append(tensor)
     if spectrum:
         from fromage_cli.diagnostics.inspect.spectrum import with_spectrum
@@ -59,9 +71,9 @@ def measure(
     folder = (checkpoint.weights or checkpoint.path).absolute().parent
     return InspectResult(
         format=checkpoint.format,
-        step=checkpoint.step,
+        step=STEP_UNKNOWN if checkpoint.step is None else checkpoint.step,
         key=checkpoint.key,
-        totals=_totals(checkpoint, found),
+        totals=_totals(checkpoint, found, NOT_READ if headers else UNKNOWN_DTYPE),
         optimizer=describe_optimizer(checkpoint),
         tied=checkpoint.tied,
         duplicates=duplicates,
@@ -70,14 +82,19 @@ def measure(
         tensors=tuple(tensors),
         logs=tuple(
             LogResult(
-                os.path.relpath(log.path, folder), log.records, log.step, log.loss, log.learning_rate, log.not_finite
+                file=os.path.relpath(log.path, folder),
+                records=log.records,
+                step=NOT_LOGGED if log.step is None else log.step,
+                loss=NOT_LOGGED if log.loss is None else log.loss,
+                learning_rate=NOT_LOGGED if log.learning_rate is None else log.learning_rate,
+                not_finite=log.not_finite,
             )
             for log in logs
         ),
     )
 
 
-def _totals(checkpoint: Checkpoint, found: Mapping[str, Magnitudes]) -> Totals:
+def _totals(checkpoint: Checkpoint, found: Mapping[str, Magnitudes], unread: Missing) -> Totals:
     """The whole file, tied tensors once."""
     copies = {name for group in checkpoint.tied for name in group[1:]}
     own = [entry for name, entry in checkpoint.entries.items() if name not in copies]
@@ -85,14 +102,14 @@ def _totals(checkpoint: Checkpoint, found: Mapping[str, Magnitudes]) -> Totals:
     for dtype in dict.fromkeys(entry.dtype for entry in own):
         elements = [entry.elements for entry in own if entry.dtype == dtype]
         width = WIDTHS.get(dtype)
-        size = None if width is None else sum(elements) * width
+        size = UNKNOWN_DTYPE if width is None else sum(elements) * width
         dtypes.append(DtypeTotal(dtype, len(elements), sum(elements), size))
     measured = [found[entry.name] for entry in own if entry.name in found]
     return Totals(
         tensors=len(checkpoint.entries),
         parameters=checkpoint.parameters,
-        bytes=sum(total.bytes or 0 for total in dtypes),
-        nonfinite=sum(magnitudes.nonfinite for magnitudes in measured) if found else None,
-        zeros=sum(magnitudes.zeros for magnitudes in measured) if found else None,
+        bytes=sum(known(total.bytes) or 0 for total in dtypes),
+        nonfinite=sum(magnitudes.nonfinite for magnitudes in measured) if found else unread,
+        zeros=sum(magnitudes.zeros for magnitudes in measured) if found else unread,
         dtypes=tuple(dtypes),
     )

@@ -6,6 +6,7 @@ from typing import Any
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, match_parameters
 from fromage_cli.diagnostics.inspect.result import GroupResult, OptimizerResult
 from fromage_cli.errors import MismatchError
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, STEP_UNKNOWN, WEIGHT_DECAY_UNKNOWN
 
 
 def describe_optimizer(checkpoint: Checkpoint) -> OptimizerResult | None:
@@ -22,19 +23,20 @@ def describe_optimizer(checkpoint: Checkpoint) -> OptimizerResult | None:
         pair = (
             [_number(beta) for beta in betas] if isinstance(betas, list | tuple) and len(betas) == 2 else [None, None]
         )
+        rate, decay = _number(group.settings.get("lr")), _number(group.settings.get("weight_decay"))
         described = GroupResult(
             parameters=len(group.numbers),
             names=named if len(named) == len(group.numbers) else None,
-            learning_rate=_number(group.settings.get("lr")),
+            learning_rate=LEARNING_RATE_UNKNOWN if rate is None else rate,
             betas=(pair[0], pair[1]) if pair[0] is not None and pair[1] is not None else None,
             momentum=_number(group.settings.get("momentum")),
-            weight_decay=_number(group.settings.get("weight_decay")),
+            weight_decay=WEIGHT_DECAY_UNKNOWN if decay is None else decay,
             settings={name: value for name, value in single.items() if value is None or value != ""},
         )
         groups.append(described)
     return OptimizerResult(
         kind=state.kind,
-        step=state.steps,
+        step=STEP_UNKNOWN if state.steps is None else state.steps,
         slots=tuple(dict.fromkeys(str(name) for slot in state.slots.values() for name in slot)),
         groups=tuple(groups),
     )

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.inspect.result import InspectResult, TensorResult
+from fromage_cli.missing import known
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
 from fromage_cli.terminal.words import number, visible
@@ -18,7 +19,7 @@ _UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 def render(result: InspectResult, style: PageStyle, path: str) -> RenderableType:
     """The whole page, without findings."""
-    not_finite_first = sorted(result.tensors, key=lambda tensor: not tensor.nonfinite)
+    not_finite_first = sorted(result.tensors, key=lambda tensor: not known(tensor.nonfinite))
     shown = result.tensors if style.show_all else not_finite_first[:ROWS]
     hidden = hidden_rows(len(shown), len(result.tensors))
     tied = [Text(f"tied, one tensor in memory: {' = '.join(map(visible, group))}") for group in result.tied]
@@ -26,7 +27,7 @@ def render(result: InspectResult, style: PageStyle, path: str) -> RenderableType
     logs = []
     for log in result.logs:
         numbers = (("step", log.step), ("loss", log.loss), ("learning rate", log.learning_rate))
-        last = ", ".join(f"{name} {number(value)}" for name, value in numbers if value is not None)
+        last = ", ".join(f"{name} {number(value)}" for name, value in numbers if known(value) is not None)
         logs.append(Text(f"Log {visible(log.file)}: {last} ({counted(log.records, 'record')})."))
     said = Text(summary(result, path))
     return Group(said, _tensors(result, shown, style), *hidden, *tied, *gap, *_optimizer(result, style), *logs)
@@ -36,7 +37,7 @@ def summary(result: InspectResult, path: str) -> str:
     """The answer in a few sentences."""
     totals = result.totals
     dtypes = ", ".join(f"{total.elements} {total.dtype}" for total in totals.dtypes)
-    step = f", step {result.step}" if result.step is not None else ""
+    step = f", step {result.step}" if known(result.step) is not None else ""
     taken = f", taken from {visible(result.key)!r}" if result.key else ""
     size = f"{counted(totals.tensors, 'tensor')}, {in_bytes(totals.bytes)}"
     return (
@@ -55,15 +56,15 @@ def in_bytes(count: int) -> str:
 
 def _tensors(result: InspectResult, shown: Sequence[TensorResult], style: PageStyle) -> RenderableType:
     columns = [Column("tensor", name=True), Column("dtype", left=True, optional=1), Column("shape")]
-    if result.duplicates is not None:
+    if known(result.duplicates) is not None:
         columns += [
             Column("norm"),
             Column("rms", optional=2),
             Column("largest", optional=4),
             Column("zeros", optional=3),
         ]
-        columns += [Column("not finite")] if any(tensor.nonfinite for tensor in result.tensors) else []
-    spectrum = any(tensor.spectral_norm is not None for tensor in result.tensors)
+        columns += [Column("not finite")] if any(known(tensor.nonfinite) for tensor in result.tensors) else []
+    spectrum = any(known(tensor.spectral_norm) is not None for tensor in result.tensors)
     columns += [Column("spectral"), Column("stable rank"), Column("condition")] if spectrum else []
     rows = []
     for tensor in shown:
@@ -90,7 +91,7 @@ def _optimizer(result: InspectResult, style: PageStyle) -> Sequence[RenderableTy
     if optimizer is None:
         return [Text("No optimizer state was saved in this file.")]
     kind = f"Optimizer: {optimizer.kind}" if optimizer.kind else "An optimizer of unknown kind"
-    step = f", {optimizer.step} updates" if optimizer.step is not None else ""
+    step = f", {optimizer.step} updates" if known(optimizer.step) is not None else ""
     said = f"{kind}{step}; it remembers {visible(', '.join(optimizer.slots)) or 'nothing'}."
     columns = [Column("group", left=True), Column("tensors"), Column("rate"), Column("betas"), Column("momentum")]
     columns += [Column("decay"), Column("parameters", name=True, optional=1)]

@@ -4,34 +4,40 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from fromage_cli.missing import Missing, Why
+
+NOT_READ = Missing(Why.NOT_ASKED, "only headers were read")
+NO_SPECTRUM = Missing(Why.NOT_ASKED, "singular values were not asked for")
+UNKNOWN_DTYPE = Missing(Why.DTYPE_UNKNOWN, "how numbers of this dtype are stored is not known")
+
 
 @dataclass(frozen=True)
 class TensorResult:
-    """One tensor; what needs its data is None where that was not read."""
+    """One tensor."""
 
     name: str
     dtype: str
     """torch's name without `torch.`."""
     shape: tuple[int, ...]
     elements: int
-    norm: float | None = None
+    norm: float | Missing
     """Frobenius norm ‖W‖; not finite where an entry is not."""
-    rms: float | None = None
+    rms: float | Missing
     """‖W‖ / √elements."""
-    max_abs: float | None = None
+    max_abs: float | Missing
     """Largest absolute value."""
-    nonfinite: int | None = None
+    nonfinite: int | Missing
     """Entries that are nan or infinite."""
-    nan: int | None = None
+    nan: int | Missing
     """Entries that are nan."""
-    zeros: int | None = None
+    zeros: int | Missing
     """Entries that are zero."""
-    spectral_norm: float | None = None
+    spectral_norm: float | Missing = NO_SPECTRUM
     """‖W‖₂, the largest singular value of W as out × all other dimensions."""
-    stable_rank: float | None = None
+    stable_rank: float | Missing = NO_SPECTRUM
     """‖W‖² / ‖W‖₂²."""
-    condition_number: float | None = None
-    """Largest over smallest singular value; infinite without full rank, None for large matrices."""
+    condition_number: float | Missing = NO_SPECTRUM
+    """Largest over smallest singular value; infinite without full rank, missing for large matrices."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,8 @@ class DtypeTotal:
     dtype: str
     tensors: int
     elements: int
-    bytes: int | None
-    """None for a dtype of unknown width."""
+    bytes: int | Missing
+    """Missing for a dtype of unknown width."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,8 @@ class Totals:
     """Floating-point elements, tied tensors once; buffers among them."""
     bytes: int
     """Of elements, tied tensors once."""
-    nonfinite: int | None
-    zeros: int | None
+    nonfinite: int | Missing
+    zeros: int | Missing
     dtypes: tuple[DtypeTotal, ...]
 
 
@@ -68,10 +74,11 @@ class GroupResult:
     """How many tensors."""
     names: tuple[str, ...] | None
     """Their names; None where neither the optimizer nor the shapes tell."""
-    learning_rate: float | None
+    learning_rate: float | Missing
     betas: tuple[float, float] | None
+    """None where it has none; so for momentum."""
     momentum: float | None
-    weight_decay: float | None
+    weight_decay: float | Missing
     settings: Mapping[str, str | float | bool | None]
     """All settings that are single values, as the optimizer names them."""
 
@@ -82,7 +89,7 @@ class OptimizerResult:
 
     kind: str | None
     """Guessed from slots and settings; None where nothing fits."""
-    step: int | None
+    step: int | Missing
     """Updates made."""
     slots: tuple[str, ...]
     """What it remembers of each parameter."""
@@ -96,10 +103,10 @@ class LogResult:
     file: str
     """Seen from the directory of the weights."""
     records: int
-    step: int | None
-    loss: float | None
+    step: int | Missing
+    loss: float | Missing
     """Training loss."""
-    learning_rate: float | None
+    learning_rate: float | Missing
     not_finite: int
     """Records whose loss is not finite."""
 
@@ -136,15 +143,15 @@ class InspectResult:
     """What is in one checkpoint."""
 
     format: str
-    step: int | None
+    step: int | Missing
     key: str | None
     """The nested dictionary that was taken."""
     totals: Totals
     optimizer: OptimizerResult | None
     tied: tuple[tuple[str, ...], ...]
     """Names of one and the same memory."""
-    duplicates: tuple[tuple[str, ...], ...] | None
-    """Names of equal bytes, beyond the tied ones and constants; None where no data was read."""
+    duplicates: tuple[tuple[str, ...], ...] | Missing
+    """Names of equal bytes, beyond the tied ones and constants."""
     reading: str
     """What the format allows a file to do when it is read, and what was done."""
     safety: tuple[NamedCode, ...]

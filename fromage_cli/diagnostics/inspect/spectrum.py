@@ -9,6 +9,7 @@ import numpy
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
 from fromage_cli.checkpoints.reading.arrays import load_matrix
 from fromage_cli.diagnostics.inspect.result import TensorResult
+from fromage_cli.missing import Missing, Why
 from fromage_cli.theory import spectra
 
 TRIAL = 192
@@ -17,21 +18,26 @@ PROGRAM = 40_000_000
 """Bytes of the program with numpy."""
 COPIES = 3
 """Float64 matrices at a time: the weights, and what decomposing them takes."""
+NO_MATRIX = Missing(Why.NOT_DEFINED, "it is no matrix of floating-point numbers")
+NOT_FINITE = Missing(Why.ZERO_OR_NOT_FINITE, "an entry is not finite")
+TOO_LARGE = Missing(Why.TOO_LARGE, f"the matrix has more than {spectra.DENSE} rows and columns")
 
 
 def with_spectrum(tensor: TensorResult, checkpoint: Checkpoint) -> TensorResult:
     """The tensor with its singular values' numbers, where it is a finite matrix of floating-point numbers."""
-    entry = checkpoint.entries[tensor.name]
-    if not _is_matrix(entry) or not math.isfinite(tensor.norm or 0.0):
-        return tensor
+    entry, norm = checkpoint.entries[tensor.name], tensor.norm
+    if not _is_matrix(entry) or isinstance(norm, Missing) or not math.isfinite(norm):
+        none = NOT_FINITE if _is_matrix(entry) else NO_MATRIX
+        if isinstance(norm, Missing):
+            none = norm
+        return replace(tensor, spectral_norm=none, stable_rank=none, condition_number=none)
     narrow = min(_sides(entry)) > spectra.DENSE
     largest, condition = spectra.extremes(load_matrix(checkpoint, tensor.name, narrow=narrow))
-    norm = tensor.norm or 0.0
     return replace(
         tensor,
         spectral_norm=largest,
         stable_rank=(norm / largest) ** 2 if largest > 0.0 else 1.0,
-        condition_number=condition,
+        condition_number=TOO_LARGE if condition is None else condition,
     )
 
 

@@ -78,7 +78,7 @@ def _rotations(result: IntrinsicResult) -> Iterator[Finding]:
     """Layers that turned as by steps much larger or smaller than theory has them for the present norm."""
     power = rate_power(result.optimizer) or 0
     before, after = result.steps[-2:] if len(result.steps) > 1 else (None, None)
-    steps = after - before if before is not None and after is not None else 0
+    steps = after - before if isinstance(before, int) and isinstance(after, int) else 0
     for layer in result.layers:
         expected, observed = known(layer.expected_rotation), known(layer.observed_rotation)
         log_ratio, relaxation = known(layer.log_ratio), known(layer.relaxation_steps)

@@ -11,7 +11,7 @@ from fromage_cli.diagnostics.intrinsic_lr.layer import Measuring
 from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, IntrinsicResult, LayerEquilibrium
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.errors import ResourceError
-from fromage_cli.missing import Interrupted, Missing, Why
+from fromage_cli.missing import STEP_UNKNOWN, Interrupted, Missing, Why
 from fromage_cli.optimizers.rule import FROMAGE, LARS
 
 NO_ANGLE = Missing(Why.ZERO_OR_NOT_FINITE, "the norm is zero or not finite in one of the two checkpoints")
@@ -52,7 +52,7 @@ def measure(
             advance(after.entries[name].elements)
         layers.append(measuring.layer(name, norms[name], tuple(observed)))
     result = IntrinsicResult(
-        steps=tuple(checkpoint.step for checkpoint in checkpoints),
+        steps=tuple(STEP_UNKNOWN if one.step is None else one.step for one in checkpoints),
         optimizer=training.optimizer,
         momentum=training.momentum,
         betas=training.betas,

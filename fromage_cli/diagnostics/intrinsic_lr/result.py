@@ -80,7 +80,7 @@ class LayerEquilibrium:
 class IntrinsicResult:
     """The layers of a network against their equilibria."""
 
-    steps: tuple[int | None, ...]
+    steps: tuple[int | Missing, ...]
     optimizer: str
     momentum: float | None
     betas: tuple[float, float] | None

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from fromage_cli.diagnostics.norms.result import NormsResult
 from fromage_cli.findings import Finding
-from fromage_cli.missing import known
+from fromage_cli.missing import Missing, known
 from fromage_cli.theory.growth import is_drift
 
 REMEDY = "Divide the update by √(1+η²) as Fromage does, decay the weights, or bound their norm."
@@ -33,7 +33,7 @@ def judge(result: NormsResult) -> tuple[Finding, ...]:
 
 def _span(result: NormsResult) -> tuple[int, int]:
     """The last step, and how many there are from the first."""
-    steps = [step for step in result.steps if step is not None] or [0]
+    steps = [step for step in result.steps if not isinstance(step, Missing)] or [0]
     return steps[-1], steps[-1] - steps[0]
 
 

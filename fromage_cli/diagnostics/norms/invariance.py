@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 
 from fromage_cli.diagnostics.norms.measure import LayerTest
-from fromage_cli.missing import Interrupted, found_of
+from fromage_cli.missing import LIMIT_REACHED, Interrupted, found_of
 from fromage_cli.probes.structure.invariance import measure_invariance
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.theory.scale_invariance import untested
 
 
 def examine_layers(
@@ -14,7 +15,7 @@ def examine_layers(
 ) -> dict[str, LayerTest] | Interrupted[dict[str, LayerTest]]:
     """Tests the model's layers, given by their names in the checkpoint."""
     found, limit = found_of(measure_invariance(problem, {layer.name for layer in layers.values()}, advance))
-    tested = {name: LayerTest(layer.kind) for name, layer in layers.items()}
+    tested = {name: LayerTest(layer.kind, untested(LIMIT_REACHED)) for name, layer in layers.items()}
     for name, layer in layers.items():
         one = found.get(layer.name)
         if one is not None:

@@ -19,7 +19,14 @@ from fromage_cli.diagnostics.norms.result import (
     OverflowSteps,
 )
 from fromage_cli.diagnostics.norms.settings import Settings
-from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why
+from fromage_cli.missing import (
+    LEARNING_RATE_UNKNOWN,
+    OPTIMIZER_UNKNOWN,
+    STEP_UNKNOWN,
+    WEIGHT_DECAY_UNKNOWN,
+    Missing,
+    Why,
+)
 from fromage_cli.optimizers.effective_rate import NO_NORM, effective_rate, rate_power
 from fromage_cli.theory.growth import LARGEST, drift, first_passage, is_drift, steps_until
 from fromage_cli.theory.scale_invariance import Invariance
@@ -70,10 +77,10 @@ def measure(
     no_rate = OPTIMIZER_UNKNOWN if settings.optimizer is None else LEARNING_RATE_UNKNOWN
     decay = settings.weight_decay
     return NormsResult(
-        steps=steps,
+        steps=tuple(STEP_UNKNOWN if step is None else step for step in steps),
         optimizer=settings.optimizer,
         learning_rates=tuple(no_rate if rate is None else rate for rate in settings.learning_rates),
-        weight_decay=Missing(Why.WEIGHT_DECAY_UNKNOWN, "the weight decay is not known") if decay is None else decay,
+        weight_decay=WEIGHT_DECAY_UNKNOWN if decay is None else decay,
         steps_per_epoch=settings.steps_per_epoch,
         layers=layers,
     )

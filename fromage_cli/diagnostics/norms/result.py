@@ -82,7 +82,7 @@ class LayerNorms:
 class NormsResult:
     """The norms of a run's layers."""
 
-    steps: tuple[int | None, ...]
+    steps: tuple[int | Missing, ...]
     optimizer: str | None
     """As given, or as the optimizer's state tells."""
     learning_rates: tuple[float | Missing, ...]

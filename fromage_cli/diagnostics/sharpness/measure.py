@@ -8,7 +8,7 @@ from fromage_cli.diagnostics.sharpness.partial_measurement import PartialMeasure
 from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, SharpnessResult
 from fromage_cli.diagnostics.sharpness.update import measure_update
 from fromage_cli.diagnostics.sharpness.verdict import ratio_to_threshold, regime_of
-from fromage_cli.missing import LEARNING_RATE_UNKNOWN, Interrupted, Missing, known
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Interrupted, Missing, known
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.threshold import threshold_of
 from fromage_cli.probes.optimizer_step.matched_state import match_state
@@ -46,7 +46,7 @@ def measure(
     batches = measuring.batch_sharpness()
     update = measure_update(measuring, found[0].value if found else 0.0)
     ratio = ratio_to_threshold(measuring, found[0].value if found else None, conditioned)
-    rate = optimizer.learning_rate
+    rate, unknown = optimizer.learning_rate, OPTIMIZER_UNKNOWN if optimizer.name is None else None
     result = SharpnessResult(
         loss=loss,
         eigenvalues=tuple(HessianEigenvalue(pair.value, pair.residual) for pair in found),
@@ -57,7 +57,7 @@ def measure(
         batch_sharpness=batches,
         optimizer=optimizer.name,
         learning_rate=rate if rate is not None else LEARNING_RATE_UNKNOWN,
-        momentum=optimizer.momentum if optimizer.has("momentum") else None,
+        momentum=optimizer.momentum if optimizer.has("momentum") else unknown,
         threshold=threshold_of(optimizer),
         ratio=ratio,
         scaled_ratio=ratio if isinstance(ratio, Missing) else 2.0 * ratio,

@@ -88,7 +88,7 @@ def summary(result: SharpnessResult) -> str:
 
 def _optimizer(result: SharpnessResult) -> str:
     name = OPTIMIZER_TITLES.get(result.optimizer or "", "the optimizer")
-    return f"{name} with momentum {number(result.momentum)}" if result.momentum else name
+    return f"{name} with momentum {number(result.momentum)}" if known(result.momentum) else name
 
 
 def _curvatures(result: SharpnessResult, style: PageStyle) -> RenderableType:

@@ -86,8 +86,8 @@ class SharpnessResult:
     optimizer: str | None
     """`sgd`, `adam`, `adamw`, `fromage`, `lars`, `lamb`, `lion` or `muon`; None where it is not known."""
     learning_rate: float | Missing
-    momentum: float | None
-    """Of `sgd`, `lars` and `muon`; None for the others."""
+    momentum: float | Missing | None
+    """Of `sgd`, `lars` and `muon`; None for the others, which have none."""
     threshold: float | Missing
     """Curvature from which on the optimizer's updates are unstable; for Adam, of the preconditioned Hessian."""
     ratio: float | Missing

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fromage_cli.missing import Missing, Why
 from fromage_cli.problem.networks.layers import unwrapped
 from fromage_cli.problem.networks.perceptron import Perceptron
 
@@ -49,7 +50,7 @@ class Chain:
     """The largest slope of it."""
 
 
-def theorem_chain(model: nn.Module, *, dropout: bool) -> Chain | str:
+def theorem_chain(model: nn.Module, *, dropout: bool) -> Chain | Missing:
     """Reads the chain that the model is, or gives the reason why Theorem 1 says nothing of it.
 
     `dropout`: whether dropout is on. A layer without a nonlinearity counts as one with slope 1.
@@ -57,7 +58,7 @@ def theorem_chain(model: nn.Module, *, dropout: bool) -> Chain | str:
     try:
         return _chain(_links(unwrapped(model), "", dropout))
     except _Refusal as refusal:
-        return str(refusal)
+        return Missing(Why.NO_FORMULA, str(refusal))
 
 
 class _Refusal(Exception):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fromage_cli.errors import ResourceError
-from fromage_cli.missing import Interrupted
+from fromage_cli.missing import Interrupted, Missing, Why, known
 from fromage_cli.probes.structure.invariant_parts import Partition, candidates, half_doubled, spread
 from fromage_cli.probes.structure.layer_modules import bias_of, head_counts, output_scales
 from fromage_cli.probes.structure.outputs import Outputs, Response
@@ -30,6 +30,7 @@ from fromage_cli.theory.scale_invariance import (
     Invariance,
     Responses,
     may_be_epsilon,
+    untested,
     verdict,
 )
 
@@ -43,6 +44,8 @@ DEAD = 1e-3
 """Response to a shift of a bias by the size of what it is added to, below which it has no effect."""
 HINT_OF_DEATH = 1e-2
 """First-order effect of such a shift, relative to that of the weights, below which a bias is looked at."""
+NOTHING_TO_TEST = Missing(Why.ZERO_OR_NOT_FINITE, "the weights or their gradient are zero or not finite")
+INFLUENCE_UNSEEN = Missing(Why.HIDDEN_BY_ROUNDING, "a random displacement of the layer changes nothing beyond rounding")
 
 
 def gradients_of_tests(layers: int) -> float:
@@ -116,19 +119,19 @@ class _Test:
         weights = self.layer.parameter
         size = math.sqrt(squared_norm(weights) / weights.numel())
         if not 0.0 < size < math.inf or not bool(self.gradients[self.layer.name].any()):
-            return LayerInvariance(Invariance(), None)
+            return LayerInvariance(untested(NOTHING_TO_TEST), None)
         rounding = NO_INFLUENCE * torch.finfo(self.problem.dtype).eps
         reference = self._response([self.layer], lambda weights: weights + size * self._noise(weights))
         if max(reference.outputs, reference.loss) <= rounding:
-            return LayerInvariance(Invariance(), None)
+            return LayerInvariance(untested(INFLUENCE_UNSEEN), None)
         dead = self._dead_bias(reference)
         found = self._scaled([self.layer], reference)
-        exact = (found.response_double or 0.0) <= rounding
-        if self.bias is not None and not (dead and found.verdict != "none") and not exact:
+        alone = known(found.response_double) or 0.0
+        if self.bias is not None and not (dead and found.verdict != "none") and alone > rounding:
             together = self._scaled([self.layer, self.bias], reference)
             # a better verdict, or a far smaller response at the same one: invariance needs the bias
             rank, rank_alone = VERDICTS.index(together.verdict), VERDICTS.index(found.verdict)
-            smaller = (together.response_double or 0.0) < FAR_SMALLER * (found.response_double or 0.0)
+            smaller = (known(together.response_double) or 0.0) < FAR_SMALLER * alone
             if rank < rank_alone or (rank == rank_alone and together.verdict != "none" and smaller):
                 found = replace(together, granularity="joint")
         return LayerInvariance(found, dead)

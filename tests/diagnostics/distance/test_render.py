@@ -6,7 +6,7 @@ import pytest
 from fromage_cli.diagnostics.distance.measure import NO_MODEL, NO_SIZE, NO_SPECTRUM
 from fromage_cli.diagnostics.distance.render import render, summary
 from fromage_cli.diagnostics.distance.result import ConditionNumber, ImpliedStep
-from fromage_cli.missing import Missing, Why
+from fromage_cli.missing import STEP_UNKNOWN, Missing, Why
 from tests.diagnostics.pages import compare, drawn
 
 page = partial(drawn, render)
@@ -34,7 +34,9 @@ def test_without_model_steps_and_spectrum(make_result, make_layer):
     plain = make_layer(**without, condition_number=conditions, relative_distance=NO_SIZE)
     function = dict.fromkeys(("function_distance", "largest_function_distance", "log10_bound", "bound"), NO_MODEL)
     text = page(
-        make_result(layers=(make_layer(**without), plain), second_step=None, product_spectral=NO_SPECTRUM, **function)
+        make_result(
+            layers=(make_layer(**without), plain), second_step=STEP_UNKNOWN, product_spectral=NO_SPECTRUM, **function
+        )
     )
     assert "straight" not in text and "δ spectral" not in text and "κ" not in text and "Between step" not in text
     said = " ".join(text.split())

@@ -1,6 +1,7 @@
 import math
 
 from fromage_cli.diagnostics.inspect.findings import judge
+from fromage_cli.diagnostics.inspect.result import NOT_READ
 
 
 def test_nothing_to_say(make_result):
@@ -30,5 +31,5 @@ def test_equal_bytes(make_result):
 
 
 def test_headers_alone_say_nothing(make_result, make_tensor):
-    unread = make_tensor(norm=None, nonfinite=None, nan=None, zeros=None)
-    assert judge(make_result(tensors=(unread,), duplicates=None)) == ()
+    unread = make_tensor(norm=NOT_READ, nonfinite=NOT_READ, nan=NOT_READ, zeros=NOT_READ)
+    assert judge(make_result(tensors=(unread,), duplicates=NOT_READ)) == ()

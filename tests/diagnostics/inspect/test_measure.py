@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 from fromage_cli.diagnostics.inspect.measure import measure
-from fromage_cli.diagnostics.inspect.result import DtypeTotal
+from fromage_cli.diagnostics.inspect.result import NO_SPECTRUM, NOT_READ, UNKNOWN_DTYPE, DtypeTotal
 
 
 def measured(tmp_path, tensors, **options):
@@ -20,7 +20,7 @@ def test_a_closed_form(tmp_path):
     by_name = {tensor.name: tensor for tensor in result.tensors}
     w = by_name["w"]
     assert (w.dtype, w.shape, w.elements, w.norm, w.rms, w.max_abs, w.zeros) == ("float32", (2, 2), 4, 5.0, 2.5, 4.0, 2)
-    assert (w.nonfinite, w.nan, w.spectral_norm) == (0, 0, None)
+    assert (w.nonfinite, w.nan, w.spectral_norm) == (0, 0, NO_SPECTRUM)
     assert by_name["n"].norm == 5.0
     assert (result.format, result.step, result.optimizer, result.duplicates) == ("safetensors", 7, None, ())
     assert "nothing in it could run" in result.reading
@@ -56,8 +56,8 @@ def test_headers_read_no_data(tmp_path, monkeypatch):
     monkeypatch.setattr("os.preadv", None)
     result = measured(tmp_path, {"w": torch.ones(2, 3)}, headers=True)
     (tensor,) = result.tensors
-    assert (tensor.shape, tensor.elements, tensor.norm, tensor.zeros) == ((2, 3), 6, None, None)
-    assert (result.duplicates, result.totals.zeros, result.totals.bytes) == (None, None, 24)
+    assert (tensor.shape, tensor.elements, tensor.norm, tensor.zeros) == ((2, 3), 6, NOT_READ, NOT_READ)
+    assert (result.duplicates, result.totals.zeros, result.totals.bytes) == (NOT_READ, NOT_READ, 24)
 
 
 def test_dtypes_without_plain_numbers_are_listed_and_not_measured(tmp_path, monkeypatch):
@@ -65,6 +65,6 @@ def test_dtypes_without_plain_numbers_are_listed_and_not_measured(tmp_path, monk
     torch.save({"odd": torch.ones(4, dtype=torch.int16), "w": torch.ones(2)}, tmp_path / "c.pt")
     result = measure(open_checkpoint(tmp_path / "c.pt"))
     by_name = {tensor.name: tensor for tensor in result.tensors}
-    assert by_name["odd"].norm is None
+    assert by_name["odd"].norm == UNKNOWN_DTYPE
     assert by_name["w"].norm == pytest.approx(math.sqrt(2))
-    assert DtypeTotal("int16", 1, 4, None) in result.totals.dtypes
+    assert DtypeTotal("int16", 1, 4, UNKNOWN_DTYPE) in result.totals.dtypes

@@ -4,6 +4,7 @@ from torch import nn
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.inspect.optimizer import describe_optimizer
+from fromage_cli.missing import STEP_UNKNOWN
 
 
 def described(tmp_path, model, optimizer, **more):
@@ -32,7 +33,7 @@ def test_sgd_and_a_file_with_more_tensors_than_parameters(tmp_path):
     found = described(tmp_path, model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), buffer=torch.ones(3))
     assert found is not None
     (group,) = found.groups
-    assert (found.kind, found.step, group.momentum, group.names) == ("sgd", None, 0.9, None)
+    assert (found.kind, found.step, group.momentum, group.names) == ("sgd", STEP_UNKNOWN, 0.9, None)
 
 
 def test_names_that_the_optimizer_was_given(tmp_path):

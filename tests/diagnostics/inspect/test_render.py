@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from fromage_cli.diagnostics.inspect.render import in_bytes, render, summary
+from fromage_cli.diagnostics.inspect.result import NOT_READ
+from fromage_cli.missing import STEP_UNKNOWN
 from tests.diagnostics.pages import compare, drawn
 
 page = partial(drawn, render, path="run/step-400.pt")
@@ -27,13 +29,13 @@ def test_offenders_come_first_and_hidden_rows_are_counted(make_result, make_tens
 
 
 def test_headers_alone(make_result, make_tensor):
-    unread = make_tensor(norm=None, rms=None, max_abs=None, nonfinite=None, nan=None, zeros=None)
-    text = page(make_result(tensors=(unread,), duplicates=None))
+    unread = make_tensor(**dict.fromkeys(("norm", "rms", "max_abs", "nonfinite", "nan", "zeros"), NOT_READ))
+    text = page(make_result(tensors=(unread,), duplicates=NOT_READ))
     assert "64×64" in text and "norm" not in text and "zeros" not in text
 
 
 def test_without_an_optimizer(make_result):
-    result = make_result(optimizer=None, tied=(), key=None, step=None)
+    result = make_result(optimizer=None, tied=(), key=None, step=STEP_UNKNOWN)
     assert "No optimizer state" in page(result)
     assert "tied" not in page(result)
 
@@ -45,7 +47,7 @@ def test_tensors_are_counted_in_words(make_result, count, words):
 
 def test_an_optimizer_of_unknown_kind(make_result):
     result = make_result()
-    unknown = replace(result.optimizer, kind=None, step=None, slots=())
+    unknown = replace(result.optimizer, kind=None, step=STEP_UNKNOWN, slots=())
     assert "An optimizer of unknown kind; it remembers nothing." in page(replace(result, optimizer=unknown))
 
 

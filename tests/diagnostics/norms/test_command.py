@@ -39,6 +39,10 @@ def test_the_lars_sample_grows_and_its_output_layer_is_not_flagged(run):
     layer = envelope["result"]["layers"][0]
     assert list(layer)[:4] == ["name", "kind", "shape", "parameters"]
     assert layer["invariance"].pop("verdict") == "untested"
+    reasons = layer["invariance"].pop("missing")
+    assert {name: reason["code"] for name, reason in reasons.items()} == dict.fromkeys(
+        ("cosine", "response_double", "response_half"), "no-model"
+    )
     assert set(layer["invariance"]) >= {"granularity", "cosine", "response_double", "response_half"}
     assert set(layer["invariance"].values()) == {None}
     assert layer["effective_learning_rate"] == [0.02] * 10  # declared beside the checkpoints

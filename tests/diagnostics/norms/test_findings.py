@@ -5,7 +5,7 @@ import pytest
 
 from fromage_cli.diagnostics.norms.findings import judge
 from fromage_cli.diagnostics.norms.result import STEADY, Channels, Overflow, OverflowSteps
-from fromage_cli.missing import OPTIMIZER_UNKNOWN
+from fromage_cli.missing import OPTIMIZER_UNKNOWN, STEP_UNKNOWN
 from fromage_cli.optimizers.effective_rate import NO_NORM
 from fromage_cli.theory.scale_invariance import Invariance
 
@@ -40,7 +40,7 @@ def test_an_overflow_within_sight(make_result, make_layer):
     assert "at step 22000 (epoch 220)" in judge(replace(near, steps_per_epoch=100))[0].message
     assert codes(make_result(layers=reaching(22001.0))) == []
     assert codes(make_result(layers=reaching(22000.0, dtype="float64"))) == []
-    assert codes(make_result(layers=reaching(22000.0), steps=(None,))) == []
+    assert codes(make_result(layers=reaching(22000.0), steps=(STEP_UNKNOWN,))) == []
 
 
 def invariance(verdict, **others):

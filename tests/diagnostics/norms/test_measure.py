@@ -17,7 +17,7 @@ from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missin
 from fromage_cli.optimizers.effective_rate import NO_NORM
 from fromage_cli.theory.equilibrium import lars_growth
 from fromage_cli.theory.growth import theil_sen
-from fromage_cli.theory.scale_invariance import Invariance
+from fromage_cli.theory.scale_invariance import NO_MODEL, Invariance
 
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
 
@@ -50,7 +50,7 @@ def test_exponential_growth_is_found_exactly(growing):
     assert layer.growth_stderr == pytest.approx(0.0, abs=1e-12)
     assert layer.predicted_growth == layer.halved_step == OPTIMIZER_UNKNOWN
     assert layer.dead_bias is layer.kind is None
-    assert (layer.invariance.verdict, layer.invariance.cosine) == ("untested", None)
+    assert (layer.invariance.verdict, layer.invariance.cosine) == ("untested", NO_MODEL)
     assert layer.effective_learning_rate == (OPTIMIZER_UNKNOWN,) * 4
 
 

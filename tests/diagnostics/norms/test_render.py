@@ -5,7 +5,7 @@ import pytest
 
 from fromage_cli.diagnostics.norms.render import curve, render, summary
 from fromage_cli.diagnostics.norms.result import ONE_STEP, STEADY, TWO_STEPS
-from fromage_cli.missing import OPTIMIZER_UNKNOWN, Missing, Why
+from fromage_cli.missing import OPTIMIZER_UNKNOWN, STEP_UNKNOWN, Missing, Why
 from fromage_cli.theory.scale_invariance import Invariance
 from tests.diagnostics.pages import compare, drawn
 
@@ -59,7 +59,7 @@ def test_one_checkpoint(make_result, make_layer):
     alone = make_layer(
         norms=(2.0,), growth_per_step=ONE_STEP, growth_stderr=ONE_STEP, effective_learning_rate=(OPTIMIZER_UNKNOWN,)
     )
-    text = page(make_result(steps=(None,), layers=(alone,)))
+    text = page(make_result(steps=(STEP_UNKNOWN,), layers=(alone,)))
     assert "growth needs a second checkpoint" in text and "effective" not in text and "±" not in text
 
 

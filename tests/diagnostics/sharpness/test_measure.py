@@ -14,7 +14,15 @@ from fromage_cli.diagnostics.sharpness.cost import Request
 from fromage_cli.diagnostics.sharpness.measure import measure
 from fromage_cli.diagnostics.sharpness.result import SharpnessResult
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
-from fromage_cli.missing import LEARNING_RATE_UNKNOWN, LIMIT_REACHED, Missing, Why, found_of, known
+from fromage_cli.missing import (
+    LEARNING_RATE_UNKNOWN,
+    LIMIT_REACHED,
+    OPTIMIZER_UNKNOWN,
+    Missing,
+    Why,
+    found_of,
+    known,
+)
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, hessian
@@ -241,6 +249,7 @@ def test_what_is_null_has_a_reason(make_problem: Maker, regression: dict[str, Te
         "critical_sharpness_stderr",
         "quadratic",
         "learning_rate",
+        "momentum",
         "threshold",
         "ratio",
         "scaled_ratio",
@@ -446,7 +455,8 @@ def test_whatever_is_null_has_its_reason(
         result, told = measured.result, reasons(measured)
         assert {name for name, value in vars(result).items() if value is None} <= {"optimizer", "momentum"}
         assert all(told.values())
-        assert result.momentum == (optimizer.momentum if optimizer.name in ("sgd", "lars") else None)
+        none = OPTIMIZER_UNKNOWN if optimizer.name is None else None
+        assert result.momentum == (optimizer.momentum if optimizer.name in ("sgd", "lars") else none)
     stopped = make_problem(perceptron, classification, loss)
     problem.base  # noqa: B018
     stopped.__dict__["base"], stopped.budget = problem.base, Budget(seconds=0.0)
