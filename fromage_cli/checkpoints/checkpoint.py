@@ -130,9 +130,7 @@ class Checkpoint:
         """
         if name not in self.entries or self.read is None:
             raise InputError(
-                f"{self.place!r} has no tensor {name!r}.",
-                hint=nearest(name, self.entries),
-                details=list(self.entries),
+                f"{self.place!r} has no tensor {name!r}.", hint=nearest(name, self.entries), details=list(self.entries)
             )
         return self.read(self.stored_names.get(name, name))
 

@@ -144,12 +144,7 @@ def given_settings(options: OptimizerOptions) -> Given:
     from fromage_cli.optimizers.settings import Given
 
     return Given(
-        options.optimizer,
-        options.lr,
-        options.momentum,
-        options.nesterov,
-        options.beta_pair,
-        options.weight_decay,
+        options.optimizer, options.lr, options.momentum, options.nesterov, options.beta_pair, options.weight_decay
     )
 
 

@@ -40,8 +40,4 @@ def estimate_answer(estimate: Estimate) -> Answer:
         columns = [Column("gradients"), Column("bytes"), Column("seconds")]
         return house_table(columns, [(estimate.gradients, estimate.bytes, estimate.seconds)], style)
 
-    return Answer(
-        EstimateResult(estimate),
-        page=page,
-        tables={"estimate": table},
-    )
+    return Answer(EstimateResult(estimate), page=page, tables={"estimate": table})

@@ -38,8 +38,7 @@ class CheckpointOptions:
     """What to take from a checkpoint that holds several things."""
 
     key: Annotated[
-        str | None,
-        _option("Checkpoint", "--key", metavar="PATH", help="Nested dictionary of the checkpoint to take."),
+        str | None, _option("Checkpoint", "--key", metavar="PATH", help="Nested dictionary of the checkpoint to take.")
     ] = None
     ema: Annotated[
         bool | None,
@@ -178,8 +177,7 @@ class OutputOptions:
     """What is shown, where and how."""
 
     format: Annotated[
-        Format,
-        _option("Output", "--format", metavar="FORMAT", help="One of auto, rich, tsv, csv, json, jsonl, md."),
+        Format, _option("Output", "--format", metavar="FORMAT", help="One of auto, rich, tsv, csv, json, jsonl, md.")
     ] = "auto"
     json: Annotated[bool, _option("Output", "--json", help="The same as --format json.")] = False
     output: Annotated[

@@ -11,14 +11,7 @@ from fromage_cli.terminal import streams
 from fromage_cli.terminal.options import OutputOptions
 from fromage_cli.terminal.words import visible
 
-EXTENSIONS = {
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".tsv": "tsv",
-    ".csv": "csv",
-    ".md": "md",
-    ".txt": "rich",
-}
+EXTENSIONS = {".json": "json", ".jsonl": "jsonl", ".tsv": "tsv", ".csv": "csv", ".md": "md", ".txt": "rich"}
 
 
 @dataclass(frozen=True)

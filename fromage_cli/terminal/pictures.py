@@ -6,8 +6,7 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,23 +112,16 @@ def saved(make: Callable[[], Figure], title: str, format: str) -> bytes:
     Raises UsageError where matplotlib is missing.
     """
     _require_matplotlib()
+    import matplotlib
+
     buffer = io.BytesIO()
     metadata = {"Date": None, "Title": title} if format == "svg" else {}
-    with _style_of_our_own(), warnings.catch_warnings():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()  # whatever the user's matplotlibrc says; theirs comes back afterwards
+        matplotlib.rcParams.update(STYLE)
         warnings.simplefilter("ignore")  # letters that the font lacks are drawn as boxes
         make().savefig(buffer, format=format, dpi=150, metadata=metadata)
     return buffer.getvalue()
-
-
-@contextmanager
-def _style_of_our_own() -> Iterator[None]:
-    """Our settings alone, whatever the user's matplotlibrc says; theirs come back afterwards."""
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield
 
 
 def log_ticks(axis: Any, low: float, high: float) -> None:

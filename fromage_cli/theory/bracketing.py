@@ -62,12 +62,7 @@ class Bracket:
 
 
 def close_in(
-    bracket: Bracket,
-    curve: Callable[[float], float],
-    start: float,
-    *,
-    evaluations: int,
-    highest: float,
+    bracket: Bracket, curve: Callable[[float], float], start: float, *, evaluations: int, highest: float
 ) -> Bracket:
     """Closes the bracket of the first place where the curve reaches 1, by so many evaluations at most.
 

@@ -30,8 +30,7 @@ def read_npz(path: Path, inflation: int = INFLATION) -> Contents:
             tensor = _array(container, member)
         except ValueError as error:
             raise InputError(
-                f"{quoted(path)}: array {name!r} cannot be read: {error}.",
-                hint="It is damaged; save or copy it again.",
+                f"{quoted(path)}: array {name!r} cannot be read: {error}.", hint="It is damaged; save or copy it again."
             ) from error
         if tensor is None:
             left_out.append(name)

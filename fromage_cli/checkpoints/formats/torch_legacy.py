@@ -93,11 +93,7 @@ class LegacyFile:
 
 
 def with_nested(
-    constructors: Mapping[str, Constructor],
-    path: Path,
-    allowance: Allowance,
-    names: list[PickledName],
-    depth: int = 1,
+    constructors: Mapping[str, Constructor], path: Path, allowance: Allowance, names: list[PickledName], depth: int = 1
 ) -> Mapping[str, Constructor]:
     """Return the constructors, and a reader of storages that stand as a whole file inside a pickle of `path`.
 

@@ -131,20 +131,13 @@ def _in_archive(source: Source, allowance: Allowance | None = None, depth: int =
             yield Scanned(source.path, name, kind="graph")
             continue
         try:
-            yield from _in_member(container, name, allowance, depth)
+            head = container.head(name, 8)  # all that is read of members that only hold numbers
+            named = name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin", ARRAY_SUFFIX))
+            begins = head[:2] in _OPENINGS and STORAGE_FOLDER not in name  # the first numbers of a storage may look so
+            if named or begins or head.startswith(b"PK\x03\x04"):
+                yield from _in_bytes(source.path, name, container.read_pickle(name), allowance, depth)
         except FromageError as error:
             yield Scanned(source.path, name, fault=error.message)
-
-
-def _in_member(container: ZipContainer, name: str, allowance: Allowance, depth: int) -> Iterator[Scanned]:
-    """Yield what a member would run that is a pickle; of members that only hold numbers the first bytes are read."""
-    head = container.head(name, 8)
-    plain = name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))
-    if not (head[:2] in _OPENINGS or plain or name.endswith(ARRAY_SUFFIX) or head.startswith(b"PK\x03\x04")):
-        return
-    if head[:2] in _OPENINGS and not plain and not name.endswith(ARRAY_SUFFIX) and STORAGE_FOLDER in name:
-        return  # a storage whose first numbers look like it
-    yield from _in_bytes(container.path, name, container.read_pickle(name), allowance, depth)
 
 
 def _in_bytes(path: Path, part: str, content: bytes, allowance: Allowance, depth: int) -> Iterator[Scanned]:

@@ -59,9 +59,7 @@ def command(
     plot: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.svg|png",
-            parser=output_file,
-            help="Draw the curves into a file too (needs the extra plot).",
+            metavar="FILE.svg|png", parser=output_file, help="Draw the curves into a file too (needs the extra plot)."
         ),
     ] = None,
     reload: Annotated[
@@ -100,13 +98,7 @@ def command(
     line = line_on(problem)
     with progress("breakdown", total=(len(etas) + 1) * (1 + alone)) as advance:
         whole = measure(
-            problem,
-            line,
-            etas,
-            show_vectors=tensors.tensors == "all",
-            skipped=skipped,
-            advance=advance,
-            last=True,
+            problem, line, etas, show_vectors=tensors.tensors == "all", skipped=skipped, advance=advance, last=True
         )
         result, error = found_of(whole)
         if alone and error is None:

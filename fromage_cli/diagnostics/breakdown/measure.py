@@ -6,12 +6,7 @@ from contextlib import suppress
 import torch
 
 from fromage_cli.diagnostics.breakdown import derived
-from fromage_cli.diagnostics.breakdown.result import (
-    BatchTrust,
-    BreakdownResult,
-    DepthResult,
-    SkippedTensor,
-)
+from fromage_cli.diagnostics.breakdown.result import BatchTrust, BreakdownResult, DepthResult, SkippedTensor
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.missing import LIMIT_REACHED, Interrupted, Missing, Why, found_of, known
 from fromage_cli.probes.lines.direction import Direction, Skipped

@@ -54,10 +54,7 @@ def command(
     from fromage_cli.problem.conditions.budget import Budget
 
     budget = Budget(run.time_limit, run.max_memory)
-    opened = (
-        open_checkpoint(first, model.key, ema=model.ema),
-        open_checkpoint(second, model.key, ema=model.ema),
-    )
+    opened = (open_checkpoint(first, model.key, ema=model.ema), open_checkpoint(second, model.key, ema=model.ema))
     chosen = tensors.tensors or "matrices"
     pairing = pair_tensors(*opened, chosen, tensors.include or (), tensors.exclude or ())
     asked = model.model is not None or batch.batch is not None

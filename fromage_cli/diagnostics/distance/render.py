@@ -25,14 +25,8 @@ _TITLES = {
     "largest_function_distance": "largest of a row",
     "log10_bound": "bound by Theorem 1",
 }
-_OF_LAYERS = {
-    "implied_step.straight": "implied step η",
-    "implied_step.wandering": "implied step η",
-}
-_OF_MATRICES = {
-    "condition_number.first": "condition number",
-    "condition_number.second": "condition number",
-}
+_OF_LAYERS = {"implied_step.straight": "implied step η", "implied_step.wandering": "implied step η"}
+_OF_MATRICES = {"condition_number.first": "condition number", "condition_number.second": "condition number"}
 
 
 def render(result: DistanceResult, style: PageStyle) -> RenderableType:

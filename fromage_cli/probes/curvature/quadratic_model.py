@@ -115,11 +115,7 @@ def _radius(fits: Callable[[float], bool], rates: Sequence[float]) -> tuple[floa
 
 
 def simulate_training(
-    matched: MatchedState,
-    space: WeightSpace,
-    *,
-    steps: int,
-    advance: Callable[[], None] = lambda: None,
+    matched: MatchedState, space: WeightSpace, *, steps: int, advance: Callable[[], None] = lambda: None
 ) -> SimulatedTraining | Interrupted[SimulatedTraining]:
     """Takes full-batch steps of the real optimizer, with its state, on the quadratic model instead of the network.
 

@@ -57,11 +57,7 @@ def stable_rate(
     with preconditioning.operator(problem, space) as product:
         found, limit = found_of(
             largest_eigenvalues(
-                product,
-                space.flat(space.weights),
-                tolerance=TOLERANCE,
-                max_products=MAX_PRODUCTS,
-                seed=problem.seed,
+                product, space.flat(space.weights), tolerance=TOLERANCE, max_products=MAX_PRODUCTS, seed=problem.seed
             )
         )
     rate: float | Missing = LIMIT_REACHED

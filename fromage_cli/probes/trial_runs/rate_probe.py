@@ -11,14 +11,7 @@ from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.short_runs import PARTS, STEPS, ShortRuns, make_runs
 from fromage_cli.probes.trial_runs.training_rows import TrainingRows, training_rows
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.theory.rate_calibration import (
-    INTERVAL,
-    LEAST_GAIN,
-    MOST_SPREAD,
-    Calibration,
-    Valley,
-    valley_of_least,
-)
+from fromage_cli.theory.rate_calibration import INTERVAL, LEAST_GAIN, MOST_SPREAD, Calibration, Valley, valley_of_least
 
 Estimator = Literal["probe", "probe-init"]
 GUESS = 1e-3

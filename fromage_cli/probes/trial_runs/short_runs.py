@@ -72,12 +72,7 @@ class ShortRuns:
 
 
 def make_runs(
-    matched: MatchedState,
-    rows: TrainingRows,
-    *,
-    guess: float,
-    above: float,
-    advance: Callable[[], None] = lambda: None,
+    matched: MatchedState, rows: TrainingRows, *, guess: float, above: float, advance: Callable[[], None] = lambda: None
 ) -> ShortRuns:
     """Makes runs at RATES rates, the highest `above` times the first increase of the loss along the next step.
 

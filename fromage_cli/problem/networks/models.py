@@ -99,7 +99,6 @@ def _from_factory(named: Any, spec: str, arguments: Mapping[str, Any]) -> nn.Mod
         model = named(**arguments)
     if not isinstance(model, nn.Module):
         raise MismatchError(
-            f"--model {spec} returned a {type(model).__name__}; expected a torch.nn.Module.",
-            "Return the module alone.",
+            f"--model {spec} returned a {type(model).__name__}; expected a torch.nn.Module.", "Return the module alone."
         )
     return model
