@@ -44,13 +44,13 @@ class LAMB(TensorwiseOptimizer):
         beta1, beta2 = group["betas"]
         steps = self.state[parameter].get("step", 0) + 1
         first = torch.lerp(gradient, self.remembered(parameter, "exp_avg", gradient), beta1)
-        second = torch.lerp(gradient.square(), self.remembered(parameter, "exp_avg_sq", gradient), beta2)
+        second = gradient.square().lerp_(self.remembered(parameter, "exp_avg_sq", gradient), beta2)
         self.state[parameter]["step"] = steps
         self.remember(parameter, "exp_avg", first)
         self.remember(parameter, "exp_avg_sq", second)
         root = second.sqrt().div_(math.sqrt(1 - beta2**steps)).add_(group["eps"])
-        update: torch.Tensor = first.div(1 - beta1**steps).div_(root)
-        return update
+        root.mul_(1 - beta1**steps)
+        return torch.div(first, root, out=root)  # in its place: of a large tensor every copy counts
 
     @staticmethod
     def trust_ratio(weight: torch.Tensor, update: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:

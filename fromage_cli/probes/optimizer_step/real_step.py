@@ -87,17 +87,18 @@ def holds(rule: Rule, slot: Mapping[str, Any] | None) -> bool:
 
 
 def load_slot(slot: Mapping[str, Any], like: Tensor, rule: Rule, amsgrad: bool = False) -> dict[str, Any]:
-    """A slot as the rule's class keeps it: copies where a tensor lies, in its precision; torch counts steps in tensors.
+    """A slot as the rule's class keeps it, where a tensor lies and in its precision.
 
+    Torch's classes get copies, since they step in place, and count steps in tensors.
     AMSGrad that was switched on since begins with the present second moment as the largest.
     """
     kept: dict[str, Any] = {}
+    torchs = rule.implementation.startswith("torch.")
     for name, value in slot.items():
         if name == "step":
-            torchs = rule.implementation.startswith("torch.")
             kept[name] = torch.tensor(float(value)) if torchs else int(value)
         elif isinstance(value, Tensor) and value.is_floating_point():
-            kept[name] = value.detach().to(device=like.device, dtype=like.dtype, copy=True)
+            kept[name] = value.detach().to(device=like.device, dtype=like.dtype, copy=torchs)
         else:
             kept[name] = copy(value)
     if amsgrad and "exp_avg_sq" in kept:
@@ -174,5 +175,6 @@ def _rescaled_step(
         update = estimates.mean / estimates.square.sqrt().add_(settings["eps"])
     else:
         update = optimizer.update_by_moments(tensor.weight, tensor.gradient, settings)
+        optimizer.state.clear()  # two tensors that nothing needs any more
     ratio = float(optimizer.trust_ratio(tensor.weight, update.add(tensor.weight, alpha=tensor.decay), settings))
     return TensorStep(update.mul_(ratio), ratio * tensor.decay)
