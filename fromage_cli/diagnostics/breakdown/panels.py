@@ -159,7 +159,10 @@ def breakdown_panel(axes: Axes, result: BreakdownResult) -> None:
     frobenius = _curve(axes, result.etas, result.predicted, color=BLACK, **style)
     spectral = _curve(axes, result.etas, result.predicted_spectral, color=SPECTRAL, **style)
     beside += [(frobenius, "deep relative trust"), (spectral, "deep relative trust, spectral norm")]
-    beside += _noise(axes, result)
+    noise = max(_finite([known(one.noise_floor) for one in result.layers if one.name not in result.noise]), default=0.0)
+    if noise > 0.0:  # what repeating the evaluation changes, up to the noisiest layer
+        band = axes.axhspan(low, max(noise, low), color=NOISE, linewidth=0, zorder=0.2)
+        beside.append((band, f"noise floor {number(noise)}{'' if noise > low else ', below this axis'}"))
     if len(layers) > NAMED:
         _depth_bar(axes, [line.get_color() for line, _ in layers])
     _legend(axes, beside if len(layers) > NAMED else [*layers, *beside])
@@ -215,17 +218,6 @@ def _cosine(axes: Axes, result: BreakdownResult) -> list[Entry]:
     floor = max(low, axes.get_ylim()[0])
     band = axes.axhspan(floor, high, facecolor=COSINES, edgecolor=COSINE, linewidth=0.8, zorder=0.5)
     return [(band, f"cos θ = {number(low)} to {number(high)}, to stay below")]
-
-
-def _noise(axes: Axes, result: BreakdownResult) -> list[Entry]:
-    """What repeating the evaluation changes, up to the noisiest layer."""
-    floors = [known(layer.noise_floor) for layer in result.layers if layer.name not in result.noise]
-    noise = max(_finite(floors), default=0.0)
-    bottom = axes.get_ylim()[0]
-    if noise <= 0.0:
-        return []
-    band = axes.axhspan(bottom, max(noise, bottom), color=NOISE, linewidth=0, zorder=0.2)
-    return [(band, f"noise floor {number(noise)}{'' if noise > bottom else ', below this axis'}")]
 
 
 def _depth_bar(axes: Axes, colours: Sequence[Any]) -> None:

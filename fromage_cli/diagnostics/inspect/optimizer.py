@@ -20,15 +20,13 @@ def describe_optimizer(checkpoint: Checkpoint) -> OptimizerResult | None:
         named = tuple(names[number] for number in group.numbers if number in names)
         single = {str(name): _single(value) for name, value in group.settings.items()}
         betas = group.settings.get("betas")
-        pair = (
-            [_number(beta) for beta in betas] if isinstance(betas, list | tuple) and len(betas) == 2 else [None, None]
-        )
+        first, second = map(_number, betas if isinstance(betas, list | tuple) and len(betas) == 2 else (None, None))
         rate, decay = _number(group.settings.get("lr")), _number(group.settings.get("weight_decay"))
         described = GroupResult(
             parameters=len(group.numbers),
             names=named if len(named) == len(group.numbers) else None,
             learning_rate=LEARNING_RATE_UNKNOWN if rate is None else rate,
-            betas=(pair[0], pair[1]) if pair[0] is not None and pair[1] is not None else None,
+            betas=(first, second) if first is not None and second is not None else None,
             momentum=_number(group.settings.get("momentum")),
             weight_decay=WEIGHT_DECAY_UNKNOWN if decay is None else decay,
             settings={name: value for name, value in single.items() if value is None or value != ""},

@@ -44,9 +44,7 @@ def command(
     plot: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.svg|png",
-            parser=output_file,
-            help="Draw the losses into a file too (needs the extra plot).",
+            metavar="FILE.svg|png", parser=output_file, help="Draw the losses into a file too (needs the extra plot)."
         ),
     ] = None,
     optimizer: OptimizerOptions,
@@ -83,14 +81,7 @@ def command(
     with progress("sharpness", total=expected_products(intake.problem, moving, rule, request)) as advance:
         notes = [*rule.notes, *rule.group_notes]
         measured = measure(
-            intake.problem,
-            moving,
-            rule,
-            state,
-            trained=trained,
-            request=request,
-            advance=advance,
-            note=notes.append,
+            intake.problem, moving, rule, state, trained=trained, request=request, advance=advance, note=notes.append
         )
     result, error = found_of(measured)
     answer = Answer(

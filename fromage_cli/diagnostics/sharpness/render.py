@@ -44,8 +44,7 @@ def render(result: SharpnessResult, style: PageStyle) -> RenderableType:
     parts.append(_curvatures(result, style))
     if result.layers:
         ordered = sorted(
-            result.layers,
-            key=lambda layer: math.inf if isinstance(layer.eigenvalue, Missing) else -layer.eigenvalue,
+            result.layers, key=lambda layer: math.inf if isinstance(layer.eigenvalue, Missing) else -layer.eigenvalue
         )
         blocks = ordered if style.show_all else ordered[:ROWS]
         columns = [
