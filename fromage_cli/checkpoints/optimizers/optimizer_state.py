@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -110,7 +110,14 @@ def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]
     does.
     """
     if named := _numbers_by_name(state, shapes):
-        _check_shapes(state, named, shapes)
+        for name, number in named.items():
+            stored = slot_shape(state.slots.get(number, {}))
+            if stored not in (None, shapes[name]):
+                raise MismatchError(
+                    f"The optimizer's state for {name!r} has shape {list(stored or ())}, the tensor "
+                    f"{list(shapes[name])}.",
+                    "It belongs to another model.",
+                )
         return named
     total = sum(len(group.numbers) for group in state.groups)
     if total != len(shapes):
@@ -119,7 +126,13 @@ def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]
             "It belongs to another model, or to one with other frozen tensors.",
         )
     found = dict(zip(shapes, _interleaved(state, list(shapes.values())), strict=True))
-    _check_names(state, found)
+    saved = _names(state)
+    for name, number in found.items():
+        if saved.get(name, number) != number:
+            raise MismatchError(
+                f"The optimizer's state names {name!r} in another place than the model has it, and other names differ.",
+                "It belongs to another model, or names of layers have changed since.",
+            )
     return found
 
 
@@ -157,27 +170,6 @@ def _in_common(names: Collection[str]) -> int:
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
-def _check_names(state: OptimizerState, numbers: Mapping[str, int]) -> None:
-    """Raises MismatchError where the order gives a tensor a number that is another's by its name."""
-    saved = _names(state)
-    for name, number in numbers.items():
-        if saved.get(name, number) != number:
-            raise MismatchError(
-                f"The optimizer's state names {name!r} in another place than the model has it, and other names differ.",
-                "It belongs to another model, or names of layers have changed since.",
-            )
-
-
-def _check_shapes(state: OptimizerState, numbers: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    for name, number in numbers.items():
-        stored = slot_shape(state.slots.get(number, {}))
-        if stored not in (None, shapes[name]):
-            raise MismatchError(
-                f"The optimizer's state for {name!r} has shape {list(stored or ())}, the tensor {list(shapes[name])}.",
-                "It belongs to another model.",
-            )
-
-
 @dataclass(frozen=True)
 class _Way:
     """One way of having placed the first tensors, or the sign that there are several."""
@@ -197,10 +189,13 @@ def _interleaved(state: OptimizerState, shapes: list[tuple[int, ...]]) -> list[i
     for shape in shapes:
         following: dict[tuple[int, ...], _Way] = {}
         for places, way in ways.items():
-            for number, after in _advances(groups, places, known, shape):
+            for index, place in enumerate(places):
+                if place == len(groups[index]) or known.get(groups[index][place]) not in (None, shape):
+                    continue
                 if (work := work + len(groups)) > _MOST_WORK:
                     raise _ambiguous("too many ways to tell them apart")
-                following[after] = _Way(way.several or after in following, number, way)
+                after = (*places[:index], place + 1, *places[index + 1 :])
+                following[after] = _Way(way.several or after in following, groups[index][place], way)
         ways = following
         if not ways:
             raise MismatchError(
@@ -210,17 +205,6 @@ def _interleaved(state: OptimizerState, shapes: list[tuple[int, ...]]) -> list[i
     (way,) = ways.values()
     if way.several:
         raise _ambiguous("more than one way")
-    return _read_back(way)
-
-
-def _ambiguous(ways: str) -> MismatchError:
-    return MismatchError(
-        f"The optimizer's parameter groups can be matched to the model in {ways}.",
-        "Give the optimizer model.named_parameters(), so that its state holds names.",
-    )
-
-
-def _read_back(way: _Way) -> list[int]:
     numbers = []
     while way.before is not None:
         numbers.append(way.last)
@@ -228,18 +212,11 @@ def _read_back(way: _Way) -> list[int]:
     return numbers[::-1]
 
 
-def _advances(
-    groups: Sequence[Sequence[int]],
-    places: tuple[int, ...],
-    known: Mapping[int, tuple[int, ...] | None],
-    shape: tuple[int, ...],
-) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """The parameter numbers that may come next, and the places after each."""
-    for index, place in enumerate(places):
-        if place < len(groups[index]):
-            number = groups[index][place]
-            if known.get(number) in (None, shape):
-                yield number, (*places[:index], place + 1, *places[index + 1 :])
+def _ambiguous(ways: str) -> MismatchError:
+    return MismatchError(
+        f"The optimizer's parameter groups can be matched to the model in {ways}.",
+        "Give the optimizer model.named_parameters(), so that its state holds names.",
+    )
 
 
 def slot_shape(slot: Mapping[str, Any]) -> tuple[int, ...] | None:

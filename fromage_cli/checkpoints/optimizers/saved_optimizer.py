@@ -44,17 +44,15 @@ def parse_optimizer(saved: Mapping[Any, Any]) -> OptimizerState | None:
     for group in groups:
         for parameter in group[PARAMETERS]:
             order.setdefault(parameter, parameter if isinstance(parameter, int) else len(order))
-    shorter = _without_wrappers(order)
-    return OptimizerState(
-        tuple(_group(group, order, shorter) for group in groups),
-        {order[key]: _slot(slot) for key, slot in slots.items() if key in order and isinstance(slot, Mapping)},
-    )
-
-
-def _slot(saved: Mapping[str, Any]) -> UnreadSlot:
-    """What was remembered of one parameter, without a step that is no single number."""
-    several = isinstance(step := saved.get("step"), StoredTensor) and step.numel() != 1
-    return UnreadSlot({name: value for name, value in saved.items() if name != "step"} if several else saved)
+    stripped = strip_prefixes(name for name in order if isinstance(name, str))
+    shorter = {stored: name for name, stored in stripped.names.items()}
+    kept = {}
+    for key, slot in slots.items():
+        if key in order and isinstance(slot, Mapping):
+            step = slot.get("step")
+            several = isinstance(step, StoredTensor) and step.numel() != 1  # no number of updates
+            kept[order[key]] = UnreadSlot({n: value for n, value in slot.items() if n != "step"} if several else slot)
+    return OptimizerState(tuple(_group(group, order, shorter) for group in groups), kept)
 
 
 def _are_parameters(parameters: object) -> bool:
@@ -63,12 +61,6 @@ def _are_parameters(parameters: object) -> bool:
         all(type(parameter) is int for parameter in parameters)
         or all(isinstance(parameter, str) for parameter in parameters)
     )
-
-
-def _without_wrappers(order: Mapping[object, int]) -> dict[str, str]:
-    """What each name is without `module.` and its like."""
-    stripped = strip_prefixes(name for name in order if isinstance(name, str))
-    return {stored: name for name, stored in stripped.names.items()}
 
 
 def _group(saved: Mapping[str, Any], order: Mapping[object, int], shorter: Mapping[str, str]) -> ParameterGroup:

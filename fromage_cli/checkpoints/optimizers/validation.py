@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from fromage_cli.checkpoints.names.naming import brief
@@ -28,25 +27,22 @@ def require_sound(state: OptimizerState) -> None:
             if value is not None and not bound.fits(value):
                 raise _unsound(f"says {name} = {_shown(value)}", bound.expected)
     for slot in state.slots.values():
-        _require_sound_slot(slot.stored if isinstance(slot, UnreadSlot) else slot)
-
-
-def _require_sound_slot(slot: Mapping[str, Any]) -> None:
-    steps = _plain(slot.get("step"))
-    if steps is not None and not NOT_NEGATIVE.fits(steps):
-        raise _unsound(f"says step = {_shown(steps)}", NOT_NEGATIVE.expected)
-    shapes = {}
-    for name in MOMENTS:
-        value = slot.get(name)
-        if value is None:
-            continue
-        dtype = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
-        if not dtype.startswith(("float", "bfloat")) or not hasattr(value, "shape"):
-            raise _unsound(f"holds {name} as {dtype}", "a tensor of floating numbers")
-        shapes[name] = list(value.shape)
-    for name, shape in shapes.items():
-        if shape != next(iter(shapes.values())):
-            raise _unsound(f"holds {name} of shape {shape} beside {next(iter(shapes.values()))}", "one shape")
+        stored = slot.stored if isinstance(slot, UnreadSlot) else slot
+        steps = _plain(stored.get("step"))
+        if steps is not None and not NOT_NEGATIVE.fits(steps):
+            raise _unsound(f"says step = {_shown(steps)}", NOT_NEGATIVE.expected)
+        shapes = {}
+        for name in MOMENTS:
+            value = stored.get(name)
+            if value is None:
+                continue
+            dtype = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
+            if not dtype.startswith(("float", "bfloat")) or not hasattr(value, "shape"):
+                raise _unsound(f"holds {name} as {dtype}", "a tensor of floating numbers")
+            shapes[name] = list(value.shape)
+        for name, shape in shapes.items():
+            if shape != next(iter(shapes.values())):
+                raise _unsound(f"holds {name} of shape {shape} beside {next(iter(shapes.values()))}", "one shape")
 
 
 def _unsound(found: str, expected: str) -> InputError:

@@ -114,7 +114,10 @@ def next_update(
         noise=measured,
         memory=memory,
         cosines=_cosines(line, step, noise, factors, averaged),
-        levels=_levels(line, factors if batch_size is not None else {}),
+        levels={
+            name: min(line.cosines[name], decayed) * (factors.get(name, 1.0) if batch_size is not None else 1.0)
+            for name, decayed in ((move.tensor.name, move.cosine) for move in line.direction.moves)
+        },
         sampled=sampled,
         filled=optimizer.momentum > 0.0 and not held,
         relative_steps={
@@ -122,12 +125,6 @@ def next_update(
             for name, relative in relative_steps(problem, line, noise, varying, rows).items()
         },
     )
-
-
-def _levels(line: StepLine, factors: Mapping[str, float]) -> dict[str, float]:
-    """The smaller cosine, with decoupled decay or without, of every tensor that moves, as noise leaves it."""
-    names = {move.tensor.name: move.cosine for move in line.direction.moves}
-    return {name: min(line.cosines[name], cosine) * factors.get(name, 1.0) for name, cosine in names.items()}
 
 
 def _noise(problem: Problem, parts: list[Batch], **how: Any) -> GradientNoise | Missing:

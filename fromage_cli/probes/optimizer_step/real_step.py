@@ -122,7 +122,9 @@ def _update(
     place.grad = tensor.gradient.add(tensor.weight, alpha=coupled) if coupled else tensor.gradient
     rate = SMALL_RATE if rule.reads_weights else 1.0
     if rule.reads_weights:
-        settings = {**settings, "eps": _scale_of_weights(settings["eps"], tensor.weight)}
+        # Adafactor steps by max(eps2, root mean square) of the weights: with that as eps2 a zero moves as they do.
+        size = torch.linalg.vector_norm(tensor.weight, dtype=torch.float64).item() / max(place.numel(), 1) ** 0.5
+        settings = {**settings, "eps": (settings["eps"][0], max(settings["eps"][1], size))}
     kept = load_slot(slot or {}, tensor.gradient, rule, bool(settings.get("amsgrad")))
     stepping = _restored(rule, place, {**settings, "lr": rate}, kept)
     with torch.no_grad():
@@ -142,12 +144,6 @@ def _restored(
     state = defaultdict(dict, {parameter: slot} if slot else {})
     restored.__setstate__({"defaults": {}, "state": state, "param_groups": [group]})
     return restored
-
-
-def _scale_of_weights(eps: tuple[float | None, float], weight: Tensor) -> tuple[float | None, float]:
-    """Adafactor's least scale, such that a tensor of zeros moves as this one: max(eps2, root mean square)."""
-    size = torch.linalg.vector_norm(weight, dtype=torch.float64).item() / max(weight.numel(), 1) ** 0.5
-    return eps[0], max(eps[1], size)
 
 
 def _filled(rule: Rule, estimates: MomentEstimates | None) -> dict[str, Any] | None:
