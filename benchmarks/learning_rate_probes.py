@@ -78,7 +78,8 @@ def short_runs(
             model, state = loaded(task, optimizer_name, step, results)
         problem = problem_of(task, model, data)
         optimizer = optimizer_named(optimizer_name, state)
-        found = measure_rate(match_state(problem, optimizer, state), fresh=problem if step is None else None)
+        matched = match_state(problem, optimizer, state)
+        found, _ = found_of(measure_rate(matched, fresh=problem if step is None else None))
     except FromageError as error:
         return {"error": error.message}
     taken = problem.evaluations

@@ -44,7 +44,7 @@ def layer_breakdown(move: Move, ray: Ray, predicted: Sequence[float], certifies:
         trust = first_crossing(ray.etas, path, move.cosine) if certifies else Point(None, "uncertifiable")
     else:
         breakdown, path, trust, noise = [], [], Point(None, "uncertifiable"), None
-    blank = (None,) * len(changes)
+    blank = (NO_GRADIENT,) * len(changes)
     eta, step = placed(trust.eta, trust.relation), move.relative_step
     implied = NO_STEP if not step else eta if isinstance(eta, Missing) else implied_depth(move.cosine, eta * step)
     low = VIOLATION_FLOOR * (noise or 0.0)
@@ -156,7 +156,7 @@ def network_trust(layers: Sequence[LayerBreakdown]) -> tuple[Point, str | None]:
 
     def excess(layer: LayerBreakdown) -> float:
         """How far a tensor without trust is from it: by its cosine, or by its breakdown at the first point."""
-        first = layer.breakdown[0] if layer.breakdown else None
+        first = known(layer.breakdown[0]) if layer.breakdown else None
         return -layer.cosine if layer.cosine <= 0.0 or first is None else first / layer.cosine
 
     for relation in ("uncertifiable", "below-grid"):
@@ -192,6 +192,6 @@ def _noise_floor(move: Move, ray: Ray) -> float | None:
 
 def first_tail_slope(layers: Sequence[LayerBreakdown], etas: Sequence[float]) -> float | Missing:
     """The tail slope of the first layer, as the paper's figure has it."""
-    values = [value for value in layers[0].breakdown if value is not None] if layers else []
+    values = [value for value in layers[0].breakdown if not isinstance(value, Missing)] if layers else []
     slope = tail_slope(etas, values) if len(values) == len(etas) else None
     return NO_TAIL if slope is None else slope

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from fromage_cli.diagnostics.breakdown.direction_option import TO
@@ -47,7 +47,7 @@ def eta_axis(axes: Axes, result: BreakdownResult) -> None:
     axes.set_xlabel(label + rate)
 
 
-def _finite(values: Sequence[float | None]) -> list[float]:
+def _finite(values: Iterable[float | None]) -> list[float]:
     """The values that can be drawn."""
     return [value for value in values if _drawable(value)]
 
@@ -170,9 +170,11 @@ def breakdown_panel(axes: Axes, result: BreakdownResult) -> None:
 
 def breakdown_window(result: BreakdownResult) -> tuple[float, float]:
     """From the least to the largest of all curves, as far as it says anything."""
-    rows = (result.predicted, result.predicted_spectral, *(layer.breakdown for layer in result.layers))
+    rows = (result.predicted, result.predicted_spectral, *(map(known, layer.breakdown) for layer in result.layers))
     values = [value for row in rows for value in _finite(row) if value > 0.0] or [1e-2]
-    lowest_layer = min((value for layer in result.layers for value in _finite(layer.breakdown)), default=0.0)
+    lowest_layer = min(
+        (value for layer in result.layers for value in _finite(map(known, layer.breakdown))), default=0.0
+    )
     low = max(min((*values, 0.5)), 1e-9)
     high = max(min(max(values), max(LARGEST_BREAKDOWN, lowest_layer)), 2.0)
     return low / 1.5, high * 1.5
@@ -188,7 +190,7 @@ def _layers(axes: Axes, result: BreakdownResult) -> list[Entry]:
     last = max(len(result.layers) - 1, 1)
     entries = []
     for index, layer in enumerate(result.layers):
-        values = [value if value is not None and value > 0.0 else None for value in layer.breakdown]
+        values = [value if value is not None and value > 0.0 else None for value in map(known, layer.breakdown)]
         colour = colormaps["viridis"](LIGHTEST * index / last)
         rounding = ", only rounding" if layer.name in result.noise else ""
         entries.append((_curve(axes, result.etas, values, color=colour, **style), _name(layer.name) + rounding))

@@ -110,7 +110,7 @@ def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
             *(() if same else (layer.relative_step, layer.cosine)),
             layer.implied_depth,
             layer.violation,
-            _curve_line(layer.breakdown, style, BREAKDOWN_SCALE),
+            _curve_line([*map(known, layer.breakdown)], style, BREAKDOWN_SCALE),
         )
         for layer in shown
     ]

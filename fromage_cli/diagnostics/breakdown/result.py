@@ -59,9 +59,9 @@ class LayerBreakdown:
 
     Where the order of rows matters, the weights move by a rounding error instead.
     """
-    breakdown: tuple[float | None, ...]
-    """b at each eta; None for a layer without gradient at the start."""
-    path_breakdown: tuple[float | None, ...]
+    breakdown: tuple[float | Missing, ...]
+    """b at each eta; missing for a layer without gradient at the start."""
+    path_breakdown: tuple[float | Missing, ...]
     """The running maximum of b: the largest on the way to each eta."""
     trust_eta: float | Missing
     """Where path_breakdown reaches the cosine, interpolated in log eta."""

@@ -10,7 +10,7 @@ import typer
 
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import Intake, checkpoint_record, declared_by, given_settings, open_run
-from fromage_cli.missing import found_of
+from fromage_cli.missing import Interrupted, found_of
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import OptimizerOptions, check_decoupled
@@ -108,7 +108,7 @@ def command(
     gradients = needs_gradients(training)
     if run.estimate:
         return _estimate(intake, checkpoints, names, gradients)
-    evidence = Evidence()
+    evidence: Evidence | Interrupted[Evidence] = Evidence()
     if intake is not None:
         with progress("scale invariance", total=len(layers)) as advance_layer:
             evidence = gather_evidence(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, LayerEvidence
 from fromage_cli.errors import MismatchError, ResourceError
-from fromage_cli.missing import Missing, Why, found_of
+from fromage_cli.missing import Interrupted, Missing, Why, found_of
 from fromage_cli.probes.optimizer_step.unit_gradients import Units, measure_unit_gradients, squares_of_units
 from fromage_cli.probes.structure.invariance import measure_invariance
 from fromage_cli.problem.evaluation.problem import Problem
@@ -21,11 +21,11 @@ def gather_evidence(
     gradients: bool,
     batch_size: int | None,
     advance: Callable[[], None] = lambda: None,
-) -> Evidence:
+) -> Evidence | Interrupted[Evidence]:
     """Tests the model's layers, given by their names in the checkpoint, for scale invariance; where the rule needs them
     it measures gradients too.
 
-    Raises what the first gradient raises; a limit that is reached leaves the rest untested, or without gradients.
+    Raises what the first gradient raises; a limit interrupts it, the rest untested or without gradients.
     """
     test, stopped = found_of(measure_invariance(problem, {layer.name for layer in layers.values()}, advance))
     units = {name: Units(tested.invariance.parts or 1, tested.invariance.axis or 0) for name, tested in test.items()}
@@ -55,7 +55,8 @@ def gather_evidence(
             scaled = tuple(size * square for size, square in zip(sizes, gradient, strict=True))
             one = replace(one, squares=scaled, squared_gradient=sum(gradient))
         found[name] = one
-    return Evidence(found, measured.batch_size if measured is not None else None, stopped)
+    evidence = Evidence(found, measured.batch_size if measured is not None else None)
+    return evidence if stopped is None else Interrupted(evidence, stopped)
 
 
 def checkpoint_shapes(problem: Problem, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ from fromage_cli.diagnostics.intrinsic_lr.layer import Measuring
 from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, IntrinsicResult, LayerEquilibrium
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.errors import ResourceError
-from fromage_cli.missing import STEP_UNKNOWN, Interrupted, Missing, Why
+from fromage_cli.missing import STEP_UNKNOWN, Interrupted, Missing, Why, found_of
 from fromage_cli.optimizers.rule import FROMAGE, LARS
 
 NO_ANGLE = Missing(Why.ZERO_OR_NOT_FINITE, "the norm is zero or not finite in one of the two checkpoints")
@@ -21,7 +21,7 @@ def measure(
     checkpoints: Sequence[Checkpoint],
     names: Sequence[str],
     training: Training,
-    evidence: Evidence,
+    evidence: Evidence | Interrupted[Evidence],
     *,
     drop: float | None = None,
     advance: Callable[[float], None] = lambda elements: None,
@@ -33,12 +33,12 @@ def measure(
     does that cut the evidence short; raised where there are none. Raises InputError as reading does.
     """
     (norms,) = measure_norms(checkpoints[-1:], names, advance)
-    measuring = Measuring(checkpoints, training, evidence, drop)
+    told, stopped = found_of(evidence)
+    measuring = Measuring(checkpoints, training, told, drop)
     layers: list[LayerEquilibrium] = []
-    stopped = evidence.stopped
     for name in names:
         try:
-            if evidence.stopped is None:  # weights are read whole where the tests have used up the time
+            if not isinstance(evidence, Interrupted):  # weights are read whole where the tests have used up the time
                 check()
         except ResourceError as limit:
             if not layers:
@@ -58,8 +58,8 @@ def measure(
         betas=training.betas,
         decay=None if training.optimizer == FROMAGE.name else "decoupled" if training.decoupled else "coupled",
         steps_per_epoch=training.steps_per_epoch,
-        train_batch_size=evidence.batch_size,
-        tested=any(found.verdict != "untested" for found in evidence.layers.values()),
+        train_batch_size=told.batch_size,
+        tested=any(found.verdict != "untested" for found in told.layers.values()),
         drop_factor=drop,
         layers=tuple(layers),
     )

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fromage_cli.errors import FromageError
 from fromage_cli.missing import Missing, Why
 
 NO_MODEL = Missing(Why.NO_MODEL, "it takes gradients of training batches: --model and --batch")
@@ -115,5 +114,3 @@ class Evidence:
     layers: Mapping[str, LayerEvidence] = field(default_factory=dict)
     batch_size: int | None = None
     """Rows of a training batch that the gradients stand for."""
-    stopped: FromageError | None = None
-    """The limit that cut this short, if one did."""

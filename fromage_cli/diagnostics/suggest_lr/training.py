@@ -7,7 +7,7 @@ from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import PartialMeasurement, gradients
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, ProbeRun, Recommended, VerifiedRun
 from fromage_cli.errors import FromageError, MismatchError, ResourceError, UsageError
-from fromage_cli.missing import LIMIT_REACHED, Basis, Missing, Why, failed
+from fromage_cli.missing import LIMIT_REACHED, Basis, Missing, Why, failed, found_of
 from fromage_cli.optimizers.typical_rates import typical_rate
 from fromage_cli.probes.trial_runs.rate_probe import measure_rate
 from fromage_cli.probes.trial_runs.verification import verify
@@ -55,7 +55,9 @@ def recommend(
                 "--probe init needs a network that draws new weights; this one comes with its own.",
                 "Name a factory with --model.",
             )
-        found = measure_rate(measuring.matched, fresh=again, batch_size=batch_size, advance=measuring.advance)
+        found, cut = found_of(
+            measure_rate(measuring.matched, fresh=again, batch_size=batch_size, advance=measuring.advance)
+        )
     except ResourceError as limit:
         measuring.error = limit
         return Trained(_typical(measuring, usual, LIMIT_REACHED), LIMIT_REACHED)
@@ -64,15 +66,15 @@ def recommend(
             raise
         why = failed(error)
         return Trained(_typical(measuring, usual, why), why)
-    if found.stopped is not None:
-        measuring.error = found.stopped
+    if cut is not None:
+        measuring.error = cut
     start = "new weights of the network's factory"
     if again is None:
         start = "these weights"
     elif isinstance(again.model, Perceptron):
         start = "new weights as torch draws them, since the network was rebuilt without its factory"
     words = Basis(counted(len(found.rates), "short run"), f"of {counted(found.steps, 'step')} from {start}")
-    doubt = Missing(Why.INDISTINCT if found.stopped is None else Why.LIMIT_REACHED, found.reason)
+    doubt = Missing(Why.INDISTINCT if cut is None else Why.LIMIT_REACHED, found.reason)
     measured, gain = (doubt if value is None else value for value in (found.measured, found.gain))
     cost = gradients(measuring.problem.evaluations) - before
     measuring.estimates.append(Estimate(found.estimator, measuring.eta(measured), measured, words, cost))

@@ -54,7 +54,7 @@ class Crossing:
     closed: bool = False
     """Whether eta and upper are within 5 %."""
     stopped: ResourceError | None = None
-    """The limit that ended the search early."""
+    """The limit that ended the search early: without one, no point means that no step is certain to descend."""
 
     def trust(self, name: str, gradient_norm: float) -> Point:
         """Where one tensor crosses its own level, by the points that were taken."""

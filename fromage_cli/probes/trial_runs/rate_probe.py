@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fromage_cli.errors import ResourceError
+from fromage_cli.missing import Interrupted
 from fromage_cli.optimizers.typical_rates import calibration
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.short_runs import PARTS, STEPS, ShortRuns, make_runs
@@ -22,6 +22,7 @@ TRAINED = (
     "short runs from trained weights tell little of the rate to train at; they start from new ones where --model names"
     " a factory that draws them"
 )
+CUT_SHORT = "a limit was reached before all short runs were made"
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,6 @@ class RateProbe:
     """Gradients of training batches that the runs took."""
     rows: str
     """What was trained on, and what the losses are of."""
-    stopped: ResourceError | None = None
-    """The limit that ended the runs early."""
 
 
 def measure_rate(
@@ -74,12 +73,12 @@ def measure_rate(
     fresh: Problem | None = None,
     batch_size: int | None = None,
     advance: Callable[[], None] = lambda: None,
-) -> RateProbe:
+) -> RateProbe | Interrupted[RateProbe]:
     """Makes short runs, from `fresh` (the network re-initialised) where it is given, else from the problem.
 
     `batch_size`: the rows of a training batch where a single batch is to be cut. Costs at most 100 gradients of
     training batches, and two gradients and about ten forward passes of all rows; `advance` is called after each of
-    RATES runs. A limit that is reached leaves what was measured. Raises MismatchError (a state of another model) and
+    RATES runs. A limit interrupts them. Raises MismatchError (a state of another model) and
     UsageError (no such optimizer, too few rows).
     """
     estimator: Estimator = "probe-init" if fresh is not None else "probe"
@@ -87,18 +86,27 @@ def measure_rate(
     constants = calibration(optimizer)
     start = MatchedState(fresh, optimizer) if fresh is not None else matched
     rows = training_rows(start.problem, batch_size)
-    runs = make_runs(
+    made = make_runs(
         start,
         rows,
         guess=constants.typical if constants is not None else optimizer.learning_rate or GUESS,
         above=ABOVE[estimator],
         advance=advance,
     )
-    return conclude(runs, constants, estimator, rows)
+    if isinstance(made, Interrupted):
+        return Interrupted(conclude(made.found, constants, estimator, rows, complete=False), made.error)
+    return conclude(made, constants, estimator, rows)
 
 
-def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimator, rows: TrainingRows) -> RateProbe:
-    """Concludes from the runs and the constants of a study which rate to train at."""
+def conclude(
+    runs: ShortRuns,
+    constants: Calibration | None,
+    estimator: Estimator,
+    rows: TrainingRows,
+    *,
+    complete: bool = True,
+) -> RateProbe:
+    """Concludes from the runs and the constants of a study which rate to train at; `complete`: all runs were made."""
     rates = tuple(sorted(runs.losses))
     losses = tuple(runs.losses[rate] for rate in rates)
     valley = valley_of_least(rates, losses) if any(math.isfinite(loss) for loss in losses) else None
@@ -107,7 +115,7 @@ def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimato
         initial = estimator == "probe-init"
         measured = (constants.from_initialisation if initial else constants.from_checkpoint)(valley.centre)
     typical = constants.typical if constants is not None else None
-    doubt = _doubt(runs, constants, estimator, valley)
+    doubt = _doubt(runs, constants, estimator, valley) if complete else CUT_SHORT
     size = max(batch.size for batch in rows.batches)
     quarters = f"quarters of them, {size // PARTS} rows" if size >= 2 * PARTS else f"{max(1, size // PARTS)} row"
     found = RateProbe(
@@ -129,7 +137,6 @@ def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimato
         steps=runs.steps,
         gradient_evaluations=runs.gradients,
         rows=f"{rows.source}; steps on {quarters}",
-        stopped=runs.stopped,
     )
     if doubt is not None or measured is None:
         return found
@@ -139,8 +146,6 @@ def conclude(runs: ShortRuns, constants: Calibration | None, estimator: Estimato
 
 def _doubt(runs: ShortRuns, constants: Calibration | None, estimator: Estimator, valley: Valley | None) -> str | None:
     """Why the rate cannot be measured here; None where it can."""
-    if runs.stopped is not None:
-        return "a limit was reached before all short runs were made"
     if constants is None:
         return "no study says how the best rates of short runs and of long ones are related for this optimizer"
     if runs.steps < STEPS:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fromage_cli.errors import NumericalError, ResourceError
+from fromage_cli.missing import Interrupted
 from fromage_cli.probes.lines.critical import critical_rate
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.next_step import next_step
@@ -47,8 +48,6 @@ class ShortRuns:
     """By rate: of the independent rows, after."""
     gradients: float = 0.0
     """Of training batches."""
-    stopped: ResourceError | None = None
-    """The limit that ended the runs early."""
 
     @property
     def gain(self) -> float | None:
@@ -73,11 +72,11 @@ class ShortRuns:
 
 def make_runs(
     matched: MatchedState, rows: TrainingRows, *, guess: float, above: float, advance: Callable[[], None] = lambda: None
-) -> ShortRuns:
+) -> ShortRuns | Interrupted[ShortRuns]:
     """Makes runs at RATES rates, the highest `above` times the first increase of the loss along the next step.
 
     Where runs diverged early, the gradients that they left are spent beyond the end at which the loss is least. `guess`
-    stands in where no step lowers the loss. A limit that is reached is kept in the result.
+    stands in where no step lowers the loss. A limit interrupts them.
     """
     parts = []
     for batch in rows.batches:
@@ -103,7 +102,7 @@ def make_runs(
             while not runs.bracketed and runs.gradients + steps * share <= LARGEST_GRADIENTS:
                 series.add(run, runs.rate_beyond)
     except ResourceError as limit:
-        runs.stopped = limit
+        return Interrupted(runs, limit)
     return runs
 
 

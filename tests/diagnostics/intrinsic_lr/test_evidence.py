@@ -7,7 +7,7 @@ from torch import nn
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.intrinsic_lr.evidence import checkpoint_shapes, gather_evidence
 from fromage_cli.errors import ResourceError
-from fromage_cli.missing import Interrupted, Missing, Why
+from fromage_cli.missing import Interrupted, Missing, Why, found_of
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.supervised_losses import CrossEntropy
@@ -67,9 +67,9 @@ def test_a_limit_leaves_layers_untested(problem, monkeypatch):
     monkeypatch.setattr(
         evidence, "measure_invariance", lambda *_: Interrupted({}, ResourceError("The time limit was reached."))
     )
-    found = gathered(problem)
+    found, error = found_of(gathered(problem))
     assert {layer.verdict for layer in found.layers.values()} == {"untested"}
-    assert isinstance(found.stopped, ResourceError)
+    assert isinstance(error, ResourceError)
     words = "a limit was reached before gradients were taken. The time limit was reached"
     for layer in found.layers.values():
         assert layer.squares == layer.squared_gradient == Missing(Why.LIMIT_REACHED, words)
@@ -82,9 +82,9 @@ def test_a_limit_between_the_tests_and_the_gradients(problem, monkeypatch):
         raise ResourceError("The time limit was reached.")
 
     monkeypatch.setattr(evidence, "measure_unit_gradients", refuse)
-    found = gathered(problem)
+    found, error = found_of(gathered(problem))
     first = found.layers["first.weight"]
-    assert first.verdict == "invariant" and isinstance(found.stopped, ResourceError)
+    assert first.verdict == "invariant" and isinstance(error, ResourceError)
     assert first.squares.code == Why.LIMIT_REACHED and "before gradients were taken" in first.squares.words
 
 

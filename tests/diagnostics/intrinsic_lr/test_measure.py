@@ -9,7 +9,7 @@ from fromage_cli.diagnostics.intrinsic_lr.measure import measure, needs_gradient
 from fromage_cli.diagnostics.intrinsic_lr.result import NO_MODEL, Evidence, LayerEvidence
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.errors import ResourceError
-from fromage_cli.missing import Missing, Why, found_of, known
+from fromage_cli.missing import Interrupted, Missing, Why, found_of, known
 from fromage_cli.theory.equilibrium import adamw_equilibrium, adamw_norm, momentum_gains, sgd_equilibrium, sgd_norm
 
 BETAS = (0.9, 0.95)
@@ -90,11 +90,11 @@ def test_a_limit_on_the_evidence_leaves_time_to_read_the_weights(tmp_path):
     save_file({"w": torch.ones(2, 2)}, tmp_path / "c.safetensors")
     limit = Missing(Why.LIMIT_REACHED, "a limit")
     untested = LayerEvidence("Linear", squares=limit, squared_gradient=limit)
-    evidence = Evidence({"w": untested}, stopped=ResourceError("first"))
+    evidence = Interrupted(Evidence({"w": untested}), ResourceError("first"))
     training = Training("sgd", rates={"w": (0.1,)}, decays={"w": 1e-3})
     checkpoints = [open_checkpoint(tmp_path / "c.safetensors")]
     result, stopped = found_of(measure(checkpoints, ["w"], training, evidence, check=refuse))
-    assert result.layers[0].norm == 2.0 and stopped is evidence.stopped
+    assert result.layers[0].norm == 2.0 and stopped is evidence.error
     assert result.layers[0].equilibrium_norm == limit
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fromage_cli.errors import ResourceError, UsageError
+from fromage_cli.missing import found_of
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.optimizers.typical_rates import calibration
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
@@ -93,8 +94,6 @@ SMALL = {rate: 1.0 - 0.9 * LEAST_GAIN * (1.0 - loss) if math.isfinite(loss) else
         (runs({0.01: 0.5, 0.04: 0.6, 0.16: 0.7}), "no rate shows a least loss between others"),
         (runs({0.01: 0.7, 0.04: 0.6, 0.16: 0.5}), "no rate shows a least loss between others"),
         (runs({0.01: math.inf, 0.04: math.inf, 0.16: math.inf}), "no rate shows a least loss between others"),
-        (runs(WELL, stopped=ResourceError("the time", "more")), "a limit was reached"),
-        (ShortRuns(stopped=ResourceError("the time", "more")), "a limit was reached"),
         (runs(WELL, start_loss=-1.0), "the loss is -1 before the first step"),
         (runs(WELL, steps=15), "training batches that cannot be cut into quarters leave 15 steps a run"),
     ],
@@ -108,6 +107,13 @@ def test_where_the_rate_cannot_be_measured_the_typical_one_is_given_with_the_rea
     assert probe.learning_rate == probe.typical == SGD.typical
     assert probe.low is None
     assert probe.high is None
+
+
+@pytest.mark.parametrize("found", [ShortRuns(), runs(WELL)])
+def test_runs_that_a_limit_interrupted_tell_no_rate(found: ShortRuns) -> None:
+    probe = conclude(found, SGD, "probe-init", ROWS, complete=False)
+    assert not probe.reliable and probe.reason.startswith("a limit was reached")
+    assert probe.learning_rate == SGD.typical and probe.low is probe.high is None
 
 
 def test_without_constants_there_is_a_centre_and_no_rate() -> None:
@@ -223,9 +229,9 @@ def test_a_time_limit_leaves_a_partial_answer(make_problem: Maker, perceptron: n
             problem.budget.seconds, problem.budget.started = 1.0, time.monotonic() - 2.0
 
     problem.budget = Budget()
-    probe = measure_rate(MatchedState(problem, Optimizer(name="sgd")), advance=advance)
+    probe, error = found_of(measure_rate(MatchedState(problem, Optimizer(name="sgd")), advance=advance))
     assert len(probe.rates) == len(probe.losses) == 3
-    assert probe.stopped is not None
+    assert isinstance(error, ResourceError)
     assert not probe.reliable
     assert probe.learning_rate == pytest.approx(SGD.typical)
 

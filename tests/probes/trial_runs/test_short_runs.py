@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from fromage_cli.errors import ResourceError
+from fromage_cli.missing import found_of
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.short_runs import APART, PARTS, RATES, STEPS, TAIL, make_runs
@@ -126,9 +128,10 @@ def test_a_limit_leaves_what_was_measured_and_the_weights(make_problem: Maker) -
             problem.budget.seconds, problem.budget.started = 1.0, time.monotonic() - 2.0
 
     problem.budget = Budget()
-    runs = make_runs(MatchedState(problem, SGD), training_rows(problem), guess=1.0, above=1.0, advance=advance)
+    matched = MatchedState(problem, SGD)
+    runs, error = found_of(make_runs(matched, training_rows(problem), guess=1.0, above=1.0, advance=advance))
     assert len(runs.losses) == 2
-    assert runs.stopped is not None
+    assert isinstance(error, ResourceError)
     assert problem.model.weight.tolist() == [1.0, 2.0]  # type: ignore[operator, union-attr]
 
 
