@@ -23,6 +23,11 @@ FailOn = Literal["warn", "fail", "never"]
 CHECKPOINT_HELP = "Checkpoint: a file, or a directory of one or of a run."
 CheckpointArgument = Annotated[str | None, typer.Argument(metavar="CKPT", help=CHECKPOINT_HELP)]
 """The one checkpoint of a command that a model's own weights may stand in for."""
+PlotArgument = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.svg|png", parser=parsing.output_file, help="Draw it into a file too (extra: plot)."),
+]
+"""Where the picture of the answer goes."""
 RunArgument = Annotated[
     list[str], typer.Argument(metavar="CKPT…", help="Checkpoints of one run: files, patterns, or the run's directory.")
 ]
@@ -128,6 +133,11 @@ class NameOptions:
         list[str] | None,
         _option("Tensors", "--exclude", metavar="GLOB", help="No tensor whose name matches; repeatable."),
     ] = None
+
+    @property
+    def globs(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The patterns to include, and those to exclude."""
+        return self.include or (), self.exclude or ()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """`fromage-diag breakdown`."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,11 +25,11 @@ from fromage_cli.terminal.options import (
     CheckpointArgument,
     ModelOptions,
     OutputOptions,
+    PlotArgument,
     RunOptions,
     TensorOptions,
     diagnostic,
 )
-from fromage_cli.terminal.parsing import output_file
 from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import progress
 
@@ -56,12 +55,7 @@ def command(
     eta: Annotated[
         str, typer.Option(metavar="MIN:MAX:COUNT|LIST", help="Relative steps: log-spaced, or comma-separated.")
     ] = DEFAULT,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.svg|png", parser=output_file, help="Draw the curves into a file too (needs the extra plot)."
-        ),
-    ] = None,
+    plot: PlotArgument = None,
     reload: Annotated[
         bool, typer.Option(help="Read weights from the checkpoint at each step instead of keeping a copy.")
     ] = False,
@@ -90,7 +84,7 @@ def command(
     if run.estimate:
         return _estimate(intake, len(etas), direction, reload)
     chosen = tensors.tensors or moved_by_default(direction)
-    moving, skipped = moving_tensors(problem, chosen, tensors.include or (), tensors.exclude or ())
+    moving, skipped = moving_tensors(problem, chosen, *tensors.globs)
 
     def line_on(problem: "Problem") -> "Direction":
         return make_direction(direction, problem, moving, intake.checkpoint)

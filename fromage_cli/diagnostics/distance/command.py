@@ -56,7 +56,7 @@ def command(
     budget = Budget(run.time_limit, run.max_memory)
     opened = (open_checkpoint(first, model.key, ema=model.ema), open_checkpoint(second, model.key, ema=model.ema))
     chosen = tensors.tensors or "matrices"
-    pairing = pair_tensors(*opened, chosen, tensors.include or (), tensors.exclude or ())
+    pairing = pair_tensors(*opened, chosen, *tensors.globs)
     asked = model.model is not None or batch.batch is not None
     intake = open_problem(opened[0], model, batch, run) if asked else None
     if run.estimate:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,11 +18,11 @@ from fromage_cli.terminal.options import (
     ModelOptions,
     NameOptions,
     OutputOptions,
+    PlotArgument,
     RunArgument,
     RunOptions,
     diagnostic,
 )
-from fromage_cli.terminal.parsing import output_file
 from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import progress
 
@@ -48,12 +47,7 @@ def command(
         float | None,
         typer.Option("--drop", metavar="FACTOR", help="What dividing the rate by FACTOR does to the effective rate."),
     ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.svg|png", parser=output_file, help="Draw the courses after --drop (needs the extra plot)."
-        ),
-    ] = None,
+    plot: PlotArgument = None,
     optimizer: OptimizerOptions,
     model: ModelOptions,
     batch: BatchOptions,
@@ -83,7 +77,7 @@ def command(
     budget = Budget(run.time_limit, run.max_memory)
     gathered = gather_series(ckpt, model.key, model.ema, model.optimizer_state)
     checkpoints, last = gathered.checkpoints, gathered.checkpoints[-1]
-    names, changed = lasting_layers(checkpoints, tensors.include or (), tensors.exclude or ())
+    names, changed = lasting_layers(checkpoints, *tensors.globs)
     intake = open_run(last, model, batch, run)
     shapes = None
     untrained: tuple[str, ...] = ()

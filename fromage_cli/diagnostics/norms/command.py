@@ -60,7 +60,7 @@ def command(
     budget = Budget(run.time_limit, run.max_memory)
     gathered = gather_series(ckpt, model.key, model.ema, model.optimizer_state)
     checkpoints, last = gathered.checkpoints, gathered.checkpoints[-1]
-    names, changed = lasting_layers(checkpoints, tensors.include or (), tensors.exclude or ())
+    names, changed = lasting_layers(checkpoints, *tensors.globs)
     declared = declared_by(last, model.trust)
     settings = find_run_settings(
         checkpoints,

@@ -1,6 +1,5 @@
 """`fromage-diag sharpness`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,11 +16,11 @@ from fromage_cli.terminal.options import (
     CheckpointArgument,
     ModelOptions,
     OutputOptions,
+    PlotArgument,
     RunOptions,
     TensorOptions,
     diagnostic,
 )
-from fromage_cli.terminal.parsing import output_file
 from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import progress
 
@@ -41,12 +40,7 @@ def command(
         float, typer.Option(metavar="T", help="Residual, relative to the eigenvalue, at which iterations stop.")
     ] = 1e-3,
     max_iterations: Annotated[int, typer.Option(metavar="N", min=1, help="Products with each operator at most.")] = 200,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.svg|png", parser=output_file, help="Draw the losses into a file too (needs the extra plot)."
-        ),
-    ] = None,
+    plot: PlotArgument = None,
     optimizer: OptimizerOptions,
     model: ModelOptions,
     batch: BatchOptions,
@@ -75,7 +69,7 @@ def command(
     trained = saved is not None and (state is None or (state.steps or 0) > 0 if saved.step is None else saved.step > 0)
     request = Request(top, tolerance, max_iterations, optimizer.train_batch_size, simulate, blocks)
     chosen = tensors.tensors or "all"
-    moving, _ = moving_tensors(intake.problem, chosen, tensors.include or (), tensors.exclude or ())
+    moving, _ = moving_tensors(intake.problem, chosen, *tensors.globs)
     if run.estimate:
         return intake.complete(estimate_answer(estimate(intake.problem, moving, rule, request)))
     with progress("sharpness", total=expected_products(intake.problem, moving, rule, request)) as advance:

@@ -93,7 +93,7 @@ def command(
     if run.estimate:
         return intake.complete(estimate_answer(estimate(intake.problem, rule, request)))
     chosen = tensors.tensors or "all"
-    moving, _ = moving_tensors(intake.problem, chosen, tensors.include or (), tensors.exclude or ())
+    moving, _ = moving_tensors(intake.problem, chosen, *tensors.globs)
     with progress("suggest-lr", total=_stages(rule, request.probe, sharpness, request.verify)) as advance:
         notes: list[str] = []
         result, error = found_of(
