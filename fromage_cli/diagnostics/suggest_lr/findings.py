@@ -10,7 +10,7 @@ from fromage_cli.missing import Missing, Why, known
 
 def judge(result: SuggestedRates) -> tuple[Finding, ...]:
     """The findings of a result, the gravest kinds first."""
-    return (*_present_rate(result), *_certainty(result), *_training(result), *_gradients(result))
+    return (*_present_rate(result), *_certainty(result), *_gradients(result), *_training(result))
 
 
 def estimate(result: SuggestedRates, name: str) -> float | None:
