@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -320,3 +321,20 @@ def test_a_flag_that_is_named_exists() -> None:
         known = flags[path.parent.name] if path.parent in FOLDERS else every
         named = {flag for text in sentences(parsed(path)) for flag in FLAG.findall(text)}
         assert named - known - OTHER_PROGRAMS_FLAGS == set(), name_of(path)
+
+
+def test_few_helpers_have_one_caller() -> None:
+    """A helper with one caller needs a name that says more than its body; of those there are few.
+
+    Counted are private functions that their module names once, over all functions. httpx has 5 %, curvlinops 17 %.
+    """
+    functions, single = 0, 0
+    for path in MODULES:
+        nodes = list(ast.walk(parsed(path)))
+        names = Counter(node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
+        names += Counter(node.attr for node in nodes if isinstance(node, ast.Attribute))
+        for node in nodes:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                functions += 1
+                single += node.name.startswith("_") and not node.name.startswith("__") and names[node.name] == 1
+    assert single / functions < 0.15

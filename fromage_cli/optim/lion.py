@@ -15,11 +15,7 @@ class Lion(TensorwiseOptimizer):
     """Lion: W ← W − η(sign(β₁m + (1−β₁)g) + λW), then m ← β₂m + (1−β₂)g."""
 
     def __init__(
-        self,
-        params: ParamsT,
-        lr: float = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
+        self, params: ParamsT, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 

@@ -52,8 +52,7 @@ def command(
         bool, typer.Option("--sharpness", help="Add the optimizer's stability threshold, by up to 20 products.")
     ] = False,
     warm: Annotated[
-        int,
-        typer.Option("--warm", metavar="N", min=2, help="Minibatch gradients that stand in for missing state."),
+        int, typer.Option("--warm", metavar="N", min=2, help="Minibatch gradients that stand in for missing state.")
     ] = 16,
     optimizer: OptimizerOptions,
     model: ModelOptions,

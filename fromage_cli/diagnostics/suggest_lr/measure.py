@@ -116,12 +116,7 @@ def measure(
     return result if measuring.error is None else Interrupted(result, measuring.error)
 
 
-def _settings(
-    measuring: PartialMeasurement,
-    optimizer: Optimizer,
-    limit: Limit,
-    request: Request,
-) -> OptimizerSettings:
+def _settings(measuring: PartialMeasurement, optimizer: Optimizer, limit: Limit, request: Request) -> OptimizerSettings:
     unknown = OPTIMIZER_UNKNOWN if optimizer.name is None else None
     rate = unknown or (LEARNING_RATE_UNKNOWN if optimizer.learning_rate is None else optimizer.learning_rate)
     ratio = limit.learning_rate if isinstance(limit.learning_rate, Missing) else rate

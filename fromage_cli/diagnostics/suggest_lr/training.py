@@ -29,10 +29,7 @@ class Trained:
 
 
 def recommend(
-    measuring: PartialMeasurement,
-    mode: str,
-    fresh: Callable[[], Problem | None],
-    batch_size: int | None,
+    measuring: PartialMeasurement, mode: str, fresh: Callable[[], Problem | None], batch_size: int | None
 ) -> Trained:
     """The rate to train at.
 

@@ -1,6 +1,6 @@
 """Hessian-vector products of the actual scalar loss, by double backward."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,22 +15,6 @@ from fromage_cli.problem.networks.layers import TrainableTensor
 
 Vector = Callable[[TrainableTensor, Tensor], Tensor]
 """What a tensor is multiplied by in a product, from the tensor and its gradient: of the batch, or a chunk's share."""
-
-
-def hessian_vector_product(problem: Problem, vector: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """H v over the named tensors, one tensor of the same shape for each; others are held fixed.
-
-    Raises MismatchError when the loss has no second derivative.
-    """
-    tensors = [tensor for tensor in problem.trainable if tensor.name in vector]
-    product = {tensor.name: torch.zeros_like(tensor.parameter) for tensor in tensors}
-
-    def keep(tensor: TrainableTensor, part: Tensor) -> None:
-        if tensor.name in product:
-            product[tensor.name] = part
-
-    visit_hessian_vector_product(problem, tensors, lambda tensor, _: vector[tensor.name], keep)
-    return product
 
 
 def visit_hessian_vector_product(

@@ -11,7 +11,7 @@ from fromage_cli.probes.lines.ray import gradient_changes, measure_ray, product_
 from fromage_cli.probes.lines.updates import adam_direction, fromage_direction, random_direction, sgd_direction
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.evaluation.streamed_hessian import hessian_vector_product
+from tests.problem.evaluation.hessian_product import hessian_vector_product
 
 Maker = Callable[..., Problem]
 

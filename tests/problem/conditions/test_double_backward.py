@@ -13,7 +13,7 @@ from fromage_cli.problem.conditions.double_backward import (
 from fromage_cli.problem.conditions.evaluation import Conditions
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.evaluation.streamed_hessian import hessian_vector_product
+from tests.problem.evaluation.hessian_product import hessian_vector_product
 
 Maker = Callable[..., Problem]
 

@@ -7,7 +7,8 @@ from torch.func import functional_call
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.evaluation.streamed_hessian import hessian_vector_product, visit_hessian_vector_product
+from fromage_cli.problem.evaluation.streamed_hessian import visit_hessian_vector_product
+from tests.problem.evaluation.hessian_product import hessian_vector_product
 
 
 class Attention(nn.Module):
