@@ -71,8 +71,8 @@ class Optimizer:
     """Whether the decay holds for every tensor, whatever the groups in the state say."""
     notes: tuple[str, ...] = ()
     """What the user should know of how it was found."""
-    group_notes: tuple[str, ...] = ()
-    """The same where one value is taken for groups that differ."""
+    common_notes: tuple[str, ...] = ()
+    """The same for a command that takes one value for all tensors."""
     eps: Any = None
     """None takes the rule's own."""
     amsgrad: bool = False
@@ -163,7 +163,7 @@ def find_settings(given: Given, saved: SavedSettings | None, declared: Given) ->
     name = given.name or (saved.rule if saved is not None else None)
     groups = saved.groups if saved is not None and saved.serves(name) else ()
     rates = [float(settings["lr"]) for settings in groups if settings.get("lr") is not None]
-    decays = [float(settings.get("weight_decay") or 0.0) for settings in groups]
+    decays = [float(decay) for settings in groups if (decay := settings.get("weight_decay")) is not None]
     rate = _first(given.learning_rate, max(rates, default=None), declared.learning_rate)
     notes = _notes_on_the_state(given, saved, name)
     if rate == 0.0:
@@ -190,16 +190,20 @@ def find_settings(given: Given, saved: SavedSettings | None, declared: Given) ->
             notes.append(f"optimizer: the {words.format(_spelled(rule.defaults[key]))} taken.")
     unsaid = [key for key in ("betas", "momentum", "dampening", "nesterov") if rule.has(key) and key not in said]
     differ = [key for key in unsaid if len({str(settings.get(key)) for settings in groups}) > 1]
-    group_notes = []
+    common_notes = []
+    if rule.has("weight_decay") and not decays and given.weight_decay is declared.weight_decay is None:
+        common_notes.append("optimizer: the weight decay is not known; 0 is taken.")
     if differ:
         words = f"{' and '.join(differ)}; thresholds and noise are taken as in the first"
-        group_notes.append(f"optimizer: groups differ in {words}.")
+        common_notes.append(f"optimizer: groups differ in {words}.")
     if given.learning_rate is None and len(set(rates)) > 1 and saved is not None:
         all_alike = "" if saved.members_told else " for all: which tensors are whose is not told"
-        group_notes.append(
+        common_notes.append(
             f"optimizer: groups with rates from {min(rates):g} to {max(rates):g}; the largest is taken{all_alike}."
         )
-    return replace(found.with_settings({**rule.defaults, **known}), notes=tuple(notes), group_notes=tuple(group_notes))
+    return replace(
+        found.with_settings({**rule.defaults, **known}), notes=tuple(notes), common_notes=tuple(common_notes)
+    )
 
 
 def _notes_on_the_state(given: Given, saved: SavedSettings | None, name: str | None) -> list[str]:

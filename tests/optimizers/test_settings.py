@@ -100,7 +100,7 @@ def test_another_rules_state_is_not_used(tmp_path: Path) -> None:
 def test_of_several_groups_the_largest_rate_counts_and_it_is_said(tmp_path: Path) -> None:
     found = find_settings(Given(), state_from(tmp_path, torch.optim.SGD, grouped=True, lr=0.1).settings, Given())
     assert (found.learning_rate, found.weight_decay) == (0.5, 0.25)
-    assert found.group_notes[0].endswith(
+    assert found.common_notes[0].endswith(
         "rates from 0.1 to 0.5; the largest is taken for all: which tensors are whose is not told."
     )
 
@@ -113,11 +113,21 @@ def test_groups_that_differ_in_their_momentum_are_told(tmp_path: Path) -> None:
         tmp_path / "m.pt",
     )
     found = find_settings(Given(), open_checkpoint(tmp_path / "m.pt").optimizer.settings, Given())
-    assert found.group_notes == (
+    assert found.common_notes == (
         "optimizer: groups differ in momentum; thresholds and noise are taken as in the first.",
     )
     said = find_settings(Given(momentum=0.8), open_checkpoint(tmp_path / "m.pt").optimizer.settings, Given())
-    assert said.group_notes == ()
+    assert said.common_notes == ()
+
+
+def test_a_weight_decay_that_nobody_tells_is_taken_as_none_and_it_is_said(tmp_path: Path) -> None:
+    said = ("optimizer: the weight decay is not known; 0 is taken.",)
+    assert find_settings(Given("sgd", momentum=0.0), None, Given()).common_notes == said
+    for told in (Given("sgd", weight_decay=0.0), Given("fromage")):
+        assert find_settings(told, None, Given()).common_notes == ()
+    assert find_settings(Given("sgd"), None, Given(weight_decay=0.0)).common_notes == ()
+    state = state_from(tmp_path, torch.optim.SGD, lr=0.1)
+    assert find_settings(Given(), state.settings, Given()).common_notes == ()
 
 
 def test_a_rate_of_zero_is_no_rate(tmp_path: Path) -> None:

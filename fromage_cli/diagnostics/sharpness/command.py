@@ -73,7 +73,7 @@ def command(
     if run.estimate:
         return intake.complete(estimate_answer(estimate(intake.problem, moving, rule, request)))
     with progress("sharpness", total=expected_products(intake.problem, moving, rule, request)) as advance:
-        notes = [*rule.notes, *rule.group_notes]
+        notes = [*rule.notes, *rule.common_notes]
         measured = measure(
             intake.problem, moving, rule, state, trained=trained, request=request, advance=advance, note=notes.append
         )

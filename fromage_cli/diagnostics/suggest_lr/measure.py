@@ -138,7 +138,11 @@ def _settings(measuring: PartialMeasurement, optimizer: Optimizer, limit: Limit,
 def _notes(
     measuring: PartialMeasurement, optimizer: Optimizer, crossing: Crossing | None, trained: Trained, request: Request
 ) -> tuple[str, ...]:
-    notes = [*optimizer.notes, *optimizer.group_notes, measuring.update.step.note if optimizer.name is not None else ""]
+    notes = [
+        *optimizer.notes,
+        *optimizer.common_notes,
+        measuring.update.step.note if optimizer.name is not None else "",
+    ]
     if request.batch_size is None:
         size = measuring.problem.batch.size
         rows = counted(size, "row")
