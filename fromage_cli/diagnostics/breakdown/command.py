@@ -87,7 +87,7 @@ def command(
     moving, skipped = moving_tensors(problem, chosen, *tensors.globs)
 
     def line_on(problem: "Problem") -> "Direction":
-        return make_direction(direction, problem, moving, intake.checkpoint)
+        return make_direction(direction, problem, moving, intake.checkpoint, intake.declared.optimizer)
 
     line = line_on(problem)
     with progress("breakdown", total=(len(etas) + 1) * (1 + alone)) as advance:
@@ -98,7 +98,7 @@ def command(
         if alone and error is None:
             batches, error = found_of(measure_batches(problem, line_on, etas, advance))
             result = replace(result, batches=batches)
-    left_out = decay_left_out(direction, intake.checkpoint, intake.declared)
+    left_out = decay_left_out(direction, intake.checkpoint, intake.declared.optimizer)
     result = replace(result, decay_left_out=left_out)
     answer = Answer(
         result=result,

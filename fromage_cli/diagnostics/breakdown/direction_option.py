@@ -10,10 +10,10 @@ from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, SGD
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
+    from fromage_cli.optimizers.settings import Given
     from fromage_cli.probes.lines.direction import Direction
     from fromage_cli.problem.evaluation.problem import Problem
     from fromage_cli.problem.networks.layers import TrainableTensor
-    from fromage_cli.problem.user_code.declared import Declared
 
 RANDOM = "random"
 NAMES = (FROMAGE.name, SGD.name, ADAM.name, RANDOM)
@@ -59,18 +59,17 @@ def _has_moments(checkpoint: Checkpoint | None) -> bool:
     return state is not None and state.has(*ADAM.slots)
 
 
-def decay_left_out(name: str, checkpoint: Checkpoint | None, declared: Declared) -> float | None:
+def decay_left_out(name: str, checkpoint: Checkpoint | None, declared: Given) -> float | None:
     """The largest weight decay of any group that is no part of the Adam step; None where there is none.
 
     Only decay that the state tells to be coupled to the gradient goes through the moments.
     """
     if name != ADAM.name:
         return None
-    state = checkpoint.optimizer if checkpoint is not None and _has_moments(checkpoint) else None
-    if state is None:
-        return declared.weight_decay or None
-    groups = [group.settings for group in state.groups if group.settings.get("decoupled_weight_decay") is not False]
-    return max((float(settings.get("weight_decay") or 0.0) for settings in groups), default=0.0) or None
+    from fromage_cli.probes.optimizer_step.next_step import adam_settings
+
+    optimizer = adam_settings(checkpoint.optimizer if checkpoint is not None else None, declared)
+    return (optimizer.weight_decay or None) if optimizer.rule is not ADAM else None
 
 
 def gradient_count(name: str, points: int, problem: Problem, checkpoint: Checkpoint | None) -> float:
@@ -93,9 +92,9 @@ def gradient_count(name: str, points: int, problem: Problem, checkpoint: Checkpo
 
 
 def make_direction(
-    name: str, problem: Problem, tensors: Sequence[TrainableTensor], checkpoint: Checkpoint | None
+    name: str, problem: Problem, tensors: Sequence[TrainableTensor], checkpoint: Checkpoint | None, declared: Given
 ) -> Direction:
-    """Makes the direction of that name through the problem's weights.
+    """Makes the direction of that name through the problem's weights; `declared`: of the optimizer.
 
     Raises MismatchError when no tensor moves along it.
     """
@@ -113,8 +112,8 @@ def make_direction(
     elif name == RANDOM:
         direction = updates.random_direction(problem, tensors, problem.seed)
     elif name == ADAM.name:
-        update, note = adam_update(problem, checkpoint.optimizer if checkpoint is not None else None)
-        direction = updates.adam_direction(problem, tensors, update, note)
+        update, notes = adam_update(problem, checkpoint.optimizer if checkpoint is not None else None, declared)
+        direction = updates.adam_direction(problem, tensors, update, notes)
     else:
         displacement, notes = displacement_to(problem, open_checkpoint(name.removeprefix(TO)))
         direction = replace(updates.displacement_direction(problem, tensors, displacement, name), notes=notes)

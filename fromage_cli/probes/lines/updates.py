@@ -46,13 +46,13 @@ def sgd_direction(problem: Problem, tensors: Sequence[TrainableTensor]) -> Direc
 
 
 def adam_direction(
-    problem: Problem, tensors: Sequence[TrainableTensor], updates: Mapping[str, Tensor], note: str
+    problem: Problem, tensors: Sequence[TrainableTensor], updates: Mapping[str, Tensor], notes: tuple[str, ...]
 ) -> Direction:
     """The Adam step d = -u with u = m^ / (sqrt(v^) + eps), scaled so that eta is the largest relative step of a layer.
 
-    `updates`: u by tensor name; `note`: where the moments come from.
+    `updates`: u by tensor name; `notes`: where the moments come from.
     """
-    return replace(_update(problem, ADAM.name, tensors, lambda tensor: updates[tensor.name]), notes=(note,))
+    return replace(_update(problem, ADAM.name, tensors, lambda tensor: updates[tensor.name]), notes=notes)
 
 
 def _update(problem: Problem, name: str, tensors: Sequence[TrainableTensor], source: Source) -> Direction:

@@ -5,7 +5,7 @@ Source: Cohen et al., *Adaptive gradient methods at the edge of stability*, 2022
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.errors import MismatchError
 from fromage_cli.optimizers.rule import ADAM, ADAMW, SGD
-from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.moments import (
     FIRST_STEP,
@@ -26,6 +26,9 @@ from fromage_cli.probes.optimizer_step.moments import (
 from fromage_cli.probes.optimizer_step.real_step import MomentEstimates, TensorState, TensorStep, tensor_step
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
+
+ANY_RATE = 1.0
+"""Of a direction, whose length eta gives: no rate is asked of anyone."""
 
 
 @dataclass(frozen=True)
@@ -118,27 +121,37 @@ def preconditioner(matched: MatchedState) -> dict[str, Tensor] | None:
     return found if all(bool(torch.isfinite(p).all() and (p > 0).all()) for p in found.values()) else None
 
 
-def adam_update(problem: Problem, state: OptimizerState | None) -> tuple[dict[str, Tensor], str]:
-    """Adam's next u = m^ / (sqrt(v^) + eps), by tensor name, and a sentence on where it comes from.
+def adam_settings(state: OptimizerState | None, declared: Given) -> Optimizer:
+    """Adam where the state says that its decay is coupled, else AdamW; any state with Adam's moments serves."""
+    if state is None or not state.has(*ADAM.slots):
+        return find_settings(Given(ADAMW.name, ANY_RATE), None, declared)
+    rule = ADAM if state.groups[0].settings.get("decoupled_weight_decay") is False else ADAMW
+    return find_settings(Given(rule.name, ANY_RATE), replace(state.settings, kind=rule.name), declared)
 
-    Any state with its moments serves. Decay that is told to be coupled to the gradient goes through the moments and
-    belongs to it; decoupled decay does not. Where no weights are kept the base gradients make room for the moments of
-    minibatches, and are computed again afterwards. Raises MismatchError when the state does not fit the model.
+
+def adam_update(
+    problem: Problem, state: OptimizerState | None, declared: Given
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Adam's next u = m^ / (sqrt(v^) + eps), by tensor name, and sentences on where it comes from.
+
+    Decay that is told to be coupled to the gradient goes through the moments and belongs to it; decoupled decay does
+    not. Where no weights are kept the base gradients make room for the moments of minibatches, and are computed again
+    afterwards. Raises MismatchError when the state does not fit the model.
     """
+    optimizer = adam_settings(state, declared)
     if state is not None and state.has(*ADAM.slots):
-        coupled = state.groups[0].settings.get("decoupled_weight_decay") is False
-        found = measure_next_step(MatchedState(problem, Optimizer((ADAM if coupled else ADAMW).name), state))
+        found = measure_next_step(MatchedState(problem, optimizer, state))
         updates = {name: step.update for name, step in found.steps.items()}
-        return updates, "adam: moments from the optimizer's state in the checkpoint."
+        return updates, (*optimizer.notes, "adam: moments from the optimizer's state in the checkpoint.")
     moments = None
     if parts := parts_for_moments(problem):
         with problem.base_gradients_released() if problem.saved is not None else nullcontext():
             moments = mean_gradients(problem, parts)
     if moments is None:
-        first = measure_next_step(MatchedState(problem, Optimizer(ADAMW.name)))
+        first = measure_next_step(MatchedState(problem, optimizer))
         update, source = {name: step.update for name, step in first.steps.items()}, FIRST_STEP
     else:
         means, squares = moments
-        eps, source = ADAM.defaults["eps"], spelled_parts(parts)
+        eps, source = optimizer.epsilon, spelled_parts(parts)
         update = {name: mean.div_(squares[name].sqrt_().add_(eps)) for name, mean in means.items()}  # over both
-    return update, f"adam: the checkpoint holds no moments; they come from {source}."
+    return update, (f"adam: the checkpoint holds no moments; they come from {source}.",)

@@ -17,10 +17,10 @@ from fromage_cli.diagnostics.breakdown.direction_option import (
 from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
 from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.missing import found_of
+from fromage_cli.optimizers.settings import Given
 from fromage_cli.probes.lines.direction import moving_tensors
 from fromage_cli.problem.data.batches import as_batch
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.user_code.declared import Declared
 
 Maker = Callable[..., Problem]
 
@@ -60,9 +60,9 @@ def test_decay_that_the_adam_step_leaves_out(
     optimizer.step()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
     checkpoint = open_checkpoint(tmp_path / "c.pt")
-    assert decay_left_out("adam", checkpoint, Declared(weight_decay=0.7)) == left_out
-    assert decay_left_out("sgd", checkpoint, Declared()) is None
-    assert decay_left_out("adam", None, Declared(weight_decay=0.7)) == 0.7  # no moments to tell
+    assert decay_left_out("adam", checkpoint, Given(weight_decay=0.7)) == left_out
+    assert decay_left_out("sgd", checkpoint, Given()) is None
+    assert decay_left_out("adam", None, Given(weight_decay=0.7)) == 0.7  # no moments to tell
 
 
 def test_real_updates_move_everything_and_relative_ones_the_matrices() -> None:
@@ -76,7 +76,7 @@ def test_a_line_without_any_move_is_refused(
     torch.save(perceptron.state_dict(), tmp_path / "same.pt")
     problem = make_problem(perceptron, classification)
     with pytest.raises(MismatchError, match="same in both"):
-        make_direction(f"to:{tmp_path}/same.pt", problem, problem.trainable, None)
+        make_direction(f"to:{tmp_path}/same.pt", problem, problem.trainable, None, Given())
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "random"])
@@ -85,7 +85,7 @@ def test_the_curve_along_every_direction_bounds_the_loss(make_problem: Maker, na
     model = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 3)).double()
     problem = make_problem(model, {"x": torch.randn(20, 6, dtype=torch.float64), "y": torch.randint(3, (20,))})
     tensors = moving_tensors(problem, moved_by_default(name))[0]
-    direction = make_direction(name, problem, tensors, None)
+    direction = make_direction(name, problem, tensors, None, Given())
     etas = tuple(0.002 * k for k in range(1, 101))
     result = found_of(measure(problem, direction, etas))[0]
     scale = max(abs(bound) for bound in result.loss_bounds)
@@ -114,7 +114,7 @@ def test_a_vector_that_breaks_down_first_limits_the_network(make_problem: Maker)
             return (x @ self.matrix).sum() + (self.vector - 2e-3).square().sum() * 1e3
 
     problem = make_problem(Early(), {"x": torch.ones(2, 2, dtype=torch.float64)}, "output")
-    direction = make_direction("sgd", problem, problem.trainable, None)
+    direction = make_direction("sgd", problem, problem.trainable, None, Given())
     result = found_of(measure(problem, direction, tuple(0.0001 * k for k in range(1, 50))))[0]
     assert [layer.name for layer in result.layers] == ["matrix", "vector"]  # the limiting one is shown
     assert result.layers[0].trust_relation == "above-grid"
@@ -140,9 +140,9 @@ def test_the_gradients_counted_beforehand_are_those_that_are_taken(
         problem.further = (as_batch({key: value[21:] for key, value in classification.items()}, "the rest"),)
     expected = gradient_count(name, 2, problem, None)
     tensors = moving_tensors(problem, "matrices")[0]
-    measure(problem, make_direction(name, problem, tensors, None), (0.01, 0.1))
+    measure(problem, make_direction(name, problem, tensors, None, Given()), (0.01, 0.1))
     if several:
-        measure_batches(problem, lambda alone: make_direction(name, alone, tensors, None), (0.01, 0.1))
+        measure_batches(problem, lambda alone: make_direction(name, alone, tensors, None, Given()), (0.01, 0.1))
     assert problem.evaluations.gradients == pytest.approx(expected)
 
 

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations
 from fromage_cli.diagnostics.breakdown.direction_option import make_direction, moved_by_default
 from fromage_cli.diagnostics.breakdown.measure import measure
 from fromage_cli.missing import found_of, known
+from fromage_cli.optimizers.settings import Given
 from fromage_cli.probes.lines.direction import moving_tensors
 from fromage_cli.problem.evaluation.problem import Problem
 
@@ -150,7 +151,7 @@ def agree(make_problem: Maker, model: nn.Module, data: dict[str, Tensor], name: 
     problem = make_problem(model, data, "cross-entropy")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     tensors, _ = moving_tensors(problem, moved_by_default(name))
-    direction = make_direction(name, problem, tensors, None)
+    direction = make_direction(name, problem, tensors, None, Given())
     result = found_of(measure(problem, direction, ETAS, show_vectors=True))[0]
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     base = exact_changes(model, direction, data, 0.0)
@@ -180,7 +181,7 @@ def test_the_curve_of_a_decoder_is_exact(make_problem: Maker, tied: bool) -> Non
     model = Decoder(tied)
     agree(make_problem, model, tokens(), "sgd")
     problem = make_problem(model, tokens())
-    result = found_of(measure(problem, make_direction("fromage", problem, problem.layers, None), ETAS))[0]
+    result = found_of(measure(problem, make_direction("fromage", problem, problem.layers, None, Given()), ETAS))[0]
     assert ("output.weight" in [layer.name for layer in result.layers]) == (not tied)
     assert known(result.linear_trust_eta) is not None
     assert known(result.depth.path) is not None
@@ -211,7 +212,9 @@ def test_a_compiled_model_gives_the_names_and_the_curve_of_the_plain_one(make_pr
     results = []
     for network in (model, torch.compile(model, backend=backend)):
         problem = make_problem(network, rows())
-        results.append(found_of(measure(problem, make_direction("fromage", problem, problem.layers, None), ETAS))[0])
+        results.append(
+            found_of(measure(problem, make_direction("fromage", problem, problem.layers, None, Given()), ETAS))[0]
+        )
     plain, compiled = results
     assert compiled.linear_trust_eta == pytest.approx(plain.linear_trust_eta, rel=1e-4)
     assert [layer.name for layer in compiled.layers] == [layer.name for layer in plain.layers]

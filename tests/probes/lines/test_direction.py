@@ -113,5 +113,5 @@ def test_a_step_that_is_not_finite_is_refused_by_name(
     updates = {tensor.name: torch.ones_like(tensor.parameter) for tensor in problem.receiving}
     updates["2.weight"][0, 0] = math.nan
     with pytest.raises(NumericalError, match=r"The step of '2\.weight' is not finite") as caught:
-        adam_direction(problem, problem.receiving, updates, "")
+        adam_direction(problem, problem.receiving, updates, ())
     assert "negative second moment" in caught.value.hint

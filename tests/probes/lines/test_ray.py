@@ -151,7 +151,7 @@ def test_a_last_product_is_that_of_the_direction_and_lets_go_of_what_nobody_asks
     tensors = moving_tensors(problem, "all")[0]
     if name == "adam":
         updates = {tensor.name: problem.base.gradients[tensor.name].sign() for tensor in tensors}
-        direction = adam_direction(problem, tensors, updates, "")
+        direction = adam_direction(problem, tensors, updates, ())
     elif name == "random":
         direction = random_direction(problem, tensors, 0)
     else:

@@ -7,7 +7,7 @@ from torch import nn
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import MismatchError, NumericalError
-from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.optimizers.settings import Given, Optimizer
 from fromage_cli.probes.lines.direction import Direction, moving_tensors
 from fromage_cli.probes.lines.displacement import displacement_to
 from fromage_cli.probes.lines.updates import adam_direction, displacement_direction, random_direction, sgd_direction
@@ -67,13 +67,13 @@ def test_the_adam_direction_is_the_next_step_of_the_optimizer(
         one_step(perceptron, half, optimizer)
     torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
     problem = make_problem(perceptron, classification)
-    update, note = adam_update(problem, open_checkpoint(tmp_path / "c.pt").optimizer)
+    update, (note,) = adam_update(problem, open_checkpoint(tmp_path / "c.pt").optimizer, Given())
     if not warm:
         assert "rows each" in note
         gradients = problem.base.gradients
         rule = Optimizer("adam").of_group(settings)
         update = {n: tensor_step(rule, TensorState(torch.zeros_like(g), g)).update for n, g in gradients.items()}
-    direction = adam_direction(problem, moving_tensors(problem, "all")[0], update, note)
+    direction = adam_direction(problem, moving_tensors(problem, "all")[0], update, (note,))
     moved = weights_at(problem, direction, 0.05)
     assert largest_relative_step(problem, moved) == pytest.approx(0.05, rel=1e-5)
     optimizer.param_groups[0]["lr"] = 0.05 * direction.step_scale
@@ -99,7 +99,7 @@ def test_decay_and_rates_of_groups_are_those_of_the_optimizer(
     one_step(perceptron, classification, optimizer)
     torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
     problem = make_problem(perceptron, classification)
-    update, _ = adam_update(problem, open_checkpoint(tmp_path / "c.pt").optimizer)
+    update, _ = adam_update(problem, open_checkpoint(tmp_path / "c.pt").optimizer, Given())
     before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
     if decoupled:
         optimizer.param_groups[0]["weight_decay"] = 0.0
@@ -137,7 +137,7 @@ def test_an_optimizer_may_hold_frozen_tensors_too(
         one_step(perceptron, classification, optimizer)
     torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "run.pt")
     problem = make_problem(perceptron, classification)
-    update, _ = adam_update(problem, open_checkpoint(tmp_path / "run.pt").optimizer)
+    update, _ = adam_update(problem, open_checkpoint(tmp_path / "run.pt").optimizer, Given())
     assert list(update) == ["2.weight", "2.bias", "4.weight", "4.bias"]
     before = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
     one_step(perceptron, classification, optimizer)
@@ -168,7 +168,7 @@ def test_rows_that_cannot_be_cut_give_the_first_step_of_the_optimizer(
     torch.manual_seed(0)
     network, data = model(), {key: value[:rows] for key, value in classification.items()}
     problem = make_problem(network, data)
-    update, note = adam_update(problem, None)
+    update, (note,) = adam_update(problem, None, Given())
     assert note.endswith("they come from the gradient of all rows, which cannot be cut: it is the step without a past.")
     before = {name: value.detach().clone() for name, value in network.named_parameters()}
     one_step(network.train(), data, torch.optim.Adam(network.parameters(), lr=1e-3))
@@ -181,7 +181,9 @@ def test_batchnorm_that_does_not_train_lets_the_rows_be_cut(
     make_problem: Maker, classification: dict[str, torch.Tensor]
 ) -> None:
     model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
-    assert "16 gradients of 2 rows" in adam_update(make_problem(model, classification, mode="eval"), None)[1]
+    assert (
+        "16 gradients of 2 rows" in adam_update(make_problem(model, classification, mode="eval"), None, Given())[1][0]
+    )
 
 
 def test_a_random_direction_is_the_same_for_the_same_seed_and_as_long_as_the_weights(
