@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 Law = Literal["threshold", "equilibrium", "growth", "typical rate"]
 
 
+@dataclass(frozen=True)
+class Bound:
+    """What a setting may be."""
+
+    expected: str
+    fits: Callable[[Any], bool]
+
+
 @dataclass(frozen=True, eq=False)
 class Rule:
     """What is known of one optimizer."""
@@ -27,6 +35,8 @@ class Rule:
     """The dotted name of the torch class that steps."""
     defaults: Mapping[str, Any]
     """The settings that the class takes beside the rate, each with what is taken where nothing says it."""
+    bounds: Mapping[str, Bound] = field(default_factory=dict)
+    """What settings of this rule may be, where BOUNDS does not say it for every rule."""
     slots: tuple[str, ...] = ()
     """What it remembers of a tensor, under the names in its state."""
     relative: bool = False
@@ -69,14 +79,6 @@ class Rule:
         return found
 
 
-@dataclass(frozen=True)
-class Bound:
-    """What a setting may be."""
-
-    expected: str
-    fits: Callable[[Any], bool]
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -97,16 +99,11 @@ BOUNDS: Mapping[str, Bound] = {
     "momentum": SHARE,
     "dampening": Bound("a number", _is_number),
     "betas": TWO_SHARES,
-    "eps": Bound(
-        "numbers, 0 or above",
-        lambda value: all(
-            part is None or NOT_NEGATIVE.fits(part) for part in (value if isinstance(value, list | tuple) else [value])
-        ),
-    ),
+    "eps": NOT_NEGATIVE,
     "trust_coefficient": NOT_NEGATIVE,
     "trust_coeff": NOT_NEGATIVE,
 }
-"""By the name of the setting, in whichever optimizer."""
+"""By the name of the setting, in every optimizer that has no bound of its own for it."""
 
 MOMENTUM = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0}
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -222,6 +219,16 @@ MUON = Rule(
         "ns_coefficients": (3.4445, -4.775, 2.0315),
         "adjust_lr_fn": None,
     },
+    bounds={
+        "ns_steps": Bound(
+            "a whole number from 0 to below 100",
+            lambda value: _is_number(value) and value == int(value) and 0 <= value < 100,
+        ),
+        "ns_coefficients": Bound(
+            "three numbers",
+            lambda value: isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_number, value)),
+        ),
+    },
     slots=("momentum_buffer",),
     decay="decoupled",
     matrices_only=True,
@@ -240,6 +247,19 @@ ADAFACTOR = Rule(
     title="Adafactor",
     implementation="torch.optim.Adafactor",
     defaults={"beta2_decay": -0.8, "eps": (None, 1e-3), "d": 1.0, "weight_decay": 0.0},
+    bounds={
+        "eps": Bound(
+            "two numbers, 0 or above, of which the first may be missing",
+            lambda value: (
+                isinstance(value, list | tuple)
+                and len(value) == 2
+                and (value[0] is None or NOT_NEGATIVE.fits(value[0]))
+                and NOT_NEGATIVE.fits(value[1])
+            ),
+        ),
+        "d": Bound("a number above 0", lambda value: _is_number(value) and value > 0.0),
+        "beta2_decay": Bound("a number, 0 or below", lambda value: _is_number(value) and value <= 0.0),
+    },
     slots=("step",),  # and row_var with col_var, of a vector variance
     decay="decoupled",
     reads_weights=True,

@@ -223,7 +223,7 @@ def _saved(rule: Rule, settings: Mapping[str, Any]) -> dict[str, Any]:
     """One group's settings that the rule has but its decay, as the kinds of value that its class takes."""
     found = {}
     for name, default in rule.defaults.items():
-        value = settings.get(name, settings.get(OTHER_NAMES.get(name, name)))
+        value = _first(settings.get(name), settings.get(OTHER_NAMES.get(name, name)))
         if value is None or name == "weight_decay":
             continue
         if isinstance(default, tuple):

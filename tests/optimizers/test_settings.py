@@ -7,7 +7,7 @@ from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
-from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
+from fromage_cli.optimizers.settings import Given, Optimizer, SavedSettings, find_settings
 
 
 def state_from(tmp_path: Path, kind: Any, *, grouped: bool = False, **settings: Any) -> OptimizerState:
@@ -183,3 +183,9 @@ def test_what_a_state_does_not_tell_is_said(tmp_path: Path) -> None:
     older = OptimizerState((type(group)(silent, group.numbers),), state.slots)
     found = find_settings(Given(), older.settings, Given())
     assert found.name == "adamw" and "does not say whether" in found.notes[0]
+
+
+def test_a_setting_that_stands_under_two_names_is_the_one_that_is_told() -> None:
+    group = {"lr": 5.0, "momentum": 0.0, "trust_coefficient": None, "trust_coeff": 0.001}
+    found = find_settings(Given(), SavedSettings("lars", (group,)), Given())
+    assert found.trust_coefficient == 0.001

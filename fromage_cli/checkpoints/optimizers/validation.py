@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, UnreadSlot
 from fromage_cli.errors import InputError
-from fromage_cli.optimizers.rule import BOUNDS, NOT_NEGATIVE
+from fromage_cli.optimizers.rule import BOUNDS, NOT_NEGATIVE, RULES
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "variance")
 """Slots of the shape of their parameter, in every rule."""
+FACTORS = ("row_var", "col_var")
+"""Slots that hold one moment of a matrix together."""
 
 
 def require_sound(state: OptimizerState) -> None:
@@ -20,29 +23,38 @@ def require_sound(state: OptimizerState) -> None:
     """
     if state.settings.rule is None:
         return
+    bounds = {**BOUNDS, **RULES[state.settings.rule].bounds}
     for group in state.groups:
-        for name, bound in BOUNDS.items():
+        for name, bound in bounds.items():
             value = _plain(group.settings.get(name))
             value = [_plain(part) for part in value] if isinstance(value, list | tuple) else value
             if value is not None and not bound.fits(value):
                 raise _unsound(f"says {name} = {_shown(value)}", bound.expected)
     for slot in state.slots.values():
-        stored = slot.stored if isinstance(slot, UnreadSlot) else slot
-        steps = _plain(stored.get("step"))
-        if steps is not None and not NOT_NEGATIVE.fits(steps):
-            raise _unsound(f"says step = {_shown(steps)}", NOT_NEGATIVE.expected)
-        shapes = {}
-        for name in MOMENTS:
-            value = stored.get(name)
-            if value is None:
-                continue
-            dtype = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
-            if not dtype.startswith(("float", "bfloat")) or not hasattr(value, "shape"):
-                raise _unsound(f"holds {name} as {dtype}", "a tensor of floating numbers")
+        _require_sound_slot(slot.stored if isinstance(slot, UnreadSlot) else slot)
+
+
+def _require_sound_slot(stored: Mapping[str, Any]) -> None:
+    """Raises InputError for a step that is no number, and for moments that are not floating or differ in shape."""
+    steps = _plain(stored.get("step"))
+    if steps is not None and not NOT_NEGATIVE.fits(steps):
+        raise _unsound(f"says step = {_shown(steps)}", NOT_NEGATIVE.expected)
+    factors = [name for name in FACTORS if stored.get(name) is not None]
+    if len(factors) == 1:
+        raise _unsound(f"holds {factors[0]} alone", " and ".join(FACTORS))
+    shapes = {}
+    for name in (*MOMENTS, *factors):
+        value = stored.get(name)
+        if value is None:
+            continue
+        dtype = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
+        if not dtype.startswith(("float", "bfloat")) or not hasattr(value, "shape"):
+            raise _unsound(f"holds {name} as {dtype}", "a tensor of floating numbers")
+        if name not in FACTORS:
             shapes[name] = list(value.shape)
-        for name, shape in shapes.items():
-            if shape != next(iter(shapes.values())):
-                raise _unsound(f"holds {name} of shape {shape} beside {next(iter(shapes.values()))}", "one shape")
+    for name, shape in shapes.items():
+        if shape != next(iter(shapes.values())):
+            raise _unsound(f"holds {name} of shape {shape} beside {next(iter(shapes.values()))}", "one shape")
 
 
 def _unsound(found: str, expected: str) -> InputError:

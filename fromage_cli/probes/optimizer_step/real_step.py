@@ -100,7 +100,7 @@ def load_slot(slot: Mapping[str, Any], like: Tensor, rule: Rule, amsgrad: bool =
         elif isinstance(value, Tensor) and value.is_floating_point():
             kept[name] = value.detach().to(device=like.device, dtype=like.dtype, copy=torchs)
         else:
-            kept[name] = copy(value)
+            kept[name] = value.detach().clone() if isinstance(value, Tensor) else copy(value)
     if amsgrad and "exp_avg_sq" in kept:
         kept.setdefault("max_exp_avg_sq", torch.zeros_like(kept["exp_avg_sq"]))
     return kept
@@ -117,7 +117,7 @@ def _update(
         group = {**settings, "weight_decay": coupled}
         optimizer = _restored(rule, tensor.weight, group, load_slot(slot or {}, tensor.gradient, rule))
         assert isinstance(optimizer, TensorwiseOptimizer)
-        return optimizer.update(tensor.weight, tensor.weight, tensor.gradient, group)
+        return optimizer.update(tensor.weight, tensor.weight, tensor.gradient, group).to(tensor.gradient.dtype)
     place = torch.zeros_like(tensor.gradient)
     place.grad = tensor.gradient.add(tensor.weight, alpha=coupled) if coupled else tensor.gradient
     rate = SMALL_RATE if rule.reads_weights else 1.0

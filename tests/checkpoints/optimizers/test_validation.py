@@ -48,6 +48,47 @@ def test_a_setting_that_no_rule_can_have_is_refused(changed: dict[str, Any], wor
     assert words in caught.value.message and "inspect" in caught.value.hint
 
 
+MUON = {"lr": 0.02, "momentum": 0.95, "nesterov": True, "ns_coefficients": (3.4, -4.7, 2.0), "ns_steps": 5}
+ADAFACTOR = {"lr": 0.01, "beta2_decay": -0.8, "eps": (None, 1e-3), "d": 1.0, "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({**ADAM, "eps": [1e-8, 1e-8]}, "eps = [1e-08, 1e-08]; expected a number, 0 or above"),
+        ({**MUON, "ns_steps": 100}, "ns_steps = 100; expected a whole number from 0 to below 100"),
+        ({**MUON, "ns_coefficients": (1.0, 2.0)}, "expected three numbers"),
+        ({**ADAFACTOR, "eps": 1e-30}, "expected two numbers"),
+        ({**ADAFACTOR, "eps": (None, None)}, "expected two numbers"),
+        ({**ADAFACTOR, "d": "x"}, "d = 'x'; expected a number above 0"),
+        ({**ADAFACTOR, "beta2_decay": [1]}, "beta2_decay = [1]; expected a number, 0 or below"),
+    ],
+)
+def test_a_setting_that_its_own_rule_cannot_have_is_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        require_sound(OptimizerState((ParameterGroup(settings, (0,)),), {}))
+    assert words in caught.value.message
+
+
+@pytest.mark.parametrize("settings", [MUON, ADAFACTOR, {**ADAFACTOR, "eps": (1e-30, 1e-3)}])
+def test_ordinary_settings_of_a_rule_pass(settings: dict[str, Any]) -> None:
+    require_sound(OptimizerState((ParameterGroup(settings, (0,)),), {}))
+
+
+@pytest.mark.parametrize(
+    ("slot", "words"),
+    [
+        ({"row_var": torch.ones(2, 1)}, "holds row_var alone; expected row_var and col_var"),
+        ({"row_var": torch.ones(2, 1), "col_var": torch.ones(1, 3, dtype=torch.int64)}, "holds col_var as int64"),
+        ({"variance": torch.ones(3, dtype=torch.int64)}, "holds variance as int64"),
+    ],
+)
+def test_factored_moments_are_two_tensors_of_floating_numbers(slot: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        require_sound(OptimizerState((ParameterGroup(ADAFACTOR, (0,)),), {0: {"step": 3.0, **slot}}))
+    assert words in caught.value.message
+
+
 @pytest.mark.parametrize(
     "settings",
     [SGD, {**SGD, "lr": None}, {**SGD, "lr": torch.tensor(0.1)}, {**SGD, "lr": 0, "weight_decay": 0}, ADAM, {}],

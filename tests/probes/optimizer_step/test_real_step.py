@@ -12,10 +12,11 @@ from torch import nn
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.errors import MismatchError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
+from fromage_cli.optimizers.rule import ADAMW
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
 from fromage_cli.probes.optimizer_step.next_step import measure_next_step
-from fromage_cli.probes.optimizer_step.real_step import MomentEstimates, TensorState, tensor_step
+from fromage_cli.probes.optimizer_step.real_step import MomentEstimates, TensorState, load_slot, tensor_step
 from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -173,3 +174,14 @@ def test_a_tensor_of_zeros_takes_the_plain_step() -> None:
     for name in ("fromage", "lars", "lamb"):
         step = tensor_step(Optimizer(name), TensorState(torch.zeros(3), gradient))
         torch.testing.assert_close(step.update, gradient)
+
+
+@pytest.mark.parametrize("name", ["fromage", "lars", "lamb", "sgd", "adamw", "lion"])
+def test_a_single_number_keeps_its_precision(name: str) -> None:
+    state = TensorState(torch.tensor(2.0), torch.tensor(0.5))
+    assert tensor_step(Optimizer(name), state).update.dtype == torch.float32
+
+
+def test_a_slot_that_is_loaded_shares_no_memory_with_the_checkpoint() -> None:
+    slot = {"exp_avg": torch.ones(2, dtype=torch.complex64), "step": 3}
+    assert load_slot(slot, torch.ones(2), ADAMW)["exp_avg"].data_ptr() != slot["exp_avg"].data_ptr()
