@@ -48,6 +48,7 @@ CHANGED = {
     "intrinsic-lr.result.betas": "LAMB has a default",
     "*.settings.momentum": "a default that is taken is shown",
     "*.settings.betas": "a default that is taken is shown",
+    "*.settings.nesterov": "a default that is taken is shown",
     "suggest-lr.tool.forward_evaluations": "a ninth optimizer is tried where none is known",
 }
 """Fields, as in RENAMED, whose values were changed on purpose, and why; listed apart, they are no difference."""
