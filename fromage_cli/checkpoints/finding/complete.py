@@ -1,7 +1,5 @@
 """Whether a checkpoint is completely written, found out without reading data."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from fromage_cli.checkpoints.formats.content import kind_of

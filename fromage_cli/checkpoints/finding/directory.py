@@ -1,7 +1,5 @@
 """Which file in a directory is the weights, and what to say when none is."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """An optimizer's state from a file of its own: what stands beside weights, or what `--optimizer-state` names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The steps of a run: numbered files and directories, sorted, incomplete ones left out and named."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ trainer_state.json {"global_step": …}; optimizer.pt, which accelerate calls op
 weights and one for the optimizer.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -8,8 +8,6 @@ parameter into equal stretches, the last one padded, and each rank lays its own 
 Source: deepspeed/utils/zero_to_fp32.py and deepspeed/runtime/zero of DeepSpeed 0.14 to 0.18.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

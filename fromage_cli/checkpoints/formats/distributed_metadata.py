@@ -4,8 +4,6 @@ It is a pickle; it is read without importing or calling anything that it names, 
 Source of its classes: torch/distributed/checkpoint/metadata.py and filesystem.py, PyTorch 2.0 to 2.13.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ where the piece in this file begins in the whole tensor.
 Source: torch/distributed/checkpoint/_hf_utils.py, PyTorch 2.8 to 2.13.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from functools import partial

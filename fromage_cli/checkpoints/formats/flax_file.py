@@ -4,8 +4,6 @@ An array is extension 1 (3 for a scalar) around [shape, dtype, bytes in C order,
 {"__msgpack_chunked_array__": true, "shape": …, "chunks": …}. Source: flax/serialization.py of Flax 0.3 to 0.10.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from functools import partial

@@ -3,8 +3,6 @@
 Source: the MessagePack specification, github.com/msgpack/msgpack/blob/master/spec.md.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass

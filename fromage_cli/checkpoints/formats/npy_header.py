@@ -4,8 +4,6 @@ Layout: magic, version, length, the text of a Python dictionary {'descr', 'fortr
 Source: numpy/lib/format.py, versions 1.0 to 3.0.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable

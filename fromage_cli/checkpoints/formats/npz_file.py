@@ -1,7 +1,5 @@
 """A NumPy archive: each member's header at once, its data when it is asked for; pickled members are refused."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

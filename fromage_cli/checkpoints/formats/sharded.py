@@ -1,7 +1,5 @@
 """Sharded checkpoints: an index that names the file of every tensor, each in the index's own directory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path

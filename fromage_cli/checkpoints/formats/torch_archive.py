@@ -4,8 +4,6 @@ ROOT/data.pkl names storages by key; ROOT/data/KEY holds their bytes, in the ord
 of TorchScript look the same. Source: torch/serialization.py and caffe2/serialize/inline_container.h.
 """
 
-from __future__ import annotations
-
 import io
 import sys
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ The pickles: a magic number, the version of the protocol, the system, the object
 is its number of elements in eight bytes, then the elements. Source: torch/serialization.py, `_legacy_save`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial

@@ -4,8 +4,6 @@ ROOT/PACKAGE/NAME.pkl name storages by number; ROOT/.data/NUMBER.storage holds t
 Source: torch/package/package_exporter.py of PyTorch 1.9 to 2.13.
 """
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

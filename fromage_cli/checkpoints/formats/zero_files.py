@@ -1,7 +1,5 @@
 """The files of one ZeRO checkpoint: which there are, whether all of them are there, and what each holds."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ PyTorch and NumPy write members as they are; archives packed again by other tool
 inflated as a whole, up to a limit.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterable, Mapping
 from functools import partial

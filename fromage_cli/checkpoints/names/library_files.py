@@ -1,7 +1,5 @@
 """Names and limits that other libraries set for the files they write."""
 
-from __future__ import annotations
-
 import re
 
 HEADER_LIMIT = 100_000_000

@@ -1,7 +1,5 @@
 """Wrapper prefixes: what DistributedDataParallel, torch.compile, FSDP and DeepSpeed put into names."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 

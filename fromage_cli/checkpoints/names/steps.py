@@ -1,7 +1,5 @@
 """Training steps, as metadata and the names of files and directories tell them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The dictionaries of tensors inside a file, and what their names say about their role."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass

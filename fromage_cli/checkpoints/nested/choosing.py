@@ -4,8 +4,6 @@ Names that are usual for weights go before other names, plain weights before ave
 what belongs to an optimizer or scheduler is never taken unless the user names it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

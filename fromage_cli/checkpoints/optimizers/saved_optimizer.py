@@ -4,8 +4,6 @@ torch's own: {"state": {number: slots}, "param_groups": [{"params": [numbers], s
 qualified names for the numbers, or writes one flat dictionary of state.NAME.SLOT and param_groups.NAME.SETTING.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

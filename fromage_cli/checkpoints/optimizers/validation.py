@@ -1,7 +1,5 @@
 """Whether what an optimizer's state holds, settings and slots, is what its rule can have."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ Nothing here is the function that was named; each is written for plain values, a
 Source of the arguments: torch/_utils.py and torch/_tensor.py of PyTorch 0.4 to 2.13, numpy/core/multiarray.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ A pickle is a program for a small machine with a stack, marks on it and a memo. 
 does; here is what they work on.
 """
 
-from __future__ import annotations
-
 import contextlib
 import struct
 from collections.abc import Callable, Mapping

@@ -3,8 +3,6 @@
 Source: numpy/_core/src/multiarray, `array_reduce`, `arraydescr_reduce` and `array_scalar`.
 """
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass
 from typing import Any

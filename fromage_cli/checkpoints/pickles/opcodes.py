@@ -3,8 +3,6 @@
 Source: Lib/pickletools.py of Python 3.11, which describes every opcode; beside each stands its name there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The bytes of a pickle, read a little at a time: no claim of a length is believed before those bytes are there."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Protocol
 

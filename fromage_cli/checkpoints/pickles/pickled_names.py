@@ -1,7 +1,5 @@
 """The classes and functions that pickles name: which make up tensors, which are unknown, which would run code."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal

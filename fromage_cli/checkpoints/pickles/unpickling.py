@@ -6,8 +6,6 @@ happened. Memory and time are bounded by the length of the file's pickles. Sourc
 Python 3.11, protocols 0 to 5.
 """
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ A pickled network keeps its tensors as `_parameters`, `_buffers` and `_modules`,
 networks of other libraries keep NumPy's arrays as attributes of objects, in lists of objects, and so on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tensors of one checkpoint that hold the same bytes under several names."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What it costs to read tensors of checkpoints chunk by chunk, told from a trial."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """What reducing tensors of checkpoints takes here, told from a part of them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

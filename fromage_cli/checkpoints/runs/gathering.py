@@ -1,7 +1,5 @@
 """Checkpoints of one run from whatever names them: files, patterns, directories; sorted by step."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The settings that an optimizer's state holds for each layer of a checkpoint, matched without a model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

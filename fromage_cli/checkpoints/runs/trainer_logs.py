@@ -4,8 +4,6 @@ trainer_state.json (Hugging Face) holds {"log_history": [{"step", "loss", "learn
 (Lightning) and other tables have a header; .jsonl files one object a line. Files above LARGEST_LOG are left alone.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -3,8 +3,6 @@
 Nothing is loaded. A pickle that breaks off counts for what came before; a loader would have done that much.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -1,7 +1,5 @@
 """The types of numbers that checkpoints hold, and their sizes."""
 
-from __future__ import annotations
-
 WIDTHS = {  # torch's name without "torch.": bytes per element
     **dict.fromkeys(("complex128",), 16),
     **dict.fromkeys(("float64", "complex64", "int64", "uint64"), 8),

@@ -1,7 +1,5 @@
 """A JSON object beside weights, read with a limit on its size."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 In a Hugging Face cache they may be links into that cache's blobs.
 """
 
-from __future__ import annotations
-
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from fromage_cli.checkpoints.storage.files import quoted

@@ -1,7 +1,5 @@
 """Files behind URLs, through whichever fsspec backend is installed: listed, read by ranges, or copied."""
 
-from __future__ import annotations
-
 import importlib
 import re
 from collections.abc import Iterator
