@@ -58,7 +58,6 @@ CUTTING = (
 )
 TESTED_ELSEWHERE = {
     "checkpoints/checkpoint.py": "checkpoints/test_formats.py",
-    "checkpoints/finding/complete.py": "checkpoints/finding/test_series.py",
     "checkpoints/formats/distributed_metadata.py": "checkpoints/formats/test_distributed.py",
     "checkpoints/formats/torch_archive.py": "checkpoints/formats/test_torch_file.py",
     "checkpoints/formats/torch_legacy.py": "checkpoints/formats/test_torch_file.py",
@@ -75,7 +74,6 @@ TESTED_ELSEWHERE = {
     "checkpoints/pickles/opcodes.py": "checkpoints/pickles/test_unpickling.py",
     "checkpoints/pickles/pickle_stream.py": "checkpoints/pickles/test_unpickling.py",
     "checkpoints/pickles/placeholders.py": "checkpoints/pickles/test_unpickling.py",
-    "checkpoints/storage/dtypes.py": "checkpoints/reading/test_widening.py",
     "diagnostics/breakdown/panels.py": "diagnostics/breakdown/test_plot.py",
     "diagnostics/intrinsic_lr/layer.py": "diagnostics/intrinsic_lr/test_measure.py",
     "diagnostics/sharpness/partial_measurement.py": "diagnostics/sharpness/test_measure.py",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, TensorEntry
 from fromage_cli.checkpoints.names.naming import matches
-from fromage_cli.checkpoints.storage.dtypes import WIDTHS
+from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 from fromage_cli.counting import counted, first_names
 from fromage_cli.errors import UsageError
 

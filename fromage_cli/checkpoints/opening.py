@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING
 from fromage_cli.checkpoints.checkpoint import Checkpoint, Contents
 from fromage_cli.checkpoints.finding.directory import latest_in, own_weights
 from fromage_cli.checkpoints.finding.mirror import Mirror
-from fromage_cli.checkpoints.finding.optimizer_file import load_optimizer
 from fromage_cli.checkpoints.finding.series import highest_step
-from fromage_cli.checkpoints.finding.trainer_files import OPTIMIZER_FILES, TrainerFiles, read_trainer_files
+from fromage_cli.checkpoints.finding.trainer_files import (
+    OPTIMIZER_FILES,
+    TrainerFiles,
+    load_optimizer,
+    read_trainer_files,
+)
 from fromage_cli.checkpoints.formats.content import PICKLED_FORMATS, SUPPORTED, kind_of
 from fromage_cli.checkpoints.formats.deepspeed import read_deepspeed
 from fromage_cli.checkpoints.formats.distributed import is_metadata, read_distributed
@@ -23,7 +27,7 @@ from fromage_cli.checkpoints.formats.safetensors_file import read_safetensors
 from fromage_cli.checkpoints.formats.sharded import is_index, read_sharded
 from fromage_cli.checkpoints.formats.torch_file import read_torch
 from fromage_cli.checkpoints.formats.zero_files import is_model_states
-from fromage_cli.checkpoints.names.prefixes import strip_prefixes
+from fromage_cli.checkpoints.names.naming import strip_prefixes
 from fromage_cli.checkpoints.names.steps import step_in_name, step_of_directory
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState

@@ -17,11 +17,10 @@ from fromage_cli.checkpoints.checkpoint import Contents, Span, TensorEntry
 from fromage_cli.checkpoints.names.library_files import HEADER_LIMIT
 from fromage_cli.checkpoints.names.naming import brief, first_twice
 from fromage_cli.checkpoints.names.steps import step_in_metadata
-from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 from fromage_cli.checkpoints.storage.files import FileVersion, incomplete, opened, quoted
 from fromage_cli.checkpoints.storage.json_file import CROWDED, is_crowded
 from fromage_cli.checkpoints.storage.sources import Source
-from fromage_cli.checkpoints.storage.stored_tensor import are_whole_numbers, contiguous_tensor, is_shape
+from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS, are_whole_numbers, contiguous_tensor, is_shape
 from fromage_cli.errors import InputError
 
 if TYPE_CHECKING:

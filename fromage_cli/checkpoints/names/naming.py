@@ -1,13 +1,16 @@
-"""How names from files are compared and shown in messages."""
+"""How names from files are compared, shown in messages, and freed of what wrappers put into them."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 SPELLED_OUT = 3
 """Names spelled out in a message: more are not read, and the complete list goes into its details."""
 BRIEF = 60
 """Characters of a value in a message: half a line."""
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "module")
+"""What DistributedDataParallel, torch.compile, FSDP and DeepSpeed put into names."""
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
@@ -65,3 +68,36 @@ def listed(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:SPELLED_OUT])
     more = len(names) - SPELLED_OUT
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+@dataclass(frozen=True)
+class Stripped:
+    """Names without their wrapper prefixes."""
+
+    names: Mapping[str, str]  # stripped name -> stored name, in stored order
+    prefixes: tuple[str, ...]  # what was removed: "module.", …
+    notes: tuple[str, ...]
+
+
+def strip_prefixes(stored: Iterable[str]) -> Stripped:
+    """Strip each wrapper anywhere in the names, unless two names would then be one."""
+    names = {name: name for name in stored}
+    prefixes: list[str] = []
+    notes: list[str] = []
+    for wrapper in WRAPPERS:
+        if not any(wrapper in name.split(".")[:-1] for name in names):
+            continue
+        shorter: dict[str, str] = {}
+        clash = None
+        for name, original in names.items():
+            *parents, last = name.split(".")
+            short = ".".join([part for part in parents if part != wrapper] + [last])
+            clash = clash or ((shorter[short], original) if short in shorter else None)
+            shorter[short] = original
+        if clash:
+            notes.append(
+                f"The prefix '{wrapper}.' was kept: without it {clash[0]!r} and {clash[1]!r} would be one name."
+            )
+        else:
+            names, prefixes = shorter, [*prefixes, f"{wrapper}."]
+    return Stripped(names, tuple(prefixes), tuple(notes))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fromage_cli.checkpoints.names.steps import words_in
-from fromage_cli.checkpoints.pickles.repetition import Repetition
+from fromage_cli.checkpoints.pickles.allowance import Repetition
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 
 WEIGHT_NAMES = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from fromage_cli.checkpoints.names.prefixes import strip_prefixes
+from fromage_cli.checkpoints.names.naming import strip_prefixes
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 from fromage_cli.errors import MismatchError
 from fromage_cli.optimizers.recognition import recognise

@@ -7,7 +7,7 @@ qualified names for the numbers, or writes one flat dictionary of state.NAME.SLO
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fromage_cli.checkpoints.names.prefixes import strip_prefixes
+from fromage_cli.checkpoints.names.naming import strip_prefixes
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, ParameterGroup, UnreadSlot
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 

@@ -1,11 +1,17 @@
-"""The memory and the processor time that all pickles of one file may take together, by how many bytes they are.
+"""How much the pickles of a file may ask for, by how many bytes they are: memory, time, and looks at what they hold.
 
 What a pickle claims costs nothing until its bytes are there; what those bytes cost is counted here. One account for a
 file: many small pickles, pickles inside of pickles and compressed ones get no more than a single one of their length.
+What was read can hold one dictionary ten thousand times, and is walked through only so often.
 """
 
 import time
+from collections.abc import Sized
+from typing import TypeVar
 
+from fromage_cli.errors import InputError
+
+Held = TypeVar("Held", bound=Sized)
 BASE_BYTES = 64_000_000
 """Memory that the objects of any file may take: about what Python and its modules take anyway."""
 BYTES_PER_BYTE, FIRST_BYTES_PER_BYTE, FIRST_BYTES = 2, 16, 2_000_000
@@ -15,6 +21,11 @@ Pickles of names and shapes need up to 16 bytes for each of theirs; large ones a
 """
 BASE_SECONDS, SECONDS_PER_BYTE = 0.5, 2e-6
 """Processor time, likewise; opcodes take an eighth of that."""
+BASE_LOOKS, LOOKS_PER_ENTRY = 50_000, 16
+"""Entries that may be looked at, whatever there is, and for each entry that there is once.
+
+A dictionary of weights is looked at from itself and from the few around it; 50,000 looks take a few milliseconds.
+"""
 
 
 class Allowance:
@@ -35,3 +46,30 @@ class Allowance:
     def in_time(self) -> bool:
         """Tell whether there is processor time left."""
         return time.thread_time() <= self._ends
+
+
+class Repetition:
+    """Counts what is looked at against what there is."""
+
+    def __init__(self) -> None:
+        self._looks, self._distinct = 0, 0
+        self._seen: dict[int, Sized] = {}
+
+    def look(self, held: Held) -> Held:
+        """Return the same container; raises InputError where some were looked at far more often than there are any."""
+        size = len(held) + 1
+        self._looks += size
+        if id(held) not in self._seen:
+            self._seen[id(held)] = held
+            self._distinct += size
+        if self._looks > BASE_LOOKS + LOOKS_PER_ENTRY * self._distinct:
+            raise repeated()
+        return held
+
+
+def repeated() -> InputError:
+    """Return the error for what has no end, or nearly none."""
+    return InputError(
+        "What was saved holds itself, or parts of itself many times over.",
+        hint="Save the weights alone: torch.save(model.state_dict(), 'weights.pt').",
+    )

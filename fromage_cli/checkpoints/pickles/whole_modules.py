@@ -7,9 +7,9 @@ networks of other libraries keep NumPy's arrays as attributes of objects, in lis
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fromage_cli.checkpoints.pickles.allowance import Repetition, repeated
 from fromage_cli.checkpoints.pickles.numpy_pickles import StoredArray
 from fromage_cli.checkpoints.pickles.placeholders import Placeholder
-from fromage_cli.checkpoints.pickles.repetition import Repetition, repeated
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 
 TORCHSCRIPT = "__torch__"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
 from fromage_cli.checkpoints.reading.widening import real_numbers
-from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 from fromage_cli.checkpoints.storage.files import incomplete, input_errors_about, opened
+from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

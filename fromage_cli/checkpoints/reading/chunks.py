@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, Span
 from fromage_cli.checkpoints.reading.arrays import stored_bytes
-from fromage_cli.checkpoints.storage.dtypes import WIDTHS
 from fromage_cli.checkpoints.storage.files import FileVersion, incomplete, input_errors_about, opened
+from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fromage_cli.checkpoints.checkpoint import Checkpoint
 from fromage_cli.checkpoints.reading.chunks import FLOAT32_CHUNK, ChunkReader, Job, jobs_of, on_threads
 from fromage_cli.checkpoints.reading.widening import Widening
-from fromage_cli.checkpoints.storage.dtypes import WIDTHS
+from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 from fromage_cli.theory.magnitudes import Magnitudes, Workspace
 
 if TYPE_CHECKING:

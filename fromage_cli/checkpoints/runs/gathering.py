@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
-from fromage_cli.checkpoints.finding.complete import why_incomplete
 from fromage_cli.checkpoints.finding.directory import weights_in
-from fromage_cli.checkpoints.finding.series import find_series
+from fromage_cli.checkpoints.finding.series import find_series, why_incomplete
 from fromage_cli.checkpoints.opening import open_checkpoint
 from fromage_cli.checkpoints.storage.files import quoted
 from fromage_cli.checkpoints.storage.remote import is_url

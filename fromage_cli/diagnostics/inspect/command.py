@@ -104,7 +104,7 @@ def _answer(checkpoint: "Checkpoint", headers: bool, spectrum: bool, advance: Ad
 
 def _estimate(opened: list["Checkpoint"], headers: bool, spectrum: bool) -> Answer:
     """What every checkpoint takes, one after another."""
-    from fromage_cli.checkpoints.reading.reduction_cost import PROGRAM_BYTES, reduction_cost
+    from fromage_cli.checkpoints.reading.reading_cost import PROGRAM_BYTES, reduction_cost
     from fromage_cli.checkpoints.reading.reductions import measure_magnitudes
 
     if headers:

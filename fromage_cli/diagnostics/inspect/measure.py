@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.runs.trainer_logs import TrainerLog
-from fromage_cli.checkpoints.storage.dtypes import WIDTHS
+from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 from fromage_cli.diagnostics.inspect.optimizer import describe_optimizer
 from fromage_cli.diagnostics.inspect.result import (
     NOT_READ,

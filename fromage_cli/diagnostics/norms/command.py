@@ -121,7 +121,7 @@ def command(
 
 def _estimate(checkpoints: Sequence["Checkpoint"], names: Sequence[str], intake: Intake | None) -> Answer:
     """The reading of every checkpoint, and with a model a gradient and the forward passes of every layer."""
-    from fromage_cli.checkpoints.reading.reduction_cost import reduction_cost
+    from fromage_cli.checkpoints.reading.reading_cost import reduction_cost
 
     reading = reduction_cost(checkpoints, names)
     if intake is None:

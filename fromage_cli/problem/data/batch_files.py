@@ -13,8 +13,8 @@ from fromage_cli.checkpoints.formats.content import kind_of
 from fromage_cli.checkpoints.formats.npz_file import read_npz
 from fromage_cli.checkpoints.formats.torch_file import load
 from fromage_cli.checkpoints.nested.candidates import DICTIONARY_LEVELS
+from fromage_cli.checkpoints.pickles.allowance import Repetition, repeated
 from fromage_cli.checkpoints.pickles.pickled_names import verdict
-from fromage_cli.checkpoints.pickles.repetition import Repetition, repeated
 from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 from fromage_cli.errors import InputError, UnsafeError, UsageError

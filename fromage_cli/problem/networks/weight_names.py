@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from fromage_cli.checkpoints.names.naming import SPELLED_OUT
-from fromage_cli.checkpoints.names.prefixes import strip_prefixes
+from fromage_cli.checkpoints.names.naming import SPELLED_OUT, strip_prefixes
 from fromage_cli.errors import MismatchError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from fromage_cli.checkpoints import find_series, match_parameters, open_checkpoint
-from fromage_cli.checkpoints.finding.optimizer_file import load_optimizer
+from fromage_cli.checkpoints.finding.trainer_files import load_optimizer
 from fromage_cli.errors import InputError, UnsafeError, UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")

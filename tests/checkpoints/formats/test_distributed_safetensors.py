@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.checkpoints.finding.complete import check_complete
+from fromage_cli.checkpoints.finding.series import check_complete
 from fromage_cli.errors import InputError
 
 WHOLE = torch.arange(15.0).reshape(5, 3)

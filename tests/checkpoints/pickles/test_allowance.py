@@ -1,6 +1,16 @@
 import time
 
-from fromage_cli.checkpoints.pickles.allowance import BASE_BYTES, FIRST_BYTES, Allowance
+import pytest
+
+from fromage_cli.checkpoints.pickles.allowance import (
+    BASE_BYTES,
+    BASE_LOOKS,
+    FIRST_BYTES,
+    LOOKS_PER_ENTRY,
+    Allowance,
+    Repetition,
+)
+from fromage_cli.errors import InputError
 
 
 def test_memory_is_counted_together_and_grows_with_the_file():
@@ -20,3 +30,14 @@ def test_time_runs_out():
     while time.thread_time() < end:
         pass
     assert not allowance.in_time
+
+
+def test_what_is_there_once_may_be_looked_at_and_what_is_repeated_only_so_often():
+    repetition = Repetition()
+    for index in range(200_000):
+        assert repetition.look([index]) == [index]
+    repetition, shared = Repetition(), dict.fromkeys(range(999))
+    for _ in range((BASE_LOOKS + LOOKS_PER_ENTRY * 1000) // 1000):
+        repetition.look(shared)
+    with pytest.raises(InputError, match="many times over"):
+        repetition.look(shared)

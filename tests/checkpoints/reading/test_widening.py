@@ -4,7 +4,7 @@ import torch
 
 from fromage_cli.checkpoints.formats.safetensors_file import DTYPES
 from fromage_cli.checkpoints.reading.widening import FLOAT8, Widening
-from fromage_cli.checkpoints.storage.dtypes import WIDTHS
+from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 
 EVERY_BYTE = torch.arange(256, dtype=torch.uint8)
 

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.checkpoints.storage.dtypes import WIDTHS
+from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 from fromage_cli.diagnostics.inspect.measure import measure
 from fromage_cli.diagnostics.inspect.result import NO_SPECTRUM, NOT_READ, UNKNOWN_DTYPE, DtypeTotal
 
