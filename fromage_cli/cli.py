@@ -13,7 +13,7 @@ import typer
 
 from fromage_cli import __version__
 from fromage_cli.diagnostics import COMMANDS
-from fromage_cli.terminal import arguments, failure, session, streams
+from fromage_cli.terminal import failure, session, streams
 from fromage_cli.terminal.answer import Answers
 from fromage_cli.terminal.command import Program
 
@@ -107,13 +107,9 @@ def run(args: Sequence[str], program: Any) -> int:
         streams.raise_closed_pipe(exit)
         raise
     except TerminationRequested:
-        return _report(failure.Terminated("terminated."), args)
+        return failure.report(failure.Terminated("terminated."), args)
     except (Exception, KeyboardInterrupt) as error:
-        return _report(error, args)
-
-
-def _report(error: BaseException, args: Sequence[str]) -> int:
-    return failure.report(error, arguments.asked(args), shown=session.current().delivered)
+        return failure.report(error, args)
 
 
 @contextmanager

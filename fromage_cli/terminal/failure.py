@@ -2,17 +2,21 @@
 
 import contextlib
 import errno
+import os
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import PurePath
 from typing import Any
 
 import typer
 
 from fromage_cli.errors import FromageError, InputError, ResourceError, UsageError
 from fromage_cli.terminal import session, streams
-from fromage_cli.terminal.arguments import Asked
 from fromage_cli.terminal.envelope import dumps, error_envelope
+from fromage_cli.terminal.output import EXTENSIONS
 from fromage_cli.terminal.words import visible
 
 MOST_LINES = 6
@@ -117,17 +121,59 @@ def _lines(text: str) -> list[str]:
     return [line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…" for line in lines]
 
 
-def report(error: BaseException, asked: Asked, shown: bool = False) -> int:
+@dataclass(frozen=True)
+class Asked:
+    """What the arguments ask of a message."""
+
+    json: str | None
+    """`json` or `jsonl` where a program reads the answer."""
+    verbose: bool
+    debug: bool
+
+
+def asked(args: Sequence[str], environment: Mapping[str, str] | None = None) -> Asked:
+    """What the running session knows of it; before there is one, what the arguments look like."""
+    environment = os.environ if environment is None else environment
+    words = list(args[: list(args).index("--")]) if "--" in args else list(args)
+    running = session.current()
+    output = _value(words, "--output") or _value(words, "-o") or ""
+    format = _value(words, "--format") or environment.get("FROMAGE_DIAG_FORMAT") or "auto"
+    if format == "auto":
+        format = EXTENSIONS.get(PurePath(output).suffix.lower(), "auto")
+    json = "json" if "--json" in words else format if format in ("json", "jsonl") else None
+    if running.destination is not None and running.destination.json:
+        json = running.destination.format
+    short = "".join(word[1:] for word in words if word[:1] == "-" and word[1:].isalpha())
+    return Asked(
+        json=json,
+        verbose=running.output.verbose or "--verbose" in words or "v" in short,
+        debug=running.output.debug or "--debug" in words,
+    )
+
+
+def _value(words: Sequence[str], option: str) -> str | None:
+    """The last value given to the option, as the next word or joined to it."""
+    joined = option if len(option) == 2 else option + "="
+    found = None
+    for index, word in enumerate(words):
+        if word == option and index + 1 < len(words):
+            found = words[index + 1]
+        elif word.startswith(joined) and word != option:
+            found = word.removeprefix(joined).removeprefix("=")
+    return found
+
+
+def report(error: BaseException, args: Sequence[str]) -> int:
     """Say the error on standard error, and as an envelope on standard output where JSON is asked for; its exit code.
 
-    `shown` tells that an envelope holding this error has been written already (a partial answer).
+    An envelope that has been delivered already, with a partial answer, holds the error and is not written again.
     """
-    failure = understood(error)
-    if asked.debug:
+    failure, wanted, running = understood(error), asked(args), session.current()
+    if wanted.debug:
         streams.say("".join(traceback.format_exception(error)).rstrip())
-    streams.say("\n".join(message_lines(failure, asked.verbose)))
-    if asked.json is not None and not shown:
-        envelope = error_envelope(failure, session.current().circumstances)
+    streams.say("\n".join(message_lines(failure, wanted.verbose)))
+    if wanted.json is not None and not running.delivered:
+        envelope = error_envelope(failure, running.circumstances)
         with contextlib.suppress(InputError):
-            streams.write(sys.stdout, dumps(envelope, indent=2 if asked.json == "json" else None))
+            streams.write(sys.stdout, dumps(envelope, indent=2 if wanted.json == "json" else None))
     return failure.exit_code

@@ -277,7 +277,7 @@ def _fields(group: type[Any]) -> dict[str, inspect.Parameter]:
 
 def _require_estimates(answers: "Answers") -> None:
     """Raises TypeError where a command computed its answer instead of telling what that costs."""
-    from fromage_cli.terminal.estimate import EstimateResult
+    from fromage_cli.terminal.answer import EstimateResult
 
     for answer in answers if isinstance(answers, Sequence) else (answers,):
         if not isinstance(answer.result, EstimateResult):

@@ -14,9 +14,16 @@ import typer
 from fromage_cli.cli import build_program, main
 from fromage_cli.errors import InputError, MismatchError, NumericalError, ResourceError, UnsafeError, UsageError
 from fromage_cli.findings import Finding
-from fromage_cli.terminal.answer import Answer, CheckpointRecord, ProblemRecord, Provenance, records
+from fromage_cli.terminal.answer import (
+    Answer,
+    CheckpointRecord,
+    Estimate,
+    ProblemRecord,
+    Provenance,
+    estimate_answer,
+    records,
+)
 from fromage_cli.terminal.command import Program
-from fromage_cli.terminal.estimate import Estimate, estimate_answer
 from fromage_cli.terminal.options import (
     BatchOptions,
     ModelOptions,

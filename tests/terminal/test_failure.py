@@ -3,8 +3,7 @@ import json
 import pytest
 
 from fromage_cli.errors import InputError, MismatchError, ResourceError
-from fromage_cli.terminal.arguments import asked
-from fromage_cli.terminal.failure import Bug, message_lines, understood
+from fromage_cli.terminal.failure import Bug, asked, message_lines, understood
 
 
 def test_a_message_has_six_lines_at_most_and_always_its_hint():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
 from fromage_cli.checkpoints.reading.arrays import array_chunks
-from fromage_cli.theory.network_distance import angle_between
+from fromage_cli.theory.relative_trust import angle_between
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,8 +18,7 @@ from fromage_cli.diagnostics.breakdown.plot import draw
 from fromage_cli.intake import Intake, open_problem
 from fromage_cli.missing import found_of
 from fromage_cli.optimizers.rule import FROMAGE
-from fromage_cli.terminal.answer import Answer, records
-from fromage_cli.terminal.estimate import Estimate, estimate_answer
+from fromage_cli.terminal.answer import Answer, Estimate, estimate_answer, records
 from fromage_cli.terminal.options import (
     BatchOptions,
     CheckpointArgument,

@@ -9,8 +9,13 @@ from fromage_cli.missing import LIMIT_REACHED, Missing, Why, known
 from fromage_cli.probes.lines.direction import Direction, Move
 from fromage_cli.probes.lines.ray import NOISE_LIMIT, Ray
 from fromage_cli.theory.curves import Point, first_crossing, first_sign_change, interpolate, running_maximum, tail_slope
-from fromage_cli.theory.descent import GroupStep, loss_change_bound
-from fromage_cli.theory.relative_trust import implied_depth, predicted_breakdown, spectral_step
+from fromage_cli.theory.relative_trust import (
+    GroupStep,
+    implied_depth,
+    loss_change_bound,
+    predicted_breakdown,
+    spectral_step,
+)
 from fromage_cli.theory.singular_values import stable_rank
 
 BISECTIONS = 30

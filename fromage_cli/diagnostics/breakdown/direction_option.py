@@ -102,7 +102,7 @@ def make_direction(
 
     from fromage_cli.checkpoints import open_checkpoint
     from fromage_cli.probes.lines import updates
-    from fromage_cli.probes.lines.displacement import displacement_to
+    from fromage_cli.probes.lines.updates import displacement_to
     from fromage_cli.probes.optimizer_step.next_step import adam_update
 
     if name == FROMAGE.name:

@@ -9,8 +9,7 @@ from fromage_cli.errors import UsageError
 from fromage_cli.intake import Intake, checkpoint_record, open_problem
 from fromage_cli.missing import found_of
 from fromage_cli.terminal import session
-from fromage_cli.terminal.answer import Answer, Provenance, records
-from fromage_cli.terminal.estimate import Estimate, estimate_answer
+from fromage_cli.terminal.answer import Answer, Estimate, Provenance, estimate_answer, records
 from fromage_cli.terminal.options import (
     CHECKPOINT_HELP,
     BatchOptions,

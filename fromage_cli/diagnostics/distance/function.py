@@ -13,7 +13,7 @@ from fromage_cli.probes.structure.function_distance import function_distance
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import trainable_tensors
 from fromage_cli.problem.networks.weights import stored_names
-from fromage_cli.theory.network_distance import log10_function_bound
+from fromage_cli.theory.relative_trust import log10_function_bound
 
 
 def with_function(

@@ -10,8 +10,7 @@ from fromage_cli.diagnostics.distance.pairing import Pairing
 from fromage_cli.diagnostics.distance.result import ConditionNumber, DistanceResult, ImpliedStep, LayerDistance
 from fromage_cli.errors import ResourceError
 from fromage_cli.missing import STEP_UNKNOWN, Interrupted, Missing, Why, known
-from fromage_cli.theory.network_distance import straight_step, wandering_step
-from fromage_cli.theory.relative_trust import predicted_breakdown
+from fromage_cli.theory.relative_trust import predicted_breakdown, straight_step, wandering_step
 from fromage_cli.theory.spectra import DENSE, extremes
 
 NO_MODEL = Missing(Why.NO_MODEL, "no model was given; --model auto rebuilds perceptrons")

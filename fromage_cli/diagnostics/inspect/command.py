@@ -6,8 +6,7 @@ import typer
 
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import checkpoint_record
-from fromage_cli.terminal.answer import Answer, Provenance, records
-from fromage_cli.terminal.estimate import Estimate, estimate_answer
+from fromage_cli.terminal.answer import Answer, Estimate, Provenance, estimate_answer, records
 from fromage_cli.terminal.options import CheckpointOptions, OutputOptions, diagnostic
 from fromage_cli.terminal.progress import Advance, progress
 

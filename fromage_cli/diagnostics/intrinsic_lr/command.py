@@ -10,8 +10,7 @@ import typer
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import Intake, checkpoint_record, declared_by, given_settings, open_run
 from fromage_cli.missing import Interrupted, found_of
-from fromage_cli.terminal.answer import Answer, Provenance, records
-from fromage_cli.terminal.estimate import Estimate, estimate_answer
+from fromage_cli.terminal.answer import Answer, Estimate, Provenance, estimate_answer, records
 from fromage_cli.terminal.optimizer_options import OptimizerOptions, check_decoupled
 from fromage_cli.terminal.options import (
     BatchOptions,

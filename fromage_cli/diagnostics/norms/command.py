@@ -9,8 +9,7 @@ import typer
 from fromage_cli.intake import Intake, checkpoint_record, declared_by, given_settings, open_run
 from fromage_cli.missing import found_of
 from fromage_cli.terminal import session
-from fromage_cli.terminal.answer import Answer, PageStyle, Provenance, Table, records
-from fromage_cli.terminal.estimate import Estimate, estimate_answer
+from fromage_cli.terminal.answer import Answer, Estimate, PageStyle, Provenance, Table, estimate_answer, records
 from fromage_cli.terminal.optimizer_options import OptimizerOptions, check_decoupled
 from fromage_cli.terminal.options import (
     BatchOptions,

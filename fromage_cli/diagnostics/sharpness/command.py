@@ -8,8 +8,7 @@ from fromage_cli.diagnostics.sharpness.plot import draw
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import open_problem
 from fromage_cli.missing import found_of
-from fromage_cli.terminal.answer import Answer, records
-from fromage_cli.terminal.estimate import estimate_answer
+from fromage_cli.terminal.answer import Answer, estimate_answer, records
 from fromage_cli.terminal.optimizer_options import OptimizerOptions, require
 from fromage_cli.terminal.options import (
     BatchOptions,

@@ -9,7 +9,7 @@ from fromage_cli.problem.evaluation.curvature_operators import has_gauss_newton
 from fromage_cli.problem.evaluation.output_expansion import EXPANSION_PRODUCTS
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
-from fromage_cli.terminal.estimate import Estimate
+from fromage_cli.terminal.answer import Estimate
 
 TYPICAL_PRODUCTS = 12
 """Hessian-vector products for one eigenvalue to a residual of 1e-3."""

@@ -9,8 +9,7 @@ from fromage_cli.errors import FromageError, NumericalError, ResourceError, Usag
 from fromage_cli.intake import open_problem
 from fromage_cli.missing import Missing, found_of
 from fromage_cli.optimizers.rule import RULES
-from fromage_cli.terminal.answer import Answer, records
-from fromage_cli.terminal.estimate import estimate_answer
+from fromage_cli.terminal.answer import Answer, estimate_answer, records
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
 from fromage_cli.terminal.options import (
     BatchOptions,

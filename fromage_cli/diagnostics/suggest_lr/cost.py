@@ -5,13 +5,13 @@ from fromage_cli.diagnostics.suggest_lr.partial_measurement import FORWARD, Requ
 from fromage_cli.errors import UsageError
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.cost import measure_cost
-from fromage_cli.probes.curvature.stable_rate import MAX_PRODUCTS
+from fromage_cli.probes.curvature.threshold import MAX_PRODUCTS
 from fromage_cli.probes.lines.crossing import POINTS, WITHOUT_SLOPE
 from fromage_cli.probes.trial_runs.short_runs import LARGEST_GRADIENTS, RATES
-from fromage_cli.probes.trial_runs.training_rows import TrainingRows, training_rows
+from fromage_cli.probes.trial_runs.training import TrainingRows, training_rows
 from fromage_cli.probes.trial_runs.verification import FACTORS
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.terminal.estimate import Estimate
+from fromage_cli.terminal.answer import Estimate
 
 ALONG_THE_STEP = 3.0 + POINTS + FORWARD
 """Base, chunks and noise floor; the points of the limit by the sum; the depth."""

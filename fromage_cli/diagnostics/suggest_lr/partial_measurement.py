@@ -10,7 +10,7 @@ from fromage_cli.diagnostics.suggest_lr.result import Estimate
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
 from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed, found_of
 from fromage_cli.optimizers.settings import Optimizer
-from fromage_cli.probes.curvature.stable_rate import stable_rate
+from fromage_cli.probes.curvature.threshold import stable_rate
 from fromage_cli.probes.lines.critical import critical_rate
 from fromage_cli.probes.lines.crossing import Crossing, find_crossing, find_sum_crossing
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState

@@ -1,7 +1,29 @@
-"""The largest curvature at which an optimizer is stable, and the largest rate at which it is for a curvature."""
+"""The largest curvature at which an optimizer is stable, and the largest rate at which it is for the curvature here.
 
-from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why
+Source: Cohen et al., *Gradient descent on neural networks typically occurs at the edge of stability*, ICLR 2021, and
+*Adaptive gradient methods at the edge of stability*, 2022.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fromage_cli.missing import (
+    LEARNING_RATE_UNKNOWN,
+    LIMIT_REACHED,
+    OPTIMIZER_UNKNOWN,
+    Basis,
+    Interrupted,
+    Missing,
+    Why,
+    found_of,
+)
 from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.probes.curvature.lanczos import largest_eigenvalues
+from fromage_cli.probes.curvature.preconditioned_hessian import precondition
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
+from fromage_cli.probes.optimizer_step.real_step import MomentEstimates
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
+from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.stability import (
     adam_rate,
     adam_threshold,
@@ -10,6 +32,11 @@ from fromage_cli.theory.stability import (
     nesterov_rate,
     nesterov_threshold,
 )
+
+MAX_PRODUCTS = 20
+"""Hessian-vector products at most."""
+TOLERANCE = 1e-2
+"""Residual / eigenvalue: what the rate needs."""
 
 
 def threshold_of(optimizer: Optimizer) -> float | Missing:
@@ -49,3 +76,55 @@ def rate_for(optimizer: Optimizer, curvature: float) -> float | None:
     if optimizer.nesterov:
         return nesterov_rate(curvature, optimizer.momentum)
     return momentum_rate(curvature, optimizer.momentum, optimizer.dampening)
+
+
+@dataclass(frozen=True)
+class StableRate:
+    """The rate, and what it rests on."""
+
+    learning_rate: float | Missing
+    words: Basis
+    """What it rests on, or why there is none."""
+
+
+def stable_rate(
+    matched: MatchedState, tensors: Sequence[TrainableTensor], estimates: Mapping[str, MomentEstimates]
+) -> StableRate | Interrupted[StableRate]:
+    """Finds the rate at which the largest curvature over the tensors equals the optimizer's threshold.
+
+    `estimates` stand in for Adam's second moments where the state holds none. Costs at most 20 Hessian-vector products.
+    Raises MismatchError where the loss has no second derivative, NumericalError where a product is not finite.
+    """
+    problem, optimizer = matched.problem, matched.optimizer
+    none = no_threshold(replace(optimizer, learning_rate=None))
+    if none is not None:
+        return StableRate(none, Basis(none.words))
+    space = WeightSpace(tensors)
+    preconditioning = precondition(matched, space, estimates)
+    if preconditioning is None:
+        words = Basis("the state holds no second moments of Adam for some tensors")
+        return StableRate(Missing(Why.NO_STATE, words), words)
+    if optimizer.adaptive:
+        moments = " (second moments from minibatches)" if preconditioning.from_minibatches else ""
+        source = f"the preconditioned Hessian's largest eigenvalue{moments}"
+    else:
+        rates = ", groups' rates counted in" if preconditioning.scale is not None else ""
+        source = f"the Hessian's largest eigenvalue{rates}"
+    with preconditioning.operator(problem, space) as product:
+        found, limit = found_of(
+            largest_eigenvalues(
+                product, space.flat(space.weights), tolerance=TOLERANCE, max_products=MAX_PRODUCTS, seed=problem.seed
+            )
+        )
+    rate: float | Missing = LIMIT_REACHED
+    words = Basis(LIMIT_REACHED.words)
+    if found.eigenvalues:
+        value = found.eigenvalues[0].value
+        bearable = rate_for(optimizer, value)
+        least = "" if found.converged else "at least "
+        words = Basis(f"λ {least}{value:.3g}", f"{source}, stable where the loss is quadratic")
+        if bearable is None:
+            words = Basis(f"λ {value:.3g}", f"{source} bounds no rate")
+        rate = Missing(Why.NO_FORMULA, words) if bearable is None else bearable
+    stable = StableRate(rate, words)
+    return stable if limit is None else Interrupted(stable, limit)

@@ -9,12 +9,14 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.errors import MismatchError
 from fromage_cli.optimizers.rule import ADAM, FROMAGE, SGD
 from fromage_cli.probes.lines.direction import Direction, Move, Skipped, Still, measured_move
 from fromage_cli.probes.lines.random_direction import RandomTensors
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.problem.networks.weights import other_weights
 from fromage_cli.theory.accumulation import norm
 
 LARGEST_COEFFICIENT = 1e37
@@ -94,6 +96,23 @@ def random_direction(problem: Problem, tensors: Sequence[TrainableTensor], seed:
         else:
             moves.append(drawn_move(tensor, weight_norm))
     return Direction("random", 1.0, tuple(moves), tuple(skipped), draw, certifies=False, drawn=table)
+
+
+def displacement_to(problem: Problem, other: Checkpoint) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Takes W' - W of every trainable tensor, by name, and says what the user should know of the other checkpoint.
+
+    The other weights are loaded as the first were, subtracted, and everything is put back bit for bit. Never more than
+    one copy of the weights is held beside them: each difference takes the place of what was kept.
+    Raises MismatchError and NumericalError as loading weights does.
+    """
+    moved: dict[str, Tensor] = {}
+    with other_weights(problem.model, other) as (own, notes):
+        for tensor in problem.trainable:
+            origin = own[tensor.name]
+            moved[tensor.name] = tensor.parameter.detach() - origin
+            tensor.parameter.data.copy_(origin)
+            del own[tensor.name], origin
+    return moved, notes
 
 
 def displacement_direction(

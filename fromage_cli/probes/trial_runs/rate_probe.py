@@ -9,7 +9,7 @@ from fromage_cli.missing import Interrupted
 from fromage_cli.optimizers.typical_rates import calibration
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.short_runs import PARTS, STEPS, ShortRuns, make_runs
-from fromage_cli.probes.trial_runs.training_rows import TrainingRows, training_rows
+from fromage_cli.probes.trial_runs.training import TrainingRows, training_rows
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.rate_calibration import INTERVAL, LEAST_GAIN, MOST_SPREAD, Calibration, Valley, valley_of_least
 

@@ -13,8 +13,7 @@ from fromage_cli.missing import Interrupted
 from fromage_cli.probes.lines.critical import critical_rate
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.next_step import next_step
-from fromage_cli.probes.trial_runs.training import Training, training
-from fromage_cli.probes.trial_runs.training_rows import TrainingRows
+from fromage_cli.probes.trial_runs.training import Training, TrainingRows, training
 from fromage_cli.problem.data.batches import Batch
 
 STEPS = 60

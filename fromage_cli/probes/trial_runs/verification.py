@@ -5,8 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
-from fromage_cli.probes.trial_runs.training import training
-from fromage_cli.probes.trial_runs.training_rows import training_rows
+from fromage_cli.probes.trial_runs.training import training, training_rows
 
 FACTORS = (0.3, 1.0, 3.0)
 """Of the rate to be verified, one run each."""

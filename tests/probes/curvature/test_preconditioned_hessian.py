@@ -11,7 +11,7 @@ from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.missing import Basis, Missing, Why
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.curvature.preconditioned_hessian import groups_differ, precondition
-from fromage_cli.probes.curvature.stable_rate import StableRate, stable_rate
+from fromage_cli.probes.curvature.threshold import StableRate, stable_rate
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem

@@ -9,8 +9,13 @@ from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.optimizers.settings import Given, Optimizer
 from fromage_cli.probes.lines.direction import Direction, moving_tensors
-from fromage_cli.probes.lines.displacement import displacement_to
-from fromage_cli.probes.lines.updates import adam_direction, displacement_direction, random_direction, sgd_direction
+from fromage_cli.probes.lines.updates import (
+    adam_direction,
+    displacement_direction,
+    displacement_to,
+    random_direction,
+    sgd_direction,
+)
 from fromage_cli.probes.optimizer_step.moments import moments_of_minibatches
 from fromage_cli.probes.optimizer_step.next_step import adam_update
 from fromage_cli.probes.optimizer_step.real_step import TensorState, tensor_step
@@ -263,3 +268,34 @@ def test_a_step_without_relative_size_is_refused(make_problem: Maker) -> None:
     problem = make_problem(model, {"x": torch.randn(8, 3), "y": torch.randn(8, 2)})
     with pytest.raises(MismatchError, match="no relative size"):
         sgd_direction(problem, problem.trainable)
+
+
+def network(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+
+def test_it_is_the_difference_and_everything_is_put_back(
+    make_problem: Maker, classification: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    model, other = network(0), network(1)
+    other[1].running_mean.fill_(7.0)
+    model[2].bias.requires_grad_(False)
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    moved, _ = displacement_to(make_problem(model, classification), open_checkpoint(tmp_path / "other.pt"))
+    assert set(moved) == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, difference in moved.items():
+        assert torch.equal(difference, other.state_dict()[name] - before[name])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_weights_of_another_shape_are_refused_and_nothing_is_moved(
+    make_problem: Maker, classification: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    model = network(0)
+    torch.save({**model.state_dict(), "2.weight": torch.ones(3, 5)}, tmp_path / "other.pt")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(MismatchError):
+        displacement_to(make_problem(model, classification), open_checkpoint(tmp_path / "other.pt"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

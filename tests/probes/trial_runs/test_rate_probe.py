@@ -14,7 +14,7 @@ from fromage_cli.optimizers.typical_rates import calibration
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.rate_probe import ABOVE, conclude, measure_rate
 from fromage_cli.probes.trial_runs.short_runs import APART, STEPS, ShortRuns
-from fromage_cli.probes.trial_runs.training_rows import TrainingRows
+from fromage_cli.probes.trial_runs.training import TrainingRows
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.data.batches import Batch, as_batch
 from fromage_cli.problem.evaluation.problem import Problem

@@ -11,7 +11,7 @@ from fromage_cli.missing import found_of
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.short_runs import APART, PARTS, RATES, STEPS, TAIL, make_runs
-from fromage_cli.probes.trial_runs.training_rows import training_rows
+from fromage_cli.probes.trial_runs.training import training_rows
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.evaluation.problem import Problem
 

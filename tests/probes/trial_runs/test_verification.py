@@ -8,7 +8,7 @@ from torch import nn
 from fromage_cli.errors import ResourceError
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
-from fromage_cli.probes.trial_runs.training_rows import training_rows
+from fromage_cli.probes.trial_runs.training import training_rows
 from fromage_cli.probes.trial_runs.verification import FACTORS, verify
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.evaluation.problem import Problem
