@@ -8,14 +8,12 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from fromage_cli.terminal import parsing
-
-if TYPE_CHECKING:
-    from fromage_cli.terminal.answer import Answers
+from fromage_cli.terminal.answer import Answers, EstimateResult
 
 Format = Literal["auto", "rich", "tsv", "csv", "json", "jsonl", "md"]
 FailOn = Literal["warn", "fail", "never"]
@@ -212,7 +210,7 @@ class OutputOptions:
     debug: Annotated[bool, _option("Output", "--debug", help="Show the traceback of an error.")] = False
 
 
-Command = Callable[..., "Answers"]
+Command = Callable[..., Answers]
 
 
 def diagnostic(
@@ -240,11 +238,13 @@ def diagnostic(
         for name, value in (defaults or {}).items():
             parameters[name] = parameters[name].replace(default=value)
 
-        def command(**values: object) -> "Answers":
+        def command(**values: object) -> Answers:
             arguments = {name: values[name] for name in own if name not in groups}
             answers = function(**arguments, **{name: assemble(group, values) for name, group in groups.items()})
             if values.get("estimate"):
-                _require_estimates(answers)
+                for answer in answers if isinstance(answers, Sequence) else (answers,):
+                    if not isinstance(answer.result, EstimateResult):
+                        raise TypeError("the command does not heed --estimate")
             return answers
 
         command.__name__ = function.__name__
@@ -273,12 +273,3 @@ def _fields(group: type[Any]) -> dict[str, inspect.Parameter]:
         )
         for entry in dataclasses.fields(group)
     }
-
-
-def _require_estimates(answers: "Answers") -> None:
-    """Raises TypeError where a command computed its answer instead of telling what that costs."""
-    from fromage_cli.terminal.answer import EstimateResult
-
-    for answer in answers if isinstance(answers, Sequence) else (answers,):
-        if not isinstance(answer.result, EstimateResult):
-            raise TypeError("the command does not heed --estimate")

@@ -19,7 +19,7 @@ class Advance(Protocol):
 def progress(label: str, total: float | None = None) -> Iterator[Advance]:
     """A bar while the block runs; nothing where standard error is no terminal, or under `-q`, `--no-progress`."""
     if not shown():
-        yield _nothing
+        yield lambda steps=1: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -41,7 +41,3 @@ def shown() -> bool:
     """Whether a person would see a bar."""
     options = session.current().output
     return not (options.quiet or options.no_progress) and streams.is_terminal(sys.stderr)
-
-
-def _nothing(steps: float = 1) -> None:
-    """Progress that nobody watches."""

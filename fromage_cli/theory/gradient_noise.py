@@ -82,8 +82,9 @@ def jackknife_error(leave_one_out: Sequence[float]) -> float | None:
 def cosine_error(chunks: ChunkProducts, batch_size: float) -> float | None:
     """The standard error of the cosine (0 where noise dominates); None for fewer than three chunks.
 
-    Half the way between the cosines at r + s and r - s, for r = ||g||^2 / tr Sigma with the jackknife's error s: that
-    of the jackknife where noise is small, and finite where r is 0 and the cosine, its root, is not differentiable.
+    It is half the way between the cosines at r + s and r - s. Here r is ||g||^2 / tr Sigma, and s the jackknife's
+    error of r. Where noise is small, that is the jackknife's error of the cosine.
+    It is finite where r is 0 and the cosine, which is its root, is not differentiable.
     """
     if chunks.count < 3:
         return None

@@ -50,9 +50,9 @@ def sgd_direction(problem: Problem, tensors: Sequence[TrainableTensor]) -> Direc
 def adam_direction(
     problem: Problem, tensors: Sequence[TrainableTensor], updates: Mapping[str, Tensor], notes: tuple[str, ...]
 ) -> Direction:
-    """The Adam step d = -u with u = m^ / (sqrt(v^) + eps), scaled so that eta is the largest relative step of a layer.
+    """The Adam step d = -u, scaled so that eta is the largest relative step of a layer.
 
-    `updates`: u by tensor name; `notes`: where the moments come from.
+    u = m^ / (sqrt(v^) + eps). `updates`: u by tensor name; `notes`: where the moments come from.
     """
     return replace(_update(problem, ADAM.name, tensors, lambda tensor: updates[tensor.name]), notes=notes)
 
@@ -92,7 +92,7 @@ def random_direction(problem: Problem, tensors: Sequence[TrainableTensor], seed:
     moves, skipped = [], []
     for tensor in tensors:
         if (weight_norm := norm(tensor.parameter)) == 0.0:
-            skipped.append(Skipped(tensor.name, "zero weights"))
+            skipped.append(Skipped(tensor.name, Still.ZERO_WEIGHTS))
         else:
             moves.append(drawn_move(tensor, weight_norm))
     return Direction("random", 1.0, tuple(moves), tuple(skipped), draw, certifies=False, drawn=table)

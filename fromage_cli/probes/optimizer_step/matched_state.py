@@ -1,7 +1,9 @@
 """An optimizer with its state, matched to the tensors of a model once for each command."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from copy import copy
+from functools import cached_property
+from typing import Any
 
 from fromage_cli.checkpoints import OptimizerState, match_parameters
 from fromage_cli.checkpoints.optimizers.optimizer_state import slot_shape
@@ -10,8 +12,6 @@ from fromage_cli.optimizers.rule import SGD
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor, unwrapped
-
-Found = TypeVar("Found")
 
 
 class MatchedState:
@@ -22,46 +22,39 @@ class MatchedState:
 
     def __init__(self, problem: Problem, optimizer: Optimizer, state: OptimizerState | None = None) -> None:
         self.problem, self.optimizer, self.state = problem, optimizer, state
-        self._kept: dict[str, Any] = {}
 
     def on(self, rows: Problem) -> "MatchedState":
-        """The same for other rows of the same model, matched together with this one."""
-        other = MatchedState(rows, self.optimizer, self.state)
-        other._kept = self._kept
+        """The same for other rows of the same model, with what has been found already."""
+        other = copy(self)
+        other.problem = rows
         return other
 
     def takes(self, tensor: TrainableTensor) -> bool:
         """Whether the rule moves the tensor: Muon takes matrices only."""
         return not (self.optimizer.rule or SGD).matrices_only or tensor.parameter.dim() == 2
 
-    @property
+    @cached_property
     def numbers(self) -> Mapping[str, int]:
         """The parameter number of each tensor in the state; empty without one.
 
         Matched are the trainable tensors, or all of the model's where an optimizer of as many was given the frozen ones
         too; of matrices, those that a state for them names, where it does.
         """
-        return self._once("numbers", self._match)
-
-    def _match(self) -> dict[str, int]:
         if self.state is None:
             return {}
         tensors = [tensor for tensor in self.problem.trainable if self.takes(tensor)]
-        if (self.optimizer.rule or SGD).matrices_only:
+        matrices_only = (self.optimizer.rule or SGD).matrices_only
+        if matrices_only:
             named = {name for group in self.state.groups for name in group.names or ()}
             tensors = [tensor for tensor in tensors if tensor.name in named] or tensors
         held = {tensor.name: tuple(tensor.parameter.shape) for tensor in tensors}
         everything = {n: tuple(value.shape) for n, value in unwrapped(self.problem.model).named_parameters()}
         frozen_too = sum(len(group.numbers) for group in self.state.groups) == len(everything)
-        matrices_only = (self.optimizer.rule or SGD).matrices_only
         return match_parameters(self.state, everything if frozen_too and not matrices_only else held)
 
-    @property
+    @cached_property
     def members(self) -> Mapping[str, tuple[Mapping[str, Any] | None, Mapping[str, Any]]]:
         """What the state remembers of each tensor, None of one that was never updated, and its group's settings."""
-        return self._once("members", self._find_members)
-
-    def _find_members(self) -> dict[str, tuple[Mapping[str, Any] | None, Mapping[str, Any]]]:
         if self.state is None:
             return {}
         settings = {number: group.settings for group in self.state.groups for number in group.numbers}
@@ -112,12 +105,6 @@ class MatchedState:
         if len(rates) < 2 or not self.state.members_told:
             return {}
         return {name: float(group.get("lr") or 0.0) / max(rates) for name, (_, group) in self.members.items()}
-
-    def _once(self, name: str, find: Callable[[], Found]) -> Found:
-        if name not in self._kept:
-            self._kept[name] = find()
-        found: Found = self._kept[name]
-        return found
 
 
 def match_state(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> MatchedState:

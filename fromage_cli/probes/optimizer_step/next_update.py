@@ -59,10 +59,13 @@ class NextUpdate:
     """
     sampled: bool
     """Whether training batches are parts of the rows, each with a step of its own, and not all of them."""
-    filled: bool
-    """Whether momentum is taken to be built up, since no state holds its buffer."""
     relative_steps: Mapping[str, float]
     """sqrt(E||u_l||^2) / ||W_l|| over training batches, by layer, per unit of learning rate."""
+
+    @property
+    def filled(self) -> bool:
+        """Whether momentum is taken to be built up, since no state holds its buffer."""
+        return self.matched.optimizer.momentum > 0.0 and not self.matched.holds_memory
 
     def moved(self, tensors: Sequence[TrainableTensor]) -> dict[str, Tensor]:
         """The u of those tensors that move."""
@@ -91,12 +94,11 @@ def next_update(
         step = measure_next_step(matched)
         updates = {name: found.update for name, found in step.steps.items()} if optimizer.remembers else None
         measured = _noise(problem, parts, batch_size=batch_size, step=updates, remember=remember)
-        noise = known(measured)
     else:
         measured = _noise(problem, parts, batch_size=batch_size, remember=True)
-        noise = known(measured)
-        memory, source = stand_in(problem, noise)
+        memory, source = stand_in(problem, known(measured))
         step = measure_next_step(matched, memory, source)
+    noise = known(measured)
     line = step_line(problem, tensors, step, optimizer.name or SGD.name)
     size = batch_size or problem.batch.size
     averaged = size * (1.0 if held else averaging(optimizer))
@@ -106,7 +108,6 @@ def next_update(
         name: each.cosine_factor(averaged) for name, each in conditioned.items()
     }
     varying = noise_of_steps(matched, noise, conditioned)
-    rows = averaged if sampled else size
     return NextUpdate(
         matched=matched,
         step=step,
@@ -115,14 +116,14 @@ def next_update(
         memory=memory,
         cosines=_cosines(line, step, noise, factors, averaged),
         levels={
-            name: min(line.cosines[name], decayed) * (factors.get(name, 1.0) if batch_size is not None else 1.0)
-            for name, decayed in ((move.tensor.name, move.cosine) for move in line.direction.moves)
+            name: min(line.cosines[name], move.cosine) * (factors.get(name, 1.0) if batch_size is not None else 1.0)
+            for move in line.direction.moves
+            for name in [move.tensor.name]
         },
         sampled=sampled,
-        filled=optimizer.momentum > 0.0 and not held,
         relative_steps={
             name: relative * (averaged_length(optimizer, noise, name, size) if sampled and not held else 1.0)
-            for name, relative in relative_steps(problem, line, noise, varying, rows).items()
+            for name, relative in relative_steps(problem, line, noise, varying, averaged if sampled else size).items()
         },
     )
 

@@ -92,8 +92,8 @@ def conditioned_noise(optimizer: Optimizer, noise: GradientNoise | None, size: i
 def averaged_length(optimizer: Optimizer, noise: GradientNoise | None, name: str, size: int) -> float:
     """How much shorter a filled buffer of normalised gradients is than if all were equal: LARS's.
 
-    Two of them have the cosine c^2, c that of one batch, so that E||sum h_k g_k||^2 = S + ((sum h_k)^2 - S) c^2 with
-    S = sum h_k^2.
+    Two of them have the cosine c^2, where c is that of one batch with the gradient of all.
+    E||sum h_k g_k||^2 = S + ((sum h_k)^2 - S) c^2, with S = sum h_k^2.
     """
     if noise is None or _averages(optimizer) != "momentum" or not (optimizer.rule and optimizer.rule.relative):
         return 1.0
