@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
-Law = Literal["threshold", "equilibrium", "growth", "typical rate"]
+Law = Literal["threshold", "equilibrium", "coupled equilibrium", "growth", "typical rate"]
+StepSize = Literal["gradient", "root mean square", "sign", "weights"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class Rule:
     """The law of the largest curvature that its rate bears; `adam`: of the preconditioned Hessian."""
     rate_power: int | None = None
     """A scale-invariant layer sees the rate as η / ‖W‖ to this power; None where no power does."""
+    step_size: StepSize | None = None
+    """What its step is as large as, from which follows where decay takes a scale-invariant layer: the gradient, a root
+    mean square of 1 in every entry, a sign in every entry, or the weights; None where no law of that is known."""
+    keeps_norm: bool = False
+    """Whether it keeps the norm of a scale-invariant layer."""
     without: Mapping[Law, str] = field(default_factory=dict)
     """Why a law does not hold for it, one sentence's end for each."""
     setting_marks: tuple[frozenset[str], ...] = ()
@@ -122,6 +128,8 @@ FROMAGE = Rule(
     relative=True,
     reads_weights=True,
     rate_power=0,
+    step_size="weights",
+    keeps_norm=True,
     without={"threshold": NOT_LINEAR},
     setting_marks=_marks({"p_bound"}),
 )
@@ -137,6 +145,7 @@ LARS = Rule(
     reads_weights=True,
     averages="momentum",
     rate_power=0,
+    step_size="weights",
     without={"threshold": NOT_LINEAR},
     setting_marks=_marks({"trust_coefficient"}, {"trust_coeff"}),
 )
@@ -168,6 +177,7 @@ SGD = Rule(
     averages="momentum",
     threshold="momentum",
     rate_power=2,
+    step_size="gradient",
     without={"growth": "the learning rate of sgd is no relative step"},
     setting_marks=_marks({"nesterov", "dampening"}),
 )
@@ -182,7 +192,11 @@ ADAM = Rule(
     averages="betas",
     threshold="adam",
     rate_power=1,
-    without={"growth": "the learning rate of adam is no relative step"},
+    step_size="root mean square",
+    without={
+        "coupled equilibrium": "Adam with decay coupled to the gradient has no closed form",
+        "growth": "the learning rate of adam is no relative step",
+    },
 )
 ADAMW = Rule(
     name="adamw",
@@ -194,6 +208,7 @@ ADAMW = Rule(
     averages="betas",
     threshold="adam",
     rate_power=1,
+    step_size="root mean square",
     without={"growth": "the learning rate of adamw is no relative step"},
 )
 LION = Rule(
@@ -204,6 +219,7 @@ LION = Rule(
     slots=("exp_avg",),
     decay="decoupled",
     rate_power=1,
+    step_size="sign",
     without={"threshold": NOT_LINEAR, "growth": "the learning rate of lion is no relative step"},
 )
 MUON = Rule(

@@ -7,6 +7,7 @@ from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
+from fromage_cli.optimizers.rule import RULES
 from fromage_cli.optimizers.settings import Given, Optimizer, SavedSettings, find_settings
 
 
@@ -189,3 +190,7 @@ def test_a_setting_that_stands_under_two_names_is_the_one_that_is_told() -> None
     group = {"lr": 5.0, "momentum": 0.0, "trust_coefficient": None, "trust_coeff": 0.001}
     found = find_settings(Given(), SavedSettings("lars", (group,)), Given())
     assert found.trust_coefficient == 0.001
+
+
+def test_a_rule_without_a_law_of_equilibrium_says_why() -> None:
+    assert [rule.name for rule in RULES.values() if (rule.step_size is None) != ("equilibrium" in rule.without)] == []

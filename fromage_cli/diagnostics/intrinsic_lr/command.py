@@ -66,7 +66,7 @@ def command(
     from fromage_cli.checkpoints.layers import lasting_layers
     from fromage_cli.checkpoints.runs.gathering import gather_series
     from fromage_cli.diagnostics.intrinsic_lr.findings import judge
-    from fromage_cli.diagnostics.intrinsic_lr.measure import measure, needs_gradients
+    from fromage_cli.diagnostics.intrinsic_lr.measure import measure
     from fromage_cli.diagnostics.intrinsic_lr.plot import draw
     from fromage_cli.diagnostics.intrinsic_lr.render import courses, render, rotations
     from fromage_cli.diagnostics.intrinsic_lr.result import Evidence
@@ -98,16 +98,15 @@ def command(
     )
     optimizer.check_for(training.optimizer)
     check_decoupled(decoupled, training.optimizer)
-    gradients = needs_gradients(training)
     if run.estimate:
-        return _estimate(intake, checkpoints, names, gradients)
+        return _estimate(intake, checkpoints, names, training.takes_gradients)
     evidence: Evidence | Interrupted[Evidence] = Evidence()
     if intake is not None:
         with progress("scale invariance", total=len(layers)) as advance_layer:
             evidence = gather_evidence(
                 intake.problem,
                 layers,
-                gradients=gradients,
+                gradients=training.takes_gradients,
                 batch_size=optimizer.train_batch_size,
                 advance=advance_layer,
             )

@@ -8,7 +8,7 @@ from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult
 from fromage_cli.findings import Finding, only_one
 from fromage_cli.missing import known
 from fromage_cli.optimizers.effective_rate import rate_power
-from fromage_cli.optimizers.rule import LARS
+from fromage_cli.optimizers.rule import RULES
 
 FAR = 2.0
 """Factor between a norm and its equilibrium from which it is said: SGD's effective rate is then four times off."""
@@ -36,9 +36,9 @@ def _norms(result: IntrinsicResult) -> Iterator[Finding]:
     if growing:
         growth, fastest = max(growing, key=lambda one: one[0])
         others = f", nor {'has one more layer' if len(growing) == 2 else f'have {len(growing) - 1} more layers'}"
-        lars = result.optimizer == LARS.name
+        relative = result.optimizer in RULES and RULES[result.optimizer].relative
         hint = "Decay the weights: they then settle at a norm, and the effective rate with them."
-        if lars and result.decay == "decoupled":
+        if relative and result.decay == "decoupled":
             rate, decay = known(fastest.learning_rate), known(fastest.weight_decay)
             balance = ""
             if rate and decay is not None:
@@ -50,7 +50,7 @@ def _norms(result: IntrinsicResult) -> Iterator[Finding]:
             severity="warn",
             layer=fastest.name,
             message=f"has no equilibrium{others if len(growing) > 1 else ''}: its norm grows by {growth:.3g} a step in "
-            f"ln ‖W‖{'' if lars else ', ever more slowly, and its effective rate falls'}",
+            f"ln ‖W‖{'' if relative else ', ever more slowly, and its effective rate falls'}",
             value=growth,
             limit=0.0,
             hint=hint,

@@ -1,15 +1,17 @@
 """What theory says of one layer under its rule and settings, and the reasons where it says nothing."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from fromage_cli.diagnostics.intrinsic_lr.result import NO_MODEL
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.missing import Missing, Why
 from fromage_cli.optimizers.effective_rate import FOREIGN_DECAY, NO_NORM
-from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, LARS, LION, RULES, SGD
+from fromage_cli.optimizers.rule import RULES, StepSize
 from fromage_cli.theory.equilibrium import (
     Equilibrium,
+    Gains,
     adam_growth,
     adamw_equilibrium,
     adamw_norm,
@@ -31,18 +33,11 @@ NO_DECAY = Missing(
     Why.WEIGHT_DECAY_UNKNOWN, "the weight decay is not known: --weight-decay, or a state of the optimizer"
 )
 WITHOUT_DECAY = Missing(Why.NO_EQUILIBRIUM, "without weight decay the norm grows and never settles")
-LARS_DECOUPLED = Missing(
-    Why.NO_EQUILIBRIUM, "LARS with decoupled decay grows or shrinks for ever, by the sign of ½ ln(1+(η'H)²) − η·wd"
-)
-LARS_DECAY = Missing(Why.NO_FORMULA, "what LARS decays in a step depends on the size of the gradient")
-FROMAGE_KEEPS = Missing(Why.NO_EQUILIBRIUM, "Fromage keeps the norm of a scale-invariant layer: it goes nowhere else")
-COUPLED_ADAM = Missing(Why.NO_FORMULA, "Adam with decay coupled to the gradient has no closed form")
 NOT_INVARIANT = Missing(
     Why.NOT_SCALE_INVARIANT, "the layer is not scale-invariant, and the theory speaks of such layers alone"
 )
 SETTLES = Missing(Why.NOT_DEFINED, "the norm settles")
 ZERO_GRADIENTS = Missing(Why.ZERO_OR_NOT_FINITE, "the gradients of the batch are zero")
-NEEDS_GRADIENTS = (SGD.name, LARS.name)
 
 
 @dataclass(frozen=True)
@@ -75,8 +70,13 @@ class Subject:
 
     @property
     def step(self) -> float:
-        """The relative step of LARS and Fromage."""
+        """The rate, times the trust coefficient where the rule has one."""
         return (self.rate or 0.0) * self.training.trust
+
+    @property
+    def past_gradient(self) -> float:
+        """What decay past the gradient takes off in a step, per unit of decay."""
+        return (self.rate or 0.0) if self.training.decoupled else 0.0
 
     @property
     def betas(self) -> tuple[float, float]:
@@ -84,85 +84,126 @@ class Subject:
         betas: tuple[float, float] = self.training.betas or RULES[self.training.optimizer].defaults["betas"]
         return betas
 
+    @property
+    def formulas(self) -> "Formulas | None":
+        """Those of its rule; None where it has none."""
+        return FORMULAS.get(self.training.rule.step_size) if self.training.rule is not None else None
 
-def law_of(subject: Subject) -> Law:
+    def over_units(self, norm: Callable[[float, float, Gains, float], float], decay: float) -> float | Missing:
+        """√Σ w*² over the units, whose gradients make their norms."""
+        if isinstance(self.squares, Missing):
+            return self.squares
+        return (
+            math.hypot(*(norm(self.step, decay, self.training.gains, each) for each in self.squares)) or ZERO_GRADIENTS
+        )
+
+
+@dataclass(frozen=True)
+class Formulas:
+    """What theory has for steps of one kind of size; each takes a layer and its decay."""
+
+    equilibrium: Callable[[Subject, float], Equilibrium]
+    """Where it settles how fast, with a decay above 0."""
+    norm: Callable[[Subject, float], float | Missing]
+    """‖W*‖, with a decay above 0."""
+    growth: Callable[[Subject, float], float | Missing]
+    """Of ln ‖W‖ in a step of a layer that does not settle."""
+    relative: bool = False
+    """Whether it turns at the same speed whatever its norm, and grows at the same speed whatever its decay."""
+
+
+def _growth_by_gradients(layer: Subject, decay: float) -> float | Missing:
+    square = layer.squared_gradient
+    if isinstance(square, Missing):
+        return square if layer.step else RATE_ZERO
+    return sgd_growth(layer.step, layer.training.gains, layer.norm**2 * square) / (4.0 * layer.norm**4)
+
+
+FORMULAS: Mapping[StepSize | None, Formulas] = {
+    "gradient": Formulas(
+        lambda layer, decay: sgd_equilibrium(layer.step, decay, layer.training.gains),
+        lambda layer, decay: layer.over_units(sgd_norm, decay),
+        _growth_by_gradients,
+    ),
+    "root mean square": Formulas(
+        lambda layer, decay: adamw_equilibrium(layer.step, decay, layer.betas),
+        lambda layer, decay: adamw_norm(layer.step, decay, layer.elements),
+        lambda layer, decay: adam_growth(layer.step, layer.elements) / (2.0 * layer.norm**2),
+    ),
+    "sign": Formulas(
+        lambda layer, decay: lion_equilibrium(layer.step, decay, layer.betas),
+        lambda layer, decay: lion_norm(layer.step, decay, layer.betas, layer.elements),
+        lambda layer, decay: lion_growth(layer.step, layer.betas, layer.elements) / (2.0 * layer.norm**2),
+    ),
+    "weights": Formulas(
+        lambda layer, decay: lars_equilibrium(layer.step, layer.training.gains),
+        lambda layer, decay: layer.over_units(lars_norm, decay),
+        lambda layer, decay: lars_growth(layer.step, layer.training.gains, layer.past_gradient * decay),
+        relative=True,
+    ),
+}
+
+
+def law_of(layer: Subject) -> Law:
     """The law of a layer with these settings, or why there is none."""
-    if not subject.invariant:
-        return Law(NOT_INVARIANT, law_of(replace(subject, invariant=True)).intrinsic, NOT_INVARIANT)
-    training, rule = subject.training, RULES.get(subject.training.optimizer)
-    rate, decay, gains = subject.rate or 0.0, subject.decay, training.gains
-    no_form = f"there is no closed form for {training.variant or training.optimizer}"
+    if not layer.invariant:
+        return Law(NOT_INVARIANT, law_of(replace(layer, invariant=True)).intrinsic, NOT_INVARIANT)
+    training, rule, decay, formulas = layer.training, layer.training.rule, layer.decay, layer.formulas
+    relative = formulas is not None and formulas.relative
+    no_form: str | None = f"there is no closed form for {training.variant or training.optimizer}"
     if training.variant is None and rule is not None:
-        no_form = rule.without.get("equilibrium", "")
+        no_form = rule.without.get("equilibrium")
+        if decay and not training.decoupled:
+            no_form = rule.without.get("coupled equilibrium", no_form)
     reasons = (
-        (subject.rate is None, NO_RATE),
-        (subject.step == 0.0, RATE_ZERO),
-        (decay is None and rule not in (LARS, FROMAGE), NO_DECAY),
-        (bool(no_form), Missing(Why.NO_FORMULA, no_form)),
-        (rule is FROMAGE and bool(decay), FOREIGN_DECAY),
-        (rule is ADAM and bool(decay) and not training.decoupled, COUPLED_ADAM),
+        (layer.rate is None, NO_RATE),
+        (layer.step == 0.0, RATE_ZERO),
+        (decay is None and not relative, NO_DECAY),
+        (no_form is not None, Missing(Why.NO_FORMULA, no_form or "")),
+        (bool(decay) and rule is not None and rule.decay is None, FOREIGN_DECAY),
     )
-    reason = next((reason for holds, reason in reasons if holds), None)
-    if reason is not None:
-        return Law(reason, reason, reason)
-    if rule is LARS and decay and not training.decoupled:
-        return Law(lars_equilibrium(subject.step, gains), LARS_DECAY)
-    if rule in (LARS, FROMAGE):
-        intrinsic: float | Missing = rate * (decay or 0.0)
-        unsettled = LARS_DECOUPLED if decay else WITHOUT_DECAY
-        if rule is FROMAGE:
-            unsettled = FROMAGE_KEEPS
-        elif decay is None:
-            intrinsic = unsettled = NO_DECAY
-        # the layer turns at the same speed whatever its norm, which does not settle
-        return Law(relative_rotation(subject.step, gains), intrinsic, unsettled)
-    if not decay:
+    known = [reason for holds, reason in reasons if holds]
+    if known or rule is None or formulas is None:
+        return Law(known[0], known[0], known[0])
+    if decay and not (relative and training.decoupled):
+        found = formulas.equilibrium(layer, decay)
+        decayed = f"what {rule.title} decays in a step depends on the size of the gradient"
+        return Law(found, Missing(Why.NO_FORMULA, decayed) if relative else found.diffusion)
+    if not relative:
         return Law(WITHOUT_DECAY, 0.0, WITHOUT_DECAY)
-    if rule is SGD:
-        found = sgd_equilibrium(rate, decay, gains)
-    else:
-        found = (lion_equilibrium if rule is LION else adamw_equilibrium)(rate, decay, subject.betas)
-    return Law(found, found.diffusion)
+    # the layer turns at the same speed whatever its norm, which does not settle
+    intrinsic: float | Missing = (layer.rate or 0.0) * (decay or 0.0)
+    unsettled = WITHOUT_DECAY
+    if rule.keeps_norm:
+        words = f"{rule.title} keeps the norm of a scale-invariant layer: it goes nowhere else"
+        unsettled = Missing(Why.NO_EQUILIBRIUM, words)
+    elif decay is None:
+        intrinsic = unsettled = NO_DECAY
+    elif decay:
+        words = f"{rule.title} with decoupled decay grows or shrinks for ever, by the sign of ½ ln(1+(η'H)²) − η·wd"
+        unsettled = Missing(Why.NO_EQUILIBRIUM, words)
+    return Law(relative_rotation(layer.step, training.gains), intrinsic, unsettled)
 
 
-def equilibrium_norm(subject: Subject) -> float | Missing:
+def equilibrium_norm(layer: Subject) -> float | Missing:
     """‖W*‖ of a layer whose law settles: for SGD and LARS √Σ w*² over its parts, which takes gradients."""
-    training, rate, decay = subject.training, subject.rate or 0.0, subject.decay or 0.0
-    if training.optimizer in (ADAM.name, ADAMW.name):
-        return adamw_norm(rate, decay, subject.elements)
-    if training.optimizer == LION.name:
-        return lion_norm(rate, decay, subject.betas, subject.elements)
-    if isinstance(subject.squares, Missing):
-        return subject.squares
-    norm, step = (lars_norm, subject.step) if training.optimizer == LARS.name else (sgd_norm, rate)
-    return math.hypot(*(norm(step, decay, training.gains, square) for square in subject.squares)) or ZERO_GRADIENTS
+    return layer.formulas.norm(layer, layer.decay or 0.0) if layer.formulas is not None else SETTLES
 
 
-def growth(subject: Subject, law: Law) -> float | Missing:
+def growth(layer: Subject, law: Law) -> float | Missing:
     """How fast ln ‖W‖ grows in a step of a layer that does not settle, or why it is not told."""
-    training, rate, norm, why = subject.training, subject.rate or 0.0, subject.norm, law.unsettled
+    why, formulas, rule = law.unsettled, layer.formulas, layer.training.rule
     if why is None:
         return SETTLES
     if why.code not in (Why.NO_EQUILIBRIUM, Why.NOTHING_MOVES):
         return why
-    if not 0.0 < norm < math.inf:
+    if not 0.0 < layer.norm < math.inf:
         return NO_NORM
-    found: float | Missing = why
-    name, decay, squared = training.optimizer, subject.decay, subject.squared_gradient
-    if name == FROMAGE.name and not decay:
-        found = 0.0
-    elif name == LARS.name and decay is not None:
-        found = lars_growth(subject.step, training.gains, rate * decay if training.decoupled else 0.0)
-    elif name == SGD.name and decay == 0.0:
-        if not isinstance(squared, Missing):
-            found = sgd_growth(rate, training.gains, norm**2 * squared) / (4.0 * norm**4)
-        elif rate:
-            found = squared
-    elif name == LION.name and decay == 0.0:
-        found = lion_growth(rate, subject.betas, subject.elements) / (2.0 * norm**2)
-    elif name in (ADAM.name, ADAMW.name) and decay == 0.0:
-        found = adam_growth(rate, subject.elements) / (2.0 * norm**2)
-    return found
+    if rule is not None and rule.keeps_norm:
+        return why if layer.decay else 0.0
+    if formulas is None or layer.decay is None or (layer.decay and not formulas.relative):
+        return why
+    return formulas.growth(layer, layer.decay)
 
 
 def rotation_between(before: Equilibrium | Missing, after: Equilibrium | Missing, steps: int | None) -> float | Missing:

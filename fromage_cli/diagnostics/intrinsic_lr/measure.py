@@ -6,13 +6,11 @@ from itertools import pairwise
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.reading.pairs import measure_pair
 from fromage_cli.checkpoints.reading.reductions import measure_norms
-from fromage_cli.diagnostics.intrinsic_lr.law import NEEDS_GRADIENTS
 from fromage_cli.diagnostics.intrinsic_lr.layer import Measuring
 from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, IntrinsicResult, LayerEquilibrium
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.errors import ResourceError
 from fromage_cli.missing import STEP_UNKNOWN, Interrupted, Missing, Why, found_of
-from fromage_cli.optimizers.rule import FROMAGE, LARS
 
 NO_ANGLE = Missing(Why.ZERO_OR_NOT_FINITE, "the norm is zero or not finite in one of the two checkpoints")
 
@@ -51,12 +49,13 @@ def measure(
             observed.append(NO_ANGLE if angle is None else angle)
             advance(after.entries[name].elements)
         layers.append(measuring.layer(name, norms[name], tuple(observed)))
+    without_decay = training.rule is not None and training.rule.decay is None
     result = IntrinsicResult(
         steps=tuple(STEP_UNKNOWN if one.step is None else one.step for one in checkpoints),
         optimizer=training.optimizer,
         momentum=training.momentum,
         betas=training.betas,
-        decay=None if training.optimizer == FROMAGE.name else "decoupled" if training.decoupled else "coupled",
+        decay=None if without_decay else "decoupled" if training.decoupled else "coupled",
         steps_per_epoch=training.steps_per_epoch,
         train_batch_size=told.batch_size,
         tested=any(found.verdict != "untested" for found in told.layers.values()),
@@ -64,8 +63,3 @@ def measure(
         layers=tuple(layers),
     )
     return result if stopped is None else Interrupted(result, stopped)
-
-
-def needs_gradients(training: Training) -> bool:
-    """Whether the rule's equilibrium norm depends on how large gradients are."""
-    return training.optimizer in NEEDS_GRADIENTS and not (training.optimizer == LARS.name and training.decoupled)

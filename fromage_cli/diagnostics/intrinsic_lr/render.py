@@ -11,7 +11,7 @@ from rich.text import Text
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult, LayerEquilibrium
 from fromage_cli.missing import Missing, known
-from fromage_cli.optimizers.rule import LION
+from fromage_cli.optimizers.rule import RULES
 from fromage_cli.terminal.answer import PageStyle, Table
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_known, prose
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, sparkline
@@ -123,7 +123,8 @@ def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: P
             words.append("expected: at equilibrium, if gradients were noise alone")
     elif turns:
         words.append("rotation: radians a step, at equilibrium")
-    if result.optimizer == LION.name and "equilibrium_norm" in kept:
+    signs = result.optimizer in RULES and RULES[result.optimizer].step_size == "sign"
+    if signs and "equilibrium_norm" in kept:
         words.append("‖W*‖ for Gaussian noise: layers of sparse gradients end 10 to 30 % above")
     return [
         house_table([columns[field] for field in kept], [[row[field] for field in kept] for row in rows], style),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.runs.layer_settings import layer_settings
 from fromage_cli.errors import UsageError
+from fromage_cli.optimizers.rule import RULES, Rule
 from fromage_cli.optimizers.settings import UNTOLD_GROUPS, Given, Optimizer, find_settings
 from fromage_cli.terminal.optimizer_options import spelled
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
@@ -41,6 +42,18 @@ class Training:
     notes: tuple[str, ...] = ()
     rules: Mapping[str, Optimizer] = field(default_factory=dict)
     """By layer: the rule with the settings of its group."""
+
+    @property
+    def rule(self) -> Rule | None:
+        """Its record; None for one of which nothing but settings is known."""
+        return RULES.get(self.optimizer)
+
+    @property
+    def takes_gradients(self) -> bool:
+        """Whether the equilibrium norm depends on how large gradients are."""
+        if self.rule is None or self.decoupled:
+            return False
+        return self.rule.decay == "coupled" and self.rule.step_size in ("gradient", "weights")
 
     @property
     def flags(self) -> dict[str, object]:

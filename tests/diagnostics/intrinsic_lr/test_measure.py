@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.diagnostics.intrinsic_lr.measure import measure, needs_gradients
+from fromage_cli.diagnostics.intrinsic_lr.measure import measure
 from fromage_cli.diagnostics.intrinsic_lr.result import NO_MODEL, Evidence, LayerEvidence
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.errors import ResourceError
@@ -220,14 +220,6 @@ def test_a_limit_hands_back_what_there_is(tmp_path):
     assert [layer.name for layer in result.layers] == ["v"] and isinstance(stopped, ResourceError)
     with pytest.raises(ResourceError):
         measure([checkpoint], ["v", "w"], training, Evidence(), check=check)
-
-
-@pytest.mark.parametrize(
-    ("training", "needs"),
-    [(Training("sgd"), True), (Training("lars"), True), (Training("lars", decoupled=True), False), (adamw(), False)],
-)
-def test_who_needs_gradients(training, needs):
-    assert needs_gradients(training) is needs
 
 
 def test_sgd_rotation_a_step(run):

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.diagnostics.intrinsic_lr.settings import find_training
+from fromage_cli.diagnostics.intrinsic_lr.settings import Training, find_training
 from fromage_cli.errors import UsageError
 from fromage_cli.optim import LARS, Lion
 from fromage_cli.optimizers.settings import Given
@@ -166,6 +166,22 @@ def test_nothing_is_assumed_in_silence(tmp_path, given, declared, words):
     save_file({"first.weight": torch.ones(2, 2), "second.weight": torch.ones(2, 2)}, tmp_path / "c.safetensors")
     notes = find([open_checkpoint(tmp_path / "c.safetensors")], given, declared).notes
     assert bool(notes) == bool(words) and words in "".join(notes)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "decoupled", "takes"),
+    [
+        ("sgd", False, True),
+        ("lars", False, True),
+        ("lars", True, False),
+        ("adam", False, False),
+        ("adamw", True, False),
+        ("fromage", False, False),
+        ("radam", False, False),
+    ],
+)
+def test_whose_equilibrium_norm_takes_gradients(optimizer, decoupled, takes):
+    assert Training(optimizer, decoupled=decoupled).takes_gradients is takes
 
 
 def test_variants_without_a_closed_form(trained):
