@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -14,7 +15,6 @@ from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.problem.conditions.evaluation import Mode
@@ -40,29 +40,16 @@ def open_problem(
     budget = Budget(run.time_limit, run.max_memory)  # from here on: loading torch takes its time too
     import torch
 
-    from fromage_cli.checkpoints import Checkpoint, open_checkpoint
     from fromage_cli.problem.evaluation.problem import Problem
     from fromage_cli.problem.losses.losses import resolve_loss
     from fromage_cli.problem.networks.models import build_model, converted
     from fromage_cli.problem.networks.unsupported import refuse_unsupported
     from fromage_cli.problem.networks.weights import load_weights
-    from fromage_cli.problem.user_code.declared import Declared
 
     device, dtype = torch_device(run.device), getattr(torch, run.dtype)
-    if ckpt is None and model.model in (None, "auto"):
-        raise UsageError(
-            "There is neither a checkpoint nor a model.",
-            "Give CKPT, or --model file.py:factory for a network with weights of its own.",
-        )
-    checkpoint = ckpt if isinstance(ckpt, Checkpoint) else None
-    if isinstance(ckpt, str):
-        checkpoint = open_checkpoint(ckpt, model.key, ema=model.ema, optimizer_state=model.optimizer_state)
-    declared = declared_by(checkpoint, model.trust) if checkpoint is not None else Declared()
-
-    def build(seed: int) -> tuple[nn.Module, str]:
-        return build_model(model.model or "auto", model.model_arguments, checkpoint, declared, seed=seed)
-
-    network, description = build(run.seed)
+    checkpoint, declared = _opened(ckpt, model)
+    build = partial(build_model, model.model or "auto", model.model_arguments, checkpoint, declared)
+    network, description = build(seed=run.seed)
     notes = (f"model: {description}", *(checkpoint.notes if checkpoint is not None else ()), *declared.notes)
     refuse_unsupported(network)
     converted(network, dtype)
@@ -91,10 +78,24 @@ def open_problem(
         budget=budget,
     )
     several = f"{len(problem.batches)} batches, " if further else ""
-    rows = counted(problem.rows, "row")
-    notes += (f"batch: {several}{rows} from {data.source}; loss: {loss.name}; mode: {mode}",)
+    notes += (f"batch: {several}{counted(problem.rows, 'row')} from {data.source}; loss: {loss.name}; mode: {mode}",)
     doubts = _doubts(problem) if spec == "auto" else ()
-    return Intake(problem, checkpoint, declared, description, notes, lambda seed: build(seed)[0], doubts)
+    return Intake(problem, checkpoint, declared, description, notes, lambda seed: build(seed=seed)[0], doubts)
+
+
+def _opened(ckpt: str | Checkpoint | None, model: ModelOptions) -> tuple[Checkpoint | None, Declared]:
+    """The checkpoint where there is one, and what is declared in it and beside it."""
+    from fromage_cli.checkpoints import open_checkpoint
+    from fromage_cli.problem.user_code.declared import Declared
+
+    if ckpt is None and model.model in (None, "auto"):
+        raise UsageError(
+            "There is neither a checkpoint nor a model.",
+            "Give CKPT, or --model file.py:factory for a network with weights of its own.",
+        )
+    if isinstance(ckpt, str):
+        ckpt = open_checkpoint(ckpt, model.key, ema=model.ema, optimizer_state=model.optimizer_state)
+    return ckpt, declared_by(ckpt, model.trust) if ckpt is not None else Declared()
 
 
 def open_run(last: Checkpoint, model: ModelOptions, batch: BatchOptions, run: RunOptions) -> Intake | None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.missing import Interrupted
 from fromage_cli.probes.lines.direction import Direction
-from fromage_cli.problem.evaluation.problem import SPLIT_TOLERANCE, Problem
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.evaluation.refusals import SPLIT_TOLERANCE
 from fromage_cli.problem.evaluation.streamed_hessian import visit_hessian_vector_product
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.accumulation import CHUNK, WIDE_BYTES, distance, distances, norm

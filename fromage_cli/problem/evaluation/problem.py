@@ -9,22 +9,18 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.errors import MismatchError
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.conditions.evaluation import Conditions, Mode
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.backward_pass import BackwardPass, Hooks, Visitor, require_count
+from fromage_cli.problem.evaluation.refusals import require_faithful_split, require_gradient
 from fromage_cli.problem.losses.loss_terms import LossTerms
 from fromage_cli.problem.losses.losses import Loss
 from fromage_cli.problem.networks.layers import TrainableTensor, frozen_names, trainable_tensors, unwrapped
 
 SMALL = 1 << 18
 """Entries of all trainable tensors up to which their gradients may be held together: a megabyte in float32."""
-SPLIT_TOLERANCE = 1e-5
-"""Relative gap between the loss of the whole batch and of its chunks above which splitting is refused.
-
-It leaves room for sums of float32 that are taken in another order.
-"""
 
 
 @dataclass
@@ -86,7 +82,7 @@ class Problem:
                 "Let the factory return it with requires_grad=True on the tensors that training would move.",
             )
         if self.micro_batch is not None and self.micro_batch < max(batch.size for batch in self.batches):
-            self._refuse_unfaithful_split()
+            require_faithful_split(self)
 
     @cached_property
     def base(self) -> Base:
@@ -102,12 +98,7 @@ class Problem:
 
         loss = self._backward(lambda tensor, gradient: gradients.__setitem__(tensor.name, gradient), on_arrival=count)
         self.deferred = {name for name, times in arrivals.items() if times > len(self.chunks())}
-        if not gradients:
-            raise MismatchError(
-                "No trainable tensor receives a gradient from this loss.",
-                "The loss must be computed from the model's output without detach() or no_grad().",
-            )
-        _require_finite(loss, gradients)
+        require_gradient(loss, gradients)
         return Base(loss, {t.name: gradients[t.name] for t in self.trainable if t.name in gradients})
 
     @cached_property
@@ -284,25 +275,6 @@ class Problem:
         self.evaluations.gradients += 1
         return loss
 
-    def _refuse_unfaithful_split(self) -> None:
-        if self.uses_batch_statistics:
-            raise MismatchError(
-                "With BatchNorm in training behaviour the chunk defines the statistics, so --micro-batch would "
-                "measure another loss.",
-                "Leave --micro-batch out, use a smaller batch, or choose --mode eval.",
-            )
-        split, size = self.value(), self.micro_batch
-        self.micro_batch = None
-        whole = self.value()
-        self.micro_batch = size
-        gap = abs(split - whole) / max(abs(whole), 1e-12)  # a loss of zero has no relative gap
-        if not gap <= SPLIT_TOLERANCE:
-            raise MismatchError(
-                f"Splitting the batch into chunks of {size} changes the loss from {whole:.8g} to {split:.8g} "
-                f"(relative gap {gap:.1e}, at most {SPLIT_TOLERANCE:.0e} is accepted).",
-                "The loss or the model mixes rows, or draws random numbers; leave --micro-batch out.",
-            )
-
 
 class _Saved(Mapping[str, Tensor]):
     """Weights that are read when they are asked for."""
@@ -318,21 +290,3 @@ class _Saved(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.tensors)
-
-
-def _require_finite(loss: float, gradients: dict[str, Tensor]) -> None:
-    if not torch.isfinite(torch.tensor(loss)):
-        raise NumericalError(
-            f"The loss at the checkpoint's own weights is {loss}.",
-            "Look for NaN or infinite weights, a batch that is not normalised as in training, or the wrong loss.",
-        )
-    bad = [  # what is not finite shows in the sum, which needs no memory but may itself overflow
-        name for name, gradient in gradients.items() if not (gradient.sum().isfinite() or gradient.isfinite().all())
-    ]
-    if bad:
-        raise NumericalError(
-            f"The gradient at the checkpoint's own weights is not finite in {len(bad)} of {len(gradients)} tensors, "
-            f"first in {bad[0]!r}.",
-            "Try --dtype float64; if it stays, the loss has no gradient at these weights.",
-            bad,
-        )

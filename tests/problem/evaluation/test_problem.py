@@ -2,7 +2,6 @@ import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.errors import MismatchError, NumericalError, ResourceError
+from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.conditions.evaluation import Mode
 from fromage_cli.problem.data.batches import as_batch
@@ -105,30 +104,6 @@ def test_chunks_give_the_gradient_of_the_whole(
         torch.testing.assert_close(seen[name], gradient, rtol=1e-5, atol=1e-7)
 
 
-def test_splitting_under_batch_statistics_is_refused(
-    make_problem: Maker, classification: dict[str, torch.Tensor]
-) -> None:
-    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
-    with pytest.raises(MismatchError, match="chunk defines the statistics"):
-        make_problem(model, classification, micro_batch=8)
-    assert make_problem(model, classification, micro_batch=8, mode="eval").base.loss > 0
-
-
-def test_splitting_a_loss_that_mixes_rows_is_refused(
-    make_problem: Maker, classification: dict[str, torch.Tensor]
-) -> None:
-    class Centred(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(8, 3)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.linear(x - x.mean(0))
-
-    with pytest.raises(MismatchError, match="changes the loss from"):
-        make_problem(Centred(), classification, micro_batch=8)
-
-
 def test_frozen_and_unused_parameters_are_listed(make_problem: Maker, classification: dict[str, torch.Tensor]) -> None:
     class Partial(nn.Module):
         def __init__(self) -> None:
@@ -212,28 +187,6 @@ def test_weights_are_bit_identical_however_the_block_ends(
             tensor.parameter.data.copy_(origin[tensor.name] * 1.1 + 3)
         raise interruption
     assert all(torch.equal(value, before[name]) for name, value in perceptron.state_dict().items())
-
-
-def test_a_loss_that_is_not_finite_is_refused(make_problem: Maker, classification: dict[str, torch.Tensor]) -> None:
-    model = nn.Linear(8, 3)
-    problem = make_problem(model, classification)
-    with torch.no_grad():
-        model.weight.fill_(1e38)
-    with pytest.raises(NumericalError, match="loss at the checkpoint"):
-        _ = problem.base
-
-
-def test_a_gradient_that_is_not_finite_is_refused_by_name(make_problem: Maker) -> None:
-    class Root(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.zeros(1, 1))
-
-        def forward(self, x: torch.Tensor) -> Any:
-            return (x @ self.weight).abs().sqrt().sum()
-
-    with pytest.raises(NumericalError, match="'weight'"):
-        _ = make_problem(Root(), {"x": torch.ones(2, 1)}, "output").base
 
 
 class Remembers(nn.Module):

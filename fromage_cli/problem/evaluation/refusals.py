@@ -1,0 +1,63 @@
+"""What makes a problem unfit to be measured: chunks with another loss than the batch, a loss without a gradient."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fromage_cli.errors import MismatchError, NumericalError
+
+if TYPE_CHECKING:
+    from fromage_cli.problem.evaluation.problem import Problem
+
+SPLIT_TOLERANCE = 1e-5
+"""Relative gap between the loss of the whole batch and of its chunks above which splitting is refused.
+
+It leaves room for sums of float32 that are taken in another order.
+"""
+
+
+def require_faithful_split(problem: "Problem") -> None:
+    """Evaluates the loss in micro-batches and of whole batches; raises MismatchError where these are two losses."""
+    if problem.uses_batch_statistics:
+        raise MismatchError(
+            "With BatchNorm in training behaviour the chunk defines the statistics, so --micro-batch would "
+            "measure another loss.",
+            "Leave --micro-batch out, use a smaller batch, or choose --mode eval.",
+        )
+    split, size = problem.value(), problem.micro_batch
+    problem.micro_batch = None
+    whole = problem.value()
+    problem.micro_batch = size
+    gap = abs(split - whole) / max(abs(whole), 1e-12)  # a loss of zero has no relative gap
+    if not gap <= SPLIT_TOLERANCE:
+        raise MismatchError(
+            f"Splitting the batch into chunks of {size} changes the loss from {whole:.8g} to {split:.8g} "
+            f"(relative gap {gap:.1e}, at most {SPLIT_TOLERANCE:.0e} is accepted).",
+            "The loss or the model mixes rows, or draws random numbers; leave --micro-batch out.",
+        )
+
+
+def require_gradient(loss: float, gradients: Mapping[str, Tensor]) -> None:
+    """Raises MismatchError where no tensor receives a gradient, and NumericalError where anything is not finite."""
+    if not gradients:
+        raise MismatchError(
+            "No trainable tensor receives a gradient from this loss.",
+            "The loss must be computed from the model's output without detach() or no_grad().",
+        )
+    if not torch.isfinite(torch.tensor(loss)):
+        raise NumericalError(
+            f"The loss at the checkpoint's own weights is {loss}.",
+            "Look for NaN or infinite weights, a batch that is not normalised as in training, or the wrong loss.",
+        )
+    bad = [  # what is not finite shows in the sum, which needs no memory but may itself overflow
+        name for name, gradient in gradients.items() if not (gradient.sum().isfinite() or gradient.isfinite().all())
+    ]
+    if bad:
+        raise NumericalError(
+            f"The gradient at the checkpoint's own weights is not finite in {len(bad)} of {len(gradients)} tensors, "
+            f"first in {bad[0]!r}.",
+            "Try --dtype float64; if it stays, the loss has no gradient at these weights.",
+            bad,
+        )

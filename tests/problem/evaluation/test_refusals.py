@@ -1,0 +1,63 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.evaluation.refusals import require_gradient
+
+Maker = Callable[..., Problem]
+
+
+def test_splitting_under_batch_statistics_is_refused(
+    make_problem: Maker, classification: dict[str, torch.Tensor]
+) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    with pytest.raises(MismatchError, match="chunk defines the statistics"):
+        make_problem(model, classification, micro_batch=8)
+    assert make_problem(model, classification, micro_batch=8, mode="eval").base.loss > 0
+
+
+def test_splitting_a_loss_that_mixes_rows_is_refused(
+    make_problem: Maker, classification: dict[str, torch.Tensor]
+) -> None:
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x - x.mean(0))
+
+    with pytest.raises(MismatchError, match="changes the loss from"):
+        make_problem(Centred(), classification, micro_batch=8)
+
+
+def test_a_loss_that_is_not_finite_is_refused(make_problem: Maker, classification: dict[str, torch.Tensor]) -> None:
+    model = nn.Linear(8, 3)
+    problem = make_problem(model, classification)
+    with torch.no_grad():
+        model.weight.fill_(1e38)
+    with pytest.raises(NumericalError, match="loss at the checkpoint"):
+        _ = problem.base
+
+
+def test_a_gradient_that_is_not_finite_is_refused_by_name(make_problem: Maker) -> None:
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1, 1))
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return (x @ self.weight).abs().sqrt().sum()
+
+    with pytest.raises(NumericalError, match="'weight'"):
+        _ = make_problem(Root(), {"x": torch.ones(2, 1)}, "output").base
+
+
+def test_a_loss_that_gives_no_tensor_a_gradient_is_refused() -> None:
+    with pytest.raises(MismatchError, match="No trainable tensor receives a gradient"):
+        require_gradient(1.0, {})
