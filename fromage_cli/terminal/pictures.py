@@ -124,6 +124,19 @@ def saved(make: Callable[[], Figure], title: str, format: str) -> bytes:
     return buffer.getvalue()
 
 
+def loss_window(start: float, losses: Sequence[float]) -> tuple[float, float]:
+    """What a panel shows of a loss: all that lies below its start, and so much above it that a dip is still seen.
+
+    Losses that cannot be drawn are left out. Where all of them lie higher, it reaches up to the least.
+    """
+    drawn = [loss for loss in losses if abs(loss) < LARGEST]
+    low, high = min((start, *drawn)), max((start, *drawn))
+    reach = max(1.5 * (start - low), 0.25 * abs(start)) or 1.0
+    high = max(min(high, start + reach), min(drawn, default=start))
+    margin = 0.06 * (high - low) or reach
+    return low - margin, high + margin
+
+
 def log_ticks(axis: Any, low: float, high: float) -> None:
     """Powers of ten; within two decades also 2 and 5 times them."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter

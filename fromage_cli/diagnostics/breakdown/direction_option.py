@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fromage_cli.errors import MismatchError, UsageError
-from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, SGD
+from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, RULES, SGD, listed
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
@@ -24,15 +24,23 @@ RELATIVE = (FROMAGE.name, RANDOM)
 
 
 def check_direction(name: str) -> None:
-    """Raises UsageError for a direction that does not exist."""
+    """Raises UsageError for a direction that does not exist, and says of an optimizer what to follow in its place."""
+    if name in NAMES or (name.startswith(TO) and len(name) > len(TO)):
+        return
     if name == ADAMW.name:
-        raise UsageError(
-            "There is no direction 'adamw'.", "Choose adam: the step of AdamW too, but for its decoupled weight decay."
+        reason = f"There is no direction {name!r}."
+        hint = "Choose adam: the step of AdamW too, but for its decoupled weight decay."
+    elif name in RULES:
+        followed = listed(rule for rule in RULES.values() if rule.name in NAMES)
+        reason = f"There is no direction {name!r} yet: breakdown follows the steps of {followed} alone."
+        hint = (
+            f"Choose {TO}CKPT with the run's next checkpoint, or {FROMAGE.name}. "
+            f"suggest-lr measures along the next step of {RULES[name].title} itself."
         )
-    if name not in NAMES and not (name.startswith(TO) and len(name) > len(TO)):
-        raise UsageError(
-            f"There is no direction {name!r}.", f"Choose one of {', '.join(NAMES)}, or {TO}CKPT for another checkpoint."
-        )
+    else:
+        reason = f"There is no direction {name!r}."
+        hint = f"Choose one of {', '.join(NAMES)}, or {TO}CKPT for another checkpoint."
+    raise UsageError(reason, hint)
 
 
 def moved_by_default(name: str) -> str:

@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from fromage_cli.counting import counted
-from fromage_cli.diagnostics.breakdown.direction_option import TO
+from fromage_cli.diagnostics.breakdown.direction_option import RANDOM, TO
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
-from fromage_cli.terminal.pictures import last_two, saved
-from fromage_cli.terminal.words import middle, visible
+from fromage_cli.missing import Missing, known
+from fromage_cli.optimizers.rule import ADAM, SGD
+from fromage_cli.terminal.pictures import (
+    BLACK,
+    BLUE,
+    DASHED,
+    LARGEST,
+    ORANGE,
+    RED,
+    VERMILION,
+    last_two,
+    log_ticks,
+    loss_window,
+    saved,
+)
+from fromage_cli.terminal.words import middle, number, visible
+from fromage_cli.theory.relative_trust import lemma2_rate
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+NAMED = 8
+"""Layers named one by one; more of them are told apart by depth alone."""
+DOTTED = 1000
+"""Points of all layers up to which each is marked, so that one between two overflows is seen."""
+LARGEST_BREAKDOWN = 1e3
+"""How far curves are followed: nothing is left of the first gradient there."""
+NAME_WIDTH = 36
+"""Cells of a layer's name in the legend."""
+LIGHTEST = 0.88
+"""Where the colours of depth end: the yellow beyond does not show on white."""
+LEAST, INCREASE = BLUE, VERMILION
+TRUST, COSINE, COSINES, SPECTRAL, NOISE = RED, ORANGE, "#f9e8cf", "#888888", "#e4e4e4"
+
+Entry = tuple[Any, str]
+"""Something drawn, and what the legend calls it."""
 
 
 def draw(result: BreakdownResult, subject: str, format: str) -> bytes:
@@ -23,10 +57,8 @@ def draw(result: BreakdownResult, subject: str, format: str) -> bytes:
 
 
 def _figure(result: BreakdownResult, subject: str) -> Figure:
-    """Two panels above each other with a title; the legends stand right of them."""
+    """Two panels above each other, with a title and one axis of eta; the legends stand right of them."""
     from matplotlib.figure import Figure
-
-    from fromage_cli.diagnostics.breakdown.panels import breakdown_panel, eta_axis, loss_panel
 
     figure = Figure(figsize=(10.0, 7.2))
     grid = {"height_ratios": (1.0, 1.7), "left": 0.085, "right": 0.635, "top": 0.89, "bottom": 0.08, "hspace": 0.09}
@@ -38,7 +70,179 @@ def _figure(result: BreakdownResult, subject: str) -> Figure:
     points = counted(len(result.etas), "point") if result.etas else "no point was measured"
     conditions = f"direction {middle(visible(direction), 60)}; {counted(len(result.layers), 'layer')}; {points}"
     figure.text(0.02, 0.922, conditions, color="#444444")
-    eta_axis(bottom, result)
-    loss_panel(top, result)
-    breakdown_panel(bottom, result)
+    etas = result.etas or (1e-4, 1.0)
+    margin = max(etas[-1] ** 0.02 / etas[0] ** 0.02, 1.05)
+    low, high = max(etas[0] / margin, 1.0 / LARGEST), min(etas[-1] * margin, LARGEST)
+    bottom.set_xscale("log")
+    bottom.set_xlim(min(low, LARGEST / 10.0), max(high, 10.0 / LARGEST))
+    log_ticks(bottom.xaxis, *bottom.get_xlim())
+    label = "fraction η of the way (no unit)" if direction.startswith(TO) else "relative step η (no unit)"
+    rate = f"; learning rate = {number(result.step_scale)} × η" if direction in (SGD.name, ADAM.name) else ""
+    bottom.set_xlabel(label + rate)
+    _loss_panel(top, result)
+    _breakdown_panel(bottom, result)
     return figure
+
+
+def _finite(values: Iterable[float | None]) -> list[float]:
+    """The values that can be drawn."""
+    return [value for value in values if _drawable(value)]
+
+
+def _drawable(value: float | None) -> TypeGuard[float]:
+    """Whether it is a number that matplotlib's axes can hold."""
+    return value is not None and abs(value) < LARGEST
+
+
+def _curve(axes: Axes, etas: Sequence[float], values: Sequence[float | None], **style: Any) -> Any:
+    """The curve, with a gap where a value is missing or not finite."""
+    shown = [value if _drawable(value) else math.nan for value in values]
+    return axes.plot(etas, shown, **style)[0]
+
+
+def _dots(points: int, size: float) -> dict[str, Any]:
+    """The style that marks the points, where they are few enough to be told apart."""
+    return {"marker": ".", "markersize": size} if points <= DOTTED else {}
+
+
+def _legend(axes: Axes, entries: Sequence[Entry]) -> None:
+    """Right of the panel; the words are set afterwards, as a label that begins with `_` would be left out."""
+    drawn, blank = [drawn for drawn, _ in entries], ["?"] * len(entries)
+    legend = axes.legend(drawn, blank, loc="upper left", bbox_to_anchor=(1.015, 1.02), borderaxespad=0.0)
+    for text, (_, words) in zip(legend.get_texts(), entries, strict=True):
+        text.set_text(words)
+
+
+def _loss_panel(axes: Axes, result: BreakdownResult) -> None:
+    """The loss against eta with its start, its least point and where it is above its start again."""
+    finite = _finite(result.losses)
+    low, high = loss_window(result.loss, result.losses)
+    axes.set_ylim(low, high)
+    axes.set_ylabel("loss on the batch")
+    axes.tick_params(labelbottom=False)
+    above = f", rising to {number(max(finite))}" if finite and max(finite) > high else ""
+    curve = _curve(axes, result.etas, result.losses, color=BLACK, **_dots(len(result.etas), 3.5))
+    start = axes.axhline(result.loss, color=BLACK, linestyle=DASHED, linewidth=0.9)
+    entries = [(curve, f"loss{above}"), (start, f"loss at η = 0: {number(result.loss)}")]
+    if not isinstance(result.argmin_loss_eta, Missing):
+        entries.append(_mark(axes, result.argmin_loss_eta, "least loss: ", color=LEAST, marker="o"))
+    if not isinstance(result.first_increase_eta, Missing):
+        entries.append(_mark(axes, result.first_increase_eta, "above its start from ", color=INCREASE, marker="^"))
+    _trust_lines(axes, result)
+    _legend(axes, entries)
+
+
+def _mark(axes: Axes, eta: float, words: str, color: str, marker: str) -> Entry:
+    """A thin line across the panel, with a sign at its foot."""
+    axes.axvline(eta, color=color, linewidth=0.9)
+    foot: dict[str, Any] = {
+        "transform": axes.get_xaxis_transform(),
+        "clip_on": False,
+        "linestyle": "",
+        "ms": 6.5,
+        "zorder": 4,
+    }
+    return axes.plot([eta], [0.0], color=color, marker=marker, **foot)[0], f"{words}η = {number(eta)}"
+
+
+def _trust_lines(axes: Axes, result: BreakdownResult) -> list[Entry]:
+    """The measured crossing and, for comparison, the relative step of Lemma 2."""
+    entries = []
+    if not isinstance(result.trust_eta, Missing):
+        line = axes.axvline(result.trust_eta, color=TRUST, linewidth=1.3)
+        first = result.limiting_layer or ""
+        drawn = "" if first in {layer.name for layer in result.layers} else " (not drawn)"
+        entries.append((line, f"trust η = {number(result.trust_eta)}, the first crossing:\n{_name(first)}{drawn}"))
+    lemma = lemma2_eta(result)
+    if lemma is not None:
+        line = axes.axvline(lemma, color=TRUST, linestyle=(0, (1, 1.6)), linewidth=1.6)
+        low, high = axes.get_xlim()
+        beyond = "" if low <= lemma <= high else ", off this axis"
+        entries.append((line, f"Lemma 2, depth {result.depth.count}: η = {number(lemma)}{beyond}"))
+    return entries
+
+
+def lemma2_eta(result: BreakdownResult) -> float | None:
+    """The largest eta for which every relative step is within Lemma 2; None where that promises nothing."""
+    cosine = min(_cosines(result), default=0.0)
+    step = max((known(layer.relative_step) or 0.0 for layer in result.layers), default=0.0)
+    if result.direction == RANDOM or cosine <= 0.0 or step <= 0.0:
+        return None
+    return lemma2_rate(cosine, result.depth.count) / step
+
+
+def _layers(axes: Axes, result: BreakdownResult) -> list[Entry]:
+    """The curve of every layer, from the first in blue to the last in green; of too many, the colours beside them."""
+    from matplotlib import colormaps
+
+    few = len(result.layers) <= NAMED
+    style: dict[str, Any] = {"linewidth": 1.5} if few else {"linewidth": 0.8, "alpha": 0.85}
+    style |= _dots(len(result.layers) * len(result.etas), 4.0 if few else 2.0)
+    last = max(len(result.layers) - 1, 1)
+    colours = [colormaps["viridis"](LIGHTEST * index / last) for index in range(len(result.layers))]
+    entries = []
+    for layer, colour in zip(result.layers, colours, strict=True):
+        values = [value if value is not None and value > 0.0 else None for value in map(known, layer.breakdown)]
+        rounding = ", only rounding" if layer.name in result.noise else ""
+        entries.append((_curve(axes, result.etas, values, color=colour, **style), _name(layer.name) + rounding))
+    if few:
+        return entries
+    bar = axes.inset_axes((1.03, 0.06, 0.4, 0.035))  # one strip per layer
+    bar.bar(range(len(colours)), 1.0, width=1.0, color=colours, edgecolor=colours, linewidth=0.3)
+    bar.set(xlim=(-0.5, len(colours) - 0.5), ylim=(0.0, 1.0), xticks=[], yticks=[])
+    for place, words, side in ((0.0, "first layer", "left"), (1.0, "last layer", "right")):
+        bar.text(place, -0.4, words, transform=bar.transAxes, ha=side, va="top", fontsize=8.5)
+    bar.spines[:].set_visible(False)
+    return []
+
+
+def _breakdown_panel(axes: Axes, result: BreakdownResult) -> None:
+    """Every layer's breakdown, coloured by depth; the model, the cosine, the crossing and the noise beside it."""
+    low, high = breakdown_window(result)
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    log_ticks(axes.yaxis, low, high)
+    axes.set_ylabel("relative gradient breakdown b(η) (no unit)")
+    entries, cosines = _layers(axes, result), _cosines(result)
+    # what the breakdown is held against: a line where all layers agree
+    least, most = min(cosines, default=0.0), max(cosines, default=0.0)
+    if most > 0.0 and result.direction != RANDOM:
+        held: Any
+        if most - least <= 1e-3 * most:
+            held, words = axes.axhline(most, color=COSINE, linewidth=1.4), number(most)
+        else:
+            style: dict[str, Any] = {"facecolor": COSINES, "edgecolor": COSINE, "linewidth": 0.8, "zorder": 0.5}
+            held, words = axes.axhspan(max(least, low), most, **style), f"{number(least)} to {number(most)}"
+        entries.append((held, f"cos θ = {words}, to stay below"))
+    entries += _trust_lines(axes, result)
+    style = {"linestyle": DASHED, "zorder": 3, **(_dots(1, 5.0) if len(result.etas) == 1 else {})}
+    frobenius = _curve(axes, result.etas, result.predicted, color=BLACK, **style)
+    spectral = _curve(axes, result.etas, result.predicted_spectral, color=SPECTRAL, **style)
+    entries += [(frobenius, "deep relative trust"), (spectral, "deep relative trust, spectral norm")]
+    noise = max(_finite([known(one.noise_floor) for one in result.layers if one.name not in result.noise]), default=0.0)
+    if noise > 0.0:  # what repeating the evaluation changes, up to the noisiest layer
+        band = axes.axhspan(low, max(noise, low), color=NOISE, linewidth=0, zorder=0.2)
+        entries.append((band, f"noise floor {number(noise)}{'' if noise > low else ', below this axis'}"))
+    _legend(axes, entries)
+
+
+def breakdown_window(result: BreakdownResult) -> tuple[float, float]:
+    """From the least to the largest of all curves, as far as it says anything."""
+    rows = (result.predicted, result.predicted_spectral, *(map(known, layer.breakdown) for layer in result.layers))
+    values = [value for row in rows for value in _finite(row) if value > 0.0] or [1e-2]
+    lowest_layer = min(
+        (value for layer in result.layers for value in _finite(map(known, layer.breakdown))), default=0.0
+    )
+    low = max(min((*values, 0.5)), 1e-9)
+    high = max(min(max(values), max(LARGEST_BREAKDOWN, lowest_layer)), 2.0)
+    return low / 1.5, high * 1.5
+
+
+def _name(name: str) -> str:
+    """A layer's name as the legend has room for it."""
+    return middle(visible(name), NAME_WIDTH)
+
+
+def _cosines(result: BreakdownResult) -> list[float]:
+    """Of every layer whose gradient is more than rounding."""
+    return [layer.cosine for layer in result.layers if layer.name not in result.noise]

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel, SharpnessResult
 from fromage_cli.missing import Missing, known
-from fromage_cli.terminal.pictures import BLACK, BLUE, DASHED, GREEN, LARGEST, ORANGE, RED, log_ticks, saved
+from fromage_cli.terminal.pictures import (
+    BLACK,
+    BLUE,
+    DASHED,
+    GREEN,
+    LARGEST,
+    ORANGE,
+    RED,
+    log_ticks,
+    loss_window,
+    saved,
+)
 from fromage_cli.terminal.words import middle, number, visible
 
 if TYPE_CHECKING:
@@ -63,7 +74,7 @@ def _line_panel(axes: Axes, result: SharpnessResult, model: QuadraticModel) -> N
     log_ticks(axes.xaxis, model.rates[0], model.rates[-1])
     axes.set_xlabel("learning rate of the next update")
     axes.set_ylabel("loss on the batch")
-    low, high = window(result.loss, model.line_losses)
+    low, high = loss_window(result.loss, model.line_losses)
     axes.set_ylim(low, high)
     _curve(axes, model.rates, model.line_losses, color=BLACK, marker=".", label="the network")
     _curve(axes, model.rates, model.line_model_losses, color=MODEL, linestyle=DASHED, label="its quadratic model")
@@ -78,15 +89,6 @@ def _line_panel(axes: Axes, result: SharpnessResult, model: QuadraticModel) -> N
         if rate is not None:
             axes.axvline(rate, color=colour, linewidth=1.1, label=f"{words}: {number(rate)}")
     _legend(axes)
-
-
-def window(start: float, losses: Sequence[float]) -> tuple[float, float]:
-    """What the panel shows: all that lies below the start, and so much above it that a dip is still seen."""
-    finite = [loss for loss in losses if abs(loss) < LARGEST]
-    low, high = min((start, *finite)), max((start, *finite))
-    high = min(high, start + (max(1.5 * (start - low), 0.25 * abs(start)) or 1.0))
-    margin = 0.06 * (high - low) or 0.06 * abs(start) or 1.0
-    return low - margin, high + margin
 
 
 def _training_panel(axes: Axes, model: QuadraticModel) -> None:

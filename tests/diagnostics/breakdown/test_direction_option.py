@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.breakdown.direction_option import (
+    NAMES,
     check_direction,
     decay_left_out,
     gradient_count,
@@ -17,6 +19,7 @@ from fromage_cli.diagnostics.breakdown.direction_option import (
 from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
 from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.missing import found_of
+from fromage_cli.optimizers.rule import ADAMW, RULES
 from fromage_cli.optimizers.settings import Given
 from fromage_cli.probes.lines.direction import moving_tensors
 from fromage_cli.problem.data.batches import as_batch
@@ -36,10 +39,18 @@ def test_other_directions_are_refused(name: str) -> None:
         check_direction(name)
 
 
-def test_adamw_is_pointed_to_adam() -> None:
-    with pytest.raises(UsageError) as caught:
-        check_direction("adamw")
-    assert caught.value.hint.startswith("Choose adam")
+@pytest.mark.parametrize("name", sorted(RULES.keys() - set(NAMES)))
+def test_an_optimizer_without_a_direction_is_told_what_to_choose(name: str, run: Callable[..., Any]) -> None:
+    code, out, err = run("no-such-file", "--direction", name)
+    said = " ".join(err.split())
+    assert (code, out) == (2, "")
+    assert f"There is no direction '{name}'" in said
+    if name == ADAMW.name:
+        assert "Choose adam: the step of AdamW too" in said
+    else:
+        assert "yet: breakdown follows the steps of fromage, sgd and adam alone" in said
+        assert "Choose to:CKPT with the run's next checkpoint, or fromage" in said
+        assert f"suggest-lr measures along the next step of {RULES[name].title} itself." in said
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fromage_cli.diagnostics.breakdown import command, panels, plot
+from fromage_cli.diagnostics.breakdown import command, plot
 from fromage_cli.diagnostics.breakdown.derived import NO_STEP, NOWHERE
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, DepthResult, LayerBreakdown
 from fromage_cli.errors import InputError, UsageError
@@ -194,22 +194,22 @@ def test_the_axis_says_what_eta_is(make_result: Make, direction: str, axis: str)
 
 def test_lemma_2_speaks_of_the_largest_relative_step(make_result: Make, make_layer: Any) -> None:
     result = make_result(depth=DepthResult(1, 1, 1.0), layers=(make_layer(relative_step=0.5), make_layer("b")))
-    assert panels.lemma2_eta(result) == pytest.approx(1.0)
+    assert plot.lemma2_eta(result) == pytest.approx(1.0)
     slower = dataclasses.replace(result, layers=(make_layer(relative_step=0.5),))
-    assert panels.lemma2_eta(slower) == pytest.approx(2.0)
-    assert panels.lemma2_eta(dataclasses.replace(result, layers=(make_layer(cosine=-0.1),))) is None
-    assert panels.lemma2_eta(dataclasses.replace(result, layers=(make_layer(relative_step=NO_STEP),))) is None
+    assert plot.lemma2_eta(slower) == pytest.approx(2.0)
+    assert plot.lemma2_eta(dataclasses.replace(result, layers=(make_layer(cosine=-0.1),))) is None
+    assert plot.lemma2_eta(dataclasses.replace(result, layers=(make_layer(relative_step=NO_STEP),))) is None
 
 
 def test_the_loss_panel_keeps_a_dip_visible() -> None:
-    low, high = panels.loss_window(0.1, (0.09, 0.08, 3e9))
+    low, high = pictures.loss_window(0.1, (0.09, 0.08, 3e9, math.inf))
     assert low < 0.08
     assert 0.1 < high < 0.2
-    low, high = panels.loss_window(-2.0, ())
+    low, high = pictures.loss_window(-2.0, ())
     assert low < -2.0 < high
-    low, high = panels.loss_window(0.0, (0.0, 0.0))
+    low, high = pictures.loss_window(0.0, (0.0, 0.0))
     assert low < 0.0 < high
-    assert panels.loss_window(0.1, (7.0, 9.0))[1] > 7.0, "the least measured loss is always seen"
+    assert pictures.loss_window(0.1, (7.0, 9.0))[1] > 7.0, "the least measured loss is always seen"
 
 
 @pytest.mark.parametrize(
