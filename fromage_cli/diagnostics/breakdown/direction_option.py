@@ -48,25 +48,6 @@ def moved_by_default(name: str) -> str:
     return "matrices" if name in RELATIVE else "all"
 
 
-def weight_copies(name: str, reload: bool, several: bool, checkpoint: Checkpoint | None) -> float:
-    """Copies of the weights held beside them: base gradient, the direction where it is stored, kept weights.
-
-    Moments from minibatches are two, as long as the direction is made; with --reload the base gradient makes room for
-    them. Of several batches each alone holds its own, beside the direction of all together where it is stored and the
-    base gradient of a random one. A tenth more is for the gradient of one tensor at a time.
-    """
-    held = 1 if name in (FROMAGE.name, SGD.name, RANDOM) else 2
-    making = 3 if name == ADAM.name and not reload and not _has_moments(checkpoint) else held
-    beside = 1 if several and name not in (FROMAGE.name, SGD.name) else 0
-    return 0.1 + max(making, held if reload else held + 1) + beside
-
-
-def _has_moments(checkpoint: Checkpoint | None) -> bool:
-    """Whether the checkpoint's optimizer state holds Adam's moments."""
-    state = checkpoint.optimizer if checkpoint is not None else None
-    return state is not None and state.has(*ADAM.slots)
-
-
 def decay_left_out(name: str, checkpoint: Checkpoint | None, declared: Given) -> float | None:
     """The largest weight decay of any group that is no part of the Adam step; None where there is none.
 
@@ -78,25 +59,6 @@ def decay_left_out(name: str, checkpoint: Checkpoint | None, declared: Given) ->
 
     optimizer = adam_settings(checkpoint.optimizer if checkpoint is not None else None, declared)
     return (optimizer.weight_decay or None) if optimizer.rule is not ADAM else None
-
-
-def gradient_count(name: str, points: int, problem: Problem, checkpoint: Checkpoint | None) -> float:
-    """Counts what so many points cost, in full-batch gradients: the base and the noise floor beside them.
-
-    Several batches are measured together and then each alone. Adam's moments take one more where no state holds them,
-    and another where the base gradient makes room for them.
-    """
-    from fromage_cli.probes.optimizer_step.moments import parts_for_moments
-
-    rounds = 2 if problem.further else 1
-    count = float(rounds * (points + 2))
-    if name == ADAM.name and not _has_moments(checkpoint):
-        alone = [problem.on(batch) for batch in problem.batches] if problem.further else []
-        for measured in (problem, *alone):
-            rows = sum(part.size for part in parts_for_moments(measured))
-            again = measured.rows if rows and measured.saved is not None else 0
-            count += (rows + again) / problem.rows
-    return count
 
 
 def make_direction(

@@ -1,15 +1,15 @@
 """`fromage-diag distance`."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fromage_cli.errors import UsageError
-from fromage_cli.intake import Intake, checkpoint_record, open_problem
+from fromage_cli.intake import checkpoint_record, open_problem
 from fromage_cli.missing import found_of
 from fromage_cli.terminal import session
-from fromage_cli.terminal.answer import Answer, Estimate, Provenance, estimate_answer, records
+from fromage_cli.terminal.answer import Answer, Provenance, estimate_answer, records
 from fromage_cli.terminal.options import (
     CHECKPOINT_HELP,
     BatchOptions,
@@ -21,9 +21,9 @@ from fromage_cli.terminal.options import (
 )
 from fromage_cli.terminal.progress import progress
 
-if TYPE_CHECKING:
-    from fromage_cli.checkpoints import Checkpoint
-    from fromage_cli.diagnostics.distance.pairing import Pairing
+NoSpectrumOption = Annotated[
+    bool, typer.Option("--no-spectrum", help="No singular values: no spectral distance, no condition numbers.")
+]
 
 
 @diagnostic(tables=("layers",), estimate=True)
@@ -31,9 +31,7 @@ def command(
     first: Annotated[str, typer.Argument(metavar="A", help=CHECKPOINT_HELP)],
     second: Annotated[str, typer.Argument(metavar="B", help="Another checkpoint of the same architecture.")],
     *,
-    no_spectrum: Annotated[
-        bool, typer.Option("--no-spectrum", help="No singular values: no spectral distance, no condition numbers.")
-    ] = False,
+    no_spectrum: NoSpectrumOption = False,
     model: ModelOptions,
     batch: BatchOptions,
     tensors: TensorOptions,
@@ -59,12 +57,14 @@ def command(
     asked = model.model is not None or batch.batch is not None
     intake = open_problem(opened[0], model, batch, run) if asked else None
     if run.estimate:
-        return _estimate(intake, *opened, pairing, not no_spectrum)
-    entries = opened[0].entries
-    with progress("distance", total=sum(entries[name].elements for name in pairing.names)) as advance:
-        result, error = found_of(
-            measure(*opened, pairing, spectrum=not no_spectrum, advance=advance, check=budget.check)
-        )
+        from fromage_cli.diagnostics.distance.cost import estimate
+
+        problem = None if intake is None else intake.problem
+        priced = estimate_answer(estimate(problem, opened, pairing.names, not no_spectrum))
+        return priced if intake is None else intake.complete(priced)
+    with progress("distance", total=sum(opened[0].entries[name].elements for name in pairing.names)) as advance:
+        measured = measure(*opened, pairing, spectrum=not no_spectrum, advance=advance, check=budget.check)
+    result, error = found_of(measured)
     notes = [f"{label}: {note}" for label, one in zip("AB", opened, strict=True) for note in one.notes]
     if intake is not None and error is None:
         from fromage_cli.diagnostics.distance.function import with_function
@@ -84,19 +84,3 @@ def command(
     )
     answer = answer if intake is None else intake.complete(answer)
     return replace(answer, checkpoints=tuple(checkpoint_record(checkpoint) for checkpoint in opened))
-
-
-def _estimate(
-    intake: Intake | None, first: "Checkpoint", second: "Checkpoint", pairing: "Pairing", spectrum: bool
-) -> Answer:
-    """Reading and singular values, and with a model two forward passes."""
-    from fromage_cli.diagnostics.distance.cost import measure_cost
-
-    seconds, memory = measure_cost(first, second, pairing.names, spectrum)
-    if intake is None:
-        return estimate_answer(Estimate(0.0, memory, seconds))
-    from fromage_cli.probes.cost import measure_cost as gradient_cost
-
-    whole = gradient_cost(intake.problem)
-    estimate = Estimate(2 / 3, memory + whole.memory(copies=1.0), seconds + whole.time(2 / 3))
-    return intake.complete(estimate_answer(estimate))

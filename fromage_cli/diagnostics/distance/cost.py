@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy
 
@@ -9,12 +10,29 @@ from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.reading.arrays import FLOAT64_CHUNK
 from fromage_cli.checkpoints.reading.reading_cost import chunk_seconds
 from fromage_cli.process_memory import largest_resident
+from fromage_cli.terminal.answer import Estimate
 from fromage_cli.theory.spectra import DENSE
+
+if TYPE_CHECKING:
+    from fromage_cli.problem.evaluation.problem import Problem
 
 TRIAL = 256
 """Side of the matrix whose singular values are timed."""
 ITERATIONS = 30
 """Products with a matrix and its transpose for one spectral norm."""
+
+
+def estimate(
+    problem: "Problem | None", pair: tuple[Checkpoint, Checkpoint], names: Sequence[str], spectrum: bool
+) -> Estimate:
+    """Reading and singular values, and with a model two forward passes."""
+    seconds, memory = measure_cost(*pair, names, spectrum)
+    if problem is None:
+        return Estimate(0.0, memory, seconds)
+    from fromage_cli.probes.cost import measure_cost as gradient_cost
+
+    whole = gradient_cost(problem)
+    return Estimate(2 / 3, memory + whole.memory(copies=1.0), seconds + whole.time(2 / 3))
 
 
 def measure_cost(first: Checkpoint, second: Checkpoint, names: Sequence[str], spectrum: bool) -> tuple[float, int]:

@@ -1,0 +1,58 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.diagnostics.breakdown.cost import gradient_count, weight_copies
+from fromage_cli.diagnostics.breakdown.direction_option import make_direction
+from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
+from fromage_cli.optimizers.settings import Given
+from fromage_cli.probes.lines.direction import moving_tensors
+from fromage_cli.problem.data.batches import as_batch
+from fromage_cli.problem.evaluation.problem import Problem
+
+Maker = Callable[..., Problem]
+
+
+@pytest.mark.parametrize("name", ["fromage", "sgd", "adam", "random"])
+@pytest.mark.parametrize("several", [False, True], ids=["one batch", "two batches"])
+@pytest.mark.parametrize("reload", [False, True], ids=["copies", "reload"])
+def test_the_gradients_counted_beforehand_are_those_that_are_taken(
+    make_problem: Maker,
+    perceptron: nn.Module,
+    classification: dict[str, torch.Tensor],
+    name: str,
+    several: bool,
+    reload: bool,
+) -> None:
+    problem = make_problem(perceptron, {key: value[:21] for key, value in classification.items()})
+    if reload:
+        stored = {name: value.detach().clone() for name, value in perceptron.named_parameters()}
+        problem.saved = lambda tensor: stored[tensor.name]
+    if several:
+        problem.further = (as_batch({key: value[21:] for key, value in classification.items()}, "the rest"),)
+    expected = gradient_count(name, 2, problem, None)
+    tensors = moving_tensors(problem, "matrices")[0]
+    measure(problem, make_direction(name, problem, tensors, None, Given()), (0.01, 0.1))
+    if several:
+        measure_batches(problem, lambda alone: make_direction(name, alone, tensors, None, Given()), (0.01, 0.1))
+    assert problem.evaluations.gradients == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "reload", "several", "copies"),
+    [
+        ("fromage", False, False, 2),
+        ("random", True, False, 1),
+        ("adam", False, False, 3),
+        ("adam", True, False, 2),
+        ("to:there.pt", False, False, 3),
+        ("to:there.pt", True, False, 2),
+        ("sgd", False, True, 2),
+        ("adam", False, True, 4),
+        ("random", True, True, 2),
+    ],
+)
+def test_copies_of_the_weights_are_counted(name: str, reload: bool, several: bool, copies: int) -> None:
+    assert weight_copies(name, reload, several, None) == pytest.approx(copies + 0.1)
