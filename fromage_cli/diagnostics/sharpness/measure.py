@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.sharpness.cost import Request
-from fromage_cli.diagnostics.sharpness.partial_measurement import PartialMeasurement
+from fromage_cli.diagnostics.sharpness.partial_measurement import CurvatureMeasurement
 from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, SharpnessResult
 from fromage_cli.diagnostics.sharpness.update import measure_update
 from fromage_cli.diagnostics.sharpness.verdict import ratio_to_threshold, regime_of
@@ -35,8 +35,8 @@ def measure(
     sentences on how the next update was found. Raises MismatchError where the loss has no second derivative or the
     state does not fit, NumericalError where a product is not finite.
     """
-    measuring = PartialMeasurement(
-        match_state(problem, optimizer, state), WeightSpace(tensors), request or Request(), advance, note
+    measuring = CurvatureMeasurement(
+        match_state(problem, optimizer, state), advance, WeightSpace(tensors), request or Request(), note
     )
     loss = problem.base.loss
     found = known(measuring.spectrum("eigenvalues", hessian, measuring.request.count)) or ()

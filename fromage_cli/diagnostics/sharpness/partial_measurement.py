@@ -7,14 +7,14 @@ from typing import TypeVar
 
 from fromage_cli.diagnostics.sharpness.cost import Request
 from fromage_cli.diagnostics.sharpness.result import BatchSharpness, LayerBlock
-from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
-from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Missing, Why, failed, found_of
+from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Missing, Why, failed
 from fromage_cli.optimizers.rule import SGD
-from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
 from fromage_cli.probes.curvature.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
 from fromage_cli.probes.curvature.preconditioned_hessian import groups_differ, precondition
-from fromage_cli.probes.optimizer_step.matched_state import MatchedState
+from fromage_cli.probes.optimizer_step.partial_measurement import PartialMeasurement
+from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, has_gauss_newton, hessian
 from fromage_cli.problem.evaluation.problem import Problem
 
@@ -26,36 +26,13 @@ BATCH_STATISTICS = Missing(
 
 
 @dataclass
-class PartialMeasurement:
-    """What the numbers are measured from, and what ended the measurement early, if anything did."""
+class CurvatureMeasurement(PartialMeasurement):
+    """Curvature over some tensors, as far as it is measured."""
 
-    matched: MatchedState
     space: WeightSpace
     request: Request
-    advance: Callable[[], None]
     note: Callable[[str], None]
     """Takes a sentence on how a number was measured."""
-    error: FromageError | None = None
-
-    @property
-    def problem(self) -> Problem:
-        """What is measured."""
-        return self.matched.problem
-
-    @property
-    def optimizer(self) -> Optimizer:
-        """The rule that moves it."""
-        return self.matched.optimizer
-
-    def within_limits(self, measure: Callable[[], T | Missing]) -> T | Missing:
-        """What `measure` gives; from the first limit that is reached on, that is the reason for each missing number."""
-        if isinstance(self.error, ResourceError):
-            return LIMIT_REACHED
-        try:
-            return measure()
-        except ResourceError as limit:
-            self.error = limit
-            return LIMIT_REACHED
 
     def spectrum(
         self, name: str, curvature: Curvature, count: int = 1, space: WeightSpace | None = None
@@ -74,10 +51,8 @@ class PartialMeasurement:
                     seed=self.problem.seed,
                     advance=self.advance,
                 )
-            found, limit = found_of(measured)
-            if limit is not None:
-                self.error = limit
-            elif not found.converged:
+            found = self.kept(measured)
+            if not found.converged:
                 self.error = self.error or _not_converged(name, found, self.request)
             return found.eigenvalues or LIMIT_REACHED
 
@@ -123,26 +98,32 @@ class PartialMeasurement:
 
     def batch_sharpness(self) -> BatchSharpness | Missing:
         """E_B[g^T H g / ||g||^2]."""
+        found = self.over_training_batches(
+            lambda batches: gradient_curvature(self.problem, self.space, batches),
+            "it takes two training batches with a gradient, the rows make",
+        )
+        if isinstance(found, Missing):
+            return found
+        return BatchSharpness(found.mean, found.stderr, found.batches, found.batch_size)
 
-        def measure() -> BatchSharpness | Missing:
-            if self.cutting_changes_the_loss():
+    def over_training_batches(self, measure: Callable[[list[Batch]], T | None], too_few: str) -> T | Missing:
+        """What is measured over small batches, or why it is not; `too_few`: a clause that ends in their number.
+
+        It is not measured where a size of batches that nobody gave would decide what BatchNorm normalises by.
+        """
+
+        def over_batches() -> T | Missing:
+            given = self.request.batch_rows is not None or bool(self.problem.further)
+            if not given and self.problem.uses_batch_statistics:
                 return BATCH_STATISTICS
-            parts = training_batches(self.problem, self.request.batch_rows)
+            batches = training_batches(self.problem, self.request.batch_rows)
             try:
-                found = gradient_curvature(self.problem, self.space, parts)
+                found = measure(batches)
             except (MismatchError, NumericalError) as error:  # a loss that compares rows need not work on a few of them
                 return failed(error)
-            if found is None:
-                words = f"it takes two training batches with a gradient, the rows make {len(parts)}"
-                return Missing(Why.TOO_FEW_ROWS, words)
-            return BatchSharpness(found.mean, found.stderr, found.batches, found.batch_size)
+            return Missing(Why.TOO_FEW_ROWS, f"{too_few} {len(batches)}") if found is None else found
 
-        return self.within_limits(measure)
-
-    def cutting_changes_the_loss(self) -> bool:
-        """Whether a size of batches that nobody gave would decide what BatchNorm normalises by."""
-        given = self.request.batch_rows is not None or bool(self.problem.further)
-        return not given and self.problem.uses_batch_statistics
+        return self.within_limits(over_batches)
 
 
 def _not_converged(name: str, found: Spectrum, request: Request) -> NumericalError:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fromage_cli.diagnostics.sharpness.partial_measurement import BATCH_STATISTICS, PartialMeasurement
+from fromage_cli.diagnostics.sharpness.partial_measurement import CurvatureMeasurement
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel
 from fromage_cli.errors import MismatchError, NumericalError
-from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why, failed, found_of, known
-from fromage_cli.probes.curvature.batch_sharpness import training_batches
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why, failed, known
 from fromage_cli.probes.curvature.critical_sharpness import critical_sharpness_error
 from fromage_cli.probes.curvature.quadratic_model import SimulatedTraining, measure_line, simulate_training
 from fromage_cli.probes.lines.critical import critical_rate, descent_along
@@ -29,27 +28,35 @@ class AlongUpdate:
     quadratic: QuadraticModel | Missing
 
 
-def measure_update(measuring: PartialMeasurement, eigenvalue: float) -> AlongUpdate:
+def measure_update(measuring: CurvatureMeasurement, eigenvalue: float) -> AlongUpdate:
     """Critical sharpness with its error, then the quadratic model; `eigenvalue` scales a search without a rate."""
-    step = OPTIMIZER_UNKNOWN if measuring.optimizer.name is None else measuring.within_limits(lambda: _step(measuring))
-    if isinstance(step, Missing):
-        return AlongUpdate(step, step, step)
-    start = measuring.optimizer.learning_rate or (1.0 / eigenvalue if eigenvalue > 0.0 else ANY_RATE)
+    problem, optimizer = measuring.problem, measuring.optimizer
+    if optimizer.name is None:
+        return AlongUpdate(OPTIMIZER_UNKNOWN, OPTIMIZER_UNKNOWN, OPTIMIZER_UNKNOWN)
+    found = measuring.within_limits(lambda: next_step(measuring.matched))
+    if isinstance(found, Missing):
+        return AlongUpdate(found, found, found)
+    moved, note = found
+    measuring.note(note)
+    step = {tensor.name: moved[tensor.name] for tensor in measuring.space.tensors if tensor.name in moved}
+    if not step:
+        still = Missing(Why.NOTHING_MOVES, f"{optimizer.name} moves none of the chosen tensors")
+        return AlongUpdate(still, still, still)
+    start = optimizer.learning_rate or (1.0 / eigenvalue if eigenvalue > 0.0 else ANY_RATE)
     rate = measuring.within_limits(lambda: _critical_rate(measuring, step, start))
-    error = measuring.within_limits(lambda: _critical_error(measuring, step, rate))
+    error: float | Missing
+    if isinstance(rate, Missing):
+        error = measuring.within_limits(lambda: Missing(Why.RESTS_ON_MISSING, "there is no critical sharpness"))
+    else:
+        error = measuring.over_training_batches(
+            lambda parts: critical_sharpness_error(problem, step, rate, parts, optimizer.contraction),
+            "it takes two parts of the rows and a loss that rises there; there are",
+        )
     quadratic = measuring.within_limits(lambda: _quadratic(measuring, step, known(rate) or start))
     return AlongUpdate(rate if isinstance(rate, Missing) else 2.0 / rate, error, quadratic)
 
 
-def _step(measuring: PartialMeasurement) -> Mapping[str, Tensor] | Missing:
-    """How the next update moves the chosen tensors, per unit of the rate."""
-    step, note = next_step(measuring.matched)
-    measuring.note(note)
-    moving = {tensor.name: step[tensor.name] for tensor in measuring.space.tensors if tensor.name in step}
-    return moving or Missing(Why.NOTHING_MOVES, f"{measuring.optimizer.name} moves none of the chosen tensors")
-
-
-def _critical_rate(measuring: PartialMeasurement, step: Mapping[str, Tensor], start: float) -> float | Missing:
+def _critical_rate(measuring: CurvatureMeasurement, step: Mapping[str, Tensor], start: float) -> float | Missing:
     try:
         rate = critical_rate(measuring.problem, step, start, measuring.optimizer.contraction)
     except NumericalError as rounded:
@@ -61,25 +68,7 @@ def _critical_rate(measuring: PartialMeasurement, step: Mapping[str, Tensor], st
     return Missing(Why.UPHILL, "the step goes uphill from the start: every rate raises the loss")
 
 
-def _critical_error(
-    measuring: PartialMeasurement, step: Mapping[str, Tensor], rate: float | Missing
-) -> float | Missing:
-    if isinstance(rate, Missing):
-        return Missing(Why.RESTS_ON_MISSING, "there is no critical sharpness")
-    if measuring.cutting_changes_the_loss():
-        return BATCH_STATISTICS
-    parts = training_batches(measuring.problem, measuring.request.batch_rows)
-    try:
-        error = critical_sharpness_error(measuring.problem, step, rate, parts, measuring.optimizer.contraction)
-    except (MismatchError, NumericalError) as refused:  # a loss that compares rows need not work on a few of them
-        return failed(refused)
-    if error is None:
-        words = f"it takes two parts of the rows and a loss that rises there; there are {len(parts)}"
-        return Missing(Why.TOO_FEW_ROWS, words)
-    return error
-
-
-def _quadratic(measuring: PartialMeasurement, step: Mapping[str, Tensor], start: float) -> QuadraticModel | Missing:
+def _quadratic(measuring: CurvatureMeasurement, step: Mapping[str, Tensor], start: float) -> QuadraticModel | Missing:
     no_model = measuring.no_gauss_newton()
     if no_model is not None:
         return no_model
@@ -94,9 +83,9 @@ def _quadratic(measuring: PartialMeasurement, step: Mapping[str, Tensor], start:
     else:
         try:
             steps = measuring.request.simulated_steps
-            measured = simulate_training(measuring.matched, space, steps=steps, advance=measuring.advance)
-            found, limit = found_of(measured)
-            simulated, measuring.error = found, limit or measuring.error
+            simulated = measuring.kept(
+                simulate_training(measuring.matched, space, steps=steps, advance=measuring.advance)
+            )
         except MismatchError as refused:
             simulated = failed(refused)
     radius: float | Missing = Missing(Why.ABOVE_GRID, "the model holds at every rate that was looked at")

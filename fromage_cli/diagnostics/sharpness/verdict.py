@@ -1,6 +1,6 @@
 """The eigenvalue held against what the optimizer bears, and the word for the ratio."""
 
-from fromage_cli.diagnostics.sharpness.partial_measurement import PartialMeasurement
+from fromage_cli.diagnostics.sharpness.partial_measurement import CurvatureMeasurement
 from fromage_cli.missing import Missing, Why
 from fromage_cli.probes.curvature.threshold import threshold_of
 from fromage_cli.problem.losses.supervised_losses import SquaredError
@@ -8,7 +8,7 @@ from fromage_cli.theory.stability import EDGE, initial_regime
 
 
 def ratio_to_threshold(
-    measuring: PartialMeasurement, eigenvalue: float | None, conditioned: float | Missing
+    measuring: CurvatureMeasurement, eigenvalue: float | None, conditioned: float | Missing
 ) -> float | Missing:
     """The eigenvalue that the optimizer's threshold speaks of, divided by it.
 
@@ -25,7 +25,7 @@ def ratio_to_threshold(
     return (eigenvalue + optimizer.coupled_decay) / threshold
 
 
-def regime_of(measuring: PartialMeasurement, ratio: float | Missing, trained: bool) -> str | Missing:
+def regime_of(measuring: CurvatureMeasurement, ratio: float | Missing, trained: bool) -> str | Missing:
     """The word for the ratio, where the theory has one."""
     if isinstance(ratio, Missing):
         return Missing(Why.RESTS_ON_MISSING, "there is no ratio")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fromage_cli.diagnostics.suggest_lr.partial_measurement import PartialMeasurement
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import RateSearch
 from fromage_cli.diagnostics.suggest_lr.result import Alternative
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.missing import Missing, Why, failed, known
@@ -27,7 +27,7 @@ USED_UP = Missing(Why.LIMIT_REACHED, "the forward passes for all optimizers toge
 NO_RISE = Missing(Why.NO_RISE, "none of the rates that were tried raises the loss")
 
 
-def measure_alternatives(measuring: PartialMeasurement, eta: float | Missing) -> tuple[Alternative, ...]:
+def measure_alternatives(measuring: RateSearch, eta: float | Missing) -> tuple[Alternative, ...]:
     """Each optimizer's rate for a step of relative size eta, its critical rate and its typical one.
 
     Its noise stands in for their memories. Costs about five forward passes each, 60 at most. Ends early,
@@ -53,7 +53,7 @@ def measure_alternatives(measuring: PartialMeasurement, eta: float | Missing) ->
 
 
 def _alternative(
-    measuring: PartialMeasurement,
+    measuring: RateSearch,
     rule: Optimizer,
     eta: float | Missing,
     memory: Mapping[str, MomentEstimates],

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.alternatives import measure_alternatives
-from fromage_cli.diagnostics.suggest_lr.partial_measurement import PartialMeasurement, Request, begin
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import RateSearch, Request, begin
 from fromage_cli.diagnostics.suggest_lr.reading import (
     read_groups,
     read_layers,
@@ -116,7 +116,7 @@ def measure(
     return result if measuring.error is None else Interrupted(result, measuring.error)
 
 
-def _settings(measuring: PartialMeasurement, optimizer: Optimizer, limit: Limit, request: Request) -> OptimizerSettings:
+def _settings(measuring: RateSearch, optimizer: Optimizer, limit: Limit, request: Request) -> OptimizerSettings:
     unknown = OPTIMIZER_UNKNOWN if optimizer.name is None else None
     rate = unknown or (LEARNING_RATE_UNKNOWN if optimizer.learning_rate is None else optimizer.learning_rate)
     ratio = limit.learning_rate if isinstance(limit.learning_rate, Missing) else rate
@@ -136,7 +136,7 @@ def _settings(measuring: PartialMeasurement, optimizer: Optimizer, limit: Limit,
 
 
 def _notes(
-    measuring: PartialMeasurement, optimizer: Optimizer, crossing: Crossing | None, trained: Trained, request: Request
+    measuring: RateSearch, optimizer: Optimizer, crossing: Crossing | None, trained: Trained, request: Request
 ) -> tuple[str, ...]:
     notes = [
         *optimizer.notes,

@@ -1,26 +1,27 @@
 """One search for safe rates on its way: estimate by estimate, each with what it costs, until a limit is reached."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.held_out_rows import critical_on_others
 from fromage_cli.diagnostics.suggest_lr.result import Estimate
-from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
-from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed, found_of
-from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed
 from fromage_cli.probes.curvature.threshold import stable_rate
 from fromage_cli.probes.lines.critical import critical_rate
 from fromage_cli.probes.lines.crossing import Crossing, find_crossing, find_sum_crossing
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.next_update import CHUNKS, NextUpdate, next_update
+from fromage_cli.probes.optimizer_step.partial_measurement import PartialMeasurement
 from fromage_cli.probes.structure.depth import measure_depth
 from fromage_cli.problem.evaluation.problem import Evaluations, Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.conversions import largest_rate, relative_step
 from fromage_cli.theory.relative_trust import lemma2_rate
 
+T = TypeVar("T")
 FORWARD, PRODUCT = 1.0 / 3.0, 7.0 / 3.0
 """What a forward pass and a Hessian-vector product cost, in gradients."""
 LEMMA2 = {
@@ -56,29 +57,16 @@ class Request:
 
 
 @dataclass
-class PartialMeasurement:
+class RateSearch(PartialMeasurement):
     """One search on its way, for one optimizer."""
 
-    matched: MatchedState
     tensors: Sequence[TrainableTensor]
     update: NextUpdate
     shared: float
     """What base gradient and noise cost, in gradients; every estimate along the step rests on them."""
-    advance: Callable[[], None]
     known: bool = True
     """Whether this is the optimizer that was asked about; else only relative steps are told."""
     estimates: list[Estimate] = field(default_factory=list)
-    error: FromageError | None = None
-
-    @property
-    def problem(self) -> Problem:
-        """What is measured."""
-        return self.matched.problem
-
-    @property
-    def optimizer(self) -> Optimizer:
-        """The rule that moves it."""
-        return self.matched.optimizer
 
     def rate(self, eta: float | Missing) -> float | Missing:
         """The learning rate at which no layer moves by more than eta."""
@@ -96,59 +84,41 @@ class PartialMeasurement:
 
     def lemma2(self) -> None:
         """Three readings of the depth, all with the smallest cosine of a layer."""
-        if self._over(*LEMMA2):
+        measured = self._with_cost(lambda: measure_depth(self.problem), *LEMMA2)
+        if measured is None:
             return
+        found, cost = measured
         layers = [tensor.name for tensor in self.tensors if tensor.is_layer and tensor.name in self.update.cosines]
         least = min(layers, key=lambda name: self.update.cosines[name].value, default=None)
-        with self._counted(*LEMMA2) as spent:
-            found = measure_depth(self.problem)
-            for name, depth in zip(LEMMA2, (found.count, found.path, found.effective), strict=True):
-                eta: float | Missing
-                if depth is None:
-                    words = Basis("not told", "the graph hides the depth")
-                    eta = Missing(Why.GRAPH_UNREADABLE, words)
-                elif least is None or self.update.cosines[least].value <= 0.0:
-                    words = Basis("no positive cosine", f"Lemma 2 needs one in every layer, {least} has none")
-                    eta = Missing(Why.UNCERTIFIABLE, words)
-                else:
-                    words = Basis(f"Lemma 2, depth {depth:.3g}", LEMMA2[name])
-                    eta = lemma2_rate(self.update.cosines[least].value, depth)
-                self._add(name, eta, self.rate(eta), words, self.shared + spent())
+        for name, depth in zip(LEMMA2, (found.count, found.path, found.effective), strict=True):
+            eta: float | Missing
+            if depth is None:
+                words = Basis("not told", "the graph hides the depth")
+                eta = Missing(Why.GRAPH_UNREADABLE, words)
+            elif least is None or self.update.cosines[least].value <= 0.0:
+                words = Basis("no positive cosine", f"Lemma 2 needs one in every layer, {least} has none")
+                eta = Missing(Why.UNCERTIFIABLE, words)
+            else:
+                words = Basis(f"Lemma 2, depth {depth:.3g}", LEMMA2[name])
+                eta = lemma2_rate(self.update.cosines[least].value, depth)
+            self.estimates.append(Estimate(name, eta, self.rate(eta), words, self.shared + cost))
 
     def measured(self) -> Crossing | None:
         """How far the step is certain to descend."""
-        if self._over("measured"):
-            return None
-        with self._counted("measured") as spent:
-            found = find_crossing(self.problem, self.update.line.direction, self.update.levels, self.advance)
-            if found.stopped is not None:
-                self.error = found.stopped
-            eta, words = _certain(found, self.update.sampled)
-            self._add("measured", eta, self.rate(eta), words, self.shared + spent())
-            return found
-        return None
+        line, levels = self.update.line.direction, self.update.levels
+        return self._certain("measured", lambda: find_crossing(self.problem, line, levels, self.advance), self.shared)
 
     def measured_together(self, found: Crossing) -> Crossing | None:
         """How far it is certain by the sum over all tensors, where layers by themselves are certain less far."""
-        name = "measured-sum"
-        if found.criterion == "sum" or found.relation not in ("crossing", "below-grid") or self._over(name):
+        if found.criterion == "sum" or found.relation not in ("crossing", "below-grid"):
             return None
-        with self._counted(name) as spent:
-            whole = find_sum_crossing(self.problem, found, self.advance)
-            if whole.stopped is not None:
-                self.error = whole.stopped
-            before = next(each.gradient_evaluations for each in self.estimates if each.name == "measured")
-            eta, words = _certain(whole, self.update.sampled)
-            self._add(name, eta, self.rate(eta), words, before + spent())
-            return whole
-        return None
+        before = next(each.gradient_evaluations for each in self.estimates if each.name == "measured")
+        return self._certain("measured-sum", lambda: find_sum_crossing(self.problem, found, self.advance), before)
 
     def critical(self, start: float) -> float | Missing:
         """The smallest rate whose step raises the loss of the rows of its own gradient."""
-        name = "critical"
-        if self._over(name):
-            return LIMIT_REACHED
-        with self._counted(name) as spent:
+
+        def measure() -> tuple[float | Missing, Basis]:
             moved = self.update.moved(self.tensors)
             code, words = Why.NO_RISE, Basis("no rise seen", "at none of the rates tried")
             try:
@@ -156,68 +126,61 @@ class PartialMeasurement:
             except NumericalError as rounded:
                 rate, code, words = None, Why.HIDDEN_BY_ROUNDING, Basis("not resolved", rounded.message)
             if rate is not None:
-                words = Basis("the loss rises", "on the batch that gave the step")
-            elif self.update.line.descent <= 0.0:
+                return rate, Basis("the loss rises", "on the batch that gave the step")
+            if self.update.line.descent <= 0.0:
                 code, words = Why.UPHILL, Basis("no descent", "the step goes uphill on the batch")
-            found = Missing(code, words) if rate is None else rate
-            self._add(name, self.eta(found), found, words, self.shared + spent())
-            self.advance()
-            return found
-        return LIMIT_REACHED
+            return Missing(code, words), words
+
+        return self._rate("critical", measure)
 
     def critical_elsewhere(self, start: float) -> float | Missing:
         """The same on rows that the step knows nothing of."""
-        name = "critical-independent"
-        if self._over(name):
-            return LIMIT_REACHED
-        with self._counted(name) as spent:
-            rate, words = critical_on_others(self.update, self.tensors, start)
-            self._add(name, self.eta(rate), rate, words, self.shared + spent())
-            self.advance()
-            return rate
-        return LIMIT_REACHED
+        return self._rate("critical-independent", lambda: critical_on_others(self.update, self.tensors, start))
 
     def sharpness(self) -> None:
         """The optimizer's own stability threshold, held against the Hessian's largest eigenvalue."""
-        name = "sharpness"
-        if self._over(name):
-            return
-        with self._counted(name) as spent:
+
+        def measure() -> tuple[float | Missing, Basis]:
             try:
-                found, limit = found_of(stable_rate(self.matched, self.tensors, self.update.memory))
+                found = self.kept(stable_rate(self.matched, self.tensors, self.update.memory))
             except (MismatchError, NumericalError) as error:
                 if isinstance(error, NumericalError):
                     self.error = error
                 why = failed(error)
-                self._add(name, why, why, Basis("not possible", why.words), self.shared + spent())
-                return
-            if limit is not None:
-                self.error = limit
-            self._add(name, self.eta(found.learning_rate), found.learning_rate, found.words, self.shared + spent())
-            self.advance()
+                return why, Basis("not possible", why.words)
+            return found.learning_rate, found.words
 
-    def _add(self, name: str, eta: float | Missing, rate: float | Missing, assumption: Basis, cost: float) -> None:
-        self.estimates.append(Estimate(name, eta, rate, assumption, cost))
+        self._rate("sharpness", measure)
 
-    @contextmanager
-    def _counted(self, *names: str) -> Iterator[Callable[[], float]]:
-        """What is spent inside; a limit that is reached there is kept, and the estimates it leaves out are named."""
+    def _rate(self, name: str, measure: Callable[[], tuple[float | Missing, Basis]]) -> float | Missing:
+        """Adds the estimate of a rate that `measure` gives with what it rests on."""
+        measured = self._with_cost(measure, name)
+        if measured is None:
+            return LIMIT_REACHED
+        (rate, words), cost = measured
+        self.estimates.append(Estimate(name, self.eta(rate), rate, words, self.shared + cost))
+        self.advance()
+        return rate
+
+    def _certain(self, name: str, find: Callable[[], Crossing], before: float) -> Crossing | None:
+        """Adds the estimate of how far the step is certain to descend, which cost `before` before it was looked for."""
+        measured = self._with_cost(find, name)
+        if measured is None:
+            return None
+        found, cost = measured
+        self.error = found.stopped or self.error
+        eta, words = _end_of_certainty(found, self.update.sampled)
+        self.estimates.append(Estimate(name, eta, self.rate(eta), words, before + cost))
+        return found
+
+    def _with_cost(self, measure: Callable[[], T], *names: str) -> tuple[T, float] | None:
+        """What `measure` gives, and what it cost in gradients; where a limit comes before, the estimates say so."""
         before = gradients(self.problem.evaluations)
-        try:
-            yield lambda: gradients(self.problem.evaluations) - before
-        except ResourceError as limit:
-            self.error = limit
-            self._over(*names)
-
-    def _over(self, *names: str) -> bool:
-        """Whether a limit was reached; then the estimates have that for a reason."""
-        if not isinstance(self.error, ResourceError):
-            return False
-        known = {estimate.name for estimate in self.estimates}
-        for name in names:
-            if name not in known:
-                self._add(name, LIMIT_REACHED, LIMIT_REACHED, Basis(LIMIT_REACHED.words), 0.0)
-        return True
+        found = self.within_limits(measure)
+        if not isinstance(found, Missing):
+            return found, gradients(self.problem.evaluations) - before
+        self.estimates += [Estimate(name, found, found, Basis(found.words), 0.0) for name in names]
+        return None
 
 
 def begin(
@@ -227,15 +190,15 @@ def begin(
     request: Request,
     advance: Callable[[], None],
     known: bool = True,
-) -> PartialMeasurement:
+) -> RateSearch:
     """A measurement with the optimizer's next update taken and its noise measured."""
     update = next_update(matched, tensors, batch_size=request.batch_size, chunks=request.chunks, remember=not known)
     advance()
     moving = [tensor for tensor in tensors if tensor.name in update.step.steps]
-    return PartialMeasurement(matched, moving, update, gradients(matched.problem.evaluations), advance, known)
+    return RateSearch(matched, advance, moving, update, gradients(matched.problem.evaluations), known)
 
 
-def _certain(found: Crossing, sampled: bool) -> tuple[float | Missing, Basis]:
+def _end_of_certainty(found: Crossing, sampled: bool) -> tuple[float | Missing, Basis]:
     """Up to where the step is certain to descend, and what that rests on."""
     if found.relation == "uncertifiable":
         words = Basis("nothing certain", "the step, or what noise leaves of it, does not descend")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fromage_cli.diagnostics.suggest_lr.partial_measurement import PartialMeasurement
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import RateSearch
 from fromage_cli.diagnostics.suggest_lr.result import GroupRate, LayerRate, Limit, MeasuredPoint
 from fromage_cli.errors import ResourceError
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, LIMIT_REACHED, WEIGHT_DECAY_UNKNOWN, Missing, Why
@@ -35,7 +35,7 @@ NO_LAYER_MOVES = Missing(Why.NOTHING_MOVES, "no layer of the group moves")
 
 
 def read_limit(
-    measuring: PartialMeasurement, crossings: Sequence[Crossing | None], critical: float | None, elsewhere: float | None
+    measuring: RateSearch, crossings: Sequence[Crossing | None], critical: float | None, elsewhere: float | None
 ) -> Limit:
     """The measured limit; where descent is nowhere certain, the smallest rate that was seen to raise the loss.
 
@@ -75,9 +75,7 @@ def read_limit(
     )
 
 
-def read_layers(
-    measuring: PartialMeasurement, crossing: Crossing | None, eta: float | Missing
-) -> tuple[LayerRate, ...]:
+def read_layers(measuring: RateSearch, crossing: Crossing | None, eta: float | Missing) -> tuple[LayerRate, ...]:
     """The layers that move, and the tensor that limits even if it is no layer."""
     update, found = measuring.update, []
     moves = {move.tensor.name: move for move in update.line.direction.moves}
@@ -162,7 +160,7 @@ def read_points(crossing: Crossing | None) -> tuple[MeasuredPoint, ...]:
     )
 
 
-def read_groups(measuring: PartialMeasurement, eta: float | Missing) -> tuple[GroupRate, ...]:
+def read_groups(measuring: RateSearch, eta: float | Missing) -> tuple[GroupRate, ...]:
     """The parameter groups of the checkpoint, each with its own largest rate; empty where they cannot be told."""
     state = measuring.matched.state
     if state is None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fromage_cli.counting import counted
-from fromage_cli.diagnostics.suggest_lr.partial_measurement import PartialMeasurement, gradients
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import RateSearch, gradients
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, ProbeRun, Recommended, VerifiedRun
 from fromage_cli.errors import FromageError, MismatchError, ResourceError, UsageError
 from fromage_cli.missing import LIMIT_REACHED, Basis, Missing, Why, failed, found_of
@@ -28,9 +28,7 @@ class Trained:
     note: str = ""
 
 
-def recommend(
-    measuring: PartialMeasurement, mode: str, fresh: Callable[[], Problem | None], batch_size: int | None
-) -> Trained:
+def recommend(measuring: RateSearch, mode: str, fresh: Callable[[], Problem | None], batch_size: int | None) -> Trained:
     """The rate to train at.
 
     `mode`: `init` from new weights, `checkpoint` from these, `auto` the first where `fresh` makes a network, `none`.
@@ -84,16 +82,14 @@ def recommend(
 
 
 def _typical(
-    measuring: PartialMeasurement, rate: float | Missing, why: Missing, gain: float | Missing | None = None
+    measuring: RateSearch, rate: float | Missing, why: Missing, gain: float | Missing | None = None
 ) -> Recommended:
     """The typical rate, where there is one, since the best one was not measured."""
     name = "typical" if not isinstance(rate, Missing) else None
     return Recommended(rate, measuring.eta(rate), why, why, name, why.words, False, why if gain is None else gain)
 
 
-def check(
-    measuring: PartialMeasurement, rate: float | None, steps: int, batch_size: int | None
-) -> tuple[VerifiedRun, ...]:
+def check(measuring: RateSearch, rate: float | None, steps: int, batch_size: int | None) -> tuple[VerifiedRun, ...]:
     """Real steps at 0.3, 1 and 3 times a rate; none where a limit was reached, or there is no rate.
 
     Raises UsageError where no steps can be taken.
