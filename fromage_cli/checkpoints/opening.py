@@ -11,15 +11,10 @@ from fromage_cli.checkpoints.checkpoint import Checkpoint, Contents
 from fromage_cli.checkpoints.finding.directory import latest_in, own_weights
 from fromage_cli.checkpoints.finding.mirror import Mirror
 from fromage_cli.checkpoints.finding.series import highest_step
-from fromage_cli.checkpoints.finding.trainer_files import (
-    OPTIMIZER_FILES,
-    TrainerFiles,
-    load_optimizer,
-    read_trainer_files,
-)
+from fromage_cli.checkpoints.finding.trainer_files import OPTIMIZER_FILES, load_optimizer, read_trainer_files
 from fromage_cli.checkpoints.formats.content import PICKLED_FORMATS, SUPPORTED, kind_of
 from fromage_cli.checkpoints.formats.deepspeed import read_deepspeed
-from fromage_cli.checkpoints.formats.distributed import is_metadata, read_distributed
+from fromage_cli.checkpoints.formats.distributed import read_distributed
 from fromage_cli.checkpoints.formats.distributed_safetensors import is_shard_of_rank, read_ranks
 from fromage_cli.checkpoints.formats.flax_file import read_flax
 from fromage_cli.checkpoints.formats.npz_file import read_npz
@@ -27,6 +22,7 @@ from fromage_cli.checkpoints.formats.safetensors_file import read_safetensors
 from fromage_cli.checkpoints.formats.sharded import is_index, read_sharded
 from fromage_cli.checkpoints.formats.torch_file import read_torch
 from fromage_cli.checkpoints.formats.zero_files import is_model_states
+from fromage_cli.checkpoints.names.library_files import METADATA
 from fromage_cli.checkpoints.names.naming import strip_prefixes
 from fromage_cli.checkpoints.names.steps import step_in_name, step_of_directory
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice
@@ -109,6 +105,15 @@ def _open_local(given: Path, choice: Choice, optimizer_state: str | Path | None)
     steps = (contents.step, trainer.step, step)
     stripped = strip_prefixes(contents.entries)
     shorter = {stored: name for name, stored in stripped.names.items()}
+
+    def optimizer() -> OptimizerState | None:  # the one that the user names, else the weights' own, else one beside
+        if isinstance(optimizer_state, str) and is_url(optimizer_state):
+            return load_optimizer(local_path(optimizer_state) or Mirror(optimizer_state).only_file())
+        if optimizer_state is not None:
+            return load_optimizer(Path(optimizer_state))
+        found = contents.read_optimizer() if contents.read_optimizer is not None else None
+        return load_optimizer(trainer.optimizer) if found is None and trainer.optimizer is not None else found
+
     return Checkpoint(
         path=given,
         format=contents.format,
@@ -124,34 +129,24 @@ def _open_local(given: Path, choice: Choice, optimizer_state: str | Path | None)
         names=contents.names,
         read=contents.read,
         spans={shorter[stored]: span for stored, span in contents.spans.items()},
-        read_optimizer=lambda: _optimizer(optimizer_state, contents, trainer),
+        read_optimizer=optimizer,
     )
-
-
-def _optimizer(given: str | Path | None, contents: Contents, trainer: TrainerFiles) -> OptimizerState | None:
-    """Return the optimizer's state: from the file that the user names, else the weights' own, else the one beside."""
-    if isinstance(given, str) and is_url(given):
-        return load_optimizer(local_path(given) or Mirror(given).only_file())
-    if given is not None:
-        return load_optimizer(Path(given))
-    found = contents.read_optimizer() if contents.read_optimizer is not None else None
-    return load_optimizer(trainer.optimizer) if found is None and trainer.optimizer is not None else found
 
 
 def _find_weights(path: Path) -> tuple[Path, int | None, Iterable[str]]:
     """Return the weights file, the step that names tell, and the notes on the choice."""
     status_of(path)
-    if not path.is_dir():
-        return path, _step_in_names(path), ()
-    if weights := own_weights(path):
-        return weights, _step_in_names(weights), ()
-    try:
-        step, notes = highest_step(path)
-    except InputError:
-        if weights := latest_in(path):
-            return weights, _step_in_names(weights), ()
-        raise
-    return step.weights, step.number if step.counts == "step" else None, notes
+    weights = own_weights(path) if path.is_dir() else path
+    if weights is None:
+        try:
+            step, notes = highest_step(path)
+            return step.weights, step.number if step.counts == "step" else None, notes
+        except InputError:
+            weights = latest_in(path)
+            if weights is None:
+                raise
+    told = step_in_name(weights.stem)
+    return weights, told if told is not None else step_of_directory(weights.absolute().parent.name), ()
 
 
 def _read(path: Path, choice: Choice) -> Contents:
@@ -159,7 +154,7 @@ def _read(path: Path, choice: Choice) -> Contents:
     if is_index(path):
         _refuse_choice(choice, path)
         return read_sharded(path, lambda shard, allowance: _read_file(shard, ANY, allowance))
-    if is_metadata(path):
+    if path.name == METADATA:
         return read_distributed(path, choice)
     if choice.key is None and is_model_states(path):
         _refuse_choice(choice, path)
@@ -197,9 +192,3 @@ def _refuse_choice(choice: Choice, path: Path) -> None:
             f"--ema picks averaged weights beside others in one file; {quoted(path)} holds one set.",
             hint="Leave --ema out, or name the file that holds the averaged weights.",
         )
-
-
-def _step_in_names(weights: Path) -> int | None:
-    """Return the step that the name of a file tells, else that of its directory."""
-    step = step_in_name(weights.stem)
-    return step if step is not None else step_of_directory(weights.absolute().parent.name)

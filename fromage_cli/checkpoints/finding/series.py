@@ -6,11 +6,12 @@ from pathlib import Path
 
 from fromage_cli.checkpoints.finding.directory import SUFFIXES, may_be_weights, own_weights, weights_in, without_weights
 from fromage_cli.checkpoints.formats.content import kind_of
-from fromage_cli.checkpoints.formats.distributed import check_shards, is_metadata
+from fromage_cli.checkpoints.formats.distributed import check_shards
 from fromage_cli.checkpoints.formats.distributed_metadata import read_metadata
 from fromage_cli.checkpoints.formats.distributed_safetensors import files_of_ranks, is_shard_of_rank
 from fromage_cli.checkpoints.formats.safetensors_file import read_header
 from fromage_cli.checkpoints.formats.sharded import is_index, read_index
+from fromage_cli.checkpoints.names.library_files import METADATA
 from fromage_cli.checkpoints.names.steps import order_in_name, words_in
 from fromage_cli.checkpoints.storage.files import names_in, quoted, status_of
 from fromage_cli.errors import InputError
@@ -124,7 +125,7 @@ def check_complete(path: Path) -> None:
     if is_index(path):
         for shard in read_index(path).shards:
             check_complete(shard)
-    elif is_metadata(path):
+    elif path.name == METADATA:
         check_shards(path, read_metadata(path))
     elif is_shard_of_rank(path):
         for file in files_of_ranks(path):

@@ -6,18 +6,16 @@ Its metadata say what lies where; tensors are put together when they are asked f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from fromage_cli.checkpoints.checkpoint import Contents, entries_of
-from fromage_cli.checkpoints.formats.distributed_metadata import ByteRange, Metadata, damaged, read_metadata
+from fromage_cli.checkpoints.formats.distributed_metadata import ByteRange, SavedItem, damaged, read_metadata
 from fromage_cli.checkpoints.formats.pieces import Box, PiecedTensor
 from fromage_cli.checkpoints.formats.sharded import check_present
 from fromage_cli.checkpoints.formats.torch_file import load_part
-from fromage_cli.checkpoints.names.library_files import METADATA
 from fromage_cli.checkpoints.names.steps import first_step
 from fromage_cli.checkpoints.nested.candidates import DICTIONARY_LEVELS
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice, ancestors, choose
@@ -33,18 +31,6 @@ TRAINER_DICTIONARIES = ("train_state", "trainer_state", "training_state")
 """Dictionaries beside the weights in which trainers keep their step."""
 MOST_NESTED_NAMES = 2 * DICTIONARY_LEVELS
 """Levels of dictionaries in a checkpoint: below those that are looked into lie the names of tensors, cut at dots."""
-
-
-@dataclass(frozen=True)
-class _UnreadObject:
-    """An object that is not a tensor, until it is asked for."""
-
-    bytes: ByteRange
-
-
-def is_metadata(path: Path) -> bool:
-    """Tell whether a file is the metadata of a distributed checkpoint, by its name."""
-    return path.name == METADATA
 
 
 def read_distributed(path: Path, choice: Choice = ANY) -> Contents:
@@ -71,14 +57,14 @@ def load_distributed_optimizer(path: Path) -> OptimizerState | None:
     return _optimizer([root, {KEYS[0]: root}])
 
 
-def check_shards(path: Path, metadata: Metadata) -> None:
+def check_shards(path: Path, items: Mapping[str, SavedItem]) -> None:
     """Raise InputError when a shard is missing or shorter than the metadata say, or holds two things in one place."""
-    check_present(path, metadata.shards)
     ranges: dict[Path, list[tuple[int, int]]] = {}
-    for item in metadata.items.values():
+    for item in items.values():
         for piece in item.pieces:
             stored = piece.bytes
             ranges.setdefault(stored.file, []).append((stored.begin, stored.begin + stored.length))
+    check_present(path, ranges)
     for file, ends in ranges.items():
         ends.sort()
         if any(end > begin for (_, end), (begin, _) in pairwise(ends)):
@@ -88,11 +74,11 @@ def check_shards(path: Path, metadata: Metadata) -> None:
 
 
 def _read_tree(path: Path) -> dict[str, Any]:
-    """Return the nested dictionary that was saved, with tensors that know their pieces and objects not yet read."""
-    metadata = read_metadata(path)
-    check_shards(path, metadata)
+    """Return the nested dictionary that was saved, in which tensors know their pieces and objects are byte ranges."""
+    items = read_metadata(path)
+    check_shards(path, items)
     root: dict[Any, Any] = {}
-    for name, item in metadata.items.items():
+    for name, item in items.items():
         if len(item.path) > MOST_NESTED_NAMES:
             raise damaged(path, f"{name!r} lies {len(item.path)} dictionaries deep")
         node = root
@@ -103,7 +89,7 @@ def _read_tree(path: Path) -> dict[str, Any]:
         if item.path[-1] in node:
             raise damaged(path, f"{name!r} is there twice")
         if item.dtype is None:
-            node[item.path[-1]] = _UnreadObject(item.pieces[0].bytes)
+            node[item.path[-1]] = item.pieces[0].bytes
         else:
             boxes = [Box(piece.offsets, piece.sizes, partial(_read_piece, piece.bytes, name)) for piece in item.pieces]
             whole = f"Tensor {name!r} in {quoted(path.parent)}"
@@ -144,4 +130,4 @@ def _with_objects(value: Any) -> Any:
     """Return the same value with the objects in it read; tensors stay where they are."""
     if isinstance(value, Mapping):
         return {name: _with_objects(member) for name, member in value.items()}
-    return _load(value.bytes) if isinstance(value, _UnreadObject) else value
+    return _load(value) if isinstance(value, ByteRange) else value

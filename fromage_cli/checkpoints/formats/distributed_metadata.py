@@ -55,20 +55,11 @@ class SavedItem:
     pieces: tuple[Piece, ...]
 
 
-@dataclass(frozen=True)
-class Metadata:
-    """What a metadata file says, by fully qualified name."""
+def read_metadata(path: Path) -> dict[str, SavedItem]:
+    """Read what a metadata file says, by fully qualified name.
 
-    items: Mapping[str, SavedItem]
-
-    @property
-    def shards(self) -> tuple[Path, ...]:
-        """Return the shards, each once."""
-        return tuple(dict.fromkeys(piece.bytes.file for item in self.items.values() for piece in item.pieces))
-
-
-def read_metadata(path: Path) -> Metadata:
-    """Read a metadata file; what is wrong with it raises InputError, a path out of its directory UnsafeError."""
+    What is wrong with it raises InputError, a path out of its directory UnsafeError.
+    """
     version = FileVersion.of(path)
     with opened(path) as file:
         root = unpickle(PickleStream(file, path, version.size), CONSTRUCTORS).value
@@ -81,9 +72,7 @@ def read_metadata(path: Path) -> Metadata:
         )
     locations = _locations(path, places)
     known = paths if isinstance(paths, dict) else {}
-    return Metadata(
-        {str(name): _item(path, str(name), item, known.get(str(name)), locations) for name, item in items.items()}
-    )
+    return {str(name): _item(path, str(name), item, known.get(str(name)), locations) for name, item in items.items()}
 
 
 def damaged(path: Path, reason: str) -> InputError:

@@ -13,7 +13,7 @@ from typing import Any
 
 from fromage_cli.checkpoints.checkpoint import Contents, entries_of
 from fromage_cli.checkpoints.formats.pieces import Box, PiecedTensor
-from fromage_cli.checkpoints.formats.safetensors_file import Header, invalid, read_header, read_tensor
+from fromage_cli.checkpoints.formats.safetensors_file import invalid, read_header, read_tensor
 from fromage_cli.checkpoints.names.library_files import SHARD_OF_RANK
 from fromage_cli.checkpoints.storage.files import names_in, quoted
 from fromage_cli.checkpoints.storage.stored_tensor import are_whole_numbers
@@ -35,13 +35,21 @@ def read_ranks(path: Path) -> Contents:
     files = files_of_ranks(path)
     tensors: dict[str, PiecedTensor] = {}
     for header in map(read_header, files):
-        offsets = _offsets(header)
+        file = header.version.path
+        try:
+            table: Any = json.loads(header.metadata.get(SHARDING_INFO, ""))
+        except (ValueError, RecursionError) as error:
+            raise invalid(file, f"its {SHARDING_INFO} is not JSON") from error
         for name, entry in header.entries.items():
-            box = Box(offsets[name], entry.shape, partial(read_tensor, header, name))
+            saved = table.get(name) if isinstance(table, Mapping) else None
+            offsets = saved.get("saved_offsets") if isinstance(saved, Mapping) else None
+            if not are_whole_numbers(offsets) or len(offsets) != len(entry.shape):
+                raise invalid(file, f"its {SHARDING_INFO} does not say where the piece of {name!r} begins")
+            box = Box(tuple(offsets), entry.shape, partial(read_tensor, header, name))
             ends = tuple(begin + size for begin, size in zip(box.offsets, box.sizes, strict=True))
             whole = tensors.setdefault(name, PiecedTensor(entry.dtype, ends, name=f"{name!r} in {quoted(path.parent)}"))
             if whole.dtype != entry.dtype or len(whole.shape) != len(ends):
-                raise invalid(header.version.path, f"tensor {name!r} is of another kind in another rank's file")
+                raise invalid(file, f"tensor {name!r} is of another kind in another rank's file")
             whole.boxes = (*whole.boxes, box)
             whole.shape = tuple(map(max, whole.shape, ends))  # it is as large as its pieces reach
     return Contents(
@@ -63,20 +71,3 @@ def files_of_ranks(path: Path) -> list[Path]:
             hint="Copy them again: shard-RANK-model-….safetensors.",
         )
     return [path.with_name(name) for name in ranks]
-
-
-def _offsets(header: Header) -> dict[str, tuple[int, ...]]:
-    """Return where the piece of every tensor in a file begins in the whole one."""
-    path = header.version.path
-    try:
-        table: Any = json.loads(header.metadata.get(SHARDING_INFO, ""))
-    except (ValueError, RecursionError) as error:
-        raise invalid(path, f"its {SHARDING_INFO} is not JSON") from error
-    found = {}
-    for name, entry in header.entries.items():
-        saved = table.get(name) if isinstance(table, Mapping) else None
-        offsets = saved.get("saved_offsets") if isinstance(saved, Mapping) else None
-        if not are_whole_numbers(offsets) or len(offsets) != len(entry.shape):
-            raise invalid(path, f"its {SHARDING_INFO} does not say where the piece of {name!r} begins")
-        found[name] = tuple(offsets)
-    return found

@@ -62,7 +62,10 @@ def _are_parameters(parameters: object) -> bool:
 
 
 def _group(saved: Mapping[str, Any], order: Mapping[object, int], shorter: Mapping[str, str]) -> ParameterGroup:
-    settings = {str(name): _setting(value) for name, value in saved.items() if name not in (PARAMETERS, NAMES)}
+    settings = {str(name): value for name, value in saved.items() if name not in (PARAMETERS, NAMES)}
+    for name, value in settings.items():
+        if isinstance(value, StoredTensor) and value.numel() == 1 and not value.peculiarity:
+            settings[name] = value.item()
     parameters = saved[PARAMETERS]
     names = saved.get(NAMES)
     if parameters and isinstance(parameters[0], str):
@@ -75,11 +78,6 @@ def _group(saved: Mapping[str, Any], order: Mapping[object, int], shorter: Mappi
     return ParameterGroup(
         settings, tuple(order[parameter] for parameter in parameters), tuple(names) if names else None
     )
-
-
-def _setting(value: Any) -> Any:
-    """A setting; where it was saved as a tensor of one element, its number."""
-    return value.item() if isinstance(value, StoredTensor) and value.numel() == 1 and not value.peculiarity else value
 
 
 def _unflattened(saved: Mapping[Any, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Source of the arguments: torch/_utils.py and torch/_tensor.py of PyTorch 0.4 to 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fromage_cli.checkpoints.names.naming import brief
@@ -82,25 +83,17 @@ def _tensor_of_dtype(
     return _lazily(dense(storage, dtype_of(dtype), offset, shape, stride), rest)
 
 
-def _quantised(storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) -> StoredTensor:
-    tensor = _tensor(storage, offset, shape, stride)
-    tensor.peculiarity = "quantised"
-    return tensor
-
-
 def _sparse(_layout: Any, data: Any) -> StoredTensor:
     """Return a sparse tensor, of which only dtype and shape are known here."""
     values = data[-2] if isinstance(data[-2], StoredTensor) else data[-3]
     shape = data[-1] if isinstance(data[-1], tuple) else data[-2]
-    if not isinstance(values, StoredTensor) or not is_shape(shape):
+    if not isinstance(values, StoredTensor):
         raise Unusable
-    return StoredTensor(values.dtype, tuple(shape), peculiarity="sparse")
+    return StoredTensor(values.dtype, _size(shape), peculiarity="sparse")
 
 
 def _meta(dtype: Any, shape: Any, *_rest: Any) -> StoredTensor:
-    if not is_shape(shape):
-        raise Unusable
-    return StoredTensor(dtype_of(dtype), tuple(shape), peculiarity="without data (on the meta device)")
+    return StoredTensor(dtype_of(dtype), _size(shape), peculiarity="without data (on the meta device)")
 
 
 def _wrapped(kind: Any, dtype: Any, shape: Any, *_rest: Any) -> StoredTensor:
@@ -138,10 +131,6 @@ def _dictionary(items: Any = ()) -> dict[Any, Any]:
     return made
 
 
-def _default_dictionary(_factory: Any = None, items: Any = ()) -> dict[Any, Any]:
-    return _dictionary(items)
-
-
 def _set(items: Any = ()) -> set[Any]:
     if not isinstance(items, list | tuple | set | frozenset) or not all(_plain(item) for item in items):
         raise Unusable
@@ -177,10 +166,6 @@ def _bytes(value: Any = b"", *_rest: Any) -> bytes:
     return value
 
 
-def _complex(real: Any = 0.0, imaginary: Any = 0.0) -> complex:
-    return complex(float(real), float(imaginary))
-
-
 TENSORS: dict[str, Constructor] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -188,7 +173,7 @@ TENSORS: dict[str, Constructor] = {
     "torch._utils._rebuild_parameter": _first,
     "torch._utils._rebuild_parameter_with_state": _first,
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": _first,
-    "torch._utils._rebuild_qtensor": _quantised,
+    "torch._utils._rebuild_qtensor": lambda *args: replace(_tensor(*args[:4]), peculiarity="quantised"),
     "torch._utils._rebuild_sparse_tensor": _sparse,
     "torch._utils._rebuild_sparse_csr_tensor": _sparse,
     "torch._utils._rebuild_meta_tensor_no_storage": _meta,
@@ -197,7 +182,7 @@ TENSORS: dict[str, Constructor] = {
 }
 _CONTAINERS: dict[str, Constructor] = {
     "collections.OrderedDict": _dictionary,
-    "collections.defaultdict": _default_dictionary,
+    "collections.defaultdict": lambda _factory=None, items=(): _dictionary(items),
     "collections.Counter": _dictionary,
     **{f"{module}.dict": _dictionary for module in ("builtins", "__builtin__")},
     **{f"{module}.list": _sequence for module in ("builtins", "__builtin__")},
@@ -206,7 +191,10 @@ _CONTAINERS: dict[str, Constructor] = {
     **{f"{module}.frozenset": lambda items=(): frozenset(_set(items)) for module in ("builtins", "__builtin__")},
     **{f"{module}.bytes": _bytes for module in ("builtins", "__builtin__")},
     **{f"{module}.bytearray": _bytes for module in ("builtins", "__builtin__")},
-    **{f"{module}.complex": _complex for module in ("builtins", "__builtin__")},
+    **{
+        f"{module}.complex": lambda real=0.0, imaginary=0.0: complex(float(real), float(imaginary))
+        for module in ("builtins", "__builtin__")
+    },
     "torch.Size": _size,
     "_codecs.encode": _encoded,
 }

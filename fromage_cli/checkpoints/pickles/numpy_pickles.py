@@ -68,14 +68,6 @@ def _dtype(code: Any, *_rest: Any) -> ArrayDtype:
     return ArrayDtype(code.lstrip("<>|="), ">" if code.startswith(">") else "<")
 
 
-def _array(*_arguments: Any) -> StoredArray:
-    return StoredArray()
-
-
-def _from_buffer(stored: Any, dtype: Any, shape: Any, order: Any = "C", *_rest: Any) -> StoredArray:
-    return StoredArray(_tensor(shape, dtype, order == "F", stored))
-
-
 def _scalar(dtype: Any, stored: Any = b"") -> Any:
     """Return a single number, as Python's own."""
     name = CODES.get(dtype.code) if isinstance(dtype, ArrayDtype) else None
@@ -90,7 +82,12 @@ def _scalar(dtype: Any, stored: Any = b"") -> Any:
 NUMPY: dict[str, Constructor] = {
     "numpy.dtype": _dtype,
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray._reconstruct": _array for core in ("core", "_core")},
-    **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray._reconstruct": lambda *_arguments: StoredArray() for core in ("core", "_core")},
+    **{
+        f"numpy.{core}.numeric._frombuffer": lambda stored, dtype, shape, order="C", *_rest: StoredArray(
+            _tensor(shape, dtype, order == "F", stored)
+        )
+        for core in ("core", "_core")
+    },
 }
 """Constructors by dotted name."""

@@ -12,10 +12,7 @@ from fromage_cli.checkpoints.pickles.machine import CONTAINER_BYTES, Machine
 
 
 def _short_tuple(count: int) -> Instruction:
-    def act(machine: Machine) -> None:
-        machine.push(tuple(machine.pop(count)), CONTAINER_BYTES)
-
-    return act
+    return lambda machine: machine.push(tuple(machine.pop(count)), CONTAINER_BYTES)
 
 
 def _gathered(make: Callable[[Machine, list[Any]], Any]) -> Instruction:
@@ -39,10 +36,7 @@ def _into_last(put: Callable[[Machine, Any, list[Any]], Any], pop: Callable[[Mac
 
 
 def _put(index: Callable[[Machine], int]) -> Instruction:
-    def act(machine: Machine) -> None:
-        machine.put(index(machine))
-
-    return act
+    return lambda machine: machine.put(index(machine))
 
 
 def _get(index: Callable[[Machine], int]) -> Instruction:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
 from fromage_cli.checkpoints.reading.widening import real_numbers
-from fromage_cli.checkpoints.storage.files import incomplete, input_errors_about, opened
+from fromage_cli.checkpoints.storage.files import incomplete, opened
 from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 
 if TYPE_CHECKING:
@@ -35,9 +35,8 @@ def stored_chunks(checkpoint: Checkpoint, name: str, size: int) -> Iterator[NDAr
     with opened(path) as file:
         for begin in range(span.begin, span.end, size):
             count = min(size, span.end - begin)
-            with input_errors_about(path):
-                file.seek(begin)
-                part = file.read(count)
+            file.seek(begin)
+            part = file.read(count)
             if len(part) < count:
                 raise incomplete(path, span.end, begin + len(part))
             yield numpy.frombuffer(part, numpy.uint8)

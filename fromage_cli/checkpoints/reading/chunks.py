@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, Span
 from fromage_cli.checkpoints.reading.arrays import stored_bytes
-from fromage_cli.checkpoints.storage.files import FileVersion, incomplete, input_errors_about, opened
+from fromage_cli.checkpoints.storage.files import FileVersion, incomplete, opened
 from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 
 if TYPE_CHECKING:
@@ -107,23 +107,17 @@ class ChunkReader:
             whole = job.read()
             yield from (whole[width * begin : width * end] for begin, end in job.parts())
         elif job.span is not None and job.elements:
-            start = job.span.begin + width * job.begin
-            with opened(job.span.version.path) as file:
+            path, start = job.span.version.path, job.span.begin + width * job.begin
+            with opened(path) as file:
                 for begin, end in job.parts():
-                    part = Span(job.span.version, start + width * begin, start + width * end)
-                    yield self._fill(file.fileno(), part)
-
-    def _fill(self, descriptor: int, part: Span) -> NDArray[Any]:
-        """Read bytes of an open file into the buffer, and return the part of it that they fill."""
-        stored = self._stored[: part.end - part.begin]
-        view, position = stored.data, part.begin
-        with input_errors_about(part.version.path):
-            while view:
-                count = os.preadv(descriptor, [view], position)
-                if count == 0:
-                    raise incomplete(part.version.path, part.end, position)
-                view, position = view[count:], position + count
-        return stored
+                    stored = self._stored[: width * (end - begin)]
+                    view, position = stored.data, start + width * begin
+                    while view:
+                        count = os.preadv(file.fileno(), [view], position)
+                        if count == 0:
+                            raise incomplete(path, start + width * end, position)
+                        view, position = view[count:], position + count
+                    yield stored
 
 
 def threads() -> int:

@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
@@ -37,7 +37,14 @@ def measure_pair(first: Checkpoint, second: Checkpoint, name: str) -> Pair:
     Reads it twice. Raises InputError as reading does.
     The angle is 2 atan2(‖û − v̂‖, ‖û + v̂‖), exact where 1 − cos has no digits left.
     """
-    over_chunks = partial(_over_chunks, first, second, name)
+
+    def over_chunks(
+        measure: Callable[[NDArray[Any], NDArray[Any]], tuple[float, ...]], join: Callable[[float, float], float]
+    ) -> tuple[float, ...]:
+        chunks = zip(array_chunks(first, name), array_chunks(second, name), strict=True)
+        columns = zip(*(measure(u, v) for u, v in chunks), strict=True)
+        return tuple(reduce(join, numbers) for numbers in columns) or (0.0, 0.0, 0.0)
+
     unit_u = unit_v = 1.0
     if "float64" in (first.entries[name].dtype, second.entries[name].dtype):  # where squares may leave the range
         largest_u, largest_v, *_ = over_chunks(lambda u, v: (_largest(u), _largest(v)), max)
@@ -56,21 +63,6 @@ def measure_pair(first: Checkpoint, second: Checkpoint, name: str) -> Pair:
         )
         angle = angle_between(math.sqrt(chord), math.sqrt(cochord))
     return Pair(norm_u, norm_v, scale * math.sqrt(sums[2]), angle)
-
-
-def _over_chunks(
-    first: Checkpoint,
-    second: Checkpoint,
-    name: str,
-    measure: Callable[[NDArray[Any], NDArray[Any]], tuple[float, ...]],
-    join: Callable[[float, float], float],
-) -> tuple[float, ...]:
-    """Return the numbers of all pairs of chunks, joined one by one."""
-    joined: tuple[float, ...] = ()
-    for u, v in zip(array_chunks(first, name), array_chunks(second, name), strict=True):
-        numbers = measure(u, v)
-        joined = tuple(map(join, joined, numbers)) if joined else numbers
-    return joined or (0.0, 0.0, 0.0)
 
 
 def _largest(entries: NDArray[Any]) -> float:

@@ -69,10 +69,23 @@ class Remote:
 
     def __init__(self, url: str) -> None:
         """Find the backend; InputError where it is not installed or the URL leads nowhere."""
-        self.url = printable_url(url)
-        self._files, path = _backend(url)
+        self.url, scheme = printable_url(url), url.partition("://")[0].lower()
+        try:
+            fsspec: Any = importlib.import_module("fsspec")
+            self._files, path = fsspec.core.url_to_fs(url)
+        except ImportError as error:
+            package = PACKAGES.get(scheme) or str(error)
+            raise InputError(
+                f"{self.url} needs a package that is not installed: {package}.",
+                hint=f"Install it: python -m pip install {PACKAGES.get(scheme, 'fsspec')}",
+            ) from error
+        except ValueError as error:
+            raise InputError(
+                f"{self.url}: no backend reads {scheme}:// ({redacted(str(error))}).",
+                hint="Copy the checkpoint to a local disk.",
+            ) from error
         with self._reporting_errors():
-            self.entry = _entry(self._files.info(path))
+            self.entry = _entry(self._files.info(str(path)))
 
     def list(self) -> list[Entry]:
         """Return what is in the directory."""
@@ -146,26 +159,6 @@ class Remote:
                 f"{self.url} cannot be read: {type(error).__name__}: {redacted(lines[0])[:200]}",
                 hint="Check the address, the credentials and the connection.",
             ) from error
-
-
-def _backend(url: str) -> tuple[Any, str]:
-    """Return the file system behind a URL and the path in it; raises InputError where nothing here reads it."""
-    scheme = url.partition("://")[0].lower()
-    try:
-        fsspec: Any = importlib.import_module("fsspec")
-        files, path = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        package = PACKAGES.get(scheme) or str(error)
-        raise InputError(
-            f"{printable_url(url)} needs a package that is not installed: {package}.",
-            hint=f"Install it: python -m pip install {PACKAGES.get(scheme, 'fsspec')}",
-        ) from error
-    except ValueError as error:
-        raise InputError(
-            f"{printable_url(url)}: no backend reads {scheme}:// ({redacted(str(error))}).",
-            hint="Copy the checkpoint to a local disk.",
-        ) from error
-    return files, str(path)
 
 
 def _entry(found: dict[str, Any]) -> Entry:
