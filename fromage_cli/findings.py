@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fromage_cli.counting import counted, first_names
+
 Severity = Literal["info", "warn", "fail"]
 
 
@@ -30,3 +32,22 @@ class Finding:
 def only_one(names: Sequence[str]) -> str | None:
     """The layer that a finding is about: the only one of these, or None where there are several."""
     return names[0] if len(names) == 1 else None
+
+
+def about_names(
+    code: str, severity: Severity, names: Sequence[str], message: str, hint: str, *, limit: float | None = None
+) -> Finding:
+    """A finding about several tensors: its sentence ends with the first of them, its value is how many there are."""
+    said = f"{message}: {first_names(names)}"
+    return Finding(code, severity, said, layer=only_one(names), value=float(len(names)), limit=limit, hint=hint)
+
+
+def gradient_is_rounding(names: Sequence[str], consequence: str) -> Finding:
+    """The gradient of these tensors is nothing but rounding; `consequence`: what follows from it, with its comma."""
+    return about_names(
+        "gradient-is-rounding",
+        "info",
+        names,
+        f"the gradient of {counted(len(names), 'tensor')} is zero but for rounding{consequence}",
+        "Usual for biases before a normalisation and for the keys' bias in attention; otherwise try --dtype float64.",
+    )

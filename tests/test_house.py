@@ -74,6 +74,7 @@ TESTED_ELSEWHERE = {
     "checkpoints/pickles/opcodes.py": "checkpoints/pickles/test_unpickling.py",
     "checkpoints/pickles/pickle_stream.py": "checkpoints/pickles/test_unpickling.py",
     "checkpoints/pickles/placeholders.py": "checkpoints/pickles/test_unpickling.py",
+    "diagnostics/inspect/logs.py": "diagnostics/inspect/test_command.py",
     "diagnostics/intrinsic_lr/layer.py": "diagnostics/intrinsic_lr/test_measure.py",
     "diagnostics/sharpness/partial_measurement.py": "diagnostics/sharpness/test_measure.py",
     "diagnostics/sharpness/update.py": "diagnostics/sharpness/test_measure.py",

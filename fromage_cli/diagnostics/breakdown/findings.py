@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 
-from fromage_cli.counting import counted, first_names
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
-from fromage_cli.findings import Finding, only_one
+from fromage_cli.findings import Finding, about_names, gradient_is_rounding
 from fromage_cli.missing import known
 from fromage_cli.probes.lines.direction import Still
 
@@ -72,16 +72,8 @@ def _trust(result: BreakdownResult) -> Iterator[Finding]:
 def _gradients(result: BreakdownResult) -> Iterator[Finding]:
     """Gradients that are rounding, noisy or zero."""
     if result.noise:
-        yield Finding(
-            code="gradient-is-rounding",
-            severity="info",
-            layer=only_one(result.noise),
-            message=f"the gradient of {counted(len(result.noise), 'tensor')} is zero but for rounding, so nothing is "
-            f"said of {'its' if len(result.noise) == 1 else 'their'} breakdown: {first_names(result.noise)}",
-            value=float(len(result.noise)),
-            hint="Usual for biases before a normalisation and for the keys' bias in attention; otherwise try "
-            "--dtype float64.",
-        )
+        whose = "its" if len(result.noise) == 1 else "their"
+        yield gradient_is_rounding(result.noise, f", so nothing is said of {whose} breakdown")
     floors = [
         (known(layer.noise_floor) or 0.0, layer.name) for layer in result.layers if layer.name not in result.noise
     ]
@@ -101,16 +93,9 @@ def _gradients(result: BreakdownResult) -> Iterator[Finding]:
         )
     dead = [tensor.name for tensor in result.skipped if tensor.reason in (Still.ZERO_GRADIENT, Still.ZERO_WEIGHTS)]
     if dead:
-        yield Finding(
-            code="tensor-still",
-            severity="info",
-            layer=only_one(dead),
-            message=f"{counted(len(dead), 'tensor')} with zero weights or zero gradient "
-            f"do{'' if len(dead) > 1 else 'es'} not move: {first_names(dead)}",
-            value=float(len(dead)),
-            limit=0.0,
-            hint="A relative step is not defined for them.",
-        )
+        does = f"{counted(len(dead), 'tensor')} with zero weights or zero gradient do{'' if len(dead) > 1 else 'es'}"
+        hint = "A relative step is not defined for them."
+        yield about_names("tensor-still", "info", dead, f"{does} not move", hint, limit=0.0)
 
 
 def _grid(result: BreakdownResult) -> Iterator[Finding]:

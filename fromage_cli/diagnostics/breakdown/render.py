@@ -169,21 +169,14 @@ def _network(result: BreakdownResult, style: PageStyle) -> RenderableType:
         ]
     columns = [Column("whole network", left=True), Column("η"), Column("what it is", left=True, optional=1)]
     loss = Text(f"loss {number(result.loss)} at η = 0, then {_curve_line(result.losses, style)}")
-    return Group(Text(""), house_table(columns, rows, style), loss, *_batches(result, style))
-
-
-def _batches(result: BreakdownResult, style: PageStyle) -> list[RenderableType]:
-    """How much the trust eta differs between batches, where there are several."""
-    if not result.batches:
-        return []
-    found = sorted(eta for batch in result.batches if (eta := known(batch.trust_eta)) is not None)
-    words = f"trust η of {len(result.batches)} batches alone: "
-    if found:
-        words += f"{number(found[0])} to {number(found[-1])}, median {number(median(found))}"
-    without = len(result.batches) - len(found)
-    if without:
-        words += f"{'; ' if found else ''}{without} without a crossing on the grid"
-    return [prose(words, style)]
+    page = [Text(""), house_table(columns, rows, style), loss]
+    if result.batches:
+        found = sorted(eta for batch in result.batches if (eta := known(batch.trust_eta)) is not None)
+        without = len(result.batches) - len(found)
+        words = [f"{number(found[0])} to {number(found[-1])}, median {number(median(found))}"] if found else []
+        words += [f"{without} without a crossing on the grid"] if without else []
+        page.append(prose(f"trust η of {len(result.batches)} batches alone: {'; '.join(words)}", style))
+    return Group(*page)
 
 
 def curve(result: BreakdownResult) -> Table:

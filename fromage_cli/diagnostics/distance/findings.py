@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from fromage_cli.counting import first_names
 from fromage_cli.diagnostics.distance.result import DistanceResult, LayerDistance
-from fromage_cli.findings import Finding, only_one
+from fromage_cli.findings import Finding, about_names
 from fromage_cli.missing import known
 
 TURNED = math.pi / 2.0
@@ -36,15 +36,9 @@ def _not_comparable(result: DistanceResult) -> Iterator[Finding]:
         (result.unpaired.reshaped, "of different shapes in the two"),
     ):
         if names:
-            yield Finding(
-                code="tensors-unpaired",
-                severity="warn",
-                layer=only_one(names),
-                message=f"{_counted(names)} {where}, and left out: {first_names(names)}",
-                value=float(len(names)),
-                limit=0.0,
-                hint="Compare checkpoints of one architecture; --include and --exclude choose tensors.",
-            )
+            hint = "Compare checkpoints of one architecture; --include and --exclude choose tensors."
+            left_out = f"{_counted(names)} {where}, and left out"
+            yield about_names("tensors-unpaired", "warn", names, left_out, hint, limit=0.0)
     for groups, which in ((result.unpaired.first_ties, "first"), (result.unpaired.second_ties, "second")):
         for group in groups:
             yield Finding(
@@ -73,14 +67,9 @@ def _movement(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
         )
     unmoved = [layer.name for layer in layers if layer.relative_distance == 0.0]
     if unmoved and len(unmoved) < len(layers):
-        yield Finding(
-            code="layer-unmoved",
-            severity="info",
-            layer=only_one(unmoved),
-            message=f"{_counted(unmoved)} the same in both, to the last digit: {first_names(unmoved)}",
-            value=float(len(unmoved)),
-            hint="Frozen, without a gradient, or moved by less than its dtype can hold.",
-        )
+        hint = "Frozen, without a gradient, or moved by less than its dtype can hold."
+        same = f"{_counted(unmoved)} the same in both, to the last digit"
+        yield about_names("layer-unmoved", "info", unmoved, same, hint)
 
 
 def _dtypes(layers: Sequence[LayerDistance]) -> Iterator[Finding]:

@@ -75,13 +75,12 @@ def _survey(path: str) -> Answer:
 
 
 def _answer(checkpoint: "Checkpoint", headers: bool, spectrum: bool, advance: Advance) -> Answer:
-    from fromage_cli.checkpoints.runs.trainer_logs import read_trainer_logs
     from fromage_cli.diagnostics.inspect.findings import judge
+    from fromage_cli.diagnostics.inspect.logs import describe_logs
     from fromage_cli.diagnostics.inspect.measure import measure
     from fromage_cli.diagnostics.inspect.render import render
 
-    weights = checkpoint.weights or checkpoint.path
-    logs, notes = ((), ()) if headers else read_trainer_logs(weights, checkpoint.step)
+    logs, notes = ((), ()) if headers else describe_logs(checkpoint)
     result = measure(checkpoint, headers=headers, spectrum=spectrum, logs=logs, advance=advance)
     path = checkpoint.place
     return Answer(

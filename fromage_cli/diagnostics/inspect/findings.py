@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 from fromage_cli.counting import counted, first_names
 from fromage_cli.diagnostics.inspect.result import InspectResult, SafetyResult
-from fromage_cli.findings import Finding, only_one
+from fromage_cli.findings import Finding, about_names
 from fromage_cli.missing import known
 
 
 def judge(result: InspectResult) -> tuple[Finding, ...]:
     """The findings of an inspected checkpoint, the gravest kinds first."""
-    return (*judge_safety(result), *_not_finite(result), *_zeros_and_copies(result))
+    return (*judge_safety(result), *_contents(result))
 
 
 def judge_safety(result: InspectResult | SafetyResult) -> tuple[Finding, ...]:
@@ -43,8 +43,8 @@ def judge_safety(result: InspectResult | SafetyResult) -> tuple[Finding, ...]:
     return tuple(found)
 
 
-def _not_finite(result: InspectResult) -> Iterator[Finding]:
-    """Tensors and logged losses that hold NaN or infinity."""
+def _contents(result: InspectResult) -> Iterator[Finding]:
+    """Tensors and logged losses that are not finite, matrices of zeros, and tensors of equal bytes."""
     for tensor in result.tensors:
         nonfinite, nan = known(tensor.nonfinite), known(tensor.nan) or 0
         if nonfinite:
@@ -68,22 +68,12 @@ def _not_finite(result: InspectResult) -> Iterator[Finding]:
                 limit=0.0,
                 hint="Weights from after the first of them may be spoilt; take the last checkpoint before.",
             )
-
-
-def _zeros_and_copies(result: InspectResult) -> Iterator[Finding]:
-    """Matrices of zeros, and tensors of equal bytes under several names."""
     matrices = [tensor for tensor in result.tensors if len(tensor.shape) > 1 and tensor.elements]
     names = [tensor.name for tensor in matrices if tensor.zeros == tensor.elements]
     if names:
-        count = counted(len(names), "tensor")
-        yield Finding(
-            code="tensor-all-zero",
-            severity="info",
-            layer=only_one(names),
-            message=f"every entry of {count} with two or more dimensions is zero: {first_names(names)}",
-            value=float(len(names)),
-            hint="Usual for branches that start at zero; otherwise the layer was never trained or has died.",
-        )
+        zero = f"every entry of {counted(len(names), 'tensor')} with two or more dimensions is zero"
+        hint = "Usual for branches that start at zero; otherwise the layer was never trained or has died."
+        yield about_names("tensor-all-zero", "info", names, zero, hint)
     for group in known(result.duplicates) or ():
         yield Finding(
             code="tensors-equal",

@@ -1,10 +1,8 @@
 """From a Checkpoint to an InspectResult."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 
 from fromage_cli.checkpoints import Checkpoint
-from fromage_cli.checkpoints.runs.trainer_logs import TrainerLog
 from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 from fromage_cli.diagnostics.inspect.optimizer import describe_optimizer
 from fromage_cli.diagnostics.inspect.result import (
@@ -17,10 +15,8 @@ from fromage_cli.diagnostics.inspect.result import (
     Totals,
 )
 from fromage_cli.diagnostics.inspect.safety import named_code
-from fromage_cli.missing import STEP_UNKNOWN, Missing, Why, known
+from fromage_cli.missing import STEP_UNKNOWN, Missing, known
 from fromage_cli.theory.magnitudes import Magnitudes
-
-NOT_LOGGED = Missing(Why.NOT_LOGGED, "the log does not have it")
 
 SAFETY = {
     "safetensors": "Safetensors holds numbers only: nothing in it could run",
@@ -36,7 +32,7 @@ def measure(
     *,
     headers: bool = False,
     spectrum: bool = False,
-    logs: Sequence[TrainerLog] = (),
+    logs: Sequence[LogResult] = (),
     advance: Callable[[float], None] = lambda elements: None,
 ) -> InspectResult:
     """Measures what is in the checkpoint; with `headers` no data is read. `logs`: what trainers wrote beside it."""
@@ -68,7 +64,6 @@ def measure(
         from fromage_cli.diagnostics.inspect.spectrum import with_spectrum
 
         tensors = [with_spectrum(tensor, checkpoint) for tensor in tensors]
-    folder = (checkpoint.weights or checkpoint.path).absolute().parent
     return InspectResult(
         format=checkpoint.format,
         step=STEP_UNKNOWN if checkpoint.step is None else checkpoint.step,
@@ -80,17 +75,7 @@ def measure(
         reading=SAFETY.get(checkpoint.format.partition("-")[0], PICKLED),
         safety=tuple(named_code(checkpoint.names)),
         tensors=tuple(tensors),
-        logs=tuple(
-            LogResult(
-                file=os.path.relpath(log.path, folder),
-                records=log.records,
-                step=NOT_LOGGED if log.step is None else log.step,
-                loss=NOT_LOGGED if log.loss is None else log.loss,
-                learning_rate=NOT_LOGGED if log.learning_rate is None else log.learning_rate,
-                not_finite=log.not_finite,
-            )
-            for log in logs
-        ),
+        logs=tuple(logs),
     )
 
 

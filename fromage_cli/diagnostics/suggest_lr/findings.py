@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from fromage_cli.counting import counted, first_names
 from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
-from fromage_cli.findings import Finding, only_one
+from fromage_cli.findings import Finding, gradient_is_rounding, only_one
 from fromage_cli.missing import Missing, Why, known
 
 
@@ -154,13 +154,4 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
             hint="Usual along the moments of a trained network, and where noise dominates.",
         )
     if result.noise:
-        yield Finding(
-            code="gradient-is-rounding",
-            severity="info",
-            layer=only_one(result.noise),
-            message=f"the gradient of {counted(len(result.noise), 'tensor')} is zero but for rounding and has no say "
-            f"of its own: {first_names(result.noise)}",
-            value=float(len(result.noise)),
-            hint="Usual for biases before a normalisation and for the keys' bias in attention; otherwise try "
-            "--dtype float64.",
-        )
+        yield gradient_is_rounding(result.noise, " and has no say of its own")
