@@ -8,8 +8,9 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fromage_cli.errors import FromageError, UsageError
 from fromage_cli.terminal.answer import Answer
@@ -19,6 +20,7 @@ from fromage_cli.terminal.words import visible
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Result = TypeVar("Result")
 FORMATS = {".svg": "svg", ".png": "png"}
 BLACK, BLUE, ORANGE, RED, GREEN, VERMILION = "#222222", "#0072b2", "#e08e00", "#c1272d", "#009e73", "#d55e00"
 """What curves are drawn in; most are told apart by people who are blind to red or green too."""
@@ -106,22 +108,31 @@ def last_two(path: str) -> str:
     return "/".join(part for part in Path(path).parts[-2:] if part != "/")
 
 
-def saved(make: Callable[[], Figure], title: str, format: str) -> bytes:
-    """The figure as `svg` or `png`, made in our style: the same bytes for the same figure.
+def picture(title: str) -> Callable[[Callable[[Result, str], Figure]], Callable[[Result, str, str], bytes]]:
+    """A function that draws a result becomes one that returns the file, in our style.
 
-    Raises UsageError where matplotlib is missing.
+    It takes the result, what was measured, and `svg` or `png`, and gives the same bytes for the same result. `title`:
+    of the file, with a `{}` for what was measured. Raises UsageError where matplotlib is missing.
     """
-    _require_matplotlib()
-    import matplotlib
 
-    buffer = io.BytesIO()
-    metadata = {"Date": None, "Title": title} if format == "svg" else {}
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()  # whatever the user's matplotlibrc says; theirs comes back afterwards
-        matplotlib.rcParams.update(STYLE)
-        warnings.simplefilter("ignore")  # letters that the font lacks are drawn as boxes
-        make().savefig(buffer, format=format, dpi=150, metadata=metadata)
-    return buffer.getvalue()
+    def decorated(make: Callable[[Result, str], Figure]) -> Callable[[Result, str, str], bytes]:
+        @wraps(make)
+        def draw(result: Result, subject: str, format: str) -> bytes:
+            _require_matplotlib()
+            import matplotlib
+
+            buffer = io.BytesIO()
+            metadata = {"Date": None, "Title": title.format(visible(subject))} if format == "svg" else {}
+            with matplotlib.rc_context(), warnings.catch_warnings():
+                matplotlib.rcdefaults()  # whatever the user's matplotlibrc says; theirs comes back afterwards
+                matplotlib.rcParams.update(STYLE)
+                warnings.simplefilter("ignore")  # letters that the font lacks are drawn as boxes
+                make(result, subject).savefig(buffer, format=format, dpi=150, metadata=metadata)
+            return buffer.getvalue()
+
+        return draw
+
+    return decorated
 
 
 def loss_window(start: float, losses: Sequence[float]) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from fromage_cli.terminal.pictures import (
     last_two,
     log_ticks,
     loss_window,
-    saved,
+    picture,
 )
 from fromage_cli.terminal.words import middle, number, visible
 from fromage_cli.theory.relative_trust import lemma2_rate
@@ -48,16 +48,12 @@ Entry = tuple[Any, str]
 """Something drawn, and what the legend calls it."""
 
 
-def draw(result: BreakdownResult, subject: str, format: str) -> bytes:
-    """Draws the picture as `svg` or `png`, the same bytes for the same result; values that are not finite are left out.
+@picture("breakdown of {}")
+def draw(result: BreakdownResult, subject: str) -> Figure:
+    """Two panels above each other, with a title and one axis of eta; the legends stand right of them.
 
-    `subject`: what was measured, for the title. Raises UsageError where matplotlib is missing.
+    `subject`: what was measured, for the title. Values that are not finite are left out.
     """
-    return saved(lambda: _figure(result, subject), f"breakdown of {visible(subject)}", format)
-
-
-def _figure(result: BreakdownResult, subject: str) -> Figure:
-    """Two panels above each other, with a title and one axis of eta; the legends stand right of them."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.0, 7.2))

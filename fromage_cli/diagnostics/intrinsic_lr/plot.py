@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fromage_cli.diagnostics.intrinsic_lr.result import Drop, IntrinsicResult
 from fromage_cli.missing import Missing
-from fromage_cli.terminal.pictures import log_ticks, saved
+from fromage_cli.terminal.pictures import log_ticks, picture
 from fromage_cli.terminal.words import middle, number, visible
 
 if TYPE_CHECKING:
@@ -22,16 +22,12 @@ BRIGHTEST = 0.88
 """Share of the colour scale that is used: its last colours are hard to see on white."""
 
 
-def draw(result: IntrinsicResult, subject: str, format: str) -> bytes:
-    """Draws the picture as `svg` or `png`, the same bytes for the same result.
+@picture("effective rate of {} after a drop")
+def draw(result: IntrinsicResult, subject: str) -> Figure:
+    """One panel with a title; the legend stands right of it.
 
-    `subject`: what was measured, for the title. Raises UsageError where matplotlib is missing.
+    `subject`: what was measured, for the title.
     """
-    return saved(lambda: _figure(result, subject), f"effective rate of {visible(subject)} after a drop", format)
-
-
-def _figure(result: IntrinsicResult, subject: str) -> Figure:
-    """One panel with a title; the legend stands right of it."""
     import matplotlib
     from matplotlib.figure import Figure
 

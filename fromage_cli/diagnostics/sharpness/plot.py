@@ -18,7 +18,7 @@ from fromage_cli.terminal.pictures import (
     RED,
     log_ticks,
     loss_window,
-    saved,
+    picture,
 )
 from fromage_cli.terminal.words import middle, number, visible
 
@@ -31,15 +31,12 @@ WIDE = 20.0
 MODEL, RADIUS, RATE, CRITICAL = BLUE, ORANGE, RED, GREEN
 
 
-def draw(result: SharpnessResult, subject: str, format: str) -> bytes:
-    """The picture as `svg` or `png`, the same bytes for the same result; values that are not finite are left out.
+@picture("sharpness of {}")
+def draw(result: SharpnessResult, subject: str) -> Figure:
+    """Two panels beside each other with a title; the legends stand below them.
 
-    `subject`: what was measured, for the title. Raises UsageError where matplotlib is missing.
+    `subject`: what was measured, for the title. Values that are not finite are left out.
     """
-    return saved(lambda: _figure(result, subject), f"sharpness of {visible(subject)}", format)
-
-
-def _figure(result: SharpnessResult, subject: str) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.0, 4.6))
