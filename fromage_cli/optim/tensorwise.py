@@ -5,7 +5,7 @@ float32 norms are off by as much as the growth they should show.
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, overload
 
 import torch
@@ -29,11 +29,9 @@ class TensorwiseOptimizer(Optimizer):
         settings = {**self.defaults, **param_group}
         _check("learning rate", settings["lr"], math.inf)
         _check("weight decay", settings.get("weight_decay", 0.0), math.inf)
-        for name, factor in (
-            ("momentum", settings.get("momentum", 0.0)),
-            *_numbered("beta", settings.get("betas", ())),
-        ):
-            _check(name, factor, 1.0)
+        _check("momentum", settings.get("momentum", 0.0), 1.0)
+        for index, beta in enumerate(settings.get("betas", ()), 1):
+            _check(f"beta{index}", beta, 1.0)
         super().add_param_group(param_group)
 
     @overload
@@ -94,10 +92,6 @@ class TensorwiseOptimizer(Optimizer):
     def remember(self, parameter: torch.Tensor, name: str, value: torch.Tensor) -> None:
         """Keep it in the tensor's own dtype, as loading a state dictionary would make it."""
         self.state[parameter][name] = value.to(parameter.dtype)
-
-
-def _numbered(name: str, values: Iterable[float]) -> Iterator[tuple[str, float]]:
-    return ((f"{name}{index}", value) for index, value in enumerate(values, 1))
 
 
 def _check(name: str, value: float, limit: float) -> None:

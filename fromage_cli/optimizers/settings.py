@@ -187,7 +187,9 @@ def find_settings(given: Given, saved: SavedSettings | None, declared: Given) ->
     known = {key: value for key, value in known.items() if rule.has(key)}
     for key, words in ASSUMED.items():
         if rule.has(key) and key not in known:
-            notes.append(f"optimizer: the {words.format(_spelled(rule.defaults[key]))} taken.")
+            default = rule.defaults[key]
+            spelled = ", ".join(f"{part:g}" for part in (default if isinstance(default, tuple) else (default,)))
+            notes.append(f"optimizer: the {words.format(spelled)} taken.")
     unsaid = [key for key in ("betas", "momentum", "dampening", "nesterov") if rule.has(key) and key not in said]
     differ = [key for key in unsaid if len({str(settings.get(key)) for settings in groups}) > 1]
     common_notes = []
@@ -231,10 +233,6 @@ def _saved(rule: Rule, settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found[name] = type(default)(value) if default is not None else value
     return found
-
-
-def _spelled(value: Any) -> str:
-    return ", ".join(f"{part:g}" for part in (value if isinstance(value, tuple) else (value,)))
 
 
 def _first(*values: Any) -> Any:

@@ -27,7 +27,7 @@ LEAST_SQUARE = 1e-20
 
 def inner_product(first: torch.Tensor, second: torch.Tensor) -> float:
     """The sum of products of two real tensors of one shape, in float64."""
-    return _reduce(_product, first.detach(), second.detach())
+    return _reduce(lambda a, b: a.reshape(-1).double() @ b.reshape(-1).double(), first.detach(), second.detach())
 
 
 def squared_norm(tensor: torch.Tensor) -> float:
@@ -53,7 +53,8 @@ def distance(first: torch.Tensor, second: torch.Tensor) -> float:
         squared = _squared_distance_by_rows(first.reshape(-1), second.reshape(-1))
         if LEAST_SQUARE < squared < math.inf:
             return math.sqrt(squared)
-    return math.sqrt(_reduce(_squared_difference, first, second))
+    wide = first.element_size() >= WIDE_BYTES
+    return math.sqrt(_reduce(lambda a, b: _square(a - b if wide else a.double() - b), first, second))
 
 
 def distances(firsts: list[torch.Tensor], seconds: list[torch.Tensor]) -> list[float]:
@@ -67,10 +68,6 @@ def distances(firsts: list[torch.Tensor], seconds: list[torch.Tensor]) -> list[f
         return []
     norms = torch._foreach_norm(torch._foreach_sub(firsts, seconds), 2, torch.float64)
     return [float(norm) for norm in torch.stack([norm.to(firsts[0].device) for norm in norms]).tolist()]
-
-
-def _product(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    return first.reshape(-1).double() @ second.reshape(-1).double()
 
 
 def _square(tensor: torch.Tensor) -> torch.Tensor:
@@ -89,10 +86,6 @@ def _squared_distance_by_rows(first: torch.Tensor, second: torch.Tensor) -> floa
         rows = slice(start, start + step)
         torch.linalg.vector_norm(firsts[rows] - seconds[rows], dim=1, out=norms[rows])
     return squared_norm(norms) + squared_norm(first[whole:] - second[whole:])
-
-
-def _squared_difference(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    return _square(first - second if first.element_size() >= WIDE_BYTES else first.double() - second)
 
 
 def _reduce(term: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> float:

@@ -61,7 +61,14 @@ def critical_rate(
             return value - base if math.isfinite(value) else math.inf
 
         found = _smallest_rise(rise, slope, start, precision, attempts)
-    _refuse_rounding(problem, base, slope * found / 4.0 if found is not None else math.inf)
+    fall = slope * found / 4.0 if found is not None else math.inf  # of a parabola, half of the way to the rate
+    dtype = torch.bfloat16 if problem.autocast else problem.dtype
+    if fall < ROUNDING_STEPS * torch.finfo(dtype).eps * abs(base):
+        raise NumericalError(
+            f"the loss, {base:.4g}, falls by {fall:.1g} along the step, which {str(dtype).removeprefix('torch.')} "
+            "hardly resolves",
+            "Try --dtype float64.",
+        )
     return found
 
 
@@ -89,20 +96,6 @@ def moved_along(
 def descent_along(problem: Problem, step: Mapping[str, Tensor]) -> float:
     """How fast the loss falls along w - rate * step at the start, <g, step>."""
     return math.fsum(inner_product(problem.base.gradients[name], part) for name, part in step.items())
-
-
-def _refuse_rounding(problem: Problem, base: float, fall: float) -> None:
-    """Raises NumericalError where the loss `base` falls by no more than it is rounded.
-
-    `fall`: of a parabola, half of the way to where it is back at its start.
-    """
-    dtype = torch.bfloat16 if problem.autocast else problem.dtype
-    if fall < ROUNDING_STEPS * torch.finfo(dtype).eps * abs(base):
-        raise NumericalError(
-            f"the loss, {base:.4g}, falls by {fall:.1g} along the step, which {str(dtype).removeprefix('torch.')} "
-            "hardly resolves",
-            "Try --dtype float64.",
-        )
 
 
 def _smallest_rise(

@@ -83,7 +83,14 @@ def measure_noise(
         name: ChunkProducts(rows, tuple(sums.norms[name]), _products(sums.with_base[name], squared_norm(total)))
         for name, total in sums.totals.items()
     }
-    _require_mean(problem, sums, chunks)
+    gap = whole = doubt = 0.0  # how far the chunks' mean is from the gradient, from ||S||^2, <S, g> and ||g||^2
+    for name, found in chunks.items():
+        own = squared_norm(sums.base[name])
+        total, along = math.fsum(found.products), math.fsum(sums.with_base[name])
+        gap += total / count**2 - 2.0 * along / count + own
+        whole += own
+        doubt += found.whole.variance / (rows * count)
+    require_mean(problem, gap, whole, doubt)
     memory = {
         name: MomentEstimates(
             total.div_(count), _expected_square(total, sums.squares[name].div_(count), count, rows, batch_size)
@@ -122,18 +129,6 @@ class _Sums:
         for lists in (self.norms, self.with_base, self.with_step):
             for kept in lists.values():
                 kept.extend([0.0] * (chunks - len(kept)))
-
-
-def _require_mean(problem: Problem, sums: _Sums, chunks: Mapping[str, ChunkProducts]) -> None:
-    """The distance of the chunks' mean to the gradient of all rows from ||S||^2, <S, g> and ||g||^2."""
-    gap = whole = doubt = 0.0
-    for name, found in chunks.items():
-        own = squared_norm(sums.base[name])
-        total, along = math.fsum(found.products), math.fsum(sums.with_base[name])
-        gap += total / found.count**2 - 2.0 * along / found.count + own
-        whole += own
-        doubt += found.whole.variance / (found.rows * found.count)
-    require_mean(problem, gap, whole, doubt)
 
 
 def _products(along: list[float], sum_square: float) -> tuple[float, ...]:

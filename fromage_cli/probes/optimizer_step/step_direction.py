@@ -55,11 +55,10 @@ def step_line(problem: Problem, tensors: Sequence[TrainableTensor], step: NextSt
     still += [Skipped(t.name, f"not covered by {name}") for t in tensors if t.name not in step.steps]
     by_name = {tensor.name: tensor for tensor in moving}
     direction = Direction(name, scale, tuple(moves), tuple(still), lambda tensor: step.moved(by_name[tensor.name]))
-    cosines = {tensor.name: _cosine(problem, tensor, step) for tensor in moving}
+    cosines = {}
+    for tensor in moving:
+        gradient, update = problem.base.gradients[tensor.name], step.steps[tensor.name].update
+        size = norm(gradient) * norm(update)
+        cosine = inner_product(gradient, update) / size if size > 0.0 else 0.0
+        cosines[tensor.name] = max(-1.0, min(1.0, cosine))
     return StepLine(direction, cosines, relative, scale, limiting)
-
-
-def _cosine(problem: Problem, tensor: TrainableTensor, step: NextStep) -> float:
-    gradient, update = problem.base.gradients[tensor.name], step.steps[tensor.name].update
-    size = norm(gradient) * norm(update)
-    return max(-1.0, min(1.0, inner_product(gradient, update) / size)) if size > 0.0 else 0.0
