@@ -19,11 +19,18 @@ if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.problem.conditions.evaluation import Mode
     from fromage_cli.problem.data.batches import Batch
-    from fromage_cli.problem.evaluation.problem import Problem
     from fromage_cli.problem.user_code.declared import Declared
 
 
 OWN_WEIGHTS = "no checkpoint: the weights are those that the factory made."
+ONE_HOT_TARGETS = Finding(
+    code="one-hot-targets",
+    severity="warn",
+    message="every target is a single 1 among zeros, as classes are often written, yet of floating targets the "
+    "squared error is taken",
+    hint="Give --loss cross-entropy where the network was trained with it, else --loss mse.",
+)
+"""Where a loss that nobody named is probably another one than in training."""
 
 
 def open_problem(
@@ -41,7 +48,7 @@ def open_problem(
     import torch
 
     from fromage_cli.problem.evaluation.problem import Problem
-    from fromage_cli.problem.losses.losses import resolve_loss
+    from fromage_cli.problem.losses.losses import are_one_hot, resolve_loss
     from fromage_cli.problem.networks.models import build_model, converted
     from fromage_cli.problem.networks.unsupported import refuse_unsupported
     from fromage_cli.problem.networks.weights import load_weights
@@ -79,7 +86,7 @@ def open_problem(
     )
     several = f"{len(problem.batches)} batches, " if further else ""
     notes += (f"batch: {several}{counted(problem.rows, 'row')} from {data.source}; loss: {loss.name}; mode: {mode}",)
-    doubts = _doubts(problem) if spec == "auto" else ()
+    doubts = (ONE_HOT_TARGETS,) if spec == "auto" and loss.name == "mse" and are_one_hot(network, data) else ()
     return Intake(problem, checkpoint, declared, description, notes, lambda seed: build(seed=seed)[0], doubts)
 
 
@@ -159,21 +166,4 @@ def _load_batches(options: BatchOptions, declared: Declared, trust: bool, seed: 
         sequences=options.sequences,
         seed=seed,
         allow_code=trust or options.batch is not None,
-    )
-
-
-def _doubts(problem: Problem) -> tuple[Finding, ...]:
-    """Where a loss that nobody named is probably another one than in training."""
-    from fromage_cli.problem.losses.losses import are_one_hot
-
-    if problem.loss.name != "mse" or not are_one_hot(problem.model, problem.batch):
-        return ()
-    return (
-        Finding(
-            code="one-hot-targets",
-            severity="warn",
-            message="every target is a single 1 among zeros, as classes are often written, yet of floating targets the "
-            "squared error is taken",
-            hint="Give --loss cross-entropy where the network was trained with it, else --loss mse.",
-        ),
     )
