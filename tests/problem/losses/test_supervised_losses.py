@@ -115,9 +115,15 @@ def test_classes_out_of_range(target: Tensor, words: str) -> None:
         check_classes(draw(2, 4), target)
 
 
-def test_classes_in_range_and_ignored_ones_pass() -> None:
-    check_classes(draw(3, 4), torch.tensor([0, 3, -100]))
-    check_classes(draw(3, 4), draw(3, 4).softmax(1))
+@pytest.mark.parametrize(("target", "count"), [(torch.tensor([0, 3, -100]), 2), (draw(3, 4).softmax(1), 3)])
+def test_classes_in_range_ignored_ones_and_probabilities_have_a_loss(target: Tensor, count: int) -> None:
+    logits = draw(3, 4)
+    check_classes(logits, target)
+    terms = CrossEntropy()(Given(), as_batch((logits, target), "here"))
+    assert terms.count == count
+    assert float(terms.total.detach()) == pytest.approx(
+        float(torch.nn.functional.cross_entropy(logits, target, reduction="sum").detach())
+    )
 
 
 def test_one_output_is_sent_to_binary_cross_entropy() -> None:

@@ -15,8 +15,12 @@ class Adapted(nn.Module):
         self.lora_A = nn.ParameterDict({"default": torch.zeros(2, 4)})
 
 
-def test_ordinary_networks_pass() -> None:
-    refuse_unsupported(nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2), nn.Embedding(3, 2)))
+def test_an_ordinary_network_is_measured_until_a_tensor_is_added_to_it() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2), nn.Embedding(3, 2))
+    refuse_unsupported(model)
+    model[0].lora_A = nn.Parameter(torch.zeros(1, 2))
+    with pytest.raises(InputError, match=r"1 adapter tensors \('0\.lora_A'\)"):
+        refuse_unsupported(model)
 
 
 def test_adapters_are_refused_by_name() -> None:
@@ -81,15 +85,23 @@ def test_two_parameters_on_the_same_memory_are_refused_by_name(views: Any) -> No
     [lambda m: (m[:2], m[2:]), lambda m: (m[:, ::2], m[:, 1::2]), lambda m: (m, m.clone()), lambda m: (m[:0], m)],
     ids=["stretches", "columns in turn", "copies", "an empty one"],
 )
-def test_views_without_common_elements_pass(views: Any) -> None:
-    refuse_unsupported(on_one_memory(*views(torch.randn(4, 4))))
+def test_views_are_measured_where_writing_one_leaves_the_other(views: Any) -> None:
+    model = on_one_memory(*views(torch.randn(4, 4)))
+    refuse_unsupported(model)
+    with torch.no_grad():
+        model.encoder.fill_(1.0)
+        model.decoder.fill_(2.0)
+    assert bool((model.encoder == 1.0).all())
 
 
-def test_one_parameter_under_two_names_and_one_that_stands_still_pass() -> None:
+def test_one_parameter_may_have_two_names_and_share_its_memory_with_one_that_stands_still() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
     model[2].weight = nn.Parameter(model[0].weight.detach(), requires_grad=False)
     refuse_unsupported(model)
+    model[2].weight.requires_grad_()
+    with pytest.raises(InputError, match=r"'0\.weight' and '2\.weight' are two parameters"):
+        refuse_unsupported(model)
 
 
 def test_an_expanded_parameter_is_refused_by_name() -> None:
@@ -97,5 +109,10 @@ def test_an_expanded_parameter_is_refused_by_name() -> None:
         refuse_unsupported(on_one_memory(torch.randn(1, 4).expand(3, 4), torch.ones(2)))
 
 
-def test_networks_without_memory_of_their_own_pass() -> None:
-    refuse_unsupported(nn.Sequential(nn.LazyLinear(3), nn.Linear(2, 2, device="meta"), nn.Linear(2, 2, device="meta")))
+def test_tensors_without_memory_share_none() -> None:
+    model = nn.Sequential(nn.LazyLinear(3), nn.Linear(2, 2, device="meta"), nn.Linear(2, 2, device="meta"))
+    refuse_unsupported(model)
+    model[1].weight = nn.Parameter(torch.zeros(2, 2))
+    model[2].weight = nn.Parameter(model[1].weight.detach())
+    with pytest.raises(InputError, match=r"'1\.weight' and '2\.weight' are two parameters"):
+        refuse_unsupported(model)

@@ -1,3 +1,4 @@
+import inspect
 import random
 
 import numpy as np
@@ -79,8 +80,16 @@ def test_wrong_arguments_come_with_the_signature(named: dict[str, int], words: s
     assert "--model-arg" in caught.value.hint
 
 
-def test_right_arguments_pass() -> None:
+def test_an_argument_may_be_given_once() -> None:
     check_arguments(make, (), {"width": 3}, "--model")
+    check_arguments(make, (3,), {"depth": 1}, "--model")
+    with pytest.raises(MismatchError, match="multiple values for argument 'width'"):
+        check_arguments(make, (3,), {"width": 3}, "--model")
+
+
+def test_a_function_without_a_signature_takes_what_it_is_given() -> None:
+    with pytest.raises(ValueError, match="no signature"):
+        inspect.signature(dict)
     check_arguments(dict, (), {"anything": 1}, "--model")
 
 
