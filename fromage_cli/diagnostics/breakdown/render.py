@@ -39,7 +39,15 @@ def summary(result: BreakdownResult) -> str:
     if result.direction == "random":
         said.append("A random direction: a curve, no certificate.")
     else:
-        said += [_certified(result), _first_to_change(result)]
+        limiting = visible(result.limiting_layer or "")
+        first = f"The gradient of {limiting} is the first to change too much"
+        ways = {
+            "uncertifiable": f"The step does not descend in {limiting}." if limiting else "",
+            "below-grid": f"{first}, below the first point.",
+            "above-grid": "No tensor's gradient changes by as much as the step relies on.",
+            "crossing": f"{first}, at η ≈ {number(known(result.trust_eta))}.",
+        }
+        said += [_certified(result), ways[result.trust_relation]]
     if not isinstance(result.argmin_loss_eta, Missing) and not isinstance(result.first_increase_eta, Missing):
         said.append(
             f"Along this line the loss is least at η ≈ {number(result.argmin_loss_eta)} "
@@ -70,18 +78,6 @@ def _certified(result: BreakdownResult) -> str:
         return f"{gives} for up to η ≈ {number(eta)} of the way."
     rate = number(eta * result.step_scale)
     return f"{gives} for learning rates up to {rate}, which move the fastest layer by η ≈ {number(eta)} of its norm."
-
-
-def _first_to_change(result: BreakdownResult) -> str:
-    """Which tensor works against the step first."""
-    limiting = visible(result.limiting_layer or "")
-    if result.trust_relation == "uncertifiable":
-        return f"The step does not descend in {limiting}." if limiting else ""
-    if result.trust_relation == "below-grid":
-        return f"The gradient of {limiting} is the first to change too much, below the first point."
-    if isinstance(result.trust_eta, Missing):
-        return "No tensor's gradient changes by as much as the step relies on."
-    return f"The gradient of {limiting} is the first to change too much, at η ≈ {number(result.trust_eta)}."
 
 
 def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:

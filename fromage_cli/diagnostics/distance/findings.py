@@ -16,7 +16,7 @@ ROUNDING = {"float8_e5m2": 2.0**-3, "float8_e4m3fn": 2.0**-4, "bfloat16": 2.0**-
 
 def judge(result: DistanceResult) -> tuple[Finding, ...]:
     """The findings of a distance, the gravest kinds first."""
-    return (*_not_comparable(result), *_movement(result.layers), *_dtypes(result.layers))
+    return (*_not_comparable(result), *_layers(result.layers))
 
 
 def _not_comparable(result: DistanceResult) -> Iterator[Finding]:
@@ -50,15 +50,15 @@ def _not_comparable(result: DistanceResult) -> Iterator[Finding]:
             )
 
 
-def _movement(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
-    """Layers that have turned all the way, and layers that have not moved at all."""
+def _layers(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
+    """Layers that have turned all the way, have not moved at all, or are stored in two dtypes."""
     turned = [(angle, layer) for layer in layers if (angle := known(layer.angle)) is not None and angle >= TURNED]
     if turned:
-        angle, furthest = max(turned, key=lambda one: one[0])
+        angle, most = max(turned, key=lambda one: one[0])
         yield Finding(
             code="layer-turned",
             severity="info",
-            layer=furthest.name,
+            layer=most.name,
             message=f"lies at {math.degrees(angle):.0f}° from where it was"
             + (f", and {len(turned) - 1} more at a right angle or beyond" if len(turned) > 1 else ""),
             value=angle,
@@ -70,10 +70,6 @@ def _movement(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
         hint = "Frozen, without a gradient, or moved by less than its dtype can hold."
         same = f"{_counted(unmoved)} the same in both, to the last digit"
         yield about_names("layer-unmoved", "info", unmoved, same, hint)
-
-
-def _dtypes(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
-    """What is stored in other dtypes, and whether rounding alone explains the distance."""
     pairs = {(layer.first_dtype, layer.second_dtype) for layer in layers if layer.first_dtype != layer.second_dtype}
     for first, second in sorted(pairs):
         changed = [layer for layer in layers if (layer.first_dtype, layer.second_dtype) == (first, second)]

@@ -62,8 +62,8 @@ def command(
 def _survey(path: str) -> Answer:
     from fromage_cli.checkpoints.storage.remote import printable_url
     from fromage_cli.diagnostics.inspect.findings import judge_safety
+    from fromage_cli.diagnostics.inspect.render import render_safety
     from fromage_cli.diagnostics.inspect.safety import survey
-    from fromage_cli.diagnostics.inspect.safety_page import render_safety
 
     result = survey(path)
     return Answer(

@@ -1,4 +1,4 @@
-"""The page a person sees: a sentence, the tensors, the optimizer."""
+"""The pages a person sees: a sentence, the tensors and the optimizer; or the names that pickles ask for."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.counting import counted
-from fromage_cli.diagnostics.inspect.result import InspectResult, TensorResult
+from fromage_cli.diagnostics.inspect.result import InspectResult, SafetyResult, TensorResult
 from fromage_cli.missing import known
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
@@ -14,6 +14,9 @@ from fromage_cli.terminal.words import number, visible
 
 ROWS = 16
 """Tensors shown without `--all`."""
+NAMES = 24
+"""Names in pickles shown without `--all`."""
+_VERDICTS = ("dangerous", "inert", "allowed")
 _UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
@@ -103,3 +106,40 @@ def _optimizer(result: InspectResult, style: PageStyle) -> Sequence[RenderableTy
         settings = (group.learning_rate, betas, group.momentum, group.weight_decay)
         rows.append((str(index), group.parameters, *settings, f"{names[0]}{more}" if names else None))
     return Text(said), house_table(columns, rows, style)
+
+
+def render_safety(result: SafetyResult, style: PageStyle, path: str) -> RenderableType:
+    """The page of `inspect --safety`, names that would run code first, without findings."""
+    # one row for each name and use, whatever the number of pickles
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for entry in sorted(result.safety, key=lambda entry: _VERDICTS.index(entry.verdict)):
+        key = (f"{entry.module}.{entry.name}".lstrip("."), entry.verdict, entry.use)
+        places.setdefault(key, []).append(entry.place or "the file")
+    rows = []
+    for (name, verdict, use), where in places.items():
+        acts = "run it" if use == "code" else use.replace("build", "set attributes").replace("+", ", ")
+        rows.append((name, verdict, acts, f"{where[0]} and {len(where) - 1} more" if len(where) > 1 else where[0]))
+    shown = rows if style.show_all else rows[:NAMES]
+    said = Text(f"{visible(path)}: {sentence(result)}")
+    faults = result.unread if style.show_all else result.unread[:NAMES]
+    unread = [Text(f"read in part: {visible(fault)}") for fault in faults]
+    unread += hidden_rows(len(faults), len(result.unread))
+    if not shown:
+        return Group(said, *unread)
+    columns = [Column("name", name=True), Column("verdict", left=True), Column("an ordinary loader would", left=True)]
+    columns += [Column("in", name=True, optional=1)]
+    table = house_table(columns, shown, style)
+    return Group(said, table, *hidden_rows(len(shown), len(rows)), *unread)
+
+
+def sentence(result: SafetyResult) -> str:
+    """How much there is, and how much of it would run."""
+    if not result.safety and not result.pickles:
+        return "no pickles and no code were found in it."
+    counts = {verdict: sum(entry.verdict == verdict for entry in result.safety) for verdict in _VERDICTS}
+    found = f"{counted(result.pickles, 'pickle')}, {counted(len(result.safety), 'name')}"
+    return (
+        f"{found}: {counts['dangerous']} would run code or reach files, "
+        f"{counts['inert']} of unknown classes or loose code, {counts['allowed']} that make up tensors and settings. "
+        "Nothing was imported or called."
+    )

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from fromage_cli.diagnostics.inspect.render import in_bytes, render, summary
-from fromage_cli.diagnostics.inspect.result import NOT_READ
+from fromage_cli.diagnostics.inspect.render import NAMES, in_bytes, render, render_safety, summary
+from fromage_cli.diagnostics.inspect.result import NOT_READ, NamedCode, SafetyResult
 from fromage_cli.missing import STEP_UNKNOWN
 from tests.diagnostics.pages import compare, drawn
 
 page = partial(drawn, render, path="run/step-400.pt")
+safety_page = partial(drawn, render_safety, path="run/model.pt")
 golden = partial(compare, Path(__file__).parent / "golden")
 
 
@@ -59,3 +60,31 @@ def test_names_cannot_act(make_result, make_tensor):
 @pytest.mark.parametrize(("count", "text"), [(999, "999 bytes"), (1000, "1 kB"), (1234567, "1.23 MB"), (5e12, "5 TB")])
 def test_bytes(count, text):
     assert in_bytes(count) == text
+
+
+def named(name, verdict="inert", use="call", place="", module="pkg"):
+    return NamedCode(place, module, name, use, verdict, "")
+
+
+def test_what_would_run_comes_first_and_is_named_once():
+    names = (named("Net", use="import+build"), named("system", "dangerous", place="a"), named("system", "dangerous"))
+    lines = safety_page(SafetyResult(2, names, ("b.pkl: cut off",))).splitlines()
+    assert "2 pickles, 3 names: 2 would run code or reach files, 1 of unknown classes" in " ".join(lines)
+    rows = [line for line in lines if "pkg." in line]
+    assert "pkg.system" in rows[0] and "a and 1 more" in rows[0]
+    assert "pkg.Net" in rows[1] and "import, set attributes" in rows[1] and len(rows) == 2
+    assert lines[-1] == "read in part: b.pkl: cut off"
+
+
+def test_loose_code_is_run():
+    assert "run it" in safety_page(SafetyResult(0, (named("model.py", use="code", module=""),), ()))
+
+
+def test_more_names_than_fit_are_counted():
+    many = SafetyResult(1, tuple(named(f"C{index:03}") for index in range(NAMES + 2)), ())
+    assert f"2 of {NAMES + 2} rows hidden" in safety_page(many)
+    assert f"C{NAMES + 1:03}" in safety_page(many, show_all=True)
+
+
+def test_no_pickles_and_no_code():
+    assert safety_page(SafetyResult(0, (), ())).strip() == "run/model.pt: no pickles and no code were found in it."
