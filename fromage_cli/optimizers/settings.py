@@ -164,14 +164,14 @@ def find_settings(given: Given, saved: SavedSettings | None, declared: Given) ->
     groups = saved.groups if saved is not None and saved.serves(name) else ()
     rates = [float(settings["lr"]) for settings in groups if settings.get("lr") is not None]
     decays = [float(decay) for settings in groups if (decay := settings.get("weight_decay")) is not None]
-    rate = _first(given.learning_rate, max(rates, default=None), declared.learning_rate)
+    rate = first_known(given.learning_rate, max(rates, default=None), declared.learning_rate)
     notes = _notes_on_the_state(given, saved, name)
     if rate == 0.0:
         notes.append("optimizer: the rate in the checkpoint is 0, the end of its schedule; --lr gives another.")
     found = Optimizer(
         name=name,
         learning_rate=rate or None,
-        weight_decay=float(_first(given.weight_decay, max(decays, default=None), declared.weight_decay) or 0.0),
+        weight_decay=float(first_known(given.weight_decay, max(decays, default=None), declared.weight_decay) or 0.0),
         decay_given=given.weight_decay is not None or not decays,
         said=(
             *(key for key in ("momentum", "betas") if getattr(given, key) is not None),
@@ -225,7 +225,7 @@ def _saved(rule: Rule, settings: Mapping[str, Any]) -> dict[str, Any]:
     """One group's settings that the rule has but its decay, as the kinds of value that its class takes."""
     found = {}
     for name, default in rule.defaults.items():
-        value = _first(settings.get(name), settings.get(OTHER_NAMES.get(name, name)))
+        value = first_known(settings.get(name), settings.get(OTHER_NAMES.get(name, name)))
         if value is None or name == "weight_decay":
             continue
         if isinstance(default, tuple):
@@ -235,5 +235,6 @@ def _saved(rule: Rule, settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _first(*values: Any) -> Any:
+def first_known(*values: Any) -> Any:
+    """The first value that is known."""
     return next((value for value in values if value is not None), None)

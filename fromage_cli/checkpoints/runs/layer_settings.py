@@ -7,6 +7,7 @@ from typing import Any
 from fromage_cli.checkpoints.checkpoint import Checkpoint
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, match_parameters
 from fromage_cli.errors import MismatchError
+from fromage_cli.optimizers.settings import UNTOLD_GROUPS, Given, Optimizer, find_settings, first_known
 
 BUFFERS = ("running_mean", "running_var")
 """Floating-point tensors that no optimizer moves."""
@@ -23,9 +24,67 @@ class LayerSettings:
     untold: bool = False
     """Whether groups differ in rate or decay, and some layer's group is not known."""
 
-    def of(self, name: str) -> Mapping[str, Any]:
+    mixed_decay: bool = False
+    """Whether groups differ in weight decay."""
+
+    def of(self, name: str | None) -> Mapping[str, Any]:
         """Those of a layer's group, else what all groups have in common."""
-        return self.by_layer.get(name, self.common)
+        return self.by_layer.get(name or "", self.common)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How the layers of a run are trained: as the user says, else as a saved state does, else as declared.
+
+    A layer of name None is any of which no more is known than what all groups have in common.
+    """
+
+    name: str | None
+    """The optimizer's name, or what the state of one that is not covered is called."""
+    optimizer: Optimizer
+    given: Given
+    declared: Given
+    found: tuple[LayerSettings, ...]
+    """What the state of each checkpoint says."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how they were found."""
+        return (*self.optimizer.notes, *([UNTOLD_GROUPS] if self.found[-1].untold else []))
+
+    def optimizer_of(self, layer: str | None) -> Optimizer:
+        """The optimizer with the settings of a layer's group at the last checkpoint."""
+        return self.optimizer.of_group(self.found[-1].of(layer))
+
+    def rates(self, layer: str | None) -> tuple[float | None, ...]:
+        """The learning rate of a layer at each checkpoint."""
+        told = (one.of(layer).get("lr") for one in self.found)
+        return tuple(first_known(self.given.learning_rate, rate, self.declared.learning_rate) for rate in told)
+
+    def decay(self, layer: str | None) -> float | None:
+        """The weight decay of a layer at the last checkpoint."""
+        told = self.found[-1].of(layer).get("weight_decay")
+        known: float | None = first_known(self.given.weight_decay, told, self.declared.weight_decay)
+        return known
+
+
+def run_settings(
+    checkpoints: Sequence[Checkpoint],
+    names: Sequence[str],
+    given: Given,
+    declared: Given,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> RunSettings:
+    """The settings of the named layers along a run; `shapes` as for `layer_settings`."""
+    states = [checkpoint.optimizer for checkpoint in checkpoints]
+    saved = next((state.settings for state in reversed(states) if state is not None and state.kind is not None), None)
+    optimizer = find_settings(given, saved, declared)
+    name = optimizer.name or (saved.kind if saved is not None else None)
+    found = []
+    for checkpoint, state in zip(checkpoints, states, strict=True):
+        serves = state is not None and name is not None and (state.kind == name or state.serving(name) is not None)
+        found.append(layer_settings(checkpoint, state if serves else None, names, shapes))
+    return RunSettings(name, optimizer, given, declared, tuple(found))
 
 
 def layer_settings(
@@ -61,4 +120,5 @@ def layer_settings(
         {name: groups[numbers[name]] for name in names if name in numbers},
         common,
         differ and not set(names) <= set(numbers),
+        len({one.get("weight_decay") for one in settings}) > 1,
     )

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint
-from fromage_cli.checkpoints.runs.layer_settings import layer_settings
+from fromage_cli.checkpoints.runs.layer_settings import run_settings
 from fromage_cli.errors import UsageError
 from fromage_cli.optimizers.rule import RULES, Rule
-from fromage_cli.optimizers.settings import UNTOLD_GROUPS, Given, Optimizer, find_settings
+from fromage_cli.optimizers.settings import Given, Optimizer
 from fromage_cli.terminal.optimizer_options import spelled
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
 
@@ -91,33 +91,22 @@ def find_training(
     decay that goes past the gradient where the rule's own is coupled, are given too. Raises UsageError where no rule is
     known.
     """
-    states = [checkpoint.optimizer for checkpoint in checkpoints]
-    saved = next((state.settings for state in reversed(states) if state is not None and state.kind is not None), None)
-    optimizer = find_settings(given, saved, declared.optimizer)
-    name = optimizer.name or (saved.kind if saved is not None else None)
-    if name is None:
+    run = run_settings(checkpoints, names, given, declared.optimizer, shapes)
+    if run.name is None:
         raise UsageError(
             "No optimizer is known: the checkpoint holds no state of one, and none was named.",
             "Give --optimizer and --lr, and --weight-decay.",
         )
-    serving = [state if state and (state.kind == name or state.serving(name)) else None for state in states]
-    found = [layer_settings(one, state, names, shapes) for one, state in zip(checkpoints, serving, strict=True)]
-    rule, last = optimizer.rule, found[-1]
+    rule = run.optimizer.rule
     return Training(
-        optimizer=name,
-        **_settings(optimizer),
+        optimizer=run.name,
+        **_settings(run.optimizer),
         decoupled=rule is not None and (rule.decay in ("decoupled", "rescaled") or (decoupled and rule.may_decouple)),
-        rates={
-            layer: tuple(_first(given.learning_rate, one.of(layer).get("lr"), declared.learning_rate) for one in found)
-            for layer in names
-        },
-        decays={
-            layer: _first(given.weight_decay, last.of(layer).get("weight_decay"), declared.weight_decay)
-            for layer in names
-        },
+        rates={layer: run.rates(layer) for layer in names},
+        decays={layer: run.decay(layer) for layer in names},
         steps_per_epoch=steps_per_epoch or declared.steps_per_epoch,
-        notes=(*optimizer.notes, *([UNTOLD_GROUPS] if last.untold else [])),
-        rules={layer: optimizer.of_group(last.of(layer)) for layer in names},
+        notes=run.notes,
+        rules={layer: run.optimizer_of(layer) for layer in names},
     )
 
 
@@ -135,8 +124,3 @@ def _settings(optimizer: Optimizer) -> dict[str, Any]:
         "clipped": optimizer.trust_clip,
         "variant": "AMSGrad" if optimizer.amsgrad else variant,
     }
-
-
-def _first(*values: Any) -> Any:
-    """The first value that is known."""
-    return next((value for value in values if value is not None), None)

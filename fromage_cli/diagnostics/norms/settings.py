@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fromage_cli.checkpoints import Checkpoint
-from fromage_cli.checkpoints.runs.layer_settings import layer_settings
+from fromage_cli.checkpoints.runs.layer_settings import run_settings
 from fromage_cli.errors import UsageError
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why
 from fromage_cli.optimizers.effective_rate import FOREIGN_DECAY
-from fromage_cli.optimizers.rule import FROMAGE, LAMB, RULES
-from fromage_cli.optimizers.settings import UNTOLD_GROUPS, Given, find_settings
+from fromage_cli.optimizers.rule import RULES
+from fromage_cli.optimizers.settings import Given
 from fromage_cli.terminal.optimizer_options import spelled
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
 from fromage_cli.theory.growth import mean_over, orthogonal_growth, relative_walk
@@ -47,12 +47,6 @@ class Settings:
     """Those of single layers."""
 
     @property
-    def first_beta(self) -> float:
-        """Decay of the first moment, by default LAMB's own."""
-        first: float = (self.betas or LAMB.defaults["betas"])[0]
-        return first
-
-    @property
     def gains(self) -> Gains:
         """What one gradient does over the steps that follow, under momentum."""
         return momentum_gains(self.momentum or 0.0, self.dampening, self.nesterov)
@@ -62,14 +56,15 @@ class Settings:
         """Why the growth of a scale-invariant layer cannot be told; None where it can."""
         name, unknown = self.optimizer, all(rate is None for rate in self.learning_rates)
         rescaled = f"{name} rescales its weight decay with its update, by a size that is not known"
-        other = RULES[name].without.get("growth") if name is not None else None
+        rule = RULES.get(name or "")
+        other = rule.without.get("growth") if rule is not None else None
         reasons = (
             (name is None, OPTIMIZER_UNKNOWN),
             (other is not None, Missing(Why.NO_FORMULA, other or "")),
             (unknown, LEARNING_RATE_UNKNOWN),
             (self.clipped, Missing(Why.NO_FORMULA, f"the trust ratio of {name} is clipped")),
             (self.mixed_decay, Missing(Why.NO_FORMULA, "parameter groups differ in weight decay")),
-            (self.coupled and name == FROMAGE.name, FOREIGN_DECAY),
+            (self.coupled and rule is not None and rule.decay is None, FOREIGN_DECAY),
             (self.coupled, Missing(Why.NO_FORMULA, rescaled)),
         )
         return next((reason for holds, reason in reasons if holds), None)
@@ -93,9 +88,10 @@ class Settings:
         """
         if self.no_law is not None or self.optimizer is None:
             return self.no_law or OPTIMIZER_UNKNOWN
-        averages, total = RULES[self.optimizer].averages, self.gains.total
+        rule, total = RULES[self.optimizer], self.gains.total
+        first_beta, _ = self.betas or rule.defaults.get("betas", (0.0, 0.0))
         known = [(step, rate) for step, rate in zip(steps, self.learning_rates, strict=True) if rate is not None]
-        walks = [relative_walk(averages, self.trust_coefficient * rate, total, self.first_beta) for _, rate in known]
+        walks = [relative_walk(rule.averages, self.trust_coefficient * rate, total, first_beta) for _, rate in known]
         growths = [
             orthogonal_growth(walk) - rate * (self.weight_decay or 0.0)
             for walk, (_, rate) in zip(walks, known, strict=True)
@@ -118,10 +114,8 @@ def find_run_settings(
     `decoupled`: whether LARS's decay goes past the gradient, η·wd a step. Raises UsageError where a setting is typed
     that says nothing, for want of an optimizer that has it.
     """
-    states = [checkpoint.optimizer for checkpoint in checkpoints]
-    saved = next((state.settings for state in reversed(states) if state is not None and state.kind is not None), None)
-    optimizer, epoch = find_settings(given, saved, declared.optimizer), steps_per_epoch or declared.steps_per_epoch
-    rule = optimizer.rule
+    run = run_settings(checkpoints, names, given, declared.optimizer)
+    rule, epoch = run.optimizer.rule, steps_per_epoch or declared.steps_per_epoch
     if rule is None:
         for setting in ("learning_rate", "weight_decay", "momentum", "betas"):
             name = "lr" if setting == "learning_rate" else setting
@@ -130,19 +124,16 @@ def find_run_settings(
                     f"--{name.replace('_', '-')} says nothing as long as the optimizer is unknown.",
                     hint=f"Add --optimizer, one of {', '.join(RULES)}.",
                 )
-        return Settings(None, (None,) * len(checkpoints), steps_per_epoch=epoch, notes=optimizer.notes)
-    serving = [state.serving(rule.name) if state is not None else None for state in states]
-    found = [layer_settings(one, state, names) for one, state in zip(checkpoints, serving, strict=True)]
+        return Settings(None, (None,) * len(checkpoints), steps_per_epoch=epoch, notes=run.optimizer.notes)
 
-    def settings(own: Sequence[Mapping[str, Any]], mixed: bool) -> Settings:
-        last, group = own[-1], optimizer.of_group(own[-1])
-        decay = _first(given.weight_decay, last.get("weight_decay"), declared.weight_decay)
+    def of_layer(name: str | None) -> Settings:
+        group, decay, last = run.optimizer_of(name), run.decay(name), run.found[-1]
         rescaled = rule.relative and not (decoupled and rule.may_decouple)
-        if rule is LAMB and given.weight_decay is None and last.get("weight_decouple") and not last.get("fixed_decay"):
-            rescaled = False  # as some implementations have it
+        if rule.decay == "rescaled" and given.weight_decay is None:  # some implementations decay past the update
+            rescaled = not last.of(name).get("weight_decouple") or bool(last.of(name).get("fixed_decay"))
         return Settings(
             optimizer=rule.name,
-            learning_rates=tuple(_first(given.learning_rate, one.get("lr"), declared.learning_rate) for one in own),
+            learning_rates=run.rates(name),
             weight_decay=decay,
             momentum=group.momentum if rule.has("momentum") else None,
             betas=group.betas if rule.has("betas") else None,
@@ -152,18 +143,7 @@ def find_run_settings(
             dampening=group.dampening,
             nesterov=group.nesterov,
             clipped=group.trust_clip,
-            mixed_decay=mixed,
+            mixed_decay=given.weight_decay is None and last.mixed_decay and name not in last.by_layer,
         )
 
-    state, last = serving[-1], found[-1]
-    decays = {group.settings.get("weight_decay") for group in state.groups} if state is not None else set()
-    mixed = given.weight_decay is None and len(decays) > 1
-    shared = settings([one.common for one in found], mixed)
-    layers = {name: settings([one.of(name) for one in found], mixed and name not in last.by_layer) for name in names}
-    notes = (*optimizer.notes, *([UNTOLD_GROUPS] if last.untold else []))
-    return replace(shared, notes=notes, layers=layers)
-
-
-def _first(*values: Any) -> Any:
-    """The first value that is known."""
-    return next((value for value in values if value is not None), None)
+    return replace(of_layer(None), notes=run.notes, layers={name: of_layer(name) for name in names})

@@ -101,7 +101,7 @@ def of_lamb(tmp_path, decay, rest=None):
 
 def test_the_decay_of_lamb_is_rescaled(tmp_path):
     found = find_settings(of_lamb(tmp_path, 0.1), Declared(), given())
-    assert (found.optimizer, found.first_beta, found.coupled) == ("lamb", 0.9, True)
+    assert (found.optimizer, found.betas, found.coupled) == ("lamb", (0.9, 0.999), True)
     assert "lamb rescales its weight decay with its update" in found.no_law.words
     assert find_settings(of_lamb(tmp_path, 0.0), Declared(), given()).no_law is None
     assert find_settings(of_lamb(tmp_path, 0.0), Declared(), given("lamb", decay=0.1)).no_law
