@@ -1,6 +1,7 @@
 """From parsed options to what a command starts from: the checkpoint, the problem, and what is said about them."""
 
 from fromage_cli.intake.intake import Intake, checkpoint_record, given_settings
-from fromage_cli.intake.opening import declared_by, open_problem, open_run, torch_device
+from fromage_cli.intake.opening import declared_by, open_problem, torch_device
+from fromage_cli.intake.run_intake import gather_run
 
-__all__ = ["Intake", "checkpoint_record", "declared_by", "given_settings", "open_problem", "open_run", "torch_device"]
+__all__ = ["Intake", "checkpoint_record", "declared_by", "gather_run", "given_settings", "open_problem", "torch_device"]

@@ -105,20 +105,6 @@ def _opened(ckpt: str | Checkpoint | None, model: ModelOptions) -> tuple[Checkpo
     return ckpt, declared_by(ckpt, model.trust) if ckpt is not None else Declared()
 
 
-def open_run(last: Checkpoint, model: ModelOptions, batch: BatchOptions, run: RunOptions) -> Intake | None:
-    """The last checkpoint of a run in its model, where a model or a batch is given, for layers to be scaled in it.
-
-    Raises UsageError under `--autocast`, and what `open_problem` raises.
-    """
-    if model.model is None and batch.batch is None:
-        return None
-    if run.autocast:
-        raise UsageError(
-            "--autocast rounds to three digits; scale invariance shows only in more.", hint="Leave --autocast out."
-        )
-    return open_problem(last, model, batch, run)
-
-
 def declared_by(checkpoint: Checkpoint, trust: bool) -> Declared:
     """What a checkpoint's metadata and the file beside it declare; code only under `--trust`.
 

@@ -17,6 +17,7 @@ else:
 
 
 RELATIVE = [rule for rule in RULES.values() if rule.relative]
+MAY_DECOUPLE = [rule.name for rule in RULES.values() if rule.may_decouple]
 DECOUPLED = [rule for rule in RULES.values() if rule.decay in ("decoupled", "rescaled")]
 
 
@@ -97,6 +98,27 @@ class OptimizerOptions:
         return first, second
 
 
+@dataclass(frozen=True)
+class TrainingOptions(OptimizerOptions):
+    """The same for a run of many steps."""
+
+    decoupled: Annotated[
+        bool, _option("--decoupled", help=f"Weight decay of {' or '.join(MAY_DECOUPLE)} past the gradient.")
+    ] = False
+    steps_per_epoch: Annotated[
+        int | None, _option("--steps-per-epoch", metavar="N", min=1, help="To tell times in epochs too.")
+    ] = None
+
+    def check_found(self, optimizer: str | None) -> None:
+        """Raises UsageError for a setting typed that the optimizer found does not have, or that changes nothing."""
+        self.check_for(optimizer)
+        if self.decoupled and optimizer not in MAY_DECOUPLE and session.typed("decoupled"):
+            raise UsageError(
+                f"--decoupled changes nothing for {optimizer or 'an optimizer that is not known'}.",
+                f"It is for {' and '.join(MAY_DECOUPLE)}; {listed(DECOUPLED)} are decoupled as they are.",
+            )
+
+
 def spelled(betas: tuple[float, float] | None) -> str | None:
     """Two betas as `--betas` takes them."""
     return None if betas is None else ",".join(f"{beta:g}" for beta in betas)
@@ -108,17 +130,6 @@ def refuse_decay(decay: float | None, optimizer: str | None) -> None:
         raise UsageError(
             f"--weight-decay {decay:g}: Fromage has no weight decay; it divides by √(1+η²) instead, which keeps norms.",
             "Leave it out, or choose another --optimizer.",
-        )
-
-
-def check_decoupled(decoupled: bool, optimizer: str | None) -> None:
-    """Raises UsageError where `--decoupled` is typed and the optimizer's decay is not one or the other."""
-    rule = RULES.get(optimizer or "")
-    if decoupled and (rule is None or not rule.may_decouple) and session.typed("decoupled"):
-        either = listed(rule for rule in RULES.values() if rule.may_decouple)
-        raise UsageError(
-            f"--decoupled changes nothing for {optimizer or 'an optimizer that is not known'}.",
-            f"It is for {either}; {listed(DECOUPLED)} are decoupled as they are.",
         )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, LayerEvidence
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.missing import Interrupted, Missing, Why, found_of
@@ -11,7 +10,6 @@ from fromage_cli.probes.optimizer_step.unit_gradients import Units, measure_unit
 from fromage_cli.probes.structure.invariance import measure_invariance
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
-from fromage_cli.problem.networks.weights import stored_names
 
 
 def gather_evidence(
@@ -57,9 +55,3 @@ def gather_evidence(
         found[name] = one
     evidence = Evidence(found, measured.batch_size if measured is not None else None)
     return evidence if stopped is None else Interrupted(evidence, stopped)
-
-
-def checkpoint_shapes(problem: Problem, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """The trainable tensors' shapes in model order, by the checkpoint's names."""
-    stored = stored_names(problem.model, checkpoint, problem.trainable)
-    return {stored[tensor.name]: tuple(tensor.parameter.shape) for tensor in problem.trainable}

@@ -21,18 +21,24 @@ from fromage_cli.diagnostics.norms.result import (
 from fromage_cli.diagnostics.norms.settings import Settings
 from fromage_cli.missing import (
     LEARNING_RATE_UNKNOWN,
+    LIMIT_REACHED,
     OPTIMIZER_UNKNOWN,
     STEP_UNKNOWN,
     WEIGHT_DECAY_UNKNOWN,
+    Interrupted,
     Missing,
     Why,
+    found_of,
 )
 from fromage_cli.optimizers.effective_rate import NO_NORM, effective_rate, rate_power
 from fromage_cli.theory.growth import LARGEST, drift, first_passage, is_drift, steps_until
-from fromage_cli.theory.scale_invariance import Invariance
+from fromage_cli.theory.scale_invariance import Invariance, untested
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from fromage_cli.problem.evaluation.problem import Problem
+    from fromage_cli.problem.networks.layers import TrainableTensor
 
 DEAD = 1e-6
 """A row's norm over the median below which nothing is left of it: what float32 still resolves beside the others."""
@@ -45,6 +51,21 @@ class LayerTest:
     kind: str | None = None
     invariance: Invariance = field(default_factory=Invariance)
     dead_bias: bool | None = None
+
+
+def examine_layers(
+    problem: "Problem", layers: Mapping[str, "TrainableTensor"], advance: Callable[[], None] = lambda: None
+) -> dict[str, LayerTest] | Interrupted[dict[str, LayerTest]]:
+    """Tests the model's layers, given by their names in the checkpoint."""
+    from fromage_cli.probes.structure.invariance import measure_invariance  # brings torch
+
+    found, limit = found_of(measure_invariance(problem, {layer.name for layer in layers.values()}, advance))
+    tested = {name: LayerTest(layer.kind, untested(LIMIT_REACHED)) for name, layer in layers.items()}
+    for name, layer in layers.items():
+        one = found.get(layer.name)
+        if one is not None:
+            tested[name] = LayerTest(layer.kind, one.invariance, one.dead_bias)
+    return tested if limit is None else Interrupted(tested, limit)
 
 
 def measure(

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.diagnostics.intrinsic_lr.evidence import checkpoint_shapes, gather_evidence
+from fromage_cli.diagnostics.intrinsic_lr.evidence import gather_evidence
 from fromage_cli.errors import ResourceError
 from fromage_cli.missing import Interrupted, Missing, Why, found_of
 from fromage_cli.problem.data.batches import Batch
@@ -86,12 +85,3 @@ def test_a_limit_between_the_tests_and_the_gradients(problem, monkeypatch):
     first = found.layers["first.weight"]
     assert first.verdict == "invariant" and isinstance(error, ResourceError)
     assert first.squares.code == Why.LIMIT_REACHED and "before gradients were taken" in first.squares.words
-
-
-def test_shapes_by_the_names_in_the_checkpoint(problem, tmp_path):
-    torch.save({f"net.{name}": value for name, value in problem.model.state_dict().items()}, tmp_path / "c.pt")
-    shapes = checkpoint_shapes(problem, open_checkpoint(tmp_path / "c.pt"))
-    assert list(shapes) == [
-        f"net.{name}" for name in ("first.weight", "norm.weight", "norm.bias", "last.weight", "last.bias")
-    ]
-    assert shapes["net.first.weight"] == (5, 6)

@@ -6,11 +6,12 @@ from statistics import stdev
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.layers import lasting_layers
 from fromage_cli.checkpoints.runs.gathering import gather_series
-from fromage_cli.diagnostics.norms.measure import LayerTest, measure
+from fromage_cli.diagnostics.norms.measure import LayerTest, examine_layers, measure
 from fromage_cli.diagnostics.norms.result import NOT_FINITE, ONE_STEP, STEADY, Channels
 from fromage_cli.diagnostics.norms.settings import Settings
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why, known
@@ -200,3 +201,14 @@ def test_scale_invariant_layers_of_the_samples_follow_the_law(sample, optimizer)
         assert layer.predicted_growth == law and known(layer.growth_per_step) is not None
         close = abs(layer.growth_per_step - law) < 0.02 * math.log1p(0.02**2) / 2
         assert close == layer.name.startswith("convolutions")
+
+
+def test_layers_go_by_their_names_in_the_checkpoint(make_problem, classification):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    calls: list[int] = []
+    problem = make_problem(model, classification)
+    found = examine_layers(problem, {"net.0.weight": problem.layers[0]}, lambda: calls.append(1))
+    assert list(found) == ["net.0.weight"] and len(calls) == 1
+    layer = found["net.0.weight"]
+    assert (layer.kind, layer.invariance.granularity, layer.dead_bias) == ("Linear", "channel", True)

@@ -1,0 +1,102 @@
+"""What a command on the checkpoints of one run starts from, and what it must say about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from fromage_cli.errors import UsageError
+from fromage_cli.intake.intake import Intake, checkpoint_record
+from fromage_cli.intake.opening import declared_by, open_problem
+from fromage_cli.terminal.answer import Answer, Estimate, estimate_answer
+from fromage_cli.terminal.options import BatchOptions, ModelOptions, NameOptions, RunOptions
+
+if TYPE_CHECKING:
+    from fromage_cli.checkpoints import Checkpoint
+    from fromage_cli.problem.networks.layers import TrainableTensor
+    from fromage_cli.problem.user_code.declared import Declared
+
+
+@dataclass(frozen=True)
+class RunIntake:
+    """The checkpoints of a run, first to last, and the layers that all of them have."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    names: tuple[str, ...]
+    """The layers; with a model, those that it trains."""
+    declared: Declared
+    """Beside the last checkpoint."""
+    notes: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """Notes on what is no layer here."""
+    intake: Intake | None = None
+    """The last checkpoint in its model, where one is given."""
+    layers: Mapping[str, TrainableTensor] = field(default_factory=dict)
+    """The model's, by the checkpoint's names."""
+
+    @property
+    def elements(self) -> int:
+        """Of the layers, over all checkpoints."""
+        return len(self.checkpoints) * sum(self.checkpoints[-1].entries[name].elements for name in self.names)
+
+    def in_model(self, model: ModelOptions, batch: BatchOptions, run: RunOptions) -> RunIntake:
+        """The same with its last checkpoint in its model, where a model or a batch is given, for layers to be scaled.
+
+        Raises UsageError under `--autocast`, and what `open_problem` raises.
+        """
+        if model.model is None and batch.batch is None:
+            return self
+        if run.autocast:
+            raise UsageError(
+                "--autocast rounds to three digits; scale invariance shows only in more.", hint="Leave --autocast out."
+            )
+        intake = open_problem(self.checkpoints[-1], model, batch, run)
+        layers, untrained = intake.trained_layers(self.names)
+        left_out = (*self.left_out, *untrained)
+        return replace(self, intake=intake, layers=layers, names=tuple(layers) or self.names, left_out=left_out)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]] | None:
+        """The trainable tensors' shapes in model order, by the checkpoint's names; None without a model."""
+        if self.intake is None:
+            return None
+        from fromage_cli.problem.networks.weights import stored_names
+
+        problem = self.intake.problem
+        stored = stored_names(problem.model, self.checkpoints[-1], problem.trainable)
+        return {stored[tensor.name]: tuple(tensor.parameter.shape) for tensor in problem.trainable}
+
+    def estimate(
+        self, bytes: int, seconds: float, *, gradients: int = 0, copies: float, beside: bool = False
+    ) -> Answer:
+        """What reading takes, as told; in a model also the tests of every layer, and so many gradients more.
+
+        `copies`: tensors as large as the weights that the model needs, `beside` what reading holds or at another time.
+        """
+        if self.intake is None:
+            return estimate_answer(Estimate(0.0, bytes, seconds))
+        from fromage_cli.probes.cost import measure_cost
+        from fromage_cli.probes.structure.invariance import gradients_of_tests
+
+        cost, count = measure_cost(self.intake.problem), gradients_of_tests(len(self.names)) + gradients
+        memory = cost.memory(copies=copies)
+        held = bytes + memory if beside else max(bytes, memory)
+        return self.intake.complete(estimate_answer(Estimate(count, held, seconds + cost.time(count))))
+
+    def complete(self, answer: Answer) -> Answer:
+        """The answer with what it was computed from, and every note once."""
+        completed = self.intake.complete(answer) if self.intake is not None else answer
+        notes = dict.fromkeys((*self.notes, *completed.notes, *self.left_out))
+        return replace(completed, notes=tuple(notes), checkpoints=tuple(map(checkpoint_record, self.checkpoints)))
+
+
+def gather_run(names: Sequence[str], model: ModelOptions, tensors: NameOptions) -> RunIntake:
+    """The run that files, patterns and directories stand for; raises as `gather_series` and `lasting_layers` do."""
+    from fromage_cli.checkpoints.layers import lasting_layers
+    from fromage_cli.checkpoints.runs.gathering import gather_series
+
+    gathered = gather_series(names, model.key, model.ema, model.optimizer_state)
+    layers, changed = lasting_layers(gathered.checkpoints, *tensors.globs)
+    declared = declared_by(gathered.checkpoints[-1], model.trust)
+    return RunIntake(gathered.checkpoints, tuple(layers), declared, (*gathered.notes, *declared.notes), tuple(changed))
