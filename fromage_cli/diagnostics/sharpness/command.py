@@ -1,21 +1,16 @@
 """`fromage-diag sharpness`."""
 
-from typing import Annotated
-
-import typer
-
+from fromage_cli.diagnostics.sharpness.options import CurvatureOptions
 from fromage_cli.diagnostics.sharpness.plot import draw
-from fromage_cli.errors import UsageError
 from fromage_cli.intake import open_problem
 from fromage_cli.missing import found_of
 from fromage_cli.terminal.answer import Answer, estimate_answer, records
-from fromage_cli.terminal.optimizer_options import OptimizerOptions, require
+from fromage_cli.terminal.optimizer_options import OptimizerOptions
 from fromage_cli.terminal.options import (
     BatchOptions,
     CheckpointArgument,
     ModelOptions,
     OutputOptions,
-    PlotArgument,
     RunOptions,
     TensorOptions,
     diagnostic,
@@ -28,18 +23,7 @@ from fromage_cli.terminal.progress import progress
 def command(
     ckpt: CheckpointArgument = None,
     *,
-    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="Eigenvalues of the Hessian.")] = 1,
-    blocks: Annotated[
-        bool, typer.Option("--blocks", help="Also the largest eigenvalue of each layer's own block.")
-    ] = False,
-    simulate: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Training steps in the quadratic model; 0 leaves them out.")
-    ] = 16,
-    tolerance: Annotated[
-        float, typer.Option(metavar="T", help="Residual, relative to the eigenvalue, at which iterations stop.")
-    ] = 1e-3,
-    max_iterations: Annotated[int, typer.Option(metavar="N", min=1, help="Products with each operator at most.")] = 200,
-    plot: PlotArgument = None,
+    asked: CurvatureOptions,
     optimizer: OptimizerOptions,
     model: ModelOptions,
     batch: BatchOptions,
@@ -49,14 +33,12 @@ def command(
 ) -> Answer:
     """Lazy, catapult, edge of stability or divergent at my learning rate?"""
     optimizer.check()
-    require("--tolerance", tolerance, 0.0 < tolerance < 1.0, "a number between 0 and 1")
-    if output.table == "blocks" and not blocks:
-        raise UsageError("--table blocks shows what --blocks measures, which is not given.", "Add --blocks.")
-    if plot is not None:
-        check_plot(plot, output.force, (output.output, ckpt, batch.batch))
+    asked.check(output)
+    if asked.plot is not None:
+        check_plot(asked.plot, output.force, (output.output, ckpt, batch.batch))
     intake = open_problem(ckpt, model, batch, run)
 
-    from fromage_cli.diagnostics.sharpness.cost import Request, estimate, expected_products
+    from fromage_cli.diagnostics.sharpness.cost import estimate, expected_products
     from fromage_cli.diagnostics.sharpness.findings import judge
     from fromage_cli.diagnostics.sharpness.measure import measure
     from fromage_cli.diagnostics.sharpness.render import render
@@ -66,7 +48,7 @@ def command(
     state = saved.optimizer if saved is not None else None
     # a checkpoint that does not tell its step counts as trained, unless its optimizer has made none
     trained = saved is not None and (state is None or (state.steps or 0) > 0 if saved.step is None else saved.step > 0)
-    request = Request(top, tolerance, max_iterations, optimizer.train_batch_size, simulate, blocks)
+    request = asked.request(optimizer.train_batch_size)
     chosen = tensors.tensors or "all"
     moving, _ = moving_tensors(intake.problem, chosen, *tensors.globs)
     if run.estimate:
@@ -87,4 +69,6 @@ def command(
         error=error,
     )
     answer = intake.complete(answer)
-    return answer if plot is None else with_plot(answer, lambda *how: draw(result, *how), plot, output.force)
+    return (
+        answer if asked.plot is None else with_plot(answer, lambda *how: draw(result, *how), asked.plot, output.force)
+    )

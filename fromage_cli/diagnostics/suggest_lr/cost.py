@@ -3,6 +3,7 @@
 from fromage_cli.diagnostics.suggest_lr.alternatives import FORWARDS
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import FORWARD, Request
 from fromage_cli.errors import UsageError
+from fromage_cli.optimizers.rule import RULES
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.cost import measure_cost
 from fromage_cli.probes.curvature.threshold import MAX_PRODUCTS
@@ -21,6 +22,14 @@ ELSEWHERE = 1.0 + RISE / 2.0
 """The same on half of the rows, with a gradient of either half."""
 FIRST_INCREASE = 2.0 + RISE
 """Where short runs begin: gradient and memory of a new network, and its critical rate."""
+
+
+def expected_stages(optimizer: Optimizer, request: Request) -> int:
+    """How often the progress bar moves, about."""
+    measured = 1 + 2 + 6
+    if optimizer.name is None:
+        return measured + len(RULES)
+    return measured + 2 + request.sharpness + (0 if request.probe == "none" else 6) + (3 if request.verify else 0)
 
 
 def estimate(problem: Problem, optimizer: Optimizer, request: Request) -> Estimate:

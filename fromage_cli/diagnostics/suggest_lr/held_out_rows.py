@@ -7,7 +7,6 @@ from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.missing import Basis, Missing, Why, failed
 from fromage_cli.probes.lines.critical import critical_rate, descent_along
 from fromage_cli.probes.optimizer_step.next_update import NextUpdate, on_rows
-from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 
 
@@ -16,14 +15,18 @@ def critical_on_others(
 ) -> tuple[float | Missing, Basis]:
     """The smallest rate whose step from some rows raises the loss of others, and what it rests on.
 
-    `start`: where the search begins. Costs a gradient of all rows, and forward passes of the others.
+    The first batch gives the step and all others judge it, or one half of the only batch the other. `start`: where the
+    search begins. Costs a gradient of all rows, and forward passes of the others.
     """
     problem = update.matched.problem
-    halves = _halves(problem)
-    if halves is None:
+    half = problem.batch.size // 2
+    if not problem.further and half == 0:
         words = Basis("it takes two rows")
         return Missing(Why.TOO_FEW_ROWS, words), words
-    own, other = halves
+    if problem.further:
+        own, other = problem.on(problem.batch), problem.on(*problem.further)
+    else:
+        own, other = problem.on(problem.batch.rows(0, half)), problem.on(problem.batch.rows(half, 2 * half))
     try:
         step = on_rows(update, own)
         slopes = other.base.gradients
@@ -34,20 +37,10 @@ def critical_on_others(
         why = failed(error)
         return why, Basis("not possible", why.words)
     finally:
-        for part in halves:
+        for part in (own, other):
             problem.evaluations.add(part.evaluations, part.rows / problem.rows)
     details = f"on {counted(other.rows, 'row')}, the step from {counted(own.rows, 'other')}"
     if rate is not None:
         return rate, Basis("the loss rises", details)
     words = Basis("no rise seen" if descends else "it never falls", details)
     return Missing(Why.NO_RISE if descends else Why.UPHILL, words), words
-
-
-def _halves(problem: Problem) -> tuple[Problem, Problem] | None:
-    """The rows that give the step, and others: the first batch and the rest, or halves of the only one."""
-    if problem.further:
-        return problem.on(problem.batch), problem.on(*problem.further)
-    half = problem.batch.size // 2
-    if half == 0:
-        return None
-    return problem.on(problem.batch.rows(0, half)), problem.on(problem.batch.rows(half, 2 * half))

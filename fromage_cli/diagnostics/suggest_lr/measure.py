@@ -7,22 +7,15 @@ from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.alternatives import measure_alternatives
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import RateSearch, Request, begin
 from fromage_cli.diagnostics.suggest_lr.reading import (
-    read_groups,
     read_layers,
     read_limit,
     read_noise_scale,
     read_points,
+    read_settings,
 )
-from fromage_cli.diagnostics.suggest_lr.result import (
-    Alternative,
-    Limit,
-    OptimizerSettings,
-    Recommended,
-    SuggestedRates,
-    VerifiedRun,
-)
-from fromage_cli.diagnostics.suggest_lr.training import Trained, check, recommend
-from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Interrupted, Missing, known
+from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
+from fromage_cli.diagnostics.suggest_lr.training import NOT_TRAINED, Trained, check, recommend
+from fromage_cli.missing import OPTIMIZER_UNKNOWN, Interrupted, Missing, known
 from fromage_cli.optimizers.rule import ADAFACTOR, FROMAGE, LARS
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.lines.crossing import Crossing
@@ -72,11 +65,8 @@ def measure(
     crossing = measuring.measured()
     whole = measuring.measured_together(crossing) if crossing is not None else None
     measuring.lemma2()
-    why = OPTIMIZER_UNKNOWN
-    trained = Trained(Recommended(why, why, why, why, None, why.words, False, why), why)
-    verified: tuple[VerifiedRun, ...] = ()
-    alternatives: tuple[Alternative, ...] = ()
     rates: tuple[float | Missing, float | Missing] = (OPTIMIZER_UNKNOWN, OPTIMIZER_UNKNOWN)
+    trained = NOT_TRAINED
     if optimizer.name is not None:
         start = measuring.update.line.learning_rate * 1e-2
         if crossing is not None and crossing.eta is not None:
@@ -86,18 +76,15 @@ def measure(
             measuring.sharpness()
         trained = recommend(measuring, request.probe, request.fresh, request.batch_size)
     limit = read_limit(measuring, (crossing, whole), known(rates[0]), known(rates[1]))
-    if optimizer.name is not None and request.verify:
-        rate = known(trained.recommended.learning_rate) or known(limit.learning_rate)
-        verified = check(measuring, rate, request.verify, request.batch_size)
-    if optimizer.name is None:
-        alternatives = measure_alternatives(measuring, limit.eta)
+    rate = known(trained.recommended.learning_rate) or known(limit.learning_rate)
+    verifies = optimizer.name is not None and request.verify
     noise, (noise_scale, low, high) = measuring.update.noise, read_noise_scale(measuring.update)
     result = SuggestedRates(
         loss=problem.base.loss,
         limit=limit,
         recommended=trained.recommended,
         estimates=tuple(sorted(measuring.estimates, key=lambda each: ORDER.index(each.name))),
-        optimizer=_settings(measuring, optimizer, limit, request),
+        optimizer=read_settings(measuring, optimizer, limit, request.batch_size),
         noise_scale=noise_scale,
         noise_scale_low=low,
         noise_scale_high=high,
@@ -106,33 +93,14 @@ def measure(
         points=read_points(crossing),
         probe=trained.runs,
         probe_steps=trained.steps,
-        verification=verified,
-        alternatives=alternatives,
+        verification=check(measuring, rate, request.verify, request.batch_size) if verifies else (),
+        alternatives=measure_alternatives(measuring, limit.eta) if optimizer.name is None else (),
         uncertain=crossing.certificate.uncertain if crossing is not None else (),
         noise=tuple(sorted(crossing.certificate.noise)) if crossing is not None else (),
     )
     for words in _notes(measuring, optimizer, crossing, trained, request):
         note(words)
     return result if measuring.error is None else Interrupted(result, measuring.error)
-
-
-def _settings(measuring: RateSearch, optimizer: Optimizer, limit: Limit, request: Request) -> OptimizerSettings:
-    unknown = OPTIMIZER_UNKNOWN if optimizer.name is None else None
-    rate = unknown or (LEARNING_RATE_UNKNOWN if optimizer.learning_rate is None else optimizer.learning_rate)
-    ratio = limit.learning_rate if isinstance(limit.learning_rate, Missing) else rate
-    if not isinstance(rate, Missing) and not isinstance(limit.learning_rate, Missing):
-        ratio = rate / limit.learning_rate
-    return OptimizerSettings(
-        name=optimizer.name,
-        current_learning_rate=rate,
-        current_ratio=ratio,
-        momentum=optimizer.momentum if optimizer.has("momentum") else unknown,
-        betas=optimizer.betas if optimizer.has("betas") else unknown,
-        weight_decay=unknown or optimizer.weight_decay,
-        filled=measuring.update.filled,
-        train_batch_size=request.batch_size or measuring.problem.batch.size,
-        groups=read_groups(measuring, limit.eta),
-    )
 
 
 def _notes(

@@ -3,9 +3,17 @@
 from collections.abc import Sequence
 
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import RateSearch
-from fromage_cli.diagnostics.suggest_lr.result import GroupRate, LayerRate, Limit, MeasuredPoint
+from fromage_cli.diagnostics.suggest_lr.result import GroupRate, LayerRate, Limit, MeasuredPoint, OptimizerSettings
 from fromage_cli.errors import ResourceError
-from fromage_cli.missing import LEARNING_RATE_UNKNOWN, LIMIT_REACHED, WEIGHT_DECAY_UNKNOWN, Missing, Why
+from fromage_cli.missing import (
+    LEARNING_RATE_UNKNOWN,
+    LIMIT_REACHED,
+    OPTIMIZER_UNKNOWN,
+    WEIGHT_DECAY_UNKNOWN,
+    Missing,
+    Why,
+)
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.lines.crossing import Crossing
 from fromage_cli.probes.optimizer_step.next_update import NextUpdate
 from fromage_cli.theory.conversions import largest_rate
@@ -157,6 +165,28 @@ def read_points(crossing: Crossing | None) -> tuple[MeasuredPoint, ...]:
     return tuple(
         MeasuredPoint(eta, loss, excess)
         for eta, loss, excess in zip(crossing.etas, crossing.losses, crossing.excesses, strict=True)
+    )
+
+
+def read_settings(
+    measuring: RateSearch, optimizer: Optimizer, limit: Limit, batch_size: int | None
+) -> OptimizerSettings:
+    """The optimizer that was asked about, which may be none, and its rate held against the limit."""
+    unknown = OPTIMIZER_UNKNOWN if optimizer.name is None else None
+    rate = unknown or (LEARNING_RATE_UNKNOWN if optimizer.learning_rate is None else optimizer.learning_rate)
+    ratio = limit.learning_rate if isinstance(limit.learning_rate, Missing) else rate
+    if not isinstance(rate, Missing) and not isinstance(limit.learning_rate, Missing):
+        ratio = rate / limit.learning_rate
+    return OptimizerSettings(
+        name=optimizer.name,
+        current_learning_rate=rate,
+        current_ratio=ratio,
+        momentum=optimizer.momentum if optimizer.has("momentum") else unknown,
+        betas=optimizer.betas if optimizer.has("betas") else unknown,
+        weight_decay=unknown or optimizer.weight_decay,
+        filled=measuring.update.filled,
+        train_batch_size=batch_size or measuring.problem.batch.size,
+        groups=read_groups(measuring, limit.eta),
     )
 
 

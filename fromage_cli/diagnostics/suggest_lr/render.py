@@ -16,19 +16,64 @@ FULL = 140
 """Cells from which on the whole assumptions have room in the table."""
 ROWS = 8
 """Layers shown without `--all`."""
+ESTIMATES = (
+    Column("estimate", left=True),
+    Column("relative η"),
+    Column("learning rate"),
+    Column("gradients", optional=2),
+    Column("rests on", left=True, optional=1),
+)
+ALTERNATIVES = (Column("optimizer", left=True), Column("limit"), Column("loss rises from"), Column("typical"))
+GROUPS = (
+    Column("group"),
+    Column("tensors", optional=1),
+    Column("learning rate"),
+    Column("decay", optional=2),
+    Column("limit"),
+    Column("moves most", name=True),
+)
+VERIFICATION = (
+    Column("verified", left=True),
+    Column("learning rate"),
+    Column("loss before"),
+    Column("after"),
+    Column("steps", left=True, optional=1),
+)
+LAYERS = (
+    Column("layer", name=True),
+    Column("cos θ", optional=1),
+    Column("trust η"),
+    Column("‖u‖/‖W‖", optional=2),
+    Column("rate at limit"),
+)
 
 
 def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
-    parts: list[RenderableType] = [Text(summary(result)), Text(""), _estimates(result, style)]
+    full = style.width >= FULL
+    rows: list[tuple[object, ...]] = [
+        (e.name, e.eta, e.learning_rate, f"{e.gradient_evaluations:.3g}", e.assumption if full else e.assumption.few)
+        for e in result.estimates
+    ]
+    parts: list[RenderableType] = [Text(summary(result)), Text(""), house_table(ESTIMATES, rows, style)]
     if result.alternatives:
         rows = [(each.name, each.limit, each.critical, each.typical) for each in result.alternatives]
-        columns = [Column("optimizer", left=True), Column("limit"), Column("loss rises from"), Column("typical")]
-        parts.append(house_table(columns, rows, style))
-    if len(result.optimizer.groups) > 1:
-        parts.append(_groups(result, style))
+        parts.append(house_table(ALTERNATIVES, rows, style))
+    if len(groups := result.optimizer.groups) > 1:
+        rows = [(g.index, g.tensors, g.learning_rate, g.weight_decay, g.limit, g.limiting_layer or "") for g in groups]
+        parts.append(house_table(GROUPS, rows, style))
     if result.verification:
-        parts.append(_verification(result, style))
+        rows = [
+            (
+                f"{number(run.factor)} ×",
+                run.learning_rate,
+                run.start_loss,
+                math.inf if isinstance(run.end_loss, Missing) else run.end_loss,
+                sparkline(run.losses[:: max(1, len(run.losses) // 24)], log=True, ascii_only=style.ascii_only),
+            )
+            for run in result.verification
+        ]
+        parts.append(house_table(VERIFICATION, rows, style))
     parts.append(_layers(result, style))
     if not isinstance(result.noise_scale, Missing):
         size, low, high = (
@@ -44,7 +89,16 @@ def summary(result: SuggestedRates) -> str:
     """Both answers: how far the next step may go, and the rate to train at."""
     rate, ratio = known(result.optimizer.current_learning_rate), known(result.optimizer.current_ratio)
     present = f" You run at {number(rate)}, {number(ratio)} × the limit." if rate is not None and ratio else ""
-    return f"{_next_step(result)}{present} {_rate_to_train_at(result)}"
+    found = result.recommended
+    if result.optimizer.name is None:
+        train_at = "--optimizer names it."
+    elif isinstance(found.learning_rate, Missing):
+        train_at = f"No rate to train at can be given: {found.reason}."
+    else:
+        measured = f", between {number(found.low)} and {number(found.high)} ({found.reason})"
+        how = measured if found.reliable else f", typical and not measured here: {found.reason}"
+        train_at = f"To train at, another question: {number(found.learning_rate)}{how}."
+    return f"{_next_step(result)}{present} {train_at}"
 
 
 def _next_step(result: SuggestedRates) -> str:
@@ -83,78 +137,6 @@ def _limited(limit: Limit, relative: str = "") -> str:
     return f" ({inside})" if inside else ""
 
 
-def _rate_to_train_at(result: SuggestedRates) -> str:
-    found = result.recommended
-    if result.optimizer.name is None:
-        return "--optimizer names it."
-    if isinstance(found.learning_rate, Missing):
-        return f"No rate to train at can be given: {found.reason}."
-    rate = number(found.learning_rate)
-    if found.reliable:
-        rate += f", between {number(found.low)} and {number(found.high)} ({found.reason})"
-    else:
-        rate += f", typical and not measured here: {found.reason}"
-    return f"To train at, another question: {rate}."
-
-
-def _estimates(result: SuggestedRates, style: PageStyle) -> RenderableType:
-    rows = [
-        (
-            each.name,
-            each.eta,
-            each.learning_rate,
-            f"{each.gradient_evaluations:.3g}",
-            each.assumption if style.width >= FULL else each.assumption.few,
-        )
-        for each in result.estimates
-    ]
-    columns = [
-        Column("estimate", left=True),
-        Column("relative η"),
-        Column("learning rate"),
-        Column("gradients", optional=2),
-        Column("rests on", left=True, optional=1),
-    ]
-    return house_table(columns, rows, style)
-
-
-def _groups(result: SuggestedRates, style: PageStyle) -> RenderableType:
-    rows = [
-        (each.index, each.tensors, each.learning_rate, each.weight_decay, each.limit, each.limiting_layer or "")
-        for each in result.optimizer.groups
-    ]
-    columns = [
-        Column("group"),
-        Column("tensors", optional=1),
-        Column("learning rate"),
-        Column("decay", optional=2),
-        Column("limit"),
-        Column("moves most", name=True),
-    ]
-    return house_table(columns, rows, style)
-
-
-def _verification(result: SuggestedRates, style: PageStyle) -> RenderableType:
-    rows = [
-        (
-            f"{number(run.factor)} ×",
-            run.learning_rate,
-            run.start_loss,
-            math.inf if isinstance(run.end_loss, Missing) else run.end_loss,
-            sparkline(run.losses[:: max(1, len(run.losses) // 24)], log=True, ascii_only=style.ascii_only),
-        )
-        for run in result.verification
-    ]
-    columns = [
-        Column("verified", left=True),
-        Column("learning rate"),
-        Column("loss before"),
-        Column("after"),
-        Column("steps", left=True, optional=1),
-    ]
-    return house_table(columns, rows, style)
-
-
 def _layers(result: SuggestedRates, style: PageStyle) -> RenderableType:
     """The layers whose gradient breaks down first; the one that limits stands at the top."""
     limiting = result.limit.limiting_layer
@@ -177,11 +159,4 @@ def _layers(result: SuggestedRates, style: PageStyle) -> RenderableType:
         elif trust is None:
             where = "below" if layer.trust_relation == "below-grid" else "none"
         rows.append((layer.name, f"{number(layer.cosine)}{error}", where, layer.relative_step, layer.learning_rate))
-    columns = [
-        Column("layer", name=True),
-        Column("cos θ", optional=1),
-        Column("trust η"),
-        Column("‖u‖/‖W‖", optional=2),
-        Column("rate at limit"),
-    ]
-    return Group(house_table(columns, rows, style), *hidden_rows(len(shown), len(result.layers)))
+    return Group(house_table(LAYERS, rows, style), *hidden_rows(len(shown), len(result.layers)))

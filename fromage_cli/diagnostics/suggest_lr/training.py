@@ -7,7 +7,7 @@ from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import RateSearch, gradients
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, ProbeRun, Recommended, VerifiedRun
 from fromage_cli.errors import FromageError, MismatchError, ResourceError, UsageError
-from fromage_cli.missing import LIMIT_REACHED, Basis, Missing, Why, failed, found_of
+from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed, found_of
 from fromage_cli.optimizers.typical_rates import typical_rate
 from fromage_cli.probes.trial_runs.rate_probe import measure_rate
 from fromage_cli.probes.trial_runs.verification import verify
@@ -26,6 +26,22 @@ class Trained:
     """Of each run."""
     runs: tuple[ProbeRun, ...] = ()
     note: str = ""
+
+
+NOT_TRAINED = Trained(
+    Recommended(
+        learning_rate=OPTIMIZER_UNKNOWN,
+        eta=OPTIMIZER_UNKNOWN,
+        low=OPTIMIZER_UNKNOWN,
+        high=OPTIMIZER_UNKNOWN,
+        estimator=None,
+        reason=OPTIMIZER_UNKNOWN.words,
+        reliable=False,
+        gain=OPTIMIZER_UNKNOWN,
+    ),
+    OPTIMIZER_UNKNOWN,
+)
+"""Nothing is trained where the optimizer is not known."""
 
 
 def recommend(measuring: RateSearch, mode: str, fresh: Callable[[], Problem | None], batch_size: int | None) -> Trained:

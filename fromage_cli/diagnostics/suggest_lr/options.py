@@ -1,0 +1,73 @@
+"""What can be asked of `suggest-lr` beside the options that commands share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from fromage_cli.errors import UsageError
+from fromage_cli.terminal.options import OutputOptions
+
+if TYPE_CHECKING:
+    from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
+    from fromage_cli.problem.evaluation.problem import Problem
+
+Asked = Literal["recommended", "limit"]
+
+
+@dataclass(frozen=True)
+class RateOptions:
+    """Which of the rates is asked for, and how far it is measured."""
+
+    value: Annotated[
+        Asked | None, typer.Option("--value", help="Print that learning rate alone; exit 10 where it is not reliable.")
+    ] = None
+    probe: Annotated[
+        Literal["auto", "init", "checkpoint", "none"],
+        typer.Option("--probe", help="Short training runs: from a new initialisation, from the checkpoint, or none."),
+    ] = "auto"
+    verify: Annotated[
+        int | None, typer.Option("--verify", metavar="N", min=1, help="Take N real steps at 0.3, 1 and 3 × the answer.")
+    ] = None
+    sharpness: Annotated[
+        bool, typer.Option("--sharpness", help="Add the optimizer's stability threshold, by up to 20 products.")
+    ] = False
+    warm: Annotated[
+        int, typer.Option("--warm", metavar="N", min=2, help="Minibatch gradients that stand in for missing state.")
+    ] = 16
+
+    def check(self, output: OutputOptions) -> None:
+        """Raises UsageError for a value alone in a format that has more to say."""
+        if self.value is not None and (output.json or output.format != "auto" or output.table is not None):
+            raise UsageError(
+                "--value prints a number alone, in no other format.",
+                "Leave out --value, or --json, --format and --table.",
+            )
+
+    def check_without_optimizer(self) -> None:
+        """Raises UsageError for what only one optimizer can answer, and not the tables of all of them."""
+        asked = {
+            "--value": self.value is not None,
+            "--verify": self.verify is not None,
+            "--sharpness": self.sharpness,
+            f"--probe {self.probe}": self.probe in ("init", "checkpoint"),
+        }
+        flag = next((flag for flag, given in asked.items() if given), None)
+        if flag is not None:
+            raise UsageError(
+                f"{flag} needs the optimizer, and no checkpoint tells which it is.",
+                f"Name it with --optimizer; without {flag} the tables show all of them.",
+            )
+
+    @property
+    def trains(self) -> bool:
+        """Whether training steps are taken."""
+        return self.verify is not None or (self.probe != "none" and self.value != "limit")
+
+    def request(self, batch_size: int | None, fresh: "Callable[[], Problem | None]") -> "Request":
+        """What the measurement is to do; the limit alone needs no short runs."""
+        from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
+
+        probe = "none" if self.value == "limit" else self.probe
+        return Request(batch_size, self.warm, self.sharpness, probe, self.verify or 0, fresh)
