@@ -26,6 +26,7 @@ from fromage_cli.theory.equilibrium import (
     sgd_growth,
     sgd_norm,
 )
+from fromage_cli.theory.relaxation import times_until_near
 
 NO_RATE = Missing(Why.LEARNING_RATE_UNKNOWN, "the learning rate is not known: --lr, or a state of the optimizer")
 RATE_ZERO = Missing(Why.NOTHING_MOVES, "the learning rate is 0, the end of its schedule: --lr gives another")
@@ -36,6 +37,7 @@ WITHOUT_DECAY = Missing(Why.NO_EQUILIBRIUM, "without weight decay the norm grows
 NOT_INVARIANT = Missing(
     Why.NOT_SCALE_INVARIANT, "the layer is not scale-invariant, and the theory speaks of such layers alone"
 )
+NO_EPOCHS = Missing(Why.NOT_ASKED, "the steps of an epoch were not given")
 SETTLES = Missing(Why.NOT_DEFINED, "the norm settles")
 ZERO_GRADIENTS = Missing(Why.ZERO_OR_NOT_FINITE, "the gradients of the batch are zero")
 
@@ -50,6 +52,27 @@ class Law:
     """The intrinsic learning rate."""
     unsettled: Missing | None = None
     """Why there is no equilibrium norm; None where there is one."""
+
+    @property
+    def relaxation(self) -> float | Missing:
+        """How many steps the norm takes to relax."""
+        if isinstance(self.equilibrium, Missing) or self.equilibrium.relaxation is None:
+            return self.unsettled or NO_NORM
+        return self.equilibrium.relaxation
+
+    def relaxation_epochs(self, steps_per_epoch: int | None) -> float | Missing:
+        """The same in epochs of so many steps."""
+        if isinstance(self.relaxation, Missing):
+            return self.relaxation
+        return self.relaxation / steps_per_epoch if steps_per_epoch else NO_EPOCHS
+
+    def steps_until_near(self, ratio: float | Missing) -> float | Missing:
+        """Steps until the norm, now `ratio` times that of its equilibrium, is near it."""
+        if isinstance(self.equilibrium, Missing) or isinstance(self.relaxation, Missing):
+            return self.relaxation
+        if isinstance(ratio, Missing):
+            return ratio
+        return times_until_near(ratio, self.equilibrium.power) * self.relaxation
 
 
 @dataclass(frozen=True)
@@ -112,18 +135,16 @@ class Formulas:
     """Whether it turns at the same speed whatever its norm, and grows at the same speed whatever its decay."""
 
 
-def _growth_by_gradients(layer: Subject, decay: float) -> float | Missing:
-    square = layer.squared_gradient
-    if isinstance(square, Missing):
-        return square if layer.step else RATE_ZERO
-    return sgd_growth(layer.step, layer.training.gains, layer.norm**2 * square) / (4.0 * layer.norm**4)
-
-
 FORMULAS: Mapping[StepSize | None, Formulas] = {
     "gradient": Formulas(
         lambda layer, decay: sgd_equilibrium(layer.step, decay, layer.training.gains),
         lambda layer, decay: layer.over_units(sgd_norm, decay),
-        _growth_by_gradients,
+        lambda layer, decay: (
+            layer.squared_gradient
+            if isinstance(layer.squared_gradient, Missing)
+            else sgd_growth(layer.step, layer.training.gains, layer.norm**2 * layer.squared_gradient)
+            / (4.0 * layer.norm**4)
+        ),
     ),
     "root mean square": Formulas(
         lambda layer, decay: adamw_equilibrium(layer.step, decay, layer.betas),
@@ -203,7 +224,8 @@ def growth(layer: Subject, law: Law) -> float | Missing:
         return why if layer.decay else 0.0
     if formulas is None or layer.decay is None or (layer.decay and not formulas.relative):
         return why
-    return formulas.growth(layer, layer.decay)
+    found = formulas.growth(layer, layer.decay)
+    return found if layer.step or not isinstance(found, Missing) else why
 
 
 def rotation_between(before: Equilibrium | Missing, after: Equilibrium | Missing, steps: int | None) -> float | Missing:
