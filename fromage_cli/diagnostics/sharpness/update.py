@@ -43,7 +43,19 @@ def measure_update(measuring: CurvatureMeasurement, eigenvalue: float) -> AlongU
         still = Missing(Why.NOTHING_MOVES, f"{optimizer.name} moves none of the chosen tensors")
         return AlongUpdate(still, still, still)
     start = optimizer.learning_rate or (1.0 / eigenvalue if eigenvalue > 0.0 else ANY_RATE)
-    rate = measuring.within_limits(lambda: _critical_rate(measuring, step, start))
+
+    def critical() -> float | Missing:
+        try:
+            rate = critical_rate(problem, step, start, optimizer.contraction)
+        except NumericalError as rounded:
+            return Missing(Why.HIDDEN_BY_ROUNDING, rounded.message)
+        if rate is not None:
+            return rate
+        if descent_along(problem, step) > 0.0:
+            return Missing(Why.NO_RISE, "no rate was found that raises the loss")
+        return Missing(Why.UPHILL, "the step goes uphill from the start: every rate raises the loss")
+
+    rate = measuring.within_limits(critical)
     error: float | Missing
     if isinstance(rate, Missing):
         error = measuring.within_limits(lambda: Missing(Why.RESTS_ON_MISSING, "there is no critical sharpness"))
@@ -54,18 +66,6 @@ def measure_update(measuring: CurvatureMeasurement, eigenvalue: float) -> AlongU
         )
     quadratic = measuring.within_limits(lambda: _quadratic(measuring, step, known(rate) or start))
     return AlongUpdate(rate if isinstance(rate, Missing) else 2.0 / rate, error, quadratic)
-
-
-def _critical_rate(measuring: CurvatureMeasurement, step: Mapping[str, Tensor], start: float) -> float | Missing:
-    try:
-        rate = critical_rate(measuring.problem, step, start, measuring.optimizer.contraction)
-    except NumericalError as rounded:
-        return Missing(Why.HIDDEN_BY_ROUNDING, rounded.message)
-    if rate is not None:
-        return rate
-    if descent_along(measuring.problem, step) > 0.0:
-        return Missing(Why.NO_RISE, "no rate was found that raises the loss")
-    return Missing(Why.UPHILL, "the step goes uphill from the start: every rate raises the loss")
 
 
 def _quadratic(measuring: CurvatureMeasurement, step: Mapping[str, Tensor], start: float) -> QuadraticModel | Missing:

@@ -1,12 +1,10 @@
 """`fromage-diag suggest-lr`."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
-from fromage_cli.diagnostics.suggest_lr.options import Asked, RateOptions
-from fromage_cli.errors import FromageError, NumericalError, ResourceError
+from fromage_cli.diagnostics.suggest_lr.options import RateOptions
 from fromage_cli.intake import open_problem
-from fromage_cli.missing import Missing, found_of
+from fromage_cli.missing import found_of
 from fromage_cli.terminal.answer import Answer, estimate_answer, records
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
 from fromage_cli.terminal.options import (
@@ -20,13 +18,8 @@ from fromage_cli.terminal.options import (
 )
 from fromage_cli.terminal.progress import progress
 
-if TYPE_CHECKING:
-    from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
-
 TRAINING_BATCHES = 15
 """Taken from an iterator beside the diagnostic batch, for short runs: a fifth of them for the losses."""
-UNRELIABLE = 10
-"""Exit code of a value that is printed but not reliable."""
 
 
 @diagnostic(tables=("estimates", "layers", "groups", "points", "alternatives"), estimate=True)
@@ -81,15 +74,4 @@ def command(
         settings={"tensors": chosen, **rule.flags},
         error=error,
     )
-    return intake.complete(answer if asked.value is None else replace(answer, **_alone(asked.value, result, error)))
-
-
-def _alone(value: Asked, result: "SuggestedRates", error: FromageError | None) -> dict[str, Any]:
-    """What of an answer the value alone changes. Raises NumericalError, or the limit reached, where there is none."""
-    asked = result.limit if value == "limit" else result.recommended
-    if not isinstance(asked.learning_rate, Missing):
-        return {"alone": f"{asked.learning_rate:.6g}", "code": 0 if asked.reliable else UNRELIABLE}
-    if isinstance(error, ResourceError):
-        raise error
-    reason = result.recommended.reason if value == "recommended" else "no step is certain to descend, none seen to rise"
-    raise NumericalError(f"There is no {value} learning rate: {reason}.", "Look at the whole answer, without --value.")
+    return intake.complete(answer if asked.value is None else replace(answer, **asked.alone(result, error)))

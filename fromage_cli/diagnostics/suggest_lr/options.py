@@ -2,18 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fromage_cli.errors import UsageError
+from fromage_cli.errors import FromageError, NumericalError, ResourceError, UsageError
+from fromage_cli.missing import Missing
 from fromage_cli.terminal.options import OutputOptions
 
 if TYPE_CHECKING:
     from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
+    from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
     from fromage_cli.problem.evaluation.problem import Problem
 
-Asked = Literal["recommended", "limit"]
+UNRELIABLE = 10
+"""Exit code of a value that is printed but not reliable."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class RateOptions:
     """Which of the rates is asked for, and how far it is measured."""
 
     value: Annotated[
-        Asked | None, typer.Option("--value", help="Print that learning rate alone; exit 10 where it is not reliable.")
+        Literal["recommended", "limit"] | None,
+        typer.Option("--value", help="Print that learning rate alone; exit 10 where it is not reliable."),
     ] = None
     probe: Annotated[
         Literal["auto", "init", "checkpoint", "none"],
@@ -71,3 +75,20 @@ class RateOptions:
 
         probe = "none" if self.value == "limit" else self.probe
         return Request(batch_size, self.warm, self.sharpness, probe, self.verify or 0, fresh)
+
+    def alone(self, result: "SuggestedRates", error: FromageError | None) -> dict[str, Any]:
+        """What of an answer the value alone changes.
+
+        Raises NumericalError, or the limit that was reached, where there is no such value.
+        """
+        found = result.limit if self.value == "limit" else result.recommended
+        if not isinstance(found.learning_rate, Missing):
+            return {"alone": f"{found.learning_rate:.6g}", "code": 0 if found.reliable else UNRELIABLE}
+        if isinstance(error, ResourceError):
+            raise error
+        reason = "no step is certain to descend, none seen to rise"
+        if self.value == "recommended":
+            reason = result.recommended.reason
+        raise NumericalError(
+            f"There is no {self.value} learning rate: {reason}.", "Look at the whole answer, without --value."
+        )

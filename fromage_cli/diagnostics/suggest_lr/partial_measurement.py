@@ -169,7 +169,25 @@ class RateSearch(PartialMeasurement):
             return None
         found, cost = measured
         self.error = found.stopped or self.error
-        eta, words = _end_of_certainty(found, self.update.sampled)
+        eta: float | Missing = LIMIT_REACHED
+        words = Basis(LIMIT_REACHED.words)
+        if found.relation == "uncertifiable":
+            words = Basis("nothing certain", "the step, or what noise leaves of it, does not descend")
+            eta = Missing(Why.UNCERTIFIABLE, words)
+        elif found.eta is not None:
+            uncertain = len(found.certificate.uncertain)
+            alone = f"in all layers but {uncertain}" if uncertain else "in every layer"
+            mean = "of the mean step, " if self.update.sampled else ""
+            places = f"{mean}Lemma 1, gradients at {counted(len(found.etas), 'step')}"
+            if found.relation == "above-grid":
+                places = f"as far as was looked ({places})"
+            elif not found.closed:
+                places += f", certain no more at {found.upper:.3g}"
+            words = Basis(f"certain {alone if found.criterion == 'layers' else 'on the whole'}", places)
+            eta = found.eta
+        elif found.stopped is None:
+            words = Basis("nothing certain", f"not even a relative step of {found.etas[0]:.2g}")
+            eta = Missing(Why.BELOW_GRID, words)
         self.estimates.append(Estimate(name, eta, self.rate(eta), words, before + cost))
         return found
 
@@ -196,22 +214,3 @@ def begin(
     advance()
     moving = [tensor for tensor in tensors if tensor.name in update.step.steps]
     return RateSearch(matched, advance, moving, update, gradients(matched.problem.evaluations), known)
-
-
-def _end_of_certainty(found: Crossing, sampled: bool) -> tuple[float | Missing, Basis]:
-    """Up to where the step is certain to descend, and what that rests on."""
-    if found.relation == "uncertifiable":
-        words = Basis("nothing certain", "the step, or what noise leaves of it, does not descend")
-        return Missing(Why.UNCERTIFIABLE, words), words
-    if found.stopped is not None and found.eta is None:
-        return LIMIT_REACHED, Basis(LIMIT_REACHED.words)
-    if found.eta is None:
-        words = Basis("nothing certain", f"not even a relative step of {found.etas[0]:.2g}")
-        return Missing(Why.BELOW_GRID, words), words
-    alone = "in every layer" if not (but := len(found.certificate.uncertain)) else f"in all layers but {but}"
-    certain = f"certain {alone if found.criterion == 'layers' else 'on the whole'}"
-    mean = "of the mean step, " if sampled else ""
-    places = f"{mean}Lemma 1, gradients at {counted(len(found.etas), 'step')}"
-    if found.relation == "above-grid":
-        return found.eta, Basis(certain, f"as far as was looked ({places})")
-    return found.eta, Basis(certain, places if found.closed else f"{places}, certain no more at {found.upper:.3g}")

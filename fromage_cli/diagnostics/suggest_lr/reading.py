@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import RateSearch
 from fromage_cli.diagnostics.suggest_lr.result import GroupRate, LayerRate, Limit, MeasuredPoint, OptimizerSettings
 from fromage_cli.errors import ResourceError
@@ -13,8 +14,10 @@ from fromage_cli.missing import (
     Missing,
     Why,
 )
+from fromage_cli.optimizers.rule import ADAFACTOR, LARS
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.lines.crossing import Crossing
+from fromage_cli.probes.lines.direction import Still
 from fromage_cli.probes.optimizer_step.next_update import NextUpdate
 from fromage_cli.theory.conversions import largest_rate
 from fromage_cli.theory.curves import Point
@@ -217,3 +220,41 @@ def read_groups(measuring: RateSearch, eta: float | Missing) -> tuple[GroupRate,
             )
         )
     return tuple(found)
+
+
+def read_notes(
+    measuring: RateSearch, optimizer: Optimizer, crossing: Crossing | None, batch_size: int | None
+) -> tuple[str, ...]:
+    """What the user should know of how the limit was measured."""
+    notes = [
+        *optimizer.notes,
+        *optimizer.common_notes,
+        measuring.update.step.note if optimizer.name is not None else "",
+    ]
+    if batch_size is None:
+        size = measuring.problem.batch.size
+        rows = counted(size, "row")
+        notes.append(f"training batch: taken to have {rows}, as the batch here; --train-batch-size gives another.")
+    if measuring.update.sampled:
+        size = batch_size or measuring.problem.batch.size
+        rows = counted(size, "row")
+        notes.append(f"measured: certain is the mean step of batches of {rows}; one of them may raise the loss.")
+    if measuring.update.filled:
+        notes.append(f"{optimizer.name}: momentum taken as built up; a first step, without a buffer, is shorter.")
+    noise = measuring.update.noise
+    if isinstance(noise, Missing):
+        notes.append(f"noise: not measured ({noise.words}); cosines are those of the batch as it is.")
+    elif noise.count < 8:
+        notes.append(f"noise: from {noise.count} parts of the rows only; cosines tend to be too low.")
+    if optimizer.rule is LARS:
+        notes.append("lars: taken to scale every tensor, vectors too; some implementations leave vectors unscaled.")
+    if optimizer.rule is ADAFACTOR:
+        notes.append("adafactor: takes no rate above 1/√t after t steps; a higher one moves no further.")
+    if optimizer.trust_clip:
+        notes.append(f"{optimizer.name}: its clipping of the trust ratio shortens some steps and is left out.")
+    if crossing is not None and crossing.products is None and crossing.stopped is None:
+        notes.append("measured: the loss has no second derivative, so the search began without a slope.")
+    still = [skipped for skipped in measuring.update.line.direction.skipped if skipped.reason not in set(Still)]
+    if still:
+        notes.append(f"{optimizer.name}: covers matrices only; {counted(len(still), 'tensor')} left out here.")
+    return tuple(note for note in notes if note)
