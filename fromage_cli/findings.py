@@ -29,17 +29,12 @@ class Finding:
     """What to do about it."""
 
 
-def only_one(names: Sequence[str]) -> str | None:
-    """The layer that a finding is about: the only one of these, or None where there are several."""
-    return names[0] if len(names) == 1 else None
-
-
 def about_names(
     code: str, severity: Severity, names: Sequence[str], message: str, hint: str, *, limit: float | None = None
 ) -> Finding:
     """A finding about several tensors: its sentence ends with the first of them, its value is how many there are."""
-    said = f"{message}: {first_names(names)}"
-    return Finding(code, severity, said, layer=only_one(names), value=float(len(names)), limit=limit, hint=hint)
+    said, only = f"{message}: {first_names(names)}", names[0] if len(names) == 1 else None
+    return Finding(code, severity, said, layer=only, value=float(len(names)), limit=limit, hint=hint)
 
 
 def gradient_is_rounding(names: Sequence[str], consequence: str) -> Finding:

@@ -1,8 +1,9 @@
 """What the contents of a checkpoint mean for the user: codes and words."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from fromage_cli.counting import counted, first_names
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.inspect.result import InspectResult, SafetyResult
 from fromage_cli.findings import Finding, about_names
 from fromage_cli.missing import known
@@ -20,26 +21,14 @@ def judge_safety(result: InspectResult | SafetyResult) -> tuple[Finding, ...]:
     names = [entry.name if not entry.module else f"{entry.module}.{entry.name}" for entry in dangerous]
     if names:
         acts = "1 name that runs code or reaches" if len(names) == 1 else f"{len(names)} names that run code or reach"
-        running = Finding(
-            code="pickle-runs-code",
-            severity="warn",
-            message=f"the file has {acts} files in an ordinary loader: {first_names(names)}",
-            value=float(len(names)),
-            limit=0.0,
-            hint="Nothing was run here. Load it elsewhere only if you trust its source; save weights as safetensors.",
-        )
-        found.append(running)
+        message = f"the file has {acts} files in an ordinary loader"
+        hint = "Nothing was run here. Load it elsewhere only if you trust its source; save weights as safetensors."
+        found.append(replace(about_names("pickle-runs-code", "warn", names, message, hint, limit=0.0), layer=None))
     unread = result.unread if isinstance(result, SafetyResult) else ()
     if unread:
-        not_read = Finding(
-            code="not-all-read",
-            severity="warn",
-            message=f"{counted(len(unread), 'part')} of it could not be looked into: {first_names(unread)}",
-            value=float(len(unread)),
-            limit=0.0,
-            hint="What is in there is not known, and may run code in an ordinary loader; see `read in part`.",
-        )
-        found.append(not_read)
+        message = f"{counted(len(unread), 'part')} of it could not be looked into"
+        hint = "What is in there is not known, and may run code in an ordinary loader; see `read in part`."
+        found.append(replace(about_names("not-all-read", "warn", unread, message, hint, limit=0.0), layer=None))
     return tuple(found)
 
 
@@ -75,10 +64,5 @@ def _contents(result: InspectResult) -> Iterator[Finding]:
         hint = "Usual for branches that start at zero; otherwise the layer was never trained or has died."
         yield about_names("tensor-all-zero", "info", names, zero, hint)
     for group in known(result.duplicates) or ():
-        yield Finding(
-            code="tensors-equal",
-            severity="info",
-            message=f"{counted(len(group), 'tensor')} hold the same bytes: {first_names(group)}",
-            value=float(len(group)),
-            hint="Shared weights that were saved once for each name, or copies that have not been trained yet.",
-        )
+        hint = "Shared weights that were saved once for each name, or copies that have not been trained yet."
+        yield about_names("tensors-equal", "info", group, f"{counted(len(group), 'tensor')} hold the same bytes", hint)

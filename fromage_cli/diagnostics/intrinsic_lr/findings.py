@@ -3,9 +3,8 @@
 import math
 from collections.abc import Iterator
 
-from fromage_cli.counting import first_names
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult
-from fromage_cli.findings import Finding, only_one
+from fromage_cli.findings import Finding, about_names
 from fromage_cli.missing import known
 from fromage_cli.optimizers.effective_rate import rate_power
 from fromage_cli.optimizers.rule import RULES
@@ -129,22 +128,11 @@ def _reach_of_the_theory(result: IntrinsicResult) -> Iterator[Finding]:
             hint="Norm and rotation hold all the same; the way there takes longer than told.",
         )
     silent = [layer.name for layer in result.layers if layer.verdict == "none"]
+    if silent:
+        message = f"not scale-invariant, so that the theory is silent: {len(silent)} of {total} layers"
+        yield about_names("not-scale-invariant", "info", silent, message, "norms shows what was measured.")
     joint = [layer.name for layer in result.layers if layer.granularity == "joint"]
-    for names, code, message, hint in (
-        (
-            silent,
-            "not-scale-invariant",
-            f"not scale-invariant, so that the theory is silent: {len(silent)} of {total} layers, "
-            f"{first_names(silent)}",
-            "norms shows what was measured.",
-        ),
-        (
-            joint,
-            "invariant-with-bias",
-            f"scale-invariant only together with a bias, which the numbers leave out: {first_names(joint)}",
-            "They are right as far as the bias is small beside the weights and decays as they do.",
-        ),
-    ):
-        if names:
-            layer = only_one(names)
-            yield Finding(code=code, severity="info", message=message, layer=layer, value=float(len(names)), hint=hint)
+    if joint:
+        message = "scale-invariant only together with a bias, which the numbers leave out"
+        hint = "They are right as far as the bias is small beside the weights and decays as they do."
+        yield about_names("invariant-with-bias", "info", joint, message, hint)

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from fromage_cli.counting import counted, first_names
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
-from fromage_cli.findings import Finding, gradient_is_rounding, only_one
+from fromage_cli.findings import Finding, about_names, gradient_is_rounding
 from fromage_cli.missing import Missing, Why, known
 
 
@@ -131,27 +131,25 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
     low = [layer.name for layer in result.layers if layer.cosine <= 0.0 and known(layer.cosine_stderr) is not None]
     if low and known(result.noise_rows) is not None:
         size = result.optimizer.train_batch_size
-        yield Finding(
-            code="noise-dominates",
-            severity="info",
-            layer=only_one(low),
-            message=f"at {counted(size, 'row')} a batch, the step of {counted(len(low), 'layer')} is not told from "
-            f"noise, or does not descend: {first_names(low)}",
-            value=float(len(low)),
+        yield about_names(
+            "noise-dominates",
+            "info",
+            low,
+            f"at {counted(size, 'row')} a batch, the step of {counted(len(low), 'layer')} is not told from noise, or "
+            "does not descend",
+            "Lemma 2 then says nothing; a larger batch here tells more, a larger training batch steps better.",
             limit=0.0,
-            hint="Lemma 2 then says nothing; a larger batch here tells more, a larger training batch steps better.",
         )
     names = result.uncertain
     if names and result.limit.criterion is not None:
         others = "with all vectors" if result.limit.criterion == "layers" else "with all other tensors"
-        yield Finding(
-            code="certain-together-only",
-            severity="info",
-            layer=only_one(names),
-            message=f"the step does not descend in {counted(len(names), 'layer')} alone, which the limit therefore "
-            f"takes together {others}: {first_names(names)}",
-            value=float(len(names)),
-            hint="Usual along the moments of a trained network, and where noise dominates.",
+        yield about_names(
+            "certain-together-only",
+            "info",
+            names,
+            f"the step does not descend in {counted(len(names), 'layer')} alone, which the limit therefore takes "
+            f"together {others}",
+            "Usual along the moments of a trained network, and where noise dominates.",
         )
     if result.noise:
         yield gradient_is_rounding(result.noise, " and has no say of its own")
