@@ -1,6 +1,7 @@
 """What one pass over a tensor's entries tells: norm, largest entry, zeros and what is not finite.
 
-Sums of squares run in float64. Norms of parts are joined by `hypot`, so that no square of a part can overflow.
+Squares are taken and added up in float64, where those of float32 neither overflow nor vanish. Norms of parts are
+joined by `hypot`, so that no square of a part can overflow.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SAFE = {"float32": (1e-15, 1e15), "float64": (1e-140, 1e140)}
-"""Largest entries between which a block's squares neither overflow nor vanish."""
-BLOCK = 512
-"""Entries of one inner product."""
+SAFE = (1e-140, 1e140)
+"""Largest entries between which squares in float64 neither overflow nor vanish."""
+BLOCK = 8192
+"""Entries of one inner product: they stay in the processor's cache, and are too few for BLAS to share out."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,17 @@ class Magnitudes:
         """The magnitudes of these entries and the other ones together."""
         return Magnitudes(
             self.elements + other.elements,
-            _joined(math.hypot, self.norm, other.norm),
-            _joined(max, self.largest, other.largest),
+            joined_norm(self.norm, other.norm),
+            math.nan if math.isnan(self.largest + other.largest) else max(self.largest, other.largest),
             self.zeros + other.zeros,
             self.nan + other.nan,
             self.infinite + other.infinite,
         )
 
 
-def _joined(join: Any, first: float, second: float) -> float:
-    return math.nan if math.isnan(first) or math.isnan(second) else float(join(first, second))
+def joined_norm(first: float, second: float) -> float:
+    """The norm of two parts together; nan where one is, where `math.hypot` lets infinity win."""
+    return math.nan if math.isnan(first) or math.isnan(second) else math.hypot(first, second)
 
 
 class Workspace:
@@ -79,18 +81,13 @@ class Workspace:
             nan, infinite = int(numpy.isnan(entries).sum()), int(numpy.isinf(entries).sum())
             value = math.nan if nan else math.inf
             return Magnitudes(entries.size, value, value, zeros, nan, infinite)
-        low, high = SAFE[entries.dtype.name]
-        if low < largest < high:
-            return Magnitudes(entries.size, math.sqrt(_sum_of_squares(entries)), largest, zeros)
-        scale = largest or 1.0
-        scaled = numpy.divide(entries, scale, out=self.wide[: entries.size], dtype=numpy.float64)
-        return Magnitudes(entries.size, scale * math.sqrt(_sum_of_squares(scaled)), largest, zeros)
+        return Magnitudes(entries.size, self._scaled_norm(entries, largest), largest, zeros)
 
     def norm(self, entries: NDArray[Any]) -> float:
         """The Frobenius norm alone; nan where an entry is nan, else infinite where one is."""
-        low, high = SAFE[entries.dtype.name]
-        squares = _sum_of_squares(entries)
-        if entries.size * low**2 < squares < high**2:
+        low, high = SAFE
+        squares = self._sum_of_squares(entries)
+        if entries.dtype != "float64" or entries.size * low**2 < squares < high**2:
             return math.sqrt(squares)
         return self.magnitudes(entries).norm
 
@@ -103,25 +100,46 @@ class Workspace:
 
         if entries.size == 0:
             return numpy.zeros(len(entries)), 0.0
-        low, high = SAFE[entries.dtype.name]
         largest = max(float(entries.max()), -float(entries.min()))
-        scale = 1.0 if low < largest < high or not math.isfinite(largest) else largest or 1.0
-        wide = entries if scale == 1.0 else numpy.divide(entries, scale, dtype=numpy.float64)
-        rows, length = wide.shape
-        whole = length - length % BLOCK  # in blocks, as `_sum_of_squares`
-        squares: NDArray[Any] = _squares(wide[:, whole:]).astype(numpy.float64)
+        scale = _scale(entries, largest)
+        wide = self.wide[: entries.size].reshape(entries.shape)
+        numpy.copyto(wide, entries if scale == 1.0 else entries / scale)
+        rows, length = entries.shape
+        whole = length - length % BLOCK
+        squares: NDArray[Any] = _squares(wide[:, whole:])
         if whole:
-            squares += _squares(wide[:, :whole].reshape(rows, -1, BLOCK)).sum(1, dtype=numpy.float64)
+            squares += _squares(wide[:, :whole].reshape(rows, -1, BLOCK)).sum(1)
         return scale * numpy.sqrt(squares), largest
 
+    def _scaled_norm(self, entries: NDArray[Any], largest: float) -> float:
+        """The norm of finite entries."""
+        import numpy
 
-def _sum_of_squares(entries: NDArray[Any]) -> float:
-    """Inner products of blocks, too short to lose digits in float32 or for BLAS to share out, summed in float64."""
-    import numpy
+        scale = _scale(entries, largest)
+        if scale == 1.0:
+            return math.sqrt(self._sum_of_squares(entries))
+        return scale * math.sqrt(self._sum_of_squares(numpy.divide(entries, scale)))
 
-    whole = entries.size - entries.size % BLOCK
-    blocks, rest = entries[:whole].reshape(-1, BLOCK), entries[whole:].astype(numpy.float64)
-    return float(_squares(blocks).sum(dtype=numpy.float64)) + float(rest @ rest)
+    def _sum_of_squares(self, entries: NDArray[Any]) -> float:
+        """Inner products of blocks, counted from the first entry, in float64; infinite where they overflow."""
+        import numpy
+
+        total, narrow = 0.0, entries.dtype != numpy.float64
+        with numpy.errstate(over="ignore", invalid="ignore"):
+            for begin in range(0, entries.size, BLOCK):
+                part = entries[begin : begin + BLOCK]
+                if narrow:
+                    numpy.copyto(self.wide[: part.size], part)
+                    part = self.wide[: part.size]
+                total += float(part.dot(part))
+        return total
+
+
+def _scale(entries: NDArray[Any], largest: float) -> float:
+    """What entries are divided by so that their squares neither overflow nor vanish; 1 where none do or can."""
+    low, high = SAFE
+    needed = entries.dtype == "float64" and math.isfinite(largest) and not low < largest < high
+    return largest if needed and largest else 1.0
 
 
 def _squares(rows: NDArray[Any]) -> NDArray[Any]:

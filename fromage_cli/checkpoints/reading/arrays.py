@@ -13,8 +13,11 @@ from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FLOAT64_CHUNK = 1 << 18
-"""Elements at a time: two megabytes as float64, which stay in the processor's cache."""
+CHUNK = 1 << 18
+"""Elements at a time, counted from a tensor's first: what is read and made of them stays in the processor's cache.
+
+Norms are sums over these chunks, so that equal bytes have equal norms wherever they lie.
+"""
 
 
 def stored_chunks(checkpoint: Checkpoint, name: str, size: int) -> Iterator[NDArray[Any]]:
@@ -52,12 +55,12 @@ def stored_bytes(checkpoint: Checkpoint, name: str) -> NDArray[Any]:
 
 
 def array_chunks(checkpoint: Checkpoint, name: str) -> Iterator[NDArray[Any]]:
-    """Yield the elements of a real tensor in their order, float64, FLOAT64_CHUNK at a time; the last chunk is shorter.
+    """Yield the elements of a real tensor in their order, float64, CHUNK at a time; the last chunk is shorter.
 
     Raises InputError when the file is cut off or changes meanwhile.
     """
     dtype = checkpoint.entries[name].dtype
-    for stored in stored_chunks(checkpoint, name, FLOAT64_CHUNK * WIDTHS[dtype]):
+    for stored in stored_chunks(checkpoint, name, CHUNK * WIDTHS[dtype]):
         yield real_numbers(stored, dtype)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,16 +13,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, Span
-from fromage_cli.checkpoints.reading.arrays import stored_bytes
+from fromage_cli.checkpoints.reading.arrays import CHUNK, stored_bytes
 from fromage_cli.checkpoints.storage.files import FileVersion, incomplete, opened
 from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FLOAT32_CHUNK = 1 << 19
-"""Elements reduced at a time: two megabytes in float32, so that calls are few and it stays in the cache."""
-JOB = 8 * FLOAT32_CHUNK
+JOB = 16 * CHUNK
 """Elements that one thread reduces before the next takes over."""
 THREADS = 4
 """More would wait for memory, not for each other."""
@@ -42,8 +40,6 @@ class Job:
     begin: int
     """The first element's place in the tensor."""
     elements: int
-    row: int
-    """Elements of a row: no chunk begins in one and ends in another."""
     series_index: int
     """Which checkpoint of a series."""
     span: Span | None
@@ -52,22 +48,13 @@ class Job:
     """Their bytes in memory: (bytes,) uint8."""
 
     def parts(self) -> Iterator[tuple[int, int]]:
-        """Yield begin and end of each chunk, whole rows or a part of one, counted from the job's own beginning."""
-        begin = 0
-        while begin < self.elements:
-            rest_of_row = self.row - (self.begin + begin) % self.row
-            rows = FLOAT32_CHUNK // self.row * self.row
-            end = min(begin + (rows or min(FLOAT32_CHUNK, rest_of_row)), self.elements)
-            yield begin, end
-            begin = end
+        """Yield begin and end of each chunk, counted from the job's own beginning, which is that of a chunk."""
+        for begin in range(0, self.elements, CHUNK):
+            yield begin, min(begin + CHUNK, self.elements)
 
 
-def jobs_of(
-    checkpoint: Checkpoint, names: Iterable[str], rows: Mapping[str, int] | None = None, series_index: int = 0
-) -> Iterator[Job]:
-    """Yield the work on the named tensors, of as many elements as `rows` says to a row.
-
-    Files are looked at between one and the next.
+def jobs_of(checkpoint: Checkpoint, names: Iterable[str], series_index: int = 0) -> Iterator[Job]:
+    """Yield the work on the named tensors. Files are looked at between one and the next.
 
     Raises InputError when a file has changed since it was opened.
     """
@@ -79,14 +66,12 @@ def jobs_of(
             version = span.version
         if span is not None:
             span.check()
-        row = max((rows or {}).get(name, 1), 1)
-        whole = Job(name, entry.dtype, 0, entry.elements, row, series_index, span)
+        whole = Job(name, entry.dtype, 0, entry.elements, series_index, span)
         if span is None:
             yield replace(whole, read=partial(stored_bytes, checkpoint, name))
             continue
-        size = JOB // row * row if row <= JOB else JOB  # whole rows, or a part of one
-        for begin in range(0, entry.elements, size):
-            yield replace(whole, begin=begin, elements=min(size, entry.elements - begin))
+        for begin in range(0, entry.elements, JOB):
+            yield replace(whole, begin=begin, elements=min(JOB, entry.elements - begin))
 
 
 class ChunkReader:
@@ -95,7 +80,7 @@ class ChunkReader:
     def __init__(self) -> None:
         import numpy
 
-        self._stored: NDArray[Any] = numpy.empty(FLOAT32_CHUNK * max(WIDTHS.values()), numpy.uint8)
+        self._stored: NDArray[Any] = numpy.empty(CHUNK * max(WIDTHS.values()), numpy.uint8)
 
     def read(self, job: Job) -> Iterator[NDArray[Any]]:
         """Yield the bytes of each chunk, (bytes,) uint8, valid until the next one.

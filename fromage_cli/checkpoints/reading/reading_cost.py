@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
-from fromage_cli.checkpoints.reading.arrays import FLOAT64_CHUNK
-from fromage_cli.checkpoints.reading.chunks import FLOAT32_CHUNK, threads
+from fromage_cli.checkpoints.reading.arrays import CHUNK
+from fromage_cli.checkpoints.reading.chunks import threads
 from fromage_cli.checkpoints.reading.reductions import measure_norms
 from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 from fromage_cli.process_memory import largest_resident
@@ -32,14 +32,14 @@ class ReductionCost:
 def reading_cost(checkpoints: Sequence[Checkpoint], names: Iterable[str]) -> tuple[int, float]:
     """Return peak bytes and seconds for norms and angles of the named tensors in every checkpoint."""
     elements = sum(checkpoints[-1].entries[name].elements for name in names) * len(checkpoints)
-    return (largest_resident() or 0) + 6 * 8 * FLOAT64_CHUNK, chunk_seconds() * elements / FLOAT64_CHUNK
+    return (largest_resident() or 0) + 6 * 8 * CHUNK, chunk_seconds() * elements / CHUNK
 
 
 def chunk_seconds() -> float:
     """Return the seconds of two passes over a chunk of each of two checkpoints."""
     import numpy
 
-    stored = numpy.ones(FLOAT64_CHUNK, numpy.float32)
+    stored = numpy.ones(CHUNK, numpy.float32)
     started = time.monotonic()
     for _ in range(2):
         first, second = stored.astype(numpy.float64), stored.astype(numpy.float64)
@@ -71,4 +71,4 @@ def reduction_cost(
     share = len(checkpoints) * sum(sizes) / read if read else 0.0
     unstreamed = [last.entries[name] for name in known if name not in last.spans]
     whole = max((entry.elements * WIDTHS[entry.dtype] for entry in unstreamed), default=0)
-    return ReductionCost(seconds * share, PROGRAM_BYTES + threads() * (FLOAT32_CHUNK * BUFFER_BYTES + whole))
+    return ReductionCost(seconds * share, PROGRAM_BYTES + threads() * (CHUNK * BUFFER_BYTES + whole))

@@ -10,13 +10,15 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
-from fromage_cli.checkpoints.reading.chunks import FLOAT32_CHUNK, ChunkReader, Job, jobs_of, on_threads
+from fromage_cli.checkpoints.reading.arrays import CHUNK
+from fromage_cli.checkpoints.reading.chunks import ChunkReader, Job, jobs_of, on_threads
 from fromage_cli.checkpoints.reading.widening import Widening
 from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
-from fromage_cli.theory.magnitudes import Magnitudes, Workspace
+from fromage_cli.theory.magnitudes import Magnitudes, Workspace, joined_norm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,18 +33,10 @@ class Rows:
 
     norms: NDArray[Any]
     """(rows,) float64; nan where an entry is nan, else infinite where one is."""
+    norm: float = 0.0
+    """The Frobenius norm of the whole; nan and infinite likewise."""
     largest: float = 0.0
     """Largest absolute value of an entry; nan and infinite likewise."""
-
-    @property
-    def norm(self) -> float:
-        """Return the Frobenius norm of the whole; nan and infinite likewise."""
-        import numpy
-
-        if math.isnan(self.largest) or math.isinf(self.largest):
-            return self.largest
-        most = float(self.norms.max(initial=0.0))
-        return most * float(numpy.linalg.norm(self.norms / most)) if most else 0.0
 
 
 def measure_magnitudes(
@@ -55,8 +49,8 @@ def measure_magnitudes(
     """
     found = dict.fromkeys(_chosen(checkpoint, names), Magnitudes())
     for job, magnitudes in on_threads(jobs_of(checkpoint, found), _Reducer, _Reducer.magnitudes):
-        found[job.name] = found[job.name].joined(magnitudes)
-        advance(magnitudes.elements)
+        found[job.name] = reduce(Magnitudes.joined, magnitudes, found[job.name])
+        advance(job.elements)
     return found
 
 
@@ -70,10 +64,10 @@ def measure_norms(
     """
     wanted = None if names is None else list(names)
     found = [dict.fromkeys(_chosen(checkpoint, wanted), 0.0) for checkpoint in checkpoints]
-    jobs = (job for index, one in enumerate(checkpoints) for job in jobs_of(one, found[index], None, index))
-    for job, norm in on_threads(jobs, _Reducer, _Reducer.norm):
+    jobs = (job for index, one in enumerate(checkpoints) for job in jobs_of(one, found[index], index))
+    for job, parts in on_threads(jobs, _Reducer, _Reducer.norms):
         norms = found[job.series_index]
-        norms[job.name] = _hypot(norms[job.name], norm)
+        norms[job.name] = reduce(joined_norm, parts, norms[job.name])
         advance(job.elements)
     return found
 
@@ -89,10 +83,15 @@ def measure_rows(
 
     entries = {name: checkpoint.entries[name] for name in _chosen(checkpoint, names)}
     found = {name: Rows(numpy.zeros(math.prod(entry.shape[:1]))) for name, entry in entries.items()}
-    lengths = {name: entry.elements // max(len(found[name].norms), 1) for name, entry in entries.items()}
-    for job, (norms, largest) in on_threads(jobs_of(checkpoint, found, lengths), _Reducer, _Reducer.rows):
+    lengths = {name: max(entry.elements // max(len(found[name].norms), 1), 1) for name, entry in entries.items()}
+
+    def work(worker: _Reducer, job: Job) -> tuple[NDArray[Any], list[float], float]:
+        return worker.rows(job, lengths[job.name])
+
+    for job, (norms, parts, largest) in on_threads(jobs_of(checkpoint, found), _Reducer, work):
         rows = found[job.name]
-        _join(rows.norms, norms, job.begin // max(job.row, 1))
+        _join(rows.norms, norms, job.begin // lengths[job.name])
+        rows.norm = reduce(joined_norm, parts, rows.norm)
         rows.largest = _largest(rows.largest, largest)
         advance(job.elements)
     return found
@@ -106,11 +105,6 @@ def _join(norms: NDArray[Any], found: NDArray[Any], first: int) -> None:
     unknown = numpy.isnan(part) | numpy.isnan(found)
     numpy.hypot(part, found, out=part)
     part[unknown] = math.nan
-
-
-def _hypot(*norms: float) -> float:
-    """Return the norm of the whole from those of its parts; nan where one is, where `math.hypot` lets infinity win."""
-    return math.nan if any(map(math.isnan, norms)) else math.hypot(*norms)
 
 
 def _largest(one: float, other: float) -> float:
@@ -128,28 +122,33 @@ class _Reducer:
 
     def __init__(self) -> None:
         self._reader = ChunkReader()
-        self._widening = Widening(FLOAT32_CHUNK)
-        self._workspace = Workspace(FLOAT32_CHUNK)
+        self._widening = Widening(CHUNK)
+        self._workspace = Workspace(CHUNK)
 
-    def magnitudes(self, job: Job) -> Magnitudes:
-        found = (self._workspace.magnitudes(entries) for entries in self._entries(job))
-        return reduce(Magnitudes.joined, found, Magnitudes())
+    def magnitudes(self, job: Job) -> list[Magnitudes]:
+        return [self._workspace.magnitudes(entries) for entries in self._entries(job)]
 
-    def norm(self, job: Job) -> float:
-        return _hypot(*(self._workspace.norm(entries) for entries in self._entries(job)))
+    def norms(self, job: Job) -> list[float]:
+        return [self._workspace.norm(entries) for entries in self._entries(job)]
 
-    def rows(self, job: Job) -> tuple[NDArray[Any], float]:
-        """Return the norms of the rows that the job touches, and the largest entry."""
+    def rows(self, job: Job, length: int) -> tuple[NDArray[Any], list[float], float]:
+        """Return the norms of the rows that the job touches, the norm of each chunk, and the largest entry."""
         import numpy
 
-        norms, most = numpy.zeros(-(-(job.begin % job.row + job.elements) // job.row)), 0.0
-        done = job.begin % job.row
-        for entries in self._entries(job, ordered=True):
-            found, largest = self._workspace.rows(entries.reshape(-1, min(job.row, entries.size)))
-            _join(norms, found, done // job.row)
-            most, done = _largest(most, largest), done + entries.size
-        return norms, most
+        first = job.begin // length
+        norms, parts, most = numpy.zeros(-(-(job.begin + job.elements) // length) - first), [], 0.0
+        begin = job.begin
+        for entries in self._entries(job):
+            head = min(-begin % length, entries.size)  # the rest of a row, whole rows, and the beginning of one
+            whole = (entries.size - head) // length * length
+            for start, end in pairwise(sorted({0, head, head + whole, entries.size})):
+                found, largest = self._workspace.rows(entries[start:end].reshape(-1, min(length, end - start)))
+                _join(norms, found, (begin + start) // length - first)
+                most = _largest(most, largest)
+            parts.append(self._workspace.norm(entries))
+            begin += entries.size
+        return norms, parts, most
 
-    def _entries(self, job: Job, ordered: bool = False) -> Iterator[NDArray[Any]]:
+    def _entries(self, job: Job) -> Iterator[NDArray[Any]]:
         for stored in self._reader.read(job):
-            yield self._widening.widened(stored, job.dtype, ordered)
+            yield self._widening.widened(stored, job.dtype)

@@ -25,16 +25,19 @@ class Widening:
 
         self._narrow: NDArray[Any] = numpy.empty(size, numpy.uint32)
 
-    def widened(self, stored: NDArray[Any], dtype: str, ordered: bool = False) -> NDArray[Any]:
-        """Return the elements' absolute values or the elements themselves: (elements,) float32 or float64.
+    def widened(self, stored: NDArray[Any], dtype: str) -> NDArray[Any]:
+        """Return the elements in their order, complex ones by their absolute values: (elements,) float32 or float64.
 
-        `stored`: (bytes,) uint8, little endian. They stand in their own order only where that is asked for; then
-        bfloat16 takes longer. What is returned is valid until the next call.
+        `stored`: (bytes,) uint8, little endian. What is returned is valid until the next call.
         """
         import numpy
 
         if dtype == "bfloat16":
-            return self._widen_bfloat16(stored.view("<u2"), ordered)
+            codes = stored.view("<u2")
+            bits = self._narrow[: codes.size]
+            numpy.copyto(bits, codes)
+            numpy.left_shift(bits, 16, out=bits)  # the upper half of a float32
+            return bits.view(numpy.float32)
         if dtype == "float16" or dtype.startswith("float8"):
             codes = stored.view("<u2") if dtype == "float16" else stored
             values = self._narrow[: codes.size].view(numpy.float32)
@@ -43,22 +46,6 @@ class Widening:
         if dtype in ("float32", "float64"):
             return entries
         return numpy.abs(entries.astype(numpy.complex128)) if "complex" in dtype else entries.astype(numpy.float64)
-
-    def _widen_bfloat16(self, codes: NDArray[Any], ordered: bool) -> NDArray[Any]:
-        """Shift each into the upper half of a float32; without order two at a time, those at even places first."""
-        import numpy
-
-        if ordered:
-            bits = self._narrow[: codes.size]
-            numpy.copyto(bits, codes)
-            numpy.left_shift(bits, 16, out=bits)
-            return bits.view(numpy.float32)
-        bits, half = self._narrow[: codes.size], codes.size // 2
-        pairs = codes[: 2 * half].view("<u4")
-        numpy.left_shift(pairs, 16, out=bits[:half])
-        numpy.bitwise_and(pairs, 0xFFFF0000, out=bits[half : 2 * half])
-        bits[2 * half :] = codes[2 * half :].astype(numpy.uint32) << 16
-        return bits.view(numpy.float32)
 
 
 def real_numbers(stored: NDArray[Any], dtype: str) -> NDArray[Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy
 
 from fromage_cli.checkpoints import Checkpoint
-from fromage_cli.checkpoints.reading.arrays import FLOAT64_CHUNK
+from fromage_cli.checkpoints.reading.arrays import CHUNK
 from fromage_cli.checkpoints.reading.reading_cost import chunk_seconds
 from fromage_cli.process_memory import largest_resident
 from fromage_cli.terminal.answer import Estimate
@@ -51,8 +51,8 @@ def measure_cost(first: Checkpoint, second: Checkpoint, names: Sequence[str], sp
     for _ in range(3):
         numpy.linalg.svd(matrix, compute_uv=False)
     decompositions = (time.monotonic() - started) * work / _operations(TRIAL, TRIAL)
-    seconds = chunk_seconds() * elements / FLOAT64_CHUNK + decompositions
-    return seconds, (largest_resident() or 0) + 8 * 6 * FLOAT64_CHUNK + max(held, default=0)
+    seconds = chunk_seconds() * elements / CHUNK + decompositions
+    return seconds, (largest_resident() or 0) + 8 * 6 * CHUNK + max(held, default=0)
 
 
 def _operations(rows: int, columns: int) -> float:

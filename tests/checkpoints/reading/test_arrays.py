@@ -18,7 +18,7 @@ FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.flo
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("name", ["c.safetensors", "c.pt"])
 def test_elements_come_in_their_order_whatever_holds_them(dtype, name, tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "FLOAT64_CHUNK", 10)
+    monkeypatch.setattr(arrays, "CHUNK", 10)
     tensor = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
     (save_file if name.endswith("safetensors") else torch.save)({"w": tensor}, tmp_path / name)
     checkpoint = open_checkpoint(tmp_path / name)

@@ -9,19 +9,15 @@ from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.reading import chunks
-from fromage_cli.checkpoints.reading.chunks import FLOAT32_CHUNK, ChunkReader, Job, jobs_of, on_threads
+from fromage_cli.checkpoints.reading.chunks import CHUNK, ChunkReader, Job, jobs_of, on_threads
 from fromage_cli.errors import InputError
 
 
-@given(st.integers(1, 3 * FLOAT32_CHUNK), st.integers(1, 3), st.integers(0, 5))
-def test_parts_cover_a_job_and_keep_rows_apart(row, rows, begun):
-    job = Job("w", "float32", begun * row, rows * row, row, 0, None)
-    parts = list(job.parts())
-    assert [begin for begin, _ in parts] == [0, *(end for _, end in parts[:-1])] and parts[-1][1] == job.elements
-    for begin, end in parts:
-        first, last = begin // row, (end - 1) // row
-        assert end - begin <= FLOAT32_CHUNK
-        assert first == last or (begin % row == 0 and end % row == 0)
+@given(st.integers(1, 3 * CHUNK))
+def test_parts_cover_a_job(elements):
+    parts = list(Job("w", "float32", 0, elements, 0, None).parts())
+    assert [begin for begin, _ in parts] == [0, *(end for _, end in parts[:-1])] and parts[-1][1] == elements
+    assert all(begin % CHUNK == 0 and end - begin <= CHUNK for begin, end in parts)
 
 
 def opened(tmp_path, **tensors):
@@ -29,12 +25,12 @@ def opened(tmp_path, **tensors):
     return open_checkpoint(tmp_path / "c.safetensors")
 
 
-def test_jobs_hold_whole_rows(tmp_path, monkeypatch):
+def test_jobs_begin_where_a_chunk_of_the_tensor_does(tmp_path, monkeypatch):
     monkeypatch.setattr(chunks, "JOB", 10)
     checkpoint = opened(tmp_path, w=torch.arange(21.0).reshape(7, 3), v=torch.arange(25.0).reshape(1, 25))
-    jobs = list(jobs_of(checkpoint, ["w", "v"], {"w": 3, "v": 25}))
+    jobs = list(jobs_of(checkpoint, ["w", "v"]))
     assert [(job.name, job.begin, job.elements) for job in jobs] == [
-        ("w", 0, 9), ("w", 9, 9), ("w", 18, 3), ("v", 0, 10), ("v", 10, 10), ("v", 20, 5)
+        ("w", 0, 10), ("w", 10, 10), ("w", 20, 1), ("v", 0, 10), ("v", 10, 10), ("v", 20, 5)
     ]  # fmt: skip
     read = [np.concatenate([part.copy() for part in ChunkReader().read(job)]).view("<f4") for job in jobs[:3]]
     assert np.concatenate(read).tolist() == list(range(21))

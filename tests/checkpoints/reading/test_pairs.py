@@ -44,7 +44,7 @@ def test_a_tensor_and_its_narrower_copy(paired):
 
 
 def test_many_chunks(paired, monkeypatch):
-    monkeypatch.setattr(arrays, "FLOAT64_CHUNK", 10)
+    monkeypatch.setattr(arrays, "CHUNK", 10)
     u, v = torch.arange(33.0), torch.arange(33.0).flip(0)
     found = paired(u, v)
     assert found.difference == pytest.approx(float((u - v).double().norm()), rel=1e-14)

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.reading import chunks
+from fromage_cli.checkpoints.reading.pairs import measure_pair
 from fromage_cli.checkpoints.reading.reductions import measure_magnitudes, measure_norms, measure_rows
 from fromage_cli.errors import InputError
 
@@ -50,7 +51,7 @@ def test_45_million_elements_to_six_digits(dtype, tmp_path):
 
 @pytest.mark.parametrize("size", [0, 1, 7, 100, 101])
 def test_chunks_of_every_length(size, tmp_path, monkeypatch):
-    monkeypatch.setattr(chunks, "FLOAT32_CHUNK", 10)
+    monkeypatch.setattr(chunks, "CHUNK", 10)
     monkeypatch.setattr(chunks, "JOB", 30)
     tensor = torch.arange(size, dtype=torch.float32) - 3
     found = reduced({"w": tensor, "h": tensor.bfloat16(), "e": torch.zeros(0, 3)}, tmp_path)
@@ -63,7 +64,7 @@ def test_chunks_of_every_length(size, tmp_path, monkeypatch):
 @pytest.mark.parametrize("shape", [(7, 3), (4, 10), (3, 25), (2, 40), (5, 4, 2), (1, 100), (6,), (0, 3), (3, 0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8], ids=str)
 def test_norms_of_rows(shape, dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr(chunks, "FLOAT32_CHUNK", 10)
+    monkeypatch.setattr(chunks, "CHUNK", 10)
     monkeypatch.setattr(chunks, "JOB", 30)
     tensor = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 20).to(dtype)
     save_file({"w": tensor}, tmp_path / "c.safetensors")
@@ -94,13 +95,46 @@ def test_rows_that_are_not_finite(value, norm, tmp_path):
 
 @pytest.mark.parametrize("values", [(math.nan, math.inf), (math.inf, math.nan)])
 def test_nan_in_one_part_and_infinity_in_another(values, tmp_path, monkeypatch):
-    monkeypatch.setattr(chunks, "FLOAT32_CHUNK", 2)
+    monkeypatch.setattr(chunks, "CHUNK", 2)
     monkeypatch.setattr(chunks, "JOB", 4)
     save_file({"w": torch.tensor([[values[0], *[1.0] * 8, values[1]]])}, tmp_path / "c.safetensors")
     checkpoint = open_checkpoint(tmp_path / "c.safetensors")
     rows = measure_rows(checkpoint, ["w"])["w"]
     found = (measure_norms([checkpoint])[0]["w"], measure_magnitudes(checkpoint)["w"].norm, rows.norm, *rows.norms)
     assert len(found) == 4 and all(map(math.isnan, found))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_equal_bytes_have_equal_norms_wherever_they_lie(dtype, tmp_path):
+    """Behind tensors of odd sizes, in another format, and by every command's own way of reading."""
+    tensor = torch.randn(3, 100_003, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for index, before in enumerate((0, 1, 1023, 3 * chunks.CHUNK + 7)):
+        save_file({"a": torch.ones(before, dtype=torch.uint8), "w": tensor}, tmp_path / f"{index}.safetensors")
+    torch.save({"a": torch.ones(5, dtype=torch.uint8), "w": tensor}, tmp_path / "4.pt")
+    torch.save({"w": tensor.T.contiguous().T}, tmp_path / "5.pt")
+    series = [open_checkpoint(path) for path in sorted(tmp_path.iterdir())]
+    found = {norms["w"] for norms in measure_norms(series, ["w"])}
+    found |= {measure_magnitudes(one)["w"].norm for one in series}
+    found |= {measure_rows(one, ["w"])["w"].norm for one in series}
+    for one in series[1:]:
+        pair = measure_pair(series[0], one, "w")
+        assert (pair.difference, pair.angle) == (0.0, 0.0)
+        found |= {pair.first, pair.second}
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_norms_to_the_digits_that_are_printed(dtype, tmp_path):
+    """Sizes over many orders of magnitude, equal entries whose rounding does not cancel, and several chunks."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.randn(chunks.CHUNK + 5, generator=generator) * 2 ** torch.randint(
+        -7, 7, (chunks.CHUNK + 5,), generator=generator
+    )
+    tensors = {"spread": spread.to(dtype), "equal": torch.full((2 * chunks.CHUNK,), 0.1).to(dtype)}
+    found = reduced(tensors, tmp_path)
+    for name, tensor in tensors.items():
+        exact = math.sqrt(math.fsum(value * value for value in tensor.double().tolist()))
+        assert found[name].norm == pytest.approx(exact, rel=1e-14)
 
 
 def test_norms_of_a_series(tmp_path):
@@ -129,7 +163,7 @@ def test_norms_whose_squares_leave_float32(value, tmp_path):
 
 
 def test_the_order_of_the_file_and_the_same_digits_each_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(chunks, "FLOAT32_CHUNK", 100)
+    monkeypatch.setattr(chunks, "CHUNK", 100)
     monkeypatch.setattr(chunks, "JOB", 100)
     monkeypatch.setattr(chunks, "threads", lambda: 4)
     tensors = {f"t{index}": torch.randn(1037) for index in range(20)}

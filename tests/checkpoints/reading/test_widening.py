@@ -22,9 +22,9 @@ def test_every_float8_is_torchs(name):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("size", [65536, 65535, 1, 0])
-def test_every_half_is_torchs_in_some_order(dtype, size):
+def test_every_half_is_torchs(dtype, size):
     tensor = torch.arange(65536, dtype=torch.int32).to(torch.uint16).view(dtype)[:size].clone()
-    np.testing.assert_array_equal(np.sort(widened(tensor)), np.sort(tensor.double().numpy()))
+    np.testing.assert_array_equal(widened(tensor), tensor.double().numpy())
 
 
 @pytest.mark.parametrize("name", [n for n in WIDTHS if n[0] in "iub" and n != "bfloat16"])
