@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from fromage_cli.errors import UsageError
+from fromage_cli.errors import ResourceError, UsageError
 from fromage_cli.findings import Finding
-from fromage_cli.terminal.answer import Answer, CheckpointRecord, ProblemRecord, Provenance
+from fromage_cli.terminal.answer import Answer, CheckpointRecord, EstimateResult, NoiseRecord, ProblemRecord, Provenance
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fromage_cli.problem.evaluation.problem import Problem
     from fromage_cli.problem.networks.layers import TrainableTensor
     from fromage_cli.problem.user_code.declared import Declared
+
+ONE_DRAW = "The network draws random numbers in its forward pass; this is one draw (seed {seed})."
 
 
 @dataclass(frozen=True)
@@ -98,16 +100,32 @@ class Intake:
         self.problem.saved = weight_reader(self.problem.model, self.checkpoint)
 
     def complete(self, answer: Answer) -> Answer:
-        """The answer with what it was computed from, and what that took so far."""
+        """The answer with what it was computed from, and what that took so far.
+
+        Where the network draws random numbers, other draws are measured too: four gradients.
+        """
+        noise = None if isinstance(answer.result, EstimateResult) else self._noise_of_draws()
+        drawn = (ONE_DRAW.format(seed=self.problem.seed),) if self.problem.noisy else ()
         return replace(
             answer,
             checkpoints=self.checkpoints,
-            problem=self.record,
+            problem=replace(self.record, noise=noise),
             provenance=provenance(self.problem),
-            notes=(*self.notes, *answer.notes),
-            findings=(*self.findings, *answer.findings),
+            notes=(*self.notes, *drawn, *answer.notes),
+            findings=(*self.findings, *([one_draw_of_many(noise)] if noise is not None else []), *answer.findings),
             settings={**self.settings, **answer.settings},
         )
+
+    def _noise_of_draws(self) -> NoiseRecord | None:
+        """The spread over draws; None where none matters, or a limit ends the measurement."""
+        if not self.problem.noisy:
+            return None
+        from fromage_cli.probes.lines.draws import measure_draw_spread
+
+        try:
+            return NoiseRecord(**asdict(measure_draw_spread(self.problem)))
+        except ResourceError:
+            return None
 
     @property
     def checkpoints(self) -> tuple[CheckpointRecord, ...]:
@@ -137,6 +155,19 @@ class Intake:
             "batch": self.problem.batch.source,
             "model": self.model,
         }
+
+
+def one_draw_of_many(noise: NoiseRecord) -> Finding:
+    """What the spread over draws means for every number of an answer."""
+    return Finding(
+        code="one-draw-of-many",
+        severity="info",
+        message=f"the network draws random numbers, and every number here is of one draw: over {noise.seeds} draws the "
+        f"loss is {noise.loss_mean:.4g} ± {noise.loss_spread:.2g}, and the gradient differs from its mean by "
+        f"{noise.gradient_spread:.2g} of it",
+        value=noise.gradient_spread,
+        hint="Another --seed draws again; more rows average over more draws.",
+    )
 
 
 def given_settings(options: OptimizerOptions) -> Given:

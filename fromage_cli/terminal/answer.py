@@ -42,6 +42,19 @@ class CheckpointRecord:
 
 
 @dataclass(frozen=True)
+class NoiseRecord:
+    """How far loss and gradient are from one draw of the network's random numbers to another."""
+
+    seeds: int
+    """How many draws were looked at, the one that was measured among them."""
+    loss_mean: float
+    loss_spread: float
+    """Standard deviation."""
+    gradient_spread: float
+    """Of the gradient, over the norm of its mean."""
+
+
+@dataclass(frozen=True)
 class ProblemRecord:
     """Which model, loss and batch were measured."""
 
@@ -51,6 +64,8 @@ class ProblemRecord:
     mode: str
     seed: int
     layer_count: int
+    noise: NoiseRecord | None = None
+    """Where the network draws random numbers that change the loss."""
 
 
 @dataclass(frozen=True)

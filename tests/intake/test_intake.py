@@ -5,6 +5,7 @@ from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import Intake, checkpoint_record, open_problem
 from fromage_cli.optim import Fromage
+from fromage_cli.terminal.answer import Answer, Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
 
@@ -105,3 +106,43 @@ def test_a_network_rebuilt_from_its_checkpoint_gets_weights_as_torch_draws_them(
     trained, drawn = (problem.trainable[0].parameter for problem in (intake.problem, fresh))
     assert trained.shape == drawn.shape and not torch.equal(trained, drawn)
     assert float(drawn.detach().abs().max()) <= drawn.shape[1] ** -0.5
+
+
+NOISY = """
+import torch
+
+class Network(torch.nn.Linear):
+    def __init__(self, weight=1.0):
+        super().__init__(3, 3)
+        self.noise = weight
+
+    def forward(self, x):
+        return super().forward(x + self.noise * torch.randn_like(x))
+"""
+
+
+@pytest.mark.parametrize(("weight", "drawn"), [(1.0, True), (0.0, False)])
+def test_what_is_one_draw_of_many_is_said_to_be(tmp_path, weight, drawn):
+    (tmp_path / "network.py").write_text(NOISY)
+    torch.save({"x": torch.randn(4, 3), "y": torch.tensor([0, 1, 2, 0])}, tmp_path / "b.pt")
+    intake = open_problem(
+        None,
+        ModelOptions(model=f"{tmp_path / 'network.py'}:Network", model_arg=[f"weight={weight}"]),
+        BatchOptions(batch=str(tmp_path / "b.pt")),
+        RunOptions(seed=4),
+    )
+    answer = Answer(None, page=lambda style: "")
+    assert intake.complete(answer).problem.noise is None  # nothing is known of it yet
+    loss = intake.problem.base.loss
+    complete = intake.complete(answer)
+    said = "The network draws random numbers in its forward pass; this is one draw (seed 4)."
+    assert (said in complete.notes) == drawn
+    assert [finding.code for finding in complete.findings] == ["one-draw-of-many"] * drawn
+    if drawn:
+        noise = complete.problem.noise
+        losses = [loss, *(intake.problem.drawn(further).value() for further in range(1, 5))]
+        assert (noise.seeds, noise.loss_mean) == (5, pytest.approx(sum(losses) / 5))
+        assert f"the loss is {noise.loss_mean:.4g} ± {noise.loss_spread:.2g}" in complete.findings[0].message
+    else:
+        assert complete.problem.noise is None
+    assert intake.complete(estimate_answer(Estimate(1.0, 1, 1.0))).problem.noise is None

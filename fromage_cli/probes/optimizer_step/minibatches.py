@@ -1,7 +1,8 @@
 """Gradients of parts of the data, each as a training step would see it."""
 
 from collections.abc import Callable, Sequence
-from statistics import fmean
+from math import sqrt
+from statistics import fmean, stdev
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.data.batches import Batch
@@ -10,6 +11,8 @@ from fromage_cli.problem.evaluation.problem import Problem
 
 MIXING = 0.1
 """Relative gap between the mean of parts and all rows, in loss or gradient, from which on rows count together."""
+DRAWS_APART = 5.0
+"""Standard errors of one mean by which two that are drawn apart may differ: 3.5 of their difference."""
 ONE_OF_ROWS = "Measure with a --loss that is a mean over rows."
 
 
@@ -59,12 +62,14 @@ def visit_minibatches(
 def require_samples(problem: Problem, parts: Sequence[Batch], losses: Sequence[float]) -> None:
     """Raises MismatchError where the mean loss of the parts is another than that of all rows.
 
-    The batches themselves make up the loss, and weigh in it as they do.
+    The batches themselves make up the loss, and weigh in it as they do. Where every part draws random numbers of its
+    own, so do all rows: the means may lie apart by their standard errors.
     """
     if [id(part) for part in parts] == [id(batch) for batch in problem.batches]:
         return
     mean, whole = fmean(losses), problem.base.loss
-    if not abs(mean - whole) <= MIXING * abs(whole):
+    doubt = DRAWS_APART * stdev(losses) / sqrt(len(losses)) if problem.draws_noise and len(losses) > 1 else 0.0
+    if not abs(mean - whole) <= MIXING * abs(whole) + doubt:
         size = "one row" if parts[0].size == 1 else f"{parts[0].size} rows"
         raise MismatchError(
             f"the loss is one of rows together: it is {whole:.4g}, and {mean:.4g} on parts of {size}",
@@ -76,12 +81,13 @@ def require_mean(problem: Problem, gap: float, whole: float, doubt: float) -> No
     """Raises MismatchError where the mean of the parts' gradients is another gradient than that of all rows.
 
     Squared norms: `gap` of their distance, `whole` of the gradient of all rows, `doubt` of the mean's standard error,
-    by up to half of which rows that are left over and parts of unequal weight move it. Where masks are drawn or a batch
-    is normalised by its own statistics, the two are not the same to begin with.
+    by up to half of which rows that are left over and parts of unequal weight move it. Where a batch is normalised by
+    its own statistics, the two are not the same to begin with; where both draw random numbers, they differ by those.
     """
-    if problem.mode == "train" or problem.uses_batch_statistics:
+    if problem.uses_batch_statistics:
         return
-    if not gap <= MIXING**2 * whole + doubt / 4.0:
+    allowed = DRAWS_APART if problem.draws_noise else 0.25
+    if not gap <= MIXING**2 * whole + allowed * doubt:
         raise MismatchError(
             "the loss is one of rows together: the gradient of all rows is not the mean of those of parts", ONE_OF_ROWS
         )

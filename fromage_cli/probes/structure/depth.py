@@ -64,7 +64,7 @@ def measure_depth(problem: Problem) -> Depth:
     batch, inputs = _with_differentiable_inputs(problem, rows)
     problem.evaluations.forwards += batch.size / problem.rows
     try:
-        with problem.evaluation(), twice_differentiable(problem.model), _ResidualShares() as residuals:
+        with problem.evaluation(batch), twice_differentiable(problem.model), _ResidualShares() as residuals:
             root = problem.loss(problem.model, batch).total.grad_fn
     except (MismatchError, RuntimeError):  # an operation that has no derivative by its input
         root = None

@@ -51,7 +51,7 @@ def _outputs(problem: Problem, which: str) -> list[Tensor]:
     found = []
     for chunk in problem.chunks():
         problem.budget.check()
-        with problem.evaluation(), torch.no_grad():
+        with problem.evaluation(chunk), torch.no_grad():
             output = _prediction_by_row(call_model(problem.model, chunk), chunk.size).cpu()
         if not bool(torch.isfinite(output).all()):
             raise NumericalError(

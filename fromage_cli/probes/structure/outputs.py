@@ -36,7 +36,7 @@ class Outputs:
         self._used: list[int] = []
         """Which of the tensors that the model returns reach the loss; a scalar only where there is nothing else."""
         first: Batch = problem.chunks()[0]
-        with problem.evaluation(), torch.enable_grad(), self._recorded() as recorded:
+        with problem.evaluation(first), torch.enable_grad(), self._recorded() as recorded:
             total = problem.loss(problem.model, first).total
             places = [place for place, tensor in enumerate(recorded) if tensor.requires_grad]
             if places and total.requires_grad:
@@ -72,7 +72,7 @@ class Outputs:
         total = count = 0.0
         outputs = []
         for chunk in problem.chunks():
-            with problem.evaluation(), torch.no_grad(), self._recorded() as recorded:
+            with problem.evaluation(chunk), torch.no_grad(), self._recorded() as recorded:
                 terms = problem.loss(problem.model, chunk)
                 total, count = total + float(terms.total), count + terms.count
                 flat = [recorded[place].detach().reshape(-1) for place in self._used if place < len(recorded)]

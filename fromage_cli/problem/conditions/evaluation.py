@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from fromage_cli.problem.user_code.generators import Generators, seed_all, seed_torch
+from fromage_cli.problem.user_code.generators import Draws, Generators, seed_all, seed_torch
 
 Mode = Literal["auto", "train", "eval"]
 
@@ -30,6 +30,8 @@ class Conditions:
         self.batch_norms = [m for m in self.modules if isinstance(m, _NormBase) or scripted_from(m) in _BATCH_NORMS]
         """The modules that normalise by the statistics of the batch while they train."""
         self.recurrent = [module for module in self.modules if isinstance(module, nn.RNNBase)]
+        self.drew: bool | None = None
+        """Whether the first evaluation drew random numbers; None before there was one."""
         self._settled: dict[Mode, tuple[list[bool], list[float]]] = {}
         """What the switches are in each mode, once it was set."""
 
@@ -46,8 +48,10 @@ class Conditions:
         try:
             with _buffers_put_back(self.modules), self._switched(mode):
                 seed_all(seed)
-                with _seeded_modules(self.model) if mode == "train" else nullcontext():
+                draws = Draws() if self.drew is None else None
+                with _seeded_modules(self.model, draws) if mode == "train" else nullcontext():
                     yield
+                    self.drew = draws.look() if draws is not None else self.drew
         finally:
             if generators is not None:
                 generators.restore()
@@ -120,24 +124,26 @@ def _own_buffers(module: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _seeded_modules(model: nn.Module) -> Iterator[None]:
+def _seeded_modules(model: nn.Module, draws: Draws | None) -> Iterator[None]:
     """Reseeds on entering and on leaving every module, from the seed before and the module's name.
 
     The seeds depend on which modules were run and not on how much they drew. A block that is recomputed during the
     backward pass starts from the seed it had, which is part of the generator's state, and so draws the same again.
-    Scripted modules take no hooks: they draw from the seed that the whole evaluation starts with.
+    Scripted modules take no hooks: they draw from the seed that the whole evaluation starts with. `draws` looks before.
     """
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
                 continue
-            stack.callback(module.register_forward_pre_hook(_reseeder(f"into {name}")).remove)
-            stack.callback(module.register_forward_hook(_reseeder(f"out of {name}")).remove)
+            stack.callback(module.register_forward_pre_hook(_reseeder(f"into {name}", draws)).remove)
+            stack.callback(module.register_forward_hook(_reseeder(f"out of {name}", draws)).remove)
         yield
 
 
-def _reseeder(place: str) -> Callable[..., None]:
+def _reseeder(place: str, draws: Draws | None) -> Callable[..., None]:
     def reseed(*_: Any) -> None:
+        if draws is not None:
+            draws.look()
         seed_torch(zlib.crc32(f"{torch.default_generator.initial_seed()} {place}".encode()))
 
     return reseed

@@ -1,8 +1,9 @@
 """The diagnostic batch: a pytree of tensors that share their first dimension, from a file or the user's function."""
 
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -32,6 +33,8 @@ class Batch:
     """How many rows."""
     source: str
     """How the batch is named in output."""
+    first: int = 0
+    """The number of its first row among all that were loaded."""
     bound: "WeakKeyDictionary[nn.Module, tuple[Any, ...]]" = field(
         default_factory=WeakKeyDictionary, init=False, repr=False
     )
@@ -44,7 +47,12 @@ class Batch:
     def rows(self, start: int, stop: int) -> "Batch":
         """Rows start to stop of every tensor, as views."""
         stop = min(stop, self.size)
-        return replace(self, data=map_tensors(self.data, lambda tensor: tensor[start:stop]), size=stop - start)
+        data = map_tensors(self.data, lambda tensor: tensor[start:stop])
+        return replace(self, data=data, size=stop - start, first=self.first + start)
+
+    def seed(self, seed: int) -> int:
+        """The seed of what is drawn for these rows: other rows draw other numbers, as batches of a training run do."""
+        return zlib.crc32(f"{seed} {self.first}".encode()) if self.first else seed
 
     def reversed(self) -> "Batch":
         """The same rows from last to first."""
@@ -85,9 +93,15 @@ def load_batches(
         raise InputError(f"--batch {spec!r} {what} (working directory {Path.cwd()}).", f"Give {BATCH_FORMS}.")
     if reader is None:
         draws = range(count + spare)
-        return [as_batch(read_tokens(path, sequence_length, sequences, seed + draw), spec) for draw in draws]
+        return numbered([as_batch(read_tokens(path, sequence_length, sequences, seed + draw), spec) for draw in draws])
     _refuse_several(count, spec, "a file of one batch")
     return [as_batch(reader(path), spec)]
+
+
+def numbered(batches: Sequence[Batch]) -> list[Batch]:
+    """The batches with their rows counted on from one to the next."""
+    starts = accumulate((batch.size for batch in batches), initial=0)
+    return [replace(batch, first=start) for batch, start in zip(batches, starts, strict=False)]
 
 
 def _refuse_several(count: int, spec: str, what: str) -> None:
@@ -169,7 +183,7 @@ def _call_function(spec: str, seed: int, allow_code: bool, count: int, spare: in
                 f"Return tensors in dicts, tuples or lists, or an iterator of such.{wrap}",
             )
         with named_code(f"taking the first batch of {spec}"):
-            taken = [as_batch(data, spec) for data in islice(iter(named), count + spare)]
+            taken = numbered([as_batch(data, spec) for data in islice(iter(named), count + spare)])
     if not taken:
         raise InputError(f"--batch {spec} gave an iterator without any batch.", "Check that its data set is not empty.")
     if len(taken) < count:

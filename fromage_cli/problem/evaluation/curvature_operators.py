@@ -60,10 +60,10 @@ def has_gauss_newton(problem: Problem) -> bool:
 
 
 @contextmanager
-def twice_differentiated(problem: Problem) -> Iterator[None]:
+def twice_differentiated(problem: Problem, chunk: Batch) -> Iterator[None]:
     """One evaluation whose gradient is differentiated again. Raises MismatchError where that is not possible."""
     problem.budget.check()
-    with problem.evaluation(), double_backward(problem.model), second_derivative_explained():
+    with problem.evaluation(chunk), double_backward(problem.model), second_derivative_explained():
         yield
 
 
@@ -79,7 +79,7 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Op
     def rebuilt(vector: Tensor) -> Tensor:
         parts, total, count = space.split(vector), torch.zeros_like(vector), 0.0
         for chunk in chunks:
-            with twice_differentiated(problem):
+            with twice_differentiated(problem, chunk):
                 product, size = graph(problem, chunk, space.weights)
                 total += space.flat(product(parts))
             count += size
@@ -90,7 +90,7 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Op
         if len(chunks) > 1:
             yield rebuilt
             return
-        with problem.evaluation(), double_backward(problem.model):
+        with problem.evaluation(chunks[0]), double_backward(problem.model):
             problem.budget.check()
             with second_derivative_explained():
                 product, count = graph(problem, chunks[0], space.weights)

@@ -44,7 +44,7 @@ def expand_outputs(problem: Problem, space: WeightSpace, direction: Sequence[Ten
     """
     found = []
     for chunk in problem.chunks():
-        with twice_differentiated(problem):
+        with twice_differentiated(problem, chunk):
             output, target = predict(problem.model, chunk)
             found.append(_expansion(output, target, space.weights, direction))
     problem.evaluations.hessian_vector_products += EXPANSION_PRODUCTS
@@ -69,7 +69,7 @@ def model_gradient(problem: Problem, space: WeightSpace, displacement: Sequence[
     assert isinstance(loss, SupervisedLoss)
     total, count, gradient = 0.0, 0.0, [torch.zeros_like(weight) for weight in space.weights]
     for chunk in problem.chunks():
-        with twice_differentiated(problem):
+        with twice_differentiated(problem, chunk):
             output, target = predict(problem.model, chunk)
             leaf = _expansion(output, target, space.weights, displacement).at().requires_grad_()
             terms = loss.terms(leaf, target)

@@ -1,5 +1,6 @@
 """Problem holds a model, a loss and a batch, and evaluates what every diagnostic asks of them: loss and gradient."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import copy
@@ -19,6 +20,8 @@ from fromage_cli.problem.losses.loss_terms import LossTerms
 from fromage_cli.problem.losses.losses import Loss
 from fromage_cli.problem.networks.layers import TrainableTensor, frozen_names, trainable_tensors, unwrapped
 
+LOSS_ULPS = 8.0
+"""Rounding errors of the loss up to which two draws count as the same."""
 SMALL = 1 << 18
 """Entries of all trainable tensors up to which their gradients may be held together: a megabyte in float32."""
 
@@ -76,6 +79,8 @@ class Problem:
         self.deferred: set[str] = set()
         self._parameters = list(self.model.parameters())
         self._hooks: Hooks | None = None
+        self.noisy: bool | None = None
+        """Whether the loss is one draw of many; None where no random numbers are drawn, or before the base is known."""
         if not self.trainable:
             raise MismatchError(
                 f"The model has no trainable tensor ({len(self.frozen)} frozen).",
@@ -86,7 +91,7 @@ class Problem:
 
     @cached_property
     def base(self) -> Base:
-        """Loss and gradient at the current weights, computed once.
+        """Loss and gradient at the current weights, computed once; a forward pass more where random numbers are drawn.
 
         Raises NumericalError when either is not finite and MismatchError when no tensor receives a gradient.
         """
@@ -99,6 +104,9 @@ class Problem:
         loss = self._backward(lambda tensor, gradient: gradients.__setitem__(tensor.name, gradient), on_arrival=count)
         self.deferred = {name for name, times in arrivals.items() if times > len(self.chunks())}
         require_gradient(loss, gradients)
+        if self.noisy is None and self.conditions.drew:  # it may draw what does not matter
+            tolerance = LOSS_ULPS * torch.finfo(torch.bfloat16 if self.autocast else self.dtype).eps
+            self.noisy = not math.isclose(self.drawn(1).value(), loss, rel_tol=tolerance)
         return Base(loss, {t.name: gradients[t.name] for t in self.trainable if t.name in gradients})
 
     @cached_property
@@ -141,10 +149,22 @@ class Problem:
         """How many rows there are in all batches."""
         return sum(batch.size for batch in self.batches)
 
+    @property
+    def draws_noise(self) -> bool:
+        """Whether the loss is one draw of many: random numbers are drawn that change it."""
+        _ = self.base
+        return bool(self.noisy)
+
     def on(self, batch: Batch, *further: Batch) -> "Problem":
         """The same problem on other rows; it counts its evaluations for itself."""
-        other = copy(self)
+        other = self.drawn(0)
         other.batch, other.further, other.evaluations = batch, further, Evaluations()
+        return other
+
+    def drawn(self, further: int) -> "Problem":
+        """The same problem with another draw of what is random; their evaluations are counted together."""
+        other = copy(self)
+        other.seed += further
         for remembered in ("base", "receiving"):
             other.__dict__.pop(remembered, None)
         return other
@@ -177,16 +197,17 @@ class Problem:
         self.evaluations.gradients -= 1
 
     @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """The conditions of every evaluation."""
+    def evaluation(self, batch: Batch) -> Iterator[None]:
+        """The conditions of every evaluation of these rows."""
         narrow = torch.autocast(self.device.type, dtype=torch.bfloat16) if self.autocast else nullcontext()
-        with self.conditions.comparable(self.mode, self.seed, generators_kept=self._hooks is not None), narrow:
+        seed, kept = batch.seed(self.seed), self._hooks is not None
+        with self.conditions.comparable(self.mode, seed, generators_kept=kept), narrow:
             yield
 
     @contextmanager
     def _evaluated(self, chunk: Batch) -> Iterator[LossTerms]:
         """The loss of a chunk, with the conditions of its evaluation still in force."""
-        with self.evaluation():
+        with self.evaluation(chunk):
             yield self.loss(self.model, chunk)
 
     @contextmanager

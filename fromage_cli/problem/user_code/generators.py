@@ -6,6 +6,25 @@ import numpy as np
 import torch
 
 
+class Draws:
+    """Notices whether anything is drawn from generators that were just seeded."""
+
+    def __init__(self) -> None:
+        self.python, self.numpy, self.noticed = random.getstate(), np.random.get_state(), False
+
+    def look(self) -> bool:
+        """Whether anything was drawn so far; to be asked before torch's generators are seeded again."""
+        if not self.noticed:
+            fresh = torch.Generator().manual_seed(torch.default_generator.initial_seed())
+            self.noticed = (
+                not torch.equal(torch.default_generator.get_state(), fresh.get_state())
+                or (_on_cuda() and any(generator.get_offset() for generator in torch.cuda.default_generators))
+                or random.getstate() != self.python
+                or any(np.any(now != then) for now, then in zip(np.random.get_state(), self.numpy, strict=True))
+            )
+        return self.noticed
+
+
 class Generators:
     """The generators as they stand, to be put back."""
 

@@ -75,4 +75,17 @@ def test_gradients_far_from_that_of_all_rows_are_refused(make_problem: Maker) ->
     require_mean(problem, gap=1.0 + 0.999, whole=100.0, doubt=4.0)
     with pytest.raises(MismatchError, match="not the mean of those of parts"):
         require_mean(problem, gap=1.0 + 1.001, whole=100.0, doubt=4.0)
-    require_mean(make_problem(linear().train(), DATA, mode="train"), gap=9.0, whole=1.0, doubt=0.0)
+
+
+def test_parts_that_draw_noise_of_their_own_may_be_apart_by_it(make_problem: Maker) -> None:
+    """Five times the doubt; the loss by five standard errors of the parts' mean, here 5 · 14.14 / √2."""
+    torch.manual_seed(0)
+    noisy = make_problem(nn.Sequential(nn.Dropout(0.5), linear()), DATA, mode="train")
+    require_mean(noisy, gap=1.0 + 4.99, whole=100.0, doubt=1.2)
+    with pytest.raises(MismatchError, match="not the mean of those of parts"):
+        require_mean(noisy, gap=1.0 + 6.01, whole=100.0, doubt=1.2)
+    parts, loss = minibatches(noisy, 2), noisy.base.loss
+    allowed = 0.1 * loss + 50.0
+    require_samples(noisy, parts, [loss + 0.99 * allowed - 10.0, loss + 0.99 * allowed + 10.0])
+    with pytest.raises(MismatchError, match="on parts of 5 rows"):
+        require_samples(noisy, parts, [loss + 1.01 * allowed - 10.0, loss + 1.01 * allowed + 10.0])

@@ -1,4 +1,5 @@
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -249,3 +250,34 @@ def test_a_mode_that_the_model_changes_itself_is_set_again() -> None:
                 assert torch.equal(model(torch.ones(4, 6)), torch.ones(4, 6))
     assert model.training
     assert model.drop.training
+
+
+class Draws(nn.Module):
+    def __init__(self, draw: Callable[[], object]) -> None:
+        super().__init__()
+        self.inner, self.draw = nn.Identity(), draw
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.draw()
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("mode", ["auto", "train"])
+@pytest.mark.parametrize(
+    "draw", [lambda: torch.rand(()), np.random.rand, random.random, lambda: torch.rand(5).exponential_()]
+)
+def test_draws_of_every_generator_are_noticed(mode: str, draw: Callable[[], object]) -> None:
+    for drawing, drew in ((draw, True), (lambda: None, False)):
+        conditions = Conditions(nn.Sequential(Draws(drawing), nn.Tanh()))
+        assert conditions.drew is None
+        with conditions.comparable(mode, 0):  # type: ignore[arg-type]
+            conditions.model(torch.ones(2, 3))
+        assert conditions.drew is drew
+
+
+@pytest.mark.parametrize(("mode", "drew"), [("train", True), ("auto", False), ("eval", False)])
+def test_dropout_draws_in_training_behaviour_alone(mode: str, drew: bool) -> None:
+    conditions = Conditions(dropout_stack(0.5))
+    with conditions.comparable(mode, 0):  # type: ignore[arg-type]
+        conditions.model(torch.ones(4, 6))
+    assert conditions.drew is drew

@@ -86,6 +86,16 @@ def test_files_of_named_tensors(tmp_path: Path) -> None:
         assert all(torch.equal(batch.data[key], tensor) for key, tensor in tensors.items())
 
 
+def test_parts_know_their_first_row_and_draw_from_a_seed_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "data.py").write_text("import torch\ndef several():\n    yield from torch.ones(20, 2).split(8)\n")
+    batches = load_batches(f"{tmp_path / 'data.py'}:several", count=2, spare=1)
+    assert [batch.first for batch in batches] == [0, 8, 16]
+    part = batches[1].rows(2, 6).rows(1, 3).to("cpu", torch.float64)
+    assert (part.first, part.size) == (11, 2)
+    assert batches[0].seed(7) == 7 and batches[0].rows(0, 3).seed(7) == 7
+    assert len({batch.seed(seed) for batch in (*batches, part) for seed in (0, 1)}) == 8
+
+
 def test_a_function_returns_a_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "data.py").write_text(
         "import torch, numpy\nfrom torch.utils.data import DataLoader, TensorDataset\n"

@@ -105,7 +105,7 @@ def test_both_terms_are_the_derivatives_along_the_line(make_problem: Maker, name
     def output(distance: float) -> Tensor:
         moved = zip(space.tensors, direction, strict=True)
         named = {tensor.name: tensor.parameter.detach() + distance * part for tensor, part in moved}
-        with torch.no_grad(), problem.evaluation(), torch.backends.mkldnn.flags(enabled=False):
+        with torch.no_grad(), problem.evaluation(problem.batch), torch.backends.mkldnn.flags(enabled=False):
             return functional_call(problem.model, named, (x,))
 
     far_back, back, here, ahead, far_ahead = (output(STEP * count) for count in (-2, -1, 0, 1, 2))

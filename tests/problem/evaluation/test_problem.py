@@ -15,6 +15,7 @@ from fromage_cli.problem.conditions.evaluation import Mode
 from fromage_cli.problem.data.batches import as_batch
 from fromage_cli.problem.evaluation import problem as problem_module
 from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.reported_losses import OutputLoss
 from fromage_cli.problem.networks.weights import load_weights, weight_reader
 
 Maker = Callable[..., Problem]
@@ -298,3 +299,45 @@ def test_rows_share_batch_statistics_where_a_module_normalises_by_them(
     data = {"x": torch.randn(6, 4), "y": torch.randn(6, 4)}
     assert make_problem(nn.BatchNorm1d(4), data, mode=mode).uses_batch_statistics is shared
     assert not make_problem(nn.Linear(4, 4), data, mode=mode).uses_batch_statistics
+
+
+class Autoencoder(nn.Module):
+    """Draws noise in forward, as a variational autoencoder does; `weight` of 0 draws it for nothing."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.encode, self.decode, self.weight = nn.Linear(8, 4), nn.Linear(4, 8), weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = self.encode(x)
+        return ((self.decode(mean + self.weight * torch.randn_like(mean)) - x) ** 2).mean()
+
+
+def test_a_loss_that_is_one_draw_of_many_is_noticed(classification: dict[str, torch.Tensor]) -> None:
+    batch = as_batch({"x": classification["x"]}, "here")
+    for weight, noisy in ((1.0, True), (0.0, None)):
+        model = Autoencoder(weight)
+        problem = Problem(model, OutputLoss(), batch)
+        assert problem.noisy is None
+        assert problem.draws_noise is bool(noisy) and problem.evaluations.forwards == 1.0
+        for further in range(3):
+            torch.manual_seed(further)
+            assert problem.drawn(further).value() == pytest.approx(float(model(classification["x"]).detach()), rel=1e-6)
+    silent = Problem(nn.Sequential(nn.Linear(8, 1), nn.Flatten(0), MeanOutput()), OutputLoss(), batch)
+    assert not silent.draws_noise and silent.noisy is None and silent.evaluations.forwards == 0.0
+
+
+class MeanOutput(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean()
+
+
+def test_parts_of_a_batch_draw_numbers_of_their_own_and_the_same_every_time(
+    classification: dict[str, torch.Tensor],
+) -> None:
+    model, batch = Autoencoder(), as_batch({"x": classification["x"][:1].repeat(8, 1)}, "here")
+    problem = Problem(model, OutputLoss(), batch)
+    first, second = (problem.on(batch.rows(start, start + 4)) for start in (0, 4))
+    assert first.value() != second.value()
+    assert second.value() == second.base.loss

@@ -36,6 +36,25 @@ def test_splitting_a_loss_that_mixes_rows_is_refused(
         make_problem(Centred(), classification, micro_batch=8)
 
 
+class Noisy(nn.Module):
+    def __init__(self, mixes: bool) -> None:
+        super().__init__()
+        self.linear, self.mixes = nn.Linear(8, 3), mixes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + 0.1 * torch.randn_like(x)
+        return self.linear(len(x) * x if self.mixes else x)
+
+
+def test_chunks_that_draw_other_noise_are_accepted_and_those_that_mix_rows_too_are_not(
+    make_problem: Maker, classification: dict[str, torch.Tensor]
+) -> None:
+    problem = make_problem(Noisy(mixes=False), classification, micro_batch=8)
+    assert problem.base.loss == pytest.approx(problem.value(), rel=1e-6)
+    with pytest.raises(MismatchError, match="changes the loss from"):
+        make_problem(Noisy(mixes=True), classification, micro_batch=8)
+
+
 def test_a_loss_that_is_not_finite_is_refused(make_problem: Maker, classification: dict[str, torch.Tensor]) -> None:
     model = nn.Linear(8, 3)
     problem = make_problem(model, classification)

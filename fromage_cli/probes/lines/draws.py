@@ -1,0 +1,74 @@
+"""How far one draw of a network's random numbers is from another: its loss, its gradient, the rate that raises it."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from torch import Tensor
+
+from fromage_cli.errors import NumericalError
+from fromage_cli.probes.lines.critical import critical_rate
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.theory.accumulation import squared_norm
+
+FURTHER = 4
+"""Draws beside the problem's own: their spread is known to a third."""
+PRECISION = 1.2
+"""The critical rate of each is known up to this factor; between draws it differs by more."""
+
+
+@dataclass(frozen=True)
+class DrawSpread:
+    """Loss and gradient over draws of what is random, at fixed weights and rows."""
+
+    seeds: int
+    """How many draws, the problem's own among them."""
+    loss_mean: float
+    loss_spread: float
+    """Standard deviation over draws."""
+    gradient_spread: float
+    """sqrt(sum ||g_s - mean||^2 / (n - 1)) / ||mean||."""
+
+
+def measure_draw_spread(problem: Problem) -> DrawSpread:
+    """Measures the spread over the problem's own draw and `FURTHER` others; costs as many gradients."""
+    base = problem.base
+    sums = {name: gradient.clone() for name, gradient in base.gradients.items()}
+    squares, losses = [squared_norm(gradient) for gradient in sums.values()], [base.loss]
+
+    def visit(tensor: TrainableTensor, gradient: Tensor) -> None:
+        squares.append(squared_norm(gradient))
+        if tensor.name in sums:
+            sums[tensor.name].add_(gradient)
+        else:  # that draw reaches a tensor which the problem's own does not
+            sums[tensor.name] = gradient.clone()
+
+    for further in range(1, FURTHER + 1):
+        losses.append(problem.drawn(further).visit_gradient(visit))
+    count = len(losses)
+    whole = math.fsum(squared_norm(total) for total in sums.values())  # ||sum g||^2
+    spread = max(math.fsum(squares) - whole / count, 0.0) / (count - 1)
+    gradient_spread = math.sqrt(spread / whole) * count if whole > 0.0 else math.inf
+    return DrawSpread(count, fmean(losses), stdev(losses), gradient_spread)
+
+
+def critical_over_draws(
+    problem: Problem,
+    step: Mapping[str, Tensor],
+    start: float,
+    contraction: Callable[[float], float] = lambda rate: 1.0,
+) -> tuple[float | None, ...]:
+    """The critical rate of one fixed step under other draws than its own, as `critical_rate` finds it.
+
+    None where the step goes uphill under that draw, or no rate was found. Costs a gradient and about five forward
+    passes for each of `FURTHER` draws.
+    """
+    found: list[float | None] = []
+    for further in range(1, FURTHER + 1):
+        try:
+            found.append(critical_rate(problem.drawn(further), step, start, contraction, precision=PRECISION))
+        except NumericalError:
+            found.append(None)
+    return tuple(found)
