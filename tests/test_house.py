@@ -30,6 +30,7 @@ WITHOUT_A_SOURCE = {
     "test_samples.py",
     "checkpoints/test_formats.py",
     "checkpoints/test_import_cost.py",
+    "diagnostics/breakdown/test_edges.py",
     "diagnostics/breakdown/test_networks.py",
     "fuzz/test_targets.py",
     "hostile/test_amplification.py",

@@ -19,6 +19,9 @@ class Point:
     """Interpolated in log eta; None when the grid does not contain it."""
     relation: Relation
     """`crossing`: it is `eta`; `below-grid`, `above-grid`: it lies outside; `uncertifiable`: there is none."""
+    upper: float | None = None
+    """It lies below this, and no more is known: the first point where it is below the grid, or the first point that is
+    not finite, with `eta` the last one before."""
 
 
 def running_maximum(values: Sequence[float]) -> list[float]:
@@ -40,10 +43,11 @@ def first_crossing(etas: Sequence[float], values: Sequence[float], level: float)
     for index, value in enumerate(values):
         if not value < level:
             if index == 0:
-                return Point(None, "below-grid")
+                return Point(None, "below-grid", etas[0])
             low = values[index - 1]
-            steep = not math.isfinite(value) or low <= 0.0
-            fraction = 0.0 if steep else math.log(level / low) / math.log(value / low)
+            if not math.isfinite(value) or low <= 0.0:
+                return Point(etas[index - 1], "crossing", etas[index])
+            fraction = math.log(level / low) / math.log(value / low)
             return Point(_between(etas[index - 1], etas[index], fraction), "crossing")
     return Point(None, "above-grid")
 
@@ -61,27 +65,31 @@ def first_sign_change(etas: Sequence[float], values: Sequence[float]) -> Point:
     for index, value in enumerate(values):
         if not value < 0.0:
             if index == 0:
-                return Point(None, "below-grid")
+                return Point(None, "below-grid", etas[0])
             low = values[index - 1]
-            fraction = low / (low - value) if math.isfinite(value) and math.isfinite(low) else 0.0
-            return Point(_between(etas[index - 1], etas[index], fraction), "crossing")
+            if not (math.isfinite(value) and math.isfinite(low)):
+                return Point(etas[index - 1], "crossing", etas[index])
+            return Point(_between(etas[index - 1], etas[index], low / (low - value)), "crossing")
     return Point(None, "above-grid")
 
 
 def minimum(etas: Sequence[float], values: Sequence[float], start: float) -> Point:
     """Where a curve that leaves `start` at eta = 0 is least, by a parabola in ln eta through the least point.
 
-    Beside the first point the parabola is one in eta through 0. `below-grid`: no point of the grid lies below `start`;
-    `above-grid`: the least is the last, so that the minimum lies beyond the last but one. An empty grid is exceeded.
+    Beside the first point the parabola is one in eta through 0; beside a point that is not finite there is none, and
+    the least point stands. `below-grid`: no point of the grid lies below `start`; `above-grid`: the least is the last,
+    so that the minimum lies beyond the last but one. An empty grid is exceeded.
     """
     if not values:
         return Point(None, "above-grid")
     finite = [math.inf if math.isnan(value) else value for value in values]
     index = min(range(len(finite)), key=finite.__getitem__)
     if finite[index] >= start:
-        return Point(None, "below-grid")
+        return Point(None, "below-grid", etas[0])
     if index == len(finite) - 1:
         return Point(None, "above-grid")
+    if not math.isfinite(finite[index + 1]):
+        return Point(etas[index], "crossing", etas[index + 1])
     if index == 0:
         return Point(_vertex((0.0, *etas[:2]), (start, *finite[:2]), 1), "crossing")
     return Point(math.exp(_vertex([math.log(eta) for eta in etas], finite, index)), "crossing")
@@ -89,7 +97,7 @@ def minimum(etas: Sequence[float], values: Sequence[float], start: float) -> Poi
 
 def _vertex(x: Sequence[float], y: Sequence[float], index: int) -> float:
     left, centre, right = x[index - 1], x[index], x[index + 1]
-    if not math.isfinite(y[index + 1]) or not math.isfinite(y[index - 1]):
+    if not math.isfinite(y[index - 1]):
         return centre
     rise, fall = (y[index + 1] - y[index]) / (right - centre), (y[index] - y[index - 1]) / (centre - left)
     curvature = (rise - fall) / (right - left)

@@ -27,22 +27,23 @@ def test_a_power_law_is_crossed_where_it_says(place: float, exponent: float, lev
 
 
 def test_crossings_outside_the_grid_are_named() -> None:
-    assert first_crossing(GRID, [2.0] * 17, 1.0) == Point(None, "below-grid")
+    assert first_crossing(GRID, [2.0] * 17, 1.0) == Point(None, "below-grid", GRID[0])
     assert first_crossing(GRID, [0.5] * 17, 1.0) == Point(None, "above-grid")
     assert first_crossing(GRID, [0.0] * 17, 0.0) == Point(None, "uncertifiable")
     assert first_crossing(GRID, [0.0] * 17, -0.1) == Point(None, "uncertifiable")
 
 
-def test_a_crossing_into_overflow_is_placed_at_the_last_finite_point() -> None:
-    assert first_crossing([0.1, 0.2], [0.5, math.inf], 1.0) == Point(0.1, "crossing")
-    assert first_crossing([0.1, 0.2], [0.0, 2.0], 1.0) == Point(0.1, "crossing")
+def test_a_crossing_into_overflow_lies_between_the_last_finite_point_and_the_next() -> None:
+    assert first_crossing([0.1, 0.2], [0.5, math.inf], 1.0) == Point(0.1, "crossing", 0.2)
+    assert first_crossing([0.1, 0.2], [0.0, 2.0], 1.0) == Point(0.1, "crossing", 0.2)
+    assert minimum([0.1, 0.2], [1.0, math.nan], 2.0) == Point(0.1, "crossing", 0.2)
 
 
 def test_the_first_sign_change_is_linear_in_log_eta() -> None:
     assert first_sign_change([0.01, 0.1], [-1.0, 1.0]).eta == pytest.approx(math.sqrt(0.001))
     assert first_sign_change([0.01, 0.1], [1.0, 1.0]).relation == "below-grid"
     assert first_sign_change([0.01, 0.1], [-1.0, -1.0]).relation == "above-grid"
-    assert first_sign_change([0.01, 0.1], [-1.0, math.nan]) == Point(0.01, "crossing")
+    assert first_sign_change([0.01, 0.1], [-1.0, math.nan]) == Point(0.01, "crossing", 0.1)
 
 
 def test_the_minimum_of_a_parabola_in_log_eta_is_exact() -> None:
@@ -65,7 +66,7 @@ def test_a_minimum_near_the_first_point_uses_the_start(place: float) -> None:
 
 def test_a_loss_without_lower_bound_is_least_where_it_ends() -> None:
     assert minimum([0.1, 0.2, 0.3], [3.0, 2.0, -math.inf], 5.0).relation == "above-grid"
-    assert first_sign_change([0.1, 0.2], [-math.inf, 1.0]) == Point(0.1, "crossing")
+    assert first_sign_change([0.1, 0.2], [-math.inf, 1.0]) == Point(0.1, "crossing", 0.2)
 
 
 def test_a_minimum_beside_overflow_stays_on_the_grid() -> None:

@@ -7,8 +7,9 @@ from statistics import median
 from fromage_cli.diagnostics.breakdown.result import LayerBreakdown
 from fromage_cli.missing import LIMIT_REACHED, Missing, Why, known
 from fromage_cli.probes.lines.direction import Direction, Move
-from fromage_cli.probes.lines.ray import NOISE_LIMIT, Ray
+from fromage_cli.probes.lines.ray import Ray
 from fromage_cli.theory.curves import Point, first_crossing, first_sign_change, interpolate, running_maximum, tail_slope
+from fromage_cli.theory.first_order import SlopeCheck, check_slope
 from fromage_cli.theory.relative_trust import (
     GroupStep,
     implied_depth,
@@ -32,28 +33,34 @@ NOWHERE = {
     "unavailable": Missing(Why.NO_SECOND_DERIVATIVE, "the loss has no second derivative that can be used"),
 }
 """Why there is no place on the eta axis, by relation."""
+TOO_SMALL = Missing(
+    Why.HIDDEN_BY_ROUNDING, "the precision of the weights cannot make so small a step; --dtype float64 can"
+)
+BELOW_FLOOR = Missing(Why.HIDDEN_BY_ROUNDING, "the gradient changes by less than rounding changes it")
+HIDDEN_CHANGE = Missing(Why.HIDDEN_BY_ROUNDING, "the loss changes by no more than rounding changes it")
+OTHER_GRADIENT = Missing(Why.UNCERTIFIABLE, "the loss does not change as its gradient says")
 NO_STEP = Missing(Why.ZERO_OR_NOT_FINITE, "the weights are zero, or do not move")
 NO_GRADIENT = Missing(Why.ZERO_OR_NOT_FINITE, "the gradient is zero")
 NO_VIOLATION = Missing(Why.NOT_DEFINED, "no breakdown lies between ten noise floors and 1")
 NO_TAIL = Missing(Why.NOT_DEFINED, "the curve of the first layer is not finite over η from 0.05 to 0.1, or not there")
 
 
-def layer_breakdown(move: Move, ray: Ray, predicted: Sequence[float], certifies: bool) -> LayerBreakdown:
-    """One tensor's curve and what follows from it; `certifies`: whether the direction may promise descent."""
-    tensor, changes = move.tensor, ray.changes[move.tensor.name]
+def layer_breakdown(move: Move, ray: Ray, predicted: Sequence[float], refused: Missing | None) -> LayerBreakdown:
+    """One tensor's curve and what follows from it; `refused`: why no step is certified, if none is."""
+    tensor, step, noise = move.tensor, move.relative_step, _noise_floor(move, ray)
+    trust, floor = Point(None, "uncertifiable"), noise or 0.0
     if move.gradient_norm > 0.0:
-        breakdown = [change / move.gradient_norm for change in changes]
-        path = running_maximum(breakdown)
-        noise = _noise_floor(move, ray)
-        certifies = certifies and not is_noise(noise)
-        trust = first_crossing(ray.etas, path, move.cosine) if certifies else Point(None, "uncertifiable")
+        values = [change / move.gradient_norm for change in ray.changes[tensor.name][ray.first :]]
+        breakdown, path = (_shown(curve, ray, floor) for curve in (values, running_maximum(values)))
+        if refused is None and not is_noise(noise, ray):
+            trust = first_crossing(ray.judged, _path(move, ray), move.cosine)
     else:
-        breakdown, path, trust, noise = [], [], Point(None, "uncertifiable"), None
-    blank = (NO_GRADIENT,) * len(changes)
-    eta, step = placed(trust.eta, trust.relation), move.relative_step
+        values, breakdown = [], (NO_GRADIENT,) * len(ray.etas)
+        path = breakdown
+    eta = placed(trust.eta, trust.relation, refused)
     implied = NO_STEP if not step else eta if isinstance(eta, Missing) else implied_depth(move.cosine, eta * step)
-    low = VIOLATION_FLOOR * (noise or 0.0)
-    ratios = [b / p for b, p in zip(breakdown, predicted, strict=False) if low < b < 1.0 and p > 0.0]
+    pairs = zip(values, predicted[ray.first :], strict=False)
+    ratios = [b / p for b, p in pairs if VIOLATION_FLOOR * floor < b < 1.0 and p > 0.0]
     no_floor = NO_GRADIENT if move.gradient_norm == 0.0 else LIMIT_REACHED
     return LayerBreakdown(
         name=tensor.name,
@@ -65,23 +72,39 @@ def layer_breakdown(move: Move, ray: Ray, predicted: Sequence[float], certifies:
         cosine=move.cosine,
         relative_step=NO_STEP if step is None else step,
         noise_floor=no_floor if noise is None else noise,
-        breakdown=tuple(breakdown) or blank,
-        path_breakdown=tuple(path) or blank,
+        breakdown=breakdown,
+        path_breakdown=path,
         trust_eta=eta,
         trust_relation=trust.relation,
         implied_depth=implied,
         violation=median(ratios) if ratios else NO_VIOLATION,
+        trust_eta_upper=trust.upper,
     )
 
 
-def placed(eta: float | None, relation: str) -> float | Missing:
+def _shown(values: Sequence[float], ray: Ray, floor: float) -> tuple[float | Missing, ...]:
+    """A curve as it is reported: missing where the steps cannot be made, and where it is below its noise floor."""
+    judged = (BELOW_FLOOR if value < floor else value for value in values)
+    return (*(TOO_SMALL for _ in ray.etas[: ray.first]), *judged)
+
+
+def placed(eta: float | None, relation: str, refused: Missing | None = None) -> float | Missing:
     """A place on the eta axis, or on which side of the grid it lies, or why there is none."""
-    return NOWHERE[relation] if eta is None else eta
+    return eta if eta is not None else refused or NOWHERE[relation]
 
 
-def is_noise(noise_floor: float | None) -> bool:
+def refusal(direction: Direction, ray: Ray, check: SlopeCheck) -> Missing | None:
+    """Why no step of any size is certified, whatever the gradients do; None where they decide."""
+    if check.contradicted:
+        return OTHER_GRADIENT
+    if not direction.certifies:
+        return NOWHERE["uncertifiable"]
+    return TOO_SMALL if ray.etas and not ray.judged else None
+
+
+def is_noise(noise_floor: float | None, ray: Ray) -> bool:
     """Whether a gradient is no larger than its own rounding errors, so that nothing can be said of its breakdown."""
-    return noise_floor is not None and not noise_floor < NOISE_LIMIT
+    return noise_floor is not None and not noise_floor < ray.noise_limit
 
 
 def _relative_steps(direction: Direction) -> list[tuple[Move, float]]:
@@ -114,36 +137,48 @@ def predicted_spectral(direction: Direction, etas: Sequence[float]) -> list[floa
 
 
 def aggregate_trust(direction: Direction, ray: Ray, bounds: Sequence[float]) -> Point:
-    """Where the bound of Lemma 1 changes sign, the breakdowns interpolated as those of single tensors are."""
-    coarse = first_sign_change(ray.etas, bounds)
-    if coarse.eta is None:
+    """Where the bound of Lemma 1 changes sign, the breakdowns interpolated as those of single tensors are.
+
+    Between two points where one of them cannot be interpolated, it counts as at the second.
+    """
+    etas = ray.judged
+    coarse = first_sign_change(etas, bounds)
+    if coarse.eta is None or coarse.upper is not None:
         return coarse
     index = next(index for index, bound in enumerate(bounds) if not bound < 0.0)
-    paths = _paths(direction, ray)
-    low, high = ray.etas[index - 1], ray.etas[index]
+    paths = {move.tensor.name: _path(move, ray) for move in direction.moves}
+    low, high = etas[index - 1], etas[index]
     for _ in range(BISECTIONS):
         middle = math.sqrt(low * high)
-        values = {name: interpolate(ray.etas, path, middle) for name, path in paths.items()}
-        rising = {name: paths[name][index - 1] if value is None else value for name, value in values.items()}
+        values = {name: interpolate(etas, path, middle) for name, path in paths.items()}
+        rising = {name: paths[name][index] if value is None else value for name, value in values.items()}
         low, high = (middle, high) if _loss_bound(direction, middle, rising) < 0.0 else (low, middle)
     return Point(low, "crossing")
 
 
-def _paths(direction: Direction, ray: Ray) -> dict[str, list[float]]:
-    """The running maximum of every moving tensor's breakdown; absolute where the gradient is zero."""
-    return {
-        move.tensor.name: running_maximum([c / (move.gradient_norm or 1.0) for c in ray.changes[move.tensor.name]])
-        for move in direction.moves
-    }
+def _path(move: Move, ray: Ray) -> list[float]:
+    """The running maximum of a tensor's breakdown at the judged points, absolute where the gradient is zero.
+
+    Below its noise floor it is not known, and counts as that.
+    """
+    size, floor = move.gradient_norm or 1.0, ray.floors.get(move.tensor.name, 0.0)
+    return running_maximum([max(change, floor) / size for change in ray.changes[move.tensor.name][ray.first :]])
 
 
 def loss_bounds(direction: Direction, ray: Ray) -> list[float]:
-    """The bound of Lemma 1 at each eta, over all tensors that move."""
-    paths = _paths(direction, ray)
+    """The bound of Lemma 1 at each judged eta, over all tensors that move."""
+    paths = {move.tensor.name: _path(move, ray) for move in direction.moves}
     return [
         _loss_bound(direction, eta, {name: path[index] for name, path in paths.items()})
-        for index, eta in enumerate(ray.etas)
+        for index, eta in enumerate(ray.judged)
     ]
+
+
+def shown_bounds(bounds: Sequence[float], ray: Ray, check: SlopeCheck) -> tuple[float | Missing, ...]:
+    """The bounds at every eta as they are reported: missing where there is no step, or the gradient is another's."""
+    if check.contradicted:
+        return (OTHER_GRADIENT,) * len(ray.etas)
+    return (*(TOO_SMALL for _ in ray.etas[: ray.first]), *bounds)
 
 
 def _loss_bound(direction: Direction, eta: float, breakdowns: Mapping[str, float]) -> float:
@@ -156,28 +191,43 @@ def _loss_bound(direction: Direction, eta: float, breakdowns: Mapping[str, float
     )
 
 
+def first_order(direction: Direction, ray: Ray, base: float) -> SlopeCheck:
+    """Whether the loss changes along the ray as its gradient says; where it does not, nothing can be certified."""
+    slope = -math.fsum(move.gradient_norm * move.step_norm * move.cosine for move in direction.moves)
+    curvatures = [bound - eta * slope for eta, bound in zip(ray.judged, loss_bounds(direction, ray), strict=True)]
+    return check_slope(slope, base, ray.judged, ray.losses[ray.first :], curvatures, rounding=ray.loss_floor)
+
+
+def loss_points(ray: Ray, base: float) -> tuple[list[float], list[float]]:
+    """The judged etas at which the loss has changed by more than rounding, and what it has changed by."""
+    changes = [(eta, loss - base) for eta, loss in zip(ray.judged, ray.losses[ray.first :], strict=True)]
+    kept = [(eta, change) for eta, change in changes if not abs(change) <= ray.loss_floor]
+    return [eta for eta, _ in kept], [change for _, change in kept]
+
+
 def network_trust(layers: Sequence[LayerBreakdown]) -> tuple[Point, str | None]:
     """The smallest trust eta; a tensor without certificate, or one that crosses below the grid, decides at once."""
 
     def excess(layer: LayerBreakdown) -> float:
         """How far a tensor without trust is from it: by its cosine, or by its breakdown at the first point."""
-        first = known(layer.breakdown[0]) if layer.breakdown else None
+        first = next(iter(filter(None, map(known, layer.breakdown))), None)
         return -layer.cosine if layer.cosine <= 0.0 or first is None else first / layer.cosine
 
     for relation in ("uncertifiable", "below-grid"):
         found = [layer for layer in layers if layer.trust_relation == relation]
         if found:
-            return Point(None, relation), max(found, key=excess).name
-    crossing = [(eta, layer.name) for layer in layers if (eta := known(layer.trust_eta)) is not None]
+            first = max(found, key=excess)
+            return Point(None, relation, first.trust_eta_upper), first.name
+    crossing = [(eta, layer) for layer in layers if (eta := known(layer.trust_eta)) is not None]
     if not crossing:
         return Point(None, "above-grid"), None
-    least, name = min(crossing, key=lambda one: one[0])
-    return Point(least, "crossing"), name
+    least, first = min(crossing, key=lambda one: one[0])
+    return Point(least, "crossing", first.trust_eta_upper), first.name
 
 
 def linear_trust(direction: Direction, products: Mapping[str, float] | None, ray: Ray) -> tuple[float | None, str]:
     """Least over all tensors of cos / b'(0), b'(0) = ||(H d)_l|| / ||g_l||, from one product with the direction."""
-    moves = [move for move in direction.moves if not is_noise(_noise_floor(move, ray))]
+    moves = [move for move in direction.moves if not is_noise(_noise_floor(move, ray), ray)]
     if not direction.certifies or any(move.cosine <= 0.0 for move in moves):
         return None, "uncertifiable"
     if products is None:
@@ -197,6 +247,7 @@ def _noise_floor(move: Move, ray: Ray) -> float | None:
 
 def first_tail_slope(layers: Sequence[LayerBreakdown], etas: Sequence[float]) -> float | Missing:
     """The tail slope of the first layer, as the paper's figure has it."""
-    values = [value for value in layers[0].breakdown if not isinstance(value, Missing)] if layers else []
-    slope = tail_slope(etas, values) if len(values) == len(etas) else None
+    curve = zip(etas, map(known, layers[0].breakdown), strict=True) if layers else ()
+    points = [(eta, value) for eta, value in curve if value is not None]
+    slope = tail_slope(*map(list, zip(*points, strict=True))) if points else None
     return NO_TAIL if slope is None else slope

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from fromage_cli.counting import counted
+from fromage_cli.diagnostics.breakdown.derived import TOO_SMALL
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.findings import Finding, about_names, gradient_is_rounding
 from fromage_cli.missing import known
@@ -24,18 +25,52 @@ BOUND_SLACK = 1e-3
 """Relative slack of Lemma 1's inequality, which the sampled path meets only up to the grid's spacing."""
 LOSS_SLACK = 1e-6
 """Relative slack of the loss in it, for rounding."""
+NARROW = "bfloat16"
+"""The precision of the passes under autocast, where rounding is no surprise."""
 
 
 def judge(result: BreakdownResult) -> tuple[Finding, ...]:
     """The findings of a breakdown result, the gravest kinds first."""
-    return (*_trust(result), *_gradients(result), *_grid(result), *_between_and_beyond(result))
+    return (
+        *_first_order(result),
+        *_trust(result),
+        *_gradients(result),
+        *_grid(result),
+        *_between_and_beyond(result),
+    )
+
+
+def _first_order(result: BreakdownResult) -> Iterator[Finding]:
+    """A gradient that is not that of the loss, and steps that are too small to be made."""
+    measured = known(result.measured_loss_slope)
+    if result.contradicted and measured is not None:
+        yield Finding(
+            code="gradient-is-not-the-losses",
+            severity="warn",
+            message=f"the gradient is not that of this loss: for small η the loss changes by {measured:.3g} η, where "
+            f"the gradient says {result.loss_slope:.3g} η; nothing is certified",
+            value=measured,
+            limit=result.loss_slope,
+            hint="Gradient reversal, straight-through estimators, detached terms and hand-written backward passes do "
+            "this, and a loss that jumps looks alike. Measure the loss whose gradient you train with.",
+        )
+    small = [eta for eta, bound in zip(result.etas, result.loss_bounds, strict=True) if bound == TOO_SMALL]
+    if small:
+        yield Finding(
+            code="steps-too-small",
+            severity="info",
+            message=f"{result.precision} cannot make steps of η = {small[-1]:.2g} or less "
+            f"({counted(len(small), 'point')}), so nothing is said of them",
+            value=small[-1],
+            hint="Repeat with --dtype float64, or begin --eta above it.",
+        )
 
 
 def _trust(result: BreakdownResult) -> Iterator[Finding]:
     """Layers that limit the step severely, and layers in which it does not descend."""
     early = []
     for layer in result.layers:
-        eta = result.etas[0] if layer.trust_relation == "below-grid" and result.etas else known(layer.trust_eta)
+        eta = layer.trust_eta_upper if layer.trust_relation == "below-grid" else known(layer.trust_eta)
         step = known(layer.relative_step)
         # the way to another checkpoint is no update that could be made smaller
         if eta is not None and step is not None and not result.direction.startswith("to:"):
@@ -80,15 +115,18 @@ def _gradients(result: BreakdownResult) -> Iterator[Finding]:
     noisy = [(floor, name) for floor, name in floors if floor > NOISE]
     if noisy:
         worst, name = max(noisy)
+        narrow = result.precision == NARROW
         yield Finding(
             code="noisy-gradient",
-            severity="warn",
+            severity="info" if narrow else "warn",
             layer=name,
             message=f"rounding alone changes the gradient by {worst:.1g} of its size "
             f"({counted(len(noisy), 'layer')} above {NOISE:g}): breakdowns are no more exact than that",
             value=worst,
             limit=NOISE,
-            hint="Precision is short: repeat with --dtype float64. If it stays, the model draws random numbers that no "
+            hint="Usual in bfloat16: leave --autocast out to see smaller changes."
+            if narrow
+            else "Precision is short: repeat with --dtype float64. If it stays, the model draws random numbers that no "
             "seed reaches.",
         )
     dead = [tensor.name for tensor in result.skipped if tensor.reason in (Still.ZERO_GRADIENT, Still.ZERO_WEIGHTS)]
@@ -100,19 +138,20 @@ def _gradients(result: BreakdownResult) -> Iterator[Finding]:
 
 def _grid(result: BreakdownResult) -> Iterator[Finding]:
     """Grids that begin too late, or are too coarse for what is read off them."""
-    trust, etas = known(result.trust_eta), result.etas
-    if result.trust_relation == "below-grid" and etas and etas[0] >= TRUST_WARN:
+    trust, etas, first = known(result.trust_eta), result.etas, result.trust_eta_upper
+    if result.trust_relation == "below-grid" and first is not None and first >= TRUST_WARN:
         yield Finding(
             code="grid-starts-late",
             severity="warn",
             layer=result.limiting_layer,
-            message=f"the gradient has changed too much already at the first point, η = {etas[0]:.2g}",
-            value=etas[0],
+            message=f"the gradient has changed too much already at the first point, η = {first:.2g}",
+            value=first,
             hint="Begin with smaller steps: --eta.",
         )
-    for eta, loss, bound in zip(etas, result.losses, result.loss_bounds, strict=True):
+    slack = max(LOSS_SLACK * abs(result.loss), result.loss_floor)
+    for eta, loss, bound in zip(etas, result.losses, map(known, result.loss_bounds), strict=True):
         change = loss - result.loss
-        if change > bound + BOUND_SLACK * (abs(bound) + abs(change)) + LOSS_SLACK * abs(result.loss):
+        if bound is not None and change > bound + BOUND_SLACK * (abs(bound) + abs(change)) + slack:
             yield Finding(
                 code="grid-too-coarse",
                 severity="info",

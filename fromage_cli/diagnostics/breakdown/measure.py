@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-import torch
-
 from fromage_cli.diagnostics.breakdown import derived
 from fromage_cli.diagnostics.breakdown.result import BatchTrust, BreakdownResult, DepthResult, SkippedTensor
 from fromage_cli.errors import MismatchError, ResourceError
@@ -16,8 +14,7 @@ from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.curves import Point, first_sign_change, minimum
 
 HIDDEN = Missing(Why.GRAPH_UNREADABLE, "the graph of the forward pass hides the depth")
-LOSS_ULPS = 8.0
-"""A loss has risen when it exceeds its start by so many rounding errors."""
+NO_SLOPE = Missing(Why.HIDDEN_BY_ROUNDING, "the loss changes by no more than rounding")
 
 
 def measure(
@@ -46,17 +43,21 @@ def measure(
             products = product_norms(problem, direction, last=last) if direction.certifies else None
     except ResourceError as limit:
         stopped = limit
+    check = derived.first_order(direction, ray, base)
+    refused = derived.refusal(direction, ray, check)
     predicted = derived.predicted(direction, ray.etas)
-    moved = [derived.layer_breakdown(move, ray, predicted, direction.certifies) for move in direction.moves]
-    noise = [layer.name for layer in moved if derived.is_noise(known(layer.noise_floor))]
-    trust, limiting = derived.network_trust([layer for layer in moved if layer.name not in noise])
+    moved = [derived.layer_breakdown(move, ray, predicted, refused) for move in direction.moves]
+    noise = [layer.name for layer in moved if derived.is_noise(known(layer.noise_floor), ray)]
+    nowhere, judged = Point(None, "uncertifiable"), [layer for layer in moved if layer.name not in noise]
+    trust, limiting = derived.network_trust(judged) if refused is None else (nowhere, None)
     layers = tuple(layer for layer in moved if show_vectors or len(layer.shape) > 1 or layer.name == limiting)
-    linear = derived.linear_trust(direction, products, ray)
+    linear = (None, nowhere.relation) if check.contradicted else derived.linear_trust(direction, products, ray)
     bounds = derived.loss_bounds(direction, ray)
-    aggregate = derived.aggregate_trust(direction, ray, bounds) if direction.certifies else Point(None, "uncertifiable")
-    least = minimum(ray.etas, ray.losses, base)
-    tolerance = LOSS_ULPS * torch.finfo(torch.bfloat16 if problem.autocast else problem.dtype).eps * abs(base)
-    increase = first_sign_change(ray.etas, [loss - base - tolerance for loss in ray.losses])
+    aggregate = derived.aggregate_trust(direction, ray, bounds) if refused is None else nowhere
+    places, changes = derived.loss_points(ray, base)
+    least, increase = minimum(places, changes, 0.0), first_sign_change(places, changes)
+    flat = None if places or not ray.etas else derived.HIDDEN_CHANGE if ray.judged else derived.TOO_SMALL
+    slope = derived.HIDDEN_CHANGE if check.measured is None else check.measured
     hidden = LIMIT_REACHED if stopped is not None else HIDDEN
     result = BreakdownResult(
         direction=direction.name,
@@ -67,27 +68,38 @@ def measure(
         losses=tuple(ray.losses),
         predicted=tuple(predicted),
         predicted_spectral=tuple(spectral),
-        loss_bounds=tuple(bounds),
+        loss_bounds=derived.shown_bounds(bounds, ray, check),
         depth=DepthResult(
             depth.count,
             hidden if depth.path is None else depth.path,
             hidden if depth.effective is None else depth.effective,
         ),
         tail_slope=derived.first_tail_slope(layers, ray.etas),
-        trust_eta=derived.placed(trust.eta, trust.relation),
+        trust_eta=derived.placed(trust.eta, trust.relation, refused),
         trust_relation=trust.relation,
         limiting_layer=limiting,
-        aggregate_trust_eta=derived.placed(aggregate.eta, aggregate.relation),
+        aggregate_trust_eta=derived.placed(aggregate.eta, aggregate.relation, refused),
         aggregate_trust_relation=aggregate.relation,
-        linear_trust_eta=LIMIT_REACHED if stopped is not None and direction.certifies else derived.placed(*linear),
+        linear_trust_eta=LIMIT_REACHED
+        if stopped is not None and direction.certifies
+        else derived.placed(*linear, refused if check.contradicted else None),
         linear_trust_relation=linear[1],
-        argmin_loss_eta=derived.placed(least.eta, least.relation),
+        argmin_loss_eta=derived.placed(least.eta, least.relation, flat),
         argmin_loss_relation=least.relation,
-        first_increase_eta=derived.placed(increase.eta, increase.relation),
+        first_increase_eta=derived.placed(increase.eta, increase.relation, flat),
         first_increase_relation=increase.relation,
         noise=tuple(noise),
         skipped=tuple(SkippedTensor(s.name, s.reason) for s in (*skipped, *direction.skipped)),
         layers=layers,
+        trust_eta_upper=trust.upper,
+        aggregate_trust_eta_upper=aggregate.upper,
+        argmin_loss_eta_upper=least.upper,
+        first_increase_eta_upper=increase.upper,
+        loss_floor=ray.loss_floor,
+        loss_slope=check.expected,
+        measured_loss_slope=slope,
+        contradicted=check.contradicted,
+        precision="bfloat16" if problem.autocast else str(problem.dtype).removeprefix("torch."),
     )
     return result if stopped is None else Interrupted(result, stopped)
 

@@ -8,8 +8,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.counting import counted
+from fromage_cli.diagnostics.breakdown.derived import OTHER_GRADIENT, TOO_SMALL
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
-from fromage_cli.missing import Missing, known
+from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optimizers.rule import FROMAGE
 from fromage_cli.terminal.answer import PageStyle, Table
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
@@ -26,6 +27,13 @@ _ORDER = {"uncertifiable": 0.0, "below-grid": 0.0, "above-grid": math.inf}
 _SIGNS = {"uncertifiable": "none", "below-grid": "< ", "above-grid": "> "}
 
 
+_NOTHING = {
+    OTHER_GRADIENT: "Nothing is certain here: the loss does not change as its gradient says.",
+    TOO_SMALL: "Nothing is known here: the precision of the weights cannot make steps so small.",
+}
+"""What is said where no step is certified, whatever its size."""
+
+
 def render(result: BreakdownResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
     return Group(prose(summary(result), style), Text(""), _layers(result, style), _network(result, style))
@@ -40,19 +48,23 @@ def summary(result: BreakdownResult) -> str:
         said.append("A random direction: a curve, no certificate.")
     else:
         limiting = visible(result.limiting_layer or "")
-        first = f"The gradient of {limiting} is the first to change too much"
+        first = f"The first to give way is {limiting},"
         ways = {
             "uncertifiable": f"The step does not descend in {limiting}." if limiting else "",
-            "below-grid": f"{first}, below the first point.",
+            "below-grid": f"{first} below the first point.",
             "above-grid": "No tensor's gradient changes by as much as the step relies on.",
-            "crossing": f"{first}, at η ≈ {number(known(result.trust_eta))}.",
+            "crossing": f"{first} {_between(result.trust_eta, result.trust_eta_upper)}.",
         }
         said += [_certified(result), ways[result.trust_relation]]
-    if not isinstance(result.argmin_loss_eta, Missing) and not isinstance(result.first_increase_eta, Missing):
-        said.append(
-            f"Along this line the loss is least at η ≈ {number(result.argmin_loss_eta)} "
-            f"and first above its start at η ≈ {number(result.first_increase_eta)}."
-        )
+    least, increase = result.argmin_loss_eta, result.first_increase_eta
+    if not isinstance(least, Missing):
+        line = f"Along this line the loss is least {_between(least, result.argmin_loss_eta_upper)}"
+        if not isinstance(increase, Missing):
+            upper = result.first_increase_eta_upper
+            line += (
+                f" and {'first above its start' if upper is None else 'no longer finite'} {_between(increase, upper)}"
+            )
+        said.append(f"{line}.")
     trust = known(result.trust_eta)
     if result.direction == FROMAGE.name and trust is not None and result.depth.count >= 1:
         allowed = lemma2_rate(1.0, result.depth.count)
@@ -66,9 +78,12 @@ def summary(result: BreakdownResult) -> str:
 
 def _certified(result: BreakdownResult) -> str:
     """How far Lemma 1 reaches, all tensors summed, in the words of the direction."""
-    eta = known(result.aggregate_trust_eta)
-    if eta is None and result.aggregate_trust_relation != "above-grid":
-        return f"Not even at η = {number(result.etas[0])}, the first point, does Lemma 1 give descent on this batch."
+    aggregate, upper = result.aggregate_trust_eta, result.aggregate_trust_eta_upper
+    eta = known(aggregate)
+    if isinstance(aggregate, Missing) and result.aggregate_trust_relation != "above-grid":
+        first = number(result.etas[0] if upper is None else upper)
+        nowhere = f"Not even at η = {first}, the first point, does Lemma 1 give descent on this batch."
+        return _NOTHING.get(aggregate, nowhere)
     gives = "On this batch Lemma 1, with the measured breakdown, gives descent"
     if eta is None:
         return f"{gives} up to η = {number(result.etas[-1])}, the last point."
@@ -78,6 +93,11 @@ def _certified(result: BreakdownResult) -> str:
         return f"{gives} for up to η ≈ {number(eta)} of the way."
     rate = number(eta * result.step_scale)
     return f"{gives} for learning rates up to {rate}, which move the fastest layer by η ≈ {number(eta)} of its norm."
+
+
+def _between(eta: float | Missing, upper: float | None) -> str:
+    """Where a place is: at a number, or between two where the curve beyond the first is not finite."""
+    return f"at η ≈ {number(eta)}" if upper is None else f"between η = {number(eta)} and {number(upper)}"
 
 
 def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
@@ -102,7 +122,7 @@ def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
         (
             layer.name,
             "×".join(map(str, layer.shape)),
-            located(layer.trust_eta, layer.trust_relation, result.etas),
+            located(layer.trust_eta, layer.trust_relation, result.etas, layer.trust_eta_upper),
             *(() if same else (layer.relative_step, layer.cosine)),
             layer.implied_depth,
             layer.violation,
@@ -127,30 +147,31 @@ def _curve_line(values: Sequence[float | None], style: PageStyle, scale: tuple[f
     return sparkline(values[::step], log=True, scale=scale, ascii_only=style.ascii_only)
 
 
-def located(eta: float | Missing, relation: str, etas: Sequence[float]) -> str:
-    """An interpolated place on the grid, or the end of the grid it lies beyond."""
+def located(eta: float | Missing, relation: str, etas: Sequence[float], upper: float | None = None) -> str:
+    """An interpolated place on the grid, two points that it lies between, or the end of the grid it lies beyond."""
     if not isinstance(eta, Missing):
-        return number(eta)
-    if relation in ("below-grid", "above-grid") and etas:
-        return _SIGNS[relation] + number(etas[0] if relation == "below-grid" else etas[-1])
-    return "none" if relation == "uncertifiable" else "—"
+        return number(eta) if upper is None else f"{number(eta)} to {number(upper)}"
+    if relation == "below-grid" and etas:
+        return _SIGNS[relation] + number(etas[0] if upper is None else upper)
+    if eta.code is Why.ABOVE_GRID and etas:
+        return _SIGNS[relation] + number(etas[-1])
+    return "none" if eta.code is Why.UNCERTIFIABLE else "—"
 
 
 def _network(result: BreakdownResult, style: PageStyle) -> RenderableType:
     """What was measured of the whole network beside what Lemma 2 promises, the loss, and each batch alone."""
     etas, depth = result.etas, result.depth
-    aggregate = located(result.aggregate_trust_eta, result.aggregate_trust_relation, etas)
-    increase = located(result.first_increase_eta, result.first_increase_relation, etas)
+
+    def row(name: str, words: str, what: str) -> tuple[str, str, str]:
+        eta, relation = getattr(result, f"{name}_eta"), getattr(result, f"{name}_relation")
+        return words, located(eta, relation, etas, getattr(result, f"{name}_eta_upper", None)), what
+
     rows = [
-        ("measured crossing", located(result.trust_eta, result.trust_relation, etas), "the smallest trust η"),
-        ("all layers summed", aggregate, "limit of the next step, by Lemma 1"),
-        (
-            "by curvature",
-            located(result.linear_trust_eta, result.linear_trust_relation, etas),
-            "from the slope at η = 0",
-        ),
-        ("least loss", located(result.argmin_loss_eta, result.argmin_loss_relation, etas), "along this line"),
-        ("loss above start", increase, "first there, along this line"),
+        row("trust", "measured crossing", "the smallest trust η"),
+        row("aggregate_trust", "all layers summed", "limit of the next step, by Lemma 1"),
+        row("linear_trust", "by curvature", "from the slope at η = 0"),
+        row("argmin_loss", "least loss", "along this line"),
+        row("first_increase", "loss above start", "first there, along this line"),
     ]
     cosine = min((layer.cosine for layer in result.layers), default=0.0)
     if cosine > 0.0 and not result.direction.startswith("to:"):

@@ -57,10 +57,10 @@ class LayerBreakdown:
     noise_floor: float | Missing
     """b at eta = 0, the rows summed in another order: what rounding and chance change.
 
-    Where the order of rows matters, the weights move by a rounding error instead.
+    Where the order of rows matters or tells nothing, the weights move by a rounding error instead.
     """
     breakdown: tuple[float | Missing, ...]
-    """b at each eta; missing for a layer without gradient at the start."""
+    """b at each eta; missing without gradient at the start, below the noise floor, and where no step can be made."""
     path_breakdown: tuple[float | Missing, ...]
     """The running maximum of b: the largest on the way to each eta."""
     trust_eta: float | Missing
@@ -71,6 +71,8 @@ class LayerBreakdown:
     """ln(1 + cosine) / ln(1 + trust_eta): the depth for which Lemma 2 would give trust_eta."""
     violation: float | Missing
     """Median of breakdown / predicted where the breakdown is above ten noise floors and below 1."""
+    trust_eta_upper: float | None = None
+    """The other end where trust_eta is known no closer: the first point, or the first one that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class BreakdownResult:
     """Deep relative trust: prod over the layers (1 + delta) - 1."""
     predicted_spectral: tuple[float, ...]
     """The same with relative steps in the spectral norm."""
-    loss_bounds: tuple[float, ...]
+    loss_bounds: tuple[float | Missing, ...]
     """Lemma 1: what the loss can rise to at most, less the loss at the checkpoint; certain descent where negative."""
     depth: DepthResult
     tail_slope: float | Missing
@@ -121,5 +123,20 @@ class BreakdownResult:
     """In model order; a vector that limits the network is among them."""
     decay_left_out: float | None = None
     """The largest weight decay of any group that the Adam step leaves out; None where there is none."""
+    trust_eta_upper: float | None = None
+    """The other end where trust_eta is known no closer, as that of its layer; so are the three below."""
+    aggregate_trust_eta_upper: float | None = None
+    argmin_loss_eta_upper: float | None = None
+    first_increase_eta_upper: float | None = None
+    loss_floor: float = 0.0
+    """By how much rounding alone changes the loss."""
+    loss_slope: float = 0.0
+    """d loss / d eta at the start by the gradient, -sum ||g_l|| ||d_l|| cos theta_l."""
+    measured_loss_slope: float | Missing = 0.0
+    """The same by the losses of the two smallest steps that rounding lets one judge."""
+    contradicted: bool = False
+    """Whether the two exclude each other, so that the gradient is not that of this loss."""
+    precision: str = "float32"
+    """That of weights and passes: `float32`, `float64`, `bfloat16` (autocast)."""
     batches: tuple[BatchTrust, ...] = ()
     """Each batch alone, where there are several; everything above is measured on all of them together."""

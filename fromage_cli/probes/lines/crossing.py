@@ -13,7 +13,7 @@ from torch import Tensor
 from fromage_cli.errors import ResourceError
 from fromage_cli.probes.lines.certificate import Certificate, Criterion
 from fromage_cli.probes.lines.direction import Direction
-from fromage_cli.probes.lines.ray import NOISE_LIMIT, gradient_changes, noise_floors, product_norms
+from fromage_cli.probes.lines.ray import NOISE_LIMIT, gradient_changes, noise_floor, product_norms
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.bracketing import Bracket, close_in
 from fromage_cli.theory.curves import Point, Relation, first_crossing, running_maximum
@@ -104,7 +104,7 @@ def find_crossing(
         advance()
         with problem.displaced([move.tensor for move in direction.moves]) as origin, problem.steady():
             before = problem.evaluations.gradients
-            floors = noise_floors(problem, direction, origin)
+            floors = noise_floor(problem, direction, origin).gradients
             sizes = {move.tensor.name: move.gradient_norm for move in direction.moves if move.gradient_norm > 0.0}
             noise = frozenset(name for name, size in sizes.items() if not floors[name] < NOISE_LIMIT * size)
             search.certificate = Certificate(direction, levels, noise)

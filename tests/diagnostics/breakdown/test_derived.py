@@ -11,6 +11,8 @@ from fromage_cli.missing import Missing
 from fromage_cli.probes.lines.direction import Direction, Move
 from fromage_cli.probes.lines.ray import Ray
 from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.theory.curves import Point
+from fromage_cli.theory.first_order import check_slope
 
 ETAS = [0.01, 0.02, 0.04, 0.08]
 
@@ -35,7 +37,7 @@ def direction(*moves: Move) -> Direction:
 
 
 def test_trust_is_where_the_running_maximum_reaches_the_cosine() -> None:
-    layer = derived.layer_breakdown(FIRST, ray([0.25, 1.0, 0.1, 2.0], [0.0] * 4), [1.0] * 4, True)
+    layer = derived.layer_breakdown(FIRST, ray([0.25, 1.0, 0.1, 2.0], [0.0] * 4), [1.0] * 4, None)
     assert layer.path_breakdown == (0.25, 1.0, 1.0, 2.0)
     assert layer.trust_eta == pytest.approx(0.01 * math.sqrt(2))  # ln b is linear in ln eta: b = 100 eta^... through .5
     assert layer.implied_depth == pytest.approx(math.log(1.5) / math.log1p(0.25 * 0.01 * math.sqrt(2)))
@@ -43,8 +45,8 @@ def test_trust_is_where_the_running_maximum_reaches_the_cosine() -> None:
 
 def test_a_curve_that_falls_again_keeps_its_maximum() -> None:
     found = ray([0.1, 0.6, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4])
-    assert derived.layer_breakdown(FIRST, found, [1.0] * 4, True).trust_relation == "crossing"
-    assert derived.layer_breakdown(SECOND, found, [1.0] * 4, True).trust_relation == "above-grid"
+    assert derived.layer_breakdown(FIRST, found, [1.0] * 4, None).trust_relation == "crossing"
+    assert derived.layer_breakdown(SECOND, found, [1.0] * 4, None).trust_relation == "above-grid"
 
 
 def test_the_prediction_takes_each_layer_by_its_own_relative_step() -> None:
@@ -54,10 +56,10 @@ def test_the_prediction_takes_each_layer_by_its_own_relative_step() -> None:
 
 def test_the_violation_is_a_median_between_noise_and_one() -> None:
     found = ray([1e-6, 0.2, 0.3, 1.5], [0.0] * 4)  # below ten floors, counted, counted, above one
-    layer = derived.layer_breakdown(FIRST, found, [0.1, 0.1, 0.1, 0.1], True)
+    layer = derived.layer_breakdown(FIRST, found, [0.1, 0.1, 0.1, 0.1], None)
     assert layer.violation == pytest.approx(2.5)
     three = ray([0.1, 0.2, 0.9, 1.5], [0.0] * 4)
-    assert derived.layer_breakdown(FIRST, three, [0.1] * 4, True).violation == pytest.approx(2.0)
+    assert derived.layer_breakdown(FIRST, three, [0.1] * 4, None).violation == pytest.approx(2.0)
 
 
 def test_the_slope_is_held_against_the_cosine() -> None:
@@ -87,9 +89,45 @@ def test_the_sum_crosses_where_the_interpolated_breakdowns_balance() -> None:
     assert point.eta == pytest.approx(exact, rel=1e-6)
 
 
+def test_a_sum_beside_overflow_lies_between_two_points_and_certifies_only_the_finite_one() -> None:
+    found = ray([0.1, 0.2, math.inf, math.inf], [0.1, 0.2, math.nan, math.nan])
+    bounds = derived.loss_bounds(direction(FIRST, SECOND), found)
+    assert derived.aggregate_trust(direction(FIRST, SECOND), found, bounds) == Point(0.02, "crossing", 0.04)
+    assert derived.layer_breakdown(FIRST, found, [1.0] * 4, None).trust_eta_upper == 0.04
+
+
+def test_where_one_tensor_begins_at_its_floor_the_sum_is_certain_with_the_larger_value() -> None:
+    found = ray([0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.2, 2.0])
+    found.floors = {"first": 0.0, "second": 0.0}
+    point = derived.aggregate_trust(
+        direction(FIRST, SECOND), found, derived.loss_bounds(direction(FIRST, SECOND), found)
+    )
+    assert point.eta == pytest.approx(0.02)  # at 1.2 the second loses .4 eta, where the first gains .125 eta
+
+
+def test_values_below_their_noise_floor_and_steps_that_cannot_be_made_are_missing() -> None:
+    found = ray([0.0, 1e-7, 0.2, 0.4], [0.1] * 4)
+    found.first = 1
+    layer = derived.layer_breakdown(FIRST, found, [1.0] * 4, None)
+    assert layer.breakdown == (derived.TOO_SMALL, derived.BELOW_FLOOR, 0.2, 0.4)
+    assert layer.path_breakdown == layer.breakdown and layer.trust_relation == "above-grid"
+    assert len(derived.loss_bounds(direction(FIRST, SECOND), found)) == 3
+    found.first = 4
+    refused = derived.refusal(direction(FIRST), found, check_slope(-1.0, 0.0, [], [], [], rounding=0.0))
+    layer = derived.layer_breakdown(FIRST, found, [1.0] * 4, refused)
+    assert refused == layer.trust_eta == derived.TOO_SMALL and layer.trust_relation == "uncertifiable"
+
+
+def test_only_losses_that_changed_by_more_than_rounding_are_read() -> None:
+    found = ray([0.1] * 4, [0.1] * 4)
+    found.losses, found.loss_floor = [0.999, 1.001, 0.7, math.nan], 0.01
+    places, changes = derived.loss_points(found, 1.0)
+    assert places == [0.04, 0.08] and changes[0] == pytest.approx(-0.3) and math.isnan(changes[1])
+
+
 def test_the_worst_tensor_below_the_grid_limits_the_network() -> None:
     found = ray([0.6, 0.7, 0.8, 0.9], [1.6, 1.7, 1.8, 1.9])
-    layers = [derived.layer_breakdown(m, found, [1.0] * 4, True) for m in (FIRST, SECOND)]
+    layers = [derived.layer_breakdown(m, found, [1.0] * 4, None) for m in (FIRST, SECOND)]
     point, limiting = derived.network_trust(layers)
     assert (point.relation, limiting) == ("below-grid", "second")
 

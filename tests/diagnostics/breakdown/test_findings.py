@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fromage_cli.diagnostics.breakdown.derived import NOWHERE
+from fromage_cli.diagnostics.breakdown.derived import NOWHERE, OTHER_GRADIENT, TOO_SMALL
 from fromage_cli.diagnostics.breakdown.findings import TRUST_WARN, judge
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown, SkippedTensor
 from fromage_cli.findings import Finding
@@ -31,7 +31,7 @@ def test_a_layer_that_breaks_down_early_is_named(
 
 
 def test_a_crossing_below_the_grid_counts_from_its_first_point(make_result: MakeResult, make_layer: MakeLayer) -> None:
-    below = make_layer(trust_eta=NOWHERE["below-grid"], trust_relation="below-grid")
+    below = make_layer(trust_eta=NOWHERE["below-grid"], trust_relation="below-grid", trust_eta_upper=1e-4)
     grid = (1e-4, 1e-3, 1e-2, 1e-1)
     finding = judge(make_result(etas=grid, layers=(below,)))[0]
     assert (finding.code, finding.severity, finding.value) == ("breakdown-early", "fail", 1e-4)
@@ -48,6 +48,24 @@ def test_an_ascending_step_is_a_warning(make_result: MakeResult, make_layer: Mak
     assert codes(make_result(layers=(up,)))[0] == ("step-ascends", "warn")
 
 
+def test_a_gradient_of_another_loss_is_a_warning(make_result: MakeResult) -> None:
+    refused = {"trust_eta": OTHER_GRADIENT, "loss_bounds": (OTHER_GRADIENT,) * 4}
+    finding = judge(make_result(contradicted=True, loss_slope=-3.0, measured_loss_slope=1.5, **refused))[0]
+    assert (finding.code, finding.severity) == ("gradient-is-not-the-losses", "warn")
+    assert (finding.value, finding.limit) == (1.5, -3.0) and "straight-through" in finding.hint
+
+
+def test_steps_that_cannot_be_made_are_counted(make_result: MakeResult) -> None:
+    finding = judge(make_result(loss_bounds=(TOO_SMALL, TOO_SMALL, -0.1, -0.1)))[0]
+    assert (finding.code, finding.severity, finding.value) == ("steps-too-small", "info", 0.025)
+    assert "float32 cannot make steps of η = 0.025 or less (2 points)" in finding.message
+
+
+def test_rounding_is_no_warning_under_autocast(make_result: MakeResult, make_layer: MakeLayer) -> None:
+    result = make_result(layers=(make_layer(noise_floor=0.05),), precision="bfloat16")
+    assert codes(result)[0] == ("noisy-gradient", "info") and "--autocast" in judge(result)[0].hint
+
+
 def test_noise_names_the_worst_layer(make_result: MakeResult, make_layer: MakeLayer) -> None:
     layers = (make_layer(noise_floor=0.002), make_layer("worst", noise_floor=0.5))
     finding = judge(make_result(layers=layers))[0]
@@ -61,7 +79,8 @@ def test_gradients_that_are_rounding_are_named(make_result: MakeResult) -> None:
 
 def test_a_grid_that_starts_too_late_is_a_warning(make_result: MakeResult, make_layer: MakeLayer) -> None:
     below = make_layer(trust_eta=NOWHERE["below-grid"], trust_relation="below-grid")
-    result = make_result(layers=(below,), trust_eta=NOWHERE["below-grid"], trust_relation="below-grid")
+    place = {"trust_eta": NOWHERE["below-grid"], "trust_relation": "below-grid", "trust_eta_upper": 0.01}
+    result = make_result(layers=(below,), **place)
     assert ("grid-starts-late", "warn") in codes(result)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fromage_cli.diagnostics.breakdown.derived import NOWHERE
+from fromage_cli.diagnostics.breakdown.derived import NOWHERE, OTHER_GRADIENT, TOO_SMALL
 from fromage_cli.diagnostics.breakdown.render import curve, located, render, summary
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
 from tests.diagnostics.pages import compare, drawn
@@ -41,7 +41,7 @@ def test_offenders_come_first_and_hidden_rows_are_counted(make_result: MakeResul
 def test_every_relation_has_its_sentence(make_result: MakeResult) -> None:
     result = make_result()
     assert "gives descent for steps that move every matrix by up to η ≈ 0.061" in summary(result)
-    assert "layers.0.weight is the first to change too much, at η ≈ 0.05" in summary(result)
+    assert "The first to give way is layers.0.weight, at η ≈ 0.05." in summary(result)
     assert "below the first point" in summary(
         replace(result, trust_eta=NOWHERE["below-grid"], trust_relation="below-grid")
     )
@@ -55,13 +55,24 @@ def test_every_relation_has_its_sentence(make_result: MakeResult) -> None:
     assert summary(replace(result, decay_left_out=0.3)).endswith(" Weight decay (0.3) is left out of this step.")
     assert "No point" in summary(replace(result, etas=()))
     assert summary(replace(result, complete=False)).startswith("Stopped early, after 4 points.")
+    overflow = {"aggregate_trust_eta_upper": 0.15, "first_increase_eta_upper": 0.15, "argmin_loss_eta_upper": 0.06}
+    beside = summary(replace(result, trust_eta_upper=0.06, **overflow))
+    assert "gives descent for steps that move every matrix by up to η ≈ 0.061" in beside
+    assert "way is layers.0.weight, between η = 0.05 and 0.06." in beside
+    assert "least between η = 0.02 and 0.06 and no longer finite between η = 0.041 and 0.15." in beside
+    for refused in (OTHER_GRADIENT, TOO_SMALL):
+        nothing = {"aggregate_trust_eta": refused, "aggregate_trust_relation": "uncertifiable"}
+        assert summary(replace(result, **nothing)).startswith("Nothing is ")
     assert "learning rates up to 0.122" in summary(replace(result, direction="sgd", step_scale=2.0))
     assert "up to η ≈ 0.061 of the way" in summary(replace(result, direction="to:other.pt"))
 
 
 def test_places_outside_the_grid_are_bounded_by_its_ends() -> None:
     assert located(0.0123, "crossing", (0.1, 1.0)) == "0.0123"
+    assert located(0.1, "crossing", (0.1, 1.0), 0.2) == "0.1 to 0.2"
     assert located(NOWHERE["below-grid"], "below-grid", (0.1, 1.0)) == "< 0.1"
+    assert located(NOWHERE["below-grid"], "below-grid", (0.1, 1.0), 0.3) == "< 0.3"
+    assert located(TOO_SMALL, "uncertifiable", (0.1, 1.0)) == "—"
     assert located(NOWHERE["above-grid"], "above-grid", (0.1, 1.0)) == "> 1"
     assert located(NOWHERE["uncertifiable"], "uncertifiable", (0.1, 1.0)) == "none"
     assert located(NOWHERE["unavailable"], "unavailable", (0.1, 1.0)) == "—"
