@@ -40,9 +40,9 @@ class Run:
     """First letter of the simulated training's outcome; empty where none was made."""
 
     @property
-    def shallow(self) -> bool:
-        """Whether the network has two layers."""
-        return "-2" in self.network
+    def large(self) -> bool:
+        """Whether the first outputs are of order 1, and not small as torch's own initialisation makes them."""
+        return self.network.endswith(("normal", "tangent"))
 
 
 def runs_of(rows: Iterable[dict[str, str]]) -> list[Run]:
@@ -118,7 +118,7 @@ def _shares(
 
 def _limits(runs: Sequence[Run], optimizers: Sequence[str], losses: Iterable[str]) -> None:
     """Up to which ratio all fall, up to which all survive, and from which on all diverge; how many runs say so."""
-    columns = ["networks", "loss", "optimizer", "how many", "all fall up to", "all survive up to", "all diverge from"]
+    columns = ["start", "loss", "optimizer", "networks", "all fall up to", "all survive up to", "all diverge from"]
     _head("Limits", columns)
     for words, fits in GROUPS:
         for loss in losses:
@@ -131,8 +131,8 @@ def _limits(runs: Sequence[Run], optimizers: Sequence[str], losses: Iterable[str
 
 
 GROUPS: tuple[tuple[str, Callable[[Run], bool]], ...] = (
-    ("two layers", lambda run: run.shallow),
-    ("others", lambda run: not run.shallow),
+    ("large", lambda run: run.large),
+    ("torch's", lambda run: not run.large),
     ("all", lambda run: True),
 )
 
@@ -173,7 +173,7 @@ def _claims(runs: Sequence[Run], optimizers: Sequence[str], losses: Iterable[str
 
 def _bands(runs: Sequence[Run], optimizers: Sequence[str], losses: Iterable[str]) -> None:
     """Of each band, how many runs fall, survive and diverge."""
-    columns = ["networks", "loss", "optimizer", *(f"{words}: fall, survive, diverge, of" for words, *_ in BANDS)]
+    columns = ["start", "loss", "optimizer", *(f"{words}: fall, survive, diverge, of" for words, *_ in BANDS)]
     _head("Bands", columns)
     for words, fits in GROUPS:
         for loss in losses:
