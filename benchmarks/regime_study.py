@@ -6,7 +6,7 @@
 `run` trains small networks on all their rows, from 8 initialisations, at rates that put the largest eigenvalue of the
 Hessian at .5 to 12 times the optimizer's threshold, and keeps how the loss went; `report` prints the tables of
 docs/regime-study.md. What is done is found again in FILE. `--data` is a folder with mnist.npz; without it the networks
-on MNIST are left out. The whole takes about half an hour of one core; `--quick`, seconds: two networks, two seeds, and
+on MNIST are left out. The whole takes half an hour of one idle core; `--quick`, seconds: two networks, two seeds, and
 a check that the copies trained together go where a network on its own goes.
 """
 
