@@ -19,7 +19,9 @@ VERDICTS: tuple[Verdict, ...] = ("invariant", "eps-limited", "approximate", "non
 INVARIANT = 1e-3
 """Response to doubling, relative to that to a random displacement, below which nothing but rounding is left."""
 APPROXIMATE = 0.02
+"""Response to doubling, and |cos(g, W)|, below which a layer's scale is hardly felt."""
 EPS_LIMITED = 0.1
+"""Response to doubling below which an epsilon may be to blame; to halving, above which a scale is felt."""
 EPS_RATIO = (3.0, 5.0)
 """Response to halving over that to doubling where a normalisation's epsilon is to blame: D(c) = k |1 - 1/c^2|, so 4."""
 EPS_TAIL = (1.15, 1.35)
@@ -83,4 +85,6 @@ def verdict(found: Responses, cosine: float, elements: int) -> Verdict:
     tail = found.quadruple
     if may_be_epsilon(found) and tail is not None and low * found.double <= tail <= high * found.double:
         return "eps-limited"
-    return "approximate" if found.double < APPROXIMATE else "none"
+    # a saturated layer does not feel that it is doubled, and yet its gradient points along its weights
+    hardly = found.double < APPROXIMATE and found.half < EPS_LIMITED and cosine < APPROXIMATE
+    return "approximate" if hardly else "none"

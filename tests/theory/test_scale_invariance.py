@@ -21,6 +21,8 @@ def epsilon(k: float) -> Responses:
         (Responses(0.01, 0.04, 0.0105), 1e-3, "approximate"),  # no longer growing at 4: saturated
         (Responses(0.05, 0.2, 0.0525), 1e-3, "none"),
         (Responses(0.01, 0.015), 1e-3, "approximate"),
+        (Responses(0.01, 0.015), 0.23, "none"),  # the gradient says that the scale is felt
+        (Responses(1e-7, 0.11), 1e-3, "none"),  # and so does halving
         (Responses(1.0, 0.5), 1e-3, "none"),
     ],
 )

@@ -335,6 +335,22 @@ def test_saturation_is_no_epsilon(make_problem: Maker) -> None:
         assert found.verdict in ("none", "approximate")
 
 
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.Sigmoid()], ids=str)
+def test_what_does_not_feel_that_it_is_doubled_may_feel_its_scale(make_problem: Maker, activation: nn.Module) -> None:
+    """tanh is at its ends, so that doubling does nothing; the little gradient that is left points along the weights."""
+    model = nn.Sequential(nn.Linear(1, 3, bias=False), activation, nn.Linear(3, 2, bias=False)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0], [1.1], [-1.2]]))
+        model[2].weight.copy_(torch.tensor([[1.0, -2.0, 0.5], [0.3, 1.0, 1.0]]))
+    x = torch.linspace(6.0, 12.0, 16, dtype=torch.float64)[:, None]
+    found = first_of(measure_invariance(make_problem(model, {"x": x, "y": torch.arange(16) % 2})))
+    (gradient,) = torch.autograd.grad(functional.cross_entropy(model(x), torch.arange(16) % 2), [model[0].weight])
+    cosine = float(functional.cosine_similarity(gradient.flatten(), model[0].weight.detach().flatten(), dim=0).abs())
+    assert found.cosine == pytest.approx(cosine) and cosine > 0.05
+    assert found.response_double < 0.02 and found.response_half < 0.1
+    assert found.verdict == "none"
+
+
 def test_a_branch_that_hardly_matters_is_not_invariant(make_problem: Maker) -> None:
     class Small(nn.Module):
         def __init__(self) -> None:
