@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
 from fromage_cli.checkpoints.names.naming import strip_prefixes
+from fromage_cli.checkpoints.optimizers.decay_rules import DECAY_RULES
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 from fromage_cli.errors import MismatchError
 from fromage_cli.optimizers.recognition import recognise
@@ -96,6 +98,29 @@ class OptimizerState:
         """What it says of its optimizer."""
         return SavedSettings(self.kind, tuple(group.settings for group in self.groups), self.members_told)
 
+    def members_by_rule(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[str, ...], ...]:
+        """The names in each group where one of DECAY_RULES made the groups; empty where none did, or several may have.
+
+        A rule made two groups that differ in weight decay alone, which one of them does not have, and whose counts and
+        shapes are those of the rule. `shapes` by name; in their order, which need not be the model's, names come.
+        """
+        settings = [{key: str(value) for key, value in one.settings.items()} for one in self.groups]
+        decays = [one.pop("weight_decay", "0") not in ("0", "0.0", "None") for one in settings]
+        if sorted(decays) != [False, True] or settings[0] != settings[1]:
+            return ()
+        told = [Counter(slot_shape(self.slots.get(number, {})) for number in one.numbers) for one in self.groups]
+        ways = set()
+        for rule in DECAY_RULES:
+            members = tuple(
+                tuple(name for name, shape in shapes.items() if rule(name, shape) == decayed) for decayed in decays
+            )
+            fits = [len(names) for names in members] == [len(one.numbers) for one in self.groups]
+            for names, slots in zip(members, told, strict=True):
+                held = Counter(shapes[name] for name in names)
+                fits &= all(count <= held[shape] for shape, count in slots.items() if shape is not None)
+            ways |= {members} if fits else set()
+        return ways.pop() if len(ways) == 1 else ()
+
     def serving(self, name: str | None) -> OptimizerState | None:
         """Itself where it holds what an optimizer of that name remembers."""
         return self if self.settings.serves(name) else None
@@ -106,8 +131,8 @@ def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]
 
     By name where the optimizer knows names, up to wrappers and what all names begin with. Otherwise by order: each
     group holds its parameters in model order, and the only way of interleaving the groups that agrees with the shapes
-    of the slots is taken. Raises MismatchError when the counts, shapes or names do not fit, or when more than one way
-    does.
+    of the slots is taken; where there are several, that of the rule which made the groups. Raises MismatchError when
+    the counts, shapes or names do not fit, or when more than one way does.
     """
     if named := _numbers_by_name(state, shapes):
         for name, number in named.items():
@@ -125,7 +150,7 @@ def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]
             f"The optimizer's state has {total} parameters, the model {len(shapes)} trainable tensors.",
             "It belongs to another model, or to one with other frozen tensors.",
         )
-    found = dict(zip(shapes, _interleaved(state, list(shapes.values())), strict=True))
+    found = _in_order(state, shapes)
     saved = _names(state)
     for name, number in found.items():
         if saved.get(name, number) != number:
@@ -170,6 +195,20 @@ def _in_common(names: Collection[str]) -> int:
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
+def _in_order(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The number of each tensor by the order of the groups."""
+    try:
+        return dict(zip(shapes, _interleaved(state, list(shapes.values())), strict=True))
+    except _Ambiguous:
+        members = state.members_by_rule(shapes)
+        pairs = (zip(names, group.numbers, strict=True) for names, group in zip(members, state.groups, strict=False))
+        found = {name: number for pair in pairs for name, number in pair}
+        fits = (slot_shape(state.slots.get(number, {})) in (None, shapes[name]) for name, number in found.items())
+        if not found or not all(fits):
+            raise
+        return found
+
+
 @dataclass(frozen=True)
 class _Way:
     """One way of having placed the first tensors, or the sign that there are several."""
@@ -193,7 +232,7 @@ def _interleaved(state: OptimizerState, shapes: list[tuple[int, ...]]) -> list[i
                 if place == len(groups[index]) or known.get(groups[index][place]) not in (None, shape):
                     continue
                 if (work := work + len(groups)) > _MOST_WORK:
-                    raise _ambiguous("too many ways to tell them apart")
+                    raise _Ambiguous("too many ways to tell them apart")
                 after = (*places[:index], place + 1, *places[index + 1 :])
                 following[after] = _Way(way.several or after in following, groups[index][place], way)
         ways = following
@@ -204,7 +243,7 @@ def _interleaved(state: OptimizerState, shapes: list[tuple[int, ...]]) -> list[i
             )
     (way,) = ways.values()
     if way.several:
-        raise _ambiguous("more than one way")
+        raise _Ambiguous("more than one way")
     numbers = []
     while way.before is not None:
         numbers.append(way.last)
@@ -212,11 +251,14 @@ def _interleaved(state: OptimizerState, shapes: list[tuple[int, ...]]) -> list[i
     return numbers[::-1]
 
 
-def _ambiguous(ways: str) -> MismatchError:
-    return MismatchError(
-        f"The optimizer's parameter groups can be matched to the model in {ways}.",
-        "Give the optimizer model.named_parameters(), so that its state holds names.",
-    )
+class _Ambiguous(MismatchError):
+    """There is more than one way."""
+
+    def __init__(self, ways: str) -> None:
+        super().__init__(
+            f"The optimizer's parameter groups can be matched to the model in {ways}.",
+            "Give the optimizer model.named_parameters(), so that its state holds names.",
+        )
 
 
 def slot_shape(slot: Mapping[str, Any]) -> tuple[int, ...] | None:

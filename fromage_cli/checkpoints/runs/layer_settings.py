@@ -104,21 +104,27 @@ def layer_settings(
         entry.name: entry.shape for entry in checkpoint.entries.values() if entry.floating and entry.name not in copies
     }
     trained = {name: shape for name, shape in floating.items() if not name.endswith(BUFFERS)}
-    numbers: Mapping[str, int] = {}
-    for candidates in (shapes, trained, floating):
-        try:
-            numbers = match_parameters(state, candidates) if candidates is not None else {}
-        except MismatchError:
-            continue
-        if numbers:
-            break
     settings = [group.settings for group in state.groups]
+    groups: Mapping[str, Mapping[str, Any]] = {}
+    for candidates in (shapes, trained, floating):
+        if candidates is not None and not groups:
+            groups = _groups(state, candidates)
     common = {key: value for key, value in settings[0].items() if all(one.get(key) == value for one in settings)}
-    groups = {number: group.settings for group in state.groups for number in group.numbers}
     differ = any(len({str(one.get(key)) for one in settings}) > 1 for key in ("lr", "weight_decay"))
     return LayerSettings(
-        {name: groups[numbers[name]] for name in names if name in numbers},
+        {name: groups[name] for name in names if name in groups},
         common,
-        differ and not set(names) <= set(numbers),
+        differ and not set(names) <= set(groups),
         len({one.get("weight_decay") for one in settings}) > 1,
     )
+
+
+def _groups(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Mapping[str, Any]]:
+    """The settings of each tensor's group, which a rule tells also where the file's order is not the model's."""
+    try:
+        numbers = match_parameters(state, shapes)
+    except MismatchError:
+        members = zip(state.members_by_rule(shapes), state.groups, strict=False)
+        return {name: group.settings for names, group in members for name in names}
+    settings = {number: group.settings for group in state.groups for number in group.numbers}
+    return {name: settings[number] for name, number in numbers.items()}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, match_parameters
+from fromage_cli.checkpoints.runs.layer_settings import BUFFERS
 from fromage_cli.diagnostics.inspect.result import GroupResult, OptimizerResult
 from fromage_cli.errors import MismatchError
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, STEP_UNKNOWN, WEIGHT_DECAY_UNKNOWN
@@ -14,10 +15,14 @@ def describe_optimizer(checkpoint: Checkpoint) -> OptimizerResult | None:
     state = checkpoint.saved_optimizer
     if state is None:
         return None
-    names = _names(checkpoint, state)
+    copies = {name for group in checkpoint.tied for name in group[1:]}
+    entries = [entry for name, entry in checkpoint.entries.items() if entry.floating and name not in copies]
+    names = _names(state, {entry.name: entry.shape for entry in entries}, checkpoint.ordered)
+    trained = {entry.name: entry.shape for entry in entries if not entry.name.endswith(BUFFERS)}
+    members = state.members_by_rule(trained) or tuple(() for _ in state.groups)
     groups = []
-    for group in state.groups:
-        named = tuple(names[number] for number in group.numbers if number in names)
+    for group, ruled in zip(state.groups, members, strict=True):
+        named = tuple(names[number] for number in group.numbers if number in names) or ruled
         single = {str(name): _single(value) for name, value in group.settings.items()}
         betas = group.settings.get("betas")
         first, second = map(_number, betas if isinstance(betas, list | tuple) and len(betas) == 2 else (None, None))
@@ -40,16 +45,14 @@ def describe_optimizer(checkpoint: Checkpoint) -> OptimizerResult | None:
     )
 
 
-def _names(checkpoint: Checkpoint, state: OptimizerState) -> Mapping[int, str]:
+def _names(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]], ordered: bool) -> Mapping[int, str]:
     """Parameter numbers' names, from the optimizer itself or by the order of the file's tensors; empty if neither.
 
-    Safetensors files are sorted by name: their order says nothing about the model's.
+    `ordered`: whether that is the model's; safetensors files are sorted by name.
     """
-    copies = {name for group in checkpoint.tied for name in group[1:]}
-    entries = [entry for name, entry in checkpoint.entries.items() if entry.floating and name not in copies]
     try:
-        matched = match_parameters(state, {entry.name: entry.shape for entry in entries})
-        known = checkpoint.ordered or all(group.names for group in state.groups)
+        matched = match_parameters(state, shapes)
+        known = ordered or all(group.names for group in state.groups)
     except MismatchError:
         known = False
     if not known:

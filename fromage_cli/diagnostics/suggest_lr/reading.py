@@ -198,7 +198,7 @@ def read_groups(measuring: RateSearch, eta: float | Missing) -> tuple[GroupRate,
     state = measuring.matched.state
     if state is None:
         return ()
-    told = len(state.groups) == 1 or state.members_told
+    told = measuring.matched.members_told
     members = measuring.matched.numbers if told else {}
     highest = max((float(group.settings.get("lr") or 0.0) for group in state.groups), default=0.0)
     found = []
@@ -212,7 +212,7 @@ def read_groups(measuring: RateSearch, eta: float | Missing) -> tuple[GroupRate,
         found.append(
             GroupRate(
                 index=index,
-                tensors=len(names),
+                tensors=len(names) if told else len(group.numbers),
                 learning_rate=LEARNING_RATE_UNKNOWN if rate is None else float(rate),
                 weight_decay=WEIGHT_DECAY_UNKNOWN if decay is None else float(decay),
                 limit=none if limit is None else limit * share,

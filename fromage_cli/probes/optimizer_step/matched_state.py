@@ -53,6 +53,16 @@ class MatchedState:
         return match_parameters(self.state, everything if frozen_too and not matrices_only else held)
 
     @cached_property
+    def members_told(self) -> bool:
+        """Whether it is known which tensors each group holds: by shapes of slots or names, or by the groups' rule."""
+        if self.state is None or len(self.state.groups) == 1 or self.state.members_told:
+            return self.state is not None
+        try:
+            return bool(self.numbers)
+        except MismatchError:  # more than one way
+            return False
+
+    @cached_property
     def members(self) -> Mapping[str, tuple[Mapping[str, Any] | None, Mapping[str, Any]]]:
         """What the state remembers of each tensor, None of one that was never updated, and its group's settings."""
         if self.state is None:
@@ -92,7 +102,7 @@ class MatchedState:
     def decays(self) -> Mapping[str, float]:
         """The weight decay of each trainable tensor; the largest for all where members are not told."""
         everywhere = {tensor.name: self.optimizer.weight_decay for tensor in self.problem.trainable}
-        if self.optimizer.decay_given or self.state is None or not self.state.members_told:
+        if self.optimizer.decay_given or self.state is None or not self.members_told:
             return everywhere
         return everywhere | {n: float(group.get("weight_decay") or 0.0) for n, (_, group) in self.members.items()}
 
@@ -102,7 +112,7 @@ class MatchedState:
         if self.state is None:
             return {}
         rates = {float(group.settings.get("lr") or 0.0) for group in self.state.groups}
-        if len(rates) < 2 or not self.state.members_told:
+        if len(rates) < 2 or not self.members_told:
             return {}
         return {name: float(group.get("lr") or 0.0) / max(rates) for name, (_, group) in self.members.items()}
 

@@ -1,9 +1,11 @@
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from fromage_cli.checkpoints import OptimizerState, match_parameters, open_checkpoint
 from fromage_cli.checkpoints.optimizers.optimizer_state import ParameterGroup
@@ -91,6 +93,88 @@ def test_groups_that_fit_in_two_ways_are_refused(tmp_path: Path) -> None:
     optimizer = trained(model, torch.optim.Adam(groups, lr=1e-3))
     with pytest.raises(MismatchError, match="more than one way"):
         match_parameters(saved(tmp_path, model, optimizer), shapes(model))
+
+
+class Block(nn.Module):
+    """A transformer's block; what it holds of one dimension beside norms and biases, the Trainer decays."""
+
+    def __init__(self, scaled: bool) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.out = nn.LayerNorm(6), nn.Linear(6, 18), nn.Linear(6, 6)
+        self.mlp = nn.Sequential(nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 6, bias=False))
+        self.gamma = nn.Parameter(torch.ones(6)) if scaled else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        mixed = self.out(functional.scaled_dot_product_attention(q, k, v))
+        return x + self.mlp(mixed) * (self.gamma if self.gamma is not None else 1.0)
+
+
+def transformer(scaled: bool) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 6), Block(scaled), Block(scaled), nn.LayerNorm(6), nn.Linear(6, 3))
+
+
+def of_nanogpt(model: nn.Module) -> list[list[str]]:
+    named = dict(model.named_parameters())
+    return [[name for name in named if named[name].dim() >= 2], [name for name in named if named[name].dim() < 2]]
+
+
+def of_the_trainer(model: nn.Module) -> list[list[str]]:
+    trainer = pytest.importorskip("transformers").Trainer
+    decayed = set(trainer.get_decay_parameter_names(None, model))
+    names = [name for name, _ in model.named_parameters()]
+    return [[name for name in names if name in decayed], [name for name in names if name not in decayed]]
+
+
+def grouped(model: nn.Module, members: list[list[str]], decays: tuple[float, float] = (0.1, 0.0)) -> Any:
+    named = dict(model.named_parameters())
+    groups = [{"params": [named[name] for name in names], "weight_decay": decay}
+              for names, decay in zip(members, decays, strict=True)]  # fmt: skip
+    return torch.optim.AdamW(groups, lr=1e-3)
+
+
+@pytest.mark.parametrize("rule", [of_nanogpt, of_the_trainer])
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("steps", [0, 1])
+def test_decayed_and_other_tensors_are_told_apart_by_the_rule_that_made_the_groups(
+    tmp_path: Path, rule: Any, scaled: bool, steps: int
+) -> None:
+    model = transformer(scaled)
+    members = rule(model)
+    optimizer = trained(model, grouped(model, members), steps)
+    state = saved(tmp_path, model, optimizer)
+    numbers = match_parameters(state, shapes(model))
+    assert numbers == {name: number for number, name in enumerate(name for names in members for name in names)}
+    assert steps == 0 or slots_agree(state, model, optimizer)
+    assert [list(names) for names in state.members_by_rule(shapes(model))] == members
+    by_name = dict(sorted(shapes(model).items()))  # as a safetensors file has it
+    assert [sorted(names) for names in state.members_by_rule(by_name)] == [sorted(names) for names in members]
+
+
+def test_groups_that_no_rule_or_several_rules_can_have_made_stay_ambiguous(tmp_path: Path) -> None:
+    model = transformer(False)
+    first, second = of_nanogpt(model)
+    at_random = [first[1:] + second[:1], second[1:] + first[:1]]  # the same counts, but other settings
+    optimizer = grouped(model, at_random)
+    optimizer.param_groups[1]["lr"] = 1e-4
+    with pytest.raises(MismatchError, match="more than one way"):
+        match_parameters(saved(tmp_path, model, optimizer), shapes(model))
+    for decays in ((0.1, 0.1), (0.0, 0.0), (0.1, 0.2)):
+        assert saved(tmp_path, model, grouped(model, of_nanogpt(model), decays)).members_by_rule(shapes(model)) == ()
+    model.register_parameter("bias_table", nn.Parameter(torch.ones(6, 2)))  # of two dimensions, which is no bias
+    model.register_parameter("scale", nn.Parameter(torch.ones(6)))  # of one, which is
+    assert saved(tmp_path, model, grouped(model, of_nanogpt(model))).members_by_rule(shapes(model)) == ()
+    state = saved(tmp_path, model, grouped(model, of_nanogpt(model)))
+    with pytest.raises(MismatchError, match="more than one way"):
+        match_parameters(state, shapes(model))
+
+
+def test_groups_whose_slots_contradict_a_rule_are_not_of_that_rule(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Linear(5, 5, bias=False), nn.LayerNorm(5))
+    odd = [["1.weight", "2.bias"], ["0.weight", "2.weight"]]
+    state = saved(tmp_path, model, trained(model, grouped(model, odd), 1))
+    assert state.members_by_rule(shapes(model)) == ()
 
 
 def test_ways_beyond_counting_are_called_ambiguous_at_once() -> None:

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.checkpoints.runs.layer_settings import layer_settings
 from fromage_cli.diagnostics.inspect.optimizer import describe_optimizer
 from fromage_cli.missing import STEP_UNKNOWN
 
@@ -43,6 +45,32 @@ def test_names_that_the_optimizer_was_given(tmp_path):
     assert found is not None
     assert found.groups[0].names == ("0.weight", "0.bias")
     assert found.groups[0].learning_rate == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_groups_beside_a_file_that_is_sorted_by_name(tmp_path, trained):
+    """Where order tells nothing, the rule that made the groups does."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 3), nn.BatchNorm1d(3))
+    named = dict(model.named_parameters())
+    matrices = [name for name in named if named[name].dim() > 1]
+    others = [name for name in named if name not in matrices]
+    groups = [{"params": [named[name] for name in names], "weight_decay": decay}
+              for names, decay in ((matrices, 0.1), (others, 0.0))]  # fmt: skip
+    optimizer = torch.optim.AdamW(groups, lr=0.01)
+    if trained:
+        model(torch.randn(4, 6)).square().mean().backward()
+        optimizer.step()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    checkpoint = open_checkpoint(tmp_path)
+    found = describe_optimizer(checkpoint)
+    assert found is not None
+    assert [(group.parameters, set(group.names)) for group in found.groups] == [(2, set(matrices)), (6, set(others))]
+    settings = layer_settings(checkpoint, checkpoint.optimizer, list(named))
+    assert {name: settings.of(name)["weight_decay"] for name in named} == {
+        name: 0.1 if name in matrices else 0.0 for name in named
+    }
+    assert not settings.untold
 
 
 def test_no_optimizer(tmp_path):

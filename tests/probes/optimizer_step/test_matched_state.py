@@ -69,6 +69,30 @@ def test_what_each_tensor_has_of_its_own(
     assert matched.holds_memory and matched.on(problem).members is matched.members
 
 
+@pytest.mark.parametrize("by_rule", [True, False])
+def test_groups_before_the_first_step(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path, by_rule: bool
+) -> None:
+    named = dict(perceptron.named_parameters())
+    first = [name for name in named if named[name].dim() > 1] if by_rule else list(named)[:2]
+    groups = [{"params": [named[name] for name in first]},
+              {"params": [named[name] for name in named if name not in first], "weight_decay": 0.0}]  # fmt: skip
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.3)
+    if not by_rule:
+        optimizer.param_groups[1]["lr"] = 5e-4
+    torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    state = open_checkpoint(tmp_path / "c.pt").optimizer
+    assert state is not None
+    problem, rule = make_problem(perceptron, classification), find_settings(Given(), state.settings, Given())
+    matched = match_state(problem, rule, state)
+    assert matched.members_told is by_rule
+    assert matched.decays == {name: 0.3 if name in first or not by_rule else 0.0 for name in named}
+    found = suggest(problem, problem.receiving, rule, state, request=Request())
+    groups_found = found.optimizer.groups
+    assert [group.tensors for group in groups_found] == [len(first), len(named) - len(first)]
+    assert all((group.limiting_layer is None) != by_rule for group in groups_found[:1])
+
+
 def test_muon_takes_matrices_only(make_problem: Maker, perceptron: nn.Module, classification: Data) -> None:
     problem = make_problem(perceptron, classification)
     muon, sgd = (MatchedState(problem, Optimizer(name)) for name in ("muon", "sgd"))
