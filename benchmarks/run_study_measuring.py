@@ -1,6 +1,7 @@
 """Measuring of the run study: the tool's commands at one checkpoint, and what is kept of their answers."""
 
 import contextlib
+import io
 import json
 import math
 import time
@@ -55,11 +56,12 @@ QUANTITIES = {
 
 
 def ask(words: Sequence[str], scratch: Path) -> Answer:
-    """Return the JSON answer of one command run in this process; its error has a code and no result."""
-    with contextlib.suppress(SystemExit):
+    """Return the JSON answer of one command run in this process; an error's goes to standard output, its code kept."""
+    printed = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(printed):
         main([*words, "--json", "--output", str(scratch), "--force", "--quiet", "--no-progress"])
-    answer: Answer = json.loads(scratch.read_text(encoding="utf-8"))
-    scratch.unlink()
+    answer: Answer = json.loads(scratch.read_text(encoding="utf-8") if scratch.exists() else printed.getvalue())
+    scratch.unlink(missing_ok=True)
     return answer
 
 

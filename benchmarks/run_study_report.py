@@ -1,12 +1,12 @@
 """Tables and picture of the run study, from its results alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from run_study_measuring import QUANTITIES
 from run_study_separation import (
     FACTS,
-    SEVERITIES,
+    TOO_LARGE,
     VERDICTS,
     Row,
     area,
@@ -34,7 +34,7 @@ DRAWN = (
     "forgetting",
     "function distance",
     "trust eta",
-    "dead rows",
+    "loss",
 )
 SHOWN = ("sharpness ratio", "quadratic peak", "rate/radius", "relative step", "forgetting", "function distance")
 """What each run is looked up for, one by one."""
@@ -89,26 +89,26 @@ def print_quantities(rows: Sequence[Row]) -> None:
     choosing, testing = ([row for row in rows if row.half == half] for half in HALVES)
     print("## Quantities\n")
     print(f"Healthy and sick runs: {runs_of(choosing)} to choose thresholds, {runs_of(testing)} to test them.\n")
-    head = ("quantity", "healthy runs", "sick runs", "area", "threshold", "false alarms", "hits")
+    head = ("quantity", "healthy runs", "sick runs", "area (too large steps)", "threshold", "false alarms", "hits")
     swapped = ("the other way round", "false alarms", "hits")
     table((*head, "of checkpoints", *swapped), (cells for _, cells in sorted(lines, key=lambda one: -one[0])))
 
 
 def quantity_cells(rows: Sequence[Row], name: str) -> list[str]:
     """Return a quantity's line: ranges over runs, and errors of the threshold of each half on the other."""
+    ends = extremes(rows, name)
     cells = [name]
-    parts = [[row for row in rows if row.half == half] for half in HALVES]
-    first = choose(parts[0], name)
-    ends = extremes(rows, name, first is None or first.high)
     cells += [f"{min(ends[bad]):.2g} to {max(ends[bad]):.2g} ({len(ends[bad])})" if ends[bad] else "" for bad in HEALTH]
-    cells.append(f"{area(rows, name):.2f}")
+    large = [row for row in rows if not row.sick or row.kind in TOO_LARGE]
+    cells.append(f"{area(rows, name):.2f} ({area(large, name):.2f})")
+    parts = [[row for row in rows if row.half == half] for half in HALVES]
     for chosen, tested in (parts, parts[::-1]):
         separator = choose(chosen, name)
         if separator is None:
             cells += ["", "", ""]
             continue
         counts = separator.counts(tested)
-        cells.append(f"{'>' if separator.high else '<'} {separator.threshold:.3g}")
+        cells.append(str(separator))
         cells += [f"{count} of {total}" for count, total in zip(counts, runs_of(tested), strict=True)]
         if tested is parts[1]:
             flagged = [[separator.flags(row) for row in tested if row.sick is bad] for bad in HEALTH]
@@ -119,30 +119,32 @@ def quantity_cells(rows: Sequence[Row], name: str) -> list[str]:
 def print_findings(rows: Sequence[Row]) -> None:
     """How often each code fires in healthy and sick runs, and the severity that this supports."""
     groups = list(by_run(rows).values())
-    of = runs_of(rows)
+    of = counts_of(groups, lambda row: True)
     seen = {code for row in rows for code in row.findings}
-    print(f"## Findings (healthy / sick: {of[0]} / {of[1]} runs)\n")
+    print(f"## Findings\n\nRuns: {of[0]} healthy, {of[1]} sick, {of[2]} of these with too large steps.\n")
     for title, codes in (("verdict", VERDICTS), ("fact", {**dict.fromkeys(seen - {*VERDICTS}, ""), **FACTS})):
         lines = []
         for code, now in sorted(codes.items()):
-            counts = [[firing(groups, code, SEVERITIES[level:], bad) for bad in HEALTH] for level in range(3)]
+            fired = counts_of(groups, lambda row, code=code: code in row.findings)
+            loud = counts_of(groups, lambda row, code=code: row.findings.get(code) in ("warn", "fail"))
             points = [sum(code in row.findings for row in rows if row.sick is bad) for bad in HEALTH]
-            pairs = ["" if not sum(pair) else f"{pair[0]} / {pair[1]}" for pair in (*counts, points)]
-            chance = fisher(counts[0][0], of[0], counts[0][1], of[1])
-            supported = severity(code, counts[0], of) if title == "verdict" else ""
-            lines.append((f"`{code}`", now, *pairs, f"{chance:.2g}" if sum(counts[0]) else "", supported))
-        table((title, "now", "runs", "warn or fail", "fail", "checkpoints", "chance", "supported"), lines)
+            cells = [" / ".join(map(str, counts)) if sum(counts) else "" for counts in (fired, loud, points)]
+            chance = [f"{fisher(fired[0], of[0], *pair):.2g}" for pair in zip(fired[1:], of[1:], strict=True)]
+            supported = severity(code, fired, of) if title == "verdict" else ""
+            lines.append((f"`{code}`", now, *cells, ", ".join(chance) if sum(fired) else "", supported))
+        table((title, "now", "runs", "of these warn or fail", "checkpoints", "chance", "supported"), lines)
 
 
-def firing(groups: Sequence[Sequence[Row]], code: str, levels: Sequence[str], bad: bool) -> int:
-    """Return how many runs have a finding of this code and one of these severities."""
-    return sum(group[0].sick is bad and any(row.findings.get(code) in levels for row in group) for group in groups)
+def counts_of(groups: Sequence[Sequence[Row]], test: Callable[[Row], bool]) -> tuple[int, int, int]:
+    """Return of how many healthy, sick and too-large-stepped runs any checkpoint passes a test."""
+    passing = [group[0].kind for group in groups if any(map(test, group))]
+    return passing.count(""), len(passing) - passing.count(""), sum(kind in TOO_LARGE for kind in passing)
 
 
 def print_each_run(rows: Sequence[Row]) -> None:
     """At how many of its checkpoints each run is beyond the thresholds that all runs choose, and warned of now."""
     separators = [separator for name in SHOWN if (separator := choose(rows, name)) is not None]
-    names = [f"{one.name} {'>' if one.high else '<'} {one.threshold:.2g}" for one in separators]
+    names = [f"{one.name} {one}" for one in separators]
     lines = []
     for name, group in sorted(by_run(rows).items(), key=lambda one: not one[1][0].sick):
         marks = [f"{sum(map(one.flags, group))}" for one in separators]
@@ -164,7 +166,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         separator = choose(rows, name)
         if separator is None:
             continue
-        ends = extremes(rows, name, separator.high)
+        ends = extremes(rows, name)
         least = min((value for values in ends.values() for value in values if value > 0.0), default=1.0)
         for level, bad, color in ((1.0, False, "tab:blue"), (0.0, True, "tab:red")):
             heights = [level + 0.09 * (number % 5 - 2) for number in range(len(ends[bad]))]

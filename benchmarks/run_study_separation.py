@@ -71,9 +71,27 @@ VERDICTS = {
     "recommended-above-critical": "info",
 }
 """Codes that can be read as a verdict on the training, and the severity they have."""
+LOW = {
+    "trust eta",
+    "aggregate trust eta",
+    "linear trust eta",
+    "first increase",
+    "own trust eta",
+    "own aggregate trust eta",
+}
+"""Quantities of which small numbers would mean that training is sick; of all others it is large ones."""
+TOO_LARGE = {
+    "rate too high",
+    "the rate jumps",
+    "no warm-up",
+    "one layer begins 10 × too large",
+    "moments lost",
+    "fine-tuning at 25 × the rate",
+}
+"""Kinds of sick runs whose steps are too large for where the network is."""
 SEVERITIES = ("info", "warn", "fail")
-CHANCE = 0.05
-"""One-sided probability of Fisher's exact test below which a finding is more frequent in sick runs."""
+CHANCE = 0.01
+"""One-sided probability of Fisher's exact test below which a code is more frequent in sick runs."""
 FALSE_ALARMS = 0.1
 """Share of healthy runs in which a warning may appear."""
 
@@ -108,6 +126,8 @@ def _row(cells: dict[str, str]) -> Row:
         code = name.split("/")[1]
         found[code] = max(found.get(code, severity), severity, key=("info", "warn", "fail", "error").index)
     numbers = {name: float(cells[name]) for name in QUANTITIES if cells.get(name)}
+    if cells["step"] == "0":
+        numbers.pop("loss", None)  # every network begins near guessing
     return Row(cells["run"], cells["half"], cells["kind"], bool(cells["kind"]), numbers, found, cells)
 
 
@@ -138,62 +158,65 @@ class Separator:
 
     name: str
     threshold: float
-    high: bool
-    """Whether numbers above the threshold are the sick ones."""
 
     def flags(self, row: Row) -> bool:
         """Whether this checkpoint is beyond the threshold; one without the number is not."""
         number = row.numbers.get(self.name)
-        return number is not None and (number > self.threshold if self.high else number < self.threshold)
+        return number is not None and (number < self.threshold if self.name in LOW else number > self.threshold)
 
     def counts(self, rows: Sequence[Row]) -> tuple[int, int]:
         """How many healthy and how many sick runs are flagged."""
         flagged = [group[0].sick for group in by_run(rows).values() if any(map(self.flags, group))]
         return flagged.count(False), flagged.count(True)
 
+    def __str__(self) -> str:
+        return f"{'<' if self.name in LOW else '>'} {self.threshold:.3g}"
 
-def extremes(rows: Sequence[Row], name: str, high: bool) -> dict[bool, list[float]]:
-    """Return the largest (or smallest) number of each run that has one, by whether the run is sick."""
+
+def extremes(rows: Sequence[Row], name: str) -> dict[bool, list[float]]:
+    """Return the number of each run that looks sickest, of runs that have one, by whether the run is sick."""
     found: dict[bool, list[float]] = {False: [], True: []}
     for group in by_run(rows).values():
         numbers = [row.numbers[name] for row in group if name in row.numbers]
         if numbers:
-            found[group[0].sick].append(max(numbers) if high else min(numbers))
+            found[group[0].sick].append(min(numbers) if name in LOW else max(numbers))
     return found
 
 
 def choose(rows: Sequence[Row], name: str) -> Separator | None:
-    """Return the threshold with the best share of hits less share of false alarms among these runs."""
+    """Return the threshold with the best share of hits less share of false alarms among these runs.
+
+    Among equals it has the fewest false alarms, then the widest gap to the next runs.
+    """
     healthy, sick = runs_of(rows)
     best: tuple[tuple[float, float, float], Separator] | None = None
-    for high in (True, False):
-        ends = extremes(rows, name, high)
-        for low, next_one in pairwise(sorted({*ends[False], *ends[True]})):
-            middle = math.sqrt(low * next_one) if low > 0.0 else 0.5 * (low + next_one)
-            separator = Separator(name, middle, high)
-            wrong, right = separator.counts(rows)
-            gap = math.log(next_one / low) if low > 0.0 else 0.0
-            score = (right / max(1, sick) - wrong / max(1, healthy), -wrong, gap)
-            if best is None or score > best[0]:
-                best = score, separator
+    ends = extremes(rows, name)
+    for low, high in pairwise(sorted({*ends[False], *ends[True]})):
+        separator = Separator(name, math.sqrt(low * high) if low > 0.0 else 0.5 * (low + high))
+        wrong, right = separator.counts(rows)
+        gap = math.log(high / low) if low > 0.0 else 0.0
+        score = (right / max(1, sick) - wrong / max(1, healthy), -wrong, gap)
+        if best is None or score > best[0]:
+            best = score, separator
     return best[1] if best else None
 
 
 def area(rows: Sequence[Row], name: str) -> float:
-    """Return how often a sick run's extreme is beyond a healthy one's, in the better direction; .5 says nothing."""
-    best = 0.0
-    for high in (True, False):
-        ends = extremes(rows, name, high)
-        pairs = [(a, b) for a in ends[False] for b in ends[True]]
-        wins = sum(0.5 if a == b else float((b > a) == high) for a, b in pairs)
-        best = max(best, wins / len(pairs) if pairs else 0.0)
-    return best
+    """Return how often a sick run's extreme looks sicker than a healthy one's; .5 says nothing."""
+    ends = extremes(rows, name)
+    pairs = [(a, b) for a in ends[False] for b in ends[True]]
+    wins = sum(0.5 if a == b else float((b < a) == (name in LOW)) for a, b in pairs)
+    return wins / len(pairs) if pairs else 0.0
 
 
 def severity(code: str, fired: Sequence[int], of: Sequence[int]) -> str:
-    """Return the severity that counts of healthy and sick runs support: `info` unless the sick have it more often."""
+    """Return the severity that counts of healthy, of sick runs and of those with too large steps support.
+
+    It is `info` unless the code is more frequent in either group of sick runs, and rare in healthy ones.
+    """
     if not sum(fired):
         return "info (never fired)"
-    if fisher(fired[0], of[0], fired[1], of[1]) >= CHANCE or fired[0] > FALSE_ALARMS * of[0]:
+    chances = [fisher(fired[0], of[0], count, total) for count, total in zip(fired[1:], of[1:], strict=True)]
+    if min(chances) >= CHANCE or fired[0] > FALSE_ALARMS * of[0]:
         return "info"
     return "fail" if not fired[0] and "fail" in VERDICTS[code] else "warn"
