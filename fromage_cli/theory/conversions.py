@@ -2,8 +2,14 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median_low
 
 from fromage_cli.theory.equilibrium import momentum_gains
+
+INCOMPARABLE = 100.0
+"""How many times the usual relative step a layer's own may be: a class token drawn with deviation 1e-6 has 300,000,
+a LayerNorm's neighbour 30. Beyond it the layer is so small that its step says nothing of the network's."""
 
 
 def stationary_gain(momentum: float, dampening: float = 0.0) -> float:
@@ -26,6 +32,35 @@ def muon_factor(rows: int, columns: int, adjustment: str | None) -> float:
     if adjustment == "match_rms_adamw":
         return 0.2 * math.sqrt(max(rows, columns))
     return math.sqrt(max(1.0, rows / columns))
+
+
+@dataclass(frozen=True)
+class RelativeSteps:
+    """The relative steps of a network's layers, those apart that have none to compare."""
+
+    steps: Mapping[str, float]
+    """||u_l|| / ||W_l|| of every layer that moves and has a relative size, per unit of learning rate."""
+    usual: float
+    """That of all layers together, or of the middle one where this is larger; 0 where nothing has a size."""
+    without_size: tuple[str, ...]
+    """Layers that move and whose weights are zero, or far smaller than their own step."""
+
+
+def relative_steps_of(norms: Mapping[str, tuple[float, float]]) -> RelativeSteps:
+    """Tells the layers whose relative step can be compared with the others' from those that are nearly zero.
+
+    `norms`: ||u_l|| and ||W_l|| by layer, of those that stand still too. The usual step is the larger of
+    ||u|| / ||W|| over all layers together, which a layer without gradient cannot lower much, and of the median over
+    those that move, which one layer of large weights cannot lower.
+    """
+    moving = {name: (step, weight) for name, (step, weight) in norms.items() if step > 0.0}
+    ratios = {name: step / weight if weight > 0.0 else math.inf for name, (step, weight) in moving.items()}
+    weights = math.hypot(*(weight for _, weight in norms.values()))
+    whole = math.hypot(*(step for step, _ in moving.values())) / weights if weights > 0.0 else 0.0
+    middle = median_low(ratios.values()) if ratios else 0.0
+    usual = max(whole, middle if math.isfinite(middle) else 0.0)
+    steps = {name: ratio for name, ratio in ratios.items() if ratio <= INCOMPARABLE * usual}
+    return RelativeSteps(steps, usual, tuple(name for name in ratios if name not in steps))
 
 
 def largest_rate(eta: float, steps: Mapping[str, float]) -> tuple[float | None, str | None]:

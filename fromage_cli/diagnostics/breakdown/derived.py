@@ -108,11 +108,11 @@ def is_noise(noise_floor: float | None, ray: Ray) -> bool:
 
 
 def _relative_steps(direction: Direction) -> list[tuple[Move, float]]:
-    """The layers that move, with their relative step per unit of eta; weights of zero norm have none."""
+    """The layers that move, with their relative step per unit of eta; weights that are nearly zero have none."""
     return [
         (move, move.relative_step)
         for move in direction.moves
-        if move.tensor.is_layer and move.relative_step is not None
+        if move.tensor.is_layer and move.relative_step is not None and move.tensor.name not in direction.without_size
     ]
 
 

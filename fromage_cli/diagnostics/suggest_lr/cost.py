@@ -7,15 +7,15 @@ from fromage_cli.optimizers.rule import RULES
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.cost import measure_cost
 from fromage_cli.probes.curvature.threshold import MAX_PRODUCTS
-from fromage_cli.probes.lines.crossing import POINTS, WITHOUT_SLOPE
+from fromage_cli.probes.lines.crossing import BELOW, POINTS, WITHOUT_SLOPE
 from fromage_cli.probes.trial_runs.short_runs import LARGEST_GRADIENTS, RATES
 from fromage_cli.probes.trial_runs.training import TrainingRows, training_rows
 from fromage_cli.probes.trial_runs.verification import FACTORS
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.terminal.answer import Estimate
 
-ALONG_THE_STEP = 3.0 + POINTS + FORWARD
-"""Base, chunks and noise floor; the points of the limit by the sum; the depth."""
+ALONG_THE_STEP = 3.0 + POINTS + len(BELOW) + FORWARD
+"""Base, chunks and noise floor; the points of the limit by the sum, and those below it; the depth."""
 RISE = 11.0 * FORWARD
 """A critical rate that is found within ten tries."""
 ELSEWHERE = 1.0 + RISE / 2.0

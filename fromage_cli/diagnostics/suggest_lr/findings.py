@@ -19,42 +19,23 @@ def estimate(result: SuggestedRates, name: str) -> float | None:
 
 
 def _present_rate(result: SuggestedRates) -> Iterator[Finding]:
-    """A rate above the limit, and real steps that raise the loss."""
+    """A rate above the limit, which is no fault, and real steps that raise the loss."""
     rate, ratio = known(result.optimizer.current_learning_rate), known(result.optimizer.current_ratio)
-    limit = result.limit
     if rate is not None and ratio is not None and ratio > 1.0:
         own, elsewhere = estimate(result, "critical"), estimate(result, "critical-independent")
-        raises, where = own is not None and rate > own, ""
-        if raises:
+        where = ""
+        if own is not None and rate > own:
             where = f", and above {own:.3g}, from which on the step raises the loss{_filled(result)}"
         elif elsewhere is not None and rate > elsewhere:
             where = f", and above {elsewhere:.3g}, from which on the loss of other rows rises"
-        layers = {layer.name for layer in result.layers if len(layer.shape) > 1} - {*result.uncertain, *result.noise}
-        alone = limit.criterion == "layers" and limit.limiting_layer in layers
-        share = ""
-        if limit.limiting_layer is not None and limit.criterion is None:
-            share = "; this layer moves most"
-        elif limit.limiting_layer is not None:
-            share = "; this layer is the reason" if alone else "; this tensor weighs most in the sum behind it"
-        hint = "Usual: up to the limit descent is certain, and training bears more than that."
-        if raises:
-            group = ", or the rate of this layer's group," if alone else ""
-            hint = (
-                f"Lower the rate{group} to make each step descend; training as a whole bears more than a single "
-                "certain step."
-            )
-        elif limit.criterion is None:
-            hint = (
-                "No step is certain to descend, so that the limit is where the loss rises; measure on a larger batch."
-            )
         yield Finding(
             code="rate-above-limit",
-            severity="warn" if raises else "info",
-            layer=limit.limiting_layer,
-            message=f"you run at {rate:.3g}, {ratio:.3g} × the limit{where}{share}",
+            severity="info",
+            layer=result.limit.limiting_layer,
+            message=f"you run at {rate:.3g}, {ratio:.3g} × the limit of a single step{where}",
             value=ratio,
             limit=1.0,
-            hint=hint,
+            hint="No fault: healthy runs often stand above it. Whether training is stable, sharpness tells.",
         )
     for run in result.verification:
         end = known(run.end_loss)
@@ -85,7 +66,7 @@ def _certainty(result: SuggestedRates) -> Iterator[Finding]:
         yield Finding(
             code="no-certain-step",
             severity="warn",
-            message=f"no step was found that is certain to descend{because}",
+            message=f"no step was found at which the loss must fall{because}",
             hint="Measure on a larger batch, or give a larger --train-batch-size: noise may hide the descent.",
         )
     elsewhere = by_name["critical-independent"].learning_rate if "critical-independent" in by_name else None
@@ -151,5 +132,10 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
             f"together {others}",
             "Usual along the moments of a trained network, and where noise dominates.",
         )
+    if result.without_size:
+        count = counted(len(result.without_size), "layer")
+        message = f"the weights of {count} are nearly zero; they move with the others, and no relative step counts them"
+        hint = "Usual for heads that begin at zero, LoRA's second factor, and class tokens drawn near zero."
+        yield about_names("layers-without-size", "info", result.without_size, message, hint)
     if result.noise:
         yield gradient_is_rounding(result.noise, " and has no say of its own")

@@ -66,8 +66,9 @@ def measure(
     rates: tuple[float | Missing, float | Missing] = (OPTIMIZER_UNKNOWN, OPTIMIZER_UNKNOWN)
     if measuring.known:
         start = measuring.update.line.learning_rate * 1e-2
-        if crossing is not None and crossing.eta is not None:
-            start = known(measuring.rate(crossing.eta)) or start
+        ends = [found.eta for found in (whole, crossing) if found is not None and found.eta is not None]
+        if ends:
+            start = known(measuring.place(ends[0])[1]) or start
         rates = measuring.critical(start), measuring.critical_elsewhere(start)
         if request.sharpness:
             measuring.sharpness()
@@ -87,14 +88,15 @@ def measure(
         noise_scale_low=low,
         noise_scale_high=high,
         noise_rows=noise if isinstance(noise, Missing) else noise.rows,
-        layers=read_layers(measuring, crossing, limit.eta),
-        points=read_points(crossing),
+        layers=read_layers(measuring, crossing, limit),
+        points=read_points(whole or crossing),
         probe=trained.runs,
         probe_steps=trained.steps,
         verification=verified,
         alternatives=alternatives,
         uncertain=crossing.certificate.uncertain if crossing is not None else (),
         noise=tuple(sorted(crossing.certificate.noise)) if crossing is not None else (),
+        without_size=measuring.update.line.direction.without_size,
     )
     for words in read_notes(measuring, optimizer, crossing, request.batch_size):
         note(words)

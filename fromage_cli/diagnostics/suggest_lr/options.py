@@ -86,7 +86,7 @@ class RateOptions:
             return {"alone": f"{found.learning_rate:.6g}", "code": 0 if found.reliable else UNRELIABLE}
         if isinstance(error, ResourceError):
             raise error
-        reason = "no step is certain to descend, none seen to rise"
+        reason = "at no step must the loss fall, and at none was it seen to rise"
         if self.value == "recommended":
             reason = result.recommended.reason
         raise NumericalError(

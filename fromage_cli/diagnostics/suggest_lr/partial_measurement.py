@@ -30,7 +30,9 @@ LEMMA2 = {
     "lemma2-effective": "the same with residual branches weighed",
 }
 """What each of the depths counts."""
-STILL = Missing(Why.NOTHING_MOVES, "no layer moves")
+NO_RELATIVE_SIZE = Missing(
+    Why.NOT_DEFINED, "no layer that moves has a relative size: their weights are zero, or far smaller than their step"
+)
 
 
 def gradients(evaluations: Evaluations) -> float:
@@ -69,18 +71,24 @@ class RateSearch(PartialMeasurement):
     estimates: list[Estimate] = field(default_factory=list)
 
     def rate(self, eta: float | Missing) -> float | Missing:
-        """The learning rate at which no layer moves by more than eta."""
+        """The learning rate at which no layer moves by more than eta, of those that have a relative size."""
         if isinstance(eta, Missing):
             return eta
         rate = largest_rate(eta, self.update.relative_steps)[0]
-        return OPTIMIZER_UNKNOWN if not self.known else STILL if rate is None else rate
+        return OPTIMIZER_UNKNOWN if not self.known else NO_RELATIVE_SIZE if rate is None else rate
 
     def eta(self, rate: float | Missing) -> float | Missing:
         """The largest relative step of a learning rate."""
         if isinstance(rate, Missing):
             return rate
         eta = relative_step(rate, self.update.relative_steps)
-        return STILL if eta is None else eta
+        return NO_RELATIVE_SIZE if eta is None else eta
+
+    def place(self, along: float) -> tuple[float | Missing, float | Missing]:
+        """The relative step and the learning rate of a place on the line; without a relative step it has the rate."""
+        if self.update.relative_steps:
+            return along, self.rate(along)
+        return NO_RELATIVE_SIZE, along * self.update.line.learning_rate if self.known else OPTIMIZER_UNKNOWN
 
     def lemma2(self) -> None:
         """Three readings of the depth, all with the smallest cosine of a layer."""
@@ -105,15 +113,22 @@ class RateSearch(PartialMeasurement):
 
     def measured(self) -> Crossing | None:
         """How far the step is certain to descend."""
-        line, levels = self.update.line.direction, self.update.levels
-        return self._certain("measured", lambda: find_crossing(self.problem, line, levels, self.advance), self.shared)
+        line, levels = self.update.line, self.update.levels
+        return self._certain(
+            "measured",
+            lambda: find_crossing(self.problem, line.direction, levels, self.advance, highest=line.highest),
+            self.shared,
+        )
 
     def measured_together(self, found: Crossing) -> Crossing | None:
         """How far it is certain by the sum over all tensors, where layers by themselves are certain less far."""
         if found.criterion == "sum" or found.relation not in ("crossing", "below-grid"):
             return None
         before = next(each.gradient_evaluations for each in self.estimates if each.name == "measured")
-        return self._certain("measured-sum", lambda: find_sum_crossing(self.problem, found, self.advance), before)
+        highest = self.update.line.highest
+        return self._certain(
+            "measured-sum", lambda: find_sum_crossing(self.problem, found, self.advance, highest=highest), before
+        )
 
     def critical(self, start: float) -> float | Missing:
         """The smallest rate whose step raises the loss of the rows of its own gradient."""
@@ -170,25 +185,28 @@ class RateSearch(PartialMeasurement):
         found, cost = measured
         self.error = found.stopped or self.error
         eta: float | Missing = LIMIT_REACHED
-        words = Basis(LIMIT_REACHED.words)
+        rate, words = eta, Basis(LIMIT_REACHED.words)
         if found.relation == "uncertifiable":
-            words = Basis("nothing certain", "the step, or what noise leaves of it, does not descend")
-            eta = Missing(Why.UNCERTIFIABLE, words)
+            words = Basis("no descent", "the step, or what noise leaves of it, does not descend")
+            eta = rate = Missing(Why.UNCERTIFIABLE, words)
+        elif found.unresolved:
+            words = Basis("not resolved", "smaller steps change no weight in this dtype; --dtype float64 resolves them")
+            eta = rate = Missing(Why.HIDDEN_BY_ROUNDING, words)
         elif found.eta is not None:
             uncertain = len(found.certificate.uncertain)
             alone = f"in all layers but {uncertain}" if uncertain else "in every layer"
             mean = "of the mean step, " if self.update.sampled else ""
-            places = f"{mean}Lemma 1, gradients at {counted(len(found.etas), 'step')}"
+            places = f"{mean}Lemma 1 at the {counted(len(found.etas), 'step')} looked at"
             if found.relation == "above-grid":
                 places = f"as far as was looked ({places})"
             elif not found.closed:
-                places += f", certain no more at {found.upper:.3g}"
-            words = Basis(f"certain {alone if found.criterion == 'layers' else 'on the whole'}", places)
-            eta = found.eta
+                places += f", no more at {found.upper:.3g}"
+            words = Basis(f"descends {alone if found.criterion == 'layers' else 'on the whole'}", places)
+            eta, rate = self.place(found.eta)
         elif found.stopped is None:
-            words = Basis("nothing certain", f"not even a relative step of {found.etas[0]:.2g}")
-            eta = Missing(Why.BELOW_GRID, words)
-        self.estimates.append(Estimate(name, eta, self.rate(eta), words, before + cost))
+            words = Basis("no step must descend", f"not even a relative step of {found.etas[0]:.2g}")
+            eta = rate = Missing(Why.BELOW_GRID, words)
+        self.estimates.append(Estimate(name, eta, rate, words, before + cost))
         return found
 
     def _with_cost(self, measure: Callable[[], T], *names: str) -> tuple[T, float] | None:

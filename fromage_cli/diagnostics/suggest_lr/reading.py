@@ -23,17 +23,17 @@ from fromage_cli.theory.conversions import largest_rate
 from fromage_cli.theory.curves import Point
 from fromage_cli.theory.gradient_noise import noise_scale_range
 
-BEYOND = Missing(Why.ABOVE_GRID, "every step that was tried is certain to descend")
+BEYOND = Missing(Why.ABOVE_GRID, "the loss falls at every step that was tried")
 TRUST = {
     "above-grid": Missing(Why.ABOVE_GRID, "the search ended before it"),
     "below-grid": Missing(Why.BELOW_GRID, "it lies below every step that was tried"),
-    "uncertifiable": Missing(Why.UNCERTIFIABLE, "no size of the step is certain to descend in this layer"),
+    "uncertifiable": Missing(Why.UNCERTIFIABLE, "no size of the step must descend in this layer"),
 }
 """Why there is no place where a layer's gradient has changed too far, by relation."""
 NO_SLOPE = Missing(Why.NO_SECOND_DERIVATIVE, "the loss has no second derivative that can be used")
 NO_CURVATURE = Missing(Why.ZERO_OR_NOT_FINITE, "the gradient does not change to first order")
 ROUNDING = Missing(Why.HIDDEN_BY_ROUNDING, "the gradient is zero but for rounding")
-NO_SIZE = Missing(Why.ZERO_OR_NOT_FINITE, "the weights or their step are zero")
+NO_SIZE = Missing(Why.ZERO_OR_NOT_FINITE, "the weights are zero or far smaller than their step, or it is zero")
 VECTOR = Missing(Why.NOT_DEFINED, "relative steps are those of layers")
 FEW_PARTS = Missing(Why.TOO_FEW_ROWS, "a standard error takes three parts of the rows")
 OWN_ROWS = Missing(Why.NO_FORMULA, "what stands in for the optimizer's memory comes from the same rows")
@@ -42,7 +42,7 @@ NOISE_DOMINATES = Missing(Why.HIDDEN_BY_NOISE, "the noise of the rows is larger 
 NOT_BOUNDED = Missing(Why.HIDDEN_BY_NOISE, "within a standard error the mean gradient may be zero")
 NO_NOISE = Missing(Why.NOT_DEFINED, "the gradients of all parts of the rows are the same")
 MEMBERS_UNTOLD = Missing(Why.NO_STATE, "the state does not tell which tensors the group holds")
-NO_LAYER_MOVES = Missing(Why.NOTHING_MOVES, "no layer of the group moves")
+NO_LAYER_MOVES = Missing(Why.NOTHING_MOVES, "no layer of the group moves by a relative step")
 
 
 def read_limit(
@@ -50,14 +50,16 @@ def read_limit(
 ) -> Limit:
     """The measured limit; where descent is nowhere certain, the smallest rate that was seen to raise the loss.
 
-    `crossings`: by layers, and of the sum over all tensors, which stands in where some layer is certain nowhere.
+    `crossings`: by layers, and of the sum over all tensors. The sum comes first: a layer whose gradient is nearly zero,
+    such as one behind a scale of 1e-6, loses it in the smallest step and takes nothing from the descent.
     """
     crossing = crossings[0]
-    for name, found in zip(("measured", "measured-sum"), crossings, strict=True):
+    for name, found in zip(("measured-sum", "measured"), reversed(crossings), strict=True):
         if found is not None and found.eta is not None:
+            eta, rate = measuring.place(found.eta)
             return Limit(
-                eta=found.eta,
-                learning_rate=measuring.rate(found.eta),
+                eta=eta,
+                learning_rate=rate,
                 estimator=name,
                 relation=found.relation,
                 limiting_layer=found.limiting,
@@ -71,7 +73,7 @@ def read_limit(
     if not known:
         limited = isinstance(measuring.error, ResourceError)
         code = Why.LIMIT_REACHED if limited else Why.BELOW_GRID if relation == "below-grid" else Why.UNCERTIFIABLE
-        none = Missing(code, "no step was found that is certain to descend, and none was seen to raise the loss")
+        none = Missing(code, "no step was found at which the loss must fall, and none was seen to raise it")
         return Limit(none, none, None, relation, None, None, none, False)
     rate = min(known)
     return Limit(
@@ -81,19 +83,18 @@ def read_limit(
         relation="crossing",
         limiting_layer=measuring.update.line.limiting,
         criterion=None,
-        upper_eta=Missing(Why.UNCERTIFIABLE, "no step was found that is certain to descend"),
+        upper_eta=Missing(Why.UNCERTIFIABLE, "no step was found at which the loss must fall"),
         reliable=False,
     )
 
 
-def read_layers(measuring: RateSearch, crossing: Crossing | None, eta: float | Missing) -> tuple[LayerRate, ...]:
+def read_layers(measuring: RateSearch, crossing: Crossing | None, limit: Limit) -> tuple[LayerRate, ...]:
     """The layers that move, and the tensor that limits even if it is no layer."""
-    update, found = measuring.update, []
+    update, eta, found = measuring.update, limit.eta, []
     moves = {move.tensor.name: move for move in update.line.direction.moves}
-    limiting = crossing.limiting if crossing is not None else None
     for tensor in measuring.tensors:
         name = tensor.name
-        if name not in moves or not (tensor.is_layer or name == limiting):
+        if name not in moves or not (tensor.is_layer or name == limit.limiting_layer):
             continue
         trust = Point(None, "uncertifiable")
         trust_eta: float | Missing = LIMIT_REACHED
@@ -238,7 +239,7 @@ def read_notes(
     if measuring.update.sampled:
         size = batch_size or measuring.problem.batch.size
         rows = counted(size, "row")
-        notes.append(f"measured: certain is the mean step of batches of {rows}; one of them may raise the loss.")
+        notes.append(f"measured: the mean step of batches of {rows} descends; one of them may raise the loss.")
     if measuring.update.filled:
         notes.append(f"{optimizer.name}: momentum taken as built up; a first step, without a buffer, is shorter.")
     noise = measuring.update.noise

@@ -5,7 +5,8 @@ import math
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fromage_cli.diagnostics.suggest_lr.result import Limit, SuggestedRates
+from fromage_cli.counting import counted
+from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
 from fromage_cli.missing import LIMIT_REACHED, Missing, known
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.terminal.answer import PageStyle
@@ -87,8 +88,8 @@ def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
 
 def summary(result: SuggestedRates) -> str:
     """Both answers: how far the next step may go, and the rate to train at."""
-    rate, ratio = known(result.optimizer.current_learning_rate), known(result.optimizer.current_ratio)
-    present = f" You run at {number(rate)}, {number(ratio)} × the limit." if rate is not None and ratio else ""
+    rate = known(result.optimizer.current_learning_rate)
+    present = f" You run at {number(rate)}." if rate else ""
     found = result.recommended
     if result.optimizer.name is None:
         train_at = "--optimizer names it."
@@ -102,39 +103,32 @@ def summary(result: SuggestedRates) -> str:
 
 
 def _next_step(result: SuggestedRates) -> str:
+    """Up to where the next update lowers the loss, at how many step sizes that was looked at, what fails first."""
     limit, name = result.limit, result.optimizer.name
-    if isinstance(limit.eta, Missing):
-        sought = name is not None and LIMIT_REACHED not in {each.learning_rate for each in result.estimates}
+    if isinstance(limit.eta, Missing) and isinstance(limit.learning_rate, Missing) and name is not None:
+        sought = LIMIT_REACHED not in {each.learning_rate for each in result.estimates}
         rise = ", nor a rate from which on the loss rises" if sought else ""
-        return f"No step was found that is certain to descend{rise}."
+        return f"No step size was found at which the loss must fall{rise}."
+    if isinstance(limit.eta, Missing) and name is None:
+        return "No step size was found at which the loss must fall."
+    title = OPTIMIZER_TITLES[name] if name is not None else ""
+    if limit.estimator not in ("measured", "measured-sum"):
+        return (
+            f"The next {title} update raises the loss from a learning rate of {number(limit.learning_rate)} on; at no "
+            "smaller one must it fall."
+        )
+    up_to = "at least up to" if limit.relation == "above-grid" else "up to"
+    average = "on average over training batches " if limit.averaged else ""
+    inside = [f"relative step {number(limit.eta)}"] if known(limit.eta) and name and not RULES[name].relative else []
+    inside += [f"{limit.limiting_layer} gives way first"] if limit.limiting_layer is not None else []
+    said = f"lowers the loss of these rows {average}{up_to}"
+    looked = f", checked at {counted(len(result.points), 'step size')}" + (f" ({'; '.join(inside)})" if inside else "")
     if name is None:
         return (
-            f"The next {_certain(result)} a relative step of {number(limit.eta)}{_limited(limit)}; which "
-            "learning rate that is depends on the optimizer, which is not known."
+            f"The next update {said} a relative step of {number(limit.eta)}{looked}. Which learning rate that is "
+            "depends on the optimizer, which is not known."
         )
-    relative = f"relative step {number(limit.eta)}" if not RULES[name].relative else ""
-    sums = (known(each.learning_rate) for each in result.estimates if each.name == "measured-sum")
-    whole = next(sums, None) if limit.estimator == "measured" else None
-    further = f", and on the whole up to {number(whole)}" if whole is not None else ""
-    rate, title = f"a learning rate of {number(limit.learning_rate)}", OPTIMIZER_TITLES[name]
-    if limit.estimator not in ("measured", "measured-sum"):
-        return f"The next {title} update raises the loss from {rate} on; nothing smaller is certain to descend."
-    return f"The next {title} {_certain(result)} {rate}{_limited(limit, relative)}{further}."
-
-
-def _certain(result: SuggestedRates) -> str:
-    alone = f"in all layers but {len(result.uncertain)}" if result.uncertain else "in every layer"
-    where = alone if result.limit.criterion == "layers" else "on the whole"
-    up_to = "as far as was looked, to" if result.limit.relation == "above-grid" else "up to"
-    mean = ", averaged over training batches," if result.limit.averaged else ""
-    return f"update{mean} is certain to descend on these rows {where} {up_to}"
-
-
-def _limited(limit: Limit, relative: str = "") -> str:
-    """The relative step and the layer, in brackets."""
-    layer = f"{limit.limiting_layer} limits it" if limit.limiting_layer is not None else ""
-    inside = "; ".join(text for text in (relative, layer) if text)
-    return f" ({inside})" if inside else ""
+    return f"The next {title} update {said} a learning rate of {number(limit.learning_rate)}{looked}."
 
 
 def _layers(result: SuggestedRates, style: PageStyle) -> RenderableType:

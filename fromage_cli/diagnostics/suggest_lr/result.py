@@ -14,7 +14,8 @@ class Limit:
     learning_rate: float | Missing
     """The optimizer's rate that makes this step; relative too for fromage, lars and lamb."""
     estimator: str | None
-    """`measured` or `measured-sum` where descent is certain up to it, else `critical`, where the loss rises."""
+    """`measured-sum` where the loss falls up to it, `measured` where that was shown in every layer, else `critical`,
+    from which on the loss rises."""
     relation: str
     """`crossing`: it lies here; `above-grid`: beyond; `below-grid`: below all that was tried, or a time or memory limit
     came before anything certain was found; `uncertifiable`: there is no descent to count on, or nothing was tried."""
@@ -130,7 +131,7 @@ class MeasuredPoint:
     eta: float
     loss: float
     excess: float
-    """The largest breakdown over its cosine; descent is certain below 1."""
+    """The share of the descent that the gradients' changes can undo; the loss falls where it is below 1."""
 
 
 @dataclass(frozen=True)
@@ -201,3 +202,5 @@ class SuggestedRates:
     """Layers whose step does not descend, or not more than noise."""
     noise: tuple[str, ...] = ()
     """Tensors whose gradient is zero but for rounding."""
+    without_size: tuple[str, ...] = ()
+    """Layers whose weights are zero or far smaller than their step: they move, and eta leaves them out."""

@@ -25,7 +25,11 @@ WITHOUT_SLOPE = 8
 FALLBACK = 3e-3
 """Where the search starts without a slope: between the crossings in Fig. 1 of Bernstein et al., NeurIPS 2020."""
 HIGHEST = 1.0
-"""The relative step at which a layer moves by its own norm; nothing beyond is looked at."""
+"""The relative step at which a layer moves by its own norm; nothing beyond is looked at, unless the caller says so."""
+BENT = 1.5
+"""Value at the place over what the slope at the start makes of it, from which on more points below it are looked at."""
+BELOW = (0.71, 0.36, 0.25, 0.18)
+"""Shares of the place at which they are; half of it is looked at in any case."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Crossing:
     """||(H d)_l|| by tensor name; None without a second derivative."""
     closed: bool = False
     """Whether eta and upper are within 5 %."""
+    unresolved: bool = False
+    """Whether the steps below are so small that the dtype cannot make them: no gradient changed by a digit."""
     stopped: ResourceError | None = None
     """The limit that ended the search early: without one, no point means that no step is certain to descend."""
 
@@ -73,30 +79,48 @@ class _Search:
     advance: Callable[[], None]
     losses: dict[float, float]
     changes: dict[float, dict[str, float]]
+    highest: float
 
     def close(self, start: float, points: int, origin: Mapping[str, Tensor], bracket: Bracket) -> None:
         """Takes gradients along the direction until the bracket is closed, or so many are taken."""
+        close_in(bracket, lambda eta: self.excess(eta, origin), start, evaluations=points, highest=self.highest)
+
+    def look_below(self, slope: float, origin: Mapping[str, Tensor], bracket: Bracket) -> None:
+        """Takes gradients at more places below the one found, where kinks bend the curve.
+
+        Where one of them is not certain, the place found is the last that is below it.
+        """
+        place = bracket.low
+        if not bracket.values.get(place, 0.0) > BENT * slope * place:
+            return
+        for share in BELOW:
+            bracket.add(share * place, self.excess(share * place, origin))
+
+    def excess(self, eta: float, origin: Mapping[str, Tensor]) -> float:
+        """The share of the descent that may be lost at a step of that size."""
         direction = self.certificate.direction
-
-        def excess(eta: float) -> float:
-            direction.write(origin, eta)
-            loss, changes = gradient_changes(self.problem, direction, self.problem.base.gradients)
-            self.losses[eta], self.changes[eta] = loss, changes
-            self.advance()
-            return self.certificate.excess(changes)
-
-        close_in(bracket, excess, start, evaluations=points, highest=HIGHEST)
+        direction.write(origin, eta)
+        loss, changes = gradient_changes(self.problem, direction, self.problem.base.gradients)
+        self.losses[eta], self.changes[eta] = loss, changes
+        self.advance()
+        return self.certificate.excess(changes)
 
 
 def find_crossing(
-    problem: Problem, direction: Direction, levels: Mapping[str, float], advance: Callable[[], None] = lambda: None
+    problem: Problem,
+    direction: Direction,
+    levels: Mapping[str, float],
+    advance: Callable[[], None] = lambda: None,
+    *,
+    highest: float = HIGHEST,
 ) -> Crossing:
     """Finds the end of certain descent along a direction, to 5 %, and every layer's own as far as it shows.
 
-    `levels`: cos theta_l by tensor name. Costs one Hessian-vector product and at most 7 gradients beside the base.
+    `levels`: cos theta_l by tensor name; `highest`: the eta beyond which nothing is looked at. Costs one Hessian-vector
+    product and at most 7 gradients beside the base.
     Ends early, keeping what it has, when a limit of the budget is reached; the weights are afterwards as before.
     """
-    search = _Search(problem, Certificate(direction, levels), advance, {}, {})
+    search = _Search(problem, Certificate(direction, levels), advance, {}, {}, highest)
     products, stopped, bracket = None, None, Bracket()
     try:
         found = product_norms(problem, direction)
@@ -118,21 +142,28 @@ def find_crossing(
     return _conclude(search, bracket, products, stopped)
 
 
-def find_sum_crossing(problem: Problem, found: Crossing, advance: Callable[[], None] = lambda: None) -> Crossing:
+def find_sum_crossing(
+    problem: Problem, found: Crossing, advance: Callable[[], None] = lambda: None, *, highest: float = HIGHEST
+) -> Crossing:
     """Finds the same where only the sum over all tensors counts, from what a search by layers has found already.
 
-    Costs at most 6 gradients, and ends early as that does.
+    Costs at most 6 gradients, 4 more where the curve bends, and ends early as that does.
     """
     certificate = replace(found.certificate, together=True)
     direction = certificate.direction
     names = [move.tensor.name for move in direction.moves]
     changes = {eta: {name: found.changes[name][place] for name in names} for place, eta in enumerate(found.etas)}
-    search = _Search(problem, certificate, advance, dict(zip(found.etas, found.losses, strict=True)), changes)
+    losses = dict(zip(found.etas, found.losses, strict=True))
+    search = _Search(problem, certificate, advance, losses, changes, highest)
     bracket, stopped = Bracket(), None
     if not certificate.possible:
         return _conclude(search, bracket, found.products, None)
-    for eta in found.etas:
-        bracket.add(eta, certificate.excess(changes[eta]))
+    excesses = {eta: certificate.excess(changes[eta]) for eta in found.etas}
+    above = min((eta for eta, excess in excesses.items() if not excess < 1.0), default=math.inf)
+    below = max((eta for eta in excesses if eta < above), default=0.0)
+    for eta in (below, above):  # the others are far from the place, and would only make the search halve its bracket
+        if eta in excesses:
+            bracket.add(eta, excesses[eta])
     try:
         with problem.displaced([move.tensor for move in direction.moves]) as origin, problem.steady():
             start = _start(certificate, found.products)
@@ -140,6 +171,8 @@ def find_sum_crossing(problem: Problem, found: Crossing, advance: Callable[[], N
                 start = bracket.proposal()
             if not bracket.closed:
                 search.close(start, POINTS, origin, bracket)
+            slope = certificate.excess(found.products) if found.products is not None else 0.0
+            search.look_below(slope, origin, bracket)
     except ResourceError as limit:
         stopped = limit
     return _conclude(search, bracket, found.products, stopped)
@@ -155,9 +188,11 @@ def _conclude(
     search: _Search, bracket: Bracket, products: Mapping[str, float] | None, stopped: ResourceError | None
 ) -> Crossing:
     """What the search has found, in the order of the points."""
-    etas = tuple(sorted(eta for eta in search.changes if eta in bracket.values))
+    etas = tuple(sorted(search.changes))
     high = bracket.high if math.isfinite(bracket.high) else None
     low = bracket.low or None
+    unresolved = high is not None and low is not None and bracket.values[low] == 0.0  # the step changed no weight
+    low = None if unresolved else low
     relation: Relation = "crossing" if low is not None else "below-grid"
     if not etas and stopped is None:
         relation = "uncertifiable"
@@ -173,12 +208,13 @@ def _conclude(
         certificate=certificate,
         etas=etas,
         losses=tuple(search.losses[eta] for eta in etas),
-        excesses=tuple(bracket.values[eta] for eta in etas),
+        excesses=tuple(certificate.excess(search.changes[eta]) for eta in etas),
         changes={
             move.tensor.name: tuple(search.changes[eta][move.tensor.name] for eta in etas)
             for move in certificate.direction.moves
         },
         products=products,
         closed=bracket.closed,
+        unresolved=unresolved,
         stopped=stopped,
     )

@@ -1,6 +1,7 @@
 """A direction: how the weights move, dW_l = eta * coefficient_l * source_l, all tensors together.
 
-Scaled so that eta is the largest relative step of a layer, max_l ||dW_l|| / ||W_l||.
+Scaled so that eta is the largest relative step of a layer, max_l ||dW_l|| / ||W_l||, of those whose weights are not
+nearly zero.
 """
 
 import math
@@ -79,6 +80,8 @@ class Direction:
     """Whether the source of every tensor is its base gradient."""
     drawn: RandomTensors | None = None
     """What the source is drawn from, where it is not held in memory: it can be added without room for all of it."""
+    without_size: tuple[str, ...] = ()
+    """Layers that move and are nearly zero beside their step, which is therefore no part of eta."""
 
     @torch.no_grad()
     def write(self, origin: Mapping[str, Tensor], eta: float) -> None:

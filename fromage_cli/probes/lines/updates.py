@@ -3,9 +3,8 @@
 Source: Bernstein et al., NeurIPS 2020 (Fromage); Kingma, Ba, ICLR 2015 (Adam).
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.problem.networks.weights import other_weights
 from fromage_cli.theory.accumulation import norm
+from fromage_cli.theory.conversions import RelativeSteps, relative_steps_of
 
 LARGEST_COEFFICIENT = 1e37
 """A gradient smaller than its weights by more than this counts as zero: their ratio leaves the range of float32."""
@@ -44,7 +44,9 @@ def fromage_direction(problem: Problem, tensors: Sequence[TrainableTensor]) -> D
 def sgd_direction(problem: Problem, tensors: Sequence[TrainableTensor]) -> Direction:
     """The plain gradient step d = -g, scaled so that eta is the largest relative step of a layer."""
     gradients = problem.base.gradients
-    return replace(_update(problem, SGD.name, tensors, lambda tensor: gradients[tensor.name]), along_gradients=True)
+    return replace(
+        scaled_step(problem, SGD.name, tensors, lambda tensor: gradients[tensor.name]).direction, along_gradients=True
+    )
 
 
 def adam_direction(
@@ -54,28 +56,46 @@ def adam_direction(
 
     u = m^ / (sqrt(v^) + eps). `updates`: u by tensor name; `notes`: where the moments come from.
     """
-    return replace(_update(problem, ADAM.name, tensors, lambda tensor: updates[tensor.name]), notes=notes)
+    return replace(scaled_step(problem, ADAM.name, tensors, lambda tensor: updates[tensor.name]).direction, notes=notes)
 
 
-def _update(problem: Problem, name: str, tensors: Sequence[TrainableTensor], source: Source) -> Direction:
-    """The step d = -s * source, s = 1 / max_l(||source_l|| / ||W_l||) over the layers whose weights are not zero."""
+@dataclass(frozen=True)
+class ScaledStep:
+    """A plain step as a direction in which eta is the largest relative step of a layer that has one."""
+
+    direction: Direction
+    relative: RelativeSteps
+    """Of the plain step; of vectors where there are no layers."""
+
+    @property
+    def limiting(self) -> str | None:
+        """The layer whose relative step is eta; None where no layer has a relative size."""
+        return max(self.relative.steps, key=lambda name: self.relative.steps[name], default=None)
+
+    @property
+    def highest(self) -> float:
+        """The eta at which the network as a whole moves by its own norm; 1 where that is not told."""
+        usual = self.relative.usual * self.direction.step_scale
+        return max(1.0, 1.0 / usual) if usual else 1.0
+
+
+def scaled_step(problem: Problem, name: str, tensors: Sequence[TrainableTensor], source: Source) -> ScaledStep:
+    """The step d = -s * source, s = 1 / max_l(||source_l|| / ||W_l||) over the layers that have a relative size.
+
+    Where none has, eta = 1 moves the network as a whole by its own norm. Raises MismatchError when nothing moves.
+    """
     plain = [measured_move(problem, tensor, -1.0, source(tensor)) for tensor in tensors]
-    steps = [move.relative_step for move in plain if move.relative_step is not None and move.tensor.is_layer]
-    steps = steps or [move.relative_step for move in plain if move.relative_step is not None]
-    largest = max((step for step in steps if step is not None), default=0.0)
-    if not 0.0 < largest < math.inf:
-        raise MismatchError(
-            f"The {name} step has no relative size: every tensor that moves has zero weights or a zero step.",
-            "Choose another --direction, or other tensors.",
-        )
-    scale = 1.0 / largest
+    if not any(move.step_norm > 0.0 for move in plain):
+        raise MismatchError(f"The {name} step is zero in every tensor.", "Choose another step, or other tensors.")
+    judged = [move for move in plain if move.tensor.is_layer] or plain
+    relative = relative_steps_of({move.tensor.name: (move.step_norm, move.weight_norm) for move in judged})
+    scale = 1.0 / (max(relative.steps.values(), default=0.0) or relative.usual or 1.0)
     moves = tuple(
-        replace(move, coefficient=scale * move.coefficient, step_norm=scale * move.step_norm)
-        for move in plain
-        if move.step_norm > 0.0
+        replace(move, coefficient=-scale, step_norm=scale * move.step_norm) for move in plain if move.step_norm > 0.0
     )
-    skipped = tuple(Skipped(move.tensor.name, Still.ZERO_GRADIENT) for move in plain if move.step_norm == 0.0)
-    return Direction(name, scale, moves, skipped, source)
+    still = tuple(Skipped(move.tensor.name, Still.ZERO_GRADIENT) for move in plain if move.step_norm == 0.0)
+    direction = Direction(name, scale, moves, still, source, without_size=relative.without_size)
+    return ScaledStep(direction, relative)
 
 
 def random_direction(problem: Problem, tensors: Sequence[TrainableTensor], seed: int) -> Direction:

@@ -42,7 +42,7 @@ class Depth:
     path: int | None
     """Weight tensors on the longest path from the input to the loss; a tensor used twice on it counts twice."""
     effective: float | None
-    """The longest path, residual branches weighed by their share of the sum."""
+    """The longest path, residual branches weighed by their share of the sum; at least 1."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def measure_depth(problem: Problem) -> Depth:
     loss = graph.depths[root]
     if graph.doubtful or not loss.data:
         return Depth(len(layers), None, None)
-    return Depth(len(layers), loss.path, None if math.isnan(loss.effective) else loss.effective)
+    # a branch that is nearly zero leaves the loss as deep as one layer: Lemma 2 speaks of one at least
+    return Depth(len(layers), loss.path, None if math.isnan(loss.effective) else max(1.0, loss.effective))
 
 
 def _with_differentiable_inputs(problem: Problem, batch: Batch) -> tuple[Batch, set[int]]:

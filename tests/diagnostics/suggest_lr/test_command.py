@@ -62,7 +62,7 @@ def test_a_sample_with_an_optimizer_state_needs_nothing_else(run: Run) -> None:
     assert (envelope["schema"], envelope["command"]) == ("fromage-diag/1", "suggest-lr")
     assert (result["optimizer"]["name"], result["optimizer"]["current_learning_rate"]) == ("adamw", 0.003)
     assert result["optimizer"]["current_ratio"] == pytest.approx(0.003 / result["limit"]["learning_rate"])
-    assert result["limit"]["relation"] == "crossing" and result["limit"]["estimator"] == "measured"
+    assert result["limit"]["relation"] == "crossing" and result["limit"]["estimator"] == "measured-sum"
     assert [group["tensors"] for group in result["optimizer"]["groups"]] == [10, 18]
     assert [each["name"] for each in result["estimates"]] == [
         "lemma2-count", "lemma2-path", "lemma2-effective", "measured", "measured-sum",
@@ -90,7 +90,7 @@ def test_the_page_gives_both_answers(run: Run, home: Path) -> None:
     text = " ".join(out.split())
     assert code == 0
     assert (
-        "The next SGD update is certain to descend on these rows in every layer up to a learning rate of" in text
+        "The next SGD update lowers the loss of these rows up to a learning rate of" in text
         and "To train at, another question: 0.0" in text
     )
     assert "you run at 100" in text and "from which on" in text

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_the_limit_is_what_a_real_step_does(
     found = suggest(problem, find_settings(Given(), state.settings, Given()), state).result
     step, base = Stepper(network, classification, optimizer), problem.base.loss
     limit = found.limit
-    assert (limit.estimator, limit.relation, limit.reliable) == ("measured", "crossing", True)
+    assert (limit.estimator, limit.relation, limit.reliable) == ("measured-sum", "crossing", True)
     assert known(limit.eta) is not None and known(limit.learning_rate) is not None
     loss, sizes = step(0.999 * limit.learning_rate)
     assert max(sizes.values()) == pytest.approx(0.999 * limit.eta, rel=PREFACTOR if name == "fromage" else 2e-3)
@@ -228,7 +229,7 @@ def test_for_training_batches_the_mean_step_is_what_descends(
     problem = make_problem(network, data)
     found = suggest(problem, Optimizer(name, 0.01), batch_size=8)
     limit = found.result.limit
-    assert limit.averaged and limit.estimator == "measured" and known(limit.learning_rate) is not None
+    assert limit.averaged and limit.estimator == "measured-sum" and known(limit.learning_rate) is not None
     assert any("one of them may raise the loss" in note for note in found.notes)
     assert not suggest(make_problem(network, data), Optimizer(name, 0.01)).result.limit.averaged
     update = next_update(MatchedState(problem, Optimizer(name)), problem.receiving, batch_size=8)
@@ -433,10 +434,11 @@ def test_without_a_second_derivative_everything_else_is_found(
 
 def test_a_step_that_moves_nothing_is_refused(make_problem: Maker, classification: Data) -> None:
     model = nn.Linear(8, 3)
-    nn.init.zeros_(model.weight)
-    nn.init.zeros_(model.bias)
-    with pytest.raises(MismatchError, match="moves no layer"):
-        suggest(make_problem(model, classification), Optimizer("sgd", 0.1))
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.zero_()
+    with pytest.raises(MismatchError, match="zero in every tensor"):
+        suggest(make_problem(model, {**classification, "x": 0.0 * classification["x"]}), Optimizer("fromage", 0.1))
 
 
 def test_the_cosine_of_adam_has_the_error_of_its_chunks(
@@ -458,3 +460,98 @@ def test_rows_that_the_step_does_not_help_are_told(make_problem: Maker) -> None:
     result = suggest(make_problem(model, {"x": x, "y": y}), Optimizer("sgd", 0.1)).result
     found = estimate(result, "critical-independent")
     assert found.learning_rate.code == Why.UPHILL and found.assumption.startswith("it never falls; on 8 rows")
+
+
+class Scaled(nn.Module):
+    """A residual network whose branches are scaled by a vector that begins near zero, as LayerScale does."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.first, self.last = nn.Linear(8, 32), nn.Linear(32, 3)
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 32)) for _ in range(3)
+        )
+        self.scales = nn.ParameterList(nn.Parameter(torch.full((32,), scale)) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for scale, branch in zip(self.scales, self.branches, strict=True):
+            x = x + scale * branch(x)
+        return self.last(x)
+
+
+class ClassToken(nn.Module):
+    """A class token drawn near zero beside rows of ordinary size, as many vision transformers draw it."""
+
+    def __init__(self, deviation: float) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.token = nn.Parameter(torch.randn(1, 1, 8) * deviation)
+        self.embed, self.head = nn.Linear(1, 8), nn.Linear(8, 3)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = torch.cat([self.token.expand(len(x), -1, -1), self.embed(x[:, :, None])], 1)
+        return self.head((rows + self.attention(rows, rows, rows, need_weights=False)[0])[:, 0])
+
+
+@pytest.fixture
+def two_signs() -> Data:
+    torch.manual_seed(5)
+    x = torch.randn(64, 8)
+    return {"x": x, "y": (x[:, 0] > 0).long() + (x[:, 1] > 0).long()}
+
+
+@pytest.mark.parametrize("network_of", [Scaled, ClassToken])
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_limit_does_not_hang_on_a_tensor_that_is_nearly_zero(
+    make_problem: Maker, two_signs: Data, network_of: Callable[[float], nn.Module], name: str
+) -> None:
+    """It is the same rate at every size of that tensor, and one step at it lowers the loss."""
+    limits = []
+    for size in (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0):
+        problem = make_problem(network_of(size), two_signs)
+        found = suggest(problem, Optimizer(name)).result
+        assert found.limit.reliable and found.limit.estimator in ("measured", "measured-sum")
+        limits.append(found.limit.learning_rate)
+        update = next_update(MatchedState(problem, Optimizer(name)), problem.receiving)
+        with problem.displaced(problem.receiving) as origin:
+            for tensor in problem.receiving:
+                step = update.moved([tensor]).get(tensor.name, torch.zeros(()))
+                tensor.parameter.data.copy_(origin[tensor.name] - limits[-1] * step)
+            assert problem.value() < problem.base.loss
+        assert found.without_size == (("token",) if network_of is ClassToken and size < 2e-3 else ())
+    small, ordinary = limits[:7], limits[6:]
+    assert all(0.75 < second / first < 1.25 for first, second in pairwise(small))
+    assert all(0.4 < second / first <= 1.1 for first, second in pairwise(ordinary))  # the network is another one there
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "momentum"])
+def test_a_head_of_zeros_has_a_limit_without_a_relative_step(make_problem: Maker, two_signs: Data, name: str) -> None:
+    """At the first step nothing else has a gradient; at the second the head is far smaller than its own step.
+
+    AdamW then moves every layer by its full step, plain descent still the head alone.
+    """
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 3))
+    nn.init.zeros_(model[-1].weight)
+    nn.init.zeros_(model[-1].bias)
+    rule = Optimizer("sgd", momentum=0.9) if name == "momentum" else Optimizer(name)
+    first = suggest(make_problem(model, two_signs), rule).result
+    assert isinstance(first.limit.eta, Missing) and first.limit.eta.code == Why.NOT_DEFINED
+    assert known(first.limit.learning_rate) is not None and first.without_size == ("4.weight",)
+    critical = known(estimate(first, "critical").learning_rate)
+    assert critical is not None and first.limit.learning_rate < critical < 20.0 * first.limit.learning_rate
+    for depth in ("lemma2-count", "lemma2-path", "lemma2-effective"):
+        assert isinstance(estimate(first, depth).learning_rate, Missing)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    nn.functional.cross_entropy(model(two_signs["x"]), two_signs["y"]).backward()
+    optimizer.step()
+    model.zero_grad()
+    second = suggest(make_problem(model, two_signs), rule).result
+    assert second.without_size == ("4.weight",)
+    if name == "adamw":
+        assert 0.01 < known(second.limit.learning_rate) < 0.1
+    else:
+        assert second.limit.learning_rate == pytest.approx(first.limit.learning_rate, rel=0.1)

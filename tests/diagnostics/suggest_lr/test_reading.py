@@ -16,28 +16,29 @@ from fromage_cli.probes.lines.direction import Direction
 MEASURING: Any = SimpleNamespace(
     matched=SimpleNamespace(state=None),
     error=None,
-    rate=lambda eta: 2.0 * eta,
+    place=lambda along: (along, 2.0 * along),
     eta=lambda rate: rate / 2.0,
     update=SimpleNamespace(sampled=False, line=SimpleNamespace(limiting="fastest")),
 )
 NOTHING = Certificate(Direction("sgd", 1.0, (), (), lambda tensor: tensor.parameter), {})
 LAYERS = Crossing(0.01, 0.0104, "crossing", "layers", "slow", NOTHING, (), (), (), {}, None, closed=True)
 WHOLE = replace(LAYERS, eta=0.02, upper=0.03, criterion="sum", limiting="heavy", closed=False)
-NONE = Missing(Why.UNCERTIFIABLE, "no step was found that is certain to descend, and none was seen to raise the loss")
+NONE = Missing(Why.UNCERTIFIABLE, "no step was found at which the loss must fall, and none was seen to raise it")
 NOWHERE = replace(LAYERS, eta=None, relation="below-grid", closed=False)
 
 
 @pytest.mark.parametrize(
     ("crossings", "rates", "expected"),
     [
-        ((LAYERS, WHOLE), (0.5, 0.4), (0.01, 0.02, "measured", "slow", "layers", True)),
+        ((LAYERS, WHOLE), (0.5, 0.4), (0.02, 0.04, "measured-sum", "heavy", "sum", False)),
+        ((LAYERS, None), (0.5, 0.4), (0.01, 0.02, "measured", "slow", "layers", True)),
         ((NOWHERE, WHOLE), (0.5, 0.4), (0.02, 0.04, "measured-sum", "heavy", "sum", False)),
         ((NOWHERE, NOWHERE), (0.5, 0.4), (0.2, 0.4, "critical-independent", "fastest", None, False)),
         ((NOWHERE, None), (0.5, None), (0.25, 0.5, "critical", "fastest", None, False)),
         ((None, None), (None, None), (NONE, NONE, None, None, None, False)),
     ],
 )  # fmt: skip
-def test_the_limit_is_the_first_that_is_certain_else_the_smallest_rise(
+def test_the_limit_is_the_sum_if_it_is_certain_else_the_layers_else_the_smallest_rise(
     crossings: Any, rates: tuple[float | None, float | None], expected: tuple[Any, ...]
 ) -> None:
     found = read_limit(MEASURING, crossings, *rates)

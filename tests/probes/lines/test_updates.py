@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fromage_cli.probes.lines.updates import (
     displacement_direction,
     displacement_to,
     random_direction,
+    scaled_step,
     sgd_direction,
 )
 from fromage_cli.probes.optimizer_step.moments import moments_of_minibatches
@@ -261,13 +263,27 @@ def test_equal_checkpoints_leave_nothing_to_move(
     assert {tensor.reason for tensor in direction.skipped} == {"same in both checkpoints"}
 
 
-def test_a_step_without_relative_size_is_refused(make_problem: Maker) -> None:
-    model = nn.Linear(3, 2, bias=False)
+def test_a_step_that_is_zero_everywhere_is_refused(make_problem: Maker) -> None:
+    model = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 2, bias=False))
     with torch.no_grad():
-        model.weight.zero_()
+        for parameter in model.parameters():
+            parameter.zero_()
     problem = make_problem(model, {"x": torch.randn(8, 3), "y": torch.randn(8, 2)})
-    with pytest.raises(MismatchError, match="no relative size"):
+    with pytest.raises(MismatchError, match="zero in every tensor"):
         sgd_direction(problem, problem.trainable)
+
+
+def test_zero_weights_move_though_they_have_no_relative_size(make_problem: Maker) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    nn.init.zeros_(model[2].weight)
+    nn.init.zeros_(model[2].bias)
+    problem = make_problem(model, {"x": torch.randn(8, 3), "y": torch.randn(8, 2)})
+    found = scaled_step(problem, "sgd", problem.receiving, lambda tensor: problem.base.gradients[tensor.name])
+    assert (found.limiting, found.direction.without_size) == (None, ("2.weight",))
+    whole = math.hypot(*(float(layer.weight.norm()) for layer in (model[0], model[2])))
+    step = float(problem.base.gradients["2.weight"].norm())  # nothing reaches the first layer
+    assert found.direction.step_scale == pytest.approx(whole / step)
+    assert {move.tensor.name for move in found.direction.moves} == {"2.weight", "2.bias"}
 
 
 def network(seed: int) -> nn.Sequential:
