@@ -11,7 +11,7 @@ from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.terminal.answer import Estimate
 
-TYPICAL_PRODUCTS = 12
+TYPICAL_PRODUCTS = 16
 """Hessian-vector products for one eigenvalue to a residual of 1e-3."""
 FORWARDS = 6 + 3 + 18
 """For the critical rate, its error, and the loss beside the quadratic model."""

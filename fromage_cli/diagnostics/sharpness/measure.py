@@ -30,7 +30,7 @@ def measure(
 ) -> SharpnessResult | Interrupted[SharpnessResult]:
     """The sharpness of the loss over some tensors, and what it means for an optimizer.
 
-    Costs about ten Hessian-vector products for each eigenvalue, two gradients, some thirty forward passes, and three
+    Costs about 16 Hessian-vector products for each eigenvalue, two gradients, some thirty forward passes, and three
     products for each simulated step. A limit, and an iteration that did not converge, interrupts it. `note` takes
     sentences on how the next update was found. Raises MismatchError where the loss has no second derivative or the
     state does not fit, NumericalError where a product is not finite.
@@ -51,7 +51,8 @@ def measure(
         loss=loss,
         eigenvalues=tuple(HessianEigenvalue(pair.value, pair.residual) for pair in found),
         gauss_newton_eigenvalue=outer,
-        preconditioned_eigenvalue=conditioned,
+        preconditioned_eigenvalue=conditioned if isinstance(conditioned, Missing) else conditioned.value,
+        preconditioned_residual=conditioned if isinstance(conditioned, Missing) else conditioned.residual,
         critical_sharpness=update.critical_sharpness,
         critical_sharpness_stderr=update.critical_sharpness_stderr,
         batch_sharpness=batches,

@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from torch import Tensor
+
 from fromage_cli.diagnostics.sharpness.cost import Request
 from fromage_cli.diagnostics.sharpness.result import BatchSharpness, LayerBlock
 from fromage_cli.errors import MismatchError, NumericalError
@@ -12,7 +14,7 @@ from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Missing, Why, 
 from fromage_cli.optimizers.rule import SGD
 from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
 from fromage_cli.probes.curvature.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
-from fromage_cli.probes.curvature.preconditioned_hessian import groups_differ, precondition
+from fromage_cli.probes.curvature.preconditioned_hessian import gradient_of, groups_differ, precondition
 from fromage_cli.probes.optimizer_step.partial_measurement import PartialMeasurement
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, has_gauss_newton, hessian
@@ -35,16 +37,26 @@ class CurvatureMeasurement(PartialMeasurement):
     """Takes a sentence on how a number was measured."""
 
     def spectrum(
-        self, name: str, curvature: Curvature, count: int = 1, space: WeightSpace | None = None
+        self,
+        name: str,
+        curvature: Curvature,
+        count: int = 1,
+        *,
+        space: WeightSpace | None = None,
+        scale: Tensor | None = None,
     ) -> tuple[Eigenvalue, ...] | Missing:
-        """The largest eigenvalues of an operator, over the chosen tensors or `space`; `name`: for a message."""
+        """The largest eigenvalues of an operator, over the chosen tensors or `space`; `name`: for a message.
+
+        `scale`: what the gradient is multiplied by, entry by entry, to be one of the operator's own coordinates.
+        """
         space = space or self.space
 
         def measure() -> tuple[Eigenvalue, ...] | Missing:
+            gradient = gradient_of(self.problem, space)
             with curvature(self.problem, space) as product:
                 measured = largest_eigenvalues(
                     product,
-                    space.flat(space.weights),
+                    gradient if scale is None else gradient.mul_(scale),
                     count=count,
                     tolerance=self.request.tolerance,
                     max_products=self.request.max_products,
@@ -57,11 +69,6 @@ class CurvatureMeasurement(PartialMeasurement):
             return found.eigenvalues or LIMIT_REACHED
 
         return self.within_limits(measure)
-
-    def largest(self, name: str, curvature: Curvature) -> float | Missing:
-        """The largest eigenvalue of an operator."""
-        found = self.spectrum(name, curvature)
-        return found if isinstance(found, Missing) else found[0].value
 
     def blocks(self) -> tuple[LayerBlock, ...]:
         """The largest eigenvalue of each layer's own block of the Hessian."""
@@ -76,7 +83,8 @@ class CurvatureMeasurement(PartialMeasurement):
 
     def gauss_newton_eigenvalue(self) -> float | Missing:
         """For losses that are a known function of the output."""
-        return self.no_gauss_newton() or self.largest("gauss_newton_eigenvalue", gauss_newton)
+        found = self.no_gauss_newton() or self.spectrum("gauss_newton_eigenvalue", gauss_newton)
+        return found if isinstance(found, Missing) else found[0].value
 
     def no_gauss_newton(self) -> Missing | None:
         """Why there is no Gauss-Newton matrix; None where there is one."""
@@ -84,7 +92,7 @@ class CurvatureMeasurement(PartialMeasurement):
             return None
         return Missing(Why.NO_FORMULA, f"the loss ({self.problem.loss.name}) is no known function of the output")
 
-    def preconditioned_eigenvalue(self) -> float | Missing:
+    def preconditioned_eigenvalue(self) -> Eigenvalue | Missing:
         """Of the Hessian as Adam's second moments, groups' rates and their coupled decay condition it."""
         differ = self.optimizer.rule is SGD and groups_differ(self.matched, self.space)
         if self.optimizer.name is None:
@@ -94,7 +102,8 @@ class CurvatureMeasurement(PartialMeasurement):
         preconditioning = precondition(self.matched, self.space)
         if preconditioning is None:
             return Missing(Why.NO_STATE, "the checkpoint holds no second moments of Adam for every tensor")
-        return self.largest("preconditioned_eigenvalue", preconditioning.operator)
+        found = self.spectrum("preconditioned_eigenvalue", preconditioning.operator, scale=preconditioning.scale)
+        return found if isinstance(found, Missing) else found[0]
 
     def batch_sharpness(self) -> BatchSharpness | Missing:
         """E_B[g^T H g / ||g||^2]."""

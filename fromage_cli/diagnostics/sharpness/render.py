@@ -98,7 +98,7 @@ def _curvatures(result: SharpnessResult, style: PageStyle) -> RenderableType:
         ("Gauss-Newton", result.gauss_newton_eigenvalue, "its part from the output's curvature"),
         (
             "preconditioned",
-            result.preconditioned_eigenvalue,
+            _with_error(result.preconditioned_eigenvalue, result.preconditioned_residual),
             "as Adam's step sees it" if result.optimizer in ADAPTIVE else "as rates and decays of groups scale it",
         ),
         (

@@ -78,6 +78,8 @@ class SharpnessResult:
     preconditioned_eigenvalue: float | Missing
     """Largest eigenvalue of (S/P)^(1/2) (H + coupled decay) (S/P)^(1/2): P from Adam's state, 1 for SGD; S the rate of
     each tensor's group over the highest. Missing for SGD whose groups are alike."""
+    preconditioned_residual: float | Missing
+    """||A v - eigenvalue v|| of that matrix A, ||v|| = 1."""
     critical_sharpness: float | Missing
     """2 / the smallest rate that raises the loss along the optimizer's next step."""
     critical_sharpness_stderr: float | Missing

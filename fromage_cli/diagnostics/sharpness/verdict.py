@@ -2,13 +2,14 @@
 
 from fromage_cli.diagnostics.sharpness.partial_measurement import CurvatureMeasurement
 from fromage_cli.missing import Missing, Why
+from fromage_cli.probes.curvature.lanczos import Eigenvalue
 from fromage_cli.probes.curvature.threshold import threshold_of
 from fromage_cli.problem.losses.supervised_losses import SquaredError
 from fromage_cli.theory.stability import EDGE, initial_regime
 
 
 def ratio_to_threshold(
-    measuring: CurvatureMeasurement, eigenvalue: float | None, conditioned: float | Missing
+    measuring: CurvatureMeasurement, eigenvalue: float | None, conditioned: Eigenvalue | Missing
 ) -> float | Missing:
     """The eigenvalue that the optimizer's threshold speaks of, divided by it.
 
@@ -19,7 +20,7 @@ def ratio_to_threshold(
     if isinstance(threshold, Missing):
         return threshold
     if not isinstance(conditioned, Missing):
-        return conditioned / threshold
+        return conditioned.value / threshold
     if optimizer.adaptive or eigenvalue is None:
         return Missing(Why.RESTS_ON_MISSING, "there is no eigenvalue to compare")
     return (eigenvalue + optimizer.coupled_decay) / threshold

@@ -1,7 +1,9 @@
 """Largest eigenvalues of a symmetric operator that is known by its products alone.
 
 Lanczos iterations with full re-orthogonalisation, in bands of as many start vectors as eigenvalues are wanted, so that
-an eigenvalue that occurs several times is found several times. All coefficients are accumulated in float64.
+an eigenvalue that occurs several times is found several times. Start vectors that are nearly orthogonal to the first
+eigenvector settle on the second: one more start vector, orthogonal to what was found, has some products of its own to
+find what is larger. All coefficients are accumulated in float64.
 Source: Golub, Van Loan, *Matrix Computations*, 4th ed., chapter 10; band form: Ruhe, Math. Comp. 33 (1979).
 """
 
@@ -19,6 +21,8 @@ from fromage_cli.theory.accumulation import norm
 
 PASSES = 4
 """Of orthogonalisation at most; two are enough but for a vector that lies in the basis."""
+CHECK = 0.3
+"""Products from the further start vector at least, over those until the first had converged."""
 Operator = Callable[[Tensor], Tensor]
 """A symmetric linear map of vectors, [n] -> [n]."""
 
@@ -58,43 +62,72 @@ def largest_eigenvalues(
 ) -> Spectrum | Interrupted[Spectrum]:
     """Finds the `count` algebraically largest eigenvalues, until each residual is at most tolerance * |value|.
 
-    `start`: any vector of the operator's size, type and device; the start vectors themselves are drawn from `seed`.
-    Keeps one vector per product. Raises NumericalError when a product is not finite.
+    The start vectors are drawn from `seed`. `start` is added to the one that looks for what they missed: a vector of
+    the operator's size, type and device that may lie near the first eigenvector, as the gradient does. Keeps one vector
+    per product. Raises NumericalError when a product is not finite.
     """
     count = min(count, start.numel())
-    band = _Band(start, count, seed)
-    stopped = None
-    while band.products < min(max_products, start.numel()):
-        try:
-            band.extend(operator)
-        except ResourceError as limit:
-            stopped = limit
-            break
-        advance()
-        if band.products >= count and band.exhausted(count, tolerance):
-            break
-    found = band.largest(count)
-    within = all(pair.residual <= max(tolerance * abs(pair.value), band.rounding) for pair in found)
-    spectrum = Spectrum(
-        eigenvalues=tuple(found),
-        products=band.products,
-        converged=len(found) == count and within,
-        inexact=not within and band.products >= count and band.exhausted(count, tolerance),
+    band = _Band(start, torch.Generator().manual_seed(seed))
+    for _ in range(count):
+        band.draw()
+
+    def found_all() -> bool:
+        return band.products >= count and band.exhausted(count, tolerance)
+
+    stopped = band.run(operator, min(max_products, start.numel()), found_all, advance)
+    found, products = band.largest(count), band.products
+    exhausted = products >= count and band.exhausted(count, tolerance)
+    converged = len(found) == count and all(
+        pair.residual <= max(tolerance * abs(pair.value), band.rounding) for pair in found
     )
+    inexact, left = exhausted and not converged, min(max_products, start.numel()) - products
+    if exhausted and stopped is None and left > 0:
+        other, least = band.beside(count), round(CHECK * products)
+        other.draw(start)
+        stopped = other.run(
+            operator, left, lambda: other.products >= least and other.settled(count, tolerance), advance
+        )
+        products, larger = products + other.products, other.largest(count)
+        if any(new.value > old.value + old.residual for new, old in zip(larger, found, strict=True)):
+            found, converged = larger, converged and other.settled(count, tolerance)
+    spectrum = Spectrum(tuple(found), products, converged, inexact)
     return spectrum if stopped is None else Interrupted(spectrum, stopped)
 
 
 class _Band:
-    """An orthonormal basis of which the first vectors have been multiplied and the others wait for it."""
+    """An orthonormal basis: Ritz vectors of another one, then vectors that were multiplied, then those that wait."""
 
-    def __init__(self, like: Tensor, width: int, seed: int) -> None:
+    def __init__(self, like: Tensor, generator: torch.Generator) -> None:
         self.like, self.epsilon = like, torch.finfo(like.dtype).eps
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = generator
         self.basis = KrylovBasis(like)
+        self.kept: list[Eigenvalue] = []  # of the Ritz vectors
         self.columns: list[list[float]] = []  # of Q^T H Q: one for each product, as long as the basis was then
         self.scale = 0.0  # of the largest product
-        for _ in range(width):
-            self._draw()
+
+    def beside(self, count: int) -> "_Band":
+        """A band that keeps the largest Ritz vectors of this one, for vectors that are orthogonal to them."""
+        other = _Band(self.like, self.generator)
+        other.kept, other.scale = self.largest(count), self.scale
+        vectors = self._ritz()[1]
+        for index in range(1, count + 1):
+            parts = [-part for part in vectors[:, -index].tolist()]
+            other._append(self.basis.subtract(torch.zeros_like(self.like), parts))
+        return other
+
+    def run(
+        self, operator: Operator, products: int, done: Callable[[], bool], advance: Callable[[], None]
+    ) -> ResourceError | None:
+        """Makes products until it is done, or so many are made; what ended it early, if anything did."""
+        while self.products < products:
+            try:
+                self.extend(operator)
+            except ResourceError as limit:
+                return limit
+            advance()
+            if done():
+                break
+        return None
 
     @property
     def products(self) -> int:
@@ -108,9 +141,9 @@ class _Band:
 
     def extend(self, operator: Operator) -> None:
         """Multiplies the next vector and takes what is new in the product into the basis."""
-        if self.products == len(self.basis):  # the space is invariant: other eigenvectors are orthogonal to it
-            self._draw()
-        product = operator(self.basis[self.products])
+        if len(self.kept) + self.products == len(self.basis):  # the space is invariant: others are orthogonal to it
+            self.draw()
+        product = operator(self.basis[len(self.kept) + self.products])
         size = norm(product)
         if not math.isfinite(size):
             raise NumericalError(
@@ -126,30 +159,53 @@ class _Band:
 
     def largest(self, count: int) -> list[Eigenvalue]:
         """The largest Ritz values with their residuals."""
-        return [Eigenvalue(value, max(math.hypot(*errors), self.rounding)) for value, *errors in self._largest(count)]
+        return [
+            Eigenvalue(value, max(math.hypot(left + kept, asymmetry), self.rounding))
+            for value, left, kept, asymmetry in self._largest(count)
+        ]
 
     def exhausted(self, count: int, tolerance: float) -> bool:
         """Whether further products would not make the largest values better."""
-        return all(left <= max(tolerance * abs(value), self.rounding) for value, left, _ in self._largest(count))
+        return all(left <= max(tolerance * abs(value), self.rounding) for value, left, *_ in self._largest(count))
 
-    def _largest(self, count: int) -> list[tuple[float, float, float]]:
-        """The largest Ritz values, each with the residual that further products reduce and the products' asymmetry."""
-        if not self.columns:
+    def settled(self, count: int, tolerance: float) -> bool:
+        """Whether that is so, and no other Ritz value can, by its residual, become larger than the last of them."""
+        values = self._largest(len(self.kept) + self.products)
+        last = values[count - 1][0]
+        bound = last + max(tolerance * abs(last), self.rounding)
+        return self.exhausted(count, tolerance) and all(value + left <= bound for value, left, *_ in values[count:])
+
+    def _largest(self, count: int) -> list[tuple[float, float, float, float]]:
+        """The largest Ritz values, each with what is left of its residual, what kept vectors bring, and asymmetry.
+
+        A kept vector's residual beyond its inner products with the others is bounded by its length.
+        """
+        if not self.columns and not self.kept:
             return []
-        matrix = torch.zeros(len(self.basis), self.products, dtype=torch.float64)  # Q^T H Q, all rows of the basis
-        for index, column in enumerate(self.columns):
+        values, vectors, matrix = self._ritz()
+        size = len(values)
+        square, kept = matrix[:size], len(self.kept)
+        outside = torch.tensor([pair.residual for pair in self.kept], dtype=torch.float64).square()
+        outside = (outside - square[kept:, :kept].square().sum(0)).clamp_min(0.0).sqrt()
+        left = (matrix[size:] @ vectors).norm(dim=0)
+        brought = outside @ vectors[:kept].abs()
+        asymmetry = ((square - square.T) / 2 @ vectors).norm(dim=0)
+        columns = torch.stack([values, left, brought, asymmetry]).flip(1)[:, :count]
+        return [(value, a, b, c) for value, a, b, c in columns.T.tolist()]
+
+    def _ritz(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The Ritz values, the smallest first, their vectors in columns, and Q^T H Q with all rows of the basis."""
+        kept = len(self.kept)
+        size = kept + self.products
+        matrix = torch.zeros(len(self.basis), size, dtype=torch.float64)
+        for index, pair in enumerate(self.kept):
+            matrix[index, index] = pair.value
+        for index, column in enumerate(self.columns, kept):
             matrix[: len(column), index] = torch.tensor(column, dtype=torch.float64)
-        square = matrix[: self.products]
+        matrix[kept:size, :kept] = matrix[:kept, kept:].T
+        square = matrix[:size]
         values, vectors = torch.linalg.eigh((square + square.T) / 2)
-        defect = (square - square.T) / 2
-        return [
-            (
-                float(values[i]),
-                float((matrix[self.products :] @ vectors[:, i]).norm()),
-                float((defect @ vectors[:, i]).norm()),
-            )
-            for i in range(len(values) - 1, max(len(values) - 1 - count, -1), -1)
-        ]
+        return values, vectors, matrix
 
     def _orthogonal(self, vector: Tensor) -> tuple[list[float], Tensor]:
         """Splits a vector into coefficients in the basis and a rest; the last pass leaves the length as it was."""
@@ -170,7 +226,9 @@ class _Band:
         self.basis.append(direction.div_(norm(direction)))
         return length
 
-    def _draw(self) -> None:
-        """Takes a random direction that is orthogonal to the basis into it."""
+    def draw(self, near: Tensor | None = None) -> None:
+        """Takes a random direction that is orthogonal to the basis into it; the direction of `near` is added to it."""
         drawn = torch.randn(self.like.numel(), generator=self.generator, dtype=self.like.dtype).to(self.like.device)
+        if near is not None and (length := norm(near)) > 0.0:
+            drawn.div_(norm(drawn)).add_(near, alpha=1.0 / length)
         self._append(self._orthogonal(drawn)[1])

@@ -73,6 +73,11 @@ def precondition(
     return Preconditioning(scale, _each(space, decay, 0.0) if any(decay.values()) else None, stands_in)
 
 
+def gradient_of(problem: Problem, space: WeightSpace) -> Tensor:
+    """The gradient of all rows over the space, [n]; it lies near the first eigenvectors of a trained network."""
+    return space.flat([problem.base.gradients[tensor.name] for tensor in space.tensors])
+
+
 def groups_differ(matched: MatchedState, space: WeightSpace) -> bool:
     """Whether groups differ in rate or coupled decay, so that plain eigenvalues say nothing of the optimizer's step."""
     decay = matched.decays if matched.optimizer.coupled_decay else {}

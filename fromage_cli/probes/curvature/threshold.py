@@ -19,7 +19,7 @@ from fromage_cli.missing import (
 )
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.lanczos import largest_eigenvalues
-from fromage_cli.probes.curvature.preconditioned_hessian import precondition
+from fromage_cli.probes.curvature.preconditioned_hessian import gradient_of, precondition
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.real_step import MomentEstimates
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
@@ -110,11 +110,12 @@ def stable_rate(
     else:
         rates = ", groups' rates counted in" if preconditioning.scale is not None else ""
         source = f"the Hessian's largest eigenvalue{rates}"
+    start = gradient_of(problem, space)
+    if preconditioning.scale is not None:
+        start.mul_(preconditioning.scale)
     with preconditioning.operator(problem, space) as product:
         found, limit = found_of(
-            largest_eigenvalues(
-                product, space.flat(space.weights), tolerance=TOLERANCE, max_products=MAX_PRODUCTS, seed=problem.seed
-            )
+            largest_eigenvalues(product, start, tolerance=TOLERANCE, max_products=MAX_PRODUCTS, seed=problem.seed)
         )
     rate: float | Missing = LIMIT_REACHED
     words = Basis(LIMIT_REACHED.words)

@@ -31,6 +31,7 @@ def make_result() -> Callable[..., SharpnessResult]:
             "eigenvalues": (HessianEigenvalue(46.3, 0.03), HessianEigenvalue(16.3, 0.01)),
             "gauss_newton_eigenvalue": 44.1,
             "preconditioned_eigenvalue": Missing(Why.NOT_DEFINED, "the optimizer is sgd"),
+            "preconditioned_residual": Missing(Why.NOT_DEFINED, "the optimizer is sgd"),
             "critical_sharpness": 3.96,
             "critical_sharpness_stderr": 0.4,
             "batch_sharpness": BatchSharpness(41.0, 3.9, 8, 64),

@@ -131,6 +131,7 @@ def test_adams_threshold_is_held_against_the_preconditioned_hessian(
     exact = float(torch.linalg.eigvalsh(matrix)[-1])
     threshold = 3800.0 if coupled else 3800.0 * (1 - 0.01 * 0.4 / 2)
     assert result.preconditioned_eigenvalue == pytest.approx(exact, rel=1e-3)
+    assert abs(result.preconditioned_eigenvalue - exact) <= result.preconditioned_residual <= 1e-3 * exact
     assert result.threshold == pytest.approx(threshold)
     assert result.ratio == pytest.approx(exact / threshold, rel=1e-3)
 
@@ -245,6 +246,7 @@ def test_what_is_null_has_a_reason(make_problem: Maker, regression: dict[str, Te
     unknown = sharpness(linear)
     assert set(reasons(unknown)) == {
         "preconditioned_eigenvalue",
+        "preconditioned_residual",
         "critical_sharpness",
         "critical_sharpness_stderr",
         "quadratic",

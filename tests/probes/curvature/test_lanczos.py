@@ -73,11 +73,51 @@ def test_a_residual_bounds_the_distance_to_the_spectrum_and_no_value_is_too_larg
         assert pair.value <= exact[-1 - rank] + 1e-12 * max(np.abs(values).max(), 1.0)
 
 
+def with_hidden_first(values: list[float], overlap: float) -> Matrix:
+    """A matrix whose first eigenvector has so small a share in the start vector that is drawn from seed 0."""
+    size = len(values)
+    drawn = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn /= drawn.norm()
+    vectors = torch.randn(size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    first = vectors[:, 0] - (drawn @ vectors[:, 0]) * drawn
+    vectors[:, 0] = overlap * drawn + (1.0 - overlap**2) ** 0.5 * first / first.norm()
+    basis = torch.linalg.qr(vectors)[0]
+    return basis @ torch.diag(torch.tensor(values, dtype=torch.float64)) @ basis.T
+
+
+@pytest.mark.parametrize("overlap", [0.0, 1e-4])
+@pytest.mark.parametrize("bulk", [0.1, 0.3])
+def test_a_start_beside_the_first_eigenvector_does_not_settle_on_the_second(
+    overlap: float, bulk: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the further start vector the value is 1.4 % low, with a small residual."""
+    matrix = with_hidden_first([1.014, 1.0, 0.6, 0.5, 0.45, *np.linspace(0.0, bulk, 295)], overlap)
+    first = torch.linalg.eigh(matrix)[1][:, -1]
+    gradient = (
+        0.2 * first + torch.randn(300, generator=torch.Generator().manual_seed(2), dtype=torch.float64) / 300**0.5
+    )
+    found = largest_eigenvalues(product_with(matrix), gradient)
+    assert found.converged
+    assert found.eigenvalues[0].value == pytest.approx(1.014, rel=1e-4)
+    assert abs(found.eigenvalues[0].value - 1.014) <= found.eigenvalues[0].residual <= 1e-3 * 1.014
+    monkeypatch.setattr("fromage_cli.probes.curvature.lanczos.CHECK", 0.0)
+    missed = largest_eigenvalues(product_with(matrix), gradient)
+    assert missed.converged and missed.eigenvalues[0].value == pytest.approx(1.0, rel=1e-4)
+    assert missed.products < found.products <= 2 * missed.products
+
+
+def test_a_second_eigenvector_that_was_missed_is_found_among_several() -> None:
+    matrix = with_hidden_first([3.0, 2.0, 1.9, *np.linspace(0.0, 1.0, 200)], 0.0)
+    exact = np.linalg.eigvalsh(matrix.numpy())[::-1][:2]
+    found = largest_eigenvalues(product_with(matrix), torch.zeros(203, dtype=torch.float64), count=2)
+    assert [pair.value for pair in found.eigenvalues] == pytest.approx(exact, rel=1e-4)
+
+
 def test_one_seed_gives_one_answer_and_few_products_do() -> None:
     matrix = with_spectrum([30.0, *np.linspace(0.0, 10.0, 300)])
     first, second = (largest_eigenvalues(product_with(matrix), matrix[0], seed=3) for _ in range(2))
     assert first.eigenvalues == second.eigenvalues
-    assert first.products <= 10
+    assert first.products <= 13
 
 
 def test_too_few_products_are_told() -> None:
@@ -149,7 +189,8 @@ def test_a_million_entries_in_single_precision_lose_nothing() -> None:
 
 def test_the_basis_stays_orthogonal_over_many_products() -> None:
     matrix = with_spectrum(list(np.linspace(0.0, 1.0, 120))).float()
-    band = _Band(matrix[0], 1, 0)
+    band = _Band(matrix[0], torch.Generator().manual_seed(0))
+    band.draw()
     for _ in range(60):
         band.extend(lambda vector: matrix @ vector)
     basis = torch.stack([band.basis[index] for index in range(len(band.basis))]).double()
