@@ -31,6 +31,13 @@ ONE_HOT_TARGETS = Finding(
     hint="Give --loss cross-entropy where the network was trained with it, else --loss mse.",
 )
 """Where a loss that nobody named is probably another one than in training."""
+SUMMED_LOSS = Finding(
+    code="loss-adds-up",
+    severity="info",
+    message="the loss adds up over rows and is not their mean: that of a part is scaled to the whole batch",
+    hint="The numbers hold for training batches of as many rows; return (sum, count) to measure the mean.",
+)
+"""Where gradients grow with the rows."""
 
 
 def open_problem(
@@ -49,6 +56,7 @@ def open_problem(
 
     from fromage_cli.problem.evaluation.problem import Problem
     from fromage_cli.problem.losses.losses import are_one_hot, resolve_loss
+    from fromage_cli.problem.losses.summed_loss import SummedLoss, recognise_sum
     from fromage_cli.problem.networks.models import build_model, converted
     from fromage_cli.problem.networks.unsupported import refuse_unsupported
     from fromage_cli.problem.networks.weights import load_weights
@@ -72,6 +80,7 @@ def open_problem(
         resolve_loss(spec, network, one.to(device, dtype), mode=mode, seed=run.seed, allow_code=named or model.trust)
         for one in (data, *further, *rest)
     ]
+    loss = recognise_sum(loss, network, data, mode=mode, seed=run.seed)
     problem = Problem(
         network,
         loss,
@@ -87,6 +96,7 @@ def open_problem(
     several = f"{len(problem.batches)} batches, " if further else ""
     notes += (f"batch: {several}{counted(problem.rows, 'row')} from {data.source}; loss: {loss.name}; mode: {mode}",)
     doubts = (ONE_HOT_TARGETS,) if spec == "auto" and loss.name == "mse" and are_one_hot(network, data) else ()
+    doubts += (SUMMED_LOSS,) if isinstance(loss, SummedLoss) else ()
     return Intake(problem, checkpoint, declared, description, notes, lambda seed: build(seed=seed)[0], doubts)
 
 

@@ -41,6 +41,27 @@ def test_a_squared_error_that_nobody_named_is_doubted_where_targets_are_classes(
         assert (doubt.code, doubt.severity) == ("one-hot-targets", "warn") and "--loss cross-entropy" in doubt.hint
 
 
+LOSSES = """
+from torch.nn import functional
+
+def summed(model, batch):
+    return functional.cross_entropy(model(batch["x"]), batch["y"], reduction="sum")
+
+def mean(model, batch):
+    return functional.cross_entropy(model(batch["x"]), batch["y"])
+"""
+
+
+@pytest.mark.parametrize(("name", "codes"), [("summed", ["loss-adds-up"]), ("mean", [])])
+def test_a_loss_that_adds_up_over_rows_is_said_to(tmp_path, name, codes):
+    (tmp_path / "losses.py").write_text(LOSSES)
+    torch.save(torch.nn.Sequential(torch.nn.Linear(3, 3)).state_dict(), tmp_path / "c.pt")
+    torch.save({"x": torch.randn(6, 3), "y": torch.tensor([0, 2, 1, 0, 1, 2])}, tmp_path / "b.pt")
+    batch = BatchOptions(batch=str(tmp_path / "b.pt"), loss=f"{tmp_path / 'losses.py'}:{name}", micro_batch=2)
+    intake = open_problem(str(tmp_path / "c.pt"), ModelOptions(), batch, RunOptions())
+    assert [found.code for found in intake.findings] == codes
+
+
 def test_a_device_that_is_not_there_is_refused():
     assert torch_device("cpu").type == "cpu"
     with pytest.raises(UsageError, match="CUDA devices here"):
