@@ -95,9 +95,9 @@ def open_problem(
     )
     several = f"{len(problem.batches)} batches, " if further else ""
     notes += (f"batch: {several}{counted(problem.rows, 'row')} from {data.source}; loss: {loss.name}; mode: {mode}",)
-    doubts = (ONE_HOT_TARGETS,) if spec == "auto" and loss.name == "mse" and are_one_hot(network, data) else ()
-    doubts += (SUMMED_LOSS,) if isinstance(loss, SummedLoss) else ()
-    return Intake(problem, checkpoint, declared, description, notes, lambda seed: build(seed=seed)[0], doubts)
+    doubts = [SUMMED_LOSS] if isinstance(loss, SummedLoss) else []
+    doubts += [ONE_HOT_TARGETS] if spec == "auto" and loss.name == "mse" and are_one_hot(network, data) else []
+    return Intake(problem, checkpoint, declared, description, notes, lambda seed: build(seed=seed)[0], tuple(doubts))
 
 
 def _opened(ckpt: str | Checkpoint | None, model: ModelOptions) -> tuple[Checkpoint | None, Declared]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from fromage_cli.probes.lines.critical import moved_along
 from fromage_cli.probes.optimizer_step.minibatches import require_samples
 from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.held_draws import on_parts
 from fromage_cli.problem.evaluation.problem import Problem
 
 FURTHER = 1.1
@@ -35,12 +36,13 @@ def critical_sharpness_error(
     if len(parts) < 2:
         return None
     tensors = [tensor for tensor in problem.receiving if tensor.name in step]
+    alone = on_parts(problem, parts)
     with moved_along(problem, tensors, step, contraction) as move:
 
         def losses(at: float) -> list[float]:
             move(at)
             problem.evaluations.forwards += sum(part.size for part in parts) / problem.rows
-            return [problem.on(part).value() for part in parts]
+            return [each.value() for each in alone]
 
         start = losses(0.0)
         require_samples(problem, parts, start)

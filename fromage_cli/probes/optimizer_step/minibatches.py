@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.backward_pass import Visitor
+from fromage_cli.problem.evaluation.held_draws import on_parts
 from fromage_cli.problem.evaluation.problem import Problem
 
 MIXING = 0.1
@@ -51,8 +52,8 @@ def visit_minibatches(
     `samples` of that of all rows, and the parts' mean loss is far from theirs.
     """
     losses = []
-    for count, part in enumerate(parts, 1):
-        losses.append(problem.on(part).visit_gradient(visit))
+    for count, (part, alone) in enumerate(zip(parts, on_parts(problem, parts), strict=True), 1):
+        losses.append(alone.visit_gradient(visit))
         problem.evaluations.gradients += part.size / problem.rows
         after(count)
     if samples:
@@ -62,13 +63,13 @@ def visit_minibatches(
 def require_samples(problem: Problem, parts: Sequence[Batch], losses: Sequence[float]) -> None:
     """Raises MismatchError where the mean loss of the parts is another than that of all rows.
 
-    The batches themselves make up the loss, and weigh in it as they do. Where every part draws random numbers of its
-    own, so do all rows: the means may lie apart by their standard errors.
+    The batches themselves make up the loss, and weigh in it as they do. Where parts draw other random numbers than all
+    rows, the means may lie apart by their standard errors.
     """
     if [id(part) for part in parts] == [id(batch) for batch in problem.batches]:
         return
     mean, whole = fmean(losses), problem.base.loss
-    doubt = DRAWS_APART * stdev(losses) / sqrt(len(losses)) if problem.draws_noise and len(losses) > 1 else 0.0
+    doubt = DRAWS_APART * stdev(losses) / sqrt(len(losses)) if problem.draws_apart and len(losses) > 1 else 0.0
     if not abs(mean - whole) <= MIXING * abs(whole) + doubt:
         size = "one row" if parts[0].size == 1 else f"{parts[0].size} rows"
         raise MismatchError(
@@ -82,11 +83,11 @@ def require_mean(problem: Problem, gap: float, whole: float, doubt: float) -> No
 
     Squared norms: `gap` of their distance, `whole` of the gradient of all rows, `doubt` of the mean's standard error,
     by up to half of which rows that are left over and parts of unequal weight move it. Where a batch is normalised by
-    its own statistics, the two are not the same to begin with; where both draw random numbers, they differ by those.
+    its own statistics, the two are not the same to begin with; where they draw other random numbers, they differ so.
     """
     if problem.uses_batch_statistics:
         return
-    allowed = DRAWS_APART if problem.draws_noise else 0.25
+    allowed = DRAWS_APART if problem.draws_apart else 0.25
     if not gap <= MIXING**2 * whole + allowed * doubt:
         raise MismatchError(
             "the loss is one of rows together: the gradient of all rows is not the mean of those of parts", ONE_OF_ROWS

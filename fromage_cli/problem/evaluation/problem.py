@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.conditions.budget import Budget
+from fromage_cli.problem.conditions.draws import SinglePrecisionDraws
 from fromage_cli.problem.conditions.evaluation import Conditions, Mode
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.backward_pass import BackwardPass, Hooks, Visitor, require_count
@@ -81,6 +83,10 @@ class Problem:
         self._hooks: Hooks | None = None
         self.noisy: bool | None = None
         """Whether the loss is one draw of many; None where no random numbers are drawn, or before the base is known."""
+        self.draws_apart = False
+        """Whether parts of the rows were evaluated with other random numbers than all rows."""
+        self.held: Callable[[], AbstractContextManager[Any]] | None = None
+        """What every evaluation is made within, so that rows draw what they drew elsewhere."""
         if not self.trainable:
             raise MismatchError(
                 f"The model has no trainable tensor ({len(self.frozen)} frozen).",
@@ -201,7 +207,10 @@ class Problem:
         """The conditions of every evaluation of these rows."""
         narrow = torch.autocast(self.device.type, dtype=torch.bfloat16) if self.autocast else nullcontext()
         seed, kept = batch.seed(self.seed), self._hooks is not None
-        with self.conditions.comparable(self.mode, seed, generators_kept=kept), narrow:
+        unlike = self.dtype is torch.float64 and self.conditions.drew is not False
+        single = SinglePrecisionDraws() if unlike else nullcontext()
+        held = self.held() if self.held is not None else nullcontext()
+        with self.conditions.comparable(self.mode, seed, generators_kept=kept), narrow, single, held:
             yield
 
     @contextmanager

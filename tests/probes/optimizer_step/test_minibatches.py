@@ -81,6 +81,7 @@ def test_parts_that_draw_noise_of_their_own_may_be_apart_by_it(make_problem: Mak
     """Five times the doubt; the loss by five standard errors of the parts' mean, here 5 · 14.14 / √2."""
     torch.manual_seed(0)
     noisy = make_problem(nn.Sequential(nn.Dropout(0.5), linear()), DATA, mode="train")
+    noisy.draws_apart = True
     require_mean(noisy, gap=1.0 + 4.99, whole=100.0, doubt=1.2)
     with pytest.raises(MismatchError, match="not the mean of those of parts"):
         require_mean(noisy, gap=1.0 + 6.01, whole=100.0, doubt=1.2)
