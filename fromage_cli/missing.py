@@ -44,6 +44,8 @@ class Why(StrEnum):
     """Theory has no formula for it under these settings, or no study reaches this case."""
     NO_EQUILIBRIUM = "no-equilibrium"
     """Under these settings the norm of the layer does not settle."""
+    SCHEDULE = "schedule"
+    """It holds for a constant learning rate, and this one changes."""
     NOT_SCALE_INVARIANT = "not-scale-invariant"
     """The theory speaks of scale-invariant layers, and this one is none."""
     TOO_LARGE = "too-large"

@@ -76,6 +76,7 @@ TESTED_ELSEWHERE = {
     "checkpoints/pickles/pickle_stream.py": "checkpoints/pickles/test_unpickling.py",
     "checkpoints/pickles/placeholders.py": "checkpoints/pickles/test_unpickling.py",
     "diagnostics/inspect/logs.py": "diagnostics/inspect/test_command.py",
+    "diagnostics/intrinsic_lr/forecast.py": "diagnostics/intrinsic_lr/test_command.py",
     "diagnostics/intrinsic_lr/layer.py": "diagnostics/intrinsic_lr/test_measure.py",
     "diagnostics/sharpness/options.py": "diagnostics/sharpness/test_command.py",
     "diagnostics/sharpness/partial_measurement.py": "diagnostics/sharpness/test_measure.py",

@@ -2,6 +2,16 @@
 
 from fromage_cli.intake.intake import Intake, checkpoint_record, given_settings
 from fromage_cli.intake.opening import declared_by, open_problem, torch_device
-from fromage_cli.intake.run_intake import gather_run
+from fromage_cli.intake.run_intake import RunSchedule, find_schedule, gather_run
 
-__all__ = ["Intake", "checkpoint_record", "declared_by", "gather_run", "given_settings", "open_problem", "torch_device"]
+__all__ = [
+    "Intake",
+    "RunSchedule",
+    "checkpoint_record",
+    "declared_by",
+    "find_schedule",
+    "gather_run",
+    "given_settings",
+    "open_problem",
+    "torch_device",
+]

@@ -10,7 +10,9 @@ from fromage_cli.errors import UsageError
 from fromage_cli.intake.intake import Intake, checkpoint_record
 from fromage_cli.intake.opening import declared_by, open_problem
 from fromage_cli.terminal.answer import Answer, Estimate, estimate_answer
+from fromage_cli.terminal.optimizer_options import ScheduleOptions
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, NameOptions, RunOptions
+from fromage_cli.theory.schedules import Schedule
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
@@ -100,3 +102,57 @@ def gather_run(names: Sequence[str], model: ModelOptions, tensors: NameOptions) 
     layers, changed = lasting_layers(gathered.checkpoints, *tensors.globs)
     declared = declared_by(gathered.checkpoints[-1], model.trust)
     return RunIntake(gathered.checkpoints, tuple(layers), declared, (*gathered.notes, *declared.notes), tuple(changed))
+
+
+@dataclass(frozen=True)
+class RunSchedule:
+    """How the learning rate of a run goes, as given, else as its checkpoints tell."""
+
+    schedule: Schedule | None = field(default_factory=Schedule)
+    """None where the rate changes, and how is not known."""
+    source: str | None = None
+    """The file that tells it; None where it was given, or nothing tells of one."""
+    doubt: str | None = None
+    """Why the rate is not constant, as a clause, where its schedule is not known."""
+    peak: float | None = None
+    """The highest rate of a table that was given."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of where it comes from."""
+        if self.schedule is None or self.source is None:
+            return ()
+        steps = "" if self.schedule.end is None else f" over {self.schedule.end:.0f} steps"
+        kind = "table" if self.schedule.points else self.schedule.shape
+        return (f"Learning rate: a {kind} schedule{steps}, read from {self.source}; --schedule gives another.",)
+
+
+def find_schedule(
+    checkpoints: Sequence[Checkpoint], options: ScheduleOptions, steps_per_epoch: int | None = None
+) -> RunSchedule:
+    """The schedule of a run; what was given wins over what its checkpoints tell.
+
+    `steps_per_epoch`: of schedulers that count epochs. Raises UsageError where a shape was given whose end nothing
+    tells, and as `ScheduleOptions.given` and `saved_schedule` do.
+    """
+    from fromage_cli.checkpoints.runs.saved_schedule import saved_schedule
+
+    given, peak = options.given()
+    saved = saved_schedule(checkpoints, total=options.total_steps, steps_per_epoch=steps_per_epoch)
+    if given is None:
+        constant = None if saved.doubt else Schedule(total=saved.total)
+        return RunSchedule(saved.schedule or constant, saved.source if saved.schedule else None, saved.doubt)
+    if not given.points and given.total is None:
+        end = saved.schedule.end if saved.schedule is not None else None
+        given = replace(given, total=saved.total or end)
+        if given.total is None and given.shape != "constant":
+            raise UsageError(
+                f"--schedule {given.shape} takes the steps of the whole run, which no checkpoint tells.",
+                hint="Give --total-steps.",
+            )
+        if given.total is not None and given.warmup >= given.total:
+            raise UsageError(
+                f"--warmup-steps {given.warmup:g}: the run has {given.total:g} steps, says its checkpoint.",
+                hint="Give fewer, or --total-steps.",
+            )
+    return RunSchedule(given, peak=peak)

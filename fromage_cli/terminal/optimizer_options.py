@@ -1,14 +1,16 @@
 """The options that name an optimizer and its settings, refused where no optimizer takes them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fromage_cli.errors import UsageError
+from fromage_cli.errors import InputError, UsageError
 from fromage_cli.optimizers.rule import FROMAGE, RULES, having, listed
 from fromage_cli.terminal import session
+from fromage_cli.theory.schedules import SHAPES, Schedule, parse_table
 
 if TYPE_CHECKING:
     OptimizerName = str
@@ -117,6 +119,65 @@ class TrainingOptions(OptimizerOptions):
                 f"--decoupled changes nothing for {optimizer or 'an optimizer that is not known'}.",
                 f"It is for {' and '.join(MAY_DECOUPLE)}; {listed(DECOUPLED)} are decoupled as they are.",
             )
+
+
+LARGEST_TABLE = 20_000_000
+"""Bytes of a table of rates: more than its most lines take."""
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """How the learning rate goes along the run; `--lr` is then its peak."""
+
+    schedule: Annotated[
+        str | None,
+        _option(
+            "--schedule",
+            metavar="SHAPE|FILE",
+            help="constant, linear or cosine (both fall to 0), or a CSV of step,learning_rate. Default: as saved.",
+        ),
+    ] = None
+    warmup_steps: Annotated[
+        int | None, _option("--warmup-steps", metavar="N", min=0, help="Steps of linear warm-up from 0.")
+    ] = None
+    total_steps: Annotated[
+        int | None, _option("--total-steps", metavar="N", min=1, help="Steps of the whole run. Default: as saved.")
+    ] = None
+
+    def check(self) -> None:
+        """Raises UsageError where the three contradict each other."""
+        warmup, total = self.warmup_steps or 0, self.total_steps
+        require("--warmup-steps", warmup, total is None or warmup < total, f"fewer than the run's {total} steps")
+        if warmup and self.schedule is not None and self.schedule.lower() not in SHAPES:
+            raise UsageError("--warmup-steps goes with a shape; a table holds its own warm-up.", "Leave it out.")
+
+    def given(self) -> tuple[Schedule | None, float | None]:
+        """The schedule that was named, and the peak where a table tells it; None where none was.
+
+        Raises InputError where a table cannot be read, UsageError for a name that is neither a shape nor a file.
+        """
+        if self.schedule is None:
+            return (
+                None if self.warmup_steps is None else Schedule("constant", self.warmup_steps, self.total_steps)
+            ), None
+        if self.schedule.lower() in SHAPES:
+            return Schedule(self.schedule.lower(), self.warmup_steps or 0, self.total_steps), None
+        path, peak = Path(self.schedule), None
+        if not path.is_file():
+            raise UsageError(
+                f"--schedule {self.schedule}: there is no such file; expected {', '.join(SHAPES)}, or a table.",
+                "A table is CSV: step,learning_rate in the first line, then a line for each point.",
+            )
+        try:
+            with path.open("rb") as file:
+                text = file.read(LARGEST_TABLE + 1)
+            if len(text) > LARGEST_TABLE:
+                raise InputError(f"--schedule {path}: it is larger than {LARGEST_TABLE} bytes.", "Leave lines out.")
+            found, peak = parse_table(text.decode("utf-8-sig"), self.schedule)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise InputError(f"--schedule {path}: {reason}; expected a CSV table.", "Give a file of rates.") from error
+        return (found if self.total_steps is None else replace(found, total=self.total_steps)), peak
 
 
 def spelled(betas: tuple[float, float] | None) -> str | None:

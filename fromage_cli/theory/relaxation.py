@@ -1,12 +1,13 @@
-"""How a norm comes to its equilibrium, and what a drop of the rate does to the effective rate meanwhile.
+"""How a norm comes to its equilibrium, what a drop of the rate does meanwhile, and how it goes along a schedule.
 
 ‖W‖^p relaxes exponentially, p and the time τ being those of the rule. Sources: as for equilibrium.py.
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from fromage_cli.theory.equilibrium import Equilibrium
+from fromage_cli.theory.equilibrium import Equilibrium, Gains, lion_persistence
 
 NEAR = 0.1
 """Relative distance from its end within which a norm, or an effective rate, counts as there."""
@@ -70,3 +71,56 @@ def after_drop(equilibrium: Equilibrium, factor: float, ratio: float = 1.0) -> A
         power=equilibrium.power,
         rate_power=equilibrium.rate_power,
     )
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How the norm w of a scale-invariant unit goes at a rate η: dy/dt = −a y + b G, y = w^power.
+
+    a = a₁η + a₂η² and b = b₁η + b₂η². G: what its gradients are as large as, by the rule.
+    """
+
+    power: int
+    loss: tuple[float, float]
+    """a₁ and a₂."""
+    gain: tuple[float, float]
+    """b₁ and b₂."""
+
+    def along(self, peak: float, pieces: Iterable[tuple[float, float, float]]) -> Iterator[tuple[float, float, float]]:
+        """Yield where each piece of a schedule ends, and D and I there: y = D y(start) + I G, exact at constant rates.
+
+        `pieces`: where each ends, how many steps it has, and the share of the peak that the rate has in it.
+        """
+        kept, added = 1.0, 0.0
+        for end, steps, factor in pieces:
+            rate = peak * factor
+            lost, gained = ((one + two * rate) * rate * steps for one, two in (self.loss, self.gain))
+            shrunk = math.exp(-lost)
+            kept, added = kept * shrunk, added * shrunk + gained * (-math.expm1(-lost) / lost if lost else 1.0)
+            yield end, kept, added
+
+
+def sgd_motion(decay: float, gains: Gains) -> Motion:
+    """SGD: d‖w‖⁴/dt = −4ηλH ‖w‖⁴ + 2(ηH)² E‖g̃‖²."""
+    return Motion(4, (4.0 * decay * gains.total, 0.0), (0.0, 2.0 * gains.total**2))
+
+
+def adamw_motion(decay: float) -> Motion:
+    """AdamW: d‖W‖²/dt = −2ηλ ‖W‖² + η² elements."""
+    return Motion(2, (2.0 * decay, 0.0), (0.0, 1.0))
+
+
+def lion_motion(decay: float, betas: tuple[float, float]) -> Motion:
+    """Lion: d‖W‖²/dt = −2ηλ ‖W‖² + η² V elements."""
+    return Motion(2, (2.0 * decay, 0.0), (0.0, lion_persistence(betas)))
+
+
+def lars_motion(decay: float, trust: float, gains: Gains) -> Motion:
+    """LARS, η' = η trust, decay in its gradient: d‖W‖⁻²/dt = −(η'H)² ‖W‖⁻² + 2λη'H / ‖g̃‖; G = 1 / ‖g̃‖."""
+    reach = trust * gains.total
+    return Motion(-2, (0.0, reach**2), (2.0 * decay * reach, 0.0))
+
+
+def relative_motion(decay: float, trust: float, gains: Gains) -> Motion:
+    """A relative step η' with decay past the gradient: d ln ‖W‖/dt = ½(η'H)² − ηλ."""
+    return Motion(-2, (-2.0 * decay, (trust * gains.total) ** 2), (0.0, 0.0))

@@ -1,9 +1,11 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fromage_cli.errors import UsageError
-from fromage_cli.terminal.optimizer_options import OptimizerOptions, spelled
+from fromage_cli.errors import InputError, UsageError
+from fromage_cli.terminal.optimizer_options import OptimizerOptions, ScheduleOptions, spelled
+from fromage_cli.theory.schedules import Schedule
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,35 @@ def test_settings_are_held_against_the_optimizer_that_was_found_too() -> None:
     with pytest.raises(UsageError, match="Fromage has no weight decay"):
         OptimizerOptions(weight_decay=0.1).check_for("fromage")
     OptimizerOptions("fromage", weight_decay=0.0).check()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"warmup_steps": 100, "total_steps": 100}, "--warmup-steps 100: expected fewer than the run's 100 steps"),
+        ({"schedule": "rates.csv", "warmup_steps": 5}, "a table holds its own warm-up"),
+    ],
+)
+def test_a_schedule_that_contradicts_itself_is_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        ScheduleOptions(**given).check()
+
+
+def test_schedules_as_they_are_given(tmp_path: Path) -> None:
+    assert ScheduleOptions().given() == (None, None) == ScheduleOptions(total_steps=9).given()
+    assert ScheduleOptions("Cosine", 5, 50).given() == (Schedule("cosine", 5, 50), None)
+    assert ScheduleOptions(warmup_steps=5).given() == (Schedule("constant", 5), None)
+    table = tmp_path / "rates.csv"
+    table.write_text("step,learning_rate\n0,0.1\n10,0.2\n")
+    found, peak = ScheduleOptions(str(table), total_steps=50).given()
+    assert peak == 0.2 and found is not None and found.points == ((0.0, 0.5), (10.0, 1.0)) and found.end == 50
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"\xff\xfe\x00", "it is no text"), (b"PK\x03\x04", "first line")])
+def test_a_table_that_is_none_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    table = tmp_path / "rates.csv"
+    table.write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        ScheduleOptions(str(table)).given()
+    with pytest.raises(UsageError, match="no such file; expected constant, linear, cosine, or a table"):
+        ScheduleOptions(str(tmp_path / "cosin")).given()

@@ -1,67 +1,99 @@
-"""Ways and courses in closed form; they are simulated beside the equilibria that they lead to."""
+"""Norms along a schedule against a walk of noise, driven by torch's own optimizers."""
 
 import math
 
 import pytest
+import torch
 
-from fromage_cli.theory.equilibrium import (
-    Gains,
-    adamw_equilibrium,
-    lars_equilibrium,
-    momentum_gains,
-    relative_rotation,
-    sgd_equilibrium,
+from fromage_cli.optim import LARS, Lion
+from fromage_cli.theory.equilibrium import momentum_gains, sgd_equilibrium, sgd_norm
+from fromage_cli.theory.relaxation import (
+    Motion,
+    adamw_motion,
+    lars_motion,
+    lion_motion,
+    relative_motion,
+    relaxed,
+    sgd_motion,
 )
-from fromage_cli.theory.relaxation import AfterDrop, after_drop, relaxed, times_until_near
+from fromage_cli.theory.schedules import Schedule
 
-PLAIN = Gains()
-
-
-def test_the_drop_as_li_lyu_and_arora_write_it() -> None:
-    rate, decay = 0.1, 1e-3
-    course = after_drop(sgd_equilibrium(rate, decay, PLAIN), 10.0)
-    assert course is not None
-    for step in (0, 100, 10_000, 1_000_000):
-        left = math.exp(-4 * (rate * decay / 10) * step)
-        assert course.at(step) == pytest.approx(0.1 / math.sqrt(left + 0.1 * (1 - left)))
-    assert course.final == pytest.approx(1 / math.sqrt(10))
-    assert course.at(course.recovery()) == pytest.approx(0.9 * course.final)
+ELEMENTS, STEPS, PEAK = 1000, 600, 0.05
+SQUARE = ELEMENTS - 1.0
+SCHEDULES = [Schedule("cosine", 60, STEPS), Schedule("linear", 60, STEPS)]
 
 
-def test_relative_rates_do_not_come_back() -> None:
-    course = after_drop(lars_equilibrium(0.01, PLAIN), 10.0)
-    assert isinstance(course, AfterDrop) and course.at(0) == course.at(1e6) == course.final == pytest.approx(0.1)
-    assert course.recovery() == 0.0
-    assert after_drop(relative_rotation(0.01, PLAIN), 10.0) is None
+def walked(make, norm, schedule):
+    """The norm of a scale-invariant tensor before each step and at the end; its loss is ⟨ξ, W / ‖W‖⟩."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(ELEMENTS, generator=generator, dtype=torch.float64)
+    weight *= norm / weight.norm()
+    weight.requires_grad_()
+    optimizer, norms = make([weight]), [norm]
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = PEAK * schedule.rate_factor(step)
+        noise, size = torch.randn(ELEMENTS, generator=generator, dtype=torch.float64), weight.detach().norm()
+        unit = weight.detach() / size
+        weight.grad = (noise - unit * (unit @ noise)) / size
+        optimizer.step()
+        norms.append(float(weight.detach().norm()))
+    return norms
 
 
-@pytest.mark.parametrize("factor", [3.0, 10.0])
-def test_recovery_from_equilibrium_in_closed_form(factor: float) -> None:
-    """e^(−t/τ) where η_e = (1/f) / √(e + (1 − e)/f) is nine tenths of 1/√f, for SGD and AdamW alike."""
-    end = factor**-0.5
-    left = ((1.0 / factor / (0.9 * end)) ** 2 - 1.0 / factor) / (1.0 - 1.0 / factor)
-    for found in (sgd_equilibrium(0.1, 1e-3, momentum_gains(0.9)), adamw_equilibrium(1e-3, 0.1, (0.9, 0.99))):
-        course = after_drop(found, factor)
-        assert course is not None and found.relaxation is not None
-        assert course.recovery() == pytest.approx(-factor * found.relaxation * math.log(left), rel=1e-12)
+def sgd(momentum):
+    return lambda tensors: torch.optim.SGD(tensors, lr=PEAK, momentum=momentum, weight_decay=0.02)
 
 
-def test_recovery_from_elsewhere_against_the_course_bisected() -> None:
-    """From 1.4 × below the new end the rate falls to it; from 4 × above it climbs."""
-    for ratio in (0.4, 4.0):
-        course = after_drop(sgd_equilibrium(0.1, 1e-3, PLAIN), 10.0, ratio)
-        assert course is not None
-        low, high = 0.0, 100.0 * course.relaxation
-        for _ in range(100):
-            middle = (low + high) / 2.0
-            far = abs(course.at(middle) / course.final - 1.0) > 0.1
-            low, high = (middle, high) if far else (low, middle)
-        assert course.recovery() == pytest.approx(high, rel=1e-9)
-    near = after_drop(sgd_equilibrium(0.1, 1e-3, PLAIN), 10.0, 10.0**-0.25)
-    assert near is not None and near.recovery() == 0.0
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("make", "norm", "motion", "source"),
+    [
+        (sgd(0.0), 3.0, sgd_motion(0.02, momentum_gains(0.0)), SQUARE),
+        (sgd(0.8), 9.0, sgd_motion(0.02, momentum_gains(0.8)), SQUARE),
+        (
+            lambda tensors: torch.optim.AdamW(tensors, lr=PEAK, betas=(0.9, 0.95), weight_decay=0.1),
+            30.0,
+            adamw_motion(0.1),
+            ELEMENTS,
+        ),
+        (
+            lambda tensors: Lion(tensors, lr=PEAK, betas=(0.9, 0.95), weight_decay=0.05),
+            60.0,
+            lion_motion(0.05, (0.9, 0.95)),
+            ELEMENTS,
+        ),
+        (
+            lambda tensors: LARS(tensors, lr=PEAK, momentum=0.5, weight_decay=0.05),
+            5.0,
+            lars_motion(0.05, 1.0, momentum_gains(0.5)),
+            1.0 / math.sqrt(SQUARE),
+        ),
+        (lambda tensors: LARS(tensors, lr=PEAK), 5.0, relative_motion(0.0, 1.0, momentum_gains(0.0)), 0.0),
+    ],
+)
+def test_norms_along_a_schedule(schedule, make, norm, motion, source):
+    norms = walked(make, norm, schedule)
+    for end, kept, added in motion.along(PEAK, schedule.pieces(0, STEPS)):
+        if end % 150 == 0:
+            expected = (kept * norm**motion.power + added * source) ** (1.0 / motion.power)
+            assert expected == pytest.approx(norms[int(end)], rel=0.03)
 
 
-@pytest.mark.parametrize("ratio", [1.0, 1.09, 0.91])
-def test_who_is_there_has_no_way_left(ratio: float) -> None:
-    assert times_until_near(ratio, 4) == 0.0
-    assert relaxed(ratio, 0.0, 4) == pytest.approx(ratio) and relaxed(ratio, 50.0, -2) == pytest.approx(1.0)
+def test_at_a_constant_rate_it_is_the_way_to_the_equilibrium():
+    rate, decay, gains, start = 0.1, 1e-3, momentum_gains(0.9), 2.0
+    end, law = sgd_norm(rate, decay, gains, 7.0), sgd_equilibrium(rate, decay, gains)
+    for steps, kept, added in sgd_motion(decay, gains).along(rate, Schedule().pieces(0, 400)):
+        norm = (kept * start**4 + added * 7.0) ** 0.25
+        assert norm == pytest.approx(end * relaxed(start / end, steps / law.relaxation, 4), rel=1e-9)
+
+
+def test_without_decay_growth_adds_up():
+    *_, (_, kept, added) = adamw_motion(0.0).along(2.0, Schedule("linear", 0, 10).pieces(0, 10))
+    assert kept == 1.0 and added == pytest.approx(sum((2.0 * (1 - step / 10)) ** 2 for step in range(10)))
+
+
+def test_pieces_of_many_steps_come_to_the_same():
+    schedule, motion = Schedule("cosine", 1000, 20_000), Motion(2, (0.2, 0.0), (0.0, 1.0))
+    *_, fine = motion.along(1e-3, schedule.pieces(0, 20_000, most=20_000))
+    *_, coarse = motion.along(1e-3, schedule.pieces(0, 20_000, most=500))
+    assert coarse == pytest.approx(fine, rel=1e-4)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fromage_cli.errors import UsageError
-from fromage_cli.intake import gather_run, given_settings
+from fromage_cli.intake import find_schedule, gather_run, given_settings
 from fromage_cli.missing import Interrupted, found_of
 from fromage_cli.terminal.answer import Answer, Provenance, records
-from fromage_cli.terminal.optimizer_options import TrainingOptions
+from fromage_cli.terminal.optimizer_options import ScheduleOptions, TrainingOptions
 from fromage_cli.terminal.options import (
     BatchOptions,
     ModelOptions,
@@ -60,12 +60,13 @@ class FutureOptions:
         return replace(found, checkpoints=answer.checkpoints)
 
 
-@diagnostic(tables=("layers", "rotations", "drop"), estimate=True)
+@diagnostic(tables=("layers", "rotations", "drop", "forecast", "norms"), estimate=True)
 def command(
     ckpt: RunArgument,
     *,
     future: FutureOptions,
     optimizer: TrainingOptions,
+    schedule: ScheduleOptions,
     model: ModelOptions,
     batch: BatchOptions,
     tensors: NameOptions,
@@ -74,12 +75,13 @@ def command(
 ) -> Answer:
     """Where is each layer against its equilibrium norm and rotation, and how long until it gets there?"""
     optimizer.check()
+    schedule.check()
     future.check(output.force, (output.output, *ckpt, batch.batch))
 
     from fromage_cli.checkpoints.reading.reading_cost import reading_cost
     from fromage_cli.diagnostics.intrinsic_lr.findings import judge
     from fromage_cli.diagnostics.intrinsic_lr.measure import measure
-    from fromage_cli.diagnostics.intrinsic_lr.render import courses, render, rotations
+    from fromage_cli.diagnostics.intrinsic_lr.render import courses, forecasts, norms, render, rotations
     from fromage_cli.diagnostics.intrinsic_lr.result import Evidence
     from fromage_cli.diagnostics.intrinsic_lr.settings import find_training
     from fromage_cli.problem.conditions.budget import Budget
@@ -94,6 +96,9 @@ def command(
         shapes=series.shapes,
         steps_per_epoch=optimizer.steps_per_epoch,
         decoupled=optimizer.decoupled,
+        schedule=find_schedule(
+            series.checkpoints, schedule, optimizer.steps_per_epoch or series.declared.steps_per_epoch
+        ),
     )
     optimizer.check_found(training.optimizer)
     if run.estimate:
@@ -137,6 +142,8 @@ def command(
             "layers": lambda: records(result.layers),
             "rotations": lambda: rotations(result),
             "drop": lambda: courses(result),
+            "forecast": lambda: forecasts(result),
+            "norms": lambda: norms(result),
         },
     )
     return future.drawn(series.complete(answer), result, output.force)

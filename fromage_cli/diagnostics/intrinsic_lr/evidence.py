@@ -51,7 +51,7 @@ def gather_evidence(
                 squares_of_units(layer.parameter, units[layer.name]).tolist(),
             )
             scaled = tuple(size * square for size, square in zip(sizes, gradient, strict=True))
-            one = replace(one, squares=scaled, squared_gradient=sum(gradient))
+            one = replace(one, sizes=tuple(sizes), squares=scaled, squared_gradient=sum(gradient))
         found[name] = one
     evidence = Evidence(found, measured.batch_size if measured is not None else None)
     return evidence if stopped is None else Interrupted(evidence, stopped)

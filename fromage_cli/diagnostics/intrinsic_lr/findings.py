@@ -19,13 +19,49 @@ SETTLED = 0.2
 """Distance of ln ‖W‖^power from its end up to which the norm counts as unchanged between two checkpoints."""
 SOON = 0.25
 """Part of a relaxation time within which it does so too, however far it is from its end."""
+OFF_SCHEDULE = 0.02
+"""Distance of a saved rate from the schedule, in shares of the peak, from which the schedule is another one."""
 RIGHT = 1e-2
 """Cosine from which on an angle counts as a right one."""
 
 
 def judge(result: IntrinsicResult) -> tuple[Finding, ...]:
     """The findings of a network against its equilibria, the gravest kinds first."""
-    return (*_norms(result), *_rotations(result), *_reach_of_the_theory(result))
+    return (*_schedule(result), *_norms(result), *_rotations(result), *_reach_of_the_theory(result))
+
+
+def _schedule(result: IntrinsicResult) -> Iterator[Finding]:
+    """A rate that changes in ways not known, a schedule that does not fit, and entries without gradients."""
+    if result.schedule_doubt is not None:
+        yield Finding(
+            code="schedule-unknown",
+            severity="info",
+            message=f"The learning rate is not constant: {result.schedule_doubt}. Equilibrium norms and the time until "
+            "them do not hold, and there is no forecast",
+            hint="Give --schedule cosine, linear or FILE, --warmup-steps and --total-steps.",
+        )
+    if result.schedule_gap is not None and result.schedule_gap > OFF_SCHEDULE:
+        yield Finding(
+            code="schedule-mismatch",
+            severity="warn",
+            message=f"The rates in the checkpoints are up to {100.0 * result.schedule_gap:.2g} % of the peak off the "
+            "schedule, so that the forecast is one of another run",
+            value=result.schedule_gap,
+            limit=OFF_SCHEDULE,
+            hint="Correct --schedule, --warmup-steps or --total-steps.",
+        )
+    inactive = [layer for layer in result.layers if layer.inactive]
+    if inactive:
+        most = max(inactive, key=lambda layer: layer.inactive / layer.parameters)
+        share = 100.0 * most.inactive / most.parameters
+        yield about_names(
+            "entries-without-gradient",
+            "info",
+            [layer.name for layer in inactive],
+            f"up to {share:.2g} % of a layer never receives a gradient, as behind inputs that are always zero; the "
+            "laws leave those entries out",
+            "The norm that is shown is that of the whole layer.",
+        )
 
 
 def _norms(result: IntrinsicResult) -> Iterator[Finding]:
@@ -74,7 +110,10 @@ def _norms(result: IntrinsicResult) -> Iterator[Finding]:
 
 
 def _rotations(result: IntrinsicResult) -> Iterator[Finding]:
-    """Layers that turned as by steps much larger or smaller than theory has them for the present norm."""
+    """Layers that turned further than steps of the present norm could, had each gone its own way.
+
+    Less far is no news: a trained layer moves back and forth in its valley.
+    """
     power = rate_power(result.optimizer) or 0
     before, after = result.steps[-2:] if len(result.steps) > 1 else (None, None)
     steps = after - before if isinstance(before, int) and isinstance(after, int) else 0
@@ -87,7 +126,7 @@ def _rotations(result: IntrinsicResult) -> Iterator[Finding]:
             continue  # the norm was another one for much of the way, so that the present one explains no angle
         at_norm = _decorrelation(expected) * math.exp(-2.0 * power * (log_ratio or 0.0))
         ratio = math.sqrt(_decorrelation(observed) / at_norm)
-        if ratio > TURNING or ratio < 1.0 / TURNING:
+        if ratio > TURNING:
             yield Finding(
                 code="rotation-off",
                 severity="info",

@@ -26,10 +26,18 @@ from fromage_cli.theory.equilibrium import (
     sgd_growth,
     sgd_norm,
 )
-from fromage_cli.theory.relaxation import times_until_near
+from fromage_cli.theory.relaxation import (
+    Motion,
+    adamw_motion,
+    lars_motion,
+    lion_motion,
+    relative_motion,
+    sgd_motion,
+    times_until_near,
+)
 
 NO_RATE = Missing(Why.LEARNING_RATE_UNKNOWN, "the learning rate is not known: --lr, or a state of the optimizer")
-RATE_ZERO = Missing(Why.NOTHING_MOVES, "the learning rate is 0, the end of its schedule: --lr gives another")
+RATE_ZERO = Missing(Why.NOTHING_MOVES, "the learning rate is 0, at an end of its schedule: --lr gives another")
 NO_DECAY = Missing(
     Why.WEIGHT_DECAY_UNKNOWN, "the weight decay is not known: --weight-decay, or a state of the optimizer"
 )
@@ -39,6 +47,7 @@ NOT_INVARIANT = Missing(
 )
 NO_EPOCHS = Missing(Why.NOT_ASKED, "the steps of an epoch were not given")
 SETTLES = Missing(Why.NOT_DEFINED, "the norm settles")
+SCHEDULE = Missing(Why.SCHEDULE, "it holds for a constant learning rate, and this one changes along its schedule")
 ZERO_GRADIENTS = Missing(Why.ZERO_OR_NOT_FINITE, "the gradients of the batch are zero")
 
 
@@ -84,6 +93,8 @@ class Subject:
     decay: float | None
     norm: float
     elements: int
+    sizes: tuple[float, ...] | Missing = NO_MODEL
+    """‖w_u‖² of every unit."""
     squares: tuple[float, ...] | Missing = NO_MODEL
     """E‖g̃_u‖² of every unit."""
     squared_gradient: float | Missing = NO_MODEL
@@ -121,6 +132,10 @@ class Subject:
         )
 
 
+Units = tuple[tuple[float, float], ...]
+"""‖w_u‖² of every unit, and what its gradients are as large as: G of its Motion."""
+
+
 @dataclass(frozen=True)
 class Formulas:
     """What theory has for steps of one kind of size; each takes a layer and its decay."""
@@ -131,8 +146,46 @@ class Formulas:
     """‖W*‖, with a decay above 0."""
     growth: Callable[[Subject, float], float | Missing]
     """Of ln ‖W‖ in a step of a layer that does not settle."""
+    motion: Callable[[Subject, float], Motion]
+    """How the norm goes at a rate."""
+    units: Callable[[Subject], Units | Missing]
+    """What goes by it."""
+    angle: Callable[[Subject, Units, float], float]
+    """Radians that one step turns units at a rate."""
     relative: bool = False
     """Whether it turns at the same speed whatever its norm, and grows at the same speed whatever its decay."""
+
+
+def _parts(layer: Subject) -> Units | Missing:
+    """Its units as the model has them."""
+    if isinstance(layer.squares, Missing) or isinstance(layer.sizes, Missing):
+        return layer.squares if isinstance(layer.squares, Missing) else NO_MODEL
+    return tuple(zip(layer.sizes, layer.squares, strict=True))
+
+
+def _whole(layer: Subject) -> Units:
+    """The layer as one unit, of which every entry's step has the same size."""
+    return ((layer.norm**2, float(layer.elements)),)
+
+
+def _relative_whole(layer: Subject) -> Units | Missing:
+    """The layer as one unit whose gradient, if it matters, makes the decay as large as it is: 1 / Σ ‖g̃_u‖."""
+    if not layer.decay or layer.training.decoupled:
+        return ((layer.norm**2, 0.0),)
+    if isinstance(layer.squares, Missing):
+        return layer.squares
+    total = sum(math.sqrt(each) for each in layer.squares)
+    return ((layer.norm**2, 1.0 / total),) if total else ZERO_GRADIENTS
+
+
+def _relative_motion(layer: Subject, decay: float) -> Motion:
+    """LARS, and Fromage, which divides by as much as its step would add."""
+    training = layer.training
+    if training.rule is not None and training.rule.keeps_norm:
+        return Motion(-2, (0.0, 0.0), (0.0, 0.0))
+    if decay and not training.decoupled:
+        return lars_motion(decay, training.trust, training.gains)
+    return relative_motion(decay, training.trust, training.gains)
 
 
 FORMULAS: Mapping[StepSize | None, Formulas] = {
@@ -145,21 +198,40 @@ FORMULAS: Mapping[StepSize | None, Formulas] = {
             else sgd_growth(layer.step, layer.training.gains, layer.norm**2 * layer.squared_gradient)
             / (4.0 * layer.norm**4)
         ),
+        lambda layer, decay: sgd_motion(decay, layer.training.gains),
+        _parts,
+        lambda layer, units, rate: (
+            rate
+            * layer.training.trust
+            * math.sqrt(layer.training.gains.squared * sum(source / size for size, source in units))
+            / math.sqrt(sum(size for size, _ in units))
+        ),
     ),
     "root mean square": Formulas(
         lambda layer, decay: adamw_equilibrium(layer.step, decay, layer.betas),
         lambda layer, decay: adamw_norm(layer.step, decay, layer.elements),
         lambda layer, decay: adam_growth(layer.step, layer.elements) / (2.0 * layer.norm**2),
+        lambda layer, decay: adamw_motion(decay),
+        _whole,
+        lambda layer, units, rate: (
+            rate * math.sqrt((1.0 - layer.betas[0]) / (1.0 + layer.betas[0]) * units[0][1] / units[0][0])
+        ),
     ),
     "sign": Formulas(
         lambda layer, decay: lion_equilibrium(layer.step, decay, layer.betas),
         lambda layer, decay: lion_norm(layer.step, decay, layer.betas, layer.elements),
         lambda layer, decay: lion_growth(layer.step, layer.betas, layer.elements) / (2.0 * layer.norm**2),
+        lambda layer, decay: lion_motion(decay, layer.betas),
+        _whole,
+        lambda layer, units, rate: rate * math.sqrt(units[0][1] / units[0][0]),
     ),
     "weights": Formulas(
         lambda layer, decay: lars_equilibrium(layer.step, layer.training.gains),
         lambda layer, decay: layer.over_units(lars_norm, decay),
         lambda layer, decay: lars_growth(layer.step, layer.training.gains, layer.past_gradient * decay),
+        _relative_motion,
+        _relative_whole,
+        lambda layer, units, rate: rate * layer.training.trust * math.sqrt(layer.training.gains.squared),
         relative=True,
     ),
 }

@@ -7,10 +7,11 @@ from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.reading.pairs import measure_pair
 from fromage_cli.checkpoints.reading.reductions import measure_norms
 from fromage_cli.diagnostics.intrinsic_lr.layer import Measuring
-from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, IntrinsicResult, LayerEquilibrium
+from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, IntrinsicResult, LayerEquilibrium, ScheduleRecord
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.errors import ResourceError
 from fromage_cli.missing import STEP_UNKNOWN, Interrupted, Missing, Why, found_of
+from fromage_cli.theory.schedules import Schedule
 
 NO_ANGLE = Missing(Why.ZERO_OR_NOT_FINITE, "the norm is zero or not finite in one of the two checkpoints")
 
@@ -44,11 +45,13 @@ def measure(
             stopped = limit
             break
         observed: list[float | Missing] = []
+        sizes: list[float] = []
         for before, after in pairwise(checkpoints):
-            angle = measure_pair(before, after, name).angle
-            observed.append(NO_ANGLE if angle is None else angle)
+            pair = measure_pair(before, after, name)
+            sizes.append(pair.first)
+            observed.append(NO_ANGLE if pair.angle is None else pair.angle)
             advance(after.entries[name].elements)
-        layers.append(measuring.layer(name, norms[name], tuple(observed)))
+        layers.append(measuring.layer(name, (*sizes, norms[name]), tuple(observed)))
     without_decay = training.rule is not None and training.rule.decay is None
     result = IntrinsicResult(
         steps=tuple(STEP_UNKNOWN if one.step is None else one.step for one in checkpoints),
@@ -61,5 +64,23 @@ def measure(
         tested=any(found.verdict != "untested" for found in told.layers.values()),
         drop_factor=drop,
         layers=tuple(layers),
+        schedule=_record(measuring),
+        schedule_doubt=training.schedule_doubt,
+        schedule_gap=training.schedule_gap,
     )
     return result if stopped is None else Interrupted(result, stopped)
+
+
+def _record(measuring: Measuring) -> ScheduleRecord | None:
+    """The schedule of the run; None where nothing tells of one."""
+    schedule, now = measuring.training.schedule, measuring.steps[-1]
+    if schedule is None or schedule == Schedule():
+        return None
+    return ScheduleRecord(
+        shape=schedule.shape,
+        warmup_steps=schedule.warmup * schedule.every,
+        total_steps=schedule.end,
+        source=measuring.training.schedule_source,
+        factor=None if now is None else schedule.rate_factor(now),
+        constant=measuring.varying is None,
+    )

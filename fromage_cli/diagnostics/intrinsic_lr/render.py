@@ -27,6 +27,8 @@ _TITLES = {
     "steps_to_equilibrium": "steps until there",
     "expected_rotation": "expected rotation",
     "growth_per_step": "growth",
+    "angle_per_step": "angle per step",
+    "forecast": "forecast",
     "observed_rotation": "observed rotation",
     "drop": "course after a drop",
 }
@@ -42,6 +44,8 @@ def render(result: IntrinsicResult, style: PageStyle) -> RenderableType:
     return Group(
         prose(summary(result), style),
         *_layers(result, shown, style),
+        *_forecast(result, shown, style),
+        *_against_theory(result, shown, style),
         *_after_drop(result, shown, style),
         *not_known(result.layers, _TITLES, style),
     )
@@ -54,7 +58,11 @@ def summary(result: IntrinsicResult) -> str:
     decay = f", decay {result.decay}" if result.decay is not None else ""
     said = [f"{rule}{momentum}{decay}, {counted(len(result.layers), 'layer')}."]
     times = _known(layer.relaxation_steps for layer in result.layers)
-    if times:
+    said += _schedule(result)
+    changing = result.schedule_doubt is not None or (result.schedule is not None and not result.schedule.constant)
+    if changing:
+        said.append("Equilibrium norms hold for a constant rate, and are left out.")
+    elif times:
         epochs = _known(layer.relaxation_epochs for layer in result.layers)
         in_epochs = f" ({number(median(epochs))} epochs)" if epochs else ""
         said.append(f"Norms relax in {number(median(times))} steps{in_epochs}.")
@@ -67,7 +75,7 @@ def summary(result: IntrinsicResult) -> str:
         )
         norms = f"the norms are from {ends} their own" if len(ratios) > 1 else f"the norm is {ends} its own"
         said.append(f"{there} of {len(ratios)} {'is' if there == 1 else 'are'} within 10 % of equilibrium; {norms}.")
-    if not times and not ratios:
+    if not times and not ratios and not changing:
         said.append("No layer has an equilibrium norm here.")
     untested = sum(layer.verdict == "untested" for layer in result.layers)
     if not result.tested:
@@ -75,6 +83,23 @@ def summary(result: IntrinsicResult) -> str:
     elif untested:
         said.append(f"{untested} of the layers could not be tested; that they are scale-invariant is assumed.")
     return " ".join(said)
+
+
+def _schedule(result: IntrinsicResult) -> list[str]:
+    """How the rate goes, as far as that is known."""
+    schedule = result.schedule
+    if result.schedule_doubt is not None:
+        return ["The learning rate changes, and how it goes on is not known."]
+    if schedule is None:
+        return []
+    steps = "" if schedule.total_steps is None else f" over {number(schedule.total_steps)} steps"
+    warmup = f", {number(schedule.warmup_steps)} of them warm-up" if schedule.warmup_steps and steps else ""
+    now = "" if schedule.factor is None else f", and is now at {number(100.0 * schedule.factor)} % of its peak"
+    kind = (
+        "the table that was given" if schedule.shape == "table" and schedule.source is None else f"a {schedule.shape}"
+    )
+    named = kind if kind.startswith("the") else f"{kind} schedule"
+    return [f"The learning rate follows {named}{steps}{warmup}{now}."]
 
 
 def _known(values: Iterable[float | Missing]) -> list[float]:
@@ -97,7 +122,8 @@ def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: P
         "relaxation_steps": Column("τ"),
         "relaxation_epochs": Column("epochs", optional=6),
         "steps_to_equilibrium": Column("steps left"),
-        "expected_rotation": Column("expected" if series else "rotation"),
+        "angle_per_step": Column("angle", optional=2),
+        "expected_rotation": Column("at most" if series else "rotation"),
         "observed_rotation": Column("observed"),
     }
     rows = [
@@ -112,15 +138,18 @@ def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: P
         field for field in columns if field == "name" or any(not isinstance(row[field], Missing | None) for row in rows)
     ]
     words, turns = [], "expected_rotation" in kept
+    left = "; steps left: until within 10 % of the equilibrium norm ‖W*‖" if "steps_to_equilibrium" in kept else ""
     if "relaxation_steps" in kept:
-        words.append("τ: relaxation in steps; steps left: until within 10 % of the equilibrium norm ‖W*‖")
+        words.append(f"τ: relaxation in steps{left}")
     if "growth_per_step" in kept:
         words.append("growth: of ln ‖W‖ a step, without equilibrium")
+    if "angle_per_step" in kept:
+        words.append("angle: radians that the next step turns it")
     if series:
         first, last = result.steps[-2:]
         words.append(f"rotation in radians between steps {first} and {last}")
         if turns:
-            words.append("expected: at equilibrium, if gradients were noise alone")
+            words.append("at most: if every step went its own way; trained layers come back, 2 to 4 × below it")
     elif turns:
         words.append("rotation: radians a step, at equilibrium")
     signs = result.optimizer in RULES and RULES[result.optimizer].step_size == "sign"
@@ -131,6 +160,51 @@ def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: P
         *hidden_rows(len(shown), len(result.layers)),
         prose(f"{'; '.join(words)}." if words else "", style, "dim"),
     ]
+
+
+def _forecast(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: PageStyle) -> list[RenderableType]:
+    """Norm, effective rate and angle per step at the quarters of the run that are still ahead."""
+    told = [(layer, ahead) for layer in shown if (ahead := known(layer.forecast)) is not None]
+    total = result.schedule.total_steps if result.schedule is not None else None
+    if not told or total is None:
+        return []
+    steps = told[0][1].steps
+    wanted = {f"{part} %": round(total * part / 100) for part in (25, 50, 75, 100)}
+    places = {"now": 0, **{name: steps.index(step) for name, step in wanted.items() if step in steps[1:]}}
+    columns = [Column("to the end of the run", name=True), Column("", left=True), *map(Column, places)]
+    rows: list[list[object]] = []
+    for layer, ahead in told:
+        for title, values in (
+            ("‖W‖", ahead.norms),
+            ("η_e", ahead.effective_learning_rates),
+            ("angle", ahead.angles_per_step),
+        ):
+            rows.append(["" if title != "‖W‖" else layer.name, title, *(values[place] for place in places.values())])
+    said = "At shares of the run. ‖W‖: norm; η_e: effective rate; angle: radians that one step turns it."
+    if any(layer.calibrated for layer, _ in told):
+        said += " How large gradients are comes from the norms of the last two checkpoints, as no model tells it."
+    if result.optimizer in RULES and RULES[result.optimizer].step_size == "gradient":
+        said += " Gradients are taken to stay as large as they are now."
+    return [Text(""), house_table(columns, rows, style), prose(said, style, "dim")]
+
+
+def _against_theory(
+    result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: PageStyle
+) -> list[RenderableType]:
+    """What theory makes of the first checkpoint's norms, beside those of the last one."""
+    rows = [
+        (layer.name, layer.norms[0], layer.norms[-1], expected, expected / layer.norms[-1])
+        for layer in shown
+        if layer.expected_norms and layer.norms[-1] and (expected := known(layer.expected_norms[-1])) is not None
+    ]
+    if not rows:
+        return []
+    first, last = result.steps[0], result.steps[-1]
+    columns = [Column("norms so far", name=True), *map(Column, (f"at {first}", f"at {last}", "expected", "ratio"))]
+    said = (
+        f"Expected: at step {last}, by theory from the norm at step {first}. A ratio near 1: theory holds for this run."
+    )
+    return [Text(""), house_table(columns, rows, style), prose(said, style, "dim")]
 
 
 def _after_drop(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: PageStyle) -> list[RenderableType]:
@@ -185,3 +259,24 @@ def courses(result: IntrinsicResult) -> Table:
             for step, ratio in zip(drop.steps, drop.ratios, strict=True):
                 rows.append((layer.name, step, ratio, rate if isinstance(rate, Missing) else ratio * rate))
     return Table(("layer", "step", "ratio", "effective_learning_rate"), tuple(rows))
+
+
+def forecasts(result: IntrinsicResult) -> Table:
+    """One row for each layer and step of its forecast."""
+    rows = [
+        (layer.name, *point)
+        for layer in result.layers
+        if (ahead := known(layer.forecast)) is not None
+        for point in zip(ahead.steps, ahead.norms, ahead.effective_learning_rates, ahead.angles_per_step, strict=True)
+    ]
+    return Table(("layer", "step", "norm", "effective_learning_rate", "angle_per_step"), tuple(rows))
+
+
+def norms(result: IntrinsicResult) -> Table:
+    """One row for each layer and checkpoint."""
+    rows = [
+        (layer.name, step, norm, expected)
+        for layer in result.layers
+        for step, norm, expected in zip(result.steps, layer.norms, layer.expected_norms, strict=False)
+    ]
+    return Table(("layer", "step", "norm", "expected_norm"), tuple(rows))

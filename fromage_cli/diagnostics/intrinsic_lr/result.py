@@ -27,6 +27,19 @@ class Drop:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """How a layer goes on to the end of the run, along the schedule."""
+
+    steps: tuple[int, ...]
+    norms: tuple[float, ...]
+    """‖W‖ before each of these steps."""
+    effective_learning_rates: tuple[float | None, ...]
+    """As that of the layer."""
+    angles_per_step: tuple[float, ...]
+    """Radians that each of these steps turns it."""
+
+
+@dataclass(frozen=True)
 class LayerEquilibrium:
     """One layer against its equilibrium."""
 
@@ -69,10 +82,38 @@ class LayerEquilibrium:
     """Between the last two checkpoints, radians."""
     drop: Drop | Missing
     """Under a drop of the rate that was asked for."""
+    angle_per_step: float | Missing = NO_MODEL
+    """Radians that the next step turns it, at the present norm and rate."""
+    forecast: Forecast | Missing = NO_MODEL
+    """From the last checkpoint to the end of the run."""
+    norms: tuple[float, ...] = ()
+    """‖W‖ at every checkpoint."""
+    expected_norms: tuple[float | Missing, ...] = ()
+    """The same as the theory has them from the first checkpoint on."""
+    calibrated: bool = False
+    """Whether the size of its gradients comes from the norms of the last two checkpoints, not from a model."""
+    inactive: int = 0
+    """Entries that never receive a gradient, which the laws leave out."""
     expected_rotations: tuple[float | Missing, ...] = ()
     """Between consecutive checkpoints."""
     observed_rotations: tuple[float | Missing, ...] = ()
     """Likewise."""
+
+
+@dataclass(frozen=True)
+class ScheduleRecord:
+    """How the rate goes along the run."""
+
+    shape: str
+    """`constant`, `linear`, `cosine` or `table`."""
+    warmup_steps: float
+    total_steps: float | None
+    source: str | None
+    """Where it was found; None where it was given."""
+    factor: float | None
+    """Share of its peak that the rate has after the last checkpoint; None where its step is not known."""
+    constant: bool
+    """Whether the rate no longer changes."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +133,12 @@ class IntrinsicResult:
     """Whether scale invariance was measured; else it is assumed."""
     drop_factor: float | None
     layers: tuple[LayerEquilibrium, ...]
+    schedule: ScheduleRecord | None = None
+    """None where nothing tells of one."""
+    schedule_doubt: str | None = None
+    """Why the rate is not constant, where its schedule is not known."""
+    schedule_gap: float | None = None
+    """Largest distance of the saved rates from the schedule, in shares of the peak; None where none are saved."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +152,8 @@ class LayerEvidence:
     """E‖g̃_u‖² = ‖w_u‖² E‖g_u‖² of every part, over gradients of training batches."""
     squared_gradient: float | Missing = NO_MODEL
     """E‖g‖² of the whole."""
+    sizes: tuple[float, ...] | Missing = NO_MODEL
+    """‖w_u‖² of every part."""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint
-from fromage_cli.checkpoints.runs.layer_settings import run_settings
+from fromage_cli.checkpoints.runs.layer_settings import RunSettings, run_settings
+from fromage_cli.checkpoints.runs.saved_schedule import updates_made
 from fromage_cli.errors import UsageError
+from fromage_cli.intake import RunSchedule
 from fromage_cli.optimizers.rule import RULES, Rule
-from fromage_cli.optimizers.settings import Given, Optimizer
+from fromage_cli.optimizers.settings import Given, Optimizer, first_known
 from fromage_cli.terminal.optimizer_options import spelled
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
+from fromage_cli.theory.schedules import Schedule
 
 if TYPE_CHECKING:
     from fromage_cli.problem.user_code.declared import Declared
@@ -42,6 +45,16 @@ class Training:
     notes: tuple[str, ...] = ()
     rules: Mapping[str, Optimizer] = field(default_factory=dict)
     """By layer: the rule with the settings of its group."""
+    schedule: Schedule | None = field(default_factory=Schedule)
+    """Of the rate; None where it changes, and how is not known."""
+    schedule_source: str | None = None
+    """The file that tells it."""
+    schedule_doubt: str | None = None
+    """Why the rate is not constant, where its schedule is not known."""
+    schedule_gap: float | None = None
+    """Largest distance of saved rates from the schedule, in shares of the peak."""
+    peaks: Mapping[str, float | None] = field(default_factory=dict)
+    """By layer: the rate where the schedule's factor is 1; else the rate at the last checkpoint."""
 
     @property
     def rule(self) -> Rule | None:
@@ -84,13 +97,15 @@ def find_training(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     steps_per_epoch: int | None = None,
     decoupled: bool = False,
+    schedule: RunSchedule | None = None,
 ) -> Training:
     """The settings of a run's layers; what was given wins over the optimizer's state, that over what is declared.
 
     `shapes`: the trainable tensors by the checkpoint's names, where a model tells. `steps_per_epoch` and `decoupled`, a
-    decay that goes past the gradient where the rule's own is coupled, are given too. Raises UsageError where no rule is
-    known.
+    decay that goes past the gradient where the rule's own is coupled, are given too; `schedule` is how the rate goes.
+    Raises UsageError where no rule is known.
     """
+    along = schedule or RunSchedule()
     run = run_settings(checkpoints, names, given, declared.optimizer, shapes)
     if run.name is None:
         raise UsageError(
@@ -98,16 +113,62 @@ def find_training(
             "Give --optimizer and --lr, and --weight-decay.",
         )
     rule = run.optimizer.rule
+    rates = {layer: _Rates.of(run, layer, along, list(map(updates_made, checkpoints))) for layer in names}
+    gaps = [found.gap for found in rates.values() if found.gap is not None]
     return Training(
         optimizer=run.name,
         **_settings(run.optimizer),
         decoupled=rule is not None and (rule.decay in ("decoupled", "rescaled") or (decoupled and rule.may_decouple)),
-        rates={layer: run.rates(layer) for layer in names},
+        rates={layer: found.at for layer, found in rates.items()},
         decays={layer: run.decay(layer) for layer in names},
         steps_per_epoch=steps_per_epoch or declared.steps_per_epoch,
-        notes=run.notes,
+        notes=(*run.notes, *along.notes),
         rules={layer: run.optimizer_of(layer) for layer in names},
+        schedule=along.schedule,
+        schedule_source=along.source,
+        schedule_doubt=along.doubt,
+        schedule_gap=max(gaps, default=None),
+        peaks={layer: found.peak for layer, found in rates.items()},
     )
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """The rates of one layer along a run."""
+
+    at: tuple[float | None, ...]
+    """At each checkpoint."""
+    peak: float | None
+    gap: float | None
+    """Largest distance of the saved ones from the schedule, in shares of the peak."""
+
+    @classmethod
+    def of(cls, run: RunSettings, layer: str, along: RunSchedule, steps: Sequence[int | None]) -> _Rates:
+        """Those of a group as saved, else as the schedule has them for its peak.
+
+        The peak is given, else the group's max_lr (torch's one cycle) or initial_lr, else what explains its last rate.
+        """
+        saved, schedule = run.rates(layer), along.schedule
+        if schedule is None:
+            return cls(saved, saved[-1], None)
+        factors = [None if step is None else schedule.rate_factor(step) for step in steps]
+        settings = run.found[-1].of(layer)
+        told = first_known(settings.get("max_lr") if schedule.points else None, settings.get("initial_lr"))
+        given = run.given.learning_rate
+        if schedule == Schedule(total=schedule.total):
+            return cls(saved, saved[-1], None)
+        explained = saved[-1] / factors[-1] if saved[-1] and factors[-1] and settings.get("lr") is not None else None
+        peak = first_known(given, told, explained, run.declared.learning_rate, along.peak)
+        planned = tuple(None if peak is None or factor is None else peak * factor for factor in factors)
+        if given is not None or settings.get("lr") is None:
+            return cls(planned, peak, None)
+        gaps = [
+            min(abs(rate / peak - schedule.rate_factor(max(step - late, 0))) for late in (0, 1))
+            for rate, step in zip(saved, steps, strict=True)
+            if rate is not None and step is not None and peak
+        ]
+        kept = tuple(first_known(rate, plan) for rate, plan in zip(saved, planned, strict=True))
+        return cls(kept, peak, max(gaps, default=None))
 
 
 def _settings(optimizer: Optimizer) -> dict[str, Any]:

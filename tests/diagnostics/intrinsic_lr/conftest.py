@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from fromage_cli.diagnostics.intrinsic_lr.law import NOT_INVARIANT, SETTLES
-from fromage_cli.diagnostics.intrinsic_lr.layer import NO_DROP, ONE_CHECKPOINT
+from fromage_cli.diagnostics.intrinsic_lr.layer import NO_DROP, NO_END, ONE_CHECKPOINT
 from fromage_cli.diagnostics.intrinsic_lr.result import Drop, IntrinsicResult, LayerEquilibrium
 
 
@@ -33,6 +33,8 @@ def make_layer() -> Callable[..., LayerEquilibrium]:
             "expected_rotation": 0.00725,
             "observed_rotation": ONE_CHECKPOINT,
             "drop": NO_DROP,
+            "angle_per_step": 0.0194,
+            "forecast": NO_END,
         }
         return LayerEquilibrium(**{**values, **changes})
 

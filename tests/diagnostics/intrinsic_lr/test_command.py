@@ -282,3 +282,92 @@ def test_safetensors_need_no_torch(tmp_path):
 def test_refusals(run, home, arguments, code, words):
     found, out, err = run(*arguments)
     assert found == code and words in " ".join(err.split()) and out == "" and "Traceback" not in err
+
+
+@pytest.fixture
+def cosine(tmp_path, monkeypatch):
+    """Checkpoints of 100 steps of AdamW on noise under torch's cosine, and the norms of all steps."""
+    monkeypatch.chdir(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(0.3 * torch.randn(30, 40, generator=generator))
+    optimizer = torch.optim.AdamW([weight], lr=0.02, betas=(0.9, 0.95), weight_decay=0.5)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
+    norms = []
+    for step in range(201):
+        if step in (60, 100):
+            held = {"model": {"w": weight.detach()}, "optimizer": optimizer.state_dict(), "step": step}
+            torch.save({**held, "lr_schedulers": [scheduler.state_dict()]}, f"step-{step}.pt")
+        norms.append(float(weight.detach().norm()))
+        noise, unit = torch.randn(30, 40, generator=generator), weight.detach() / weight.detach().norm()
+        weight.grad = noise - unit * (unit * noise).sum()
+        optimizer.step()
+        scheduler.step()
+    return norms
+
+
+def test_a_saved_scheduler_gives_a_forecast(run, cosine):
+    code, out, err = run("step-60.pt", "step-100.pt", "--json")
+    result = json.loads(out)["result"]
+    (layer,) = result["layers"]
+    assert code == 0 and "a cosine schedule over 200 steps, read from step-100.pt" in err
+    assert result["schedule"]["factor"] == pytest.approx(0.5) and not result["schedule"]["constant"]
+    for field in ("equilibrium_norm", "log_ratio", "steps_to_equilibrium"):
+        assert layer[field] is None and layer["missing"][field]["code"] == "schedule"
+    ahead = layer["forecast"]
+    assert ahead["steps"][0] == 100 and ahead["steps"][-1] == 200 and 150 in ahead["steps"]
+    assert ahead["norms"] == pytest.approx([cosine[step] for step in ahead["steps"]], rel=0.03)
+    assert layer["expected_norms"] == pytest.approx(layer["norms"], rel=0.03)
+    assert layer["norms"] == pytest.approx([cosine[60], cosine[100]], rel=1e-6)
+    assert layer["angle_per_step"] == pytest.approx(ahead["angles_per_step"][0], rel=1e-6)
+    assert layer["angle_per_step"] == pytest.approx(0.01 * math.sqrt(1200 * 0.1 / 1.9) / layer["norm"])
+    given = ("--schedule", "cosine", "--total-steps", "200", "--json")
+    assert json.loads(run("step-60.pt", "step-100.pt", *given)[1])["result"]["layers"] == result["layers"]
+
+
+def test_the_forecast_as_a_page_and_as_tables(run, cosine):
+    _, out, _ = run("step-60.pt", "step-100.pt", "--format", "rich")
+    text = " ".join(out.split())
+    assert "follows a cosine schedule over 200 steps" in text and "to the end of the run" in text
+    assert "75 %" in text and "norms so far" in text
+    rows = list(csv.DictReader(io.StringIO(run("step-100.pt", "--format", "csv", "--table", "forecast")[1])))
+    assert list(rows[0]) == ["layer", "step", "norm", "effective_learning_rate", "angle_per_step"]
+    assert len(rows) == 21 and rows[-1]["step"] == "200"
+
+
+def test_a_schedule_that_is_not_known_voids_what_it_must(run, cosine):
+    saved = torch.load("step-100.pt")
+    del saved["lr_schedulers"]
+    torch.save(saved, "step-100.pt")
+    envelope = json.loads(run("step-100.pt", "--json")[1])
+    (layer,) = envelope["result"]["layers"]
+    assert envelope["findings"][0]["code"] == "schedule-unknown"
+    assert {layer["missing"][field]["code"] for field in ("equilibrium_norm", "forecast", "log_ratio")} == {"schedule"}
+    wrong = ("--schedule", "linear", "--total-steps", "150", "--json")
+    codes = [finding["code"] for finding in json.loads(run("step-100.pt", *wrong)[1])["findings"]]
+    assert codes[0] == "schedule-mismatch"
+    code, _, err = run("step-100.pt", "--schedule", "linear")
+    assert code == 2 and "--total-steps" in err
+
+
+def test_sgd_without_a_model_takes_gradients_from_two_norms(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(0.1 * torch.randn(30, 40, generator=generator))
+    optimizer = torch.optim.SGD([weight], lr=0.05, momentum=0.5, weight_decay=0.02)
+    norms = []
+    for step in range(401):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 400)
+        if step in (100, 200):
+            save_file({"w": weight.detach().clone()}, f"step-{step}.safetensors")
+        norms.append(float(weight.detach().norm()))
+        noise, unit = torch.randn(30, 40, generator=generator), weight.detach() / weight.detach().norm()
+        weight.grad = (noise - unit * (unit * noise).sum()) / weight.detach().norm()
+        optimizer.step()
+    given = ("--optimizer", "sgd", "--lr", ".05", "--momentum", ".5", "--weight-decay", ".02")
+    given = (*given, "--schedule", "linear", "--total-steps", "400", "--json")
+    (layer,) = json.loads(run(".", *given)[1])["result"]["layers"]
+    ahead = layer["forecast"]
+    assert layer["calibrated"] and layer["learning_rate"] == pytest.approx(0.025)
+    assert ahead["norms"] == pytest.approx([norms[step] for step in ahead["steps"]], rel=0.03)
+    assert layer["missing"]["equilibrium_norm"]["code"] == "schedule"
+    assert "from these norms themselves" in json.dumps(layer["missing"]) or layer["expected_norms"] == [None, None]

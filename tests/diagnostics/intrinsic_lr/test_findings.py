@@ -25,7 +25,7 @@ def test_a_layer_at_its_equilibrium_is_no_news(make_result, make_layer):
         ({"log_ratio": math.log(2.1), "steps_to_equilibrium": 700.0}, "far-from-equilibrium"),
         ({"log_ratio": -math.log(2.1), "steps_to_equilibrium": 700.0}, "far-from-equilibrium"),
         ({"observed_rotation": 0.02, "expected_rotation": 0.01}, "rotation-off"),
-        ({"observed_rotation": 0.01, "expected_rotation": 0.02}, "rotation-off"),
+        ({"inactive": 30}, "entries-without-gradient"),
         ({"relaxation_steps": 29.0}, "relaxation-too-short"),
         ({"verdict": "none", "log_ratio": NOT_INVARIANT}, "not-scale-invariant"),
         ({"granularity": "joint"}, "invariant-with-bias"),
@@ -36,7 +36,12 @@ def test_what_is_said(make_result, make_layer, changes, code):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"log_ratio": math.log(1.9)}, {"observed_rotation": 0.014, "expected_rotation": 0.01}]
+    "changes",
+    [
+        {"log_ratio": math.log(1.9)},
+        {"observed_rotation": 0.014, "expected_rotation": 0.01},
+        {"observed_rotation": 0.005, "expected_rotation": 0.02},  # back and forth in its valley
+    ],
 )
 def test_what_is_not(make_result, make_layer, changes):
     assert codes(alone(make_result, make_layer, **changes)) == []
@@ -117,3 +122,15 @@ def test_memory(make_result):
     assert memory_steps(make_result()) == pytest.approx(10.0)
     assert memory_steps(make_result(betas=(0.9, 0.999), momentum=None)) == pytest.approx(1000.0)
     assert memory_steps(make_result(momentum=None)) == 1.0
+
+
+def test_a_rate_that_changes_in_unknown_ways_is_said_first(make_result):
+    first, *_ = judge(make_result(schedule_doubt="it fell"))
+    assert (first.code, first.severity) == ("schedule-unknown", "info") and "not constant: it fell" in first.message
+    assert "--total-steps" in first.hint
+
+
+@pytest.mark.parametrize(("gap", "count"), [(None, 0), (0.019, 0), (0.03, 1)])
+def test_a_schedule_that_the_saved_rates_do_not_follow_is_a_warning(make_result, gap, count):
+    found = [finding for finding in judge(make_result(schedule_gap=gap)) if finding.code == "schedule-mismatch"]
+    assert [(finding.severity, finding.value) for finding in found] == [("warn", gap)] * count

@@ -69,7 +69,8 @@ def test_without_gradients_the_reason_is_said(run):
     training = Training("sgd", rates={"w": (0.1,)}, decays={"w": 1e-3})
     (layer,) = run([torch.ones(2, 2)], training).layers
     without = {name for name, value in vars(layer).items() if getattr(value, "code", None) == Why.NO_MODEL}
-    assert without == {"batch_gradient_norm", "equilibrium_norm", "log_ratio", "steps_to_equilibrium"}
+    of_gradients = {"angle_per_step", "batch_gradient_norm", "equilibrium_norm", "forecast"}
+    assert without == {*of_gradients, "log_ratio", "steps_to_equilibrium"}
     assert "--model" in layer.log_ratio.words
 
 

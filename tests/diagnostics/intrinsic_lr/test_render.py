@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from fromage_cli.diagnostics.intrinsic_lr.law import NO_RATE
-from fromage_cli.diagnostics.intrinsic_lr.render import courses, render, rotations, summary
+from fromage_cli.diagnostics.intrinsic_lr.render import courses, forecasts, norms, render, rotations, summary
+from fromage_cli.diagnostics.intrinsic_lr.result import Forecast, ScheduleRecord
 from fromage_cli.missing import Missing, Why, known
 from tests.diagnostics.pages import compare, drawn
 
@@ -54,7 +55,7 @@ def test_a_series_shows_both_rotations(make_result, make_layer):
     layer = make_layer(observed_rotation=0.123, expected_rotations=(0.3, 0.4), observed_rotations=(0.1, 0.123))
     result = make_result(layers=(layer,), steps=(0, 100, 200))
     text = page(result)
-    assert "expected" in text and "observed" in text and "between steps 100 and 200" in " ".join(text.split())
+    assert "at most" in text and "observed" in text and "between steps 100 and 200" in " ".join(text.split())
     assert rotations(result).rows == ((layer.name, 0, 100, 0.3, 0.1), (layer.name, 100, 200, 0.4, 0.123))
 
 
@@ -100,3 +101,23 @@ def test_a_course_from_an_unknown_norm_says_so(make_result, make_layer, drop):
 def test_ascii_and_names_that_cannot_act(make_result, make_layer):
     text = page(make_result(layers=(make_layer("a\x1b[31m"),)), ascii_only=True)
     assert text.isascii() and "\x1b" not in text
+
+
+AHEAD = Forecast((300, 500, 750, 1000), (2.0, 3.0, 4.0, 5.0), (0.4, 0.3, 0.2, 0.0), (0.04, 0.03, 0.02, 0.0))
+
+
+def test_a_forecast_to_the_end_of_the_run(make_result, make_layer):
+    layer = make_layer(forecast=AHEAD, norms=(1.5, 2.0), expected_norms=(1.5, 2.1), observed_rotation=0.1)
+    schedule = ScheduleRecord("cosine", 100, 1000, "c.pt", 0.8, constant=False)
+    result = make_result(layers=(layer,), steps=(200, 300), schedule=schedule, optimizer="adamw")
+    text = " ".join(page(result).split())
+    assert "follows a cosine schedule over 1000 steps, 100 of them warm-up, and is now at 80 %" in text
+    assert "now 50 % 75 % 100 %" in text and "25 %" not in text and "relax in" not in text
+    assert "at 200 at 300 expected ratio" in text and "1.5 2 2.1 1.05" in text
+    assert forecasts(result).rows[1] == (layer.name, 500, 3.0, 0.3, 0.03)
+    assert norms(result).rows == ((layer.name, 200, 1.5, 1.5), (layer.name, 300, 2.0, 2.1))
+
+
+def test_a_schedule_that_is_not_known(make_result):
+    text = summary(make_result(schedule_doubt="it fell"))
+    assert "how it goes on is not known. Equilibrium norms hold for a constant rate" in text and "relax" not in text

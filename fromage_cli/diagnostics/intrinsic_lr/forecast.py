@@ -1,0 +1,120 @@
+"""How the norm of one layer goes along the schedule of its rate, and how far each step then turns it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+
+from fromage_cli.diagnostics.intrinsic_lr.law import Subject, Units, law_of
+from fromage_cli.missing import Missing, Why, known
+from fromage_cli.optimizers.effective_rate import NO_NORM
+from fromage_cli.theory.relaxation import Motion
+from fromage_cli.theory.schedules import MOST_PIECES, Schedule
+
+TURNS = 64
+"""Places between two checkpoints at which the angle of a step is taken."""
+SHRANK = Missing(Why.NO_FORMULA, "between the last two checkpoints the norm fell faster than decay alone lets it")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A layer at one step of a run."""
+
+    step: float
+    norm: float
+    """‖W‖ of the whole."""
+    active_norm: float
+    """Of the entries that receive gradients."""
+    rate: float
+    angle: float
+    """Radians that the step turns it."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """What moves a layer along a schedule, from where its units are."""
+
+    layer: Subject
+    motion: Motion
+    units: Units
+    peak: float
+    schedule: Schedule
+    inactive: float = 0.0
+    """Squares of the entries that never receive a gradient, which only decay."""
+
+    def points(self, steps: Sequence[float]) -> list[Point]:
+        """The layer at each of these steps, the first of which is where it starts."""
+        ends = reached(self.motion, self.schedule, self.peak, tuple(steps))
+        return [self._point(step, *end) for step, end in zip(steps, ends, strict=True)]
+
+    def _point(self, step: float, kept: float, added: float) -> Point:
+        power, rate = self.motion.power, self.peak * self.schedule.rate_factor(step)
+        units = tuple(
+            ((kept * size ** (power / 2.0) + added * source) ** (2.0 / power), source) for size, source in self.units
+        )
+        active = sum(size for size, _ in units)
+        decayed = self.inactive * (kept ** (2.0 / power) if power > 0 else 1.0)
+        return Point(step, math.sqrt(active + decayed), math.sqrt(active), rate, self.angle(units, rate))
+
+    def angle(self, units: Units, rate: float) -> float:
+        """Radians that one step at this rate turns such units."""
+        formulas = self.layer.formulas
+        return formulas.angle(self.layer, units, rate) if formulas is not None else 0.0
+
+    def rotation(self, first: float, last: float) -> float | Missing:
+        """The angle between weights at two steps, if every step went its own way: that of free diffusion."""
+        law = known(law_of(replace(self.layer, rate=self.peak)).equilibrium)
+        if law is None or last - first < 1.0:
+            return Missing(Why.NO_FORMULA, "no law tells how its steps add up")
+        places = sorted({round(first + (last - first) * index / TURNS) for index in range(TURNS + 1)})
+        squares = [point.angle**2 for point in self.points(places)]
+        turned = sum(
+            0.5 * (a + b) * (stop - start)
+            for (a, b), (start, stop) in zip(pairwise(squares), pairwise(places), strict=True)
+        )
+        return law.rotation_over(round(last - first), law.diffusion / law.rotation**2 * turned / (last - first))
+
+
+@lru_cache(maxsize=256)
+def reached(
+    motion: Motion, schedule: Schedule, peak: float, steps: tuple[float, ...]
+) -> tuple[tuple[float, float], ...]:
+    """D and I of a motion at each of these steps, from the first on."""
+    most = max(MOST_PIECES // max(len(steps) - 1, 1), 1)
+    spans = [schedule.pieces(*pair, most) for pair in pairwise(steps)]
+    ways = list(motion.along(peak, [piece for span in spans for piece in span]))
+    found, done = [(1.0, 0.0)], 0
+    for span in spans:
+        done += len(span)
+        found.append(ways[done - 1][1:])
+    return tuple(found)
+
+
+def motion_of(layer: Subject, peak: float | None) -> Motion | Missing:
+    """How the norm of a layer goes at a rate, or why that is not known."""
+    law = law_of(replace(layer, rate=peak))
+    if law.unsettled is not None and law.unsettled.code != Why.NO_EQUILIBRIUM:
+        return law.unsettled
+    if layer.formulas is None or not 0.0 < layer.norm < math.inf:
+        return NO_NORM
+    return layer.formulas.motion(layer, layer.decay or 0.0)
+
+
+def units_of(layer: Subject) -> Units | Missing:
+    """The units of a layer, or why they are not known."""
+    found = layer.formulas.units(layer) if layer.formulas is not None else NO_NORM
+    if not isinstance(found, Missing) and not all(0.0 < size < math.inf for size, _ in found):
+        return NO_NORM
+    return found
+
+
+def calibrated(
+    motion: Motion, schedule: Schedule, peak: float, steps: tuple[float, float], norms: tuple[float, float]
+) -> Units | Missing:
+    """A layer as one unit, whose gradients are as large as its norms at two steps tell: G = (y₂ − D y₁) / I."""
+    kept, added = reached(motion, schedule, peak, steps)[1]
+    before, after = (norm**motion.power for norm in norms)
+    if not added or not after > kept * before:
+        return SHRANK
+    return ((norms[1] ** 2, (after - kept * before) / added),)
