@@ -26,6 +26,8 @@ class LayerSettings:
 
     mixed_decay: bool = False
     """Whether groups differ in weight decay."""
+    slots: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What the optimizer remembers of each layer that can be told by its number."""
 
     def of(self, name: str | None) -> Mapping[str, Any]:
         """Those of a layer's group, else what all groups have in common."""
@@ -105,26 +107,32 @@ def layer_settings(
     }
     trained = {name: shape for name, shape in floating.items() if not name.endswith(BUFFERS)}
     settings = [group.settings for group in state.groups]
-    groups: Mapping[str, Mapping[str, Any]] = {}
+    groups: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
     for candidates in (shapes, trained, floating):
         if candidates is not None and not groups:
             groups = _groups(state, candidates)
     common = {key: value for key, value in settings[0].items() if all(one.get(key) == value for one in settings)}
     differ = any(len({str(one.get(key)) for one in settings}) > 1 for key in ("lr", "weight_decay"))
     return LayerSettings(
-        {name: groups[name] for name in names if name in groups},
+        {name: groups[name][0] for name in names if name in groups},
         common,
         differ and not set(names) <= set(groups),
         len({one.get("weight_decay") for one in settings}) > 1,
+        {name: groups[name][1] for name in names if name in groups},
     )
 
 
-def _groups(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Mapping[str, Any]]:
-    """The settings of each tensor's group, which a rule tells also where the file's order is not the model's."""
+def _groups(
+    state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The settings of each tensor's group and its slots; a rule tells groups where a file's order is not the model's.
+
+    Nothing then tells slots.
+    """
     try:
         numbers = match_parameters(state, shapes)
     except MismatchError:
         members = zip(state.members_by_rule(shapes), state.groups, strict=False)
-        return {name: group.settings for names, group in members for name in names}
+        return {name: (group.settings, {}) for names, group in members for name in names}
     settings = {number: group.settings for group in state.groups for number in group.numbers}
-    return {name: settings[number] for name, number in numbers.items()}
+    return {name: (settings[number], state.slots.get(number, {})) for name, number in numbers.items()}

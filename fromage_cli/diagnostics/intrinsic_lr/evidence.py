@@ -3,13 +3,17 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, LayerEvidence
+import torch
+from torch import Tensor
+
+from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, Inactive, LayerEvidence
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.missing import Interrupted, Missing, Why, found_of
 from fromage_cli.probes.optimizer_step.unit_gradients import Units, measure_unit_gradients, squares_of_units
 from fromage_cli.probes.structure.invariance import measure_invariance
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.theory.accumulation import squared_norm
 
 
 def gather_evidence(
@@ -46,12 +50,20 @@ def gather_evidence(
             invariance = test[layer.name].invariance
             one = replace(one, verdict=invariance.verdict, granularity=invariance.granularity)
         if measured is not None:
-            gradient, sizes = (
-                measured.squares[layer.name],
-                squares_of_units(layer.parameter, units[layer.name]).tolist(),
-            )
+            gradient, unused = measured.squares[layer.name], _unused(problem.base.gradients[layer.name])
+            weight = layer.parameter.detach()
+            sizes = squares_of_units(weight.masked_fill(unused, 0.0), units[layer.name]).tolist()
             scaled = tuple(size * square for size, square in zip(sizes, gradient, strict=True))
             one = replace(one, sizes=tuple(sizes), squares=scaled, squared_gradient=sum(gradient))
+            if any_unused := int(unused.sum()):
+                square = squared_norm(weight.masked_fill(~unused, 0.0))
+                one = replace(one, inactive=Inactive(any_unused, square))
         found[name] = one
     evidence = Evidence(found, measured.batch_size if measured is not None else None)
     return evidence if stopped is None else Interrupted(evidence, stopped)
+
+
+def _unused(gradient: Tensor) -> Tensor:
+    """Where inputs are always zero: gradients vanish there for every output, and not everywhere. Of its shape, bool."""
+    columns = (gradient == 0).all(dim=0, keepdim=True)
+    return columns.expand_as(gradient) if not bool(columns.all()) else torch.zeros_like(gradient, dtype=torch.bool)

@@ -58,7 +58,7 @@ def _schedule(result: IntrinsicResult) -> Iterator[Finding]:
             "entries-without-gradient",
             "info",
             [layer.name for layer in inactive],
-            f"up to {share:.2g} % of a layer never receives a gradient, as behind inputs that are always zero; the "
+            f"up to {share:.2g} % of a layer received no gradient, as behind inputs that are always zero; the "
             "laws leave those entries out",
             "The norm that is shown is that of the whole layer.",
         )

@@ -19,7 +19,15 @@ from fromage_cli.diagnostics.intrinsic_lr.law import (
     law_of,
     rotation_between,
 )
-from fromage_cli.diagnostics.intrinsic_lr.result import Drop, Evidence, Forecast, LayerEquilibrium, LayerEvidence
+from fromage_cli.diagnostics.intrinsic_lr.result import (
+    ACTIVE,
+    Drop,
+    Evidence,
+    Forecast,
+    Inactive,
+    LayerEquilibrium,
+    LayerEvidence,
+)
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.missing import STEP_UNKNOWN, Missing, Why, known
 from fromage_cli.optimizers.effective_rate import NO_NORM, effective_rate
@@ -41,22 +49,6 @@ UNKNOWN_SCHEDULE = Missing(
     Why.SCHEDULE, "the learning rate changes, and how it goes on is not known: --schedule and --total-steps"
 )
 ONE_CHECKPOINT = Missing(Why.NOT_ASKED, "it takes two checkpoints")
-
-
-@dataclass(frozen=True)
-class Inactive:
-    """Entries of a layer that never receive a gradient."""
-
-    entries: int = 0
-    square: float = 0.0
-    """Sum of their squares at the last checkpoint."""
-
-    def active(self, norm: float) -> float:
-        """The norm of the others where the whole has this one."""
-        return math.sqrt(max(norm**2 - self.square, 0.0)) if self.square and math.isfinite(norm) else norm
-
-
-ACTIVE = Inactive()
 
 
 @dataclass(frozen=True)

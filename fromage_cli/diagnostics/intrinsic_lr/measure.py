@@ -7,7 +7,15 @@ from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.reading.pairs import measure_pair
 from fromage_cli.checkpoints.reading.reductions import measure_norms
 from fromage_cli.diagnostics.intrinsic_lr.layer import Measuring
-from fromage_cli.diagnostics.intrinsic_lr.result import Evidence, IntrinsicResult, LayerEquilibrium, ScheduleRecord
+from fromage_cli.diagnostics.intrinsic_lr.result import (
+    ACTIVE,
+    Evidence,
+    Inactive,
+    IntrinsicResult,
+    LayerEquilibrium,
+    LayerEvidence,
+    ScheduleRecord,
+)
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.errors import ResourceError
 from fromage_cli.missing import STEP_UNKNOWN, Interrupted, Missing, Why, found_of
@@ -51,7 +59,9 @@ def measure(
             sizes.append(pair.first)
             observed.append(NO_ANGLE if pair.angle is None else pair.angle)
             advance(after.entries[name].elements)
-        layers.append(measuring.layer(name, (*sizes, norms[name]), tuple(observed)))
+        inactive = told.layers.get(name, LayerEvidence()).inactive
+        inactive = inactive if inactive.entries else _inactive(checkpoints[-1], name, training)
+        layers.append(measuring.layer(name, (*sizes, norms[name]), tuple(observed), inactive))
     without_decay = training.rule is not None and training.rule.decay is None
     result = IntrinsicResult(
         steps=tuple(STEP_UNKNOWN if one.step is None else one.step for one in checkpoints),
@@ -84,3 +94,16 @@ def _record(measuring: Measuring) -> ScheduleRecord | None:
         factor=None if now is None else schedule.rate_factor(now),
         constant=measuring.varying is None,
     )
+
+
+def _inactive(checkpoint: Checkpoint, name: str, training: Training) -> Inactive:
+    """Entries whose mean squared gradient is zero beside others where it is not: none of them was ever updated."""
+    slot = training.slots.get(name, {})
+    squares = slot.get("exp_avg_sq")
+    if squares is None or "16" in str(squares.dtype):  # in half precision small squares are rounded to zero
+        return ACTIVE
+    never = squares == 0
+    entries = int(never.sum())
+    if not 0 < entries < never.numel() or tuple(never.shape) != checkpoint.entries[name].shape:
+        return ACTIVE
+    return Inactive(entries, float(checkpoint.tensor(name)[never].double().square().sum()))

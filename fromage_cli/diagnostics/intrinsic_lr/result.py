@@ -1,5 +1,6 @@
 """What `intrinsic-lr` found: plain numbers by layer."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -142,6 +143,22 @@ class IntrinsicResult:
 
 
 @dataclass(frozen=True)
+class Inactive:
+    """Entries of a layer that never receive a gradient, as those behind inputs that are always zero."""
+
+    entries: int = 0
+    square: float = 0.0
+    """Sum of their squares at the last checkpoint."""
+
+    def active(self, norm: float) -> float:
+        """The norm of the others where the whole has this one."""
+        return math.sqrt(max(norm**2 - self.square, 0.0)) if self.square and math.isfinite(norm) else norm
+
+
+ACTIVE = Inactive()
+
+
+@dataclass(frozen=True)
 class LayerEvidence:
     """What a model and a batch tell of one layer; as it is, what is known without them."""
 
@@ -153,7 +170,9 @@ class LayerEvidence:
     squared_gradient: float | Missing = NO_MODEL
     """E‖g‖² of the whole."""
     sizes: tuple[float, ...] | Missing = NO_MODEL
-    """‖w_u‖² of every part."""
+    """‖w_u‖² of every part, of the entries that receive gradients."""
+    inactive: Inactive = ACTIVE
+    """Those that do not, whatever the output, on the batch."""
 
 
 @dataclass(frozen=True)

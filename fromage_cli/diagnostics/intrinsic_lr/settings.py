@@ -45,6 +45,8 @@ class Training:
     notes: tuple[str, ...] = ()
     rules: Mapping[str, Optimizer] = field(default_factory=dict)
     """By layer: the rule with the settings of its group."""
+    slots: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By layer: what the optimizer remembers of it after the last checkpoint."""
     schedule: Schedule | None = field(default_factory=Schedule)
     """Of the rate; None where it changes, and how is not known."""
     schedule_source: str | None = None
@@ -124,6 +126,7 @@ def find_training(
         steps_per_epoch=steps_per_epoch or declared.steps_per_epoch,
         notes=(*run.notes, *along.notes),
         rules={layer: run.optimizer_of(layer) for layer in names},
+        slots=run.found[-1].slots,
         schedule=along.schedule,
         schedule_source=along.source,
         schedule_doubt=along.doubt,

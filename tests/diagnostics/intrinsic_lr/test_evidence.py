@@ -52,6 +52,15 @@ def test_channels_before_batch_norm_have_scales_of_their_own(problem):
     assert first.squared_gradient == pytest.approx(float(squares.sum()), rel=1e-5)
 
 
+def test_entries_behind_inputs_that_are_zero_are_left_out(problem):
+    problem.batch.data["x"][:, [1, 4]] = 0.0
+    found = gathered(problem).layers["first.weight"]
+    weight = problem.model.first.weight.detach().double()
+    assert found.inactive.entries == 10
+    assert found.inactive.square == pytest.approx(float(weight[:, [1, 4]].square().sum()), rel=1e-6)
+    assert found.sizes == pytest.approx(weight[:, [0, 2, 3, 5]].square().sum(1).tolist(), rel=1e-6)
+
+
 def test_gradients_only_where_they_are_asked_for_and_can_be_had(problem):
     without = gathered(problem, gradients=False)
     assert without.layers["first.weight"].squares.code == Why.NOT_DEFINED and without.batch_size is None

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.errors import ResourceError
 from fromage_cli.missing import Interrupted, Missing, Why, found_of, known
 from fromage_cli.theory.equilibrium import adamw_equilibrium, adamw_norm, momentum_gains, sgd_equilibrium, sgd_norm
+from fromage_cli.theory.schedules import Schedule
 
 BETAS = (0.9, 0.95)
 
@@ -228,3 +230,46 @@ def test_sgd_rotation_a_step(run):
     (layer,) = run([torch.ones(2, 2), torch.ones(2, 2)], training, steps=(7, 8)).layers
     assert layer.expected_rotation == pytest.approx(sgd_equilibrium(0.1, 1e-3, momentum_gains(0.9)).rotation, rel=1e-3)
     assert layer.observed_rotation == 0.0
+
+
+def test_entries_that_were_never_updated_are_left_out_of_the_law(run):
+    """Half of the inputs are always zero: what they meet only decays, and nothing else is half as large."""
+    weight, moments = torch.ones(10, 20), torch.ones(10, 20)
+    moments[:, 10:] = 0.0
+    training = adamw(slots={"w": {"exp_avg_sq": moments}}, schedule=Schedule("linear", 0, 100), peaks={"w": 1e-2})
+    (layer,) = run([weight], training, steps=(50,)).layers
+    assert layer.inactive == 100 and layer.norm == pytest.approx(math.sqrt(200.0))
+    assert layer.effective_learning_rate == pytest.approx(1e-2 / 10.0)
+    assert layer.angle_per_step == pytest.approx(1e-2 * math.sqrt(100 * 0.1 / 1.9) / 10.0)
+    rates = [1e-2 * (1 - step / 100) for step in range(50, 100)]
+    left = math.exp(-2 * 0.1 * sum(rates))
+    grown = sum(rate**2 * 100 * left ** ((50 - index) / 50) for index, rate in enumerate(rates))
+    assert layer.forecast.norms[-1] == pytest.approx(math.sqrt(200 * left + grown), rel=1e-3)
+    bare = run([weight], adamw()).layers[0]
+    assert bare.inactive == 0 and bare.equilibrium_norm == pytest.approx(adamw_norm(1e-2, 0.1, 200))
+    halved = run([weight], adamw(slots={"w": {"exp_avg_sq": moments}})).layers[0]
+    assert halved.equilibrium_norm == pytest.approx(adamw_norm(1e-2, 0.1, 100))
+    assert halved.log_ratio == pytest.approx(math.log(10.0 / halved.equilibrium_norm))
+
+
+def test_the_rotation_between_checkpoints_follows_the_schedule(run):
+    """A walk at a rate that falls to nothing: free diffusion adds up the squares of its angles."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(1000, generator=generator, dtype=torch.float64)
+    weight *= 20.0 / weight.norm()
+    start, steps = weight.clone(), 400
+    weight.requires_grad_()
+    optimizer = torch.optim.AdamW([weight], lr=0.02, betas=BETAS, weight_decay=0.1)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / steps)
+        unit = weight.detach() / weight.detach().norm()
+        noise = torch.randn(1000, generator=generator, dtype=torch.float64)
+        weight.grad = noise - unit * (unit @ noise)
+        optimizer.step()
+    training = adamw(schedule=Schedule("linear", 0, steps), count=2, peaks={"w": 0.02})
+    training = replace(training, rates={"w": (0.02, 0.0)})
+    weights = [start.reshape(20, 50), weight.detach().reshape(20, 50)]
+    (layer,) = run(weights, training, steps=(0, steps)).layers
+    assert layer.expected_rotation == pytest.approx(layer.observed_rotation, rel=0.05)
+    assert layer.expected_norms[-1] == pytest.approx(layer.norm, rel=0.02)
+    assert layer.forecast.code == Why.NOT_DEFINED and layer.equilibrium_norm.code == Why.SCHEDULE
