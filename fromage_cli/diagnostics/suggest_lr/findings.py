@@ -21,6 +21,18 @@ def estimate(result: SuggestedRates, name: str) -> float | None:
 def _present_rate(result: SuggestedRates) -> Iterator[Finding]:
     """A rate above the limit, which is no fault, and real steps that raise the loss."""
     rate, ratio = known(result.optimizer.current_learning_rate), known(result.optimizer.current_ratio)
+    above = known(result.stability.ratio)
+    if rate is not None and above is not None and above >= 1.0:
+        yield Finding(
+            code="rate-not-stable",
+            severity="warn",
+            message=f"you run at {rate:.3g}, {above:.3g} × the rate from which on steps along the sharpest direction "
+            "of the loss grow",
+            value=above,
+            limit=1.0,
+            hint="Lower the rate below it, or warm up longer. Few healthy runs stand above it, and most of those whose "
+            "steps are too large do.",
+        )
     if rate is not None and ratio is not None and ratio > 1.0:
         own, elsewhere = estimate(result, "critical"), estimate(result, "critical-independent")
         where = ""

@@ -12,6 +12,7 @@ from fromage_cli.diagnostics.suggest_lr.reading import (
     read_notes,
     read_points,
     read_settings,
+    read_stability,
 )
 from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
 from fromage_cli.diagnostics.suggest_lr.training import check, recommend
@@ -96,6 +97,7 @@ def measure(
         alternatives=alternatives,
         uncertain=crossing.certificate.uncertain if crossing is not None else (),
         noise=tuple(sorted(crossing.certificate.noise)) if crossing is not None else (),
+        stability=read_stability(measuring, optimizer.learning_rate),
         without_size=measuring.update.line.direction.without_size,
     )
     for words in read_notes(measuring, optimizer, crossing, request.batch_size):

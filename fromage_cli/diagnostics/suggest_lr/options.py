@@ -35,8 +35,13 @@ class RateOptions:
         int | None, typer.Option("--verify", metavar="N", min=1, help="Take N real steps at 0.3, 1 and 3 × the answer.")
     ] = None
     sharpness: Annotated[
-        bool, typer.Option("--sharpness", help="Add the optimizer's stability threshold, by up to 20 products.")
-    ] = False
+        bool | None,
+        typer.Option(
+            "--sharpness/--no-sharpness",
+            help="Is training stable at your rate? Costs up to 20 Hessian-vector products.",
+            show_default="on, off with --value limit",
+        ),
+    ] = None
     warm: Annotated[
         int, typer.Option("--warm", metavar="N", min=2, help="Minibatch gradients that stand in for missing state.")
     ] = 16
@@ -54,7 +59,7 @@ class RateOptions:
         asked = {
             "--value": self.value is not None,
             "--verify": self.verify is not None,
-            "--sharpness": self.sharpness,
+            "--sharpness": bool(self.sharpness),
             f"--probe {self.probe}": self.probe in ("init", "checkpoint"),
         }
         flag = next((flag for flag, given in asked.items() if given), None)
@@ -74,7 +79,8 @@ class RateOptions:
         from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 
         probe = "none" if self.value == "limit" else self.probe
-        return Request(batch_size, self.warm, self.sharpness, probe, self.verify or 0, fresh)
+        sharpness = self.value != "limit" if self.sharpness is None else self.sharpness
+        return Request(batch_size, self.warm, sharpness, probe, self.verify or 0, fresh)
 
     def alone(self, result: "SuggestedRates", error: FromageError | None) -> dict[str, Any]:
         """What of an answer the value alone changes.

@@ -4,7 +4,15 @@ from collections.abc import Sequence
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import RateSearch
-from fromage_cli.diagnostics.suggest_lr.result import GroupRate, LayerRate, Limit, MeasuredPoint, OptimizerSettings
+from fromage_cli.diagnostics.suggest_lr.result import (
+    NO_SHARPNESS,
+    GroupRate,
+    LayerRate,
+    Limit,
+    MeasuredPoint,
+    OptimizerSettings,
+    Stability,
+)
 from fromage_cli.errors import ResourceError
 from fromage_cli.missing import (
     LEARNING_RATE_UNKNOWN,
@@ -192,6 +200,14 @@ def read_settings(
         train_batch_size=batch_size or measuring.problem.batch.size,
         groups=read_groups(measuring, limit.eta),
     )
+
+
+def read_stability(measuring: RateSearch, rate: float | None) -> Stability:
+    """The present rate held against the one from which on steps along the sharpest direction grow."""
+    stable = next((each.learning_rate for each in measuring.estimates if each.name == "sharpness"), NO_SHARPNESS)
+    if isinstance(stable, Missing):
+        return Stability(stable, stable)
+    return Stability(stable, LEARNING_RATE_UNKNOWN if rate is None else rate / stable)
 
 
 def read_groups(measuring: RateSearch, eta: float | Missing) -> tuple[GroupRate, ...]:

@@ -89,7 +89,14 @@ def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
 def summary(result: SuggestedRates) -> str:
     """Both answers: how far the next step may go, and the rate to train at."""
     rate = known(result.optimizer.current_learning_rate)
+    stable, ratio = known(result.stability.learning_rate), known(result.stability.ratio)
     present = f" You run at {number(rate)}." if rate else ""
+    if rate and stable is not None and ratio is not None:
+        verdict = "stable" if ratio < 1.0 else "not stable"
+        present = (
+            f" At your rate of {number(rate)} training is {verdict}: on today's curvature, steps along the sharpest "
+            f"direction grow from a rate of {number(stable)} on."
+        )
     found = result.recommended
     if result.optimizer.name is None:
         train_at = "--optimizer names it."

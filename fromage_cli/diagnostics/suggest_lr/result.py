@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from fromage_cli.missing import Basis, Missing
+from fromage_cli.missing import Basis, Missing, Why
+
+NO_SHARPNESS = Missing(Why.NOT_ASKED, "the curvature was not asked for: --sharpness")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,16 @@ class Estimate:
     """What it rests on, or why there is none."""
     gradient_evaluations: float
     """What it cost, in gradients of all rows: a forward pass is 1/3, a Hessian-vector product 7/3."""
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Whether steps along the sharpest direction of the loss grow at the present rate, on today's curvature."""
+
+    learning_rate: float | Missing
+    """The rate from which on they grow: the optimizer's own stability threshold."""
+    ratio: float | Missing
+    """The present rate ÷ it; stable below 1."""
 
 
 @dataclass(frozen=True)
@@ -202,5 +214,6 @@ class SuggestedRates:
     """Layers whose step does not descend, or not more than noise."""
     noise: tuple[str, ...] = ()
     """Tensors whose gradient is zero but for rounding."""
+    stability: Stability = Stability(NO_SHARPNESS, NO_SHARPNESS)
     without_size: tuple[str, ...] = ()
     """Layers whose weights are zero or far smaller than their step: they move, and eta leaves them out."""

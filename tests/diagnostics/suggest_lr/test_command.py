@@ -66,13 +66,14 @@ def test_a_sample_with_an_optimizer_state_needs_nothing_else(run: Run) -> None:
     assert [group["tensors"] for group in result["optimizer"]["groups"]] == [10, 18]
     assert [each["name"] for each in result["estimates"]] == [
         "lemma2-count", "lemma2-path", "lemma2-effective", "measured", "measured-sum",
-        "critical", "critical-independent", "typical",
+        "critical", "critical-independent", "sharpness", "typical",
     ]  # fmt: skip
+    assert result["stability"]["ratio"] < 1.0 and "rate-not-stable" not in str(envelope["findings"])
     assert set(result["layers"][0]) >= {"name", "kind", "shape", "parameters", "cosine", "cosine_stderr", "trust_eta"}
     assert any(finding["code"] == "rate-above-limit" for finding in envelope["findings"])
     assert "with the moments in the checkpoint" in err
     tool = envelope["tool"]
-    assert tool["gradient_evaluations"] + tool["forward_evaluations"] / 3 + 7 / 3 * tool["hvp_evaluations"] <= 40
+    assert tool["gradient_evaluations"] + tool["forward_evaluations"] / 3 <= 40 and tool["hvp_evaluations"] <= 1 + 20
 
 
 def test_the_main_table_has_the_estimates(run: Run, home: Path) -> None:
@@ -129,6 +130,18 @@ def test_without_an_optimizer_all_of_them_are_shown(run: Run, home: Path) -> Non
         assert code == 2 and out == "" and f"{flag} {'checkpoint ' * (flag == '--probe')}needs the optimizer" in err
 
 
+def test_stability_at_the_rate_is_measured_unless_the_limit_alone_is_asked_for(run: Run, home: Path) -> None:
+    given = (*GIVEN, "--optimizer", "sgd", "--lr", "0.1", "--probe", "none")
+    stability = json.loads(run(*given, "--json")[1])["result"]["stability"]
+    assert stability["ratio"] == pytest.approx(0.1 / stability["learning_rate"])
+    without = json.loads(run(*given, "--no-sharpness", "--json")[1])["result"]
+    assert without["stability"]["ratio"] is None and without["stability"]["missing"]["ratio"]["code"] == "not-asked"
+    assert "sharpness" not in {each["name"] for each in without["estimates"]}
+    told = [json.loads(run(*given, *extra, "--estimate", "--json")[1]) for extra in ((), ("--no-sharpness",))]
+    products, alone = (each["result"]["estimate"]["gradients"] for each in told)
+    assert products > alone + 20
+
+
 def test_real_steps_are_shown(run: Run, home: Path) -> None:
     code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--verify", "4", "--json")
     runs = json.loads(out)["result"]["verification"]
@@ -158,7 +171,7 @@ def test_an_iterator_gives_the_short_runs_batches_of_their_own(run: Run, home: P
 def test_the_cost_is_told_beforehand(run: Run, home: Path) -> None:
     plain, more = (
         json.loads(run(*GIVEN[:4], "--optimizer", "sgd", "--estimate", "--json", *extra)[1])["result"]["estimate"]
-        for extra in (("--probe", "none"), ("--sharpness",))
+        for extra in (("--probe", "none", "--no-sharpness"), ("--probe", "none"))
     )
     assert 10 < plain["gradients"] < more["gradients"]
     assert plain["bytes"] > 0 and plain["seconds"] > 0
@@ -174,7 +187,7 @@ def test_the_cost_is_that_of_the_run_it_stands_for(run: Run, home: Path, monkeyp
         assert code == 0, err
         return float(json.loads(out)["result"]["estimate"]["gradients"])
 
-    plain, whole = told("batch", "--probe", "none"), told("batch")
+    plain, whole = told("batch", "--probe", "none", "--no-sharpness"), told("batch")
     run(*GIVEN[:4], "--optimizer", "sgd", "--value", "limit", "--estimate", "-o", "limit.tsv")
     (row,) = csv.DictReader((home / "limit.tsv").open(), delimiter="\t")
     assert float(row["gradients"]) == plain < whole

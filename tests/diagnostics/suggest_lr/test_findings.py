@@ -2,7 +2,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fromage_cli.diagnostics.suggest_lr.findings import judge
-from fromage_cli.diagnostics.suggest_lr.result import Estimate, Limit, SuggestedRates, VerifiedRun
+from fromage_cli.diagnostics.suggest_lr.result import Estimate, Limit, Stability, SuggestedRates, VerifiedRun
 from fromage_cli.missing import Basis, Missing, Why
 
 NONE = Missing(Why.UNCERTIFIABLE, "no step was found that is certain to descend")
@@ -31,6 +31,13 @@ def test_a_rate_above_the_limit_is_no_fault(make_result: MakeResult) -> None:
     severity, message = found(running_at(make_result(), 0.02))["rate-above-limit"]
     assert severity == "info" and "and above 0.0114, from which on the step raises the loss" in message
     assert "rate-above-limit" not in found(running_at(make_result(), 0.0009))
+
+
+def test_a_rate_above_the_threshold_of_stability_is_a_warning(make_result: MakeResult) -> None:
+    severity, message = found(make_result(stability=Stability(0.00125, 2.4)))["rate-not-stable"]
+    assert severity == "warn" and "you run at 0.003, 2.4 × the rate from which on steps" in message
+    for stability in (Stability(0.0125, 0.24), Stability(NONE, NONE)):
+        assert "rate-not-stable" not in found(make_result(stability=stability))
 
 
 def test_layers_of_nearly_zero_weights_are_named(make_result: MakeResult) -> None:

@@ -375,6 +375,8 @@ def test_sharpness_gives_the_rate_of_the_optimizers_threshold(make_problem: Make
     curvature = float(torch.linalg.eigvalsh(data["x"].T @ data["x"] * 2 / 32)[-1])
     result = suggest(make_problem(model, data), Optimizer("sgd", 0.1, momentum=0.5), sharpness=True).result
     assert estimate(result, "sharpness").learning_rate == pytest.approx(3.0 / curvature, rel=0.01)
+    assert result.stability.learning_rate == estimate(result, "sharpness").learning_rate
+    assert result.stability.ratio == pytest.approx(0.1 * curvature / 3.0, rel=0.01)
     adam = suggest(make_problem(model, data), Optimizer("adamw"), sharpness=True, batch_size=32).result
     assert known(estimate(adam, "sharpness").learning_rate) is not None
     lion = suggest(make_problem(model, data), Optimizer("lion"), sharpness=True).result

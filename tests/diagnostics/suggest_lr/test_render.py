@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from fromage_cli.diagnostics.suggest_lr.render import render, summary
-from fromage_cli.diagnostics.suggest_lr.result import Alternative, Limit, Recommended, SuggestedRates, VerifiedRun
+from fromage_cli.diagnostics.suggest_lr.result import (
+    Alternative,
+    Limit,
+    Recommended,
+    Stability,
+    SuggestedRates,
+    VerifiedRun,
+)
 from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Missing, Why
 from tests.diagnostics.pages import compare, drawn
 
@@ -57,6 +64,13 @@ def test_both_answers_are_said(make_result: MakeResult) -> None:
     )
     assert "gives way first). You run at 0.003." in text
     assert "To train at, another question: 0.00179, between 0.00089 and 0.0036" in summary(result)
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(0.24, "stable"), (2.4, "not stable")])
+def test_whether_the_present_rate_is_stable_is_said(make_result: MakeResult, ratio: float, verdict: str) -> None:
+    text = summary(make_result(stability=Stability(0.003 / ratio, ratio)))
+    assert f"At your rate of 0.003 training is {verdict}: on today's curvature, steps along the sharpest" in text
+    assert "You run at" not in text
 
 
 def test_what_is_missing_is_said(make_result: MakeResult) -> None:
