@@ -1,17 +1,21 @@
 """One search for safe rates on its way: estimate by estimate, each with what it costs, until a limit is reached."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
+
+from torch import Tensor
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.held_out_rows import critical_on_others
 from fromage_cli.diagnostics.suggest_lr.result import Estimate
-from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed
 from fromage_cli.probes.curvature.threshold import stable_rate
 from fromage_cli.probes.lines.critical import critical_rate
 from fromage_cli.probes.lines.crossing import Crossing, find_crossing, find_sum_crossing
+from fromage_cli.probes.lines.draws import critical_over_draws
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.next_update import CHUNKS, NextUpdate, next_update
 from fromage_cli.probes.optimizer_step.partial_measurement import PartialMeasurement
@@ -141,12 +145,23 @@ class RateSearch(PartialMeasurement):
             except NumericalError as rounded:
                 rate, code, words = None, Why.HIDDEN_BY_ROUNDING, Basis("not resolved", rounded.message)
             if rate is not None:
-                return rate, Basis("the loss rises", "on the batch that gave the step")
+                return rate, Basis(
+                    "the loss rises", f"on the batch that gave the step{self._under_other_draws(moved, rate)}"
+                )
             if self.update.line.descent <= 0.0:
                 code, words = Why.UPHILL, Basis("no descent", "the step goes uphill on the batch")
             return Missing(code, words), words
 
         return self._rate("critical", measure)
+
+    def _under_other_draws(self, moved: Mapping[str, Tensor], rate: float) -> str:
+        """Between which rates the same step raises the loss under other random draws, in words; none without any."""
+        found: list[float] = []
+        if self.problem.draws_noise:
+            with suppress(ResourceError):  # the rate itself is known
+                others = critical_over_draws(self.problem, moved, rate, self.optimizer.contraction)
+                found = [other for other in others if other is not None]
+        return f", from {min(found):.2g} to {max(found):.2g} under {len(found)} other random draws" if found else ""
 
     def critical_elsewhere(self, start: float) -> float | Missing:
         """The same on rows that the step knows nothing of."""

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -557,3 +558,37 @@ def test_a_head_of_zeros_has_a_limit_without_a_relative_step(make_problem: Maker
         assert 0.01 < known(second.limit.learning_rate) < 0.1
     else:
         assert second.limit.learning_rate == pytest.approx(first.limit.learning_rate, rel=0.1)
+
+
+class Flow(nn.Module):
+    """A step of a flow: the time and the noise of every row are drawn, unless they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(9, 32), nn.SiLU(), nn.Linear(32, 8))
+
+    def forward(
+        self, x: torch.Tensor, time: torch.Tensor | None = None, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        time = torch.rand(len(x)) if time is None else time
+        noise = torch.randn_like(x) if noise is None else noise
+        mixed = torch.cat([(1 - time)[:, None] * x + time[:, None] * noise, time[:, None]], 1)
+        return (self.net(mixed) - (noise - x)).square().mean()
+
+
+def test_random_draws_give_what_the_same_numbers_in_the_batch_give(make_problem: Maker) -> None:
+    x = torch.randn(128, 8, generator=torch.Generator().manual_seed(3))
+    torch.manual_seed(0)
+    held = {"x": x, "time": torch.rand(128), "noise": torch.randn_like(x)}
+    drawn, given = (
+        suggest(make_problem(Flow(), data, "output"), find_settings(Given("adamw", 1e-3), None, Given())).result
+        for data in ({"x": x}, held)
+    )
+    for name in ("measured", "critical"):
+        rate = known(estimate(given, name).learning_rate)
+        assert rate is not None and known(estimate(drawn, name).learning_rate) == pytest.approx(rate, rel=1e-4)
+    assert known(drawn.noise_scale) == pytest.approx(known(given.noise_scale), rel=1e-4)
+    found = re.search(r"from ([\d.]+) to ([\d.]+) under 4 other random draws", estimate(drawn, "critical").assumption)
+    assert found is not None and float(found[1]) < float(found[2])
+    assert "draws" not in estimate(given, "critical").assumption
