@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from fromage_cli.diagnostics.breakdown.result import LayerBreakdown
+from fromage_cli.diagnostics.breakdown.result import LayerBreakdown, OutOfLine
 from fromage_cli.missing import LIMIT_REACHED, Missing, Why, known
 from fromage_cli.probes.lines.direction import Direction, Move
 from fromage_cli.probes.lines.ray import Ray
@@ -17,12 +17,17 @@ from fromage_cli.theory.relative_trust import (
     predicted_breakdown,
     spectral_step,
 )
+from fromage_cli.theory.siblings import out_of_line, sibling_groups
 from fromage_cli.theory.singular_values import stable_rank
 
 BISECTIONS = 30
 """Halvings of the last interval: what is left of it is far below what the interpolation is exact to."""
 SPECTRAL_TOLERANCE = 1e-2
 """Residual of singular values, which are then a few thousandths low at most: enough to compare two predictions."""
+WEIGHT_FACTOR = 3.4
+"""RMS of weights beside siblings from which on it is said: at most 2.4 × in healthy small runs, from 4.8 × in sick."""
+GRADIENT_FACTOR = 30.0
+"""The same for gradients and steps, which scatter more: up to 21 × in healthy deep perceptrons."""
 VIOLATION_FLOOR = 10.0
 """A breakdown counts towards `violation` from this multiple of its noise floor on."""
 
@@ -251,3 +256,22 @@ def first_tail_slope(layers: Sequence[LayerBreakdown], etas: Sequence[float]) ->
     points = [(eta, value) for eta, value in curve if value is not None]
     slope = tail_slope(*map(list, zip(*points, strict=True))) if points else None
     return NO_TAIL if slope is None else slope
+
+
+def odd_layers(layers: Sequence[LayerBreakdown], noise: Sequence[str]) -> tuple[OutOfLine, ...]:
+    """The layers whose weights, steps or gradients differ from those of their siblings, in this order.
+
+    The first and the last of siblings have other neighbours, such as the data, and are judged by their weights alone.
+    """
+    found = []
+    by_name = {layer.name: layer for layer in layers if layer.weight_norm > 0.0 and layer.name not in noise}
+    for names in sibling_groups({name: (layer.kind, layer.shape) for name, layer in by_name.items()}):
+        group = [by_name[name] for name in names]
+        weights = [layer.weight_norm / math.sqrt(layer.parameters) for layer in group]
+        found += [OutOfLine(names[at], "weights", by) for at, by in out_of_line(weights, WEIGHT_FACTOR).items()]
+        steps = [known(layer.relative_step) or 0.0 for layer in group]
+        gradients = [layer.gradient_norm for layer in group]
+        for quantity, values in (("step", steps), ("gradient", gradients)):
+            odd = out_of_line(values, GRADIENT_FACTOR).items()
+            found += [OutOfLine(names[at], quantity, by) for at, by in odd if 0 < at < len(names) - 1]
+    return tuple(found)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from fromage_cli.counting import counted
-from fromage_cli.diagnostics.breakdown.derived import TOO_SMALL
+from fromage_cli.diagnostics.breakdown.derived import GRADIENT_FACTOR, TOO_SMALL, WEIGHT_FACTOR
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.findings import Finding, about_names, gradient_is_rounding
 from fromage_cli.missing import known
@@ -34,6 +34,7 @@ def judge(result: BreakdownResult) -> tuple[Finding, ...]:
     return (
         *_first_order(result),
         *_trust(result),
+        *_out_of_line(result),
         *_gradients(result),
         *_grid(result),
         *_between_and_beyond(result),
@@ -102,6 +103,24 @@ def _trust(result: BreakdownResult) -> Iterator[Finding]:
                 limit=0.0,
                 hint="Look at the sum over all layers, aggregate_trust_eta.",
             )
+
+
+def _out_of_line(result: BreakdownResult) -> Iterator[Finding]:
+    """Layers unlike their siblings: the layer that gives way first need not be the one that is wrong."""
+    whose = {"weights": "weights are", "step": "relative step is", "gradient": "gradient is"}
+    for odd in result.out_of_line:
+        large = odd.factor >= 1.0
+        yield Finding(
+            code="layer-out-of-line",
+            severity="warn" if odd.quantity == "weights" else "info",
+            layer=odd.name,
+            message=f"its {whose[odd.quantity]} {odd.factor if large else 1.0 / odd.factor:.2g} × as "
+            f"{'large' if large else 'small'} as in its sibling layers",
+            value=odd.factor,
+            limit=WEIGHT_FACTOR if odd.quantity == "weights" else GRADIENT_FACTOR,
+            hint="Look here before the layer that gives way first: at its initialisation, its learning rate, and what "
+            "scales its input.",
+        )
 
 
 def _gradients(result: BreakdownResult) -> Iterator[Finding]:

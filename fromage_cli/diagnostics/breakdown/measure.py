@@ -98,6 +98,7 @@ def measure(
         loss_floor=ray.loss_floor,
         loss_slope=check.expected,
         measured_loss_slope=slope,
+        out_of_line=derived.odd_layers([layer for layer in layers if len(layer.shape) > 1], noise),
         contradicted=check.contradicted,
         precision="bfloat16" if problem.autocast else str(problem.dtype).removeprefix("torch."),
     )

@@ -18,7 +18,7 @@ from fromage_cli.terminal.words import number, sparkline, visible
 from fromage_cli.theory.relative_trust import lemma2_rate
 
 ROWS = 8
-"""Layers shown without `--all`."""
+"""Layers shown without `--all`, beside those out of line with their siblings."""
 BREAKDOWN_SCALE = (1e-2, 1e1)
 """Ends of the scale on which the layers' curves are drawn."""
 SPARKS = 24
@@ -107,7 +107,8 @@ def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
         return _ORDER[layer.trust_relation] if isinstance(layer.trust_eta, Missing) else layer.trust_eta
 
     ordered = sorted(result.layers, key=trust)
-    shown = ordered if style.show_all else ordered[:ROWS]
+    odd = {each.name for each in result.out_of_line}
+    shown = [layer for place, layer in enumerate(ordered) if style.show_all or place < ROWS or layer.name in odd]
     same = result.direction == FROMAGE.name  # every layer moves by eta, straight against its gradient
     columns = [
         Column("layer", name=True),

@@ -76,6 +76,17 @@ class LayerBreakdown:
 
 
 @dataclass(frozen=True)
+class OutOfLine:
+    """A layer that differs from its siblings: layers of the same kind and shape, in the same place of other blocks."""
+
+    name: str
+    quantity: str
+    """`weights`: their RMS; `step`: relative_step; `gradient`: its norm."""
+    factor: float
+    """The quantity over the siblings' median, the trend along depth taken out."""
+
+
+@dataclass(frozen=True)
 class BreakdownResult:
     """Gradient breakdown along one direction."""
 
@@ -136,6 +147,8 @@ class BreakdownResult:
     """The same by the losses of the two smallest steps that rounding lets one judge."""
     contradicted: bool = False
     """Whether the two exclude each other, so that the gradient is not that of this loss."""
+    out_of_line: tuple[OutOfLine, ...] = ()
+    """The layers that differ from their siblings by more than healthy ones do."""
     precision: str = "float32"
     """That of weights and passes: `float32`, `float64`, `bfloat16` (autocast)."""
     batches: tuple[BatchTrust, ...] = ()

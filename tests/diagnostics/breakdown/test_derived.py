@@ -1,12 +1,14 @@
 """What is read off a curve: synthetic numbers, cosines and relative steps that are not one, curves that fall again."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
 from fromage_cli.diagnostics.breakdown import derived
+from fromage_cli.diagnostics.breakdown.result import LayerBreakdown, OutOfLine
 from fromage_cli.missing import Missing
 from fromage_cli.probes.lines.direction import Direction, Move
 from fromage_cli.probes.lines.ray import Ray
@@ -137,3 +139,12 @@ def test_a_place_is_a_number_or_the_side_of_the_grid_that_it_lies_on() -> None:
     for relation in ("above-grid", "below-grid", "uncertifiable"):
         place = derived.placed(None, relation)
         assert isinstance(place, Missing) and place.code == relation
+
+
+def test_the_ends_of_siblings_are_judged_by_their_weights_alone(make_layer: Callable[..., LayerBreakdown]) -> None:
+    gradients = [50.0, 1.0, 1.0, 50.0, 1.0, 1.0, 1.0]
+    layers = [make_layer(f"layers.{k}.weight", gradient_norm=gradient) for k, gradient in enumerate(gradients)]
+    assert derived.odd_layers(layers, ()) == (OutOfLine("layers.3.weight", "gradient", pytest.approx(50.0)),)
+    assert derived.odd_layers(layers, ("layers.3.weight",)) == ()
+    layers[0] = make_layer("layers.0.weight", weight_norm=46.0, gradient_norm=1.0)
+    assert derived.odd_layers(layers, ())[0] == OutOfLine("layers.0.weight", "weights", pytest.approx(10.0))

@@ -216,3 +216,22 @@ def test_under_autocast_what_is_left_of_the_curve_is_that_of_float64(
         place, true = getattr(narrow, name), getattr(exact, name)
         assert place == (true if isinstance(true, Missing) else pytest.approx(true, rel=0.05)), name
     assert {finding.code for finding in judge(narrow)} == {"noisy-gradient"}
+
+
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+@pytest.mark.parametrize("place", [2, 5, 8])
+def test_a_layer_that_begins_too_large_or_too_small_is_named_and_not_the_first_to_give_way(
+    make_problem: Maker, classification: dict[str, Tensor], factor: float, place: int
+) -> None:
+    torch.manual_seed(0)
+    hidden = [module for _ in range(8) for module in (nn.Linear(16, 16), nn.Tanh())]
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), *hidden, nn.Linear(16, 3))
+    assert along(make_problem(model, classification), (1e-3,)).out_of_line == ()
+    with torch.no_grad():
+        model[2 * place].weight.mul_(factor)
+    result = along(make_problem(model, classification), (1e-3, 1e-2))
+    assert [(odd.name, odd.quantity) for odd in result.out_of_line] == [(f"{2 * place}.weight", "weights")]
+    assert result.out_of_line[0].factor == pytest.approx(factor, rel=0.15)
+    said = [finding for finding in judge(result) if finding.code == "layer-out-of-line"]
+    assert [(finding.severity, finding.layer) for finding in said] == [("warn", f"{2 * place}.weight")]
+    assert f"× as {'large' if factor > 1.0 else 'small'} as in" in said[0].message

@@ -7,7 +7,7 @@ import pytest
 
 from fromage_cli.diagnostics.breakdown.derived import NOWHERE, OTHER_GRADIENT, TOO_SMALL
 from fromage_cli.diagnostics.breakdown.render import curve, located, render, summary
-from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
+from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown, OutOfLine
 from tests.diagnostics.pages import compare, drawn
 
 MakeLayer = Callable[..., LayerBreakdown]
@@ -90,3 +90,9 @@ def test_the_curve_has_a_row_for_each_layer_and_eta(make_result: MakeResult) -> 
     assert table.columns == ("layer", "eta", "breakdown", "path_breakdown", "predicted")
     assert len(table.rows) == 8
     assert table.rows[1] == ("layers.0.weight", 0.025, 0.2, 0.2, 0.0201)
+
+
+def test_a_layer_out_of_line_is_shown_among_the_first(make_result: MakeResult, make_layer: MakeLayer) -> None:
+    layers = tuple(make_layer(f"layers.{index}.weight", trust_eta=0.01 * (index + 1)) for index in range(12))
+    text = page(make_result(layers=layers, out_of_line=(OutOfLine("layers.10.weight", "weights", 9.7),)))
+    assert "layers.10.weight" in text and "layers.9.weight" not in text and "3 of 12 rows hidden" in text
