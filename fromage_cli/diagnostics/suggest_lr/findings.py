@@ -7,6 +7,9 @@ from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
 from fromage_cli.findings import Finding, about_names, gradient_is_rounding
 from fromage_cli.missing import Missing, Why, known
 
+UPHILL_ERRORS = 2.0
+"""Standard errors by which a cosine lies below zero where noise does not explain it: 2 of 100 do so by chance."""
+
 
 def judge(result: SuggestedRates) -> tuple[Finding, ...]:
     """The findings of a result, the gravest kinds first."""
@@ -70,6 +73,12 @@ def _filled(result: SuggestedRates) -> str:
     return " once momentum has built up" if result.optimizer.filled else ""
 
 
+def _uphill(result: SuggestedRates) -> list[str]:
+    """Layers whose step goes against descent by more than the error of its cosine."""
+    errors = [(layer, known(layer.cosine_stderr)) for layer in result.layers]
+    return [layer.name for layer, error in errors if error is not None and layer.cosine < -UPHILL_ERRORS * error]
+
+
 def _certainty(result: SuggestedRates) -> Iterator[Finding]:
     """Where no step, or one on other rows, is certain to descend."""
     by_name = {each.name: each for each in result.estimates}
@@ -79,7 +88,10 @@ def _certainty(result: SuggestedRates) -> Iterator[Finding]:
             code="no-certain-step",
             severity="warn",
             message=f"no step was found at which the loss must fall{because}",
-            hint="Measure on a larger batch, or give a larger --train-batch-size: noise may hide the descent.",
+            hint="Most layers step uphill by more than noise could make of it: check that the optimizer's state "
+            "belongs to these weights and this loss."
+            if 2 * len(_uphill(result)) > len(result.layers)
+            else "Measure on a larger batch, or give a larger --train-batch-size: noise may hide the descent.",
         )
     elsewhere = by_name["critical-independent"].learning_rate if "critical-independent" in by_name else None
     if isinstance(elsewhere, Missing) and elsewhere.code == Why.UPHILL:
@@ -121,15 +133,25 @@ def _training(result: SuggestedRates) -> Iterator[Finding]:
 
 def _gradients(result: SuggestedRates) -> Iterator[Finding]:
     """Layers whose step is noise, goes uphill by itself, or comes from a gradient that is rounding."""
-    low = [layer.name for layer in result.layers if layer.cosine <= 0.0 and known(layer.cosine_stderr) is not None]
+    uphill = _uphill(result)
+    if uphill:
+        yield about_names(
+            "step-uphill",
+            "info",
+            uphill,
+            f"the step of {counted(len(uphill), 'layer')} goes uphill, by more than noise could make of it",
+            "More rows will not turn it. Momentum from another stretch of training, or of other data, does this.",
+            limit=0.0,
+        )
+    flat = [layer for layer in result.layers if layer.cosine <= 0.0 and known(layer.cosine_stderr) is not None]
+    low = [layer.name for layer in flat if layer.name not in uphill]
     if low and known(result.noise_rows) is not None:
         size = result.optimizer.train_batch_size
         yield about_names(
             "noise-dominates",
             "info",
             low,
-            f"at {counted(size, 'row')} a batch, the step of {counted(len(low), 'layer')} is not told from noise, or "
-            "does not descend",
+            f"at {counted(size, 'row')} a batch, the step of {counted(len(low), 'layer')} is not told from noise",
             "Lemma 2 then says nothing; a larger batch here tells more, a larger training batch steps better.",
             limit=0.0,
         )

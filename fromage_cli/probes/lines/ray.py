@@ -90,7 +90,8 @@ def measure_ray(
 
 def smallest_step(problem: Problem, direction: Direction) -> float:
     """The smallest eta that the precision of the weights can make: below it most entries do not change at all."""
-    layers = [move.relative_step for move in direction.moves if move.tensor.is_layer and move.relative_step]
+    sized = [m for m in direction.moves if m.tensor.is_layer and m.tensor.name not in direction.without_size]
+    layers = [move.relative_step for move in sized if move.relative_step]
     return RESOLVED_STEPS * torch.finfo(problem.dtype).eps / max(layers, default=1.0)
 
 

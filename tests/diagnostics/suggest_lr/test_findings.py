@@ -88,6 +88,18 @@ def test_noise_and_rounding_are_named(make_result: MakeResult) -> None:
     assert "with all other tensors" in found(whole)["certain-together-only"][1]
 
 
+def test_a_step_that_goes_uphill_beyond_its_error_is_not_put_down_to_noise(make_result: MakeResult) -> None:
+    limit = Limit(NONE, NONE, None, "uncertifiable", None, None, NONE, False)
+    for error, uphill in ((0.05, True), (0.5, False)):
+        layers = tuple(replace(layer, cosine=-0.72, cosine_stderr=error) for layer in make_result().layers)
+        findings = {each.code: each for each in judge(make_result(layers=layers, limit=limit))}
+        assert ("noise may hide" in findings["no-certain-step"].hint) != uphill
+        assert ("noise-dominates" in findings) != uphill and ("step-uphill" in findings) == uphill
+    noisy = replace(layers[0], cosine=0.0)
+    mixed = found(make_result(layers=(noisy, replace(layers[1], cosine_stderr=0.05), *layers[2:])))
+    assert "of 1 layer goes uphill" in mixed["step-uphill"][1] and noisy.name in mixed["noise-dominates"][1]
+
+
 def test_a_rate_that_was_not_measured_says_so(make_result: MakeResult) -> None:
     result = make_result()
     typical = replace(result.recommended, reliable=False, reason="no short run took enough away")
