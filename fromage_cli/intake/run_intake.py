@@ -128,31 +128,35 @@ class RunSchedule:
 
 
 def find_schedule(
-    checkpoints: Sequence[Checkpoint], options: ScheduleOptions, steps_per_epoch: int | None = None
+    checkpoints: Sequence[Checkpoint], options: ScheduleOptions, declared: Declared, steps_per_epoch: int | None = None
 ) -> RunSchedule:
-    """The schedule of a run; what was given wins over what its checkpoints tell.
+    """The schedule of a run: as given, else as its checkpoints tell, else as declared beside them.
 
-    `steps_per_epoch`: of schedulers that count epochs. Raises UsageError where a shape was given whose end nothing
-    tells, and as `ScheduleOptions.given` and `saved_schedule` do.
+    `steps_per_epoch`: of schedulers that count epochs. Raises UsageError where nothing tells the end of a shape, and as
+    `ScheduleOptions.given` and `saved_schedule` do.
     """
     from fromage_cli.checkpoints.runs.saved_schedule import saved_schedule
 
+    epoch = steps_per_epoch or declared.steps_per_epoch
+    total = options.total_steps or declared.total_steps
+    saved = saved_schedule(checkpoints, total=total, steps_per_epoch=epoch)
     given, peak = options.given()
-    saved = saved_schedule(checkpoints, total=options.total_steps, steps_per_epoch=steps_per_epoch)
+    if given is None and saved.schedule is None and (declared.schedule or declared.warmup_steps):
+        given = Schedule(declared.schedule or "constant", declared.warmup_steps or 0)
     if given is None:
         constant = None if saved.doubt else Schedule(total=saved.total)
         return RunSchedule(saved.schedule or constant, saved.source if saved.schedule else None, saved.doubt)
-    if not given.points and given.total is None:
+    if not given.points:
         end = saved.schedule.end if saved.schedule is not None else None
-        given = replace(given, total=saved.total or end)
+        given = replace(given, total=given.total or saved.total or end)
         if given.total is None and given.shape != "constant":
             raise UsageError(
-                f"--schedule {given.shape} takes the steps of the whole run, which no checkpoint tells.",
+                f"A {given.shape} schedule takes the steps of the whole run, which no checkpoint tells.",
                 hint="Give --total-steps.",
             )
         if given.total is not None and given.warmup >= given.total:
             raise UsageError(
-                f"--warmup-steps {given.warmup:g}: the run has {given.total:g} steps, says its checkpoint.",
-                hint="Give fewer, or --total-steps.",
+                f"A warm-up of {given.warmup:g} steps: expected fewer than the run's {given.total:g}.",
+                hint="Give fewer --warmup-steps, or more --total-steps.",
             )
     return RunSchedule(given, peak=peak)

@@ -27,6 +27,9 @@ DATA_KEYS = frozenset(
         "momentum",
         "betas",
         "steps-per-epoch",
+        "schedule",
+        "warmup-steps",
+        "total-steps",
     }
 )
 """What a file beside a checkpoint may declare; met in a project's configuration, those that are no flags are left."""

@@ -96,9 +96,7 @@ def command(
         shapes=series.shapes,
         steps_per_epoch=optimizer.steps_per_epoch,
         decoupled=optimizer.decoupled,
-        schedule=find_schedule(
-            series.checkpoints, schedule, optimizer.steps_per_epoch or series.declared.steps_per_epoch
-        ),
+        schedule=find_schedule(series.checkpoints, schedule, series.declared, optimizer.steps_per_epoch),
     )
     optimizer.check_found(training.optimizer)
     if run.estimate:

@@ -122,7 +122,7 @@ def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: P
         "relaxation_steps": Column("τ"),
         "relaxation_epochs": Column("epochs", optional=6),
         "steps_to_equilibrium": Column("steps left"),
-        "angle_per_step": Column("angle", optional=2),
+        "angle_per_step": Column("angle"),
         "expected_rotation": Column("at most" if series else "rotation"),
         "observed_rotation": Column("observed"),
     }

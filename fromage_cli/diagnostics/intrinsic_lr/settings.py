@@ -83,7 +83,13 @@ class Training:
             "weight_decay": max((decay for decay in self.decays.values() if decay is not None), default=None),
             "decoupled": self.decoupled,
             "steps_per_epoch": self.steps_per_epoch,
-        }
+        } | (self._schedule_flags if self.schedule_source is not None else {})
+
+    @property
+    def _schedule_flags(self) -> dict[str, object]:
+        """What the flags of a schedule became that a checkpoint tells."""
+        along = self.schedule or Schedule()
+        return {"schedule": along.shape, "warmup_steps": along.warmup * along.every, "total_steps": along.end}
 
     def of_layer(self, name: str) -> Training:
         """The same as one layer is trained, with the settings of its group."""

@@ -14,6 +14,7 @@ from fromage_cli.configuration_file import FILES, SECTION, read_configuration
 from fromage_cli.errors import InputError, UnsafeError, UsageError
 from fromage_cli.optimizers.settings import Given
 from fromage_cli.problem.user_code.forms import DATA_FILES, parse_specification
+from fromage_cli.theory.schedules import SHAPES
 
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "gelu", "silu", "sigmoid", "elu", "identity")
 NORMS = ("none", "layernorm", "batchnorm", "rmsnorm")
@@ -38,6 +39,10 @@ class Declared:
     momentum: float | None = None
     betas: tuple[float, float] | None = None
     steps_per_epoch: int | None = None
+    schedule: str | None = None
+    """One of SHAPES."""
+    warmup_steps: int | None = None
+    total_steps: int | None = None
     model: str | None = None
     """As `--model` takes it; only ever set under `--trust`."""
     source: Path | None = None
@@ -93,7 +98,7 @@ def _from_metadata(metadata: Mapping[str, str], folder: Path, trust: bool) -> De
                 value = json.loads(f"[{text}]".lower())
             elif key in ("residual", "betas"):
                 value = json.loads(text.lower())
-            elif key in ("learning_rate", "weight_decay", "momentum", "steps_per_epoch"):
+            elif key in ("learning_rate", "weight_decay", "momentum", *_COUNTS):
                 value = float(text)
         try:
             read[key] = _value(key, value, folder, "the checkpoint's metadata", trust)
@@ -162,6 +167,7 @@ def _is_number(value: Any) -> bool:
 
 
 _KEYS = frozenset(field.name for field in fields(Declared)) - {"source", "notes"}
+_COUNTS = ("steps_per_epoch", "warmup_steps", "total_steps")
 _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str, Callable[[Any], Any]]] = {
     "activation": (lambda value: value in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}", str),
     "residual": (lambda value: isinstance(value, bool), "true or false", bool),
@@ -175,10 +181,9 @@ _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str, Callable[[Any], Any]]] =
         "two numbers from 0 to below 1, as [0.9, 0.999]",
         lambda value: tuple(map(float, value)),
     ),
-    "steps_per_epoch": (
-        lambda value: _is_number(value) and value > 0 and value == int(value),
-        "a whole number above 0",
-        int,
+    "schedule": (lambda value: value in SHAPES, f"one of {', '.join(SHAPES)}", str),
+    **dict.fromkeys(
+        _COUNTS, (lambda value: _is_number(value) and value > 0 and value == int(value), "a whole number above 0", int)
     ),
 }
 """What is true of a key's value, what was expected where it is not, and what the value is read as."""

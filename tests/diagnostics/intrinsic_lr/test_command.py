@@ -310,6 +310,8 @@ def test_a_saved_scheduler_gives_a_forecast(run, cosine):
     result = json.loads(out)["result"]
     (layer,) = result["layers"]
     assert code == 0 and "a cosine schedule over 200 steps, read from step-100.pt" in err
+    settings = json.loads(out)["settings"]
+    assert (settings["schedule"], settings["total_steps"]) == ("cosine", 200)
     assert result["schedule"]["factor"] == pytest.approx(0.5) and not result["schedule"]["constant"]
     for field in ("equilibrium_norm", "log_ratio", "steps_to_equilibrium"):
         assert layer[field] is None and layer["missing"][field]["code"] == "schedule"
@@ -347,6 +349,11 @@ def test_a_schedule_that_is_not_known_voids_what_it_must(run, cosine):
     assert codes[0] == "schedule-mismatch"
     code, _, err = run("step-100.pt", "--schedule", "linear")
     assert code == 2 and "--total-steps" in err
+    Path("fromage.toml").write_text('schedule = "cosine"\ntotal_steps = 200\n')
+    declared = json.loads(run("step-100.pt", "--json")[1])["result"]
+    assert declared["schedule"]["total_steps"] == 200 and declared["layers"][0]["forecast"]["steps"][-1] == 200
+    code, _, err = run("step-100.pt", "--warmup-steps", "300")
+    assert code == 2 and "A warm-up of 300 steps: expected fewer than the run's 200" in err
 
 
 def test_sgd_without_a_model_takes_gradients_from_two_norms(run, tmp_path, monkeypatch):
