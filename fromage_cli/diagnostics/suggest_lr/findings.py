@@ -86,7 +86,7 @@ def _certainty(result: SuggestedRates) -> Iterator[Finding]:
         because = f": {by_name['measured'].assumption}" if "measured" in by_name else ""
         yield Finding(
             code="no-certain-step",
-            severity="warn",
+            severity="info",
             message=f"no step was found at which the loss must fall{because}",
             hint="Most layers step uphill by more than noise could make of it: check that the optimizer's state "
             "belongs to these weights and this loss."

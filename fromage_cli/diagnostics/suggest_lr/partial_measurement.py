@@ -148,7 +148,9 @@ class RateSearch(PartialMeasurement):
                 return rate, Basis(
                     "the loss rises", f"on the batch that gave the step{self._under_other_draws(moved, rate)}"
                 )
-            if self.update.line.descent <= 0.0:
+            if self.update.line.descent == 0.0:
+                code, words = Why.ZERO_OR_NOT_FINITE, Basis("no slope", "the gradient along the step is zero")
+            elif self.update.line.descent < 0.0:
                 code, words = Why.UPHILL, Basis("no descent", "the step goes uphill on the batch")
             return Missing(code, words), words
 
@@ -203,6 +205,9 @@ class RateSearch(PartialMeasurement):
         rate, words = eta, Basis(LIMIT_REACHED.words)
         if found.relation == "uncertifiable":
             words = Basis("no descent", "the step, or what noise leaves of it, does not descend")
+            eta = rate = Missing(Why.UNCERTIFIABLE, words)
+        elif found.contradicts(self.problem.base.loss):
+            words = Basis("another gradient", "the loss does not change as its gradient says, to first order")
             eta = rate = Missing(Why.UNCERTIFIABLE, words)
         elif found.unresolved:
             words = Basis("not resolved", "smaller steps change no weight in this dtype; --dtype float64 resolves them")

@@ -63,7 +63,7 @@ def read_limit(
     """
     crossing = crossings[0]
     for name, found in zip(("measured-sum", "measured"), reversed(crossings), strict=True):
-        if found is not None and found.eta is not None:
+        if found is not None and found.eta is not None and not found.contradicts(measuring.problem.base.loss):
             eta, rate = measuring.place(found.eta)
             return Limit(
                 eta=eta,

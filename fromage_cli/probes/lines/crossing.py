@@ -17,6 +17,7 @@ from fromage_cli.probes.lines.ray import NOISE_LIMIT, gradient_changes, noise_fl
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.bracketing import Bracket, close_in
 from fromage_cli.theory.curves import Point, Relation, first_crossing, running_maximum
+from fromage_cli.theory.first_order import check_slope
 
 POINTS = 6
 """Gradients beside the base and the noise floor; with the product and the base they stay within 12 gradients."""
@@ -59,8 +60,20 @@ class Crossing:
     """Whether eta and upper are within 5 %."""
     unresolved: bool = False
     """Whether the steps below are so small that the dtype cannot make them: no gradient changed by a digit."""
+    loss_floor: float = 0.0
+    """By how much rounding and chance alone change the loss."""
     stopped: ResourceError | None = None
     """The limit that ended the search early: without one, no point means that no step is certain to descend."""
+
+    def contradicts(self, start: float) -> bool:
+        """Whether the loss, `start` at eta = 0, changes in another way than its gradient says, to first order."""
+        moves = self.certificate.direction.moves
+        slope = -math.fsum(move.gradient_norm * move.step_norm * move.cosine for move in moves)
+        lost = [
+            eta * math.fsum(move.step_norm * self.changes[move.tensor.name][place] for move in moves)
+            for place, eta in enumerate(self.etas)
+        ]
+        return check_slope(slope, start, self.etas, self.losses, lost, rounding=self.loss_floor).contradicted
 
     def trust(self, name: str, gradient_norm: float) -> Point:
         """Where one tensor crosses its own level, by the points that were taken."""
@@ -80,6 +93,7 @@ class _Search:
     losses: dict[float, float]
     changes: dict[float, dict[str, float]]
     highest: float
+    loss_floor: float = 0.0
 
     def close(self, start: float, points: int, origin: Mapping[str, Tensor], bracket: Bracket) -> None:
         """Takes gradients along the direction until the bracket is closed, or so many are taken."""
@@ -128,7 +142,8 @@ def find_crossing(
         advance()
         with problem.displaced([move.tensor for move in direction.moves]) as origin, problem.steady():
             before = problem.evaluations.gradients
-            floors = noise_floor(problem, direction, origin).gradients
+            floor = noise_floor(problem, direction, origin)
+            floors, search.loss_floor = floor.gradients, floor.loss
             sizes = {move.tensor.name: move.gradient_norm for move in direction.moves if move.gradient_norm > 0.0}
             noise = frozenset(name for name, size in sizes.items() if not floors[name] < NOISE_LIMIT * size)
             search.certificate = Certificate(direction, levels, noise)
@@ -154,7 +169,7 @@ def find_sum_crossing(
     names = [move.tensor.name for move in direction.moves]
     changes = {eta: {name: found.changes[name][place] for name in names} for place, eta in enumerate(found.etas)}
     losses = dict(zip(found.etas, found.losses, strict=True))
-    search = _Search(problem, certificate, advance, losses, changes, highest)
+    search = _Search(problem, certificate, advance, losses, changes, highest, found.loss_floor)
     bracket, stopped = Bracket(), None
     if not certificate.possible:
         return _conclude(search, bracket, found.products, None)
@@ -216,5 +231,6 @@ def _conclude(
         products=products,
         closed=bracket.closed,
         unresolved=unresolved,
+        loss_floor=search.loss_floor,
         stopped=stopped,
     )

@@ -86,7 +86,10 @@ def scaled_step(problem: Problem, name: str, tensors: Sequence[TrainableTensor],
     """
     plain = [measured_move(problem, tensor, -1.0, source(tensor)) for tensor in tensors]
     if not any(move.step_norm > 0.0 for move in plain):
-        raise MismatchError(f"The {name} step is zero in every tensor.", "Choose another step, or other tensors.")
+        raise MismatchError(
+            f"The {name} step is zero in every tensor: no gradient reaches them, and nothing is remembered.",
+            "Look at the loss: it may be constant, or the fit exact. Else choose other tensors.",
+        )
     judged = [move for move in plain if move.tensor.is_layer] or plain
     relative = relative_steps_of({move.tensor.name: (move.step_norm, move.weight_norm) for move in judged})
     scale = 1.0 / (max(relative.steps.values(), default=0.0) or relative.usual or 1.0)

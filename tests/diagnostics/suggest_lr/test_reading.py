@@ -15,6 +15,7 @@ from fromage_cli.probes.lines.direction import Direction
 
 MEASURING: Any = SimpleNamespace(
     matched=SimpleNamespace(state=None),
+    problem=SimpleNamespace(base=SimpleNamespace(loss=1.0)),
     error=None,
     place=lambda along: (along, 2.0 * along),
     eta=lambda rate: rate / 2.0,

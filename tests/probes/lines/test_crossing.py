@@ -196,3 +196,30 @@ def test_a_limit_keeps_what_was_found_and_puts_the_weights_back(
     found = find_crossing(problem, line.direction, line.cosines, advance)
     assert found.stopped is not None and len(found.etas) == 2 and not found.closed
     assert all(torch.equal(now, then) for now, then in zip(perceptron.parameters(), before, strict=True))
+
+
+class Reversed(torch.autograd.Function):
+    """The identity, whose gradient is the opposite."""
+
+    @staticmethod
+    def forward(context: object, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(context: object, gradient: torch.Tensor) -> torch.Tensor:
+        return -gradient
+
+
+class Reversing(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return Reversed.apply(x)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def test_a_gradient_that_is_not_the_losses_own_is_noticed(make_problem: Maker, classification: Data) -> None:
+    problem = make_problem(smooth(), classification)
+    found = crossing_of(problem)[1]
+    assert not found.contradicts(problem.base.loss)
+    other = make_problem(nn.Sequential(smooth(), Reversing()), classification)
+    wrong = crossing_of(other)[1]
+    assert wrong.eta is not None and wrong.losses[0] > other.base.loss
+    assert wrong.contradicts(other.base.loss)
