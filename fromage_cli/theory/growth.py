@@ -14,6 +14,15 @@ LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4
 NEEDED = {3: 6.31, 4: 2.92, 5: 2.35, 6: 2.13}
 """Student's 95th percentile at n - 2 degrees of freedom, for so many points n; about 2 from seven on."""
 
+START = 0.25
+"""Share of a run in which weights find their size: healthy norms grow by up to 5 times in it, warm-up included."""
+LEAST = 3
+"""Increments without which a median absolute deviation says nothing."""
+DEVIATIONS = 1.4826
+"""Standard deviations of normal numbers in their median absolute deviation."""
+NO_NEWS = 0.01
+"""Spread of ln ||W|| below which none is looked for, so that what follows frozen layers is not endlessly far."""
+
 
 def drift(positions: Sequence[float], values: Sequence[float]) -> tuple[float, float | None]:
     """The median slope and the larger of its two standard errors: for independent residuals, and for those of a walk.
@@ -42,6 +51,38 @@ def walk_error(positions: Sequence[float], values: Sequence[float]) -> float:
     mean = (values[-1] - values[0]) / length
     variance = math.fsum((d - mean * h) ** 2 / h for h, d in increments) / (len(increments) - 1)
     return math.sqrt(variance / length)
+
+
+def out_of_line(
+    positions: Sequence[float], values: Sequence[float], others: Sequence[Sequence[float]] = ()
+) -> tuple[int, float, float] | None:
+    """The interval whose increment lies furthest from what the rest of a run and its siblings make one expect.
+
+    Returns its place, its excess and that over the spread of the rest. With increments per step r over distances h and
+    the median m of all others, the siblings' (`others`, at the same positions) among them, the excess is (r - m) h and
+    the spread their median absolute deviation times 1.4826 h, at least NO_NEWS. Intervals that begin in the first
+    quarter of the run are what others are compared with, and are not told: norms grow fastest there. None where there
+    are no later ones, or fewer than LEAST others.
+    """
+    lengths = [following - position for position, following in pairwise(positions)]
+    runs = [
+        [(after - before) / length for (before, after), length in zip(pairwise(one), lengths, strict=True)]
+        for one in (values, *others)
+    ]
+    start, found = positions[0] + START * (positions[-1] - positions[0]), []
+    for place, length in enumerate(lengths):
+        rest = [rate for run in runs for index, rate in enumerate(run) if run is not runs[0] or index != place]
+        if positions[place] < start or len(rest) < LEAST:
+            continue
+        middle = _middle(rest)
+        excess = (runs[0][place] - middle) * length
+        spread = max(DEVIATIONS * length * _middle([abs(rate - middle) for rate in rest]), NO_NEWS)
+        found.append((place, excess, abs(excess) / spread))
+    return max(found, key=lambda each: min(abs(each[1]), each[2] * NO_NEWS), default=None)
+
+
+def _middle(values: Sequence[float]) -> float:
+    return _between(sorted(values), (len(values) - 1) / 2)
 
 
 def theil_sen(positions: Sequence[float], values: Sequence[float]) -> tuple[float, float | None]:

@@ -9,11 +9,13 @@ import pytest
 
 from fromage_cli.theory.equilibrium import momentum_gains
 from fromage_cli.theory.growth import (
+    NO_NEWS,
     drift,
     first_passage,
     is_drift,
     mean_over,
     orthogonal_growth,
+    out_of_line,
     relative_walk,
     steps_until,
     theil_sen,
@@ -162,3 +164,14 @@ def test_the_first_passage() -> None:
     assert first_passage([5, 6], [2.0, 3.0], 2.0) == 5
     assert first_passage([0, 10, 20], [1.0, 0.5, 1.5], 2.0) is None
     assert first_passage([0], [1.0], 2.0) is None
+
+
+def test_what_is_out_of_line():
+    steps, values = (0, 10, 20, 30, 50), (0.0, 1.0, 1.1, 2.2, 2.4)  # 0.1, 0.01, 0.11, 0.01 a step
+    place, excess, deviations = out_of_line(steps, values)
+    assert (place, excess) == (2, pytest.approx(1.0)) and deviations == pytest.approx(1.0 / NO_NEWS)
+    place, excess, deviations = out_of_line((0, 10, 20), (0.0, 1.0, 1.1), [(0.0, 1.0, 1.1), (0.0, 1.0, 1.1)])
+    assert (place, excess) == (1, pytest.approx((0.01 - 0.1) * 10))  # 0.1, 0.1, 0.01, 0.1, 0.01 have the median 0.1
+    assert deviations == pytest.approx(0.9 / NO_NEWS)
+    assert out_of_line((0, 10, 20), (0.0, 1.0, 1.1)) is None  # one other interval
+    assert out_of_line((0, 90, 100), (0.0, 1.0, 1.1), [(0.0, 2.0, 2.1)])[0] == 1  # the first quarter is not told

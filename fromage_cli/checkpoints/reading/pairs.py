@@ -9,12 +9,23 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
-from fromage_cli.checkpoints.reading.arrays import CHUNK, array_chunks
+from fromage_cli.checkpoints.reading.arrays import CHUNK, array_chunks, stored_chunks
+from fromage_cli.checkpoints.storage.files import READ_BLOCK
 from fromage_cli.theory.magnitudes import Workspace, joined_norm
 from fromage_cli.theory.relative_trust import angle_between
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+def same_bytes(first: Checkpoint, second: Checkpoint, name: str) -> bool:
+    """Tell whether the tensor of that name holds the same bytes in both checkpoints, which are read up to a difference.
+
+    Raises InputError as reading does.
+    """
+    entries = first.entries[name], second.entries[name]
+    chunks = zip(stored_chunks(first, name, READ_BLOCK), stored_chunks(second, name, READ_BLOCK), strict=False)
+    return entries[0] == entries[1] and all(bytes(one) == bytes(other) for one, other in chunks)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,23 @@
 """From the checkpoints of a run to a NormsResult."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
+from fromage_cli.checkpoints.reading.pairs import same_bytes
 from fromage_cli.checkpoints.reading.reductions import Rows, measure_norms, measure_rows
 from fromage_cli.diagnostics.norms.result import (
+    NO_JUMP,
+    NO_QUARTER,
     NOT_FINITE,
     ONE_STEP,
     STEADY,
     TWO_STEPS,
     Channels,
+    Jump,
     LayerNorms,
     NormsResult,
     Overflow,
@@ -31,7 +36,7 @@ from fromage_cli.missing import (
     found_of,
 )
 from fromage_cli.optimizers.effective_rate import NO_NORM, effective_rate, rate_power
-from fromage_cli.theory.growth import LARGEST, drift, first_passage, is_drift, steps_until
+from fromage_cli.theory.growth import LARGEST, START, drift, first_passage, is_drift, out_of_line, steps_until
 from fromage_cli.theory.scale_invariance import Invariance, untested
 
 if TYPE_CHECKING:
@@ -40,6 +45,8 @@ if TYPE_CHECKING:
     from fromage_cli.problem.evaluation.problem import Problem
     from fromage_cli.problem.networks.layers import TrainableTensor
 
+LARGEST_LOG = 700.0
+"""Above it the exponential function leaves float64."""
 DEAD = 1e-6
 """A row's norm over the median below which nothing is left of it: what float32 still resolves beside the others."""
 
@@ -83,17 +90,28 @@ def measure(
     before = measure_norms(checkpoints[:-1], names, advance)
     last = measure_rows(checkpoints[-1], names, advance)
     steps = tuple(checkpoint.step for checkpoint in checkpoints)
+    norms = {
+        name: (*(one[name] for one in before), last[name].norm)
+        for name in names
+        if name in last and all(name in one for one in before)
+    }
+    entries = checkpoints[-1].entries
+    family = {name: (entries[name].shape, re.sub("[0-9]+", "", name)) for name in norms}
+    members: dict[object, list[str]] = {}
+    for name in norms:
+        members.setdefault(family[name], []).append(name)
     layers = tuple(
         _layer(
-            checkpoints[-1].entries[name],
+            entries[name],
             steps,
-            (*(one[name] for one in before), last[name].norm),
+            norms[name],
             last[name],
+            siblings=[norms[other] for other in members[family[name]] if other != name],
+            unchanged=len(set(norms[name])) == 1 < len(steps) and same_bytes(checkpoints[0], checkpoints[-1], name),
             settings=settings.layers.get(name, settings),
             tested=(tested or {}).get(name, LayerTest()),
         )
-        for name in names
-        if name in last and all(name in one for one in before)
+        for name in norms
     )
     no_rate = OPTIMIZER_UNKNOWN if settings.optimizer is None else LEARNING_RATE_UNKNOWN
     decay = settings.weight_decay
@@ -113,16 +131,18 @@ def _layer(
     norms: tuple[float, ...],
     last: Rows,
     *,
+    siblings: Sequence[tuple[float, ...]],
+    unchanged: bool,
     settings: Settings,
     tested: LayerTest,
 ) -> LayerNorms:
-    """One layer; `last` is what was read of the last checkpoint."""
+    """One layer; `last` is what was read of the last checkpoint, `siblings` the norms of layers like it."""
     found = [step for step in steps if step is not None]
     growth: float | Missing = ONE_STEP
     stderr: float | Missing = ONE_STEP
     overflow: OverflowSteps | Missing = ONE_STEP
     halved: float | Missing = ONE_STEP
-    if len(found) > 1 and not all(0.0 < norm < math.inf for norm in norms):
+    if len(found) > 1 and not _have_logarithms(norms):
         growth = stderr = overflow = halved = NO_NORM
     elif len(found) > 1:
         logs = [math.log(norm) for norm in norms]
@@ -145,6 +165,8 @@ def _layer(
         dead_bias=tested.dead_bias,
         overflow_step=overflow,
         halved_step=halved,
+        **_changes(found, norms, siblings, settings.optimizer),
+        unchanged=unchanged,
         channels=_channels(last.norms),
         effective_learning_rate=tuple(
             effective_rate(settings.optimizer, rate, norm, settings.trust_coefficient, clipped=settings.clipped)
@@ -167,13 +189,47 @@ def _halved(steps: list[int], logs: list[float], optimizer: str | None, growth: 
     """Where ‖W‖ to the power is twice what it was at first: on the way, or drawn out from the last step by growth."""
     power = rate_power(optimizer)
     if not power:
-        words = f"the effective rate of {optimizer} does not depend on the norm"
-        return OPTIMIZER_UNKNOWN if optimizer is None else Missing(Why.NOT_DEFINED, words)
+        return _no_power(optimizer)
     level = logs[0] + math.log(2) / power
     reached = first_passage(steps, logs, level)
     if reached is not None:
         return reached
     return STEADY if growth is None else steps[-1] + (level - logs[-1]) / growth
+
+
+def _no_power(optimizer: str | None) -> Missing:
+    """Why growth does not halve the effective rate."""
+    words = f"the effective rate of {optimizer} does not depend on the norm"
+    return OPTIMIZER_UNKNOWN if optimizer is None else Missing(Why.NOT_DEFINED, words)
+
+
+def _have_logarithms(norms: Sequence[float]) -> bool:
+    return all(0.0 < norm < math.inf for norm in norms)
+
+
+def _changes(
+    steps: list[int], norms: Sequence[float], siblings: Sequence[Sequence[float]], optimizer: str | None
+) -> dict[str, Any]:
+    """How far the norm has come since the first step and since a quarter of the run, and where it jumped, by field."""
+    if len(steps) < 2:
+        return {}
+    if not _have_logarithms(norms):
+        return dict.fromkeys(("first_to_last", "since_quarter", "effective_rate_fall", "jump"), NO_NORM)
+    quarter, power = steps[0] + START * (steps[-1] - steps[0]), rate_power(optimizer)
+    first = next(index for index, step in enumerate(steps) if step >= quarter)
+    jump: Jump | Missing = NO_JUMP
+    others = [[*map(math.log, one)] for one in siblings if _have_logarithms(one)]
+    found = out_of_line(steps, [*map(math.log, norms)], others)
+    if found is not None:
+        place, excess, deviations = found
+        factor = norms[place + 1] / norms[place]
+        jump = Jump(steps[place], steps[place + 1], factor, math.exp(min(excess, LARGEST_LOG)), deviations)
+    return {
+        "first_to_last": norms[-1] / norms[0],
+        "since_quarter": norms[-1] / norms[first] if first < len(steps) - 1 else NO_QUARTER,
+        "effective_rate_fall": (norms[-1] / norms[0]) ** power if power else _no_power(optimizer),
+        "jump": jump,
+    }
 
 
 def _channels(rows: "NDArray[Any]") -> Channels | Missing:

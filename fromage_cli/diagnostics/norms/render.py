@@ -1,5 +1,6 @@
-"""The page a person sees: a sentence, and the layers whose norms grow fastest first."""
+"""The page a person sees: a sentence, and the layers that grow though they need not, then those that changed most."""
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
@@ -16,7 +17,10 @@ ROWS = 12
 """Layers shown without `--all`."""
 SPARKS = 24
 """Steps that are drawn, the last ones: more do not fit beside the numbers."""
-GROWTH = "growth: robust slope of ln ‖W‖ a step, ± its standard error, the larger of noise's and a walk's."
+GROWTH = (
+    "× first: the norm over that of the first checkpoint. growth: robust slope of ln ‖W‖ a step, ± its standard error."
+)
+FALL = "rate fell: how many times smaller its norm alone made the layer's effective learning rate."
 LAW = "law: that of a scale-invariant layer under this optimizer."
 UNTESTED = (
     "Whether a layer is scale-invariant was not tested: that needs the model; --model SPEC (and --batch SPEC) "
@@ -32,10 +36,11 @@ TESTED = (
 def render(result: NormsResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
 
-    def urgency(layer: LayerNorms) -> tuple[bool, float]:
-        """Invariant layers that grow first, then by growth."""
+    def urgency(layer: LayerNorms) -> tuple[bool, float, float]:
+        """Invariant layers that grow first, then by change, at last by growth."""
         invariant = layer.invariance.verdict not in ("untested", "none")
-        return not (invariant and known(layer.overflow_step) is not None), -(known(layer.growth_per_step) or 0.0)
+        growth = known(layer.growth_per_step) or 0.0
+        return not (invariant and known(layer.overflow_step) is not None), -_change(layer), -growth
 
     shown = result.layers if style.show_all else sorted(result.layers, key=urgency)[:ROWS]
     # an optimizer that is not known is spoken of in the legend
@@ -55,12 +60,18 @@ def summary(result: NormsResult) -> str:
     if not series:
         said = f"The norms of {layers} at one step; growth needs a second checkpoint."
     elif not growing:
-        said = f"{span} the norm of no layer grows steadily, of {layers}."
+        said = f"{span} no norm grows steadily, of {layers}."
+        most = max(result.layers, key=_change)
+        if _change(most) > 0.0:
+            said += f" {most.name} changed most: from {number(most.norms[0])} to {number(most.norms[-1])}."
     else:
         fastest = max(growing, key=lambda layer: known(layer.growth_per_step) or 0.0)
         grow = "grow steadily" if len(result.steps) > 2 else "grow"
         said = f"{span} the norms of {len(growing)} of {layers} {grow}, fastest that of {fastest.name}: "
         said += f"from {number(fastest.norms[0])} to {number(fastest.norms[-1])}."
+    frozen = [layer.name for layer in result.layers if layer.unchanged]
+    if frozen:
+        said += f" {counted(len(frozen), 'layer')} {'is' if len(frozen) == 1 else 'are'} unchanged to the byte."
     tested = [layer for layer in result.layers if layer.invariance.verdict != "untested"]
     invariant = [layer for layer in tested if layer.invariance.verdict != "none"]
     if tested and not invariant:
@@ -73,16 +84,24 @@ def summary(result: NormsResult) -> str:
     return said
 
 
+def _change(layer: LayerNorms) -> float:
+    """|ln| of the last norm over the first; 0 where it is not known."""
+    return abs(math.log(known(layer.first_to_last) or 1.0))
+
+
 def _layers(result: NormsResult, shown: Sequence[LayerNorms], style: PageStyle) -> list[RenderableType]:
     """A row for each layer, how many are not shown, and what the columns are."""
     series = len(result.steps) > 1
     law = series and any(known(layer.predicted_growth) is not None for layer in result.layers)
     tested = any(layer.invariance.verdict != "untested" for layer in result.layers)
     effective = any(known(layer.effective_learning_rate[-1]) is not None for layer in result.layers)
+    falls = series and any(known(layer.effective_rate_fall) is not None for layer in result.layers)
     columns = {
         "name": (True, Column("layer", name=True)),
         "shape": (True, Column("shape", optional=7)),
+        "first": (series, Column("first", optional=9)),
         "norm": (True, Column("norm")),
+        "first_to_last": (series, Column("× first", optional=1)),
         "growth_per_step": (series, Column("growth")),
         "growth_stderr": (series, Column("±", optional=3)),
         "predicted_growth": (law, Column("law", optional=1)),
@@ -91,6 +110,7 @@ def _layers(result: NormsResult, shown: Sequence[LayerNorms], style: PageStyle) 
         "response_double": (tested, Column("D(2)", optional=2)),
         "response_half": (tested, Column("D(0.5)", optional=4)),
         "effective_rate": (effective, Column("effective rate", optional=6)),
+        "effective_rate_fall": (falls, Column("rate fell", optional=2)),
         "curve": (series, Column("norms", left=True, optional=8)),
     }
     kept = {field: column for field, (holds, column) in columns.items() if holds}
@@ -99,7 +119,9 @@ def _layers(result: NormsResult, shown: Sequence[LayerNorms], style: PageStyle) 
             **vars(layer),
             **vars(layer.invariance),
             "shape": "×".join(map(str, layer.shape)),
+            "first": layer.norms[0],
             "norm": layer.norms[-1],
+            "growth_per_step": "unchanged" if layer.unchanged else layer.growth_per_step,
             "verdict": _verdict(layer.invariance),
             "effective_rate": layer.effective_learning_rate[-1],
             "curve": sparkline(layer.norms[-SPARKS:], ascii_only=style.ascii_only),
@@ -107,7 +129,9 @@ def _layers(result: NormsResult, shown: Sequence[LayerNorms], style: PageStyle) 
         for layer in shown
     ]
     unknown = series and result.optimizer is None
-    legend = " ".join([*[GROWTH] * series, *[LAW] * law, TESTED if tested else UNTESTED, *[UNKNOWN] * unknown])
+    legend = " ".join(
+        [*[GROWTH] * series, *[FALL] * falls, *[LAW] * law, TESTED if tested else UNTESTED, *[UNKNOWN] * unknown]
+    )
     return [
         house_table(list(kept.values()), [[row[field] for field in kept] for row in rows], style),
         *hidden_rows(len(shown), len(result.layers)),

@@ -7,6 +7,8 @@ from fromage_cli.theory.scale_invariance import Invariance
 
 ONE_STEP = Missing(Why.NO_STEPS_BETWEEN, "growth needs a second checkpoint")
 TWO_STEPS = Missing(Why.NO_STEPS_BETWEEN, "an error needs a third checkpoint")
+NO_QUARTER = Missing(Why.NO_STEPS_BETWEEN, "no checkpoint lies between a quarter of the run and its end")
+NO_JUMP = Missing(Why.NO_STEPS_BETWEEN, "there are too few other intervals to compare with")
 STEADY = Missing(Why.NOT_DEFINED, "the norm does not grow steadily")
 NOT_FINITE = Missing(Why.ZERO_OR_NOT_FINITE, "an entry is not finite")
 
@@ -43,6 +45,20 @@ class Channels:
 
 
 @dataclass(frozen=True)
+class Jump:
+    """The interval between two checkpoints that is furthest out of line with the rest of the run."""
+
+    from_step: int
+    to_step: int
+    factor: float
+    """‖W‖ at its end over that at its beginning."""
+    excess: float
+    """The same over what the median of the other intervals and of sibling layers would have made of it."""
+    deviations: float
+    """Its logarithm in standard deviations, by the median absolute one of those others."""
+
+
+@dataclass(frozen=True)
 class LayerNorms:
     """One layer along the run."""
 
@@ -72,6 +88,17 @@ class LayerNorms:
     halved_step: float | Missing = STEADY
     """Where growth has halved the effective learning rate of the first step, at a constant rate; missing where it never
     does, or where that rate does not depend on the norm."""
+    first_to_last: float | Missing = ONE_STEP
+    """‖W‖ at the last step over that at the first."""
+    since_quarter: float | Missing = ONE_STEP
+    """The same from the first checkpoint on that lies past a quarter of the run; missing where that is the last."""
+    effective_rate_fall: float | Missing = ONE_STEP
+    """By how many times that made the effective learning rate smaller, at a constant rate: first_to_last to the power
+    with which the norm divides it; missing where that rate does not depend on the norm."""
+    jump: Jump | Missing = NO_JUMP
+    """Missing with fewer than three other intervals, its own and those of layers of equal shape and like name."""
+    unchanged: bool = False
+    """Whether the last checkpoint holds the bytes of the first, and the norm was the same in between."""
     channels: Channels | Missing = NOT_FINITE
     """Missing where an entry is not finite."""
     effective_learning_rate: tuple[float | Missing, ...] = ()

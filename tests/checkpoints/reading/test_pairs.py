@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.reading import arrays
-from fromage_cli.checkpoints.reading.pairs import measure_pair
+from fromage_cli.checkpoints.reading.pairs import measure_pair, same_bytes
 
 
 @pytest.fixture
@@ -64,6 +64,17 @@ def test_what_has_no_angle(paired):
     broken = paired(torch.ones(3), torch.tensor([1.0, math.nan, 2.0]))
     assert math.isnan(broken.difference) and broken.angle is None
     assert paired(torch.ones(0), torch.ones(0)).difference == 0.0
+
+
+def test_the_same_bytes(tmp_path):
+    tensors = {"w": torch.randn(5, 3), "n": torch.tensor([math.nan]), "d": torch.ones(3), "s": torch.ones(2, 3)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    torch.save(
+        tensors | {"w": tensors["w"] + 1e-7, "d": torch.ones(3).double(), "s": torch.ones(3, 2)}, tmp_path / "b.pt"
+    )
+    first, second = open_checkpoint(tmp_path / "a.safetensors"), open_checkpoint(tmp_path / "b.pt")
+    assert [name for name in tensors if same_bytes(first, second, name)] == ["n"]
+    assert all(same_bytes(first, first, name) for name in tensors)
 
 
 def test_equal_tensors_are_at_no_distance(paired):

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,11 @@ def make_layer() -> Callable[..., LayerNorms]:
             "channels": Channels(6, 0.5, 0.9, 1.5, 0),
             "effective_learning_rate": (0.02, 0.02, 0.02),
         }
-        return LayerNorms(**{**values, **changes})
+        values |= changes
+        norms = values["norms"]
+        if len(norms) > 1 and all(0.0 < norm < math.inf for norm in norms):
+            values = {"first_to_last": norms[-1] / norms[0]} | values
+        return LayerNorms(**values)
 
     return make
 

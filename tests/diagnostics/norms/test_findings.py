@@ -1,13 +1,20 @@
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from fromage_cli.checkpoints.layers import lasting_layers
+from fromage_cli.checkpoints.runs.gathering import gather_series
 from fromage_cli.diagnostics.norms.findings import judge
-from fromage_cli.diagnostics.norms.result import STEADY, Channels, Overflow, OverflowSteps
+from fromage_cli.diagnostics.norms.measure import measure
+from fromage_cli.diagnostics.norms.result import STEADY, Channels, Jump, Overflow, OverflowSteps
+from fromage_cli.diagnostics.norms.settings import Settings
 from fromage_cli.missing import OPTIMIZER_UNKNOWN, STEP_UNKNOWN
 from fromage_cli.optimizers.effective_rate import NO_NORM
 from fromage_cli.theory.scale_invariance import Invariance
+
+SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
 
 
 def codes(result):
@@ -27,6 +34,76 @@ def test_without_a_law_nothing_follows_it(make_result, make_layer):
     for law in (NO_NORM, 0.0, 1e-3):
         assert codes(make_result(layers=(make_layer(predicted_growth=law),))) == []
     assert codes(make_result(layers=(make_layer(growth_per_step=NO_NORM),))) == []
+
+
+def changed(*norms, name="blocks.0.weight", **changes):
+    """A layer that does not grow steadily, and what its norms say of the change."""
+    late = norms[-1] / norms[1] if len(norms) > 2 else NO_NORM
+    return {
+        "name": name,
+        "norms": norms,
+        "since_quarter": late,
+        "growth_stderr": 1.0,
+        "overflow_step": STEADY,
+    } | changes
+
+
+@pytest.mark.parametrize(
+    ("norms", "told"), [((3.2, 16.0, 22.6), True), ((1.0, 8.0, 8.05), True), ((2.3, 9.0, 18.0), True),
+                        ((2.4, 0.4, 0.2), True), ((1.87, 9.8, 11.0), False), ((6.0, 2.0, 1.01), False)]
+)  # fmt: skip
+def test_a_norm_that_went_far(make_result, make_layer, norms, told):
+    found = judge(make_result(layers=(make_layer(**changed(*norms)),)))
+    assert [finding.code for finding in found] == ["norm-far-from-first"] * told
+    if told:
+        assert found[0].value == pytest.approx(norms[-1] / norms[0]) and found[0].severity == "warn"
+        assert f"from {norms[0]:.3g} to {norms[-1]:.3g}" in found[0].message
+        assert ("decay the weights" in found[0].hint) == (norms[-1] > norms[0])
+
+
+def test_the_fall_of_the_effective_rate_is_said_where_the_scale_may_be_free(make_result, make_layer):
+    for verdict, words in (("invariant", "fell 49.9 ×"), ("untested", "if it is scale-invariant"), ("none", "")):
+        layer = make_layer(**changed(3.2, 16.0, 22.6, invariance=Invariance(verdict), effective_rate_fall=49.88))
+        (found,) = judge(make_result(layers=(layer,)))
+        assert words in found.message and ("effective learning rate" in found.message) == (verdict != "none")
+
+
+def test_what_begins_small_is_held_against_a_quarter_of_the_run(make_result, make_layer):
+    """Lookup tables, zero heads a step after the start: they have to find their size first."""
+    for small in (
+        changed(0.9, 8.0, 10.0, name="token.weight"),
+        changed(0.9, 8.0, 10.0, kind="Embedding"),
+        changed(0.1, 8.0, 10.0),
+    ):
+        assert judge(make_result(layers=(make_layer(**small),))) == ()
+    late = make_layer(**changed(0.9, 1.1, 10.0, name="position.weight"))
+    (found,) = judge(make_result(layers=(late,)))
+    assert "from 1.1 to 10 (9.09 ×)" in found.message
+
+
+def test_the_worst_layer_stands_for_all(make_result, make_layer):
+    layers = [make_layer(**changed(1.0, 5.0, 7.0 + index, name=f"w{index}")) for index in range(3)]
+    (found,) = judge(make_result(layers=tuple(layers)))
+    assert found.layer == "w2" and "2 more norms changed as much" in found.message
+
+
+@pytest.mark.parametrize(
+    ("jump", "told"), [(Jump(100, 200, 3.0, 2.5, 9.0), True), (Jump(100, 200, 0.3, 0.4, 9.0), True),
+                       (Jump(100, 200, 3.0, 2.5, 4.0), False),  # the other intervals show as much
+                       (Jump(100, 200, 3.0, 1.5, 9.0), False), (Jump(100, 200, 1.01, 0.4, 9.0), False)]
+)  # fmt: skip
+def test_a_jump_out_of_line(make_result, make_layer, jump, told):
+    found = judge(make_result(layers=(make_layer(**changed(1.0, 1.1, 3.0, jump=jump)),)))
+    assert [(finding.code, finding.value) for finding in found] == [("norm-jumps", jump.factor)] * told
+
+
+@pytest.mark.parametrize("sample", ["mlp-2", "mlp-16", "resmlp-16", "convnet-lars", "convnet-fromage", "char-gpt"])
+def test_the_samples_are_in_good_health(sample):
+    """Beyond the growth that LARS must have."""
+    checkpoints = gather_series([str(SAMPLES / sample)]).checkpoints
+    names, _ = lasting_layers(checkpoints)
+    found = judge(measure(checkpoints, names, Settings(None, (None,) * len(checkpoints))))
+    assert [finding.code for finding in found if finding.code in ("norm-far-from-first", "norm-jumps")] == []
 
 
 def test_an_overflow_within_sight(make_result, make_layer):

@@ -12,7 +12,7 @@ from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.layers import lasting_layers
 from fromage_cli.checkpoints.runs.gathering import gather_series
 from fromage_cli.diagnostics.norms.measure import LayerTest, examine_layers, measure
-from fromage_cli.diagnostics.norms.result import NOT_FINITE, ONE_STEP, STEADY, Channels
+from fromage_cli.diagnostics.norms.result import NO_JUMP, NOT_FINITE, ONE_STEP, STEADY, Channels
 from fromage_cli.diagnostics.norms.settings import Settings
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why, known
 from fromage_cli.optimizers.effective_rate import NO_NORM
@@ -53,6 +53,58 @@ def test_exponential_growth_is_found_exactly(growing):
     assert layer.dead_bias is layer.kind is None
     assert (layer.invariance.verdict, layer.invariance.cosine) == ("untested", NO_MODEL)
     assert layer.effective_learning_rate == (OPTIMIZER_UNKNOWN,) * 4
+
+
+def test_how_far_a_norm_has_come(tmp_path):
+    checkpoints = series(tmp_path, (0, 3.2), (100, 4.0), (200, 8.0), (400, 22.4))
+    (layer,) = measured(checkpoints, "sgd", 0.1).layers
+    assert (layer.first_to_last, layer.since_quarter) == pytest.approx((7.0, 5.6))
+    assert layer.effective_rate_fall == pytest.approx(49.0) and not layer.unchanged
+    assert layer.effective_learning_rate[0] / layer.effective_learning_rate[-1] == pytest.approx(49.0)
+    (layer,) = measured(checkpoints, "adamw", 0.1).layers
+    assert layer.effective_rate_fall == pytest.approx(7.0)
+    (layer,) = measured(checkpoints, "lars", 0.1).layers
+    assert layer.effective_rate_fall.code is Why.NOT_DEFINED and measured(checkpoints).layers[
+        0
+    ].effective_rate_fall == (OPTIMIZER_UNKNOWN)
+    (layer,) = measured(checkpoints[:1]).layers
+    assert layer.first_to_last == layer.since_quarter == layer.effective_rate_fall == ONE_STEP
+    (layer,) = measured(series(tmp_path, (0, 0.0), (1, 1.0))).layers
+    assert layer.first_to_last == layer.since_quarter == layer.jump == NO_NORM
+
+
+def test_a_jump_is_held_against_the_rest_of_the_run_and_against_siblings(tmp_path):
+    for step in range(0, 500, 100):
+        norms = {f"blocks.{index}.weight": math.exp(1e-3 * step * (1 + 0.1 * index)) for index in range(3)}
+        norms["blocks.1.weight"] *= 3.0 if step > 200 else 1.0
+        save_file(
+            {name: torch.full((2, 2), norm / 2) for name, norm in norms.items()}, tmp_path / f"step-{step}.safetensors"
+        )
+    found = {
+        layer.name: layer.jump for layer in measured([open_checkpoint(p) for p in sorted(tmp_path.iterdir())]).layers
+    }
+    jump = found["blocks.1.weight"]
+    assert (jump.from_step, jump.to_step) == (200, 300)
+    assert jump.factor == pytest.approx(3 * math.exp(0.11), rel=1e-6)
+    assert jump.excess == pytest.approx(3.0, rel=1e-6)  # over the median of its own other three and of eight more
+    assert jump.deviations == pytest.approx(math.log(3.0) / (1.4826 * 0.01), rel=1e-4)
+    assert all(abs(math.log(found[f"blocks.{index}.weight"].excess)) < 0.02 for index in (0, 2))
+    (layer,) = measured(series(tmp_path / "..", (0, 1.0), (1, 2.0), (2, 2.1))).layers
+    assert layer.jump == NO_JUMP  # one other interval tells nothing
+
+
+def test_a_frozen_layer_is_unchanged_and_one_of_equal_norm_is_not(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    frozen, turned = (torch.randn(300, 300, generator=generator) for _ in range(2))
+    for step in range(3):
+        tensors = {"pad": torch.ones(step + 1), "frozen": frozen, "turned": -turned if step == 2 else turned}
+        save_file(tensors, tmp_path / f"step-{step}.safetensors")
+    found = {
+        layer.name: layer for layer in measured([open_checkpoint(path) for path in sorted(tmp_path.iterdir())]).layers
+    }
+    assert found["frozen"].unchanged and found["frozen"].growth_per_step == 0.0
+    assert len(set(found["frozen"].norms)) == len(set(found["turned"].norms)) == 1 and not found["turned"].unchanged
+    assert known(found["frozen"].overflow_step) is None
 
 
 def test_a_norm_that_wanders_does_not_grow(tmp_path):

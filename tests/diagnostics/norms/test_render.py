@@ -81,7 +81,28 @@ def test_two_checkpoints_show_nothing_steady(make_result, make_layer):
 
 
 def test_no_growth(make_result, make_layer):
-    assert "the norm of no layer grows" in summary(make_result(layers=(make_layer(overflow_step=STEADY),)))
+    still = make_layer(overflow_step=STEADY, norms=(3.2, 16.0, 22.6))
+    said = summary(make_result(layers=(make_layer("small", overflow_step=STEADY), still)))
+    assert "no norm grows steadily, of 2 layers. convolutions.0.weight changed most: from 3.2 to 22.6." in said
+
+
+def test_layers_that_changed_most_come_first_and_frozen_ones_are_said(make_result, make_layer):
+    shrunk = make_layer("shrunk", norms=(4.0, 1.0, 0.1), growth_per_step=-2e-3, overflow_step=STEADY)
+    frozen = make_layer("frozen", norms=(1.0, 1.0, 1.0), growth_per_step=0.0, overflow_step=STEADY, unchanged=True)
+    result = make_result(layers=(frozen, make_layer("grown", overflow_step=STEADY), shrunk))
+    text = page(result, 200)
+    assert text.rindex("shrunk") < text.rindex("grown") < text.rindex("frozen")
+    assert "1 layer is unchanged to the byte." in summary(result)
+    assert (
+        "unchanged"
+        in text.splitlines()[-1 - [line.startswith(" frozen") for line in text.splitlines()][::-1].index(True)]
+    )
+
+
+def test_what_the_norm_made_of_the_effective_rate(make_result, make_layer):
+    fallen = make_layer(norms=(1.0, 3.0, 7.0), effective_rate_fall=49.0)
+    assert "rate fell" in page(make_result(layers=(fallen,)), 200)
+    assert "rate fell" not in page(make_result(), 200)
 
 
 def test_names_cannot_act(make_result, make_layer):
