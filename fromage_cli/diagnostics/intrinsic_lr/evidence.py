@@ -37,7 +37,7 @@ def gather_evidence(
         try:
             measured = measure_unit_gradients(problem, units, batch_size)
         except MismatchError as error:
-            no_gradients = Missing(Why.NOT_EVALUATED, f"{error.message}. {error.hint}".rstrip("."))
+            no_gradients = Missing(Why.NOT_EVALUATED, f"{error.message.rstrip('.')}. {error.hint}".rstrip("."))
         except ResourceError as limit:
             stopped = limit
     if stopped is not None:

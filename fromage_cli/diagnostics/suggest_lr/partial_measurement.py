@@ -107,7 +107,10 @@ class RateSearch(PartialMeasurement):
             if depth is None:
                 words = Basis("not told", "the graph hides the depth")
                 eta = Missing(Why.GRAPH_UNREADABLE, words)
-            elif least is None or self.update.cosines[least].value <= 0.0:
+            elif least is None:
+                words = Basis("no layer", "Lemma 2 speaks of layers of two or more dimensions, and there are none")
+                eta = Missing(Why.UNCERTIFIABLE, words)
+            elif self.update.cosines[least].value <= 0.0:
                 words = Basis("no positive cosine", f"Lemma 2 needs one in every layer, {least} has none")
                 eta = Missing(Why.UNCERTIFIABLE, words)
             else:

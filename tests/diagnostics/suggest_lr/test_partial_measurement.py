@@ -52,6 +52,20 @@ def test_every_estimate_says_what_it_cost(
     assert found["typical"] == 0.0
 
 
+def test_a_network_of_vectors_alone_has_no_layer_for_lemma_2(make_problem: Maker) -> None:
+    class Scales(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor([1.0, 0.5, -0.5]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(self.scale * x)
+
+    x, y = (torch.randn(12, 3, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    found = {each.name: each for each in suggest(make_problem(Scales(), {"x": x, "y": y})).estimates}
+    assert "there are none" in str(found["lemma2-count"].assumption) and isinstance(found["lemma2-count"].eta, Missing)
+
+
 @pytest.fixture
 def quadratic(make_problem: Maker) -> Problem:
     """Squared error of a linear map of 5 features to 2 outputs, in float64."""
