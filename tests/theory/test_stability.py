@@ -9,10 +9,12 @@ from torch import nn
 from fromage_cli.probes.curvature.lanczos import largest_eigenvalues
 from fromage_cli.theory.stability import (
     EDGE,
+    INITIAL_BANDS,
+    TRAINED_BANDS,
     adam_threshold,
-    initial_regime,
     momentum_threshold,
     nesterov_threshold,
+    regime,
 )
 
 RATE = 0.01
@@ -146,16 +148,53 @@ def test_thirty_eight_over_the_rate_is_what_adam_bears() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scaled", "regime"),
+    ("kind", "ratio", "expected"),
     [
-        (-1.0, "lazy"),
-        (1.99, "lazy"),
-        (2.0, "catapult"),
-        (3.99, "catapult"),
-        (4.0, "architecture-dependent"),
-        (12.0, "architecture-dependent"),
-        (12.1, "divergent"),
+        ("descent", -1.0, "lazy"),
+        ("descent", 0.99, "lazy"),
+        ("descent", 1.0, "catapult"),
+        ("descent", 2.0, "architecture-dependent"),
+        ("descent", 6.1, "divergent"),
+        ("momentum", 0.29, "lazy"),
+        ("momentum", 0.5, "architecture-dependent"),
+        ("momentum", 1e9, "architecture-dependent"),
+        ("nesterov", 0.29, "lazy"),
+        ("nesterov", 0.8, "architecture-dependent"),
+        ("nesterov", 2.1, "divergent"),
     ],
 )
-def test_the_bands_of_the_regimes(scaled: float, regime: str) -> None:
-    assert initial_regime(scaled) == regime
+def test_the_bands_of_the_regimes(kind: str, ratio: float, expected: str) -> None:
+    assert regime(INITIAL_BANDS[kind, "mse"], ratio) == expected
+
+
+def test_no_band_was_measured_beyond_the_edge_or_for_another_loss() -> None:
+    for kind in ("descent", "adam"):
+        assert regime(TRAINED_BANDS[kind, "mse"], 1.0) == "edge-of-stability"
+        assert regime(TRAINED_BANDS[kind, "mse"], 1.6) is None
+    assert {loss for _, loss in (*INITIAL_BANDS, *TRAINED_BANDS)} == {"mse"}
+
+
+@pytest.mark.parametrize("momentum", [0.5, 0.9])
+def test_momentum_diverges_below_its_threshold(momentum: float) -> None:
+    """A two-layer tanh network with large first weights at .8 of the threshold, on which no regime may be built."""
+
+    def ends(seed: int) -> float:
+        torch.manual_seed(seed)
+        x, y = torch.randn(32, 8, dtype=torch.float64), torch.randn(32, 1, dtype=torch.float64)
+        model = nn.Sequential(nn.Linear(8, 64, bias=False), nn.Tanh(), nn.Linear(64, 1, bias=False)).double()
+        for layer in (model[0], model[2]):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+        weights = list(model.parameters())
+        gradients = torch.autograd.grad((model(x) - y).square().mean(), weights, create_graph=True)
+        curvature = largest(gradients, weights, torch.zeros(8 * 64 + 64, dtype=torch.float64))
+        optimizer = torch.optim.SGD(weights, lr=momentum_threshold(curvature / 0.95, momentum), momentum=momentum)
+        losses = []
+        for _ in range(200):
+            optimizer.zero_grad()
+            loss = (model(x) - y).square().mean()
+            losses.append(float(loss.detach()))
+            loss.backward()
+            optimizer.step()
+        return max(losses[1:]) / losses[0]
+
+    assert max(ends(seed) for seed in range(4)) > 1.1

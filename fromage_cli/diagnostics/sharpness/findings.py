@@ -26,7 +26,7 @@ def _stability(result: SharpnessResult) -> Iterator[Finding]:
         yield Finding(
             code=code,
             severity=severity,
-            message=message.format(ratio=f"{ratio:.2g}", scaled=f"{2.0 * ratio:.2g}"),
+            message=message.format(ratio=f"{ratio:.2g}"),
             value=ratio,
             limit=1.0,
             hint=hint,
@@ -51,28 +51,28 @@ def _stability(result: SharpnessResult) -> Iterator[Finding]:
 _BEYOND: Words = (
     "above-threshold",
     "warn",
-    "the curvature on this batch is {ratio} × what the optimizer bears at this rate: steps along it grow",
+    "this batch has {ratio} × the curvature that the optimizer tolerates: steps along its sharpest direction grow",
     "Lower the rate by that factor, or measure on a larger batch: a small one is sharper than the whole data.",
 )
 _REGIMES: dict[str, Words] = {
     "catapult": (
         "catapult",
         "info",
-        "the rate is {scaled} / λ of this batch: along that curvature the loss rises at first, and comes back with "
-        "less of it in two-layer networks with squared error",
-        "Expected for a large rate at initialisation; warm-up, or a rate below 2 / λ, avoids the rise.",
+        "this batch has {ratio} × the curvature that the optimizer tolerates: the loss may jump and come back with "
+        "less curvature, as in 213 of 216 runs of plain descent with squared error",
+        "Expected for a large rate at initialisation; warm-up, or a rate lower by that factor, avoids the jump.",
     ),
     "architecture-dependent": (
         "rate-depends-on-architecture",
         "warn",
-        "the rate is {scaled} / λ of this batch: beyond what two-layer linear networks survive (4 / λ); ReLU networks "
-        "of three layers survived up to 10 to 12 / λ",
-        "Lower the rate below 4 / λ, or warm it up; a small batch is sharper than the whole data.",
+        "this batch has {ratio} × the curvature that the optimizer tolerates: some of the runs studied there survived, "
+        "others diverged",
+        "Lower the rate by that factor, or warm it up; a small batch is sharper than the whole data.",
     ),
     "divergent": (
         "rate-diverges",
         "fail",
-        "the rate is {scaled} / λ of this batch: beyond what any network measured survived (12 / λ)",
+        "this batch has {ratio} × the curvature that the optimizer tolerates: most of the runs studied there diverged",
         "Lower the rate, or warm it up; a small batch is sharper than the whole data.",
     ),
     "edge-of-stability": (
@@ -80,8 +80,7 @@ _REGIMES: dict[str, Words] = {
         "info",
         "curvature of this batch and threshold have met (ratio {ratio}): training on it at this rate is at the edge of "
         "stability, where the loss falls over many steps but not in each",
-        "Usual for a trained network; a small batch is sharper than the whole data. A higher rate pushes the curvature "
-        "down, a lower one lets it rise.",
+        "A small batch is sharper than the whole data. A higher rate pushes the curvature down, a lower lets it rise.",
     ),
 }
 """By regime."""
@@ -93,7 +92,7 @@ _OUTCOMES: dict[str, Words] = {
         "info",
         "trained at this rate, the network's quadratic model spikes from {start} to {highest} and comes back within "
         "{steps}",
-        "A catapult: curvature falls while the loss is high. A lower rate, or warm-up, avoids the spike.",
+        "A lower rate, or warm-up, avoids the spike. The network itself may come back, or diverge.",
     ),
     "diverges": (
         "quadratic-model-diverges",
@@ -106,9 +105,9 @@ _OUTCOMES: dict[str, Words] = {
 
 
 def _what_it_rests_on(result: SharpnessResult) -> Iterator[Finding]:
-    """What single batches feel, for which optimizer the regimes were measured, and curvature that is not positive."""
+    """What single batches feel, a first step that raises the loss, and curvature that is not positive."""
     plain = result.optimizer == SGD.name and not result.momentum
-    batches, rate, ratio = known(result.batch_sharpness), known(result.learning_rate), known(result.ratio)
+    batches, rate = known(result.batch_sharpness), known(result.learning_rate)
     if batches is not None and rate is not None and plain:
         overshoot = batches.mean * rate / 2.0
         if overshoot - batches.stderr * rate > 1.0:
@@ -121,14 +120,15 @@ def _what_it_rests_on(result: SharpnessResult) -> Iterator[Finding]:
                 limit=1.0,
                 hint="Larger batches or a lower rate; at ratio 1 SGD sits at its own edge of stability.",
             )
-    if not plain and not result.trained and ratio is not None and ratio >= 1.0:
+    first = known(result.first_step_ratio)
+    if first is not None and first >= 1.0:
         yield Finding(
-            code="bands-of-plain-descent",
+            code="first-step-rises",
             severity="info",
-            message=f"the regimes above the threshold were measured for plain gradient descent, and carried over in "
-            f"units of the threshold (2 × ratio = {2.0 * ratio:.2g})",
-            value=2.0 * ratio,
-            hint="Below the threshold the statement is exact for each optimizer.",
+            message=f"the very first step of Adam raises the loss: the rate is {first:.2g} × the smallest that does",
+            value=first,
+            limit=1.0,
+            hint="Adam's first step moves every weight by the rate; warm-up makes it small.",
         )
     if result.eigenvalues and result.eigenvalues[0].value <= 0.0:
         yield Finding(

@@ -6,8 +6,13 @@ from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.sharpness.cost import Request
 from fromage_cli.diagnostics.sharpness.partial_measurement import CurvatureMeasurement
 from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, SharpnessResult
-from fromage_cli.diagnostics.sharpness.update import measure_update
-from fromage_cli.diagnostics.sharpness.verdict import ratio_to_threshold, regime_of
+from fromage_cli.diagnostics.sharpness.update import first_step_sharpness, measure_update
+from fromage_cli.diagnostics.sharpness.verdict import (
+    felt_curvature,
+    ratio_to_threshold,
+    regime_of,
+    stable_learning_rate,
+)
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Interrupted, Missing, known
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.threshold import threshold_of
@@ -41,20 +46,30 @@ def measure(
     loss = problem.base.loss
     found = known(measuring.spectrum("eigenvalues", hessian, measuring.request.count)) or ()
     outer = measuring.gauss_newton_eigenvalue()
-    conditioned = measuring.preconditioned_eigenvalue()
+    preconditioned = measuring.preconditioned()
+    conditioned = preconditioned.eigenvalue
     layers = measuring.blocks() if measuring.request.blocks else ()
     batches = measuring.batch_sharpness()
     update = measure_update(measuring, found[0].value if found else 0.0)
-    ratio = ratio_to_threshold(measuring, found[0].value if found else None, conditioned)
+    first = first_step_sharpness(measuring, trained)
+    felt = felt_curvature(measuring, found[0].value if found else None, conditioned)
+    ratio = ratio_to_threshold(optimizer, felt)
     rate, unknown = optimizer.learning_rate, OPTIMIZER_UNKNOWN if optimizer.name is None else None
+    model = update.quadratic
+    outcome = None if isinstance(model, Missing) else known(model.outcome)
     result = SharpnessResult(
         loss=loss,
         eigenvalues=tuple(HessianEigenvalue(pair.value, pair.residual) for pair in found),
         gauss_newton_eigenvalue=outer,
         preconditioned_eigenvalue=conditioned if isinstance(conditioned, Missing) else conditioned.value,
         preconditioned_residual=conditioned if isinstance(conditioned, Missing) else conditioned.residual,
+        second_moments=preconditioned.second_moments,
         critical_sharpness=update.critical_sharpness,
         critical_sharpness_stderr=update.critical_sharpness_stderr,
+        first_step_sharpness=first,
+        first_step_ratio=(
+            first if isinstance(first, Missing) else LEARNING_RATE_UNKNOWN if rate is None else first * rate / 2.0
+        ),
         batch_sharpness=batches,
         optimizer=optimizer.name,
         learning_rate=rate if rate is not None else LEARNING_RATE_UNKNOWN,
@@ -62,11 +77,12 @@ def measure(
         threshold=threshold_of(optimizer),
         ratio=ratio,
         scaled_ratio=ratio if isinstance(ratio, Missing) else 2.0 * ratio,
+        stable_learning_rate=stable_learning_rate(optimizer, felt),
         trained=trained,
-        regime=regime_of(measuring, ratio, trained),
+        regime=regime_of(measuring, ratio, outcome, trained),
         tensors=len(tensors),
         parameters=sum(tensor.parameter.numel() for tensor in tensors),
-        quadratic=update.quadratic,
+        quadratic=model,
         layers=layers,
     )
     return result if measuring.error is None else Interrupted(result, measuring.error)

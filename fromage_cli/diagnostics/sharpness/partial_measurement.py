@@ -15,7 +15,9 @@ from fromage_cli.optimizers.rule import SGD
 from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
 from fromage_cli.probes.curvature.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
 from fromage_cli.probes.curvature.preconditioned_hessian import gradient_of, groups_differ, precondition
+from fromage_cli.probes.optimizer_step.moments import MINIBATCHES, moments_of_minibatches
 from fromage_cli.probes.optimizer_step.partial_measurement import PartialMeasurement
+from fromage_cli.probes.optimizer_step.real_step import MomentEstimates
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, has_gauss_newton, hessian
 from fromage_cli.problem.evaluation.problem import Problem
@@ -25,6 +27,14 @@ Curvature = Callable[[Problem, WeightSpace], AbstractContextManager[Operator]]
 BATCH_STATISTICS = Missing(
     Why.BATCH_STATISTICS, "BatchNorm's statistics depend on the rows of a batch; --train-batch-size gives them"
 )
+
+
+@dataclass(frozen=True)
+class Preconditioned:
+    """The largest eigenvalue as the optimizer conditions the Hessian, and where its second moments come from."""
+
+    eigenvalue: Eigenvalue | Missing
+    second_moments: str | Missing
 
 
 @dataclass
@@ -92,18 +102,30 @@ class CurvatureMeasurement(PartialMeasurement):
             return None
         return Missing(Why.NO_FORMULA, f"the loss ({self.problem.loss.name}) is no known function of the output")
 
-    def preconditioned_eigenvalue(self) -> Eigenvalue | Missing:
+    def preconditioned(self) -> Preconditioned:
         """Of the Hessian as Adam's second moments, groups' rates and their coupled decay condition it."""
-        differ = self.optimizer.rule is SGD and groups_differ(self.matched, self.space)
-        if self.optimizer.name is None:
-            return OPTIMIZER_UNKNOWN
-        if not (self.optimizer.adaptive or differ):
-            return Missing(Why.NOT_DEFINED, f"the optimizer is {self.optimizer.name}")
-        preconditioning = precondition(self.matched, self.space)
+        optimizer, estimates, words = self.optimizer, {}, "checkpoint"
+        if optimizer.name is None:
+            return Preconditioned(OPTIMIZER_UNKNOWN, OPTIMIZER_UNKNOWN)
+        other = Missing(Why.NOT_DEFINED, f"the optimizer is {optimizer.name}")
+        if not (optimizer.adaptive or (optimizer.rule is SGD and groups_differ(self.matched, self.space))):
+            return Preconditioned(other, other)
+        if optimizer.adaptive and not self.matched.holds_memory:
+            count = min(MINIBATCHES, self.problem.batch.size)
+            found = self.within_limits(lambda: moments_of_minibatches(self.problem, count))
+            if isinstance(found, Missing):
+                return Preconditioned(found, found)
+            estimates = {name: MomentEstimates(mean, found[1][name]) for name, mean in found[0].items()}
+            words = found[2]
+        preconditioning = precondition(self.matched, self.space, estimates)
         if preconditioning is None:
-            return Missing(Why.NO_STATE, "the checkpoint holds no second moments of Adam for every tensor")
-        found = self.spectrum("preconditioned_eigenvalue", preconditioning.operator, scale=preconditioning.scale)
-        return found if isinstance(found, Missing) else found[0]
+            none = Missing(Why.NO_STATE, "the checkpoint holds no second moments of Adam for every tensor")
+            return Preconditioned(none, none)
+        pairs = self.spectrum("preconditioned_eigenvalue", preconditioning.operator, scale=preconditioning.scale)
+        moments = words if preconditioning.from_minibatches else "checkpoint"
+        return Preconditioned(
+            pairs if isinstance(pairs, Missing) else pairs[0], moments if optimizer.adaptive else other
+        )
 
     def batch_sharpness(self) -> BatchSharpness | Missing:
         """E_B[g^T H g / ||g||^2]."""

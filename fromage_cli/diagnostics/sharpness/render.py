@@ -23,12 +23,18 @@ _TITLES = {
     "ratio": "ratio",
 }
 _REGIMES = {
-    "lazy": "below the threshold, so that steps along curvature shrink (lazy)",
-    "catapult": "above the threshold, where the loss rises at first and comes back (catapult)",
-    "architecture-dependent": "so far above the threshold that survival depends on the architecture",
-    "divergent": "beyond what any network measured survived (divergent)",
-    "edge-of-stability": "the edge of stability, usual for a trained network",
+    "lazy": "Steps along every curvature shrink (lazy).",
+    "catapult": "The loss may jump and come back (a catapult), as in 213 of 216 runs studied.",
+    "architecture-dependent": "Of the runs studied there some survived and some diverged.",
+    "divergent": "Most of the runs studied there diverged.",
+    "edge-of-stability": "There the loss falls over many steps, but not in each.",
 }
+_OUTCOMES = {
+    "spikes": "At this rate the loss jumps to {highest} in the network's quadratic model and comes back{ratio}.",
+    "rises": "At this rate the loss rises to {highest} in the network's quadratic model, and stays up{ratio}.",
+    "diverges": "At this rate the loss diverges in the network's quadratic model{ratio}.",
+}
+"""Of training in the quadratic model, where it is not good."""
 
 ADAPTIVE = [rule.name for rule in RULES.values() if rule.adaptive]
 
@@ -57,32 +63,77 @@ def render(result: SharpnessResult, style: PageStyle) -> RenderableType:
     if not isinstance(result.quadratic, Missing):
         words = _quadratic(result.quadratic, known(result.learning_rate), style)
         parts.append(Text(ascii_words(words) if style.ascii_only else words))
-    titles = _TITLES | ({} if isinstance(result.ratio, Missing) else {"regime": "regime"})
-    return Group(*parts, *not_known([result], titles, style))
+    return Group(*parts, *not_known([result], _TITLES, style))
 
 
 def summary(result: SharpnessResult) -> str:
-    """The answer in one or two sentences."""
+    """The answer, what is known beside it, and what to do; training in the quadratic model speaks first."""
     if not result.eigenvalues:
         return "No eigenvalue was measured."
-    sharpness = (
-        f"On this batch the Hessian's largest eigenvalue is {number(result.eigenvalues[0].value)} "
-        f"± {number(result.eigenvalues[0].residual)}."
-    )
-    if isinstance(result.threshold, Missing):
-        return f"{sharpness} There is no threshold to hold it against: {result.threshold.words}."
-    adaptive = result.optimizer in ADAPTIVE
-    preconditioned = "a preconditioned " if adaptive or known(result.preconditioned_eigenvalue) is not None else ""
-    held = (
-        f"{_optimizer(result)} at a rate of {number(result.learning_rate)} is stable up to "
-        f"{preconditioned}{number(result.threshold)}"
-    )
-    if isinstance(result.ratio, Missing):
-        return f"{sharpness} {held}; there is nothing to hold against it."
-    regime = _REGIMES.get(
-        known(result.regime) or "", "above the threshold" if result.ratio >= 1.0 else "below the threshold"
-    )
-    return f"{sharpness} {held}: ratio {number(result.ratio)}, {regime}."
+    ratio, stable = known(result.ratio), known(result.stable_learning_rate)
+    bad, edge = _bad_course(result), known(result.regime) == "edge-of-stability"
+    if ratio is None and bad is None:
+        return _without_verdict(result, stable)
+    words = [bad or _by_ratio(result, ratio or 0.0)]
+    if bad is None and ratio is not None:
+        reason = result.regime.words if isinstance(result.regime, Missing) else ""
+        words.append(_REGIMES.get(known(result.regime) or "", f"{reason[:1].upper()}{reason[1:]}."))
+        if (first := known(result.first_step_sharpness)) is not None:
+            words.append(
+                f"Adam's first step moves each weight by the rate; it raises the loss from {number(2 / first)} on."
+            )
+    elif ratio is not None and ratio < 1.0:
+        words.append("The curvature of the sharpest direction alone, below the threshold, does not show it.")
+    if ratio is None or stable is None or (bad is not None and ratio < 1.0):
+        words.append("Lower the rate, or warm it up." if bad else "")
+    elif edge:
+        words.append(f"The ratio is 1 at a rate of {number(stable)}.")
+    elif ratio < 1.0:
+        words.append(f"The threshold is at a rate of {number(stable)}.")
+    else:
+        words.append(f"Lower the rate below {number(stable)}, or warm it up.")
+    return " ".join(filter(None, words))
+
+
+def _bad_course(result: SharpnessResult) -> str | None:
+    """What goes wrong when the optimizer takes its steps, in the quadratic model or in the first one."""
+    ratio = "" if isinstance(result.ratio, Missing) else f" (ratio {number(result.ratio)})"
+    model, first = result.quadratic, known(result.first_step_ratio)
+    outcome = None if isinstance(model, Missing) else known(model.outcome)
+    if not isinstance(model, Missing) and outcome in _OUTCOMES:
+        return _OUTCOMES[outcome].format(highest=_highest(model), ratio=ratio)
+    if first is not None and first >= 1.0:
+        return f"At this rate the first step raises the loss: it is {number(first)} × the smallest that does{ratio}."
+    return None
+
+
+def _by_ratio(result: SharpnessResult, ratio: float) -> str:
+    beside = f"(ratio {number(ratio)})"
+    if known(result.regime) == "edge-of-stability":
+        return f"Your rate is at the edge of stability {beside}."
+    if ratio <= 0.0:
+        return f"Every rate is stable by this measure: the loss curves upwards in no direction {beside}."
+    if ratio < 1.0:
+        return f"Your rate is stable on today's curvature: {_optimizer(result)} tolerates more {beside}."
+    model = result.quadratic
+    if not isinstance(model, Missing) and model.outcome == "falls":
+        return f"At this rate steps along the sharpest direction grow {beside}; the quadratic model's loss still falls."
+    return f"At this rate the loss will oscillate or diverge along the sharpest direction {beside}."
+
+
+def _without_verdict(result: SharpnessResult, stable: float | None) -> str:
+    top = result.eigenvalues[0]
+    words = f"On this batch the sharpest direction has a curvature of {number(top.value)} ± {number(top.residual)}."
+    if result.optimizer is None:
+        return f"{words} For a verdict name optimizer and rate: --optimizer sgd --lr 0.1."
+    if isinstance(result.learning_rate, Missing) and stable is not None:
+        return f"{words} {_optimizer(result)} is stable up to a rate of {number(stable)}; --lr gives yours."
+    why = result.threshold if isinstance(result.threshold, Missing) else result.ratio
+    return f"{words} There is no verdict: {why.words if isinstance(why, Missing) else 'nothing was measured'}."
+
+
+def _highest(model: QuadraticModel) -> str:
+    return number(max((loss for loss in model.losses if math.isfinite(loss)), default=math.nan))
 
 
 def _optimizer(result: SharpnessResult) -> str:
@@ -91,28 +142,30 @@ def _optimizer(result: SharpnessResult) -> str:
 
 
 def _curvatures(result: SharpnessResult, style: PageStyle) -> RenderableType:
-    top = result.eigenvalues[0].value if result.eigenvalues else None
+    top = [_with_error(pair.value, pair.residual) for pair in result.eigenvalues[:1]]
+    adam = f"as Adam's step sees it{'' if result.second_moments == 'checkpoint' else ', by minibatches'}"
     batches = known(result.batch_sharpness)
     rows = [
-        ("largest eigenvalue", top, f"Hessian of the loss, {result.parameters} weights"),
+        *(("largest eigenvalue", highest, f"Hessian of the loss, {result.parameters} weights") for highest in top),
         ("Gauss-Newton", result.gauss_newton_eigenvalue, "its part from the output's curvature"),
         (
             "preconditioned",
             _with_error(result.preconditioned_eigenvalue, result.preconditioned_residual),
-            "as Adam's step sees it" if result.optimizer in ADAPTIVE else "as rates and decays of groups scale it",
+            adam if result.optimizer in ADAPTIVE else "as rates and decays of groups scale it",
         ),
         (
             "critical sharpness",
             _with_error(result.critical_sharpness, result.critical_sharpness_stderr),
-            "2 / rate whose step raises the loss",
+            "2 ÷ smallest rate whose step raises the loss",
         ),
+        ("first step", result.first_step_sharpness, "the same of Adam's first step, without a past"),
         (
             "batch sharpness",
             _with_error(batches.mean, batches.stderr) if batches else None,
             f"along gradients, {batches.batches} batches of {counted(batches.batch_size, 'row')}" if batches else "",
         ),
-        ("threshold", result.threshold, f"what {_optimizer(result)} bears"),
-        ("ratio", result.ratio, "eigenvalue / threshold"),
+        ("threshold", result.threshold, f"most that {_optimizer(result)} tolerates"),
+        ("ratio", result.ratio, "eigenvalue ÷ threshold"),
     ]
     columns = [Column("curvature", left=True), Column("value"), Column("what it is", left=True, optional=1)]
     return house_table(columns, [row for row in rows if row[1] is not None and not isinstance(row[1], Missing)], style)
@@ -128,19 +181,18 @@ def _quadratic(model: QuadraticModel, rate: float | None, style: PageStyle) -> s
     """How far the quadratic model holds, and how the loss goes when it is trained."""
     if isinstance(model.radius, Missing):
         reach = "every rate looked at" if model.radius_relation == "above-grid" else "no rate looked at"
-        words = f"Quadratic model: along the next update it holds at {reach}"
+        words = f"A quadratic model of the network is accurate at {reach} along the next update."
     else:
-        times = f", {number(model.radius / rate)} × this rate" if rate else ""
-        words = f"Quadratic model: along the next update it holds up to a rate of {number(model.radius)}{times}"
+        times = f", {number(model.radius / rate)} × yours" if rate else ""
+        words = f"A quadratic model of the network is accurate up to a rate of {number(model.radius)}{times}."
     if isinstance(model.outcome, Missing):
-        return f"{words}."
+        return words
     steps = counted(len(model.losses) - 1, "step")
-    highest = number(max((loss for loss in model.losses if math.isfinite(loss)), default=math.nan))
     outcome = {
         "falls": f"falls from {number(model.losses[0])} to {number(model.losses[-1])} in {steps}",
-        "spikes": f"spikes to {highest} and is back below its start after {steps}",
-        "rises": f"rises to {highest} and is not back after {steps}",
+        "spikes": f"spikes to {_highest(model)} and is back below its start after {steps}",
+        "rises": f"rises to {_highest(model)} and is not back after {steps}",
         "diverges": f"grows without bound within {steps}",
     }[model.outcome]
     curve = sparkline(model.losses, log=min(model.losses) > 0.0, ascii_only=style.ascii_only)
-    return f"{words}; trained in it, the loss {outcome}: {curve}."
+    return f"{words} Trained in it, the loss {outcome}: {curve}."

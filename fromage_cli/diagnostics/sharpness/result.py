@@ -80,10 +80,16 @@ class SharpnessResult:
     each tensor's group over the highest. Missing for SGD whose groups are alike."""
     preconditioned_residual: float | Missing
     """||A v - eigenvalue v|| of that matrix A, ||v|| = 1."""
+    second_moments: str | Missing
+    """Where those of Adam come from: `checkpoint`, or words on the minibatch gradients that stand in for them."""
     critical_sharpness: float | Missing
     """2 / the smallest rate that raises the loss along the optimizer's next step."""
     critical_sharpness_stderr: float | Missing
     """Standard error over disjoint parts of the rows, the step held fixed."""
+    first_step_sharpness: float | Missing
+    """2 / the smallest rate whose very first step of Adam, one rate in the sign of each gradient, raises the loss."""
+    first_step_ratio: float | Missing
+    """Learning rate times that, over 2: from 1 on the first step raises the loss."""
     batch_sharpness: BatchSharpness | Missing
     optimizer: str | None
     """`sgd`, `adam`, `adamw`, `fromage`, `lars`, `lamb`, `lion` or `muon`; None where it is not known."""
@@ -96,10 +102,12 @@ class SharpnessResult:
     """Eigenvalue / threshold: the preconditioned one where there is one, else with coupled decay counted in."""
     scaled_ratio: float | Missing
     """2 * ratio: learning rate times eigenvalue, in units of plain gradient descent."""
+    stable_learning_rate: float | Missing
+    """The rate whose ratio is 1."""
     trained: bool
     """Whether the checkpoint is past its initialisation."""
     regime: str | Missing
-    """`lazy`, `catapult`, `architecture-dependent`, `divergent` or `edge-of-stability`."""
+    """`lazy`, `catapult`, `architecture-dependent`, `divergent` or `edge-of-stability`; only where it was measured."""
     tensors: int
     """How many tensors the Hessian is over."""
     parameters: int

@@ -12,7 +12,7 @@ from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missin
 from fromage_cli.probes.curvature.critical_sharpness import critical_sharpness_error
 from fromage_cli.probes.curvature.quadratic_model import SimulatedTraining, measure_line, simulate_training
 from fromage_cli.probes.lines.critical import critical_rate, descent_along
-from fromage_cli.probes.optimizer_step.next_step import next_step
+from fromage_cli.probes.optimizer_step.next_step import measure_next_step, next_step
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
 
 ANY_RATE = 1e-2
@@ -44,18 +44,7 @@ def measure_update(measuring: CurvatureMeasurement, eigenvalue: float) -> AlongU
         return AlongUpdate(still, still, still)
     start = optimizer.learning_rate or (1.0 / eigenvalue if eigenvalue > 0.0 else ANY_RATE)
 
-    def critical() -> float | Missing:
-        try:
-            rate = critical_rate(problem, step, start, optimizer.contraction)
-        except NumericalError as rounded:
-            return Missing(Why.HIDDEN_BY_ROUNDING, rounded.message)
-        if rate is not None:
-            return rate
-        if descent_along(problem, step) > 0.0:
-            return Missing(Why.NO_RISE, "no rate was found that raises the loss")
-        return Missing(Why.UPHILL, "the step goes uphill from the start: every rate raises the loss")
-
-    rate = measuring.within_limits(critical)
+    rate = measuring.within_limits(lambda: _critical(measuring, step, start))
     error: float | Missing
     if isinstance(rate, Missing):
         error = measuring.within_limits(lambda: Missing(Why.RESTS_ON_MISSING, "there is no critical sharpness"))
@@ -66,6 +55,37 @@ def measure_update(measuring: CurvatureMeasurement, eigenvalue: float) -> AlongU
         )
     quadratic = measuring.within_limits(lambda: _quadratic(measuring, step, known(rate) or start))
     return AlongUpdate(rate if isinstance(rate, Missing) else 2.0 / rate, error, quadratic)
+
+
+def first_step_sharpness(measuring: CurvatureMeasurement, trained: bool) -> float | Missing:
+    """2 / the smallest rate whose very first step raises the loss, for Adam: one rate in the sign of each gradient."""
+    if not measuring.optimizer.adaptive or measuring.matched.state is not None or trained:
+        return Missing(Why.NOT_DEFINED, "it is one of Adam before its first step")
+    names = {tensor.name for tensor in measuring.space.tensors}
+
+    def critical() -> float | Missing:
+        first = measure_next_step(measuring.matched)
+        step = {t.name: first.moved(t) for t in measuring.problem.receiving if t.name in first.steps.keys() & names}
+        return _critical(measuring, step, measuring.optimizer.learning_rate or ANY_RATE)
+
+    rate = measuring.within_limits(critical)
+    return rate if isinstance(rate, Missing) else 2.0 / rate
+
+
+def _critical(measuring: CurvatureMeasurement, step: Mapping[str, Tensor], start: float) -> float | Missing:
+    """The smallest rate that raises the loss along a step, looked for around `start`."""
+    try:
+        rate = critical_rate(measuring.problem, step, start, measuring.optimizer.contraction)
+    except NumericalError as rounded:
+        return Missing(Why.HIDDEN_BY_ROUNDING, rounded.message)
+    if rate is not None:
+        return rate
+    descent = descent_along(measuring.problem, step)
+    if descent > 0.0:
+        return Missing(Why.NO_RISE, "no rate was found that raises the loss")
+    if descent == 0.0:
+        return Missing(Why.ZERO_OR_NOT_FINITE, "the loss has no slope along the step: its gradient is zero there")
+    return Missing(Why.UPHILL, "the step goes uphill from the start: every rate raises the loss")
 
 
 def _quadratic(measuring: CurvatureMeasurement, step: Mapping[str, Tensor], start: float) -> QuadraticModel | Missing:

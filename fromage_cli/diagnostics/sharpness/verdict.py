@@ -1,39 +1,83 @@
 """The eigenvalue held against what the optimizer bears, and the word for the ratio."""
 
+from dataclasses import replace
+
 from fromage_cli.diagnostics.sharpness.partial_measurement import CurvatureMeasurement
 from fromage_cli.missing import Missing, Why
+from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.lanczos import Eigenvalue
-from fromage_cli.probes.curvature.threshold import threshold_of
-from fromage_cli.problem.losses.supervised_losses import SquaredError
-from fromage_cli.theory.stability import EDGE, initial_regime
+from fromage_cli.probes.curvature.threshold import no_threshold, rate_for, threshold_of
+from fromage_cli.theory.stability import INITIAL_BANDS, LARGEST_MOMENTUM, TRAINED_BANDS, regime
 
 
-def ratio_to_threshold(
+def felt_curvature(
     measuring: CurvatureMeasurement, eigenvalue: float | None, conditioned: Eigenvalue | Missing
 ) -> float | Missing:
-    """The eigenvalue that the optimizer's threshold speaks of, divided by it.
+    """The eigenvalue that the optimizer's threshold speaks of.
 
     `conditioned`: that of the Hessian as the optimizer conditions it, for Adam and where groups differ.
     """
-    optimizer = measuring.optimizer
-    threshold = threshold_of(optimizer)
-    if isinstance(threshold, Missing):
-        return threshold
     if not isinstance(conditioned, Missing):
-        return conditioned.value / threshold
-    if optimizer.adaptive or eigenvalue is None:
+        return conditioned.value
+    if measuring.optimizer.adaptive or eigenvalue is None:
         return Missing(Why.RESTS_ON_MISSING, "there is no eigenvalue to compare")
-    return (eigenvalue + optimizer.coupled_decay) / threshold
+    return eigenvalue + measuring.optimizer.coupled_decay
 
 
-def regime_of(measuring: CurvatureMeasurement, ratio: float | Missing, trained: bool) -> str | Missing:
-    """The word for the ratio, where the theory has one."""
+def ratio_to_threshold(optimizer: Optimizer, felt: float | Missing) -> float | Missing:
+    """That eigenvalue over the threshold."""
+    threshold = threshold_of(optimizer)
+    if isinstance(threshold, Missing) or isinstance(felt, Missing):
+        return threshold if isinstance(threshold, Missing) else felt
+    return felt / threshold
+
+
+def stable_learning_rate(optimizer: Optimizer, felt: float | Missing) -> float | Missing:
+    """The learning rate at which that eigenvalue is at the threshold."""
+    none = no_threshold(replace(optimizer, learning_rate=None))
+    if none is not None or isinstance(felt, Missing):
+        return none or felt
+    found = rate_for(optimizer, felt)
+    return Missing(Why.NO_FORMULA, "no curvature is positive, and none bounds the rate") if found is None else found
+
+
+def regime_of(
+    measuring: CurvatureMeasurement, ratio: float | Missing, outcome: str | None, trained: bool
+) -> str | Missing:
+    """The word for the ratio, where training was measured; `outcome`: of training in the quadratic model."""
     if isinstance(ratio, Missing):
         return Missing(Why.RESTS_ON_MISSING, "there is no ratio")
-    if trained:
-        if ratio <= EDGE[1]:
-            return "lazy" if ratio < EDGE[0] else "edge-of-stability"
-        return Missing(Why.NO_FORMULA, "the bands above the threshold were measured at initialisation")
-    if ratio < 1.0 or isinstance(measuring.problem.loss, SquaredError):
-        return initial_regime(2.0 * ratio)
-    return Missing(Why.NO_FORMULA, "the bands above the threshold were measured with squared error")
+    kind, loss = _kind(measuring.optimizer), measuring.problem.loss.name
+    found = regime((TRAINED_BANDS if trained else INITIAL_BANDS).get((kind, loss), ()), ratio)
+    if found is not None and outcome in _CONTRADICTING.get(found, ()):
+        words = "the trained quadratic model does what networks at this ratio did not"
+        return Missing(Why.NO_FORMULA, words)
+    if kind == "adam" and not trained:
+        return found or Missing(Why.NO_FORMULA, "where Adam begins, its ratio did not tell how training goes on")
+    setting = f"with {_KINDS[kind]} and {_LOSSES.get(loss, 'this loss')}"
+    return found or Missing(Why.NO_FORMULA, f"{setting} nothing was measured that says how training goes on")
+
+
+_KINDS = {
+    "descent": "plain descent",
+    "momentum": "momentum",
+    "nesterov": "Nesterov momentum",
+    "adam": "Adam",
+    "other momentum": "this momentum",
+}
+_LOSSES = {"mse": "squared error", "cross-entropy": "cross-entropy"}
+_CONTRADICTING = {
+    "lazy": ("spikes", "rises", "diverges"),
+    "catapult": ("diverges",),
+    "edge-of-stability": ("diverges",),
+}
+"""Outcomes of the quadratic model beside which a regime would mislead."""
+
+
+def _kind(optimizer: Optimizer) -> str:
+    """As the tables of regimes call it; empty beyond the settings that were measured."""
+    if optimizer.adaptive:
+        return "adam"
+    if optimizer.momentum > LARGEST_MOMENTUM or (optimizer.momentum and optimizer.dampening):
+        return "other momentum"
+    return "descent" if not optimizer.momentum else "nesterov" if optimizer.nesterov else "momentum"

@@ -24,6 +24,9 @@ from fromage_cli.missing import (
     known,
 )
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
+from fromage_cli.probes.curvature.threshold import stable_rate
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
+from fromage_cli.probes.optimizer_step.next_update import next_update
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, hessian
 from fromage_cli.problem.evaluation.problem import Problem
@@ -236,10 +239,106 @@ def test_bands_above_the_threshold_are_for_squared_error_at_initialisation(
     assert edge.result.regime == "edge-of-stability"
     beyond = sharpness(linear, Optimizer("sgd", 5.0 / top), trained=True)
     assert known(beyond.result.regime) is None
-    assert "at initialisation" in reasons(beyond)["regime"]
-    entropy = sharpness(make_problem(perceptron, classification), Optimizer("sgd", 100.0))
-    assert known(entropy.result.regime) is None
-    assert "squared error" in reasons(entropy)["regime"]
+    nothing = "nothing was measured that says how training goes on"
+    assert reasons(beyond)["regime"] == f"with plain descent and squared error {nothing}"
+    for rate in (0.01, 100.0):
+        entropy = sharpness(make_problem(perceptron, classification), Optimizer("sgd", rate))
+        assert reasons(entropy)["regime"] == f"with plain descent and cross-entropy {nothing}"
+    momentum = sharpness(linear, Optimizer("sgd", 3.2 / top, 0.9), trained=True)
+    assert reasons(momentum)["regime"] == f"with momentum and squared error {nothing}"
+    assert sharpness(linear, Optimizer("sgd", 3.2 / top, 0.9)).result.regime == "architecture-dependent"
+    assert sharpness(linear, Optimizer("sgd", 1.0 / top, 0.9)).result.regime == "lazy"
+    strong = sharpness(linear, Optimizer("sgd", 1.0 / top, 0.99))
+    assert reasons(strong)["regime"] == f"with this momentum and squared error {nothing}"
+    adam = sharpness(linear, Optimizer("adam", 0.001))
+    assert "did not tell how training goes on" in reasons(adam)["regime"]
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        Optimizer("sgd", 0.1),
+        Optimizer("sgd", 0.1, 0.9, nesterov=True),
+        Optimizer("sgd", 0.1, weight_decay=3.0, decay_given=True),
+        Optimizer("adamw", 0.1, weight_decay=0.3),
+    ],
+)
+def test_at_the_stable_rate_the_ratio_is_one(linear: Problem, optimizer: Optimizer) -> None:
+    request = Request(tolerance=1e-8)
+    rate = sharpness(linear, optimizer, request=request).result.stable_learning_rate
+    assert (
+        sharpness(linear, replace(optimizer, learning_rate=None), request=request).result.stable_learning_rate == rate
+    )
+    at_it = sharpness(linear, replace(optimizer, learning_rate=rate), request=request)
+    assert at_it.result.ratio == pytest.approx(1.0, rel=1e-6)
+
+
+def test_before_its_first_step_adam_has_moments_of_minibatches_as_in_suggest_lr(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
+) -> None:
+    data = {"x": classification["x"].double(), "y": classification["y"]}
+    problem = make_problem(perceptron.double(), data)
+    optimizer = Optimizer("adamw", 0.01)
+    result = sharpness(problem, optimizer, request=Request(tolerance=1e-6)).result
+    rows, count = len(data["x"]) // 16, 16
+    squares = [torch.zeros_like(p) for p in perceptron.parameters()]
+    for part in range(count):
+        chosen = slice(part * rows, (part + 1) * rows)
+        loss = nn.functional.cross_entropy(perceptron(data["x"][chosen]), data["y"][chosen])
+        for square, gradient in zip(squares, torch.autograd.grad(loss, [*perceptron.parameters()]), strict=True):
+            square.add_(gradient.square(), alpha=1.0 / count)
+    scale = torch.cat([(square.sqrt() + 1e-8).rsqrt().reshape(-1) for square in squares])
+    exact = float(torch.linalg.eigvalsh(scale[:, None] * dense(problem, hessian) * scale)[-1])
+    assert result.preconditioned_eigenvalue == pytest.approx(exact, rel=1e-5)
+    assert result.second_moments == f"16 gradients of {rows} rows each at fixed weights"
+    update = next_update(MatchedState(problem, optimizer), problem.receiving)
+    stable = stable_rate(MatchedState(problem, optimizer), problem.receiving, update.memory)
+    assert result.stable_learning_rate == pytest.approx(stable.learning_rate, rel=1e-2)
+
+
+def test_adams_first_step_is_as_large_as_the_rate_and_raises_the_loss_from_its_own_sharpness_on(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
+) -> None:
+    data = {"x": classification["x"].double(), "y": classification["y"]}
+    problem = make_problem(perceptron.double(), data)
+    result = sharpness(problem, Optimizer("adam", 0.01)).result
+    assert result.first_step_ratio == pytest.approx(0.01 * result.first_step_sharpness / 2.0)
+
+    def after(rate: float) -> float:
+        model = copy.deepcopy(perceptron)
+        optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+        nn.functional.cross_entropy(model(data["x"]), data["y"]).backward()
+        optimizer.step()
+        moved = [(a - b).abs().max() for a, b in zip(model.parameters(), perceptron.parameters(), strict=True)]
+        assert float(max(moved)) == pytest.approx(rate, rel=1e-4)
+        return float(nn.functional.cross_entropy(model(data["x"]), data["y"]))
+
+    rate = 2.0 / result.first_step_sharpness
+    assert after(0.9 * rate) < problem.base.loss < after(1.1 * rate)
+
+
+@pytest.mark.parametrize("optimizer", [Optimizer("sgd", 0.1, 0.9), Optimizer("adamw", 0.01, weight_decay=0.1)])
+def test_a_loss_without_slope_is_not_called_uphill(
+    make_problem: Maker, optimizer: Optimizer, regression: dict[str, Tensor]
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(5, 1, bias=False).double()
+
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.linear(x) * 0.0).sum() + 1.0
+
+    exact = {"x": regression["x"], "y": model(regression["x"]).detach()}
+    for problem in (make_problem(Constant(), {"x": regression["x"]}, "output"), make_problem(model, exact)):
+        measured = sharpness(problem, optimizer, request=Request(simulated_steps=2))
+        assert reasons(measured)["critical_sharpness"] == (
+            "the loss has no slope along the step: its gradient is zero there"
+        )
+        assert measured.result.eigenvalues[0].value >= 0.0
 
 
 def test_what_is_null_has_a_reason(make_problem: Maker, regression: dict[str, Tensor], linear: Problem) -> None:
@@ -247,21 +346,25 @@ def test_what_is_null_has_a_reason(make_problem: Maker, regression: dict[str, Te
     assert set(reasons(unknown)) == {
         "preconditioned_eigenvalue",
         "preconditioned_residual",
+        "second_moments",
         "critical_sharpness",
         "critical_sharpness_stderr",
+        "first_step_sharpness",
+        "first_step_ratio",
         "quadratic",
         "learning_rate",
         "momentum",
         "threshold",
         "ratio",
         "scaled_ratio",
+        "stable_learning_rate",
         "regime",
     }
     assert "optimizer is not known" in reasons(unknown)["threshold"]
     assert "learning rate is not known" in reasons(sharpness(linear, Optimizer("sgd")))["threshold"]
-    adam = sharpness(linear, Optimizer("adam", 0.1))
-    assert "no second moments" in reasons(adam)["preconditioned_eigenvalue"]
-    assert "no eigenvalue to compare" in reasons(adam)["ratio"]
+    adam = sharpness(linear, Optimizer("adam", 0.1), trained=True)
+    assert known(adam.result.ratio) is not None
+    assert "before its first step" in reasons(adam)["first_step_ratio"]
 
     class Summed(nn.Module):
         def __init__(self) -> None:

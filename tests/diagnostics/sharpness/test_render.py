@@ -1,3 +1,5 @@
+import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -7,7 +9,7 @@ import pytest
 
 from fromage_cli.diagnostics.sharpness.render import render, summary
 from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, LayerBlock, SharpnessResult
-from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Missing, Why
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, LIMIT_REACHED, OPTIMIZER_UNKNOWN, Missing, Why
 from tests.diagnostics.pages import compare, drawn
 
 NO_RATIO = Missing(Why.RESTS_ON_MISSING, "there is no ratio")
@@ -27,19 +29,62 @@ def test_many_eigenvalues_are_cut_short(make_result: MakeResult) -> None:
     assert "hidden" not in page(result, show_all=True)
 
 
+LOSSES = {"falls": (0.5, 0.4), "spikes": (0.5, 2.4, 0.4), "rises": (0.5, 2.4), "diverges": (0.5, math.inf), None: ()}
+NOT_MEASURED = Missing(Why.NO_FORMULA, "with momentum and squared error nothing was measured")
+GOOD = ("stable", "edge of stability", "shrink", "come back", "still falls")
+
+
+@pytest.mark.parametrize("outcome", LOSSES)
+@pytest.mark.parametrize("ratio", [-0.1, 0.45, 0.97, 1.2, 9.0])
+@pytest.mark.parametrize("regime", ["lazy", "catapult", "architecture-dependent", "divergent", NOT_MEASURED])
+def test_the_first_sentence_never_contradicts_ratio_or_model(
+    make_result: MakeResult, outcome: str | None, ratio: float, regime: str | Missing
+) -> None:
+    model = replace(make_result().quadratic, outcome=outcome or NO_RATIO, losses=LOSSES[outcome])
+    told = summary(make_result(ratio=ratio, regime=regime, quadratic=model))
+    sentences = re.split(r"(?<=[.:;]) ", told)
+    assert f"(ratio {ratio:.3g})" in re.split(r"(?<=[a-z)]\.) ", told)[0]
+    assert all(len(sentence.split()) <= 20 for sentence in sentences)
+    if outcome in ("spikes", "rises", "diverges"):
+        assert told.startswith("At this rate the loss ") and "quadratic model" in told
+        assert not any(word in told for word in GOOD)
+        assert "ower the rate" in told
+    elif ratio < 1.0:
+        assert told.startswith(("Your rate is stable on today's curvature", "Every rate is stable by this measure"))
+        assert "ower the rate" not in told
+    else:
+        assert told.startswith("At this rate ") and "stable" not in told
+        assert "Lower the rate below 0.0821" in told
+
+
 @pytest.mark.parametrize(
-    ("regime", "words"),
+    ("changes", "words"),
     [
-        ("lazy", "shrink (lazy)"),
-        ("catapult", "comes back (catapult)"),
-        ("architecture-dependent", "depends on the architecture"),
-        ("divergent", "divergent"),
-        ("edge-of-stability", "edge of stability"),
-        (NO_RATIO, "above the threshold"),
+        ({"regime": "lazy", "ratio": 0.45}, "Steps along every curvature shrink (lazy). The threshold is at a rate of"),
+        ({"regime": "edge-of-stability"}, "Your rate is at the edge of stability (ratio 1.22). There the loss falls"),
+        ({"regime": NOT_MEASURED}, "With momentum and squared error nothing was measured. Lower the rate below 0.0821"),
+        ({"regime": "divergent"}, "Most of the runs studied there diverged"),
     ],
 )
-def test_every_regime_has_its_words(make_result: MakeResult, regime: str | Missing, words: str) -> None:
-    assert words in summary(make_result(regime=regime))
+def test_the_answer_goes_on_with_the_regime(make_result: MakeResult, changes: dict[str, object], words: str) -> None:
+    assert words in summary(make_result(**changes))
+
+
+def test_a_first_step_of_adam_that_raises_the_loss_is_the_answer(make_result: MakeResult) -> None:
+    adam = {
+        "optimizer": "adam",
+        "momentum": None,
+        "ratio": 0.2,
+        "regime": NOT_MEASURED,
+        "second_moments": "16 gradients",
+    }
+    told = summary(make_result(**adam, first_step_sharpness=50.0, first_step_ratio=2.5))
+    assert told.startswith(
+        "At this rate the first step raises the loss: it is 2.5 × the smallest that does (ratio 0.2)."
+    )
+    calm = make_result(**adam, first_step_sharpness=5.0, first_step_ratio=0.25)
+    assert "Adam's first step moves each weight by the rate; it raises the loss from 0.4 on." in summary(calm)
+    assert "first step" in page(calm)
 
 
 def test_what_is_missing_is_said(make_result: MakeResult) -> None:
@@ -49,23 +94,25 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
         result,
         optimizer=None,
         threshold=OPTIMIZER_UNKNOWN,
+        stable_learning_rate=OPTIMIZER_UNKNOWN,
         ratio=OPTIMIZER_UNKNOWN,
         regime=NO_RATIO,
         quadratic=OPTIMIZER_UNKNOWN,
     )
-    assert "no threshold to hold it against: the optimizer is not known" in summary(unknown)
+    assert "For a verdict name optimizer and rate: --optimizer sgd --lr 0.1." in summary(unknown)
     assert "not known: quadratic model, ratio, because the optimizer is not known\n" in page(unknown)
     assert "regime" not in page(unknown)
-    beyond = replace(result, regime=Missing(Why.NO_FORMULA, "the bands were measured at initialisation"))
-    assert "not known: regime, because the bands were measured at initialisation\n" in page(beyond)
-    adam = replace(result, optimizer="adam", momentum=None, ratio=NO_RATIO, regime=NO_RATIO)
-    assert "is stable up to a preconditioned 38; there is nothing" in summary(adam)
+    no_rate = {"learning_rate": LEARNING_RATE_UNKNOWN, "ratio": NO_RATIO, "regime": NO_RATIO}
+    still = replace(result, **no_rate, threshold=LEARNING_RATE_UNKNOWN, quadratic=OPTIMIZER_UNKNOWN)
+    assert "SGD with momentum 0.9 is stable up to a rate of 0.0821; --lr gives yours." in summary(still)
+    lion = replace(still, optimizer="lion", momentum=None, learning_rate=0.1, stable_learning_rate=NO_RATIO)
+    assert "There is no verdict: the learning rate is not known" in summary(lion)
 
 
 def test_the_page_in_ascii_has_every_number(make_result: MakeResult) -> None:
     text = " ".join(page(make_result(), ascii_only=True).split())
     assert all(
-        value in text for value in ("46.3", "44.1", "3.96 +- 0.4", "41 +- 3.9", "38", "1.22", "0.42 x this rate")
+        value in text for value in ("46.3 +- 0.03", "44.1", "3.96 +- 0.4", "41 +- 3.9", "38", "1.22", "0.42 x yours")
     )
 
 
@@ -79,9 +126,12 @@ def test_the_page_in_ascii_has_every_number(make_result: MakeResult) -> None:
         ({"outcome": "falls"}, "falls from 0.5 to 0.4 in 4 steps"),
         ({"outcome": "rises", "losses": (0.5, 2.4)}, "rises to 2.4 and is not back after 1 step: "),
         ({"outcome": "diverges", "losses": (0.5, float("inf"))}, "grows without bound within 1 step: "),
-        ({"outcome": NO_RATIO, "losses": (), "spikes": NO_RATIO}, "holds up to a rate of 0.042, 0.42 × this rate."),
-        ({"radius": Missing(Why.ABOVE_GRID, ""), "radius_relation": "above-grid"}, "holds at every rate looked at"),
-        ({"radius": Missing(Why.BELOW_GRID, ""), "radius_relation": "below-grid"}, "holds at no rate looked at"),
+        ({"outcome": NO_RATIO, "losses": (), "spikes": NO_RATIO}, "is accurate up to a rate of 0.042, 0.42 × yours."),
+        (
+            {"radius": Missing(Why.ABOVE_GRID, ""), "radius_relation": "above-grid"},
+            "is accurate at every rate looked at",
+        ),
+        ({"radius": Missing(Why.BELOW_GRID, ""), "radius_relation": "below-grid"}, "is accurate at no rate looked at"),
     ],
 )
 def test_the_quadratic_model_in_words(make_result: MakeResult, changes: dict[str, object], words: str) -> None:
