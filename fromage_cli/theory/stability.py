@@ -82,7 +82,7 @@ vanishes."""
 
 TRAINED_BANDS: Mapping[tuple[str, str], Bands] = {
     ("descent", "mse"): ((EDGE[0], "lazy"), (EDGE[1], "edge-of-stability")),
-    ("adam", "mse"): ((EDGE[0], "lazy"), (EDGE[1], "edge-of-stability")),
+    ("adaptive", "mse"): ((EDGE[0], "lazy"), (EDGE[1], "edge-of-stability")),
 }
 """Of networks past their initialisation, likewise."""
 

@@ -168,7 +168,7 @@ def test_the_bands_of_the_regimes(kind: str, ratio: float, expected: str) -> Non
 
 
 def test_no_band_was_measured_beyond_the_edge_or_for_another_loss() -> None:
-    for kind in ("descent", "adam"):
+    for kind in ("descent", "adaptive"):
         assert regime(TRAINED_BANDS[kind, "mse"], 1.0) == "edge-of-stability"
         assert regime(TRAINED_BANDS[kind, "mse"], 1.6) is None
     assert {loss for _, loss in (*INITIAL_BANDS, *TRAINED_BANDS)} == {"mse"}

@@ -52,7 +52,7 @@ def regime_of(
     if found is not None and outcome in _CONTRADICTING.get(found, ()):
         words = "the trained quadratic model does what networks at this ratio did not"
         return Missing(Why.NO_FORMULA, words)
-    if kind == "adam" and not trained:
+    if kind == "adaptive" and not trained:
         return found or Missing(Why.NO_FORMULA, "where Adam begins, its ratio did not tell how training goes on")
     setting = f"with {_KINDS[kind]} and {_LOSSES.get(loss, 'this loss')}"
     return found or Missing(Why.NO_FORMULA, f"{setting} nothing was measured that says how training goes on")
@@ -62,7 +62,7 @@ _KINDS = {
     "descent": "plain descent",
     "momentum": "momentum",
     "nesterov": "Nesterov momentum",
-    "adam": "Adam",
+    "adaptive": "Adam",
     "other momentum": "this momentum",
 }
 _LOSSES = {"mse": "squared error", "cross-entropy": "cross-entropy"}
@@ -75,9 +75,9 @@ _CONTRADICTING = {
 
 
 def _kind(optimizer: Optimizer) -> str:
-    """As the tables of regimes call it; empty beyond the settings that were measured."""
+    """What the tables of regimes call it; `other momentum` beyond the settings that were measured."""
     if optimizer.adaptive:
-        return "adam"
+        return "adaptive"
     if optimizer.momentum > LARGEST_MOMENTUM or (optimizer.momentum and optimizer.dampening):
         return "other momentum"
     return "descent" if not optimizer.momentum else "nesterov" if optimizer.nesterov else "momentum"
