@@ -1,6 +1,6 @@
 """How well `intrinsic-lr` foretells norms and angles under a schedule, against training that really went on.
 
-    python benchmarks/schedule_study.py --data DIRECTORY [--case NAME] [--output FILE]
+    python benchmarks/schedule_study.py [--data DIRECTORY] [--case NAME] [--output FILE]
 
 DIRECTORY holds cifar10_jpeg.npz and mnist.npz (`x_train`, `y_train`) and tinyshakespeare.txt. Each case trains one
 network to the end under a warm-up of a tenth of the run and a cosine or linear decay, writes checkpoints at the end of
@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -245,9 +245,9 @@ def forecast(case: Case, checkpoint: Path) -> dict[str, dict[str, list[float]]]:
     return {layer["name"]: layer["forecast"] for layer in layers if layer["forecast"]}
 
 
-def rows_of(case: Case) -> list[dict[str, object]]:
+def rows_of(case: Case) -> list[dict[str, str]]:
     """One row for each forecast, layer and quarter that lies ahead."""
-    found: list[dict[str, object]] = []
+    found: list[dict[str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
         norms, angles = train(case, Path(folder))
         for share in FORECASTS:
@@ -263,9 +263,9 @@ def rows_of(case: Case) -> list[dict[str, object]]:
                     found.append(
                         {
                             "case": case.name,
-                            "forecast_at": share,
+                            "forecast_at": str(share),
                             "layer": name,
-                            "at": quarter,
+                            "at": str(quarter),
                             "norm": f"{norms[name][step]:.6g}",
                             "expected_norm": f"{said_norm:.6g}",
                             "norm_ratio": f"{said_norm / norms[name][step]:.4f}",
@@ -277,26 +277,49 @@ def rows_of(case: Case) -> list[dict[str, object]]:
     return found
 
 
+def report(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print a row for each case, forecast and quarter: the range of ratios, and what gradients became meanwhile.
+
+    The last column is (angle ratio)^-2 (norm ratio)^-4: under SGD how many times larger E‖g̃‖² was than at the forecast.
+    """
+    print("| case | forecast at | at | norm, expected ÷ true | angle, expected ÷ true | gradients |")
+    print("|---|---|---|---|---|---|")
+    for case, share, at in dict.fromkeys((row["case"], row["forecast_at"], row["at"]) for row in rows):
+        same = [row for row in rows if (row["case"], row["forecast_at"], row["at"]) == (case, share, at)]
+        norm, angle = ([float(row[name]) for row in same] for name in ("norm_ratio", "angle_ratio"))
+        grown = [a**-2 * n**-4 for a, n in zip(angle, norm, strict=True)]
+        spans = [f"{min(each):.2f} to {max(each):.2f}" for each in (norm, angle, grown)]
+        spans[2] = "–" if case.startswith("gpt") else f"× {spans[2]}"
+        print(f"| {case} | {float(share):.0%} | {float(at):.0%} | {' | '.join(spans)} |")
+    for name, goal in (("norm", NORM_GOAL), ("angle", ANGLE_GOAL)):
+        for case in dict.fromkeys(row["case"] for row in rows):
+            ratios = [float(row[f"{name}_ratio"]) for row in rows if row["case"] == case]
+            print(f"{case}, {name}: {sum(abs(one - 1.0) <= goal for one in ratios)} of {len(ratios)} within {goal:.0%}")
+
+
 def main() -> None:
-    """Run the cases that were asked for, write their rows, and say how many reach the goal."""
+    """Run the cases that were asked for, keep the rows of others in the file, and print what all of them say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="directory with the data sets")
+    parser.add_argument("--data", type=Path, help="directory with the data sets; without it the file is only reported")
     parser.add_argument("--case", action="append", choices=[case.name for case in CASES], help="all without it")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "schedule_study.csv")
     given = parser.parse_args()
-    os.environ[DATA] = str(given.data.absolute())
-    torch.set_num_threads(1)
-    rows = [row for case in CASES if not given.case or case.name in given.case for row in rows_of(case)]
+    wanted = [case for case in CASES if given.data and case.name in (given.case or [one.name for one in CASES])]
+    kept: list[dict[str, str]] = []
+    if given.output.exists():
+        with given.output.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if row["case"] not in [case.name for case in wanted]]
+    if given.data:
+        os.environ[DATA] = str(given.data.absolute())
+        torch.set_num_threads(1)
+    rows = kept + [row for case in wanted for row in rows_of(case)]
+    rows.sort(key=lambda row: [case.name for case in CASES].index(row["case"]))
     given.output.parent.mkdir(exist_ok=True)
     with given.output.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-    for row in rows:
-        print(*row.values())
-    for name, goal in (("norm", NORM_GOAL), ("angle", ANGLE_GOAL)):
-        within = sum(abs(float(str(row[f"{name}_ratio"])) - 1.0) <= goal for row in rows)
-        print(f"{name}: {within} of {len(rows)} within {goal:.0%}")
+    report(rows)
 
 
 if __name__ == "__main__":

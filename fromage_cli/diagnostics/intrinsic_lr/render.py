@@ -59,8 +59,7 @@ def summary(result: IntrinsicResult) -> str:
     said = [f"{rule}{momentum}{decay}, {counted(len(result.layers), 'layer')}."]
     times = _known(layer.relaxation_steps for layer in result.layers)
     said += _schedule(result)
-    changing = result.schedule_doubt is not None or (result.schedule is not None and not result.schedule.constant)
-    if changing:
+    if changing(result):
         said.append("Equilibrium norms hold for a constant rate, and are left out.")
     elif times:
         epochs = _known(layer.relaxation_epochs for layer in result.layers)
@@ -75,7 +74,7 @@ def summary(result: IntrinsicResult) -> str:
         )
         norms = f"the norms are from {ends} their own" if len(ratios) > 1 else f"the norm is {ends} its own"
         said.append(f"{there} of {len(ratios)} {'is' if there == 1 else 'are'} within 10 % of equilibrium; {norms}.")
-    if not times and not ratios and not changing:
+    if not times and not ratios and not changing(result):
         said.append("No layer has an equilibrium norm here.")
     untested = sum(layer.verdict == "untested" for layer in result.layers)
     if not result.tested:
@@ -83,6 +82,11 @@ def summary(result: IntrinsicResult) -> str:
     elif untested:
         said.append(f"{untested} of the layers could not be tested; that they are scale-invariant is assumed.")
     return " ".join(said)
+
+
+def changing(result: IntrinsicResult) -> bool:
+    """Whether the rate changes from the last checkpoint on."""
+    return result.schedule_doubt is not None or (result.schedule is not None and not result.schedule.constant)
 
 
 def _schedule(result: IntrinsicResult) -> list[str]:
@@ -115,15 +119,15 @@ def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: P
         "scale": Column("scale", left=True, optional=5),
         "intrinsic_learning_rate": Column("λ_e", optional=3),
         "effective_learning_rate": Column("η_e", optional=4),
-        "norm": Column("‖W‖", optional=1),
-        "equilibrium_norm": Column("‖W*‖", optional=1),
+        "norm": Column("‖W‖", optional=2),
+        "equilibrium_norm": Column("‖W*‖", optional=2),
         "log_ratio": Column("ln ratio"),
         "growth_per_step": Column("growth"),
         "relaxation_steps": Column("τ"),
         "relaxation_epochs": Column("epochs", optional=6),
-        "steps_to_equilibrium": Column("steps left"),
+        "steps_to_equilibrium": Column("steps left", optional=1),
         "angle_per_step": Column("angle"),
-        "expected_rotation": Column("at most" if series else "rotation"),
+        "expected_rotation": Column("rotation" if not series else "at most" if changing(result) else "expected"),
         "observed_rotation": Column("observed"),
     }
     rows = [
@@ -149,7 +153,8 @@ def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: P
         first, last = result.steps[-2:]
         words.append(f"rotation in radians between steps {first} and {last}")
         if turns:
-            words.append("at most: if every step went its own way; trained layers come back, 2 to 4 × below it")
+            name = "at most:" if changing(result) else "expected: at equilibrium and at most,"
+            words.append(f"{name} if every step went its own way; settled layers come back, to 2 to 4 × below it")
     elif turns:
         words.append("rotation: radians a step, at equilibrium")
     signs = result.optimizer in RULES and RULES[result.optimizer].step_size == "sign"
@@ -184,7 +189,7 @@ def _forecast(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style:
     if any(layer.calibrated for layer, _ in told):
         said += " How large gradients are comes from the norms of the last two checkpoints, as no model tells it."
     if result.optimizer in RULES and RULES[result.optimizer].step_size == "gradient":
-        said += " Gradients are taken to stay as large as they are now."
+        said += " Gradients are taken to stay as large as they are now; where they grow, norms end higher."
     return [Text(""), house_table(columns, rows, style), prose(said, style, "dim")]
 
 
