@@ -25,6 +25,8 @@ BOUND_SLACK = 1e-3
 """Relative slack of Lemma 1's inequality, which the sampled path meets only up to the grid's spacing."""
 LOSS_SLACK = 1e-6
 """Relative slack of the loss in it, for rounding."""
+BLURRED = 0.3
+"""Noise floor, as a share of the cosine, from which on a crossing may be rounding's and blames no layer."""
 NARROW = "bfloat16"
 """The precision of the passes under autocast, where rounding is no surprise."""
 
@@ -74,7 +76,8 @@ def _trust(result: BreakdownResult) -> Iterator[Finding]:
         eta = layer.trust_eta_upper if layer.trust_relation == "below-grid" else known(layer.trust_eta)
         step = known(layer.relative_step)
         # the way to another checkpoint is no update that could be made smaller
-        if eta is not None and step is not None and not result.direction.startswith("to:"):
+        blurred = (known(layer.noise_floor) or 0.0) >= BLURRED * layer.cosine
+        if eta is not None and step is not None and not blurred and not result.direction.startswith("to:"):
             early.append((eta * step, layer))
     for eta, layer in sorted(early, key=lambda place: place[0]):
         if eta >= TRUST_WARN:

@@ -38,6 +38,13 @@ def test_a_crossing_below_the_grid_counts_from_its_first_point(make_result: Make
     assert "--eta" in finding.hint
 
 
+def test_an_early_crossing_that_may_be_roundings_blames_no_layer(
+    make_result: MakeResult, make_layer: MakeLayer
+) -> None:
+    result = make_result(layers=(make_layer(trust_eta=4e-4, noise_floor=0.6),), precision="bfloat16")
+    assert [code for code, _ in codes(result)] == ["noisy-gradient", "loss-overflows"]
+
+
 def test_a_crossing_above_the_grid_is_no_finding(make_result: MakeResult, make_layer: MakeLayer) -> None:
     above = make_layer(trust_eta=NOWHERE["above-grid"], trust_relation="above-grid")
     assert codes(make_result(layers=(above,))) == [("loss-overflows", "info")]
