@@ -377,4 +377,4 @@ def test_sgd_without_a_model_takes_gradients_from_two_norms(run, tmp_path, monke
     assert layer["calibrated"] and layer["learning_rate"] == pytest.approx(0.025)
     assert ahead["norms"] == pytest.approx([norms[step] for step in ahead["steps"]], rel=0.03)
     assert layer["missing"]["equilibrium_norm"]["code"] == "schedule"
-    assert "from these norms themselves" in json.dumps(layer["missing"]) or layer["expected_norms"] == [None, None]
+    assert layer["expected_norms"] == [None, None]
