@@ -11,10 +11,11 @@ from fromage_cli.findings import Finding, about_names, gradient_is_rounding
 from fromage_cli.missing import known
 from fromage_cli.probes.lines.direction import Still
 
-TRUST_WARN = 1e-3
-"""Trust eta of a layer below which it is a warning: a third of what the paper's networks show."""
-TRUST_FAIL = 1e-4
-"""Below it no customary relative rate is certain to descend: a failure."""
+EARLY = 1e-3
+"""Trust eta of a layer below which it is said: a third of what the paper's networks show.
+
+It is no verdict: in docs/run-study.md 9 of 15 healthy runs had such a layer, and 16 of 20 sick ones.
+"""
 NOISE = 1e-3
 """Noise floor above which evaluations are not repeatable enough to be trusted."""
 CURVATURE = 4.0
@@ -80,17 +81,17 @@ def _trust(result: BreakdownResult) -> Iterator[Finding]:
         if eta is not None and step is not None and not blurred and not result.direction.startswith("to:"):
             early.append((eta * step, layer))
     for eta, layer in sorted(early, key=lambda place: place[0]):
-        if eta >= TRUST_WARN:
+        if eta >= EARLY:
             break
         below = layer.trust_relation == "below-grid"
         yield Finding(
             code="breakdown-early",
-            severity="fail" if eta <= TRUST_FAIL else "warn",
+            severity="info",
             layer=layer.name,
             message=f"the gradient has changed by as much as the step relies on "
             f"{'already below' if below else 'at'} a relative step of {eta:.2g}",
             value=eta,
-            limit=TRUST_WARN,
+            limit=EARLY,
             hint="Lower --eta to find the crossing."
             if below
             else "Keep the relative update of this layer below it: a smaller rate, a norm bound, or normalisation.",
@@ -99,7 +100,7 @@ def _trust(result: BreakdownResult) -> Iterator[Finding]:
         if layer.trust_relation == "uncertifiable" and layer.gradient_norm > 0.0 and layer.cosine <= 0.0:
             yield Finding(
                 code="step-ascends",
-                severity="warn",
+                severity="info",
                 layer=layer.name,
                 message=f"the step does not descend in this layer (cosine {layer.cosine:.2g}); no size is certified",
                 value=layer.cosine,
@@ -161,7 +162,7 @@ def _gradients(result: BreakdownResult) -> Iterator[Finding]:
 def _grid(result: BreakdownResult) -> Iterator[Finding]:
     """Grids that begin too late, or are too coarse for what is read off them."""
     trust, etas, first = known(result.trust_eta), result.etas, result.trust_eta_upper
-    if result.trust_relation == "below-grid" and first is not None and first >= TRUST_WARN:
+    if result.trust_relation == "below-grid" and first is not None and first >= EARLY:
         yield Finding(
             code="grid-starts-late",
             severity="warn",

@@ -82,7 +82,7 @@ def _norms(result: IntrinsicResult) -> Iterator[Finding]:
             hint += "Or divide the update by √(1+η'²), as Fromage does."
         yield Finding(
             code="no-equilibrium",
-            severity="warn",
+            severity="info",
             layer=fastest.name,
             message=f"has no equilibrium{others if len(growing) > 1 else ''}: its norm grows by {growth:.3g} a step in "
             f"ln ‖W‖{'' if relative else ', ever more slowly, and its effective rate falls'}",

@@ -156,7 +156,7 @@ def _growth(result: NormsResult) -> Iterator[Finding]:
             consequence = f", its effective learning rate {verb} since the first checkpoint by step {halved:.0f}"
         yield Finding(
             code=code,
-            severity="warn",
+            severity="info",
             layer=layer.name,
             message=f"{what} by {growth:.4g} a step in ln ‖W‖{beside}: its norm doubles every {doubling:.0f} steps"
             f"{epochs}{' at this pace' if decays else ''}{consequence}",

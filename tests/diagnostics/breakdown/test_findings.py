@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from fromage_cli.diagnostics.breakdown.derived import NOWHERE, OTHER_GRADIENT, TOO_SMALL
-from fromage_cli.diagnostics.breakdown.findings import TRUST_WARN, judge
+from fromage_cli.diagnostics.breakdown.findings import EARLY, judge
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown, SkippedTensor
 from fromage_cli.findings import Finding
 from fromage_cli.missing import Missing
@@ -20,21 +20,19 @@ def test_an_ordinary_curve_says_only_where_it_overflows(make_result: MakeResult)
     assert codes(make_result()) == [("loss-overflows", "info")]
 
 
-@pytest.mark.parametrize(("eta", "severity"), [(9e-4, "warn"), (1e-4, "fail"), (2e-5, "fail")])
-def test_a_layer_that_breaks_down_early_is_named(
-    make_result: MakeResult, make_layer: MakeLayer, eta: float, severity: str
-) -> None:
+@pytest.mark.parametrize("eta", [9e-4, 1e-4, 2e-5])
+def test_a_layer_that_breaks_down_early_is_named(make_result: MakeResult, make_layer: MakeLayer, eta: float) -> None:
     early = make_layer("deep.weight", trust_eta=eta)
     finding = judge(make_result(layers=(make_layer(), early)))[0]
-    assert (finding.code, finding.severity, finding.layer) == ("breakdown-early", severity, "deep.weight")
-    assert (finding.value, finding.limit) == (eta, TRUST_WARN)
+    assert (finding.code, finding.severity, finding.layer) == ("breakdown-early", "info", "deep.weight")
+    assert (finding.value, finding.limit) == (eta, EARLY)
 
 
 def test_a_crossing_below_the_grid_counts_from_its_first_point(make_result: MakeResult, make_layer: MakeLayer) -> None:
     below = make_layer(trust_eta=NOWHERE["below-grid"], trust_relation="below-grid", trust_eta_upper=1e-4)
     grid = (1e-4, 1e-3, 1e-2, 1e-1)
     finding = judge(make_result(etas=grid, layers=(below,)))[0]
-    assert (finding.code, finding.severity, finding.value) == ("breakdown-early", "fail", 1e-4)
+    assert (finding.code, finding.severity, finding.value) == ("breakdown-early", "info", 1e-4)
     assert "--eta" in finding.hint
 
 
@@ -50,9 +48,9 @@ def test_a_crossing_above_the_grid_is_no_finding(make_result: MakeResult, make_l
     assert codes(make_result(layers=(above,))) == [("loss-overflows", "info")]
 
 
-def test_an_ascending_step_is_a_warning(make_result: MakeResult, make_layer: MakeLayer) -> None:
+def test_an_ascending_step_is_named(make_result: MakeResult, make_layer: MakeLayer) -> None:
     up = make_layer(cosine=-0.2, trust_eta=NOWHERE["uncertifiable"], trust_relation="uncertifiable")
-    assert codes(make_result(layers=(up,)))[0] == ("step-ascends", "warn")
+    assert codes(make_result(layers=(up,)))[0] == ("step-ascends", "info")
 
 
 def test_a_gradient_of_another_loss_is_a_warning(make_result: MakeResult) -> None:

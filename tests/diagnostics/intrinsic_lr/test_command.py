@@ -148,10 +148,10 @@ def test_a_picture_leaves_the_answer_with_every_checkpoint(run, home):
     assert [checkpoint["step"] for checkpoint in json.loads(out)["checkpoints"]] == [10, 30]
 
 
-def test_a_run_without_decay_can_fail_a_job(run, home):
+def test_a_run_without_decay_is_told_and_fails_no_job(run, home):
     given = ("--optimizer", "adamw", "--lr", "1e-3", "--weight-decay", "0", "--json")
     code, out, _ = run("step-10.safetensors", *given, "--fail-on", "warn")
-    assert code == 10 and json.loads(out)["findings"][0]["code"] == "no-equilibrium"
+    assert code == 0 and json.loads(out)["findings"][0]["code"] == "no-equilibrium"
 
 
 def test_adam_with_coupled_decay_says_what_is_not_defined(run, home):

@@ -22,7 +22,7 @@ def codes(result):
 
 
 def test_a_layer_that_follows_the_law(make_result, make_layer):
-    assert codes(make_result()) == [("norm-follows-law", "warn", "convolutions.0.weight")]
+    assert codes(make_result()) == [("norm-follows-law", "info", "convolutions.0.weight")]
     (finding,) = judge(make_result())
     assert "doubles every 3466 steps" in finding.message and "Fromage" in finding.hint
     assert (finding.value, finding.limit) == (2e-4, 1.99960e-4)
@@ -129,7 +129,7 @@ def test_an_invariant_layer_that_grows(make_result, make_layer, verdict):
     layer = make_layer(invariance=invariance(verdict), halved_step=1733.0)
     result = make_result(layers=(layer,), steps_per_epoch=100)
     (finding,) = judge(result)
-    assert (finding.code, finding.severity, finding.layer) == ("invariant-layer-grows", "warn", layer.name)
+    assert (finding.code, finding.severity, finding.layer) == ("invariant-layer-grows", "info", layer.name)
     assert (
         "3466 steps (35 epochs), its effective learning rate halved since the first checkpoint by step 1733"
         in finding.message
