@@ -156,15 +156,15 @@ def _curvatures(result: SharpnessResult, style: PageStyle) -> RenderableType:
         (
             "critical sharpness",
             _with_error(result.critical_sharpness, result.critical_sharpness_stderr),
-            "2 ÷ smallest rate whose step raises the loss",
+            "2 ÷ rate whose step raises the loss",
         ),
-        ("first step", result.first_step_sharpness, "the same of Adam's first step, without a past"),
+        ("first step", result.first_step_sharpness, "the same of Adam's very first step"),
         (
             "batch sharpness",
             _with_error(batches.mean, batches.stderr) if batches else None,
             f"along gradients, {batches.batches} batches of {counted(batches.batch_size, 'row')}" if batches else "",
         ),
-        ("threshold", result.threshold, f"most that {_optimizer(result)} tolerates"),
+        ("threshold", result.threshold, f"tolerated by {_optimizer(result)}"),
         ("ratio", result.ratio, "eigenvalue ÷ threshold"),
     ]
     columns = [Column("curvature", left=True), Column("value"), Column("what it is", left=True, optional=1)]
