@@ -13,7 +13,7 @@ from torch import Tensor
 from fromage_cli.errors import ResourceError
 from fromage_cli.probes.lines.certificate import Certificate, Criterion
 from fromage_cli.probes.lines.direction import Direction
-from fromage_cli.probes.lines.ray import NOISE_LIMIT, gradient_changes, noise_floor, product_norms
+from fromage_cli.probes.lines.ray import gradient_changes, noise_floor, noise_limit, product_norms
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.bracketing import Bracket, close_in
 from fromage_cli.theory.curves import Point, Relation, first_crossing, running_maximum
@@ -145,7 +145,7 @@ def find_crossing(
             floor = noise_floor(problem, direction, origin)
             floors, search.loss_floor = floor.gradients, floor.loss
             sizes = {move.tensor.name: move.gradient_norm for move in direction.moves if move.gradient_norm > 0.0}
-            noise = frozenset(name for name, size in sizes.items() if not floors[name] < NOISE_LIMIT * size)
+            noise = frozenset(name for name, size in sizes.items() if not floors[name] < noise_limit(problem) * size)
             search.certificate = Certificate(direction, levels, noise)
             again = round(problem.evaluations.gradients - before) - 1  # where rows in another order were no use
             advance()

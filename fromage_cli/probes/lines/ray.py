@@ -68,7 +68,7 @@ def measure_ray(
     Ends early, keeping what it has, when a limit of the budget is reached. The weights are afterwards as before.
     """
     ray = Ray(changes={move.tensor.name: [] for move in direction.moves})
-    ray.noise_limit = AUTOCAST_NOISE_LIMIT if problem.autocast else NOISE_LIMIT
+    ray.noise_limit = noise_limit(problem)
     smallest = smallest_step(problem, direction)
     ray.first = next((place for place, eta in enumerate(etas) if eta >= smallest), len(etas))
     with problem.displaced([move.tensor for move in direction.moves]) as origin, problem.steady():
@@ -103,6 +103,11 @@ class NoiseFloor:
     loss: float
     gradients: dict[str, float]
     """||g' - g|| by name of the tensors that move."""
+
+
+def noise_limit(problem: Problem) -> float:
+    """Floor over the norm of a gradient from which on the gradient is rounding errors."""
+    return AUTOCAST_NOISE_LIMIT if problem.autocast else NOISE_LIMIT
 
 
 def noise_floor(problem: Problem, direction: Direction, origin: Mapping[str, Tensor]) -> NoiseFloor:
