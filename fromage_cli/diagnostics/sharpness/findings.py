@@ -89,10 +89,17 @@ _REGIMES: dict[str, Words] = {
 _OUTCOMES: dict[str, Words] = {
     "spikes": (
         "quadratic-model-spikes",
-        "info",
+        "warn",
         "trained at this rate, the network's quadratic model spikes from {start} to {highest} and comes back within "
         "{steps}",
         "A lower rate, or warm-up, avoids the spike. The network itself may come back, or diverge.",
+    ),
+    "rises": (
+        "quadratic-model-rises",
+        "warn",
+        "trained at this rate, the network's quadratic model rises from {start} to {highest} and is not back after "
+        "{steps}",
+        "Lower the rate, or warm it up. --simulate takes more steps.",
     ),
     "diverges": (
         "quadratic-model-diverges",

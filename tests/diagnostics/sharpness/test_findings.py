@@ -69,7 +69,14 @@ def test_nothing_is_wrong_below_the_threshold(make_result: MakeResult) -> None:
 @pytest.mark.parametrize(
     ("outcome", "losses", "code", "severity", "words"),
     [
-        ("spikes", (0.5, 2.4, 0.4), "quadratic-model-spikes", "info", "spikes from 0.5 to 2.4 and comes back within 2"),
+        ("spikes", (0.5, 2.4, 0.4), "quadratic-model-spikes", "warn", "spikes from 0.5 to 2.4 and comes back within 2"),
+        (
+            "rises",
+            (0.5, 0.6, 0.7),
+            "quadratic-model-rises",
+            "warn",
+            "rises from 0.5 to 0.7 and is not back after 2 steps",
+        ),
         ("diverges", (0.5, 9.0, math.inf), "quadratic-model-diverges", "warn", "diverges within 2 steps"),
         ("diverges", (0.5, math.inf), "quadratic-model-diverges", "warn", "model diverges within 1 step"),
     ],
@@ -83,7 +90,7 @@ def test_the_course_of_the_quadratic_model_is_told(
     (finding,) = judge(replace(quiet, quadratic=model))
     assert (finding.code, finding.severity, finding.limit) == (code, severity, 0.5)
     assert words in finding.message and " 1 steps" not in finding.message
-    assert judge(replace(quiet, quadratic=replace(model, outcome="rises"))) == judge(replace(quiet, quadratic=NOTHING))
+    assert judge(replace(quiet, quadratic=replace(model, outcome="falls"))) == judge(replace(quiet, quadratic=NOTHING))
 
 
 def test_plain_sgd_is_told_when_its_batches_are_too_sharp(make_result: MakeResult) -> None:
