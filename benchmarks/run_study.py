@@ -4,8 +4,8 @@
     python benchmarks/run_study.py measure --runs DIR --results CSV [--only NAME …] [--leave-out SHARE …]
     python benchmarks/run_study.py report CSV [--plot FILE]
 
-`train` trains the runs of run_study_recipes.py and writes five checkpoints of each (8 minutes of one core).
-`measure` runs the tool at each of them in this process (15 minutes of one core). Checkpoints that CSV already holds are
+`train` trains the runs of run_study_recipes.py and writes five checkpoints of each (5 minutes of one core).
+`measure` runs the tool at each of them in this process (20 minutes of one core). Checkpoints that CSV already holds are
 left out, so that it goes on where it was stopped; `--leave-out .25 .75` leaves out those at these shares of a run.
 `report` prints the tables of docs/run-study.md and draws its picture. DATA is a folder with tinyshakespeare.txt,
 mnist.npz and cifar10_jpeg.npz.

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,13 +28,13 @@ QUANTITIES = {
     "critical sharpness": "critical sharpness × the rate ÷ 2",
     "batch sharpness": "batch sharpness × the rate ÷ 2",
     "quadratic peak": "the highest loss ÷ the first in the quadratic model's training",
-    "quadratic outcome": "0 falls, 1 spikes, 2 rises, 3 diverges",
+    "quadratic outcome": "what the quadratic model's training does: 0 falls, 1 spikes, 2 rises, 3 diverges",
     "rate/radius": "the rate ÷ the rate up to which the quadratic model holds",
     "forgetting": "steps of the run × rate × decay (× 1/(1−momentum) for SGD)",
     "growth per step": "the largest growth of ln ‖W‖ per step of a matrix",
     "norm factor": "the largest ratio of a matrix's last and first norm, either way",
     "rate fall": "the largest factor by which a scale-invariant layer's effective rate fell",
-    "distance to equilibrium": "the largest |ln(‖W‖/‖W*‖)| of a scale-invariant layer",
+    "distance to equilibrium": "the largest distance of ln ‖W‖ from the equilibrium's, of a scale-invariant layer",
     "rotation": "the largest angle of a matrix between neighbouring checkpoints, radians",
     "relative distance": "the largest distance of a matrix between neighbouring checkpoints ÷ its norm",
     "function distance": "the outputs' distance between neighbouring checkpoints ÷ their norm",
@@ -235,7 +236,7 @@ def measure_checkpoint(recipe: Recipe, runs: Path, place: int) -> dict[str, str]
     folder = runs / recipe.name
     losses = json.loads((folder / "run.json").read_text(encoding="utf-8"))["losses"][place]
     started = time.process_time()
-    found = answers(recipe, folder, place, runs / "answer.json")
+    found = answers(recipe, folder, place, runs / f"answer-{os.getpid()}.json")
     numbers = quantities(recipe, found, 65 if recipe.data == "text" else 10)
     share = losses["step"] / recipe.steps
     return {

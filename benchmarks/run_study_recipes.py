@@ -59,7 +59,7 @@ HEALTHY = [
     Recipe("gpt-usual-betas", "gpt", "text", "adamw", 8e-3, settings=ADAM_BETAS, schedule=WARM, batch_size=16),
     Recipe("post-norm-warm-up", "gpt", "text", "adam", 1.5e-2, arguments=POST, schedule="warm-up 25 %", batch_size=16),
     Recipe("mlp-sgd", "mlp", "mnist", "sgd", 0.1),
-    Recipe("mlp-momentum", "mlp", "mnist", "momentum", 0.05, odd="the rate that trains best"),
+    Recipe("mlp-momentum", "mlp", "mnist", "momentum", 0.05, odd="twice the rate that trains best"),
     Recipe("mlp-adam", "mlp", "mnist", "adam", 2e-3),
     Recipe("mlp-large-batch", "mlp", "mnist", "momentum", 0.1, batch_size=1024, steps=300, odd="a large batch"),
     Recipe("deep-mlp-he", "mlp", "mnist", "adam", 1e-3, arguments=DEEP, change="He's initialisation"),

@@ -6,20 +6,24 @@ from pathlib import Path
 from run_study_measuring import QUANTITIES
 from run_study_separation import (
     FACTS,
+    SEVERITIES,
     TOO_LARGE,
     VERDICTS,
     Row,
+    Separator,
     area,
     by_run,
+    chances_of,
     choose,
     extremes,
-    fisher,
     load,
     runs_of,
     severity,
 )
 
 HALVES = ("choosing", "testing")
+GROUPS = ("healthy", "sick", "with too large steps")
+LEVELS = (("info", "warn", "fail", "error"), ("warn", "fail"), ("fail",))
 HEALTH = (False, True)
 """Whether a run is sick, in the order of every pair of counts."""
 DRAWN = (
@@ -40,14 +44,32 @@ SHOWN = ("sharpness ratio", "quadratic peak", "rate/radius", "relative step", "f
 """What each run is looked up for, one by one."""
 
 
+ROUND = {
+    "quadratic peak": 1.02,
+    "sharpness ratio": 1.0,
+    "forgetting": 1.0,
+    "rate/radius": 3.0,
+    "rate/critical": 1.0,
+    "rate/limit": 20.0,
+}
+"""Round thresholds near those that the halves choose; of several together, any may be passed."""
+TOGETHER = (
+    ("quadratic peak", "forgetting"),
+    ("quadratic peak", "sharpness ratio"),
+    ("quadratic peak", "sharpness ratio", "forgetting"),
+)
+
+
 def report(path: Path, plot: Path | None) -> None:
     """Print every table, and draw the picture where a file for it is named."""
     rows = load(path)
     print(f"{len(by_run(rows))} runs, {len(rows)} checkpoints\n")
     print_runs(rows)
     print_quantities(rows)
+    print_rules(rows)
     print_findings(rows)
     print_each_run(rows)
+    print_severities(rows)
     if plot is not None:
         draw(rows, plot)
 
@@ -92,13 +114,14 @@ def print_quantities(rows: Sequence[Row]) -> None:
     head = ("quantity", "healthy runs", "sick runs", "area (too large steps)", "threshold", "false alarms", "hits")
     swapped = ("the other way round", "false alarms", "hits")
     table((*head, "of checkpoints", *swapped), (cells for _, cells in sorted(lines, key=lambda one: -one[0])))
+    table(("quantity", "what it is"), QUANTITIES.items())
 
 
 def quantity_cells(rows: Sequence[Row], name: str) -> list[str]:
     """Return a quantity's line: ranges over runs, and errors of the threshold of each half on the other."""
     ends = extremes(rows, name)
     cells = [name]
-    cells += [f"{min(ends[bad]):.2g} to {max(ends[bad]):.2g} ({len(ends[bad])})" if ends[bad] else "" for bad in HEALTH]
+    cells += [f"{min(ends[bad]):.3g} to {max(ends[bad]):.3g} ({len(ends[bad])})" if ends[bad] else "" for bad in HEALTH]
     large = [row for row in rows if not row.sick or row.kind in TOO_LARGE]
     cells.append(f"{area(rows, name):.2f} ({area(large, name):.2f})")
     parts = [[row for row in rows if row.half == half] for half in HALVES]
@@ -116,8 +139,22 @@ def quantity_cells(rows: Sequence[Row], name: str) -> list[str]:
     return cells
 
 
+def print_rules(rows: Sequence[Row]) -> None:
+    """Errors of round thresholds, alone and together."""
+    groups = list(by_run(rows).values())
+    of = counts_of(groups, lambda row: True)
+    lines = []
+    for names in (*((name,) for name in ROUND), *TOGETHER):
+        separators = [Separator(name, ROUND[name]) for name in names]
+        counts = counts_of(groups, lambda row, tests=separators: any(test.flags(row) for test in tests))
+        title = " or ".join(f"{one.name} {one}" for one in separators)
+        lines.append((title, *(f"{count} of {total}" for count, total in zip(counts, of, strict=True))))
+    print("## Rules\n")
+    table(("any checkpoint with", *GROUPS), lines)
+
+
 def print_findings(rows: Sequence[Row]) -> None:
-    """How often each code fires in healthy and sick runs, and the severity that this supports."""
+    """How often each code fires in healthy and sick runs."""
     groups = list(by_run(rows).values())
     of = counts_of(groups, lambda row: True)
     seen = {code for row in rows for code in row.findings}
@@ -125,14 +162,33 @@ def print_findings(rows: Sequence[Row]) -> None:
     for title, codes in (("verdict", VERDICTS), ("fact", {**dict.fromkeys(seen - {*VERDICTS}, ""), **FACTS})):
         lines = []
         for code, now in sorted(codes.items()):
-            fired = counts_of(groups, lambda row, code=code: code in row.findings)
-            loud = counts_of(groups, lambda row, code=code: row.findings.get(code) in ("warn", "fail"))
+            levels = [counts_of(groups, fires(code, severities)) for severities in LEVELS]
             points = [sum(code in row.findings for row in rows if row.sick is bad) for bad in HEALTH]
-            cells = [" / ".join(map(str, counts)) if sum(counts) else "" for counts in (fired, loud, points)]
-            chance = [f"{fisher(fired[0], of[0], *pair):.2g}" for pair in zip(fired[1:], of[1:], strict=True)]
-            supported = severity(code, fired, of) if title == "verdict" else ""
-            lines.append((f"`{code}`", now, *cells, ", ".join(chance) if sum(fired) else "", supported))
-        table((title, "now", "runs", "of these warn or fail", "checkpoints", "chance", "supported"), lines)
+            cells = [" / ".join(map(str, counts)) if sum(counts) else "" for counts in (*levels, points)]
+            chances = chances_of(levels[0], of)
+            lines.append((f"`{code}`", now, *cells, ", ".join(f"{chance:.2g}" for chance in chances)))
+        table((title, "now", "runs", "warn or fail", "fail", "checkpoints", "chance"), lines)
+
+
+def print_severities(rows: Sequence[Row]) -> None:
+    """The severity that the evidence supports for every verdict; a code with several has each judged by itself."""
+    groups = list(by_run(rows).values())
+    of = counts_of(groups, lambda row: True)
+    print("## Which severity the evidence supports\n")
+    lines = []
+    for code, now in sorted(VERDICTS.items()):
+        for level in now.split(", "):
+            fired = counts_of(groups, fires(code, SEVERITIES[SEVERITIES.index(level) :]))
+            why = [f"{count} of {total} {name}" for count, total, name in zip(fired, of, GROUPS, strict=True)]
+            lines.append(
+                (f"`{code}`", level, severity(level, fired, of), ", ".join(why) if sum(fired) else "never fired")
+            )
+    table(("finding", "severity now", "supported", "runs"), lines)
+
+
+def fires(code: str, severities: Sequence[str]) -> Callable[[Row], bool]:
+    """Return the test whether a checkpoint has a finding of this code and of one of these severities."""
+    return lambda row: row.findings.get(code) in severities
 
 
 def counts_of(groups: Sequence[Sequence[Row]], test: Callable[[Row], bool]) -> tuple[int, int, int]:

@@ -209,14 +209,21 @@ def area(rows: Sequence[Row], name: str) -> float:
     return wins / len(pairs) if pairs else 0.0
 
 
-def severity(code: str, fired: Sequence[int], of: Sequence[int]) -> str:
-    """Return the severity that counts of healthy, of sick runs and of those with too large steps support.
+def chances_of(fired: Sequence[int], of: Sequence[int]) -> list[float]:
+    """Return how probable so many sick runs, and so many with too large steps, would be if health had no part in it.
 
-    It is `info` unless the code is more frequent in either group of sick runs, and rare in healthy ones.
+    The counts are of healthy runs, of sick ones, and of those with too large steps; empty where nothing fired.
     """
-    if not sum(fired):
-        return "info (never fired)"
-    chances = [fisher(fired[0], of[0], count, total) for count, total in zip(fired[1:], of[1:], strict=True)]
-    if min(chances) >= CHANCE or fired[0] > FALSE_ALARMS * of[0]:
+    pairs = zip(fired[1:], of[1:], strict=True)
+    return [fisher(fired[0], of[0], count, total) for count, total in pairs] if sum(fired) else []
+
+
+def severity(now: str, fired: Sequence[int], of: Sequence[int]) -> str:
+    """Return the severity that the counts support.
+
+    It is `info` unless the code is more frequent in either group of sick runs and rare in healthy ones; `fail` is left
+    to those that have it now and fire in no healthy run.
+    """
+    if min(chances_of(fired, of), default=1.0) >= CHANCE or fired[0] > FALSE_ALARMS * of[0]:
         return "info"
-    return "fail" if not fired[0] and "fail" in VERDICTS[code] else "warn"
+    return "fail" if now == "fail" and not fired[0] else "warn"
