@@ -167,7 +167,7 @@ def print_findings(rows: Sequence[Row]) -> None:
             cells = [" / ".join(map(str, counts)) if sum(counts) else "" for counts in (*levels, points)]
             chances = chances_of(levels[0], of)
             lines.append((f"`{code}`", now, *cells, ", ".join(f"{chance:.2g}" for chance in chances)))
-        table((title, "now", "runs", "warn or fail", "fail", "checkpoints", "chance"), lines)
+        table((title, "severity when measured", "runs", "warn or fail", "fail", "checkpoints", "chance"), lines)
 
 
 def print_severities(rows: Sequence[Row]) -> None:
@@ -183,7 +183,7 @@ def print_severities(rows: Sequence[Row]) -> None:
             lines.append(
                 (f"`{code}`", level, severity(level, fired, of), ", ".join(why) if sum(fired) else "never fired")
             )
-    table(("finding", "severity now", "supported", "runs"), lines)
+    table(("finding", "severity when measured", "supported", "runs"), lines)
 
 
 def fires(code: str, severities: Sequence[str]) -> Callable[[Row], bool]:
@@ -198,7 +198,7 @@ def counts_of(groups: Sequence[Sequence[Row]], test: Callable[[Row], bool]) -> t
 
 
 def print_each_run(rows: Sequence[Row]) -> None:
-    """At how many of its checkpoints each run is beyond the thresholds that all runs choose, and warned of now."""
+    """At how many of its checkpoints each run is beyond the thresholds that all runs choose, and warned of."""
     separators = [separator for name in SHOWN if (separator := choose(rows, name)) is not None]
     names = [f"{one.name} {one}" for one in separators]
     lines = []
@@ -207,7 +207,7 @@ def print_each_run(rows: Sequence[Row]) -> None:
         warned = sum(any(row.findings.get(code, "info") != "info" for code in VERDICTS) for row in group)
         lines.append((f"`{name}`", group[0].kind or "healthy", len(group), *marks, warned))
     print("## Run by run\n")
-    table(("run", "what is wrong", "checkpoints", *names, "a verdict warns now"), lines)
+    table(("run", "what is wrong", "checkpoints", *names, "a verdict warned"), lines)
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

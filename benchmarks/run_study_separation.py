@@ -38,7 +38,7 @@ FACTS = {
     "rate-not-measured": "info",
     "bias-dead": "info",
 }
-"""Codes that state a fact about files, numerics or the reach of a number, and the severity they have."""
+"""Codes that state a fact about files, numerics or the reach of a number, and the severity they had then."""
 VERDICTS = {
     "breakdown-early": "warn, fail",
     "step-ascends": "warn",
@@ -70,7 +70,7 @@ VERDICTS = {
     "certain-together-only": "info",
     "recommended-above-critical": "info",
 }
-"""Codes that can be read as a verdict on the training, and the severity they have."""
+"""Codes that can be read as a verdict on the training, and the severity they had when measured."""
 LOW = {
     "trust eta",
     "aggregate trust eta",
