@@ -71,7 +71,7 @@ _REGIMES: dict[str, Words] = {
     ),
     "divergent": (
         "rate-diverges",
-        "fail",
+        "warn",
         "this batch has {ratio} × the curvature that the optimizer tolerates: most of the runs studied there diverged",
         "Lower the rate, or warm it up; a small batch is sharper than the whole data.",
     ),

@@ -33,7 +33,7 @@ MakeResult = Callable[..., SharpnessResult]
             "divergent",
             7.0,
             "rate-diverges",
-            "fail",
+            "warn",
             "7 × the curvature that the optimizer tolerates: most of the runs studied there diverged",
         ),
         (
