@@ -51,7 +51,7 @@ def measure(
 ) -> SuggestedRates | Interrupted[SuggestedRates]:
     """How far the next update may go, by every estimate, and at which rate to train.
 
-    Costs at most 40 gradients of all rows, 12 of them up to the measured limit, and at most 20 Hessian-vector products
+    Costs at most 50 gradients of all rows, 12 of them up to the measured limit, and at most 20 Hessian-vector products
     more with `sharpness`; the probe at most 100 minibatch gradients and 20 of all rows. A limit interrupts it. `note`
     takes what the user should know. Raises MismatchError when the state does not fit or nothing moves, UsageError when
     short runs are asked for that cannot be made.
@@ -62,7 +62,7 @@ def measure(
         match_state(problem, rule, state), tensors, request=request, advance=advance, known=optimizer.name is not None
     )
     crossing = measuring.measured()
-    whole = measuring.measured_together(crossing) if crossing is not None else None
+    crossing, whole = (None, None) if crossing is None else measuring.measured_together(crossing)
     measuring.lemma2()
     rates: tuple[float | Missing, float | Missing] = (OPTIMIZER_UNKNOWN, OPTIMIZER_UNKNOWN)
     if measuring.known:

@@ -14,7 +14,7 @@ from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed
 from fromage_cli.probes.curvature.threshold import stable_rate
 from fromage_cli.probes.lines.critical import critical_rate
-from fromage_cli.probes.lines.crossing import Crossing, find_crossing, find_sum_crossing
+from fromage_cli.probes.lines.crossing import Crossing, find_crossing, find_sum_crossing, judged_again
 from fromage_cli.probes.lines.draws import critical_over_draws
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.next_update import CHUNKS, NextUpdate, next_update
@@ -127,15 +127,23 @@ class RateSearch(PartialMeasurement):
             self.shared,
         )
 
-    def measured_together(self, found: Crossing) -> Crossing | None:
-        """How far it is certain by the sum over all tensors, where layers by themselves are certain less far."""
+    def measured_together(self, found: Crossing) -> tuple[Crossing, Crossing | None]:
+        """How far it is certain by the sum over all tensors, where layers by themselves are certain less far.
+
+        Gives the search by layers too, which the points of this one may have denied.
+        """
         if found.criterion == "sum" or found.relation not in ("crossing", "below-grid"):
-            return None
-        before = next(each.gradient_evaluations for each in self.estimates if each.name == "measured")
-        highest = self.update.line.highest
-        return self._certain(
+            return found, None
+        place = next(place for place, each in enumerate(self.estimates) if each.name == "measured")
+        before, highest = self.estimates[place].gradient_evaluations, self.update.line.highest
+        whole = self._certain(
             "measured-sum", lambda: find_sum_crossing(self.problem, found, self.advance, highest=highest), before
         )
+        if whole is None:
+            return found, None
+        layers = judged_again(found, whole)
+        self.estimates[place] = self._told("measured", layers, before)
+        return layers, whole
 
     def critical(self, start: float) -> float | Missing:
         """The smallest rate whose step raises the loss of the rows of its own gradient."""
@@ -204,6 +212,11 @@ class RateSearch(PartialMeasurement):
             return None
         found, cost = measured
         self.error = found.stopped or self.error
+        self.estimates.append(self._told(name, found, before + cost))
+        return found
+
+    def _told(self, name: str, found: Crossing, cost: float) -> Estimate:
+        """The estimate of how far the step descends, and what it rests on."""
         eta: float | Missing = LIMIT_REACHED
         rate, words = eta, Basis(LIMIT_REACHED.words)
         if found.relation == "uncertifiable":
@@ -229,8 +242,7 @@ class RateSearch(PartialMeasurement):
         elif found.stopped is None:
             words = Basis("no step must descend", f"not even a relative step of {found.etas[0]:.2g}")
             eta = rate = Missing(Why.BELOW_GRID, words)
-        self.estimates.append(Estimate(name, eta, rate, words, before + cost))
-        return found
+        return Estimate(name, eta, rate, words, cost)
 
     def _with_cost(self, measure: Callable[[], T], *names: str) -> tuple[T, float] | None:
         """What `measure` gives, and what it cost in gradients; where a limit comes before, the estimates say so."""

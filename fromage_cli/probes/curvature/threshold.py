@@ -98,7 +98,7 @@ def stable_rate(
     problem, optimizer = matched.problem, matched.optimizer
     none = no_threshold(replace(optimizer, learning_rate=None))
     if none is not None:
-        return StableRate(none, Basis(none.words))
+        return StableRate(none, Basis("no threshold", none.words))
     space = WeightSpace(tensors)
     preconditioning = precondition(matched, space, estimates)
     if preconditioning is None:

@@ -102,13 +102,16 @@ class _Search:
     def look_below(self, slope: float, origin: Mapping[str, Tensor], bracket: Bracket) -> None:
         """Takes gradients at more places below the one found, where kinks bend the curve.
 
-        Where one of them is not certain, the place found is the last that is below it.
+        Where one of them is not certain, the search goes on below it.
         """
         place = bracket.low
         if not bracket.values.get(place, 0.0) > BENT * slope * place:
             return
         for share in BELOW:
             bracket.add(share * place, self.excess(share * place, origin))
+            if bracket.low < share * place:
+                self.close(bracket.proposal(), POINTS, origin, bracket)
+                break
 
     def excess(self, eta: float, origin: Mapping[str, Tensor]) -> float:
         """The share of the descent that may be lost at a step of that size."""
@@ -162,7 +165,7 @@ def find_sum_crossing(
 ) -> Crossing:
     """Finds the same where only the sum over all tensors counts, from what a search by layers has found already.
 
-    Costs at most 6 gradients, 4 more where the curve bends, and ends early as that does.
+    Costs at most 6 gradients, 10 more where the curve bends, and ends early as that does.
     """
     certificate = replace(found.certificate, together=True)
     direction = certificate.direction
@@ -191,6 +194,28 @@ def find_sum_crossing(
     except ResourceError as limit:
         stopped = limit
     return _conclude(search, bracket, found.products, stopped)
+
+
+def judged_again(found: Crossing, later: Crossing) -> Crossing:
+    """A search judged by the points of a later one on the same line too, which may lie below its place and deny it."""
+    places = [{name: changes[place] for name, changes in later.changes.items()} for place in range(len(later.etas))]
+    excesses = tuple(map(found.certificate.excess, places))
+    bracket = Bracket()
+    for eta, excess in zip(later.etas, excesses, strict=True):
+        bracket.add(eta, excess)
+    high = next((place for place, excess in enumerate(excesses) if not excess < 1.0), None)
+    return replace(
+        found,
+        eta=bracket.low or None,
+        upper=later.etas[high] if high is not None else None,
+        relation="above-grid" if high is None else "crossing" if bracket.low else "below-grid",
+        limiting=found.certificate.limiting(places[high]) if high is not None else None,
+        etas=later.etas,
+        losses=later.losses,
+        excesses=excesses,
+        changes=later.changes,
+        closed=bracket.closed,
+    )
 
 
 def _start(certificate: Certificate, products: Mapping[str, float] | None) -> float:

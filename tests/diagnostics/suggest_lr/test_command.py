@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from fromage_cli.cli import main
 from fromage_cli.probes.cost import Cost
 
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
@@ -140,6 +141,22 @@ def test_stability_at_the_rate_is_measured_unless_the_limit_alone_is_asked_for(r
     told = [json.loads(run(*given, *extra, "--estimate", "--json")[1]) for extra in ((), ("--no-sharpness",))]
     products, alone = (each["result"]["estimate"]["gradients"] for each in told)
     assert products > alone + 20
+
+
+def test_a_spike_of_kinks_far_below_the_place_ends_the_limit(
+    run: Run, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At step 1760 a few rows rule the gradient between .0003 and .0006; a dense grid shows it too."""
+    sample = str(SAMPLES / "mlp-16" / "step-001760.safetensors")
+    given = (sample, "--optimizer", "fromage", "--lr", "0.01", "--probe", "none", "--json")
+    result = json.loads(run(*given)[1])["result"]
+    with pytest.raises(SystemExit):
+        main(["breakdown", sample, "--tensors", "all", "--eta", "1e-4:4e-4:13", "--json"])
+    dense = json.loads(capsys.readouterr().out)["result"]
+    assert result["limit"]["relation"] == "crossing" and result["limit"]["reliable"]
+    assert result["limit"]["eta"] == pytest.approx(dense["aggregate_trust_eta"], rel=0.15)
+    layers = next(each for each in result["estimates"] if each["name"] == "measured")
+    assert layers["eta"] <= result["limit"]["eta"]
 
 
 def test_real_steps_are_shown(run: Run, home: Path) -> None:

@@ -13,6 +13,7 @@ from fromage_cli.diagnostics.suggest_lr.partial_measurement import PRODUCT, Requ
 from fromage_cli.errors import UsageError
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.cost import Cost
+from fromage_cli.probes.lines.crossing import BELOW, POINTS
 from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -60,7 +61,8 @@ def test_no_run_takes_more_than_was_told_nor_much_less(
     told = estimate(made(make_problem), optimizer, Request(**asked)).gradients
     took = spent(problem, optimizer, Request(**asked))
     unused = 20.0 * PRODUCT if asked.get("sharpness") else 0.0
-    assert took <= told <= 2.0 * took + unused, (took, told)
+    below = float(len(BELOW) + POINTS)  # points that only a curve bent by kinks takes
+    assert took <= told <= 2.0 * took + unused + below, (took, told)
 
 
 @pytest.mark.parametrize("size", [None, 5])
