@@ -104,8 +104,11 @@ class OptimizerState:
         A rule made two groups that differ in weight decay alone, which one of them does not have, and whose counts and
         shapes are those of the rule. `shapes` by name; in their order, which need not be the model's, names come.
         """
-        settings = [{key: str(value) for key, value in one.settings.items()} for one in self.groups]
-        decays = [one.pop("weight_decay", "0") not in ("0", "0.0", "None") for one in settings]
+        if len(self.groups) != 2:
+            return ()
+        # plain values alone are compared: what a file nests in a setting may be far larger than the file
+        settings = [{key: value for key, value in one.settings.items() if _is_plain(value)} for one in self.groups]
+        decays = [bool(one.pop("weight_decay", 0.0)) for one in settings]
         if sorted(decays) != [False, True] or settings[0] != settings[1]:
             return ()
         told = [Counter(slot_shape(self.slots.get(number, {})) for number in one.numbers) for one in self.groups]
@@ -124,6 +127,13 @@ class OptimizerState:
     def serving(self, name: str | None) -> OptimizerState | None:
         """Itself where it holds what an optimizer of that name remembers."""
         return self if self.settings.serves(name) else None
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a setting is a number, a text or None, or a few numbers such as betas."""
+    if isinstance(value, list | tuple):
+        return len(value) <= 4 and all(isinstance(part, int | float) for part in value)
+    return value is None or isinstance(value, int | float | str)
 
 
 def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
