@@ -435,15 +435,6 @@ def test_without_a_second_derivative_everything_else_is_found(
     assert "no second derivative" in estimate(found.result, "sharpness").assumption
 
 
-def test_a_step_that_moves_nothing_is_refused(make_problem: Maker, classification: Data) -> None:
-    model = nn.Linear(8, 3)
-    with torch.no_grad():
-        model.weight.zero_()
-        model.bias.zero_()
-    with pytest.raises(MismatchError, match="zero in every tensor"):
-        suggest(make_problem(model, {**classification, "x": 0.0 * classification["x"]}), Optimizer("fromage", 0.1))
-
-
 def test_the_cosine_of_adam_has_the_error_of_its_chunks(
     make_problem: Maker, network: nn.Module, classification: Data, tmp_path: Path
 ) -> None:
