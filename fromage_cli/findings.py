@@ -37,6 +37,32 @@ def about_names(
     return Finding(code, severity, said, layer=only, value=float(len(names)), limit=limit, hint=hint)
 
 
+def gradient_is_not_the_losses(measured: float, expected: float) -> Finding:
+    """The loss changes along a line in another way than its gradient says; both are slopes at eta = 0."""
+    return Finding(
+        code="gradient-is-not-the-losses",
+        severity="warn",
+        message=f"the gradient is not that of this loss: for small η the loss changes by {measured:.3g} η, where the "
+        f"gradient says {expected:.3g} η; nothing is certified",
+        value=measured,
+        limit=expected,
+        hint="Gradient reversal, straight-through estimators, detached terms and hand-written backward passes do this, "
+        "and a loss that jumps looks alike. Measure the loss whose gradient you train with.",
+    )
+
+
+def layers_without_size(names: Sequence[str]) -> Finding:
+    """Layers whose weights are zero or far smaller than their step, of which no relative step is taken."""
+    return about_names(
+        "layers-without-size",
+        "info",
+        names,
+        f"the weights of {counted(len(names), 'layer')} are nearly zero; they move with the others, and η leaves them "
+        "out",
+        "Usual for heads that begin at zero, LoRA's second factor, and class tokens drawn near zero.",
+    )
+
+
 def gradient_is_rounding(names: Sequence[str], consequence: str) -> Finding:
     """The gradient of these tensors is nothing but rounding; `consequence`: what follows from it, with its comma."""
     return about_names(

@@ -486,6 +486,7 @@ DO_NOT_EXIST = {
     "breakdown.aggregate_trust_eta_upper": "the place itself is known",
     "breakdown.argmin_loss_eta_upper": "the place itself is known",
     "breakdown.first_increase_eta_upper": "the place itself is known",
+    "suggest-lr.contradiction": "the loss changes as its gradient says",
     "suggest-lr.optimizer.name": "no optimizer is known",
     "suggest-lr.optimizer.momentum": "the optimizer has none",
     "suggest-lr.optimizer.betas": "the optimizer has none",

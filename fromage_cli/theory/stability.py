@@ -62,8 +62,8 @@ INITIAL_BANDS: Mapping[tuple[str, str], Bands] = {
 }
 """Of networks that begin to train, by kind of optimizer and loss, where training was measured on several architectures.
 
-Below 1 all 360 runs of plain descent survived, from 1 to 2 213 of 216, from 2 to 6 56 of 216, and beyond that 24 of
-216. Up to .3 all 144 runs with momentum .5 or .9 fell, and all 64 with Nesterov's; above, some diverged, and from 2 on
+Below 1 all 360 runs of plain descent survived. From 1 to 2 213 of 216 did, from 2 to 6 56, and beyond that 24.
+Up to .3 all 144 runs with momentum .5 or .9 fell, and all 64 with Nesterov's; above, some diverged, and from 2 on
 all 384 of Nesterov's. Source: docs/regime-study.md; for plain descent also Lewkowycz et al., *The large learning rate
 phase of deep learning*, 2020, and Zhu et al., *Quadratic models for understanding catapult dynamics*, ICLR 2024."""
 

@@ -7,7 +7,13 @@ from itertools import pairwise
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.breakdown.derived import GRADIENT_FACTOR, TOO_SMALL, WEIGHT_FACTOR
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
-from fromage_cli.findings import Finding, about_names, gradient_is_rounding
+from fromage_cli.findings import (
+    Finding,
+    about_names,
+    gradient_is_not_the_losses,
+    gradient_is_rounding,
+    layers_without_size,
+)
 from fromage_cli.missing import known
 from fromage_cli.probes.lines.direction import Still
 
@@ -48,16 +54,7 @@ def _first_order(result: BreakdownResult) -> Iterator[Finding]:
     """A gradient that is not that of the loss, and steps that are too small to be made."""
     measured = known(result.measured_loss_slope)
     if result.contradicted and measured is not None:
-        yield Finding(
-            code="gradient-is-not-the-losses",
-            severity="warn",
-            message=f"the gradient is not that of this loss: for small η the loss changes by {measured:.3g} η, where "
-            f"the gradient says {result.loss_slope:.3g} η; nothing is certified",
-            value=measured,
-            limit=result.loss_slope,
-            hint="Gradient reversal, straight-through estimators, detached terms and hand-written backward passes do "
-            "this, and a loss that jumps looks alike. Measure the loss whose gradient you train with.",
-        )
+        yield gradient_is_not_the_losses(measured, result.loss_slope)
     small = [eta for eta, bound in zip(result.etas, result.loss_bounds, strict=True) if bound == TOO_SMALL]
     if small:
         yield Finding(
@@ -128,7 +125,7 @@ def _out_of_line(result: BreakdownResult) -> Iterator[Finding]:
 
 
 def _gradients(result: BreakdownResult) -> Iterator[Finding]:
-    """Gradients that are rounding, noisy or zero."""
+    """Gradients that are rounding, noisy or zero, and weights that are nearly zero."""
     if result.noise:
         whose = "its" if len(result.noise) == 1 else "their"
         yield gradient_is_rounding(result.noise, f", so nothing is said of {whose} breakdown")
@@ -152,6 +149,8 @@ def _gradients(result: BreakdownResult) -> Iterator[Finding]:
             else "Precision is short: repeat with --dtype float64. If it stays, the model draws random numbers that no "
             "seed reaches.",
         )
+    if result.without_size:
+        yield layers_without_size(result.without_size)
     dead = [tensor.name for tensor in result.skipped if tensor.reason in (Still.ZERO_GRADIENT, Still.ZERO_WEIGHTS)]
     if dead:
         does = f"{counted(len(dead), 'tensor')} with zero weights or zero gradient do{'' if len(dead) > 1 else 'es'}"

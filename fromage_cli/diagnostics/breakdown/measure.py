@@ -14,7 +14,6 @@ from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.curves import Point, first_sign_change, minimum
 
 HIDDEN = Missing(Why.GRAPH_UNREADABLE, "the graph of the forward pass hides the depth")
-NO_SLOPE = Missing(Why.HIDDEN_BY_ROUNDING, "the loss changes by no more than rounding")
 
 
 def measure(
@@ -100,6 +99,7 @@ def measure(
         measured_loss_slope=slope,
         out_of_line=derived.odd_layers([layer for layer in layers if len(layer.shape) > 1], noise),
         contradicted=check.contradicted,
+        without_size=direction.without_size,
         precision="bfloat16" if problem.autocast else str(problem.dtype).removeprefix("torch."),
     )
     return result if stopped is None else Interrupted(result, stopped)

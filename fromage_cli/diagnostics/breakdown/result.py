@@ -147,6 +147,8 @@ class BreakdownResult:
     """The same by the losses of the two smallest steps that rounding lets one judge."""
     contradicted: bool = False
     """Whether the two exclude each other, so that the gradient is not that of this loss."""
+    without_size: tuple[str, ...] = ()
+    """Layers whose weights are zero or far smaller than their step: they move, and eta leaves them out."""
     out_of_line: tuple[OutOfLine, ...] = ()
     """The layers that differ from their siblings by more than healthy ones do."""
     precision: str = "float32"

@@ -23,7 +23,7 @@ FELT = "none"
 LAW = 0.1
 """Relative distance within which growth is that of the law: momentum and a finite step leave a few per cent."""
 DOUBLING = 10.0
-"""Growth of an invariant layer is a warning when its norm doubles within so many times the series' length."""
+"""Growth of an invariant layer is told when its norm doubles within so many times the series' length."""
 HORIZON = 10.0
 """An overflow is a warning when it is no further away than so many times the series is long."""
 CHANGE = 6.0

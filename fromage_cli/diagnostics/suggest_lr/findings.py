@@ -4,7 +4,13 @@ from collections.abc import Iterator
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
-from fromage_cli.findings import Finding, about_names, gradient_is_rounding
+from fromage_cli.findings import (
+    Finding,
+    about_names,
+    gradient_is_not_the_losses,
+    gradient_is_rounding,
+    layers_without_size,
+)
 from fromage_cli.missing import Missing, Why, known
 
 UPHILL_ERRORS = 2.0
@@ -13,7 +19,8 @@ UPHILL_ERRORS = 2.0
 
 def judge(result: SuggestedRates) -> tuple[Finding, ...]:
     """The findings of a result, the gravest kinds first."""
-    return (*_present_rate(result), *_certainty(result), *_gradients(result), *_training(result))
+    wrong = [gradient_is_not_the_losses(*result.contradiction)] if result.contradiction is not None else []
+    return (*wrong, *_present_rate(result), *_certainty(result), *_gradients(result), *_training(result))
 
 
 def estimate(result: SuggestedRates, name: str) -> float | None:
@@ -33,8 +40,8 @@ def _present_rate(result: SuggestedRates) -> Iterator[Finding]:
             "of the loss grow",
             value=above,
             limit=1.0,
-            hint="Lower the rate below it, or warm up longer. Few healthy runs stand above it, and most of those whose "
-            "steps are too large do.",
+            hint="Lower the rate below it, or warm up longer. In a study of small runs one of 23 healthy ones was "
+            "above it, and 11 of 15 whose steps were too large.",
         )
     if rate is not None and ratio is not None and ratio > 1.0:
         own, elsewhere = estimate(result, "critical"), estimate(result, "critical-independent")
@@ -167,9 +174,6 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
             "Usual along the moments of a trained network, and where noise dominates.",
         )
     if result.without_size:
-        count = counted(len(result.without_size), "layer")
-        message = f"the weights of {count} are nearly zero; they move with the others, and no relative step counts them"
-        hint = "Usual for heads that begin at zero, LoRA's second factor, and class tokens drawn near zero."
-        yield about_names("layers-without-size", "info", result.without_size, message, hint)
+        yield layers_without_size(result.without_size)
     if result.noise:
         yield gradient_is_rounding(result.noise, " and has no say of its own")

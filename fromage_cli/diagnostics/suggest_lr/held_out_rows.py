@@ -32,7 +32,7 @@ def critical_on_others(
         slopes = other.base.gradients
         moved = {t.name: step.moved(t) for t in tensors if t.name in step.steps and t.name in slopes}
         rate = critical_rate(other, moved, start, update.matched.optimizer.contraction)
-        descends = descent_along(other, moved) > 0.0
+        slope = descent_along(other, moved)
     except (MismatchError, NumericalError) as error:
         why = failed(error)
         return why, Basis("not possible", why.words)
@@ -42,5 +42,8 @@ def critical_on_others(
     details = f"on {counted(other.rows, 'row')}, the step from {counted(own.rows, 'other')}"
     if rate is not None:
         return rate, Basis("the loss rises", details)
-    words = Basis("no rise seen" if descends else "it never falls", details)
-    return Missing(Why.NO_RISE if descends else Why.UPHILL, words), words
+    if slope == 0.0:
+        words = Basis("no slope", details)
+        return Missing(Why.ZERO_OR_NOT_FINITE, words), words
+    words = Basis("no rise seen" if slope > 0.0 else "it never falls", details)
+    return Missing(Why.NO_RISE if slope > 0.0 else Why.UPHILL, words), words

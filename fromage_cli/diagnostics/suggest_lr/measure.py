@@ -6,6 +6,7 @@ from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.suggest_lr.alternatives import measure_alternatives
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request, begin
 from fromage_cli.diagnostics.suggest_lr.reading import (
+    read_contradiction,
     read_layers,
     read_limit,
     read_noise_scale,
@@ -98,6 +99,7 @@ def measure(
         uncertain=crossing.certificate.uncertain if crossing is not None else (),
         noise=tuple(sorted(crossing.certificate.noise)) if crossing is not None else (),
         stability=read_stability(measuring, optimizer.learning_rate),
+        contradiction=read_contradiction(crossing, problem.base.loss),
         without_size=measuring.update.line.direction.without_size,
     )
     for words in read_notes(measuring, optimizer, crossing, request.batch_size):

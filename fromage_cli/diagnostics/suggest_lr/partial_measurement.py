@@ -222,7 +222,7 @@ class RateSearch(PartialMeasurement):
         if found.relation == "uncertifiable":
             words = Basis("no descent", "the step, or what noise leaves of it, does not descend")
             eta = rate = Missing(Why.UNCERTIFIABLE, words)
-        elif found.contradicts(self.problem.base.loss):
+        elif found.slope_check(self.problem.base.loss).contradicted:
             words = Basis("another gradient", "the loss does not change as its gradient says, to first order")
             eta = rate = Missing(Why.UNCERTIFIABLE, words)
         elif found.unresolved:

@@ -63,7 +63,11 @@ def read_limit(
     """
     crossing = crossings[0]
     for name, found in zip(("measured-sum", "measured"), reversed(crossings), strict=True):
-        if found is not None and found.eta is not None and not found.contradicts(measuring.problem.base.loss):
+        if (
+            found is not None
+            and found.eta is not None
+            and not found.slope_check(measuring.problem.base.loss).contradicted
+        ):
             eta, rate = measuring.place(found.eta)
             return Limit(
                 eta=eta,
@@ -168,6 +172,14 @@ def read_noise_scale(update: NextUpdate) -> tuple[float | Missing, float | Missi
     low, high = noise_scale_range(list(noise.chunks.values())) or (None, None)
     none = FEW_PARTS if noise.count < 3 else NO_NOISE if noise.noise_scale == 0.0 else NOT_BOUNDED
     return noise.noise_scale, none if low is None else low, none if high is None else high
+
+
+def read_contradiction(crossing: Crossing | None, loss: float) -> tuple[float, float] | None:
+    """The two slopes of the loss at the start, by its values and by its gradient, where they exclude each other."""
+    check = crossing.slope_check(loss) if crossing is not None else None
+    if check is None or not check.contradicted or check.measured is None:
+        return None
+    return check.measured, check.expected
 
 
 def read_points(crossing: Crossing | None) -> tuple[MeasuredPoint, ...]:

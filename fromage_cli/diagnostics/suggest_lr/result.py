@@ -215,5 +215,7 @@ class SuggestedRates:
     noise: tuple[str, ...] = ()
     """Tensors whose gradient is zero but for rounding."""
     stability: Stability = Stability(NO_SHARPNESS, NO_SHARPNESS)
+    contradiction: tuple[float, float] | None = None
+    """The slope of the loss along the step, by its values and by its gradient, where these exclude each other."""
     without_size: tuple[str, ...] = ()
     """Layers whose weights are zero or far smaller than their step: they move, and eta leaves them out."""

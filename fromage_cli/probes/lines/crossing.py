@@ -17,7 +17,7 @@ from fromage_cli.probes.lines.ray import gradient_changes, noise_floor, noise_li
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.bracketing import Bracket, close_in
 from fromage_cli.theory.curves import Point, Relation, first_crossing, running_maximum
-from fromage_cli.theory.first_order import check_slope
+from fromage_cli.theory.first_order import SlopeCheck, check_slope
 
 POINTS = 6
 """Gradients beside the base and the noise floor; with the product and the base they stay within 12 gradients."""
@@ -65,15 +65,15 @@ class Crossing:
     stopped: ResourceError | None = None
     """The limit that ended the search early: without one, no point means that no step is certain to descend."""
 
-    def contradicts(self, start: float) -> bool:
-        """Whether the loss, `start` at eta = 0, changes in another way than its gradient says, to first order."""
+    def slope_check(self, start: float) -> SlopeCheck:
+        """Holds the loss, `start` at eta = 0, against the slope that its gradient gives."""
         moves = self.certificate.direction.moves
         slope = -math.fsum(move.gradient_norm * move.step_norm * move.cosine for move in moves)
         lost = [
             eta * math.fsum(move.step_norm * self.changes[move.tensor.name][place] for move in moves)
             for place, eta in enumerate(self.etas)
         ]
-        return check_slope(slope, start, self.etas, self.losses, lost, rounding=self.loss_floor).contradicted
+        return check_slope(slope, start, self.etas, self.losses, lost, rounding=self.loss_floor)
 
     def trust(self, name: str, gradient_norm: float) -> Point:
         """Where one tensor crosses its own level, by the points that were taken."""

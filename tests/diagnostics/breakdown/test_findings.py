@@ -134,3 +134,9 @@ def test_a_slope_that_promises_far_less_than_the_curve_shows_asks_for_a_closer_l
     assert bool(found) is told
     if told:
         assert found[0].value == pytest.approx(5.0) and "--eta 0.05:1:33" in found[0].hint
+
+
+def test_layers_of_nearly_zero_weights_are_named(make_result: MakeResult) -> None:
+    (finding,) = [each for each in judge(make_result(without_size=("token",))) if each.code == "layers-without-size"]
+    assert (finding.severity, finding.layer) == ("info", "token")
+    assert finding.message.endswith("and η leaves them out: token")

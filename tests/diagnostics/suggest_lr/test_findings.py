@@ -40,10 +40,16 @@ def test_a_rate_above_the_threshold_of_stability_is_a_warning(make_result: MakeR
         assert "rate-not-stable" not in found(make_result(stability=stability))
 
 
+def test_a_gradient_that_is_not_the_losses_comes_first(make_result: MakeResult) -> None:
+    first = judge(make_result(contradiction=(2.5, -10.0)))[0]
+    assert (first.code, first.severity, first.value, first.limit) == ("gradient-is-not-the-losses", "warn", 2.5, -10.0)
+    assert "gradient-is-not-the-losses" not in found(make_result())
+
+
 def test_layers_of_nearly_zero_weights_are_named(make_result: MakeResult) -> None:
     severity, message = found(make_result(without_size=("token", "head.weight")))["layers-without-size"]
     assert severity == "info" and "the weights of 2 layers are nearly zero" in message
-    assert message.endswith("no relative step counts them: token, head.weight")
+    assert message.endswith("η leaves them out: token, head.weight")
 
 
 def test_momentum_that_is_taken_as_built_up_is_told(make_result: MakeResult) -> None:

@@ -583,3 +583,34 @@ def test_random_draws_give_what_the_same_numbers_in_the_batch_give(make_problem:
     found = re.search(r"from ([\d.]+) to ([\d.]+) under 4 other random draws", estimate(drawn, "critical").assumption)
     assert found is not None and float(found[1]) < float(found[2])
     assert "draws" not in estimate(given, "critical").assumption
+
+
+class Reversed(torch.autograd.Function):
+    """The identity, whose gradient is the opposite."""
+
+    @staticmethod
+    def forward(context: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return -gradient
+
+
+class Reversing(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return Reversed.apply(x)  # type: ignore[no-untyped-call, no-any-return]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_gradient_that_is_not_the_losses_certifies_nothing(make_problem: Maker, two_signs: Data, name: str) -> None:
+    torch.manual_seed(5)
+    layers = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
+    found = suggest(make_problem(nn.Sequential(layers, Reversing()), two_signs), Optimizer(name)).result
+    assert found.contradiction is not None
+    measured, expected = found.contradiction
+    assert measured > 0.0 > expected
+    # a line through two points of the search, which lie further apart on a curve that bends along AdamW's step
+    assert measured == pytest.approx(-expected, rel=0.1 if name == "sgd" else 0.3)
+    assert found.limit.estimator not in ("measured", "measured-sum")
+    assert suggest(make_problem(layers, two_signs), Optimizer(name)).result.contradiction is None

@@ -218,8 +218,9 @@ class Reversing(nn.Module):
 def test_a_gradient_that_is_not_the_losses_own_is_noticed(make_problem: Maker, classification: Data) -> None:
     problem = make_problem(smooth(), classification)
     found = crossing_of(problem)[1]
-    assert not found.contradicts(problem.base.loss)
+    assert not found.slope_check(problem.base.loss).contradicted
     other = make_problem(nn.Sequential(smooth(), Reversing()), classification)
     wrong = crossing_of(other)[1]
     assert wrong.eta is not None and wrong.losses[0] > other.base.loss
-    assert wrong.contradicts(other.base.loss)
+    check = wrong.slope_check(other.base.loss)
+    assert check.contradicted and check.measured == pytest.approx(-check.expected, rel=0.05)
