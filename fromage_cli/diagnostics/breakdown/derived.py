@@ -198,7 +198,7 @@ def _loss_bound(direction: Direction, eta: float, breakdowns: Mapping[str, float
 
 def first_order(direction: Direction, ray: Ray, base: float) -> SlopeCheck:
     """Whether the loss changes along the ray as its gradient says; where it does not, nothing can be certified."""
-    slope = -math.fsum(move.gradient_norm * move.step_norm * move.cosine for move in direction.moves)
+    slope = direction.slope
     curvatures = [bound - eta * slope for eta, bound in zip(ray.judged, loss_bounds(direction, ray), strict=True)]
     return check_slope(slope, base, ray.judged, ray.losses[ray.first :], curvatures, rounding=ray.loss_floor)
 

@@ -14,8 +14,8 @@ from fromage_cli.probes.trial_runs.verification import FACTORS
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.terminal.answer import Estimate
 
-ALONG_THE_STEP = 3.0 + POINTS + len(BELOW) + POINTS + FORWARD
-"""Base, chunks and noise floor; the points of the limit by the sum, those below it, and further down; the depth."""
+ALONG_THE_STEP = 3.0 + POINTS + len(BELOW) + POINTS + 2.0 * FORWARD
+"""Base, chunks, noise floor; the points of the limit by the sum, those below it, further down; the slope; the depth."""
 RISE = 11.0 * FORWARD
 """A critical rate that is found within ten tries."""
 ELSEWHERE = 1.0 + RISE / 2.0

@@ -13,11 +13,11 @@ from torch import Tensor
 from fromage_cli.errors import ResourceError
 from fromage_cli.probes.lines.certificate import Certificate, Criterion
 from fromage_cli.probes.lines.direction import Direction
-from fromage_cli.probes.lines.ray import gradient_changes, noise_floor, noise_limit, product_norms
+from fromage_cli.probes.lines.ray import gradient_changes, noise_floor, noise_limit, product_norms, smallest_step
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.bracketing import Bracket, close_in
 from fromage_cli.theory.curves import Point, Relation, first_crossing, running_maximum
-from fromage_cli.theory.first_order import SlopeCheck, check_slope
+from fromage_cli.theory.first_order import RESOLVED, SlopeCheck, check_slope
 
 POINTS = 6
 """Gradients beside the base and the noise floor; with the product and the base they stay within 12 gradients."""
@@ -31,6 +31,10 @@ BENT = 1.5
 """Value at the place over what the slope at the start makes of it, from which on more points below it are looked at."""
 BELOW = (0.71, 0.36, 0.25, 0.18)
 """Shares of the place at which they are; half of it is looked at in any case."""
+CLOSE = 1.0 / 32.0
+"""Share of the place where the search starts at which the loss is held against its slope; curvature is small there."""
+CLOSEST = 0.25
+"""The same from which on there is nothing to look at: so large a step shows no more than the search does."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,12 @@ class Crossing:
 
     def slope_check(self, start: float) -> SlopeCheck:
         """Holds the loss, `start` at eta = 0, against the slope that its gradient gives."""
-        moves = self.certificate.direction.moves
-        slope = -math.fsum(move.gradient_norm * move.step_norm * move.cosine for move in moves)
+        direction = self.certificate.direction
         lost = [
-            eta * math.fsum(move.step_norm * self.changes[move.tensor.name][place] for move in moves)
+            eta * math.fsum(move.step_norm * self.changes[move.tensor.name][place] for move in direction.moves)
             for place, eta in enumerate(self.etas)
         ]
-        return check_slope(slope, start, self.etas, self.losses, lost, rounding=self.loss_floor)
+        return check_slope(direction.slope, start, self.etas, self.losses, lost, rounding=self.loss_floor)
 
     def trust(self, name: str, gradient_norm: float) -> Point:
         """Where one tensor crosses its own level, by the points that were taken."""
@@ -98,6 +101,28 @@ class _Search:
     def close(self, start: float, points: int, origin: Mapping[str, Tensor], bracket: Bracket) -> None:
         """Takes gradients along the direction until the bracket is closed, or so many are taken."""
         close_in(bracket, lambda eta: self.excess(eta, origin), start, evaluations=points, highest=self.highest)
+
+    def look_close(
+        self, start: float, products: Mapping[str, float] | None, origin: Mapping[str, Tensor], bracket: Bracket
+    ) -> None:
+        """Takes two gradients far below `start` where the loss does not change there as its gradient says.
+
+        One forward pass tells, held against slope and curvature: further out the gradients change so much that any
+        change of the loss is possible.
+        """
+        direction, base = self.certificate.direction, self.problem.base.loss
+        slope = direction.slope
+        resolved = 2.0 * RESOLVED * self.loss_floor / abs(slope) if slope else math.inf
+        eta = max(CLOSE * start, resolved, smallest_step(self.problem, direction))
+        if eta > CLOSEST * start:
+            return
+        direction.write(origin, eta)
+        loss = self.problem.value()
+        bent = [move.step_norm * products[move.tensor.name] for move in direction.moves] if products is not None else []
+        curvature = eta**2 * math.fsum(bent)
+        if check_slope(slope, base, [eta], [loss], [curvature], rounding=self.loss_floor).contradicted:
+            for place in (eta, 2.0 * eta):
+                bracket.add(place, self.excess(place, origin))
 
     def look_below(self, slope: float, origin: Mapping[str, Tensor], bracket: Bracket) -> None:
         """Takes gradients at more places below the one found, where kinks bend the curve.
@@ -134,7 +159,7 @@ def find_crossing(
     """Finds the end of certain descent along a direction, to 5 %, and every layer's own as far as it shows.
 
     `levels`: cos theta_l by tensor name; `highest`: the eta beyond which nothing is looked at. Costs one Hessian-vector
-    product and at most 7 gradients beside the base.
+    product, one forward pass and at most 7 gradients beside the base; 2 more where the loss contradicts its gradient.
     Ends early, keeping what it has, when a limit of the budget is reached; the weights are afterwards as before.
     """
     search = _Search(problem, Certificate(direction, levels), advance, {}, {}, highest)
@@ -154,7 +179,9 @@ def find_crossing(
             advance()
             if search.certificate.possible:
                 points = (POINTS if products is not None else WITHOUT_SLOPE) - again
-                search.close(_start(search.certificate, products), points, origin, bracket)
+                start = min(_start(search.certificate, products), highest)
+                search.look_close(start, products, origin, bracket)
+                search.close(start, points, origin, bracket)
     except ResourceError as limit:
         stopped = limit
     return _conclude(search, bracket, products, stopped)

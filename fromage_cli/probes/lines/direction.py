@@ -83,6 +83,11 @@ class Direction:
     without_size: tuple[str, ...] = ()
     """Layers that move and are nearly zero beside their step, which is therefore no part of eta."""
 
+    @property
+    def slope(self) -> float:
+        """How fast the loss changes along it at the start, as its gradient says: <g, d> = dL / d eta."""
+        return -math.fsum(move.gradient_norm * move.step_norm * move.cosine for move in self.moves)
+
     @torch.no_grad()
     def write(self, origin: Mapping[str, Tensor], eta: float) -> None:
         """Sets every tensor that moves to W + eta * d, computed from its unmoved copy."""

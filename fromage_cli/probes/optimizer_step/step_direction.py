@@ -30,7 +30,7 @@ class StepLine:
     @property
     def descent(self) -> float:
         """How fast the loss falls along it at the start, -<g, dW>/eta."""
-        return sum(move.gradient_norm * move.step_norm * move.cosine for move in self.direction.moves)
+        return -self.direction.slope
 
 
 def step_line(problem: Problem, tensors: Sequence[TrainableTensor], step: NextStep, name: str) -> StepLine:

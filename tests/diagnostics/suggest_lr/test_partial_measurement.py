@@ -44,7 +44,7 @@ def test_every_estimate_says_what_it_cost(
     found = costs(result)
     for name in ("lemma2-count", "lemma2-path", "lemma2-effective"):
         assert found[name] == pytest.approx(2.0 + FORWARD)
-    assert found["measured-sum"] == pytest.approx(2.0 + (PRODUCT if smooth else 0.0) + 1.0 + len(result.points))
+    assert found["measured-sum"] == pytest.approx(3.0 + (PRODUCT if smooth else 0.0) + FORWARD + len(result.points))
     assert found["measured-sum"] >= found["measured"]
     along = [name for name in ("lemma2-count", "critical", "critical-independent", "sharpness") if name in found]
     total = found["measured-sum"] + sum(found[name] - 2.0 for name in along) + found["probe"]

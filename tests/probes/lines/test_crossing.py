@@ -224,3 +224,90 @@ def test_a_gradient_that_is_not_the_losses_own_is_noticed(make_problem: Maker, c
     assert wrong.eta is not None and wrong.losses[0] > other.base.loss
     check = wrong.slope_check(other.base.loss)
     assert check.contradicted and check.measured == pytest.approx(-check.expected, rel=0.05)
+
+
+class Branches(nn.Module):
+    """A trunk under two heads, one of which sends its gradient back reversed, or through `between`."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk, self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 3), nn.Linear(16, 2)
+        self.between = between
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(self.trunk(x))
+        domain = torch.arange(len(x), device=x.device) % 2
+        other = nn.functional.cross_entropy(self.second(self.between(hidden)), domain)
+        return nn.functional.cross_entropy(self.first(hidden), y) + 20.0 * other
+
+
+class SignStraightThrough(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + (x.sign() - x).detach()
+
+
+@pytest.mark.parametrize("name", ["sgd", "fromage", "adamw"])
+def test_a_branch_whose_gradient_is_reversed_is_noticed_close_to_the_start(
+    make_problem: Maker, classification: Data, name: str
+) -> None:
+    problem = make_problem(Branches(Reversing()), classification, loss="output")
+    line, found = crossing_of(problem, name)
+    check = found.slope_check(problem.base.loss)
+    assert check.contradicted and check.eta == found.etas[0] and found.etas[1] == 2.0 * found.etas[0]
+    assert check.measured == pytest.approx(true_slope(problem, line, found.etas[0] / 4.0), rel=0.1)
+    own = make_problem(Branches(nn.Identity()), classification, loss="output")
+    assert not crossing_of(own, name)[1].slope_check(own.base.loss).contradicted
+
+
+def test_a_straight_through_estimator_is_noticed_close_to_the_start(make_problem: Maker, classification: Data) -> None:
+    problem = make_problem(Branches(SignStraightThrough()), classification, loss="output")
+    found = crossing_of(problem, "fromage")[1]
+    assert found.slope_check(problem.base.loss).contradicted
+
+
+def true_slope(problem: Problem, line: StepLine, eta: float) -> float:
+    values = []
+    with problem.displaced([move.tensor for move in line.direction.moves]) as origin:
+        for side in (-eta, eta):
+            line.direction.write(origin, side)
+            values.append(problem.value())
+    return (values[1] - values[0]) / (2.0 * eta)
+
+
+def deep(rectified: bool, normalised: bool) -> nn.Module:
+    torch.manual_seed(2)
+    activation = nn.ReLU if rectified else nn.Tanh
+    layers: list[nn.Module] = []
+    for _ in range(12):
+        layers += [nn.Linear(8, 8), nn.BatchNorm1d(8) if normalised else nn.Identity(), activation()]
+    return nn.Sequential(*layers, nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("name", ["sgd", "fromage", "adamw"])
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_look_close_to_the_start_costs_ordinary_networks_one_forward_pass(
+    make_problem: Maker, classification: Data, name: str, rectified: bool, normalised: bool, autocast: bool
+) -> None:
+    problem = make_problem(deep(rectified, normalised), classification, autocast=autocast)
+    line = line_of(problem, name)
+    before = problem.evaluations.forwards
+    found = find_crossing(problem, line.direction, line.cosines)
+    assert problem.evaluations.forwards - before <= 1.0
+    assert found.products is not None
+    start = 1.0 / found.certificate.excess(found.products)
+    assert all(abs(eta / start - 1.0 / 32.0) > 1e-6 for eta in found.etas)
+    assert not found.slope_check(problem.base.loss).contradicted
+
+
+def test_the_look_close_takes_place_without_a_second_derivative(
+    make_problem: Maker, classification: Data, tanh_once: nn.Module
+) -> None:
+    torch.manual_seed(1)
+    layers = nn.Sequential(nn.Linear(8, 16), tanh_once, nn.Linear(16, 3))
+    problem = make_problem(nn.Sequential(layers, Reversing()), classification)
+    found = crossing_of(problem)[1]
+    assert found.products is None and found.slope_check(problem.base.loss).contradicted
+    assert found.etas[0] == pytest.approx(3e-3 / 32.0)
