@@ -74,6 +74,21 @@ def after_drop(equilibrium: Equilibrium, factor: float, ratio: float = 1.0) -> A
 
 
 @dataclass(frozen=True)
+class Trend:
+    """How large squares of gradients are along a run beside those at the step `now`: as steps to a power."""
+
+    power: float = 0.0
+    now: float = 1.0
+
+    def at(self, step: float) -> float:
+        """Relative to now."""
+        return (step / self.now) ** self.power if self.power else 1.0
+
+
+STEADY = Trend()
+
+
+@dataclass(frozen=True)
 class Motion:
     """How the norm w of a scale-invariant unit goes at a rate η: dy/dt = −a y + b G, y = w^power.
 
@@ -86,16 +101,19 @@ class Motion:
     gain: tuple[float, float]
     """b₁ and b₂."""
 
-    def along(self, peak: float, pieces: Iterable[tuple[float, float, float]]) -> Iterator[tuple[float, float, float]]:
+    def along(
+        self, peak: float, pieces: Iterable[tuple[float, float, float]], trend: Trend = STEADY
+    ) -> Iterator[tuple[float, float, float]]:
         """Yield where each piece of a schedule ends, and D and I there: y = D y(start) + I G, exact at constant rates.
 
-        `pieces`: where each ends, how many steps it has, and the share of the peak that the rate has in it.
+        `pieces`: where each ends, how many steps it has, and the share of the peak that the rate has in it. `trend`:
+        that of G, which itself is the one at the trend's `now`.
         """
         kept, added = 1.0, 0.0
         for end, steps, factor in pieces:
             rate = peak * factor
             lost, gained = ((one + two * rate) * rate * steps for one, two in (self.loss, self.gain))
-            shrunk = math.exp(-lost)
+            shrunk, gained = math.exp(-lost), gained * trend.at(end - 0.5 * steps)
             kept, added = kept * shrunk, added * shrunk + gained * (-math.expm1(-lost) / lost if lost else 1.0)
             yield end, kept, added
 

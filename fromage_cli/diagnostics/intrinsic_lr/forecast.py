@@ -9,12 +9,12 @@ from itertools import pairwise
 from fromage_cli.diagnostics.intrinsic_lr.law import Subject, Units, law_of
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optimizers.effective_rate import NO_NORM
-from fromage_cli.theory.relaxation import Motion
+from fromage_cli.theory.relaxation import STEADY, Motion, Trend
 from fromage_cli.theory.schedules import MOST_PIECES, Schedule
 
 TURNS = 64
 """Places between two checkpoints at which the angle of a step is taken."""
-SHRANK = Missing(Why.NO_FORMULA, "between the last two checkpoints the norm fell faster than decay alone lets it")
+SHRANK = Missing(Why.NO_FORMULA, "between two checkpoints the norm fell faster than decay alone lets it")
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,25 @@ class Course:
     schedule: Schedule
     inactive: float = 0.0
     """Squares of the entries that never receive a gradient, which only decay."""
+    trend: Trend = STEADY
+    """Of what the gradients of its units are as large as."""
+
+    @property
+    def whole(self) -> float:
+        """E‖g̃‖² of all units together, under SGD: ‖W‖² Σ E‖g_u‖²."""
+        return sum(size for size, _ in self.units) * sum(source / size for size, source in self.units)
 
     def points(self, steps: Sequence[float]) -> list[Point]:
         """The layer at each of these steps, the first of which is where it starts."""
-        ends = reached(self.motion, self.schedule, self.peak, tuple(steps))
+        ends = reached(self.motion, self.schedule, self.peak, tuple(steps), self.trend)
         return [self._point(step, *end) for step, end in zip(steps, ends, strict=True)]
 
     def _point(self, step: float, kept: float, added: float) -> Point:
         power, rate = self.motion.power, self.peak * self.schedule.rate_factor(step)
+        growth = self.trend.at(step)
         units = tuple(
-            ((kept * size ** (power / 2.0) + added * source) ** (2.0 / power), source) for size, source in self.units
+            ((kept * size ** (power / 2.0) + added * source) ** (2.0 / power), source * growth)
+            for size, source in self.units
         )
         active = sum(size for size, _ in units)
         decayed = self.inactive * (kept ** (2.0 / power) if power > 0 else 1.0)
@@ -78,12 +87,12 @@ class Course:
 
 @lru_cache(maxsize=256)
 def reached(
-    motion: Motion, schedule: Schedule, peak: float, steps: tuple[float, ...]
+    motion: Motion, schedule: Schedule, peak: float, steps: tuple[float, ...], trend: Trend = STEADY
 ) -> tuple[tuple[float, float], ...]:
     """D and I of a motion at each of these steps, from the first on."""
     most = max(MOST_PIECES // max(len(steps) - 1, 1), 1)
     spans = [schedule.pieces(*pair, most) for pair in pairwise(steps)]
-    ways = list(motion.along(peak, [piece for span in spans for piece in span]))
+    ways = list(motion.along(peak, [piece for span in spans for piece in span], trend))
     found, done = [(1.0, 0.0)], 0
     for span in spans:
         done += len(span)
@@ -109,12 +118,20 @@ def units_of(layer: Subject) -> Units | Missing:
     return found
 
 
-def calibrated(
-    motion: Motion, schedule: Schedule, peak: float, steps: tuple[float, float], norms: tuple[float, float]
-) -> Units | Missing:
-    """A layer as one unit, whose gradients are as large as its norms at two steps tell: G = (y₂ − D y₁) / I."""
-    kept, added = reached(motion, schedule, peak, steps)[1]
-    before, after = (norm**motion.power for norm in norms)
-    if not added or not after > kept * before:
-        return SHRANK
-    return ((norms[1] ** 2, (after - kept * before) / added),)
+def explained(
+    motion: Motion,
+    schedule: Schedule,
+    peak: float,
+    steps: Sequence[float],
+    norms: Sequence[float],
+    *,
+    trend: Trend = STEADY,
+) -> list[float] | Missing:
+    """What the gradients of a layer are as large as by the norms at each two consecutive steps: G = (y₂ − D y₁) / I."""
+    found = []
+    for span, (before, after) in zip(pairwise(steps), pairwise(norm**motion.power for norm in norms), strict=True):
+        kept, added = reached(motion, schedule, peak, span, trend)[1]
+        if not added or not after > kept * before:
+            return SHRANK
+        found.append((after - kept * before) / added)
+    return found

@@ -6,13 +6,13 @@ from itertools import pairwise
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.reading.pairs import measure_pair
 from fromage_cli.checkpoints.reading.reductions import measure_norms
-from fromage_cli.diagnostics.intrinsic_lr.layer import Measuring
+from fromage_cli.diagnostics.intrinsic_lr.layer import layer_of
+from fromage_cli.diagnostics.intrinsic_lr.measuring import Measuring, Read
 from fromage_cli.diagnostics.intrinsic_lr.result import (
     ACTIVE,
     Evidence,
     Inactive,
     IntrinsicResult,
-    LayerEquilibrium,
     LayerEvidence,
     ScheduleRecord,
 )
@@ -41,14 +41,14 @@ def measure(
     """
     (norms,) = measure_norms(checkpoints[-1:], names, advance)
     told, stopped = found_of(evidence)
-    measuring = Measuring(checkpoints, training, told, drop)
-    layers: list[LayerEquilibrium] = []
+    measuring = Measuring(checkpoints, training, told)
+    read: dict[str, Read] = {}
     for name in names:
         try:
             if not isinstance(evidence, Interrupted):  # weights are read whole where the tests have used up the time
                 check()
         except ResourceError as limit:
-            if not layers:
+            if not read:
                 raise
             stopped = limit
             break
@@ -61,7 +61,8 @@ def measure(
             advance(after.entries[name].elements)
         inactive = told.layers.get(name, LayerEvidence()).inactive
         inactive = inactive if inactive.entries else _inactive(checkpoints[-1], name, training)
-        layers.append(measuring.layer(name, (*sizes, norms[name]), tuple(observed), inactive))
+        read[name] = Read((*sizes, norms[name]), tuple(observed), inactive)
+    measuring = measuring.with_past(read)
     without_decay = training.rule is not None and training.rule.decay is None
     result = IntrinsicResult(
         steps=tuple(STEP_UNKNOWN if one.step is None else one.step for one in checkpoints),
@@ -73,10 +74,11 @@ def measure(
         train_batch_size=told.batch_size,
         tested=any(found.verdict != "untested" for found in told.layers.values()),
         drop_factor=drop,
-        layers=tuple(layers),
+        layers=tuple(layer_of(measuring, name, found, drop) for name, found in read.items()),
         schedule=_record(measuring),
         schedule_doubt=training.schedule_doubt,
         schedule_gap=training.schedule_gap,
+        gradient_trend=measuring.past if isinstance(measuring.past, Missing) else measuring.past.power,
     )
     return result if stopped is None else Interrupted(result, stopped)
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from statistics import median
 
 from rich.console import Group, RenderableType
@@ -12,12 +11,13 @@ from fromage_cli.counting import counted
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult, LayerEquilibrium
 from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import RULES
-from fromage_cli.terminal.answer import PageStyle, Table
+from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_known, prose
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, sparkline
 
 ROWS = 12
 """Layers shown without `--all`."""
+GROWING = " If growing: E‖g̃‖² grows as the steps do; most runs end between the two."
 _TITLES = {
     "intrinsic_learning_rate": "λ_e",
     "effective_learning_rate": "effective rate",
@@ -181,16 +181,32 @@ def _forecast(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style:
     for layer, ahead in told:
         for title, values in (
             ("‖W‖", ahead.norms),
+            ("‖W‖ if growing", ahead.norms_if_growing),
             ("η_e", ahead.effective_learning_rates),
             ("angle", ahead.angles_per_step),
+            ("angle if growing", ahead.angles_if_growing),
         ):
+            if not values:
+                continue
             rows.append(["" if title != "‖W‖" else layer.name, title, *(values[place] for place in places.values())])
     said = "At shares of the run. ‖W‖: norm; η_e: effective rate; angle: radians that one step turns it."
     if any(layer.calibrated for layer, _ in told):
         said += " How large gradients are comes from the norms of the last two checkpoints, as no model tells it."
-    if result.optimizer in RULES and RULES[result.optimizer].step_size == "gradient":
-        said += " Gradients are taken to stay as large as they are now; where they grow, norms end higher."
+    said += _gradients(result, any(ahead.norms_if_growing for _, ahead in told))
     return [Text(""), house_table(columns, rows, style), prose(said, style, "dim")]
+
+
+def _gradients(result: IntrinsicResult, growing: bool) -> str:
+    """What a forecast takes the gradients of SGD to become, and why."""
+    trend = result.gradient_trend
+    if isinstance(trend, Missing):
+        said = f" Gradients are taken to stay as large as they are now; how they change is not known: {trend.words}."
+        return said + GROWING if growing else ""
+    ahead = "it is taken to fall no further" if trend <= 0.0 else "this is taken to go on"
+    if trend > 1.0:
+        ahead = "it is taken to go on as the steps themselves"
+    said = f" By the norms so far, E‖g̃‖² of gradients went as steps to the power {number(trend)}; {ahead}."
+    return said + (GROWING if growing else "") + " Where training begins to fit all its data, layers turn less."
 
 
 def _against_theory(
@@ -241,47 +257,3 @@ def _after_drop(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], styl
     if any(drop.from_equilibrium for _, drop in drops):
         said += " Layers whose equilibrium norm is not known are taken to be at it."
     return [Text(""), house_table(columns, rows, style), prose(said, style, "dim")]
-
-
-def rotations(result: IntrinsicResult) -> Table:
-    """One row for each layer and pair of consecutive checkpoints."""
-    rows = [
-        (layer.name, *steps, expected, observed)
-        for layer in result.layers
-        for steps, expected, observed in zip(
-            pairwise(result.steps), layer.expected_rotations, layer.observed_rotations, strict=False
-        )
-    ]
-    return Table(("layer", "from_step", "to_step", "expected_rotation", "observed_rotation"), tuple(rows))
-
-
-def courses(result: IntrinsicResult) -> Table:
-    """One row for each layer and step after the drop."""
-    rows = []
-    for layer in result.layers:
-        drop, rate = known(layer.drop), layer.effective_learning_rate
-        if drop is not None:
-            for step, ratio in zip(drop.steps, drop.ratios, strict=True):
-                rows.append((layer.name, step, ratio, rate if isinstance(rate, Missing) else ratio * rate))
-    return Table(("layer", "step", "ratio", "effective_learning_rate"), tuple(rows))
-
-
-def forecasts(result: IntrinsicResult) -> Table:
-    """One row for each layer and step of its forecast."""
-    rows = [
-        (layer.name, *point)
-        for layer in result.layers
-        if (ahead := known(layer.forecast)) is not None
-        for point in zip(ahead.steps, ahead.norms, ahead.effective_learning_rates, ahead.angles_per_step, strict=True)
-    ]
-    return Table(("layer", "step", "norm", "effective_learning_rate", "angle_per_step"), tuple(rows))
-
-
-def norms(result: IntrinsicResult) -> Table:
-    """One row for each layer and checkpoint."""
-    rows = [
-        (layer.name, step, norm, expected)
-        for layer in result.layers
-        for step, norm, expected in zip(result.steps, layer.norms, layer.expected_norms, strict=False)
-    ]
-    return Table(("layer", "step", "norm", "expected_norm"), tuple(rows))

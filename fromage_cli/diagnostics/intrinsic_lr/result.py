@@ -8,6 +8,8 @@ from fromage_cli.missing import Missing, Why
 
 NO_MODEL = Missing(Why.NO_MODEL, "it takes gradients of training batches: --model and --batch")
 
+NO_TREND = Missing(Why.NOT_DEFINED, "no forecast depends on how large gradients become")
+
 
 @dataclass(frozen=True)
 class Drop:
@@ -38,6 +40,10 @@ class Forecast:
     """As that of the layer."""
     angles_per_step: tuple[float, ...]
     """Radians that each of these steps turns it."""
+    norms_if_growing: tuple[float, ...] = ()
+    """‖W‖ if E‖g̃‖² grew as the steps do from now on; empty where it does not matter, or its trend is known well."""
+    angles_if_growing: tuple[float, ...] = ()
+    """Likewise."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,8 @@ class IntrinsicResult:
     """Why the rate is not constant, where its schedule is not known."""
     schedule_gap: float | None = None
     """Largest distance of the saved rates from the schedule, in shares of the peak; None where none are saved."""
+    gradient_trend: float | Missing = NO_TREND
+    """E‖g̃‖² went as steps to this power, by the norms of the checkpoints; forecasts go on so, within 0 and 1."""
 
 
 @dataclass(frozen=True)

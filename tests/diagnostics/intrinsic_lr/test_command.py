@@ -332,7 +332,15 @@ def test_the_forecast_as_a_page_and_as_tables(run, cosine):
     assert "follows a cosine schedule over 200 steps" in text and "to the end of the run" in text
     assert "75 %" in text and "norms so far" in text
     rows = list(csv.DictReader(io.StringIO(run("step-100.pt", "--format", "csv", "--table", "forecast")[1])))
-    assert list(rows[0]) == ["layer", "step", "norm", "effective_learning_rate", "angle_per_step"]
+    assert list(rows[0]) == [
+        "layer",
+        "step",
+        "norm",
+        "effective_learning_rate",
+        "angle_per_step",
+        "norm_if_growing",
+        "angle_if_growing",
+    ]
     assert len(rows) == 21 and rows[-1]["step"] == "200"
 
 

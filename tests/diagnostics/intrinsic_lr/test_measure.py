@@ -273,3 +273,37 @@ def test_the_rotation_between_checkpoints_follows_the_schedule(run):
     assert layer.expected_rotation == pytest.approx(layer.observed_rotation, rel=0.05)
     assert layer.expected_norms[-1] == pytest.approx(layer.norm, rel=0.02)
     assert layer.forecast.code == Why.NOT_DEFINED and layer.equilibrium_norm.code == Why.SCHEDULE
+
+
+def grown(fourth, first, last):
+    """‖W‖⁴ after SGD at rate .1 and decay .01 with E‖g̃‖² = t / 500: d‖W‖⁴/dt = −.004 ‖W‖⁴ + .02 t / 500."""
+    left = math.exp(-4e-3 * (last - first))
+    return fourth * left + 0.01 * ((last - 250.0) - left * (first - 250.0))
+
+
+def test_a_forecast_goes_on_with_the_trend_of_gradients(run):
+    """The squares of gradients grew as the steps do, which three norms tell, with and without a model's own size."""
+    fourths = [4.0, grown(4.0, 100, 160), grown(4.0, 100, 200)]
+    weights = [torch.full((4, 25), 0.1 * fourth**0.25, dtype=torch.float64) for fourth in fourths]
+    training = Training("sgd", rates={"w": (0.1,) * 3}, decays={"w": 0.01}, schedule=Schedule("constant", 0, 1000))
+    sizes = (0.25 * math.sqrt(fourths[-1]),) * 4
+    evidence = Evidence({"w": LayerEvidence("Conv2d", "invariant", "channel", (9.0,) * 4, 0.64, sizes)}, 64)
+    for told in (evidence, Evidence()):
+        result = run(weights, training, told, steps=(100, 160, 200))
+        ahead = result.layers[0].forecast
+        assert result.gradient_trend == pytest.approx(1.0, abs=1e-3)
+        expected = [grown(4.0, 100, step) ** 0.25 for step in ahead.steps]
+        assert ahead.norms == pytest.approx(expected, rel=2e-3)
+        angles = [0.1 * math.sqrt(step / 500) / grown(4.0, 100, step) ** 0.5 for step in ahead.steps]
+        assert ahead.norms == pytest.approx(ahead.norms_if_growing, rel=1e-3)
+        assert ahead.angles_per_step == pytest.approx(angles, rel=5e-3)
+    early = run(weights[1:], replace(training, rates={"w": (0.1,) * 2}), steps=(160, 200))
+    assert early.gradient_trend.code == Why.NOT_ASKED
+    steady, growing = early.layers[0].forecast.norms[-1], early.layers[0].forecast.norms_if_growing[-1]
+    assert steady < 0.8 * expected[-1] and growing == pytest.approx(expected[-1], rel=0.03)
+
+
+def test_adamw_has_no_trend_of_gradients(run):
+    training = adamw(count=3, schedule=Schedule("linear", 0, 1000), peaks={"w": 1e-2})
+    result = run([torch.ones(4, 4)] * 3, training, steps=(100, 150, 200))
+    assert result.gradient_trend.code == Why.NOT_DEFINED and result.layers[0].forecast.norms_if_growing == ()

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from fromage_cli.diagnostics.intrinsic_lr.law import NO_RATE
-from fromage_cli.diagnostics.intrinsic_lr.render import courses, forecasts, norms, render, rotations, summary
+from fromage_cli.diagnostics.intrinsic_lr.render import render, summary
 from fromage_cli.diagnostics.intrinsic_lr.result import Forecast, ScheduleRecord
+from fromage_cli.diagnostics.intrinsic_lr.tables import courses, forecasts, norms, rotations
 from fromage_cli.missing import Missing, Why, known
 from tests.diagnostics.pages import compare, drawn
 
@@ -119,8 +120,33 @@ def test_a_forecast_to_the_end_of_the_run(make_result, make_layer):
         and "relax in" not in text
     )
     assert "at 200 at 300 expected ratio" in text and "1.5 2 2.1 1.05" in text
-    assert forecasts(result).rows[1] == (layer.name, 500, 3.0, 0.3, 0.03)
+    assert forecasts(result).rows[1] == (layer.name, 500, 3.0, 0.3, 0.03, None, None)
     assert norms(result).rows == ((layer.name, 200, 1.5, 1.5), (layer.name, 300, 2.0, 2.1))
+
+
+@pytest.mark.parametrize(
+    ("trend", "growing", "words", "absent"),
+    [
+        (
+            Missing(Why.NOT_ASKED, "it takes three"),
+            True,
+            "stay as large as they are now; how they change is not",
+            "fit",
+        ),
+        (0.8, True, "went as steps to the power 0.8; this is taken to go on. If growing: E‖g̃‖²", "not known"),
+        (1.4, False, "to the power 1.4; it is taken to go on as the steps themselves. Where training", "growing"),
+        (-0.3, False, "to the power -0.3; it is taken to fall no further. Where training begins to fit", "growing"),
+    ],
+)
+def test_what_gradients_are_taken_to_become_is_said(make_result, make_layer, trend, growing, words, absent):
+    ahead = replace(AHEAD, norms_if_growing=(2.0, 3.5, 5.0, 6.0), angles_if_growing=(0.04, 0.035, 0.025, 0.0))
+    layer = make_layer(forecast=ahead if growing else AHEAD)
+    schedule = ScheduleRecord("cosine", 100, 1000, "c.pt", 0.8, constant=False)
+    result = make_result(layers=(layer,), schedule=schedule, gradient_trend=trend)
+    text = " ".join(page(result).split())
+    assert words in text and absent not in text
+    assert ("‖W‖ if growing 2 3.5 5 6" in text) == growing == ("angle if growing 0.04 0.035" in text)
+    assert forecasts(result).rows[1][-2:] == ((3.5, 0.035) if growing else (None, None))
 
 
 def test_a_schedule_that_is_not_known(make_result):
