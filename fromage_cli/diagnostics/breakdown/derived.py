@@ -43,6 +43,10 @@ TOO_SMALL = Missing(
 )
 BELOW_FLOOR = Missing(Why.HIDDEN_BY_ROUNDING, "the gradient changes by less than rounding changes it")
 HIDDEN_CHANGE = Missing(Why.HIDDEN_BY_ROUNDING, "the loss changes by no more than rounding changes it")
+ROUNDED_LAYER = Missing(
+    Why.HIDDEN_BY_ROUNDING,
+    "in bfloat16 the gradient of a layer is no larger than its rounding; without --autocast it may be",
+)
 OTHER_GRADIENT = Missing(Why.UNCERTIFIABLE, "the loss does not change as its gradient says")
 NO_STEP = Missing(Why.ZERO_OR_NOT_FINITE, "the weights are zero, or do not move")
 NO_GRADIENT = Missing(Why.ZERO_OR_NOT_FINITE, "the gradient is zero")

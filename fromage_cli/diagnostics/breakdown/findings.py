@@ -144,7 +144,8 @@ def _gradients(result: BreakdownResult) -> Iterator[Finding]:
             f"({counted(len(noisy), 'layer')} above {NOISE:g}): breakdowns are no more exact than that",
             value=worst,
             limit=NOISE,
-            hint="Usual in bfloat16: leave --autocast out to see smaller changes."
+            hint="Usual in bfloat16: leave --autocast out to see smaller changes. The step follows that rounding too, "
+            "as in training; where the batch is fitted, the gradient of float32 may hold several times as far."
             if narrow
             else "Precision is short: repeat with --dtype float64. If it stays, the model draws random numbers that no "
             "seed reaches.",

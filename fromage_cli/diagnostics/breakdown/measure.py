@@ -48,9 +48,12 @@ def measure(
     moved = [derived.layer_breakdown(move, ray, predicted, refused) for move in direction.moves]
     noise = [layer.name for layer in moved if derived.is_noise(known(layer.noise_floor), ray)]
     nowhere, judged = Point(None, "uncertifiable"), [layer for layer in moved if layer.name not in noise]
-    trust, limiting = derived.network_trust(judged) if refused is None else (nowhere, None)
+    hidden_layer = problem.autocast and any(len(layer.shape) > 1 for layer in moved if layer.name in noise)
+    unread = refused or (derived.ROUNDED_LAYER if hidden_layer else None)
+    trust, limiting = derived.network_trust(judged) if unread is None else (nowhere, None)
     layers = tuple(layer for layer in moved if show_vectors or len(layer.shape) > 1 or layer.name == limiting)
-    linear = (None, nowhere.relation) if check.contradicted else derived.linear_trust(direction, products, ray)
+    withheld = check.contradicted or hidden_layer
+    linear = (None, nowhere.relation) if withheld else derived.linear_trust(direction, products, ray)
     bounds = derived.loss_bounds(direction, ray)
     aggregate = derived.aggregate_trust(direction, ray, bounds) if refused is None else nowhere
     places, changes = derived.loss_points(ray, base)
@@ -74,14 +77,14 @@ def measure(
             hidden if depth.effective is None else depth.effective,
         ),
         tail_slope=derived.first_tail_slope(layers, ray.etas),
-        trust_eta=derived.placed(trust.eta, trust.relation, refused),
+        trust_eta=derived.placed(trust.eta, trust.relation, unread),
         trust_relation=trust.relation,
         limiting_layer=limiting,
         aggregate_trust_eta=derived.placed(aggregate.eta, aggregate.relation, refused),
         aggregate_trust_relation=aggregate.relation,
         linear_trust_eta=LIMIT_REACHED
         if stopped is not None and direction.certifies
-        else derived.placed(*linear, refused if check.contradicted else None),
+        else derived.placed(*linear, unread if withheld else None),
         linear_trust_relation=linear[1],
         argmin_loss_eta=derived.placed(least.eta, least.relation, flat),
         argmin_loss_relation=least.relation,

@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fromage_cli.diagnostics.breakdown.derived import OTHER_GRADIENT, TOO_SMALL
+from fromage_cli.diagnostics.breakdown.derived import OTHER_GRADIENT, ROUNDED_LAYER, TOO_SMALL
 from fromage_cli.diagnostics.breakdown.findings import judge
 from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
 from fromage_cli.diagnostics.breakdown.measure import measure
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.missing import Missing, Why, found_of, known
-from fromage_cli.probes.lines.direction import moving_tensors
+from fromage_cli.probes.lines.direction import measured_move, moving_tensors
 from fromage_cli.probes.lines.updates import fromage_direction, random_direction, sgd_direction
 from fromage_cli.problem.evaluation.problem import Problem
 
@@ -216,6 +217,52 @@ def test_under_autocast_what_is_left_of_the_curve_is_that_of_float64(
         place, true = getattr(narrow, name), getattr(exact, name)
         assert place == (true if isinstance(true, Missing) else pytest.approx(true, rel=0.05)), name
     assert {finding.code for finding in judge(narrow)} == {"noisy-gradient"}
+
+
+def fitted(depth: int, activation: type[nn.Module], loss: float, data: dict[str, Tensor]) -> nn.Module:
+    torch.manual_seed(3)
+    layers = [module for _ in range(depth - 2) for module in (nn.Linear(32, 32), activation())]
+    model = nn.Sequential(nn.Linear(8, 32), activation(), *layers, nn.Linear(32, 3))
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(3000):
+        optimizer.zero_grad()
+        found = nn.functional.cross_entropy(model(data["x"]), data["y"])
+        found.backward()
+        if float(found.detach()) < loss:
+            break
+        optimizer.step()
+    optimizer.zero_grad()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("depth", "activation", "loss", "rounded"),
+    [(2, nn.Tanh, 1e-2, False), (4, nn.Tanh, 1e-2, False), (2, nn.Tanh, 1e-3, False), (4, nn.ReLU, 1e-3, True)],
+)
+def test_where_a_batch_is_fitted_autocast_says_what_float32_says_of_the_same_step_or_nothing(
+    make_problem: Maker,
+    classification: dict[str, Tensor],
+    depth: int,
+    activation: type[nn.Module],
+    loss: float,
+    rounded: bool,
+) -> None:
+    model = fitted(depth, activation, loss, classification)
+    narrow, wide = (make_problem(model, classification, autocast=autocast) for autocast in (True, False))
+    line = fromage_direction(narrow, moving_tensors(narrow, "matrices")[0])
+    source = line.source
+    moves = [measured_move(wide, move.tensor, move.coefficient, source(move.tensor)) for move in line.moves]
+    same = replace(line, moves=tuple(moves), along_gradients=False)
+    found, exact = (found_of(measure(on, along, GRID))[0] for on, along in ((narrow, line), (wide, same)))
+    for first, second in zip(found.layers, exact.layers, strict=True):
+        for value, true in zip(first.breakdown, second.breakdown, strict=True):
+            if known(value) is not None and known(value) < 2.0:
+                assert value == pytest.approx(true, rel=0.5)
+    withheld = [number == ROUNDED_LAYER for number in (found.trust_eta, found.linear_trust_eta)]
+    assert withheld == [rounded, rounded] == [bool(found.noise), found.limiting_layer is None]
+    for name in ("trust_eta", "aggregate_trust_eta", "linear_trust_eta", "argmin_loss_eta", "first_increase_eta"):
+        place = known(getattr(found, name))
+        assert place is None or place == pytest.approx(getattr(exact, name), rel=0.5), name
 
 
 @pytest.mark.parametrize("factor", [0.1, 10.0])
