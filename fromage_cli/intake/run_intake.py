@@ -79,9 +79,11 @@ class RunIntake:
         if self.intake is None:
             return estimate_answer(Estimate(0.0, bytes, seconds))
         from fromage_cli.probes.cost import measure_cost
+        from fromage_cli.probes.lines.draws import gradients_of_draws
         from fromage_cli.probes.structure.invariance import gradients_of_tests
 
-        cost, count = measure_cost(self.intake.problem), gradients_of_tests(len(self.names)) + gradients
+        cost = measure_cost(self.intake.problem)
+        count = gradients_of_tests(len(self.names)) + gradients + gradients_of_draws(self.intake.problem)
         memory = cost.memory(copies=copies)
         held = bytes + memory if beside else max(bytes, memory)
         return self.intake.complete(estimate_answer(Estimate(count, held, seconds + cost.time(count))))

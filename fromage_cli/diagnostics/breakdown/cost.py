@@ -4,6 +4,7 @@ from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.breakdown.direction_option import RANDOM
 from fromage_cli.optimizers.rule import ADAM, FROMAGE, SGD
 from fromage_cli.probes.cost import measure_cost, timed
+from fromage_cli.probes.lines.draws import gradients_of_draws
 from fromage_cli.probes.optimizer_step.moments import parts_for_moments
 from fromage_cli.probes.structure.depth import measure_depth
 from fromage_cli.problem.evaluation.problem import Problem
@@ -18,7 +19,7 @@ def estimate(problem: Problem, name: str, points: int, reload: bool, checkpoint:
     products = name != RANDOM
     cost, rounds = measure_cost(problem, products), 2 if problem.further else 1
     depth = timed(problem, lambda: measure_depth(problem))
-    gradients = gradient_count(name, points, problem, checkpoint)
+    gradients = gradient_count(name, points, problem, checkpoint) + gradients_of_draws(problem)
     return Estimate(
         gradients=gradients,
         bytes=cost.memory(copies=weight_copies(name, reload, bool(problem.further), checkpoint), products=products),

@@ -101,7 +101,10 @@ def command(
     )
     optimizer.check_found(training.optimizer)
     if run.estimate:
-        cost = reading_cost(series.checkpoints, series.names)
+        # entries that were never updated are told from squares in the state, and their weights are read once more
+        squares = any("exp_avg_sq" in slot for slot in training.slots.values())
+        again = series.checkpoints[-1:] if squares else ()
+        cost = reading_cost((*series.checkpoints, *again), series.names)
         # as large as the weights: the base gradient, that of one part, and the sum of the parts
         return series.estimate(*cost, gradients=int(training.takes_gradients), copies=3, beside=True)
     evidence: Evidence | Interrupted[Evidence] = Evidence()

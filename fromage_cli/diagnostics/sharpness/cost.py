@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.cost import measure_cost
+from fromage_cli.probes.lines.draws import gradients_of_draws
 from fromage_cli.problem.evaluation.curvature_operators import has_gauss_newton
 from fromage_cli.problem.evaluation.output_expansion import EXPANSION_PRODUCTS
 from fromage_cli.problem.evaluation.problem import Problem
@@ -52,7 +53,7 @@ def estimate(problem: Problem, tensors: Sequence[TrainableTensor], optimizer: Op
     """The products, the base gradient, those of the small batches with a product of all rows, and forward passes."""
     cost = measure_cost(problem, products=True)
     products = expected_products(problem, tensors, optimizer, request) + 1
-    gradients = 2 + FORWARDS / 3
+    gradients = 2 + FORWARDS / 3 + gradients_of_draws(problem)
     return Estimate(
         gradients=gradients + cost.equivalent(products),
         bytes=cost.memory(copies=TYPICAL_PRODUCTS * request.count + 4.0, products=True),

@@ -8,6 +8,8 @@ from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.cost import measure_cost
 from fromage_cli.probes.curvature.threshold import MAX_PRODUCTS
 from fromage_cli.probes.lines.crossing import BELOW, POINTS, WITHOUT_SLOPE
+from fromage_cli.probes.lines.draws import CRITICAL, gradients_of_draws
+from fromage_cli.probes.optimizer_step.next_update import CHUNKS
 from fromage_cli.probes.trial_runs.short_runs import LARGEST_GRADIENTS, RATES
 from fromage_cli.probes.trial_runs.training import TrainingRows, training_rows
 from fromage_cli.probes.trial_runs.verification import FACTORS
@@ -20,6 +22,8 @@ RISE = 11.0 * FORWARD
 """A critical rate that is found within ten tries."""
 ELSEWHERE = 1.0 + RISE / 2.0
 """The same on half of the rows, with a gradient of either half."""
+HELD = FORWARD + 1.0 / CHUNKS
+"""Where the network draws noise: a pass that keeps what all rows draw, and a gradient of the first chunk with it."""
 FIRST_INCREASE = 2.0 + RISE
 """Where short runs begin: gradient and memory of a new network, and its critical rate."""
 
@@ -39,9 +43,11 @@ def estimate(problem: Problem, optimizer: Optimizer, request: Request) -> Estima
     """
     cost = measure_cost(problem, products=True)
     gradients, products = ALONG_THE_STEP + (POINTS if cost.product_seconds else WITHOUT_SLOPE), 1.0
+    gradients += gradients_of_draws(problem) + (HELD if problem.draws_noise else 0.0)
     if optimizer.name is None:
         gradients += FORWARDS * FORWARD
     else:
+        gradients += CRITICAL if problem.draws_noise else 0.0
         gradients += RISE + ELSEWHERE + training_cost(problem, request)
         products += MAX_PRODUCTS if request.sharpness else 0.0
     return Estimate(

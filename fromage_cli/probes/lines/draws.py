@@ -15,6 +15,10 @@ from fromage_cli.theory.accumulation import squared_norm
 
 FURTHER = 4
 """Draws beside the problem's own: their spread is known to a third."""
+FORWARD = 1.0 / 3.0
+"""What a forward pass costs, in gradients."""
+CRITICAL = FURTHER * (1.0 + 6.0 * FORWARD)
+"""What the critical rates of one step under other draws cost, in gradients, as told beforehand."""
 PRECISION = 1.2
 """The critical rate of each is known up to this factor; between draws it differs by more."""
 
@@ -54,6 +58,16 @@ def measure_draw_spread(problem: Problem) -> DrawSpread:
     return DrawSpread(count, fmean(losses), stdev(losses), gradient_spread)
 
 
+def gradients_of_draws(problem: Problem) -> float:
+    """What the spread over draws costs beside a measurement, in gradients, with the pass that shows it; 0 without any.
+
+    Costs a gradient of its own where random numbers are drawn and the base is not known.
+    """
+    if not problem.conditions.drew:
+        return 0.0
+    return FORWARD + (FURTHER if problem.draws_noise else 0)
+
+
 def critical_over_draws(
     problem: Problem,
     step: Mapping[str, Tensor],
@@ -62,7 +76,7 @@ def critical_over_draws(
 ) -> tuple[float | None, ...]:
     """The critical rate of one fixed step under other draws than its own, as `critical_rate` finds it.
 
-    None where the step goes uphill under that draw, or no rate was found. Costs a gradient and about five forward
+    None where the step goes uphill under that draw, or no rate was found. Costs a gradient and about six forward
     passes for each of `FURTHER` draws.
     """
     found: list[float | None] = []

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.diagnostics.breakdown.cost import gradient_count, weight_copies
+from fromage_cli.diagnostics.breakdown.cost import estimate, gradient_count, weight_copies
 from fromage_cli.diagnostics.breakdown.direction_option import make_direction
 from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
 from fromage_cli.optimizers.settings import Given
 from fromage_cli.probes.lines.direction import moving_tensors
+from fromage_cli.probes.lines.draws import measure_draw_spread
 from fromage_cli.problem.data.batches import as_batch
 from fromage_cli.problem.evaluation.problem import Problem
 
@@ -56,3 +57,15 @@ def test_the_gradients_counted_beforehand_are_those_that_are_taken(
 )
 def test_copies_of_the_weights_are_counted(name: str, reload: bool, several: bool, copies: int) -> None:
     assert weight_copies(name, reload, several, None) == pytest.approx(copies + 0.1)
+
+
+def test_other_draws_are_counted_where_the_network_draws_noise(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
+) -> None:
+    dropping = nn.Sequential(nn.Dropout(0.2), perceptron)
+    told = estimate(make_problem(dropping, classification, mode="train"), "fromage", 9, False, None).gradients
+    problem = make_problem(dropping, classification, mode="train")
+    line = make_direction("fromage", problem, moving_tensors(problem, "matrices")[0], None, Given())
+    measure(problem, line, tuple(0.01 * 1.1**power for power in range(9)))
+    measure_draw_spread(problem)
+    assert told == pytest.approx(problem.evaluations.gradients + 1.0 / 3.0)

@@ -14,6 +14,7 @@ from fromage_cli.errors import UsageError
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.cost import Cost
 from fromage_cli.probes.lines.crossing import BELOW, POINTS
+from fromage_cli.probes.lines.draws import measure_draw_spread
 from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -63,6 +64,32 @@ def test_no_run_takes_more_than_was_told_nor_much_less(
     unused = 20.0 * PRODUCT if asked.get("sharpness") else 0.0
     below = float(len(BELOW) + POINTS)  # points that only a curve bent by kinks takes
     assert took <= told <= 2.0 * took + unused + below, (took, told)
+
+
+class Jittered(nn.Linear):
+    scale = 0.3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x + self.scale * torch.randn_like(x))
+
+
+@pytest.mark.parametrize("optimizer", [MOMENTUM, Optimizer("adamw"), Optimizer()])
+def test_other_draws_are_told_where_the_network_draws_noise(make_problem: Maker, optimizer: Optimizer) -> None:
+    def drawing(scale: float) -> Problem:
+        torch.manual_seed(1)
+        first = Jittered(6, 12)
+        first.scale = scale
+        return make_problem(nn.Sequential(first, nn.Tanh(), nn.Linear(12, 3)), made(make_problem).batch.data)
+
+    told, took = [], []
+    for problem in (drawing(0.3), drawing(0.0)):
+        told.append(estimate(problem, optimizer, Request()).gradients)
+        before = gradients(problem.evaluations)
+        spent(problem, optimizer, Request())
+        if problem.draws_noise:
+            measure_draw_spread(problem)
+        took.append(gradients(problem.evaluations) - before)
+    assert told[0] - told[1] == pytest.approx(took[0] - took[1], rel=0.3)
 
 
 @pytest.mark.parametrize("size", [None, 5])

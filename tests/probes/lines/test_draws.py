@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.probes.lines.draws import FURTHER, critical_over_draws, measure_draw_spread
+from fromage_cli.probes.lines.draws import (
+    CRITICAL,
+    FURTHER,
+    critical_over_draws,
+    gradients_of_draws,
+    measure_draw_spread,
+)
 from fromage_cli.problem.data.batches import as_batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.reported_losses import OutputLoss
@@ -72,3 +78,19 @@ def test_the_rate_that_raises_the_loss_of_other_draws() -> None:
 
         assert change(1 / 1.2) < 0.0 < change(1.2)
     assert len(set(rates)) == FURTHER
+
+
+def test_what_other_draws_cost_is_told_beforehand() -> None:
+    problem, x = autoencoder()
+    problem.value()
+    told, before = gradients_of_draws(problem), problem.evaluations.gradients
+    measure_draw_spread(problem)
+    assert told == pytest.approx(problem.evaluations.gradients - before + 1.0 / 3.0)
+    done = problem.evaluations
+    step = {name: gradient.clone() for name, gradient in problem.base.gradients.items()}
+    gradients, forwards = done.gradients, done.forwards
+    critical_over_draws(problem, step, 0.01)
+    assert pytest.approx(done.gradients - gradients + (done.forwards - forwards) / 3.0, rel=0.3) == CRITICAL
+    plain = Problem(nn.Linear(8, 2), OutputLoss(), as_batch({"input": x}, "here"))
+    plain.conditions.drew = False
+    assert gradients_of_draws(plain) == 0.0 and plain.evaluations.gradients == 0.0
