@@ -66,7 +66,8 @@ def summary(result: BreakdownResult) -> str:
             )
         said.append(f"{line}.")
     trust = known(result.trust_eta)
-    if result.direction == FROMAGE.name and trust is not None and result.depth.count >= 1:
+    sized = any(layer.name not in result.without_size for layer in result.layers)
+    if result.direction == FROMAGE.name and trust is not None and result.depth.count >= 1 and sized:
         allowed = lemma2_rate(1.0, result.depth.count)
         ratio = allowed / trust
         times = f"{ratio:.0f} ×" if ratio >= 10 else f"{ratio:.2g} ×"
@@ -87,12 +88,15 @@ def _certified(result: BreakdownResult) -> str:
     gives = "On this batch Lemma 1, with the measured breakdown, gives descent"
     if eta is None:
         return f"{gives} up to η = {number(result.etas[-1])}, the last point."
+    whole = bool(result.layers) and all(layer.name in result.without_size for layer in result.layers if layer.shape[1:])
     if result.direction == FROMAGE.name:
-        return f"{gives} for steps that move every matrix by up to η ≈ {number(eta)} of its norm."
+        moved = "the network as a whole" if whole else "every matrix"
+        return f"{gives} for steps that move {moved} by up to η ≈ {number(eta)} of its norm."
     if result.direction.startswith("to:"):
         return f"{gives} for up to η ≈ {number(eta)} of the way."
     rate = number(eta * result.step_scale)
-    return f"{gives} for learning rates up to {rate}, which move the fastest layer by η ≈ {number(eta)} of its norm."
+    moved = "the network as a whole" if whole else "the fastest layer"
+    return f"{gives} for learning rates up to {rate}, which move {moved} by η ≈ {number(eta)} of its norm."
 
 
 def _between(eta: float | Missing, upper: float | None) -> str:

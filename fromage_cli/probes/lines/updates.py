@@ -27,7 +27,8 @@ Source = Callable[[TrainableTensor], Tensor]
 def fromage_direction(problem: Problem, tensors: Sequence[TrainableTensor]) -> Direction:
     """The Fromage step without its prefactor, d_l = -g_l ||W_l|| / ||g_l||: every layer's relative step is eta.
 
-    Tensors whose weights or gradient are zero do not move.
+    Tensors whose weights or gradient are zero do not move. Where no other has a gradient, as before the first step of
+    a network whose head is zero, those of zero weights move by their gradient, as the optimizer moves them.
     """
     gradients = problem.base.gradients
     moves, skipped = [], []
@@ -38,6 +39,8 @@ def fromage_direction(problem: Problem, tensors: Sequence[TrainableTensor]) -> D
             continue
         moves.append(Move(tensor, -weight_norm / gradient_norm, weight_norm, gradient_norm, weight_norm, 1.0))
     direction = Direction(FROMAGE.name, 1.0, tuple(moves), tuple(skipped), lambda tensor: gradients[tensor.name])
+    if not moves and any(norm(gradients[tensor.name]) > 0.0 for tensor in tensors):
+        direction = scaled_step(problem, FROMAGE.name, tensors, direction.source).direction
     return replace(direction, along_gradients=True)
 
 

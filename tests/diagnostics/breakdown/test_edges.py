@@ -265,6 +265,20 @@ def test_where_a_batch_is_fitted_autocast_says_what_float32_says_of_the_same_ste
         assert place is None or place == pytest.approx(getattr(exact, name), rel=0.5), name
 
 
+def test_along_fromage_a_head_of_zeros_is_answered(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, Tensor]
+) -> None:
+    nn.init.zeros_(perceptron[4].weight)
+    problem = make_problem(perceptron, classification)
+    result = along(problem)
+    trust = known(result.aggregate_trust_eta)
+    assert result.without_size == ("4.weight",) and result.limiting_layer == "4.weight" and trust is not None
+    assert "layers-without-size" in [finding.code for finding in judge(result)]
+    assert isinstance(result.layers[0].relative_step, Missing) and not accused(result)
+    losses = along(problem, (trust / 4.0, trust / 2.0, trust)).losses
+    assert max(losses) < result.loss
+
+
 @pytest.mark.parametrize("factor", [0.1, 10.0])
 @pytest.mark.parametrize("place", [2, 5, 8])
 def test_a_layer_that_begins_too_large_or_too_small_is_named_and_not_the_first_to_give_way(

@@ -52,6 +52,10 @@ def test_every_relation_has_its_sentence(make_result: MakeResult) -> None:
     )
     below = replace(result, aggregate_trust_eta=NOWHERE["below-grid"], aggregate_trust_relation="below-grid")
     assert "Not even at η = 0.01" in summary(below)
+    names = tuple(layer.name for layer in result.layers)
+    whole = summary(replace(result, without_size=names))
+    assert "for steps that move the network as a whole by up to η ≈ 0.061" in whole and "Lemma 2" not in whole
+    assert "move the network as a whole" in summary(replace(result, without_size=names, direction="sgd"))
     assert summary(replace(result, decay_left_out=0.3)).endswith(" Weight decay (0.3) is left out of this step.")
     assert "No point" in summary(replace(result, etas=()))
     assert summary(replace(result, complete=False)).startswith("Stopped early, after 4 points.")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fromage_cli.errors import MismatchError, NumericalError
-from fromage_cli.optim import LARS
+from fromage_cli.optim import LARS, Fromage
 from fromage_cli.probes.lines.direction import Skipped, measured_move, moving_tensors
 from fromage_cli.probes.lines.updates import adam_direction, fromage_direction
 from fromage_cli.problem.evaluation.problem import Problem
@@ -47,18 +47,38 @@ def test_the_vector_is_the_derivative_of_the_step(
             torch.testing.assert_close(moved - origin[name], 0.5 * vector)
 
 
-def test_zero_weights_and_zero_gradients_stand_still(
+def test_zero_weights_stand_still_beside_others_and_zero_gradients_always(
     make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
 ) -> None:
     with torch.no_grad():
-        perceptron[4].weight.zero_()  # its own weights are zero, so nothing below receives a gradient
+        perceptron[2].weight.zero_()
+        perceptron[2].bias.fill_(1.0)  # the units above still have something to read
     problem = make_problem(perceptron, classification)
     direction = fromage_direction(problem, moving_tensors(problem, "matrices")[0])
-    assert direction.moves == ()
-    assert direction.skipped == (
-        Skipped("0.weight", "zero gradient"),
-        Skipped("2.weight", "zero gradient"),
-        Skipped("4.weight", "zero weights"),
+    assert [move.tensor.name for move in direction.moves] == ["4.weight"]
+    assert direction.skipped == (Skipped("0.weight", "zero gradient"), Skipped("2.weight", "zero weights"))
+
+
+def test_a_head_of_zeros_alone_moves_by_its_gradient_as_fromage_moves_it(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
+) -> None:
+    with torch.no_grad():
+        perceptron[4].weight.zero_()  # so nothing below receives a gradient
+    problem = make_problem(perceptron, classification)
+    tensors = moving_tensors(problem, "matrices")[0]
+    direction = fromage_direction(problem, tensors)
+    assert direction.skipped == (Skipped("0.weight", "zero gradient"), Skipped("2.weight", "zero gradient"))
+    assert direction.without_size == ("4.weight",)
+    size = sum(float(tensor.parameter.detach().square().sum()) for tensor in tensors) ** 0.5
+    with problem.displaced(tensors) as origin:
+        direction.write(origin, 0.03)
+        step = perceptron[4].weight.detach().clone()
+    assert float(step.norm()) == pytest.approx(0.03 * size, rel=1e-5)
+    optimizer = Fromage([perceptron[4].weight], lr=0.03)
+    nn.functional.cross_entropy(perceptron(classification["x"]), classification["y"]).backward()
+    optimizer.step()
+    assert (
+        torch.nn.functional.cosine_similarity(step.flatten(), perceptron[4].weight.detach().flatten(), dim=0) > 0.9999
     )
 
 
