@@ -17,7 +17,7 @@ from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, sparkline
 
 ROWS = 12
 """Layers shown without `--all`."""
-GROWING = " If growing: E‖g̃‖² grows as the steps do; most runs end between the two."
+GROWING = " If growing: their mean square grows as the steps do. Most norms end between the two."
 _TITLES = {
     "intrinsic_learning_rate": "λ_e",
     "effective_learning_rate": "effective rate",
@@ -191,7 +191,7 @@ def _forecast(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style:
             rows.append(["" if title != "‖W‖" else layer.name, title, *(values[place] for place in places.values())])
     said = "At shares of the run. ‖W‖: norm; η_e: effective rate; angle: radians that one step turns it."
     if any(layer.calibrated for layer, _ in told):
-        said += " How large gradients are comes from the norms of the last two checkpoints, as no model tells it."
+        said += " How large gradients are comes from the checkpoints' norms, as no model tells it."
     said += _gradients(result, any(ahead.norms_if_growing for _, ahead in told))
     return [Text(""), house_table(columns, rows, style), prose(said, style, "dim")]
 
@@ -200,12 +200,12 @@ def _gradients(result: IntrinsicResult, growing: bool) -> str:
     """What a forecast takes the gradients of SGD to become, and why."""
     trend = result.gradient_trend
     if isinstance(trend, Missing):
-        said = f" Gradients are taken to stay as large as they are now; how they change is not known: {trend.words}."
+        said = f" Gradients are taken to stay as large as they are now. How they change is not known: {trend.words}."
         return said + GROWING if growing else ""
     ahead = "it is taken to fall no further" if trend <= 0.0 else "this is taken to go on"
     if trend > 1.0:
         ahead = "it is taken to go on as the steps themselves"
-    said = f" By the norms so far, E‖g̃‖² of gradients went as steps to the power {number(trend)}; {ahead}."
+    said = f" By the norms so far, the mean square of gradients went as steps to the power {number(trend)}; {ahead}."
     return said + (GROWING if growing else "") + " Where training begins to fit all its data, layers turn less."
 
 

@@ -98,7 +98,7 @@ class LayerEquilibrium:
     expected_norms: tuple[float | Missing, ...] = ()
     """The same as the theory has them from the first checkpoint on."""
     calibrated: bool = False
-    """Whether the size of its gradients comes from the norms of the last two checkpoints, not from a model."""
+    """Whether the size of its gradients comes from the norms of checkpoints, not from a model."""
     inactive: int = 0
     """Entries that never receive a gradient, which the laws leave out."""
     expected_rotations: tuple[float | Missing, ...] = ()

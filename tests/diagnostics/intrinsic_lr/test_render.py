@@ -130,10 +130,10 @@ def test_a_forecast_to_the_end_of_the_run(make_result, make_layer):
         (
             Missing(Why.NOT_ASKED, "it takes three"),
             True,
-            "stay as large as they are now; how they change is not",
+            "stay as large as they are now. How they change is not",
             "fit",
         ),
-        (0.8, True, "went as steps to the power 0.8; this is taken to go on. If growing: E‖g̃‖²", "not known"),
+        (0.8, True, "went as steps to the power 0.8; this is taken to go on. If growing: their mean", "not known"),
         (1.4, False, "to the power 1.4; it is taken to go on as the steps themselves. Where training", "growing"),
         (-0.3, False, "to the power -0.3; it is taken to fall no further. Where training begins to fit", "growing"),
     ],
