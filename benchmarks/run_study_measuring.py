@@ -6,13 +6,15 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from run_study_training import Recipe
 
 from fromage_cli.cli import main
+from fromage_cli.diagnostics.norms.findings import OUT_OF_LINE, begins_small, jump_size
+from fromage_cli.theory.siblings import out_of_line, sibling_groups
 
 Answer = dict[str, Any]
 DIRECTIONS = {"sgd": "sgd", "momentum": "sgd", "adam": "adam", "adamw": "adam"}
@@ -25,14 +27,19 @@ QUANTITIES = {
     "relative step": "the largest ‖ΔW‖/‖W‖ of a matrix in the next step, at the rate",
     "median relative step": "the median ‖ΔW‖/‖W‖ of the matrices in the next step, at the rate",
     "sharpness ratio": "the (preconditioned) eigenvalue ÷ the optimizer's threshold",
+    "stability ratio": "the same number in suggest-lr",
+    "first step ratio": "the rate ÷ the smallest at which Adam's first step raises the loss",
     "critical sharpness": "critical sharpness × the rate ÷ 2",
     "batch sharpness": "batch sharpness × the rate ÷ 2",
     "quadratic peak": "the highest loss ÷ the first in the quadratic model's training",
+    "quadratic peak of 8 steps": "the same in the first 8 steps of 16",
     "quadratic outcome": "what the quadratic model's training does: 0 falls, 1 spikes, 2 rises, 3 diverges",
     "rate/radius": "the rate ÷ the rate up to which the quadratic model holds",
     "forgetting": "steps of the run × rate × decay (× 1/(1−momentum) for SGD)",
     "growth per step": "the largest growth of ln ‖W‖ per step of a matrix",
     "norm factor": "the largest ratio of a matrix's last and first norm, either way",
+    "norm change": "the same since a quarter of the run for lookup tables and layers that begin near zero",
+    "norm jump": "the largest factor between two checkpoints that is more than 5 deviations out of line",
     "rate fall": "the largest factor by which a scale-invariant layer's effective rate fell",
     "distance to equilibrium": "the largest distance of ln ‖W‖ from the equilibrium's, of a scale-invariant layer",
     "rotation": "the largest angle of a matrix between neighbouring checkpoints, radians",
@@ -44,6 +51,8 @@ QUANTITIES = {
     "first increase": "the relative step from which on the loss rises along Fromage's direction",
     "implied depth": "the largest implied depth of a layer ÷ the number of matrices",
     "violation": "the largest breakdown ÷ deep relative trust's prediction of a layer",
+    "weights out of line": "the largest factor, either way, between a layer's weights and those of its siblings",
+    "gradients out of line": "the same of gradients and relative steps, without the first and the last sibling",
     "own trust eta": "trust η along the optimizer's own direction",
     "own aggregate trust eta": "the same for all layers summed",
     "own layers uphill": "share of matrices with cosine ≤ 0 along the optimizer's own direction",
@@ -78,7 +87,7 @@ def answers(recipe: Recipe, folder: Path, place: int, scratch: Path) -> dict[str
         "inspect": ["inspect", here],
         "norms": ["norms", *series, *model],
         "intrinsic-lr": ["intrinsic-lr", *series, *model, *rows],
-        "sharpness": ["sharpness", here, *model, *rows, "--tolerance", "0.02", "--simulate", "8"],
+        "sharpness": ["sharpness", here, *model, *rows],
         "breakdown": ["breakdown", here, *model],
         "suggest-lr": ["suggest-lr", here, *model, *rows, "--probe", "none"],
     }
@@ -128,6 +137,7 @@ def _of_rates(result: Answer) -> dict[str, float | None]:
     rates = {one["name"]: one["learning_rate"] for one in result["estimates"]}
     steps = sorted(abs(rate) * step for step in _numbers(layer["relative_step"] for layer in layers)) if rate else []
     return {
+        "stability ratio": result["stability"]["ratio"],
         "rate/limit": result["optimizer"]["current_ratio"],
         "rate/critical": _ratio(rate, rates.get("critical")),
         "rate/critical elsewhere": _ratio(rate, rates.get("critical-independent")),
@@ -146,9 +156,11 @@ def _of_curvature(result: Answer) -> dict[str, float | None]:
     losses = model.get("losses") or []
     return {
         "sharpness ratio": result["ratio"],
+        "first step ratio": result["first_step_ratio"],
         "critical sharpness": _ratio(result["critical_sharpness"], 2.0 / rate if rate else None),
         "batch sharpness": _ratio(batch.get("mean"), 2.0 / rate if rate else None),
         "quadratic peak": _ratio(_largest(losses), losses[0]) if losses else None,
+        "quadratic peak of 8 steps": _ratio(_largest(losses[:9]), losses[0]) if losses else None,
         "quadratic outcome": OUTCOMES.get(model.get("outcome") or ""),
         "rate/radius": _ratio(rate, model.get("radius")),
     }
@@ -168,14 +180,47 @@ def _of_norms(recipe: Recipe, result: dict[str, Answer]) -> dict[str, float | No
     ]
     forgetting = _largest(layer["intrinsic_learning_rate"] for layer in intrinsic)
     channels = [layer["channels"] for layer in norms if layer["channels"]]
+    every = result.get("norms", {}).get("layers", ())
     return {
         "growth per step": _largest(layer["growth_per_step"] for layer in norms),
         "norm factor": _largest(max(factor, 1.0 / factor) for factor in first_last if factor),
+        "norm change": _largest(map(_either_way, map(_judged_change, every))),
+        "norm jump": _largest(map(_jump, every)),
         "rate fall": _largest(falls),
         "forgetting": None if forgetting is None else forgetting * recipe.steps,
         "distance to equilibrium": _largest(abs(value) for value in _numbers(each["log_ratio"] for each in intrinsic)),
         "dead rows": _largest(each["dead"] / each["count"] for each in channels),
     }
+
+
+def _either_way(factor: float | None) -> float | None:
+    return max(factor, 1.0 / factor) if factor else None
+
+
+def _judged_change(layer: Answer) -> float | None:
+    """The change of a norm that norm-far-from-first judges."""
+    small = begins_small(layer["name"], layer["kind"], layer["shape"], layer["norms"][0])
+    found: float | None = layer["since_quarter" if small else "first_to_last"]
+    return found
+
+
+def _jump(layer: Answer) -> float | None:
+    """The size of a jump that norm-jumps judges; 1 where none is out of line."""
+    jump = layer["jump"]
+    if jump is None:
+        return None
+    return jump_size(jump["factor"], jump["excess"]) if jump["deviations"] > OUT_OF_LINE else 1.0
+
+
+def _out_of_line(result: Answer, inner: bool, size: Callable[[Answer], float]) -> float | None:
+    """The largest factor, either way, between a layer and its siblings; 1 where none lies beyond what they scatter."""
+    layers = {each["name"]: each for each in result.get("layers", ()) if each["weight_norm"]}
+    layers = {name: layer for name, layer in layers.items() if name not in result["noise"]}
+    factors: list[float | None] = []
+    for names in sibling_groups({name: (layer["kind"], *layer["shape"]) for name, layer in layers.items()}):
+        odd = out_of_line([size(layers[name]) for name in names], 1.0).items()
+        factors += [1.0, *(_either_way(by) for at, by in odd if not inner or 0 < at < len(names) - 1)]
+    return _largest(factors)
 
 
 def _of_breakdown(result: Answer, own: Answer) -> dict[str, float | None]:
@@ -186,6 +231,14 @@ def _of_breakdown(result: Answer, own: Answer) -> dict[str, float | None]:
             below = answer.get(key.replace("_eta", "_relation")) == "below-grid"
             title = name + {"first_increase_eta": "first increase"}.get(key, key.replace("_", " "))
             kept[title] = answer["etas"][0] if below else answer.get(key)
+    kept["weights out of line"] = _out_of_line(
+        result, False, lambda layer: layer["weight_norm"] / math.sqrt(layer["parameters"])
+    )
+    kept["gradients out of line"] = _largest(
+        _out_of_line(answer, True, lambda layer, key=key: layer[key] or 0.0)
+        for answer in (result, own)
+        for key in ("gradient_norm", "relative_step")
+    )
     layers = _matrices(own)
     kept["own layers uphill"] = _ratio(sum(layer["cosine"] <= 0.0 for layer in layers), len(layers))
     if result:

@@ -32,15 +32,26 @@ DRAWN = (
     "rate/radius",
     "rate/critical",
     "rate/limit",
-    "critical sharpness",
-    "batch sharpness",
+    "norm change",
+    "norm jump",
     "relative step",
     "forgetting",
-    "function distance",
+    "weights out of line",
     "trust eta",
     "loss",
 )
-SHOWN = ("sharpness ratio", "quadratic peak", "rate/radius", "relative step", "forgetting", "function distance")
+GATES = ("breakdown", "suggest-lr", "sharpness", "norms", "intrinsic-lr")
+"""Commands that a gate may run, as a user would; breakdown along Fromage's direction."""
+SHOWN = (
+    "sharpness ratio",
+    "quadratic peak",
+    "rate/radius",
+    "relative step",
+    "forgetting",
+    "norm change",
+    "norm jump",
+    "weights out of line",
+)
 """What each run is looked up for, one by one."""
 
 
@@ -51,8 +62,22 @@ ROUND = {
     "rate/radius": 3.0,
     "rate/critical": 1.0,
     "rate/limit": 20.0,
+    "norm change": 6.0,
+    "norm jump": 1.75,
+    "weights out of line": 3.4,
+    "gradients out of line": 30.0,
+    "stability ratio": 1.0,
 }
-"""Round thresholds near those that the halves choose; of several together, any may be passed."""
+"""Thresholds of findings, or round ones near those that the halves choose; of several together, any may be passed."""
+CODED = {
+    "norm change": "norm-far-from-first",
+    "norm jump": "norm-jumps",
+    "weights out of line": "layer-out-of-line",
+    "gradients out of line": "layer-out-of-line",
+    "quadratic peak": "quadratic-model-…",
+    "stability ratio": "rate-not-stable",
+}
+"""Verdicts whose thresholds stand in the tool, by their quantity."""
 TOGETHER = (
     ("quadratic peak", "forgetting"),
     ("quadratic peak", "sharpness ratio"),
@@ -66,7 +91,9 @@ def report(path: Path, plot: Path | None) -> None:
     print(f"{len(by_run(rows))} runs, {len(rows)} checkpoints\n")
     print_runs(rows)
     print_quantities(rows)
+    print_coded(rows)
     print_rules(rows)
+    print_gates(rows)
     print_findings(rows)
     print_each_run(rows)
     print_severities(rows)
@@ -139,6 +166,25 @@ def quantity_cells(rows: Sequence[Row], name: str) -> list[str]:
     return cells
 
 
+def print_coded(rows: Sequence[Row]) -> None:
+    """Thresholds of the tool beside those of each half, and the latter's errors on the other half."""
+    parts = [[row for row in rows if row.half == half] for half in HALVES]
+    lines = []
+    for name, code in CODED.items():
+        cells = [f"`{code}`", name, f"{ROUND[name]:g}"]
+        for chosen, tested in (parts, parts[::-1]):
+            groups, separator = list(by_run(tested).values()), choose(chosen, name)
+            if separator is not None:
+                counts, of = counts_of(groups, separator.flags), counts_of(groups, lambda row: True)
+                cells.append(f"{separator.threshold:.3g}")
+                cells.append(", ".join(f"{count} of {total}" for count, total in zip(counts, of, strict=True)))
+                cells.append(", ".join(f"{chance:.2g}" for chance in chances_of(counts, of)))
+        lines.append(cells)
+    print("## Thresholds of verdicts\n")
+    half = ("on the other half", "chance")
+    table(("verdict", "quantity", "in the tool", "choosing half", *half, "testing half", *half), lines)
+
+
 def print_rules(rows: Sequence[Row]) -> None:
     """Errors of round thresholds, alone and together."""
     groups = list(by_run(rows).values())
@@ -151,6 +197,20 @@ def print_rules(rows: Sequence[Row]) -> None:
         lines.append((title, *(f"{count} of {total}" for count, total in zip(counts, of, strict=True))))
     print("## Rules\n")
     table(("any checkpoint with", *GROUPS), lines)
+
+
+def print_gates(rows: Sequence[Row]) -> None:
+    """How many runs and checkpoints `--fail-on warn` stops, by command, and with all of them."""
+    groups = list(by_run(rows).values())
+    of = counts_of(groups, lambda row: True)
+    lines = []
+    for title, commands in (*((f"`{name}`", {name}) for name in GATES), ("any of these", set(GATES))):
+        counts = counts_of(groups, lambda row, asked=commands: bool(row.stopped & asked))
+        flags = [[bool(row.stopped & commands) for row in rows if row.sick is bad] for bad in HEALTH]
+        points = [f"{sum(each)} of {len(each)}" for each in flags]
+        lines.append((title, *(f"{count} of {total}" for count, total in zip(counts, of, strict=True)), *points))
+    print("## Gates\n")
+    table(("`--fail-on warn` of", *GROUPS, "healthy checkpoints", "sick checkpoints"), lines)
 
 
 def print_findings(rows: Sequence[Row]) -> None:
@@ -167,7 +227,7 @@ def print_findings(rows: Sequence[Row]) -> None:
             cells = [" / ".join(map(str, counts)) if sum(counts) else "" for counts in (*levels, points)]
             chances = chances_of(levels[0], of)
             lines.append((f"`{code}`", now, *cells, ", ".join(f"{chance:.2g}" for chance in chances)))
-        table((title, "severity when measured", "runs", "warn or fail", "fail", "checkpoints", "chance"), lines)
+        table((title, "severity", "runs", "warn or fail", "fail", "checkpoints", "chance"), lines)
 
 
 def print_severities(rows: Sequence[Row]) -> None:
@@ -183,7 +243,7 @@ def print_severities(rows: Sequence[Row]) -> None:
             lines.append(
                 (f"`{code}`", level, severity(level, fired, of), ", ".join(why) if sum(fired) else "never fired")
             )
-    table(("finding", "severity when measured", "supported", "runs"), lines)
+    table(("finding", "severity", "supported", "runs"), lines)
 
 
 def fires(code: str, severities: Sequence[str]) -> Callable[[Row], bool]:

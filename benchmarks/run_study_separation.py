@@ -15,62 +15,76 @@ FACTS = {
     "tensor-not-finite": "fail",
     "norm-not-finite": "fail",
     "distance-not-finite": "fail",
+    "gradient-is-not-the-losses": "warn",
     "log-not-finite": "warn",
     "pickle-runs-code": "warn",
     "not-all-read": "warn",
     "tensors-unpaired": "warn",
     "one-hot-targets": "warn",
-    "noisy-gradient": "warn",
+    "noisy-gradient": "info, warn",
     "grid-starts-late": "warn",
+    "schedule-mismatch": "warn",
     "gradient-is-rounding": "info",
     "grid-too-coarse": "info",
     "grid-wide": "info",
     "loss-overflows": "info",
+    "loss-adds-up": "info",
     "no-second-derivative": "info",
+    "one-draw-of-many": "info",
+    "steps-too-small": "info",
     "ties-differ": "info",
     "dtypes-differ": "info",
     "tensors-equal": "info",
     "layer-unmoved": "info",
-    "bands-of-plain-descent": "info",
+    "layers-without-size": "info",
+    "entries-without-gradient": "info",
     "not-scale-invariant": "info",
     "invariant-with-bias": "info",
     "relaxation-too-short": "info",
+    "schedule-unknown": "info",
     "rate-not-measured": "info",
     "bias-dead": "info",
 }
-"""Codes that state a fact about files, numerics or the reach of a number, and the severity they had then."""
+"""Codes that state a fact about files, numerics or the reach of a number, and their severity."""
 VERDICTS = {
-    "breakdown-early": "warn, fail",
-    "step-ascends": "warn",
+    "breakdown-early": "info",
+    "step-ascends": "info",
+    "layer-out-of-line": "info",
     "tensor-still": "info",
     "curvature-breaks-earlier": "info",
     "layer-turned": "info",
     "tensor-all-zero": "info",
-    "no-equilibrium": "warn",
+    "no-equilibrium": "info",
     "far-from-equilibrium": "info",
     "rotation-off": "info",
+    "norm-far-from-first": "warn",
+    "norm-jumps": "info",
     "norm-overflows": "warn",
-    "norm-follows-law": "warn",
-    "invariant-layer-grows": "warn",
+    "norm-follows-law": "info",
+    "invariant-layer-grows": "info",
     "rows-dead": "info",
-    "above-threshold": "warn",
+    "above-threshold": "info, warn",
     "catapult": "info",
     "rate-depends-on-architecture": "warn",
-    "rate-diverges": "fail",
+    "rate-diverges": "warn",
     "edge-of-stability": "info",
-    "quadratic-model-spikes": "info",
+    "quadratic-model-spikes": "warn",
+    "quadratic-model-rises": "warn",
     "quadratic-model-diverges": "warn",
     "batch-sharpness-high": "info",
+    "first-step-rises": "info",
     "no-positive-curvature": "info",
-    "rate-above-limit": "info, warn",
+    "rate-not-stable": "info, warn",
+    "rate-above-limit": "info",
     "verification-rises": "warn",
-    "no-certain-step": "warn",
+    "no-certain-step": "info",
     "descends-on-own-rows-only": "info",
+    "step-uphill": "info",
     "noise-dominates": "info",
     "certain-together-only": "info",
     "recommended-above-critical": "info",
 }
-"""Codes that can be read as a verdict on the training, and the severity they had when measured."""
+"""Codes that can be read as a verdict on the training, and their severity."""
 LOW = {
     "trust eta",
     "aggregate trust eta",
@@ -107,6 +121,8 @@ class Row:
     numbers: dict[str, float]
     findings: dict[str, str]
     """The gravest severity of each code."""
+    stopped: frozenset[str]
+    """Commands that `--fail-on warn` ends with an error status."""
     cells: dict[str, str]
 
 
@@ -121,14 +137,18 @@ def load(path: Path) -> list[Row]:
 
 def _row(cells: dict[str, str]) -> Row:
     found: dict[str, str] = {}
+    stopped = set()
     for word in cells["findings"].split():
         name, severity = word.split(":")[:2]
-        code = name.split("/")[1]
+        command, code = name.split("/")
+        stopped |= {command} if severity in ("warn", "fail") else set()
         found[code] = max(found.get(code, severity), severity, key=("info", "warn", "fail", "error").index)
     numbers = {name: float(cells[name]) for name in QUANTITIES if cells.get(name)}
     if cells["step"] == "0":
         numbers.pop("loss", None)  # every network begins near guessing
-    return Row(cells["run"], cells["half"], cells["kind"], bool(cells["kind"]), numbers, found, cells)
+    return Row(
+        cells["run"], cells["half"], cells["kind"], bool(cells["kind"]), numbers, found, frozenset(stopped), cells
+    )
 
 
 def by_run(rows: Iterable[Row]) -> dict[str, list[Row]]:

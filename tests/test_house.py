@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -340,3 +340,32 @@ def test_few_helpers_have_one_caller() -> None:
                 functions += 1
                 single += node.name.startswith("_") and not node.name.startswith("__") and names[node.name] == 1
     assert single / functions < 0.15
+
+
+CODE = re.compile(r"[a-z]+(-[a-z]+)+")
+
+
+def told(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Every code that a call or a tuple names beside severities above `info`, with each of them."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call | ast.Tuple):
+            continue
+        parts = node.elts if isinstance(node, ast.Tuple) else [*node.args, *(word.value for word in node.keywords)]
+        parts += [branch for part in parts if isinstance(part, ast.IfExp) for branch in (part.body, part.orelse)]
+        words = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+        yield from (
+            (code, word) for code in words if CODE.fullmatch(code) for word in words if word in ("warn", "fail")
+        )
+
+
+def test_the_study_of_runs_has_every_finding_that_warns_and_its_severity() -> None:
+    tree = parsed(ROOT / "benchmarks" / "run_study_separation.py")
+    tables = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("FACTS", "VERDICTS")
+    ]
+    assert len(tables) == 2
+    listed = {(code, word) for table in tables for code, words in table.items() for word in words.split(", ")}
+    found = {pair for path in MODULES for pair in told(parsed(path))}
+    assert found == {(code, word) for code, word in listed if word != "info"}

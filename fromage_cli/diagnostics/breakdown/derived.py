@@ -25,7 +25,7 @@ BISECTIONS = 30
 SPECTRAL_TOLERANCE = 1e-2
 """Residual of singular values, which are then a few thousandths low at most: enough to compare two predictions."""
 WEIGHT_FACTOR = 3.4
-"""RMS of weights beside siblings from which on it is said: at most 2.4 × in healthy small runs, from 4.8 × in sick."""
+"""RMS of weights beside siblings from which on it is said; no verdict, since docs/run-study.md has it in two runs."""
 GRADIENT_FACTOR = 30.0
 """The same for gradients and steps, which scatter more: up to 21 × in healthy deep perceptrons."""
 VIOLATION_FLOOR = 10.0

@@ -113,7 +113,7 @@ def _out_of_line(result: BreakdownResult) -> Iterator[Finding]:
         large = odd.factor >= 1.0
         yield Finding(
             code="layer-out-of-line",
-            severity="warn" if odd.quantity == "weights" else "info",
+            severity="info",
             layer=odd.name,
             message=f"its {whose[odd.quantity]} {odd.factor if large else 1.0 / odd.factor:.2g} × as "
             f"{'large' if large else 'small'} as in its sibling layers",

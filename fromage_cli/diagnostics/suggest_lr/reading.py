@@ -219,7 +219,8 @@ def read_stability(measuring: RateSearch, rate: float | None) -> Stability:
     stable = next((each.learning_rate for each in measuring.estimates if each.name == "sharpness"), NO_SHARPNESS)
     if isinstance(stable, Missing):
         return Stability(stable, stable)
-    return Stability(stable, LEARNING_RATE_UNKNOWN if rate is None else rate / stable)
+    begins = measuring.optimizer.adaptive and not measuring.matched.holds_memory
+    return Stability(stable, LEARNING_RATE_UNKNOWN if rate is None else rate / stable, from_minibatches=begins)
 
 
 def read_groups(measuring: RateSearch, eta: float | Missing) -> tuple[GroupRate, ...]:

@@ -74,6 +74,8 @@ class Stability:
     """The rate from which on they grow: the optimizer's own stability threshold."""
     ratio: float | Missing
     """The present rate ÷ it; stable below 1."""
+    from_minibatches: bool = False
+    """Whether minibatches gave Adam's second moments, as before its first step; healthy runs then stand above 1 too."""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,13 @@ def test_each_regime_above_the_threshold_has_its_words(
     assert finding.hint
 
 
+def test_the_threshold_before_adams_first_step_is_no_warning(make_result: MakeResult) -> None:
+    begins = make_result(regime=NOTHING, ratio=12.2, second_moments="16 gradients of 2 rows each at fixed weights")
+    assert [(one.code, one.severity) for one in judge(begins)] == [("above-threshold", "info")]
+    trained = judge(replace(begins, second_moments="checkpoint"))
+    assert [(one.code, one.severity) for one in trained] == [("above-threshold", "warn")]
+
+
 @pytest.mark.parametrize("ratio", [0.85, 1.2])
 def test_the_edge_of_stability_is_told_on_both_sides(make_result: MakeResult, ratio: float) -> None:
     finding = judge(make_result(ratio=ratio))[0]
