@@ -66,7 +66,6 @@ VERDICTS = {
     "above-threshold": "info, warn",
     "catapult": "info",
     "rate-depends-on-architecture": "warn",
-    "rate-diverges": "warn",
     "edge-of-stability": "info",
     "quadratic-model-spikes": "warn",
     "quadratic-model-rises": "warn",

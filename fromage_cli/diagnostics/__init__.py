@@ -8,7 +8,7 @@ COMMANDS = {
     "norms": "Which layers' norms grow along a run, how fast, and when does it hurt? --model tests scale invariance "
     "too.",
     "intrinsic-lr": "Where is each layer against its equilibrium norm and rotation, and how long until it gets there?",
-    "sharpness": "Lazy, catapult, edge of stability or divergent at my learning rate?",
+    "sharpness": "Is my learning rate stable for this network's curvature?",
     "distance": "How far apart are two networks, layer by layer and (with --model or --batch) as functions?",
 }
 """The commands with the first line of their help, which the program shows without importing them."""

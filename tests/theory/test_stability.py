@@ -1,5 +1,8 @@
+import csv
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -154,13 +157,12 @@ def test_thirty_eight_over_the_rate_is_what_adam_bears() -> None:
         ("descent", 0.99, "lazy"),
         ("descent", 1.0, "catapult"),
         ("descent", 2.0, "architecture-dependent"),
-        ("descent", 6.1, "divergent"),
+        ("descent", 1e9, "architecture-dependent"),
         ("momentum", 0.29, "lazy"),
         ("momentum", 0.5, "architecture-dependent"),
         ("momentum", 1e9, "architecture-dependent"),
-        ("nesterov", 0.29, "lazy"),
+        ("nesterov", 0.49, "lazy"),
         ("nesterov", 0.8, "architecture-dependent"),
-        ("nesterov", 2.1, "divergent"),
     ],
 )
 def test_the_bands_of_the_regimes(kind: str, ratio: float, expected: str) -> None:
@@ -171,7 +173,26 @@ def test_no_band_was_measured_beyond_the_edge_or_for_another_loss() -> None:
     for kind in ("descent", "adaptive"):
         assert regime(TRAINED_BANDS[kind, "mse"], 1.0) == "edge-of-stability"
         assert regime(TRAINED_BANDS[kind, "mse"], 1.6) is None
-    assert {loss for _, loss in (*INITIAL_BANDS, *TRAINED_BANDS)} == {"mse"}
+    assert {loss for _, loss in TRAINED_BANDS} == {"mse"}
+
+
+def test_the_first_bands_are_those_of_the_study() -> None:
+    """Up to there every run survived under every setting of that kind, and there is none beyond the threshold."""
+    with (Path(__file__).parents[2] / "benchmarks" / "results" / "regime_study.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    kinds = {"descent": "descent", "momentum .5": "momentum", "momentum .9": "momentum", "nesterov .9": "nesterov"}
+    losses = {"squared": "mse", "entropy": "cross-entropy"}
+    lost: dict[tuple[str, str], float] = dict.fromkeys(INITIAL_BANDS, math.inf)
+    for row in rows:
+        key = kinds.get(row["optimizer"]), losses[row["loss"]]
+        for column, cell in row.items():
+            courses = cell.split()[:8] if column[0].isdigit() else []
+            if key[0] is not None and any(course[0] in "ux" for course in courses):
+                lost[key] = min(lost[key], float(column))
+    ratios = sorted({float(column) for column in rows[0] if column[0].isdigit()})
+    for key, first in lost.items():
+        safe = min(max(ratio for ratio in ratios if ratio < first), 1.0)
+        assert INITIAL_BANDS[key][0] == (safe, "lazy")
 
 
 @pytest.mark.parametrize("momentum", [0.5, 0.9])

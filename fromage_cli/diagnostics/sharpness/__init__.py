@@ -1,4 +1,4 @@
-"""Lazy, catapult, edge of stability or divergent at this learning rate?
+"""Is my learning rate stable for this network's curvature?
 
     ratio = lambda_max(H) / threshold,    threshold = 2 / eta for plain gradient descent
 

@@ -31,7 +31,7 @@ def command(
     run: RunOptions,
     output: OutputOptions,
 ) -> Answer:
-    """Lazy, catapult, edge of stability or divergent at my learning rate?"""
+    """Is my learning rate stable for this network's curvature?"""
     optimizer.check()
     asked.check(output)
     if asked.plot is not None:

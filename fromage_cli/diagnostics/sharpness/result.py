@@ -107,7 +107,7 @@ class SharpnessResult:
     trained: bool
     """Whether the checkpoint is past its initialisation."""
     regime: str | Missing
-    """`lazy`, `catapult`, `architecture-dependent`, `divergent` or `edge-of-stability`; only where it was measured."""
+    """`lazy`, `catapult`, `architecture-dependent` or `edge-of-stability`; only where it was measured."""
     tensors: int
     """How many tensors the Hessian is over."""
     parameters: int

@@ -30,13 +30,6 @@ MakeResult = Callable[..., SharpnessResult]
             "3 × the curvature that the optimizer tolerates: some of the runs studied there survived",
         ),
         (
-            "divergent",
-            7.0,
-            "rate-diverges",
-            "warn",
-            "7 × the curvature that the optimizer tolerates: most of the runs studied there diverged",
-        ),
-        (
             NOTHING,
             12.2,
             "above-threshold",
