@@ -38,6 +38,7 @@ FACTS = {
     "layer-unmoved": "info",
     "layers-without-size": "info",
     "entries-without-gradient": "info",
+    "units-without-size": "info",
     "not-scale-invariant": "info",
     "invariant-with-bias": "info",
     "relaxation-too-short": "info",

@@ -13,6 +13,10 @@ NEAR = 0.1
 """Relative distance from its end within which a norm, or an effective rate, counts as there."""
 
 
+LARGEST = 700.0
+"""Exponent whose exponential is still a number in double precision."""
+
+
 def relaxed(ratio: float, times: float, power: int) -> float:
     """‖W‖ / ‖W*‖ after so many relaxation times, from `ratio`: (1 + (r^p − 1) e^(−t/τ))^(1/p)."""
     return float((1.0 + (ratio**power - 1.0) * math.exp(-times)) ** (1.0 / power))
@@ -113,6 +117,7 @@ class Motion:
         for end, steps, factor in pieces:
             rate = peak * factor
             lost, gained = ((one + two * rate) * rate * steps for one, two in (self.loss, self.gain))
+            lost = max(lost, -LARGEST)
             shrunk, gained = math.exp(-lost), gained * trend.at(end - 0.5 * steps)
             kept, added = kept * shrunk, added * shrunk + gained * (-math.expm1(-lost) / lost if lost else 1.0)
             yield end, kept, added

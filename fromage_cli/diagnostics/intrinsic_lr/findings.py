@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult
 from fromage_cli.findings import Finding, about_names
 from fromage_cli.missing import known
@@ -61,6 +62,17 @@ def _schedule(result: IntrinsicResult) -> Iterator[Finding]:
             f"up to {share:.2g} % of a layer received no gradient, as behind inputs that are always zero; the "
             "laws leave those entries out",
             "The norm that is shown is that of the whole layer.",
+        )
+    without = [layer for layer in result.layers if layer.units_without_size]
+    if without:
+        count = sum(layer.units_without_size for layer in without)
+        yield about_names(
+            "units-without-size",
+            "info",
+            [layer.name for layer in without],
+            f"{counted(count, 'unit')} with a scale of {'its' if count == 1 else 'their'} own "
+            f"{'is' if count == 1 else 'are'} zero; the laws leave {'it' if count == 1 else 'them'} out",
+            "A unit of size zero has no direction that could turn. Pruning, or a step that went too far, makes one.",
         )
 
 

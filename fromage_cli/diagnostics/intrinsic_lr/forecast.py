@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
-from fromage_cli.diagnostics.intrinsic_lr.law import Subject, Units, law_of
+from fromage_cli.diagnostics.intrinsic_lr.law import Subject, Units, law_of, sized
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optimizers.effective_rate import NO_NORM
 from fromage_cli.theory.relaxation import STEADY, Motion, Trend
@@ -14,6 +14,7 @@ from fromage_cli.theory.schedules import MOST_PIECES, Schedule
 
 TURNS = 64
 """Places between two checkpoints at which the angle of a step is taken."""
+VANISHES = Missing(Why.ZERO_OR_NOT_FINITE, "on the way the norm comes to zero, or grows without bound")
 SHRANK = Missing(Why.NO_FORMULA, "between two checkpoints the norm fell faster than decay alone lets it")
 
 
@@ -59,7 +60,7 @@ class Course:
         power, rate = self.motion.power, self.peak * self.schedule.rate_factor(step)
         growth = self.trend.at(step)
         units = tuple(
-            ((kept * size ** (power / 2.0) + added * source) ** (2.0 / power), source * growth)
+            (_square(kept * size ** (power / 2.0) + added * source, power), source * growth)
             for size, source in self.units
         )
         active = sum(size for size, _ in units)
@@ -67,9 +68,9 @@ class Course:
         return Point(step, math.sqrt(active + decayed), math.sqrt(active), rate, self.angle(units, rate))
 
     def angle(self, units: Units, rate: float) -> float:
-        """Radians that one step at this rate turns such units."""
-        formulas = self.layer.formulas
-        return formulas.angle(self.layer, units, rate) if formulas is not None else 0.0
+        """Radians that one step at this rate turns such units; not a number where none of them has a size."""
+        formulas, sizes = self.layer.formulas, tuple(unit for unit in units if sized(unit[0]))
+        return formulas.angle(self.layer, sizes, rate) if formulas is not None and sizes else math.nan
 
     def rotation(self, first: float, last: float) -> float | Missing:
         """The angle between weights at two steps, if every step went its own way: that of free diffusion."""
@@ -77,12 +78,19 @@ class Course:
         if law is None or last - first < 1.0:
             return Missing(Why.NO_FORMULA, "no law tells how its steps add up")
         places = sorted({round(first + (last - first) * index / TURNS) for index in range(TURNS + 1)})
-        squares = [point.angle**2 for point in self.points(places)]
+        squares = [point.angle * point.angle for point in self.points(places)]
         turned = sum(
             0.5 * (a + b) * (stop - start)
             for (a, b), (start, stop) in zip(pairwise(squares), pairwise(places), strict=True)
         )
+        if not math.isfinite(turned):
+            return VANISHES
         return law.rotation_over(round(last - first), law.diffusion / law.rotation**2 * turned / (last - first))
+
+
+def _square(value: float, power: int) -> float:
+    """‖w‖² where ‖w‖^power has this value: without bound where a negative power of it is nothing."""
+    return value ** (2.0 / power) if power > 0 or sized(value) else 0.0 if value > 1.0 else math.inf
 
 
 @lru_cache(maxsize=256)
@@ -105,17 +113,9 @@ def motion_of(layer: Subject, peak: float | None) -> Motion | Missing:
     law = law_of(replace(layer, rate=peak))
     if law.unsettled is not None and law.unsettled.code != Why.NO_EQUILIBRIUM:
         return law.unsettled
-    if layer.formulas is None or not 0.0 < layer.norm < math.inf:
+    if layer.formulas is None or not sized(layer.norm * layer.norm):
         return NO_NORM
     return layer.formulas.motion(layer, layer.decay or 0.0)
-
-
-def units_of(layer: Subject) -> Units | Missing:
-    """The units of a layer, or why they are not known."""
-    found = layer.formulas.units(layer) if layer.formulas is not None else NO_NORM
-    if not isinstance(found, Missing) and not all(0.0 < size < math.inf for size, _ in found):
-        return NO_NORM
-    return found
 
 
 def explained(
@@ -128,6 +128,8 @@ def explained(
     trend: Trend = STEADY,
 ) -> list[float] | Missing:
     """What the gradients of a layer are as large as by the norms at each two consecutive steps: G = (y₂ − D y₁) / I."""
+    if not all(sized(norm * norm) for norm in norms):
+        return NO_NORM
     found = []
     for span, (before, after) in zip(pairwise(steps), pairwise(norm**motion.power for norm in norms), strict=True):
         kept, added = reached(motion, schedule, peak, span, trend)[1]

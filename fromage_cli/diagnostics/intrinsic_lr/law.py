@@ -48,6 +48,8 @@ NOT_INVARIANT = Missing(
 NO_EPOCHS = Missing(Why.NOT_ASKED, "the steps of an epoch were not given")
 SETTLES = Missing(Why.NOT_DEFINED, "the norm settles")
 SCHEDULE = Missing(Why.SCHEDULE, "it holds for a constant learning rate, and this one changes along its schedule")
+SMALLEST = 1e-150
+"""Of ‖w‖², at which its own square can still be told from zero."""
 ZERO_GRADIENTS = Missing(Why.ZERO_OR_NOT_FINITE, "the gradients of the batch are zero")
 
 
@@ -132,6 +134,11 @@ class Subject:
         )
 
 
+def sized(square: float) -> bool:
+    """Whether ‖w‖² is one to divide by: neither zero nor without bound."""
+    return SMALLEST < square < 1.0 / SMALLEST
+
+
 Units = tuple[tuple[float, float], ...]
 """‖w_u‖² of every unit, and what its gradients are as large as: G of its Motion."""
 
@@ -157,25 +164,31 @@ class Formulas:
 
 
 def _parts(layer: Subject) -> Units | Missing:
-    """Its units as the model has them."""
+    """Its units as the model has them, without those that have no size: such a one has no angle, and no gradient to
+    scale.
+    """
     if isinstance(layer.squares, Missing) or isinstance(layer.sizes, Missing):
         return layer.squares if isinstance(layer.squares, Missing) else NO_MODEL
-    return tuple(zip(layer.sizes, layer.squares, strict=True))
+    return tuple(unit for unit in zip(layer.sizes, layer.squares, strict=True) if sized(unit[0])) or NO_NORM
 
 
-def _whole(layer: Subject) -> Units:
+def _whole(layer: Subject) -> Units | Missing:
     """The layer as one unit, of which every entry's step has the same size."""
-    return ((layer.norm**2, float(layer.elements)),)
+    square = layer.norm * layer.norm
+    return ((square, float(layer.elements)),) if sized(square) else NO_NORM
 
 
 def _relative_whole(layer: Subject) -> Units | Missing:
     """The layer as one unit whose gradient, if it matters, makes the decay as large as it is: 1 / Σ ‖g̃_u‖."""
+    square = layer.norm * layer.norm
+    if not sized(square):
+        return NO_NORM
     if not layer.decay or layer.training.decoupled:
-        return ((layer.norm**2, 0.0),)
+        return ((square, 0.0),)
     if isinstance(layer.squares, Missing):
         return layer.squares
     total = sum(math.sqrt(each) for each in layer.squares)
-    return ((layer.norm**2, 1.0 / total),) if total else ZERO_GRADIENTS
+    return ((square, 1.0 / total),) if total else ZERO_GRADIENTS
 
 
 def _relative_motion(layer: Subject, decay: float) -> Motion:
@@ -290,7 +303,7 @@ def growth(layer: Subject, law: Law) -> float | Missing:
         return SETTLES
     if why.code not in (Why.NO_EQUILIBRIUM, Why.NOTHING_MOVES):
         return why
-    if not 0.0 < layer.norm < math.inf:
+    if not sized(layer.norm * layer.norm):
         return NO_NORM
     if rule is not None and rule.keeps_norm:
         return why if layer.decay else 0.0

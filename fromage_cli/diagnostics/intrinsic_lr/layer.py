@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from fromage_cli.diagnostics.intrinsic_lr.law import NO_DECAY, NO_RATE, Law, equilibrium_norm, growth, law_of
+from fromage_cli.diagnostics.intrinsic_lr.law import NO_DECAY, NO_RATE, Law, equilibrium_norm, growth, law_of, sized
 from fromage_cli.diagnostics.intrinsic_lr.measuring import Measuring, Read
 from fromage_cli.diagnostics.intrinsic_lr.path import Path
 from fromage_cli.diagnostics.intrinsic_lr.result import Drop, LayerEquilibrium, LayerEvidence
@@ -28,8 +28,8 @@ def layer_of(measuring: Measuring, name: str, read: Read, drop: float | None) ->
     laws = [law_of(replace(subject, rate=rate)) for rate in training.rates[name]]
     law, squared, varying = laws[-1], subject.squared_gradient, measuring.varying
     end = law.unsettled or equilibrium_norm(subject)
-    sized = 0.0 < norm < math.inf
-    ratio = end if isinstance(end, Missing) else norm / end if sized else NO_NORM
+    has_size = sized(norm * norm)
+    ratio = end if isinstance(end, Missing) else norm / end if has_size else NO_NORM
     void = varying if law.unsettled is None or law.unsettled.code == Why.NOTHING_MOVES else None
     effective: float | Missing = NO_RATE
     if subject.rate is not None:
@@ -58,13 +58,14 @@ def layer_of(measuring: Measuring, name: str, read: Read, drop: float | None) ->
         steps_to_equilibrium=void or law.steps_until_near(ratio),
         expected_rotation=expected[-1] if expected else void or turn,
         observed_rotation=observed[-1] if observed else ONE_CHECKPOINT,
-        drop=_course(drop, law, ratio) if sized else NO_NORM,
+        drop=_course(drop, law, ratio) if has_size else NO_NORM,
         angle_per_step=path.angle,
         forecast=path.forecast,
         norms=norms,
         expected_norms=path.expected_norms,
         calibrated=path.calibrated and known(path.angle) is not None,
         inactive=inactive.entries,
+        units_without_size=sum(not sized(size) for size in known(evidence.sizes) or ()) if has_size else 0,
         expected_rotations=expected,
         observed_rotations=observed,
     )

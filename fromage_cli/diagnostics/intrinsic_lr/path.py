@@ -1,21 +1,25 @@
 """How one layer goes along its run: from checkpoint to checkpoint, and from the last one to the end."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from fromage_cli.diagnostics.intrinsic_lr.forecast import Course, explained, motion_of, units_of
-from fromage_cli.diagnostics.intrinsic_lr.law import NO_RATE, Law, Subject, rotation_between
+from fromage_cli.diagnostics.intrinsic_lr.forecast import VANISHES, Course, explained, motion_of
+from fromage_cli.diagnostics.intrinsic_lr.law import NO_RATE, Law, Subject, rotation_between, sized
 from fromage_cli.diagnostics.intrinsic_lr.measuring import UNKNOWN_SCHEDULE, Measuring, Read
 from fromage_cli.diagnostics.intrinsic_lr.result import Forecast
 from fromage_cli.missing import STEP_UNKNOWN, Missing, Why, known
-from fromage_cli.optimizers.effective_rate import effective_rate
+from fromage_cli.optimizers.effective_rate import NO_NORM, effective_rate
 from fromage_cli.theory.relaxation import Trend
 
 PARTS = 40
 """Of the run, each of which ends with a point of the forecast."""
 SURE = 0.5
 """Share of a run from which on a trend of gradients is taken to last to its end."""
+NO_PAST = Missing(
+    Why.ZERO_OR_NOT_FINITE, "at a checkpoint before, the norm of what now receives gradients is zero or not known"
+)
 FITTED = Missing(
     Why.NO_MODEL, "the size of the gradients was found from these norms themselves: a model and a batch would tell it"
 )
@@ -44,7 +48,7 @@ class Path:
         if schedule is None:
             return cls(measuring, UNKNOWN_SCHEDULE, norms, False, subject.rate)
         peak = measuring.training.peaks.get(name, subject.rate)
-        motion, units = motion_of(subject, peak), units_of(subject)
+        motion, units = motion_of(subject, peak), subject.formulas.units(subject) if subject.formulas else NO_NORM
         active, track, past = read.active, measuring.track(name, read), measuring.past
         calibrate = isinstance(units, Missing) and units.code == Why.NO_MODEL and len(norms) > 1
         if calibrate and not isinstance(motion, Missing) and peak is not None and None not in steps[-2:]:
@@ -54,7 +58,7 @@ class Path:
         missing = next((one for one in (motion, units) if isinstance(one, Missing)), None)
         if missing is not None or isinstance(motion, Missing) or isinstance(units, Missing) or peak is None:
             return cls(measuring, missing or NO_RATE, norms, calibrate, subject.rate, missing or NO_RATE)
-        shares = [(norm / subject.norm) ** 2 for norm in active]
+        ratios = [norm / subject.norm for norm in active]
         courses = tuple(
             Course(
                 subject,
@@ -64,16 +68,17 @@ class Path:
                 schedule,
                 read.inactive.square,
             )
-            for share in shares
+            for share in (ratio * ratio for ratio in ratios)
         )
         ahead = courses[-1]
+        so_far = courses if all(sized(size) for course in courses for size, _ in course.units) else NO_PAST
         if track is None or isinstance(past, Missing):
-            return cls(measuring, courses, norms, calibrate, subject.rate, ahead, track is not None)
+            return cls(measuring, so_far, norms, calibrate, subject.rate, ahead, track is not None)
         size, whole = known(past.size(track)), ahead.whole
         scale = size / whole if size and whole else 1.0
         ahead = replace(ahead, units=tuple((square, source * scale) for square, source in units), trend=past.ahead)
         early = past.steps[-1] < SURE * (known(measuring.run_end) or 0.0)
-        return cls(measuring, courses, norms, calibrate, subject.rate, ahead, early)
+        return cls(measuring, so_far, norms, calibrate, subject.rate, ahead, early)
 
     @property
     def angle(self) -> float | Missing:
@@ -99,6 +104,8 @@ class Path:
         )
         points = course.points(places)
         growing = replace(course, trend=Trend(1.0, now)).points(places) if self.grows and now else []
+        if not all(math.isfinite(point.norm) and math.isfinite(point.angle) for point in (*points, *growing)):
+            return VANISHES
         rates = (
             effective_rate(training.optimizer, point.rate, point.active_norm, training.trust, clipped=training.clipped)
             for point in points
@@ -121,7 +128,7 @@ class Path:
         if isinstance(self.courses, Missing) or self.calibrated or len(steps) < len(self.norms):
             reason = self.courses if isinstance(self.courses, Missing) else FITTED if self.calibrated else STEP_UNKNOWN
             return (reason,) * len(self.norms)
-        return tuple(point.norm for point in self.courses[0].points(steps))
+        return tuple(point.norm if math.isfinite(point.norm) else VANISHES for point in self.courses[0].points(steps))
 
     def rotations(self, laws: Sequence[Law], gaps: Sequence[int | None]) -> tuple[float | Missing, ...]:
         """The angles between consecutive checkpoints, at most: by free diffusion along the schedule where there is one.

@@ -101,6 +101,8 @@ class LayerEquilibrium:
     """Whether the size of its gradients comes from the norms of checkpoints, not from a model."""
     inactive: int = 0
     """Entries that never receive a gradient, which the laws leave out."""
+    units_without_size: int = 0
+    """Parts that have a scale of their own and are zero, which the laws leave out; 0 where the whole layer is."""
     expected_rotations: tuple[float | Missing, ...] = ()
     """Between consecutive checkpoints."""
     observed_rotations: tuple[float | Missing, ...] = ()
@@ -160,7 +162,7 @@ class Inactive:
 
     def active(self, norm: float) -> float:
         """The norm of the others where the whole has this one."""
-        return math.sqrt(max(norm**2 - self.square, 0.0)) if self.square and math.isfinite(norm) else norm
+        return math.sqrt(max(norm * norm - self.square, 0.0)) if self.square and math.isfinite(norm) else norm
 
 
 ACTIVE = Inactive()

@@ -12,7 +12,7 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).parents[3]
 SAMPLES = ROOT / "sample_checkpoints"
@@ -386,3 +386,36 @@ def test_sgd_without_a_model_takes_gradients_from_two_norms(run, tmp_path, monke
     assert ahead["norms"] == pytest.approx([norms[step] for step in ahead["steps"]], rel=0.03)
     assert layer["missing"]["equilibrium_norm"]["code"] == "schedule"
     assert layer["expected_norms"] == [None, None]
+
+
+SCHEDULE = ("--schedule", "cosine", "--total-steps", "60")
+LARS = ("--optimizer", "lars", "--lr", ".1", "--momentum", "0", "--weight-decay", "1e-3")
+
+
+@pytest.mark.parametrize("schedule", [(), SCHEDULE])
+@pytest.mark.parametrize("rule", [SGD, (*SGD[:-1], "0"), LARS, (*LARS[:-1], "0"), ADAMW])
+@pytest.mark.parametrize("zeros", [{30: 1}, {30: 5}, {10: 1}, {10: 5}, {10: 5, 30: 5}])
+def test_channels_that_are_zero_are_left_out_and_said(run, home, rule, schedule, zeros):
+    """At either checkpoint; where all of them are, no number is made up."""
+    for step, count in zeros.items():
+        weights = load_file(f"step-{step}.safetensors")
+        weights["first.weight"][:count] = 0.0
+        save_file(weights, f"step-{step}.safetensors", metadata={"step": str(step)})
+    files = ("step-10.safetensors", "step-30.safetensors")
+    given = (*rule, *schedule, *GIVEN, "--train-batch-size", "16")
+    code, out, err = run(*files, *given, "--json", "--drop", "10")
+    envelope = json.loads(out)
+    first = envelope["result"]["layers"][0]
+    assert code in (0, 1) and err.count("bug") == 0
+    assert first["units_without_size"] == (zeros.get(30) == 1 and rule is not ADAMW)
+    said = [each for each in envelope["findings"] if each["code"] == "units-without-size"]
+    assert bool(said) == bool(first["units_without_size"])
+    if zeros.get(30) == 5:
+        assert first["norm"] == 0.0 and first["angle_per_step"] is None and first["forecast"] is None
+        assert first["log_ratio"] is None and first["growth_per_step"] is None and first["drop"] is None
+    elif schedule:
+        assert first["angle_per_step"] > 0.0 and all(map(math.isfinite, first["forecast"]["norms"]))
+        if zeros.get(10) == 5:
+            assert first["expected_norms"] == [None, None] and first["expected_rotation"] is None
+    code, _, err = run(*files, *given)
+    assert code in (0, 1) and "Traceback" not in err

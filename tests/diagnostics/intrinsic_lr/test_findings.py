@@ -26,6 +26,7 @@ def test_a_layer_at_its_equilibrium_is_no_news(make_result, make_layer):
         ({"log_ratio": -math.log(2.1), "steps_to_equilibrium": 700.0}, "far-from-equilibrium"),
         ({"observed_rotation": 0.02, "expected_rotation": 0.01}, "rotation-off"),
         ({"inactive": 30}, "entries-without-gradient"),
+        ({"units_without_size": 2}, "units-without-size"),
         ({"relaxation_steps": 29.0}, "relaxation-too-short"),
         ({"verdict": "none", "log_ratio": NOT_INVARIANT}, "not-scale-invariant"),
         ({"granularity": "joint"}, "invariant-with-bias"),

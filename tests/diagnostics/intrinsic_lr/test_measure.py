@@ -307,3 +307,55 @@ def test_adamw_has_no_trend_of_gradients(run):
     training = adamw(count=3, schedule=Schedule("linear", 0, 1000), peaks={"w": 1e-2})
     result = run([torch.ones(4, 4)] * 3, training, steps=(100, 150, 200))
     assert result.gradient_trend.code == Why.NOT_DEFINED and result.layers[0].forecast.norms_if_growing == ()
+
+
+def channels(sizes, squares):
+    return Evidence({"w": LayerEvidence("Conv2d", "invariant", "channel", squares, 0.64, sizes)}, 64)
+
+
+@pytest.mark.parametrize("schedule", [Schedule("constant", 0, 1000), Schedule("cosine", 0, 1000)])
+def test_a_channel_without_size_is_left_out(run, schedule):
+    """The others go on as they would without it."""
+    weight = torch.ones(4, 25, dtype=torch.float64)
+    weight[0] = 0.0
+    training = Training("sgd", rates={"w": (0.1,)}, decays={"w": 0.01}, schedule=schedule, peaks={"w": 0.1})
+    (layer,) = run([weight], training, channels((0.0, 25.0, 25.0, 25.0), (0.0, 9.0, 9.0, 9.0)), steps=(100,)).layers
+    (bare,) = run([weight[1:]], training, channels((25.0,) * 3, (9.0,) * 3), steps=(100,)).layers
+    assert (layer.units_without_size, bare.units_without_size) == (1, 0)
+    assert layer.forecast == bare.forecast and layer.angle_per_step == bare.angle_per_step > 0.0
+    assert layer.equilibrium_norm == bare.equilibrium_norm
+
+
+def test_norms_that_come_to_zero_or_without_bound_on_the_way_are_missing(run):
+    """Decay takes all of a channel whose gradient is zero; one with a gradient stays."""
+    weight, schedule = torch.ones(2, 25, dtype=torch.float64), Schedule("constant", 0, 10000)
+    strong = Training("sgd", rates={"w": (0.1,) * 2}, decays={"w": 1.0}, schedule=schedule, peaks={"w": 0.1})
+    lars = replace(strong, optimizer="lars", trust=1.0)
+    decoupled = replace(lars, decoupled=True, decays={"w": 10.0})
+    for training, squares in ((strong, (0.0, 0.0)), (decoupled, (0.0, 0.0))):
+        (layer,) = run([weight, weight], training, channels((25.0, 25.0), squares), steps=(1, 1000)).layers
+        assert layer.forecast.code == Why.ZERO_OR_NOT_FINITE
+    (layer,) = run([weight, weight], strong, channels((25.0, 25.0), (0.0, 9.0)), steps=(1, 1000)).layers
+    assert layer.forecast.norms[-1] == pytest.approx(sgd_norm(0.1, 1.0, momentum_gains(0.0), 9.0), rel=1e-3)
+    (layer,) = run([weight, weight], lars, channels((25.0, 25.0), (0.0, 0.0)), steps=(1, 1000)).layers
+    assert isinstance(layer.forecast, Missing)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lion", "lars"])
+@pytest.mark.parametrize("value", [0.0, 1e-80, 1e-40, 1e80, 1e150])
+def test_no_size_of_weights_ends_in_an_error(run, optimizer, value):
+    weights = [torch.full((2, 25), value, dtype=torch.float64), torch.ones(2, 25, dtype=torch.float64)]
+    training = (
+        adamw(count=2)
+        if optimizer == "adamw"
+        else Training(
+            optimizer, betas=BETAS if optimizer == "lion" else None, rates={"w": (0.1,) * 2}, decays={"w": 1e-3}
+        )
+    )
+    training = replace(training, schedule=Schedule("cosine", 0, 300), peaks={"w": 0.1})
+    for pair in (weights, weights[::-1]):
+        size = float(pair[-1][0].square().sum())
+        for told in (channels((size, size), (9.0, 9.0)), channels((size, size), (0.0, 0.0)), Evidence()):
+            (layer,) = run(pair, training, told, steps=(100, 200)).layers
+            numbers = (layer.angle_per_step, layer.equilibrium_norm, *layer.expected_norms)
+            assert all(isinstance(number, Missing) or math.isfinite(number) for number in numbers)
