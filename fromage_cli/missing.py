@@ -114,6 +114,7 @@ class Interrupted(Generic[T]):
 
 LIMIT_REACHED = Missing(Why.LIMIT_REACHED, "a limit was reached before")
 OPTIMIZER_UNKNOWN = Missing(Why.OPTIMIZER_UNKNOWN, "the optimizer is not known")
+NO_OTHER_DRAWS = Missing(Why.NOT_DEFINED, "the network draws no random numbers that change its loss")
 STEP_UNKNOWN = Missing(Why.STEP_UNKNOWN, "the file does not tell its training step")
 LEARNING_RATE_UNKNOWN = Missing(Why.LEARNING_RATE_UNKNOWN, "the learning rate is not known")
 WEIGHT_DECAY_UNKNOWN = Missing(Why.WEIGHT_DECAY_UNKNOWN, "the weight decay is not known")

@@ -4,7 +4,7 @@ from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.breakdown.direction_option import RANDOM
 from fromage_cli.optimizers.rule import ADAM, FROMAGE, SGD
 from fromage_cli.probes.cost import measure_cost, timed
-from fromage_cli.probes.lines.draws import gradients_of_draws
+from fromage_cli.probes.lines.draws import TRUSTED, gradients_of_draws
 from fromage_cli.probes.optimizer_step.moments import parts_for_moments
 from fromage_cli.probes.structure.depth import measure_depth
 from fromage_cli.problem.evaluation.problem import Problem
@@ -20,9 +20,12 @@ def estimate(problem: Problem, name: str, points: int, reload: bool, checkpoint:
     cost, rounds = measure_cost(problem, products), 2 if problem.further else 1
     depth = timed(problem, lambda: measure_depth(problem))
     gradients = gradient_count(name, points, problem, checkpoint) + gradients_of_draws(problem)
+    noisy = products and problem.draws_noise
+    gradients += 2 * TRUSTED * noisy
+    copies = weight_copies(name, reload, bool(problem.further), checkpoint)
     return Estimate(
         gradients=gradients,
-        bytes=cost.memory(copies=weight_copies(name, reload, bool(problem.further), checkpoint), products=products),
+        bytes=cost.memory(copies=copies + noisy, products=products),
         seconds=cost.time(STEP_SHARE * gradients, products=rounds) + rounds * depth,
     )
 

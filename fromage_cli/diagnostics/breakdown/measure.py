@@ -1,13 +1,21 @@
 """From a Problem and a direction to a BreakdownResult."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from fromage_cli.diagnostics.breakdown import derived
-from fromage_cli.diagnostics.breakdown.result import BatchTrust, BreakdownResult, DepthResult, SkippedTensor
+from fromage_cli.diagnostics.breakdown.result import (
+    BatchTrust,
+    BreakdownResult,
+    DepthResult,
+    SkippedTensor,
+    TrustOfDraws,
+)
 from fromage_cli.errors import MismatchError, ResourceError
-from fromage_cli.missing import LIMIT_REACHED, Interrupted, Missing, Why, found_of, known
+from fromage_cli.missing import LIMIT_REACHED, NO_OTHER_DRAWS, Interrupted, Missing, Why, found_of, known
 from fromage_cli.probes.lines.direction import Direction, Skipped
+from fromage_cli.probes.lines.draws import TRUSTED, trust_of_draw
 from fromage_cli.probes.lines.ray import measure_ray, product_norms
 from fromage_cli.probes.structure.depth import Depth, measure_depth
 from fromage_cli.problem.evaluation.problem import Problem
@@ -25,37 +33,43 @@ def measure(
     skipped: Sequence[Skipped] = (),
     advance: Callable[[], None] = lambda: None,
     last: bool = False,
+    other_draws: bool = True,
 ) -> BreakdownResult | Interrupted[BreakdownResult]:
     """Measures the breakdown of every layer along a direction, and what follows from it.
 
     `etas`: increasing and positive; `show_vectors`: also report tensors of fewer than two dimensions; `last`: nobody
-    asks for the direction or the base gradients afterwards, so that their memory may be let go.
+    asks for the direction or the base gradients afterwards, so that their memory may be let go; `other_draws`: where
+    the network draws noise, also measure under others of its draws, for four gradients more.
     Costs K + 2 gradients with the base and the noise floor, one Hessian-vector product and one forward pass.
     """
     base = problem.base.loss
     ray, stopped = found_of(measure_ray(problem, direction, etas, advance))
     spectral = derived.predicted_spectral(direction, ray.etas)
+    check = derived.first_order(direction, ray, base)
+    refused = derived.refusal(direction, ray, check)
+    nowhere, bounds = Point(None, "uncertifiable"), derived.loss_bounds(direction, ray)
+    aggregate = derived.aggregate_trust(direction, ray, bounds) if refused is None else nowhere
+    noisy = other_draws and problem.draws_noise
+    draws: TrustOfDraws | Missing = LIMIT_REACHED if noisy else NO_OTHER_DRAWS
     depth, products = Depth(len(problem.layers), None, None), None
     try:
         if stopped is None:
+            if noisy:
+                draws = refused or _over_draws(problem, direction, aggregate.eta or aggregate.upper or ray.judged[-1])
             depth = measure_depth(problem)
             products = product_norms(problem, direction, last=last) if direction.certifies else None
     except ResourceError as limit:
         stopped = limit
-    check = derived.first_order(direction, ray, base)
-    refused = derived.refusal(direction, ray, check)
     predicted = derived.predicted(direction, ray.etas)
     moved = [derived.layer_breakdown(move, ray, predicted, refused) for move in direction.moves]
     noise = [layer.name for layer in moved if derived.is_noise(known(layer.noise_floor), ray)]
-    nowhere, judged = Point(None, "uncertifiable"), [layer for layer in moved if layer.name not in noise]
+    judged = [layer for layer in moved if layer.name not in noise]
     hidden_layer = problem.autocast and any(len(layer.shape) > 1 for layer in moved if layer.name in noise)
     unread = refused or (derived.ROUNDED_LAYER if hidden_layer else None)
     trust, limiting = derived.network_trust(judged) if unread is None else (nowhere, None)
     layers = tuple(layer for layer in moved if show_vectors or len(layer.shape) > 1 or layer.name == limiting)
     withheld = check.contradicted or hidden_layer
     linear = (None, nowhere.relation) if withheld else derived.linear_trust(direction, products, ray)
-    bounds = derived.loss_bounds(direction, ray)
-    aggregate = derived.aggregate_trust(direction, ray, bounds) if refused is None else nowhere
     places, changes = derived.loss_points(ray, base)
     least, increase = minimum(places, changes, 0.0), first_sign_change(places, changes)
     flat = None if places or not ray.etas else derived.HIDDEN_CHANGE if ray.judged else derived.TOO_SMALL
@@ -104,8 +118,17 @@ def measure(
         contradicted=check.contradicted,
         without_size=direction.without_size,
         precision="bfloat16" if problem.autocast else str(problem.dtype).removeprefix("torch."),
+        draws=draws,
     )
     return result if stopped is None else Interrupted(result, stopped)
+
+
+def _over_draws(problem: Problem, direction: Direction, eta: float) -> TrustOfDraws | Missing:
+    """Where the aggregate trust lies under other draws, by their gradients at this eta."""
+    found = [trust_of_draw(problem.drawn(further), direction, eta) for further in range(1, TRUSTED + 1)]
+    if not all(map(math.isfinite, found)):
+        return Missing(Why.NOT_DEFINED, "under another draw no gradient changes, or one is not finite")
+    return TrustOfDraws(len(found), min(found), max(found))
 
 
 def measure_batches(
@@ -123,7 +146,9 @@ def measure_batches(
             base = alone.base
             with suppress(MismatchError):  # nothing moves along it
                 line = direction_on(alone)
-            measured = measure(alone, line, etas, advance=advance, last=True) if line is not None else None
+            measured = (
+                measure(alone, line, etas, advance=advance, last=True, other_draws=False) if line is not None else None
+            )
         except ResourceError as limit:
             return Interrupted(tuple(found), limit)
         finally:

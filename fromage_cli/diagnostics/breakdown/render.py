@@ -72,6 +72,11 @@ def summary(result: BreakdownResult) -> str:
         ratio = allowed / trust
         times = f"{ratio:.0f} ×" if ratio >= 10 else f"{ratio:.2g} ×"
         said.append(f"Lemma 2 would allow η = {number(allowed)}, {times} as much.")
+    if not isinstance(result.draws, Missing):
+        low, high = number(result.draws.low), number(result.draws.high)
+        draws = f"Under {result.draws.count} other random draws"
+        said.append(f"{draws} Lemma 1 gives descent along the same step up to η ≈ {low} to {high}.")
+        said += ["Under one of them the step goes uphill."] if result.draws.low == 0.0 else []
     if result.decay_left_out is not None:
         said.append(f"Weight decay ({number(result.decay_left_out)}) is left out of this step.")
     return " ".join(filter(None, said))

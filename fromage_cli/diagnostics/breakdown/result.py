@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fromage_cli.missing import Missing
+from fromage_cli.missing import NO_OTHER_DRAWS, Missing
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,20 @@ class BatchTrust:
     trust_relation: str
     limiting_layer: str | None
     aggregate_trust_eta: float | Missing
+
+
+@dataclass(frozen=True)
+class TrustOfDraws:
+    """Where aggregate_trust_eta lies along the same step under other draws of what the network draws at random.
+
+    By one point near it, the change of each gradient taken to grow in proportion to the step.
+    """
+
+    count: int
+    """How many other draws."""
+    low: float
+    """0 where the step goes uphill under one of them."""
+    high: float
 
 
 @dataclass(frozen=True)
@@ -155,3 +169,4 @@ class BreakdownResult:
     """That of weights and passes: `float32`, `float64`, `bfloat16` (autocast)."""
     batches: tuple[BatchTrust, ...] = ()
     """Each batch alone, where there are several; everything above is measured on all of them together."""
+    draws: TrustOfDraws | Missing = NO_OTHER_DRAWS

@@ -14,6 +14,8 @@ from fromage_cli.terminal.answer import Estimate
 
 TYPICAL_PRODUCTS = 16
 """Hessian-vector products for one eigenvalue to a residual of 1e-3."""
+DRAWS = 3
+"""Other draws of a network's random numbers under which the curvature is taken: it costs a product for each."""
 FORWARDS = 6 + 3 + 18
 """For the critical rate, its error, and the loss beside the quadratic model."""
 
@@ -46,7 +48,7 @@ def expected_products(
     line = known and optimizer.name is not None
     simulated = request.simulated_steps if line and optimizer.learning_rate is not None else 0
     expansions = EXPANSION_PRODUCTS * line + (EXPANSION_PRODUCTS + 1.0) * simulated
-    return round(TYPICAL_PRODUCTS * operators + expansions)
+    return round(TYPICAL_PRODUCTS * operators + expansions) + (DRAWS if problem.draws_noise else 0)
 
 
 def estimate(problem: Problem, tensors: Sequence[TrainableTensor], optimizer: Optimizer, request: Request) -> Estimate:

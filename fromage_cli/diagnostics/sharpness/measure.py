@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
+from torch import Tensor
+
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.sharpness.cost import Request
 from fromage_cli.diagnostics.sharpness.partial_measurement import CurvatureMeasurement
-from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, SharpnessResult
+from fromage_cli.diagnostics.sharpness.result import CurvatureOfDraws, HessianEigenvalue, SharpnessResult
 from fromage_cli.diagnostics.sharpness.update import first_step_sharpness, measure_update
 from fromage_cli.diagnostics.sharpness.verdict import (
     felt_curvature,
@@ -13,7 +15,15 @@ from fromage_cli.diagnostics.sharpness.verdict import (
     regime_of,
     stable_learning_rate,
 )
-from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Interrupted, Missing, known
+from fromage_cli.missing import (
+    LEARNING_RATE_UNKNOWN,
+    LIMIT_REACHED,
+    NO_OTHER_DRAWS,
+    OPTIMIZER_UNKNOWN,
+    Interrupted,
+    Missing,
+    known,
+)
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.threshold import threshold_of
 from fromage_cli.probes.optimizer_step.matched_state import match_state
@@ -36,15 +46,21 @@ def measure(
     """The sharpness of the loss over some tensors, and what it means for an optimizer.
 
     Costs about 16 Hessian-vector products for each eigenvalue, two gradients, some thirty forward passes, and three
-    products for each simulated step. A limit, and an iteration that did not converge, interrupts it. `note` takes
-    sentences on how the next update was found. Raises MismatchError where the loss has no second derivative or the
-    state does not fit, NumericalError where a product is not finite.
+    products for each simulated step; a product for each other draw where the network draws noise. A limit, and an
+    iteration that did not converge, interrupts it. `note` takes sentences on how the next update was found. Raises
+    MismatchError where the loss has no second derivative or the state does not fit, NumericalError where a product is
+    not finite.
     """
     measuring = CurvatureMeasurement(
         match_state(problem, optimizer, state), advance, WeightSpace(tensors), request or Request(), note
     )
     loss = problem.base.loss
-    found = known(measuring.spectrum("eigenvalues", hessian, measuring.request.count)) or ()
+    top: list[Tensor] = []
+    take = top.append if problem.draws_noise else None
+    found = known(measuring.spectrum("eigenvalues", hessian, measuring.request.count, take=take)) or ()
+    draws: CurvatureOfDraws | Missing = NO_OTHER_DRAWS if take is None else LIMIT_REACHED
+    if top:
+        draws = measuring.over_draws(top.pop())
     outer = measuring.gauss_newton_eigenvalue()
     preconditioned = measuring.preconditioned()
     conditioned = preconditioned.eigenvalue
@@ -84,5 +100,6 @@ def measure(
         parameters=sum(tensor.parameter.numel() for tensor in tensors),
         quadratic=model,
         layers=layers,
+        draws=draws,
     )
     return result if measuring.error is None else Interrupted(result, measuring.error)

@@ -1,5 +1,6 @@
 """A measurement of curvature on its way: each number, or the reason why it is missing, until a limit is reached."""
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -7,8 +8,8 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from fromage_cli.diagnostics.sharpness.cost import Request
-from fromage_cli.diagnostics.sharpness.result import BatchSharpness, LayerBlock
+from fromage_cli.diagnostics.sharpness.cost import DRAWS, Request
+from fromage_cli.diagnostics.sharpness.result import BatchSharpness, CurvatureOfDraws, LayerBlock
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Missing, Why, failed
 from fromage_cli.optimizers.rule import SGD
@@ -21,6 +22,7 @@ from fromage_cli.probes.optimizer_step.real_step import MomentEstimates
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, has_gauss_newton, hessian
 from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.theory.accumulation import inner_product
 
 T = TypeVar("T")
 Curvature = Callable[[Problem, WeightSpace], AbstractContextManager[Operator]]
@@ -54,10 +56,12 @@ class CurvatureMeasurement(PartialMeasurement):
         *,
         space: WeightSpace | None = None,
         scale: Tensor | None = None,
+        take: Callable[[Tensor], None] | None = None,
     ) -> tuple[Eigenvalue, ...] | Missing:
         """The largest eigenvalues of an operator, over the chosen tensors or `space`; `name`: for a message.
 
         `scale`: what the gradient is multiplied by, entry by entry, to be one of the operator's own coordinates.
+        `take`: is given the unit vector of the largest.
         """
         space = space or self.space
 
@@ -72,11 +76,29 @@ class CurvatureMeasurement(PartialMeasurement):
                     max_products=self.request.max_products,
                     seed=self.problem.seed,
                     advance=self.advance,
+                    vector=take is not None,
                 )
             found = self.kept(measured)
             if not found.converged:
                 self.error = self.error or _not_converged(name, found, self.request)
+            if take is not None and found.vector is not None:
+                take(found.vector)
             return found.eigenvalues or LIMIT_REACHED
+
+        return self.within_limits(measure)
+
+    def over_draws(self, vector: Tensor) -> CurvatureOfDraws | Missing:
+        """The curvature along a unit vector under other draws of what is random; one product for each."""
+
+        def measure() -> CurvatureOfDraws | Missing:
+            found = []
+            for further in range(1, DRAWS + 1):
+                with hessian(self.problem.drawn(further), self.space) as product:
+                    found.append(inner_product(vector, product(vector)))
+                self.advance()
+            if not all(map(math.isfinite, found)):
+                return Missing(Why.ZERO_OR_NOT_FINITE, "under another draw the curvature is not finite")
+            return CurvatureOfDraws(len(found), min(found), max(found))
 
         return self.within_limits(measure)
 

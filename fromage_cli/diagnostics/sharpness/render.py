@@ -47,6 +47,10 @@ def render(result: SharpnessResult, style: PageStyle) -> RenderableType:
         parts.append(house_table([Column("rank"), Column("eigenvalue"), Column("residual")], ranked, style))
         parts += hidden_rows(len(shown), len(result.eigenvalues))
     parts.append(_curvatures(result, style))
+    if not isinstance(result.draws, Missing):
+        low, high = number(result.draws.low), number(result.draws.high)
+        said = f"Under {result.draws.count} other random draws the curvature in the sharpest direction is {low} to "
+        parts.append(Text(f"{said}{high}. The largest of each draw is no smaller."))
     if result.layers:
         ordered = sorted(
             result.layers, key=lambda layer: math.inf if isinstance(layer.eigenvalue, Missing) else -layer.eigenvalue

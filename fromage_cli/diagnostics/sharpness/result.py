@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fromage_cli.missing import Missing
+from fromage_cli.missing import NO_OTHER_DRAWS, Missing
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,19 @@ class BatchSharpness:
     batches: int
     batch_size: int
     """Rows of the largest."""
+
+
+@dataclass(frozen=True)
+class CurvatureOfDraws:
+    """v^T H_s v under other draws s of what the network draws at random, v the eigenvector of the largest eigenvalue.
+
+    It bounds the largest eigenvalue of each draw from below.
+    """
+
+    count: int
+    """How many other draws."""
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -115,3 +128,4 @@ class SharpnessResult:
     quadratic: QuadraticModel | Missing
     layers: tuple[LayerBlock, ...] = ()
     """In model order; empty unless asked for."""
+    draws: CurvatureOfDraws | Missing = NO_OTHER_DRAWS

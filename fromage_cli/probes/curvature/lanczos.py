@@ -48,6 +48,8 @@ class Spectrum:
     """Whether every residual is within the tolerance."""
     inexact: bool = False
     """Whether it is not because the products are not those of one symmetric matrix: their own rounding is too large."""
+    vector: Tensor | None = None
+    """The unit Ritz vector of the largest, where it was asked for."""
 
 
 def largest_eigenvalues(
@@ -59,12 +61,13 @@ def largest_eigenvalues(
     max_products: int = 100,
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
+    vector: bool = False,
 ) -> Spectrum | Interrupted[Spectrum]:
     """Finds the `count` algebraically largest eigenvalues, until each residual is at most tolerance * |value|.
 
     The start vectors are drawn from `seed`. `start` is added to the one that looks for what they missed: a vector of
     the operator's size, type and device that may lie near the first eigenvector, as the gradient does. Keeps one vector
-    per product. Raises NumericalError when a product is not finite.
+    per product; `vector`: also give that of the largest. Raises NumericalError when a product is not finite.
     """
     count = min(count, start.numel())
     band = _Band(start, torch.Generator().manual_seed(seed))
@@ -75,7 +78,7 @@ def largest_eigenvalues(
         return band.products >= count and band.exhausted(count, tolerance)
 
     stopped = band.run(operator, min(max_products, start.numel()), found_all, advance)
-    found, products = band.largest(count), band.products
+    found, products, whose = band.largest(count), band.products, band
     exhausted = products >= count and band.exhausted(count, tolerance)
     converged = len(found) == count and all(
         pair.residual <= max(tolerance * abs(pair.value), band.rounding) for pair in found
@@ -89,8 +92,9 @@ def largest_eigenvalues(
         )
         products, larger = products + other.products, other.largest(count)
         if any(new.value > old.value + old.residual for new, old in zip(larger, found, strict=True)):
-            found, converged = larger, converged and other.settled(count, tolerance)
-    spectrum = Spectrum(tuple(found), products, converged, inexact)
+            found, converged, whose = larger, converged and other.settled(count, tolerance), other
+    first = whose.ritz_vector(1) if vector and found else None
+    spectrum = Spectrum(tuple(found), products, converged, inexact, first)
     return spectrum if stopped is None else Interrupted(spectrum, stopped)
 
 
@@ -109,11 +113,14 @@ class _Band:
         """A band that keeps the largest Ritz vectors of this one, for vectors that are orthogonal to them."""
         other = _Band(self.like, self.generator)
         other.kept, other.scale = self.largest(count), self.scale
-        vectors = self._ritz()[1]
-        for index in range(1, count + 1):
-            parts = [-part for part in vectors[:, -index].tolist()]
-            other._append(self.basis.subtract(torch.zeros_like(self.like), parts))
+        for rank in range(1, count + 1):
+            other._append(self.ritz_vector(rank))
         return other
+
+    def ritz_vector(self, rank: int) -> Tensor:
+        """That of the Ritz value of this rank, the largest being the first."""
+        parts = [-part for part in self._ritz()[1][:, -rank].tolist()]
+        return self.basis.subtract(torch.zeros_like(self.like), parts)
 
     def run(
         self, operator: Operator, products: int, done: Callable[[], bool], advance: Callable[[], None]

@@ -5,13 +5,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+import torch
 from torch import Tensor
 
 from fromage_cli.errors import NumericalError
 from fromage_cli.probes.lines.critical import critical_rate
+from fromage_cli.probes.lines.direction import Direction
+from fromage_cli.probes.lines.ray import gradient_changes
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
-from fromage_cli.theory.accumulation import squared_norm
+from fromage_cli.theory.accumulation import inner_product, squared_norm
 
 FURTHER = 4
 """Draws beside the problem's own: their spread is known to a third."""
@@ -19,6 +22,8 @@ FORWARD = 1.0 / 3.0
 """What a forward pass costs, in gradients."""
 CRITICAL = FURTHER * (1.0 + 6.0 * FORWARD)
 """What the critical rates of one step under other draws cost, in gradients, as told beforehand."""
+TRUSTED = 2
+"""Draws beside the problem's own under which `breakdown` holds its step against Lemma 1."""
 PRECISION = 1.2
 """The critical rate of each is known up to this factor; between draws it differs by more."""
 
@@ -86,3 +91,28 @@ def critical_over_draws(
         except NumericalError:
             found.append(None)
     return tuple(found)
+
+
+def trust_of_draw(problem: Problem, direction: Direction, eta: float) -> float:
+    """Up to which eta Lemma 1, all tensors summed, gives descent along a step that another draw gave.
+
+    Each gradient's change is measured at `eta` and taken to grow in proportion to the step:
+    eta* = -eta <g, d> / sum ||g_l(W + eta d) - g_l(W)|| ||d_l||, 0 where the step goes uphill under that draw.
+    Costs two gradients and holds one of them. The weights are afterwards as before.
+    """
+    gradients = {move.tensor.name: torch.zeros_like(move.tensor.parameter) for move in direction.moves}
+
+    def keep(tensor: TrainableTensor, gradient: Tensor) -> None:
+        if tensor.name in gradients:
+            gradients[tensor.name].copy_(gradient)
+
+    problem.visit_gradient(keep)
+    slope = math.fsum(
+        move.coefficient * inner_product(gradients[move.tensor.name], direction.source(move.tensor))
+        for move in direction.moves
+    )
+    with problem.displaced([move.tensor for move in direction.moves]) as origin:
+        direction.write(origin, eta)
+        changes = gradient_changes(problem, direction, gradients)[1]
+    rise = math.fsum(changes[move.tensor.name] * move.step_norm for move in direction.moves)
+    return 0.0 if slope >= 0.0 else -eta * slope / rise if rise > 0.0 else math.inf

@@ -348,6 +348,7 @@ def test_what_is_null_has_a_reason(make_problem: Maker, regression: dict[str, Te
         "preconditioned_eigenvalue",
         "preconditioned_residual",
         "second_moments",
+        "draws",
         "critical_sharpness",
         "critical_sharpness_stderr",
         "first_step_sharpness",
