@@ -46,8 +46,9 @@ def command(
 
     rule, saved = intake.optimizer(optimizer), intake.checkpoint
     state = saved.optimizer if saved is not None else None
-    # a checkpoint that does not tell its step counts as trained, unless its optimizer has made none
-    trained = saved is not None and (state is None or (state.steps or 0) > 0 if saved.step is None else saved.step > 0)
+    trained: bool | None = saved is not None
+    if saved is not None:
+        trained = saved.step > 0 if saved.step is not None else (state.steps or 0) > 0 if state is not None else None
     request = asked.request(optimizer.train_batch_size)
     chosen = tensors.tensors or "all"
     moving, _ = moving_tensors(intake.problem, chosen, *tensors.globs)

@@ -38,7 +38,7 @@ def measure(
     optimizer: Optimizer,
     state: OptimizerState | None,
     *,
-    trained: bool = False,
+    trained: bool | None = False,
     request: Request | None = None,
     advance: Callable[[], None] = lambda: None,
     note: Callable[[str], None] = lambda words: None,
@@ -49,7 +49,7 @@ def measure(
     products for each simulated step; a product for each other draw where the network draws noise. A limit, and an
     iteration that did not converge, interrupts it. `note` takes sentences on how the next update was found. Raises
     MismatchError where the loss has no second derivative or the state does not fit, NumericalError where a product is
-    not finite.
+    not finite. `trained`: None where the file does not say whether training has begun; it then counts as trained.
     """
     measuring = CurvatureMeasurement(
         match_state(problem, optimizer, state), advance, WeightSpace(tensors), request or Request(), note
@@ -70,6 +70,7 @@ def measure(
     first = first_step_sharpness(measuring, trained)
     felt = felt_curvature(measuring, found[0].value if found else None, conditioned)
     ratio = ratio_to_threshold(optimizer, felt)
+    begins = known(preconditioned.second_moments) not in (None, "checkpoint")
     rate, unknown = optimizer.learning_rate, OPTIMIZER_UNKNOWN if optimizer.name is None else None
     model = update.quadratic
     outcome = None if isinstance(model, Missing) else known(model.outcome)
@@ -94,8 +95,8 @@ def measure(
         ratio=ratio,
         scaled_ratio=ratio if isinstance(ratio, Missing) else 2.0 * ratio,
         stable_learning_rate=stable_learning_rate(optimizer, felt),
-        trained=trained,
-        regime=regime_of(measuring, ratio, outcome, trained),
+        trained=trained is not False,
+        regime=regime_of(measuring, ratio, outcome, False if begins else trained),
         tensors=len(tensors),
         parameters=sum(tensor.parameter.numel() for tensor in tensors),
         quadratic=model,

@@ -17,6 +17,7 @@ from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, tra
 from fromage_cli.probes.curvature.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
 from fromage_cli.probes.curvature.preconditioned_hessian import gradient_of, groups_differ, precondition
 from fromage_cli.probes.optimizer_step.moments import MINIBATCHES, moments_of_minibatches
+from fromage_cli.probes.optimizer_step.next_step import hardly_begun
 from fromage_cli.probes.optimizer_step.partial_measurement import PartialMeasurement
 from fromage_cli.probes.optimizer_step.real_step import MomentEstimates
 from fromage_cli.problem.data.batches import Batch
@@ -145,6 +146,8 @@ class CurvatureMeasurement(PartialMeasurement):
             return Preconditioned(none, none)
         pairs = self.spectrum("preconditioned_eigenvalue", preconditioning.operator, scale=preconditioning.scale)
         moments = words if preconditioning.from_minibatches else "checkpoint"
+        if optimizer.adaptive and moments == "checkpoint" and hardly_begun(self.matched):
+            moments = "checkpoint, in which Adam has hardly begun"
         return Preconditioned(
             pairs if isinstance(pairs, Missing) else pairs[0], moments if optimizer.adaptive else other
         )

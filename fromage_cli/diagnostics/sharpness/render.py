@@ -94,7 +94,9 @@ def summary(result: SharpnessResult) -> str:
     elif ratio < 1.0:
         words.append(f"The threshold is at a rate of {number(stable)}.")
     else:
-        words.append(f"Lower the rate below {number(stable)}, or warm it up.")
+        begins = bad is None and known(result.second_moments) not in (None, "checkpoint")
+        lower = "If the loss rises, lower" if begins else "Lower"
+        words.append(f"{lower} the rate below {number(stable)}, or warm it up.")
     return " ".join(filter(None, words))
 
 
@@ -119,6 +121,8 @@ def _by_ratio(result: SharpnessResult, ratio: float) -> str:
     if ratio < 1.0:
         return f"Your rate is stable on today's curvature: {_optimizer(result)} tolerates more {beside}."
     model = result.quadratic
+    if known(result.second_moments) not in (None, "checkpoint"):
+        return f"Adam has hardly begun: with its second moments of today steps along curvature would grow {beside}."
     if not isinstance(model, Missing) and model.outcome == "falls":
         return f"At this rate steps along the sharpest direction grow {beside}; the quadratic model's loss still falls."
     return f"At this rate the loss will oscillate or diverge along the sharpest direction {beside}."
@@ -146,7 +150,10 @@ def _optimizer(result: SharpnessResult) -> str:
 
 def _curvatures(result: SharpnessResult, style: PageStyle) -> RenderableType:
     top = [_with_error(pair.value, pair.residual) for pair in result.eigenvalues[:1]]
-    adam = f"as Adam's step sees it{'' if result.second_moments == 'checkpoint' else ', by minibatches'}"
+    held = result.second_moments
+    kept, cut = (not isinstance(held, Missing) and word in held for word in ("checkpoint", "gradients"))
+    moments = "" if kept else ", by minibatches" if cut else ", by the gradient of all rows"
+    adam = f"as Adam's step sees it{moments}"
     batches = known(result.batch_sharpness)
     rows = [
         *(("largest eigenvalue", highest, f"Hessian of the loss, {result.parameters} weights") for highest in top),
@@ -191,6 +198,8 @@ def _quadratic(model: QuadraticModel, rate: float | None, style: PageStyle) -> s
     if isinstance(model.outcome, Missing):
         return words
     steps = counted(len(model.losses) - 1, "step")
+    if model.losses[0] == model.losses[-1] == 0.0:
+        return f"{words} Trained in it, the loss stays at 0."
     outcome = {
         "falls": f"falls from {number(model.losses[0])} to {number(model.losses[-1])} in {steps}",
         "spikes": f"spikes to {_highest(model)} and is back below its start after {steps}",

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fromage_cli.diagnostics.sharpness.partial_measurement import CurvatureMeasurement
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel
+from fromage_cli.diagnostics.sharpness.verdict import NOT_TOLD
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why, failed, known
 from fromage_cli.probes.curvature.critical_sharpness import critical_sharpness_error
@@ -57,9 +58,11 @@ def measure_update(measuring: CurvatureMeasurement, eigenvalue: float) -> AlongU
     return AlongUpdate(rate if isinstance(rate, Missing) else 2.0 / rate, error, quadratic)
 
 
-def first_step_sharpness(measuring: CurvatureMeasurement, trained: bool) -> float | Missing:
+def first_step_sharpness(measuring: CurvatureMeasurement, trained: bool | None) -> float | Missing:
     """2 / the smallest rate whose very first step raises the loss, for Adam: one rate in the sign of each gradient."""
-    if not measuring.optimizer.adaptive or measuring.matched.state is not None or trained:
+    if trained is None and measuring.optimizer.adaptive and not measuring.matched.holds_memory:
+        return NOT_TOLD
+    if not measuring.optimizer.adaptive or measuring.matched.holds_memory or trained:
         return Missing(Why.NOT_DEFINED, "it is one of Adam before its first step")
     names = {tensor.name for tensor in measuring.space.tensors}
 

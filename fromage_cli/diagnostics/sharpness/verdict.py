@@ -9,6 +9,8 @@ from fromage_cli.probes.curvature.lanczos import Eigenvalue
 from fromage_cli.probes.curvature.threshold import no_threshold, rate_for, threshold_of
 from fromage_cli.theory.stability import INITIAL_BANDS, LARGEST_MOMENTUM, TRAINED_BANDS, regime
 
+NOT_TOLD = Missing(Why.STEP_UNKNOWN, "the file does not say whether training has begun")
+
 
 def felt_curvature(
     measuring: CurvatureMeasurement, eigenvalue: float | None, conditioned: Eigenvalue | Missing
@@ -42,17 +44,22 @@ def stable_learning_rate(optimizer: Optimizer, felt: float | Missing) -> float |
 
 
 def regime_of(
-    measuring: CurvatureMeasurement, ratio: float | Missing, outcome: str | None, trained: bool
+    measuring: CurvatureMeasurement, ratio: float | Missing, outcome: str | None, trained: bool | None
 ) -> str | Missing:
-    """The word for the ratio, where training was measured; `outcome`: of training in the quadratic model."""
+    """The word for the ratio, where training was measured; `outcome`: of training in the quadratic model.
+
+    `trained`: None where that is not known; it then counts as trained.
+    """
     if isinstance(ratio, Missing):
         return Missing(Why.RESTS_ON_MISSING, "there is no ratio")
     kind, loss = _kind(measuring.optimizer), measuring.problem.loss.name
-    found = regime((TRAINED_BANDS if trained else INITIAL_BANDS).get((kind, loss), ()), ratio)
+    found = regime((INITIAL_BANDS if trained is False else TRAINED_BANDS).get((kind, loss), ()), ratio)
     if found is not None and outcome in _CONTRADICTING.get(found, ()):
         words = "the trained quadratic model does what networks at this ratio did not"
         return Missing(Why.NO_FORMULA, words)
-    if kind == "adaptive" and not trained:
+    if found is None and trained is None and (kind, loss) in INITIAL_BANDS:
+        return NOT_TOLD
+    if kind == "adaptive" and trained is False:
         return found or Missing(Why.NO_FORMULA, "where Adam begins, its ratio did not tell how training goes on")
     setting = f"with {_KINDS[kind]} and {_LOSSES.get(loss, 'this loss')}"
     return found or Missing(Why.NO_FORMULA, f"{setting} nothing was measured that says how training goes on")

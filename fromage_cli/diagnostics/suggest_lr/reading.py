@@ -26,6 +26,7 @@ from fromage_cli.optimizers.rule import ADAFACTOR, LARS
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.lines.crossing import Crossing
 from fromage_cli.probes.lines.direction import Still
+from fromage_cli.probes.optimizer_step.next_step import hardly_begun
 from fromage_cli.probes.optimizer_step.next_update import NextUpdate
 from fromage_cli.theory.conversions import largest_rate
 from fromage_cli.theory.curves import Point
@@ -219,7 +220,7 @@ def read_stability(measuring: RateSearch, rate: float | None) -> Stability:
     stable = next((each.learning_rate for each in measuring.estimates if each.name == "sharpness"), NO_SHARPNESS)
     if isinstance(stable, Missing):
         return Stability(stable, stable)
-    begins = measuring.optimizer.adaptive and not measuring.matched.holds_memory
+    begins = measuring.optimizer.adaptive and hardly_begun(measuring.matched)
     return Stability(stable, LEARNING_RATE_UNKNOWN if rate is None else rate / stable, from_minibatches=begins)
 
 

@@ -97,6 +97,11 @@ def summary(result: SuggestedRates) -> str:
             f" At your rate of {number(rate)} training is {verdict}: on today's curvature, steps along the sharpest "
             f"direction grow from a rate of {number(stable)} on."
         )
+        if ratio >= 1.0 and result.stability.from_minibatches:
+            present = (
+                f" Your rate of {number(rate)} is above {number(stable)}, where on today's curvature steps along the "
+                "sharpest direction begin to grow. Adam has hardly begun: healthy runs stand above it too."
+            )
     found = result.recommended
     if result.optimizer.name is None:
         train_at = "--optimizer names it."

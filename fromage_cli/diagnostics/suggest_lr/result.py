@@ -75,7 +75,10 @@ class Stability:
     ratio: float | Missing
     """The present rate ÷ it; stable below 1."""
     from_minibatches: bool = False
-    """Whether minibatches gave Adam's second moments, as before its first step; healthy runs then stand above 1 too."""
+    """Whether Adam has hardly begun, so that minibatches or few steps gave its second moments.
+
+    Healthy runs then stand above 1 too.
+    """
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,9 @@ def measure_next_step(
 def preconditioner(matched: MatchedState) -> dict[str, Tensor] | None:
     """P = (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps) of each tensor, from Adam's state; None without one.
 
-    AMSGrad puts its maximum in place of v. Raises MismatchError when the state does not fit the model.
+    Where v is 0 and the gradient is not, as in a layer that only begins to move, P is that of the next step, with
+    (1 - beta2) g^2 for v and t + 1. AMSGrad puts its maximum in place of v. Raises MismatchError when the state does
+    not fit the model.
     """
     if matched.state is None or not matched.state.has("exp_avg_sq", "step"):
         return None
@@ -114,11 +116,40 @@ def preconditioner(matched: MatchedState) -> dict[str, Tensor] | None:
                 return None
             continue
         own, steps = matched.own(tensor.name), float(slot["step"])
+        gradient = matched.problem.base.gradients[tensor.name]
+        if own.coupled_decay:
+            gradient = gradient.add(tensor.parameter.detach(), alpha=matched.decays[tensor.name])
         kept = slot.get("max_exp_avg_sq") if own.amsgrad else None
-        second = (slot["exp_avg_sq"] if kept is None else kept).to(matched.problem.base.gradients[tensor.name])
-        root = second.div(1.0 - own.betas[1] ** steps).sqrt_().add_(own.epsilon)
-        found[tensor.name] = root.mul_(1.0 - own.betas[0] ** steps)
+        second = (slot["exp_avg_sq"] if kept is None else kept).to(gradient)
+        matrix, begins = _conditioning(own, second, steps), (second == 0) & (gradient != 0)
+        if steps and bool(begins.any()):
+            next_one = _conditioning(own, gradient.square().mul_(1.0 - own.betas[1]), steps + 1.0)
+            matrix = torch.where(begins, next_one, matrix)
+        found[tensor.name] = matrix
     return found if all(bool(torch.isfinite(p).all() and (p > 0).all()) for p in found.values()) else None
+
+
+def hardly_begun(matched: MatchedState) -> bool:
+    """Whether Adam is before its first steps, or a whole tensor is: P then grows too fast to foretell training.
+
+    That is while the bias correction of its momentum still more than doubles it, or a gradient meets second moments
+    that are all zero, as behind a head that started at zero.
+    """
+    if not matched.holds_memory:
+        return True
+    slots = {t.name: matched.members.get(t.name, (None, {}))[0] for t in matched.problem.receiving}
+    return any(
+        1.0 - matched.own(name).betas[0] ** float(slot["step"]) < 0.5
+        or bool(not slot["exp_avg_sq"].any() and matched.problem.base.gradients[name].any())
+        for name, slot in slots.items()
+        if slot is not None
+    )
+
+
+def _conditioning(optimizer: Optimizer, second: Tensor, steps: float) -> Tensor:
+    """Adam's P after so many steps with this second moment."""
+    root = second.div(1.0 - optimizer.betas[1] ** steps).sqrt_().add_(optimizer.epsilon)
+    return root.mul_(1.0 - optimizer.betas[0] ** steps)
 
 
 def adam_settings(state: OptimizerState | None, declared: Given) -> Optimizer:

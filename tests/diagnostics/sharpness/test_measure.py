@@ -13,6 +13,7 @@ from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.diagnostics.sharpness.cost import Request
 from fromage_cli.diagnostics.sharpness.measure import measure
 from fromage_cli.diagnostics.sharpness.result import SharpnessResult
+from fromage_cli.diagnostics.sharpness.verdict import NOT_TOLD
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
 from fromage_cli.missing import (
     LEARNING_RATE_UNKNOWN,
@@ -658,3 +659,31 @@ def test_a_state_that_does_not_fit_is_refused(
     state = open_checkpoint(tmp_path / "c.pt").optimizer
     with pytest.raises(MismatchError, match="optimizer's state has 2 parameters"):
         sharpness(make_problem(perceptron, classification), find_settings(Given(), state.settings, Given()), state)
+
+
+def test_without_a_step_the_file_does_not_say_whether_training_has_begun(
+    make_problem: Maker, regression: dict[str, Tensor]
+) -> None:
+    problem = make_problem(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)), regression)
+    rule = Optimizer("sgd", 1e-3, momentum=0.9)
+    told = {begun: sharpness(problem, rule, trained=begun).result for begun in (None, True)}
+    assert told[None].trained and told[None].regime == NOT_TOLD
+    assert told[True].regime != NOT_TOLD and isinstance(told[True].regime, Missing)
+    adam = sharpness(problem, Optimizer("adam", 1e-3), trained=None).result
+    assert adam.first_step_sharpness == NOT_TOLD
+
+
+def test_a_state_of_empty_slots_stands_before_the_first_step(
+    make_problem: Maker, regression: dict[str, Tensor], tmp_path: Path
+) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": 0}, tmp_path / "c.pt")
+    state = open_checkpoint(tmp_path / "c.pt").optimizer
+    problem = make_problem(model, regression)
+    assert state is not None
+    empty = sharpness(problem, Optimizer("adamw", 1e-3), state).result
+    bare = sharpness(problem, Optimizer("adamw", 1e-3)).result
+    assert empty.first_step_sharpness == bare.first_step_sharpness and not isinstance(
+        empty.first_step_sharpness, Missing
+    )

@@ -123,6 +123,7 @@ def test_the_page_in_ascii_has_every_number(make_result: MakeResult) -> None:
             "spikes to 2.4 and is back below its start after 4 steps",
         ),
         ({"outcome": "falls"}, "falls from 0.5 to 0.4 in 4 steps"),
+        ({"outcome": "falls", "losses": (0.0, 0.0, 0.0)}, "Trained in it, the loss stays at 0."),
         ({"outcome": "rises", "losses": (0.5, 2.4)}, "rises to 2.4 and is not back after 1 step: "),
         ({"outcome": "diverges", "losses": (0.5, float("inf"))}, "grows without bound within 1 step: "),
         ({"outcome": NO_RATIO, "losses": (), "spikes": NO_RATIO}, "is accurate up to a rate of 0.042, 0.42 × yours."),

@@ -8,11 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
-from fromage_cli.missing import Basis, Missing, Why
+from fromage_cli.diagnostics.sharpness.findings import judge
+from fromage_cli.diagnostics.sharpness.measure import measure
+from fromage_cli.diagnostics.sharpness.render import summary
+from fromage_cli.missing import Basis, Missing, Why, found_of
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.curvature.preconditioned_hessian import groups_differ, precondition
 from fromage_cli.probes.curvature.threshold import StableRate, stable_rate
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
+from fromage_cli.probes.optimizer_step.next_step import hardly_begun
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem
 
@@ -147,3 +151,69 @@ def test_equal_groups_leave_the_hessian_alone(
     preconditioning = precondition(MatchedState(problem, rule), space)
     assert preconditioning is not None and preconditioning.scale is None and preconditioning.decay is None
     assert not groups_differ(MatchedState(problem, rule), space)
+
+
+@pytest.mark.parametrize("make", [torch.optim.Adam, partial(torch.optim.AdamW, amsgrad=True)], ids=["adam", "amsgrad"])
+def test_where_second_moments_are_zero_the_next_steps_condition_the_hessian(
+    make: Any, make_problem: Maker, network: nn.Sequential, data: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """Behind a head of zeros no gradient came at the first step: P there is that of the second."""
+    nn.init.zeros_(network[2].weight)
+    state = trained(network, data, optimizer := make(network.parameters(), lr=0.01), tmp_path / "c.pt", steps=1)
+    problem, rule = make_problem(network, data), find_settings(Given(), state.settings, Given())
+    space, expected = WeightSpace(problem.receiving), []
+    gradients = torch.autograd.grad(
+        nn.functional.mse_loss(network(data["x"]), data["y"]), parameters := [*network.parameters()]
+    )
+    for place, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+        square, bias, steps = optimizer.state[parameter]["exp_avg_sq"], 0.001, 1
+        if place < 2:
+            assert not square.any()
+            square, bias, steps = 0.001 * gradient.square(), 1.0 - 0.999**2, 2
+        expected.append((((square / bias).sqrt() + 1e-8) * (1.0 - 0.9**steps)).reshape(-1))
+    found = precondition(match_state(problem, rule, state), space)
+    assert found is not None and found.scale is not None
+    torch.testing.assert_close(found.scale.detach(), torch.cat(expected).detach().rsqrt())
+
+
+class LowRank(nn.Module):
+    """A frozen layer with an update of rank 2, whose second factor begins at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.head = nn.Linear(6, 24).requires_grad_(False), nn.Linear(24, 2).requires_grad_(False)
+        self.down, self.up = nn.Parameter(torch.randn(3, 6)), nn.Parameter(torch.zeros(24, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.base(x) + x @ self.down.T @ self.up.T))
+
+
+@pytest.mark.parametrize("kind", ["head", "low rank"])
+def test_a_step_after_a_start_at_zero_training_is_not_called_unstable(
+    kind: str, make_problem: Maker, tmp_path: Path
+) -> None:
+    """Where Adam has hardly begun; 100 real steps never raise the loss."""
+    torch.manual_seed(11)
+    data = {"x": torch.randn(48, 6), "y": torch.randn(48, 2)}
+    model = LowRank()
+    if kind == "head":
+        model = nn.Sequential(nn.Linear(6, 24), nn.GELU(), nn.Linear(24, 24), nn.GELU(), nn.Linear(24, 2))
+        nn.init.zeros_(model[4].weight)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    state = trained(model, data, optimizer, tmp_path / "c.pt", steps=1)
+    problem, rule = make_problem(model, data), find_settings(Given(), state.settings, Given())
+    matched = match_state(problem, rule, state)
+    result = found_of(measure(problem, problem.receiving, rule, state, trained=True))[0]
+    assert hardly_begun(matched) and result.second_moments == "checkpoint, in which Adam has hardly begun"
+    assert 0.0 < result.ratio < 20.0
+    assert not [finding for finding in judge(result) if finding.severity in ("warn", "critical")]
+    assert result.ratio < 1.0 or "Adam has hardly begun" in summary(result)
+    losses = []
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(data["x"]), data["y"])
+        loss.backward()
+        losses.append(float(loss))
+        optimizer.step()
+    assert losses == sorted(losses, reverse=True)
+    assert not hardly_begun(match_state(problem, rule, trained(model, data, optimizer, tmp_path / "d.pt", steps=1)))
