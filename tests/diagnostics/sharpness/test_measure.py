@@ -664,7 +664,7 @@ def test_a_state_that_does_not_fit_is_refused(
 def test_without_a_step_the_file_does_not_say_whether_training_has_begun(
     make_problem: Maker, regression: dict[str, Tensor]
 ) -> None:
-    problem = make_problem(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)), regression)
+    problem = make_problem(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1)).double(), regression)
     rule = Optimizer("sgd", 1e-3, momentum=0.9)
     told = {begun: sharpness(problem, rule, trained=begun).result for begun in (None, True)}
     assert told[None].trained and told[None].regime == NOT_TOLD
@@ -676,7 +676,7 @@ def test_without_a_step_the_file_does_not_say_whether_training_has_begun(
 def test_a_state_of_empty_slots_stands_before_the_first_step(
     make_problem: Maker, regression: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": 0}, tmp_path / "c.pt")
     state = open_checkpoint(tmp_path / "c.pt").optimizer
