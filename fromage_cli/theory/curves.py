@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from statistics import linear_regression
 from typing import Literal
 
+COARSE = 5.0
+"""Factor between points of a grid beyond which the losses between them are not known."""
 Relation = Literal["crossing", "above-grid", "below-grid", "uncertifiable"]
 TAIL = (0.05, 0.1)
 """Relative steps between which the slope of a curve's end is taken."""
@@ -21,7 +23,7 @@ class Point:
     """`crossing`: it is `eta`; `below-grid`, `above-grid`: it lies outside; `uncertifiable`: there is none."""
     upper: float | None = None
     """It lies below this, and no more is known: the first point where it is below the grid, or the first point that is
-    not finite, with `eta` the last one before."""
+    not finite or lies far beyond, with `eta` the last one before."""
 
 
 def running_maximum(values: Sequence[float]) -> list[float]:
@@ -93,6 +95,26 @@ def minimum(etas: Sequence[float], values: Sequence[float], start: float) -> Poi
     if index == 0:
         return Point(_vertex((0.0, *etas[:2]), (start, *finite[:2]), 1), "crossing")
     return Point(math.exp(_vertex([math.log(eta) for eta in etas], finite, index)), "crossing")
+
+
+def loss_places(etas: Sequence[float], changes: Sequence[float]) -> tuple[Point, Point]:
+    """Where a change of the loss, 0 at eta = 0, is least, and where it first rises above 0.
+
+    Only what lies before the first rise counts for the least, and never is it placed beyond that rise. Where points lie
+    more than a factor of COARSE apart around a place, no curve is put through them: it lies between them.
+    """
+    rise = next((index for index, change in enumerate(changes) if not change < 0.0), len(changes) - 1)
+    least, increase = minimum(etas[: rise + 1], changes[: rise + 1], 0.0), first_sign_change(etas, changes)
+    if increase.eta is not None and increase.upper is None and etas[rise] > COARSE * etas[rise - 1]:
+        increase = Point(etas[rise - 1], "crossing", etas[rise])
+    if least.eta is None or least.upper is not None:
+        return least, increase
+    index = min(range(rise + 1), key=lambda index: changes[index])
+    if etas[index + 1] > COARSE * etas[index] or (index and etas[index] > COARSE * etas[index - 1]):
+        return Point(etas[index - 1] if index else 0.0, "crossing", etas[index + 1]), increase
+    if increase.eta is not None and least.eta > increase.eta:
+        least = Point(increase.eta if increase.upper is not None else etas[index], "crossing", increase.upper)
+    return least, increase
 
 
 def _vertex(x: Sequence[float], y: Sequence[float], index: int) -> float:

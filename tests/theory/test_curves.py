@@ -8,6 +8,7 @@ from fromage_cli.theory.curves import (
     Point,
     first_crossing,
     first_sign_change,
+    loss_places,
     minimum,
     running_maximum,
     tail_slope,
@@ -88,3 +89,29 @@ def test_the_tail_slope_of_the_default_grid_interpolates() -> None:
 def test_a_grid_that_misses_the_window_has_no_tail_slope() -> None:
     assert tail_slope([1e-4, 1e-3], [0.1, 0.2]) is None
     assert tail_slope([0.04, 0.08, 0.2], [1.0, math.inf, math.inf]) is None
+
+
+def test_a_grid_too_coarse_tells_between_which_points_the_loss_turns() -> None:
+    assert loss_places([0.01, 1.0, 100.0], [-3.0, 9.0, math.inf]) == (
+        Point(0.0, "crossing", 1.0),
+        Point(0.01, "crossing", 1.0),
+    )
+    assert loss_places([0.01, 0.1, 1.0], [-1.0, -3.0, 9.0]) == (
+        Point(0.01, "crossing", 1.0),
+        Point(0.1, "crossing", 1.0),
+    )
+    assert loss_places([], []) == (Point(None, "above-grid"), Point(None, "above-grid"))
+    assert loss_places([0.01], [1.0]) == (Point(None, "below-grid", 0.01), Point(None, "below-grid", 0.01))
+    assert loss_places([0.01, 0.02], [-1.0, math.nan])[0] == Point(0.01, "crossing", 0.02)
+
+
+def test_on_a_fine_grid_the_loss_is_least_where_a_parabola_is() -> None:
+    least, increase = loss_places(GRID, [eta * (eta - 0.05) for eta in GRID])
+    assert least.eta == pytest.approx(0.025, rel=0.1) and increase.eta == pytest.approx(0.05, rel=0.1)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=8), st.floats(1.1, 20))
+def test_the_loss_is_never_least_beyond_its_first_increase(changes: list[float], factor: float) -> None:
+    least, increase = loss_places([0.001 * factor**power for power in range(len(changes))], changes)
+    if least.eta is not None and increase.eta is not None:
+        assert least.eta <= increase.eta and (least.upper is None or increase.upper is not None)

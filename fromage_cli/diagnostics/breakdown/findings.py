@@ -186,7 +186,7 @@ def _grid(result: BreakdownResult) -> Iterator[Finding]:
             )
             break
     low, high = next(((a, b) for a, b in pairwise(etas) if trust is not None and a <= trust <= b), (1.0, 1.0))
-    if high / low > BRACKET:
+    if high / low > BRACKET and result.trust_eta_upper is None:
         yield Finding(
             code="grid-wide",
             severity="info",

@@ -19,7 +19,7 @@ from fromage_cli.probes.lines.draws import TRUSTED, trust_of_draw
 from fromage_cli.probes.lines.ray import measure_ray, product_norms
 from fromage_cli.probes.structure.depth import Depth, measure_depth
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.theory.curves import Point, first_sign_change, minimum
+from fromage_cli.theory.curves import Point, loss_places
 
 HIDDEN = Missing(Why.GRAPH_UNREADABLE, "the graph of the forward pass hides the depth")
 
@@ -71,7 +71,7 @@ def measure(
     withheld = check.contradicted or hidden_layer
     linear = (None, nowhere.relation) if withheld else derived.linear_trust(direction, products, ray)
     places, changes = derived.loss_points(ray, base)
-    least, increase = minimum(places, changes, 0.0), first_sign_change(places, changes)
+    least, increase = loss_places(places, changes)
     flat = None if places or not ray.etas else derived.HIDDEN_CHANGE if ray.judged else derived.TOO_SMALL
     slope = derived.HIDDEN_CHANGE if check.measured is None else check.measured
     hidden = LIMIT_REACHED if stopped is not None else HIDDEN

@@ -61,9 +61,9 @@ def summary(result: BreakdownResult) -> str:
         line = f"Along this line the loss is least {_between(least, result.argmin_loss_eta_upper)}"
         if not isinstance(increase, Missing):
             upper = result.first_increase_eta_upper
-            line += (
-                f" and {'first above its start' if upper is None else 'no longer finite'} {_between(increase, upper)}"
-            )
+            losses = dict(zip(result.etas, result.losses, strict=True))
+            lost = upper is not None and not math.isfinite(losses.get(upper, math.inf))
+            line += f" and {'no longer finite' if lost else 'first above its start'} {_between(increase, upper)}"
         said.append(f"{line}.")
     trust = known(result.trust_eta)
     sized = any(layer.name not in result.without_size for layer in result.layers)

@@ -149,7 +149,10 @@ class BreakdownResult:
     decay_left_out: float | None = None
     """The largest weight decay of any group that the Adam step leaves out; None where there is none."""
     trust_eta_upper: float | None = None
-    """The other end where trust_eta is known no closer, as that of its layer; so are the three below."""
+    """The other end where trust_eta is known no closer, as that of its layer; so are the three below.
+
+    The least and first higher loss are known no closer beside a point that is not finite, and on a coarse grid.
+    """
     aggregate_trust_eta_upper: float | None = None
     argmin_loss_eta_upper: float | None = None
     first_increase_eta_upper: float | None = None

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -90,7 +91,9 @@ def test_a_grid_that_starts_too_late_is_a_warning(make_result: MakeResult, make_
 
 
 def test_a_crossing_between_distant_points_is_said(make_result: MakeResult) -> None:
-    assert ("grid-wide", "info") in codes(make_result(etas=(0.001, 0.01, 0.1, 1.0)))
+    distant = make_result(etas=(0.001, 0.01, 0.1, 1.0))
+    assert ("grid-wide", "info") in codes(distant)
+    assert ("grid-wide", "info") not in codes(replace(distant, trust_eta_upper=0.1))  # beside what is not finite
 
 
 def test_a_limiting_vector_is_judged_by_its_own_relative_step(make_result: MakeResult, make_layer: MakeLayer) -> None:
