@@ -51,6 +51,18 @@ def gradient_is_not_the_losses(measured: float, expected: float) -> Finding:
     )
 
 
+def gradient_is_zero(names: Sequence[str]) -> Finding:
+    """The gradient of these tensors is exactly zero, not noise and not rounding."""
+    return about_names(
+        "gradient-is-zero",
+        "info",
+        names,
+        f"the gradient of {counted(len(names), 'tensor')} is exactly 0",
+        "What follows passes none on (a head of zeros, dead units), or nothing but zeros comes in.",
+        limit=0.0,
+    )
+
+
 def layers_without_size(names: Sequence[str]) -> Finding:
     """Layers whose weights are zero or far smaller than their step, of which no relative step is taken."""
     return about_names(

@@ -12,6 +12,7 @@ from fromage_cli.findings import (
     about_names,
     gradient_is_not_the_losses,
     gradient_is_rounding,
+    gradient_is_zero,
     layers_without_size,
 )
 from fromage_cli.missing import known
@@ -152,9 +153,13 @@ def _gradients(result: BreakdownResult) -> Iterator[Finding]:
         )
     if result.without_size:
         yield layers_without_size(result.without_size)
-    dead = [tensor.name for tensor in result.skipped if tensor.reason in (Still.ZERO_GRADIENT, Still.ZERO_WEIGHTS)]
+    zero = [tensor.name for tensor in result.skipped if tensor.reason == Still.ZERO_GRADIENT]
+    zero += [layer.name for layer in result.layers if layer.gradient_norm == 0.0 and layer.name not in result.noise]
+    if zero:
+        yield gradient_is_zero(zero)
+    dead = [tensor.name for tensor in result.skipped if tensor.reason in (Still.ZERO_WEIGHTS, Still.ZERO_STEP)]
     if dead:
-        does = f"{counted(len(dead), 'tensor')} with zero weights or zero gradient do{'' if len(dead) > 1 else 'es'}"
+        does = f"{counted(len(dead), 'tensor')} with zero weights or a zero step do{'' if len(dead) > 1 else 'es'}"
         hint = "A relative step is not defined for them."
         yield about_names("tensor-still", "info", dead, f"{does} not move", hint, limit=0.0)
 

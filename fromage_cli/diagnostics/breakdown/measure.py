@@ -67,6 +67,7 @@ def measure(
     hidden_layer = problem.autocast and any(len(layer.shape) > 1 for layer in moved if layer.name in noise)
     unread = refused or (derived.ROUNDED_LAYER if hidden_layer else None)
     trust, limiting = derived.network_trust(judged) if unread is None else (nowhere, None)
+    show_vectors = show_vectors or all(len(layer.shape) < 2 for layer in moved)
     layers = tuple(layer for layer in moved if show_vectors or len(layer.shape) > 1 or layer.name == limiting)
     withheld = check.contradicted or hidden_layer
     linear = (None, nowhere.relation) if withheld else derived.linear_trust(direction, products, ray)

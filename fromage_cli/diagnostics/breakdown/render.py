@@ -7,11 +7,12 @@ from statistics import median
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fromage_cli.counting import counted
+from fromage_cli.counting import counted, first_names
 from fromage_cli.diagnostics.breakdown.derived import OTHER_GRADIENT, TOO_SMALL
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optimizers.rule import FROMAGE
+from fromage_cli.probes.lines.direction import Still
 from fromage_cli.terminal.answer import PageStyle, Table
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
 from fromage_cli.terminal.words import number, sparkline, visible
@@ -43,9 +44,16 @@ def summary(result: BreakdownResult) -> str:
     """The answer in a few sentences."""
     if not result.etas:
         return "No point of the curve was measured."
+    still = [tensor.name for tensor in result.skipped if tensor.reason == Still.ZERO_GRADIENT]
+    chosen = all(tensor.reason in (Still.ZERO_GRADIENT, Still.NO_GRADIENT) for tensor in result.skipped)
+    dead = bool(still) and chosen and all(len(layer.shape) < 2 for layer in result.layers)
     said = [] if result.complete else [f"Stopped early, after {counted(len(result.etas), 'point')}."]
     if result.direction == "random":
         said.append("A random direction: a curve, no certificate.")
+    elif dead:
+        but = first_names([visible(layer.name) for layer in result.layers])
+        said.append(f"Nothing has a gradient but {but}: {counted(len(still), 'tensor')} cannot learn on this batch.")
+        said.append("Dead units, or a head of zeros, pass none on.")
     else:
         limiting = visible(result.limiting_layer or "")
         first = f"The first to give way is {limiting},"

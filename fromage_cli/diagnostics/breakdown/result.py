@@ -23,7 +23,8 @@ class SkippedTensor:
 
     name: str
     reason: str
-    """`zero weights`, `zero gradient`, `receives no gradient`, `frozen`, `excluded`, `same in both checkpoints`."""
+    """`zero weights`, `zero gradient`, `zero step`, `receives no gradient`, `frozen`, `excluded`, `same in both
+    checkpoints`, or that the optimizer does not cover it."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def command(
 
     from fromage_cli.checkpoints.reading.reading_cost import reduction_cost
     from fromage_cli.diagnostics.norms.findings import judge
-    from fromage_cli.diagnostics.norms.measure import examine_layers, measure
+    from fromage_cli.diagnostics.norms.measure import examine_layers, measure, vectors_left_out
     from fromage_cli.diagnostics.norms.settings import find_run_settings
     from fromage_cli.problem.conditions.budget import Budget
 
@@ -89,7 +89,7 @@ def command(
             tables={"layers": lambda: records(result.layers), "steps": steps},
             findings=judge(result),
             provenance=Provenance(device="cpu", dtype="float64"),
-            notes=settings.notes,
+            notes=(*settings.notes, *vectors_left_out(series.checkpoints[-1], *tensors.globs)),
             settings=settings.flags,
             error=limit,
         )

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
+from fromage_cli.checkpoints.layers import layer_entries
 from fromage_cli.checkpoints.reading.pairs import same_bytes
 from fromage_cli.checkpoints.reading.reductions import Rows, measure_norms, measure_rows
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.norms.result import (
     NO_JUMP,
     NO_QUARTER,
@@ -73,6 +75,16 @@ def examine_layers(
         if one is not None:
             tested[name] = LayerTest(layer.kind, one.invariance, one.dead_bias)
     return tested if limit is None else Interrupted(tested, limit)
+
+
+def vectors_left_out(checkpoint: Checkpoint, include: Sequence[str], exclude: Sequence[str]) -> tuple[str, ...]:
+    """A note on the vectors that the globs leave, of which no norms are taken; none where there are none."""
+    names = (include, exclude)
+    count = len(layer_entries(checkpoint, *names, "all")) - len(layer_entries(checkpoint, *names))
+    if not count:
+        return ()
+    are = f"{counted(count, 'vector')}, such as biases and scales, {'is' if count == 1 else 'are'} left out"
+    return (f"norms: {are}; inspect shows the norms of each checkpoint.",)
 
 
 def measure(

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult
-from fromage_cli.missing import known
+from fromage_cli.missing import Missing, known
 from fromage_cli.terminal.answer import PageStyle, Table
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_known, prose
 from fromage_cli.terminal.words import number, sparkline
@@ -20,7 +20,7 @@ SPARKS = 24
 GROWTH = (
     "× first: the norm over that of the first checkpoint. growth: robust slope of ln ‖W‖ a step, ± its standard error."
 )
-FALL = "rate fell: how many times smaller its norm alone made the layer's effective learning rate."
+RATE = "rate ×: what its norm alone made of the layer's effective learning rate; above 1 it rose."
 LAW = "law: that of a scale-invariant layer under this optimizer."
 UNTESTED = (
     "Whether a layer is scale-invariant was not tested: that needs the model; --model SPEC (and --batch SPEC) "
@@ -60,10 +60,10 @@ def summary(result: NormsResult) -> str:
     if not series:
         said = f"The norms of {layers} at one step; growth needs a second checkpoint."
     elif not growing:
-        said = f"{span} no norm grows steadily, of {layers}."
         most = max(result.layers, key=_change)
-        if _change(most) > 0.0:
-            said += f" {most.name} changed most: from {number(most.norms[0])} to {number(most.norms[-1])}."
+        ends = f"from {number(most.norms[0])} to {number(most.norms[-1])}"
+        changed = f"{span} the norm of {most.name} changed most: {ends}. No" if _change(most) > 0.0 else f"{span} no"
+        said = f"{changed} norm grows steadily, of {layers}."
     else:
         fastest = max(growing, key=lambda layer: known(layer.growth_per_step) or 0.0)
         grow = "grow steadily" if len(result.steps) > 2 else "grow"
@@ -95,7 +95,8 @@ def _layers(result: NormsResult, shown: Sequence[LayerNorms], style: PageStyle) 
     law = series and any(known(layer.predicted_growth) is not None for layer in result.layers)
     tested = any(layer.invariance.verdict != "untested" for layer in result.layers)
     effective = any(known(layer.effective_learning_rate[-1]) is not None for layer in result.layers)
-    falls = series and any(known(layer.effective_rate_fall) is not None for layer in result.layers)
+    # where the norm itself divides the rate, "× first" tells it already
+    scaled = series and any(known(layer.effective_rate_fall) not in (None, layer.first_to_last) for layer in shown)
     columns = {
         "name": (True, Column("layer", name=True)),
         "shape": (True, Column("shape", optional=7)),
@@ -110,7 +111,7 @@ def _layers(result: NormsResult, shown: Sequence[LayerNorms], style: PageStyle) 
         "response_double": (tested, Column("D(2)", optional=2)),
         "response_half": (tested, Column("D(0.5)", optional=4)),
         "effective_rate": (effective, Column("effective rate", optional=6)),
-        "effective_rate_fall": (falls, Column("rate fell", optional=2)),
+        "rate_factor": (scaled, Column("rate ×", optional=2)),
         "curve": (series, Column("norms", left=True, optional=8)),
     }
     kept = {field: column for field, (holds, column) in columns.items() if holds}
@@ -124,13 +125,14 @@ def _layers(result: NormsResult, shown: Sequence[LayerNorms], style: PageStyle) 
             "growth_per_step": "unchanged" if layer.unchanged else layer.growth_per_step,
             "verdict": _verdict(layer.invariance),
             "effective_rate": layer.effective_learning_rate[-1],
+            "rate_factor": fall if isinstance(fall := layer.effective_rate_fall, Missing) else 1.0 / fall,
             "curve": sparkline(layer.norms[-SPARKS:], ascii_only=style.ascii_only),
         }
         for layer in shown
     ]
     unknown = series and result.optimizer is None
     legend = " ".join(
-        [*[GROWTH] * series, *[FALL] * falls, *[LAW] * law, TESTED if tested else UNTESTED, *[UNKNOWN] * unknown]
+        [*[GROWTH] * series, *[RATE] * scaled, *[LAW] * law, TESTED if tested else UNTESTED, *[UNKNOWN] * unknown]
     )
     return [
         house_table(list(kept.values()), [[row[field] for field in kept] for row in rows], style),

@@ -9,6 +9,8 @@ from fromage_cli.findings import Finding, Severity
 from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import SGD
 
+WARM_UP = "Warm-up makes Adam's first steps small."
+"""Before Adam's first step, where no lower rate was found to be better."""
 Words = tuple[str, Severity, str, str]
 """Code, severity, message, hint."""
 
@@ -21,10 +23,10 @@ def judge(result: SharpnessResult) -> tuple[Finding, ...]:
 def _stability(result: SharpnessResult) -> Iterator[Finding]:
     """What the ratio to the threshold says of the rate, and what training in the quadratic model does."""
     ratio = known(result.ratio)
-    if ratio is not None and (ratio >= 1.0 or result.regime == "edge-of-stability"):
+    # before Adam's first step 2 of 23 healthy runs of docs/run-study.md were at 9 and 17
+    judged = ratio is not None and not result.before_adam
+    if ratio is not None and judged and (ratio >= 1.0 or result.regime == "edge-of-stability"):
         code, severity, message, hint = _REGIMES.get(known(result.regime) or "", _BEYOND)
-        if known(result.second_moments) not in (None, "checkpoint"):
-            severity = "info"  # before Adam's first step 2 of 23 healthy runs of docs/run-study.md were at 9 and 17
         yield Finding(
             code=code,
             severity=severity,
@@ -46,7 +48,7 @@ def _stability(result: SharpnessResult) -> Iterator[Finding]:
             ),
             value=highest,
             limit=model.losses[0],
-            hint=hint,
+            hint=WARM_UP if result.before_adam else hint,
         )
 
 
@@ -140,5 +142,5 @@ def _what_it_rests_on(result: SharpnessResult) -> Iterator[Finding]:
             message=f"the largest eigenvalue is {result.eigenvalues[0].value:.2g}: the loss curves upwards nowhere",
             value=result.eigenvalues[0].value,
             limit=0.0,
-            hint="Every rate is stable by this measure; it says nothing about larger steps.",
+            hint="No curvature bounds the rate then; that says nothing about larger steps.",
         )

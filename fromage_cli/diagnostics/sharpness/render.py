@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.counting import counted
+from fromage_cli.diagnostics.sharpness.findings import WARM_UP
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel, SharpnessResult
 from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import RULES
@@ -23,9 +24,9 @@ _TITLES = {
     "ratio": "ratio",
 }
 _REGIMES = {
-    "lazy": "Steps along every curvature shrink (lazy).",
+    "lazy": "Steps along the sharpest direction shrink on it (lazy), but training may raise it.",
     "catapult": "The loss may jump and come back (a catapult), as in 381 of 384 runs studied.",
-    "architecture-dependent": "Of the runs studied there some survived and some diverged.",
+    "architecture-dependent": "Of the runs studied at such ratios some survived and some diverged.",
     "edge-of-stability": "There the loss falls over many steps, but not in each.",
 }
 _OUTCOMES = {
@@ -80,23 +81,24 @@ def summary(result: SharpnessResult) -> str:
     words = [bad or _by_ratio(result, ratio or 0.0)]
     if bad is None and ratio is not None:
         reason = result.regime.words if isinstance(result.regime, Missing) else ""
-        words.append(_REGIMES.get(known(result.regime) or "", f"{reason[:1].upper()}{reason[1:]}."))
+        if ratio > 0.0 and not result.before_adam:
+            words.append(_REGIMES.get(known(result.regime) or "", f"{reason[:1].upper()}{reason[1:]}."))
         if (first := known(result.first_step_sharpness)) is not None:
             words.append(
                 f"Adam's first step moves each weight by the rate; it raises the loss from {number(2 / first)} on."
             )
-    elif ratio is not None and ratio < 1.0:
+    elif ratio is not None and ratio < 1.0 and not result.before_adam:
         words.append("The curvature of the sharpest direction alone, below the threshold, does not show it.")
-    if ratio is None or stable is None or (bad is not None and ratio < 1.0):
+    if result.before_adam:
+        words.append(WARM_UP if bad else "A later checkpoint, with Adam's state, tells more.")
+    elif ratio is None or stable is None or (bad is not None and ratio < 1.0):
         words.append("Lower the rate, or warm it up." if bad else "")
     elif edge:
         words.append(f"The ratio is 1 at a rate of {number(stable)}.")
     elif ratio < 1.0:
         words.append(f"The threshold is at a rate of {number(stable)}.")
     else:
-        begins = bad is None and known(result.second_moments) not in (None, "checkpoint")
-        lower = "If the loss rises, lower" if begins else "Lower"
-        words.append(f"{lower} the rate below {number(stable)}, or warm it up.")
+        words.append(f"Lower the rate below {number(stable)}, or warm it up.")
     return " ".join(filter(None, words))
 
 
@@ -116,13 +118,13 @@ def _by_ratio(result: SharpnessResult, ratio: float) -> str:
     beside = f"(ratio {number(ratio)})"
     if known(result.regime) == "edge-of-stability":
         return f"Your rate is at the edge of stability {beside}."
+    if result.before_adam:
+        return f"No verdict: where Adam begins, this ratio ({number(ratio)}) did not tell healthy runs from sick ones."
     if ratio <= 0.0:
-        return f"Every rate is stable by this measure: the loss curves upwards in no direction {beside}."
+        return f"Today's curvature bounds no rate: the loss curves upwards in no direction {beside}."
     if ratio < 1.0:
         return f"Your rate is stable on today's curvature: {_optimizer(result)} tolerates more {beside}."
     model = result.quadratic
-    if known(result.second_moments) not in (None, "checkpoint"):
-        return f"Adam has hardly begun: with its second moments of today steps along curvature would grow {beside}."
     if not isinstance(model, Missing) and model.outcome == "falls":
         return f"At this rate steps along the sharpest direction grow {beside}; the quadratic model's loss still falls."
     return f"At this rate the loss will oscillate or diverge along the sharpest direction {beside}."
@@ -134,7 +136,8 @@ def _without_verdict(result: SharpnessResult, stable: float | None) -> str:
     if result.optimizer is None:
         return f"{words} For a verdict name optimizer and rate: --optimizer sgd --lr 0.1."
     if isinstance(result.learning_rate, Missing) and stable is not None:
-        return f"{words} {_optimizer(result)} is stable up to a rate of {number(stable)}; --lr gives yours."
+        up_to = f"up to a rate of {number(stable)}; --lr gives yours."
+        return f"{words} {_optimizer(result)} is stable on today's curvature {up_to}"
     why = result.threshold if isinstance(result.threshold, Missing) else result.ratio
     return f"{words} There is no verdict: {why.words if isinstance(why, Missing) else 'nothing was measured'}."
 
@@ -191,15 +194,16 @@ def _quadratic(model: QuadraticModel, rate: float | None, style: PageStyle) -> s
     """How far the quadratic model holds, and how the loss goes when it is trained."""
     if isinstance(model.radius, Missing):
         reach = "every rate looked at" if model.radius_relation == "above-grid" else "no rate looked at"
-        words = f"A quadratic model of the network is accurate at {reach} along the next update."
+        words = f"For the next update alone, the network follows its quadratic model at {reach}."
     else:
         times = f", {number(model.radius / rate)} × yours" if rate else ""
-        words = f"A quadratic model of the network is accurate up to a rate of {number(model.radius)}{times}."
+        upper = f"{number(model.radius)}{times}"
+        words = f"For the next update alone, the network follows its quadratic model up to a rate of {upper}."
     if isinstance(model.outcome, Missing):
         return words
     steps = counted(len(model.losses) - 1, "step")
     if model.losses[0] == model.losses[-1] == 0.0:
-        return f"{words} Trained in it, the loss stays at 0."
+        return f"{words} Trained in the model, the loss stays at 0."
     outcome = {
         "falls": f"falls from {number(model.losses[0])} to {number(model.losses[-1])} in {steps}",
         "spikes": f"spikes to {_highest(model)} and is back below its start after {steps}",
@@ -207,4 +211,5 @@ def _quadratic(model: QuadraticModel, rate: float | None, style: PageStyle) -> s
         "diverges": f"grows without bound within {steps}",
     }[model.outcome]
     curve = sparkline(model.losses, log=min(model.losses) > 0.0, ascii_only=style.ascii_only)
-    return f"{words} Trained in it, the loss {outcome}: {curve}."
+    own = " The network itself may leave that course: many steps may raise its curvature."
+    return f"{words} Trained in the model, the loss {outcome}: {curve}.{own if model.outcome == 'falls' else ''}"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fromage_cli.missing import NO_OTHER_DRAWS, Missing
+from fromage_cli.missing import NO_OTHER_DRAWS, Missing, known
 
 
 @dataclass(frozen=True)
@@ -129,3 +129,8 @@ class SharpnessResult:
     layers: tuple[LayerBlock, ...] = ()
     """In model order; empty unless asked for."""
     draws: CurvatureOfDraws | Missing = NO_OTHER_DRAWS
+
+    @property
+    def before_adam(self) -> bool:
+        """Whether Adam has hardly begun, so that the ratio does not tell healthy runs from sick ones."""
+        return known(self.second_moments) not in (None, "checkpoint")

@@ -6,8 +6,8 @@ from fromage_cli.diagnostics.sharpness.partial_measurement import CurvatureMeasu
 from fromage_cli.missing import Missing, Why
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.lanczos import Eigenvalue
-from fromage_cli.probes.curvature.threshold import no_threshold, rate_for, threshold_of
-from fromage_cli.theory.stability import INITIAL_BANDS, LARGEST_MOMENTUM, TRAINED_BANDS, regime
+from fromage_cli.probes.curvature.threshold import no_threshold, optimizer_kind, rate_for, threshold_of
+from fromage_cli.theory.stability import INITIAL_BANDS, TRAINED_BANDS, regime
 
 NOT_TOLD = Missing(Why.STEP_UNKNOWN, "the file does not say whether training has begun")
 
@@ -52,7 +52,7 @@ def regime_of(
     """
     if isinstance(ratio, Missing):
         return Missing(Why.RESTS_ON_MISSING, "there is no ratio")
-    kind, loss = _kind(measuring.optimizer), measuring.problem.loss.name
+    kind, loss = optimizer_kind(measuring.optimizer), measuring.problem.loss.name
     found = regime((INITIAL_BANDS if trained is False else TRAINED_BANDS).get((kind, loss), ()), ratio)
     if found is not None and outcome in _CONTRADICTING.get(found, ()):
         words = "the trained quadratic model does what networks at this ratio did not"
@@ -79,12 +79,3 @@ _CONTRADICTING = {
     "edge-of-stability": ("diverges",),
 }
 """Outcomes of the quadratic model beside which a regime would mislead."""
-
-
-def _kind(optimizer: Optimizer) -> str:
-    """What the tables of regimes call it; `other momentum` beyond the settings that were measured."""
-    if optimizer.adaptive:
-        return "adaptive"
-    if optimizer.momentum > LARGEST_MOMENTUM or (optimizer.momentum and optimizer.dampening):
-        return "other momentum"
-    return "descent" if not optimizer.momentum else "nesterov" if optimizer.nesterov else "momentum"

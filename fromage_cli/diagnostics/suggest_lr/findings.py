@@ -9,6 +9,7 @@ from fromage_cli.findings import (
     about_names,
     gradient_is_not_the_losses,
     gradient_is_rounding,
+    gradient_is_zero,
     layers_without_size,
 )
 from fromage_cli.missing import Missing, Why, known
@@ -32,11 +33,10 @@ def _present_rate(result: SuggestedRates) -> Iterator[Finding]:
     """A rate above the limit, which is no fault, and real steps that raise the loss."""
     rate, ratio = known(result.optimizer.current_learning_rate), known(result.optimizer.current_ratio)
     above = known(result.stability.ratio)
-    if rate is not None and above is not None and above >= 1.0:
+    if rate is not None and above is not None and above >= 1.0 and not result.stability.from_minibatches:
         yield Finding(
             code="rate-not-stable",
-            # before Adam's first step a healthy run of docs/run-study.md was at 10
-            severity="info" if result.stability.from_minibatches else "warn",
+            severity="warn",
             message=f"you run at {rate:.3g}, {above:.3g} × the rate from which on steps along the sharpest direction "
             "of the loss grow",
             value=above,
@@ -58,7 +58,7 @@ def _present_rate(result: SuggestedRates) -> Iterator[Finding]:
             message=f"you run at {rate:.3g}, {ratio:.3g} × the limit of a single step{where}",
             value=ratio,
             limit=1.0,
-            hint="No fault: healthy runs often stand above it. Whether training is stable, sharpness tells.",
+            hint="No fault: healthy runs often stand above it. What training may do, sharpness tells.",
         )
     for run in result.verification:
         end = known(run.end_loss)
@@ -152,7 +152,7 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
             limit=0.0,
         )
     flat = [layer for layer in result.layers if layer.cosine <= 0.0 and known(layer.cosine_stderr) is not None]
-    low = [layer.name for layer in flat if layer.name not in uphill]
+    low = [layer.name for layer in flat if layer.name not in (*uphill, *result.zero_gradient)]
     if low and known(result.noise_rows) is not None:
         size = result.optimizer.train_batch_size
         yield about_names(
@@ -163,7 +163,7 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
             "Lemma 2 then says nothing; a larger batch here tells more, a larger training batch steps better.",
             limit=0.0,
         )
-    names = result.uncertain
+    names = [name for name in result.uncertain if name not in result.zero_gradient]
     if names and result.limit.criterion is not None:
         others = "with all vectors" if result.limit.criterion == "layers" else "with all other tensors"
         yield about_names(
@@ -174,6 +174,8 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
             f"together {others}",
             "Usual along the moments of a trained network, and where noise dominates.",
         )
+    if result.zero_gradient:
+        yield gradient_is_zero(result.zero_gradient)
     if result.without_size:
         yield layers_without_size(result.without_size)
     if result.noise:

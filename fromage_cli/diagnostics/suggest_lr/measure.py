@@ -14,6 +14,7 @@ from fromage_cli.diagnostics.suggest_lr.reading import (
     read_points,
     read_settings,
     read_stability,
+    read_zero_gradient,
 )
 from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
 from fromage_cli.diagnostics.suggest_lr.training import check, recommend
@@ -98,6 +99,7 @@ def measure(
         alternatives=alternatives,
         uncertain=crossing.certificate.uncertain if crossing is not None else (),
         noise=tuple(sorted(crossing.certificate.noise)) if crossing is not None else (),
+        zero_gradient=read_zero_gradient(measuring),
         stability=read_stability(measuring, optimizer.learning_rate),
         contradiction=read_contradiction(crossing, problem.base.loss),
         without_size=measuring.update.line.direction.without_size,

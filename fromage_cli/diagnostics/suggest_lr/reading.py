@@ -24,6 +24,7 @@ from fromage_cli.missing import (
 )
 from fromage_cli.optimizers.rule import ADAFACTOR, LARS
 from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.probes.curvature.threshold import optimizer_kind
 from fromage_cli.probes.lines.crossing import Crossing
 from fromage_cli.probes.lines.direction import Still
 from fromage_cli.probes.optimizer_step.next_step import hardly_begun
@@ -31,6 +32,7 @@ from fromage_cli.probes.optimizer_step.next_update import NextUpdate
 from fromage_cli.theory.conversions import largest_rate
 from fromage_cli.theory.curves import Point
 from fromage_cli.theory.gradient_noise import noise_scale_range
+from fromage_cli.theory.stability import INITIAL_BANDS
 
 BEYOND = Missing(Why.ABOVE_GRID, "the loss falls at every step that was tried")
 TRUST = {
@@ -183,6 +185,14 @@ def read_contradiction(crossing: Crossing | None, loss: float) -> tuple[float, f
     return check.measured, check.expected
 
 
+def read_zero_gradient(measuring: RateSearch) -> tuple[str, ...]:
+    """The layers whose gradient is exactly zero, whether their step moves them or not."""
+    direction = measuring.update.line.direction
+    zero = {move.tensor.name for move in direction.moves if move.gradient_norm == 0.0}
+    zero |= {skipped.name for skipped in direction.skipped if skipped.reason == Still.ZERO_GRADIENT}
+    return tuple(tensor.name for tensor in measuring.tensors if tensor.is_layer and tensor.name in zero)
+
+
 def read_points(crossing: Crossing | None) -> tuple[MeasuredPoint, ...]:
     """Where the gradient was taken."""
     if crossing is None:
@@ -221,7 +231,13 @@ def read_stability(measuring: RateSearch, rate: float | None) -> Stability:
     if isinstance(stable, Missing):
         return Stability(stable, stable)
     begins = measuring.optimizer.adaptive and hardly_begun(measuring.matched)
-    return Stability(stable, LEARNING_RATE_UNKNOWN if rate is None else rate / stable, from_minibatches=begins)
+    bands = INITIAL_BANDS.get((optimizer_kind(measuring.optimizer), measuring.problem.loss.name), ((1.0, ""),))
+    return Stability(
+        stable,
+        LEARNING_RATE_UNKNOWN if rate is None else rate / stable,
+        from_minibatches=begins,
+        diverged_from=bands[0][0] if bands[0][0] < 1.0 else None,
+    )
 
 
 def read_groups(measuring: RateSearch, eta: float | Missing) -> tuple[GroupRate, ...]:

@@ -88,20 +88,6 @@ def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
 
 def summary(result: SuggestedRates) -> str:
     """Both answers: how far the next step may go, and the rate to train at."""
-    rate = known(result.optimizer.current_learning_rate)
-    stable, ratio = known(result.stability.learning_rate), known(result.stability.ratio)
-    present = f" You run at {number(rate)}." if rate else ""
-    if rate and stable is not None and ratio is not None:
-        verdict = "stable" if ratio < 1.0 else "not stable"
-        present = (
-            f" At your rate of {number(rate)} training is {verdict}: on today's curvature, steps along the sharpest "
-            f"direction grow from a rate of {number(stable)} on."
-        )
-        if ratio >= 1.0 and result.stability.from_minibatches:
-            present = (
-                f" Your rate of {number(rate)} is above {number(stable)}, where on today's curvature steps along the "
-                "sharpest direction begin to grow. Adam has hardly begun: healthy runs stand above it too."
-            )
     found = result.recommended
     if result.optimizer.name is None:
         train_at = "--optimizer names it."
@@ -111,7 +97,32 @@ def summary(result: SuggestedRates) -> str:
         measured = f", between {number(found.low)} and {number(found.high)} ({found.reason})"
         how = measured if found.reliable else f", typical and not measured here: {found.reason}"
         train_at = f"To train at, another question: {number(found.learning_rate)}{how}."
-    return f"{_next_step(result)}{present} {train_at}"
+    return " ".join(filter(None, (_next_step(result), _present_rate(result), train_at)))
+
+
+def _present_rate(result: SuggestedRates) -> str:
+    """The present rate held against today's curvature, and how far that reaches: it promises nothing of training."""
+    rate, stability = known(result.optimizer.current_learning_rate), result.stability
+    stable, ratio = known(stability.learning_rate), known(stability.ratio)
+    if not rate or stable is None or ratio is None:
+        return f"You run at {number(rate)}." if rate else ""
+    if stability.from_minibatches:
+        return (
+            f"You run at {number(rate)}, {number(ratio)} × what today's curvature tolerates. Where Adam begins, this "
+            "ratio did not tell healthy runs from sick ones."
+        )
+    tolerates = f"what {OPTIMIZER_TITLES[result.optimizer.name or '']} tolerates"
+    grow = f"Steps along the sharpest direction grow from a rate of {number(stable)} on."
+    if ratio >= 1.0:
+        return f"Not stable at your rate of {number(rate)} on today's curvature, {number(ratio)} × {tolerates}. {grow}"
+    share, diverged = number(float(f"{100.0 * ratio:.2g}")), stability.diverged_from
+    begun = "With momentum, some networks that began at such a ratio diverged. "
+    return (
+        f"Stable at your rate of {number(rate)} as far as today's curvature tells ({share}% of {tolerates}). {grow} "
+        f"{begun if diverged is not None and ratio >= diverged else ''}"
+        "Training may raise the curvature, and minibatches add noise. "
+        "The command sharpness looks further: it trains the network's quadratic model."
+    )
 
 
 def _next_step(result: SuggestedRates) -> str:

@@ -73,12 +73,14 @@ class Stability:
     learning_rate: float | Missing
     """The rate from which on they grow: the optimizer's own stability threshold."""
     ratio: float | Missing
-    """The present rate ÷ it; stable below 1."""
+    """The present rate ÷ it; below 1 they shrink, as long as the curvature stays as it is."""
     from_minibatches: bool = False
     """Whether Adam has hardly begun, so that minibatches or few steps gave its second moments.
 
-    Healthy runs then stand above 1 too.
+    The ratio then does not tell healthy runs from sick ones.
     """
+    diverged_from: float | None = None
+    """The ratio from which on some networks diverged that began so, with momentum; None where none was measured."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,8 @@ class SuggestedRates:
     """Layers whose step does not descend, or not more than noise."""
     noise: tuple[str, ...] = ()
     """Tensors whose gradient is zero but for rounding."""
+    zero_gradient: tuple[str, ...] = ()
+    """Layers whose gradient is exactly zero, though they belong to the loss."""
     stability: Stability = Stability(NO_SHARPNESS, NO_SHARPNESS)
     contradiction: tuple[float, float] | None = None
     """The slope of the loss along the step, by its values and by its gradient, where these exclude each other."""

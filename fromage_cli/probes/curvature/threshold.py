@@ -25,6 +25,7 @@ from fromage_cli.probes.optimizer_step.real_step import MomentEstimates
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.stability import (
+    LARGEST_MOMENTUM,
     adam_rate,
     adam_threshold,
     momentum_rate,
@@ -49,6 +50,15 @@ def threshold_of(optimizer: Optimizer) -> float | Missing:
     if optimizer.nesterov:
         return nesterov_threshold(rate, optimizer.momentum)
     return momentum_threshold(rate, optimizer.momentum, optimizer.dampening)
+
+
+def optimizer_kind(optimizer: Optimizer) -> str:
+    """What the tables of regimes call an optimizer; `other momentum` beyond the settings that were measured."""
+    if optimizer.adaptive:
+        return "adaptive"
+    if optimizer.momentum > LARGEST_MOMENTUM or (optimizer.momentum and optimizer.dampening):
+        return "other momentum"
+    return "descent" if not optimizer.momentum else "nesterov" if optimizer.nesterov else "momentum"
 
 
 def no_threshold(optimizer: Optimizer) -> Missing | None:

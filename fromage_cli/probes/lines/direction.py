@@ -47,6 +47,7 @@ class Still(StrEnum):
 
     ZERO_WEIGHTS = "zero weights"
     ZERO_GRADIENT = "zero gradient"
+    ZERO_STEP = "zero step"
     NO_GRADIENT = "receives no gradient"
     FROZEN = "frozen"
     EXCLUDED = "excluded"

@@ -99,7 +99,11 @@ def scaled_step(problem: Problem, name: str, tensors: Sequence[TrainableTensor],
     moves = tuple(
         replace(move, coefficient=-scale, step_norm=scale * move.step_norm) for move in plain if move.step_norm > 0.0
     )
-    still = tuple(Skipped(move.tensor.name, Still.ZERO_GRADIENT) for move in plain if move.step_norm == 0.0)
+    still = tuple(
+        Skipped(move.tensor.name, Still.ZERO_GRADIENT if move.gradient_norm == 0.0 else Still.ZERO_STEP)
+        for move in plain
+        if move.step_norm == 0.0
+    )
     direction = Direction(name, scale, moves, still, source, without_size=relative.without_size)
     return ScaledStep(direction, relative)
 

@@ -105,11 +105,13 @@ def test_a_limiting_vector_is_judged_by_its_own_relative_step(make_result: MakeR
 
 def test_tensors_that_stand_still_are_counted(make_result: MakeResult, still_tensor: SkippedTensor) -> None:
     frozen = SkippedTensor("frozen.weight", "frozen")
-    finding = judge(make_result(skipped=(still_tensor, frozen)))[0]
+    zero = judge(make_result(skipped=(still_tensor, frozen)))[0]
+    assert (zero.code, zero.message) == ("gradient-is-zero", "the gradient of 1 tensor is exactly 0: layers.2.weight")
+    finding = judge(make_result(skipped=(replace(still_tensor, reason="zero weights"), frozen)))[0]
     assert finding == Finding(
         "tensor-still",
         "info",
-        "1 tensor with zero weights or zero gradient does not move: layers.2.weight",
+        "1 tensor with zero weights or a zero step does not move: layers.2.weight",
         "layers.2.weight",
         1.0,
         0.0,

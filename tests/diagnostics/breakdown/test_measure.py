@@ -281,3 +281,17 @@ def test_a_batch_along_which_nothing_moves_gives_no_certificate(make_problem: Ma
     assert [batch.trust_relation for batch in found] == ["crossing", "uncertifiable"]
     assert found[1].loss == 0.0
     assert found[1].trust_eta == found[1].aggregate_trust_eta == NOWHERE["uncertifiable"]
+
+
+def test_vectors_are_reported_where_nothing_else_has_a_gradient(make_problem: Maker) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    with torch.no_grad():
+        model[0].bias.fill_(-100.0)  # no unit of the hidden layer is ever active
+    problem = make_problem(model, {"x": torch.randn(32, 8), "y": torch.randint(0, 3, (32,))}, "cross-entropy")
+    moving, skipped = moving_tensors(problem, "all")
+    result = found_of(measure(problem, sgd_direction(problem, moving), GRID, skipped=skipped))[0]
+    assert [layer.name for layer in result.layers] == ["2.bias"]
+    assert {tensor.name: tensor.reason for tensor in result.skipped} == dict.fromkeys(
+        ("0.weight", "0.bias", "2.weight"), "zero gradient"
+    )

@@ -7,7 +7,7 @@ import pytest
 
 from fromage_cli.diagnostics.breakdown.derived import NOWHERE, OTHER_GRADIENT, TOO_SMALL
 from fromage_cli.diagnostics.breakdown.render import curve, located, render, summary
-from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown, OutOfLine
+from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown, OutOfLine, SkippedTensor
 from tests.diagnostics.pages import compare, drawn
 
 MakeLayer = Callable[..., LayerBreakdown]
@@ -69,6 +69,19 @@ def test_every_relation_has_its_sentence(make_result: MakeResult) -> None:
         assert summary(replace(result, **nothing)).startswith("Nothing is ")
     assert "learning rates up to 0.122" in summary(replace(result, direction="sgd", step_scale=2.0))
     assert "up to η ≈ 0.061 of the way" in summary(replace(result, direction="to:other.pt"))
+
+
+def test_a_network_without_gradients_is_given_no_limit(make_result: MakeResult, make_layer: MakeLayer) -> None:
+    bias = make_layer("head.bias", shape=(10,))
+    still = tuple(SkippedTensor(f"fc{index}.weight", "zero gradient") for index in (1, 2))
+    told = summary(make_result(layers=(bias,), skipped=still))
+    assert told.startswith(
+        "Nothing has a gradient but head.bias: 2 tensors cannot learn on this batch. "
+        "Dead units, or a head of zeros, pass none on. Along this line"
+    )
+    assert "Lemma 1" not in told
+    for other in (make_result(skipped=still), make_result(layers=(bias,), skipped=(SkippedTensor("a", "excluded"),))):
+        assert "Nothing has a gradient" not in summary(other)
 
 
 def test_places_outside_the_grid_are_bounded_by_its_ends() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.layers import lasting_layers
 from fromage_cli.checkpoints.runs.gathering import gather_series
-from fromage_cli.diagnostics.norms.measure import LayerTest, examine_layers, measure
+from fromage_cli.diagnostics.norms.measure import LayerTest, examine_layers, measure, vectors_left_out
 from fromage_cli.diagnostics.norms.result import NO_JUMP, NOT_FINITE, ONE_STEP, STEADY, Channels
 from fromage_cli.diagnostics.norms.settings import Settings
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why, known
@@ -264,3 +264,15 @@ def test_layers_go_by_their_names_in_the_checkpoint(make_problem, classification
     assert list(found) == ["net.0.weight"] and len(calls) == 1
     layer = found["net.0.weight"]
     assert (layer.kind, layer.invariance.granularity, layer.dead_bias) == ("Linear", "channel", True)
+
+
+def test_vectors_that_are_left_out_are_counted(tmp_path):
+    (checkpoint,) = series(tmp_path, (0, 1.0), scale=torch.ones(3), bias=torch.zeros(3))
+    told = "inspect shows the norms of each checkpoint."
+    assert vectors_left_out(checkpoint, (), ()) == (
+        f"norms: 2 vectors, such as biases and scales, are left out; {told}",
+    )
+    assert vectors_left_out(checkpoint, (), ("scale",)) == (
+        f"norms: 1 vector, such as biases and scales, is left out; {told}",
+    )
+    assert vectors_left_out(checkpoint, ("w",), ()) == ()

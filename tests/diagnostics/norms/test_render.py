@@ -83,7 +83,10 @@ def test_two_checkpoints_show_nothing_steady(make_result, make_layer):
 def test_no_growth(make_result, make_layer):
     still = make_layer(overflow_step=STEADY, norms=(3.2, 16.0, 22.6))
     said = summary(make_result(layers=(make_layer("small", overflow_step=STEADY), still)))
-    assert "no norm grows steadily, of 2 layers. convolutions.0.weight changed most: from 3.2 to 22.6." in said
+    changed = "the norm of convolutions.0.weight changed most: from 3.2 to 22.6. No norm grows steadily, of 2 layers."
+    assert said == f"From step 0 to 2000 (3 checkpoints) {changed}"
+    constant = make_layer(overflow_step=STEADY, norms=(2.0, 2.0, 2.0))
+    assert summary(make_result(layers=(constant,))).endswith("no norm grows steadily, of 1 layer.")
 
 
 def test_layers_that_changed_most_come_first_and_frozen_ones_are_said(make_result, make_layer):
@@ -100,9 +103,12 @@ def test_layers_that_changed_most_come_first_and_frozen_ones_are_said(make_resul
 
 
 def test_what_the_norm_made_of_the_effective_rate(make_result, make_layer):
-    fallen = make_layer(norms=(1.0, 3.0, 7.0), effective_rate_fall=49.0)
-    assert "rate fell" in page(make_result(layers=(fallen,)), 200)
-    assert "rate fell" not in page(make_result(), 200)
+    shrunk = make_layer(norms=(1.0, 0.95, 0.9), effective_rate_fall=0.81)
+    text = " ".join(page(make_result(layers=(shrunk,)), 200).split())
+    assert "rate ×" in text and "1.23" in text and "above 1 it rose." in text and "0.81" not in text
+    same = make_layer(norms=(1.0, 3.0, 7.0), effective_rate_fall=7.0)
+    for result in (make_result(), make_result(layers=(same,))):
+        assert "rate ×" not in page(result, 200)
 
 
 def test_names_cannot_act(make_result, make_layer):

@@ -47,9 +47,11 @@ def test_each_regime_above_the_threshold_has_its_words(
     assert finding.hint
 
 
-def test_the_threshold_before_adams_first_step_is_no_warning(make_result: MakeResult) -> None:
+def test_the_threshold_before_adams_first_step_is_no_finding(make_result: MakeResult) -> None:
     begins = make_result(regime=NOTHING, ratio=12.2, second_moments="16 gradients of 2 rows each at fixed weights")
-    assert [(one.code, one.severity) for one in judge(begins)] == [("above-threshold", "info")]
+    assert begins.before_adam and judge(begins) == ()
+    rises = replace(begins, quadratic=replace(begins.quadratic, outcome="rises"))
+    assert [one.hint for one in judge(rises)] == ["Warm-up makes Adam's first steps small."]
     trained = judge(replace(begins, second_moments="checkpoint"))
     assert [(one.code, one.severity) for one in trained] == [("above-threshold", "warn")]
 

@@ -50,7 +50,7 @@ def test_the_first_sentence_never_contradicts_ratio_or_model(
         assert not any(word in told for word in GOOD)
         assert "ower the rate" in told
     elif ratio < 1.0:
-        assert told.startswith(("Your rate is stable on today's curvature", "Every rate is stable by this measure"))
+        assert told.startswith(("Your rate is stable on today's curvature", "Today's curvature bounds no rate"))
         assert "ower the rate" not in told
     else:
         assert told.startswith("At this rate ") and "stable" not in told
@@ -60,7 +60,10 @@ def test_the_first_sentence_never_contradicts_ratio_or_model(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"regime": "lazy", "ratio": 0.45}, "Steps along every curvature shrink (lazy). The threshold is at a rate of"),
+        (
+            {"regime": "lazy", "ratio": 0.45},
+            "shrink on it (lazy), but training may raise it. The threshold is at a rate of",
+        ),
         ({"regime": "edge-of-stability"}, "Your rate is at the edge of stability (ratio 1.22). There the loss falls"),
         ({"regime": NOT_MEASURED}, "With momentum and squared error nothing was measured. Lower the rate below 0.0821"),
     ],
@@ -86,6 +89,20 @@ def test_a_first_step_of_adam_that_raises_the_loss_is_the_answer(make_result: Ma
     assert "first step" in page(calm)
 
 
+def test_before_adams_first_step_there_is_no_verdict(make_result: MakeResult) -> None:
+    adam = {"optimizer": "adam", "momentum": None, "regime": NOT_MEASURED, "second_moments": "16 gradients"}
+    model = replace(make_result().quadratic, outcome="rises", losses=(0.5, 2.4))
+    for ratio in (0.2, 9.0):
+        told = summary(make_result(**adam, ratio=ratio))
+        assert told == (
+            f"No verdict: where Adam begins, this ratio ({ratio:g}) did not tell healthy runs from sick ones. "
+            "A later checkpoint, with Adam's state, tells more."
+        )
+        bad = summary(make_result(**adam, ratio=ratio, quadratic=model))
+        assert bad.endswith(f"stays up (ratio {ratio:g}). Warm-up makes Adam's first steps small.")
+    assert "Lower the rate" in summary(make_result(**{**adam, "second_moments": "checkpoint"}, ratio=9.0))
+
+
 def test_what_is_missing_is_said(make_result: MakeResult) -> None:
     result = make_result()
     assert "No eigenvalue" in summary(replace(result, eigenvalues=()))
@@ -103,7 +120,9 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
     assert "regime" not in page(unknown)
     no_rate = {"learning_rate": LEARNING_RATE_UNKNOWN, "ratio": NO_RATIO, "regime": NO_RATIO}
     still = replace(result, **no_rate, threshold=LEARNING_RATE_UNKNOWN, quadratic=OPTIMIZER_UNKNOWN)
-    assert "SGD with momentum 0.9 is stable up to a rate of 0.0821; --lr gives yours." in summary(still)
+    assert "SGD with momentum 0.9 is stable on today's curvature up to a rate of 0.0821; --lr gives yours." in summary(
+        still
+    )
     lion = replace(still, optimizer="lion", momentum=None, learning_rate=0.1, stable_learning_rate=NO_RATIO)
     assert "There is no verdict: the learning rate is not known" in summary(lion)
 
@@ -122,16 +141,26 @@ def test_the_page_in_ascii_has_every_number(make_result: MakeResult) -> None:
             {"outcome": "spikes", "losses": (0.5, 0.9, 2.4, 1.1, 0.4)},
             "spikes to 2.4 and is back below its start after 4 steps",
         ),
-        ({"outcome": "falls"}, "falls from 0.5 to 0.4 in 4 steps"),
-        ({"outcome": "falls", "losses": (0.0, 0.0, 0.0)}, "Trained in it, the loss stays at 0."),
+        (
+            {"outcome": "falls"},
+            "█▆▅▂▁. The network itself may leave that course: many steps may raise its curvature.",
+        ),
+        ({"outcome": "falls"}, "yours. Trained in the model, the loss falls from 0.5 to 0.4 in 4 steps: "),
+        ({"outcome": "falls", "losses": (0.0, 0.0, 0.0)}, "Trained in the model, the loss stays at 0."),
         ({"outcome": "rises", "losses": (0.5, 2.4)}, "rises to 2.4 and is not back after 1 step: "),
         ({"outcome": "diverges", "losses": (0.5, float("inf"))}, "grows without bound within 1 step: "),
-        ({"outcome": NO_RATIO, "losses": (), "spikes": NO_RATIO}, "is accurate up to a rate of 0.042, 0.42 × yours."),
+        (
+            {"outcome": NO_RATIO, "losses": (), "spikes": NO_RATIO},
+            "follows its quadratic model up to a rate of 0.042, 0.42 × yours.",
+        ),
         (
             {"radius": Missing(Why.ABOVE_GRID, ""), "radius_relation": "above-grid"},
-            "is accurate at every rate looked at",
+            "For the next update alone, the network follows its quadratic model at every rate looked at.",
         ),
-        ({"radius": Missing(Why.BELOW_GRID, ""), "radius_relation": "below-grid"}, "is accurate at no rate looked at"),
+        (
+            {"radius": Missing(Why.BELOW_GRID, ""), "radius_relation": "below-grid"},
+            "follows its quadratic model at no rate looked at.",
+        ),
     ],
 )
 def test_the_quadratic_model_in_words(make_result: MakeResult, changes: dict[str, object], words: str) -> None:

@@ -36,8 +36,8 @@ def test_a_rate_above_the_limit_is_no_fault(make_result: MakeResult) -> None:
 def test_a_rate_above_the_threshold_of_stability_is_a_warning(make_result: MakeResult) -> None:
     severity, message = found(make_result(stability=Stability(0.00125, 2.4)))["rate-not-stable"]
     assert severity == "warn" and "you run at 0.003, 2.4 × the rate from which on steps" in message
-    assert found(make_result(stability=Stability(0.00125, 2.4, from_minibatches=True)))["rate-not-stable"][0] == "info"
-    for stability in (Stability(0.0125, 0.24), Stability(NONE, NONE)):
+    begins = Stability(0.00125, 2.4, from_minibatches=True)
+    for stability in (begins, Stability(0.0125, 0.24), Stability(NONE, NONE)):
         assert "rate-not-stable" not in found(make_result(stability=stability))
 
 
@@ -93,6 +93,19 @@ def test_noise_and_rounding_are_named(make_result: MakeResult) -> None:
     assert "together with all vectors: c.weight" in messages["certain-together-only"][1]
     whole = replace(result, limit=replace(result.limit, criterion="sum"), uncertain=("c.weight",))
     assert "with all other tensors" in found(whole)["certain-together-only"][1]
+
+
+def test_layers_without_gradient_have_their_own_reason(make_result: MakeResult) -> None:
+    result = make_result(uncertain=("c.weight", "fc1.weight"), zero_gradient=("fc1.weight", "fc2.weight"))
+    findings = {each.code: each for each in judge(result)}
+    zero = findings["gradient-is-zero"]
+    assert zero.message == "the gradient of 2 tensors is exactly 0: fc1.weight, fc2.weight"
+    assert zero.hint.startswith("What follows passes none on (a head of zeros, dead units)")
+    assert findings["certain-together-only"].message.endswith("together with all vectors: c.weight")
+    alone = found(replace(result, uncertain=("fc1.weight",)))
+    assert "certain-together-only" not in alone and "gradient-is-zero" not in found(make_result())
+    still = replace(result.layers[0], name="fc1.weight", cosine=0.0, cosine_stderr=0.1)
+    assert "noise-dominates" not in found(replace(result, layers=(still,)))
 
 
 def test_a_step_that_goes_uphill_beyond_its_error_is_not_put_down_to_noise(make_result: MakeResult) -> None:

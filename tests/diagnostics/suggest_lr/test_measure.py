@@ -369,6 +369,17 @@ def test_short_runs_and_real_steps_are_made_when_asked_for(
     assert found.result.verification[1].learning_rate == rate
 
 
+def test_layers_below_a_zero_head_have_no_gradient(make_problem: Maker, classification: Data) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    data = {"x": classification["x"], "y": torch.randint(0, 3, (32,))}
+    assert suggest(make_problem(model, data, "cross-entropy"), Optimizer("sgd")).result.zero_gradient == ()
+    nn.init.zeros_(model[2].weight)
+    for optimizer in ("sgd", "adamw"):
+        found = suggest(make_problem(model, data, "cross-entropy"), Optimizer(optimizer, weight_decay=0.1)).result
+        assert found.zero_gradient == ("0.weight",)
+
+
 def test_sharpness_gives_the_rate_of_the_optimizers_threshold(make_problem: Maker, classification: Data) -> None:
     torch.manual_seed(0)
     model = nn.Linear(8, 1, bias=False).double()
@@ -378,7 +389,11 @@ def test_sharpness_gives_the_rate_of_the_optimizers_threshold(make_problem: Make
     assert estimate(result, "sharpness").learning_rate == pytest.approx(3.0 / curvature, rel=0.01)
     assert result.stability.learning_rate == estimate(result, "sharpness").learning_rate
     assert result.stability.ratio == pytest.approx(0.1 * curvature / 3.0, rel=0.01)
+    assert result.stability.diverged_from == 0.3 and not result.stability.from_minibatches
+    plain = suggest(make_problem(model, data), Optimizer("sgd", 0.1), sharpness=True).result
+    assert plain.stability.diverged_from is None
     adam = suggest(make_problem(model, data), Optimizer("adamw"), sharpness=True, batch_size=32).result
+    assert adam.stability.from_minibatches
     assert known(estimate(adam, "sharpness").learning_rate) is not None
     lion = suggest(make_problem(model, data), Optimizer("lion"), sharpness=True).result
     assert "not linear in the gradient" in estimate(lion, "sharpness").assumption

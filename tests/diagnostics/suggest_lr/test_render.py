@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -66,11 +67,37 @@ def test_both_answers_are_said(make_result: MakeResult) -> None:
     assert "To train at, another question: 0.00179, between 0.00089 and 0.0036" in summary(result)
 
 
-@pytest.mark.parametrize(("ratio", "verdict"), [(0.24, "stable"), (2.4, "not stable")])
-def test_whether_the_present_rate_is_stable_is_said(make_result: MakeResult, ratio: float, verdict: str) -> None:
-    text = summary(make_result(stability=Stability(0.003 / ratio, ratio)))
-    assert f"At your rate of 0.003 training is {verdict}: on today's curvature, steps along the sharpest" in text
-    assert "You run at" not in text
+GROW = "Steps along the sharpest direction grow from a rate of 0.0125 on."
+STABLE = "Stable at your rate of 0.003 as far as today's curvature tells (24% of what AdamW tolerates)."
+FURTHER = (
+    "Training may raise the curvature, and minibatches add noise. "
+    "The command sharpness looks further: it trains the network's quadratic model."
+)
+DIVERGED = "With momentum, some networks that began at such a ratio diverged."
+NOT_STABLE = "Not stable at your rate of 0.003 on today's curvature, 2.4 × what AdamW tolerates."
+BEGINS = (
+    "You run at 0.003, 2.4 × what today's curvature tolerates. "
+    "Where Adam begins, this ratio did not tell healthy runs from sick ones."
+)
+
+
+@pytest.mark.parametrize(
+    ("stability", "words"),
+    [
+        (Stability(0.0125, 0.24), f"{STABLE} {GROW} {FURTHER}"),
+        (Stability(0.0125, 0.24, diverged_from=0.2), f"{STABLE} {GROW} {DIVERGED} {FURTHER}"),
+        (Stability(0.0125, 0.24, diverged_from=0.3), f"{STABLE} {GROW} {FURTHER}"),
+        (Stability(0.0125, 2.4), f"{NOT_STABLE} {GROW}"),
+        (Stability(0.0125, 2.4, from_minibatches=True), BEGINS),
+    ],
+)
+def test_the_present_rate_is_held_against_todays_curvature_and_no_more(
+    make_result: MakeResult, stability: Stability, words: str
+) -> None:
+    text = summary(make_result(stability=stability))
+    assert f" gives way first). {words} To train at, " in text
+    assert all(len(sentence.split()) <= 20 for sentence in re.split(r"(?<=[.:]) ", words))
+    assert "ower the rate" not in text and "training is stable" not in text
 
 
 def test_what_is_missing_is_said(make_result: MakeResult) -> None:
