@@ -83,10 +83,12 @@ class Trend:
 
     power: float = 0.0
     now: float = 1.0
+    since: float = 0.5
+    """The step before which they are taken to be as large as there: no checkpoint tells."""
 
     def at(self, step: float) -> float:
         """Relative to now."""
-        return (step / self.now) ** self.power if self.power else 1.0
+        return (max(step, self.since) / self.now) ** self.power if self.power else 1.0
 
 
 STEADY = Trend()

@@ -12,6 +12,7 @@ from typing import Any
 from fromage_cli.checkpoints.names.naming import strip_prefixes
 from fromage_cli.checkpoints.optimizers.decay_rules import DECAY_RULES
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
+from fromage_cli.counting import first_names
 from fromage_cli.errors import MismatchError
 from fromage_cli.optimizers.recognition import recognise
 from fromage_cli.optimizers.settings import SavedSettings
@@ -158,7 +159,7 @@ def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]
     if total != len(shapes):
         raise MismatchError(
             f"The optimizer's state has {total} parameters, the model {len(shapes)} trainable tensors.",
-            "It belongs to another model, or to one with other frozen tensors.",
+            _without_number(state, shapes) or "It belongs to another model, or to one with other frozen tensors.",
         )
     found = _in_order(state, shapes)
     saved = _names(state)
@@ -169,6 +170,24 @@ def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]
                 "It belongs to another model, or names of layers have changed since.",
             )
     return found
+
+
+def _without_number(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """What to do where the state has every tensor of a model but a few, which were frozen: by the shapes of its slots.
+
+    None where they do not tell.
+    """
+    held = Counter(slot_shape(state.slots.get(number, {})) for group in state.groups for number in group.numbers)
+    wanted = Counter[tuple[int, ...] | None](shapes.values())
+    missing = wanted - held
+    if held - wanted or not missing:
+        return None
+    count, names = missing.total(), [repr(name) for name, shape in shapes.items() if shape in missing]
+    if count == len(names):
+        tensors = f"The state lacks {first_names(names)}"
+    else:
+        tensors = f"By its shapes, the state lacks {count} of these: {first_names(names)}"
+    return f"{tensors}. If frozen in training, set requires_grad=False there in the factory of --model."
 
 
 def _numbers_by_name(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

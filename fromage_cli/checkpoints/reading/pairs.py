@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,15 @@ def same_bytes(first: Checkpoint, second: Checkpoint, name: str) -> bool:
     entries = first.entries[name], second.entries[name]
     chunks = zip(stored_chunks(first, name, READ_BLOCK), stored_chunks(second, name, READ_BLOCK), strict=False)
     return entries[0] == entries[1] and all(bytes(one) == bytes(other) for one, other in chunks)
+
+
+def unchanged(checkpoints: Sequence[Checkpoint], name: str) -> bool:
+    """Tell whether the tensor of that name holds the same bytes in all of two or more checkpoints.
+
+    Raises InputError as reading does.
+    """
+    first, *others = checkpoints
+    return bool(others) and all(same_bytes(first, other, name) for other in reversed(others))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
-from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, match_parameters
+from fromage_cli.checkpoints.optimizers.optimizer_state import (
+    OptimizerState,
+    ParameterGroup,
+    match_parameters,
+    slot_shape,
+)
 from fromage_cli.errors import MismatchError
 from fromage_cli.optimizers.settings import UNTOLD_GROUPS, Given, Optimizer, find_settings, first_known
 
@@ -18,7 +23,7 @@ class LayerSettings:
     """What one checkpoint's state says of its layers."""
 
     by_layer: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Those of its group, for each layer whose group is known."""
+    """Those of its group, for each layer whose group is known; what all share that can hold it, where they agree."""
     common: Mapping[str, Any] = field(default_factory=dict)
     """What all groups have in common."""
     untold: bool = False
@@ -111,15 +116,33 @@ def layer_settings(
     for candidates in (shapes, trained, floating):
         if candidates is not None and not groups:
             groups = _groups(state, candidates)
-    common = {key: value for key, value in settings[0].items() if all(one.get(key) == value for one in settings)}
-    differ = any(len({str(one.get(key)) for one in settings}) > 1 for key in ("lr", "weight_decay"))
+    told = {name: groups[name][0] for name in names if name in groups}
+    for name in set(names) - set(told):
+        possible = [group.settings for group in state.groups if _may_hold(state, group, checkpoint.entries[name].shape)]
+        if possible and not _differ(possible):
+            told[name] = _common(possible)
     return LayerSettings(
-        {name: groups[name][0] for name in names if name in groups},
-        common,
-        differ and not set(names) <= set(groups),
+        told,
+        _common(settings),
+        _differ(settings) and not set(names) <= set(told),
         len({one.get("weight_decay") for one in settings}) > 1,
         {name: groups[name][1] for name in names if name in groups},
     )
+
+
+def _may_hold(state: OptimizerState, group: ParameterGroup, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor of the group has this shape, or one that is not told."""
+    return any(slot_shape(state.slots.get(number, {})) in (None, shape) for number in group.numbers)
+
+
+def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several groups have in common."""
+    return {key: value for key, value in settings[0].items() if all(one.get(key) == value for one in settings)}
+
+
+def _differ(settings: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether groups differ in rate or decay."""
+    return any(len({str(one.get(key)) for one in settings}) > 1 for key in ("lr", "weight_decay"))
 
 
 def _groups(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from fromage_cli.counting import counted
-from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult
+from fromage_cli.diagnostics.intrinsic_lr.result import DOUBT, IntrinsicResult
 from fromage_cli.findings import Finding, about_names
 from fromage_cli.missing import known
 from fromage_cli.optimizers.effective_rate import rate_power
@@ -14,6 +14,8 @@ FAR = 2.0
 """Factor between a norm and its equilibrium from which it is said: SGD's effective rate is then four times off."""
 TURNING = 1.5
 """Factor between the steps that explain a rotation and those expected, from which it is said."""
+ABOVE = 1.1
+"""Angle over that of the law from which it is said that a layer turned further."""
 MEMORY = 3.0
 """The relaxation should last so many times the optimizer's memory; at 2.5, AdamW's took 15 % longer."""
 SETTLED = 0.2
@@ -28,7 +30,7 @@ RIGHT = 1e-2
 
 def judge(result: IntrinsicResult) -> tuple[Finding, ...]:
     """The findings of a network against its equilibria, the gravest kinds first."""
-    return (*_schedule(result), *_norms(result), *_rotations(result), *_reach_of_the_theory(result))
+    return (*_schedule(result), *_norms(result), *_rotations(result), *_forecast(result), *_reach_of_the_theory(result))
 
 
 def _schedule(result: IntrinsicResult) -> Iterator[Finding]:
@@ -129,31 +131,70 @@ def _rotations(result: IntrinsicResult) -> Iterator[Finding]:
     power = rate_power(result.optimizer) or 0
     before, after = result.steps[-2:] if len(result.steps) > 1 else (None, None)
     steps = after - before if isinstance(before, int) and isinstance(after, int) else 0
+    above: dict[bool, dict[str, float]] = {False: {}, True: {}}
     for layer in result.layers:
         expected, observed = known(layer.expected_rotation), known(layer.observed_rotation)
         log_ratio, relaxation = known(layer.log_ratio), known(layer.relaxation_steps)
         if not expected or not observed:
             continue
-        if relaxation and steps > SOON * relaxation and abs(power * (log_ratio or 0.0)) > SETTLED:
+        unsettled = abs(power * (log_ratio or 0.0)) > SETTLED
+        if observed > ABOVE * expected:
+            above[unsettled][layer.name] = observed / expected
+        if unsettled and relaxation and steps > SOON * relaxation:
             continue  # the norm was another one for much of the way, so that the present one explains no angle
+        place = "equilibrium" if log_ratio is None and not result.changing else "this norm"
         at_norm = _decorrelation(expected) * math.exp(-2.0 * power * (log_ratio or 0.0))
         ratio = math.sqrt(_decorrelation(observed) / at_norm)
         if ratio > TURNING:
+            above[unsettled].pop(layer.name, None)
             yield Finding(
                 code="rotation-off",
                 severity="info",
                 layer=layer.name,
                 message=f"turned by {observed:.3g} rad between the last two checkpoints, as by steps {ratio:.2g} × "
-                f"those of noise alone {'at this norm' if log_ratio is not None else 'at equilibrium'}",
+                f"those of noise alone at {place}",
                 value=ratio,
                 limit=TURNING,
                 hint="Gradients that agree or cancel between batches, a rate that changed, or a scale that is felt.",
+            )
+    reasons = {False: "their steps agree more than noise does", True: "their norms have not settled"}
+    for unsettled, layers in above.items():
+        if layers:
+            more = f"up to {100.0 * (max(layers.values()) - 1.0):.0f} % further than the law has it"
+            yield about_names(
+                "rotation-above-law",
+                "info",
+                list(layers),
+                f"turned {more}; {reasons[unsettled]}",
+                "The law is that of settled layers whose steps go their own way each.",
+                limit=ABOVE,
             )
 
 
 def _decorrelation(angle: float) -> float:
     """−ln cos: what the steps of a walk add up to, where the angle itself saturates at a right one."""
     return -0.5 * math.log1p(-min(math.sin(min(angle, math.pi / 2.0)) ** 2, 1.0 - RIGHT**2))
+
+
+def _forecast(result: IntrinsicResult) -> Iterator[Finding]:
+    """The forecast whose equation explains the norm so far worst."""
+    off = [
+        (abs(math.log(ratio)), ratio, layer.name)
+        for layer in result.layers
+        if layer.forecast_doubtful and (ratio := known(layer.norm_ratio))
+    ]
+    if off:
+        _, ratio, name = max(off)
+        yield Finding(
+            code="forecast-doubtful",
+            severity="info",
+            layer=name,
+            message=f"its forecast is doubtful: the equation has its norm so far {ratio:.3g} × as large as it is "
+            f"({len(off)} of {counted(len(result.layers), 'layer')})",
+            value=ratio,
+            limit=1.0 + math.copysign(DOUBT, ratio - 1.0),
+            hint="Trust it as far as the norms so far.",
+        )
 
 
 def memory_steps(result: IntrinsicResult) -> float:
@@ -163,7 +204,7 @@ def memory_steps(result: IntrinsicResult) -> float:
 
 def _reach_of_the_theory(result: IntrinsicResult) -> Iterator[Finding]:
     """Layers of which theory tells times only roughly, nothing at all, or nothing of a bias that belongs to them."""
-    memory, total = memory_steps(result), len(result.layers)
+    memory, total = memory_steps(result), sum(not layer.unchanged for layer in result.layers)
     times = [(steps, layer.name) for layer in result.layers if (steps := known(layer.relaxation_steps)) is not None]
     short = [(steps, name) for steps, name in times if steps < MEMORY * memory]
     if short:
@@ -178,7 +219,7 @@ def _reach_of_the_theory(result: IntrinsicResult) -> Iterator[Finding]:
             limit=MEMORY * memory,
             hint="Norm and rotation hold all the same; the way there takes longer than told.",
         )
-    silent = [layer.name for layer in result.layers if layer.verdict == "none"]
+    silent = [layer.name for layer in result.layers if layer.verdict == "none" and not layer.unchanged]
     if silent:
         message = f"not scale-invariant, so that the theory is silent: {len(silent)} of {total} layers"
         yield about_names("not-scale-invariant", "info", silent, message, "norms shows what was measured.")

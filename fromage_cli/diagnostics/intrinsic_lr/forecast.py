@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from statistics import fmean
 
 from fromage_cli.diagnostics.intrinsic_lr.law import Subject, Units, law_of, sized
 from fromage_cli.missing import Missing, Why, known
@@ -50,6 +51,15 @@ class Course:
     def whole(self) -> float:
         """E‖g̃‖² of all units together, under SGD: ‖W‖² Σ E‖g_u‖²."""
         return sum(size for size, _ in self.units) * sum(source / size for size, source in self.units)
+
+    def scaled(self, share: float) -> "Course":
+        """The same from where the norm is this share of what it is."""
+        return replace(self, units=tuple((size * share * share, source) for size, source in self.units))
+
+    def with_gradients(self, sizes: Sequence[float], trend: Trend) -> "Course":
+        """The same with this trend, and with E‖g̃‖² of all units together as the mean of these, where there are any."""
+        scale = math.exp(fmean(map(math.log, sizes))) / self.whole if sizes and self.whole else 1.0
+        return replace(self, units=tuple((size, source * scale) for size, source in self.units), trend=trend)
 
     def points(self, steps: Sequence[float]) -> list[Point]:
         """The layer at each of these steps, the first of which is where it starts."""

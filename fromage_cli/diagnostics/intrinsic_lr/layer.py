@@ -3,10 +3,19 @@
 import math
 from dataclasses import replace
 
-from fromage_cli.diagnostics.intrinsic_lr.law import NO_DECAY, NO_RATE, Law, equilibrium_norm, growth, law_of, sized
+from fromage_cli.diagnostics.intrinsic_lr.law import (
+    NO_DECAY,
+    NO_RATE,
+    UNCHANGED,
+    Law,
+    equilibrium_norm,
+    growth,
+    law_of,
+    sized,
+)
 from fromage_cli.diagnostics.intrinsic_lr.measuring import Measuring, Read
 from fromage_cli.diagnostics.intrinsic_lr.path import Path
-from fromage_cli.diagnostics.intrinsic_lr.result import Drop, LayerEquilibrium, LayerEvidence
+from fromage_cli.diagnostics.intrinsic_lr.result import DOUBT, ONE_CHECKPOINT, Drop, LayerEquilibrium, LayerEvidence
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optimizers.effective_rate import NO_NORM, effective_rate
 from fromage_cli.theory.relaxation import after_drop
@@ -16,7 +25,6 @@ POINTS = 25
 TIMES = 4.0
 """Relaxation times that it covers, after which 2 % of the way are left."""
 NO_DROP = Missing(Why.NOT_ASKED, "no drop of the rate was asked for")
-ONE_CHECKPOINT = Missing(Why.NOT_ASKED, "it takes two checkpoints")
 
 
 def layer_of(measuring: Measuring, name: str, read: Read, drop: float | None) -> LayerEquilibrium:
@@ -31,12 +39,18 @@ def layer_of(measuring: Measuring, name: str, read: Read, drop: float | None) ->
     has_size = sized(norm * norm)
     ratio = end if isinstance(end, Missing) else norm / end if has_size else NO_NORM
     void = varying if law.unsettled is None or law.unsettled.code == Why.NOTHING_MOVES else None
-    effective: float | Missing = NO_RATE
-    if subject.rate is not None:
+    void = None if subject.unchanged else void
+    effective: float | Missing = UNCHANGED if subject.unchanged else NO_RATE
+    if subject.rate is not None and not subject.unchanged:
         effective = effective_rate(training.optimizer, subject.rate, norm, training.trust, clipped=training.clipped)
     path = Path.of(measuring, name, subject, read)
     expected = path.rotations(laws, measuring.gaps)
     turn = law.equilibrium if isinstance(law.equilibrium, Missing) else law.equilibrium.rotation
+    expected_norms, forecast = path.expected_norms, path.forecast
+    so_far = expected_norms[-1] if expected_norms else ONE_CHECKPOINT
+    if not isinstance(so_far, Missing):
+        so_far = so_far / norms[-1] if has_size else NO_NORM
+    refuted = not isinstance(so_far, Missing) and abs(so_far - 1.0) > DOUBT
     return LayerEquilibrium(
         name=name,
         kind=evidence.kind,
@@ -60,10 +74,13 @@ def layer_of(measuring: Measuring, name: str, read: Read, drop: float | None) ->
         observed_rotation=observed[-1] if observed else ONE_CHECKPOINT,
         drop=_course(drop, law, ratio) if has_size else NO_NORM,
         angle_per_step=path.angle,
-        forecast=path.forecast,
+        forecast=forecast,
         norms=norms,
-        expected_norms=path.expected_norms,
+        expected_norms=expected_norms,
         calibrated=path.calibrated and known(path.angle) is not None,
+        unchanged=subject.unchanged,
+        norm_ratio=so_far,
+        forecast_doubtful=refuted and known(forecast) is not None,
         inactive=inactive.entries,
         units_without_size=sum(not sized(size) for size in known(evidence.sizes) or ()) if has_size else 0,
         expected_rotations=expected,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from fromage_cli.checkpoints import Checkpoint
-from fromage_cli.checkpoints.reading.pairs import measure_pair
+from fromage_cli.checkpoints.reading.pairs import measure_pair, unchanged
 from fromage_cli.checkpoints.reading.reductions import measure_norms
 from fromage_cli.diagnostics.intrinsic_lr.layer import layer_of
 from fromage_cli.diagnostics.intrinsic_lr.measuring import Measuring, Read
@@ -18,7 +18,7 @@ from fromage_cli.diagnostics.intrinsic_lr.result import (
 )
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.errors import ResourceError
-from fromage_cli.missing import STEP_UNKNOWN, Interrupted, Missing, Why, found_of
+from fromage_cli.missing import STEP_UNKNOWN, Interrupted, Missing, Why, found_of, known
 from fromage_cli.theory.schedules import Schedule
 
 NO_ANGLE = Missing(Why.ZERO_OR_NOT_FINITE, "the norm is zero or not finite in one of the two checkpoints")
@@ -61,7 +61,8 @@ def measure(
             advance(after.entries[name].elements)
         inactive = told.layers.get(name, LayerEvidence()).inactive
         inactive = inactive if inactive.entries else _inactive(checkpoints[-1], name, training)
-        read[name] = Read((*sizes, norms[name]), tuple(observed), inactive)
+        frozen = not any(map(known, observed)) and unchanged(checkpoints, name)
+        read[name] = Read((*sizes, norms[name]), tuple(observed), inactive, frozen)
     measuring = measuring.with_past(read)
     without_decay = training.rule is not None and training.rule.decay is None
     result = IntrinsicResult(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from fromage_cli.diagnostics.intrinsic_lr.forecast import VANISHES, Course, explained, motion_of
-from fromage_cli.diagnostics.intrinsic_lr.law import NO_RATE, Law, Subject, rotation_between, sized
+from fromage_cli.diagnostics.intrinsic_lr.law import NO_RATE, UNCHANGED, Law, Subject, rotation_between, sized
 from fromage_cli.diagnostics.intrinsic_lr.measuring import UNKNOWN_SCHEDULE, Measuring, Read
 from fromage_cli.diagnostics.intrinsic_lr.result import Forecast
 from fromage_cli.missing import STEP_UNKNOWN, Missing, Why, known
@@ -40,11 +40,15 @@ class Path:
     """From the last checkpoint on, with gradients as large as the way so far lets expect."""
     grows: bool = False
     """Whether gradients matter, and how they change is not known, or not yet surely."""
+    fitted: bool = False
+    """Whether the last norm is one that the size of its gradients was found from."""
 
     @classmethod
     def of(cls, measuring: Measuring, name: str, subject: Subject, read: Read) -> "Path":
         """That of a layer with these norms at the checkpoints."""
         schedule, steps, norms = measuring.training.schedule, measuring.steps, read.norms
+        if subject.unchanged:
+            return cls(measuring, UNCHANGED, norms, False, subject.rate, UNCHANGED)
         if schedule is None:
             return cls(measuring, UNKNOWN_SCHEDULE, norms, False, subject.rate)
         peak = measuring.training.peaks.get(name, subject.rate)
@@ -58,27 +62,17 @@ class Path:
         missing = next((one for one in (motion, units) if isinstance(one, Missing)), None)
         if missing is not None or isinstance(motion, Missing) or isinstance(units, Missing) or peak is None:
             return cls(measuring, missing or NO_RATE, norms, calibrate, subject.rate, missing or NO_RATE)
-        ratios = [norm / subject.norm for norm in active]
-        courses = tuple(
-            Course(
-                subject,
-                motion,
-                tuple((size * share, source) for size, source in units),
-                peak,
-                schedule,
-                read.inactive.square,
-            )
-            for share in (ratio * ratio for ratio in ratios)
-        )
-        ahead = courses[-1]
+        ahead = Course(subject, motion, units, peak, schedule, read.inactive.square)
+        behind, early, fitted = ahead, track is not None, calibrate
+        if track is not None and not isinstance(past, Missing):
+            sizes = known(past.sizes(track, past.power)) or []
+            behind = ahead.with_gradients(sizes[:-1], past.behind)  # the last norm is then none that it was found from
+            ahead = ahead.with_gradients(sizes, past.ahead)
+            early = past.steps[-1] < SURE * (known(measuring.run_end) or 0.0)
+            fitted = calibrate and not sizes
+        courses = tuple(behind.scaled(norm / subject.norm) for norm in active)
         so_far = courses if all(sized(size) for course in courses for size, _ in course.units) else NO_PAST
-        if track is None or isinstance(past, Missing):
-            return cls(measuring, so_far, norms, calibrate, subject.rate, ahead, track is not None)
-        size, whole = known(past.size(track)), ahead.whole
-        scale = size / whole if size and whole else 1.0
-        ahead = replace(ahead, units=tuple((square, source * scale) for square, source in units), trend=past.ahead)
-        early = past.steps[-1] < SURE * (known(measuring.run_end) or 0.0)
-        return cls(measuring, so_far, norms, calibrate, subject.rate, ahead, early)
+        return cls(measuring, so_far, norms, calibrate, subject.rate, ahead, early, fitted)
 
     @property
     def angle(self) -> float | Missing:
@@ -125,13 +119,13 @@ class Path:
         steps = [step for step in self.measuring.steps if step is not None]
         if len(self.norms) < 2:
             return ()
-        if isinstance(self.courses, Missing) or self.calibrated or len(steps) < len(self.norms):
-            reason = self.courses if isinstance(self.courses, Missing) else FITTED if self.calibrated else STEP_UNKNOWN
+        if isinstance(self.courses, Missing) or self.fitted or len(steps) < len(self.norms):
+            reason = self.courses if isinstance(self.courses, Missing) else FITTED if self.fitted else STEP_UNKNOWN
             return (reason,) * len(self.norms)
         return tuple(point.norm if math.isfinite(point.norm) else VANISHES for point in self.courses[0].points(steps))
 
     def rotations(self, laws: Sequence[Law], gaps: Sequence[int | None]) -> tuple[float | Missing, ...]:
-        """The angles between consecutive checkpoints, at most: by free diffusion along the schedule where there is one.
+        """The angles between consecutive checkpoints by free diffusion, along the schedule where there is one.
 
         At a constant rate, by the laws of the equilibrium at both ends.
         """

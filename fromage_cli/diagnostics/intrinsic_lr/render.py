@@ -7,8 +7,8 @@ from statistics import median
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fromage_cli.counting import counted
-from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult, LayerEquilibrium
+from fromage_cli.counting import counted, first_names
+from fromage_cli.diagnostics.intrinsic_lr.result import DOUBT, IntrinsicResult, LayerEquilibrium
 from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.terminal.answer import PageStyle
@@ -40,14 +40,15 @@ def render(result: IntrinsicResult, style: PageStyle) -> RenderableType:
     def nearness(layer: LayerEquilibrium) -> float:
         return math.inf if isinstance(layer.log_ratio, Missing) else -abs(layer.log_ratio)
 
-    shown = result.layers if style.show_all else sorted(result.layers, key=nearness)[:ROWS]
+    trained = [layer for layer in result.layers if not layer.unchanged] or result.layers
+    shown = trained if style.show_all else sorted(trained, key=nearness)[:ROWS]
     return Group(
         prose(summary(result), style),
-        *_layers(result, shown, style),
+        *_layers(result, shown, len(trained), style),
         *_forecast(result, shown, style),
         *_against_theory(result, shown, style),
         *_after_drop(result, shown, style),
-        *not_known(result.layers, _TITLES, style),
+        *not_known(trained, _TITLES, style),
     )
 
 
@@ -59,7 +60,7 @@ def summary(result: IntrinsicResult) -> str:
     said = [f"{rule}{momentum}{decay}, {counted(len(result.layers), 'layer')}."]
     times = _known(layer.relaxation_steps for layer in result.layers)
     said += _schedule(result)
-    if changing(result):
+    if result.changing:
         said.append("Equilibrium norms hold for a constant rate, and are left out.")
     elif times:
         epochs = _known(layer.relaxation_epochs for layer in result.layers)
@@ -74,7 +75,7 @@ def summary(result: IntrinsicResult) -> str:
         )
         norms = f"the norms are from {ends} their own" if len(ratios) > 1 else f"the norm is {ends} its own"
         said.append(f"{there} of {len(ratios)} {'is' if there == 1 else 'are'} within 10 % of equilibrium; {norms}.")
-    if not times and not ratios and not changing(result):
+    if not times and not ratios and not result.changing:
         said.append("No layer has an equilibrium norm here.")
     untested = sum(layer.verdict == "untested" for layer in result.layers)
     if not result.tested:
@@ -82,11 +83,6 @@ def summary(result: IntrinsicResult) -> str:
     elif untested:
         said.append(f"{untested} of the layers could not be tested; that they are scale-invariant is assumed.")
     return " ".join(said)
-
-
-def changing(result: IntrinsicResult) -> bool:
-    """Whether the rate changes from the last checkpoint on."""
-    return result.schedule_doubt is not None or (result.schedule is not None and not result.schedule.constant)
 
 
 def _schedule(result: IntrinsicResult) -> list[str]:
@@ -110,8 +106,12 @@ def _known(values: Iterable[float | Missing]) -> list[float]:
     return [found for value in values if (found := known(value)) is not None]
 
 
-def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: PageStyle) -> list[RenderableType]:
-    """A row for each layer, and what the columns are; those in which no layer shown has anything are left out."""
+def _layers(
+    result: IntrinsicResult, shown: Sequence[LayerEquilibrium], count: int, style: PageStyle
+) -> list[RenderableType]:
+    """A row for each of so many layers, and what the columns are; those in which no layer shown has anything are left
+    out.
+    """
     series = len(result.steps) > 1
     columns = {
         "name": Column("layer", name=True),
@@ -127,7 +127,7 @@ def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: P
         "relaxation_epochs": Column("epochs", optional=6),
         "steps_to_equilibrium": Column("steps left", optional=1),
         "angle_per_step": Column("angle"),
-        "expected_rotation": Column("rotation" if not series else "at most" if changing(result) else "expected"),
+        "expected_rotation": Column("rotation" if not series else "law" if result.changing else "expected"),
         "observed_rotation": Column("observed"),
     }
     rows = [
@@ -153,17 +153,24 @@ def _layers(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: P
         first, last = result.steps[-2:]
         words.append(f"rotation in radians between steps {first} and {last}")
         if turns:
-            name = "at most:" if changing(result) else "expected: at equilibrium and at most,"
-            words.append(f"{name} if every step went its own way; settled layers come back, to 2 to 4 × below it")
+            name = "law: along the schedule," if result.changing else "expected: at equilibrium,"
+            words.append(f"{name} if every step went its own way, as in free diffusion")
     elif turns:
         words.append("rotation: radians a step, at equilibrium")
     signs = result.optimizer in RULES and RULES[result.optimizer].step_size == "sign"
     if signs and "equilibrium_norm" in kept:
         words.append("‖W*‖ for Gaussian noise: layers of sparse gradients end 10 to 30 % above")
+    said = f"{'; '.join(words)}." if words else ""
+    if series and turns:
+        said += " A settled layer moves back and forth, so its angle is often 2 to 4 × smaller."
+    unchanged = [layer.name for layer in result.layers if layer.unchanged]
+    if unchanged:
+        said += f" {counted(len(unchanged), 'layer')} {'is' if len(unchanged) == 1 else 'are'} unchanged to the byte, "
+        said += f"and no law is for {'it' if len(unchanged) == 1 else 'them'}: {first_names(unchanged)}."
     return [
         house_table([columns[field] for field in kept], [[row[field] for field in kept] for row in rows], style),
-        *hidden_rows(len(shown), len(result.layers)),
-        prose(f"{'; '.join(words)}." if words else "", style, "dim"),
+        *hidden_rows(len(shown), count),
+        prose(said, style, "dim"),
     ]
 
 
@@ -188,8 +195,11 @@ def _forecast(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style:
         ):
             if not values:
                 continue
-            rows.append(["" if title != "‖W‖" else layer.name, title, *(values[place] for place in places.values())])
+            name = f"{layer.name} ?" if layer.forecast_doubtful else layer.name
+            rows.append([name if title == "‖W‖" else "", title, *(values[place] for place in places.values())])
     said = "At shares of the run. ‖W‖: norm; η_e: effective rate; angle: radians that one step turns it."
+    if any(layer.forecast_doubtful for layer, _ in told):
+        said += f" ?: doubtful, as the norm so far is off the equation by more than {100.0 * DOUBT:.0f} %."
     if any(layer.calibrated for layer, _ in told):
         said += " How large gradients are comes from the checkpoints' norms, as no model tells it."
     said += _gradients(result, any(ahead.norms_if_growing for _, ahead in told))
@@ -214,9 +224,9 @@ def _against_theory(
 ) -> list[RenderableType]:
     """What theory makes of the first checkpoint's norms, beside those of the last one."""
     rows = [
-        (layer.name, layer.norms[0], layer.norms[-1], expected, expected / layer.norms[-1])
+        (layer.name, layer.norms[0], layer.norms[-1], layer.expected_norms[-1], ratio)
         for layer in shown
-        if layer.expected_norms and layer.norms[-1] and (expected := known(layer.expected_norms[-1])) is not None
+        if (ratio := known(layer.norm_ratio)) is not None
     ]
     if not rows:
         return []
@@ -225,6 +235,8 @@ def _against_theory(
     said = (
         f"Expected: at step {last}, by theory from the norm at step {first}. A ratio near 1: theory holds for this run."
     )
+    if known(result.gradient_trend) is not None:
+        said += " Gradients go as the trend has them, as large as the norms before the last one tell."
     return [Text(""), house_table(columns, rows, style), prose(said, style, "dim")]
 
 

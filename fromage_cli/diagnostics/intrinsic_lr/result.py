@@ -8,6 +8,9 @@ from fromage_cli.missing import Missing, Why
 
 NO_MODEL = Missing(Why.NO_MODEL, "it takes gradients of training batches: --model and --batch")
 
+DOUBT = 0.2
+"""Distance of a norm so far from the equation's, in shares of the norm, beyond which a forecast is doubtful."""
+ONE_CHECKPOINT = Missing(Why.NOT_ASKED, "it takes two checkpoints")
 NO_TREND = Missing(Why.NOT_DEFINED, "no forecast depends on how large gradients become")
 
 
@@ -107,6 +110,12 @@ class LayerEquilibrium:
     """Between consecutive checkpoints."""
     observed_rotations: tuple[float | Missing, ...] = ()
     """Likewise."""
+    unchanged: bool = False
+    """Whether it holds the same bytes in all of several checkpoints: no law or forecast is for it."""
+    norm_ratio: float | Missing = ONE_CHECKPOINT
+    """The last of `expected_norms` over the norm there."""
+    forecast_doubtful: bool = False
+    """Whether that is further from 1 than DOUBT, so that the equation of its forecast is refuted."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +159,11 @@ class IntrinsicResult:
     """Largest distance of the saved rates from the schedule, in shares of the peak; None where none are saved."""
     gradient_trend: float | Missing = NO_TREND
     """E‖g̃‖² went as steps to this power, by the norms of the checkpoints; forecasts go on so, within 0 and 1."""
+
+    @property
+    def changing(self) -> bool:
+        """Whether the rate changes from the last checkpoint on."""
+        return self.schedule_doubt is not None or (self.schedule is not None and not self.schedule.constant)
 
 
 @dataclass(frozen=True)

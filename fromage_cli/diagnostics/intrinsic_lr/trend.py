@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import linear_regression, mean, median, stdev
+from statistics import linear_regression, median, stdev
 
 from fromage_cli.diagnostics.intrinsic_lr.forecast import SHRANK, explained
 from fromage_cli.missing import Missing, Why
@@ -44,6 +44,11 @@ class Past:
     """E‖g̃‖² went as steps to this power, in all layers alike."""
 
     @property
+    def behind(self) -> Trend:
+        """How they went so far, by which the way from the first checkpoint on is judged."""
+        return Trend(self.power, self.steps[-1], max(self.steps[0], 0.5))
+
+    @property
     def ahead(self) -> Trend:
         """What is expected from now on: to fall is not, nor to grow faster than the steps do."""
         return Trend(min(max(self.power, 0.0), 1.0), self.steps[-1])
@@ -52,11 +57,6 @@ class Past:
         """E‖g̃‖² of a layer now, by each two consecutive checkpoints, if it went as steps to this power."""
         norms, trend = track.norms[-len(self.steps) :], Trend(power, self.steps[-1])
         return explained(track.motion, self.schedule, track.peak, self.steps, norms, trend=trend)
-
-    def size(self, track: Track) -> float | Missing:
-        """E‖g̃‖² of a layer now, by all of them."""
-        found = self.sizes(track, self.power)
-        return found if isinstance(found, Missing) else math.exp(mean(map(math.log, found)))
 
     def slopes(self, tracks: Iterable[Track], power: float) -> list[float]:
         """How much faster than as steps to this power E‖g̃‖² of each layer grew; none for one that shrank too fast."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints import Checkpoint, TensorEntry
 from fromage_cli.checkpoints.layers import layer_entries
-from fromage_cli.checkpoints.reading.pairs import same_bytes
+from fromage_cli.checkpoints.reading.pairs import unchanged
 from fromage_cli.checkpoints.reading.reductions import Rows, measure_norms, measure_rows
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.norms.result import (
@@ -119,7 +119,7 @@ def measure(
             norms[name],
             last[name],
             siblings=[norms[other] for other in members[family[name]] if other != name],
-            unchanged=len(set(norms[name])) == 1 < len(steps) and same_bytes(checkpoints[0], checkpoints[-1], name),
+            unchanged=len(set(norms[name])) == 1 and unchanged(checkpoints, name),
             settings=settings.layers.get(name, settings),
             tested=(tested or {}).get(name, LayerTest()),
         )

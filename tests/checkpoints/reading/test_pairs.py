@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.reading import arrays
-from fromage_cli.checkpoints.reading.pairs import measure_pair, same_bytes
+from fromage_cli.checkpoints.reading.pairs import measure_pair, same_bytes, unchanged
 
 
 @pytest.fixture
@@ -75,6 +75,9 @@ def test_the_same_bytes(tmp_path):
     first, second = open_checkpoint(tmp_path / "a.safetensors"), open_checkpoint(tmp_path / "b.pt")
     assert [name for name in tensors if same_bytes(first, second, name)] == ["n"]
     assert all(same_bytes(first, first, name) for name in tensors)
+    assert [name for name in tensors if unchanged((first, first, second), name)] == ["n"]
+    assert [name for name in tensors if unchanged((first, second, first), name)] == ["n"]
+    assert unchanged((first, first), "n") and not unchanged((first,), "n")
 
 
 def test_equal_tensors_are_at_no_distance(paired):

@@ -56,3 +56,39 @@ def test_a_run_of_nobody_knows_what_has_settings_all_the_same(tmp_path: Path) ->
     assert (plain.name, plain.rates("a"), plain.decay("a"), plain.notes) == (None, (None,), None, ())
     series = run_settings([open_checkpoint(tmp_path / "plain.safetensors"), checkpoint], ("a",), Given(), Given())
     assert series.rates("a") == (None, 0.1)
+
+
+def test_a_layer_of_an_unknown_group_has_what_all_share_that_can_hold_it(tmp_path: Path) -> None:
+    """Matrices decay, vectors do not, one matrix is frozen: the counts do not fit, the shapes tell."""
+    weights = {name: torch.nn.Parameter(torch.ones(*shape)) for name, shape in SHAPES.items()}
+    decayed = [weights[name] for name in ("a", "b")]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": [weights["bias"]], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.2)
+    for weight in (*decayed, weights["bias"]):
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    torch.save(
+        {"model": {n: w.data for n, w in weights.items()}, "optimizer": optimizer.state_dict()}, tmp_path / "c.pt"
+    )
+    checkpoint = open_checkpoint(tmp_path / "c.pt")
+    found = layer_settings(checkpoint, checkpoint.optimizer, ("a", "frozen", "b", "bias"))
+    assert [found.of(name).get("weight_decay") for name in ("a", "frozen", "b", "bias")] == [0.1, 0.1, 0.1, 0.0]
+    assert not found.untold and {found.of(name)["lr"] for name in SHAPES} == {0.2} and not found.slots
+    with_other = layer_settings(checkpoint, checkpoint.optimizer, ("a", "other"))
+    assert with_other.untold and "other" not in with_other.by_layer and "weight_decay" not in with_other.of("other")
+
+
+def test_groups_that_differ_and_can_both_hold_a_layer_tell_no_decay_of_it(tmp_path: Path) -> None:
+    weights = {name: torch.nn.Parameter(torch.ones(2, 3)) for name in ("a", "b", "frozen")}
+    optimizer = torch.optim.AdamW([{"params": [weights["a"]]}, {"params": [weights["b"]], "weight_decay": 0.0}])
+    for weight in list(weights.values())[:2]:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    model = {name: weight.data for name, weight in weights.items()}
+    torch.save({"model": model, "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    checkpoint = open_checkpoint(tmp_path / "c.pt")
+    found = layer_settings(checkpoint, checkpoint.optimizer, ("a", "b"))
+    assert found.untold and found.mixed_decay and not found.by_layer
+
+
+SHAPES = {"a": (2, 3), "frozen": (2, 3), "b": (3, 3), "bias": (3,), "other": (5, 5)}

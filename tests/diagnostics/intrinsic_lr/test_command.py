@@ -130,7 +130,7 @@ def test_tables(run, home):
     _, out, _ = run(".", *ADAMW, "--format", "csv", "--table", "rotations", "--include", "first*")
     assert [(row["from_step"], row["to_step"]) for row in csv.DictReader(io.StringIO(out))] == [("10", "30")]
     _, out, _ = run(".", *ADAMW, "--format", "csv", "--table", "drop", "--drop", "3")
-    assert len(list(csv.DictReader(io.StringIO(out)))) == 50
+    assert {row["layer"] for row in csv.DictReader(io.StringIO(out))} == {"first.weight"}  # the last is not trained
 
 
 def test_the_page_and_the_picture(run, home):

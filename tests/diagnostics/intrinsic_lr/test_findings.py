@@ -25,6 +25,8 @@ def test_a_layer_at_its_equilibrium_is_no_news(make_result, make_layer):
         ({"log_ratio": math.log(2.1), "steps_to_equilibrium": 700.0}, "far-from-equilibrium"),
         ({"log_ratio": -math.log(2.1), "steps_to_equilibrium": 700.0}, "far-from-equilibrium"),
         ({"observed_rotation": 0.02, "expected_rotation": 0.01}, "rotation-off"),
+        ({"observed_rotation": 0.014, "expected_rotation": 0.01}, "rotation-above-law"),
+        ({"forecast_doubtful": True, "norm_ratio": 1.3}, "forecast-doubtful"),
         ({"inactive": 30}, "entries-without-gradient"),
         ({"units_without_size": 2}, "units-without-size"),
         ({"relaxation_steps": 29.0}, "relaxation-too-short"),
@@ -40,7 +42,7 @@ def test_what_is_said(make_result, make_layer, changes, code):
     "changes",
     [
         {"log_ratio": math.log(1.9)},
-        {"observed_rotation": 0.014, "expected_rotation": 0.01},
+        {"observed_rotation": 0.0109, "expected_rotation": 0.01},
         {"observed_rotation": 0.005, "expected_rotation": 0.02},  # back and forth in its valley
     ],
 )
@@ -76,8 +78,41 @@ def test_a_norm_that_moved_on_the_way_explains_no_angle(make_result, make_layer)
         )
         return [finding.code for finding in judge(make_result(steps=(0, 1000, 2000), layers=(layer,)))]
 
-    assert found(math.log(1.9), 3900.0) == []
+    assert found(math.log(1.9), 3900.0) == ["rotation-above-law"]
     assert found(math.log(1.9), 4100.0) == found(0.01, 3900.0) == ["rotation-off"]
+
+
+def test_layers_that_turned_further_than_the_law_are_named_with_the_reason(make_result, make_layer):
+    def layer(name, log_ratio, observed):
+        return make_layer(
+            name,
+            log_ratio=log_ratio,
+            relaxation_steps=5000.0,
+            steps_to_equilibrium=1.0,
+            observed_rotation=observed,
+            expected_rotation=0.2,
+        )
+
+    layers = (layer("a", 0.0, 0.224), layer("b", 0.0, 0.25), layer("c", -0.3, 0.25), layer("d", 0.0, 0.219))
+    agree, unsettled = judge(make_result(layers=layers))
+    assert agree.code == unsettled.code == "rotation-above-law" and agree.severity == "info" and agree.value == 2
+    assert "up to 25 % further" in agree.message and "agree more than noise does: a, b" in agree.message
+    assert "have not settled: c" in unsettled.message and unsettled.layer == "c"
+
+
+def test_the_forecast_that_is_refuted_most_is_named(make_result, make_layer):
+    layers = [
+        make_layer(name, log_ratio=0.0, relaxation_steps=5000.0, norm_ratio=ratio, forecast_doubtful=doubtful)
+        for name, ratio, doubtful in (("a", 1.3, True), ("b", 0.5, True), ("c", 1.1, False))
+    ]
+    (finding,) = judge(make_result(layers=tuple(layers)))
+    assert (finding.code, finding.severity, finding.layer) == ("forecast-doubtful", "info", "b")
+    assert (finding.value, finding.limit) == (0.5, 0.8) and "2 of 3 layers" in finding.message
+
+
+def test_layers_that_are_not_trained_are_not_called_silent(make_result, make_layer):
+    frozen = make_layer("f", verdict="none", log_ratio=NOT_INVARIANT, relaxation_steps=5000.0, unchanged=True)
+    assert codes(make_result(layers=(frozen,))) == []
 
 
 @pytest.mark.parametrize(("count", "words"), [(1, "has no equilibrium:"), (2, "nor has one"), (4, "nor have 3 more")])

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.diagnostics.intrinsic_lr.law import UNCHANGED
 from fromage_cli.diagnostics.intrinsic_lr.measure import measure
 from fromage_cli.diagnostics.intrinsic_lr.result import NO_MODEL, Evidence, LayerEvidence
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
@@ -103,7 +104,7 @@ def test_a_limit_on_the_evidence_leaves_time_to_read_the_weights(tmp_path):
 
 def test_a_layer_that_is_not_scale_invariant(run):
     evidence = Evidence({"w": LayerEvidence("Linear", "none")})
-    result = run([torch.ones(2, 2)] * 2, adamw(count=2), evidence, drop=2.0)
+    result = run([torch.ones(2, 2), torch.full((2, 2), 1.5)], adamw(count=2), evidence, drop=2.0)
     (layer,) = result.layers
     for missing in (layer.expected_rotation, layer.relaxation_steps, layer.drop, layer.equilibrium_norm):
         assert missing.code == Why.NOT_SCALE_INVARIANT
@@ -227,7 +228,7 @@ def test_a_limit_hands_back_what_there_is(tmp_path):
 
 def test_sgd_rotation_a_step(run):
     training = Training("sgd", momentum_gains(0.9), 0.9, rates={"w": (0.1,) * 2}, decays={"w": 1e-3})
-    (layer,) = run([torch.ones(2, 2), torch.ones(2, 2)], training, steps=(7, 8)).layers
+    (layer,) = run([torch.ones(2, 2), torch.full((2, 2), 1.5)], training, steps=(7, 8)).layers
     assert layer.expected_rotation == pytest.approx(sgd_equilibrium(0.1, 1e-3, momentum_gains(0.9)).rotation, rel=1e-3)
     assert layer.observed_rotation == 0.0
 
@@ -303,9 +304,78 @@ def test_a_forecast_goes_on_with_the_trend_of_gradients(run):
     assert steady < 0.8 * expected[-1] and growing == pytest.approx(expected[-1], rel=0.03)
 
 
+def test_the_way_so_far_has_the_trend_of_the_forecast(run):
+    """Batches now tell of gradients far too large, as held-out ones do: norms before the last one know better.
+
+    A fourth norm that the trend does not explain makes the forecast doubtful.
+    """
+    steps = (100, 140, 170, 200)
+    fourths = [4.0, *(grown(4.0, 100, step) for step in steps[1:])]
+    training = Training("sgd", rates={"w": (0.1,) * 4}, decays={"w": 0.01}, schedule=Schedule("constant", 0, 1000))
+    sizes = (0.25 * math.sqrt(fourths[-1]),) * 4
+    evidence = Evidence({"w": LayerEvidence("Conv2d", "invariant", "channel", (9.0,) * 4, 0.64, sizes)}, 64)
+    for told in (evidence, Evidence()):
+        weights = [torch.full((4, 25), 0.1 * fourth**0.25, dtype=torch.float64) for fourth in fourths]
+        (layer,) = run(weights, training, told, steps=steps).layers
+        assert layer.expected_norms == pytest.approx([fourth**0.25 for fourth in fourths], rel=2e-3)
+        assert layer.norm_ratio == pytest.approx(1.0, rel=2e-3) and not layer.forecast_doubtful
+    (layer,) = run([*weights[:3], 1.4 * weights[3]], training, steps=steps).layers
+    assert layer.norm_ratio < 0.8 and layer.forecast_doubtful
+
+
+def test_a_norm_that_adamws_equation_does_not_have_makes_its_forecast_doubtful(run):
+    """Gradients that all point one way move a layer by η√N a step, where noise lets it grow as a walk."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(20, 50, generator=generator).requires_grad_()
+    optimizer = torch.optim.AdamW([weight], lr=0.01, betas=BETAS, weight_decay=0.1)
+    weights = [weight.detach().clone()]
+    for _ in range(200):
+        weight.grad = -torch.ones(20, 50)
+        optimizer.step()
+    training = adamw(count=2, schedule=Schedule("constant", 0, 1000))
+    (layer,) = run([*weights, weight.detach()], training, steps=(0, 200)).layers
+    assert layer.forecast_doubtful and layer.norm_ratio == layer.expected_norms[-1] / layer.norm < 0.8
+    once = run([weight.detach()], adamw(schedule=Schedule("constant", 0, 1000)), steps=(200,)).layers[0]
+    assert once.norm_ratio.code == Why.NOT_ASKED and not once.forecast_doubtful
+
+
+@pytest.mark.parametrize("schedule", [None, Schedule("constant", 0, 1000), Schedule("cosine", 0, 1000)])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
+def test_a_layer_that_is_not_trained_has_no_law(run, optimizer, schedule):
+    training = replace(adamw(count=2), optimizer=optimizer, schedule=schedule, decoupled=optimizer == "adamw")
+    (layer,) = run([torch.ones(3, 4)] * 2, training, steps=(100, 200), drop=2.0).layers
+    laws = (layer.equilibrium_norm, layer.log_ratio, layer.growth_per_step, layer.relaxation_steps, layer.drop)
+    ways = (layer.expected_rotation, layer.angle_per_step, layer.forecast, layer.norm_ratio)
+    assert layer.unchanged and {*laws, *ways, layer.effective_learning_rate} == {UNCHANGED}
+    (moved,) = run([torch.ones(3, 4), -torch.ones(3, 4)], training, steps=(100, 200)).layers
+    (alone,) = run([torch.ones(3, 4)], replace(training, rates={"w": (0.1,)}), steps=(200,)).layers
+    assert not moved.unchanged and not alone.unchanged
+
+
+def test_a_layer_that_is_not_trained_tells_no_trend(run, tmp_path):
+    """Its norm does not go by the size of gradients."""
+    fourths = [4.0, grown(4.0, 100, 160), grown(4.0, 100, 200)]
+    checkpoints = []
+    for step, fourth in zip((100, 160, 200), fourths, strict=True):
+        moved = torch.full((4, 25), 0.1 * fourth**0.25, dtype=torch.float64)
+        path = tmp_path / f"step-{step}.safetensors"
+        save_file({"w": moved, "frozen": torch.ones(3, 3)}, path, metadata={"step": str(step)})
+        checkpoints.append(open_checkpoint(path))
+    both = ["w", "frozen"]
+    training = Training(
+        "sgd",
+        rates=dict.fromkeys(both, (0.1,) * 3),
+        decays=dict.fromkeys(both, 0.01),
+        schedule=Schedule("constant", 0, 1000),
+    )
+    result = measure(checkpoints, both, training, Evidence())
+    assert result.gradient_trend == pytest.approx(1.0, abs=1e-3)
+    assert [layer.unchanged for layer in result.layers] == [False, True]
+
+
 def test_adamw_has_no_trend_of_gradients(run):
     training = adamw(count=3, schedule=Schedule("linear", 0, 1000), peaks={"w": 1e-2})
-    result = run([torch.ones(4, 4)] * 3, training, steps=(100, 150, 200))
+    result = run([torch.full((4, 4), size) for size in (1.0, 1.1, 1.2)], training, steps=(100, 150, 200))
     assert result.gradient_trend.code == Why.NOT_DEFINED and result.layers[0].forecast.norms_if_growing == ()
 
 
@@ -333,11 +403,11 @@ def test_norms_that_come_to_zero_or_without_bound_on_the_way_are_missing(run):
     lars = replace(strong, optimizer="lars", trust=1.0)
     decoupled = replace(lars, decoupled=True, decays={"w": 10.0})
     for training, squares in ((strong, (0.0, 0.0)), (decoupled, (0.0, 0.0))):
-        (layer,) = run([weight, weight], training, channels((25.0, 25.0), squares), steps=(1, 1000)).layers
+        (layer,) = run([2.0 * weight, weight], training, channels((25.0, 25.0), squares), steps=(1, 1000)).layers
         assert layer.forecast.code == Why.ZERO_OR_NOT_FINITE
-    (layer,) = run([weight, weight], strong, channels((25.0, 25.0), (0.0, 9.0)), steps=(1, 1000)).layers
+    (layer,) = run([2.0 * weight, weight], strong, channels((25.0, 25.0), (0.0, 9.0)), steps=(1, 1000)).layers
     assert layer.forecast.norms[-1] == pytest.approx(sgd_norm(0.1, 1.0, momentum_gains(0.0), 9.0), rel=1e-3)
-    (layer,) = run([weight, weight], lars, channels((25.0, 25.0), (0.0, 0.0)), steps=(1, 1000)).layers
+    (layer,) = run([2.0 * weight, weight], lars, channels((25.0, 25.0), (0.0, 0.0)), steps=(1, 1000)).layers
     assert isinstance(layer.forecast, Missing)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fromage_cli.diagnostics.intrinsic_lr.law import NO_RATE
+from fromage_cli.diagnostics.intrinsic_lr.law import NO_RATE, UNCHANGED
 from fromage_cli.diagnostics.intrinsic_lr.render import render, summary
 from fromage_cli.diagnostics.intrinsic_lr.result import Forecast, ScheduleRecord
 from fromage_cli.diagnostics.intrinsic_lr.tables import courses, forecasts, norms, rotations
@@ -108,20 +108,38 @@ AHEAD = Forecast((300, 500, 750, 1000), (2.0, 3.0, 4.0, 5.0), (0.4, 0.3, 0.2, 0.
 
 
 def test_a_forecast_to_the_end_of_the_run(make_result, make_layer):
-    layer = make_layer(forecast=AHEAD, norms=(1.5, 2.0), expected_norms=(1.5, 2.1), observed_rotation=0.1)
+    layer = make_layer(
+        forecast=AHEAD, norms=(1.5, 2.0), expected_norms=(1.5, 2.1), observed_rotation=0.1, norm_ratio=1.05
+    )
     schedule = ScheduleRecord("cosine", 100, 1000, "c.pt", 0.8, constant=False)
     result = make_result(layers=(layer,), steps=(200, 300), schedule=schedule, optimizer="adamw")
     text = " ".join(page(result).split())
     assert "follows a cosine schedule over 1000 steps, 100 of them warm-up, and is now at 80 %" in text
     assert (
-        "angle at most observed" in text
-        and "now 50 % 75 % 100 %" in text
-        and "25 %" not in text
-        and "relax in" not in text
+        "angle law observed" in text and "now 50 % 75 % 100 %" in text and "25 %" not in text and "relax in" not in text
     )
     assert "at 200 at 300 expected ratio" in text and "1.5 2 2.1 1.05" in text
     assert forecasts(result).rows[1] == (layer.name, 500, 3.0, 0.3, 0.03, None, None)
     assert norms(result).rows == ((layer.name, 200, 1.5, 1.5), (layer.name, 300, 2.0, 2.1))
+
+
+def test_a_doubtful_forecast_has_a_sign(make_result, make_layer):
+    schedule = ScheduleRecord("cosine", 100, 1000, "c.pt", 0.8, constant=False)
+    layers = (make_layer("sure", forecast=AHEAD), make_layer("unsure", forecast=AHEAD, forecast_doubtful=True))
+    text = " ".join(page(make_result(layers=layers, schedule=schedule)).split())
+    assert "unsure ? ‖W‖" in text and "sure ‖W‖" in text and "sure ? ‖W‖" not in text.replace("unsure", "")
+    assert "?: doubtful, as the norm so far is off the equation by more than 20 %." in text
+    assert "doubtful" not in page(make_result(layers=layers[:1], schedule=schedule))
+
+
+def test_layers_that_are_not_trained_are_named_in_one_line(make_result, make_layer):
+    frozen = make_layer("frozen", unchanged=True, equilibrium_norm=UNCHANGED, forecast=UNCHANGED, log_ratio=UNCHANGED)
+    layers = (make_layer("moved", observed_rotation=0.1), frozen)
+    text = " ".join(page(make_result(layers=layers, steps=(0, 100))).split())
+    assert "1 layer is unchanged to the byte, and no law is for it: frozen." in text and text.count("frozen") == 1
+    assert "A settled layer moves back and forth, so its angle is often 2 to 4 × smaller." in text
+    only = page(make_result(layers=(frozen, replace(frozen, name="other")), steps=(0, 100)))
+    assert "2 layers are unchanged to the byte, and no law is for them: frozen, other." in " ".join(only.split())
 
 
 @pytest.mark.parametrize(

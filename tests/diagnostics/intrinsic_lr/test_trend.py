@@ -33,8 +33,11 @@ def integrated(size, power, steps=STEPS, start=2.0):
 def test_gradients_that_go_as_a_power_of_steps_are_found(power):
     track = integrated(0.7, power)
     past = find_past([track], SCHEDULE, STEPS)
-    assert past.power == pytest.approx(power, abs=1e-3) and past.size(track) == pytest.approx(0.7, rel=1e-3)
+    assert past.power == pytest.approx(power, abs=1e-3) and past.sizes(track, past.power) == pytest.approx(
+        [0.7] * 2, rel=1e-3
+    )
     assert past.ahead.power == pytest.approx(min(max(power, 0.0), 1.0), abs=1e-3) and past.ahead.now == 250
+    assert past.behind.at(250) == 1.0 and past.behind.at(50) == past.behind.at(100) == (100 / 250) ** past.power
 
 
 def test_one_layer_out_of_line_does_not_matter():
@@ -87,8 +90,9 @@ def test_a_batchnorm_network_under_sgd_whose_gradients_grow():
     past = find_past(tracks, schedule, steps)
     assert 0.5 < past.power < 1.1
     for index, track in enumerate(tracks):
+        size = math.prod(past.sizes(track, past.power)) ** 0.5
         *_, (_, kept, added) = motion.along(rate, schedule.pieces(300, 1200), past.ahead)
-        expected = (kept * seen[300][index] ** 4 + added * past.size(track)) ** 0.25
+        expected = (kept * seen[300][index] ** 4 + added * size) ** 0.25
         *_, (_, kept, added) = motion.along(rate, schedule.pieces(300, 1200))
-        steady = (kept * seen[300][index] ** 4 + added * past.size(track)) ** 0.25
+        steady = (kept * seen[300][index] ** 4 + added * size) ** 0.25
         assert expected == pytest.approx(seen[1200][index], rel=0.05) and steady < 0.9 * seen[1200][index]
