@@ -16,10 +16,9 @@ from fromage_cli.optimizers.rule import SGD
 from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
 from fromage_cli.probes.curvature.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
 from fromage_cli.probes.curvature.preconditioned_hessian import gradient_of, groups_differ, precondition
-from fromage_cli.probes.optimizer_step.moments import MINIBATCHES, moments_of_minibatches
 from fromage_cli.probes.optimizer_step.next_step import hardly_begun
+from fromage_cli.probes.optimizer_step.next_update import memory_of_minibatches
 from fromage_cli.probes.optimizer_step.partial_measurement import PartialMeasurement
-from fromage_cli.probes.optimizer_step.real_step import MomentEstimates
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, has_gauss_newton, hessian
 from fromage_cli.problem.evaluation.problem import Problem
@@ -127,19 +126,17 @@ class CurvatureMeasurement(PartialMeasurement):
 
     def preconditioned(self) -> Preconditioned:
         """Of the Hessian as Adam's second moments, groups' rates and their coupled decay condition it."""
-        optimizer, estimates, words = self.optimizer, {}, "checkpoint"
+        optimizer, estimates, words = self.optimizer, None, "checkpoint"
         if optimizer.name is None:
             return Preconditioned(OPTIMIZER_UNKNOWN, OPTIMIZER_UNKNOWN)
         other = Missing(Why.NOT_DEFINED, f"the optimizer is {optimizer.name}")
         if not (optimizer.adaptive or (optimizer.rule is SGD and groups_differ(self.matched, self.space))):
             return Preconditioned(other, other)
         if optimizer.adaptive and not self.matched.holds_memory:
-            count = min(MINIBATCHES, self.problem.batch.size)
-            found = self.within_limits(lambda: moments_of_minibatches(self.problem, count))
+            found = self.within_limits(lambda: memory_of_minibatches(self.problem, self.request.batch_rows))
             if isinstance(found, Missing):
                 return Preconditioned(found, found)
-            estimates = {name: MomentEstimates(mean, found[1][name]) for name, mean in found[0].items()}
-            words = found[2]
+            estimates, words = found
         preconditioning = precondition(self.matched, self.space, estimates)
         if preconditioning is None:
             none = Missing(Why.NO_STATE, "the checkpoint holds no second moments of Adam for every tensor")

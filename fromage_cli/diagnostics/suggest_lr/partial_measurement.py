@@ -185,7 +185,7 @@ class RateSearch(PartialMeasurement):
 
         def measure() -> tuple[float | Missing, Basis]:
             try:
-                found = self.kept(stable_rate(self.matched, self.tensors, self.update.memory))
+                found = self.kept(stable_rate(self.matched, self.tensors, self.update.memory, self.update.source))
             except (MismatchError, NumericalError) as error:
                 if isinstance(error, NumericalError):
                     self.error = error

@@ -98,11 +98,15 @@ class StableRate:
 
 
 def stable_rate(
-    matched: MatchedState, tensors: Sequence[TrainableTensor], estimates: Mapping[str, MomentEstimates]
+    matched: MatchedState,
+    tensors: Sequence[TrainableTensor],
+    estimates: Mapping[str, MomentEstimates],
+    source: str = "",
 ) -> StableRate | Interrupted[StableRate]:
     """Finds the rate at which the largest curvature over the tensors equals the optimizer's threshold.
 
-    `estimates` stand in for Adam's second moments where the state holds none. Costs at most 20 Hessian-vector products.
+    `estimates` stand in for Adam's second moments where the state holds none; `source`: words on where they come from.
+    Costs at most 20 Hessian-vector products.
     Raises MismatchError where the loss has no second derivative, NumericalError where a product is not finite.
     """
     problem, optimizer = matched.problem, matched.optimizer
@@ -115,7 +119,7 @@ def stable_rate(
         words = Basis("the state holds no second moments of Adam for some tensors")
         return StableRate(Missing(Why.NO_STATE, words), words)
     if optimizer.adaptive:
-        moments = " (second moments from minibatches)" if preconditioning.from_minibatches else ""
+        moments = f" (second moments from {source})" if preconditioning.from_minibatches else ""
         source = f"the preconditioned Hessian's largest eigenvalue{moments}"
     else:
         rates = ", groups' rates counted in" if preconditioning.scale is not None else ""

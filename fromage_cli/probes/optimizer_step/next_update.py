@@ -28,6 +28,7 @@ from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.accumulation import norm
 from fromage_cli.theory.gradient_noise import cosine_error, cosine_to_step_error
 
+ALL_ROWS = "the gradient of all rows, which cannot be cut into batches"
 CHUNKS = 16
 """Into about how many the rows are cut for the noise, and for what stands in for missing memory."""
 
@@ -50,6 +51,8 @@ class NextUpdate:
     noise: GradientNoise | Missing
     memory: Mapping[str, MomentEstimates]
     """What stands in for a missing state; empty where none is needed."""
+    source: str
+    """Words on where that comes from."""
     cosines: Mapping[str, Cosine]
     """Of a training batch, by tensor name; decoupled decay left out."""
     levels: Mapping[str, float]
@@ -89,6 +92,7 @@ def next_update(
     problem, optimizer = matched.problem, matched.optimizer
     parts = noise_chunks(problem, chunks, batch_size)
     memory: Mapping[str, MomentEstimates] = {}
+    source = ""
     held = matched.holds_memory
     if held or not optimizer.remembers:
         step = measure_next_step(matched)
@@ -97,7 +101,7 @@ def next_update(
     else:
         measured = _noise(problem, parts, batch_size=batch_size, remember=True)
         memory, source = stand_in(problem, known(measured))
-        step = measure_next_step(matched, memory, source)
+        step = measure_next_step(matched, memory, f"its memory from {source}")
     noise = known(measured)
     line = step_line(problem, tensors, step, optimizer.name or SGD.name)
     size = batch_size or problem.batch.size
@@ -114,6 +118,7 @@ def next_update(
         line=line,
         noise=measured,
         memory=memory,
+        source=source,
         cosines=_cosines(line, step, noise, factors, averaged),
         levels={
             name: min(line.cosines[name], move.cosine) * (factors.get(name, 1.0) if batch_size is not None else 1.0)
@@ -139,15 +144,22 @@ def _noise(problem: Problem, parts: list[Batch], **how: Any) -> GradientNoise | 
         return failed(error)
 
 
+def memory_of_minibatches(problem: Problem, batch_size: int | None) -> tuple[Mapping[str, MomentEstimates], str]:
+    """What an optimizer without state is taken to remember, as `next_update` takes it; at most one gradient more."""
+    return stand_in(
+        problem, known(_noise(problem, noise_chunks(problem, CHUNKS, batch_size), batch_size=batch_size, remember=True))
+    )
+
+
 def stand_in(problem: Problem, noise: GradientNoise | None) -> tuple[Mapping[str, MomentEstimates], str]:
     """What an optimizer without state is taken to remember, and words on where that comes from."""
     if noise is not None:
         rows = "1 row" if noise.rows == 1 else f"{noise.rows} rows"
-        return noise.memory, f"its memory from {noise.count} gradients of {rows} each at fixed weights"
+        return noise.memory, f"{noise.count} gradients of {rows} each at fixed weights"
     gradients = problem.base.gradients
     return (
         {name: MomentEstimates(gradient, gradient.square()) for name, gradient in gradients.items()},
-        "as if every gradient before had been this one, since its rows cannot be cut into batches",
+        ALL_ROWS,
     )
 
 

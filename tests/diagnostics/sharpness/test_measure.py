@@ -686,3 +686,23 @@ def test_a_state_of_empty_slots_stands_before_the_first_step(
     bare = sharpness(problem, Optimizer("adamw", 1e-3)).result
     assert not isinstance(bare.first_step_sharpness, Missing)
     assert empty.first_step_sharpness == pytest.approx(bare.first_step_sharpness, rel=1e-2)  # only one decays
+
+
+@pytest.mark.parametrize("rows", [None, 6, 24])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_adam_without_state_has_the_second_moments_that_suggest_lr_has(
+    make_problem: Maker, regression: dict[str, Tensor], rows: int | None, normalised: bool
+) -> None:
+    if normalised and rows == 6:
+        pytest.skip("the rows can be cut into batches of the training's own size")
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(8) if normalised else nn.Tanh()
+    problem = make_problem(nn.Sequential(nn.Linear(5, 8), norm, nn.Tanh(), nn.Linear(8, 1)).double(), regression)
+    rule = Optimizer("adamw", 1e-3)
+    result = sharpness(problem, rule, request=Request(batch_rows=rows, tolerance=1e-6)).result
+    update = next_update(MatchedState(problem, rule), problem.receiving, batch_size=rows)
+    assert result.second_moments == update.source
+    assert ("cannot be cut" in update.source) == normalised
+    stable = stable_rate(MatchedState(problem, rule), problem.receiving, update.memory, update.source)
+    assert result.stable_learning_rate == pytest.approx(stable.learning_rate, rel=1e-3)
+    assert f"(second moments from {update.source})" in stable.words
