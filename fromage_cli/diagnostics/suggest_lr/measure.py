@@ -102,6 +102,7 @@ def measure(
         zero_gradient=read_zero_gradient(measuring),
         stability=read_stability(measuring, optimizer.learning_rate),
         contradiction=read_contradiction(crossing, problem.base.loss),
+        draws=measuring.draws,
         without_size=measuring.update.line.direction.without_size,
     )
     for words in read_notes(measuring, optimizer, crossing, request.batch_size):

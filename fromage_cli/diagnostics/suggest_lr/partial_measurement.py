@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.held_out_rows import critical_on_others
-from fromage_cli.diagnostics.suggest_lr.result import Estimate
+from fromage_cli.diagnostics.suggest_lr.result import NO_OTHER_DRAWS, CriticalOfDraws, Estimate
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed
 from fromage_cli.probes.curvature.threshold import stable_rate
@@ -73,6 +73,8 @@ class RateSearch(PartialMeasurement):
     known: bool = True
     """Whether this is the optimizer that was asked about; else only relative steps are told."""
     estimates: list[Estimate] = field(default_factory=list)
+    draws: CriticalOfDraws | Missing = NO_OTHER_DRAWS
+    """Of the critical rate."""
 
     def rate(self, eta: float | Missing) -> float | Missing:
         """The learning rate at which no layer moves by more than eta, of those that have a relative size."""
@@ -156,9 +158,8 @@ class RateSearch(PartialMeasurement):
             except NumericalError as rounded:
                 rate, code, words = None, Why.HIDDEN_BY_ROUNDING, Basis("not resolved", rounded.message)
             if rate is not None:
-                return rate, Basis(
-                    "the loss rises", f"on the batch that gave the step{self._under_other_draws(moved, rate)}"
-                )
+                self._look_at_other_draws(moved, rate)
+                return rate, Basis("the loss rises", "on the batch that gave the step")
             if self.update.line.descent == 0.0:
                 code, words = Why.ZERO_OR_NOT_FINITE, Basis("no slope", "the gradient along the step is zero")
             elif self.update.line.descent < 0.0:
@@ -167,14 +168,15 @@ class RateSearch(PartialMeasurement):
 
         return self._rate("critical", measure)
 
-    def _under_other_draws(self, moved: Mapping[str, Tensor], rate: float) -> str:
-        """Between which rates the same step raises the loss under other random draws, in words; none without any."""
-        found: list[float] = []
-        if self.problem.draws_noise:
-            with suppress(ResourceError):  # the rate itself is known
-                others = critical_over_draws(self.problem, moved, rate, self.optimizer.contraction)
-                found = [other for other in others if other is not None]
-        return f", from {min(found):.2g} to {max(found):.2g} under {len(found)} other random draws" if found else ""
+    def _look_at_other_draws(self, moved: Mapping[str, Tensor], rate: float) -> None:
+        """Between which rates the same step raises the loss under other random draws, where there are any."""
+        if not self.problem.draws_noise:
+            return
+        with suppress(ResourceError):  # the rate itself is known
+            others = critical_over_draws(self.problem, moved, rate, self.optimizer.contraction)
+            found = [other for other in others if other is not None]
+            if found:
+                self.draws = CriticalOfDraws(len(found), min(found), max(found))
 
     def critical_elsewhere(self, start: float) -> float | Missing:
         """The same on rows that the step knows nothing of."""

@@ -304,4 +304,8 @@ def read_notes(
     still = [skipped for skipped in measuring.update.line.direction.skipped if skipped.reason not in set(Still)]
     if still:
         notes.append(f"{optimizer.name}: covers matrices only; {counted(len(still), 'tensor')} left out here.")
+    draws = measuring.draws
+    if not isinstance(draws, Missing):
+        places = f"from {draws.low:.2g} to {draws.high:.2g}"
+        notes.append(f"critical: {places} under {draws.count} other random draws; the limit moves with them.")
     return tuple(note for note in notes if note)

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from fromage_cli.missing import Basis, Missing, Why
 
+NO_OTHER_DRAWS = Missing(
+    Why.NOT_DEFINED, "the network draws nothing at random, or no step under other draws raised the loss"
+)
 NO_SHARPNESS = Missing(Why.NOT_ASKED, "the curvature was not asked for: --sharpness")
 
 
@@ -81,6 +84,17 @@ class Stability:
     """
     diverged_from: float | None = None
     """The ratio from which on some networks diverged that began so, with momentum; None where none was measured."""
+
+
+@dataclass(frozen=True)
+class CriticalOfDraws:
+    """Where the same step raises the loss under other draws of what the network draws at random."""
+
+    count: int
+    """How many other draws raise it."""
+    low: float
+    """The lowest of their learning rates …"""
+    high: float
 
 
 @dataclass(frozen=True)
@@ -226,5 +240,7 @@ class SuggestedRates:
     stability: Stability = Stability(NO_SHARPNESS, NO_SHARPNESS)
     contradiction: tuple[float, float] | None = None
     """The slope of the loss along the step, by its values and by its gradient, where these exclude each other."""
+    draws: CriticalOfDraws | Missing = NO_OTHER_DRAWS
+    """Missing where the network draws nothing at random."""
     without_size: tuple[str, ...] = ()
     """Layers whose weights are zero or far smaller than their step: they move, and eta leaves them out."""
