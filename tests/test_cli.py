@@ -488,6 +488,7 @@ DO_NOT_EXIST = {
     "breakdown.first_increase_eta_upper": "the place itself is known",
     "suggest-lr.contradiction": "the loss changes as its gradient says",
     "suggest-lr.optimizer.name": "no optimizer is known",
+    "suggest-lr.stability.diverged_from": "no run of the study diverged below the threshold",
     "suggest-lr.optimizer.momentum": "the optimizer has none",
     "suggest-lr.optimizer.betas": "the optimizer has none",
     "suggest-lr.recommended.estimator": "no rate is recommended",
