@@ -1,104 +1,73 @@
-"""What is measured at every checkpoint of the learning-rate study: short runs over a wide grid, and local estimates."""
+"""What `suggest-lr` sees of a pair of the learning-rate study: short runs from new weights."""
 
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
 import torch
-from learning_rate_networks import Task
-from learning_rate_training import batches
-from torch import nn
+from learning_rate_pairs import Pair
 
-from fromage_cli.checkpoints import OptimizerState, open_checkpoint
-from fromage_cli.diagnostics.suggest_lr.measure import measure
-from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
-from fromage_cli.errors import FromageError
-from fromage_cli.missing import found_of, known
+from fromage_cli.missing import found_of
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
-from fromage_cli.probes.optimizer_step.matched_state import match_state
-from fromage_cli.probes.trial_runs.rate_probe import measure_rate
-from fromage_cli.problem.data.batches import Batch, as_batch
+from fromage_cli.optimizers.typical_rates import typical_rate
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
+from fromage_cli.probes.trial_runs.short_runs import Course, make_runs
+from fromage_cli.probes.trial_runs.training import training_rows
+from fromage_cli.problem.data.batches import Batch, as_batch, numbered
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.loss_terms import LossTerms
 
-MINIBATCHES = 20
-"""Minibatches that a problem is made of; the last fifth is kept apart."""
-LOCAL_MINIBATCHES = 8
-"""The same for estimates without training, which take all rows at once."""
-FRESH_SEED = 20
-"""Of the networks that are made again; no run of the study has it."""
+BATCHES = 5
+"""Training batches that the user gives; the last is kept apart."""
+FIRST_SEED = 20
+"""Of the networks; no run of the grid has it or the next."""
+BUDGETS = {"batches": 400, "cut": 400}
+"""Minibatch gradients, for five batches and for one that is cut into five."""
 
 
-class TaskLoss:
-    """The loss of a task as a Problem takes it."""
+class PairLoss:
+    """The loss of a pair as a Problem takes it."""
 
-    def __init__(self, task: Task) -> None:
-        self.task, self.name = task, "squared error" if task.squared else "cross-entropy"
+    def __init__(self, pair: Pair) -> None:
+        self.pair, self.name = pair, "its own"
 
-    def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
+    def __call__(self, model: torch.nn.Module, batch: Batch) -> LossTerms:
         """The mean loss, times the number of rows."""
         inputs, targets = batch.data
-        return LossTerms(self.task.loss(model(inputs), targets) * batch.size, batch.size)
+        return LossTerms(self.pair.loss(model(inputs), targets) * batch.size, batch.size)
 
 
-def problem_of(task: Task, model: nn.Module, data: Path | None, count: int = MINIBATCHES) -> Problem:
-    """The task as someone with a loader of training batches puts it."""
-    stream = batches(task.rows(data)[0], task.batch_size, seed=77)
-    first, *further = (as_batch(pair, "training rows") for pair in islice(stream, count))
-    return Problem(model, TaskLoss(task), first, further=tuple(further))
+def optimizer_of(pair: Pair) -> Optimizer:
+    """The pair's optimizer as the program knows it."""
+    rule = {"momentum": "sgd"}.get(pair.optimizer, pair.optimizer)
+    momentum = 0.9 if pair.optimizer == "momentum" else 0.0
+    return find_settings(
+        Given(name=rule, momentum=momentum, weight_decay=0.01 if rule == "adamw" else 0.0), None, Given()
+    )
 
 
-def optimizer_named(name: str, state: OptimizerState | None) -> Optimizer:
-    """The study's optimizer as the program knows it."""
-    rule = {"momentum": "sgd"}.get(name, name)
-    momentum = 0.9 if name == "momentum" else 0.0
-    given = Given(name=rule, momentum=momentum, weight_decay=0.01 if rule == "adamw" else 0.0)
-    return find_settings(given, state.settings if state is not None else None, Given())
+def problem_of(pair: Pair, seed: int, folder: Path, count: int) -> Problem:
+    """The pair as someone with a loader of training batches puts it."""
+    stream = pair.batches(folder, 77)
+    first, *rest = numbered([as_batch(rows, "training rows") for rows in islice(stream, count)])
+    return Problem(pair.model(seed), PairLoss(pair), first, spare=tuple(rest))
 
 
-def loaded(task: Task, optimizer: str, step: int, results: Path) -> tuple[nn.Module, OptimizerState | None]:
-    """The network and the optimizer's state at a checkpoint of the untuned run."""
-    checkpoint = open_checkpoint(results / "checkpoints" / task.name / optimizer / f"step-{step:04d}.pt")
-    saved = torch.load(checkpoint.path, weights_only=True)
-    model = task.model(0)
-    model.load_state_dict(saved["model"])
-    finite = all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
-    if not finite:
-        raise FromageError("The run has left the numbers.")
-    return model, checkpoint.optimizer if step else None
+def short_runs(pair: Pair, variant: str, folder: Path) -> dict[str, object]:
+    """Every short run with its loss, and the root mean square of the first weights' matrices."""
+    optimizer = optimizer_of(pair)
+    count = BATCHES if variant == "batches" else 1
+    problem = problem_of(pair, FIRST_SEED, folder, count)
+    rows = training_rows(problem, max(problem.batch.size // BATCHES, 1) if variant == "cut" else None)
+    typical, _ = typical_rate(optimizer)
 
+    def start(seed: int) -> MatchedState:
+        return match_state(problem_of(pair, FIRST_SEED + seed, folder, count), optimizer, None)
 
-def short_runs(
-    task: Task, optimizer_name: str, step: int | None, results: Path, data: Path | None
-) -> dict[str, object]:
-    """What `measure_rate` finds at a checkpoint of the untuned run, or from a new initialisation (None)."""
-    try:
-        if step is None:
-            model, state = task.model(FRESH_SEED), None
-        else:
-            model, state = loaded(task, optimizer_name, step, results)
-        problem = problem_of(task, model, data)
-        optimizer = optimizer_named(optimizer_name, state)
-        matched = match_state(problem, optimizer, state)
-        found, _ = found_of(measure_rate(matched, fresh=problem if step is None else None))
-    except FromageError as error:
-        return {"error": error.message}
-    taken = problem.evaluations
-    beside = taken.gradients - found.gradient_evaluations / MINIBATCHES + taken.forwards / 3.0
-    kept = ("centre", "spread", "gain", "bracketed", "rates", "losses", "start_loss", "gradient_evaluations")
-    return {name: getattr(found, name) for name in kept} | {"full_batch_gradients": round(beside, 3)}
-
-
-def local_estimates(task: Task, optimizer_name: str, step: int, results: Path, data: Path | None) -> dict[str, object]:
-    """The learning rates that `suggest-lr` derives at a checkpoint without training, by the estimates' names."""
-    try:
-        model, state = loaded(task, optimizer_name, step, results)
-        problem = problem_of(task, model, data, LOCAL_MINIBATCHES)
-        optimizer = optimizer_named(optimizer_name, state)
-        measured = measure(problem, problem.receiving, optimizer, state, request=Request(sharpness=True))
-    except FromageError as error:
-        return {"error": error.message}
-    estimates = found_of(measured)[0].estimates
-    return {
-        "estimates": {estimate.name: known(estimate.learning_rate) for estimate in estimates},
-        "costs": {estimate.name: round(estimate.gradient_evaluations, 2) for estimate in estimates},
+    made, _ = found_of(make_runs(start, rows, Course(pair.rates), guess=float(typical), budget=BUDGETS[variant]))
+    matrices = [tensor.parameter.detach() for tensor in problem.trainable if tensor.parameter.ndim > 1]
+    squares = sum(float(matrix.double().square().sum()) for matrix in matrices)
+    rms = (squares / sum(matrix.numel() for matrix in matrices)) ** 0.5
+    return {"rms": rms, "typical": typical, "gradients": made.gradients, "start_losses": made.start_losses} | {
+        "runs": [list(asdict(run).values()) for run in made.runs]
     }

@@ -1,177 +1,201 @@
-"""Best rates, the constants fitted to one half of the networks, and the error of every estimate."""
+"""The tables of docs/learning-rate-study.md, from the grid and the short runs that the learning-rate study leaves."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from learning_rate_networks import Task
-from learning_rate_training import START, Results
+from learning_rate_pairs import PARTS, Pair, all_pairs
+from learning_rate_probes import BUDGETS, optimizer_of
+from learning_rate_results import Results, grid_of, short_runs_of
 
-from fromage_cli.theory.rate_calibration import LEAST_GAIN, MOST_SPREAD
+from fromage_cli.optimizers.typical_rates import calibration
+from fromage_cli.theory.rate_calibration import RELIABLE, Conclusion, conclude
+from fromage_cli.theory.rate_curve import ShortRun, best_rate
 
-LEARNED = 0.9
-"""A network counts as trainable where its best final loss is below this part of the initial one."""
-BESIDE = 2
-"""Octaves on each side of the best one that the parabola is fitted to."""
-RIDGE = 0.5
-THRICE = math.log2(3.0)
-PARTS = ("calibration", "held-out", "unseen")
-Key = tuple[str, str]
-"""Task and optimizer."""
+WORST = 1.5
+"""Times the first loss that a run without an end counts as."""
+DEFAULTS = {"adamw": 1e-3, "adam": 1e-3, "sgd": 1e-3, "momentum": 1e-3, "fromage": 1e-2}
+"""Of the optimizers' classes."""
 
 
 @dataclass(frozen=True)
-class Best:
-    """The best rate of one network under one optimizer, in octaves from where the search began."""
+class Truth:
+    """What whole runs of a pair lose at each rate."""
 
-    octave: float
-    by_seed: tuple[float, ...]
-    half: float
-    """The same after half of the steps."""
-    octaves: tuple[int, ...]
-    logarithms: tuple[float, ...]
-    """Of the mean final loss at each."""
+    octaves: tuple[float, ...]
+    losses: tuple[float, ...]
+    """Means over the seeds; where only one seed was run, it plus what the others differ from it on average."""
+    start: float
 
     @property
-    def variance(self) -> float:
-        """Of the rate itself, as three other seeds would give another; octaves squared."""
-        return float(np.var(self.by_seed, ddof=1)) / len(self.by_seed)
+    def best(self) -> float:
+        """log2 of the best rate: the lowest point of a parabola through the least three, within half an octave."""
+        place = self.losses.index(min(self.losses))
+        if place in (0, len(self.losses) - 1):
+            return self.octaves[place]
+        left, middle, right = self.losses[place - 1 : place + 2]
+        bend = left - 2.0 * middle + right
+        return self.octaves[place] + (max(-0.5, min(0.5, 0.5 * (left - right) / bend)) if bend > 0.0 else 0.0)
 
-    def excess(self, octave: float) -> float:
-        """The final loss at a rate over the least, by interpolation; beyond the grid that of its end."""
-        capped = np.minimum(self.logarithms, min(self.logarithms) + 5.0)
-        return math.exp(float(np.interp(octave, self.octaves, capped)) - min(self.logarithms))
-
-
-def vertex(octaves: Sequence[int], logarithms: Sequence[float]) -> float:
-    """Where a parabola fitted to the five octaves around the least is least; losses count as at most e times it."""
-    least = min(range(len(octaves)), key=lambda place: logarithms[place])
-    near = range(max(0, least - BESIDE), min(len(octaves), least + BESIDE + 1))
-    x = [octaves[place] for place in near]
-    y = [min(logarithms[place], logarithms[least] + 1.0) for place in near]
-    curvature, slope, _ = np.polyfit(x, y, 2)
-    if curvature <= 0.0:
-        return float(octaves[least])
-    return float(min(max(-slope / (2.0 * curvature), x[0]), x[-1]))
+    def lost(self, octave: float) -> float:
+        """(loss - least) / (start - least), by straight lines between rates and constant beyond them."""
+        at = min(max(octave, self.octaves[0]), self.octaves[-1])
+        place = min(int(at - self.octaves[0]), len(self.octaves) - 2)
+        share = at - self.octaves[place]
+        loss = (1.0 - share) * self.losses[place] + share * self.losses[place + 1]
+        return (loss - min(self.losses)) / (self.start - min(self.losses))
 
 
-def best_rates(grid: Results) -> dict[Key, Best]:
-    """Of every network that the search is finished for and that can be trained."""
-    runs: dict[Key, dict[int, dict[int, dict[str, float]]]] = {}
-    for (task, optimizer, octave, seed), entry in grid.found.items():
-        runs.setdefault((task, optimizer), {}).setdefault(octave, {})[seed] = entry
+def truths(grid: Results) -> dict[str, Truth]:
+    """Of every pair whose search is finished."""
+    by_pair: dict[str, dict[int, dict[int, dict[str, float]]]] = {}
+    for (pair, octave, seed), entry in grid.found.items():
+        by_pair.setdefault(pair, {}).setdefault(octave, {})[seed] = entry
     found = {}
-    for key, by_octave in runs.items():
-        whole = {octave: seeds for octave, seeds in sorted(by_octave.items()) if len(seeds) == 3}
-        if len(whole) < 2 * BESIDE + 1:
+    for pair, by_octave in by_pair.items():
+        if sum(len(seeds) > 1 for seeds in by_octave.values()) < 5:
             continue
-        octaves = list(whole)
-
-        def logarithms(field: str, seeds: Iterable[int], whole: dict = whole) -> list[float]:
-            chosen = list(seeds)
-            means = [sum(at[seed][field] for seed in chosen) / len(chosen) for at in whole.values()]
-            return [math.log(mean) if math.isfinite(mean) else math.inf for mean in means]
-
-        final = logarithms("final", range(3))
-        if min(final) > math.log(LEARNED * next(iter(whole.values()))[0]["initial"]):
-            continue
-        found[key] = Best(
-            octave=vertex(octaves, final),
-            by_seed=tuple(vertex(octaves, logarithms("final", [seed])) for seed in range(3)),
-            half=vertex(octaves, logarithms("half", range(3))),
-            octaves=tuple(octaves),
-            logarithms=tuple(final),
-        )
+        start = by_octave[min(by_octave)][0]["start"]
+        ends = {o: [min(e["end"], WORST * start) for e in seeds.values()] for o, seeds in sorted(by_octave.items())}
+        twice = [(pair[1] - pair[0]) / 2.0 for pair in ends.values() if len(pair) > 1 and max(pair) < WORST * start]
+        shift = math.fsum(twice) / len(twice) if twice else 0.0
+        losses = [math.fsum(each) / len(each) + (shift if len(each) == 1 else 0.0) for each in ends.values()]
+        rates = [math.log2(by_octave[octave][0]["rate"]) for octave in ends]
+        found[pair] = Truth(tuple(rates), tuple(losses), start)
     return found
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One estimate of one best rate, both in octaves from where the search began."""
+class Case:
+    """One pair with its truth and its short runs."""
 
-    task: Task
-    optimizer: str
-    best: Best
-    octave: float
-    reliable: bool = True
+    pair: Pair
+    truth: Truth
+    runs: tuple[ShortRun, ...]
+    starts: tuple[float, ...]
 
+    parts: bool
+    """Whether they trained on parts of a batch."""
 
-@dataclass(frozen=True)
-class Fit:
-    """log2 rate = offset + exponent * log2 r, one exponent for all optimizers; octaves from where the search began."""
-
-    offsets: dict[str, float]
-    exponent: float
-
-    def octave(self, sample: Sample) -> float:
-        """The rate that it makes of a sample."""
-        return self.offsets[sample.optimizer] + self.exponent * sample.octave
+    @property
+    def concluded(self) -> Conclusion:
+        """What the program says."""
+        return conclude(self.runs, self.starts, calibration(optimizer_of(self.pair)), parts=self.parts)
 
 
-def fit(samples: Sequence[Sample]) -> Fit:
-    """Least squares with a little ridge on the exponent."""
-    names = list(START)
-    rows = [[float(s.optimizer == name) for name in names] + [s.octave] for s in samples]
-    matrix, best = np.array(rows), np.array([s.best.octave for s in samples])
-    ridge = np.diag([1e-6] * len(names) + [RIDGE])
-    *offsets, exponent = np.linalg.solve(matrix.T @ matrix + ridge, matrix.T @ best)
-    return Fit(dict(zip(names, map(float, offsets), strict=True)), float(exponent))
+Predict = Callable[[Case], float | None]
+"""A rate for a case, in octaves."""
 
 
-def errors(samples: Iterable[Sample], predict: Callable[[Sample], float]) -> list[float]:
-    """Octaves above the best rate."""
-    return [predict(sample) - sample.best.octave for sample in samples]
+def cases(folder: Path, data: Path, variant: str) -> list[Case]:
+    """Every pair that has both."""
+    known = truths(grid_of(folder))
+    probes = short_runs_of(folder).found
+    found = []
+    for pair in all_pairs(data):
+        entry = probes.get((pair.key, variant))
+        if pair.key in known and entry is not None:
+            runs = tuple(ShortRun(*run) for run in entry["runs"])
+            found.append(Case(pair, known[pair.key], runs, tuple(entry["start_losses"]), variant == "cut"))
+    return found
 
 
-class Study:
-    """Everything that was measured, and the tables made of it."""
+def typical(case: Case) -> float | None:
+    """The typical rate alone."""
+    found = calibration(optimizer_of(case.pair))
+    return None if found is None else math.log2(found.typical)
 
-    def __init__(self, tasks: Sequence[Task], folder: Path) -> None:
-        self.tasks = {task.name: task for task in tasks}
-        best = best_rates(Results(folder / "grid.jsonl", ("task", "optimizer", "octave", "seed")))
-        self.best = {key: found for key, found in best.items() if key[0] in self.tasks}
-        self.runs, self.local, self.finder = (
-            self._found(folder / f"{name}.jsonl") for name in ("short-runs", "estimates", "finder")
+
+def default(case: Case) -> float:
+    """Torch's default rate."""
+    return math.log2(DEFAULTS[case.pair.optimizer])
+
+
+def alone(case: Case) -> float | None:
+    """The centre of the short runs."""
+    centre = best_rate(case.runs, case.starts)
+    return None if centre is None else math.log2(centre)
+
+
+def together(case: Case) -> float | None:
+    """What the program recommends."""
+    rate = case.concluded.learning_rate
+    return None if rate is None else math.log2(rate)
+
+
+PREDICTIONS: dict[str, Predict] = {
+    "default": default,
+    "typical": typical,
+    "short runs alone": alone,
+    "recommended": together,
+}
+
+
+def table(title: str, rows: Iterable[Sequence[object]], *columns: str) -> None:
+    """A table in Markdown."""
+    print(f"\n## {title}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for row in rows:
+        print(f"| {' | '.join(map(str, row))} |")
+
+
+def summary(found: Sequence[Case], predict: Predict) -> list[object]:
+    """Errors in octaves and in the lost part of the fall."""
+    pairs = [(case, octave) for case in found if (octave := predict(case)) is not None]
+    if not pairs:
+        return [0, *["–"] * 6]
+    octaves = [octave - case.truth.best for case, octave in pairs]
+    lost = [case.truth.lost(octave) for case, octave in pairs]
+    return [
+        len(pairs),
+        f"{math.fsum(map(abs, octaves)) / len(pairs):.2f}",
+        f"{math.fsum(octaves) / len(pairs):+.2f}",
+        f"{max(map(abs, octaves)):.1f}",
+        f"{math.fsum(lost) / len(pairs):.1%}",
+        f"{max(lost):.1%}",
+        f"{sum(each <= RELIABLE for each in lost)} of {len(pairs)}",
+    ]
+
+
+def calls(found: Sequence[Case]) -> list[object]:
+    """How often the program calls its rate reliable and is right, and how often its interval holds the best rate."""
+    concluded = [(case, case.concluded) for case in found]
+    said = [(case, one) for case, one in concluded if one.reliable and one.learning_rate is not None]
+    right = sum(case.truth.lost(math.log2(one.learning_rate or 1.0)) <= RELIABLE for case, one in said)
+    ranges = [(case, one.low, one.high) for case, one in concluded if one.low is not None and one.high is not None]
+    inside = sum(math.log2(low) <= case.truth.best <= math.log2(high) for case, low, high in ranges)
+    widths = [math.log2(high / low) for _, low, high in ranges]
+    width = f"{math.fsum(widths) / len(widths):.1f}" if widths else "–"
+    return [len(found), f"{len(said)}", f"{right} of {len(said)}", f"{inside} of {len(ranges)}", width]
+
+
+SUMMARY = ("rate", "pairs", "mean error, octaves", "bias", "largest", "lost, mean", "lost, most", "at most 5 % lost")
+
+
+def report(folder: Path, data: Path) -> None:
+    """All tables."""
+    for variant in BUDGETS:
+        whole = cases(folder, data, variant)
+        for part in PARTS:
+            found = [case for case in whole if case.pair.part == part]
+            rows = [[name, *summary(found, predict)] for name, predict in PREDICTIONS.items()]
+            table(f"{part}, {variant}", rows, *SUMMARY)
+        groups: dict[str, list[Case]] = {}
+        for case in whole:
+            for key in (case.pair.kind, case.pair.optimizer, case.pair.schedule, f"{case.pair.steps} steps"):
+                groups.setdefault(f"{case.pair.part}, {key}", []).append(case)
+            groups.setdefault(case.pair.part, []).append(case)
+        rows = [[name, *summary(found, together), *calls(found)[1:]] for name, found in sorted(groups.items())]
+        table(
+            f"By kind, {variant}", rows, *SUMMARY, "called reliable", "rightly", "in the interval", "its width, octaves"
         )
-
-    def _found(self, path: Path) -> dict[tuple, dict]:
-        """The lines of a file on these tasks, by task, optimizer and step."""
-        found = Results(path, ("task", "optimizer", "step")).found
-        return {key: entry for key, entry in found.items() if key[0] in self.tasks}
-
-    def typical(self) -> list[Sample]:
-        """Every best rate beside nothing."""
-        return [Sample(self.tasks[task], name, best, 0.0) for (task, name), best in self.best.items()]
-
-    def probes(self, step: int, rule: Callable[[dict], bool] | None = None) -> list[Sample]:
-        """The centres of the short runs at a step, -1 from a new initialisation; `rule` tells the reliable ones."""
-        found = []
-        for (task, optimizer), best in self.best.items():
-            entry = self.runs.get((task, optimizer, step), {})
-            if entry.get("centre") is not None:
-                octave = math.log2(entry["centre"] / START[optimizer])
-                found.append(Sample(self.tasks[task], optimizer, best, octave, (rule or reliable)(entry)))
-        return found
-
-    def estimates(self, name: str, step: int) -> list[Sample]:
-        """One estimate without training, or of the range test, at a step."""
-        found = []
-        source = self.finder if name.startswith("finder") else self.local
-        for (task, optimizer), best in self.best.items():
-            rate = source.get((task, optimizer, step), {}).get("estimates", {}).get(name)
-            if rate:
-                found.append(Sample(self.tasks[task], optimizer, best, math.log2(rate / START[optimizer])))
-        return found
-
-
-def reliable(entry: dict) -> bool:
-    """Whether the program calls short runs with these losses reliable."""
-    gain = entry["gain"]
-    return bool(entry["bracketed"]) and gain is not None and gain >= LEAST_GAIN and entry["spread"] <= MOST_SPREAD
-
-
-def of_part(samples: Iterable[Sample], part: str) -> list[Sample]:
-    """Those of the calibration half, those held out, or those that no choice has seen."""
-    return [sample for sample in samples if sample.task.part == part]
+    best = cases(folder, data, "batches")
+    rows = []
+    for case in best:
+        one = case.concluded
+        rate = one.learning_rate
+        lost = "–" if rate is None else f"{case.truth.lost(math.log2(rate)):.1%}"
+        said = "–" if one.regret is None else f"{one.regret:.1%}"
+        shown = [f"{value:.2g}" if value else "–" for value in (2.0**case.truth.best, rate, one.low, one.high)]
+        rows.append([case.pair.key, case.pair.part, *shown, said, lost])
+    table("Pairs", rows, "pair", "part", "best", "recommended", "low", "high", "expected loss", "lost")

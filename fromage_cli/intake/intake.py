@@ -38,14 +38,16 @@ class Intake:
     findings: tuple[Finding, ...] = ()
     """What is doubtful before anything is measured."""
 
-    def rebuilt(self) -> Problem | None:
+    def rebuilt(self, seed: int = 0) -> Problem | None:
         """The same problem on the network as its factory makes it; None where no factory draws weights.
+
+        `seed`: which of the weights that it may draw.
 
         Evaluations and limits are counted together.
         """
         from fromage_cli.problem.networks.models import converted, fresh_model
 
-        model = fresh_model(self.build, self.problem.seed)
+        model = fresh_model(self.build, self.problem.seed + seed)
         if model is None:
             return None
         return replace(self.problem, model=converted(model, self.problem.dtype).to(self.problem.device), saved=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -117,11 +118,15 @@ class RunSchedule:
     doubt: str | None = None
     """Why the rate is not constant, as a clause, where its schedule is not known."""
     peak: float | None = None
-    """The highest rate of a table that was given."""
+    """The highest rate of a table that was given, else the highest that the checkpoints tell of."""
+    assumed: bool = False
+    """Whether nothing tells the steps of the run, so that a usual number stands in."""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of where it comes from."""
+        if self.assumed and self.schedule is not None:
+            return (f"Steps of the run: taken as {self.schedule.end:.0f}; --total-steps gives their number.",)
         if self.schedule is None or self.source is None:
             return ()
         steps = "" if self.schedule.end is None else f" over {self.schedule.end:.0f} steps"
@@ -130,27 +135,38 @@ class RunSchedule:
 
 
 def find_schedule(
-    checkpoints: Sequence[Checkpoint], options: ScheduleOptions, declared: Declared, steps_per_epoch: int | None = None
+    checkpoints: Sequence[Checkpoint],
+    options: ScheduleOptions,
+    declared: Declared,
+    steps_per_epoch: int | None = None,
+    *,
+    usual_steps: int | None = None,
 ) -> RunSchedule:
     """The schedule of a run: as given, else as its checkpoints tell, else as declared beside them.
 
-    `steps_per_epoch`: of schedulers that count epochs. Raises UsageError where nothing tells the end of a shape, and as
-    `ScheduleOptions.given` and `saved_schedule` do.
+    `steps_per_epoch`: of schedulers that count epochs; `usual_steps` stand in where nothing tells the end of a shape.
+    Raises UsageError where nothing does, and as `ScheduleOptions.given` and `saved_schedule` do.
     """
-    from fromage_cli.checkpoints.runs.saved_schedule import saved_schedule
+    from fromage_cli.checkpoints.runs.saved_schedule import SavedSchedule, saved_schedule
 
     epoch = steps_per_epoch or declared.steps_per_epoch
     total = options.total_steps or declared.total_steps
-    saved = saved_schedule(checkpoints, total=total, steps_per_epoch=epoch)
+    saved = SavedSchedule(total=total)
+    if checkpoints:
+        saved = saved_schedule(checkpoints, total=total, steps_per_epoch=epoch)
     given, peak = options.given()
     if given is None and saved.schedule is None and (declared.schedule or declared.warmup_steps):
         given = Schedule(declared.schedule or "constant", declared.warmup_steps or 0)
     if given is None:
         constant = None if saved.doubt else Schedule(total=saved.total)
-        return RunSchedule(saved.schedule or constant, saved.source if saved.schedule else None, saved.doubt)
+        source = saved.source if saved.schedule else None
+        return RunSchedule(saved.schedule or constant, source, saved.doubt, saved.peak)
+    assumed = False
     if not given.points:
         end = saved.schedule.end if saved.schedule is not None else None
         given = replace(given, total=given.total or saved.total or end)
+        if given.total is None and usual_steps is not None and (given.shape != "constant" or given.warmup):
+            given, assumed = replace(given, total=max(usual_steps, math.ceil(10 * given.warmup))), True
         if given.total is None and given.shape != "constant":
             raise UsageError(
                 f"A {given.shape} schedule takes the steps of the whole run, which no checkpoint tells.",
@@ -161,4 +177,4 @@ def find_schedule(
                 f"A warm-up of {given.warmup:g} steps: expected fewer than the run's {given.total:g}.",
                 hint="Give fewer --warmup-steps, or more --total-steps.",
             )
-    return RunSchedule(given, peak=peak)
+    return RunSchedule(given, peak=peak or saved.peak, assumed=assumed)

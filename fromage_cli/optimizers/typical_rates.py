@@ -29,7 +29,9 @@ def typical_rate(optimizer: Optimizer) -> tuple[float | Missing, Basis]:
     rule, relative, adamw = optimizer.rule, rate_calibration.FROMAGE.typical, rate_calibration.ADAMW.typical
     found = calibration(optimizer)
     if found is not None:
-        return found.typical, Basis("small networks", "geometric mean of their best rates")
+        return found.typical, Basis(
+            "76 small networks", "geometric mean of their best rates at constant rate, from new weights"
+        )
     if rule in (LAMB, LARS):
         scale = optimizer.trust_coefficient * stationary_gain(optimizer.momentum) if rule is LARS else 1.0
         return relative / scale, Basis("as Fromage's", "the same relative step")

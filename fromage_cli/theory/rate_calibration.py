@@ -1,23 +1,19 @@
-"""From the losses of short training runs to the rate to train at: one formula, and constants of a study.
+"""From the losses of short training runs to the rate to train at: the constants of a study, and the conclusion.
 
-Source: docs/learning-rate-study.md. log2 rate = offset + exponent * log2 r, with r the centre of the least losses.
+Source: docs/rate-study.md. All constants are in octaves, log2 of learning rates.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import mul
 
-SOFTNESS = 0.2
-"""Differences of the logarithm of a loss that are small: a rate of e^-0.2 times the weight per such difference."""
-CAP = 2.0
-"""Logarithm of a loss over the least one, above which all are alike."""
-FINENESS = 32
-"""Places between two rates at which the loss is interpolated."""
+from fromage_cli.theory.rate_curve import RateCurve, ShortRun, curve_of, noise_of, valley_of
+from fromage_cli.theory.rate_posterior import Belief, posterior
 
-
-INITIAL_EXPONENT, TRAINED_EXPONENT = 0.85, 0.34
-"""The smaller, the less short runs have to say beside the typical rate."""
+RELIABLE = 0.05
+"""Expected part of the achievable fall of the loss that may be lost at a rate that is called reliable."""
+INTERVAL = 0.8
+"""Probability with which the best rate lies in the interval."""
 
 
 @dataclass(frozen=True)
@@ -26,31 +22,27 @@ class Calibration:
 
     typical: float
     """Geometric mean of the best learning rates."""
-    offset: float
-    """Of short runs from the initialisation, in octaves."""
-    trained_offset: float
-    """Of short runs from a checkpoint."""
-
-    def from_initialisation(self, centre: float) -> float:
-        """The rate to train at, from short runs from the initialisation."""
-        return math.exp2(self.offset + INITIAL_EXPONENT * math.log2(centre))
-
-    def from_checkpoint(self, centre: float) -> float:
-        """The rate to train at, from short runs from a checkpoint."""
-        return math.exp2(self.trained_offset + TRAINED_EXPONENT * math.log2(centre))
+    bias: float
+    """By how many octaves short runs prefer higher rates than the whole run."""
+    scale: float
+    """Of Student's t around what the short runs say, where seeds agree."""
 
 
-FROMAGE = Calibration(typical=0.025, offset=-1.30, trained_offset=-2.67)
-SGD = Calibration(typical=0.24, offset=0.40, trained_offset=-0.90)
-MOMENTUM = Calibration(typical=0.062, offset=-0.12, trained_offset=-1.78)
-ADAMW = Calibration(typical=0.0054, offset=-1.41, trained_offset=-4.14)
-INTERVAL = 1.0
-"""Octaves below and above the rate within which nine of ten best rates lie: of networks that were left out in turn when
-the constants were fitted."""
-LEAST_GAIN = 0.3
-"""Part of the loss that the best short run must take away."""
-MOST_SPREAD = 2.0
-"""Octaves that the least losses may spread around their centre; two runs are as far apart."""
+FROMAGE = Calibration(typical=0.025, bias=1.0, scale=0.9)
+SGD = Calibration(typical=0.24, bias=1.0, scale=0.9)
+MOMENTUM = Calibration(typical=0.062, bias=1.1, scale=0.9)
+ADAMW = Calibration(typical=0.0054, bias=0.85, scale=0.5)
+
+USUAL_SCALE, USUAL_FREEDOM = 1.4, 3.0
+"""Of Student's t around the typical rate."""
+RUNS_FREEDOM = 4.0
+"""Of Student's t around what the short runs say."""
+NOISE_SCALE = 1.5
+"""What is added to it for noise as large as the fall."""
+PARTS_SCALE, PARTS_BIAS = 2.0, -0.4
+"""Times the scale, and added to the bias, where the runs train on batches smaller than the whole run's."""
+LOST_BELOW, LOST_ABOVE = 0.03, 0.042
+"""Part of the achievable fall that is lost at half and at twice the best rate."""
 
 
 def momentum_calibration(momentum: float) -> Calibration:
@@ -62,42 +54,100 @@ def momentum_calibration(momentum: float) -> Calibration:
 
     return Calibration(
         typical=math.exp2(between(math.log2(SGD.typical), math.log2(MOMENTUM.typical))),
-        offset=between(SGD.offset, MOMENTUM.offset),
-        trained_offset=between(SGD.trained_offset, MOMENTUM.trained_offset),
+        bias=between(SGD.bias, MOMENTUM.bias),
+        scale=between(SGD.scale, MOMENTUM.scale),
     )
 
 
 @dataclass(frozen=True)
-class Valley:
-    """Where the losses of several rates are least."""
+class Conclusion:
+    """At which rate to train, as far as short runs and the usual rate tell."""
 
-    centre: float
-    """The rate: mean of log rate, weighed by (least loss / loss)^(1/SOFTNESS)."""
-    spread: float
-    """Standard deviation of log2 rate under the same weights, in octaves."""
+    learning_rate: float | None
+    """None where there were no runs."""
+    low: float | None
+    """From here …"""
+    high: float | None
+    """… to here the best rate lies with the probability INTERVAL; None where nothing is known."""
+    regret: float | None
+    """The expected part of the achievable fall of the loss that is lost at the rate."""
+    reliable: bool
+    reason: str
+    """Why it is reliable or not."""
 
 
-def valley_of_least(rates: Sequence[float], losses: Sequence[float]) -> Valley:
-    """Around which rate the losses are least, and how sharply.
+def conclude(
+    runs: Sequence[ShortRun],
+    start_losses: Sequence[float],
+    calibration: Calibration | None,
+    *,
+    new: bool = True,
+    parts: bool = False,
+) -> Conclusion:
+    """Weighs what is usual against what the runs show.
 
-    `rates` rising, `losses` positive, at least one of them finite. Between two rates ln loss is linear in ln rate; a
-    loss above e^CAP times the least, or none, counts as that.
+    `new`: they began at new weights; `parts`: their batches are smaller than those of the whole run.
     """
-    least = min(losses)
-    heights = [min(math.log(loss / least), CAP) if math.isfinite(loss) else CAP for loss in losses]
-    logarithms = [math.log2(rate) for rate in rates]
-    places: list[float] = []
-    masses: list[float] = []
-    for left in range(len(rates) - 1):
-        width = logarithms[left + 1] - logarithms[left]
-        for step in range(FINENESS):
-            share = (step + 0.5) / FINENESS
-            height = heights[left] + share * (heights[left + 1] - heights[left])
-            places.append(logarithms[left] + share * width)
-            masses.append(width * math.exp(-height / SOFTNESS))
-    weight = math.fsum(masses)
-    if weight == 0.0:
-        return Valley(rates[0], 0.0)
-    mean = math.fsum(map(mul, masses, places)) / weight
-    variance = math.fsum(mass * (place - mean) ** 2 for mass, place in zip(masses, places, strict=True)) / weight
-    return Valley(math.exp2(mean), math.sqrt(variance))
+    curve = curve_of(runs, start_losses)
+    usual = [] if calibration is None else [Belief(math.log2(calibration.typical), USUAL_SCALE, USUAL_FREEDOM)]
+    if curve is None:
+        return _without_rate(usual, _why_none(runs))
+    shown = belief_of(runs, start_losses, curve, calibration or ADAMW, parts)
+    found = posterior([*usual, shown])
+    octave, _ = found.least_lost(lost)
+    highest = max(run.learning_rate for run in runs if math.isfinite(run.loss))
+    regret = found.expected(min(octave, math.log2(highest)), lost)
+    rate, low, high = (min(math.exp2(each), highest) for each in (octave, *map(found.quantile, _ENDS)))
+    doubt = None
+    if calibration is None:
+        doubt = "no study holds short runs of this optimizer against whole runs"
+    elif not new:
+        doubt = "no study holds short runs from trained weights against whole runs"
+    elif parts:
+        doubt = "short runs on parts of a batch were up to 3 octaves off in a study; five whole batches tell more"
+    elif regret > RELIABLE:
+        doubt = f"the short runs tell it too poorly: {regret:.0%} of the progress may be lost"
+    return Conclusion(rate, low, high, regret, doubt is None, doubt or "the short runs tell one rate from another")
+
+
+_ENDS = (0.5 - 0.5 * INTERVAL, 0.5 + 0.5 * INTERVAL)
+
+
+def _why_none(runs: Sequence[ShortRun]) -> str:
+    """Why the runs show no curve."""
+    if not runs:
+        return "too few steps were allowed for short runs"
+    finite = [run.learning_rate for run in runs if math.isfinite(run.loss)]
+    if not finite:
+        return "every short run left the numbers"
+    if max(finite) < max(run.learning_rate for run in runs):
+        return f"no short run lowered the loss of other rows, and above {max(finite):.2g} all left the numbers"
+    return "no short run lowered the loss of rows that it did not see"
+
+
+def _without_rate(usual: Sequence[Belief], reason: str) -> Conclusion:
+    """The range of what is usual, where anything is."""
+    if not usual:
+        return Conclusion(None, None, None, None, False, reason)
+    low, high = (math.exp2(posterior(usual).quantile(share)) for share in _ENDS)
+    return Conclusion(None, low, high, None, False, reason)
+
+
+def belief_of(
+    runs: Sequence[ShortRun],
+    start_losses: Sequence[float],
+    curve: RateCurve,
+    calibration: Calibration,
+    parts: bool = False,
+) -> Belief:
+    """What the runs say: the centre of their valley less their bias, the less surely the more they are noise."""
+    scale = calibration.scale + NOISE_SCALE * noise_of(runs, start_losses)
+    if parts:
+        return Belief(valley_of(curve).centre - calibration.bias - PARTS_BIAS, PARTS_SCALE * scale, RUNS_FREEDOM)
+    return Belief(valley_of(curve).centre - calibration.bias, scale, RUNS_FREEDOM)
+
+
+def lost(octaves: float) -> float:
+    """The part of the achievable fall that a rate loses so many octaves above the best one, below it if negative."""
+    share = (LOST_BELOW if octaves < 0.0 else LOST_ABOVE) * octaves * octaves
+    return share / (1.0 + share)

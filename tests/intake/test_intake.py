@@ -99,6 +99,19 @@ def test_a_network_from_a_factory_is_made_again():
     assert (fresh.batch, fresh.mode, fresh.loss) == (intake.problem.batch, intake.problem.mode, intake.problem.loss)
 
 
+def test_a_network_is_made_again_with_the_weights_of_another_seed():
+    intake = opened(model="sample_checkpoints/models.py:mlp", model_arg=["depth=16"])
+    first, again, second = intake.rebuilt(), intake.rebuilt(0), intake.rebuilt(1)
+    torch.manual_seed(intake.problem.seed + 1)
+    drawn = torch.nn.Linear(64, 64).weight  # the factory's first draw under the next seed
+    assert torch.equal(second.model.layers[0].weight, drawn)
+    assert torch.equal(first.model.layers[0].weight, again.model.layers[0].weight)
+    assert second.evaluations is intake.problem.evaluations and second.seed == intake.problem.seed
+    rebuilt = opened()
+    weights = [rebuilt.rebuilt(seed).trainable[0].parameter for seed in (0, 1, 1)]
+    assert torch.equal(weights[1], weights[2]) and not torch.equal(weights[0], weights[1])
+
+
 def test_a_network_rebuilt_from_its_checkpoint_gets_weights_as_torch_draws_them():
     intake = opened()
     fresh = intake.rebuilt()

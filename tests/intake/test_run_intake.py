@@ -5,9 +5,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import UsageError
-from fromage_cli.intake import gather_run
+from fromage_cli.intake import find_schedule, gather_run
+from fromage_cli.problem.user_code.declared import Declared
 from fromage_cli.terminal.answer import Answer
+from fromage_cli.terminal.optimizer_options import ScheduleOptions
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, NameOptions, RunOptions
 
 FACTORY = """
@@ -71,3 +74,60 @@ def test_the_cost_of_reading_and_of_the_tests(folder: Path) -> None:
     (more,) = inside.estimate(10**12, 2.0, gradients=1, copies=2).tables["estimate"]().rows
     (less,) = inside.estimate(10**12, 2.0, copies=2, beside=True).tables["estimate"]().rows
     assert more[0] == less[0] + 1 and more[1] == 10**12 < less[1] and more[2] > 2.0
+
+
+@pytest.mark.parametrize(
+    ("options", "usual", "steps"),
+    [
+        (ScheduleOptions("cosine"), 1000, 1000),
+        (ScheduleOptions(warmup_steps=30), 1000, 1000),
+        (ScheduleOptions("linear", 200), 1000, 2000),
+        (ScheduleOptions("cosine", total_steps=500), 1000, None),
+        (ScheduleOptions("constant"), 1000, None),
+        (ScheduleOptions(), 1000, None),
+        (ScheduleOptions(total_steps=500), 1000, None),
+        (ScheduleOptions(warmup_steps=30), None, None),
+    ],
+)
+def test_steps_that_nothing_tells_are_assumed_only_where_a_shape_needs_them(
+    options: ScheduleOptions, usual: int | None, steps: int | None
+) -> None:
+    """A run is taken to have ten times its warm-up at least."""
+    found = find_schedule([], options, Declared(), usual_steps=usual)
+    assert found.assumed == (steps is not None) and found.schedule is not None
+    assert found.schedule.end == (steps or options.total_steps)
+    notes = () if steps is None else (f"Steps of the run: taken as {steps}; --total-steps gives their number.",)
+    assert found.notes == notes
+
+
+def test_a_declared_total_is_no_assumption() -> None:
+    found = find_schedule([], ScheduleOptions("cosine"), Declared(total_steps=300), usual_steps=1000)
+    assert found.schedule is not None and (found.schedule.end, found.assumed) == (300, False)
+
+
+def test_without_usual_steps_a_shape_whose_end_nothing_tells_is_refused() -> None:
+    with pytest.raises(UsageError, match="takes the steps of the whole run"):
+        find_schedule([], ScheduleOptions("linear"), Declared())
+
+
+def test_the_peak_is_that_of_the_table_else_the_highest_rate_of_the_checkpoints(tmp_path: Path) -> None:
+    weight = torch.nn.Parameter(torch.ones(2, 3))
+    optimizer = torch.optim.AdamW([weight], lr=0.02)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 60)
+    for _ in range(45):
+        weight.grad = torch.ones(2, 3)
+        optimizer.step()
+        scheduler.step()
+    saved = {"model": {"w": weight.detach()}, "optimizer": optimizer.state_dict(), "step": 45}
+    torch.save({**saved, "lr_scheduler": scheduler.state_dict()}, tmp_path / "c.pt")
+    checkpoints = [open_checkpoint(tmp_path / "c.pt")]
+    assert optimizer.param_groups[0]["lr"] < 0.01
+    read = find_schedule(checkpoints, ScheduleOptions(), Declared(), usual_steps=1000)
+    assert read.peak == pytest.approx(0.02) and not read.assumed
+    assert "cosine schedule over 60 steps, read from c.pt" in read.notes[0]
+    (tmp_path / "rates.csv").write_text("step,learning_rate\n0,0\n10,0.5\n100,0\n")
+    given = find_schedule(checkpoints, ScheduleOptions(str(tmp_path / "rates.csv")), Declared(), usual_steps=1000)
+    assert given.peak == 0.5 and not given.assumed and given.schedule is not None and given.schedule.end == 100
+    shaped = find_schedule(checkpoints, ScheduleOptions("linear"), Declared(), usual_steps=1000)
+    assert shaped.peak == pytest.approx(0.02) and shaped.schedule is not None and shaped.schedule.end == 60
+    assert find_schedule([], ScheduleOptions(), Declared()).peak is None

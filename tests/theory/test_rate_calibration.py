@@ -1,92 +1,217 @@
+"""From runs and what is usual to a rate: what must hold whatever the constants of the study are."""
+
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fromage_cli.theory.rate_calibration import (
-    INITIAL_EXPONENT,
+    ADAMW,
+    INTERVAL,
+    LOST_ABOVE,
+    LOST_BELOW,
     MOMENTUM,
+    NOISE_SCALE,
+    PARTS_BIAS,
+    PARTS_SCALE,
+    RELIABLE,
+    RUNS_FREEDOM,
     SGD,
-    SOFTNESS,
-    TRAINED_EXPONENT,
     Calibration,
-    Valley,
+    Conclusion,
+    belief_of,
+    conclude,
+    lost,
     momentum_calibration,
-    valley_of_least,
 )
+from fromage_cli.theory.rate_curve import UNKNOWN_NOISE, ShortRun, curve_of
+from fromage_cli.theory.rate_posterior import Belief
 
-RATES = [2.0 ** (2 * k) for k in range(-4, 5)]
+WIDE = [-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0]
+KNOWN = Calibration(typical=0.5, bias=1.0, scale=0.5)
+"""Of an optimizer whose usual rate is what runs with the least loss at the rate 1 say."""
 
 
-def test_the_rate_is_a_power_of_the_centre() -> None:
-    constants = Calibration(typical=0.1, offset=-1.0, trained_offset=-3.0)
-    assert constants.from_initialisation(4.0) == pytest.approx(2.0**-1 * 4.0**INITIAL_EXPONENT)
-    assert constants.from_checkpoint(16.0) == pytest.approx(2.0**-3 * 16.0**TRAINED_EXPONENT)
+def runs(loss: Callable[[float], float], seed: int = 0, moved: float = 0.0) -> list[ShortRun]:
+    return [ShortRun(2.0 ** (octave + moved), 12, seed, loss(octave)) for octave in WIDE]
+
+
+def sharp(octave: float) -> float:
+    """All of the loss is taken away at the rate 1, a quarter of it kept at half and at twice that."""
+    return min(0.25 * octave * octave, 3.0)
+
+
+def apart(gap: float) -> list[ShortRun]:
+    """Two seeds whose mean is sharp: at four of the rates their losses are twice the gap apart."""
+    return [
+        *runs(lambda octave: sharp(octave) + (gap if octave % 4.0 else 0.0)),
+        *runs(lambda octave: sharp(octave) - (gap if octave % 4.0 else 0.0), 1),
+    ]
+
+
+AGREED = apart(0.0)
+
+
+def concluded(
+    found: list[ShortRun], *, calibration: Calibration | None = None, new: bool = True, parts: bool = False
+) -> Conclusion:
+    return conclude(found, [1.0, 1.0], calibration, new=new, parts=parts)
+
+
+def octaves(found: Conclusion) -> float:
+    """How wide the interval is."""
+    assert found.low is not None and found.high is not None
+    return math.log2(found.high / found.low)
 
 
 @pytest.mark.parametrize(("momentum", "known"), [(0.0, SGD), (0.9, MOMENTUM)])
 def test_sgd_has_those_of_its_momentum(momentum: float, known: Calibration) -> None:
-    found = momentum_calibration(momentum)
-    assert found.__dict__ == pytest.approx(known.__dict__)
+    assert momentum_calibration(momentum).__dict__ == pytest.approx(known.__dict__)
 
 
 def test_momentum_between_two_lies_between_them() -> None:
     found = momentum_calibration(1.0 - 10.0**-0.5)  # half of the way in log(1 - momentum)
     assert found.typical == pytest.approx(math.sqrt(SGD.typical * MOMENTUM.typical))
-    assert found.offset == pytest.approx((SGD.offset + MOMENTUM.offset) / 2)
 
 
-@given(st.integers(2, 6), st.floats(0.05, 1.0))
-def test_the_centre_of_a_symmetric_well_is_its_middle(place: int, curvature: float) -> None:
-    losses = [math.exp(curvature * (k - place) ** 2) for k in range(9)]
-    inside = [*range(max(0, 2 * place - 8), min(8, 2 * place) + 1)]
-    centre = valley_of_least([RATES[k] for k in inside], [losses[k] for k in inside]).centre
-    assert centre == pytest.approx(RATES[place], rel=1e-9)
+def test_what_is_lost_begins_with_a_parabola_and_never_passes_all() -> None:
+    assert lost(0.0) == 0.0
+    assert lost(-1.0) == pytest.approx(LOST_BELOW / (1.0 + LOST_BELOW))
+    assert lost(1.0) == pytest.approx(LOST_ABOVE / (1.0 + LOST_ABOVE))
+    assert lost(1e-3) == pytest.approx(LOST_ABOVE * 1e-6, rel=1e-4)
+    for side in (-1.0, 1.0):
+        sizes = [lost(side * octaves) for octaves in (0.0, 0.5, 1.0, 3.0, 9.0, 1e4)]
+        assert sizes == sorted(sizes) and 0.999 < sizes[-1] <= 1.0
 
 
-def test_the_centre_of_two_equal_rates_lies_between_them() -> None:
-    assert valley_of_least([1.0, 4.0], [0.3, 0.3]).centre == pytest.approx(2.0)
+def test_without_runs_there_is_no_rate_and_what_is_usual_gives_the_range() -> None:
+    found = concluded([], calibration=ADAMW)
+    assert found.learning_rate is found.regret is None and not found.reliable
+    assert found.low is not None and found.high is not None and found.low < ADAMW.typical < found.high
+    assert math.sqrt(found.low * found.high) == pytest.approx(ADAMW.typical)
+    assert found.reason == "too few steps were allowed for short runs"
+    nothing = concluded([])
+    assert (nothing.learning_rate, nothing.low, nothing.high, nothing.regret) == (None,) * 4
 
 
-def test_the_centre_between_two_rates_is_the_mean_under_an_exponential() -> None:
-    """Between two rates the weight is exp(-h x / SOFTNESS), whose mean has a closed form."""
-    height = 0.5
-    steepness = height / SOFTNESS
-    mean = 1.0 / steepness - 1.0 / math.expm1(steepness)
-    centre = valley_of_least([1.0, math.e], [1.0, math.exp(height)]).centre
-    assert math.log(centre) == pytest.approx(mean, rel=2e-3)
+@pytest.mark.parametrize(
+    ("loss", "reason"),
+    [
+        (lambda _: 1.5, "no short run lowered the loss of rows that it did not see"),
+        (
+            lambda octave: 1.5 if octave <= 2.0 else math.inf,
+            "no short run lowered the loss of other rows, and above 4 all left the numbers",
+        ),
+        (
+            lambda octave: 1.5 if octave > -2.0 else math.inf,
+            "no short run lowered the loss of rows that it did not see",
+        ),
+        (lambda _: math.inf, "every short run left the numbers"),
+    ],
+)
+def test_runs_that_lower_nothing_tell_no_more_than_none(loss: Callable[[float], float], reason: str) -> None:
+    found, without = concluded(runs(loss), calibration=SGD), concluded([], calibration=SGD)
+    assert (found.learning_rate, found.low, found.high) == (None, without.low, without.high)
+    assert found.reason == reason and not found.reliable and found.regret is None
 
 
-@given(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6))
-def test_the_centre_moves_with_the_unit_of_the_rate_and_not_with_that_of_the_loss(rate: float, loss: float) -> None:
-    losses = [3.0, 1.0, 1.2, math.inf]
-    plain = valley_of_least([1.0, 4.0, 16.0, 64.0], losses)
-    faster = valley_of_least([rate * 4.0**k for k in range(4)], losses)
-    assert faster.centre == pytest.approx(rate * plain.centre)
-    assert faster.spread == pytest.approx(plain.spread)
-    other = valley_of_least([1.0, 4.0, 16.0, 64.0], [loss * each for each in losses])
-    assert (other.centre, other.spread) == pytest.approx((plain.centre, plain.spread))
+def belief(found: list[ShortRun], parts: bool = False) -> Belief:
+    curve = curve_of(found, [1.0, 1.0])
+    assert curve is not None
+    return belief_of(found, [1.0, 1.0], curve, KNOWN, parts)
 
 
-def test_a_run_that_left_the_numbers_counts_as_a_very_bad_one() -> None:
-    ends = [valley_of_least([1.0, 4.0, 16.0], [1.0, 1.0, end]).centre for end in (math.inf, 1e9, math.exp(2.0))]
-    assert ends == pytest.approx([ends[0]] * 3)
+def test_runs_say_the_centre_of_their_valley_less_their_bias() -> None:
+    """The valley is even about the rate 1."""
+    agreed, alone = belief(AGREED), belief(runs(sharp))
+    assert (agreed.centre, agreed.scale, agreed.freedom) == pytest.approx((-KNOWN.bias, KNOWN.scale, RUNS_FREEDOM))
+    assert (alone.centre, alone.scale) == pytest.approx((-KNOWN.bias, KNOWN.scale + NOISE_SCALE * UNKNOWN_NOISE))
 
 
-def test_a_single_rate_is_its_own_centre() -> None:
-    assert valley_of_least([0.25], [1.0]) == Valley(0.25, 0.0)
+def test_seeds_that_disagree_say_it_less_surely() -> None:
+    """Gaps of 2 g at four rates and 0 at three deviate by 2 g (2 / 7)^(1/2), the mean of the seeds by half of it."""
+    gap = 0.1
+    assert belief(apart(gap)).scale == pytest.approx(KNOWN.scale + NOISE_SCALE * gap * math.sqrt(2.0 / 7.0))
+    assert octaves(concluded(AGREED)) < octaves(concluded(apart(gap)))
+    assert octaves(concluded(AGREED)) < octaves(concluded(runs(sharp)))
 
 
-@given(st.integers(2, 6))
-def test_rates_that_cannot_be_told_apart_spread_like_a_uniform_density(count: int) -> None:
-    width = 2.0 * (count - 1)  # octaves; standard deviation of a uniform density: width / sqrt(12)
-    spread = valley_of_least([4.0**k for k in range(count)], [0.7] * count).spread
-    assert spread == pytest.approx(width / math.sqrt(12.0), rel=1e-3)
+def test_runs_on_parts_of_batches_say_it_elsewhere_and_less_surely() -> None:
+    whole, part = belief(runs(sharp)), belief(runs(sharp), parts=True)
+    assert part.centre == pytest.approx(whole.centre - PARTS_BIAS)
+    assert part.scale == pytest.approx(whole.scale * PARTS_SCALE)
+    told, less = concluded(runs(sharp), calibration=SGD), concluded(runs(sharp), calibration=SGD, parts=True)
+    assert told.regret is not None and less.regret is not None and told.regret < less.regret
+    assert octaves(told) < octaves(less)
 
 
-def test_the_spread_of_a_kink_is_that_of_a_two_sided_exponential() -> None:
-    """ln loss = s |ln rate|, so the weight is exp(-s |ln rate| / SOFTNESS), of deviation sqrt(2) SOFTNESS / s."""
-    steepness, fine = 0.5, [math.exp(0.05 * k) for k in range(-80, 81)]
-    spread = valley_of_least(fine, [math.exp(steepness * abs(math.log(rate))) for rate in fine]).spread
-    assert spread * math.log(2.0) == pytest.approx(math.sqrt(2.0) * SOFTNESS / steepness, rel=1e-2)
+@pytest.mark.parametrize("parts", [False, True])
+def test_what_runs_alone_say_is_students_t(parts: bool) -> None:
+    """With 4 degrees of freedom (1 + s) / 2 lies below 2 (cos(acos(a) / 3) / a - 1)^(1/2), where a^2 = 1 - s^2."""
+    root = math.sqrt(1.0 - INTERVAL * INTERVAL)
+    reach = 2.0 * math.sqrt(math.cos(math.acos(root) / 3.0) / root - 1.0)
+    scale = ADAMW.scale * (PARTS_SCALE if parts else 1.0)
+    centre = -ADAMW.bias - (PARTS_BIAS if parts else 0.0)
+    found = concluded(AGREED, parts=parts)
+    assert found.low is not None and found.high is not None
+    assert math.log2(found.low) == pytest.approx(centre - reach * scale, abs=0.02)
+    assert math.log2(found.high) == pytest.approx(centre + reach * scale, abs=0.02)
+
+
+@given(st.integers(-20, 20))
+def test_what_runs_alone_say_follows_the_unit_of_the_rate(moved: int) -> None:
+    plain, other = concluded(runs(sharp)), concluded(runs(sharp, moved=moved))
+    for first, second in ((plain.learning_rate, other.learning_rate), (plain.low, other.low), (plain.high, other.high)):
+        assert first is not None and second == pytest.approx(first * 2.0**moved)
+    assert other.regret == pytest.approx(plain.regret)
+
+
+def test_what_is_usual_draws_the_rate_towards_itself() -> None:
+    alone = concluded(runs(sharp)).learning_rate
+    assert alone is not None
+    low, high = (
+        concluded(runs(sharp), calibration=Calibration(alone * factor, ADAMW.bias, ADAMW.scale)).learning_rate
+        for factor in (0.125, 8.0)
+    )
+    assert low is not None and high is not None and low < alone < high
+
+
+@pytest.mark.parametrize("highest", [-2.0, 0.0, 2.0])
+def test_no_rate_lies_above_the_highest_whose_run_stayed_finite(highest: float) -> None:
+    found_runs = runs(lambda octave: 0.5 - 0.05 * octave if octave <= highest else math.inf)
+    free = concluded(found_runs, calibration=Calibration(2.0**-6, 3.0, 0.5))
+    assert free.learning_rate is not None and free.high is not None
+    assert free.learning_rate < free.high < 2.0**highest
+    over = concluded(found_runs, calibration=Calibration(2.0**6, -6.0, 0.5))
+    assert over.learning_rate == over.high == 2.0**highest
+    assert over.regret is not None and free.regret is not None and over.regret > lost(-3.0) > free.regret
+    assert not over.reliable, "the least that is lost at a rate above is not what is lost at this one"
+
+
+def test_reliable_is_what_loses_little_of_new_weights_with_a_studied_optimizer() -> None:
+    told, doubted = (concluded(apart(gap), calibration=KNOWN) for gap in (0.0, 5.0))
+    assert told.regret is not None and doubted.regret is not None and told.regret <= RELIABLE < doubted.regret
+    assert told.reliable and told.reason == "the short runs tell one rate from another"
+    assert not doubted.reliable
+    assert doubted.reason == f"the short runs tell it too poorly: {doubted.regret:.0%} of the progress may be lost"
+
+
+def test_what_no_study_holds_or_parts_of_batches_show_is_never_reliable() -> None:
+    new, trained, unknown, part = (
+        concluded(AGREED, calibration=KNOWN),
+        concluded(AGREED, calibration=KNOWN, new=False),
+        concluded(AGREED),
+        concluded(AGREED, calibration=KNOWN, parts=True),
+    )
+    assert new.reliable and not trained.reliable and not unknown.reliable and not part.reliable
+    assert part.reason.startswith("short runs on parts of a batch were")
+    assert trained.reason == "no study holds short runs from trained weights against whole runs"
+    assert unknown.reason == "no study holds short runs of this optimizer against whole runs"
+    assert (trained.learning_rate, trained.low, trained.high, trained.regret) == (
+        new.learning_rate,
+        new.low,
+        new.high,
+        new.regret,
+    )

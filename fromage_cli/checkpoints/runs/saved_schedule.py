@@ -38,6 +38,8 @@ class SavedSchedule:
     """Why the rate is not constant, as a clause, where its schedule is not known."""
     total: float | None = None
     """Steps of the run, where a trainer wrote them."""
+    peak: float | None = None
+    """The highest rate that they tell of; None where no optimizer's state does."""
 
 
 def updates_made(checkpoint: Checkpoint) -> int | None:
@@ -62,21 +64,22 @@ def saved_schedule(
     total = total or _whole(trainer.get("max_steps"))
     now = updates_made(last)
     found = _of_state(state, groups[-1]) if state is not None else None
+    seen, peak = _rates(checkpoints, groups, trainer)
     if state is not None and found is not None and now is not None:
         every = _steps_of_a_tick(state, now, steps_per_epoch)
         if every is not None:
-            scaled = replace(found, every=every)
-            return SavedSchedule(scaled if total is None else replace(scaled, total=total / every), source, total=total)
-    seen = _rates(checkpoints, groups, trainer)
+            scaled = replace(found, every=every) if total is None else replace(found, every=every, total=total / every)
+            return SavedSchedule(scaled, source, total=total, peak=peak)
     changing = [rate for _, rate in seen if abs(rate - 1.0) > ALIKE]
     if total is not None and len(seen) > 1 and (fitted := fit_schedule(seen, total)) is not None:
-        return SavedSchedule(fitted if changing else None, f"{len(seen)} rates up to step {seen[-1][0]:g}", total=total)
+        source = f"{len(seen)} rates up to step {seen[-1][0]:g}"
+        return SavedSchedule(fitted if changing else None, source, total=total, peak=peak)
     doubt = None
     if changing:
         doubt = f"the rate was {changing[-1]:.3g} × its peak at one step and another one at others"
     elif state is not None:
         doubt = f"{source} holds the state of a scheduler, which does not tell its course"
-    return SavedSchedule(doubt=doubt, total=total)
+    return SavedSchedule(doubt=doubt, total=total, peak=peak)
 
 
 def _scheduler(checkpoint: Checkpoint) -> tuple[Mapping[str, Any] | None, str]:
@@ -176,10 +179,10 @@ def _steps_of_a_tick(state: Mapping[str, Any], now: int, steps_per_epoch: int | 
 
 def _rates(
     checkpoints: Sequence[Checkpoint], groups: Sequence[Sequence[Mapping[str, Any]]], trainer: Mapping[str, Any]
-) -> list[tuple[float, float]]:
-    """Steps and rates, as shares of the peak, of the first group and as a trainer logged them."""
+) -> tuple[list[tuple[float, float]], float | None]:
+    """Steps and rates, as shares of the peak, of the first group and as a trainer logged them; and the peak."""
     found: dict[float, float] = {}
-    peaks = [_number(group[0].get("initial_lr")) for group in groups if group]
+    peaks = [_number(group[0].get(name)) for group in groups if group for name in ("initial_lr", "max_lr")]
     history = trainer.get("log_history")
     for entry in history[:MOST_POINTS] if isinstance(history, list) else ():
         if isinstance(entry, Mapping):
@@ -191,7 +194,7 @@ def _rates(
         if rate is not None:
             found[-1.0 if step is None else step] = rate
     peak = max((value for value in (*peaks, *found.values()) if value is not None), default=0.0)
-    return [(step, rate / peak) for step, rate in sorted(found.items())] if peak else []
+    return ([(step, rate / peak) for step, rate in sorted(found.items())], peak) if peak else ([], None)
 
 
 def _is_state(value: Any) -> bool:

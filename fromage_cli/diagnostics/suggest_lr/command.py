@@ -3,23 +3,28 @@
 from dataclasses import replace
 
 from fromage_cli.diagnostics.suggest_lr.options import RateOptions
-from fromage_cli.intake import open_problem
+from fromage_cli.diagnostics.suggest_lr.plot import draw
+from fromage_cli.intake import find_schedule, open_problem
 from fromage_cli.missing import found_of
 from fromage_cli.terminal.answer import Answer, estimate_answer, records
-from fromage_cli.terminal.optimizer_options import OptimizerOptions
+from fromage_cli.terminal.optimizer_options import OptimizerOptions, ScheduleOptions
 from fromage_cli.terminal.options import (
     BatchOptions,
     CheckpointArgument,
     ModelOptions,
     OutputOptions,
+    PlotArgument,
     RunOptions,
     TensorOptions,
     diagnostic,
 )
+from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import progress
 
-TRAINING_BATCHES = 15
-"""Taken from an iterator beside the diagnostic batch, for short runs: a fifth of them for the losses."""
+TRAINING_BATCHES = 9
+"""Taken from an iterator beside the diagnostic batch, for short runs: a fifth of all for the losses."""
+USUAL_STEPS = 1000
+"""Of a run whose schedule has an end that nothing tells: the longest of the study."""
 
 
 @diagnostic(tables=("estimates", "layers", "groups", "points", "alternatives"), estimate=True)
@@ -27,35 +32,44 @@ def command(
     ckpt: CheckpointArgument = None,
     *,
     asked: RateOptions,
+    plot: PlotArgument = None,
     optimizer: OptimizerOptions,
+    schedule: ScheduleOptions,
     model: ModelOptions,
     batch: BatchOptions,
     tensors: TensorOptions,
     run: RunOptions,
     output: OutputOptions,
 ) -> Answer:
-    """Which learning rate is safe, by Lemma 2 and by measurement, for my optimizer?"""
+    """How far may the next step go, and which learning rate should I train at?"""
     optimizer.check()
+    schedule.check()
     asked.check(output)
+    if plot is not None:
+        check_plot(plot, output.force, (output.output, ckpt, batch.batch, schedule.schedule))
     intake = open_problem(ckpt, model, batch, run, spare=TRAINING_BATCHES if asked.trains else 0)
 
+    from fromage_cli.checkpoints.runs.saved_schedule import updates_made
     from fromage_cli.diagnostics.suggest_lr.cost import estimate, expected_stages
     from fromage_cli.diagnostics.suggest_lr.findings import judge
     from fromage_cli.diagnostics.suggest_lr.measure import measure
     from fromage_cli.diagnostics.suggest_lr.render import render
     from fromage_cli.probes.lines.direction import moving_tensors
 
+    checkpoints = [] if intake.checkpoint is None else [intake.checkpoint]
+    course = find_schedule(checkpoints, schedule, intake.declared, usual_steps=USUAL_STEPS)
     state = intake.checkpoint.optimizer if intake.checkpoint is not None else None
     rule = intake.optimizer(optimizer)
     if rule.name is None:
         asked.check_without_optimizer()
-    request = asked.request(optimizer.train_batch_size, intake.rebuilt)
+    made = updates_made(intake.checkpoint) if intake.checkpoint is not None else None
+    request = asked.request(optimizer.train_batch_size, intake.rebuilt, course, made or 0)
     if run.estimate:
         return intake.complete(estimate_answer(estimate(intake.problem, rule, request)))
     chosen = tensors.tensors or "all"
     moving, _ = moving_tensors(intake.problem, chosen, *tensors.globs)
     with progress("suggest-lr", total=expected_stages(rule, request)) as advance:
-        notes: list[str] = []
+        notes = [*course.notes] if request.probe != "none" or request.verify else []
         result, error = found_of(
             measure(intake.problem, moving, rule, state, request=request, advance=advance, note=notes.append)
         )
@@ -74,4 +88,7 @@ def command(
         settings={"tensors": chosen, **rule.flags},
         error=error,
     )
-    return intake.complete(answer if asked.value is None else replace(answer, **asked.alone(result, error)))
+    if asked.value is not None:
+        answer = replace(answer, **asked.alone(result, error, notes))
+    answer = intake.complete(answer)
+    return answer if plot is None else with_plot(answer, lambda *how: draw(result, *how), plot, output.force)

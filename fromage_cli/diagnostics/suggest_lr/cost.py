@@ -10,8 +10,9 @@ from fromage_cli.probes.curvature.threshold import MAX_PRODUCTS
 from fromage_cli.probes.lines.crossing import BELOW, POINTS, WITHOUT_SLOPE
 from fromage_cli.probes.lines.draws import CRITICAL, gradients_of_draws
 from fromage_cli.probes.optimizer_step.next_update import CHUNKS
-from fromage_cli.probes.trial_runs.short_runs import LARGEST_GRADIENTS, RATES
-from fromage_cli.probes.trial_runs.training import TrainingRows, training_rows
+from fromage_cli.probes.trial_runs.rate_probe import MOST_GRADIENTS, SECONDS, TIMED
+from fromage_cli.probes.trial_runs.short_runs import SEEDS, planned
+from fromage_cli.probes.trial_runs.training import training_rows
 from fromage_cli.probes.trial_runs.verification import FACTORS
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.terminal.answer import Estimate
@@ -24,8 +25,8 @@ ELSEWHERE = 1.0 + RISE / 2.0
 """The same on half of the rows, with a gradient of either half."""
 HELD = FORWARD + 1.0 / CHUNKS
 """Where the network draws noise: a pass that keeps what all rows draw, and a gradient of the first chunk with it."""
-FIRST_INCREASE = 2.0 + RISE
-"""Where short runs begin: gradient and memory of a new network, and its critical rate."""
+NEW_NETWORK = 1.0
+"""Its first gradient, which tells the tensors that receive one."""
 
 
 def expected_stages(optimizer: Optimizer, request: Request) -> int:
@@ -33,7 +34,13 @@ def expected_stages(optimizer: Optimizer, request: Request) -> int:
     measured = 1 + 2 + 6
     if optimizer.name is None:
         return measured + len(RULES)
-    return measured + 2 + request.sharpness + (0 if request.probe == "none" else 6) + (3 if request.verify else 0)
+    return measured + 2 + request.sharpness + _runs_of(request)
+
+
+def _runs_of(request: Request) -> int:
+    """Short runs and those that verify."""
+    short = 0 if request.probe == "none" else planned(request.budget or MOST_GRADIENTS)[0]
+    return short + (SEEDS * len(FACTORS) if request.verify else 0)
 
 
 def estimate(problem: Problem, optimizer: Optimizer, request: Request) -> Estimate:
@@ -48,7 +55,7 @@ def estimate(problem: Problem, optimizer: Optimizer, request: Request) -> Estima
         gradients += FORWARDS * FORWARD
     else:
         gradients += CRITICAL if problem.draws_noise else 0.0
-        gradients += RISE + ELSEWHERE + training_cost(problem, request)
+        gradients += RISE + ELSEWHERE + training_cost(problem, request, cost.seconds)
         products += MAX_PRODUCTS if request.sharpness else 0.0
     return Estimate(
         gradients=gradients + cost.equivalent(products),
@@ -57,8 +64,8 @@ def estimate(problem: Problem, optimizer: Optimizer, request: Request) -> Estima
     )
 
 
-def training_cost(problem: Problem, request: Request) -> float:
-    """Of short runs and of real steps that verify, in gradients of all rows.
+def training_cost(problem: Problem, request: Request, seconds: float) -> float:
+    """Of short runs and of those that verify, in gradients of all rows, which take so many seconds each.
 
     Raises UsageError as the runs do: under `auto` there are none where the rows do not allow them.
     """
@@ -70,11 +77,13 @@ def training_cost(problem: Problem, request: Request) -> float:
         if request.probe in ("init", "checkpoint") or request.verify:
             raise
         return 0.0
-    probe = FIRST_INCREASE + _runs(rows, LARGEST_GRADIENTS, RATES) / problem.rows if request.probe != "none" else 0.0
-    return probe + (_runs(rows, len(FACTORS) * request.verify, len(FACTORS)) / problem.rows if request.verify else 0.0)
-
-
-def _runs(rows: TrainingRows, steps: float, runs: int) -> float:
-    """Rows whose gradient takes as long: the steps', and the losses of other rows before and after each run."""
-    largest = max(batch.size for batch in rows.batches)
-    return steps * largest + (1 + runs) * FORWARD * sum(batch.size for batch in rows.independent)
+    part = max(batch.size for batch in rows.batches) / problem.rows
+    judged = FORWARD * sum(batch.size for batch in rows.independent) / problem.rows
+    found = 0.0
+    if request.probe != "none":
+        budget = request.budget or min(MOST_GRADIENTS, int(SECONDS / max(seconds * part, 1e-9)))
+        runs, steps = planned(budget)
+        timed = 0 if request.budget else TIMED
+        found += SEEDS * (NEW_NETWORK + judged) + (steps + timed) * part + runs * judged
+    runs = SEEDS * len(FACTORS)
+    return found + (runs * request.verify * part + (1 + runs) * judged if request.verify else 0.0)

@@ -1,5 +1,6 @@
 """What the rates mean for the user: codes, limits and words."""
 
+import math
 from collections.abc import Iterator
 
 from fromage_cli.counting import counted
@@ -13,6 +14,7 @@ from fromage_cli.findings import (
     layers_without_size,
 )
 from fromage_cli.missing import Missing, Why, known
+from fromage_cli.theory.rate_calibration import RELIABLE
 
 UPHILL_ERRORS = 2.0
 """Standard errors by which a cosine lies below zero where noise does not explain it: 2 of 100 do so by chance."""
@@ -60,19 +62,32 @@ def _present_rate(result: SuggestedRates) -> Iterator[Finding]:
             limit=1.0,
             hint="No fault: healthy runs often stand above it. What training may do, sharpness tells.",
         )
+    yield from _verified(result)
+
+
+def _verified(result: SuggestedRates) -> Iterator[Finding]:
+    """Steps at the rate that raise the loss, and another rate that ends lower."""
     for run in result.verification:
-        end = known(run.end_loss)
+        end, steps = known(run.end_loss), counted(len(run.losses), "step")
         if run.factor == 1.0 and (end is None or end > run.start_loss):
             ended = "left the numbers" if end is None else f"rose from {run.start_loss:.4g} to {end:.4g}"
             yield Finding(
                 code="verification-rises",
                 severity="warn",
-                message=f"after {counted(len(run.losses), 'real step')} at {run.learning_rate:.3g} the loss on other "
-                f"rows {ended}",
+                message=f"after {steps} at {run.learning_rate:.3g} the loss on other rows {ended}",
                 value=end,
                 limit=run.start_loss,
                 hint="Take the rate of a better run beside it: a rate that is too high shows within a few steps, "
                 "overfitting later.",
+            )
+        if run.best and run.factor != 1.0:
+            yield Finding(
+                code="verification-prefers-another",
+                severity="info",
+                message=f"after {steps} the loss on other rows is lowest at {run.learning_rate:.3g}, {run.factor:.2g} "
+                "× the rate that was verified",
+                value=end,
+                hint="Verify over more steps: short runs prefer higher rates than long ones.",
             )
 
 
@@ -127,15 +142,21 @@ def _training(result: SuggestedRates) -> Iterator[Finding]:
             hint="Warm up from below, or resume with the optimizer's state; the two rates answer different questions.",
         )
     if result.optimizer.name is not None and not recommended.reliable:
-        typical = "the typical rate stands in" if rate is not None else "there is no typical rate"
+        low, high = known(recommended.low), known(recommended.high)
+        why = recommended.learning_rate
+        if low is not None and high is not None:
+            hint = f"Try {low:.2g}, {math.sqrt(low * high):.2g} and {high:.2g}; --verify compares three rates."
+        elif isinstance(why, Missing) and why.code is Why.NOT_ASKED:
+            hint = "Leave out --probe none: short runs tell it."
+        else:
+            hint = "Give more training batches (--batch with an iterator), or a larger --probe-budget."
         yield Finding(
             code="rate-not-measured",
             severity="info",
-            message=f"the rate to train at was not measured, {typical}: {recommended.reason}",
-            value=known(recommended.gain),
-            hint="On four of five small networks it is right within a factor of 3; try 1/3 of it and 3 × it as well."
-            if rate is not None
-            else "Begin at the limit, or name another --optimizer.",
+            message=f"the rate to train at is not known well here: {recommended.reason}",
+            value=known(recommended.regret),
+            limit=RELIABLE,
+            hint=hint,
         )
 
 

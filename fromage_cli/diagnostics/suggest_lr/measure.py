@@ -54,9 +54,9 @@ def measure(
     """How far the next update may go, by every estimate, and at which rate to train.
 
     Costs at most 50 gradients of all rows, 12 of them up to the measured limit, and at most 20 Hessian-vector products
-    more with `sharpness`; the probe at most 100 minibatch gradients and 20 of all rows. A limit interrupts it. `note`
-    takes what the user should know. Raises MismatchError when the state does not fit or nothing moves, UsageError when
-    short runs are asked for that cannot be made.
+    more with `sharpness`; the short runs take as many minibatch gradients as the request allows. A limit interrupts it.
+    `note` takes what the user should know. Raises MismatchError when the state does not fit or nothing moves,
+    UsageError when short runs are asked for that cannot be made.
     """
     request = request or Request()
     rule = optimizer if optimizer.name is not None else Optimizer(FROMAGE.name)
@@ -107,6 +107,6 @@ def measure(
     )
     for words in read_notes(measuring, optimizer, crossing, request.batch_size):
         note(words)
-    if trained.note:
-        note(trained.note)
+    for words in trained.notes:
+        note(words)
     return result if measuring.error is None else Interrupted(result, measuring.error)

@@ -1,6 +1,6 @@
 """What can be asked of `suggest-lr` beside the options that commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,14 +9,20 @@ import typer
 from fromage_cli.errors import FromageError, NumericalError, ResourceError, UsageError
 from fromage_cli.missing import Missing
 from fromage_cli.terminal.options import OutputOptions
+from fromage_cli.theory.schedules import Schedule
 
 if TYPE_CHECKING:
     from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
     from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
+    from fromage_cli.intake import RunSchedule
     from fromage_cli.problem.evaluation.problem import Problem
 
 UNRELIABLE = 10
 """Exit code of a value that is printed but not reliable."""
+NO_RATE_TO_TRAIN_AT = (
+    "limit: how far the next step may go and still lower the loss of these rows. It is no rate to train at, which is "
+    "mostly many times higher; --value recommended gives that."
+)
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,18 @@ class RateOptions:
         Literal["auto", "init", "checkpoint", "none"],
         typer.Option("--probe", help="Short training runs: from a new initialisation, from the checkpoint, or none."),
     ] = "auto"
+    probe_budget: Annotated[
+        int | None,
+        typer.Option(
+            "--probe-budget",
+            metavar="N",
+            min=1,
+            help="Minibatch gradients for the short runs. Default: what fits into ten minutes, at most 400.",
+        ),
+    ] = None
     verify: Annotated[
-        int | None, typer.Option("--verify", metavar="N", min=1, help="Take N real steps at 0.3, 1 and 3 × the answer.")
+        int | None,
+        typer.Option("--verify", metavar="N", min=1, help="Train N steps at 1/3 of, at and at 3 × the rate."),
     ] = None
     sharpness: Annotated[
         bool | None,
@@ -74,22 +90,37 @@ class RateOptions:
         """Whether training steps are taken."""
         return self.verify is not None or (self.probe != "none" and self.value != "limit")
 
-    def request(self, batch_size: int | None, fresh: "Callable[[], Problem | None]") -> "Request":
-        """What the measurement is to do; the limit alone needs no short runs."""
+    def request(
+        self, batch_size: int | None, fresh: "Callable[[int], Problem | None]", schedule: "RunSchedule", made: int
+    ) -> "Request":
+        """What the measurement is to do; the limit alone needs no short runs. `made`: updates before the checkpoint."""
         from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 
         probe = "none" if self.value == "limit" else self.probe
         sharpness = self.value != "limit" if self.sharpness is None else self.sharpness
-        return Request(batch_size, self.warm, sharpness, probe, self.verify or 0, fresh)
+        return Request(
+            batch_size=batch_size,
+            chunks=self.warm,
+            sharpness=sharpness,
+            probe=probe,
+            verify=self.verify or 0,
+            fresh=fresh,
+            budget=self.probe_budget,
+            schedule=schedule.schedule or Schedule(),
+            made=made,
+            peak=schedule.peak,
+        )
 
-    def alone(self, result: "SuggestedRates", error: FromageError | None) -> dict[str, Any]:
-        """What of an answer the value alone changes.
+    def alone(self, result: "SuggestedRates", error: FromageError | None, noted: Sequence[str]) -> dict[str, Any]:
+        """What of an answer the value alone changes; `noted`: its notes.
 
         Raises NumericalError, or the limit that was reached, where there is no such value.
         """
         found = result.limit if self.value == "limit" else result.recommended
         if not isinstance(found.learning_rate, Missing):
-            return {"alone": f"{found.learning_rate:.6g}", "code": 0 if found.reliable else UNRELIABLE}
+            notes = (NO_RATE_TO_TRAIN_AT,) if self.value == "limit" else ()
+            code = 0 if found.reliable else UNRELIABLE
+            return {"alone": f"{found.learning_rate:.6g}", "code": code, "notes": (*notes, *noted)}
         if isinstance(error, ResourceError):
             raise error
         reason = "at no step must the loss fall, and at none was it seen to rise"

@@ -24,6 +24,7 @@ from fromage_cli.problem.evaluation.problem import Evaluations, Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.conversions import largest_rate, relative_step
 from fromage_cli.theory.relative_trust import lemma2_rate
+from fromage_cli.theory.schedules import Schedule
 
 T = TypeVar("T")
 FORWARD, PRODUCT = 1.0 / 3.0, 7.0 / 3.0
@@ -58,8 +59,16 @@ class Request:
     """`auto`, `init`, `checkpoint` or `none`."""
     verify: int = 0
     """Real steps to check the answer with."""
-    fresh: Callable[[], Problem | None] = lambda: None
-    """Makes the problem again on a network as its factory makes it."""
+    fresh: Callable[[int], Problem | None] = lambda _: None
+    """Makes the problem again on a network as its factory makes it, with weights of a seed."""
+    budget: int | None = None
+    """Minibatch gradients for short runs; None takes what fits into ten minutes."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """Of the user's run."""
+    made: int = 0
+    """Updates before the checkpoint."""
+    peak: float | None = None
+    """The highest rate that the run has had, as far as its checkpoints tell."""
 
 
 @dataclass

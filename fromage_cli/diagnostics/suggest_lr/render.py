@@ -12,6 +12,7 @@ from fromage_cli.optimizers.rule import RULES
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, sparkline
+from fromage_cli.theory.rate_calibration import RELIABLE
 
 FULL = 140
 """Cells from which on the whole assumptions have room in the table."""
@@ -34,11 +35,12 @@ GROUPS = (
     Column("moves most", name=True),
 )
 VERIFICATION = (
-    Column("verified", left=True),
+    Column("verified at", left=True),
     Column("learning rate"),
     Column("loss before"),
     Column("after"),
-    Column("steps", left=True, optional=1),
+    Column("±"),
+    Column("each step", left=True, optional=1),
 )
 LAYERS = (
     Column("layer", name=True),
@@ -63,6 +65,8 @@ def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
     if len(groups := result.optimizer.groups) > 1:
         rows = [(g.index, g.tensors, g.learning_rate, g.weight_decay, g.limit, g.limiting_layer or "") for g in groups]
         parts.append(house_table(GROUPS, rows, style))
+    if result.probe:
+        parts.append(_short_runs(result, style))
     if result.verification:
         rows = [
             (
@@ -70,11 +74,12 @@ def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
                 run.learning_rate,
                 run.start_loss,
                 math.inf if isinstance(run.end_loss, Missing) else run.end_loss,
+                run.spread,
                 sparkline(run.losses[:: max(1, len(run.losses) // 24)], log=True, ascii_only=style.ascii_only),
             )
             for run in result.verification
         ]
-        parts.append(house_table(VERIFICATION, rows, style))
+        parts += [house_table(VERIFICATION, rows, style), Text(verdict(result), "dim")]
     parts.append(_layers(result, style))
     if not isinstance(result.noise_scale, Missing):
         size, low, high = (
@@ -88,15 +93,7 @@ def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
 
 def summary(result: SuggestedRates) -> str:
     """Both answers: how far the next step may go, and the rate to train at."""
-    found = result.recommended
-    if result.optimizer.name is None:
-        train_at = "--optimizer names it."
-    elif isinstance(found.learning_rate, Missing):
-        train_at = f"No rate to train at can be given: {found.reason}."
-    else:
-        measured = f", between {number(found.low)} and {number(found.high)} ({found.reason})"
-        how = measured if found.reliable else f", typical and not measured here: {found.reason}"
-        train_at = f"To train at, another question: {number(found.learning_rate)}{how}."
+    train_at = "--optimizer names it." if result.optimizer.name is None else rate_to_train_at(result)
     return " ".join(filter(None, (_next_step(result), _present_rate(result), train_at)))
 
 
@@ -123,6 +120,50 @@ def _present_rate(result: SuggestedRates) -> str:
         "Training may raise the curvature, and minibatches add noise. "
         "The command sharpness looks further: it trains the network's quadratic model."
     )
+
+
+def rate_to_train_at(result: SuggestedRates) -> str:
+    """The rate, its range, what it rests on and what it costs; or why there is none and what to do."""
+    found, steps = result.recommended, sum(run.steps for run in result.probe)
+    low, high, regret = known(found.low), known(found.high), known(found.regret)
+    runs = f"{counted(len(result.probe), 'short run')} with your schedule, {counted(steps, 'step')}"
+    between = "" if low is None or high is None else f"between {number(low)} and {number(high)}"
+    if isinstance(found.learning_rate, Missing):
+        where = f" Try rates {between}." if between else ""
+        return f"Rate to train at: not known here, since {found.reason}.{where}"
+    lost = "" if regret is None else f"; about {regret:.0%} of the progress is lost at it"
+    if found.reliable:
+        return f"Rate to train at: {number(found.learning_rate)}, {between} ({runs}){lost}."
+    longer = " --probe-budget looks longer." if regret is not None and regret > RELIABLE else ""
+    return f"Rate to train at: perhaps {number(found.learning_rate)}, {between} ({runs}). Not sure: {found.reason}.{longer}"
+
+
+def _short_runs(result: SuggestedRates, style: PageStyle) -> RenderableType:
+    """The loss after the runs of each length at each rate, the mean over seeds, and how far the longest are apart."""
+    lengths = sorted({run.steps for run in result.probe})
+    rows = []
+    for rate in sorted({run.learning_rate for run in result.probe}):
+        row: list[object] = [rate]
+        apart = None
+        for steps in lengths:
+            losses = [run.loss for run in result.probe if (run.learning_rate, run.steps) == (rate, steps)]
+            row.append(math.fsum(losses) / len(losses) if losses else None)
+            if len(losses) > 1 and all(map(math.isfinite, losses)):
+                apart = (max(losses) - min(losses)) / 2.0
+        rows.append((*row, apart))
+    columns = (Column("short runs at"), *(Column(f"after {steps} steps") for steps in lengths), Column("±", optional=1))
+    return house_table(columns, rows, style)
+
+
+def verdict(result: SuggestedRates) -> str:
+    """Which of the verified rates ends lowest, over how many steps that holds, or that they end alike."""
+    steps = counted(max(len(run.losses) for run in result.verification), "step")
+    best = next((run for run in result.verification if run.best), None)
+    if all(isinstance(run.end_loss, Missing) for run in result.verification):
+        return "At all of these rates the loss leaves the numbers."
+    if best is None:
+        return f"Over {steps} these rates end alike: another order of the batches changes as much."
+    return f"Over {steps} with your schedule {number(best.learning_rate)} ends lowest."
 
 
 def _next_step(result: SuggestedRates) -> str:

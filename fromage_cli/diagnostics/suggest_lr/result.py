@@ -46,12 +46,14 @@ class Recommended:
     low: float | Missing
     """From this learning rate …"""
     high: float | Missing
-    """… to this one, where it was measured."""
+    """… to this one the best rate lies with a probability of 80 %."""
+    regret: float | Missing
+    """The expected part of the achievable fall of the loss that is lost at the rate."""
     estimator: str | None
-    """`probe-init`, `probe` or `typical`."""
+    """`probe-init` or `probe`; None where there is no rate."""
     reason: str
     reliable: bool
-    """False: it cannot be measured here, and the typical rate stands in."""
+    """Whether the regret is at most .05."""
     gain: float | Missing
     """Part of the loss that the best short run took away."""
 
@@ -172,9 +174,12 @@ class ProbeRun:
     """One short training run."""
 
     learning_rate: float
+    """Its peak."""
     loss: float
-    """Geometric mean of the loss of rows that no step saw, afterwards, and of the minibatches of the last quarter;
-    infinite where the run left the numbers, or the loss was not above zero before."""
+    """Of rows that no step saw, afterwards; infinite where the run left the numbers."""
+    steps: int
+    seed: int
+    """Of the weights, where new ones were drawn, and of the order of the batches."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,11 @@ class VerifiedRun:
     start_loss: float
     """On rows that no step sees, before the first step."""
     end_loss: float | Missing
-    """The same after the last; missing where the run left the numbers."""
+    """The same after the last, the mean over two orders of the batches; missing where a run left the numbers."""
+    spread: float | Missing
+    """How far the two are apart."""
+    best: bool
+    """Whether it ends lower than the other rates by more than the orders of the batches make of it."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +235,7 @@ class SuggestedRates:
     points: tuple[MeasuredPoint, ...]
     """Where the gradient was taken for `measured`; between them nothing was looked at."""
     probe_steps: int | Missing
-    """Steps of each short run."""
+    """Steps of the longest short run."""
     probe: tuple[ProbeRun, ...] = ()
     verification: tuple[VerifiedRun, ...] = ()
     alternatives: tuple[Alternative, ...] = ()

@@ -1,19 +1,24 @@
-"""The rate to train at: short training runs where they can be made, else the typical rate, and real steps to check."""
+"""The rate to train at, from short training runs, and longer ones that check it."""
 
+import math
 from dataclasses import dataclass
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import RateSearch, Request, gradients
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, ProbeRun, Recommended, VerifiedRun
-from fromage_cli.errors import MismatchError, ResourceError, UsageError
+from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.missing import OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed
-from fromage_cli.optimizers.typical_rates import typical_rate
+from fromage_cli.optimizers.typical_rates import calibration, typical_rate
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.rate_probe import RateProbe, measure_rate
-from fromage_cli.probes.trial_runs.verification import verify
+from fromage_cli.probes.trial_runs.short_runs import Course
+from fromage_cli.probes.trial_runs.training import TrainingRows, training_rows
+from fromage_cli.probes.trial_runs.verification import best_of, verify
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.perceptron import Perceptron
 
 LEFT = Missing(Why.ZERO_OR_NOT_FINITE, "the run left the numbers")
+NO_RUNS = Missing(Why.NOT_ASKED, "no short runs were asked for")
 
 
 @dataclass(frozen=True)
@@ -22,93 +27,135 @@ class Trained:
 
     recommended: Recommended
     steps: int | Missing
-    """Of each run."""
+    """Of the longest of them."""
     runs: tuple[ProbeRun, ...] = ()
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def recommend(measuring: RateSearch, request: Request) -> Trained:
-    """The rate to train at: of short runs as `request.probe` asks for them, else the typical one.
+    """The rate to train at, of short runs as `request.probe` asks for them.
 
     Under `auto` they start from new weights where its `fresh` makes a network, else from these. Raises UsageError for
     `init` where it makes none.
     """
     if not measuring.known:
-        return Trained(_typical(measuring, OPTIMIZER_UNKNOWN, OPTIMIZER_UNKNOWN), OPTIMIZER_UNKNOWN)
+        return _without_runs(OPTIMIZER_UNKNOWN)
     usual, source = typical_rate(measuring.optimizer)
     measuring.estimates.append(Estimate("typical", measuring.eta(usual), usual, source, 0.0))
     if request.probe == "none":
-        why = Missing(Why.NOT_ASKED, "no short runs were asked for")
-        return Trained(_typical(measuring, usual, why), why)
+        return _without_runs(NO_RUNS)
     before = gradients(measuring.problem.evaluations)
     ran = measuring.within_limits(lambda: _short_runs(measuring, request))
     if isinstance(ran, Missing):
-        return Trained(_typical(measuring, usual, ran), ran)
-    found, again = ran
-    start = "new weights of the network's factory"
-    if again is None:
-        start = "these weights"
-    elif isinstance(again.model, Perceptron):
-        start = "new weights as torch draws them, since the network was rebuilt without its factory"
-    words = Basis(counted(len(found.rates), "short run"), f"of {counted(found.steps, 'step')} from {start}")
-    cut = isinstance(measuring.error, ResourceError)
-    doubt = Missing(Why.LIMIT_REACHED if cut else Why.INDISTINCT, found.reason)
-    measured, gain = (doubt if value is None else value for value in (found.measured, found.gain))
+        return _without_runs(ran)
+    found, rows, again = ran
+    concluded = found.conclusion
+    doubt = Missing(Why.LIMIT_REACHED if measuring.error else Why.INDISTINCT, concluded.reason)
+    rate, low, high, regret, gain = (
+        doubt if value is None else value
+        for value in (concluded.learning_rate, concluded.low, concluded.high, concluded.regret, found.gain)
+    )
+    longest = max((run.steps for run in found.runs), default=0)
+    words = Basis(counted(len(found.runs), "short run"), f"{counted(found.gradients, 'step')} in all {_start(again)}")
     cost = gradients(measuring.problem.evaluations) - before
-    measuring.estimates.append(Estimate(found.estimator, measuring.eta(measured), measured, words, cost))
-    recommended = _typical(measuring, usual, doubt, gain)
-    if found.reliable and found.learning_rate is not None and found.low is not None and found.high is not None:
-        rate, name = found.learning_rate, found.estimator
-        recommended = Recommended(rate, measuring.eta(rate), found.low, found.high, name, found.reason, True, gain)
-    runs = tuple(ProbeRun(rate, loss) for rate, loss in zip(found.rates, found.losses, strict=True))
-    return Trained(recommended, found.steps, runs, f"probe: from {start}; {found.rows}.")
+    measuring.estimates.append(Estimate(found.estimator, measuring.eta(rate), rate, words, cost))
+    recommended = Recommended(
+        learning_rate=rate,
+        eta=measuring.eta(rate),
+        low=low,
+        high=high,
+        regret=regret,
+        estimator=None if isinstance(rate, Missing) else found.estimator,
+        reason=concluded.reason,
+        reliable=concluded.reliable and measuring.error is None,
+        gain=gain,
+    )
+    runs = tuple(ProbeRun(run.learning_rate, run.loss, run.steps, run.seed) for run in found.runs)
+    notes = [f"short runs: {len(runs)} {_start(again)}, {found.gradients} of {found.budget} steps; {rows.source}."]
+    if rows.smaller is not None:
+        notes.append(
+            f"short runs: batches of {counted(rows.smaller, 'row')} where training has "
+            f"{request.batch_size or measuring.problem.batch.size}. Five whole training batches tell more: let --batch "
+            "name an iterator."
+        )
+    return Trained(recommended, longest or doubt, runs, tuple(notes))
 
 
-def _short_runs(measuring: RateSearch, request: Request) -> tuple[RateProbe, Problem | None] | Missing:
-    """What short runs tell, with the new network that they start from; or why `auto` makes none."""
+def _start(again: Problem | None) -> str:
+    """From where the short runs set out, in words."""
+    if again is None:
+        return "from these weights"
+    drawn = " as torch draws them" if isinstance(again.model, Perceptron) else ""
+    return f"from new weights{drawn}"
+
+
+def _short_runs(measuring: RateSearch, request: Request) -> tuple[RateProbe, TrainingRows, Problem | None] | Missing:
+    """What short runs tell, on which rows, and the new network that they start from; or why `auto` makes none."""
     try:
-        again = request.fresh() if request.probe in ("auto", "init") else None
+        again = request.fresh(0) if request.probe in ("auto", "init") else None
         if again is None and request.probe == "init":
             raise UsageError(
                 "--probe init needs a network that draws new weights; this one comes with its own.",
                 "Name a factory with --model.",
             )
-        made = measure_rate(measuring.matched, fresh=again, batch_size=request.batch_size, advance=measuring.advance)
-        return measuring.kept(made), again
+
+        def start(seed: int) -> MatchedState:
+            if again is None:
+                return measuring.matched
+            drawn = again if seed == 0 else request.fresh(seed)
+            return MatchedState(drawn or again, measuring.optimizer)
+
+        rows = training_rows(measuring.problem, request.batch_size)
+        made = measure_rate(
+            start,
+            rows,
+            course_of(request, again is not None),
+            estimator="probe" if again is None else "probe-init",
+            calibration=calibration(measuring.optimizer),
+            guess=request.peak or measuring.optimizer.learning_rate,
+            budget=request.budget,
+            advance=measuring.advance,
+        )
+        return measuring.kept(made), rows, again
     except (MismatchError, UsageError) as error:
         if request.probe != "auto":
             raise
         return failed(error)
 
 
-def _typical(
-    measuring: RateSearch, rate: float | Missing, why: Missing, gain: float | Missing | None = None
-) -> Recommended:
-    """The typical rate, where there is one, since the best one was not measured."""
-    name = "typical" if not isinstance(rate, Missing) else None
-    return Recommended(rate, measuring.eta(rate), why, why, name, why.words, False, why if gain is None else gain)
+def course_of(request: Request, new: bool) -> Course:
+    """The part of the user's run that steps imitate: all of it from new weights, else what is left."""
+    return Course(request.schedule, 0.0 if new else float(request.made))
+
+
+def _without_runs(why: Missing) -> Trained:
+    """No rate, and why."""
+    return Trained(Recommended(why, why, why, why, why, None, why.words, False, why), why)
 
 
 def check(measuring: RateSearch, rate: float | None, request: Request) -> tuple[VerifiedRun, ...]:
-    """Real steps at 0.3, 1 and 3 times a rate; none where a limit was reached, or there is no rate.
+    """Longer runs at a third of a rate, at it and at three times it; none at a limit, or where there is no rate.
 
     Raises UsageError where no steps can be taken.
     """
     if rate is None:
         return ()
-    matched, size = measuring.matched, request.batch_size
+    rows, course = training_rows(measuring.problem, request.batch_size), course_of(request, new=False)
     found = measuring.within_limits(
-        lambda: verify(matched, rate, request.verify, batch_size=size, advance=measuring.advance)
+        lambda: verify(measuring.matched, rate, rows, course, request.verify, advance=measuring.advance)
     )
     if isinstance(found, Missing):
         return ()
+    best = best_of(found)
     return tuple(
         VerifiedRun(
             factor=run.factor,
             learning_rate=run.learning_rate,
             losses=run.losses,
             start_loss=run.start_loss,
-            end_loss=LEFT if run.end_loss is None else run.end_loss,
+            end_loss=run.end_loss if math.isfinite(run.end_loss) else LEFT,
+            spread=max(run.ends) - min(run.ends) if math.isfinite(run.end_loss) else LEFT,
+            best=run is best,
         )
         for run in found
     )

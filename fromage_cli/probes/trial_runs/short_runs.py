@@ -1,131 +1,168 @@
-"""Short training runs at several rates from the same weights, on the same minibatches in the same order.
+"""Short training runs at several rates, each a whole run along the user's schedule, from the same weights.
 
-Their minibatches are quarters of the training batches: four steps for the price of one tell more of a rate.
+The schedule is compressed: each step of a short run stands for an equal part of the real run and has its rate. First
+come short runs far apart, then longer ones close together around the best, then the same again from other weights and
+with the batches in another order.
 """
 
 import math
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from fromage_cli.errors import NumericalError, ResourceError
+from fromage_cli.errors import ResourceError
 from fromage_cli.missing import Interrupted
-from fromage_cli.probes.lines.critical import critical_rate
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
-from fromage_cli.probes.optimizer_step.next_step import next_step
 from fromage_cli.probes.trial_runs.training import Training, TrainingRows, training
-from fromage_cli.problem.data.batches import Batch
+from fromage_cli.theory.rate_curve import ShortRun, best_rate
+from fromage_cli.theory.schedules import Schedule
 
-STEPS = 60
-"""Of each run; fewer where training batches cannot be cut, so that runs cost the same."""
-PARTS = 4
-"""Minibatches that a training batch is cut into."""
-RATES = 6
-"""Learning rates that are tried at least, one run each."""
-APART = 4.0
-"""The factor between two rates."""
-LARGEST_GRADIENTS = 100.0
-"""Of training batches, that all runs together may take."""
-FLOOR = 1e-9
-"""Part of the loss before the runs below which it counts as this: a loss of zero has no logarithm."""
-TAIL = 4
-"""The last steps of a run whose losses count are one part in this."""
+FIRST_STEPS, FIRST_APART, FIRST_RATES = 12, 4.0, 7
+"""Of the runs that come first: their steps, the factor between two rates, and how many rates there are."""
+CLOSE_APART, CLOSE_RATES = 2.0, 4
+"""Of the longer runs around the best rate; they have twice the steps, then four times, and so on."""
+SEEDS = 2
+"""Of weights, where new ones are drawn, and of the order of the batches."""
+BEYOND = 3
+"""Rates beyond an end at which the loss is least that are tried at most."""
+LEAST_BUDGET = FIRST_STEPS * FIRST_RATES
+"""Minibatch gradients of the first runs of one seed."""
 
 
 @dataclass
 class ShortRuns:
     """What the runs have shown so far."""
 
-    steps: int = STEPS
-    """Of each run."""
-    losses: dict[float, float] = field(default_factory=dict)
-    """By rate: the geometric mean of the loss of independent rows after the run and of the minibatches' mean loss over
-    its last quarter; infinite where the run diverged."""
-    start_loss: float = math.nan
-    """Of the independent rows, before."""
-    end_losses: dict[float, float] = field(default_factory=dict)
-    """By rate: of the independent rows, after."""
-    gradients: float = 0.0
-    """Of training batches."""
+    runs: list[ShortRun] = field(default_factory=list)
+    start_losses: list[float] = field(default_factory=list)
+    """Of rows that no step saw, before the first step, by seed."""
+    gradients: int = 0
+    """Of minibatches."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """The part of the user's run that short runs imitate."""
+
+    schedule: Schedule = field(default_factory=Schedule)
+    first: float = 0.0
+    """Updates made before."""
 
     @property
-    def gain(self) -> float | None:
-        """1 - the least loss of independent rows after a run / the loss before; None where there is no such share."""
-        finite = [loss for loss in self.end_losses.values() if math.isfinite(loss)]
-        return 1.0 - min(finite) / self.start_loss if finite and self.start_loss > 0.0 else None
+    def steps(self) -> float | None:
+        """Those that are left; None where the run's end is not known."""
+        return None if self.schedule.end is None else max(self.schedule.end - self.first, 1.0)
 
-    @property
-    def bracketed(self) -> bool:
-        """Whether the least loss lies between others."""
-        rates = sorted(self.losses)
-        least = min(self.losses, key=self.losses.__getitem__, default=None)
-        return len(rates) > 2 and least not in (rates[0], rates[-1])
+    def factors(self, steps: int) -> list[float]:
+        """The shares of the peak rate of a run with so many steps, at most those that are left."""
+        left = self.steps
+        if left is None:
+            return [self.schedule.rate_factor(self.first + step) for step in range(steps)]
+        return [factor for *_, factor in self.schedule.pieces(self.first, self.first + left, steps)]
 
-    @property
-    def rate_beyond(self) -> float:
-        """A rate beyond the end of the rates at which the loss is least."""
-        lowest, highest = min(self.losses), max(self.losses)
-        least = min(sorted(self.losses), key=self.losses.__getitem__)
-        return highest * APART if least == highest and math.isfinite(self.losses[least]) else lowest / APART
+
+def planned(budget: int) -> tuple[int, int]:
+    """How many runs a budget allows, and their steps in all, where the least loss lies between the first rates."""
+    runs, spent, steps = 0, 0, FIRST_STEPS
+    sweeps = [(FIRST_STEPS, FIRST_RATES), *[(2 * FIRST_STEPS, CLOSE_RATES)] * SEEDS, (FIRST_STEPS, FIRST_RATES)]
+    while sweeps:
+        length, rates = sweeps.pop(0)
+        if spent + length * rates > budget:
+            continue
+        runs, spent = runs + rates, spent + length * rates
+        if not sweeps:
+            steps = 4 * FIRST_STEPS if steps == FIRST_STEPS else 2 * steps
+            sweeps = [(steps, CLOSE_RATES)] * SEEDS
+    return runs, spent
 
 
 def make_runs(
-    matched: MatchedState, rows: TrainingRows, *, guess: float, above: float, advance: Callable[[], None] = lambda: None
+    start: Callable[[int], MatchedState],
+    rows: TrainingRows,
+    course: Course,
+    *,
+    guess: float,
+    budget: int,
+    advance: Callable[[], None] = lambda: None,
 ) -> ShortRuns | Interrupted[ShortRuns]:
-    """Makes runs at RATES rates, the highest `above` times the first increase of the loss along the next step.
+    """Makes runs from SEEDS starts until so many minibatch gradients are spent.
 
-    Where runs diverged early, the gradients that they left are spent beyond the end at which the loss is least. `guess`
-    stands in where no step lowers the loss. A limit interrupts them.
+    `start` gives the weights and the state of a seed. The first rates lie around `guess`. Runs at several rates are
+    begun only where all of them fit into the rest of the budget. A limit interrupts them.
     """
-    parts = []
-    for batch in rows.batches:
-        size = max(1, batch.size // PARTS)
-        # rows left over belong to no part: all are equal
-        parts += [batch.rows(start, start + size) for start in range(0, batch.size - size + 1, size)]
-    share = max(part.size for part in parts) / max(batch.size for batch in rows.batches)
-    steps = min(STEPS, int(STEPS / (PARTS * share)))
-    runs = ShortRuns(steps)
-    series = _Series(runs, parts, rows.independent, share)
+    series = _Series(ShortRuns(), start, rows, course, budget, advance)
     try:
-        with training(matched) as run:
-            runs.start_loss = run.loss(rows.independent)
-            first_increase = guess
-            with suppress(NumericalError):
-                step, _ = next_step(matched)
-                first_increase = critical_rate(matched.problem, step, guess) or guess
-            rate = above * first_increase
-            for _ in range(RATES):
-                series.add(run, rate)
-                advance()
-                rate /= APART
-            while not runs.bracketed and runs.gradients + steps * share <= LARGEST_GRADIENTS:
-                series.add(run, runs.rate_beyond)
+        rates = [guess * FIRST_APART ** (place - FIRST_RATES // 2) for place in range(FIRST_RATES)]
+        series.sweep(0, FIRST_STEPS, rates)
+        for _ in range(BEYOND):
+            beyond = series.rate_beyond()
+            if beyond is None:
+                break
+            rates.append(beyond)
+            series.sweep(0, FIRST_STEPS, [beyond])
+        steps, spent = FIRST_STEPS, -1
+        while spent < series.made.gradients:
+            spent, steps = series.made.gradients, 2 * steps
+            centre = best_rate(series.made.runs, series.made.start_losses)
+            if centre is None or len(course.factors(steps)) < steps:
+                break
+            close = [centre * CLOSE_APART ** (place - 0.5 * (CLOSE_RATES - 1)) for place in range(CLOSE_RATES)]
+            for seed in range(SEEDS):
+                series.sweep(seed, steps, close)
+            if steps == 2 * FIRST_STEPS:
+                nearest = sorted(rates, key=lambda rate: abs(math.log(rate / centre)))[:FIRST_RATES]
+                series.sweep(SEEDS - 1, FIRST_STEPS, sorted(nearest))
     except ResourceError as limit:
-        return Interrupted(runs, limit)
-    return runs
+        return Interrupted(series.made, limit)
+    return series.made
 
 
 @dataclass
 class _Series:
     """What every run is made of."""
 
-    runs: ShortRuns
-    parts: list[Batch]
-    independent: tuple[Batch, ...]
-    share: float
-    """Rows of a part over those of a training batch."""
+    made: ShortRuns
+    start: Callable[[int], MatchedState]
+    rows: TrainingRows
+    course: Course
+    budget: int
+    advance: Callable[[], None]
+    held: tuple[int, MatchedState] | None = None
+    """The seed that was trained last, and its start."""
 
-    def add(self, run: Training, rate: float) -> None:
-        """One more run."""
-        runs = self.runs
+    def sweep(self, seed: int, steps: int, rates: Sequence[float]) -> None:
+        """A run at every rate, all or none of them as the budget allows."""
+        factors = self.course.factors(steps)
+        if self.made.gradients + len(factors) * len(rates) > self.budget:
+            return
+        if self.held is None or self.held[0] != seed:
+            self.held = None  # one network at a time
+            self.held = seed, self.start(seed)
+        with training(self.held[1]) as run:
+            if seed == len(self.made.start_losses):
+                self.made.start_losses.append(run.loss(self.rows.independent))
+            for rate in rates:
+                self._add(run, seed, rate, factors)
+                self.advance()
+
+    def _add(self, run: Training, seed: int, rate: float, factors: Sequence[float]) -> None:
+        """One run, which ends early where its loss is not finite."""
         run.start(rate)
-        losses: list[float] = []
-        while len(losses) < runs.steps and (not losses or math.isfinite(losses[-1])):
-            losses.append(run.step(self.parts[len(losses) % len(self.parts)]))
-            runs.gradients += self.share
-        after = run.loss(self.independent) if math.isfinite(losses[-1]) else math.inf
-        runs.end_losses[rate] = after if math.isfinite(after) else math.inf
-        last = losses[-max(1, runs.steps // TAIL) :]
-        tail, floor = math.fsum(last) / len(last), FLOOR * runs.start_loss
-        meaningful = math.isfinite(after) and floor > 0.0
-        runs.losses[rate] = math.sqrt(max(after, floor)) * math.sqrt(max(tail, floor)) if meaningful else math.inf
+        batches = self.rows.in_order(seed)
+        loss = 0.0
+        for step, factor in enumerate(factors):
+            loss = run.step(batches[step % len(batches)], factor)
+            if not math.isfinite(loss):
+                break
+        self.made.gradients += len(factors)
+        after = run.loss(self.rows.independent) if math.isfinite(loss) else math.inf
+        self.made.runs.append(ShortRun(rate, len(factors), seed, after if math.isfinite(after) else math.inf))
+
+    def rate_beyond(self) -> float | None:
+        """A rate beyond the end of the first rates at which the loss is least; None where it lies between others."""
+        losses = {run.learning_rate: run.loss for run in self.made.runs}
+        if not losses:
+            return None
+        lowest, highest, least = min(losses), max(losses), min(losses, key=losses.__getitem__)
+        if least == lowest:
+            return lowest / FIRST_APART
+        return highest * FIRST_APART if least == highest else None

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.counting import counted
 from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.real_step import load_slot
@@ -21,8 +22,8 @@ from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 
-DEFAULT_ROWS = 64
-"""Rows of a minibatch where nobody says how many."""
+BATCHES = 5
+"""Into which the rows are cut where there are fewer batches: four to train on, and one for losses."""
 UNIVERSAL = ("maximize",)
 """Settings of a group in the checkpoint that are taken as they stand there, where the class has them."""
 
@@ -35,35 +36,37 @@ class TrainingRows:
     independent: tuple[Batch, ...]
     source: str
     """Where both come from, for people."""
+    smaller: int | None = None
+    """Rows of a minibatch where there are too few for whole training batches; None where these are whole."""
+
+    def in_order(self, seed: int) -> tuple[Batch, ...]:
+        """The minibatches in the order of a seed: as they come, or turned round."""
+        return self.batches if seed % 2 == 0 else self.batches[::-1]
 
 
 def training_rows(problem: Problem, size: int | None = None) -> TrainingRows:
-    """Cuts the problem's rows into minibatches, the last fifth kept apart.
+    """The problem's rows as minibatches, the last fifth of them kept apart.
 
-    Several batches are taken as they are, spare ones with them; a single one is cut into chunks of `size` rows, by
-    default `DEFAULT_ROWS` or as many as leave four. Raises UsageError below two rows.
+    `size`: rows of a training batch, by default those of the first batch. Batches are cut where they are larger, and
+    where there are fewer than BATCHES of them. Raises UsageError below two rows.
     """
     several = (*problem.batches, *problem.spare)
-    if len(several) > 1:
-        kept = max(1, len(several) // 5)
-        batches, independent = several[:-kept], several[-kept:]
-        rows = sum(batch.size for batch in independent)
-        others = f"{kept} further batches" if kept > 1 else "another"
-        source = f"{_counted(len(batches), 'batch', 'batches')}; losses on {_counted(rows, 'row')} of {others}"
-        return TrainingRows(batches, independent, source)
-    batch = problem.batch
-    kept = max(1, batch.size // 5)
-    rows = batch.size - kept
-    if rows < 1:
+    wanted = size or problem.batch.size
+    pieces = math.ceil(BATCHES / len(several))
+    parts: list[Batch] = []
+    for batch in several:
+        rows = min(wanted, max(batch.size // pieces, 1))
+        # rows left over belong to no part: all are equal
+        parts += [batch.rows(start, start + rows) for start in range(0, batch.size - rows + 1, rows)]
+    if len(parts) < 2:
         raise UsageError("Training steps and a loss on other rows need two rows; the batch has one.", "Give more.")
-    size = min(size or DEFAULT_ROWS, max(1, rows // 4) if size is None else rows)
-    chunks = tuple(batch.rows(start, start + size) for start in range(0, rows - size + 1, size))
-    cut = f"{_counted(len(chunks), 'chunk')} of {_counted(size, 'row')} of one batch"
-    return TrainingRows(chunks, (batch.rows(rows, batch.size),), f"{cut}; losses on its other {_counted(kept, 'row')}")
-
-
-def _counted(count: int, one: str, several: str = "") -> str:
-    return f"{count} {one if count == 1 else several or one + 's'}"
+    kept = max(1, len(parts) // BATCHES)
+    batches, independent = tuple(parts[:-kept]), tuple(parts[-kept:])
+    largest = max(batch.size for batch in batches)
+    number = f"{len(batches)} batch{'es' if len(batches) > 1 else ''}"
+    judges = counted(sum(batch.size for batch in independent), "row")
+    source = f"{number} of {counted(batches[0].size, 'row')}, losses on {judges} of others"
+    return TrainingRows(batches, independent, source, largest if largest < wanted else None)
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Training:
         """Begins a new run from the same weights and state; `rate` is the highest of any group."""
         for tensor in self.problem.trainable:
             tensor.parameter.data.copy_(self.origin[tensor.name])
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [tensor.parameter for tensor in group.tensors], **group.settings, "lr": rate * group.share}
             for group in self.groups
         ]
@@ -110,10 +113,14 @@ class Training:
             slot = self.slots.get(tensor.name, (None, {}))[0]
             if slot is not None:
                 self.optimizer.state[tensor.parameter] = load_slot(slot, tensor.parameter, self.record, amsgrad)
+        self.rates = [float(group["lr"]) for group in groups]
         self.taken = 0
 
-    def step(self, batch: Batch) -> float:
-        """Takes a step on a minibatch and gives the loss before; step k of every run draws the same dropout masks."""
+    def step(self, batch: Batch, factor: float = 1.0) -> float:
+        """Takes a step on a minibatch at so many times the rate, and gives the loss before.
+
+        Step k of every run draws the same dropout masks.
+        """
         part = self.problem.on(self._placed(batch))
         part.seed = self.problem.seed + self.taken
         gradients: dict[str, Tensor] = {}
@@ -124,6 +131,8 @@ class Training:
             return loss
         for tensor in self.problem.trainable:
             tensor.parameter.grad = gradients.get(tensor.name)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
         try:
             self.move()
         finally:

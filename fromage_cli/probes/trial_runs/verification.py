@@ -1,54 +1,91 @@
-"""Real steps at, below and above a rate: what the loss does with each."""
+"""Training at, below and above a rate, along the user's schedule: which of the three ends lowest."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
-from fromage_cli.probes.trial_runs.training import training, training_rows
+from fromage_cli.probes.trial_runs.short_runs import SEEDS, Course
+from fromage_cli.probes.trial_runs.training import Training, TrainingRows, training
+from fromage_cli.problem.data.batches import Batch
 
-FACTORS = (0.3, 1.0, 3.0)
-"""Of the rate to be verified, one run each."""
+FACTORS = (1.0 / 3.0, 1.0, 3.0)
+"""Of the rate to be verified, one run each for every order of the batches."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Losses of real steps at a rate."""
+    """Real steps at one rate."""
 
     factor: float
     """Of the rate to be verified."""
     learning_rate: float
     losses: tuple[float, ...]
-    """Of each step's own minibatch before the step; it ends where the loss is not finite."""
+    """Of each step's own minibatch before the step, in the first order; it ends where the loss is not finite."""
     start_loss: float
     """On rows that no step sees."""
-    end_loss: float | None
-    """The same after the last step; None where the loss is not finite."""
+    ends: tuple[float, ...]
+    """The same after the last step, for each order of the batches; infinite where the loss is not finite."""
+
+    @property
+    def end_loss(self) -> float:
+        """Their mean."""
+        return math.fsum(self.ends) / len(self.ends)
 
 
 def verify(
     matched: MatchedState,
     rate: float,
+    rows: TrainingRows,
+    course: Course,
     steps: int,
     *,
-    batch_size: int | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Verification]:
-    """Takes real steps from the checkpoint at 0.3, 1 and 3 times a rate; `advance` is called after every run.
+    """Trains from the checkpoint at FACTORS times a rate, twice each with the batches in another order.
 
-    Raises ResourceError at a limit, the weights put back.
+    Each run follows the schedule, compressed into its steps; `advance` is called after every run. Raises ResourceError
+    at a limit, the weights put back.
     """
-    rows = training_rows(matched.problem, batch_size)
     found = []
     with training(matched) as run:
         start = run.loss(rows.independent)
         for factor in FACTORS:
-            run.start(factor * rate)
-            losses: list[float] = []
-            while len(losses) < steps and (not losses or math.isfinite(losses[-1])):
-                losses.append(run.step(rows.batches[len(losses) % len(rows.batches)]))
-            end = run.loss(rows.independent)
-            finite = tuple(loss for loss in losses if math.isfinite(loss))
-            found.append(Verification(factor, factor * rate, finite, start, end if math.isfinite(end) else None))
-            advance()
+            ends: list[float] = []
+            series: list[tuple[float, ...]] = []
+            for order in range(SEEDS):
+                series.append(_trained(run, factor * rate, rows.in_order(order), course.factors(steps)))
+                end = run.loss(rows.independent)
+                ends.append(end if math.isfinite(end) else math.inf)
+                advance()
+            found.append(Verification(factor, factor * rate, series[0], start, tuple(ends)))
     return found
+
+
+def _trained(run: Training, rate: float, batches: Sequence[Batch], factors: Sequence[float]) -> tuple[float, ...]:
+    """The finite losses of one run."""
+    run.start(rate)
+    losses: list[float] = []
+    for step, factor in enumerate(factors):
+        loss = run.step(batches[step % len(batches)], factor)
+        if not math.isfinite(loss):
+            break
+        losses.append(loss)
+    return tuple(losses)
+
+
+def best_of(runs: Sequence[Verification]) -> Verification | None:
+    """The run that ends lowest; None where another one is not further above it than the orders of batches differ.
+
+    Runs in one order see the same batches, so that their differences are compared.
+    """
+    best = min(runs, key=lambda run: run.end_loss, default=None)
+    if best is None or not math.isfinite(best.end_loss):
+        return None
+    for other in runs:
+        if not math.isfinite(other.end_loss):
+            continue
+        gaps = [theirs - own for theirs, own in zip(other.ends, best.ends, strict=True)]
+        if other is not best and not math.fsum(gaps) / len(gaps) > max(gaps) - min(gaps):
+            return None
+    return best

@@ -64,6 +64,18 @@ def test_a_schedule_is_read_from_its_scheduler(tmp_path, make, peak):
     assert planned == pytest.approx(rates, rel=2e-3, abs=1e-5)
 
 
+@pytest.mark.parametrize("steps", [5, 30, 55])
+def test_the_peak_is_the_highest_rate_wherever_the_run_stands(tmp_path, steps):
+    for make in (lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, TOTAL), sequence):
+        torch.save(trained(make, steps)[0], tmp_path / "c.pt")
+        assert saved_schedule([open_checkpoint(tmp_path / "c.pt")]).peak == pytest.approx(0.02)
+
+
+def test_the_peak_of_one_cycle_is_its_highest_rate(tmp_path):
+    torch.save(trained(lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.05, TOTAL), 55)[0], tmp_path / "c.pt")
+    assert saved_schedule([open_checkpoint(tmp_path / "c.pt")]).peak == pytest.approx(0.05)
+
+
 def test_a_scheduler_that_counts_epochs(tmp_path):
     saved, rates = trained(lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 12), every=5)
     torch.save(saved, tmp_path / "c.pt")

@@ -24,6 +24,9 @@ def build(width=16):
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, 3))
 
+def drawn():
+    return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
+
 def batch():
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(60, 8, generator=generator)
@@ -93,33 +96,124 @@ def test_the_page_gives_both_answers(run: Run, home: Path) -> None:
     assert code == 0
     assert (
         "The next SGD update lowers the loss of these rows up to a learning rate of" in text
-        and "To train at, another question: 0.0" in text
+        and "Rate to train at: not known here, since no short runs were asked for." in text
     )
     assert "you run at 100" in text and "from which on" in text
 
 
 def test_a_value_alone_can_be_taken_by_a_script(run: Run, home: Path) -> None:
     whole = json.loads(run(*GIVEN, "--optimizer", "sgd", "--json")[1])["result"]
-    code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--value", "limit")
+    code, out, err = run(*GIVEN, "--optimizer", "sgd", "--value", "limit")
     assert code == 0 and out.strip() == f"{whole['limit']['learning_rate']:.6g}"
-    code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--value", "recommended")
-    assert code == 10 and float(out) == pytest.approx(whole["recommended"]["learning_rate"], rel=1e-5)
-    code, out, err = run(*GIVEN, "--optimizer", "muon", "--value", "recommended")
-    assert code == 6 and out == "" and "no recommended learning rate" in err
+    assert "It is no rate to train at" in err and "--value recommended" in err
     code, out, _ = run(*GIVEN, "--optimizer", "fromage", "--value", "limit", "-o", "rate.txt")
     assert code == 0 and out == ""
     relative = json.loads(run(*GIVEN, "--optimizer", "fromage", "--json")[1])["result"]["limit"]["eta"]
     assert float((home / "rate.txt").read_text()) == pytest.approx(relative, rel=1e-5)
 
 
-def test_a_reliable_recommendation_ends_in_zero(run: Run, home: Path) -> None:
-    given = ("--model", "network.py:build", "--batch", "network.py:batch", "--optimizer", "adamw")
-    result = json.loads(run(*given, "--json")[1])["result"]
-    (probe,) = [each for each in result["estimates"] if each["name"].startswith("probe")]
-    assert result["recommended"]["estimator"] == (probe["name"] if result["recommended"]["reliable"] else "typical")
-    code, out, _ = run(*given, "--value", "recommended")
-    assert code == (0 if result["recommended"]["reliable"] else 10)
-    assert float(out) == pytest.approx(result["recommended"]["learning_rate"], rel=1e-5)
+@pytest.mark.parametrize(
+    ("model", "batch", "accepted", "ends"),
+    [
+        ("drawn", "batches", 1.0, 0),
+        ("drawn", "batches", 0.0, 10),
+        ("drawn", "batch", 1.0, 10),
+        ("build", "batches", 1.0, 10),
+    ],
+)
+def test_a_recommendation_from_new_weights_and_whole_batches_ends_in_zero_where_little_is_lost_else_in_ten(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch, model: str, batch: str, accepted: float, ends: int
+) -> None:
+    monkeypatch.setattr("fromage_cli.theory.rate_calibration.RELIABLE", accepted)
+    data = ("--model", f"network.py:{model}", "--batch", f"network.py:{batch}")
+    given = (*data, "--optimizer", "adamw", "--probe-budget", "180")
+    told = json.loads(run(*given, "--json")[1])["result"]["recommended"]
+    assert (told["estimator"], told["reliable"]) == ("probe-init" if model == "drawn" else "probe", ends == 0)
+    assert told["low"] < told["learning_rate"] < told["high"] and 0.0 < told["regret"] < 1.0
+    code, out, err = run(*given, "--value", "recommended")
+    assert code == ends and "no rate to train at" not in err
+    assert float(out) == pytest.approx(told["learning_rate"], rel=1e-5)
+
+
+@pytest.mark.parametrize("budget", [("--probe", "none"), ("--probe-budget", "83")])
+def test_a_recommendation_that_is_not_known_ends_in_six(run: Run, home: Path, budget: tuple[str, ...]) -> None:
+    given = (*GIVEN[:4], "--optimizer", "adamw", *budget)
+    code, out, err = run(*given, "--value", "recommended")
+    assert code == 6 and out == "" and "no recommended learning rate" in err
+    told = json.loads(run(*given, "--json")[1])["result"]["recommended"]
+    assert told["learning_rate"] is told["regret"] is told["estimator"] is None and not told["reliable"]
+    assert told["missing"]["learning_rate"]["code"] == ("not-asked" if "none" in budget else "indistinct")
+
+
+SCHEDULED = (*GIVEN[:4], "--optimizer", "lion", "--json")
+
+
+def probe_of(out: str) -> list[tuple[float, int, float]]:
+    return [(each["learning_rate"], each["steps"], each["loss"]) for each in json.loads(out)["result"]["probe"]]
+
+
+def test_short_runs_follow_the_schedule_that_is_given_as_a_shape_or_as_a_table(run: Run, home: Path) -> None:
+    """The same line up and down, the table's peak being a rate at which the first runs lie."""
+    (home / "rates.csv").write_text("step,learning_rate\n0,0\n10,0.02\n100,0\n")
+    shape = ("--schedule", "linear", "--warmup-steps", "10", "--total-steps", "100", "--lr", "0.02")
+    code, out, err = run(*SCHEDULED, *shape, "--probe-budget", "84")
+    assert code == 0 and "Steps of the run" not in err
+    line = probe_of(out)
+    _, out, _ = run(*SCHEDULED, "--schedule", "rates.csv", "--probe-budget", "84")
+    table = probe_of(out)
+    assert [each[:2] for each in table] == [pytest.approx(each[:2]) for each in line] and table[3][0] == 0.02
+    assert [each[2] for each in table] == pytest.approx([each[2] for each in line], rel=1e-4)
+    _, out, _ = run(*SCHEDULED, "--lr", "0.02", "--probe-budget", "84")
+    assert [each[2] for each in probe_of(out)] != pytest.approx([each[2] for each in line], rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        (("--schedule", "cosine"), 1000),
+        (("--warmup-steps", "30"), 1000),
+        (("--schedule", "linear", "--warmup-steps", "200"), 2000),
+    ],
+)
+def test_steps_of_the_run_that_nothing_tells_are_assumed_and_that_is_said(
+    run: Run, home: Path, given: tuple[str, ...], taken: int
+) -> None:
+    words = f"Steps of the run: taken as {taken}; --total-steps gives their number."
+    code, _, err = run(*SCHEDULED, *given, "--probe-budget", "84")
+    assert code == 0 and words in err
+    assert words not in run(*SCHEDULED, *given, "--probe-budget", "84", "--total-steps", "500")[2]
+    assert words not in run(*SCHEDULED, *given, "--probe", "none")[2], "no run follows it"
+
+
+def test_a_run_of_few_steps_bounds_the_short_ones(run: Run, home: Path) -> None:
+    code, out, _ = run(*SCHEDULED, "--schedule", "linear", "--total-steps", "8")
+    assert code == 0 and {steps for _, steps, _ in probe_of(out)} == {8}
+
+
+def test_a_saved_schedule_is_followed_from_where_the_checkpoint_stands(run: Run, home: Path) -> None:
+    scope: dict[str, object] = {}
+    exec(MODEL, scope)
+    model = scope["build"]()  # type: ignore[operator]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+    data = scope["batch"]()  # type: ignore[operator]
+    for _ in range(14):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(data["x"]), data["y"]).backward()
+        optimizer.step()
+        scheduler.step()
+    held = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": 14}
+    torch.save({**held, "lr_scheduler": scheduler.state_dict()}, "c.pt")
+    code, out, err = run("c.pt", *GIVEN[:4], "--probe", "checkpoint", "--json")
+    assert code == 0 and "a cosine schedule over 20 steps, read from c.pt" in err
+    assert {steps for _, steps, _ in probe_of(out)} == {6}, "those that are left"
+
+
+def test_a_picture_of_the_short_runs_is_drawn(run: Run, home: Path) -> None:
+    code, _, _ = run(*GIVEN[:4], "--optimizer", "sgd", "--probe-budget", "84", "--plot", "runs.svg")
+    assert code == 0 and "12 steps" in (home / "runs.svg").read_text()
+    code, _, err = run(*GIVEN, "--optimizer", "sgd", "--plot", "runs.svg")
+    assert code == 3 and "runs.svg" in err, "it is not overwritten"
 
 
 def test_without_an_optimizer_all_of_them_are_shown(run: Run, home: Path) -> None:
@@ -162,7 +256,8 @@ def test_a_spike_of_kinks_far_below_the_place_ends_the_limit(
 def test_real_steps_are_shown(run: Run, home: Path) -> None:
     code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--verify", "4", "--json")
     runs = json.loads(out)["result"]["verification"]
-    assert code == 0 and [each["factor"] for each in runs] == [0.3, 1.0, 3.0]
+    assert code == 0 and [each["factor"] for each in runs] == pytest.approx([1 / 3, 1.0, 3.0])
+    assert all(each["best"] in (True, False) and each["spread"] >= 0.0 for each in runs)
 
 
 def test_several_batches_and_training_batches_are_understood(run: Run, home: Path) -> None:
@@ -178,11 +273,11 @@ def test_several_batches_and_training_batches_are_understood(run: Run, home: Pat
 def test_an_iterator_gives_the_short_runs_batches_of_their_own(run: Run, home: Path) -> None:
     code, out, err = run("--model", "network.py:build", "--batch", "network.py:batches", "--optimizer", "sgd", "--json")
     answer = json.loads(out)
-    words = "probe: from these weights; 13 batches; losses on 60 rows of 3 further batches; steps on quarters of them"
-    assert code == 0 and f"{words}, 5 rows." in err
+    words = "short runs: 22 from these weights, 360 of 400 steps; 8 batches of 20 rows, losses on 40 rows of others."
+    assert code == 0 and words in err and "Five whole training batches" not in err
     assert answer["problem"]["batch_size"] == 20
     (cost,) = [each["gradient_evaluations"] for each in answer["result"]["estimates"] if "probe" in each["name"]]
-    assert cost <= 100 + 20
+    assert 250 < cost <= 400 + 22 * 2, "in gradients of the 20 rows of the batch"
 
 
 def test_the_cost_is_told_beforehand(run: Run, home: Path) -> None:
@@ -223,6 +318,9 @@ def test_the_cost_is_that_of_the_run_it_stands_for(run: Run, home: Path, monkeyp
         (("--betas", ".9"), 2, "two numbers"),
         (("--train-batch-size", "0"), 2, "train-batch-size"),
         (("--warm", "1"), 2, "warm"),
+        (("--probe-budget", "0"), 2, "probe-budget"),
+        (("--optimizer", "sgd", "--warmup-steps", "9", "--total-steps", "9"), 2, "fewer than the run's 9 steps"),
+        (("--optimizer", "sgd", "--schedule", "rates.csv"), 2, "there is no such file"),
         (("--optimizer", "lamb", "--momentum", ".9"), 2, "no setting of lamb"),
         (("--optimizer", "sgd", "--value", "limit", "--json"), 2, "--value prints a number alone"),
         (("--optimizer", "sgd", "--loss", "network.py:nothing"), 6, "The loss at the checkpoint's own weights is nan"),
@@ -241,7 +339,7 @@ def test_a_perceptron_that_was_rebuilt_starts_from_new_weights(run: Run) -> None
     code, out, err = run(SAMPLES / "mlp-2", "--optimizer", "adamw", "--json")
     result = json.loads(out)["result"]
     assert code == 0
-    assert (result["recommended"]["estimator"], result["recommended"]["reliable"]) == ("probe-init", True)
+    assert result["recommended"]["estimator"] == "probe-init"
     assert result["probe"][0]["loss"] > 1.0, "an untrained network's loss, at the lowest rate"
     assert "from new weights as torch draws them" in " ".join(err.split())
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.diagnostics.suggest_lr.cost import estimate, training_cost
+from fromage_cli.diagnostics.suggest_lr.cost import estimate, expected_stages, training_cost
 from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import PRODUCT, Request, gradients
 from fromage_cli.errors import UsageError
@@ -34,6 +34,17 @@ def made(maker: Maker, rows: int = 96, seed: int = 1) -> Problem:
     return maker(model, {"x": x, "y": x[:, :3].argmax(1)})
 
 
+def new_weights(maker: Maker, problem: Problem) -> Callable[[int], Problem]:
+    """The same problem with weights of a seed, whose evaluations are counted together with its own."""
+
+    def again(seed: int) -> Problem:
+        other = made(maker, seed=seed + 2)
+        other.evaluations = problem.evaluations
+        return other
+
+    return again
+
+
 def spent(problem: Problem, optimizer: Optimizer, request: Request) -> float:
     measure(problem, problem.receiving, optimizer, None, request=request)
     return gradients(problem.evaluations)
@@ -46,8 +57,8 @@ def spent(problem: Problem, optimizer: Optimizer, request: Request) -> float:
         (Optimizer("adamw"), {}),
         (Optimizer("fromage"), {"sharpness": True}),
         (Optimizer(), {}),
-        (MOMENTUM, {"probe": "auto"}),
-        (Optimizer("adamw"), {"probe": "init", "batch_size": 8}),
+        (MOMENTUM, {"probe": "auto", "budget": 180}),
+        (Optimizer("adamw"), {"probe": "init", "batch_size": 8, "budget": 180}),
         (MOMENTUM, {"verify": 9}),
     ],
 )
@@ -56,9 +67,7 @@ def test_no_run_takes_more_than_was_told_nor_much_less(
 ) -> None:
     problem = made(make_problem)
     if asked.get("probe") == "init":
-        again = made(make_problem, seed=2)
-        again.evaluations = problem.evaluations
-        asked = {**asked, "fresh": lambda: again}
+        asked = {**asked, "fresh": new_weights(make_problem, problem)}
     told = estimate(made(make_problem), optimizer, Request(**asked)).gradients
     took = spent(problem, optimizer, Request(**asked))
     unused = 20.0 * PRODUCT if asked.get("sharpness") else 0.0
@@ -92,23 +101,57 @@ def test_other_draws_are_told_where_the_network_draws_noise(make_problem: Maker,
     assert told[0] - told[1] == pytest.approx(took[0] - took[1], rel=0.3)
 
 
-@pytest.mark.parametrize("size", [None, 5])
-def test_real_steps_are_told_exactly(make_problem: Maker, size: int | None) -> None:
-    """19 of 96 rows are kept apart; 77 make four chunks of 19, or fifteen of 5."""
+@pytest.mark.parametrize("probe", ["checkpoint", "init"])
+@pytest.mark.parametrize(("budget", "steps", "runs"), [(84, 84, 7), (180, 180, 11), (360, 360, 22), (83, 0, 0)])
+def test_short_runs_are_told_within_thirty_percent(
+    make_problem: Maker, probe: str, budget: int, steps: int, runs: int
+) -> None:
+    """Of 96 rows four batches of 19, and 19 others; a seed has a first gradient, and a loss before its runs."""
+    problem = made(make_problem)
+    request = Request(probe=probe, budget=budget, fresh=new_weights(make_problem, problem))
+    told = training_cost(problem, request, 1e-3)
+    judged = 19 / 96 / 3
+    assert told == pytest.approx(2 * (1 + judged) + steps * 19 / 96 + runs * judged)
+    without = spent(made(make_problem), MOMENTUM, Request())
+    took = spent(problem, MOMENTUM, request) - without
+    assert took <= told + 1e-9
+    assert steps == 0 or told <= 1.3 * took
+
+
+@pytest.mark.parametrize(("seconds", "budget"), [(1e-3, 400), (10.0, 303), (60.0, 50)])
+def test_without_a_budget_what_fits_into_ten_minutes_is_told(make_problem: Maker, seconds: float, budget: int) -> None:
+    """A step on 19 of 96 rows takes 19 / 96 of the seconds; three steps are timed first."""
+    default, given = (
+        training_cost(made(make_problem), Request(probe="auto", budget=n), seconds) for n in (None, budget)
+    )
+    assert default == pytest.approx(given + 3 * 19 / 96)
+
+
+@pytest.mark.parametrize(("size", "step", "judged"), [(None, 19, 19), (5, 5, 15)])
+def test_real_steps_are_told_exactly(make_problem: Maker, size: int | None, step: int, judged: int) -> None:
+    """Two orders of the batches at three rates; of 96 rows a fifth of the batches is kept apart."""
     request = Request(verify=7, batch_size=size)
-    steps, losses = 3 * 7 * (size or 19), 4 * 19 / 3
-    assert training_cost(made(make_problem), request) == pytest.approx((steps + losses) / 96)
+    rows = 6 * 7 * step + 7 * judged / 3
+    assert training_cost(made(make_problem), request, 1e-3) == pytest.approx(rows / 96)
     without, with_them = (
         spent(made(make_problem), MOMENTUM, Request(verify=verify, batch_size=size)) for verify in (0, 7)
     )
-    assert with_them - without == pytest.approx((steps + losses) / 96)
+    assert with_them - without == pytest.approx(rows / 96)
 
 
 def test_nothing_is_told_for_runs_that_are_not_made(make_problem: Maker) -> None:
     alone = made(make_problem, rows=1)
-    assert training_cost(alone, Request(probe="none")) == training_cost(alone, Request(probe="auto")) == 0.0
+    for probe in ("none", "auto"):
+        assert training_cost(alone, Request(probe=probe), 1e-3) == 0.0
     told = estimate(alone, MOMENTUM, Request(probe="auto")).gradients
     assert spent(made(make_problem, rows=1), MOMENTUM, Request(probe="auto")) <= told
     for request in (Request(probe="checkpoint"), Request(probe="auto", verify=1)):
         with pytest.raises(UsageError, match="two rows; the batch has one"):
-            training_cost(alone, request)
+            training_cost(alone, request, 1e-3)
+
+
+def test_stages_are_counted_as_often_as_the_bar_moves(make_problem: Maker) -> None:
+    plain, runs = (expected_stages(MOMENTUM, Request(probe=probe, budget=360)) for probe in ("none", "auto"))
+    assert runs - plain == 22
+    assert expected_stages(MOMENTUM, Request(verify=3)) - plain == 6
+    assert expected_stages(Optimizer(), Request()) > 0

@@ -4,6 +4,7 @@ from dataclasses import replace
 from fromage_cli.diagnostics.suggest_lr.findings import judge
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, Limit, Stability, SuggestedRates, VerifiedRun
 from fromage_cli.missing import Basis, Missing, Why
+from fromage_cli.theory.rate_calibration import RELIABLE
 
 NONE = Missing(Why.UNCERTIFIABLE, "no step was found that is certain to descend")
 UPHILL = Missing(Why.UPHILL, "it never falls")
@@ -61,12 +62,23 @@ def test_momentum_that_is_taken_as_built_up_is_told(make_result: MakeResult) -> 
 
 
 def test_real_steps_that_rise_are_a_warning(make_result: MakeResult) -> None:
-    run = VerifiedRun(1.0, 0.002, (1.0, 2.0), 1.0, 2.0)
-    assert "rose from 1 to 2" in found(make_result(verification=(run,)))["verification-rises"][1]
+    run = VerifiedRun(1.0, 0.002, (1.0, 2.0), 1.0, 2.0, 0.1, False)
+    severity, message = found(make_result(verification=(run,)))["verification-rises"]
+    assert (severity, message) == (
+        "warn", "after 2 steps at 0.002 the loss on other rows rose from 1 to 2",
+    )  # fmt: skip
     lost = replace(run, end_loss=NONE)
     assert "left the numbers" in found(make_result(verification=(lost,)))["verification-rises"][1]
     assert "verification-rises" not in found(make_result(verification=(replace(run, factor=3.0),)))
     assert "verification-rises" not in found(make_result(verification=(replace(run, end_loss=0.5),)))
+
+
+def test_a_better_rate_beside_the_verified_one_is_told_only_where_it_is_certain(make_result: MakeResult) -> None:
+    at, above = (VerifiedRun(factor, 0.002 * factor, (1.0, 0.9), 1.0, 0.8, 0.1, False) for factor in (1.0, 3.0))
+    message = found(make_result(verification=(at, replace(above, best=True))))["verification-prefers-another"][1]
+    assert message == "after 2 steps the loss on other rows is lowest at 0.006, 3 × the rate that was verified"
+    for runs in ((at, above), (replace(at, best=True), above)):
+        assert "verification-prefers-another" not in found(make_result(verification=runs))
 
 
 def test_where_no_step_must_descend_it_is_said_why(make_result: MakeResult) -> None:
@@ -120,16 +132,28 @@ def test_a_step_that_goes_uphill_beyond_its_error_is_not_put_down_to_noise(make_
     assert "of 1 layer goes uphill" in mixed["step-uphill"][1] and noisy.name in mixed["noise-dominates"][1]
 
 
-def test_a_rate_that_was_not_measured_says_so(make_result: MakeResult) -> None:
+def test_a_rate_that_is_not_known_well_says_so_and_what_to_do(make_result: MakeResult) -> None:
     result = make_result()
-    typical = replace(result.recommended, reliable=False, reason="no short run took enough away")
-    assert (
-        "the typical rate stands in: no short run"
-        in found(replace(result, recommended=typical))["rate-not-measured"][1]
-    )
-    none = replace(typical, learning_rate=NONE)
-    assert "there is no typical rate" in found(replace(result, recommended=none))["rate-not-measured"][1]
     assert "rate-not-measured" not in found(result)
+    vague = replace(
+        result.recommended, reliable=False, regret=0.12, low=0.0004, high=0.0064, reason="the runs tell it too poorly"
+    )
+    (finding,) = [each for each in judge(replace(result, recommended=vague)) if each.code == "rate-not-measured"]
+    assert (finding.severity, finding.value, finding.limit) == ("info", 0.12, RELIABLE)
+    assert finding.message == "the rate to train at is not known well here: the runs tell it too poorly"
+    assert finding.hint is not None and "Try 0.0004, 0.0016 and 0.0064" in finding.hint
+    none = replace(vague, learning_rate=NONE, low=NONE, high=NONE, regret=NONE)
+    (finding,) = [each for each in judge(replace(result, recommended=none)) if each.code == "rate-not-measured"]
+    assert finding.value is None and finding.hint is not None and "--probe-budget" in finding.hint
+    unknown = replace(result.optimizer, name=None)
+    assert "rate-not-measured" not in found(replace(result, recommended=none, optimizer=unknown))
+
+
+def test_where_no_runs_were_asked_for_the_hint_is_to_ask_for_them(make_result: MakeResult) -> None:
+    result, none = make_result(probe=()), Missing(Why.NOT_ASKED, "no short runs were asked for")
+    told = replace(result.recommended, learning_rate=none, low=none, high=none, regret=none, reliable=False)
+    (finding,) = [each for each in judge(replace(result, recommended=told)) if each.code == "rate-not-measured"]
+    assert finding.hint == "Leave out --probe none: short runs tell it."
 
 
 def test_a_step_that_lowers_the_loss_of_its_own_rows_only_says_so(make_result: MakeResult) -> None:

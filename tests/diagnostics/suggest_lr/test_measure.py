@@ -345,27 +345,36 @@ def test_all_of_them_together_stay_within_their_forward_passes(
     assert problem.evaluations.forwards <= counted.evaluations.forwards + 12
 
 
-def test_the_typical_rate_stands_in_and_says_so(
+def test_the_typical_rate_is_an_estimate_and_never_the_rate_to_train_at(
     make_problem: Maker, perceptron: nn.Module, classification: Data
 ) -> None:
     result = suggest(make_problem(perceptron, classification), Optimizer("lion", 0.01)).result
-    assert result.recommended.estimator == "typical" and not result.recommended.reliable
-    assert result.recommended.learning_rate == estimate(result, "typical").learning_rate
+    assert known(estimate(result, "typical").learning_rate) is not None
+    assert isinstance(result.recommended.learning_rate, Missing) and result.recommended.estimator is None
     muon = suggest(make_problem(perceptron, classification), Optimizer("muon")).result
-    assert known(muon.recommended.learning_rate) is muon.recommended.estimator is None
+    assert isinstance(estimate(muon, "typical").learning_rate, Missing)
 
 
 def test_short_runs_and_real_steps_are_made_when_asked_for(
     make_problem: Maker, perceptron: nn.Module, classification: Data
 ) -> None:
     problem = make_problem(perceptron, classification)
-    found = suggest(problem, Optimizer("adamw", 0.01), probe="checkpoint", verify=3)
-    assert estimate(found.result, "probe").gradient_evaluations > 0
-    assert len(found.result.probe) >= 5 and found.result.probe_steps
-    assert [run.factor for run in found.result.verification] == [0.3, 1.0, 3.0]
-    assert all(len(run.losses) == 3 for run in found.result.verification)
-    rate = found.result.recommended.learning_rate or found.result.limit.learning_rate
-    assert found.result.verification[1].learning_rate == rate
+    found = suggest(problem, Optimizer("adamw", 0.01), probe="checkpoint", verify=3, budget=180).result
+    assert estimate(found, "probe").gradient_evaluations == pytest.approx(
+        (6 * sum(run.steps for run in found.probe) + (len(found.probe) + 1) * 6 / 3) / 32
+    )
+    assert len(found.probe) >= 7 and found.probe_steps == max(run.steps for run in found.probe)
+    assert [run.factor for run in found.verification] == pytest.approx([1 / 3, 1.0, 3.0])
+    assert all(len(run.losses) == 3 for run in found.verification)
+    rate = known(found.recommended.learning_rate) or known(found.limit.learning_rate)
+    assert found.verification[1].learning_rate == rate
+
+
+def test_where_no_rate_to_train_at_is_known_the_limit_is_verified(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    found = suggest(make_problem(perceptron, classification), Optimizer("adamw", 0.01), verify=2).result
+    assert found.verification[1].learning_rate == known(found.limit.learning_rate)
 
 
 def test_layers_below_a_zero_head_have_no_gradient(make_problem: Maker, classification: Data) -> None:

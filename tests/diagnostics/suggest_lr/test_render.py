@@ -10,6 +10,7 @@ from fromage_cli.diagnostics.suggest_lr.render import render, summary
 from fromage_cli.diagnostics.suggest_lr.result import (
     Alternative,
     Limit,
+    ProbeRun,
     Recommended,
     Stability,
     SuggestedRates,
@@ -42,7 +43,9 @@ def test_the_page_where_the_optimizer_is_not_known(make_result: MakeResult) -> N
             groups=(),
         ),
         limit=replace(result.limit, learning_rate=OPTIMIZER_UNKNOWN),
-        recommended=Recommended(*[OPTIMIZER_UNKNOWN] * 4, None, OPTIMIZER_UNKNOWN.words, False, OPTIMIZER_UNKNOWN),
+        recommended=Recommended(*[OPTIMIZER_UNKNOWN] * 5, None, OPTIMIZER_UNKNOWN.words, False, OPTIMIZER_UNKNOWN),
+        probe=(),
+        estimates=tuple(each for each in result.estimates if each.name not in ("probe-init", "typical")),
         alternatives=(Alternative("fromage", 0.0028, 0.06, 0.026), Alternative("muon", 0.003, NONE, NONE)),
     )
     golden("unknown-80.txt", page(unknown))
@@ -64,7 +67,10 @@ def test_both_answers_are_said(make_result: MakeResult) -> None:
         "sizes (relative step 0.0028; blocks.4"
     )
     assert "gives way first). You run at 0.003." in text
-    assert "To train at, another question: 0.00179, between 0.00089 and 0.0036" in summary(result)
+    assert text.endswith(
+        "Rate to train at: 0.00179, between 0.00089 and 0.0036 (22 short runs with your schedule, 360 steps); about 2% "
+        "of the progress is lost at it."
+    )
 
 
 GROW = "Steps along the sharpest direction grow from a rate of 0.0125 on."
@@ -119,12 +125,48 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
     assert "raises the loss from a learning rate of 0.000963 on; at no smaller one must it fall." in summary(
         replace(result, limit=risen)
     )
-    typical = Recommended(
-        0.0044, 0.01, LIMIT_REACHED, LIMIT_REACHED, "typical", LIMIT_REACHED.words, False, LIMIT_REACHED
+
+
+def test_a_rate_that_is_not_known_well_or_not_at_all_is_said(make_result: MakeResult) -> None:
+    result = make_result()
+    vague = replace(
+        result.recommended, reliable=False, reason="the short runs tell it too poorly: 9% of the progress may be lost"
     )
-    assert "0.0044, typical and not measured here: a limit" in summary(replace(result, recommended=typical))
-    none = replace(typical, learning_rate=NONE, reason="no study")
-    assert "No rate to train at can be given: no study." in summary(replace(result, recommended=none))
+    text = summary(replace(result, recommended=vague))
+    assert "Rate to train at: perhaps 0.00179, between 0.00089 and 0.0036 (22 short runs" in text
+    assert (
+        "since the short runs tell it too poorly: 9% of the progress may be lost. --probe-budget looks longer." in text
+    )
+    usual = Recommended(NONE, NONE, 0.001, 0.02, NONE, None, "every short run left the numbers", False, NONE)
+    assert summary(replace(result, recommended=usual)).endswith(
+        "Rate to train at: not known here, since every short run left the numbers. Try rates between 0.001 and 0.02."
+    )
+    none = replace(usual, low=NONE, high=NONE, reason=LIMIT_REACHED.words)
+    assert summary(replace(result, recommended=none)).endswith(
+        f"Rate to train at: not known here, since {LIMIT_REACHED.words}."
+    )
+
+
+def test_every_rate_stands_once_with_a_column_for_each_length(make_result: MakeResult) -> None:
+    """The mean of both seeds under its length, and half of how far they are apart."""
+    lines = [line.split() for line in page(make_result(), 160).splitlines()]
+    start = next(index for index, line in enumerate(lines) if line[:3] == ["short", "runs", "at"]) + 2
+    assert lines[start - 2][3:] == ["after", "12", "steps", "after", "24", "steps", "±"]
+    rows = lines[start : start + 11]
+    assert [row[0] for row in rows] == sorted((row[0] for row in rows), key=float) and lines[start + 11] == []
+    assert [row[1] for row in rows].count("—") == 4 and [row[2] for row in rows].count("—") == 7
+    assert rows[-1][1:] == ["inf", "—", "—"], "the loss of a run that left the numbers has no spread"
+    (close,) = [row for row in rows if float(row[0]) == pytest.approx(0.0017, rel=0.01)]
+    assert float(close[2]) == pytest.approx(1.3 - 0.072 + 0.02 * 0.0556 + 0.002, rel=1e-3)
+    assert (close[1], close[3]) == ("—", "0.002")
+    assert "short runs at" not in page(make_result(probe=()))
+
+
+def test_a_rate_of_two_lengths_shows_both_and_how_far_the_longer_are_apart(make_result: MakeResult) -> None:
+    runs = [(12, 0, 0.9), (12, 1, 0.5), (24, 0, 0.6), (24, 1, 0.5)]
+    text = page(make_result(probe=tuple(ProbeRun(0.25, loss, steps, seed) for steps, seed, loss in runs)))
+    (row,) = [line.split() for line in text.splitlines() if line.split()[:1] == ["0.25"]]
+    assert row == ["0.25", "0.7", "0.55", "0.05"]
 
 
 def test_relative_rates_are_not_said_twice(make_result: MakeResult) -> None:
@@ -143,16 +185,27 @@ def test_a_layer_that_the_search_passed_is_beyond_it(make_result: MakeResult) ->
     assert " none " in page(replace(result, layers=none))
 
 
-def test_real_steps_are_drawn(make_result: MakeResult) -> None:
+def test_real_steps_are_drawn_with_a_verdict(make_result: MakeResult) -> None:
     runs = (
-        VerifiedRun(0.3, 0.0003, (1.0, 0.8, 0.7), 1.1, 0.7),
-        VerifiedRun(3.0, 0.003, (1.0, 4.0), 1.1, NONE),
+        VerifiedRun(1 / 3, 0.0003, (1.0, 0.8, 0.7), 1.1, 0.7, 0.01, True),
+        VerifiedRun(3.0, 0.003, (1.0, 4.0), 1.1, NONE, NONE, False),
     )
     text = page(make_result(verification=runs))
-    assert "0.3 ×" in text and "inf" in text and "█" in text
+    assert "0.333 ×" in text and "inf" in text and "█" in text
+    assert "Over 3 steps with your schedule 0.0003 ends lowest." in text
+    alike = tuple(replace(run, best=False) for run in runs)
+    assert "Over 3 steps these rates end alike: another order of the batches changes as much." in " ".join(
+        page(make_result(verification=alike)).split()
+    )
     assert "#" in page(make_result(verification=runs), ascii_only=True) or "@" in page(
         make_result(verification=runs), ascii_only=True
     )
+
+
+def test_rates_that_all_left_the_numbers_do_not_end_alike(make_result: MakeResult) -> None:
+    runs = tuple(VerifiedRun(factor, factor, (1.0, 1e9), 1.0, NONE, NONE, False) for factor in (1 / 3, 1.0, 3.0))
+    text = page(make_result(verification=runs))
+    assert "At all of these rates the loss leaves the numbers." in text and "end alike" not in text
 
 
 def test_the_page_in_ascii_has_every_number(make_result: MakeResult) -> None:

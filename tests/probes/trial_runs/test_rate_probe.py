@@ -2,6 +2,8 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,32 +14,19 @@ from fromage_cli.missing import found_of
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.optimizers.typical_rates import calibration
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
-from fromage_cli.probes.trial_runs.rate_probe import ABOVE, conclude, measure_rate
-from fromage_cli.probes.trial_runs.short_runs import APART, STEPS, ShortRuns
-from fromage_cli.probes.trial_runs.training import TrainingRows
+from fromage_cli.probes.trial_runs import rate_probe
+from fromage_cli.probes.trial_runs.rate_probe import GUESS, MOST_GRADIENTS, SECONDS, RateProbe, affordable, measure_rate
+from fromage_cli.probes.trial_runs.short_runs import FIRST_APART, FIRST_RATES, LEAST_BUDGET, Course
+from fromage_cli.probes.trial_runs.training import training, training_rows
 from fromage_cli.problem.conditions.budget import Budget
-from fromage_cli.problem.data.batches import Batch, as_batch
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.losses.loss_terms import LossTerms
-from fromage_cli.theory.rate_calibration import (
-    ADAMW,
-    FROMAGE,
-    INTERVAL,
-    LEAST_GAIN,
-    SGD,
-    valley_of_least,
-)
+from fromage_cli.theory.rate_calibration import SGD, conclude
+from fromage_cli.theory.schedules import Schedule
+from tests.probes.trial_runs.bowls import bowl, descended
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]
-BATCH = as_batch({"x": torch.zeros(64, 1)}, "rows")
-ROWS = TrainingRows((BATCH,), (), "somewhere")
-WELL = {0.01: 0.9, 0.04: 0.5, 0.16: 0.7, 0.64: math.inf}
-
-
-def runs(losses: dict[float, float], start: float = 1.0, **settings: object) -> ShortRuns:
-    found = ShortRuns(losses=dict(losses), start_loss=start, end_losses=dict(losses), gradients=60.0)
-    return replace(found, **settings)
+COURSE = Course(Schedule("cosine", 10, 100))
 
 
 def learnable(rows: int = 320) -> Data:
@@ -46,180 +35,146 @@ def learnable(rows: int = 320) -> Data:
     return {"x": x, "y": x[:, :3].argmax(1)}
 
 
-def test_a_well_gives_the_rate_its_interval_and_the_gain() -> None:
-    found = conclude(runs(WELL), FROMAGE, "probe-init", ROWS)
-    valley = valley_of_least(list(WELL), list(WELL.values()))
-    assert (found.centre, found.spread) == (valley.centre, valley.spread)
-    assert found.learning_rate == found.measured == pytest.approx(FROMAGE.from_initialisation(valley.centre))
-    assert found.low == pytest.approx(found.learning_rate * 2.0**-INTERVAL)
-    assert found.high == pytest.approx(found.learning_rate * 2.0**INTERVAL)
-    assert found.gain == pytest.approx(0.5)
-    assert found.reliable
-    assert found.reason == "the best of 4 short runs from new weights took 50% of the loss away"
-    assert found.rates == tuple(WELL)
-    assert found.losses == tuple(WELL.values())
-    assert (found.start_loss, found.steps, found.gradient_evaluations) == (1.0, STEPS, 60.0)
-    assert found.rows == "somewhere; steps on quarters of them, 16 rows"
+def probed(problem: Problem, optimizer: Optimizer = Optimizer("sgd"), **settings: Any) -> RateProbe:  # noqa: B008
+    asked: dict[str, Any] = {"estimator": "probe", "calibration": None, "budget": 360, **settings}
+    matched = MatchedState(problem, optimizer)
+    return found_of(measure_rate(lambda _: matched, training_rows(problem), COURSE, **asked))[0]
+
+
+def test_what_runs_showed_is_given_with_the_conclusion_from_them(make_problem: Maker) -> None:
+    start, curvatures = [1.0, 2.0], [2.0, 0.5]
+    found = probed(bowl(make_problem, start, curvatures), guess=1.0)
+    assert (found.gradients, found.budget, found.estimator) == (360, 360, "probe")
+    assert found.conclusion == conclude(found.runs, found.start_losses, None, new=False, parts=True)
+    ends = [
+        descended([run.learning_rate * factor for factor in COURSE.factors(run.steps)], start, curvatures)
+        for run in found.runs
+    ]
+    assert found.gain == pytest.approx(1.0 - min(ends) / descended([], start, curvatures))
+
+
+@pytest.mark.parametrize("budget", [1, LEAST_BUDGET - 1])
+def test_below_the_first_runs_of_one_seed_nothing_is_trained(make_problem: Maker, budget: int) -> None:
+    problem = bowl(make_problem, [1.0], [1.0])
+    found = probed(problem, budget=budget, calibration=SGD)
+    assert (found.runs, found.start_losses, found.gradients, found.budget) == ((), (), 0, budget)
+    assert found.gain is found.conclusion.learning_rate is None
+    assert problem.evaluations.gradients == 0.0
+    assert found.conclusion == conclude([], [], SGD)
 
 
 @pytest.mark.parametrize(
-    ("size", "words"), [(64, "quarters of them, 16 rows"), (9, "quarters of them, 2 rows"), (7, "1 row")]
+    ("settings", "centre"), [({"guess": 0.3}, 0.3), ({}, GUESS), ({"guess": 0.3, "calibration": SGD}, SGD.typical)]
 )
-def test_what_a_step_sees_is_said(size: int, words: str) -> None:
-    rows = TrainingRows((BATCH.rows(0, size),), (), "somewhere")
-    assert conclude(runs(WELL), FROMAGE, "probe-init", rows).rows == f"somewhere; steps on {words}"
-
-
-def test_each_start_has_its_own_constants() -> None:
-    initial, trained = (conclude(runs(WELL), ADAMW, start, ROWS) for start in ("probe-init", "probe"))
-    assert initial.centre is not None
-    assert initial.measured == pytest.approx(ADAMW.from_initialisation(initial.centre))
-    assert trained.measured == pytest.approx(ADAMW.from_checkpoint(initial.centre))
-    assert initial.reliable
-    assert not trained.reliable
-    assert trained.learning_rate == ADAMW.typical
-    assert "they start from new ones where --model names a factory that draws them" in trained.reason
-
-
-FLAT = {0.001 * APART**k: loss for k, loss in enumerate((0.5, 0.41, 0.41, 0.4, 0.41, 0.5))}
-"""A great part of the loss taken away at every rate."""
-SMALL = {rate: 1.0 - 0.9 * LEAST_GAIN * (1.0 - loss) if math.isfinite(loss) else loss for rate, loss in WELL.items()}
-
-
-@pytest.mark.parametrize(
-    ("found", "reason"),
-    [
-        (runs(SMALL), "no short run took more than"),
-        (runs(FLAT), "the losses of the short runs are alike over a factor of 34, where at most 16 tells a rate"),
-        (runs({0.01: 0.5, 0.04: 0.6, 0.16: 0.7}), "no rate shows a least loss between others"),
-        (runs({0.01: 0.7, 0.04: 0.6, 0.16: 0.5}), "no rate shows a least loss between others"),
-        (runs({0.01: math.inf, 0.04: math.inf, 0.16: math.inf}), "no rate shows a least loss between others"),
-        (runs(WELL, start_loss=-1.0), "the loss is -1 before the first step"),
-        (runs(WELL, steps=15), "training batches that cannot be cut into quarters leave 15 steps a run"),
-    ],
-)
-def test_where_the_rate_cannot_be_measured_the_typical_one_is_given_with_the_reason(
-    found: ShortRuns, reason: str
+def test_the_first_runs_lie_around_what_is_usual_else_the_rate_in_use(
+    make_problem: Maker, settings: dict[str, Any], centre: float
 ) -> None:
-    probe = conclude(found, SGD, "probe-init", ROWS)
-    assert not probe.reliable
-    assert probe.reason.startswith(reason)
-    assert probe.learning_rate == probe.typical == SGD.typical
-    assert probe.low is None
-    assert probe.high is None
+    found = probed(bowl(make_problem, [1.0], [1.0 / centre]), budget=84, **settings)
+    rates = [run.learning_rate for run in found.runs]
+    assert rates == pytest.approx([centre * FIRST_APART**k for k in range(-3, 4)]) and len(rates) == FIRST_RATES
 
 
-@pytest.mark.parametrize("found", [ShortRuns(), runs(WELL)])
-def test_runs_that_a_limit_interrupted_tell_no_rate(found: ShortRuns) -> None:
-    probe = conclude(found, SGD, "probe-init", ROWS, complete=False)
-    assert not probe.reliable and probe.reason.startswith("a limit was reached")
-    assert probe.learning_rate == SGD.typical and probe.low is probe.high is None
-
-
-def test_without_constants_there_is_a_centre_and_no_rate() -> None:
-    probe = conclude(runs(WELL), None, "probe", ROWS)
-    assert probe.centre is not None
-    assert probe.learning_rate is probe.measured is probe.typical is None
-    assert not probe.reliable
-    assert probe.reason.startswith("no study says")
-
-
-def test_a_network_that_learns_gets_a_rate_between_those_tried(make_problem: Maker, perceptron: nn.Module) -> None:
+def test_a_network_that_learns_gets_a_rate_that_trains_better_than_ones_far_from_it(
+    make_problem: Maker, perceptron: nn.Module
+) -> None:
     problem = make_problem(perceptron, learnable())
     before = [parameter.detach().clone() for parameter in perceptron.parameters()]
-    counted = 0
+    optimizer, counted = Optimizer(name="adamw"), [0]
 
     def advance() -> None:
-        nonlocal counted
-        counted += 1
+        counted[0] += 1
 
-    probe = measure_rate(MatchedState(problem, Optimizer(name="adamw")), fresh=problem, advance=advance)
-    assert probe.reliable
-    assert probe.estimator == "probe-init"
-    assert probe.learning_rate is not None
-    assert probe.rates[0] < probe.learning_rate < probe.rates[-1]
-    assert probe.gradient_evaluations <= 100.0
-    assert problem.evaluations.gradients <= 100.0 / 4 + 20.0
-    assert counted == 6
+    found = probed(problem, optimizer, calibration=calibration(optimizer), advance=advance)
+    rate, low, high = found.conclusion.learning_rate, found.conclusion.low, found.conclusion.high
+    assert rate is not None and low is not None and high is not None and low < rate < high
+    assert min(run.learning_rate for run in found.runs) < rate < max(run.learning_rate for run in found.runs)
+    assert counted[0] == len(found.runs) == 22
     assert all(torch.equal(a, b) for a, b in zip(before, perceptron.parameters(), strict=True))
+    rows, ends = training_rows(problem), []
+    with training(MatchedState(problem, optimizer)) as run:
+        for factor in (1 / 32, 1.0, 32.0):
+            run.start(rate * factor)
+            for step in range(100):
+                run.step(rows.batches[step % 4], COURSE.schedule.rate_factor(step))
+            ends.append(run.loss(rows.independent))
+    assert ends[1] < min(ends[0], ends[2])
 
 
-@pytest.mark.parametrize("start", ["probe-init", "probe"])
-@pytest.mark.parametrize(
-    ("optimizer", "scale"),
-    [
-        (Optimizer("sgd"), 1.0),
-        (Optimizer("sgd"), 1e-6),
-        (Optimizer("sgd"), 1e6),
-        (Optimizer("sgd", momentum=0.9), 1e3),
-        (Optimizer("adamw"), 1.0),
-        (Optimizer("fromage"), 1.0),
-    ],
-    ids=lambda given: given.name if isinstance(given, Optimizer) else None,
-)
-def test_the_cost_stays_below_its_caps(
-    make_problem: Maker, perceptron: nn.Module, optimizer: Optimizer, scale: float, start: str
-) -> None:
-    """At most 100 gradients of training batches, and 20 of all rows, a forward pass counted as a third."""
-    problem = make_problem(perceptron, learnable())
-    plain, rows = problem.loss, [0.0]
-
-    def counted(model: nn.Module, batch: Batch) -> LossTerms:
-        rows[0] += batch.size
-        terms = plain(model, batch)
-        return replace(terms, total=terms.total * scale)
-
-    problem.loss = counted  # type: ignore[assignment]
-    probe = measure_rate(
-        MatchedState(problem, optimizer), fresh=problem if start == "probe-init" else None, batch_size=64
-    )
-    assert 0.0 < probe.gradient_evaluations <= 100.0
-    steps = probe.gradient_evaluations * 64 / 320
-    taken = problem.evaluations
-    assert taken.gradients - steps + taken.forwards / 3.0 <= 20.0
-    assert rows[0] == pytest.approx(320 * (taken.gradients + taken.forwards)), "what is counted is what was evaluated"
-
-
-def test_the_rates_follow_the_unit_of_the_loss_under_plain_descent(make_problem: Maker) -> None:
-    data = learnable()
+def test_the_rate_follows_the_unit_of_the_loss_under_plain_descent(make_problem: Maker) -> None:
     found = []
     for scale in (1.0, 8.0):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
-        problem = make_problem(model, data)
+        problem = make_problem(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)), learnable())
         plain = problem.loss
 
-        def scaled(model: nn.Module, batch: object, plain: object = plain, scale: float = scale) -> object:
-            terms = plain(model, batch)  # type: ignore[operator]
+        def scaled(model: nn.Module, batch: object, plain: Any = plain, scale: float = scale) -> object:
+            terms = plain(model, batch)
             return replace(terms, total=terms.total * scale)
 
         problem.loss = scaled  # type: ignore[assignment]
-        found.append(measure_rate(MatchedState(problem, Optimizer(name="sgd"))))
-    assert found[0].centre is not None
-    assert found[1].centre == pytest.approx(found[0].centre / 8.0, rel=0.1)
+        found.append(probed(problem, guess=0.5 / scale, budget=180).conclusion)
+    assert found[0].learning_rate is not None
+    assert found[1].learning_rate == pytest.approx(found[0].learning_rate / 8.0, rel=1e-3)
+    assert found[1].regret == pytest.approx(found[0].regret, rel=1e-3)
 
 
-def test_from_a_checkpoint_the_rates_reach_higher(make_problem: Maker, perceptron: nn.Module) -> None:
-    problem = make_problem(perceptron, learnable())
-    initial = measure_rate(MatchedState(problem, Optimizer(name="sgd")), fresh=problem)
-    trained = measure_rate(MatchedState(problem, Optimizer(name="sgd")))
-    assert trained.estimator == "probe"
-    ratio = ABOVE["probe"] / ABOVE["probe-init"]
-    assert trained.rates[-1] / initial.rates[-1] == pytest.approx(ratio)
-    assert trained.rates[-1] / trained.rates[-2] == pytest.approx(APART)
+class Normalised(nn.Module):
+    """Batch statistics and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.norm, self.dropout = nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout(0.5)
+        self.second = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.dropout(torch.relu(self.norm(self.first(x)))))
 
 
-def test_adam_counts_as_adamw_and_lion_as_unknown(make_problem: Maker, perceptron: nn.Module) -> None:
-    problem = make_problem(perceptron, learnable())
-    assert measure_rate(MatchedState(problem, Optimizer(name="adam"))).typical == ADAMW.typical
-    lion = measure_rate(MatchedState(problem, Optimizer(name="lion", betas=(0.9, 0.99))))
-    assert lion.centre is not None
-    assert not lion.reliable
-    assert calibration(Optimizer("lion")) is None
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_weights_running_statistics_gradients_and_modes_stay_as_they_were(make_problem: Maker, mode: str) -> None:
+    model = Normalised()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state, training_was = torch.get_rng_state(), model.training
+    found = probed(make_problem(model, learnable(80), mode=mode), Optimizer("sgd", momentum=0.9), budget=180)
+    assert len(found.runs) >= FIRST_RATES
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), state) and model.training == training_was
 
 
-def test_a_time_limit_leaves_a_partial_answer(make_problem: Maker, perceptron: nn.Module) -> None:
-    problem = make_problem(perceptron, learnable())
+@pytest.mark.parametrize(("seconds", "budget"), [(1e-4, MOST_GRADIENTS), (1.5, 400), (5.0, 120), (1000.0, 0)])
+def test_without_a_budget_as_many_steps_are_taken_as_fit_into_the_time(
+    make_problem: Maker, monkeypatch: pytest.MonkeyPatch, seconds: float, budget: int
+) -> None:
+    problem = bowl(make_problem, [1.0], [1.0])
+    clock = iter(seconds * tick for tick in range(100))
+    monkeypatch.setattr(rate_probe, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert affordable(MatchedState(problem, Optimizer("sgd")), training_rows(problem)) == budget
+    assert budget * seconds <= SECONDS
+    assert problem.model.weight.item() == 1.0  # type: ignore[operator, union-attr]
+
+
+def test_the_budget_that_was_found_is_told(make_problem: Maker) -> None:
+    found = probed(bowl(make_problem, [1.0], [1.0]), budget=None, guess=1.0)
+    assert found.budget == MOST_GRADIENTS and found.gradients == 360
+
+
+def test_a_loss_that_is_not_above_zero_has_no_share(make_problem: Maker) -> None:
+    problem = bowl(make_problem, [1.0], [1.0])
+    plain = problem.loss
+
+    def lowered(model: nn.Module, batch: Any) -> object:
+        terms = plain(model, batch)
+        return replace(terms, total=terms.total - 10.0 * terms.count)
+
+    problem.loss = lowered  # type: ignore[assignment]
+    found = probed(problem, guess=1.0, budget=84)
+    assert found.gain is None and found.conclusion.learning_rate is not None
+
+
+def test_a_time_limit_leaves_a_partial_answer(make_problem: Maker) -> None:
+    problem = bowl(make_problem, [1.0, 2.0], [2.0, 0.5], budget=Budget())
     finished = 0
 
     def advance() -> None:
@@ -228,14 +183,17 @@ def test_a_time_limit_leaves_a_partial_answer(make_problem: Maker, perceptron: n
         if finished == 3:
             problem.budget.seconds, problem.budget.started = 1.0, time.monotonic() - 2.0
 
-    problem.budget = Budget()
-    probe, error = found_of(measure_rate(MatchedState(problem, Optimizer(name="sgd")), advance=advance))
-    assert len(probe.rates) == len(probe.losses) == 3
-    assert isinstance(error, ResourceError)
-    assert not probe.reliable
-    assert probe.learning_rate == pytest.approx(SGD.typical)
+    matched = MatchedState(problem, Optimizer("sgd"))
+    made = measure_rate(
+        lambda _: matched, training_rows(problem), COURSE, estimator="probe-init", calibration=SGD, budget=360,
+        advance=advance,
+    )  # fmt: skip
+    found, error = found_of(made)
+    assert len(found.runs) == 3 and isinstance(error, ResourceError)
+    assert found.gradients == sum(run.steps for run in found.runs) < found.budget
+    assert found.estimator == "probe-init" and math.isfinite(found.start_losses[0])
 
 
 def test_an_optimizer_without_steps_is_refused(make_problem: Maker, perceptron: nn.Module) -> None:
     with pytest.raises(UsageError, match="No steps can be taken"):
-        measure_rate(MatchedState(make_problem(perceptron, learnable()), Optimizer()))
+        probed(make_problem(perceptron, learnable()), Optimizer())

@@ -371,17 +371,51 @@ def test_a_step_that_leaves_the_numbers_moves_nothing(make_problem: Maker, class
         assert bool((model[0].weight == math.inf).all())
 
 
+def test_a_factor_scales_the_rate_of_one_step(make_problem: Maker, perceptron: nn.Module, classification: Data) -> None:
+    """As a scheduler of torch sets it, with momentum and in groups of unequal rates."""
+    factors, parts = [0.1, 1.0, 0.5, 0.0], cut(classification, 8)
+    model = twin(perceptron)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factors[min(step, 3)])
+    expected = []
+    for part in parts:
+        expected += by_hand(model, [part], optimizer)
+        scheduler.step()
+    with training(MatchedState(make_problem(perceptron, classification), Optimizer("sgd", momentum=0.9))) as run:
+        run.start(0.02)
+        losses = [run.step(as_batch(part, "part"), factor) for part, factor in zip(parts, factors, strict=True)]
+        assert losses == pytest.approx(expected, rel=1e-6)
+        for mine, theirs in zip(weights(perceptron), weights(model), strict=True):
+            assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_a_factor_keeps_the_groups_rates_apart(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path
+) -> None:
+    matrices = [parameter for parameter in perceptron.parameters() if parameter.dim() == 2]
+    vectors = [parameter for parameter in perceptron.parameters() if parameter.dim() == 1]
+    optimizer = torch.optim.SGD([{"params": matrices}, {"params": vectors, "lr": 0.01}], lr=0.04, momentum=0.9)
+    by_hand(perceptron, cut(classification, 8)[:1], optimizer)
+    torch.save({"model": perceptron.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    state = open_checkpoint(tmp_path / "c.pt").optimizer
+    found = find_settings(Given(), state.settings, Given())
+    with training(match_state(make_problem(perceptron, classification), found, state)) as run:
+        run.start(0.1)
+        run.step(as_batch(classification, "all"), 0.5)
+        assert [group["lr"] for group in run.optimizer.param_groups] == pytest.approx([0.05, 0.0125])
+
+
 def test_costs_are_counted_in_gradients_of_all_rows(
     make_problem: Maker, perceptron: nn.Module, classification: Data
 ) -> None:
     problem = make_problem(perceptron, classification)
-    rows = training_rows(problem, 8)
+    rows = training_rows(problem)
     with training(MatchedState(problem, Optimizer(name="sgd"))) as run:
         run.start(0.1)
         for batch in rows.batches:
             run.step(batch)
         run.loss(rows.independent)
-    assert run.taken == len(rows.batches) == 3
+    assert run.taken == len(rows.batches) == 4
     assert problem.evaluations.gradients == pytest.approx(1.0 + 24 / 32)
     assert problem.evaluations.forwards == pytest.approx(6 / 32)
 
@@ -391,10 +425,12 @@ def test_spare_batches_are_trained_on_wherever_they_lie(
 ) -> None:
     parts = tuple(as_batch(part, "loader") for part in cut(classification, 3))
     problem = make_problem(perceptron, cut(classification, 3)[0])
-    problem.spare = tuple(part.to("cpu", torch.float16) for part in parts[1:3])
+    problem.spare = tuple(part.to("cpu", torch.float16) for part in parts[1:5])
     rows = training_rows(problem)
-    assert rows.batches == (problem.batch, problem.spare[0]) and rows.independent == (problem.spare[1],)
-    assert rows.source == "2 batches; losses on 3 rows of another"
+    for found, given in zip(rows.batches, (problem.batch, *problem.spare[:3]), strict=True):
+        assert torch.equal(found.data["x"], given.data["x"]) and found.data["x"].dtype == given.data["x"].dtype
+    assert torch.equal(rows.independent[0].data["x"], problem.spare[3].data["x"]) and rows.smaller is None
+    assert rows.source == "4 batches of 3 rows, losses on 3 rows of others"
     assert problem.rows == 3
     before = problem.on(parts[1]).value()
     with training(MatchedState(problem, Optimizer("sgd", 0.1))) as run:
@@ -440,30 +476,68 @@ def test_a_state_of_another_model_is_refused(
         pass
 
 
-def test_rows_of_one_batch_are_cut_and_a_fifth_is_kept_apart(
-    make_problem: Maker, perceptron: nn.Module, classification: Data
+@pytest.mark.parametrize(
+    ("given", "size", "batches", "independent", "smaller"),
+    [
+        ([32], None, [6] * 4, [6], 6),
+        ([32], 100, [6] * 4, [6], 6),
+        ([32], 4, [4] * 7, [4], None),
+        ([32], 2, [2] * 13, [2] * 3, None),
+        ([4], None, [1] * 3, [1], 1),
+        ([2], None, [1], [1], 1),
+        ([12, 12], None, [4] * 5, [4], 4),
+        ([12, 12], 3, [3] * 7, [3], None),
+        ([10, 10, 10], None, [5] * 5, [5], 5),
+        ([10, 10, 10], 10, [5] * 5, [5], 5),
+        ([6] * 5, None, [6] * 4, [6], None),
+        ([6] * 5, 3, [3] * 8, [3] * 2, None),
+        ([6] * 5, 100, [6] * 4, [6], 6),
+        ([3] * 10, None, [3] * 8, [3] * 2, None),
+        ([3] * 10, 2, [2] * 8, [2] * 2, None),
+        ([6, 6, 6, 6, 4], None, [6] * 4, [4], None),
+        ([6, 6, 4, 6, 6], None, [6, 6, 4, 6], [6], None),
+    ],
+)
+def test_rows_become_batches_of_equal_size_and_a_fifth_of_them_is_kept_apart(
+    make_problem: Maker,
+    perceptron: nn.Module,
+    classification: Data,
+    given: list[int],
+    size: int | None,
+    batches: list[int],
+    independent: list[int],
+    smaller: int | None,
 ) -> None:
-    problem = make_problem(perceptron, classification)
-    rows = training_rows(problem)
-    assert [batch.size for batch in rows.batches] == [6, 6, 6, 6]
-    assert [batch.size for batch in rows.independent] == [6]
-    assert torch.equal(rows.independent[0].data["x"], classification["x"][26:])
-    assert rows.source == "4 chunks of 6 rows of one batch; losses on its other 6 rows"
-    assert [batch.size for batch in training_rows(problem, 13).batches] == [13, 13]
-    assert [batch.size for batch in training_rows(problem, 100).batches] == [26]
+    starts = [sum(given[:index]) for index in range(len(given))]
+    parts = [
+        {name: rows[start : start + count] for name, rows in classification.items()}
+        for start, count in zip(starts, given, strict=True)
+    ]
+    further = tuple(as_batch(part, "loader") for part in parts[1:])
+    rows = training_rows(make_problem(perceptron, parts[0], further=further), size)
+    assert [batch.size for batch in rows.batches] == batches
+    assert [batch.size for batch in rows.independent] == independent
+    assert rows.smaller == smaller
+    seen = torch.cat([batch.data["x"] for batch in (*rows.batches, *rows.independent)])
+    assert len(seen.unique(dim=0)) == sum(batches) + sum(independent), "no row stands in two of them"
+    assert torch.equal(rows.batches[0].data["x"], classification["x"][: batches[0]])
 
 
-def test_several_batches_are_taken_as_they_are(
+def test_batches_and_rows_are_counted_in_words(
     make_problem: Maker, perceptron: nn.Module, classification: Data
 ) -> None:
-    parts = tuple(as_batch(part, "loader") for part in cut(classification, 3))
-    problem = make_problem(perceptron, cut(classification, 3)[0], further=parts[1:])
-    rows = training_rows(problem, 100)
-    assert [batch.size for batch in rows.batches] == [3] * 8
-    assert [batch.size for batch in rows.independent] == [3, 3]
-    assert rows.source == "8 batches; losses on 6 rows of 2 further batches"
-    two = make_problem(perceptron, cut(classification, 3)[0], further=parts[1:2])
-    assert training_rows(two).source == "1 batch; losses on 3 rows of another"
+    assert training_rows(make_problem(perceptron, classification)).source == (
+        "4 batches of 6 rows, losses on 6 rows of others"
+    )
+    two = make_problem(perceptron, cut(classification, 2)[0])
+    assert training_rows(two).source == "1 batch of 1 row, losses on 1 row of others"
+
+
+def test_the_second_seed_turns_the_batches_round(
+    make_problem: Maker, perceptron: nn.Module, classification: Data
+) -> None:
+    rows = training_rows(make_problem(perceptron, classification))
+    assert rows.in_order(0) == rows.batches and rows.in_order(1) == rows.batches[::-1]
 
 
 def test_one_row_is_refused(make_problem: Maker, perceptron: nn.Module, classification: Data) -> None:

@@ -1,0 +1,65 @@
+"""The picture of the short runs: its words, and what it draws where little is known."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+
+from fromage_cli.diagnostics.suggest_lr import plot
+from fromage_cli.diagnostics.suggest_lr.result import ProbeRun, SuggestedRates
+from fromage_cli.missing import Missing, Why
+
+MakeResult = Callable[..., SuggestedRates]
+NONE = Missing(Why.INDISTINCT, "no short run lowered the loss")
+
+
+def words(result: SuggestedRates) -> list[str]:
+    """Every piece of text of the picture; it must be well-formed."""
+    svg = plot.draw(result, "gpt/step-5.pt, step 5", "svg")
+    return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("}text")]
+
+
+def test_it_names_the_runs_by_their_length_and_every_rate_that_matters(make_result: MakeResult) -> None:
+    shown = words(make_result())
+    for text in (
+        "gpt/step-5.pt, step 5",
+        "learning rate (peak)",
+        "loss after the run, rows it did not see",
+        "12 steps",
+        "24 steps",
+        "0.00089 to 0.0036",
+        "to train at: 0.00179",
+        "you train at 0.003",
+    ):
+        assert text in shown, shown
+
+
+def test_what_is_not_known_is_not_drawn(make_result: MakeResult) -> None:
+    result = make_result()
+    recommended = replace(result.recommended, learning_rate=NONE, low=NONE, high=NONE)
+    shown = words(
+        replace(result, recommended=recommended, optimizer=replace(result.optimizer, current_learning_rate=NONE))
+    )
+    assert not any("train at" in text or " to " in text for text in shown)
+    assert "no short runs were made" in words(make_result(probe=()))
+
+
+def test_runs_that_all_left_the_numbers_leave_an_empty_panel(make_result: MakeResult) -> None:
+    runs = tuple(ProbeRun(rate, math.inf, 12, 0) for rate in (0.1, 1.0, 10.0))
+    assert "12 steps" in words(make_result(probe=runs))
+
+
+def test_every_length_is_drawn(make_result: MakeResult) -> None:
+    lengths = (12, 24, 48, 96, 192)
+    runs = tuple(ProbeRun(rate, 1.0, steps, 0) for steps in lengths for rate in (0.1, 0.2))
+    shown = words(make_result(probe=runs))
+    assert [steps for steps in lengths if f"{steps} steps" not in shown] == []
+
+
+@pytest.mark.parametrize("format", ["svg", "png"])
+def test_equal_results_give_equal_bytes(make_result: MakeResult, format: str) -> None:
+    drawn = plot.draw(make_result(), "gpt", format)
+    assert drawn == plot.draw(make_result(), "gpt", format)
+    assert drawn != plot.draw(make_result(probe=make_result().probe[:7]), "gpt", format)
