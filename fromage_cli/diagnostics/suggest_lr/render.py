@@ -135,7 +135,8 @@ def rate_to_train_at(result: SuggestedRates) -> str:
     if found.reliable:
         return f"Rate to train at: {number(found.learning_rate)}, {between} ({runs}){lost}."
     longer = " --probe-budget looks longer." if regret is not None and regret > RELIABLE else ""
-    return f"Rate to train at: perhaps {number(found.learning_rate)}, {between} ({runs}). Not sure: {found.reason}.{longer}"
+    rate = f"Rate to train at: perhaps {number(found.learning_rate)}, {between} ({runs})."
+    return f"{rate} Not sure: {found.reason}.{longer}"
 
 
 def _short_runs(result: SuggestedRates, style: PageStyle) -> RenderableType:
