@@ -77,7 +77,8 @@ def measure(
             measuring.sharpness()
     trained = recommend(measuring, request)
     limit = read_limit(measuring, (crossing, whole), known(rates[0]), known(rates[1]))
-    rate = known(trained.recommended.learning_rate) or request.peak or optimizer.learning_rate
+    present = request.peak or optimizer.learning_rate
+    rate = known(trained.recommended.learning_rate) or present or known(limit.learning_rate)
     verified = check(measuring, rate, request) if measuring.known and request.verify else ()
     alternatives = () if measuring.known else measure_alternatives(measuring, limit.eta)
     noise, (noise_scale, low, high) = measuring.update.noise, read_noise_scale(measuring.update)

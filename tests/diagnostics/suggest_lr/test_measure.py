@@ -366,14 +366,15 @@ def test_short_runs_and_real_steps_are_made_when_asked_for(
     assert len(found.probe) >= 7 and found.probe_steps == max(run.steps for run in found.probe)
     assert [run.factor for run in found.verification] == pytest.approx([1 / 3, 1.0, 3.0])
     assert all(len(run.losses) == 3 for run in found.verification)
-    rate = known(found.recommended.learning_rate) or known(found.limit.learning_rate)
-    assert found.verification[1].learning_rate == rate
+    assert found.verification[1].learning_rate == (known(found.recommended.learning_rate) or 0.01)
 
 
-def test_where_no_rate_to_train_at_is_known_the_limit_is_verified(
+def test_where_no_rate_to_train_at_is_known_the_present_one_is_verified_else_the_limit(
     make_problem: Maker, perceptron: nn.Module, classification: Data
 ) -> None:
-    found = suggest(make_problem(perceptron, classification), Optimizer("adamw", 0.01), verify=2).result
+    problem = make_problem(perceptron, classification)
+    assert suggest(problem, Optimizer("adamw", 0.01), verify=2).result.verification[1].learning_rate == 0.01
+    found = suggest(problem, Optimizer("adamw"), verify=2).result
     assert found.verification[1].learning_rate == known(found.limit.learning_rate)
 
 

@@ -101,7 +101,7 @@ def test_the_present_rate_is_held_against_todays_curvature_and_no_more(
     make_result: MakeResult, stability: Stability, words: str
 ) -> None:
     text = summary(make_result(stability=stability))
-    assert f" gives way first). {words} To train at, " in text
+    assert f" gives way first). {words} Rate to train at" in text
     assert all(len(sentence.split()) <= 20 for sentence in re.split(r"(?<=[.:]) ", words))
     assert "ower the rate" not in text and "training is stable" not in text
 
@@ -130,12 +130,16 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
 def test_a_rate_that_is_not_known_well_or_not_at_all_is_said(make_result: MakeResult) -> None:
     result = make_result()
     vague = replace(
-        result.recommended, reliable=False, reason="the short runs tell it too poorly: 9% of the progress may be lost"
+        result.recommended,
+        reliable=False,
+        regret=0.09,
+        reason="the short runs tell it too poorly: 9% of the progress may be lost",
     )
     text = summary(replace(result, recommended=vague))
     assert "Rate to train at: perhaps 0.00179, between 0.00089 and 0.0036 (22 short runs" in text
     assert (
-        "since the short runs tell it too poorly: 9% of the progress may be lost. --probe-budget looks longer." in text
+        "Not sure: the short runs tell it too poorly: 9% of the progress may be lost. --probe-budget looks longer."
+        in text
     )
     usual = Recommended(NONE, NONE, 0.001, 0.02, NONE, None, "every short run left the numbers", False, NONE)
     assert summary(replace(result, recommended=usual)).endswith(
