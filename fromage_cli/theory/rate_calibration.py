@@ -26,15 +26,19 @@ class Calibration:
     """By how many octaves short runs prefer higher rates than the whole run."""
     scale: float
     """Of Student's t around what the short runs say, where seeds agree."""
+    studied: bool = True
+    """Whether short runs were held against whole ones; else bias and scale are those of a relative."""
 
 
-FROMAGE = Calibration(typical=0.025, bias=1.0, scale=0.9)
-SGD = Calibration(typical=0.24, bias=1.0, scale=0.9)
+FROMAGE = Calibration(typical=0.025, bias=1.1, scale=0.9, studied=False)
+SGD = Calibration(typical=0.24, bias=1.1, scale=0.9, studied=False)
 MOMENTUM = Calibration(typical=0.062, bias=1.1, scale=0.9)
 ADAMW = Calibration(typical=0.0054, bias=0.85, scale=0.5)
 
 USUAL_SCALE, USUAL_FREEDOM = 1.4, 3.0
 """Of Student's t around the typical rate."""
+STUDIED = 0.5
+"""Of the way from no momentum to .9 in log(1 - momentum), beyond which the study of .9 holds."""
 RUNS_FREEDOM = 4.0
 """Of Student's t around what the short runs say."""
 NOISE_SCALE = 1.5
@@ -56,6 +60,7 @@ def momentum_calibration(momentum: float) -> Calibration:
         typical=math.exp2(between(math.log2(SGD.typical), math.log2(MOMENTUM.typical))),
         bias=between(SGD.bias, MOMENTUM.bias),
         scale=between(SGD.scale, MOMENTUM.scale),
+        studied=share > STUDIED,
     )
 
 
@@ -99,7 +104,7 @@ def conclude(
     regret = found.expected(min(octave, math.log2(highest)), lost)
     rate, low, high = (min(math.exp2(each), highest) for each in (octave, *map(found.quantile, _ENDS)))
     doubt = None
-    if calibration is None:
+    if calibration is None or not calibration.studied:
         doubt = "no study holds short runs of this optimizer against whole runs"
     elif not new:
         doubt = "no study holds short runs from trained weights against whole runs"

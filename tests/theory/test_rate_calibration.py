@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -69,6 +70,13 @@ def octaves(found: Conclusion) -> float:
 @pytest.mark.parametrize(("momentum", "known"), [(0.0, SGD), (0.9, MOMENTUM)])
 def test_sgd_has_those_of_its_momentum(momentum: float, known: Calibration) -> None:
     assert momentum_calibration(momentum).__dict__ == pytest.approx(known.__dict__)
+
+
+def test_an_optimizer_that_was_not_studied_is_never_reliable() -> None:
+    both = apart(0.0)
+    assert concluded(both, calibration=KNOWN).reliable
+    assert not concluded(both, calibration=replace(KNOWN, studied=False)).reliable
+    assert [momentum_calibration(momentum).studied for momentum in (0.0, 0.5, 0.9, 0.95)] == [False, False, True, True]
 
 
 def test_momentum_between_two_lies_between_them() -> None:
