@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from learning_rate_pairs import PARTS, Pair, all_pairs
@@ -78,7 +79,7 @@ class Case:
     parts: bool
     """Whether they trained on parts of a batch."""
 
-    @property
+    @cached_property
     def concluded(self) -> Conclusion:
         """What the program says."""
         return conclude(self.runs, self.starts, calibration(optimizer_of(self.pair)), parts=self.parts)

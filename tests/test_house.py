@@ -58,6 +58,7 @@ CUTTING = (
     "index",
 )
 TESTED_ELSEWHERE = {
+    "theory/random_draws.py": "probes/lines/test_draws.py",
     "checkpoints/checkpoint.py": "checkpoints/test_formats.py",
     "checkpoints/formats/distributed_metadata.py": "checkpoints/formats/test_distributed.py",
     "checkpoints/formats/torch_archive.py": "checkpoints/formats/test_torch_file.py",

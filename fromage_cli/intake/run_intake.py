@@ -121,6 +121,8 @@ class RunSchedule:
     """The highest rate of a table that was given, else the highest that the checkpoints tell of."""
     assumed: bool = False
     """Whether nothing tells the steps of the run, so that a usual number stands in."""
+    told: bool = True
+    """Whether anything tells a schedule; else the rate is taken as constant."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -160,7 +162,7 @@ def find_schedule(
     if given is None:
         constant = None if saved.doubt else Schedule(total=saved.total)
         source = saved.source if saved.schedule else None
-        return RunSchedule(saved.schedule or constant, source, saved.doubt, saved.peak)
+        return RunSchedule(saved.schedule or constant, source, saved.doubt, saved.peak, told=saved.schedule is not None)
     assumed = False
     if not given.points:
         end = saved.schedule.end if saved.schedule is not None else None

@@ -15,6 +15,8 @@ from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.evaluation.streamed_hessian import visit_hessian_vector_product
 from fromage_cli.process_memory import peak_memory
 
+FORWARD, PRODUCT = 1.0 / 3.0, 7.0 / 3.0
+"""What a forward pass and a Hessian-vector product cost, in gradients."""
 DOUBLE_BACKWARD_ACTIVATIONS = 3.0
 """Memory of a double-backward graph, in activations of a single one."""
 

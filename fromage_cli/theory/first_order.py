@@ -1,6 +1,7 @@
 """Whether a loss changes along a line as its gradient says, to first order.
 
-With the gradient g of L, L(W + eta d) - L(W) = eta <g, d> up to eta sum_l ||d_l|| max_t ||g_l(W + t d) - g_l(W)||.
+With the gradient g of L, L(W + eta d) - L(W) is eta <g, d>.
+It differs from that by at most eta sum_l ||d_l|| max_t ||g_l(W + t d) - g_l(W)||.
 Gradient reversal, straight-through estimators and hand-written backward passes break this. So does a loss that jumps.
 Source: Lemma 1 of Bernstein et al., NeurIPS 2020.
 """

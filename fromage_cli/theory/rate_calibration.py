@@ -1,13 +1,13 @@
 """From the losses of short training runs to the rate to train at: the constants of a study, and the conclusion.
 
-Source: docs/rate-study.md. All constants are in octaves, log2 of learning rates.
+Source: docs/learning-rate-study.md. All constants are in octaves, log2 of learning rates.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fromage_cli.theory.rate_curve import RateCurve, ShortRun, curve_of, noise_of, valley_of
+from fromage_cli.theory.rate_curve import RateCurve, ShortRun, centre_of, curve_of, noise_of
 from fromage_cli.theory.rate_posterior import Belief, posterior
 
 RELIABLE = 0.05
@@ -89,7 +89,7 @@ def conclude(
     new: bool = True,
     parts: bool = False,
 ) -> Conclusion:
-    """Weighs what is usual against what the runs show.
+    """Weighs what is usual against what the runs show; no rate is above the highest whose run stayed finite.
 
     `new`: they began at new weights; `parts`: their batches are smaller than those of the whole run.
     """
@@ -98,18 +98,17 @@ def conclude(
     if curve is None:
         return _without_rate(usual, _why_none(runs))
     shown = belief_of(runs, start_losses, curve, calibration or ADAMW, parts)
-    found = posterior([*usual, shown])
-    octave, _ = found.least_lost(lost)
     highest = max(run.learning_rate for run in runs if math.isfinite(run.loss))
-    regret = found.expected(min(octave, math.log2(highest)), lost)
-    rate, low, high = (min(math.exp2(each), highest) for each in (octave, *map(found.quantile, _ENDS)))
+    found = posterior([*usual, shown], math.log2(highest))
+    octave, regret = found.least_lost(lost)
+    rate, low, high = (math.exp2(each) for each in (octave, *map(found.quantile, _ENDS)))
     doubt = None
     if calibration is None or not calibration.studied:
         doubt = "no study holds short runs of this optimizer against whole runs"
     elif not new:
         doubt = "no study holds short runs from trained weights against whole runs"
     elif parts:
-        doubt = "short runs on parts of a batch were up to 3 octaves off in a study; five whole batches tell more"
+        doubt = "on parts of a batch short runs were off by an octave in the mean of a study; give five whole batches"
     elif regret > RELIABLE:
         doubt = f"the short runs tell it too poorly: {regret:.0%} of the progress may be lost"
     return Conclusion(rate, low, high, regret, doubt is None, doubt or "the short runs tell one rate from another")
@@ -148,8 +147,8 @@ def belief_of(
     """What the runs say: the centre of their valley less their bias, the less surely the more they are noise."""
     scale = calibration.scale + NOISE_SCALE * noise_of(runs, start_losses)
     if parts:
-        return Belief(valley_of(curve).centre - calibration.bias - PARTS_BIAS, PARTS_SCALE * scale, RUNS_FREEDOM)
-    return Belief(valley_of(curve).centre - calibration.bias, scale, RUNS_FREEDOM)
+        return Belief(centre_of(curve) - calibration.bias - PARTS_BIAS, PARTS_SCALE * scale, RUNS_FREEDOM)
+    return Belief(centre_of(curve) - calibration.bias, scale, RUNS_FREEDOM)
 
 
 def lost(octaves: float) -> float:

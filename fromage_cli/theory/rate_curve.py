@@ -1,4 +1,4 @@
-"""How the loss after a short run goes with the learning rate: the curve, its valley, and where that lies."""
+"""How the loss after a short run goes with the learning rate: the curve, where it is least, and its noise."""
 
 import math
 from bisect import bisect_right
@@ -41,27 +41,14 @@ class RateCurve:
         return min(max(self.lost[place - 1] + share * (self.lost[place] - self.lost[place - 1]), 0.0), CAP)
 
 
-@dataclass(frozen=True)
-class Valley:
-    """Where a curve is least."""
-
-    centre: float
-    """Mean of log2 rate, weighed by exp(-lost / SOFTNESS)."""
-    spread: float
-    """Standard deviation of log2 rate under the same weights."""
-
-
-def curve_of(
-    runs: Sequence[ShortRun], start_losses: Sequence[float], seeds: Sequence[int] | None = None
-) -> RateCurve | None:
+def curve_of(runs: Sequence[ShortRun], start_losses: Sequence[float]) -> RateCurve | None:
     """The curve of the longest runs, continued outside their rates by that of shorter ones.
 
-    `start_losses`: before the runs, by seed; `seeds`: those to take, all by default. None where no run lowers the loss.
+    `start_losses`: before the runs, by seed. None where no run lowers the loss.
     """
     found: RateCurve | None = None
     for steps in sorted({run.steps for run in runs}):
-        chosen = [run for run in runs if run.steps == steps and (seeds is None or run.seed in seeds)]
-        single = _single(chosen, start_losses)
+        single = _single([run for run in runs if run.steps == steps], start_losses)
         if single is None:
             continue
         found = single if found is None else _continued(single, found)
@@ -104,16 +91,13 @@ def _continued(inner: RateCurve, outer: RateCurve) -> RateCurve:
     return RateCurve(tuple(ordered), tuple(points[octave] for octave in ordered))
 
 
-def valley_of(curve: RateCurve) -> Valley:
-    """Around which rate the curve is least, and how sharply."""
+def centre_of(curve: RateCurve) -> float:
+    """log2 of the rate around which the curve is least: the mean, weighed by exp(-lost / SOFTNESS)."""
     first, last = curve.octaves[0], curve.octaves[-1]
     count = max(round((last - first) * FINENESS), 1)
     places = [first + (last - first) * (index + 0.5) / count for index in range(count)]
     weights = [math.exp(-curve.at(place) / SOFTNESS) for place in places]
-    whole = math.fsum(weights)
-    centre = math.fsum(weight * place for weight, place in zip(weights, places, strict=True)) / whole
-    variance = math.fsum(weight * (place - centre) ** 2 for weight, place in zip(weights, places, strict=True)) / whole
-    return Valley(centre, math.sqrt(variance))
+    return math.fsum(weight * place for weight, place in zip(weights, places, strict=True)) / math.fsum(weights)
 
 
 UNKNOWN_NOISE = 0.3
@@ -144,4 +128,4 @@ def noise_of(runs: Sequence[ShortRun], start_losses: Sequence[float]) -> float:
 def best_rate(runs: Sequence[ShortRun], start_losses: Sequence[float]) -> float | None:
     """Around which rate the loss after the longest runs is least; None where no run lowers it."""
     curve = curve_of(runs, start_losses)
-    return None if curve is None else math.exp2(valley_of(curve).centre)
+    return None if curve is None else math.exp2(centre_of(curve))

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-FINENESS = 8
-"""Places in an octave at which the density is kept."""
+FINENESS = 32
+"""Places in an octave at which the density is kept; the rate is told to half of their distance."""
 REACH = 12.0
 """Octaves beyond what every source says that are looked at."""
 
@@ -47,7 +47,7 @@ class Posterior:
         before = sums[place - 1] if place else 0.0
         inside = (share - before) / self.weights[place] if self.weights[place] else 0.5
         width = self.octaves[1] - self.octaves[0]
-        return self.octaves[place] + (min(max(inside, 0.0), 1.0) - 0.5) * width
+        return min(self.octaves[place] + (min(max(inside, 0.0), 1.0) - 0.5) * width, self.octaves[-1])
 
     def expected(self, octave: float, lost: Callable[[float], float]) -> float:
         """The expected loss at a rate; `lost`: by how many octaves the rate is above the best one."""
@@ -56,18 +56,20 @@ class Posterior:
 
     def least_lost(self, lost: Callable[[float], float]) -> tuple[float, float]:
         """The rate at which least is lost in expectation, and how much."""
-        inside = [octave for octave in self.octaves if self.quantile(0.02) <= octave <= self.quantile(0.98)]
-        least, octave = min((self.expected(octave, lost), octave) for octave in inside or [self.quantile(0.5)])
+        low, high = self.quantile(0.02), self.quantile(0.98)
+        inside = [octave for octave in self.octaves if low <= octave <= high] or [self.quantile(0.5)]
+        least, octave = min((self.expected(octave, lost), octave) for octave in inside)
         return octave, least
 
 
-def posterior(beliefs: Sequence[Belief]) -> Posterior:
-    """What all sources say together, each taken as independent of the others."""
-    lowest = min(belief.centre for belief in beliefs) - REACH
-    count = round((max(belief.centre for belief in beliefs) + REACH - lowest) * FINENESS) + 1
-    octaves = tuple(lowest + place / FINENESS for place in range(count))
+def posterior(beliefs: Sequence[Belief], highest: float = math.inf) -> Posterior:
+    """What all sources say together, each taken as independent of the others; the best rate is at most `highest`."""
+    top = min(max(belief.centre for belief in beliefs) + REACH, highest)
+    lowest = min(*(belief.centre for belief in beliefs), top) - REACH
+    count = round((top - lowest) * FINENESS) + 1
+    octaves = tuple(top - place / FINENESS for place in reversed(range(count)))
     logarithms = [math.fsum(belief.logarithm(octave) for belief in beliefs) for octave in octaves]
-    highest = max(logarithms)
-    densities = [math.exp(logarithm - highest) for logarithm in logarithms]
+    most = max(logarithms)
+    densities = [math.exp(logarithm - most) for logarithm in logarithms]
     whole = math.fsum(densities)
     return Posterior(octaves, tuple(density / whole for density in densities))

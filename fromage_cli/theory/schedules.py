@@ -49,6 +49,11 @@ class Schedule:
         return self.floor + (1.0 - self.floor) * left
 
     @property
+    def name(self) -> str:
+        """Its shape; `warm-up` where it is constant after one."""
+        return "warm-up" if self.shape == "constant" and self.warmup and not self.points else self.shape
+
+    @property
     def end(self) -> float | None:
         """How many updates the run has; None where it is not known."""
         last = self.points[-1][0] if self.points and self.total is None else self.total

@@ -193,9 +193,8 @@ def test_no_rate_lies_above_the_highest_whose_run_stayed_finite(highest: float) 
     assert free.learning_rate is not None and free.high is not None
     assert free.learning_rate < free.high < 2.0**highest
     over = concluded(found_runs, calibration=Calibration(2.0**6, -6.0, 0.5))
-    assert over.learning_rate == over.high == 2.0**highest
-    assert over.regret is not None and free.regret is not None and over.regret > lost(-3.0) > free.regret
-    assert not over.reliable, "the least that is lost at a rate above is not what is lost at this one"
+    assert over.low is not None and over.high is not None and over.learning_rate is not None
+    assert over.low < over.high <= 2.0**highest >= over.learning_rate, "a range of its own, below that rate"
 
 
 def test_reliable_is_what_loses_little_of_new_weights_with_a_studied_optimizer() -> None:
@@ -214,7 +213,7 @@ def test_what_no_study_holds_or_parts_of_batches_show_is_never_reliable() -> Non
         concluded(AGREED, calibration=KNOWN, parts=True),
     )
     assert new.reliable and not trained.reliable and not unknown.reliable and not part.reliable
-    assert part.reason.startswith("short runs on parts of a batch were")
+    assert part.reason.startswith("on parts of a batch short runs were off")
     assert trained.reason == "no study holds short runs from trained weights against whole runs"
     assert unknown.reason == "no study holds short runs of this optimizer against whole runs"
     assert (trained.learning_rate, trained.low, trained.high, trained.regret) == (

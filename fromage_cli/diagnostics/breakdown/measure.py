@@ -3,23 +3,25 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from fromage_cli.diagnostics.breakdown import derived
 from fromage_cli.diagnostics.breakdown.result import (
     BatchTrust,
     BreakdownResult,
     DepthResult,
+    LayerBreakdown,
     SkippedTensor,
-    TrustOfDraws,
 )
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.missing import LIMIT_REACHED, NO_OTHER_DRAWS, Interrupted, Missing, Why, found_of, known
 from fromage_cli.probes.lines.direction import Direction, Skipped
 from fromage_cli.probes.lines.draws import TRUSTED, trust_of_draw
-from fromage_cli.probes.lines.ray import measure_ray, product_norms
+from fromage_cli.probes.lines.ray import Ray, measure_ray, product_norms
 from fromage_cli.probes.structure.depth import Depth, measure_depth
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.curves import Point, loss_places
+from fromage_cli.theory.random_draws import OtherDraws
 
 HIDDEN = Missing(Why.GRAPH_UNREADABLE, "the graph of the forward pass hides the depth")
 
@@ -50,7 +52,7 @@ def measure(
     nowhere, bounds = Point(None, "uncertifiable"), derived.loss_bounds(direction, ray)
     aggregate = derived.aggregate_trust(direction, ray, bounds) if refused is None else nowhere
     noisy = other_draws and problem.draws_noise
-    draws: TrustOfDraws | Missing = LIMIT_REACHED if noisy else NO_OTHER_DRAWS
+    draws: OtherDraws | Missing = LIMIT_REACHED if noisy else NO_OTHER_DRAWS
     depth, products = Depth(len(problem.layers), None, None), None
     try:
         if stopped is None:
@@ -62,14 +64,8 @@ def measure(
         stopped = limit
     predicted = derived.predicted(direction, ray.etas)
     moved = [derived.layer_breakdown(move, ray, predicted, refused) for move in direction.moves]
-    noise = [layer.name for layer in moved if derived.is_noise(known(layer.noise_floor), ray)]
-    judged = [layer for layer in moved if layer.name not in noise]
-    hidden_layer = problem.autocast and any(len(layer.shape) > 1 for layer in moved if layer.name in noise)
-    unread = refused or (derived.ROUNDED_LAYER if hidden_layer else None)
-    trust, limiting = derived.network_trust(judged) if unread is None else (nowhere, None)
-    show_vectors = show_vectors or all(len(layer.shape) < 2 for layer in moved)
-    layers = tuple(layer for layer in moved if show_vectors or len(layer.shape) > 1 or layer.name == limiting)
-    withheld = check.contradicted or hidden_layer
+    found = _layers(moved, ray, refused, show_vectors, rounds=problem.autocast)
+    withheld = check.contradicted or found.hidden
     linear = (None, nowhere.relation) if withheld else derived.linear_trust(direction, products, ray)
     places, changes = derived.loss_points(ray, base)
     least, increase = loss_places(places, changes)
@@ -91,31 +87,31 @@ def measure(
             hidden if depth.path is None else depth.path,
             hidden if depth.effective is None else depth.effective,
         ),
-        tail_slope=derived.first_tail_slope(layers, ray.etas),
-        trust_eta=derived.placed(trust.eta, trust.relation, unread),
-        trust_relation=trust.relation,
-        limiting_layer=limiting,
+        tail_slope=derived.first_tail_slope(found.layers, ray.etas),
+        trust_eta=derived.placed(found.trust.eta, found.trust.relation, found.unread),
+        trust_relation=found.trust.relation,
+        limiting_layer=found.limiting,
         aggregate_trust_eta=derived.placed(aggregate.eta, aggregate.relation, refused),
         aggregate_trust_relation=aggregate.relation,
         linear_trust_eta=LIMIT_REACHED
         if stopped is not None and direction.certifies
-        else derived.placed(*linear, unread if withheld else None),
+        else derived.placed(*linear, found.unread if withheld else None),
         linear_trust_relation=linear[1],
         argmin_loss_eta=derived.placed(least.eta, least.relation, flat),
         argmin_loss_relation=least.relation,
         first_increase_eta=derived.placed(increase.eta, increase.relation, flat),
         first_increase_relation=increase.relation,
-        noise=tuple(noise),
+        noise=found.noise,
         skipped=tuple(SkippedTensor(s.name, s.reason) for s in (*skipped, *direction.skipped)),
-        layers=layers,
-        trust_eta_upper=trust.upper,
+        layers=found.layers,
+        trust_eta_upper=found.trust.upper,
         aggregate_trust_eta_upper=aggregate.upper,
         argmin_loss_eta_upper=least.upper,
         first_increase_eta_upper=increase.upper,
         loss_floor=ray.loss_floor,
         loss_slope=check.expected,
         measured_loss_slope=slope,
-        out_of_line=derived.odd_layers([layer for layer in layers if len(layer.shape) > 1], noise),
+        out_of_line=derived.odd_layers([layer for layer in found.layers if len(layer.shape) > 1], found.noise),
         contradicted=check.contradicted,
         without_size=direction.without_size,
         precision="bfloat16" if problem.autocast else str(problem.dtype).removeprefix("torch."),
@@ -124,12 +120,42 @@ def measure(
     return result if stopped is None else Interrupted(result, stopped)
 
 
-def _over_draws(problem: Problem, direction: Direction, eta: float) -> TrustOfDraws | Missing:
+@dataclass(frozen=True)
+class _Layers:
+    """The layers of the page, and where the first of them gives way."""
+
+    layers: tuple[LayerBreakdown, ...]
+    noise: tuple[str, ...]
+    """Tensors whose gradient is rounding."""
+    trust: Point
+    limiting: str | None
+    unread: Missing | None
+    """Why no place of single layers is told."""
+    hidden: bool
+    """Whether that is because a matrix is among the noise, where passes round."""
+
+
+def _layers(
+    moved: Sequence[LayerBreakdown], ray: Ray, refused: Missing | None, show_vectors: bool, rounds: bool
+) -> _Layers:
+    """Which of the tensors that move are shown, and what they say; `rounds`: under autocast."""
+    noise = tuple(layer.name for layer in moved if derived.is_noise(known(layer.noise_floor), ray))
+    hidden = rounds and any(len(layer.shape) > 1 for layer in moved if layer.name in noise)
+    unread = refused or (derived.ROUNDED_LAYER if hidden else None)
+    trust, limiting = Point(None, "uncertifiable"), None
+    if unread is None:
+        trust, limiting = derived.network_trust([layer for layer in moved if layer.name not in noise])
+    shown = show_vectors or all(len(layer.shape) < 2 for layer in moved)
+    layers = tuple(layer for layer in moved if shown or len(layer.shape) > 1 or layer.name == limiting)
+    return _Layers(layers, noise, trust, limiting, unread, hidden)
+
+
+def _over_draws(problem: Problem, direction: Direction, eta: float) -> OtherDraws | Missing:
     """Where the aggregate trust lies under other draws, by their gradients at this eta."""
     found = [trust_of_draw(problem.drawn(further), direction, eta) for further in range(1, TRUSTED + 1)]
     if not all(map(math.isfinite, found)):
         return Missing(Why.NOT_DEFINED, "under another draw no gradient changes, or one is not finite")
-    return TrustOfDraws(len(found), min(found), max(found))
+    return OtherDraws(len(found), min(found), max(found))
 
 
 def measure_batches(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fromage_cli.missing import NO_OTHER_DRAWS, Missing
+from fromage_cli.theory.random_draws import OtherDraws
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,6 @@ class BatchTrust:
     trust_relation: str
     limiting_layer: str | None
     aggregate_trust_eta: float | Missing
-
-
-@dataclass(frozen=True)
-class TrustOfDraws:
-    """Where aggregate_trust_eta lies along the same step under other draws of what the network draws at random.
-
-    By one point near it, the change of each gradient taken to grow in proportion to the step.
-    """
-
-    count: int
-    """How many other draws."""
-    low: float
-    """0 where the step goes uphill under one of them."""
-    high: float
 
 
 @dataclass(frozen=True)
@@ -173,4 +160,8 @@ class BreakdownResult:
     """That of weights and passes: `float32`, `float64`, `bfloat16` (autocast)."""
     batches: tuple[BatchTrust, ...] = ()
     """Each batch alone, where there are several; everything above is measured on all of them together."""
-    draws: TrustOfDraws | Missing = NO_OTHER_DRAWS
+    draws: OtherDraws | Missing = NO_OTHER_DRAWS
+    """Where aggregate_trust_eta lies along the same step under other draws; 0 where the step goes uphill under one.
+
+    By one point near it, the change of each gradient taken to grow in proportion to the step.
+    """

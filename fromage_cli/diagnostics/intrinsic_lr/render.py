@@ -141,6 +141,16 @@ def _layers(
     kept = [
         field for field in columns if field == "name" or any(not isinstance(row[field], Missing | None) for row in rows)
     ]
+    return [
+        house_table([columns[field] for field in kept], [[row[field] for field in kept] for row in rows], style),
+        *hidden_rows(len(shown), count),
+        prose(_legend(result, kept), style, "dim"),
+    ]
+
+
+def _legend(result: IntrinsicResult, kept: Sequence[str]) -> str:
+    """What the columns that are kept mean, and the layers that no law is for."""
+    series = len(result.steps) > 1
     words, turns = [], "expected_rotation" in kept
     left = "; steps left: until within 10 % of the equilibrium norm ‖W*‖" if "steps_to_equilibrium" in kept else ""
     if "relaxation_steps" in kept:
@@ -167,11 +177,7 @@ def _layers(
     if unchanged:
         said += f" {counted(len(unchanged), 'layer')} {'is' if len(unchanged) == 1 else 'are'} unchanged to the byte, "
         said += f"and no law is for {'it' if len(unchanged) == 1 else 'them'}: {first_names(unchanged)}."
-    return [
-        house_table([columns[field] for field in kept], [[row[field] for field in kept] for row in rows], style),
-        *hidden_rows(len(shown), count),
-        prose(said, style, "dim"),
-    ]
+    return said
 
 
 def _forecast(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], style: PageStyle) -> list[RenderableType]:

@@ -89,6 +89,11 @@ def _change(layer: LayerNorms) -> float:
     return abs(math.log(known(layer.first_to_last) or 1.0))
 
 
+def _inverse(fall: float | Missing) -> float | Missing:
+    """By what a rate was multiplied that fell by so much, which may be too little for a number."""
+    return fall if isinstance(fall, Missing) else 1.0 / fall if fall else math.inf
+
+
 def _layers(result: NormsResult, shown: Sequence[LayerNorms], style: PageStyle) -> list[RenderableType]:
     """A row for each layer, how many are not shown, and what the columns are."""
     series = len(result.steps) > 1
@@ -125,7 +130,7 @@ def _layers(result: NormsResult, shown: Sequence[LayerNorms], style: PageStyle) 
             "growth_per_step": "unchanged" if layer.unchanged else layer.growth_per_step,
             "verdict": _verdict(layer.invariance),
             "effective_rate": layer.effective_learning_rate[-1],
-            "rate_factor": fall if isinstance(fall := layer.effective_rate_fall, Missing) else 1.0 / fall,
+            "rate_factor": _inverse(layer.effective_rate_fall),
             "curve": sparkline(layer.norms[-SPARKS:], ascii_only=style.ascii_only),
         }
         for layer in shown

@@ -7,7 +7,7 @@ from torch import Tensor
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.sharpness.cost import Request
 from fromage_cli.diagnostics.sharpness.partial_measurement import CurvatureMeasurement
-from fromage_cli.diagnostics.sharpness.result import CurvatureOfDraws, HessianEigenvalue, SharpnessResult
+from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, SharpnessResult
 from fromage_cli.diagnostics.sharpness.update import first_step_sharpness, measure_update
 from fromage_cli.diagnostics.sharpness.verdict import (
     felt_curvature,
@@ -30,6 +30,7 @@ from fromage_cli.probes.optimizer_step.matched_state import match_state
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.theory.random_draws import OtherDraws
 
 
 def measure(
@@ -58,7 +59,7 @@ def measure(
     top: list[Tensor] = []
     take = top.append if problem.draws_noise else None
     found = known(measuring.spectrum("eigenvalues", hessian, measuring.request.count, take=take)) or ()
-    draws: CurvatureOfDraws | Missing = NO_OTHER_DRAWS if take is None else LIMIT_REACHED
+    draws: OtherDraws | Missing = NO_OTHER_DRAWS if take is None else LIMIT_REACHED
     if top:
         draws = measuring.over_draws(top.pop())
     outer = measuring.gauss_newton_eigenvalue()

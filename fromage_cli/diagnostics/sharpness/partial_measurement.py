@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from fromage_cli.diagnostics.sharpness.cost import DRAWS, Request
-from fromage_cli.diagnostics.sharpness.result import BatchSharpness, CurvatureOfDraws, LayerBlock
+from fromage_cli.diagnostics.sharpness.result import BatchSharpness, LayerBlock
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Missing, Why, failed
 from fromage_cli.optimizers.rule import SGD
@@ -23,6 +23,7 @@ from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, has_gauss_newton, hessian
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.theory.accumulation import inner_product
+from fromage_cli.theory.random_draws import OtherDraws
 
 T = TypeVar("T")
 Curvature = Callable[[Problem, WeightSpace], AbstractContextManager[Operator]]
@@ -87,10 +88,10 @@ class CurvatureMeasurement(PartialMeasurement):
 
         return self.within_limits(measure)
 
-    def over_draws(self, vector: Tensor) -> CurvatureOfDraws | Missing:
+    def over_draws(self, vector: Tensor) -> OtherDraws | Missing:
         """The curvature along a unit vector under other draws of what is random; one product for each."""
 
-        def measure() -> CurvatureOfDraws | Missing:
+        def measure() -> OtherDraws | Missing:
             found = []
             for further in range(1, DRAWS + 1):
                 with hessian(self.problem.drawn(further), self.space) as product:
@@ -98,7 +99,7 @@ class CurvatureMeasurement(PartialMeasurement):
                 self.advance()
             if not all(map(math.isfinite, found)):
                 return Missing(Why.ZERO_OR_NOT_FINITE, "under another draw the curvature is not finite")
-            return CurvatureOfDraws(len(found), min(found), max(found))
+            return OtherDraws(len(found), min(found), max(found))
 
         return self.within_limits(measure)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fromage_cli.missing import NO_OTHER_DRAWS, Missing, known
+from fromage_cli.theory.random_draws import OtherDraws
 
 
 @dataclass(frozen=True)
@@ -26,19 +27,6 @@ class BatchSharpness:
     batches: int
     batch_size: int
     """Rows of the largest."""
-
-
-@dataclass(frozen=True)
-class CurvatureOfDraws:
-    """v^T H_s v under other draws s of what the network draws at random, v the eigenvector of the largest eigenvalue.
-
-    It bounds the largest eigenvalue of each draw from below.
-    """
-
-    count: int
-    """How many other draws."""
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -128,7 +116,8 @@ class SharpnessResult:
     quadratic: QuadraticModel | Missing
     layers: tuple[LayerBlock, ...] = ()
     """In model order; empty unless asked for."""
-    draws: CurvatureOfDraws | Missing = NO_OTHER_DRAWS
+    draws: OtherDraws | Missing = NO_OTHER_DRAWS
+    """v^T H_s v under other draws s, v the eigenvector of the largest eigenvalue: no more than that of each draw."""
 
     @property
     def before_adam(self) -> bool:

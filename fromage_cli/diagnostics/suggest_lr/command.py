@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fromage_cli.diagnostics.suggest_lr.options import RateOptions
+from fromage_cli.diagnostics.suggest_lr.options import RateOptions, untold
 from fromage_cli.diagnostics.suggest_lr.plot import draw
 from fromage_cli.intake import find_schedule, open_problem
 from fromage_cli.missing import found_of
@@ -24,7 +24,7 @@ from fromage_cli.terminal.progress import progress
 TRAINING_BATCHES = 9
 """Taken from an iterator beside the diagnostic batch, for short runs: a fifth of all for the losses."""
 USUAL_STEPS = 1000
-"""Of a run whose schedule has an end that nothing tells: the longest of the study."""
+"""Of a run whose schedule has an end that nothing tells."""
 
 
 @diagnostic(tables=("estimates", "layers", "groups", "points", "alternatives"), estimate=True)
@@ -69,7 +69,7 @@ def command(
     chosen = tensors.tensors or "all"
     moving, _ = moving_tensors(intake.problem, chosen, *tensors.globs)
     with progress("suggest-lr", total=expected_stages(rule, request)) as advance:
-        notes = [*course.notes] if request.probe != "none" or request.verify else []
+        notes = [*course.notes, *untold(course)] if request.probe != "none" or request.verify else []
         result, error = found_of(
             measure(intake.problem, moving, rule, state, request=request, advance=advance, note=notes.append)
         )

@@ -1,11 +1,11 @@
 """What a search for safe rates costs at most, told beforehand."""
 
 from fromage_cli.diagnostics.suggest_lr.alternatives import FORWARDS
-from fromage_cli.diagnostics.suggest_lr.partial_measurement import FORWARD, Request
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 from fromage_cli.errors import UsageError
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.optimizers.settings import Optimizer
-from fromage_cli.probes.cost import measure_cost
+from fromage_cli.probes.cost import FORWARD, measure_cost
 from fromage_cli.probes.curvature.threshold import MAX_PRODUCTS
 from fromage_cli.probes.lines.crossing import BELOW, POINTS, WITHOUT_SLOPE
 from fromage_cli.probes.lines.draws import CRITICAL, gradients_of_draws

@@ -35,7 +35,7 @@ def _present_rate(result: SuggestedRates) -> Iterator[Finding]:
     """A rate above the limit, which is no fault, and real steps that raise the loss."""
     rate, ratio = known(result.optimizer.current_learning_rate), known(result.optimizer.current_ratio)
     above = known(result.stability.ratio)
-    if rate is not None and above is not None and above >= 1.0 and not result.stability.from_minibatches:
+    if rate is not None and above is not None and above >= 1.0 and not result.stability.adam_begins:
         yield Finding(
             code="rate-not-stable",
             severity="warn",

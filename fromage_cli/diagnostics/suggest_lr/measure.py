@@ -17,7 +17,7 @@ from fromage_cli.diagnostics.suggest_lr.reading import (
     read_zero_gradient,
 )
 from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
-from fromage_cli.diagnostics.suggest_lr.training import check, recommend
+from fromage_cli.diagnostics.suggest_lr.training import check, recommend, verification_notes
 from fromage_cli.missing import OPTIMIZER_UNKNOWN, Interrupted, Missing, known
 from fromage_cli.optimizers.rule import FROMAGE
 from fromage_cli.optimizers.settings import Optimizer
@@ -79,7 +79,7 @@ def measure(
     limit = read_limit(measuring, (crossing, whole), known(rates[0]), known(rates[1]))
     present = request.peak or optimizer.learning_rate
     rate = known(trained.recommended.learning_rate) or present or known(limit.learning_rate)
-    verified = check(measuring, rate, request) if measuring.known and request.verify else ()
+    verified = check(measuring, rate, request, trained.again) if measuring.known and request.verify else ()
     alternatives = () if measuring.known else measure_alternatives(measuring, limit.eta)
     noise, (noise_scale, low, high) = measuring.update.noise, read_noise_scale(measuring.update)
     result = SuggestedRates(
@@ -101,6 +101,7 @@ def measure(
         uncertain=crossing.certificate.uncertain if crossing is not None else (),
         noise=tuple(sorted(crossing.certificate.noise)) if crossing is not None else (),
         zero_gradient=read_zero_gradient(measuring),
+        schedule=request.schedule.name,
         stability=read_stability(measuring, optimizer.learning_rate),
         contradiction=read_contradiction(crossing, problem.base.loss),
         draws=measuring.draws,
@@ -108,6 +109,6 @@ def measure(
     )
     for words in read_notes(measuring, optimizer, crossing, request.batch_size):
         note(words)
-    for words in trained.notes:
+    for words in (*trained.notes, *verification_notes(request, trained.again)):
         note(words)
     return result if measuring.error is None else Interrupted(result, measuring.error)

@@ -25,6 +25,14 @@ NO_RATE_TO_TRAIN_AT = (
 )
 
 
+def untold(schedule: "RunSchedule") -> tuple[str, ...]:
+    """A note on the constant rate of runs whose schedule nothing tells; none where it is told."""
+    if schedule.told:
+        return ()
+    why = "nothing tells one" if schedule.doubt is None else schedule.doubt
+    return (f"schedule: {why}. Short runs keep the rate constant; --schedule names another course.",)
+
+
 @dataclass(frozen=True)
 class RateOptions:
     """Which of the rates is asked for, and how far it is measured."""
@@ -54,7 +62,7 @@ class RateOptions:
         bool | None,
         typer.Option(
             "--sharpness/--no-sharpness",
-            help="Is training stable at your rate? Costs up to 20 Hessian-vector products.",
+            help="Is your rate stable on today's curvature? Costs up to 20 Hessian-vector products.",
             show_default="on, off with --value limit",
         ),
     ] = None

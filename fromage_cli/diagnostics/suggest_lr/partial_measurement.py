@@ -9,9 +9,10 @@ from torch import Tensor
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.held_out_rows import critical_on_others
-from fromage_cli.diagnostics.suggest_lr.result import NO_OTHER_DRAWS, CriticalOfDraws, Estimate
+from fromage_cli.diagnostics.suggest_lr.result import Estimate
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
-from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed
+from fromage_cli.missing import LIMIT_REACHED, NO_OTHER_DRAWS, OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed
+from fromage_cli.probes.cost import FORWARD, PRODUCT
 from fromage_cli.probes.curvature.threshold import stable_rate
 from fromage_cli.probes.lines.critical import critical_rate
 from fromage_cli.probes.lines.crossing import Crossing, find_crossing, find_sum_crossing, judged_again
@@ -23,12 +24,12 @@ from fromage_cli.probes.structure.depth import measure_depth
 from fromage_cli.problem.evaluation.problem import Evaluations, Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.conversions import largest_rate, relative_step
+from fromage_cli.theory.random_draws import OtherDraws
 from fromage_cli.theory.relative_trust import lemma2_rate
 from fromage_cli.theory.schedules import Schedule
 
 T = TypeVar("T")
-FORWARD, PRODUCT = 1.0 / 3.0, 7.0 / 3.0
-"""What a forward pass and a Hessian-vector product cost, in gradients."""
+NO_DRAW_RISES = Missing(Why.NO_RISE, "under no other draw a step was seen to raise the loss")
 LEMMA2 = {
     "lemma2-count": "deep relative trust, every weight tensor counted: can it be trained",
     "lemma2-path": "the same on the longest path",
@@ -82,7 +83,7 @@ class RateSearch(PartialMeasurement):
     known: bool = True
     """Whether this is the optimizer that was asked about; else only relative steps are told."""
     estimates: list[Estimate] = field(default_factory=list)
-    draws: CriticalOfDraws | Missing = NO_OTHER_DRAWS
+    draws: OtherDraws | Missing = NO_OTHER_DRAWS
     """Of the critical rate."""
 
     def rate(self, eta: float | Missing) -> float | Missing:
@@ -175,17 +176,19 @@ class RateSearch(PartialMeasurement):
                 code, words = Why.UPHILL, Basis("no descent", "the step goes uphill on the batch")
             return Missing(code, words), words
 
+        if self.problem.draws_noise:
+            self.draws = Missing(Why.RESTS_ON_MISSING, "there is no critical rate of the network's own draw")
         return self._rate("critical", measure)
 
     def _look_at_other_draws(self, moved: Mapping[str, Tensor], rate: float) -> None:
         """Between which rates the same step raises the loss under other random draws, where there are any."""
         if not self.problem.draws_noise:
             return
+        self.draws = LIMIT_REACHED
         with suppress(ResourceError):  # the rate itself is known
             others = critical_over_draws(self.problem, moved, rate, self.optimizer.contraction)
             found = [other for other in others if other is not None]
-            if found:
-                self.draws = CriticalOfDraws(len(found), min(found), max(found))
+            self.draws = OtherDraws(len(found), min(found), max(found)) if found else NO_DRAW_RISES
 
     def critical_elsewhere(self, start: float) -> float | Missing:
         """The same on rows that the step knows nothing of."""

@@ -235,7 +235,7 @@ def read_stability(measuring: RateSearch, rate: float | None) -> Stability:
     return Stability(
         stable,
         LEARNING_RATE_UNKNOWN if rate is None else rate / stable,
-        from_minibatches=begins,
+        adam_begins=begins,
         diverged_from=bands[0][0] if bands[0][0] < 1.0 else None,
     )
 
@@ -307,5 +307,5 @@ def read_notes(
     draws = measuring.draws
     if not isinstance(draws, Missing):
         places = f"from {draws.low:.2g} to {draws.high:.2g}"
-        notes.append(f"critical: {places} under {draws.count} other random draws; the limit moves with them.")
+        notes.append(f"critical: under {draws.count} other random draws it is {places}.")
     return tuple(note for note in notes if note)

@@ -74,7 +74,7 @@ def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
                 run.learning_rate,
                 run.start_loss,
                 math.inf if isinstance(run.end_loss, Missing) else run.end_loss,
-                run.spread,
+                run.spread if isinstance(run.spread, Missing) else run.spread / 2.0,
                 sparkline(run.losses[:: max(1, len(run.losses) // 24)], log=True, ascii_only=style.ascii_only),
             )
             for run in result.verification
@@ -103,7 +103,7 @@ def _present_rate(result: SuggestedRates) -> str:
     stable, ratio = known(stability.learning_rate), known(stability.ratio)
     if not rate or stable is None or ratio is None:
         return f"You run at {number(rate)}." if rate else ""
-    if stability.from_minibatches:
+    if stability.adam_begins:
         return (
             f"You run at {number(rate)}, {number(ratio)} × what today's curvature tolerates. Where Adam begins, this "
             "ratio did not tell healthy runs from sick ones."
@@ -126,14 +126,14 @@ def rate_to_train_at(result: SuggestedRates) -> str:
     """The rate, its range, what it rests on and what it costs; or why there is none and what to do."""
     found, steps = result.recommended, sum(run.steps for run in result.probe)
     low, high, regret = known(found.low), known(found.high), known(found.regret)
-    runs = f"{counted(len(result.probe), 'short run')} with your schedule, {counted(steps, 'step')}"
+    runs = f"{counted(len(result.probe), 'short run')} {_along(result)}, {counted(steps, 'step')}"
     between = "" if low is None or high is None else f"between {number(low)} and {number(high)}"
     if isinstance(found.learning_rate, Missing):
         where = f" Try rates {between}." if between else ""
         return f"Rate to train at: not known here, since {found.reason}.{where}"
-    lost = "" if regret is None else f"; about {regret:.0%} of the progress is lost at it"
-    if found.reliable:
-        return f"Rate to train at: {number(found.learning_rate)}, {between} ({runs}){lost}."
+    if found.reliable and regret is not None:
+        rate = f"Rate to train at: {number(found.learning_rate)}, {between}."
+        return f"{rate} About {regret:.0%} of the progress is lost at it ({runs})."
     longer = " --probe-budget looks longer." if regret is not None and regret > RELIABLE else ""
     rate = f"Rate to train at: perhaps {number(found.learning_rate)}, {between} ({runs})."
     return f"{rate} Not sure: {found.reason}.{longer}"
@@ -163,8 +163,13 @@ def verdict(result: SuggestedRates) -> str:
     if all(isinstance(run.end_loss, Missing) for run in result.verification):
         return "At all of these rates the loss leaves the numbers."
     if best is None:
-        return f"Over {steps} these rates end alike: another order of the batches changes as much."
-    return f"Over {steps} with your schedule {number(best.learning_rate)} ends lowest."
+        return f"Over {steps} these rates end alike: another order of batches changes as much."
+    return f"Over {steps} {_along(result)} {number(best.learning_rate)} ends lowest."
+
+
+def _along(result: SuggestedRates) -> str:
+    """How the rate goes in the runs."""
+    return "at a constant rate" if result.schedule == "constant" else "with your schedule"
 
 
 def _next_step(result: SuggestedRates) -> str:

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-from fromage_cli.missing import Basis, Missing, Why
+from fromage_cli.missing import NO_OTHER_DRAWS, Basis, Missing, Why
+from fromage_cli.theory.random_draws import OtherDraws
 
-NO_OTHER_DRAWS = Missing(
-    Why.NOT_DEFINED, "the network draws nothing at random, or no step under other draws raised the loss"
-)
 NO_SHARPNESS = Missing(Why.NOT_ASKED, "the curvature was not asked for: --sharpness")
 
 
@@ -53,7 +51,7 @@ class Recommended:
     """`probe-init` or `probe`; None where there is no rate."""
     reason: str
     reliable: bool
-    """Whether the regret is at most .05."""
+    """Whether the regret is at most .05, from new weights, on whole batches and with an optimizer that was studied."""
     gain: float | Missing
     """Part of the loss that the best short run took away."""
 
@@ -79,24 +77,13 @@ class Stability:
     """The rate from which on they grow: the optimizer's own stability threshold."""
     ratio: float | Missing
     """The present rate ÷ it; below 1 they shrink, as long as the curvature stays as it is."""
-    from_minibatches: bool = False
+    adam_begins: bool = False
     """Whether Adam has hardly begun, so that minibatches or few steps gave its second moments.
 
     The ratio then does not tell healthy runs from sick ones.
     """
     diverged_from: float | None = None
     """The ratio from which on some networks diverged that began so, with momentum; None where none was measured."""
-
-
-@dataclass(frozen=True)
-class CriticalOfDraws:
-    """Where the same step raises the loss under other draws of what the network draws at random."""
-
-    count: int
-    """How many other draws raise it."""
-    low: float
-    """The lowest of their learning rates …"""
-    high: float
 
 
 @dataclass(frozen=True)
@@ -246,10 +233,12 @@ class SuggestedRates:
     """Tensors whose gradient is zero but for rounding."""
     zero_gradient: tuple[str, ...] = ()
     """Layers whose gradient is exactly zero, though they belong to the loss."""
+    schedule: str = "constant"
+    """Of the short runs: `constant`, `warm-up` before a constant rate, `linear`, `cosine` or `table`."""
     stability: Stability = Stability(NO_SHARPNESS, NO_SHARPNESS)
     contradiction: tuple[float, float] | None = None
     """The slope of the loss along the step, by its values and by its gradient, where these exclude each other."""
-    draws: CriticalOfDraws | Missing = NO_OTHER_DRAWS
-    """Missing where the network draws nothing at random."""
+    draws: OtherDraws | Missing = NO_OTHER_DRAWS
+    """Learning rates from which on the same step raises the loss under other draws."""
     without_size: tuple[str, ...] = ()
     """Layers whose weights are zero or far smaller than their step: they move, and eta leaves them out."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import RateSearch, Request, gradients
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, ProbeRun, Recommended, VerifiedRun
-from fromage_cli.errors import MismatchError, UsageError
+from fromage_cli.errors import MismatchError, ResourceError, UsageError
 from fromage_cli.missing import OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed
 from fromage_cli.optimizers.typical_rates import calibration, typical_rate
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
@@ -19,6 +19,10 @@ from fromage_cli.problem.networks.perceptron import Perceptron
 
 LEFT = Missing(Why.ZERO_OR_NOT_FINITE, "the run left the numbers")
 NO_RUNS = Missing(Why.NOT_ASKED, "no short runs were asked for")
+ENDED = Missing(
+    Why.NOT_DEFINED, "the schedule ended before this checkpoint; --schedule and --total-steps describe a further run"
+)
+CUT_SHORT = "a limit was reached before all short runs were made"
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Trained:
     steps: int | Missing
     """Of the longest of them."""
     runs: tuple[ProbeRun, ...] = ()
+    again: Problem | None = None
+    """The new network that they started from; None where they started from the checkpoint, or there are none."""
     notes: tuple[str, ...] = ()
 
 
@@ -49,8 +55,9 @@ def recommend(measuring: RateSearch, request: Request) -> Trained:
     if isinstance(ran, Missing):
         return _without_runs(ran)
     found, rows, again = ran
-    concluded = found.conclusion
-    doubt = Missing(Why.LIMIT_REACHED if measuring.error else Why.INDISTINCT, concluded.reason)
+    concluded, cut = found.conclusion, isinstance(measuring.error, ResourceError)
+    reason = CUT_SHORT if cut else concluded.reason
+    doubt = Missing(Why.LIMIT_REACHED if cut else Why.INDISTINCT, reason)
     rate, low, high, regret, gain = (
         doubt if value is None else value
         for value in (concluded.learning_rate, concluded.low, concluded.high, concluded.regret, found.gain)
@@ -66,8 +73,8 @@ def recommend(measuring: RateSearch, request: Request) -> Trained:
         high=high,
         regret=regret,
         estimator=None if isinstance(rate, Missing) else found.estimator,
-        reason=concluded.reason,
-        reliable=concluded.reliable and measuring.error is None,
+        reason=reason,
+        reliable=concluded.reliable and not cut,
         gain=gain,
     )
     runs = tuple(ProbeRun(run.learning_rate, run.loss, run.steps, run.seed) for run in found.runs)
@@ -78,7 +85,7 @@ def recommend(measuring: RateSearch, request: Request) -> Trained:
             f"{request.batch_size or measuring.problem.batch.size}. Five whole training batches tell more: let --batch "
             "name an iterator."
         )
-    return Trained(recommended, longest or doubt, runs, tuple(notes))
+    return Trained(recommended, longest or doubt, runs, again, tuple(notes))
 
 
 def _start(again: Problem | None) -> str:
@@ -98,6 +105,9 @@ def _short_runs(measuring: RateSearch, request: Request) -> tuple[RateProbe, Tra
                 "--probe init needs a network that draws new weights; this one comes with its own.",
                 "Name a factory with --model.",
             )
+        course = course_of(request, again is not None)
+        if course.ended:
+            return ENDED
 
         def start(seed: int) -> MatchedState:
             if again is None:
@@ -109,7 +119,7 @@ def _short_runs(measuring: RateSearch, request: Request) -> tuple[RateProbe, Tra
         made = measure_rate(
             start,
             rows,
-            course_of(request, again is not None),
+            course,
             estimator="probe" if again is None else "probe-init",
             calibration=calibration(measuring.optimizer),
             guess=request.peak or measuring.optimizer.learning_rate,
@@ -133,16 +143,21 @@ def _without_runs(why: Missing) -> Trained:
     return Trained(Recommended(why, why, why, why, why, None, why.words, False, why), why)
 
 
-def check(measuring: RateSearch, rate: float | None, request: Request) -> tuple[VerifiedRun, ...]:
-    """Longer runs at a third of a rate, at it and at three times it; none at a limit, or where there is no rate.
+def check(
+    measuring: RateSearch, rate: float | None, request: Request, again: Problem | None
+) -> tuple[VerifiedRun, ...]:
+    """Longer runs at a third of a rate, at it and at three times it, from where the short runs started.
 
-    Raises UsageError where no steps can be taken.
+    `again`: the new network, if any. None at a limit, where there is no rate, and where the schedule has ended. Raises
+    UsageError where no steps can be taken.
     """
-    if rate is None:
+    course = course_of(request, again is not None)
+    if rate is None or course.ended:
         return ()
-    rows, course = training_rows(measuring.problem, request.batch_size), course_of(request, new=False)
+    rows = training_rows(measuring.problem, request.batch_size)
+    start = measuring.matched if again is None else MatchedState(again, measuring.optimizer)
     found = measuring.within_limits(
-        lambda: verify(measuring.matched, rate, rows, course, request.verify, advance=measuring.advance)
+        lambda: verify(start, rate, rows, course, request.verify, advance=measuring.advance)
     )
     if isinstance(found, Missing):
         return ()
@@ -159,3 +174,11 @@ def check(measuring: RateSearch, rate: float | None, request: Request) -> tuple[
         )
         for run in found
     )
+
+
+def verification_notes(request: Request, again: Problem | None) -> tuple[str, ...]:
+    """From where the runs that verify set out, or why there are none."""
+    if not request.verify:
+        return ()
+    ended = course_of(request, again is not None).ended
+    return (f"verify: {ENDED.words}." if ended else f"verify: {_start(again)}.",)

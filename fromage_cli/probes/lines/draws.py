@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fromage_cli.errors import NumericalError
+from fromage_cli.probes.cost import FORWARD
 from fromage_cli.probes.lines.critical import critical_rate
 from fromage_cli.probes.lines.direction import Direction
 from fromage_cli.probes.lines.ray import gradient_changes
@@ -18,8 +19,6 @@ from fromage_cli.theory.accumulation import inner_product, squared_norm
 
 FURTHER = 4
 """Draws beside the problem's own: their spread is known to a third."""
-FORWARD = 1.0 / 3.0
-"""What a forward pass costs, in gradients."""
 CRITICAL = FURTHER * (1.0 + 6.0 * FORWARD)
 """What the critical rates of one step under other draws cost, in gradients, as told beforehand."""
 TRUSTED = 2

@@ -48,16 +48,17 @@ class Course:
     """Updates made before."""
 
     @property
-    def steps(self) -> float | None:
-        """Those that are left; None where the run's end is not known."""
-        return None if self.schedule.end is None else max(self.schedule.end - self.first, 1.0)
+    def ended(self) -> bool:
+        """Whether nothing is left of a schedule that changes the rate."""
+        end = self.schedule.end
+        return end is not None and self.first >= end and not self.schedule.constant_from(self.first)
 
     def factors(self, steps: int) -> list[float]:
         """The shares of the peak rate of a run with so many steps, at most those that are left."""
-        left = self.steps
-        if left is None:
+        end = self.schedule.end
+        if end is None or self.first >= end:
             return [self.schedule.rate_factor(self.first + step) for step in range(steps)]
-        return [factor for *_, factor in self.schedule.pieces(self.first, self.first + left, steps)]
+        return [factor for *_, factor in self.schedule.pieces(self.first, end, steps)]
 
 
 def planned(budget: int) -> tuple[int, int]:

@@ -190,6 +190,15 @@ def test_a_run_of_few_steps_bounds_the_short_ones(run: Run, home: Path) -> None:
     assert code == 0 and {steps for _, steps, _ in probe_of(out)} == {8}
 
 
+def test_a_rate_that_is_taken_as_constant_is_said(run: Run, home: Path) -> None:
+    _, out, err = run(*SCHEDULED, "--probe-budget", "84", "--json")
+    assert "schedule: nothing tells one. Short runs keep the rate constant" in " ".join(err.split())
+    assert json.loads(out)["result"]["schedule"] == "constant"
+    _, out, err = run(*SCHEDULED, "--probe-budget", "84", "--schedule", "linear", "--total-steps", "50", "--json")
+    assert "keep the rate constant" not in " ".join(err.split())
+    assert json.loads(out)["result"]["schedule"] == "linear"
+
+
 def test_a_saved_schedule_is_followed_from_where_the_checkpoint_stands(run: Run, home: Path) -> None:
     scope: dict[str, object] = {}
     exec(MODEL, scope)

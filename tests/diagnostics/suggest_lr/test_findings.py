@@ -37,7 +37,7 @@ def test_a_rate_above_the_limit_is_no_fault(make_result: MakeResult) -> None:
 def test_a_rate_above_the_threshold_of_stability_is_a_warning(make_result: MakeResult) -> None:
     severity, message = found(make_result(stability=Stability(0.00125, 2.4)))["rate-not-stable"]
     assert severity == "warn" and "you run at 0.003, 2.4 × the rate from which on steps" in message
-    begins = Stability(0.00125, 2.4, from_minibatches=True)
+    begins = Stability(0.00125, 2.4, adam_begins=True)
     for stability in (begins, Stability(0.0125, 0.24), Stability(NONE, NONE)):
         assert "rate-not-stable" not in found(make_result(stability=stability))
 

@@ -398,11 +398,11 @@ def test_sharpness_gives_the_rate_of_the_optimizers_threshold(make_problem: Make
     assert estimate(result, "sharpness").learning_rate == pytest.approx(3.0 / curvature, rel=0.01)
     assert result.stability.learning_rate == estimate(result, "sharpness").learning_rate
     assert result.stability.ratio == pytest.approx(0.1 * curvature / 3.0, rel=0.01)
-    assert result.stability.diverged_from == 0.3 and not result.stability.from_minibatches
+    assert result.stability.diverged_from == 0.3 and not result.stability.adam_begins
     plain = suggest(make_problem(model, data), Optimizer("sgd", 0.1), sharpness=True).result
     assert plain.stability.diverged_from is None
     adam = suggest(make_problem(model, data), Optimizer("adamw"), sharpness=True, batch_size=32).result
-    assert adam.stability.from_minibatches
+    assert adam.stability.adam_begins
     assert known(estimate(adam, "sharpness").learning_rate) is not None
     lion = suggest(make_problem(model, data), Optimizer("lion"), sharpness=True).result
     assert "not linear in the gradient" in estimate(lion, "sharpness").assumption

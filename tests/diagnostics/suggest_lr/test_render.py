@@ -68,9 +68,10 @@ def test_both_answers_are_said(make_result: MakeResult) -> None:
     )
     assert "gives way first). You run at 0.003." in text
     assert text.endswith(
-        "Rate to train at: 0.00179, between 0.00089 and 0.0036 (22 short runs with your schedule, 360 steps); about 2% "
-        "of the progress is lost at it."
+        "Rate to train at: 0.00179, between 0.00089 and 0.0036. About 2% of the progress is lost at it (22 short runs "
+        "at a constant rate, 360 steps)."
     )
+    assert "(22 short runs with your schedule, 360 steps)" in summary(replace(result, schedule="cosine"))
 
 
 GROW = "Steps along the sharpest direction grow from a rate of 0.0125 on."
@@ -94,7 +95,7 @@ BEGINS = (
         (Stability(0.0125, 0.24, diverged_from=0.2), f"{STABLE} {GROW} {DIVERGED} {FURTHER}"),
         (Stability(0.0125, 0.24, diverged_from=0.3), f"{STABLE} {GROW} {FURTHER}"),
         (Stability(0.0125, 2.4), f"{NOT_STABLE} {GROW}"),
-        (Stability(0.0125, 2.4, from_minibatches=True), BEGINS),
+        (Stability(0.0125, 2.4, adam_begins=True), BEGINS),
     ],
 )
 def test_the_present_rate_is_held_against_todays_curvature_and_no_more(
@@ -163,7 +164,7 @@ def test_every_rate_stands_once_with_a_column_for_each_length(make_result: MakeR
     (close,) = [row for row in rows if float(row[0]) == pytest.approx(0.0017, rel=0.01)]
     assert float(close[2]) == pytest.approx(1.3 - 0.072 + 0.02 * 0.0556 + 0.002, rel=1e-3)
     assert (close[1], close[3]) == ("—", "0.002")
-    assert "short runs at" not in page(make_result(probe=()))
+    assert "after 12 steps" not in page(make_result(probe=()))
 
 
 def test_a_rate_of_two_lengths_shows_both_and_how_far_the_longer_are_apart(make_result: MakeResult) -> None:
@@ -196,9 +197,9 @@ def test_real_steps_are_drawn_with_a_verdict(make_result: MakeResult) -> None:
     )
     text = page(make_result(verification=runs))
     assert "0.333 ×" in text and "inf" in text and "█" in text
-    assert "Over 3 steps with your schedule 0.0003 ends lowest." in text
+    assert "Over 3 steps at a constant rate 0.0003 ends lowest." in text
     alike = tuple(replace(run, best=False) for run in runs)
-    assert "Over 3 steps these rates end alike: another order of the batches changes as much." in " ".join(
+    assert "Over 3 steps these rates end alike: another order of batches changes as much." in " ".join(
         page(make_result(verification=alike)).split()
     )
     assert "#" in page(make_result(verification=runs), ascii_only=True) or "@" in page(

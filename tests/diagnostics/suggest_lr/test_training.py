@@ -11,7 +11,7 @@ from fromage_cli.checkpoints import TensorEntry
 from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request, begin
 from fromage_cli.diagnostics.suggest_lr.training import LEFT, check, course_of
-from fromage_cli.errors import ResourceError, UsageError
+from fromage_cli.errors import NumericalError, ResourceError, UsageError
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.optimizers.typical_rates import calibration
@@ -193,7 +193,7 @@ def test_verifying_takes_the_rate_to_train_at_or_none(make_problem: Maker, rate:
     measuring = begin(
         MatchedState(problem, Optimizer("adamw")), problem.receiving, request=request, advance=lambda: None
     )
-    runs = check(measuring, rate, request)
+    runs = check(measuring, rate, request, None)
     if rate is None:
         assert runs == ()
         return
@@ -209,12 +209,49 @@ def test_verifying_takes_the_rate_to_train_at_or_none(make_problem: Maker, rate:
     assert sum(run.best for run in runs) <= 1
 
 
+def test_verifying_starts_where_the_short_runs_did_and_goes_along_the_whole_schedule(make_problem: Maker) -> None:
+    problem, again = make_problem(made(5), learnable()), make_problem(made(9), learnable())
+    request = Request(verify=4, schedule=Schedule("linear", total=100), made=40)
+    measuring = begin(MatchedState(problem, Optimizer("sgd")), problem.receiving, request=request, advance=lambda: None)
+    before = [parameter.detach().clone() for parameter in again.model.parameters()]
+    runs = check(measuring, 0.1, request, again)
+    rows = training_rows(problem)
+    with training(MatchedState(again, Optimizer("sgd"))) as run:
+        start = run.loss(rows.independent)
+        run.start(0.1)
+        losses = [run.step(rows.batches[step], factor) for step, factor in enumerate((0.88, 0.63, 0.38, 0.13))]
+    assert runs[1].start_loss == pytest.approx(start) and runs[1].losses == pytest.approx(losses, rel=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(before, again.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("shape", "ends"), [("cosine", True), ("constant", False)])
+def test_a_schedule_that_ended_leaves_nothing_to_imitate(make_problem: Maker, shape: str, ends: bool) -> None:
+    schedule = {"schedule": Schedule(shape, total=100), "made": 100}
+    found = suggest(make_problem(made(5), learnable()), "checkpoint", lambda _: None, budget=84, verify=2, **schedule)
+    assert (found.result.probe == ()) == (found.result.verification == ()) == ends
+    assert ("the schedule ended before this checkpoint" in found.result.recommended.reason) == ends
+
+
+def test_curvature_that_did_not_settle_takes_nothing_from_the_short_runs(
+    make_problem: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> object:
+        raise NumericalError("The eigenvalue did not settle.", "Take more products.")
+
+    monkeypatch.setattr("fromage_cli.diagnostics.suggest_lr.partial_measurement.stable_rate", failing)
+    plain, doubted = (
+        suggest(make_problem(made(5), learnable()), "init", lambda _: make_problem(made(9), learnable()), **asked)
+        for asked in ({"budget": 84}, {"budget": 84, "sharpness": True})
+    )
+    assert plain.result.recommended == doubted.result.recommended
+
+
 def test_a_rate_that_leaves_the_numbers_has_no_end(make_problem: Maker) -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))  # unlike tanh it bounds nothing
     problem = make_problem(model, learnable(), budget=Budget())
     request = Request(verify=5)
     measuring = begin(MatchedState(problem, Optimizer("sgd")), problem.receiving, request=request, advance=lambda: None)
-    runs = check(measuring, 1e30, request)
+    runs = check(measuring, 1e30, request, None)
     assert all(run.end_loss == run.spread == LEFT and not run.best for run in runs)
     problem.budget.seconds = 0.0
-    assert check(measuring, 0.1, request) == () and isinstance(measuring.error, ResourceError)
+    assert check(measuring, 0.1, request, None) == () and isinstance(measuring.error, ResourceError)

@@ -8,10 +8,8 @@ from torch import nn
 
 from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
 from fromage_cli.diagnostics.breakdown.measure import measure as measure_breakdown
-from fromage_cli.diagnostics.breakdown.result import TrustOfDraws
 from fromage_cli.diagnostics.sharpness.cost import Request, expected_products
 from fromage_cli.diagnostics.sharpness.measure import measure as measure_sharpness
-from fromage_cli.diagnostics.sharpness.result import CurvatureOfDraws
 from fromage_cli.missing import NO_OTHER_DRAWS, found_of
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.lines.draws import (
@@ -25,6 +23,7 @@ from fromage_cli.probes.lines.updates import sgd_direction
 from fromage_cli.problem.data.batches import as_batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.reported_losses import OutputLoss
+from fromage_cli.theory.random_draws import OtherDraws
 
 GRID = eta_grid(DEFAULT)
 
@@ -149,7 +148,7 @@ def test_the_trust_of_a_quadratic_under_other_draws_is_exact(kind: dict[str, flo
     for seed in (4, 5):
         gradient, hessian = under_draw(problem, seed)
         places.append(max(0.0, float(-(gradient @ d) / ((hessian @ d).norm() * d.norm()))))
-    assert result.draws == TrustOfDraws(2, pytest.approx(min(places), rel=1e-3), pytest.approx(max(places), rel=1e-3))
+    assert result.draws == OtherDraws(2, pytest.approx(min(places), rel=1e-3), pytest.approx(max(places), rel=1e-3))
     if "scale" in kind:
         assert result.draws.low == pytest.approx(result.aggregate_trust_eta, rel=0.02)
     else:
@@ -163,7 +162,7 @@ def test_the_curvature_under_other_draws_is_that_of_their_dense_hessians(kind: d
     vector = torch.linalg.eigh(under_draw(problem, 3)[1])[1][:, -1]
     hessians = [under_draw(problem, seed)[1] for seed in (4, 5, 6)]
     along = [float(vector @ hessian @ vector) for hessian in hessians]
-    assert result.draws == CurvatureOfDraws(3, pytest.approx(min(along), rel=1e-2), pytest.approx(max(along), rel=1e-2))
+    assert result.draws == OtherDraws(3, pytest.approx(min(along), rel=1e-2), pytest.approx(max(along), rel=1e-2))
     assert result.draws.high <= 1.001 * max(float(torch.linalg.eigvalsh(hessian)[-1]) for hessian in hessians)
     if "scale" in kind:
         factors = []

@@ -58,7 +58,6 @@ def test_a_compressed_schedule_has_the_factors_at_the_middles_and_the_mean_of_th
 ) -> None:
     schedule = Schedule(shape, total=1000, floor=0.1)
     course = Course(schedule, first)
-    assert course.steps == 1000.0 - first
     for steps in (12, 24, 48):
         factors = course.factors(steps)
         width = (1000.0 - first) / steps
@@ -86,14 +85,19 @@ def test_a_table_of_rates_is_followed() -> None:
 
 def test_without_an_end_runs_go_along_the_first_steps_as_they_are() -> None:
     course = Course(Schedule(warmup=8), first=4.0)
-    assert course.steps is None
     assert course.factors(6) == [0.5, 0.625, 0.75, 0.875, 1.0, 1.0]
 
 
 def test_a_run_has_no_more_steps_than_are_left() -> None:
     course = Course(Schedule("linear", total=100), first=95.0)
     assert course.factors(12) == pytest.approx([0.05, 0.04, 0.03, 0.02, 0.01])
-    assert len(Course(Schedule("linear", total=100), first=100.0).factors(12)) == 1
+    assert not course.ended
+
+
+@pytest.mark.parametrize("first", [100.0, 130.0])
+def test_behind_its_end_a_constant_rate_goes_on_and_a_changing_one_has_ended(first: float) -> None:
+    constant, linear = (Course(Schedule(shape, total=100), first) for shape in ("constant", "linear"))
+    assert constant.factors(12) == [1.0] * 12 and not constant.ended and linear.ended
 
 
 @pytest.mark.parametrize("course", [Course(), COSINE, Course(Schedule("linear", 0, 300), 120.0)])
