@@ -11,7 +11,7 @@ from learning_rate_probes import BUDGETS, optimizer_of
 from learning_rate_results import Results, grid_of, short_runs_of
 
 from fromage_cli.optimizers.typical_rates import calibration
-from fromage_cli.theory.rate_calibration import RELIABLE, Conclusion, conclude
+from fromage_cli.theory.rate_calibration import RELIABLE, Conclusion, WholeRun, conclude
 from fromage_cli.theory.rate_curve import ShortRun, best_rate
 
 WORST = 1.5
@@ -82,7 +82,10 @@ class Case:
     @cached_property
     def concluded(self) -> Conclusion:
         """What the program says."""
-        return conclude(self.runs, self.starts, calibration(optimizer_of(self.pair)), parts=self.parts)
+        pair = self.pair
+        peak = pair.guess if pair.made else None
+        whole = WholeRun(pair.steps - pair.made, peak, new=not pair.made, parts=self.parts)
+        return conclude(self.runs, self.starts, calibration(optimizer_of(pair)), whole)
 
 
 Predict = Callable[[Case], float | None]

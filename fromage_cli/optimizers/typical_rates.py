@@ -11,6 +11,10 @@ from fromage_cli.theory import rate_calibration
 from fromage_cli.theory.conversions import stationary_gain
 from fromage_cli.theory.rate_calibration import Calibration, momentum_calibration
 
+STUDIED_PARAMETERS = 100_000
+"""The networks whose best rates were averaged have fewer."""
+TRAINED = Missing(Why.NOT_DEFINED, "typical rates are those of new weights, and these are trained")
+LARGER = Missing(Why.NOT_DEFINED, "typical rates are those of networks below 0.1M parameters, and this one has more")
 ROOT_MEAN_SQUARE = 0.2
 """Of an entry of AdamW's update while training. Source: Liu et al., *Muon is scalable*, 2025, section 2.2."""
 
@@ -24,14 +28,19 @@ def calibration(optimizer: Optimizer) -> Calibration | None:
     return rate_calibration.FROMAGE if optimizer.rule is FROMAGE else None
 
 
+def typical_rate_of(optimizer: Optimizer, *, new: bool, parameters: int) -> tuple[float | Missing, Basis]:
+    """The rate and where it comes from; none for trained weights, nor for more parameters than were studied."""
+    unlike = LARGER if parameters > STUDIED_PARAMETERS else None if new else TRAINED
+    return typical_rate(optimizer) if unlike is None else (unlike, Basis("none known", unlike.words))
+
+
 def typical_rate(optimizer: Optimizer) -> tuple[float | Missing, Basis]:
-    """The rate and where it comes from."""
+    """The rate of small networks at new weights and where it comes from."""
     rule, relative, adamw = optimizer.rule, rate_calibration.FROMAGE.typical, rate_calibration.ADAMW.typical
     found = calibration(optimizer)
     if found is not None:
-        return found.typical, Basis(
-            "76 small networks", "geometric mean of their best rates at constant rate, from new weights"
-        )
+        source = "below 0.1M parameters: geometric mean of their best rates at constant rate, from new weights"
+        return found.typical, Basis("76 small networks", source)
     if rule in (LAMB, LARS):
         scale = optimizer.trust_coefficient * stationary_gain(optimizer.momentum) if rule is LARS else 1.0
         return relative / scale, Basis("as Fromage's", "the same relative step")

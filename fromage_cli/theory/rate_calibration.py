@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fromage_cli.theory.rate_curve import RateCurve, ShortRun, centre_of, curve_of, noise_of
+from fromage_cli.theory.rate_curve import RateCurve, ShortRun, centre_of, curve_of, gain_of, noise_of
 from fromage_cli.theory.rate_posterior import Belief, posterior
 
 RELIABLE = 0.05
@@ -22,27 +22,35 @@ class Calibration:
 
     typical: float
     """Geometric mean of the best learning rates."""
-    bias: float
-    """By how many octaves short runs prefer higher rates than the whole run."""
+    drift: float
+    """By how many octaves short runs prefer a higher rate for every doubling of the whole run's steps over theirs."""
     scale: float
     """Of Student's t around what the short runs say, where seeds agree."""
     studied: bool = True
-    """Whether short runs were held against whole ones; else bias and scale are those of a relative."""
+    """Whether short runs were right against whole ones often enough to call a rate reliable."""
 
 
-FROMAGE = Calibration(typical=0.025, bias=1.1, scale=0.9, studied=False)
-SGD = Calibration(typical=0.24, bias=1.1, scale=0.9, studied=False)
-MOMENTUM = Calibration(typical=0.062, bias=1.1, scale=0.9)
-ADAMW = Calibration(typical=0.0054, bias=0.85, scale=0.5)
+FROMAGE = Calibration(typical=0.025, drift=0.1, scale=0.7)
+SGD = Calibration(typical=0.24, drift=0.0, scale=0.9, studied=False)
+MOMENTUM = Calibration(typical=0.062, drift=0.2, scale=0.7)
+ADAMW = Calibration(typical=0.0054, drift=0.28, scale=0.5)
 
+STUDIED_STEPS = 200
+"""Of most whole runs of the study; taken where nothing tells how long the run is."""
+LONGEST = 1000
+"""Steps of its longest runs."""
+BEYOND_SCALE = 0.3
+"""What is added to the scale for every doubling of the steps beyond LONGEST."""
 USUAL_SCALE, USUAL_FREEDOM = 1.4, 3.0
-"""Of Student's t around the typical rate."""
+"""Of Student's t around the typical rate, and around the peak of the run so far."""
 STUDIED = 0.5
 """Of the way from no momentum to .9 in log(1 - momentum), beyond which the study of .9 holds."""
 RUNS_FREEDOM = 4.0
 """Of Student's t around what the short runs say."""
 NOISE_SCALE = 1.5
 """What is added to it for noise as large as the fall."""
+LEAST_GAIN = 0.05
+"""Part of the loss that the best short run takes away, below which runs did not tell good rates from bad ones."""
 PARTS_SCALE, PARTS_BIAS = 2.0, -0.4
 """Times the scale, and added to the bias, where the runs train on batches smaller than the whole run's."""
 LOST_BELOW, LOST_ABOVE = 0.03, 0.042
@@ -58,10 +66,29 @@ def momentum_calibration(momentum: float) -> Calibration:
 
     return Calibration(
         typical=math.exp2(between(math.log2(SGD.typical), math.log2(MOMENTUM.typical))),
-        bias=between(SGD.bias, MOMENTUM.bias),
-        scale=between(SGD.scale, MOMENTUM.scale),
+        drift=between(SGD.drift, MOMENTUM.drift),
+        scale=max(between(SGD.scale, MOMENTUM.scale), MOMENTUM.scale),
         studied=share > STUDIED,
     )
+
+
+@dataclass(frozen=True)
+class WholeRun:
+    """The run whose rate is asked for, as far as it is known."""
+
+    steps: float | None = None
+    """Those that are left."""
+    peak: float | None = None
+    """The highest rate that was used so far."""
+    new: bool = True
+    """Whether it begins at new weights."""
+    parts: bool = False
+    """Whether its batches are larger than those of the short runs."""
+
+    def usual(self, calibration: Calibration | None) -> list[Belief]:
+        """What is known without short runs: the typical rate of new weights, and the peak of the run so far."""
+        centres = [self.peak, calibration.typical if self.new and calibration is not None else None]
+        return [Belief(math.log2(rate), USUAL_SCALE, USUAL_FREEDOM) for rate in centres if rate]
 
 
 @dataclass(frozen=True)
@@ -85,34 +112,38 @@ def conclude(
     runs: Sequence[ShortRun],
     start_losses: Sequence[float],
     calibration: Calibration | None,
-    *,
-    new: bool = True,
-    parts: bool = False,
+    whole: WholeRun,
 ) -> Conclusion:
-    """Weighs what is usual against what the runs show; no rate is above the highest whose run stayed finite.
-
-    `new`: they began at new weights; `parts`: their batches are smaller than those of the whole run.
-    """
-    curve = curve_of(runs, start_losses)
-    usual = [] if calibration is None else [Belief(math.log2(calibration.typical), USUAL_SCALE, USUAL_FREEDOM)]
+    """Weighs what is usual against what the runs show; no rate is above the highest whose runs stayed finite."""
+    overflowed = [run.learning_rate for run in runs if not math.isfinite(run.loss)]
+    lowest = min(overflowed, default=math.inf)
+    finite = [run.learning_rate for run in runs if run.learning_rate < lowest]
+    curve = curve_of(runs, start_losses) if finite else None
+    usual = whole.usual(calibration)
     if curve is None:
-        return _without_rate(usual, _why_none(runs))
-    shown = belief_of(runs, start_losses, curve, calibration or ADAMW, parts)
-    highest = max(run.learning_rate for run in runs if math.isfinite(run.loss))
-    found = posterior([*usual, shown], math.log2(highest))
+        return _without_rate(usual, _why_none(runs), max(finite, default=lowest))
+    shown = belief_of(runs, start_losses, curve, calibration or ADAMW, whole)
+    found = posterior([*usual, shown], math.log2(max(finite)))
     octave, regret = found.least_lost(lost)
     rate, low, high = (math.exp2(each) for each in (octave, *map(found.quantile, _ENDS)))
+    gain = gain_of(runs, start_losses)
     doubt = None
     if calibration is None or not calibration.studied:
-        doubt = "no study holds short runs of this optimizer against whole runs"
-    elif not new:
+        doubt = "in a study short runs of this optimizer did not tell the rate surely enough, or were not tried"
+    elif not whole.new:
         doubt = "no study holds short runs from trained weights against whole runs"
-    elif parts:
+    elif 2 * len(overflowed) > len(runs):
+        doubt = f"most short runs overflowed, from a rate of {lowest:.2g} on; {SCALES}"
+    elif gain is not None and gain < LEAST_GAIN:
+        doubt = f"the best short run lowered the loss by {gain:.1%} only"
+    elif whole.parts:
         doubt = "on parts of a batch short runs were off by an octave in the mean of a study; give five whole batches"
     elif regret > RELIABLE:
         doubt = f"the short runs tell it too poorly: {regret:.0%} of the progress may be lost"
     return Conclusion(rate, low, high, regret, doubt is None, doubt or "the short runs tell one rate from another")
 
+
+SCALES = "look at the scale of inputs, targets and loss"
 
 _ENDS = (0.5 - 0.5 * INTERVAL, 0.5 + 0.5 * INTERVAL)
 
@@ -121,19 +152,21 @@ def _why_none(runs: Sequence[ShortRun]) -> str:
     """Why the runs show no curve."""
     if not runs:
         return "too few steps were allowed for short runs"
-    finite = [run.learning_rate for run in runs if math.isfinite(run.loss)]
-    if not finite:
-        return "every short run left the numbers"
-    if max(finite) < max(run.learning_rate for run in runs):
-        return f"no short run lowered the loss of other rows, and above {max(finite):.2g} all left the numbers"
+    overflowed = [run.learning_rate for run in runs if not math.isfinite(run.loss)]
+    if len(overflowed) == len(runs):
+        return f"every short run overflowed, also at a rate of {min(overflowed):.2g}; {SCALES}"
+    if overflowed:
+        first = min(overflowed)
+        return f"no short run lowered the loss of other rows, and from a rate of {first:.2g} on they overflowed"
     return "no short run lowered the loss of rows that it did not see"
 
 
-def _without_rate(usual: Sequence[Belief], reason: str) -> Conclusion:
-    """The range of what is usual, where anything is."""
+def _without_rate(usual: Sequence[Belief], reason: str, highest: float) -> Conclusion:
+    """The range of what is usual up to the highest rate, where anything is."""
     if not usual:
         return Conclusion(None, None, None, None, False, reason)
-    low, high = (math.exp2(posterior(usual).quantile(share)) for share in _ENDS)
+    found = posterior(usual, math.log2(highest))
+    low, high = (math.exp2(found.quantile(share)) for share in _ENDS)
     return Conclusion(None, low, high, None, False, reason)
 
 
@@ -142,13 +175,16 @@ def belief_of(
     start_losses: Sequence[float],
     curve: RateCurve,
     calibration: Calibration,
-    parts: bool = False,
+    whole: WholeRun,
 ) -> Belief:
     """What the runs say: the centre of their valley less their bias, the less surely the more they are noise."""
+    steps, longest = whole.steps or STUDIED_STEPS, max(run.steps for run in runs)
+    bias = calibration.drift * max(math.log2(steps / longest), 0.0)
     scale = calibration.scale + NOISE_SCALE * noise_of(runs, start_losses)
-    if parts:
-        return Belief(centre_of(curve) - calibration.bias - PARTS_BIAS, PARTS_SCALE * scale, RUNS_FREEDOM)
-    return Belief(centre_of(curve) - calibration.bias, scale, RUNS_FREEDOM)
+    scale += BEYOND_SCALE * max(math.log2(steps / LONGEST), 0.0)
+    if whole.parts:
+        bias, scale = bias + PARTS_BIAS, PARTS_SCALE * scale
+    return Belief(centre_of(curve) - bias, scale, RUNS_FREEDOM)
 
 
 def lost(octaves: float) -> float:

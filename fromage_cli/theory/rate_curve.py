@@ -100,6 +100,12 @@ def centre_of(curve: RateCurve) -> float:
     return math.fsum(weight * place for weight, place in zip(weights, places, strict=True)) / math.fsum(weights)
 
 
+def gain_of(runs: Sequence[ShortRun], start_losses: Sequence[float]) -> float | None:
+    """The part of the loss that the best run took away; None without runs, or where the loss was not above 0."""
+    shares = [1.0 - run.loss / start_losses[run.seed] for run in runs if start_losses[run.seed] > 0.0]
+    return max((share for share in shares if math.isfinite(share)), default=None)
+
+
 UNKNOWN_NOISE = 0.3
 """Where only one seed was run."""
 

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from fromage_cli.theory.rate_calibration import (
     ADAMW,
+    BEYOND_SCALE,
     INTERVAL,
+    LEAST_GAIN,
+    LONGEST,
     LOST_ABOVE,
     LOST_BELOW,
     MOMENTUM,
@@ -20,23 +23,30 @@ from fromage_cli.theory.rate_calibration import (
     RELIABLE,
     RUNS_FREEDOM,
     SGD,
+    STUDIED_STEPS,
+    USUAL_FREEDOM,
+    USUAL_SCALE,
     Calibration,
     Conclusion,
+    WholeRun,
     belief_of,
     conclude,
     lost,
     momentum_calibration,
 )
 from fromage_cli.theory.rate_curve import UNKNOWN_NOISE, ShortRun, curve_of
-from fromage_cli.theory.rate_posterior import Belief
+from fromage_cli.theory.rate_posterior import Belief, posterior
 
 WIDE = [-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0]
-KNOWN = Calibration(typical=0.5, bias=1.0, scale=0.5)
+STEPS = 12
+DOUBLINGS = math.log2(STUDIED_STEPS / STEPS)
+"""From the short runs to a whole one whose steps are not told."""
+KNOWN = Calibration(typical=0.5, drift=1.0 / DOUBLINGS, scale=0.5)
 """Of an optimizer whose usual rate is what runs with the least loss at the rate 1 say."""
 
 
 def runs(loss: Callable[[float], float], seed: int = 0, moved: float = 0.0) -> list[ShortRun]:
-    return [ShortRun(2.0 ** (octave + moved), 12, seed, loss(octave)) for octave in WIDE]
+    return [ShortRun(2.0 ** (octave + moved), STEPS, seed, loss(octave)) for octave in WIDE]
 
 
 def sharp(octave: float) -> float:
@@ -56,9 +66,9 @@ AGREED = apart(0.0)
 
 
 def concluded(
-    found: list[ShortRun], *, calibration: Calibration | None = None, new: bool = True, parts: bool = False
+    found: list[ShortRun], *, calibration: Calibration | None = None, **whole: float | bool | None
 ) -> Conclusion:
-    return conclude(found, [1.0, 1.0], calibration, new=new, parts=parts)
+    return conclude(found, [1.0, 1.0], calibration, WholeRun(**whole))
 
 
 def octaves(found: Conclusion) -> float:
@@ -105,37 +115,50 @@ def test_without_runs_there_is_no_rate_and_what_is_usual_gives_the_range() -> No
 
 
 @pytest.mark.parametrize(
-    ("loss", "reason"),
+    ("loss", "reason", "highest"),
     [
-        (lambda _: 1.5, "no short run lowered the loss of rows that it did not see"),
+        (lambda _: 1.5, "no short run lowered the loss of rows that it did not see", 6.0),
         (
             lambda octave: 1.5 if octave <= 2.0 else math.inf,
-            "no short run lowered the loss of other rows, and above 4 all left the numbers",
+            "no short run lowered the loss of other rows, and from a rate of 16 on they overflowed",
+            2.0,
         ),
         (
-            lambda octave: 1.5 if octave > -2.0 else math.inf,
-            "no short run lowered the loss of rows that it did not see",
+            lambda octave: 0.5 if octave > -2.0 else math.inf,
+            "no short run lowered the loss of other rows, and from a rate of 0.016 on they overflowed",
+            -6.0,
         ),
-        (lambda _: math.inf, "every short run left the numbers"),
+        (
+            lambda _: math.inf,
+            "every short run overflowed, also at a rate of 0.016; look at the scale of inputs, targets and loss",
+            -6.0,
+        ),
     ],
 )
-def test_runs_that_lower_nothing_tell_no_more_than_none(loss: Callable[[float], float], reason: str) -> None:
-    found, without = concluded(runs(loss), calibration=SGD), concluded([], calibration=SGD)
-    assert (found.learning_rate, found.low, found.high) == (None, without.low, without.high)
+def test_runs_that_lower_nothing_leave_what_is_usual_up_to_where_they_stayed_finite(
+    loss: Callable[[float], float], reason: str, highest: float
+) -> None:
+    found = concluded(runs(loss), calibration=SGD)
+    usual = posterior([Belief(math.log2(SGD.typical), USUAL_SCALE, USUAL_FREEDOM)], highest)
+    assert (found.learning_rate, found.low, found.high) == (
+        None,
+        math.exp2(usual.quantile(0.5 - INTERVAL / 2)),
+        math.exp2(usual.quantile(0.5 + INTERVAL / 2)),
+    )
     assert found.reason == reason and not found.reliable and found.regret is None
 
 
-def belief(found: list[ShortRun], parts: bool = False) -> Belief:
+def belief(found: list[ShortRun], **whole: float | bool | None) -> Belief:
     curve = curve_of(found, [1.0, 1.0])
     assert curve is not None
-    return belief_of(found, [1.0, 1.0], curve, KNOWN, parts)
+    return belief_of(found, [1.0, 1.0], curve, KNOWN, WholeRun(**whole))
 
 
 def test_runs_say_the_centre_of_their_valley_less_their_bias() -> None:
     """The valley is even about the rate 1."""
     agreed, alone = belief(AGREED), belief(runs(sharp))
-    assert (agreed.centre, agreed.scale, agreed.freedom) == pytest.approx((-KNOWN.bias, KNOWN.scale, RUNS_FREEDOM))
-    assert (alone.centre, alone.scale) == pytest.approx((-KNOWN.bias, KNOWN.scale + NOISE_SCALE * UNKNOWN_NOISE))
+    assert (agreed.centre, agreed.scale, agreed.freedom) == pytest.approx((-1.0, KNOWN.scale, RUNS_FREEDOM))
+    assert (alone.centre, alone.scale) == pytest.approx((-1.0, KNOWN.scale + NOISE_SCALE * UNKNOWN_NOISE))
 
 
 def test_seeds_that_disagree_say_it_less_surely() -> None:
@@ -161,7 +184,7 @@ def test_what_runs_alone_say_is_students_t(parts: bool) -> None:
     root = math.sqrt(1.0 - INTERVAL * INTERVAL)
     reach = 2.0 * math.sqrt(math.cos(math.acos(root) / 3.0) / root - 1.0)
     scale = ADAMW.scale * (PARTS_SCALE if parts else 1.0)
-    centre = -ADAMW.bias - (PARTS_BIAS if parts else 0.0)
+    centre = -ADAMW.drift * DOUBLINGS - (PARTS_BIAS if parts else 0.0)
     found = concluded(AGREED, parts=parts)
     assert found.low is not None and found.high is not None
     assert math.log2(found.low) == pytest.approx(centre - reach * scale, abs=0.02)
@@ -180,7 +203,7 @@ def test_what_is_usual_draws_the_rate_towards_itself() -> None:
     alone = concluded(runs(sharp)).learning_rate
     assert alone is not None
     low, high = (
-        concluded(runs(sharp), calibration=Calibration(alone * factor, ADAMW.bias, ADAMW.scale)).learning_rate
+        concluded(runs(sharp), calibration=Calibration(alone * factor, ADAMW.drift, ADAMW.scale)).learning_rate
         for factor in (0.125, 8.0)
     )
     assert low is not None and high is not None and low < alone < high
@@ -189,10 +212,10 @@ def test_what_is_usual_draws_the_rate_towards_itself() -> None:
 @pytest.mark.parametrize("highest", [-2.0, 0.0, 2.0])
 def test_no_rate_lies_above_the_highest_whose_run_stayed_finite(highest: float) -> None:
     found_runs = runs(lambda octave: 0.5 - 0.05 * octave if octave <= highest else math.inf)
-    free = concluded(found_runs, calibration=Calibration(2.0**-6, 3.0, 0.5))
+    free = concluded(found_runs, calibration=Calibration(2.0**-6, 3.0 / DOUBLINGS, 0.5))
     assert free.learning_rate is not None and free.high is not None
     assert free.learning_rate < free.high < 2.0**highest
-    over = concluded(found_runs, calibration=Calibration(2.0**6, -6.0, 0.5))
+    over = concluded(found_runs, calibration=Calibration(2.0**6, -6.0 / DOUBLINGS, 0.5))
     assert over.low is not None and over.high is not None and over.learning_rate is not None
     assert over.low < over.high <= 2.0**highest >= over.learning_rate, "a range of its own, below that rate"
 
@@ -215,10 +238,59 @@ def test_what_no_study_holds_or_parts_of_batches_show_is_never_reliable() -> Non
     assert new.reliable and not trained.reliable and not unknown.reliable and not part.reliable
     assert part.reason.startswith("on parts of a batch short runs were off")
     assert trained.reason == "no study holds short runs from trained weights against whole runs"
-    assert unknown.reason == "no study holds short runs of this optimizer against whole runs"
-    assert (trained.learning_rate, trained.low, trained.high, trained.regret) == (
-        new.learning_rate,
-        new.low,
-        new.high,
-        new.regret,
+    assert unknown.reason == (
+        "in a study short runs of this optimizer did not tell the rate surely enough, or were not tried"
+    )
+
+
+def test_trained_weights_have_no_typical_rate_but_the_peak_of_their_run() -> None:
+    alone, without = concluded(AGREED, calibration=KNOWN, new=False), concluded([], calibration=KNOWN, new=False)
+    assert (without.low, without.high) == (None, None), "no range from new weights"
+    peak = concluded([], calibration=KNOWN, new=False, peak=0.25)
+    assert peak.low is not None and peak.high is not None and peak.learning_rate is None
+    assert math.sqrt(peak.low * peak.high) == pytest.approx(0.25)
+    higher = concluded(AGREED, calibration=KNOWN, new=False, peak=4.0)
+    assert alone.learning_rate is not None and higher.learning_rate is not None
+    assert alone.learning_rate < higher.learning_rate
+
+
+def test_the_peak_of_the_run_stands_beside_the_typical_rate_of_new_weights() -> None:
+    plain, low, high = (
+        concluded(runs(sharp), calibration=KNOWN, peak=peak).learning_rate for peak in (None, 2.0**-6, 2.0**4)
+    )
+    assert plain is not None and low is not None and high is not None and low < plain < high
+
+
+def test_longer_runs_want_lower_rates_and_beyond_the_study_they_are_less_sure() -> None:
+    usual, long, longer = (belief(AGREED, steps=steps) for steps in (STUDIED_STEPS, LONGEST, 16.0 * LONGEST))
+    assert usual == belief(AGREED)
+    assert long.centre == pytest.approx(usual.centre - KNOWN.drift * math.log2(LONGEST / STUDIED_STEPS))
+    assert longer.centre == pytest.approx(long.centre - 4.0 * KNOWN.drift)
+    assert (long.scale, longer.scale) == pytest.approx((usual.scale, usual.scale + 4.0 * BEYOND_SCALE))
+    assert concluded(AGREED, calibration=KNOWN, steps=LONGEST).reliable
+    assert not concluded(AGREED, calibration=KNOWN, steps=1e6).reliable
+
+
+def test_a_run_as_short_as_the_short_ones_wants_their_rate() -> None:
+    assert belief(AGREED, steps=STEPS).centre == belief(AGREED, steps=STEPS / 2).centre == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("gain", "reliable"), [(2.0 * LEAST_GAIN, True), (0.9 * LEAST_GAIN, False)])
+def test_runs_that_hardly_lower_the_loss_are_not_reliable(gain: float, reliable: bool) -> None:
+    small = [replace(run, loss=1.0 - gain * (1.0 - run.loss)) for run in AGREED]
+    found = concluded(small, calibration=KNOWN)
+    assert found.reliable is reliable
+    if not reliable:
+        assert found.reason == "the best short run lowered the loss by 4.5% only"
+
+
+def test_runs_most_of_which_overflow_are_not_reliable_and_no_rate_is_above_the_first_that_did() -> None:
+    """One seed overflows from a lower rate on than the other."""
+    first = runs(lambda octave: 1.0 - 0.01 * (octave + 6.0) if octave <= 0.0 else math.inf)
+    second = runs(lambda octave: 1.0 - 0.01 * (octave + 6.0) if octave <= -4.0 else math.inf, 1)
+    found = concluded([*first, *second], calibration=Calibration(2.0**6, 0.0, 0.5))
+    assert found.learning_rate is not None and found.high is not None and not found.reliable
+    assert found.learning_rate <= found.high <= 2.0**-4
+    assert found.reason == (
+        "most short runs overflowed, from a rate of 0.25 on; look at the scale of inputs, targets and loss"
     )

@@ -9,7 +9,7 @@ from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.missing import Missing, Why, failed, known
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.optimizers.settings import Optimizer
-from fromage_cli.optimizers.typical_rates import typical_rate
+from fromage_cli.optimizers.typical_rates import typical_rate_of
 from fromage_cli.probes.lines.critical import critical_rate
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.next_step import measure_next_step
@@ -27,11 +27,11 @@ USED_UP = Missing(Why.LIMIT_REACHED, "the forward passes for all optimizers toge
 NO_RISE = Missing(Why.NO_RISE, "none of the rates that were tried raises the loss")
 
 
-def measure_alternatives(measuring: RateSearch, eta: float | Missing) -> tuple[Alternative, ...]:
+def measure_alternatives(measuring: RateSearch, eta: float | Missing, *, new: bool) -> tuple[Alternative, ...]:
     """Each optimizer's rate for a step of relative size eta, its critical rate and its typical one.
 
-    Its noise stands in for their memories. Costs about five forward passes each, 60 at most. Ends early,
-    keeping what it has, when a limit of the budget is reached.
+    `new`: whether the weights are untrained. Its noise stands in for their memories. Costs about five forward passes
+    each, 60 at most. Ends early, keeping what it has, when a limit of the budget is reached.
     """
     found: list[Alternative] = []
     rises, until = known(eta), measuring.problem.evaluations.forwards + FORWARDS
@@ -44,7 +44,7 @@ def measure_alternatives(measuring: RateSearch, eta: float | Missing) -> tuple[A
             usual = Optimizer(rule.name).with_settings(rule.defaults)
             if rule.defaults.get("momentum") == 0.0:
                 usual = replace(usual, momentum=USUAL_MOMENTUM)
-            other, rises = _alternative(measuring, usual, eta, memory, rises=rises or 1e-2, left=left)
+            other, rises = _alternative(measuring, usual, eta, memory, new=new, rises=rises or 1e-2, left=left)
             found.append(other)
             measuring.advance()
     except ResourceError as limit:
@@ -58,6 +58,7 @@ def _alternative(
     eta: float | Missing,
     memory: Mapping[str, MomentEstimates],
     *,
+    new: bool,
     rises: float,
     left: int,
 ) -> tuple[Alternative, float]:
@@ -65,7 +66,7 @@ def _alternative(
 
     `rises`: where the rule before had it, which is where the search begins.
     """
-    name, usual = rule.name or "", typical_rate(rule)[0]
+    name, usual = rule.name or "", typical_rate_of(rule, new=new, parameters=measuring.parameters)[0]
     try:
         step = measure_next_step(MatchedState(measuring.problem, rule), memory)
         line = step_line(measuring.problem, measuring.tensors, step, name)

@@ -62,8 +62,8 @@ def command(
     rule = intake.optimizer(optimizer)
     if rule.name is None:
         asked.check_without_optimizer()
-    made = updates_made(intake.checkpoint) if intake.checkpoint is not None else None
-    request = asked.request(optimizer.train_batch_size, intake.rebuilt, course, made or 0)
+    made = (updates_made(intake.checkpoint) or 0) if intake.checkpoint is not None else None
+    request = asked.request(optimizer.train_batch_size, intake.rebuilt, course, made)
     if run.estimate:
         return intake.complete(estimate_answer(estimate(intake.problem, rule, request)))
     chosen = tensors.tensors or "all"

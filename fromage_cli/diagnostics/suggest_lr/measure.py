@@ -80,7 +80,7 @@ def measure(
     present = request.peak or optimizer.learning_rate
     rate = known(trained.recommended.learning_rate) or present or known(limit.learning_rate)
     verified = check(measuring, rate, request, trained.again) if measuring.known and request.verify else ()
-    alternatives = () if measuring.known else measure_alternatives(measuring, limit.eta)
+    alternatives = () if measuring.known else measure_alternatives(measuring, limit.eta, new=request.new)
     noise, (noise_scale, low, high) = measuring.update.noise, read_noise_scale(measuring.update)
     result = SuggestedRates(
         loss=problem.base.loss,

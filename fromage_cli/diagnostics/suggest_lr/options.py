@@ -99,9 +99,16 @@ class RateOptions:
         return self.verify is not None or (self.probe != "none" and self.value != "limit")
 
     def request(
-        self, batch_size: int | None, fresh: "Callable[[int], Problem | None]", schedule: "RunSchedule", made: int
+        self,
+        batch_size: int | None,
+        fresh: "Callable[[int], Problem | None]",
+        schedule: "RunSchedule",
+        made: int | None,
     ) -> "Request":
-        """What the measurement is to do; the limit alone needs no short runs. `made`: updates before the checkpoint."""
+        """What the measurement is to do; the limit alone needs no short runs.
+
+        `made`: updates before the checkpoint, None where there is none.
+        """
         from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 
         probe = "none" if self.value == "limit" else self.probe
@@ -115,7 +122,8 @@ class RateOptions:
             fresh=fresh,
             budget=self.probe_budget,
             schedule=schedule.schedule or Schedule(),
-            made=made,
+            new=made is None,
+            made=made or 0,
             peak=schedule.peak,
         )
 

@@ -66,6 +66,8 @@ class Request:
     """Minibatch gradients for short runs; None takes what fits into ten minutes."""
     schedule: Schedule = field(default_factory=Schedule)
     """Of the user's run."""
+    new: bool = True
+    """Whether the weights are as the network draws them; else a checkpoint holds them."""
     made: int = 0
     """Updates before the checkpoint."""
     peak: float | None = None
@@ -85,6 +87,11 @@ class RateSearch(PartialMeasurement):
     estimates: list[Estimate] = field(default_factory=list)
     draws: OtherDraws | Missing = NO_OTHER_DRAWS
     """Of the critical rate."""
+
+    @property
+    def parameters(self) -> int:
+        """Of the network, trainable ones."""
+        return sum(tensor.parameter.numel() for tensor in self.problem.trainable)
 
     def rate(self, eta: float | Missing) -> float | Missing:
         """The learning rate at which no layer moves by more than eta, of those that have a relative size."""

@@ -8,7 +8,7 @@ from fromage_cli.diagnostics.suggest_lr.partial_measurement import RateSearch, R
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, ProbeRun, Recommended, VerifiedRun
 from fromage_cli.errors import MismatchError, ResourceError, UsageError
 from fromage_cli.missing import OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed
-from fromage_cli.optimizers.typical_rates import calibration, typical_rate
+from fromage_cli.optimizers.typical_rates import calibration, typical_rate_of
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.rate_probe import RateProbe, measure_rate
 from fromage_cli.probes.trial_runs.short_runs import Course
@@ -46,15 +46,18 @@ def recommend(measuring: RateSearch, request: Request) -> Trained:
     """
     if not measuring.known:
         return _without_runs(OPTIMIZER_UNKNOWN)
-    usual, source = typical_rate(measuring.optimizer)
-    measuring.estimates.append(Estimate("typical", measuring.eta(usual), usual, source, 0.0))
-    if request.probe == "none":
-        return _without_runs(NO_RUNS)
     before = gradients(measuring.problem.evaluations)
-    ran = measuring.within_limits(lambda: _short_runs(measuring, request))
+    ran: tuple[RateProbe, TrainingRows, Problem | None] | Missing = NO_RUNS
+    if request.probe != "none":
+        ran = measuring.within_limits(lambda: _short_runs(measuring, request))
+    again = None if isinstance(ran, Missing) else ran[-1]
+    usual, source = typical_rate_of(
+        measuring.optimizer, new=request.new or again is not None, parameters=measuring.parameters
+    )
+    measuring.estimates.append(Estimate("typical", measuring.eta(usual), usual, source, 0.0))
     if isinstance(ran, Missing):
         return _without_runs(ran)
-    found, rows, again = ran
+    found, rows, _ = ran
     concluded, cut = found.conclusion, isinstance(measuring.error, ResourceError)
     reason = CUT_SHORT if cut else concluded.reason
     doubt = Missing(Why.LIMIT_REACHED if cut else Why.INDISTINCT, reason)
@@ -79,6 +82,8 @@ def recommend(measuring: RateSearch, request: Request) -> Trained:
     )
     runs = tuple(ProbeRun(run.learning_rate, run.loss, run.steps, run.seed) for run in found.runs)
     notes = [f"short runs: {len(runs)} {_start(again)}, {found.gradients} of {found.budget} steps; {rows.source}."]
+    if runs and not cut:
+        notes.append(f"short runs: --probe-budget {found.more} adds runs of {2 * longest} steps.")
     if rows.smaller is not None:
         notes.append(
             f"short runs: batches of {counted(rows.smaller, 'row')} where training has "
@@ -122,7 +127,8 @@ def _short_runs(measuring: RateSearch, request: Request) -> tuple[RateProbe, Tra
             course,
             estimator="probe" if again is None else "probe-init",
             calibration=calibration(measuring.optimizer),
-            guess=request.peak or measuring.optimizer.learning_rate,
+            peak=request.peak,
+            guess=measuring.optimizer.learning_rate,
             budget=request.budget,
             advance=measuring.advance,
         )

@@ -8,10 +8,10 @@ from typing import Literal
 
 from fromage_cli.missing import Interrupted
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
-from fromage_cli.probes.trial_runs.short_runs import LEAST_BUDGET, Course, ShortRuns, make_runs
+from fromage_cli.probes.trial_runs.short_runs import CLOSE_RATES, LEAST_BUDGET, SEEDS, Course, ShortRuns, make_runs
 from fromage_cli.probes.trial_runs.training import Training, TrainingRows, training
-from fromage_cli.theory.rate_calibration import Calibration, Conclusion, conclude
-from fromage_cli.theory.rate_curve import ShortRun
+from fromage_cli.theory.rate_calibration import Calibration, Conclusion, WholeRun, conclude
+from fromage_cli.theory.rate_curve import ShortRun, gain_of
 
 Estimator = Literal["probe", "probe-init"]
 GUESS = 1e-3
@@ -38,12 +38,14 @@ class RateProbe:
     """What they might have taken."""
 
     @property
+    def more(self) -> int:
+        """The budget with which runs of twice the steps are made as well."""
+        return self.gradients + 2 * max(run.steps for run in self.runs) * CLOSE_RATES * SEEDS
+
+    @property
     def gain(self) -> float | None:
         """The part of the loss that the best run took away; None without runs, or where the loss was not above 0."""
-        shares = [
-            1.0 - run.loss / self.start_losses[run.seed] for run in self.runs if self.start_losses[run.seed] > 0.0
-        ]
-        return max((share for share in shares if math.isfinite(share)), default=None)
+        return gain_of(self.runs, self.start_losses)
 
 
 def measure_rate(
@@ -53,32 +55,30 @@ def measure_rate(
     *,
     estimator: Estimator,
     calibration: Calibration | None,
+    peak: float | None = None,
     guess: float | None = None,
     budget: int | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> RateProbe | Interrupted[RateProbe]:
     """Makes short runs and concludes at which rate to train.
 
-    `start` gives the weights and state of a seed; `guess`: a rate in use; `budget`: minibatch gradients, by default
+    `start` gives the weights and state of a seed; `peak`: the highest rate of the run so far; `guess`: a
+    rate in use; `budget`: minibatch gradients, by default
     what SECONDS allow, at most MOST_GRADIENTS. `advance` is called after every run. A limit interrupts them. Raises
     MismatchError (a state of another model) and UsageError (no such optimizer, too few rows).
     """
     if budget is None:
         budget = affordable(start(0), rows)
-    centre = guess or GUESS if calibration is None else calibration.typical
+    whole = WholeRun(course.left, peak, new=estimator == "probe-init", parts=rows.smaller is not None)
+    typical = calibration.typical if whole.new and calibration is not None else None
+    centre = typical or peak or guess or (GUESS if calibration is None else calibration.typical)
     if budget < LEAST_BUDGET:
         made: ShortRuns | Interrupted[ShortRuns] = ShortRuns()
     else:
         made = make_runs(start, rows, course, guess=centre, budget=budget, advance=advance)
     found = made.found if isinstance(made, Interrupted) else made
     probe = RateProbe(
-        conclusion=conclude(
-            found.runs,
-            found.start_losses,
-            calibration,
-            new=estimator == "probe-init",
-            parts=rows.smaller is not None,
-        ),
+        conclusion=conclude(found.runs, found.start_losses, calibration, whole),
         estimator=estimator,
         runs=tuple(found.runs),
         start_losses=tuple(found.start_losses),

@@ -53,12 +53,17 @@ class Course:
         end = self.schedule.end
         return end is not None and self.first >= end and not self.schedule.constant_from(self.first)
 
+    @property
+    def left(self) -> float | None:
+        """How many steps are left; None where the end is not known, or passed."""
+        end = self.schedule.end
+        return None if end is None or self.first >= end else end - self.first
+
     def factors(self, steps: int) -> list[float]:
         """The shares of the peak rate of a run with so many steps, at most those that are left."""
-        end = self.schedule.end
-        if end is None or self.first >= end:
+        if self.left is None:
             return [self.schedule.rate_factor(self.first + step) for step in range(steps)]
-        return [factor for *_, factor in self.schedule.pieces(self.first, end, steps)]
+        return [factor for *_, factor in self.schedule.pieces(self.first, self.first + self.left, steps)]
 
 
 def planned(budget: int) -> tuple[int, int]:

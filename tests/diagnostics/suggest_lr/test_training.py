@@ -23,7 +23,7 @@ from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.models import fresh_model
 from fromage_cli.problem.networks.perceptron import build_perceptron
 from fromage_cli.problem.user_code.declared import Declared
-from fromage_cli.theory.rate_calibration import ADAMW, conclude
+from fromage_cli.theory.rate_calibration import ADAMW, WholeRun, conclude
 from fromage_cli.theory.rate_curve import ShortRun
 from fromage_cli.theory.schedules import Schedule
 from tests.diagnostics.measured import Measured, run_measurement
@@ -86,7 +86,8 @@ def test_where_new_weights_can_be_had_every_seed_starts_from_its_own(
     ]
     assert all(len(losses) == 2 and losses[0] != losses[1] for losses in at)
     assert estimate(found).assumption == f"{len(result.probe)} short runs; 276 steps in all {start}"
-    assert f"short runs: {len(result.probe)} {start}, 276 of 276 steps; 4 batches of 64 rows" in found.notes[-2]
+    assert f"short runs: {len(result.probe)} {start}, 276 of 276 steps; 4 batches of 64 rows" in found.notes[-3]
+    assert found.notes[-2] == "short runs: --probe-budget 660 adds runs of 48 steps."
 
 
 @pytest.mark.parametrize("probe", ["auto", "checkpoint"])
@@ -117,8 +118,7 @@ def test_the_answer_is_that_of_the_runs(make_problem: Maker) -> None:
         [ShortRun(run.learning_rate, run.steps, run.seed, run.loss) for run in found.result.probe],
         [start_loss(make_problem)] * 2,
         calibration(Optimizer("adamw")),
-        new=False,
-        parts=True,
+        WholeRun(new=False, parts=True),
     )
     assert (told.learning_rate, told.low, told.high) == pytest.approx(
         (concluded.learning_rate, concluded.low, concluded.high), rel=1e-6
@@ -145,13 +145,15 @@ def test_without_runs_there_is_no_rate_to_train_at_and_the_usual_one_stays_an_es
 
 
 def test_below_the_least_budget_the_range_is_what_is_usual(make_problem: Maker) -> None:
-    found = suggest(make_problem(made(5), learnable()), "checkpoint", lambda _: None, budget=83).result
+    found = suggest(make_problem(made(5), learnable()), "checkpoint", lambda _: None, budget=83, peak=0.02).result
     told = found.recommended
     assert isinstance(told.learning_rate, Missing) and told.learning_rate.code == Why.INDISTINCT
     assert told.reason == "too few steps were allowed for short runs" and found.probe == ()
     assert isinstance(found.probe_steps, Missing) and told.estimator is None and not told.reliable
     assert known(told.low) is not None and known(told.high) is not None
-    assert told.low < ADAMW.typical < told.high
+    assert told.low < 0.02 < told.high
+    trained = suggest(make_problem(made(5), learnable()), "checkpoint", lambda _: None, budget=83).result.recommended
+    assert isinstance(trained.low, Missing) and isinstance(trained.high, Missing), "of trained weights none is typical"
 
 
 def test_one_row_allows_no_runs(make_problem: Maker) -> None:

@@ -20,7 +20,7 @@ from fromage_cli.probes.trial_runs.short_runs import FIRST_APART, FIRST_RATES, L
 from fromage_cli.probes.trial_runs.training import training, training_rows
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.theory.rate_calibration import SGD, conclude
+from fromage_cli.theory.rate_calibration import SGD, WholeRun, conclude
 from fromage_cli.theory.schedules import Schedule
 from tests.probes.trial_runs.bowls import bowl, descended
 
@@ -45,7 +45,7 @@ def test_what_runs_showed_is_given_with_the_conclusion_from_them(make_problem: M
     start, curvatures = [1.0, 2.0], [2.0, 0.5]
     found = probed(bowl(make_problem, start, curvatures), guess=1.0)
     assert (found.gradients, found.budget, found.estimator) == (360, 360, "probe")
-    assert found.conclusion == conclude(found.runs, found.start_losses, None, new=False, parts=True)
+    assert found.conclusion == conclude(found.runs, found.start_losses, None, WholeRun(100.0, new=False, parts=True))
     ends = [
         descended([run.learning_rate * factor for factor in COURSE.factors(run.steps)], start, curvatures)
         for run in found.runs
@@ -60,13 +60,22 @@ def test_below_the_first_runs_of_one_seed_nothing_is_trained(make_problem: Maker
     assert (found.runs, found.start_losses, found.gradients, found.budget) == ((), (), 0, budget)
     assert found.gain is found.conclusion.learning_rate is None
     assert problem.evaluations.gradients == 0.0
-    assert found.conclusion == conclude([], [], SGD)
+    assert found.conclusion == conclude([], [], SGD, WholeRun(100.0, new=False, parts=True))
 
 
 @pytest.mark.parametrize(
-    ("settings", "centre"), [({"guess": 0.3}, 0.3), ({}, GUESS), ({"guess": 0.3, "calibration": SGD}, SGD.typical)]
+    ("settings", "centre"),
+    [
+        ({"guess": 0.3}, 0.3),
+        ({"guess": 0.3, "peak": 0.6}, 0.6),
+        ({}, GUESS),
+        ({"calibration": SGD}, SGD.typical),
+        ({"guess": 0.3, "calibration": SGD}, 0.3),
+        ({"guess": 0.3, "peak": 0.6, "calibration": SGD}, 0.6),
+        ({"guess": 0.3, "peak": 0.6, "calibration": SGD, "estimator": "probe-init"}, SGD.typical),
+    ],
 )
-def test_the_first_runs_lie_around_what_is_usual_else_the_rate_in_use(
+def test_the_first_runs_lie_around_the_typical_rate_of_new_weights_else_the_peak_or_the_rate_in_use(
     make_problem: Maker, settings: dict[str, Any], centre: float
 ) -> None:
     found = probed(bowl(make_problem, [1.0], [1.0 / centre]), budget=84, **settings)
