@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fromage_cli.theory.rate_curve import RateCurve, ShortRun, centre_of, curve_of, gain_of, noise_of
+from fromage_cli.theory.rate_curve import UNKNOWN_NOISE, RateCurve, ShortRun, centre_of, curve_of, gain_of, noise_of
 from fromage_cli.theory.rate_posterior import Belief, posterior
 
 RELIABLE = 0.05
@@ -32,7 +32,7 @@ class Calibration:
 
 FROMAGE = Calibration(typical=0.025, drift=0.1, scale=0.7)
 SGD = Calibration(typical=0.24, drift=0.0, scale=0.9, studied=False)
-MOMENTUM = Calibration(typical=0.062, drift=0.2, scale=0.7)
+MOMENTUM = Calibration(typical=0.053, drift=0.2, scale=0.7)
 ADAMW = Calibration(typical=0.0054, drift=0.28, scale=0.5)
 
 STUDIED_STEPS = 200
@@ -43,8 +43,8 @@ BEYOND_SCALE = 0.3
 """What is added to the scale for every doubling of the steps beyond LONGEST."""
 USUAL_SCALE, USUAL_FREEDOM = 1.4, 3.0
 """Of Student's t around the typical rate, and around the peak of the run so far."""
-STUDIED = 0.5
-"""Of the way from no momentum to .9 in log(1 - momentum), beyond which the study of .9 holds."""
+STUDIED = (0.75, 1.35)
+"""Of the way from no momentum to .9 in log(1 - momentum), between which the study of .9 holds: from .82 to .955."""
 RUNS_FREEDOM = 4.0
 """Of Student's t around what the short runs say."""
 NOISE_SCALE = 1.5
@@ -68,7 +68,7 @@ def momentum_calibration(momentum: float) -> Calibration:
         typical=math.exp2(between(math.log2(SGD.typical), math.log2(MOMENTUM.typical))),
         drift=between(SGD.drift, MOMENTUM.drift),
         scale=max(between(SGD.scale, MOMENTUM.scale), MOMENTUM.scale),
-        studied=share > STUDIED,
+        studied=STUDIED[0] < share < STUDIED[1],
     )
 
 
@@ -132,6 +132,8 @@ def conclude(
         doubt = "in a study short runs of this optimizer did not tell the rate surely enough, or were not tried"
     elif not whole.new:
         doubt = "no study holds short runs from trained weights against whole runs"
+    elif noise_of(runs, start_losses) == UNKNOWN_NOISE:
+        doubt = "a second seed was not run at the best rates, and one alone was wrong too often in a study"
     elif 2 * len(overflowed) > len(runs):
         doubt = f"most short runs overflowed, from a rate of {lowest:.2g} on; {SCALES}"
     elif gain is not None and gain < LEAST_GAIN:

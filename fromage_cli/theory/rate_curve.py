@@ -22,7 +22,7 @@ class ShortRun:
     steps: int
     seed: int
     loss: float
-    """Of rows that no step saw, afterwards; infinite where the run left the numbers."""
+    """Of rows that no step saw, afterwards; infinite where its loss became infinite or no number."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from fromage_cli.diagnostics.suggest_lr.alternatives import FORWARDS
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
+from fromage_cli.diagnostics.suggest_lr.training import course_of
 from fromage_cli.errors import UsageError
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.optimizers.settings import Optimizer
@@ -39,7 +40,8 @@ def expected_stages(optimizer: Optimizer, request: Request) -> int:
 
 def _runs_of(request: Request) -> int:
     """Short runs and those that verify."""
-    short = 0 if request.probe == "none" else planned(request.budget or MOST_GRADIENTS)[0]
+    course = course_of(request, request.probe in ("auto", "init"))
+    short = 0 if request.probe == "none" else planned(request.budget or MOST_GRADIENTS, course)[0]
     return short + (SEEDS * len(FACTORS) if request.verify else 0)
 
 
@@ -77,12 +79,15 @@ def training_cost(problem: Problem, request: Request, seconds: float) -> float:
         if request.probe in ("init", "checkpoint") or request.verify:
             raise
         return 0.0
-    part = max(batch.size for batch in rows.batches) / problem.rows
+    course = course_of(request, request.probe in ("auto", "init") and request.fresh(0) is not None)
+    if course.ended:
+        return 0.0
+    part = sum(batch.size for batch in rows.batches) / len(rows.batches) / problem.rows
     judged = FORWARD * sum(batch.size for batch in rows.independent) / problem.rows
     found = 0.0
     if request.probe != "none":
         budget = request.budget or min(MOST_GRADIENTS, int(SECONDS / max(seconds * part, 1e-9)))
-        runs, steps = planned(budget)
+        runs, steps = planned(budget, course)
         timed = 0 if request.budget else TIMED
         found += SEEDS * (NEW_NETWORK + judged) + (steps + timed) * part + runs * judged
     runs = SEEDS * len(FACTORS)

@@ -70,7 +70,7 @@ def _verified(result: SuggestedRates) -> Iterator[Finding]:
     for run in result.verification:
         end, steps = known(run.end_loss), counted(len(run.losses), "step")
         if run.factor == 1.0 and (end is None or end > run.start_loss):
-            ended = "left the numbers" if end is None else f"rose from {run.start_loss:.4g} to {end:.4g}"
+            ended = "became infinite or no number" if end is None else f"rose from {run.start_loss:.4g} to {end:.4g}"
             yield Finding(
                 code="verification-rises",
                 severity="warn",

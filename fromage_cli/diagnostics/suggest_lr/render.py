@@ -161,7 +161,11 @@ def verdict(result: SuggestedRates) -> str:
     steps = counted(max(len(run.losses) for run in result.verification), "step")
     best = next((run for run in result.verification if run.best), None)
     if all(isinstance(run.end_loss, Missing) for run in result.verification):
-        return "At all of these rates the loss leaves the numbers."
+        return "At all of these rates the loss becomes infinite or no number."
+    if best is None and not any(known(run.spread) for run in result.verification):
+        return (
+            f"Over {steps} nothing tells these rates apart: every order of the batches is the same. Give five batches."
+        )
     if best is None:
         return f"Over {steps} these rates end alike: another order of batches changes as much."
     return f"Over {steps} {_along(result)} {number(best.learning_rate)} ends lowest."

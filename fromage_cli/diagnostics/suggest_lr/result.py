@@ -163,7 +163,7 @@ class ProbeRun:
     learning_rate: float
     """Its peak."""
     loss: float
-    """Of rows that no step saw, afterwards; infinite where the run left the numbers."""
+    """Of rows that no step saw, afterwards; infinite where its loss became infinite or no number."""
     steps: int
     seed: int
     """Of the weights, where new ones were drawn, and of the order of the batches."""
@@ -181,7 +181,7 @@ class VerifiedRun:
     start_loss: float
     """On rows that no step sees, before the first step."""
     end_loss: float | Missing
-    """The same after the last, the mean over two orders of the batches; missing where a run left the numbers."""
+    """The same after the last, the mean over two orders of the batches; missing where one is infinite or no number."""
     spread: float | Missing
     """How far the two are apart."""
     best: bool

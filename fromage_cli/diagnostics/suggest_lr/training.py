@@ -17,10 +17,11 @@ from fromage_cli.probes.trial_runs.verification import best_of, verify
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.perceptron import Perceptron
 
-LEFT = Missing(Why.ZERO_OR_NOT_FINITE, "the run left the numbers")
+LEFT = Missing(Why.ZERO_OR_NOT_FINITE, "the loss of the run became infinite or no number")
 NO_RUNS = Missing(Why.NOT_ASKED, "no short runs were asked for")
 ENDED = Missing(
-    Why.NOT_DEFINED, "the schedule ended before this checkpoint; --schedule and --total-steps describe a further run"
+    Why.NOT_DEFINED,
+    "the schedule is at its end at this checkpoint; --schedule and --total-steps describe a further run",
 )
 CUT_SHORT = "a limit was reached before all short runs were made"
 
@@ -87,7 +88,7 @@ def recommend(measuring: RateSearch, request: Request) -> Trained:
     if rows.smaller is not None:
         notes.append(
             f"short runs: batches of {counted(rows.smaller, 'row')} where training has "
-            f"{request.batch_size or measuring.problem.batch.size}. Five whole training batches tell more: let --batch "
+            f"{rows.whole}. Five whole training batches tell more: let --batch "
             "name an iterator."
         )
     return Trained(recommended, longest or doubt, runs, again, tuple(notes))
@@ -118,7 +119,7 @@ def _short_runs(measuring: RateSearch, request: Request) -> tuple[RateProbe, Tra
             if again is None:
                 return measuring.matched
             drawn = again if seed == 0 else request.fresh(seed)
-            return MatchedState(drawn or again, measuring.optimizer)
+            return measuring.matched.anew(drawn or again)
 
         rows = training_rows(measuring.problem, request.batch_size)
         made = measure_rate(
@@ -161,7 +162,7 @@ def check(
     if rate is None or course.ended:
         return ()
     rows = training_rows(measuring.problem, request.batch_size)
-    start = measuring.matched if again is None else MatchedState(again, measuring.optimizer)
+    start = measuring.matched if again is None else measuring.matched.anew(again)
     found = measuring.within_limits(
         lambda: verify(start, rate, rows, course, request.verify, advance=measuring.advance)
     )

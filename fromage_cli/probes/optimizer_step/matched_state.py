@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +28,14 @@ class MatchedState:
         """The same for other rows of the same model, with what has been found already."""
         other = copy(self)
         other.problem = rows
+        return other
+
+    def anew(self, problem: Problem) -> "MatchedState":
+        """The same groups on other weights of the same network, of which nothing is remembered."""
+        if self.state is None:
+            return MatchedState(problem, self.optimizer)
+        other = MatchedState(problem, self.optimizer, replace(self.state, slots={}))
+        other.__dict__.update(numbers=self.numbers, members_told=self.members_told)  # slots tell them, and are gone
         return other
 
     def takes(self, tensor: TrainableTensor) -> bool:
@@ -111,10 +120,13 @@ class MatchedState:
         """Each tensor's rate over the highest of any group; empty where all are the same, or members are not told."""
         if self.state is None:
             return {}
-        rates = {float(group.settings.get("lr") or 0.0) for group in self.state.groups}
-        if len(rates) < 2 or not self.members_told:
+        shares = self.state.rate_shares
+        if len(set(shares)) < 2 or not self.members_told:
             return {}
-        return {name: float(group.get("lr") or 0.0) / max(rates) for name, (_, group) in self.members.items()}
+        by_number = {
+            number: share for group, share in zip(self.state.groups, shares, strict=True) for number in group.numbers
+        }
+        return {name: by_number[number] for name, number in self.numbers.items() if name in self.members}
 
 
 def match_state(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> MatchedState:

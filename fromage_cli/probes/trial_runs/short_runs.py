@@ -24,6 +24,8 @@ SEEDS = 2
 """Of weights, where new ones are drawn, and of the order of the batches."""
 BEYOND = 3
 """Rates beyond an end at which the loss is least that are tried at most."""
+LITTLE = 0.05
+"""Share of the peak below which no step tells what the peak should be."""
 LEAST_BUDGET = FIRST_STEPS * FIRST_RATES
 """Minibatch gradients of the first runs of one seed."""
 
@@ -49,9 +51,12 @@ class Course:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is left of a schedule that changes the rate."""
-        end = self.schedule.end
-        return end is not None and self.first >= end and not self.schedule.constant_from(self.first)
+        """Whether too little is left of a schedule that changes the rate: few steps, or all far below its peak."""
+        if self.schedule.constant_from(self.first):
+            return self.schedule.rate_factor(self.first) < LITTLE
+        if self.schedule.end is None or self.first == 0.0:
+            return False
+        return self.left is None or self.left < FIRST_STEPS or max(self.factors(FIRST_STEPS)) < LITTLE
 
     @property
     def left(self) -> float | None:
@@ -66,15 +71,20 @@ class Course:
         return [factor for *_, factor in self.schedule.pieces(self.first, self.first + self.left, steps)]
 
 
-def planned(budget: int) -> tuple[int, int]:
+def planned(budget: int, course: Course) -> tuple[int, int]:
     """How many runs a budget allows, and their steps in all, where the least loss lies between the first rates."""
+    if course.ended:
+        return 0, 0
     runs, spent, steps = 0, 0, FIRST_STEPS
     sweeps = [(FIRST_STEPS, FIRST_RATES), *[(2 * FIRST_STEPS, CLOSE_RATES)] * SEEDS, (FIRST_STEPS, FIRST_RATES)]
     while sweeps:
         length, rates = sweeps.pop(0)
-        if spent + length * rates > budget:
+        made = len(course.factors(length))
+        if made < length and length > FIRST_STEPS:
+            break
+        if spent + made * rates > budget:
             continue
-        runs, spent = runs + rates, spent + length * rates
+        runs, spent = runs + rates, spent + made * rates
         if not sweeps:
             steps = 4 * FIRST_STEPS if steps == FIRST_STEPS else 2 * steps
             sweeps = [(steps, CLOSE_RATES)] * SEEDS

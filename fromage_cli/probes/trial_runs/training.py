@@ -6,6 +6,7 @@ training behaviour depends on them.
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from fromage_cli.problem.networks.layers import TrainableTensor
 
 BATCHES = 5
 """Into which the rows are cut where there are fewer batches: four to train on, and one for losses."""
+LEAST_ROWS = 6
+"""From here on no part has a single row, of which normalisation over the batch makes nothing."""
 UNIVERSAL = ("maximize",)
 """Settings of a group in the checkpoint that are taken as they stand there, where the class has them."""
 
@@ -36,8 +39,14 @@ class TrainingRows:
     independent: tuple[Batch, ...]
     source: str
     """Where both come from, for people."""
-    smaller: int | None = None
-    """Rows of a minibatch where there are too few for whole training batches; None where these are whole."""
+    whole: int
+    """Rows of a training batch."""
+
+    @property
+    def smaller(self) -> int | None:
+        """Rows of a minibatch where there are too few for whole training batches; None where these are whole."""
+        largest = max(batch.size for batch in self.batches)
+        return largest if largest < self.whole else None
 
     def in_order(self, seed: int) -> tuple[Batch, ...]:
         """The minibatches in the order of a seed: as they come, or turned round."""
@@ -47,26 +56,29 @@ class TrainingRows:
 def training_rows(problem: Problem, size: int | None = None) -> TrainingRows:
     """The problem's rows as minibatches, the last fifth of them kept apart.
 
-    `size`: rows of a training batch, by default those of the first batch. Batches are cut where they are larger, and
-    where there are fewer than BATCHES of them. Raises UsageError below two rows.
+    `size`: rows of a training batch, by default those that most batches have. Batches are cut where they are larger,
+    and where there are fewer than BATCHES of them; those of less than half as many rows are left out. Raises
+    UsageError below two rows.
     """
-    several = (*problem.batches, *problem.spare)
-    wanted = size or problem.batch.size
+    several: tuple[Batch, ...] = (*problem.batches, *problem.spare)
+    sizes = Counter(batch.size for batch in several)
+    wanted = size or max(sizes, key=lambda rows: (sizes[rows], rows))
+    several = tuple(batch for batch in several if 2 * batch.size >= wanted) or several
     pieces = math.ceil(BATCHES / len(several))
     parts: list[Batch] = []
     for batch in several:
-        rows = min(wanted, max(batch.size // pieces, 1))
+        least = 2 if batch.size >= LEAST_ROWS else 1
+        rows = min(wanted, max(batch.size // pieces, least))
         # rows left over belong to no part: all are equal
         parts += [batch.rows(start, start + rows) for start in range(0, batch.size - rows + 1, rows)]
     if len(parts) < 2:
         raise UsageError("Training steps and a loss on other rows need two rows; the batch has one.", "Give more.")
     kept = max(1, len(parts) // BATCHES)
     batches, independent = tuple(parts[:-kept]), tuple(parts[-kept:])
-    largest = max(batch.size for batch in batches)
     number = f"{len(batches)} batch{'es' if len(batches) > 1 else ''}"
     judges = counted(sum(batch.size for batch in independent), "row")
     source = f"{number} of {counted(batches[0].size, 'row')}, losses on {judges} of others"
-    return TrainingRows(batches, independent, source, largest if largest < wanted else None)
+    return TrainingRows(batches, independent, source, wanted)
 
 
 @dataclass(frozen=True)
@@ -184,13 +196,13 @@ def _groups(
 ) -> list[_Group]:
     """The groups of the state, with what distinguishes them. Raises MismatchError where they do not fit the model."""
     optimizer, numbers = matched.optimizer, matched.numbers
-    rates = [float(group.settings.get("lr") or 0.0) for group in state.groups]
+    shares = state.rate_shares
     kept = [name for name in UNIVERSAL if name in accepted]
     kept += [] if optimizer.decay_given or not optimizer.has("weight_decay") else ["weight_decay"]
     groups = []
-    for group, rate in zip(state.groups, rates, strict=True):
+    for group, share in zip(state.groups, shares, strict=True):
         own = optimizer.of_group(group.settings).arguments
         own |= {name: group.settings[name] for name in kept if name in group.settings}
         members = tuple(tensor for tensor in movable if numbers.get(tensor.name) in group.numbers)
-        groups.append(_Group(members, own, rate / max(rates) if max(rates) > 0.0 else 1.0))
+        groups.append(_Group(members, own, share))
     return [group for group in groups if group.tensors]

@@ -126,7 +126,7 @@ def test_a_recommendation_from_new_weights_and_whole_batches_ends_in_zero_where_
 ) -> None:
     monkeypatch.setattr("fromage_cli.theory.rate_calibration.RELIABLE", accepted)
     data = ("--model", f"network.py:{model}", "--batch", f"network.py:{batch}")
-    given = (*data, "--optimizer", "adamw", "--probe-budget", "180")
+    given = (*data, "--optimizer", "adamw", "--probe-budget", "276")
     told = json.loads(run(*given, "--json")[1])["result"]["recommended"]
     assert (told["estimator"], told["reliable"]) == ("probe-init" if model == "drawn" else "probe", ends == 0)
     assert told["low"] < told["learning_rate"] < told["high"] and 0.0 < told["regret"] < 1.0
@@ -204,7 +204,7 @@ def test_a_saved_schedule_is_followed_from_where_the_checkpoint_stands(run: Run,
     exec(MODEL, scope)
     model = scope["build"]()  # type: ignore[operator]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30)
     data = scope["batch"]()  # type: ignore[operator]
     for _ in range(14):
         optimizer.zero_grad()
@@ -214,8 +214,8 @@ def test_a_saved_schedule_is_followed_from_where_the_checkpoint_stands(run: Run,
     held = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": 14}
     torch.save({**held, "lr_scheduler": scheduler.state_dict()}, "c.pt")
     code, out, err = run("c.pt", *GIVEN[:4], "--probe", "checkpoint", "--json")
-    assert code == 0 and "a cosine schedule over 20 steps, read from c.pt" in err
-    assert {steps for _, steps, _ in probe_of(out)} == {6}, "those that are left"
+    assert code == 0 and "a cosine schedule over 30 steps, read from c.pt" in err
+    assert {steps for _, steps, _ in probe_of(out)} == {12}, "those that are left"
 
 
 def test_a_picture_of_the_short_runs_is_drawn(run: Run, home: Path) -> None:

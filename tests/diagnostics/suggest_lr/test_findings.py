@@ -68,7 +68,7 @@ def test_real_steps_that_rise_are_a_warning(make_result: MakeResult) -> None:
         "warn", "after 2 steps at 0.002 the loss on other rows rose from 1 to 2",
     )  # fmt: skip
     lost = replace(run, end_loss=NONE)
-    assert "left the numbers" in found(make_result(verification=(lost,)))["verification-rises"][1]
+    assert "became infinite or no number" in found(make_result(verification=(lost,)))["verification-rises"][1]
     assert "verification-rises" not in found(make_result(verification=(replace(run, factor=3.0),)))
     assert "verification-rises" not in found(make_result(verification=(replace(run, end_loss=0.5),)))
 

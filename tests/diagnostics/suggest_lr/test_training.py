@@ -231,7 +231,7 @@ def test_a_schedule_that_ended_leaves_nothing_to_imitate(make_problem: Maker, sh
     schedule = {"schedule": Schedule(shape, total=100), "made": 100}
     found = suggest(make_problem(made(5), learnable()), "checkpoint", lambda _: None, budget=84, verify=2, **schedule)
     assert (found.result.probe == ()) == (found.result.verification == ()) == ends
-    assert ("the schedule ended before this checkpoint" in found.result.recommended.reason) == ends
+    assert ("the schedule is at its end at this checkpoint" in found.result.recommended.reason) == ends
 
 
 def test_curvature_that_did_not_settle_takes_nothing_from_the_short_runs(

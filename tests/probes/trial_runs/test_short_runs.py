@@ -91,7 +91,24 @@ def test_without_an_end_runs_go_along_the_first_steps_as_they_are() -> None:
 def test_a_run_has_no_more_steps_than_are_left() -> None:
     course = Course(Schedule("linear", total=100), first=95.0)
     assert course.factors(12) == pytest.approx([0.05, 0.04, 0.03, 0.02, 0.01])
-    assert not course.ended
+
+
+@pytest.mark.parametrize(
+    ("course", "ended"),
+    [
+        (Course(Schedule("linear", total=100), 88.0), False),
+        (Course(Schedule("linear", total=100), 89.0), True),  # fewer steps than the shortest run has
+        (Course(Schedule("cosine", total=100), 80.0), False),
+        (Course(Schedule("cosine", total=100), 87.0), True),  # at most 4 % of the peak
+        (Course(Schedule("linear", total=8)), False),  # a short run, but a whole one
+        (Course(Schedule("constant", total=100), 95.0), False),
+        (Course(Schedule("table", points=((0.0, 1.0), (100.0, 0.0))), 100.0), True),
+        (Course(Schedule("table", points=((0.0, 1.0), (100.0, 0.5))), 120.0), False),  # goes on at half of the peak
+    ],
+)
+def test_a_schedule_of_which_little_is_left_has_ended(course: Course, ended: bool) -> None:
+    assert course.ended is ended
+    assert (planned(400, course) == (0, 0)) is ended
 
 
 @pytest.mark.parametrize("first", [100.0, 130.0])
@@ -134,10 +151,11 @@ def test_more_budget_makes_longer_runs(make_problem: Maker) -> None:
 def test_the_budget_is_never_exceeded_and_is_told_beforehand(make_problem: Maker, budget: int) -> None:
     problem = bowl(make_problem, START, CURVATURES)
     rows = training_rows(problem)
-    found = runs_of(problem, Course(Schedule("cosine", 0, 1000)), budget=budget, rows=rows)
+    course = Course(Schedule("cosine", 0, 1000))
+    found = runs_of(problem, course, budget=budget, rows=rows)
     assert found.gradients <= budget
     assert found.gradients == sum(run.steps for run in found.runs)
-    assert (len(found.runs), found.gradients) == planned(budget)
+    assert (len(found.runs), found.gradients) == planned(budget, course)
     assert (found.gradients == 0) == (budget < LEAST_BUDGET)
     steps = problem.evaluations.gradients * problem.rows / rows.batches[0].size
     assert steps == pytest.approx(found.gradients + (5 if found.gradients else 0)), "base: all rows, 5 minibatches"

@@ -94,17 +94,21 @@ def ended(*ends: tuple[float, float]) -> list[Verification]:
 @pytest.mark.parametrize(
     ("ends", "best"),
     [
-        (((0.9, 0.9), (0.5, 0.5), (0.7, 0.7)), 1),
+        (((0.9, 0.91), (0.5, 0.51), (0.7, 0.71)), 1),
+        (((0.9, 0.9), (0.5, 0.5), (0.7, 0.7)), None),  # every order gives the same: nothing tells the spread
         (((0.9, 0.7), (0.5, 0.3), (0.8, 0.6)), 1),  # the orders differ alike at every rate
         (((0.9, 0.9), (0.5, 0.5), (0.45, 0.65)), None),  # the third is better in one order, worse in the other
         (((0.9, 0.9), (0.5, 0.5), (0.51, 0.6)), None),  # by .055, where the orders differ by .09
-        (((0.9, 0.9), (0.5, 0.5), (0.6, 0.65)), 1),
+        (((0.9, 0.9), (0.5, 0.5), (0.7, 0.73)), 1),
+        (((0.9, 0.9), (0.5, 0.5), (0.6, 0.7)), None),  # by .15 for a deviation of .041
         (((0.5, 0.5), (0.5, 0.5), (0.9, 0.9)), None),
-        (((0.9, 0.9), (0.5, 0.5), (math.inf, math.inf)), 1),
+        (((0.9, 0.92), (0.5, 0.51), (math.inf, math.inf)), 1),
+        (((0.9, 0.92), (0.7, 0.65), (math.inf, math.inf)), None),  # of two rates more is asked
+        (((math.inf, math.inf), (0.5, 0.5), (math.inf, math.inf)), 1),
         (((math.inf, math.inf),) * 3, None),
     ],
 )
-def test_a_rate_is_best_where_others_are_further_above_it_than_the_orders_of_batches_differ(
+def test_a_rate_is_best_where_others_are_far_above_it_for_how_the_orders_of_batches_differ(
     ends: tuple[tuple[float, float], ...], best: int | None
 ) -> None:
     runs = ended(*ends)
@@ -117,5 +121,5 @@ def test_of_no_runs_none_is_best() -> None:
 
 def test_one_order_that_leaves_the_numbers_is_no_tie() -> None:
     """A rate at which a run diverges in one order of the batches is worse than one at which none does."""
-    runs = ended((0.9, 0.9), (0.5, 0.5), (0.6, math.inf))
+    runs = ended((0.9, 0.91), (0.5, 0.51), (0.6, math.inf))
     assert best_of(runs) is runs[1]
