@@ -153,7 +153,7 @@ _ENDS = (0.5 - 0.5 * INTERVAL, 0.5 + 0.5 * INTERVAL)
 def _why_none(runs: Sequence[ShortRun]) -> str:
     """Why the runs show no curve."""
     if not runs:
-        return "too few steps were allowed for short runs"
+        return "no short runs were made"
     overflowed = [run.learning_rate for run in runs if not math.isfinite(run.loss)]
     if len(overflowed) == len(runs):
         return f"every short run overflowed, also at a rate of {min(overflowed):.2g}; {SCALES}"

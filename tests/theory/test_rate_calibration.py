@@ -109,7 +109,7 @@ def test_without_runs_there_is_no_rate_and_what_is_usual_gives_the_range() -> No
     assert found.learning_rate is found.regret is None and not found.reliable
     assert found.low is not None and found.high is not None and found.low < ADAMW.typical < found.high
     assert math.sqrt(found.low * found.high) == pytest.approx(ADAMW.typical)
-    assert found.reason == "too few steps were allowed for short runs"
+    assert found.reason == "no short runs were made"
     nothing = concluded([])
     assert (nothing.learning_rate, nothing.low, nothing.high, nothing.regret) == (None,) * 4
 

@@ -63,7 +63,7 @@ def command(
     if rule.name is None:
         asked.check_without_optimizer()
     made = (updates_made(intake.checkpoint) or 0) if intake.checkpoint is not None else None
-    request = asked.request(optimizer.train_batch_size, intake.rebuilt, course, made)
+    request = replace(asked.request(optimizer.train_batch_size, intake.rebuilt, course, made), rate=optimizer.lr)
     if run.estimate:
         return intake.complete(estimate_answer(estimate(intake.problem, rule, request)))
     chosen = tensors.tensors or "all"

@@ -141,13 +141,12 @@ def _training(result: SuggestedRates) -> Iterator[Finding]:
             limit=highest,
             hint="Warm up from below, or resume with the optimizer's state; the two rates answer different questions.",
         )
-    if result.optimizer.name is not None and not recommended.reliable:
+    why = recommended.learning_rate
+    asked = not isinstance(why, Missing) or why.code is not Why.NOT_ASKED
+    if result.optimizer.name is not None and asked and not recommended.reliable:
         low, high = known(recommended.low), known(recommended.high)
-        why = recommended.learning_rate
         if low is not None and high is not None:
             hint = f"Try {low:.2g}, {math.sqrt(low * high):.2g} and {high:.2g}; --verify compares three rates."
-        elif isinstance(why, Missing) and why.code is Why.NOT_ASKED:
-            hint = "Leave out --probe none: short runs tell it."
         else:
             hint = "Give more training batches (--batch with an iterator), or a larger --probe-budget."
         yield Finding(

@@ -77,7 +77,7 @@ def measure(
             measuring.sharpness()
     trained = recommend(measuring, request)
     limit = read_limit(measuring, (crossing, whole), known(rates[0]), known(rates[1]))
-    present = request.peak or optimizer.learning_rate
+    present = request.rate or request.peak or optimizer.learning_rate
     rate = known(trained.recommended.learning_rate) or present or known(limit.learning_rate)
     verified = check(measuring, rate, request, trained.again) if measuring.known and request.verify else ()
     alternatives = () if measuring.known else measure_alternatives(measuring, limit.eta, new=request.new)

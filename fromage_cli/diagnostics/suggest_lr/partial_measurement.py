@@ -72,6 +72,8 @@ class Request:
     """Updates before the checkpoint."""
     peak: float | None = None
     """The highest rate that the run has had, as far as its checkpoints tell."""
+    rate: float | None = None
+    """The rate that the user named."""
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fromage_cli.missing import Interrupted
@@ -18,6 +18,9 @@ GUESS = 1e-3
 """Where the first runs lie when nothing is usual and no rate is in use."""
 SECONDS, MOST_GRADIENTS = 600.0, 400
 """What short runs may take where no budget is given: so long, and at most so many minibatch gradients."""
+TOO_FEW = (
+    f"short runs need {LEAST_BUDGET} steps, and fewer were allowed; give five training batches and --probe-budget 360"
+)
 TIMED = 3
 """Steps that are timed for this, of which the fastest counts."""
 
@@ -77,8 +80,11 @@ def measure_rate(
     else:
         made = make_runs(start, rows, course, guess=centre, budget=budget, advance=advance)
     found = made.found if isinstance(made, Interrupted) else made
+    conclusion = conclude(found.runs, found.start_losses, calibration, whole)
+    if budget < LEAST_BUDGET:
+        conclusion = replace(conclusion, reason=TOO_FEW)
     probe = RateProbe(
-        conclusion=conclude(found.runs, found.start_losses, calibration, whole),
+        conclusion=conclusion,
         estimator=estimator,
         runs=tuple(found.runs),
         start_losses=tuple(found.start_losses),

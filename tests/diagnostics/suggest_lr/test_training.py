@@ -16,6 +16,7 @@ from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.optimizers.typical_rates import calibration
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
+from fromage_cli.probes.trial_runs.rate_probe import TOO_FEW
 from fromage_cli.probes.trial_runs.short_runs import Course
 from fromage_cli.probes.trial_runs.training import training, training_rows
 from fromage_cli.problem.conditions.budget import Budget
@@ -148,7 +149,7 @@ def test_below_the_least_budget_the_range_is_what_is_usual(make_problem: Maker) 
     found = suggest(make_problem(made(5), learnable()), "checkpoint", lambda _: None, budget=83, peak=0.02).result
     told = found.recommended
     assert isinstance(told.learning_rate, Missing) and told.learning_rate.code == Why.INDISTINCT
-    assert told.reason == "too few steps were allowed for short runs" and found.probe == ()
+    assert told.reason == TOO_FEW and found.probe == ()
     assert isinstance(found.probe_steps, Missing) and told.estimator is None and not told.reliable
     assert known(told.low) is not None and known(told.high) is not None
     assert told.low < 0.02 < told.high

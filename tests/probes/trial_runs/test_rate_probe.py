@@ -15,7 +15,15 @@ from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.optimizers.typical_rates import calibration
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs import rate_probe
-from fromage_cli.probes.trial_runs.rate_probe import GUESS, MOST_GRADIENTS, SECONDS, RateProbe, affordable, measure_rate
+from fromage_cli.probes.trial_runs.rate_probe import (
+    GUESS,
+    MOST_GRADIENTS,
+    SECONDS,
+    TOO_FEW,
+    RateProbe,
+    affordable,
+    measure_rate,
+)
 from fromage_cli.probes.trial_runs.short_runs import FIRST_APART, FIRST_RATES, LEAST_BUDGET, Course
 from fromage_cli.probes.trial_runs.training import training, training_rows
 from fromage_cli.problem.conditions.budget import Budget
@@ -60,7 +68,8 @@ def test_below_the_first_runs_of_one_seed_nothing_is_trained(make_problem: Maker
     assert (found.runs, found.start_losses, found.gradients, found.budget) == ((), (), 0, budget)
     assert found.gain is found.conclusion.learning_rate is None
     assert problem.evaluations.gradients == 0.0
-    assert found.conclusion == conclude([], [], SGD, WholeRun(100.0, new=False, parts=True))
+    without = conclude([], [], SGD, WholeRun(100.0, new=False, parts=True))
+    assert found.conclusion == replace(without, reason=TOO_FEW)
 
 
 @pytest.mark.parametrize(
