@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import torch
-from learning_rate_pairs import Pair
+from learning_rate_pairs import Pair, follow
 from learning_rate_results import Results
 from torch import nn
 
@@ -32,21 +32,15 @@ def held_out_loss(pair: Pair, model: nn.Module, folder: Path) -> float:
 
 def train(pair: Pair, rate: float, seed: int, folder: Path) -> dict[str, float]:
     """One whole run: held-out loss before, and its mean over the last tenth of the steps."""
-    model = pair.model(seed)
-    optimizer = pair.make_optimizer(list(model.parameters()), rate)
-    start, schedule, stream = held_out_loss(pair, model, folder), pair.rates, pair.batches(folder, 1000 + seed)
-    looks = {pair.steps - round(pair.steps * TAIL * place / LOOKS) for place in range(LOOKS)}
+    model, optimizer = pair.begin(seed, folder)
+    start, stream = held_out_loss(pair, model, folder), pair.batches(folder, 1000 + seed)
+    left = pair.steps - pair.made
+    looks = {pair.steps - round(left * TAIL * place / LOOKS) for place in range(LOOKS)}
     found: list[float] = []
-    for step in range(pair.steps):
-        x, y = next(stream)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * schedule.rate_factor(step)
-        loss = pair.loss(model(x), y)
-        if not loss.item() < DIVERGED * start:
+    for step in range(pair.made, pair.steps):
+        loss = follow(pair, model, optimizer, rate * pair.rates.rate_factor(step), next(stream))
+        if not loss < DIVERGED * start:
             return {"start": start, "end": math.inf}
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
         if step + 1 in looks:
             found.append(held_out_loss(pair, model, folder))
     return {"start": start, "end": math.fsum(found) / len(found)}

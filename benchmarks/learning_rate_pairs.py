@@ -1,9 +1,11 @@
 """What the learning-rate study trains: networks with rows, an optimizer and a schedule; each has one best rate."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import learning_rate_networks as small
 import learning_rate_ordinary as ordinary
@@ -29,7 +31,7 @@ OPTIMIZERS = {
     "momentum": partial(torch.optim.SGD, momentum=0.9),
     "fromage": Fromage,
 }
-PARTS = ("small", "calibration", "held-out")
+PARTS = ("small", "calibration", "held-out", "trained", "trained held-out")
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,13 @@ class Pair:
     steps: int = STEPS
     task: small.Task | None = None
     """Of the small networks."""
+    made: int = 0
+    """Steps of the run that were made before, at the guess: what follows begins at this checkpoint."""
 
     @property
     def key(self) -> str:
         """What tells this pair from the others."""
-        return f"{self.name} {self.optimizer} {self.schedule} {self.steps}"
+        return f"{self.name} {self.optimizer} {self.schedule} {self.steps}" + f" from {self.made}" * (self.made > 0)
 
     @property
     def rates(self) -> Schedule:
@@ -67,6 +71,16 @@ class Pair:
         """The network at its initialisation."""
         torch.manual_seed(seed)
         return self.build()
+
+    def begin(self, seed: int, folder: Path) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The network of a seed with its optimizer; with steps made before, that of their checkpoint for every seed."""
+        model = self.model(0 if self.made else seed)
+        optimizer = self.make_optimizer(list(model.parameters()), self.guess)
+        if self.made:
+            weights, state = checkpoint(self, folder)
+            model.load_state_dict(weights)
+            optimizer.load_state_dict(deepcopy(state))
+        return model, optimizer
 
     def make_optimizer(self, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
         """As torch users build it; AdamW with torch's own decay of .01."""
@@ -93,6 +107,30 @@ class Pair:
         if self.task is not None:
             return self.task.rows(folder)[1]
         return load(self.data, folder)[1]
+
+
+@lru_cache(maxsize=1)
+def checkpoint(pair: Pair, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The states of network and optimizer after the steps that were made before."""
+    model = pair.model(0)
+    optimizer = pair.make_optimizer(list(model.parameters()), pair.guess)
+    stream = pair.batches(folder, 1)
+    for step in range(pair.made):
+        follow(pair, model, optimizer, pair.guess * pair.rates.rate_factor(step), next(stream))
+    return deepcopy(model.state_dict()), deepcopy(optimizer.state_dict())
+
+
+def follow(pair: Pair, model: nn.Module, optimizer: torch.optim.Optimizer, rate: float, rows: Rows) -> float:
+    """One training step, if the loss before it is finite; that loss."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    x, y = rows
+    loss = pair.loss(model(x), y)
+    if loss.isfinite():
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item()
 
 
 class Batches:
@@ -244,10 +282,17 @@ def small_pairs(folder: Path) -> list[Pair]:
     ]
 
 
-LONGER = ("gpt-64", "gpt-128-.02", "llama-96-.02", "resnet", "batchnorm-cnn")
+LONGER = ("gpt-64", "gpt-128-.02", "llama-96-.02", "resnet", "batchnorm-cnn", "lstm-64", "gpt-48-.02")
+LONGER += ("cnn-momentum", "cnn-plain-adamw")
+"""Pairs that are trained for LONG steps as well, besides the small ones."""
 
 
 def all_pairs(folder: Path) -> list[Pair]:
-    """Calibration first, the longer runs last."""
+    """Calibration first, then the longer runs, and those that begin at the middle of a run."""
     pairs = [*calibration_pairs(), *small_pairs(folder), *held_out_pairs()]
-    return pairs + [replace(pair, steps=LONG) for pair in pairs if pair.name in LONGER]
+    longer = [replace(pair, steps=LONG) for pair in pairs if pair.name in LONGER or pair.part == "small"]
+    trained = [
+        replace(pair, part="trained held-out" if pair.part == "held-out" else "trained", made=STEPS // 2)
+        for pair in pairs
+    ]
+    return pairs + longer + trained

@@ -1,4 +1,4 @@
-"""What `suggest-lr` sees of a pair of the learning-rate study: short runs from new weights."""
+"""What `suggest-lr` sees of a pair of the learning-rate study: short runs from new weights, or from a checkpoint."""
 
 from dataclasses import asdict
 from itertools import islice
@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from learning_rate_pairs import Pair
 
+from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.checkpoints.optimizers.optimizer_state import ParameterGroup
 from fromage_cli.missing import found_of
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.optimizers.typical_rates import typical_rate
@@ -50,7 +52,17 @@ def problem_of(pair: Pair, seed: int, folder: Path, count: int) -> Problem:
     """The pair as someone with a loader of training batches puts it."""
     stream = pair.batches(folder, 77)
     first, *rest = numbered([as_batch(rows, "training rows") for rows in islice(stream, count)])
-    return Problem(pair.model(seed), PairLoss(pair), first, spare=tuple(rest))
+    return Problem(pair.begin(seed, folder)[0], PairLoss(pair), first, spare=tuple(rest))
+
+
+def saved_state(pair: Pair, folder: Path) -> OptimizerState | None:
+    """What the optimizer remembers of the steps that were made before."""
+    if not pair.made:
+        return None
+    saved = pair.begin(0, folder)[1].state_dict()
+    (group,) = saved["param_groups"]
+    settings = {name: value for name, value in group.items() if name != "params"}
+    return OptimizerState((ParameterGroup(settings, tuple(group["params"])),), saved["state"])
 
 
 def short_runs(pair: Pair, variant: str, folder: Path) -> dict[str, object]:
@@ -60,11 +72,14 @@ def short_runs(pair: Pair, variant: str, folder: Path) -> dict[str, object]:
     problem = problem_of(pair, FIRST_SEED, folder, count)
     rows = training_rows(problem, max(problem.batch.size // BATCHES, 1) if variant == "cut" else None)
     typical, _ = typical_rate(optimizer)
+    guess = pair.guess if pair.made else float(typical)  # of a checkpoint the rate in use is known
+    state = saved_state(pair, folder)
 
     def start(seed: int) -> MatchedState:
-        return match_state(problem_of(pair, FIRST_SEED + seed, folder, count), optimizer, None)
+        return match_state(problem_of(pair, FIRST_SEED + seed, folder, count), optimizer, state)
 
-    made, _ = found_of(make_runs(start, rows, Course(pair.rates), guess=float(typical), budget=BUDGETS[variant]))
+    course = Course(pair.rates, float(pair.made))
+    made, _ = found_of(make_runs(start, rows, course, guess=guess, budget=BUDGETS[variant]))
     matrices = [tensor.parameter.detach() for tensor in problem.trainable if tensor.parameter.ndim > 1]
     squares = sum(float(matrix.double().square().sum()) for matrix in matrices)
     rms = (squares / sum(matrix.numel() for matrix in matrices)) ** 0.5
