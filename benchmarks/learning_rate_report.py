@@ -8,7 +8,7 @@ from pathlib import Path
 
 from learning_rate_pairs import PARTS, Pair, all_pairs
 from learning_rate_probes import BUDGETS, optimizer_of
-from learning_rate_results import Results, grid_of, short_runs_of
+from learning_rate_results import Results, before_of, grid_of, short_runs_of
 
 from fromage_cli.optimizers.typical_rates import calibration
 from fromage_cli.theory.rate_calibration import RELIABLE, Conclusion, WholeRun, conclude
@@ -78,6 +78,8 @@ class Case:
 
     parts: bool
     """Whether they trained on parts of a batch."""
+    before: float | None
+    """The rate that the program recommended before this study."""
 
     @cached_property
     def concluded(self) -> Conclusion:
@@ -95,13 +97,15 @@ Predict = Callable[[Case], float | None]
 def cases(folder: Path, data: Path, variant: str) -> list[Case]:
     """Every pair that has both."""
     known = truths(grid_of(folder))
-    probes = short_runs_of(folder).found
+    probes, before = short_runs_of(folder).found, before_of(folder).found
     found = []
     for pair in all_pairs(data):
         entry = probes.get((pair.key, variant))
         if pair.key in known and entry is not None:
             runs = tuple(ShortRun(*run) for run in entry["runs"])
-            found.append(Case(pair, known[pair.key], runs, tuple(entry["start_losses"]), variant == "cut"))
+            old = before.get((pair.key,)) if variant != "cut" else None
+            rate = None if old is None else float(old["recommended"])
+            found.append(Case(pair, known[pair.key], runs, tuple(entry["start_losses"]), variant == "cut", rate))
     return found
 
 
@@ -114,6 +118,11 @@ def typical(case: Case) -> float | None:
 def default(case: Case) -> float:
     """Torch's default rate."""
     return math.log2(DEFAULTS[case.pair.optimizer])
+
+
+def before(case: Case) -> float | None:
+    """What the program recommended before."""
+    return None if case.before is None else math.log2(case.before)
 
 
 def alone(case: Case) -> float | None:
@@ -131,6 +140,7 @@ def together(case: Case) -> float | None:
 PREDICTIONS: dict[str, Predict] = {
     "default": default,
     "typical": typical,
+    "before": before,
     "short runs alone": alone,
     "recommended": together,
 }

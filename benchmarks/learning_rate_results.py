@@ -25,6 +25,11 @@ class Results:
         return entry
 
 
+def before_of(folder: Path) -> Results:
+    """Rates that the program recommended before this study, of the pairs with five batches; its code is history."""
+    return Results(folder / "learning_rate_before.jsonl", ("pair",))
+
+
 def grid_of(folder: Path) -> Results:
     """The whole runs."""
     return Results(folder / "learning_rate_grid.jsonl", ("pair", "octave", "seed"))

@@ -32,7 +32,7 @@ class Calibration:
 
 FROMAGE = Calibration(typical=0.025, drift=0.1, scale=0.7)
 SGD = Calibration(typical=0.24, drift=0.0, scale=0.9, studied=False)
-MOMENTUM = Calibration(typical=0.053, drift=0.2, scale=0.7)
+MOMENTUM = Calibration(typical=0.062, drift=0.2, scale=0.7)
 ADAMW = Calibration(typical=0.0054, drift=0.28, scale=0.5)
 
 STUDIED_STEPS = 200
@@ -41,8 +41,11 @@ LONGEST = 1000
 """Steps of its longest runs."""
 BEYOND_SCALE = 0.3
 """What is added to the scale for every doubling of the steps beyond LONGEST."""
-USUAL_SCALE, USUAL_FREEDOM = 1.4, 3.0
-"""Of Student's t around the typical rate, and around the peak of the run so far."""
+USUAL_SCALE, PEAK_SCALE, USUAL_FREEDOM = 1.4, 1.2, 3.0
+"""Of Student's t around the typical rate and around the peak of the run so far, and its degrees of freedom."""
+TRAINED_BIAS, TRAINED_SCALE, TRAINED_STEEPNESS = -2.8, 1.3, 3.0
+"""From trained weights: how much higher rates short runs prefer, which is negative, the scale around what they say, and
+how many times more is lost beside the best rate."""
 STUDIED = (0.75, 1.35)
 """Of the way from no momentum to .9 in log(1 - momentum), between which the study of .9 holds: from .82 to .955."""
 RUNS_FREEDOM = 4.0
@@ -87,8 +90,14 @@ class WholeRun:
 
     def usual(self, calibration: Calibration | None) -> list[Belief]:
         """What is known without short runs: the typical rate of new weights, and the peak of the run so far."""
-        centres = [self.peak, calibration.typical if self.new and calibration is not None else None]
-        return [Belief(math.log2(rate), USUAL_SCALE, USUAL_FREEDOM) for rate in centres if rate]
+        sources = [(self.peak, PEAK_SCALE)]
+        if self.new and calibration is not None:
+            sources.append((calibration.typical, USUAL_SCALE))
+        return [Belief(math.log2(rate), scale, USUAL_FREEDOM) for rate, scale in sources if rate]
+
+    def lost(self, octaves: float) -> float:
+        """The part of the achievable fall that is lost so many octaves above the best rate."""
+        return lost(octaves, 1.0 if self.new else TRAINED_STEEPNESS)
 
 
 @dataclass(frozen=True)
@@ -124,14 +133,14 @@ def conclude(
         return _without_rate(usual, _why_none(runs), max(finite, default=lowest))
     shown = belief_of(runs, start_losses, curve, calibration or ADAMW, whole)
     found = posterior([*usual, shown], math.log2(max(finite)))
-    octave, regret = found.least_lost(lost)
+    octave, regret = found.least_lost(whole.lost)
     rate, low, high = (math.exp2(each) for each in (octave, *map(found.quantile, _ENDS)))
     gain = gain_of(runs, start_losses)
     doubt = None
     if calibration is None or not calibration.studied:
         doubt = "in a study short runs of this optimizer did not tell the rate surely enough, or were not tried"
     elif not whole.new:
-        doubt = "no study holds short runs from trained weights against whole runs"
+        doubt = "from trained weights short runs were off by more than two octaves in a study"
     elif noise_of(runs, start_losses) == UNKNOWN_NOISE:
         doubt = "a second seed was not run at the best rates, and one alone was wrong too often in a study"
     elif 2 * len(overflowed) > len(runs):
@@ -181,15 +190,16 @@ def belief_of(
 ) -> Belief:
     """What the runs say: the centre of their valley less their bias, the less surely the more they are noise."""
     steps, longest = whole.steps or STUDIED_STEPS, max(run.steps for run in runs)
-    bias = calibration.drift * max(math.log2(steps / longest), 0.0)
-    scale = calibration.scale + NOISE_SCALE * noise_of(runs, start_losses)
-    scale += BEYOND_SCALE * max(math.log2(steps / LONGEST), 0.0)
+    bias, scale = calibration.drift * max(math.log2(steps / longest), 0.0), calibration.scale
+    if not whole.new:
+        bias, scale = TRAINED_BIAS, TRAINED_SCALE
+    scale += NOISE_SCALE * noise_of(runs, start_losses) + BEYOND_SCALE * max(math.log2(steps / LONGEST), 0.0)
     if whole.parts:
         bias, scale = bias + PARTS_BIAS, PARTS_SCALE * scale
     return Belief(centre_of(curve) - bias, scale, RUNS_FREEDOM)
 
 
-def lost(octaves: float) -> float:
+def lost(octaves: float, steepness: float = 1.0) -> float:
     """The part of the achievable fall that a rate loses so many octaves above the best one, below it if negative."""
-    share = (LOST_BELOW if octaves < 0.0 else LOST_ABOVE) * octaves * octaves
+    share = steepness * (LOST_BELOW if octaves < 0.0 else LOST_ABOVE) * octaves * octaves
     return share / (1.0 + share)

@@ -24,6 +24,9 @@ from fromage_cli.theory.rate_calibration import (
     RUNS_FREEDOM,
     SGD,
     STUDIED_STEPS,
+    TRAINED_BIAS,
+    TRAINED_SCALE,
+    TRAINED_STEEPNESS,
     USUAL_FREEDOM,
     USUAL_SCALE,
     Calibration,
@@ -237,7 +240,7 @@ def test_what_no_study_holds_or_parts_of_batches_show_is_never_reliable() -> Non
     )
     assert new.reliable and not trained.reliable and not unknown.reliable and not part.reliable
     assert part.reason.startswith("on parts of a batch short runs were off")
-    assert trained.reason == "no study holds short runs from trained weights against whole runs"
+    assert trained.reason == "from trained weights short runs were off by more than two octaves in a study"
     assert unknown.reason == (
         "in a study short runs of this optimizer did not tell the rate surely enough, or were not tried"
     )
@@ -249,9 +252,17 @@ def test_trained_weights_have_no_typical_rate_but_the_peak_of_their_run() -> Non
     peak = concluded([], calibration=KNOWN, new=False, peak=0.25)
     assert peak.low is not None and peak.high is not None and peak.learning_rate is None
     assert math.sqrt(peak.low * peak.high) == pytest.approx(0.25)
-    higher = concluded(AGREED, calibration=KNOWN, new=False, peak=4.0)
+    higher = concluded(AGREED, calibration=KNOWN, new=False, peak=64.0)
     assert alone.learning_rate is not None and higher.learning_rate is not None
     assert alone.learning_rate < higher.learning_rate
+
+
+def test_from_trained_weights_higher_rates_are_wanted_than_short_runs_say() -> None:
+    shown = belief(AGREED, new=False)
+    assert (shown.centre, shown.scale) == pytest.approx((-TRAINED_BIAS, TRAINED_SCALE)) and shown.centre > 0.0
+    assert lost(0.1, TRAINED_STEEPNESS) == pytest.approx(TRAINED_STEEPNESS * lost(0.1), rel=0.01)
+    new, trained = concluded(AGREED), concluded(AGREED, new=False)
+    assert new.regret is not None and trained.regret is not None and trained.regret > TRAINED_STEEPNESS * new.regret
 
 
 def test_the_peak_of_the_run_stands_beside_the_typical_rate_of_new_weights() -> None:

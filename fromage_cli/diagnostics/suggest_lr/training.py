@@ -128,7 +128,7 @@ def _short_runs(measuring: RateSearch, request: Request) -> tuple[RateProbe, Tra
             course,
             estimator="probe" if again is None else "probe-init",
             calibration=calibration(measuring.optimizer),
-            peak=request.peak,
+            peak=request.peak or (measuring.optimizer.learning_rate if again is None else None),
             guess=measuring.optimizer.learning_rate,
             budget=request.budget,
             advance=measuring.advance,

@@ -119,7 +119,7 @@ def test_the_answer_is_that_of_the_runs(make_problem: Maker) -> None:
         [ShortRun(run.learning_rate, run.steps, run.seed, run.loss) for run in found.result.probe],
         [start_loss(make_problem)] * 2,
         calibration(Optimizer("adamw")),
-        WholeRun(new=False, parts=True),
+        WholeRun(peak=0.01, new=False, parts=True),
     )
     assert (told.learning_rate, told.low, told.high) == pytest.approx(
         (concluded.learning_rate, concluded.low, concluded.high), rel=1e-6
@@ -153,8 +153,8 @@ def test_below_the_least_budget_the_range_is_what_is_usual(make_problem: Maker) 
     assert isinstance(found.probe_steps, Missing) and told.estimator is None and not told.reliable
     assert known(told.low) is not None and known(told.high) is not None
     assert told.low < 0.02 < told.high
-    trained = suggest(make_problem(made(5), learnable()), "checkpoint", lambda _: None, budget=83).result.recommended
-    assert isinstance(trained.low, Missing) and isinstance(trained.high, Missing), "of trained weights none is typical"
+    used = suggest(make_problem(made(5), learnable()), "checkpoint", lambda _: None, budget=83).result.recommended
+    assert used.low < 0.01 < used.high and used.high < 0.1, "the rate in use; of trained weights none is typical"
 
 
 def test_one_row_allows_no_runs(make_problem: Maker) -> None:
