@@ -23,8 +23,8 @@ BATCHES = 5
 """Training batches that the user gives; the last is kept apart."""
 FIRST_SEED = 20
 """Of the networks; no run of the grid has it or the next."""
-BUDGETS = {"batches": 400, "cut": 400}
-"""Minibatch gradients, for five batches and for one that is cut into five."""
+BUDGETS = {"batches": 400, "cut": 400, "longer": 744}
+"""Minibatch gradients: five batches, one that is cut into five, and five with longer runs of some pairs."""
 
 
 class PairLoss:

@@ -2,7 +2,14 @@ import pytest
 
 from fromage_cli.missing import OPTIMIZER_UNKNOWN, Missing, Why
 from fromage_cli.optimizers.settings import Optimizer
-from fromage_cli.optimizers.typical_rates import calibration, typical_rate
+from fromage_cli.optimizers.typical_rates import (
+    LARGER,
+    STUDIED_PARAMETERS,
+    TRAINED,
+    calibration,
+    typical_rate,
+    typical_rate_of,
+)
 from fromage_cli.theory.rate_calibration import ADAMW, FROMAGE, MOMENTUM
 
 
@@ -30,3 +37,10 @@ def test_where_none_is_known_the_reason_is_said() -> None:
     words = "none known; for Muon's original scaling"
     assert typical_rate(Optimizer("muon")) == (Missing(Why.NO_FORMULA, words), words)
     assert typical_rate(Optimizer()) == (OPTIMIZER_UNKNOWN, "the optimizer is not known")
+
+
+def test_none_is_typical_of_trained_weights_nor_of_larger_networks_than_were_studied() -> None:
+    sgd = Optimizer("sgd", momentum=0.9)
+    assert typical_rate_of(sgd, new=True, parameters=STUDIED_PARAMETERS) == typical_rate(sgd)
+    assert typical_rate_of(sgd, new=False, parameters=10)[0] == TRAINED
+    assert typical_rate_of(sgd, new=True, parameters=STUDIED_PARAMETERS + 1)[0] == LARGER

@@ -1,6 +1,7 @@
 """What is told beforehand against what is computed then."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from fromage_cli.probes.cost import Cost
 from fromage_cli.probes.lines.crossing import BELOW, POINTS
 from fromage_cli.probes.lines.draws import measure_draw_spread
 from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.theory.schedules import Schedule
 
 Maker = Callable[..., Problem]
 MOMENTUM = Optimizer("sgd", momentum=0.9)
@@ -116,6 +118,16 @@ def test_short_runs_are_told_within_thirty_percent(
     took = spent(problem, MOMENTUM, request) - without
     assert took <= told + 1e-9
     assert steps == 0 or told <= 1.3 * took
+
+
+def test_no_runs_are_told_of_a_schedule_that_has_ended_and_fewer_steps_of_a_short_one(make_problem: Maker) -> None:
+    problem = made(make_problem)
+    ended = Request(probe="checkpoint", budget=360, schedule=Schedule("cosine", total=100), made=99)
+    assert training_cost(problem, ended, 1e-3) == 0.0
+    short = replace(ended, schedule=Schedule("cosine", total=115))
+    assert spent(problem, MOMENTUM, short) - spent(made(make_problem), MOMENTUM, Request()) == pytest.approx(
+        training_cost(problem, short, 1e-3), rel=0.3
+    )
 
 
 @pytest.mark.parametrize(("seconds", "budget"), [(1e-3, 400), (10.0, 303), (60.0, 50)])

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,14 @@ import torch
 from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
+from fromage_cli.checkpoints.optimizers.optimizer_state import ParameterGroup
 from fromage_cli.diagnostics.sharpness.measure import measure as measure_sharpness
 from fromage_cli.diagnostics.suggest_lr.measure import measure as suggest
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.optimizer_step import matched_state
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
+from fromage_cli.probes.trial_runs.training import training
 from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -67,6 +70,28 @@ def test_what_each_tensor_has_of_its_own(
     assert (matched.decays[first], matched.decays[second]) == (0.3, 0.1)
     assert (matched.rate_shares[first], matched.rate_shares[second]) == (1.0, 0.5)
     assert matched.holds_memory and matched.on(problem).members is matched.members
+
+
+def test_new_weights_keep_the_groups_and_remember_nothing(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, state: OptimizerState
+) -> None:
+    problem = make_problem(perceptron, classification)
+    matched = match_state(problem, find_settings(Given(), state.settings, Given()), state)
+    again = matched.anew(make_problem(deepcopy(perceptron), classification))
+    assert (again.rate_shares, again.decays) == (matched.rate_shares, matched.decays)
+    assert again.problem is not problem and not again.holds_memory
+    assert all(slot is None for slot, _ in again.members.values())
+    with training(again) as run:
+        run.start(0.1)
+        assert [group["lr"] for group in run.optimizer.param_groups] == pytest.approx([0.1, 0.05])
+        assert [group["weight_decay"] for group in run.optimizer.param_groups] == [0.3, 0.1]
+        assert not run.optimizer.state
+
+
+def test_groups_whose_rates_are_all_zero_have_those_that_they_began_with() -> None:
+    groups = tuple(ParameterGroup({"lr": 0.0, "initial_lr": rate}, (k,)) for k, rate in enumerate((0.4, 0.1)))
+    assert OptimizerState(groups, {}).rate_shares == (1.0, 0.25)
+    assert OptimizerState(tuple(ParameterGroup({"lr": 0.0}, (k,)) for k in range(2)), {}).rate_shares == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("by_rule", [True, False])
