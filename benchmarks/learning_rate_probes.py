@@ -68,7 +68,7 @@ def saved_state(pair: Pair, folder: Path) -> OptimizerState | None:
 def short_runs(pair: Pair, variant: str, folder: Path) -> dict[str, object]:
     """Every short run with its loss, and the root mean square of the first weights' matrices."""
     optimizer = optimizer_of(pair)
-    count = BATCHES if variant == "batches" else 1
+    count = 1 if variant == "cut" else BATCHES
     problem = problem_of(pair, FIRST_SEED, folder, count)
     rows = training_rows(problem, max(problem.batch.size // BATCHES, 1) if variant == "cut" else None)
     typical, _ = typical_rate(optimizer)

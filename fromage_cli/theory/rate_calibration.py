@@ -37,13 +37,11 @@ ADAMW = Calibration(typical=0.0054, drift=0.28, scale=0.5)
 
 STUDIED_STEPS = 200
 """Of most whole runs of the study; taken where nothing tells how long the run is."""
-LONGEST = 1000
-"""Steps of its longest runs."""
-BEYOND_SCALE = 0.3
-"""What is added to the scale for every doubling of the steps beyond LONGEST."""
+BEYOND_SCALE = 0.2
+"""What is added to the scale for every doubling of the steps beyond them, up to 1,000 as the study found it."""
 USUAL_SCALE, PEAK_SCALE, USUAL_FREEDOM = 1.4, 1.2, 3.0
 """Of Student's t around the typical rate and around the peak of the run so far, and its degrees of freedom."""
-TRAINED_BIAS, TRAINED_SCALE, TRAINED_STEEPNESS = -2.8, 1.3, 3.0
+TRAINED_BIAS, TRAINED_SCALE, TRAINED_STEEPNESS = -2.4, 1.6, 3.0
 """From trained weights: how much higher rates short runs prefer, which is negative, the scale around what they say, and
 how many times more is lost beside the best rate."""
 STUDIED = (0.75, 1.35)
@@ -193,7 +191,7 @@ def belief_of(
     bias, scale = calibration.drift * max(math.log2(steps / longest), 0.0), calibration.scale
     if not whole.new:
         bias, scale = TRAINED_BIAS, TRAINED_SCALE
-    scale += NOISE_SCALE * noise_of(runs, start_losses) + BEYOND_SCALE * max(math.log2(steps / LONGEST), 0.0)
+    scale += NOISE_SCALE * noise_of(runs, start_losses) + BEYOND_SCALE * max(math.log2(steps / STUDIED_STEPS), 0.0)
     if whole.parts:
         bias, scale = bias + PARTS_BIAS, PARTS_SCALE * scale
     return Belief(centre_of(curve) - bias, scale, RUNS_FREEDOM)
