@@ -19,12 +19,12 @@ from fromage_cli.problem.data.batches import Batch, as_batch, numbered
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.loss_terms import LossTerms
 
-BATCHES = 5
-"""Training batches that the user gives; the last is kept apart."""
+BATCHES = {"batches": 5, "cut": 1, "longer": 10, "longer on five": 5}
+"""Training batches that the user gives; the last fifth is kept apart, and one alone is cut into five."""
 FIRST_SEED = 20
 """Of the networks; no run of the grid has it or the next."""
-BUDGETS = {"batches": 400, "cut": 400, "longer": 744}
-"""Minibatch gradients: five batches, one that is cut into five, and five with longer runs of some pairs."""
+BUDGETS = {"batches": 400, "cut": 400, "longer": 744, "longer on five": 744}
+"""Minibatch gradients; those of the longer ones were spent on some pairs only."""
 
 
 class PairLoss:
@@ -68,9 +68,9 @@ def saved_state(pair: Pair, folder: Path) -> OptimizerState | None:
 def short_runs(pair: Pair, variant: str, folder: Path) -> dict[str, object]:
     """Every short run with its loss, and the root mean square of the first weights' matrices."""
     optimizer = optimizer_of(pair)
-    count = 1 if variant == "cut" else BATCHES
+    count = BATCHES[variant]
     problem = problem_of(pair, FIRST_SEED, folder, count)
-    rows = training_rows(problem, max(problem.batch.size // BATCHES, 1) if variant == "cut" else None)
+    rows = training_rows(problem, max(problem.batch.size // 5, 1) if variant == "cut" else None)
     typical, _ = typical_rate(optimizer)
     guess = pair.guess if pair.made else float(typical)  # of a checkpoint the rate in use is known
     state = saved_state(pair, folder)

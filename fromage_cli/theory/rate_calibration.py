@@ -133,23 +133,38 @@ def conclude(
     found = posterior([*usual, shown], math.log2(max(finite)))
     octave, regret = found.least_lost(whole.lost)
     rate, low, high = (math.exp2(each) for each in (octave, *map(found.quantile, _ENDS)))
-    gain = gain_of(runs, start_losses)
-    doubt = None
-    if calibration is None or not calibration.studied:
-        doubt = "in a study short runs of this optimizer did not tell the rate surely enough, or were not tried"
-    elif not whole.new:
-        doubt = "from trained weights short runs were off by more than two octaves in a study"
-    elif noise_of(runs, start_losses) == UNKNOWN_NOISE:
-        doubt = "a second seed was not run at the best rates, and one alone was wrong too often in a study"
-    elif 2 * len(overflowed) > len(runs):
-        doubt = f"most short runs overflowed, from a rate of {lowest:.2g} on; {SCALES}"
-    elif gain is not None and gain < LEAST_GAIN:
-        doubt = f"the best short run lowered the loss by {gain:.1%} only"
-    elif whole.parts:
-        doubt = "on parts of a batch short runs were off by an octave in the mean of a study; give five whole batches"
-    elif regret > RELIABLE:
-        doubt = f"the short runs tell it too poorly: {regret:.0%} of the progress may be lost"
+    doubt = _doubt(runs, start_losses, calibration, whole, regret)
     return Conclusion(rate, low, high, regret, doubt is None, doubt or "the short runs tell one rate from another")
+
+
+def _doubt(
+    runs: Sequence[ShortRun],
+    start_losses: Sequence[float],
+    calibration: Calibration | None,
+    whole: WholeRun,
+    regret: float,
+) -> str | None:
+    """Why a rate is not reliable, the gravest reason; None where it is."""
+    overflowed = [run.learning_rate for run in runs if not math.isfinite(run.loss)]
+    gain = gain_of(runs, start_losses)
+    reasons = {
+        f"most short runs overflowed, from a rate of {min(overflowed, default=0.0):.2g} on; {SCALES}": (
+            2 * len(overflowed) > len(runs)
+        ),
+        "in a study short runs of this optimizer did not tell the rate surely enough, or were not tried": (
+            calibration is None or not calibration.studied
+        ),
+        "from trained weights short runs were off by more than two octaves in a study": not whole.new,
+        "a second seed was not run at the best rates, and one alone was often wrong; --probe-budget 360 runs two": (
+            noise_of(runs, start_losses) == UNKNOWN_NOISE
+        ),
+        f"the best short run lowered the loss by {gain or 0.0:.1%} only": gain is not None and gain < LEAST_GAIN,
+        "on parts of a batch short runs were off by an octave in the mean of a study; give five whole batches": (
+            whole.parts
+        ),
+        f"the short runs tell it too poorly: {regret:.0%} of the progress may be lost": regret > RELIABLE,
+    }
+    return next((words for words, holds in reasons.items() if holds), None)
 
 
 SCALES = "look at the scale of inputs, targets and loss"

@@ -21,8 +21,6 @@ from fromage_cli.terminal.options import (
 from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import progress
 
-TRAINING_BATCHES = 9
-"""Taken from an iterator beside the diagnostic batch, for short runs: a fifth of all for the losses."""
 USUAL_STEPS = 1000
 """Of a run whose schedule has an end that nothing tells."""
 
@@ -47,7 +45,7 @@ def command(
     asked.check(output)
     if plot is not None:
         check_plot(plot, output.force, (output.output, ckpt, batch.batch, schedule.schedule))
-    intake = open_problem(ckpt, model, batch, run, spare=TRAINING_BATCHES if asked.trains else 0)
+    intake = open_problem(ckpt, model, batch, run, spare=asked.further_batches)
 
     from fromage_cli.checkpoints.runs.saved_schedule import updates_made
     from fromage_cli.diagnostics.suggest_lr.cost import estimate, expected_stages

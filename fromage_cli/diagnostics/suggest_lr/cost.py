@@ -12,7 +12,7 @@ from fromage_cli.probes.lines.crossing import BELOW, POINTS, WITHOUT_SLOPE
 from fromage_cli.probes.lines.draws import CRITICAL, gradients_of_draws
 from fromage_cli.probes.optimizer_step.next_update import CHUNKS
 from fromage_cli.probes.trial_runs.rate_probe import MOST_GRADIENTS, SECONDS, TIMED
-from fromage_cli.probes.trial_runs.short_runs import SEEDS, planned
+from fromage_cli.probes.trial_runs.short_runs import FIRST_STEPS, SEEDS, longest_steps, planned
 from fromage_cli.probes.trial_runs.training import training_rows
 from fromage_cli.probes.trial_runs.verification import FACTORS
 from fromage_cli.problem.evaluation.problem import Problem
@@ -41,7 +41,7 @@ def expected_stages(optimizer: Optimizer, request: Request) -> int:
 def _runs_of(request: Request) -> int:
     """Short runs and those that verify."""
     course = course_of(request, request.probe in ("auto", "init"))
-    short = 0 if request.probe == "none" else planned(request.budget or MOST_GRADIENTS, course)[0]
+    short = 0 if request.probe == "none" else planned(request.budget or MOST_GRADIENTS, course, 2 * FIRST_STEPS)[0]
     return short + (SEEDS * len(FACTORS) if request.verify else 0)
 
 
@@ -87,7 +87,7 @@ def training_cost(problem: Problem, request: Request, seconds: float) -> float:
     found = 0.0
     if request.probe != "none":
         budget = request.budget or min(MOST_GRADIENTS, int(SECONDS / max(seconds * part, 1e-9)))
-        runs, steps = planned(budget, course)
+        runs, steps = planned(budget, course, longest_steps(rows))
         timed = 0 if request.budget else TIMED
         found += SEEDS * (NEW_NETWORK + judged) + (steps + timed) * part + runs * judged
     runs = SEEDS * len(FACTORS)

@@ -148,7 +148,7 @@ def _training(result: SuggestedRates) -> Iterator[Finding]:
         if low is not None and high is not None:
             hint = f"Try {low:.2g}, {math.sqrt(low * high):.2g} and {high:.2g}; --verify compares three rates."
         else:
-            hint = "Give more training batches (--batch with an iterator), or a larger --probe-budget."
+            hint = "Give five training batches (--batch with an iterator) and --probe-budget 360."
         yield Finding(
             code="rate-not-measured",
             severity="info",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fromage_cli.intake import RunSchedule
     from fromage_cli.problem.evaluation.problem import Problem
 
+TRAINING_BATCHES, STEPS_OF_A_BATCH = 9, 75
+"""Batches at least, and the steps of a budget for each further one."""
 UNRELIABLE = 10
 """Exit code of a value that is printed but not reliable."""
 NO_RATE_TO_TRAIN_AT = (
@@ -92,6 +94,11 @@ class RateOptions:
                 f"{flag} needs the optimizer, and no checkpoint tells which it is.",
                 f"Name it with --optimizer; without {flag} the tables show all of them.",
             )
+
+    @property
+    def further_batches(self) -> int:
+        """Taken from an iterator beside the diagnostic batch for short runs; longer ones need more."""
+        return max(TRAINING_BATCHES, (self.probe_budget or 0) // STEPS_OF_A_BATCH) if self.trains else 0
 
     @property
     def trains(self) -> bool:

@@ -12,7 +12,6 @@ from fromage_cli.optimizers.rule import RULES
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, sparkline
-from fromage_cli.theory.rate_calibration import RELIABLE
 
 FULL = 140
 """Cells from which on the whole assumptions have room in the table."""
@@ -134,9 +133,8 @@ def rate_to_train_at(result: SuggestedRates) -> str:
     if found.reliable and regret is not None:
         rate = f"Rate to train at: {number(found.learning_rate)}, {between}."
         return f"{rate} About {regret:.0%} of the progress is lost at it ({runs})."
-    longer = " --probe-budget looks longer." if regret is not None and regret > RELIABLE else ""
     rate = f"Rate to train at: perhaps {number(found.learning_rate)}, {between} ({runs})."
-    return f"{rate} Not sure: {found.reason}.{longer}"
+    return f"{rate} Not sure: {found.reason}."
 
 
 def _short_runs(result: SuggestedRates, style: PageStyle) -> RenderableType:

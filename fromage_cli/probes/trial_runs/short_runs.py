@@ -24,6 +24,8 @@ SEEDS = 2
 """Of weights, where new ones are drawn, and of the order of the batches."""
 BEYOND = 3
 """Rates beyond an end at which the loss is least that are tried at most."""
+MOST_PASSES = 6
+"""How often a run takes each batch at most: longer runs on so few batches told worse rates."""
 LITTLE = 0.05
 """Share of the peak below which no step tells what the peak should be."""
 LEAST_BUDGET = FIRST_STEPS * FIRST_RATES
@@ -71,8 +73,16 @@ class Course:
         return [factor for *_, factor in self.schedule.pieces(self.first, self.first + self.left, steps)]
 
 
-def planned(budget: int, course: Course) -> tuple[int, int]:
-    """How many runs a budget allows, and their steps in all, where the least loss lies between the first rates."""
+def longest_steps(rows: TrainingRows) -> int:
+    """The most steps that a run takes on these batches."""
+    return max(MOST_PASSES * len(rows.batches), FIRST_STEPS)
+
+
+def planned(budget: int, course: Course, most: int) -> tuple[int, int]:
+    """How many runs a budget allows, and their steps in all, where the least loss lies between the first rates.
+
+    `most`: the steps of the longest run.
+    """
     if course.ended:
         return 0, 0
     runs, spent, steps = 0, 0, FIRST_STEPS
@@ -80,7 +90,7 @@ def planned(budget: int, course: Course) -> tuple[int, int]:
     while sweeps:
         length, rates = sweeps.pop(0)
         made = len(course.factors(length))
-        if made < length and length > FIRST_STEPS:
+        if length > FIRST_STEPS and (made < length or length > most):
             break
         if spent + made * rates > budget:
             continue
@@ -119,7 +129,7 @@ def make_runs(
         while spent < series.made.gradients:
             spent, steps = series.made.gradients, 2 * steps
             centre = best_rate(series.made.runs, series.made.start_losses)
-            if centre is None or len(course.factors(steps)) < steps:
+            if centre is None or len(course.factors(steps)) < steps or steps > longest_steps(rows):
                 break
             close = [centre * CLOSE_APART ** (place - 0.5 * (CLOSE_RATES - 1)) for place in range(CLOSE_RATES)]
             for seed in range(SEEDS):

@@ -24,6 +24,7 @@ from fromage_cli.probes.trial_runs.short_runs import (
     SEEDS,
     Course,
     ShortRuns,
+    longest_steps,
     make_runs,
     planned,
 )
@@ -108,7 +109,7 @@ def test_a_run_has_no_more_steps_than_are_left() -> None:
 )
 def test_a_schedule_of_which_little_is_left_has_ended(course: Course, ended: bool) -> None:
     assert course.ended is ended
-    assert (planned(400, course) == (0, 0)) is ended
+    assert (planned(400, course, 24) == (0, 0)) is ended
 
 
 @pytest.mark.parametrize("first", [100.0, 130.0])
@@ -140,11 +141,16 @@ def test_runs_come_far_apart_first_then_close_together_around_the_best_from_both
 
 
 def test_more_budget_makes_longer_runs(make_problem: Maker) -> None:
-    found = runs_of(bowl(make_problem, START, CURVATURES), Course(Schedule("cosine", 10, 1000)), budget=552)
+    problem, long = bowl(make_problem, START, CURVATURES), Course(Schedule("cosine", 10, 1000))
+    rows = training_rows(problem, problem.rows // 10)
+    assert len(rows.batches) == 8
+    found = runs_of(problem, long, budget=552, rows=rows)
     lengths = [FIRST_STEPS, 2 * FIRST_STEPS, 4 * FIRST_STEPS]
     assert sorted({run.steps for run in found.runs}) == lengths
-    few = runs_of(bowl(make_problem, START, CURVATURES), Course(Schedule("cosine", 10, 40)), budget=552)
+    few = runs_of(problem, Course(Schedule("cosine", 10, 40)), budget=552, rows=rows)
     assert max(run.steps for run in few.runs) == 2 * FIRST_STEPS, "no longer than the run that they stand for"
+    few = runs_of(problem, long, budget=552, rows=training_rows(problem))
+    assert max(run.steps for run in few.runs) == 2 * FIRST_STEPS, "no batch is taken more than six times"
 
 
 @pytest.mark.parametrize("budget", [1, 83, 84, 168, 180, 263, 264, 359, 360, 551, 552])
@@ -155,7 +161,7 @@ def test_the_budget_is_never_exceeded_and_is_told_beforehand(make_problem: Maker
     found = runs_of(problem, course, budget=budget, rows=rows)
     assert found.gradients <= budget
     assert found.gradients == sum(run.steps for run in found.runs)
-    assert (len(found.runs), found.gradients) == planned(budget, course)
+    assert (len(found.runs), found.gradients) == planned(budget, course, longest_steps(rows))
     assert (found.gradients == 0) == (budget < LEAST_BUDGET)
     steps = problem.evaluations.gradients * problem.rows / rows.batches[0].size
     assert steps == pytest.approx(found.gradients + (5 if found.gradients else 0)), "base: all rows, 5 minibatches"
