@@ -11,7 +11,7 @@ from fromage_cli.missing import OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed
 from fromage_cli.optimizers.typical_rates import calibration, typical_rate_of
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.rate_probe import RateProbe, measure_rate
-from fromage_cli.probes.trial_runs.short_runs import MOST_PASSES, Course, longest_steps
+from fromage_cli.probes.trial_runs.short_runs import WHOLE_BUDGET, Course
 from fromage_cli.probes.trial_runs.training import TrainingRows, training_rows
 from fromage_cli.probes.trial_runs.verification import best_of, verify
 from fromage_cli.problem.evaluation.problem import Problem
@@ -23,6 +23,7 @@ ENDED = Missing(
     Why.NOT_DEFINED,
     "the schedule is at its end at this checkpoint; --schedule and --total-steps describe a further run",
 )
+MORE_TELLS_NO_MORE = "short runs: in a study a larger --probe-budget told rates no better."
 CUT_SHORT = "a limit was reached before all short runs were made"
 
 
@@ -83,11 +84,9 @@ def recommend(measuring: RateSearch, request: Request) -> Trained:
     )
     runs = tuple(ProbeRun(run.learning_rate, run.loss, run.steps, run.seed) for run in found.runs)
     notes = [f"short runs: {len(runs)} {_start(again)}, {found.gradients} of {found.budget} steps; {rows.source}."]
-    if runs and not cut and 2 * longest <= longest_steps(rows):
-        notes.append(f"short runs: --probe-budget {found.more} adds runs of {2 * longest} steps.")
-    elif runs and not cut:
-        needed = math.ceil(2 * longest / MOST_PASSES / 0.8)
-        notes.append(f"short runs: longer ones need {needed} batches and --probe-budget {found.more}.")
+    if runs and not cut:
+        whole = found.gradients >= WHOLE_BUDGET
+        notes.append(MORE_TELLS_NO_MORE if whole else f"short runs: --probe-budget {WHOLE_BUDGET} tells rates better.")
     if rows.smaller is not None:
         notes.append(
             f"short runs: batches of {counted(rows.smaller, 'row')} where training has "

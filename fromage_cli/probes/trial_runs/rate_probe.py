@@ -8,7 +8,7 @@ from typing import Literal
 
 from fromage_cli.missing import Interrupted
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
-from fromage_cli.probes.trial_runs.short_runs import CLOSE_RATES, LEAST_BUDGET, SEEDS, Course, ShortRuns, make_runs
+from fromage_cli.probes.trial_runs.short_runs import LEAST_BUDGET, WHOLE_BUDGET, Course, ShortRuns, make_runs
 from fromage_cli.probes.trial_runs.training import Training, TrainingRows, training
 from fromage_cli.theory.rate_calibration import Calibration, Conclusion, WholeRun, conclude
 from fromage_cli.theory.rate_curve import ShortRun, gain_of
@@ -18,9 +18,7 @@ GUESS = 1e-3
 """Where the first runs lie when nothing is usual and no rate is in use."""
 SECONDS, MOST_GRADIENTS = 600.0, 400
 """What short runs may take where no budget is given: so long, and at most so many minibatch gradients."""
-TOO_FEW = (
-    f"short runs need {LEAST_BUDGET} steps, and fewer were allowed; give five training batches and --probe-budget 360"
-)
+TOO_FEW = f"short runs need {LEAST_BUDGET} steps at least; give five training batches and --probe-budget {WHOLE_BUDGET}"
 TIMED = 3
 """Steps that are timed for this, of which the fastest counts."""
 
@@ -39,11 +37,6 @@ class RateProbe:
     """Of minibatches, that the runs took."""
     budget: int
     """What they might have taken."""
-
-    @property
-    def more(self) -> int:
-        """The budget with which runs of twice the steps are made as well."""
-        return self.gradients + 2 * max(run.steps for run in self.runs) * CLOSE_RATES * SEEDS
 
     @property
     def gain(self) -> float | None:

@@ -24,6 +24,8 @@ SEEDS = 2
 """Of weights, where new ones are drawn, and of the order of the batches."""
 BEYOND = 3
 """Rates beyond an end at which the loss is least that are tried at most."""
+WHOLE_BUDGET = FIRST_STEPS * FIRST_RATES * SEEDS + 2 * FIRST_STEPS * CLOSE_RATES * SEEDS
+"""Minibatch gradients of all runs of both seeds up to twice the steps; more told rates no better."""
 MOST_PASSES = 6
 """How often a run takes each batch at most: longer runs on so few batches told worse rates."""
 LITTLE = 0.05
