@@ -215,3 +215,22 @@ def test_a_time_limit_leaves_a_partial_answer(make_problem: Maker) -> None:
 def test_an_optimizer_without_steps_is_refused(make_problem: Maker, perceptron: nn.Module) -> None:
     with pytest.raises(UsageError, match="No steps can be taken"):
         probed(make_problem(perceptron, learnable()), Optimizer())
+
+
+def test_where_most_runs_overflow_that_is_the_reason_and_no_rate_lies_above_the_first_that_did(
+    make_problem: Maker,
+) -> None:
+    """Twelve layers on inputs and targets of unusual scale: training overflows from a rate of about 1e-4 on."""
+    generator = torch.Generator().manual_seed(1)
+    x = 3.0 * torch.randn(160, 16, generator=generator)
+    torch.manual_seed(0)
+    layers = [layer for _ in range(6) for layer in (nn.Linear(16, 16), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(16, 1))
+    problem = make_problem(model, {"x": x, "y": 50.0 * x.sum(1, keepdim=True)}, loss="mse")
+    optimizer = Optimizer("sgd", momentum=0.9)
+    found = probed(problem, optimizer, estimator="probe-init", calibration=calibration(optimizer))
+    lost = [run.learning_rate for run in found.runs if math.isinf(run.loss)]
+    assert 2 * len(lost) > len(found.runs) and not found.conclusion.reliable
+    assert found.conclusion.learning_rate is not None and found.conclusion.high is not None
+    assert found.conclusion.learning_rate <= found.conclusion.high < min(lost)
+    assert found.conclusion.reason.startswith("most short runs overflowed, from a rate of")
