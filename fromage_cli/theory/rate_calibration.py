@@ -154,12 +154,12 @@ def _doubt(
         "in a study short runs of this optimizer did not tell the rate surely enough, or were not tried": (
             calibration is None or not calibration.studied
         ),
-        "from trained weights short runs were off by more than two octaves in a study": not whole.new,
+        TRAINED: not whole.new,
         "a second seed was not run at the best rates, and one alone was often wrong; --probe-budget 360 runs two": (
             noise_of(runs, start_losses) == UNKNOWN_NOISE
         ),
         f"the best short run lowered the loss by {gain or 0.0:.1%} only": gain is not None and gain < LEAST_GAIN,
-        "on parts of a batch short runs were off by an octave in the mean of a study; give five whole batches": (
+        "on parts of a batch short runs were wrong by a factor of 2 in the mean of a study; give five batches": (
             whole.parts
         ),
         f"the short runs tell it too poorly: {regret:.0%} of the progress may be lost": regret > RELIABLE,
@@ -167,6 +167,7 @@ def _doubt(
     return next((words for words, holds in reasons.items() if holds), None)
 
 
+TRAINED = "from trained weights short runs pointed to rates 5 × too low in a study, and the correction is rough"
 SCALES = "look at the scale of inputs, targets and loss"
 
 _ENDS = (0.5 - 0.5 * INTERVAL, 0.5 + 0.5 * INTERVAL)

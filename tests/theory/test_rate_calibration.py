@@ -23,6 +23,7 @@ from fromage_cli.theory.rate_calibration import (
     RUNS_FREEDOM,
     SGD,
     STUDIED_STEPS,
+    TRAINED,
     TRAINED_BIAS,
     TRAINED_SCALE,
     TRAINED_STEEPNESS,
@@ -238,8 +239,11 @@ def test_what_no_study_holds_or_parts_of_batches_show_is_never_reliable() -> Non
         concluded(AGREED, calibration=KNOWN, parts=True),
     )
     assert new.reliable and not trained.reliable and not unknown.reliable and not part.reliable
-    assert part.reason.startswith("on parts of a batch short runs were off")
-    assert trained.reason == "from trained weights short runs were off by more than two octaves in a study"
+    assert part.reason.startswith("on parts of a batch short runs were wrong")
+    assert (
+        trained.reason
+        == "from trained weights short runs pointed to rates 5 × too low in a study, and the correction is rough"
+    )
     assert unknown.reason == (
         "in a study short runs of this optimizer did not tell the rate surely enough, or were not tried"
     )

@@ -87,7 +87,7 @@ def _verified(result: SuggestedRates) -> Iterator[Finding]:
                 message=f"after {steps} the loss on other rows is lowest at {run.learning_rate:.3g}, {run.factor:.2g} "
                 "× the rate that was verified",
                 value=end,
-                hint="Verify over more steps: short runs prefer higher rates than long ones.",
+                hint="Verify over as many steps as you can: over few steps rates above the best one look better.",
             )
 
 
@@ -146,7 +146,8 @@ def _training(result: SuggestedRates) -> Iterator[Finding]:
     if result.optimizer.name is not None and asked and not recommended.reliable:
         low, high = known(recommended.low), known(recommended.high)
         if low is not None and high is not None:
-            hint = f"Try {low:.2g}, {math.sqrt(low * high):.2g} and {high:.2g}; --verify compares three rates."
+            middle = rate or math.sqrt(low * high)
+            hint = f"Try {low:.2g}, {middle:.2g} and {high:.2g}; --verify compares three rates."
         else:
             hint = "Give five training batches (--batch with an iterator) and --probe-budget 360."
         yield Finding(

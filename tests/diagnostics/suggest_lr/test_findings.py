@@ -141,6 +141,10 @@ def test_a_rate_that_is_not_known_well_says_so_and_what_to_do(make_result: MakeR
     (finding,) = [each for each in judge(replace(result, recommended=vague)) if each.code == "rate-not-measured"]
     assert (finding.severity, finding.value, finding.limit) == ("info", 0.12, RELIABLE)
     assert finding.message == "the rate to train at is not known well here: the runs tell it too poorly"
+    middle = f"{result.recommended.learning_rate:.2g}"
+    assert finding.hint is not None and f"Try 0.0004, {middle} and 0.0064" in finding.hint
+    without = replace(vague, learning_rate=NONE, regret=NONE)
+    (finding,) = [each for each in judge(replace(result, recommended=without)) if each.code == "rate-not-measured"]
     assert finding.hint is not None and "Try 0.0004, 0.0016 and 0.0064" in finding.hint
     none = replace(vague, learning_rate=NONE, low=NONE, high=NONE, regret=NONE)
     (finding,) = [each for each in judge(replace(result, recommended=none)) if each.code == "rate-not-measured"]
