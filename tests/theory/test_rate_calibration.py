@@ -240,10 +240,7 @@ def test_what_no_study_holds_or_parts_of_batches_show_is_never_reliable() -> Non
     )
     assert new.reliable and not trained.reliable and not unknown.reliable and not part.reliable
     assert part.reason.startswith("on parts of a batch short runs were wrong")
-    assert (
-        trained.reason
-        == "from trained weights short runs pointed to rates 5 × too low in a study, and the correction is rough"
-    )
+    assert trained.reason == TRAINED
     assert unknown.reason == (
         "in a study short runs of this optimizer did not tell the rate surely enough, or were not tried"
     )
