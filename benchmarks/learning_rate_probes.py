@@ -14,6 +14,7 @@ from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.optimizers.typical_rates import typical_rate
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
 from fromage_cli.probes.trial_runs.short_runs import Course, make_runs
+from fromage_cli.probes.trial_runs.training import BATCHES as PIECES
 from fromage_cli.probes.trial_runs.training import training_rows
 from fromage_cli.problem.data.batches import Batch, as_batch, numbered
 from fromage_cli.problem.evaluation.problem import Problem
@@ -70,7 +71,7 @@ def short_runs(pair: Pair, variant: str, folder: Path) -> dict[str, object]:
     optimizer = optimizer_of(pair)
     count = BATCHES[variant]
     problem = problem_of(pair, FIRST_SEED, folder, count)
-    rows = training_rows(problem, max(problem.batch.size // 5, 1) if variant == "cut" else None)
+    rows = training_rows(problem, max(problem.batch.size // PIECES, 1) if variant == "cut" else None)
     typical, _ = typical_rate(optimizer)
     guess = pair.guess if pair.made else float(typical)  # of a checkpoint the rate in use is known
     state = saved_state(pair, folder)

@@ -193,7 +193,9 @@ def report(folder: Path, data: Path) -> None:
         for part in PARTS:
             found = [case for case in whole if case.pair.part == part]
             rows = [[name, *summary(found, predict)] for name, predict in PREDICTIONS.items()]
-            table(f"{part}, {variant}", rows, *SUMMARY)
+            rows = [row for row in rows if row[1]]
+            if rows:
+                table(f"{part}, {variant}", rows, *SUMMARY)
         groups: dict[str, list[Case]] = {}
         for case in whole:
             for key in (case.pair.kind, case.pair.optimizer, case.pair.schedule, f"{case.pair.steps} steps"):

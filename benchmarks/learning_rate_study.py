@@ -3,10 +3,10 @@
     python benchmarks/learning_rate_study.py STAGE --data DATA [--results DIR] [--part PART] [--steps N]
 
 The stages: `grid` trains every pair of network, optimizer and schedule at rates an octave apart; `probes` makes the
-short runs of `suggest-lr` for each, on five training batches and on one that is cut into five; `report`
-prints the tables of docs/learning-rate-study.md. What is done is found again in DIR (benchmarks/results), so that a
+short runs of `suggest-lr` for each, on five training batches and on others; `report` prints the tables of
+docs/learning-rate-study.md. What is done is found again in DIR (benchmarks/results), so that a
 stage that was stopped goes on where it was. DATA is a folder with mnist.npz, cifar10_jpeg.npz and tinyshakespeare.txt.
-The whole takes some four hours of one idle core.
+The whole takes some eight hours of one idle core.
 """
 
 import argparse

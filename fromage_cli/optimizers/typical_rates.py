@@ -15,6 +15,8 @@ STUDIED_PARAMETERS = 100_000
 """The networks whose best rates were averaged have fewer."""
 TRAINED = Missing(Why.NOT_DEFINED, "typical rates are those of new weights, and these are trained")
 LARGER = Missing(Why.NOT_DEFINED, "typical rates are those of networks below 0.1M parameters, and this one has more")
+NOT_HERE = {TRAINED: "only of new weights", LARGER: "only below 0.1M"}
+"""The same in few words."""
 ROOT_MEAN_SQUARE = 0.2
 """Of an entry of AdamW's update while training. Source: Liu et al., *Muon is scalable*, 2025, section 2.2."""
 
@@ -31,7 +33,7 @@ def calibration(optimizer: Optimizer) -> Calibration | None:
 def typical_rate_of(optimizer: Optimizer, *, new: bool, parameters: int) -> tuple[float | Missing, Basis]:
     """The rate and where it comes from; none for trained weights, nor for more parameters than were studied."""
     unlike = LARGER if parameters > STUDIED_PARAMETERS else None if new else TRAINED
-    return typical_rate(optimizer) if unlike is None else (unlike, Basis("none known", unlike.words))
+    return typical_rate(optimizer) if unlike is None else (unlike, Basis(NOT_HERE[unlike], unlike.words))
 
 
 def typical_rate(optimizer: Optimizer) -> tuple[float | Missing, Basis]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fromage_cli.theory.rate_curve import UNKNOWN_NOISE, RateCurve, ShortRun, centre_of, curve_of, gain_of, noise_of
+from fromage_cli.theory.rate_curve import RateCurve, ShortRun, centre_of, curve_of, gain_of, noise_of
 from fromage_cli.theory.rate_posterior import Belief, posterior
 
 RELIABLE = 0.05
@@ -41,15 +41,16 @@ BEYOND_SCALE = 0.2
 """What is added to the scale for every doubling of the steps beyond them, up to 1,000 as the study found it."""
 USUAL_SCALE, PEAK_SCALE, USUAL_FREEDOM = 1.4, 1.2, 3.0
 """Of Student's t around the typical rate and around the peak of the run so far, and its degrees of freedom."""
-TRAINED_BIAS, TRAINED_SCALE, TRAINED_STEEPNESS = -2.4, 1.6, 3.0
-"""From trained weights: how much higher rates short runs prefer, which is negative, the scale around what they say, and
-how many times more is lost beside the best rate."""
+TRAINED_BIAS, TRAINED_SCALE = -2.4, 1.6
+"""Of short runs from trained weights, which prefer lower rates than whole runs, and the scale around what they say."""
+TRAINED_STEEPNESS = 3.0
+"""How many times more is lost beside the best rate when training goes on from trained weights."""
 STUDIED = (0.75, 1.35)
 """Of the way from no momentum to .9 in log(1 - momentum), between which the study of .9 holds: from .82 to .955."""
 RUNS_FREEDOM = 4.0
 """Of Student's t around what the short runs say."""
-NOISE_SCALE = 1.5
-"""What is added to it for noise as large as the fall."""
+NOISE_SCALE, UNKNOWN_NOISE = 1.5, 0.3
+"""What is added to it for noise as large as the fall, and the noise that is taken where only one seed was run."""
 LEAST_GAIN = 0.05
 """Part of the loss that the best short run takes away, below which runs did not tell good rates from bad ones."""
 PARTS_SCALE, PARTS_BIAS = 2.0, -0.4
@@ -156,7 +157,7 @@ def _doubt(
         ),
         TRAINED: not whole.new,
         "a second seed was not run at the best rates, and one alone was often wrong; --probe-budget 360 runs two": (
-            noise_of(runs, start_losses) == UNKNOWN_NOISE
+            noise_of(runs, start_losses) is None
         ),
         f"the best short run lowered the loss by {gain or 0.0:.1%} only": gain is not None and gain < LEAST_GAIN,
         "on parts of a batch short runs were wrong by a factor of 2 in the mean of a study; give five batches": (
@@ -207,7 +208,9 @@ def belief_of(
     bias, scale = calibration.drift * max(math.log2(steps / longest), 0.0), calibration.scale
     if not whole.new:
         bias, scale = TRAINED_BIAS, TRAINED_SCALE
-    scale += NOISE_SCALE * noise_of(runs, start_losses) + BEYOND_SCALE * max(math.log2(steps / STUDIED_STEPS), 0.0)
+    noise = noise_of(runs, start_losses)
+    scale += NOISE_SCALE * (UNKNOWN_NOISE if noise is None else noise)
+    scale += BEYOND_SCALE * max(math.log2(steps / STUDIED_STEPS), 0.0)
     if whole.parts:
         bias, scale = bias + PARTS_BIAS, PARTS_SCALE * scale
     return Belief(centre_of(curve) - bias, scale, RUNS_FREEDOM)

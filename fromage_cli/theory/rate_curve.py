@@ -106,14 +106,11 @@ def gain_of(runs: Sequence[ShortRun], start_losses: Sequence[float]) -> float | 
     return max((share for share in shares if math.isfinite(share)), default=None)
 
 
-UNKNOWN_NOISE = 0.3
-"""Where only one seed was run."""
-
-
-def noise_of(runs: Sequence[ShortRun], start_losses: Sequence[float]) -> float:
+def noise_of(runs: Sequence[ShortRun], start_losses: Sequence[float]) -> float | None:
     """How far two seeds disagree on the longest runs' loss from rate to rate, as a share of the best fall.
 
-    The standard deviation of their mean; what they differ at all rates alike does not count.
+    The standard deviation of their mean; what they differ at all rates alike does not count. None where fewer than two
+    rates have runs of both.
     """
     longest = max((run.steps for run in runs), default=0)
     falls = {
@@ -123,7 +120,7 @@ def noise_of(runs: Sequence[ShortRun], start_losses: Sequence[float]) -> float:
     }
     both = [rate for rate, seed in falls if seed == 0 and (rate, 1) in falls]
     if len(both) < 2:
-        return UNKNOWN_NOISE
+        return None
     gaps = [falls[rate, 1] - falls[rate, 0] for rate in both]
     mean = math.fsum(gaps) / len(gaps)
     deviation = math.sqrt(math.fsum((gap - mean) ** 2 for gap in gaps) / (len(gaps) - 1)) / 2.0

@@ -27,6 +27,7 @@ from fromage_cli.theory.rate_calibration import (
     TRAINED_BIAS,
     TRAINED_SCALE,
     TRAINED_STEEPNESS,
+    UNKNOWN_NOISE,
     USUAL_FREEDOM,
     USUAL_SCALE,
     Calibration,
@@ -37,7 +38,7 @@ from fromage_cli.theory.rate_calibration import (
     lost,
     momentum_calibration,
 )
-from fromage_cli.theory.rate_curve import UNKNOWN_NOISE, ShortRun, curve_of
+from fromage_cli.theory.rate_curve import ShortRun, curve_of
 from fromage_cli.theory.rate_posterior import Belief, posterior
 
 WIDE = [-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0]

@@ -90,15 +90,6 @@ class OptimizerState:
         return any(map(slot_shape, self.slots.values())) or all(group.names is not None for group in self.groups)
 
     @property
-    def rate_shares(self) -> tuple[float, ...]:
-        """Each group's rate over the highest of any; those they began with count where all are 0 now."""
-        for name in ("lr", "initial_lr"):
-            rates = [float(group.settings.get(name) or 0.0) for group in self.groups]
-            if max(rates) > 0.0:
-                return tuple(rate / max(rates) for rate in rates)
-        return (1.0,) * len(self.groups)
-
-    @property
     def rates_told(self) -> bool:
         """Whether every tensor's rate is known: one for all, or that of its group."""
         return self.members_told or len({float(group.settings.get("lr") or 0.0) for group in self.groups}) < 2

@@ -16,6 +16,7 @@ from fromage_cli.probes.trial_runs.training import TrainingRows, training_rows
 from fromage_cli.probes.trial_runs.verification import best_of, verify
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.perceptron import Perceptron
+from fromage_cli.theory.rate_calibration import STUDIED_STEPS
 
 LEFT = Missing(Why.ZERO_OR_NOT_FINITE, "the loss of the run became infinite or no number")
 NO_RUNS = Missing(Why.NOT_ASKED, "no short runs were asked for")
@@ -87,11 +88,12 @@ def recommend(measuring: RateSearch, request: Request) -> Trained:
     if runs and not cut:
         whole = found.gradients >= WHOLE_BUDGET
         notes.append(MORE_TELLS_NO_MORE if whole else f"short runs: --probe-budget {WHOLE_BUDGET} tells rates better.")
+    if runs and course_of(request, again is not None).left is None:
+        notes.append(f"short runs: the rate is for a run of {STUDIED_STEPS} steps; --total-steps gives your number.")
     if rows.smaller is not None:
         notes.append(
-            f"short runs: batches of {counted(rows.smaller, 'row')} where training has "
-            f"{rows.whole}. Five whole training batches tell more: let --batch "
-            "name an iterator."
+            f"short runs: batches of {counted(rows.smaller, 'row')} where training has {rows.whole}. Five whole "
+            "training batches tell more: let --batch name an iterator."
         )
     return Trained(recommended, longest or doubt, runs, again, tuple(notes))
 

@@ -120,13 +120,22 @@ class MatchedState:
         """Each tensor's rate over the highest of any group; empty where all are the same, or members are not told."""
         if self.state is None:
             return {}
-        shares = self.state.rate_shares
+        shares = group_shares(self.state)
         if len(set(shares)) < 2 or not self.members_told:
             return {}
         by_number = {
             number: share for group, share in zip(self.state.groups, shares, strict=True) for number in group.numbers
         }
         return {name: by_number[number] for name, number in self.numbers.items() if name in self.members}
+
+
+def group_shares(state: OptimizerState) -> tuple[float, ...]:
+    """Each group's rate over the highest of any; those they began with count where all are 0 now."""
+    for name in ("lr", "initial_lr"):
+        rates = [float(group.settings.get(name) or 0.0) for group in state.groups]
+        if max(rates) > 0.0:
+            return tuple(rate / max(rates) for rate in rates)
+    return (1.0,) * len(state.groups)
 
 
 def match_state(problem: Problem, optimizer: Optimizer, state: OptimizerState | None) -> MatchedState:

@@ -58,10 +58,10 @@ def measure_rate(
 ) -> RateProbe | Interrupted[RateProbe]:
     """Makes short runs and concludes at which rate to train.
 
-    `start` gives the weights and state of a seed; `peak`: the highest rate of the run so far; `guess`: a
-    rate in use; `budget`: minibatch gradients, by default
-    what SECONDS allow, at most MOST_GRADIENTS. `advance` is called after every run. A limit interrupts them. Raises
-    MismatchError (a state of another model) and UsageError (no such optimizer, too few rows).
+    `start` gives the weights and state of a seed; `peak`: the highest rate of the run so far; `guess`: a rate in use;
+    `budget`: minibatch gradients, by default what SECONDS allow, at most MOST_GRADIENTS. `advance` is called after
+    every run. A limit interrupts them. Raises MismatchError (a state of another model) and UsageError (no such
+    optimizer, too few rows).
     """
     if budget is None:
         budget = affordable(start(0), rows)

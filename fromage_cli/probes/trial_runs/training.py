@@ -17,7 +17,7 @@ from torch import Tensor
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.counting import counted
 from fromage_cli.errors import MismatchError, UsageError
-from fromage_cli.probes.optimizer_step.matched_state import MatchedState
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState, group_shares
 from fromage_cli.probes.optimizer_step.real_step import load_slot
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
@@ -26,7 +26,7 @@ from fromage_cli.problem.networks.layers import TrainableTensor
 BATCHES = 5
 """Into which the rows are cut where there are fewer batches: four to train on, and one for losses."""
 LEAST_ROWS = 6
-"""From here on no part has a single row, of which normalisation over the batch makes nothing."""
+"""Batches of so many rows are cut into parts of two or more: normalisation over a batch refuses a single row."""
 UNIVERSAL = ("maximize",)
 """Settings of a group in the checkpoint that are taken as they stand there, where the class has them."""
 
@@ -196,7 +196,7 @@ def _groups(
 ) -> list[_Group]:
     """The groups of the state, with what distinguishes them. Raises MismatchError where they do not fit the model."""
     optimizer, numbers = matched.optimizer, matched.numbers
-    shares = state.rate_shares
+    shares = group_shares(state)
     kept = [name for name in UNIVERSAL if name in accepted]
     kept += [] if optimizer.decay_given or not optimizer.has("weight_decay") else ["weight_decay"]
     groups = []

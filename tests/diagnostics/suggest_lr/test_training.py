@@ -87,8 +87,11 @@ def test_where_new_weights_can_be_had_every_seed_starts_from_its_own(
     ]
     assert all(len(losses) == 2 and losses[0] != losses[1] for losses in at)
     assert estimate(found).assumption == f"{len(result.probe)} short runs; 276 steps in all {start}"
-    assert f"short runs: {len(result.probe)} {start}, 276 of 276 steps; 4 batches of 64 rows" in found.notes[-3]
-    assert found.notes[-2] == "short runs: --probe-budget 360 tells rates better."
+    assert f"short runs: {len(result.probe)} {start}, 276 of 276 steps; 4 batches of 64 rows" in found.notes[-4]
+    assert found.notes[-3:-1] == (
+        "short runs: --probe-budget 360 tells rates better.",
+        "short runs: the rate is for a run of 200 steps; --total-steps gives your number.",
+    )
 
 
 @pytest.mark.parametrize("probe", ["auto", "checkpoint"])

@@ -14,7 +14,7 @@ from fromage_cli.diagnostics.suggest_lr.measure import measure as suggest
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.optimizer_step import matched_state
-from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState, group_shares, match_state
 from fromage_cli.probes.trial_runs.training import training
 from fromage_cli.problem.evaluation.problem import Problem
 
@@ -90,8 +90,8 @@ def test_new_weights_keep_the_groups_and_remember_nothing(
 
 def test_groups_whose_rates_are_all_zero_have_those_that_they_began_with() -> None:
     groups = tuple(ParameterGroup({"lr": 0.0, "initial_lr": rate}, (k,)) for k, rate in enumerate((0.4, 0.1)))
-    assert OptimizerState(groups, {}).rate_shares == (1.0, 0.25)
-    assert OptimizerState(tuple(ParameterGroup({"lr": 0.0}, (k,)) for k in range(2)), {}).rate_shares == (1.0, 1.0)
+    assert group_shares(OptimizerState(groups, {})) == (1.0, 0.25)
+    assert group_shares(OptimizerState(tuple(ParameterGroup({"lr": 0.0}, (k,)) for k in range(2)), {})) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("by_rule", [True, False])
