@@ -207,3 +207,19 @@ def test_an_archive_that_names_a_member_twice_among_very_many(ask, tmp_path):
     end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, len(names), len(names), size, content.tell(), 0)
     (tmp_path / "x.pt").write_bytes(content.getvalue() + table.getvalue() + end)
     ask("inspect", tmp_path / "x.pt")
+
+
+def test_names_without_a_common_beginning(ask, tmp_path):
+    table = {f"a{index}.weight": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for index in range(10_000)}
+    path = header(tmp_path / "x.safetensors", table)
+    ask(
+        "breakdown",
+        path,
+        "--model",
+        "torch.nn:Linear",
+        "--model-arg",
+        "in_features=2",
+        "--model-arg",
+        "out_features=2",
+        codes=(5,),
+    )

@@ -52,9 +52,10 @@ def build_hugging_face(
 ) -> tuple[nn.Module, str]:
     """The model that config.json describes, with weights of its own, and how to describe it.
 
-    `arguments` replace values of the configuration. Attention is computed step by step, so that it can be
-    differentiated twice. Raises UsageError (no checkpoint, no transformers), InputError (no configuration, or none that
-    transformers knows), UnsafeError (it asks for code of its own) and MismatchError (transformers cannot build it).
+    `arguments` replace values of the configuration. Attention and experts are computed step by step, so that they can
+    be differentiated twice, in every precision. Raises UsageError (no checkpoint, no transformers), InputError (no
+    configuration, or none that transformers knows), UnsafeError (it asks for code of its own) and MismatchError
+    (transformers cannot build it).
     """
     if checkpoint is None:
         raise UsageError("--model hf reads config.json beside a checkpoint, and there is none.", "Give CKPT.")
@@ -75,6 +76,7 @@ def build_hugging_face(
         kind = _class(transformers, path, values, named)
         configuration = kind.config_class.from_dict(_without_loading(values))
         configuration.use_cache = False
+        configuration._experts_implementation = "eager"
         settings = {"attn_implementation": "eager", "dtype": "float32"}
         size = 0
         with suppress(Exception), torch.device("meta"):  # what fails here fails below again, and is told then

@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,10 @@ _COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|position_ids|masked_bias|inv
 """Buffers that a model computes for itself: a checkpoint may have or lack them."""
 _CAUSAL_MASK = re.compile(r"(^|\.)(mask|causal_mask|attn_mask|tril|(attn|attention|self_attn)\.bias)$")
 """Names of causal masks; a tensor with such a name is one when it is square, which no bias is."""
-_WEIGHT_NORM = re.compile(r"([^.]+)_([gv])$")
-"""Names that the older `weight_norm` gives to the magnitude and the direction of a tensor; torch reads both."""
-
-
 LEAST_SIMILARITY = 0.3
 """Of a name that is shown as the nearest: two programs may give one layer names that have few letters in common."""
+MOST_COMPARED = 3000
+"""Names among which the nearest is looked for, which takes half a second."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +36,27 @@ class Match:
 
 
 def match_names(expected: Mapping[str, Tensor], stored: Mapping[str, object]) -> Match:
-    """The renaming with the most matches; names as they are win a draw."""
+    """The renaming with the most matches; names as they are win a draw.
+
+    Of the first components that could be removed, or added, only the best is tried: there may be as many as names.
+    """
     candidates: list[tuple[Callable[[str], str], str]] = [(lambda name: name, "")]
     shorter = strip_prefixes(expected).names
     note = "Put the wrappers' prefixes back into the checkpoint's names: the model's own have them too."
     candidates.append((lambda name: shorter.get(name, name), note))
-    for prefix in _first_components(stored):
-        note = f"Removed the prefix {prefix!r} from the checkpoint's names to match the model."
-        candidates.append((lambda name, prefix=prefix: name.removeprefix(prefix), note))  # type: ignore[misc]
-    for prefix in _first_components(expected):
-        note = f"Added the prefix {prefix!r} to the checkpoint's names to match the model."
-        candidates.append((lambda name, prefix=prefix: prefix + name, note))  # type: ignore[misc]
+    old, new = set(map(_respelled, stored)), set(map(_respelled, expected))
+    if removed := _best_prefix(old, new):
+        note = f"Removed the prefix {removed!r} from the checkpoint's names to match the model."
+        candidates.append((lambda name: name.removeprefix(removed), note))
+    if added := _best_prefix(new, old):
+        note = f"Added the prefix {added!r} to the checkpoint's names to match the model."
+        candidates.append((lambda name: added + name, note))
     matches = []
     for rename, note in candidates:
         found: dict[str, str] = {}
         for name in stored:
             target = rename(name)
-            if target not in expected:
-                target = _WEIGHT_NORM.sub(lambda old: f"parametrizations.{old[1]}.original{'gv'.index(old[2])}", target)
+            target = target if target in expected else _respelled(target)
             if target in expected:
                 found.setdefault(target, name)
         taken = set(found.values())
@@ -62,8 +64,20 @@ def match_names(expected: Mapping[str, Tensor], stored: Mapping[str, object]) ->
     return max(matches, key=lambda match: len(match.stored))
 
 
-def _first_components(names: Iterable[str]) -> list[str]:
-    return sorted({name.split(".", 1)[0] + "." for name in names if "." in name})
+def _best_prefix(names: Iterable[str], others: Container[str]) -> str:
+    """The first component without which most of the names are among the others, with its dot; "" where none is."""
+    counts: Counter[str] = Counter()
+    for first, dot, rest in (name.partition(".") for name in names):
+        counts[first + dot] += rest in others
+    return min(counts, key=lambda prefix: (-counts[prefix], prefix)) if any(counts.values()) else ""
+
+
+def _respelled(name: str) -> str:
+    """The name that torch gives today to the magnitude or the direction of a tensor under the older `weight_norm`."""
+    if not name.endswith(("_g", "_v")):
+        return name
+    owner, dot, leaf = name.rpartition(".")
+    return f"{owner}{dot}parametrizations.{leaf[:-2]}.original{'gv'.index(leaf[-1])}"
 
 
 def is_computed(name: str, shape: tuple[int, ...]) -> bool:
@@ -89,13 +103,13 @@ def names_error(
 ) -> MismatchError:
     """What to tell of names that do not fit: the first ones, each with the nearest."""
     lines = [f"{checkpoint.place} does not fit the model: {len(missing)} missing, {len(unexpected)} unexpected names."]
-    pool = unexpected or list(checkpoint.entries)
+    pool = (unexpected or list(checkpoint.entries))[:MOST_COMPARED]
     for name in missing[:SPELLED_OUT]:
         near = difflib.get_close_matches(name, pool, 1, LEAST_SIMILARITY)
         lines.append(f"missing {name!r}" + (f"; nearest in the checkpoint {near[0]!r}" if near else ""))
     if not missing:
         for name in unexpected[:SPELLED_OUT]:
-            near = difflib.get_close_matches(name, list(expected), 1, LEAST_SIMILARITY)
+            near = difflib.get_close_matches(name, list(expected)[:MOST_COMPARED], 1, LEAST_SIMILARITY)
             lines.append(f"unexpected {name!r}" + (f"; nearest in the model {near[0]!r}" if near else ""))
     details = [f"missing: {name}" for name in missing] + [f"unexpected: {name}" for name in unexpected]
     return MismatchError("\n".join(lines), "Check --model, --model-arg and --key.", details)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints.names.naming import listed
+from fromage_cli.counting import counted, first_names
 from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.problem.networks.hugging_face_weights import as_transformers_reads
 from fromage_cli.problem.networks.layers import TrainableTensor, unwrapped
 from fromage_cli.problem.networks.weight_names import Match, is_computed, match_names, missing_names, names_error
 
@@ -21,18 +23,20 @@ _FLOATING = {"float16", "bfloat16", "float32", "float64"}
 def load_weights(model: nn.Module, checkpoint: "Checkpoint") -> tuple[str, ...]:
     """Copy a checkpoint's tensors into the model, one at a time, and return what the user should know.
 
-    Names must agree, exactly or after one common first component (`model.`, `net.`, …) is added or removed. Of tied
-    parameters one name is enough. A model on the meta device gets its memory here.
+    Names must agree, exactly or after one common first component (`model.`, `net.`, …) is added or removed; a model of
+    transformers takes what that library reads into it, and leaves the rest. Of tied parameters one name is enough. A
+    model on the meta device gets its memory here.
 
     Raises MismatchError (names, shapes or kinds of number do not fit) and NumericalError (NaN or infinity in a weight).
     """
     model = unwrapped(model)
     expected = _expected(model)
+    given, checkpoint = checkpoint, as_transformers_reads(model, checkpoint)
     match = match_names(expected, checkpoint.entries)
     tolerated = tuple(name for name in match.unexpected if is_computed(name, checkpoint.entries[name].shape))
     missing = missing_names(expected, match)
     unexpected = [name for name in match.unexpected if name not in tolerated]
-    if missing or unexpected:
+    if missing or (unexpected and checkpoint is given):
         raise names_error(checkpoint, expected, missing, unexpected)
     _check_entries(checkpoint, expected, match)
     _leave_meta(model, match)
@@ -41,7 +45,9 @@ def load_weights(model: nn.Module, checkpoint: "Checkpoint") -> tuple[str, ...]:
     kept = [name for name, value in expected.items() if id(value) not in present]
     ignored = f"Ignored {listed(tolerated)}: the model computes these buffers itself." if tolerated else ""
     left = f"The checkpoint lacks the buffers {listed(kept)}: the model's own values stay." if kept else ""
-    return tuple(filter(None, (match.note, ignored, left)))
+    unused = f"Left out {counted(len(unexpected), 'tensor')} that {type(model).__name__} has no place for"
+    unused = f"{unused}: {first_names(unexpected)}." if unexpected else ""
+    return tuple(filter(None, (match.note, ignored, left, unused)))
 
 
 @contextmanager
@@ -70,6 +76,7 @@ def other_weights(model: nn.Module, other: "Checkpoint") -> Iterator[tuple[dict[
 
 def weight_reader(model: nn.Module, checkpoint: "Checkpoint") -> Callable[[TrainableTensor], Tensor]:
     """What reads a tensor of the model from the checkpoint again, as `load_weights` put it there."""
+    checkpoint = as_transformers_reads(unwrapped(model), checkpoint)
     stored = match_names(_expected(unwrapped(model)), checkpoint.entries).stored
 
     def read(tensor: TrainableTensor) -> Tensor:
@@ -79,9 +86,14 @@ def weight_reader(model: nn.Module, checkpoint: "Checkpoint") -> Callable[[Train
 
 
 def stored_names(model: nn.Module, checkpoint: "Checkpoint", tensors: Iterable[TrainableTensor]) -> dict[str, str]:
-    """What tensors of the model, into which the checkpoint was loaded, are called there; by their name in the model."""
-    stored = match_names(_expected(unwrapped(model)), checkpoint.entries).stored
-    return {tensor.name: _stored_name(tensor, stored) for tensor in tensors}
+    """What tensors of the model, into which the checkpoint was loaded, are called there; by their name in the model.
+
+    A tensor that is made of several, or of a part of one, has the model's name.
+    """
+    translated = as_transformers_reads(unwrapped(model), checkpoint)
+    stored = match_names(_expected(unwrapped(model)), translated.entries).stored
+    names = {tensor.name: _stored_name(tensor, stored) for tensor in tensors}
+    return names if translated is checkpoint else {name: translated.stored_names[at] for name, at in names.items()}
 
 
 def _stored_name(tensor: TrainableTensor, stored: Mapping[str, str]) -> str:

@@ -52,3 +52,13 @@ def test_of_buffers_only_those_that_models_compute_may_be_missing() -> None:
     model.register_buffer("table", torch.ones(4, 4))
     names = expected(model)
     assert missing_names(names, match_names(names, {"weight": 0, "bias": 0})) == ["table"]
+
+
+def test_the_best_of_several_prefixes_is_removed_or_added() -> None:
+    inner = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2, bias=False)})
+    several = {"x.a.weight": 0, "y.a.weight": 0, "y.a.bias": 0, "y.b.weight": 0, "x.a.bias": 0}
+    assert match_names(expected(inner), several).stored["b.weight"] == "y.b.weight"
+    outer = nn.ModuleDict({"net": inner, "other": nn.Linear(2, 2)})
+    match = match_names(expected(outer), {"a.weight": 0, "a.bias": 0, "b.weight": 0, "weight": 0})
+    assert match.stored == {"net.a.weight": "a.weight", "net.a.bias": "a.bias", "net.b.weight": "b.weight"}
+    assert "'net.'" in match.note

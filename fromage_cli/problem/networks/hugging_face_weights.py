@@ -1,0 +1,82 @@
+"""How transformers reads a checkpoint into one of its models: its own old names, tensors that it merges or splits.
+
+What `save_pretrained` writes is often spelled as in earlier releases, and expert by expert. The library's rules for
+that are applied to the tensors that our reader supplies; nothing else of its loading runs.
+"""
+
+import importlib
+import sys
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fromage_cli.checkpoints import TensorEntry
+from fromage_cli.problem.user_code.named_code import named_code
+
+if TYPE_CHECKING:
+    from fromage_cli.checkpoints import Checkpoint
+
+
+def as_transformers_reads(model: nn.Module, checkpoint: "Checkpoint") -> "Checkpoint":
+    """The checkpoint with the names and shapes that its tensors have in a model of transformers; itself for others.
+
+    What the model has no place for keeps its name. `stored_names` leads to the checkpoint's own names, and from a
+    tensor that is made of several, or of a part of one, to itself. Raises MismatchError where the library's rules fail.
+    """
+    library: Any = sys.modules.get("transformers.modeling_utils")
+    if library is None or not isinstance(model, library.PreTrainedModel):
+        return checkpoint
+    with named_code(f"transformers translates the names of {checkpoint.place}"):
+        return _translated(model, checkpoint)
+
+
+def _translated(model: Any, checkpoint: "Checkpoint") -> "Checkpoint":
+    loading: Any = importlib.import_module("transformers.core_model_loading")
+    rules = importlib.import_module("transformers.conversion_mapping").get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, loading.WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, loading.WeightConverter)]
+    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    expected: Mapping[str, Tensor] = model.state_dict()
+    stored_names: dict[str, str] = {}
+    parts: dict[str, list[tuple[str, str]]] = {}
+    for stored in sorted(checkpoint.entries, key=loading.dot_natural_key):  # experts are merged in this order
+        found = loading.rename_source_key(stored, renamings, converters, model.base_model_prefix, expected)
+        if found[0] not in expected and stored in expected:  # spelled as the model does already
+            found = stored, None
+        name, pattern = found
+        if name in expected and pattern is not None:
+            parts.setdefault(name, []).append((stored, pattern))
+        else:
+            name = name if name in expected and name not in stored_names else stored
+            stored_names[name] = stored
+
+    def converted(first: str, device: str | None = None) -> dict[str, Tensor]:
+        converter = deepcopy(by_pattern[parts[first][0][1]])
+        for stored, pattern in parts[first]:
+            entry = checkpoint.entries[stored]
+            tensor = torch.empty(entry.shape, device="meta") if device else checkpoint.tensor(stored)
+            converter.add_tensor(first, stored, pattern, tensor.to(expected[first].dtype))
+        made = converter.convert(first, model=model, config=model.config)
+        return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
+
+    @lru_cache(maxsize=1)
+    def read_converted(first: str) -> dict[str, Tensor]:
+        return converted(first)
+
+    entries = {name: replace(checkpoint.entries[stored], name=name) for name, stored in stored_names.items()}
+    origin: dict[str, str] = {}
+    for first in parts:
+        for name, value in converted(first, "meta").items():
+            origin[name] = first
+            stored_names[name] = name
+            entries[name] = TensorEntry(name, str(value.dtype).removeprefix("torch."), tuple(value.shape))
+
+    def read(name: str) -> Tensor:
+        return read_converted(origin[name])[name] if name in origin else checkpoint.tensor(name)
+
+    return replace(checkpoint, entries=entries, stored_names=stored_names, read=read, spans={}, tied=())
