@@ -48,9 +48,10 @@ class LegacyFile:
             little = system.value.get("little_endian", True) if isinstance(system.value, dict) else True
             main = self._unpickle(file, system.end, partial(self._storage, little is False))
             keys = self._unpickle(file, main.end)
-            listed = list(map(str, keys.value)) if isinstance(keys.value, list) else []
+            found = keys.value if isinstance(keys.value, list) else []
+            listed = [str(key) for key in found if isinstance(key, str | int)]  # the text of others has no end
             stream = PickleStream(file, self.path, self.size, keys.end)
-            if set(listed) != set(self._storages) or len(listed) > len(self._storages):
+            if len(listed) < len(found) or set(listed) != set(self._storages) or len(listed) > len(self._storages):
                 raise stream.damaged("the storages listed are not those that its tensors lie in")
             place = keys.end
             for key in listed:  # from storage to storage without reading them: all of them must be there

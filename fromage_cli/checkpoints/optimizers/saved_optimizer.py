@@ -36,7 +36,12 @@ def parse_optimizer(saved: Mapping[Any, Any]) -> OptimizerState | None:
     groups, slots = saved.get(GROUPS), saved.get(STATE)
     if not isinstance(groups, list | tuple) or not isinstance(slots, Mapping) or not groups:
         return None
-    if not all(isinstance(group, Mapping) and _are_parameters(group.get(PARAMETERS)) for group in groups):
+    if not all(isinstance(group, Mapping) for group in groups):
+        return None
+    listed = [held for group in groups if (held := group.get(PARAMETERS))]
+    if len({id(held) for held in listed}) < len(listed):  # no optimizer writes one list for two of its groups
+        return None
+    if not all(_are_parameters(group.get(PARAMETERS)) for group in groups):
         return None
     order: dict[object, int] = {}
     for group in groups:
@@ -96,15 +101,16 @@ def _unflattened(saved: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _comparable(value: Any) -> object:
-    """What is equal for equal settings: numbers, texts and short lists of them; anything else is only like itself."""
-    plain = (str, int, float, type(None))
-    if (
-        isinstance(value, list | tuple)
-        and len(value) <= LONGEST_SETTING
-        and all(isinstance(one, plain) for one in value)
-    ):
-        return tuple(value)
-    return value if isinstance(value, plain) else id(value)
+    """What is equal for equal settings: numbers, texts and short lists of them; anything else is only like itself.
+
+    Numbers are spelled: as they are, many could be chosen to have one hash.
+    """
+    if isinstance(value, list | tuple) and len(value) <= LONGEST_SETTING:
+        if all(isinstance(one, str | int | float | type(None)) for one in value):
+            return tuple(map(_comparable, value))
+    elif isinstance(value, int | float | type(None)):
+        return repr(value)
+    return value if isinstance(value, str) else id(value)
 
 
 def _parts(saved: Mapping[Any, Any], kind: str) -> Iterator[tuple[str, str, Any]]:

@@ -60,9 +60,8 @@ def new_object_with_names(machine: Machine) -> None:
 
 def instance(machine: Machine) -> None:
     """Create an object of a class given by two lines, of what stands above the mark."""
-    module, name = text(machine.stream.line()), text(machine.stream.line())
-    args = tuple(machine.pop_mark())
-    machine.stack.append(machine.call(machine.find(module, name), args, "create"))
+    kind = machine.find(text(machine.stream.line()), text(machine.stream.line()))
+    machine.stack.append(machine.call(kind, tuple(machine.pop_mark()), "create"))
 
 
 def new_object_of_mark(machine: Machine) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from fromage_cli.checkpoints.names.naming import brief
-from fromage_cli.checkpoints.pickles.machine import Constructor, Unusable
+from fromage_cli.checkpoints.pickles.machine import Constructor, Unusable, is_key
 from fromage_cli.checkpoints.pickles.numpy_pickles import NUMPY
 from fromage_cli.checkpoints.pickles.placeholders import Global
 from fromage_cli.checkpoints.storage.stored_tensor import (
@@ -138,7 +138,7 @@ def _set(items: Any = ()) -> set[Any]:
 
 
 def _plain(value: object) -> bool:
-    return value is None or isinstance(value, str | bytes | int | float | Global)
+    return is_key(value) and (value is None or isinstance(value, str | bytes | int | float | Global))
 
 
 def _sequence(items: Any = ()) -> list[Any]:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 Instruction = Callable[["Machine"], Any]
 """What an opcode does."""
-LONGEST_INTEGER = 128
-"""Bytes of a whole number: a random state has 78, and longer ones are no setting of anything."""
 STRING_BYTES = 56
 """Memory that a short string takes."""
 _FLOAT = struct.Struct(">d").unpack
@@ -60,24 +58,31 @@ def long_integer(width: int) -> Instruction:
 
     def act(machine: Machine) -> None:
         length = machine.stream.unsigned(width)
-        if length > LONGEST_INTEGER:
-            raise machine.stream.damaged(f"an integer of {length} bytes")
-        machine.push(int.from_bytes(machine.stream.take(length), "little", signed=True), 0)
+        machine.check_digits(length)
+        machine.push(int.from_bytes(machine.stream.take(length), "little", signed=True), length)
 
     return act
 
 
+def digits(machine: Machine) -> bytes:
+    """Return a line of digits; Python's reader in C looks no further than to a zero byte."""
+    return machine.stream.line().partition(b"\0")[0]
+
+
 def integer_line(machine: Machine) -> None:
-    """Push a whole number in digits; 00 and 01 are False and True."""
-    line = machine.stream.line().rstrip(b"L")
-    if len(line) > 2 * LONGEST_INTEGER:
-        raise machine.stream.damaged(f"an integer of {len(line)} digits")
-    machine.stack.append(line == b"01" if line in (b"00", b"01") else int(line))
+    """Push a whole number in digits, decimal or with its base before it; 00 and 01 are False and True."""
+    line = digits(machine).rstrip(b"L")
+    machine.check_digits(len(line) // 2)
+    try:
+        value = line == b"01" if line in (b"00", b"01") else int(line, 0)
+    except ValueError:
+        value = int(line, 8)  # so does C's strtol where the first digit is zero
+    machine.push(value, len(line))
 
 
 def float_line(machine: Machine) -> None:
     """Push a number in digits."""
-    machine.stack.append(float(machine.stream.line()))
+    machine.stack.append(float(digits(machine)))
 
 
 def string_line(machine: Machine) -> None:

@@ -23,8 +23,19 @@ NAME_BYTES, PLACEHOLDER_BYTES, KEY_BYTES, MEMBER_BYTES = 600, 400, 32, 64
 """Memory that a class's name and its uses take, a placeholder, half an entry of a dictionary, a member of a set."""
 COPIED_CHARACTER, COPIED_MEMBER = 16, 100
 """Memory that a copy of a constructor's argument may take, for each character of a text and member of a container."""
+LONGEST_INTEGER = 128
+"""Bytes of a whole number: a random state has 78, and longer ones are no setting of anything."""
+LARGEST_PLACE = 2**60
+"""Numbers of places in the memo: larger ones could be made to collide."""
 LARGEST_KEY, LONGEST_KEY = 2**64, 16
 """Numbers that are keys, and members of a tuple that is one: others could be made to collide, or costly to hash."""
+
+
+def is_key(value: object) -> bool:
+    """Tell whether a value costs little to hash; numbers of more than 64 bits can be chosen to collide."""
+    if isinstance(value, int):
+        return -LARGEST_KEY <= value < LARGEST_KEY
+    return not isinstance(value, tuple | list | dict | set | frozenset | bytearray)
 
 
 class Unusable(Exception):
@@ -55,12 +66,17 @@ class Machine:
     def look_at_the_clock(self) -> None:
         """Raise when the pickle has taken longer than one of its length can."""
         if not self._allowance.in_time:
-            raise self.stream.damaged("it takes longer to read than a pickle of its length can; it was given up")
+            raise self.stream.given_up("it takes longer to read than a pickle of its length can")
 
     def charge(self, count: int) -> None:
         """Count memory, in bytes, about to be taken."""
         if not self._allowance.charge(count):
-            raise self.stream.damaged("its objects need far more memory than the pickle is long; it was given up")
+            raise self.stream.given_up("its objects need far more memory than the pickle is long")
+
+    def check_digits(self, count: int) -> None:
+        """Raise for a whole number of more bytes than anything has that is saved."""
+        if count > LONGEST_INTEGER:
+            raise self.stream.damaged(f"an integer of {count} bytes")
 
     def charge_stack(self) -> None:
         """Count what was put on the stack without being counted."""
@@ -79,8 +95,14 @@ class Machine:
         if index == len(self._memo):
             self.charge(MEMO_BYTES)
             self._memo.append(value)
+            while len(self._memo) in self._far_memo:  # no place is in both: MEMOIZE takes their number for the next
+                self._memo.append(self._far_memo.pop(len(self._memo)))
         elif 0 <= index < len(self._memo):
             self._memo[index] = value
+        elif index < 0:
+            raise self.stream.damaged("a place below zero in its memo")
+        elif index >= LARGEST_PLACE:
+            raise self.stream.given_up("a place in its memo has a number of more than 60 bits")
         else:
             self.charge(FAR_MEMO_BYTES)
             self._far_memo[index] = value
@@ -88,6 +110,10 @@ class Machine:
     def get(self, index: int) -> Any:
         """Return what was remembered at a place."""
         return self._memo[index] if 0 <= index < len(self._memo) else self._far_memo[index]
+
+    def buffer(self) -> Any:
+        """Return what the loader keeps outside of the pickle."""
+        raise self.stream.damaged("a reference to a buffer outside of it")
 
     def push(self, value: Any, count: int) -> None:
         """Put an object that takes `count` bytes on the stack."""
@@ -166,15 +192,11 @@ class Machine:
 
     def key(self, value: Any) -> Any:
         """Return a value that may be a key: hashing anything deeper could take forever, or end the process."""
-        nested = isinstance(value, tuple) and any(isinstance(part, tuple) for part in value)
-        if isinstance(value, tuple) and len(value) <= LONGEST_KEY and not nested:
-            for part in value:
-                self.key(part)
-        elif isinstance(value, tuple | list | dict | set | frozenset | bytearray):
-            raise self.stream.damaged(f"a {type(value).__name__} as a key")
-        elif isinstance(value, int) and not -LARGEST_KEY <= value < LARGEST_KEY:
-            raise self.stream.damaged("a number of more than 64 bits as a key")  # they can be chosen to collide
-        return value
+        if is_key(value) or (isinstance(value, tuple) and len(value) <= LONGEST_KEY and all(map(is_key, value))):
+            return value
+        if isinstance(value, int):
+            raise self.stream.damaged("a number of more than 64 bits as a key")
+        raise self.stream.damaged(f"a {type(value).__name__} as a key")
 
     def store(self, target: Any, pairs: list[Any]) -> Any:
         """Put keys and values, in turn, into a dictionary, which is returned."""

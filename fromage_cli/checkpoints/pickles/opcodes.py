@@ -35,6 +35,14 @@ def _into_last(put: Callable[[Machine, Any, list[Any]], Any], pop: Callable[[Mac
     return act
 
 
+def _extend(machine: Machine, target: Any, items: list[Any]) -> None:
+    machine.extend(target, items)
+
+
+def _store(machine: Machine, target: Any, pairs: list[Any]) -> None:
+    machine.store(target, pairs)
+
+
 def _put(index: Callable[[Machine], int]) -> Instruction:
     return lambda machine: machine.put(index(machine))
 
@@ -44,14 +52,7 @@ def _get(index: Callable[[Machine], int]) -> Instruction:
 
 
 def _index_line(machine: Machine) -> int:
-    return int(machine.stream.line()[:20])
-
-
-def _unsupported(what: str) -> Instruction:
-    def act(machine: Machine) -> None:
-        raise machine.stream.damaged(what)
-
-    return act
+    return int(literals.digits(machine))
 
 
 def _nothing(count: int) -> Instruction:
@@ -88,8 +89,8 @@ _BY_CODE: dict[bytes, Instruction] = {
     b"C": literals.length_prefixed(1, bytes),  # SHORT_BINBYTES
     b"\x8e": literals.length_prefixed(8, bytes),  # BINBYTES8
     b"\x96": literals.length_prefixed(8, bytes),  # BYTEARRAY8
-    b"\x97": _unsupported("a reference to a buffer outside of it"),  # NEXT_BUFFER
-    b"\x98": _unsupported("a reference to a buffer outside of it"),  # READONLY_BUFFER
+    b"\x97": lambda machine: machine.stack.append(machine.buffer()),  # NEXT_BUFFER
+    b"\x98": lambda machine: machine.stack[-1],  # READONLY_BUFFER
     b"]": lambda machine: machine.push([], CONTAINER_BYTES),  # EMPTY_LIST
     b"}": lambda machine: machine.push({}, CONTAINER_BYTES),  # EMPTY_DICT
     b")": literals.constant(()),  # EMPTY_TUPLE
@@ -101,11 +102,11 @@ _BY_CODE: dict[bytes, Instruction] = {
     b"\x85": _short_tuple(1),  # TUPLE1
     b"\x86": _short_tuple(2),  # TUPLE2
     b"\x87": _short_tuple(3),  # TUPLE3
-    b"a": _into_last(Machine.extend, lambda machine: machine.pop(1)),  # APPEND
-    b"e": _into_last(Machine.extend, Machine.pop_mark),  # APPENDS
-    b"\x90": _into_last(Machine.extend, Machine.pop_mark),  # ADDITEMS
-    b"s": _into_last(Machine.store, lambda machine: machine.pop(2)),  # SETITEM
-    b"u": _into_last(Machine.store, Machine.pop_mark),  # SETITEMS
+    b"a": _into_last(_extend, lambda machine: machine.pop(1)),  # APPEND
+    b"e": _into_last(_extend, Machine.pop_mark),  # APPENDS
+    b"\x90": _into_last(_extend, Machine.pop_mark),  # ADDITEMS
+    b"s": _into_last(_store, lambda machine: machine.pop(2)),  # SETITEM
+    b"u": _into_last(_store, Machine.pop_mark),  # SETITEMS
     b"b": calls.build,  # BUILD
     b"c": calls.named,  # GLOBAL
     b"\x93": calls.named_on_stack,  # STACK_GLOBAL

@@ -12,6 +12,10 @@ LONGEST_PICKLE_LINE = 1 << 16
 """Bytes of a number or a name in the textual opcodes of protocol 0, where names have some hundred."""
 
 
+class GivenUp(InputError):
+    """A pickle takes more than is granted here; an ordinary unpickler would go on."""
+
+
 class Readable(Protocol):
     """An open file, or some bytes of one."""
 
@@ -60,10 +64,13 @@ class PickleStream:
         return int.from_bytes(self.take(width), "little")
 
     def line(self) -> bytes:
-        """Return the bytes up to the next newline, without it."""
+        """Return the bytes up to the next newline, without it; like Python, the last without its last byte."""
         while (newline := self._buffer.find(b"\n", self._place)) < 0:
             if len(self._buffer) - self._place > LONGEST_PICKLE_LINE:
-                raise self.damaged(f"a line of more than {LONGEST_PICKLE_LINE} bytes")
+                raise self.given_up(f"a line has more than {LONGEST_PICKLE_LINE} bytes")
+            if self._after == self._end and self._place < len(self._buffer):
+                rest, self._place = self._buffer[self._place : -1], len(self._buffer)
+                return rest
             self._fill(len(self._buffer) - self._place + 1)
         line = self._buffer[self._place : newline]
         self._place = newline + 1
@@ -73,6 +80,14 @@ class PickleStream:
         """Return the error for a pickle that no pickler writes."""
         return InputError(
             f"{self.name} cannot be read: {reason} at byte {self.position - self.begin} of its pickle.",
+            hint="It is damaged, was made to mislead, or is no pickle; copy or save it again.",
+        )
+
+    def given_up(self, reason: str) -> GivenUp:
+        """Return the error for a pickle that asks for more than is granted."""
+        return GivenUp(
+            f"{self.name} cannot be read: {reason}; it was given up at byte {self.position - self.begin} of its "
+            "pickle.",
             hint="It is damaged, was made to mislead, or is no pickle; copy or save it again.",
         )
 

@@ -95,6 +95,23 @@ def test_nothing_is_imported(protocol, tmp_path, monkeypatch):
     assert "unknown_module" not in sys.modules
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Nq\x01q\x00q\x010\x8c\x01aq\x03\x94\x8c\x01b\x94(h\x00h\x01h\x03t.",
+        b"K\x07q\x05q\x030K\x08\x940K\x09\x94(h\x02h\x03h\x05t.",
+        b"K\x07p00000000000000000000000001\n0g1\n.",
+        b"I0x10\n.",
+        b"L-0b11L\n.",
+        b"I00\n.",
+        b"I01\n.",
+        b"I010\n.",
+    ],
+)
+def test_the_memo_and_numbers_are_those_of_python(content):
+    assert read(content).value == pickle.loads(content)
+
+
 def test_what_a_constructor_does_not_take_stays_a_record():
     value = read(b"ccollections\nOrderedDict\n(K\x01K\x02tR.").value
     assert isinstance(value, Placeholder)
