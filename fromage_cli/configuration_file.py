@@ -12,6 +12,12 @@ FILES = ("fromage.toml", "pyproject.toml")
 SECTION = "fromage-diag"
 LONGEST = 1_000_000
 """Bytes of a file that is parsed; none that a person writes comes near."""
+MOST_DOTS = 4_000_000
+"""The squares of each line's dots, summed: a key of n parts takes time and memory as n². Ten thousand lines with twenty
+dots each come to this.
+"""
+DEEPEST = 50
+"""Tables and arrays within each other, where none that a person writes comes near."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +41,33 @@ def read_configuration(path: Path) -> ConfigurationTable | None:
         text = file.read(LONGEST + 1)
     if len(text) > LONGEST:
         raise UsageError(f"{path} has more than {LONGEST} bytes.", "Correct the file, or remove it.")
+    if sum(line.count(b".") ** 2 for line in text.splitlines()) > MOST_DOTS:
+        raise UsageError(f"{path} has lines with thousands of dots.", "Correct the file, or remove it.")
     try:
         document = tomllib.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # TOML's own and that of UTF-8; numbers of thousands of digits
         raise UsageError(f"{path} is not valid TOML: {error}.", "Correct the file, or remove it.") from error
     tools = document.get("tool")
     own = tools.get(SECTION) if isinstance(tools, dict) else None
-    if own is None:
-        return None if path.name == "pyproject.toml" else ConfigurationTable(_one_spelling(document, path))
-    if not isinstance(own, dict):
+    if own is None and path.name == "pyproject.toml":
+        return None
+    table = document if own is None else own
+    if not isinstance(table, dict):
         raise UsageError(f"[tool.{SECTION}] in {path} is not a table.", "Write `flag = value` lines.")
-    outside = () if path.name == "pyproject.toml" else tuple(key for key in document if key != "tool")
-    return ConfigurationTable(_one_spelling(own, path), outside)
+    if not _is_plain(table, DEEPEST):
+        raise UsageError(
+            f"{path} has a whole number of more than 64 bits, or tables and arrays {DEEPEST} deep.", "Correct the file."
+        )
+    outside = () if own is None or path.name == "pyproject.toml" else tuple(key for key in document if key != "tool")
+    return ConfigurationTable(_one_spelling(table, path), outside)
+
+
+def _is_plain(value: Any, levels: int) -> bool:
+    """Whether a value nests no deeper than so many levels, and holds only such whole numbers as TOML promises."""
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    held = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_plain(one, levels - 1) for one in held)
 
 
 def _one_spelling(table: Mapping[str, Any], path: Path) -> dict[str, Any]:

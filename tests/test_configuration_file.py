@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,19 @@ def test_the_table_counts_in_either_file(tmp_path: Path) -> None:
         ("x = " + "[" * 20_000, "not valid TOML"),
         ("#" * 1_000_001, "more than 1000000 bytes"),
         ("lr = 1\nlearning_rate = 2", "'learning_rate'"),
+        ("a." * 20_000 + "a = 1", "thousands of dots"),
+        ("[" + "a." * 20_000 + "a]", "thousands of dots"),
+        ("x = {" + "'a' . " * 20_000 + "a = 1}", "thousands of dots"),
+        ("a." * 500 + "a = 1", "50 deep"),
+        ("x = " + "[" * 60 + "]" * 60, "50 deep"),
+        ("x = " + "1" * 5000, "not valid TOML"),
+        ("x = 0x" + "f" * 5000, "more than 64 bits"),
+        ("x = [1" + "0" * 20 + "]", "more than 64 bits"),
     ],
 )
-def test_what_is_no_configuration_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_what_is_no_configuration_is_refused_at_once(tmp_path: Path, text: str, words: str) -> None:
+    began = time.process_time()
     with pytest.raises(UsageError, match=words) as caught:
         read(tmp_path, text)
+    assert time.process_time() - began < 1
     assert "fromage.toml" in caught.value.message and caught.value.hint

@@ -17,7 +17,7 @@ from fromage_cli.errors import InputError, UsageError
 from fromage_cli.terminal import configuration, session, streams
 from fromage_cli.terminal.answer import Answers
 from fromage_cli.terminal.configuration import DATA_KEYS
-from fromage_cli.terminal.failure import complaint
+from fromage_cli.terminal.failure import complaint, nearest_choice
 from fromage_cli.terminal.flags import CommandFlags, named_checkpoints, options, origins, outranks, snake_case
 from fromage_cli.terminal.options import OutputOptions, assemble
 from fromage_cli.terminal.output import prepare_output
@@ -51,7 +51,9 @@ class DiagnosticCommand(TyperCommand):
             source = ctx.get_parameter_source(name) if name in configured else None
             if source is None or source.name != "DEFAULT_MAP":  # the command line is to blame
                 raise
-            raise UsageError(f"{configured[name]}: {visible(complaint(error))}", hint="correct it there") from error
+            raise UsageError(
+                f"{configured[name]}: {visible(complaint(error))}", hint=f"{nearest_choice(error)}correct it there"
+            ) from error
 
     def _configure(self, ctx: typer.Context, given: Mapping[str, Any]) -> dict[str, str]:
         """Set the context's defaults from project and environment; by parameter name, the words naming the source."""

@@ -3,14 +3,13 @@
 import json
 import os
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from fromage_cli.errors import UsageError
 from fromage_cli.terminal.flags import CommandFlags, Flag
 from fromage_cli.terminal.project import ProjectConfiguration, place, shown
-from fromage_cli.terminal.words import visible
+from fromage_cli.terminal.words import nearest, visible
 
 PREFIX = "FROMAGE_DIAG_"
 
@@ -77,8 +76,8 @@ def _check_key(key: str, known: set[str], where: str, source: Path) -> None:
             f"{key} in {shown(source)}: it holds for one call.", hint=f"give --{key} on the command line instead"
         )
     if key not in known:
-        near = get_close_matches(key, sorted(known - ONE_CALL_ONLY), n=1, cutoff=0.0)
-        raise UsageError(f"unknown key {visible(key)!r} in {where}.", hint=f"nearest: {', '.join(near)}")
+        hint = f"{nearest(key, sorted(known - ONE_CALL_ONLY))}correct it there."
+        raise UsageError(f"unknown key {visible(key)!r} in {where}.", hint)
 
 
 def environment_values(environment: Mapping[str, str], flags: Mapping[str, Flag]) -> dict[str, tuple[Any, str]]:
@@ -122,7 +121,7 @@ def typed(value: Any, flag: Flag, where: str) -> Any:
             raise UsageError(f"{where}: {value!r} is not true or false.", hint="write true or false")
         return truth
     if isinstance(value, dict) and flag.multiple:
-        return [f"{name}={json.dumps(item)}" for name, item in value.items()]
+        return [f"{name}={json.dumps(item, default=str)}" for name, item in value.items()]
     if isinstance(value, list):
         words = [_word(item, where) for item in value]
         return words if flag.multiple else ",".join(words)

@@ -17,7 +17,7 @@ from fromage_cli.errors import FromageError, InputError, ResourceError, UsageErr
 from fromage_cli.terminal import session, streams
 from fromage_cli.terminal.envelope import dumps, error_envelope
 from fromage_cli.terminal.output import EXTENSIONS
-from fromage_cli.terminal.words import visible
+from fromage_cli.terminal.words import nearest, visible
 
 MOST_LINES = 6
 LONGEST_LINE = 1000
@@ -72,7 +72,7 @@ def _usage(error: BaseException) -> UsageError:
     program = context.command_path if context is not None else "fromage-diag"
     hint = f"'{program} --help' lists what there is"
     if type(error).__name__ != "NoSuchOption":
-        return UsageError(_sentence(error), hint=hint)
+        return UsageError(_sentence(error), hint=nearest_choice(error) + hint)
     typed = str(getattr(error, "option_name", "")).partition("=")[0]
     below = [command.command(name) for name in getattr(command, "commands", ())]
     if typed in {name for one in below for parameter in one.params for name in parameter.opts}:
@@ -102,6 +102,13 @@ def complaint(error: BaseException) -> str:
     errors = getattr(error.__cause__, "errors", None)
     value = repr(errors()[0]["input"]) if callable(errors) else ""
     return message if value in message else f"{value}: {message[:1].lower()}{message[1:]}"
+
+
+def nearest_choice(error: BaseException) -> str:
+    """The choice nearest to what was given for an option with choices, as the beginning of a hint; else nothing."""
+    choices = getattr(getattr(getattr(error, "param", None), "type_descriptor", None), "choices", None)
+    errors = getattr(error.__cause__, "errors", None)
+    return nearest(str(errors()[0]["input"]), choices) if choices and callable(errors) else ""
 
 
 def message_lines(error: FromageError, verbose: bool) -> list[str]:
@@ -138,6 +145,7 @@ def asked(args: Sequence[str], environment: Mapping[str, str] | None = None) -> 
     running = session.current()
     output = _value(words, "--output") or _value(words, "-o") or ""
     format = _value(words, "--format") or environment.get("FROMAGE_DIAG_FORMAT") or "auto"
+    format = format.lower()
     if format == "auto":
         format = EXTENSIONS.get(PurePath(output).suffix.lower(), "auto")
     json = "json" if "--json" in words else format if format in ("json", "jsonl") else None

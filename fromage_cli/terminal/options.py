@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from fromage_cli.problem.user_code.declared import BUILT_IN_LOSSES
 from fromage_cli.terminal import parsing
 from fromage_cli.terminal.answer import Answers, EstimateResult
 
@@ -63,6 +64,7 @@ class ModelOptions(CheckpointOptions):
             "Model",
             "--model",
             metavar="SPEC",
+            parser=parsing.choice_or_name("auto", "hf"),
             help="Network: pkg.module:factory, path/file.py:factory, hf, or auto (a perceptron).",
         ),
     ] = None
@@ -106,7 +108,11 @@ class BatchOptions:
     loss: Annotated[
         str,
         _option(
-            "Batch", "--loss", metavar="SPEC", help="Loss: auto, cross-entropy, mse, bce, output or file.py:function."
+            "Batch",
+            "--loss",
+            metavar="SPEC",
+            parser=parsing.choice_or_name(*BUILT_IN_LOSSES),
+            help="Loss: auto, cross-entropy, mse, bce, output or file.py:function.",
         ),
     ] = "auto"
     mode: Annotated[
@@ -195,7 +201,14 @@ class OutputOptions:
         ),
     ] = None
     table: Annotated[
-        str | None, _option("Output", "--table", metavar="NAME", help="Another table than the main one (tsv, csv, md).")
+        str | None,
+        _option(
+            "Output",
+            "--table",
+            metavar="NAME",
+            parser=str.lower,
+            help="Another table than the main one (tsv, csv, md).",
+        ),
     ] = None
     show_all: Annotated[bool, _option("Output", "--all", help="Show every row, not the offenders alone.")] = False
     quiet: Annotated[bool, _option("Output", "--quiet", "-q", help="No notes and findings on standard error.")] = False
@@ -237,6 +250,9 @@ def diagnostic(
             raise TypeError(f"{function.__module__} tells its cost, but takes no RunOptions with their --estimate")
         for name, value in (defaults or {}).items():
             parameters[name] = parameters[name].replace(default=value)
+        for parameter in parameters.values():
+            for information in getattr(parameter.annotation, "__metadata__", ()):
+                information.case_sensitive = False  # `AdamW` is meant by it too
 
         def command(**values: object) -> Answers:
             arguments = {name: values[name] for name in own if name not in groups}

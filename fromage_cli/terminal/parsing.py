@@ -1,7 +1,9 @@
 """Values as people type them: `90s`, `8GB`, `name=value`."""
 
 import json
+import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import typer
@@ -40,16 +42,17 @@ def memory(text: str) -> int:
 def _quantity(text: str, units: "dict[str, float] | dict[str, int]", expected: str) -> float:
     match = _QUANTITY.fullmatch(text)
     unit = match[2].lower() if match else ""
-    if match is None or unit not in units or float(match[1]) <= 0:
+    quantity = float(match[1]) * units[unit] if match is not None and unit in units else math.nan
+    if not 0 < quantity < math.inf:
         raise typer.BadParameter(f"{text!r} is not {expected}")
-    return float(match[1]) * units[unit]
+    return quantity
 
 
 def device(text: str) -> str:
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
-    if not _DEVICE.fullmatch(str(text)):
+    if not _DEVICE.fullmatch(name := str(text).lower()):
         raise typer.BadParameter(f"{text!r} is not one of auto, cpu, cuda, cuda:N")
-    return str(text)
+    return name
 
 
 def seed(text: str) -> int:
@@ -57,6 +60,15 @@ def seed(text: str) -> int:
     if not re.fullmatch(r"\d{1,19}", str(text)) or int(text) >= 2**63:
         raise typer.BadParameter(f"{text!r} is not a whole number from 0 to 2^63 - 1")
     return int(text)
+
+
+def choice_or_name(*choices: str) -> Callable[[str], str]:
+    """A parser of one of these words in any case, or of a name that stays as it is."""
+
+    def parsed(text: str) -> str:
+        return text.lower() if text.lower() in choices else text
+
+    return parsed
 
 
 def assignment(text: str) -> str:

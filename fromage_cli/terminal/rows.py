@@ -11,7 +11,7 @@ from fromage_cli.findings import Finding
 from fromage_cli.missing import Missing
 from fromage_cli.terminal.answer import Answer, Table
 from fromage_cli.terminal.plain import plain
-from fromage_cli.terminal.words import visible
+from fromage_cli.terminal.words import nearest, visible
 
 ALIKE = 3
 """Findings of one kind that are said where not all are asked for."""
@@ -43,7 +43,10 @@ def joined_table(answers: Sequence[Answer], name: str | None) -> Table:
 def check_table(name: str | None, names: Sequence[str]) -> None:
     """Raise UsageError where the answer has no table of that name."""
     if name is not None and name not in names:
-        raise UsageError(f"--table {visible(name)}: there is no such table.", hint=f"tables: {', '.join(names)}")
+        raise UsageError(
+            f"--table {visible(name)}: there is no such table.",
+            hint=f"{nearest(name, names)}tables: {', '.join(names)}",
+        )
 
 
 def tsv(table: Table) -> str:

@@ -3,7 +3,8 @@
 import codecs
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 from fromage_cli.missing import Missing
 from fromage_cli.optimizers.rule import RULES
@@ -74,6 +75,12 @@ ASCII_BLOCKS = " .:-=+*#%@"
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 ASCII_ERRORS = "fromage-ascii"
 """Error handler of the codecs: spell in ASCII what an encoding lacks."""
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """The known word nearest to what was given, as the beginning of a hint: `nearest: adamw; `."""
+    near = get_close_matches(given.lower()[:100], [*known], n=1, cutoff=0.0)
+    return f"nearest: {near[0]}; " if near else ""
 
 
 def number(value: float | Missing | None, ascii_only: bool = False) -> str:

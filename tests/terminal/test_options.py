@@ -120,3 +120,29 @@ def test_every_shared_flag_has_one_short_sentence(call):
             assert info.help.endswith("."), name
             assert len(info.help) < 80, name
             assert group.__name__.startswith(info.rich_help_panel.removesuffix("s"))
+
+
+@pytest.mark.parametrize("given", ["float64", "Float64", "FLOAT64"])
+def test_choices_are_read_in_any_case(call, fake, given, monkeypatch):
+    assert call("measure", "--dtype", given, "--loss", "MSE", "--model", "HF", "--device", "CPU").code == 0
+    assert (fake.SEEN["run"].dtype, fake.SEEN["run"].device) == ("float64", "cpu")
+    assert (fake.SEEN["batch"].loss, fake.SEEN["model"].model) == ("mse", "hf")
+    monkeypatch.setenv("FROMAGE_DIAG_DTYPE", given)
+    assert call("measure", "--table", "CURVE", "--format", "TSV").out.startswith("eta\t")
+    assert fake.SEEN["run"].dtype == "float64"
+
+
+def test_names_keep_their_case(call, fake):
+    call("measure", "--loss", "Losses.py:MSE", "--model", "Net.py:HF")
+    assert (fake.SEEN["batch"].loss, fake.SEEN["model"].model) == ("Losses.py:MSE", "Net.py:HF")
+
+
+def test_an_unknown_choice_comes_with_the_nearest(call, clean, monkeypatch):
+    outcome = call("measure", "--dtype", "Float46")
+    assert outcome.code == 2
+    assert "nearest: float64" in outcome.err
+    assert "nearest: curve" in call("measure", "--table", "curves").err
+    (clean / "fromage.toml").write_text("dtype = 'float46'\n")
+    outcome = call("measure")
+    assert outcome.code == 2
+    assert "nearest: float64" in outcome.err and "fromage.toml" in outcome.err

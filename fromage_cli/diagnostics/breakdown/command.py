@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fromage_cli.diagnostics.breakdown.direction_option import (
+    NAMES,
     check_direction,
     decay_left_out,
     make_direction,
@@ -16,7 +17,7 @@ from fromage_cli.diagnostics.breakdown.grid import DEFAULT, eta_grid
 from fromage_cli.diagnostics.breakdown.plot import draw
 from fromage_cli.intake import open_problem
 from fromage_cli.missing import found_of
-from fromage_cli.optimizers.rule import FROMAGE
+from fromage_cli.optimizers.rule import FROMAGE, RULES
 from fromage_cli.terminal.answer import Answer, estimate_answer, records
 from fromage_cli.terminal.options import (
     BatchOptions,
@@ -28,6 +29,7 @@ from fromage_cli.terminal.options import (
     TensorOptions,
     diagnostic,
 )
+from fromage_cli.terminal.parsing import choice_or_name
 from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import progress
 
@@ -35,6 +37,7 @@ DirectionOption = Annotated[
     str,
     typer.Option(
         metavar="fromage|sgd|adam|random|to:CKPT",
+        parser=choice_or_name(*NAMES, *RULES),
         help="How the weights move; fromage: every layer by the same relative step.",
     ),
 ]

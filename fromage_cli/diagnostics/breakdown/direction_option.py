@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, RULES, SGD, listed
+from fromage_cli.terminal.words import nearest
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
@@ -39,7 +40,7 @@ def check_direction(name: str) -> None:
         )
     else:
         reason = f"There is no direction {name!r}."
-        hint = f"Choose one of {', '.join(NAMES)}, or {TO}CKPT for another checkpoint."
+        hint = f"{nearest(name, NAMES)}choose one of {', '.join(NAMES)}, or {TO}CKPT for another checkpoint."
     raise UsageError(reason, hint)
 
 
