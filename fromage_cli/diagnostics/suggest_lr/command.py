@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from fromage_cli.diagnostics.suggest_lr.options import RateOptions, untold
 from fromage_cli.diagnostics.suggest_lr.plot import draw
-from fromage_cli.intake import find_schedule, open_problem
+from fromage_cli.intake import find_schedule, given_settings, open_problem
 from fromage_cli.missing import found_of
 from fromage_cli.terminal.answer import Answer, estimate_answer, records
 from fromage_cli.terminal.optimizer_options import OptimizerOptions, ScheduleOptions
@@ -61,7 +61,12 @@ def command(
     if rule.name is None:
         asked.check_without_optimizer()
     made = (updates_made(intake.checkpoint) or 0) if intake.checkpoint is not None else None
-    request = replace(asked.request(optimizer.train_batch_size, intake.rebuilt, course, made), rate=optimizer.lr)
+    request = replace(
+        asked.request(optimizer.train_batch_size, intake.rebuilt, course, made),
+        rate=optimizer.lr,
+        given=given_settings(optimizer),
+        declared=intake.declared.optimizer,
+    )
     if run.estimate:
         return intake.complete(estimate_answer(estimate(intake.problem, rule, request)))
     chosen = tensors.tensors or "all"

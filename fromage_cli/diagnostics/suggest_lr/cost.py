@@ -1,6 +1,5 @@
 """What a search for safe rates costs at most, told beforehand."""
 
-from fromage_cli.diagnostics.suggest_lr.alternatives import FORWARDS
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 from fromage_cli.diagnostics.suggest_lr.training import course_of
 from fromage_cli.errors import UsageError
@@ -51,13 +50,14 @@ def estimate(problem: Problem, optimizer: Optimizer, request: Request) -> Estima
     Raises UsageError where real steps are asked for that the rows do not allow.
     """
     cost = measure_cost(problem, products=True)
-    gradients, products = ALONG_THE_STEP + (POINTS if cost.product_seconds else WITHOUT_SLOPE), 1.0
-    gradients += gradients_of_draws(problem) + (HELD if problem.draws_noise else 0.0)
+    along, products = ALONG_THE_STEP + (POINTS if cost.product_seconds else WITHOUT_SLOPE), 1.0
+    gradients = along + gradients_of_draws(problem) + (HELD if problem.draws_noise else 0.0)
+    critical = RISE + (CRITICAL if problem.draws_noise else 0.0)
     if optimizer.name is None:
-        gradients += FORWARDS * FORWARD
+        gradients += len(RULES) * (along + critical)
+        products += len(RULES)
     else:
-        gradients += CRITICAL if problem.draws_noise else 0.0
-        gradients += RISE + ELSEWHERE + training_cost(problem, request, cost.seconds)
+        gradients += critical + ELSEWHERE + training_cost(problem, request, cost.seconds)
         products += MAX_PRODUCTS if request.sharpness else 0.0
     return Estimate(
         gradients=gradients + cost.equivalent(products),

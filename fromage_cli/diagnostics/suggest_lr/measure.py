@@ -63,24 +63,20 @@ def measure(
     measuring = begin(
         match_state(problem, rule, state), tensors, request=request, advance=advance, known=optimizer.name is not None
     )
-    crossing = measuring.measured()
-    crossing, whole = (None, None) if crossing is None else measuring.measured_together(crossing)
+    crossing, whole = crossings = measuring.certain()
     measuring.lemma2()
     rates: tuple[float | Missing, float | Missing] = (OPTIMIZER_UNKNOWN, OPTIMIZER_UNKNOWN)
     if measuring.known:
-        start = measuring.update.line.learning_rate * 1e-2
-        ends = [found.eta for found in (whole, crossing) if found is not None and found.eta is not None]
-        if ends:
-            start = known(measuring.place(ends[0])[1]) or start
+        start = measuring.start(crossings)
         rates = measuring.critical(start), measuring.critical_elsewhere(start)
         if request.sharpness:
             measuring.sharpness()
     trained = recommend(measuring, request)
-    limit = read_limit(measuring, (crossing, whole), known(rates[0]), known(rates[1]))
+    limit = read_limit(measuring, crossings, known(rates[0]), known(rates[1]))
     present = request.rate or request.peak or optimizer.learning_rate
     rate = known(trained.recommended.learning_rate) or present or known(limit.learning_rate)
     verified = check(measuring, rate, request, trained.again) if measuring.known and request.verify else ()
-    alternatives = () if measuring.known else measure_alternatives(measuring, limit.eta, new=request.new)
+    alternatives = () if measuring.known else measure_alternatives(measuring, request)
     noise, (noise_scale, low, high) = measuring.update.noise, read_noise_scale(measuring.update)
     result = SuggestedRates(
         loss=problem.base.loss,

@@ -11,7 +11,8 @@ from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.held_out_rows import critical_on_others
 from fromage_cli.diagnostics.suggest_lr.result import Estimate
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
-from fromage_cli.missing import LIMIT_REACHED, NO_OTHER_DRAWS, OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed
+from fromage_cli.missing import LIMIT_REACHED, NO_OTHER_DRAWS, OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed, known
+from fromage_cli.optimizers.settings import Given
 from fromage_cli.probes.cost import FORWARD, PRODUCT
 from fromage_cli.probes.curvature.threshold import stable_rate
 from fromage_cli.probes.lines.critical import critical_rate
@@ -74,6 +75,10 @@ class Request:
     """The highest rate that the run has had, as far as its checkpoints tell."""
     rate: float | None = None
     """The rate that the user named."""
+    given: Given = field(default_factory=Given)
+    """What the user said of the optimizer …"""
+    declared: Given = field(default_factory=Given)
+    """… and what stands beside the checkpoint."""
 
 
 @dataclass
@@ -165,6 +170,17 @@ class RateSearch(PartialMeasurement):
         layers = judged_again(found, whole)
         self.estimates[place] = self._told("measured", layers, before)
         return layers, whole
+
+    def certain(self) -> tuple[Crossing | None, Crossing | None]:
+        """How far the step is certain to descend, by layers and by the sum."""
+        found = self.measured()
+        return (None, None) if found is None else self.measured_together(found)
+
+    def start(self, crossings: Sequence[Crossing | None]) -> float:
+        """Where the search for a critical rate begins: where descent stops being certain."""
+        ends = [found.eta for found in reversed(crossings) if found is not None and found.eta is not None]
+        at_the_end = known(self.place(ends[0])[1]) if ends else None
+        return at_the_end or self.update.line.learning_rate * 1e-2
 
     def critical(self, start: float) -> float | Missing:
         """The smallest rate whose step raises the loss of the rows of its own gradient."""
@@ -286,7 +302,7 @@ def begin(
     known: bool = True,
 ) -> RateSearch:
     """A measurement with the optimizer's next update taken and its noise measured."""
-    update = next_update(matched, tensors, batch_size=request.batch_size, chunks=request.chunks, remember=not known)
+    update = next_update(matched, tensors, batch_size=request.batch_size, chunks=request.chunks)
     advance()
     moving = [tensor for tensor in tensors if tensor.name in update.step.steps]
     return RateSearch(matched, advance, moving, update, gradients(matched.problem.evaluations), known)

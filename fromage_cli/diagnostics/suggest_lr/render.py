@@ -24,7 +24,17 @@ ESTIMATES = (
     Column("gradients", optional=2),
     Column("rests on", left=True, optional=1),
 )
-ALTERNATIVES = (Column("optimizer", left=True), Column("limit"), Column("loss rises from"), Column("typical"))
+NAME_IT = (
+    "The table of optimizers has each one's own next update, with memory from gradients of these rows. For the rate to "
+    "train at, name yours: --optimizer NAME --lr RATE."
+)
+ALTERNATIVES = (
+    Column("optimizer", left=True),
+    Column("settings", left=True),
+    Column("limit"),
+    Column("loss rises from"),
+    Column("typical", optional=1),
+)
 GROUPS = (
     Column("group"),
     Column("tensors", optional=1),
@@ -59,7 +69,7 @@ def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
     ]
     parts: list[RenderableType] = [Text(summary(result)), Text(""), house_table(ESTIMATES, rows, style)]
     if result.alternatives:
-        rows = [(each.name, each.limit, each.critical, each.typical) for each in result.alternatives]
+        rows = [(each.name, each.settings, each.limit, each.critical, each.typical) for each in result.alternatives]
         parts.append(house_table(ALTERNATIVES, rows, style))
     if len(groups := result.optimizer.groups) > 1:
         rows = [(g.index, g.tensors, g.learning_rate, g.weight_decay, g.limit, g.limiting_layer or "") for g in groups]
@@ -92,7 +102,7 @@ def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
 
 def summary(result: SuggestedRates) -> str:
     """Both answers: how far the next step may go, and the rate to train at."""
-    train_at = "--optimizer names it." if result.optimizer.name is None else rate_to_train_at(result)
+    train_at = NAME_IT if result.optimizer.name is None else rate_to_train_at(result)
     return " ".join(filter(None, (_next_step(result), _present_rate(result), train_at)))
 
 
@@ -182,7 +192,7 @@ def _next_step(result: SuggestedRates) -> str:
         rise = ", nor a rate from which on the loss rises" if sought else ""
         return f"No step size was found at which the loss must fall{rise}."
     if isinstance(limit.eta, Missing) and name is None:
-        return "No step size was found at which the loss must fall."
+        return "Your optimizer is not known. No size of a Fromage update was found at which the loss must fall."
     title = OPTIMIZER_TITLES[name] if name is not None else ""
     if limit.estimator not in ("measured", "measured-sum"):
         return (
@@ -196,10 +206,7 @@ def _next_step(result: SuggestedRates) -> str:
     said = f"lowers the loss of these rows {average}{up_to}"
     looked = f", checked at {counted(len(result.points), 'step size')}" + (f" ({'; '.join(inside)})" if inside else "")
     if name is None:
-        return (
-            f"The next update {said} a relative step of {number(limit.eta)}{looked}. Which learning rate that is "
-            "depends on the optimizer, which is not known."
-        )
+        return f"Your optimizer is not known. A Fromage update {said} a relative step of {number(limit.eta)}{looked}."
     return f"The next {title} update {said} a learning rate of {number(limit.learning_rate)}{looked}."
 
 

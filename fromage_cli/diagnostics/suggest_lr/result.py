@@ -193,10 +193,12 @@ class Alternative:
     """One optimizer of those that it could be."""
 
     name: str
+    settings: str
+    """Those that its rates are for, as flags: `--momentum 0.9`."""
     limit: float | Missing
-    """Its learning rate whose next step is as large as the limit."""
+    """Up to this learning rate its own next update, with fresh state, lowers the loss, as far as was looked."""
     critical: float | Missing
-    """Its smallest learning rate whose next step raises the loss, to a tenth; missing where none was seen."""
+    """Its smallest learning rate whose next update raises the loss; missing where none was seen."""
     typical: float | Missing
 
 

@@ -81,13 +81,11 @@ def next_update(
     *,
     batch_size: int | None = None,
     chunks: int = CHUNKS,
-    remember: bool = False,
 ) -> NextUpdate:
     """The next update for training batches of `batch_size` rows (those of the first batch, without a number).
 
     Costs the base gradient and one more over all rows. A rule that remembers takes the whole batch's gradient, its
-    memory from the state or else from the chunks; `remember` keeps what they would stand in with for other rules too.
-    Raises MismatchError when the state does not fit or nothing moves.
+    memory from the state or else from the chunks. Raises MismatchError when the state does not fit or nothing moves.
     """
     problem, optimizer = matched.problem, matched.optimizer
     parts = noise_chunks(problem, chunks, batch_size)
@@ -97,7 +95,7 @@ def next_update(
     if held or not optimizer.remembers:
         step = measure_next_step(matched)
         updates = {name: found.update for name, found in step.steps.items()} if optimizer.remembers else None
-        measured = _noise(problem, parts, batch_size=batch_size, step=updates, remember=remember)
+        measured = _noise(problem, parts, batch_size=batch_size, step=updates)
     else:
         measured = _noise(problem, parts, batch_size=batch_size, remember=True)
         memory, source = stand_in(problem, known(measured))

@@ -46,7 +46,10 @@ def test_the_page_where_the_optimizer_is_not_known(make_result: MakeResult) -> N
         recommended=Recommended(*[OPTIMIZER_UNKNOWN] * 5, None, OPTIMIZER_UNKNOWN.words, False, OPTIMIZER_UNKNOWN),
         probe=(),
         estimates=tuple(each for each in result.estimates if each.name not in ("probe-init", "typical")),
-        alternatives=(Alternative("fromage", 0.0028, 0.06, 0.026), Alternative("muon", 0.003, NONE, NONE)),
+        alternatives=(
+            Alternative("fromage", "", 0.0028, 0.06, 0.026),
+            Alternative("muon", "--momentum 0.95", 0.003, NONE, NONE),
+        ),
     )
     golden("unknown-80.txt", page(unknown))
 
@@ -112,9 +115,9 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
     rise = "No step size was found at which the loss must fall"
     assert f"{rise}, nor a rate from which on the loss rises." in summary(replace(result, limit=NOTHING))
     cut = (replace(result.estimates[0], name="critical", learning_rate=LIMIT_REACHED),)
-    unknown = replace(result.optimizer, name=None)
-    for unsought in (replace(result, estimates=cut), replace(result, optimizer=unknown)):
-        assert f"{rise}. " in summary(replace(unsought, limit=NOTHING))
+    assert f"{rise}. " in summary(replace(result, estimates=cut, limit=NOTHING))
+    unknown = replace(result, optimizer=replace(result.optimizer, name=None), limit=NOTHING)
+    assert summary(unknown).startswith("Your optimizer is not known. No size of a Fromage update was found")
     beyond = replace(result.limit, relation="above-grid", upper_eta=NONE, limiting_layer=None)
     assert "these rows at least up to a learning rate" in summary(replace(result, limit=beyond))
     unsized = replace(result.limit, eta=NONE, limiting_layer="head.weight")
