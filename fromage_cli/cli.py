@@ -13,7 +13,7 @@ import typer
 
 from fromage_cli import __version__
 from fromage_cli.diagnostics import COMMANDS
-from fromage_cli.terminal import failure, session, streams
+from fromage_cli.terminal import failure, session, spared, streams
 from fromage_cli.terminal.answer import Answers
 from fromage_cli.terminal.command import Program
 
@@ -79,7 +79,7 @@ def main(args: Sequence[str] | None = None, program: Program | None = None) -> N
     given = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):
         streams.make_safe(stream)
-    with session.scope(), _terminable():
+    with spared.watched(), session.scope(), _terminable():
         try:
             code = run(given, program or build_program())
         except (streams.ClosedPipe, BrokenPipeError):

@@ -241,8 +241,9 @@ def test_a_partial_answer_is_shown_with_its_error(tmp_path):
 def test_a_wrong_command_line_still_gets_its_envelope(arguments, tmp_path):
     outcome = run(*arguments, cwd=tmp_path)
     assert outcome.returncode == 2
-    document = json.loads(outcome.stdout)
-    assert document["status"] == "error"
+    written = [path.read_text() for path in tmp_path.iterdir()]  # with -o the envelope goes there
+    document = json.loads(outcome.stdout or written[0])
+    assert (document["status"], bool(outcome.stdout)) == ("error", not written)
     assert document["error"]["code"] == "usage"
     assert outcome.stderr.startswith("error: ")
     assert len(outcome.stderr.splitlines()) <= 6
@@ -327,9 +328,23 @@ def test_an_input_is_never_overwritten(tmp_path):
     assert (tmp_path / "model.json").read_text() == "mine"
 
 
+@pytest.mark.parametrize("how", ["mismatch", "bug", "missing-file", "interrupt", "terminate"])
+def test_an_error_goes_into_the_file_that_the_answer_would_go_to(how, tmp_path):
+    for name in ("a.json", "b.jsonl"):
+        outcome = run("measure", "-o", name, "--how", how, cwd=tmp_path)
+        document = json.loads((tmp_path / name).read_text())
+        assert (outcome.stdout, document["status"], document["result"]) == ("", "error", None)
+    outcome = run("measure", "-o", "none/a.json", "--how", how, cwd=tmp_path)
+    assert json.loads(outcome.stdout)["error"]["code"] == "input"
+    assert run("measure", "-o", "a.tsv", "--how", how, cwd=tmp_path).stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.jsonl"]
+
+
 def test_the_last_file_stays_when_the_run_fails(tmp_path):
     (tmp_path / "a.json").write_text("mine")
-    assert run("measure", "-o", "a.json", "--force", "--how", "mismatch", cwd=tmp_path).returncode == 5
+    outcome = run("measure", "-o", "a.json", "--force", "--how", "mismatch", cwd=tmp_path)
+    assert outcome.returncode == 5
+    assert json.loads(outcome.stdout)["error"]["code"] == "mismatch"
     assert (tmp_path / "a.json").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
@@ -380,8 +395,8 @@ def test_signals(number, code, name, tmp_path):
     out, err = process.communicate(timeout=30)
     assert process.returncode == code
     assert err == f"error: {name}.\n"
-    assert json.loads(out)["error"]["code"] == name
-    assert list(tmp_path.iterdir()) == []
+    assert (out, [path.name for path in tmp_path.iterdir()]) == ("", ["a.json"])
+    assert json.loads((tmp_path / "a.json").read_text())["error"]["code"] == name
 
 
 @pytest.mark.parametrize(

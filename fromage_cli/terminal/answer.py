@@ -114,8 +114,8 @@ class Answer:
     """The least exit code of the answer."""
 
 
-Answers = Answer | Sequence[Answer]
-"""What a command returns: its answer, or one for each of the checkpoints it was given."""
+Answers = Answer | Sequence[Answer | FromageError]
+"""What a command returns: its answer, or for each of the checkpoints it was given one, or why there is none."""
 
 
 def records(items: Sequence[object]) -> Table:

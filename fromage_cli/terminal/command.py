@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from fromage_cli.configuration_file import read_configuration
 from fromage_cli.errors import InputError, UsageError
-from fromage_cli.terminal import configuration, session, streams
+from fromage_cli.terminal import configuration, session, spared, streams
 from fromage_cli.terminal.answer import Answers
 from fromage_cli.terminal.configuration import DATA_KEYS
 from fromage_cli.terminal.failure import complaint, nearest_choice
@@ -93,7 +93,7 @@ class DiagnosticCommand(TyperCommand):
         output = _one_format(output, begun.origins)
         if tables := getattr(self.callback, "tables", ()):
             check_table(output.table, tables)
-        _spare_inputs(output.output, ctx.params)
+        spared.name_inputs(_words(ctx.params), named_checkpoints(self, ctx.params))
         destination = prepare_output(output)
         settings = {**settings, "format": destination.format, "json": destination.format == "json"}
         ready = replace(begun, output=output, destination=destination, settings=settings)
@@ -165,18 +165,11 @@ def _one_format(output: OutputOptions, origins: Mapping[str, str]) -> OutputOpti
     raise UsageError(f"--json and --format {output.format} contradict each other.", hint="give one of them")
 
 
-def _spare_inputs(path: Path | None, values: Mapping[str, Any]) -> None:
-    """Raise UsageError where the output is one of the inputs, which `--force` must not reach."""
-    if path is None or not path.exists():
-        return
-    for name, value in values.items():
-        for text in value if isinstance(value, list | tuple) else [value]:
-            if name == "output" or not isinstance(text, str | Path):
-                continue
-            for candidate in (str(text), str(text).rpartition(":")[0], str(text).removeprefix("to:")):
-                with contextlib.suppress(OSError, ValueError):
-                    if path.samefile(candidate):
-                        raise UsageError(f"-o {visible(str(path))} is an input of this call.", hint="name another file")
+def _words(values: Mapping[str, Any]) -> list[str]:
+    """Every text among the parameters that may name what is read."""
+    named = [value for name, value in values.items() if name not in ("output", "plot")]
+    texts = [text for value in named for text in (value if isinstance(value, list | tuple) else [value])]
+    return [str(text) for text in texts if isinstance(text, str | Path)]
 
 
 def _run(invoke: Any, ctx: typer.Context) -> Any:

@@ -38,6 +38,13 @@ def status(answer: Answer) -> str:
     return "ok" if severity == "info" else severity
 
 
+def envelope(result: Answer | FromageError, circumstances: Circumstances) -> dict[str, Any]:
+    """The whole envelope of an answer, or of the error that stands in its place."""
+    if isinstance(result, Answer):
+        return answer_envelope(result, circumstances)
+    return error_envelope(result, circumstances)
+
+
 def answer_envelope(answer: Answer, circumstances: Circumstances) -> dict[str, Any]:
     """The whole envelope in JSON's own types; a partial answer's holds its error too."""
     body: dict[str, Any] = {
@@ -80,10 +87,10 @@ def _envelope(
 ) -> dict[str, Any]:
     nonfinite: Nonfinite = []
     head = {"schema": SCHEMA, "command": command, "status": status, "tool": tool, **body}
-    envelope = {key: plain(value, key, nonfinite) for key, value in head.items()}
+    whole = {key: plain(value, key, nonfinite) for key, value in head.items()}
     if error is not None:
-        envelope["error"] = {"code": error.code, "message": error.message, "hint": error.hint}
-    return {**envelope, "nonfinite": nonfinite}
+        whole["error"] = {"code": error.code, "message": error.message, "hint": error.hint}
+    return {**whole, "nonfinite": nonfinite}
 
 
 def _tool(provenance: Provenance | None, circumstances: Circumstances) -> dict[str, Any]:
@@ -113,6 +120,6 @@ def torch_version() -> str | None:
         return None
 
 
-def dumps(envelope: object, indent: int | None = 2) -> str:
+def dumps(document: object, indent: int | None = 2) -> str:
     """Strict JSON in ASCII, so that no stream and no control character in a name can break it."""
-    return json.dumps(envelope, allow_nan=False, ensure_ascii=True, indent=indent) + "\n"
+    return json.dumps(document, allow_nan=False, ensure_ascii=True, indent=indent) + "\n"

@@ -8,15 +8,15 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import typer
 
 from fromage_cli.errors import FromageError, InputError, ResourceError, UsageError
-from fromage_cli.terminal import session, streams
+from fromage_cli.terminal import parsing, session, streams
 from fromage_cli.terminal.envelope import dumps, error_envelope
-from fromage_cli.terminal.output import EXTENSIONS
+from fromage_cli.terminal.output import EXTENSIONS, write_file
 from fromage_cli.terminal.words import nearest, visible
 
 MOST_LINES = 6
@@ -134,6 +134,8 @@ class Asked:
 
     json: str | None
     """`json` or `jsonl` where a program reads the answer."""
+    output: Path | None
+    """The file that the answer goes to; None is standard output."""
     verbose: bool
     debug: bool
 
@@ -148,12 +150,14 @@ def asked(args: Sequence[str], environment: Mapping[str, str] | None = None) -> 
     format = format.lower()
     if format == "auto":
         format = EXTENSIONS.get(PurePath(output).suffix.lower(), "auto")
+    file = parsing.output_file(output) if output.strip() else None
     json = "json" if "--json" in words else format if format in ("json", "jsonl") else None
     if running.destination is not None and running.destination.json:
         json = running.destination.format
     short = "".join(word[1:] for word in words if word[:1] == "-" and word[1:].isalpha())
     return Asked(
         json=json,
+        output=running.destination.path if running.destination is not None else file,
         verbose=running.output.verbose or "--verbose" in words or "v" in short,
         debug=running.output.debug or "--debug" in words,
     )
@@ -172,16 +176,22 @@ def _value(words: Sequence[str], option: str) -> str | None:
 
 
 def report(error: BaseException, args: Sequence[str]) -> int:
-    """Say the error on standard error, and as an envelope on standard output where JSON is asked for; its exit code.
+    """Say the error on standard error, and as an envelope where the answer goes if JSON is asked for; its exit code.
 
-    An envelope that has been delivered already, with a partial answer, holds the error and is not written again.
+    An envelope that has been delivered already, with a partial answer, holds the error and is not written again. A file
+    that exists is left as it is: standard output gets the envelope then.
     """
     failure, wanted, running = understood(error), asked(args), session.current()
     if wanted.debug:
         streams.say("".join(traceback.format_exception(error)).rstrip())
     streams.say("\n".join(message_lines(failure, wanted.verbose)))
-    if wanted.json is not None and not running.delivered:
-        envelope = error_envelope(failure, running.circumstances)
-        with contextlib.suppress(InputError):
-            streams.write(sys.stdout, dumps(envelope, indent=2 if wanted.json == "json" else None))
+    if wanted.json is None or running.delivered:
+        return failure.exit_code
+    text = dumps(error_envelope(failure, running.circumstances), indent=2 if wanted.json == "json" else None)
+    with contextlib.suppress(FromageError):
+        if wanted.output is not None:
+            write_file(wanted.output, text)
+            return failure.exit_code
+    with contextlib.suppress(InputError):
+        streams.write(sys.stdout, text)
     return failure.exit_code

@@ -14,7 +14,7 @@ import typer
 
 from fromage_cli.problem.user_code.declared import BUILT_IN_LOSSES
 from fromage_cli.terminal import parsing
-from fromage_cli.terminal.answer import Answers, EstimateResult
+from fromage_cli.terminal.answer import Answer, Answers, EstimateResult
 
 Format = Literal["auto", "rich", "tsv", "csv", "json", "jsonl", "md"]
 FailOn = Literal["warn", "fail", "never"]
@@ -259,7 +259,7 @@ def diagnostic(
             answers = function(**arguments, **{name: assemble(group, values) for name, group in groups.items()})
             if values.get("estimate"):
                 for answer in answers if isinstance(answers, Sequence) else (answers,):
-                    if not isinstance(answer.result, EstimateResult):
+                    if isinstance(answer, Answer) and not isinstance(answer.result, EstimateResult):
                         raise TypeError("the command does not heed --estimate")
             return answers
 

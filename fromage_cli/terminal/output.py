@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from fromage_cli.errors import InputError, UsageError
-from fromage_cli.terminal import streams
+from fromage_cli.terminal import session, spared, streams
 from fromage_cli.terminal.options import OutputOptions
 from fromage_cli.terminal.words import visible
 
@@ -57,30 +58,45 @@ def chosen_format(options: OutputOptions) -> str:
 
 
 def check_writable(path: Path, force: bool) -> None:
-    """Raise InputError where the file could not be written, or exists and must not be replaced."""
-    name = visible(str(path))
-    directory = path.parent
-    if path.exists() and not path.is_file():
+    """Raise InputError where the file could not be written or must not be replaced, UsageError where it is an input."""
+    name, place = visible(str(path)), _absolute(path)
+    directory = place.parent
+    spared.check_spared(place)
+    if place.exists() and not place.is_file():
         raise InputError(f"cannot write {name}: it is not a regular file.", hint="name a file, or leave -o out")
     if not directory.is_dir():
-        raise InputError(f"cannot write {name}: there is no directory {visible(str(directory))}.", hint="make it first")
-    if os.path.lexists(path) and not force:
+        missing = visible(str(path.parent))
+        raise InputError(f"cannot write {name}: there is no directory {missing}.", hint="make it first")
+    if os.path.lexists(place) and not force:
         raise InputError(f"{name} exists already.", hint="another name, or --force to overwrite it")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise InputError(f"cannot write {name}: no permission to write in its directory.", hint="another directory")
 
 
+def _absolute(path: Path) -> Path:
+    """The path as it was meant: code run since may have changed the working directory."""
+    return session.current().directory / path
+
+
 def write_file(path: Path, text: str | bytes, force: bool = False) -> None:
     """Write a file whole or not at all; an existing one is replaced only with `force`, whenever it appeared."""
-    check_writable(path, force)
-    target = path.resolve() if path.is_symlink() else path
     data = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
+    check_writable(path, force)
+    place = _absolute(path)
+    spared.check_spared(place, data)
+    target = place.resolve() if place.is_symlink() else place
     temporary = target.with_name(f".{target.name[:100]}.{os.urandom(6).hex()}.tmp")
     try:
-        with temporary.open("xb") as file:
+        replaced = target.stat() if force and target.exists() else None
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if replaced else 0o666)
+        with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+            if replaced is not None:  # whoever could read the file before can, and nobody else
+                with contextlib.suppress(PermissionError):
+                    os.fchown(descriptor, replaced.st_uid, replaced.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(replaced.st_mode))
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(descriptor)
         _put_in_place(temporary, target, force)
     except FileExistsError as error:
         raise InputError(
@@ -105,4 +121,8 @@ def _put_in_place(temporary: Path, target: Path, force: bool) -> None:
         raise
     except OSError:  # a file system without hard links: claim the name first, then replace our own empty file
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        temporary.replace(target)
+        try:
+            temporary.replace(target)
+        except BaseException:
+            target.unlink()
+            raise

@@ -13,6 +13,8 @@ from fromage_cli.terminal.answer import Answer, Table
 from fromage_cli.terminal.plain import plain
 from fromage_cli.terminal.words import nearest, visible
 
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a formula begins with in a spreadsheet; some take the wide signs of East Asian scripts too."""
 ALIKE = 3
 """Findings of one kind that are said where not all are asked for."""
 
@@ -25,10 +27,10 @@ def chosen_table(answer: Answer, name: str | None) -> Table:
     return answer.tables[next(iter(answer.tables)) if name is None else name]()
 
 
-def joined_table(answers: Sequence[Answer], name: str | None) -> Table:
-    """The tables of that name in one; where there are several, each row begins with its checkpoint's path."""
+def joined_table(answers: Sequence[Answer], name: str | None, several: bool) -> Table:
+    """The tables of that name in one; where `several` were asked for, each row begins with its checkpoint's path."""
     tables = [chosen_table(answer, name) for answer in answers]
-    if len(answers) == 1:
+    if not several:
         return tables[0]
     columns = tuple(dict.fromkeys(column for table in tables for column in table.columns))
     places = [answer.checkpoints[0].path if answer.checkpoints else None for answer in answers]
@@ -56,11 +58,22 @@ def tsv(table: Table) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """Comma-separated values, quoted where needed."""
+    """Comma-separated values, quoted where needed; a text that a spreadsheet would run begins with an apostrophe."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([cell(value) for value in row] for row in (table.columns, *table.rows))
+    writer.writerows([_inert(cell(value)) for value in row] for row in (table.columns, *table.rows))
     return text.getvalue()
+
+
+def _inert(text: str) -> str:
+    """The text of a cell that no spreadsheet takes for a formula; numbers stay as they are."""
+    if not text.startswith(FORMULA):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
 
 
 def markdown(table: Table, findings: Sequence[Finding] = ()) -> str:

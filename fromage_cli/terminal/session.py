@@ -5,14 +5,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fromage_cli.terminal.envelope import Circumstances
 from fromage_cli.terminal.options import OutputOptions
-from fromage_cli.terminal.output import Destination
 from fromage_cli.terminal.project import ProjectConfiguration
+
+if TYPE_CHECKING:
+    from fromage_cli.terminal.output import Destination
 
 COMMAND_LINE = "command line"
 """The origin of a value that was typed."""
+
+
+def _working_directory() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:  # it is gone, and still can be worked in
+        return Path()
 
 
 @dataclass(frozen=True)
@@ -21,13 +32,15 @@ class Session:
 
     command: str | None = None
     output: OutputOptions = field(default_factory=OutputOptions)
-    destination: Destination | None = None
+    destination: "Destination | None" = None
     """None until it has been decided."""
     project: ProjectConfiguration = field(default_factory=ProjectConfiguration)
     settings: Mapping[str, object] = field(default_factory=dict)
     """Every flag in effect, in snake case."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where each comes from: `command line`, `environment`, `project` or `default`."""
+    directory: Path = field(default_factory=_working_directory)
+    """The working directory as it was when the command began, which names of outputs are relative to."""
     started: float = field(default_factory=time.perf_counter)
     delivered: bool = False
     """The answer has been written, a partial one with its error."""

@@ -5,10 +5,11 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from fromage_cli.errors import UsageError
+from fromage_cli.errors import FromageError, UsageError
 from fromage_cli.terminal import rows, session, streams
 from fromage_cli.terminal.answer import Answer, Answers, PageStyle
-from fromage_cli.terminal.envelope import answer_envelope, dumps, worst_severity
+from fromage_cli.terminal.envelope import dumps, envelope, worst_severity
+from fromage_cli.terminal.failure import message_lines
 from fromage_cli.terminal.output import Destination, write_file
 from fromage_cli.terminal.words import ascii_words, visible
 
@@ -21,10 +22,28 @@ def show(given: Answers) -> int:
 
     Of several answers the gravest decides. Raises the first one's own error once everything has been shown.
     """
-    answers = [given] if isinstance(given, Answer) else list(given)
+    results = [given] if isinstance(given, Answer) else list(given)
+    answers = [result for result in results if isinstance(result, Answer)]
     running = session.current()
     destination = running.destination or Destination("rich")
-    text = rendered(answers, destination)
+    if answers:
+        _deliver(rendered(results, destination), destination)
+    for answer in answers if not running.output.quiet else ():
+        for note in answer.notes:
+            streams.say(f"note: {visible(note)}")
+        if destination.format in ("tsv", "csv"):
+            for line in rows.finding_lines(answer.findings, running.output.show_all):
+                streams.say(line)
+    errors = [result.error if isinstance(result, Answer) else result for result in results]
+    met = [error for error in errors if error is not None]
+    for error in met[1:]:
+        streams.say("\n".join(message_lines(error, running.output.verbose)))
+    if met:
+        raise met[0]
+    return max((max(answer.code, exit_code(answer, running.output.fail_on)) for answer in answers), default=0)
+
+
+def _deliver(text: str, destination: Destination) -> None:
     if destination.path is not None:
         write_file(destination.path, text, destination.force)
     elif destination.format != "rich" and streams.ascii_only(sys.stdout):
@@ -32,15 +51,6 @@ def show(given: Answers) -> int:
     else:
         streams.write(sys.stdout, text)
     session.deliver()
-    for answer in answers if not running.output.quiet else ():
-        for note in answer.notes:
-            streams.say(f"note: {visible(note)}")
-        if destination.format in ("tsv", "csv"):
-            for line in rows.finding_lines(answer.findings, running.output.show_all):
-                streams.say(line)
-    for error in (answer.error for answer in answers if answer.error is not None):
-        raise error
-    return max((max(answer.code, exit_code(answer, running.output.fail_on)) for answer in answers), default=0)
 
 
 def exit_code(answer: Answer, fail_on: str) -> int:
@@ -51,26 +61,27 @@ def exit_code(answer: Answer, fail_on: str) -> int:
     return WARNINGS if severity == "warn" and fail_on == "warn" else 0
 
 
-def rendered(answers: Sequence[Answer], destination: Destination) -> str:
-    """The answers as text in the destination's format.
+def rendered(results: Sequence[Answer | FromageError], destination: Destination) -> str:
+    """The answers as text in the destination's format; an error is an envelope where JSON is asked for, else nothing.
 
     Several are an array as JSON, a line each as JSON lines, pages one below the other, and one table with the
     checkpoint's path in front.
     """
+    answers = [result for result in results if isinstance(result, Answer)]
     if any(answer.alone is not None for answer in answers):
         return "".join(f"{answer.alone}\n" for answer in answers if answer.alone is not None)
     running = session.current()
     format = destination.format
     if destination.json:
-        envelopes = [answer_envelope(answer, running.circumstances) for answer in answers]
+        envelopes = [envelope(result, running.circumstances) for result in results]
         if format == "jsonl":
-            return "".join(dumps(envelope, indent=None) for envelope in envelopes)
+            return "".join(dumps(one, indent=None) for one in envelopes)
         return dumps(envelopes[0] if len(envelopes) == 1 else envelopes)
     if format == "rich":
         if running.output.table is not None:
             raise UsageError("--table is for tsv, csv and md.", hint="add --format tsv")
         return "\n".join(page(answer, None if destination.path else sys.stdout) for answer in answers)
-    table = rows.joined_table(answers, running.output.table)
+    table = rows.joined_table(answers, running.output.table, several=len(results) > 1)
     if format == "md":
         return rows.markdown(table, [finding for answer in answers for finding in answer.findings])
     return rows.WRITERS[format](table)

@@ -1,10 +1,13 @@
+import os
 import signal
+import stat
 from pathlib import Path
 
 import pytest
 
 from fromage_cli.errors import InputError, UsageError
 from fromage_cli.terminal import output as output_module
+from fromage_cli.terminal import session
 from fromage_cli.terminal.options import OutputOptions
 from fromage_cli.terminal.output import Destination, prepare_output, write_file
 
@@ -117,3 +120,43 @@ def test_a_long_name(clean):
     name = "x" * 240 + ".json"
     write_file(Path(name), "ours")
     assert listing() == [name]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755])
+def test_a_file_that_is_replaced_keeps_its_mode(clean, mode):
+    Path("a.json").write_text("old")
+    Path("a.json").chmod(mode)
+    write_file(Path("a.json"), "new", force=True)
+    assert (Path("a.json").read_text(), stat.S_IMODE(Path("a.json").stat().st_mode)) == ("new", mode)
+
+
+def test_a_file_is_never_open_to_more_readers_while_it_is_written(clean, monkeypatch):
+    Path("a.json").write_text("old")
+    Path("a.json").chmod(0o600)
+    seen = []
+    monkeypatch.setattr(output_module.os, "fchown", lambda descriptor, *_: seen.append(os.fstat(descriptor).st_mode))
+    write_file(Path("a.json"), "new", force=True)
+    assert [stat.S_IMODE(mode) for mode in seen] == [0o600]
+
+
+def test_without_hard_links_a_failure_leaves_nothing(clean, monkeypatch):
+    def refuse(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(output_module.os, "link", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(InputError, match="Input/output error"):
+        write_file(Path("a.json"), "ours")
+    assert listing() == []
+
+
+def test_a_name_is_meant_as_it_was_when_the_command_began(clean):
+    Path("elsewhere").mkdir()
+    with session.scope():
+        session.begin(session.Session("x"))
+        os.chdir("elsewhere")
+        write_file(Path("a.json"), "ours")
+        with pytest.raises(InputError, match=r"^a\.json exists already"):
+            write_file(Path("a.json"), "ours")
+    assert (clean / "a.json").read_text() == "ours"
+    assert listing() == []

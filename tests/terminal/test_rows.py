@@ -109,7 +109,29 @@ def test_every_row_is_one_line_of_as_many_cells(rows):
     assert lines[-1] == ""
     assert [len(line.split("\t")) for line in lines[:-1]] == [3] * (len(rows) + 1)
     read = list(csv.reader(io.StringIO(comma_separated(table))))
-    assert read == [[cell(value) for value in row] for row in (table.columns, *rows)]
+    written = [[cell(value) for value in row] for row in (table.columns, *rows)]
+    assert [[text.removeprefix("'") for text in row] for row in read] == [
+        [text.removeprefix("'") for text in row] for row in written
+    ]
+    assert not [text for row in read for text in row if text[:1] in tuple("=+-@") and not is_number(text)]
+
+
+def is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\uff1d"])
+def test_no_spreadsheet_runs_a_name(sign):
+    table = Table(
+        (f"{sign}a",), ((f"{sign}cmd|' /C calc'!A0",), (f"{sign}",), (f"a{sign}b",), (-0.5,), (-3,), (-math.inf,))
+    )
+    read = [row[0] for row in csv.reader(io.StringIO(comma_separated(table)))]
+    assert read == [f"'{sign}a", f"'{sign}cmd|' /C calc'!A0", f"'{sign}", f"a{sign}b", "-0.5", "-3", "-inf"]
+    assert tsv(table).splitlines()[1] == f"{sign}cmd|' /C calc'!A0"  # scripts read the name itself
 
 
 def test_markdown():

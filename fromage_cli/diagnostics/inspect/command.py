@@ -1,10 +1,11 @@
 """`fromage-diag inspect`."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from fromage_cli.errors import UsageError
+from fromage_cli.errors import FromageError, UsageError
 from fromage_cli.intake import checkpoint_record
 from fromage_cli.terminal.answer import Answer, Estimate, Provenance, estimate_answer, records
 from fromage_cli.terminal.options import CheckpointOptions, OutputOptions, diagnostic
@@ -12,6 +13,9 @@ from fromage_cli.terminal.progress import Advance, progress
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @diagnostic(tables=("tensors", "groups", "dtypes", "safety", "logs"), estimate=True)
@@ -34,7 +38,7 @@ def command(
     ] = False,
     checkpoint: CheckpointOptions,
     output: OutputOptions,
-) -> list[Answer]:
+) -> list[Answer | FromageError]:
     """What is in this file: format, step, tensors, norms, dtypes, NaN and Inf, ties, the optimizer and its settings?"""
     if headers and spectrum:
         raise UsageError("--headers reads no data, --spectrum needs it.", hint="give one of them")
@@ -44,19 +48,31 @@ def command(
             raise UsageError("--safety reads no tensors.", hint="leave --headers and --spectrum out")
         if estimate:
             return [_estimate([], headers=True, spectrum=False)]  # as cheap as names alone
-        return [_survey(path) for path in ckpt]
+        return _each(ckpt, _survey)
 
     from fromage_cli.checkpoints import open_checkpoint
 
     if checkpoint.optimizer_state is not None and len(ckpt) > 1:
         raise UsageError(f"--optimizer-state belongs to one checkpoint, {len(ckpt)} are given.", hint="Name one.")
     state = checkpoint.optimizer_state
-    opened = [open_checkpoint(path, checkpoint.key, ema=checkpoint.ema, optimizer_state=state) for path in ckpt]
+    opened = _each(ckpt, lambda path: open_checkpoint(path, checkpoint.key, ema=checkpoint.ema, optimizer_state=state))
+    readable = [one for one in opened if not isinstance(one, FromageError)]
     if estimate:
-        return [_estimate(opened, headers, spectrum)]
-    elements = sum(entry.elements for checkpoint in opened for entry in checkpoint.entries.values())
+        return [one for one in opened if isinstance(one, FromageError)] or [_estimate(readable, headers, spectrum)]
+    elements = sum(entry.elements for checkpoint in readable for entry in checkpoint.entries.values())
     with progress("inspect", total=None if headers else elements) as advance:
-        return [_answer(checkpoint, headers, spectrum, advance) for checkpoint in opened]
+        return _each(opened, lambda checkpoint: _answer(checkpoint, headers, spectrum, advance))
+
+
+def _each(items: Sequence[Item | FromageError], function: Callable[[Item], Made]) -> list[Made | FromageError]:
+    """What the function makes of each item, or why it makes nothing; an error among the items stays one."""
+    made: list[Made | FromageError] = []
+    for item in items:
+        try:
+            made.append(item if isinstance(item, FromageError) else function(item))
+        except FromageError as error:
+            made.append(error)
+    return made
 
 
 def _survey(path: str) -> Answer:

@@ -83,6 +83,38 @@ def test_headers_of_a_hundred_gigabytes_take_no_time(tmp_path):
     assert seconds < 10  # two on a machine that does nothing else
 
 
+@pytest.mark.parametrize(
+    ("option", "damage"),
+    [
+        *((option, damage) for option in ("--all", "--headers") for damage in ("missing", "empty", "cut", "within")),
+        ("--spectrum", "cut"),
+        ("--safety", "missing"),
+        ("--safety", "empty"),
+    ],
+)
+def test_what_can_be_read_is_answered_beside_what_cannot(run, tmp_path, option, damage):
+    for name in "abc":
+        save_file({"w": torch.full((2000,), 2.0)}, tmp_path / f"{name}.safetensors")
+    data = (tmp_path / "b.safetensors").read_bytes()
+    (tmp_path / "b.safetensors").unlink()
+    if damage != "missing":
+        left = {"empty": b"", "cut": data[:3000], "within": data[:8] + b"?" + data[9:]}[damage]
+        (tmp_path / "b.safetensors").write_bytes(left)
+    paths = [tmp_path / f"{name}.safetensors" for name in "abc"]
+    code, out, _ = run(*paths, option, "--json")
+    first, damaged, last = json.loads(out)
+    assert (code, first["status"], damaged["status"], last["status"]) == (3, "ok", "error", "ok")
+    assert damaged["error"]["code"] == "input" and "b.safetensors" in damaged["error"]["message"]
+    assert first["result"] == last["result"] and damaged["result"] is None
+    code, out, err = run(*paths, option)
+    assert (code, err.count("error: ")) == (3, 1)
+    assert ("a.safetensors" in out and "c.safetensors" in out) or option == "--safety"
+    code, out, _ = run(paths[0], paths[1], option, "-o", tmp_path / "one.json")
+    assert (code, out, len(json.loads((tmp_path / "one.json").read_text()))) == (3, "", 2)
+    code, _, err = run(paths[1], paths[0], paths[1], option, "--format", "rich")
+    assert (code, err.count("error: ")) == (3, 2)
+
+
 def test_several_files_have_an_answer_each(run):
     paths = (SAMPLES / "mlp-2/step-000000.safetensors", SAMPLES / "mlp-2/step-000440.safetensors")
     first, second = json.loads(run(*paths, "--json")[1])
@@ -158,7 +190,7 @@ def test_what_is_not_finite_fails_a_job(run, tmp_path):
     [
         ((), 2, "CKPT"),
         (("nowhere.safetensors",), 3, "does not exist"),
-        (("c.safetensors", "nowhere.safetensors"), 3, "does not exist"),
+        (("nowhere.safetensors", "no.safetensors"), 3, "does not exist"),
         (("c.safetensors", "--headers", "--spectrum"), 2, "--spectrum needs it"),
         (("c.safetensors", "--key", "model"), 2, "no dictionaries"),
         (("c.safetensors", "--model", "x.py:f"), 2, "--model"),
