@@ -1,15 +1,24 @@
-"""What makes two evaluations of one loss comparable: the same modes, the same random draws, the same buffers."""
+"""What makes two evaluations of one loss comparable: the same modes, the same random draws, the same state."""
 
+import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from fromage_cli.problem.user_code.generators import Draws, Generators, seed_all, seed_torch
+from fromage_cli.problem.conditions.kept_state import KeptState, may_hold_state
+from fromage_cli.problem.user_code.generators import (
+    OWN_GENERATORS,
+    Draws,
+    Generators,
+    seed_all,
+    seed_own,
+    seed_torch,
+)
 
 Mode = Literal["auto", "train", "eval"]
 
@@ -24,9 +33,12 @@ def scripted_from(module: nn.Module) -> str | None:
 class Conditions:
     """The conditions under which one model is evaluated; its structure does not change between two evaluations."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, loss: object = None) -> None:
         self.model = model
         self.modules = list(model.modules())
+        stateful = [module for module in self.modules if may_hold_state(module)]
+        self.stateful = [*stateful, loss, *_generators_beside(loss, *stateful)]
+        """What may hold something from one call to the next; `loss` is the user's function."""
         self.batch_norms = [m for m in self.modules if isinstance(m, _NormBase) or scripted_from(m) in _BATCH_NORMS]
         """The modules that normalise by the statistics of the batch while they train."""
         self.recurrent = [module for module in self.modules if isinstance(module, nn.RNNBase)]
@@ -37,22 +49,25 @@ class Conditions:
 
     @contextmanager
     def comparable(self, mode: Mode, seed: int, *, generators_kept: bool = False) -> Iterator[None]:
-        """One evaluation under the same conditions as every other, leaving modes, buffers and generators as found.
+        """One evaluation under the same conditions as every other, leaving modes, state and generators as found.
 
         `auto`: evaluation behaviour, except that normalisation by batch statistics behaves as in training;
         `train`: training behaviour, every module drawing its random numbers from a seed of its own, so that a
         dropout layer that draws nothing does not shift the masks of the later ones.
         `generators_kept`: a surrounding `steady` puts the generators back.
         """
-        generators = None if generators_kept else Generators()
+        generators, state = None if generators_kept else Generators(), KeptState(self.stateful)
         try:
-            with _buffers_put_back(self.modules), self._switched(mode):
+            with self._switched(mode):
                 seed_all(seed)
-                draws = Draws() if self.drew is None else None
+                for generator in state.generators:
+                    seed_own(generator, seed)
+                draws = Draws(state.generators) if self.drew is None else None
                 with _seeded_modules(self.model, draws) if mode == "train" else nullcontext():
                     yield
                     self.drew = draws.look() if draws is not None else self.drew
         finally:
+            state.put_back()
             if generators is not None:
                 generators.restore()
 
@@ -93,34 +108,12 @@ class Conditions:
         return [module.training for module in self.modules], [module.dropout for module in self.recurrent]
 
 
-@contextmanager
-def _buffers_put_back(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Puts every buffer back that the block writes or replaces.
-
-    Batch normalisation writes its statistics without counting a version, so floating buffers are always put back.
-    """
-    kept = [
-        (module, name, buffer, buffer._version, buffer.clone())
-        for module in modules  # all of them: a forward pass may register one
-        if module._buffers or isinstance(module, torch.jit.ScriptModule)
-        for name, buffer in _own_buffers(module).items()
-    ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for module, name, buffer, version, copy in kept:
-                if buffer.is_floating_point() or buffer._version != version:
-                    buffer.copy_(copy)
-                if _own_buffers(module).get(name) is not buffer:
-                    setattr(module, name, buffer)
-
-
-def _own_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """The buffers of the module itself, by name; a scripted module shows them in no other way."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return dict(module.named_buffers(recurse=False, remove_duplicate=False))
-    return {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
+def _generators_beside(*users: object) -> list[object]:
+    """The random generators in the files and classes of a user's modules and loss."""
+    sources = {getattr(user, "__module__", "") for user in users}
+    holders: list[Mapping[str, object]] = [vars(sys.modules[name]) for name in sources if name in sys.modules]
+    holders += [vars(kind) for kind in {type(user) for user in users}]
+    return [value for holder in holders for value in holder.values() if isinstance(value, OWN_GENERATORS)]
 
 
 @contextmanager

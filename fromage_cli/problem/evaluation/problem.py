@@ -20,6 +20,7 @@ from fromage_cli.problem.evaluation.backward_pass import BackwardPass, Hooks, Vi
 from fromage_cli.problem.evaluation.refusals import require_faithful_split, require_gradient
 from fromage_cli.problem.losses.loss_terms import LossTerms
 from fromage_cli.problem.losses.losses import Loss
+from fromage_cli.problem.losses.summed_loss import users_function
 from fromage_cli.problem.networks.layers import TrainableTensor, frozen_names, trainable_tensors, unwrapped
 
 LOSS_ULPS = 8.0
@@ -77,7 +78,7 @@ class Problem:
     def __post_init__(self) -> None:
         self.trainable = trainable_tensors(unwrapped(self.model))
         self.frozen = frozen_names(unwrapped(self.model))
-        self.conditions = Conditions(self.model)
+        self.conditions = Conditions(self.model, users_function(self.loss))
         self.deferred: set[str] = set()
         self._parameters = list(self.model.parameters())
         self._hooks: Hooks | None = None

@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 
 from fromage_cli.errors import FromageError, MismatchError
+from fromage_cli.problem.conditions.independent_copy import independent_copy
 from fromage_cli.problem.data.batches import Batch
-from fromage_cli.problem.data.pytrees import describe_shapes, independent_copy, map_tensors, named_tensors
+from fromage_cli.problem.data.pytrees import describe_shapes, map_tensors, named_tensors
 from fromage_cli.problem.networks.layers import unwrapped
 from fromage_cli.problem.user_code.named_code import first_line, named_code, out_of_memory
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.errors import MismatchError
+from fromage_cli.problem.conditions.independent_copy import independent_copy
 from fromage_cli.problem.data.batches import Batch
-from fromage_cli.problem.data.pytrees import independent_copy, map_tensors
+from fromage_cli.problem.data.pytrees import map_tensors
 from fromage_cli.problem.losses.call import call_model, forward, inputs_and_targets
 from fromage_cli.problem.losses.loss_terms import LossTerms, scalar_loss
 from fromage_cli.problem.networks.layers import unwrapped

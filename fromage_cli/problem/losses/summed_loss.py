@@ -9,6 +9,7 @@ from fromage_cli.errors import FromageError
 from fromage_cli.problem.conditions.evaluation import Conditions, Mode
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.losses.loss_terms import Loss, LossTerms
+from fromage_cli.problem.losses.reported_losses import FunctionLoss
 from fromage_cli.problem.losses.supervised_losses import SupervisedLoss
 
 FEW = 5
@@ -38,13 +39,19 @@ class SummedLoss:
         return LossTerms(terms.total * (self.rows / (terms.count or 1.0)), float(batch.size))
 
 
+def users_function(loss: Loss) -> object:
+    """The function that the user named; None for any other loss."""
+    inner = loss.loss if isinstance(loss, SummedLoss) else loss
+    return inner.function if isinstance(inner, FunctionLoss) else None
+
+
 def recognise_sum(loss: Loss, model: nn.Module, batch: Batch, *, mode: Mode = "auto", seed: int = 0) -> Loss:
     """The loss, as a SummedLoss where that of a few rows is the sum of those of its parts.
 
     Losses that somebody else computes are tried, by forward passes that leave no trace: of five rows and their parts,
     or of all rows where random numbers are drawn. One that fails on so few rows is taken to be a mean.
     """
-    conditions = Conditions(model)
+    conditions = Conditions(model, users_function(loss))
 
     def value(part: Batch) -> float:
         with conditions.comparable(mode, part.seed(seed)), torch.no_grad():

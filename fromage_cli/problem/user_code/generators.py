@@ -1,16 +1,50 @@
-"""The global random generators of torch, Python and numpy: losses and models of users draw from all of them."""
+"""Random generators, those of torch, Python and numpy and users' own: losses and models draw from all of them."""
 
+import pickle
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+OWN_GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+"""What a model or a loss may draw from beside the global ones."""
+
+
+def state_of(generator: Any) -> Any:
+    """The state of a generator of its own kind."""
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    return generator.bit_generator.state if isinstance(generator, np.random.Generator) else generator.get_state()
+
+
+def put_state(generator: Any, state: Any) -> None:
+    """Puts a generator into a state of it."""
+    if isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    else:
+        generator.set_state(state)
+
+
+def seed_own(generator: Any, seed: int) -> None:
+    """Seeds a generator."""
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(seed).state
+    else:
+        generator.seed(seed % 2**32)
+
 
 class Draws:
-    """Notices whether anything is drawn from generators that were just seeded."""
+    """Notices whether anything is drawn from generators that were just seeded, the global ones and others."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: Sequence[Any] = ()) -> None:
         self.python, self.numpy, self.noticed = random.getstate(), np.random.get_state(), False
+        self.own = [(generator, pickle.dumps(state_of(generator))) for generator in own]
 
     def look(self) -> bool:
         """Whether anything was drawn so far; to be asked before torch's generators are seeded again."""
@@ -21,6 +55,7 @@ class Draws:
                 or (_on_cuda() and any(generator.get_offset() for generator in torch.cuda.default_generators))
                 or random.getstate() != self.python
                 or any(np.any(now != then) for now, then in zip(np.random.get_state(), self.numpy, strict=True))
+                or any(pickle.dumps(state_of(generator)) != state for generator, state in self.own)
             )
         return self.noticed
 

@@ -247,13 +247,14 @@ def test_a_batch_whose_order_matters_has_a_noise_floor_too(make_problem: Maker) 
 
 def test_a_noisy_model_has_a_noise_floor(make_problem: Maker) -> None:
     class Noisy(nn.Module):
+        calls = 0
+
         def __init__(self) -> None:
             super().__init__()
             self.linear = nn.Linear(6, 3)
-            self.calls = 0
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.calls += 1
+            Noisy.calls += 1
             return self.linear(x * (1 + 0.1 * self.calls))
 
     data = {"x": torch.randn(20, 6), "y": torch.randint(3, (20,))}

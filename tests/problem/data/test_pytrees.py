@@ -9,7 +9,6 @@ from fromage_cli.problem.data.pytrees import (
     as_tensors,
     describe_shapes,
     in_precision,
-    independent_copy,
     map_tensors,
     named_tensors,
 )
@@ -59,17 +58,3 @@ def test_arrays_are_copied_in_the_machines_order_and_must_be_numbers() -> None:
     assert tensor.tolist() == [0, 1, 2]
     with pytest.raises(InputError, match="expected numbers"):
         as_tensors(np.array(["a"]))
-
-
-def test_a_copy_takes_memory_only_when_it_is_written_into() -> None:
-    whole, from_numpy = torch.ones(4, 3), torch.from_numpy(np.ones((4, 3), dtype=np.float32))
-    lazy = independent_copy(whole)
-    assert torch._C._is_cow_tensor(lazy)  # type: ignore[attr-defined]
-    lazy.mul_(2.0)
-    assert not torch._C._is_cow_tensor(lazy)  # type: ignore[attr-defined]
-    for tensor in (whole, whole[1:3], from_numpy):
-        copy = independent_copy(tensor)
-        copy.mul_(2.0)
-        assert copy.untyped_storage().nbytes() == tensor.nbytes
-        assert torch.equal(copy, 2.0 * torch.ones_like(tensor))
-        assert torch.equal(tensor, torch.ones_like(tensor))
