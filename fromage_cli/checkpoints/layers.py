@@ -8,6 +8,9 @@ from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 from fromage_cli.counting import counted, first_names
 from fromage_cli.errors import UsageError
 
+BUFFERS = ("running_mean", "running_var")
+"""Ends of names of floating-point tensors that no optimizer moves."""
+
 
 def layer_entries(
     checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequence[str] = (), tensors: str = "matrices"

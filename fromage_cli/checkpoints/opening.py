@@ -22,10 +22,12 @@ from fromage_cli.checkpoints.formats.safetensors_file import read_safetensors
 from fromage_cli.checkpoints.formats.sharded import is_index, read_sharded
 from fromage_cli.checkpoints.formats.torch_file import read_torch
 from fromage_cli.checkpoints.formats.zero_files import is_model_states
+from fromage_cli.checkpoints.layers import BUFFERS
 from fromage_cli.checkpoints.names.library_files import METADATA
 from fromage_cli.checkpoints.names.naming import strip_prefixes
 from fromage_cli.checkpoints.names.steps import step_in_name, step_of_directory
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice
+from fromage_cli.checkpoints.optimizers.matching import fitting
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.storage.files import quoted, status_of
@@ -35,25 +37,34 @@ from fromage_cli.errors import FromageError, InputError, UsageError
 if TYPE_CHECKING:
     import torch
 
+LEFT_ASIDE = "none"
+"""What `--optimizer-state` names where the saved state is to be left aside."""
 CONFIGURATION = ("fromage.toml", "pyproject.toml")
 """Files beside weights that may declare what belongs to them."""
 
 
 def open_checkpoint(
-    path: str | Path, key: str | None = None, *, ema: bool | None = None, optimizer_state: str | Path | None = None
+    path: str | Path,
+    key: str | None = None,
+    *,
+    ema: bool | None = None,
+    optimizer_state: str | Path | None = None,
+    optimizer_key: str | None = None,
 ) -> Checkpoint:
     """Open a file, a directory or a URL; a directory of steps gives its highest complete step, and a note says so.
 
     Of several nested dictionaries `key` is the dotted path of the one to take, and `ema` asks for averaged weights or
-    for none; `optimizer_state` names a file with the optimizer's state.
+    for none; `optimizer_state` names a file with the optimizer's state, or is LEFT_ASIDE, and `optimizer_key` is the
+    dotted path of that state in its file.
     Raises InputError for what cannot be read, UnsafeError for what must not be, UsageError for a wrong key.
     """
+    choice = Choice(key, ema, optimizer_key)
     if isinstance(path, str) and is_url(path):
         local = local_path(path)
         if local is None:
-            return _open_remote(path, Choice(key, ema), optimizer_state)
+            return _open_remote(path, choice, optimizer_state)
         path = local
-    return _open_local(Path(path), Choice(key, ema), optimizer_state)
+    return _open_local(Path(path), choice, optimizer_state)
 
 
 def _open_remote(url: str, choice: Choice, optimizer_state: str | Path | None) -> Checkpoint:
@@ -106,13 +117,17 @@ def _open_local(given: Path, choice: Choice, optimizer_state: str | Path | None)
     stripped = strip_prefixes(contents.entries)
     shorter = {stored: name for name, stored in stripped.names.items()}
 
-    def optimizer() -> OptimizerState | None:  # the one that the user names, else the weights' own, else one beside
-        if isinstance(optimizer_state, str) and is_url(optimizer_state):
-            return load_optimizer(local_path(optimizer_state) or Mirror(optimizer_state).only_file())
-        if optimizer_state is not None:
-            return load_optimizer(Path(optimizer_state))
-        found = contents.read_optimizer() if contents.read_optimizer is not None else None
-        return load_optimizer(trainer.optimizer) if found is None and trainer.optimizer is not None else found
+    def optimizer() -> OptimizerState | None:
+        if optimizer_state == LEFT_ASIDE:
+            return None
+        found = _saved_optimizer(contents, trainer.optimizer, optimizer_state, choice.optimizer)
+        copies = {name for group in contents.tied for name in group[1:]}
+        trained = {
+            shorter[name]: entry.shape
+            for name, entry in contents.entries.items()
+            if entry.floating and name not in copies and not name.endswith(BUFFERS)
+        }
+        return fitting(found, trained) if found is not None else None
 
     return Checkpoint(
         path=given,
@@ -131,6 +146,22 @@ def _open_local(given: Path, choice: Choice, optimizer_state: str | Path | None)
         spans={shorter[stored]: span for stored, span in contents.spans.items()},
         read_optimizer=optimizer,
     )
+
+
+def _saved_optimizer(
+    contents: Contents, beside: Path | None, named: str | Path | None, key: str | None
+) -> OptimizerState | None:
+    """Read the state in the file that the user names, else beside the weights in their own, else in one beside it."""
+    if isinstance(named, str) and is_url(named):
+        return load_optimizer(local_path(named) or Mirror(named).only_file(), key)
+    if named is not None:
+        return load_optimizer(Path(named), key)
+    found = contents.read_optimizer() if contents.read_optimizer is not None else None
+    if found is None and beside is not None:
+        return load_optimizer(beside, key)
+    if found is None and key is not None:
+        raise UsageError(f"--optimizer-key {key!r}: no optimizer's state was saved here.", "Leave it out.")
+    return found
 
 
 def _find_weights(path: Path) -> tuple[Path, int | None, Iterable[str]]:

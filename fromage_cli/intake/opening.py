@@ -111,7 +111,13 @@ def _opened(ckpt: str | Checkpoint | None, model: ModelOptions) -> tuple[Checkpo
             "Give CKPT, or --model file.py:factory for a network with weights of its own.",
         )
     if isinstance(ckpt, str):
-        ckpt = open_checkpoint(ckpt, model.key, ema=model.ema, optimizer_state=model.optimizer_state)
+        ckpt = open_checkpoint(
+            ckpt,
+            model.key,
+            ema=model.ema,
+            optimizer_state=model.optimizer_state,
+            optimizer_key=model.optimizer_key,
+        )
     return ckpt, declared_by(ckpt, model.trust) if ckpt is not None else Declared()
 
 

@@ -101,7 +101,7 @@ def gather_run(names: Sequence[str], model: ModelOptions, tensors: NameOptions) 
     from fromage_cli.checkpoints.layers import lasting_layers
     from fromage_cli.checkpoints.runs.gathering import gather_series
 
-    gathered = gather_series(names, model.key, model.ema, model.optimizer_state)
+    gathered = gather_series(names, model.key, model.ema, model.optimizer_state, model.optimizer_key)
     layers, changed = lasting_layers(gathered.checkpoints, *tensors.globs)
     declared = declared_by(gathered.checkpoints[-1], model.trust)
     return RunIntake(gathered.checkpoints, tuple(layers), declared, (*gathered.notes, *declared.notes), tuple(changed))

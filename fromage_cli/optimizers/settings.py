@@ -42,6 +42,10 @@ class SavedSettings:
     """The settings of each parameter group."""
     members_told: bool = True
     """Whether it can be told which tensors each group holds."""
+    optimizers: Sequence[tuple[str, int]] = ()
+    """The kind of each of several optimizers, and how many tensors it has."""
+    steps: int | None = None
+    """Updates made; None where it does not count them."""
 
     @property
     def rule(self) -> str | None:
@@ -167,7 +171,10 @@ def find_settings(given: Given, saved: SavedSettings | None, declared: Given) ->
     rate = first_known(given.learning_rate, max(rates, default=None), declared.learning_rate)
     notes = _notes_on_the_state(given, saved, name)
     if rate == 0.0:
-        notes.append("optimizer: the rate in the checkpoint is 0, the end of its schedule; --lr gives another.")
+        steps = saved.steps if saved is not None else None
+        begins = "the first step of a warm-up" + (" or the end of its schedule" if steps is None else "")
+        where = begins if steps is None or steps < 2 else "the end of its schedule"
+        notes.append(f"optimizer: the rate in the checkpoint is 0, as at {where}; --lr gives another.")
     found = Optimizer(
         name=name,
         learning_rate=rate or None,
@@ -214,6 +221,10 @@ def _notes_on_the_state(given: Given, saved: SavedSettings | None, name: str | N
         return []
     if given.name is None and saved.kind == EITHER_ADAM:
         return [f"optimizer: the state does not say whether it is of {EITHER_ADAM}; {ADAMW.name} is taken."]
+    if len({kind for kind, _ in saved.optimizers}) > 1 and not saved.serves(name):
+        listed = " and ".join(f"{kind} ({count} tensors)" for kind, count in saved.optimizers)
+        then = f"none is used for {name}" if name else "--optimizer NAME takes one, with the tensors that it moves"
+        return [f"optimizer: the checkpoint holds the states of several, {listed}; {then}."]
     if given.name is None and saved.rule is None:
         return [f"optimizer: the checkpoint holds the state of {saved.kind}, which is not covered here."]
     if given.name is not None and not saved.serves(name):

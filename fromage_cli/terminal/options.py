@@ -50,7 +50,18 @@ class CheckpointOptions:
     ] = None
     optimizer_state: Annotated[
         str | None,
-        _option("Checkpoint", "--optimizer-state", metavar="FILE", help="Read the optimizer's state from here."),
+        _option(
+            "Checkpoint",
+            "--optimizer-state",
+            metavar="FILE",
+            help="The optimizer's state; none: leave the saved one aside.",
+        ),
+    ] = None
+    optimizer_key: Annotated[
+        str | None,
+        _option(
+            "Checkpoint", "--optimizer-key", metavar="PATH", help="Nested dictionary that holds the optimizer's state."
+        ),
     ] = None
 
 

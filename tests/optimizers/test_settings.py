@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,14 @@ def test_a_weight_decay_that_nobody_tells_is_taken_as_none_and_it_is_said(tmp_pa
 def test_a_rate_of_zero_is_no_rate(tmp_path: Path) -> None:
     found = find_settings(Given(), state_from(tmp_path, torch.optim.SGD, lr=0.0).settings, Given())
     assert found.learning_rate is None
-    assert "end of its schedule" in found.notes[0]
+    assert "the first step of a warm-up or the end of its schedule" in found.notes[0]
+    saved = state_from(tmp_path, torch.optim.AdamW, lr=0.0).settings
+    for steps, where in (
+        (0, "the first step of a warm-up;"),
+        (1, "the first step of a warm-up;"),
+        (2, "the end of its"),
+    ):
+        assert where in find_settings(Given(), replace(saved, steps=steps), Given()).notes[0]
 
 
 def test_only_decoupled_decay_adds_no_curvature() -> None:

@@ -15,8 +15,8 @@ from fromage_cli.checkpoints.formats.torch_file import load_file
 from fromage_cli.checkpoints.names.library_files import ACCELERATE, METADATA
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.names.steps import step_in_metadata
+from fromage_cli.checkpoints.nested.optimizers import find_optimizer
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
-from fromage_cli.checkpoints.optimizers.saved_optimizer import KEYS, optimizer_state, parse_optimizer
 from fromage_cli.checkpoints.storage.files import quoted, status_of
 from fromage_cli.checkpoints.storage.json_file import read_object
 from fromage_cli.errors import InputError
@@ -56,15 +56,15 @@ def optimizer_in(directory: Path) -> Path | None:
     return next((directory / name for name in OPTIMIZER_FILES if (directory / name).is_file()), None)
 
 
-def load_optimizer(path: Path) -> OptimizerState:
+def load_optimizer(path: Path, key: str | None = None) -> OptimizerState:
     """Read the optimizer's state in a PyTorch file, in a distributed checkpoint, or in a directory that holds one.
 
-    Raises InputError where there is none.
+    `key`: the dotted path of one among several. Raises InputError where there is none.
     """
     status_of(path)
     state = None
     if path.is_dir() and (path / METADATA).is_file():
-        state, held = load_distributed_optimizer(path / METADATA), "no such entries in its metadata"
+        state, held = load_distributed_optimizer(path / METADATA, key), "no such entries in its metadata"
     elif path.is_dir():
         file = optimizer_in(path)
         if file is None:
@@ -72,17 +72,16 @@ def load_optimizer(path: Path) -> OptimizerState:
                 f"Directory {quoted(path)} holds no optimizer state: no {' or '.join(OPTIMIZER_FILES)}.",
                 hint="Name the optimizer's file.",
             )
-        return load_optimizer(file)
+        return load_optimizer(file, key)
     else:
         kind = kind_of(path)
         root, held = load_file(path, kind) if kind in PICKLED_FORMATS else None, f"it is {kind}"
         if isinstance(root, Mapping):
             held = f"it holds {listed([str(name) for name in root])}"
-            state = parse_optimizer(root) or optimizer_state([{str(name): value for name, value in root.items()}])
+            state = find_optimizer(root, key=key)
     if state is None:
         raise InputError(
             f"{quoted(path)} holds no optimizer state: {held}.",
-            hint="Expected is what torch.save(optimizer.state_dict(), FILE) writes, itself or under one of "
-            f"{', '.join(KEYS)}.",
+            hint="Expected is what torch.save(optimizer.state_dict(), FILE) writes, by itself or inside a dictionary.",
         )
     return state

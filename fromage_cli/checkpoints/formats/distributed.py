@@ -19,8 +19,8 @@ from fromage_cli.checkpoints.formats.torch_file import load_part
 from fromage_cli.checkpoints.names.steps import first_step
 from fromage_cli.checkpoints.nested.candidates import DICTIONARY_LEVELS
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice, ancestors, choose
+from fromage_cli.checkpoints.nested.optimizers import find_optimizer
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
-from fromage_cli.checkpoints.optimizers.saved_optimizer import GROUPS, KEYS, STATE, optimizer_state
 from fromage_cli.checkpoints.storage.files import FileVersion, incomplete, quoted
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, stored_number
 
@@ -47,14 +47,13 @@ def read_distributed(path: Path, choice: Choice = ANY) -> Contents:
         step=first_step([*around, *trainers], lambda value: stored_number(_with_objects(value))),
         key=".".join(chosen.path) or None,
         notes=(note,) if note else (),
-        read_optimizer=lambda: _optimizer(around),
+        read_optimizer=lambda: find_optimizer(root, chosen.path, choice.optimizer, _with_objects),
     )
 
 
-def load_distributed_optimizer(path: Path) -> OptimizerState | None:
-    """Return the optimizer's state in a distributed checkpoint, which may hold nothing else."""
-    root = _read_tree(path)
-    return _optimizer([root, {KEYS[0]: root}])
+def load_distributed_optimizer(path: Path, key: str | None = None) -> OptimizerState | None:
+    """Return the optimizer's state in a distributed checkpoint, which may hold nothing else; `key`: its place."""
+    return find_optimizer(_read_tree(path), key=key, read=_with_objects)
 
 
 def check_shards(path: Path, items: Mapping[str, SavedItem]) -> None:
@@ -111,19 +110,6 @@ def _read_piece(stored: ByteRange, name: str) -> torch.Tensor:
     if not isinstance(piece, torch.Tensor):
         raise damaged(stored.file, f"a {type(piece).__name__} is where a piece of {name!r} should be")
     return piece
-
-
-def _optimizer(around: list[Mapping[str, Any]]) -> OptimizerState | None:
-    """Return the optimizer's state in one of the dictionaries, its settings read; tensors stay where they are."""
-    for saved, key in ((node[key], key) for node in around for key in KEYS if isinstance(node.get(key), Mapping)):
-        read = {str(name): _with_objects(value) for name, value in saved.items() if name != STATE}
-        if isinstance(groups := read.get(GROUPS), dict):  # numbered, where it was a list
-            read[GROUPS] = [groups[index] for index in sorted(groups, key=lambda index: (len(str(index)), str(index)))]
-        if STATE in saved:
-            read[STATE] = saved[STATE]
-        if state := optimizer_state([{key: read}]):
-            return state
-    return None
 
 
 def _with_objects(value: Any) -> Any:

@@ -15,7 +15,7 @@ from fromage_cli.checkpoints.formats.torch_package import load_package
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.names.steps import first_step
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice, ancestors, choose
-from fromage_cli.checkpoints.optimizers.saved_optimizer import optimizer_state
+from fromage_cli.checkpoints.nested.optimizers import find_optimizer
 from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.pickles.pickled_names import dangerous, refusal, warnings_about
 from fromage_cli.checkpoints.pickles.unpickling import PickledName
@@ -72,7 +72,7 @@ def read_torch(path: Path, kind: str, choice: Choice = ANY, allowance: Allowance
         key=".".join(chosen.path) or None,
         notes=tuple(text for text in (note, left_out, *loaded.notes) if text),
         tied=_tied(version, tensors),
-        read_optimizer=lambda: optimizer_state(around),
+        read_optimizer=lambda: find_optimizer(loaded.root, chosen.path, choice.optimizer),
         spans=loaded.spans(tensors),
         names=loaded.names,
     )

@@ -22,6 +22,7 @@ class Choice:
 
     key: str | None = None  # the dotted path of one
     ema: bool | None = None  # averaged weights, or none; None: plain weights where there are any
+    optimizer: str | None = None  # the dotted path of the optimizer's state
 
 
 ANY = Choice()

@@ -1,4 +1,4 @@
-"""The state of an optimizer: settings by group, slots by parameter number, and which tensor has which number."""
+"""The state of an optimizer, or of several that train one model: settings by group, slots by parameter number."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
-from fromage_cli.checkpoints.names.naming import strip_prefixes
 from fromage_cli.checkpoints.optimizers.decay_rules import DECAY_RULES
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
-from fromage_cli.counting import first_names
-from fromage_cli.errors import MismatchError
-from fromage_cli.optimizers.recognition import recognise
+from fromage_cli.optimizers.recognition import EITHER_ADAM, recognise
+from fromage_cli.optimizers.rule import ADAM
 from fromage_cli.optimizers.settings import SavedSettings
 
 SHAPED = ("exp_avg", "momentum_buffer", "exp_avg_sq", "exp_inf", "square_avg", "sum", "prev", "variance")
 """Slots that have their parameter's shape, in torch's own optimizers."""
-_MOST_WORK = 1_000_000
-"""Places in groups that are compared, over all ways of interleaving them, before they are called ambiguous."""
+UNKNOWN = "an unknown one"
+"""What a kind of optimizer is called that is not recognised, beside others."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,8 @@ class ParameterGroup:
     """Which parameters, as the optimizer counts them."""
     names: tuple[str, ...] | None = None
     """Their names, where the optimizer was given them."""
+    optimizer: str = ""
+    """Which of several optimizers has it: where that one's state lies."""
 
 
 class UnreadSlot(Mapping[str, Any]):
@@ -57,11 +56,32 @@ class UnreadSlot(Mapping[str, Any]):
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """What one optimizer remembers."""
+    """What one optimizer remembers, or all that train one model."""
 
     groups: tuple[ParameterGroup, ...]
     slots: Mapping[int, Mapping[str, Any]]
     """By parameter number: `exp_avg`, `exp_avg_sq`, `momentum_buffer`, `step` … ; empty before the first step."""
+    whole: OptimizerState | None = None
+    """That of all optimizers, of which this is one's; None where it is all there is."""
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Every parameter."""
+        return tuple(number for group in self.groups for number in group.numbers)
+
+    @property
+    def parts(self) -> tuple[OptimizerState, ...]:
+        """Each optimizer's own; where one class steps by Muon and by Adam (`use_muon`), these are two."""
+        owners: dict[object, list[ParameterGroup]] = {}
+        for group in self.groups:
+            owners.setdefault((group.optimizer, group.settings.get("use_muon")), []).append(group)
+        return (self,) if len(owners) == 1 else tuple(map(self.of_groups, owners.values()))
+
+    def of_groups(self, groups: Collection[ParameterGroup]) -> OptimizerState:
+        """What is remembered of some groups alone."""
+        numbers = {number for group in groups for number in group.numbers}
+        slots = {number: slot for number, slot in self.slots.items() if number in numbers}
+        return OptimizerState(tuple(groups), slots, self)
 
     def has(self, *names: str) -> bool:
         """Whether every parameter that was ever updated has these slots."""
@@ -69,7 +89,15 @@ class OptimizerState:
 
     @property
     def kind(self) -> str | None:
-        """Which optimizer it comes from, as `recognise` names it."""
+        """Which optimizer it comes from, as `recognise` names it; of several kinds all, as `adamw and muon`."""
+        kinds = dict.fromkeys(part._kind for part in self.parts)
+        if set(kinds) == {ADAM.name, EITHER_ADAM}:
+            return EITHER_ADAM
+        return " and ".join(kind or UNKNOWN for kind in kinds) if any(kinds) else None
+
+    @property
+    def _kind(self) -> str | None:
+        """That of one optimizer."""
         slots = {name for slot in self.slots.values() for name in slot}
         return recognise([group.settings for group in self.groups], slots)
 
@@ -97,7 +125,14 @@ class OptimizerState:
     @property
     def settings(self) -> SavedSettings:
         """What it says of its optimizer."""
-        return SavedSettings(self.kind, tuple(group.settings for group in self.groups), self.members_told)
+        groups = tuple(group.settings for group in self.groups)
+        parts = [(part._kind or UNKNOWN, len(part.numbers)) for part in self.parts]
+        several = tuple(parts) if len(parts) > 1 else ()
+        return SavedSettings(self.kind, groups, self.members_told, several, self.steps)
+
+    def settings_for(self, name: str | None) -> SavedSettings:
+        """The same, of the optimizers of that name alone where there are any."""
+        return (self.serving(name) or self).settings
 
     def members_by_rule(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[str, ...], ...]:
         """The names in each group where one of DECAY_RULES made the groups; empty where none did, or several may have.
@@ -126,8 +161,11 @@ class OptimizerState:
         return ways.pop() if len(ways) == 1 else ()
 
     def serving(self, name: str | None) -> OptimizerState | None:
-        """Itself where it holds what an optimizer of that name remembers."""
-        return self if self.settings.serves(name) else None
+        """What serves an optimizer of that name: itself, or the part that is of such a one; None where nothing is."""
+        if self.settings.serves(name):
+            return self
+        parts = [part for part in self.parts if part is not self and part.settings.serves(name)]
+        return self.of_groups([group for part in parts for group in part.groups]) if parts else None
 
 
 def _is_plain(value: object) -> bool:
@@ -137,157 +175,25 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, int | float | str)
 
 
-def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Which parameter number each tensor of a model has; `shapes` by name, in model order.
+def together(states: Mapping[tuple[str, ...], OptimizerState]) -> OptimizerState | None:
+    """The states of several optimizers as one, each by where it lies, its parameters counted on; None without any.
 
-    By name where the optimizer knows names, up to wrappers and what all names begin with. Otherwise by order: each
-    group holds its parameters in model order, and the only way of interleaving the groups that agrees with the shapes
-    of the slots is taken; where there are several, that of the rule which made the groups. Raises MismatchError when
-    the counts, shapes or names do not fit, or when more than one way does.
+    Where each has one parameter, as one that steps in the backward pass has, the last key on the way there is its name.
     """
-    if named := _numbers_by_name(state, shapes):
-        for name, number in named.items():
-            stored = slot_shape(state.slots.get(number, {}))
-            if stored not in (None, shapes[name]):
-                raise MismatchError(
-                    f"The optimizer's state for {name!r} has shape {list(stored or ())}, the tensor "
-                    f"{list(shapes[name])}.",
-                    "It belongs to another model.",
-                )
-        return named
-    total = sum(len(group.numbers) for group in state.groups)
-    if total != len(shapes):
-        raise MismatchError(
-            f"The optimizer's state has {total} parameters, the model {len(shapes)} trainable tensors.",
-            _without_number(state, shapes) or "It belongs to another model, or to one with other frozen tensors.",
-        )
-    found = _in_order(state, shapes)
-    saved = _names(state)
-    for name, number in found.items():
-        if saved.get(name, number) != number:
-            raise MismatchError(
-                f"The optimizer's state names {name!r} in another place than the model has it, and other names differ.",
-                "It belongs to another model, or names of layers have changed since.",
-            )
-    return found
-
-
-def _without_number(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """What to do where the state has every tensor of a model but a few, which were frozen: by the shapes of its slots.
-
-    None where they do not tell.
-    """
-    held = Counter(slot_shape(state.slots.get(number, {})) for group in state.groups for number in group.numbers)
-    wanted = Counter[tuple[int, ...] | None](shapes.values())
-    missing = wanted - held
-    if held - wanted or not missing:
-        return None
-    count, names = missing.total(), [repr(name) for name, shape in shapes.items() if shape in missing]
-    if count == len(names):
-        tensors = f"The state lacks {first_names(names)}"
-    else:
-        tensors = f"By its shapes, the state lacks {count} of these: {first_names(names)}"
-    return f"{tensors}. If frozen in training, set requires_grad=False there in the factory of --model."
-
-
-def _numbers_by_name(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """The number of each tensor where every one of them is known by name; else nothing."""
-    if not shapes or any(group.names is None for group in state.groups):
-        return {}
-    saved = _names(state)
-    if set(shapes) <= set(saved):
-        return {name: saved[name] for name in shapes}
-    own = {name: short for short, name in strip_prefixes(shapes).names.items()}
-    for theirs, ours in ((0, 0), (1, 0), (0, 1), (_in_common(saved), _in_common(own.values()))):
-        numbers = {_without(name, theirs): number for name, number in saved.items()}
-        wanted = {name: _without(short, ours) for name, short in own.items()}
-        if len(numbers) == len(saved) and set(wanted.values()) <= set(numbers):
-            return {name: numbers[wanted[name]] for name in shapes}
-    return {}
-
-
-def _names(state: OptimizerState) -> dict[str, int]:
-    """The numbers by the names that the optimizer knows."""
-    return {
-        name: number for group in state.groups for name, number in zip(group.names or (), group.numbers, strict=False)
-    }
-
-
-def _without(name: str, count: int) -> str:
-    """A name without its first components."""
-    return ".".join(name.split(".")[count:])
-
-
-def _in_common(names: Collection[str]) -> int:
-    """With how many components all names begin alike, their last ones left aside."""
-    columns = zip(*(name.split(".")[:-1] for name in names), strict=False)
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-
-
-def _in_order(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """The number of each tensor by the order of the groups."""
-    try:
-        return dict(zip(shapes, _interleaved(state, list(shapes.values())), strict=True))
-    except _Ambiguous:
-        members = state.members_by_rule(shapes)
-        pairs = (zip(names, group.numbers, strict=True) for names, group in zip(members, state.groups, strict=False))
-        found = {name: number for pair in pairs for name, number in pair}
-        fits = (slot_shape(state.slots.get(number, {})) in (None, shapes[name]) for name, number in found.items())
-        if not found or not all(fits):
-            raise
-        return found
-
-
-@dataclass(frozen=True)
-class _Way:
-    """One way of having placed the first tensors, or the sign that there are several."""
-
-    several: bool = False
-    last: int = -1
-    """The parameter number placed last."""
-    before: _Way | None = None
-
-
-def _interleaved(state: OptimizerState, shapes: list[tuple[int, ...]]) -> list[int]:
-    """The parameter number at each place of the model order."""
-    groups = [group.numbers for group in state.groups]
-    known = {number: slot_shape(slot) for number, slot in state.slots.items()}
-    ways: dict[tuple[int, ...], _Way] = {(0,) * len(groups): _Way()}
-    work = 0
-    for shape in shapes:
-        following: dict[tuple[int, ...], _Way] = {}
-        for places, way in ways.items():
-            for index, place in enumerate(places):
-                if place == len(groups[index]) or known.get(groups[index][place]) not in (None, shape):
-                    continue
-                if (work := work + len(groups)) > _MOST_WORK:
-                    raise _Ambiguous("too many ways to tell them apart")
-                after = (*places[:index], place + 1, *places[index + 1 :])
-                following[after] = _Way(way.several or after in following, groups[index][place], way)
-        ways = following
-        if not ways:
-            raise MismatchError(
-                "The optimizer's state does not fit the model: no order of its parameters has the tensors' shapes.",
-                "It belongs to another model.",
-            )
-    (way,) = ways.values()
-    if way.several:
-        raise _Ambiguous("more than one way")
-    numbers = []
-    while way.before is not None:
-        numbers.append(way.last)
-        way = way.before
-    return numbers[::-1]
-
-
-class _Ambiguous(MismatchError):
-    """There is more than one way."""
-
-    def __init__(self, ways: str) -> None:
-        super().__init__(
-            f"The optimizer's parameter groups can be matched to the model in {ways}.",
-            "Give the optimizer model.named_parameters(), so that its state holds names.",
-        )
+    if len(states) < 2:
+        return next(iter(states.values()), None)
+    groups: list[ParameterGroup] = []
+    slots: dict[int, Mapping[str, Any]] = {}
+    start = 0
+    single = all(len(state.numbers) == 1 for state in states.values())
+    for place, state in states.items():
+        for group in state.groups:
+            names = (place[-1],) if single and group.names is None else group.names
+            numbers = tuple(start + number for number in group.numbers)
+            groups.append(ParameterGroup(group.settings, numbers, names, ".".join(place)))
+        slots |= {start + number: slot for number, slot in state.slots.items()}
+        start += 1 + max(state.numbers, default=-1)
+    return OptimizerState(tuple(groups), slots)
 
 
 def slot_shape(slot: Mapping[str, Any]) -> tuple[int, ...] | None:

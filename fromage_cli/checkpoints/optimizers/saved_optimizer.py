@@ -1,32 +1,27 @@
-"""An optimizer's state where training scripts and sharding libraries keep it, in each of the forms they give it.
+"""An optimizer's state in each of the forms that training scripts and sharding libraries give it.
 
 torch's own: {"state": {number: slots}, "param_groups": [{"params": [numbers], settings}]}. Sharded training puts fully
-qualified names for the numbers, or writes one flat dictionary of state.NAME.SLOT and param_groups.NAME.SETTING.
+qualified names for the numbers, or spells them as text, or writes one flat dictionary of state.NAME.SLOT and
+param_groups.NAME.SETTING.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fromage_cli.checkpoints.names.naming import strip_prefixes
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, ParameterGroup, UnreadSlot
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 
-KEYS = ("optimizer", "optimizer_state_dict", "optimizer_state", "optimizer_states", "optim", "opt_state", "optimizers")
-"""Names under which training scripts keep it beside the weights."""
 LONGEST_SETTING = 16
 """Members of a setting that is a list, such as betas."""
+LONGEST_NUMBER = 16
+"""Digits of a parameter's number."""
 STATE, GROUPS, PARAMETERS, NAMES = "state", "param_groups", "params", "param_names"
 
 
-def optimizer_state(dictionaries: Sequence[Mapping[str, Any]]) -> OptimizerState | None:
-    """The first optimizer state kept in one of the dictionaries, or None."""
-    for dictionary in dictionaries:
-        for key in KEYS:
-            found = dictionary.get(key)
-            found = found[0] if isinstance(found, list | tuple) and found else found
-            if isinstance(found, Mapping) and (state := parse_optimizer(found)):
-                return state
-    return None
+def is_optimizer(saved: Mapping[Any, Any]) -> bool:
+    """Whether a dictionary has the entries of an optimizer's state, in any of the forms."""
+    return {STATE, GROUPS} <= set(saved) or any(True for _ in _parts(saved, GROUPS))
 
 
 def parse_optimizer(saved: Mapping[Any, Any]) -> OptimizerState | None:
@@ -34,6 +29,8 @@ def parse_optimizer(saved: Mapping[Any, Any]) -> OptimizerState | None:
     if not {STATE, GROUPS} <= set(saved):
         saved = _unflattened(saved)
     groups, slots = saved.get(GROUPS), saved.get(STATE)
+    if isinstance(groups, Mapping):  # a list, as torch.distributed.checkpoint numbers its members
+        groups = [groups[index] for index in sorted(groups, key=lambda index: (len(str(index)), str(index)))]
     if not isinstance(groups, list | tuple) or not isinstance(slots, Mapping) or not groups:
         return None
     if not all(isinstance(group, Mapping) for group in groups):
@@ -49,13 +46,22 @@ def parse_optimizer(saved: Mapping[Any, Any]) -> OptimizerState | None:
             order.setdefault(parameter, parameter if isinstance(parameter, int) else len(order))
     stripped = strip_prefixes(name for name in order if isinstance(name, str))
     shorter = {stored: name for name, stored in stripped.names.items()}
+    steps = {order[parameter]: group["step"] for group in groups if "step" in group for parameter in group[PARAMETERS]}
     kept = {}
     for key, slot in slots.items():
-        if key in order and isinstance(slot, Mapping):
-            step = slot.get("step")
-            several = isinstance(step, StoredTensor) and step.numel() != 1  # no number of updates
-            kept[order[key]] = UnreadSlot({n: value for n, value in slot.items() if n != "step"} if several else slot)
+        number = order.get(key, order.get(_spelled_out(key)))
+        if number is None or not isinstance(slot, Mapping):
+            continue
+        held = {"step": steps[number], **slot} if number in steps else slot  # apex counts updates by group
+        step = held.get("step")
+        several = isinstance(step, StoredTensor) and step.numel() != 1  # no number of updates
+        kept[number] = UnreadSlot({n: value for n, value in held.items() if n != "step"} if several else held)
     return OptimizerState(tuple(_group(group, order, shorter) for group in groups), kept)
+
+
+def _spelled_out(key: object) -> int | None:
+    """The number that a key spells, as torch.distributed.checkpoint does."""
+    return int(key) if isinstance(key, str) and key.isdecimal() and len(key) < LONGEST_NUMBER else None
 
 
 def _are_parameters(parameters: object) -> bool:
@@ -80,9 +86,8 @@ def _group(saved: Mapping[str, Any], order: Mapping[object, int], shorter: Mappi
         names = list(stripped) if len(stripped) == len(names) else names
     else:
         names = None
-    return ParameterGroup(
-        settings, tuple(order[parameter] for parameter in parameters), tuple(names) if names else None
-    )
+    numbers = tuple(order[parameter] for parameter in parameters)
+    return ParameterGroup(settings, numbers, tuple(names) if names else None)
 
 
 def _unflattened(saved: Mapping[Any, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from fromage_cli.checkpoints.checkpoint import Checkpoint
 from fromage_cli.checkpoints.finding.directory import weights_in
 from fromage_cli.checkpoints.finding.series import find_series, why_incomplete
-from fromage_cli.checkpoints.opening import open_checkpoint
+from fromage_cli.checkpoints.opening import LEFT_ASIDE, open_checkpoint
 from fromage_cli.checkpoints.storage.files import quoted
 from fromage_cli.checkpoints.storage.remote import is_url
 from fromage_cli.errors import InputError, UsageError
@@ -22,11 +22,16 @@ class Gathered:
 
 
 def gather_series(
-    names: Sequence[str], key: str | None = None, ema: bool | None = None, optimizer_state: str | None = None
+    names: Sequence[str],
+    key: str | None = None,
+    ema: bool | None = None,
+    optimizer_state: str | None = None,
+    optimizer_key: str | None = None,
 ) -> Gathered:
     """Open every complete checkpoint that the names stand for; incomplete ones are left out, and a note says so.
 
-    `optimizer_state`: a file with the optimizer's state, which is that of the last one. Raises InputError where a
+    `optimizer_state`: a file with the optimizer's state, which is that of the last one, or LEFT_ASIDE of all;
+    `optimizer_key`: its dotted path in each file. Raises InputError where a
     checkpoint does not exist or none is complete, UsageError where steps are unknown or not distinct.
     """
     notes: list[str] = []
@@ -39,12 +44,17 @@ def gather_series(
         raise next(iter(faults.values()))
     notes += [f"Skipped {quoted(path)}: {fault.message}" for path, fault in faults.items()]
     everything: list[str | Path] = [*complete, *urls]
-    opened = [open_checkpoint(path, key, ema=ema) for path in everything]
+    aside = LEFT_ASIDE if optimizer_state == LEFT_ASIDE else None
+    opened = [
+        open_checkpoint(path, key, ema=ema, optimizer_state=aside, optimizer_key=optimizer_key) for path in everything
+    ]
     if len(opened) > 1:
         _check_steps(opened)
     last = max(range(len(opened)), key=lambda index: opened[index].step or 0)
-    if optimizer_state is not None:
-        opened[last] = open_checkpoint(everything[last], key, ema=ema, optimizer_state=optimizer_state)
+    if optimizer_state not in (None, LEFT_ASIDE):
+        opened[last] = open_checkpoint(
+            everything[last], key, ema=ema, optimizer_state=optimizer_state, optimizer_key=optimizer_key
+        )
         if len(opened) > 1:
             notes.append(f"The optimizer's state that was named counts for step {opened[last].step} alone.")
     ordered = sorted(opened, key=lambda checkpoint: checkpoint.step or 0)

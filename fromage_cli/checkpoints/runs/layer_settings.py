@@ -5,17 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
-from fromage_cli.checkpoints.optimizers.optimizer_state import (
-    OptimizerState,
-    ParameterGroup,
-    match_parameters,
-    slot_shape,
-)
+from fromage_cli.checkpoints.layers import BUFFERS
+from fromage_cli.checkpoints.optimizers.matching import match_parameters
+from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, ParameterGroup, slot_shape
 from fromage_cli.errors import MismatchError
 from fromage_cli.optimizers.settings import UNTOLD_GROUPS, Given, Optimizer, find_settings, first_known
-
-BUFFERS = ("running_mean", "running_var")
-"""Floating-point tensors that no optimizer moves."""
 
 
 @dataclass(frozen=True)

@@ -51,11 +51,12 @@ def command(
         return _each(ckpt, _survey)
 
     from fromage_cli.checkpoints import open_checkpoint
+    from fromage_cli.checkpoints.opening import LEFT_ASIDE
 
-    if checkpoint.optimizer_state is not None and len(ckpt) > 1:
+    if checkpoint.optimizer_state not in (None, LEFT_ASIDE) and len(ckpt) > 1:
         raise UsageError(f"--optimizer-state belongs to one checkpoint, {len(ckpt)} are given.", hint="Name one.")
-    state = checkpoint.optimizer_state
-    opened = _each(ckpt, lambda path: open_checkpoint(path, checkpoint.key, ema=checkpoint.ema, optimizer_state=state))
+    chosen = {"optimizer_state": checkpoint.optimizer_state, "optimizer_key": checkpoint.optimizer_key}
+    opened = _each(ckpt, lambda path: open_checkpoint(path, checkpoint.key, ema=checkpoint.ema, **chosen))
     readable = [one for one in opened if not isinstance(one, FromageError)]
     if estimate:
         return [one for one in opened if isinstance(one, FromageError)] or [_estimate(readable, headers, spectrum)]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, match_parameters
-from fromage_cli.checkpoints.runs.layer_settings import BUFFERS
+from fromage_cli.checkpoints.layers import BUFFERS
 from fromage_cli.diagnostics.inspect.result import GroupResult, OptimizerResult
 from fromage_cli.errors import MismatchError
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, STEP_UNKNOWN, WEIGHT_DECAY_UNKNOWN

@@ -195,23 +195,6 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
         match_parameters(state, other)
 
 
-def test_tensors_that_were_frozen_in_training_are_named_with_what_to_do(tmp_path: Path) -> None:
-    """By shapes: alone, beside others of its shape, and not at all where the state has shapes of its own."""
-    model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 4))
-    for frozen, words in (
-        ("0.weight", "The state lacks '0.weight'. If frozen in training, set requires_grad=False there"),
-        ("1.weight", "By its shapes, the state lacks 1 of these: '1.weight', '2.weight'. If frozen"),
-    ):
-        moved = [value for name, value in model.named_parameters() if name != frozen]
-        state = saved(tmp_path, model, trained(model, torch.optim.Adam(moved)))
-        with pytest.raises(MismatchError, match="has 5 parameters, the model 6 trainable tensors") as found:
-            match_parameters(state, shapes(model))
-        assert (found.value.hint or "").startswith(words)
-        with pytest.raises(MismatchError) as other:
-            match_parameters(state, dict.fromkeys(shapes(model), (7, 7)))
-        assert other.value.hint == "It belongs to another model, or to one with other frozen tensors."
-
-
 def test_a_file_of_weights_alone_has_no_optimizer(tmp_path: Path) -> None:
     torch.save(network().state_dict(), tmp_path / "c.pt")
     assert open_checkpoint(tmp_path / "c.pt").optimizer is None
