@@ -51,6 +51,18 @@ def gradient_is_not_the_losses(measured: float, expected: float) -> Finding:
     )
 
 
+def never_updated(names: Sequence[str]) -> Finding:
+    """The optimizer's state has no slot for these layers, beside others that have one."""
+    return about_names(
+        "never-updated",
+        "info",
+        names,
+        f"{counted(len(names), 'layer')} never updated: the optimizer's state has no slot there, beside others that "
+        "have one",
+        "Frozen in training, or moved by another optimizer, whose state is not here.",
+    )
+
+
 def gradient_is_zero(names: Sequence[str]) -> Finding:
     """The gradient of these tensors is exactly zero, not noise and not rounding."""
     return about_names(

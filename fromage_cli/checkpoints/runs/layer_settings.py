@@ -1,6 +1,7 @@
 """The settings that an optimizer's state holds for each layer of a checkpoint, matched without a model."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ from fromage_cli.checkpoints.layers import BUFFERS
 from fromage_cli.checkpoints.optimizers.matching import match_parameters
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, ParameterGroup, slot_shape
 from fromage_cli.errors import MismatchError
-from fromage_cli.optimizers.settings import UNTOLD_GROUPS, Given, Optimizer, find_settings, first_known
+from fromage_cli.optimizers.settings import UNTOLD_GROUPS, Given, Optimizer, SavedSettings, find_settings, first_known
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class LayerSettings:
     """Whether groups differ in weight decay."""
     slots: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What the optimizer remembers of each layer that can be told by its number."""
+    never_updated: frozenset[str] = frozenset()
+    """Layers that have no slot beside others that have one: they were frozen."""
+    optimizers: Mapping[str, SavedSettings] = field(default_factory=dict)
+    """By layer: which of several optimizers moves it."""
 
     def of(self, name: str | None) -> Mapping[str, Any]:
         """Those of a layer's group, else what all groups have in common."""
@@ -54,8 +59,12 @@ class RunSettings:
         return (*self.optimizer.notes, *([UNTOLD_GROUPS] if self.found[-1].untold else []))
 
     def optimizer_of(self, layer: str | None) -> Optimizer:
-        """The optimizer with the settings of a layer's group at the last checkpoint."""
-        return self.optimizer.of_group(self.found[-1].of(layer))
+        """The one that moves a layer, with the settings of its group at the last checkpoint."""
+        last, optimizer = self.found[-1], self.optimizer
+        own = last.optimizers.get(layer or "")
+        if optimizer.name is None and own is not None:
+            optimizer = find_settings(self.given, own, self.declared)
+        return optimizer.of_group(last.of(layer))
 
     def rates(self, layer: str | None) -> tuple[float | None, ...]:
         """The learning rate of a layer at each checkpoint."""
@@ -78,13 +87,14 @@ def run_settings(
 ) -> RunSettings:
     """The settings of the named layers along a run; `shapes` as for `layer_settings`."""
     states = [checkpoint.optimizer for checkpoint in checkpoints]
-    saved = next((state.settings for state in reversed(states) if state is not None and state.kind is not None), None)
+    known = (state.settings_for(given.name) for state in reversed(states) if state is not None)
+    saved = next((one for one in known if one.kind is not None), None)
     optimizer = find_settings(given, saved, declared)
     name = optimizer.name or (saved.kind if saved is not None else None)
     found = []
     for checkpoint, state in zip(checkpoints, states, strict=True):
-        serves = state is not None and name is not None and (state.kind == name or state.serving(name) is not None)
-        found.append(layer_settings(checkpoint, state if serves else None, names, shapes))
+        of_name = None if state is None or name is None else state if state.kind == name else state.serving(name)
+        found.append(layer_settings(checkpoint, of_name, names, shapes))
     return RunSettings(name, optimizer, given, declared, tuple(found))
 
 
@@ -97,6 +107,7 @@ def layer_settings(
     """The settings of the named layers; `shapes`: the trainable tensors, where a model tells them.
 
     Otherwise the state is matched to the floating-point tensors of the file, without those of BatchNorm or with them.
+    A rule tells groups where a file's order is not the model's; nothing then tells slots.
     """
     if state is None:
         return LayerSettings()
@@ -105,23 +116,61 @@ def layer_settings(
         entry.name: entry.shape for entry in checkpoint.entries.values() if entry.floating and entry.name not in copies
     }
     trained = {name: shape for name, shape in floating.items() if not name.endswith(BUFFERS)}
-    settings = [group.settings for group in state.groups]
-    groups: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
-    for candidates in (shapes, trained, floating):
-        if candidates is not None and not groups:
-            groups = _groups(state, candidates)
-    told = {name: groups[name][0] for name in names if name in groups}
+    everyone = state.whole or state
+    numbers = _numbers(everyone, [one for one in (shapes, trained, floating) if one is not None], checkpoint.ordered)
+    owners = {number: group for group in state.groups for number in group.numbers}
+    groups = {name: owners[number] for name, number in numbers.items() if number in owners}
+    if not numbers:
+        members = zip(state.members_by_rule(trained), state.groups, strict=False)
+        groups = {name: group for members_of, group in members for name in members_of}
+    still = _never_updated(everyone, numbers, {name: trained[name] for name in names if name in trained})
+    others = still | (set(numbers) - set(groups))  # frozen, or of another optimizer
+    told = {name: groups[name].settings if name in groups else {} for name in names if name in groups or name in others}
     for name in set(names) - set(told):
         possible = [group.settings for group in state.groups if _may_hold(state, group, checkpoint.entries[name].shape)]
         if possible and not _differ(possible):
             told[name] = _common(possible)
+    untold = set(names) - set(told)
+    if len(everyone.numbers) < len(names):  # what all have in common is not spread over more than there are
+        told |= {name: {} for name in untold}
+    settings = [group.settings for group in state.groups]
+    parts = {number: part.settings for part in state.parts for number in part.numbers} if len(state.parts) > 1 else {}
     return LayerSettings(
         told,
         _common(settings),
-        _differ(settings) and not set(names) <= set(told),
+        _differ(settings) and bool(untold),
         len({one.get("weight_decay") for one in settings}) > 1,
-        {name: groups[name][1] for name in names if name in groups},
+        {name: state.slots.get(numbers[name], {}) for name in names if name in numbers},
+        still,
+        {name: parts[numbers[name]] for name in names if numbers.get(name) in parts},
     )
+
+
+def _numbers(
+    state: OptimizerState, candidates: Sequence[Mapping[str, tuple[int, ...]]], ordered: bool
+) -> Mapping[str, int]:
+    """The parameter numbers of the first of several sets of tensors that fits; empty where none does.
+
+    `ordered`: whether tensors stand in the model's order. Where they do not, order alone tells none that were frozen.
+    """
+    for shapes in candidates:
+        with suppress(MismatchError):
+            found = match_parameters(state, shapes)
+            if ordered or len(found) == len(shapes) or all(group.names for group in state.groups):
+                return found
+    return {}
+
+
+def _never_updated(
+    state: OptimizerState, numbers: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
+) -> frozenset[str]:
+    """The tensors that have no slot beside others that have one: by number, else where no slot has their shape."""
+    if not state.slots:
+        return frozenset()
+    if numbers:
+        return frozenset(name for name in shapes if numbers.get(name) not in state.slots)
+    held = {slot_shape(slot) for slot in state.slots.values()}
+    return frozenset(name for name, shape in shapes.items() if None not in held and shape not in held)
 
 
 def _may_hold(state: OptimizerState, group: ParameterGroup, shape: tuple[int, ...]) -> bool:
@@ -137,19 +186,3 @@ def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _differ(settings: Sequence[Mapping[str, Any]]) -> bool:
     """Whether groups differ in rate or decay."""
     return any(len({str(one.get(key)) for one in settings}) > 1 for key in ("lr", "weight_decay"))
-
-
-def _groups(
-    state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """The settings of each tensor's group and its slots; a rule tells groups where a file's order is not the model's.
-
-    Nothing then tells slots.
-    """
-    try:
-        numbers = match_parameters(state, shapes)
-    except MismatchError:
-        members = zip(state.members_by_rule(shapes), state.groups, strict=False)
-        return {name: (group.settings, {}) for names, group in members for name in names}
-    settings = {number: group.settings for group in state.groups for number in group.numbers}
-    return {name: (settings[number], state.slots.get(number, {})) for name, number in numbers.items()}

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.inspect.result import InspectResult, SafetyResult
-from fromage_cli.findings import Finding, about_names
+from fromage_cli.findings import Finding, about_names, never_updated
 from fromage_cli.missing import known
 
 
@@ -63,6 +63,8 @@ def _contents(result: InspectResult) -> Iterator[Finding]:
         zero = f"every entry of {counted(len(names), 'tensor')} with two or more dimensions is zero"
         hint = "Usual for branches that start at zero; otherwise the layer was never trained or has died."
         yield about_names("tensor-all-zero", "info", names, zero, hint)
+    if result.optimizer is not None and result.optimizer.never_updated:
+        yield never_updated(result.optimizer.never_updated)
     for group in known(result.duplicates) or ():
         hint = "Shared weights that were saved once for each name, or copies that have not been trained yet."
         yield about_names("tensors-equal", "info", group, f"{counted(len(group), 'tensor')} hold the same bytes", hint)

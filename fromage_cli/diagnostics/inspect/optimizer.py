@@ -5,6 +5,7 @@ from typing import Any
 
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, match_parameters
 from fromage_cli.checkpoints.layers import BUFFERS
+from fromage_cli.checkpoints.runs.layer_settings import layer_settings
 from fromage_cli.diagnostics.inspect.result import GroupResult, OptimizerResult
 from fromage_cli.errors import MismatchError
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, STEP_UNKNOWN, WEIGHT_DECAY_UNKNOWN
@@ -20,6 +21,8 @@ def describe_optimizer(checkpoint: Checkpoint) -> OptimizerResult | None:
     names = _names(state, {entry.name: entry.shape for entry in entries}, checkpoint.ordered)
     trained = {entry.name: entry.shape for entry in entries if not entry.name.endswith(BUFFERS)}
     members = state.members_by_rule(trained) or tuple(() for _ in state.groups)
+    layers = [name for name, shape in trained.items() if len(shape) > 1]
+    never = layer_settings(checkpoint, state, layers).never_updated
     groups = []
     for group, ruled in zip(state.groups, members, strict=True):
         named = tuple(names[number] for number in group.numbers if number in names) or ruled
@@ -41,6 +44,7 @@ def describe_optimizer(checkpoint: Checkpoint) -> OptimizerResult | None:
         kind=state.kind,
         step=STEP_UNKNOWN if state.steps is None else state.steps,
         slots=tuple(dict.fromkeys(str(name) for slot in state.slots.values() for name in slot)),
+        never_updated=tuple(name for name in layers if name in never),
         groups=tuple(groups),
     )
 

@@ -94,6 +94,8 @@ class OptimizerResult:
     slots: tuple[str, ...]
     """What it remembers of each parameter."""
     groups: tuple[GroupResult, ...]
+    never_updated: tuple[str, ...] = ()
+    """Tensors of two or more dimensions without a slot beside others that have one."""
 
 
 @dataclass(frozen=True)

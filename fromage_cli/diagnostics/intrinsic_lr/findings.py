@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.intrinsic_lr.result import DOUBT, IntrinsicResult
-from fromage_cli.findings import Finding, about_names
+from fromage_cli.findings import Finding, about_names, never_updated
 from fromage_cli.missing import known
 from fromage_cli.optimizers.effective_rate import rate_power
 from fromage_cli.optimizers.rule import RULES
@@ -204,7 +204,7 @@ def memory_steps(result: IntrinsicResult) -> float:
 
 def _reach_of_the_theory(result: IntrinsicResult) -> Iterator[Finding]:
     """Layers of which theory tells times only roughly, nothing at all, or nothing of a bias that belongs to them."""
-    memory, total = memory_steps(result), sum(not layer.unchanged for layer in result.layers)
+    memory, total = memory_steps(result), sum(not (layer.unchanged or layer.never_updated) for layer in result.layers)
     times = [(steps, layer.name) for layer in result.layers if (steps := known(layer.relaxation_steps)) is not None]
     short = [(steps, name) for steps, name in times if steps < MEMORY * memory]
     if short:
@@ -220,6 +220,8 @@ def _reach_of_the_theory(result: IntrinsicResult) -> Iterator[Finding]:
             hint="Norm and rotation hold all the same; the way there takes longer than told.",
         )
     silent = [layer.name for layer in result.layers if layer.verdict == "none" and not layer.unchanged]
+    if never := [layer.name for layer in result.layers if layer.never_updated]:
+        yield never_updated(never)
     if silent:
         message = f"not scale-invariant, so that the theory is silent: {len(silent)} of {total} layers"
         yield about_names("not-scale-invariant", "info", silent, message, "norms shows what was measured.")

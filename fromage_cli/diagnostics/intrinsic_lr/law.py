@@ -46,6 +46,9 @@ NOT_INVARIANT = Missing(
     Why.NOT_SCALE_INVARIANT, "the layer is not scale-invariant, and the theory speaks of such layers alone"
 )
 UNCHANGED = Missing(Why.NOTHING_MOVES, "the layer is not trained: its bytes are the same in all checkpoints")
+NEVER_UPDATED = Missing(
+    Why.NOTHING_MOVES, "the layer is not trained: the optimizer's state has no slot for it, beside others that have one"
+)
 NO_EPOCHS = Missing(Why.NOT_ASKED, "the steps of an epoch were not given")
 SETTLES = Missing(Why.NOT_DEFINED, "the norm settles")
 SCHEDULE = Missing(Why.SCHEDULE, "it holds for a constant learning rate, and this one changes along its schedule")
@@ -104,8 +107,8 @@ class Subject:
     """E‖g‖²."""
     invariant: bool = True
     """Measured or assumed."""
-    unchanged: bool = False
-    """Whether it holds the same bytes in all of several checkpoints."""
+    untrained: Missing | None = None
+    """Why it is not trained; None where it is."""
 
     @property
     def step(self) -> float:
@@ -255,8 +258,8 @@ FORMULAS: Mapping[StepSize | None, Formulas] = {
 
 def law_of(layer: Subject) -> Law:
     """The law of a layer with these settings, or why there is none."""
-    if layer.unchanged:
-        return Law(UNCHANGED, UNCHANGED, UNCHANGED)
+    if layer.untrained is not None:
+        return Law(layer.untrained, layer.untrained, layer.untrained)
     if not layer.invariant:
         return Law(NOT_INVARIANT, law_of(replace(layer, invariant=True)).intrinsic, NOT_INVARIANT)
     training, rule, decay, formulas = layer.training, layer.training.rule, layer.decay, layer.formulas
@@ -306,7 +309,7 @@ def growth(layer: Subject, law: Law) -> float | Missing:
     why, formulas, rule = law.unsettled, layer.formulas, layer.training.rule
     if why is None:
         return SETTLES
-    if layer.unchanged or why.code not in (Why.NO_EQUILIBRIUM, Why.NOTHING_MOVES):
+    if layer.untrained or why.code not in (Why.NO_EQUILIBRIUM, Why.NOTHING_MOVES):
         return why
     if not sized(layer.norm * layer.norm):
         return NO_NORM

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 from fromage_cli.diagnostics.intrinsic_lr.law import (
+    NEVER_UPDATED,
     NO_DECAY,
     NO_RATE,
     UNCHANGED,
@@ -39,9 +40,9 @@ def layer_of(measuring: Measuring, name: str, read: Read, drop: float | None) ->
     has_size = sized(norm * norm)
     ratio = end if isinstance(end, Missing) else norm / end if has_size else NO_NORM
     void = varying if law.unsettled is None or law.unsettled.code == Why.NOTHING_MOVES else None
-    void = None if subject.unchanged else void
-    effective: float | Missing = UNCHANGED if subject.unchanged else NO_RATE
-    if subject.rate is not None and not subject.unchanged:
+    void = None if subject.untrained else void
+    effective: float | Missing = subject.untrained or NO_RATE
+    if subject.rate is not None and subject.untrained is None:
         effective = effective_rate(training.optimizer, subject.rate, norm, training.trust, clipped=training.clipped)
     path = Path.of(measuring, name, subject, read)
     expected = path.rotations(laws, measuring.gaps)
@@ -56,8 +57,8 @@ def layer_of(measuring: Measuring, name: str, read: Read, drop: float | None) ->
         kind=evidence.kind,
         shape=entry.shape,
         parameters=entry.elements,
-        learning_rate=NO_RATE if subject.rate is None else subject.rate,
-        weight_decay=NO_DECAY if subject.decay is None else subject.decay,
+        learning_rate=subject.untrained or NO_RATE if subject.rate is None else subject.rate,
+        weight_decay=subject.untrained or NO_DECAY if subject.decay is None else subject.decay,
         intrinsic_learning_rate=law.intrinsic,
         effective_learning_rate=effective,
         verdict=evidence.verdict,
@@ -78,7 +79,8 @@ def layer_of(measuring: Measuring, name: str, read: Read, drop: float | None) ->
         norms=norms,
         expected_norms=expected_norms,
         calibrated=path.calibrated and known(path.angle) is not None,
-        unchanged=subject.unchanged,
+        unchanged=subject.untrained is UNCHANGED,
+        never_updated=subject.untrained is NEVER_UPDATED,
         norm_ratio=so_far,
         forecast_doubtful=refuted and known(forecast) is not None,
         inactive=inactive.entries,

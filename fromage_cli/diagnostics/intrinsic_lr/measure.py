@@ -6,6 +6,7 @@ from itertools import pairwise
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.reading.pairs import measure_pair, unchanged
 from fromage_cli.checkpoints.reading.reductions import measure_norms
+from fromage_cli.diagnostics.intrinsic_lr.law import NEVER_UPDATED, UNCHANGED
 from fromage_cli.diagnostics.intrinsic_lr.layer import layer_of
 from fromage_cli.diagnostics.intrinsic_lr.measuring import Measuring, Read
 from fromage_cli.diagnostics.intrinsic_lr.result import (
@@ -61,16 +62,18 @@ def measure(
             advance(after.entries[name].elements)
         inactive = told.layers.get(name, LayerEvidence()).inactive
         inactive = inactive if inactive.entries else _inactive(checkpoints[-1], name, training)
-        frozen = not any(map(known, observed)) and unchanged(checkpoints, name)
-        read[name] = Read((*sizes, norms[name]), tuple(observed), inactive, frozen)
+        same = not any(map(known, observed)) and unchanged(checkpoints, name)
+        untrained = NEVER_UPDATED if name in training.never_updated else UNCHANGED if same else None
+        read[name] = Read((*sizes, norms[name]), tuple(observed), inactive, untrained)
     measuring = measuring.with_past(read)
     without_decay = training.rule is not None and training.rule.decay is None
+    several = training.rule is None and any(rule.name is not None for rule in training.rules.values())
     result = IntrinsicResult(
         steps=tuple(STEP_UNKNOWN if one.step is None else one.step for one in checkpoints),
         optimizer=training.optimizer,
         momentum=training.momentum,
         betas=training.betas,
-        decay=None if without_decay else "decoupled" if training.decoupled else "coupled",
+        decay=None if without_decay or several else "decoupled" if training.decoupled else "coupled",
         steps_per_epoch=training.steps_per_epoch,
         train_batch_size=told.batch_size,
         tested=any(found.verdict != "untested" for found in told.layers.values()),

@@ -30,8 +30,8 @@ class Read:
     observed: tuple[float | Missing, ...]
     """Its angles between consecutive ones."""
     inactive: Inactive
-    unchanged: bool = False
-    """Whether it holds the same bytes in all of several."""
+    untrained: Missing | None = None
+    """Why it is not trained; None where it is."""
 
     @property
     def active(self) -> tuple[float, ...]:
@@ -109,5 +109,5 @@ class Measuring:
             squares=evidence.squares,
             squared_gradient=evidence.squared_gradient,
             invariant=evidence.verdict != "none",
-            unchanged=read.unchanged,
+            untrained=read.untrained,
         )

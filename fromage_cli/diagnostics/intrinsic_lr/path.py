@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from fromage_cli.diagnostics.intrinsic_lr.forecast import VANISHES, Course, explained, motion_of
-from fromage_cli.diagnostics.intrinsic_lr.law import NO_RATE, UNCHANGED, Law, Subject, rotation_between, sized
+from fromage_cli.diagnostics.intrinsic_lr.law import NO_RATE, Law, Subject, rotation_between, sized
 from fromage_cli.diagnostics.intrinsic_lr.measuring import UNKNOWN_SCHEDULE, Measuring, Read
 from fromage_cli.diagnostics.intrinsic_lr.result import Forecast
 from fromage_cli.missing import STEP_UNKNOWN, Missing, Why, known
@@ -47,8 +47,8 @@ class Path:
     def of(cls, measuring: Measuring, name: str, subject: Subject, read: Read) -> "Path":
         """That of a layer with these norms at the checkpoints."""
         schedule, steps, norms = measuring.training.schedule, measuring.steps, read.norms
-        if subject.unchanged:
-            return cls(measuring, UNCHANGED, norms, False, subject.rate, UNCHANGED)
+        if subject.untrained is not None:
+            return cls(measuring, subject.untrained, norms, False, subject.rate, subject.untrained)
         if schedule is None:
             return cls(measuring, UNKNOWN_SCHEDULE, norms, False, subject.rate)
         peak = measuring.training.peaks.get(name, subject.rate)

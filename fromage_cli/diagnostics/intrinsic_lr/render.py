@@ -40,7 +40,7 @@ def render(result: IntrinsicResult, style: PageStyle) -> RenderableType:
     def nearness(layer: LayerEquilibrium) -> float:
         return math.inf if isinstance(layer.log_ratio, Missing) else -abs(layer.log_ratio)
 
-    trained = [layer for layer in result.layers if not layer.unchanged] or result.layers
+    trained = [layer for layer in result.layers if not (layer.unchanged or layer.never_updated)] or result.layers
     shown = trained if style.show_all else sorted(trained, key=nearness)[:ROWS]
     return Group(
         prose(summary(result), style),
@@ -177,6 +177,7 @@ def _legend(result: IntrinsicResult, kept: Sequence[str]) -> str:
     if unchanged:
         said += f" {counted(len(unchanged), 'layer')} {'is' if len(unchanged) == 1 else 'are'} unchanged to the byte, "
         said += f"and no law is for {'it' if len(unchanged) == 1 else 'them'}: {first_names(unchanged)}."
+    said += " No law is for what was never updated." if any(layer.never_updated for layer in result.layers) else ""
     return said
 
 

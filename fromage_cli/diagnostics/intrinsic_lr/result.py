@@ -112,6 +112,8 @@ class LayerEquilibrium:
     """Likewise."""
     unchanged: bool = False
     """Whether it holds the same bytes in all of several checkpoints: no law or forecast is for it."""
+    never_updated: bool = False
+    """Whether the optimizer's state has no slot for it, beside others that have one: likewise."""
     norm_ratio: float | Missing = ONE_CHECKPOINT
     """The last of `expected_norms` over the norm there."""
     forecast_doubtful: bool = False

@@ -45,6 +45,8 @@ class Training:
     notes: tuple[str, ...] = ()
     rules: Mapping[str, Optimizer] = field(default_factory=dict)
     """By layer: the rule with the settings of its group."""
+    never_updated: frozenset[str] = frozenset()
+    """Layers that have no slot in the optimizer's state beside others that have one."""
     slots: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By layer: what the optimizer remembers of it after the last checkpoint."""
     schedule: Schedule | None = field(default_factory=Schedule)
@@ -92,8 +94,14 @@ class Training:
         return {"schedule": along.shape, "warmup_steps": along.warmup * along.every, "total_steps": along.end}
 
     def of_layer(self, name: str) -> Training:
-        """The same as one layer is trained, with the settings of its group."""
-        return replace(self, **_settings(self.rules[name])) if name in self.rules else self
+        """The same as one layer is trained, by the optimizer that moves it and with the settings of its group."""
+        own = self.rules.get(name)
+        if own is None:
+            return self
+        if own.rule is None or own.name == self.optimizer:
+            return replace(self, **_settings(own))
+        decoupled = own.rule.decay in ("decoupled", "rescaled")
+        return replace(self, optimizer=own.rule.name, decoupled=decoupled, **_settings(own))
 
 
 def find_training(
@@ -118,7 +126,7 @@ def find_training(
     if run.name is None:
         raise UsageError(
             "No optimizer is known: the checkpoint holds no state of one, and none was named.",
-            "Give --optimizer and --lr, and --weight-decay.",
+            f"Give --optimizer, one of {', '.join(RULES)}, with --lr and --weight-decay.",
         )
     rule = run.optimizer.rule
     rates = {layer: _Rates.of(run, layer, along, list(map(updates_made, checkpoints))) for layer in names}
@@ -132,6 +140,7 @@ def find_training(
         steps_per_epoch=steps_per_epoch or declared.steps_per_epoch,
         notes=(*run.notes, *along.notes),
         rules={layer: run.optimizer_of(layer) for layer in names},
+        never_updated=run.found[-1].never_updated,
         slots=run.found[-1].slots,
         schedule=along.schedule,
         schedule_source=along.source,

@@ -120,6 +120,7 @@ def measure(
             last[name],
             siblings=[norms[other] for other in members[family[name]] if other != name],
             unchanged=len(set(norms[name])) == 1 and unchanged(checkpoints, name),
+            never_updated=name in settings.never_updated,
             settings=settings.layers.get(name, settings),
             tested=(tested or {}).get(name, LayerTest()),
         )
@@ -145,6 +146,7 @@ def _layer(
     *,
     siblings: Sequence[tuple[float, ...]],
     unchanged: bool,
+    never_updated: bool,
     settings: Settings,
     tested: LayerTest,
 ) -> LayerNorms:
@@ -179,6 +181,7 @@ def _layer(
         halved_step=halved,
         **_changes(found, norms, siblings, settings.optimizer),
         unchanged=unchanged,
+        never_updated=never_updated,
         channels=_channels(last.norms),
         effective_learning_rate=tuple(
             effective_rate(settings.optimizer, rate, norm, settings.trust_coefficient, clipped=settings.clipped)

@@ -99,6 +99,8 @@ class LayerNorms:
     """Missing with fewer than three other intervals, its own and those of layers of equal shape and like name."""
     unchanged: bool = False
     """Whether the last checkpoint holds the bytes of the first, and the norm was the same in between."""
+    never_updated: bool = False
+    """Whether the optimizer's state has no slot for it, beside others that have one."""
     channels: Channels | Missing = NOT_FINITE
     """Missing where an entry is not finite."""
     effective_learning_rate: tuple[float | Missing, ...] = ()

@@ -45,6 +45,8 @@ class Settings:
     """What the user should know of how they were found."""
     layers: Mapping[str, "Settings"] = field(default_factory=dict)
     """Those of single layers."""
+    never_updated: frozenset[str] = frozenset()
+    """Layers that have no slot in the optimizer's state beside others that have one."""
 
     @property
     def gains(self) -> Gains:
@@ -124,7 +126,8 @@ def find_run_settings(
                     f"--{name.replace('_', '-')} says nothing as long as the optimizer is unknown.",
                     hint=f"Add --optimizer, one of {', '.join(RULES)}.",
                 )
-        return Settings(None, (None,) * len(checkpoints), steps_per_epoch=epoch, notes=run.optimizer.notes)
+        unknown = Settings(None, (None,) * len(checkpoints), steps_per_epoch=epoch, notes=run.optimizer.notes)
+        return replace(unknown, never_updated=run.found[-1].never_updated)
 
     def of_layer(name: str | None) -> Settings:
         group, decay, last = run.optimizer_of(name), run.decay(name), run.found[-1]
@@ -146,4 +149,5 @@ def find_run_settings(
             mixed_decay=given.weight_decay is None and last.mixed_decay and name not in last.by_layer,
         )
 
-    return replace(of_layer(None), notes=run.notes, layers={name: of_layer(name) for name in names})
+    layers, never = {name: of_layer(name) for name in names}, run.found[-1].never_updated
+    return replace(of_layer(None), notes=run.notes, layers=layers, never_updated=never)

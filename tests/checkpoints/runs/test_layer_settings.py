@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -75,7 +76,48 @@ def test_a_layer_of_an_unknown_group_has_what_all_share_that_can_hold_it(tmp_pat
     assert [found.of(name).get("weight_decay") for name in ("a", "frozen", "b", "bias")] == [0.1, 0.1, 0.1, 0.0]
     assert not found.untold and {found.of(name)["lr"] for name in SHAPES} == {0.2} and not found.slots
     with_other = layer_settings(checkpoint, checkpoint.optimizer, ("a", "other"))
-    assert with_other.untold and "other" not in with_other.by_layer and "weight_decay" not in with_other.of("other")
+    assert with_other.never_updated == {"other"} and with_other.of("other") == {}
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("extension", ["pt", "safetensors"])
+def test_a_layer_without_a_slot_beside_others_was_never_updated(given: bool, extension: str, tmp_path: Path) -> None:
+    """Frozen, and in the optimizer's groups or not; the file's order is the model's, or that of names."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2), torch.nn.Linear(2, 5))
+    model[1].requires_grad_(False)
+    moved = [p for p in model.parameters() if given or p.requires_grad]
+    optimizer = torch.optim.AdamW(moved, lr=0.2)
+    model(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    path = tmp_path / f"model.{extension}"
+    if extension == "pt":
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
+        state = open_checkpoint(path).optimizer
+    else:
+        save_file(model.state_dict(), path)
+        torch.save(optimizer.state_dict(), tmp_path / "o.pt")
+        state = open_checkpoint(path, optimizer_state=tmp_path / "o.pt").optimizer
+    found = layer_settings(open_checkpoint(path), state, ("0.weight", "1.weight", "2.weight"))
+    assert found.never_updated == {"1.weight"}
+    assert found.of("0.weight")["lr"] == 0.2
+
+
+def test_each_of_two_optimizers_tells_of_its_own_layers(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Embedding(4, 3), torch.nn.Linear(3, 2))
+    adamw = torch.optim.AdamW(model[0].parameters(), lr=3e-3)
+    muon = torch.optim.Muon([model[1].weight], lr=0.02)
+    model(torch.tensor([1])).sum().backward()
+    adamw.step()
+    muon.step()
+    states = [adamw.state_dict(), muon.state_dict()]
+    torch.save({"model": model.state_dict(), "optimizers": states, "step": 1}, tmp_path / "c.pt")
+    names = ("0.weight", "1.weight")
+    run = run_settings([open_checkpoint(tmp_path / "c.pt")], names, Given(), Given())
+    assert run.name == "adamw and muon"
+    assert [(run.optimizer_of(name).name, run.rates(name)) for name in names] == [("adamw", (3e-3,)), ("muon", (0.02,))]
+    one = run_settings([open_checkpoint(tmp_path / "c.pt")], names, Given("muon"), Given())
+    assert one.name == "muon" and one.rates("1.weight") == (0.02,) and not one.found[0].never_updated
+    assert one.found[0].of("0.weight") == {}
 
 
 def test_groups_that_differ_and_can_both_hold_a_layer_tell_no_decay_of_it(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_sgd_and_a_file_with_more_tensors_than_parameters(tmp_path):
     found = described(tmp_path, model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), buffer=torch.ones(3))
     assert found is not None
     (group,) = found.groups
-    assert (found.kind, found.step, group.momentum, group.names) == ("sgd", STEP_UNKNOWN, 0.9, None)
+    assert (found.kind, found.step, group.momentum, group.names) == ("sgd", STEP_UNKNOWN, 0.9, ("0.weight", "0.bias"))
 
 
 def test_names_that_the_optimizer_was_given(tmp_path):
@@ -76,3 +76,10 @@ def test_groups_beside_a_file_that_is_sorted_by_name(tmp_path, trained):
 def test_no_optimizer(tmp_path):
     torch.save({"w": torch.ones(2)}, tmp_path / "c.pt")
     assert describe_optimizer(open_checkpoint(tmp_path / "c.pt")) is None
+
+
+def test_layers_without_a_slot_beside_others_were_never_updated(tmp_path):
+    model = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 5))
+    model[0].requires_grad_(False)
+    found = described(tmp_path, model, torch.optim.AdamW(model.parameters()))
+    assert found is not None and found.never_updated == ("0.weight",)

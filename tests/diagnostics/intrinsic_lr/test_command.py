@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fromage_cli.cli import main
+
 ROOT = Path(__file__).parents[3]
 SAMPLES = ROOT / "sample_checkpoints"
 WITHOUT_TORCH = """
@@ -419,3 +421,40 @@ def test_channels_that_are_zero_are_left_out_and_said(run, home, rule, schedule,
             assert first["expected_norms"] == [None, None] and first["expected_rotation"] is None
     code, _, err = run(*files, *given)
     assert code in (0, 1) and "Traceback" not in err
+
+
+def test_a_layer_that_was_never_updated_has_no_law_and_every_command_says_so(capsys, tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Linear(16, 16))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
+    model(torch.ones(4, 8)).square().mean().backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    for command in ("intrinsic-lr", "norms", "inspect"):
+        with pytest.raises(SystemExit) as ended:
+            main([command, str(tmp_path / "c.pt"), "--json"])
+        assert not ended.value.code
+        envelope = json.loads(capsys.readouterr().out)
+        said = [finding for finding in envelope["findings"] if finding["code"] == "never-updated"]
+        assert [(finding["layer"], finding["value"]) for finding in said] == [("0.weight", 1.0)]
+        if command == "intrinsic-lr":
+            frozen, moved = envelope["result"]["layers"]
+            assert frozen["equilibrium_norm"] is frozen["steps_to_equilibrium"] is None
+            assert frozen["missing"]["equilibrium_norm"]["code"] == "nothing-moves"
+            assert moved["equilibrium_norm"] is not None
+
+
+def test_the_layers_of_two_optimizers_have_the_laws_of_their_own(run, tmp_path):
+    model = torch.nn.Sequential(torch.nn.Embedding(8, 16), torch.nn.Linear(16, 16, bias=False))
+    adamw = torch.optim.AdamW(model[0].parameters(), lr=3e-3, weight_decay=0.1)
+    muon = torch.optim.Muon([model[1].weight], lr=0.02, weight_decay=0.2)
+    model(torch.tensor([1, 2])).square().mean().backward()
+    states = [one.step() or one.state_dict() for one in (adamw, muon)]
+    torch.save({"model": model.state_dict(), "optimizers": states}, tmp_path / "c.pt")
+    code, answer, _ = run(tmp_path / "c.pt", "--json")
+    assert code == 0
+    first, second = json.loads(answer)["result"]["layers"]
+    assert [one["learning_rate"] for one in (first, second)] == [3e-3, 0.02]
+    assert [one["weight_decay"] for one in (first, second)] == [0.1, 0.2]
+    assert first["equilibrium_norm"] is not None
+    assert "muon" in second["missing"]["equilibrium_norm"]["reason"]
