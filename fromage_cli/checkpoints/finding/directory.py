@@ -25,7 +25,7 @@ _OTHER = (
     r"(batch|batches|optim|optimizer|optimizers|scheduler|lr_scheduler|scaler|sampler|dataloader"
     r"|training_args|rng_states?|random_states|optim_states)"
 )
-OTHER_STATE = re.compile(rf"^{_OTHER}([-_.]|$)|(^|[-_.]){_OTHER}([-_.]?[0-9]+)*$", re.IGNORECASE)
+OTHER_STATE = re.compile(rf"^{_OTHER}([-_.]|$)|(^|[-_.]){_OTHER}(?:[-_.]?[0-9]++)*+$", re.IGNORECASE)
 
 
 def own_weights(directory: Path) -> Path | None:
@@ -57,7 +57,7 @@ def weights_in(directory: Path) -> Path | None:
     usual += [directory / name for name in names if _is_one_of_several(name)]
     if usual:
         return usual[0]
-    if len(ranks := _ranks(directory)) == 1:
+    if len(ranks := _ranks(directory)) == 1 and not RANK.match(directory.name):  # none lies in another
         return weights_in(directory / ranks[0])
     indices = [name for name in names if name.endswith(INDEX_SUFFIXES)]
     if len(indices) == 1:

@@ -68,6 +68,7 @@ def highest_step(directory: Path) -> tuple[Step, tuple[str, ...]]:
 def _numbered(directory: Path) -> list[Step]:
     """Return all members with a number in their name; epochs only where no name tells a step."""
     members = []
+    listed: dict[Path, Path | None] = {}  # many links may lead to one directory, even to this one
     for name in sorted(names_in(directory)):
         path = directory / name
         is_directory = path.is_dir()
@@ -75,7 +76,9 @@ def _numbered(directory: Path) -> list[Step]:
         if order is None or name.startswith("."):
             continue
         if is_directory:
-            weights = weights_in(path)
+            real = path.resolve()
+            found = listed[real] if real in listed else listed.setdefault(real, weights_in(real))
+            weights = path / found.relative_to(real) if found else None
         else:
             weights = path if any(may_be_weights(name, suffixes) for suffixes in SUFFIXES) else None
         if weights is not None:

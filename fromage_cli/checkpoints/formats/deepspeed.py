@@ -9,7 +9,8 @@ Source: deepspeed/utils/zero_to_fp32.py and deepspeed/runtime/zero of DeepSpeed 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.names.steps import step_in_metadata
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.optimizers.saved_optimizer import GROUPS, PARAMETERS, STATE, parse_optimizer
+from fromage_cli.checkpoints.pickles.allowance import Repetition
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, is_shape
 
 MASTER = "single_partition_of_fp32_groups"
 """Where stages 1 and 2 keep a rank's float32 weights."""
+MOST_SLOTS = 32
+"""Things that an optimizer remembers of a parameter: it has two or three."""
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -67,11 +71,12 @@ class _Zero:
 
     def tensors(self) -> tuple[dict[str, StoredTensor], tuple[tuple[str, ...], ...]]:
         """Return buffers, frozen and trained tensors by name, and which names are one."""
-        module, buffers = self.model.get("module"), self.model.get("buffer_names")
+        module, names = self.model.get("module"), self.model.get("buffer_names")
+        buffers = {name for name in names if isinstance(name, str)} if isinstance(names, list | tuple | set) else set()
         found: dict[str, StoredTensor] = {
             str(name): tensor
             for name, tensor in (module.items() if isinstance(module, Mapping) else ())
-            if isinstance(tensor, StoredTensor) and isinstance(buffers, list | tuple | set) and name in buffers
+            if isinstance(tensor, StoredTensor) and name in buffers
         }
         masters = [state.get(MASTER_3 if self.stage == 3 else MASTER) for state in self.states]
         for vectors in masters:
@@ -96,12 +101,13 @@ class _Zero:
         groups = bases[0].get(GROUPS)
         if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
             return None
-        slots = self._slots(bases)
+        slots, repetition = self._slots(bases), Repetition()
         named = []
-        for index, group in enumerate(groups):
+        for index, group in enumerate(map(repetition.look, groups)):
             numbers = group.get(PARAMETERS)
             held = numbers if self.stage == 3 and isinstance(numbers, list) else [index]  # several of those laid out
-            owners = [self.shapes[number] for number in held if type(number) is int and number < len(self.shapes)]
+            known = [number for number in repetition.look(held) if type(number) is int and number < len(self.shapes)]
+            owners = [repetition.look(self.shapes[number]) for number in known]
             named.append({**group, PARAMETERS: [name for shapes in owners for name in shapes]})
             for name in named[-1][PARAMETERS] if "step" in group else ():
                 slots.setdefault(name, {}).setdefault("step", group["step"])
@@ -116,7 +122,10 @@ class _Zero:
         ranks = [[state for _, state in sorted(base[STATE].items(), key=numbered)] for base in bases]
         ranks = [[state if isinstance(state, Mapping) else {} for state in states] for states in ranks]
         slots: dict[str, dict[str, Any]] = {}
-        for slot in dict.fromkeys(name for state in ranks[0] for name in state):
+        kinds = dict.fromkeys(name for state in map(Repetition().look, ranks[0]) for name in state)
+        if len(kinds) > MOST_SLOTS:
+            raise self._files.damaged(f"its optimizer keeps {len(kinds)} things for each parameter")
+        for slot in kinds:
             values = [[state.get(slot) for state in states] for states in ranks]
             if all(is_vector(value) for rank in values for value in rank):
                 found: dict[str, Any] = dict(self._cut(values))
@@ -149,8 +158,7 @@ class _Zero:
         flats, begin = [FlatVector(tuple(rank)) for rank in vectors], 0
         for name, shape in {name: shape for shapes in self.shapes for name, shape in shapes.items()}.items():
             share = math.ceil(math.prod(shape) / self.ranks)
-            stretches = [stretch for flat in flats for stretch in flat.stretches(begin, share)]
-            found[name] = FlatTensor(vectors[0][0].dtype, shape, stretches=stretches)
+            found[name] = FlatTensor(vectors[0][0].dtype, shape, stretches=partial(_stretches, flats, begin, share))
             begin += share
         if any(flat.size != begin for flat in flats):
             raise self._files.damaged(f"each rank needs {begin} numbers, they have {[flat.size for flat in flats]}")
@@ -169,7 +177,8 @@ class _Zero:
             stored = [part for part in parts if isinstance(part, StoredTensor)]
             if len(stored) < len(parts) or sum(part.numel() for part in stored) < math.prod(whole):
                 raise self._files.damaged(f"the frozen parameter {name!r} is not whole")
-            found[str(name)] = stored[0] if self.stage < 3 else FlatTensor(stored[0].dtype, whole, stretches=stored)
+            cut = FlatTensor(stored[0].dtype, whole, stretches=partial(iter, stored))
+            found[str(name)] = stored[0] if self.stage < 3 else cut
         return found
 
     def _shape(self, name: object, shape: Any) -> tuple[int, ...]:
@@ -177,3 +186,9 @@ class _Zero:
         if not is_shape(shape):
             raise self._files.damaged(f"parameter {brief(name)} has the shape {brief(shape)}")
         return tuple(shape)
+
+
+def _stretches(ranks: Sequence[FlatVector], begin: int, count: int) -> Iterator[StoredTensor]:
+    """Yield the elements from `begin` on of each rank's vectors."""
+    for rank in ranks:
+        yield from rank.stretches(begin, count)

@@ -17,7 +17,6 @@ from fromage_cli.checkpoints.formats.pieces import Box, PiecedTensor
 from fromage_cli.checkpoints.formats.sharded import check_present
 from fromage_cli.checkpoints.formats.torch_file import load_part
 from fromage_cli.checkpoints.names.steps import first_step
-from fromage_cli.checkpoints.nested.candidates import DICTIONARY_LEVELS
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice, ancestors, choose
 from fromage_cli.checkpoints.nested.optimizers import find_optimizer
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 TRAINER_DICTIONARIES = ("train_state", "trainer_state", "training_state")
 """Dictionaries beside the weights in which trainers keep their step."""
-MOST_NESTED_NAMES = 2 * DICTIONARY_LEVELS
-"""Levels of dictionaries in a checkpoint: below those that are looked into lie the names of tensors, cut at dots."""
 
 
 def read_distributed(path: Path, choice: Choice = ANY) -> Contents:
@@ -78,8 +75,6 @@ def _read_tree(path: Path) -> dict[str, Any]:
     check_shards(path, items)
     root: dict[Any, Any] = {}
     for name, item in items.items():
-        if len(item.path) > MOST_NESTED_NAMES:
-            raise damaged(path, f"{name!r} lies {len(item.path)} dictionaries deep")
         node = root
         for step in item.path[:-1]:
             node = node.setdefault(step, {})

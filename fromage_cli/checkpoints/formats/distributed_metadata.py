@@ -12,6 +12,7 @@ from typing import Any
 
 from fromage_cli.checkpoints.names.library_files import MOST_SHARDS
 from fromage_cli.checkpoints.names.naming import brief
+from fromage_cli.checkpoints.nested.candidates import DICTIONARY_LEVELS
 from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, dtype_of
 from fromage_cli.checkpoints.pickles.machine import Unusable
 from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
@@ -23,6 +24,8 @@ from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES, are_who
 from fromage_cli.errors import InputError
 
 DCP_MODULE = "torch.distributed.checkpoint."
+MOST_NESTED_NAMES = 2 * DICTIONARY_LEVELS
+"""Levels of dictionaries in a checkpoint: below those that are looked into lie the names of tensors, cut at dots."""
 Offsets = tuple[int, ...] | None
 
 
@@ -72,7 +75,14 @@ def read_metadata(path: Path) -> dict[str, SavedItem]:
         )
     locations = _locations(path, places)
     known = paths if isinstance(paths, dict) else {}
-    return {str(name): _item(path, str(name), item, known.get(str(name)), locations) for name, item in items.items()}
+    found: dict[str, SavedItem] = {}
+    pieces = 0
+    for name, item in items.items():
+        found[str(name)] = _item(path, str(name), item, known.get(str(name)), locations)
+        pieces += len(found[str(name)].pieces)
+        if pieces > len(locations):  # one list of pieces may stand in every item
+            raise damaged(path, f"it has more pieces of tensors than the {len(locations)} whose place it tells")
+    return found
 
 
 def damaged(path: Path, reason: str) -> InputError:
@@ -89,7 +99,7 @@ def _locations(path: Path, saved: Mapping[Any, Any]) -> dict[tuple[str, Offsets]
         offsets: Any = index.get("offset")
         name, file = index.get("fqn"), info.get("relative_path")
         ends: Any = [info.get("offset"), info.get("length")]
-        fits = are_whole_numbers(ends) and (offsets is None or are_whole_numbers(offsets))
+        fits = are_whole_numbers(ends) and (offsets is None or is_shape(offsets))
         if not isinstance(file, str) or not isinstance(name, str) or not fits:
             raise damaged(path, f"it names no bytes for {brief(name)}")
         if changed := info.get("transform_descriptors"):
@@ -113,6 +123,8 @@ def _item(path: Path, name: str, item: Any, keys: Any, locations: Mapping[tuple[
             raise damaged(path, f"it does not say where {name!r} lies")
         return locations[name, offsets]
 
+    if isinstance(keys, tuple) and len(keys) > MOST_NESTED_NAMES:
+        raise damaged(path, f"{brief(name)} lies {len(keys)} dictionaries deep")
     lead = isinstance(keys, tuple) and keys and all(type(key) in (str, int) for key in keys)
     where: tuple[str | int, ...] = keys if lead else (name,)
     kind = item.kind.name if isinstance(item, Placeholder) else ""
@@ -133,7 +145,7 @@ def _item(path: Path, name: str, item: Any, keys: Any, locations: Mapping[tuple[
     for chunk in chunks if isinstance(chunks, list) else ():
         box = _attributes(chunk, "ChunkStorageMetadata")
         offsets, sizes = box.get("offsets"), box.get("sizes")
-        if not (are_whole_numbers(offsets) and are_whole_numbers(sizes) and len(offsets) == len(sizes) == len(shape)):
+        if not (is_shape(offsets) and is_shape(sizes) and len(offsets) == len(sizes) == len(shape)):
             raise damaged(path, f"a piece of {name!r} has no offsets and sizes")
         if any(begin + size > whole for begin, size, whole in zip(offsets, sizes, shape, strict=True)):
             raise damaged(path, f"a piece of {name!r} lies outside of it")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
@@ -18,18 +21,20 @@ if TYPE_CHECKING:
 class FlatTensor(StoredTensor):
     """A tensor whose elements lie, in order, in stretches of vectors."""
 
-    stretches: Sequence[StoredTensor] = ()
+    stretches: Callable[[], Iterable[StoredTensor]] = tuple
+    """Finds them: of very many tensors over very many vectors they are not kept."""
 
     def read(self) -> torch.Tensor:
         """Read all stretches and give them the tensor's shape; InputError where they are of several dtypes."""
         import torch
 
-        if others := {stretch.dtype for stretch in self.stretches} - {self.dtype}:
+        stretches = list(self.stretches())
+        if others := {stretch.dtype for stretch in stretches} - {self.dtype}:
             raise InputError(
                 f"A tensor of {self.dtype} has parts of {', '.join(sorted(others))}.",
                 hint="Files of different saves were mixed, or it is damaged; copy it again.",
             )
-        parts = [stretch.read() for stretch in self.stretches]
+        parts = [stretch.read() for stretch in stretches]
         flat = torch.cat(parts) if parts else torch.empty(0, dtype=getattr(torch, self.dtype))
         return flat[: self.numel()].reshape(self.shape)
 
@@ -40,23 +45,30 @@ class FlatVector:
 
     parts: tuple[StoredTensor, ...]
 
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Return where each vector ends, in elements."""
+        return tuple(accumulate(part.numel() for part in self.parts))
+
     @property
     def size(self) -> int:
         """Return the number of elements."""
-        return sum(part.numel() for part in self.parts)
+        return self.ends[-1] if self.ends else 0
 
     def tensor(self, begin: int, shape: tuple[int, ...]) -> FlatTensor:
         """Return the tensor of that shape whose elements begin at `begin`."""
-        return FlatTensor(self.parts[0].dtype, shape, stretches=tuple(self.stretches(begin, math.prod(shape))))
+        return FlatTensor(self.parts[0].dtype, shape, stretches=partial(self.stretches, begin, math.prod(shape)))
 
     def stretches(self, begin: int, count: int) -> Iterator[StoredTensor]:
         """Yield the elements from `begin` on, `count` of them or as many as there are."""
-        end = begin + count
-        for part in self.parts:
-            first, last = max(begin, 0), min(end, part.numel())
+        for index in range(bisect_right(self.ends, begin), len(self.parts)):
+            part = self.parts[index]
+            start = self.ends[index] - part.numel()
+            if start >= begin + count:
+                return
+            first, last = max(begin - start, 0), min(begin + count - start, part.numel())
             if first < last:
                 yield replace(part, shape=(last - first,), stride=(1,), offset=part.offset + first)
-            begin, end = begin - part.numel(), end - part.numel()
 
 
 def is_vector(value: object) -> bool:

@@ -92,4 +92,4 @@ def _with_whole_arrays(node: Any, stream: MsgpackStream) -> Any:
         raise stream.damaged("an array whose parts do not add up")
     if not chunks or sum(chunk.numel() for chunk in chunks) != math.prod(shape):
         raise stream.damaged("an array whose parts do not add up")
-    return FlatTensor(chunks[0].dtype, tuple(shape), stretches=chunks)
+    return FlatTensor(chunks[0].dtype, tuple(shape), stretches=lambda: chunks)

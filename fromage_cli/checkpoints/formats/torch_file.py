@@ -127,7 +127,7 @@ def _tied(version: FileVersion, tensors: Mapping[str, StoredTensor]) -> tuple[tu
     for name, tensor in tensors.items():
         groups.setdefault(tensor.place, []).append(name)
     firsts = [tensors[names[0]] for names in groups.values()]
-    total = sum(tensor.numel() * tensor.width for tensor in firsts)
+    total = sum(max(tensor.numel() * tensor.width, tensor.reach) for tensor in firsts)
     if total > max(BASE_SHARED, SHARED * version.size):
         raise InputError(
             f"{quoted(version.path)} describes tensors of {total} bytes and has {version.size}: they share memory.",

@@ -4,8 +4,9 @@ PyTorch and NumPy write members as they are; archives packed again by other tool
 inflated as a whole, up to a limit.
 """
 
+import threading
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,10 @@ BASE_INFLATED, BASE_PICKLE, INFLATION = 24_000_000, 1_000_000, 16
 
 Likewise a pickle, by its own compressed bytes. Weights deflate to a half, pickles to a tenth of their size.
 """
+LONGEST_CODE = 1024
+"""Bytes before the first inflated one: the codes of a deflated block take a third of that."""
+PASSES = 16
+"""Times that as many bytes may be inflated in all: tensors that lie in large members in turn inflate them for each."""
 
 
 class ZipContainer:
@@ -40,7 +45,11 @@ class ZipContainer:
         self.has_checksums = any(member.checksum for member in self.members.values())
         """PyTorch can be told to leave them out."""
         self._verified: set[str] = set()
-        self._inflated: tuple[str, bytes] = ("", b"")
+        self._compressed = sum(member.size for member in self.members.values() if member.method == DEFLATED)
+        self._kept: dict[str, bytes] = {}
+        self._kept_bytes = 0
+        self._done = 0  # bytes that were inflated
+        self._inflating = threading.Lock()
 
     @property
     def path(self) -> Path:
@@ -62,14 +71,16 @@ class ZipContainer:
         stored = member.method == STORED
         return self.read(name, member.size if stored else max(BASE_PICKLE, INFLATION * member.stored))
 
-    def head(self, name: str, count: int) -> bytes:
-        """Return the first bytes of a member, at most `count`, without its checksum."""
-        member = self.member(name)
-        if member.method == DEFLATED:
-            return self._inflate(member)[:count]
+    def heads(self, names: Iterable[str], count: int) -> Iterator[bytes]:
+        """Yield the first bytes of members, at most `count` of each, without their checksums."""
         with self.source.open() as file:
-            file.seek(self._data(file, member))
-            return file.read(min(count, member.size))
+            for member in map(self.member, names):
+                file.seek(self._data(file, member))
+                if member.method == STORED:
+                    yield file.read(min(count, member.size))
+                else:
+                    packed = file.read(min(member.stored, 2 * count + LONGEST_CODE))
+                    yield self._decompress(member, packed, count)
 
     def member(self, name: str) -> Member:
         """Return a member; InputError where there is none of that name or it cannot be read."""
@@ -89,7 +100,9 @@ class ZipContainer:
         if begin + len(view) > member.size:
             raise damaged(self.source, f"the member {name!r} has {member.size} bytes, {begin + len(view)} are expected")
         if member.method == DEFLATED:
-            view[:] = self._inflate(member)[begin : begin + len(view)]
+            with self._inflating:  # threads that want the same member wait for the first of them
+                content = self._inflate(member)
+            view[:] = content[begin : begin + len(view)]
             return
         if begin or len(view) < member.size:
             self.verify(name)
@@ -155,24 +168,32 @@ class ZipContainer:
         self._verified.add(member.name)
 
     def _inflate(self, member: Member) -> bytes:
-        """Return the content of a compressed member; the last one is kept, for tensors that share it."""
-        if self._inflated[0] == member.name:
-            return self._inflated[1]
+        """Return the content of a compressed member; the last and small ones are kept, for tensors that share them."""
+        if member.name in self._kept:
+            return self._kept[member.name]
         limit = self._most_inflated
-        if sum(other.size for other in self.members.values() if other.method == DEFLATED) > limit:
+        self._done += member.size
+        if self._compressed > limit or self._done > PASSES * limit:
             raise InputError(
-                f"{quoted(self.path)} would inflate to more than {limit} bytes; it has {self.source.size}.",
+                f"{quoted(self.path)} would inflate to more than {limit} bytes, or again and again; it has "
+                f"{self.source.size}.",
                 hint="If that is right, unpack it and save it without compression.",
             )
         with self.source.open() as file:
             file.seek(self._data(file, member))
-            packed = file.read(member.stored)
-        try:
-            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, member.size + 1)
-        except zlib.error as error:
-            raise damaged(self.source, f"the member {member.name!r} cannot be inflated ({error})") from error
+            content = self._decompress(member, file.read(member.stored), member.size + 1)
         if len(content) != member.size:
             raise damaged(self.source, f"the member {member.name!r} inflates to other than {member.size} bytes")
         self._compare(member, zlib.crc32(content))
-        self._inflated = (member.name, content)
+        if self._kept_bytes + member.size > BASE_INFLATED:
+            self._kept, self._kept_bytes = {}, 0
+        self._kept[member.name] = content
+        self._kept_bytes += member.size
         return content
+
+    def _decompress(self, member: Member, packed: bytes, most: int) -> bytes:
+        """Return at most so many bytes of what compressed ones stand for."""
+        try:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, most)
+        except zlib.error as error:
+            raise damaged(self.source, f"the member {member.name!r} cannot be inflated ({error})") from error

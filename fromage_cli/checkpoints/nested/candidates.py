@@ -29,14 +29,10 @@ class Candidate:
     """A dictionary of tensors inside a file."""
 
     path: tuple[str, ...]
+    name: str  # the dotted path
     tensors: Mapping[str, Any]
     left_out: tuple[str, ...]  # names of values that are not tensors
     other: bool  # belongs to an optimizer, a scheduler, …
-
-    @property
-    def name(self) -> str:
-        """Return the dotted path."""
-        return ".".join(self.path) or TOP
 
     @property
     def preference(self) -> tuple[bool, bool, int, int]:
@@ -93,15 +89,16 @@ def _candidate(path: tuple[str, ...], node: Mapping[Any, Any], other: bool, repe
     The latter are taken unasked only under a name usual for weights, and if no name below tells a whole dictionary.
     """
     tensors = {str(name): value for name, value in repetition.look(node).items() if is_tensor(value)}
+    dotted = repetition.dotted(*path) or TOP
     if tensors:
-        return Candidate(path, tensors, tuple(str(name) for name in node if str(name) not in tensors), other)
+        return Candidate(path, dotted, tensors, tuple(str(name) for name in node if str(name) not in tensors), other)
     if tensors := _tensors_below(node, repetition):
         whole = any(
             name.lower() in WEIGHT_NAMES or AVERAGED_WORDS & set(words_in(name)) or _names_other_state(name)
             for name in map(str, node)
         )
         grouped = bool(path) and path[-1].lower() in WEIGHT_NAMES and not whole
-        return Candidate(path, tensors, (), other or not grouped)
+        return Candidate(path, dotted, tensors, (), other or not grouped)
     return None
 
 
@@ -115,18 +112,18 @@ def _tensors_below(node: Mapping[Any, Any], repetition: Repetition) -> dict[str,
     """Return all tensors in a dictionary and those below, by dotted path, in stored order, each dictionary once."""
     tensors: dict[str, Any] = {}
     seen: set[int] = set()
-    pending: list[tuple[str, Mapping[Any, Any]]] = [("", node)]
+    pending: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), node)]
     while pending:
-        prefix, inner = pending.pop()
-        if id(inner) in seen or prefix.count(".") > DICTIONARY_LEVELS:
+        path, inner = pending.pop()
+        if id(inner) in seen or len(path) > DICTIONARY_LEVELS:
             continue
         seen.add(id(inner))
         below = []
         for name, value in repetition.look(inner).items():
             if is_tensor(value):
-                tensors[f"{prefix}{name}"] = value
+                tensors[repetition.dotted(*path, str(name))] = value
             elif isinstance(value, Mapping):
-                below.append((f"{prefix}{name}.", value))
+                below.append(((*path, str(name)), value))
         pending.extend(reversed(below))
     return tensors
 

@@ -26,6 +26,9 @@ BASE_LOOKS, LOOKS_PER_ENTRY = 50_000, 16
 
 A dictionary of weights is looked at from itself and from the few around it; 50,000 looks take a few milliseconds.
 """
+MOST_CHARACTERS = 16_000_000
+"""Characters of all dotted names that are made of keys: 200,000 tensors have as many, and one long key can stand in each.
+"""
 
 
 class Allowance:
@@ -52,7 +55,7 @@ class Repetition:
     """Counts what is looked at against what there is."""
 
     def __init__(self) -> None:
-        self._looks, self._distinct = 0, 0
+        self._looks, self._distinct, self._characters = 0, 0, 0
         self._seen: dict[int, Sized] = {}
 
     def look(self, held: Held) -> Held:
@@ -65,6 +68,16 @@ class Repetition:
         if self._looks > BASE_LOOKS + LOOKS_PER_ENTRY * self._distinct:
             raise repeated()
         return held
+
+    def dotted(self, *parts: str) -> str:
+        """Return the parts of a name joined by dots; raises InputError where all such names are too long together."""
+        self._characters += sum(map(len, parts)) + len(parts)
+        if self._characters > MOST_CHARACTERS:
+            raise InputError(
+                f"The dotted names of what was saved have more than {MOST_CHARACTERS} characters in all.",
+                hint="A very long key stands before very many others; save the weights alone.",
+            )
+        return ".".join(parts)
 
 
 def repeated() -> InputError:

@@ -80,7 +80,8 @@ def _arrays(root: Placeholder, repetition: Repetition) -> dict[str, StoredTensor
             return {}
         if isinstance(value, StoredArray):
             found |= {path: value.tensor} if value.tensor is not None else {}
-        below = [(f"{path}.{name}" if path else name, depth + 1, part) for name, part in _parts(value, repetition)]
+        parts = _parts(value, repetition)
+        below = [(repetition.dotted(path, name) if path else name, depth + 1, part) for name, part in parts]
         pending.extend(reversed(below))
     return found
 
@@ -99,10 +100,10 @@ def _parts(value: Any, repetition: Repetition) -> Iterator[tuple[str, Any]]:
 def _state_dict(module: Placeholder, repetition: Repetition) -> dict[str, StoredTensor]:
     """Return the tensors of a network by name, depth first, in the order in which its state_dict() would have them."""
     found: dict[str, StoredTensor] = {}
-    pending: list[tuple[str, int, Placeholder]] = [("", 0, module)]
+    pending: list[tuple[tuple[str, ...], Placeholder]] = [((), module)]
     while pending:
-        prefix, depth, current = pending.pop()
-        if depth > MOST_NESTED_MODULES:
+        path, current = pending.pop()
+        if len(path) > MOST_NESTED_MODULES:
             raise repeated()
         attributes = current.attributes
         hidden = attributes.get("_non_persistent_buffers_set")
@@ -111,10 +112,10 @@ def _state_dict(module: Placeholder, repetition: Repetition) -> dict[str, Stored
         for held in [attributes.get(name) for name in own] or [attributes]:
             for name, value in repetition.look(held).items() if isinstance(held, Mapping) else ():
                 if isinstance(value, StoredTensor) and name not in unsaved:
-                    found[f"{prefix}{name}"] = value
+                    found[repetition.dotted(*path, str(name))] = value
         below = attributes.get("_modules", attributes)
         below = repetition.look(below) if isinstance(below, Mapping) else {}
         children = [(str(name), child) for name, child in below.items()]
         modules = [(name, child) for name, child in children if isinstance(child, Placeholder) and _is_module(child)]
-        pending.extend((f"{prefix}{name}.", depth + 1, child) for name, child in reversed(modules))
+        pending.extend(((*path, name), child) for name, child in reversed(modules))
     return found

@@ -1,5 +1,6 @@
 """Checkpoints of one run from whatever names them: files, patterns, directories; sorted by step."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,10 @@ def _checkpoints(names: Sequence[str], notes: list[str]) -> Iterator[Path]:
             matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
             if not matches:
                 raise InputError(f"No file matches {name!r}.", hint="Correct the pattern, or name the run's directory.")
+        places: dict[str, Path] = {}  # links may lead to one and the same directory
         for match in matches:
+            places.setdefault(os.path.realpath(match), match)
+        for match in places.values():
             series = find_series(match)
             notes += series.notes
             yield from (path for path in series.paths if path.resolve() not in seen)

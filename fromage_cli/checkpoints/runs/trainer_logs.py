@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -150,7 +151,9 @@ def _history(text: bytes) -> Iterable[object]:
 def _table(text: bytes) -> Iterable[object]:
     """Return the lines of a table by its header."""
     first = text.partition(b"\n")[0]
-    return csv.DictReader(_lines(text), delimiter="\t" if first.count(b"\t") > first.count(b",") else ",")
+    rows = csv.reader(_lines(text), delimiter="\t" if first.count(b"\t") > first.count(b",") else ",")
+    header = next(rows, [])
+    return (dict(zip(header, row, strict=False)) for row in rows)  # a row may be far shorter than the header
 
 
 def _lines(text: bytes) -> Iterator[str]:
@@ -173,6 +176,7 @@ def _objects(text: bytes) -> Iterable[object]:
             fault = error
 
 
+@lru_cache(maxsize=MOST_COLUMNS)  # a table has the same names in every line
 def _plain(name: str) -> str:
     """Return `train_loss` for `train/loss`, `Train Loss` and `train-loss`."""
     return re.sub(r"[^0-9a-z]+", "_", name.lower()).strip("_")

@@ -129,7 +129,7 @@ def _in_archive(source: Source, allowance: Allowance | None = None, depth: int =
             yield Scanned(source.path, name, kind="graph")
             continue
         try:
-            head = container.head(name, 8)  # all that is read of members that only hold numbers
+            head = next(container.heads((name,), 8))  # all that is read of members that only hold numbers
             named = name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin", ARRAY_SUFFIX))
             begins = head[:2] in _OPENINGS and STORAGE_FOLDER not in name  # the first numbers of a storage may look so
             if named or begins or head.startswith(b"PK\x03\x04"):

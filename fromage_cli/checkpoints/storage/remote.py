@@ -16,6 +16,11 @@ URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _URL_WITHIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 LARGEST_COPY = 64 * 10**9
 """Bytes of a file that is copied as a whole, at most: a large network in float32; larger ones are read by ranges."""
+LARGEST_UNTOLD = 10**9
+"""Bytes that are copied where the server does not tell how many there are: they may have no end."""
+LARGEST_PAGE = 16_000_000
+"""Bytes of the page in which a web server lists a directory."""
+WEB = ("http://", "https://")
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "az": "adlfs"}
 PACKAGES |= {"abfs": "adlfs", "http": "aiohttp", "https": "aiohttp", "sftp": "paramiko", "ssh": "paramiko"}
 """What to install for a scheme, where fsspec's own message does not say."""
@@ -72,7 +77,8 @@ class Remote:
         self.url, scheme = printable_url(url), url.partition("://")[0].lower()
         try:
             fsspec: Any = importlib.import_module("fsspec")
-            self._files, path = fsspec.core.url_to_fs(url)
+            settings = {"client_kwargs": _web_settings()} if url.lower().startswith(WEB) else {}
+            self._files, path = fsspec.core.url_to_fs(url, **settings)
         except ImportError as error:
             package = PACKAGES.get(scheme) or str(error)
             raise InputError(
@@ -108,7 +114,7 @@ class Remote:
         return content
 
     def copy(self, entry: Entry, place: Path) -> None:
-        """Copy a file; ResourceError where it is larger than LARGEST_COPY or than the room that is left."""
+        """Copy a file; ResourceError where it is larger than it was said, than LARGEST_COPY or than the room left."""
         import shutil
 
         free = shutil.disk_usage(place.parent).free
@@ -118,16 +124,19 @@ class Remote:
                 hint="Set TMPDIR to a larger disk, or save it as safetensors, which is read by ranges.",
             )
         with self._reporting_errors(), self._files.open(entry.path, "rb") as source, place.open("wb") as target:
-            count = 0
+            count, most = 0, min(LARGEST_UNTOLD, LARGEST_COPY, free) if entry.size is None else entry.size
             while block := source.read(READ_BLOCK):
                 count += len(block)
-                if count > min(LARGEST_COPY, free):
-                    raise ResourceError(f"{self.url}: {entry.name!r} has more than {min(LARGEST_COPY, free)} bytes.")
+                if count > most:
+                    raise ResourceError(
+                        f"{self.url}: more than {most} bytes of {entry.name!r} came.",
+                        hint="The server did not tell its size, or told another; download it, then name the file.",
+                    )
                 target.write(block)
 
     def _sends_parts(self, entry: Entry) -> bool:
         """Tell whether a part is sent where one is asked for; a web server that sends all of it is left at once."""
-        if not entry.path.startswith(("http://", "https://")):
+        if not entry.path.startswith(WEB):
             return len(self._part(entry, 1, 2)) == 1
         with self._reporting_errors():
             try:
@@ -151,12 +160,15 @@ class Remote:
             yield
         except FromageError:
             raise
-        except FileNotFoundError as error:
-            raise InputError(f"{self.url} does not exist.", hint="Check the address and the access rights.") from error
         except Exception as error:
-            lines = str(error).strip().splitlines() or [""]
+            absent = isinstance(error, FileNotFoundError)
+            reason = error.__cause__ if absent and self.url.startswith(WEB) else None  # fsspec's word for any failure
+            if absent and getattr(reason, "status", 404) in (404, 410) and not isinstance(reason, OSError):
+                hint = "Check the address and the access rights."
+                raise InputError(f"{self.url} does not exist.", hint=hint) from error
+            lines = str(reason or error).strip().splitlines() or [""]
             raise InputError(
-                f"{self.url} cannot be read: {type(error).__name__}: {redacted(lines[0])[:200]}",
+                f"{self.url} cannot be read: {type(reason or error).__name__}: {redacted(lines[0])[:200]}",
                 hint="Check the address, the credentials and the connection.",
             ) from error
 
@@ -167,3 +179,27 @@ def _entry(found: dict[str, Any]) -> Entry:
     return Entry(
         str(found["name"]), size if type(size) is int and size >= 0 else None, found.get("type") == "directory"
     )
+
+
+def _web_settings() -> dict[str, Any]:
+    """Return how web servers are asked: for bytes as they are, of which no more are taken than were asked for."""
+    aiohttp: Any = importlib.import_module("aiohttp")
+
+    class BoundedResponse(aiohttp.ClientResponse):  # type: ignore[misc]
+        """A server's answer, which may have no end."""
+
+        async def read(self) -> bytes:
+            """Return the whole answer; ConnectionError where it is longer than the range that was asked for."""
+            begin, _, end = self.request_info.headers.get("Range", "").removeprefix("bytes=").partition("-")
+            most = int(end) - int(begin) + 1 if begin and end else LARGEST_PAGE
+            content = bytearray(self._body or b"")
+            while self.status < 400 and (part := await self.content.readany()):
+                content += part
+                if len(content) > most:
+                    self.close()
+                    raise ConnectionError(f"more than {most} bytes came")
+            self._body = bytes(content)
+            return self._body
+
+    headers = {"Accept-Encoding": "identity"}
+    return {"auto_decompress": False, "headers": headers, "response_class": BoundedResponse}

@@ -93,6 +93,12 @@ class StoredTensor:
         return self.offset * self.width, (self.offset + last + 1) * self.width
 
     @property
+    def reach(self) -> int:
+        """Return the bytes from its first to its last element, which are read for it; 0 where it has no storage."""
+        begin, end = self.span if self.storage is not None else (0, 0)
+        return end - begin
+
+    @property
     def contiguous(self) -> bool:
         """Tell whether the elements lie one after another, in order."""
         expected = 1

@@ -15,7 +15,7 @@ def pack(value):
 
 def text(value):
     encoded = value.encode()
-    return (bytes([0xA0 | len(encoded)]) if len(encoded) < 32 else b"\xda" + struct.pack(">H", len(encoded))) + encoded
+    return (bytes([0xA0 | len(encoded)]) if len(encoded) < 32 else b"\xdb" + struct.pack(">I", len(encoded))) + encoded
 
 
 def dictionary(value):
