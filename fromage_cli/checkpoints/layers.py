@@ -40,11 +40,11 @@ def lasting_layers(
     last = checkpoints[-1]
     copies = {name for group in last.tied for name in group[1:]}
     layers = {name: entry for name, entry in layer_entries(last, include, exclude).items() if name not in copies}
-    lasting = [
-        name
+    lasting = {
+        name: entry
         for name, entry in layers.items()
         if all(name in one.entries and one.entries[name].shape == entry.shape for one in checkpoints)
-    ]
+    }
     if not lasting:
         raise UsageError(
             "No layer is left: none has two dimensions, one shape in every checkpoint and a name that was asked for.",

@@ -27,8 +27,7 @@ BASE_LOOKS, LOOKS_PER_ENTRY = 50_000, 16
 A dictionary of weights is looked at from itself and from the few around it; 50,000 looks take a few milliseconds.
 """
 MOST_CHARACTERS = 16_000_000
-"""Characters of all dotted names that are made of keys: 200,000 tensors have as many, and one long key can stand in each.
-"""
+"""Characters of all dotted names that are made of keys: those of 200,000 tensors; one long key can stand in each."""
 
 
 class Allowance:

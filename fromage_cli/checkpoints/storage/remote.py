@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fromage_cli.checkpoints.storage.files import HEAD, READ_BLOCK
+from fromage_cli.checkpoints.storage.web import WEB, web_settings
 from fromage_cli.errors import FromageError, InputError, ResourceError
 
 URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
@@ -18,9 +19,6 @@ LARGEST_COPY = 64 * 10**9
 """Bytes of a file that is copied as a whole, at most: a large network in float32; larger ones are read by ranges."""
 LARGEST_UNTOLD = 10**9
 """Bytes that are copied where the server does not tell how many there are: they may have no end."""
-LARGEST_PAGE = 16_000_000
-"""Bytes of the page in which a web server lists a directory."""
-WEB = ("http://", "https://")
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "az": "adlfs"}
 PACKAGES |= {"abfs": "adlfs", "http": "aiohttp", "https": "aiohttp", "sftp": "paramiko", "ssh": "paramiko"}
 """What to install for a scheme, where fsspec's own message does not say."""
@@ -77,7 +75,7 @@ class Remote:
         self.url, scheme = printable_url(url), url.partition("://")[0].lower()
         try:
             fsspec: Any = importlib.import_module("fsspec")
-            settings = {"client_kwargs": _web_settings()} if url.lower().startswith(WEB) else {}
+            settings = {"client_kwargs": web_settings()} if url.lower().startswith(WEB) else {}
             self._files, path = fsspec.core.url_to_fs(url, **settings)
         except ImportError as error:
             package = PACKAGES.get(scheme) or str(error)
@@ -179,27 +177,3 @@ def _entry(found: dict[str, Any]) -> Entry:
     return Entry(
         str(found["name"]), size if type(size) is int and size >= 0 else None, found.get("type") == "directory"
     )
-
-
-def _web_settings() -> dict[str, Any]:
-    """Return how web servers are asked: for bytes as they are, of which no more are taken than were asked for."""
-    aiohttp: Any = importlib.import_module("aiohttp")
-
-    class BoundedResponse(aiohttp.ClientResponse):  # type: ignore[misc]
-        """A server's answer, which may have no end."""
-
-        async def read(self) -> bytes:
-            """Return the whole answer; ConnectionError where it is longer than the range that was asked for."""
-            begin, _, end = self.request_info.headers.get("Range", "").removeprefix("bytes=").partition("-")
-            most = int(end) - int(begin) + 1 if begin and end else LARGEST_PAGE
-            content = bytearray(self._body or b"")
-            while self.status < 400 and (part := await self.content.readany()):
-                content += part
-                if len(content) > most:
-                    self.close()
-                    raise ConnectionError(f"more than {most} bytes came")
-            self._body = bytes(content)
-            return self._body
-
-    headers = {"Accept-Encoding": "identity"}
-    return {"auto_decompress": False, "headers": headers, "response_class": BoundedResponse}

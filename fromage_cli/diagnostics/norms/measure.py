@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 LARGEST_LOG = 700.0
 """Above it the exponential function leaves float64."""
+MOST_SIBLINGS = 64
+"""Layers like one that its jumps are held against, the nearest in the file: a mixture of experts has thousands."""
 DEAD = 1e-6
 """A row's norm over the median below which nothing is left of it: what float32 still resolves beside the others."""
 
@@ -112,13 +114,14 @@ def measure(
     members: dict[object, list[str]] = {}
     for name in norms:
         members.setdefault(family[name], []).append(name)
+    places = {name: place for alike in members.values() for place, name in enumerate(alike)}
     layers = tuple(
         _layer(
             entries[name],
             steps,
             norms[name],
             last[name],
-            siblings=[norms[other] for other in members[family[name]] if other != name],
+            siblings=[norms[other] for other in _around(members[family[name]], places[name]) if other != name],
             unchanged=len(set(norms[name])) == 1 and unchanged(checkpoints, name),
             never_updated=name in settings.never_updated,
             settings=settings.layers.get(name, settings),
@@ -245,6 +248,12 @@ def _changes(
         "effective_rate_fall": (norms[-1] / norms[0]) ** power if power else _no_power(optimizer),
         "jump": jump,
     }
+
+
+def _around(names: Sequence[str], place: int) -> Sequence[str]:
+    """The name at a place and the MOST_SIBLINGS that are nearest to it."""
+    begin = max(0, min(place - MOST_SIBLINGS // 2, len(names) - MOST_SIBLINGS - 1))
+    return names[begin : begin + MOST_SIBLINGS + 1]
 
 
 def _channels(rows: "NDArray[Any]") -> Channels | Missing:

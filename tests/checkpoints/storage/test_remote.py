@@ -61,7 +61,9 @@ def test_no_message_of_a_backend_shows_a_signature(monkeypatch, fails):
         raise OSError(f"403, message='Forbidden', url='{url}'")
 
     calls = {"info": lambda path: {"name": url, "size": 100, "type": "file"}, "open": refuse, "cat_file": refuse}
-    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url, **settings: (SimpleNamespace(**{**calls, fails: refuse}), url))
+    monkeypatch.setattr(
+        fsspec.core, "url_to_fs", lambda url, **settings: (SimpleNamespace(**{**calls, fails: refuse}), url)
+    )
     with pytest.raises(InputError, match=r"^https://host/x\.pt cannot be read: OSError: 403") as caught:
         found = Remote(url)
         found.ranged(found.entry) if fails == "open" else found.read(found.entry, 0, 5)

@@ -5,7 +5,7 @@ import http.server
 import socket
 import threading
 import tracemalloc
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
@@ -30,10 +30,8 @@ def server(answer):
             self.begin(int(refused) if refused.isdecimal() else 200, *length)
 
         def do_GET(self):
-            try:
+            with suppress(BrokenPipeError, ConnectionResetError):
                 answer(self)
-            except (BrokenPipeError, ConnectionResetError):
-                pass
 
         def begin(self, status, *headers):
             self.send_response(status)
@@ -108,7 +106,7 @@ def test_what_is_packed_stays_packed():
         handler.begin(200, ("Content-Encoding", "gzip"), ("Content-Length", str(len(packed))))
         handler.wfile.write(packed)
 
-    with server(answer) as url, pytest.raises((InputError, ResourceError), match="gzip|bytes"):
+    with server(answer) as url, pytest.raises((InputError, ResourceError), match=r"gzip|bytes"):
         opened(url)
 
 
@@ -121,7 +119,9 @@ def test_a_server_that_is_not_there():
     assert "connection" in caught.value.hint
 
 
-@pytest.mark.parametrize(("status", "words"), [(404, "does not exist"), (403, "cannot be read: ClientResponseError: 403")])
+@pytest.mark.parametrize(
+    ("status", "words"), [(404, "does not exist"), (403, "cannot be read: ClientResponseError: 403")]
+)
 def test_a_server_that_refuses(status, words):
     with server(lambda handler: handler.begin(status)) as url, pytest.raises(InputError, match=words):
         open_checkpoint(url.replace("x.safetensors", f"{status}/x.safetensors"))
