@@ -36,6 +36,7 @@ WITHOUT_A_SOURCE = {
     "hostile/test_amplification.py",
     "hostile/test_payloads.py",
     "hostile/test_places.py",
+    "hostile/test_products.py",
     "hostile/test_shared_and_colliding.py",
     "hostile/test_structure.py",
 }
