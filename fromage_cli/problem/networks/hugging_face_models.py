@@ -8,7 +8,8 @@ import importlib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ from torch import nn
 
 from fromage_cli.checkpoints.names.library_files import ACCELERATE
 from fromage_cli.checkpoints.storage.json_file import read_object
-from fromage_cli.errors import InputError, MismatchError, UnsafeError, UsageError
+from fromage_cli.errors import FromageError, InputError, MismatchError, UnsafeError, UsageError
+from fromage_cli.problem.networks.building_limits import BuildingLimits
+from fromage_cli.problem.networks.hugging_face_weights import untie_what_differs
 from fromage_cli.problem.user_code.named_code import named_code, seeded
 
 if TYPE_CHECKING:
@@ -29,22 +32,19 @@ LOADING = (
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset"),
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal", "use_kernels"),
     *("kernel_config", "trust_remote_code", "use_pretrained_backbone", "dtype", "torch_dtype", "auto_map"),
-    *("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
+    *("fusion_config", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
 )
 """Keys that say how to load or speed up a model, not what it is; some of them name code elsewhere.
 
 The last ones are timm's, to which transformers hands whole dictionaries on: it would unpickle a file that they name.
 """
 
-COUNTS = re.compile(r"layer|depth|block|expert|head|stage")
-"""Words in the names of numbers that say how many modules there are."""
-LEAST_COUNT = 1000
-"""Modules that a network may have, however few tensors the checkpoint has."""
-LEAST_SIZE, MOST_TIMES = 100_000_000, 16
-"""Numbers that a network may have, however few the checkpoint has, and how many times as many as it has.
-
-The checkpoint may be a part of the network: what matters is that a damaged configuration does not fill the memory.
-"""
+FLOAT = "__float__"
+"""How transformers marks a number that JSON has not."""
+COUNTS = re.compile(r"layer|depth|block|expert|head|stage|label")
+"""Words in the names of numbers that say how many modules or classes there are."""
+LEAST_COUNT = 10_000
+"""Of them, however few tensors the checkpoint has, and however short they are: a configuration lists its classes."""
 
 
 def build_hugging_face(
@@ -70,24 +70,31 @@ def build_hugging_face(
     values = {**read_object(path), **arguments}
     named = arguments.get(ARCHITECTURE)
     _refuse_code(path, values, named is not None)
-    _refuse_counts(path, values, max(LEAST_COUNT, len(checkpoint.entries)))
+    longest = max(
+        (max(entry.shape) for entry in checkpoint.entries.values() if entry.shape and entry.elements), default=0
+    )
+    _refuse_counts(path, values, max(LEAST_COUNT, len(checkpoint.entries), longest))
     transformers = _library()
     with offline(), seeded(seed), named_code(f"building the model of {path}"):
         kind = _class(transformers, path, values, named)
         configuration = kind.config_class.from_dict(_without_loading(values))
         configuration.use_cache = False
         configuration._experts_implementation = "eager"
-        settings = {"attn_implementation": "eager", "dtype": "float32"}
-        size = 0
-        with suppress(Exception), torch.device("meta"):  # what fails here fails below again, and is told then
-            size = sum(parameter.numel() for parameter in kind._from_config(configuration, **settings).parameters())
-        if size > max(LEAST_SIZE, MOST_TIMES * checkpoint.parameters):
-            raise MismatchError(
-                f"{path} describes a network of {size} numbers; the checkpoint holds {checkpoint.parameters}.",
-                "It belongs to another checkpoint, or is damaged.",
-            )
-        model = kind._from_config(configuration, **settings)
-    return model, f"{kind.__name__} of transformers {transformers.__version__}, from {path}"
+        build = partial(kind._from_config, configuration, attn_implementation="eager", dtype="float32")
+        limits = BuildingLimits(f"{path} describes", checkpoint.parameters, len(checkpoint.entries))
+        try:
+            with torch.device("meta"), limits.watching():
+                limits.check_whole(build())
+        except FromageError:
+            raise
+        except Exception:  # it cannot be built without memory
+            with limits.watching():
+                model = build()
+        else:
+            model = build()
+    untied = untie_what_differs(model, checkpoint)
+    said = f"; {', '.join(untied)} is not tied: the checkpoint holds other values for it" if untied else ""
+    return model, f"{kind.__name__} of transformers {transformers.__version__}, from {path}{said}"
 
 
 def _refuse_code(path: Path, values: Mapping[str, Any], chosen: bool) -> None:
@@ -151,11 +158,16 @@ def _class(transformers: Any, path: Path, values: Mapping[str, Any], named: Any)
 
 
 def _without_loading(values: Any) -> Any:
-    """A configuration, and those inside it, without the keys that only say how to load a model."""
+    """A configuration, and those inside it, without the keys that only say how to load a model.
+
+    A number that JSON has not is spelled `{"__float__": "Infinity"}`.
+    """
     if isinstance(values, list):
         return [_without_loading(value) for value in values]
     if not isinstance(values, dict):
         return values
+    if set(values) == {FLOAT}:
+        return float(values[FLOAT])
     return {key: _without_loading(value) for key, value in values.items() if key not in (*LOADING, ARCHITECTURE)}
 
 

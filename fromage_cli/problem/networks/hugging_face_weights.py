@@ -5,6 +5,7 @@ that are applied to the tensors that our reader supplies; nothing else of its lo
 """
 
 import importlib
+import re
 import sys
 from collections.abc import Mapping
 from copy import deepcopy
@@ -33,6 +34,26 @@ def as_transformers_reads(model: nn.Module, checkpoint: "Checkpoint") -> "Checkp
         return checkpoint
     with named_code(f"transformers translates the names of {checkpoint.place}"):
         return _translated(model, checkpoint)
+
+
+def untie_what_differs(model: Any, checkpoint: "Checkpoint") -> tuple[str, ...]:
+    """Gives a tensor of its own to each name that is tied to one of other values in the checkpoint, and returns it."""
+    stored = as_transformers_reads(model, checkpoint)
+    untied = []
+    for target, source in getattr(model, "all_tied_weights_keys", {}).items():
+        if {target, source} <= stored.entries.keys() and not torch.equal(stored.tensor(target), stored.tensor(source)):
+            owner, _, leaf = target.rpartition(".")
+            parameter = model.get_parameter(target)
+            setattr(model.get_submodule(owner), leaf, nn.Parameter(parameter.detach().clone()))
+            untied.append(target)
+    return tuple(untied)
+
+
+def may_be_missing(model: nn.Module, name: str, value: Tensor) -> bool:
+    """Whether transformers computes a tensor where a file lacks it, to the same numbers every time."""
+    patterns = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
+    same = not value.requires_grad or bool((value == value.flatten()[:1]).all())
+    return any(re.search(pattern, name) for pattern in patterns) and same
 
 
 def _translated(model: Any, checkpoint: "Checkpoint") -> "Checkpoint":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.counting import counted, first_names
 from fromage_cli.errors import MismatchError, NumericalError
-from fromage_cli.problem.networks.hugging_face_weights import as_transformers_reads
+from fromage_cli.problem.networks.hugging_face_weights import as_transformers_reads, may_be_missing
 from fromage_cli.problem.networks.layers import TrainableTensor, unwrapped
 from fromage_cli.problem.networks.weight_names import Match, is_computed, match_names, missing_names, names_error
 
@@ -34,7 +34,7 @@ def load_weights(model: nn.Module, checkpoint: "Checkpoint") -> tuple[str, ...]:
     given, checkpoint = checkpoint, as_transformers_reads(model, checkpoint)
     match = match_names(expected, checkpoint.entries)
     tolerated = tuple(name for name in match.unexpected if is_computed(name, checkpoint.entries[name].shape))
-    missing = missing_names(expected, match)
+    missing = [name for name in missing_names(expected, match) if not may_be_missing(model, name, expected[name])]
     unexpected = [name for name in match.unexpected if name not in tolerated]
     if missing or (unexpected and checkpoint is given):
         raise names_error(checkpoint, expected, missing, unexpected)
@@ -44,7 +44,7 @@ def load_weights(model: nn.Module, checkpoint: "Checkpoint") -> tuple[str, ...]:
     present = {id(expected[name]) for name in match.stored}
     kept = [name for name, value in expected.items() if id(value) not in present]
     ignored = f"Ignored {listed(tolerated)}: the model computes these buffers itself." if tolerated else ""
-    left = f"The checkpoint lacks the buffers {listed(kept)}: the model's own values stay." if kept else ""
+    left = f"The checkpoint lacks {listed(kept)}: the model's own values stay." if kept else ""
     unused = f"Left out {counted(len(unexpected), 'tensor')} that {type(model).__name__} has no place for"
     unused = f"{unused}: {first_names(unexpected)}." if unexpected else ""
     return tuple(filter(None, (match.note, ignored, left, unused)))

@@ -44,6 +44,7 @@ def built(directory, config, **arguments):
             "num_hidden_layers = 100000000; the checkpoint has too few",
         ),
         ({**BERT, "vision_config": {"depths": [2, 10**8]}}, MismatchError, "depths = 100000000"),
+        ({**BERT, "num_labels": 10**9}, MismatchError, "num_labels = 1000000000"),
     ],
 )
 def test_refused_before_anything_is_imported(tmp_path, monkeypatch, config, error, words):
@@ -130,6 +131,28 @@ def test_a_problem_with_the_models_own_loss_tied_weights_and_shifted_labels(tmp_
     assert "transformer.wte.weight" in names and "lm_head.weight" not in names
 
 
-def test_a_network_far_larger_than_the_checkpoint_is_refused_before_it_takes_memory(tmp_path, transformers):
-    with pytest.raises(MismatchError, match=r"a network of 9000000\d+ numbers; the checkpoint holds 2"):
-        built(tmp_path, {**BERT, "vocab_size": 10**11})
+NEO = {"model_type": "gpt_neo", "architectures": ["GPTNeoForCausalLM"], "hidden_size": 8, "num_layers": 1}
+NEO |= {"num_heads": 2, "attention_types": [[["global"], 1]], "vocab_size": 19}
+DISTILBERT = {"model_type": "distilbert", "architectures": ["DistilBertForMaskedLM"], "dim": 8, "n_layers": 1}
+DISTILBERT |= {"n_heads": 2, "hidden_dim": 16, "vocab_size": 19, "sinusoidal_pos_embds": True}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({**BERT, "vocab_size": 10**11}, "of 3200000000000 bytes or more; the checkpoint holds 2 numbers"),
+        ({**BERT, "num_hidden_layers": 9999}, "far more layers"),
+        ({**NEO, "max_position_embeddings": 20_000}, "of 400000000 bytes or more"),
+        ({**DISTILBERT, "max_position_embeddings": 10**6}, "of 32000000 bytes or more"),
+    ],
+    ids=["words", "layers", "masks", "positions"],
+)
+def test_a_network_larger_than_the_checkpoint_is_refused_before_it_takes_memory(tmp_path, transformers, config, words):
+    with pytest.raises(MismatchError, match=words):
+        built(tmp_path, config)
+
+
+def test_numbers_that_json_has_not_and_networks_of_ordinary_masks(tmp_path, transformers):
+    model, _ = built(tmp_path, {**NEO, "initializer_range": {"__float__": "Infinity"}})
+    assert model.config.initializer_range == float("inf")
+    assert model.get_buffer("transformer.h.0.attn.attention.bias").shape[-1] == 2048

@@ -103,6 +103,33 @@ def test_layouts_of_hubs(tmp_path, transformers, rename):
     assert any("Left out 4 tensors that BertForMaskedLM has no place for" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_ties_that_the_checkpoint_does_not_have(tmp_path, transformers, same):
+    settings = {**TEXT, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    model = tiny(transformers, "Llama", settings)
+    model.save_pretrained(tmp_path / "saved")
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    state["lm_head.weight"] += 0.0 if same else 0.1 * torch.randn(40, 16)
+    torch.save(state, tmp_path / "saved" / "pytorch_model.bin")
+    (tmp_path / "saved" / "model.safetensors").unlink()
+    batch = batch_of(model, tmp_path / "batch.safetensors")
+    found = asked(tmp_path / "saved", tmp_path / "batch.safetensors").problem
+    if not same:
+        model.lm_head.weight = torch.nn.Parameter(state["lm_head.weight"])
+    assert found.base.loss == pytest.approx(model.double()(**batch).loss.item(), rel=1e-7)
+    assert ("lm_head.weight" in [tensor.name for tensor in found.trainable]) is not same
+
+
+def test_what_the_library_computes_may_be_missing(tmp_path, transformers):
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_start_token_id": 1, "pad_token_id": 0}
+    model = tiny(transformers, "Marian", {**sizes, **heads, "vocab_size": 40}, "MTModel")
+    model.save_pretrained(tmp_path / "saved")
+    batch = batch_of(model, tmp_path / "batch.safetensors")
+    truth = transformers.MarianMTModel.from_pretrained(tmp_path / "saved").double()(**batch).loss.item()
+    assert asked(tmp_path / "saved", tmp_path / "batch.safetensors").problem.base.loss == pytest.approx(truth, rel=1e-7)
+
+
 def test_what_the_model_needs_is_not_made_up(tmp_path, transformers):
     hub_layout(transformers, tmp_path / "saved", lambda name: name)
     state = load_file(tmp_path / "saved" / "model.safetensors")
