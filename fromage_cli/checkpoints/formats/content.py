@@ -1,6 +1,7 @@
 """What a file is by its first bytes, whatever its name says."""
 
 import re
+import zlib
 from pathlib import Path
 
 from fromage_cli.checkpoints.formats.npy_header import NPY_MAGIC, pickle_in_array
@@ -29,6 +30,8 @@ FOREIGN = (  # first bytes, what it is, what to do
     (b"BZh", "a bzip2 archive", "Unpack it first (bunzip2)."),
     (b"\xfd7zXZ", "an xz archive", "Unpack it first (unxz)."),
     (b"\x28\xb5\x2f\xfd", "a zstandard archive", "Unpack it first (unzstd)."),
+    (b"\x5d\x00\x00", "an lzma stream", "Unpack it first (unlzma)."),
+    (b"\x04\x22\x4d\x18", "an LZ4 stream", "Unpack it first (unlz4)."),
     (b"7z\xbc\xaf", "a 7-Zip archive", "Unpack it first."),
     (b"\x89HDF", "an HDF5 file (Keras)", "Save the weights as .npz or .safetensors."),
     (b"GGUF", "a GGUF file", "Its weights are quantised; use the checkpoint that it was made from."),
@@ -85,9 +88,30 @@ def _failed_download(head: bytes) -> tuple[str, str] | None:
 
 def foreign_format(head: bytes) -> tuple[str, str] | None:
     """Return which other format the first bytes of a file belong to, and what to do about it."""
-    if head[257:262] == b"ustar":
+    if _is_tar(head):
         return "a tar archive", "Unpack it first (tar -xf)."
+    if head[:1] == b"x" and _is_zlib(head):
+        return "a zlib stream (joblib's compression)", "Unpack it first."
     return next(((found, hint) for magic, found, hint in FOREIGN if head.startswith(magic)), None)
+
+
+def _is_tar(head: bytes) -> bool:
+    """Tell whether the first block has a checksum as tar archives have; old ones have no other mark."""
+    import tarfile
+
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _is_zlib(head: bytes) -> bool:
+    try:
+        zlib.decompressobj().decompress(head, 1)
+    except zlib.error:
+        return False
+    return True
 
 
 def _kind_of_archive(source: Source) -> str:

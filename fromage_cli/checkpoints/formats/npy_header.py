@@ -19,8 +19,9 @@ LONGEST_HEADER = 1_000_000
 _DESCRIPTION = re.compile(r"""['"]descr['"]\s*:\s*(?:(?P<quote>['"])(?P<code>[^'"]{1,100})(?P=quote)|(?P<fields>\[))""")
 _ORDER = re.compile(r"""['"]fortran_order['"]\s*:\s*(True|False)""")
 _SHAPE = re.compile(r"""['"]shape['"]\s*:\s*\(([0-9L, ]{0,2000})\)""")
-_OBJECTS = re.compile(r"""['"][|<>=]?O[0-9]*['"]""")
-_OTHER_DTYPE = re.compile(r"[|<>=]?([SUVMma]|[fcbiu][0-9]{1,2}$)")
+_OBJECTS = re.compile(r"""(?<![a-zA-Z])O(?![a-zA-Z])|[Oo]bject|\\|[^\s(,\['"]['"]\s*['"]""")
+"""The code of objects, alone or among others; and spellings that NumPy evaluates but never writes."""
+_OTHER_DTYPE = re.compile(r"[|<>=]?([SUVa][0-9]*|[Mm]8?(\[[0-9a-zA-Z/]*\])?|[fcbiu][0-9]{1,2})")
 """Texts, times, and numbers of a width that tensors do not have."""
 
 
@@ -78,14 +79,15 @@ def parse_header(text: bytes, begin: int) -> ArrayHeader:
     sizes = tuple(int(size.strip(" L")) for size in shape[1].split(",") if size.strip(" L"))
     if not is_shape(sizes):
         raise ValueError(f"its shape is {shape[1][:60]!r}")
+    if _OBJECTS.search(words) or "\n" in words.rstrip():
+        return ArrayHeader(begin, sizes, objects=True)
     code = description["code"] or ""
     bare = code.lstrip("|<>=")
     if not description["fields"] and bare in CODES:
         return ArrayHeader(begin, sizes, order[1] == "True", CODES[bare], int(bare[1:]), code.startswith(">"))
-    objects = bool(_OBJECTS.search(words))
-    if not (description["fields"] or objects or _OTHER_DTYPE.match(code)):
+    if not description["fields"] and not _OTHER_DTYPE.fullmatch(code):
         raise ValueError(f"its dtype is {code[:30]!r}")
-    return ArrayHeader(begin, sizes, objects=objects)
+    return ArrayHeader(begin, sizes)
 
 
 def pickle_in_array(file: Readable) -> int | None:

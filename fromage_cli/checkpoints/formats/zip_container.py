@@ -7,6 +7,7 @@ inflated as a whole, up to a limit.
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -81,6 +82,17 @@ class ZipContainer:
                 else:
                     packed = file.read(min(member.stored, 2 * count + LONGEST_CODE))
                     yield self._decompress(member, packed, count)
+
+    def content(self, name: str) -> Source:
+        """Return the bytes of a member, without its checksum where they are stored as they are."""
+        member = self.member(name)
+        if member.method == DEFLATED:
+            return Source.of_bytes(self.path, self.read_pickle(name))
+        with self.source.open() as file:
+            begin = self._data(file, member)
+        if self.source.version is None:
+            return Source.of_bytes(self.path, self.source.stored[begin : begin + member.size])
+        return replace(self.source, begin=self.source.begin + begin, size=member.size)
 
     def member(self, name: str) -> Member:
         """Return a member; InputError where there is none of that name or it cannot be read."""

@@ -26,11 +26,12 @@ def named(machine: Machine) -> None:
 
 
 def named_on_stack(machine: Machine) -> None:
-    """Push a class or function by the two texts on the stack."""
+    """Push a class or function by the two texts on the stack; text of Python 2 may have any encoding."""
     name, module = machine.stack.pop(), machine.stack.pop()
-    if not isinstance(name, str) or not isinstance(module, str):
+    texts = [part.decode("latin-1") if isinstance(part, bytes) else part for part in (module, name)]
+    if not all(isinstance(part, str) for part in texts):
         raise machine.stream.damaged("a name that is no text")
-    machine.stack.append(machine.find(module, name))
+    machine.stack.append(machine.find(*texts))
 
 
 def extension(width: int) -> Instruction:
@@ -53,15 +54,14 @@ def new_object(machine: Machine) -> None:
 def new_object_with_names(machine: Machine) -> None:
     """Create an object likewise, with named arguments above the others."""
     kwargs, args = machine.stack.pop(), machine.stack.pop()
-    if not isinstance(kwargs, dict):
-        raise machine.stream.damaged("named arguments that are no dictionary")
     machine.stack[-1] = machine.call(machine.stack[-1], args, "create", kwargs)
 
 
 def instance(machine: Machine) -> None:
     """Create an object of a class given by two lines, of what stands above the mark."""
     kind = machine.find(text(machine.stream.line()), text(machine.stream.line()))
-    machine.stack.append(machine.call(kind, tuple(machine.pop_mark()), "create"))
+    args = tuple(machine.pop_mark())
+    machine.stack.append(machine.call(kind, args, "create"))
 
 
 def new_object_of_mark(machine: Machine) -> None:

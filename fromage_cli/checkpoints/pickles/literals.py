@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Instruction = Callable[["Machine"], Any]
 """What an opcode does."""
+MOST_DIGITS = 4000
+"""Digits of a whole number in a line: Python itself reads 4300."""
 STRING_BYTES = 56
 """Memory that a short string takes."""
 _FLOAT = struct.Struct(">d").unpack
@@ -73,6 +75,8 @@ def integer_line(machine: Machine) -> None:
     """Push a whole number in digits, decimal or with its base before it; 00 and 01 are False and True."""
     line = digits(machine).rstrip(b"L")
     machine.check_digits(len(line) // 2)
+    if len(line) > MOST_DIGITS:
+        raise machine.stream.given_up(f"a whole number has more than {MOST_DIGITS} digits")
     try:
         value = line == b"01" if line in (b"00", b"01") else int(line, 0)
     except ValueError:

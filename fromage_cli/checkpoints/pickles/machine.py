@@ -160,7 +160,7 @@ class Machine:
     def used(self, function: Any, use: str) -> None:
         """Remember what an ordinary unpickler would have done with a name."""
         kind = function.kind if isinstance(function, Placeholder) else function
-        if isinstance(kind, Global):
+        if kind in self.uses:
             self.uses[kind][use] = None
 
     def call(self, function: Any, args: Any, use: str = "call", kwargs: Mapping[Any, Any] | None = None) -> Any:
@@ -169,6 +169,8 @@ class Machine:
             raise self.stream.damaged(f"a call of a {type(function).__name__}")
         if not isinstance(args, tuple):
             raise self.stream.damaged(f"a call with a {type(args).__name__} instead of arguments")
+        if kwargs is not None and not isinstance(kwargs, dict):
+            raise self.stream.damaged("named arguments that are no dictionary")
         self.used(function, use)
         constructor = self._constructors.get(function.dotted) if isinstance(function, Global) and not kwargs else None
         if constructor is not None:

@@ -55,13 +55,9 @@ def _index_line(machine: Machine) -> int:
     return int(literals.digits(machine))
 
 
-def _nothing(count: int) -> Instruction:
-    return lambda machine: machine.stream.take(count)
-
-
 _BY_CODE: dict[bytes, Instruction] = {
-    b"\x80": _nothing(1),  # PROTO
-    b"\x95": _nothing(8),  # FRAME
+    b"\x80": lambda machine: machine.stream.byte(),  # PROTO
+    b"\x95": lambda machine: machine.stream.begin_frame(machine.stream.unsigned(8)),  # FRAME
     b"(": Machine.mark,  # MARK
     b"0": Machine.drop,  # POP
     b"1": Machine.pop_mark,  # POP_MARK

@@ -29,9 +29,21 @@ class Readable(Protocol):
 class PickleStream:
     """A part of a file as a sequence of opcodes and arguments."""
 
-    def __init__(self, file: Readable, path: Path, end: int, begin: int = 0, part: str = "") -> None:
+    def __init__(
+        self,
+        file: Readable,
+        path: Path,
+        end: int,
+        begin: int = 0,
+        part: str = "",
+        *,
+        longest_line: int = LONGEST_PICKLE_LINE,
+    ) -> None:
         """`begin` and `end`: bytes from the start of `file`; `part`: what it is called inside `path`."""
         self.begin = begin
+        self.frame_end = 0
+        """Where the present frame ends, or the last one did."""
+        self._longest_line = longest_line
         self._file, self._path, self._end, self._part = file, path, end, part
         self._buffer, self._place, self._after = b"", 0, begin
 
@@ -66,15 +78,30 @@ class PickleStream:
     def line(self) -> bytes:
         """Return the bytes up to the next newline, without it; like Python, the last without its last byte."""
         while (newline := self._buffer.find(b"\n", self._place)) < 0:
-            if len(self._buffer) - self._place > LONGEST_PICKLE_LINE:
-                raise self.given_up(f"a line has more than {LONGEST_PICKLE_LINE} bytes")
+            if len(self._buffer) - self._place > self._longest_line:
+                raise self.given_up(f"a line has more than {self._longest_line} bytes")
             if self._after == self._end and self._place < len(self._buffer):
                 rest, self._place = self._buffer[self._place : -1], len(self._buffer)
                 return rest
-            self._fill(len(self._buffer) - self._place + 1)
+            held = len(self._buffer) - self._place
+            self._fill(held + max(1, min(held, self.remaining - held)))  # twice as much, for lines of any length
         line = self._buffer[self._place : newline]
         self._place = newline + 1
         return line
+
+    def begin_frame(self, length: int) -> None:
+        """Let nothing be read across the end of the next `length` bytes: there Python's readers differ.
+
+        The one in C forgets what is left of the frame, the one in Python raises; picklers write whole opcodes.
+        """
+        end = self.position + length
+        if self.position < self.frame_end:
+            if end > self.frame_end:
+                raise self.given_up("a frame crosses the end of another")
+            return
+        self.frame_end = end
+        if (beyond := self._after - end) > 0:
+            self._buffer, self._after = self._buffer[:-beyond], end
 
     def damaged(self, reason: str) -> InputError:
         """Return the error for a pickle that no pickler writes."""
@@ -110,6 +137,10 @@ class PickleStream:
             raise self.cut_off(count)
         rest = self._buffer[self._place :]
         wanted = max(count, min(READ_AHEAD, self.remaining)) - len(rest)
+        if self.position < self.frame_end < self.position + len(rest) + wanted:
+            if self.position + count > self.frame_end:
+                raise self.given_up("an opcode crosses the end of its frame")
+            wanted = self.frame_end - self._after
         with input_errors_about(self._path):
             self._file.seek(self._after)
             fresh = self._file.read(wanted)

@@ -1,5 +1,6 @@
 """The classes and functions that pickles name: which make up tensors, which are unknown, which would run code."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from fromage_cli.checkpoints.storage.files import quoted
 from fromage_cli.checkpoints.storage.stored_tensor import ELEMENT_BYTES
 from fromage_cli.errors import UnsafeError
 
-Verdict = Literal["allowed", "inert", "dangerous"]
+Verdict = Literal["allowed", "inert", "unknown", "dangerous"]
 
 
 def _names(*lines: str) -> frozenset[str]:
@@ -38,8 +39,8 @@ ALLOWED = frozenset(
 DANGEROUS_MODULES = _names(
     "os posix nt sys subprocess _posixsubprocess pty popen2 commands platform",
     "importlib imp runpy pkgutil zipimport code codeop types inspect ast site",
-    "pickle _pickle cloudpickle dill joblib marshal shelve copy_reg pydoc doctest",
-    "shutil tempfile pathlib io _io codecs fileinput glob linecache tarfile zipfile",
+    "pickle _pickle cloudpickle dill joblib marshal shelve copyreg copy_reg pydoc doctest yaml antigravity",
+    "shutil tempfile pathlib io _io codecs fileinput glob linecache tarfile zipfile gzip bz2 lzma",
     "socket ssl http httplib urllib urllib2 requests aiohttp ftplib smtplib webbrowser asyncio",
     "ctypes _ctypes cffi mmap signal resource gc atexit threading _thread",
     "multiprocessing concurrent operator _operator functools itertools bdb pdb timeit",
@@ -48,11 +49,29 @@ DANGEROUS_MODULES = _names(
     "imaplib poplib nntplib telnetlib xmlrpc socketserver sqlite3 dbm sysconfig",
 )
 """Top-level modules whose functions run programs or code, or reach files and the network, when they are called."""
+UNKNOWN = _names("functools.partial copyreg.__newobj__ copyreg.__newobj_ex__")
+"""What in those modules does no more than what it is given does."""
 INERT = _names(
     "pathlib.Path pathlib.PosixPath pathlib.PurePosixPath pathlib.WindowsPath pathlib.PureWindowsPath",
-    "functools.partial types.SimpleNamespace _io.BytesIO io.BytesIO",
+    "pathlib.PurePath argparse.Namespace types.SimpleNamespace _io.BytesIO io.BytesIO collections.deque",
+    "datetime.date datetime.datetime datetime.time datetime.timedelta datetime.timezone",
+    "decimal.Decimal fractions.Fraction uuid.UUID uuid.SafeUUID builtins.slice builtins.range __builtin__.slice",
+    "torch.distributed.checkpoint.filesystem._StorageInfo",
+    *(
+        f"torch.distributed.checkpoint.metadata.{name}"
+        for name in _names(
+            "Metadata TensorStorageMetadata TensorProperties ChunkStorageMetadata BytesStorageMetadata MetadataIndex",
+            "StorageMeta _MEM_FORMAT_ENCODING",
+        )
+    ),
 )
-"""What in those modules only holds values."""
+"""What only holds values, wherever it stands."""
+INERT_CLASSES = re.compile(
+    r"torch\.(nn\.modules|optim)\.[a-z_]+\.[A-Z][A-Za-z0-9_]*|__torch__\..*|torch\.jit\._pickle\.\w+"
+)
+"""Classes of networks and optimizers in torch itself; those of TorchScript, which have no module outside of it."""
+NESTED_CLASS = re.compile(r"[A-Z][A-Za-z0-9]*(\.[A-Z][A-Za-z0-9]*)*")
+"""A name with dots that is a class within classes; any other is a way through attributes, such as `_os.system`."""
 DANGEROUS_BUILTINS = _names(
     "eval exec execfile compile open __import__ getattr setattr delattr globals",
     "locals vars input breakpoint apply map filter type help memoryview exit",
@@ -72,19 +91,23 @@ DANGEROUS_PREFIXES = tuple(
 
 
 def verdict(named: PickledName) -> Verdict:
-    """Tell whether a name is one that tensors need, unknown, or known to run code or reach files when called.
+    """Tell whether a name is one that tensors need, holds values only, is known to run code or reach files, or unknown.
 
-    Nothing of it happens here; even an unknown class would have its module imported by an ordinary unpickler.
+    Nothing of it happens here. Even an unknown class would have its module imported by an ordinary unpickler, and its
+    own code run where it is called, created or has its attributes set. No pickler calls what a call returned.
     """
+    if {"change", "run"} & set(named.uses) or ("." in named.name and not NESTED_CLASS.fullmatch(named.name)):
+        return "dangerous"
     if named.dotted in ALLOWED:
         return "allowed"
-    if named.dotted in INERT or named.module == "torch.jit._pickle":
+    if named.dotted in INERT or INERT_CLASSES.fullmatch(named.dotted):
         return "inert"
     top = named.module.partition(".")[0]
-    builtin = top in BUILTINS and named.name.partition(".")[0] in DANGEROUS_BUILTINS
-    if builtin or top in DANGEROUS_MODULES or named.dotted.startswith(DANGEROUS_PREFIXES):
+    builtin = top in BUILTINS and named.name in DANGEROUS_BUILTINS
+    script = named.module.endswith(".__main__")  # which does its work when it is imported
+    if builtin or script or named.dotted.startswith(DANGEROUS_PREFIXES):
         return "dangerous"
-    return "inert"
+    return "dangerous" if top in DANGEROUS_MODULES and named.dotted not in UNKNOWN else "unknown"
 
 
 def dangerous(names: Iterable[PickledName]) -> list[str]:
@@ -95,7 +118,7 @@ def dangerous(names: Iterable[PickledName]) -> list[str]:
 def warnings_about(names: Iterable[PickledName]) -> tuple[str, ...]:
     """Return what a person should know about the names, in sentences; none where only tensors are made."""
     names = tuple(names)
-    unknown = [named.dotted for named in names if verdict(named) == "inert"]
+    unknown = [named.dotted for named in names if verdict(named) in ("inert", "unknown")]
     running = dangerous(names)
     sentences = []
     if running:

@@ -30,7 +30,10 @@ class PickledName(Global):
     """A class or function that a pickle names, and what an ordinary unpickler would do with it."""
 
     uses: tuple[str, ...]
-    """Of `import`, `call`, `create` (an instance), `build` (set its attributes); importing comes before all others."""
+    """Of `import`, which comes first, `call`, `create` (an instance), `build` (set its attributes).
+
+    A survey tells `run` (call what it returned) and `change` (it itself, for the whole process) beside.
+    """
 
 
 @dataclass(frozen=True)

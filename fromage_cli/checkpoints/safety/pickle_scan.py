@@ -1,26 +1,20 @@
 """Every pickle in a file or a directory, and the names in each: also those inside of others, and of what is not read.
 
-Nothing is loaded. A pickle that breaks off counts for what came before; a loader would have done that much.
+Nothing is loaded. A pickle that breaks off counts for what came before; a loader would have done that much. A file may
+be several things at once, and is looked at as each. What is not looked into is said.
 """
 
-import io
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from fromage_cli.checkpoints.formats.content import foreign_format
-from fromage_cli.checkpoints.formats.npy_header import NPY_MAGIC, pickle_in_array
-from fromage_cli.checkpoints.formats.npz_file import ARRAY_SUFFIX
-from fromage_cli.checkpoints.formats.safetensors_file import read_header
+from fromage_cli.checkpoints.formats.npy_header import NPY_MAGIC, read_array_header
 from fromage_cli.checkpoints.formats.zip_container import ZipContainer
 from fromage_cli.checkpoints.pickles.allowance import Allowance
-from fromage_cli.checkpoints.pickles.constructors import CONSTRUCTORS, NESTED
-from fromage_cli.checkpoints.pickles.machine import Constructor, Machine, Unusable
-from fromage_cli.checkpoints.pickles.pickle_stream import PickleStream
-from fromage_cli.checkpoints.pickles.placeholders import Placeholder
+from fromage_cli.checkpoints.pickles.pickle_stream import GivenUp, PickleStream
 from fromage_cli.checkpoints.pickles.unpickling import (
     RULE_BREAKS,
     PickledName,
@@ -28,26 +22,26 @@ from fromage_cli.checkpoints.pickles.unpickling import (
     names_of,
     run,
 )
+from fromage_cli.checkpoints.safety.other_formats import holds_numbers, unjudged
+from fromage_cli.checkpoints.safety.surveyor import Surveyor
 from fromage_cli.checkpoints.storage.files import HEAD, status_of
 from fromage_cli.checkpoints.storage.sources import Source, Window
-from fromage_cli.checkpoints.storage.stored_tensor import OutsideStorage
 from fromage_cli.errors import FromageError
 
-LOADERS = (NESTED, "_pickle.loads", "pickle.loads", "cPickle.loads", "dill.loads", "dill._dill.loads", "torch.load")
-"""Functions whose bytes are pickles themselves."""
-MOST_FILES, MOST_CONSECUTIVE_PICKLES, MOST_NESTED_PICKLES = 10_000, 8, 3
-"""Files of a directory, pickles one after another in a file, pickles inside of pickles that are looked at.
+MOST_FILES, MOST_CONSECUTIVE_PICKLES, MOST_NESTED = 10_000, 8, 3
+"""Files of a directory, pickles one after another in a file, pickles and archives inside of others that are looked at.
 
 A file of torch.save has five pickles and one level; a loader of more would be an attack that is found at the third.
 """
-STORAGE_FOLDER = "/data/"
-"""What the names of members hold that are tensors."""
+LONGEST_LINE = 1 << 27
+"""Bytes of a number or a name in a line."""
+ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+"""How ZIP archives begin."""
 PYTHON = ".py"
-CODE_ENDINGS = (PYTHON, "models/model.json")
+CODE_ENDINGS = (PYTHON, ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib", "models/model.json")
 """How the names of members end that hold code or graphs."""
-_OPENINGS = frozenset(bytes((0x80, protocol)) for protocol in range(6))
-_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-"""What a class or function can be called; lines of a text that is no pickle seldom look like it."""
+_MODULE = re.compile(r"[\w.-]+")
+"""What a module can be called; lines of a text that is no pickle seldom look like it."""
 
 
 @dataclass(frozen=True)
@@ -73,138 +67,169 @@ def scan(path: Path) -> Iterator[Scanned]:
     if not path.is_dir():
         yield from _in_file(path)
         return
-    for count, file in enumerate(_regular_files(path)):
+    for count, file in enumerate(_entries(path)):
         if count == MOST_FILES:
             yield Scanned(path, "", kind="other", fault=f"of its files only {MOST_FILES} were looked into")
             return
+        if file.is_dir():
+            yield Scanned(file, "", kind="other", fault="the directory behind this link was not looked into")
+            continue
         try:
             yield from _in_file(file)
         except FromageError as error:
             yield Scanned(file, "", fault=error.message)
 
 
-def _regular_files(directory: Path) -> Iterator[Path]:
-    """Yield the files of a directory and of those below; links to directories are not followed."""
+def _entries(directory: Path) -> Iterator[Path]:
+    """Yield the files of a directory and of those below that are not empty, and links to directories, not followed."""
     for parent, folders, names in os.walk(directory):
         folders.sort()
-        yield from (file for name in sorted(names) if (file := Path(parent) / name).is_file())
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        paths = (Path(parent) / name for name in sorted([*names, *links]))
+        yield from (path for path in paths if path.is_dir() or (path.is_file() and path.stat().st_size))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Some bytes, where they stand, and what their pickles may take."""
+
+    source: Source
+    part: str
+    allowance: Allowance
+    depth: int = 0
+    """Pickles and archives that they are inside of."""
+
+    def within(self, source: Source, part: str, allowance: Allowance | None = None) -> "_Place":
+        """Return a place inside of this one."""
+        return _Place(source, f"{self.part} > {part}".removeprefix(" > "), allowance or self.allowance, self.depth + 1)
+
+    def scanned(self, fault: str, kind: Literal["pickle", "graph", "other"] = "other") -> Scanned:
+        """Return what is said of a place that is not looked into."""
+        return Scanned(self.source.path, self.part, kind=kind, fault=fault)
 
 
 def _in_file(path: Path) -> Iterator[Scanned]:
-    """Yield what a file would run, by its first bytes as a loader takes them."""
+    """Yield what a file would run."""
+    if path.suffix == PYTHON:
+        yield Scanned(path, "", kind="code")
     source = Source.of_file(path)
-    with source.open() as file:
+    yield from _in_bytes(_Place(source, "", Allowance(source.size)))
+
+
+def _in_bytes(place: _Place) -> Iterator[Scanned]:
+    """Yield what some bytes would run, as each thing that they are."""
+    if place.depth > MOST_NESTED:
+        yield place.scanned(f"what lies inside of {MOST_NESTED} pickles or archives was not looked into", "pickle")
+        return
+    with place.source.open() as file:
         head = file.read(HEAD)
-        if path.suffix == PYTHON:
-            yield Scanned(path, "", kind="code")
-        elif head[8:9] == b"{" and _is_safetensors(path):
+        if head.startswith(ARCHIVES):
+            yield from _in_archive(place)
             return
-        elif head.startswith(b"PK"):
-            yield from _in_archive(source)
-        elif head.startswith(NPY_MAGIC):
-            yield from _in_array(path, "", file, source.size, Allowance(source.size))
-        elif found := foreign_format(head):
-            yield Scanned(path, "", kind="other", fault=f"{found[0]} was not looked into")
-        else:  # a loader takes any opcode for the first
-            yield from _one_after_another(path, "", file, source.size, Allowance(source.size))
+        if head.startswith(NPY_MAGIC):
+            known = yield from _in_array(place, file)
+        elif holds_numbers(place.source, head):
+            yield from _one_after_another(place, file, certain=False)
+            known = True
+        else:
+            known = yield from _one_after_another(place, file)
+    if fault := unjudged(place.source, head, known):
+        yield place.scanned(fault)
 
 
-def _is_safetensors(path: Path) -> bool:
-    """Tell whether a header is valid: a pickle can have a brace where one begins, but not all of one."""
+def _in_archive(place: _Place) -> Iterator[Scanned]:
+    """Yield what the members of a ZIP archive would run."""
+    container = ZipContainer(place.source)
+    storages = _storages(container.members)
+    others = [name for name in container.members if not storages.fullmatch(name)]
+    allowance = Allowance(sum(container.members[name].stored for name in others))
+    for name in others:
+        member = place.within(place.source, name, allowance)
+        if name.endswith(CODE_ENDINGS):
+            yield member.scanned("", "graph")
+            continue
+        try:
+            yield from _in_bytes(replace(member, source=container.content(name)))
+        except FromageError as error:
+            yield member.scanned(error.message)
+
+
+def _storages(members: Iterable[str]) -> re.Pattern[str]:
+    """Return what the members are called that torch reads as numbers."""
+    roots = {name.removesuffix("data.pkl") for name in members if name.endswith("data.pkl")}
+    packages = {name.partition(".data/")[0] for name in members if name.endswith(".data/extern_modules")}
+    folders = [f"{re.escape(root)}(data|constants|tensors)/[0-9]+" for root in roots]
+    folders += [rf"{re.escape(root)}\.data/[0-9]+\.storage" for root in packages]
+    return re.compile("|".join(folders) or "(?!)")
+
+
+def _in_array(place: _Place, file: Window) -> Generator[Scanned, None, bool]:
+    """Yield what an array would run, and return that it is judged."""
+
+    def first_bytes(count: int) -> bytes:
+        file.seek(0)
+        return file.read(count)
+
     try:
-        read_header(path)
-    except FromageError:
-        return False
+        header = read_array_header(first_bytes)
+    except ValueError as error:
+        yield place.scanned(f"an array was not looked into: {error}")
+        return True
+    if header.objects and not (yield from _one_after_another(place, file, begin=header.begin)):
+        yield place.scanned("the objects of an array were not looked into")
     return True
 
 
-def _in_archive(source: Source, allowance: Allowance | None = None, depth: int = 0) -> Iterator[Scanned]:
-    """Yield what the members of a ZIP archive would run."""
-    container = ZipContainer(source)
-    if allowance is None:
-        others = (member for name, member in container.members.items() if STORAGE_FOLDER not in name)
-        allowance = Allowance(sum(member.stored for member in others))
-    for name in container.members:
-        if name.endswith(CODE_ENDINGS):
-            yield Scanned(source.path, name, kind="graph")
-            continue
-        try:
-            head = next(container.heads((name,), 8))  # all that is read of members that only hold numbers
-            named = name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin", ARRAY_SUFFIX))
-            begins = head[:2] in _OPENINGS and STORAGE_FOLDER not in name  # the first numbers of a storage may look so
-            if named or begins or head.startswith(b"PK\x03\x04"):
-                yield from _in_bytes(source.path, name, container.read_pickle(name), allowance, depth)
-        except FromageError as error:
-            yield Scanned(source.path, name, fault=error.message)
-
-
-def _in_bytes(path: Path, part: str, content: bytes, allowance: Allowance, depth: int) -> Iterator[Scanned]:
-    """Yield what bytes inside of a pickle or an archive would run."""
-    window = Window(io.BytesIO(content), path, 0, len(content))
-    if content.startswith(b"PK\x03\x04"):
-        source = Source.of_bytes(path, content)
-        for found in _in_archive(source, allowance, depth + 1) if depth < MOST_NESTED_PICKLES else _too_deep(path, ""):
-            yield replace(found, part=f"{part} > {found.part}".removesuffix(" > "))
-    elif content.startswith(NPY_MAGIC):
-        yield from _in_array(path, part, window, len(content), allowance)
-    else:
-        yield from _one_after_another(path, part, window, len(content), allowance, depth=depth)
-
-
-def _too_deep(path: Path, part: str) -> Iterator[Scanned]:
-    yield Scanned(
-        path, part, fault=f"what lies inside of {MOST_NESTED_PICKLES} pickles or archives was not looked into"
-    )
-
-
-def _in_array(path: Path, part: str, file: Window, size: int, allowance: Allowance) -> Iterator[Scanned]:
-    begin = pickle_in_array(file)
-    if begin is not None:
-        yield from _one_after_another(path, part, file, size, allowance, begin=begin)
-
-
 def _one_after_another(
-    path: Path, part: str, file: Window, size: int, allowance: Allowance, *, depth: int = 0, begin: int = 0
-) -> Iterator[Scanned]:
-    """Yield what pickle after pickle would run, as older files of PyTorch have them, up to what is no pickle."""
-    file.seek(begin)
-    binary = file.read(1) == b"\x80"
+    place: _Place, file: Window, *, begin: int = 0, certain: bool = True
+) -> Generator[Scanned, None, bool]:
+    """Yield what pickle after pickle would run, as older files of torch have them, up to what is no pickle.
+
+    Return whether the first is one. Without `certain` a mark at its beginning does not make it one.
+    """
+    path, size = place.source.path, place.source.size
     for index in range(MOST_CONSECUTIVE_PICKLES):
-        nested: list[bytes] = []
-        stream = PickleStream(file, path, size, begin, part)
-        machine = Machine(stream, _collecting(nested), lambda identifier: identifier, allowance)
-        fault = ""
-        try:
-            with garbage_collection_paused():
-                run(machine)
-        except FromageError as error:
-            fault = error.message
-        except (*RULE_BREAKS, OutsideStorage) as error:
-            fault = f"{type(error).__name__} ({str(error)[:100]})"
-        names = tuple(named for named in names_of(machine) if binary or _NAME.fullmatch(named.dotted))
-        if names or (fault and index == 0 and binary):
-            yield Scanned(path, part, names, fault=fault)
-        inner = f"{part} > bytes" if part else "bytes"
-        if nested and depth == MOST_NESTED_PICKLES:
-            yield from _too_deep(path, inner)
-        for stored in dict.fromkeys(nested) if depth < MOST_NESTED_PICKLES else ():
-            yield from _in_bytes(path, inner, stored, allowance, depth + 1)
-        if fault or stream.remaining <= 0:
-            return
+        file.seek(begin)
+        marked = file.read(1) == b"\x80" and certain
+        stream = PickleStream(file, path, size, begin, place.part, longest_line=LONGEST_LINE)
+        surveyor = Surveyor(stream, place.allowance)
+        fault, given_up = _fault(surveyor)
+        names = names_of(surveyor)
+        if fault and not marked:  # it may be no pickle
+            names = tuple(named for named in names if _MODULE.fullmatch(named.module))
+        if names or given_up or (fault and marked and not index):
+            yield Scanned(path, place.part, names, fault=fault)
+        yield from _loaded(place, surveyor)
+        if fault:
+            return bool(names or given_up or marked or index)
+        if stream.frame_end > stream.position < size:  # loaders in C and in Python would go on at different places
+            yield place.scanned("what follows the end within a frame was not looked into")
+        if stream.remaining <= 0:
+            return True
         begin = stream.position
-    yield Scanned(
-        path, part, kind="other", fault=f"what follows its first {MOST_CONSECUTIVE_PICKLES} pickles was not looked into"
-    )
+    yield place.scanned(f"what follows its first {MOST_CONSECUTIVE_PICKLES} pickles was not looked into")
+    return True
 
 
-def _collecting(nested: list[bytes]) -> Mapping[str, Constructor]:
-    """Return constructors that keep the bytes which a loader inside of the pickle would have loaded."""
+def _loaded(place: _Place, surveyor: Surveyor) -> Iterator[Scanned]:
+    """Yield what a loader inside of a pickle would load."""
+    for loader in surveyor.unseen:
+        yield place.scanned(f"what {loader} would load was not looked into")
+    for stored in surveyor.loaded:
+        inner = place.within(Source.of_bytes(place.source.path, stored), "bytes")
+        try:
+            yield from _in_bytes(inner)
+        except FromageError as error:
+            yield inner.scanned(error.message)
 
-    def keep(*args: Any) -> Any:
-        for argument in args:
-            stored = argument.args[0] if isinstance(argument, Placeholder) and argument.args else argument
-            if isinstance(stored, bytes):
-                nested.append(stored)
-        raise Unusable
 
-    return {**CONSTRUCTORS, **dict.fromkeys(LOADERS, keep)}
+def _fault(surveyor: Surveyor) -> tuple[str, bool]:
+    """Run the pickle; return why it was read no further, if so, and whether an ordinary unpickler would go on."""
+    try:
+        with garbage_collection_paused():
+            run(surveyor)
+    except FromageError as error:
+        return error.message, isinstance(error, GivenUp)
+    except RULE_BREAKS as error:
+        return f"{type(error).__name__} ({str(error)[:100]})", False
+    return "", False

@@ -82,6 +82,7 @@ class Source:
             return
         self.version.check_unchanged()
         with opened(self.path) as file:
+            file.seek(self.begin)
             yield Window(file, self.path, self.begin, self.size)
 
     def read_into(self, begin: int, view: memoryview) -> None:

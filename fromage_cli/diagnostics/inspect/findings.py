@@ -24,6 +24,14 @@ def judge_safety(result: InspectResult | SafetyResult) -> tuple[Finding, ...]:
         message = f"the file has {acts} files in an ordinary loader"
         hint = "Nothing was run here. Load it elsewhere only if you trust its source; save weights as safetensors."
         found.append(replace(about_names("pickle-runs-code", "warn", names, message, hint, limit=0.0), layer=None))
+    unknown = [f"{entry.module}.{entry.name}" for entry in result.safety if entry.verdict == "unknown"]
+    if unknown and isinstance(result, SafetyResult):  # elsewhere a note names them
+        names = list(dict.fromkeys(unknown))
+        message = f"the file has {counted(len(names), 'name')} not known to be harmless"
+        hint = (
+            "An ordinary loader imports the module, and runs its code to make the object. Look at who wrote it first."
+        )
+        found.append(replace(about_names("pickle-names-unknown", "warn", names, message, hint, limit=0.0), layer=None))
     unread = result.unread if isinstance(result, SafetyResult) else ()
     if unread:
         message = f"{counted(len(unread), 'part')} of it could not be looked into"

@@ -16,7 +16,7 @@ ROWS = 16
 """Tensors shown without `--all`."""
 NAMES = 24
 """Names in pickles shown without `--all`."""
-_VERDICTS = ("dangerous", "inert", "allowed")
+_VERDICTS = ("dangerous", "unknown", "inert", "allowed")
 _UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
@@ -140,6 +140,7 @@ def sentence(result: SafetyResult) -> str:
     found = f"{counted(result.pickles, 'pickle')}, {counted(len(result.safety), 'name')}"
     return (
         f"{found}: {counts['dangerous']} would run code or reach files, "
-        f"{counts['inert']} of unknown classes or loose code, {counts['allowed']} that make up tensors and settings. "
+        f"{counts['unknown'] + counts['inert']} of unknown classes or loose code, {counts['allowed']} that make up "
+        "tensors and settings. "
         "Nothing was imported or called."
     )

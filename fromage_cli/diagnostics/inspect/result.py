@@ -122,9 +122,9 @@ class NamedCode:
     module: str
     name: str
     use: str
-    """What an ordinary loader does with it: `import`, and of `call`, `create`, `build` what follows; or `code`."""
-    verdict: Literal["allowed", "inert", "dangerous"]
-    """Needed for tensors and settings; an unknown class; known to run code or reach files."""
+    """What an ordinary loader does: `import`, then any of `call`, `create`, `build`, `run`, `change`; or `code`."""
+    verdict: Literal["allowed", "inert", "unknown", "dangerous"]
+    """Needed for tensors and settings; holds values only; not known; known to run code or reach files."""
     would: str
     """The same in words."""
 

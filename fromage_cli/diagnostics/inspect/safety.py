@@ -10,7 +10,10 @@ from fromage_cli.checkpoints.safety.pickle_scan import scan
 from fromage_cli.checkpoints.storage.remote import is_url, local_path
 from fromage_cli.diagnostics.inspect.result import NamedCode, SafetyResult
 
-_ACTS = {"call": "calls it", "create": "creates one", "build": "sets its attributes"}
+_ACTS = {
+    **{"call": "calls it", "create": "creates one", "build": "sets its attributes", "change": "changes it"},
+    "run": "calls what it returned",
+}
 
 
 def survey(named: str | Path) -> SafetyResult:

@@ -36,9 +36,17 @@ from fromage_cli.checkpoints.pickles.unpickling import PickledName
         ("torch.utils.data.datapipes.utils.decoder.basichandlers", "dangerous"),
         ("uuid.UUID", "inert"),
         ("pathlib.PosixPath", "inert"),
-        ("mypackage.Config", "inert"),
-        ("omegaconf.DictConfig", "inert"),
-        ("ostrich.system", "inert"),
+        ("mypackage.Config", "unknown"),
+        ("omegaconf.DictConfig", "unknown"),
+        ("ostrich.system", "unknown"),
+        ("sympy.sympify", "unknown"),
+        ("typing._eval_type", "unknown"),
+        ("functools.partial", "unknown"),
+        ("functools.reduce", "dangerous"),
+        ("setup_tools.__main__.f", "dangerous"),
+        ("torch.nn.modules.linear.Linear", "inert"),
+        ("torch.nn.modules.module._something", "unknown"),
+        ("torch.optim.adam.Adam", "inert"),
     ],
 )
 def test_verdicts(dotted, expected):
@@ -46,6 +54,26 @@ def test_verdicts(dotted, expected):
     if dotted.startswith("builtins.getattr."):
         module, name = "builtins", "getattr.__self__"
     assert verdict(PickledName(module, name, ("import",))) == expected
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "uses", "expected"),
+    [
+        ("torch", "os.system", ("import", "call"), "dangerous"),
+        ("random", "_os.system", ("import",), "dangerous"),
+        ("builtins", "print.__self__.eval", ("import", "call"), "dangerous"),
+        ("logging", "os.system", ("import", "call"), "dangerous"),
+        ("numpy", "ndarray.tofile", ("import", "call"), "dangerous"),
+        ("torch", "Tensor.numpy", ("import", "call"), "dangerous"),
+        ("collections", "OrderedDict.fromkeys", ("import", "call"), "dangerous"),
+        ("torch.storage", "UntypedStorage.from_file", ("import", "call"), "dangerous"),
+        ("mypackage", "Outer.Inner", ("import", "create"), "unknown"),
+        ("collections", "OrderedDict", ("import", "change"), "dangerous"),
+        ("mypackage", "Config", ("import", "change"), "dangerous"),
+    ],
+)
+def test_ways_through_attributes_and_changes_are_dangerous(module, name, uses, expected):
+    assert verdict(PickledName(module, name, uses)) == expected
 
 
 def test_what_is_said():

@@ -78,7 +78,7 @@ def test_what_lies_deeper_is_told_and_not_looked_into(tmp_path, depth):
     (tmp_path / "x.pkl").write_bytes(content)
     found = list(scan(tmp_path / "x.pkl"))
     seen = any("builtins.eval" in named(each) for each in found)
-    assert seen == (depth <= pickle_scan.MOST_NESTED_PICKLES)
+    assert seen == (depth <= pickle_scan.MOST_NESTED)
     assert any(each.fault.endswith("was not looked into") for each in found) != seen
 
 
