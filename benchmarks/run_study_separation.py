@@ -18,6 +18,7 @@ FACTS = {
     "gradient-is-not-the-losses": "warn",
     "log-not-finite": "warn",
     "pickle-runs-code": "warn",
+    "pickle-names-unknown": "warn",
     "not-all-read": "warn",
     "tensors-unpaired": "warn",
     "one-hot-targets": "warn",
