@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+from fromage_cli.counting import counted, first_names
 from fromage_cli.errors import ResourceError, UsageError
 from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import Answer, CheckpointRecord, EstimateResult, NoiseRecord, ProblemRecord, Provenance
@@ -37,6 +38,8 @@ class Intake:
     """Makes the network again, its weights drawn from a seed."""
     findings: tuple[Finding, ...] = ()
     """What is doubtful before anything is measured."""
+    frozen: tuple[str, ...] = ()
+    """Tensors that do not move here because they never moved in training."""
 
     def rebuilt(self, seed: int = 0) -> Problem | None:
         """The same problem on the network as its factory makes it; None where no factory draws weights.
@@ -45,12 +48,29 @@ class Intake:
 
         Evaluations and limits are counted together.
         """
+        from fromage_cli.problem.networks.layers import freeze
         from fromage_cli.problem.networks.models import converted, fresh_model
 
         model = fresh_model(self.build, self.problem.seed + seed)
         if model is None:
             return None
+        freeze(model, self.frozen)
         return replace(self.problem, model=converted(model, self.problem.dtype).to(self.problem.device), saved=None)
+
+    def as_trained(self) -> Intake:
+        """The same with the tensors frozen that the checkpoint's optimizer never updated, beside others that it did."""
+        from fromage_cli.checkpoints.optimizers.matching import never_updated
+        from fromage_cli.problem.networks.layers import freeze
+
+        state = self.checkpoint.optimizer if self.checkpoint is not None else None
+        shapes = {tensor.name: tuple(tensor.parameter.shape) for tensor in self.problem.trainable}
+        names = never_updated(state, shapes) if state is not None else []
+        if not 0 < len(names) < len(shapes):
+            return self
+        freeze(self.problem.model, names)
+        words = f"optimizer: its state says that {counted(len(names), 'tensor')} never moved, as here: "
+        note = f"{words}{first_names(names)}; --optimizer-state none lets all move."
+        return replace(self, problem=replace(self.problem), notes=(*self.notes, note), frozen=tuple(names))
 
     def trained_layers(self, names: Sequence[str]) -> tuple[dict[str, TrainableTensor], tuple[str, ...]]:
         """The model's layers by the checkpoint's names, those among `names` in their order, and a note on the others.
@@ -85,7 +105,7 @@ class Intake:
         from fromage_cli.optimizers.settings import find_settings
 
         state = self.checkpoint.optimizer if self.checkpoint is not None else None
-        saved = state.settings if state is not None else None
+        saved = state.settings_for(options.optimizer) if state is not None else None
         found = find_settings(given_settings(options), saved, self.declared.optimizer)
         options.check_for(found.name)
         return found

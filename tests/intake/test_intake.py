@@ -5,6 +5,7 @@ from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import Intake, checkpoint_record, open_problem
 from fromage_cli.optim import Fromage
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
 from fromage_cli.terminal.answer import Answer, Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
@@ -159,3 +160,75 @@ def test_what_is_one_draw_of_many_is_said_to_be(tmp_path, weight, drawn):
     else:
         assert complete.problem.noise is None
     assert intake.complete(estimate_answer(Estimate(1.0, 1, 1.0))).problem.noise is None
+
+
+NETWORK = """
+from torch import nn
+
+def network():
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+"""
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_what_the_optimizer_never_updated_does_not_move_here_either(tmp_path, given):
+    """Frozen tensors that the optimizer was given, or not."""
+    (tmp_path / "network.py").write_text(NETWORK)
+    scope = {}
+    exec(NETWORK, scope)
+    model = scope["network"]()
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if given or p.requires_grad])
+    model(torch.randn(4, 8)).square().mean().backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    torch.save({"x": torch.randn(4, 8), "y": torch.tensor([0, 1, 2, 0])}, tmp_path / "b.pt")
+
+    def opened(**asked):
+        return open_problem(
+            str(tmp_path / "c.pt"),
+            ModelOptions(model=f"{tmp_path / 'network.py'}:network", **asked),
+            BatchOptions(batch=str(tmp_path / "b.pt")),
+            RunOptions(),
+        ).as_trained()
+
+    intake = opened()
+    moving = ["2.weight", "2.bias", "4.weight", "4.bias"]
+    assert intake.frozen == ("0.weight", "0.bias") and "2 tensors never moved" in intake.notes[-1]
+    assert [tensor.name for tensor in intake.problem.trainable] == moving
+    assert [tensor.name for tensor in intake.rebuilt().trainable] == moving
+    rule = intake.optimizer(OptimizerOptions())
+    matched = MatchedState(intake.problem, rule, intake.checkpoint.optimizer)
+    for name, index in zip(moving, (2, 2, 4, 4), strict=True):
+        kept = optimizer.state[getattr(model[index], name[2:])]["exp_avg"]
+        assert torch.equal(matched.members[name][0]["exp_avg"], kept)
+    aside = opened(optimizer_state="none")
+    assert not aside.frozen and len(aside.problem.trainable) == 6 and aside.optimizer(OptimizerOptions()).name is None
+
+
+def test_one_of_two_optimizers_moves_what_it_moved(tmp_path):
+    (tmp_path / "network.py").write_text(NETWORK)
+    scope = {}
+    exec(NETWORK, scope)
+    model = scope["network"]()
+    adamw = torch.optim.AdamW([p for p in model.parameters() if p.dim() < 2], lr=3e-3)
+    muon = torch.optim.Muon([p for p in model.parameters() if p.dim() == 2], lr=0.02, weight_decay=0.3)
+    model(torch.randn(4, 8)).square().mean().backward()
+    states = [one.step() or one.state_dict() for one in (adamw, muon)]
+    torch.save({"model": model.state_dict(), "optimizers": states}, tmp_path / "c.pt")
+    torch.save({"x": torch.randn(4, 8), "y": torch.tensor([0, 1, 2, 0])}, tmp_path / "b.pt")
+    intake = open_problem(
+        str(tmp_path / "c.pt"),
+        ModelOptions(model=f"{tmp_path / 'network.py'}:network"),
+        BatchOptions(batch=str(tmp_path / "b.pt")),
+        RunOptions(),
+    ).as_trained()
+    unknown = intake.optimizer(OptimizerOptions())
+    assert unknown.name is None and not intake.frozen
+    assert "adamw (3 tensors) and muon (3 tensors); --optimizer NAME takes one" in unknown.notes[0]
+    for name, rate, decay, ending in (("muon", 0.02, 0.3, "weight"), ("adamw", 3e-3, 0.01, "bias")):
+        rule = intake.optimizer(OptimizerOptions(optimizer=name))
+        assert (rule.learning_rate, rule.weight_decay, rule.notes) == (rate, decay, ())
+        matched = match_state(intake.problem, rule, intake.checkpoint.optimizer)
+        assert list(matched.members) == [f"{layer}.{ending}" for layer in (0, 2, 4)]
+        assert matched.holds_memory

@@ -12,6 +12,7 @@ from fromage_cli.checkpoints.names.naming import strip_prefixes
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, slot_shape
 from fromage_cli.counting import first_names
 from fromage_cli.errors import MismatchError
+from fromage_cli.optimizers.rule import RULES
 
 LEAVE_ASIDE = "--optimizer-state none leaves it aside."
 MOST_WORK = 1_000_000
@@ -45,6 +46,20 @@ def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]
         f"The states of {len(alone)} optimizers fit the model equally well: {places}.",
         "--optimizer-key PATH picks one.",
     )
+
+
+def never_updated(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """The tensors that no optimizer was given, or that have no slot beside others that have one; none where not told.
+
+    Of an optimizer that takes matrices only, vectors are another's.
+    """
+    whole = state.whole or state
+    rule = RULES.get(whole.settings.rule or "")
+    taken = {name: shape for name, shape in shapes.items() if rule is None or not rule.matrices_only or len(shape) == 2}
+    with suppress(MismatchError):
+        numbers = match_parameters(whole, taken)
+        return [name for name in taken if name not in numbers or (whole.slots and numbers[name] not in whole.slots)]
+    return []
 
 
 def fitting(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> OptimizerState:

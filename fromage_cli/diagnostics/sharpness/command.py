@@ -36,7 +36,7 @@ def command(
     asked.check(output)
     if asked.plot is not None:
         check_plot(asked.plot, output.force, (output.output, ckpt, batch.batch))
-    intake = open_problem(ckpt, model, batch, run)
+    intake = open_problem(ckpt, model, batch, run).as_trained()
 
     from fromage_cli.diagnostics.sharpness.cost import estimate, expected_products
     from fromage_cli.diagnostics.sharpness.findings import judge

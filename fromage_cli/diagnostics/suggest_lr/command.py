@@ -45,7 +45,7 @@ def command(
     asked.check(output)
     if plot is not None:
         check_plot(plot, output.force, (output.output, ckpt, batch.batch, schedule.schedule))
-    intake = open_problem(ckpt, model, batch, run, spare=asked.further_batches)
+    intake = open_problem(ckpt, model, batch, run, spare=asked.further_batches).as_trained()
 
     from fromage_cli.checkpoints.runs.saved_schedule import updates_made
     from fromage_cli.diagnostics.suggest_lr.cost import estimate, expected_stages

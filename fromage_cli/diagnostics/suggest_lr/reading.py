@@ -303,7 +303,9 @@ def read_notes(
         notes.append("measured: the loss has no second derivative, so the search began without a slope.")
     still = [skipped for skipped in measuring.update.line.direction.skipped if skipped.reason not in set(Still)]
     if still:
-        notes.append(f"{optimizer.name}: covers matrices only; {counted(len(still), 'tensor')} left out here.")
+        alone = optimizer.rule is not None and optimizer.rule.matrices_only
+        covers = "covers matrices only" if alone else "moves only what its state holds"
+        notes.append(f"{optimizer.name}: {covers}; {counted(len(still), 'tensor')} left out here.")
     draws = measuring.draws
     if not isinstance(draws, Missing):
         places = f"from {draws.low:.2g} to {draws.high:.2g}"

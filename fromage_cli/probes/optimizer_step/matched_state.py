@@ -46,20 +46,21 @@ class MatchedState:
     def numbers(self) -> Mapping[str, int]:
         """The parameter number of each tensor in the state; empty without one.
 
-        Matched are the trainable tensors, or all of the model's where an optimizer of as many was given the frozen ones
-        too; of matrices, those that a state for them names, where it does.
+        Matched are the trainable tensors, or all of them where an optimizer of more was given frozen ones too; of
+        matrices, those that a state for them names, where it does.
         """
         if self.state is None:
             return {}
-        tensors = [tensor for tensor in self.problem.trainable if self.takes(tensor)]
-        matrices_only = (self.optimizer.rule or SGD).matrices_only
-        if matrices_only:
+        tensors, matrices_only = self.problem.trainable, (self.optimizer.rule or SGD).matrices_only
+        if matrices_only and self.state.whole is None:
+            tensors = [tensor for tensor in tensors if self.takes(tensor)]
             named = {name for group in self.state.groups for name in group.names or ()}
             tensors = [tensor for tensor in tensors if tensor.name in named] or tensors
         held = {tensor.name: tuple(tensor.parameter.shape) for tensor in tensors}
         everything = {n: tuple(value.shape) for n, value in unwrapped(self.problem.model).named_parameters()}
-        frozen_too = sum(len(group.numbers) for group in self.state.groups) == len(everything)
-        return match_parameters(self.state, everything if frozen_too and not matrices_only else held)
+        given = len((self.state.whole or self.state).numbers)
+        frozen_too = len(held) < given <= len(everything) and not (matrices_only and self.state.whole is None)
+        return match_parameters(self.state, everything if frozen_too else held)
 
     @cached_property
     def members_told(self) -> bool:
@@ -88,7 +89,7 @@ class MatchedState:
                 raise MismatchError(
                     f"The optimizer's state for {tensor.name!r} has shape {list(stored or ())}, the tensor "
                     f"{list(shape)}.",
-                    "It belongs to another model.",
+                    "It belongs to another model. --optimizer-state none leaves it aside.",
                 )
             found[tensor.name] = slot, settings[number]
         return found

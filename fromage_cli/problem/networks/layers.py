@@ -1,5 +1,6 @@
 """The trainable tensors of a model, by name: each once, however often it is used."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from torch import nn
@@ -52,6 +53,13 @@ def trainable_tensors(model: nn.Module) -> list[TrainableTensor]:
 def frozen_names(model: nn.Module) -> list[str]:
     """The names of parameters that do not require a gradient."""
     return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+
+
+def freeze(model: nn.Module, names: Collection[str]) -> None:
+    """Lets the named parameters require no gradient any more."""
+    for name, parameter in unwrapped(model).named_parameters():
+        if name in names:
+            parameter.requires_grad_(False)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
