@@ -34,6 +34,7 @@ WITHOUT_A_SOURCE = {
     "diagnostics/breakdown/test_networks.py",
     "fuzz/test_targets.py",
     "hostile/test_amplification.py",
+    "hostile/test_changing_networks.py",
     "hostile/test_configurations.py",
     "hostile/test_nothing_unjudged_is_clean.py",
     "hostile/test_payloads.py",

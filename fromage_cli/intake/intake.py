@@ -124,9 +124,14 @@ class Intake:
     def complete(self, answer: Answer) -> Answer:
         """The answer with what it was computed from, and what that took so far.
 
-        Where the network draws random numbers, other draws are measured too: four gradients.
+        Where the network draws random numbers, other draws are measured too: four gradients. Raises MismatchError where
+        the loss is no longer what it was before.
         """
-        noise = None if isinstance(answer.result, EstimateResult) else self._noise_of_draws()
+        noise = None
+        if not isinstance(answer.result, EstimateResult):
+            noise = self._noise_of_draws()
+            if self.problem.at_first is not None:
+                self.problem.require_steadiness()
         drawn = (ONE_DRAW.format(seed=self.problem.seed),) if self.problem.noisy else ()
         return replace(
             answer,

@@ -93,6 +93,7 @@ def open_problem(
         autocast=run.autocast,
         budget=budget,
     )
+    problem.require_steadiness()
     several = f"{len(problem.batches)} batches, " if further else ""
     notes += (f"batch: {several}{counted(problem.rows, 'row')} from {data.source}; loss: {loss.name}; mode: {mode}",)
     doubts = [SUMMED_LOSS] if isinstance(loss, SummedLoss) else []

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.data.pytrees import named_tensors
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.call import call_model
@@ -51,8 +53,7 @@ def _outputs(problem: Problem, which: str) -> list[Tensor]:
     found = []
     for chunk in problem.chunks():
         problem.budget.check()
-        with problem.evaluation(chunk), torch.no_grad():
-            output = _prediction_by_row(call_model(problem.model, chunk), chunk.size).cpu()
+        output = problem.conditions.without_graph(partial(_output, problem, chunk))
         if not bool(torch.isfinite(output).all()):
             raise NumericalError(
                 f"The output of the {which} network on the batch is not finite.", "Try --dtype float64, or other data."
@@ -60,6 +61,11 @@ def _outputs(problem: Problem, which: str) -> list[Tensor]:
         found.append(output)
     problem.evaluations.forwards += 1
     return found
+
+
+def _output(problem: Problem, chunk: Batch) -> Tensor:
+    with problem.evaluation(chunk):
+        return _prediction_by_row(call_model(problem.model, chunk), chunk.size).detach().cpu()
 
 
 def _prediction_by_row(output: Any, rows: int) -> Tensor:

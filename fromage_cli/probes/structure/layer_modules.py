@@ -78,7 +78,6 @@ def output_scales(problem: Problem, layers: Sequence[TrainableTensor]) -> dict[s
             module = modules.get(owner_of(layer.name)[0])
             if module is not None and not isinstance(module, torch.jit.ScriptModule):
                 stack.callback(module.register_forward_hook(partial(record, layer.name)).remove)
-        with problem.evaluation(chunk), torch.no_grad():
-            problem.loss(problem.model, chunk)
+        problem.on(chunk).value()
     problem.evaluations.forwards += chunk.size / problem.rows
     return found

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,17 +70,19 @@ class Outputs:
         """The used outputs of every chunk, and the loss."""
         problem = self.problem
         problem.budget.check()
-        total = count = 0.0
-        outputs = []
-        for chunk in problem.chunks():
-            with problem.evaluation(chunk), torch.no_grad(), self._recorded() as recorded:
-                terms = problem.loss(problem.model, chunk)
-                total, count = total + float(terms.total), count + terms.count
-                flat = [recorded[place].detach().reshape(-1) for place in self._used if place < len(recorded)]
-                # an odd stride does not fall in step with a dimension
-                outputs.append([tensor[:: -(-tensor.numel() // MOST_COMPARED) | 1].clone() for tensor in flat])
+        chunks = [problem.conditions.without_graph(partial(self._of_chunk, chunk)) for chunk in problem.chunks()]
         problem.evaluations.forwards += 1
-        return outputs, total / count if count else math.nan
+        total, count = (sum(parts) for parts in zip(*(terms for _, terms in chunks), strict=True))
+        return [outputs for outputs, _ in chunks], total / count if count else math.nan
+
+    def _of_chunk(self, chunk: Batch) -> tuple[list[Tensor], tuple[float, float]]:
+        """The same of one, its loss as total and count."""
+        with self.problem.evaluation(chunk), self._recorded() as recorded:
+            terms = self.problem.loss(self.problem.model, chunk)
+            flat = [recorded[place].detach().reshape(-1) for place in self._used if place < len(recorded)]
+            # an odd stride does not fall in step with a dimension
+            outputs = [tensor[:: -(-tensor.numel() // MOST_COMPARED) | 1].clone() for tensor in flat]
+            return outputs, (float(terms.total.detach()), terms.count)
 
     @contextmanager
     def _recorded(self) -> Iterator[list[Tensor]]:

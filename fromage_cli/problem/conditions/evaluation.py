@@ -3,13 +3,14 @@
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any, Literal
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from fromage_cli.errors import MismatchError
 from fromage_cli.problem.conditions.kept_state import KeptState, may_hold_state
 from fromage_cli.problem.user_code.generators import (
     OWN_GENERATORS,
@@ -21,6 +22,7 @@ from fromage_cli.problem.user_code.generators import (
 )
 
 Mode = Literal["auto", "train", "eval"]
+Found = TypeVar("Found")
 
 _BATCH_NORMS = [name for name, value in vars(nn).items() if isinstance(value, type) and issubclass(value, _NormBase)]
 
@@ -44,6 +46,8 @@ class Conditions:
         self.recurrent = [module for module in self.modules if isinstance(module, nn.RNNBase)]
         self.drew: bool | None = None
         """Whether the first evaluation drew random numbers; None before there was one."""
+        self.differentiates = False
+        """Whether an evaluation takes derivatives of its own, such as by the input, and so needs a graph."""
         self._settled: dict[Mode, tuple[list[bool], list[float]]] = {}
         """What the switches are in each mode, once it was set."""
 
@@ -80,6 +84,16 @@ class Conditions:
                 yield
         finally:
             generators.restore()
+
+    def without_graph(self, evaluate: Callable[[], Found]) -> Found:
+        """What an evaluation gives, without the memory of a graph; with it from where on one has failed without."""
+        if not self.differentiates:
+            with suppress(MismatchError), torch.no_grad():
+                return evaluate()
+        with torch.enable_grad():
+            found = evaluate()
+        self.differentiates = True
+        return found
 
     @contextmanager
     def _switched(self, mode: Mode) -> Iterator[None]:

@@ -61,8 +61,10 @@ class BackwardPass:
         several = len(self.chunks) > 1
         total = count = 0.0
         for index, chunk in enumerate(self.chunks):
-            self._last = index == len(self.chunks) - 1
+            earlier = self._gradients_replaced([None] * len(self.tensors))
             with self.evaluate(chunk) as terms:
+                self._gradients_replaced(earlier)  # by which those of a pass that the loss itself ran are gone
+                self._last = index == len(self.chunks) - 1
                 total += float(terms.total.detach())
                 count += require_count(terms.count, len(self.chunks))
                 self._divisor = count if several else 1.0
@@ -76,6 +78,13 @@ class BackwardPass:
         """Hands over the gradient of a tensor that nothing more will be added to."""
         if self._last and tensor.name not in self.deferred:
             self._hand_over(tensor)
+
+    def _gradients_replaced(self, others: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Puts others in the places of the gradients that are there, and gives these."""
+        there = [tensor.parameter.grad for tensor in self.tensors]
+        for tensor, other in zip(self.tensors, others, strict=True):
+            tensor.parameter.grad = other
+        return there
 
     def _hand_over(self, tensor: TrainableTensor) -> None:
         gradient = tensor.parameter.grad

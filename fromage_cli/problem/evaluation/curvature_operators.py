@@ -116,6 +116,7 @@ def _hessian_of(problem: Problem, chunk: Batch, weights: list[nn.Parameter]) -> 
     terms = problem.loss(problem.model, chunk)
     one = torch.ones((), dtype=terms.total.dtype, device=terms.total.device, requires_grad=True)
     gradients = torch.autograd.grad(terms.total * one, weights, create_graph=True, materialize_grads=True)
+    problem.drop_gradients()  # of a pass that the loss itself ran
 
     def product(vector: list[Tensor]) -> list[Tensor]:
         slope = torch.stack([(g * v).sum() for g, v in zip(gradients, vector, strict=True)]).sum()

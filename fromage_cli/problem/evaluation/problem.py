@@ -17,7 +17,12 @@ from fromage_cli.problem.conditions.draws import SinglePrecisionDraws
 from fromage_cli.problem.conditions.evaluation import Conditions, Mode
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.backward_pass import BackwardPass, Hooks, Visitor, require_count
-from fromage_cli.problem.evaluation.refusals import require_faithful_split, require_gradient
+from fromage_cli.problem.evaluation.refusals import (
+    is_same_loss,
+    require_faithful_split,
+    require_gradient,
+    require_same_loss,
+)
 from fromage_cli.problem.losses.loss_terms import LossTerms
 from fromage_cli.problem.losses.losses import Loss
 from fromage_cli.problem.losses.summed_loss import users_function
@@ -82,6 +87,8 @@ class Problem:
         self.deferred: set[str] = set()
         self._parameters = list(self.model.parameters())
         self._hooks: Hooks | None = None
+        self.at_first: float | None = None
+        """The loss when it was first evaluated by `require_steadiness`."""
         self.noisy: bool | None = None
         """Whether the loss is one draw of many; None where no random numbers are drawn, or before the base is known."""
         self.draws_apart = False
@@ -111,6 +118,9 @@ class Problem:
         loss = self._backward(lambda tensor, gradient: gradients.__setitem__(tensor.name, gradient), on_arrival=count)
         self.deferred = {name for name, times in arrivals.items() if times > len(self.chunks())}
         require_gradient(loss, gradients)
+        if self.at_first is not None and not is_same_loss(loss, self.at_first):  # it may look whether there is a graph
+            self.conditions.differentiates, self.at_first = True, loss
+            self.require_steadiness()
         if self.noisy is None and self.conditions.drew:  # it may draw what does not matter
             tolerance = LOSS_ULPS * torch.finfo(torch.bfloat16 if self.autocast else self.dtype).eps
             self.noisy = not math.isclose(self.drawn(1).value(), loss, rel_tol=tolerance)
@@ -172,6 +182,7 @@ class Problem:
         """The same problem with another draw of what is random; their evaluations are counted together."""
         other = copy(self)
         other.seed += further
+        other.at_first = None
         for remembered in ("base", "receiving"):
             other.__dict__.pop(remembered, None)
         return other
@@ -179,10 +190,23 @@ class Problem:
     def value(self) -> float:
         """The loss at the current weights, by forward passes alone; may be infinite or not a number."""
         self.budget.check()
+        return self.conditions.without_graph(self._value)
+
+    def require_steadiness(self) -> None:
+        """Evaluates the loss, the first time twice, whatever limits are reached.
+
+        Raises MismatchError where it is not what it was at first.
+        """
+        loss = self.conditions.without_graph(self._value)
+        if self.at_first is None:
+            self.at_first, loss = loss, self.conditions.without_graph(self._value)
+        require_same_loss(self.at_first, loss)
+
+    def _value(self) -> float:
         total = count = 0.0
         for chunk in self.chunks():
-            with torch.no_grad(), self._evaluated(chunk) as terms:
-                total += float(terms.total)
+            with self._evaluated(chunk) as terms:
+                total += float(terms.total.detach())
                 count += terms.count
         self.evaluations.forwards += 1
         return total / require_count(count)

@@ -19,6 +19,12 @@ SPLIT_TOLERANCE = 1e-5
 It leaves room for sums of float32 that are taken in another order.
 """
 
+SAME = 1e-5
+"""Relative gap between two evaluations of one loss above which something is kept from call to call.
+
+Kernels that sum in an order of their own stay below it.
+"""
+
 DRAWS = 4
 """Draws over which both are held against each other where chunks draw other random numbers than the whole batch."""
 DRAWS_APART = 6.0
@@ -55,6 +61,21 @@ def _split_and_whole(problem: "Problem") -> tuple[float, float]:
     whole = problem.value()
     problem.micro_batch = size
     return split, whole
+
+
+def is_same_loss(first: float, again: float) -> bool:
+    """Whether two evaluations gave the same, but for rounding."""
+    return math.isclose(first, again, rel_tol=SAME) or (math.isnan(first) and math.isnan(again))
+
+
+def require_same_loss(first: float, again: float) -> None:
+    """Raises MismatchError where two evaluations of the same rows at the same weights differ by more than rounding."""
+    if not is_same_loss(first, again):
+        raise MismatchError(
+            f"The loss answers differently the second time: {first:.7g}, then {again:.7g} for the same rows.",
+            "It keeps something between calls, or draws random numbers that no seed reaches. What modules hold is put "
+            "back, and generators there are seeded; else reset it in a --loss file.py:function.",
+        )
 
 
 def require_gradient(loss: float, gradients: Mapping[str, Tensor]) -> None:

@@ -61,9 +61,11 @@ def resolve_loss(
         raise UsageError(f"Unknown --loss {spec!r}; expected a built-in name or path/file.py:function.", hint)
     if hyperparameters:
         raise UsageError(f"--loss {spec} is built in and takes no hyperparameters.", "Give --loss file.py:function.")
-    with Conditions(model).comparable(mode, seed), torch.no_grad():
+    conditions = Conditions(model)
+    with conditions.comparable(mode, seed):
         positional, named, target = inputs_and_targets(model, batch)
-        output = forward(model, batch, positional, named)
+        output = conditions.without_graph(lambda: forward(model, batch, positional, named))
+    with torch.no_grad():
         saw_target = any(tensor is target for _, tensor in named_tensors((positional, named)))
         beside = isinstance(output, list | tuple) and getattr(output, "loss", None) is None
         if spec == "auto" and target is not None and beside and not saw_target:

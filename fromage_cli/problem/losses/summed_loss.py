@@ -1,8 +1,8 @@
 """A loss that adds up over rows where a mean is expected: how it is recognised, and made comparable between parts."""
 
 from dataclasses import dataclass
+from functools import partial
 
-import torch
 from torch import nn
 
 from fromage_cli.errors import FromageError
@@ -54,13 +54,16 @@ def recognise_sum(loss: Loss, model: nn.Module, batch: Batch, *, mode: Mode = "a
     conditions = Conditions(model, users_function(loss))
 
     def value(part: Batch) -> float:
-        with conditions.comparable(mode, part.seed(seed)), torch.no_grad():
+        with conditions.comparable(mode, part.seed(seed)):
             terms = loss(model, part)
-            return float(terms.total) / (terms.count or 1.0)
+            return float(terms.total.detach()) / (terms.count or 1.0)
+
+    def value_of(start: int, stop: int) -> float:
+        return conditions.without_graph(partial(value, batch.rows(start, stop)))
 
     def adds_up(rows: int, tolerance: float) -> bool:
-        parts = value(batch.rows(0, rows // 2)), value(batch.rows(rows // 2, rows))
-        return abs(value(batch.rows(0, rows)) - sum(parts)) < tolerance * sum(map(abs, parts))
+        parts = value_of(0, rows // 2), value_of(rows // 2, rows)
+        return abs(value_of(0, rows) - sum(parts)) < tolerance * sum(map(abs, parts))
 
     if isinstance(loss, SupervisedLoss) or batch.size < 2:
         return loss

@@ -16,6 +16,7 @@ from fromage_cli.problem.data.batches import as_batch
 from fromage_cli.problem.evaluation import problem as problem_module
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.reported_losses import OutputLoss
+from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.problem.networks.weights import load_weights, weight_reader
 
 Maker = Callable[..., Problem]
@@ -343,3 +344,95 @@ def test_parts_of_a_batch_draw_numbers_of_their_own_and_the_same_every_time(
     first, second = (problem.on(batch.rows(start, start + 4)) for start in (0, 4))
     assert first.value() != second.value()
     assert second.value() == second.base.loss
+
+
+class Drifts(nn.Module):
+    """Answers by how often any network of its class was called, from some call on."""
+
+    def __init__(self, change: Callable[[int, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.linear, self.change = nn.Linear(8, 3), change
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        CALLS.append(1)
+        return self.linear(self.change(len(CALLS), x))
+
+
+CALLS: list[int] = []
+
+
+@pytest.mark.parametrize("late", [2, 4])
+def test_a_network_that_drifts_is_noticed(
+    make_problem: Maker, classification: dict[str, torch.Tensor], late: int
+) -> None:
+    CALLS.clear()
+    problem = make_problem(Drifts(lambda calls, x: x.mul_(1.0 + (calls > late))), classification)
+    with pytest.raises(MismatchError, match="answers differently the second time"):
+        problem.require_steadiness()
+        problem.visit_gradient(lambda *_: None)
+        problem.require_steadiness()
+    assert len(CALLS) == late + 1
+
+
+def test_looking_twice_and_once_costs_three_evaluations_and_is_no_gradient(
+    make_problem: Maker, perceptron: nn.Module, classification: dict[str, torch.Tensor]
+) -> None:
+    problem = make_problem(perceptron, classification)
+    problem.require_steadiness()
+    problem.require_steadiness()
+    assert (problem.evaluations.forwards, problem.evaluations.gradients) == (3.0, 0.0)
+    assert problem.base.loss == problem.at_first
+    assert problem.on(problem.batch.rows(0, 3)).base.loss != problem.at_first  # and is not held against it
+
+
+def test_a_loss_that_looks_whether_there_is_a_graph_is_that_of_training(
+    make_problem: Maker, classification: dict[str, torch.Tensor]
+) -> None:
+    class Penalised(nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(input) * (2.0 if torch.is_grad_enabled() else 1.0)
+
+    problem = make_problem(Penalised(8, 3), classification)
+    problem.require_steadiness()
+    assert problem.base.loss == problem.at_first == problem.value()
+
+
+class Residual(nn.Module):
+    """u' + u of a network u, by the derivative that torch takes of it; the loss is its mean square."""
+
+    def __init__(self, backward: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.u, self.backward = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)), backward
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.detach().requires_grad_()
+        u = self.u(x)
+        if self.backward:
+            u.sum().backward(create_graph=True)
+            assert x.grad is not None
+            return ((x.grad + u) ** 2).mean()
+        return ((torch.autograd.grad(u.sum(), x, create_graph=True)[0] + u) ** 2).mean()
+
+
+@pytest.mark.filterwarnings("ignore:Using backward")
+@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_loss_that_differentiates_its_input(
+    make_problem: Maker, monkeypatch: pytest.MonkeyPatch, backward: bool, micro_batch: int | None
+) -> None:
+    x = torch.linspace(0, 1, 16)[:, None]
+    model = Residual(backward)
+    plain = Residual(False)
+    loss = plain(x)
+    expected = torch.autograd.grad(loss, list(plain.parameters()), materialize_grads=True)
+    for small in (1 << 18, 0):  # gradients handed over at the end, and as they appear
+        monkeypatch.setattr(problem_module, "SMALL", small)
+        problem = make_problem(model, {"x": x}, "output", micro_batch=micro_batch)
+        assert problem.value() == pytest.approx(float(loss.detach()), rel=1e-6)
+        steadily: list[tuple[TrainableTensor, torch.Tensor]] = []
+        with problem.steady():
+            problem.visit_gradient(lambda *found, steadily=steadily: steadily.append(found))  # type: ignore[misc]
+        for gradients in ({tensor.name: gradient for tensor, gradient in steadily}, problem.base.gradients):
+            for (name, _), gradient in zip(model.named_parameters(), expected, strict=True):
+                assert torch.allclose(gradients[name], gradient, atol=1e-6), name

@@ -1,4 +1,6 @@
+import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ from torch import nn
 
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.evaluation.refusals import require_gradient
+from fromage_cli.problem.evaluation.refusals import require_gradient, require_same_loss
 
 Maker = Callable[..., Problem]
 
@@ -80,3 +82,21 @@ def test_a_gradient_that_is_not_finite_is_refused_by_name(make_problem: Maker) -
 def test_a_loss_that_gives_no_tensor_a_gradient_is_refused() -> None:
     with pytest.raises(MismatchError, match="No trainable tensor receives a gradient"):
         require_gradient(1.0, {})
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "same"),
+    [
+        (1.0, 1.0 + 9e-6, True),
+        (1.0, 1.0 + 2e-5, False),
+        (math.nan, math.nan, True),
+        (1.0, math.nan, False),
+        (math.inf, math.inf, True),
+        (math.inf, 1.0, False),
+        (0.0, 0.0, True),
+        (0.0, 1e-9, False),
+    ],
+)
+def test_a_loss_that_answers_differently_is_refused(first: float, again: float, same: bool) -> None:
+    with nullcontext() if same else pytest.raises(MismatchError, match="answers differently the second time"):
+        require_same_loss(first, again)
