@@ -15,7 +15,7 @@ from fromage_cli.findings import (
     gradient_is_zero,
     layers_without_size,
 )
-from fromage_cli.missing import known
+from fromage_cli.missing import Missing, Why, known
 from fromage_cli.probes.lines.direction import Still
 
 EARLY = 1e-3
@@ -225,7 +225,8 @@ def _between_and_beyond(result: BreakdownResult) -> Iterator[Finding]:
             value=first,
             hint="An ordinary result at large steps; the smaller ones are unaffected.",
         )
-    if result.linear_trust_relation == "unavailable":
+    linear = result.linear_trust_eta
+    if isinstance(linear, Missing) and linear.code is Why.NO_SECOND_DERIVATIVE:  # no limit ended the measurement before
         yield Finding(
             code="no-second-derivative",
             severity="info",

@@ -122,7 +122,7 @@ class BreakdownResult:
     linear_trust_eta: float | Missing
     """Least over all tensors that move of cosine / b'(0), the slope by one Hessian-vector product."""
     linear_trust_relation: str
-    """`crossing`, `uncertifiable`, `above-grid` (no slope at all) or `unavailable` (no second derivative)."""
+    """`crossing`, `uncertifiable`, `above-grid` (no slope) or `unavailable` (no second derivative, or a limit)."""
     argmin_loss_eta: float | Missing
     """Where the loss along the slice is least."""
     argmin_loss_relation: str

@@ -7,7 +7,7 @@ from fromage_cli.diagnostics.breakdown.derived import NOWHERE, OTHER_GRADIENT, T
 from fromage_cli.diagnostics.breakdown.findings import EARLY, judge
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown, SkippedTensor
 from fromage_cli.findings import Finding
-from fromage_cli.missing import Missing
+from fromage_cli.missing import LIMIT_REACHED, Missing
 
 MakeLayer = Callable[..., LayerBreakdown]
 MakeResult = Callable[..., BreakdownResult]
@@ -129,6 +129,7 @@ def test_a_missing_second_derivative_is_said(make_result: MakeResult) -> None:
         linear_trust_eta=NOWHERE["unavailable"], linear_trust_relation="unavailable", losses=(0.49, 0.42, 0.61, 0.7)
     )
     assert codes(result) == [("no-second-derivative", "info")]
+    assert codes(replace(result, linear_trust_eta=LIMIT_REACHED)) == []  # it was not looked for
 
 
 @pytest.mark.parametrize(("slope", "told"), [(0.2, True), (0.26, False), (NOWHERE["above-grid"], False)])
