@@ -26,11 +26,12 @@ AGAIN = "Write or copy it again."
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All of it at once: what is mapped changes with the file, and ends the process where the file is cut short."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        return dict(load_file(path))
+        return dict(load(path.read_bytes()))
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is not a whole safetensors file: {first_line(error)}.", AGAIN) from error
 
@@ -112,9 +113,10 @@ def read_tokens(path: Path, length: int | None, sequences: int | None, seed: int
     count = path.stat().st_size // 2
     if count < length + 1:
         raise InputError(f"{path} holds {count} tokens; --seq-len {length} needs at least {length + 1}.", "Shorten it.")
-    tokens = np.memmap(path, dtype="<u2", mode="r")
     generator = torch.Generator().manual_seed(seed)
     starts = torch.randint(count - length, (sequences,), generator=generator).tolist()
-    drawn = np.stack([tokens[start : start + length + 1] for start in starts]).astype(np.int64)
-    rows = torch.from_numpy(drawn)  # (sequences, T + 1)
+    drawn = [np.fromfile(path, "<u2", length + 1, offset=2 * start) for start in starts]
+    if min(map(len, drawn)) <= length:
+        raise InputError(f"{path} became shorter while it was read.", AGAIN)
+    rows = torch.from_numpy(np.stack(drawn).astype(np.int64))  # (sequences, T + 1)
     return {"x": rows[:, :-1].contiguous(), "y": rows[:, 1:].contiguous()}

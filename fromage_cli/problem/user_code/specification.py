@@ -57,7 +57,7 @@ def _load_file(specification: Specification) -> ModuleType:
             "Give the path relative to the working directory, or an absolute one.",
         )
     path = path.resolve()
-    name = f"fromage_named_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    name = _name_of(path)
     if name in sys.modules:
         return sys.modules[name]
     if str(path.parent) not in sys.path:
@@ -73,6 +73,18 @@ def _load_file(specification: Specification) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _name_of(path: Path) -> str:
+    """The name that a neighbour would import the file by, as workers of a DataLoader do, where nothing else has it."""
+    owner: str | None = str(path)
+    if path.stem in sys.modules:
+        owner = getattr(sys.modules[path.stem], "__file__", None)
+    elif path.stem.isidentifier() and (found := importlib.util.find_spec(path.stem)) is not None:
+        owner = found.origin
+    if owner == str(path) and path.stem.isidentifier():
+        return path.stem
+    return f"fromage_named_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
 
 
 def _load_module(specification: Specification) -> ModuleType:

@@ -11,6 +11,7 @@ from torch import nn
 
 from fromage_cli.errors import InputError, UnsafeError, UsageError
 from fromage_cli.problem.data.batch_files import READERS, read_tokens
+from fromage_cli.problem.data.batches import load_batches
 
 
 def read(path: Path) -> Any:
@@ -139,3 +140,31 @@ def test_one_sequence_of_one_token_is_enough(tmp_path: Path) -> None:
     np.array([7, 8], dtype=np.uint16).tofile(tmp_path / "train.bin")
     batch = read_tokens(tmp_path / "train.bin", 1, 1, seed=0)
     assert (batch["x"].tolist(), batch["y"].tolist()) == ([[7]], [[8]])
+
+
+def test_a_batch_stays_what_it_was_when_its_file_changes(tmp_path: Path) -> None:
+    x = torch.arange(400.0).reshape(100, 4)
+    save_file({"x": x}, tmp_path / "b.safetensors")
+    torch.save({"x": x}, tmp_path / "b.pt")
+    np.savez(tmp_path / "b.npz", x=x.numpy())
+    np.arange(2000, dtype="<u2").tofile(tmp_path / "b.bin")
+    for path in sorted(tmp_path.iterdir()):
+        batch = load_batches(str(path), sequence_length=4, sequences=2)[0].data["x"]
+        before = batch.clone()
+        path.write_bytes(bytes(path.stat().st_size))
+        assert torch.equal(batch, before)
+        path.write_bytes(b"")
+        assert torch.equal(batch, before)
+
+
+def test_a_file_of_tokens_that_is_cut_short_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.arange(2000, dtype="<u2").tofile(tmp_path / "b.bin")
+    read = np.fromfile
+
+    def cut(path: Path, *arguments: Any, **named: Any) -> Any:
+        path.write_bytes(b"\0" * 8)
+        return read(path, *arguments, **named)
+
+    monkeypatch.setattr(np, "fromfile", cut)
+    with pytest.raises(InputError, match="became shorter"):
+        read_tokens(tmp_path / "b.bin", 4, 2, seed=0)

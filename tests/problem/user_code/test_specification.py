@@ -43,6 +43,38 @@ def test_a_file_finds_its_neighbours_and_is_loaded_once(tmp_path: Path) -> None:
     assert load_named("sub/file.py:made", "--model") is load_named(str(tmp_path / "sub/file.py") + ":made", "--batch")
 
 
+def test_a_file_has_the_name_that_its_neighbours_import_it_by(tmp_path: Path) -> None:
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "networks_here.py").write_text("class Net: pass\nimport imports_it\n")
+        (tmp_path / folder / "imports_it.py").write_text("import networks_here\n")
+        (tmp_path / folder / "colorsys.py").write_text("class Net: pass\n")
+    named = load_named("one/networks_here.py:Net", "--model")
+    assert named.__module__ == "networks_here"
+    assert load_named("one/imports_it.py:networks_here", "--batch").Net is named
+    assert load_named("other/networks_here.py:Net", "--model") is not named
+    assert load_named("one/colorsys.py:Net", "--model").__module__ != "colorsys"  # of the standard library
+
+
+POOL = """
+from multiprocessing import get_context
+
+def row(index):
+    return [float(index), 1.0]
+
+def rows():
+    import torch
+
+    with get_context("spawn").Pool(1) as pool:
+        return {"x": torch.tensor(pool.map(row, range(3)))}
+"""
+
+
+def test_workers_that_start_afresh_find_a_file_that_was_named(tmp_path: Path) -> None:
+    (tmp_path / "rows_of_workers.py").write_text(POOL)
+    assert load_named("rows_of_workers.py:rows", "--batch")()["x"].tolist() == [[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]]
+
+
 def test_a_module_is_found_in_the_working_directory_but_hides_nothing_installed(tmp_path: Path) -> None:
     (tmp_path / "only_lying_here.py").write_text("value = 3\n")
     (tmp_path / "colorsys.py").write_text("raise RuntimeError('must not run')\n")
