@@ -35,14 +35,20 @@ class TerminationRequested(BaseException):
     """SIGTERM arrived."""
 
 
+OWN_COMMANDS = {"trust": "May code that this directory's configuration names run, as it stands now?"}
+"""Commands on the program itself, with the first line of their help."""
+
+
 def load_command(name: str) -> Callable[..., Answers]:
     """The function behind a command's name; its module imports neither torch nor numpy before it runs."""
-    command: Callable[..., Answers] = import_module(f"fromage_cli.diagnostics.{name.replace('-', '_')}.command").command
+    own = f"fromage_cli.terminal.{name}_command"
+    diagnostics = f"fromage_cli.diagnostics.{name.replace('-', '_')}.command"
+    command: Callable[..., Answers] = import_module(own if name in OWN_COMMANDS else diagnostics).command
     return command
 
 
 def build_program(
-    commands: Mapping[str, str] = COMMANDS, load: Callable[[str], Callable[..., Answers]] = load_command
+    commands: Mapping[str, str] = COMMANDS | OWN_COMMANDS, load: Callable[[str], Callable[..., Answers]] = load_command
 ) -> Program:
     """The program with these commands, by name with the first line of their help; `load` finds their functions."""
     app = typer.Typer(

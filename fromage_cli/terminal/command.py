@@ -24,6 +24,7 @@ from fromage_cli.terminal.output import prepare_output
 from fromage_cli.terminal.project import ProjectConfiguration, find_project, is_beside
 from fromage_cli.terminal.rows import check_table
 from fromage_cli.terminal.show import show
+from fromage_cli.terminal.trust import refuse_untrusted
 from fromage_cli.terminal.words import visible
 
 _PROJECT = "fromage.project"
@@ -59,8 +60,12 @@ class DiagnosticCommand(TyperCommand):
         """Set the context's defaults from project and environment; by parameter name, the words naming the source."""
         command, flags = str(self.name), _flags(ctx)
         own = flags[command]
-        project, written = _written(command, flags, named_checkpoints(self, given), bool(given.get("trust")))
         environment = configuration.environment_values(os.environ, own)
+        named = {**{own[flag].parameter: value for flag, (value, _) in environment.items()}, **given}
+        project, written = _written(command, flags, named_checkpoints(self, named), bool(given.get("trust")))
+        if not given.get("trust"):
+            used = {flag: value for flag, (value, _) in written.items() if own[flag].parameter not in named}
+            refuse_untrusted(project, used)
         chosen = {**written, **environment}
         origins = {**dict.fromkeys(written, "project"), **dict.fromkeys(environment, "environment")}
         ctx.default_map = {own[flag].parameter: value for flag, (value, _) in chosen.items()}
@@ -141,6 +146,8 @@ def _written(
 
     A configuration that itself names a checkpoint in its own directory gives that name alone: the rest is data.
     """
+    if command == "trust":  # which is asked whether that file may be heard
+        return ProjectConfiguration(), {}
     try:
         project = find_project(Path.cwd(), () if trusted else checkpoints)
     except FileNotFoundError:

@@ -9,6 +9,7 @@ from typing import Any
 from fromage_cli.errors import UsageError
 from fromage_cli.terminal.flags import CommandFlags, Flag
 from fromage_cli.terminal.project import ProjectConfiguration, place, shown
+from fromage_cli.terminal.trust import code_in
 from fromage_cli.terminal.words import nearest, visible
 
 PREFIX = "FROMAGE_DIAG_"
@@ -32,9 +33,9 @@ DATA_KEYS = frozenset(
     }
 )
 """What a file beside a checkpoint may declare; met in a project's configuration, those that are no flags are left."""
-ONE_CALL_ONLY = frozenset({"trust"})
+ONE_CALL_ONLY = frozenset({"trust", "list", "remove"})
 """Flags that no configuration can give: they hold for one call."""
-WITHOUT_ENVIRONMENT = frozenset({"ckpt", "trust", "force", "json", "value", "estimate", "output"})
+WITHOUT_ENVIRONMENT = ONE_CALL_ONLY | {"ckpt", "force", "json", "value", "estimate", "output"}
 _TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _PATH_KEYS = frozenset({"ckpt", "model", "batch", "val-batch", "loss", "optimizer-state", "plot"})
 
@@ -143,5 +144,8 @@ def _resolved(value: Any, key: str, directory: Path) -> Any:
     if key not in _PATH_KEYS or not isinstance(value, str) or "://" in value or directory == Path.cwd():
         return value
     file, colon, name = value.rpartition(":") if ":" in value else (value, "", "")
+    code = code_in(key, value)
+    if code is not None and code.is_file:  # whether it is there or not: it is never another one in a working directory
+        return f"{directory / code.path}:{code.name}"
     looks_like_path = key == "ckpt" or os.sep in file or Path(file).suffix != ""
     return f"{directory / file}{colon}{name}" if looks_like_path and (directory / file).exists() else value

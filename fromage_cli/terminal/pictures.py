@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import chdir
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -66,7 +67,8 @@ def check_plot(path: Path, force: bool, others: Sequence[str | Path | None] = ()
 
 def _require_matplotlib() -> None:
     try:
-        import matplotlib.figure  # noqa: F401
+        with chdir(Path(__file__).parent):  # on import it evaluates the matplotlibrc of the working directory
+            import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise UsageError(
             f"--plot needs matplotlib, which cannot be imported: {visible(str(error))[:200]}.",

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fromage_cli.checkpoints.storage.files import matching
+from fromage_cli.checkpoints.storage.remote import is_url, local_path
 from fromage_cli.configuration_file import FILES, SECTION, read_configuration
 from fromage_cli.errors import UsageError
 from fromage_cli.terminal.words import visible
@@ -39,7 +41,7 @@ def find_project(working_directory: Path, checkpoint_paths: Iterable[str | Path]
                 continue
             if _inside(path, data_directories):
                 skipped.append(path)
-            elif (values := _project_values(path)) is not None:
+            elif (values := project_values(path)) is not None:
                 return ProjectConfiguration(values, path, tuple(skipped))
     return ProjectConfiguration(skipped=tuple(skipped))
 
@@ -50,14 +52,18 @@ def is_beside(path: Path, checkpoint_paths: Iterable[str | Path]) -> bool:
 
 
 def _directories_of(checkpoint: str | Path) -> list[Path]:
-    """The directory a checkpoint lies in, or is: as it is named, and where its links lead."""
-    if "://" in str(checkpoint):
+    """The directories a checkpoint lies in, or is: as it is named, and where its links lead.
+
+    A pattern has those of every match, the URL of a local file those of the file; `~` may stand for the home directory.
+    """
+    name = str(checkpoint).removeprefix("local://")  # fsspec's other scheme for local files
+    path = local_path(name) if is_url(name) else Path(name)
+    if path is None:
         return []
-    path = Path(checkpoint).absolute()
-    if not os.path.lexists(path):
-        return []
-    places = (Path(os.path.normpath(path)), path.resolve())
-    return [place if path.is_dir() else place.parent.resolve() for place in places]
+    named = {str(path), os.path.expanduser(path)}  # noqa: PTH111 - Path.expanduser() raises where there is no home
+    found = [match for one in named for match in ([Path(one)] if os.path.lexists(one) else matching(one))]
+    places = [(match, place(match)) for match in found for place in (os.path.abspath, os.path.realpath)]
+    return list({Path(place if match.is_dir() else os.path.realpath(Path(place).parent)) for match, place in places})
 
 
 def _inside(path: Path, directories: Sequence[Path]) -> bool:
@@ -65,7 +71,7 @@ def _inside(path: Path, directories: Sequence[Path]) -> bool:
     return any(directory in parents or directory.resolve() in parents for directory in directories)
 
 
-def _project_values(path: Path) -> Mapping[str, Any] | None:
+def project_values(path: Path) -> Mapping[str, Any] | None:
     """The project's keys; None where a pyproject.toml has no `[tool.fromage-diag]`."""
     try:
         table = read_configuration(path)

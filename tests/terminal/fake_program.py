@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from fromage_cli.cli import build_program, main
+from fromage_cli.cli import OWN_COMMANDS, build_program, load_command, main
 from fromage_cli.errors import InputError, MismatchError, NumericalError, ResourceError, UnsafeError, UsageError
 from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import (
@@ -143,7 +143,8 @@ COMMANDS = {"measure": measure, "other-one": other}
 
 
 def program() -> Program:
-    return build_program({name: command.__doc__ for name, command in COMMANDS.items()}, COMMANDS.__getitem__)
+    lines = {name: command.__doc__ for name, command in COMMANDS.items()}
+    return build_program(lines | OWN_COMMANDS, lambda name: COMMANDS.get(name) or load_command(name))
 
 
 if __name__ == "__main__":

@@ -181,13 +181,14 @@ def test_a_file_in_the_checkpoints_directory_is_data(call, fake, clean, monkeypa
     call("measure", "..")
     assert fake.SEEN["run"].seed == 1
     call("measure", "../model.pt", "--trust")
-    assert fake.SEEN["model"].model == "evil.py:build"
+    assert fake.SEEN["model"].model == f"{run}/evil.py:build"
 
 
 def test_a_project_above_its_checkpoints_is_heard(call, fake, clean):
     (clean / "runs").mkdir()
     (clean / "runs" / "model.pt").touch()
     (clean / "fromage.toml").write_text("seed = 7\nmodel = 'net.py:build'\n")
+    assert call("trust", ".").code == 0
     call("measure", "runs/model.pt")
     assert fake.SEEN["run"].seed == 7
     assert fake.SEEN["model"].model == "net.py:build"
@@ -220,6 +221,7 @@ def test_paths_in_a_file_are_relative_to_it(call, fake, clean, monkeypatch):
     (clean / "fromage.toml").write_text("model = 'nets/net.py:build'\nloss = 'mse'\nbatch = 'not-there.npz'\n")
     (clean / "inner").mkdir()
     monkeypatch.chdir(clean / "inner")
+    call("trust", "..")
     call("measure")
     assert fake.SEEN["model"].model == f"{clean}/nets/net.py:build"
     assert fake.SEEN["batch"].loss == "mse"

@@ -9,7 +9,7 @@ from fromage_cli.checkpoints.checkpoint import Checkpoint
 from fromage_cli.checkpoints.finding.directory import weights_in
 from fromage_cli.checkpoints.finding.series import find_series, why_incomplete
 from fromage_cli.checkpoints.opening import LEFT_ASIDE, open_checkpoint
-from fromage_cli.checkpoints.storage.files import quoted
+from fromage_cli.checkpoints.storage.files import is_pattern, matching, quoted
 from fromage_cli.checkpoints.storage.remote import is_url
 from fromage_cli.errors import InputError, UsageError
 
@@ -69,8 +69,8 @@ def _checkpoints(names: Sequence[str], notes: list[str]) -> Iterator[Path]:
     for name in names:
         path = Path(name)
         matches = [path]
-        if not path.exists() and set("*?[") & set(name):
-            matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        if not path.exists() and is_pattern(name):
+            matches = matching(name)
             if not matches:
                 raise InputError(f"No file matches {name!r}.", hint="Correct the pattern, or name the run's directory.")
         places: dict[str, Path] = {}  # links may lead to one and the same directory

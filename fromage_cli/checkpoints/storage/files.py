@@ -126,6 +126,20 @@ def missing(path: Path) -> InputError:
     return InputError(f"{quoted(path)} does not exist.", hint=hint, details=names)
 
 
+def is_pattern(name: str) -> bool:
+    """Return whether a name may stand for several files, as patterns of a shell do."""
+    return bool(set("*?[") & set(name))
+
+
+def matching(pattern: str) -> list[Path]:
+    """Return the paths that a pattern stands for, sorted; none for what is no pattern at all."""
+    path = Path(pattern)
+    try:
+        return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    except ValueError:  # `a**b`
+        return []
+
+
 def names_in(directory: Path) -> list[str]:
     """Return the names of what a directory holds."""
     with input_errors_about(directory):

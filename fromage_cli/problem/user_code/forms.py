@@ -1,7 +1,9 @@
 """What a text may name, told by its form alone: a file of data, or code; nothing is read or imported."""
 
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 DATA_FILES = (".safetensors", ".npz", ".pt", ".pth", ".bin")
 """Endings of the files that a batch is read from."""
@@ -21,6 +23,11 @@ class Specification:
     def is_file(self) -> bool:
         """Whether the code stands in a file that is named by its path."""
         return self.module.endswith(".py")
+
+    @property
+    def path(self) -> Path:
+        """The path of that file; `~` is the home directory, where there is one."""
+        return Path(os.path.expanduser(self.module))  # noqa: PTH111 - the method raises where there is none
 
 
 def parse_specification(text: str) -> Specification | None:

@@ -6,7 +6,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,31 @@ _NOT_THEIRS = (
 """Files whose lines say nothing to the user: ours, torch's and the import machinery."""
 
 
+_FIRST: list[str] = []
+"""Folders of the files that were named: they stand first on the import path while the user's code runs."""
+_LAST: list[str] = []
+"""The working directory where a module was named: it stands last, so that it hides no installed package."""
+
+
+def find_imports_in(folder: Path, *, first: bool) -> None:
+    """From now on the user's code, and only that, finds what it imports in this folder too, first or last of all.
+
+    Were it on the import path all the time, a file beside the checkpoint could take the place of a library that we or
+    torch import where it is installed.
+    """
+    folders = _FIRST if first else _LAST
+    if str(folder) not in folders:
+        folders.append(str(folder))
+
+
 class named_code:
     """Run the user's code: what it prints goes to stderr, what it raises becomes one MismatchError without a traceback.
 
-    `doing` completes "ValueError while …". Memory that ran out is a ResourceError; `passing` goes through as it is.
+    Meanwhile it finds what it imports in its own folders. `doing` completes "ValueError while …". Memory that ran out
+    is a ResourceError; `passing` goes through as it is.
     """
 
-    __slots__ = ("_doing", "_passing", "_redirect")
+    __slots__ = ("_added", "_doing", "_passing", "_redirect")
 
     def __init__(self, doing: str, *, passing: tuple[type[BaseException], ...] = ()) -> None:
         self._doing, self._passing = doing, passing
@@ -39,9 +57,15 @@ class named_code:
 
     def __enter__(self) -> None:
         self._redirect.__enter__()
+        first, last = ([folder for folder in folders if folder not in sys.path] for folders in (_FIRST, _LAST))
+        sys.path[:] = [*reversed(first), *sys.path, *last]
+        self._added = (*first, *last)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._redirect.__exit__(None, None, None)
+        for folder in self._added:
+            with suppress(ValueError):  # their code may have taken it away
+                sys.path.remove(folder)
         if isinstance(error, Exception | SystemExit) and not isinstance(error, (FromageError, *self._passing)):
             raise error_of_user_code(error, self._doing) from error
 

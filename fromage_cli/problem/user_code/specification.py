@@ -11,7 +11,7 @@ from typing import Any
 
 from fromage_cli.errors import FromageError, InputError, UnsafeError, UsageError
 from fromage_cli.problem.user_code.forms import Specification, parse_specification
-from fromage_cli.problem.user_code.named_code import error_of_user_code, named_code
+from fromage_cli.problem.user_code.named_code import error_of_user_code, find_imports_in, named_code
 
 __all__ = ["Specification", "load_named", "parse_specification"]
 
@@ -21,8 +21,9 @@ CODE_FORMS = "pkg.module:name or path/file.py:name"
 def load_named(text: str, flag: str, *, allow_code: bool = True) -> Any:
     """Import the code that a flag names and return the object.
 
-    The folder of a file joins the import path at its front, as for a script; the working directory joins it at
-    its end for `pkg.module:name`, so that nothing lying there hides an installed package. A file is loaded once.
+    While the user's code runs, the folder of a file stands first on the import path, as for a script; for
+    `pkg.module:name` the working directory stands last, so that nothing lying there hides an installed package. A file
+    is loaded once.
 
     Raises UsageError (neither form), UnsafeError (no code allowed here), InputError (no such file, module or
     name) and MismatchError (the user's code failed while it was imported).
@@ -50,7 +51,7 @@ def load_named(text: str, flag: str, *, allow_code: bool = True) -> Any:
 
 
 def _load_file(specification: Specification) -> ModuleType:
-    path = Path(specification.module).expanduser()
+    path = specification.path
     if not path.is_file():
         raise InputError(
             f"No file {specification.module!r} (from {specification.text!r}, working directory {Path.cwd()}).",
@@ -60,8 +61,7 @@ def _load_file(specification: Specification) -> ModuleType:
     name = _name_of(path)
     if name in sys.modules:
         return sys.modules[name]
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
+    find_imports_in(path.parent, first=True)
     description = importlib.util.spec_from_file_location(name, path)
     assert description is not None and description.loader is not None  # always found for a .py file
     module = importlib.util.module_from_spec(description)
@@ -88,8 +88,7 @@ def _name_of(path: Path) -> str:
 
 
 def _load_module(specification: Specification) -> ModuleType:
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
+    find_imports_in(Path.cwd(), first=False)
     try:
         with named_code(f"importing {specification.module}", passing=(ModuleNotFoundError,)):
             return importlib.import_module(specification.module)

@@ -1,0 +1,103 @@
+"""`fromage-diag trust`."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fromage_cli.configuration_file import FILES
+from fromage_cli.errors import InputError, UsageError
+from fromage_cli.terminal.answer import Answer, PageStyle, Table
+from fromage_cli.terminal.options import OutputOptions, diagnostic
+from fromage_cli.terminal.project import project_values
+from fromage_cli.terminal.trust import code_files, forget, is_trusted, remember, remembered, specifications
+from fromage_cli.terminal.words import visible
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True)
+class TrustedConfiguration:
+    """A configuration that the user has said yes to."""
+
+    path: str
+    code: tuple[str, ...]
+    """What it names, as it stands there."""
+    files: tuple[str, ...]
+    """The code files that were looked at beside it."""
+    unchanged: bool
+    """Whether all of this is what it was then; else it takes another yes."""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What runs without being named on the command line."""
+
+    trusted: tuple[TrustedConfiguration, ...]
+    removed: tuple[str, ...] = ()
+    """Paths of configurations that from now on are trusted no more."""
+
+
+@diagnostic(tables=("trusted",), estimate=False)
+def command(
+    directory: Annotated[Path | None, typer.Argument(metavar="DIR", help="Directory of the configuration.")] = None,
+    *,
+    list_all: Annotated[bool, typer.Option("--list", help="Show every configuration that you trust.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Trust the one in DIR no more.")] = False,
+    output: OutputOptions,
+) -> Answer:
+    """May code that this directory's configuration names run, as it stands now, without being named again?"""
+    if (directory is None) is not list_all or (list_all and remove):
+        raise UsageError("Expected a directory, or --list alone.", "Give the directory of a fromage.toml, or --list.")
+    if directory is None:
+        return _answer(Trust(tuple(_looked_at(path) for path, _ in remembered())), "You trust no configuration.")
+    place = Path(os.path.realpath(directory.parent if directory.name in FILES else directory))
+    if remove:
+        removed = tuple(map(str, forget(place)))
+        words = f"No longer trusted: {', '.join(removed)}." if removed else f"Nothing in {place} was trusted."
+        return _answer(Trust((), removed), words)
+    for source in (place / name for name in FILES):
+        if source.is_file() and (values := project_values(source)) is not None:
+            remember(source, values)
+            return _answer(Trust((_looked_at(source),)), "")
+    raise InputError(
+        f"There is no configuration in {place}: no fromage.toml, and no pyproject.toml with [tool.fromage-diag].",
+        "Name the directory that holds it; --list shows those that you trust.",
+    )
+
+
+def _looked_at(source: Path) -> TrustedConfiguration:
+    """A configuration that was trusted, as it stands now; without code where it can no longer be read."""
+    try:
+        values = project_values(source) or {}
+        unchanged = is_trusted(source, values, source.parent)
+    except (UsageError, OSError):
+        return TrustedConfiguration(str(source), (), (), False)
+    named = specifications(values)
+    files = code_files(named, source.parent, source.parent)
+    return TrustedConfiguration(str(source), tuple(one.text for one in named), tuple(map(str, files)), unchanged)
+
+
+def _answer(result: Trust, otherwise: str) -> Answer:
+    def page(style: PageStyle) -> "RenderableType":
+        from rich.text import Text
+
+        lines = [line for one in result.trusted for line in _lines(one)]
+        return Text("\n".join(visible(line) for line in lines or [otherwise]))
+
+    table = Table(("path", "unchanged"), tuple((one.path, one.unchanged) for one in result.trusted))
+    return Answer(result, page=page, tables={"trusted": lambda: table})
+
+
+def _lines(trusted: TrustedConfiguration) -> list[str]:
+    """A configuration on the page: what it names, and the files that are looked at."""
+    if not trusted.unchanged:
+        return [f"{trusted.path}: changed since you trusted it, and asks again."]
+    code = f"may run {', '.join(trusted.code)}" if trusted.code else "names no code"
+    return [
+        f"{trusted.path}: {code}, until one of these changes:",
+        *(f"  {file}" for file in (trusted.path, *trusted.files)),
+    ]
