@@ -73,15 +73,16 @@ def make(name: str, recipe: Recipe, output: Path) -> str:
             recipe.save(model, optimizer, step, folder)
     x, y = recipe.batch(recipe.split())
     save_file({"x": x.clone(), "y": y.clone()}, folder / "batch.safetensors")  # the two may share memory
-    (folder / "fromage.toml").write_text(declaration(recipe), encoding="utf-8")
+    (folder / "fromage.toml").write_text(declaration(recipe, type(optimizer).__name__), encoding="utf-8")
     return table_row(name, recipe, type(optimizer).__name__, model)
 
 
-def declaration(recipe: Recipe) -> str:
+def declaration(recipe: Recipe, optimizer: str) -> str:
     """Return the text of fromage.toml: data that a checkpoint does not hold, the rate being the last epoch's."""
     values = dict(recipe.declared) | {
         "loss": "cross-entropy",
         "batch": "batch.safetensors",
+        "optimizer": optimizer.lower(),
         "learning_rate": rate(recipe, recipe.epochs * steps_per_epoch(recipe)),
         "steps_per_epoch": steps_per_epoch(recipe),
     }

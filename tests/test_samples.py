@@ -21,12 +21,12 @@ CONVNETS = ["convnet-lars", "convnet-fromage"]
 NAMES = [*PERCEPTRONS, *CONVNETS, "char-gpt"]
 CONVOLUTIONS = [f"convolutions.{place}.weight" for place in range(3)]
 DECLARED = {
-    "mlp-2": {"activation": "relu", "residual": False, "learning_rate": 0.01 * 0.9**19},
-    "mlp-16": {"activation": "relu", "residual": False, "learning_rate": 0.03 * 0.975**79},
-    "resmlp-16": {"activation": "relu", "residual": True, "learning_rate": 0.01 * 0.9**19},
-    "convnet-lars": {"learning_rate": 0.02},
-    "convnet-fromage": {"learning_rate": 0.02},
-    "char-gpt": {"learning_rate": 0.003, "weight_decay": 0.1, "betas": [0.9, 0.95]},
+    "mlp-2": {"optimizer": "fromage", "activation": "relu", "residual": False, "learning_rate": 0.01 * 0.9**19},
+    "mlp-16": {"optimizer": "fromage", "activation": "relu", "residual": False, "learning_rate": 0.03 * 0.975**79},
+    "resmlp-16": {"optimizer": "fromage", "activation": "relu", "residual": True, "learning_rate": 0.01 * 0.9**19},
+    "convnet-lars": {"optimizer": "lars", "learning_rate": 0.02},
+    "convnet-fromage": {"optimizer": "fromage", "learning_rate": 0.02},
+    "char-gpt": {"optimizer": "adamw", "learning_rate": 0.003, "weight_decay": 0.1, "betas": [0.9, 0.95]},
 }
 
 

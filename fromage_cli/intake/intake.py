@@ -11,6 +11,7 @@ from fromage_cli.errors import ResourceError, UsageError
 from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import Answer, CheckpointRecord, EstimateResult, NoiseRecord, ProblemRecord, Provenance
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
+from fromage_cli.terminal.session import typed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -202,7 +203,13 @@ def given_settings(options: OptimizerOptions) -> Given:
     from fromage_cli.optimizers.settings import Given
 
     return Given(
-        options.optimizer, options.lr, options.momentum, options.nesterov, options.beta_pair, options.weight_decay
+        options.optimizer,
+        options.lr,
+        options.momentum,
+        options.nesterov,
+        options.beta_pair,
+        options.weight_decay,
+        configured=not typed("lr"),
     )
 
 

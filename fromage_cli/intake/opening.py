@@ -12,6 +12,8 @@ from fromage_cli.errors import UsageError
 from fromage_cli.findings import Finding
 from fromage_cli.intake.intake import Intake
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
+from fromage_cli.terminal.session import current
+from fromage_cli.terminal.words import visible
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +65,8 @@ def open_problem(
 
     device, dtype = torch_device(run.device), getattr(torch, run.dtype)
     checkpoint, declared = _opened(ckpt, model)
+    unnamed = {"model": model.model is None, "loss": batch.loss == "auto"}
+    declared.check(*(name for name, left_open in unnamed.items() if left_open))
     build = partial(build_model, model.model or "auto", model.model_arguments, checkpoint, declared)
     network, description = build(seed=run.seed)
     notes = (f"model: {description}", *(checkpoint.notes if checkpoint is not None else ()), *declared.notes)
@@ -130,6 +134,11 @@ def declared_by(checkpoint: Checkpoint, trust: bool) -> Declared:
     from fromage_cli.problem.user_code.declared import declared_beside
 
     declared = declared_beside(checkpoint.path, checkpoint.metadata, opened=checkpoint.weights, trust=trust)
+    said = any(declared.source is not None and path.samefile(declared.source) for path in current().project.skipped)
+    if declared.foreign and not said:
+        keys = ", ".join(map(visible, declared.foreign))
+        note = f"{declared.source} lies beside the checkpoint and is data only; not used: {keys}"
+        declared = replace(declared, notes=(*declared.notes, note))
     return declared if checkpoint.url is None else replace(declared, batch=None)
 
 
@@ -153,6 +162,8 @@ def torch_device(name: str) -> torch.device:
 def _load_batches(options: BatchOptions, declared: Declared, trust: bool, seed: int, spare: int) -> list[Batch]:
     from fromage_cli.problem.data.batches import load_batches
 
+    if options.batch is None:
+        declared.check("batch")
     spec = options.batch or declared.batch
     if spec is None:
         raise UsageError(

@@ -30,6 +30,12 @@ class Given:
     nesterov: bool = False
     betas: tuple[float, float] | None = None
     weight_decay: float | None = None
+    configured: bool = False
+    """Whether the rate stands in a configuration or the environment, and was not typed."""
+
+    def meant_for(self, name: str | None) -> "Given":
+        """The same where it was said of that optimizer, or of none by name; else nothing."""
+        return self if self.name in (None, name) else Given()
 
 
 @dataclass(frozen=True)
@@ -164,12 +170,15 @@ def find_settings(given: Given, saved: SavedSettings | None, declared: Given) ->
     A state's settings count only where its rule is the one asked for; `Optimizer.of_group` has those of other groups
     than the first.
     """
+    open_to = saved is None or saved.kind is None or (saved.kind == EITHER_ADAM and saved.serves(declared.name))
+    given = replace(given, name=given.name or (declared.name if open_to else None))
     name = given.name or (saved.rule if saved is not None else None)
+    declared, others = declared.meant_for(name), declared
     groups = saved.groups if saved is not None and saved.serves(name) else ()
     rates = [float(settings["lr"]) for settings in groups if settings.get("lr") is not None]
     decays = [float(decay) for settings in groups if (decay := settings.get("weight_decay")) is not None]
     rate = first_known(given.learning_rate, max(rates, default=None), declared.learning_rate)
-    notes = _notes_on_the_state(given, saved, name)
+    notes = [*_notes_on_the_state(given, saved, name), *_notes_on_the_rate(given, declared, others, name, rates)]
     if rate == 0.0:
         steps = saved.steps if saved is not None else None
         begins = "the first step of a warm-up" + (" or the end of its schedule" if steps is None else "")
@@ -230,6 +239,25 @@ def _notes_on_the_state(given: Given, saved: SavedSettings | None, name: str | N
     if given.name is not None and not saved.serves(name):
         return [f"optimizer: the checkpoint holds the state of {saved.kind}; it is not used for {name}."]
     return []
+
+
+def _notes_on_the_rate(
+    given: Given, declared: Given, others: Given, name: str | None, rates: Sequence[float]
+) -> list[str]:
+    """What became of a rate that was declared or configured, where the checkpoint's is another.
+
+    `others`: what is declared, also where it is for another optimizer.
+    """
+    if others.learning_rate is not None and declared is not others:
+        other = name or "that of the checkpoint"
+        return [f"optimizer: the declared rate of {others.learning_rate:g} is for {others.name}, not for {other}."]
+    configured = given.learning_rate if given.configured else None
+    rate = first_known(configured, declared.learning_rate if given.learning_rate is None else None)
+    if rate is None or not rates or math.isclose(rate, max(rates), rel_tol=1e-6):
+        return []
+    taken = "it" if configured is not None else "the checkpoint's"
+    how = "configured" if configured is not None else "declared"
+    return [f"optimizer: a rate of {rate:g} is {how}, the checkpoint's is {max(rates):g}; {taken} is taken."]
 
 
 def _saved(rule: Rule, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class DiagnosticCommand(TyperCommand):
         environment = configuration.environment_values(os.environ, own)
         named = {**{own[flag].parameter: value for flag, (value, _) in environment.items()}, **given}
         project, written = _written(command, flags, named_checkpoints(self, named), bool(given.get("trust")))
+        written = configuration.without_other_optimizers(written, named.get("optimizer"))
         if not given.get("trust"):
             used = {flag: value for flag, (value, _) in written.items() if own[flag].parameter not in named}
             refuse_untrusted(project, used)

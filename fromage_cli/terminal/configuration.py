@@ -25,6 +25,7 @@ DATA_KEYS = frozenset(
         "lr",
         "weight-decay",
         "momentum",
+        "optimizer",
         "betas",
         "steps-per-epoch",
         "schedule",
@@ -36,6 +37,8 @@ DATA_KEYS = frozenset(
 ONE_CALL_ONLY = frozenset({"trust", "list", "remove"})
 """Flags that no configuration can give: they hold for one call."""
 WITHOUT_ENVIRONMENT = ONE_CALL_ONLY | {"ckpt", "force", "json", "value", "estimate", "output"}
+OF_OPTIMIZERS = frozenset({"lr", "momentum", "nesterov", "betas", "weight-decay"})
+"""Flags that are settings of the optimizer that stands beside them in a configuration."""
 _TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _PATH_KEYS = frozenset({"ckpt", "model", "batch", "val-batch", "loss", "optimizer-state", "plot"})
 
@@ -56,6 +59,14 @@ def flag_values(project: ProjectConfiguration, command: str, flags: CommandFlags
                 where = f"{key} in {place(project.source, table)}"
                 chosen[key] = (_resolved(value, key, project.source.parent), where)
     return {key: (typed(value, own[key], where), where) for key, (value, where) in chosen.items()}
+
+
+def without_other_optimizers(written: dict[str, tuple[Any, str]], chosen: object) -> dict[str, tuple[Any, str]]:
+    """What the project sets, without its optimizer's settings where another optimizer was chosen."""
+    named = written.get("optimizer", (chosen, ""))[0]
+    if chosen is None or str(chosen).lower() == str(named).lower():
+        return written
+    return {flag: value for flag, value in written.items() if flag not in OF_OPTIMIZERS}
 
 
 def check_keys(values: Mapping[str, Any], source: Path, command: str, flags: CommandFlags) -> None:

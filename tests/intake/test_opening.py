@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -23,7 +25,9 @@ def test_code_beside_a_checkpoint_is_declared_under_trust_alone(tmp_path):
     (tmp_path / "fromage.toml").write_text('model = "network.py:build"\nlearning_rate = 0.1\n')
     checkpoint = open_checkpoint(tmp_path / "c.safetensors")
     with pytest.raises(UnsafeError, match="data only"):
-        declared_by(checkpoint, trust=False)
+        declared_by(checkpoint, trust=False).check("model")
+    with pytest.raises(UnsafeError, match="data only"):
+        open_problem(checkpoint, ModelOptions(), BatchOptions(), RunOptions())
     trusted = declared_by(checkpoint, trust=True)
     assert (trusted.model, trusted.learning_rate) == (f"{tmp_path / 'network.py'}:build", 0.1)
 
@@ -108,3 +112,23 @@ def test_what_is_declared_beside_a_remote_checkpoint_counts_but_for_the_batch(tm
     assert declared_by(open_checkpoint(str(tmp_path)), trust=False).batch is not None
     remote = declared_by(open_checkpoint(f"local://{tmp_path}"), trust=False)
     assert (remote.activation, remote.batch) == ("tanh", None)
+
+
+@pytest.mark.parametrize("name", ["fromage.toml", "pyproject.toml"])
+def test_what_the_command_line_names_is_run_whatever_stands_beside_the_checkpoint(tmp_path, name):
+    torch.save(torch.nn.Sequential(torch.nn.Linear(3, 3)).state_dict(), tmp_path / "c.pt")
+    torch.save({"x": torch.randn(4, 3), "y": torch.tensor([0, 2, 1, 0])}, tmp_path / "b.pt")
+    (tmp_path / "net.py").write_text("from torch.nn import *\ndef build():\n    return Sequential(Linear(3, 3))\n")
+    model, batch = ModelOptions(model=f"{tmp_path}/net.py:build"), BatchOptions(batch=f"{tmp_path}/b.pt", loss="mse")
+    lines = 'seed = 1\ndevice = "gpu"\nmodel = "evil.py:build"\nbatch = 32\nloss = "evil:loss"\n[breakdown]\neta = 3\n'
+    if name == "pyproject.toml":
+        lines = "[tool.fromage-diag]\n" + lines.replace("[breakdown]", "[tool.fromage-diag.breakdown]")
+    for text in (lines, "= 3"):
+        (tmp_path / name).write_text(text)
+        named = replace(batch, loss="cross-entropy")
+        intake = open_problem(str(tmp_path / "c.pt"), model, named, RunOptions())
+        assert "evil" not in intake.model and any(name in note for note in intake.notes)
+        with pytest.raises((UnsafeError, UsageError)):
+            open_problem(str(tmp_path / "c.pt"), ModelOptions(), named, RunOptions())
+        with pytest.raises(UsageError):
+            open_problem(str(tmp_path / "c.pt"), model, replace(named, batch=None), RunOptions())

@@ -8,6 +8,7 @@ from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
+from fromage_cli.optimizers.recognition import EITHER_ADAM
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.optimizers.settings import Given, Optimizer, SavedSettings, find_settings
 
@@ -202,3 +203,30 @@ def test_a_setting_that_stands_under_two_names_is_the_one_that_is_told() -> None
 
 def test_a_rule_without_a_law_of_equilibrium_says_why() -> None:
     assert [rule.name for rule in RULES.values() if (rule.step_size is None) != ("equilibrium" in rule.without)] == []
+
+
+def test_a_declared_rate_counts_for_the_declared_optimizer_alone(tmp_path: Path) -> None:
+    declared = Given("fromage", 0.02, momentum=0.5, weight_decay=0.1)
+    own = find_settings(Given(), None, declared)
+    assert (own.name, own.learning_rate) == ("fromage", 0.02)
+    other = find_settings(Given("sgd"), None, declared)
+    assert (other.learning_rate, other.momentum, other.weight_decay) == (None, 0.0, 0.0)
+    assert "the declared rate of 0.02 is for fromage, not for sgd" in other.notes[0]
+    assert find_settings(Given("sgd"), None, replace(declared, name=None)).learning_rate == 0.02
+    saved = state_from(tmp_path, torch.optim.SGD, lr=0.3).settings
+    assert find_settings(Given(), saved, declared).name == "sgd"
+    either = find_settings(Given(), SavedSettings(EITHER_ADAM, ({"lr": 0.1},)), Given("adam", 0.1))
+    assert (either.name, either.learning_rate) == ("adam", 0.1)
+    assert find_settings(Given(), SavedSettings("radam", ({"lr": 0.1},)), Given("adam", 0.1)).name is None
+
+
+def test_a_rate_that_is_not_the_checkpoints_is_said(tmp_path: Path) -> None:
+    saved = state_from(tmp_path, torch.optim.SGD, lr=0.3).settings
+    declared = find_settings(Given(), saved, Given(learning_rate=0.1))
+    assert declared.learning_rate == 0.3
+    assert "a rate of 0.1 is declared, the checkpoint's is 0.3; the checkpoint's is taken" in declared.notes[0]
+    configured = find_settings(Given(learning_rate=0.1, configured=True), saved, Given())
+    assert configured.learning_rate == 0.1
+    assert "a rate of 0.1 is configured, the checkpoint's is 0.3; it is taken" in configured.notes[0]
+    for given in (Given(learning_rate=0.1), Given(learning_rate=0.3, configured=True), Given()):
+        assert not any("a rate of" in note for note in find_settings(given, saved, Given(learning_rate=0.3)).notes)

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from fromage_cli.terminal import session
+from fromage_cli.terminal.configuration import without_other_optimizers
 
 
 def test_four_sources_in_their_order(call, fake, clean, monkeypatch):
@@ -260,3 +261,11 @@ def test_a_key_that_nothing_reads_is_unknown(call, clean, line):
     assert outcome.code == 2
     assert f"unknown key '{line.split(' ')[0]}' in fromage.toml" in outcome.err
     assert "nearest: " in outcome.err
+
+
+def test_settings_of_another_optimizer_than_the_one_chosen_are_left_aside():
+    written = {flag: (flag, "") for flag in ("lr", "momentum", "seed")}
+    assert without_other_optimizers(written, "adam") == written
+    written |= {"optimizer": ("AdamW", "")}
+    assert without_other_optimizers(written, "adamw") == without_other_optimizers(written, None) == written
+    assert sorted(without_other_optimizers(written, "adam")) == ["optimizer", "seed"]

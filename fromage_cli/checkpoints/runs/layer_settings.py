@@ -95,7 +95,7 @@ def run_settings(
     for checkpoint, state in zip(checkpoints, states, strict=True):
         of_name = None if state is None or name is None else state if state.kind == name else state.serving(name)
         found.append(layer_settings(checkpoint, of_name, names, shapes))
-    return RunSettings(name, optimizer, given, declared, tuple(found))
+    return RunSettings(name, optimizer, given, declared.meant_for(name), tuple(found))
 
 
 def layer_settings(

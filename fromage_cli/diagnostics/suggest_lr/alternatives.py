@@ -33,7 +33,7 @@ def measure_alternatives(measuring: RateSearch, request: Request) -> tuple[Alter
 def usual_optimizers(given: Given, declared: Given) -> Iterator[Optimizer]:
     """Every rule with the settings that were given or declared, else its usual ones."""
     for rule in RULES.values():
-        momentum = first_known(given.momentum, declared.momentum)
+        momentum = first_known(given.momentum, declared.meant_for(rule.name).momentum)
         if rule.defaults.get("momentum") == 0.0 and momentum is None:
             momentum = USUAL_MOMENTUM
         yield find_settings(replace(given, name=rule.name, momentum=momentum), None, declared)

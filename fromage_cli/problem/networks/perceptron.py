@@ -102,6 +102,7 @@ def build_perceptron(entries: Mapping[str, "TensorEntry"], declared: Declared) -
 
     Raises MismatchError for whatever leaves a doubt.
     """
+    declared.check("activation", "residual", "norm")
     norm = declared.norm or "none"
     placements = read_layout(entries, norm)
     if len(placements) > 1 and declared.activation is None:

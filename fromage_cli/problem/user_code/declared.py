@@ -1,17 +1,17 @@
 """What lies beside a checkpoint: `fromage.toml` and safetensors metadata, read as data and never as code."""
 
-import difflib
 import json
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from fromage_cli.checkpoints.names.naming import brief
-from fromage_cli.configuration_file import FILES, SECTION, read_configuration
-from fromage_cli.errors import InputError, UnsafeError, UsageError
+from fromage_cli.configuration_file import FILES, SECTION, ConfigurationTable, read_configuration
+from fromage_cli.errors import FromageError, InputError, UnsafeError, UsageError
+from fromage_cli.optimizers.rule import RULES
 from fromage_cli.optimizers.settings import Given
 from fromage_cli.problem.user_code.forms import DATA_FILES, parse_specification
 from fromage_cli.theory.schedules import SHAPES
@@ -34,6 +34,8 @@ class Declared:
     loss: str | None = None
     """As `--loss` takes it: a built-in name, or under `--trust` code."""
     mode: str | None = None
+    optimizer_name: str | None = None
+    """One of RULES, under the key `optimizer`; the settings below are then for it alone."""
     learning_rate: float | None = None
     weight_decay: float | None = None
     momentum: float | None = None
@@ -48,12 +50,24 @@ class Declared:
     source: Path | None = None
     """The file that was read; None when everything comes from the checkpoint's metadata, or nothing was declared."""
     notes: tuple[str, ...] = ()
-    """What in that file was left aside."""
+    """What in that file was left aside, and why."""
+    foreign: tuple[str, ...] = ()
+    """Its keys that say nothing here, such as flags of a project."""
+    faults: Mapping[str, FromageError] = field(default_factory=dict)
+    """By field, why what stands there cannot be taken."""
 
     @property
     def optimizer(self) -> Given:
         """What it says of the optimizer."""
-        return Given(None, self.learning_rate, self.momentum, betas=self.betas, weight_decay=self.weight_decay)
+        return Given(
+            self.optimizer_name, self.learning_rate, self.momentum, betas=self.betas, weight_decay=self.weight_decay
+        )
+
+    def check(self, *names: str) -> None:
+        """Raise the fault of the first of these fields that has one; to be called where they are about to be used."""
+        for name in names:
+            if name in self.faults:
+                raise self.faults[name]
 
 
 def declared_beside(
@@ -64,8 +78,8 @@ def declared_beside(
     `path` is what the user gave, `opened` the file that was chosen inside it; the directory of the latter is looked
     at first. No other directory is.
 
-    Raises UsageError (unknown key, wrong value), UnsafeError (code, or a path that leaves the directory) unless
-    `trust`, and InputError (a named batch is missing).
+    What is wrong there makes nothing fail that does without it: `Declared.check` raises UsageError (wrong value),
+    UnsafeError (code, or a path that leaves the directory, unless `trust`) and InputError (a named batch is missing).
     """
     folders = list(
         dict.fromkeys(place if place.is_dir() else place.parent for place in (opened, path) if place is not None)
@@ -74,23 +88,43 @@ def declared_beside(
     for source in (folder / name for folder in folders for name in FILES):
         try:
             table = read_configuration(source) if source.is_file() else None
-        except OSError as error:
-            raise InputError(f"{source} cannot be read: {error.strerror}.", "Correct its permissions.") from error
+        except (OSError, UsageError) as error:
+            fault = error if isinstance(error, UsageError) else InputError(f"{source}: {error.strerror}.")
+            note = f"{source.name} beside the checkpoint is left aside: {fault.message}"
+            return replace(declared, source=source, notes=(note,), faults=dict.fromkeys(_NEEDED, fault))
         if table is not None:
-            keys = {("learning-rate" if key == "lr" else key).replace("-", "_"): key for key in table.values}
-            read = {
-                key: _value(key, table.values[name], source.parent, source.name, trust) for key, name in keys.items()
-            }
-            stray = ", ".join(map(brief, table.outside))
-            note = f"{source.name} beside the checkpoint has [tool.{SECTION}]; {stray} outside of it is left aside"
-            return replace(declared, **read, source=source, notes=(note,) if table.outside else ())
+            return _from_table(declared, table, source, trust)
     return declared
+
+
+def _from_table(declared: Declared, table: ConfigurationTable, source: Path, trust: bool) -> Declared:
+    """What a configuration file declares, beside what is known without it."""
+    read: dict[str, Any] = {}
+    faults: dict[str, FromageError] = {}
+    keys = {name: _OTHER_NAMES.get(name, name).replace("-", "_") for name in table.values}
+    for name, key in keys.items():
+        try:
+            if key in _KEYS:
+                read[key] = _value(key, table.values[name], source.parent, source.name, trust)
+        except FromageError as fault:
+            faults[key] = fault
+    stray = ", ".join(map(brief, table.outside))
+    outside = f"{source.name} beside the checkpoint has [tool.{SECTION}]; {stray} outside of it is left aside"
+    return replace(
+        declared,
+        **read,
+        source=source,
+        notes=(*([outside] if table.outside else ()), *(f"left aside: {fault.message}" for fault in faults.values())),
+        foreign=tuple(name for name, key in keys.items() if key not in _KEYS and key != "ckpt"),
+        faults={**{key: fault for key, fault in declared.faults.items() if key not in read}, **faults},
+    )
 
 
 def _from_metadata(metadata: Mapping[str, str], folder: Path, trust: bool) -> Declared:
     """The declarations among a checkpoint's metadata; other programs' uses of the same words are passed over."""
     read: dict[str, Any] = {}
-    for key in metadata.keys() & (_KEYS - {"model"}):
+    faults: dict[str, FromageError] = {}
+    for key in metadata.keys() & (_KEYS - {"model", "optimizer_name"}):
         text = metadata[key]
         value: Any = text
         with suppress(ValueError, RecursionError):  # what is no number is refused below, as the text that it is
@@ -102,23 +136,22 @@ def _from_metadata(metadata: Mapping[str, str], folder: Path, trust: bool) -> De
                 value = float(text)
         try:
             read[key] = _value(key, value, folder, "the checkpoint's metadata", trust)
-        except (UsageError, InputError):
-            if key in ("activation", "residual", "norm"):
-                raise
-    return Declared(**read)
+        except FromageError as fault:
+            if key in ("activation", "residual", "norm") or isinstance(fault, UnsafeError):
+                faults[key] = fault
+    return Declared(**read, faults=faults)
 
 
 def _value(key: str, value: Any, folder: Path, where: str, trust: bool) -> Any:
     """One declared value, checked; paths made absolute."""
-    if key not in _KEYS:
-        near = difflib.get_close_matches(key, sorted(_KEYS), 1, 0.4)
-        known = f"Did you mean {near[0]!r}? " if near else ""
-        allowed = f"A file beside the checkpoint may set: {', '.join(sorted(_KEYS - {'model'}))}."
-        raise UsageError(f"Unknown key {brief(key)} in {where} ({folder}).", known + allowed)
     if key in _CHECKS:
+        value = value.lower() if isinstance(value, str) else value
         check, expected, convert = _CHECKS[key]
         if not check(value):
-            raise UsageError(f"{where}: {key} = {brief(value)}; expected {expected}.", f"Correct {key} in {folder}.")
+            raise UsageError(
+                f"{where}: {key.removesuffix('_name')} = {brief(value)}; expected {expected}.",
+                f"Correct it in {folder}.",
+            )
         return convert(value)
     if not isinstance(value, str) or not value:
         raise UsageError(f"{where}: {key} = {brief(value)} is not a text.", f'Write {key} = "…".')
@@ -132,9 +165,9 @@ def _value(key: str, value: Any, folder: Path, where: str, trust: bool) -> Any:
         return f"{(folder / code.module).absolute()}:{code.name}" if code is not None and code.is_file else value
     if key == "batch":
         return _batch_path(value, folder, where, trust)
-    if value not in BUILT_IN_LOSSES:
+    if value.lower() not in BUILT_IN_LOSSES:
         raise UsageError(f"{where}: unknown loss {brief(value)}.", f"Built in are: {', '.join(BUILT_IN_LOSSES)}.")
-    return value
+    return value.lower()
 
 
 def _is_data(value: str) -> bool:
@@ -166,13 +199,18 @@ def _is_number(value: Any) -> bool:
     return plain and abs(value) <= sys.float_info.max  # of a whole number too, which can be larger than any float
 
 
-_KEYS = frozenset(field.name for field in fields(Declared)) - {"source", "notes"}
+_KEYS = frozenset(entry.name for entry in fields(Declared)) - {"source", "notes", "foreign", "faults"}
+_NEEDED = ("batch", "activation", "residual", "norm")
+"""What a file that cannot be read may have held, and nothing else stands in for."""
+_OTHER_NAMES = {"lr": "learning-rate", "optimizer": "optimizer-name"}
+"""What keys are called above."""
 _COUNTS = ("steps_per_epoch", "warmup_steps", "total_steps")
 _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str, Callable[[Any], Any]]] = {
     "activation": (lambda value: value in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}", str),
     "residual": (lambda value: isinstance(value, bool), "true or false", bool),
     "norm": (lambda value: value in NORMS, f"one of {', '.join(NORMS)}", str),
     "mode": (lambda value: value in MODES, f"one of {', '.join(MODES)}", str),
+    "optimizer_name": (lambda value: value in RULES, f"one of {', '.join(RULES)}", str),
     "learning_rate": (lambda value: _is_number(value) and value > 0, "a number above 0", float),
     "weight_decay": (lambda value: _is_number(value) and value >= 0, "a number, 0 or above", float),
     "momentum": (lambda value: _is_number(value) and 0 <= value < 1, "a number from 0 to below 1", float),
