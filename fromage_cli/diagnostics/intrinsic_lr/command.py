@@ -88,7 +88,10 @@ def command(
     from fromage_cli.problem.conditions.budget import Budget
 
     budget = Budget(run.time_limit, run.max_memory)
-    series = gather_run(ckpt, model, tensors).in_model(model, batch, run)
+    series = gather_run(ckpt, model, tensors)
+    if model.model is None:
+        series.declared.check("model")
+    series = series.in_model(model, batch, run)
     training = find_training(
         series.checkpoints,
         series.names,

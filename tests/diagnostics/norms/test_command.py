@@ -127,8 +127,8 @@ def test_the_layers_of_the_fromage_sample_are_invariant_and_do_not_grow(run):
 def test_the_weights_of_a_checkpoint_on_another_machine_are_put_into_the_model(run):
     fsspec.filesystem("memory").put(f"{SAMPLES / 'convnet-lars'}/step-000000.safetensors", "/norms/step-0.safetensors")
     places = (SAMPLES / "convnet-lars/step-000000.safetensors", "memory://norms/step-0.safetensors")
-    batch = ("--batch", SAMPLES / "convnet-lars/batch.safetensors")
-    here, there = (json.loads(run(place, *MODEL, *batch, "--json")[1])["result"]["layers"] for place in places)
+    given = ("--batch", SAMPLES / "convnet-lars/batch.safetensors", "--optimizer", "lars", "--lr", "0.02")
+    here, there = (json.loads(run(place, *MODEL, *given, "--json")[1])["result"]["layers"] for place in places)
     assert here == there and there[0]["invariance"]["verdict"] == "invariant"
 
 
