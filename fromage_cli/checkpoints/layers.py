@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, TensorEntry
 from fromage_cli.checkpoints.names.naming import matches
+from fromage_cli.checkpoints.storage.peculiarities import remedy
 from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 from fromage_cli.counting import counted, first_names
 from fromage_cli.errors import UsageError
@@ -45,6 +46,14 @@ def lasting_layers(
         for name, entry in layers.items()
         if all(name in one.entries and one.entries[name].shape == entry.shape for one in checkpoints)
     }
+    unread = {entry.name: entry.dtype for entry in last.entries.values() if entry.dtype not in WIDTHS}
+    if not lasting and unread:
+        name, kind = next(iter(unread.items()))
+        raise UsageError(
+            f"No layer is left: {counted(len(unread), 'tensor')} of {last.place!r} cannot be read as plain numbers, "
+            f"first {name!r}, {kind}.",
+            hint=remedy(unread.values()),
+        )
     if not lasting:
         raise UsageError(
             "No layer is left: none has two dimensions, one shape in every checkpoint and a name that was asked for.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from fromage_cli.checkpoints.formats.distributed import read_distributed
 from fromage_cli.checkpoints.formats.distributed_safetensors import is_shard_of_rank, read_ranks
 from fromage_cli.checkpoints.formats.flax_file import read_flax
 from fromage_cli.checkpoints.formats.npz_file import read_npz
+from fromage_cli.checkpoints.formats.quantised import with_whole_weights
 from fromage_cli.checkpoints.formats.safetensors_file import read_safetensors
 from fromage_cli.checkpoints.formats.sharded import is_index, read_sharded
 from fromage_cli.checkpoints.formats.torch_file import read_torch
@@ -70,23 +71,26 @@ def open_checkpoint(
 def _open_remote(url: str, choice: Choice, optimizer_state: str | Path | None) -> Checkpoint:
     """Open what a URL leads to; tensors of safetensors files are read by ranges."""
     mirror = Mirror(url)
+
+    def through_mirror(contents: Contents) -> Contents:
+        places = {
+            name: (span, contents.entries[name])
+            for name, span in contents.spans.items()
+            if span.version.path.name in mirror.headers
+        }
+
+        def read(name: str) -> torch.Tensor:
+            return mirror.tensor(*places[name]) if name in places else contents.read(name)
+
+        return replace(contents, read=read, spans={})
+
     try:
-        found = _open_local(mirror.weights(), choice, optimizer_state)
+        found = _open_local(mirror.weights(), choice, optimizer_state, through_mirror)
         for name in CONFIGURATION:
             mirror.fetch(mirror.home / name)
     except FromageError as error:
         raise mirror.error_about_url(error) from error
-    by_stored = {
-        found.stored_names[name]: (span, found.entries[name])
-        for name, span in found.spans.items()
-        if span.version.path.name in mirror.headers
-    }
     directory = mirror.remote.url.rstrip("/").rsplit("/", 1 if mirror.remote.entry.directory else 2)[1:2]
-
-    def read(stored: str) -> torch.Tensor:
-        if stored in by_stored or found.read is None:
-            return mirror.tensor(*by_stored[stored])
-        return found.read(stored)
 
     def optimizer() -> OptimizerState | None:
         for name in OPTIMIZER_FILES:
@@ -98,16 +102,19 @@ def _open_remote(url: str, choice: Choice, optimizer_state: str | Path | None) -
         url=mirror.remote.url,
         step=found.step if found.step is not None else step_of_directory(*directory),
         notes=(*found.notes, mirror.note),
-        spans={},
-        read=read,
         read_optimizer=optimizer,
     )
 
 
-def _open_local(given: Path, choice: Choice, optimizer_state: str | Path | None) -> Checkpoint:
-    """Open what a path leads to: its weights, with what stands beside them."""
+def _open_local(
+    given: Path,
+    choice: Choice,
+    optimizer_state: str | Path | None,
+    through: Callable[[Contents], Contents] = lambda contents: contents,
+) -> Checkpoint:
+    """Open what a path leads to: its weights, read `through` what fetches them, with what stands beside them."""
     weights, step, notes = _find_weights(given)
-    contents = _read(weights, choice)
+    contents = with_whole_weights(through(_read(weights, choice)))
     if not contents.entries:
         raise InputError(
             f"{quoted(weights)} holds no tensors.", hint="It may hold only settings; name the weights file."

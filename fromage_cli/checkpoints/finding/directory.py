@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from fromage_cli.checkpoints.formats.content import SUPPORTED
+from fromage_cli.checkpoints.formats.foreign import foreign_directory
 from fromage_cli.checkpoints.names.library_files import ACCELERATE, METADATA, MODEL_STATES, SHARD_OF_RANK
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.names.steps import SHARD, order_in_name
@@ -127,4 +128,5 @@ def without_weights(directory: Path, notes: tuple[str, ...] = ()) -> InputError:
             hint="Expected is model.safetensors.index.json or pytorch_model.bin.index.json beside them.",
         )
     found = f"found: {listed(names)}" if names else "it is empty"
-    return InputError(f"{where} holds no weights; {found}.", hint=SUPPORTED, details=names)
+    kind, hint = foreign_directory(names) or (f"holds no weights; {found}", SUPPORTED)
+    return InputError(f"{where} {kind}.", hint=hint, details=names)

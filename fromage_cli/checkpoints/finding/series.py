@@ -1,5 +1,6 @@
 """The steps of a run: numbered files and directories, sorted, incomplete ones left out and named."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from fromage_cli.checkpoints.formats.distributed_safetensors import files_of_ran
 from fromage_cli.checkpoints.formats.safetensors_file import read_header
 from fromage_cli.checkpoints.formats.sharded import is_index, read_index
 from fromage_cli.checkpoints.names.library_files import METADATA
+from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.names.steps import order_in_name, words_in
 from fromage_cli.checkpoints.storage.files import names_in, quoted, status_of
+from fromage_cli.counting import counted
 from fromage_cli.errors import InputError
 
 
@@ -41,13 +44,27 @@ def find_series(path: Path) -> Series:
     Raises InputError where there is none.
     """
     status_of(path)
-    if not path.is_dir() or own_weights(path):
+    if not path.is_dir():
         return Series((path,))
+    if own_weights(path):
+        return Series((path,), _steps_below(path))
     candidates, notes = _one_each(_numbered(path))
     faults = {step.path: fault for step in candidates if (fault := _fault(step))}
     if len(faults) == len(candidates):
         raise without_weights(path, tuple(faults.values()))
     return Series(tuple(step.path for step in candidates if step.path not in faults), (*notes, *faults.values()))
+
+
+def _steps_below(directory: Path) -> tuple[str, ...]:
+    """Return a note on the steps in a directory that has weights of its own, as trainers leave it after a run."""
+    steps = [step.path for step in _numbered(directory) if step.path.is_dir()]
+    if not steps:
+        return ()
+    patterns = dict.fromkeys(str(directory / re.sub("[0-9].*", "*", step.name)) for step in steps)
+    return (
+        f"Took the weights of {quoted(directory)} itself, not the {counted(len(steps), 'checkpoint')} of a run in it: "
+        f"{listed([step.name for step in steps])}. For those, name {' '.join(map(repr, patterns))}.",
+    )
 
 
 def highest_step(directory: Path) -> tuple[Step, tuple[str, ...]]:
@@ -68,7 +85,7 @@ def highest_step(directory: Path) -> tuple[Step, tuple[str, ...]]:
 def _numbered(directory: Path) -> list[Step]:
     """Return all members with a number in their name; epochs only where no name tells a step."""
     members = []
-    listed: dict[Path, Path | None] = {}  # many links may lead to one directory, even to this one
+    known: dict[Path, Path | None] = {}  # many links may lead to one directory, even to this one
     for name in sorted(names_in(directory)):
         path = directory / name
         is_directory = path.is_dir()
@@ -77,7 +94,7 @@ def _numbered(directory: Path) -> list[Step]:
             continue
         if is_directory:
             real = path.resolve()
-            found = listed[real] if real in listed else listed.setdefault(real, weights_in(real))
+            found = known[real] if real in known else known.setdefault(real, weights_in(real))
             weights = path / found.relative_to(real) if found else None
         else:
             weights = path if any(may_be_weights(name, suffixes) for suffixes in SUFFIXES) else None

@@ -1,9 +1,9 @@
 """What a file is by its first bytes, whatever its name says."""
 
 import re
-import zlib
 from pathlib import Path
 
+from fromage_cli.checkpoints.formats.foreign import foreign_format, foreign_name
 from fromage_cli.checkpoints.formats.npy_header import NPY_MAGIC, pickle_in_array
 from fromage_cli.checkpoints.formats.zip_directory import read_directory
 from fromage_cli.checkpoints.names.library_files import HEADER_LIMIT
@@ -25,18 +25,6 @@ MSGPACK = re.compile(rb"([\x81-\x8f]|\xde..|\xdf....)[\xa1-\xbf\xd9\xda]", re.DO
 """The beginning of a dictionary whose first key is a text."""
 PICKLED_FORMATS = ("torch", "torch-legacy", "torchscript", "torch-package")
 """Kinds of files whose pickles say what they hold."""
-FOREIGN = (  # first bytes, what it is, what to do
-    (b"\x1f\x8b", "a gzip archive", "Unpack it first (gunzip)."),
-    (b"BZh", "a bzip2 archive", "Unpack it first (bunzip2)."),
-    (b"\xfd7zXZ", "an xz archive", "Unpack it first (unxz)."),
-    (b"\x28\xb5\x2f\xfd", "a zstandard archive", "Unpack it first (unzstd)."),
-    (b"\x5d\x00\x00", "an lzma stream", "Unpack it first (unlzma)."),
-    (b"\x04\x22\x4d\x18", "an LZ4 stream", "Unpack it first (unlz4)."),
-    (b"7z\xbc\xaf", "a 7-Zip archive", "Unpack it first."),
-    (b"\x89HDF", "an HDF5 file (Keras)", "Save the weights as .npz or .safetensors."),
-    (b"GGUF", "a GGUF file", "Its weights are quantised; use the checkpoint that it was made from."),
-    (NPY_MAGIC, "a single NumPy array", "Save named arrays with numpy.savez."),
-)
 
 
 def kind_of(path: Path) -> str:
@@ -74,6 +62,8 @@ def kind_of(path: Path) -> str:
         return "json"
     if MSGPACK.match(head):
         return "msgpack"
+    if foreign := foreign_name(path):
+        raise InputError(f"{quoted(path)} is {foreign[0]}.", hint=foreign[1])
     raise InputError(f"{quoted(path)} is no checkpoint in any known format.", hint=SUPPORTED)
 
 
@@ -84,34 +74,6 @@ def _failed_download(head: bytes) -> tuple[str, str] | None:
     if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page, not a checkpoint", "The download went wrong; download it again."
     return None
-
-
-def foreign_format(head: bytes) -> tuple[str, str] | None:
-    """Return which other format the first bytes of a file belong to, and what to do about it."""
-    if _is_tar(head):
-        return "a tar archive", "Unpack it first (tar -xf)."
-    if head[:1] == b"x" and _is_zlib(head):
-        return "a zlib stream (joblib's compression)", "Unpack it first."
-    return next(((found, hint) for magic, found, hint in FOREIGN if head.startswith(magic)), None)
-
-
-def _is_tar(head: bytes) -> bool:
-    """Tell whether the first block has a checksum as tar archives have; old ones have no other mark."""
-    import tarfile
-
-    try:
-        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        return False
-    return True
-
-
-def _is_zlib(head: bytes) -> bool:
-    try:
-        zlib.decompressobj().decompress(head, 1)
-    except zlib.error:
-        return False
-    return True
 
 
 def _kind_of_archive(source: Source) -> str:
@@ -130,4 +92,6 @@ def _kind_of_archive(source: Source) -> str:
         return "torch"
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
+    if foreign := foreign_name(Path("x.keras") if "model.weights.h5" in names else source.path):
+        raise InputError(f"{quoted(source.path)} is {foreign[0]}.", hint=foreign[1])
     raise InputError(f"{quoted(source.path)} is a ZIP archive, but neither a PyTorch file nor .npz.", hint=SUPPORTED)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints.names.naming import listed
+from fromage_cli.checkpoints.storage.peculiarities import remedy
 from fromage_cli.counting import counted, first_names
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.problem.networks.hugging_face_weights import as_transformers_reads, may_be_missing
@@ -132,7 +133,7 @@ def _check_entries(checkpoint: "Checkpoint", expected: Mapping[str, Tensor], mat
     if kinds:
         raise MismatchError(
             f"{len(kinds)} weights are stored as numbers that the model does not have: {'; '.join(kinds[:3])}.",
-            "Quantised weights cannot be measured: use the checkpoint they were made from, or dequantise it.",
+            remedy(kinds),
             kinds,
         )
 

@@ -101,3 +101,15 @@ def test_epochs_are_not_steps(tmp_path):
     checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.step is None
     assert "highest complete epoch of 2" in checkpoint.notes[0]
+
+
+def test_a_run_with_weights_at_its_top_names_its_steps(tmp_path):
+    for step in (100, 1000):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        save_file({"w": torch.ones(2, 2)}, tmp_path / f"checkpoint-{step}" / "model.safetensors")
+    save_file({"w": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    series = find_series(tmp_path)
+    assert series.paths == (tmp_path,)
+    assert "not the 2 checkpoints of a run in it: 'checkpoint-100', 'checkpoint-1000'" in series.notes[0]
+    assert f"{tmp_path}/checkpoint-*" in series.notes[0]
+    assert find_series(tmp_path / "checkpoint-100").notes == ()
