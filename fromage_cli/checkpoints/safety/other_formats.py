@@ -4,8 +4,9 @@ import re
 import zipfile
 from pathlib import Path
 
-from fromage_cli.checkpoints.formats.content import MSGPACK, foreign_format
+from fromage_cli.checkpoints.formats.content import MSGPACK
 from fromage_cli.checkpoints.formats.flax_file import read_flax
+from fromage_cli.checkpoints.formats.foreign import foreign_format
 from fromage_cli.checkpoints.formats.npy_header import NPY_MAGIC
 from fromage_cli.checkpoints.formats.safetensors_file import read_header
 from fromage_cli.checkpoints.storage.files import opened
