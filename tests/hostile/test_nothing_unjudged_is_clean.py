@@ -59,6 +59,12 @@ def array(header, content=SYSTEM):
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + content
 
 
+def one_array(value):
+    stream = io.BytesIO()
+    numpy.save(stream, value)
+    return stream.getvalue()
+
+
 def inside_of_numbers(content):
     """A safetensors file that is a pickle too: its length begins a text, the rest of the header is another."""
     data = b"\n0" + content
@@ -105,6 +111,7 @@ UNSAFE = {
     "a network that is called": b"\x80\x02ctorch.nn.modules.container\nSequential\n)\x81}U\x08_modules}K\x00"
     + b"ctorch.storage\n_load_from_bytes\nssb" + b"C\x01.\x85R.",
     "an extension that is registered": b"\x80\x02ccopyreg\nadd_extension\n.",
+    "a storage that is called": b"\x80\x02(U\x07storagectorch.storage\n_load_from_bytes\nU\x010U\x03cpuC\x01\xffNtQ.",
     "an extension": b"\x80\x02\x82\x01.",
     "a persistent class": b"\x80\x02(U\x06modulecos\nsystem\nU\x01aU\x01btQU\x04true\x85R.",
     "a pickle that is rebuilt": called(
@@ -130,6 +137,11 @@ UNSAFE = {
     "a library in an archive": archive(data__aotinductor__model__x_DOT_so=b"\x7fELF" + bytes(40)),
     "a lambda of Keras": archive(config_DOT_json=json.dumps({"layers": [{"class_name": "Lambda"}]})),
     "a compressed pickle in an archive": archive(x__data_DOT_pkl=pickle.dumps({}), x__y=zlib.compress(SYSTEM)),
+    "a graph in an archive": archive(x__models__decoder_DOT_json=b"{}"),
+    "an older graph": archive(serialized_exported_program_DOT_json=b"{}"),
+    "a text of jsonpickle in an archive": archive(x__config_DOT_json=b'{"py/object": "os.system"}'),
+    "storages of no pickle of torch": archive(x__mydata_DOT_pkl=pickle.dumps({}), x__mydata__0=b"\x00\x01" * 9),
+    "an array behind an array": one_array(numpy.ones(3)) + array("{'descr': '|O'}"),
     "storages of no archive of torch": archive(x__data__0=b"\x00\x01" * 9),
     "an archive behind something": b"#!/bin/sh\n" + archive(__main___DOT_py=b"1"),
     "an array with a code of two": array("{'descr': 'f4,O', 'fortran_order': False, 'shape': (1,), }"),
@@ -182,12 +194,6 @@ def saved(value, **options):
 def arrays(save_arrays, **named):
     stream = io.BytesIO()
     save_arrays(stream, **named)
-    return stream.getvalue()
-
-
-def one_array(value):
-    stream = io.BytesIO()
-    numpy.save(stream, value)
     return stream.getvalue()
 
 

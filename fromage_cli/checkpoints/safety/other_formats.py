@@ -16,8 +16,12 @@ from fromage_cli.errors import FromageError
 TEXT_BYTES = 1 << 20
 """How much of a file has to be text for it to count as one."""
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-_NAMES_CODE = re.compile(r"!!python|tag:yaml\.org,2002:python|\"class_name\"\s*:\s*\"Lambda\"|__lambda__")
-"""Tags of YAML that name Python objects, and layers of Keras that hold functions."""
+_NAMES_CODE = re.compile(
+    r"!!python|tag:yaml\.org,2002:python|\"class_name\"\s*:\s*\"Lambda\"|__lambda__|\"py/|\"__loader__\""
+)
+"""What names Python objects in YAML, in Keras's layers, in jsonpickle's texts and in those of skops."""
+_ESCAPED = re.compile(r"\\u00([2-7][0-9a-fA-F])")
+"""How JSON can write plain letters otherwise."""
 _YAML_TAG = re.compile(r"(^|[\s\[{,:-])![^\s]")
 DATA = re.compile(r".*\.(png|jpe?g|gif|webp)|.*\.tfevents\..*|(tokenizer|spiece|sentencepiece.*)\.model", re.IGNORECASE)
 """Names of files whose usual readers know no code: pictures, logs for TensorBoard, vocabularies."""
@@ -54,7 +58,7 @@ def unjudged(source: Source, head: bytes, known: bool) -> str:
     if text is None:
         return "it is in no format that is known here, and was not looked into"
     tagged = source.path.suffix in (".yaml", ".yml") and _YAML_TAG.search(text)
-    if tagged or _NAMES_CODE.search(text):
+    if tagged or _NAMES_CODE.search(_ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), text)):
         return "what its text tells some loaders to run was not looked into"
     return ""
 

@@ -38,8 +38,10 @@ LONGEST_LINE = 1 << 27
 ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 """How ZIP archives begin."""
 PYTHON = ".py"
-CODE_ENDINGS = (PYTHON, ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib", "models/model.json")
-"""How the names of members end that hold code or graphs."""
+CODE = re.compile(
+    r".*\.(py[codi]?|so(\.\d+)*|dll|dylib)|(.*/)?(models/[^/]+|serialized_exported_program)\.json", re.IGNORECASE
+)
+"""What members are called that hold code or graphs."""
 _MODULE = re.compile(r"[\w.-]+")
 """What a module can be called; lines of a text that is no pickle seldom look like it."""
 
@@ -72,7 +74,7 @@ def scan(path: Path) -> Iterator[Scanned]:
             yield Scanned(path, "", kind="other", fault=f"of its files only {MOST_FILES} were looked into")
             return
         if file.is_dir():
-            yield Scanned(file, "", kind="other", fault="the directory behind this link was not looked into")
+            yield Scanned(file, "", kind="other", fault="this directory was not looked into")
             continue
         try:
             yield from _in_file(file)
@@ -81,12 +83,17 @@ def scan(path: Path) -> Iterator[Scanned]:
 
 
 def _entries(directory: Path) -> Iterator[Path]:
-    """Yield the files of a directory and of those below that are not empty, and links to directories, not followed."""
-    for parent, folders, names in os.walk(directory):
+    """Yield the files of a directory and of those below that are not empty.
+
+    Directories stand for themselves where they are links, which are not followed, or cannot be read.
+    """
+    unread: list[OSError] = []
+    for parent, folders, names in os.walk(directory, onerror=unread.append):
         folders.sort()
         links = [name for name in folders if (Path(parent) / name).is_symlink()]
         paths = (Path(parent) / name for name in sorted([*names, *links]))
-        yield from (path for path in paths if path.is_dir() or (path.is_file() and path.stat().st_size))
+        yield from (path for path in paths if path.exists() and not (path.is_file() and path.stat().st_size == 0))
+    yield from (Path(error.filename) for error in unread)
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,7 @@ def _in_archive(place: _Place) -> Iterator[Scanned]:
     allowance = Allowance(sum(container.members[name].stored for name in others))
     for name in others:
         member = place.within(place.source, name, allowance)
-        if name.endswith(CODE_ENDINGS):
+        if CODE.fullmatch(name):
             yield member.scanned("", "graph")
             continue
         try:
@@ -156,7 +163,7 @@ def _in_archive(place: _Place) -> Iterator[Scanned]:
 
 def _storages(members: Iterable[str]) -> re.Pattern[str]:
     """Return what the members are called that torch reads as numbers."""
-    roots = {name.removesuffix("data.pkl") for name in members if name.endswith("data.pkl")}
+    roots = {name.removesuffix("data.pkl") for name in members if f"/{name}".endswith("/data.pkl")}
     packages = {name.partition(".data/")[0] for name in members if name.endswith(".data/extern_modules")}
     folders = [f"{re.escape(root)}(data|constants|tensors)/[0-9]+" for root in roots]
     folders += [rf"{re.escape(root)}\.data/[0-9]+\.storage" for root in packages]
@@ -177,6 +184,8 @@ def _in_array(place: _Place, file: Window) -> Generator[Scanned, None, bool]:
         return True
     if header.objects and not (yield from _one_after_another(place, file, begin=header.begin)):
         yield place.scanned("the objects of an array were not looked into")
+    if header.dtype and header.begin + header.size < place.source.size:
+        yield place.scanned("what follows an array was not looked into")
     return True
 
 

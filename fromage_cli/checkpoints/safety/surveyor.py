@@ -32,6 +32,7 @@ class Surveyor(Machine):
         super().__init__(stream, {name: CONSTRUCTORS[name] for name in BYTES}, None, allowance)
         self.loaded: dict[bytes, None] = {}
         """Bytes that a loader inside of the pickle would load."""
+        self._results: dict[Global, Placeholder] = {}  # one of each: nothing is stored in them
         self.unseen: dict[str, None] = {}
         """Loaders that would load what does not stand in the pickle as bytes."""
 
@@ -43,9 +44,15 @@ class Surveyor(Machine):
         return Placeholder(_RESULT)
 
     def persistent(self, identifier: Any) -> Any:
-        """Return a persistent id itself; of ("module", class, file, source) the class, as older files of torch do."""
-        if isinstance(identifier, tuple) and len(identifier) == 4 and identifier[0] == "module":
-            return identifier[1]
+        """Return a persistent id itself; of torch's ("module", class, file, source) the class.
+
+        Older versions of torch call the class of ("storage", class, key, device, elements, view) with the elements.
+        """
+        kind, *rest = identifier if isinstance(identifier, tuple) and len(identifier) > 3 else ("",)
+        if kind == "module":
+            return rest[0]
+        if kind == "storage" and isinstance(rest[0], Global):
+            self._load(rest[0].dotted, tuple(rest[3:4]))
         return identifier
 
     def call(self, function: Any, args: Any, use: str = "call", kwargs: Mapping[Any, Any] | None = None) -> Any:
@@ -61,9 +68,13 @@ class Surveyor(Machine):
             self.used(given[0], "run" if isinstance(given[0], Placeholder) else "call")
             self._load(given[0].dotted if isinstance(given[0], Global) else "", ())
         self._load(dotted, given)
+        kind = function.kind if isinstance(function, Placeholder) else function
+        kind = kind if isinstance(kind, Global) else _RESULT
+        if dotted not in STREAMS and kind in self._results:
+            return self._results[kind]
         self.charge(PLACEHOLDER_BYTES)
-        known = isinstance(function, Global | Placeholder)
-        return Placeholder(function if known else _RESULT, given if dotted in STREAMS else ())
+        made = self._results[kind] = Placeholder(kind, given if dotted in STREAMS else ())
+        return made
 
     def _load(self, dotted: str, args: tuple[Any, ...]) -> None:
         """Remember what a loader is given first."""

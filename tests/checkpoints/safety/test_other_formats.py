@@ -72,6 +72,9 @@ def test_text_and_files_by_their_names_are_left_alone(tmp_path, name, content):
         ("x.yaml", b"a: !!python/name:os.system\n"),
         ("x.yaml", b"%TAG ! tag:yaml.org,2002:pyth\n---\na: !on/name:os.system\n"),
         ("x.json", b'{"class_name" : "Lambda"}'),
+        ("x.json", b'{"py/reduce": []}'),
+        ("x.json", b'{"p\\u0079/object": "os.system"}'),
+        ("schema.json", b'{"__class__": "f", "__module__": "os", "__loader__": "FunctionNode"}'),
         ("picture.png", gzip.compress(b"x")),
     ],
 )
