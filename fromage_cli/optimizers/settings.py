@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fromage_cli.optimizers.recognition import EITHER_ADAM
-from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, RULES, Rule
+from fromage_cli.optimizers.recognition import ADAM_ALIKE, EITHER_ADAM
+from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, RULES, Rule, listed
 
 OTHER_NAMES = {"trust_coefficient": "trust_coeff"}
 """What other implementations call a setting."""
@@ -16,6 +16,8 @@ ASSUMED = {
     "trust_coefficient": "trust coefficient is not known; {} is",
 }
 """What is said of a setting where nothing tells it, by its name."""
+TYPE_IT = f"--optimizer NAME takes another: {listed(RULES.values())}"
+"""What to do where the optimizer is not known."""
 UNTOLD_GROUPS = "optimizer: its groups differ and cannot be matched to the layers by name or shape."
 
 
@@ -59,7 +61,9 @@ class SavedSettings:
         return ADAMW.name if self.kind == EITHER_ADAM else self.kind if self.kind in RULES else None
 
     def serves(self, name: str | None) -> bool:
-        """Whether the state serves a rule of that name: Adam's moments serve AdamW."""
+        """Whether the state serves a rule of that name: Adam's moments serve AdamW, and what is alike serves both."""
+        if self.kind == ADAM_ALIKE:
+            return name in (ADAM.name, ADAMW.name)
         return self.rule is not None and (self.rule == name or {self.rule, name} <= {ADAM.name, ADAMW.name})
 
 
@@ -228,17 +232,21 @@ def _notes_on_the_state(given: Given, saved: SavedSettings | None, name: str | N
     """Whether it is used, and what it leaves open."""
     if saved is None or saved.kind is None:
         return []
-    if given.name is None and saved.kind == EITHER_ADAM:
-        return [f"optimizer: the state does not say whether it is of {EITHER_ADAM}; {ADAMW.name} is taken."]
+    words = None
     if len({kind for kind, _ in saved.optimizers}) > 1 and not saved.serves(name):
-        listed = " and ".join(f"{kind} ({count} tensors)" for kind, count in saved.optimizers)
+        held = " and ".join(f"{kind} ({count} tensors)" for kind, count in saved.optimizers)
         then = f"none is used for {name}" if name else "--optimizer NAME takes one, with the tensors that it moves"
-        return [f"optimizer: the checkpoint holds the states of several, {listed}; {then}."]
-    if given.name is None and saved.rule is None:
-        return [f"optimizer: the checkpoint holds the state of {saved.kind}, which is not covered here."]
-    if given.name is not None and not saved.serves(name):
-        return [f"optimizer: the checkpoint holds the state of {saved.kind}; it is not used for {name}."]
-    return []
+        words = f"the checkpoint holds the states of several, {held}; {then}"
+    elif given.name is not None and not saved.serves(name):
+        words = f"the checkpoint holds the state of {saved.kind}; it is not used for {name}"
+    elif given.name is None and saved.kind == EITHER_ADAM:
+        words = f"the state does not say whether it is of {EITHER_ADAM}; {ADAMW.name} is taken"
+    elif given.name is None and saved.kind == ADAM_ALIKE:
+        alike = "the state has the slots of Adam without all of its settings, as that of Yogi or NAdamW would"
+        words = f"{alike}; --optimizer {ADAM.name} or --optimizer {ADAMW.name} takes it as that one's"
+    elif given.name is None and saved.rule is None:
+        words = f"the checkpoint holds the state of {saved.kind}, which is not covered here; {TYPE_IT}"
+    return [f"optimizer: {words}."] if words is not None else []
 
 
 def _notes_on_the_rate(

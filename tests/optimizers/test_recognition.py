@@ -6,6 +6,7 @@ import torch
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.checkpoints.optimizers.optimizer_state import ParameterGroup
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
+from fromage_cli.optimizers.settings import Given, find_settings
 
 KINDS = {
     "adamw": torch.optim.AdamW,
@@ -68,26 +69,68 @@ def test_the_adafactor_of_transformers_keeps_other_slots_than_torchs():
 
 def test_an_older_file_does_not_say_which_adam():
     slots = ["step", "exp_avg", "exp_avg_sq"]
-    assert made(slots, betas=(0.9, 0.99), weight_decay=0.1).kind == "adam or adamw"
-    assert made(slots, betas=(0.9, 0.99), weight_decay=0).kind == "adam"
+    assert made(slots, betas=(0.9, 0.99), weight_decay=0.1, amsgrad=False).kind == "adam or adamw"
+    assert made(slots, betas=(0.9, 0.99), weight_decay=0.1, bias_correction=True).kind == "adam or adamw"
+    assert made(slots, betas=(0.9, 0.99), weight_decay=0, correct_bias=True).kind == "adam"
     assert made([], lr=0.1).kind is None
 
 
+def test_what_has_the_slots_of_adam_alone_is_taken_for_it_only_where_the_user_says_so():
+    found = made(["step", "exp_avg", "exp_avg_sq"], lr=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1).settings
+    assert found.rule is None and found.serves("adamw") and found.serves("adam") and not found.serves("lamb")
+    alone = find_settings(Given(), found, Given())
+    assert alone.name is None
+    assert alone.notes == (
+        "optimizer: the state has the slots of Adam without all of its settings, as that of Yogi or NAdamW would; "
+        "--optimizer adam or --optimizer adamw takes it as that one's.",
+    )
+    named = find_settings(Given("adamw"), found, Given())
+    assert (named.name, named.learning_rate, named.weight_decay, named.notes) == ("adamw", 0.1, 0.1, ())
+
+
+ADAMS = ["step", "exp_avg", "exp_avg_sq"]
+
+
 @pytest.mark.parametrize(
-    ("slots", "settings"),
+    ("kind", "slots", "settings"),
     [
-        (["step", "exp_avg", "hessian"], {"betas": (0.9, 0.99), "rho": 0.04}),
-        ([], {"betas": (0.9, 0.99), "rho": 0.04}),
-        (["exp_avg", "exp_avg_sq", "exp_avg_diff"], {"betas": (0.9, 0.9, 0.9), "eps": 1e-8}),
-        (["exp_avg", "exp_avg_sq", "s", "p0"], {"betas": (0.9, 0.99), "eps": 1e-8}),
-        (["exp_avg", "exp_avg_sq"], {"betas": (0.9, 0.99), "eps": 1e-8, "d": 1e-6}),
-        (["z", "exp_avg_sq"], {"betas": (0.9, 0.99), "eps": 1e-8}),
-        (["state1", "state2"], {"betas": (0.9, 0.99), "eps": 1e-8}),
+        ("sophia", ["step", "exp_avg", "hessian"], {"betas": (0.9, 0.99), "rho": 0.04}),
+        (None, [], {"betas": (0.9, 0.99), "rho": 0.04}),
+        ("adan", ["exp_avg", "exp_avg_sq", "exp_avg_diff"], {"betas": (0.9, 0.9, 0.9), "eps": 1e-8}),
+        (None, ["exp_avg", "exp_avg_sq", "s", "p0"], {"betas": (0.9, 0.99), "eps": 1e-8}),
+        (None, ["exp_avg", "exp_avg_sq"], {"betas": (0.9, 0.99), "eps": 1e-8, "d": 1e-6}),
+        (None, ["z", "exp_avg_sq"], {"betas": (0.9, 0.99), "eps": 1e-8}),
+        ("an optimizer of bitsandbytes", ["state1", "state2"], {"betas": (0.9, 0.99), "eps": 1e-8}),
+        ("adamp", ADAMS, {"betas": (0.9, 0.99), "delta": 0.1, "wd_ratio": 0.1, "nesterov": False}),
+        ("sgdp", ["momentum"], {"momentum": 0.9, "dampening": 0, "nesterov": False, "wd_ratio": 0.1}),
+        ("adabound", ADAMS, {"betas": (0.9, 0.99), "final_lr": 0.1, "gamma": 1e-3, "amsbound": False}),
+        ("yogi", ADAMS, {"betas": (0.9, 0.99), "initial_accumulator": 1e-6}),
+        ("adam, adamw or one alike", ADAMS, {"betas": (0.9, 0.99), "maximize": False, "capturable": False}),
+        ("nadam of timm", [*ADAMS, "m_schedule"], {"betas": (0.9, 0.99), "schedule_decay": 4e-3}),
+        (None, ADAMS, {"betas": (0.9, 0.99), "amsgrad": False, "caution": True}),
+        (None, ADAMS, {"betas": (0.9, 0.99), "n_sma_threshold": 5, "degenerated_to_sgd": False}),
+        (None, ADAMS, {"betas": (0.9, 0.99), "decouple": True}),
+        ("novograd", ADAMS, {"betas": (0.9, 0.99), "grad_averaging": False, "amsgrad": False}),
+        ("sgdw of timm", ["momentum_buffer"], {"momentum": 0.9, "dampening": 0, "nesterov": False, "caution": False}),
+        ("adabelief", ["step", "exp_avg", "exp_avg_var"], {"betas": (0.9, 0.99)}),
+        ("muon with an auxiliary adam", ["momentum_buffer"], {"ns_steps": 5, "adamw_betas": (0.9, 0.95)}),
     ],
-    ids=["Sophia", "Sophia at first", "Adan", "Prodigy", "D-Adaptation", "schedule-free", "8 bits"],
 )
-def test_relatives_of_adam_and_lion_are_not_taken_for_them(slots, settings):
-    assert made(slots, weight_decay=0.0, **settings).kind is None
+def test_relatives_of_adam_and_others_are_not_taken_for_them(kind, slots, settings):
+    found = made(slots, weight_decay=0.0, **settings)
+    assert found.kind == kind and found.settings.rule is None
+
+
+def test_muon_that_steps_by_adam_where_groups_say_so_is_two_optimizers():
+    groups = (
+        ParameterGroup({"lr": 0.02, "momentum": 0.95, "weight_decay": 0.1, "use_muon": True}, (0, 1)),
+        ParameterGroup({"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-10, "weight_decay": 0, "use_muon": False}, (2,)),
+    )
+    slots = {0: {"momentum_buffer": 0.0}, 1: {"momentum_buffer": 0.0}, 2: dict.fromkeys(ADAMS, 0.0)}
+    state = OptimizerState(groups, slots)
+    assert state.kind == "muon and adamw"
+    assert [state.settings_for(name).groups[0]["lr"] for name in ("muon", "adamw")] == [0.02, 3e-4]
+    assert OptimizerState(groups[:1], {0: slots[0]}).kind == "muon"
 
 
 @pytest.mark.parametrize("step", [torch.zeros(3), torch.tensor(math.nan), torch.tensor(math.inf), "many"])

@@ -6,7 +6,8 @@ from typing import Any
 from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, UnreadSlot
 from fromage_cli.errors import InputError
-from fromage_cli.optimizers.rule import BOUNDS, NOT_NEGATIVE, RULES
+from fromage_cli.optimizers.recognition import ADAM_ALIKE
+from fromage_cli.optimizers.rule import ADAMW, BOUNDS, NOT_NEGATIVE, RULES
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "variance")
 """Slots of the shape of their parameter, in every rule."""
@@ -19,9 +20,14 @@ def require_sound(state: OptimizerState) -> None:
 
     What the entries of its tensors are is not looked at.
     """
-    if state.settings.rule is None:
+    if len(state.parts) > 1:
+        for part in state.parts:
+            require_sound(part)
         return
-    bounds = {**BOUNDS, **RULES[state.settings.rule].bounds}
+    rule = ADAMW.name if state.kind == ADAM_ALIKE else state.settings.rule
+    if rule is None:
+        return
+    bounds = {**BOUNDS, **RULES[rule].bounds}
     for group in state.groups:
         for name, bound in bounds.items():
             value = _plain(group.settings.get(name))
@@ -59,7 +65,7 @@ def _unsound(found: str, expected: str) -> InputError:
     return InputError(
         f"The optimizer's state {found}; expected {expected}.",
         "The file is damaged, or written by other code than it seems: inspect shows what it holds, and "
-        "--optimizer-state names another.",
+        "--optimizer-state names another, or none.",
     )
 
 
