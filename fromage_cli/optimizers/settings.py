@@ -54,6 +54,8 @@ class SavedSettings:
     """The kind of each of several optimizers, and how many tensors it has."""
     steps: int | None = None
     """Updates made; None where it does not count them."""
+    unread: tuple[str, ...] = ()
+    """The forms of tensors in it that are not read."""
 
     @property
     def rule(self) -> str | None:
@@ -246,7 +248,10 @@ def _notes_on_the_state(given: Given, saved: SavedSettings | None, name: str | N
         words = f"{alike}; --optimizer {ADAM.name} or --optimizer {ADAMW.name} takes it as that one's"
     elif given.name is None and saved.rule is None:
         words = f"the checkpoint holds the state of {saved.kind}, which is not covered here; {TYPE_IT}"
-    return [f"optimizer: {words}."] if words is not None else []
+    notes = [f"optimizer: {words}."] if words is not None else []
+    if saved.unread and saved.serves(name):
+        notes.append(f"optimizer: its state holds {' and '.join(saved.unread)}, which is not read: it counts as empty.")
+    return notes
 
 
 def _notes_on_the_rate(

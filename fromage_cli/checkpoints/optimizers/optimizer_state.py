@@ -63,6 +63,8 @@ class OptimizerState:
     """By parameter number: `exp_avg`, `exp_avg_sq`, `momentum_buffer`, `step` … ; empty before the first step."""
     whole: OptimizerState | None = None
     """That of all optimizers, of which this is one's; None where it is all there is."""
+    unread: tuple[str, ...] = ()
+    """The forms in which it holds tensors that are not read, as an 8-bit one's; these count as not there."""
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -81,11 +83,12 @@ class OptimizerState:
         """What is remembered of some groups alone."""
         numbers = {number for group in groups for number in group.numbers}
         slots = {number: slot for number, slot in self.slots.items() if number in numbers}
-        return OptimizerState(tuple(groups), slots, self)
+        return OptimizerState(tuple(groups), slots, self, self.unread)
 
     def has(self, *names: str) -> bool:
         """Whether every parameter that was ever updated has these slots."""
-        return bool(self.slots) and all(name in slot for slot in self.slots.values() for name in names)
+        stored = [slot.stored if isinstance(slot, UnreadSlot) else slot for slot in self.slots.values()]
+        return bool(stored) and all(slot.get(name) is not None for slot in stored for name in names)
 
     @property
     def kind(self) -> str | None:
@@ -128,7 +131,7 @@ class OptimizerState:
         groups = tuple(group.settings for group in self.groups)
         parts = [(part._kind or UNKNOWN, len(part.numbers)) for part in self.parts]
         several = tuple(parts) if len(parts) > 1 else ()
-        return SavedSettings(self.kind, groups, self.members_told, several, self.steps)
+        return SavedSettings(self.kind, groups, self.members_told, several, self.steps, self.unread)
 
     def settings_for(self, name: str | None) -> SavedSettings:
         """The same, of the optimizers of that name alone where there are any."""
@@ -193,7 +196,8 @@ def together(states: Mapping[tuple[str, ...], OptimizerState]) -> OptimizerState
             groups.append(ParameterGroup(group.settings, numbers, names, ".".join(place)))
         slots |= {start + number: slot for number, slot in state.slots.items()}
         start += 1 + max(state.numbers, default=-1)
-    return OptimizerState(tuple(groups), slots)
+    forms = dict.fromkeys(form for state in states.values() for form in state.unread)
+    return OptimizerState(tuple(groups), slots, unread=tuple(forms))
 
 
 def slot_shape(slot: Mapping[str, Any]) -> tuple[int, ...] | None:

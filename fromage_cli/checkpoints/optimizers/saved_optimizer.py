@@ -47,7 +47,7 @@ def parse_optimizer(saved: Mapping[Any, Any]) -> OptimizerState | None:
     stripped = strip_prefixes(name for name in order if isinstance(name, str))
     shorter = {stored: name for name, stored in stripped.names.items()}
     steps = {order[parameter]: group["step"] for group in groups if "step" in group for parameter in group[PARAMETERS]}
-    kept = {}
+    kept, unread = {}, set()
     for key, slot in slots.items():
         number = order.get(key, order.get(_spelled_out(key)))
         if number is None or not isinstance(slot, Mapping):
@@ -55,8 +55,11 @@ def parse_optimizer(saved: Mapping[Any, Any]) -> OptimizerState | None:
         held = {"step": steps[number], **slot} if number in steps else slot  # apex counts updates by group
         step = held.get("step")
         several = isinstance(step, StoredTensor) and step.numel() != 1  # no number of updates
-        kept[number] = UnreadSlot({n: value for n, value in held.items() if n != "step"} if several else held)
-    return OptimizerState(tuple(_group(group, order, shorter) for group in groups), kept)
+        forms = {n: value.peculiarity for n, value in held.items() if isinstance(value, StoredTensor)}
+        unread |= {form for form in forms.values() if form}
+        held = {n: None if forms.get(n) else value for n, value in held.items() if n != "step" or not several}
+        kept[number] = UnreadSlot(held)
+    return OptimizerState(tuple(_group(group, order, shorter) for group in groups), kept, unread=tuple(sorted(unread)))
 
 
 def _spelled_out(key: object) -> int | None:

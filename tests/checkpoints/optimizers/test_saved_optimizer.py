@@ -4,8 +4,10 @@ from torch import nn
 
 from fromage_cli.checkpoints import match_parameters
 from fromage_cli.checkpoints.optimizers.saved_optimizer import parse_optimizer
+from fromage_cli.checkpoints.optimizers.validation import require_sound
 from fromage_cli.checkpoints.storage.stored_tensor import Storage, StoredTensor
 from fromage_cli.errors import MismatchError
+from fromage_cli.optimizers.settings import Given, find_settings
 
 NAMES = ("layers.0.weight", "layers.0.bias", "norm.weight")
 SHAPES = {"layers.0.weight": (4, 3), "layers.0.bias": (4,), "norm.weight": (4,)}
@@ -103,3 +105,25 @@ def test_a_step_of_several_numbers_is_left_out():
     step = StoredTensor("float32", (3,), (1,), 0, storage)
     state = parse_optimizer({"state": {0: {"step": step, "exp_avg": 1}}, "param_groups": [{"params": [0]}]})
     assert dict(state.slots[0]) == {"exp_avg": 1}
+
+
+def test_moments_in_a_form_that_is_not_read_count_as_not_there():
+    """As those of torchao in 8 bits, of which a file tells the class alone."""
+    storage = Storage("0", "float32", 24, lambda begin, view: None)
+    odd = StoredTensor("float32", (2, 3), (3, 1), 0, storage, peculiarity="an OptimState8bit")
+    groups = [{"params": [0], "lr": 0.1, "betas": (0.9, 0.99), "amsgrad": False, "weight_decay": 0.1}]
+    state = parse_optimizer({"state": {0: {"step": 2, "exp_avg": odd, "exp_avg_sq": odd}}, "param_groups": groups})
+    assert (state.kind, state.steps, state.unread) == ("adam or adamw", 2, ("an OptimState8bit",))
+    assert not state.has("exp_avg", "exp_avg_sq", "step") and state.has("step")
+    require_sound(state)
+    found = find_settings(Given("adamw"), state.settings, Given())
+    assert found.learning_rate == 0.1
+    assert found.notes == ("optimizer: its state holds an OptimState8bit, which is not read: it counts as empty.",)
+
+
+def test_updates_that_are_counted_in_the_group_belong_to_its_parameters():
+    """As apex and TransformerEngine write them."""
+    slots = {number: {"exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)} for number in range(2)}
+    group = {"params": [0, 1], "lr": 0.1, "bias_correction": True, "betas": (0.9, 0.99), "eps": 1e-8, "step": 20}
+    state = parse_optimizer({"state": slots, "param_groups": [{**group, "weight_decay": 0.1}]})
+    assert state.has("step", "exp_avg", "exp_avg_sq") and state.steps == 20 and state.kind == "adam or adamw"
