@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from fromage_cli.checkpoints.finding.library_layouts import library_layout
 from fromage_cli.checkpoints.formats.content import SUPPORTED
 from fromage_cli.checkpoints.formats.foreign import foreign_directory
 from fromage_cli.checkpoints.names.library_files import ACCELERATE, METADATA, MODEL_STATES, SHARD_OF_RANK
@@ -127,6 +128,9 @@ def without_weights(directory: Path, notes: tuple[str, ...] = ()) -> InputError:
             f"{where} holds {len(shards)} shards but no index: {listed(shards)}.",
             hint="Expected is model.safetensors.index.json or pytorch_model.bin.index.json beside them.",
         )
-    found = f"found: {listed(names)}" if names else "it is empty"
-    kind, hint = foreign_directory(names) or (f"holds no weights; {found}", SUPPORTED)
+    if layout := library_layout(directory):
+        kind, hint = f"holds no weights; it is {layout.what}", layout.hint
+    else:
+        found = f"found: {listed(names)}" if names else "it is empty"
+        kind, hint = foreign_directory(names) or (f"holds no weights; {found}", SUPPORTED)
     return InputError(f"{where} {kind}.", hint=hint, details=names)

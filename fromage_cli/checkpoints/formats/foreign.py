@@ -51,11 +51,6 @@ FOREIGN_NAMES = (  # how names end, where no first bytes tell
     ((".params",), "a parameter file of MXNet", "Save its arrays with numpy.savez (mx.nd.load)."),
 )
 FOREIGN_DIRECTORIES = (  # what lies in them, what they are, what to do
-    (
-        "model_index.json",
-        "is a diffusers pipeline, whose networks lie in folders",
-        "Name one of them, such as unet or vae.",
-    ),
     ("_CHECKPOINT_METADATA", "is an Orbax checkpoint", ORBAX),
     ("_METADATA", "is an Orbax checkpoint", ORBAX),
     ("manifest.ocdbt", "is an Orbax checkpoint", ORBAX),

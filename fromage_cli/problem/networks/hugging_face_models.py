@@ -8,7 +8,7 @@ import importlib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fromage_cli.checkpoints.finding.library_layouts import CONFIG, is_transformers_config, library_layout
 from fromage_cli.checkpoints.names.library_files import ACCELERATE
 from fromage_cli.checkpoints.storage.json_file import read_object
 from fromage_cli.errors import FromageError, InputError, MismatchError, UnsafeError, UsageError
@@ -47,6 +48,22 @@ LEAST_COUNT = 10_000
 """Of them, however few tensors the checkpoint has, and however short they are: a configuration lists its classes."""
 
 
+def directory_of(checkpoint: "Checkpoint") -> Path:
+    """Where a checkpoint's weights lie, with what stands beside them."""
+    weights = checkpoint.weights or checkpoint.path
+    return weights.parent.parent if weights.parent.name == ACCELERATE[0] else weights.parent
+
+
+def transformers_config(checkpoint: "Checkpoint") -> Path | None:
+    """The configuration of transformers that stands beside a checkpoint's weights, else above their directory."""
+    home = directory_of(checkpoint)
+    for path in (home / CONFIG, home.absolute().parent / CONFIG):
+        with suppress(InputError):
+            if path.is_file() and is_transformers_config(read_object(path)):
+                return path
+    return None
+
+
 def build_hugging_face(
     checkpoint: "Checkpoint | None", arguments: Mapping[str, Any], seed: int = 0
 ) -> tuple[nn.Module, str]:
@@ -59,12 +76,13 @@ def build_hugging_face(
     """
     if checkpoint is None:
         raise UsageError("--model hf reads config.json beside a checkpoint, and there is none.", "Give CKPT.")
-    weights = checkpoint.weights or checkpoint.path
-    home = weights.parent.parent if weights.parent.name == ACCELERATE[0] else weights.parent
-    path = home / "config.json"
+    home = directory_of(checkpoint)
+    path = transformers_config(checkpoint) or home / CONFIG
+    if layout := library_layout(home):
+        raise MismatchError(f"--model hf builds networks of transformers; {str(home)!r} is {layout.what}.", layout.hint)
     if not path.is_file():
         raise InputError(
-            f"--model hf needs config.json beside the weights; {str(home)!r} has none.",
+            f"--model hf needs {CONFIG} beside the weights; {str(home)!r} has none.",
             "Copy it there, or build the network yourself: --model file.py:factory.",
         )
     values = {**read_object(path), **arguments}
@@ -149,7 +167,7 @@ def _class(transformers: Any, path: Path, values: Mapping[str, Any], named: Any)
             f"Name one: --model-arg {ARCHITECTURE}=BertForMaskedLM, say; or --model file.py:factory.",
         )
     model_type = values.get("model_type")
-    if model_type != described.model_type:
+    if model_type not in (None, described.model_type):
         raise MismatchError(
             f"{path} describes a {model_type!r}, but {name} is a {described.model_type!r}.",
             f"Give --model-arg {ARCHITECTURE}=NAME with a class of that kind.",

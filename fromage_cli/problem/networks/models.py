@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fromage_cli.checkpoints.finding.library_layouts import library_layout
 from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.problem.data.pytrees import in_precision
-from fromage_cli.problem.networks.hugging_face_models import build_hugging_face
+from fromage_cli.problem.networks.hugging_face_models import build_hugging_face, directory_of, transformers_config
 from fromage_cli.problem.networks.perceptron import Perceptron, build_perceptron
 from fromage_cli.problem.user_code.declared import Declared
 from fromage_cli.problem.user_code.named_code import check_arguments, named_code, seeded
@@ -32,8 +33,8 @@ def build_model(
     """The model that a specification names, with weights of its own, and how to describe it.
 
     `hf` is transformers' own class for the config.json beside the checkpoint. `auto` is the factory declared beside the
-    checkpoint (only ever under `--trust`), else a perceptron rebuilt from names and shapes; the latter stands on the
-    meta device until its weights are loaded.
+    checkpoint (only ever under `--trust`), else a perceptron rebuilt from names and shapes, else `hf` where there is
+    such a file; a perceptron stands on the meta device until its weights are loaded.
 
     Raises UsageError (unknown form), InputError, UnsafeError and MismatchError.
     """
@@ -45,10 +46,7 @@ def build_model(
                 "There is no checkpoint, and --model auto builds a network from one.",
                 f"Give CKPT, or a network with weights of its own: --model {MODEL_FORMS.removeprefix('auto, hf, ')}.",
             )
-        if arguments:
-            hint = f"Give --model {MODEL_FORMS.removeprefix('auto, ')}."
-            raise UsageError("--model-arg goes to a factory; --model auto takes none.", hint)
-        return build_perceptron(checkpoint.entries, declared)
+        return _build_auto(arguments, checkpoint, declared, seed)
     if spec == "hf":
         return build_hugging_face(checkpoint, arguments, seed)
     if parse_specification(spec) is None:
@@ -59,6 +57,25 @@ def build_model(
     with seeded(seed):  # again: whether the file had to be imported first must not matter
         model = _from_factory(named, spec, arguments)
     return model, f"{type(model).__name__} from {spec}"
+
+
+def _build_auto(
+    arguments: Mapping[str, Any], checkpoint: "Checkpoint", declared: Declared, seed: int
+) -> tuple[nn.Module, str]:
+    """A perceptron where the checkpoint makes one, else the network of a configuration of transformers beside it."""
+    described = transformers_config(checkpoint) is not None
+    if arguments and not described:
+        hint = f"Give --model {MODEL_FORMS.removeprefix('auto, ')}."
+        raise UsageError("--model-arg goes to a factory; --model auto takes none.", hint)
+    if not arguments:
+        try:
+            return build_perceptron(checkpoint.entries, declared)
+        except MismatchError as error:
+            if layout := library_layout(directory_of(checkpoint)):
+                raise MismatchError(f"{checkpoint.place} is {layout.what}.", layout.hint) from error
+            if not described:
+                raise
+    return build_hugging_face(checkpoint, arguments, seed)
 
 
 def converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -34,7 +34,12 @@ class NormLayer:
     leaves: frozenset[str]
 
 
-def refusal(reason: str, hint: str = "Give the network itself: --model file.py:factory.") -> MismatchError:
+NETWORK_ITSELF = (
+    "Give the network itself: --model file.py:factory; of transformers, put its config.json beside the weights."
+)
+
+
+def refusal(reason: str, hint: str = NETWORK_ITSELF) -> MismatchError:
     """The error of everything that cannot be rebuilt with certainty."""
     return MismatchError(f"The checkpoint cannot be rebuilt as a perceptron: {reason}.", hint)
 

@@ -51,7 +51,6 @@ def test_archives_of_other_libraries_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("member", "words"),
     [
-        ("model_index.json", "diffusers pipeline"),
         ("_CHECKPOINT_METADATA", "Orbax"),
         ("manifest.ocdbt", "Orbax"),
         ("saved_model.pb", "SavedModel"),

@@ -152,6 +152,43 @@ def test_a_network_larger_than_the_checkpoint_is_refused_before_it_takes_memory(
         built(tmp_path, config)
 
 
+@pytest.mark.parametrize("where", ["beside", "above", "file"])
+def test_auto_takes_the_configuration_where_there_is_one(tmp_path, transformers, where):
+    given = checkpoint(tmp_path / "checkpoint-5", None if where == "above" else BERT)
+    if where == "above":
+        (tmp_path / "config.json").write_text(json.dumps(BERT))
+    if where == "file":
+        given = open_checkpoint(tmp_path / "checkpoint-5" / "model.safetensors")
+    for arguments in ({}, {"intermediate_size": 20}):
+        model, description = build_model("auto", arguments, given, Declared())
+        assert type(model) is transformers.BertForMaskedLM
+        assert "config.json" in description
+
+
+def test_auto_rebuilds_a_perceptron_beside_any_configuration(tmp_path):
+    given = checkpoint(tmp_path, {**BERT, "auto_map": {"AutoModel": "x.Y"}}, {"fc.weight": torch.ones(2, 3)})
+    assert build_model("auto", {}, given, Declared())[1].startswith("perceptron 3-2")
+
+
+@pytest.mark.parametrize("spec", ["auto", "hf"])
+def test_networks_of_other_libraries_are_named(tmp_path, spec):
+    given = checkpoint(tmp_path, {"architecture": "resnet50"})
+    with pytest.raises(MismatchError, match="is a network of timm") as caught:
+        build_model(spec, {}, given, Declared())
+    assert "--model timm:create_model" in caught.value.hint
+
+
+def test_a_network_that_nothing_describes_says_what_to_give(tmp_path):
+    with pytest.raises(MismatchError, match="cannot be rebuilt") as caught:
+        build_model("auto", {}, checkpoint(tmp_path, {"hidden": 3}), Declared())
+    assert "file.py:factory" in caught.value.hint and "config.json" in caught.value.hint
+
+
+def test_an_older_configuration_names_only_its_class(tmp_path, transformers):
+    config = {name: value for name, value in BERT.items() if name != "model_type"}
+    assert type(built(tmp_path, config)[0]) is transformers.BertForMaskedLM
+
+
 def test_numbers_that_json_has_not_and_networks_of_ordinary_masks(tmp_path, transformers):
     model, _ = built(tmp_path, {**NEO, "initializer_range": {"__float__": "Infinity"}})
     assert model.config.initializer_range == float("inf")
