@@ -25,6 +25,7 @@ FACTS = {
     "noisy-gradient": "info, warn",
     "grid-starts-late": "warn",
     "schedule-mismatch": "warn",
+    "scale-invariance-untested": "warn",
     "gradient-is-rounding": "info",
     "grid-too-coarse": "info",
     "grid-wide": "info",

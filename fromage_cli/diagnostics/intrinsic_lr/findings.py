@@ -28,9 +28,40 @@ RIGHT = 1e-2
 """Cosine from which on an angle counts as a right one."""
 
 
+HOW_TO_TEST = (
+    "add --model FILE.py:FACTORY (--model auto for a plain perceptron), and --batch FILE where none is beside the "
+    "checkpoint"
+)
+
+
 def judge(result: IntrinsicResult) -> tuple[Finding, ...]:
     """The findings of a network against its equilibria, the gravest kinds first."""
-    return (*_schedule(result), *_norms(result), *_rotations(result), *_forecast(result), *_reach_of_the_theory(result))
+    return (
+        *_untested(result),
+        *_schedule(result),
+        *_norms(result),
+        *_rotations(result),
+        *_forecast(result),
+        *_reach_of_the_theory(result),
+    )
+
+
+def untested_layers(result: IntrinsicResult) -> list[str]:
+    """The layers that move and of which no model showed whether they are scale-invariant."""
+    return [layer.name for layer in result.layers if layer.verdict == "untested" and not layer.unchanged]
+
+
+def _untested(result: IntrinsicResult) -> Iterator[Finding]:
+    """Layers whose equilibria are assumed: most networks have layers that have none."""
+    if names := untested_layers(result):
+        yield about_names(
+            "scale-invariance-untested",
+            "warn",
+            names,
+            f"not tested for scale invariance, so that their equilibria are assumed: {len(names)} of "
+            f"{counted(len(result.layers), 'layer')}",
+            f"{HOW_TO_TEST[0].upper()}{HOW_TO_TEST[1:]}. A layer without a norm behind it is hardly ever invariant.",
+        )
 
 
 def _schedule(result: IntrinsicResult) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fromage_cli.diagnostics.intrinsic_lr.findings import untested_layers
 from fromage_cli.diagnostics.intrinsic_lr.result import Drop, IntrinsicResult
 from fromage_cli.missing import Missing
 from fromage_cli.terminal.pictures import log_ticks, picture
@@ -33,10 +34,12 @@ def draw(result: IntrinsicResult, subject: str) -> Figure:
 
     figure = Figure(figsize=(9.0, 5.0))
     axes = figure.subplots(1, 1)
-    figure.subplots_adjust(left=0.09, right=0.66, top=0.84, bottom=0.11)
+    figure.subplots_adjust(left=0.09, right=0.66, top=0.84, bottom=0.15)
     figure.text(0.02, 0.93, middle(visible(subject), 80), fontsize=11, weight="bold")
     rate = number(result.drop_factor)
     figure.text(0.02, 0.88, f"effective rate relative to now, after the rate is divided by {rate}", color="#444444")
+    if untested_layers(result):
+        figure.text(0.02, 0.02, "Warning: scale invariance was not tested; without it there is no equilibrium.")
     axes.set_xlabel("steps after the drop")
     axes.set_ylabel("effective rate / effective rate now")
     axes.set_yscale("log")

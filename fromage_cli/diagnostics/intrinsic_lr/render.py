@@ -8,8 +8,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.counting import counted, first_names
+from fromage_cli.diagnostics.intrinsic_lr.findings import HOW_TO_TEST, untested_layers
 from fromage_cli.diagnostics.intrinsic_lr.result import DOUBT, IntrinsicResult, LayerEquilibrium
-from fromage_cli.missing import Missing, known
+from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_known, prose
@@ -75,14 +76,36 @@ def summary(result: IntrinsicResult) -> str:
         )
         norms = f"the norms are from {ends} their own" if len(ratios) > 1 else f"the norm is {ends} its own"
         said.append(f"{there} of {len(ratios)} {'is' if there == 1 else 'are'} within 10 % of equilibrium; {norms}.")
-    if not times and not ratios and not result.changing:
-        said.append("No layer has an equilibrium norm here.")
-    untested = sum(layer.verdict == "untested" for layer in result.layers)
-    if not result.tested:
-        said.append("This assumes scale invariance, which only a model and a batch can tell.")
-    elif untested:
-        said.append(f"{untested} of the layers could not be tested; that they are scale-invariant is assumed.")
-    return " ".join(said)
+    return " ".join([*_doubt(result), *said, _verdict(result)])
+
+
+def _doubt(result: IntrinsicResult) -> list[str]:
+    """A warning where a model did not show that layers are scale-invariant, which all numbers of them assume."""
+    untested = untested_layers(result)
+    if not untested:
+        return []
+    whose = f"{len(untested)} of {len(result.layers)} layers" if result.tested else "no layer"
+    how = "were not tested" if result.tested else "was tested"
+    return [f"Warning: {whose} {how} for scale invariance, without which a layer has no equilibrium."]
+
+
+def _verdict(result: IntrinsicResult) -> str:
+    """What the user may conclude, or why nothing and what to type."""
+    invariant = [layer for layer in result.layers if layer.verdict not in ("none", "untested")]
+    if not invariant:
+        none = "No layer was found to be scale-invariant: intrinsic rates and equilibrium norms do not apply here."
+        return none if result.tested else f"No verdict without that test: {HOW_TO_TEST}."
+    if result.changing:
+        return "No verdict while the rate changes: --schedule constant asks about the present rate kept."
+    waits = _known(layer.relaxation_steps for layer in invariant)
+    if waits:
+        there = _known(layer.steps_to_equilibrium for layer in invariant)
+        last = f" The last layer is there in {number(max(there))} steps." if there and max(there) > 0.0 else ""
+        return f"Wait {number(max(waits))} steps after a change of rate or decay before you judge it.{last}"
+    if any(growth > 0.0 for growth in _known(layer.growth_per_step for layer in invariant)):
+        return "Norms never settle without weight decay: they grow, and the effective rate falls or layers turn less."
+    why = next(layer.relaxation_steps for layer in invariant if isinstance(layer.relaxation_steps, Missing))
+    return f"{'Nothing to wait for' if why.code is Why.NO_EQUILIBRIUM else 'No verdict'}: {why.words}."
 
 
 def _schedule(result: IntrinsicResult) -> list[str]:

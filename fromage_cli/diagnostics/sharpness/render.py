@@ -134,12 +134,30 @@ def _without_verdict(result: SharpnessResult, stable: float | None) -> str:
     top = result.eigenvalues[0]
     words = f"On this batch the sharpest direction has a curvature of {number(top.value)} ± {number(top.residual)}."
     if result.optimizer is None:
-        return f"{words} For a verdict name optimizer and rate: --optimizer sgd --lr 0.1."
+        return f"{words} There is no verdict without optimizer and rate: name yours, as --optimizer sgd --lr 0.1."
     if isinstance(result.learning_rate, Missing) and stable is not None:
         up_to = f"up to a rate of {number(stable)}; --lr gives yours."
         return f"{words} {_optimizer(result)} is stable on today's curvature {up_to}"
+    if (critical := known(result.critical_sharpness)) is not None:
+        return f"{words} {_by_one_step(result, 2.0 / critical)}"
     why = result.threshold if isinstance(result.threshold, Missing) else result.ratio
     return f"{words} There is no verdict: {why.words if isinstance(why, Missing) else 'nothing was measured'}."
+
+
+def _by_one_step(result: SharpnessResult, rises: float) -> str:
+    """The verdict on a rule that has no threshold: whether its next step, at the rate, lowers the loss of the batch.
+
+    `rises`: the rate from which on it raises it.
+    """
+    rate, title = known(result.learning_rate), _optimizer(result)
+    limit = f"No curvature bounds the rate of {title}. Its next step raises the loss from a rate of {number(rises)} on"
+    if rate is None:
+        return f"{limit}; for a verdict give yours: --lr RATE."
+    if rate >= rises:
+        return f"{limit}, and you run at {number(rate)}: lower the rate, or warm it up."
+    falls = not isinstance(result.quadratic, Missing) and result.quadratic.outcome == "falls"
+    further = ", and at yours the loss of the quadratic model falls as well" if falls else ""
+    return f"{limit}, {number(rises / rate)} × yours{further}: your rate is stable as far as that tells."
 
 
 def _highest(model: QuadraticModel) -> str:

@@ -15,6 +15,13 @@ def alone(make_result, make_layer, **changes):
     return make_result(layers=(make_layer(**kept),))
 
 
+def test_untested_invariance_is_a_warning_that_says_how_to_test(make_result, make_layer):
+    (found,) = judge(make_result(tested=False, layers=(make_layer(verdict="untested", log_ratio=0.0),)))
+    assert (found.code, found.severity, found.value) == ("scale-invariance-untested", "warn", 1.0)
+    assert "--model FILE.py:FACTORY" in found.hint and "--model auto" in found.hint
+    assert codes(alone(make_result, make_layer, verdict="untested", unchanged=True)) == []
+
+
 def test_a_layer_at_its_equilibrium_is_no_news(make_result, make_layer):
     assert codes(alone(make_result, make_layer)) == []
 

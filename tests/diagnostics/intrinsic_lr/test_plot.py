@@ -27,3 +27,10 @@ def test_what_stands_in_it_and_that_it_is_the_same_each_time(dropped):
 
 def test_png_and_no_curve_at_all(make_result):
     assert draw(make_result(drop_factor=2.0), "x", "png").startswith(b"\x89PNG")
+
+
+def test_untested_invariance_is_warned_of(make_result, make_layer, drop):
+    untested = make_result(layers=(make_layer("a", drop=drop, verdict="untested"),), drop_factor=10.0)
+    assert b"Warning: scale invariance was not tested" in draw(untested, "x", "svg")
+    tested = make_result(layers=(make_layer("a", drop=drop),), drop_factor=10.0)
+    assert b"Warning" not in draw(tested, "x", "svg")

@@ -41,8 +41,32 @@ def test_names_beside_a_reason_cannot_act_either(make_result, make_layer):
 
 def test_layers_that_could_not_be_tested_are_counted(make_result, make_layer):
     text = summary(make_result(layers=(make_layer(), make_layer("w", verdict="untested"))))
-    assert text.endswith("1 of the layers could not be tested; that they are scale-invariant is assumed.")
-    assert "could not be tested" not in summary(make_result())
+    assert text.startswith("Warning: 1 of 2 layers were not tested for scale invariance, without which a layer has no")
+    assert "Warning" not in summary(make_result())
+
+
+def test_untested_equilibria_begin_with_a_warning_and_end_with_what_to_type(make_result, make_layer):
+    text = summary(make_result(tested=False, layers=(make_layer(verdict="untested"),)))
+    assert text.startswith("Warning: no layer was tested for scale invariance")
+    assert "No verdict without that test: add --model FILE.py:FACTORY (--model auto for a plain perceptron)" in text
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        ({"verdict": "none"}, "equilibrium norms do not apply here."),
+        (
+            {"relaxation_steps": 500.0, "steps_to_equilibrium": 0.0},
+            "Wait 500 steps after a change of rate or decay before you judge it.",
+        ),
+        ({"relaxation_steps": 500.0, "steps_to_equilibrium": 700.0}, "The last layer is there in 700 steps."),
+        ({"relaxation_steps": NO_RATE, "growth_per_step": 1e-4}, "the effective rate falls or layers turn less."),
+        ({"relaxation_steps": NO_RATE}, f"No verdict: {NO_RATE.words}."),
+        ({"relaxation_steps": Missing(Why.NO_EQUILIBRIUM, "it stays")}, "Nothing to wait for: it stays."),
+    ],
+)
+def test_it_ends_with_a_verdict_or_why_there_is_none(make_result, make_layer, layer, words):
+    assert summary(make_result(layers=(make_layer(**layer),))).endswith(words)
 
 
 def test_the_furthest_come_first_and_hidden_rows_are_counted(make_result, make_layer):
@@ -71,9 +95,9 @@ def test_the_courses(make_result, make_layer, drop):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"tested": False}, "assumes scale invariance"),
         ({"optimizer": "fromage", "decay": None, "momentum": None}, "Fromage, 3 layers."),
-        ({"layers": ()}, "No layer has an equilibrium norm here."),
+        ({"layers": ()}, "No layer was found to be scale-invariant"),
+        ({"schedule_doubt": "it falls"}, "No verdict while the rate changes: --schedule constant"),
         ({"momentum": None, "optimizer": "adamw", "decay": "decoupled"}, "AdamW, decay decoupled, 3 layers."),
         ({}, "1 of 2 is within 10 % of equilibrium; the norms are from 2.61 × below to 1.05 × above their own."),
     ],

@@ -115,7 +115,7 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
         regime=NO_RATIO,
         quadratic=OPTIMIZER_UNKNOWN,
     )
-    assert "For a verdict name optimizer and rate: --optimizer sgd --lr 0.1." in summary(unknown)
+    assert "without optimizer and rate: name yours, as --optimizer sgd --lr 0.1." in summary(unknown)
     assert "not known: quadratic model, ratio, because the optimizer is not known\n" in page(unknown)
     assert "regime" not in page(unknown)
     no_rate = {"learning_rate": LEARNING_RATE_UNKNOWN, "ratio": NO_RATIO, "regime": NO_RATIO}
@@ -124,7 +124,20 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
         still
     )
     lion = replace(still, optimizer="lion", momentum=None, learning_rate=0.1, stable_learning_rate=NO_RATIO)
-    assert "There is no verdict: the learning rate is not known" in summary(lion)
+    assert "There is no verdict: the learning rate is not known" in summary(replace(lion, critical_sharpness=NO_RATIO))
+    assert summary(replace(lion, learning_rate=LEARNING_RATE_UNKNOWN)).endswith("for a verdict give yours: --lr RATE.")
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [(0.6, "and you run at 0.6: lower the rate, or warm it up."), (0.01, "your rate is stable as far as that tells.")],
+)
+def test_a_rule_without_threshold_is_judged_by_its_next_step(make_result: MakeResult, rate: float, words: str) -> None:
+    """The step raises the loss from twice over the critical sharpness of 3.96 on."""
+    lion = replace(make_result(), optimizer="lion", momentum=None, ratio=NO_RATIO, learning_rate=rate)
+    text = summary(lion)
+    assert "No curvature bounds the rate of Lion. Its next step raises the loss from a rate of 0.505 on" in text
+    assert text.endswith(words)
 
 
 def test_the_page_in_ascii_has_every_number(make_result: MakeResult) -> None:
