@@ -34,17 +34,23 @@ def train(recipe: Recipe, model: nn.Module, optimizer: Optimizer) -> Iterator[in
     x, y = recipe.split().train
     shuffle = torch.Generator().manual_seed(recipe.seed)
     step = 0
+    set_rate(optimizer, rate(recipe, 1))
     yield step
     for _ in range(recipe.epochs):
         order = torch.randperm(len(y), generator=shuffle)
         for rows in order.split(recipe.batch_size)[: steps_per_epoch(recipe)]:
             step += 1
-            for group in optimizer.param_groups:
-                group["lr"] = rate(recipe, step)
+            set_rate(optimizer, rate(recipe, step))
             optimizer.zero_grad()
             mean_loss(model.train(), (x[rows], y[rows])).backward()
             optimizer.step()
             yield step
+
+
+def set_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    """Give every group the rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
 
 
 def mean_loss(model: nn.Module, rows: Rows) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """How each sample is trained; a further sample is one more entry of RECIPES, with its factory in models.py."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 from splits import Rows, Split, characters, digit_images, digits
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from fromage_cli.optim import LARS, Fromage
 
 WEIGHT_DECAY, BETAS = 0.1, (0.9, 0.95)
+MOMENTUM, SGD_DECAY = 0.9, 5e-4
 
 
 def fromage(model: nn.Module) -> Fromage:
@@ -24,6 +25,11 @@ def fromage(model: nn.Module) -> Fromage:
 
 def lars(model: nn.Module) -> LARS:
     return LARS(model.parameters())
+
+
+def sgd(model: nn.Module) -> SGD:
+    """Return SGD with momentum whose weight decay settles norms within about a thousand steps, gains and biases too."""
+    return SGD(model.parameters(), momentum=MOMENTUM, weight_decay=SGD_DECAY)
 
 
 def adam_w(model: nn.Module) -> AdamW:
@@ -119,6 +125,12 @@ RECIPES = {
     ),
     "convnet-lars": _convnet(optimizer=lars),
     "convnet-fromage": _convnet(optimizer=fromage),
+    "convnet-sgd": replace(
+        _convnet(optimizer=sgd),
+        checkpoints=(0, 330, 990, 1650, 2310, 2970),
+        learning_rate=0.05,
+        save=save_training_state,
+    ),
     "char-gpt": Recipe(
         what="decoder, 2 blocks of width 64, 4 heads, LayerNorm before each branch, tied embedding",
         model=models.char_gpt,

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_checkpoints"
 PERCEPTRONS = ["mlp-2", "mlp-16", "resmlp-16"]
 CONVNETS = ["convnet-lars", "convnet-fromage"]
-NAMES = [*PERCEPTRONS, *CONVNETS, "char-gpt"]
+NAMES = [*PERCEPTRONS, *CONVNETS, "convnet-sgd", "char-gpt"]
 CONVOLUTIONS = [f"convolutions.{place}.weight" for place in range(3)]
 DECLARED = {
     "mlp-2": {"optimizer": "fromage", "activation": "relu", "residual": False, "learning_rate": 0.01 * 0.9**19},
@@ -26,6 +26,7 @@ DECLARED = {
     "resmlp-16": {"optimizer": "fromage", "activation": "relu", "residual": True, "learning_rate": 0.01 * 0.9**19},
     "convnet-lars": {"optimizer": "lars", "learning_rate": 0.02},
     "convnet-fromage": {"optimizer": "fromage", "learning_rate": 0.02},
+    "convnet-sgd": {"optimizer": "sgd", "learning_rate": 0.05},
     "char-gpt": {"optimizer": "adamw", "learning_rate": 0.003, "weight_decay": 0.1, "betas": [0.9, 0.95]},
 }
 
@@ -114,7 +115,7 @@ def test_checkpoints_carry_their_step(make, name):
     assert [str(step) for step in steps] == readme_rows()[name][5].split(", ")
 
 
-@pytest.mark.parametrize("name", PERCEPTRONS + CONVNETS)
+@pytest.mark.parametrize("name", [*PERCEPTRONS, *CONVNETS, "convnet-sgd"])
 def test_batch_holds_512_training_rows(make, name):
     shape = (512, 64) if name in PERCEPTRONS else (512, 1, 8, 8)
     batch = load_file(SAMPLES / name / "batch.safetensors")
@@ -167,7 +168,7 @@ def test_declaration_is_data_about_the_run(make, name):
         assert make.RECIPES[name].model().residual == declared["residual"]
 
 
-@pytest.mark.parametrize("name", PERCEPTRONS + CONVNETS)
+@pytest.mark.parametrize("name", [*PERCEPTRONS, *CONVNETS, "convnet-sgd"])
 def test_initialisation_is_the_recipe_s(make, name):
     torch.manual_seed(make.RECIPES[name].seed)
     stored = weights(steps_of(name)[0])
@@ -250,6 +251,25 @@ def test_optimizer_state_continues_the_run(make):
     assert model.output.weight is model.token.weight
 
 
+def test_weight_decay_has_settled_the_norms_of_convolutions_before_batchnorm():
+    """SGD's relaxation time is (1 − momentum)/(4 η λ) = 1000 steps: nearly three lie between first and last."""
+    files = sorted((SAMPLES / "convnet-sgd").iterdir())
+    assert sum(file.stat().st_size for file in files) < 300e3
+    first, before, last = [weights(steps_of("convnet-sgd")[place]) for place in (0, -2, -1)]
+    for name in CONVOLUTIONS:
+        assert last[name].norm().item() == pytest.approx(before[name].norm().item(), rel=0.05)
+        assert last[name].norm() > 1.9 * first[name].norm()
+
+
+def test_the_state_of_sgd_is_kept(make):
+    """From the first step on a momentum buffer of each parameter; the rate of the first step before it."""
+    for path in steps_of("convnet-sgd"):
+        kept = torch.load(path, weights_only=True)
+        (group,) = kept["optimizer"]["param_groups"]
+        assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.05, 0.9, 5e-4)
+        assert len(kept["optimizer"]["state"]) == (len(group["params"]) if kept["step"] else 0)
+
+
 def test_warm_up_is_linear_and_the_rate_constant_after_it(make):
     recipe = make.RECIPES["char-gpt"]
     assert [make.rate(recipe, step) for step in (1, 50, 100, 101, 860)] == pytest.approx(
@@ -272,7 +292,7 @@ def test_dropout_is_an_argument(make):
     assert torch.equal(model.eval()(x), model(x))
 
 
-@pytest.mark.parametrize("name", [*CONVNETS, "char-gpt"])
+@pytest.mark.parametrize("name", [*CONVNETS, "convnet-sgd", "char-gpt"])
 def test_making_a_shortened_sample_twice_writes_the_same_bytes(make, one_thread, tmp_path, name):
     (x, y), (x_held_out, y_held_out) = make.RECIPES[name].split().train, make.RECIPES[name].split().held_out
     few = type(make.RECIPES[name].split())((x[:192], y[:192]), (x_held_out[:64], y_held_out[:64]))

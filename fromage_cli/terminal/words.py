@@ -91,7 +91,7 @@ def number(value: float | Missing | None, ascii_only: bool = False) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return str(value)
-    if math.isfinite(value) and 1000 <= abs(value) < 1e6:
+    if 999.5 <= abs(value) < 1e6:
         return f"{value:.0f}"
     return f"{value:.3g}"
 

@@ -66,7 +66,7 @@ def summary(result: IntrinsicResult) -> str:
     elif times:
         epochs = _known(layer.relaxation_epochs for layer in result.layers)
         in_epochs = f" ({number(median(epochs))} epochs)" if epochs else ""
-        said.append(f"Norms relax in {number(median(times))} steps{in_epochs}.")
+        said.append(f"Norms relax in {counted(round(median(times)), 'step')}{in_epochs}.")
     ratios = _known(layer.log_ratio for layer in result.layers)
     if ratios:
         there = sum(math.log(0.9) <= ratio <= math.log(1.1) for ratio in ratios)
@@ -100,8 +100,10 @@ def _verdict(result: IntrinsicResult) -> str:
     waits = _known(layer.relaxation_steps for layer in invariant)
     if waits:
         there = _known(layer.steps_to_equilibrium for layer in invariant)
-        last = f" The last layer is there in {number(max(there))} steps." if there and max(there) > 0.0 else ""
-        return f"Wait {number(max(waits))} steps after a change of rate or decay before you judge it.{last}"
+        last = (
+            f" The last layer is there in {counted(round(max(there)), 'step')}." if there and max(there) > 0.0 else ""
+        )
+        return f"Wait {counted(round(max(waits)), 'step')} after a change of rate or decay before you judge it.{last}"
     if any(growth > 0.0 for growth in _known(layer.growth_per_step for layer in invariant)):
         return "Norms never settle without weight decay: they grow, and the effective rate falls or layers turn less."
     why = next(layer.relaxation_steps for layer in invariant if isinstance(layer.relaxation_steps, Missing))

@@ -150,10 +150,11 @@ def test_a_picture_leaves_the_answer_with_every_checkpoint(run, home):
     assert [checkpoint["step"] for checkpoint in json.loads(out)["checkpoints"]] == [10, 30]
 
 
-def test_a_run_without_decay_is_told_and_fails_no_job(run, home):
+def test_a_run_without_decay_is_told_beside_the_warning_that_nothing_was_tested(run, home):
     given = ("--optimizer", "adamw", "--lr", "1e-3", "--weight-decay", "0", "--json")
     code, out, _ = run("step-10.safetensors", *given, "--fail-on", "warn")
-    assert code == 0 and json.loads(out)["findings"][0]["code"] == "no-equilibrium"
+    found = [(finding["code"], finding["severity"]) for finding in json.loads(out)["findings"]]
+    assert code == 10 and found == [("scale-invariance-untested", "warn"), ("no-equilibrium", "info")]
 
 
 def test_adam_with_coupled_decay_says_what_is_not_defined(run, home):
@@ -352,7 +353,10 @@ def test_a_schedule_that_is_not_known_voids_what_it_must(run, cosine):
     torch.save(saved, "step-100.pt")
     envelope = json.loads(run("step-100.pt", "--json")[1])
     (layer,) = envelope["result"]["layers"]
-    assert envelope["findings"][0]["code"] == "schedule-unknown"
+    assert [finding["code"] for finding in envelope["findings"]][:2] == [
+        "scale-invariance-untested",
+        "schedule-unknown",
+    ]
     assert {layer["missing"][field]["code"] for field in ("equilibrium_norm", "forecast", "log_ratio")} == {"schedule"}
     wrong = ("--schedule", "linear", "--total-steps", "150", "--json")
     codes = [finding["code"] for finding in json.loads(run("step-100.pt", *wrong)[1])["findings"]]
