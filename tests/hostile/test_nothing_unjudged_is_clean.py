@@ -110,6 +110,8 @@ UNSAFE = {
     "a partial call": called("functools", "partial", b"ctorch.storage\n_load_from_bytes\n", b"C\x01."),
     "a network that is called": b"\x80\x02ctorch.nn.modules.container\nSequential\n)\x81}U\x08_modules}K\x00"
     + b"ctorch.storage\n_load_from_bytes\nssb" + b"C\x01.\x85R.",
+    "a network that is called otherwise": b"\x80\x02(ctorch.nn.modules.container\nSequential\n)\x81}U\x08_modules}K\x00"
+    + b"ctorch.storage\n_load_from_bytes\nssb" + b"C\x01.o.",
     "an extension that is registered": b"\x80\x02ccopyreg\nadd_extension\n.",
     "a storage that is called": b"\x80\x02(U\x07storagectorch.storage\n_load_from_bytes\nU\x010U\x03cpuC\x01\xffNtQ.",
     "an extension": b"\x80\x02\x82\x01.",

@@ -162,6 +162,8 @@ class Machine:
         kind = function.kind if isinstance(function, Placeholder) else function
         if kind in self.uses:
             self.uses[kind][use] = None
+            if isinstance(function, Placeholder) and use != "build":
+                self.uses[kind]["run"] = None
 
     def call(self, function: Any, args: Any, use: str = "call", kwargs: Mapping[Any, Any] | None = None) -> Any:
         """Return what a call stands for: a known constructor's value, else a placeholder."""
@@ -236,5 +238,7 @@ class Machine:
         if isinstance(target, Placeholder):
             self.used(target, "build")
             target.state = state
+        elif isinstance(target, Global):
+            self.used(target, "change")
         elif hasattr(target, "with_state"):
             target.with_state(state)

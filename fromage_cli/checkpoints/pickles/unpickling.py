@@ -32,7 +32,7 @@ class PickledName(Global):
     uses: tuple[str, ...]
     """Of `import`, which comes first, `call`, `create` (an instance), `build` (set its attributes).
 
-    A survey tells `run` (call what it returned) and `change` (it itself, for the whole process) beside.
+    No pickler lets `run` (what it returned be called) or `change` (it itself, for the whole process).
     """
 
 

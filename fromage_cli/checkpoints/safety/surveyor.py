@@ -62,10 +62,8 @@ class Surveyor(Machine):
             return super().call(function, args)
         self.used(function, use)
         given = args if isinstance(args, tuple) else ()
-        if isinstance(function, Placeholder):
-            self.used(function, "run")
         if dotted == REBUILD and given:
-            self.used(given[0], "run" if isinstance(given[0], Placeholder) else "call")
+            self.used(given[0], "call")
             self._load(given[0].dotted if isinstance(given[0], Global) else "", ())
         self._load(dotted, given)
         kind = function.kind if isinstance(function, Placeholder) else function
