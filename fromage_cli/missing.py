@@ -113,7 +113,7 @@ class Interrupted(Generic[T]):
 
 
 LIMIT_REACHED = Missing(Why.LIMIT_REACHED, "a limit was reached before")
-OPTIMIZER_UNKNOWN = Missing(Why.OPTIMIZER_UNKNOWN, "the optimizer is not known")
+OPTIMIZER_UNKNOWN = Missing(Why.OPTIMIZER_UNKNOWN, "the optimizer is not known: --optimizer NAME gives it")
 NO_OTHER_DRAWS = Missing(Why.NOT_DEFINED, "the network draws no random numbers that change its loss")
 STEP_UNKNOWN = Missing(Why.STEP_UNKNOWN, "the file does not tell its training step")
 LEARNING_RATE_UNKNOWN = Missing(Why.LEARNING_RATE_UNKNOWN, "the learning rate is not known")

@@ -303,3 +303,7 @@ def listed(rules: Iterable[Rule]) -> str:
 def having(setting: str) -> list[Rule]:
     """The rules that have a setting."""
     return [rule for rule in RULES.values() if rule.has(setting)]
+
+
+NAME_IT = f"--optimizer NAME gives it: {listed(RULES.values())}"
+"""What to do where the optimizer is not known."""

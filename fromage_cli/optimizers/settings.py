@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fromage_cli.optimizers.recognition import ADAM_ALIKE, EITHER_ADAM
-from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, RULES, Rule, listed
+from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, NAME_IT, RULES, Rule
 
 OTHER_NAMES = {"trust_coefficient": "trust_coeff"}
 """What other implementations call a setting."""
@@ -16,8 +16,6 @@ ASSUMED = {
     "trust_coefficient": "trust coefficient is not known; {} is",
 }
 """What is said of a setting where nothing tells it, by its name."""
-TYPE_IT = f"--optimizer NAME takes another: {listed(RULES.values())}"
-"""What to do where the optimizer is not known."""
 UNTOLD_GROUPS = "optimizer: its groups differ and cannot be matched to the layers by name or shape."
 
 
@@ -247,7 +245,7 @@ def _notes_on_the_state(given: Given, saved: SavedSettings | None, name: str | N
         alike = "the state has the slots of Adam without all of its settings, as that of Yogi or NAdamW would"
         words = f"{alike}; --optimizer {ADAM.name} or --optimizer {ADAMW.name} takes it as that one's"
     elif given.name is None and saved.rule is None:
-        words = f"the checkpoint holds the state of {saved.kind}, which is not covered here; {TYPE_IT}"
+        words = f"the checkpoint holds the state of {saved.kind}, which is not covered here; {NAME_IT}"
     notes = [f"optimizer: {words}."] if words is not None else []
     if saved.unread and saved.serves(name):
         notes.append(f"optimizer: its state holds {' and '.join(saved.unread)}, which is not read: it counts as empty.")

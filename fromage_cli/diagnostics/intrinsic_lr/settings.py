@@ -11,7 +11,7 @@ from fromage_cli.checkpoints.runs.layer_settings import RunSettings, run_setting
 from fromage_cli.checkpoints.runs.saved_schedule import updates_made
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import RunSchedule
-from fromage_cli.optimizers.rule import RULES, Rule
+from fromage_cli.optimizers.rule import NAME_IT, RULES, Rule
 from fromage_cli.optimizers.settings import Given, Optimizer, first_known
 from fromage_cli.terminal.optimizer_options import spelled
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
@@ -126,7 +126,7 @@ def find_training(
     if run.name is None:
         raise UsageError(
             "No optimizer is known: the checkpoint holds no state of one, and none was named.",
-            f"Give --optimizer, one of {', '.join(RULES)}, with --lr and --weight-decay.",
+            f"{NAME_IT}. Give --lr and --weight-decay too.",
         )
     rule = run.optimizer.rule
     rates = {layer: _Rates.of(run, layer, along, list(map(updates_made, checkpoints))) for layer in names}

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult
 from fromage_cli.missing import Missing, known
+from fromage_cli.optimizers.rule import NAME_IT
 from fromage_cli.terminal.answer import PageStyle, Table
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_known, prose
 from fromage_cli.terminal.words import number, sparkline
@@ -26,7 +27,7 @@ UNTESTED = (
     "Whether a layer is scale-invariant was not tested: that needs the model; --model SPEC (and --batch SPEC) "
     "turns the test on."
 )
-UNKNOWN = "The optimizer is not known: --optimizer NAME adds the law and effective rates."
+UNKNOWN = f"The optimizer is not known, so that law and effective rates are missing. {NAME_IT}."
 TESTED = (
     "invariant: whether the network feels the layer's scale, and which parts may be scaled on their own; D(2), D(0.5): "
     "how far outputs move when it is doubled and halved."

@@ -9,7 +9,7 @@ from fromage_cli.checkpoints.runs.layer_settings import run_settings
 from fromage_cli.errors import UsageError
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why
 from fromage_cli.optimizers.effective_rate import FOREIGN_DECAY
-from fromage_cli.optimizers.rule import RULES
+from fromage_cli.optimizers.rule import NAME_IT, RULES
 from fromage_cli.optimizers.settings import Given
 from fromage_cli.terminal.optimizer_options import spelled
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
@@ -124,7 +124,7 @@ def find_run_settings(
             if getattr(given, setting) is not None and typed(name):
                 raise UsageError(
                     f"--{name.replace('_', '-')} says nothing as long as the optimizer is unknown.",
-                    hint=f"Add --optimizer, one of {', '.join(RULES)}.",
+                    hint=f"{NAME_IT}.",
                 )
         unknown = Settings(None, (None,) * len(checkpoints), steps_per_epoch=epoch, notes=run.optimizer.notes)
         return replace(unknown, never_updated=run.found[-1].never_updated)

@@ -8,6 +8,7 @@ import typer
 
 from fromage_cli.errors import FromageError, NumericalError, ResourceError, UsageError
 from fromage_cli.missing import Missing
+from fromage_cli.optimizers.rule import NAME_IT
 from fromage_cli.terminal.options import OutputOptions
 from fromage_cli.theory.schedules import Schedule
 
@@ -92,7 +93,7 @@ class RateOptions:
         if flag is not None:
             raise UsageError(
                 f"{flag} needs the optimizer, and no checkpoint tells which it is.",
-                f"Name it with --optimizer; without {flag} the tables show all of them.",
+                f"{NAME_IT}. Without {flag} the tables show all of them.",
             )
 
     @property

@@ -17,6 +17,7 @@ from torch import Tensor
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.counting import counted
 from fromage_cli.errors import MismatchError, UsageError
+from fromage_cli.optimizers.rule import NAME_IT
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState, group_shares
 from fromage_cli.probes.optimizer_step.real_step import load_slot
 from fromage_cli.problem.data.batches import Batch
@@ -99,7 +100,7 @@ class Training:
         self.problem, self.origin = matched.problem, origin
         optimizer, state = matched.optimizer, matched.state
         if optimizer.rule is None:
-            raise UsageError(f"No steps can be taken with optimizer {optimizer.name!r}.", "Name one with --optimizer.")
+            raise UsageError(f"No steps can be taken with optimizer {optimizer.name!r}.", f"{NAME_IT}.")
         self.record, self.rule, self.settings = optimizer.rule, optimizer.rule.load_class(), optimizer.arguments
         movable = [tensor for tensor in self.problem.trainable if matched.takes(tensor)]
         self.groups = [_Group(tuple(movable), {}, 1.0)]

@@ -116,7 +116,8 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
         quadratic=OPTIMIZER_UNKNOWN,
     )
     assert "without optimizer and rate: name yours, as --optimizer sgd --lr 0.1." in summary(unknown)
-    assert "not known: quadratic model, ratio, because the optimizer is not known\n" in page(unknown)
+    words = "not known: quadratic model, ratio, because the optimizer is not known: --optimizer NAME gives it\n"
+    assert words in page(unknown).replace("known:\n", "known: ")
     assert "regime" not in page(unknown)
     no_rate = {"learning_rate": LEARNING_RATE_UNKNOWN, "ratio": NO_RATIO, "regime": NO_RATIO}
     still = replace(result, **no_rate, threshold=LEARNING_RATE_UNKNOWN, quadratic=OPTIMIZER_UNKNOWN)
