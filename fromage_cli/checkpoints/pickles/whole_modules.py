@@ -14,6 +14,8 @@ from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 
 TORCHSCRIPT = "__torch__"
 """What the modules of TorchScript's classes begin with."""
+OMEGACONF, CONTENT = "omegaconf", ("_content", "_val")
+"""Hydra's settings: a list, a dictionary or a number, each inside of an object, such as an optimizer's betas."""
 MOST_NESTED_MODULES = 100
 """Networks inside of each other; one that holds itself has no end of them."""
 LONGEST_SEQUENCE = 10_000
@@ -65,6 +67,8 @@ def _held(value: Placeholder, repetition: Repetition) -> Any:
     if _is_module(value):
         return _state_dict(value, repetition)
     attributes = value.attributes
+    if value.kind.module.partition(".")[0] == OMEGACONF and (content := [one for one in CONTENT if one in attributes]):
+        return attributes[content[0]]
     if isinstance(attributes, dict) and attributes and not value.pairs:
         return attributes
     return {**repetition.look(attributes), **value.pairs} or value.items or value

@@ -1,4 +1,6 @@
 import pickle
+import sys
+import types
 
 import numpy
 import pytest
@@ -60,3 +62,29 @@ def test_bytes_that_python_2_wrote_and_that_read_as_text(tmp_path):
     (tmp_path / "x.pkl").write_bytes(made + stored + b"tbs.")
     assert pickle.loads(made + stored + b"tbs.", encoding="latin1")["w"].tobytes() == stored
     assert open_checkpoint(tmp_path / "x.pkl").tensor("w").numpy().tobytes() == stored
+
+
+def test_settings_in_objects_of_omegaconf_are_those_inside(tmp_path, monkeypatch):
+    """Hydra's trainers save an optimizer's betas as a ListConfig, whose members are nodes around numbers."""
+    module = types.ModuleType("omegaconf.listconfig")
+    for name in ("ListConfig", "AnyNode"):
+        setattr(module, name, type(name, (), {"__module__": module.__name__}))
+    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    def node(kind, **attributes):
+        made = getattr(module, kind)()
+        made.__dict__ |= {**attributes, "_metadata": None}
+        return made
+
+    parameter = torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = torch.optim.Adam([parameter], lr=0.5)
+    parameter.sum().backward()
+    optimizer.step()
+    saved = optimizer.state_dict()
+    betas = node("ListConfig", _content=[node("AnyNode", _val=beta) for beta in (0.8, 0.99)])
+    saved["param_groups"][0]["betas"] = betas
+    torch.save({"state_dict": {"w": parameter.data}, "optimizer_states": [saved]}, tmp_path / "x.ckpt")
+    state = open_checkpoint(tmp_path / "x.ckpt").optimizer
+    assert state.groups[0].settings["betas"] == [0.8, 0.99]
+    assert state.groups[0].settings["lr"] == 0.5
