@@ -134,10 +134,11 @@ def _multiplied(contents: Contents, name: str, scaled: Scaled) -> torch.Tensor:
 def _packed(name: str, stored: Mapping[str, TensorEntry]) -> Iterator[tuple[str, str]]:
     """Yield what belongs to packed numbers, where `name` is them, each with its layout."""
     entry = stored[name]
+    if entry.floating and not entry.dtype.startswith("float8"):
+        return
     for layout, ending, others in PACKED:
         stem = name.removesuffix(ending)
-        plain = entry.floating and not entry.dtype.startswith("float8")
-        if stem == name or plain or f"{stem}{others[0]}" not in stored:
+        if stem == name or f"{stem}{others[0]}" not in stored:
             continue
         by_rows = layout == "GPTQ" and entry.shape[-1:] != stored[f"{stem}{others[0]}"].shape[-1:]
         members = (member for member in (name, *(f"{stem}{other}" for other in others)) if member in stored)
