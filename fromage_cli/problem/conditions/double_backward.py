@@ -1,6 +1,5 @@
 """What makes derivatives of a backward pass right: kernels that have them, and formulas where a kernel's are wrong."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,7 +15,7 @@ from fromage_cli.problem.user_code.named_code import out_of_memory
 
 @contextmanager
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Kernels that have a second derivative: attention by matrix products, recurrences unfused, nothing compiled.
+    """Kernels that have a second derivative: attention by matrix products, recurrences unfused.
 
     The libraries whose recurrences have none are left on for other models: convolutions are several times slower
     without them.
@@ -25,8 +24,6 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes a second and 70 MB
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
         recurrent = {"RNN", "LSTM", "GRU"}
         if any(isinstance(module, nn.RNNBase) or scripted_from(module) in recurrent for module in model.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))

@@ -3,7 +3,7 @@
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -58,11 +58,12 @@ class Conditions:
         `auto`: evaluation behaviour, except that normalisation by batch statistics behaves as in training;
         `train`: training behaviour, every module drawing its random numbers from a seed of its own, so that a
         dropout layer that draws nothing does not shift the masks of the later ones.
-        `generators_kept`: a surrounding `steady` puts the generators back.
+        `generators_kept`: a surrounding `steady` puts the generators back. What is compiled runs as it was written: to
+        compile it for every kind of pass takes many times longer than the passes.
         """
         generators, state = None if generators_kept else Generators(), KeptState(self.stateful)
         try:
-            with self._switched(mode):
+            with self._switched(mode), nullcontext() if generators_kept else _uncompiled():
                 seed_all(seed)
                 for generator in state.generators:
                     seed_own(generator, seed)
@@ -80,7 +81,7 @@ class Conditions:
         """Modes set once for many evaluations, and generators put back once after them."""
         generators = Generators()
         try:
-            with self._switched(mode):
+            with self._switched(mode), _uncompiled():
                 yield
         finally:
             generators.restore()
@@ -120,6 +121,11 @@ class Conditions:
     def _switches(self) -> tuple[list[bool], list[float]]:
         """What distinguishes one mode from another: training flags, and the dropout of recurrent modules."""
         return [module.training for module in self.modules], [module.dropout for module in self.recurrent]
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Nothing is compiled within it; where nothing was, importing the compiler would take a second and 70 MB."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _generators_beside(*users: object) -> list[object]:

@@ -11,7 +11,7 @@ from fromage_cli.problem.conditions.independent_copy import independent_copy
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.data.pytrees import describe_shapes, map_tensors, named_tensors
 from fromage_cli.problem.networks.layers import unwrapped
-from fromage_cli.problem.user_code.named_code import first_line, named_code, out_of_memory
+from fromage_cli.problem.user_code.named_code import first_line, hint_for, named_code, out_of_memory
 
 INPUT_NAMES = ("x", "input", "inputs")
 TARGET_NAMES = ("y", "target", "targets")
@@ -47,10 +47,13 @@ def forward(model: nn.Module, batch: Batch, positional: Sequence[Any], named: Ma
         if out_of_memory(error):
             with named_code("running the model"):
                 raise
+        hint = (
+            "Check that the batch has the shapes and types that the model was trained on; --debug shows the traceback."
+        )
         raise MismatchError(
             f"The model failed on the batch: {type(error).__name__}: {first_line(error)}\n"
             f"batch: {describe_shapes(batch.data)}\nmodel: {signature_text(model)}",
-            "Check that the batch has the shapes and types that the model was trained on; --debug shows the traceback.",
+            hint_for(error, hint),
         ) from error
 
 

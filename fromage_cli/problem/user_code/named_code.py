@@ -81,7 +81,9 @@ def error_of_user_code(error: BaseException, doing: str) -> FromageError:
         place = f" ({error.filename}:{error.lineno})"
     elif theirs:
         place = f" ({theirs[-1].filename}:{theirs[-1].lineno})"
-    return MismatchError(f"{type(error).__name__} while {doing}{place}: {text}", "--debug shows the traceback.")
+    return MismatchError(
+        f"{type(error).__name__} while {doing}{place}: {text}", hint_for(error, "--debug shows the traceback.")
+    )
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -89,6 +91,13 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "allocate memory" in str(error)
     )
+
+
+def hint_for(error: BaseException, otherwise: str) -> str:
+    """What to do about an exception: its own remedy where torch's words tell it, else another."""
+    if "more than 1 value per channel" in str(error):
+        return "BatchNorm normalises by the rows of the batch: give more than one, or --mode eval."
+    return otherwise
 
 
 def first_line(error: BaseException) -> str:

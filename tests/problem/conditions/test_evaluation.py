@@ -1,5 +1,6 @@
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -280,3 +281,30 @@ def test_dropout_draws_in_training_behaviour_alone(mode: str, drew: bool) -> Non
     with conditions.comparable(mode, 0):  # type: ignore[arg-type]
         conditions.model(torch.ones(4, 6))
     assert conditions.drew is drew
+
+
+def test_nothing_is_compiled() -> None:
+    compiled = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    class Compiled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.whole, self.inside = torch.compile(nn.Linear(6, 6), backend=backend), nn.Linear(6, 6)
+            self.inside.compile(backend=backend)
+            self.function = torch.compile(torch.sin, backend=backend)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.as_tensor(self.function(self.inside(self.whole(x))))
+
+    model = Compiled()
+    output(model, "auto")
+    conditions = Conditions(model)
+    with conditions.steady("train"), conditions.comparable("train", 0, generators_kept=True):
+        model(torch.ones(4, 6)).sum().backward()
+    assert not compiled
+    model(torch.ones(4, 6))
+    assert compiled

@@ -380,3 +380,10 @@ def test_how_a_batch_is_bound_is_remembered_for_each_model_and_no_longer_than_it
     del model
     assert len(batch.bound) == 1
     assert not batch.rows(0, 1).bound
+
+
+def test_normalisation_over_a_single_row_has_its_own_remedy() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    with pytest.raises(MismatchError, match="more than 1 value per channel") as caught:
+        resolve_loss("mse", model, as_batch({"x": torch.ones(1, 3), "y": torch.ones(1, 2)}, "here"))
+    assert "--mode eval" in caught.value.hint and "more than one" in caught.value.hint
