@@ -71,6 +71,8 @@ class ShareOfDraws(_Watch):  # type: ignore[no-untyped-call]
         self.taken = 0
         self.lost = False
         """Whether something was drawn that cannot be told by rows, and all from there on is another draw."""
+        self.guessed = False
+        """Whether a row drew several times along one dimension: taken to follow each other, but they may not."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls the operation, and puts the rows' share in the place of what it draws."""
@@ -101,6 +103,7 @@ class ShareOfDraws(_Watch):  # type: ignore[no-untyped-call]
         if len(growing) > 1 or whole.shape[growing[0]] % self.rows:
             return None
         each = whole.shape[growing[0]] // self.rows
+        self.guessed = self.guessed or each > 1
         share = whole.narrow(growing[0], self.start * each, (self.stop - self.start) * each)
         return share if share.shape == result.shape else None
 

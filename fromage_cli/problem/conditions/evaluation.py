@@ -46,6 +46,8 @@ class Conditions:
         self.recurrent = [module for module in self.modules if isinstance(module, nn.RNNBase)]
         self.drew: bool | None = None
         """Whether the first evaluation drew random numbers; None before there was one."""
+        self.drew_elsewhere = False
+        """Whether it drew from other generators than torch's, whose numbers are not seen."""
         self.differentiates = False
         """Whether an evaluation takes derivatives of its own, such as by the input, and so needs a graph."""
         self._settled: dict[Mode, tuple[list[bool], list[float]]] = {}
@@ -70,7 +72,8 @@ class Conditions:
                 draws = Draws(state.generators) if self.drew is None else None
                 with _seeded_modules(self.model, draws) if mode == "train" else nullcontext():
                     yield
-                    self.drew = draws.look() if draws is not None else self.drew
+                    if draws is not None:
+                        self.drew, self.drew_elsewhere = draws.look(), draws.look_elsewhere()
         finally:
             state.put_back()
             if generators is not None:

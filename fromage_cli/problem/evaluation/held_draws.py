@@ -13,12 +13,13 @@ from fromage_cli.problem.evaluation.problem import Problem
 def on_parts(problem: Problem, parts: Sequence[Batch]) -> list[Problem]:
     """The problem on each part; what is random is held for each row where it can be told for rows.
 
-    Else each part draws numbers of its own, and `problem.draws_apart` says so. To be called at the weights of the base;
-    costs a forward pass of all rows and a gradient of one part where random numbers matter, else nothing.
+    Else each part draws numbers of its own, as it may where rows were guessed; `problem.draws_apart` says so. To be
+    called at the weights of the base; costs a forward pass of all rows and a gradient of one part where random numbers
+    matter, else nothing.
     """
     alone = [problem.on(part) for part in parts]
     problem.draws_apart = problem.draws_noise
-    if problem.draws_noise and problem.micro_batch is None:
+    if problem.draws_noise and problem.micro_batch is None and not problem.conditions.drew_elsewhere:
         with suppress(MismatchError):  # it cannot be evaluated so
             problem.draws_apart = not _held(problem, alone)
     return alone
@@ -44,4 +45,4 @@ def _held(problem: Problem, alone: Sequence[Problem]) -> bool:
     problem.evaluations.add(trial.evaluations, trial.rows / problem.rows)
     for each, its in zip(alone, shares, strict=True):
         each.held = partial(ShareOfDraws, *its) if share.complete else None
-    return share.complete
+    return share.complete and not share.guessed

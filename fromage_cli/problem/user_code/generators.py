@@ -53,11 +53,22 @@ class Draws:
             self.noticed = (
                 not torch.equal(torch.default_generator.get_state(), fresh.get_state())
                 or (_on_cuda() and any(generator.get_offset() for generator in torch.cuda.default_generators))
-                or random.getstate() != self.python
-                or any(np.any(now != then) for now, then in zip(np.random.get_state(), self.numpy, strict=True))
+                or self.look_elsewhere()
                 or any(pickle.dumps(state_of(generator)) != state for generator, state in self.own)
             )
         return self.noticed
+
+    def look_elsewhere(self) -> bool:
+        """Whether anything was drawn from generators that are not torch's."""
+        return (
+            random.getstate() != self.python
+            or any(np.any(now != then) for now, then in zip(np.random.get_state(), self.numpy, strict=True))
+            or any(
+                pickle.dumps(state_of(generator)) != state
+                for generator, state in self.own
+                if not isinstance(generator, torch.Generator)
+            )
+        )
 
 
 class Generators:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -99,10 +100,15 @@ class Recomputes(nn.Module):
         return found.square().mean()
 
 
+class FromNumpy(Flow):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.loss(x, torch.from_numpy(np.random.rand(len(x))).float(), torch.randn_like(x))
+
+
 @pytest.mark.parametrize(
     ("make", "micro_batch"),
-    [(lambda: Shuffles(8, 8), None), (Recomputes, None), (Flow, 6)],
-    ids=["order", "again", "cut"],
+    [(lambda: Shuffles(8, 8), None), (Recomputes, None), (Flow, 6), (FromNumpy, None)],
+    ids=["order", "again", "cut", "numpy"],
 )
 def test_what_cannot_be_held_is_drawn_by_each_part(make: Callable[[], Any], micro_batch: int | None) -> None:
     torch.manual_seed(4)
@@ -110,6 +116,19 @@ def test_what_cannot_be_held_is_drawn_by_each_part(make: Callable[[], Any], micr
     alone = on_parts(problem, parts(problem, 6))
     assert problem.draws_apart and all(part.held is None for part in alone)
     assert gradient(alone[0])[0] == problem.on(problem.batch.rows(0, 6)).value()
+
+
+class Twice(Flow):
+    """Draws for two copies of the rows, one behind the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.loss(torch.cat([x, x]), torch.rand(2 * len(x)), torch.randn(2 * len(x), 8))
+
+
+def test_what_is_held_by_a_guess_counts_as_drawn_apart() -> None:
+    problem = Problem(Twice(), OutputLoss(), as_batch({"x": X}, "here"))
+    alone = on_parts(problem, parts(problem))
+    assert problem.draws_apart and all(part.held is not None for part in alone)
 
 
 def test_without_random_numbers_nothing_is_held_and_nothing_spent() -> None:
