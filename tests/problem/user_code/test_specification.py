@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from fromage_cli.errors import InputError, MismatchError, UnsafeError, UsageError
+from fromage_cli.problem.user_code.named_code import named_code
 from fromage_cli.problem.user_code.specification import load_named, parse_specification
 
 
@@ -48,15 +49,16 @@ def test_a_file_has_the_name_that_its_neighbours_import_it_by(tmp_path: Path) ->
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "networks_here.py").write_text("class Net: pass\nimport imports_it\n")
         (tmp_path / folder / "imports_it.py").write_text("import networks_here\n")
-        (tmp_path / folder / "colorsys.py").write_text("class Net: pass\n")
+        (tmp_path / folder / "bisect.py").write_text("class Net: pass\n")
     named = load_named("one/networks_here.py:Net", "--model")
     assert named.__module__ == "networks_here"
     assert load_named("one/imports_it.py:networks_here", "--batch").Net is named
     assert load_named("other/networks_here.py:Net", "--model") is not named
-    assert load_named("one/colorsys.py:Net", "--model").__module__ != "colorsys"  # of the standard library
+    assert load_named("one/bisect.py:Net", "--model").__module__ != "bisect"  # of the standard library
 
 
 POOL = """
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 def row(index):
@@ -65,14 +67,16 @@ def row(index):
 def rows():
     import torch
 
-    with get_context("spawn").Pool(1) as pool:
-        return {"x": torch.tensor(pool.map(row, range(3)))}
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return {"x": torch.tensor(list(pool.map(row, range(3))))}
 """
 
 
 def test_workers_that_start_afresh_find_a_file_that_was_named(tmp_path: Path) -> None:
     (tmp_path / "rows_of_workers.py").write_text(POOL)
-    assert load_named("rows_of_workers.py:rows", "--batch")()["x"].tolist() == [[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]]
+    rows = load_named("rows_of_workers.py:rows", "--batch")
+    with named_code("calling it"):
+        assert rows()["x"].tolist() == [[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]]
 
 
 def test_a_module_is_found_in_the_working_directory_but_hides_nothing_installed(tmp_path: Path) -> None:
