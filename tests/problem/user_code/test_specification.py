@@ -49,12 +49,12 @@ def test_a_file_has_the_name_that_its_neighbours_import_it_by(tmp_path: Path) ->
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "networks_here.py").write_text("class Net: pass\nimport imports_it\n")
         (tmp_path / folder / "imports_it.py").write_text("import networks_here\n")
-        (tmp_path / folder / "bisect.py").write_text("class Net: pass\n")
+        (tmp_path / folder / "this.py").write_text("class Net: pass\n")
     named = load_named("one/networks_here.py:Net", "--model")
     assert named.__module__ == "networks_here"
     assert load_named("one/imports_it.py:networks_here", "--batch").Net is named
     assert load_named("other/networks_here.py:Net", "--model") is not named
-    assert load_named("one/bisect.py:Net", "--model").__module__ != "bisect"  # of the standard library
+    assert load_named("one/this.py:Net", "--model").__module__ != "this"  # of the standard library
 
 
 POOL = """
