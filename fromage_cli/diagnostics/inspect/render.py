@@ -135,7 +135,8 @@ def render_safety(result: SafetyResult, style: PageStyle, path: str) -> Renderab
 def sentence(result: SafetyResult) -> str:
     """How much there is, and how much of it would run."""
     if not result.safety and not result.pickles:
-        return "no pickles and no code were found in it."
+        what = "what could be looked into, and not all could." if result.unread else "it."
+        return f"no pickles and no code were found in {what}"
     counts = {verdict: sum(entry.verdict == verdict for entry in result.safety) for verdict in _VERDICTS}
     found = f"{counted(result.pickles, 'pickle')}, {counted(len(result.safety), 'name')}"
     return (

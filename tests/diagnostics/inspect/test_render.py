@@ -87,4 +87,6 @@ def test_more_names_than_fit_are_counted():
 
 
 def test_no_pickles_and_no_code():
+    page = safety_page(SafetyResult(0, (), ("x: a zlib stream was not looked into",)))
+    assert "no code were found in what could be looked into, and not all could." in " ".join(page.split())
     assert safety_page(SafetyResult(0, (), ())).strip() == "run/model.pt: no pickles and no code were found in it."
