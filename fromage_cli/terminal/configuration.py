@@ -139,13 +139,15 @@ def typed(value: Any, flag: Flag, where: str) -> Any:
         return words if flag.multiple else ",".join(words)
     if flag.multiple and not (isinstance(value, str) and where.startswith("ckpt ")):
         raise UsageError(f"{where}: {value!r} is not a list.", hint='write a list, such as ["a", "b"]')
-    return [value] if flag.multiple else _word(value, where)
+    return [_word(value, where)] if flag.multiple else _word(value, where)
 
 
 def _word(value: Any, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UsageError(f"{where}: {value!r} is neither text nor a number.", hint="write a string or a number")
-    return str(value)
+    if "\0" in (text := str(value)):  # which no command line can hold
+        raise UsageError(f"{where}: {visible(text)} has a null character.", hint="write it without")
+    return text
 
 
 def _resolved(value: Any, key: str, directory: Path) -> Any:

@@ -90,7 +90,16 @@ def test_a_wrong_variable_is_named(call, monkeypatch, variable, value):
 
 
 @pytest.mark.parametrize(
-    "line", ["seed = 'x'", "mode = 'fast'", "autocast = 3", "include = 'a'", "model = true", "micro-batch = 0"]
+    "line",
+    [
+        "seed = 'x'",
+        "mode = 'fast'",
+        "autocast = 3",
+        "include = 'a'",
+        "model = true",
+        "micro-batch = 0",
+        'ckpt = "a\\u0000b"',
+    ],
 )
 def test_a_wrong_value_names_key_and_file(call, clean, line):
     (clean / "fromage.toml").write_text(line)

@@ -52,7 +52,7 @@ class Declared:
     notes: tuple[str, ...] = ()
     """What in that file was left aside, and why."""
     foreign: tuple[str, ...] = ()
-    """Its keys that say nothing here, such as flags of a project."""
+    """Its keys that say nothing here, such as flags of a project and code."""
     faults: Mapping[str, FromageError] = field(default_factory=dict)
     """By field, why what stands there cannot be taken."""
 
@@ -108,14 +108,17 @@ def _from_table(declared: Declared, table: ConfigurationTable, source: Path, tru
                 read[key] = _value(key, table.values[name], source.parent, source.name, trust)
         except FromageError as fault:
             faults[key] = fault
+    wrong = [fault for fault in faults.values() if not isinstance(fault, UnsafeError)]
+    foreign = [key for key in keys.values() if key not in _KEYS and key != "ckpt"]
+    foreign += [key for key, fault in faults.items() if isinstance(fault, UnsafeError)]
     stray = ", ".join(map(brief, table.outside))
     outside = f"{source.name} beside the checkpoint has [tool.{SECTION}]; {stray} outside of it is left aside"
     return replace(
         declared,
         **read,
         source=source,
-        notes=(*([outside] if table.outside else ()), *(f"left aside: {fault.message}" for fault in faults.values())),
-        foreign=tuple(name for name, key in keys.items() if key not in _KEYS and key != "ckpt"),
+        notes=(*([outside] if table.outside else ()), *(f"left aside: {fault.message}" for fault in wrong)),
+        foreign=tuple(name for name, key in keys.items() if key in foreign),
         faults={**{key: fault for key, fault in declared.faults.items() if key not in read}, **faults},
     )
 
@@ -210,7 +213,7 @@ _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str, Callable[[Any], Any]]] =
     "residual": (lambda value: isinstance(value, bool), "true or false", bool),
     "norm": (lambda value: value in NORMS, f"one of {', '.join(NORMS)}", str),
     "mode": (lambda value: value in MODES, f"one of {', '.join(MODES)}", str),
-    "optimizer_name": (lambda value: value in RULES, f"one of {', '.join(RULES)}", str),
+    "optimizer_name": (lambda value: value in tuple(RULES), f"one of {', '.join(RULES)}", str),
     "learning_rate": (lambda value: _is_number(value) and value > 0, "a number above 0", float),
     "weight_decay": (lambda value: _is_number(value) and value >= 0, "a number, 0 or above", float),
     "momentum": (lambda value: _is_number(value) and 0 <= value < 1, "a number from 0 to below 1", float),

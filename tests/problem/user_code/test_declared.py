@@ -94,6 +94,7 @@ def test_metadata_of_other_programs_is_passed_over(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ('optimizer = "adamx"', "optimizer = 'adamx'; expected one of fromage, lars"),
+        ("optimizer = {}", "expected one of fromage"),
         ('activation = "swish"', "one of relu, leaky_relu"),
         ('residual = "yes"', "true or false"),
         ("norm = true", "one of none, layernorm"),
@@ -143,7 +144,8 @@ def test_what_is_wrong_makes_nothing_fail_that_does_without_it(tmp_path: Path) -
     found.check("loss", "activation", "residual", "norm")
     assert (found.loss, found.activation, found.learning_rate) == ("mse", "relu", None)
     assert sorted(found.faults) == ["batch", "learning_rate", "mode", "model"]
-    assert len(found.notes) == 4 and all(note.startswith("left aside: ") for note in found.notes)
+    assert len(found.notes) == 3 and all(note.startswith("left aside: ") for note in found.notes)
+    assert found.foreign == ("model",)
     with pytest.raises(UnsafeError):
         found.check("loss", "model")
 
