@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from fromage_cli.counting import first_names
 from fromage_cli.diagnostics.sharpness.cost import DRAWS, Request
 from fromage_cli.diagnostics.sharpness.result import BatchSharpness, LayerBlock
 from fromage_cli.errors import MismatchError, NumericalError
@@ -16,7 +17,7 @@ from fromage_cli.optimizers.rule import SGD
 from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
 from fromage_cli.probes.curvature.lanczos import Eigenvalue, Operator, Spectrum, largest_eigenvalues
 from fromage_cli.probes.curvature.preconditioned_hessian import gradient_of, groups_differ, precondition
-from fromage_cli.probes.optimizer_step.next_step import hardly_begun
+from fromage_cli.probes.optimizer_step.next_step import hardly_begun, moments_not_finite
 from fromage_cli.probes.optimizer_step.next_update import memory_of_minibatches
 from fromage_cli.probes.optimizer_step.partial_measurement import PartialMeasurement
 from fromage_cli.problem.data.batches import Batch
@@ -141,6 +142,8 @@ class CurvatureMeasurement(PartialMeasurement):
         preconditioning = precondition(self.matched, self.space, estimates)
         if preconditioning is None:
             none = Missing(Why.NO_STATE, "the checkpoint holds no second moments of Adam for every tensor")
+            if bad := moments_not_finite(self.matched):
+                none = Missing(Why.ZERO_OR_NOT_FINITE, f"the second moments of {first_names(bad)} are not finite")
             return Preconditioned(none, none)
         pairs = self.spectrum("preconditioned_eigenvalue", preconditioning.operator, scale=preconditioning.scale)
         moments = words if preconditioning.from_minibatches else "checkpoint"

@@ -8,7 +8,7 @@ from rich.text import Text
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.sharpness.findings import WARM_UP
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel, SharpnessResult
-from fromage_cli.missing import Missing, known
+from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_known
@@ -138,7 +138,8 @@ def _without_verdict(result: SharpnessResult, stable: float | None) -> str:
     if isinstance(result.learning_rate, Missing) and stable is not None:
         up_to = f"up to a rate of {number(stable)}; --lr gives yours."
         return f"{words} {_optimizer(result)} is stable on today's curvature {up_to}"
-    if (critical := known(result.critical_sharpness)) is not None:
+    spoilt = isinstance(result.ratio, Missing) and result.ratio.code == Why.ZERO_OR_NOT_FINITE
+    if (critical := known(result.critical_sharpness)) is not None and not spoilt:
         return f"{words} {_by_one_step(result, 2.0 / critical)}"
     why = result.threshold if isinstance(result.threshold, Missing) else result.ratio
     return f"{words} There is no verdict: {why.words if isinstance(why, Missing) else 'nothing was measured'}."

@@ -21,7 +21,9 @@ def felt_curvature(
     """
     if not isinstance(conditioned, Missing):
         return conditioned.value
-    if measuring.optimizer.adaptive or eigenvalue is None:
+    if measuring.optimizer.adaptive:
+        return conditioned
+    if eigenvalue is None:
         return Missing(Why.RESTS_ON_MISSING, "there is no eigenvalue to compare")
     return eigenvalue + measuring.optimizer.coupled_decay
 

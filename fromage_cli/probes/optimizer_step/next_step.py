@@ -129,6 +129,12 @@ def preconditioner(matched: MatchedState) -> dict[str, Tensor] | None:
     return found if all(bool(torch.isfinite(p).all() and (p > 0).all()) for p in found.values()) else None
 
 
+def moments_not_finite(matched: MatchedState) -> list[str]:
+    """The tensors whose second moments hold what is not finite."""
+    squares = {name: slot["exp_avg_sq"] for name, (slot, _) in matched.members.items() if slot and "exp_avg_sq" in slot}
+    return [name for name, square in squares.items() if not bool(torch.isfinite(square).all())]
+
+
 def hardly_begun(matched: MatchedState) -> bool:
     """Whether Adam is before its first steps, or a whole tensor is: P then grows too fast to foretell training.
 

@@ -246,3 +246,22 @@ def test_a_state_of_another_model_is_refused(run: Run, home: Path) -> None:
     code, _, err = run("c.pt", *GIVEN)
     assert code == 5
     assert "optimizer's state has 2 parameters, the model 4" in " ".join(err.split())
+
+
+def test_second_moments_that_are_not_finite_are_the_reason_for_what_is_missing(run: Run, home: Path) -> None:
+    scope: dict = {}
+    exec(MODEL, scope)
+    model = scope["build"]()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model(scope["batch"]()["x"]).square().mean().backward()
+    optimizer.step()
+    optimizer.state[model[0].weight]["exp_avg_sq"][0, 0] = float("inf")
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "c.pt")
+    code, answer, _ = run("c.pt", "--model", "network.py:build", "--batch", "network.py:batch", "--json")
+    assert code == 0
+    missing = json.loads(answer)["result"]["missing"]
+    for field in ("preconditioned_eigenvalue", "ratio", "stable_learning_rate"):
+        assert missing[field] == {
+            "code": "zero-or-not-finite",
+            "reason": "the second moments of 0.weight are not finite",
+        }
