@@ -78,9 +78,8 @@ def test_tensors_in_two_compressed_members_in_turn(ask, tmp_path):
 
 def test_very_many_compressed_arrays(ask, tmp_path):
     path = tmp_path / "x.npz"
-    numpy.savez_compressed(path, **{f"w{index}": numpy.ones((2, 2), "f4") for index in range(3000)})
-    assert "3000" in ask("inspect", "--format", "rich", path, codes=(0,)).out.replace(",", "")
-    ask("norms", path, codes=(0,))
+    numpy.savez_compressed(path, **{f"w{index}": numpy.ones((2, 2), "f4") for index in range(8000)})
+    assert "w7999" in ask("inspect", "--headers", path, codes=(0,)).out
 
 
 def test_views_that_each_span_the_whole_storage(ask, tmp_path):
@@ -96,7 +95,7 @@ def test_a_table_of_very_many_columns(ask, tmp_path):
     ask("inspect", tmp_path, codes=(0,))
     log.write_text("loss," + "c" * 100_000 + "\n" + "1,2\n" * 50_000)
     ask("inspect", tmp_path, codes=(0,))
-    log.write_text("loss\n" + "1\n" * 190_000)
+    log.write_text("loss\n" + "1\n" * 100_000)
     ask("inspect", tmp_path, codes=(0,))
 
 

@@ -41,7 +41,7 @@ FOREIGN_NAMES = (  # how names end, where no first bytes tell
     ((".onnx",), "an ONNX model", EXPORTED),
     ((".pb", ".pbtxt"), "a TensorFlow graph", TENSORFLOW),
     ((".index", ".data-00000-of-00001", ".meta"), "a part of a TensorFlow checkpoint", TENSORFLOW),
-    ((".keras", ".weights.h5"), "a Keras model", "Save the weights as .npz: numpy.savez(FILE, *model.get_weights())."),
+    ((".keras", ".h5", ".hdf5"), "a Keras model", "Save the weights as .npz: numpy.savez(FILE, *model.get_weights())."),
     ((".pdiparams", ".pdmodel", ".pdparams"), "a PaddlePaddle file", "Save its arrays with numpy.savez (paddle.load)."),
     ((".nemo",), "a NeMo archive", "Unpack it (tar -xf), then name model_weights.ckpt in it."),
     ((".mlmodel", ".mlpackage"), "a Core ML model", EXPORTED),
@@ -97,4 +97,7 @@ def foreign_name(path: Path) -> tuple[str, str] | None:
 
 def foreign_directory(names: Collection[str]) -> tuple[str, str] | None:
     """Return what a directory of another library is by what lies in it, and what to do about it."""
-    return next(((found, hint) for member, found, hint in FOREIGN_DIRECTORIES if member in names), None)
+    whole = next(((found, hint) for member, found, hint in FOREIGN_DIRECTORIES if member in names), None)
+    members = ((name, foreign_name(Path(name))) for name in names)
+    part = next(((f"holds {foreign[0]} ({name!r})", foreign[1]) for name, foreign in members if foreign), None)
+    return whole or part

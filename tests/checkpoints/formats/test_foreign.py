@@ -55,6 +55,7 @@ def test_archives_of_other_libraries_are_named(tmp_path):
         ("manifest.ocdbt", "Orbax"),
         ("saved_model.pb", "SavedModel"),
         ("checkpoint", "TensorFlow"),
+        ("model.onnx", "holds an ONNX model"),
     ],
 )
 def test_a_directory_of_another_library_is_named(tmp_path, member, words):

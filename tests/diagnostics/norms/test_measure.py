@@ -11,7 +11,14 @@ from torch import nn
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.layers import lasting_layers
 from fromage_cli.checkpoints.runs.gathering import gather_series
-from fromage_cli.diagnostics.norms.measure import LayerTest, examine_layers, measure, vectors_left_out
+from fromage_cli.diagnostics.norms.measure import (
+    MOST_SIBLINGS,
+    LayerTest,
+    _around,
+    examine_layers,
+    measure,
+    vectors_left_out,
+)
 from fromage_cli.diagnostics.norms.result import NO_JUMP, NOT_FINITE, ONE_STEP, STEADY, Channels
 from fromage_cli.diagnostics.norms.settings import Settings
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, OPTIMIZER_UNKNOWN, Missing, Why, known
@@ -276,3 +283,10 @@ def test_vectors_that_are_left_out_are_counted(tmp_path):
         f"norms: 1 vector, such as biases and scales, is left out; {told}",
     )
     assert vectors_left_out(checkpoint, ("w",), ()) == ()
+
+
+@pytest.mark.parametrize(("count", "place", "first"), [(10, 4, 0), (200, 0, 0), (200, 100, 68), (200, 199, 135)])
+def test_a_layer_is_held_against_those_nearest_to_it(count, place, first):
+    names = [f"experts.{index}" for index in range(count)]
+    around = _around(names, place)
+    assert around == names[first : first + MOST_SIBLINGS + 1] and names[place] in around
