@@ -1,13 +1,14 @@
 """What a command returns: plain numbers, and how a person and a script see them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from fromage_cli.errors import FromageError
 from fromage_cli.findings import Finding
 from fromage_cli.missing import Missing
+from fromage_cli.terminal.words import in_bytes, in_seconds, number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -175,15 +176,28 @@ class EstimateResult:
 
 
 def estimate_answer(estimate: Estimate) -> Answer:
-    """The answer of a command under `--estimate`."""
+    """The answer of a command under `--estimate`: a sentence for a person, three digits a number in tables."""
 
     def table() -> Table:
-        return records([estimate])
+        seconds = None if estimate.seconds is None else _digits(estimate.seconds)
+        return records([replace(estimate, gradients=_digits(estimate.gradients), seconds=seconds)])
 
     def page(style: PageStyle) -> "RenderableType":
-        from fromage_cli.terminal.tables import Column, house_table  # brings rich
+        from rich.text import Text
 
-        columns = [Column("gradients"), Column("bytes"), Column("seconds")]
-        return house_table(columns, [(estimate.gradients, estimate.bytes, estimate.seconds)], style)
+        return Text(spoken(estimate))
 
     return Answer(EstimateResult(estimate), page=page, tables={"estimate": table})
+
+
+def spoken(estimate: Estimate) -> str:
+    """The cost in a line: `about 20 s, 271 MB (66 gradients of the whole batch)`."""
+    told = [] if estimate.seconds is None else [in_seconds(estimate.seconds)]
+    told += [] if estimate.bytes is None else [in_bytes(estimate.bytes)]
+    gradients = f" ({number(_digits(estimate.gradients))} gradients of the whole batch)" if estimate.gradients else ""
+    return f"about {', '.join(told)}{gradients}"
+
+
+def _digits(value: float) -> float:
+    """Three digits of it: more would promise too much."""
+    return float(f"{value:.3g}")

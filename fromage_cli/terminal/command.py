@@ -21,6 +21,7 @@ from fromage_cli.terminal.failure import complaint, nearest_choice
 from fromage_cli.terminal.flags import CommandFlags, named_checkpoints, options, origins, outranks, snake_case
 from fromage_cli.terminal.options import OutputOptions, assemble
 from fromage_cli.terminal.output import prepare_output
+from fromage_cli.terminal.progress import progress
 from fromage_cli.terminal.project import ProjectConfiguration, find_project, is_beside
 from fromage_cli.terminal.rows import check_table
 from fromage_cli.terminal.show import show
@@ -88,7 +89,9 @@ class DiagnosticCommand(TyperCommand):
                         )
             for name in configuration.ignored_variables(os.environ, str(self.name), _flags(ctx)):
                 streams.say(f"note: {visible(name)} has no effect")
-        return show(_run(super().invoke, ctx))
+        with progress(f"{self.name}: reading"):
+            answers = _run(super().invoke, ctx)
+        return show(answers)
 
     def _begin(self, ctx: typer.Context) -> session.Session:
         """The session of this call; what is wrong with its output is found now."""

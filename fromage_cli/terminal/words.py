@@ -96,6 +96,27 @@ def number(value: float | Missing | None, ascii_only: bool = False) -> str:
     return f"{value:.3g}"
 
 
+_UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+
+
+def in_bytes(count: int) -> str:
+    """Bytes in decimal units: `1.2 GB`."""
+    for unit, size in _UNITS:
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"
+
+
+def in_seconds(seconds: float) -> str:
+    """A duration to two digits, in the unit in which one would say it: `20 s`, `9.4 min`, `2 h`."""
+    if seconds < 1.0:
+        return "1 s"
+    for unit, length in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 1.5 * length:
+            return f"{number(float(f'{seconds / length:.2g}'))} {unit}"
+    return f"{seconds:.2g} s"
+
+
 def visible(text: str) -> str:
     r"""The text with every control, bidirectional or unprintable character spelled out, as in `\x1b`."""
     return "".join(_spelled(one) if unicodedata.category(one) in _INVISIBLE else one for one in text)

@@ -75,7 +75,8 @@ def test_an_estimate(call):
     document = json.loads(call("measure", "--estimate", "--json").out)
     assert document["result"] == {"estimate": {"gradients": 17.0, "bytes": 4096, "seconds": None}}
     assert call("measure", "--estimate").out == "gradients\tbytes\tseconds\n17.0\t4096\t\n"
-    assert "4096" in call("measure", "--estimate", "--format", "rich").out
+    spoken = call("measure", "--estimate", "--format", "rich").out
+    assert spoken == "about 4.1 kB (17 gradients of the whole batch)\n"
 
 
 def test_a_command_must_heed_estimate_or_have_no_such_flag(call):

@@ -5,7 +5,7 @@ import pytest
 from fromage_cli.errors import InputError
 from fromage_cli.terminal import session, streams
 from fromage_cli.terminal.options import OutputOptions
-from fromage_cli.terminal.progress import progress
+from fromage_cli.terminal.progress import _BAR, Work, progress
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,29 @@ def test_progress_is_for_a_person(monkeypatch, terminal, options, shown):
             advance(0.5)
     assert ("measuring [bold]\\x1b" in stream.getvalue()) is shown
     assert shown or stream.getvalue() == ""
+
+
+def test_a_bar_stands_from_the_start_says_what_is_done_and_ends_with_the_work(monkeypatch):
+    """Stages take one bar over; it stands where their work is, and is not full while there is more than foretold."""
+    monkeypatch.setattr("sys.stderr", stream := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    done, doing = 0.0, "the next update"
+    with session.scope():
+        session.begin(session.Session("x", OutputOptions()))
+        with progress("x: reading"):
+            assert "x: reading" in stream.getvalue()
+            with progress("x", 10.0, Work(lambda: done, lambda: doing)) as advance:
+                done = 5.0
+                advance()
+                (task,) = _BAR.get().progress.tasks
+                assert (task.completed, task.total, task.description) == (5.0, 10.0, "x: the next update")
+                done, doing = 20.0, "short runs"
+                advance(3)
+                assert task.completed == 20.0 and not task.finished and task.description == "x: short runs"
+            with progress("y", 2) as advance:
+                advance()
+                assert (task.completed, task.total, task.description) == (1.0, 2.0, "y")
+    assert _BAR.get() is None
 
 
 def test_a_terminal_gets_lines_broken_between_words(monkeypatch):

@@ -12,6 +12,8 @@ from fromage_cli.terminal.words import (
     ASCII_ERRORS,
     ascii_words,
     escape,
+    in_bytes,
+    in_seconds,
     middle,
     middles,
     number,
@@ -26,6 +28,7 @@ from fromage_cli.terminal.words import (
         (0.00431, "0.00431"),
         (1.2e-05, "1.2e-05"),
         (0.0, "0"),
+        (1000.0 - 1e-9, "1000"),
         (1234.56, "1235"),
         (123456.7, "123457"),
         (1.5e7, "1.5e+07"),
@@ -125,3 +128,16 @@ def test_the_error_handler_encodes_anything(text):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors=ASCII_ERRORS)
     stream.write(text)
     stream.flush()
+
+
+@pytest.mark.parametrize(("count", "text"), [(999, "999 bytes"), (1000, "1 kB"), (1234567, "1.23 MB"), (5e12, "5 TB")])
+def test_bytes(count, text):
+    assert in_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "1 s"), (19.7, "20 s"), (88.0, "88 s"), (134.0, "2.2 min"), (5600.0, "1.6 h"), (9e6, "2500 h")],
+)
+def test_seconds(seconds, text):
+    assert in_seconds(seconds) == text

@@ -10,14 +10,13 @@ from fromage_cli.diagnostics.inspect.result import InspectResult, SafetyResult, 
 from fromage_cli.missing import known
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table
-from fromage_cli.terminal.words import number, visible
+from fromage_cli.terminal.words import in_bytes, number, visible
 
 ROWS = 16
 """Tensors shown without `--all`."""
 NAMES = 24
 """Names in pickles shown without `--all`."""
 _VERDICTS = ("dangerous", "unknown", "inert", "allowed")
-_UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
 def render(result: InspectResult, style: PageStyle, path: str) -> RenderableType:
@@ -47,14 +46,6 @@ def summary(result: InspectResult, path: str) -> str:
         f"{visible(path)}: {result.format}{step}{taken}. {size}, "
         f"{totals.parameters} floating-point elements (stored: {dtypes}). {result.reading}."
     )
-
-
-def in_bytes(count: int) -> str:
-    """Bytes in decimal units: `1.2 GB`."""
-    for unit, size in _UNITS:
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} bytes"
 
 
 def _tensors(result: InspectResult, shown: Sequence[TensorResult], style: PageStyle) -> RenderableType:

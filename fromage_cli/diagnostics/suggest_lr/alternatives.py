@@ -26,6 +26,7 @@ def measure_alternatives(measuring: RateSearch, request: Request) -> tuple[Alter
     for optimizer in usual_optimizers(request.given, request.declared):
         if isinstance(measuring.error, ResourceError):
             break
+        measuring.problem.evaluations.doing = f"the next update of {optimizer.name}"
         found.append(_alternative(measuring, optimizer, request))
     return tuple(found)
 

@@ -19,7 +19,7 @@ from fromage_cli.terminal.options import (
     diagnostic,
 )
 from fromage_cli.terminal.pictures import check_plot, with_plot
-from fromage_cli.terminal.progress import progress
+from fromage_cli.terminal.progress import Work, progress
 
 USUAL_STEPS = 1000
 """Of a run whose schedule has an end that nothing tells."""
@@ -48,9 +48,10 @@ def command(
     intake = open_problem(ckpt, model, batch, run, spare=asked.further_batches).as_trained()
 
     from fromage_cli.checkpoints.runs.saved_schedule import updates_made
-    from fromage_cli.diagnostics.suggest_lr.cost import estimate, expected_stages
+    from fromage_cli.diagnostics.suggest_lr.cost import estimate, expected_work
     from fromage_cli.diagnostics.suggest_lr.findings import judge
     from fromage_cli.diagnostics.suggest_lr.measure import measure
+    from fromage_cli.diagnostics.suggest_lr.partial_measurement import gradients
     from fromage_cli.diagnostics.suggest_lr.render import render
     from fromage_cli.probes.lines.direction import moving_tensors
 
@@ -71,7 +72,9 @@ def command(
         return intake.complete(estimate_answer(estimate(intake.problem, rule, request)))
     chosen = tensors.tensors or "all"
     moving, _ = moving_tensors(intake.problem, chosen, *tensors.globs)
-    with progress("suggest-lr", total=expected_stages(rule, request)) as advance:
+    evaluations = intake.problem.evaluations
+    work = Work(lambda: gradients(evaluations), lambda: evaluations.doing)
+    with progress("suggest-lr", expected_work(intake.problem, rule, request), work) as advance:
         notes = [*course.notes, *untold(course)] if request.probe != "none" or request.verify else []
         result, error = found_of(
             measure(intake.problem, moving, rule, state, request=request, advance=advance, note=notes.append)

@@ -5,13 +5,13 @@ from fromage_cli.diagnostics.suggest_lr.training import course_of
 from fromage_cli.errors import UsageError
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.optimizers.settings import Optimizer
-from fromage_cli.probes.cost import FORWARD, measure_cost
+from fromage_cli.probes.cost import FORWARD, PRODUCT, measure_cost
 from fromage_cli.probes.curvature.threshold import MAX_PRODUCTS
 from fromage_cli.probes.lines.crossing import BELOW, POINTS, WITHOUT_SLOPE
 from fromage_cli.probes.lines.draws import CRITICAL, gradients_of_draws
 from fromage_cli.probes.optimizer_step.next_update import CHUNKS
 from fromage_cli.probes.trial_runs.rate_probe import MOST_GRADIENTS, SECONDS, TIMED
-from fromage_cli.probes.trial_runs.short_runs import FIRST_STEPS, SEEDS, longest_steps, planned
+from fromage_cli.probes.trial_runs.short_runs import SEEDS, longest_steps, planned
 from fromage_cli.probes.trial_runs.training import training_rows
 from fromage_cli.probes.trial_runs.verification import FACTORS
 from fromage_cli.problem.evaluation.problem import Problem
@@ -29,41 +29,40 @@ NEW_NETWORK = 1.0
 """Its first gradient, which tells the tensors that receive one."""
 
 
-def expected_stages(optimizer: Optimizer, request: Request) -> int:
-    """How often the progress bar moves, about."""
-    measured = 1 + 2 + 6
-    if optimizer.name is None:
-        return measured + len(RULES)
-    return measured + 2 + request.sharpness + _runs_of(request)
-
-
-def _runs_of(request: Request) -> int:
-    """Short runs and those that verify."""
-    course = course_of(request, request.probe in ("auto", "init"))
-    short = 0 if request.probe == "none" else planned(request.budget or MOST_GRADIENTS, course, 2 * FIRST_STEPS)[0]
-    return short + (SEEDS * len(FACTORS) if request.verify else 0)
+def expected_work(problem: Problem, optimizer: Optimizer, request: Request) -> float:
+    """What the progress bar counts: gradients, and what takes as long, of runs that take all of their budget."""
+    gradients, products = _expected(problem, optimizer, request, slope=True, seconds=0.0)
+    return gradients + PRODUCT * products
 
 
 def estimate(problem: Problem, optimizer: Optimizer, request: Request) -> Estimate:
-    """The cost where every critical rate is found within ten tries and every search takes all of its points.
+    """The cost where every search takes as many points as it mostly does.
 
     Raises UsageError where real steps are asked for that the rows do not allow.
     """
     cost = measure_cost(problem, products=True)
-    along, products = ALONG_THE_STEP + (POINTS if cost.product_seconds else WITHOUT_SLOPE), 1.0
-    gradients = along + gradients_of_draws(problem) + (HELD if problem.draws_noise else 0.0)
-    critical = RISE + (CRITICAL if problem.draws_noise else 0.0)
-    if optimizer.name is None:
-        gradients += len(RULES) * (along + critical)
-        products += len(RULES)
-    else:
-        gradients += critical + ELSEWHERE + training_cost(problem, request, cost.seconds)
-        products += MAX_PRODUCTS if request.sharpness else 0.0
+    gradients, products = _expected(problem, optimizer, request, slope=cost.product_seconds > 0.0, seconds=cost.seconds)
     return Estimate(
         gradients=gradients + cost.equivalent(products),
         bytes=cost.memory(copies=6.0 + (MAX_PRODUCTS if request.sharpness else 0.0), products=True),
         seconds=cost.time(gradients, products=products),
     )
+
+
+def _expected(
+    problem: Problem, optimizer: Optimizer, request: Request, *, slope: bool, seconds: float
+) -> tuple[float, float]:
+    """Gradients, with forward passes among them, and Hessian-vector products.
+
+    `slope`: whether the loss has a second derivative; `seconds`: of a gradient, which tell how many runs are made.
+    """
+    along, products = ALONG_THE_STEP + (POINTS if slope else WITHOUT_SLOPE), 1.0
+    gradients = along + gradients_of_draws(problem) + (HELD if problem.draws_noise else 0.0)
+    critical = RISE + (CRITICAL if problem.draws_noise else 0.0)
+    if optimizer.name is None:
+        return gradients + len(RULES) * (along + critical), products + len(RULES)
+    gradients += critical + ELSEWHERE + training_cost(problem, request, seconds)
+    return gradients, products + (MAX_PRODUCTS if request.sharpness else 0.0)
 
 
 def training_cost(problem: Problem, request: Request, seconds: float) -> float:

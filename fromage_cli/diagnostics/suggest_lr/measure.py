@@ -59,6 +59,8 @@ def measure(
     UsageError when short runs are asked for that cannot be made.
     """
     request = request or Request()
+    evaluations = problem.evaluations
+    evaluations.doing = "the next update"
     rule = optimizer if optimizer.name is not None else Optimizer(FROMAGE.name)
     measuring = begin(
         match_state(problem, rule, state), tensors, request=request, advance=advance, known=optimizer.name is not None
@@ -70,11 +72,14 @@ def measure(
         start = measuring.start(crossings)
         rates = measuring.critical(start), measuring.critical_elsewhere(start)
         if request.sharpness:
+            evaluations.doing = "curvature"
             measuring.sharpness()
+    evaluations.doing = "short runs"
     trained = recommend(measuring, request)
     limit = read_limit(measuring, crossings, known(rates[0]), known(rates[1]))
     present = request.rate or request.peak or optimizer.learning_rate
     rate = known(trained.recommended.learning_rate) or present or known(limit.learning_rate)
+    evaluations.doing = "runs that verify"
     verified = check(measuring, rate, request, trained.again) if measuring.known and request.verify else ()
     alternatives = () if measuring.known else measure_alternatives(measuring, request)
     noise, (noise_scale, low, high) = measuring.update.noise, read_noise_scale(measuring.update)

@@ -41,6 +41,8 @@ class Evaluations:
     gradients: float = 0.0
     forwards: float = 0.0
     hessian_vector_products: float = 0.0
+    doing: str = ""
+    """What they are for, in a few words, for the person who waits."""
 
     def add(self, part: "Evaluations", share: float) -> None:
         """Counts what was computed on a part of the rows; `share`: of all of them."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fromage_cli.diagnostics.inspect.render import NAMES, in_bytes, render, render_safety, summary
+from fromage_cli.diagnostics.inspect.render import NAMES, render, render_safety, summary
 from fromage_cli.diagnostics.inspect.result import NOT_READ, NamedCode, SafetyResult
 from fromage_cli.missing import STEP_UNKNOWN
 from tests.diagnostics.pages import compare, drawn
@@ -55,11 +55,6 @@ def test_an_optimizer_of_unknown_kind(make_result):
 def test_names_cannot_act(make_result, make_tensor):
     text = page(make_result(tensors=(make_tensor("a\x1b[31m[bold]"),), tied=(("x\x1b", "y"),)), path="p\x1b")
     assert "\x1b" not in text and r"a\x1b[31m[bold]" in text and r"p\x1b" in text
-
-
-@pytest.mark.parametrize(("count", "text"), [(999, "999 bytes"), (1000, "1 kB"), (1234567, "1.23 MB"), (5e12, "5 TB")])
-def test_bytes(count, text):
-    assert in_bytes(count) == text
 
 
 def named(name, verdict="inert", use="call", place="", module="pkg"):

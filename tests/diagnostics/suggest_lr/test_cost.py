@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.diagnostics.suggest_lr.cost import estimate, expected_stages, training_cost
+from fromage_cli.diagnostics.suggest_lr.cost import estimate, expected_work, training_cost
 from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import PRODUCT, Request, gradients
 from fromage_cli.errors import UsageError
@@ -164,8 +164,13 @@ def test_nothing_is_told_for_runs_that_are_not_made(make_problem: Maker) -> None
             training_cost(alone, request, 1e-3)
 
 
-def test_stages_are_counted_as_often_as_the_bar_moves(make_problem: Maker) -> None:
-    plain, runs = (expected_stages(MOMENTUM, Request(probe=probe, budget=360)) for probe in ("none", "auto"))
-    assert runs - plain == 22
-    assert expected_stages(MOMENTUM, Request(verify=3)) - plain == 6
-    assert expected_stages(Optimizer(), Request()) > 0
+@pytest.mark.parametrize(
+    ("optimizer", "request_"),
+    [(MOMENTUM, Request(probe="auto", budget=180)), (MOMENTUM, Request(sharpness=True)), (Optimizer(), Request())],
+)
+def test_the_bar_counts_what_is_computed(make_problem: Maker, optimizer: Optimizer, request_: Request) -> None:
+    told = expected_work(made(make_problem), optimizer, request_)
+    problem = made(make_problem)
+    took = spent(problem, optimizer, request_)
+    assert 0.4 * told <= took <= told
+    assert problem.evaluations.doing
