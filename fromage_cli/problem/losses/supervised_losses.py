@@ -56,10 +56,12 @@ def check_target(target: Any, batch: Batch) -> None:
     """
     if not isinstance(target, Tensor):
         came = "no target" if target is None else f"a {type(target).__name__} as its target"
-        raise MismatchError(
-            f"The batch has {came}: {describe_shapes(batch.data)}.",
-            "Call one tensor y, target or labels, make the batch a tuple (inputs, target), or --loss file.py:function.",
+        hint = (
+            "Call one tensor y, target or labels, make the batch a tuple (inputs, target), or --loss file.py:function."
         )
+        if isinstance(batch.data, Mapping) and "input_ids" in batch.data:
+            hint = f"A language model of transformers takes a copy of input_ids as labels, which it shifts. {hint}"
+        raise MismatchError(f"The batch has {came}: {describe_shapes(batch.data)}.", hint)
 
 
 class SupervisedLoss(ABC):

@@ -112,6 +112,8 @@ def build_hugging_face(
             model = build()
     untied = untie_what_differs(model, checkpoint)
     said = f"; {', '.join(untied)} is not tied: the checkpoint holds other values for it" if untied else ""
+    if (path.parent / "modules.json").is_file():
+        said += "; it is the encoder alone of a chain of sentence-transformers"
     return model, f"{kind.__name__} of transformers {transformers.__version__}, from {path}{said}"
 
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
 
 
+LONGEST_NAME = 500
+"""Characters of a name that is translated: the library's patterns take the square of them, and no model has so many."""
+
+
 def as_transformers_reads(model: nn.Module, checkpoint: "Checkpoint") -> "Checkpoint":
     """The checkpoint with the names and shapes that its tensors have in a model of transformers; itself for others.
 
@@ -66,6 +70,9 @@ def _translated(model: Any, checkpoint: "Checkpoint") -> "Checkpoint":
     stored_names: dict[str, str] = {}
     parts: dict[str, list[tuple[str, str]]] = {}
     for stored in sorted(checkpoint.entries, key=loading.dot_natural_key):  # experts are merged in this order
+        if len(stored) > LONGEST_NAME:
+            stored_names[stored] = stored
+            continue
         found = loading.rename_source_key(stored, renamings, converters, model.base_model_prefix, expected)
         if found[0] not in expected and stored in expected:  # spelled as the model does already
             found = stored, None

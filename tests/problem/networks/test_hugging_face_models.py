@@ -184,6 +184,13 @@ def test_a_network_that_nothing_describes_says_what_to_give(tmp_path):
     assert "file.py:factory" in caught.value.hint and "config.json" in caught.value.hint
 
 
+def test_of_sentence_transformers_the_encoder_is_built(tmp_path, transformers):
+    (tmp_path / "modules.json").write_text("[]")
+    model, description = built(tmp_path, {**BERT, "architectures": ["BertModel"]})
+    assert type(model) is transformers.BertModel
+    assert "the encoder alone" in description
+
+
 def test_an_older_configuration_names_only_its_class(tmp_path, transformers):
     config = {name: value for name, value in BERT.items() if name != "model_type"}
     assert type(built(tmp_path, config)[0]) is transformers.BertForMaskedLM

@@ -162,3 +162,11 @@ def test_experts_that_are_missing_or_differ_are_refused(tmp_path, transformers):
     fewer = {name: entry for name, entry in checkpoint.entries.items() if "experts.2" not in name}
     with pytest.raises(MismatchError, match="shapes differ"):
         load_weights(model, replace(checkpoint, entries=fewer))
+
+
+@pytest.mark.parametrize("name", ["experts." * 100_000 + "w", "a.²", "a." + "9" * 5000], ids=["long", "sign", "digits"])
+def test_names_that_no_model_has(tmp_path, transformers, name):
+    model = tiny(transformers, "Mixtral", FAMILIES["Mixtral"])
+    save_file({name: torch.ones(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(MismatchError):
+        load_weights(model, open_checkpoint(tmp_path))
