@@ -51,8 +51,11 @@ class Batch:
         return replace(self, data=data, size=stop - start, first=self.first + start)
 
     def seed(self, seed: int) -> int:
-        """The seed of what is drawn for these rows: other rows draw other numbers, as batches of a training run do."""
-        return zlib.crc32(f"{seed} {self.first}".encode()) if self.first else seed
+        """The seed of what is drawn for these rows: other rows draw other numbers, as batches of a training run do.
+
+        It is not the seed itself, from which rows were often drawn: noise that equals its row would be no noise.
+        """
+        return zlib.crc32(f"{seed} {self.first}".encode())
 
     def reversed(self) -> "Batch":
         """The same rows from last to first."""

@@ -53,7 +53,7 @@ def test_loss_and_gradient_over_draws() -> None:
     found = measure_draw_spread(problem)
     losses, gradients = [], []
     for seed in range(3, 4 + FURTHER):
-        torch.manual_seed(seed)
+        torch.manual_seed(problem.batch.seed(seed))
         loss = problem.model(x)
         parts = torch.autograd.grad(loss, list(problem.model.parameters()))
         losses.append(float(loss.detach()))
@@ -80,7 +80,7 @@ def test_the_rate_that_raises_the_loss_of_other_draws() -> None:
                 with torch.no_grad():
                     for name, part in step.items():
                         parameters[name].sub_(moved * part)
-                    torch.manual_seed(3 + further)
+                    torch.manual_seed(problem.batch.seed(3 + further))
                     losses.append(float(problem.model(x)))
                     for name, part in step.items():
                         parameters[name].add_(moved * part)
@@ -131,7 +131,7 @@ def under_draw(problem: Problem, seed: int) -> tuple[torch.Tensor, torch.Tensor]
     weight, batch = problem.model.weight, problem.batch.data
 
     def loss(at: torch.Tensor) -> torch.Tensor:
-        torch.manual_seed(seed)
+        torch.manual_seed(problem.batch.seed(seed))
         return torch.func.functional_call(problem.model, {"weight": at.reshape(1, 6)}, (batch["x"], batch["y"]))
 
     at = weight.detach().reshape(6)
@@ -167,7 +167,7 @@ def test_the_curvature_under_other_draws_is_that_of_their_dense_hessians(kind: d
     if "scale" in kind:
         factors = []
         for seed in (3, 4, 5, 6):
-            torch.manual_seed(seed)
+            torch.manual_seed(problem.batch.seed(seed))
             factors.append(1.0 + 2.0 * float(torch.rand(())))
         top = result.eigenvalues[0].value
         assert result.draws.low == pytest.approx(top * min(factors[1:]) / factors[0], rel=1e-4)

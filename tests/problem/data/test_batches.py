@@ -92,7 +92,7 @@ def test_parts_know_their_first_row_and_draw_from_a_seed_of_their_own(tmp_path: 
     assert [batch.first for batch in batches] == [0, 8, 16]
     part = batches[1].rows(2, 6).rows(1, 3).to("cpu", torch.float64)
     assert (part.first, part.size) == (11, 2)
-    assert batches[0].seed(7) == 7 and batches[0].rows(0, 3).seed(7) == 7
+    assert 7 != batches[0].seed(7) == batches[0].rows(0, 3).seed(7)  # rows are often drawn from the seed itself
     assert len({batch.seed(seed) for batch in (*batches, part) for seed in (0, 1)}) == 8
 
 

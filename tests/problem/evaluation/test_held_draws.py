@@ -48,7 +48,7 @@ def test_every_part_is_evaluated_with_its_rows_of_the_batchs_draws() -> None:
     problem = Problem(model, OutputLoss(), as_batch({"x": X}, "here"), seed=6)
     alone = on_parts(problem, parts(problem))
     assert not problem.draws_apart
-    torch.manual_seed(6)
+    torch.manual_seed(problem.batch.seed(6))
     time, noise = torch.rand(12), torch.randn_like(X)
     mean = {name: torch.zeros_like(value) for name, value in problem.base.gradients.items()}
     for place, part in enumerate(alone):

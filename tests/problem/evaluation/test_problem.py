@@ -325,7 +325,7 @@ def test_a_loss_that_is_one_draw_of_many_is_noticed(classification: dict[str, to
         assert problem.noisy is None
         assert problem.draws_noise is bool(noisy) and problem.evaluations.forwards == 1.0
         for further in range(3):
-            torch.manual_seed(further)
+            torch.manual_seed(batch.seed(further))
             assert problem.drawn(further).value() == pytest.approx(float(model(classification["x"]).detach()), rel=1e-6)
     silent = Problem(nn.Sequential(nn.Linear(8, 1), nn.Flatten(0), MeanOutput()), OutputLoss(), batch)
     assert not silent.draws_noise and silent.noisy is None and silent.evaluations.forwards == 0.0
@@ -436,3 +436,12 @@ def test_a_loss_that_differentiates_its_input(
         for gradients in ({tensor.name: gradient for tensor, gradient in steadily}, problem.base.gradients):
             for (name, _), gradient in zip(model.named_parameters(), expected, strict=True):
                 assert torch.allclose(gradients[name], gradient, atol=1e-6), name
+
+
+def test_noise_is_not_the_rows_themselves_where_both_come_from_one_seed(make_problem: Maker) -> None:
+    class Denoises(nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return (super().forward(input) * 0.0 + torch.randn_like(input) - input).square().mean()
+
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    assert make_problem(Denoises(8, 8), {"x": x}, "output", seed=0).value() > 1.0
