@@ -89,6 +89,8 @@ def _candidate(path: tuple[str, ...], node: Mapping[Any, Any], other: bool, repe
     The latter are taken unasked only under a name usual for weights, and if no name below tells a whole dictionary.
     """
     tensors = {str(name): value for name, value in repetition.look(node).items() if is_tensor(value)}
+    if any(str(name).startswith("param_groups.") for name in node):  # an optimizer's state, flat among the weights
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(("state.", "param_groups."))}
     dotted = repetition.dotted(*path) or TOP
     if tensors:
         return Candidate(path, dotted, tensors, tuple(str(name) for name in node if str(name) not in tensors), other)

@@ -166,3 +166,25 @@ def test_numbers_that_a_distributed_checkpoint_spells_out_are_numbers(tmp_path: 
     state = open_checkpoint(tmp_path / "d").optimizer
     assert state is not None and (state.kind, state.steps) == ("adamw", 2)
     assert torch.equal(state.slots[2]["exp_avg_sq"], optimizer.state[model[1].weight]["exp_avg_sq"])
+
+
+def test_a_flat_state_among_the_weights_is_no_weight(tmp_path: Path) -> None:
+    model = network(5, 6, 3)
+    saved = trained(model, torch.optim.AdamW(model.parameters(), lr=1e-3))[0]
+    flat = {
+        f"state.{name}.{key}": value
+        for number, name in enumerate(shapes(model))
+        for key, value in saved["state"][number].items()
+    }
+    flat |= {
+        f"param_groups.{name}.{key}": value
+        for name in shapes(model)
+        for key, value in saved["param_groups"][0].items()
+        if key != "params"
+    }
+    torch.save({**model.state_dict(), **flat}, tmp_path / "c.pt")
+    checkpoint = open_checkpoint(tmp_path / "c.pt")
+    assert list(checkpoint.entries) == list(shapes(model))
+    state = checkpoint.optimizer
+    assert state is not None and state.kind == "adamw"
+    assert list(match_parameters(state, shapes(model))) == list(shapes(model))
