@@ -1,17 +1,14 @@
 """The program `fromage-diag`: runs one command, and turns an error into a message and an exit code."""
 
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from types import FrameType
 from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
-from fromage_cli import __version__
+from fromage_cli import __version__, stopping
 from fromage_cli.diagnostics import COMMANDS
 from fromage_cli.terminal import failure, session, spared, streams
 from fromage_cli.terminal.answer import Answers
@@ -29,10 +26,6 @@ Examples:
 
   fromage-diag breakdown model.pt --model net.py:build --batch data.npz --json
 """
-
-
-class TerminationRequested(BaseException):
-    """SIGTERM arrived."""
 
 
 OWN_COMMANDS = {"trust": "May code that this directory's configuration names run, as it stands now?"}
@@ -85,11 +78,15 @@ def main(args: Sequence[str] | None = None, program: Program | None = None) -> N
     given = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):
         streams.make_safe(stream)
-    with spared.watched(), session.scope(), _terminable():
+
+    def give_up(reason: BaseException) -> None:
+        os._exit(failure.report(reason, given))
+
+    with spared.watched(), session.scope(), streams.answering(), stopping.stoppable(streams.say, give_up):
         try:
             code = run(given, program or build_program())
         except (streams.ClosedPipe, BrokenPipeError):
-            streams.abandon(sys.stdout, sys.stderr)
+            streams.abandon(streams.answer(), sys.stdout, sys.stderr)
             code = CLOSED_PIPE
     sys.exit(code)
 
@@ -112,25 +109,6 @@ def run(args: Sequence[str], program: Any) -> int:
     except SystemExit as exit:
         streams.raise_closed_pipe(exit)
         raise
-    except TerminationRequested:
-        return failure.report(failure.Terminated("terminated."), args)
-    except (Exception, KeyboardInterrupt) as error:
+    except BaseException as error:
+        stopping.end()
         return failure.report(error, args)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM raises TerminationRequested, so that what was half written is removed."""
-
-    def request(number: int, frame: FrameType | None) -> NoReturn:
-        raise TerminationRequested
-
-    try:
-        previous = signal.signal(signal.SIGTERM, request)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

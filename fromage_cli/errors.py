@@ -20,6 +20,14 @@ class FromageError(Exception):
         self.details = tuple(details)
 
 
+def words_of(error: BaseException) -> str:
+    """The text of an exception, which may be anybody's and fail to tell it."""
+    try:
+        return str(error)
+    except BaseException:  # a reason to stop among them is remembered elsewhere
+        return "its text cannot be told"
+
+
 class UsageError(FromageError):
     """The command line, the environment or the configuration is wrong."""
 

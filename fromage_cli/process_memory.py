@@ -23,14 +23,25 @@ def largest_resident() -> int | None:
 
     On Linux from its status: `getrusage` begins there with what the process that started this one held, however much.
     """
-    try:
-        found = re.search(rb"^VmHWM:\s+(\d+) kB", STATUS.read_bytes(), re.MULTILINE)
-    except OSError:
-        found = None
+    found = _told("VmHWM")
     if found is not None:
-        return int(found[1]) * 1024
+        return found
     try:
         import resource
     except ImportError:
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def data_held() -> int | None:
+    """Bytes that this process has allocated, touched or not, as RLIMIT_DATA counts them; None where nothing tells."""
+    return _told("VmData")
+
+
+def _told(name: str) -> int | None:
+    """Bytes that the system tells of this process."""
+    try:
+        found = re.search(rf"^{name}:\s+(\d+) kB".encode(), STATUS.read_bytes(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found is not None else None

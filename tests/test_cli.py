@@ -473,6 +473,22 @@ def test_a_working_directory_that_is_gone(tmp_path):
     assert outcome.returncode == 0, outcome.stderr
 
 
+def test_an_interrupt_while_the_program_is_imported_is_quiet(tmp_path):
+    command = [sys.executable, "-X", "importtime", "-m", "fromage_cli", "inspect", "--help"]
+    for module in (b"typer.", b"fromage_cli.stopping", b"fromage_cli.terminal.plain"):  # others are under way then
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if module in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in (0, 130, -signal.SIGINT)
+        assert b"Traceback" not in err and b"KeyboardInterrupt" not in err
+
+
 MLP = ROOT / "sample_checkpoints/mlp-2"
 AT_440 = str(MLP / "step-000440.safetensors")
 GPT = str(ROOT / "sample_checkpoints/char-gpt/step-000860.pt")

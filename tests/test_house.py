@@ -23,7 +23,7 @@ FOLDERS = sorted(path for path in (PACKAGE / "diagnostics").iterdir() if (path /
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FILES_OF_A_DIAGNOSTIC = ("__init__.py", "result.py", "measure.py", "findings.py", "render.py", "command.py")
-LIGHT = ("checkpoints", "cli", "errors", "findings", "intake", "optimizers", "terminal", "theory")
+LIGHT = ("checkpoints", "cli", "errors", "findings", "intake", "optimizers", "stopping", "terminal", "theory")
 """Modules and packages that start without torch and numpy, and so does every diagnostic's `command`."""
 WITHOUT_A_SOURCE = {
     "test_house.py",
@@ -41,6 +41,7 @@ WITHOUT_A_SOURCE = {
     "hostile/test_payloads.py",
     "hostile/test_places.py",
     "hostile/test_products.py",
+    "hostile/test_runaway.py",
     "hostile/test_shared_and_colliding.py",
     "hostile/test_structure.py",
 }
@@ -100,6 +101,7 @@ TESTED_ELSEWHERE = {
     "probes/optimizer_step/moments.py": "probes/lines/test_updates.py",
     "probes/optimizer_step/step_direction.py": "probes/lines/test_crossing.py",
     "probes/optimizer_step/step_noise.py": "probes/optimizer_step/test_next_update.py",
+    "stopping.py": "hostile/test_runaway.py",
     "terminal/answer.py": "terminal/test_show.py",
     "terminal/command.py": "terminal/test_options.py",
     "terminal/envelope.py": "terminal/test_show.py",

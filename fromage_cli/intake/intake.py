@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -132,7 +133,8 @@ class Intake:
         if not isinstance(answer.result, EstimateResult):
             noise = self._noise_of_draws()
             if self.problem.at_first is not None:
-                self.problem.require_steadiness()
+                with suppress(ResourceError):  # where the user's code was interrupted, nothing more can be evaluated
+                    self.problem.require_steadiness()
         drawn = (ONE_DRAW.format(seed=self.problem.seed),) if self.problem.noisy else ()
         return replace(
             answer,

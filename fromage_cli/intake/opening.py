@@ -64,6 +64,7 @@ def open_problem(
     from fromage_cli.problem.networks.weights import load_weights
 
     device, dtype = torch_device(run.device), getattr(torch, run.dtype)
+    budget.confine(device)
     checkpoint, declared = _opened(ckpt, model)
     unnamed = {"model": model.model is None, "loss": batch.loss == "auto"}
     declared.check(*(name for name, left_open in unnamed.items() if left_open))

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fromage_cli.configuration_file import read_configuration
-from fromage_cli.errors import InputError, UsageError
+from fromage_cli.errors import InputError, UsageError, words_of
 from fromage_cli.terminal import configuration, session, spared, streams
 from fromage_cli.terminal.answer import Answers
 from fromage_cli.terminal.configuration import DATA_KEYS
@@ -89,6 +89,7 @@ class DiagnosticCommand(TyperCommand):
                         )
             for name in configuration.ignored_variables(os.environ, str(self.name), _flags(ctx)):
                 streams.say(f"note: {visible(name)} has no effect")
+        streams.guard_answer()
         with progress(f"{self.name}: reading"):
             answers = _run(super().invoke, ctx)
         return show(answers)
@@ -199,7 +200,7 @@ def _run(invoke: Any, ctx: typer.Context) -> Any:
         try:
             return invoke(ctx)
         except (EOFError, BrokenPipeError) as error:
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+            raise RuntimeError(f"{type(error).__name__}: {words_of(error)}") from error
         except SystemExit as exit:
             streams.raise_closed_pipe(exit)
             raise InputError(f"code run for this command asked to exit ({exit.code}).", hint=_EXITING) from exit

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ from typing import Any
 
 import typer
 
-from fromage_cli.errors import FromageError, InputError, ResourceError, UsageError
+from fromage_cli import stopping
+from fromage_cli.errors import FromageError, InputError, ResourceError, UsageError, words_of
+from fromage_cli.stopping import Interruption
 from fromage_cli.terminal import parsing, session, streams
 from fromage_cli.terminal.envelope import dumps, error_envelope
 from fromage_cli.terminal.output import EXTENSIONS, write_file
@@ -29,13 +30,6 @@ class Bug(FromageError):
     """Anything we did not foresee."""
 
 
-class Interrupted(FromageError):
-    """The person pressed Ctrl-C."""
-
-    exit_code = 130
-    code = "interrupted"
-
-
 class Terminated(FromageError):
     """The system asked the process to end."""
 
@@ -49,16 +43,16 @@ def understood(error: BaseException) -> FromageError:
         return error
     if callable(getattr(error, "format_message", None)):
         return _usage(error)
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return Interrupted("interrupted.")
-    words = str(error).lower()
+    if isinstance(error, KeyboardInterrupt | typer.Abort | stopping.Terminated):
+        return Terminated("terminated.") if isinstance(error, stopping.Terminated) else Interruption("interrupted.")
+    words = words_of(error).lower()
     lacking = isinstance(error, RuntimeError) and any(phrase in words for phrase in _OUT_OF_MEMORY)
     if lacking or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return ResourceError("out of memory.", hint="a smaller --batch, --micro-batch N, or another --device")
     if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
         path = "" if error.filename is None else f"{visible(str(error.filename))}: "
         return InputError(f"{path}{error.strerror}.", hint="check that path and the space left there")
-    first_line = visible(str(error).strip()).split(r"\n")[0]
+    first_line = visible(words_of(error).strip()).split(r"\n")[0]
     return Bug(
         f"this is a bug in fromage-diag: {type(error).__name__}: {first_line[:200]}",
         hint="--debug shows the traceback; please report it",
@@ -193,5 +187,5 @@ def report(error: BaseException, args: Sequence[str]) -> int:
             write_file(wanted.output, text)
             return failure.exit_code
     with contextlib.suppress(InputError):
-        streams.write(sys.stdout, text)
+        streams.write(streams.answer(), text)
     return failure.exit_code

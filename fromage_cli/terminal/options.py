@@ -184,12 +184,22 @@ class RunOptions:
     ] = False
     time_limit: Annotated[
         float | None,
-        _option("Run", "--time-limit", metavar="90|90s|5m|1h", parser=parsing.duration, help="Stop after this long."),
+        _option(
+            "Run",
+            "--time-limit",
+            metavar="90|90s|5m|1h",
+            parser=parsing.duration,
+            help="Stop after this long, also within the model's code; what was measured is shown.",
+        ),
     ] = None
     max_memory: Annotated[
         int | None,
         _option(
-            "Run", "--max-memory", metavar="8GB|500MiB", parser=parsing.memory, help="Stop before using more memory."
+            "Run",
+            "--max-memory",
+            metavar="8GB|500MiB",
+            parser=parsing.memory,
+            help="Stop before using more memory; one operation may go some 300 MB beyond.",
         ),
     ] = None
     estimate: Annotated[

@@ -3,10 +3,10 @@
 import contextlib
 import os
 import stat
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from fromage_cli import stopping
 from fromage_cli.errors import InputError, UsageError
 from fromage_cli.terminal import session, spared, streams
 from fromage_cli.terminal.options import OutputOptions
@@ -54,7 +54,7 @@ def chosen_format(options: OutputOptions) -> str:
             f"-o {visible(str(options.output))}: no format goes with the extension {visible(extension)!r}.",
             hint=f"extensions: {' '.join(EXTENSIONS)}; or name a --format",
         )
-    return "rich" if streams.is_terminal(sys.stdout) else "tsv"
+    return "rich" if streams.is_terminal(streams.answer()) else "tsv"
 
 
 def check_writable(path: Path, force: bool) -> None:
@@ -86,29 +86,30 @@ def write_file(path: Path, text: str | bytes, force: bool = False) -> None:
     spared.check_spared(place, data)
     target = place.resolve() if place.is_symlink() else place
     temporary = target.with_name(f".{target.name[:100]}.{os.urandom(6).hex()}.tmp")
-    try:
-        replaced = target.stat() if force and target.exists() else None
-        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if replaced else 0o666)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            if replaced is not None:  # whoever could read the file before can, and nobody else
-                with contextlib.suppress(PermissionError):
-                    os.fchown(descriptor, replaced.st_uid, replaced.st_gid)
-                os.fchmod(descriptor, stat.S_IMODE(replaced.st_mode))
-            file.flush()
-            os.fsync(descriptor)
-        _put_in_place(temporary, target, force)
-    except FileExistsError as error:
-        raise InputError(
-            f"{visible(str(path))} exists already.", hint="another name, or --force to overwrite it"
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"cannot write {visible(str(path))}: {error.strerror}.", hint="another place with -o FILE"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with stopping.undisturbed():
+        try:
+            replaced = target.stat() if force and target.exists() else None
+            descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if replaced else 0o666)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                if replaced is not None:  # whoever could read the file before can, and nobody else
+                    with contextlib.suppress(PermissionError):
+                        os.fchown(descriptor, replaced.st_uid, replaced.st_gid)
+                    os.fchmod(descriptor, stat.S_IMODE(replaced.st_mode))
+                file.flush()
+                os.fsync(descriptor)
+            _put_in_place(temporary, target, force)
+        except FileExistsError as error:
+            raise InputError(
+                f"{visible(str(path))} exists already.", hint="another name, or --force to overwrite it"
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"cannot write {visible(str(path))}: {error.strerror}.", hint="another place with -o FILE"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def _put_in_place(temporary: Path, target: Path, force: bool) -> None:

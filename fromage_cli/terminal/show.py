@@ -1,7 +1,6 @@
 """Show answers in the format asked for, and what belongs beside them on standard error."""
 
 import io
-import sys
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -46,10 +45,10 @@ def show(given: Answers) -> int:
 def _deliver(text: str, destination: Destination) -> None:
     if destination.path is not None:
         write_file(destination.path, text, destination.force)
-    elif destination.format != "rich" and streams.ascii_only(sys.stdout):
-        streams.write(sys.stdout, text.encode("ascii", "backslashreplace").decode("ascii"))
+    elif destination.format != "rich" and streams.ascii_only(streams.answer()):
+        streams.write(streams.answer(), text.encode("ascii", "backslashreplace").decode("ascii"))
     else:
-        streams.write(sys.stdout, text)
+        streams.write(streams.answer(), text)
     session.deliver()
 
 
@@ -80,7 +79,7 @@ def rendered(results: Sequence[Answer | FromageError], destination: Destination)
     if format == "rich":
         if running.output.table is not None:
             raise UsageError("--table is for tsv, csv and md.", hint="add --format tsv")
-        return "\n".join(page(answer, None if destination.path else sys.stdout) for answer in answers)
+        return "\n".join(page(answer, None if destination.path else streams.answer()) for answer in answers)
     table = rows.joined_table(answers, running.output.table, several=len(results) > 1)
     if format == "md":
         return rows.markdown(table, [finding for answer in answers for finding in answer.findings])

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 from fromage_cli.errors import InputError
@@ -17,6 +17,50 @@ DEFAULT_WIDTH = 80
 
 class ClosedPipe(BaseException):
     """The reader of our output has gone: there is nobody left to tell."""
+
+
+_ANSWERS: list[TextIO | None] = []
+"""Where the answer of the running program goes."""
+_DUPLICATES: dict[TextIO, TextIO] = {}
+"""By the stream that they stand in for."""
+
+
+def answer() -> TextIO | None:
+    """The stream that the answer goes to: standard output, or what stands in for it while the user's code may run."""
+    return _ANSWERS[-1] if _ANSWERS else sys.stdout
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[None]:
+    """Remember where the answer goes, whatever becomes of `sys.stdout` within."""
+    _ANSWERS.append(_DUPLICATES.get(sys.stdout, sys.stdout))
+    try:
+        yield
+    finally:
+        _ANSWERS.pop()
+
+
+def guard_answer() -> None:
+    """From now on descriptor 1 is standard error, for the rest of the process, and the answer goes to a duplicate.
+
+    So whatever the user's code writes there, itself, in a thread, in a child process or when Python ends, goes where
+    notes go. Nothing changes where `sys.stdout` is not descriptor 1.
+    """
+    stream = answer()
+    try:
+        descriptor = stream.fileno() if stream is not None else 1
+    except (AttributeError, OSError, ValueError):
+        return
+    if descriptor != 1:
+        return
+    if stream is not None:
+        stream.flush()
+        duplicate = os.fdopen(os.dup(1), "w", encoding=stream.encoding, errors=stream.errors)
+        _ANSWERS[-1] = _DUPLICATES[stream] = duplicate
+    try:
+        os.dup2(2, 1)
+    except OSError:  # standard error is closed
+        abandon_descriptor(1)
 
 
 def make_safe(stream: TextIO | None) -> None:
@@ -143,6 +187,12 @@ def abandon(*streams: TextIO | None) -> None:
         if stream is None:
             continue
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, stream.fileno())
-            os.close(null)
+            abandon_descriptor(stream.fileno())
+
+
+def abandon_descriptor(descriptor: int) -> None:
+    """Point a descriptor at nothing."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    if null != descriptor:
+        os.dup2(null, descriptor)
+        os.close(null)

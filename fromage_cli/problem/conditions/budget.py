@@ -4,9 +4,20 @@ import resource
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from fromage_cli import stopping
 from fromage_cli.errors import ResourceError
 from fromage_cli.process_memory import peak_memory
+
+if TYPE_CHECKING:
+    import torch
+
+
+STACK = 8 << 20
+"""Bytes that a thread of torch may reserve without using them."""
+RESERVE = 256 << 20
+"""Bytes that allocators may hold, beyond what is used, before an allocation fails."""
 
 
 @dataclass
@@ -17,19 +28,43 @@ class Budget:
     memory: int | None = None
     started: float = field(default_factory=time.monotonic)
 
+    def __post_init__(self) -> None:
+        if self.seconds is not None or self.memory is not None:
+            stopping.watch(self.reached)
+
     def check(self) -> None:
-        """Raises ResourceError when a limit is reached."""
+        """Raises ResourceError when a limit is reached, and whatever else is a reason to stop."""
+        stopping.check()
+        if (reached := self.reached()) is not None:
+            raise reached
+
+    def reached(self) -> ResourceError | None:
+        """The limit that is reached, if one is."""
         elapsed = time.monotonic() - self.started
         if self.seconds is not None and elapsed > self.seconds:
-            raise ResourceError(
+            return ResourceError(
                 f"The time limit of {self.seconds:g} s was reached after {elapsed:.1f} s.",
                 "Raise --time-limit, ask for less, or use a smaller batch; --estimate tells the cost.",
             )
         if self.memory is not None and (peak := peak_memory() or 0) > self.memory:
-            raise ResourceError(
+            return ResourceError(
                 f"The memory limit of {self.memory / 1e6:.0f} MB was passed: {peak / 1e6:.0f} MB are in use.",
                 "Raise --max-memory, use --micro-batch or a smaller batch; --estimate tells the cost.",
             )
+        return None
+
+    def confine(self, device: "torch.device") -> None:
+        """Let an allocation fail that goes beyond the memory limit; in main memory, far beyond it."""
+        import torch
+
+        if self.memory is None:
+            return
+        if device.type == "cuda":
+            total = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, self.memory / total), device)
+        elif (resident := resident_memory()) is not None:
+            reserve = RESERVE + 2 * STACK * torch.get_num_threads()
+            stopping.limit_data(max(0, self.memory - resident) + reserve)
 
 
 def resident_memory() -> int | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fromage_cli.errors import MismatchError
+from fromage_cli.errors import MismatchError, words_of
 from fromage_cli.problem.conditions.evaluation import scripted_from
 from fromage_cli.problem.user_code.named_code import out_of_memory
 
@@ -70,7 +70,7 @@ def second_derivative_explained(also: type[Exception] = RuntimeError) -> Iterato
     except (RuntimeError, also) as error:
         if out_of_memory(error):
             raise
-        reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
+        reason = next((line for line in words_of(error).splitlines() if line), type(error).__name__)
         raise MismatchError(
             f"The loss has no second derivative: {reason}", "An operation of the model supports only one backward pass."
         ) from error

@@ -11,7 +11,13 @@ from fromage_cli.errors import FromageError, MismatchError
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.losses.loss_terms import LossTerms
 from fromage_cli.problem.networks.layers import TrainableTensor
-from fromage_cli.problem.user_code.named_code import first_line, out_of_memory, raised_here
+from fromage_cli.problem.user_code.named_code import (
+    error_of_user_code,
+    first_line,
+    named_code,
+    out_of_memory,
+    raised_here,
+)
 
 Visitor = Callable[[TrainableTensor, Tensor], None]
 """Called with a tensor and its gradient, which is freed when the call returns."""
@@ -101,10 +107,13 @@ def _run_backward(loss: Tensor) -> None:
     Raises MismatchError.
     """
     try:
-        loss.backward()  # type: ignore[no-untyped-call]
+        with named_code("computing the gradient", passing=(Exception,)):
+            loss.backward()  # type: ignore[no-untyped-call]
     except Exception as error:
-        if isinstance(error, FromageError) or out_of_memory(error) or raised_here(error):
+        if isinstance(error, FromageError) or raised_here(error):
             raise
+        if out_of_memory(error):
+            raise error_of_user_code(error, "computing the gradient") from error
         state = "A model that keeps state from one call to the next needs a --loss file.py:function that resets it; "
         raise MismatchError(
             f"{type(error).__name__} while computing the gradient: {first_line(error)}",

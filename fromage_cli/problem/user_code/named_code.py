@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from fromage_cli.errors import FromageError, MismatchError, ResourceError
+from fromage_cli import stopping
+from fromage_cli.errors import FromageError, MismatchError, ResourceError, words_of
 from fromage_cli.problem.user_code.generators import Generators, seed_all
 
 _NOT_THEIRS = (
@@ -23,6 +24,8 @@ _NOT_THEIRS = (
     "<frozen",
 )
 """Files whose lines say nothing to the user: ours, torch's and the import machinery."""
+
+_OURS = (FromageError, KeyboardInterrupt, stopping.Terminated, GeneratorExit)
 
 
 _FIRST: list[str] = []
@@ -46,27 +49,34 @@ class named_code:
     """Run the user's code: what it prints goes to stderr, what it raises becomes one MismatchError without a traceback.
 
     Meanwhile it finds what it imports in its own folders. `doing` completes "ValueError while …". Memory that ran out
-    is a ResourceError; `passing` goes through as it is.
+    is a ResourceError; `passing` goes through as it is. A reason to stop interrupts the code and is raised afterwards,
+    whatever the code made of it.
     """
 
-    __slots__ = ("_added", "_doing", "_passing", "_redirect")
+    __slots__ = ("_added", "_doing", "_inside", "_passing", "_recursion", "_redirect")
 
     def __init__(self, doing: str, *, passing: tuple[type[BaseException], ...] = ()) -> None:
         self._doing, self._passing = doing, passing
         self._redirect = redirect_stdout(sys.stderr)
 
     def __enter__(self) -> None:
+        stopping.raise_reason()
+        self._recursion = sys.getrecursionlimit()
         self._redirect.__enter__()
         first, last = ([folder for folder in folders if folder not in sys.path] for folders in (_FIRST, _LAST))
         sys.path[:] = [*reversed(first), *sys.path, *last]
         self._added = (*first, *last)
+        self._inside = stopping.in_their_code(True)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        sys.setrecursionlimit(max(self._recursion, sys.getrecursionlimit()))  # first: there may be no room for calls
+        stopping.in_their_code(self._inside)
         self._redirect.__exit__(None, None, None)
         for folder in self._added:
             with suppress(ValueError):  # their code may have taken it away
                 sys.path.remove(folder)
-        if isinstance(error, Exception | SystemExit) and not isinstance(error, (FromageError, *self._passing)):
+        stopping.raise_reason()
+        if error is not None and not isinstance(error, (*_OURS, *self._passing)):
             raise error_of_user_code(error, self._doing) from error
 
 
@@ -89,13 +99,13 @@ def error_of_user_code(error: BaseException, doing: str) -> FromageError:
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on the processor or on an accelerator."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+        isinstance(error, RuntimeError) and "allocate memory" in words_of(error)
     )
 
 
 def hint_for(error: BaseException, otherwise: str) -> str:
     """What to do about an exception: its own remedy where torch's words tell it, else another."""
-    if "more than 1 value per channel" in str(error):
+    if "more than 1 value per channel" in words_of(error):
         return "BatchNorm normalises by the rows of the batch: give more than one, or --mode eval."
     return otherwise
 
@@ -104,7 +114,7 @@ def first_line(error: BaseException) -> str:
     """The first line of an exception's message that is not empty."""
     if isinstance(error, SyntaxError):
         return error.msg
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+    return next((line.strip() for line in words_of(error).splitlines() if line.strip()), "no message")
 
 
 def raised_here(error: BaseException) -> bool:
