@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,12 @@ from fromage_cli.checkpoints.checkpoint import Checkpoint, Contents
 from fromage_cli.checkpoints.finding.directory import latest_in, own_weights
 from fromage_cli.checkpoints.finding.mirror import Mirror
 from fromage_cli.checkpoints.finding.series import highest_step
-from fromage_cli.checkpoints.finding.trainer_files import OPTIMIZER_FILES, load_optimizer, read_trainer_files
+from fromage_cli.checkpoints.finding.trainer_files import (
+    OPTIMIZER_FILES,
+    load_optimizer,
+    load_optimizers,
+    read_trainer_files,
+)
 from fromage_cli.checkpoints.formats.content import PICKLED_FORMATS, SUPPORTED, kind_of
 from fromage_cli.checkpoints.formats.deepspeed import read_deepspeed
 from fromage_cli.checkpoints.formats.distributed import read_distributed
@@ -127,7 +132,7 @@ def _open_local(
     def optimizer() -> OptimizerState | None:
         if optimizer_state == LEFT_ASIDE:
             return None
-        found = _saved_optimizer(contents, trainer.optimizer, optimizer_state, choice.optimizer)
+        found = _saved_optimizer(contents, trainer.optimizers, optimizer_state, choice.optimizer)
         copies = {name for group in contents.tied for name in group[1:]}
         trained = {
             shorter[name]: entry.shape
@@ -156,16 +161,16 @@ def _open_local(
 
 
 def _saved_optimizer(
-    contents: Contents, beside: Path | None, named: str | Path | None, key: str | None
+    contents: Contents, beside: Sequence[Path], named: str | Path | None, key: str | None
 ) -> OptimizerState | None:
-    """Read the state in the file that the user names, else beside the weights in their own, else in one beside it."""
+    """Read the state in the file that the user names, else in the weights' own, else in those beside it."""
     if isinstance(named, str) and is_url(named):
         return load_optimizer(local_path(named) or Mirror(named).only_file(), key)
     if named is not None:
         return load_optimizer(Path(named), key)
     found = contents.read_optimizer() if contents.read_optimizer is not None else None
-    if found is None and beside is not None:
-        return load_optimizer(beside, key)
+    if found is None and beside:
+        return load_optimizers(beside, key)
     if found is None and key is not None:
         raise UsageError(f"--optimizer-key {key!r}: no optimizer's state was saved here.", "Leave it out.")
     return found

@@ -1,10 +1,10 @@
 """What trainers write beside weights: Hugging Face's own state as JSON, and the optimizer's in a file of its own.
 
 trainer_state.json {"global_step": …}; optimizer.pt, which accelerate calls optimizer.bin; sharded, a directory for the
-weights and one for the optimizer.
+weights and one for the optimizer, optimizer_0. Further optimizers of one run are called optimizer_1 and so on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from fromage_cli.checkpoints.finding.directory import has_usual_name
 from fromage_cli.checkpoints.formats.content import PICKLED_FORMATS, kind_of
 from fromage_cli.checkpoints.formats.distributed import load_distributed_optimizer
 from fromage_cli.checkpoints.formats.torch_file import load_file
-from fromage_cli.checkpoints.names.library_files import ACCELERATE, METADATA
+from fromage_cli.checkpoints.names.library_files import ACCELERATE, FURTHER_OPTIMIZER, METADATA
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.names.steps import step_in_metadata
 from fromage_cli.checkpoints.nested.optimizers import find_optimizer
-from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
+from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, together
 from fromage_cli.checkpoints.storage.files import quoted, status_of
 from fromage_cli.checkpoints.storage.json_file import read_object
-from fromage_cli.errors import InputError
+from fromage_cli.errors import InputError, UsageError
 
 TRAINER_STATE = "trainer_state.json"
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin")
@@ -30,7 +30,7 @@ class TrainerFiles:
     """What was found beside weights."""
 
     step: int | None = None
-    optimizer: Path | None = None
+    optimizers: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -41,19 +41,36 @@ def read_trainer_files(weights: Path) -> TrainerFiles:
     home = weights.parent.parent if weights.parent.name == ACCELERATE[0] else weights.parent
     trainer = home / TRAINER_STATE
     step = step_in_metadata(read_object(trainer)) if trainer.is_file() else None
-    optimizer = optimizer_in(home)
+    optimizers = optimizers_in(home)
     found = [trainer.name] if step is not None else []
-    found += [optimizer.name] if optimizer is not None else []
+    found += [optimizer.name for optimizer in optimizers]
     note = f"Read beside the weights: {', '.join(found)}."
-    return TrainerFiles(step, optimizer, (note,) if found else ())
+    return TrainerFiles(step, optimizers, (note,) if found else ())
 
 
-def optimizer_in(directory: Path) -> Path | None:
-    """Return the optimizer's file in a directory, or the directory in it that is the optimizer's."""
+def optimizers_in(directory: Path) -> tuple[Path, ...]:
+    """The files of optimizers in a directory, or the directories in it that are an optimizer's; () without a first."""
     sharded = directory / ACCELERATE[1]
-    if (sharded / METADATA).is_file():
-        return sharded
-    return next((directory / name for name in OPTIMIZER_FILES if (directory / name).is_file()), None)
+    files = (directory / name for name in OPTIMIZER_FILES if (directory / name).is_file())
+    first = sharded if (sharded / METADATA).is_file() else next(files, None)
+    if first is None:
+        return ()
+    numbered = ((FURTHER_OPTIMIZER.match(path.name), path) for path in directory.iterdir())
+    further = [(int(name[1]), path) for name, path in numbered if name and path.suffix == first.suffix]
+    whole = [path for _, path in sorted(further) if path.is_file() or (path / METADATA).is_file()]
+    return (first, *whole)
+
+
+def load_optimizers(paths: Sequence[Path], key: str | None = None) -> OptimizerState | None:
+    """The states of all optimizers of a run as one; None without any. `key` and errors as of `load_optimizer`."""
+    if len(paths) == 1:
+        return load_optimizer(paths[0], key)
+    if key is not None and paths:
+        raise UsageError(
+            f"--optimizer-key {key!r}: {len(paths)} files of optimizers lie here: {listed([p.name for p in paths])}.",
+            "Name one of them as well, with --optimizer-state FILE.",
+        )
+    return together({(path.name,): load_optimizer(path) for path in paths})
 
 
 def load_optimizer(path: Path, key: str | None = None) -> OptimizerState:
@@ -66,13 +83,13 @@ def load_optimizer(path: Path, key: str | None = None) -> OptimizerState:
     if path.is_dir() and (path / METADATA).is_file():
         state, held = load_distributed_optimizer(path / METADATA, key), "no such entries in its metadata"
     elif path.is_dir():
-        file = optimizer_in(path)
-        if file is None:
+        state = load_optimizers(optimizers_in(path), key)
+        if state is None:
             raise InputError(
                 f"Directory {quoted(path)} holds no optimizer state: no {' or '.join(OPTIMIZER_FILES)}.",
                 hint="Name the optimizer's file.",
             )
-        return load_optimizer(file, key)
+        return state
     else:
         kind = kind_of(path)
         root, held = load_file(path, kind) if kind in PICKLED_FORMATS else None, f"it is {kind}"

@@ -14,3 +14,5 @@ MODEL_STATES = re.compile(r"^(?:zero_pp_rank_([0-9]+)_)?mp_rank_([0-9]+)_model_s
 """What DeepSpeed writes about the model, once or once a rank."""
 ACCELERATE = ("pytorch_model_fsdp_0", "optimizer_0")
 """Distributed checkpoints inside of one that Hugging Face's accelerate wrote: the weights' and the optimizer's."""
+FURTHER_OPTIMIZER = re.compile(r"^optimizer_([1-9][0-9]{0,3})(?:\.pt|\.bin)?$")
+"""What accelerate calls the optimizers of one run after the first."""

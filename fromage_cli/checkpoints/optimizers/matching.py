@@ -75,10 +75,10 @@ def _fitting_alone(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]])
 
 
 def _fits(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether every tensor has a number, and every number a tensor."""
-    with suppress(MismatchError):
-        return len(state.numbers) == len(shapes) == len(_match(state, shapes))
-    return False
+    """Whether there are as many parameters as tensors, of the same shapes as far as slots tell; in any order."""
+    held = Counter(slot_shape(state.slots.get(number, {})) for number in state.numbers)
+    del held[None]
+    return len(state.numbers) == len(shapes) and not held - Counter[tuple[int, ...] | None](shapes.values())
 
 
 def _match(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+import torch.distributed.checkpoint
 from safetensors.torch import save_file
 from torch import nn
 
@@ -59,6 +60,43 @@ def test_what_stands_beside_other_names_is_left_alone(tmp_path, model):
     (tmp_path / "run" / "model.safetensors").rename(tmp_path / "run" / "best.safetensors")
     checkpoint = open_checkpoint(tmp_path / "run")
     assert (checkpoint.step, checkpoint.optimizer, checkpoint.notes) == (None, None, ())
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_all_optimizers_of_one_run_are_read(tmp_path, model, sharded):
+    halves = [list(part.parameters()) for part in (model[:2], model[2:])]
+    optimizers = [torch.optim.AdamW(halves[0], lr=1e-3), torch.optim.SGD(halves[1], lr=0.1, momentum=0.9)]
+    model(torch.randn(3, 4)).square().sum().backward()
+    for number, optimizer in enumerate(optimizers):
+        optimizer.step()
+        if sharded:
+            name = str(tmp_path / f"optimizer_{number}")
+            torch.distributed.checkpoint.save({"optimizer": optimizer.state_dict()}, checkpoint_id=name, no_dist=True)
+        else:
+            torch.save(optimizer.state_dict(), tmp_path / ("optimizer_1.bin" if number else "optimizer.bin"))
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    checkpoint = open_checkpoint(tmp_path)
+    names = ("optimizer_0", "optimizer_1") if sharded else ("optimizer.bin", "optimizer_1.bin")
+    assert checkpoint.notes == (f"Read beside the weights: {', '.join(names)}.",)
+    numbers = match_parameters(
+        checkpoint.optimizer, {key: tuple(value.shape) for key, value in model.named_parameters()}
+    )
+    for key, parameter in model.named_parameters():
+        slot, saved = checkpoint.optimizer.slots[numbers[key]], (optimizers[0].state | optimizers[1].state)[parameter]
+        field = "exp_avg" if "exp_avg" in saved else "momentum_buffer"
+        assert torch.equal(torch.as_tensor(slot[field]), saved[field])
+
+
+def test_of_two_networks_optimizers_that_of_the_weights_is_taken(tmp_path, model):
+    other = nn.Linear(7, 3)
+    for name, network in (("optimizer.bin", model), ("optimizer_1.bin", other)):
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.1 if network is other else 0.2)
+        sum(p.sum() for p in network.parameters()).backward()
+        optimizer.step()
+        torch.save(optimizer.state_dict(), tmp_path / name)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    state = open_checkpoint(tmp_path).optimizer
+    assert [group.settings["lr"] for group in state.groups] == [0.2]
 
 
 def test_a_damaged_optimizer_is_told_only_to_those_who_ask_for_it(tmp_path, model):
