@@ -78,6 +78,14 @@ def inside_of_numbers(content):
     return struct.pack("<Q", len(header)) + header[:place] + b"0V" + header[place + 2 :] + data
 
 
+def numbers_behind_a_number(content):
+    """A safetensors file that is a pickle too: its length begins a line of INT, which C ends at the zero byte."""
+    tensor = {"dtype": "U8", "shape": [len(content)], "data_offsets": [0, len(content)]}
+    header = json.dumps({"w": tensor}).encode()
+    header += b" " * ((ord("I") - len(header) - 1) % 256) + b"\n"
+    return struct.pack("<Q", len(header)) + header + content
+
+
 def joblib_of(compress):
     import joblib
 
@@ -152,6 +160,7 @@ UNSAFE = {
     "an array of an escaped code": array("{'descr': [('a', '\\x4f')], 'fortran_order': False, 'shape': (1,), }"),
     "an array of a code in parts": array("{'descr': [('a', 'ob' 'ject')], 'fortran_order': False, 'shape': (1,), }"),
     "an array of an unknown code": array("{'descr': 'x9', 'fortran_order': False, 'shape': (1,), }"),
+    "numbers whose length is a number of a pickle": numbers_behind_a_number(SYSTEM),
     "numbers that are a pickle too": inside_of_numbers(SYSTEM),
     "an unknown format": bytes(range(256)),
     "a text for YAML": b"a: !!python/object/apply:os.system [x]\n",

@@ -73,7 +73,7 @@ def digits(machine: Machine) -> bytes:
 
 def integer_line(machine: Machine) -> None:
     """Push a whole number in digits, decimal or with its base before it; 00 and 01 are False and True."""
-    line = digits(machine).rstrip(b"L")
+    line = digits(machine).rstrip(b"L") or b"0"  # which strtol makes of a line that begins with a zero byte
     machine.check_digits(len(line) // 2)
     if len(line) > MOST_DIGITS:
         raise machine.stream.given_up(f"a whole number has more than {MOST_DIGITS} digits")

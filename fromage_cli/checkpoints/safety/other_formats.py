@@ -1,7 +1,9 @@
 """What a file can be beside a pickle: formats of numbers or plain text alone, and all others, which are named."""
 
+import codecs
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from fromage_cli.checkpoints.formats.content import MSGPACK
@@ -13,15 +15,18 @@ from fromage_cli.checkpoints.storage.files import opened
 from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.errors import FromageError
 
-TEXT_BYTES = 1 << 20
-"""How much of a file has to be text for it to count as one."""
+PIECE, OVERLAP = 1 << 20, 200
+"""Bytes of a text that are looked at together, and how many characters of them once more with the next."""
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _NAMES_CODE = re.compile(
-    r"!!python|tag:yaml\.org,2002:python|\"class_name\"\s*:\s*\"Lambda\"|__lambda__|\"py/|\"__loader__\""
+    r"!!python|tag:yaml\.org,2002:python|%TAG|\"class_name\"\s*:\s*\"Lambda\"|__lambda__|\"py/|\"__loader__\"|\b_target_\b"
 )
-"""What names Python objects in YAML, in Keras's layers, in jsonpickle's texts and in those of skops."""
-_ESCAPED = re.compile(r"\\u00([2-7][0-9a-fA-F])")
-"""How JSON can write plain letters otherwise."""
+"""What names Python objects in YAML, in Keras's layers, in jsonpickle's texts, in those of skops and of Hydra."""
+_KERAS = (re.compile('"class_name"'), re.compile(r'"module"\s*:\s*"(?!(tf_)?keras[".]|builtins")'))
+"""What together has Keras import a module that is not its own."""
+_ESCAPED = re.compile(r"(?:\\u00|%)([2-7][0-9a-fA-F])|\\(/)")
+"""How JSON and YAML can write plain letters otherwise."""
+_SPACES = re.compile(r"\s{2,}")
 _YAML_TAG = re.compile(r"(^|[\s\[{,:-])![^\s]")
 DATA = re.compile(r".*\.(png|jpe?g|gif|webp)|.*\.tfevents\..*|(tokenizer|spiece|sentencepiece.*)\.model", re.IGNORECASE)
 """Names of files whose usual readers know no code: pictures, logs for TensorBoard, vocabularies."""
@@ -54,13 +59,11 @@ def unjudged(source: Source, head: bytes, known: bool) -> str:
         return "the ZIP archive at its end was not looked into"
     if known or source.size == 0 or DATA.fullmatch(source.path.name):
         return ""
-    text = _text(source)
-    if text is None:
+    try:
+        told = _tells_to_run(source)
+    except ValueError:
         return "it is in no format that is known here, and was not looked into"
-    tagged = source.path.suffix in (".yaml", ".yml") and _YAML_TAG.search(text)
-    if tagged or _NAMES_CODE.search(_ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), text)):
-        return "what its text tells some loaders to run was not looked into"
-    return ""
+    return "what its text tells some loaders to run was not looked into" if told else ""
 
 
 def _ends_as_archive(path: Path) -> bool:
@@ -71,14 +74,25 @@ def _ends_as_archive(path: Path) -> bool:
             return True
 
 
-def _text(source: Source) -> str | None:
-    """Return the beginning of what is plain text in UTF-8; None for anything else."""
+def _tells_to_run(source: Source) -> bool:
+    """Tell whether a text names Python objects as some loader takes them; ValueError where it is no plain text."""
+    tags = (_YAML_TAG,) if source.path.suffix.lower() in (".yaml", ".yml") else ()
+    patterns = (_NAMES_CODE, *tags, *_KERAS)
+    found: set[re.Pattern[str]] = set()
+    for piece in _pieces(source):
+        found.update(pattern for pattern in patterns if pattern.search(piece))
+    return bool(found - {*_KERAS}) or found.issuperset(_KERAS)
+
+
+def _pieces(source: Source) -> Iterator[str]:
+    """Yield a text in pieces that overlap, letters unescaped; raises ValueError where it is no plain text in UTF-8."""
+    decoder, before = codecs.getincrementaldecoder("utf-8")(), ""
     with source.open() as file:
-        stored = file.read(TEXT_BYTES)
-    try:
-        text = stored.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if error.start < TEXT_BYTES - 4 or len(stored) < TEXT_BYTES:  # the last character may be cut
-            return None
-        text = stored[: error.start].decode("utf-8")
-    return None if _CONTROL.search(text) else text
+        while stored := file.read(PIECE):
+            text = decoder.decode(stored)
+            if _CONTROL.search(text):
+                raise ValueError("a control character")
+            plain = _ESCAPED.sub(lambda escape: escape[2] or chr(int(escape[1], 16)), before + text)
+            yield plain
+            before = _SPACES.sub(" ", plain)[-OVERLAP:]
+    decoder.decode(b"", final=True)
