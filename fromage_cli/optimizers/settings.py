@@ -16,6 +16,8 @@ ASSUMED = {
     "trust_coefficient": "trust coefficient is not known; {} is",
 }
 """What is said of a setting where nothing tells it, by its name."""
+MANY_STEPS = 1e12
+"""Updates after which no average is still biased by its start."""
 UNTOLD_GROUPS = "optimizer: its groups differ and cannot be matched to the layers by name or shape."
 
 
@@ -283,6 +285,14 @@ def _saved(rule: Rule, settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found[name] = type(default)(value) if default is not None else value
     return found
+
+
+def corrects_bias(settings: Mapping[str, Any]) -> bool:
+    """Whether Adam's means are corrected for their start at 0, unless a group's settings switch that off.
+
+    Apex and DeepSpeed call that setting `bias_correction`, transformers `correct_bias`.
+    """
+    return all(settings.get(name) is not False for name in ("bias_correction", "correct_bias"))
 
 
 def first_known(*values: Any) -> Any:

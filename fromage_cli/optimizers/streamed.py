@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.optimizers.rule import LION, Rule
+from fromage_cli.optimizers.settings import MANY_STEPS, corrects_bias
 from fromage_cli.theory.conversions import muon_factor
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def saved_update(
 
     given = {**rule.defaults, **settings}
     if "exp_avg_sq" in slot and "step" in slot:
-        steps, (beta1, beta2) = float(slot["step"]), given["betas"]
+        steps = float(slot["step"]) if corrects_bias(settings) else MANY_STEPS
+        beta1, beta2 = given["betas"]
         square = slot["max_exp_avg_sq"] if given.get("amsgrad") else slot["exp_avg_sq"]
         root = numpy.sqrt(square) / math.sqrt(1.0 - beta2**steps) + given["eps"]
         update: NDArray[Any] = slot["exp_avg"] / (1.0 - beta1**steps) / root

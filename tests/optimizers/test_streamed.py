@@ -47,6 +47,15 @@ def test_the_saved_moments_make_the_last_update(name: str, settings: dict[str, A
     numpy.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("setting", ["bias_correction", "correct_bias"])
+def test_means_that_are_not_corrected_for_their_start_are_taken_as_they_are(setting: str) -> None:
+    optimizer, weight, _ = trained("adamw", {})
+    slot = arrays(optimizer.state[weight])
+    found = saved_update(RULES["adamw"], slot, weight.detach().numpy(), {setting: False})
+    assert found is not None
+    numpy.testing.assert_allclose(found, slot["exp_avg"] / (numpy.sqrt(slot["exp_avg_sq"]) + 1e-8), rtol=1e-12)
+
+
 def test_lion_follows_its_moment_where_there_is_no_gradient() -> None:
     optimizer, weight, _ = trained("lion", {})
     found = saved_update(RULES["lion"], arrays(optimizer.state[weight]), weight.detach().numpy(), {})

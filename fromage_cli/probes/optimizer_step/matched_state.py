@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import Any
 
 from fromage_cli.checkpoints import OptimizerState, match_parameters
-from fromage_cli.checkpoints.optimizers.optimizer_state import slot_shape
+from fromage_cli.checkpoints.optimizers.optimizer_state import UnreadSlot, slot_shape
 from fromage_cli.errors import MismatchError
 from fromage_cli.optimizers.rule import SGD
-from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.optimizers.settings import MANY_STEPS, Optimizer, corrects_bias
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor, unwrapped
 
@@ -91,6 +91,8 @@ class MatchedState:
                     f"{list(shape)}.",
                     "It belongs to another model. --optimizer-state none leaves it aside.",
                 )
+            if slot is not None and slot.get("step") is not None and not corrects_bias(settings[number]):
+                slot = UnreadSlot({**(slot.stored if isinstance(slot, UnreadSlot) else slot), "step": MANY_STEPS})
             found[tensor.name] = slot, settings[number]
         return found
 

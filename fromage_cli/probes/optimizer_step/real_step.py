@@ -16,13 +16,11 @@ from torch import Tensor
 from fromage_cli.optim import LAMB
 from fromage_cli.optim.tensorwise import TensorwiseOptimizer
 from fromage_cli.optimizers.rule import SGD, Rule
-from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.optimizers.settings import MANY_STEPS, Optimizer
 from fromage_cli.theory.conversions import stationary_gain
 
 SMALL_RATE = 2.0**-24
 """Of a rule that caps its rate in the course of training; a power of 2, so that dividing by it rounds nothing."""
-MANY_STEPS = 1e12
-"""Taken before a memory that stands in for that of long training: no average is still biased by its start."""
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,22 @@ def test_the_step_is_that_of_torchs_optimizer(
     assert ("in the checkpoint" in note) == (warm > 0 and bool(settings))
 
 
+def test_moments_that_are_not_corrected_for_their_start_are_taken_as_they_are(
+    make_problem: Maker, perceptron: nn.Module, classification: Data, tmp_path: Path
+) -> None:
+    optimizer = torch.optim.AdamW(perceptron.parameters(), lr=0.01, weight_decay=0.0)
+    step(perceptron, classification, optimizer, 3)
+    optimizer.param_groups[0] |= {"correct_bias": False}
+    state = state_of(tmp_path, perceptron, optimizer)
+    problem = make_problem(perceptron, classification)
+    moved, _ = next_step(match_state(problem, find_settings(Given(), state.settings, Given()), state))
+    for name, parameter in perceptron.named_parameters():
+        slot, gradient = optimizer.state[parameter], problem.base.gradients[name]
+        first = slot["exp_avg"].lerp(gradient, 0.1)
+        root = slot["exp_avg_sq"].lerp(gradient.square(), 0.001).sqrt() + 1e-8
+        torch.testing.assert_close(moved[name], first / root, rtol=1e-4, atol=1e-6)
+
+
 def test_without_moments_they_come_from_minibatches(
     make_problem: Maker, perceptron: nn.Module, classification: Data
 ) -> None:
