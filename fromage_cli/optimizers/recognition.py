@@ -31,6 +31,9 @@ BEFORE_RULES = (
     ({"amsgrad", "grad_averaging"}, "novograd"),
     ({"update_proj_gap"}, "galore"),
     ({"mars_type"}, "mars"),
+    ({"precondition_frequency"}, "soap"),
+    ({"weight_decouple", "dampening"}, "sgdw"),
+    ({"integral", "derivative"}, "sgd with a PID controller"),
     ({"adamw_betas"}, "muon with an auxiliary adam"),
 )
 """Settings that together only other optimizers have, of which some are a rule's own as well."""
@@ -66,8 +69,11 @@ def recognise(groups: Sequence[Mapping[str, Any]], slots: Collection[str]) -> st
     known += [kind for mark, kind in BEFORE_RULES if mark <= settings]
     if known or any(group.get("caution") for group in groups):  # an update that is masked by the gradient's sign
         return known[0] if known else None
-    if "betas" in settings and not STRANGERS & settings and (kept == {"exp_avg"} if slots else "eps" not in settings):
-        return LION.name  # one moment that betas interpolate; before the first step, betas that no eps goes with
+    if "betas" in settings and not STRANGERS & settings and kept == ({"exp_avg"} if slots else set()):
+        if "eps" not in settings:
+            return LION.name  # one moment that betas interpolate, and no root that it is divided by
+        if slots:
+            return None  # NovoGrad of apex and others whose second moment is not kept by parameter
     if "decoupled_weight_decay" in settings and "momentum_decay" not in settings and "amsgrad" not in settings:
         return "radam"  # torch's: the only one with that word and without the other two
     by_settings = [(mark, rule.name) for rule in RULES.values() for mark in rule.setting_marks]
