@@ -128,6 +128,7 @@ RECIPES = {
     "convnet-sgd": replace(
         _convnet(optimizer=sgd),
         checkpoints=(0, 330, 990, 1650, 2310, 2970),
+        declared={"train_batch_size": 64},
         learning_rate=0.05,
         save=save_training_state,
     ),

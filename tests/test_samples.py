@@ -26,7 +26,7 @@ DECLARED = {
     "resmlp-16": {"optimizer": "fromage", "activation": "relu", "residual": True, "learning_rate": 0.01 * 0.9**19},
     "convnet-lars": {"optimizer": "lars", "learning_rate": 0.02},
     "convnet-fromage": {"optimizer": "fromage", "learning_rate": 0.02},
-    "convnet-sgd": {"optimizer": "sgd", "learning_rate": 0.05},
+    "convnet-sgd": {"optimizer": "sgd", "learning_rate": 0.05, "train_batch_size": 64},
     "char-gpt": {"optimizer": "adamw", "learning_rate": 0.003, "weight_decay": 0.1, "betas": [0.9, 0.95]},
 }
 

@@ -158,7 +158,9 @@ def find_schedule(
         saved = saved_schedule(checkpoints, total=total, steps_per_epoch=epoch)
     given, peak = options.given()
     if given is None and saved.schedule is None and (declared.schedule or declared.warmup_steps):
-        given = Schedule(declared.schedule or "constant", declared.warmup_steps or 0)
+        beside = ScheduleOptions(declared.schedule, declared.warmup_steps, total)
+        beside.check()
+        given, peak = beside.given()
     if given is None:
         constant = None if saved.doubt else Schedule(total=saved.total)
         source = saved.source if saved.schedule else None

@@ -27,6 +27,7 @@ DATA_KEYS = frozenset(
         "momentum",
         "optimizer",
         "betas",
+        "train-batch-size",
         "steps-per-epoch",
         "schedule",
         "warmup-steps",

@@ -105,6 +105,15 @@ def test_a_declared_total_is_no_assumption() -> None:
     assert found.schedule is not None and (found.schedule.end, found.assumed) == (300, False)
 
 
+def test_a_table_may_be_declared(tmp_path: Path) -> None:
+    table = tmp_path / "rates.csv"
+    table.write_text("step,learning_rate\n0,0.5\n100,0.1\n")
+    found = find_schedule([], ScheduleOptions(), Declared(schedule=str(table)))
+    assert found.schedule is not None and (found.schedule.end, found.peak) == (100, 0.5)
+    with pytest.raises(UsageError, match="a table holds its own warm-up"):
+        find_schedule([], ScheduleOptions(), Declared(schedule=str(table), warmup_steps=5))
+
+
 def test_without_usual_steps_a_shape_whose_end_nothing_tells_is_refused() -> None:
     with pytest.raises(UsageError, match="takes the steps of the whole run"):
         find_schedule([], ScheduleOptions("linear"), Declared())

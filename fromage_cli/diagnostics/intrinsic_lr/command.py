@@ -119,7 +119,7 @@ def command(
                 series.intake.problem,
                 series.layers,
                 gradients=training.takes_gradients,
-                batch_size=optimizer.train_batch_size,
+                batch_size=optimizer.train_batch_size or series.declared.train_batch_size,
                 advance=advance_layer,
             )
     with progress("intrinsic-lr", total=series.elements) as advance:

@@ -49,7 +49,7 @@ def command(
     trained: bool | None = saved is not None
     if saved is not None:
         trained = saved.step > 0 if saved.step is not None else (state.steps or 0) > 0 if state is not None else None
-    request = asked.request(optimizer.train_batch_size)
+    request = asked.request(optimizer.train_batch_size or intake.declared.train_batch_size)
     chosen = tensors.tensors or "all"
     moving, _ = moving_tensors(intake.problem, chosen, *tensors.globs)
     if run.estimate:

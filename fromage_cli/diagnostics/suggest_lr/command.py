@@ -63,7 +63,7 @@ def command(
         asked.check_without_optimizer()
     made = (updates_made(intake.checkpoint) or 0) if intake.checkpoint is not None else None
     request = replace(
-        asked.request(optimizer.train_batch_size, intake.rebuilt, course, made),
+        asked.request(optimizer.train_batch_size or intake.declared.train_batch_size, intake.rebuilt, course, made),
         rate=optimizer.lr,
         given=given_settings(optimizer),
         declared=intake.declared.optimizer,

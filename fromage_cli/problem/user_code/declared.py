@@ -40,9 +40,11 @@ class Declared:
     weight_decay: float | None = None
     momentum: float | None = None
     betas: tuple[float, float] | None = None
+    train_batch_size: int | None = None
+    """Rows."""
     steps_per_epoch: int | None = None
     schedule: str | None = None
-    """One of SHAPES."""
+    """As `--schedule` takes it: one of SHAPES, or the absolute path of a table."""
     warmup_steps: int | None = None
     total_steps: int | None = None
     model: str | None = None
@@ -158,6 +160,8 @@ def _value(key: str, value: Any, folder: Path, where: str, trust: bool) -> Any:
         return convert(value)
     if not isinstance(value, str) or not value:
         raise UsageError(f"{where}: {key} = {brief(value)} is not a text.", f'Write {key} = "…".')
+    if key == "schedule":
+        return value.lower() if value.lower() in SHAPES else _file_inside(key, value, folder, where, trust)
     code = parse_specification(value)
     if key == "model" or (code is not None and not (key == "batch" and _is_data(value))):
         if not trust:
@@ -167,7 +171,7 @@ def _value(key: str, value: Any, folder: Path, where: str, trust: bool) -> Any:
             )
         return f"{(folder / code.module).absolute()}:{code.name}" if code is not None and code.is_file else value
     if key == "batch":
-        return _batch_path(value, folder, where, trust)
+        return _file_inside(key, value, folder, where, trust)
     if value.lower() not in BUILT_IN_LOSSES:
         raise UsageError(f"{where}: unknown loss {brief(value)}.", f"Built in are: {', '.join(BUILT_IN_LOSSES)}.")
     return value.lower()
@@ -178,22 +182,26 @@ def _is_data(value: str) -> bool:
     return Path(value).suffix.lower() in DATA_FILES
 
 
-def _batch_path(value: str, folder: Path, where: str, trust: bool) -> str:
+def _file_inside(key: str, value: str, folder: Path, where: str, trust: bool) -> str:
+    """The absolute path of a batch, or of a schedule's table, which lies in the folder; anywhere under `trust`."""
     path = folder / value
     outside = "://" in value or Path(value).is_absolute() or ".." in Path(value).parts
     try:
         inside, present = path.resolve().is_relative_to(folder.resolve()), path.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a null character
-        raise InputError(f"{where} sets batch = {brief(value)}, which leads to no file.", "Pass --batch.") from error
+        raise InputError(f"{where} sets {key} = {brief(value)}, which leads to no file.", f"Pass --{key}.") from error
     if not trust and (outside or not inside):
         raise UnsafeError(
-            f"{where} sets batch = {value!r}, which lies outside {folder}.",
-            f"If you trust it, pass --trust, or name it yourself: --batch {value}.",
+            f"{where} sets {key} = {value!r}, which lies outside {folder}.",
+            f"If you trust it, pass --trust, or name it yourself: --{key} {value}.",
         )
-    if not _is_data(value):
+    if key == "batch" and not _is_data(value):
         raise UsageError(f"{where} sets batch = {value!r}; expected a file {', '.join(DATA_FILES)}.", "Convert it.")
     if not present:
-        raise InputError(f"{where} sets batch = {value!r}, but there is no such file in {folder}.", "Pass --batch.")
+        shapes = f"; expected {', '.join(SHAPES)}, or a table in it" if key == "schedule" else ""
+        raise InputError(
+            f"{where} sets {key} = {brief(value)}, but there is no such file in {folder}{shapes}.", f"Pass --{key}."
+        )
     return str(path.absolute())
 
 
@@ -207,7 +215,7 @@ _NEEDED = ("batch", "activation", "residual", "norm")
 """What a file that cannot be read may have held, and nothing else stands in for."""
 _OTHER_NAMES = {"lr": "learning-rate", "optimizer": "optimizer-name"}
 """What keys are called above."""
-_COUNTS = ("steps_per_epoch", "warmup_steps", "total_steps")
+_COUNTS = ("train_batch_size", "steps_per_epoch", "warmup_steps", "total_steps")
 _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str, Callable[[Any], Any]]] = {
     "activation": (lambda value: value in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}", str),
     "residual": (lambda value: isinstance(value, bool), "true or false", bool),
@@ -222,9 +230,13 @@ _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str, Callable[[Any], Any]]] =
         "two numbers from 0 to below 1, as [0.9, 0.999]",
         lambda value: tuple(map(float, value)),
     ),
-    "schedule": (lambda value: value in SHAPES, f"one of {', '.join(SHAPES)}", str),
     **dict.fromkeys(
         _COUNTS, (lambda value: _is_number(value) and value > 0 and value == int(value), "a whole number above 0", int)
+    ),
+    "warmup_steps": (
+        lambda value: _is_number(value) and value >= 0 and value == int(value),
+        "a whole number, 0 or above",
+        int,
     ),
 }
 """What is true of a key's value, what was expected where it is not, and what the value is read as."""

@@ -107,6 +107,14 @@ def test_sgd_with_a_model(run, home):
     assert envelope["problem"]["batch_size"] == 64 and envelope["tool"]["gradient_evaluations"] >= 2
 
 
+def test_the_rows_of_a_training_batch_may_be_declared(run, home):
+    (home / "fromage.toml").write_text("train_batch_size = 16\n")
+    code, out, _ = run("step-30.safetensors", *SGD, *GIVEN, "--json")
+    assert code == 0 and json.loads(out)["result"]["train_batch_size"] == 16
+    code, out, _ = run("step-30.safetensors", *SGD, *GIVEN, "--train-batch-size", "32", "--json")
+    assert code == 0 and json.loads(out)["result"]["train_batch_size"] == 32
+
+
 def test_code_declared_beside_the_checkpoint_needs_trust(run, home):
     (home / "run").mkdir()
     (home / "step-30.safetensors").rename(home / "run/step-30.safetensors")

@@ -62,6 +62,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 GIVEN = ("--model", "network.py:build", "--batch", "network.py:batch")
 
 
+def test_the_rows_of_a_training_batch_may_be_declared(run: Run, tmp_path: Path) -> None:
+    for name in ("batch.safetensors", "step-000440.safetensors"):
+        shutil.copy(SAMPLES / "mlp-2" / name, tmp_path)
+    (tmp_path / "fromage.toml").write_text('activation = "relu"\nbatch = "batch.safetensors"\ntrain_batch_size = 64\n')
+    code, out, _ = run(tmp_path, "--optimizer", "sgd", "--lr", "0.01", "--simulate", "0", "--json")
+    assert code == 0 and json.loads(out)["result"]["batch_sharpness"]["batch_size"] == 64
+
+
 def test_a_sample_with_an_optimizer_state_needs_nothing_else(run: Run, tmp_path: Path) -> None:
     for name in ("fromage.toml", "step-000860.pt"):
         shutil.copy(SAMPLES / "char-gpt" / name, tmp_path)

@@ -279,6 +279,11 @@ def test_several_batches_and_training_batches_are_understood(run: Run, home: Pat
     assert (result["optimizer"]["train_batch_size"], result["noise_rows"]) == (5, 10)
 
 
+def test_the_rows_of_a_training_batch_may_be_declared(run: Run) -> None:
+    code, out, _ = run(SAMPLES / "convnet-sgd", "--model", SAMPLES / "models.py:convnet", "--json", "--probe", "none")
+    assert code == 0 and json.loads(out)["result"]["optimizer"]["train_batch_size"] == 64
+
+
 def test_an_iterator_gives_the_short_runs_batches_of_their_own(run: Run, home: Path) -> None:
     code, out, err = run("--model", "network.py:build", "--batch", "network.py:batches", "--optimizer", "sgd", "--json")
     answer = json.loads(out)

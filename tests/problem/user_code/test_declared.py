@@ -30,7 +30,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         tmp_path,
         'optimizer = "AdamW"\n'
         'activation = "GELU"\nresidual = true\nnorm = "layernorm"\nbatch = "batch.npz"\nloss = "mse"\nmode = "eval"\n'
-        "learning_rate = 1\nweight-decay = 0.1\nmomentum = 0.9\nbetas = [0.9, 0.95]\nsteps_per_epoch = 40\n",
+        "learning_rate = 1\nweight-decay = 0.1\nmomentum = 0.9\nbetas = [0.9, 0.95]\nsteps_per_epoch = 40\n"
+        "train_batch_size = 64\nschedule = 'Cosine'\nwarmup_steps = 0\ntotal_steps = 900\n",
     )
     assert declared == Declared(
         optimizer_name="adamw",
@@ -45,8 +46,21 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         momentum=0.9,
         betas=(0.9, 0.95),
         steps_per_epoch=40,
+        train_batch_size=64,
+        schedule="cosine",
+        warmup_steps=0,
+        total_steps=900,
         source=tmp_path / "fromage.toml",
     )
+
+
+def test_a_schedule_is_a_shape_or_a_table_in_the_directory(tmp_path: Path) -> None:
+    (tmp_path / "rates.csv").write_text("step,learning_rate\n0,0.1\n")
+    assert declare(tmp_path, 'schedule = "rates.csv"').schedule == str(tmp_path / "rates.csv")
+    with pytest.raises(UnsafeError, match=r"schedule = '\.\./rates\.csv', which lies outside"):
+        refuse(tmp_path, 'schedule = "../rates.csv"')
+    with pytest.raises(InputError, match=r"no such file in .*; expected constant, linear, cosine, or a table in it"):
+        refuse(tmp_path, 'schedule = "cosin"')
 
 
 @pytest.mark.parametrize("name", ["fromage.toml", "pyproject.toml"])
@@ -108,6 +122,9 @@ def test_metadata_of_other_programs_is_passed_over(tmp_path: Path) -> None:
         ("betas = [0.9]", "two numbers"),
         ("betas = [0.9, 1.0]", "two numbers"),
         ("steps_per_epoch = 2.5", "whole number"),
+        ("train_batch_size = 0", "whole number above 0"),
+        ("warmup_steps = -1", "0 or above"),
+        ("schedule = 3", "not a text"),
         ("batch = 3", "not a text"),
         ('batch = "data.csv"', "expected a file .safetensors"),
         ("activation = ", "not valid TOML"),
