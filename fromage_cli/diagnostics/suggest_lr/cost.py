@@ -1,5 +1,7 @@
 """What a search for safe rates costs at most, told beforehand."""
 
+from dataclasses import dataclass
+
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 from fromage_cli.diagnostics.suggest_lr.training import course_of
 from fromage_cli.errors import UsageError
@@ -9,8 +11,9 @@ from fromage_cli.probes.cost import FORWARD, PRODUCT, measure_cost
 from fromage_cli.probes.curvature.threshold import MAX_PRODUCTS
 from fromage_cli.probes.lines.crossing import BELOW, POINTS, WITHOUT_SLOPE
 from fromage_cli.probes.lines.draws import CRITICAL, gradients_of_draws
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.next_update import CHUNKS
-from fromage_cli.probes.trial_runs.rate_probe import MOST_GRADIENTS, SECONDS, TIMED
+from fromage_cli.probes.trial_runs.rate_probe import TIMED, affordable, step_seconds
 from fromage_cli.probes.trial_runs.short_runs import SEEDS, longest_steps, planned
 from fromage_cli.probes.trial_runs.training import training_rows
 from fromage_cli.probes.trial_runs.verification import FACTORS
@@ -29,10 +32,20 @@ NEW_NETWORK = 1.0
 """Its first gradient, which tells the tensors that receive one."""
 
 
+@dataclass(frozen=True)
+class TrainingCost:
+    """What short runs, and those that verify, take."""
+
+    gradients: float = 0.0
+    """Of all rows, that are counted."""
+    seconds: float = 0.0
+    """That the optimizer's own work takes beside them."""
+
+
 def expected_work(problem: Problem, optimizer: Optimizer, request: Request) -> float:
     """What the progress bar counts: gradients, and what takes as long, of runs that take all of their budget."""
-    gradients, products = _expected(problem, optimizer, request, slope=True, seconds=0.0)
-    return gradients + PRODUCT * products
+    gradients, products = _without_training(problem, optimizer, request, slope=True)
+    return gradients + PRODUCT * products + training_cost(problem, optimizer, request).gradients
 
 
 def estimate(problem: Problem, optimizer: Optimizer, request: Request) -> Estimate:
@@ -41,53 +54,54 @@ def estimate(problem: Problem, optimizer: Optimizer, request: Request) -> Estima
     Raises UsageError where real steps are asked for that the rows do not allow.
     """
     cost = measure_cost(problem, products=True)
-    gradients, products = _expected(problem, optimizer, request, slope=cost.product_seconds > 0.0, seconds=cost.seconds)
+    gradients, products = _without_training(problem, optimizer, request, slope=cost.product_seconds > 0.0)
+    trained = training_cost(problem, optimizer, request, cost.seconds)
+    gradients += trained.gradients
     return Estimate(
         gradients=gradients + cost.equivalent(products),
         bytes=cost.memory(copies=6.0 + (MAX_PRODUCTS if request.sharpness else 0.0), products=True),
-        seconds=cost.time(gradients, products=products),
+        seconds=cost.time(gradients, products=products) + trained.seconds,
     )
 
 
-def _expected(
-    problem: Problem, optimizer: Optimizer, request: Request, *, slope: bool, seconds: float
-) -> tuple[float, float]:
-    """Gradients, with forward passes among them, and Hessian-vector products.
-
-    `slope`: whether the loss has a second derivative; `seconds`: of a gradient, which tell how many runs are made.
-    """
+def _without_training(problem: Problem, optimizer: Optimizer, request: Request, *, slope: bool) -> tuple[float, float]:
+    """Gradients, with forward passes among them, and Hessian-vector products. `slope`: whether there are any."""
     along, products = ALONG_THE_STEP + (POINTS if slope else WITHOUT_SLOPE), 1.0
     gradients = along + gradients_of_draws(problem) + (HELD if problem.draws_noise else 0.0)
     critical = RISE + (CRITICAL if problem.draws_noise else 0.0)
     if optimizer.name is None:
         return gradients + len(RULES) * (along + critical), products + len(RULES)
-    gradients += critical + ELSEWHERE + training_cost(problem, request, seconds)
-    return gradients, products + (MAX_PRODUCTS if request.sharpness else 0.0)
+    return gradients + critical + ELSEWHERE, products + (MAX_PRODUCTS if request.sharpness else 0.0)
 
 
-def training_cost(problem: Problem, request: Request, seconds: float) -> float:
-    """Of short runs and of those that verify, in gradients of all rows, which take so many seconds each.
+def training_cost(
+    problem: Problem, optimizer: Optimizer, request: Request, seconds: float | None = None
+) -> TrainingCost:
+    """Of short runs and of those that verify; a step is timed where it is told how long a gradient takes.
 
     Raises UsageError as the runs do: under `auto` there are none where the rows do not allow them.
     """
-    if request.probe == "none" and not request.verify:
-        return 0.0
+    if optimizer.name is None or (request.probe == "none" and not request.verify):
+        return TrainingCost()
     try:
         rows = training_rows(problem, request.batch_size)
     except UsageError:
         if request.probe in ("init", "checkpoint") or request.verify:
             raise
-        return 0.0
+        return TrainingCost()
     course = course_of(request, request.probe in ("auto", "init") and request.fresh(0) is not None)
     if course.ended:
-        return 0.0
+        return TrainingCost()
     part = sum(batch.size for batch in rows.batches) / len(rows.batches) / problem.rows
     judged = FORWARD * sum(batch.size for batch in rows.independent) / problem.rows
-    found = 0.0
+    step = 0.0 if seconds is None else step_seconds(MatchedState(problem, optimizer), rows)
+    steps, found = 0, 0.0
     if request.probe != "none":
-        budget = request.budget or min(MOST_GRADIENTS, int(SECONDS / max(seconds * part, 1e-9)))
-        runs, steps = planned(budget, course, longest_steps(rows))
-        timed = 0 if request.budget else TIMED
-        found += SEEDS * (NEW_NETWORK + judged) + (steps + timed) * part + runs * judged
-    runs = SEEDS * len(FACTORS)
-    return found + (runs * request.verify * part + (1 + runs) * judged if request.verify else 0.0)
+        runs, steps = planned(request.budget or affordable(step), course, longest_steps(rows))
+        steps += 0 if request.budget else TIMED
+        found += SEEDS * (NEW_NETWORK + judged) + runs * judged
+    if request.verify:
+        runs = SEEDS * len(FACTORS)
+        steps += runs * request.verify
+        found += (1 + runs) * judged
+    return TrainingCost(found + steps * part, steps * max(0.0, step - part * (seconds or 0.0)))

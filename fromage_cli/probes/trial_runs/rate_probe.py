@@ -64,7 +64,7 @@ def measure_rate(
     optimizer, too few rows).
     """
     if budget is None:
-        budget = affordable(start(0), rows)
+        budget = affordable(step_seconds(start(0), rows))
     whole = WholeRun(course.left, peak, new=estimator == "probe-init", parts=rows.smaller is not None)
     typical = calibration.typical if whole.new and calibration is not None else None
     centre = typical or peak or guess or (GUESS if calibration is None else calibration.typical)
@@ -87,8 +87,13 @@ def measure_rate(
     return Interrupted(probe, made.error) if isinstance(made, Interrupted) else probe
 
 
-def affordable(start: MatchedState, rows: TrainingRows) -> int:
-    """How many minibatch gradients fit into SECONDS, at most MOST_GRADIENTS."""
+def affordable(seconds: float) -> int:
+    """How many minibatch gradients, at so many seconds each, fit into SECONDS; at most MOST_GRADIENTS."""
+    return MOST_GRADIENTS if seconds * MOST_GRADIENTS <= SECONDS else int(SECONDS / seconds)
+
+
+def step_seconds(start: MatchedState, rows: TrainingRows) -> float:
+    """Seconds of a training step with the optimizer's own work: of TIMED, the fastest."""
 
     def seconds(run: Training) -> float:
         began = time.perf_counter()
@@ -96,5 +101,4 @@ def affordable(start: MatchedState, rows: TrainingRows) -> int:
         return time.perf_counter() - began if math.isfinite(loss) else 0.0
 
     with training(start) as run:
-        fastest = min(seconds(run) for _ in range(TIMED))
-    return MOST_GRADIENTS if fastest * MOST_GRADIENTS <= SECONDS else int(SECONDS / fastest)
+        return min(seconds(run) for _ in range(TIMED))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fromage_cli.diagnostics.suggest_lr import cost as suggest_lr_cost
 from fromage_cli.diagnostics.suggest_lr.cost import estimate, expected_work, training_cost
 from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import PRODUCT, Request, gradients
@@ -35,6 +36,10 @@ def made(maker: Maker, rows: int = 96, seed: int = 1) -> Problem:
     model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 3))
     x = torch.randn(rows, 6, generator=torch.Generator().manual_seed(7))
     return maker(model, {"x": x, "y": x[:, :3].argmax(1)})
+
+
+def trained(problem: Problem, request: Request) -> float:
+    return training_cost(problem, MOMENTUM, request).gradients
 
 
 def new_weights(maker: Maker, problem: Problem) -> Callable[[int], Problem]:
@@ -113,7 +118,7 @@ def test_short_runs_are_told_within_thirty_percent(
     """Of 96 rows four batches of 19, and 19 others; a seed has a first gradient, and a loss before its runs."""
     problem = made(make_problem)
     request = Request(probe=probe, budget=budget, fresh=new_weights(make_problem, problem))
-    told = training_cost(problem, request, 1e-3)
+    told = trained(problem, request)
     judged = 19 / 96 / 3
     assert told == pytest.approx(2 * (1 + judged) + steps * 19 / 96 + runs * judged)
     without = spent(made(make_problem), MOMENTUM, Request())
@@ -125,20 +130,24 @@ def test_short_runs_are_told_within_thirty_percent(
 def test_no_runs_are_told_of_a_schedule_that_has_ended_and_fewer_steps_of_a_short_one(make_problem: Maker) -> None:
     problem = made(make_problem)
     ended = Request(probe="checkpoint", budget=360, schedule=Schedule("cosine", total=100), made=99)
-    assert training_cost(problem, ended, 1e-3) == 0.0
+    assert trained(problem, ended) == 0.0
     short = replace(ended, schedule=Schedule("cosine", total=115))
     assert spent(problem, MOMENTUM, short) - spent(made(make_problem), MOMENTUM, Request()) == pytest.approx(
-        training_cost(problem, short, 1e-3), rel=0.3
+        trained(problem, short), rel=0.3
     )
 
 
-@pytest.mark.parametrize(("seconds", "budget"), [(1e-3, 400), (10.0, 303), (60.0, 50)])
-def test_without_a_budget_what_fits_into_ten_minutes_is_told(make_problem: Maker, seconds: float, budget: int) -> None:
-    """A step on 19 of 96 rows takes 19 / 96 of the seconds; three steps are timed first."""
+@pytest.mark.parametrize(("seconds", "budget"), [(1e-3, 400), (2.0, 300), (6.0, 100)])
+def test_without_a_budget_what_fits_into_ten_minutes_is_told(
+    make_problem: Maker, monkeypatch: pytest.MonkeyPatch, seconds: float, budget: int
+) -> None:
+    """Three steps of 19 of 96 rows are timed first, here as slow as a gradient of all rows."""
+    monkeypatch.setattr(suggest_lr_cost, "step_seconds", lambda start, rows: seconds)
     default, given = (
-        training_cost(made(make_problem), Request(probe="auto", budget=n), seconds) for n in (None, budget)
+        training_cost(made(make_problem), MOMENTUM, Request(probe="auto", budget=n), seconds) for n in (None, budget)
     )
-    assert default == pytest.approx(given + 3 * 19 / 96)
+    assert default.gradients == pytest.approx(given.gradients + 3 * 19 / 96)
+    assert default.seconds - given.seconds == pytest.approx(3 * seconds * (1 - 19 / 96))  # beside what is counted
 
 
 @pytest.mark.parametrize(("size", "step", "judged"), [(None, 19, 19), (5, 5, 15)])
@@ -146,7 +155,7 @@ def test_real_steps_are_told_exactly(make_problem: Maker, size: int | None, step
     """Two orders of the batches at three rates; of 96 rows a fifth of the batches is kept apart."""
     request = Request(verify=7, batch_size=size)
     rows = 6 * 7 * step + 7 * judged / 3
-    assert training_cost(made(make_problem), request, 1e-3) == pytest.approx(rows / 96)
+    assert trained(made(make_problem), request) == pytest.approx(rows / 96)
     without, with_them = (
         spent(made(make_problem), MOMENTUM, Request(verify=verify, batch_size=size)) for verify in (0, 7)
     )
@@ -156,12 +165,12 @@ def test_real_steps_are_told_exactly(make_problem: Maker, size: int | None, step
 def test_nothing_is_told_for_runs_that_are_not_made(make_problem: Maker) -> None:
     alone = made(make_problem, rows=1)
     for probe in ("none", "auto"):
-        assert training_cost(alone, Request(probe=probe), 1e-3) == 0.0
+        assert trained(alone, Request(probe=probe)) == 0.0
     told = estimate(alone, MOMENTUM, Request(probe="auto")).gradients
     assert spent(made(make_problem, rows=1), MOMENTUM, Request(probe="auto")) <= told
     for request in (Request(probe="checkpoint"), Request(probe="auto", verify=1)):
         with pytest.raises(UsageError, match="two rows; the batch has one"):
-            training_cost(alone, request, 1e-3)
+            trained(alone, request)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from fromage_cli.probes.trial_runs.rate_probe import (
     RateProbe,
     affordable,
     measure_rate,
+    step_seconds,
 )
 from fromage_cli.probes.trial_runs.short_runs import FIRST_APART, FIRST_RATES, LEAST_BUDGET, Course
 from fromage_cli.probes.trial_runs.training import training, training_rows
@@ -168,7 +169,7 @@ def test_without_a_budget_as_many_steps_are_taken_as_fit_into_the_time(
     problem = bowl(make_problem, [1.0], [1.0])
     clock = iter(seconds * tick for tick in range(100))
     monkeypatch.setattr(rate_probe, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    assert affordable(MatchedState(problem, Optimizer("sgd")), training_rows(problem)) == budget
+    assert affordable(step_seconds(MatchedState(problem, Optimizer("sgd")), training_rows(problem))) == budget
     assert budget * seconds <= SECONDS
     assert problem.model.weight.item() == 1.0  # type: ignore[operator, union-attr]
 
