@@ -1,6 +1,7 @@
 """Files in the working directory that are named as libraries, or configure one: nothing takes them for those."""
 
 import os
+import py_compile
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.cli import main
+from fromage_cli.problem.user_code.specification import load_named
 
 ROOT = Path(__file__).parents[2]
 NETWORK = """
@@ -93,3 +95,16 @@ def test_a_matplotlibrc_in_the_working_directory_is_not_read(place):
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "mode", [py_compile.PycInvalidationMode.UNCHECKED_HASH, py_compile.PycInvalidationMode.TIMESTAMP]
+)
+def test_compiled_code_of_another_source_is_not_run(place, mode):
+    source = place / "compiled_elsewhere.py"
+    source.write_text("value = 'other!'\n")
+    py_compile.compile(str(source), invalidation_mode=mode, doraise=True)
+    times = (source.stat().st_atime_ns, source.stat().st_mtime_ns)
+    source.write_text("value = 'this!!'\n")
+    os.utime(source, ns=times)
+    assert load_named("compiled_elsewhere.py:value", "--model") == "this!!"

@@ -5,6 +5,8 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,7 +64,7 @@ def _load_file(specification: Specification) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     find_imports_in(path.parent, first=True)
-    description = importlib.util.spec_from_file_location(name, path)
+    description = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     assert description is not None and description.loader is not None  # always found for a .py file
     module = importlib.util.module_from_spec(description)
     sys.modules[name] = module
@@ -73,6 +75,14 @@ def _load_file(specification: Specification) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+class _FromSource(SourceFileLoader):
+    """Runs what stands in a file itself; compiled code that lies in `__pycache__` may be of another."""
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:
+        """Raise OSError: of such a source neither the compiled code is looked for nor kept."""
+        raise OSError(path)
 
 
 def _name_of(path: Path) -> str:
