@@ -155,11 +155,13 @@ def _resolved(value: Any, key: str, directory: Path) -> Any:
     """A path in a project's file is relative to that file; anything that names no file there stays as it is."""
     if isinstance(value, list):
         return [_resolved(item, key, directory) for item in value]
-    if key not in _PATH_KEYS or not isinstance(value, str) or "://" in value or directory == Path.cwd():
+    if key not in _PATH_KEYS or not isinstance(value, str) or directory == Path.cwd():
         return value
-    file, colon, name = value.rpartition(":") if ":" in value else (value, "", "")
     code = code_in(key, value)
     if code is not None and code.is_file:  # whether it is there or not: it is never another one in a working directory
         return f"{directory / code.path}:{code.name}"
+    if "://" in value:
+        return value
+    file, colon, name = value.rpartition(":") if ":" in value else (value, "", "")
     looks_like_path = key == "ckpt" or os.sep in file or Path(file).suffix != ""
     return f"{directory / file}{colon}{name}" if looks_like_path and (directory / file).exists() else value

@@ -89,6 +89,14 @@ def test_code_in_a_working_directory_does_not_stand_in_for_what_was_trusted(call
     assert call("measure").code == 4
 
 
+def test_a_file_that_is_written_as_an_address_is_the_one_beside_the_configuration(call, fake, project, monkeypatch):
+    (project / "fromage.toml").write_text("model = 'x://net.py:build'\n")
+    call("trust", str(project))
+    monkeypatch.chdir(project / "inner")
+    call("measure")
+    assert fake.SEEN["model"].model == f"{project}/x:/net.py:build"
+
+
 def test_a_link_to_a_configuration_counts_where_it_lies(call, project, monkeypatch):
     elsewhere = project.parent / "elsewhere"
     elsewhere.mkdir()
