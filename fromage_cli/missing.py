@@ -112,7 +112,7 @@ class Interrupted(Generic[T]):
     """The limit that was reached, or the iteration that did not converge."""
 
 
-LIMIT_REACHED = Missing(Why.LIMIT_REACHED, "a limit was reached before")
+LIMIT_REACHED = Missing(Why.LIMIT_REACHED, "it was interrupted, or a limit was reached, before")
 OPTIMIZER_UNKNOWN = Missing(Why.OPTIMIZER_UNKNOWN, "the optimizer is not known: --optimizer NAME gives it")
 NO_OTHER_DRAWS = Missing(Why.NOT_DEFINED, "the network draws no random numbers that change its loss")
 STEP_UNKNOWN = Missing(Why.STEP_UNKNOWN, "the file does not tell its training step")

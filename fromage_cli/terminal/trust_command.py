@@ -49,7 +49,7 @@ def command(
     remove: Annotated[bool, typer.Option("--remove", help="Trust the one in DIR no more.")] = False,
     output: OutputOptions,
 ) -> Answer:
-    """May code that this directory's configuration names run, as it stands now, without being named again?"""
+    """Let code that this directory's configuration names run from now on, for checkpoints in other directories."""
     if (directory is None) is not list_all or (list_all and remove):
         raise UsageError("Expected a directory, or --list alone.", "Give the directory of a fromage.toml, or --list.")
     if directory is None:
@@ -100,4 +100,5 @@ def _lines(trusted: TrustedConfiguration) -> list[str]:
     return [
         f"{trusted.path}: {code}, until one of these changes:",
         *(f"  {file}" for file in (trusted.path, *trusted.files)),
+        "Checkpoints in the configuration's own directory need --trust, or the code on the command line.",
     ]

@@ -202,7 +202,11 @@ def _legend(result: IntrinsicResult, kept: Sequence[str]) -> str:
     if unchanged:
         said += f" {counted(len(unchanged), 'layer')} {'is' if len(unchanged) == 1 else 'are'} unchanged to the byte, "
         said += f"and no law is for {'it' if len(unchanged) == 1 else 'them'}: {first_names(unchanged)}."
-    said += " No law is for what was never updated." if any(layer.never_updated for layer in result.layers) else ""
+    said += (
+        " The theory says nothing of layers that were never updated."
+        if any(layer.never_updated for layer in result.layers)
+        else ""
+    )
     return said
 
 

@@ -192,7 +192,7 @@ def _next_step(result: SuggestedRates) -> str:
         rise = ", nor a rate from which on the loss rises" if sought else ""
         return f"No step size was found at which the loss must fall{rise}."
     if isinstance(limit.eta, Missing) and name is None:
-        return "Your optimizer is not known. No size of a Fromage update was found at which the loss must fall."
+        return "No optimizer was named. No size of a Fromage update was found at which the loss must fall."
     title = OPTIMIZER_TITLES[name] if name is not None else ""
     if limit.estimator not in ("measured", "measured-sum"):
         return (
@@ -206,7 +206,7 @@ def _next_step(result: SuggestedRates) -> str:
     said = f"lowers the loss of these rows {average}{up_to}"
     looked = f", checked at {counted(len(result.points), 'step size')}" + (f" ({'; '.join(inside)})" if inside else "")
     if name is None:
-        return f"Your optimizer is not known. A Fromage update {said} a relative step of {number(limit.eta)}{looked}."
+        return f"No optimizer was named. A Fromage update {said} a relative step of {number(limit.eta)}{looked}."
     return f"The next {title} update {said} a learning rate of {number(limit.learning_rate)}{looked}."
 
 

@@ -25,7 +25,7 @@ ENDED = Missing(
     "the schedule is at its end at this checkpoint; --schedule and --total-steps describe a further run",
 )
 MORE_TELLS_NO_MORE = "short runs: in a study a larger --probe-budget told rates no better."
-CUT_SHORT = "a limit was reached before all short runs were made"
+CUT_SHORT = "it was interrupted, or a limit was reached, before all short runs were made"
 
 
 @dataclass(frozen=True)

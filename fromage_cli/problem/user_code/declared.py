@@ -167,7 +167,8 @@ def _value(key: str, value: Any, folder: Path, where: str, trust: bool) -> Any:
         if not trust:
             raise UnsafeError(
                 f"{where} sets {key} = {value!r}: a file beside a checkpoint may hold data only.",
-                f"If you trust it, pass --trust, or name the code yourself: --{key} {value}.",
+                f"Name the code yourself, --{key} {value}, or pass --trust for this call. The command trust covers "
+                "checkpoints that lie in other directories.",
             )
         return f"{(folder / code.module).absolute()}:{code.name}" if code is not None and code.is_file else value
     if key == "batch":

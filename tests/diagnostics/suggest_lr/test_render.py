@@ -117,7 +117,7 @@ def test_what_is_missing_is_said(make_result: MakeResult) -> None:
     cut = (replace(result.estimates[0], name="critical", learning_rate=LIMIT_REACHED),)
     assert f"{rise}. " in summary(replace(result, estimates=cut, limit=NOTHING))
     unknown = replace(result, optimizer=replace(result.optimizer, name=None), limit=NOTHING)
-    assert summary(unknown).startswith("Your optimizer is not known. No size of a Fromage update was found")
+    assert summary(unknown).startswith("No optimizer was named. No size of a Fromage update was found")
     beyond = replace(result.limit, relation="above-grid", upper_eta=NONE, limiting_layer=None)
     assert "these rows at least up to a learning rate" in summary(replace(result, limit=beyond))
     unsized = replace(result.limit, eta=NONE, limiting_layer="head.weight")
