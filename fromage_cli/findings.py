@@ -59,7 +59,7 @@ def never_updated(names: Sequence[str]) -> Finding:
         names,
         f"{counted(len(names), 'layer')} never updated: the optimizer's state has no slot there, beside others that "
         "have one",
-        "Frozen in training, or moved by another optimizer, whose state is not here.",
+        "Frozen in training, a buffer, or moved by another optimizer, whose state is not here.",
     )
 
 

@@ -80,7 +80,7 @@ class Intake:
         Raises UsageError where the model trains none of them.
         """
         from fromage_cli.checkpoints.layers import left_out
-        from fromage_cli.problem.networks.weights import stored_names
+        from fromage_cli.problem.networks.weights import remade_names, stored_names
 
         if self.checkpoint is None:
             return {}, ()
@@ -97,7 +97,12 @@ class Intake:
         shorter = [rest for alias in tied if "." in (rest := alias.partition(".")[2])]
         endings = tuple(f".{name}" for name in (*tied, *shorter))
         others = [name for name in names if name not in found and not f".{name}".endswith(endings)]
-        return found, left_out(others, "that the model does not train")
+        remade = remade_names(self.problem.model, self.checkpoint, others)
+        untrained = [name for name in others if name not in remade]
+        return found, (
+            *left_out(remade, "that transformers merges or splits into tensors of its own"),
+            *left_out(untrained, "that the model does not train"),
+        )
 
     def optimizer(self, options: OptimizerOptions) -> Optimizer:
         """The optimizer from the flags, the checkpoint's state and what is declared.

@@ -174,7 +174,7 @@ def find_schedule(
         if given.total is None and given.shape != "constant":
             raise UsageError(
                 f"A {given.shape} schedule takes the steps of the whole run, which no checkpoint tells.",
-                hint="Give --total-steps.",
+                hint="Give --total-steps 10000, with your number.",
             )
         if given.total is not None and given.warmup >= given.total:
             raise UsageError(

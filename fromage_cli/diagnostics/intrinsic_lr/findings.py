@@ -72,7 +72,7 @@ def _schedule(result: IntrinsicResult) -> Iterator[Finding]:
             severity="info",
             message=f"The learning rate is not constant: {result.schedule_doubt}. Equilibrium norms and the time until "
             "them do not hold, and there is no forecast",
-            hint="Give --schedule cosine, linear or FILE, --warmup-steps and --total-steps.",
+            hint="Give --schedule cosine (or linear, or FILE) --warmup-steps 500 --total-steps 10000: your numbers.",
         )
     if result.schedule_gap is not None and result.schedule_gap > OFF_SCHEDULE:
         yield Finding(

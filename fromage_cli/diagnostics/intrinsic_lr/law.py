@@ -36,10 +36,12 @@ from fromage_cli.theory.relaxation import (
     times_until_near,
 )
 
-NO_RATE = Missing(Why.LEARNING_RATE_UNKNOWN, "the learning rate is not known: --lr, or a state of the optimizer")
+NO_RATE = Missing(
+    Why.LEARNING_RATE_UNKNOWN, "the learning rate is not known: --lr 0.001, or a saved optimizer, tells it"
+)
 RATE_ZERO = Missing(Why.NOTHING_MOVES, "the learning rate is 0, at an end of its schedule: --lr gives another")
 NO_DECAY = Missing(
-    Why.WEIGHT_DECAY_UNKNOWN, "the weight decay is not known: --weight-decay, or a state of the optimizer"
+    Why.WEIGHT_DECAY_UNKNOWN, "the weight decay is not known: --weight-decay 0.0005, or a saved optimizer, tells it"
 )
 WITHOUT_DECAY = Missing(Why.NO_EQUILIBRIUM, "without weight decay the norm grows and never settles")
 NOT_INVARIANT = Missing(

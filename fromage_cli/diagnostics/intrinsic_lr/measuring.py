@@ -14,10 +14,10 @@ from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.diagnostics.intrinsic_lr.trend import Past, Track, find_past
 from fromage_cli.missing import STEP_UNKNOWN, Missing, Why
 
-NO_END = Missing(Why.NOT_ASKED, "the steps of the whole run are not known: --total-steps")
+NO_END = Missing(Why.NOT_ASKED, "the steps of the whole run are not known: --total-steps 10000 tells them")
 RUN_ENDED = Missing(Why.NOT_DEFINED, "the run ends with the last checkpoint")
 UNKNOWN_SCHEDULE = Missing(
-    Why.SCHEDULE, "the learning rate changes, and how it goes on is not known: --schedule and --total-steps"
+    Why.SCHEDULE, "the learning rate changes, and how it goes on is not known: --schedule cosine --total-steps 10000"
 )
 
 

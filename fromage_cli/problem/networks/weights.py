@@ -97,6 +97,13 @@ def stored_names(model: nn.Module, checkpoint: "Checkpoint", tensors: Iterable[T
     return names if translated is checkpoint else {name: translated.stored_names[at] for name, at in names.items()}
 
 
+def remade_names(model: nn.Module, checkpoint: "Checkpoint", names: Iterable[str]) -> list[str]:
+    """Those of the stored tensors named that transformers merges or splits into the model's."""
+    translated = as_transformers_reads(unwrapped(model), checkpoint)
+    kept = set(checkpoint.entries if translated is checkpoint else translated.stored_names.values())
+    return [name for name in names if name not in kept]
+
+
 def _stored_name(tensor: TrainableTensor, stored: Mapping[str, str]) -> str:
     return next(stored[name] for name in (tensor.name, *tensor.aliases) if name in stored)
 

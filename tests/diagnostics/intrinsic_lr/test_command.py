@@ -107,6 +107,13 @@ def test_sgd_with_a_model(run, home):
     assert envelope["problem"]["batch_size"] == 64 and envelope["tool"]["gradient_evaluations"] >= 2
 
 
+def test_what_is_not_known_says_what_to_type(run, home):
+    code, out, _ = run("step-30.safetensors", *GIVEN, "--optimizer", "adamw", "--json")
+    missing = json.loads(out)["result"]["layers"][0]["missing"]
+    words = json.dumps(missing)
+    assert code == 0 and "--lr 0.001" in words and "--weight-decay 0.0005" in words
+
+
 def test_the_rows_of_a_training_batch_may_be_declared(run, home):
     (home / "fromage.toml").write_text("train_batch_size = 16\n")
     code, out, _ = run("step-30.safetensors", *SGD, *GIVEN, "--json")
@@ -449,6 +456,7 @@ def test_a_layer_that_was_never_updated_has_no_law_and_every_command_says_so(cap
         envelope = json.loads(capsys.readouterr().out)
         said = [finding for finding in envelope["findings"] if finding["code"] == "never-updated"]
         assert [(finding["layer"], finding["value"]) for finding in said] == [("0.weight", 1.0)]
+        assert "a buffer" in said[0]["hint"]
         if command == "intrinsic-lr":
             frozen, moved = envelope["result"]["layers"]
             assert frozen["equilibrium_norm"] is frozen["steps_to_equilibrium"] is None

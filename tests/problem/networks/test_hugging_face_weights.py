@@ -152,6 +152,20 @@ def test_names_of_the_checkpoint_and_tensors_that_are_read_again(tmp_path, trans
     assert all(torch.equal(read(tensor), tensor.parameter) for tensor in tensors)
 
 
+def test_experts_that_are_merged_are_left_out_for_that_reason(tmp_path, transformers):
+    tiny(transformers, "Mixtral", FAMILIES["Mixtral"]).save_pretrained(tmp_path)
+    torch.save({"input_ids": torch.arange(8).reshape(1, 8), "labels": torch.arange(8).reshape(1, 8)}, tmp_path / "b.pt")
+    batch = BatchOptions(batch=str(tmp_path / "b.pt"))
+    intake = open_problem(str(tmp_path), ModelOptions(model="hf"), batch, RunOptions())
+    assert intake.checkpoint is not None
+    names = [name for name, entry in intake.checkpoint.entries.items() if len(entry.shape) > 1]
+    found, (note,) = intake.trained_layers(names)
+    experts = [name for name in names if ".experts." in name]
+    assert len(found) == len(names) - len(experts) and not set(experts) & set(found)
+    start = f"Left out {len(experts)} layers that transformers merges or splits into tensors of its own: {experts[0]}"
+    assert note.startswith(start)
+
+
 def test_experts_that_are_missing_or_differ_are_refused(tmp_path, transformers):
     model = tiny(transformers, "Mixtral", FAMILIES["Mixtral"])
     model.save_pretrained(tmp_path)
