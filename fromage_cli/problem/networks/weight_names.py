@@ -112,4 +112,7 @@ def names_error(
             near = difflib.get_close_matches(name, list(expected)[:MOST_COMPARED], 1, LEAST_SIMILARITY)
             lines.append(f"unexpected {name!r}" + (f"; nearest in the model {near[0]!r}" if near else ""))
     details = [f"missing: {name}" for name in missing] + [f"unexpected: {name}" for name in unexpected]
-    return MismatchError("\n".join(lines), "Check --model, --model-arg and --key.", details)
+    hint = "Check --model, --model-arg and --key."
+    if not missing:
+        hint = "All tensors of the model are there. Let the factory make the others too, or give a file without them."
+    return MismatchError("\n".join(lines), hint, details)

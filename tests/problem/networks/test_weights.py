@@ -92,6 +92,7 @@ def test_long_lists_are_cut_to_three(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match=r"unexpected '1\.weight'") as caught:
         load_weights(nn.Sequential(nn.Linear(2, 2)), stored(tmp_path, deep.state_dict()))
     assert len(caught.value.details) == 18
+    assert "All tensors of the model are there" in str(caught.value.hint)
 
 
 def test_missing_running_statistics_are_an_error_and_a_missing_counter_is_not(tmp_path: Path) -> None:
