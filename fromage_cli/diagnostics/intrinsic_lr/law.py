@@ -41,7 +41,7 @@ NO_RATE = Missing(
 )
 RATE_ZERO = Missing(Why.NOTHING_MOVES, "the learning rate is 0, at an end of its schedule: --lr gives another")
 NO_DECAY = Missing(
-    Why.WEIGHT_DECAY_UNKNOWN, "the weight decay is not known: --weight-decay 0.0005, or a saved optimizer, tells it"
+    Why.WEIGHT_DECAY_UNKNOWN, "the weight decay is not known: --weight-decay 0.0005 gives it (0 where there was none)"
 )
 WITHOUT_DECAY = Missing(Why.NO_EQUILIBRIUM, "without weight decay the norm grows and never settles")
 NOT_INVARIANT = Missing(
