@@ -1,6 +1,6 @@
 """The settings that an optimizer's state holds for each layer of a checkpoint, matched without a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -185,4 +185,9 @@ def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _differ(settings: Sequence[Mapping[str, Any]]) -> bool:
     """Whether groups differ in rate or decay."""
-    return any(len({str(one.get(key)) for one in settings}) > 1 for key in ("lr", "weight_decay"))
+    return any(len({_told(one.get(key)) for one in settings}) > 1 for key in ("lr", "weight_decay"))
+
+
+def _told(value: object) -> str:
+    """A setting as text; of a container, whose text may be far longer than its file, only which one it is."""
+    return str(id(value)) if isinstance(value, Collection) and not isinstance(value, str) else str(value)
