@@ -1,6 +1,7 @@
 """Weights stored as small numbers beside their scales: multiplied where one product makes them whole, else named.
 
-W[i, j] = q[i, j] · s[i // b, j // b], with one scale for all, each row, or each block of b × b. Scales are no layers.
+W[i, j] = q[i, j] · s[i // b, j // b]. There is one scale for all, for each row, or for each block of b × b; scales are
+no layers.
 Layouts that pack several numbers into one are not unpacked; what belongs to them is no plain numbers.
 Sources: DeepSeek-V3's inference/fp8_cast_bf16.py; compressed-tensors; the files that AutoGPTQ, AutoAWQ, bitsandbytes,
 ModelOpt, MLX and others write.

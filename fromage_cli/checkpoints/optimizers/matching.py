@@ -36,7 +36,7 @@ def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]
     try:
         return _match(state, shapes)
     except MismatchError:
-        alone = _fitting_alone(state, shapes)
+        alone = [part for part in _fitting_alone(state, shapes) if _matches(part, shapes)]
         if len(alone) == 1:
             return _match(alone[0], shapes)
         if not alone:
@@ -79,6 +79,13 @@ def _fits(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     held = Counter(slot_shape(state.slots.get(number, {})) for number in state.numbers)
     del held[None]
     return len(state.numbers) == len(shapes) and not held - Counter[tuple[int, ...] | None](shapes.values())
+
+
+def _matches(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether it is told which tensor has which number."""
+    with suppress(MismatchError):
+        return bool(_match(state, shapes))
+    return False
 
 
 def _match(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

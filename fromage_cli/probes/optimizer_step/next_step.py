@@ -100,11 +100,11 @@ def measure_next_step(
 
 
 def preconditioner(matched: MatchedState) -> dict[str, Tensor] | None:
-    """P = (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps) of each tensor, from Adam's state; None without one.
+    """What Adam's state divides each tensor's gradient by; None without a state.
 
-    Where v is 0 and the gradient is not, P is that of the next step, with (1 - beta2) g^2 for v and t + 1. That is so
-    in a layer that only begins to move. AMSGrad puts its maximum in place of v. Raises MismatchError when the state
-    does not fit the model.
+    P = (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps). Where v is 0 and the gradient is not, P is that of the next step,
+    with (1 - beta2) g^2 for v and t + 1. That is so in a layer that only begins to move. AMSGrad puts its maximum in
+    place of v. Raises MismatchError when the state does not fit the model.
     """
     if matched.state is None or not matched.state.has("exp_avg_sq", "step"):
         return None

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fromage_cli.checkpoints import match_parameters
+from fromage_cli.checkpoints.optimizers.optimizer_state import together
 from fromage_cli.checkpoints.optimizers.saved_optimizer import parse_optimizer
 from fromage_cli.errors import MismatchError
 
@@ -69,3 +70,17 @@ def test_what_shapes_do_not_tell_is_refused_with_what_to_do() -> None:
         with pytest.raises(MismatchError) as other:
             match_parameters(state, dict.fromkeys(shapes(model), (7, 7)))
         assert (other.value.hint or "").startswith("It belongs to another model, or to one with other frozen tensors.")
+
+
+def test_of_two_networks_with_the_same_shapes_in_another_order_the_own_state_is_taken() -> None:
+    there, back = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 5)), nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 4))
+    states = {}
+    for name, model in (("there", there), ("back", back)):
+        optimizer = torch.optim.Adam(model.parameters())
+        model(torch.randn(3, model[0].in_features)).square().mean().backward()
+        optimizer.step()
+        states[(name,)] = parse_optimizer(optimizer.state_dict())
+    both = together(states)  # type: ignore[arg-type]
+    assert both is not None
+    for model, first in ((there, 0), (back, 4)):  # numbers of the second are counted on
+        assert list(match_parameters(both, shapes(model)).values()) == list(range(first, first + 4))
