@@ -28,7 +28,7 @@ Examples:
 """
 
 
-OWN_COMMANDS = {"trust": "May code that this directory's configuration names run, as it stands now?"}
+OWN_COMMANDS = {"trust": "Let code that this directory's configuration names run from now on."}
 """Commands on the program itself, with the first line of their help."""
 
 
