@@ -63,6 +63,19 @@ def never_updated(names: Sequence[str]) -> Finding:
     )
 
 
+def layers_unchanged(names: Sequence[str], total: int, checkpoints: int) -> Finding:
+    """These layers, of so many, hold the same bytes in so many checkpoints of one network, which are all there are."""
+    hold = f"{counted(len(names), 'layer')} {'holds' if len(names) == 1 else 'hold'} the same bytes"
+    where = "both checkpoints" if checkpoints == 2 else f"all {checkpoints} checkpoints"
+    if len(names) == total:
+        message = f"no layer moved: {hold} in {where}"
+        hint = "The same weights under several names, or a run that trained no layer. Look at the paths and the rate."
+    else:
+        message = f"{hold} in {where}, while others moved"
+        hint = "Frozen in training, without a gradient, or moved by less than their dtype can hold."
+    return about_names("layers-unchanged", "info", names, message, hint)
+
+
 def gradient_is_zero(names: Sequence[str]) -> Finding:
     """The gradient of these tensors is exactly zero, not noise and not rounding."""
     return about_names(

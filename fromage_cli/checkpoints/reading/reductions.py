@@ -6,10 +6,11 @@ and reducing what it read while that is still in the cache: no tensor is ever he
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -40,17 +41,26 @@ class Rows:
 
 
 def measure_magnitudes(
-    checkpoint: Checkpoint, names: Iterable[str] | None = None, advance: Advance = lambda elements: None
+    checkpoint: Checkpoint,
+    names: Iterable[str] | None = None,
+    advance: Advance = lambda elements: None,
+    digests: dict[str, bytes] | None = None,
 ) -> dict[str, Magnitudes]:
     """Measure the magnitudes of the named tensors, all of them without names, in that order.
 
-    Tensors of a dtype that is not in WIDTHS are left out.
-    Raises InputError when a file is cut off or changes meanwhile.
+    Tensors of a dtype that is not in WIDTHS are left out. `digests` takes a digest of each one's bytes, which does not
+    depend on the format. Raises InputError when a file is cut off or changes meanwhile.
     """
     found = dict.fromkeys(_chosen(checkpoint, names), Magnitudes())
-    for job, magnitudes in on_threads(jobs_of(checkpoint, found), _Reducer, _Reducer.magnitudes):
-        found[job.name] = reduce(Magnitudes.joined, magnitudes, found[job.name])
+    joined = dict.fromkeys(found, b"")
+    work = partial(_Reducer.magnitudes, digested=digests is not None)
+    for job, parts in on_threads(jobs_of(checkpoint, found), _Reducer, work):
+        for digest, magnitudes in parts:
+            joined[job.name] = hashlib.blake2b(joined[job.name] + digest).digest()
+            found[job.name] = found[job.name].joined(magnitudes)
         advance(job.elements)
+    if digests is not None:
+        digests.update(joined)
     return found
 
 
@@ -125,8 +135,15 @@ class _Reducer:
         self._widening = Widening(CHUNK)
         self._workspace = Workspace(CHUNK)
 
-    def magnitudes(self, job: Job) -> list[Magnitudes]:
-        return [self._workspace.magnitudes(entries) for entries in self._entries(job)]
+    def magnitudes(self, job: Job, digested: bool) -> list[tuple[bytes, Magnitudes]]:
+        """Return the digest of each chunk's bytes, which is empty where none is wanted, and its magnitudes."""
+        return [
+            (
+                hashlib.blake2b(stored.data).digest() if digested else b"",
+                self._workspace.magnitudes(self._widening.widened(stored, job.dtype)),
+            )
+            for stored in self._reader.read(job)
+        ]
 
     def norms(self, job: Job) -> list[float]:
         return [self._workspace.norm(entries) for entries in self._entries(job)]

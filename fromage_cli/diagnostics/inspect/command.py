@@ -1,6 +1,7 @@
 """`fromage-diag inspect`."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -13,6 +14,7 @@ from fromage_cli.terminal.progress import Advance, progress
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
+    from fromage_cli.diagnostics.inspect.comparison import Inspected
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -60,9 +62,14 @@ def command(
     readable = [one for one in opened if not isinstance(one, FromageError)]
     if estimate:
         return [one for one in opened if isinstance(one, FromageError)] or [_estimate(readable, headers, spectrum)]
+    digested = len(readable) > 1 and not headers
     elements = sum(entry.elements for checkpoint in readable for entry in checkpoint.entries.values())
     with progress("inspect", total=None if headers else elements) as advance:
-        return _each(opened, lambda checkpoint: _answer(checkpoint, headers, spectrum, advance))
+        inspected = _each(opened, lambda checkpoint: _inspect(checkpoint, headers, spectrum, digested, advance))
+
+    from fromage_cli.diagnostics.inspect.comparison import compare
+
+    return _each(compare(inspected), _answer)
 
 
 def _each(items: Sequence[Item | FromageError], function: Callable[[Item], Made]) -> list[Made | FromageError]:
@@ -91,14 +98,23 @@ def _survey(path: str) -> Answer:
     )
 
 
-def _answer(checkpoint: "Checkpoint", headers: bool, spectrum: bool, advance: Advance) -> Answer:
-    from fromage_cli.diagnostics.inspect.findings import judge
+def _inspect(checkpoint: "Checkpoint", headers: bool, spectrum: bool, digested: bool, advance: Advance) -> "Inspected":
+    """What is in the checkpoint, with digests of its tensors where they are to be compared."""
+    from fromage_cli.diagnostics.inspect.comparison import Inspected
     from fromage_cli.diagnostics.inspect.logs import describe_logs
     from fromage_cli.diagnostics.inspect.measure import measure
+
+    digests: dict[str, bytes] | None = {} if digested else None
+    logs, notes = ((), ()) if headers else describe_logs(checkpoint)
+    result = measure(checkpoint, headers=headers, spectrum=spectrum, logs=logs, digests=digests, advance=advance)
+    return Inspected(checkpoint, result, digests or {}, notes)
+
+
+def _answer(inspected: "Inspected") -> Answer:
+    from fromage_cli.diagnostics.inspect.findings import judge
     from fromage_cli.diagnostics.inspect.render import render
 
-    logs, notes = ((), ()) if headers else describe_logs(checkpoint)
-    result = measure(checkpoint, headers=headers, spectrum=spectrum, logs=logs, advance=advance)
+    checkpoint, result = inspected.checkpoint, inspected.result
     path = checkpoint.place
     return Answer(
         result=result,
@@ -113,7 +129,7 @@ def _answer(checkpoint: "Checkpoint", headers: bool, spectrum: bool, advance: Ad
         findings=judge(result),
         checkpoints=(checkpoint_record(checkpoint),),
         provenance=Provenance(device="cpu", dtype="float64"),
-        notes=(*checkpoint.notes, *notes),
+        notes=(*checkpoint.notes, *inspected.notes),
     )
 
 
@@ -124,7 +140,9 @@ def _estimate(opened: list["Checkpoint"], headers: bool, spectrum: bool) -> Answ
 
     if headers:
         return estimate_answer(Estimate(0.0, PROGRAM_BYTES, 0.0))
-    costs = [reduction_cost([checkpoint], reduce=measure_magnitudes) for checkpoint in opened]
+    digests: dict[str, bytes] | None = {} if len(opened) > 1 else None
+    reduce = partial(measure_magnitudes, digests=digests)
+    costs = [reduction_cost([checkpoint], reduce=reduce) for checkpoint in opened]
     seconds, memory = sum(cost.seconds for cost in costs), max(cost.bytes for cost in costs)
     if spectrum:
         from fromage_cli.diagnostics.inspect.spectrum import spectrum_cost

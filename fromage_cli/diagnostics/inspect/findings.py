@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.inspect.result import InspectResult, SafetyResult
-from fromage_cli.findings import Finding, about_names, never_updated
+from fromage_cli.findings import Finding, about_names, layers_unchanged, never_updated
 from fromage_cli.missing import known
 
 
@@ -41,7 +41,7 @@ def judge_safety(result: InspectResult | SafetyResult) -> tuple[Finding, ...]:
 
 
 def _contents(result: InspectResult) -> Iterator[Finding]:
-    """Tensors and logged losses that are not finite, matrices of zeros, and tensors of equal bytes."""
+    """What is not finite, zero or was not trained, and tensors of equal bytes."""
     for tensor in result.tensors:
         nonfinite, nan = known(tensor.nonfinite), known(tensor.nan) or 0
         if nonfinite:
@@ -73,6 +73,9 @@ def _contents(result: InspectResult) -> Iterator[Finding]:
         yield about_names("tensor-all-zero", "info", names, zero, hint)
     if result.optimizer is not None and result.optimizer.never_updated:
         yield never_updated(result.optimizer.never_updated)
+    same = known(result.unchanged)
+    if same is not None and same.layers:
+        yield layers_unchanged(same.layers, same.layer_count, same.checkpoints)
     for group in known(result.duplicates) or ():
         hint = "Shared weights that were saved once for each name, or copies that have not been trained yet."
         yield about_names("tensors-equal", "info", group, f"{counted(len(group), 'tensor')} hold the same bytes", hint)

@@ -33,16 +33,20 @@ def measure(
     headers: bool = False,
     spectrum: bool = False,
     logs: Sequence[LogResult] = (),
+    digests: dict[str, bytes] | None = None,
     advance: Callable[[float], None] = lambda elements: None,
 ) -> InspectResult:
-    """Measures what is in the checkpoint; with `headers` no data is read. `logs`: what trainers wrote beside it."""
+    """Measures what is in the checkpoint; with `headers` no data is read.
+
+    `logs`: what trainers wrote beside it. `digests` takes a digest of each tensor's bytes.
+    """
     found: Mapping[str, Magnitudes] = {}
     duplicates: tuple[tuple[str, ...], ...] | Missing = NOT_READ
     if not headers:
         from fromage_cli.checkpoints.reading.duplicates import find_duplicates
         from fromage_cli.checkpoints.reading.reductions import measure_magnitudes
 
-        found = measure_magnitudes(checkpoint, advance=advance)
+        found = measure_magnitudes(checkpoint, advance=advance, digests=digests)
         duplicates = find_duplicates(checkpoint, found)
     tensors = []
     for entry in checkpoint.entries.values():

@@ -8,6 +8,9 @@ from fromage_cli.missing import Missing, Why
 
 NOT_READ = Missing(Why.NOT_ASKED, "only headers were read")
 NO_SPECTRUM = Missing(Why.NOT_ASKED, "singular values were not asked for")
+NOT_COMPARED = Missing(
+    Why.NO_STEPS_BETWEEN, "it takes several checkpoints of one network, and stands with the last of them"
+)
 UNKNOWN_DTYPE = Missing(Why.DTYPE_UNKNOWN, "how numbers of this dtype are stored is not known")
 
 
@@ -141,6 +144,18 @@ class SafetyResult:
 
 
 @dataclass(frozen=True)
+class UnchangedResult:
+    """Layers that hold the same bytes in several checkpoints of one network."""
+
+    checkpoints: int
+    """How many were compared: all of the network that were named and could be read."""
+    layer_count: int
+    """Layers of the network, each tied one once."""
+    layers: tuple[str, ...]
+    """Those that hold the same bytes in every checkpoint."""
+
+
+@dataclass(frozen=True)
 class InspectResult:
     """What is in one checkpoint."""
 
@@ -161,3 +176,5 @@ class InspectResult:
     tensors: tuple[TensorResult, ...]
     logs: tuple[LogResult, ...] = ()
     """Trainers' logs beside it."""
+    unchanged: UnchangedResult | Missing = NOT_COMPARED
+    """Told with the last checkpoint of a network of which several were inspected."""

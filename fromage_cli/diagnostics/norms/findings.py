@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.norms.result import NormsResult
-from fromage_cli.findings import Finding, never_updated
+from fromage_cli.findings import Finding, layers_unchanged, never_updated
 from fromage_cli.missing import Missing, known
 from fromage_cli.theory.growth import is_drift
 
@@ -48,7 +48,9 @@ UNEVEN = 0.1
 def judge(result: NormsResult) -> tuple[Finding, ...]:
     """The findings of a series of norms, the gravest kinds first."""
     never = [layer.name for layer in result.layers if layer.never_updated]
+    same = [layer.name for layer in result.layers if layer.unchanged]
     frozen = [never_updated(never)] if never else []
+    frozen += [layers_unchanged(same, len(result.layers), len(result.steps))] if same else []
     return (*_not_finite(result), *_changes(result), *_growth(result), *_dead_parts(result), *frozen)
 
 

@@ -70,9 +70,6 @@ def summary(result: NormsResult) -> str:
         grow = "grow steadily" if len(result.steps) > 2 else "grow"
         said = f"{span} the norms of {len(growing)} of {layers} {grow}, fastest that of {fastest.name}: "
         said += f"from {number(fastest.norms[0])} to {number(fastest.norms[-1])}."
-    frozen = [layer.name for layer in result.layers if layer.unchanged]
-    if frozen:
-        said += f" {counted(len(frozen), 'layer')} {'is' if len(frozen) == 1 else 'are'} unchanged to the byte."
     tested = [layer for layer in result.layers if layer.invariance.verdict != "untested"]
     invariant = [layer for layer in tested if layer.invariance.verdict != "none"]
     if tested and not invariant:

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.reading import chunks
+from fromage_cli.checkpoints.reading.arrays import CHUNK
 from fromage_cli.checkpoints.reading.pairs import measure_pair
 from fromage_cli.checkpoints.reading.reductions import measure_magnitudes, measure_norms, measure_rows
 from fromage_cli.errors import InputError
@@ -185,6 +186,20 @@ def test_torch_files_give_the_same(tmp_path):
     assert found["b"].norm == pytest.approx(float(tensors["b"].double().norm()))
     assert found["c"].norm == pytest.approx(math.sqrt(2))
     assert found["q"].elements == 20
+
+
+def test_equal_bytes_have_equal_digests_whatever_holds_them(tmp_path):
+    tensors = {"a": torch.randn(2 * CHUNK + 5), "b": torch.randn(7).to(torch.bfloat16), "empty": torch.ones(0)}
+    save_file(tensors, tmp_path / "c.safetensors")
+    torch.save(tensors, tmp_path / "c.pt")
+    torch.save({**tensors, "a": tensors["a"].flip(0)}, tmp_path / "other.pt")
+    digests = [{} for _ in range(3)]
+    for name, taken in zip(("c.safetensors", "c.pt", "other.pt"), digests, strict=True):
+        checkpoint = open_checkpoint(tmp_path / name)
+        assert measure_magnitudes(checkpoint, digests=taken) == measure_magnitudes(checkpoint)
+    first, second, third = digests
+    assert first == second and set(first) == set(tensors)
+    assert first["a"] != third["a"] and first["b"] == third["b"]
 
 
 def test_the_elements_done_are_told(tmp_path):

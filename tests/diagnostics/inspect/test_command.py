@@ -175,6 +175,7 @@ def test_estimates(run):
     assert 0.0 < seconds < 5.0 and size < 100e6
     assert estimate("--spectrum")[1] >= size
     assert estimate("--headers")[0] == 0.0
+    assert estimate(SAMPLES / "mlp-2/step-000440.safetensors")[0] > 0.0
 
 
 def test_what_is_not_finite_fails_a_job(run, tmp_path):

@@ -171,3 +171,15 @@ def test_norms_that_are_not_finite(make_result, make_layer):
 def test_an_optimizer_that_decays_the_weights_is_not_told_to(make_result):
     (finding,) = judge(replace(make_result(), weight_decay=0.1))
     assert "at this pace" in finding.message and finding.hint.startswith("The weight decay slows this down")
+
+
+def test_layers_of_equal_bytes_in_all_checkpoints(make_result, make_layer):
+    still = [make_layer(name, predicted_growth=0.0, unchanged=True) for name in "abcd"]
+    moved = make_layer(predicted_growth=0.0)
+    (finding,) = judge(make_result(layers=(moved, *still)))
+    assert (finding.code, finding.severity, finding.value) == ("layers-unchanged", "info", 4.0)
+    said = "4 layers hold the same bytes in all 3 checkpoints, while others moved: a, b, c …"
+    assert finding.message == said
+    (finding,) = judge(make_result(layers=(still[0],), steps=(0, 1)))
+    assert finding.message == "no layer moved: 1 layer holds the same bytes in both checkpoints: a"
+    assert judge(make_result(layers=(moved,))) == ()
