@@ -148,6 +148,8 @@ def _training(result: SuggestedRates) -> Iterator[Finding]:
         if low is not None and high is not None:
             middle = rate or math.sqrt(low * high)
             hint = f"Try {low:.2g}, {middle:.2g} and {high:.2g}; --verify compares three rates."
+        elif isinstance(why, Missing) and why.code is Why.LIMIT_REACHED:
+            hint = "Run it again to the end: without Ctrl-C, and with no limit or a larger one."
         else:
             hint = "Give five training batches (--batch with an iterator) and --probe-budget 360."
         yield Finding(

@@ -16,6 +16,7 @@ from fromage_cli.probes.trial_runs.training import TrainingRows, training_rows
 from fromage_cli.probes.trial_runs.verification import best_of, verify
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.perceptron import Perceptron
+from fromage_cli.stopping import Interruption
 from fromage_cli.theory.rate_calibration import STUDIED_STEPS
 
 LEFT = Missing(Why.ZERO_OR_NOT_FINITE, "the loss of the run became infinite or no number")
@@ -25,7 +26,8 @@ ENDED = Missing(
     "the schedule is at its end at this checkpoint; --schedule and --total-steps describe a further run",
 )
 MORE_TELLS_NO_MORE = "short runs: in a study a larger --probe-budget told rates no better."
-CUT_SHORT = "it was interrupted, or a limit was reached, before all short runs were made"
+INTERRUPTED = "you interrupted it before all short runs were made"
+CUT_SHORT = "a limit was reached before all short runs were made"
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,13 @@ def recommend(measuring: RateSearch, request: Request) -> Trained:
         measuring.optimizer, new=request.new or again is not None, parameters=measuring.parameters
     )
     measuring.estimates.append(Estimate("typical", measuring.eta(usual), usual, source, 0.0))
+    cut = isinstance(measuring.error, ResourceError)
+    cut_reason = INTERRUPTED if isinstance(measuring.error, Interruption) else CUT_SHORT
     if isinstance(ran, Missing):
-        return _without_runs(ran)
+        return _without_runs(Missing(ran.code, cut_reason) if ran.code is Why.LIMIT_REACHED else ran)
     found, rows, _ = ran
-    concluded, cut = found.conclusion, isinstance(measuring.error, ResourceError)
-    reason = CUT_SHORT if cut else concluded.reason
+    concluded = found.conclusion
+    reason = cut_reason if cut else concluded.reason
     doubt = Missing(Why.LIMIT_REACHED if cut else Why.INDISTINCT, reason)
     rate, low, high, regret, gain = (
         doubt if value is None else value

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 from fromage_cli.diagnostics.suggest_lr.findings import judge
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, Limit, Stability, SuggestedRates, VerifiedRun
-from fromage_cli.missing import Basis, Missing, Why
+from fromage_cli.missing import LIMIT_REACHED, Basis, Missing, Why
 from fromage_cli.theory.rate_calibration import RELIABLE
 
 NONE = Missing(Why.UNCERTIFIABLE, "no step was found that is certain to descend")
@@ -149,6 +149,9 @@ def test_a_rate_that_is_not_known_well_says_so_and_what_to_do(make_result: MakeR
     none = replace(vague, learning_rate=NONE, low=NONE, high=NONE, regret=NONE)
     (finding,) = [each for each in judge(replace(result, recommended=none)) if each.code == "rate-not-measured"]
     assert finding.value is None and finding.hint is not None and "--probe-budget" in finding.hint
+    early = replace(none, learning_rate=LIMIT_REACHED)
+    (finding,) = [each for each in judge(replace(result, recommended=early)) if each.code == "rate-not-measured"]
+    assert finding.hint is not None and "without Ctrl-C" in finding.hint and "--probe-budget" not in finding.hint
     unknown = replace(result.optimizer, name=None)
     assert "rate-not-measured" not in found(replace(result, recommended=none, optimizer=unknown))
 

@@ -1,5 +1,6 @@
 """What short runs start from, and what every word on the page says of it."""
 
+import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from fromage_cli import stopping
 from fromage_cli.checkpoints import TensorEntry
+from fromage_cli.diagnostics.suggest_lr.findings import judge
 from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request, begin
-from fromage_cli.diagnostics.suggest_lr.training import LEFT, check, course_of
+from fromage_cli.diagnostics.suggest_lr.training import INTERRUPTED, LEFT, check, course_of
 from fromage_cli.errors import NumericalError, ResourceError, UsageError
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optimizers.settings import Optimizer
@@ -261,3 +264,34 @@ def test_a_rate_that_leaves_the_numbers_has_no_end(make_problem: Maker) -> None:
     assert all(run.end_loss == run.spread == LEFT and not run.best for run in runs)
     problem.budget.seconds = 0.0
     assert check(measuring, 0.1, request, None) == () and isinstance(measuring.error, ResourceError)
+
+
+@pytest.mark.parametrize(("share", "hint"), [(0.1, "without Ctrl-C"), (0.9, "Try ")])
+def test_whoever_interrupts_is_told_so_and_not_sent_for_a_larger_budget(
+    make_problem: Maker, share: float, hint: str
+) -> None:
+    """Before the short runs, where nothing is known, and between them."""
+
+    def calls(last: float) -> tuple[int, Measured]:
+        count = 0
+
+        def advance() -> None:
+            nonlocal count
+            count += 1
+            if count == last:
+                signal.raise_signal(signal.SIGINT)
+
+        problem, request = make_problem(made(5), learnable(), budget=Budget()), Request(probe="checkpoint", budget=84)
+        with stopping.stoppable(lambda said: None, lambda reason: None):
+            found = run_measurement(
+                measure, problem, problem.receiving, Optimizer("adamw", 0.01), None, request=request, advance=advance
+            )
+        return count, found
+
+    whole, uncut = calls(0)
+    found = calls(int(share * whole))[1]
+    assert isinstance(found.error, stopping.Interruption) and uncut.error is None
+    assert found.result.recommended.reason == INTERRUPTED
+    (finding,) = [each for each in judge(found.result) if each.code == "rate-not-measured"]
+    assert finding.message.endswith("you interrupted it before all short runs were made")
+    assert "--probe-budget" not in finding.hint and hint in finding.hint
