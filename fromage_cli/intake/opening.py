@@ -54,6 +54,7 @@ def open_problem(
     from fromage_cli.problem.conditions.budget import Budget
 
     budget = Budget(run.time_limit, run.max_memory)  # from here on: loading torch takes its time too
+    checkpoint, declared = _opened(ckpt, model)  # what is not there is refused before torch is loaded
     import torch
 
     from fromage_cli.problem.evaluation.problem import Problem
@@ -65,7 +66,6 @@ def open_problem(
 
     device, dtype = torch_device(run.device), getattr(torch, run.dtype)
     budget.confine(device)
-    checkpoint, declared = _opened(ckpt, model)
     unnamed = {"model": model.model is None, "loss": batch.loss == "auto"}
     declared.check(*(name for name, left_open in unnamed.items() if left_open))
     build = partial(build_model, model.model or "auto", model.model_arguments, checkpoint, declared)

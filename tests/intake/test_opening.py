@@ -1,4 +1,8 @@
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,3 +136,24 @@ def test_what_the_command_line_names_is_run_whatever_stands_beside_the_checkpoin
             open_problem(str(tmp_path / "c.pt"), ModelOptions(), named, RunOptions())
         with pytest.raises(UsageError):
             open_problem(str(tmp_path / "c.pt"), model, replace(named, batch=None), RunOptions())
+
+
+WITHOUT_TORCH = """
+import sys
+from fromage_cli.cli import main
+try:
+    main(sys.argv[2:])
+except SystemExit as exit:
+    assert exit.code == int(sys.argv[1])
+    assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"), [(3, ("breakdown", "nowhere.pt")), (3, ("suggest-lr", "nowhere/")), (2, ("sharpness",))]
+)
+def test_what_is_not_there_is_refused_before_torch_is_loaded(tmp_path, code, arguments):
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(code), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
