@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,8 +112,16 @@ def message_lines(error: FromageError, verbose: bool) -> list[str]:
     ending = [f"hint: {line}" if index == 0 else f"  {line}" for index, line in enumerate(_lines(error.hint))]
     if error.details and verbose:
         return [*lines, *(f"  {visible(detail)}" for detail in error.details), *ending]
-    if len(error.details) > 1:
-        ending.insert(0, f"  ({len(error.details)} in all; -v lists them)")
+    shown = _shortened(lines, ending)
+    # a name counts as said where it is no part of a longer one
+    words = [rf"(?<![\w./-]){re.escape(visible(detail))}(?![\w/-]|\.\w)" for detail in error.details]
+    if len(words) < 2 or all(re.search(word, " ".join(shown)) for word in words):
+        return shown
+    return _shortened(lines, [f"  ({len(words)} in all; -v lists them)", *ending])
+
+
+def _shortened(lines: list[str], ending: list[str]) -> list[str]:
+    """At most MOST_LINES of them: the ending, and before it as many as there is room for."""
     room = max(MOST_LINES - len(ending), 1)
     return [*lines[:room], *ending][:MOST_LINES]
 

@@ -15,6 +15,21 @@ def test_a_message_has_six_lines_at_most_and_always_its_hint():
     assert {"  a", "  b"} <= set(message_lines(error, verbose=True))
 
 
+@pytest.mark.parametrize(
+    ("message", "details", "hidden"),
+    [
+        ("There are: 'a.pt', 'b'.", ["a.pt", "b"], False),
+        ("There are: 'a.pt' and 1 more.", ["a.pt", "b"], True),
+        ("There are: 'a.pt', 'old-b'.", ["a.pt", "b"], True),
+        ("There are: 'a.pt', 'b.pt'.", ["a.pt", "b"], True),
+        ("There are: 'a.pt', 'b/c'.", ["a.pt", "b"], True),
+        ("There is 'a'.", ["b"], False),
+    ],
+)
+def test_that_verbose_lists_more_is_said_only_where_it_does(message, details, hidden):
+    assert ("-v lists them" in " ".join(message_lines(InputError(message, details=details), False))) is hidden
+
+
 def test_a_message_shows_control_characters_instead_of_sending_them():
     assert message_lines(MismatchError("a\x1b[2Jb", hint="c\u202e"), False) == [r"error: a\x1b[2Jb", r"hint: c\u202e"]
 
