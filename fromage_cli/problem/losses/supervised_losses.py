@@ -191,7 +191,7 @@ def check_classes(logits: Tensor, target: Tensor) -> None:
     if low < 0 or high >= classes:
         binary = " For one output per sample use --loss bce." if classes == 1 else ""
         raise MismatchError(
-            f"Targets run from {low} to {high}, but the model has {classes} classes (0 to {classes - 1}).",
+            f"{_range(str(low), str(high))}, but the model has {classes} classes (0 to {classes - 1}).",
             f"Check that the batch belongs to this model; {IGNORED} marks a target as ignored.{binary}",
         )
 
@@ -204,4 +204,9 @@ def check_probabilities(output: Tensor, target: Tensor) -> None:
     _, target = align_elements(output, target)
     low, high = float(target.min()), float(target.max())
     if low < 0 or high > 1:
-        raise MismatchError(f"Targets run from {low:g} to {high:g}; bce expects 0 to 1.", "Use cross-entropy or mse.")
+        raise MismatchError(f"{_range(f'{low:g}', f'{high:g}')}; bce expects 0 to 1.", "Use cross-entropy or mse.")
+
+
+def _range(low: str, high: str) -> str:
+    """Where targets lie, as the beginning of a sentence."""
+    return f"All targets are {low}" if low == high else f"Targets run from {low} to {high}"

@@ -107,6 +107,7 @@ def test_layouts_that_do_not_fit(logits: Tensor, target: Tensor, words: str) -> 
     [
         (torch.tensor([0, 4]), r"from 0 to 4, but the model has 4 classes \(0 to 3\)"),
         (torch.tensor([-1, 2]), "from -1 to 2"),
+        (torch.tensor([1234567, -100]), "^All targets are 1234567, but the model has 4 classes"),
         (torch.tensor([-100, -100]), "Every target is -100"),
     ],
 )
@@ -171,6 +172,8 @@ def test_binary_cross_entropy(kind: torch.dtype) -> None:
 def test_probabilities_out_of_range() -> None:
     with pytest.raises(MismatchError, match="from 0 to 2; bce expects 0 to 1"):
         check_probabilities(draw(2), torch.tensor([0, 2]))
+    with pytest.raises(MismatchError, match=r"^All targets are -1; bce expects 0 to 1"):
+        check_probabilities(draw(2), torch.tensor([-1, -1]))
     check_probabilities(draw(2), torch.tensor([0, 1]))
 
 
