@@ -92,7 +92,7 @@ def build_hugging_face(
         (max(entry.shape) for entry in checkpoint.entries.values() if entry.shape and entry.elements), default=0
     )
     _refuse_counts(path, values, max(LEAST_COUNT, len(checkpoint.entries), longest))
-    transformers = _library()
+    transformers = _library(path)
     with offline(), seeded(seed), named_code(f"building the model of {path}"):
         kind = _class(transformers, path, values, named)
         configuration = kind.config_class.from_dict(_without_loading(values))
@@ -144,14 +144,15 @@ def _refuse_counts(path: Path, values: Any, most: int, key: str = "") -> None:
         )
 
 
-def _library() -> Any:
+def _library(path: Path) -> Any:
+    """The library itself; raises UsageError where it is not installed, and says which configuration needs it."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise UsageError(
-            f"--model hf needs the package {error.name or 'transformers'}.",
-            "Install it: python -m pip install 'fromage-diag[hf]'",
+            f"{path} describes a model of transformers, which needs the package {error.name or 'transformers'}.",
+            "Install it: python -m pip install 'fromage-diag[hf]'. Or name your own network: --model file.py:factory.",
         ) from error
     transformers.logging.set_verbosity_error()
     return transformers

@@ -55,9 +55,10 @@ def test_refused_before_anything_is_imported(tmp_path, monkeypatch, config, erro
 
 def test_a_missing_library_or_checkpoint_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UsageError, match="needs the package transformers") as caught:
+    with pytest.raises(UsageError, match=r"config\.json describes .* needs the package transformers") as caught:
         built(tmp_path, BERT)
-    assert "fromage-diag[hf]" in caught.value.hint
+    assert "--model hf" not in caught.value.message  # nobody may have typed it
+    assert "fromage-diag[hf]" in caught.value.hint and "--model file.py:factory" in caught.value.hint
     with pytest.raises(UsageError, match="and there is none"):
         build_model("hf", {}, None, Declared())
 
