@@ -69,7 +69,7 @@ def layers_unchanged(names: Sequence[str], total: int, checkpoints: int) -> Find
     where = "both checkpoints" if checkpoints == 2 else f"all {checkpoints} checkpoints"
     if len(names) == total:
         message = f"no layer moved: {hold} in {where}"
-        hint = "The same weights under several names, or a run that trained no layer. Look at the paths and the rate."
+        hint = "The same weights under several names, a rate of 0, or a run that trained biases and scales alone."
     else:
         message = f"{hold} in {where}, while others moved"
         hint = "Frozen in training, without a gradient, or moved by less than their dtype can hold."
