@@ -13,7 +13,9 @@ from fromage_cli.errors import MismatchError
 from fromage_cli.problem.conditions.budget import resident_memory
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.evaluation.streamed_hessian import visit_hessian_vector_product
+from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.process_memory import peak_memory
+from fromage_cli.theory.accumulation import distance
 
 FORWARD, PRODUCT = 1.0 / 3.0, 7.0 / 3.0
 """What a forward pass and a Hessian-vector product cost, in gradients."""
@@ -78,6 +80,23 @@ def measure_cost(problem: Problem, products: bool = False) -> Cost:
     size = sum(tensor.parameter.nbytes for tensor in problem.receiving)
     loaded = (resident_memory() or 0) - earlier - (0 if known else size)
     return Cost(min(gradients), loading, min(again), resident + max(0, loaded), size, sum(kept.values()))
+
+
+def point_seconds(problem: Problem) -> float:
+    """Seconds of a point on a line: weights are written, and each gradient is held against that of the base."""
+    base, tensors = problem.base.gradients, problem.receiving
+
+    def compare(tensor: TrainableTensor, gradient: Tensor) -> None:
+        distance(gradient, base[tensor.name])
+
+    with problem.displaced(tensors) as origin, problem.steady():
+
+        def visit() -> None:
+            for tensor in tensors:
+                torch.add(origin[tensor.name], base[tensor.name], alpha=0.0, out=tensor.parameter.data)
+            problem.visit_gradient(compare)
+
+        return min(timed(problem, visit) for _ in range(2))
 
 
 def _ignore(*_: object) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fromage_cli.probes import cost as cost_module
-from fromage_cli.probes.cost import DOUBLE_BACKWARD_ACTIVATIONS, Cost, measure_cost
+from fromage_cli.probes.cost import DOUBLE_BACKWARD_ACTIVATIONS, Cost, measure_cost, point_seconds
 from fromage_cli.problem.evaluation.problem import Problem
 
 
@@ -65,3 +65,11 @@ def test_time_and_memory_are_linear_in_what_is_asked() -> None:
     assert cost.equivalent(products=2) == 5.0
     assert cost.memory(2.1) == 1000 + 210 + 10
     assert cost.memory(2.1, products=True) == 1000 + 210 + int(DOUBLE_BACKWARD_ACTIVATIONS * 10)
+
+
+def test_a_point_leaves_the_weights(make_problem: Callable[..., Problem]) -> None:
+    problem = make_problem(nn.Linear(3, 1), {"x": torch.randn(4, 3), "y": torch.randn(4, 1)})
+    before = [tensor.parameter.detach().clone() for tensor in problem.trainable]
+    assert point_seconds(problem) > 0.0
+    for tensor, weight in zip(problem.trainable, before, strict=True):
+        assert torch.equal(tensor.parameter, weight)

@@ -3,19 +3,19 @@
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.breakdown.direction_option import RANDOM
 from fromage_cli.optimizers.rule import ADAM, FROMAGE, SGD
-from fromage_cli.probes.cost import measure_cost, timed
+from fromage_cli.probes.cost import FORWARD, measure_cost, point_seconds, timed
 from fromage_cli.probes.lines.draws import TRUSTED, gradients_of_draws
 from fromage_cli.probes.optimizer_step.moments import parts_for_moments
 from fromage_cli.probes.structure.depth import measure_depth
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.terminal.answer import Estimate
 
-STEP_SHARE = 1.08
-"""A gradient with its step and its reductions, in bare gradients."""
-
 
 def estimate(problem: Problem, name: str, points: int, reload: bool, checkpoint: Checkpoint | None) -> Estimate:
-    """The gradients that are counted; in time, also the product for the slope and the pass that tells the depth."""
+    """The gradients that are counted; in time, also the product for the slope and the pass that tells the depth.
+
+    Each gradient takes what a point on the line does; the loss is evaluated once more at the end.
+    """
     products = name != RANDOM
     cost, rounds = measure_cost(problem, products), 2 if problem.further else 1
     depth = timed(problem, lambda: measure_depth(problem))
@@ -26,7 +26,7 @@ def estimate(problem: Problem, name: str, points: int, reload: bool, checkpoint:
     return Estimate(
         gradients=gradients,
         bytes=cost.memory(copies=copies + noisy, products=products),
-        seconds=cost.time(STEP_SHARE * gradients, products=rounds) + rounds * depth,
+        seconds=cost.time(FORWARD, products=rounds) + point_seconds(problem) * gradients + rounds * depth,
     )
 
 

@@ -78,7 +78,7 @@ def _layer(first: Checkpoint, second: Checkpoint, name: str, spectrum: bool, ste
     relative = pair.difference / pair.first if pair.first > 0.0 else NO_SIZE
     spectral: float | Missing
     if spectrum and len(entry.shape) > 1 and math.isfinite(pair.difference):
-        spectral, condition = _singular_values(first, second, name)
+        spectral, condition = singular_values(first, second, name)
     else:
         vector = Missing(Why.NOT_DEFINED, "a vector has no singular values")
         spectral = NO_SPECTRUM if not spectrum else NO_SIZE if len(entry.shape) > 1 else vector
@@ -109,7 +109,7 @@ def _layer(first: Checkpoint, second: Checkpoint, name: str, spectrum: bool, ste
     )
 
 
-def _singular_values(first: Checkpoint, second: Checkpoint, name: str) -> tuple[float | Missing, ConditionNumber]:
+def singular_values(first: Checkpoint, second: Checkpoint, name: str) -> tuple[float | Missing, ConditionNumber]:
     """delta^sigma and the condition numbers of W, W~ and their difference."""
     shape = first.entries[name].shape
     large = min(shape[0], math.prod(shape[1:])) > DENSE

@@ -1,12 +1,18 @@
 """How far a measurement of curvature goes, and what that is expected to cost."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.optimizers.settings import Optimizer
-from fromage_cli.probes.cost import measure_cost
+from fromage_cli.probes.cost import measure_cost, timed
+from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
+from fromage_cli.probes.curvature.iteration_cost import iteration_cost
+from fromage_cli.probes.curvature.quadratic_model import simulate_training
 from fromage_cli.probes.lines.draws import gradients_of_draws
-from fromage_cli.problem.evaluation.curvature_operators import has_gauss_newton
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, has_gauss_newton
 from fromage_cli.problem.evaluation.output_expansion import EXPANSION_PRODUCTS
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -42,22 +48,67 @@ def expected_products(
     problem: Problem, tensors: Sequence[TrainableTensor], optimizer: Optimizer, request: Request
 ) -> int:
     """Hessian-vector products that are to be expected, each step of the progress bar one of them."""
-    known = has_gauss_newton(problem)
-    operators = request.count + known + optimizer.adaptive
-    operators += sum(tensor.is_layer for tensor in tensors) if request.blocks else 0
-    line = known and optimizer.name is not None
-    simulated = request.simulated_steps if line and optimizer.learning_rate is not None else 0
-    expansions = EXPANSION_PRODUCTS * line + (EXPANSION_PRODUCTS + 1.0) * simulated
+    expansions = EXPANSION_PRODUCTS * _line_is_measured(problem, optimizer)
+    expansions += (EXPANSION_PRODUCTS + 1.0) * _simulated_steps(problem, optimizer, request)
+    operators = _operators(problem, tensors, optimizer, request)
     return round(TYPICAL_PRODUCTS * operators + expansions) + (DRAWS if problem.draws_noise else 0)
 
 
 def estimate(problem: Problem, tensors: Sequence[TrainableTensor], optimizer: Optimizer, request: Request) -> Estimate:
-    """The products, the base gradient, those of the small batches with a product of all rows, and forward passes."""
-    cost = measure_cost(problem, products=True)
+    """The products, the base gradient, those of the small batches with a product of all rows, and forward passes.
+
+    An iteration of Lanczos, a simulated step and a small batch are timed as they are then computed.
+    """
+    cost, iteration = measure_cost(problem, products=True), iteration_cost(problem, tensors)
     products = expected_products(problem, tensors, optimizer, request) + 1
     gradients = 2 + FORWARDS / 3 + gradients_of_draws(problem)
+    iterated = TYPICAL_PRODUCTS * _operators(problem, tensors, optimizer, request)
+    expanded = EXPANSION_PRODUCTS * _line_is_measured(problem, optimizer) * cost.product_seconds
+    beside = _simulation_seconds(problem, tensors, optimizer, request) + _batches_seconds(problem, tensors, request)
     return Estimate(
         gradients=gradients + cost.equivalent(products),
         bytes=cost.memory(copies=TYPICAL_PRODUCTS * request.count + 4.0, products=True),
-        seconds=cost.time(gradients, products=products),
+        seconds=cost.time(1 + FORWARDS / 3 + gradients_of_draws(problem))
+        + iteration.time(iterated)
+        + expanded
+        + beside,
     )
+
+
+def _operators(problem: Problem, tensors: Sequence[TrainableTensor], optimizer: Optimizer, request: Request) -> int:
+    """Eigenvalues that are looked for, each by iterations of its own."""
+    blocks = sum(tensor.is_layer for tensor in tensors) if request.blocks else 0
+    return request.count + has_gauss_newton(problem) + optimizer.adaptive + blocks
+
+
+def _line_is_measured(problem: Problem, optimizer: Optimizer) -> bool:
+    """Whether the quadratic model is measured along the next update."""
+    return has_gauss_newton(problem) and optimizer.name is not None
+
+
+def _simulated_steps(problem: Problem, optimizer: Optimizer, request: Request) -> int:
+    """Of training in the quadratic model; none where no learning rate is known."""
+    told = _line_is_measured(problem, optimizer) and optimizer.learning_rate is not None
+    return request.simulated_steps if told else 0
+
+
+def _simulation_seconds(
+    problem: Problem, tensors: Sequence[TrainableTensor], optimizer: Optimizer, request: Request
+) -> float:
+    """Of simulated training, told from its first step twice: the first time PyTorch gets its optimizers ready."""
+    steps = _simulated_steps(problem, optimizer, request)
+    if not steps:
+        return 0.0
+    matched, space = MatchedState(problem, optimizer), WeightSpace(tensors)
+    with suppress(MismatchError):
+        first, again = (timed(problem, lambda: simulate_training(matched, space, steps=1)) for _ in range(2))
+        return first + (steps - 1) * min(first, again)
+    return 0.0
+
+
+def _batches_seconds(problem: Problem, tensors: Sequence[TrainableTensor], request: Request) -> float:
+    """Of the curvature along the gradients of small batches, told from the first of them."""
+    parts = training_batches(problem, request.batch_rows)
+    with suppress(MismatchError, NumericalError):
+        return len(parts) * timed(problem, lambda: gradient_curvature(problem, WeightSpace(tensors), parts[:1]))
+    return 0.0

@@ -68,10 +68,10 @@ def command(
         given=given_settings(optimizer),
         declared=intake.declared.optimizer,
     )
-    if run.estimate:
-        return intake.complete(estimate_answer(estimate(intake.problem, rule, request)))
     chosen = tensors.tensors or "all"
     moving, _ = moving_tensors(intake.problem, chosen, *tensors.globs)
+    if run.estimate:
+        return intake.complete(estimate_answer(estimate(intake.problem, moving, rule, request)))
     evaluations = intake.problem.evaluations
     work = Work(lambda: gradients(evaluations), lambda: evaluations.doing)
     with progress("suggest-lr", expected_work(intake.problem, rule, request), work) as advance:

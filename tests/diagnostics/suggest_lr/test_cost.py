@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +37,10 @@ def made(maker: Maker, rows: int = 96, seed: int = 1) -> Problem:
     model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 3))
     x = torch.randn(rows, 6, generator=torch.Generator().manual_seed(7))
     return maker(model, {"x": x, "y": x[:, :3].argmax(1)})
+
+
+def told_of(problem: Problem, optimizer: Optimizer, request: Request) -> float:
+    return estimate(problem, problem.receiving, optimizer, request).gradients
 
 
 def trained(problem: Problem, request: Request) -> float:
@@ -76,7 +81,7 @@ def test_no_run_takes_more_than_was_told_nor_much_less(
     problem = made(make_problem)
     if asked.get("probe") == "init":
         asked = {**asked, "fresh": new_weights(make_problem, problem)}
-    told = estimate(made(make_problem), optimizer, Request(**asked)).gradients
+    told = told_of(made(make_problem), optimizer, Request(**asked))
     took = spent(problem, optimizer, Request(**asked))
     unused = 20.0 * PRODUCT if asked.get("sharpness") else 0.0
     searches = 1 if optimizer.name is not None else 1 + len(RULES)
@@ -101,7 +106,7 @@ def test_other_draws_are_told_where_the_network_draws_noise(make_problem: Maker,
 
     told, took = [], []
     for problem in (drawing(0.3), drawing(0.0)):
-        told.append(estimate(problem, optimizer, Request()).gradients)
+        told.append(told_of(problem, optimizer, Request()))
         before = gradients(problem.evaluations)
         spent(problem, optimizer, Request())
         if problem.draws_noise:
@@ -143,11 +148,21 @@ def test_without_a_budget_what_fits_into_ten_minutes_is_told(
 ) -> None:
     """Three steps of 19 of 96 rows are timed first, here as slow as a gradient of all rows."""
     monkeypatch.setattr(suggest_lr_cost, "step_seconds", lambda start, rows: seconds)
+    monkeypatch.setattr(suggest_lr_cost, "time", SimpleNamespace(perf_counter=lambda: 0.0))
     default, given = (
         training_cost(made(make_problem), MOMENTUM, Request(probe="auto", budget=n), seconds) for n in (None, budget)
     )
     assert default.gradients == pytest.approx(given.gradients + 3 * 19 / 96)
     assert default.seconds - given.seconds == pytest.approx(3 * seconds * (1 - 19 / 96))  # beside what is counted
+
+
+def test_getting_ready_counts(make_problem: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New weights take 2 s, for either of two orders; the first of three steps of 3 s takes 7 s longer."""
+    clock = iter([0.0, 2.0, 10.0, 10.0 + 3 * 3.0 + 7.0])
+    monkeypatch.setattr(suggest_lr_cost, "step_seconds", lambda start, rows: 3.0)
+    monkeypatch.setattr(suggest_lr_cost, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    found = training_cost(made(make_problem), MOMENTUM, Request(probe="auto", budget=84), 0.0)
+    assert found.seconds == pytest.approx(84 * 3.0 + 2 * 2.0 + 7.0)
 
 
 @pytest.mark.parametrize(("size", "step", "judged"), [(None, 19, 19), (5, 5, 15)])
@@ -166,7 +181,7 @@ def test_nothing_is_told_for_runs_that_are_not_made(make_problem: Maker) -> None
     alone = made(make_problem, rows=1)
     for probe in ("none", "auto"):
         assert trained(alone, Request(probe=probe)) == 0.0
-    told = estimate(alone, MOMENTUM, Request(probe="auto")).gradients
+    told = told_of(alone, MOMENTUM, Request(probe="auto"))
     assert spent(made(make_problem, rows=1), MOMENTUM, Request(probe="auto")) <= told
     for request in (Request(probe="checkpoint"), Request(probe="auto", verify=1)):
         with pytest.raises(UsageError, match="two rows; the batch has one"):
