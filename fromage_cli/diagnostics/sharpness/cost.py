@@ -12,6 +12,7 @@ from fromage_cli.probes.curvature.iteration_cost import iteration_cost
 from fromage_cli.probes.curvature.quadratic_model import simulate_training
 from fromage_cli.probes.lines.draws import gradients_of_draws
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
+from fromage_cli.probes.trial_runs.training import training
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, has_gauss_newton
 from fromage_cli.problem.evaluation.output_expansion import EXPANSION_PRODUCTS
 from fromage_cli.problem.evaluation.problem import Problem
@@ -95,14 +96,15 @@ def _simulated_steps(problem: Problem, optimizer: Optimizer, request: Request) -
 def _simulation_seconds(
     problem: Problem, tensors: Sequence[TrainableTensor], optimizer: Optimizer, request: Request
 ) -> float:
-    """Of simulated training, told from its first step twice: the first time PyTorch gets its optimizers ready."""
-    steps = _simulated_steps(problem, optimizer, request)
-    if not steps:
+    """Of simulated training: PyTorch's first optimizer, which takes its time to get ready, and steps as the first."""
+    steps, rate = _simulated_steps(problem, optimizer, request), optimizer.learning_rate
+    if not steps or rate is None:
         return 0.0
     matched, space = MatchedState(problem, optimizer), WeightSpace(tensors)
     with suppress(MismatchError):
-        first, again = (timed(problem, lambda: simulate_training(matched, space, steps=1)) for _ in range(2))
-        return first + (steps - 1) * min(first, again)
+        with training(matched) as run:
+            ready = timed(problem, lambda: run.start(rate))
+        return ready + steps * timed(problem, lambda: simulate_training(matched, space, steps=1))
     return 0.0
 
 
