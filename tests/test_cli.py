@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from rich.progress import Progress
 
 from fromage_cli import __version__
 from fromage_cli.cli import load_command, main
 from fromage_cli.diagnostics import COMMANDS
+from fromage_cli.problem.evaluation.problem import Evaluations
+from fromage_cli.terminal.progress import _BAR, _Bar
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = [sys.executable, str(ROOT / "tests" / "terminal" / "fake_program.py")]
@@ -421,11 +425,11 @@ def test_pages_fit_their_width(columns, tmp_path):
     assert "\x1b" not in outcome.stdout
 
 
-def on_a_terminal(*arguments: str, cwd: Path, **environment: str) -> tuple[int, str]:
+def on_a_terminal(*arguments: str, cwd: Path, program: Sequence[str] = PROGRAM, **environment: str) -> tuple[int, str]:
     parent, child = pty.openpty()
     env = {**ENVIRONMENT, "TERM": "xterm-256color", **environment}
     process = subprocess.Popen(
-        [*PROGRAM, *arguments], cwd=cwd, env=env, stdin=child, stdout=child, stderr=child, close_fds=True
+        [*program, *arguments], cwd=cwd, env=env, stdin=child, stdout=child, stderr=child, close_fds=True
     )
     os.close(child)
     seen = b""
@@ -450,6 +454,85 @@ def test_a_terminal_gets_a_page_with_colour_and_a_bar(tmp_path):
     assert "\x1b[1;31mfail" in seen
     assert "measuring" in seen
     assert "\x1b[31m[bold]" not in seen
+
+
+SAYS_WHEN_LIBRARIES_LOAD = """
+import sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "numpy"):
+            sys.stderr.write(f"<{name}>")
+            sys.stderr.flush()
+
+sys.meta_path.insert(0, Finder())
+from fromage_cli.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_the_bar_is_drawn_before_torch_and_numpy_are_loaded(command, tmp_path):
+    sample = ROOT / "sample_checkpoints" / "mlp-2"
+    files = [sample / "step-000220.safetensors", sample / "step-000440.safetensors"]
+    given = files if command == "distance" else [sample]
+    more = ["--headers"] if command == "inspect" else ["--estimate"]
+    program = [sys.executable, "-c", SAYS_WHEN_LIBRARIES_LOAD]
+    code, seen = on_a_terminal(command, *map(str, given), *more, cwd=tmp_path, program=program)
+    assert code == 0
+    loaded = [seen.index(word) for word in ("<numpy>", "<torch>") if word in seen]
+    assert 0 <= seen.find(f"{command}: reading") < min(loaded, default=len(seen))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stages"),
+    [
+        (["inspect", "mlp-2", "--spectrum"], ["reading mlp-2", "singular values of"]),
+        (["suggest-lr", "mlp-2", "--probe", "none"], ["checking that the loss is the same twice", "the next update"]),
+        (["norms", "convnet-lars"], ["reading step-000000.safetensors", "reading step-002970.safetensors"]),
+        (
+            ["norms", "convnet-lars", "--model", "models.py:convnet", "--optimizer", "lars"],
+            ["testing which layers are scale-invariant, 1 of 4", "reading step-002970.safetensors"],
+        ),
+        (
+            ["intrinsic-lr", "convnet-sgd", "--model", "models.py:convnet"],
+            ["testing which layers are scale-invariant, 4 of 4", "gradients of training batches", "how far layers"],
+        ),
+        (["sharpness", "mlp-2"], ["building the network", "largest curvature, product 3", "the next update"]),
+        (
+            ["distance", "mlp-2/step-000022.safetensors", "mlp-2/step-000440.safetensors", "--model", "auto"],
+            ["layers.0.weight, 1 of 2", "the outputs of both networks on the batch"],
+        ),
+        (["breakdown", "mlp-2"], ["loading torch", "step 3 of 17", "how deep the network is"]),
+    ],
+)
+def test_a_bar_names_the_stage_and_only_goes_forward(arguments, stages, monkeypatch, capsys):
+    """Its end is never reached, and it begins again only where what takes the time begins."""
+    monkeypatch.chdir(ROOT / "sample_checkpoints")
+    monkeypatch.setattr("fromage_cli.terminal.streams.is_terminal", lambda stream: True)
+    seen = []
+
+    def update(self, task, *, completed, total, description):
+        original(self, task, completed=completed, total=total, description=description)
+        seen.append((description, None if total is None else round(completed / total, 9)))
+
+    original = Progress.update
+    monkeypatch.setattr(Progress, "update", update)
+    advance = _Bar.advance
+    monkeypatch.setattr(Evaluations, "__setattr__", lambda self, *told: (object.__setattr__(self, *told), look())[0])
+
+    def look():
+        if _BAR.get() is not None:
+            advance(_BAR.get())
+
+    with pytest.raises(SystemExit) as left:
+        main([*arguments, "--format", "tsv"])
+    assert left.value.code == 0
+    words = [description for description, _ in seen]
+    places = [next(i for i, said in enumerate(words) if said.startswith(f"{arguments[0]}: {one}")) for one in stages]
+    assert places == sorted(places)
+    shares = [share for _, share in seen if share is not None]
+    assert shares == sorted(shares) and 0.2 < shares[-1] < 0.99
 
 
 def test_no_color_and_a_dumb_terminal(tmp_path):

@@ -12,6 +12,7 @@ from fromage_cli.errors import UsageError
 from fromage_cli.findings import Finding
 from fromage_cli.intake.intake import Intake
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
+from fromage_cli.terminal.progress import Work, progress
 from fromage_cli.terminal.session import current
 from fromage_cli.terminal.words import visible
 
@@ -55,27 +56,30 @@ def open_problem(
 
     budget = Budget(run.time_limit, run.max_memory)  # from here on: loading torch takes its time too
     checkpoint, declared = _opened(ckpt, model)  # what is not there is refused before torch is loaded
-    import torch
+    with progress("loading torch"):
+        import torch
 
-    from fromage_cli.problem.evaluation.problem import Problem
-    from fromage_cli.problem.losses.losses import are_one_hot, resolve_loss
-    from fromage_cli.problem.losses.summed_loss import SummedLoss, recognise_sum
-    from fromage_cli.problem.networks.models import build_model, converted
-    from fromage_cli.problem.networks.unsupported import refuse_unsupported
-    from fromage_cli.problem.networks.weights import load_weights
+        from fromage_cli.problem.evaluation.problem import Problem
+        from fromage_cli.problem.losses.losses import are_one_hot, resolve_loss
+        from fromage_cli.problem.losses.summed_loss import SummedLoss, recognise_sum
+        from fromage_cli.problem.networks.models import build_model, converted
+        from fromage_cli.problem.networks.unsupported import refuse_unsupported
+        from fromage_cli.problem.networks.weights import load_weights
 
     device, dtype = torch_device(run.device), getattr(torch, run.dtype)
     budget.confine(device)
     unnamed = {"model": model.model is None, "loss": batch.loss == "auto"}
     declared.check(*(name for name, left_open in unnamed.items() if left_open))
     build = partial(build_model, model.model or "auto", model.model_arguments, checkpoint, declared)
-    network, description = build(seed=run.seed)
+    with progress("building the network"):
+        network, description = build(seed=run.seed)
     notes = (f"model: {description}", *(checkpoint.notes if checkpoint is not None else ()), *declared.notes)
     refuse_unsupported(network)
     converted(network, dtype)
     notes += load_weights(network, checkpoint) if checkpoint is not None else (OWN_WEIGHTS,)
     network.to(device)
-    loaded = _load_batches(batch, declared, model.trust, run.seed, spare)
+    with progress("reading the batch"):
+        loaded = _load_batches(batch, declared, model.trust, run.seed, spare)
     data, *further = [found.to(device, dtype) for found in loaded[: batch.batches]]
     rest = loaded[batch.batches :]
     mode = cast("Mode", declared.mode if batch.mode == "auto" and declared.mode else batch.mode)
@@ -98,7 +102,10 @@ def open_problem(
         autocast=run.autocast,
         budget=budget,
     )
-    problem.require_steadiness()
+    evaluations = problem.evaluations
+    evaluations.doing = "checking that the loss is the same twice"
+    with progress("", work=Work(lambda: 0.0, lambda: evaluations.doing)):  # it says what goes on before the measuring
+        problem.require_steadiness()
     several = f"{len(problem.batches)} batches, " if further else ""
     notes += (f"batch: {several}{counted(problem.rows, 'row')} from {data.source}; loss: {loss.name}; mode: {mode}",)
     doubts = [SUMMED_LOSS] if isinstance(loss, SummedLoss) else []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,17 @@ from fromage_cli.intake.opening import declared_by, open_problem
 from fromage_cli.terminal.answer import Answer, Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import ScheduleOptions
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, NameOptions, RunOptions
+from fromage_cli.terminal.progress import Advance, Work, progress
 from fromage_cli.theory.schedules import Schedule
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.problem.networks.layers import TrainableTensor
     from fromage_cli.problem.user_code.declared import Declared
+
+
+READS = 10
+"""Checkpoints that are read in about the time of a gradient, for the progress bar."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,21 @@ class RunIntake:
         problem = self.intake.problem
         stored = stored_names(problem.model, self.checkpoints[-1], problem.trainable)
         return {stored[tensor.name]: tuple(tensor.parameter.shape) for tensor in problem.trainable}
+
+    @contextmanager
+    def progress(self, gradients: int = 0) -> Iterator[Advance]:
+        """A bar that counts elements read; in a model also the tests of every layer, and so many gradients more."""
+        total, work = float(self.elements), None
+        if self.intake is not None:
+            from fromage_cli.probes import cost
+            from fromage_cli.probes.structure.invariance import gradients_of_tests
+
+            evaluations = self.intake.problem.evaluations
+            unit = READS * self.elements / len(self.checkpoints)
+            total += unit * (gradients_of_tests(len(self.layers)) + gradients)
+            work = Work(lambda: unit * cost.gradients(evaluations), lambda: evaluations.doing)
+        with progress("reading", total, work) as advance:
+            yield advance
 
     def estimate(
         self, bytes: int, seconds: float, *, gradients: int = 0, copies: float, beside: bool = False

@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.conditions.budget import resident_memory
-from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.evaluation.problem import Evaluations, Problem
 from fromage_cli.problem.evaluation.streamed_hessian import visit_hessian_vector_product
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.process_memory import peak_memory
@@ -21,6 +21,12 @@ FORWARD, PRODUCT = 1.0 / 3.0, 7.0 / 3.0
 """What a forward pass and a Hessian-vector product cost, in gradients."""
 DOUBLE_BACKWARD_ACTIVATIONS = 3.0
 """Memory of a double-backward graph, in activations of a single one."""
+
+
+def gradients(evaluations: Evaluations) -> float:
+    """What was computed, in gradients of all rows."""
+    products = evaluations.hessian_vector_products
+    return evaluations.gradients + FORWARD * evaluations.forwards + PRODUCT * products
 
 
 @dataclass(frozen=True)

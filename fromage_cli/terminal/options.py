@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from fromage_cli.problem.user_code.declared import BUILT_IN_LOSSES
+from fromage_cli.problem.user_code.forms import BUILT_IN_LOSSES
 from fromage_cli.terminal import parsing
 from fromage_cli.terminal.answer import Answer, Answers, EstimateResult
 

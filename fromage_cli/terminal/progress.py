@@ -21,13 +21,13 @@ _BAR: "ContextVar[_Bar | None]" = ContextVar("bar", default=None)
 class Advance(Protocol):
     """Called as work gets done."""
 
-    def __call__(self, steps: float = 1) -> None:
-        """`steps` more of the total are done."""
+    def __call__(self, steps: float = 0.0, doing: str = "") -> None:
+        """`steps` more of the total are done; `doing`: what is at work now, where that is another thing."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is counted where a command's own evaluations tell best how far it is."""
+    """What is counted where a command's own evaluations tell how far it is; steps that are told are added."""
 
     done: Callable[[], float]
     doing: Callable[[], str] = lambda: ""
@@ -35,21 +35,22 @@ class Work:
 
 
 @contextmanager
-def progress(label: str, total: float | None = None, work: Work | None = None) -> Iterator[Advance]:
+def progress(doing: str, total: float | None = None, work: Work | None = None) -> Iterator[Advance]:
     """A bar while the block runs; nothing where standard error is no terminal, or under `-q`, `--no-progress`.
 
-    Inside another one it takes over that bar. With `work` the bar follows it, whatever is told to advance.
+    It names the command and what is at work: `doing`, until the work says another thing. Inside another one it takes
+    over that bar, which goes on to say so after the block. `total`: of what is counted, as far as it is foreseen.
     """
     if not shown():
-        yield lambda steps=1: None
+        yield lambda steps=0.0, doing="": None
         return
     outer = _BAR.get()
     if outer is not None:
-        outer.follow(label, total, work)
+        outer.follow(doing, total, work)
         yield outer.advance
         return
     bar = _Bar()
-    bar.follow(label, total, work)
+    bar.follow(doing, total, work)
     token = _BAR.set(bar)
     try:
         with bar.progress:
@@ -69,40 +70,45 @@ class _Bar:
 
         class Following(Progress):
             def get_renderables(self) -> "Iterable[RenderableType]":
-                bar.look()
+                if self.tasks:  # it draws itself once while it is made
+                    bar.look()
                 return super().get_renderables()
 
         text = TextColumn("{task.description}", markup=False)
         columns = (text, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         console = Console(stderr=True, width=streams.width(sys.stderr))
-        self._label = ""
+        self._command = session.current().command
+        self._doing = self._heard = ""
+        self._steps = 0.0
         self._work: Work | None = None
         self.progress = Following(
             *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
         )
         self._task = self.progress.add_task("")
 
-    def follow(self, label: str, total: float | None, work: Work | None) -> None:
+    def follow(self, doing: str, total: float | None, work: Work | None) -> None:
         """From now on the bar is for this stage."""
-        self._label, self._work = label, work
-        self.progress.reset(self._task, total=total, description=visible(label))
+        self._doing, self._heard, self._steps, self._work = doing, "", 0.0, work
+        self.progress.reset(self._task, total=None if total is None else total / ALMOST)
+        self.look()
 
     def look(self) -> None:
-        """Where its work tells how far it is, the bar stands there; never at its end while there is more to do."""
-        if self._work is None:
-            return
+        """The bar stands where its work is: never at its end while there is more to do, and never further back."""
         (task,) = self.progress.tasks
-        done, doing = self._work.done(), self._work.doing()
-        total = max(task.total, done / ALMOST) if task.total is not None else None
-        words = visible(f"{self._label}: {doing}" if doing else self._label)
+        done = self._steps if self._work is None else self._steps + self._work.done()
+        done = max(task.completed, done)
+        total = None if task.total is None else max(task.total, done / ALMOST)
+        heard = self._heard if self._work is None else self._work.doing()
+        if heard != self._heard:  # what was told last holds, by the work or to `advance`
+            self._heard, self._doing = heard, heard or self._doing
+        words = visible(f"{self._command}: {self._doing}")
         self.progress.update(self._task, completed=done, total=total, description=words)
 
-    def advance(self, steps: float = 1) -> None:
-        """`steps` more of the total are done; where its work tells how far it is, the bar looks there."""
-        if self._work is None:
-            self.progress.advance(self._task, steps)
-        else:
-            self.look()
+    def advance(self, steps: float = 0.0, doing: str = "") -> None:
+        """`steps` more of the total are done; the bar looks where its work is."""
+        self._steps += steps
+        self._doing = doing or self._doing
+        self.look()
 
 
 def shown() -> bool:

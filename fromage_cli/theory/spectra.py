@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,13 @@ ITERATIONS = 80
 
 SAFE = (1e-12, 1e12)
 """Largest entries between which nothing has to be scaled."""
+
+
+def decomposition_work(shape: Sequence[int]) -> float:
+    """The multiplications, about, that `extremes` takes for a tensor of two or more dimensions, as a matrix."""
+    rows, columns = shape[0], math.prod(shape[1:])
+    short = min(rows, columns)
+    return float(rows * columns * (short if short <= DENSE else 2 * ITERATIONS))
 
 
 def condition_number(values: NDArray[Any], longer_side: int) -> float:

@@ -109,7 +109,7 @@ def measure(
         return estimate_answer(Estimate(17.0, 4096, None))
     with progress("measuring", total=2) as advance:
         misbehave(how)
-        advance()
+        advance(1)
     found = result(rows)
     findings = (Finding("too-hot", severity, "it is hot", "a.weight", 2.0, 1.0, "cool it"),) if severity else ()  # type: ignore[arg-type]
     return Answer(

@@ -77,33 +77,66 @@ def test_progress_is_for_a_person(monkeypatch, terminal, options, shown):
     with session.scope():
         session.begin(session.Session("x", options))
         with progress("measuring [bold]\x1b", total=2) as advance:
-            advance()
+            advance(1)
             advance(0.5)
-    assert ("measuring [bold]\\x1b" in stream.getvalue()) is shown
+    assert ("x: measuring [bold]\\x1b" in stream.getvalue()) is shown
     assert shown or stream.getvalue() == ""
 
 
-def test_a_bar_stands_from_the_start_says_what_is_done_and_ends_with_the_work(monkeypatch):
-    """Stages take one bar over; it stands where their work is, and is not full while there is more than foretold."""
-    monkeypatch.setattr("sys.stderr", stream := Terminal())
-    monkeypatch.setenv("TERM", "xterm")
-    done, doing = 0.0, "the next update"
+@pytest.fixture
+def watched(monkeypatch):
+    """Somebody sits at the terminal; gives what the bar says and how full it is."""
+    monkeypatch.setattr("fromage_cli.terminal.streams.is_terminal", lambda stream: True)
+
+    def seen():
+        (task,) = _BAR.get().progress.tasks
+        return task.description, pytest.approx(task.percentage)
+
     with session.scope():
         session.begin(session.Session("x", OutputOptions()))
-        with progress("x: reading"):
-            assert "x: reading" in stream.getvalue()
-            with progress("x", 10.0, Work(lambda: done, lambda: doing)) as advance:
-                done = 5.0
-                advance()
-                (task,) = _BAR.get().progress.tasks
-                assert (task.completed, task.total, task.description) == (5.0, 10.0, "x: the next update")
-                done, doing = 20.0, "short runs"
-                advance(3)
-                assert task.completed == 20.0 and not task.finished and task.description == "x: short runs"
-            with progress("y", 2) as advance:
-                advance()
-                assert (task.completed, task.total, task.description) == (1.0, 2.0, "y")
+        yield seen
     assert _BAR.get() is None
+
+
+def test_a_bar_stands_from_the_start_and_says_what_is_done(watched):
+    """Stages take one bar over; it stands where their work is, and before its end when all that is foreseen is done."""
+    done, doing = 0.0, "the next update"
+    with progress("reading"):
+        assert watched() == ("x: reading", 0.0)
+        with progress("measuring", 10.0, Work(lambda: done, lambda: doing)) as advance:
+            done = 5.0
+            advance()
+            assert watched() == ("x: the next update", 49.0)
+            done, doing = 20.0, "short runs"
+            advance()
+            assert watched() == ("x: short runs", 98.0)
+        with progress("writing", 2) as advance:
+            advance(1)
+            assert watched() == ("x: writing", 49.0)
+            advance(1, "the rest")
+            assert watched() == ("x: the rest", 98.0)
+
+
+def test_steps_that_are_told_come_on_top_of_the_work(watched):
+    done, doing = 0.0, ""
+    with progress("reading", 10.0, Work(lambda: done, lambda: doing)) as advance:
+        assert watched() == ("x: reading", 0.0)
+        done, doing = 4.0, "testing"
+        advance(1.0)
+        assert watched() == ("x: testing", 49.0)
+        advance(1.0, "reading a file")
+        assert watched() == ("x: reading a file", 58.8)
+        doing = "testing again"
+        advance()
+        assert watched() == ("x: testing again", 58.8)
+
+
+def test_a_bar_never_runs_backwards(watched):
+    done = 5.0
+    with progress("measuring", 10.0, Work(lambda: done)) as advance:
+        done = 4.0
+        advance()
+        assert watched() == ("x: measuring", 49.0)
 
 
 def test_a_terminal_gets_lines_broken_between_words(monkeypatch):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import pairwise
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
@@ -24,8 +25,8 @@ from fromage_cli.theory.magnitudes import Magnitudes, Workspace, joined_norm
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Advance = Callable[[float], None]
-"""Is told how many elements have been done."""
+Advance = Callable[[float, str], None]
+"""Is told how many elements have been done, and of which file."""
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Rows:
 def measure_magnitudes(
     checkpoint: Checkpoint,
     names: Iterable[str] | None = None,
-    advance: Advance = lambda elements: None,
+    advance: Advance = lambda elements, doing: None,
     digests: dict[str, bytes] | None = None,
 ) -> dict[str, Magnitudes]:
     """Measure the magnitudes of the named tensors, all of them without names, in that order.
@@ -58,14 +59,16 @@ def measure_magnitudes(
         for digest, magnitudes in parts:
             joined[job.name] = hashlib.blake2b(joined[job.name] + digest).digest()
             found[job.name] = found[job.name].joined(magnitudes)
-        advance(job.elements)
+        advance(job.elements, _reading(checkpoint))
     if digests is not None:
         digests.update(joined)
     return found
 
 
 def measure_norms(
-    checkpoints: Sequence[Checkpoint], names: Iterable[str] | None = None, advance: Advance = lambda elements: None
+    checkpoints: Sequence[Checkpoint],
+    names: Iterable[str] | None = None,
+    advance: Advance = lambda elements, doing: None,
 ) -> list[dict[str, float]]:
     """Measure the Frobenius norms of the named tensors in each checkpoint of a series, and nothing else.
 
@@ -78,12 +81,12 @@ def measure_norms(
     for job, parts in on_threads(jobs, _Reducer, _Reducer.norms):
         norms = found[job.series_index]
         norms[job.name] = reduce(joined_norm, parts, norms[job.name])
-        advance(job.elements)
+        advance(job.elements, _reading(checkpoints[job.series_index]))
     return found
 
 
 def measure_rows(
-    checkpoint: Checkpoint, names: Iterable[str], advance: Advance = lambda elements: None
+    checkpoint: Checkpoint, names: Iterable[str], advance: Advance = lambda elements, doing: None
 ) -> dict[str, Rows]:
     """Measure the norms of the rows of the named tensors, and their largest entries.
 
@@ -103,8 +106,13 @@ def measure_rows(
         _join(rows.norms, norms, job.begin // lengths[job.name])
         rows.norm = reduce(joined_norm, parts, rows.norm)
         rows.largest = _largest(rows.largest, largest)
-        advance(job.elements)
+        advance(job.elements, _reading(checkpoint))
     return found
+
+
+def _reading(checkpoint: Checkpoint) -> str:
+    """Say which file is read, for the person who waits."""
+    return f"reading {PurePath(checkpoint.place).name}"
 
 
 def _join(norms: NDArray[Any], found: NDArray[Any], first: int) -> None:

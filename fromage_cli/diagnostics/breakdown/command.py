@@ -31,7 +31,7 @@ from fromage_cli.terminal.options import (
 )
 from fromage_cli.terminal.parsing import choice_or_name
 from fromage_cli.terminal.pictures import check_plot, with_plot
-from fromage_cli.terminal.progress import progress
+from fromage_cli.terminal.progress import Work, progress
 
 DirectionOption = Annotated[
     str,
@@ -72,10 +72,11 @@ def command(
     if reload:
         intake.reload_weights()
 
-    from fromage_cli.diagnostics.breakdown.cost import estimate
+    from fromage_cli.diagnostics.breakdown.cost import estimate, expected_work
     from fromage_cli.diagnostics.breakdown.findings import judge
     from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
     from fromage_cli.diagnostics.breakdown.render import curve, render
+    from fromage_cli.probes.cost import gradients
     from fromage_cli.probes.lines.direction import moving_tensors
 
     problem, checkpoint = intake.problem, intake.checkpoint
@@ -85,12 +86,13 @@ def command(
     moving, skipped = moving_tensors(problem, chosen, *tensors.globs)
     declared = intake.declared.optimizer
     line_on = partial(make_direction, direction, tensors=moving, checkpoint=checkpoint, declared=declared)
-    line, vectors = line_on(problem), tensors.tensors == "all"
-    alone = len(problem.batches) if problem.further else 0
-    with progress("breakdown", total=(len(etas) + 1) * (1 + alone)) as advance:
+    vectors, evaluations = tensors.tensors == "all", problem.evaluations
+    work = Work(lambda: gradients(evaluations), lambda: evaluations.doing)
+    with progress("measuring", expected_work(problem, direction, len(etas), checkpoint), work) as advance:
+        line = line_on(problem)
         whole = measure(problem, line, etas, show_vectors=vectors, skipped=skipped, advance=advance, last=True)
         result, error = found_of(whole)
-        if alone and error is None:
+        if problem.further and error is None:
             batches, error = found_of(measure_batches(problem, line_on, etas, advance))
             result = replace(result, batches=batches)
     result = replace(result, decay_left_out=decay_left_out(direction, checkpoint, declared))

@@ -3,12 +3,20 @@
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.diagnostics.breakdown.direction_option import RANDOM
 from fromage_cli.optimizers.rule import ADAM, FROMAGE, SGD
-from fromage_cli.probes.cost import FORWARD, measure_cost, point_seconds, timed
+from fromage_cli.probes.cost import FORWARD, PRODUCT, measure_cost, point_seconds, timed
 from fromage_cli.probes.lines.draws import TRUSTED, gradients_of_draws
 from fromage_cli.probes.optimizer_step.moments import parts_for_moments
 from fromage_cli.probes.structure.depth import measure_depth
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.terminal.answer import Estimate
+
+
+def expected_work(problem: Problem, name: str, points: int, checkpoint: Checkpoint | None) -> float:
+    """What the progress bar counts: gradients, and what takes as long, with the two passes that compare the loss."""
+    rounds, products = 2 if problem.further else 1, name != RANDOM
+    draws = gradients_of_draws(problem) + 2 * TRUSTED * (products and problem.draws_noise)
+    beside = rounds * (PRODUCT * products + FORWARD) + 2 * FORWARD
+    return gradient_count(name, points, problem, checkpoint) + draws + beside
 
 
 def estimate(problem: Problem, name: str, points: int, reload: bool, checkpoint: Checkpoint | None) -> Estimate:

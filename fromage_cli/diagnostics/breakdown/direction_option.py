@@ -76,6 +76,7 @@ def make_direction(
     from fromage_cli.probes.lines.updates import displacement_to
     from fromage_cli.probes.optimizer_step.next_step import adam_update
 
+    problem.evaluations.doing = f"the direction {name}"
     if name == FROMAGE.name:
         direction = updates.fromage_direction(problem, tensors)
     elif name == SGD.name:

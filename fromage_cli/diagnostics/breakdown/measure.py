@@ -57,8 +57,11 @@ def measure(
     try:
         if stopped is None:
             if noisy:
+                problem.evaluations.doing = "the same under other random draws"
                 draws = refused or _over_draws(problem, direction, aggregate.eta or aggregate.upper or ray.judged[-1])
+            problem.evaluations.doing = "how deep the network is"
             depth = measure_depth(problem)
+            problem.evaluations.doing = "curvature along the direction"
             products = product_norms(problem, direction, last=last) if direction.certifies else None
     except ResourceError as limit:
         stopped = limit
@@ -166,7 +169,8 @@ def measure_batches(
 ) -> tuple[BatchTrust, ...] | Interrupted[tuple[BatchTrust, ...]]:
     """Measures the trust of each batch alone, along the direction that it gives."""
     found: list[BatchTrust] = []
-    for batch in problem.batches:
+    for place, batch in enumerate(problem.batches, 1):
+        problem.evaluations.doing = f"batch {place} of {len(problem.batches)} alone"
         alone = problem.on(batch)
         line = None
         try:

@@ -45,7 +45,7 @@ def command(
 
     from fromage_cli.checkpoints import open_checkpoint
     from fromage_cli.diagnostics.distance.findings import judge
-    from fromage_cli.diagnostics.distance.measure import measure
+    from fromage_cli.diagnostics.distance.measure import measure, work_of
     from fromage_cli.diagnostics.distance.pairing import pair_tensors
     from fromage_cli.diagnostics.distance.render import render
     from fromage_cli.problem.conditions.budget import Budget
@@ -62,16 +62,19 @@ def command(
         problem = None if intake is None else intake.problem
         priced = estimate_answer(estimate(problem, opened, pairing.names, not no_spectrum))
         return priced if intake is None else intake.complete(priced)
-    with progress("distance", total=sum(opened[0].entries[name].elements for name in pairing.names)) as advance:
+    layers = [opened[0].entries[name] for name in pairing.names]
+    passes = sum(entry.elements for entry in layers) if intake is not None else 0.0  # as long as reading takes
+    with progress("reading", passes + sum(work_of(entry, not no_spectrum) for entry in layers)) as advance:
         measured = measure(*opened, pairing, spectrum=not no_spectrum, advance=advance, check=budget.check)
-    result, error = found_of(measured)
-    notes = [f"{label}: {note}" for label, one in zip("AB", opened, strict=True) for note in one.notes]
-    if intake is not None and error is None:
-        from fromage_cli.diagnostics.distance.function import with_function
+        result, error = found_of(measured)
+        notes = [f"{label}: {note}" for label, one in zip("AB", opened, strict=True) for note in one.notes]
+        if intake is not None and error is None:
+            from fromage_cli.diagnostics.distance.function import with_function
 
-        filled, said = with_function(result, intake.problem, *opened)
-        result, error = found_of(filled)
-        notes = [f"B: {note}" for note in said]
+            advance(doing="the outputs of both networks on the batch")
+            filled, said = with_function(result, intake.problem, *opened)
+            result, error = found_of(filled)
+            notes = [f"B: {note}" for note in said]
     answer = Answer(
         result=result,
         page=lambda style: render(result, style),

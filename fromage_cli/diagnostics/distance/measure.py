@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
-from fromage_cli.checkpoints import Checkpoint
+from fromage_cli.checkpoints import Checkpoint, TensorEntry
 from fromage_cli.checkpoints.reading.arrays import load_matrix
 from fromage_cli.checkpoints.reading.pairs import measure_pair
 from fromage_cli.diagnostics.distance.pairing import Pairing
@@ -11,7 +11,7 @@ from fromage_cli.diagnostics.distance.result import ConditionNumber, DistanceRes
 from fromage_cli.errors import ResourceError
 from fromage_cli.missing import STEP_UNKNOWN, Interrupted, Missing, Why, known
 from fromage_cli.theory.relative_trust import predicted_breakdown, straight_step, wandering_step
-from fromage_cli.theory.spectra import DENSE, extremes
+from fromage_cli.theory.spectra import DENSE, decomposition_work, extremes
 
 NO_MODEL = Missing(Why.NO_MODEL, "no model was given; --model auto rebuilds perceptrons")
 CUT = Missing(Why.LIMIT_REACHED, "a limit was reached before all layers were measured")
@@ -25,7 +25,7 @@ def measure(
     pairing: Pairing,
     *,
     spectrum: bool = True,
-    advance: Callable[[float], None] = lambda elements: None,
+    advance: Callable[[float, str], None] = lambda elements, doing: None,
     check: Callable[[], None] = lambda: None,
 ) -> DistanceResult | Interrupted[DistanceResult]:
     """Measures the distance of the paired tensors and what follows from it, without the function part.
@@ -42,7 +42,9 @@ def measure(
     else:
         same = Missing(Why.NO_STEPS_BETWEEN, f"both checkpoints are of step {first.step}")
         steps = abs(second.step - first.step) or same
-    for name in pairing.names:
+    for place, name in enumerate(pairing.names, 1):
+        doing = f"{name}, {place} of {len(pairing.names)}"
+        advance(0.0, doing)
         try:
             check()
         except ResourceError as limit:
@@ -51,7 +53,7 @@ def measure(
             stopped = limit
             break
         layers.append(_layer(first, second, name, spectrum, steps))
-        advance(first.entries[name].elements)
+        advance(work_of(first.entries[name], spectrum), doing)
     cut = None if stopped is None else CUT
     function = cut or NO_MODEL
     spectral = [
@@ -70,6 +72,11 @@ def measure(
         unpaired=pairing.unpaired,
     )
     return result if stopped is None else Interrupted(result, stopped)
+
+
+def work_of(entry: TensorEntry, spectrum: bool) -> float:
+    """What a layer takes, about, in elements that are read."""
+    return entry.elements + (decomposition_work(entry.shape) if spectrum and len(entry.shape) > 1 else 0.0)
 
 
 def _layer(first: Checkpoint, second: Checkpoint, name: str, spectrum: bool, steps: int | Missing) -> LayerDistance:

@@ -62,9 +62,13 @@ def command(
     readable = [one for one in opened if not isinstance(one, FromageError)]
     if estimate:
         return [one for one in opened if isinstance(one, FromageError)] or [_estimate(readable, headers, spectrum)]
-    digested = len(readable) > 1 and not headers
-    elements = sum(entry.elements for checkpoint in readable for entry in checkpoint.entries.values())
-    with progress("inspect", total=None if headers else elements) as advance:
+    digested, work = len(readable) > 1 and not headers, None
+    if not headers:
+        from fromage_cli.diagnostics.inspect.spectrum import spectrum_work
+
+        entries = [entry for checkpoint in readable for entry in checkpoint.entries.values()]
+        work = sum(entry.elements + (spectrum_work(entry) if spectrum else 0.0) for entry in entries)
+    with progress("reading", work) as advance:
         inspected = _each(opened, lambda checkpoint: _inspect(checkpoint, headers, spectrum, digested, advance))
 
     from fromage_cli.diagnostics.inspect.comparison import compare

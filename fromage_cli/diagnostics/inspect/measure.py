@@ -34,12 +34,14 @@ def measure(
     spectrum: bool = False,
     logs: Sequence[LogResult] = (),
     digests: dict[str, bytes] | None = None,
-    advance: Callable[[float], None] = lambda elements: None,
+    advance: Callable[[float, str], None] = lambda elements, doing: None,
 ) -> InspectResult:
     """Measures what is in the checkpoint; with `headers` no data is read.
 
     `logs`: what trainers wrote beside it. `digests` takes a digest of each tensor's bytes.
     """
+    advance(0.0, "reading the optimizer's state")
+    optimizer = describe_optimizer(checkpoint)
     found: Mapping[str, Magnitudes] = {}
     duplicates: tuple[tuple[str, ...], ...] | Missing = NOT_READ
     if not headers:
@@ -47,6 +49,7 @@ def measure(
         from fromage_cli.checkpoints.reading.reductions import measure_magnitudes
 
         found = measure_magnitudes(checkpoint, advance=advance, digests=digests)
+        advance(0.0, "comparing tensors that look alike")
         duplicates = find_duplicates(checkpoint, found)
     tensors = []
     for entry in checkpoint.entries.values():
@@ -65,15 +68,19 @@ def measure(
         )
         tensors.append(tensor)
     if spectrum:
-        from fromage_cli.diagnostics.inspect.spectrum import with_spectrum
+        from fromage_cli.diagnostics.inspect.spectrum import spectrum_work, with_spectrum
 
-        tensors = [with_spectrum(tensor, checkpoint) for tensor in tensors]
+        for place, tensor in enumerate(tensors):
+            doing = f"singular values of {tensor.name}, {place + 1} of {len(tensors)}"
+            advance(0.0, doing)
+            tensors[place] = with_spectrum(tensor, checkpoint)
+            advance(spectrum_work(checkpoint.entries[tensor.name]), doing)
     return InspectResult(
         format=checkpoint.format,
         step=STEP_UNKNOWN if checkpoint.step is None else checkpoint.step,
         key=checkpoint.key,
         totals=_totals(checkpoint, found, NOT_READ if headers else UNKNOWN_DTYPE),
-        optimizer=describe_optimizer(checkpoint),
+        optimizer=optimizer,
         tied=checkpoint.tied,
         duplicates=duplicates,
         reading=SAFETY.get(checkpoint.format.partition("-")[0], PICKLED),

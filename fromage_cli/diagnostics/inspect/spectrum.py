@@ -51,6 +51,11 @@ def _sides(entry: TensorEntry) -> tuple[int, int]:
     return entry.shape[0], entry.elements // entry.shape[0]
 
 
+def spectrum_work(entry: TensorEntry) -> float:
+    """What its singular values take, about, in elements that are read."""
+    return spectra.decomposition_work(entry.shape) if _is_matrix(entry) else 0.0
+
+
 def spectrum_cost(checkpoint: Checkpoint) -> tuple[float, int]:
     """Seconds for the singular values of every matrix, told from one decomposition, and peak bytes."""
     trial = numpy.eye(TRIAL)

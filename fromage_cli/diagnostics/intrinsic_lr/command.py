@@ -24,7 +24,6 @@ from fromage_cli.terminal.options import (
     diagnostic,
 )
 from fromage_cli.terminal.pictures import check_plot, with_plot
-from fromage_cli.terminal.progress import progress
 
 if TYPE_CHECKING:
     from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult
@@ -111,18 +110,17 @@ def command(
         # as large as the weights: the base gradient, that of one part, and the sum of the parts
         return series.estimate(*cost, gradients=int(training.takes_gradients), copies=3, beside=True)
     evidence: Evidence | Interrupted[Evidence] = Evidence()
-    if series.intake is not None:
-        from fromage_cli.diagnostics.intrinsic_lr.evidence import gather_evidence
+    with series.progress(int(training.takes_gradients)) as advance:
+        if series.intake is not None:
+            from fromage_cli.diagnostics.intrinsic_lr.evidence import gather_evidence
 
-        with progress("scale invariance", total=len(series.layers)) as advance_layer:
             evidence = gather_evidence(
                 series.intake.problem,
                 series.layers,
                 gradients=training.takes_gradients,
                 batch_size=optimizer.train_batch_size or series.declared.train_batch_size,
-                advance=advance_layer,
+                advance=advance,
             )
-    with progress("intrinsic-lr", total=series.elements) as advance:
         result, stopped = found_of(
             measure(
                 series.checkpoints,

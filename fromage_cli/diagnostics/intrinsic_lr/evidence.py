@@ -35,6 +35,7 @@ def gather_evidence(
     no_gradients = Missing(Why.NOT_DEFINED, "no law of this optimizer takes gradients")
     if gradients and stopped is None:
         try:
+            problem.evaluations.doing = "gradients of training batches"
             measured = measure_unit_gradients(problem, units, batch_size)
         except MismatchError as error:
             no_gradients = Missing(Why.NOT_EVALUATED, f"{error.message.rstrip('.')}. {error.hint}".rstrip("."))

@@ -32,7 +32,7 @@ def measure(
     evidence: Evidence | Interrupted[Evidence],
     *,
     drop: float | None = None,
-    advance: Callable[[float], None] = lambda elements: None,
+    advance: Callable[[float, str], None] = lambda elements, doing: None,
     check: Callable[[], None] = lambda: None,
 ) -> IntrinsicResult | Interrupted[IntrinsicResult]:
     """Holds every layer of the last checkpoint against its equilibrium, and measures how far it turned before.
@@ -44,7 +44,9 @@ def measure(
     told, stopped = found_of(evidence)
     measuring = Measuring(checkpoints, training, told)
     read: dict[str, Read] = {}
-    for name in names:
+    for place, name in enumerate(names, 1):
+        doing = f"how far layers turned, {place} of {len(names)}"
+        advance(0.0, doing)
         try:
             if not isinstance(evidence, Interrupted):  # weights are read whole where the tests have used up the time
                 check()
@@ -59,7 +61,7 @@ def measure(
             pair = measure_pair(before, after, name)
             sizes.append(pair.first)
             observed.append(NO_ANGLE if pair.angle is None else pair.angle)
-            advance(after.entries[name].elements)
+            advance(after.entries[name].elements, doing)
         inactive = told.layers.get(name, LayerEvidence()).inactive
         inactive = inactive if inactive.entries else _inactive(checkpoints[-1], name, training)
         same = not any(map(known, observed)) and unchanged(checkpoints, name)

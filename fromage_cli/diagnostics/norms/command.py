@@ -16,7 +16,6 @@ from fromage_cli.terminal.options import (
     RunOptions,
     diagnostic,
 )
-from fromage_cli.terminal.progress import progress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -60,13 +59,12 @@ def command(
         # as large as the weights: the base gradient, and the layer that is scaled
         return series.estimate(reading.bytes, reading.seconds, copies=2)
     tests, limit = None, None
-    if series.intake is not None:
-        with progress("scale invariance", total=len(series.layers)) as advance_layer:
-            tests, limit = found_of(examine_layers(series.intake.problem, series.layers, advance_layer))
-    with progress("norms", total=series.elements) as advance:
+    with series.progress() as advance:
+        if series.intake is not None:
+            tests, limit = found_of(examine_layers(series.intake.problem, series.layers, advance))
 
-        def done(elements: float) -> None:
-            advance(elements)
+        def done(elements: float, doing: str) -> None:
+            advance(elements, doing)
             if tests is None:  # norms are read whole where the test has used up the time
                 budget.check()
 

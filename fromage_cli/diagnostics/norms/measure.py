@@ -94,7 +94,7 @@ def measure(
     names: Sequence[str],
     settings: Settings,
     tested: Mapping[str, LayerTest] | None = None,
-    advance: Callable[[float], None] = lambda elements: None,
+    advance: Callable[[float, str], None] = lambda elements, doing: None,
 ) -> NormsResult:
     """The norms of the named layers along the run and what follows from them.
 

@@ -16,7 +16,7 @@ from fromage_cli.terminal.options import (
     diagnostic,
 )
 from fromage_cli.terminal.pictures import check_plot, with_plot
-from fromage_cli.terminal.progress import progress
+from fromage_cli.terminal.progress import Work, progress
 
 
 @diagnostic(tables=("eigenvalues", "blocks"), estimate=True)
@@ -38,10 +38,11 @@ def command(
         check_plot(asked.plot, output.force, (output.output, ckpt, batch.batch))
     intake = open_problem(ckpt, model, batch, run).as_trained()
 
-    from fromage_cli.diagnostics.sharpness.cost import estimate, expected_products
+    from fromage_cli.diagnostics.sharpness.cost import estimate, expected_work
     from fromage_cli.diagnostics.sharpness.findings import judge
     from fromage_cli.diagnostics.sharpness.measure import measure
     from fromage_cli.diagnostics.sharpness.render import render
+    from fromage_cli.probes.cost import gradients
     from fromage_cli.probes.lines.direction import moving_tensors
 
     rule, saved = intake.optimizer(optimizer), intake.checkpoint
@@ -54,7 +55,9 @@ def command(
     moving, _ = moving_tensors(intake.problem, chosen, *tensors.globs)
     if run.estimate:
         return intake.complete(estimate_answer(estimate(intake.problem, moving, rule, request)))
-    with progress("sharpness", total=expected_products(intake.problem, moving, rule, request)) as advance:
+    evaluations = intake.problem.evaluations
+    work = Work(lambda: gradients(evaluations), lambda: evaluations.doing)
+    with progress("measuring", expected_work(intake.problem, moving, rule, request), work) as advance:
         notes = [*rule.notes, *rule.common_notes]
         measured = measure(
             intake.problem, moving, rule, state, trained=trained, request=request, advance=advance, note=notes.append

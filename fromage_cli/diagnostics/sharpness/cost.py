@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.optimizers.settings import Optimizer
-from fromage_cli.probes.cost import measure_cost, timed
+from fromage_cli.probes.cost import PRODUCT, measure_cost, timed
 from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
 from fromage_cli.probes.curvature.iteration_cost import iteration_cost
 from fromage_cli.probes.curvature.quadratic_model import simulate_training
@@ -53,6 +53,14 @@ def expected_products(
     expansions += (EXPANSION_PRODUCTS + 1.0) * _simulated_steps(problem, optimizer, request)
     operators = _operators(problem, tensors, optimizer, request)
     return round(TYPICAL_PRODUCTS * operators + expansions) + (DRAWS if problem.draws_noise else 0)
+
+
+def expected_work(
+    problem: Problem, tensors: Sequence[TrainableTensor], optimizer: Optimizer, request: Request
+) -> float:
+    """What the progress bar counts: gradients, and what takes as long."""
+    products = expected_products(problem, tensors, optimizer, request) + 1
+    return PRODUCT * products + 2 + FORWARDS / 3 + gradients_of_draws(problem)
 
 
 def estimate(problem: Problem, tensors: Sequence[TrainableTensor], optimizer: Optimizer, request: Request) -> Estimate:

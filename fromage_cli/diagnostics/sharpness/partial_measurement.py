@@ -56,19 +56,29 @@ class CurvatureMeasurement(PartialMeasurement):
         curvature: Curvature,
         count: int = 1,
         *,
+        doing: str = "largest curvature",
         space: WeightSpace | None = None,
         scale: Tensor | None = None,
         take: Callable[[Tensor], None] | None = None,
     ) -> tuple[Eigenvalue, ...] | Missing:
-        """The largest eigenvalues of an operator, over the chosen tensors or `space`; `name`: for a message.
+        """The largest eigenvalues of an operator, over the chosen tensors or `space`.
 
+        `name`: for a message; `doing`: for the person who waits.
         `scale`: what the gradient is multiplied by, entry by entry, to be one of the operator's own coordinates.
         `take`: is given the unit vector of the largest.
         """
         space = space or self.space
 
+        evaluations = self.problem.evaluations
+
         def measure() -> tuple[Eigenvalue, ...] | Missing:
+            evaluations.doing, before = doing, evaluations.hessian_vector_products
             gradient = gradient_of(self.problem, space)
+
+            def advance() -> None:
+                evaluations.doing = f"{doing}, product {evaluations.hessian_vector_products - before:.0f}"
+                self.advance()
+
             with curvature(self.problem, space) as product:
                 measured = largest_eigenvalues(
                     product,
@@ -77,7 +87,7 @@ class CurvatureMeasurement(PartialMeasurement):
                     tolerance=self.request.tolerance,
                     max_products=self.request.max_products,
                     seed=self.problem.seed,
-                    advance=self.advance,
+                    advance=advance,
                     vector=take is not None,
                 )
             found = self.kept(measured)
@@ -93,6 +103,7 @@ class CurvatureMeasurement(PartialMeasurement):
         """The curvature along a unit vector under other draws of what is random; one product for each."""
 
         def measure() -> OtherDraws | Missing:
+            self.problem.evaluations.doing = "curvature under other random draws"
             found = []
             for further in range(1, DRAWS + 1):
                 with hessian(self.problem.drawn(further), self.space) as product:
@@ -109,7 +120,12 @@ class CurvatureMeasurement(PartialMeasurement):
         blocks = []
         for tensor in self.space.tensors:
             if tensor.is_layer:
-                found = self.spectrum(f"the block of {tensor.name!r}", hessian, space=WeightSpace([tensor]))
+                found = self.spectrum(
+                    f"the block of {tensor.name!r}",
+                    hessian,
+                    doing=f"curvature of {tensor.name}",
+                    space=WeightSpace([tensor]),
+                )
                 value, residual = (found, found) if isinstance(found, Missing) else (found[0].value, found[0].residual)
                 shape, entries = tuple(tensor.parameter.shape), tensor.parameter.numel()
                 blocks.append(LayerBlock(tensor.name, tensor.kind, shape, entries, value, residual))
@@ -117,7 +133,9 @@ class CurvatureMeasurement(PartialMeasurement):
 
     def gauss_newton_eigenvalue(self) -> float | Missing:
         """For losses that are a known function of the output."""
-        found = self.no_gauss_newton() or self.spectrum("gauss_newton_eigenvalue", gauss_newton)
+        found = self.no_gauss_newton() or self.spectrum(
+            "gauss_newton_eigenvalue", gauss_newton, doing="Gauss-Newton curvature"
+        )
         return found if isinstance(found, Missing) else found[0].value
 
     def no_gauss_newton(self) -> Missing | None:
@@ -135,6 +153,7 @@ class CurvatureMeasurement(PartialMeasurement):
         if not (optimizer.adaptive or (optimizer.rule is SGD and groups_differ(self.matched, self.space))):
             return Preconditioned(other, other)
         if optimizer.adaptive and not self.matched.holds_memory:
+            self.problem.evaluations.doing = "second moments from minibatches"
             found = self.within_limits(lambda: memory_of_minibatches(self.problem, self.request.batch_rows))
             if isinstance(found, Missing):
                 return Preconditioned(found, found)
@@ -145,7 +164,12 @@ class CurvatureMeasurement(PartialMeasurement):
             if bad := moments_not_finite(self.matched):
                 none = Missing(Why.ZERO_OR_NOT_FINITE, f"the second moments of {first_names(bad)} are not finite")
             return Preconditioned(none, none)
-        pairs = self.spectrum("preconditioned_eigenvalue", preconditioning.operator, scale=preconditioning.scale)
+        pairs = self.spectrum(
+            "preconditioned_eigenvalue",
+            preconditioning.operator,
+            doing=f"curvature as {optimizer.name} feels it",
+            scale=preconditioning.scale,
+        )
         moments = words if preconditioning.from_minibatches else "checkpoint"
         if optimizer.adaptive and moments == "checkpoint" and hardly_begun(self.matched):
             moments = "checkpoint, in which Adam has hardly begun"
@@ -155,6 +179,7 @@ class CurvatureMeasurement(PartialMeasurement):
 
     def batch_sharpness(self) -> BatchSharpness | Missing:
         """E_B[g^T H g / ||g||^2]."""
+        self.problem.evaluations.doing = "curvature of training batches"
         found = self.over_training_batches(
             lambda batches: gradient_curvature(self.problem, self.space, batches),
             "it takes two training batches with a gradient, the rows make",

@@ -34,6 +34,7 @@ def measure_update(measuring: CurvatureMeasurement, eigenvalue: float) -> AlongU
     problem, optimizer = measuring.problem, measuring.optimizer
     if optimizer.name is None:
         return AlongUpdate(OPTIMIZER_UNKNOWN, OPTIMIZER_UNKNOWN, OPTIMIZER_UNKNOWN)
+    problem.evaluations.doing = "the next update"
     found = measuring.within_limits(lambda: next_step(measuring.matched))
     if isinstance(found, Missing):
         return AlongUpdate(found, found, found)
@@ -45,6 +46,7 @@ def measure_update(measuring: CurvatureMeasurement, eigenvalue: float) -> AlongU
         return AlongUpdate(still, still, still)
     start = optimizer.learning_rate or (1.0 / eigenvalue if eigenvalue > 0.0 else ANY_RATE)
 
+    problem.evaluations.doing = "the rate at which the loss rises"
     rate = measuring.within_limits(lambda: _critical(measuring, step, start))
     error: float | Missing
     if isinstance(rate, Missing):
@@ -67,6 +69,7 @@ def first_step_sharpness(measuring: CurvatureMeasurement, trained: bool | None) 
     names = {tensor.name for tensor in measuring.space.tensors}
 
     def critical() -> float | Missing:
+        measuring.problem.evaluations.doing = "the very first step"
         first = measure_next_step(measuring.matched)
         step = {t.name: first.moved(t) for t in measuring.problem.receiving if t.name in first.steps.keys() & names}
         return _critical(measuring, step, measuring.optimizer.learning_rate or ANY_RATE)
@@ -95,6 +98,8 @@ def _quadratic(measuring: CurvatureMeasurement, step: Mapping[str, Tensor], star
     no_model = measuring.no_gauss_newton()
     if no_model is not None:
         return no_model
+    evaluations = measuring.problem.evaluations
+    evaluations.doing = "how far the quadratic model holds"
     space = WeightSpace([tensor for tensor in measuring.space.tensors if tensor.name in step])
     line = measure_line(measuring.problem, space, step, start)
     measuring.advance()
@@ -106,6 +111,7 @@ def _quadratic(measuring: CurvatureMeasurement, step: Mapping[str, Tensor], star
     else:
         try:
             steps = measuring.request.simulated_steps
+            evaluations.doing = f"{steps} steps of training in the quadratic model"
             simulated = measuring.kept(
                 simulate_training(measuring.matched, space, steps=steps, advance=measuring.advance)
             )

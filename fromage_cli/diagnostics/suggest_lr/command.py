@@ -51,8 +51,8 @@ def command(
     from fromage_cli.diagnostics.suggest_lr.cost import estimate, expected_work
     from fromage_cli.diagnostics.suggest_lr.findings import judge
     from fromage_cli.diagnostics.suggest_lr.measure import measure
-    from fromage_cli.diagnostics.suggest_lr.partial_measurement import gradients
     from fromage_cli.diagnostics.suggest_lr.render import render
+    from fromage_cli.probes.cost import gradients
     from fromage_cli.probes.lines.direction import moving_tensors
 
     checkpoints = [] if intake.checkpoint is None else [intake.checkpoint]
@@ -74,7 +74,7 @@ def command(
         return intake.complete(estimate_answer(estimate(intake.problem, moving, rule, request)))
     evaluations = intake.problem.evaluations
     work = Work(lambda: gradients(evaluations), lambda: evaluations.doing)
-    with progress("suggest-lr", expected_work(intake.problem, rule, request), work) as advance:
+    with progress("measuring", expected_work(intake.problem, rule, request), work) as advance:
         notes = [*course.notes, *untold(course)] if request.probe != "none" or request.verify else []
         result, error = found_of(
             measure(intake.problem, moving, rule, state, request=request, advance=advance, note=notes.append)

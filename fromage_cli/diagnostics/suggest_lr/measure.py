@@ -74,12 +74,14 @@ def measure(
         if request.sharpness:
             evaluations.doing = "curvature"
             measuring.sharpness()
-    evaluations.doing = "short runs"
+    if request.probe != "none":
+        evaluations.doing = "short runs"
     trained = recommend(measuring, request)
     limit = read_limit(measuring, crossings, known(rates[0]), known(rates[1]))
     present = request.rate or request.peak or optimizer.learning_rate
     rate = known(trained.recommended.learning_rate) or present or known(limit.learning_rate)
-    evaluations.doing = "runs that verify"
+    if request.verify:
+        evaluations.doing = "runs that verify"
     verified = check(measuring, rate, request, trained.again) if measuring.known and request.verify else ()
     alternatives = () if measuring.known else measure_alternatives(measuring, request)
     noise, (noise_scale, low, high) = measuring.update.noise, read_noise_scale(measuring.update)

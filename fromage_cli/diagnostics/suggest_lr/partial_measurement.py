@@ -13,7 +13,7 @@ from fromage_cli.diagnostics.suggest_lr.result import Estimate
 from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.missing import LIMIT_REACHED, NO_OTHER_DRAWS, OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed, known
 from fromage_cli.optimizers.settings import Given
-from fromage_cli.probes.cost import FORWARD, PRODUCT
+from fromage_cli.probes.cost import gradients
 from fromage_cli.probes.curvature.threshold import stable_rate
 from fromage_cli.probes.lines.critical import critical_rate
 from fromage_cli.probes.lines.crossing import Crossing, find_crossing, find_sum_crossing, judged_again
@@ -22,7 +22,7 @@ from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.next_update import CHUNKS, NextUpdate, next_update
 from fromage_cli.probes.optimizer_step.partial_measurement import PartialMeasurement
 from fromage_cli.probes.structure.depth import measure_depth
-from fromage_cli.problem.evaluation.problem import Evaluations, Problem
+from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.conversions import largest_rate, relative_step
 from fromage_cli.theory.random_draws import OtherDraws
@@ -40,12 +40,6 @@ LEMMA2 = {
 NO_RELATIVE_SIZE = Missing(
     Why.NOT_DEFINED, "no layer that moves has a relative size: their weights are zero, or far smaller than their step"
 )
-
-
-def gradients(evaluations: Evaluations) -> float:
-    """What was computed, in gradients of all rows."""
-    products = evaluations.hessian_vector_products
-    return evaluations.gradients + FORWARD * evaluations.forwards + PRODUCT * products
 
 
 @dataclass(frozen=True)

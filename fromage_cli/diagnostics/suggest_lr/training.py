@@ -4,11 +4,12 @@ import math
 from dataclasses import dataclass
 
 from fromage_cli.counting import counted
-from fromage_cli.diagnostics.suggest_lr.partial_measurement import RateSearch, Request, gradients
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import RateSearch, Request
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, ProbeRun, Recommended, VerifiedRun
 from fromage_cli.errors import MismatchError, ResourceError, UsageError
 from fromage_cli.missing import OPTIMIZER_UNKNOWN, Basis, Missing, Why, failed
 from fromage_cli.optimizers.typical_rates import calibration, typical_rate_of
+from fromage_cli.probes.cost import gradients
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.rate_probe import RateProbe, measure_rate
 from fromage_cli.probes.trial_runs.short_runs import WHOLE_BUDGET, Course

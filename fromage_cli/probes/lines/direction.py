@@ -111,6 +111,7 @@ def moving_tensors(
 
     `tensors`: `matrices` (two or more dimensions) or `all`. Raises MismatchError when nothing is left.
     """
+    problem.evaluations.doing = "the gradient at the checkpoint"
     names = {tensor.name for tensor in problem.receiving if matches(tensor.name, include, exclude)}
     kept = [t for t in problem.receiving if t.name in names and (tensors == "all" or t.is_layer)]
     skipped = [Skipped(name, Still.FROZEN) for name in problem.frozen]

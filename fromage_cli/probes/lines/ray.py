@@ -76,10 +76,12 @@ def measure_ray(
     ray.first = next((place for place, eta in enumerate(etas) if eta >= smallest), len(etas))
     with problem.displaced([move.tensor for move in direction.moves]) as origin, problem.steady():
         try:
+            problem.evaluations.doing = "how much rounding alone changes"
             floor = noise_floor(problem, direction, origin)
             ray.floors, ray.loss_floor = floor.gradients, floor.loss
             advance()
-            for eta in etas:
+            for place, eta in enumerate(etas, 1):
+                problem.evaluations.doing = f"step {place} of {len(etas)}"
                 direction.write(origin, eta)
                 loss, changes = gradient_changes(problem, direction, problem.base.gradients)
                 ray.etas.append(eta)

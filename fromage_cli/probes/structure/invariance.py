@@ -69,12 +69,14 @@ def measure_invariance(
 
     Weights are afterwards what they were, bit for bit. Raises what the first gradient raises.
     """
+    problem.evaluations.doing = "testing which layers are scale-invariant"
     layers = [layer for layer in problem.layers if names is None or layer.name in names]
     found: dict[str, LayerInvariance] = {}
     try:
         outputs = Outputs(problem)
         scales = output_scales(problem, layers)
-        for layer in layers:
+        for place, layer in enumerate(layers, 1):
+            problem.evaluations.doing = f"testing which layers are scale-invariant, {place} of {len(layers)}"
             found[layer.name] = _Test(problem, outputs, layer, scales.get(layer.name)).run()
             advance()
     except ResourceError as limit:

@@ -24,7 +24,7 @@ from fromage_cli.problem.losses.supervised_losses import (
     check_target,
     prediction,
 )
-from fromage_cli.problem.user_code.declared import BUILT_IN_LOSSES
+from fromage_cli.problem.user_code.forms import BUILT_IN_LOSSES
 from fromage_cli.problem.user_code.named_code import check_arguments
 from fromage_cli.problem.user_code.specification import load_named, parse_specification
 

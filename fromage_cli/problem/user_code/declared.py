@@ -13,13 +13,12 @@ from fromage_cli.configuration_file import FILES, SECTION, ConfigurationTable, r
 from fromage_cli.errors import FromageError, InputError, UnsafeError, UsageError
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.optimizers.settings import Given
-from fromage_cli.problem.user_code.forms import DATA_FILES, parse_specification
+from fromage_cli.problem.user_code.forms import BUILT_IN_LOSSES, DATA_FILES, parse_specification
 from fromage_cli.theory.schedules import SHAPES
 
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "gelu", "silu", "sigmoid", "elu", "identity")
 NORMS = ("none", "layernorm", "batchnorm", "rmsnorm")
 MODES = ("auto", "train", "eval")
-BUILT_IN_LOSSES = ("auto", "cross-entropy", "mse", "bce", "output")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 DATA_FILES = (".safetensors", ".npz", ".pt", ".pth", ".bin")
 """Endings of the files that a batch is read from."""
+BUILT_IN_LOSSES = ("auto", "cross-entropy", "mse", "bce", "output")
+"""Losses that are named by a word."""
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 

@@ -205,8 +205,8 @@ def test_equal_bytes_have_equal_digests_whatever_holds_them(tmp_path):
 def test_the_elements_done_are_told(tmp_path):
     done = []
     save_file({"a": torch.ones(5), "b": torch.ones(2, 3)}, tmp_path / "c.safetensors")
-    measure_magnitudes(open_checkpoint(tmp_path / "c.safetensors"), advance=done.append)
-    assert done == [5, 6]
+    measure_magnitudes(open_checkpoint(tmp_path / "c.safetensors"), advance=lambda *told: done.append(told))
+    assert done == [(5, "reading c.safetensors"), (6, "reading c.safetensors")]
 
 
 def test_a_file_that_changed_is_refused(tmp_path):

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.diagnostics.breakdown.cost import estimate, gradient_count, weight_copies
+from fromage_cli.diagnostics.breakdown.cost import estimate, expected_work, gradient_count, weight_copies
 from fromage_cli.diagnostics.breakdown.direction_option import make_direction
 from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
 from fromage_cli.optimizers.settings import Given
+from fromage_cli.probes.cost import gradients
 from fromage_cli.probes.lines.direction import moving_tensors
 from fromage_cli.probes.lines.draws import measure_draw_spread
 from fromage_cli.problem.data.batches import as_batch
@@ -33,12 +34,18 @@ def test_the_gradients_counted_beforehand_are_those_that_are_taken(
         problem.saved = lambda tensor: stored[tensor.name]
     if several:
         problem.further = (as_batch({key: value[21:] for key, value in classification.items()}, "the rest"),)
-    expected = gradient_count(name, 2, problem, None)
+    expected, work = gradient_count(name, 2, problem, None), expected_work(problem, name, 2, None)
+    problem.require_steadiness()
     tensors = moving_tensors(problem, "matrices")[0]
-    measure(problem, make_direction(name, problem, tensors, None, Given()), (0.01, 0.1))
+    said: list[str] = []
+    line = make_direction(name, problem, tensors, None, Given())
+    measure(problem, line, (0.01, 0.1), advance=lambda: said.append(problem.evaluations.doing))
+    assert said == ["how much rounding alone changes", "step 1 of 2", "step 2 of 2"]
     if several:
         measure_batches(problem, lambda alone: make_direction(name, alone, tensors, None, Given()), (0.01, 0.1))
+        assert problem.evaluations.doing == "batch 2 of 2 alone"
     assert problem.evaluations.gradients == pytest.approx(expected)
+    assert 0.8 * work <= gradients(problem.evaluations) <= work
 
 
 @pytest.mark.parametrize(

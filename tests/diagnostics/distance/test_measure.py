@@ -119,8 +119,8 @@ def test_large_matrices_have_no_condition_number(between, monkeypatch):
 
 def test_progress_and_small_things(between):
     done = []
-    between({"w": draw(3, 4)}, {"w": draw(3, 4)}, advance=done.append)
-    assert done == [12]
+    between({"w": draw(3, 4)}, {"w": draw(3, 4)}, advance=lambda *told: done.append(told))
+    assert done == [(0.0, "w, 1 of 1"), (12 + 12 * 3, "w, 1 of 1")]
 
 
 def test_without_a_model_the_function_part_is_missing(between):

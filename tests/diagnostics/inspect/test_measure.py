@@ -52,6 +52,22 @@ def test_what_is_not_finite(tmp_path):
     assert math.isnan(tensor.norm or 0.0)
 
 
+def test_it_says_what_is_at_work(tmp_path):
+    said = {}
+
+    def advance(elements, doing):
+        said[doing] = said.get(doing, 0.0) + elements
+
+    measured(tmp_path, {"w": torch.eye(3), "b": torch.ones(2)}, spectrum=True, advance=advance)
+    assert said == {
+        "reading the optimizer's state": 0.0,
+        "reading step-7.safetensors": 11,
+        "comparing tensors that look alike": 0.0,
+        "singular values of b, 1 of 2": 0.0,
+        "singular values of w, 2 of 2": 27,
+    }
+
+
 def test_headers_read_no_data(tmp_path, monkeypatch):
     monkeypatch.setattr("os.preadv", None)
     result = measured(tmp_path, {"w": torch.ones(2, 3)}, headers=True)

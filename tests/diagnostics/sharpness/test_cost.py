@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.diagnostics.sharpness.cost import TYPICAL_PRODUCTS, Request, estimate, expected_products
+from fromage_cli.diagnostics.sharpness.cost import TYPICAL_PRODUCTS, Request, estimate, expected_products, expected_work
 from fromage_cli.diagnostics.sharpness.measure import measure
 from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.probes.cost import gradients
 from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
@@ -44,6 +45,32 @@ def test_the_expectation_is_near_what_is_counted(problem: Problem) -> None:
     expected = expected_products(problem, problem.receiving, optimizer, request)
     measure(problem, problem.receiving, optimizer, None, request=request)
     assert problem.evaluations.hessian_vector_products == pytest.approx(expected, rel=0.4)
+
+
+def test_the_bar_counts_what_is_computed_and_names_it(problem: Problem) -> None:
+    optimizer, request = Optimizer("adam", 0.1), Request(batch_rows=8, simulated_steps=5, blocks=True)
+    told, said = expected_work(problem, problem.receiving, optimizer, request), []
+    measure(
+        problem,
+        problem.receiving,
+        optimizer,
+        None,
+        request=request,
+        advance=lambda: said.append(problem.evaluations.doing),
+    )
+    assert 0.5 * told <= gradients(problem.evaluations) <= 1.5 * told
+    parts = dict.fromkeys(words.partition(",")[0] for words in said)
+    assert list(parts) == [
+        "largest curvature",
+        "Gauss-Newton curvature",
+        "curvature as adam feels it",
+        "curvature of 0.weight",
+        "curvature of 2.weight",
+        "curvature of 4.weight",
+        "how far the quadratic model holds",
+        "5 steps of training in the quadratic model",
+    ]
+    assert said[:2] == ["largest curvature, product 1", "largest curvature, product 2"]
 
 
 def test_more_steps_are_dearer(problem: Problem) -> None:

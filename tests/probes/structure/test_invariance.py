@@ -444,6 +444,7 @@ def test_weights_are_put_back_and_evaluations_counted(make_problem: Maker) -> No
     before = {name: value.clone() for name, value in known.model.state_dict().items()}
     calls: list[int] = []
     measure_invariance(problem, ["0.weight"], lambda: calls.append(1))
+    assert problem.evaluations.doing == "testing which layers are scale-invariant, 1 of 1"
     after = known.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert (problem.evaluations.gradients, len(calls)) == (1, 1)
