@@ -12,11 +12,11 @@ from torch import nn
 from fromage_cli.diagnostics.suggest_lr import cost as suggest_lr_cost
 from fromage_cli.diagnostics.suggest_lr.cost import estimate, expected_work, training_cost
 from fromage_cli.diagnostics.suggest_lr.measure import measure
-from fromage_cli.diagnostics.suggest_lr.partial_measurement import PRODUCT, Request, gradients
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 from fromage_cli.errors import UsageError
 from fromage_cli.optimizers.rule import RULES
 from fromage_cli.optimizers.settings import Optimizer
-from fromage_cli.probes.cost import Cost
+from fromage_cli.probes.cost import PRODUCT, Cost, gradients
 from fromage_cli.probes.lines.crossing import BELOW, POINTS
 from fromage_cli.probes.lines.draws import measure_draw_spread
 from fromage_cli.problem.evaluation.problem import Problem

@@ -15,13 +15,14 @@ from torch import nn
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.diagnostics.suggest_lr.alternatives import settings_as_flags, usual_optimizers
 from fromage_cli.diagnostics.suggest_lr.measure import measure
-from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request, gradients
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, SuggestedRates
 from fromage_cli.diagnostics.suggest_lr.training import CUT_SHORT
 from fromage_cli.errors import MismatchError, ResourceError
 from fromage_cli.missing import OPTIMIZER_UNKNOWN, Missing, Why, known
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
+from fromage_cli.probes.cost import gradients
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.next_update import next_update
 from fromage_cli.problem.conditions.budget import Budget

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from fromage_cli.diagnostics.suggest_lr.measure import measure
-from fromage_cli.diagnostics.suggest_lr.partial_measurement import FORWARD, PRODUCT, Request, gradients
+from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
 from fromage_cli.missing import Missing, Why, found_of
 from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.probes.cost import FORWARD, PRODUCT, gradients
 from fromage_cli.problem.evaluation.problem import Problem
 
 Maker = Callable[..., Problem]
