@@ -145,13 +145,17 @@ def test_norms_of_a_series(tmp_path):
         save_file({**tensors, "n": torch.tensor([math.nan])}, tmp_path / f"{step}.safetensors")
     torch.save({"a": torch.ones(2), "b": torch.ones(3)}, tmp_path / "5.pt")
     series = [open_checkpoint(tmp_path / f"{step}.safetensors") for step in range(5)]
-    found = measure_norms([*series, open_checkpoint(tmp_path / "5.pt")], ["b", "a"], done.append)
+    found = measure_norms([*series, open_checkpoint(tmp_path / "5.pt")], ["b", "a"], lambda *told: done.append(told))
     assert [list(norms) for norms in found] == [["b", "a"]] * 6
     assert [norms["a"] for norms in found] == pytest.approx(
         [0, *(step * math.sqrt(20) for step in range(1, 5)), 2**0.5]
     )
     assert [norms["b"] for norms in found] == pytest.approx([5**0.5] * 3 + [math.inf, 5**0.5, 3**0.5])
-    assert sum(done) == 5 * 22 + 5
+    assert sum(elements for elements, _ in done) == 5 * 22 + 5
+    assert [*dict.fromkeys(words for _, words in done)] == [
+        *(f"reading {step}.safetensors" for step in range(5)),
+        "reading 5.pt",
+    ]
     assert all(math.isnan(norms["n"]) for norms in measure_norms(series))
 
 
