@@ -3,7 +3,7 @@ import math
 import numpy
 import pytest
 
-from fromage_cli.theory.spectra import extremes, leading_singular_value
+from fromage_cli.theory.spectra import DENSE, ITERATIONS, decomposition_work, extremes, leading_singular_value
 
 
 def with_values(values, shape, seed=0):
@@ -18,6 +18,19 @@ def test_small_matrices_have_both(shape):
     largest, condition = extremes(with_values([3.0, 2.0, 1.0, 0.5, 1e-6], shape))
     assert largest == pytest.approx(3.0, rel=1e-12)
     assert condition == pytest.approx(3e6, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "work"),
+    [
+        ((4, 3, 2), 24 * 4),
+        ((9, 5), 45 * 5),
+        ((0, 3), 0),
+        ((DENSE + 1, DENSE + 2), (DENSE + 1) * (DENSE + 2) * 2 * ITERATIONS),
+    ],
+)
+def test_work_grows_with_the_shorter_side_of_what_is_decomposed(shape, work):
+    assert decomposition_work(shape) == work
 
 
 def test_rank_deficient_zero_and_extreme_entries():

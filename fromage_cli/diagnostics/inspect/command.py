@@ -50,7 +50,8 @@ def command(
             raise UsageError("--safety reads no tensors.", hint="leave --headers and --spectrum out")
         if estimate:
             return [_estimate([], headers=True, spectrum=False)]  # as cheap as names alone
-        return _each(ckpt, _survey)
+        with progress("looking at what its pickles name"):
+            return _each(ckpt, _survey)
 
     from fromage_cli.checkpoints import open_checkpoint
     from fromage_cli.checkpoints.opening import LEFT_ASIDE
