@@ -13,7 +13,7 @@ from fromage_cli.probes.curvature.quadratic_model import simulate_training
 from fromage_cli.probes.lines.draws import gradients_of_draws
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.training import training
-from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, has_gauss_newton
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, has_gauss_newton
 from fromage_cli.problem.evaluation.output_expansion import EXPANSION_PRODUCTS
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -74,6 +74,8 @@ def estimate(problem: Problem, tensors: Sequence[TrainableTensor], optimizer: Op
     iterated = TYPICAL_PRODUCTS * _operators(problem, tensors, optimizer, request)
     expanded = EXPANSION_PRODUCTS * _line_is_measured(problem, optimizer) * cost.product_seconds
     beside = _simulation_seconds(problem, tensors, optimizer, request) + _batches_seconds(problem, tensors, request)
+    if has_gauss_newton(problem):
+        beside += timed(problem, lambda: _make_graph(problem, tensors))
     return Estimate(
         gradients=gradients + cost.equivalent(products),
         bytes=cost.memory(copies=TYPICAL_PRODUCTS * request.count + 4.0, products=True),
@@ -114,6 +116,12 @@ def _simulation_seconds(
             ready = timed(problem, lambda: run.start(rate))
         return ready + steps * timed(problem, lambda: simulate_training(matched, space, steps=1))
     return 0.0
+
+
+def _make_graph(problem: Problem, tensors: Sequence[TrainableTensor]) -> None:
+    """Prepares products with the Gauss-Newton matrix: the first time PyTorch loads what it differentiates with."""
+    with suppress(MismatchError), gauss_newton(problem, WeightSpace(tensors)):
+        pass
 
 
 def _batches_seconds(problem: Problem, tensors: Sequence[TrainableTensor], request: Request) -> float:
