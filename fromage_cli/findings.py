@@ -29,6 +29,13 @@ class Finding:
     """What to do about it."""
 
 
+def gravest_remedy(findings: Sequence[Finding]) -> str:
+    """What to do about the gravest of them that says it, the first of equals; empty where none does."""
+    order: tuple[Severity, ...] = ("fail", "warn", "info")
+    said = [finding for finding in findings if finding.hint]
+    return min(said, key=lambda finding: order.index(finding.severity)).hint if said else ""
+
+
 def about_names(
     code: str, severity: Severity, names: Sequence[str], message: str, hint: str, *, limit: float | None = None
 ) -> Finding:

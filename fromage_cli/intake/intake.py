@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from fromage_cli.counting import counted, first_names
@@ -40,6 +41,8 @@ class Intake:
     """Makes the network again, its weights drawn from a seed."""
     findings: tuple[Finding, ...] = ()
     """What is doubtful before anything is measured."""
+    details: tuple[str, ...] = ()
+    """What the header of a page says in short: the model, and the batch with its loss and mode."""
     frozen: tuple[str, ...] = ()
     """Tensors that do not move here because they never moved in training."""
 
@@ -146,7 +149,9 @@ class Intake:
             checkpoints=self.checkpoints,
             problem=replace(self.record, noise=noise),
             provenance=provenance(self.problem),
+            header=(*self.header, *answer.header),
             notes=(*self.notes, *drawn, *answer.notes),
+            details=(*self.details, *answer.details),
             findings=(*self.findings, *([one_draw_of_many(noise)] if noise is not None else []), *answer.findings),
             settings={**self.settings, **answer.settings},
         )
@@ -161,6 +166,16 @@ class Intake:
             return NoiseRecord(**asdict(measure_draw_spread(self.problem)))
         except ResourceError:
             return None
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The checkpoint, the model and the rows in a few words each."""
+        rows, batches = counted(self.problem.rows, "row"), len(self.problem.batches)
+        return (
+            *(short_place(record) for record in self.checkpoints),
+            f"{type(self.problem.model).__name__}, {counted(len(self.problem.layers), 'layer')}",
+            rows if batches == 1 else f"{rows} in {batches} batches",
+        )
 
     @property
     def checkpoints(self) -> tuple[CheckpointRecord, ...]:
@@ -230,6 +245,14 @@ def provenance(problem: Problem) -> Provenance:
         forward_evaluations=evaluations.forwards,
         hvp_evaluations=evaluations.hessian_vector_products,
     )
+
+
+def short_place(record: CheckpointRecord) -> str:
+    """A checkpoint as a header names it: the file without its ending, in its directory, and its step."""
+    place = PurePath(record.path)
+    name = "/".join((*place.parts[-2:-1], place.stem)).lstrip("/")
+    told = record.step is None or str(record.step) in name
+    return name if told else f"{name}, step {record.step}"
 
 
 def checkpoint_record(checkpoint: Checkpoint) -> CheckpointRecord:

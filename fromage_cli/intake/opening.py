@@ -73,7 +73,7 @@ def open_problem(
     build = partial(build_model, model.model or "auto", model.model_arguments, checkpoint, declared)
     with progress("building the network"):
         network, description = build(seed=run.seed)
-    notes = (f"model: {description}", *(checkpoint.notes if checkpoint is not None else ()), *declared.notes)
+    notes = (*(checkpoint.notes if checkpoint is not None else ()), *declared.notes)
     refuse_unsupported(network)
     converted(network, dtype)
     notes += load_weights(network, checkpoint) if checkpoint is not None else (OWN_WEIGHTS,)
@@ -107,10 +107,19 @@ def open_problem(
     with progress("", work=Work(lambda: 0.0, lambda: evaluations.doing)):  # it says what goes on before the measuring
         problem.require_steadiness()
     several = f"{len(problem.batches)} batches, " if further else ""
-    notes += (f"batch: {several}{counted(problem.rows, 'row')} from {data.source}; loss: {loss.name}; mode: {mode}",)
+    rows = f"batch: {several}{counted(problem.rows, 'row')} from {data.source}; loss: {loss.name}; mode: {mode}"
     doubts = [SUMMED_LOSS] if isinstance(loss, SummedLoss) else []
     doubts += [ONE_HOT_TARGETS] if spec == "auto" and loss.name == "mse" and are_one_hot(network, data) else []
-    return Intake(problem, checkpoint, declared, description, notes, lambda seed: build(seed=seed)[0], tuple(doubts))
+    return Intake(
+        problem,
+        checkpoint,
+        declared,
+        description,
+        notes,
+        build=lambda seed: build(seed=seed)[0],
+        findings=tuple(doubts),
+        details=(f"model: {description}", rows),
+    )
 
 
 def _opened(ckpt: str | Checkpoint | None, model: ModelOptions) -> tuple[Checkpoint | None, Declared]:

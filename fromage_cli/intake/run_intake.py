@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from fromage_cli.counting import counted
 from fromage_cli.errors import UsageError
 from fromage_cli.intake.intake import Intake, checkpoint_record
 from fromage_cli.intake.opening import declared_by, open_problem
@@ -114,7 +116,17 @@ class RunIntake:
         """The answer with what it was computed from, and every note once."""
         completed = self.intake.complete(answer) if self.intake is not None else answer
         notes = dict.fromkeys((*self.notes, *completed.notes, *self.left_out))
-        return replace(completed, notes=tuple(notes), checkpoints=tuple(map(checkpoint_record, self.checkpoints)))
+        records = tuple(map(checkpoint_record, self.checkpoints))
+        return replace(completed, header=(*self.header, *answer.header), notes=tuple(notes), checkpoints=records)
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The run, its checkpoints, and the model where there is one, in a few words each."""
+        first, last = self.checkpoints[0], self.checkpoints[-1]
+        run = PurePath(first.path).parent.name or PurePath(first.path).stem
+        steps = "" if first.step is None or last.step is None else f", step {first.step} to {last.step}"
+        model = () if self.intake is None else self.intake.header[1:2]
+        return run, f"{counted(len(self.checkpoints), 'checkpoint')}{steps}", *model
 
 
 def gather_run(names: Sequence[str], model: ModelOptions, tensors: NameOptions) -> RunIntake:

@@ -87,6 +87,8 @@ class PageStyle:
     """The stream can write ASCII only."""
     width: int = 80
     """In cells."""
+    verbose: bool = False
+    """What only some readers want too (`-v`)."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,19 @@ class Answer:
     """What a person sees."""
     tables: Mapping[str, Callable[[], Table]] = field(default_factory=dict)
     """By name; the first is the main one."""
+    header: tuple[str, ...] = ()
+    """What was measured, in a few words each, the most important first: the first line of a page."""
+    advice: str = ""
+    """What the reader can do now: the last line of a page. Without it, the remedy of the gravest finding stands there.
+    """
     findings: tuple[Finding, ...] = ()
     checkpoints: tuple[CheckpointRecord, ...] = ()
     problem: ProblemRecord | None = None
     provenance: Provenance | None = None
     notes: tuple[str, ...] = ()
     """Sentences said on standard error."""
+    details: tuple[str, ...] = ()
+    """The same, but beside a page only under `-v`: its header says them in short."""
     settings: Mapping[str, object] = field(default_factory=dict)
     """What a flag became where that differs from what was given (`mode`: `auto` → `eval`)."""
     error: FromageError | None = None

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from fromage_cli.errors import FromageError, UsageError
+from fromage_cli.findings import gravest_remedy
 from fromage_cli.terminal import rows, session, streams
 from fromage_cli.terminal.answer import Answer, Answers, PageStyle
 from fromage_cli.terminal.envelope import dumps, envelope, worst_severity
@@ -28,7 +29,8 @@ def show(given: Answers) -> int:
     if answers:
         _deliver(rendered(results, destination), destination)
     for answer in answers if not running.output.quiet else ():
-        for note in answer.notes:
+        details = answer.details if destination.format != "rich" or running.output.verbose else ()
+        for note in (*details, *answer.notes):
             streams.say(f"note: {visible(note)}")
         if destination.format in ("tsv", "csv"):
             for line in rows.finding_lines(answer.findings, running.output.show_all):
@@ -88,13 +90,14 @@ def rendered(results: Sequence[Answer | FromageError], destination: Destination)
 
 def page(answer: Answer, stream: TextIO | None) -> str:
     """The page for a person, as wide as the stream's terminal; plain text in a pipe, and in a file (None)."""
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.text import Text
 
+    from fromage_cli.terminal.page import header, what_now
     from fromage_cli.terminal.tables import Harmless, finding_list
 
-    ascii_only = streams.ascii_only(stream)
-    style = PageStyle(session.current().output.show_all, ascii_only, streams.width(stream))
+    ascii_only, output = streams.ascii_only(stream), session.current().output
+    style = PageStyle(output.show_all, ascii_only, streams.width(stream), output.verbose)
     console = Console(
         file=_Paper("ascii" if ascii_only else "utf-8"),
         width=style.width,
@@ -104,10 +107,14 @@ def page(answer: Answer, stream: TextIO | None) -> str:
         highlight=False,
         emoji=False,
     )
+    parts: list[RenderableType] = [header(answer.header, style), Text("")] if answer.header else []
+    parts.append(answer.page(style))
+    if answer.findings:
+        parts += [Text(""), finding_list(answer.findings, style)]
+    if advice := answer.advice or gravest_remedy(answer.findings):
+        parts.append(what_now(advice, style))
     with console.capture() as capture:
-        console.print(Harmless(answer.page(style)))
-        if answer.findings:
-            console.print(Text(""), Harmless(finding_list(answer.findings, style)), sep="\n")
+        console.print(*map(Harmless, parts), sep="\n", crop=False)
     lines = (line.rstrip() for line in capture.get().splitlines())
     text = "\n".join(lines) + "\n"
     return ascii_words(text) if ascii_only else text

@@ -1,4 +1,4 @@
-"""House tables: bold header, numbers to the right, names cut in the middle, columns dropped before they wrap."""
+"""House tables: bold header, numbers to the right, names shortened, columns dropped before a number is cut."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from itertools import groupby
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -15,11 +16,14 @@ from rich.text import Text
 from fromage_cli.findings import Finding
 from fromage_cli.missing import Missing, Why
 from fromage_cli.terminal.answer import PageStyle
+from fromage_cli.terminal.names import DOTS, fitted, shown_names
 from fromage_cli.terminal.rows import ALIKE
-from fromage_cli.terminal.words import ascii_words, middles, number, visible
+from fromage_cli.terminal.words import ascii_words, number, visible
 
 NARROWEST_NAME = (16, 24)
-"""A name is never cut below so many cells, on a narrow terminal and on one of 72 columns or more."""
+"""To so many cells names are shortened before a column goes, on a narrow terminal and on one of 72 columns or more."""
+UNLIMITED = 10_000
+"""Columns of a terminal that has room for everything."""
 _GAP = 2
 _ASCII_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
@@ -30,7 +34,7 @@ class Column:
 
     header: str
     name: bool = False
-    """Holds names: to the left, cut in the middle where room is short; other text is never cut."""
+    """Holds names: to the left; what all share is said in the header, and they are shortened where room is short."""
     left: bool = False
     """Holds words, to the left; numbers stand to the right."""
     optional: int = 0
@@ -38,27 +42,57 @@ class Column:
 
 
 class HouseTable:
-    """A table that fits its width by cutting names, then by leaving optional columns out and saying so."""
+    """A table that fits its width by shortening names, then by leaving optional columns out and saying so.
 
-    def __init__(self, columns: Sequence[Column], rows: Sequence[Sequence[object]], style: PageStyle) -> None:
+    Where that is not enough it is wider than it should be: no number is cut.
+    """
+
+    def __init__(
+        self, columns: Sequence[Column], rows: Sequence[Sequence[object]], style: PageStyle, all_names: Sequence[str]
+    ) -> None:
+        """`all_names`: those of the rows that are not shown too, so that every table of a run drops the same."""
         self.columns = list(columns)
         self.ascii_only = style.ascii_only
         self.headers = [self._plain(column.header) for column in columns]
         self.rows = [[self._cell(value) for value in row] for row in rows]
+        self.pattern = ""
+        for index, column in enumerate(self.columns):
+            if column.name:
+                self._shorten(index, [self._plain(name) for name in all_names])
+
+    def _shorten(self, index: int, all_names: Sequence[str]) -> None:
+        """Take from a column of names what all of them share."""
+        cells = [row[index] for row in self.rows]
+        every = list(dict.fromkeys([*all_names, *(cell.plain for cell in cells)]))
+        shown = shown_names(every)
+        short = dict(zip(every, shown.names, strict=True))
+        for row, cell in zip(self.rows, cells, strict=True):
+            row[index] = Text(short[cell.plain], style=cell.style)
+        header = f"{self.headers[index]} ({shown.pattern})"
+        if not shown.pattern or cell_len(header) > max(NARROWEST_NAME[0], *map(cell_len, shown.names)):
+            self.pattern = shown.pattern
+        else:
+            self.headers[index] = header
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Lay the table out for the width it is given."""
         kept = self._fitting(options.max_width)
-        yield self._table(kept, options.max_width)
+        table = self._table(kept, options.max_width)
+        needed = Measurement.get(console, options.update(width=UNLIMITED), table).maximum
+        yield from console.render(table, options.update(width=max(needed, options.max_width)))
         hidden = [self.headers[index] for index in range(len(self.columns)) if index not in kept]
         if hidden:
-            yield Text(f"hidden for want of width: {', '.join(hidden)}", style="dim")
+            yield Text(f"not shown, window too narrow: {', '.join(hidden)}", style="dim")
+        if self.pattern:
+            yield Text(f"names: what the * of {self.pattern} stands for", style="dim")
 
     def _fitting(self, width: int) -> list[int]:
         """The columns that are shown, in their order: names may be cut, then the least wanted column goes."""
         kept = list(range(len(self.columns)))
         least = [
-            min(self._width(index), _narrowest(width)) if column.name else self._width(index)
+            max(map(cell_len, [*self._names(index, _narrowest(width)), self.headers[index]]))
+            if column.name
+            else self._width(index)
             for index, column in enumerate(self.columns)
         ]
         while sum(least[index] + _GAP for index in kept) > width:
@@ -72,10 +106,15 @@ class HouseTable:
         cells = (cell_len(row[index].plain) for row in self.rows)
         return max(cell_len(self.headers[index]), *cells, 1)
 
+    def _names(self, index: int, width: int) -> list[str]:
+        """A column's names in at most so many cells where that is possible."""
+        return fitted([row[index].plain for row in self.rows], width, ".." if self.ascii_only else DOTS)
+
     def _table(self, kept: Sequence[int], width: int) -> RichTable:
         table = RichTable(
             box=_ASCII_HEAD if self.ascii_only else box.SIMPLE_HEAD,
             header_style="bold",
+            show_edge=False,
             pad_edge=False,
             padding=(0, 1, 0, 0),
         )
@@ -89,10 +128,9 @@ class HouseTable:
                 Text(self.headers[index]),
                 justify="left" if column.name or column.left else "right",
                 no_wrap=True,
-                overflow="ellipsis" if not self.ascii_only else "crop",
             )
             if column.name:
-                shorter = middles([text.plain for text in texts], room, self.ascii_only)
+                shorter = self._names(index, room)
                 texts = [Text(name, style=text.style) for name, text in zip(shorter, texts, strict=True)]
             cells.append(texts)
         for row in zip(*cells, strict=True):
@@ -116,14 +154,20 @@ def _narrowest(width: int) -> int:
     return max(low, min(high, width // 3))
 
 
-def house_table(columns: Sequence[Column], rows: Sequence[Sequence[object]], style: PageStyle) -> RenderableType:
-    """Rows of texts and numbers as a house table; a cell that is a `Text` keeps its style."""
-    return HouseTable(columns, rows, style)
+def house_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[object]], style: PageStyle, all_names: Sequence[str] = ()
+) -> RenderableType:
+    """Rows of texts and numbers as a house table; a cell that is a `Text` keeps its style.
+
+    `all_names`: the names of all rows, where the table shows the first few of them.
+    """
+    return HouseTable(columns, rows, style, all_names)
 
 
-def hidden_rows(shown: int, total: int) -> list[Text]:
-    """A line that says how many rows are not shown; none where all are."""
-    return [Text(f"{total - shown} of {total} rows hidden; --all shows them", style="dim")] if shown < total else []
+def hidden_rows(shown: int, total: int, what: str = "") -> list[Text]:
+    """A line that says how many rows are not shown, and in a few words what they hold; none where all are."""
+    words = f", {what}" if what else ""
+    return [Text(f"{total - shown} more{words}: --all", style="dim")] if shown < total else []
 
 
 NAMED = 2
@@ -171,7 +215,7 @@ _COLOURS = {"info": "dim", "warn": "yellow", "fail": "bold red"}
 
 
 def finding_list(findings: Sequence[Finding], style: PageStyle) -> RenderableType:
-    """Each finding beside its severity, the remedy below; of many of one kind the first few without `--all`."""
+    """Each finding beside its severity; of many of one kind the first few without `--all`, remedies under `-v`."""
     grid = RichTable.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -183,8 +227,8 @@ def finding_list(findings: Sequence[Finding], style: PageStyle) -> RenderableTyp
             grid.add_row(Text(severity, _COLOURS[severity]), prose(f"{layer}{finding.message}", style))
         if len(shown) < len(alike):
             grid.add_row("", Text(f"{len(alike) - len(shown)} more of {code}; --all shows them", "dim"))
-        if shown[-1].hint:
-            grid.add_row("", prose(shown[-1].hint, style, "dim"))
+        if shown[-1].hint and style.verbose:
+            grid.add_row("", prose(shown[-1].hint, style))
     return grid
 
 

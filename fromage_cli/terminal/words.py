@@ -148,12 +148,6 @@ def middle(text: str, width: int, ascii_only: bool = False, head_share: float = 
     return set_cell_size(text, head) + dots + backwards
 
 
-def middles(texts: Sequence[str], width: int, ascii_only: bool = False) -> list[str]:
-    """All of them cut to at most `width` cells, where that is possible so that different ones still differ."""
-    ways = ([middle(text, width, ascii_only, share) for text in texts] for share in (1 / 3, 1 / 2, 2 / 3, 1 / 6, 4 / 5))
-    return max(ways, key=lambda cut: len(set(cut)))
-
-
 def sparkline(
     values: Sequence[float | Missing | None],
     *,

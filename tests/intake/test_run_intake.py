@@ -63,7 +63,8 @@ def test_every_checkpoint_and_each_note_once(folder: Path) -> None:
     run = gather_run(RUN, MODEL, NameOptions()).in_model(MODEL, BATCH, RunOptions())
     answer = run.complete(Answer(None, page=lambda style: "", tables={}, notes=("a", "b", "a")))
     assert [record.step for record in answer.checkpoints] == [10, 20]
-    assert answer.notes[-2:] == ("a", "b") and answer.notes[0].startswith("model: ")
+    assert answer.notes[-2:] == ("a", "b") and answer.details[0].startswith("model: ")
+    assert answer.header[1] == "2 checkpoints, step 10 to 20"
 
 
 def test_the_cost_of_reading_and_of_the_tests(folder: Path) -> None:

@@ -44,8 +44,24 @@ def test_golden_pages(width, ascii_only):
     assert "\x1b" not in page and "\u202e" not in page
 
 
-def test_names_keep_their_end_in_eighty_columns():
-    assert "projection.weight" in drawn(80)
+def test_the_names_of_all_rows_decide_what_is_dropped():
+    console = Console(file=io.StringIO(), width=80)
+    rows = [("a.0.weight", 1.0), ("a.1.weight", 2.0)]
+    console.print(house_table(COLUMNS[:2], rows, PageStyle(), ["a.0.weight", "a.1.weight", "b.weight"]))
+    console.print(house_table(COLUMNS[:2], rows, PageStyle(), ["a.0.weight", "a.1.bias"]))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "layer (*.weight)" in shown and "a.0 " in shown and "a.1.weight" in shown
+
+
+def test_no_number_is_cut_however_narrow():
+    console = Console(file=io.StringIO(), width=20, color_system=None)
+    columns = [Column("layer", name=True), *(Column(f"number {place}") for place in range(4))]
+    table = house_table(
+        columns, [("blocks.10.attention.query", 1.23e-05, 0.00123, 123456.0, -1.5e-07)], PageStyle(width=20)
+    )
+    console.print(table, crop=False)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(text in shown for text in ("1.23e-05", "0.00123", "123456", "-1.5e-07", "10"))
 
 
 @pytest.mark.parametrize("width", range(20, 130, 7))
@@ -65,7 +81,8 @@ def test_an_empty_table():
 
 def test_hidden_rows():
     assert hidden_rows(10, 10) == []
-    assert "7 of 10" in hidden_rows(3, 10)[0].plain
+    assert hidden_rows(3, 10)[0].plain == "7 more: --all"
+    assert hidden_rows(3, 10, "from 1 to 2")[0].plain == "7 more, from 1 to 2: --all"
 
 
 def test_reasons_are_said_once_with_the_fields_and_layers_that_they_explain():

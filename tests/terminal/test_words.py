@@ -15,7 +15,6 @@ from fromage_cli.terminal.words import (
     in_bytes,
     in_seconds,
     middle,
-    middles,
     number,
     sparkline,
     visible,
@@ -80,17 +79,6 @@ def test_escaped_names_are_no_markup(name):
 @given(st.text(), st.integers(0, 30))
 def test_middle_never_exceeds_its_width(text, width):
     assert cell_len(middle(visible(text), width)) <= max(width, 0)
-
-
-def test_names_that_differ_still_do_when_they_are_cut():
-    blocks = [f"blocks.{block}.attention.{side}.weight" for block in range(2) for side in ("input", "output")]
-    assert middles(blocks, 24)[1:3] == ["blocks.0.at…utput.weight", "blocks.1.at…input.weight"]
-    deep = [f"atom_conv_layers.{layer}.two_body.mlp_core.layers.3.weight" for layer in range(4)]
-    assert len(set(middles(deep, 24))) == len(set(middles(deep, 26, ascii_only=True))) == 4
-    assert middles(["a.weight", "b.weight"], 24) == ["a.weight", "b.weight"]
-    assert middles([], 24) == []
-    alone = ["transformer.encoder.layer.11.attention.query.weight"]
-    assert middles(alone, 24) == [middle(alone[0], 24)]
 
 
 def test_middle_keeps_the_end():

@@ -1,0 +1,126 @@
+"""What every page is made of: a header of one line, the answer in numbers, a ruler, and what to do now."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rich.cells import cell_len
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fromage_cli.terminal.answer import PageStyle
+from fromage_cli.terminal.tables import prose
+from fromage_cli.terminal.words import ascii_words, number, visible
+
+Row = TypeVar("Row")
+ROWS = 5
+"""Rows of a table on a default page."""
+BETWEEN = " · "
+RULER = 76
+"""Cells of a ruler at most."""
+
+
+def shown_rows(rows: Sequence[Row], style: PageStyle) -> Sequence[Row]:
+    """The first few rows; all of them under `--all`."""
+    return rows if style.show_all else rows[:ROWS]
+
+
+def header(parts: Sequence[str], style: PageStyle) -> Text:
+    """What was measured, in one line: as many of the parts as have room, the first ones first."""
+    said = ""
+    for part in filter(None, (_plain(part, style) for part in parts)):
+        longer = f"{said}{_plain(BETWEEN, style)}{part}" if said else part
+        if said and cell_len(longer) > style.width and not style.verbose:
+            break
+        said = longer
+    return Text(said, "bold")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One number of the answer, with a plain label before it and what it means after it."""
+
+    label: str
+    """Empty where the fact before it has the same one."""
+    value: str
+    words: str = ""
+
+
+def facts(found: Sequence[Fact], style: PageStyle) -> RenderableType:
+    """The answer in numbers: one to a line, the number in bold."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True, min_width=max((cell_len(_plain(fact.label, style)) for fact in found), default=0))
+    grid.add_column(no_wrap=True, min_width=max((cell_len(_plain(fact.value, style)) for fact in found), default=0))
+    grid.add_column(overflow="fold")
+    for fact in found:
+        grid.add_row(
+            Text(f"  {_plain(fact.label, style)}"), Text(_plain(fact.value, style), "bold"), prose(fact.words, style)
+        )
+    return grid
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One place on a ruler."""
+
+    value: float
+    sign: str
+    words: str
+    colour: str = ""
+
+
+def ruler(title: str, marks: Sequence[Mark], style: PageStyle) -> list[Text]:
+    """Places on a logarithmic axis, a tick at every power of ten, and what the signs mean; nothing without a place.
+
+    Where two places fall together the first one's sign is drawn, and its words are those of both.
+    """
+    placed = [mark for mark in marks if math.isfinite(mark.value) and mark.value > 0.0]
+    if not placed:
+        return []
+    low = math.floor(min(math.log10(mark.value) for mark in placed))
+    high = max(math.ceil(max(math.log10(mark.value) for mark in placed)), low + 1)
+    indent = 3 + cell_len(_plain(title, style))
+    cells = min(style.width, RULER) - indent - 3
+    step = max(1, math.ceil(8 * (high - low) / cells))  # powers of ten without a tick between two that have one
+
+    def place(logarithm: float) -> int:
+        return round((logarithm - low) / (high - low) * (cells - 1))
+
+    labels, axis = [" "] * (cells + 12), Text("─" * cells)
+    for power in range(low, high + 1, step):
+        text = number(10.0**power)
+        labels[place(power) : place(power) + len(text)] = text
+        axis = _with(axis, place(power), "┼" if low < power < high else "├" if power == low else "┤", "")
+    legend: dict[int, tuple[Mark, list[str]]] = {}
+    for mark in placed:
+        legend.setdefault(place(math.log10(mark.value)), (mark, []))[1].append(mark.words)
+    for where, (mark, _) in legend.items():
+        axis = _with(axis, where, mark.sign, mark.colour or "bold")
+    margin = " " * indent
+    said = "   ".join(f"{mark.sign} {', '.join(words)}" for _, (mark, words) in sorted(legend.items()))
+    if style.ascii_only:
+        axis.plain, said = axis.plain.translate(SIGNS), said.translate(SIGNS)
+    return [
+        Text(f"  {_plain(title, style)} {''.join(labels).rstrip()}"),
+        Text(margin) + axis,
+        prose(margin + said, style),
+    ]
+
+
+def _with(line: Text, place: int, sign: str, colour: str) -> Text:
+    return Text.assemble(line[:place], (sign, colour), line[place + 1 :])
+
+
+SIGNS = str.maketrans("─┼├┤●◆◇▲▼○═┊", "-+++o#*^vc=:")
+"""A ruler's signs where only ASCII can be written; one cell each."""
+
+
+def what_now(advice: str, style: PageStyle) -> Text:
+    """The last line of a page: what the reader can do."""
+    return Text.assemble(("What now: ", "bold"), _plain(advice, style))
+
+
+def _plain(text: str, style: PageStyle) -> str:
+    return ascii_words(visible(text)) if style.ascii_only else visible(text)

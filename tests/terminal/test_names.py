@@ -1,0 +1,68 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from fromage_cli.terminal.names import fitted, shown_names
+
+BLOCKS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+BLOCKS += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+LLAMA = [
+    "model.embed_tokens.weight",
+    *(f"model.layers.{place}.{part}.weight" for place in (0, 1) for part in BLOCKS),
+    "model.layers.10.mlp.down_proj.weight",
+]
+"""Sixteen names."""
+
+
+@pytest.mark.parametrize(
+    ("names", "shown", "pattern"),
+    [
+        (["a.0.weight", "a.1.weight"], ("a.0", "a.1"), "*.weight"),  # a number alone would say little
+        (["net.a.w", "net.b.w"], ("a", "b"), "net.*.w"),
+        (["net.h.0.w", "net.h.1.w"], ("h.0", "h.1"), "net.*.w"),
+        (["a.weight", "a.bias"], ("weight", "bias"), "a.*"),
+        (["weight", "a.weight"], ("weight", "a.weight"), ""),  # the first would vanish
+        (["only.weight"], ("only.weight",), ""),
+        (["same.w", "same.w"], ("same.w", "same.w"), ""),
+        ([], (), ""),
+    ],
+)
+def test_what_all_names_share_is_dropped(names, shown, pattern):
+    found = shown_names(names)
+    assert (found.names, found.pattern) == (shown, pattern)
+
+
+def test_sixteen_names_of_a_transformer_stay_apart():
+    shown = shown_names(LLAMA)
+    assert shown.pattern == "model.*.weight"
+    assert fitted(shown.names, 80) == list(shown.names)
+    for width in (24, 16):
+        cut = fitted(shown.names, width)
+        assert len(set(cut)) == 16 and max(map(cell_len, cut)) <= width
+    assert fitted(shown.names, 16)[:3] == ["embed_tokens", "…0…q_proj", "…0…k_proj"]
+
+
+def test_a_name_that_cannot_be_cut_stays_whole():
+    assert fitted(["a1b2c3d4e5f6g7h8", "x"], 4) == ["a1b2c3d4e5f6g7h8", "x"]
+    assert fitted(["encoder1", "encodes1"], 5) == ["encoder1", "encodes1"]  # shortened they would be alike
+    assert fitted(["encoder.attention.1"], 12, dots="..") == ["..1"]
+    assert fitted([], 5) == []
+
+
+parts = st.text(st.sampled_from("abcdefgh0123"), min_size=1, max_size=9)
+dotted = st.lists(parts, min_size=1, max_size=5).map(".".join)
+
+
+@given(st.lists(dotted, min_size=1, max_size=12), st.integers(1, 40))
+def test_no_digit_is_cut_and_no_two_names_look_alike(names, width):
+    shown = shown_names(names)
+    assert len(set(shown.names)) == len(set(names))
+    assert [f"{shown.prefix}{name}{shown.suffix}" for name in shown.names] == list(names)
+    cut = fitted(shown.names, width)
+    assert len(set(cut)) == len(set(names))
+    for whole, short in zip(shown.names, cut, strict=True):
+        assert re.findall(r"\d+", whole) == re.findall(r"\d+", short)
+        assert cell_len(short) <= max(cell_len(whole), width)

@@ -1,0 +1,72 @@
+import pytest
+from rich.console import Console
+
+from fromage_cli.terminal.answer import PageStyle
+from fromage_cli.terminal.page import ROWS, Fact, Mark, facts, header, ruler, shown_rows, what_now
+
+
+def printed(width, *parts):
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(*parts, sep="\n")
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def test_a_header_is_one_line_of_what_has_room():
+    parts = ("run/step-10", "", "GPT, 28 layers", "64 rows")
+    assert header(parts, PageStyle(width=80)).plain == "run/step-10 · GPT, 28 layers · 64 rows"
+    assert header(parts, PageStyle(width=30)).plain == "run/step-10 · GPT, 28 layers"
+    assert header(parts, PageStyle(width=5)).plain == "run/step-10"  # the first is never left out
+    assert header(parts, PageStyle(width=30, verbose=True)).plain == "run/step-10 · GPT, 28 layers · 64 rows"
+    assert header(("a", "b"), PageStyle(ascii_only=True)).plain == "a * b"
+    assert header((), PageStyle()).plain == ""
+
+
+def test_facts_stand_below_each_other_and_their_words_are_broken():
+    found = [Fact("Safe step", "0.004", "every layer helps"), Fact("", "0.0072", "the loss is sure to fall")]
+    assert printed(80, facts(found, PageStyle())) == [
+        "  Safe step  0.004   every layer helps",
+        "             0.0072  the loss is sure to fall",
+    ]
+    assert printed(36, facts(found, PageStyle(width=36)))[2:] == [
+        "             0.0072  the loss is",
+        "                     sure to fall",
+    ]
+
+
+def test_a_ruler_places_numbers_by_their_logarithm():
+    marks = [Mark(0.01, "●", "every layer"), Mark(0.0316227766, "▲", "loss rises")]
+    labels, axis, legend = (line.plain for line in ruler("η", marks, PageStyle()))
+    start = len("   η ")
+    cells = len(axis.strip()) - 1
+    assert labels.index("0.01") == axis.index("●") == start - 1
+    assert axis.index("▲") - axis.index("●") == round(cells / 2)
+    assert legend.split() == ["●", "every", "layer", "▲", "loss", "rises"]
+
+
+def test_places_that_fall_together_share_a_sign():
+    marks = [Mark(0.001, "●", "every layer"), Mark(0.0010001, "◆", "as a whole"), Mark(10.0, "▲", "loss rises")]
+    lines = [line.plain for line in ruler("η", marks, PageStyle(width=60))]
+    assert "◆" not in lines[1] and "● every layer, as a whole" in lines[2]
+    assert max(map(len, lines[:2])) <= 60
+
+
+@pytest.mark.parametrize("span", [1, 3, 12, 40])
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_ticks_never_run_together(span, width):
+    marks = [Mark(1e-9, "●", "a"), Mark(10.0 ** (span - 9), "▲", "b")]
+    labels, axis, _ = (line.plain for line in ruler("rate", marks, PageStyle(width=width)))
+    assert all(float(text) > 0.0 for text in labels.split()[1:])
+    assert len(axis) <= width
+
+
+def test_a_ruler_without_places_is_not_drawn_and_signs_are_ascii_where_need_be():
+    assert ruler("η", [Mark(0.0, "●", "a"), Mark(float("nan"), "▲", "b")], PageStyle()) == []
+    lines = ruler("rate", [Mark(0.02, "●", "a"), Mark(0.03, "▲", "b")], PageStyle(ascii_only=True))
+    assert all(line.plain.isascii() for line in lines) and "^ b" in lines[2].plain
+
+
+def test_rows_and_advice():
+    assert len(shown_rows(range(9), PageStyle())) == ROWS and len(shown_rows(range(9), PageStyle(show_all=True))) == 9
+    assert what_now("Lower it.", PageStyle()).plain == "What now: Lower it."
+    assert what_now("Keep ‖W‖", PageStyle(ascii_only=True)).plain == "What now: Keep ||W||"
