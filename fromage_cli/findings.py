@@ -49,12 +49,12 @@ def gradient_is_not_the_losses(measured: float, expected: float) -> Finding:
     return Finding(
         code="gradient-is-not-the-losses",
         severity="warn",
-        message=f"the gradient is not that of this loss: for small η the loss changes by {measured:.3g} η, where the "
-        f"gradient says {expected:.3g} η; nothing is certified",
+        message=f"the gradient is not that of this loss: a small step changes the loss by {measured:.3g} η, where the "
+        f"gradient says {expected:.3g} η",
         value=measured,
         limit=expected,
-        hint="Gradient reversal, straight-through estimators, detached terms and hand-written backward passes do this, "
-        "and a loss that jumps looks alike. Measure the loss whose gradient you train with.",
+        hint="Measure the loss whose gradient you train with. Gradient reversal, straight-through estimators, detached "
+        "terms and loss jumps do this.",
     )
 
 
@@ -90,7 +90,7 @@ def gradient_is_zero(names: Sequence[str]) -> Finding:
         "info",
         names,
         f"the gradient of {counted(len(names), 'tensor')} is exactly 0",
-        "What follows passes none on (a head of zeros, dead units), or nothing but zeros comes in.",
+        "A head of zeros or dead units pass no gradient on; or their input is zero.",
         limit=0.0,
     )
 
@@ -101,18 +101,17 @@ def layers_without_size(names: Sequence[str]) -> Finding:
         "layers-without-size",
         "info",
         names,
-        f"the weights of {counted(len(names), 'layer')} are nearly zero; they move with the others, and η leaves them "
-        "out",
+        f"η does not count {counted(len(names), 'layer')} with weights near zero",
         "Usual for heads that begin at zero, LoRA's second factor, and class tokens drawn near zero.",
     )
 
 
-def gradient_is_rounding(names: Sequence[str], consequence: str) -> Finding:
-    """The gradient of these tensors is nothing but rounding; `consequence`: what follows from it, with its comma."""
+def gradient_is_rounding(names: Sequence[str]) -> Finding:
+    """The gradient of these tensors is nothing but rounding."""
     return about_names(
         "gradient-is-rounding",
         "info",
         names,
-        f"the gradient of {counted(len(names), 'tensor')} is zero but for rounding{consequence}",
-        "Usual for biases before a normalisation and for the keys' bias in attention; otherwise try --dtype float64.",
+        f"left out: {counted(len(names), 'tensor')} without a gradient beyond rounding",
+        "Usual for biases before a normalisation and for the keys' bias in attention. Else try --dtype float64.",
     )

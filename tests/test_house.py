@@ -31,6 +31,7 @@ WITHOUT_A_SOURCE = {
     "checkpoints/test_formats.py",
     "checkpoints/test_import_cost.py",
     "diagnostics/breakdown/test_edges.py",
+    "diagnostics/test_screens.py",
     "diagnostics/breakdown/test_networks.py",
     "fuzz/test_targets.py",
     "hostile/test_amplification.py",

@@ -104,8 +104,7 @@ class Answer:
     header: tuple[str, ...] = ()
     """What was measured, in a few words each, the most important first: the first line of a page."""
     advice: str = ""
-    """What the reader can do now: the last line of a page. Without it, the remedy of the gravest finding stands there.
-    """
+    """What the reader can do now: the last line of a page. Of warnings and failures the remedy stands there instead."""
     findings: tuple[Finding, ...] = ()
     checkpoints: tuple[CheckpointRecord, ...] = ()
     problem: ProblemRecord | None = None

@@ -99,14 +99,16 @@ def ruler(title: str, marks: Sequence[Mark], style: PageStyle) -> list[Text]:
     for where, (mark, _) in legend.items():
         axis = _with(axis, where, mark.sign, mark.colour or "bold")
     margin = " " * indent
-    said = "   ".join(f"{mark.sign} {', '.join(words)}" for _, (mark, words) in sorted(legend.items()))
+    said = [""]
+    for _, (mark, words) in sorted(legend.items()):
+        entry = f"{mark.sign} {', '.join(words)}"
+        if said[-1] and indent + cell_len(f"{said[-1]}   {entry}") > style.width:
+            said.append("")
+        said[-1] += f"   {entry}" if said[-1] else entry
     if style.ascii_only:
-        axis.plain, said = axis.plain.translate(SIGNS), said.translate(SIGNS)
-    return [
-        Text(f"  {_plain(title, style)} {''.join(labels).rstrip()}"),
-        Text(margin) + axis,
-        prose(margin + said, style),
-    ]
+        axis.plain, said = axis.plain.translate(SIGNS), [line.translate(SIGNS) for line in said]
+    scale = Text(f"  {_plain(title, style)} {''.join(labels).rstrip()}")
+    return [scale, Text(margin) + axis, *(prose(margin + line, style) for line in said)]
 
 
 def _with(line: Text, place: int, sign: str, colour: str) -> Text:

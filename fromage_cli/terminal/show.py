@@ -110,8 +110,9 @@ def page(answer: Answer, stream: TextIO | None) -> str:
     parts: list[RenderableType] = [header(answer.header, style), Text("")] if answer.header else []
     parts.append(answer.page(style))
     if answer.findings:
-        parts += [Text(""), finding_list(answer.findings, style)]
-    if advice := answer.advice or gravest_remedy(answer.findings):
+        parts.append(finding_list(answer.findings, style))
+    own = answer.advice if worst_severity(answer) == "info" else ""
+    if advice := own or gravest_remedy(answer.findings):
         parts.append(what_now(advice, style))
     with console.capture() as capture:
         console.print(*map(Harmless, parts), sep="\n", crop=False)

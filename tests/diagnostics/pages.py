@@ -17,12 +17,13 @@ def drawn(
     width: int = 80,
     show_all: bool = False,
     ascii_only: bool = False,
+    verbose: bool = False,
     **beside: Any,
 ) -> str:
     """The page of a result without colours; `beside`: what else `render` takes."""
     stream = io.StringIO()
     console = Console(file=stream, width=width, color_system=None)
-    console.print(render(result, PageStyle(show_all, ascii_only, width), **beside))
+    console.print(render(result, PageStyle(show_all, ascii_only, width, verbose), **beside))
     return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
 
 

@@ -32,6 +32,7 @@ from fromage_cli.terminal.options import (
 from fromage_cli.terminal.parsing import choice_or_name
 from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import Work, progress
+from fromage_cli.terminal.words import number
 
 DirectionOption = Annotated[
     str,
@@ -75,7 +76,7 @@ def command(
     from fromage_cli.diagnostics.breakdown.cost import estimate, expected_work
     from fromage_cli.diagnostics.breakdown.findings import judge
     from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
-    from fromage_cli.diagnostics.breakdown.render import curve, render
+    from fromage_cli.diagnostics.breakdown.render import advise, curve, render
     from fromage_cli.probes.cost import gradients
     from fromage_cli.probes.lines.direction import moving_tensors
 
@@ -101,7 +102,9 @@ def command(
         page=lambda style: render(result, style),
         tables={"layers": lambda: records(result.layers), "curve": lambda: curve(result)},
         findings=judge(result),
-        notes=line.notes,
+        header=(f"loss {number(result.loss)}",),
+        advice=advise(result, ckpt),
+        details=line.notes,
         settings={"tensors": chosen},
         error=error,
     )

@@ -61,10 +61,10 @@ def _first_order(result: BreakdownResult) -> Iterator[Finding]:
         yield Finding(
             code="steps-too-small",
             severity="info",
-            message=f"{result.precision} cannot make steps of η = {small[-1]:.2g} or less "
-            f"({counted(len(small), 'point')}), so nothing is said of them",
+            message=f"{result.precision} cannot make steps of η = {small[-1]:.2g} or less: "
+            f"{counted(len(small), 'step')} not judged",
             value=small[-1],
-            hint="Repeat with --dtype float64, or begin --eta above it.",
+            hint="Repeat with --dtype float64, or let --eta begin above it.",
         )
 
 
@@ -86,13 +86,12 @@ def _trust(result: BreakdownResult) -> Iterator[Finding]:
             code="breakdown-early",
             severity="info",
             layer=layer.name,
-            message=f"the gradient has changed by as much as the step relies on "
-            f"{'already below' if below else 'at'} a relative step of {eta:.2g}",
+            message=f"stops helping {'below' if below else 'at'} a relative step of {eta:.2g}, which is very early",
             value=eta,
             limit=EARLY,
-            hint="Lower --eta to find the crossing."
+            hint="Let --eta begin lower to find the place."
             if below
-            else "Keep the relative update of this layer below it: a smaller rate, a norm bound, or normalisation.",
+            else "Keep this layer's ‖ΔW‖/‖W‖ below that: lower its learning rate, or clip its update.",
         )
     for layer in result.layers if result.direction != "random" else ():
         if layer.trust_relation == "uncertifiable" and layer.gradient_norm > 0.0 and layer.cosine <= 0.0:
@@ -100,10 +99,10 @@ def _trust(result: BreakdownResult) -> Iterator[Finding]:
                 code="step-ascends",
                 severity="info",
                 layer=layer.name,
-                message=f"the step does not descend in this layer (cosine {layer.cosine:.2g}); no size is certified",
+                message=f"in this layer the step points uphill (cosine {layer.cosine:.2g})",
                 value=layer.cosine,
                 limit=0.0,
-                hint="Look at the sum over all layers, aggregate_trust_eta.",
+                hint="Judge by the line “sure as a whole”.",
             )
 
 
@@ -120,16 +119,14 @@ def _out_of_line(result: BreakdownResult) -> Iterator[Finding]:
             f"{'large' if large else 'small'} as in its sibling layers",
             value=odd.factor,
             limit=WEIGHT_FACTOR if odd.quantity == "weights" else GRADIENT_FACTOR,
-            hint="Look here before the layer that gives way first: at its initialisation, its learning rate, and what "
-            "scales its input.",
+            hint="Look here first: at its initialisation, its learning rate, and what scales its input.",
         )
 
 
 def _gradients(result: BreakdownResult) -> Iterator[Finding]:
     """Gradients that are rounding, noisy or zero, and weights that are nearly zero."""
     if result.noise:
-        whose = "its" if len(result.noise) == 1 else "their"
-        yield gradient_is_rounding(result.noise, f", so nothing is said of {whose} breakdown")
+        yield gradient_is_rounding(result.noise)
     floors = [
         (known(layer.noise_floor) or 0.0, layer.name) for layer in result.layers if layer.name not in result.noise
     ]
@@ -141,15 +138,13 @@ def _gradients(result: BreakdownResult) -> Iterator[Finding]:
             code="noisy-gradient",
             severity="info" if narrow else "warn",
             layer=name,
-            message=f"rounding alone changes the gradient by {worst:.1g} of its size "
-            f"({counted(len(noisy), 'layer')} above {NOISE:g}): breakdowns are no more exact than that",
+            message=f"rounding changes the gradient by {100 * worst:.1g} % of its size "
+            f"({counted(len(noisy), 'layer')} above {100 * NOISE:g} %): the numbers are no finer than that",
             value=worst,
             limit=NOISE,
-            hint="Usual in bfloat16: leave --autocast out to see smaller changes. The step follows that rounding too, "
-            "as in training; where the batch is fitted, the gradient of float32 may hold several times as far."
+            hint="Usual in bfloat16. Leave --autocast out to see smaller changes."
             if narrow
-            else "Precision is short: repeat with --dtype float64. If it stays, the model draws random numbers that no "
-            "seed reaches.",
+            else "Repeat with --dtype float64. If it stays, the model draws random numbers that no seed reaches.",
         )
     if result.without_size:
         yield layers_without_size(result.without_size)
@@ -159,9 +154,15 @@ def _gradients(result: BreakdownResult) -> Iterator[Finding]:
         yield gradient_is_zero(zero)
     dead = [tensor.name for tensor in result.skipped if tensor.reason in (Still.ZERO_WEIGHTS, Still.ZERO_STEP)]
     if dead:
-        does = f"{counted(len(dead), 'tensor')} with zero weights or a zero step do{'' if len(dead) > 1 else 'es'}"
         hint = "A relative step is not defined for them."
-        yield about_names("tensor-still", "info", dead, f"{does} not move", hint, limit=0.0)
+        yield about_names(
+            "tensor-still",
+            "info",
+            dead,
+            f"left out: {counted(len(dead), 'tensor')} of zeros or of zero steps",
+            hint,
+            limit=0.0,
+        )
 
 
 def _grid(result: BreakdownResult) -> Iterator[Finding]:
@@ -172,9 +173,9 @@ def _grid(result: BreakdownResult) -> Iterator[Finding]:
             code="grid-starts-late",
             severity="warn",
             layer=result.limiting_layer,
-            message=f"the gradient has changed too much already at the first point, η = {first:.2g}",
+            message=f"stops helping before the smallest step tried, η = {first:.2g}",
             value=first,
-            hint="Begin with smaller steps: --eta.",
+            hint=f"Let --eta begin lower: --eta {first / 100:.1g}:{first:.1g}:17.",
         )
     slack = max(LOSS_SLACK * abs(result.loss), result.loss_floor)
     for eta, loss, bound in zip(etas, result.losses, map(known, result.loss_bounds), strict=True):
@@ -183,11 +184,11 @@ def _grid(result: BreakdownResult) -> Iterator[Finding]:
             yield Finding(
                 code="grid-too-coarse",
                 severity="info",
-                message=f"at η = {eta:.2g} the loss changed by {change:.3g}, more than Lemma 1 allows on this grid "
-                f"({bound:.3g}): the grid is too coarse, or the loss jumps",
+                message=f"at η = {eta:.2g} the loss changed by {change:.3g}, more than these steps explain "
+                f"({bound:.3g}): they are too few, or the loss jumps",
                 value=change,
                 limit=bound,
-                hint="Take more points with --eta.",
+                hint="Try more steps with --eta.",
             )
             break
     low, high = next(((a, b) for a, b in pairwise(etas) if trust is not None and a <= trust <= b), (1.0, 1.0))
@@ -195,10 +196,10 @@ def _grid(result: BreakdownResult) -> Iterator[Finding]:
         yield Finding(
             code="grid-wide",
             severity="info",
-            message=f"the crossing is interpolated between η = {low:.2g} and {high:.2g}, which are far apart",
+            message=f"the first number lies between η = {low:.2g} and {high:.2g}, which are far apart",
             value=high / low,
             limit=BRACKET,
-            hint="Take more points with --eta.",
+            hint=f"Try more steps between: --eta {low:.1g}:{high:.1g}:9.",
         )
 
 
@@ -209,12 +210,11 @@ def _between_and_beyond(result: BreakdownResult) -> Iterator[Finding]:
         yield Finding(
             code="curvature-breaks-earlier",
             severity="info",
-            message=f"by the slope at η = 0 the gradient changes too much from η = {slope:.2g} on, by the points of "
-            f"the grid from {trust:.2g}: a spike between them may be missed",
+            message=f"two readings disagree: curvature says η = {slope:.2g}, the steps tried say {trust:.2g}",
             value=trust / slope,
             limit=CURVATURE,
-            hint=f"Look closer with --eta {slope / 4.0:.1g}:{trust:.1g}:33; where that finds nothing, the curve bends "
-            "back.",
+            hint=f"The curve may have a spike between: look with --eta {slope / 4.0:.1g}:{trust:.1g}:33. Without one, "
+            f"{trust:.2g} holds.",
         )
     first = next((eta for eta, loss in zip(result.etas, result.losses, strict=True) if not math.isfinite(loss)), None)
     if first is not None:
@@ -223,13 +223,13 @@ def _between_and_beyond(result: BreakdownResult) -> Iterator[Finding]:
             severity="info",
             message=f"the loss is not finite from η = {first:.2g} on",
             value=first,
-            hint="An ordinary result at large steps; the smaller ones are unaffected.",
+            hint="This is usual for large steps; the numbers of smaller ones hold.",
         )
     linear = result.linear_trust_eta
     if isinstance(linear, Missing) and linear.code is Why.NO_SECOND_DERIVATIVE:  # no limit ended the measurement before
         yield Finding(
             code="no-second-derivative",
             severity="info",
-            message="the loss has no usable second derivative here, so linear_trust_eta is missing",
-            hint="The measured crossing does not need it.",
+            message="the loss has no second derivative here, so curvature was not read",
+            hint="The other numbers do not need it.",
         )

@@ -1,7 +1,7 @@
-"""The page a person sees: a sentence, the layers with the smallest trust first, theory beside truth."""
+"""The page a person sees: how far a step may go, on a ruler, and the layers that fail first."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 from rich.console import Group, RenderableType
@@ -11,114 +11,162 @@ from fromage_cli.counting import counted, first_names
 from fromage_cli.diagnostics.breakdown.derived import OTHER_GRADIENT, TOO_SMALL
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
 from fromage_cli.missing import Missing, Why, known
-from fromage_cli.optimizers.rule import FROMAGE
+from fromage_cli.optimizers.rule import FROMAGE, RULES
 from fromage_cli.probes.lines.direction import Still
 from fromage_cli.terminal.answer import PageStyle, Table
+from fromage_cli.terminal.page import ROWS, Fact, Mark, facts, ruler
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
-from fromage_cli.terminal.words import number, sparkline, visible
+from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, sparkline, visible
 from fromage_cli.theory.relative_trust import lemma2_rate
 
-ROWS = 8
-"""Layers shown without `--all`, beside those out of line with their siblings."""
 BREAKDOWN_SCALE = (1e-2, 1e1)
 """Ends of the scale on which the layers' curves are drawn."""
 SPARKS = 24
 """Characters of a sparkline at most."""
+FAR = 2.0
+"""Lemma 2's step over the measured one from which on it is said on the default page."""
 _ORDER = {"uncertifiable": 0.0, "below-grid": 0.0, "above-grid": math.inf}
 _SIGNS = {"uncertifiable": "none", "below-grid": "< ", "above-grid": "> "}
-
-
 _NOTHING = {
-    OTHER_GRADIENT: "Nothing is certain here: the loss does not change as its gradient says.",
-    TOO_SMALL: "Nothing is known here: the precision of the weights cannot make steps so small.",
+    OTHER_GRADIENT: "the loss does not change as its gradient says",
+    TOO_SMALL: "the precision of the weights cannot make steps so small",
 }
-"""What is said where no step is certified, whatever its size."""
+"""Why no step is sure to lower the loss, whatever its size."""
 
 
 def render(result: BreakdownResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
-    return Group(prose(summary(result), style), Text(""), _layers(result, style), _network(result, style))
+    said = [prose(sentence, style) for sentence in sentences(result)]
+    if not result.etas or _dead(result):
+        return Group(*said)
+    answer = [facts([*_facts(result)], style), *ruler("η", _marks(result), style)]
+    page = [*said, *([] if result.direction == "random" else answer), Text(""), _layers(result, style)]
+    page += _batches(result, style)
+    return Group(*page, *([Text(""), *_network(result, style)] if style.verbose else []))
 
 
-def summary(result: BreakdownResult) -> str:
-    """The answer in a few sentences."""
+def sentences(result: BreakdownResult) -> Iterator[str]:
+    """What stands before the numbers: what was moved, and what is unusual about it."""
     if not result.etas:
-        return "No point of the curve was measured."
+        yield "No step was measured."
+        return
+    if not result.complete:
+        yield f"Stopped early, after {counted(len(result.etas), 'step')}."
+    tried = counted(len(result.etas), "step")
+    if result.direction == "random":
+        yield f"A random direction tells how the gradient changes, not how far to go ({tried} tried)."
+    elif _dead(result):
+        but = first_names([visible(layer.name) for layer in result.layers])
+        still = sum(tensor.reason == Still.ZERO_GRADIENT for tensor in result.skipped)
+        yield f"Nothing has a gradient but {but}: {counted(still, 'tensor')} cannot learn on this batch."
+        yield "Dead units, or a head of zeros, pass no gradient on."
+    elif result.direction.startswith("to:"):
+        yield f"How much of the way to the other weights may be gone in one step ({tried} tried):"
+    elif result.direction == FROMAGE.name and not _whole(result):
+        yield f"How far one step may move each matrix, as η = ‖ΔW‖/‖W‖ ({tried} tried):"
+    else:
+        moved = "the network as a whole" if _whole(result) else "the fastest layer"
+        title = OPTIMIZER_TITLES.get(result.direction, result.direction)
+        if result.decay_left_out is not None:
+            yield f"The step is without its weight decay ({number(result.decay_left_out)})."
+        yield f"How far one {title} step may move {moved} (η = ‖ΔW‖/‖W‖, {len(result.etas)} tried):"
+
+
+def _dead(result: BreakdownResult) -> bool:
+    """Whether no matrix has a gradient, so that a limit would say nothing."""
     still = [tensor.name for tensor in result.skipped if tensor.reason == Still.ZERO_GRADIENT]
     chosen = all(tensor.reason in (Still.ZERO_GRADIENT, Still.NO_GRADIENT) for tensor in result.skipped)
-    dead = bool(still) and chosen and all(len(layer.shape) < 2 for layer in result.layers)
-    said = [] if result.complete else [f"Stopped early, after {counted(len(result.etas), 'point')}."]
-    if result.direction == "random":
-        said.append("A random direction: a curve, no certificate.")
-    elif dead:
-        but = first_names([visible(layer.name) for layer in result.layers])
-        said.append(f"Nothing has a gradient but {but}: {counted(len(still), 'tensor')} cannot learn on this batch.")
-        said.append("Dead units, or a head of zeros, pass none on.")
-    else:
-        limiting = visible(result.limiting_layer or "")
-        first = f"The first to give way is {limiting},"
-        ways = {
-            "uncertifiable": f"The step does not descend in {limiting}." if limiting else "",
-            "below-grid": f"{first} below the first point.",
-            "above-grid": "No tensor's gradient changes by as much as the step relies on.",
-            "crossing": f"{first} {_between(result.trust_eta, result.trust_eta_upper)}.",
-        }
-        said += [_certified(result), ways[result.trust_relation]]
-    least, increase = result.argmin_loss_eta, result.first_increase_eta
-    if not isinstance(least, Missing):
-        line = f"Along this line the loss is least {_between(least, result.argmin_loss_eta_upper)}"
-        if not isinstance(increase, Missing):
-            upper = result.first_increase_eta_upper
-            losses = dict(zip(result.etas, result.losses, strict=True))
-            lost = upper is not None and not math.isfinite(losses.get(upper, math.inf))
-            line += f" and {'no longer finite' if lost else 'first above its start'} {_between(increase, upper)}"
-        said.append(f"{line}.")
-    trust = known(result.trust_eta)
-    sized = any(layer.name not in result.without_size for layer in result.layers)
-    if result.direction == FROMAGE.name and trust is not None and result.depth.count >= 1 and sized:
-        allowed = lemma2_rate(1.0, result.depth.count)
-        ratio = allowed / trust
-        times = f"{ratio:.0f} ×" if ratio >= 10 else f"{ratio:.2g} ×"
-        said.append(f"Lemma 2 would allow η = {number(allowed)}, {times} as much.")
+    return result.direction != "random" and bool(still) and chosen and all(len(x.shape) < 2 for x in result.layers)
+
+
+def _whole(result: BreakdownResult) -> bool:
+    """Whether no layer has a size that a step could be relative to, so that the network's stands in."""
+    return bool(result.layers) and all(layer.name in result.without_size for layer in result.layers if layer.shape[1:])
+
+
+def _facts(result: BreakdownResult) -> Iterator[Fact]:
+    """How far a step is sure in every layer and as a whole, where the loss rises, and what theory would allow."""
+    limiting = visible(result.limiting_layer or "")
+    yield _fact(
+        result,
+        "Sure in every layer",
+        "trust",
+        {
+            "uncertifiable": f"in {limiting} the step points uphill" if limiting else "no layer could be judged",
+            "below-grid": f"{limiting} fails below the smallest step tried",
+            "above-grid": "every layer helps, as far as looked",
+            "crossing": f"{limiting} fails first",
+        },
+    )
+    yield _fact(
+        result,
+        "Sure as a whole",
+        "aggregate_trust",
+        {
+            "uncertifiable": "no step size is sure to lower the loss",
+            "below-grid": "not even the smallest step tried is sure to lower the loss",
+            "above-grid": "the loss is sure to fall, as far as looked",
+            "crossing": "the loss is sure to fall",
+        },
+    )
     if not isinstance(result.draws, Missing):
         low, high = number(result.draws.low), number(result.draws.high)
-        draws = f"Under {result.draws.count} other random draws"
-        said.append(f"{draws} Lemma 1 gives descent along the same step up to η ≈ {low} to {high}.")
-        said += ["Under one of them the step goes uphill."] if result.draws.low == 0.0 else []
-    if result.decay_left_out is not None:
-        said.append(f"Weight decay ({number(result.decay_left_out)}) is left out of this step.")
-    return " ".join(filter(None, said))
+        uphill = "; under one the step goes uphill" if result.draws.low == 0.0 else ""
+        yield Fact("", f"{low} to {high}", f"the same under {result.draws.count} other random draws{uphill}")
+    upper, losses = result.first_increase_eta_upper, dict(zip(result.etas, result.losses, strict=True))
+    lost = upper is not None and not math.isfinite(losses.get(upper, math.inf))
+    yield _fact(
+        result,
+        "Loss rises",
+        "first_increase",
+        {
+            "above-grid": "at no step tried",
+            "crossing": "the loss is no longer finite" if lost else "one such step raises the loss",
+        },
+    )
+    allowed, trust = _theory(result), known(result.trust_eta)
+    if allowed is not None and trust is not None and not 1.0 / FAR < allowed / trust < FAR:
+        ratio = allowed / trust
+        times = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
+        words = f"depth {result.depth.count}: {times} × the first number; do not use it"
+        yield Fact("Theory (Lemma 2)", number(allowed), words)
 
 
-def _certified(result: BreakdownResult) -> str:
-    """How far Lemma 1 reaches, all tensors summed, in the words of the direction."""
-    aggregate, upper = result.aggregate_trust_eta, result.aggregate_trust_eta_upper
-    eta = known(aggregate)
-    if isinstance(aggregate, Missing) and result.aggregate_trust_relation != "above-grid":
-        first = number(result.etas[0] if upper is None else upper)
-        nowhere = f"Not even at η = {first}, the first point, does Lemma 1 give descent on this batch."
-        return _NOTHING.get(aggregate, nowhere)
-    gives = "On this batch Lemma 1, with the measured breakdown, gives descent"
-    if eta is None:
-        return f"{gives} up to η = {number(result.etas[-1])}, the last point."
-    whole = bool(result.layers) and all(layer.name in result.without_size for layer in result.layers if layer.shape[1:])
-    if result.direction == FROMAGE.name:
-        moved = "the network as a whole" if whole else "every matrix"
-        return f"{gives} for steps that move {moved} by up to η ≈ {number(eta)} of its norm."
-    if result.direction.startswith("to:"):
-        return f"{gives} for up to η ≈ {number(eta)} of the way."
-    rate = number(eta * result.step_scale)
-    moved = "the network as a whole" if whole else "the fastest layer"
-    return f"{gives} for learning rates up to {rate}, which move {moved} by η ≈ {number(eta)} of its norm."
+def _fact(result: BreakdownResult, label: str, name: str, words: dict[str, str]) -> Fact:
+    """A place of the curve by the name of its fields; under an optimizer's rule with its learning rate."""
+    eta, relation = getattr(result, f"{name}_eta"), getattr(result, f"{name}_relation")
+    upper = getattr(result, f"{name}_eta_upper", None)
+    said = words.get(relation, "")
+    if isinstance(eta, Missing) and eta in _NOTHING:
+        said = _NOTHING[eta]
+    place = known(eta)
+    if place is not None and result.direction in RULES and result.direction != FROMAGE.name:
+        said = f"rate {number(place * result.step_scale)}; {said}"
+    return Fact(label, located(eta, relation, result.etas, upper), said)
 
 
-def _between(eta: float | Missing, upper: float | None) -> str:
-    """Where a place is: at a number, or between two where the curve beyond the first is not finite."""
-    return f"at η ≈ {number(eta)}" if upper is None else f"between η = {number(eta)} and {number(upper)}"
+def _theory(result: BreakdownResult) -> float | None:
+    """Lemma 2's relative step, where every layer moves by one along its gradient."""
+    sized = any(layer.name not in result.without_size for layer in result.layers)
+    if result.direction != FROMAGE.name or result.depth.count < 1 or not sized:
+        return None
+    return lemma2_rate(1.0, result.depth.count)
+
+
+def _marks(result: BreakdownResult) -> list[Mark]:
+    """The same places on the ruler, with the step of least loss."""
+    places = [
+        (known(result.trust_eta), "●", "every layer", "green"),
+        (known(result.aggregate_trust_eta), "◆", "as a whole", ""),
+        (known(result.argmin_loss_eta), "◇", "least loss", ""),
+        (known(result.first_increase_eta), "▲", "loss rises", "red"),
+        (_theory(result), "┊", "Lemma 2", ""),
+    ]
+    return [Mark(value, sign, words, colour) for value, sign, words, colour in places if value is not None]
 
 
 def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
-    """The layers with the smallest trust first, and what their columns are."""
+    """The layers that fail first, those out of line with their siblings, and what is hidden."""
 
     def trust(layer: LayerBreakdown) -> float:
         return _ORDER[layer.trust_relation] if isinstance(layer.trust_eta, Missing) else layer.trust_eta
@@ -126,37 +174,44 @@ def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
     ordered = sorted(result.layers, key=trust)
     odd = {each.name for each in result.out_of_line}
     shown = [layer for place, layer in enumerate(ordered) if style.show_all or place < ROWS or layer.name in odd]
+    hidden = [layer for layer in ordered if layer not in shown]
     same = result.direction == FROMAGE.name  # every layer moves by eta, straight against its gradient
+    ends = f", η {number(result.etas[0])}–{number(result.etas[-1])}" if result.etas else ""
     columns = [
         Column("layer", name=True),
-        Column("shape", left=True, optional=3),
-        Column("trust η"),
-        *(() if same else (Column("step/η", optional=2), Column("cos θ", optional=1))),
-        Column("depth", optional=4 if not same else 1),
-        Column("× model", optional=1),
-        Column("breakdown", left=True),
+        *((Column("shape", left=True, optional=3),) if style.verbose else ()),
+        Column("sure to η"),
+        *((Column("step/η", optional=2),) if style.verbose and not same else ()),
+        *(() if same else (Column("cos θ", optional=1),)),
+        *((Column("depth", optional=4),) if style.verbose else ()),
+        *((Column("× theory", optional=1),) if style.verbose or same else ()),
+        Column(f"gradient change{ends}", left=True),
     ]
     rows = [
         (
             layer.name,
-            "×".join(map(str, layer.shape)),
+            *(("×".join(map(str, layer.shape)),) if style.verbose else ()),
             located(layer.trust_eta, layer.trust_relation, result.etas, layer.trust_eta_upper),
-            *(() if same else (layer.relative_step, layer.cosine)),
-            layer.implied_depth,
-            layer.violation,
+            *((layer.relative_step,) if style.verbose and not same else ()),
+            *(() if same else (layer.cosine,)),
+            *((layer.implied_depth,) if style.verbose else ()),
+            *((layer.violation,) if style.verbose or same else ()),
             _curve_line([*map(known, layer.breakdown)], style, BREAKDOWN_SCALE),
         )
         for layer in shown
     ]
-    legend = ""
-    if result.etas:
-        legend = (
-            f"breakdown: .01 to 10 on a log scale, for η from {number(result.etas[0])} to {number(result.etas[-1])}. "
-            "depth: the one for which Lemma 2 would give this trust η. "
-            "× model: breakdown over what deep relative trust predicts."
-        )
-    hidden = hidden_rows(len(shown), len(ordered)) or [Text("")]
-    return Group(house_table(columns, rows, style), *hidden, prose(legend, style, "dim"))
+    sure = [eta for layer in hidden if (eta := known(layer.trust_eta)) is not None]
+    between = f"sure to {number(min(sure))} or further" if sure else ""
+    legend = [prose(LEGEND, style, "dim")] if style.verbose else []
+    table = house_table(columns, rows, style, [layer.name for layer in ordered])
+    return Group(table, *hidden_rows(len(shown), len(ordered), between), *legend)
+
+
+LEGEND = (
+    "Gradient change: relative to its size, from .01 to 10 on a log scale. depth: the layer behaves as in a "
+    "network of so many layers. × theory: how many times faster the gradient changes than predicted. step/η: how far "
+    "the layer moves for η = 1. cos θ: between step and negative gradient."
+)
 
 
 def _curve_line(values: Sequence[float | None], style: PageStyle, scale: tuple[float, float] | None = None) -> str:
@@ -176,20 +231,27 @@ def located(eta: float | Missing, relation: str, etas: Sequence[float], upper: f
     return "none" if eta.code is Why.UNCERTIFIABLE else "—"
 
 
-def _network(result: BreakdownResult, style: PageStyle) -> RenderableType:
-    """What was measured of the whole network beside what Lemma 2 promises, the loss, and each batch alone."""
+def _batches(result: BreakdownResult, style: PageStyle) -> list[Text]:
+    """Where several batches were given, how far a step of each alone is sure."""
+    if not result.batches:
+        return []
+    found = sorted(eta for batch in result.batches if (eta := known(batch.trust_eta)) is not None)
+    without = len(result.batches) - len(found)
+    words = [f"{number(found[0])} to {number(found[-1])}, median {number(median(found))}"] if found else []
+    words += [f"{without} without such a step among those tried"] if without else []
+    said = f"Each of {len(result.batches)} batches alone is sure in every layer to η = {'; '.join(words)}."
+    return [prose(said, style)]
+
+
+def _network(result: BreakdownResult, style: PageStyle) -> list[RenderableType]:
+    """What else is known of the whole network: curvature, the least loss, Lemma 2 for each way to count the depth."""
     etas, depth = result.etas, result.depth
-
-    def row(name: str, words: str, what: str) -> tuple[str, str, str]:
-        eta, relation = getattr(result, f"{name}_eta"), getattr(result, f"{name}_relation")
-        return words, located(eta, relation, etas, getattr(result, f"{name}_eta_upper", None)), what
-
     rows = [
-        row("trust", "measured crossing", "the smallest trust η"),
-        row("aggregate_trust", "all layers summed", "limit of the next step, by Lemma 1"),
-        row("linear_trust", "by curvature", "from the slope at η = 0"),
-        row("argmin_loss", "least loss", "along this line"),
-        row("first_increase", "loss above start", "first there, along this line"),
+        (words, located(getattr(result, f"{name}_eta"), getattr(result, f"{name}_relation"), etas, upper), what)
+        for name, upper, words, what in (
+            ("linear_trust", None, "from curvature", "sure in every layer, by the slope at η = 0"),
+            ("argmin_loss", result.argmin_loss_eta_upper, "least loss", "among the steps tried"),
+        )
     ]
     cosine = min((layer.cosine for layer in result.layers), default=0.0)
     if cosine > 0.0 and not result.direction.startswith("to:"):
@@ -203,15 +265,21 @@ def _network(result: BreakdownResult, style: PageStyle) -> RenderableType:
             if value
         ]
     columns = [Column("whole network", left=True), Column("η"), Column("what it is", left=True, optional=1)]
-    loss = Text(f"loss {number(result.loss)} at η = 0, then {_curve_line(result.losses, style)}")
-    page = [Text(""), house_table(columns, rows, style), loss]
-    if result.batches:
-        found = sorted(eta for batch in result.batches if (eta := known(batch.trust_eta)) is not None)
-        without = len(result.batches) - len(found)
-        words = [f"{number(found[0])} to {number(found[-1])}, median {number(median(found))}"] if found else []
-        words += [f"{without} without a crossing on the grid"] if without else []
-        page.append(prose(f"trust η of {len(result.batches)} batches alone: {'; '.join(words)}", style))
-    return Group(*page)
+    loss = f"loss {number(result.loss)} at η = 0, then {_curve_line(result.losses, style)}"
+    return [house_table(columns, rows, style), Text(loss)]
+
+
+def advise(result: BreakdownResult, checkpoint: str | None) -> str:
+    """What to do with the answer; empty where nothing was found sure."""
+    trust = known(result.trust_eta)
+    if trust is None or result.direction == "random" or result.direction.startswith("to:"):
+        return ""
+    if result.direction == FROMAGE.name:
+        place = "CKPT" if checkpoint is None else visible(checkpoint)
+        keep = f"keep each layer's ‖ΔW‖/‖W‖ below {100.0 * trust:.2g} %."
+        return f"{keep} In your learning rate: fromage-diag suggest-lr {place}"
+    rate = number(trust * result.step_scale)
+    return f"a step at a learning rate up to {rate} helps every layer. suggest-lr tells which rate to train at."
 
 
 def curve(result: BreakdownResult) -> Table:

@@ -202,4 +202,4 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
     if result.without_size:
         yield layers_without_size(result.without_size)
     if result.noise:
-        yield gradient_is_rounding(result.noise, " and has no say of its own")
+        yield gradient_is_rounding(result.noise)

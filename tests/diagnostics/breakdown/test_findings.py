@@ -64,7 +64,7 @@ def test_a_gradient_of_another_loss_is_a_warning(make_result: MakeResult) -> Non
 def test_steps_that_cannot_be_made_are_counted(make_result: MakeResult) -> None:
     finding = judge(make_result(loss_bounds=(TOO_SMALL, TOO_SMALL, -0.1, -0.1)))[0]
     assert (finding.code, finding.severity, finding.value) == ("steps-too-small", "info", 0.025)
-    assert "float32 cannot make steps of η = 0.025 or less (2 points)" in finding.message
+    assert "float32 cannot make steps of η = 0.025 or less: 2 steps not judged" in finding.message
 
 
 def test_rounding_is_no_warning_under_autocast(make_result: MakeResult, make_layer: MakeLayer) -> None:
@@ -111,7 +111,7 @@ def test_tensors_that_stand_still_are_counted(make_result: MakeResult, still_ten
     assert finding == Finding(
         "tensor-still",
         "info",
-        "1 tensor with zero weights or a zero step does not move: layers.2.weight",
+        "left out: 1 tensor of zeros or of zero steps: layers.2.weight",
         "layers.2.weight",
         1.0,
         0.0,
@@ -145,4 +145,4 @@ def test_a_slope_that_promises_far_less_than_the_curve_shows_asks_for_a_closer_l
 def test_layers_of_nearly_zero_weights_are_named(make_result: MakeResult) -> None:
     (finding,) = [each for each in judge(make_result(without_size=("token",))) if each.code == "layers-without-size"]
     assert (finding.severity, finding.layer) == ("info", "token")
-    assert finding.message.endswith("and η leaves them out: token")
+    assert finding.message.startswith("η does not count 1 layer with weights near zero: token")

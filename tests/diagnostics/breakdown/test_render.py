@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fromage_cli.diagnostics.breakdown.derived import NOWHERE, OTHER_GRADIENT, TOO_SMALL
-from fromage_cli.diagnostics.breakdown.render import curve, located, render, summary
+from fromage_cli.diagnostics.breakdown.render import advise, curve, located, render, sentences
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown, OutOfLine, SkippedTensor
 from tests.diagnostics.pages import compare, drawn
 
@@ -24,7 +24,7 @@ def test_the_page(make_result: MakeResult, width: int) -> None:
 
 def test_the_page_in_ascii(make_result: MakeResult) -> None:
     text = page(make_result(), ascii_only=True)
-    assert "trust eta" in text
+    assert "sure to eta" in text and "depth 2" in text
 
 
 def test_offenders_come_first_and_hidden_rows_are_counted(make_result: MakeResult, make_layer: MakeLayer) -> None:
@@ -33,55 +33,85 @@ def test_offenders_come_first_and_hidden_rows_are_counted(make_result: MakeResul
     text = page(make_result(layers=layers))
     lines = [line for line in text.splitlines() if "weight" in line or "ascends" in line]
     assert "ascends" in text.split("layers.11.weight")[0]
-    assert "5 of 13 rows hidden" in text
+    assert "8 more, sure to 0.093 or further: --all" in text
     assert "layers.0.weight" not in "".join(lines[1:])
     assert "layers.0.weight" in page(make_result(layers=layers), show_all=True)
 
 
-def test_every_relation_has_its_sentence(make_result: MakeResult) -> None:
+def test_every_relation_has_its_words(make_result: MakeResult) -> None:
     result = make_result()
-    assert "gives descent for steps that move every matrix by up to η ≈ 0.061" in summary(result)
-    assert "The first to give way is layers.0.weight, at η ≈ 0.05." in summary(result)
-    assert "below the first point" in summary(
-        replace(result, trust_eta=NOWHERE["below-grid"], trust_relation="below-grid")
-    )
+    text = page(result)
+    assert "How far one step may move each matrix, as η = ‖ΔW‖/‖W‖ (4 steps tried):" in text
+    assert "Sure in every layer  0.05   layers.0.weight fails first" in text
+    assert "Sure as a whole      0.061  the loss is sure to fall" in text
+    assert "Loss rises           0.041  one such step raises the loss" in text
+    below = page(replace(result, trust_eta=NOWHERE["below-grid"], trust_relation="below-grid"), 160)
+    assert "layers.0.weight fails below the smallest step tried" in below
     above = {"trust_eta": ABOVE, "trust_relation": "above-grid", "aggregate_trust_eta": ABOVE}
-    assert "up to η = 0.15, the last point" in summary(replace(result, **above, aggregate_trust_relation="above-grid"))
-    assert "does not descend in" in summary(
-        replace(result, trust_eta=NOWHERE["uncertifiable"], trust_relation="uncertifiable")
+    far = page(replace(result, **above, aggregate_trust_relation="above-grid"), 160)
+    assert "> 0.15" in far and "every layer helps, as far as looked" in far
+    assert "in layers.0.weight the step points uphill" in page(
+        replace(result, trust_eta=NOWHERE["uncertifiable"], trust_relation="uncertifiable"), 160
     )
-    below = replace(result, aggregate_trust_eta=NOWHERE["below-grid"], aggregate_trust_relation="below-grid")
-    assert "Not even at η = 0.01" in summary(below)
+    nowhere = replace(result, aggregate_trust_eta=NOWHERE["below-grid"], aggregate_trust_relation="below-grid")
+    assert "not even the smallest step tried is sure to lower the loss" in page(nowhere, 160)
+    for refused, words in ((OTHER_GRADIENT, "does not change as its gradient"), (TOO_SMALL, "cannot make steps so")):
+        assert words in page(
+            replace(result, aggregate_trust_eta=refused, aggregate_trust_relation="uncertifiable"), 160
+        )
+    lost = {"first_increase_eta_upper": 0.15, "argmin_loss_eta_upper": 0.06, "losses": (1.0, 1.0, 1.0, float("nan"))}
+    beside = page(replace(result, trust_eta_upper=0.06, **lost))
+    assert "0.05 to 0.06" in beside and "the loss is no longer finite" in beside
+
+
+def test_theory_is_shown_where_it_is_far_off(make_result: MakeResult) -> None:
+    result = replace(make_result(), trust_eta=0.01)
+    assert "Theory (Lemma 2)     0.414  depth 2: 41 × the first number; do not use it" in page(result)
+    near = page(replace(result, trust_eta=0.3))
+    assert "Theory" not in near and "┊ Lemma 2" in near
     names = tuple(layer.name for layer in result.layers)
-    whole = summary(replace(result, without_size=names))
-    assert "for steps that move the network as a whole by up to η ≈ 0.061" in whole and "Lemma 2" not in whole
-    assert "move the network as a whole" in summary(replace(result, without_size=names, direction="sgd"))
-    assert summary(replace(result, decay_left_out=0.3)).endswith(" Weight decay (0.3) is left out of this step.")
-    assert "No point" in summary(replace(result, etas=()))
-    assert summary(replace(result, complete=False)).startswith("Stopped early, after 4 points.")
-    overflow = {"aggregate_trust_eta_upper": 0.15, "first_increase_eta_upper": 0.15, "argmin_loss_eta_upper": 0.06}
-    beside = summary(replace(result, trust_eta_upper=0.06, **overflow))
-    assert "gives descent for steps that move every matrix by up to η ≈ 0.061" in beside
-    assert "way is layers.0.weight, between η = 0.05 and 0.06." in beside
-    assert "least between η = 0.02 and 0.06 and no longer finite between η = 0.041 and 0.15." in beside
-    for refused in (OTHER_GRADIENT, TOO_SMALL):
-        nothing = {"aggregate_trust_eta": refused, "aggregate_trust_relation": "uncertifiable"}
-        assert summary(replace(result, **nothing)).startswith("Nothing is ")
-    assert "learning rates up to 0.122" in summary(replace(result, direction="sgd", step_scale=2.0))
-    assert "up to η ≈ 0.061 of the way" in summary(replace(result, direction="to:other.pt"))
+    assert "Lemma 2" not in page(replace(result, without_size=names))
+
+
+def test_what_was_moved_is_said_first(make_result: MakeResult) -> None:
+    result = make_result()
+    names = tuple(layer.name for layer in result.layers)
+    assert "one Fromage step may move the network as a whole" in "".join(sentences(replace(result, without_size=names)))
+    sgd = replace(result, direction="sgd", step_scale=2.0)
+    assert "one SGD step may move the fastest layer" in "".join(sentences(sgd))
+    assert "rate 0.1; layers.0.weight fails first" in page(sgd)
+    assert next(sentences(replace(sgd, decay_left_out=0.3))) == "The step is without its weight decay (0.3)."
+    assert "of the way to the other weights" in "".join(sentences(replace(result, direction="to:other.pt")))
+    random = page(replace(result, direction="random"))
+    assert "A random direction" in random and "Sure" not in random
+    assert [*sentences(replace(result, etas=()))] == ["No step was measured."]
+    assert next(sentences(replace(result, complete=False))) == "Stopped early, after 4 steps."
 
 
 def test_a_network_without_gradients_is_given_no_limit(make_result: MakeResult, make_layer: MakeLayer) -> None:
     bias = make_layer("head.bias", shape=(10,))
     still = tuple(SkippedTensor(f"fc{index}.weight", "zero gradient") for index in (1, 2))
-    told = summary(make_result(layers=(bias,), skipped=still))
-    assert told.startswith(
-        "Nothing has a gradient but head.bias: 2 tensors cannot learn on this batch. "
-        "Dead units, or a head of zeros, pass none on. Along this line"
+    told = page(make_result(layers=(bias,), skipped=still))
+    assert told == (
+        "Nothing has a gradient but head.bias: 2 tensors cannot learn on this batch.\n"
+        "Dead units, or a head of zeros, pass no gradient on.\n"
     )
-    assert "Lemma 1" not in told
     for other in (make_result(skipped=still), make_result(layers=(bias,), skipped=(SkippedTensor("a", "excluded"),))):
-        assert "Nothing has a gradient" not in summary(other)
+        assert "Nothing has a gradient" not in page(other)
+
+
+def test_advice(make_result: MakeResult) -> None:
+    result = make_result()
+    keep = "keep each layer's ‖ΔW‖/‖W‖ below 5 %. In your learning rate: fromage-diag suggest-lr run/a.pt"
+    assert advise(result, "run/a.pt") == keep and advise(result, None).endswith(" CKPT")
+    assert "a learning rate up to 0.1 " in advise(replace(result, direction="sgd", step_scale=2.0), None)
+    for without in ({"direction": "random"}, {"direction": "to:b.pt"}, {"trust_eta": ABOVE}):
+        assert advise(replace(result, **without), None) == ""
+
+
+def test_more_under_verbose(make_result: MakeResult) -> None:
+    text = page(make_result(), 160, verbose=True)
+    assert all(word in text for word in ("from curvature", "Lemma 2, count", "shape", "depth:", "loss "))
 
 
 def test_places_outside_the_grid_are_bounded_by_its_ends() -> None:
@@ -112,4 +142,4 @@ def test_the_curve_has_a_row_for_each_layer_and_eta(make_result: MakeResult) -> 
 def test_a_layer_out_of_line_is_shown_among_the_first(make_result: MakeResult, make_layer: MakeLayer) -> None:
     layers = tuple(make_layer(f"layers.{index}.weight", trust_eta=0.01 * (index + 1)) for index in range(12))
     text = page(make_result(layers=layers, out_of_line=(OutOfLine("layers.10.weight", "weights", 9.7),)))
-    assert "layers.10.weight" in text and "layers.9.weight" not in text and "3 of 12 rows hidden" in text
+    assert "layers.10 " in text and "layers.9 " not in text and "6 more" in text
