@@ -137,6 +137,11 @@ def records(items: Sequence[object]) -> Table:
     return Table(tuple(columns), tuple(tuple(row.get(name) for name in columns) for row in rows))
 
 
+def summary(numbers: Sequence[tuple[str, object, str]]) -> Table:
+    """The headline of an answer as a table: name, value and unit of each number; a missing one is an empty cell."""
+    return Table(("name", "value", "unit"), tuple(numbers))
+
+
 def _cells(item: object, prefix: str = "") -> list[tuple[str, object]]:
     cells: list[tuple[str, object]] = []
     kind: Any = type(item)

@@ -50,7 +50,7 @@ ReloadOption = Annotated[
 ]
 
 
-@diagnostic(tables=("layers", "curve"), estimate=True)
+@diagnostic(tables=("layers", "curve", "summary"), estimate=True)
 def command(
     ckpt: CheckpointArgument = None,
     *,
@@ -76,7 +76,7 @@ def command(
     from fromage_cli.diagnostics.breakdown.cost import estimate, expected_work
     from fromage_cli.diagnostics.breakdown.findings import judge
     from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
-    from fromage_cli.diagnostics.breakdown.render import advise, curve, render
+    from fromage_cli.diagnostics.breakdown.render import advise, curve, headline, render
     from fromage_cli.probes.cost import gradients
     from fromage_cli.probes.lines.direction import moving_tensors
 
@@ -100,7 +100,11 @@ def command(
     answer = Answer(
         result=result,
         page=lambda style: render(result, style),
-        tables={"layers": lambda: records(result.layers), "curve": lambda: curve(result)},
+        tables={
+            "layers": lambda: records(result.layers),
+            "curve": lambda: curve(result),
+            "summary": lambda: headline(result),
+        },
         findings=judge(result),
         header=(f"loss {number(result.loss)}",),
         advice=advise(result, ckpt),

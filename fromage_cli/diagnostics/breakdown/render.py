@@ -13,7 +13,7 @@ from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreak
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optimizers.rule import FROMAGE, RULES
 from fromage_cli.probes.lines.direction import Still
-from fromage_cli.terminal.answer import PageStyle, Table
+from fromage_cli.terminal.answer import PageStyle, Table, summary
 from fromage_cli.terminal.page import ROWS, Fact, Mark, facts, ruler
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, sparkline, visible
@@ -280,6 +280,22 @@ def advise(result: BreakdownResult, checkpoint: str | None) -> str:
         return f"{keep} In your learning rate: fromage-diag suggest-lr {place}"
     rate = number(trust * result.step_scale)
     return f"a step at a learning rate up to {rate} helps every layer. suggest-lr tells which rate to train at."
+
+
+def headline(result: BreakdownResult) -> Table:
+    """The numbers that the page begins with."""
+    step = "of the way" if result.direction.startswith("to:") else "relative step"
+    return summary(
+        [
+            ("sure_in_every_layer", result.trust_eta, step),
+            ("sure_as_a_whole", result.aggregate_trust_eta, step),
+            ("loss_rises", result.first_increase_eta, step),
+            ("least_loss", result.argmin_loss_eta, step),
+            ("lemma2", _theory(result), step),
+            ("fails_first", result.limiting_layer, "layer"),
+            ("loss", result.loss, "loss"),
+        ]
+    )
 
 
 def curve(result: BreakdownResult) -> Table:

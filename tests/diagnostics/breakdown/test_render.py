@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fromage_cli.diagnostics.breakdown.derived import NOWHERE, OTHER_GRADIENT, TOO_SMALL
-from fromage_cli.diagnostics.breakdown.render import advise, curve, located, render, sentences
+from fromage_cli.diagnostics.breakdown.render import advise, curve, headline, located, render, sentences
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown, OutOfLine, SkippedTensor
 from tests.diagnostics.pages import compare, drawn
 
@@ -143,3 +143,11 @@ def test_a_layer_out_of_line_is_shown_among_the_first(make_result: MakeResult, m
     layers = tuple(make_layer(f"layers.{index}.weight", trust_eta=0.01 * (index + 1)) for index in range(12))
     text = page(make_result(layers=layers, out_of_line=(OutOfLine("layers.10.weight", "weights", 9.7),)))
     assert "layers.10 " in text and "layers.9 " not in text and "6 more" in text
+
+
+def test_the_headline_as_a_table(make_result: MakeResult) -> None:
+    table = headline(make_result(aggregate_trust_eta=ABOVE))
+    assert table.columns == ("name", "value", "unit")
+    assert table.rows[0] == ("sure_in_every_layer", 0.05, "relative step")
+    assert dict(row[:2] for row in table.rows)["fails_first"] == "layers.0.weight"
+    assert headline(make_result(direction="to:b.pt")).rows[1] == ("sure_as_a_whole", 0.061, "of the way")
