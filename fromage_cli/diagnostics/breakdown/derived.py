@@ -1,7 +1,8 @@
 """What is derived from a measured ray: each layer's trust, the network's, and what theory predicted for it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 
 from fromage_cli.diagnostics.breakdown.result import LayerBreakdown, OutOfLine
@@ -214,35 +215,84 @@ def loss_points(ray: Ray, base: float) -> tuple[list[float], list[float]]:
     return [eta for eta, _ in kept], [change for _, change in kept]
 
 
-def network_trust(layers: Sequence[LayerBreakdown]) -> tuple[Point, str | None]:
-    """The smallest trust eta; a tensor without certificate, or one that crosses below the grid, decides at once."""
+@dataclass(frozen=True)
+class JudgedGroup:
+    """Tensors that are judged together: a layer alone, or all vectors, whose step is one group of Lemma 1."""
 
-    def excess(layer: LayerBreakdown) -> float:
-        """How far a tensor without trust is from it: by its cosine, or by its breakdown at the first point."""
-        first = next(iter(filter(None, map(known, layer.breakdown))), None)
-        return -layer.cosine if layer.cosine <= 0.0 or first is None else first / layer.cosine
+    moves: tuple[Move, ...]
 
-    for relation in ("uncertifiable", "below-grid"):
-        found = [layer for layer in layers if layer.trust_relation == relation]
-        if found:
-            first = max(found, key=excess)
-            return Point(None, relation, first.trust_eta_upper), first.name
-    crossing = [(eta, layer) for layer in layers if (eta := known(layer.trust_eta)) is not None]
+    def mean(self, value: Callable[[Move], float]) -> float:
+        """The mean of a quantity over the tensors, each weighed by ||g|| ||dW||."""
+        weights = [move.gradient_norm * move.step_norm for move in self.moves]
+        total = math.fsum(weights)
+        return math.fsum(weight / total * value(move) for weight, move in zip(weights, self.moves, strict=True))
+
+    @property
+    def cosine(self) -> float:
+        """Between the group's step and its negative gradient, as Lemma 1 weighs it."""
+        return self.mean(lambda move: move.cosine)
+
+    def heaviest(self, value: Callable[[Move], float]) -> str:
+        """The tensor with the largest part in that mean."""
+        return max(self.moves, key=lambda move: move.gradient_norm * move.step_norm * value(move)).tensor.name
+
+
+def judged_groups(direction: Direction, ray: Ray) -> list[JudgedGroup]:
+    """Every layer by itself and all vectors together, without tensors whose gradient is rounding or zero."""
+    moves = [
+        move
+        for move in direction.moves
+        if move.gradient_norm * move.step_norm > 0.0 and not is_noise(_noise_floor(move, ray), ray)
+    ]
+    vectors = tuple(move for move in moves if not move.tensor.is_layer)
+    groups = [JudgedGroup((move,)) for move in moves if move.tensor.is_layer]
+    return [*groups, JudgedGroup(vectors)] if vectors else groups
+
+
+def network_trust(direction: Direction, ray: Ray) -> tuple[Point, str | None]:
+    """How far a step helps every layer, the vectors counting as one, and the tensor that fails first.
+
+    A group whose step points uphill, or that fails below the grid, decides at once.
+    """
+    groups = judged_groups(direction, ray)
+    for group in sorted(groups, key=lambda group: group.cosine):
+        if group.cosine <= 0.0:
+            return Point(None, "uncertifiable"), group.heaviest(lambda move: -move.cosine)
+    paths = {move.tensor.name: _path(move, ray) for group in groups for move in group.moves}
+
+    def place(group: JudgedGroup, index: int) -> float:
+        """The group's breakdown at a judged point."""
+        return group.mean(lambda move: paths[move.tensor.name][index])
+
+    count = len(ray.judged)
+    found = [
+        (first_crossing(ray.judged, [place(group, index) for index in range(count)], group.cosine), group)
+        for group in groups
+    ]
+    below = [(point, group) for point, group in found if point.relation == "below-grid"]
+    if below:
+        point, worst = max(below, key=lambda one: place(one[1], 0) / one[1].cosine)
+        return replace(point, eta=None), worst.heaviest(lambda move: paths[move.tensor.name][0])
+    crossing = [(point.eta, point, group) for point, group in found if point.eta is not None]
     if not crossing:
         return Point(None, "above-grid"), None
-    least, first = min(crossing, key=lambda one: one[0])
-    return Point(least, "crossing", first.trust_eta_upper), first.name
+    eta, point, first = min(crossing, key=lambda one: one[0])
+    reached = next(index for index, judged in enumerate(ray.judged) if judged >= eta)
+    return point, first.heaviest(lambda move: paths[move.tensor.name][reached])
 
 
 def linear_trust(direction: Direction, products: Mapping[str, float] | None, ray: Ray) -> tuple[float | None, str]:
-    """Least over all tensors of cos / b'(0), b'(0) = ||(H d)_l|| / ||g_l||, from one product with the direction."""
-    moves = [move for move in direction.moves if not is_noise(_noise_floor(move, ray), ray)]
-    if not direction.certifies or any(move.cosine <= 0.0 for move in moves):
+    """Least over the groups of cos / b'(0), b'(0) = ||(H d)_l|| / ||g_l||, from one product with the direction."""
+    groups = judged_groups(direction, ray)
+    if not direction.certifies or any(group.cosine <= 0.0 for group in groups):
         return None, "uncertifiable"
     if products is None:
         return None, "unavailable"
-    slopes = [products.get(move.tensor.name, 0.0) / move.gradient_norm / move.cosine for move in moves]
-    steepest = max(slopes, default=0.0)
+
+    def slope(move: Move) -> float:
+        return products.get(move.tensor.name, 0.0) / move.gradient_norm
+
+    steepest = max((group.mean(slope) / group.cosine for group in groups), default=0.0)
     if not math.isfinite(steepest):
         return None, "unavailable"
     return (1.0 / steepest, "crossing") if steepest > 0.0 else (None, "above-grid")

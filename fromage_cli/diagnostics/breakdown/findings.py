@@ -71,7 +71,8 @@ def _first_order(result: BreakdownResult) -> Iterator[Finding]:
 def _trust(result: BreakdownResult) -> Iterator[Finding]:
     """Layers that limit the step severely, and layers in which it does not descend."""
     early = []
-    for layer in result.layers:
+    matrices = [layer for layer in result.layers if len(layer.shape) > 1]  # vectors are judged together
+    for layer in matrices or result.layers:
         eta = layer.trust_eta_upper if layer.trust_relation == "below-grid" else known(layer.trust_eta)
         step = known(layer.relative_step)
         # the way to another checkpoint is no update that could be made smaller

@@ -67,7 +67,7 @@ def measure(
         stopped = limit
     predicted = derived.predicted(direction, ray.etas)
     moved = [derived.layer_breakdown(move, ray, predicted, refused) for move in direction.moves]
-    found = _layers(moved, ray, refused, show_vectors, rounds=problem.autocast)
+    found = _layers(moved, direction, ray, refused, show_vectors=show_vectors, rounds=problem.autocast)
     withheld = check.contradicted or found.hidden
     linear = (None, nowhere.relation) if withheld else derived.linear_trust(direction, products, ray)
     places, changes = derived.loss_points(ray, base)
@@ -139,7 +139,13 @@ class _Layers:
 
 
 def _layers(
-    moved: Sequence[LayerBreakdown], ray: Ray, refused: Missing | None, show_vectors: bool, rounds: bool
+    moved: Sequence[LayerBreakdown],
+    direction: Direction,
+    ray: Ray,
+    refused: Missing | None,
+    *,
+    show_vectors: bool,
+    rounds: bool,
 ) -> _Layers:
     """Which of the tensors that move are shown, and what they say; `rounds`: under autocast."""
     noise = tuple(layer.name for layer in moved if derived.is_noise(known(layer.noise_floor), ray))
@@ -147,7 +153,7 @@ def _layers(
     unread = refused or (derived.ROUNDED_LAYER if hidden else None)
     trust, limiting = Point(None, "uncertifiable"), None
     if unread is None:
-        trust, limiting = derived.network_trust([layer for layer in moved if layer.name not in noise])
+        trust, limiting = derived.network_trust(direction, ray)
     shown = show_vectors or all(len(layer.shape) < 2 for layer in moved)
     layers = tuple(layer for layer in moved if shown or len(layer.shape) > 1 or layer.name == limiting)
     return _Layers(layers, noise, trust, limiting, unread, hidden)

@@ -87,6 +87,8 @@ def _whole(result: BreakdownResult) -> bool:
 def _facts(result: BreakdownResult) -> Iterator[Fact]:
     """How far a step is sure in every layer and as a whole, where the loss rises, and what theory would allow."""
     limiting = visible(result.limiting_layer or "")
+    shapes = {layer.name: layer.shape for layer in result.layers}
+    vectors = len(shapes.get(result.limiting_layer or "", (0, 0))) < 2 and any(len(x) > 1 for x in shapes.values())
     yield _fact(
         result,
         "Sure in every layer",
@@ -95,7 +97,7 @@ def _facts(result: BreakdownResult) -> Iterator[Fact]:
             "uncertifiable": f"in {limiting} the step points uphill" if limiting else "no layer could be judged",
             "below-grid": f"{limiting} fails below the smallest step tried",
             "above-grid": "every layer helps, as far as looked",
-            "crossing": f"{limiting} fails first",
+            "crossing": f"vectors fail first, {limiting} most" if vectors else f"{limiting} fails first",
         },
     )
     yield _fact(

@@ -127,11 +127,38 @@ def test_only_losses_that_changed_by_more_than_rounding_are_read() -> None:
     assert places == [0.04, 0.08] and changes[0] == pytest.approx(-0.3) and math.isnan(changes[1])
 
 
-def test_the_worst_tensor_below_the_grid_limits_the_network() -> None:
+def test_the_worst_layer_below_the_grid_limits_the_network() -> None:
     found = ray([0.6, 0.7, 0.8, 0.9], [1.6, 1.7, 1.8, 1.9])
+    point, limiting = derived.network_trust(direction(FIRST, SECOND), found)
+    assert (point.relation, point.upper, limiting) == ("below-grid", 0.01, "second")
+
+
+def test_the_network_is_as_sure_as_its_first_layer_alone() -> None:
+    found = ray([0.1, 0.6, 0.2, 0.1], [0.1, 0.2, 0.3, 1.4])
     layers = [derived.layer_breakdown(m, found, [1.0] * 4, None) for m in (FIRST, SECOND)]
-    point, limiting = derived.network_trust(layers)
-    assert (point.relation, limiting) == ("below-grid", "second")
+    point, limiting = derived.network_trust(direction(FIRST, SECOND), found)
+    assert (point.eta, limiting) == (layers[0].trust_eta, "first")
+    assert derived.network_trust(direction(SECOND), found)[0].eta == layers[1].trust_eta
+    assert derived.network_trust(direction(FIRST), ray([0.1] * 4, [0.1] * 4)) == (Point(None, "above-grid"), None)
+    up = move("up", -0.1, 1.0, 3, 3)
+    found.changes["up"], found.floors["up"] = [0.1] * 4, 0.0
+    assert derived.network_trust(direction(FIRST, up), found) == (Point(None, "uncertifiable"), "up")
+
+
+def test_vectors_are_judged_together_each_by_its_share_of_the_descent() -> None:
+    """One with b = 20 eta and cosine .1 is sure to .005 alone; beside it stands one three times as large."""
+    small, large = move("small", 0.1, 1.0, 3), move("large", 0.9, 3.0, 3)
+    found = ray([0.01, 0.01, 0.01, 0.01], [0.01, 0.01, 0.01, 0.01])
+    found.changes |= {"small": [5.0 * 20.0 * eta for eta in ETAS], "large": [5.0 * 20.0 * eta for eta in ETAS]}
+    found.floors |= {"small": 0.0, "large": 0.0}
+    line = direction(FIRST, small, large)
+    point, limiting = derived.network_trust(line, found)
+    assert point.eta == pytest.approx((0.1 + 3.0 * 0.9) / 4.0 / 20.0) and limiting == "large"
+    slopes = {"first": 0.0, "small": 5.0 * 20.0, "large": 5.0 * 20.0}
+    assert derived.linear_trust(line, slopes, found)[0] == pytest.approx(point.eta)
+    uphill = move("uphill", -0.9, 3.0, 3)
+    found.changes["uphill"], found.floors["uphill"] = [0.1] * 4, 0.0
+    assert derived.network_trust(direction(FIRST, small, uphill), found) == (Point(None, "uncertifiable"), "uphill")
 
 
 def test_a_place_is_a_number_or_the_side_of_the_grid_that_it_lies_on() -> None:
