@@ -106,6 +106,8 @@ class Answer:
     advice: str = ""
     """What the reader can do now: the last line of a page. Of warnings and failures the remedy stands there instead."""
     findings: tuple[Finding, ...] = ()
+    told: tuple[str, ...] = ()
+    """Kinds of findings that the page says itself; below it they stand only under `-v`."""
     checkpoints: tuple[CheckpointRecord, ...] = ()
     problem: ProblemRecord | None = None
     provenance: Provenance | None = None

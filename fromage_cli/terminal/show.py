@@ -109,8 +109,8 @@ def page(answer: Answer, stream: TextIO | None) -> str:
     )
     parts: list[RenderableType] = [header(answer.header, style), Text("")] if answer.header else []
     parts.append(answer.page(style))
-    if answer.findings:
-        parts.append(finding_list(answer.findings, style))
+    if findings := [found for found in answer.findings if style.verbose or found.code not in answer.told]:
+        parts.append(finding_list(findings, style))
     own = answer.advice if worst_severity(answer) == "info" else ""
     if advice := own or gravest_remedy(answer.findings):
         parts.append(what_now(advice, style))

@@ -13,6 +13,7 @@ from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from fromage_cli.counting import first_names
 from fromage_cli.findings import Finding
 from fromage_cli.missing import Missing, Why
 from fromage_cli.terminal.answer import PageStyle
@@ -215,20 +216,26 @@ _COLOURS = {"info": "dim", "warn": "yellow", "fail": "bold red"}
 
 
 def finding_list(findings: Sequence[Finding], style: PageStyle) -> RenderableType:
-    """Each finding beside its severity; of many of one kind the first few without `--all`, remedies under `-v`."""
+    """Each finding beside its severity, layers of which the same is said in one line; remedies under `-v`.
+
+    Of many of one kind the first few stand there without `--all`.
+    """
     grid = RichTable.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for (code, severity), group in groupby(findings, key=lambda finding: (finding.code, finding.severity)):
-        alike = list(group)
-        shown = alike if style.show_all else alike[:ALIKE]
-        for finding in shown:
-            layer = f"{finding.layer}: " if finding.layer else ""
-            grid.add_row(Text(severity, _COLOURS[severity]), prose(f"{layer}{finding.message}", style))
+        alike: dict[str, list[Finding]] = {}
+        for finding in group:
+            alike.setdefault(finding.message, []).append(finding)
+        shown = list(alike.items()) if style.show_all else list(alike.items())[:ALIKE]
+        for message, found in shown:
+            names = [finding.layer for finding in found if finding.layer]
+            layers = (", ".join(names) if style.show_all else first_names(names)) + ": " * bool(names)
+            grid.add_row(Text(severity, _COLOURS[severity]), prose(layers + message, style))
         if len(shown) < len(alike):
             grid.add_row("", Text(f"{len(alike) - len(shown)} more of {code}; --all shows them", "dim"))
-        if shown[-1].hint and style.verbose:
-            grid.add_row("", prose(shown[-1].hint, style))
+        if shown[-1][1][-1].hint and style.verbose:
+            grid.add_row("", prose(shown[-1][1][-1].hint, style))
     return grid
 
 

@@ -70,6 +70,13 @@ def test_pages_stand_below_each_other(many):
     assert many([answer("a"), answer("b")], "--format", "rich")[1] == "page of a\n\npage of b\n"
 
 
+def test_what_the_page_says_itself_is_repeated_under_verbose_alone(many):
+    said = replace(answer("a", "warn"), told=("found",))
+    assert many([said], "--format", "rich")[1] == "page of a\n"
+    assert many([said], "--format", "rich", "-v")[1].startswith("page of a\nwarn  in a\n")
+    assert json.loads(many([said], "--json")[1])["status"] == "warn"
+
+
 def test_one_table_with_the_checkpoint_in_front(many):
     rows = list(csv.DictReader(io.StringIO(many([answer("a"), answer("b")], "--format", "csv")[1])))
     assert [(row["checkpoint"], row["layer"], row["extra"]) for row in rows] == [("a", "a.w", ""), ("b", "b.w", "2")]

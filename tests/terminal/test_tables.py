@@ -110,3 +110,13 @@ def test_a_missing_number_is_a_dash():
     console.print(house_table(COLUMNS[:2], [("a", Missing(Why.NO_RISE, "none was seen"))], PageStyle()))
     table = console.file.getvalue()  # type: ignore[attr-defined]
     assert "—" in table and "none" not in table
+
+
+def test_layers_of_which_the_same_is_said_share_a_line():
+    found = [Finding("a", "info", "doubles", name) for name in ("v", "w", "x", "y")]
+    found += [Finding("a", "info", f"says {count}", "z") for count in range(3)]
+    for everything, first, last in ((False, "v, w, x …", "1 more of a;"), (True, "v, w, x, y", "z: says 2")):
+        console = Console(file=io.StringIO(), width=80, color_system=None)
+        console.print(finding_list(found, PageStyle(show_all=everything)))
+        shown = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert len(shown) == 4 and shown[0].strip() == f"info  {first}: doubles" and last in shown[-1]
