@@ -39,15 +39,16 @@ DirectionOption = Annotated[
     typer.Option(
         metavar="fromage|sgd|adam|random|to:CKPT",
         parser=choice_or_name(*NAMES, *RULES),
-        help="How the weights move; fromage: every layer by the same relative step.",
+        help="Direction of the step: fromage moves every layer by the same relative step.",
     ),
 ]
 EtaOption = Annotated[
-    str, typer.Option(metavar="MIN:MAX:COUNT|LIST", help="Relative steps: log-spaced, or comma-separated.")
+    str,
+    typer.Option(
+        metavar="MIN:MAX:COUNT|LIST", help="Relative steps to try: a log-spaced range, or a list with commas."
+    ),
 ]
-ReloadOption = Annotated[
-    bool, typer.Option(help="Read weights from the checkpoint at each step instead of keeping a copy.")
-]
+ReloadOption = Annotated[bool, typer.Option(help="Save memory: read the weights from disk again for each step.")]
 
 
 @diagnostic(tables=("layers", "curve", "summary"), estimate=True)

@@ -63,7 +63,7 @@ def draw(result: BreakdownResult, subject: str) -> Figure:
     direction = result.direction
     if direction.startswith(TO):
         direction = TO + last_two(direction.removeprefix(TO))
-    points = counted(len(result.etas), "point") if result.etas else "no point was measured"
+    points = counted(len(result.etas), "step") + " tried" if result.etas else "no step was measured"
     conditions = f"direction {middle(visible(direction), 60)}; {counted(len(result.layers), 'layer')}; {points}"
     figure.text(0.02, 0.922, conditions, color="#444444")
     etas = result.etas or (1e-4, 1.0)
@@ -123,7 +123,7 @@ def _loss_panel(axes: Axes, result: BreakdownResult) -> None:
     if not isinstance(result.argmin_loss_eta, Missing):
         entries.append(_mark(axes, result.argmin_loss_eta, "least loss: ", color=LEAST, marker="o"))
     if not isinstance(result.first_increase_eta, Missing):
-        entries.append(_mark(axes, result.first_increase_eta, "above its start from ", color=INCREASE, marker="^"))
+        entries.append(_mark(axes, result.first_increase_eta, "loss rises: ", color=INCREASE, marker="^"))
     _trust_lines(axes, result)
     _legend(axes, entries)
 
@@ -142,19 +142,21 @@ def _mark(axes: Axes, eta: float, words: str, color: str, marker: str) -> Entry:
 
 
 def _trust_lines(axes: Axes, result: BreakdownResult) -> list[Entry]:
-    """The measured crossing and, for comparison, the relative step of Lemma 2."""
+    """How far a step is sure in every layer and, for comparison, the relative step of Lemma 2."""
     entries = []
     if not isinstance(result.trust_eta, Missing):
         line = axes.axvline(result.trust_eta, color=TRUST, linewidth=1.3)
         first = result.limiting_layer or ""
         drawn = "" if first in {layer.name for layer in result.layers} else " (not drawn)"
-        entries.append((line, f"trust η = {number(result.trust_eta)}, the first crossing:\n{_name(first)}{drawn}"))
+        entries.append(
+            (line, f"sure in every layer: η = {number(result.trust_eta)}\nfirst to fail: {_name(first)}{drawn}")
+        )
     lemma = lemma2_eta(result)
     if lemma is not None:
         line = axes.axvline(lemma, color=TRUST, linestyle=(0, (1, 1.6)), linewidth=1.6)
         low, high = axes.get_xlim()
         beyond = "" if low <= lemma <= high else ", off this axis"
-        entries.append((line, f"Lemma 2, depth {result.depth.count}: η = {number(lemma)}{beyond}"))
+        entries.append((line, f"Lemma 2 (theory), depth {result.depth.count}: η = {number(lemma)}{beyond}"))
     return entries
 
 
@@ -193,12 +195,12 @@ def _layers(axes: Axes, result: BreakdownResult) -> list[Entry]:
 
 
 def _breakdown_panel(axes: Axes, result: BreakdownResult) -> None:
-    """Every layer's breakdown, coloured by depth; the model, the cosine, the crossing and the noise beside it."""
+    """Every layer's curve, coloured by depth; prediction, cosine, the first layer to fail and rounding beside it."""
     low, high = breakdown_window(result)
     axes.set_yscale("log")
     axes.set_ylim(low, high)
     log_ticks(axes.yaxis, low, high)
-    axes.set_ylabel("relative gradient breakdown b(η) (no unit)")
+    axes.set_ylabel("relative change of the gradient (no unit)")
     entries, cosines = _layers(axes, result), _cosines(result)
     # what the breakdown is held against: a line where all layers agree
     least, most = min(cosines, default=0.0), max(cosines, default=0.0)
@@ -209,16 +211,16 @@ def _breakdown_panel(axes: Axes, result: BreakdownResult) -> None:
         else:
             style: dict[str, Any] = {"facecolor": COSINES, "edgecolor": COSINE, "linewidth": 0.8, "zorder": 0.5}
             held, words = axes.axhspan(max(least, low), most, **style), f"{number(least)} to {number(most)}"
-        entries.append((held, f"cos θ = {words}, to stay below"))
+        entries.append((held, f"a layer helps while below {words}"))
     entries += _trust_lines(axes, result)
     style = {"linestyle": DASHED, "zorder": 3, **(_dots(1, 5.0) if len(result.etas) == 1 else {})}
     frobenius = _curve(axes, result.etas, result.predicted, color=BLACK, **style)
     spectral = _curve(axes, result.etas, result.predicted_spectral, color=SPECTRAL, **style)
-    entries += [(frobenius, "deep relative trust"), (spectral, "deep relative trust, spectral norm")]
+    entries += [(frobenius, "predicted change"), (spectral, "predicted, spectral norm")]
     noise = max(_finite([known(one.noise_floor) for one in result.layers if one.name not in result.noise]), default=0.0)
     if noise > 0.0:  # what repeating the evaluation changes, up to the noisiest layer
         band = axes.axhspan(low, max(noise, low), color=NOISE, linewidth=0, zorder=0.2)
-        entries.append((band, f"noise floor {number(noise)}{'' if noise > low else ', below this axis'}"))
+        entries.append((band, f"rounding changes it by {number(noise)}{'' if noise > low else ', below this axis'}"))
     _legend(axes, entries)
 
 

@@ -68,23 +68,23 @@ def test_an_svg_names_the_curves_and_every_mark(make_result: Make) -> None:
     shown = words(plot.draw(make_result(etas=(1e-3, 1e-2, 1e-1, 1.0)), "mlp/step-5.pt, step 5", "svg"))
     for text in (
         "mlp/step-5.pt, step 5",
-        "direction fromage; 2 layers; 4 points",
+        "direction fromage; 2 layers; 4 steps tried",
         "relative step η (no unit)",
         "relative gradient breakdown b(η) (no unit)",
         "loss on the batch",
         "loss at η = 0: 0.5",
         "least loss: η = 0.02",
-        "above its start from η = 0.041",
+        "loss rises: η = 0.041",
         "layers.0.weight",
         "layers.1.weight",
-        "cos θ = 1, to stay below",
-        "Lemma 2, depth 2: η = 0.414",
-        "deep relative trust",
-        "deep relative trust, spectral norm",
-        "noise floor 1e-07, below this axis",
+        "a layer helps while below 1",
+        "Lemma 2 (theory), depth 2: η = 0.414",
+        "predicted change",
+        "predicted, spectral norm",
+        "rounding changes it by 1e-07, below this axis",
     ):
         assert text in shown
-    assert any("trust η = 0.05" in text for text in shown)
+    assert any("sure in every layer: η = 0.05" in text for text in shown)
     assert "first layer" not in shown
 
 
@@ -167,9 +167,9 @@ def test_many_layers_are_told_apart_by_depth(make_result: Make, make_layer: Any)
 def test_differing_cosines_are_a_band_and_noise_is_left_out(make_result: Make, make_layer: Any) -> None:
     layers = (make_layer("a", cosine=0.25), make_layer("b", cosine=0.75), make_layer("c", cosine=-0.5, noise_floor=2.0))
     shown = words(plot.draw(make_result(layers=layers, noise=("c",)), "mlp", "svg"))
-    assert "cos θ = 0.25 to 0.75, to stay below" in shown
+    assert "a layer helps while below 0.25 to 0.75" in shown
     assert "c, only rounding" in shown
-    assert "noise floor 1e-07, below this axis" in shown
+    assert "rounding changes it by 1e-07, below this axis" in shown
 
 
 def test_a_vector_that_limits_is_named_though_it_has_no_curve(make_result: Make) -> None:
@@ -188,7 +188,7 @@ def test_a_vector_that_limits_is_named_though_it_has_no_curve(make_result: Make)
 def test_the_axis_says_what_eta_is(make_result: Make, direction: str, axis: str) -> None:
     shown = words(plot.draw(make_result(direction=direction, step_scale=0.002), "mlp", "svg"))
     assert axis in shown
-    assert any("cos θ" in text for text in shown) == (direction != "random")
+    assert any("a layer helps" in text for text in shown) == (direction != "random")
     assert any("Lemma 2" in text for text in shown) == (direction != "random")
 
 
@@ -259,9 +259,9 @@ def test_any_grid_can_be_drawn(make_result: Make, etas: tuple[float, float]) -> 
 def test_what_is_missing_is_left_out(make_result: Make) -> None:
     missing = dict.fromkeys(("trust_eta", "argmin_loss_eta", "first_increase_eta"), NOWHERE["above-grid"])
     shown = words(plot.draw(make_result(layers=(), limiting_layer=None, **missing), "mlp", "svg"))
-    for text in ("trust η", "least loss", "above its start", "Lemma 2", "cos θ", "noise"):
+    for text in ("sure in every layer", "least loss", "loss rises", "Lemma 2", "a layer helps", "rounding changes"):
         assert not any(text in line for line in shown)
-    assert "direction fromage; 0 layers; 4 points" in shown
+    assert "direction fromage; 0 layers; 4 steps tried" in shown
 
 
 def test_the_title_is_the_checkpoint_or_the_model() -> None:
@@ -315,7 +315,7 @@ def test_a_partial_result_is_drawn_too(run: Run, tmp_path: Path, monkeypatch: py
     points = len(json.loads(out)["result"]["etas"])
     assert code == 7
     assert 0 < points < 17
-    assert any(f"{points} point" in text for text in words(target.read_bytes()))
+    assert any(f"{points} step" in text for text in words(target.read_bytes()))
     assert "the plot was written" in err
 
 
