@@ -70,7 +70,7 @@ def test_an_svg_names_the_curves_and_every_mark(make_result: Make) -> None:
         "mlp/step-5.pt, step 5",
         "direction fromage; 2 layers; 4 steps tried",
         "relative step η (no unit)",
-        "relative gradient breakdown b(η) (no unit)",
+        "relative change of the gradient (no unit)",
         "loss on the batch",
         "loss at η = 0: 0.5",
         "least loss: η = 0.02",
