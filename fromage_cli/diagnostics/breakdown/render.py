@@ -182,7 +182,7 @@ def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
     columns = [
         Column("layer", name=True),
         *((Column("shape", left=True, optional=3),) if style.verbose else ()),
-        Column("sure to η"),
+        *(() if result.direction == "random" else (Column("sure to η"),)),
         *((Column("step/η", optional=2),) if style.verbose and not same else ()),
         *(() if same else (Column("cos θ", optional=1),)),
         *((Column("depth", optional=4),) if style.verbose else ()),
@@ -193,7 +193,7 @@ def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
         (
             layer.name,
             *(("×".join(map(str, layer.shape)),) if style.verbose else ()),
-            located(layer.trust_eta, layer.trust_relation, result.etas, layer.trust_eta_upper),
+            *(() if result.direction == "random" else (located_in(layer, result.etas),)),
             *((layer.relative_step,) if style.verbose and not same else ()),
             *(() if same else (layer.cosine,)),
             *((layer.implied_depth,) if style.verbose else ()),
@@ -220,6 +220,11 @@ def _curve_line(values: Sequence[float | None], style: PageStyle, scale: tuple[f
     """A curve over the grid, thinned to at most `SPARKS` points."""
     step = max(1, math.ceil(len(values) / SPARKS))
     return sparkline(values[::step], log=True, scale=scale, ascii_only=style.ascii_only)
+
+
+def located_in(layer: LayerBreakdown, etas: Sequence[float]) -> str:
+    """How far a step is sure in one layer."""
+    return located(layer.trust_eta, layer.trust_relation, etas, layer.trust_eta_upper)
 
 
 def located(eta: float | Missing, relation: str, etas: Sequence[float], upper: float | None = None) -> str:
@@ -273,8 +278,12 @@ def _network(result: BreakdownResult, style: PageStyle) -> list[RenderableType]:
 
 def advise(result: BreakdownResult, checkpoint: str | None) -> str:
     """What to do with the answer; empty where nothing was found sure."""
-    trust = known(result.trust_eta)
-    if trust is None or result.direction == "random" or result.direction.startswith("to:"):
+    if result.direction == "random":
+        return "for how far a step may go, leave --direction out."
+    trust, whole = known(result.trust_eta), known(result.aggregate_trust_eta)
+    if result.direction.startswith("to:"):
+        return "" if whole is None else f"go at most {100.0 * whole:.2g} % of the way at once, then measure again."
+    if trust is None:
         return ""
     if result.direction == FROMAGE.name:
         place = "CKPT" if checkpoint is None else visible(checkpoint)
