@@ -99,6 +99,7 @@ class Checkpoint:
     read_optimizer: Callable[[], OptimizerState | None] | None = field(default=None, repr=False, compare=False)
     names: tuple[PickledName, ...] = field(default=(), repr=False)  # classes and functions that pickles in it name
 
+    picked: tuple[str, ...] = ()  # which of a directory's steps it is, in a sentence
     url: str | None = None  # where it really is, if not on a local disk; `path` is then a temporary copy
 
     @property

@@ -118,7 +118,7 @@ def _open_local(
     through: Callable[[Contents], Contents] = lambda contents: contents,
 ) -> Checkpoint:
     """Open what a path leads to: its weights, read `through` what fetches them, with what stands beside them."""
-    weights, step, notes = _find_weights(given)
+    weights, step, picked, notes = _find_weights(given)
     contents = with_whole_weights(through(_read(weights, choice)))
     if not contents.entries:
         raise InputError(
@@ -150,6 +150,7 @@ def _open_local(
         stripped=stripped.prefixes,
         key=contents.key,
         notes=(*notes, *contents.notes, *trainer.notes, *stripped.notes),
+        picked=picked,
         tied=tuple(tuple(shorter[stored] for stored in group) for group in contents.tied),
         weights=weights,
         stored_names=stripped.names,
@@ -176,20 +177,20 @@ def _saved_optimizer(
     return found
 
 
-def _find_weights(path: Path) -> tuple[Path, int | None, Iterable[str]]:
-    """Return the weights file, the step that names tell, and the notes on the choice."""
+def _find_weights(path: Path) -> tuple[Path, int | None, tuple[str, ...], Iterable[str]]:
+    """Return the weights file, the step that names tell, which of several it is, and what was passed over."""
     status_of(path)
     weights = own_weights(path) if path.is_dir() else path
     if weights is None:
         try:
-            step, notes = highest_step(path)
-            return step.weights, step.number if step.counts == "step" else None, notes
+            step, picked, skipped = highest_step(path)
+            return step.weights, step.number if step.counts == "step" else None, picked, skipped
         except InputError:
             weights = latest_in(path)
             if weights is None:
                 raise
     told = step_in_name(weights.stem)
-    return weights, told if told is not None else step_of_directory(weights.absolute().parent.name), ()
+    return weights, told if told is not None else step_of_directory(weights.absolute().parent.name), (), ()
 
 
 def _read(path: Path, choice: Choice) -> Contents:

@@ -1,6 +1,6 @@
 """From parsed options to what a command starts from: the checkpoint, the problem, and what is said about them."""
 
-from fromage_cli.intake.intake import Intake, checkpoint_record, given_settings
+from fromage_cli.intake.intake import Intake, checkpoint_record, given_settings, short_place
 from fromage_cli.intake.opening import declared_by, open_problem, torch_device
 from fromage_cli.intake.run_intake import RunSchedule, find_schedule, gather_run
 
@@ -13,5 +13,6 @@ __all__ = [
     "gather_run",
     "given_settings",
     "open_problem",
+    "short_place",
     "torch_device",
 ]

@@ -118,7 +118,7 @@ def open_problem(
         notes,
         build=lambda seed: build(seed=seed)[0],
         findings=tuple(doubts),
-        details=(f"model: {description}", rows),
+        details=(*(checkpoint.picked if checkpoint is not None else ()), f"model: {description}", rows),
     )
 
 

@@ -11,6 +11,10 @@ SAMPLES = Path(__file__).parents[2] / "sample_checkpoints"
 LINES = 24
 """Of a terminal: the prompt takes one."""
 SCREENS = [
+    "inspect mlp-16/step-000440.safetensors",
+    "inspect char-gpt",
+    "inspect char-gpt --safety",
+    "inspect mlp-2/step-000000.safetensors mlp-2/step-000440.safetensors",
     "breakdown mlp-16/step-000440.safetensors",
     "breakdown mlp-2/step-000440.safetensors --direction sgd",
     "breakdown char-gpt/step-000860.pt --model models.py:char_gpt --direction adam",

@@ -67,18 +67,19 @@ def _steps_below(directory: Path) -> tuple[str, ...]:
     )
 
 
-def highest_step(directory: Path) -> tuple[Step, tuple[str, ...]]:
-    """Return the last complete step of a run's directory and the notes on the choice; InputError when there is none."""
+def highest_step(directory: Path) -> tuple[Step, tuple[str, ...], tuple[str, ...]]:
+    """Return the last complete step of a run's directory, a note on it where there are several, and on skipped ones.
+
+    Raises InputError when there is none.
+    """
     candidates, _ = _one_each(_numbered(directory))
     faults: list[str] = []
     for step in reversed(candidates):
         if fault := _fault(step):
             faults.append(fault)
             continue
-        choice = (
-            f"Took {step.path.name!r}, the highest complete {step.counts} of {len(candidates)} in {quoted(directory)}."
-        )
-        return step, (choice, *faults) if len(candidates) > 1 else ()
+        picked = f"Took {step.path.name!r}, the highest complete {step.counts} of {len(candidates)} in "
+        return step, (f"{picked}{quoted(directory)}.",) if len(candidates) > 1 else (), tuple(faults)
     raise without_weights(directory, tuple(faults))
 
 

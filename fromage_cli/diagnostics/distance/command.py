@@ -82,6 +82,7 @@ def command(
         findings=judge(result),
         provenance=Provenance(device="cpu", dtype="float64"),
         notes=tuple(notes),
+        details=tuple(f"{label}: {note}" for label, one in zip("AB", opened, strict=True) for note in one.picked),
         settings={"tensors": chosen},
         error=error,
     )

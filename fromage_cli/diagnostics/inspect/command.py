@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from fromage_cli.errors import FromageError, UsageError
-from fromage_cli.intake import checkpoint_record
+from fromage_cli.intake import checkpoint_record, short_place
 from fromage_cli.terminal.answer import Answer, Estimate, Provenance, estimate_answer, records
 from fromage_cli.terminal.options import CheckpointOptions, OutputOptions, diagnostic
 from fromage_cli.terminal.progress import Advance, progress
+from fromage_cli.terminal.words import visible
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
@@ -20,28 +21,29 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-@diagnostic(tables=("tensors", "groups", "dtypes", "safety", "logs"), estimate=True)
+@diagnostic(tables=("tensors", "groups", "dtypes", "safety", "logs", "summary"), estimate=True)
 def command(
     ckpt: Annotated[
         list[str], typer.Argument(metavar="CKPT…", help="Checkpoints: files, or directories of one or of a run.")
     ],
     *,
     headers: Annotated[
-        bool, typer.Option("--headers", help="Names, dtypes and shapes alone; no data is read.")
+        bool, typer.Option("--headers", help="Show names, dtypes and shapes only. No weights are read, so it is fast.")
     ] = False,
     spectrum: Annotated[
-        bool, typer.Option("--spectrum", help="Spectral norm, stable rank and condition number of every matrix too.")
+        bool,
+        typer.Option("--spectrum", help="Also compute spectral norm, stable rank and condition number of each matrix."),
     ] = False,
     safety: Annotated[
-        bool, typer.Option("--safety", help="What its pickles name and would run elsewhere; weights are not read.")
+        bool, typer.Option("--safety", help="Show what torch.load would run. Weights are not read.")
     ] = False,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Print the cost in bytes and seconds, and stop.")
+        bool, typer.Option("--estimate", help="Print the cost in bytes and seconds, then stop.")
     ] = False,
     checkpoint: CheckpointOptions,
     output: OutputOptions,
 ) -> list[Answer | FromageError]:
-    """What is in this file: format, step, tensors, norms, dtypes, NaN and Inf, ties, the optimizer and its settings?"""
+    """What is in this file, and is anything wrong with it: NaN, Inf, tensors of zeros, code that would run?"""
     if headers and spectrum:
         raise UsageError("--headers reads no data, --spectrum needs it.", hint="give one of them")
 
@@ -74,7 +76,9 @@ def command(
 
     from fromage_cli.diagnostics.inspect.comparison import compare
 
-    return _each(compare(inspected), _answer)
+    compared = compare(inspected)
+    last = next((one for one in reversed(compared) if not isinstance(one, FromageError)), None)
+    return _each(compared, lambda one: _answer(one, brief=len(ckpt) > 1, last=one is last))
 
 
 def _each(items: Sequence[Item | FromageError], function: Callable[[Item], Made]) -> list[Made | FromageError]:
@@ -91,15 +95,17 @@ def _each(items: Sequence[Item | FromageError], function: Callable[[Item], Made]
 def _survey(path: str) -> Answer:
     from fromage_cli.checkpoints.storage.remote import printable_url
     from fromage_cli.diagnostics.inspect.findings import judge_safety
-    from fromage_cli.diagnostics.inspect.render import render_safety
+    from fromage_cli.diagnostics.inspect.render import render_safety, safety_header, safety_headline
     from fromage_cli.diagnostics.inspect.safety import survey
 
     result = survey(path)
     return Answer(
         result=result,
-        page=lambda style: render_safety(result, style, printable_url(path)),
-        tables={"safety": lambda: records(result.safety)},
+        page=lambda style: render_safety(result, style),
+        tables={"safety": lambda: records(result.safety), "summary": lambda: safety_headline(result)},
         findings=judge_safety(result),
+        header=safety_header(result, printable_url(path)),
+        advice="other loaders can open this file without running its code.",
     )
 
 
@@ -115,26 +121,33 @@ def _inspect(checkpoint: "Checkpoint", headers: bool, spectrum: bool, digested: 
     return Inspected(checkpoint, result, digests or {}, notes)
 
 
-def _answer(inspected: "Inspected") -> Answer:
+def _answer(inspected: "Inspected", brief: bool, last: bool) -> Answer:
+    """What was found in one checkpoint; of several a `brief` page each, and what to do now below the `last`."""
     from fromage_cli.diagnostics.inspect.findings import judge
-    from fromage_cli.diagnostics.inspect.render import render
+    from fromage_cli.diagnostics.inspect.render import header, headline, render
 
     checkpoint, result = inspected.checkpoint, inspected.result
-    path = checkpoint.place
+    record = checkpoint_record(checkpoint)
+    single = f"fromage-diag suggest-lr {visible(checkpoint.place)} shows which rate to train at."
+    several = "fromage-diag norms, with the same files, shows which layers grow; distance compares two of them."
     return Answer(
         result=result,
-        page=lambda style: render(result, style, path),
+        page=lambda style: render(result, style, brief),
         tables={
             "tensors": lambda: records(result.tensors),
             "groups": lambda: records(result.optimizer.groups if result.optimizer else ()),
             "dtypes": lambda: records(result.totals.dtypes),
             "safety": lambda: records(result.safety),
             "logs": lambda: records(result.logs),
+            "summary": lambda: headline(result),
         },
         findings=judge(result),
-        checkpoints=(checkpoint_record(checkpoint),),
+        header=(short_place(record), *header(result)),
+        advice=(several if brief else single) if last else "",
+        checkpoints=(record,),
         provenance=Provenance(device="cpu", dtype="float64"),
         notes=(*checkpoint.notes, *inspected.notes),
+        details=checkpoint.picked,
     )
 
 

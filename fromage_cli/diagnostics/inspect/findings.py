@@ -20,22 +20,21 @@ def judge_safety(result: InspectResult | SafetyResult) -> tuple[Finding, ...]:
     dangerous = [entry for entry in result.safety if entry.verdict == "dangerous"]
     names = [entry.name if not entry.module else f"{entry.module}.{entry.name}" for entry in dangerous]
     if names:
-        acts = "1 name that runs code or reaches" if len(names) == 1 else f"{len(names)} names that run code or reach"
-        message = f"the file has {acts} files in an ordinary loader"
-        hint = "Nothing was run here. Load it elsewhere only if you trust its source; save weights as safetensors."
+        acts = "name runs code or reaches" if len(names) == 1 else "names run code or reach"
+        message = f"in an ordinary loader {len(names)} {acts} files"
+        hint = "load it elsewhere only if you trust its source, and save weights as safetensors."
         found.append(replace(about_names("pickle-runs-code", "warn", names, message, hint, limit=0.0), layer=None))
     unknown = [f"{entry.module}.{entry.name}" for entry in result.safety if entry.verdict == "unknown"]
     if unknown and isinstance(result, SafetyResult):  # elsewhere a note names them
         names = list(dict.fromkeys(unknown))
-        message = f"the file has {counted(len(names), 'name')} not known to be harmless"
-        hint = (
-            "An ordinary loader imports the module, and runs its code to make the object. Look at who wrote it first."
-        )
+        are = "name is" if len(names) == 1 else "names are"
+        message = f"{len(names)} {are} not known to be harmless"
+        hint = "find out who wrote these modules first: an ordinary loader imports them and runs their code."
         found.append(replace(about_names("pickle-names-unknown", "warn", names, message, hint, limit=0.0), layer=None))
     unread = result.unread if isinstance(result, SafetyResult) else ()
     if unread:
-        message = f"{counted(len(unread), 'part')} of it could not be looked into"
-        hint = "What is in there is not known, and may run code in an ordinary loader; see `read in part`."
+        message = f"{counted(len(unread), 'part')} could not be looked into"
+        hint = "treat these parts as code: an ordinary loader may run what is in them."
         found.append(replace(about_names("not-all-read", "warn", unread, message, hint, limit=0.0), layer=None))
     return tuple(found)
 
@@ -50,10 +49,10 @@ def _contents(result: InspectResult) -> Iterator[Finding]:
                 code="tensor-not-finite",
                 severity="fail",
                 layer=tensor.name,
-                message=f"{' and '.join(kinds)} of {tensor.elements} entries",
+                message=f"{' and '.join(kinds)} of its {tensor.elements} entries",
                 value=float(nonfinite),
                 limit=0.0,
-                hint="Go back to an earlier checkpoint: no step from here makes them finite again.",
+                hint="go back to an earlier checkpoint. No training step makes these entries finite again.",
             )
     for log in result.logs:
         if log.not_finite:
@@ -63,13 +62,13 @@ def _contents(result: InspectResult) -> Iterator[Finding]:
                 message=f"the training loss in {log.file} is not finite in {log.not_finite} of {log.records} records",
                 value=float(log.not_finite),
                 limit=0.0,
-                hint="Weights from after the first of them may be spoilt; take the last checkpoint before.",
+                hint="take the last checkpoint before the loss was first not finite.",
             )
     matrices = [tensor for tensor in result.tensors if len(tensor.shape) > 1 and tensor.elements]
     names = [tensor.name for tensor in matrices if tensor.zeros == tensor.elements]
     if names:
-        zero = f"every entry of {counted(len(names), 'tensor')} with two or more dimensions is zero"
-        hint = "Usual for branches that start at zero; otherwise the layer was never trained or has died."
+        zero = f"{len(names)} {'matrix holds' if len(names) == 1 else 'matrices hold'} nothing but zeros"
+        hint = "this is usual for branches that start at zero. Otherwise the layer was never trained or has died."
         yield about_names("tensor-all-zero", "info", names, zero, hint)
     if result.optimizer is not None and result.optimizer.never_updated:
         yield never_updated(result.optimizer.never_updated)
@@ -77,5 +76,5 @@ def _contents(result: InspectResult) -> Iterator[Finding]:
     if same is not None and same.layers:
         yield layers_unchanged(same.layers, same.layer_count, same.checkpoints)
     for group in known(result.duplicates) or ():
-        hint = "Shared weights that were saved once for each name, or copies that have not been trained yet."
+        hint = "these are shared weights saved under each name, or copies that were not trained yet."
         yield about_names("tensors-equal", "info", group, f"{counted(len(group), 'tensor')} hold the same bytes", hint)

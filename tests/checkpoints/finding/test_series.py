@@ -41,8 +41,8 @@ def test_steps_are_found_and_sorted_by_number(tmp_path, names):
     checkpoint = open_checkpoint(str(tmp_path))
     assert checkpoint.weights == tmp_path / names[-1]
     if len(names) > 1:
-        assert f"Took {members[-1].name!r}, the highest complete" in checkpoint.notes[0]
-        assert f"of {len(names)} in" in checkpoint.notes[0]
+        assert f"Took {members[-1].name!r}, the highest complete" in checkpoint.picked[0]
+        assert f"of {len(names)} in" in checkpoint.picked[0]
 
 
 def test_a_file_is_a_series_of_one(tmp_path):
@@ -65,7 +65,7 @@ def test_incomplete_steps_are_skipped_and_named(tmp_path):
     assert len(series.notes) == 4
     checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.step == 300
-    skipped = " ".join(checkpoint.notes[1:])
+    skipped = " ".join(checkpoint.notes)
     assert all(name in skipped for name in ("'step-600.safetensors'", "'checkpoint-500'", "'step-400.pt'"))
     assert "'step-200.safetensors'" not in skipped
     assert "expects" in skipped
@@ -100,7 +100,7 @@ def test_epochs_are_not_steps(tmp_path):
     save(tmp_path / "epoch_12.pt")
     checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.step is None
-    assert "highest complete epoch of 2" in checkpoint.notes[0]
+    assert "highest complete epoch of 2" in checkpoint.picked[0]
 
 
 def test_a_run_with_weights_at_its_top_names_its_steps(tmp_path):

@@ -78,7 +78,7 @@ def test_the_highest_complete_step_of_a_run(copy):
     (later / "__1_0.distcp").unlink()
     checkpoint = open_checkpoint(copy.parent)
     assert checkpoint.weights == copy / ".metadata"
-    assert "1 of 2 shards are missing" in checkpoint.notes[1]
+    assert "1 of 2 shards are missing" in checkpoint.notes[0]
     assert open_checkpoint(copy / ".metadata").parameters == checkpoint.parameters
 
 
