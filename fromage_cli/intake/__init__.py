@@ -2,7 +2,7 @@
 
 from fromage_cli.intake.intake import Intake, checkpoint_record, given_settings, short_place
 from fromage_cli.intake.opening import declared_by, open_problem, torch_device
-from fromage_cli.intake.run_intake import RunSchedule, find_schedule, gather_run
+from fromage_cli.intake.run_intake import RunSchedule, find_schedule, gather_run, trained_by
 
 __all__ = [
     "Intake",
@@ -15,4 +15,5 @@ __all__ = [
     "open_problem",
     "short_place",
     "torch_device",
+    "trained_by",
 ]

@@ -17,6 +17,7 @@ from fromage_cli.terminal.answer import Answer, Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import ScheduleOptions
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, NameOptions, RunOptions
 from fromage_cli.terminal.progress import Advance, Work, progress
+from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
 from fromage_cli.theory.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -117,16 +118,34 @@ class RunIntake:
         completed = self.intake.complete(answer) if self.intake is not None else answer
         notes = dict.fromkeys((*self.notes, *completed.notes, *self.left_out))
         records = tuple(map(checkpoint_record, self.checkpoints))
-        return replace(completed, header=(*self.header, *answer.header), notes=tuple(notes), checkpoints=records)
+        model = () if self.intake is None else self.intake.header[1:2]
+        header = (*self.header, *answer.header, *model)
+        return replace(completed, header=header, notes=tuple(notes), checkpoints=records)
 
     @property
     def header(self) -> tuple[str, ...]:
-        """The run, its checkpoints, and the model where there is one, in a few words each."""
+        """The run and its checkpoints, in a few words each."""
         first, last = self.checkpoints[0], self.checkpoints[-1]
         run = PurePath(first.path).parent.name or PurePath(first.path).stem
         steps = "" if first.step is None or last.step is None else f", step {first.step} to {last.step}"
-        model = () if self.intake is None else self.intake.header[1:2]
-        return run, f"{counted(len(self.checkpoints), 'checkpoint')}{steps}", *model
+        if first is last and last.step is not None:
+            steps = f", step {last.step}"
+        return run, f"{counted(len(self.checkpoints), 'checkpoint')}{steps}"
+
+
+def trained_by(settings: Mapping[str, object]) -> tuple[str, ...]:
+    """The optimizer and its settings as a header says them, from what the flags became."""
+    name, rate, momentum = settings["optimizer"], settings["lr"], settings["momentum"]
+    decay, epoch = settings["weight_decay"], settings["steps_per_epoch"]
+    if name is None:
+        return ()
+    at = f" at {number(rate)}" if isinstance(rate, float) else ""
+    return (
+        f"{OPTIMIZER_TITLES.get(str(name), name)}{at}",
+        f"weight decay {number(decay)}" if isinstance(decay, float) and decay else "",
+        f"{epoch} steps an epoch" if epoch else "",
+        f"momentum {number(momentum)}" if isinstance(momentum, float) and momentum else "",
+    )
 
 
 def gather_run(names: Sequence[str], model: ModelOptions, tensors: NameOptions) -> RunIntake:

@@ -18,6 +18,8 @@ SCREENS = [
     "breakdown mlp-16/step-000440.safetensors",
     "breakdown mlp-2/step-000440.safetensors --direction sgd",
     "breakdown char-gpt/step-000860.pt --model models.py:char_gpt --direction adam",
+    "norms convnet-lars --optimizer lars --model models.py:convnet",
+    "norms mlp-16",
 ]
 
 

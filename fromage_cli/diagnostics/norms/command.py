@@ -1,11 +1,9 @@
 """`fromage-diag norms`."""
 
-from typing import TYPE_CHECKING
-
-from fromage_cli.intake import gather_run, given_settings
+from fromage_cli.intake import gather_run, given_settings, trained_by
 from fromage_cli.missing import found_of
 from fromage_cli.terminal import session
-from fromage_cli.terminal.answer import Answer, PageStyle, Provenance, Table, records
+from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.optimizer_options import TrainingOptions
 from fromage_cli.terminal.options import (
     BatchOptions,
@@ -17,11 +15,8 @@ from fromage_cli.terminal.options import (
     diagnostic,
 )
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
-
-@diagnostic(tables=("layers", "steps"), estimate=True)
+@diagnostic(tables=("layers", "steps", "summary"), estimate=True)
 def command(
     ckpt: RunArgument,
     *,
@@ -70,24 +65,23 @@ def command(
 
         result = measure(series.checkpoints, series.names, settings, tests, done)
 
-    def page(style: PageStyle) -> "RenderableType":
-        from fromage_cli.diagnostics.norms.render import render  # brings rich
-
-        return render(result, style)
-
-    def steps() -> Table:
-        from fromage_cli.diagnostics.norms.render import curve
-
-        return curve(result)
+    from fromage_cli.diagnostics.norms.render import TOLD, advise, curve, headline, render
 
     return series.complete(
         Answer(
             result=result,
-            page=page,
-            tables={"layers": lambda: records(result.layers), "steps": steps},
+            page=lambda style: render(result, style),
+            tables={
+                "layers": lambda: records(result.layers),
+                "steps": lambda: curve(result),
+                "summary": lambda: headline(result),
+            },
+            header=trained_by(settings.flags),
+            advice=advise(result),
             findings=judge(result),
+            told=TOLD,
             provenance=Provenance(device="cpu", dtype="float64"),
-            notes=(*settings.notes, *vectors_left_out(series.checkpoints[-1], *tensors.globs)),
+            details=(*settings.notes, *vectors_left_out(series.checkpoints[-1], *tensors.globs)),
             settings=settings.flags,
             error=limit,
         )

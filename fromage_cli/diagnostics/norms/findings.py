@@ -5,23 +5,26 @@ import re
 from collections.abc import Iterator, Sequence
 
 from fromage_cli.counting import counted
-from fromage_cli.diagnostics.norms.result import NormsResult
+from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult
 from fromage_cli.findings import Finding, layers_unchanged, never_updated
 from fromage_cli.missing import Missing, known
+from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
 from fromage_cli.theory.growth import is_drift
 
-REMEDY = "Divide the update by √(1+η²) as Fromage does, decay the weights, or bound their norm."
+REMEDY = "To stop the growth, decay the weights, bound their norm, or divide each update by √(1+η²) (as Fromage does)."
 DECAYED = (
-    "The weight decay slows this down until the norm settles; intrinsic-lr tells where and when. Dividing the update "
-    "by √(1+η²) as Fromage does, or a bound on the norm, holds it at once."
+    "Weight decay slows this down until the norm settles; intrinsic-lr tells where and when. To hold the norm at once, "
+    "bound it, or divide each update by √(1+η²) (as Fromage does)."
 )
 """Where the optimizer decays the weights already."""
 GREW = "Lower the learning rate, warm it up for longer, decay the weights, or bound their norm."
-SHRANK = "The weight decay, or the rate, is too large for what the gradient gives: lower it."
+SHRANK = (
+    "Lower the weight decay or the learning rate: together they shrink the weights faster than the gradient grows them."
+)
 FELT = "none"
-"""Verdict on a layer whose scale the network feels."""
-LAW = 0.1
-"""Relative distance within which growth is that of the law: momentum and a finite step leave a few per cent."""
+"""Verdict on a layer whose scale changes the outputs."""
+NEAR = 0.1
+"""Relative distance within which growth is as predicted: momentum and a finite step leave a few per cent."""
 DOUBLING = 10.0
 """Growth of an invariant layer is told when its norm doubles within so many times the series' length."""
 HORIZON = 10.0
@@ -70,7 +73,7 @@ def _not_finite(result: NormsResult) -> Iterator[Finding]:
                 severity="fail",
                 layer=layer.name,
                 message=f"its norm is not finite at {bad} of {len(layer.norms)} steps",
-                hint="Go back to the last checkpoint before; inspect counts the entries.",
+                hint="Go back to the last checkpoint before that. inspect counts the entries that are not finite.",
             )
     end, length = _span(result)
     limit = end + HORIZON * length
@@ -83,7 +86,7 @@ def _not_finite(result: NormsResult) -> Iterator[Finding]:
                 code="norm-overflows",
                 severity="warn",
                 layer=layer.name,
-                message=f"if it goes on growing its largest entry leaves {layer.dtype} at step {step:.0f}{epoch}",
+                message=f"at this growth its largest entry overflows {layer.dtype} at step {step:.0f}{epoch}",
                 value=step,
                 limit=limit,
                 hint=REMEDY,
@@ -139,47 +142,83 @@ def _changes(result: NormsResult) -> Iterator[Finding]:
             severity="info",
             layer=layer.name,
             message=f"its norm became {jump.factor:.3g} × as large from step {jump.from_step} to {jump.to_step}, "
-            f"out of line with the rest of the run{others}",
+            f"unlike the rest of the run{others}",
             value=jump.factor,
             limit=JUMP if jump.factor > 1.0 else 1 / JUMP,
-            hint="Look at the loss between the two: a spike, another rate, or a restart without the optimizer's state.",
+            hint="Look at the loss between the two steps. Usual causes: a spike, another learning rate, or a restart "
+            "without the optimizer's state.",
         )
+
+
+def doubling(layer: LayerNorms) -> float:
+    """Steps in which the norm of a layer that grows doubles."""
+    return math.log(2) / (known(layer.growth_per_step) or math.nan)
+
+
+def in_steps(result: NormsResult, steps: float) -> str:
+    """So many steps, and how many epochs that is where their length is known."""
+    epochs = f" ({steps / result.steps_per_epoch:.0f} epochs)" if result.steps_per_epoch else ""
+    return f"{number(steps)} steps{epochs}"
+
+
+def decays(result: NormsResult) -> bool:
+    """Whether the weights decay."""
+    return bool(known(result.weight_decay))
+
+
+def remedy(result: NormsResult) -> str:
+    """What to do about a scale-invariant layer that grows."""
+    return DECAYED if decays(result) else REMEDY
+
+
+def _as_predicted(layer: LayerNorms) -> bool:
+    """Whether it grows as a scale-invariant layer does under this optimizer."""
+    growth, predicted = known(layer.growth_per_step), known(layer.predicted_growth)
+    if growth is None or predicted is None or predicted <= 0.0:
+        return False
+    return abs(growth - predicted) <= NEAR * predicted
+
+
+def as_it_must(result: NormsResult, layer: LayerNorms) -> str:
+    """How the growth of a scale-invariant layer compares to what its optimizer makes of it."""
+    predicted = known(layer.predicted_growth)
+    if predicted is None or predicted <= 0.0:
+        return " at this pace" if decays(result) else ""
+    title = OPTIMIZER_TITLES.get(result.optimizer or "", "the optimizer")
+    without = f"{title} {'with' if decays(result) else 'without'} weight decay"
+    if _as_predicted(layer):
+        return f", as {without} must"
+    return f"; theory has {number(math.log(2) / predicted)} for {without}"
 
 
 def _growth(result: NormsResult) -> Iterator[Finding]:
-    """Invariant layers that grow; and those not tested that follow the law, which hints at invariance."""
-    (end, length), decays = _span(result), bool(known(result.weight_decay))
-    for layer in result.layers:
-        growth, law, verdict = known(layer.growth_per_step), known(layer.predicted_growth), layer.invariance.verdict
-        if growth is None or verdict == FELT or not is_drift(growth, known(layer.growth_stderr), len(layer.norms)):
+    """Scale-invariant layers that grow; and those not tested that grow as such layers do."""
+    end, length = _span(result)
+    growing = [layer for layer in result.layers if _drifts(layer) and layer.invariance.verdict != FELT]
+    for layer in sorted(growing, key=doubling):
+        verdict, untested = layer.invariance.verdict, layer.invariance.verdict == "untested"
+        if not (_as_predicted(layer) if untested else doubling(layer) <= DOUBLING * length):
             continue
-        doubling = math.log(2) / growth
-        if verdict == "untested":
-            code, what = "norm-follows-law", "grows"
-            told = law is not None and law > 0.0 and abs(growth - law) <= LAW * law
-        else:
-            code, what = "invariant-layer-grows", "is scale-invariant and grows"
-            if verdict != "invariant":
-                what = f"is scale-invariant ({verdict}) and grows"
-            told = doubling <= DOUBLING * length
-        if not told:
-            continue
-        beside = f", where the law says {law:.4g}" if law is not None else ""
-        epochs = f" ({doubling / result.steps_per_epoch:.0f} epochs)" if result.steps_per_epoch else ""
+        invariant = f"scale-invariant{'' if verdict == 'invariant' else f' ({verdict})'}, and "
         halved, consequence = known(layer.halved_step), ""
         if halved is not None:
             verb = "halved" if halved <= end else "will have halved"
-            consequence = f", its effective learning rate {verb} since the first checkpoint by step {halved:.0f}"
+            consequence = f"; its effective learning rate {verb} by step {halved:.0f}"
         yield Finding(
-            code=code,
+            code="norm-follows-law" if untested else "invariant-layer-grows",
             severity="info",
             layer=layer.name,
-            message=f"{what} by {growth:.4g} a step in ln ‖W‖{beside}: its norm doubles every {doubling:.0f} steps"
-            f"{epochs}{' at this pace' if decays else ''}{consequence}",
-            value=growth,
-            limit=law,
-            hint=DECAYED if decays else REMEDY,
+            message=f"{'' if untested else invariant}the norm doubles every {in_steps(result, doubling(layer))}"
+            f"{', as a scale-invariant one would' if untested else as_it_must(result, layer)}{consequence}",
+            value=known(layer.growth_per_step),
+            limit=known(layer.predicted_growth),
+            hint=remedy(result),
         )
+
+
+def _drifts(layer: LayerNorms) -> bool:
+    growth = known(layer.growth_per_step)
+    return growth is not None and is_drift(growth, known(layer.growth_stderr), len(layer.norms))
 
 
 def _dead_parts(result: NormsResult) -> Iterator[Finding]:
@@ -194,7 +233,7 @@ def _dead_parts(result: NormsResult) -> Iterator[Finding]:
                 message=f"{channels.dead} of its {channels.count} rows are zero, or nearly",
                 value=float(channels.dead),
                 limit=UNEVEN * channels.count,
-                hint="Pruned, never used, or decayed away: channels whose gain went to zero, tokens that never occur.",
+                hint="Likely pruned channels, or tokens that never occur.",
             )
     for layer in result.layers:
         if layer.dead_bias:
@@ -202,6 +241,6 @@ def _dead_parts(result: NormsResult) -> Iterator[Finding]:
                 code="bias-dead",
                 severity="info",
                 layer=layer.name,
-                message="its bias has no effect: what follows takes it away, and its gradient is nothing but rounding",
-                hint="Leave the bias out before a norm over the batch or over positions, and of a projection to keys.",
+                message="its bias does nothing: what follows cancels it, and its gradient is only rounding",
+                hint="Leave the bias out before a norm over batch or positions, and before attention's keys.",
             )

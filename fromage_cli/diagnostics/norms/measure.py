@@ -86,7 +86,7 @@ def vectors_left_out(checkpoint: Checkpoint, include: Sequence[str], exclude: Se
     if not count:
         return ()
     are = f"{counted(count, 'vector')}, such as biases and scales, {'is' if count == 1 else 'are'} left out"
-    return (f"norms: {are}; inspect shows the norms of each checkpoint.",)
+    return (f"norms: {are}; inspect shows their norms in each checkpoint.",)
 
 
 def measure(
@@ -175,6 +175,8 @@ def _layer(
         parameters=entry.elements,
         dtype=entry.dtype,
         norms=norms,
+        first_norm=norms[0],
+        last_norm=norms[-1],
         invariance=tested.invariance,
         growth_per_step=growth,
         growth_stderr=stderr,

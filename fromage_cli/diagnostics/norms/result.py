@@ -71,23 +71,27 @@ class LayerNorms:
     """As last stored."""
     norms: tuple[float, ...]
     """‖W‖ at each step."""
+    first_norm: float
+    """‖W‖ at the first of them."""
+    last_norm: float
+    """‖W‖ at the last."""
     invariance: Invariance = field(default_factory=Invariance)
     growth_per_step: float | Missing = ONE_STEP
     """Robust slope of ln ‖W‖ over steps (Theil, Sen); it takes two steps, and norms that have a logarithm."""
     growth_stderr: float | Missing = TWO_STEPS
-    """Its standard error, the larger of Sen's (independent noise) and that of the mean increment (a walk); it takes
-    three steps."""
+    """Its standard error, which takes three steps: the larger of Sen's (independent noise) and that of the mean
+    increment (a random walk)."""
     predicted_growth: float | Missing = OPTIMIZER_UNKNOWN
     """½ ln(1+δ²) − η·wd for a scale-invariant layer under LARS and LAMB, decay decoupled, 0 under Fromage, the mean
     over the series' rates."""
     dead_bias: bool | None = None
     """Whether the bias beside it has no effect; None without a bias or a model."""
     overflow_step: OverflowSteps | Missing = STEADY
-    """Missing where the norm does not grow by more than twice its error; with 3, 4, 5 and 6 steps by 6.3, 2.9, 2.4 and
-    2.1 times."""
+    """Missing where the norm does not grow steadily: by more than twice its error, with 3, 4, 5 and 6 steps by 6.3,
+    2.9, 2.4 and 2.1 times."""
     halved_step: float | Missing = STEADY
-    """Where growth has halved the effective learning rate of the first step, at a constant rate; missing where it never
-    does, or where that rate does not depend on the norm."""
+    """The step at which growth has halved the effective learning rate of the first step, at a constant rate; missing
+    where it never does, or where that rate does not depend on the norm."""
     first_to_last: float | Missing = ONE_STEP
     """‖W‖ at the last step over that at the first."""
     since_quarter: float | Missing = ONE_STEP

@@ -30,7 +30,7 @@ def make_layer() -> Callable[..., LayerNorms]:
         norms = values["norms"]
         if len(norms) > 1 and all(0.0 < norm < math.inf for norm in norms):
             values = {"first_to_last": norms[-1] / norms[0]} | values
-        return LayerNorms(**values)
+        return LayerNorms(**{"first_norm": norms[0], "last_norm": norms[-1]} | values)
 
     return make
 

@@ -275,7 +275,7 @@ def test_layers_go_by_their_names_in_the_checkpoint(make_problem, classification
 
 def test_vectors_that_are_left_out_are_counted(tmp_path):
     (checkpoint,) = series(tmp_path, (0, 1.0), scale=torch.ones(3), bias=torch.zeros(3))
-    told = "inspect shows the norms of each checkpoint."
+    told = "inspect shows their norms in each checkpoint."
     assert vectors_left_out(checkpoint, (), ()) == (
         f"norms: 2 vectors, such as biases and scales, are left out; {told}",
     )

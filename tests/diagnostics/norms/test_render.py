@@ -1,11 +1,21 @@
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from fromage_cli.diagnostics.norms.render import curve, render, summary
-from fromage_cli.diagnostics.norms.result import ONE_STEP, STEADY, TWO_STEPS
+from fromage_cli.diagnostics.norms.render import (
+    advise,
+    claimed_first,
+    curve,
+    headline,
+    render,
+    sentences,
+    when_it_hurts,
+)
+from fromage_cli.diagnostics.norms.result import ONE_STEP, STEADY, TWO_STEPS, Jump
 from fromage_cli.missing import OPTIMIZER_UNKNOWN, STEP_UNKNOWN, Missing, Why
+from fromage_cli.optimizers.effective_rate import NO_NORM
 from fromage_cli.theory.scale_invariance import Invariance
 from tests.diagnostics.pages import compare, drawn
 
@@ -16,8 +26,7 @@ golden = partial(compare, Path(__file__).parent / "golden")
 @pytest.mark.parametrize(("name", "width"), [("untested", 100), ("tested", 80), ("tested", 160)])
 def test_the_page(make_result, make_layer, name, width):
     result = make_result() if name == "untested" else make_result(layers=zoo(make_layer))
-    text = page(result, width)
-    golden(f"{name}-{width}.txt", text)
+    golden(f"{name}-{width}.txt", page(result, width, verbose=width == 160))
 
 
 def zoo(make_layer):
@@ -36,78 +45,134 @@ def zoo(make_layer):
     )
 
 
-def test_invariant_layers_that_grow_come_first(make_result, make_layer):
-    text = page(make_result(layers=zoo(make_layer)))
-    assert text.rindex("layers.2.weight") < text.rindex("features.0.weight") < text.rindex("unused.weight")
-    assert "4 of 5 tested layers are scale-invariant; 4 of them grow" in summary(make_result(layers=zoo(make_layer)))
+def said(result):
+    return " ".join(sentences(result))
+
+
+def test_layers_of_which_something_is_claimed_come_first(make_result, make_layer):
+    result = make_result(layers=zoo(make_layer))
+    order = [layer.name for layer in claimed_first(result)]
+    assert order[:4] == ["layers.2.weight", "layers.1.weight", "attention.query.weight", "features.0.weight"]
+    assert "4 of 6 layers are scale-invariant and grow without end." in said(result)
+    assert "layers.2.weight is the fastest of them: its norm doubles every 1733 steps" in said(result)
+    lost = make_layer("lost", norms=(1.0, float("nan"), float("nan")), overflow_step=STEADY, growth_per_step=NO_NORM)
+    assert claimed_first(make_result(layers=(*zoo(make_layer), lost)))[0] is lost
+
+
+def test_whether_growth_is_as_predicted_is_said(make_result, make_layer):
+    one = make_layer(invariance=Invariance("invariant", "channel"))
+    must = "The norm of convolutions.0.weight doubles every 3466 steps (158 epochs), as LARS without weight decay must."
+    assert said(make_result(layers=(one,), steps_per_epoch=22)).endswith(must)
+    other = make_layer("w", invariance=Invariance("invariant", "tensor"), predicted_growth=4e-4)
+    assert "; theory has 1733 for LARS without weight decay." in said(make_result(layers=(other,)))
+    decaying = make_result(layers=(replace(one, predicted_growth=OPTIMIZER_UNKNOWN),), weight_decay=0.1)
+    assert "scale-invariant and grows. The norm" in said(decaying) and said(decaying).endswith("at this pace.")
+
+
+def test_layers_that_are_not_scale_invariant_are_counted(make_result, make_layer):
     felt = make_layer(invariance=Invariance("none"))
-    assert "None of 1 tested layers is scale-invariant" in summary(make_result(layers=(felt,)))
+    assert said(make_result(layers=(felt,))).endswith("None of 1 layer is scale-invariant.")
+    still = make_layer(invariance=Invariance("invariant", "tensor"), overflow_step=STEADY)
+    assert said(make_result(layers=(felt, still))).endswith("1 of 2 layers is scale-invariant and none of them grows.")
 
 
 def test_ascii(make_result, make_layer):
-    assert page(make_result(layers=zoo(make_layer)), 160, ascii_only=True).isascii()
+    assert page(make_result(layers=zoo(make_layer)), 160, ascii_only=True, verbose=True).isascii()
 
 
 def test_the_fastest_come_first_and_hidden_rows_are_counted(make_result, make_layer):
-    layers = tuple(make_layer(f"w{index}", growth_per_step=index * 1e-4) for index in range(20))
+    layers = tuple(make_layer(f"w{index}", growth_per_step=index * 1e-4) for index in range(1, 21))
     text = page(make_result(layers=layers))
-    assert text.index("w19") < text.index("w18") and "8 of 20 rows hidden" in text
-    assert "w0" in page(make_result(layers=layers), show_all=True)
+    assert text.index("w20  ") < text.index("w19  ") and "15 more, 15 of them growing steadily: --all" in text
+    everything = page(make_result(layers=layers), show_all=True)
+    assert everything.index("w20  ") < everything.index("w19  ") < everything.index("w1  ")
 
 
 def test_one_checkpoint(make_result, make_layer):
     alone = make_layer(
-        norms=(2.0,), growth_per_step=ONE_STEP, growth_stderr=ONE_STEP, effective_learning_rate=(OPTIMIZER_UNKNOWN,)
-    )
-    text = page(make_result(steps=(STEP_UNKNOWN,), layers=(alone,)))
-    assert "growth needs a second checkpoint" in text and "effective" not in text and "±" not in text
+        norms=(2.0,), growth_per_step=ONE_STEP, growth_stderr=ONE_STEP, overflow_step=ONE_STEP,
+        effective_learning_rate=(OPTIMIZER_UNKNOWN,),
+    )  # fmt: skip
+    result = make_result(steps=(STEP_UNKNOWN,), layers=(alone,))
+    text = page(result)
+    assert "Growth needs a second checkpoint" in text and "doubles" not in text and "hurts" not in text
+    assert "give more checkpoints of this run" in advise(result)
 
 
-def test_an_optimizer_that_is_not_known(make_result):
-    assert "--optimizer NAME" in page(make_result(optimizer=None), 300)
-    assert "--optimizer NAME" not in page(make_result(), 300)
+def test_what_to_do(make_result, make_layer):
+    assert advise(make_result(optimizer=None)).startswith("add --model SPEC")
+    assert "--optimizer NAME" in advise(make_result(optimizer=None)) and "--optimizer" not in advise(make_result())
+    assert "decay the weights" in advise(make_result(layers=zoo(make_layer)))
+    felt = make_layer(invariance=Invariance("none"))
+    assert advise(make_result(layers=(felt,))).startswith("nothing: no scale-invariant layer grows.")
+    jump = make_layer(invariance=Invariance("none"), jump=Jump(100, 200, 3.0, 2.5, 9.0))
+    assert advise(make_result(layers=(jump,))) == ""
 
 
-def test_why_there_is_no_law(make_result, make_layer):
+def test_when_growth_hurts(make_result, make_layer):
+    text = "When it hurts: not soon. The effective rate stays 0.02 at any norm. In float16 the squares of the weights "
+    assert when_it_hurts(make_result()) == f"{text}overflow at step 24000, the weights at 52000."
+    halved = make_layer(halved_step=3210.4, dtype="bfloat16")
+    text = "at step 3210 the effective rate of a layer has halved, if it is scale-invariant. In bfloat16 the squares"
+    assert text in when_it_hurts(make_result(optimizer="sgd", layers=(halved,)))
+    tested = replace(halved, invariance=Invariance("invariant", "tensor"))
+    assert "has halved. In" in when_it_hurts(make_result(optimizer="sgd", layers=(tested, halved)[:1]))
+    assert when_it_hurts(make_result(layers=(make_layer(overflow_step=STEADY),))) == ""
+
+
+def test_why_nothing_is_predicted_is_said_under_verbose(make_result, make_layer):
     layers = (make_layer(predicted_growth=Missing(Why.NO_FORMULA, "lamb rescales")),)
-    assert "not known: law, because lamb rescales" in page(make_result(optimizer="lamb", layers=layers), 300)
+    lamb = make_result(optimizer="lamb", layers=layers)
+    assert "not known: predicted growth, because lamb rescales" in page(lamb, 300, verbose=True)
+    assert "not known" not in page(lamb, 300)
     layers = (make_layer(predicted_growth=OPTIMIZER_UNKNOWN),)
-    assert "not known: law" not in page(make_result(optimizer=None, layers=layers), 300)
+    assert "not known" not in page(make_result(optimizer=None, layers=layers), 300, verbose=True)
 
 
 def test_two_checkpoints_show_nothing_steady(make_result, make_layer):
     two = make_layer(norms=(1.0, 1.5), growth_stderr=TWO_STEPS, effective_learning_rate=(0.02, 0.02))
-    assert "the norms of 1 of 1 layer grow, fastest" in summary(make_result(steps=(0, 1000), layers=(two,)))
+    assert "1 of 1 layer grows. The norm" in said(make_result(steps=(0, 1000), layers=(two,)))
 
 
 def test_no_growth(make_result, make_layer):
     still = make_layer(overflow_step=STEADY, norms=(3.2, 16.0, 22.6))
-    said = summary(make_result(layers=(make_layer("small", overflow_step=STEADY), still)))
-    changed = "the norm of convolutions.0.weight changed most: from 3.2 to 22.6. No norm grows steadily, of 2 layers."
-    assert said == f"From step 0 to 2000 (3 checkpoints) {changed}"
+    changed = "None of 2 layers grows steadily. The norm of convolutions.0.weight changed most: from 3.2 to 22.6."
+    assert said(make_result(layers=(make_layer("small", overflow_step=STEADY), still))) == changed
     constant = make_layer(overflow_step=STEADY, norms=(2.0, 2.0, 2.0))
-    assert summary(make_result(layers=(constant,))).endswith("no norm grows steadily, of 1 layer.")
+    assert said(make_result(layers=(constant,))) == "None of 1 layer grows steadily."
 
 
 def test_layers_that_changed_most_come_first_and_frozen_ones_are_marked(make_result, make_layer):
     shrunk = make_layer("shrunk", norms=(4.0, 1.0, 0.1), growth_per_step=-2e-3, overflow_step=STEADY)
     frozen = make_layer("frozen", norms=(1.0, 1.0, 1.0), growth_per_step=0.0, overflow_step=STEADY, unchanged=True)
-    result = make_result(layers=(frozen, make_layer("grown", overflow_step=STEADY), shrunk))
-    text = page(result, 200)
-    assert text.rindex("shrunk") < text.rindex("grown") < text.rindex("frozen")
-    assert (
-        "unchanged"
-        in text.splitlines()[-1 - [line.startswith(" frozen") for line in text.splitlines()][::-1].index(True)]
-    )
+    noisy = make_layer("noisy", overflow_step=STEADY, growth_stderr=1.0)
+    rows = page(make_result(layers=(frozen, noisy, shrunk))).splitlines()
+    told = [line.split("  ")[-1].strip() for line in rows if line.startswith(("shr", "noi", "fro"))]
+    assert told == ["shrinks", "not steady", "unchanged"]
 
 
 def test_what_the_norm_made_of_the_effective_rate(make_result, make_layer):
     shrunk = make_layer(norms=(1.0, 0.95, 0.9), effective_rate_fall=0.81)
-    text = " ".join(page(make_result(layers=(shrunk,)), 200).split())
+    text = " ".join(page(make_result(layers=(shrunk,)), 200, verbose=True).split())
     assert "rate ×" in text and "1.23" in text and "above 1 it rose." in text and "0.81" not in text
     same = make_layer(norms=(1.0, 3.0, 7.0), effective_rate_fall=7.0)
     for result in (make_result(), make_result(layers=(same,))):
-        assert "rate ×" not in page(result, 200)
+        assert "rate ×" not in page(result, 200, verbose=True)
+
+
+def test_a_long_run_is_drawn_from_its_first_checkpoint_to_its_last(make_result, make_layer):
+    layer = make_layer(norms=tuple(1.0 + index for index in range(100)), effective_learning_rate=(0.02,) * 100)
+    assert "▁▁▂▃▄▅▆▇██" in page(make_result(layers=(layer,), steps=tuple(range(100))), 120)
+
+
+def test_the_headline_as_a_table(make_result, make_layer):
+    table = headline(make_result(layers=zoo(make_layer)))
+    assert table.columns == ("name", "value", "unit")
+    found = {name: value for name, value, _ in table.rows}
+    assert (found["layers"], found["scale_invariant"], found["scale_invariant_and_growing"]) == (6, 4, 4)
+    assert (found["grows_fastest"], found["squares_overflow_float16"]) == ("unused.weight", 24000.0)
+    still = headline(make_result(layers=(make_layer(overflow_step=STEADY),)))
+    assert {name: value for name, value, _ in still.rows}["doubles_in"] is None
 
 
 def test_names_cannot_act(make_result, make_layer):
