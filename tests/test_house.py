@@ -26,6 +26,7 @@ FILES_OF_A_DIAGNOSTIC = ("__init__.py", "result.py", "measure.py", "findings.py"
 LIGHT = ("checkpoints", "cli", "errors", "findings", "intake", "optimizers", "stopping", "terminal", "theory")
 """Modules and packages that start without torch and numpy, and so does every diagnostic's `command`."""
 WITHOUT_A_SOURCE = {
+    "test_documents.py",
     "test_house.py",
     "test_samples.py",
     "checkpoints/test_formats.py",

@@ -1,0 +1,97 @@
+"""The files that the commands of README.md and docs/ speak of, made small: a reader has his own in their place.
+
+`my-run/checkpoint-100` is what the Trainer of transformers leaves, `out/ckpt.pt` what a nanoGPT-like script saves,
+`untrusted.pt` a pickle that would run a command. Files whose text a page shows are written from that page.
+"""
+
+import json
+import pickle
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from readme_terminal import ROOT
+
+SHOWN_FILE = re.compile(r"^```(?:python|toml|bash)\n(# (?P<name>[\w./-]+)\n.*?)^```$", re.MULTILINE | re.DOTALL)
+"""A block whose first line is a comment that holds nothing but the file's name."""
+ROWS, LENGTH, STEPS, RATE = 16, 64, 100, 1e-3
+"""Sequences and characters of a training batch, training steps, and the learning rate of AdamW."""
+
+
+def make_files(directory: Path) -> None:
+    """Write the samples, the files that pages show, and the checkpoints that a reader would have."""
+    shutil.copytree(ROOT / "sample_checkpoints", directory / "sample_checkpoints")
+    for page in pages():
+        for block in SHOWN_FILE.finditer(page.read_text(encoding="utf-8")):
+            written = directory / block["name"]
+            written.parent.mkdir(parents=True, exist_ok=True)
+            written.write_text(block[1], encoding="utf-8")
+    (directory / "untrusted.pt").write_bytes(pickle.dumps({"weight": _Command()}))
+    _train_networks(directory)
+
+
+def pages() -> list[Path]:
+    """README.md and every page of docs/."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+class _Command:
+    """What runs a command wherever it is unpickled without care."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return __import__("os").system, ("echo this would have run",)
+
+
+def _train_networks(directory: Path) -> None:
+    """Train both language models for a few seconds and save them as their programs do."""
+    import numpy
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    text = (ROOT / "sample_checkpoints" / "text" / "coriolanus.txt").read_text(encoding="utf-8")
+    letters = sorted(set(text))
+    tokens = numpy.array([letters.index(letter) for letter in text], dtype=numpy.uint16)
+    tokens[-10_000:].tofile(directory / "val.bin")
+    shutil.copy(directory / "val.bin", directory / "tokens.bin")
+    trained_on = torch.from_numpy(tokens[:-10_000].astype(numpy.int64))
+    torch.set_num_threads(1)
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(letters), "n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
+    network = GPT2LMHeadModel(GPT2Config(n_positions=LENGTH, **sizes))
+    optimizer = _train(network, lambda x, y: network(input_ids=x, labels=x).loss, trained_on)
+    folder = directory / "my-run" / f"checkpoint-{STEPS}"
+    network.save_pretrained(folder)
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    state = {"global_step": STEPS, "max_steps": STEPS, "log_history": []}
+    (folder / "trainer_state.json").write_text(json.dumps(state), encoding="utf-8")
+
+    torch.manual_seed(0)
+    sys.path.insert(0, str(directory))
+    try:
+        from model import GPT, GPTConfig
+    finally:
+        sys.path.remove(str(directory))
+    settings = {"block_size": LENGTH, "vocab_size": len(letters), "n_layer": 2, "n_head": 4, "n_embd": 64}
+    network = GPT(GPTConfig(**settings))
+    optimizer = _train(network, lambda x, y: network(x, y)[1], trained_on)
+    saved = {"model": network.state_dict(), "optimizer": optimizer.state_dict(), "model_args": settings}
+    (directory / "out").mkdir()
+    torch.save(saved | {"iter_num": STEPS}, directory / "out" / "ckpt.pt")
+
+
+def _train(network: Any, loss: Callable[[Any, Any], Any], tokens: Any) -> Any:
+    """AdamW after its last step."""
+    import torch
+
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1)
+    for _ in range(STEPS):
+        starts = torch.randint(len(tokens) - LENGTH - 1, (ROWS,)).tolist()
+        rows = torch.stack([tokens[start : start + LENGTH + 1] for start in starts])
+        optimizer.zero_grad()
+        loss(rows[:, :-1], rows[:, 1:]).backward()
+        optimizer.step()
+    return optimizer

@@ -1,0 +1,153 @@
+"""README.md and docs/: they show what the commands print, their links lead somewhere, and their sentences are short."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fromage_cli.cli import build_program
+from fromage_cli.diagnostics import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+STUDIES = {"hugging-face-families", "learning-rate-study", "regime-study", "run-study", "schedule-study"}
+GUIDES = [page for page in PAGES if page.stem not in STUDIES]
+README_LINES, SENTENCE_WORDS, PICTURE_BYTES = 200, 25, 100_000
+BLOCK = re.compile(r"^```(?P<kind>[a-z]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?:\]\(|src=\"|srcset=\")([^)\"\s]+)")
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
+FLAGS_OF_OTHERS = {"--array", "--cpus-per-task", "--dependency", "--job-name", "--mem", "--parsable", "--time"}
+"""SLURM's."""
+DIALECT = re.compile(
+    r"\b(certif\w+|trust η|gives way|walk's|felt|spared|bears|crossing of Lemma|limit of the (?:next|single) step)\b"
+)
+
+
+def label(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, *kinds: str) -> list[str]:
+    return [block["text"] for block in BLOCK.finditer(page.read_text(encoding="utf-8")) if block["kind"] in kinds]
+
+
+@pytest.fixture(scope="module")
+def generator() -> Iterator[ModuleType]:
+    """benchmarks/readme_blocks.py as a module."""
+    path = ROOT / "benchmarks" / "readme_blocks.py"
+    specification = importlib.util.spec_from_file_location("readme_blocks", path)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    before = list(sys.path)
+    specification.loader.exec_module(module)
+    yield module
+    sys.path[:] = before
+
+
+@pytest.fixture(scope="module")
+def files(generator: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that commands of the pages speak of."""
+    directory = tmp_path_factory.mktemp("reader")
+    generator.make_files(directory)
+    return directory
+
+
+def words(text: str) -> set[str]:
+    """Of what is printed, without numbers, rulers and curves, which another processor may round otherwise."""
+    return set(re.findall(r"[^\W\d_]{3,}", text))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "console")], ids=label)
+def test_a_page_shows_what_its_commands_print(page: Path, generator: ModuleType, files: Path) -> None:
+    text = generator.reprinted(page, generator.outputs([page], files))
+    printed = [block["text"] for block in BLOCK.finditer(text) if block["kind"] == "console"]
+    for shown, now in zip(blocks(page, "console"), printed, strict=True):
+        assert words(shown) == words(now), f"python benchmarks/readme_blocks.py --write {label(page)}\n{now}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sh")], ids=label)
+def test_a_command_that_is_shown_without_output_succeeds(page: Path, generator: ModuleType, files: Path) -> None:
+    """But for installing, for what the reader's shell holds, and for what is trusted."""
+    lines = re.sub(r"\\\n\s*", "", "\n".join(blocks(page, "sh"))).splitlines()
+    for line in lines:
+        if line.startswith("fromage-diag ") and "$" not in line and " trust" not in line:
+            printed = generator.on_terminal(f"{line} 2>&1; echo exit $?", files, {"TERM": "dumb"})
+            assert printed.rstrip().endswith("exit 0"), printed
+
+
+def test_the_readme_is_short_and_sets_up_twice() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= README_LINES
+    assert len([line for line in lines if line.startswith("python -m pip install ")]) == 2  # as .ci/run expects
+
+
+def test_the_pictures_are_small_and_fetch_nothing() -> None:
+    pictures = sorted((ROOT / "docs").glob("*.svg"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert {f"docs/{picture.name}" for picture in pictures} == set(re.findall(r"docs/[\w-]+\.svg", readme))
+    for picture in pictures:
+        drawn = picture.read_text(encoding="utf-8")
+        assert len(drawn.encode()) < PICTURE_BYTES
+        assert "url(http" not in drawn and "href" not in drawn
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted(ROOT.glob("[CS]*.md"))], ids=label)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(BLOCK.sub("", page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", link):
+            continue
+        place, _, anchor = link.partition("#")
+        target = page.parent / place if place else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of headings."""
+    headings = re.findall(r"(?m)^#+ (.+)$", BLOCK.sub("", page.read_text(encoding="utf-8")))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_in_the_readme_and_every_command_has_one() -> None:
+    linked = set(LINK.findall((ROOT / "README.md").read_text(encoding="utf-8")))
+    assert [label(page) for page in PAGES[1:] if label(page) not in linked] == []
+    assert [name for name in COMMANDS if not (ROOT / "docs" / f"{name}.md").exists()] == []
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=label)
+def test_a_flag_that_is_named_exists(page: Path) -> None:
+    program: Any = build_program()
+    options = [option for name in program.commands for option in program.command(name).params]
+    known = {"--help", "--version"}.union(*([*option.opts, *option.secondary_opts] for option in options))
+    text = "\n".join(line for line in page.read_text(encoding="utf-8").splitlines() if "pip install" not in line)
+    assert set(FLAG.findall(text)) - known - FLAGS_OF_OTHERS == set()
+
+
+def sentences(page: Path) -> Iterator[str]:
+    """Of paragraphs, list items and cells of tables; what stands in code counts as one word."""
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    text = re.sub(r"<[^>]+>", "", re.sub(r"`[^`\n]+`", "code", re.sub(r"\]\([^)]*\)", "]", text)))
+    parts = re.split(r"\n\s*\n|\n(?=\s*(?:[-|#]|\d+\.) ?)|(?<!\\)\|", text)
+    for part in parts:
+        yield from re.split(r"[.!?](?:\*\*)?(?=\s|$)|[:;](?=\s*$)", part.strip())
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=label)
+def test_sentences_are_short_and_in_everyday_words(page: Path) -> None:
+    assert [each for each in sentences(page) if len(re.findall(r"[^\W_]+", each)) > SENTENCE_WORDS] == []
+    assert DIALECT.findall(BLOCK.sub("", page.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_scripts_that_are_shown_can_be_read(page: Path) -> None:
+    for script in blocks(page, "python"):
+        compile(script, label(page), "exec")
+    for script in blocks(page, "bash", "sh"):
+        read = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+        assert read.returncode == 0, read.stderr
