@@ -20,6 +20,9 @@ SCREENS = [
     "breakdown char-gpt/step-000860.pt --model models.py:char_gpt --direction adam",
     "norms convnet-lars --optimizer lars --model models.py:convnet",
     "norms mlp-16",
+    "sharpness mlp-2/step-000440.safetensors",
+    "sharpness mlp-2/step-000440.safetensors --optimizer sgd --lr 0.1",
+    "sharpness mlp-16/step-000440.safetensors --optimizer lion",
 ]
 
 

@@ -17,9 +17,10 @@ from fromage_cli.terminal.options import (
 )
 from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import Work, progress
+from fromage_cli.terminal.words import number
 
 
-@diagnostic(tables=("eigenvalues", "blocks"), estimate=True)
+@diagnostic(tables=("eigenvalues", "blocks", "summary"), estimate=True)
 def command(
     ckpt: CheckpointArgument = None,
     *,
@@ -38,10 +39,11 @@ def command(
         check_plot(asked.plot, output.force, (output.output, ckpt, batch.batch))
     intake = open_problem(ckpt, model, batch, run).as_trained()
 
+    from fromage_cli.diagnostics.sharpness.conclusion import advise, optimizer_at_rate
     from fromage_cli.diagnostics.sharpness.cost import estimate, expected_work
     from fromage_cli.diagnostics.sharpness.findings import judge
     from fromage_cli.diagnostics.sharpness.measure import measure
-    from fromage_cli.diagnostics.sharpness.render import render
+    from fromage_cli.diagnostics.sharpness.render import headline, render
     from fromage_cli.probes.cost import gradients
     from fromage_cli.probes.lines.direction import moving_tensors
 
@@ -66,9 +68,15 @@ def command(
     answer = Answer(
         result=result,
         page=lambda style: render(result, style),
-        tables={"eigenvalues": lambda: records(result.eigenvalues), "blocks": lambda: records(result.layers)},
+        tables={
+            "eigenvalues": lambda: records(result.eigenvalues),
+            "blocks": lambda: records(result.layers),
+            "summary": lambda: headline(result),
+        },
         findings=judge(result),
-        notes=tuple(notes),
+        header=(optimizer_at_rate(result), f"loss {number(result.loss)}"),
+        advice=advise(result),
+        details=tuple(notes),
         settings={"tensors": chosen, **rule.flags},
         error=error,
     )

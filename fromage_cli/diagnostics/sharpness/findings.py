@@ -1,6 +1,5 @@
 """What curvature and threshold mean for the user: codes, default limits and words."""
 
-import math
 from collections.abc import Iterator
 
 from fromage_cli.counting import counted
@@ -8,9 +7,12 @@ from fromage_cli.diagnostics.sharpness.result import SharpnessResult
 from fromage_cli.findings import Finding, Severity
 from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import SGD
+from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
 
-WARM_UP = "Warm-up makes Adam's first steps small."
+WARM_UP = "Warm up the rate: that makes Adam's first steps small."
 """Before Adam's first step, where no lower rate was found to be better."""
+MEASURE_LATER = "measure a later checkpoint: with Adam's saved state the ratio tells more."
+"""Where the ratio of Adam's beginning tells nothing."""
 Words = tuple[str, Severity, str, str]
 """Code, severity, message, hint."""
 
@@ -22,63 +24,67 @@ def judge(result: SharpnessResult) -> tuple[Finding, ...]:
 
 def _stability(result: SharpnessResult) -> Iterator[Finding]:
     """What the ratio to the threshold says of the rate, and what training in the quadratic model does."""
-    ratio = known(result.ratio)
+    ratio, rate, stable = known(result.ratio), known(result.learning_rate), known(result.stable_learning_rate)
+    below = "" if stable is None else f" below {number(stable)}"
     # before Adam's first step 2 of 23 healthy runs of docs/run-study.md were at 9 and 17
     judged = ratio is not None and not result.before_adam
     if ratio is not None and judged and (ratio >= 1.0 or result.regime == "edge-of-stability"):
         code, severity, message, hint = _REGIMES.get(known(result.regime) or "", _BEYOND)
+        title = OPTIMIZER_TITLES.get(result.optimizer or "", "the optimizer")
+        times = f"{ratio:.2g} × the curvature that {title} tolerates at {number(rate)}"
         yield Finding(
             code=code,
             severity=severity,
-            message=message.format(ratio=f"{ratio:.2g}"),
+            message=message.format(ratio=f"{ratio:.2g}", times=times),
             value=ratio,
             limit=1.0,
-            hint=hint,
+            hint=hint.format(below=below),
         )
     model = result.quadratic
     words = None if isinstance(model, Missing) else _OUTCOMES.get(known(model.outcome) or "")
     if not isinstance(model, Missing) and words is not None:
         code, severity, message, hint = words
-        highest = max((loss for loss in model.losses if math.isfinite(loss)), default=math.inf)
+        lower = below if ratio is not None and ratio >= 1.0 else ""
         yield Finding(
             code=code,
             severity=severity,
             message=message.format(
-                steps=counted(len(model.losses) - 1, "step"), highest=f"{highest:.3g}", start=f"{model.losses[0]:.3g}"
+                steps=counted(len(model.losses) - 1, "step"),
+                highest=f"{model.highest_loss:.3g}",
+                start=f"{model.losses[0]:.3g}",
             ),
-            value=highest,
+            value=model.highest_loss,
             limit=model.losses[0],
-            hint=WARM_UP if result.before_adam else hint,
+            hint=WARM_UP if result.before_adam else hint.format(below=lower),
         )
 
 
 _BEYOND: Words = (
     "above-threshold",
     "warn",
-    "this batch has {ratio} × the curvature that the optimizer tolerates: steps along its sharpest direction grow",
-    "Lower the rate by that factor, or measure on a larger batch: a small one is sharper than the whole data.",
+    "steps along the sharpest direction grow: it has {times}",
+    "Lower the rate{below}, or measure on more rows: a small batch is sharper than the whole data.",
 )
 _REGIMES: dict[str, Words] = {
     "catapult": (
         "catapult",
         "info",
-        "this batch has {ratio} × the curvature that the optimizer tolerates: the loss may jump and come back with "
-        "less curvature, as in 381 of 384 runs of plain descent with squared error",
-        "Expected for a large rate at initialisation; warm-up, or a rate lower by that factor, avoids the jump.",
+        "the loss may jump and come back: the sharpest direction has {times}",
+        "Usual for a large rate at initialisation. To avoid the jump lower the rate{below}, or warm it up.",
     ),
     "architecture-dependent": (
         "rate-depends-on-architecture",
         "warn",
-        "this batch has {ratio} × the curvature that the optimizer tolerates: some of the runs studied there survived, "
-        "others diverged",
-        "Lower the rate by that factor, or warm it up; a small batch is sharper than the whole data.",
+        "some networks survive such a rate, others diverge: the sharpest direction has {times}",
+        "Lower the rate{below}, or warm it up. A small batch is sharper than the whole data.",
     ),
     "edge-of-stability": (
         "edge-of-stability",
         "info",
-        "curvature of this batch and threshold have met (ratio {ratio}): training on it at this rate is at the edge of "
-        "stability, where the loss falls over many steps but not in each",
-        "A small batch is sharper than the whole data. A higher rate pushes the curvature down, a lower lets it rise.",
+        "training on this batch is at the edge of stability (ratio {ratio}): the loss falls over many steps, but not "
+        "in each",
+        "A higher rate pushes the curvature down, a lower one lets it rise. More rows tell whether the whole data is "
+        "as sharp.",
     ),
 }
 """By regime."""
@@ -88,29 +94,27 @@ _OUTCOMES: dict[str, Words] = {
     "spikes": (
         "quadratic-model-spikes",
         "warn",
-        "trained at this rate, the network's quadratic model spikes from {start} to {highest} and comes back within "
-        "{steps}",
-        "A lower rate, or warm-up, avoids the spike. The network itself may come back, or diverge.",
+        "trained at this rate, the network's quadratic model jumps from {start} to {highest} and is back after {steps}",
+        "Lower the rate{below}, or warm it up. The network itself may come back, or diverge.",
     ),
     "rises": (
         "quadratic-model-rises",
         "warn",
-        "trained at this rate, the network's quadratic model rises from {start} to {highest} and is not back after "
-        "{steps}",
-        "Lower the rate, or warm it up. --simulate takes more steps.",
+        "trained at this rate, the network's quadratic model rises from {start} to {highest}, not back after {steps}",
+        "Lower the rate{below}, or warm it up. To look further raise --simulate.",
     ),
     "diverges": (
         "quadratic-model-diverges",
         "warn",
         "trained at this rate, the network's quadratic model diverges within {steps}",
-        "Lower the rate, or warm it up. The network itself may bend away from its quadratic model and survive.",
+        "Lower the rate{below}, or warm it up. The network itself may leave its quadratic model and survive.",
     ),
 }
 """By outcome."""
 
 
 def _what_it_rests_on(result: SharpnessResult) -> Iterator[Finding]:
-    """What single batches feel, a first step that raises the loss, and curvature that is not positive."""
+    """Batches that are sharper than SGD tolerates, a first step that raises the loss, and no positive curvature."""
     plain = result.optimizer == SGD.name and not result.momentum
     batches, rate = known(result.batch_sharpness), known(result.learning_rate)
     if batches is not None and rate is not None and plain:
@@ -119,28 +123,28 @@ def _what_it_rests_on(result: SharpnessResult) -> Iterator[Finding]:
             yield Finding(
                 code="batch-sharpness-high",
                 severity="info",
-                message=f"along the gradients of batches of {counted(batches.batch_size, 'row')} the curvature is "
-                f"{overshoot:.2g} × 2 / η: a step overshoots on its own batch",
+                message=f"a step overshoots on its own batch of {counted(batches.batch_size, 'row')}: along its "
+                f"gradient the curvature is {overshoot:.2g} × what SGD tolerates",
                 value=overshoot,
                 limit=1.0,
-                hint="Larger batches or a lower rate; at ratio 1 SGD sits at its own edge of stability.",
+                hint="Take larger batches or a lower rate. At 1 × SGD is at its own edge of stability.",
             )
     first = known(result.first_step_ratio)
     if first is not None and first >= 1.0:
         yield Finding(
             code="first-step-rises",
             severity="info",
-            message=f"the very first step of Adam raises the loss: the rate is {first:.2g} × the smallest that does",
+            message=f"Adam's first step raises the loss: the rate is {first:.2g} × the smallest that does",
             value=first,
             limit=1.0,
-            hint="Adam's first step moves every weight by the rate; warm-up makes it small.",
+            hint="Warm up the rate: Adam's first step moves every weight by the full rate.",
         )
     if result.eigenvalues and result.eigenvalues[0].value <= 0.0:
         yield Finding(
             code="no-positive-curvature",
             severity="info",
-            message=f"the largest eigenvalue is {result.eigenvalues[0].value:.2g}: the loss curves upwards nowhere",
+            message=f"the loss curves upwards nowhere: its largest curvature is {result.eigenvalues[0].value:.2g}",
             value=result.eigenvalues[0].value,
             limit=0.0,
-            hint="No curvature bounds the rate then; that says nothing about larger steps.",
+            hint="No curvature limits the rate then. That says nothing about larger steps.",
         )

@@ -17,17 +17,20 @@ if TYPE_CHECKING:
 class CurvatureOptions:
     """Which curvatures are measured, how exactly, and whether they are drawn."""
 
-    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="Eigenvalues of the Hessian.")] = 1
-    blocks: Annotated[bool, typer.Option("--blocks", help="Also the largest eigenvalue of each layer's own block.")] = (
-        False
-    )
+    top: Annotated[
+        int, typer.Option("--top", metavar="K", min=1, help="How many of the largest eigenvalues to find.")
+    ] = 1
+    blocks: Annotated[bool, typer.Option("--blocks", help="Also measure the sharpness of each layer alone.")] = False
     simulate: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Training steps in the quadratic model; 0 leaves them out.")
+        int,
+        typer.Option(metavar="N", min=0, help="Train N steps in a quadratic model of the network; 0: none."),
     ] = 16
     tolerance: Annotated[
-        float, typer.Option(metavar="T", help="Residual, relative to the eigenvalue, at which iterations stop.")
+        float, typer.Option(metavar="T", help="Stop where the residual is below T × the eigenvalue.")
     ] = 1e-3
-    max_iterations: Annotated[int, typer.Option(metavar="N", min=1, help="Products with each operator at most.")] = 200
+    max_iterations: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Most Hessian products for each eigenvalue.")
+    ] = 200
     plot: PlotArgument = None
 
     def check(self, output: OutputOptions) -> None:

@@ -1,4 +1,4 @@
-"""The picture of the quadratic model: the loss along the next update, and a training simulated in it."""
+"""The picture of the quadratic model: the loss along the next step, and a training simulated in it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fromage_cli.diagnostics.sharpness.conclusion import optimizer_at_rate
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel, SharpnessResult
 from fromage_cli.missing import Missing, known
 from fromage_cli.terminal.pictures import (
@@ -54,9 +55,9 @@ def draw(result: SharpnessResult, subject: str) -> Figure:
 
 def conditions(result: SharpnessResult) -> str:
     """The numbers below the title."""
-    words = [f"largest eigenvalue {number(result.eigenvalues[0].value)}"] if result.eigenvalues else []
-    words += [f"{result.optimizer} at a rate of {number(result.learning_rate)}"] if known(result.learning_rate) else []
-    words += [f"ratio to its threshold {number(result.ratio)}"] if known(result.ratio) is not None else []
+    words = [f"sharpness {number(result.eigenvalues[0].value)}"] if result.eigenvalues else []
+    words += [optimizer_at_rate(result)] if result.optimizer is not None else []
+    words += [f"ratio to what it tolerates {number(result.ratio)}"] if known(result.ratio) is not None else []
     return "; ".join(words)
 
 
@@ -66,10 +67,10 @@ def _nothing(axes: Axes, words: str) -> None:
 
 
 def _line_panel(axes: Axes, result: SharpnessResult, model: QuadraticModel) -> None:
-    """Both losses against the learning rate of the next update."""
+    """Both losses against the learning rate of the next step."""
     axes.set_xscale("log")
     log_ticks(axes.xaxis, model.rates[0], model.rates[-1])
-    axes.set_xlabel("learning rate of the next update")
+    axes.set_xlabel("learning rate of the next step")
     axes.set_ylabel("loss on the batch")
     low, high = loss_window(result.loss, model.line_losses)
     axes.set_ylim(low, high)
@@ -78,9 +79,9 @@ def _line_panel(axes: Axes, result: SharpnessResult, model: QuadraticModel) -> N
     axes.axhline(result.loss, color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)))
     critical = known(result.critical_sharpness)
     marks = (
-        (known(model.radius), RADIUS, "radius"),
-        (known(result.learning_rate), RATE, "this rate"),
-        (2.0 / critical if critical else None, CRITICAL, "loss above its start"),
+        (known(model.radius), RADIUS, "model accurate to"),
+        (known(result.learning_rate), RATE, "your rate"),
+        (2.0 / critical if critical else None, CRITICAL, "loss rises"),
     )
     for rate, colour, words in marks:
         if rate is not None:

@@ -1,5 +1,6 @@
 """What `sharpness` finds: plain numbers whose field names are the JSON keys."""
 
+import math
 from dataclasses import dataclass
 
 from fromage_cli.missing import NO_OTHER_DRAWS, Missing, known
@@ -55,9 +56,9 @@ class QuadraticModel:
     losses: tuple[float, ...]
     """Of training simulated in it with the optimizer: at the checkpoint, then after each step."""
     spikes: bool | Missing
-    """Whether they rise by more than a tenth and come back below the first; missing without a simulation."""
+    """Whether the outcome is `spikes`; missing without a simulation."""
     outcome: str | Missing
-    """`falls`; `spikes`; `rises`: above the start and not back at the last step; `diverges`."""
+    """`falls`; `spikes`: above the start and back below it; `rises`: not back at the last step; `diverges`."""
     rates: tuple[float, ...]
     """Learning rates along the next update at which both losses were taken."""
     line_losses: tuple[float, ...]
@@ -65,10 +66,15 @@ class QuadraticModel:
     line_model_losses: tuple[float, ...]
     """The model's."""
 
+    @property
+    def highest_loss(self) -> float:
+        """Of the simulated training, as far as it is finite; infinite where no loss is."""
+        return max((loss for loss in self.losses if math.isfinite(loss)), default=math.inf)
+
 
 @dataclass(frozen=True)
 class SharpnessResult:
-    """Curvature of the loss on the batch, held against what the optimizer bears."""
+    """Curvature of the loss on the batch, held against what the optimizer tolerates."""
 
     loss: float
     """At the checkpoint."""

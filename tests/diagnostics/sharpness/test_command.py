@@ -155,7 +155,18 @@ def test_a_rate_that_diverges_in_the_quadratic_model_is_a_finding(run: Run, home
 def test_the_page_says_what_the_ratio_means(run: Run, home: Path) -> None:
     code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--lr", "0.1", "--format", "rich")
     assert code == 0
-    assert "stable on today's curvature: SGD tolerates more (ratio" in " ".join(out.split())
+    said = " ".join(out.split())
+    assert "Stable: SGD at 0.1 tolerates sharpness 20, this network has " in said
+    assert "What now: nothing to change; up to " in said and " · SGD at 0.1" in out.splitlines()[0]
+
+
+def test_the_summary_holds_the_ratio(run: Run, home: Path) -> None:
+    given = (*GIVEN, "--optimizer", "sgd", "--lr", "0.1")
+    code, out, _ = run(*given, "--table", "summary", "--format", "tsv")
+    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(out), delimiter="\t")}
+    result = json.loads(run(*given, "--json")[1])["result"]
+    assert code == 0 and float(rows["ratio"]["value"]) == pytest.approx(result["ratio"], rel=1e-3)
+    assert rows["regime"]["value"] == "lazy" and rows["stable_learning_rate"]["unit"] == "learning rate"
 
 
 def test_one_block_of_the_hessian_is_a_matter_of_include(run: Run, home: Path) -> None:

@@ -23,13 +23,13 @@ def test_it_names_the_curves_and_every_mark(make_result: Make) -> None:
     shown = words(draw(make_result(), "mlp/step-5.pt, step 5", "svg"))
     for text in (
         "mlp/step-5.pt, step 5",
-        "largest eigenvalue 46.3; sgd at a rate of 0.1; ratio to its threshold 1.22",
-        "learning rate of the next update",
+        "sharpness 46.3; SGD at 0.1; ratio to what it tolerates 1.22",
+        "learning rate of the next step",
         "the network",
         "its quadratic model",
-        "radius: 0.042",
-        "this rate: 0.1",
-        "loss above its start: 0.505",
+        "model accurate to: 0.042",
+        "your rate: 0.1",
+        "loss rises: 0.505",
         "step of training in the quadratic model",
         "the loss falls",
         "start: 0.5",
@@ -50,7 +50,7 @@ def test_what_was_not_measured_is_said(make_result: Make) -> None:
     still = replace(result.quadratic, losses=(), spikes=NOTHING, outcome=NOTHING, radius=NOTHING)
     shown = words(draw(replace(result, quadratic=still, critical_sharpness=NOTHING), "mlp", "svg"))
     assert "no training was simulated" in shown
-    assert not any("radius" in line or "above its start" in line for line in shown)
+    assert not any("accurate to" in line or "loss rises" in line for line in shown)
     unknown = replace(result, eigenvalues=(), learning_rate=NOTHING, ratio=NOTHING)
     assert words(draw(unknown, "<b>$x$\x1b", "svg"))[0]
 

@@ -1,5 +1,4 @@
 import math
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -7,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fromage_cli.diagnostics.sharpness.render import render, summary
+from fromage_cli.diagnostics.sharpness.render import headline, render
 from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, LayerBlock, SharpnessResult
-from fromage_cli.missing import LEARNING_RATE_UNKNOWN, LIMIT_REACHED, OPTIMIZER_UNKNOWN, Missing, Why
+from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Missing, Why
+from fromage_cli.theory.random_draws import OtherDraws
 from tests.diagnostics.pages import compare, drawn
 
 NO_RATIO = Missing(Why.RESTS_ON_MISSING, "there is no ratio")
@@ -23,128 +23,65 @@ def test_the_page(make_result: MakeResult, width: int) -> None:
     golden(f"page-{width}.txt", page(make_result(), width))
 
 
-def test_many_eigenvalues_are_cut_short(make_result: MakeResult) -> None:
+def test_the_page_under_verbose(make_result: MakeResult) -> None:
+    golden("verbose-80.txt", page(make_result(), verbose=True))
+
+
+def test_the_first_eigenvalues_are_shown_where_several_were_asked_for(make_result: MakeResult) -> None:
     result = make_result(eigenvalues=tuple(HessianEigenvalue(40.0 - rank, 0.01) for rank in range(12)))
-    assert "4 of 12 rows hidden" in page(result)
-    assert "hidden" not in page(result, show_all=True)
-
-
-LOSSES = {"falls": (0.5, 0.4), "spikes": (0.5, 2.4, 0.4), "rises": (0.5, 2.4), "diverges": (0.5, math.inf), None: ()}
-NOT_MEASURED = Missing(Why.NO_FORMULA, "with momentum and squared error nothing was measured")
-GOOD = ("stable", "edge of stability", "shrink", "come back", "still falls")
-
-
-@pytest.mark.parametrize("outcome", LOSSES)
-@pytest.mark.parametrize("ratio", [-0.1, 0.45, 0.97, 1.2, 9.0])
-@pytest.mark.parametrize("regime", ["lazy", "catapult", "architecture-dependent", NOT_MEASURED])
-def test_the_first_sentence_never_contradicts_ratio_or_model(
-    make_result: MakeResult, outcome: str | None, ratio: float, regime: str | Missing
-) -> None:
-    model = replace(make_result().quadratic, outcome=outcome or NO_RATIO, losses=LOSSES[outcome])
-    told = summary(make_result(ratio=ratio, regime=regime, quadratic=model))
-    sentences = re.split(r"(?<=[.:;]) ", told)
-    assert f"(ratio {ratio:.3g})" in re.split(r"(?<=[a-z)]\.) ", told)[0]
-    assert all(len(sentence.split()) <= 20 for sentence in sentences)
-    if outcome in ("spikes", "rises", "diverges"):
-        assert told.startswith("At this rate the loss ") and "quadratic model" in told
-        assert not any(word in told for word in GOOD)
-        assert "ower the rate" in told
-    elif ratio < 1.0:
-        assert told.startswith(("Your rate is stable on today's curvature", "Today's curvature bounds no rate"))
-        assert "ower the rate" not in told
-    else:
-        assert told.startswith("At this rate ") and "stable" not in told
-        assert "Lower the rate below 0.0821" in told
+    assert "7 more: --all" in page(result)
+    assert "more" not in page(result, show_all=True)
+    assert "rank" not in page(make_result(eigenvalues=(HessianEigenvalue(46.3, 0.03),)))
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (
-            {"regime": "lazy", "ratio": 0.45},
-            "shrink on it (lazy), but training may raise it. The threshold is at a rate of",
-        ),
-        ({"regime": "edge-of-stability"}, "Your rate is at the edge of stability (ratio 1.22). There the loss falls"),
-        ({"regime": NOT_MEASURED}, "With momentum and squared error nothing was measured. Lower the rate below 0.0821"),
+        ({}, "Tolerated        38       by SGD at 0.1, momentum 0.9"),
+        ({"momentum": 0.0}, "by SGD at 0.1, without momentum"),
+        ({"momentum": None, "optimizer": "adamw"}, "by AdamW at 0.1\n"),
+        ({"regime": "lazy", "ratio": 0.4}, "Ratio            0.4      lazy: steps along the sharpest direction shrink"),
+        ({"regime": NO_RATIO}, "Ratio            1.22     sharpness ÷ tolerated: stable below 1"),
+        ({"second_moments": "16 gradients"}, "before Adam has begun it tells little"),
+        ({"preconditioned_eigenvalue": 46.3, "optimizer": "adamw"}, "curvature on these rows, as AdamW scales it"),
+        ({"draws": OtherDraws(3, 40.0, 50.0)}, "40 to 50  at least, under 3 other random draws"),
+        ({"first_step_sharpness": 5.0}, "0.4      from this learning rate on, after Adam's first step"),
     ],
 )
-def test_the_answer_goes_on_with_the_regime(make_result: MakeResult, changes: dict[str, object], words: str) -> None:
-    assert words in summary(make_result(**changes))
+def test_the_numbers_have_their_words(make_result: MakeResult, changes: dict[str, object], words: str) -> None:
+    assert words in page(make_result(**changes), 160)
 
 
-def test_a_first_step_of_adam_that_raises_the_loss_is_the_answer(make_result: MakeResult) -> None:
-    adam = {
-        "optimizer": "adam",
-        "momentum": None,
-        "ratio": 0.2,
-        "regime": NOT_MEASURED,
-        "second_moments": "16 gradients",
-    }
-    told = summary(make_result(**adam, first_step_sharpness=50.0, first_step_ratio=2.5))
-    assert told.startswith(
-        "At this rate the first step raises the loss: it is 2.5 × the smallest that does (ratio 0.2)."
-    )
-    calm = make_result(**adam, first_step_sharpness=5.0, first_step_ratio=0.25)
-    assert "Adam's first step moves each weight by the rate; it raises the loss from 0.4 on." in summary(calm)
-    assert "first step" in page(calm)
+def test_the_ruler_takes_two_rates(make_result: MakeResult) -> None:
+    assert "● stable up to here   ▼ you   ▲ loss rises" in page(make_result())
+    alone = make_result(learning_rate=NO_RATIO, stable_learning_rate=NO_RATIO)
+    assert "▲" not in page(alone)
 
 
-def test_before_adams_first_step_there_is_no_verdict(make_result: MakeResult) -> None:
-    adam = {"optimizer": "adam", "momentum": None, "regime": NOT_MEASURED, "second_moments": "16 gradients"}
-    model = replace(make_result().quadratic, outcome="rises", losses=(0.5, 2.4))
-    for ratio in (0.2, 9.0):
-        told = summary(make_result(**adam, ratio=ratio))
-        assert told == (
-            f"No verdict: where Adam begins, this ratio ({ratio:g}) did not tell healthy runs from sick ones. "
-            "A later checkpoint, with Adam's state, tells more."
-        )
-        bad = summary(make_result(**adam, ratio=ratio, quadratic=model))
-        assert bad.endswith(f"stays up (ratio {ratio:g}). Warm-up makes Adam's first steps small.")
-    assert "Lower the rate" in summary(make_result(**{**adam, "second_moments": "checkpoint"}, ratio=9.0))
+def test_without_eigenvalues_there_are_no_numbers(make_result: MakeResult) -> None:
+    text = page(make_result(eigenvalues=(), ratio=NO_RATIO, learning_rate=NO_RATIO))
+    assert text.startswith("No curvature was measured.") and "Sharpness" not in text
 
 
-def test_what_is_missing_is_said(make_result: MakeResult) -> None:
-    result = make_result()
-    assert "No eigenvalue" in summary(replace(result, eigenvalues=()))
-    unknown = replace(
-        result,
+def test_what_is_not_known_is_said_under_verbose(make_result: MakeResult) -> None:
+    unknown = make_result(
         optimizer=None,
+        ratio=OPTIMIZER_UNKNOWN,
         threshold=OPTIMIZER_UNKNOWN,
         stable_learning_rate=OPTIMIZER_UNKNOWN,
-        ratio=OPTIMIZER_UNKNOWN,
         regime=NO_RATIO,
         quadratic=OPTIMIZER_UNKNOWN,
     )
-    assert "without optimizer and rate: name yours, as --optimizer sgd --lr 0.1." in summary(unknown)
-    words = "not known: quadratic model, ratio, because the optimizer is not known: --optimizer NAME gives it\n"
-    assert words in page(unknown).replace("known:\n", "known: ")
-    assert "regime" not in page(unknown)
-    no_rate = {"learning_rate": LEARNING_RATE_UNKNOWN, "ratio": NO_RATIO, "regime": NO_RATIO}
-    still = replace(result, **no_rate, threshold=LEARNING_RATE_UNKNOWN, quadratic=OPTIMIZER_UNKNOWN)
-    assert "SGD with momentum 0.9 is stable on today's curvature up to a rate of 0.0821; --lr gives yours." in summary(
-        still
-    )
-    lion = replace(still, optimizer="lion", momentum=None, learning_rate=0.1, stable_learning_rate=NO_RATIO)
-    assert "There is no verdict: the learning rate is not known" in summary(replace(lion, critical_sharpness=NO_RATIO))
-    assert summary(replace(lion, learning_rate=LEARNING_RATE_UNKNOWN)).endswith("for a verdict give yours: --lr RATE.")
-
-
-@pytest.mark.parametrize(
-    ("rate", "words"),
-    [(0.6, "and you run at 0.6: lower the rate, or warm it up."), (0.01, "your rate is stable as far as that tells.")],
-)
-def test_a_rule_without_threshold_is_judged_by_its_next_step(make_result: MakeResult, rate: float, words: str) -> None:
-    """The step raises the loss from twice over the critical sharpness of 3.96 on."""
-    lion = replace(make_result(), optimizer="lion", momentum=None, ratio=NO_RATIO, learning_rate=rate)
-    text = summary(lion)
-    assert "No curvature bounds the rate of Lion. Its next step raises the loss from a rate of 0.505 on" in text
-    assert text.endswith(words)
+    words = "not known: quadratic model, ratio, because the optimizer is not known: --optimizer NAME gives it"
+    assert words in page(unknown, 160, verbose=True) and "not known" not in page(unknown)
 
 
 def test_the_page_in_ascii_has_every_number(make_result: MakeResult) -> None:
-    text = " ".join(page(make_result(), ascii_only=True).split())
+    text = page(make_result(), ascii_only=True, verbose=True)
+    assert text.isascii()
+    said = " ".join(text.split())
     assert all(
-        value in text for value in ("46.3 +- 0.03", "44.1", "3.96 +- 0.4", "41 +- 3.9", "38", "1.22", "0.42 x yours")
+        value in said for value in ("46.3 +- 0.03", "44.1", "3.96 +- 0.4", "41 +- 3.9", "38", "1.22", "0.42 x yours")
     )
 
 
@@ -153,34 +90,28 @@ def test_the_page_in_ascii_has_every_number(make_result: MakeResult) -> None:
     [
         (
             {"outcome": "spikes", "losses": (0.5, 0.9, 2.4, 1.1, 0.4)},
-            "spikes to 2.4 and is back below its start after 4 steps",
+            "4 steps trained in it, the loss jumps from 0.5 to 2.4 and comes back",
         ),
+        ({"outcome": "falls"}, "trained in it, the loss falls from 0.5 to 0.4"),
         (
             {"outcome": "falls"},
             "█▆▅▂▁. The network itself may leave that course: many steps may raise its curvature.",
         ),
-        ({"outcome": "falls"}, "yours. Trained in the model, the loss falls from 0.5 to 0.4 in 4 steps: "),
-        ({"outcome": "falls", "losses": (0.0, 0.0, 0.0)}, "Trained in the model, the loss stays at 0."),
-        ({"outcome": "rises", "losses": (0.5, 2.4)}, "rises to 2.4 and is not back after 1 step: "),
-        ({"outcome": "diverges", "losses": (0.5, float("inf"))}, "grows without bound within 1 step: "),
+        ({"outcome": "falls", "losses": (0.0, 0.0, 0.0)}, "trained in it, the loss stays at 0"),
+        ({"outcome": "rises", "losses": (0.5, 2.4)}, "1 step trained in it, the loss rises from 0.5 to 2.4 and stays"),
+        ({"outcome": "diverges", "losses": (0.5, float("inf"))}, "1 step trained in it, the loss grows without bound"),
         (
             {"outcome": NO_RATIO, "losses": (), "spikes": NO_RATIO},
-            "follows its quadratic model up to a rate of 0.042, 0.42 × yours.",
+            "For one step a quadratic model of the network is accurate up to a rate of 0.042, 0.42 × yours.",
         ),
-        (
-            {"radius": Missing(Why.ABOVE_GRID, ""), "radius_relation": "above-grid"},
-            "For the next update alone, the network follows its quadratic model at every rate looked at.",
-        ),
-        (
-            {"radius": Missing(Why.BELOW_GRID, ""), "radius_relation": "below-grid"},
-            "follows its quadratic model at no rate looked at.",
-        ),
+        ({"radius": Missing(Why.ABOVE_GRID, ""), "radius_relation": "above-grid"}, "is accurate at every rate tried."),
+        ({"radius": Missing(Why.BELOW_GRID, ""), "radius_relation": "below-grid"}, "is accurate at no rate tried."),
     ],
 )
 def test_the_quadratic_model_in_words(make_result: MakeResult, changes: dict[str, object], words: str) -> None:
     result = make_result()
     assert not isinstance(result.quadratic, Missing)
-    shown = page(replace(result, quadratic=replace(result.quadratic, **changes)), 200)
+    shown = page(replace(result, quadratic=replace(result.quadratic, **changes)), 200, verbose=True)
     assert words in " ".join(shown.split())
 
 
@@ -188,6 +119,19 @@ def test_blocks_are_shown_the_sharpest_first(make_result: MakeResult) -> None:
     layers = tuple(LayerBlock(f"layers.{n}.weight", "Linear", (4, 3), 12, float(n), 0.01) for n in range(11))
     layers += (LayerBlock("late.weight", "Linear", (4, 3), 12, LIMIT_REACHED, LIMIT_REACHED),)
     text = page(make_result(layers=layers))
-    assert text.index("layers.10.weight") < text.index("layers.9.weight")
-    assert "late.weight" not in text and "4 of 12 rows hidden" in text
-    assert "late.weight" in page(make_result(layers=layers), show_all=True)
+    assert text.index("layers.10 ") < text.index("layers.9 ")
+    assert "late" not in text and "7 more, 5 or less: --all" in text
+    assert "late" in page(make_result(layers=layers), show_all=True)
+
+
+def test_the_headline_as_a_table(make_result: MakeResult) -> None:
+    table = headline(make_result())
+    assert table.columns == ("name", "value", "unit")
+    assert table.rows[0] == ("ratio", 1.218, "sharpness / tolerated")
+    values = {row[0]: row[1] for row in table.rows}
+    assert (values["regime"], values["stable_learning_rate"]) == ("edge-of-stability", 0.0821)
+    assert (values["sharpness"], values["tolerated"], values["quadratic_model"]) == (46.3, 38.0, "falls")
+    assert values["loss_rises"] == pytest.approx(2.0 / 3.96)
+    bare = headline(make_result(eigenvalues=(), critical_sharpness=NO_RATIO, quadratic=OPTIMIZER_UNKNOWN))
+    assert {row[1] for row in bare.rows if row[0] in ("sharpness", "loss_rises", "quadratic_model")} == {None}
+    assert math.isfinite(values["loss"])
