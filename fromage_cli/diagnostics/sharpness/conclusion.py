@@ -9,14 +9,14 @@ from fromage_cli.missing import Missing, Why, known
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
 
 Situation = Literal[
-    "not measured",
-    "no optimizer",
-    "no rate",
-    "one step",
-    "no verdict",
-    "bad course",
+    "not-measured",
+    "no-optimizer",
+    "no-rate",
+    "one-step",
+    "no-verdict",
+    "bad-course",
     "edge",
-    "adam begins",
+    "adam-begins",
     "flat",
     "stable",
     "grows",
@@ -39,15 +39,15 @@ _COURSES = {
 def situation(result: SharpnessResult) -> Situation:
     """What decides about the rate; training in the quadratic model speaks before the ratio."""
     if not result.eigenvalues:
-        return "not measured"
+        return "not-measured"
     ratio = known(result.ratio)
     if bad_course(result) is not None:
-        return "bad course"
+        return "bad-course"
     if ratio is None:
         return _without_ratio(result)
     edge = known(result.regime) == "edge-of-stability"
     if edge or result.before_adam:
-        return "edge" if edge else "adam begins"
+        return "edge" if edge else "adam-begins"
     if ratio <= 0.0:
         return "flat"
     return "stable" if ratio < 1.0 else "grows"
@@ -55,11 +55,11 @@ def situation(result: SharpnessResult) -> Situation:
 
 def _without_ratio(result: SharpnessResult) -> Situation:
     if result.optimizer is None:
-        return "no optimizer"
+        return "no-optimizer"
     if isinstance(result.learning_rate, Missing) and known(result.stable_learning_rate) is not None:
-        return "no rate"
+        return "no-rate"
     spoilt = isinstance(result.ratio, Missing) and result.ratio.code is Why.ZERO_OR_NOT_FINITE
-    return "one step" if known(result.critical_sharpness) is not None and not spoilt else "no verdict"
+    return "one-step" if known(result.critical_sharpness) is not None and not spoilt else "no-verdict"
 
 
 def bad_course(result: SharpnessResult) -> str | None:
@@ -76,7 +76,7 @@ def bad_course(result: SharpnessResult) -> str | None:
 def verdict(result: SharpnessResult) -> Iterator[str]:
     """Whether the rate is stable, and what is unusual about the answer; whole sentences."""
     found, ratio = situation(result), known(result.ratio)
-    if found == "bad course":
+    if found == "bad-course":
         yield f"Unstable at {number(result.learning_rate)}: {bad_course(result)}."
         if ratio is not None and ratio < 1.0 and not result.before_adam:
             yield f"The curvature of the sharpest direction alone does not show it (ratio {number(ratio)})."
@@ -90,7 +90,7 @@ def verdict(result: SharpnessResult) -> Iterator[str]:
     elif found == "grows":
         yield f"Unstable in the sharpest direction: {_compared(result)}."
         yield _what_to_expect(result)
-    elif found == "adam begins":
+    elif found == "adam-begins":
         yield f"No verdict: before Adam has begun, its ratio ({number(ratio)}) does not tell healthy from sick runs."
     elif found == "flat":
         yield f"No curvature limits the rate: the loss curves upwards in no direction (ratio {number(ratio)})."
@@ -122,14 +122,14 @@ def _without_verdict(result: SharpnessResult, found: Situation) -> Iterator[str]
     """What is known where there is no ratio."""
     rate, critical = known(result.learning_rate), known(result.critical_sharpness)
     title, sharpness = optimizer_title(result), number(result.eigenvalues[0].value) if result.eigenvalues else ""
-    if found == "not measured":
+    if found == "not-measured":
         yield "No curvature was measured."
-    elif found == "no optimizer":
+    elif found == "no-optimizer":
         yield f"No verdict yet: whether a sharpness of {sharpness} is stable depends on optimizer and rate."
-    elif found == "no rate":
+    elif found == "no-rate":
         stable = number(result.stable_learning_rate)
         yield f"{title} is stable up to a rate of {stable}: there it tolerates this network's sharpness of {sharpness}."
-    elif found == "one step" and critical is not None:
+    elif found == "one-step" and critical is not None:
         rises = 2.0 / critical
         if rate is None:
             yield f"One {title} step raises the loss from a rate of {number(rises)} on."
@@ -149,10 +149,10 @@ def advise(result: SharpnessResult) -> str:
     found, rate = situation(result), known(result.learning_rate)
     stable, critical = known(result.stable_learning_rate), known(result.critical_sharpness)
     told: dict[Situation, str] = {
-        "no optimizer": "for a verdict name optimizer and rate: --optimizer sgd --lr 0.1",
-        "no rate": GIVE_RATE,
-        "bad course": WARM_UP if result.before_adam else "lower the rate, or warm it up.",
-        "adam begins": MEASURE_LATER,
+        "no-optimizer": "for a verdict name optimizer and rate: --optimizer sgd --lr 0.1",
+        "no-rate": GIVE_RATE,
+        "bad-course": WARM_UP if result.before_adam else "lower the rate, or warm it up.",
+        "adam-begins": MEASURE_LATER,
         "flat": "nothing to change; suggest-lr tells how far one step may go.",
     }
     if stable is not None:
@@ -164,7 +164,7 @@ def advise(result: SharpnessResult) -> str:
         rises = 2.0 / critical
         small = f"nothing to change; a step at up to {number(rises)} does not raise the loss."
         large = f"lower the rate below {number(rises)}, or warm it up."
-        told["one step"] = GIVE_RATE if rate is None else large if rate >= rises else small
+        told["one-step"] = GIVE_RATE if rate is None else large if rate >= rises else small
     return told.get(found, "")
 
 

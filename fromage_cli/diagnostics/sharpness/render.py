@@ -94,7 +94,7 @@ def _marks(result: SharpnessResult) -> list[Mark]:
     """The same rates on the ruler, with the user's own."""
     critical = known(result.critical_sharpness)
     places = [
-        (known(result.learning_rate), "▼", "you", "yellow" if situation(result) in ("grows", "bad course") else ""),
+        (known(result.learning_rate), "▼", "you", "yellow" if situation(result) in ("grows", "bad-course") else ""),
         (known(result.stable_learning_rate), "●", "stable up to here", "green"),
         (None if critical is None else 2.0 / critical, "▲", "loss rises", "red"),
     ]
