@@ -23,6 +23,8 @@ SCREENS = [
     "sharpness mlp-2/step-000440.safetensors",
     "sharpness mlp-2/step-000440.safetensors --optimizer sgd --lr 0.1",
     "sharpness mlp-16/step-000440.safetensors --optimizer lion",
+    "distance mlp-16/step-000000.safetensors mlp-16/step-000440.safetensors",
+    "distance mlp-16/step-000000.safetensors mlp-16/step-000440.safetensors --model auto",
 ]
 
 

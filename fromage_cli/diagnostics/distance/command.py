@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from fromage_cli.counting import counted
 from fromage_cli.errors import UsageError
-from fromage_cli.intake import checkpoint_record, open_problem
+from fromage_cli.intake import checkpoint_record, open_problem, short_place
 from fromage_cli.missing import found_of
 from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, Provenance, estimate_answer, records
@@ -22,11 +23,14 @@ from fromage_cli.terminal.options import (
 from fromage_cli.terminal.progress import progress
 
 NoSpectrumOption = Annotated[
-    bool, typer.Option("--no-spectrum", help="No singular values: no spectral distance, no condition numbers.")
+    bool,
+    typer.Option(
+        "--no-spectrum", help="Leave singular values out: faster, without spectral distance and condition numbers."
+    ),
 ]
 
 
-@diagnostic(tables=("layers",), estimate=True)
+@diagnostic(tables=("layers", "summary"), estimate=True)
 def command(
     first: Annotated[str, typer.Argument(metavar="A", help=CHECKPOINT_HELP)],
     second: Annotated[str, typer.Argument(metavar="B", help="Another checkpoint of the same architecture.")],
@@ -38,7 +42,7 @@ def command(
     run: RunOptions,
     output: OutputOptions,
 ) -> Answer:
-    """How far apart are two networks, layer by layer and (with --model or --batch) as functions?"""
+    """How far apart are two networks: each layer's weights and, with --model and --batch, the outputs?"""
     # where it stands in the configuration it may be meant for other commands
     if session.current().origins.get("optimizer_state") == session.COMMAND_LINE:
         raise UsageError("--optimizer-state: no optimizer plays a part in a distance.", "Leave it out.")
@@ -47,7 +51,7 @@ def command(
     from fromage_cli.diagnostics.distance.findings import judge
     from fromage_cli.diagnostics.distance.measure import measure, work_of
     from fromage_cli.diagnostics.distance.pairing import pair_tensors
-    from fromage_cli.diagnostics.distance.render import render
+    from fromage_cli.diagnostics.distance.render import advise, headline, render, training_steps
     from fromage_cli.problem.conditions.budget import Budget
 
     budget = Budget(run.time_limit, run.max_memory)
@@ -78,8 +82,9 @@ def command(
     answer = Answer(
         result=result,
         page=lambda style: render(result, style),
-        tables={"layers": lambda: records(result.layers)},
+        tables={"layers": lambda: records(result.layers), "summary": lambda: headline(result)},
         findings=judge(result),
+        advice=advise(result, second),
         provenance=Provenance(device="cpu", dtype="float64"),
         notes=tuple(notes),
         details=tuple(f"{label}: {note}" for label, one in zip("AB", opened, strict=True) for note in one.picked),
@@ -87,4 +92,9 @@ def command(
         error=error,
     )
     answer = answer if intake is None else intake.complete(answer)
-    return replace(answer, checkpoints=tuple(checkpoint_record(checkpoint) for checkpoint in opened))
+    pair, steps = tuple(checkpoint_record(checkpoint) for checkpoint in opened), training_steps(result)
+    ends = [short_place(record) for record in pair]
+    within = ends[1].removeprefix(f"{ends[0].rpartition('/')[0]}/")  # the directory of both is said once
+    between = "" if steps is None else counted(steps, "step")
+    compared = (counted(len(result.layers), "layer"),) if intake is None else intake.header[1:]
+    return replace(answer, checkpoints=pair, header=(f"{ends[0]} → {within}", between, *compared))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from fromage_cli.counting import first_names
+from fromage_cli.counting import counted, first_names
 from fromage_cli.diagnostics.distance.result import DistanceResult, LayerDistance
 from fromage_cli.findings import Finding, about_names
 from fromage_cli.missing import known
@@ -27,8 +27,8 @@ def _not_comparable(result: DistanceResult) -> Iterator[Finding]:
                 code="distance-not-finite",
                 severity="fail",
                 layer=layer.name,
-                message="holds NaN or infinity in one of the two, so that it has no distance",
-                hint="inspect counts the entries; go back to an earlier checkpoint.",
+                message="holds NaN or infinity in one of the two, so it has no distance",
+                hint="inspect counts the entries. Go back to an earlier checkpoint.",
             )
     for names, where in (
         (result.unpaired.only_first, "only in the first"),
@@ -36,7 +36,7 @@ def _not_comparable(result: DistanceResult) -> Iterator[Finding]:
         (result.unpaired.reshaped, "of different shapes in the two"),
     ):
         if names:
-            hint = "Compare checkpoints of one architecture; --include and --exclude choose tensors."
+            hint = "Compare checkpoints of one architecture, or choose tensors with --include and --exclude."
             left_out = f"{_counted(names)} {where}, and left out"
             yield about_names("tensors-unpaired", "warn", names, left_out, hint, limit=0.0)
     for groups, which in ((result.unpaired.first_ties, "first"), (result.unpaired.second_ties, "second")):
@@ -46,7 +46,7 @@ def _not_comparable(result: DistanceResult) -> Iterator[Finding]:
                 severity="info",
                 message=f"{first_names(group)} are one tensor in the {which} alone",
                 value=float(len(group)),
-                hint="The other holds a copy under each name; each is compared.",
+                hint="The other holds a copy under each name, and each is compared.",
             )
 
 
@@ -59,8 +59,8 @@ def _layers(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
             code="layer-turned",
             severity="info",
             layer=most.name,
-            message=f"lies at {math.degrees(angle):.0f}° from where it was"
-            + (f", and {len(turned) - 1} more at a right angle or beyond" if len(turned) > 1 else ""),
+            message=f"turned by {math.degrees(angle):.0f}° from where it was"
+            + (f"; {counted(len(turned) - 1, 'more layer')} turned by 90° or further" if len(turned) > 1 else ""),
             value=angle,
             limit=TURNED,
             hint="Nothing is left of the first weights: networks of separate runs, or a layer that was re-initialised.",
@@ -79,14 +79,15 @@ def _layers(layers: Sequence[LayerDistance]) -> Iterator[Finding]:
         coarser = first if ROUNDING.get(first, 0.0) == limit else second
         apart = "" if furthest is None else f", at most {furthest:.3g} apart"
         if furthest is not None and 0.0 < furthest <= limit:
-            apart += f": no further than rounding to {coarser} takes them"
+            apart += f", no further than by rounding to {coarser}"
         yield Finding(
             code="dtypes-differ",
             severity="info",
-            message=f"{len(changed)} of {len(layers)} stored as {first} in the first and {second} in the second{apart}",
+            message=f"{len(changed)} of {counted(len(layers), 'layer')} {'is' if len(changed) == 1 else 'are'} "
+            f"{first} in the first and {second} in the second{apart}",
             value=furthest,
             limit=limit or None,
-            hint="They are compared as the numbers that are stored.",
+            hint="The stored numbers are compared as they are.",
         )
 
 

@@ -76,6 +76,7 @@ def command(
         findings=judge(result),
         header=(optimizer_at_rate(result), f"loss {number(result.loss)}"),
         advice=advise(result),
+        told=("catapult", "edge-of-stability", "first-step-rises", "no-positive-curvature"),
         details=tuple(notes),
         settings={"tensors": chosen, **rule.flags},
         error=error,

@@ -103,15 +103,18 @@ def test_tables_and_pages(run, home):
     rows = list(csv.DictReader(io.StringIO(out)))
     assert code == 0 and [row["name"] for row in rows] == ["0.weight", "2.weight"]
     assert float(rows[0]["condition_number_first"]) > 1.0
-    assert "furthest apart of 2 layers" in " ".join(
-        run("a-1.safetensors", "b-5.safetensors", "--format", "rich")[1].split()
-    )
+    shown = run("a-1.safetensors", "b-5.safetensors", "--format", "rich")[1]
+    assert shown.splitlines()[0].endswith("a-1 → b-5 · 4 steps · 2 layers") and " moved most: " in shown
+    assert "What now: to compare the outputs too, add --model and --batch." in shown
+    named = run("a-1.safetensors", "b-5.safetensors", "--format", "csv", "--table", "summary")[1]
+    summary = {row["name"]: row["value"] for row in csv.DictReader(io.StringIO(named))}
+    assert summary["moved_most"] in ("0.weight", "2.weight") and summary["training_steps"] == "4"
     assert run("a-1.safetensors", "b-5.safetensors", "--no-spectrum", "--format", "tsv")[1].endswith("\t\t\t\n")
 
 
 def test_the_same_file_twice(run, home):
     code, out, _ = run("a-1.safetensors", "a-1.safetensors", "--format", "rich")
-    assert code == 0 and "The two hold the same numbers in all of 2 layers." in " ".join(out.split())
+    assert code == 0 and "Nothing moved: the two hold the same numbers in all 2 layers." in " ".join(out.split())
 
 
 def test_a_narrower_copy_is_told_from_a_trained_one(run, home):

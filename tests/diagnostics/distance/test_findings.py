@@ -39,7 +39,7 @@ def test_rounding_is_told_from_training(make_result, make_layer):
 def test_other_dtypes_without_a_distance(make_result, make_layer):
     zero = make_layer(second_dtype="float16", relative_distance=None, first_norm=0.0)
     (finding,) = judge(make_result(layers=(zero,)))
-    assert finding.message.endswith("float16 in the second") and finding.value is None
+    assert finding.message == "1 of 1 layer is float32 in the first and float16 in the second" and finding.value is None
 
 
 def test_what_has_no_counterpart(make_result):
@@ -54,3 +54,12 @@ def test_what_has_no_counterpart(make_result):
 def test_networks_that_are_equal_throughout_are_no_news(make_result, make_layer):
     same = make_layer(relative_distance=0.0, angle=0.0)
     assert codes(make_result(layers=(same, same))) == []
+
+
+def test_layers_that_turned_all_the_way_are_counted(make_result, make_layer):
+    layers = tuple(make_layer(f"w{index}", angle=2.0 + 0.1 * index) for index in range(3))
+    (finding,) = judge(make_result(layers=layers))
+    assert (finding.layer, finding.message) == (
+        "w2",
+        "turned by 126° from where it was; 2 more layers turned by 90° or further",
+    )
