@@ -149,27 +149,25 @@ def _doubt(
     overflowed = [run.learning_rate for run in runs if not math.isfinite(run.loss)]
     gain = gain_of(runs, start_losses)
     reasons = {
-        f"most short runs overflowed, from a rate of {min(overflowed, default=0.0):.2g} on; {SCALES}": (
+        f"most short runs overflowed, from {min(overflowed, default=0.0):.2g} on; {SCALES}": (
             2 * len(overflowed) > len(runs)
         ),
-        "in a study short runs of this optimizer did not tell the rate surely enough, or were not tried": (
-            calibration is None or not calibration.studied
-        ),
+        "short runs of this optimizer are not known to tell the rate": (calibration is None or not calibration.studied),
         TRAINED: not whole.new,
-        "a second seed was not run at the best rates, and one alone was often wrong; --probe-budget 360 runs two": (
+        "the short runs were not repeated, and one series is often wrong; --probe-budget 360 repeats them": (
             noise_of(runs, start_losses) is None
         ),
-        f"the best short run lowered the loss by {gain or 0.0:.1%} only": gain is not None and gain < LEAST_GAIN,
-        "on parts of a batch short runs were wrong by a factor of 2 in the mean of a study; give five batches": (
-            whole.parts
+        f"the best short run lowered the loss by {100.0 * (gain or 0.0):.1f} % only": (
+            gain is not None and gain < LEAST_GAIN
         ),
-        f"the short runs tell it too poorly: {regret:.0%} of the progress may be lost": regret > RELIABLE,
+        "on parts of a batch short runs were off by 2 × in a study; five whole batches tell more": (whole.parts),
+        f"the short runs leave it open, and {100.0 * regret:.0f} % of the progress may be lost": regret > RELIABLE,
     }
     return next((words for words, holds in reasons.items() if holds), None)
 
 
-TRAINED = "from trained weights short runs pointed to rates 5 × too low in a study, and the correction is rough"
-SCALES = "look at the scale of inputs, targets and loss"
+TRAINED = "from trained weights short runs pointed 5 × too low in a study, and the correction is rough"
+SCALES = "check the scale of inputs, targets and loss"
 
 _ENDS = (0.5 - 0.5 * INTERVAL, 0.5 + 0.5 * INTERVAL)
 
@@ -180,10 +178,10 @@ def _why_none(runs: Sequence[ShortRun]) -> str:
         return "no short runs were made"
     overflowed = [run.learning_rate for run in runs if not math.isfinite(run.loss)]
     if len(overflowed) == len(runs):
-        return f"every short run overflowed, also at a rate of {min(overflowed):.2g}; {SCALES}"
+        return f"every short run overflowed, even at {min(overflowed):.2g}; {SCALES}"
     if overflowed:
         first = min(overflowed)
-        return f"no short run lowered the loss of other rows, and from a rate of {first:.2g} on they overflowed"
+        return f"no short run lowered the loss of other rows, and from {first:.2g} on they overflowed"
     return "no short run lowered the loss of rows that it did not see"
 
 

@@ -20,12 +20,13 @@ from fromage_cli.terminal.options import (
 )
 from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import Work, progress
+from fromage_cli.terminal.words import number
 
 USUAL_STEPS = 1000
 """Of a run whose schedule has an end that nothing tells."""
 
 
-@diagnostic(tables=("estimates", "layers", "groups", "points", "alternatives"), estimate=True)
+@diagnostic(tables=("estimates", "layers", "groups", "points", "alternatives", "summary"), estimate=True)
 def command(
     ckpt: CheckpointArgument = None,
     *,
@@ -49,9 +50,10 @@ def command(
 
     from fromage_cli.checkpoints.runs.saved_schedule import updates_made
     from fromage_cli.diagnostics.suggest_lr.cost import estimate, expected_work
+    from fromage_cli.diagnostics.suggest_lr.facts import headline, trained_at
     from fromage_cli.diagnostics.suggest_lr.findings import judge
     from fromage_cli.diagnostics.suggest_lr.measure import measure
-    from fromage_cli.diagnostics.suggest_lr.render import render
+    from fromage_cli.diagnostics.suggest_lr.render import advise, render
     from fromage_cli.probes.cost import gradients
     from fromage_cli.probes.lines.direction import moving_tensors
 
@@ -88,9 +90,13 @@ def command(
             "groups": lambda: records(result.optimizer.groups),
             "points": lambda: records(result.points),
             "alternatives": lambda: records(result.alternatives),
+            "summary": lambda: headline(result),
         },
         findings=judge(result),
-        notes=tuple(notes),
+        header=(trained_at(result), f"loss {number(result.loss)}"),
+        advice=advise(result),
+        details=tuple(notes),
+        told=("rate-above-limit", "verification-prefers-another"),
         settings={"tensors": chosen, **rule.flags},
         error=error,
     )

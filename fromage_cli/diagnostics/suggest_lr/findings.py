@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from fromage_cli.counting import counted
-from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
+from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates, VerifiedRun
 from fromage_cli.findings import (
     Finding,
     about_names,
@@ -23,7 +23,14 @@ UPHILL_ERRORS = 2.0
 def judge(result: SuggestedRates) -> tuple[Finding, ...]:
     """The findings of a result, the gravest kinds first."""
     wrong = [gradient_is_not_the_losses(*result.contradiction)] if result.contradiction is not None else []
-    return (*wrong, *_present_rate(result), *_certainty(result), *_gradients(result), *_training(result))
+    return (
+        *wrong,
+        *_verified(result),
+        *_present_rate(result),
+        *_certainty(result),
+        *_training(result),
+        *_gradients(result),
+    )
 
 
 def estimate(result: SuggestedRates, name: str) -> float | None:
@@ -31,38 +38,58 @@ def estimate(result: SuggestedRates, name: str) -> float | None:
     return next((known(each.learning_rate) for each in result.estimates if each.name == name), None)
 
 
+def verified_best(result: SuggestedRates) -> VerifiedRun | None:
+    """The verified rate that ends lower than the others by more than chance; None where there is none."""
+    return next((run for run in result.verification if run.best), None)
+
+
+def what_to_try(result: SuggestedRates) -> str:
+    """What makes the rate to train at known where it is not, or known badly."""
+    recommended, rate = result.recommended, known(result.recommended.learning_rate)
+    low, high = known(recommended.low), known(recommended.high)
+    if low is not None and high is not None:
+        return f"Try {low:.2g}, {rate or math.sqrt(low * high):.2g} and {high:.2g}; --verify 200 compares three rates."
+    why = recommended.learning_rate
+    if isinstance(why, Missing) and why.code is Why.NOT_ASKED:
+        return "Leave --probe none out for a rate to train at. The numbers above are for one step."
+    if isinstance(why, Missing) and why.code is Why.LIMIT_REACHED:
+        return "Run it again to the end, without Ctrl-C and with no limit or a larger one."
+    return "Give five training batches (--batch file.py:function, an iterator) and --probe-budget 360."
+
+
 def _present_rate(result: SuggestedRates) -> Iterator[Finding]:
-    """A rate above the limit, which is no fault, and real steps that raise the loss."""
+    """A rate above what curvature allows, and one above the sure step, which is no fault."""
     rate, ratio = known(result.optimizer.current_learning_rate), known(result.optimizer.current_ratio)
-    above = known(result.stability.ratio)
+    above, stable = known(result.stability.ratio), known(result.stability.learning_rate)
     if rate is not None and above is not None and above >= 1.0 and not result.stability.adam_begins:
         yield Finding(
             code="rate-not-stable",
             severity="warn",
-            message=f"you run at {rate:.3g}, {above:.3g} × the rate from which on steps along the sharpest direction "
+            message=f"you train at {rate:.3g}, {above:.3g} × the rate from which on steps along the sharpest direction "
             "of the loss grow",
             value=above,
             limit=1.0,
-            hint="Lower the rate below it, or warm up longer. In a study of small runs one of 23 healthy ones was "
-            "above it, and 11 of 15 whose steps were too large.",
+            hint=f"Lower the rate below {stable:.3g}, or warm up longer. In a study 11 of 15 runs whose steps were too "
+            "large stood above it, and one of 23 healthy ones.",
         )
     if rate is not None and ratio is not None and ratio > 1.0:
         own, elsewhere = estimate(result, "critical"), estimate(result, "critical-independent")
-        where = ""
-        if own is not None and rate > own:
-            where = f", and above {own:.3g}, from which on the step raises the loss{_filled(result)}"
+        measured = result.limit.estimator in ("measured", "measured-sum")
+        step, where = "the sure step" if measured else "the smallest rate at which one step raises the loss", ""
+        if not measured:
+            pass
+        elif own is not None and rate > own:
+            where = f", and one step at it raises the loss{_filled(result)}"
         elif elsewhere is not None and rate > elsewhere:
-            where = f", and above {elsewhere:.3g}, from which on the loss of other rows rises"
+            where = ", and one step at it raises the loss of rows outside the batch"
         yield Finding(
             code="rate-above-limit",
             severity="info",
-            layer=result.limit.limiting_layer,
-            message=f"you run at {rate:.3g}, {ratio:.3g} × the limit of a single step{where}",
+            message=f"your rate {rate:.3g} is {ratio:.3g} × {step}{where}",
             value=ratio,
             limit=1.0,
-            hint="No fault: healthy runs often stand above it. What training may do, sharpness tells.",
+            hint="This is no fault: healthy runs often stand above it.",
         )
-    yield from _verified(result)
 
 
 def _verified(result: SuggestedRates) -> Iterator[Finding]:
@@ -70,24 +97,24 @@ def _verified(result: SuggestedRates) -> Iterator[Finding]:
     for run in result.verification:
         end, steps = known(run.end_loss), counted(len(run.losses), "step")
         if run.factor == 1.0 and (end is None or end > run.start_loss):
-            ended = "became infinite or no number" if end is None else f"rose from {run.start_loss:.4g} to {end:.4g}"
+            ended = "overflowed" if end is None else f"rose from {run.start_loss:.4g} to {end:.4g}"
             yield Finding(
                 code="verification-rises",
                 severity="warn",
                 message=f"after {steps} at {run.learning_rate:.3g} the loss on other rows {ended}",
                 value=end,
                 limit=run.start_loss,
-                hint="Take the rate of a better run beside it: a rate that is too high shows within a few steps, "
-                "overfitting later.",
+                hint=f"Train at a lower rate: begin with {run.learning_rate / 3.0:.2g}.",
             )
         if run.best and run.factor != 1.0:
             yield Finding(
                 code="verification-prefers-another",
                 severity="info",
-                message=f"after {steps} the loss on other rows is lowest at {run.learning_rate:.3g}, {run.factor:.2g} "
-                "× the rate that was verified",
+                message=f"--verify disagrees: after {steps} {run.learning_rate:.3g} ends lower than "
+                f"{run.learning_rate / run.factor:.3g}",
                 value=end,
-                hint="Verify over as many steps as you can: over few steps rates above the best one look better.",
+                hint=f"Train at {run.learning_rate:.3g}, or look further with --verify {4 * len(run.losses)}: few "
+                "steps favour high rates.",
             )
 
 
@@ -106,24 +133,24 @@ def _certainty(result: SuggestedRates) -> Iterator[Finding]:
     """Where no step, or one on other rows, is certain to descend."""
     by_name = {each.name: each for each in result.estimates}
     if result.limit.estimator not in ("measured", "measured-sum"):
-        because = f": {by_name['measured'].assumption}" if "measured" in by_name else ""
+        because = f" ({by_name['measured'].assumption.few})" if "measured" in by_name else ""
         yield Finding(
             code="no-certain-step",
             severity="info",
-            message=f"no step was found at which the loss must fall{because}",
-            hint="Most layers step uphill by more than noise could make of it: check that the optimizer's state "
-            "belongs to these weights and this loss."
+            message=f"no step size is sure to lower the loss{because}",
+            hint="Most layers step uphill, by more than noise explains. Check that the optimizer's state belongs to "
+            "these weights and this loss."
             if 2 * len(_uphill(result)) > len(result.layers)
-            else "Measure on a larger batch, or give a larger --train-batch-size: noise may hide the descent.",
+            else f"Noise may hide the descent: measure on more rows, or name a batch above "
+            f"{counted(result.optimizer.train_batch_size, 'row')} with --train-batch-size.",
         )
     elsewhere = by_name["critical-independent"].learning_rate if "critical-independent" in by_name else None
     if isinstance(elsewhere, Missing) and elsewhere.code == Why.UPHILL:
         yield Finding(
             code="descends-on-own-rows-only",
             severity="info",
-            message="on rows that gave no part of it, the step does not lower the loss at any rate: what is certain "
-            "holds for the rows of this batch alone",
-            hint="Use a larger batch. A network that fits its training data also looks like this on rows held out.",
+            message="no such step lowers the loss of rows outside the batch: the numbers hold for this batch alone",
+            hint="Measure on more rows. A network that has fitted its training data looks like this on held-out rows.",
         )
 
 
@@ -135,30 +162,22 @@ def _training(result: SuggestedRates) -> Iterator[Finding]:
         yield Finding(
             code="recommended-above-critical",
             severity="info",
-            message=f"a step from here at the recommended rate {rate:.3g} would raise the loss"
-            f"{_filled(result)}, which it does from {highest:.3g} on",
+            message=f"from these weights one step at {rate:.3g} raises the loss{_filled(result)} "
+            f"(from {highest:.3g} on)",
             value=rate,
             limit=highest,
-            hint="Warm up from below, or resume with the optimizer's state; the two rates answer different questions.",
+            hint=f"Start below {highest:.3g} and warm up, or resume with the optimizer's state.",
         )
     why = recommended.learning_rate
     asked = not isinstance(why, Missing) or why.code is not Why.NOT_ASKED
     if result.optimizer.name is not None and asked and not recommended.reliable:
-        low, high = known(recommended.low), known(recommended.high)
-        if low is not None and high is not None:
-            middle = rate or math.sqrt(low * high)
-            hint = f"Try {low:.2g}, {middle:.2g} and {high:.2g}; --verify compares three rates."
-        elif isinstance(why, Missing) and why.code is Why.LIMIT_REACHED:
-            hint = "Run it again to the end: without Ctrl-C, and with no limit or a larger one."
-        else:
-            hint = "Give five training batches (--batch with an iterator) and --probe-budget 360."
         yield Finding(
             code="rate-not-measured",
             severity="info",
-            message=f"the rate to train at is not known well here: {recommended.reason}",
+            message=f"the rate to train at is {'not known' if rate is None else 'a guess'}: {recommended.reason}",
             value=known(recommended.regret),
             limit=RELIABLE,
-            hint=hint,
+            hint=what_to_try(result),
         )
 
 
@@ -170,8 +189,8 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
             "step-uphill",
             "info",
             uphill,
-            f"the step of {counted(len(uphill), 'layer')} goes uphill, by more than noise could make of it",
-            "More rows will not turn it. Momentum from another stretch of training, or of other data, does this.",
+            f"the step of {counted(len(uphill), 'layer')} goes uphill, by more than noise explains",
+            "Momentum from other data, or from another stretch of training, does this. More rows will not turn it.",
             limit=0.0,
         )
     flat = [layer for layer in result.layers if layer.cosine <= 0.0 and known(layer.cosine_stderr) is not None]
@@ -182,20 +201,19 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
             "noise-dominates",
             "info",
             low,
-            f"at {counted(size, 'row')} a batch, the step of {counted(len(low), 'layer')} is not told from noise",
-            "Lemma 2 then says nothing; a larger batch here tells more, a larger training batch steps better.",
+            f"with {counted(size, 'row')}, the gradient of {counted(len(low), 'layer')} is no larger than its noise",
+            "Measure on more rows. If you train on batches this small, these layers mostly take noise steps.",
             limit=0.0,
         )
     names = [name for name in result.uncertain if name not in result.zero_gradient]
     if names and result.limit.criterion is not None:
-        others = "with all vectors" if result.limit.criterion == "layers" else "with all other tensors"
+        others = "all vectors" if result.limit.criterion == "layers" else "all other tensors"
         yield about_names(
             "certain-together-only",
             "info",
             names,
-            f"the step does not descend in {counted(len(names), 'layer')} alone, which the limit therefore takes "
-            f"together {others}",
-            "Usual along the moments of a trained network, and where noise dominates.",
+            f"in {counted(len(names), 'layer')} the step helps only together with {others}",
+            "This is usual with saved moments, and where noise is larger than the gradient.",
         )
     if result.zero_gradient:
         yield gradient_is_zero(result.zero_gradient)

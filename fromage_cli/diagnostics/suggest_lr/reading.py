@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import RateSearch
 from fromage_cli.diagnostics.suggest_lr.result import (
+    NO_LAYER_MOVES,
     NO_SHARPNESS,
     GroupRate,
     LayerRate,
@@ -53,7 +54,6 @@ NOISE_DOMINATES = Missing(Why.HIDDEN_BY_NOISE, "the noise of the rows is larger 
 NOT_BOUNDED = Missing(Why.HIDDEN_BY_NOISE, "within a standard error the mean gradient may be zero")
 NO_NOISE = Missing(Why.NOT_DEFINED, "the gradients of all parts of the rows are the same")
 MEMBERS_UNTOLD = Missing(Why.NO_STATE, "the state does not tell which tensors the group holds")
-NO_LAYER_MOVES = Missing(Why.NOTHING_MOVES, "no layer of the group moves by a relative step")
 
 
 def read_limit(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fromage_cli.missing import NO_OTHER_DRAWS, Basis, Missing, Why
 from fromage_cli.theory.random_draws import OtherDraws
 
+NO_LAYER_MOVES = Missing(Why.NOTHING_MOVES, "no layer of the group moves by a relative step")
 NO_SHARPNESS = Missing(Why.NOT_ASKED, "the curvature was not asked for: --sharpness")
 
 

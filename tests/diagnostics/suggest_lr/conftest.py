@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from fromage_cli.diagnostics.suggest_lr.result import (
+    NO_LAYER_MOVES,
     Estimate,
     GroupRate,
     LayerRate,
@@ -18,7 +19,6 @@ from fromage_cli.diagnostics.suggest_lr.result import (
 from fromage_cli.missing import Basis, Missing, Why
 
 BEYOND = Missing(Why.ABOVE_GRID, "the search ended before it")
-NO_LAYER = Missing(Why.NOTHING_MOVES, "no layer of the group moves")
 HIDDEN = Missing(Why.GRAPH_UNREADABLE, "the graph hides the depth")
 ESTIMATES = (
     Estimate("lemma2-count", 0.0215, 0.00738, Basis("Lemma 2, depth 10", "every weight tensor counted"), 2.33),
@@ -73,7 +73,7 @@ def make_result() -> Callable[..., SuggestedRates]:
             "adamw", 0.003, 3.115, None, (0.9, 0.95), 0.1, False, 64,
             (
                 GroupRate(0, 11, 0.003, 0.1, 0.000963, "blocks.10.attention.output.weight"),
-                GroupRate(1, 18, 0.003, 0.0, NO_LAYER, None),
+                GroupRate(1, 18, 0.003, 0.0, NO_LAYER_MOVES, None),
             ),
         )  # fmt: skip
         values: dict[str, Any] = {

@@ -85,7 +85,13 @@ def test_the_main_table_has_the_estimates(run: Run, home: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(out), delimiter="\t"))
     assert code == 0
     assert list(rows[0]) == ["name", "eta", "learning_rate", "assumption", "gradient_evaluations"]
-    for table, column in (("layers", "trust_eta"), ("points", "excess"), ("groups", "index"), ("alternatives", "name")):
+    for table, column in (
+        ("layers", "trust_eta"),
+        ("points", "excess"),
+        ("summary", "unit"),
+        ("groups", "index"),
+        ("alternatives", "name"),
+    ):
         code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--format", "csv", "--table", table)
         assert code == 0 and (column in out or table in ("groups", "alternatives"))
 
@@ -94,11 +100,9 @@ def test_the_page_gives_both_answers(run: Run, home: Path) -> None:
     code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--momentum", ".9", "--lr", "100", "--format", "rich")
     text = " ".join(out.split())
     assert code == 0
-    assert (
-        "The next SGD update lowers the loss of these rows up to a learning rate of" in text
-        and "Rate to train at: not known here, since no short runs were asked for." in text
-    )
-    assert "you run at 100" in text and "from which on" in text
+    assert "SGD at 100" in text and "Next step from here, as a learning rate of SGD" in text
+    assert "Rate to train at not known short runs tell it: leave --probe none out" in text
+    assert "Stable at 100 no only up to" in text and "What now: Lower the rate below" in text
 
 
 def test_a_value_alone_can_be_taken_by_a_script(run: Run, home: Path) -> None:

@@ -1,0 +1,181 @@
+"""The answer in numbers: how far the next step may go, the rate to train at, and whether the present one is stable."""
+
+from collections.abc import Iterator
+
+from fromage_cli.counting import counted
+from fromage_cli.diagnostics.suggest_lr.findings import estimate, verified_best
+from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
+from fromage_cli.missing import Missing, Why, known
+from fromage_cli.terminal.answer import PageStyle, Table, summary
+from fromage_cli.terminal.page import Fact, Mark
+from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
+from fromage_cli.theory.rate_calibration import INTERVAL
+
+NOT_KNOWN = "not known"
+NO_LAYER_ALONE = "at no step tried does every layer help by itself"
+
+
+def trained_at(result: SuggestedRates) -> str:
+    """The optimizer and the rate that the numbers are for."""
+    name, rate = result.optimizer.name, known(result.optimizer.current_learning_rate)
+    if name is None:
+        return "no optimizer named"
+    return OPTIMIZER_TITLES[name] if rate is None else f"{OPTIMIZER_TITLES[name]} at {number(rate)}"
+
+
+def next_step(result: SuggestedRates) -> Iterator[Fact]:
+    """Up to which rates the next step is sure to help, and from which on it raises the loss.
+
+    Nothing is called sure where the search did not come to its end: `--value limit` exits 10 there.
+    """
+    layers, whole = sure_rates(result)
+    sure, falls, end = ("Sure", "the loss is sure to fall", "")
+    if not result.limit.reliable:
+        sure, falls, end = ("Helps", "the loss falls", ", as far as looked")
+    if layers is not None:
+        first = fails_first(result)
+        fails = f"{first} fails first" if first is not None else "vectors fail first"
+        yield Fact(f"{sure} in every layer", number(layers), f"every layer helps{end}" if end else fails)
+    else:
+        yield Fact("Sure in every layer", "none", NO_LAYER_ALONE)
+    if whole is not None:
+        yield Fact(f"{sure} as a whole", number(whole), f"{falls}{end}")
+    elif layers is None:
+        yield Fact("Sure as a whole", "none", "no step tried is sure to lower the loss")
+    label = "Loss rises"
+    for name, rises in (
+        ("critical", "one step raises the loss of this batch"),
+        ("critical-independent", "the same for rows outside the batch"),
+    ):
+        for each in result.estimates:
+            if each.name == name:
+                none = isinstance(each.learning_rate, Missing)
+                yield Fact(label, number(each.learning_rate), f"{each.assumption.few} ({rises})" if none else rises)
+                label = ""
+    if not isinstance(result.draws, Missing):
+        places = f"{number(result.draws.low)} to {number(result.draws.high)}"
+        yield Fact("", places, f"the same under {result.draws.count} other random draws")
+
+
+def sure_rates(result: SuggestedRates) -> tuple[float | None, float | None]:
+    """Up to which rate the step helps in every layer, and as a whole."""
+    layers, whole = estimate(result, "measured"), estimate(result, "measured-sum")
+    return (None, layers) if result.limit.criterion == "sum" and whole is None else (layers, whole)
+
+
+def fails_first(result: SuggestedRates) -> str | None:
+    """The layer in which the step stops helping first; None where the vectors, which are judged together, do."""
+    if result.limit.estimator == "measured":
+        return result.limit.limiting_layer
+    sure = next((known(each.eta) for each in result.estimates if each.name == "measured"), None)
+    found = [(eta, layer.name) for layer in result.layers if (eta := known(layer.trust_eta)) is not None]
+    if sure is None or not found:
+        return None
+    eta, name = min(found)
+    return name if eta <= min((point.eta for point in result.points if point.eta > sure), default=sure) else None
+
+
+def training(result: SuggestedRates) -> Iterator[Fact]:
+    """The rate to train at with its range and what it rests on, or why there is none; the runs that verify it."""
+    found, label = result.recommended, "Rate to train at"
+    low, high = known(found.low), known(found.high)
+    between = (
+        ""
+        if low is None or high is None
+        else f"best between {number(low)} and {number(high)} ({100 * INTERVAL:.0f} % likely)"
+    )
+    if isinstance(found.learning_rate, Missing):
+        asked = found.learning_rate.code is not Why.NOT_ASKED
+        yield Fact(
+            label, NOT_KNOWN, between or (found.reason if asked else "short runs tell it: leave --probe none out")
+        )
+    else:
+        yield Fact(label, f"{'' if found.reliable else '≈ '}{number(found.learning_rate)}", between)
+    if result.probe:
+        steps = counted(sum(run.steps for run in result.probe), "step")
+        yield Fact("", "", f"{counted(len(result.probe), 'short run')} {along(result)}, {steps}")
+        costs = {each.name: each.gradient_evaluations for each in result.estimates}
+        if costs.pop(found.estimator or "probe", 0.0) > sum(costs.values()):
+            yield Fact("", "", "most of the time; --probe none skips them")
+    if found.reliable and (regret := known(found.regret)) is not None:
+        yield Fact("", "", f"about {100 * regret:.0f} % of the progress is lost at it")
+    if result.verification:
+        best = verified_best(result)
+        yield Fact("Verified", "no winner" if best is None else number(best.learning_rate), verdict(result))
+
+
+def along(result: SuggestedRates) -> str:
+    """How the rate goes in the runs."""
+    return "at a constant rate" if result.schedule == "constant" else "with your schedule"
+
+
+def verdict(result: SuggestedRates) -> str:
+    """Which of the verified rates ends lowest, over how many steps that holds, or that they end alike."""
+    steps, best = counted(max(len(run.losses) for run in result.verification), "step"), verified_best(result)
+    if all(isinstance(run.end_loss, Missing) for run in result.verification):
+        return "at all of these rates the loss overflows"
+    if best is None and not any(known(run.spread) for run in result.verification):
+        return "one batch tells no rates apart: give five training batches"
+    if best is None:
+        return f"all end alike after {steps}"
+    return f"ends lowest after {steps} {along(result)}"
+
+
+def stability(result: SuggestedRates, style: PageStyle) -> Iterator[Fact]:
+    """The present rate held against today's curvature, which promises nothing of training.
+
+    That curvature bounds no rate of an optimizer is said under `-v`.
+    """
+    rate, found = known(result.optimizer.current_learning_rate), result.stability
+    stable, ratio = found.learning_rate, known(found.ratio)
+    title = OPTIMIZER_TITLES.get(result.optimizer.name or "", "")
+    label = f"Stable at {number(rate)}" if rate else "Stable"
+    if isinstance(stable, Missing):
+        formula = stable.code is Why.NO_FORMULA
+        if stable.code is not Why.NOT_ASKED and (style.verbose or not formula):
+            yield Fact(label, NOT_KNOWN, f"no curvature bounds the rate of {title}" if formula else stable.words)
+    elif found.adam_begins:
+        yield Fact(label, NOT_KNOWN, "Adam has hardly begun, and its curvature tells little")
+    elif ratio is None:
+        yield Fact("Stable up to", number(stable), "by today's curvature; --lr names your rate")
+    else:
+        only = "only " if ratio >= 1.0 else ""
+        yield Fact(label, "no" if ratio >= 1.0 else "yes", f"{only}up to {number(stable)} by today's curvature")
+        if found.diverged_from is not None and found.diverged_from <= ratio < 1.0:
+            yield Fact("", "", "some networks that began so close to it diverged")
+
+
+def marks(result: SuggestedRates) -> list[Mark]:
+    """The same places on a ruler."""
+    layers, whole = sure_rates(result)
+    places = [
+        (known(result.optimizer.current_learning_rate), "▼", "you", "yellow"),
+        (known(result.recommended.learning_rate), "═", "train at", "green"),
+        (layers, "●", "every layer", "green"),
+        (whole, "◆", "whole", ""),
+        (estimate(result, "critical"), "▲", "rises", "red"),
+        (estimate(result, "critical-independent"), "○", "other rows", ""),
+    ]
+    return [Mark(value, sign, words, colour) for value, sign, words, colour in places if value is not None]
+
+
+def headline(result: SuggestedRates) -> Table:
+    """The numbers that the page begins with."""
+    layers, whole = sure_rates(result)
+    recommended, rate = result.recommended, "learning rate"
+    return summary(
+        [
+            ("sure_in_every_layer", layers, rate),
+            ("sure_as_a_whole", whole, rate),
+            ("loss_rises", estimate(result, "critical"), rate),
+            ("loss_of_other_rows_rises", estimate(result, "critical-independent"), rate),
+            ("rate_to_train_at", recommended.learning_rate, rate),
+            ("rate_to_train_at_low", recommended.low, rate),
+            ("rate_to_train_at_high", recommended.high, rate),
+            ("stable_up_to", result.stability.learning_rate, rate),
+            ("you_train_at", result.optimizer.current_learning_rate, rate),
+            ("fails_first", fails_first(result), "layer"),
+            ("optimizer", result.optimizer.name, "name"),
+            ("loss", result.loss, "loss"),
+        ]
+    )
