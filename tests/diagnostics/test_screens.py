@@ -28,6 +28,9 @@ SCREENS = [
     "sharpness mlp-16/step-000440.safetensors --optimizer lion",
     "distance mlp-16/step-000000.safetensors mlp-16/step-000440.safetensors",
     "distance mlp-16/step-000000.safetensors mlp-16/step-000440.safetensors --model auto",
+    "intrinsic-lr convnet-sgd --model models.py:convnet",
+    "intrinsic-lr convnet-sgd",
+    "intrinsic-lr char-gpt",
 ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fromage_cli.errors import UsageError
-from fromage_cli.intake import find_schedule, gather_run, given_settings
+from fromage_cli.intake import find_schedule, gather_run, given_settings, trained_by
 from fromage_cli.missing import Interrupted, found_of
 from fromage_cli.terminal.answer import Answer, Provenance, records
 from fromage_cli.terminal.optimizer_options import ScheduleOptions, TrainingOptions
@@ -31,11 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FutureOptions:
-    """What becomes of the rate after the last checkpoint, and where that is drawn."""
+    """How the rate goes on after the last checkpoint, and where that is drawn."""
 
     drop: Annotated[
         float | None,
-        typer.Option("--drop", metavar="FACTOR", help="What dividing the rate by FACTOR does to the effective rate."),
+        typer.Option(
+            "--drop",
+            metavar="FACTOR",
+            help="Show how the effective rate goes on where the learning rate is divided by FACTOR, as 10.",
+        ),
     ] = None
     plot: PlotArgument = None
 
@@ -44,7 +48,7 @@ class FutureOptions:
         if self.drop is not None and not 1.0 < self.drop < math.inf:
             raise UsageError(f"--drop {self.drop:g}: expected a number above 1.", "10 divides the rate by ten.")
         if self.plot is not None and self.drop is None:
-            raise UsageError("--plot draws what a drop of the rate does.", "Give --drop FACTOR too.")
+            raise UsageError("--plot draws what a drop of the rate does.", "Give --drop FACTOR too, as --drop 10.")
         if self.plot is not None:
             check_plot(self.plot, force, others)
 
@@ -59,7 +63,7 @@ class FutureOptions:
         return replace(found, checkpoints=answer.checkpoints)
 
 
-@diagnostic(tables=("layers", "rotations", "drop", "forecast", "norms"), estimate=True)
+@diagnostic(tables=("layers", "rotations", "drop", "forecast", "norms", "summary"), estimate=True)
 def command(
     ckpt: RunArgument,
     *,
@@ -72,7 +76,11 @@ def command(
     run: RunOptions,
     output: OutputOptions,
 ) -> Answer:
-    """Where is each layer against its equilibrium norm and rotation, and how long until it gets there?"""
+    """How long do norms take to settle under weight decay, and where is each layer now?
+
+    A layer is at its equilibrium norm where weight decay takes off what the updates add. This holds for scale-invariant
+    layers, which --model tests for.
+    """
     optimizer.check()
     schedule.check()
     future.check(output.force, (output.output, *ckpt, batch.batch))
@@ -80,7 +88,7 @@ def command(
     from fromage_cli.checkpoints.reading.reading_cost import reading_cost
     from fromage_cli.diagnostics.intrinsic_lr.findings import judge
     from fromage_cli.diagnostics.intrinsic_lr.measure import measure
-    from fromage_cli.diagnostics.intrinsic_lr.render import render
+    from fromage_cli.diagnostics.intrinsic_lr.render import TOLD, advise, headline, render
     from fromage_cli.diagnostics.intrinsic_lr.result import Evidence
     from fromage_cli.diagnostics.intrinsic_lr.settings import find_training
     from fromage_cli.diagnostics.intrinsic_lr.tables import courses, forecasts, norms, rotations
@@ -137,7 +145,10 @@ def command(
         result=result,
         findings=judge(result),
         provenance=Provenance(device="cpu", dtype="float64"),
-        notes=training.notes,
+        header=trained_by(training.flags),
+        advice=advise(result),
+        told=TOLD,
+        details=training.notes,
         settings=training.flags | batch_size,
         error=stopped,
         page=lambda style: render(result, style),
@@ -147,6 +158,7 @@ def command(
             "drop": lambda: courses(result),
             "forecast": lambda: forecasts(result),
             "norms": lambda: norms(result),
+            "summary": lambda: headline(result),
         },
     )
     return future.drawn(series.complete(answer), result, output.force)

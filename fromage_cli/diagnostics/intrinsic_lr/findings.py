@@ -9,13 +9,14 @@ from fromage_cli.findings import Finding, about_names, never_updated
 from fromage_cli.missing import known
 from fromage_cli.optimizers.effective_rate import rate_power
 from fromage_cli.optimizers.rule import RULES
+from fromage_cli.terminal.words import OPTIMIZER_TITLES
 
 FAR = 2.0
 """Factor between a norm and its equilibrium from which it is said: SGD's effective rate is then four times off."""
 TURNING = 1.5
 """Factor between the steps that explain a rotation and those expected, from which it is said."""
 ABOVE = 1.1
-"""Angle over that of the law from which it is said that a layer turned further."""
+"""Angle over the expected one from which it is said that a layer turned further."""
 MEMORY = 3.0
 """The relaxation should last so many times the optimizer's memory; at 2.5, AdamW's took 15 % longer."""
 SETTLED = 0.2
@@ -26,12 +27,6 @@ OFF_SCHEDULE = 0.02
 """Distance of a saved rate from the schedule, in shares of the peak, from which the schedule is another one."""
 RIGHT = 1e-2
 """Cosine from which on an angle counts as a right one."""
-
-
-HOW_TO_TEST = (
-    "add --model FILE.py:FACTORY (--model auto for a plain perceptron), and --batch FILE where none is beside the "
-    "checkpoint"
-)
 
 
 def judge(result: IntrinsicResult) -> tuple[Finding, ...]:
@@ -58,9 +53,10 @@ def _untested(result: IntrinsicResult) -> Iterator[Finding]:
             "scale-invariance-untested",
             "warn",
             names,
-            f"not tested for scale invariance, so that their equilibria are assumed: {len(names)} of "
+            f"not tested for scale invariance, so that this may not apply: {len(names)} of "
             f"{counted(len(result.layers), 'layer')}",
-            f"{HOW_TO_TEST[0].upper()}{HOW_TO_TEST[1:]}. A layer without a norm behind it is hardly ever invariant.",
+            "Add --model FILE.py:FACTORY (or --model auto for a plain perceptron). Where no batch lies beside the "
+            "checkpoint, add --batch FILE.",
         )
 
 
@@ -70,16 +66,16 @@ def _schedule(result: IntrinsicResult) -> Iterator[Finding]:
         yield Finding(
             code="schedule-unknown",
             severity="info",
-            message=f"The learning rate is not constant: {result.schedule_doubt}. Equilibrium norms and the time until "
-            "them do not hold, and there is no forecast",
-            hint="Give --schedule cosine (or linear, or FILE) --warmup-steps 500 --total-steps 10000: your numbers.",
+            message=f"the learning rate is not constant: {result.schedule_doubt}. So there is no equilibrium norm and "
+            "no forecast",
+            hint="Give your schedule: --schedule cosine (or linear, or FILE) --warmup-steps 500 --total-steps 10000.",
         )
     if result.schedule_gap is not None and result.schedule_gap > OFF_SCHEDULE:
         yield Finding(
             code="schedule-mismatch",
             severity="warn",
-            message=f"The rates in the checkpoints are up to {100.0 * result.schedule_gap:.2g} % of the peak off the "
-            "schedule, so that the forecast is one of another run",
+            message=f"the rates in the checkpoints are up to {100.0 * result.schedule_gap:.2g} % of the peak off the "
+            "schedule, so the forecast is that of another run",
             value=result.schedule_gap,
             limit=OFF_SCHEDULE,
             hint="Correct --schedule, --warmup-steps or --total-steps.",
@@ -92,9 +88,8 @@ def _schedule(result: IntrinsicResult) -> Iterator[Finding]:
             "entries-without-gradient",
             "info",
             [layer.name for layer in inactive],
-            f"up to {share:.2g} % of a layer received no gradient, as behind inputs that are always zero; the "
-            "laws leave those entries out",
-            "The norm that is shown is that of the whole layer.",
+            f"left out: up to {share:.2g} % of a layer's entries, which never received a gradient",
+            "Usual behind inputs that are always zero. The norm shown is that of the whole layer.",
         )
     without = [layer for layer in result.layers if layer.units_without_size]
     if without:
@@ -103,9 +98,8 @@ def _schedule(result: IntrinsicResult) -> Iterator[Finding]:
             "units-without-size",
             "info",
             [layer.name for layer in without],
-            f"{counted(count, 'unit')} with a scale of {'its' if count == 1 else 'their'} own "
-            f"{'is' if count == 1 else 'are'} zero; the laws leave {'it' if count == 1 else 'them'} out",
-            "A unit of size zero has no direction that could turn. Pruning, or a step that went too far, makes one.",
+            f"left out: {counted(count, 'unit')} of zeros, which {'has' if count == 1 else 'have'} no direction",
+            "Pruning leaves such units, or a step that went too far.",
         )
 
 
@@ -115,22 +109,23 @@ def _norms(result: IntrinsicResult) -> Iterator[Finding]:
     growing = [(growth, layer) for growth, layer in growths if growth > 0.0]
     if growing:
         growth, fastest = max(growing, key=lambda one: one[0])
-        others = f", nor {'has one more layer' if len(growing) == 2 else f'have {len(growing) - 1} more layers'}"
+        others = f" (nor {'has one more layer' if len(growing) == 2 else f'have {len(growing) - 1} more layers'})"
         relative = result.optimizer in RULES and RULES[result.optimizer].relative
-        hint = "Decay the weights: they then settle at a norm, and the effective rate with them."
+        hint = "Decay the weights: their norm then settles, and the effective rate with it."
         if relative and result.decay == "decoupled":
             rate, decay = known(fastest.learning_rate), known(fastest.weight_decay)
             balance = ""
             if rate and decay is not None:
-                balance = f"; past it, only a decay of {growth / rate + decay:.3g} keeps one"
-            hint = f"Let the decay be part of the gradient, where a norm settles{balance}. "
+                balance = f"; past the gradient, only a decay of {growth / rate + decay:.3g} holds it"
+            hint = f"Let the decay be part of the gradient, so that the norm settles{balance}. "
             hint += "Or divide the update by √(1+η'²), as Fromage does."
         yield Finding(
             code="no-equilibrium",
             severity="info",
             layer=fastest.name,
-            message=f"has no equilibrium{others if len(growing) > 1 else ''}: its norm grows by {growth:.3g} a step in "
-            f"ln ‖W‖{'' if relative else ', ever more slowly, and its effective rate falls'}",
+            message=f"has no equilibrium norm{others if len(growing) > 1 else ''}: its norm would double in "
+            f"{math.log(2.0) / growth:.0f} steps"
+            f"{'' if relative else ' at this pace, growing ever more slowly, and its effective rate falls'}",
             value=growth,
             limit=0.0,
             hint=hint,
@@ -150,12 +145,12 @@ def _norms(result: IntrinsicResult) -> Iterator[Finding]:
             f"{steps:.0f} steps{epochs} away{turning}",
             value=ratio,
             limit=math.log(FAR),
-            hint="A larger product of rate and decay relaxes faster; another initial norm spares the way.",
+            hint="To settle sooner, raise learning rate × weight decay, or initialise nearer to the equilibrium norm.",
         )
 
 
 def _rotations(result: IntrinsicResult) -> Iterator[Finding]:
-    """Layers that turned further than steps of the present norm could, had each gone its own way.
+    """Layers that turned further than random steps at the present norm would turn them.
 
     Less far is no news: a trained layer moves back and forth in its valley.
     """
@@ -182,28 +177,29 @@ def _rotations(result: IntrinsicResult) -> Iterator[Finding]:
                 code="rotation-off",
                 severity="info",
                 layer=layer.name,
-                message=f"turned by {observed:.3g} rad between the last two checkpoints, as by steps {ratio:.2g} × "
-                f"those of noise alone at {place}",
+                message=f"turned by {math.degrees(observed):.3g}° between the last two checkpoints; random gradients "
+                f"would need {ratio:.2g} × larger steps for that at {place}",
                 value=ratio,
                 limit=TURNING,
-                hint="Gradients that agree or cancel between batches, a rate that changed, or a scale that is felt.",
+                hint="Possible causes: gradients that agree between batches, a changed learning rate, or a layer that "
+                "is not scale-invariant.",
             )
-    reasons = {False: "their steps agree more than noise does", True: "their norms have not settled"}
+    reasons = {False: "the steps agree more than random ones", True: "the norms have not settled"}
     for unsettled, layers in above.items():
         if layers:
-            more = f"up to {100.0 * (max(layers.values()) - 1.0):.0f} % further than the law has it"
+            more = f"up to {100.0 * (max(layers.values()) - 1.0):.0f} % further than expected"
             yield about_names(
                 "rotation-above-law",
                 "info",
                 list(layers),
                 f"turned {more}; {reasons[unsettled]}",
-                "The law is that of settled layers whose steps go their own way each.",
+                "Expected is for settled layers whose gradients are random.",
                 limit=ABOVE,
             )
 
 
 def _decorrelation(angle: float) -> float:
-    """−ln cos: what the steps of a walk add up to, where the angle itself saturates at a right one."""
+    """−ln cos: what the steps of a random walk add up to, where the angle itself ends at a right one."""
     return -0.5 * math.log1p(-min(math.sin(min(angle, math.pi / 2.0)) ** 2, 1.0 - RIGHT**2))
 
 
@@ -220,11 +216,11 @@ def _forecast(result: IntrinsicResult) -> Iterator[Finding]:
             code="forecast-doubtful",
             severity="info",
             layer=name,
-            message=f"its forecast is doubtful: the equation has its norm so far {ratio:.3g} × as large as it is "
+            message=f"its forecast is doubtful: the same theory has its norm so far {ratio:.3g} × as large as it is "
             f"({len(off)} of {counted(len(result.layers), 'layer')})",
             value=ratio,
             limit=1.0 + math.copysign(DOUBT, ratio - 1.0),
-            hint="Trust it as far as the norms so far.",
+            hint="Rely on the forecast no further than on the norms so far, which -v shows.",
         )
 
 
@@ -234,30 +230,31 @@ def memory_steps(result: IntrinsicResult) -> float:
 
 
 def _reach_of_the_theory(result: IntrinsicResult) -> Iterator[Finding]:
-    """Layers of which theory tells times only roughly, nothing at all, or nothing of a bias that belongs to them."""
+    """Layers of which theory tells times only roughly, or nothing, or nothing of the bias that belongs to them."""
     memory, total = memory_steps(result), sum(not (layer.unchanged or layer.never_updated) for layer in result.layers)
     times = [(steps, layer.name) for layer in result.layers if (steps := known(layer.relaxation_steps)) is not None]
     short = [(steps, name) for steps, name in times if steps < MEMORY * memory]
     if short:
         steps, shortest = min(short, key=lambda one: one[0])
+        title = OPTIMIZER_TITLES.get(result.optimizer, result.optimizer)
         yield Finding(
             code="relaxation-too-short",
             severity="info",
             layer=shortest,
-            message=f"relaxes in {steps:.0f} steps, not long beside the {memory:.0f} that "
-            f"{result.optimizer} averages over: the times are rough ({len(short)} of {total} layers)",
+            message=f"settles in {steps:.0f} steps, hardly more than the {memory:.0f} that {title} averages over: "
+            f"the times are rough ({len(short)} of {counted(total, 'layer')})",
             value=steps,
             limit=MEMORY * memory,
-            hint="Norm and rotation hold all the same; the way there takes longer than told.",
+            hint="Norms and angles hold all the same; settling takes longer than told.",
         )
     silent = [layer.name for layer in result.layers if layer.verdict == "none" and not layer.unchanged]
     if never := [layer.name for layer in result.layers if layer.never_updated]:
         yield never_updated(never)
     if silent:
-        message = f"not scale-invariant, so that the theory is silent: {len(silent)} of {total} layers"
-        yield about_names("not-scale-invariant", "info", silent, message, "norms shows what was measured.")
+        message = f"without an equilibrium norm, not being scale-invariant: {len(silent)} of {counted(total, 'layer')}"
+        yield about_names("not-scale-invariant", "info", silent, message, "norms shows how they change.")
     joint = [layer.name for layer in result.layers if layer.granularity == "joint"]
     if joint:
         message = "scale-invariant only together with a bias, which the numbers leave out"
-        hint = "They are right as far as the bias is small beside the weights and decays as they do."
+        hint = "They are right while the bias is small beside the weights and decays as they do."
         yield about_names("invariant-with-bias", "info", joint, message, hint)

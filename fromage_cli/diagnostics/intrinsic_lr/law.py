@@ -44,9 +44,7 @@ NO_DECAY = Missing(
     Why.WEIGHT_DECAY_UNKNOWN, "the weight decay is not known: --weight-decay 0.0005 gives it (0 where there was none)"
 )
 WITHOUT_DECAY = Missing(Why.NO_EQUILIBRIUM, "without weight decay the norm grows and never settles")
-NOT_INVARIANT = Missing(
-    Why.NOT_SCALE_INVARIANT, "the layer is not scale-invariant, and the theory speaks of such layers alone"
-)
+NOT_INVARIANT = Missing(Why.NOT_SCALE_INVARIANT, "the layer is not scale-invariant, so that it has no equilibrium norm")
 UNCHANGED = Missing(Why.NOTHING_MOVES, "the layer is not trained: its bytes are the same in all checkpoints")
 NEVER_UPDATED = Missing(
     Why.NOTHING_MOVES, "the layer is not trained: the optimizer's state has no slot for it, beside others that have one"
@@ -291,7 +289,7 @@ def law_of(layer: Subject) -> Law:
     intrinsic: float | Missing = (layer.rate or 0.0) * (decay or 0.0)
     unsettled = WITHOUT_DECAY
     if rule.keeps_norm:
-        words = f"{rule.title} keeps the norm of a scale-invariant layer: it goes nowhere else"
+        words = f"{rule.title} keeps the norm of a scale-invariant layer as it is"
         unsettled = Missing(Why.NO_EQUILIBRIUM, words)
     elif decay is None:
         intrinsic = unsettled = NO_DECAY

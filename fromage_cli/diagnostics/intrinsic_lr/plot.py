@@ -37,9 +37,11 @@ def draw(result: IntrinsicResult, subject: str) -> Figure:
     figure.subplots_adjust(left=0.09, right=0.66, top=0.84, bottom=0.15)
     figure.text(0.02, 0.93, middle(visible(subject), 80), fontsize=11, weight="bold")
     rate = number(result.drop_factor)
-    figure.text(0.02, 0.88, f"effective rate relative to now, after the rate is divided by {rate}", color="#444444")
+    figure.text(
+        0.02, 0.88, f"effective rate relative to now, after the learning rate is divided by {rate}", color="#444444"
+    )
     if untested_layers(result):
-        figure.text(0.02, 0.02, "Warning: scale invariance was not tested; without it there is no equilibrium.")
+        figure.text(0.02, 0.02, "Warning: this holds for scale-invariant layers only, which was not tested.")
     axes.set_xlabel("steps after the drop")
     axes.set_ylabel("effective rate / effective rate now")
     axes.set_yscale("log")

@@ -27,7 +27,10 @@ def command(
     run: RunOptions,
     output: OutputOptions,
 ) -> Answer:
-    """Which layers' norms grow along a run, how fast, and when does it hurt? --model tests scale invariance too."""
+    """Which layers grow along a run, how fast, and when does it hurt?
+
+    A scale-invariant layer need not grow: with --model the layers are tested for that too.
+    """
     optimizer.check()
 
     from fromage_cli.checkpoints.reading.reading_cost import reduction_cost

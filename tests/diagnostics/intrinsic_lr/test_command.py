@@ -346,7 +346,8 @@ def test_a_saved_scheduler_gives_a_forecast(run, cosine):
 
 def test_the_forecast_as_a_page_and_as_tables(run, cosine):
     _, out, _ = run("step-60.pt", "step-100.pt", "--format", "rich")
-    text = " ".join(out.split())
+    assert "‖W‖ at step 200" in out and "to the end of the run" not in out
+    text = " ".join(run("step-60.pt", "step-100.pt", "--format", "rich", "-v")[1].split())
     assert "follows a cosine schedule over 200 steps" in text and "to the end of the run" in text
     assert "75 %" in text and "norms so far" in text
     rows = list(csv.DictReader(io.StringIO(run("step-100.pt", "--format", "csv", "--table", "forecast")[1])))

@@ -103,7 +103,7 @@ def test_layers_that_turned_further_than_the_law_are_named_with_the_reason(make_
     layers = (layer("a", 0.0, 0.224), layer("b", 0.0, 0.25), layer("c", -0.3, 0.25), layer("d", 0.0, 0.219))
     agree, unsettled = judge(make_result(layers=layers))
     assert agree.code == unsettled.code == "rotation-above-law" and agree.severity == "info" and agree.value == 2
-    assert "up to 25 % further" in agree.message and "agree more than noise does: a, b" in agree.message
+    assert "up to 25 % further" in agree.message and "agree more than random ones: a, b" in agree.message
     assert "have not settled: c" in unsettled.message and unsettled.layer == "c"
 
 
@@ -122,7 +122,7 @@ def test_layers_that_are_not_trained_are_not_called_silent(make_result, make_lay
     assert codes(make_result(layers=(frozen,))) == []
 
 
-@pytest.mark.parametrize(("count", "words"), [(1, "has no equilibrium:"), (2, "nor has one"), (4, "nor have 3 more")])
+@pytest.mark.parametrize(("count", "words"), [(1, "has no equilibrium norm:"), (2, "nor has one"), (4, "nor have 3")])
 def test_norms_that_grow_for_ever_are_named(make_result, make_layer, count, words):
     layers = tuple(
         make_layer(f"w{index}", growth_per_step=1e-4 * (index + 1), log_ratio=NOT_INVARIANT, relaxation_steps=None)
@@ -147,7 +147,7 @@ def test_the_decay_that_would_keep_the_norm_of_lars(make_result, make_layer):
     growth = 0.5 * math.log1p(0.2**2) - 0.02 * 0.3
     layer = make_layer(growth_per_step=growth, learning_rate=0.02, weight_decay=0.3, log_ratio=NOT_INVARIANT)
     (finding,) = judge(make_result(layers=(layer,), optimizer="lars", decay="decoupled"))
-    assert f"only a decay of {0.5 * math.log1p(0.2**2) / 0.02:.3g} keeps one" in finding.hint
+    assert f"only a decay of {0.5 * math.log1p(0.2**2) / 0.02:.3g} holds it" in finding.hint
 
 
 def test_the_way_is_told_in_epochs_where_they_are_known(make_result, make_layer):

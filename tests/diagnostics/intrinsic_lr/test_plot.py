@@ -31,6 +31,6 @@ def test_png_and_no_curve_at_all(make_result):
 
 def test_untested_invariance_is_warned_of(make_result, make_layer, drop):
     untested = make_result(layers=(make_layer("a", drop=drop, verdict="untested"),), drop_factor=10.0)
-    assert b"Warning: scale invariance was not tested" in draw(untested, "x", "svg")
+    assert b"Warning: this holds for scale-invariant layers only" in draw(untested, "x", "svg")
     tested = make_result(layers=(make_layer("a", drop=drop),), drop_factor=10.0)
     assert b"Warning" not in draw(tested, "x", "svg")

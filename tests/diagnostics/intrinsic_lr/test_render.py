@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fromage_cli.diagnostics.intrinsic_lr.law import NO_RATE, UNCHANGED
-from fromage_cli.diagnostics.intrinsic_lr.render import render, summary
+from fromage_cli.diagnostics.intrinsic_lr.law import NO_RATE, NOT_INVARIANT, UNCHANGED
+from fromage_cli.diagnostics.intrinsic_lr.render import advise, headline, left_out, render, sentences
 from fromage_cli.diagnostics.intrinsic_lr.result import Forecast, ScheduleRecord
 from fromage_cli.diagnostics.intrinsic_lr.tables import courses, forecasts, norms, rotations
 from fromage_cli.missing import Missing, Why, known
@@ -24,63 +24,96 @@ def test_the_page(make_result, make_layer, drop, width):
     assert max(map(len, text.splitlines())) <= width
 
 
+def said(result):
+    return " ".join(sentences(result))
+
+
 def test_the_courses_are_drawn_to_their_highest(make_result, make_layer, drop):
-    assert "to 1 on a log scale" in " ".join(
-        page(make_result(layers=(make_layer(drop=drop),), drop_factor=10.0)).split()
-    )
+    dropped = make_result(layers=(make_layer(drop=drop),), drop_factor=10.0)
+    assert "to 1 on a log scale" in " ".join(page(dropped, verbose=True).split())
     rising = replace(drop, ratios=tuple(0.1 * (index + 1) for index in range(25)))
-    text = page(make_result(layers=(make_layer(drop=rising),), drop_factor=10.0))
+    text = page(make_result(layers=(make_layer(drop=rising),), drop_factor=10.0), verbose=True)
     assert "from 0.09 to 2.5 on a log scale" in " ".join(text.split())
 
 
 def test_names_beside_a_reason_cannot_act_either(make_result, make_layer):
     layers = (make_layer("a\x1b[31m", log_ratio=Missing(Why.NO_FORMULA, "why")), make_layer())
-    text = page(make_result(layers=layers))
+    text = page(make_result(layers=layers), verbose=True)
     assert "\x1b" not in text and "not known for a\\x1b[31m: distance from it, because why" in text
+    assert "not known" not in page(make_result(layers=layers))
 
 
 def test_layers_that_could_not_be_tested_are_counted(make_result, make_layer):
-    text = summary(make_result(layers=(make_layer(), make_layer("w", verdict="untested"))))
-    assert text.startswith("Warning: 1 of 2 layers were not tested for scale invariance, without which a layer has no")
-    assert "Warning" not in summary(make_result())
+    text = " ".join(page(make_result(layers=(make_layer(), make_layer("w", verdict="untested")))).split())
+    warning = "Warning: this holds for scale-invariant layers only, and 1 of 2 layers were not tested for scale"
+    assert text.startswith(warning) and "Warning" not in page(make_result())
 
 
-def test_untested_equilibria_begin_with_a_warning_and_end_with_what_to_type(make_result, make_layer):
-    text = summary(make_result(tested=False, layers=(make_layer(verdict="untested"),)))
-    assert text.startswith("Warning: no layer was tested for scale invariance")
-    assert "No verdict without that test: add --model FILE.py:FACTORY (--model auto for a plain perceptron)" in text
+def test_untested_equilibria_begin_with_a_warning(make_result, make_layer):
+    untested = make_result(tested=False, layers=(make_layer(verdict="untested"),))
+    text = " ".join(page(untested).split())
+    assert text.startswith("Warning: this holds for scale-invariant layers only, and no layer was tested")
+    assert advise(untested) == ""  # the warning's remedy stands there
 
 
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        ({"verdict": "none"}, "equilibrium norms do not apply here."),
+        ({"verdict": "none"}, "not applicable: no layer is scale-invariant. The command norms shows how they change."),
         (
             {"relaxation_steps": 500.0, "steps_to_equilibrium": 0.0},
-            "Wait 500 steps after a change of rate or decay before you judge it.",
+            "wait 500 steps before judging a change of rate or weight decay.",
         ),
-        ({"relaxation_steps": 500.0, "steps_to_equilibrium": 700.0}, "The last layer is there in 700 steps."),
-        ({"relaxation_steps": NO_RATE, "growth_per_step": 1e-4}, "the effective rate falls or layers turn less."),
-        ({"relaxation_steps": NO_RATE}, f"No verdict: {NO_RATE.words}."),
-        ({"relaxation_steps": Missing(Why.NO_EQUILIBRIUM, "it stays")}, "Nothing to wait for: it stays."),
+        ({"relaxation_steps": 500.0, "steps_to_equilibrium": 700.0}, "The last layer settles in 700 steps."),
+        ({"relaxation_steps": NO_RATE, "growth_per_step": 1e-4}, ""),
+        ({"relaxation_steps": NO_RATE}, f"no verdict: {NO_RATE.words}."),
+        ({"relaxation_steps": Missing(Why.NO_EQUILIBRIUM, "it stays")}, "nothing to wait for: it stays."),
     ],
 )
-def test_it_ends_with_a_verdict_or_why_there_is_none(make_result, make_layer, layer, words):
-    assert summary(make_result(layers=(make_layer(**layer),))).endswith(words)
+def test_what_to_do(make_result, make_layer, layer, words):
+    assert advise(make_result(layers=(make_layer(**layer),))).endswith(words)
+
+
+def test_under_a_schedule_the_present_rate_may_be_asked_about(make_result):
+    assert advise(make_result(schedule_doubt="it falls")).endswith("add --schedule constant.")
 
 
 def test_the_furthest_come_first_and_hidden_rows_are_counted(make_result, make_layer):
     layers = tuple(make_layer(f"w{index}", log_ratio=-0.1 * index) for index in range(1, 21))
     text = page(make_result(layers=layers))
-    assert text.index("w20") < text.index("w19") and "8 of 20 rows hidden" in text
-    assert "w1 " in page(make_result(layers=layers), show_all=True)
+    assert text.index("w20") < text.index("w19")
+    assert "15 more, at 22 % to 90 % of their equilibrium norm: --all" in text
+    everything = page(make_result(layers=layers), show_all=True)
+    assert everything.index("w20 ") < everything.index("w19 ") < everything.index("w1 ")
+
+
+def test_what_does_not_apply_is_one_line(make_result, make_layer):
+    assert [*left_out(make_result())] == ["Does not apply to output.weight: it is not scale-invariant."]
+    nulls = dict.fromkeys(("log_ratio", "relaxation_steps", "relaxation_epochs"), NOT_INVARIANT)
+    scaled = tuple(make_layer(name, verdict="none", **nulls) for name in "abcd")
+    some = [*left_out(make_result(layers=(make_layer(), *scaled)))]
+    assert some == ["Does not apply to a, b, c …: these 4 layers are not scale-invariant."]
+    none = make_result(layers=scaled)
+    assert said(none) == "This does not apply: none of 4 layers is scale-invariant, so none has an equilibrium norm."
+    assert [*left_out(none)] == []
+
+
+def test_layers_that_never_settle(make_result, make_layer):
+    growing = make_layer(
+        growth_per_step=2e-4, log_ratio=NO_RATE, relaxation_steps=NO_RATE, relaxation_epochs=NO_RATE,
+        steps_to_equilibrium=NO_RATE,
+    )  # fmt: skip
+    result = make_result(layers=(growing,))
+    assert said(result) == "These norms do not settle: they grow without end."
+    assert "doubles in" in page(result) and "3466 steps" in page(result)
 
 
 def test_a_series_shows_both_rotations(make_result, make_layer):
     layer = make_layer(observed_rotation=0.123, expected_rotations=(0.3, 0.4), observed_rotations=(0.1, 0.123))
     result = make_result(layers=(layer,), steps=(0, 100, 200))
     text = page(result)
-    assert "expected" in text and "observed" in text and "between steps 100 and 200" in " ".join(text.split())
+    assert "turned since step 100" in text and "7.05°" in text and "Expected is for random gradients." in text
+    assert "between steps 100 and 200" in " ".join(page(result, verbose=True).split())
     assert rotations(result).rows == ((layer.name, 0, 100, 0.3, 0.1), (layer.name, 100, 200, 0.4, 0.123))
 
 
@@ -95,36 +128,44 @@ def test_the_courses(make_result, make_layer, drop):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"optimizer": "fromage", "decay": None, "momentum": None}, "Fromage, 3 layers."),
-        ({"layers": ()}, "No layer was found to be scale-invariant"),
-        ({"schedule_doubt": "it falls"}, "No verdict while the rate changes: --schedule constant"),
-        ({"momentum": None, "optimizer": "adamw", "decay": "decoupled"}, "AdamW, decay decoupled, 3 layers."),
-        ({}, "1 of 2 is within 10 % of equilibrium; the norms are from 2.61 × below to 1.05 × above their own."),
+        ({}, "A norm takes about 500 steps (23 epochs) to settle."),
+        ({"schedule_doubt": "it falls"}, "The learning rate changes, and how it goes on is not known."),
+        ({}, "1 of 2 layers is within 10 % of its equilibrium norm; they are at 38 % to 105 % of it."),
     ],
 )
 def test_sentences(make_result, changes, words):
-    assert words in summary(make_result(**changes))
+    assert words in said(make_result(**changes))
+
+
+def test_the_headline_as_a_table(make_result):
+    table = headline(make_result())
+    assert table.columns == ("name", "value", "unit")
+    found = {name: value for name, value, _ in table.rows}
+    assert (found["layers"], found["not_scale_invariant"], found["untested"], found["settled"]) == (3, 1, 0, 1)
+    assert (found["settling_time"], found["all_settled_in"]) == (500.0, 523.0)
+    assert found["lowest"] == pytest.approx(0.383, abs=1e-3)
 
 
 def test_what_is_not_there_is_not_explained(make_result, make_layer):
     nulls = dict.fromkeys(("equilibrium_norm", "log_ratio", "relaxation_steps", "expected_rotation"), NO_RATE)
     layers = (make_layer(observed_rotation=0.1, **nulls),)
-    text = page(make_result(layers=layers, steps=(0, 100)))
-    assert "rotation in radians" in text and "τ" not in text and "expected:" not in text
+    text = page(make_result(layers=layers, steps=(0, 100)), verbose=True)
+    assert "turned: in radians" in text and "τ:" not in text and "expected:" not in text
 
 
 def test_of_lion_it_is_said_which_noise_is_meant(make_result):
     for optimizer in ("lion", "adamw"):
-        assert ("for Gaussian noise" in page(make_result(optimizer=optimizer))) == (optimizer == "lion")
+        text = " ".join(page(make_result(optimizer=optimizer), verbose=True).split())
+        assert ("for Gaussian noise" in text) == (optimizer == "lion")
 
 
 def test_a_course_from_an_unknown_norm_says_so(make_result, make_layer, drop):
     layer = make_layer(drop=replace(drop, from_equilibrium=True))
-    assert "are taken to be at it" in " ".join(page(make_result(layers=(layer,), drop_factor=10.0)).split())
+    assert "are assumed to be at it" in " ".join(page(make_result(layers=(layer,), drop_factor=10.0)).split())
 
 
 def test_ascii_and_names_that_cannot_act(make_result, make_layer):
-    text = page(make_result(layers=(make_layer("a\x1b[31m"),)), ascii_only=True)
+    text = page(make_result(layers=(make_layer("a\x1b[31m"),)), ascii_only=True, verbose=True)
     assert text.isascii() and "\x1b" not in text
 
 
@@ -137,11 +178,10 @@ def test_a_forecast_to_the_end_of_the_run(make_result, make_layer):
     )
     schedule = ScheduleRecord("cosine", 100, 1000, "c.pt", 0.8, constant=False)
     result = make_result(layers=(layer,), steps=(200, 300), schedule=schedule, optimizer="adamw")
-    text = " ".join(page(result).split())
+    plain, text = page(result), " ".join(page(result, verbose=True).split())
+    assert "‖W‖ at step 1000" in plain and "now 50 %" not in plain
     assert "follows a cosine schedule over 1000 steps, 100 of them warm-up, and is now at 80 %" in text
-    assert (
-        "angle law observed" in text and "now 50 % 75 % 100 %" in text and "25 %" not in text and "relax in" not in text
-    )
+    assert "now 50 % 75 % 100 %" in text and "25 %" not in text and "settle." not in text
     assert "at 200 at 300 expected ratio" in text and "1.5 2 2.1 1.05" in text
     assert forecasts(result).rows[1] == (layer.name, 500, 3.0, 0.3, 0.03, None, None)
     assert norms(result).rows == ((layer.name, 200, 1.5, 1.5), (layer.name, 300, 2.0, 2.1))
@@ -150,20 +190,20 @@ def test_a_forecast_to_the_end_of_the_run(make_result, make_layer):
 def test_a_doubtful_forecast_has_a_sign(make_result, make_layer):
     schedule = ScheduleRecord("cosine", 100, 1000, "c.pt", 0.8, constant=False)
     layers = (make_layer("sure", forecast=AHEAD), make_layer("unsure", forecast=AHEAD, forecast_doubtful=True))
-    text = " ".join(page(make_result(layers=layers, schedule=schedule)).split())
+    text = " ".join(page(make_result(layers=layers, schedule=schedule), verbose=True).split())
     assert "unsure ? ‖W‖" in text and "sure ‖W‖" in text and "sure ? ‖W‖" not in text.replace("unsure", "")
-    assert "?: doubtful, as the norm so far is off the equation by more than 20 %." in text
-    assert "doubtful" not in page(make_result(layers=layers[:1], schedule=schedule))
+    assert "?: doubtful, as it is off by more than 20 % for the norm so far." in text
+    assert "doubtful" not in page(make_result(layers=layers[:1], schedule=schedule), verbose=True)
 
 
 def test_layers_that_are_not_trained_are_named_in_one_line(make_result, make_layer):
     frozen = make_layer("frozen", unchanged=True, equilibrium_norm=UNCHANGED, forecast=UNCHANGED, log_ratio=UNCHANGED)
     layers = (make_layer("moved", observed_rotation=0.1), frozen)
     text = " ".join(page(make_result(layers=layers, steps=(0, 100))).split())
-    assert "1 layer is unchanged to the byte, and no law is for it: frozen." in text and text.count("frozen") == 1
-    assert "A settled layer moves back and forth, so its angle is often 2 to 4 × smaller." in text
+    assert "Does not apply to frozen: it is not trained in this run." in text and text.count("frozen") == 1
+    assert "A settled layer moves back and forth and often turns 2 to 4 × less." in text
     only = page(make_result(layers=(frozen, replace(frozen, name="other")), steps=(0, 100)))
-    assert "2 layers are unchanged to the byte, and no law is for them: frozen, other." in " ".join(only.split())
+    assert "Does not apply to frozen, other: these 2 layers are not trained in this run." in " ".join(only.split())
 
 
 @pytest.mark.parametrize(
@@ -172,12 +212,12 @@ def test_layers_that_are_not_trained_are_named_in_one_line(make_result, make_lay
         (
             Missing(Why.NOT_ASKED, "it takes three"),
             True,
-            "stay as large as they are now. How they change is not",
+            "stay as large as now. How they change is not",
             "fit",
         ),
-        (0.8, True, "went as steps to the power 0.8; this is taken to go on. If growing: their mean", "not known"),
-        (1.4, False, "to the power 1.4; it is taken to go on as the steps themselves. Where training", "growing"),
-        (-0.3, False, "to the power -0.3; it is taken to fall no further. Where training begins to fit", "growing"),
+        (0.8, True, "went as steps to the power 0.8; this is assumed to go on. If growing: if their mean", "not known"),
+        (1.4, False, "to the power 1.4; it is assumed to go on in proportion to the steps. Where training", "growing"),
+        (-0.3, False, "to the power -0.3; it is assumed to fall no further. Where training begins to fit", "growing"),
     ],
 )
 def test_what_gradients_are_taken_to_become_is_said(make_result, make_layer, trend, growing, words, absent):
@@ -185,12 +225,12 @@ def test_what_gradients_are_taken_to_become_is_said(make_result, make_layer, tre
     layer = make_layer(forecast=ahead if growing else AHEAD)
     schedule = ScheduleRecord("cosine", 100, 1000, "c.pt", 0.8, constant=False)
     result = make_result(layers=(layer,), schedule=schedule, gradient_trend=trend)
-    text = " ".join(page(result).split())
+    text = " ".join(page(result, verbose=True).split())
     assert words in text and absent not in text
     assert ("‖W‖ if growing 2 3.5 5 6" in text) == growing == ("angle if growing 0.04 0.035" in text)
     assert forecasts(result).rows[1][-2:] == ((3.5, 0.035) if growing else (None, None))
 
 
 def test_a_schedule_that_is_not_known(make_result):
-    text = summary(make_result(schedule_doubt="it fell"))
-    assert "how it goes on is not known. Equilibrium norms hold for a constant rate" in text and "relax" not in text
+    text = said(make_result(schedule_doubt="it fell"))
+    assert "how it goes on is not known. Equilibrium norms hold for a constant rate" in text and "settle" not in text
