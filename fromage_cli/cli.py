@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn, cast
 import typer
 
 from fromage_cli import __version__, stopping
-from fromage_cli.diagnostics import COMMANDS
+from fromage_cli.diagnostics import COMMANDS, EXAMPLES, NOT_IN_A_CHECKPOINT, SYMPTOMS
 from fromage_cli.terminal import failure, session, spared, streams
 from fromage_cli.terminal.answer import Answers
 from fromage_cli.terminal.command import Program
@@ -18,18 +18,34 @@ PROGRAM = "fromage-diag"
 CLOSED_PIPE = 141
 _COMPLETION = "_FROMAGE_DIAG_COMPLETE"
 
-HELP = "Questions about a saved neural network, answered from the shell: a checkpoint, a batch, no training loop."
-EPILOG = """\
-Examples:
-
-  fromage-diag breakdown checkpoint.safetensors
-
-  fromage-diag breakdown model.pt --model net.py:build --batch data.npz --json
-"""
-
+HELP = "Answers questions about a saved neural network: give it a checkpoint and a batch, no training loop."
 
 OWN_COMMANDS = {"trust": "Let code that this directory's configuration names run from now on."}
 """Commands on the program itself, with the first line of their help."""
+OWN_EXAMPLES = {
+    "trust": (
+        ("trust .", "the fromage.toml here may name code"),
+        ("trust --list", "what you trust so far"),
+    )
+}
+FIRST_EXAMPLES = (
+    ("breakdown checkpoint.safetensors", "what stands beside the checkpoint is found"),
+    ("suggest-lr model.pt --model net.py:build --batch data.npz", "your own network and data"),
+    ("inspect model.pt --json", "for a script"),
+)
+EXIT_CODES = (
+    ("0", "done"),
+    ("1", "a bug in this program: please report it"),
+    ("2", "the command line or the configuration is wrong"),
+    ("3", "an input is missing, damaged or incomplete, or the output is not writable"),
+    ("4", "refused as unsafe: code would run that you did not name (see trust)"),
+    ("5", "model, batch and checkpoint do not fit together"),
+    ("6", "the loss or gradient is NaN or Inf, or nothing converged"),
+    ("7", "out of memory, or --time-limit or --max-memory reached (partial answer)"),
+    ("10", "a warning (--fail-on warn), or a rate that is not reliable (--value)"),
+    ("11", "a failure (--fail-on warn or fail)"),
+    ("130", "interrupted; 141: nobody reads the pipe; 143: terminated"),
+)
 
 
 def load_command(name: str) -> Callable[..., Answers]:
@@ -48,15 +64,29 @@ def build_program(
         name=PROGRAM,
         cls=Program,
         help=HELP,
-        epilog=EPILOG,
-        rich_markup_mode="rich",
+        rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
     )
     app.callback()(_program)
     program = cast(Program, typer.main.get_command(app))
-    program.offer(commands, load)
+    endings = {name: _ending(examples) for name, examples in (EXAMPLES | OWN_EXAMPLES).items()}
+    program.offer(commands, load, endings | {"": _ending(FIRST_EXAMPLES, _symptoms())})
     return program
+
+
+def _ending(examples: Sequence[tuple[str, str]], between: str = "") -> str:
+    """What a help ends with: examples, and what the exit codes mean."""
+    typed = ((line if PROGRAM in line else f"{PROGRAM} {line}", words) for line, words in examples)
+    shown = "".join(f"  {line}\n      {words}\n" for line, words in typed)
+    codes = "".join(f"  {code:>3}  {words}\n" for code, words in EXIT_CODES)
+    return f"\nExamples:\n{shown}{between}\nExit codes:\n{codes}"
+
+
+def _symptoms() -> str:
+    """What people see in training, with the command that looks for it."""
+    lines = "".join(f"  {seen:<26}{command:<22}{answer}\n" for seen, command, answer in SYMPTOMS)
+    return f"\n  What you see              Command               A bad answer\n{lines}  {NOT_IN_A_CHECKPOINT}\n"
 
 
 def _show_version(asked: bool) -> None:
@@ -67,7 +97,7 @@ def _show_version(asked: bool) -> None:
 
 def _program(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+        bool, typer.Option("--version", "-V", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
     """The options of the program itself; all others belong to its commands."""

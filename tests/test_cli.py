@@ -15,8 +15,8 @@ import pytest
 from rich.progress import Progress
 
 from fromage_cli import __version__
-from fromage_cli.cli import load_command, main
-from fromage_cli.diagnostics import COMMANDS
+from fromage_cli.cli import build_program, load_command, main
+from fromage_cli.diagnostics import COMMANDS, EXAMPLES, SYMPTOMS
 from fromage_cli.problem.evaluation.problem import Evaluations
 from fromage_cli.terminal.progress import _BAR, _Bar
 
@@ -60,8 +60,9 @@ def test_help_lists_the_commands(arguments, tmp_path):
         assert words in outcome.stdout
 
 
-def test_version(tmp_path):
-    outcome = run("--version", cwd=tmp_path)
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_version(flag, tmp_path):
+    outcome = run(flag, cwd=tmp_path)
     assert (outcome.returncode, outcome.stdout) == (0, f"fromage-diag {__version__}\n")
 
 
@@ -69,6 +70,33 @@ def test_completion_names_the_commands(tmp_path):
     outcome = run(cwd=tmp_path, _FROMAGE_DIAG_COMPLETE="complete_bash", COMP_WORDS="fromage-diag me", COMP_CWORD="1")
     assert outcome.returncode == 0
     assert outcome.stdout.split() == ["measure"]
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS, "trust"])
+def test_help_fits_and_splits_no_word(name, tmp_path):
+    outcome = run_python(f"from fromage_cli.cli import main; main(['{name or '--help'}', '-h'])", tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    lines = outcome.stdout.splitlines()
+    assert all(len(line) <= 80 and not re.search(r"[a-z]-$", line) for line in lines), outcome.stdout
+    assert "Examples:" in lines and "Exit codes:" in lines
+    assert [line.split()[0] for line in lines[lines.index("Exit codes:") + 1 :]] == [
+        *("0", "1", "2", "3", "4", "5", "6", "7", "10", "11", "130")
+    ]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_take_flags_that_there_are(name):
+    flags = {flag for parameter in build_program().command(name).params for flag in parameter.opts}
+    for line, words in EXAMPLES[name]:
+        assert f"{name} " in line and words
+        assert {word for word in line.split(f"{name} ")[1].split() if word.startswith("--")} <= flags, line
+
+
+def test_every_symptom_leads_to_a_command(tmp_path):
+    outcome = run_python("from fromage_cli.cli import main; main(['-h'])", tmp_path)
+    for seen, line, answer in SYMPTOMS:
+        assert line.split()[0] in COMMANDS and f"  {seen} " in outcome.stdout and answer in outcome.stdout
+    assert "wrong labels" in outcome.stdout
 
 
 def test_help_imports_neither_torch_nor_numpy(tmp_path):
@@ -304,7 +332,7 @@ def test_into_a_file(name, tmp_path):
     outcome = run("measure", "-o", name, cwd=tmp_path, COLUMNS="40")
     assert (outcome.returncode, outcome.stdout) == (0, "")
     text = (tmp_path / name).read_text("utf-8")
-    assert "a.weight" in text and "\x1b" not in text and "\u202e" not in text
+    assert ("a.weight" in text or "(*.weight)" in text) and "\x1b" not in text and "\u202e" not in text
     assert run("measure", "-o", name, cwd=tmp_path).returncode == 3
     assert run("measure", "-o", name, "--force", cwd=tmp_path).returncode == 0
 

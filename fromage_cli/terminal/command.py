@@ -36,6 +36,26 @@ _EXITING = "take sys.exit() out of the model, batch or loss file, or guard it wi
 class DiagnosticCommand(TyperCommand):
     """A command whose flags may stand in the environment and in the project, and which returns an Answer."""
 
+    ending = ""
+    """What its help ends with, as it stands."""
+
+    def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        """Write the options in the groups that they are declared in, the command's own first."""
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            panel = getattr(parameter, "rich_help_panel", None) or "Options"
+            title = "Arguments" if parameter.param_type_name == "argument" else panel
+            if record := parameter.get_help_record(ctx):
+                groups.setdefault(title, []).append(record)
+        for title, records in groups.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+    def format_epilog(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        """Write the ending without breaking its lines."""
+        formatter.write(self.ending)
+
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Parse twice: once to see which checkpoints are named, then with the configuration as defaults."""
         if ctx.resilient_parsing:
@@ -114,18 +134,28 @@ class DiagnosticCommand(TyperCommand):
 class Program(TyperGroup):
     """The program itself; of its commands it knows the first lines, and imports the one that is asked for."""
 
-    def offer(self, lines: Mapping[str, str], load: Callable[[str], Callable[..., Answers]]) -> None:
-        """From now on these are the commands, by name with the first line of their help; `load` imports one."""
-        self.commands = {name: TyperCommand(name, help=line) for name, line in lines.items()}
-        self._load = load
-        self._loaded: dict[str, TyperCommand] = {}
+    def offer(
+        self, lines: Mapping[str, str], load: Callable[[str], Callable[..., Answers]], endings: Mapping[str, str]
+    ) -> None:
+        """From now on these are the commands, by name with the first line of their help; `load` imports one.
+
+        `endings`: what their help ends with, and by the empty name that of the program itself.
+        """
+        self.commands = {name: TyperCommand(name, help=line, short_help=line) for name, line in lines.items()}
+        self._load, self._endings = load, endings
+        self._loaded: dict[str, DiagnosticCommand] = {}
+
+    def format_epilog(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        """Write the ending without breaking its lines."""
+        formatter.write(self._endings.get("", ""))
 
     def command(self, name: str) -> TyperCommand:
         """The command of that name with all its options."""
         if name not in self._loaded:
-            app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+            app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
             app.command(name, cls=DiagnosticCommand)(self._load(name))
-            self._loaded[name] = cast(TyperCommand, typer.main.get_command(app))
+            self._loaded[name] = cast(DiagnosticCommand, typer.main.get_command(app))
+            self._loaded[name].ending = self._endings.get(name, "")
         return self._loaded[name]
 
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]

@@ -153,7 +153,7 @@ def asked(args: Sequence[str], environment: Mapping[str, str] | None = None) -> 
     format = format.lower()
     if format == "auto":
         format = EXTENSIONS.get(PurePath(output).suffix.lower(), "auto")
-    file = parsing.output_file(output) if output.strip() else None
+    file = parsing.answer_file(output) if output.strip() else None
     json = "json" if "--json" in words else format if format in ("json", "jsonl") else None
     if running.destination is not None and running.destination.json:
         json = running.destination.format

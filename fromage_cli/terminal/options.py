@@ -17,18 +17,26 @@ from fromage_cli.terminal import parsing
 from fromage_cli.terminal.answer import Answer, Answers, EstimateResult
 
 Format = Literal["auto", "rich", "tsv", "csv", "json", "jsonl", "md"]
+Color = Literal["auto", "always", "never"]
 FailOn = Literal["warn", "fail", "never"]
 
-CHECKPOINT_HELP = "Checkpoint: a file, or a directory of one or of a run."
+CHECKPOINT_HELP = "Checkpoint: a file or a directory. Of a run's directory the last complete step is taken."
 CheckpointArgument = Annotated[str | None, typer.Argument(metavar="CKPT", help=CHECKPOINT_HELP)]
 """The one checkpoint of a command that a model's own weights may stand in for."""
 PlotArgument = Annotated[
     Path | None,
-    typer.Option(metavar="FILE.svg|png", parser=parsing.output_file, help="Draw it into a file too (extra: plot)."),
+    typer.Option(
+        metavar="FILE.svg|.png",
+        parser=parsing.output_file,
+        help="Also draw the answer into this file (needs the extra: plot).",
+    ),
 ]
 """Where the picture of the answer goes."""
 RunArgument = Annotated[
-    list[str], typer.Argument(metavar="CKPT…", help="Checkpoints of one run: files, patterns, or the run's directory.")
+    list[str],
+    typer.Argument(
+        metavar="CKPT…", help="Checkpoints of one run: its directory, files, patterns; - reads names from stdin."
+    ),
 ]
 """The checkpoints of a command on a run."""
 
@@ -42,11 +50,21 @@ class CheckpointOptions:
     """What to take from a checkpoint that holds several things."""
 
     key: Annotated[
-        str | None, _option("Checkpoint", "--key", metavar="PATH", help="Nested dictionary of the checkpoint to take.")
+        str | None,
+        _option(
+            "Checkpoint",
+            "--key",
+            metavar="PATH",
+            help="Where the weights are in a nested checkpoint, for example model.encoder.",
+        ),
     ] = None
     ema: Annotated[
         bool | None,
-        _option("Checkpoint", "--ema/--no-ema", help="Take averaged weights, or never; plain ones go first."),
+        _option(
+            "Checkpoint",
+            "--ema/--no-ema",
+            help="Use the EMA weights, or insist on the plain ones. Default: plain if present.",
+        ),
     ] = None
     optimizer_state: Annotated[
         str | None,
@@ -54,13 +72,16 @@ class CheckpointOptions:
             "Checkpoint",
             "--optimizer-state",
             metavar="FILE",
-            help="The optimizer's state; none: leave the saved one aside.",
+            help="File with the optimizer's state, if it is not in the checkpoint. none: do not use any.",
         ),
     ] = None
     optimizer_key: Annotated[
         str | None,
         _option(
-            "Checkpoint", "--optimizer-key", metavar="PATH", help="Nested dictionary that holds the optimizer's state."
+            "Checkpoint",
+            "--optimizer-key",
+            metavar="PATH",
+            help="Where the optimizer's state is in its file, for example trainer.optimizer.",
         ),
     ] = None
 
@@ -76,7 +97,8 @@ class ModelOptions(CheckpointOptions):
             "--model",
             metavar="SPEC",
             parser=parsing.choice_or_name("auto", "hf"),
-            help="Network: pkg.module:factory, path/file.py:factory, hf, or auto (a perceptron).",
+            help="Function that returns the network: file.py:build or pkg.module:build. hf builds it from config.json. "
+            "auto: hf, or a plain perceptron.",
         ),
     ] = None
     model_arg: Annotated[
@@ -86,11 +108,11 @@ class ModelOptions(CheckpointOptions):
             "--model-arg",
             metavar="K=V",
             parser=parsing.assignment,
-            help="Argument of the factory, a JSON value; repeatable.",
+            help="Keyword argument for that function, as a JSON value. Repeatable.",
         ),
     ] = None
     trust: Annotated[
-        bool, _option("Model", "--trust", help="Run, for this call, code that stands beside the checkpoint.")
+        bool, _option("Model", "--trust", help="Allow code named by files next to the checkpoint, for this call.")
     ] = False
 
     @property
@@ -105,16 +127,22 @@ class BatchOptions:
 
     batch: Annotated[
         str | None,
-        _option("Batch", "--batch", metavar="SPEC", help="Batch: .safetensors, .npz, .pt, .bin or file.py:function."),
+        _option(
+            "Batch",
+            "--batch",
+            metavar="SPEC",
+            help="The data: a .safetensors, .npz, .pt or .bin file, or file.py:function that returns a batch.",
+        ),
     ] = None
     seq_len: Annotated[
-        int | None, _option("Batch", "--seq-len", metavar="T", min=1, help="Tokens per sequence of a .bin file.")
+        int | None, _option("Batch", "--seq-len", metavar="T", min=1, help="Tokens in each sequence, for a .bin file.")
     ] = None
     sequences: Annotated[
-        int | None, _option("Batch", "--sequences", metavar="N", min=1, help="Sequences to take from a .bin file.")
+        int | None, _option("Batch", "--sequences", metavar="N", min=1, help="Sequences to read, for a .bin file.")
     ] = None
     batches: Annotated[
-        int, _option("Batch", "--batches", metavar="N", min=1, help="Batches to take from an iterator.")
+        int,
+        _option("Batch", "--batches", metavar="N", min=1, help="Batches to take if the function returns an iterator."),
     ] = 1
     loss: Annotated[
         str,
@@ -123,16 +151,23 @@ class BatchOptions:
             "--loss",
             metavar="SPEC",
             parser=parsing.choice_or_name(*BUILT_IN_LOSSES),
-            help="Loss: auto, cross-entropy, mse, bce, output or file.py:function.",
+            help="One of auto, cross-entropy, mse, bce, output (the model's own), or file.py:function. auto takes "
+            "cross-entropy for class labels and mse for numbers.",
         ),
     ] = "auto"
     mode: Annotated[
         Literal["auto", "train", "eval"],
-        _option("Batch", "--mode", help="auto: BatchNorm as in training, dropout off; train: dropout on too."),
+        _option(
+            "Batch",
+            "--mode",
+            help="auto: BatchNorm as in training, dropout off. train: dropout on as well. eval: as in model.eval().",
+        ),
     ] = "auto"
     micro_batch: Annotated[
         int | None,
-        _option("Batch", "--micro-batch", metavar="N", min=1, help="Evaluate the batch in chunks of N samples."),
+        _option(
+            "Batch", "--micro-batch", metavar="N", min=1, help="Save memory: evaluate the batch in chunks of N rows."
+        ),
     ] = None
 
 
@@ -142,11 +177,16 @@ class NameOptions:
 
     include: Annotated[
         list[str] | None,
-        _option("Tensors", "--include", metavar="GLOB", help="Only tensors whose name matches; repeatable."),
+        _option(
+            "Tensors",
+            "--include",
+            metavar="GLOB",
+            help="Use only tensors with a matching name, full or as a table shows it. Repeatable.",
+        ),
     ] = None
     exclude: Annotated[
         list[str] | None,
-        _option("Tensors", "--exclude", metavar="GLOB", help="No tensor whose name matches; repeatable."),
+        _option("Tensors", "--exclude", metavar="GLOB", help="Leave out tensors with a matching name. Repeatable."),
     ] = None
 
     @property
@@ -161,7 +201,7 @@ class TensorOptions(NameOptions):
 
     tensors: Annotated[
         Literal["matrices", "all"] | None,
-        _option("Tensors", "--tensors", help="Move the matrices only, or everything trainable."),
+        _option("Tensors", "--tensors", help="Move only matrices, or vectors (biases, gains) as well."),
     ] = None
 
 
@@ -171,16 +211,23 @@ class RunOptions:
 
     device: Annotated[
         str,
-        _option("Run", "--device", metavar="auto|cpu|cuda[:N]", parser=parsing.device, help="Device to compute on."),
+        _option(
+            "Run",
+            "--device",
+            metavar="auto|cpu|cuda[:N]",
+            parser=parsing.device,
+            help="Device to compute on. auto: the first GPU if there is one.",
+        ),
     ] = "auto"
     dtype: Annotated[
-        Literal["float32", "float64"], _option("Run", "--dtype", help="Type of the weights while computing.")
+        Literal["float32", "float64"], _option("Run", "--dtype", help="Precision of the weights while computing.")
     ] = "float32"
     seed: Annotated[
-        int, _option("Run", "--seed", metavar="N", parser=parsing.seed, help="Seed of everything random.")
+        int,
+        _option("Run", "--seed", metavar="N", parser=parsing.seed, help="Seed for everything random, such as dropout."),
     ] = 0
     autocast: Annotated[
-        bool, _option("Run", "--autocast", help="Run the passes in bfloat16; perturbed weights stay as they are.")
+        bool, _option("Run", "--autocast", help="Run forward and backward passes in bfloat16. Weights keep --dtype.")
     ] = False
     time_limit: Annotated[
         float | None,
@@ -189,7 +236,7 @@ class RunOptions:
             "--time-limit",
             metavar="90|90s|5m|1h",
             parser=parsing.duration,
-            help="Stop after this long, also within the model's code; what was measured is shown.",
+            help="Stop after this time, and show what was measured until then.",
         ),
     ] = None
     max_memory: Annotated[
@@ -199,11 +246,11 @@ class RunOptions:
             "--max-memory",
             metavar="8GB|500MiB",
             parser=parsing.memory,
-            help="Stop before using more memory; one operation may go some 300 MB beyond.",
+            help="Stop before more memory is used (up to 300 MB over), and show what was measured.",
         ),
     ] = None
     estimate: Annotated[
-        bool, _option("Run", "--estimate", help="Print the cost in gradients, bytes and seconds, and stop.")
+        bool, _option("Run", "--estimate", help="Print the cost in gradients, bytes and seconds, then stop.")
     ] = False
 
 
@@ -212,13 +259,24 @@ class OutputOptions:
     """What is shown, where and how."""
 
     format: Annotated[
-        Format, _option("Output", "--format", metavar="FORMAT", help="One of auto, rich, tsv, csv, json, jsonl, md.")
+        Format,
+        _option(
+            "Output",
+            "--format",
+            help="rich: a page for people. tsv, csv, md: one table. json, jsonl: everything. auto: rich in a terminal, "
+            "tsv in a pipe.",
+        ),
     ] = "auto"
-    json: Annotated[bool, _option("Output", "--json", help="The same as --format json.")] = False
+    json: Annotated[bool, _option("Output", "--json", help="Short for --format json.")] = False
     output: Annotated[
         Path | None,
         _option(
-            "Output", "--output", "-o", metavar="FILE", parser=parsing.output_file, help="Write the answer to a file."
+            "Output",
+            "--output",
+            "-o",
+            metavar="FILE",
+            parser=parsing.answer_file,
+            help="Write the answer to FILE; the extension sets the format. - is standard output.",
         ),
     ] = None
     table: Annotated[
@@ -228,20 +286,38 @@ class OutputOptions:
             "--table",
             metavar="NAME",
             parser=str.lower,
-            help="Another table than the main one (tsv, csv, md).",
+            help="Which table to print under --format tsv, csv or md. summary: the main numbers.",
         ),
     ] = None
-    show_all: Annotated[bool, _option("Output", "--all", help="Show every row, not the offenders alone.")] = False
-    quiet: Annotated[bool, _option("Output", "--quiet", "-q", help="No notes and findings on standard error.")] = False
-    verbose: Annotated[bool, _option("Output", "--verbose", "-v", help="Whole lists in messages; warnings too.")] = (
-        False
-    )
-    no_progress: Annotated[bool, _option("Output", "--no-progress", help="No progress bar.")] = False
+    show_all: Annotated[
+        bool, _option("Output", "--all", help="Show every row of the tables, not only the first few.")
+    ] = False
+    quiet: Annotated[
+        bool, _option("Output", "--quiet", "-q", help="Only the answer: no notes, progress or findings on stderr.")
+    ] = False
+    verbose: Annotated[
+        bool,
+        _option(
+            "Output",
+            "--verbose",
+            "-v",
+            help="Show more: how it was measured, minor numbers, whole lists, Python's warnings.",
+        ),
+    ] = False
+    color: Annotated[
+        Color, _option("Output", "--color", help="Colours. auto: in a terminal, unless NO_COLOR is set.")
+    ] = "auto"
+    no_progress: Annotated[bool, _option("Output", "--no-progress", help="Show no progress bar.")] = False
     fail_on: Annotated[
-        FailOn, _option("Output", "--fail-on", help="Exit 10 on warnings, 11 on failures from this severity on.")
+        FailOn,
+        _option(
+            "Output",
+            "--fail-on",
+            help="Exit with 10 on a warning or 11 on a failure. warn: for both, fail: for failures only.",
+        ),
     ] = "never"
     force: Annotated[bool, _option("Output", "--force", help="Overwrite an existing output file.")] = False
-    debug: Annotated[bool, _option("Output", "--debug", help="Show the traceback of an error.")] = False
+    debug: Annotated[bool, _option("Output", "--debug", help="Show the Python traceback of an error.")] = False
 
 
 Command = Callable[..., Answers]

@@ -96,3 +96,8 @@ def output_file(text: str) -> Path:
         return Path(str(text)).expanduser()
     except RuntimeError:
         return Path(str(text))
+
+
+def answer_file(text: str) -> Path | None:
+    """The same for the answer, which goes to standard output where it is named `-`."""
+    return None if str(text).strip() == "-" else output_file(text)

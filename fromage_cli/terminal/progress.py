@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from fromage_cli.terminal import session, streams
+from fromage_cli.terminal.colours import console_on
 from fromage_cli.terminal.words import visible
 
 if TYPE_CHECKING:
@@ -63,7 +64,6 @@ class _Bar:
     """One line that a command's stages use one after another."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
         bar = self
@@ -76,7 +76,7 @@ class _Bar:
 
         text = TextColumn("{task.description}", markup=False)
         columns = (text, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        console = Console(stderr=True, width=streams.width(sys.stderr))
+        console = console_on(sys.stderr, sys.stderr, streams.width(sys.stderr))
         self._command = session.current().command
         self._doing = self._heard = ""
         self._steps = 0.0

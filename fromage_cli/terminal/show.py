@@ -8,6 +8,7 @@ from fromage_cli.errors import FromageError, UsageError
 from fromage_cli.findings import gravest_remedy
 from fromage_cli.terminal import rows, session, streams
 from fromage_cli.terminal.answer import Answer, Answers, PageStyle
+from fromage_cli.terminal.colours import console_on
 from fromage_cli.terminal.envelope import dumps, envelope, worst_severity
 from fromage_cli.terminal.failure import message_lines
 from fromage_cli.terminal.output import Destination, write_file
@@ -90,7 +91,7 @@ def rendered(results: Sequence[Answer | FromageError], destination: Destination)
 
 def page(answer: Answer, stream: TextIO | None) -> str:
     """The page for a person, as wide as the stream's terminal; plain text in a pipe, and in a file (None)."""
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.text import Text
 
     from fromage_cli.terminal.page import header, what_now
@@ -98,15 +99,7 @@ def page(answer: Answer, stream: TextIO | None) -> str:
 
     ascii_only, output = streams.ascii_only(stream), session.current().output
     style = PageStyle(output.show_all, ascii_only, streams.width(stream), output.verbose)
-    console = Console(
-        file=_Paper("ascii" if ascii_only else "utf-8"),
-        width=style.width,
-        force_terminal=streams.is_terminal(stream),
-        color_system="auto" if streams.is_terminal(stream) else None,
-        markup=False,
-        highlight=False,
-        emoji=False,
-    )
+    console = console_on(stream, _Paper("ascii" if ascii_only else "utf-8"), style.width)
     parts: list[RenderableType] = [header(answer.header, style), Text("")] if answer.header else []
     parts.append(answer.page(style))
     if findings := [found for found in answer.findings if style.verbose or found.code not in answer.told]:

@@ -49,7 +49,7 @@ def _needs_yes(flag: str, value: Any, source: Path | None) -> bool:
     """Whether a flag's value would run code, replace a file, or write one outside of the configuration's directory."""
     if flag in ("output", "plot") and source is not None:
         place = os.path.realpath(os.path.expanduser(str(value)))  # noqa: PTH111 - the method raises without a home
-        return not Path(place).is_relative_to(_identity(source).parent)
+        return value != "-" and not Path(place).is_relative_to(_identity(source).parent)
     return (flag == "force" and value is True) or code_in(flag, value) is not None
 
 

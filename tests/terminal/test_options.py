@@ -113,12 +113,13 @@ def test_a_command_that_tells_its_cost_takes_the_flag_for_it():
     assert "estimate" not in inspect.signature(diagnostic(tables=(), estimate=False)(command)).parameters
 
 
-def test_every_shared_flag_has_one_short_sentence(call):
+def test_every_shared_flag_is_explained_in_short_sentences(call):
     for group in (ModelOptions, BatchOptions, TensorOptions, RunOptions, OutputOptions):
         for name, annotation in inspect.get_annotations(group).items():
             info = annotation.__metadata__[0]
             assert info.help.endswith("."), name
-            assert len(info.help) < 80, name
+            assert len(info.help) < 150, name
+            assert all(len(sentence.split()) <= 20 for sentence in info.help.split(". ")), name
             assert group.__name__.startswith(info.rich_help_panel.removesuffix("s"))
 
 

@@ -65,7 +65,7 @@ def command(
     run: RunOptions,
     output: OutputOptions,
 ) -> Answer:
-    """How fast does each layer's gradient break down when all layers move by a relative step η?"""
+    """How far may a step go before a layer's gradient no longer holds?"""
     check_direction(direction)
     etas = eta_grid(eta)
     if plot is not None:
