@@ -40,7 +40,10 @@ def read_configuration(path: Path) -> ConfigurationTable | None:
     with path.open("rb") as file:
         text = file.read(LONGEST + 1)
     if len(text) > LONGEST:
-        raise UsageError(f"{path} has more than {LONGEST} bytes.", "Correct the file, or remove it.")
+        raise UsageError(
+            f"{path} is larger than {LONGEST} bytes, the most for a configuration file.",
+            "Correct the file, or remove it.",
+        )
     if sum(line.count(b".") ** 2 for line in text.splitlines()) > MOST_DOTS:
         raise UsageError(f"{path} has lines with thousands of dots.", "Correct the file, or remove it.")
     try:
@@ -56,7 +59,8 @@ def read_configuration(path: Path) -> ConfigurationTable | None:
         raise UsageError(f"[tool.{SECTION}] in {path} is not a table.", "Write `flag = value` lines.")
     if not _is_plain(table, DEEPEST):
         raise UsageError(
-            f"{path} has a whole number of more than 64 bits, or tables and arrays {DEEPEST} deep.", "Correct the file."
+            f"{path} has an integer of more than 64 bits, or values nested more than {DEEPEST} deep.",
+            "Correct the file, or remove it.",
         )
     outside = () if own is None or path.name == "pyproject.toml" else tuple(key for key in document if key != "tool")
     return ConfigurationTable(_one_spelling(table, path), outside)
@@ -77,7 +81,9 @@ def _one_spelling(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
         name = key.replace("_", "-")
         name = "lr" if name == "learning-rate" else name
         if name in spelled:
-            raise UsageError(f"{path} has {name} twice, in two spellings: the second is {key!r}.", "Keep one of them.")
+            raise UsageError(
+                f"{path} sets {name} twice, in two spellings; the second is {key!r}.", "Keep one of the two."
+            )
         nested = isinstance(value, dict) and name != "model-arg"  # whose keys are the names of a factory's arguments
         spelled[name] = _one_spelling(value, path) if nested else value
     return spelled

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 class FromageError(Exception):
     """A failure that is explained to the user instead of being shown as a traceback.
 
-    `message` says what came and what was expected, `hint` what to do next, `details` holds the
-    long list (every missing key, say) that is printed only under `-v`.
+    `message` says what came and what was expected, and `hint` what to do next. `details` holds the long list (every
+    missing key, say) that is printed only under `-v`.
     """
 
     exit_code = 1
@@ -25,7 +25,7 @@ def words_of(error: BaseException) -> str:
     try:
         return str(error)
     except BaseException:  # a reason to stop among them is remembered elsewhere
-        return "its text cannot be told"
+        return "no text (reading it failed)"
 
 
 class UsageError(FromageError):

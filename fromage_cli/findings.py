@@ -49,12 +49,16 @@ def gradient_is_not_the_losses(measured: float, expected: float) -> Finding:
     return Finding(
         code="gradient-is-not-the-losses",
         severity="warn",
-        message=f"the gradient is not that of this loss: a small step changes the loss by {measured:.3g} η, where the "
-        f"gradient says {expected:.3g} η",
+        message=(
+            f"the gradient does not belong to this loss: a small step changes the loss by {measured:.3g} "
+            f"η, and the gradient predicts {expected:.3g} η"
+        ),
         value=measured,
         limit=expected,
-        hint="Measure the loss whose gradient you train with. Gradient reversal, straight-through estimators, detached "
-        "terms and loss jumps do this.",
+        hint=(
+            "Measure with the loss whose gradient you train with. Usual causes: gradient reversal, "
+            "straight-through estimators, detached terms, a loss with jumps."
+        ),
     )
 
 
@@ -64,9 +68,9 @@ def never_updated(names: Sequence[str]) -> Finding:
         "never-updated",
         "info",
         names,
-        f"{counted(len(names), 'layer')} never updated: the optimizer's state has no slot there, beside others that "
-        "have one",
-        "Frozen in training, a buffer, or moved by another optimizer, whose state is not here.",
+        f"{counted(len(names), 'layer')} never updated, as the optimizer's state has no entry for "
+        f"{'it' if len(names) == 1 else 'them'}",
+        "Usual for frozen layers and buffers, and for layers of another optimizer whose state is not here.",
     )
 
 
@@ -75,11 +79,14 @@ def layers_unchanged(names: Sequence[str], total: int, checkpoints: int) -> Find
     hold = f"{counted(len(names), 'layer')} {'holds' if len(names) == 1 else 'hold'} the same bytes"
     where = "both checkpoints" if checkpoints == 2 else f"all {checkpoints} checkpoints"
     if len(names) == total:
-        message = f"no layer moved: {hold} in {where}"
-        hint = "The same weights under several names, a rate of 0, or a run that trained biases and scales alone."
+        message = f"no layer moved, as {hold} in {where}"
+        hint = (
+            "Possible causes: the same file under several names, a learning rate of 0, or only biases "
+            "and scales were trained."
+        )
     else:
         message = f"{hold} in {where}, while others moved"
-        hint = "Frozen in training, without a gradient, or moved by less than their dtype can hold."
+        hint = "Possible causes: frozen layers, layers without a gradient, or changes too small for the stored dtype."
     return about_names("layers-unchanged", "info", names, message, hint)
 
 
@@ -90,7 +97,7 @@ def gradient_is_zero(names: Sequence[str]) -> Finding:
         "info",
         names,
         f"the gradient of {counted(len(names), 'tensor')} is exactly 0",
-        "A head of zeros or dead units pass no gradient on; or their input is zero.",
+        "Usual before a head that starts at zero, for units that never activate, and where the input is zero.",
         limit=0.0,
     )
 
@@ -102,7 +109,7 @@ def layers_without_size(names: Sequence[str]) -> Finding:
         "info",
         names,
         f"η does not count {counted(len(names), 'layer')} with weights near zero",
-        "Usual for heads that begin at zero, LoRA's second factor, and class tokens drawn near zero.",
+        "Usual for heads that start at zero, LoRA's second factor, and class tokens near zero.",
     )
 
 
@@ -113,5 +120,5 @@ def gradient_is_rounding(names: Sequence[str]) -> Finding:
         "info",
         names,
         f"left out: {counted(len(names), 'tensor')} without a gradient beyond rounding",
-        "Usual for biases before a normalisation and for the keys' bias in attention. Else try --dtype float64.",
+        "Usual for biases before a normalisation and for the key bias of attention. Otherwise try --dtype float64.",
     )

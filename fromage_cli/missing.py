@@ -112,10 +112,10 @@ class Interrupted(Generic[T]):
     """The limit that was reached, or the iteration that did not converge."""
 
 
-LIMIT_REACHED = Missing(Why.LIMIT_REACHED, "it was interrupted, or a limit was reached, before")
-OPTIMIZER_UNKNOWN = Missing(Why.OPTIMIZER_UNKNOWN, "the optimizer is not known: --optimizer NAME gives it")
+LIMIT_REACHED = Missing(Why.LIMIT_REACHED, "the program was stopped, or reached a limit, before it got there")
+OPTIMIZER_UNKNOWN = Missing(Why.OPTIMIZER_UNKNOWN, "the optimizer is not known: name it with --optimizer NAME")
 NO_OTHER_DRAWS = Missing(Why.NOT_DEFINED, "the network draws no random numbers that change its loss")
-STEP_UNKNOWN = Missing(Why.STEP_UNKNOWN, "the file does not tell its training step")
+STEP_UNKNOWN = Missing(Why.STEP_UNKNOWN, "the file does not say its training step")
 LEARNING_RATE_UNKNOWN = Missing(Why.LEARNING_RATE_UNKNOWN, "the learning rate is not known")
 WEIGHT_DECAY_UNKNOWN = Missing(Why.WEIGHT_DECAY_UNKNOWN, "the weight decay is not known")
 

@@ -72,7 +72,7 @@ class _Run:
         elif self.ending:
             os._exit(130 if number == signal.SIGINT else 143)
         elif number == signal.SIGINT and self.measuring and self.reason is None:
-            self.tell("note: stopping with what was measured so far; Ctrl-C again ends at once.")
+            self.tell("note: stopping; what was measured so far is shown. Press Ctrl-C again to end at once.")
             self.stop(Interruption("interrupted."))
         else:
             self.ending = True

@@ -516,7 +516,10 @@ def test_the_bar_is_drawn_before_torch_and_numpy_are_loaded(command, tmp_path):
     ("arguments", "stages"),
     [
         (["inspect", "mlp-2", "--spectrum"], ["reading mlp-2", "singular values of"]),
-        (["suggest-lr", "mlp-2", "--probe", "none"], ["checking that the loss is the same twice", "the next update"]),
+        (
+            ["suggest-lr", "mlp-2", "--probe", "none"],
+            ["checking that the loss is the same when computed twice", "the next update"],
+        ),
         (["norms", "convnet-lars"], ["reading step-000000.safetensors", "reading step-002970.safetensors"]),
         (
             ["norms", "convnet-lars", "--model", "models.py:convnet", "--optimizer", "lars"],

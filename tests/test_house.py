@@ -29,6 +29,7 @@ WITHOUT_A_SOURCE = {
     "test_documents.py",
     "test_house.py",
     "test_samples.py",
+    "test_words.py",
     "checkpoints/test_formats.py",
     "checkpoints/test_import_cost.py",
     "diagnostics/breakdown/test_edges.py",

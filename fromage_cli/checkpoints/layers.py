@@ -56,11 +56,12 @@ def lasting_layers(
         )
     if not lasting:
         raise UsageError(
-            "No layer is left: none has two dimensions, one shape in every checkpoint and a name that was asked for.",
-            hint="Name checkpoints of one run, and see inspect for what they hold.",
+            "No layer is left. A layer needs two dimensions, the same shape in every checkpoint, and a "
+            "name that was asked for.",
+            hint="Name checkpoints of one run. fromage-diag inspect shows what they hold.",
         )
     changed = [name for name in layers if name not in lasting]
-    return tuple(lasting), left_out(changed, "that not every checkpoint has in one shape")
+    return tuple(lasting), left_out(changed, "that some checkpoint lacks or has in another shape")
 
 
 def left_out(names: Sequence[str], which: str) -> tuple[str, ...]:

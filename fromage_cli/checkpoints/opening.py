@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import torch
 
 LEFT_ASIDE = "none"
-"""What `--optimizer-state` names where the saved state is to be left aside."""
+"""What `--optimizer-state` names where the saved state is not to be used."""
 CONFIGURATION = ("fromage.toml", "pyproject.toml")
 """Files beside weights that may declare what belongs to them."""
 
@@ -122,7 +122,7 @@ def _open_local(
     contents = with_whole_weights(through(_read(weights, choice)))
     if not contents.entries:
         raise InputError(
-            f"{quoted(weights)} holds no tensors.", hint="It may hold only settings; name the weights file."
+            f"{quoted(weights)} holds no tensors.", hint="It may hold only settings. Name the file with the weights."
         )
     trainer = read_trainer_files(weights)
     steps = (contents.step, trainer.step, step)
@@ -173,7 +173,9 @@ def _saved_optimizer(
     if found is None and beside:
         return load_optimizers(beside, key)
     if found is None and key is not None:
-        raise UsageError(f"--optimizer-key {key!r}: no optimizer's state was saved here.", "Leave it out.")
+        raise UsageError(
+            f"--optimizer-key {key!r} was given, but no optimizer's state was saved here.", "Leave --optimizer-key out."
+        )
     return found
 
 
@@ -228,11 +230,12 @@ def _refuse_choice(choice: Choice, path: Path) -> None:
     """Raise UsageError where the user chooses among dictionaries of a file that has none."""
     if choice.key is not None:
         raise UsageError(
-            f"--key {choice.key!r} picks one of several dictionaries of tensors; {quoted(path)} has no dictionaries.",
+            f"--key {choice.key!r} chooses among dictionaries of tensors, but {quoted(path)} has none.",
             hint="Leave --key out.",
         )
     if choice.ema:
         raise UsageError(
-            f"--ema picks averaged weights beside others in one file; {quoted(path)} holds one set.",
+            f"--ema chooses between averaged and plain weights in one file, but {quoted(path)} holds one "
+            "set of weights.",
             hint="Leave --ema out, or name the file that holds the averaged weights.",
         )

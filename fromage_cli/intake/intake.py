@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fromage_cli.problem.networks.layers import TrainableTensor
     from fromage_cli.problem.user_code.declared import Declared
 
-ONE_DRAW = "The network draws random numbers in its forward pass; this is one draw (seed {seed})."
+ONE_DRAW = "The network draws random numbers in its forward pass. These numbers are from one draw (seed {seed})."
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Intake:
         if not 0 < len(names) < len(shapes):
             return self
         freeze(self.problem.model, names)
-        words = f"optimizer: its state says that {counted(len(names), 'tensor')} never moved, as here: "
-        note = f"{words}{first_names(names)}; --optimizer-state none lets all move."
+        words = f"optimizer: by its state {counted(len(names), 'tensor')} never moved, and so none moves here: "
+        note = f"{words}{first_names(names)}. To move them, give --optimizer-state none."
         return replace(self, problem=replace(self.problem), notes=(*self.notes, note), frozen=tuple(names))
 
     def trained_layers(self, names: Sequence[str]) -> tuple[dict[str, TrainableTensor], tuple[str, ...]]:
@@ -94,7 +94,10 @@ class Intake:
         if not found:
             raise UsageError(
                 f"No layer is left: the model trains none of {', '.join(names[:3])}.",
-                hint="Name others with --include, or let the factory return the model with requires_grad=True on them.",
+                hint=(
+                    "Choose other layers with --include. Or let the factory return the model with "
+                    "requires_grad=True on these."
+                ),
             )
         tied = [alias for layer in found.values() if layer.aliases for alias in (layer.name, *layer.aliases)]
         shorter = [rest for alias in tied if "." in (rest := alias.partition(".")[2])]
@@ -103,7 +106,7 @@ class Intake:
         remade = remade_names(self.problem.model, self.checkpoint, others)
         untrained = [name for name in others if name not in remade]
         return found, (
-            *left_out(remade, "that transformers merges or splits into tensors of its own"),
+            *left_out(remade, "that transformers merges or splits into other tensors"),
             *left_out(untrained, "that the model does not train"),
         )
 
@@ -128,7 +131,10 @@ class Intake:
         from fromage_cli.problem.networks.weights import weight_reader
 
         if self.checkpoint is None:
-            raise UsageError("--reload reads weights from a checkpoint, and none is given.", "Leave --reload out.")
+            raise UsageError(
+                "--reload reads the weights from a checkpoint again, and no checkpoint was given.",
+                "Leave --reload out, or give CKPT.",
+            )
         self.problem.saved = weight_reader(self.problem.model, self.checkpoint)
 
     def complete(self, answer: Answer) -> Answer:
@@ -212,11 +218,13 @@ def one_draw_of_many(noise: NoiseRecord) -> Finding:
     return Finding(
         code="one-draw-of-many",
         severity="info",
-        message=f"the network draws random numbers, and every number here is of one draw: over {noise.seeds} draws the "
-        f"loss is {noise.loss_mean:.4g} ± {noise.loss_spread:.2g}, and the gradient differs from its mean by "
-        f"{noise.gradient_spread:.2g} of it",
+        message=(
+            "the network draws random numbers, and the numbers here are from one draw. Over "
+            f"{noise.seeds} draws the loss is {noise.loss_mean:.4g} ± {noise.loss_spread:.2g}, and the "
+            f"gradient differs from its mean by {noise.gradient_spread:.2g} of it"
+        ),
         value=noise.gradient_spread,
-        hint="Another --seed draws again; more rows average over more draws.",
+        hint="For another draw give another --seed. More rows average over more draws.",
     )
 
 

@@ -25,20 +25,21 @@ if TYPE_CHECKING:
     from fromage_cli.problem.user_code.declared import Declared
 
 
-OWN_WEIGHTS = "no checkpoint: the weights are those that the factory made."
+OWN_WEIGHTS = "no checkpoint was given: the weights are those that the factory made."
 ONE_HOT_TARGETS = Finding(
     code="one-hot-targets",
     severity="warn",
-    message="every target is a single 1 among zeros, as classes are often written, yet of floating targets the "
-    "squared error is taken",
-    hint="Give --loss cross-entropy where the network was trained with it, else --loss mse.",
+    message=(
+        "every target is a single 1 among zeros, which looks like classes, but float targets get the squared error"
+    ),
+    hint="If the network was trained with it, give --loss cross-entropy; if not, --loss mse.",
 )
 """Where a loss that nobody named is probably another one than in training."""
 SUMMED_LOSS = Finding(
     code="loss-adds-up",
     severity="info",
-    message="the loss adds up over rows and is not their mean: that of a part is scaled to the whole batch",
-    hint="The numbers hold for training batches of as many rows; return (sum, count) to measure the mean.",
+    message="the loss is a sum over rows, not a mean: the loss of a part is scaled up to the whole batch",
+    hint=("The numbers hold for training batches of this many rows. To measure the mean, return (sum, count)."),
 )
 """Where gradients grow with the rows."""
 
@@ -103,7 +104,7 @@ def open_problem(
         budget=budget,
     )
     evaluations = problem.evaluations
-    evaluations.doing = "checking that the loss is the same twice"
+    evaluations.doing = "checking that the loss is the same when computed twice"
     with progress("", work=Work(lambda: 0.0, lambda: evaluations.doing)):  # it says what goes on before the measuring
         problem.require_steadiness()
     several = f"{len(problem.batches)} batches, " if further else ""
@@ -129,8 +130,8 @@ def _opened(ckpt: str | Checkpoint | None, model: ModelOptions) -> tuple[Checkpo
 
     if ckpt is None and model.model in (None, "auto"):
         raise UsageError(
-            "There is neither a checkpoint nor a model.",
-            "Give CKPT, or --model file.py:factory for a network with weights of its own.",
+            "Neither a checkpoint nor a model was given.",
+            "Give CKPT, or give --model file.py:factory to measure a network with the weights that the factory makes.",
         )
     if isinstance(ckpt, str):
         ckpt = open_checkpoint(
@@ -154,7 +155,7 @@ def declared_by(checkpoint: Checkpoint, trust: bool) -> Declared:
     said = any(declared.source is not None and path.samefile(declared.source) for path in current().project.skipped)
     if declared.foreign and not said:
         keys = ", ".join(map(visible, declared.foreign))
-        note = f"{declared.source} lies beside the checkpoint and is data only; not used: {keys}"
+        note = f"{declared.source} lies beside the checkpoint and may hold data only; not used: {keys}"
         declared = replace(declared, notes=(*declared.notes, note))
     return declared if checkpoint.url is None else replace(declared, batch=None)
 
@@ -171,7 +172,8 @@ def torch_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here.", "Use --device cpu, or auto."
+            f"--device {name} was asked for, but this machine has {counted(torch.cuda.device_count(), 'CUDA device')}.",
+            "Give --device cpu or --device auto.",
         )
     return device
 
@@ -184,9 +186,9 @@ def _load_batches(options: BatchOptions, declared: Declared, trust: bool, seed: 
     spec = options.batch or declared.batch
     if spec is None:
         raise UsageError(
-            "There is no batch: none was given, and none is declared beside a local checkpoint.",
-            "Give --batch FILE (.safetensors, .npz, .pt) or --batch file.py:function, "
-            'or put batch = "FILE" into fromage.toml beside the checkpoint.',
+            "No batch was given, and no file beside the checkpoint names one.",
+            "Give --batch FILE (.safetensors, .npz or .pt) or --batch file.py:function. Or write batch = "
+            '"FILE" into fromage.toml beside the checkpoint.',
         )
     here = f"{Path.cwd()}/"
     return load_batches(

@@ -61,7 +61,8 @@ class RunIntake:
             return self
         if run.autocast:
             raise UsageError(
-                "--autocast rounds to three digits; scale invariance shows only in more.", hint="Leave --autocast out."
+                "--autocast rounds to three digits, which is too coarse to test scale invariance.",
+                hint="Leave --autocast out.",
             )
         intake = open_problem(self.checkpoints[-1], model, batch, run)
         layers, untrained = intake.trained_layers(self.names)
@@ -180,12 +181,14 @@ class RunSchedule:
     def notes(self) -> tuple[str, ...]:
         """What the user should know of where it comes from."""
         if self.assumed and self.schedule is not None:
-            return (f"Steps of the run: taken as {self.schedule.end:.0f}; --total-steps gives their number.",)
+            return (f"Steps of the run: taken as {self.schedule.end:.0f}. If that is wrong, give --total-steps.",)
         if self.schedule is None or self.source is None:
             return ()
         steps = "" if self.schedule.end is None else f" over {self.schedule.end:.0f} steps"
         kind = "table" if self.schedule.points else self.schedule.shape
-        return (f"Learning rate: a {kind} schedule{steps}, read from {self.source}; --schedule gives another.",)
+        return (
+            (f"Learning rate: a {kind} schedule{steps}, read from {self.source}. To use another, give --schedule."),
+        )
 
 
 def find_schedule(
@@ -225,12 +228,12 @@ def find_schedule(
             given, assumed = replace(given, total=max(usual_steps, math.ceil(10 * given.warmup))), True
         if given.total is None and given.shape != "constant":
             raise UsageError(
-                f"A {given.shape} schedule takes the steps of the whole run, which no checkpoint tells.",
-                hint="Give --total-steps 10000, with your number.",
+                f"A {given.shape} schedule needs the number of steps of the whole run, which no checkpoint says.",
+                hint="Give it with --total-steps, for example --total-steps 10000.",
             )
         if given.total is not None and given.warmup >= given.total:
             raise UsageError(
-                f"A warm-up of {given.warmup:g} steps: expected fewer than the run's {given.total:g}.",
-                hint="Give fewer --warmup-steps, or more --total-steps.",
+                f"--warmup-steps is {given.warmup:g}, but the run has {given.total:g} steps; expected fewer.",
+                hint="Lower --warmup-steps, or raise --total-steps.",
             )
     return RunSchedule(given, peak=peak or saved.peak, assumed=assumed)

@@ -8,7 +8,7 @@ from fromage_cli.optimizers.rule import RULES
 NO_NORM = Missing(Why.ZERO_OR_NOT_FINITE, "the norm is zero or not finite")
 FOREIGN_DECAY = Missing(
     Why.NO_FORMULA,
-    "Fromage has no weight decay of its own, and how the one found in its state or declared acts is not known",
+    "Fromage has no weight decay of its own, and it is not known how the given one acts",
 )
 
 

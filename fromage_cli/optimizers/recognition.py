@@ -6,7 +6,7 @@ from typing import Any
 from fromage_cli.optimizers.rule import ADAFACTOR, ADAM, ADAMW, LION, MUON, RULES
 
 EITHER_ADAM = f"{ADAM.name} or {ADAMW.name}"
-ADAM_ALIKE = f"{ADAM.name}, {ADAMW.name} or one alike"
+ADAM_ALIKE = f"{ADAM.name}, {ADAMW.name} or a similar one"
 """What has the slots of Adam and not all of its settings: Yogi and NAdamW may be saved so, and AdamW by other hands."""
 BESIDE = {"step", "param", "master_param", "master_params", "fp32_param"}
 """Slots that are no moments: the number of updates, and copies of the weights."""

@@ -54,7 +54,7 @@ class Rule:
     """What its step averages gradients by, as they are or over the root of their mean square; None: it is not linear
     in the gradients that it remembers, or remembers none."""
     threshold: Literal["momentum", "adam"] | None = None
-    """The law of the largest curvature that its rate bears; `adam`: of the preconditioned Hessian."""
+    """Which formula gives the largest stable curvature at its rate; `adam`: that of the preconditioned Hessian."""
     rate_power: int | None = None
     """A scale-invariant layer sees the rate as η / ‖W‖ to this power; None where no power does."""
     step_size: StepSize | None = None
@@ -113,7 +113,7 @@ BOUNDS: Mapping[str, Bound] = {
 
 MOMENTUM = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0}
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-NOT_LINEAR = "its step is not linear in the gradient, so that no curvature bounds its rate"
+NOT_LINEAR = "its step is not proportional to the gradient, so curvature sets no highest stable rate"
 
 
 def _marks(*together: Iterable[str]) -> tuple[frozenset[str], ...]:
@@ -162,7 +162,7 @@ LAMB = Rule(
     rate_power=0,
     without={
         "threshold": NOT_LINEAR,
-        "equilibrium": "there is no closed form for lamb: it rescales its decay with its update",
+        "equilibrium": "lamb has no closed form: it rescales its weight decay together with its update",
     },
     setting_marks=_marks({"betas", "trust_clip"}, {"betas", "grad_averaging"}),
     slot_marks=_marks({"trust_ratio"}),
@@ -178,7 +178,7 @@ SGD = Rule(
     threshold="momentum",
     rate_power=2,
     step_size="gradient",
-    without={"growth": "the learning rate of sgd is no relative step"},
+    without={"growth": "the learning rate of sgd is not a relative step"},
     setting_marks=_marks({"nesterov", "dampening"}),
 )
 ADAM = Rule(
@@ -194,8 +194,8 @@ ADAM = Rule(
     rate_power=1,
     step_size="root mean square",
     without={
-        "coupled equilibrium": "Adam with decay coupled to the gradient has no closed form",
-        "growth": "the learning rate of adam is no relative step",
+        "coupled equilibrium": "Adam has no closed form when its weight decay goes through the gradient",
+        "growth": "the learning rate of adam is not a relative step",
     },
 )
 ADAMW = Rule(
@@ -209,7 +209,7 @@ ADAMW = Rule(
     threshold="adam",
     rate_power=1,
     step_size="root mean square",
-    without={"growth": "the learning rate of adamw is no relative step"},
+    without={"growth": "the learning rate of adamw is not a relative step"},
 )
 LION = Rule(
     name="lion",
@@ -220,7 +220,7 @@ LION = Rule(
     decay="decoupled",
     rate_power=1,
     step_size="sign",
-    without={"threshold": NOT_LINEAR, "growth": "the learning rate of lion is no relative step"},
+    without={"threshold": NOT_LINEAR, "growth": "the learning rate of lion is not a relative step"},
 )
 MUON = Rule(
     name="muon",
@@ -251,8 +251,8 @@ MUON = Rule(
     rate_power=1,
     without={
         "threshold": NOT_LINEAR,
-        "equilibrium": "there is no closed form for muon: its step is orthogonalised after its momentum",
-        "growth": "the learning rate of muon is no relative step",
+        "equilibrium": "muon has no closed form: it orthogonalises its step after the momentum",
+        "growth": "the learning rate of muon is not a relative step",
         "typical rate": "for Muon's original scaling",
     },
     setting_marks=_marks({"ns_steps"}),
@@ -265,7 +265,7 @@ ADAFACTOR = Rule(
     defaults={"beta2_decay": -0.8, "eps": (None, 1e-3), "d": 1.0, "weight_decay": 0.0},
     bounds={
         "eps": Bound(
-            "two numbers, 0 or above, of which the first may be missing",
+            "two numbers, 0 or above; the first may be missing",
             lambda value: (
                 isinstance(value, list | tuple)
                 and len(value) == 2
@@ -281,10 +281,12 @@ ADAFACTOR = Rule(
     reads_weights=True,
     rate_power=0,
     without={
-        "threshold": "its clipping makes the step not linear in the gradient, so that no curvature bounds its rate",
-        "equilibrium": "there is no closed form for adafactor: its step has the size of the weights",
-        "growth": "the learning rate of adafactor is no relative step",
-        "typical rate": "no study has one for Adafactor",
+        "threshold": (
+            "its step is clipped and so not proportional to the gradient, so curvature sets no highest stable rate"
+        ),
+        "equilibrium": "adafactor has no closed form: its step is scaled to the size of the weights",
+        "growth": "the learning rate of adafactor is not a relative step",
+        "typical rate": "no study gives one for Adafactor",
     },
     setting_marks=_marks({"beta2_decay"}),
     slot_marks=_marks({"row_var"}, {"step", "variance"}),
@@ -305,5 +307,5 @@ def having(setting: str) -> list[Rule]:
     return [rule for rule in RULES.values() if rule.has(setting)]
 
 
-NAME_IT = f"--optimizer NAME gives it: {listed(RULES.values())}"
+NAME_IT = f"--optimizer NAME sets it ({listed(RULES.values())})"
 """What to do where the optimizer is not known."""

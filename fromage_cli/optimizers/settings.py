@@ -18,7 +18,7 @@ ASSUMED = {
 """What is said of a setting where nothing tells it, by its name."""
 MANY_STEPS = 1e12
 """Updates after which no average is still biased by its start."""
-UNTOLD_GROUPS = "optimizer: its groups differ and cannot be matched to the layers by name or shape."
+UNTOLD_GROUPS = "optimizer: its parameter groups differ and cannot be matched to the layers by name or shape."
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def find_settings(given: Given, saved: SavedSettings | None, declared: Given) ->
         steps = saved.steps if saved is not None else None
         begins = "the first step of a warm-up" + (" or the end of its schedule" if steps is None else "")
         where = begins if steps is None or steps < 2 else "the end of its schedule"
-        notes.append(f"optimizer: the rate in the checkpoint is 0, as at {where}; --lr gives another.")
+        notes.append(f"optimizer: the rate in the checkpoint is 0, as at {where}. To use another, give --lr.")
     found = Optimizer(
         name=name,
         learning_rate=rate or None,
@@ -216,14 +216,16 @@ def find_settings(given: Given, saved: SavedSettings | None, declared: Given) ->
     differ = [key for key in unsaid if len({str(settings.get(key)) for settings in groups}) > 1]
     common_notes = []
     if rule.has("weight_decay") and not decays and given.weight_decay is declared.weight_decay is None:
-        common_notes.append("optimizer: the weight decay is not known; 0 is taken.")
+        common_notes.append("optimizer: the weight decay is not known; 0 is taken. To change it, give --weight-decay.")
     if differ:
-        words = f"{' and '.join(differ)}; thresholds and noise are taken as in the first"
-        common_notes.append(f"optimizer: groups differ in {words}.")
+        words = f"{' and '.join(differ)}; thresholds and noise use those of the first group"
+        common_notes.append(f"optimizer: parameter groups differ in {words}.")
     if given.learning_rate is None and len(set(rates)) > 1 and saved is not None:
-        all_alike = "" if saved.members_told else " for all: which tensors are whose is not told"
+        all_alike = (
+            "" if saved.members_told else " for all tensors, as it is not known which tensor belongs to which group"
+        )
         common_notes.append(
-            f"optimizer: groups with rates from {min(rates):g} to {max(rates):g}; the largest is taken{all_alike}."
+            f"optimizer: the groups have rates from {min(rates):g} to {max(rates):g}; the largest is taken{all_alike}."
         )
     return replace(
         found.with_settings({**rule.defaults, **known}), notes=tuple(notes), common_notes=tuple(common_notes)
@@ -237,20 +239,24 @@ def _notes_on_the_state(given: Given, saved: SavedSettings | None, name: str | N
     words = None
     if len({kind for kind, _ in saved.optimizers}) > 1 and not saved.serves(name):
         held = " and ".join(f"{kind} ({count} tensors)" for kind, count in saved.optimizers)
-        then = f"none is used for {name}" if name else "--optimizer NAME takes one, with the tensors that it moves"
+        then = (
+            f"none of them is used for {name}"
+            if name
+            else "to use one, with the tensors that it moves, give --optimizer NAME"
+        )
         words = f"the checkpoint holds the states of several, {held}; {then}"
     elif given.name is not None and not saved.serves(name):
         words = f"the checkpoint holds the state of {saved.kind}; it is not used for {name}"
     elif given.name is None and saved.kind == EITHER_ADAM:
-        words = f"the state does not say whether it is of {EITHER_ADAM}; {ADAMW.name} is taken"
+        words = f"the state does not say whether it belongs to {EITHER_ADAM}; {ADAMW.name} is taken"
     elif given.name is None and saved.kind == ADAM_ALIKE:
-        alike = "the state has the slots of Adam without all of its settings, as that of Yogi or NAdamW would"
-        words = f"{alike}; --optimizer {ADAM.name} or --optimizer {ADAMW.name} takes it as that one's"
+        alike = "the state looks like Adam's but lacks some of Adam's settings; it may be that of Yogi or NAdamW"
+        words = f"{alike}; to use it, give --optimizer {ADAM.name} or --optimizer {ADAMW.name}"
     elif given.name is None and saved.rule is None:
-        words = f"the checkpoint holds the state of {saved.kind}, which is not covered here; {NAME_IT}"
+        words = f"the checkpoint holds the state of {saved.kind}, which is not supported; {NAME_IT}"
     notes = [f"optimizer: {words}."] if words is not None else []
     if saved.unread and saved.serves(name):
-        notes.append(f"optimizer: its state holds {' and '.join(saved.unread)}, which is not read: it counts as empty.")
+        notes.append(f"optimizer: its state holds {' and '.join(saved.unread)}, which is not read. It counts as empty.")
     return notes
 
 
@@ -263,14 +269,14 @@ def _notes_on_the_rate(
     """
     if others.learning_rate is not None and declared is not others:
         other = name or "that of the checkpoint"
-        return [f"optimizer: the declared rate of {others.learning_rate:g} is for {others.name}, not for {other}."]
+        return [f"optimizer: the configured rate {others.learning_rate:g} is for {others.name}, not for {other}."]
     configured = given.learning_rate if given.configured else None
     rate = first_known(configured, declared.learning_rate if given.learning_rate is None else None)
     if rate is None or not rates or math.isclose(rate, max(rates), rel_tol=1e-6):
         return []
     taken = "it" if configured is not None else "the checkpoint's"
     how = "configured" if configured is not None else "declared"
-    return [f"optimizer: a rate of {rate:g} is {how}, the checkpoint's is {max(rates):g}; {taken} is taken."]
+    return [f"optimizer: the rate {rate:g} is {how}, the checkpoint's is {max(rates):g}; {taken} is taken."]
 
 
 def _saved(rule: Rule, settings: Mapping[str, Any]) -> dict[str, Any]:

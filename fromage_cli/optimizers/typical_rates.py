@@ -13,8 +13,8 @@ from fromage_cli.theory.rate_calibration import Calibration, momentum_calibratio
 
 STUDIED_PARAMETERS = 100_000
 """The networks whose best rates were averaged have fewer."""
-TRAINED = Missing(Why.NOT_DEFINED, "typical rates are those of new weights, and these are trained")
-LARGER = Missing(Why.NOT_DEFINED, "typical rates are those of networks below 0.1M parameters, and this one has more")
+TRAINED = Missing(Why.NOT_DEFINED, "typical rates are for new weights, and these are trained")
+LARGER = Missing(Why.NOT_DEFINED, "typical rates are for networks below 0.1M parameters, and this one has more")
 NOT_HERE = {TRAINED: "only of new weights", LARGER: "only below 0.1M"}
 """The same in few words."""
 ROOT_MEAN_SQUARE = 0.2
@@ -41,7 +41,7 @@ def typical_rate(optimizer: Optimizer) -> tuple[float | Missing, Basis]:
     rule, relative, adamw = optimizer.rule, rate_calibration.FROMAGE.typical, rate_calibration.ADAMW.typical
     found = calibration(optimizer)
     if found is not None:
-        source = "below 0.1M parameters: geometric mean of their best rates at constant rate, from new weights"
+        source = "networks below 0.1M parameters: geometric mean of the best constant rates, from new weights"
         return found.typical, Basis("76 small networks", source)
     if rule in (LAMB, LARS):
         scale = optimizer.trust_coefficient * stationary_gain(optimizer.momentum) if rule is LARS else 1.0
@@ -49,7 +49,7 @@ def typical_rate(optimizer: Optimizer) -> tuple[float | Missing, Basis]:
     if rule is LION:
         return ROOT_MEAN_SQUARE * adamw, Basis("as AdamW's", "the same size of step")
     if rule is MUON and optimizer.arguments["adjust_lr_fn"] == "match_rms_adamw":
-        return adamw, Basis("as AdamW's", "whose size of step it matches")
+        return adamw, Basis("as AdamW's", "which has the same size of step")
     if rule is None:
         return OPTIMIZER_UNKNOWN, Basis(OPTIMIZER_UNKNOWN.words)
     words = Basis("none known", rule.without["typical rate"])

@@ -43,8 +43,8 @@ def norm(tensor: torch.Tensor) -> float:
 def distance(first: torch.Tensor, second: torch.Tensor) -> float:
     """The Frobenius norm of the difference of two real tensors of one shape, accumulated in float64.
 
-    Differences of float32 entries are rounded to float32, 6e-8 of each, and of large tensors so are the norms of each
-    ROW of them, unless those leave its range; narrower entries are widened before.
+    Differences of float32 entries are rounded to float32, 6e-8 of each. Of large tensors the norms of each ROW of them
+    are rounded too, unless they leave its range. Narrower entries are widened before.
     """
     import torch
 

@@ -66,8 +66,8 @@ def close_in(
 ) -> Bracket:
     """Closes the bracket of the first place where the curve reaches 1, by so many evaluations at most.
 
-    Below a closed bracket's place at least one further point is looked at, so that a curve that went above 1 and came
-    back is noticed; the search then goes on below it. Nothing above `highest` is tried.
+    Below a closed bracket's place at least one further point is looked at. So a curve that went above 1 and came back
+    is noticed; the search then goes on below it. Nothing above `highest` is tried.
     """
     place = min(start, highest)
     for _ in range(evaluations):

@@ -50,8 +50,8 @@ def relative_steps_of(norms: Mapping[str, tuple[float, float]]) -> RelativeSteps
     """Tells the layers whose relative step can be compared with the others' from those that are nearly zero.
 
     `norms`: ||u_l|| and ||W_l|| by layer, of those that stand still too. The usual step is the larger of
-    ||u|| / ||W|| over all layers together, which a layer without gradient cannot lower much, and of the median over
-    those that move, which one layer of large weights cannot lower.
+    two: ||u|| / ||W|| over all layers together, and its median over those that move. A layer without gradient cannot
+    lower the first much; one layer of large weights cannot lower the second.
     """
     moving = {name: (step, weight) for name, (step, weight) in norms.items() if step > 0.0}
     ratios = {name: step / weight if weight > 0.0 else math.inf for name, (step, weight) in moving.items()}

@@ -22,8 +22,8 @@ class Point:
     relation: Relation
     """`crossing`: it is `eta`; `below-grid`, `above-grid`: it lies outside; `uncertifiable`: there is none."""
     upper: float | None = None
-    """It lies below this, and no more is known: the first point where it is below the grid, or the first point that is
-    not finite or lies far beyond, with `eta` the last one before."""
+    """It lies below this, and no more is known. That is the first point where it is below the grid. Else it is the
+    first point that is not finite or lies far beyond, with `eta` the last one before."""
 
 
 def running_maximum(values: Sequence[float]) -> list[float]:

@@ -58,11 +58,11 @@ def out_of_line(
 ) -> tuple[int, float, float] | None:
     """The interval whose increment lies furthest from what the rest of a run and its siblings make one expect.
 
-    Returns its place, its excess and that over the spread of the rest. With increments per step r over distances h and
-    the median m of all others, the siblings' (`others`, at the same positions) among them, the excess is (r - m) h and
-    the spread their median absolute deviation times 1.4826 h, at least NO_NEWS. Intervals that begin in the first
-    quarter of the run are what others are compared with, and are not told: norms grow fastest there. None where there
-    are no later ones, or fewer than LEAST others.
+    Returns its place, its excess and that over the spread of the rest. Over a distance h, r is its increment per step,
+    and m the median of all others. Those of the siblings (`others`, at the same positions) are among them. The excess
+    is (r - m) h. The spread is their median absolute deviation times 1.4826 h, at least NO_NEWS. Intervals that begin
+    in the first quarter of the run only serve for comparison: norms grow fastest there. None where there are no later
+    ones, or fewer than LEAST others.
     """
     lengths = [following - position for position, following in pairwise(positions)]
     runs = [

@@ -19,15 +19,15 @@ VERDICTS: tuple[Verdict, ...] = ("invariant", "eps-limited", "approximate", "non
 INVARIANT = 1e-3
 """Response to doubling, relative to that to a random displacement, below which nothing but rounding is left."""
 APPROXIMATE = 0.02
-"""Response to doubling, and |cos(g, W)|, below which a layer's scale is hardly felt."""
+"""Response to doubling, and |cos(g, W)|, below which a layer's scale hardly matters."""
 EPS_LIMITED = 0.1
-"""Response to doubling below which an epsilon may be to blame; to halving, above which a scale is felt."""
+"""Response to doubling below which an epsilon may be to blame; to halving, above which a scale matters."""
 EPS_RATIO = (3.0, 5.0)
 """Response to halving over that to doubling where a normalisation's epsilon is to blame: D(c) = k |1 - 1/c^2|, so 4."""
 EPS_TAIL = (1.15, 1.35)
-"""Response to c = 4 over that to doubling, by the same law 1.25; a saturated layer has hardly more than 1."""
+"""Response to c = 4 over that to doubling, by the same formula 1.25; a saturated layer has hardly more than 1."""
 
-NO_MODEL = Missing(Why.NO_MODEL, "the test of scale invariance takes a model and a batch")
+NO_MODEL = Missing(Why.NO_MODEL, "testing scale invariance needs a model and a batch")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Schedule:
     warmup: float = 0.0
     """Steps over which the rate rises linearly from 0."""
     total: float | None = None
-    """Steps of the run; None where they are not known, which only a constant rate bears."""
+    """Steps of the run; None where they are not known, which only a constant rate allows."""
     floor: float = 0.0
     """Where linear and cosine end, relative to the peak."""
     points: tuple[tuple[float, float], ...] = ()
@@ -102,11 +102,11 @@ def parse_table(text: str, name: str) -> tuple[Schedule, float]:
                     )
                 continue
             if number > MOST_POINTS:
-                raise _refused(name, f"it has more than {MOST_POINTS} lines", "fewer, with straight lines between")
+                raise _refused(name, f"it has more than {MOST_POINTS} lines", "fewer, with straight lines between them")
             if cells:
                 points.append(_point(name, number, cells, points))
     except csv.Error as error:
-        raise _refused(name, f"it is no CSV ({error})", f"lines of {','.join(HEADER)}") from error
+        raise _refused(name, f"it is not a CSV file ({error})", f"lines of {','.join(HEADER)}") from error
     peak = max((rate for _, rate in points), default=0.0)
     if peak == 0.0:
         found = "every rate in it is 0" if points else "it has no lines below the header"
@@ -123,13 +123,13 @@ def _point(name: str, number: int, cells: Sequence[str], before: Sequence[tuple[
     if not (0.0 <= step < math.inf and 0.0 <= rate < math.inf):
         raise _refused(name, f"line {number} is {','.join(cells)[:60]!r}", "a step and a rate, both 0 or above")
     if before and step <= before[-1][0]:
-        raise _refused(name, f"step {step:g} in line {number} follows {before[-1][0]:g}", "steps that rise")
+        raise _refused(name, f"step {step:g} in line {number} follows {before[-1][0]:g}", "steps in rising order")
     return step, rate
 
 
 def _refused(name: str, found: str, expected: str) -> InputError:
     return InputError(
-        f"--schedule {name}: {found}; expected {expected}.", f"Give one of {', '.join(SHAPES)}, or a table."
+        f"--schedule {name}: {found}; expected {expected}.", f"Give one of {', '.join(SHAPES)}, or a CSV table."
     )
 
 

@@ -46,8 +46,8 @@ def repeated_median_slope(values: Sequence[float]) -> float:
 def out_of_line(values: Sequence[float], factor: float) -> dict[int, float]:
     """The factors by which some of these positive values differ from their siblings, by their place.
 
-    The values stand in the order of depth. What is left of their logarithms without the trend along depth and its
-    median must exceed ln(factor), and DEVIATIONS times the robust standard deviation of what is left of all.
+    The values stand in the order of depth. The trend along depth and the median are taken off their logarithms. What is
+    left must exceed ln(factor), and DEVIATIONS times the robust standard deviation of what is left of all.
     """
     if len(values) < LEAST or not all(0.0 < value < math.inf for value in values):
         return {}

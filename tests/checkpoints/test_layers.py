@@ -25,7 +25,7 @@ def test_layers_that_last(tmp_path):
     first = saved(tmp_path / "a.safetensors", {"w": torch.ones(2, 2), "h": torch.ones(2, 2), "t": tied})
     last = saved(tmp_path / "b.pt", {"w": torch.ones(2, 2), "h": torch.ones(2, 4), "t": tied, "u": tied})
     names, notes = lasting_layers([first, last])
-    assert names == ("w", "t") and notes == ("Left out 1 layer that not every checkpoint has in one shape: h.",)
+    assert names == ("w", "t") and notes == ("Left out 1 layer that some checkpoint lacks or has in another shape: h.",)
     assert lasting_layers([last]) == (("w", "h", "t"), ())
 
 

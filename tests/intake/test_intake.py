@@ -149,7 +149,7 @@ def test_what_is_one_draw_of_many_is_said_to_be(tmp_path, weight, drawn):
     assert intake.complete(answer).problem.noise is None  # nothing is known of it yet
     loss = intake.problem.base.loss
     complete = intake.complete(answer)
-    said = "The network draws random numbers in its forward pass; this is one draw (seed 4)."
+    said = "The network draws random numbers in its forward pass. These numbers are from one draw (seed 4)."
     assert (said in complete.notes) == drawn
     assert [finding.code for finding in complete.findings] == ["one-draw-of-many"] * drawn
     if drawn:
@@ -225,7 +225,10 @@ def test_one_of_two_optimizers_moves_what_it_moved(tmp_path):
     ).as_trained()
     unknown = intake.optimizer(OptimizerOptions())
     assert unknown.name is None and not intake.frozen
-    assert "adamw (3 tensors) and muon (3 tensors); --optimizer NAME takes one" in unknown.notes[0]
+    assert (
+        "adamw (3 tensors) and muon (3 tensors); to use one, with the tensors that it moves, give --optimizer NAME"
+        in unknown.notes[0]
+    )
     for name, rate, decay, ending in (("muon", 0.02, 0.3, "weight"), ("adamw", 3e-3, 0.01, "bias")):
         rule = intake.optimizer(OptimizerOptions(optimizer=name))
         assert (rule.learning_rate, rule.weight_decay, rule.notes) == (rate, decay, ())

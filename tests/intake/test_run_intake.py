@@ -97,7 +97,7 @@ def test_steps_that_nothing_tells_are_assumed_only_where_a_shape_needs_them(
     found = find_schedule([], options, Declared(), usual_steps=usual)
     assert found.assumed == (steps is not None) and found.schedule is not None
     assert found.schedule.end == (steps or options.total_steps)
-    notes = () if steps is None else (f"Steps of the run: taken as {steps}; --total-steps gives their number.",)
+    notes = () if steps is None else (f"Steps of the run: taken as {steps}. If that is wrong, give --total-steps.",)
     assert found.notes == notes
 
 
@@ -116,7 +116,7 @@ def test_a_table_may_be_declared(tmp_path: Path) -> None:
 
 
 def test_without_usual_steps_a_shape_whose_end_nothing_tells_is_refused() -> None:
-    with pytest.raises(UsageError, match="takes the steps of the whole run"):
+    with pytest.raises(UsageError, match="needs the number of steps of the whole run"):
         find_schedule([], ScheduleOptions("linear"), Declared())
 
 

@@ -81,8 +81,8 @@ def test_what_has_the_slots_of_adam_alone_is_taken_for_it_only_where_the_user_sa
     alone = find_settings(Given(), found, Given())
     assert alone.name is None
     assert alone.notes == (
-        "optimizer: the state has the slots of Adam without all of its settings, as that of Yogi or NAdamW would; "
-        "--optimizer adam or --optimizer adamw takes it as that one's.",
+        "optimizer: the state looks like Adam's but lacks some of Adam's settings; it may be that of Yogi or NAdamW; "
+        "to use it, give --optimizer adam or --optimizer adamw.",
     )
     named = find_settings(Given("adamw"), found, Given())
     assert (named.name, named.learning_rate, named.weight_decay, named.notes) == ("adamw", 0.1, 0.1, ())
@@ -105,7 +105,7 @@ ADAMS = ["step", "exp_avg", "exp_avg_sq"]
         ("sgdp", ["momentum"], {"momentum": 0.9, "dampening": 0, "nesterov": False, "wd_ratio": 0.1}),
         ("adabound", ADAMS, {"betas": (0.9, 0.99), "final_lr": 0.1, "gamma": 1e-3, "amsbound": False}),
         ("yogi", ADAMS, {"betas": (0.9, 0.99), "initial_accumulator": 1e-6}),
-        ("adam, adamw or one alike", ADAMS, {"betas": (0.9, 0.99), "maximize": False, "capturable": False}),
+        ("adam, adamw or a similar one", ADAMS, {"betas": (0.9, 0.99), "maximize": False, "capturable": False}),
         ("nadam of timm", [*ADAMS, "m_schedule"], {"betas": (0.9, 0.99), "schedule_decay": 4e-3}),
         (None, ADAMS, {"betas": (0.9, 0.99), "amsgrad": False, "caution": True}),
         (None, ADAMS, {"betas": (0.9, 0.99), "n_sma_threshold": 5, "degenerated_to_sgd": False}),

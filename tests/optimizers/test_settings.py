@@ -104,7 +104,8 @@ def test_of_several_groups_the_largest_rate_counts_and_it_is_said(tmp_path: Path
     found = find_settings(Given(), state_from(tmp_path, torch.optim.SGD, grouped=True, lr=0.1).settings, Given())
     assert (found.learning_rate, found.weight_decay) == (0.5, 0.25)
     assert found.common_notes[0].endswith(
-        "rates from 0.1 to 0.5; the largest is taken for all: which tensors are whose is not told."
+        "rates from 0.1 to 0.5; the largest is taken for all tensors, as it is not known which tensor belongs "
+        "to which group."
     )
 
 
@@ -117,14 +118,14 @@ def test_groups_that_differ_in_their_momentum_are_told(tmp_path: Path) -> None:
     )
     found = find_settings(Given(), open_checkpoint(tmp_path / "m.pt").optimizer.settings, Given())
     assert found.common_notes == (
-        "optimizer: groups differ in momentum; thresholds and noise are taken as in the first.",
+        "optimizer: parameter groups differ in momentum; thresholds and noise use those of the first group.",
     )
     said = find_settings(Given(momentum=0.8), open_checkpoint(tmp_path / "m.pt").optimizer.settings, Given())
     assert said.common_notes == ()
 
 
 def test_a_weight_decay_that_nobody_tells_is_taken_as_none_and_it_is_said(tmp_path: Path) -> None:
-    said = ("optimizer: the weight decay is not known; 0 is taken.",)
+    said = ("optimizer: the weight decay is not known; 0 is taken. To change it, give --weight-decay.",)
     assert find_settings(Given("sgd", momentum=0.0), None, Given()).common_notes == said
     for told in (Given("sgd", weight_decay=0.0), Given("fromage")):
         assert find_settings(told, None, Given()).common_notes == ()
@@ -139,8 +140,8 @@ def test_a_rate_of_zero_is_no_rate(tmp_path: Path) -> None:
     assert "the first step of a warm-up or the end of its schedule" in found.notes[0]
     saved = state_from(tmp_path, torch.optim.AdamW, lr=0.0).settings
     for steps, where in (
-        (0, "the first step of a warm-up;"),
-        (1, "the first step of a warm-up;"),
+        (0, "the first step of a warm-up."),
+        (1, "the first step of a warm-up."),
         (2, "the end of its"),
     ):
         assert where in find_settings(Given(), replace(saved, steps=steps), Given()).notes[0]
@@ -211,7 +212,7 @@ def test_a_declared_rate_counts_for_the_declared_optimizer_alone(tmp_path: Path)
     assert (own.name, own.learning_rate) == ("fromage", 0.02)
     other = find_settings(Given("sgd"), None, declared)
     assert (other.learning_rate, other.momentum, other.weight_decay) == (None, 0.0, 0.0)
-    assert "the declared rate of 0.02 is for fromage, not for sgd" in other.notes[0]
+    assert "the configured rate 0.02 is for fromage, not for sgd" in other.notes[0]
     assert find_settings(Given("sgd"), None, replace(declared, name=None)).learning_rate == 0.02
     saved = state_from(tmp_path, torch.optim.SGD, lr=0.3).settings
     assert find_settings(Given(), saved, declared).name == "sgd"
@@ -224,9 +225,9 @@ def test_a_rate_that_is_not_the_checkpoints_is_said(tmp_path: Path) -> None:
     saved = state_from(tmp_path, torch.optim.SGD, lr=0.3).settings
     declared = find_settings(Given(), saved, Given(learning_rate=0.1))
     assert declared.learning_rate == 0.3
-    assert "a rate of 0.1 is declared, the checkpoint's is 0.3; the checkpoint's is taken" in declared.notes[0]
+    assert "the rate 0.1 is declared, the checkpoint's is 0.3; the checkpoint's is taken" in declared.notes[0]
     configured = find_settings(Given(learning_rate=0.1, configured=True), saved, Given())
     assert configured.learning_rate == 0.1
-    assert "a rate of 0.1 is configured, the checkpoint's is 0.3; it is taken" in configured.notes[0]
+    assert "the rate 0.1 is configured, the checkpoint's is 0.3; it is taken" in configured.notes[0]
     for given in (Given(learning_rate=0.1), Given(learning_rate=0.3, configured=True), Given()):
-        assert not any("a rate of" in note for note in find_settings(given, saved, Given(learning_rate=0.3)).notes)
+        assert not any("the rate " in note for note in find_settings(given, saved, Given(learning_rate=0.3)).notes)

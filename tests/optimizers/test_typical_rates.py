@@ -36,7 +36,7 @@ def test_others_follow_from_an_equal_step() -> None:
 def test_where_none_is_known_the_reason_is_said() -> None:
     words = "none known; for Muon's original scaling"
     assert typical_rate(Optimizer("muon")) == (Missing(Why.NO_FORMULA, words), words)
-    assert typical_rate(Optimizer()) == (OPTIMIZER_UNKNOWN, "the optimizer is not known: --optimizer NAME gives it")
+    assert typical_rate(Optimizer()) == (OPTIMIZER_UNKNOWN, "the optimizer is not known: name it with --optimizer NAME")
 
 
 def test_none_is_typical_of_trained_weights_nor_of_larger_networks_than_were_studied() -> None:

@@ -51,9 +51,9 @@ def test_a_table_has_straight_lines_between_its_points():
         ("step,learning_rate\n1,-1\n", "both 0 or above"),
         ("step,learning_rate\n-1,1\n", "both 0 or above"),
         ("step,learning_rate\na,b\n", "line 2 is 'a,b'"),
-        ("step,learning_rate\n5,1\n5,2\n", "step 5 in line 3 follows 5; expected steps that rise"),
+        ("step,learning_rate\n5,1\n5,2\n", "step 5 in line 3 follows 5; expected steps in rising order"),
         ("step,learning_rate\n1,0\n2,0\n", "every rate in it is 0"),
-        ("step,learning_rate\n" + "x" * 200_000 + "\n", "no CSV"),
+        ("step,learning_rate\n" + "x" * 200_000 + "\n", "not a CSV"),
         ("step,learning_rate\n" + "".join(f"{step},1\n" for step in range(200_001)), "more than 200000 lines"),
     ],
 )

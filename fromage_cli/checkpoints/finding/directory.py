@@ -10,6 +10,7 @@ from fromage_cli.checkpoints.names.library_files import ACCELERATE, METADATA, MO
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.names.steps import SHARD, order_in_name
 from fromage_cli.checkpoints.storage.files import names_in, opened, quoted
+from fromage_cli.counting import counted
 from fromage_cli.errors import InputError
 
 MAIN_FILES = (
@@ -108,25 +109,28 @@ def without_weights(directory: Path, notes: tuple[str, ...] = ()) -> InputError:
         return InputError(
             f"{where} holds {len(candidates)} files that may be weights, with no steps in their names: "
             f"{listed(candidates)}.",
-            hint="Name one of them.",
+            hint="Name one of these files.",
             details=candidates,
         )
     if shards := [name for name in names if name.endswith(".distcp")]:
         return InputError(
-            f"{where} holds {len(shards)} shards of a torch.distributed.checkpoint but no {METADATA}, which is "
-            "written last: it is incomplete.",
-            hint="Take an earlier checkpoint, or copy it again with its hidden file.",
+            f"{where} is incomplete: it holds {counted(len(shards), 'shard')} of a "
+            f"torch.distributed.checkpoint but no {METADATA}, which is written last.",
+            hint="Take an earlier checkpoint, or copy this one again with its hidden file.",
         )
     if len(ranks := _ranks(directory)) > 1:
         return InputError(
-            f"{where} holds the tensor- or pipeline-parallel shards of {len(ranks)} ranks ({listed(ranks)}), which "
-            "cannot be merged without the model's code.",
-            hint="Merge them where it was trained, or save as torch.distributed.checkpoint (--ckpt-format torch_dist).",
+            f"{where} holds the tensor- or pipeline-parallel shards of {counted(len(ranks), 'rank')} "
+            f"({listed(ranks)}). They cannot be merged without the model's code.",
+            hint=(
+                "Merge them with the training code, or save with torch.distributed.checkpoint (--ckpt-format "
+                "torch_dist)."
+            ),
         )
     if shards := [name for name in names if SHARD.search(Path(name).stem)]:
         return InputError(
-            f"{where} holds {len(shards)} shards but no index: {listed(shards)}.",
-            hint="Expected is model.safetensors.index.json or pytorch_model.bin.index.json beside them.",
+            f"{where} holds {counted(len(shards), 'shard')} but no index: {listed(shards)}.",
+            hint="Put model.safetensors.index.json or pytorch_model.bin.index.json beside them.",
         )
     if layout := library_layout(directory):
         kind, hint = f"holds no weights; it is {layout.what}", layout.hint

@@ -42,8 +42,8 @@ def _layouts(directory: Path, names: set[str]) -> Iterator[LibraryLayout | None]
     parts = listed(sorted(name for name in names if (directory / name / CONFIG).is_file()))
     if "adapter_config.json" in names:
         base = brief(read_object(directory / "adapter_config.json").get("base_model_name_or_path"))
-        hint = "Merge it into that network (merge_and_unload() in peft, then save_pretrained) and name the result."
-        yield LibraryLayout(f"an adapter that PEFT trained for {base}, and no network", hint)
+        hint = "Merge it into that network (merge_and_unload() in peft, then save_pretrained). Then name the result."
+        yield LibraryLayout(f"an adapter that PEFT trained for {base}, not a network", hint)
     if "model_index.json" in names:
         kind = brief(read_object(directory / "model_index.json").get("_class_name"))
         yield LibraryLayout(f"a pipeline of diffusers ({kind}) of several networks", f"Name one of them: {parts}.")

@@ -1,7 +1,7 @@
 """A remote checkpoint in a temporary directory: headers of safetensors files alone, other files as they are.
 
-Files stand there under their own names and sizes, with holes where nothing was fetched, so that the readers of local
-files find what they look for; tensors of safetensors files are then read by ranges.
+Files have their own names and sizes there, with holes where nothing was fetched. The readers of local files work on
+them unchanged. Tensors of safetensors files are then read by ranges.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Mirror:
         if weights is None:
             names = [entry.name for entry in self.remote.list()]
             raise InputError(
-                f"{self.remote.url} holds no weights that can be told; found: {listed(names) or 'nothing'}.",
-                hint="Name one checkpoint; series are read from local directories.",
+                f"{self.remote.url} holds no file that looks like weights; found: {listed(names) or 'nothing'}.",
+                hint="Name one checkpoint. Several checkpoints are read from local directories only.",
                 details=names,
             )
         for name in (*SMALL_FILES, weights.name):
@@ -78,7 +78,7 @@ class Mirror:
     def only_file(self) -> Path:
         """Return the one file that the URL names, for reading."""
         if self.remote.entry.directory:
-            raise InputError(f"{self.remote.url} is a directory; a file was expected here.")
+            raise InputError(f"{self.remote.url} is a directory; expected a file.")
         place = self.home / self.remote.entry.name
         self.fetch(place)
         return place

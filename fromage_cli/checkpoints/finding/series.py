@@ -63,7 +63,7 @@ def _steps_below(directory: Path) -> tuple[str, ...]:
     patterns = dict.fromkeys(str(directory / re.sub("[0-9].*", "*", step.name)) for step in steps)
     return (
         f"Took the weights of {quoted(directory)} itself, not the {counted(len(steps), 'checkpoint')} of a run in it: "
-        f"{listed([step.name for step in steps])}. For those, name {' '.join(map(repr, patterns))}.",
+        f"{listed([step.name for step in steps])}. To read those, give {' '.join(map(repr, patterns))}.",
     )
 
 
@@ -118,7 +118,7 @@ def _one_each(members: Iterable[Step]) -> tuple[list[Step], tuple[str, ...]]:
     for member in sorted(members, key=preference):
         first = chosen.setdefault(member.number, member)
         if first is not member:
-            notes.append(f"Left out {member.path.name!r}: {first.path.name!r} is the same {member.counts}.")
+            notes.append(f"Left out {member.path.name!r}: {first.path.name!r} has the same {member.counts}.")
     return [chosen[number] for number in sorted(chosen)], tuple(notes)
 
 

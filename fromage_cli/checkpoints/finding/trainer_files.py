@@ -67,8 +67,9 @@ def load_optimizers(paths: Sequence[Path], key: str | None = None) -> OptimizerS
         return load_optimizer(paths[0], key)
     if key is not None and paths:
         raise UsageError(
-            f"--optimizer-key {key!r}: {len(paths)} files of optimizers lie here: {listed([p.name for p in paths])}.",
-            "Name one of them as well, with --optimizer-state FILE.",
+            f"--optimizer-key {key!r} needs one file, but {len(paths)} optimizer files lie here: "
+            f"{listed([p.name for p in paths])}.",
+            "Name one of them with --optimizer-state FILE.",
         )
     return together({(path.name,): load_optimizer(path) for path in paths})
 
@@ -81,12 +82,12 @@ def load_optimizer(path: Path, key: str | None = None) -> OptimizerState:
     status_of(path)
     state = None
     if path.is_dir() and (path / METADATA).is_file():
-        state, held = load_distributed_optimizer(path / METADATA, key), "no such entries in its metadata"
+        state, held = load_distributed_optimizer(path / METADATA, key), "its metadata has no such entries"
     elif path.is_dir():
         state = load_optimizers(optimizers_in(path), key)
         if state is None:
             raise InputError(
-                f"Directory {quoted(path)} holds no optimizer state: no {' or '.join(OPTIMIZER_FILES)}.",
+                f"The directory {quoted(path)} holds no optimizer state: it has no {' or '.join(OPTIMIZER_FILES)}.",
                 hint="Name the optimizer's file.",
             )
         return state
@@ -99,6 +100,9 @@ def load_optimizer(path: Path, key: str | None = None) -> OptimizerState:
     if state is None:
         raise InputError(
             f"{quoted(path)} holds no optimizer state: {held}.",
-            hint="Expected is what torch.save(optimizer.state_dict(), FILE) writes, by itself or inside a dictionary.",
+            hint=(
+                "Give a file that torch.save(optimizer.state_dict(), FILE) writes. The state may be inside a "
+                "dictionary."
+            ),
         )
     return state

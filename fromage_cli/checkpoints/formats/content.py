@@ -12,8 +12,9 @@ from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.errors import InputError, UnsafeError
 
 SUPPORTED = (
-    "Readable are .safetensors, PyTorch files (.pt, .pth, .bin, .ckpt), .npz and .msgpack, single or sharded with an "
-    "index, and directories of torch.distributed.checkpoint and DeepSpeed."
+    "Readable are .safetensors, PyTorch files (.pt, .pth, .bin, .ckpt), .npz and .msgpack, "
+    "single or sharded with an index. So are directories of torch.distributed.checkpoint and "
+    "DeepSpeed."
 )
 PICKLE_PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 OLD_PICKLE = re.compile(rb"c[\w.]+\n[\w.]+\n[(q)p0-9]|\([dl]p?[0-9]+\n|\(i[\w.]+\n[\w.]+\n|[}\]]q\x00")
@@ -52,7 +53,7 @@ def kind_of(path: Path) -> str:
             if pickle_in_array(window) is not None:
                 raise UnsafeError(
                     f"{quoted(path)} is an array of pickled Python objects. Nothing was executed.",
-                    hint="Save plain numbers, named, with numpy.savez.",
+                    hint="Save named arrays of plain numbers with numpy.savez.",
                 )
     if foreign := _failed_download(head) or foreign_format(head):
         raise InputError(f"{quoted(path)} is {foreign[0]}.", hint=foreign[1])
@@ -64,7 +65,7 @@ def kind_of(path: Path) -> str:
         return "msgpack"
     if foreign := foreign_name(path):
         raise InputError(f"{quoted(path)} is {foreign[0]}.", hint=foreign[1])
-    raise InputError(f"{quoted(path)} is no checkpoint in any known format.", hint=SUPPORTED)
+    raise InputError(f"{quoted(path)} is not a checkpoint in a known format.", hint=SUPPORTED)
 
 
 def _failed_download(head: bytes) -> tuple[str, str] | None:
@@ -81,7 +82,7 @@ def _kind_of_archive(source: Source) -> str:
     names = list(read_directory(source))
     if any(f"/{name}".endswith(GRAPHS) for name in names):
         raise UnsafeError(
-            f"{quoted(source.path)} is a .pt2 archive: it holds a graph, which counts as code. Nothing was executed.",
+            f"{quoted(source.path)} is a .pt2 archive. It holds a graph, which counts as code. Nothing was executed.",
             hint="Save the weights alone: torch.save(exported.state_dict, 'weights.pt').",
         )
     if any(name.endswith("/.data/extern_modules") for name in names):
@@ -94,4 +95,6 @@ def _kind_of_archive(source: Source) -> str:
         return "npz"
     if foreign := foreign_name(Path("x.keras") if "model.weights.h5" in names else source.path):
         raise InputError(f"{quoted(source.path)} is {foreign[0]}.", hint=foreign[1])
-    raise InputError(f"{quoted(source.path)} is a ZIP archive, but neither a PyTorch file nor .npz.", hint=SUPPORTED)
+    raise InputError(
+        f"{quoted(source.path)} is a ZIP archive, but neither a PyTorch file nor an .npz file.", hint=SUPPORTED
+    )

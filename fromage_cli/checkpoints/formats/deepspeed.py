@@ -124,7 +124,7 @@ class _Zero:
         slots: dict[str, dict[str, Any]] = {}
         kinds = dict.fromkeys(name for state in map(Repetition().look, ranks[0]) for name in state)
         if len(kinds) > MOST_SLOTS:
-            raise self._files.damaged(f"its optimizer keeps {len(kinds)} things for each parameter")
+            raise self._files.damaged(f"its optimizer keeps {len(kinds)} values for each parameter")
         for slot in kinds:
             values = [[state.get(slot) for state in states] for states in ranks]
             if all(is_vector(value) for rank in values for value in rank):
@@ -141,7 +141,7 @@ class _Zero:
         found: dict[str, StoredTensor] = {}
         if any(len(rank) != len(self.shapes) for rank in vectors):
             raise self._files.damaged(
-                f"{len(self.shapes)} groups of parameters are described, {len(vectors[0])} are there"
+                f"{len(self.shapes)} groups of parameters are described, but {len(vectors[0])} are there"
             )
         for index, shapes in enumerate(self.shapes):
             flat, begin = FlatVector(tuple(rank[index] for rank in vectors)), 0
@@ -149,7 +149,7 @@ class _Zero:
                 found[name] = flat.tensor(begin, shape)
                 begin += math.prod(shape)
             if math.ceil(begin / (2 * self.ranks)) != math.ceil(flat.size / (2 * self.ranks)):  # but for padding
-                raise self._files.damaged(f"group {index} needs {begin} numbers, its parts have {flat.size}")
+                raise self._files.damaged(f"group {index} needs {begin} numbers, but its parts have {flat.size}")
         return found
 
     def _cut_parameters(self, vectors: list[list[StoredTensor]]) -> dict[str, StoredTensor]:
@@ -161,7 +161,7 @@ class _Zero:
             found[name] = FlatTensor(vectors[0][0].dtype, shape, stretches=partial(_stretches, flats, begin, share))
             begin += share
         if any(flat.size != begin for flat in flats):
-            raise self._files.damaged(f"each rank needs {begin} numbers, they have {[flat.size for flat in flats]}")
+            raise self._files.damaged(f"each rank needs {begin} numbers, but they have {[flat.size for flat in flats]}")
         return found
 
     def _frozen(self) -> dict[str, StoredTensor]:
@@ -176,7 +176,7 @@ class _Zero:
             whole = self._shape(name, shape)
             stored = [part for part in parts if isinstance(part, StoredTensor)]
             if len(stored) < len(parts) or sum(part.numel() for part in stored) < math.prod(whole):
-                raise self._files.damaged(f"the frozen parameter {name!r} is not whole")
+                raise self._files.damaged(f"the frozen parameter {name!r} is not complete")
             cut = FlatTensor(stored[0].dtype, whole, stretches=partial(iter, stored))
             found[str(name)] = stored[0] if self.stage < 3 else cut
         return found

@@ -64,7 +64,7 @@ def check_shards(path: Path, items: Mapping[str, SavedItem]) -> None:
     for file, ends in ranges.items():
         ends.sort()
         if any(end > begin for (_, end), (begin, _) in pairwise(ends)):
-            raise damaged(path, f"two things lie in the same bytes of {file.name!r}")
+            raise damaged(path, f"two entries use the same bytes of {file.name!r}")
         if (size := FileVersion.of(file).size) < (end := ends[-1][1]):
             raise incomplete(file, end, size)
 
@@ -79,9 +79,9 @@ def _read_tree(path: Path) -> dict[str, Any]:
         for step in item.path[:-1]:
             node = node.setdefault(step, {})
             if not isinstance(node, dict):
-                raise damaged(path, f"{name!r} lies inside of a tensor")
+                raise damaged(path, f"{name!r} lies inside a tensor")
         if item.path[-1] in node:
-            raise damaged(path, f"{name!r} is there twice")
+            raise damaged(path, f"{name!r} occurs twice")
         if item.dtype is None:
             node[item.path[-1]] = item.pieces[0].bytes
         else:
@@ -103,7 +103,7 @@ def _read_piece(stored: ByteRange, name: str) -> torch.Tensor:
 
     piece = _load(stored)
     if not isinstance(piece, torch.Tensor):
-        raise damaged(stored.file, f"a {type(piece).__name__} is where a piece of {name!r} should be")
+        raise damaged(stored.file, f"a {type(piece).__name__} stands where a piece of {name!r} should be")
     return piece
 
 

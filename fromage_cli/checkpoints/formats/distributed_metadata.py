@@ -70,8 +70,8 @@ def read_metadata(path: Path) -> dict[str, SavedItem]:
     items, paths, places = (saved.get(name) for name in ("state_dict_metadata", "planner_data", "storage_data"))
     if not isinstance(items, dict) or not isinstance(places, dict):
         raise InputError(
-            f"{quoted(path)} is no metadata of a torch.distributed.checkpoint.",
-            hint="It belongs to another library or version; save with torch.distributed.checkpoint.save.",
+            f"{quoted(path)} is not the metadata of a torch.distributed.checkpoint.",
+            hint="It belongs to another library or version. Save with torch.distributed.checkpoint.save.",
         )
     locations = _locations(path, places)
     known = paths if isinstance(paths, dict) else {}
@@ -81,7 +81,7 @@ def read_metadata(path: Path) -> dict[str, SavedItem]:
         found[str(name)] = _item(path, str(name), item, known.get(str(name)), locations)
         pieces += len(found[str(name)].pieces)
         if pieces > len(locations):  # one list of pieces may stand in every item
-            raise damaged(path, f"it has more pieces of tensors than the {len(locations)} whose place it tells")
+            raise damaged(path, f"it has more pieces of tensors than the {len(locations)} whose place it gives")
     return found
 
 
@@ -148,10 +148,10 @@ def _item(path: Path, name: str, item: Any, keys: Any, locations: Mapping[tuple[
         if not (is_shape(offsets) and is_shape(sizes) and len(offsets) == len(sizes) == len(shape)):
             raise damaged(path, f"a piece of {name!r} has no offsets and sizes")
         if any(begin + size > whole for begin, size, whole in zip(offsets, sizes, shape, strict=True)):
-            raise damaged(path, f"a piece of {name!r} lies outside of it")
+            raise damaged(path, f"a piece of {name!r} lies outside the tensor")
         piece = Piece(tuple(offsets), tuple(sizes), location(tuple(offsets)))
         if math.prod(sizes) * ELEMENT_BYTES[dtype] > piece.bytes.length:
-            raise damaged(path, f"a piece of {name!r} has more elements than bytes were written for it")
+            raise damaged(path, f"a piece of {name!r} has more elements than the bytes written for it can hold")
         pieces.append(piece)
     return SavedItem(where, dtype, tuple(shape), tuple(pieces))
 

@@ -17,6 +17,7 @@ from fromage_cli.checkpoints.formats.safetensors_file import invalid, read_heade
 from fromage_cli.checkpoints.names.library_files import SHARD_OF_RANK
 from fromage_cli.checkpoints.storage.files import names_in, quoted
 from fromage_cli.checkpoints.storage.stored_tensor import are_whole_numbers
+from fromage_cli.counting import counted
 from fromage_cli.errors import InputError
 
 SHARDING_INFO = "DCP_SHARDING_INFO"
@@ -56,7 +57,7 @@ def read_ranks(path: Path) -> Contents:
         format="safetensors-distributed",
         entries=entries_of({name: tensor.check() for name, tensor in tensors.items()}),
         read=lambda name: tensors[name].read(),
-        notes=(f"Put together from {len(files)} files; how many there were when it was saved is not recorded.",),
+        notes=(f"Put together from {counted(len(files), 'file')}. How many there were at the save is not recorded.",),
     )
 
 
@@ -66,8 +67,8 @@ def files_of_ranks(path: Path) -> list[Path]:
     present = {int(found[1]) for found in ranks.values()}
     if absent := sorted(set(range(1, max(present) + 1)) - present):
         raise InputError(
-            f"{quoted(path.parent)} is incomplete: the files of {len(absent)} ranks are missing, first that of rank "
-            f"{absent[0]}.",
-            hint="Copy them again: shard-RANK-model-….safetensors.",
+            f"{quoted(path.parent)} is incomplete: the files of {counted(len(absent), 'rank')} are "
+            f"missing, first that of rank {absent[0]}.",
+            hint="Copy the missing files again: shard-RANK-model-….safetensors.",
         )
     return [path.with_name(name) for name in ranks]

@@ -32,7 +32,7 @@ class FlatTensor(StoredTensor):
         if others := {stretch.dtype for stretch in stretches} - {self.dtype}:
             raise InputError(
                 f"A tensor of {self.dtype} has parts of {', '.join(sorted(others))}.",
-                hint="Files of different saves were mixed, or it is damaged; copy it again.",
+                hint="Files of different saves were mixed, or the checkpoint is damaged. Copy it again.",
             )
         parts = [stretch.read() for stretch in stretches]
         flat = torch.cat(parts) if parts else torch.empty(0, dtype=getattr(torch, self.dtype))

@@ -66,7 +66,7 @@ def _array(source: Source, code: int, stream: MsgpackStream) -> StoredTensor | N
     size = math.prod(shape) * ELEMENT_BYTES[dtype]
     held = content.size if isinstance(content, UnreadBytes) else len(content) if isinstance(content, bytes) else -1
     if held != size:
-        raise stream.damaged(f"an array that needs {size} bytes and has {held}")
+        raise stream.damaged(f"an array that needs {size} bytes but has {held}")
 
     def read_into(begin: int, view: memoryview) -> None:
         if isinstance(content, UnreadBytes):
@@ -89,7 +89,7 @@ def _with_whole_arrays(node: Any, stream: MsgpackStream) -> Any:
     if isinstance(chunks, dict):
         chunks = [chunks.get(str(index)) for index in range(len(chunks))]
     if not is_shape(shape) or not isinstance(chunks, list) or not all(map(is_vector, chunks)):
-        raise stream.damaged("an array whose parts do not add up")
+        raise stream.damaged("an array whose parts do not match its size")
     if not chunks or sum(chunk.numel() for chunk in chunks) != math.prod(shape):
-        raise stream.damaged("an array whose parts do not add up")
+        raise stream.damaged("an array whose parts do not match its size")
     return FlatTensor(chunks[0].dtype, tuple(shape), stretches=lambda: chunks)

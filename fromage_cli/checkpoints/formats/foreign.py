@@ -9,7 +9,7 @@ from fromage_cli.checkpoints.formats.npy_header import NPY_MAGIC
 ORBAX = "Restore it with orbax.checkpoint, then save its arrays with numpy.savez or flax.serialization.to_bytes."
 MADE_FROM = "Use the checkpoint that it was made from."
 SAVE_ARRAYS = "Save the weights as .npz or .safetensors."
-EXPORTED = "It is an exported graph; use the checkpoint that it was made from."
+EXPORTED = "It is an exported graph. Use the checkpoint that it was made from."
 TENSORFLOW = "Save its variables with numpy.savez (tf.train.load_checkpoint reads them)."
 FOREIGN = (  # first bytes, what it is, what to do
     (b"\x1f\x8b", "a gzip archive", "Unpack it first (gunzip)."),
@@ -20,7 +20,7 @@ FOREIGN = (  # first bytes, what it is, what to do
     (b"\x04\x22\x4d\x18", "an LZ4 stream", "Unpack it first (unlz4)."),
     (b"7z\xbc\xaf", "a 7-Zip archive", "Unpack it first."),
     (b"\x89HDF", "an HDF5 file (Keras)", SAVE_ARRAYS),
-    (b"GGUF", "a GGUF file", "Its weights are quantised; use the checkpoint that it was made from."),
+    (b"GGUF", "a GGUF file", "Its weights are quantised. Use the checkpoint that it was made from."),
     *((magic, "a GGML file", MADE_FROM) for magic in (b"lmgg", b"fmgg", b"tjgg", b"algg")),
     ((20240326).to_bytes(4, "little"), "a model of llm.c", MADE_FROM),
     ((20240527).to_bytes(4, "little"), "an optimizer state of llm.c", MADE_FROM),

@@ -112,7 +112,7 @@ class MsgpackStream:
         end = self.position + length
         found = self._extension(code, self)
         if self.position > end:
-            raise self.damaged("an extension longer than it says")
+            raise self.damaged("an extension longer than its stated length")
         self.position = end
         return found
 
@@ -130,8 +130,8 @@ class MsgpackStream:
         """Raise InputError unless so many bytes are left: a member takes one at least."""
         if count > self._source.size - self.position:
             raise InputError(
-                f"{quoted(self._source.path)} is incomplete: expects {self.position + count} bytes or more, has "
-                f"{self._source.size}.",
+                f"{quoted(self._source.path)} is incomplete: it needs at least {self.position + count} bytes, "
+                f"but has {self._source.size}.",
                 hint=CUT_OFF,
             )
 
@@ -139,5 +139,5 @@ class MsgpackStream:
         """Return the error for a file that no serialiser writes."""
         return InputError(
             f"{quoted(self._source.path)} cannot be read: {reason} at byte {self.position} of its MessagePack.",
-            hint="It is damaged, or no checkpoint; copy or save it again.",
+            hint="It is damaged, or not a checkpoint. Copy or save it again.",
         )

@@ -60,7 +60,7 @@ def read_array_header(first_bytes: Callable[[int], bytes]) -> ArrayHeader:
     """
     head = first_bytes(12)
     if not head.startswith(NPY_MAGIC) or len(head) < 12:
-        raise ValueError("it does not begin as an array does")
+        raise ValueError("it does not begin like an array file")
     if head[6] not in (1, 2, 3):
         raise ValueError(f"its format has the unknown version {head[6]}.{head[7]}")
     begin = 10 if head[6] == 1 else 12  # version 1 gives the length of the text two bytes, later ones four

@@ -9,6 +9,7 @@ from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.storage.files import quoted
 from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.checkpoints.storage.stored_tensor import Storage, StoredTensor
+from fromage_cli.counting import counted
 from fromage_cli.errors import InputError, UnsafeError
 
 ARRAY_SUFFIX = ".npy"
@@ -25,18 +26,21 @@ def read_npz(path: Path, inflation: int = INFLATION) -> Contents:
     for member, head in zip(container.members, heads, strict=True):
         name = member.removesuffix(ARRAY_SUFFIX)
         if name in tensors or name in left_out:
-            raise InputError(f"{quoted(path)} holds the array {name!r} twice.", hint="It is damaged; save it again.")
+            raise InputError(
+                f"{quoted(path)} holds the array {name!r} twice.", hint="The file is damaged; save it again."
+            )
         try:
             tensor = _array(container, member, head)
         except ValueError as error:
             raise InputError(
-                f"{quoted(path)}: array {name!r} cannot be read: {error}.", hint="It is damaged; save or copy it again."
+                f"Array {name!r} in {quoted(path)} cannot be read: {error}.",
+                hint="The file is damaged; save or copy it again.",
             ) from error
         if tensor is None:
             left_out.append(name)
         else:
             tensors[name] = tensor
-    note = f"Left out {len(left_out)} arrays that are not plain numbers: {listed(left_out)}."
+    note = f"Left out {counted(len(left_out), 'array')} not of plain numbers: {listed(left_out)}."
     return Contents(
         format="npz",
         entries=entries_of(tensors),
@@ -54,14 +58,14 @@ def _array(container: ZipContainer, member: str, head: bytes) -> StoredTensor | 
     header = read_array_header(first_bytes)
     if header.objects:
         raise UnsafeError(
-            f"{quoted(container.path)}: array {member.removesuffix(ARRAY_SUFFIX)!r} holds pickled Python objects. "
-            "Nothing was executed.",
-            hint="Save plain numbers only; `fromage-diag inspect --safety` lists what it would run.",
+            f"Array {member.removesuffix(ARRAY_SUFFIX)!r} in {quoted(container.path)} holds pickled "
+            "Python objects. Nothing was executed.",
+            hint="Save plain numbers only. `fromage-diag inspect --safety` lists what the array would run.",
         )
     if header.dtype is None:
         return None
     if header.size != (held := container.member(member).size - header.begin):
-        raise ValueError(f"its header claims {header.size} bytes, {held} are there")
+        raise ValueError(f"its header claims {header.size} bytes, but {held} are there")
 
     def read_into(begin: int, view: memoryview) -> None:
         container.read_into(member, header.begin + begin, view)

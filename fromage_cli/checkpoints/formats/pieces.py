@@ -45,7 +45,7 @@ class PiecedTensor(StoredTensor):
         axis = max(range(self.dim()), key=lambda axis: len({box.offsets[axis] for box in boxes}), default=0)
         boxes.sort(key=lambda box: box.offsets[axis : axis + 1])
         if sum(math.prod(box.sizes) for box in boxes) != self.numel():
-            raise self._damaged("its pieces do not have as many elements as it has")
+            raise self._damaged("its pieces together do not have its number of elements")
         open_boxes: list[Box] = []
         pairs = 0
         for box in boxes:
@@ -78,5 +78,5 @@ class PiecedTensor(StoredTensor):
     def _damaged(self, reason: str) -> InputError:
         return InputError(
             f"{self.name} cannot be put together: {reason}.",
-            hint="Shards of different saves were mixed, or it is damaged; copy it again.",
+            hint="Shards of different saves were mixed, or the checkpoint is damaged. Copy it again.",
         )

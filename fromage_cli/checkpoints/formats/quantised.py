@@ -76,7 +76,7 @@ def with_whole_weights(contents: Contents) -> Contents:
             entries[name] = replace(entry, dtype="float32")
         elif name not in scales:
             entries[name] = replace(entry, dtype=f"{packed[name]} {entry.dtype}") if name in packed else entry
-    note = f"Multiplied {counted(len(scaled), 'weight')} of 8 bits by its scales: {listed(list(scaled))}."
+    note = f"Multiplied {counted(len(scaled), 'weight')} of 8 bits by the scales: {listed(list(scaled))}."
     return replace(
         contents,
         entries=entries,
@@ -153,5 +153,5 @@ def _unread(entries: Mapping[str, TensorEntry]) -> tuple[str, ...]:
         return ()
     kinds = list(dict.fromkeys(entries[name].dtype for name in names))
     these = "1 tensor that is" if len(names) == 1 else f"{len(names)} tensors that are"
-    said = f"Left unread {these} not stored as plain numbers ({', '.join(kinds[:3])}): {listed(names)}."
+    said = f"Did not read {these} not stored as plain numbers ({', '.join(kinds[:3])}): {listed(names)}."
     return (f"{said} {remedy(kinds)}",)

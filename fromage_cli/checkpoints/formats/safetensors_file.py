@@ -102,7 +102,8 @@ def read_header(path: Path) -> Header:
 def invalid(path: Path, reason: str) -> InputError:
     """Return the error for a file that breaks the format."""
     return InputError(
-        f"{quoted(path)} is not a valid safetensors file: {reason}.", hint="It is damaged; save or download it again."
+        f"{quoted(path)} is not a valid safetensors file: {reason}.",
+        hint="The file is damaged; save or download it again.",
     )
 
 
@@ -143,6 +144,6 @@ def _check_tensor(path: Path, name: str, description: Any) -> tuple[TensorEntry,
     expected = math.prod(shape) * WIDTHS[DTYPES[dtype]]
     if end - begin != expected:
         raise invalid(
-            path, f"tensor {name!r} ({dtype} {brief(shape)}) needs {expected} bytes, its offsets span {end - begin}"
+            path, f"tensor {name!r} ({dtype} {brief(shape)}) needs {expected} bytes, but its offsets span {end - begin}"
         )
     return TensorEntry(name, DTYPES[dtype], tuple(shape)), begin, end

@@ -12,6 +12,7 @@ from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.storage.files import FileVersion, quoted
 from fromage_cli.checkpoints.storage.json_file import read_object
 from fromage_cli.checkpoints.storage.path_confinement import confined_path
+from fromage_cli.counting import counted
 from fromage_cli.errors import InputError
 
 
@@ -42,12 +43,12 @@ def read_sharded(path: Path, read_file: Callable[[Path, Allowance], Contents]) -
         if name not in shards[shard].entries:
             raise InputError(
                 f"{quoted(path)} says that tensor {name!r} is in {shard.name!r}, but it is not there.",
-                hint="Index and shards come from different saves; copy all of them again.",
+                hint="Index and shards come from different saves. Copy all of them again.",
             )
     extra = [name for contents in shards.values() for name in contents.entries if name not in index.files]
     notes = [note for contents in shards.values() for note in contents.notes]
     if extra:
-        notes.append(f"Left out {len(extra)} tensors that the index does not name: {listed(extra)}.")
+        notes.append(f"Left out {counted(len(extra), 'tensor')} missing from the index: {listed(extra)}.")
     tied = (
         tuple(name for name in group if index.files.get(name) == shard)
         for shard, contents in shards.items()
@@ -72,10 +73,10 @@ def read_index(path: Path) -> Index:
     names = table.get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(file, str) for file in names.values()):
         raise InputError(
-            f"{quoted(path)} is no index of shards: it has no 'weight_map' from tensor names to file names."
+            f"{quoted(path)} is not an index of shards: it has no 'weight_map' from tensor names to file names."
         )
     if (count := len(set(names.values()))) > MOST_SHARDS:
-        raise InputError(f"{quoted(path)} names {count} shards; at most {MOST_SHARDS} are read.")
+        raise InputError(f"{quoted(path)} names {count} shards, but at most {MOST_SHARDS} are read.")
     places = {file: confined_path(path, file) for file in dict.fromkeys(names.values())}
     check_present(path, places.values())
     metadata = table.get("metadata")

@@ -111,8 +111,8 @@ def _read(tensor: StoredTensor, name: str, version: FileVersion) -> torch.Tensor
     """Return a tensor with memory of its own; one whose elements are not stored one by one raises InputError."""
     if tensor.peculiarity:
         raise InputError(
-            f"Tensor {name!r} in {quoted(version.path)} is {tensor.peculiarity}; dense tensors are expected.",
-            hint="Convert it where the checkpoint was made, then save again.",
+            f"Tensor {name!r} in {quoted(version.path)} is {tensor.peculiarity}; expected a dense tensor.",
+            hint="Convert the tensor with the training code, then save again.",
         )
     version.check_unchanged()
     return tensor.read()
@@ -130,7 +130,8 @@ def _tied(version: FileVersion, tensors: Mapping[str, StoredTensor]) -> tuple[tu
     total = sum(max(tensor.numel() * tensor.width, tensor.reach) for tensor in firsts)
     if total > max(BASE_SHARED, SHARED * version.size):
         raise InputError(
-            f"{quoted(version.path)} describes tensors of {total} bytes and has {version.size}: they share memory.",
-            hint="Save them as they are in use, each once, or expanded ones before they are expanded.",
+            f"{quoted(version.path)} describes tensors of {total} bytes but has only {version.size} "
+            "bytes: tensors share memory.",
+            hint="Save each tensor once, and small tensors before they are expanded.",
         )
     return tuple(tuple(names) for names in groups.values() if len(names) > 1)

@@ -52,7 +52,7 @@ class LegacyFile:
             listed = [str(key) for key in found if isinstance(key, str | int)]  # the text of others has no end
             stream = PickleStream(file, self.path, self.size, keys.end)
             if len(listed) < len(found) or set(listed) != set(self._storages) or len(listed) > len(self._storages):
-                raise stream.damaged("the storages listed are not those that its tensors lie in")
+                raise stream.damaged("it lists other storages than its tensors use")
             place = keys.end
             for key in listed:  # from storage to storage without reading them: all of them must be there
                 file.seek(place)
@@ -62,7 +62,9 @@ class LegacyFile:
                 if place > self.size:
                     raise PickleStream(file, self.path, self.size, begin).cut_off(storage.size)
                 if count * ELEMENT_BYTES[storage.dtype] != storage.size:
-                    raise stream.damaged(f"the storage {key!r} has {count} elements, its tensors need another number,")
+                    raise stream.damaged(
+                        f"the storage {key!r} has {count} elements, but its tensors need another number,"
+                    )
                 self._positions[key] = begin
         return replace(main, names=(*main.names, *self._names))
 

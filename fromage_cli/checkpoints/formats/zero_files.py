@@ -39,9 +39,11 @@ class ZeroFiles:
     def damaged(self, reason: str) -> InputError:
         """Return the error for files that do not belong together."""
         return InputError(
-            f"{quoted(self.path.parent)} is no whole ZeRO checkpoint: {reason}.",
-            hint="Files of different saves were mixed, or DeepSpeed's version lays them out otherwise; "
-            "zero_to_fp32.py beside it writes the weights out.",
+            f"{quoted(self.path.parent)} is not a complete ZeRO checkpoint: {reason}.",
+            hint=(
+                "Files of different saves were mixed, or this version of DeepSpeed writes them differently. "
+                "Run zero_to_fp32.py beside it to write the weights out."
+            ),
         )
 
 
@@ -63,8 +65,9 @@ def read_files(path: Path) -> ZeroFiles:
     expected = max(counts, default=0 if isinstance(count, list) else None)
     if expected is not None and expected != len(states):
         raise InputError(
-            f"{quoted(path.parent)} is incomplete: {len(states)} of {expected} ranks' optim_states files are there.",
-            hint="Copy the missing ones beside them; every rank writes its own.",
+            f"{quoted(path.parent)} is incomplete: {len(states)} of {expected} optim_states files are "
+            "there, one for each rank.",
+            hint="Copy the missing files beside them. Every rank writes its own.",
         )
     if stage == 3 and len(models) != len(states):
         raise found.damaged(f"{len(models)} model_states files and {len(states)} optim_states files")
@@ -76,9 +79,9 @@ def _by_rank(directory: Path, names: list[str], pattern: re.Pattern[str]) -> lis
     found = [(match, directory / match[0]) for name in names if (match := pattern.match(name))]
     if others := [path.name for match, path in found if int(match[2])]:
         raise InputError(
-            f"{quoted(directory)} holds tensor- or pipeline-parallel shards ({listed(others)}), which cannot be merged "
-            "without the model's code.",
-            hint="Merge them where it was trained (DeepSpeed's ds_to_universal.py, or the trainer's own export).",
+            f"{quoted(directory)} holds tensor- or pipeline-parallel shards ({listed(others)}). They "
+            "cannot be merged without the model's code.",
+            hint=("Merge them with the training code (DeepSpeed's ds_to_universal.py, or the trainer's own export)."),
         )
     return [path for _, path in sorted(found, key=lambda pair: int(pair[0][1] or 0))]
 

@@ -61,7 +61,9 @@ class ZipContainer:
         """Return the content of a member of at most `limit` bytes."""
         member = self.member(name)
         if member.size > limit:
-            raise damaged(self.source, f"the member {name!r} claims {member.size} bytes; at most {limit} are expected")
+            raise damaged(
+                self.source, f"the member {name!r} claims {member.size} bytes, but at most {limit} are expected"
+            )
         content = bytearray(member.size)
         self.read_into(name, 0, memoryview(content))
         return bytes(content)
@@ -101,16 +103,20 @@ class ZipContainer:
             raise damaged(self.source, f"it has no member {name!r}")
         if member.encrypted or member.method not in (STORED, DEFLATED):
             kind = "encrypted" if member.encrypted else f"compressed by method {member.method}"
-            raise InputError(f"{quoted(self.path)}: the member {name!r} is {kind}.", hint="Unpack and save it again.")
+            raise InputError(
+                f"{quoted(self.path)}: the member {name!r} is {kind}.", hint="Unpack it, and save it again."
+            )
         if member.method == STORED and member.stored != member.size:
-            raise damaged(self.source, f"the member {name!r} has {member.stored} bytes and claims {member.size}")
+            raise damaged(self.source, f"the member {name!r} has {member.stored} bytes but claims {member.size}")
         return member
 
     def read_into(self, name: str, begin: int, view: memoryview) -> None:
         """Fill a buffer from a member, from its byte `begin` on; the first time, the whole member is verified."""
         member = self.member(name)
         if begin + len(view) > member.size:
-            raise damaged(self.source, f"the member {name!r} has {member.size} bytes, {begin + len(view)} are expected")
+            raise damaged(
+                self.source, f"the member {name!r} has {member.size} bytes, but {begin + len(view)} are expected"
+            )
         if member.method == DEFLATED:
             with self._inflating:  # threads that want the same member wait for the first of them
                 content = self._inflate(member)
@@ -130,7 +136,7 @@ class ZipContainer:
     def storage(self, name: str, key: str, dtype: str, size: int, big_endian: bool = False) -> Storage:
         """Return the bytes of a member as the memory of tensors; InputError where it has fewer than `size`."""
         if (held := self.member(name).size) < size:
-            raise damaged(self.source, f"the storage {name!r} has {held} bytes, its tensors need {size}")
+            raise damaged(self.source, f"the storage {name!r} has {held} bytes, but its tensors need {size}")
         return Storage(key, dtype, size, partial(self.read_into, name), big_endian)
 
     def positions(self, names: Iterable[str]) -> dict[str, int]:
@@ -173,9 +179,11 @@ class ZipContainer:
         """Raise InputError where the checksum of what was read is not the one that was written."""
         if self.has_checksums and checksum != member.checksum:
             raise InputError(
-                f"{quoted(self.path)} is damaged: the checksum of {member.name!r} is {checksum:08x}, "
+                f"{quoted(self.path)} is damaged: the checksum of {member.name!r} is {checksum:08x}, but "
                 f"{member.checksum:08x} was written.",
-                hint="Bytes changed after it was saved; PyTorch would load them silently. Copy it again.",
+                hint=(
+                    "Bytes changed after it was saved, and PyTorch would load them without a warning. Copy it again."
+                ),
             )
         self._verified.add(member.name)
 
@@ -187,15 +195,15 @@ class ZipContainer:
         self._done += member.size
         if self._compressed > limit or self._done > PASSES * limit:
             raise InputError(
-                f"{quoted(self.path)} would inflate to more than {limit} bytes, or again and again; it has "
-                f"{self.source.size}.",
-                hint="If that is right, unpack it and save it without compression.",
+                f"{quoted(self.path)} has {self.source.size} bytes but would inflate to more than {limit}, or "
+                "many times over.",
+                hint="If you expect that, unpack it and save it without compression.",
             )
         with self.source.open() as file:
             file.seek(self._data(file, member))
             content = self._decompress(member, file.read(member.stored), member.size + 1)
         if len(content) != member.size:
-            raise damaged(self.source, f"the member {member.name!r} inflates to other than {member.size} bytes")
+            raise damaged(self.source, f"the member {member.name!r} does not inflate to {member.size} bytes")
         self._compare(member, zlib.crc32(content))
         if self._kept_bytes + member.size > BASE_INFLATED:
             self._kept, self._kept_bytes = {}, 0

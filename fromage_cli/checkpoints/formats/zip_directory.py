@@ -99,7 +99,7 @@ def _find_entries(file: Window, source: Source) -> tuple[int, int, int]:
         file.seek(end)
         mark, *_, count, size, offset = _END64.unpack(file.read(_END64.size))
         if mark != b"PK\x06\x06":
-            raise damaged(source, "the end of its table of contents is not where it says")
+            raise damaged(source, "its table of contents does not end where it says")
     if disk not in (0, 0xFFFF) or offset + size != end or count > MOST_MEMBERS or count * _ENTRY.size > size:
         raise damaged(source, f"its table of contents claims {count} members in {size} bytes at {offset}")
     return count, offset, end

@@ -19,7 +19,7 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     if not known:
         return ""
     close = difflib.get_close_matches(name, known[:10_000], n=SPELLED_OUT, cutoff=0.6)
-    return f"Nearest: {listed(close)}." if close else f"There are: {listed(known)}."
+    return f"Nearest: {listed(close)}." if close else f"Known names: {listed(known)}."
 
 
 def brief(value: object) -> str:
@@ -96,7 +96,7 @@ def strip_prefixes(stored: Iterable[str]) -> Stripped:
             shorter[short] = original
         if clash:
             notes.append(
-                f"The prefix '{wrapper}.' was kept: without it {clash[0]!r} and {clash[1]!r} would be one name."
+                f"Kept the prefix '{wrapper}.': without it {clash[0]!r} and {clash[1]!r} would have the same name."
             )
         else:
             names, prefixes = shorter, [*prefixes, f"{wrapper}."]

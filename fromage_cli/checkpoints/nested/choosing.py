@@ -39,8 +39,8 @@ def choose(path: Path, root: object, choice: Choice = ANY) -> tuple[Candidate, s
         if choice.key in candidates:
             return candidates[choice.key], None
         raise UsageError(
-            f"{quoted(path)}: --key {choice.key!r} names no dictionary of tensors in this file.",
-            hint=nearest(choice.key, names) or "The file has none.",
+            f"--key {choice.key!r} names no dictionary of tensors in {quoted(path)}.",
+            hint=nearest(choice.key, names) or "The file has no dictionary of tensors; leave --key out.",
             details=names,
         )
     eligible = sorted((found for found in candidates.values() if not found.other), key=lambda found: found.preference)
@@ -59,7 +59,7 @@ def choose(path: Path, root: object, choice: Choice = ANY) -> tuple[Candidate, s
     by_size = ", the largest" if best.preference[:-1] == rest[0].preference[:-1] else ""
     others = listed([found.name for found in rest])
     averaged = not best.averaged and any(found.averaged for found in rest)
-    another = "--ema takes the averaged weights, --key any." if averaged else "--key picks another."
+    another = "--ema takes the averaged weights, --key another dictionary." if averaged else "--key takes another one."
     return best, f"Took {best.name!r}{by_size} of {1 + len(rest)} dictionaries of tensors, not {others}; {another}"
 
 
@@ -71,8 +71,8 @@ def _averaged_or_plain(path: Path, eligible: list[Candidate], ema: bool) -> list
     names = [candidate.name for candidate in eligible]
     flag, kind = ("--ema", "averaged") if ema else ("--no-ema", "plain")
     raise UsageError(
-        f"{quoted(path)}: {flag}: there are no {kind} weights in this file, only {listed(names)}.",
-        hint=f"Leave {flag} out, or take a dictionary with --key.",
+        f"{quoted(path)} has no {kind} weights, which {flag} asks for; it has {listed(names)}.",
+        hint=f"Leave {flag} out, or choose a dictionary with --key.",
         details=names,
     )
 
@@ -91,18 +91,18 @@ def _without_weights(path: Path, root: object, other_tensors: list[str]) -> Inpu
     """Return the error for a file without weights, by what it holds instead."""
     if other_tensors:
         return InputError(
-            f"{quoted(path)}: No weights were found, only other tensors: {listed(other_tensors)}.",
-            hint="Name another file, or take one of these with --key.",
+            f"{quoted(path)} holds no weights, only other tensors: {listed(other_tensors)}.",
+            hint="Name another file, or choose one of these with --key.",
             details=other_tensors,
         )
     if isinstance(root, Mapping):
         held = f"it holds {listed([str(name) for name in root])}" if root else "it is empty"
         return InputError(
-            f"{quoted(path)}: A dictionary without tensors was found: {held}.", hint="Name the file with the weights."
+            f"{quoted(path)} holds a dictionary without tensors: {held}.", hint="Name the file that holds the weights."
         )
     pickled = root.dotted if isinstance(root, Global) else root.kind.dotted if isinstance(root, Placeholder) else ""
     kind = pickled or ("Tensor" if is_tensor(root) else type(root).__name__)
     return InputError(
-        f"{quoted(path)}: A {kind} was found; a dictionary of named tensors was expected.",
+        f"{quoted(path)} holds an object of type {kind}; expected a dictionary of named tensors.",
         hint="Save the weights with torch.save(model.state_dict(), 'weights.pt').",
     )

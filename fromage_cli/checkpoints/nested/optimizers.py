@@ -61,7 +61,7 @@ def _at(key: str, found: Mapping[Place, Mapping[Any, Any]]) -> dict[Place, Mappi
     if chosen:
         return chosen
     raise UsageError(
-        f"--optimizer-key {key!r} names no optimizer's state in this file.",
+        f"--optimizer-key {key!r} does not name an optimizer's state in this file.",
         nearest(key, names.values()),
         list(names.values()),
     )

@@ -1,7 +1,7 @@
 """The usual rules for which tensors are decayed, of which training scripts make two parameter groups.
 
-nanoGPT decays what has two or more dimensions. The Hugging Face Trainer decays what is no bias and no normalisation, by
-its name or as the weight of a LayerNorm, which its one dimension tells here.
+nanoGPT decays what has two or more dimensions. The Hugging Face Trainer decays all but biases and normalisations. It
+knows those by name, or as the weight of a LayerNorm; here one dimension tells that.
 """
 
 import re

@@ -10,11 +10,11 @@ from itertools import takewhile
 
 from fromage_cli.checkpoints.names.naming import strip_prefixes
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, slot_shape
-from fromage_cli.counting import first_names
+from fromage_cli.counting import counted, first_names
 from fromage_cli.errors import MismatchError
 from fromage_cli.optimizers.rule import RULES
 
-LEAVE_ASIDE = "--optimizer-state none leaves it aside."
+LEAVE_ASIDE = "To go without the state, give --optimizer-state none."
 MOST_WORK = 1_000_000
 """Places in groups that are compared, over all ways of interleaving them, before they are called ambiguous."""
 
@@ -23,9 +23,9 @@ def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]
     """Which parameter number each tensor of a model has; `shapes` by name, in model order.
 
     By name where the optimizer knows names, up to wrappers and what all names begin with. Otherwise by order: each
-    group holds its parameters in model order, and the only way of interleaving the groups that agrees with the shapes
-    of the slots is taken; where there are several, that of the rule which made the groups. Tensors that the optimizer
-    was never given have no number: they are told likewise, and whole modules before parts of them. Of several
+    group holds its parameters in model order. The only way of interleaving the groups that agrees with the shapes of
+    the slots is taken; where there are several, that of the rule which made the groups. Tensors that the optimizer
+    was never given have no number. They are found likewise, whole modules before parts of them. Of several
     optimizers all are matched together, else the only one that fits alone. Raises MismatchError when the counts, shapes
     or names do not fit, or when more than one way does.
     """
@@ -44,7 +44,7 @@ def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]
     places = first_names([repr(part.groups[0].optimizer) for part in alone])
     raise MismatchError(
         f"The states of {len(alone)} optimizers fit the model equally well: {places}.",
-        "--optimizer-key PATH picks one.",
+        "Choose one with --optimizer-key PATH.",
     )
 
 
@@ -95,9 +95,9 @@ def _match(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict
             stored = slot_shape(state.slots.get(number, {}))
             if stored not in (None, shapes[name]):
                 raise MismatchError(
-                    f"The optimizer's state for {name!r} has shape {list(stored or ())}, the tensor "
+                    f"The optimizer's state for {name!r} has shape {list(stored or ())}, but the tensor has "
                     f"{list(shapes[name])}.",
-                    f"It belongs to another model. {LEAVE_ASIDE}",
+                    f"The state belongs to another model. {LEAVE_ASIDE}",
                 )
         return named
     found = _in_order(state, shapes)
@@ -105,8 +105,8 @@ def _match(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> dict
     for name, number in found.items():
         if saved.get(name, number) != number:
             raise MismatchError(
-                f"The optimizer's state names {name!r} in another place than the model has it, and other names differ.",
-                f"It belongs to another model, or names of layers have changed since. {LEAVE_ASIDE}",
+                f"The optimizer's state has {name!r} at another place than the model, and other names differ too.",
+                f"It belongs to another model, or layers have been renamed since. {LEAVE_ASIDE}",
             )
     return found
 
@@ -118,14 +118,15 @@ def _miscounted(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) ->
     """
     held = Counter(slot_shape(state.slots.get(number, {})) for number in state.numbers)
     wanted = Counter[tuple[int, ...] | None](shapes.values())
-    missing, hint = wanted - held, "It belongs to another model, or to one with other frozen tensors."
+    missing, hint = wanted - held, "The state belongs to another model, or to one with other frozen tensors."
     if missing and not held - wanted:
         count, names = missing.total(), [repr(name) for name, shape in shapes.items() if shape in missing]
         lacks = "The state" if count == len(names) else f"By its shapes, the state lacks {count} of these:"
         lacks += f" lacks {first_names(names)}" if count == len(names) else f" {first_names(names)}"
-        hint = f"{lacks}. If frozen in training, set requires_grad=False there in the factory of --model."
+        hint = f"{lacks}. If they were frozen in training, set requires_grad=False on them in the factory of --model."
     return MismatchError(
-        f"The optimizer's state has {len(state.numbers)} parameters, the model {len(shapes)} trainable tensors.",
+        f"The optimizer's state has {len(state.numbers)} parameters, but the model has "
+        f"{counted(len(shapes), 'trainable tensor')}.",
         f"{hint} {LEAVE_ASIDE}",
     )
 
@@ -221,15 +222,15 @@ def _interleaved(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]], m
                 if at < len(groups[group]) and known.get(groups[group][at]) in (None, shape):
                     after.append((((*places[:group], at + 1, *places[group + 1 :]), False), groups[group][at]))
             if (work := work + len(groups) * len(after)) > MOST_WORK:
-                raise _Ambiguous("too many ways to tell them apart")
+                raise _Ambiguous("too many ways to compare")
             for reached, number in after:
                 following[reached] = _Way(way.several or reached in following, number, way)
         ways = following
     ends = list(ways.values())
     if not ends:
         raise MismatchError(
-            "The optimizer's state does not fit the model: no order of its parameters has the tensors' shapes.",
-            f"It belongs to another model. {LEAVE_ASIDE}",
+            "The optimizer's state does not fit the model: no order of its parameters matches the tensors' shapes.",
+            f"The state belongs to another model. {LEAVE_ASIDE}",
         )
     if len(ends) > 1 or ends[0].several:
         raise _Ambiguous("more than one way")
@@ -248,5 +249,5 @@ class _Ambiguous(MismatchError):
     def __init__(self, ways: str) -> None:
         super().__init__(
             f"The optimizer's parameter groups can be matched to the model in {ways}.",
-            f"Give the optimizer model.named_parameters(), so that its state holds names. {LEAVE_ASIDE}",
+            f"Save the names with the state: give the optimizer model.named_parameters(). {LEAVE_ASIDE}",
         )

@@ -140,8 +140,8 @@ class OptimizerState:
     def members_by_rule(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[str, ...], ...]:
         """The names in each group where one of DECAY_RULES made the groups; empty where none did, or several may have.
 
-        A rule made two groups that differ in weight decay alone, which one of them does not have, and whose counts and
-        shapes are those of the rule. `shapes` by name; in their order, which need not be the model's, names come.
+        A rule made two groups that differ in weight decay alone, and one of them has none. Their counts and shapes are
+        those of the rule. `shapes` by name; in their order, which need not be the model's, names come.
         """
         if len(self.groups) != 2:
             return ()

@@ -45,7 +45,7 @@ def _require_sound_slot(stored: Mapping[str, Any]) -> None:
         raise _unsound(f"says step = {_shown(steps)}", NOT_NEGATIVE.expected)
     factors = [name for name in FACTORS if stored.get(name) is not None]
     if len(factors) == 1:
-        raise _unsound(f"holds {factors[0]} alone", " and ".join(FACTORS))
+        raise _unsound(f"holds {factors[0]} without the other factor", " and ".join(FACTORS))
     shapes = {}
     for name in (*MOMENTS, *factors):
         value = stored.get(name)
@@ -64,8 +64,8 @@ def _require_sound_slot(stored: Mapping[str, Any]) -> None:
 def _unsound(found: str, expected: str) -> InputError:
     return InputError(
         f"The optimizer's state {found}; expected {expected}.",
-        "The file is damaged, or written by other code than it seems: inspect shows what it holds, and "
-        "--optimizer-state names another, or none.",
+        "The file is damaged, or was written by other code. inspect shows what it holds. To use "
+        "another state or none, give --optimizer-state.",
     )
 
 

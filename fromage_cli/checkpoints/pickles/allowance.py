@@ -73,8 +73,8 @@ class Repetition:
         self._characters += sum(map(len, parts)) + len(parts)
         if self._characters > MOST_CHARACTERS:
             raise InputError(
-                f"The dotted names of what was saved have more than {MOST_CHARACTERS} characters in all.",
-                hint="A very long key stands before very many others; save the weights alone.",
+                f"The dotted names of its tensors have more than {MOST_CHARACTERS} characters in all.",
+                hint="A very long key contains very many others. Save the weights alone.",
             )
         return ".".join(parts)
 
@@ -82,6 +82,6 @@ class Repetition:
 def repeated() -> InputError:
     """Return the error for what has no end, or nearly none."""
     return InputError(
-        "What was saved holds itself, or parts of itself many times over.",
+        "The file's content contains itself, or repeats parts of itself many times.",
         hint="Save the weights alone: torch.save(model.state_dict(), 'weights.pt').",
     )

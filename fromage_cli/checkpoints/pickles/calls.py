@@ -30,7 +30,7 @@ def named_on_stack(machine: Machine) -> None:
     name, module = machine.stack.pop(), machine.stack.pop()
     texts = [part.decode("latin-1") if isinstance(part, bytes) else part for part in (module, name)]
     if not all(isinstance(part, str) for part in texts):
-        raise machine.stream.damaged("a name that is no text")
+        raise machine.stream.damaged("a name that is not a string")
     machine.stack.append(machine.find(*texts))
 
 

@@ -99,7 +99,7 @@ def _meta(dtype: Any, shape: Any, *_rest: Any) -> StoredTensor:
 def _wrapped(kind: Any, dtype: Any, shape: Any, *_rest: Any) -> StoredTensor:
     """Return a tensor of a class of its own around others, such as a part of a distributed one."""
     tensor = _meta(dtype, shape)
-    tensor.peculiarity = f"a {kind.name}" if isinstance(kind, Global) else "of a class of its own"
+    tensor.peculiarity = f"a {kind.name}" if isinstance(kind, Global) else "of another class"
     return tensor
 
 

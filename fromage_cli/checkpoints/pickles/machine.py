@@ -66,7 +66,7 @@ class Machine:
     def look_at_the_clock(self) -> None:
         """Raise when the pickle has taken longer than one of its length can."""
         if not self._allowance.in_time:
-            raise self.stream.given_up("it takes longer to read than a pickle of its length can")
+            raise self.stream.given_up("it takes longer to read than any pickle of its length should")
 
     def charge(self, count: int) -> None:
         """Count memory, in bytes, about to be taken."""
@@ -113,7 +113,7 @@ class Machine:
 
     def buffer(self) -> Any:
         """Return what the loader keeps outside of the pickle."""
-        raise self.stream.damaged("a reference to a buffer outside of it")
+        raise self.stream.damaged("a reference to a buffer outside the file")
 
     def push(self, value: Any, count: int) -> None:
         """Put an object that takes `count` bytes on the stack."""
@@ -172,7 +172,7 @@ class Machine:
         if not isinstance(args, tuple):
             raise self.stream.damaged(f"a call with a {type(args).__name__} instead of arguments")
         if kwargs is not None and not isinstance(kwargs, dict):
-            raise self.stream.damaged("named arguments that are no dictionary")
+            raise self.stream.damaged("named arguments that are not a dictionary")
         self.used(function, use)
         constructor = self._constructors.get(function.dotted) if isinstance(function, Global) and not kwargs else None
         if constructor is not None:
@@ -191,7 +191,7 @@ class Machine:
     def persistent(self, identifier: Any) -> Any:
         """Return what a persistent id stands for."""
         if self._persistent is None:
-            raise self.stream.damaged("a reference to something outside of it")
+            raise self.stream.damaged("a reference to something outside the file")
         return self._persistent(identifier)
 
     def key(self, value: Any) -> Any:

@@ -107,22 +107,22 @@ class PickleStream:
         """Return the error for a pickle that no pickler writes."""
         return InputError(
             f"{self.name} cannot be read: {reason} at byte {self.position - self.begin} of its pickle.",
-            hint="It is damaged, was made to mislead, or is no pickle; copy or save it again.",
+            hint="It is damaged, was made to mislead, or is not a pickle. Copy or save it again.",
         )
 
     def given_up(self, reason: str) -> GivenUp:
         """Return the error for a pickle that asks for more than is granted."""
         return GivenUp(
-            f"{self.name} cannot be read: {reason}; it was given up at byte {self.position - self.begin} of its "
-            "pickle.",
-            hint="It is damaged, was made to mislead, or is no pickle; copy or save it again.",
+            f"{self.name} cannot be read: {reason}. Reading stopped at byte {self.position - self.begin} "
+            "of its pickle.",
+            hint="It is damaged, was made to mislead, or is not a pickle. Copy or save it again.",
         )
 
     def cut_off(self, count: int) -> InputError:
         """Return the error for a pickle that ends `count` bytes too early."""
         return InputError(
-            f"{self.name} is incomplete: {count} more bytes were expected at byte {self.position - self.begin} of its "
-            f"pickle, {max(self.remaining, 0)} are left.",
+            f"{self.name} is incomplete: at byte {self.position - self.begin} of its pickle {count} more "
+            f"bytes were expected, but {max(self.remaining, 0)} are left.",
             hint=CUT_OFF,
         )
 

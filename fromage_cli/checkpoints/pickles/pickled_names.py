@@ -93,8 +93,8 @@ DANGEROUS_PREFIXES = tuple(
 def verdict(named: PickledName) -> Verdict:
     """Tell whether a name is one that tensors need, holds values only, is known to run code or reach files, or unknown.
 
-    Nothing of it happens here. Even an unknown class would have its module imported by an ordinary unpickler, and its
-    own code run where it is called, created or has its attributes set. No pickler calls what a call returned.
+    Nothing of it happens here. An ordinary unpickler would import the module even of an unknown class. It would run the
+    class's own code where that is called, created or has attributes set. No pickler calls what a call returned.
     """
     if {"change", "run"} & set(named.uses) or ("." in named.name and not NESTED_CLASS.fullmatch(named.name)):
         return "dangerous"
@@ -123,11 +123,11 @@ def warnings_about(names: Iterable[PickledName]) -> tuple[str, ...]:
     sentences = []
     if running:
         sentences.append(
-            f"Its pickle would run {listed(running)} in an ordinary loader. Nothing was run here, but do not load it "
-            "elsewhere unless you trust its source (`inspect --safety` lists all names)."
+            f"Its pickle would run {listed(running)} in an ordinary loader. Nothing was run here. Do not "
+            "load it elsewhere unless you trust its source (`inspect --safety` lists all names)."
         )
     if unknown:
-        sentences.append(f"Did not import {listed(unknown)}, which its pickle names; what they hold was read as data.")
+        sentences.append(f"Did not import {listed(unknown)}, which its pickle names. What they hold was read as data.")
     return tuple(sentences)
 
 
@@ -135,7 +135,8 @@ def refusal(path: Path, names: Iterable[PickledName]) -> UnsafeError:
     """Return the error for a file that would run code and holds no weights."""
     running = dangerous(names)
     return UnsafeError(
-        f"{quoted(path)} asks for {running[0]} while it is read, and holds no weights. Nothing was executed.",
+        f"{quoted(path)} would run {running[0]} when an ordinary loader reads it, and holds no "
+        "weights. Nothing was executed.",
         hint="It may be an attack: do not load it elsewhere. `fromage-diag inspect --safety` lists what it would run.",
         details=running,
     )

@@ -67,7 +67,7 @@ def unpickle(
     except RULE_BREAKS as error:
         raise stream.damaged(f"{type(error).__name__} ({str(error)[:100]})") from error
     except OutsideStorage as error:
-        raise stream.damaged(f"a tensor does not lie within its storage: {error},") from error
+        raise stream.damaged(f"a tensor does not fit into its storage: {error},") from error
     return Unpickled(value, names_of(machine), stream.position)
 
 

@@ -1,7 +1,7 @@
 """Norms and magnitudes of every tensor of a checkpoint, at the speed at which its bytes can be read.
 
-Safetensors files are read at given positions into small buffers that are used again, by a few threads, each widening
-and reducing what it read while that is still in the cache: no tensor is ever held. Other formats go tensor by tensor.
+A few threads read safetensors files at given positions into small buffers, which are used again. Each thread widens
+and reduces what it read while that is still in the cache. No tensor is ever held. Other formats go tensor by tensor.
 """
 
 from __future__ import annotations

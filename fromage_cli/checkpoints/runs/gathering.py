@@ -57,7 +57,7 @@ def gather_series(
             everything[last], key, ema=ema, optimizer_state=optimizer_state, optimizer_key=optimizer_key
         )
         if len(opened) > 1:
-            notes.append(f"The optimizer's state that was named counts for step {opened[last].step} alone.")
+            notes.append(f"The given optimizer state is used for step {opened[last].step} only.")
     ordered = sorted(opened, key=lambda checkpoint: checkpoint.step or 0)
     notes += dict.fromkeys(note for checkpoint in ordered for note in checkpoint.notes)
     return Gathered(tuple(ordered), tuple(notes))
@@ -90,7 +90,10 @@ def _check_steps(opened: Sequence[Checkpoint]) -> None:
         if checkpoint.step is None:
             raise UsageError(
                 f"The step of {checkpoint.place!r} is not known.",
-                hint="A series needs it in the names (step-000400.pt), in the metadata or beside the weights.",
+                hint=(
+                    "Several checkpoints need their steps: in the names (step-000400.pt), in the metadata or "
+                    "beside the weights."
+                ),
             )
         first = by_step.setdefault(checkpoint.step, checkpoint)
         if first is not checkpoint:

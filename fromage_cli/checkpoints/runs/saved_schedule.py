@@ -76,9 +76,9 @@ def saved_schedule(
         return SavedSchedule(fitted if changing else None, source, total=total, peak=peak)
     doubt = None
     if changing:
-        doubt = f"the rate was {changing[-1]:.3g} × its peak at one step and another one at others"
+        doubt = f"the rate was {changing[-1]:.3g} × its peak at one step and something else at others"
     elif state is not None:
-        doubt = f"{source} holds the state of a scheduler, which does not tell its course"
+        doubt = f"{source} holds the state of a scheduler, which does not say how the rate goes on"
     return SavedSchedule(doubt=doubt, total=total, peak=peak)
 
 

@@ -62,7 +62,7 @@ def unjudged(source: Source, head: bytes, known: bool) -> str:
     try:
         told = _tells_to_run(source)
     except ValueError:
-        return "it is in no format that is known here, and was not looked into"
+        return "its format is not known here, so it was not looked into"
     return "what its text tells some loaders to run was not looked into" if told else ""
 
 

@@ -71,7 +71,7 @@ def scan(path: Path) -> Iterator[Scanned]:
         return
     for count, file in enumerate(_entries(path)):
         if count == MOST_FILES:
-            yield Scanned(path, "", kind="other", fault=f"of its files only {MOST_FILES} were looked into")
+            yield Scanned(path, "", kind="other", fault=f"only {MOST_FILES} of its files were looked into")
             return
         if file.is_dir():
             yield Scanned(file, "", kind="other", fault="this directory was not looked into")
@@ -126,7 +126,9 @@ def _in_file(path: Path) -> Iterator[Scanned]:
 def _in_bytes(place: _Place) -> Iterator[Scanned]:
     """Yield what some bytes would run, as each thing that they are."""
     if place.depth > MOST_NESTED:
-        yield place.scanned(f"what lies inside of {MOST_NESTED} pickles or archives was not looked into", "pickle")
+        yield place.scanned(
+            f"what lies inside {MOST_NESTED} levels of pickles or archives was not looked into", "pickle"
+        )
         return
     with place.source.open() as file:
         head = file.read(HEAD)

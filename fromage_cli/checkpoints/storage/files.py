@@ -17,7 +17,7 @@ HEAD = 512
 """Bytes from the beginning of a file by which its format is known; the mark of a tar archive ends at 262."""
 READ_BLOCK = 1 << 20
 """Bytes read at a time: few calls, and small enough to stay in the processor's cache."""
-CUT_OFF = "It was cut off while it was written or copied; take an earlier checkpoint or copy it again."
+CUT_OFF = "It was cut off while it was written or copied. Take an earlier checkpoint, or copy it again."
 """What to do about a file that ends too early."""
 IRREGULAR = (
     (stat.S_ISFIFO, "a pipe (FIFO)"),
@@ -46,17 +46,17 @@ class FileVersion:
         """Look at a regular, non-empty file; anything else raises InputError."""
         status = status_of(path)
         if stat.S_ISDIR(status.st_mode):
-            raise InputError(f"{quoted(path)} is a directory; a file was expected here.")
+            raise InputError(f"{quoted(path)} is a directory; expected a file.")
         for is_kind, kind in IRREGULAR:
             if is_kind(status.st_mode):
                 raise InputError(
-                    f"{quoted(path)} is {kind}; a checkpoint has to be a regular file.",
+                    f"{quoted(path)} is {kind}; expected a regular file.",
                     hint="Copy its content into a file first.",
                 )
         if status.st_size == 0:
             raise InputError(
                 f"{quoted(path)} is empty (0 bytes).",
-                hint="It was created but never written; save the checkpoint again.",
+                hint="The file was created but never written. Save the checkpoint again.",
             )
         return cls(path, status.st_size, status.st_ino, status.st_mtime_ns)
 
@@ -69,13 +69,13 @@ class FileVersion:
 def changed(path: Path) -> InputError:
     """Return the error for a file that is not what it was when it was opened."""
     return InputError(
-        f"{quoted(path)} changed while it was being read.", hint="Run again when whatever writes it has finished."
+        f"{quoted(path)} changed while it was being read.", hint="Run again when the writing is finished."
     )
 
 
 def incomplete(path: Path, expected: int, actual: int) -> InputError:
     """Return the error for a file that is shorter than it says itself, in bytes."""
-    return InputError(f"{quoted(path)} is incomplete: expects {expected} bytes, has {actual}.", hint=CUT_OFF)
+    return InputError(f"{quoted(path)} is incomplete: it should have {expected} bytes, but has {actual}.", hint=CUT_OFF)
 
 
 def status_of(path: Path) -> os.stat_result:
@@ -100,7 +100,8 @@ def input_errors_about(path: Path) -> Iterator[None]:
         raise missing(path) from error
     except PermissionError as error:
         raise InputError(
-            f"{quoted(path)} cannot be read: permission denied.", hint="Check who owns it and its mode (ls -l)."
+            f"{quoted(path)} cannot be read: permission denied.",
+            hint="Check the owner and the mode of the file (ls -l).",
         ) from error
     except OSError as error:
         raise InputError(f"{quoted(path)} cannot be read: {error.strerror or error}.") from error

@@ -27,15 +27,17 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object; anything else raises InputError."""
     version = FileVersion.of(path)
     if version.size > LARGEST_JSON:
-        raise InputError(f"{quoted(path)} has {version.size} bytes; at most {LARGEST_JSON} are read as JSON.")
+        raise InputError(f"{quoted(path)} has {version.size} bytes, but JSON is read up to {LARGEST_JSON}.")
     with opened(path) as file:
         text = file.read(LARGEST_JSON + 1)
     if is_crowded(text):
-        raise InputError(f"{quoted(path)} is not JSON ({CROWDED}).", hint="It is damaged; copy it again.")
+        raise InputError(f"{quoted(path)} is not JSON ({CROWDED}).", hint="The file is damaged; copy it again.")
     try:
         table = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{quoted(path)} is not JSON ({error}).", hint="It is damaged; copy it again.") from error
+        raise InputError(
+            f"{quoted(path)} is not JSON ({error}).", hint="The file is damaged; copy it again."
+        ) from error
     if not isinstance(table, dict):
-        raise InputError(f"{quoted(path)} is not a JSON object.", hint="It is damaged; copy it again.")
+        raise InputError(f"{quoted(path)} is not a JSON object.", hint="The file is damaged; copy it again.")
     return table

@@ -13,7 +13,10 @@ def confined_path(index: Path, file: str) -> Path:
     """Return where a file is that `index` names; UnsafeError when that is outside the index's directory."""
     parts = (*PurePosixPath(file).parts, *PureWindowsPath(file).parts)
     if not file.isprintable() and any("\ud800" <= character <= "\udfff" for character in file):
-        raise InputError(f"{quoted(index)} names the shard {file!r}, which is no file name.", hint="It is damaged.")
+        raise InputError(
+            f"{quoted(index)} names the shard {file!r}, which is not a file name.",
+            hint="The index is damaged; copy it again.",
+        )
     absolute = PurePosixPath(file).is_absolute() or PureWindowsPath(file).anchor or PureWindowsPath(file).drive
     if absolute or ".." in parts or not parts or "\0" in file:
         raise _outside(index, file)
@@ -32,5 +35,5 @@ def confined_path(index: Path, file: str) -> Path:
 def _outside(index: Path, file: str) -> UnsafeError:
     return UnsafeError(
         f"{quoted(index)} names the shard {file!r}, which is outside its directory. Nothing there was read.",
-        hint="Shards have to lie beside their index; put the files there and correct the index.",
+        hint="Put the shards beside their index, and correct the index.",
     )

@@ -10,10 +10,10 @@ REMEDIES = (  # a word in what it is called, what to do
     ("DTensor", WHOLE),
     ("ShardedTensor", WHOLE),
     ("sparse", "Save it dense: tensor.to_dense()."),
-    ("meta device", "Save it after its weights have been loaded."),
+    ("meta device", "Save the model after its weights have been loaded."),
     ("conjugated", "Save tensor.resolve_conj().resolve_neg()."),
 )
-DEQUANTISE = "Quantised weights cannot be measured: use the checkpoint they were made from, or dequantise it."
+DEQUANTISE = "Quantised weights cannot be measured. Use the checkpoint they were made from, or dequantise it."
 
 
 def remedy(dtypes: Iterable[str]) -> str:

@@ -106,8 +106,8 @@ class Remote:
         content = self._part(entry, begin, end)
         if len(content) != end - begin:
             raise InputError(
-                f"{self.url}: {len(content)} bytes of {entry.name!r} came where {end - begin} were asked for.",
-                hint="It changed meanwhile, or was cut off; try again.",
+                f"{self.url}: {end - begin} bytes of {entry.name!r} were asked for, but {len(content)} came.",
+                hint="The file changed meanwhile, or was cut off. Try again.",
             )
         return content
 
@@ -119,7 +119,9 @@ class Remote:
         if (entry.size or 0) > min(LARGEST_COPY, free):
             raise ResourceError(
                 f"{self.url}: {entry.name!r} has {entry.size} bytes, which do not fit into {str(place.parent)!r}.",
-                hint="Set TMPDIR to a larger disk, or save it as safetensors, which is read by ranges.",
+                hint=(
+                    "Set TMPDIR to a larger disk. Or save as safetensors, of which only the needed parts are copied."
+                ),
             )
         with self._reporting_errors(), self._files.open(entry.path, "rb") as source, place.open("wb") as target:
             count, most = 0, min(LARGEST_UNTOLD, LARGEST_COPY, free) if entry.size is None else entry.size
@@ -128,7 +130,10 @@ class Remote:
                 if count > most:
                     raise ResourceError(
                         f"{self.url}: more than {most} bytes of {entry.name!r} came.",
-                        hint="The server did not tell its size, or told another; download it, then name the file.",
+                        hint=(
+                            "The server did not give the file's size, or gave a wrong one. Download the file, then "
+                            "name it."
+                        ),
                     )
                 target.write(block)
 

@@ -137,12 +137,12 @@ class StoredTensor:
 
         storage = self.storage
         if storage is None or self.peculiarity:
-            raise InputError(f"A tensor is {self.peculiarity}; dense tensors are expected.")
+            raise InputError(f"A tensor is {self.peculiarity}; expected a dense tensor.")
         begin, end = self.span
         if self.numel() * self.width > max(MOST_EXPANDED, 2 * storage.size):
             raise InputError(
                 f"A tensor of {self.numel()} elements was expanded from {end - begin} bytes.",
-                hint="Save it before it is expanded.",
+                hint="Save the tensor before it is expanded.",
             )
         buffer = torch.empty(end - begin, dtype=torch.uint8)
         if end > begin:

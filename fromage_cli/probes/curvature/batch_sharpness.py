@@ -50,7 +50,7 @@ def gradient_curvature(problem: Problem, space: WeightSpace, parts: list[Batch])
         return None
     if not all(map(math.isfinite, values)):
         raise NumericalError(
-            "The curvature along the gradient of a small batch is not finite.", "Give --train-batch-size more rows."
+            "The curvature along the gradient of a small batch is not finite.", "Give a larger --train-batch-size."
         )
     error = stdev(values) / math.sqrt(len(values))
     return GradientCurvature(mean(values), error, len(values), max(part.size for part in parts))

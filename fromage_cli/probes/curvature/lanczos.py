@@ -1,7 +1,7 @@
 """Largest eigenvalues of a symmetric operator that is known by its products alone.
 
-Lanczos iterations with full re-orthogonalisation, in bands of as many start vectors as eigenvalues are wanted, so that
-an eigenvalue that occurs several times is found several times. Start vectors that are nearly orthogonal to the first
+Lanczos iterations with full re-orthogonalisation, in bands of as many start vectors as eigenvalues are wanted. So an
+eigenvalue that occurs several times is found several times. Start vectors that are nearly orthogonal to the first
 eigenvector settle on the second: one more start vector, orthogonal to what was found, has some products of its own to
 find what is larger. All coefficients are accumulated in float64.
 Source: Golub, Van Loan, *Matrix Computations*, 4th ed., chapter 10; band form: Ruhe, Math. Comp. 33 (1979).
@@ -155,7 +155,7 @@ class _Band:
         if not math.isfinite(size):
             raise NumericalError(
                 f"The curvature is not finite: product {self.products + 1} of the Hessian with a vector is {size}.",
-                "Try --dtype float64, or --mode eval; a loss with a square root or a norm at zero has no curvature.",
+                "Try --dtype float64, or --mode eval. A loss with a square root or a norm at zero has no curvature.",
             )
         self.scale = max(self.scale, size)
         column, rest = self._orthogonal(product)

@@ -1,7 +1,7 @@
 """The largest curvature at which an optimizer is stable, and the largest rate at which it is for the curvature here.
 
-Source: Cohen et al., *Gradient descent on neural networks typically occurs at the edge of stability*, ICLR 2021, and
-*Adaptive gradient methods at the edge of stability*, 2022.
+Sources: Cohen et al., *Gradient descent on neural networks typically occurs at the edge of stability*, ICLR 2021;
+Cohen et al., *Adaptive gradient methods at the edge of stability*, 2022.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ def no_threshold(optimizer: Optimizer) -> Missing | None:
     if rule.threshold is None:
         return Missing(Why.NO_FORMULA, rule.without["threshold"])
     if rule.adaptive and rule.decay == "decoupled" and rate is not None and rate * optimizer.weight_decay >= 2.0:
-        words = "decay alone is unstable: the rate times the decoupled weight decay is 2 or more"
+        words = "weight decay alone makes it unstable: learning rate × direct weight decay is 2 or more"
         return Missing(Why.NO_FORMULA, words)
     return None
 
@@ -116,13 +116,13 @@ def stable_rate(
     space = WeightSpace(tensors)
     preconditioning = precondition(matched, space, estimates)
     if preconditioning is None:
-        words = Basis("the state holds no second moments of Adam for some tensors")
+        words = Basis("the state lacks Adam's second moments for some tensors")
         return StableRate(Missing(Why.NO_STATE, words), words)
     if optimizer.adaptive:
         moments = f" (second moments from {source})" if preconditioning.from_minibatches else ""
         source = f"the preconditioned Hessian's largest eigenvalue{moments}"
     else:
-        rates = ", groups' rates counted in" if preconditioning.scale is not None else ""
+        rates = ", with the rates of the groups" if preconditioning.scale is not None else ""
         source = f"the Hessian's largest eigenvalue{rates}"
     start = gradient_of(problem, space)
     if preconditioning.scale is not None:
@@ -139,7 +139,7 @@ def stable_rate(
         least = "" if found.converged else "at least "
         words = Basis(f"λ {least}{value:.3g}", f"{source}, stable where the loss is quadratic")
         if bearable is None:
-            words = Basis(f"λ {value:.3g}", f"{source} bounds no rate")
+            words = Basis(f"λ {value:.3g}", f"{source} sets no highest rate")
         rate = Missing(Why.NO_FORMULA, words) if bearable is None else bearable
     stable = StableRate(rate, words)
     return stable if limit is None else Interrupted(stable, limit)

@@ -65,8 +65,8 @@ def critical_rate(
     dtype = torch.bfloat16 if problem.autocast else problem.dtype
     if fall < ROUNDING_STEPS * torch.finfo(dtype).eps * abs(base):
         raise NumericalError(
-            f"the loss, {base:.4g}, falls by {fall:.1g} along the step, which {str(dtype).removeprefix('torch.')} "
-            "hardly resolves",
+            f"the loss ({base:.4g}) falls by {fall:.1g} along the step, which is almost lost in the "
+            f"rounding of {str(dtype).removeprefix('torch.')}",
             "Try --dtype float64.",
         )
     return found

@@ -119,11 +119,13 @@ def moving_tensors(
     skipped += [Skipped(t.name, Still.EXCLUDED) for t in problem.receiving if t.name not in names]
     if not kept:
         raise MismatchError(
-            f"No tensor is left to move: {len(problem.receiving)} receive a gradient, {len(names)} pass --include "
-            f"and --exclude, none of those has two or more dimensions."
+            (
+                f"No tensor is left to move: {len(problem.receiving)} receive a gradient, {len(names)} of "
+                "them pass --include and --exclude, but those have fewer than two dimensions."
+            )
             if names
             else f"No tensor matches --include and --exclude; {len(problem.receiving)} receive a gradient.",
-            "Use --tensors all, or globs that match names such as " + problem.receiving[0].name + ".",
+            "Give --tensors all, or globs that match names such as " + problem.receiving[0].name + ".",
         )
     return kept, skipped
 
@@ -138,7 +140,7 @@ def measured_move(problem: Problem, tensor: TrainableTensor, coefficient: float,
     if not math.isfinite(source_norm):
         raise NumericalError(
             f"The step of {tensor.name!r} is not finite.",
-            "Take another checkpoint: the optimizer's state may hold NaN, or a negative second moment.",
+            "Take another checkpoint: this one's optimizer state may hold NaN, or a negative second moment.",
         )
     cosine = 0.0
     if gradient_norm > 0.0 and source_norm > 0.0:

@@ -27,8 +27,8 @@ Source = Callable[[TrainableTensor], Tensor]
 def fromage_direction(problem: Problem, tensors: Sequence[TrainableTensor]) -> Direction:
     """The Fromage step without its prefactor, d_l = -g_l ||W_l|| / ||g_l||: every layer's relative step is eta.
 
-    Tensors whose weights or gradient are zero do not move. Where no other has a gradient, as before the first step of
-    a network whose head is zero, those of zero weights move by their gradient, as the optimizer moves them.
+    Tensors whose weights or gradient are zero do not move. Where no other has a gradient, those of zero
+    weights move by their gradient, as the optimizer moves them: before the first step of a network whose head is zero.
     """
     gradients = problem.base.gradients
     moves, skipped = [], []
@@ -90,8 +90,8 @@ def scaled_step(problem: Problem, name: str, tensors: Sequence[TrainableTensor],
     plain = [measured_move(problem, tensor, -1.0, source(tensor)) for tensor in tensors]
     if not any(move.step_norm > 0.0 for move in plain):
         raise MismatchError(
-            f"The {name} step is zero in every tensor: no gradient reaches them, and nothing is remembered.",
-            "Look at the loss: it may be constant, or the fit exact. Else choose other tensors.",
+            f"The {name} step is zero in every tensor: no gradient arrives, and the optimizer has no momentum.",
+            "Check the loss: it may be constant, or already at its minimum. Otherwise choose other tensors.",
         )
     judged = [move for move in plain if move.tensor.is_layer] or plain
     relative = relative_steps_of({move.tensor.name: (move.step_norm, move.weight_norm) for move in judged})

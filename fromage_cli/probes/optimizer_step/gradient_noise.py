@@ -73,8 +73,8 @@ def measure_noise(
 
     Raises MismatchError where loss or gradient of all rows is not the mean of the chunks', which then are no samples.
 
-    `remember` keeps the mean of the gradients and of their squares, the latter as batches of `batch_size` rows would
-    have it (as the chunks do, without a size).
+    `remember` keeps the mean of the gradients and of their squares. The latter is that of batches of `batch_size` rows,
+    or of the chunks where no size is given.
     """
     sums = _Sums(problem, remember, step or {})
     visit_minibatches(problem, parts, sums.visit, sums.close)

@@ -87,9 +87,9 @@ class MatchedState:
             stored = slot_shape(slot) if slot is not None else None
             if stored not in (None, shape):
                 raise MismatchError(
-                    f"The optimizer's state for {tensor.name!r} has shape {list(stored or ())}, the tensor "
-                    f"{list(shape)}.",
-                    "It belongs to another model. --optimizer-state none leaves it aside.",
+                    f"The optimizer's state for {tensor.name!r} has shape {list(stored or ())}, but the tensor "
+                    f"has {list(shape)}.",
+                    "The state belongs to another model. To go without it, give --optimizer-state none.",
                 )
             if slot is not None and slot.get("step") is not None and not corrects_bias(settings[number]):
                 slot = UnreadSlot({**(slot.stored if isinstance(slot, UnreadSlot) else slot), "step": MANY_STEPS})

@@ -14,14 +14,14 @@ MIXING = 0.1
 """Relative gap between the mean of parts and all rows, in loss or gradient, from which on rows count together."""
 DRAWS_APART = 5.0
 """Standard errors of one mean by which two that are drawn apart may differ: 3.5 of their difference."""
-ONE_OF_ROWS = "Measure with a --loss that is a mean over rows."
+ONE_OF_ROWS = "Give a --loss that is a mean over rows."
 
 
 def minibatches(problem: Problem, count: int) -> list[Batch]:
     """The batches themselves where there are several, else `count` disjoint equal parts of the only one.
 
-    Rows that are left over belong to no part. Empty where there would be fewer than two, and where BatchNorm in
-    training behaviour normalises by the rows, so that a part would have another loss.
+    Rows that are left over belong to no part. Empty where there would be fewer than two. Empty also where
+    BatchNorm in training behaviour normalises by the rows, so that a part would have another loss.
     """
     if problem.further:
         return list(problem.batches)
@@ -73,7 +73,7 @@ def require_samples(problem: Problem, parts: Sequence[Batch], losses: Sequence[f
     if not abs(mean - whole) <= MIXING * abs(whole) + doubt:
         size = "one row" if parts[0].size == 1 else f"{parts[0].size} rows"
         raise MismatchError(
-            f"the loss is one of rows together: it is {whole:.4g}, and {mean:.4g} on parts of {size}",
+            f"the loss is not a mean over rows: all rows give {whole:.4g}, parts of {size} rows give {mean:.4g}",
             ONE_OF_ROWS,
         )
 
@@ -81,14 +81,15 @@ def require_samples(problem: Problem, parts: Sequence[Batch], losses: Sequence[f
 def require_mean(problem: Problem, gap: float, whole: float, doubt: float) -> None:
     """Raises MismatchError where the mean of the parts' gradients is another gradient than that of all rows.
 
-    Squared norms: `gap` of their distance, `whole` of the gradient of all rows, `doubt` of the mean's standard error,
-    by up to half of which rows that are left over and parts of unequal weight move it. Where a batch is normalised by
-    its own statistics, the two are not the same to begin with; where they draw other random numbers, they differ so.
+    Squared norms: `gap` of their distance, `whole` of the gradient of all rows, `doubt` of the mean's standard error.
+    Rows that are left over and parts of unequal weight move the mean by up to half of that error. Where a batch is
+    normalised by its own statistics, the two are not the same to begin with; where they draw other random numbers, they
+    differ so.
     """
     if problem.uses_batch_statistics:
         return
     allowed = DRAWS_APART if problem.draws_apart else 0.25
     if not gap <= MIXING**2 * whole + allowed * doubt:
         raise MismatchError(
-            "the loss is one of rows together: the gradient of all rows is not the mean of those of parts", ONE_OF_ROWS
+            "the loss is not a mean over rows: the gradient of all rows is not the mean of those of parts", ONE_OF_ROWS
         )

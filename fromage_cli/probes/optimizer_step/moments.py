@@ -14,7 +14,7 @@ from fromage_cli.problem.networks.layers import TrainableTensor
 
 MINIBATCHES = 16
 """Minibatch gradients that stand in for missing moments: each more costs a step's overhead, and 16 tell them apart."""
-FIRST_STEP = "the gradient of all rows, which cannot be cut: it is the step without a past"
+FIRST_STEP = "the gradient of all rows, which cannot be split: the step is that of an optimizer without history"
 
 
 def parts_for_moments(problem: Problem) -> list[Batch]:

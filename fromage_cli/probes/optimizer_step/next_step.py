@@ -71,8 +71,8 @@ def measure_next_step(
     """
     if matched.state is not None and any(group.settings.get("maximize") for group in matched.state.groups):
         raise MismatchError(
-            "The checkpoint's optimizer maximizes: its steps go up the loss.",
-            "Give a --loss of the opposite sign, and a state that was saved with maximize=False.",
+            "The checkpoint's optimizer maximizes, so its steps raise the loss.",
+            "Give a --loss with the opposite sign, and a state that was saved with maximize=False.",
         )
     problem, optimizer, known = matched.problem, matched.optimizer, matched.holds_memory
     decays, shares = matched.decays, matched.rate_shares
@@ -90,7 +90,7 @@ def measure_next_step(
         )
         step, share = tensor_step(matched.own(name) if known else optimizer, state), shares.get(name, 1.0)
         steps[name] = step if share == 1.0 else TensorStep(share * step.update, share * step.shrinkage)
-    where = "the gradient of the batch" + (", no momentum kept" if optimizer.remembers else "")
+    where = "the gradient of the batch" + (", without momentum" if optimizer.remembers else "")
     if known:
         kept = "moments" if "step" in (optimizer.rule or SGD).slots else "momentum"
         where = f"with the {kept} in the checkpoint"
@@ -138,8 +138,8 @@ def moments_not_finite(matched: MatchedState) -> list[str]:
 def hardly_begun(matched: MatchedState) -> bool:
     """Whether Adam is before its first steps, or a whole tensor is: P then grows too fast to foretell training.
 
-    That is while the bias correction of its momentum still more than doubles it, or a gradient meets second moments
-    that are all zero, as behind a head that started at zero.
+    That is while the bias correction of its momentum still more than doubles it. It is also where a gradient meets
+    second moments that are all zero, as behind a head that started at zero.
     """
     if not matched.holds_memory:
         return True

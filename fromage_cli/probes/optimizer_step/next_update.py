@@ -28,7 +28,7 @@ from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.accumulation import norm
 from fromage_cli.theory.gradient_noise import cosine_error, cosine_to_step_error
 
-ALL_ROWS = "the gradient of all rows, which cannot be cut into batches"
+ALL_ROWS = "the gradient of all rows, which cannot be split into batches"
 CHUNKS = 16
 """Into about how many the rows are cut for the noise, and for what stands in for missing memory."""
 
@@ -135,7 +135,7 @@ def _noise(problem: Problem, parts: list[Batch], **how: Any) -> GradientNoise | 
     """The noise of the parts, or why there is none."""
     if not parts:
         code = Why.BATCH_STATISTICS if problem.uses_batch_statistics else Why.TOO_FEW_ROWS
-        return Missing(code, "the rows cannot be cut")
+        return Missing(code, "the rows cannot be split")
     try:
         return measure_noise(problem, parts, **how)
     except MismatchError as error:

@@ -40,7 +40,7 @@ def step_line(problem: Problem, tensors: Sequence[TrainableTensor], step: NextSt
     """
     moving = [tensor for tensor in tensors if tensor.name in step.steps]
     scaled = scaled_step(problem, name, moving, step.moved)
-    left_out = tuple(Skipped(t.name, f"not covered by {name}") for t in tensors if t.name not in step.steps)
+    left_out = tuple(Skipped(t.name, f"not updated by {name}") for t in tensors if t.name not in step.steps)
     direction = replace(scaled.direction, skipped=(*scaled.direction.skipped, *left_out))
     cosines = {}
     for tensor in moving:

@@ -60,7 +60,7 @@ def measure_unit_gradients(
     parts = noise_chunks(problem, CHUNKS, batch_size)
     if not parts:
         raise MismatchError(
-            "the rows do not make two parts with the statistics of a training batch",
+            "there are too few rows for two parts with the statistics of a training batch",
             "Give more rows, or several batches with --batches.",
         )
     size = batch_size or (problem.batch.size if problem.further else None)
@@ -68,8 +68,8 @@ def measure_unit_gradients(
         raise MismatchError("the training batch size is not known", "Give --train-batch-size.")
     if parts[0].size != size and problem.uses_batch_statistics:
         raise MismatchError(
-            f"BatchNorm normalises by the batch, so gradients of {parts[0].size} rows say nothing of {size}",
-            "Give batches of the training batch size.",
+            f"BatchNorm depends on the batch size, so gradients of {parts[0].size} rows are no guide to {size}",
+            "Give batches of the size used in training.",
         )
     try:
         return _measured(problem, units, parts, size)

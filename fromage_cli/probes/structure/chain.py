@@ -34,8 +34,8 @@ _SLOPES_DOWN_TO_ZERO = (
     nn.Softmax,
 )
 """Nonlinearities whose slope comes down to zero, so that alpha is 0."""
-NO_BOUND = "its nonlinearity {} has slopes down to 0, for which the theorem has no finite bound"
-NO_CHAIN = "the model is no plain chain of linear layers and nonlinearities: {}"
+NO_BOUND = "its nonlinearity {} has slopes down to 0, for which the theorem gives no finite bound"
+NO_CHAIN = "the model is not a plain chain of linear layers and nonlinearities: {}"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _links(module: nn.Module, path: str, dropout: bool) -> list[_Link]:
         links: list[_Link] = []
         for stage in module._stages:
             if stage.norm is not None or stage.residual:
-                extra = "it normalises" if stage.norm is not None else "it has skip connections"
+                extra = "it has a normalisation" if stage.norm is not None else "it has skip connections"
                 raise _Refusal(NO_CHAIN.format(extra))
             name = f"{path}.{stage.linear}".lstrip(".")
             links += [(name, module.get_submodule(stage.linear)), (name, stage.activation)]
@@ -117,7 +117,7 @@ def _chain(links: list[_Link]) -> Chain:
     if not names:
         raise _Refusal(NO_CHAIN.format("it has no linear layer"))
     if narrowing is not None:
-        raise _Refusal(f"{narrowing} narrows: it has fewer outputs than inputs, and some input changes nothing")
+        raise _Refusal(f"{narrowing} has fewer outputs than inputs, so some changes of its input have no effect")
     return Chain(tuple(names), min(low), max(high))
 
 

@@ -1,8 +1,8 @@
 """Three depths of a network: all weight tensors, those on the longest path, and these with residual branches weighed.
 
-`path` and `effective` are read from the autograd graph of the loss: a node that multiplies data with weights is one
-deeper than its data; a sum is as deep as its deepest term (`path`), or as its shallow term plus the share
-rho = ||F(x)|| / ||x + F(x)|| of the difference (`effective`).
+`path` and `effective` are read from the autograd graph of the loss. A node that multiplies data with weights is one
+deeper than its data. For `path` a sum is as deep as its deepest term. For `effective` it is as deep as its shallow term
+plus the share rho = ||F(x)|| / ||x + F(x)|| of the difference.
 """
 
 import math

@@ -76,8 +76,8 @@ def _prediction_by_row(output: Any, rows: int) -> Tensor:
         found = [t for _, t in named_tensors(output) if t.is_floating_point() and t.dim() and len(t) == rows]
         if not found:
             raise MismatchError(
-                f"{error.message.partition(';')[0]}; expected a tensor with a row for each of the batch's.",
-                "Let the factory wrap the model in one that returns its output.",
+                f"{error.message.partition(';')[0]}; expected a tensor with one row for each row of the batch.",
+                "Let the factory wrap the model so that it returns its output as one tensor.",
             ) from error
         wide = [tensor if tensor.dtype == torch.float64 else tensor.float() for tensor in found]
         return torch.cat([tensor.reshape(rows, -1) for tensor in wide], dim=1)  # [rows, entries of all]

@@ -1,7 +1,7 @@
 """Tests which layers a network does not depend on the scale of: by the gradient, by scaling them, and in which parts.
 
-A layer is scaled by 2 and by 1/2, and how far the outputs move is held against what a random displacement of the
-layer's own size does, so that a layer that hardly matters is not mistaken for an invariant one. Where scaling alone
+A layer is scaled by 2 and by 1/2. How far the outputs move is compared with what a random displacement of the layer's
+own size does. So a layer that hardly matters is not mistaken for an invariant one. Where scaling alone
 moves them, weights and bias are scaled together. Parts whose gradients are orthogonal to them are candidates, the
 finest first, and it holds when half of the parts may be doubled.
 """
@@ -45,7 +45,9 @@ DEAD = 1e-3
 HINT_OF_DEATH = 1e-2
 """First-order effect of such a shift, relative to that of the weights, below which a bias is looked at."""
 NOTHING_TO_TEST = Missing(Why.ZERO_OR_NOT_FINITE, "the weights or their gradient are zero or not finite")
-INFLUENCE_UNSEEN = Missing(Why.HIDDEN_BY_ROUNDING, "a random displacement of the layer changes nothing beyond rounding")
+INFLUENCE_UNSEEN = Missing(
+    Why.HIDDEN_BY_ROUNDING, "even a random change of the layer moves the outputs by no more than rounding"
+)
 
 
 def gradients_of_tests(layers: int) -> float:

@@ -1,8 +1,8 @@
 """Short training runs at several rates, each a whole run along the user's schedule, from the same weights.
 
 The schedule is compressed: each step of a short run stands for an equal part of the real run and has its rate. First
-come short runs far apart, then longer ones close together around the best, then the same again from other weights and
-with the batches in another order.
+come short runs far apart, then longer ones close together around the best. Then come the same again from other weights
+and with the batches in another order.
 """
 
 import math

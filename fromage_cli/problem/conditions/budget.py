@@ -44,12 +44,13 @@ class Budget:
         if self.seconds is not None and elapsed > self.seconds:
             return ResourceError(
                 f"The time limit of {self.seconds:g} s was reached after {elapsed:.1f} s.",
-                "Raise --time-limit, ask for less, or use a smaller batch; --estimate tells the cost.",
+                "Raise --time-limit, ask for less, or use a smaller batch. --estimate shows the cost beforehand.",
             )
         if self.memory is not None and (peak := peak_memory() or 0) > self.memory:
             return ResourceError(
-                f"The memory limit of {self.memory / 1e6:.0f} MB was passed: {peak / 1e6:.0f} MB are in use.",
-                "Raise --max-memory, use --micro-batch or a smaller batch; --estimate tells the cost.",
+                f"The memory limit of {self.memory / 1000000.0:.0f} MB was exceeded: {peak / 1000000.0:.0f} "
+                "MB are in use.",
+                "Raise --max-memory, give --micro-batch, or use a smaller batch. --estimate shows the cost beforehand.",
             )
         return None
 

@@ -58,8 +58,8 @@ class Conditions:
         """One evaluation under the same conditions as every other, leaving modes, state and generators as found.
 
         `auto`: evaluation behaviour, except that normalisation by batch statistics behaves as in training;
-        `train`: training behaviour, every module drawing its random numbers from a seed of its own, so that a
-        dropout layer that draws nothing does not shift the masks of the later ones.
+        `train`: training behaviour, every module drawing its random numbers from a seed of its own. So a dropout layer
+        that draws nothing does not shift the masks of the later ones.
         `generators_kept`: a surrounding `steady` puts the generators back. What is compiled runs as it was written: to
         compile it for every kind of pass takes many times longer than the passes.
         """

@@ -33,23 +33,23 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(load(path.read_bytes()))
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a whole safetensors file: {first_line(error)}.", AGAIN) from error
+        raise InputError(f"{path} is not a complete safetensors file: {first_line(error)}.", AGAIN) from error
 
 
 def _read_npz(path: Path) -> Any:
     """The arrays of an archive; unnamed ones (`numpy.savez(file, x, y)`) as a tuple in their order."""
-    with _errors_about_batch(path, "a whole .npz archive"):
+    with _errors_about_batch(path, "a complete .npz archive"):
         archive = read_npz(path, BATCH_INFLATION)
         arrays = {name: archive.read(name) for name in archive.entries}
     if archive.notes:
-        raise InputError(f"{path}: {archive.notes[0]}", "Save numbers only.")
+        raise InputError(f"{path}: {archive.notes[0]}", "Save plain numbers only.")
     unnamed = [f"arr_{index}" for index in range(len(arrays))]
     return tuple(arrays[name] for name in unnamed) if set(arrays) == set(unnamed) else arrays
 
 
 def _read_torch(path: Path) -> Any:
     """What torch.save wrote: containers, plain values, tensors and arrays; of anything else, nothing."""
-    with _errors_about_batch(path, "a whole .pt file"):
+    with _errors_about_batch(path, "a complete .pt file"):
         kind = kind_of(path)
         if kind not in ("torch", "torch-legacy"):
             raise InputError(f"it is {kind}.")
@@ -86,7 +86,7 @@ def _errors_about_batch(path: Path, expected: str) -> Iterator[None]:
 
 def _unsafe(path: Path) -> UnsafeError:
     return UnsafeError(
-        f"{path} holds pickled objects other than tensors and plain containers; they are never executed.",
+        f"{path} holds pickled objects other than tensors and plain containers. They are never executed.",
         "Save a dict of tensors, as .safetensors or with torch.save.",
     )
 
@@ -106,13 +106,19 @@ def read_tokens(path: Path, length: int | None, sequences: int | None, seed: int
     if length is None or sequences is None or length < 1 or sequences < 1:
         raise UsageError(
             f"--batch {path} is a file of tokens: it needs --seq-len and --sequences, both at least 1.",
-            "For example --seq-len 256 --sequences 16.",
+            "Give both, for example --seq-len 256 --sequences 16.",
         )
     if path.stat().st_size % 2:
-        raise InputError(f"{path} has an odd number of bytes; tokens are two bytes each (uint16).", "Write it again.")
+        raise InputError(
+            f"{path} has an odd number of bytes, but a token is two bytes (uint16).",
+            "Write the tokens again as uint16.",
+        )
     count = path.stat().st_size // 2
     if count < length + 1:
-        raise InputError(f"{path} holds {count} tokens; --seq-len {length} needs at least {length + 1}.", "Shorten it.")
+        raise InputError(
+            f"{path} holds {count} tokens; --seq-len {length} needs at least {length + 1}.",
+            "Lower --seq-len, or give a file with more tokens.",
+        )
     generator = torch.Generator().manual_seed(seed)
     starts = torch.randint(count - length, (sequences,), generator=generator).tolist()
     drawn = [np.fromfile(path, "<u2", length + 1, offset=2 * start) for start in starts]

@@ -77,9 +77,9 @@ def load_batches(
     More than one come from an iterator, or from as many draws of tokens: `count`, and behind them up to `spare` more
     where there are more.
 
-    Raises InputError (missing, truncated, empty or unsupported), UsageError (unknown form, missing length), UnsafeError
-    (pickled objects, code that may not run), MismatchError (the function failed, first dimensions disagree) and
-    NumericalError (NaN or infinity in it).
+    Raises InputError (missing, truncated, empty or unsupported), UsageError (unknown form, missing length) and
+    UnsafeError (pickled objects, code that may not run). Raises MismatchError where the function fails or first
+    dimensions disagree, and NumericalError for NaN or infinity in it.
     """
     path = Path(spec).expanduser()
     reader = READERS.get(path.suffix.lower())
@@ -87,17 +87,19 @@ def load_batches(
         if parse_specification(spec) is not None:
             return _call_function(spec, seed, allow_code, count, spare)
         if path.suffix == ".py":
-            raise UsageError(f"--batch {spec!r} names no function.", f"Say which: {spec}:FUNCTION.")
+            raise UsageError(f"--batch {spec!r} does not name a function.", f"Name it: {spec}:FUNCTION.")
         if path.exists():
-            raise InputError(f"--batch {spec!r}: extension {path.suffix!r} is not supported.", f"Give {BATCH_FORMS}.")
+            raise InputError(
+                f"--batch {spec!r} has the extension {path.suffix!r}, which is not supported.", f"Give {BATCH_FORMS}."
+            )
         raise UsageError(f"--batch {spec!r} is neither a file nor code.", f"Give {BATCH_FORMS}.")
     if not path.is_file():
-        what = "is a directory" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+        what = "is a directory" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
         raise InputError(f"--batch {spec!r} {what} (working directory {Path.cwd()}).", f"Give {BATCH_FORMS}.")
     if reader is None:
         draws = range(count + spare)
         return numbered([as_batch(read_tokens(path, sequence_length, sequences, seed + draw), spec) for draw in draws])
-    _refuse_several(count, spec, "a file of one batch")
+    _refuse_several(count, spec, "a file with one batch")
     return [as_batch(reader(path), spec)]
 
 
@@ -110,7 +112,7 @@ def numbered(batches: Sequence[Batch]) -> list[Batch]:
 def _refuse_several(count: int, spec: str, what: str) -> None:
     if count > 1:
         raise UsageError(
-            f"--batches {count} needs an iterator of batches; --batch {spec} is {what}.",
+            f"--batches {count} needs an iterator of batches, but --batch {spec} is {what}.",
             "Let --batch name a function that returns a DataLoader, or leave --batches out.",
         )
 
@@ -122,7 +124,8 @@ def as_batch(data: Any, source: str) -> Batch:
         tensors = dict(named_tensors(data))
     except RecursionError as error:
         raise MismatchError(
-            f"The batch from {source} is nested without end.", "Return tensors in a few dicts, tuples or lists."
+            f"The batch from {source} is nested too deep, or contains itself.",
+            "Return the tensors in a few dicts, tuples or lists.",
         ) from error
     if not tensors:
         raise InputError(
@@ -133,12 +136,12 @@ def as_batch(data: Any, source: str) -> Batch:
     sizes = {tensor.shape[0] for tensor in tensors.values()}
     if len(sizes) > 1:
         raise MismatchError(
-            f"The tensors of the batch from {source} do not share their first dimension: {describe_shapes(data)}.",
-            "The first dimension counts the samples; repeat, split or drop the tensor that differs.",
+            f"The tensors of the batch from {source} differ in their first dimension: {describe_shapes(data)}.",
+            "The first dimension counts the rows. Repeat, split or drop the tensor that differs.",
             [f"{name}: {tuple(tensor.shape)}" for name, tensor in tensors.items()],
         )
     if sizes == {0}:
-        raise InputError(f"The batch from {source} is empty: {describe_shapes(data)}.", "Give at least one sample.")
+        raise InputError(f"The batch from {source} has no rows: {describe_shapes(data)}.", "Give at least one row.")
     return Batch(data, sizes.pop(), source)
 
 
@@ -155,15 +158,15 @@ def _check_tensor(name: str, tensor: Tensor, source: str) -> None:
         raise InputError(f"{name} in the batch from {source} is not a dense tensor.", "Convert it with to_dense().")
     if tensor.ndim == 0:
         raise MismatchError(
-            f"{name} in the batch from {source} has no dimension; the first one counts the samples.",
-            "Pass a plain Python number where one value belongs to the whole batch.",
+            f"{name} in the batch from {source} has no dimension; the first dimension counts the rows.",
+            "For one value of the whole batch pass a plain Python number.",
         )
     if tensor.is_floating_point():
         bad = int((tensor.isnan() | tensor.isposinf()).sum())  # -inf is an ordinary attention mask
         if bad:
             raise NumericalError(
-                f"{name} in the batch from {source} holds {bad} of {tensor.numel()} values that are NaN or infinite.",
-                "Clean the data: no loss on it can be finite.",
+                f"{name} in the batch from {source} has NaN or infinity in {bad} of {tensor.numel()} values.",
+                "Clean the data: with these values the loss cannot be finite.",
             )
 
 
@@ -182,13 +185,16 @@ def _call_function(spec: str, seed: int, allow_code: bool, count: int, spare: in
         if not hasattr(named, "__iter__"):
             wrap = " Wrap it in a torch.utils.data.DataLoader." if hasattr(named, "__getitem__") else ""
             raise MismatchError(
-                f"--batch {spec} gave a {type(named).__name__}, neither a batch nor an iterator of batches.",
-                f"Return tensors in dicts, tuples or lists, or an iterator of such.{wrap}",
+                f"--batch {spec} gave a {type(named).__name__}; expected a batch or an iterator of batches.",
+                f"Return tensors in dicts, tuples or lists, or an iterator over such batches.{wrap}",
             )
         with named_code(f"taking the first batch of {spec}"):
             taken = numbered([as_batch(data, spec) for data in islice(iter(named), count + spare)])
     if not taken:
-        raise InputError(f"--batch {spec} gave an iterator without any batch.", "Check that its data set is not empty.")
+        raise InputError(f"--batch {spec} gave an iterator without a batch.", "Check that its data set is not empty.")
     if len(taken) < count:
-        raise InputError(f"--batch {spec} gave {len(taken)} batches, --batches asks for {count}.", "Ask for fewer.")
+        raise InputError(
+            f"--batch {spec} gave an iterator that ends after batch {len(taken)}, but --batches asks for {count}.",
+            "Lower --batches.",
+        )
     return taken

@@ -14,7 +14,9 @@ def as_tensors(data: Any) -> Any:
     """The same pytree in plain dicts, with tensors for numpy arrays."""
     if isinstance(data, np.ndarray):
         if data.dtype.kind not in "biufc" or data.dtype.itemsize > (16 if data.dtype.kind == "c" else 8):
-            raise InputError(f"The batch holds an array of type {data.dtype}; expected numbers.", "Convert it first.")
+            raise InputError(
+                f"The batch holds an array of type {data.dtype}; expected numbers.", "Convert it to numbers first."
+            )
         native = data.astype(data.dtype.newbyteorder("="))  # a copy: the source may be read-only or mapped
         return torch.from_numpy(native)
     if isinstance(data, Mapping):

@@ -62,7 +62,7 @@ class BackwardPass:
         """The loss; every gradient has been visited when it returns.
 
         Of several chunks the totals are differentiated, and each gradient is divided by their count in the end; of one
-        chunk the mean is, which spares the division.
+        chunk the mean is, so that no division is needed.
         """
         several = len(self.chunks) > 1
         total = count = 0.0
@@ -114,7 +114,7 @@ def _run_backward(loss: Tensor) -> None:
             raise
         if out_of_memory(error):
             raise error_of_user_code(error, "computing the gradient") from error
-        state = "A model that keeps state from one call to the next needs a --loss file.py:function that resets it; "
+        state = "A model that keeps state between calls needs a --loss file.py:function that resets it. "
         raise MismatchError(
             f"{type(error).__name__} while computing the gradient: {first_line(error)}",
             (state if isinstance(error, RuntimeError) else "") + "--debug shows the traceback.",
@@ -125,6 +125,6 @@ def require_count(count: float, chunks: int = 1) -> float:
     """The loss's denominator. Raises MismatchError when nothing counts; a chunk of several may count nothing."""
     if count == 0.0 and chunks == 1:
         raise MismatchError(
-            "No target of the batch counts: all of them are ignored.", "Take rows with targets, or a larger batch."
+            "Every target of the batch is ignored, so there is no loss.", "Give rows with targets, or a larger batch."
         )
     return count

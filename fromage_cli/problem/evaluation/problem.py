@@ -100,7 +100,7 @@ class Problem:
         if not self.trainable:
             raise MismatchError(
                 f"The model has no trainable tensor ({len(self.frozen)} frozen).",
-                "Let the factory return it with requires_grad=True on the tensors that training would move.",
+                "Let the factory set requires_grad=True on the tensors that training moves.",
             )
         if self.micro_batch is not None and self.micro_batch < max(batch.size for batch in self.batches):
             require_faithful_split(self)

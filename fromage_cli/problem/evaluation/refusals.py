@@ -35,9 +35,9 @@ def require_faithful_split(problem: "Problem") -> None:
     """Evaluates the loss in micro-batches and of whole batches; raises MismatchError where these are two losses."""
     if problem.uses_batch_statistics:
         raise MismatchError(
-            "With BatchNorm in training behaviour the chunk defines the statistics, so --micro-batch would "
-            "measure another loss.",
-            "Leave --micro-batch out, use a smaller batch, or choose --mode eval.",
+            "With BatchNorm in training mode the loss depends on which rows are together, so "
+            "--micro-batch would change it.",
+            "Leave --micro-batch out, use a smaller batch, or give --mode eval.",
         )
     split, whole = _split_and_whole(problem)
     scale = max(abs(whole), 1e-12)  # a loss of zero has no relative gap
@@ -48,9 +48,9 @@ def require_faithful_split(problem: "Problem") -> None:
         gap, doubt = abs(fmean(gaps)) / scale, DRAWS_APART * stdev(gaps) / math.sqrt(DRAWS) / scale
     if not gap <= SPLIT_TOLERANCE + doubt:
         raise MismatchError(
-            f"Splitting the batch into chunks of {problem.micro_batch} changes the loss from {whole:.8g} to "
-            f"{split:.8g} (relative gap {gap:.1e}, at most {SPLIT_TOLERANCE + doubt:.0e} is accepted).",
-            "The loss or the model mixes rows; leave --micro-batch out.",
+            f"Splitting the batch into chunks of {problem.micro_batch} changes the loss from {whole:.8g} "
+            f"to {split:.8g} (relative gap {gap:.1e}; at most {SPLIT_TOLERANCE + doubt:.0e} is accepted).",
+            "The loss or the model mixes rows. Leave --micro-batch out.",
         )
 
 
@@ -72,9 +72,10 @@ def require_same_loss(first: float, again: float) -> None:
     """Raises MismatchError where two evaluations of the same rows at the same weights differ by more than rounding."""
     if not is_same_loss(first, again):
         raise MismatchError(
-            f"The loss answers differently the second time: {first:.7g}, then {again:.7g} for the same rows.",
-            "It keeps something between calls, or draws random numbers that no seed reaches. What modules hold is put "
-            "back, and generators there are seeded; else reset it in a --loss file.py:function.",
+            f"The loss of the same rows differs between two calls: {first:.7g}, then {again:.7g}.",
+            "Something keeps state between calls, or draws random numbers outside torch's generators. "
+            "The state of modules and generators is already reset. Reset the rest in a --loss "
+            "file.py:function.",
         )
 
 
@@ -83,12 +84,12 @@ def require_gradient(loss: float, gradients: Mapping[str, Tensor]) -> None:
     if not gradients:
         raise MismatchError(
             "No trainable tensor receives a gradient from this loss.",
-            "The loss must be computed from the model's output without detach() or no_grad().",
+            "Compute the loss from the model's output, without detach() or no_grad().",
         )
     if not torch.isfinite(torch.tensor(loss)):
         raise NumericalError(
             f"The loss at the checkpoint's own weights is {loss}.",
-            "Look for NaN or infinite weights, a batch that is not normalised as in training, or the wrong loss.",
+            "Check for NaN or infinite weights, a batch that is not normalised as in training, or a wrong loss.",
         )
     bad = [  # what is not finite shows in the sum, which needs no memory but may itself overflow
         name for name, gradient in gradients.items() if not (gradient.sum().isfinite() or gradient.isfinite().all())
@@ -97,6 +98,6 @@ def require_gradient(loss: float, gradients: Mapping[str, Tensor]) -> None:
         raise NumericalError(
             f"The gradient at the checkpoint's own weights is not finite in {len(bad)} of {len(gradients)} tensors, "
             f"first in {bad[0]!r}.",
-            "Try --dtype float64; if it stays, the loss has no gradient at these weights.",
+            "Try --dtype float64. If that does not help, the loss has no gradient at these weights.",
             bad,
         )

@@ -48,7 +48,7 @@ def forward(model: nn.Module, batch: Batch, positional: Sequence[Any], named: Ma
             with named_code("running the model"):
                 raise
         hint = (
-            "Check that the batch has the shapes and types that the model was trained on; --debug shows the traceback."
+            "Check that the batch has the shapes and types that the model was trained on. --debug shows the traceback."
         )
         raise MismatchError(
             f"The model failed on the batch: {type(error).__name__}: {first_line(error)}\n"
@@ -109,7 +109,7 @@ def inputs_and_targets(model: nn.Module, batch: Batch) -> Arguments:
         raise MismatchError(
             f"The batch does not match the model's arguments.\n"
             f"batch: {describe_shapes(batch.data)}\nmodel: {signature_text(model)}",
-            "Name the tensors as the arguments, or x and y; or give --loss file.py:function, which calls the model.",
+            "Name the tensors as the arguments, or x and y. Or give --loss file.py:function, which calls the model.",
         ) from None
     batch.bound[model] = bound
     return bound

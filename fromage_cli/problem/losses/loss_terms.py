@@ -46,7 +46,7 @@ def scalar_loss(value: Any, source: str) -> Tensor:
     if torch.is_grad_enabled() and not value.requires_grad:
         raise MismatchError(
             f"The loss from {source} has no gradient: it does not depend on the model's trainable parameters.",
-            "Look for detach(), item(), torch.no_grad() or frozen parameters on its way.",
+            "Check for detach(), item(), torch.no_grad() or frozen parameters between model and loss.",
         )
     full = in_full_precision(value)  # a mean in half precision times its count would overflow or be rounded again
     return full.reshape(()) if full.ndim else full  # ()

@@ -57,10 +57,13 @@ def resolve_loss(
         return FunctionLoss(spec, function, hyperparameters or {})
     if spec not in BUILT_IN_LOSSES:
         near = difflib.get_close_matches(spec, BUILT_IN_LOSSES, 1, 0.4)
-        hint = (f"Did you mean {near[0]}? " if near else "") + f"Built in are: {', '.join(BUILT_IN_LOSSES)}."
+        hint = (f"Did you mean {near[0]}? " if near else "") + f"Built-in losses: {', '.join(BUILT_IN_LOSSES)}."
         raise UsageError(f"Unknown --loss {spec!r}; expected a built-in name or path/file.py:function.", hint)
     if hyperparameters:
-        raise UsageError(f"--loss {spec} is built in and takes no hyperparameters.", "Give --loss file.py:function.")
+        raise UsageError(
+            f"--loss {spec} is a built-in loss and takes no arguments.",
+            "To set arguments, give --loss file.py:function.",
+        )
     conditions = Conditions(model)
     with conditions.comparable(mode, seed):
         positional, named, target = inputs_and_targets(model, batch)
@@ -111,7 +114,7 @@ def _by_target_type(target: Any, batch: Batch) -> str:
     check_target(target, batch)
     if target.dtype is torch.bool or target.is_complex():
         raise MismatchError(
-            f"No loss goes without saying for targets of type {target.dtype}: {describe_shapes(batch.data)}.",
+            f"There is no default loss for targets of type {target.dtype}: {describe_shapes(batch.data)}.",
             "Give --loss bce, cross-entropy, mse or file.py:function.",
         )
     return "mse" if target.is_floating_point() else "cross-entropy"

@@ -32,9 +32,9 @@ def own_loss(output: Any) -> Any:
 class ModelsOwnLoss:
     """The mean loss that the model returns beside, or instead of, its output.
 
-    Its denominator is taken to be the number of integer targets that are not negative, else the number of rows. The
-    first target of each row is not counted where the model is a causal language model of the Hugging Face kind, which
-    shifts `labels` itself.
+    Its denominator is taken to be the number of integer targets that are not negative, else the number of rows. A
+    causal language model of the Hugging Face kind shifts `labels` itself, so there the first target of each row is not
+    counted.
     """
 
     name: str = "model's own"
@@ -89,7 +89,8 @@ class FunctionLoss:
             count = count.item() if count.numel() == 1 and not count.is_complex() else None
         if not isinstance(count, int | float) or not 0 <= count < torch.inf:
             raise MismatchError(
-                f"{self.name} returned {len(value)} values; expected a scalar, or (sum, count), the count 0 or more.",
-                "Return (loss summed over samples, number of samples).",
+                f"{self.name} returned {len(value)} values; expected a scalar, or (sum, count) with a count "
+                "of 0 or more.",
+                "Return (loss summed over rows, number of rows).",
             )
         return LossTerms(scalar_loss(value[0], self.name), float(count))

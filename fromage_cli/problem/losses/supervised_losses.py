@@ -57,10 +57,13 @@ def check_target(target: Any, batch: Batch) -> None:
     if not isinstance(target, Tensor):
         came = "no target" if target is None else f"a {type(target).__name__} as its target"
         hint = (
-            "Call one tensor y, target or labels, make the batch a tuple (inputs, target), or --loss file.py:function."
+            "Name one tensor y, target or labels, or make the batch a tuple (inputs, target). Or give "
+            "--loss file.py:function."
         )
         if isinstance(batch.data, Mapping) and "input_ids" in batch.data:
-            hint = f"A language model of transformers takes a copy of input_ids as labels, which it shifts. {hint}"
+            hint = (
+                f"For a language model of transformers copy input_ids to labels; the model shifts them itself. {hint}"
+            )
         raise MismatchError(f"The batch has {came}: {describe_shapes(batch.data)}.", hint)
 
 
@@ -145,7 +148,9 @@ def align_classes(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     classes_second = wanted == shape[:1] + shape[2:]
     classes_last = wanted == shape[:-1]
     if classes_second and classes_last and logits.ndim > 2:
-        raise _layout_error(logits, target, "the classes may be the second or the last dimension; use another length")
+        raise _layout_error(
+            logits, target, "the classes may be the second or the last dimension; give another sequence length"
+        )
     if classes_second:
         return logits, target
     if classes_last or (logits.ndim == 2 and target.numel() == shape[0]):
@@ -156,7 +161,7 @@ def align_classes(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def _layout_error(logits: Tensor, target: Tensor, reason: str) -> MismatchError:
     return MismatchError(
         f"Cross-entropy of logits {list(logits.shape)} against targets {list(target.shape)}: {reason}.",
-        "Give --loss file.py:function where the model's output is laid out differently.",
+        "If the model's output is laid out differently, give --loss file.py:function.",
     )
 
 
@@ -166,7 +171,7 @@ def align_elements(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     Raises MismatchError: broadcasting (N, 1) against (N,) would silently compare every output with every target.
     """
     if output.is_complex() or target.is_complex():
-        raise MismatchError("The output or the target is complex; expected real numbers.", "Take its real part.")
+        raise MismatchError("The output or the target is complex; expected real numbers.", "Take the real part.")
     shapes = [shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape for shape in (output.shape, target.shape)]
     if output.shape == target.shape or shapes[0] == shapes[1]:
         return output, target.reshape(output.shape).to(output.dtype)
@@ -186,13 +191,15 @@ def check_classes(logits: Tensor, target: Tensor) -> None:
         return
     classes, counted = logits.shape[1], target[target != IGNORED]
     if not counted.numel():
-        raise MismatchError(f"Every target is {IGNORED}, which means ignored.", "Give a batch with targets to predict.")
+        raise MismatchError(
+            f"Every target is {IGNORED}, which marks it as ignored.", "Give a batch with targets to predict."
+        )
     low, high = int(counted.min()), int(counted.max())
     if low < 0 or high >= classes:
         binary = " For one output per sample use --loss bce." if classes == 1 else ""
         raise MismatchError(
             f"{_range(str(low), str(high))}, but the model has {classes} classes (0 to {classes - 1}).",
-            f"Check that the batch belongs to this model; {IGNORED} marks a target as ignored.{binary}",
+            f"Check that the batch belongs to this model. A target of {IGNORED} is ignored.{binary}",
         )
 
 
@@ -204,7 +211,9 @@ def check_probabilities(output: Tensor, target: Tensor) -> None:
     _, target = align_elements(output, target)
     low, high = float(target.min()), float(target.max())
     if low < 0 or high > 1:
-        raise MismatchError(f"{_range(f'{low:g}', f'{high:g}')}; bce expects 0 to 1.", "Use cross-entropy or mse.")
+        raise MismatchError(
+            f"{_range(f'{low:g}', f'{high:g}')}, but bce expects 0 to 1.", "Give --loss cross-entropy or --loss mse."
+        )
 
 
 def _range(low: str, high: str) -> str:

@@ -51,11 +51,14 @@ class BuildingLimits:
         """Raises MismatchError where tensors take more than so many bytes, and than the checkpoint accounts for."""
         size = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
         if size > max(least, self.most_bytes):
-            raise self.refusal(f"of {size} bytes or more; the checkpoint holds {self.elements} numbers")
+            raise self.refusal(f"of {size} bytes or more, but the checkpoint holds {self.elements} numbers")
 
     def refusal(self, size: str) -> MismatchError:
         """The error for a network of such a size."""
-        hint = "It belongs to another checkpoint, or is damaged; of a checkpoint in several files, name the directory."
+        hint = (
+            "The model belongs to another checkpoint, or a file is damaged. If the checkpoint has "
+            "several files, name its directory."
+        )
         return MismatchError(f"{self.what} a network {size}.", hint)
 
 
@@ -77,7 +80,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         made = function(*arguments, **(named or {}))
         self.left -= 1
         if self.left < 0:
-            raise self.limits.refusal("of far more layers than its checkpoint has tensors")
+            raise self.limits.refusal("with far more layers than its checkpoint has tensors")
         for value in tree_leaves(made):
             if isinstance(value, Tensor):
                 self.limits.check((value,), LEAST_BUFFERS)

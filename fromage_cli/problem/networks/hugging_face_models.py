@@ -70,19 +70,23 @@ def build_hugging_face(
     """The model that config.json describes, with weights of its own, and how to describe it.
 
     `arguments` replace values of the configuration. Attention and experts are computed step by step, so that they can
-    be differentiated twice, in every precision. Raises UsageError (no checkpoint, no transformers), InputError (no
-    configuration, or none that transformers knows), UnsafeError (it asks for code of its own) and MismatchError
-    (transformers cannot build it).
+    be differentiated twice, in every precision. Raises UsageError without a checkpoint or transformers, InputError
+    without a configuration that transformers knows. Raises UnsafeError where that asks for code of its own, and
+    MismatchError where transformers cannot build it.
     """
     if checkpoint is None:
-        raise UsageError("--model hf reads config.json beside a checkpoint, and there is none.", "Give CKPT.")
+        raise UsageError(
+            "--model hf reads the config.json beside a checkpoint, and no checkpoint was given.", "Give CKPT."
+        )
     home = directory_of(checkpoint)
     path = transformers_config(checkpoint) or home / CONFIG
     if layout := library_layout(home):
-        raise MismatchError(f"--model hf builds networks of transformers; {str(home)!r} is {layout.what}.", layout.hint)
+        raise MismatchError(
+            f"--model hf builds networks of transformers, but {str(home)!r} is {layout.what}.", layout.hint
+        )
     if not path.is_file():
         raise InputError(
-            f"--model hf needs {CONFIG} beside the weights; {str(home)!r} has none.",
+            f"--model hf needs {CONFIG} beside the weights, but {str(home)!r} has none.",
             "Copy it there, or build the network yourself: --model file.py:factory.",
         )
     values = {**read_object(path), **arguments}
@@ -111,9 +115,9 @@ def build_hugging_face(
         else:
             model = build()
     untied = untie_what_differs(model, checkpoint)
-    said = f"; {', '.join(untied)} is not tied: the checkpoint holds other values for it" if untied else ""
+    said = f"; {', '.join(untied)} is not tied, as the checkpoint holds other values for it" if untied else ""
     if (path.parent / "modules.json").is_file():
-        said += "; it is the encoder alone of a chain of sentence-transformers"
+        said += "; only the encoder of a sentence-transformers model"
     return model, f"{kind.__name__} of transformers {transformers.__version__}, from {path}{said}"
 
 
@@ -121,13 +125,13 @@ def _refuse_code(path: Path, values: Mapping[str, Any], chosen: bool) -> None:
     """Refuse a configuration that names code of its own, unless the user names a class of transformers instead."""
     if values.get("auto_map") and not chosen:
         raise UnsafeError(
-            f"{path} asks for code that is not part of transformers (auto_map). Nothing was executed.",
-            "Build the network yourself: --model file.py:factory. If a class of transformers fits: --model-arg "
-            f"{ARCHITECTURE}=NAME.",
+            f"{path} needs code that is not part of transformers (auto_map). Nothing was executed.",
+            "Build the network yourself: --model file.py:factory. If a class of transformers fits, name "
+            f"it: --model-arg {ARCHITECTURE}=NAME.",
         )
     if values.get("quantization_config"):
         raise InputError(
-            f"{path} says that the weights are quantised: they have no gradient to measure.",
+            f"{path} says that the weights are quantised. They have no gradient to measure.",
             "Measure the checkpoint that they were made from.",
         )
 
@@ -139,7 +143,7 @@ def _refuse_counts(path: Path, values: Any, most: int, key: str = "") -> None:
             _refuse_counts(path, value, most, str(name))
     elif isinstance(values, int) and values > most and COUNTS.search(key):
         raise MismatchError(
-            f"{path} says {key} = {values}; the checkpoint has too few tensors for that.",
+            f"{path} says {key} = {values}, but the checkpoint has too few tensors for that.",
             "It belongs to another checkpoint, or is damaged.",
         )
 
@@ -152,7 +156,7 @@ def _library(path: Path) -> Any:
     except ImportError as error:
         raise UsageError(
             f"{path} describes a model of transformers, which needs the package {error.name or 'transformers'}.",
-            "Install it: python -m pip install 'fromage-diag[hf]'. Or name your own network: --model file.py:factory.",
+            "Install it: python -m pip install 'fromage-diag[hf]'. Or give your own network: --model file.py:factory.",
         ) from error
     transformers.logging.set_verbosity_error()
     return transformers
@@ -166,8 +170,8 @@ def _class(transformers: Any, path: Path, values: Mapping[str, Any], named: Any)
     described = getattr(kind, "config_class", None)
     if described is None or not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
         raise InputError(
-            f"{path} names {name!r}, which is no model of transformers {transformers.__version__}.",
-            f"Name one: --model-arg {ARCHITECTURE}=BertForMaskedLM, say; or --model file.py:factory.",
+            f"{path} names {name!r}, which is not a model of transformers {transformers.__version__}.",
+            f"Name one, for example --model-arg {ARCHITECTURE}=BertForMaskedLM. Or give --model file.py:factory.",
         )
     model_type = values.get("model_type")
     if model_type not in (None, described.model_type):

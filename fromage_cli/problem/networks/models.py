@@ -33,8 +33,8 @@ def build_model(
     """The model that a specification names, with weights of its own, and how to describe it.
 
     `hf` is transformers' own class for the config.json beside the checkpoint. `auto` is the factory declared beside the
-    checkpoint (only ever under `--trust`), else a perceptron rebuilt from names and shapes, else `hf` where there is
-    such a file; a perceptron stands on the meta device until its weights are loaded.
+    checkpoint, which is called only under `--trust`. Without one it is a perceptron rebuilt from names and shapes, else
+    `hf` where there is such a file. A perceptron stands on the meta device until its weights are loaded.
 
     Raises UsageError (unknown form), InputError, UnsafeError and MismatchError.
     """
@@ -43,14 +43,19 @@ def build_model(
     if spec == "auto":
         if checkpoint is None:
             raise UsageError(
-                "There is no checkpoint, and --model auto builds a network from one.",
-                f"Give CKPT, or a network with weights of its own: --model {MODEL_FORMS.removeprefix('auto, hf, ')}.",
+                "No checkpoint was given, and --model auto builds the network from one.",
+                "Give CKPT. Or give a network with weights of its own: --model "
+                f"{MODEL_FORMS.removeprefix('auto, hf, ')}.",
             )
         return _build_auto(arguments, checkpoint, declared, seed)
     if spec == "hf":
         return build_hugging_face(checkpoint, arguments, seed)
     if parse_specification(spec) is None:
-        near = f"Name the function: {spec}:FACTORY." if spec.endswith(".py") else "auto rebuilds plain perceptrons."
+        near = (
+            f"Name the function: {spec}:FACTORY."
+            if spec.endswith(".py")
+            else "--model auto rebuilds plain perceptrons."
+        )
         raise UsageError(f"--model {spec!r} is not a known form; expected {MODEL_FORMS}.", near)
     with seeded(seed):
         named = load_named(spec, "--model", allow_code=allow_code)
@@ -66,7 +71,7 @@ def _build_auto(
     described = transformers_config(checkpoint) is not None
     if arguments and not described:
         hint = f"Give --model {MODEL_FORMS.removeprefix('auto, ')}."
-        raise UsageError("--model-arg goes to a factory; --model auto takes none.", hint)
+        raise UsageError("--model-arg sets arguments of a factory, but --model auto has none.", hint)
     if not arguments:
         try:
             return build_perceptron(checkpoint.entries, declared)
@@ -107,15 +112,22 @@ def fresh_model(build: Callable[[int], nn.Module], seed: int) -> nn.Module | Non
 def _from_factory(named: Any, spec: str, arguments: Mapping[str, Any]) -> nn.Module:
     if isinstance(named, nn.Module):
         if arguments:
-            raise UsageError(f"--model {spec} is a module, not a factory: it takes no --model-arg.", "Leave it out.")
+            raise UsageError(
+                f"--model {spec} is a module, not a factory, so it takes no --model-arg.",
+                "Leave --model-arg out, or name a function that builds the module.",
+            )
         return named
     if not callable(named):
-        raise MismatchError(f"--model {spec} is a {type(named).__name__}; expected a factory.", "Name a function.")
+        raise MismatchError(
+            f"--model {spec} is a {type(named).__name__}; expected a factory.",
+            "Name a function that returns the module.",
+        )
     check_arguments(named, (), arguments, "--model")
     with named_code(f"calling --model {spec}"):
         model = named(**arguments)
     if not isinstance(model, nn.Module):
         raise MismatchError(
-            f"--model {spec} returned a {type(model).__name__}; expected a torch.nn.Module.", "Return the module alone."
+            f"--model {spec} returned a {type(model).__name__}; expected a torch.nn.Module.",
+            "Return the module itself.",
         )
     return model

@@ -1,4 +1,4 @@
-"""A perceptron rebuilt as a module whose parameters bear the checkpoint's names."""
+"""A perceptron rebuilt as a module whose parameters have the checkpoint's names."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -107,14 +107,16 @@ def build_perceptron(entries: Mapping[str, "TensorEntry"], declared: Declared) -
     placements = read_layout(entries, norm)
     if len(placements) > 1 and declared.activation is None:
         raise MismatchError(
-            f"The checkpoint looks like a perceptron {_widths(placements)}, but nothing says which activation it has.",
-            'Put activation = "relu" (or another) into fromage.toml beside it, or give --model file.py:factory.',
+            f"The checkpoint looks like a perceptron {_widths(placements)}, but no file says which activation it has.",
+            'Write activation = "relu" (or another) into fromage.toml beside it. Or give --model file.py:factory.',
         )
     residual = bool(declared.residual)
     try:
         model = Perceptron(placements, declared.activation or "identity", residual, norm)
     except KeyError as error:
-        raise MismatchError(f"A layer's name cannot be rebuilt: {error}.", "Give --model file.py:factory.") from error
+        raise MismatchError(
+            f"A layer's name cannot be used for a module: {error}.", "Give --model file.py:factory."
+        ) from error
     count = len(placements)
     said = [f"{count} weight {'matrix' if count == 1 else 'matrices'}"]
     if count > 1:

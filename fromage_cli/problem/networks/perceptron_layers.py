@@ -34,14 +34,14 @@ class NormLayer:
     leaves: frozenset[str]
 
 
-NETWORK_ITSELF = (
-    "Give the network itself: --model file.py:factory; of transformers, put its config.json beside the weights."
-)
+NETWORK_ITSELF = "Give --model file.py:factory. For a model of transformers put its config.json beside the weights."
 
 
 def refusal(reason: str, hint: str = NETWORK_ITSELF) -> MismatchError:
     """The error of everything that cannot be rebuilt with certainty."""
-    return MismatchError(f"The checkpoint cannot be rebuilt as a perceptron: {reason}.", hint)
+    return MismatchError(
+        f"A network can be rebuilt from its weights alone only if it is a plain perceptron: {reason}.", hint
+    )
 
 
 def read_layers(entries: Mapping[str, "TensorEntry"]) -> tuple[list[LinearLayer], list[NormLayer]]:
@@ -67,7 +67,9 @@ def read_layers(entries: Mapping[str, "TensorEntry"]) -> tuple[list[LinearLayer]
             continue
         shapes = {entry.shape for leaf, entry in tensors.items() if leaf != "num_batches_tracked"}
         if len(shapes) != 1 or len(next(iter(shapes))) != 1 or not tensors.keys() & {"weight", "running_mean"}:
-            raise refusal(f"the tensors of {path!r} ({', '.join(sorted(tensors))}) form no linear and no norm layer")
+            raise refusal(
+                f"the tensors of {path!r} ({', '.join(sorted(tensors))}) are neither a linear nor a norm layer"
+            )
         norms.append(NormLayer(path, next(iter(shapes))[0], frozenset(tensors)))
     return linears, norms
 
@@ -84,4 +86,4 @@ def _check_tensor(entry: "TensorEntry") -> None:
     if name.rpartition(".")[2] not in _LEAVES or dimensions == 0:
         raise refusal(f"{name!r} {list(entry.shape)} is neither a weight nor a bias of a linear or norm layer")
     if dimensions == 2 and _EMBEDDING.search(name):
-        raise refusal(f"{name!r} looks like a table of embeddings")
+        raise refusal(f"{name!r} looks like an embedding")

@@ -27,14 +27,15 @@ def read_layout(entries: Mapping[str, "TensorEntry"], norm: str) -> tuple[Placem
     """
     linears, norms = read_layers(entries)
     if not linears:
-        raise refusal("there is no weight matrix in it")
+        raise refusal("it has no weight matrix")
     order = in_order(linears)
     check_boundaries(order, norms)
     if norm == "none":
         if norms:
             raise refusal(
-                f"{norms[0].path!r} looks like a norm layer, but none is declared",
-                'Put norm = "layernorm", "batchnorm" or "rmsnorm" into fromage.toml beside it, or give --model.',
+                f"{norms[0].path!r} looks like a norm layer, but the kind of norm is not given",
+                'Write norm = "layernorm", "batchnorm" or "rmsnorm" into fromage.toml beside it. Or give '
+                "--model file.py:factory.",
             )
         return tuple(Placement(linear, None) for linear in order)
     hidden = order[:-1]
@@ -51,12 +52,13 @@ def _check_norm(linear: LinearLayer, layer: NormLayer, kind: str) -> None:
     """Refuse a norm whose width, tensors or place in the numbering cannot be those of one after this layer."""
     if layer.width != linear.outputs:
         raise refusal(
-            f"norm {layer.path!r} has width {layer.width}, the layer before it, {linear.path!r}, {linear.outputs}"
+            f"norm {layer.path!r} has width {layer.width}, but the layer before it, {linear.path!r}, has "
+            f"{linear.outputs} outputs"
         )
     if "running_mean" in layer.leaves and kind != "batchnorm":
-        raise refusal(f"{layer.path!r} has running statistics, but norm = {kind!r} is declared")
+        raise refusal(f"{layer.path!r} has running statistics, but norm = {kind!r} was given")
     if "bias" in layer.leaves and kind == "rmsnorm":
-        raise refusal(f"{layer.path!r} has a bias, but norm = 'rmsnorm' is declared")
+        raise refusal(f"{layer.path!r} has a bias, but norm = 'rmsnorm' was given")
     (parent, _, last), (norm_parent, _, norm_last) = linear.path.rpartition("."), layer.path.rpartition(".")
     if parent == norm_parent and last.isdigit() and norm_last.isdigit():  # next in a numbered container
         misplaced = int(norm_last) != int(last) + 1
@@ -64,4 +66,4 @@ def _check_norm(linear: LinearLayer, layer: NormLayer, kind: str) -> None:
         numbers, norm_numbers = re.findall(r"\d+", linear.path), re.findall(r"\d+", layer.path)
         misplaced = len(numbers) == len(norm_numbers) and list(map(int, numbers)) != list(map(int, norm_numbers))
     if misplaced:
-        raise refusal(f"norm {layer.path!r} does not stand right after {linear.path!r}")
+        raise refusal(f"norm {layer.path!r} does not come right after {linear.path!r}")

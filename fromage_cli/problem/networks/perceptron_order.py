@@ -24,7 +24,7 @@ def in_order(linears: Sequence[LinearLayer]) -> tuple[LinearLayer, ...]:
         raise refusal("no order of the layers fits their shapes")
     if len(found) > 1:
         first, second = ([layer.path for layer in chain] for chain in found[:2])
-        raise refusal(f"its order is open: {' → '.join(first[:4])} or {' → '.join(second[:4])}")
+        raise refusal(f"the order of its layers is not clear: {' → '.join(first[:4])} or {' → '.join(second[:4])}")
     return found[0]
 
 
@@ -33,7 +33,9 @@ def _chains(items: Sequence[tuple[list[str], LinearLayer]]) -> list[tuple[Linear
     if len(items) == 1:
         return [(items[0][1],)]
     if any(not path for path, _ in items):
-        raise refusal(f"{next(layer.path for path, layer in items if not path)!r} is a layer and contains others")
+        raise refusal(
+            f"{next((layer.path for path, layer in items if not path))!r} is a layer and contains other layers"
+        )
     children: dict[str, list[tuple[list[str], LinearLayer]]] = {}
     for (first, *rest), layer in items:
         children.setdefault(first, []).append((rest, layer))
@@ -42,7 +44,7 @@ def _chains(items: Sequence[tuple[list[str], LinearLayer]]) -> list[tuple[Linear
     for name in sorted(children, key=natural):
         kinds.setdefault(re.sub(r"\d+", "#", name), []).append(name)
     if len(kinds) > _MOST_SIBLINGS:
-        raise refusal(f"its order is open among {', '.join(sorted(children)[:6])}, …")
+        raise refusal(f"the order of its layers is not clear: {', '.join(sorted(children)[:6])}, …")
     found: list[tuple[LinearLayer, ...]] = []
     for order in permutations(kinds.values()):
         head, *others = [chains[name] for group in order for name in group]
@@ -87,11 +89,16 @@ def check_boundaries(order: Sequence[LinearLayer], norms: Sequence[NormLayer]) -
     for _, block in blocks:
         gaps = _gaps(block, norms)
         if gaps and min(gaps) == 0 < max(gaps):
-            raise refusal(f"after {block[gaps.index(0)].path!r} there is no room for an activation, elsewhere there is")
+            raise refusal(
+                f"there is no room for an activation after {block[gaps.index(0)].path!r}, but after other "
+                "layers there is"
+            )
     for (_, block), (_, after) in pairwise(blocks):
         several = len(block) > 1 and (len(after) > 1 or any(gap > 0 for gap in _gaps(block, ())))
         if several:
-            raise refusal(f"whether an activation stands between {block[-1].path!r} and {after[0].path!r} is open")
+            raise refusal(
+                f"it is not clear whether an activation stands between {block[-1].path!r} and {after[0].path!r}"
+            )
 
 
 def _block(layer: LinearLayer | NormLayer) -> str:

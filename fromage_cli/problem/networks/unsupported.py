@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints.names.naming import listed
+from fromage_cli.counting import counted
 from fromage_cli.errors import InputError
 
 _ADAPTERS = re.compile(r"(^|\.)(lora_|ia3_|vera_|adapter_|prompt_encoder)", re.IGNORECASE)
@@ -38,36 +39,37 @@ def refuse_unsupported(model: nn.Module) -> None:
             quantised.append(name)
     if quantised:
         raise InputError(
-            f"The model holds {len(quantised)} quantised tensors or modules ({listed(quantised)}): they have no "
-            "gradient to measure.",
+            f"The model holds {counted(len(quantised), 'quantised part')} ({listed(quantised)}), without "
+            "a gradient to measure.",
             "Measure the checkpoint that they were made from, or dequantise the model in the factory.",
             quantised,
         )
     complex_ = [name for name, value in model.named_parameters() if value.is_complex()]
     if complex_:
         raise InputError(
-            f"The model holds {len(complex_)} complex tensors ({listed(complex_)}): relative steps are measured of "
-            "real ones only.",
-            "Store them as real and imaginary parts (torch.view_as_real) in the factory.",
+            f"The model holds {counted(len(complex_), 'complex tensor')} ({listed(complex_)}). Only real "
+            "tensors are supported.",
+            "In the factory store them as real and imaginary parts (torch.view_as_real).",
             complex_,
         )
     adapters = [name for name, _ in model.named_parameters() if _ADAPTERS.search(name)]
     if adapters:
         raise InputError(
-            f"The model holds {len(adapters)} adapter tensors ({listed(adapters)}): adapters are not supported.",
-            "Merge them into the weights in the factory (merge_and_unload() in peft), then measure.",
+            f"The model holds {counted(len(adapters), 'adapter tensor')} ({listed(adapters)}). Adapters "
+            "are not supported.",
+            "Merge them into the weights in the factory (merge_and_unload() in peft).",
             adapters,
         )
     for first, second in _overlaps(model):
         if first == second:
             raise InputError(
                 f"The elements of the trainable tensor {first!r} share memory with each other: it was expanded.",
-                "Make the small tensor the parameter in the factory, and expand it in forward().",
+                "Make the small tensor the parameter, and expand it in forward().",
             )
         raise InputError(
-            f"The trainable tensors {first!r} and {second!r} are two parameters that share memory: a step would move "
-            "it twice.",
-            f"Tie them as one parameter in the factory ({second} = {first}), or give each its own memory with clone().",
+            f"The trainable tensors {first!r} and {second!r} are two parameters in the same memory. A "
+            "step would move them twice.",
+            f"In the factory make them one parameter ({second} = {first}), or copy one with clone().",
         )
 
 

@@ -42,7 +42,7 @@ def match_names(expected: Mapping[str, Tensor], stored: Mapping[str, object]) ->
     """
     candidates: list[tuple[Callable[[str], str], str]] = [(lambda name: name, "")]
     shorter = strip_prefixes(expected).names
-    note = "Put the wrappers' prefixes back into the checkpoint's names: the model's own have them too."
+    note = "Restored the wrappers' prefixes in the checkpoint's names: the model's names have them too."
     candidates.append((lambda name: shorter.get(name, name), note))
     old, new = set(map(_respelled, stored)), set(map(_respelled, expected))
     if removed := _best_prefix(old, new):
@@ -114,5 +114,8 @@ def names_error(
     details = [f"missing: {name}" for name in missing] + [f"unexpected: {name}" for name in unexpected]
     hint = "Check --model, --model-arg and --key."
     if not missing:
-        hint = "All tensors of the model are there. Let the factory make the others too, or give a file without them."
+        hint = (
+            "The checkpoint holds all tensors of the model and more. Let the factory build those too, or "
+            "give a file without them."
+        )
     return MismatchError("\n".join(lines), hint, details)

@@ -45,8 +45,8 @@ def load_weights(model: nn.Module, checkpoint: "Checkpoint") -> tuple[str, ...]:
     present = {id(expected[name]) for name in match.stored}
     kept = [name for name, value in expected.items() if id(value) not in present]
     ignored = f"Ignored {listed(tolerated)}: the model computes these buffers itself." if tolerated else ""
-    left = f"The checkpoint lacks {listed(kept)}: the model's own values stay." if kept else ""
-    unused = f"Left out {counted(len(unexpected), 'tensor')} that {type(model).__name__} has no place for"
+    left = f"The checkpoint lacks {listed(kept)}. The model's own values stay." if kept else ""
+    unused = f"Left out {counted(len(unexpected), 'tensor')} that {type(model).__name__} does not have"
     unused = f"{unused}: {first_names(unexpected)}." if unexpected else ""
     return tuple(filter(None, (match.note, ignored, left, unused)))
 
@@ -55,9 +55,9 @@ def load_weights(model: nn.Module, checkpoint: "Checkpoint") -> tuple[str, ...]:
 def other_weights(model: nn.Module, other: "Checkpoint") -> Iterator[tuple[dict[str, Tensor], tuple[str, ...]]]:
     """Loads another checkpoint's tensors into a model and puts everything back bit for bit, however the block ends.
 
-    Yields the model's own tensors by name, tied ones once under the first of their names, and what the user should know
-    of the other weights. What the block takes out of that dictionary it puts back itself, and so lets its memory go.
-    Raises MismatchError and NumericalError as `load_weights` does.
+    Yields the model's own tensors by name, and what the user should know of the other weights. Tied tensors occur once,
+    under the first of their names. What the block takes out of that dictionary it puts back itself, and so lets its
+    memory go. Raises MismatchError and NumericalError as `load_weights` does.
     """
     model = unwrapped(model)
     kept: dict[str, Tensor] = {}
@@ -118,7 +118,9 @@ def _check_entries(checkpoint: "Checkpoint", expected: Mapping[str, Tensor], mat
     pairs = [(name, expected[name], checkpoint.entries[stored]) for name, stored in match.stored.items()]
     lazy = [name for name, value, _ in pairs if torch.nn.parameter.is_lazy(value)]
     if lazy:
-        raise MismatchError(f"{lazy[0]!r} has no shape yet: the model has lazy layers.", "Run it once in the factory.")
+        raise MismatchError(
+            f"{lazy[0]!r} has no shape yet: the model has lazy layers.", "Run the model once in the factory."
+        )
     shapes = [
         f"{name}: model {list(value.shape)}, checkpoint {list(entry.shape)}"
         for name, value, entry in pairs
@@ -139,7 +141,8 @@ def _check_entries(checkpoint: "Checkpoint", expected: Mapping[str, Tensor], mat
     ]
     if kinds:
         raise MismatchError(
-            f"{len(kinds)} weights are stored as numbers that the model does not have: {'; '.join(kinds[:3])}.",
+            f"Weights are stored as another kind of number than the model has ({len(kinds)} in all): "
+            f"{'; '.join(kinds[:3])}.",
             remedy(kinds),
             kinds,
         )
@@ -160,8 +163,8 @@ def _leave_meta(model: nn.Module, match: Match) -> None:
                 if id(value) not in known and name != "num_batches_tracked":
                     full_name = f"{path}.{name}".lstrip(".")
                     raise MismatchError(
-                        f"The model stands on the meta device, and nothing says what {full_name} holds.",
-                        "Build the model on the processor in the factory.",
+                        f"The model is on the meta device, and the checkpoint holds no values for {full_name}.",
+                        "Build the model on the CPU in the factory.",
                     )
                 # not empty_like: of a tensor on the meta device it imports torch's symbolic shapes for half a second
                 memory = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
@@ -200,7 +203,8 @@ def _copy(expected: Mapping[str, Tensor], checkpoint: "Checkpoint", match: Match
             nonfinite += [f"{stored}: {count} of {value.numel()}"] if count else []
     if nonfinite:
         raise NumericalError(
-            f"{len(nonfinite)} tensors of {checkpoint.place} hold NaN or infinity: {'; '.join(nonfinite[:3])}.",
-            "Take an earlier checkpoint; fromage-diag inspect shows where it begins.",
+            f"{checkpoint.place} holds NaN or infinity in {counted(len(nonfinite), 'tensor')}: "
+            f"{'; '.join(nonfinite[:3])}.",
+            "Take an earlier checkpoint. fromage-diag inspect shows which tensors are affected.",
             nonfinite,
         )

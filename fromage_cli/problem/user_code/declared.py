@@ -51,7 +51,7 @@ class Declared:
     source: Path | None = None
     """The file that was read; None when everything comes from the checkpoint's metadata, or nothing was declared."""
     notes: tuple[str, ...] = ()
-    """What in that file was left aside, and why."""
+    """What in that file was not used, and why."""
     foreign: tuple[str, ...] = ()
     """Its keys that say nothing here, such as flags of a project and code."""
     faults: Mapping[str, FromageError] = field(default_factory=dict)
@@ -91,7 +91,7 @@ def declared_beside(
             table = read_configuration(source) if source.is_file() else None
         except (OSError, UsageError) as error:
             fault = error if isinstance(error, UsageError) else InputError(f"{source}: {error.strerror}.")
-            note = f"{source.name} beside the checkpoint is left aside: {fault.message}"
+            note = f"{source.name} beside the checkpoint is not used: {fault.message}"
             return replace(declared, source=source, notes=(note,), faults=dict.fromkeys(_NEEDED, fault))
         if table is not None:
             return _from_table(declared, table, source, trust)
@@ -113,12 +113,12 @@ def _from_table(declared: Declared, table: ConfigurationTable, source: Path, tru
     foreign = [key for key in keys.values() if key not in _KEYS and key != "ckpt"]
     foreign += [key for key, fault in faults.items() if isinstance(fault, UnsafeError)]
     stray = ", ".join(map(brief, table.outside))
-    outside = f"{source.name} beside the checkpoint has [tool.{SECTION}]; {stray} outside of it is left aside"
+    outside = f"{source.name} beside the checkpoint has [tool.{SECTION}]; {stray} outside of it is not used"
     return replace(
         declared,
         **read,
         source=source,
-        notes=(*([outside] if table.outside else ()), *(f"left aside: {fault.message}" for fault in wrong)),
+        notes=(*([outside] if table.outside else ()), *(f"not used: {fault.message}" for fault in wrong)),
         foreign=tuple(name for name, key in keys.items() if key in foreign),
         faults={**{key: fault for key, fault in declared.faults.items() if key not in read}, **faults},
     )
@@ -158,22 +158,22 @@ def _value(key: str, value: Any, folder: Path, where: str, trust: bool) -> Any:
             )
         return convert(value)
     if not isinstance(value, str) or not value:
-        raise UsageError(f"{where}: {key} = {brief(value)} is not a text.", f'Write {key} = "…".')
+        raise UsageError(f"{where}: {key} = {brief(value)} is not a string.", f'Write {key} = "…".')
     if key == "schedule":
         return value.lower() if value.lower() in SHAPES else _file_inside(key, value, folder, where, trust)
     code = parse_specification(value)
     if key == "model" or (code is not None and not (key == "batch" and _is_data(value))):
         if not trust:
             raise UnsafeError(
-                f"{where} sets {key} = {value!r}: a file beside a checkpoint may hold data only.",
-                f"Name the code yourself, --{key} {value}, or pass --trust for this call. The command trust covers "
-                "checkpoints that lie in other directories.",
+                f"{where} sets {key} = {value!r}, but a file beside a checkpoint may only name data.",
+                f"Give --{key} {value} yourself, or pass --trust for this call. fromage-diag trust covers "
+                "only checkpoints in other directories.",
             )
         return f"{(folder / code.module).absolute()}:{code.name}" if code is not None and code.is_file else value
     if key == "batch":
         return _file_inside(key, value, folder, where, trust)
     if value.lower() not in BUILT_IN_LOSSES:
-        raise UsageError(f"{where}: unknown loss {brief(value)}.", f"Built in are: {', '.join(BUILT_IN_LOSSES)}.")
+        raise UsageError(f"{where}: unknown loss {brief(value)}.", f"Built-in losses: {', '.join(BUILT_IN_LOSSES)}.")
     return value.lower()
 
 
@@ -189,14 +189,18 @@ def _file_inside(key: str, value: str, folder: Path, where: str, trust: bool) ->
     try:
         inside, present = path.resolve().is_relative_to(folder.resolve()), path.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a null character
-        raise InputError(f"{where} sets {key} = {brief(value)}, which leads to no file.", f"Pass --{key}.") from error
+        raise InputError(
+            f"{where} sets {key} = {brief(value)}, which is not the path of a file.", f"Pass --{key}."
+        ) from error
     if not trust and (outside or not inside):
         raise UnsafeError(
             f"{where} sets {key} = {value!r}, which lies outside {folder}.",
-            f"If you trust it, pass --trust, or name it yourself: --{key} {value}.",
+            f"If you trust it, give --{key} {value} yourself, or pass --trust.",
         )
     if key == "batch" and not _is_data(value):
-        raise UsageError(f"{where} sets batch = {value!r}; expected a file {', '.join(DATA_FILES)}.", "Convert it.")
+        raise UsageError(
+            f"{where} sets batch = {value!r}; expected a file {', '.join(DATA_FILES)}.", "Convert it to one of these."
+        )
     if not present:
         shapes = f"; expected {', '.join(SHAPES)}, or a table in it" if key == "schedule" else ""
         raise InputError(

@@ -37,8 +37,8 @@ _LAST: list[str] = []
 def find_imports_in(folder: Path, *, first: bool) -> None:
     """From now on the user's code, and only that, finds what it imports in this folder too, first or last of all.
 
-    Were it on the import path all the time, a file beside the checkpoint could take the place of a library that we or
-    torch import where it is installed.
+    It is not on the import path all the time. A file beside the checkpoint could otherwise take the place of an
+    installed library that we or torch import.
     """
     folders = _FIRST if first else _LAST
     if str(folder) not in folders:
@@ -84,7 +84,7 @@ def error_of_user_code(error: BaseException, doing: str) -> FromageError:
     """The one error that the user sees for an exception from their own code."""
     text, place = first_line(error), ""
     if out_of_memory(error):
-        return ResourceError(f"Out of memory while {doing}: {text}", "Use a smaller batch, or --micro-batch N.")
+        return ResourceError(f"Out of memory while {doing}: {text}", "Use a smaller batch, or give --micro-batch N.")
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
     if isinstance(error, SyntaxError) and error.filename:
@@ -106,7 +106,7 @@ def out_of_memory(error: BaseException) -> bool:
 def hint_for(error: BaseException, otherwise: str) -> str:
     """What to do about an exception: its own remedy where torch's words tell it, else another."""
     if "more than 1 value per channel" in words_of(error):
-        return "BatchNorm normalises by the rows of the batch: give more than one, or --mode eval."
+        return "BatchNorm normalises over the rows of the batch. Give more than one row, or --mode eval."
     return otherwise
 
 
@@ -139,7 +139,7 @@ def check_arguments(
     except TypeError as error:  # a misspelt name would be reported as another one that is missing
         unknown = next((name for name in named if name not in signature.parameters and not takes_any), None)
         reason = f"got an unexpected argument {unknown!r}" if unknown else str(error)
-        hint = "Pass arguments with --model-arg NAME=VALUE, one for each." if flag == "--model" else ""
+        hint = "Give each argument as --model-arg NAME=VALUE." if flag == "--model" else ""
         label = getattr(function, "__name__", str(function))
         raise MismatchError(f"{flag}: {reason}; the signature is {label}{signature}.", hint) from error
 

@@ -27,16 +27,16 @@ def load_named(text: str, flag: str, *, allow_code: bool = True) -> Any:
     `pkg.module:name` the working directory stands last, so that nothing lying there hides an installed package. A file
     is loaded once.
 
-    Raises UsageError (neither form), UnsafeError (no code allowed here), InputError (no such file, module or
-    name) and MismatchError (the user's code failed while it was imported).
+    Raises UsageError (neither form), UnsafeError (no code allowed here) and InputError (no such file, module or name).
+    Raises MismatchError where the user's code fails while it is imported.
     """
     specification = parse_specification(text)
     if specification is None:
-        hint = f"Say which function: {text}:NAME." if text.endswith(".py") else ""
-        raise UsageError(f"{flag} {text!r} names no code; expected {CODE_FORMS}.", hint)
+        hint = f"Name the function: {text}:NAME." if text.endswith(".py") else ""
+        raise UsageError(f"{flag} {text!r} does not name code; expected {CODE_FORMS}.", hint)
     if not allow_code:
         raise UnsafeError(
-            f"{flag} {text!r} would run code that you have not named yourself.",
+            f"{flag} {text!r} would run code that you did not name yourself.",
             f"Give it on the command line as {flag} {text}, or pass --trust.",
         )
     found: Any = _load_file(specification) if specification.is_file else _load_module(specification)
@@ -46,7 +46,7 @@ def load_named(text: str, flag: str, *, allow_code: bool = True) -> Any:
         if not known:
             names = [name for name in dir(found) if not name.startswith("__")]
             near = difflib.get_close_matches(part, names, 3, 0.5)
-            hint = f"Nearest names: {', '.join(near)}." if near else "It has no similar name."
+            hint = f"Nearest names: {', '.join(near)}." if near else "No name in it is similar."
             raise InputError(f"{flag}: {specification.module} has no {specification.name!r}.", hint, sorted(names))
         found = getattr(found, part)
     return found
@@ -56,8 +56,8 @@ def _load_file(specification: Specification) -> ModuleType:
     path = specification.path
     if not path.is_file():
         raise InputError(
-            f"No file {specification.module!r} (from {specification.text!r}, working directory {Path.cwd()}).",
-            "Give the path relative to the working directory, or an absolute one.",
+            f"There is no file {specification.module!r} (from {specification.text!r}, working directory {Path.cwd()}).",
+            "Give a path relative to the working directory, or an absolute one.",
         )
     path = path.resolve()
     name = _name_of(path)
@@ -106,7 +106,8 @@ def _load_module(specification: Specification) -> ModuleType:
         missing = error.name or ""
         if specification.module == missing or specification.module.startswith(f"{missing}."):
             raise InputError(
-                f"No module {missing!r} (from {specification.text!r}).",
-                f"Install it, run from the folder that holds it, or name the file: path/file.py:{specification.name}.",
+                f"There is no module {missing!r} (from {specification.text!r}).",
+                "Install it, or run from the folder that holds it. Or name the file: "
+                f"path/file.py:{specification.name}.",
             ) from error
         raise error_of_user_code(error, f"importing {specification.module}") from error

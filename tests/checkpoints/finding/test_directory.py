@@ -53,8 +53,8 @@ def test_the_step_of_a_directory_is_in_its_name(tmp_path):
         ([], "holds no weights; it is empty"),
         (["config.json", "optimizer.pt"], "holds no weights; found: 'config.json', 'optimizer.pt'"),
         (["a.pt", "b.pt"], "2 files that may be weights, with no steps in their names: 'a.pt', 'b.pt'"),
-        (["__0_0.distcp", ".meta"], "1 shards of a torch.distributed.checkpoint but no .metadata"),
-        (["model-00001-of-00002.safetensors"], "1 shards but no index"),
+        (["__0_0.distcp", ".meta"], "it holds 1 shard of a torch.distributed.checkpoint but no .metadata"),
+        (["model-00001-of-00002.safetensors"], "1 shard but no index"),
     ],
 )
 def test_a_directory_without_clear_weights_says_what_it_holds(tmp_path, names, words):

@@ -131,7 +131,7 @@ def test_errors_speak_of_the_url(memory):
         ("cut.safetensors", InputError, "'memory://store/cut.safetensors' is incomplete"),
         ("out", UnsafeError, "outside its directory"),
         ("nowhere.pt", InputError, "does not exist"),
-        ("docs", InputError, "holds no weights that can be told; found: "),
+        ("docs", InputError, "holds no file that looks like weights; found: "),
     ]:
         with pytest.raises(error, match=words):
             open_checkpoint(f"memory://store/{path}")
@@ -140,7 +140,7 @@ def test_errors_speak_of_the_url(memory):
 def test_a_file_that_changes_meanwhile_is_noticed(memory):
     checkpoint = open_checkpoint("memory://store/run/model.safetensors")
     memory.pipe_file("/store/run/model.safetensors", b"short")
-    with pytest.raises(InputError, match=r"bytes of .model\.safetensors. came"):
+    with pytest.raises(InputError, match=r"bytes of .model\.safetensors. were asked for, but 0 came"):
         checkpoint.tensor("a")
 
 

@@ -68,7 +68,7 @@ def test_incomplete_steps_are_skipped_and_named(tmp_path):
     skipped = " ".join(checkpoint.notes)
     assert all(name in skipped for name in ("'step-600.safetensors'", "'checkpoint-500'", "'step-400.pt'"))
     assert "'step-200.safetensors'" not in skipped
-    assert "expects" in skipped
+    assert "it should have" in skipped
 
 
 def test_missing_shards_make_a_step_incomplete(tmp_path):
@@ -82,7 +82,7 @@ def test_missing_shards_make_a_step_incomplete(tmp_path):
 def test_nothing_complete_is_an_error(tmp_path):
     cut(save(tmp_path / "step-1.safetensors"))
     for action in (open_checkpoint, find_series):
-        with pytest.raises(InputError, match=r"no complete checkpoint.*'step-1\.safetensors'.*expects"):
+        with pytest.raises(InputError, match=r"no complete checkpoint.*'step-1\.safetensors'.*should have"):
             action(tmp_path)
 
 
@@ -92,7 +92,7 @@ def test_one_member_for_each_step(tmp_path):
     series = find_series(tmp_path)
     assert [path.name for path in series.paths] == ["step-5.safetensors"]
     assert len(series.notes) == 2
-    assert "Left out 'step-5.pt': 'step-5.safetensors' is the same step." in series.notes
+    assert "Left out 'step-5.pt': 'step-5.safetensors' has the same step." in series.notes
 
 
 def test_epochs_are_not_steps(tmp_path):

@@ -21,9 +21,9 @@ from fromage_cli.errors import InputError
         (b"\x89HDF\r\n\x1a\n", "HDF5", "safetensors"),
         (b"GGUF\x03", "GGUF", "quantised"),
         (b"\x93NUMPY\x01", "single NumPy array", "numpy.savez"),
-        (b"plain words", "no checkpoint in any known format", ".safetensors"),
+        (b"plain words", "not a checkpoint in a known format", ".safetensors"),
         (b'{"a": 1}', "JSON", ".safetensors"),
-        (b"\x80\x02\x00garbage", "no checkpoint", ".safetensors"),
+        (b"\x80\x02\x00garbage", "not a checkpoint", ".safetensors"),
     ],
 )
 @pytest.mark.parametrize("name", ["x.pt", "x"])

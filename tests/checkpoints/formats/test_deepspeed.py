@@ -78,7 +78,7 @@ def test_the_16_bit_copy_is_there_for_those_who_name_it(tmp_path, trained):
 def test_a_missing_rank_is_told(tmp_path, trained, stage):
     directory = write(tmp_path, trained, stage)
     (directory / "zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink()
-    with pytest.raises(InputError, match="1 of 2 ranks"):
+    with pytest.raises(InputError, match="1 of 2 optim_states files are there"):
         open_checkpoint(directory)
 
 
@@ -122,7 +122,7 @@ def test_a_count_of_ranks_that_is_none(tmp_path, trained):
         directory / "zero_pp_rank_0_mp_rank_00_optim_states.pt",
         lambda c: c["optimizer_state_dict"].update(partition_count=["x", None, 9]),
     )
-    with pytest.raises(InputError, match="of 9 ranks"):
+    with pytest.raises(InputError, match="of 9 optim_states files are there"):
         open_checkpoint(directory)
 
 
@@ -132,7 +132,7 @@ def test_a_count_of_ranks_that_is_none(tmp_path, trained):
         (lambda c: c.update(param_shapes=None), "does not list"),
         (lambda c: c["param_shapes"][0].update({"0.weight": (2**62, 2**62)}), "has the shape"),
         (lambda c: c["param_shapes"][0].update({"0.weight": (-1, 2)}), "has the shape"),
-        (lambda c: c["frozen_param_fragments"].clear(), "not whole"),
+        (lambda c: c["frozen_param_fragments"].clear(), "not complete"),
     ],
 )
 def test_descriptions_that_lie_are_refused(tmp_path, trained, change, words):

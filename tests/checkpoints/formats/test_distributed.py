@@ -122,7 +122,7 @@ def test_a_key_and_a_copy_are_picked_as_in_a_file(tmp_path):
 def test_a_missing_or_shortened_shard_is_named(copy, name):
     shard = copy / name
     shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(InputError, match=rf"{name}' is incomplete: expects"):
+    with pytest.raises(InputError, match=rf"{name}' is incomplete: it should have"):
         open_checkpoint(copy)
     shard.unlink()
     with pytest.raises(InputError, match=f"1 of 2 shards are missing: '{name}'"):
@@ -131,7 +131,9 @@ def test_a_missing_or_shortened_shard_is_named(copy, name):
 
 def test_a_save_that_never_ended(copy):
     (copy / ".metadata").unlink()
-    with pytest.raises(InputError, match=r"2 shards of a torch.distributed.checkpoint but no \.metadata"):
+    with pytest.raises(
+        InputError, match=r"incomplete: it holds 2 shards of a torch.distributed.checkpoint but no \.metadata"
+    ):
         open_checkpoint(copy)
 
 
@@ -177,16 +179,20 @@ def first_place(metadata):
     [
         (lambda m: vars(next(iter(m.storage_data.values()))).update(relative_path="../x"), UnsafeError, "outside its"),
         (lambda m: m.storage_data.clear(), InputError, "does not say where"),
-        (lambda m: first_tensor(m).chunks.pop(), InputError, "not have as many elements"),
-        (lambda m: setattr(first_tensor(m).chunks[0], "offsets", torch.Size((6, 0))), InputError, "lies outside of it"),
-        (lambda m: setattr(first_tensor(m).chunks[1], "offsets", torch.Size((0, 0))), InputError, "in the same bytes"),
-        (lambda m: first_place(m).update(length=79), InputError, "more elements than bytes"),
+        (lambda m: first_tensor(m).chunks.pop(), InputError, "not have its number of elements"),
+        (
+            lambda m: setattr(first_tensor(m).chunks[0], "offsets", torch.Size((6, 0))),
+            InputError,
+            "lies outside the tensor",
+        ),
+        (lambda m: setattr(first_tensor(m).chunks[1], "offsets", torch.Size((0, 0))), InputError, "use the same bytes"),
+        (lambda m: first_place(m).update(length=79), InputError, "more elements than the bytes"),
         (lambda m: setattr(first_tensor(m), "size", (-1, 5)), InputError, "has the shape"),
         (lambda m: setattr(first_tensor(m), "size", (2**61, 2**61)), InputError, "has the shape"),
-        (lambda m: m.planner_data.update({"step": ("model", "0.weight")}), InputError, "there twice"),
-        (lambda m: m.planner_data.update({"step": ("model", "0.weight", "x")}), InputError, "inside of a tensor"),
+        (lambda m: m.planner_data.update({"step": ("model", "0.weight")}), InputError, "occurs twice"),
+        (lambda m: m.planner_data.update({"step": ("model", "0.weight", "x")}), InputError, "inside a tensor"),
         (lambda m: m.planner_data.update({"step": tuple("abcdefgh" * 9)}), InputError, "dictionaries deep"),
-        (lambda m: setattr(m, "state_dict_metadata", None), InputError, "no metadata of a"),
+        (lambda m: setattr(m, "state_dict_metadata", None), InputError, "not the metadata of a"),
         (lambda m: m.state_dict_metadata.update(step=5), InputError, "neither a tensor nor an object"),
     ],
 )

@@ -37,7 +37,7 @@ def test_the_files_of_all_ranks_are_one_checkpoint(ranks):
 def test_a_missing_rank_is_named(ranks):
     (ranks / NAME.format(2)).unlink()
     for act in (open_checkpoint, lambda path: check_complete(path / NAME.format(1))):
-        with pytest.raises(InputError, match="of 1 ranks are missing, first that of rank 2"):
+        with pytest.raises(InputError, match="of 1 rank are missing, first that of rank 2"):
             act(ranks)
 
 
@@ -49,7 +49,7 @@ def test_a_missing_rank_is_named(ranks):
         (slice(2, 4), [-2, 0], "does not say where"),
         (slice(2, 4), [True, 0], "does not say where"),
         (slice(2, 4), [1, 0], "overlap"),
-        (slice(2, 3), [2, 0], "not have as many elements"),
+        (slice(2, 3), [2, 0], "not have its number of elements"),
     ],
 )
 def test_pieces_that_do_not_fit_are_refused(ranks, rows, offsets, words):

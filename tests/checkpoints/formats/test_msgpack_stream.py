@@ -46,15 +46,15 @@ def test_texts_that_are_no_utf8_are_read_with_marks(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\x91", "expects 2 bytes or more, has 1"),
-        (b"\xa5hi", "expects 6 bytes or more, has 3"),
+        (b"\x91", "needs at least 2 bytes, but has 1"),
+        (b"\xa5hi", "needs at least 6 bytes, but has 3"),
         (b"\xdd\xff\xff\xff\xff", "incomplete"),
         (b"\xdf\x80\x00\x00\x00", "incomplete"),
         (b"\xc6\x00\x00\x01\x00" + bytes(255), "incomplete"),
         (b"\xc1", "the unknown code 0xc1 at byte 1"),
         (b"\x81\x90\x01", "a list as a key at byte 2"),
         (b"\xdb\x00\x0f\x42\x41" + bytes(1_000_001), "a text of 1000001 bytes"),
-        (b"\xd4\x01\xcc\x07", "an extension longer than it says"),
+        (b"\xd4\x01\xcc\x07", "an extension longer than its stated length"),
         (b"\x91" * 70 + b"\x01", "more than 64 levels or 200000 values"),
     ],
 )

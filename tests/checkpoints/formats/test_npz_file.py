@@ -37,7 +37,7 @@ def test_pickled_objects_are_refused(tmp_path):
 def test_damaged_members_are_named(tmp_path, content):
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("w.npy", content)
-    with pytest.raises(InputError, match="array 'w' cannot be read"):
+    with pytest.raises(InputError, match=r"Array 'w' in .* cannot be read"):
         open_checkpoint(tmp_path / "x.npz")
 
 
@@ -45,7 +45,7 @@ def test_a_header_that_claims_too_much_is_refused(tmp_path):
     numpy.save(tmp_path / "w.npy", numpy.ones(4))
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("w.npy", (tmp_path / "w.npy").read_bytes()[:-8])
-    with pytest.raises(InputError, match="claims 32 bytes, 24 are there"):
+    with pytest.raises(InputError, match="claims 32 bytes, but 24 are there"):
         open_checkpoint(tmp_path / "x.npz")
 
 

@@ -27,7 +27,7 @@ def test_any_grid_of_boxes_is_put_together(rows, columns):
     boxes = [box(whole, top, left) for top in tops for left in lefts]
     assert torch.equal(pieced(tuple(whole.shape), *reversed(boxes)).read(), whole)
     if len(boxes) > 1:
-        with pytest.raises(InputError, match="as many elements"):
+        with pytest.raises(InputError, match="its number of elements"):
             pieced(tuple(whole.shape), *boxes[1:]).read()
 
 

@@ -110,7 +110,7 @@ def tensor(dtype="F32", shape=(2,), offsets=(0, 8)):
     [
         ({"a": tensor(dtype="F7")}, 8, "dtype 'F7'"),
         ({"a": tensor(dtype=["F32"])}, 8, "dtype"),
-        ({"a": tensor(shape=(3,))}, 8, "needs 12 bytes, its offsets span 8"),
+        ({"a": tensor(shape=(3,))}, 8, "needs 12 bytes, but its offsets span 8"),
         ({"a": tensor(shape=(-2,))}, 8, "shape"),
         ({"a": tensor(shape=(2.0,))}, 8, "shape"),
         ({"a": tensor(shape=(True, 2))}, 8, "shape"),
@@ -147,10 +147,10 @@ def test_a_truncated_file_says_how_many_bytes_are_missing(tmp_path):
     whole = path.read_bytes()
     for length in (len(whole) - 1, len(whole) - 8, 20):
         path.write_bytes(whole[:length])
-        with pytest.raises(InputError, match=rf"incomplete: expects \d+ bytes, has {length}\."):
+        with pytest.raises(InputError, match=rf"incomplete: it should have \d+ bytes, but has {length}\."):
             open_checkpoint(path)
     path.write_bytes(whole[:5])
-    with pytest.raises(InputError, match="incomplete: expects 8 bytes, has 5"):
+    with pytest.raises(InputError, match="incomplete: it should have 8 bytes, but has 5"):
         open_checkpoint(path)
 
 

@@ -133,7 +133,7 @@ def test_a_bad_index_says_what_is_wrong(index, text, words):
 def test_a_shard_that_is_a_directory_or_an_index(index):
     write_index(index.parent, {"a.weight": "deep"})
     (index.parent / "deep").mkdir()
-    with pytest.raises(InputError, match="is a directory; a file was expected"):
+    with pytest.raises(InputError, match="is a directory; expected a file"):
         open_checkpoint(index)
     write_index(index.parent, {"a.weight": index.name})
     with pytest.raises(InputError):

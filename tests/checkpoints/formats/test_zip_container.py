@@ -43,7 +43,7 @@ def test_a_part_of_a_file_is_an_archive_of_its_own(path, tmp_path):
 
 
 def test_a_member_that_is_longer_than_expected(path):
-    with pytest.raises(InputError, match=r"'large' claims .* bytes; at most 10"):
+    with pytest.raises(InputError, match=r"'large' claims .* bytes, but at most 10"):
         ZipContainer(Source.of_file(path)).read("large", 10)
     with pytest.raises(InputError, match="no member 'absent'"):
         ZipContainer(Source.of_file(path)).read("absent", 10)

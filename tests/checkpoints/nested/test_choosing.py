@@ -29,7 +29,7 @@ def test_the_optimizer_is_never_taken(tmp_path):
     checkpoint = opened(tmp_path, {"optimizer": optimizer, "anything": weights, "epoch": 3, "global_step": 40})
     assert (checkpoint.key, checkpoint.step, checkpoint.notes) == ("anything", 40, ())
     assert checkpoint.metadata == {"epoch": "3", "global_step": "40"}
-    with pytest.raises(InputError, match="No weights were found, only other tensors: 'optimizer'"):
+    with pytest.raises(InputError, match="holds no weights, only other tensors: 'optimizer'"):
         opened(tmp_path, {"optimizer": optimizer})
 
 
@@ -59,9 +59,12 @@ def test_the_most_likely_dictionary_is_taken(tmp_path, content, key):
 
 def test_a_choice_is_told_with_its_alternatives(tmp_path):
     note = opened(tmp_path, {"model": SMALL, "ema": LARGE}).notes[0]
-    assert note == "Took 'model' of 2 dictionaries of tensors, not 'ema'; --ema takes the averaged weights, --key any."
+    assert note == (
+        "Took 'model' of 2 dictionaries of tensors, not 'ema'; --ema takes the averaged weights, --key another "
+        "dictionary."
+    )
     note = opened(tmp_path, {"a": SMALL, "b": LARGE}).notes[0]
-    assert note == "Took 'b', the largest of 2 dictionaries of tensors, not 'a'; --key picks another."
+    assert note == "Took 'b', the largest of 2 dictionaries of tensors, not 'a'; --key takes another one."
 
 
 @pytest.mark.parametrize(
@@ -78,8 +81,8 @@ def test_averaged_weights_are_taken_where_they_are_asked_for(tmp_path, ema, key,
 @pytest.mark.parametrize(
     ("content", "ema", "words"),
     [
-        ({"model": SMALL}, True, "--ema: there are no averaged weights in this file, only 'model'"),
-        ({"model_ema": SMALL}, False, "--no-ema: there are no plain weights in this file, only 'model_ema'"),
+        ({"model": SMALL}, True, "has no averaged weights, which --ema asks for; it has 'model'"),
+        ({"model_ema": SMALL}, False, "has no plain weights, which --no-ema asks for; it has 'model_ema'"),
     ],
 )
 def test_a_copy_that_is_not_there_is_refused(tmp_path, content, ema, words):

@@ -135,7 +135,7 @@ def test_two_states_that_both_fit_are_told_by_the_place_that_is_asked_for(tmp_pa
     assert "--optimizer-key" in (error.value.hint or "")
     state = opened(tmp_path, saved, optimizer_key="optimizer.second")
     assert state.groups[0].settings["lr"] == 2e-3 and len(match_parameters(state, shapes(model))) == 4
-    with pytest.raises(UsageError, match=r"'optimizer.third' names no optimizer") as wrong:
+    with pytest.raises(UsageError, match=r"'optimizer.third' does not name an optimizer") as wrong:
         opened(tmp_path, saved, optimizer_key="optimizer.third")
     assert "optimizer.first" in (wrong.value.hint or "")
 

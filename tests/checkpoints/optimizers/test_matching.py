@@ -59,17 +59,29 @@ def test_what_shapes_do_not_tell_is_refused_with_what_to_do() -> None:
     biased = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     plain = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Linear(5, 5, bias=False))
     for model, frozen, words in (
-        (biased, "2", "By its shapes, the state lacks 2 of these: '0.bias', '1.weight', '1.bias' …. If frozen in"),
-        (plain, "0", "By its shapes, the state lacks 1 of these: '0.weight', '1.weight'. If frozen in training"),
+        (
+            biased,
+            "2",
+            "By its shapes, the state lacks 2 of these: '0.bias', '1.weight', '1.bias' …. If they were frozen in",
+        ),
+        (
+            plain,
+            "0",
+            "By its shapes, the state lacks 1 of these: '0.weight', '1.weight'. If they were frozen in training",
+        ),
     ):
         state = state_without(model, frozen)
-        with pytest.raises(MismatchError, match=r"has [14] parameters, the model [26] trainable tensors") as found:
+        with pytest.raises(
+            MismatchError, match=r"has [14] parameters, but the model has [26] trainable tensors"
+        ) as found:
             match_parameters(state, shapes(model))
         assert (found.value.hint or "").startswith(words)
-        assert "--optimizer-state none leaves it aside" in (found.value.hint or "")
+        assert "give --optimizer-state none" in (found.value.hint or "")
         with pytest.raises(MismatchError) as other:
             match_parameters(state, dict.fromkeys(shapes(model), (7, 7)))
-        assert (other.value.hint or "").startswith("It belongs to another model, or to one with other frozen tensors.")
+        assert (other.value.hint or "").startswith(
+            "The state belongs to another model, or to one with other frozen tensors."
+        )
 
 
 def test_of_two_networks_with_the_same_shapes_in_another_order_the_own_state_is_taken() -> None:

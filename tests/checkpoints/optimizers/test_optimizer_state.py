@@ -81,7 +81,7 @@ def test_names_are_compared_without_what_all_of_them_begin_with(inner: str, oute
 
 def test_an_order_that_contradicts_the_names_is_refused() -> None:
     state = OptimizerState((ParameterGroup({}, (0, 1, 2), ("b", "a", "old")),), {})
-    with pytest.raises(MismatchError, match="'a' in another place"):
+    with pytest.raises(MismatchError, match="'a' at another place"):
         match_parameters(state, {"a": (2, 2), "b": (2, 2), "new": (2, 2)})
     state = OptimizerState((ParameterGroup({}, (0, 1, 2), ("a", "b", "old")),), {})
     assert match_parameters(state, {"a": (2, 2), "b": (2, 2), "new": (2, 2)}) == {"a": 0, "b": 1, "new": 2}
@@ -188,7 +188,7 @@ def test_ways_beyond_counting_are_called_ambiguous_at_once() -> None:
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     model = network()
     state = saved(tmp_path, model, trained(model, torch.optim.Adam(model.parameters())))
-    with pytest.raises(MismatchError, match="has 8 parameters, the model 1"):
+    with pytest.raises(MismatchError, match="has 8 parameters, but the model has 1"):
         match_parameters(state, {"weight": (5, 6)})
     other = dict.fromkeys(shapes(model), (7, 7))
     with pytest.raises(MismatchError, match="no order"):

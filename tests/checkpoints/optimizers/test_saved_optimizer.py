@@ -52,7 +52,7 @@ def test_names_of_a_part_of_the_model_are_found_too():
 
 
 def test_names_that_fit_with_shapes_that_do_not_are_refused():
-    with pytest.raises(MismatchError, match=r"'norm.weight' has shape \[4\], the tensor \[5\]"):
+    with pytest.raises(MismatchError, match=r"'norm.weight' has shape \[4\], but the tensor has \[5\]"):
         match_parameters(parse_optimizer(by_name()), {**SHAPES, "norm.weight": (5,)})
 
 
@@ -118,7 +118,7 @@ def test_moments_in_a_form_that_is_not_read_count_as_not_there():
     require_sound(state)
     found = find_settings(Given("adamw"), state.settings, Given())
     assert found.learning_rate == 0.1
-    assert found.notes == ("optimizer: its state holds an OptimState8bit, which is not read: it counts as empty.",)
+    assert found.notes == ("optimizer: its state holds an OptimState8bit, which is not read. It counts as empty.",)
 
 
 def test_updates_that_are_counted_in_the_group_belong_to_its_parameters():

@@ -87,7 +87,7 @@ def test_ordinary_settings_of_a_rule_are_read_as_they_are(settings: dict[str, An
 @pytest.mark.parametrize(
     ("slot", "words"),
     [
-        ({"row_var": torch.ones(2, 1)}, "holds row_var alone; expected row_var and col_var"),
+        ({"row_var": torch.ones(2, 1)}, "holds row_var without the other factor; expected row_var and col_var"),
         ({"row_var": torch.ones(2, 1), "col_var": torch.ones(1, 3, dtype=torch.int64)}, "holds col_var as int64"),
         ({"variance": torch.ones(3, dtype=torch.int64)}, "holds variance as int64"),
     ],

@@ -121,7 +121,7 @@ def test_what_a_constructor_does_not_take_stays_a_record():
 def test_an_error_says_where(tmp_path):
     with pytest.raises(InputError, match=r"'x' cannot be read: the unknown opcode 0xff at byte 3 of its pickle"):
         read(b"\x80\x02\xff")
-    with pytest.raises(InputError, match=r"incomplete: 1000 more bytes .* 1 are left"):
+    with pytest.raises(InputError, match=r"incomplete: at byte .* 1000 more bytes were expected, but 1 are left"):
         read(b"\x80\x04B\xe8\x03\x00\x00x")
 
 

@@ -52,7 +52,7 @@ def test_the_state_of_an_optimizer_is_of_one_step(run, tmp_path):
     *before, last = gathered.checkpoints
     assert last.step == 100 and last.optimizer.groups[0].settings["lr"] == 0.25
     assert [checkpoint.optimizer for checkpoint in before] == [None, None]
-    assert any("step 100 alone" in note for note in gathered.notes)
+    assert any("step 100 only" in note for note in gathered.notes)
     (alone,) = gather_series(["run/step-3.safetensors"], optimizer_state="optimizer.pt").checkpoints
     assert alone.optimizer.groups[0].settings["lr"] == 0.25
 

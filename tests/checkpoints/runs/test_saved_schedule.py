@@ -150,4 +150,4 @@ def test_a_state_that_makes_no_sense_tells_nothing(tmp_path, state):
     saved, _ = trained(lambda optimizer: lr_scheduler.ConstantLR(optimizer, 1.0, 1))
     torch.save({**saved, "scheduler": state}, tmp_path / "c.pt")
     found = saved_schedule([open_checkpoint(tmp_path / "c.pt")])
-    assert found.schedule is None and "does not tell its course" in found.doubt
+    assert found.schedule is None and "does not say how the rate goes on" in found.doubt

@@ -87,7 +87,7 @@ def test_no_more_files_and_pickles_than_the_limits_are_looked_into(tmp_path, mon
     for name in "abc":
         (tmp_path / name).write_bytes(pickle.dumps(Payload()) * 9)
     found = list(scan(tmp_path))
-    assert found[-1] == Scanned(tmp_path, "", kind="other", fault="of its files only 2 were looked into")
+    assert found[-1] == Scanned(tmp_path, "", kind="other", fault="only 2 of its files were looked into")
     assert [each.fault for each in found if each.file.name == "a"][-1] == (
         "what follows its first 8 pickles was not looked into"
     )

@@ -22,5 +22,5 @@ def test_anything_else_is_refused(tmp_path, text, words):
 def test_a_file_beyond_the_limit_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(json_file, "LARGEST_JSON", 10)
     (tmp_path / "a.json").write_text('{"a": "long enough"}')
-    with pytest.raises(InputError, match="at most 10"):
+    with pytest.raises(InputError, match="read up to 10"):
         json_file.read_object(tmp_path / "a.json")

@@ -16,7 +16,7 @@ def test_a_name_that_leaves_it_is_refused(tmp_path, name):
 
 
 def test_half_a_character_is_no_name(tmp_path):
-    with pytest.raises(InputError, match="no file name"):
+    with pytest.raises(InputError, match="not a file name"):
         confined_path(tmp_path / "i", "a\ud800")
 
 

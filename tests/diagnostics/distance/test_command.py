@@ -193,7 +193,7 @@ def test_what_is_said_of_the_second_is_said_to_be_of_it(run, home):
         (("a-1.safetensors", "nowhere"), 3, "does not exist"),
         (("a-1.safetensors", "other.safetensors"), 2, "No layer is left"),
         (("a-1.safetensors", "b-5.safetensors", "--include", "x*"), 2, "No layer is left"),
-        (("a-1.safetensors", "b-5.safetensors", *given()), 2, "no batch"),
+        (("a-1.safetensors", "b-5.safetensors", *given()), 2, "No batch"),
         (("a-1.safetensors", "vectors.safetensors", "--batch", "network.py:batch", *given()), 2, "No layer"),
         (("a-1.safetensors", "b-5.safetensors", "--batch", "network.py:batch"), 5, "activation"),
         (("a-1.safetensors", "b-5.safetensors", "--key", "model"), 2, "--key"),

@@ -193,7 +193,7 @@ def test_what_is_not_finite_fails_a_job(run, tmp_path):
         (("nowhere.safetensors",), 3, "does not exist"),
         (("nowhere.safetensors", "no.safetensors"), 3, "does not exist"),
         (("c.safetensors", "--headers", "--spectrum"), 2, "--spectrum needs it"),
-        (("c.safetensors", "--key", "model"), 2, "no dictionaries"),
+        (("c.safetensors", "--key", "model"), 2, "has none"),
         (("c.safetensors", "--model", "x.py:f"), 2, "--model"),
     ],
 )

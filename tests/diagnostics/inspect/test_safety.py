@@ -133,7 +133,7 @@ def test_what_lies_too_deep_is_told_and_warned_of(tmp_path):
     assert RUNS_SYSTEM in found(tmp_path / "3.pkl")
     assert survey(tmp_path / "3.pkl").unread == ()
     deep = survey(tmp_path / "4.pkl")
-    assert "inside of 3 pickles or archives" in deep.unread[0]
+    assert "inside 3 levels of pickles or archives" in deep.unread[0]
     (finding,) = judge_safety(deep)
     assert (finding.code, finding.severity, finding.value) == ("not-all-read", "warn", 1.0)
 
@@ -153,7 +153,7 @@ def test_archives_in_archives_end(tmp_path):
         content = packed.getvalue()
     (tmp_path / "x.pt").write_bytes(content)
     (fault,) = survey(tmp_path / "x.pt").unread
-    assert fault.startswith("x.pt > x.pt > x.pt > x.pt: what lies inside of 3")
+    assert fault.startswith("x.pt > x.pt > x.pt > x.pt: what lies inside 3")
 
 
 def test_what_is_left_alone_is_told(tmp_path, monkeypatch):
@@ -163,7 +163,7 @@ def test_what_is_left_alone_is_told(tmp_path, monkeypatch):
     assert ("", "model.py", "code", "inert") in found(tmp_path)
     monkeypatch.setattr(pickle_scan, "MOST_FILES", 1)
     (tmp_path / "z.pkl").write_bytes(SYSTEM)
-    assert "of its files only 1 were looked into" in survey(tmp_path).unread
+    assert "only 1 of its files were looked into" in survey(tmp_path).unread
     (tmp_path / "many.pkl").write_bytes(b"N." * 9)
     assert "first 8 pickles" in survey(tmp_path / "many.pkl").unread[0]
 

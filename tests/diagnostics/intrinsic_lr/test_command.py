@@ -292,7 +292,7 @@ def test_safetensors_need_no_torch(tmp_path):
         (("step-10.safetensors", *ADAMW, "--momentum", ".9"), 2, "no setting of adamw"),
         (("step-10.safetensors", *ADAMW, "--lr", "-1"), 2, "--lr"),
         (("step-10.safetensors", *FROMAGE), 2, "Fromage has no weight decay"),
-        (("step-10.safetensors", *SGD, "--model", "network.py:build"), 2, "no batch"),
+        (("step-10.safetensors", *SGD, "--model", "network.py:build"), 2, "No batch"),
         (("step-10.safetensors", *SGD, "--steps-per-epoch", "0"), 2, "steps-per-epoch"),
         (("step-10.safetensors", *SGD, *GIVEN, "--autocast"), 2, "--autocast"),
     ],
@@ -383,7 +383,7 @@ def test_a_schedule_that_is_not_known_voids_what_it_must(run, cosine):
     declared = json.loads(run("step-100.pt", "--json")[1])["result"]
     assert declared["schedule"]["total_steps"] == 200 and declared["layers"][0]["forecast"]["steps"][-1] == 200
     code, _, err = run("step-100.pt", "--warmup-steps", "300")
-    assert code == 2 and "A warm-up of 300 steps: expected fewer than the run's 200" in err
+    assert code == 2 and "--warmup-steps is 300, but the run has 200 steps; expected fewer" in err
 
 
 def test_sgd_without_a_model_takes_gradients_from_two_norms(run, tmp_path, monkeypatch):

@@ -36,8 +36,8 @@ def test_rules_that_settle(optimizer):
 @pytest.mark.parametrize(
     ("changes", "rotates", "code", "words"),
     [
-        ({"optimizer": "adam"}, False, "no-formula", "coupled to the gradient has no closed form"),
-        ({"optimizer": "lamb"}, False, "no-formula", "no closed form for lamb"),
+        ({"optimizer": "adam"}, False, "no-formula", "Adam has no closed form"),
+        ({"optimizer": "lamb"}, False, "no-formula", "lamb has no closed form"),
         ({"optimizer": "adamw", "variant": "AMSGrad"}, False, "no-formula", "no closed form for AMSGrad"),
         ({"optimizer": "rmsprop"}, False, "no-formula", "no closed form for rmsprop"),
         ({"decay": 0.0}, False, "no-equilibrium", "without weight decay"),

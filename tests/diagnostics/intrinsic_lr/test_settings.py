@@ -196,7 +196,7 @@ def test_variants_without_a_closed_form(trained):
 def test_a_rule_that_is_not_covered_has_rates_and_no_more(trained):
     found = find([trained(lambda model: torch.optim.RAdam(model.parameters(), lr=0.02, weight_decay=0.1))])
     assert (found.optimizer, found.rates["first.weight"], found.decays["first.weight"]) == ("radam", (0.02,), 0.1)
-    assert (found.betas, found.decoupled) == (None, False) and "radam, which is not covered" in found.notes[0]
+    assert (found.betas, found.decoupled) == (None, False) and "radam, which is not supported" in found.notes[0]
 
 
 def test_what_the_flags_became(trained):

@@ -248,4 +248,4 @@ def test_keys_outside_of_the_table_beside_a_checkpoint_are_said_to_be_left_aside
     (tmp_path / "fromage.toml").write_text("learning-rate = 0.5\n[tool.fromage-diag]\nmomentum = 0.9\n")
     code, _, err = run(tmp_path / "step-1.safetensors")
     assert code == 0
-    assert err.count("'learning-rate' outside of it is left aside") == 1
+    assert err.count("'learning-rate' outside of it is not used") == 1

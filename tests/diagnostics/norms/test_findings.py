@@ -179,5 +179,5 @@ def test_layers_of_equal_bytes_in_all_checkpoints(make_result, make_layer):
     said = "4 layers hold the same bytes in all 3 checkpoints, while others moved: a, b, c …"
     assert finding.message == said
     (finding,) = judge(make_result(layers=(still[0],), steps=(0, 1)))
-    assert finding.message == "no layer moved: 1 layer holds the same bytes in both checkpoints: a"
+    assert finding.message == "no layer moved, as 1 layer holds the same bytes in both checkpoints: a"
     assert judge(make_result(layers=(moved,))) == ()

@@ -213,7 +213,7 @@ def test_no_law_without_a_reason(growing):
         return measured(growing, *settings).layers[0].predicted_growth
 
     assert known(law("lars", 0.02)) is not None and law("lars") == LEARNING_RATE_UNKNOWN
-    assert law("adamw", 0.02) == Missing(Why.NO_FORMULA, "the learning rate of adamw is no relative step")
+    assert law("adamw", 0.02) == Missing(Why.NO_FORMULA, "the learning rate of adamw is not a relative step")
     assert law() == OPTIMIZER_UNKNOWN
 
 

@@ -142,7 +142,7 @@ def test_an_optimizer_without_a_threshold_is_told_so(run: Run, home: Path) -> No
     assert result["threshold"] is result["ratio"] is result["regime"] is None
     assert result["critical_sharpness"] is not None and len(result["quadratic"]["losses"]) == 3
     assert result["missing"]["threshold"]["code"] == result["missing"]["ratio"]["code"] == "no-formula"
-    assert "not linear in the gradient" in result["missing"]["threshold"]["reason"]
+    assert "not proportional to the gradient" in result["missing"]["threshold"]["reason"]
 
 
 def test_a_rate_that_diverges_in_the_quadratic_model_is_a_finding(run: Run, home: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_state_of_another_model_is_refused(run: Run, home: Path) -> None:
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "c.pt")
     code, _, err = run("c.pt", *GIVEN)
     assert code == 5
-    assert "optimizer's state has 2 parameters, the model 4" in " ".join(err.split())
+    assert "optimizer's state has 2 parameters, but the model has 4" in " ".join(err.split())
 
 
 def test_second_moments_that_are_not_finite_are_the_reason_for_what_is_missing(run: Run, home: Path) -> None:

@@ -383,7 +383,7 @@ def test_what_is_null_has_a_reason(make_problem: Maker, regression: dict[str, Te
     assert known(stepped.result.quadratic) is None and known(stepped.result.critical_sharpness) is not None
     assert "(output) is no known function" in reasons(stepped)["quadratic"]
     lion = sharpness(linear, Optimizer("lion", 0.01), request=Request(simulated_steps=2))
-    assert "not linear in the gradient" in reasons(lion)["threshold"]
+    assert "not proportional to the gradient" in reasons(lion)["threshold"]
     assert known(lion.result.quadratic) is not None and len(lion.result.quadratic.losses) == 3
     assert "takes two training batches" in reasons(sharpness(linear, request=Request(batch_rows=20)))["batch_sharpness"]
 
@@ -699,7 +699,7 @@ def test_adam_without_state_has_the_second_moments_that_suggest_lr_has(
     result = sharpness(problem, rule, request=Request(batch_rows=rows, tolerance=1e-6)).result
     update = next_update(MatchedState(problem, rule), problem.receiving, batch_size=rows)
     assert result.second_moments == update.source
-    assert ("cannot be cut" in update.source) == normalised
+    assert ("cannot be split" in update.source) == normalised
     stable = stable_rate(MatchedState(problem, rule), problem.receiving, update.memory, update.source)
     assert result.stable_learning_rate == pytest.approx(stable.learning_rate, rel=1e-3)
     assert f"(second moments from {update.source})" in stable.words

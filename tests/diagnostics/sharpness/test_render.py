@@ -72,7 +72,7 @@ def test_what_is_not_known_is_said_under_verbose(make_result: MakeResult) -> Non
         regime=NO_RATIO,
         quadratic=OPTIMIZER_UNKNOWN,
     )
-    words = "not known: quadratic model, ratio, because the optimizer is not known: --optimizer NAME gives it"
+    words = "not known: quadratic model, ratio, because the optimizer is not known: name it with --optimizer NAME"
     assert words in page(unknown, 160, verbose=True) and "not known" not in page(unknown)
 
 

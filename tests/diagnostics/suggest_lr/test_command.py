@@ -182,7 +182,7 @@ def test_short_runs_follow_the_schedule_that_is_given_as_a_shape_or_as_a_table(r
 def test_steps_of_the_run_that_nothing_tells_are_assumed_and_that_is_said(
     run: Run, home: Path, given: tuple[str, ...], taken: int
 ) -> None:
-    words = f"Steps of the run: taken as {taken}; --total-steps gives their number."
+    words = f"Steps of the run: taken as {taken}. If that is wrong, give --total-steps."
     code, _, err = run(*SCHEDULED, *given, "--probe-budget", "84")
     assert code == 0 and words in err
     assert words not in run(*SCHEDULED, *given, "--probe-budget", "84", "--total-steps", "500")[2]
@@ -373,4 +373,4 @@ def test_a_state_of_another_model_is_refused(run: Run, home: Path) -> None:
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "c.pt")
     code, _, err = run("c.pt", *GIVEN)
     assert code == 5
-    assert "optimizer's state has 2 parameters, the model 4" in " ".join(err.split())
+    assert "optimizer's state has 2 parameters, but the model has 4" in " ".join(err.split())

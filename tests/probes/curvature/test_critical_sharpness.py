@@ -96,7 +96,7 @@ def test_parts_of_a_loss_of_rows_together_are_no_samples(make_problem: Maker) ->
 
     problem = replace(regression(make_problem, 2), loss=Spread())
     step = {"weight": problem.base.gradients["weight"]}
-    with pytest.raises(MismatchError, match="the loss is one of rows together"):
+    with pytest.raises(MismatchError, match="the loss is not a mean over rows"):
         critical_sharpness_error(problem, step, 0.1, training_batches(problem, 2))
 
 

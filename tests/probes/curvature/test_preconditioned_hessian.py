@@ -125,7 +125,7 @@ def test_groups_of_different_rates_diverge_from_the_stable_rate_on(make_problem:
     found = stable_rate(
         match_state(problem, find_settings(Given(), state.settings, Given()), state), problem.receiving, {}
     )
-    assert found.learning_rate == pytest.approx(3.0, rel=0.02) and "groups' rates counted in" in found.words
+    assert found.learning_rate == pytest.approx(3.0, rel=0.02) and "with the rates of the groups" in found.words
     assert end(0.97 * found.learning_rate) < 1.0 < end(1.03 * found.learning_rate)
 
 
@@ -139,7 +139,7 @@ def test_a_state_without_moments_for_every_tensor_conditions_nothing(
     problem, rule = make_problem(network, data), find_settings(Given(), state.settings, Given())
     assert precondition(match_state(problem, rule, state), WeightSpace(problem.receiving)) is None
     found = stable_rate(match_state(problem, rule, state), problem.receiving, {})
-    words = "the state holds no second moments of Adam for some tensors"
+    words = "the state lacks Adam's second moments for some tensors"
     assert found == StableRate(Missing(Why.NO_STATE, words), Basis(words))
 
 

@@ -41,12 +41,14 @@ def test_a_rule_without_threshold_says_why() -> None:
     assert rate_for(Optimizer("lion", 0.1), 1.0) is None
     lion = threshold_of(Optimizer("lion", 0.1))
     assert lion == no_threshold(Optimizer("lion", 0.1))
-    assert isinstance(lion, Missing) and lion.code == Why.NO_FORMULA and "not linear in the gradient" in lion.words
+    assert (
+        isinstance(lion, Missing) and lion.code == Why.NO_FORMULA and "not proportional to the gradient" in lion.words
+    )
     assert threshold_of(Optimizer(None, 0.1)) == OPTIMIZER_UNKNOWN
     assert threshold_of(Optimizer("sgd")) == LEARNING_RATE_UNKNOWN
     assert no_threshold(Optimizer("sgd", 0.1)) is None
     for decay in (2.0, 5.0):
         decayed = Optimizer("adamw", 1.0, weight_decay=decay)
         none = threshold_of(decayed)
-        assert isinstance(none, Missing) and "decay alone is unstable" in none.words
+        assert isinstance(none, Missing) and "weight decay alone makes it unstable" in none.words
     assert threshold_of(Optimizer("adamw", 1.0, weight_decay=1.9)) == pytest.approx(38.0 * 0.05)

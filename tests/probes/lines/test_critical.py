@@ -133,6 +133,6 @@ def test_a_fall_that_rounding_hides_is_refused(make_problem: Maker, start: float
     if told:
         assert critical_rate(problem, plain(problem), start) == pytest.approx(1.0, rel=0.05)
     else:
-        with pytest.raises(NumericalError, match="which float32 hardly resolves"):
+        with pytest.raises(NumericalError, match="which is almost lost in the rounding of float32"):
             critical_rate(problem, plain(problem), start)
     assert float(problem.model.weight.detach()[0]) == pytest.approx(size)

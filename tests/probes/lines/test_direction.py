@@ -98,7 +98,7 @@ def test_what_stands_still_is_named_with_its_reason(
 
 @pytest.mark.parametrize(
     ("tensors", "include", "words"),
-    [("all", ["nothing.*"], "No tensor matches"), ("matrices", ["*.bias"], "none of those has two")],
+    [("all", ["nothing.*"], "No tensor matches"), ("matrices", ["*.bias"], "fewer than two")],
 )
 def test_an_empty_choice_is_refused(
     make_problem: Maker,

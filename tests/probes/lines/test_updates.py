@@ -154,7 +154,7 @@ def test_an_optimizer_may_hold_frozen_tensors_too(
 
 
 class Centred(nn.Linear):
-    """Its loss is one of rows together."""
+    """Its loss is one of a mean over rows."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(5.0 * (x - x.mean(0)))
@@ -167,7 +167,7 @@ class Centred(nn.Linear):
         (lambda: Centred(8, 3), 6),
         (lambda: nn.Linear(8, 3), 3),
     ],
-    ids=["BatchNorm", "rows together", "few rows"],
+    ids=["BatchNorm", "a mean over rows", "few rows"],
 )
 def test_rows_that_cannot_be_cut_give_the_first_step_of_the_optimizer(
     make_problem: Maker, classification: dict[str, torch.Tensor], model: Callable[[], nn.Module], rows: int
@@ -176,7 +176,9 @@ def test_rows_that_cannot_be_cut_give_the_first_step_of_the_optimizer(
     network, data = model(), {key: value[:rows] for key, value in classification.items()}
     problem = make_problem(network, data)
     update, (note,) = adam_update(problem, None, Given())
-    assert note.endswith("they come from the gradient of all rows, which cannot be cut: it is the step without a past.")
+    assert note.endswith(
+        "the gradient of all rows, which cannot be split: the step is that of an optimizer without history."
+    )
     before = {name: value.detach().clone() for name, value in network.named_parameters()}
     one_step(network.train(), data, torch.optim.Adam(network.parameters(), lr=1e-3))
     for name, value in network.named_parameters():

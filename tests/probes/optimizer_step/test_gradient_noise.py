@@ -124,8 +124,8 @@ class Hidden:
 @pytest.mark.parametrize(
     ("loss", "words"),
     [
-        (Contrast(), "rows together: it is 3.524, and 0.7592 on parts of 2 rows"),
-        (Hidden(), "rows together: the gradient of all rows is not the mean of those of parts"),
+        (Contrast(), "a mean over rows: all rows give 3.524, parts of 2 rows give 0.7592"),
+        (Hidden(), "a mean over rows: the gradient of all rows is not the mean of those of parts"),
     ],
 )
 def test_a_loss_of_rows_together_has_no_noise_of_parts(

@@ -170,7 +170,7 @@ def test_names_tell_groups_apart_where_no_slot_does(
         own = name == "0.weight"
         assert (share[name], decay[name]) == ((1.0, 0.3) if own else (0.5, 0.0))
         torch.testing.assert_close(before[name] - 0.1 * moved[name], parameter.detach())
-    assert rule.common_notes == ("optimizer: groups with rates from 0.05 to 0.1; the largest is taken.",)
+    assert rule.common_notes == ("optimizer: the groups have rates from 0.05 to 0.1; the largest is taken.",)
 
 
 def test_a_state_of_another_model_is_refused(

@@ -115,7 +115,7 @@ def test_under_batch_statistics_adams_step_from_half_of_the_rows_descends_on_the
     update = next_update(MatchedState(problem, rule), problem.receiving)
     own, other = problem.on(problem.batch.rows(0, 128)), problem.on(problem.batch.rows(128, 256))
     step = on_rows(update, own)
-    assert isinstance(update.noise, Missing) and "cannot be cut into batches" in update.step.note
+    assert isinstance(update.noise, Missing) and "cannot be split into batches" in update.step.note
     moved = {tensor.name: step.moved(tensor) for tensor in problem.receiving}
     descent = sum(float((part * other.base.gradients[name]).sum()) for name, part in moved.items())
     largest = max(float(part.abs().max()) for part in moved.values())

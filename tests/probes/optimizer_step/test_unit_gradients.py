@@ -112,7 +112,7 @@ def test_a_loss_of_rows_together_is_measured_on_batches_of_the_training_size():
         found = replace(problem(), loss=loss)
         measured = measure_unit_gradients(found, {"0.weight": Units(4, 0)}, batch_size=16)
         assert measured.squares["0.weight"] == pytest.approx(by_hand(found, 16).mean(0).tolist(), rel=1e-5)
-    with pytest.raises(MismatchError, match=r"one of rows together: it is 4.* on parts of 4 rows") as refused:
+    with pytest.raises(MismatchError, match=r"not a mean over rows: all rows give 4.*, parts of 4 rows") as refused:
         measure_unit_gradients(replace(problem(), loss=Contrast()), {"0.weight": Units()}, 64)
     assert refused.value.hint == "Give rows for two training batches of 64."
     with pytest.raises(MismatchError, match="gradient of all rows is not the mean of those of parts"):
@@ -123,10 +123,10 @@ def test_a_loss_of_rows_together_is_measured_on_batches_of_the_training_size():
     ("found", "size", "words"),
     [
         (problem(), None, "training batch size is not known"),
-        (problem(norm=True), None, "do not make two parts"),
-        (problem(norm=True), 40, "do not make two parts"),
-        (problem(8, norm=True, further=3), 16, "gradients of 8 rows say nothing of 16"),
-        (problem(1), 4, "do not make two parts"),
+        (problem(norm=True), None, "too few rows for two parts"),
+        (problem(norm=True), 40, "too few rows for two parts"),
+        (problem(8, norm=True, further=3), 16, "gradients of 8 rows are no guide to 16"),
+        (problem(1), 4, "too few rows for two parts"),
     ],
 )
 def test_what_cannot_be_said(found, size, words):

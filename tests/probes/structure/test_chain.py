@@ -31,7 +31,7 @@ def test_chains_of_the_theorem():
         (nn.Sequential(linear(4, 4), nn.ReLU()), "ReLU has slopes down to 0"),
         (nn.Sequential(linear(4, 4), nn.Tanh()), "Tanh has slopes down to 0"),
         (nn.Sequential(linear(4, 4), nn.BatchNorm1d(4)), "1 is a BatchNorm1d"),
-        (nn.Sequential(nn.Conv1d(1, 1, 1)), "no plain chain"),
+        (nn.Sequential(nn.Conv1d(1, 1, 1)), "not a plain chain"),
         (nn.Sequential(nn.LeakyReLU()), "no linear layer"),
         (nn.Sequential(linear(4, 4), nn.LeakyReLU(-0.5)), "slopes down to 0"),
     ],

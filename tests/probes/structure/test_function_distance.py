@@ -88,7 +88,7 @@ def test_outputs_of_another_name(tmp_path, rows):
     problem = Problem(first, ModelsOwnLoss(), Batch({"x": x}, 6, "hand"))
     other = open_checkpoint(tmp_path / "b.safetensors")
     if not rows:
-        with pytest.raises(MismatchError, match="a row for each"):
+        with pytest.raises(MismatchError, match="one row for each"):
             function_distance(problem, other)
         return
     before, after = first(x)["embedding"], second(x)["embedding"]

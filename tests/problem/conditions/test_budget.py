@@ -22,7 +22,9 @@ def test_the_time_limit_counts_from_the_start() -> None:
 def test_the_memory_limit_counts_what_was_held_at_most() -> None:
     held = peak_memory()
     Budget(memory=2 * held).check()
-    with pytest.raises(ResourceError, match=rf"The memory limit of {held / 2e6:.0f} MB was passed: \d+ MB are in use"):
+    with pytest.raises(
+        ResourceError, match=rf"The memory limit of {held / 2e6:.0f} MB was exceeded: \d+ MB are in use"
+    ):
         Budget(memory=held // 2).check()
 
 

@@ -31,7 +31,7 @@ def test_a_truncated_file_is_an_input_error(tmp_path: Path, suffix: str, kept: f
         torch.save(tensors, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept) if 0 < kept < 1 else int(kept)])
-    with pytest.raises(InputError, match="not a whole"):
+    with pytest.raises(InputError, match="not a complete"):
         read(path)
 
 
@@ -118,7 +118,7 @@ def test_files_that_claim_far_more_than_they_hold_are_refused(tmp_path: Path) ->
     itself: list[Any] = []
     itself.append(itself)
     torch.save(itself, tmp_path / "itself.pt")
-    with pytest.raises(InputError, match="holds itself"):
+    with pytest.raises(InputError, match="contains itself"):
         read(tmp_path / "itself.pt")
 
 

@@ -56,9 +56,9 @@ def test_arrays_become_tensors_and_graphs_are_cut() -> None:
         (
             {"x": torch.ones(3, 2), "y": torch.ones(2)},
             MismatchError,
-            r"do not share .*x float32\[3, 2\], y float32\[2\]",
+            r"differ in their first .*x float32\[3, 2\], y float32\[2\]",
         ),
-        ({"x": torch.ones(0, 2)}, InputError, "is empty"),
+        ({"x": torch.ones(0, 2)}, InputError, "has no rows"),
         ({"x": torch.ones(2), "t": torch.tensor(1.0)}, MismatchError, "t in the batch from there has no dimension"),
         ({"x": torch.tensor([1.0, torch.nan, torch.inf])}, NumericalError, "2 of 3 values"),
         ({"x": torch.eye(2).to_sparse()}, InputError, "not a dense tensor"),
@@ -124,14 +124,14 @@ def test_a_function_returns_a_batch(tmp_path: Path, capsys: pytest.CaptureFixtur
             r"OSError while calling --batch .*data.py:2\): no disk",
         ),
         ("def f(path):\n    return path\n", MismatchError, r"missing a required argument: 'path'.*f\(path\)"),
-        ("def f():\n    return 3\n", MismatchError, "gave a int, neither a batch nor an iterator"),
-        ("def f():\n    return iter([])\n", InputError, "without any batch"),
+        ("def f():\n    return 3\n", MismatchError, "gave a int; expected a batch or an iterator"),
+        ("def f():\n    return iter([])\n", InputError, "without a batch"),
         ("def f():\n    yield 1 / 0\n", MismatchError, "ZeroDivisionError while taking the first batch"),
-        ("class f:\n    def __getitem__(self, i): ...\n", MismatchError, "neither a batch nor an iterator"),
+        ("class f:\n    def __getitem__(self, i): ...\n", MismatchError, "expected a batch or an iterator"),
         (
             "import torch\ndef f():\n    return {'x': torch.ones(2), 'y': torch.ones(3)}\n",
             MismatchError,
-            "do not share",
+            "differ in their first",
         ),
     ],
 )
@@ -158,9 +158,9 @@ def test_code_that_may_not_run_is_refused(tmp_path: Path) -> None:
     [
         ("gone.npz", InputError, "does not exist"),
         ("folder.npz", InputError, "is a directory"),
-        ("pipe.npz", InputError, "is no regular file"),
-        ("table.csv", InputError, "'.csv' is not supported"),
-        ("file.py", UsageError, "names no function"),
+        ("pipe.npz", InputError, "is not a regular file"),
+        ("table.csv", InputError, "'.csv', which is not supported"),
+        ("file.py", UsageError, "does not name a function"),
         ("digits", UsageError, "neither a file nor code"),
     ],
 )
@@ -207,7 +207,7 @@ def test_numbers_of_eight_bits_are_widened() -> None:
 def test_a_batch_that_holds_itself_is_refused() -> None:
     data: list[Any] = [torch.ones(2, 3)]
     data.append(data)
-    with pytest.raises(MismatchError, match="nested without end"):
+    with pytest.raises(MismatchError, match="nested too deep"):
         as_batch(data, "here")
 
 

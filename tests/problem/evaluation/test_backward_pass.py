@@ -101,5 +101,5 @@ def test_a_batch_that_counts_nothing_is_refused_whoever_counts() -> None:
         for size in (None, 3):
             problem = Problem(model, loss, batch)
             problem.micro_batch = size
-            with pytest.raises(MismatchError, match="all of them are ignored"):
+            with pytest.raises(MismatchError, match="Every target of the batch is ignored"):
                 _ = problem.base

@@ -164,14 +164,14 @@ def test_a_model_that_fails_is_quoted_with_shapes_and_signature() -> None:
 
 class Hungry(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        print("on its way")  # noqa: T201
+        print("between model and loss")  # noqa: T201
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_memory_that_ran_out_in_the_model_is_a_matter_of_resources(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ResourceError, match="while running the model"):
         call_model(Hungry(), as_batch(A, "here"))
-    assert capsys.readouterr() == ("", "on its way\n")
+    assert capsys.readouterr() == ("", "between model and loss\n")
 
 
 class Leaves(nn.Module):

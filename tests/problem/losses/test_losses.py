@@ -95,7 +95,7 @@ def test_an_unknown_name_comes_with_the_nearest() -> None:
 
 
 def test_hyperparameters_need_a_function() -> None:
-    with pytest.raises(UsageError, match="takes no hyperparameters"):
+    with pytest.raises(UsageError, match="takes no arguments"):
         resolve_loss("mse", nn.Linear(3, 2), as_batch({"x": X}, "here"), hyperparameters={"decay": 1.0})
 
 

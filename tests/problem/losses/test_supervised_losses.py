@@ -170,9 +170,9 @@ def test_binary_cross_entropy(kind: torch.dtype) -> None:
 
 
 def test_probabilities_out_of_range() -> None:
-    with pytest.raises(MismatchError, match="from 0 to 2; bce expects 0 to 1"):
+    with pytest.raises(MismatchError, match="from 0 to 2, but bce expects 0 to 1"):
         check_probabilities(draw(2), torch.tensor([0, 2]))
-    with pytest.raises(MismatchError, match=r"^All targets are -1; bce expects 0 to 1"):
+    with pytest.raises(MismatchError, match=r"^All targets are -1, but bce expects 0 to 1"):
         check_probabilities(draw(2), torch.tensor([-1, -1]))
     check_probabilities(draw(2), torch.tensor([0, 1]))
 

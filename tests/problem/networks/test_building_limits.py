@@ -20,7 +20,7 @@ def test_an_ordinary_network_passes_and_the_hook_is_gone_afterwards() -> None:
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: nn.Linear(1000, 500), "a network of 2000000 bytes or more; the checkpoint holds 10 numbers"),
+        (lambda: nn.Linear(1000, 500), "a network of 2000000 bytes or more, but the checkpoint holds 10 numbers"),
         (lambda: torch.ones(10**5, 10**5), "a network of 40000000000 bytes or more"),
         (lambda: [nn.Linear(1, 1) for _ in range(10**9)], "far more layers than its checkpoint has tensors"),
     ],

@@ -100,7 +100,7 @@ def test_layouts_of_hubs(tmp_path, transformers, rename):
     batch = batch_of(model, tmp_path / "batch.safetensors")
     found = asked(tmp_path / "saved", tmp_path / "batch.safetensors")
     assert found.problem.base.loss == pytest.approx(model.double()(**batch).loss.item(), rel=1e-7)
-    assert any("Left out 4 tensors that BertForMaskedLM has no place for" in note for note in found.notes)
+    assert any("Left out 4 tensors that BertForMaskedLM does not have" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -162,7 +162,7 @@ def test_experts_that_are_merged_are_left_out_for_that_reason(tmp_path, transfor
     found, (note,) = intake.trained_layers(names)
     experts = [name for name in names if ".experts." in name]
     assert len(found) == len(names) - len(experts) and not set(experts) & set(found)
-    start = f"Left out {len(experts)} layers that transformers merges or splits into tensors of its own: {experts[0]}"
+    start = f"Left out {len(experts)} layers that transformers merges or splits into other tensors: {experts[0]}"
     assert note.startswith(start)
 
 

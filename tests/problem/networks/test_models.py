@@ -92,7 +92,7 @@ def test_code_that_may_not_run_is_refused(file: str) -> None:
 
 
 def test_auto_needs_a_checkpoint_and_takes_no_arguments(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no checkpoint"):
+    with pytest.raises(UsageError, match="No checkpoint"):
         build_model("auto", {}, None, Declared())
     save_file({"fc.weight": torch.ones(2, 3)}, tmp_path / "m.safetensors")
     with pytest.raises(UsageError, match="--model-arg"):

@@ -126,12 +126,12 @@ def test_what_was_inferred_is_said(shapes: dict[str, tuple[int, ...]], declared:
 
 
 def test_an_activation_that_nobody_declared_is_asked_for() -> None:
-    with pytest.raises(MismatchError, match="perceptron 3-4-2, but nothing says which activation") as caught:
+    with pytest.raises(MismatchError, match="perceptron 3-4-2, but no file says which activation") as caught:
         build_perceptron(entries(**{"0.weight": (4, 3), "2.weight": (2, 4)}), Declared())
     assert "fromage.toml" in caught.value.hint
     assert "--model" in caught.value.hint
 
 
 def test_a_name_that_modules_use_themselves_is_refused() -> None:
-    with pytest.raises(MismatchError, match="name cannot be rebuilt"):
+    with pytest.raises(MismatchError, match="name cannot be used for a module"):
         build_perceptron(entries(**{"forward.weight": (4, 3)}), Declared())

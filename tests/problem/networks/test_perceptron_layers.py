@@ -25,16 +25,16 @@ def test_tensors_form_linear_and_norm_layers() -> None:
         ({"weight": (2, 3)}, "'weight' has no layer name"),
         ({"rnn.weight_ih_l0": (8, 3)}, "'rnn.weight_ih_l0' .* is neither a weight nor a bias"),
         ({"scale.weight": ()}, "neither a weight nor a bias"),
-        ({"wte.weight": (8, 3)}, "table of embeddings"),
-        ({"tok_emb.weight": (8, 3)}, "table of embeddings"),
+        ({"wte.weight": (8, 3)}, "like an embedding"),
+        ({"tok_emb.weight": (8, 3)}, "like an embedding"),
         ({"0.weight": (4, 3), "0.bias": (3,)}, r"'0.bias' has shape \[3\]"),
         ({"0.weight": (4, 3), "0.running_mean": (4,)}, "'0.running_mean' does not belong"),
         ({"0.bias": (4,)}, r"tensors of '0' \(bias\)"),
-        ({"0.weight": (4,), "0.bias": (3,)}, "form no linear and no norm layer"),
+        ({"0.weight": (4,), "0.bias": (3,)}, "are neither a linear nor a norm layer"),
     ],
 )
 def test_what_belongs_to_neither_is_named(shapes: dict[str, tuple[int, ...]], words: str) -> None:
-    with pytest.raises(MismatchError, match=f"cannot be rebuilt as a perceptron: .*{words}") as caught:
+    with pytest.raises(MismatchError, match=f"only if it is a plain perceptron: .*{words}") as caught:
         read_layers(entries(shapes))
     assert "--model" in caught.value.hint
 

@@ -34,11 +34,11 @@ def test_every_hidden_layer_has_its_norm(linears: list[str], norms: list[str]) -
 @pytest.mark.parametrize(
     ("linears", "norms", "norm", "words"),
     [
-        (["0", "3"], ["1"], "none", "'1' looks like a norm layer, but none is declared"),
+        (["0", "3"], ["1"], "none", "'1' looks like a norm layer, but the kind of norm is not given"),
         (["0", "2"], [], "layernorm", "0 norm layers for 1 hidden layers"),
         (["0", "3", "6"], ["1"], "layernorm", "1 norm layers for 2 hidden layers"),
-        (["0", "3"], ["2"], "layernorm", "norm '2' does not stand right after '0'"),
-        (["fc1", "fc2", "fc3"], ["bn2", "bn3"], "layernorm", "norm 'bn2' does not stand right after 'fc1'"),
+        (["0", "3"], ["2"], "layernorm", "norm '2' does not come right after '0'"),
+        (["fc1", "fc2", "fc3"], ["bn2", "bn3"], "layernorm", "norm 'bn2' does not come right after 'fc1'"),
     ],
 )
 def test_norms_in_doubt_are_refused(linears: list[str], norms: list[str], norm: str, words: str) -> None:
@@ -47,7 +47,7 @@ def test_norms_in_doubt_are_refused(linears: list[str], norms: list[str], norm: 
 
 
 def test_a_norm_of_another_width_or_kind_is_refused() -> None:
-    with pytest.raises(MismatchError, match="norm '1' has width 5, the layer before it, '0', 4"):
+    with pytest.raises(MismatchError, match="norm '1' has width 5, but the layer before it, '0', has 4"):
         read_layout(entries(perceptron(["0", "3"], ["1"], width=5)), "layernorm")
     running = {**perceptron(["0", "3"], ["1"]), "1.running_mean": (4,), "1.running_var": (4,)}
     with pytest.raises(MismatchError, match="has running statistics, but norm = 'layernorm'"):

@@ -43,7 +43,7 @@ def test_a_models_own_module_is_no_wrapper() -> None:
     outer.block.module = nn.Linear(2, 2)
     match = match_names(expected(outer), {"block.weight": 0, "block.bias": 0})  # as checkpoints strip `module.`
     assert match.stored == {"block.module.weight": "block.weight", "block.module.bias": "block.bias"}
-    assert "model's own" in match.note
+    assert "the model's names have them too" in match.note
 
 
 def test_of_buffers_only_those_that_models_compute_may_be_missing() -> None:

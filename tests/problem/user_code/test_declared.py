@@ -124,15 +124,15 @@ def test_metadata_of_other_programs_is_passed_over(tmp_path: Path) -> None:
         ("steps_per_epoch = 2.5", "whole number"),
         ("train_batch_size = 0", "whole number above 0"),
         ("warmup_steps = -1", "0 or above"),
-        ("schedule = 3", "not a text"),
-        ("batch = 3", "not a text"),
+        ("schedule = 3", "not a string"),
+        ("batch = 3", "not a string"),
         ('batch = "data.csv"', "expected a file .safetensors"),
         ("activation = ", "not valid TOML"),
         ("activation = " + "[" * 20_000, "not valid TOML"),
         ("learning_rate = " + "1" * 5_000, "not valid TOML"),
         ("learning_rate = " + "1" * 400, "more than 64 bits"),
         ("betas = [0.9, 1" + "0" * 400 + "]", "more than 64 bits"),
-        ("#" * 1_000_001, "more than 1000000 bytes"),
+        ("#" * 1_000_001, "larger than 1000000 bytes"),
         ("[tool]\nfromage-diag = 3", "not a table"),
     ],
 )
@@ -161,7 +161,7 @@ def test_what_is_wrong_makes_nothing_fail_that_does_without_it(tmp_path: Path) -
     found.check("loss", "activation", "residual", "norm")
     assert (found.loss, found.activation, found.learning_rate) == ("mse", "relu", None)
     assert sorted(found.faults) == ["batch", "learning_rate", "mode", "model"]
-    assert len(found.notes) == 3 and all(note.startswith("left aside: ") for note in found.notes)
+    assert len(found.notes) == 3 and all(note.startswith("not used: ") for note in found.notes)
     assert found.foreign == ("model",)
     with pytest.raises(UnsafeError):
         found.check("loss", "model")
@@ -216,7 +216,7 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["loop.npz", "a\\u0000.npz", "a" * 5000 + ".npz"])
 def test_a_batch_that_no_path_leads_to_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "loop.npz").symlink_to("loop.npz")
-    with pytest.raises(InputError, match="leads to no file") as caught:
+    with pytest.raises(InputError, match="not the path of a file") as caught:
         refuse(tmp_path, f'batch = "{name}"')
     assert len(caught.value.message) < 200
 

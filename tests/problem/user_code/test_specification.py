@@ -105,12 +105,12 @@ def test_code_that_may_not_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(InputError, match=r"No file 'nowhere.py'"):
+    with pytest.raises(InputError, match=r"no file 'nowhere.py'"):
         load_named("nowhere.py:make", "--model")
 
 
 def test_a_missing_module_is_named() -> None:
-    with pytest.raises(InputError, match="No module 'no_such_package'") as caught:
+    with pytest.raises(InputError, match="no module 'no_such_package'") as caught:
         load_named("no_such_package.module:make", "--model")
     assert "path/file.py:make" in caught.value.hint
 
