@@ -81,7 +81,7 @@ def layers_unchanged(names: Sequence[str], total: int, checkpoints: int) -> Find
     if len(names) == total:
         message = f"no layer moved, as {hold} in {where}"
         hint = (
-            "Possible causes: the same file under several names, a learning rate of 0, or only biases "
+            "Possible causes: the same weights under several names, a learning rate of 0, or only biases "
             "and scales were trained."
         )
     else:

@@ -73,7 +73,7 @@ def require_samples(problem: Problem, parts: Sequence[Batch], losses: Sequence[f
     if not abs(mean - whole) <= MIXING * abs(whole) + doubt:
         size = "one row" if parts[0].size == 1 else f"{parts[0].size} rows"
         raise MismatchError(
-            f"the loss is not a mean over rows: all rows give {whole:.4g}, parts of {size} rows give {mean:.4g}",
+            f"the loss is not a mean over rows: all rows give {whole:.4g}, parts of {size} give {mean:.4g}",
             ONE_OF_ROWS,
         )
 

@@ -106,7 +106,7 @@ def test_where_no_layer_moved_that_is_said(save, inspected):
     assert finding["message"].startswith(
         "no layer moved, as 4 layers hold the same bytes in both checkpoints: a.weight"
     )
-    assert finding["hint"].startswith("the same file under several names")
+    assert finding["hint"].startswith("Possible causes: the same weights under several names")
 
 
 def test_nothing_is_said_where_every_layer_moved_or_nothing_can_be_compared(save, inspected):

@@ -27,7 +27,7 @@ def test_chains_of_the_theorem():
     ("model", "words"),
     [
         (nn.Sequential(linear(4, 4, bias=True), nn.LeakyReLU()), "0 has a bias"),
-        (nn.Sequential(linear(4, 3), nn.LeakyReLU()), "0.weight narrows"),
+        (nn.Sequential(linear(4, 3), nn.LeakyReLU()), "0.weight has fewer outputs than inputs"),
         (nn.Sequential(linear(4, 4), nn.ReLU()), "ReLU has slopes down to 0"),
         (nn.Sequential(linear(4, 4), nn.Tanh()), "Tanh has slopes down to 0"),
         (nn.Sequential(linear(4, 4), nn.BatchNorm1d(4)), "1 is a BatchNorm1d"),
