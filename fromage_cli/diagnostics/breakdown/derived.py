@@ -35,7 +35,7 @@ VIOLATION_FLOOR = 10.0
 NOWHERE = {
     "above-grid": Missing(Why.ABOVE_GRID, "it lies beyond the last point of the grid"),
     "below-grid": Missing(Why.BELOW_GRID, "it lies below the first point of the grid"),
-    "uncertifiable": Missing(Why.UNCERTIFIABLE, "no size of this step is certain to descend"),
+    "uncertifiable": Missing(Why.UNCERTIFIABLE, "no size of this step is sure to lower the loss"),
     "unavailable": Missing(Why.NO_SECOND_DERIVATIVE, "the loss has no second derivative that can be used"),
 }
 """Why there is no place on the eta axis, by relation."""

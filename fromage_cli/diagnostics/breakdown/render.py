@@ -59,7 +59,7 @@ def sentences(result: BreakdownResult) -> Iterator[str]:
         but = first_names([visible(layer.name) for layer in result.layers])
         still = sum(tensor.reason == Still.ZERO_GRADIENT for tensor in result.skipped)
         yield f"Nothing has a gradient but {but}: {counted(still, 'tensor')} cannot learn on this batch."
-        yield "Dead units, or a head of zeros, pass no gradient on."
+        yield "Units that never activate, or a head of zeros, pass no gradient on."
     elif result.direction.startswith("to:"):
         yield f"How much of the way to the other weights may be gone in one step ({tried} tried):"
     elif result.direction == FROMAGE.name and not _whole(result):

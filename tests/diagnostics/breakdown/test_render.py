@@ -94,7 +94,7 @@ def test_a_network_without_gradients_is_given_no_limit(make_result: MakeResult, 
     told = page(make_result(layers=(bias,), skipped=still))
     assert told == (
         "Nothing has a gradient but head.bias: 2 tensors cannot learn on this batch.\n"
-        "Dead units, or a head of zeros, pass no gradient on.\n"
+        "Units that never activate, or a head of zeros, pass no gradient on.\n"
     )
     for other in (make_result(skipped=still), make_result(layers=(bias,), skipped=(SkippedTensor("a", "excluded"),))):
         assert "Nothing has a gradient" not in page(other)

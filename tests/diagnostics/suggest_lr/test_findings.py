@@ -112,7 +112,7 @@ def test_layers_without_gradient_have_their_own_reason(make_result: MakeResult) 
     findings = {each.code: each for each in judge(result)}
     zero = findings["gradient-is-zero"]
     assert zero.message == "the gradient of 2 tensors is exactly 0: fc1.weight, fc2.weight"
-    assert zero.hint.startswith("A head of zeros or dead units")
+    assert zero.hint.startswith("Usual before a head that starts at zero")
     assert findings["certain-together-only"].message.endswith("together with all vectors: c.weight")
     alone = found(replace(result, uncertain=("fc1.weight",)))
     assert "certain-together-only" not in alone and "gradient-is-zero" not in found(make_result())
