@@ -19,6 +19,7 @@ from fromage_cli.terminal.answer import Answers
 from fromage_cli.terminal.configuration import DATA_KEYS
 from fromage_cli.terminal.failure import complaint, nearest_choice
 from fromage_cli.terminal.flags import CommandFlags, named_checkpoints, options, origins, outranks, snake_case
+from fromage_cli.terminal.listed import with_listed
 from fromage_cli.terminal.options import OutputOptions, assemble
 from fromage_cli.terminal.output import prepare_output
 from fromage_cli.terminal.progress import progress
@@ -65,9 +66,12 @@ class DiagnosticCommand(TyperCommand):
         help_option = self.get_help_option(ctx)
         if help_option is not None and given.get(help_option.name) is True:
             return super().parse_args(ctx, args)
-        configured = self._configure(ctx, given)
+        listed: list[str] = []
+        configured = self._configure(ctx, with_listed(self, given, listed))
         try:
-            return super().parse_args(ctx, args)
+            left = super().parse_args(ctx, args)
+            ctx.params = with_listed(self, ctx.params, listed)
+            return left
         except Exception as error:
             name = str(getattr(getattr(error, "param", None), "name", ""))
             source = ctx.get_parameter_source(name) if name in configured else None

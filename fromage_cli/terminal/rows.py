@@ -15,6 +15,8 @@ from fromage_cli.terminal.words import nearest, visible
 
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What a formula begins with in a spreadsheet; some take the wide signs of East Asian scripts too."""
+DIGITS = 4
+"""Significant digits of a number in Markdown."""
 ALIKE = 3
 """Findings of one kind that are said where not all are asked for."""
 
@@ -77,7 +79,7 @@ def _inert(text: str) -> str:
 
 
 def markdown(table: Table, findings: Sequence[Finding] = ()) -> str:
-    """A Markdown table with the findings as a list below it."""
+    """A Markdown table, its numbers rounded, with the findings as a list below it."""
     rows = [_markdown_row(table.columns), "|" + " --- |" * len(table.columns), *map(_markdown_row, table.rows)]
     text = "\n".join(rows) + "\n"
     if findings:
@@ -86,7 +88,12 @@ def markdown(table: Table, findings: Sequence[Finding] = ()) -> str:
 
 
 def _markdown_row(row: Sequence[object]) -> str:
-    return "| " + " | ".join(_marked(cell(value)) for value in row) + " |"
+    return "| " + " | ".join(_marked(_rounded(value)) for value in row) + " |"
+
+
+def _rounded(value: object) -> str:
+    """A cell for a person: a number in four significant digits."""
+    return f"{value:.{DIGITS}g}" if isinstance(value, float) else cell(value)
 
 
 def _marked(text: str) -> str:

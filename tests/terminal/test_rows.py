@@ -134,6 +134,12 @@ def test_no_spreadsheet_runs_a_name(sign):
     assert tsv(table).splitlines()[1] == f"{sign}cmd|' /C calc'!A0"  # scripts read the name itself
 
 
+def test_numbers_are_rounded_in_markdown_alone():
+    table = Table(("x", "n"), ((1 / 3, 123456),))
+    assert "| 0.3333 | 123456 |" in markdown(table)
+    assert "0.333333333333333" in tsv(table)
+
+
 def test_markdown():
     table = Table(("name", "eta"), (("a|b_c", 0.5), ("<d>", None)))
     finding = Finding("hot", "warn", "it is *hot*", "a_b", hint="cool it")
