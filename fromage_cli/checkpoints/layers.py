@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, TensorEntry
-from fromage_cli.checkpoints.names.naming import matches
+from fromage_cli.checkpoints.names.naming import chosen_names
 from fromage_cli.checkpoints.storage.peculiarities import remedy
 from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 from fromage_cli.counting import counted, first_names
@@ -20,6 +20,7 @@ def layer_entries(
 
     A tied tensor stands here under each of its names.
     """
+    chosen = chosen_names(checkpoint.entries, include, exclude)
     return {
         entry.name: entry
         for entry in checkpoint.entries.values()
@@ -27,7 +28,7 @@ def layer_entries(
         and entry.dtype in WIDTHS
         and entry.elements
         and (tensors == "all" or len(entry.shape) > 1)
-        and matches(entry.name, include, exclude)
+        and entry.name in chosen
     }
 
 

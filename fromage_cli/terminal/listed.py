@@ -13,8 +13,8 @@ LIST = "-"
 def with_listed(command: Any, values: Mapping[str, Any], read: list[str]) -> dict[str, Any]:
     """The parsed words of a command, with the names on standard input in place of a `-` among its arguments.
 
-    `read`: the names, if they were read before; they are kept in it. Raises UsageError where the command takes no list or
-    the list is empty, InputError where standard input is closed.
+    `read`: the names, if they were read before; they are kept in it. Raises UsageError for an empty list and where the
+    command takes none, InputError where standard input is closed.
     """
     changed = dict(values)
     for parameter in command.params:

@@ -1,9 +1,10 @@
 """How names from files are compared, shown in messages, and freed of what wrappers put into them."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 
 SPELLED_OUT = 3
 """Names spelled out in a message: more are not read, and the complete list goes into its details."""
@@ -46,11 +47,24 @@ def _brief(value: object) -> str:
     return repr(value) if plain else f"a {type(value).__name__}"
 
 
-def matches(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Return whether a name matches a glob of `include` (any name does where there is none) and none of `exclude`."""
-    return (not include or any(fnmatchcase(name, glob) for glob in include)) and not any(
-        fnmatchcase(name, glob) for glob in exclude
-    )
+def chosen_names(names: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> set[str]:
+    """Return the names that match a glob of `include` (all where there is none) and none of `exclude`."""
+    known = list(names)
+    kept = set(known) if not include else {name for glob in include for name in _matching(glob, known)}
+    return kept.difference(*(_matching(glob, known) for glob in exclude))
+
+
+def _matching(glob: str, names: Sequence[str]) -> list[str]:
+    """Return the names that a glob matches; where it matches no whole one, those with dotted parts that it matches.
+
+    So names may be given as tables show them, without what all share and with dots for what was cut. Such dots never
+    stand for a part of a number.
+    """
+    if found := [name for name in names if fnmatchcase(name, glob)]:
+        return found
+    dots = re.sub(r"…|\.\.+", "\ue000", glob)  # a sign for private use, which no glob has
+    pattern = re.compile(translate(f"*.{dots}.*").replace("\ue000", r"(?!\d).*(?<!\d)"))
+    return [name for name in names if pattern.match(f".{name}.")]
 
 
 def first_twice(names: Iterable[str]) -> str | None:

@@ -12,7 +12,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from fromage_cli.checkpoints.names.naming import matches
+from fromage_cli.checkpoints.names.naming import chosen_names
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.probes.lines.random_direction import RandomTensors
 from fromage_cli.problem.evaluation.problem import Problem
@@ -112,7 +112,7 @@ def moving_tensors(
     `tensors`: `matrices` (two or more dimensions) or `all`. Raises MismatchError when nothing is left.
     """
     problem.evaluations.doing = "the gradient at the checkpoint"
-    names = {tensor.name for tensor in problem.receiving if matches(tensor.name, include, exclude)}
+    names = chosen_names((tensor.name for tensor in problem.receiving), include, exclude)
     kept = [t for t in problem.receiving if t.name in names and (tensors == "all" or t.is_layer)]
     skipped = [Skipped(name, Still.FROZEN) for name in problem.frozen]
     skipped += [Skipped(name, Still.NO_GRADIENT) for name in problem.unused]

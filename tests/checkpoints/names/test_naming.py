@@ -1,5 +1,10 @@
-from fromage_cli.checkpoints.names.naming import brief, first_twice, matches, strip_prefixes
+import re
+
+import pytest
+
+from fromage_cli.checkpoints.names.naming import brief, chosen_names, first_twice, strip_prefixes
 from fromage_cli.checkpoints.pickles.placeholders import Global, Placeholder
+from fromage_cli.terminal.names import fitted, shown_names
 
 
 def test_any_value_is_shown_in_a_few_characters_and_steps():
@@ -27,9 +32,52 @@ def test_the_first_name_that_comes_twice():
 
 def test_globs_choose_by_name():
     names = ["a.weight", "a.bias", "b.weight"]
-    assert [name for name in names if matches(name, [], [])] == names
-    assert [name for name in names if matches(name, ["*.weight"], ["b.*"])] == ["a.weight"]
-    assert not any(matches(name, ["c.*"], []) for name in names)
+    assert chosen_names(names, [], []) == set(names)
+    assert chosen_names(names, ["*.weight"], ["b.*"]) == {"a.weight"}
+    assert chosen_names(names, ["c.*"], []) == set()
+
+
+LLAMA = [
+    "model.embed_tokens.weight",
+    *(
+        f"model.layers.{layer}.{part}.weight"
+        for layer in range(12)
+        for part in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "input_layernorm")
+    ),
+    "model.norm.weight",
+    "lm_head.weight",
+]
+
+
+@pytest.mark.parametrize(
+    ("glob", "found"),
+    [
+        ("model.layers.1.mlp.up_proj.weight", ["model.layers.1.mlp.up_proj.weight"]),
+        ("layers.1", [name for name in LLAMA if ".1." in name]),
+        ("layers.1.self_attn.q_proj", ["model.layers.1.self_attn.q_proj.weight"]),
+        ("…0…q_proj", ["model.layers.0.self_attn.q_proj.weight"]),
+        ("..10..q_proj", ["model.layers.10.self_attn.q_proj.weight"]),
+        ("…1…up_p…", ["model.layers.1.mlp.up_proj.weight"]),
+        ("lm_head", ["lm_head.weight"]),
+        ("q_proj", [name for name in LLAMA if "q_proj" in name]),
+        ("layers.*.mlp", [name for name in LLAMA if ".mlp." in name]),
+        ("proj", []),
+        ("ayers.1", []),
+    ],
+)
+def test_names_are_taken_as_tables_show_them(glob, found):
+    assert chosen_names(LLAMA, [glob], []) == set(found)
+    assert chosen_names(LLAMA, [], [glob]) == set(LLAMA) - set(found)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_every_shown_name_finds_its_tensor(width):
+    shown = shown_names(LLAMA)
+    for name, short in zip(LLAMA, fitted(shown.names, width // 4), strict=True):
+        found = chosen_names(LLAMA, [short], [])
+        assert name in found, short
+        if numbers := re.findall("[0-9]+", name):  # dots stand for anything, but for no digit
+            assert all(re.findall("[0-9]+", other) == numbers for other in found), short
 
 
 def test_wrappers_are_stripped_anywhere_and_told():
