@@ -18,11 +18,11 @@ def test_a_message_has_six_lines_at_most_and_always_its_hint():
 @pytest.mark.parametrize(
     ("message", "details", "hidden"),
     [
-        ("Known names: 'a.pt', 'b'.", ["a.pt", "b"], False),
-        ("Known names: 'a.pt' and 1 more.", ["a.pt", "b"], True),
-        ("Known names: 'a.pt', 'old-b'.", ["a.pt", "b"], True),
-        ("Known names: 'a.pt', 'b.pt'.", ["a.pt", "b"], True),
-        ("Known names: 'a.pt', 'b/c'.", ["a.pt", "b"], True),
+        ("Available: 'a.pt', 'b'.", ["a.pt", "b"], False),
+        ("Available: 'a.pt' and 1 more.", ["a.pt", "b"], True),
+        ("Available: 'a.pt', 'old-b'.", ["a.pt", "b"], True),
+        ("Available: 'a.pt', 'b.pt'.", ["a.pt", "b"], True),
+        ("Available: 'a.pt', 'b/c'.", ["a.pt", "b"], True),
         ("There is 'a'.", ["b"], False),
     ],
 )

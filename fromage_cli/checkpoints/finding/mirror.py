@@ -78,7 +78,7 @@ class Mirror:
     def only_file(self) -> Path:
         """Return the one file that the URL names, for reading."""
         if self.remote.entry.directory:
-            raise InputError(f"{self.remote.url} is a directory; expected a file.")
+            raise InputError(f"{self.remote.url} is a directory; expected a file.", hint="Name a file in it.")
         place = self.home / self.remote.entry.name
         self.fetch(place)
         return place

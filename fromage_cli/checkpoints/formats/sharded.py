@@ -73,10 +73,14 @@ def read_index(path: Path) -> Index:
     names = table.get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(file, str) for file in names.values()):
         raise InputError(
-            f"{quoted(path)} is not an index of shards: it has no 'weight_map' from tensor names to file names."
+            f"{quoted(path)} is not an index of shards: it has no 'weight_map' from tensor names to file names.",
+            hint="Name the index or the directory that from_pretrained reads.",
         )
     if (count := len(set(names.values()))) > MOST_SHARDS:
-        raise InputError(f"{quoted(path)} names {count} shards, but at most {MOST_SHARDS} are read.")
+        raise InputError(
+            f"{quoted(path)} names {count} shards, but at most {MOST_SHARDS} are read.",
+            hint="The index is damaged, or the model has to be saved in larger shards.",
+        )
     places = {file: confined_path(path, file) for file in dict.fromkeys(names.values())}
     check_present(path, places.values())
     metadata = table.get("metadata")

@@ -20,7 +20,7 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     if not known:
         return ""
     close = difflib.get_close_matches(name, known[:10_000], n=SPELLED_OUT, cutoff=0.6)
-    return f"Nearest: {listed(close)}." if close else f"Known names: {listed(known)}."
+    return f"Nearest: {listed(close)}." if close else f"Available: {listed(known)}."
 
 
 def brief(value: object) -> str:

@@ -46,7 +46,7 @@ class FileVersion:
         """Look at a regular, non-empty file; anything else raises InputError."""
         status = status_of(path)
         if stat.S_ISDIR(status.st_mode):
-            raise InputError(f"{quoted(path)} is a directory; expected a file.")
+            raise InputError(f"{quoted(path)} is a directory; expected a file.", hint="Name a file in it.")
         for is_kind, kind in IRREGULAR:
             if is_kind(status.st_mode):
                 raise InputError(
@@ -108,18 +108,25 @@ def input_errors_about(path: Path) -> Iterator[None]:
     except ValueError as error:
         if "null" not in str(error):
             raise
-        raise InputError(f"{quoted(path)} is not a path: it contains a null character.") from error
+        raise InputError(
+            f"{quoted(path)} is not a path: it contains a null character.", hint="Check the path."
+        ) from error
 
 
 def missing(path: Path) -> InputError:
     """Return the error for a path that does not exist, naming the nearest one that does."""
     if path.is_symlink():
-        return InputError(f"{quoted(path)} is a symbolic link whose target does not exist.")
+        return InputError(
+            f"{quoted(path)} is a symbolic link whose target does not exist.",
+            hint="Name the target itself, or copy it again.",
+        )
     parent = path.parent
     while not parent.exists() and parent != parent.parent:
         path, parent = parent, parent.parent
     if not parent.is_dir():
-        return InputError(f"{quoted(path)} does not exist: {quoted(parent)} is a file, not a directory.")
+        return InputError(
+            f"{quoted(path)} does not exist: {quoted(parent)} is a file, not a directory.", hint="Check the path."
+        )
     names = sorted(names_in(parent))
     where = "the current directory" if str(parent) == "." else f"directory {quoted(parent)}"
     near = nearest(path.name, names).removesuffix(".")

@@ -27,7 +27,10 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object; anything else raises InputError."""
     version = FileVersion.of(path)
     if version.size > LARGEST_JSON:
-        raise InputError(f"{quoted(path)} has {version.size} bytes, but JSON is read up to {LARGEST_JSON}.")
+        raise InputError(
+            f"{quoted(path)} has {version.size} bytes, but JSON is read up to {LARGEST_JSON}.",
+            hint="It is not an index or a configuration. Name the file with the weights.",
+        )
     with opened(path) as file:
         text = file.read(LARGEST_JSON + 1)
     if is_crowded(text):

@@ -99,7 +99,7 @@ def next_update(
     else:
         measured = _noise(problem, parts, batch_size=batch_size, remember=True)
         memory, source = stand_in(problem, known(measured))
-        step = measure_next_step(matched, memory, f"its memory from {source}")
+        step = measure_next_step(matched, memory, f"its state estimated from {source}")
     noise = known(measured)
     line = step_line(problem, tensors, step, optimizer.name or SGD.name)
     size = batch_size or problem.batch.size

@@ -90,7 +90,11 @@ def declared_beside(
         try:
             table = read_configuration(source) if source.is_file() else None
         except (OSError, UsageError) as error:
-            fault = error if isinstance(error, UsageError) else InputError(f"{source}: {error.strerror}.")
+            fault = (
+                error
+                if isinstance(error, UsageError)
+                else InputError(f"{source} cannot be read: {error.strerror}.", "Check its owner and its mode (ls -l).")
+            )
             note = f"{source.name} beside the checkpoint is not used: {fault.message}"
             return replace(declared, source=source, notes=(note,), faults=dict.fromkeys(_NEEDED, fault))
         if table is not None:
