@@ -18,7 +18,6 @@ from fromage_cli.findings import Finding
 from fromage_cli.missing import Missing, Why
 from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.names import DOTS, fitted, shown_names
-from fromage_cli.terminal.rows import ALIKE
 from fromage_cli.terminal.words import ascii_words, number, visible
 
 NARROWEST_NAME = (16, 24)
@@ -218,22 +217,22 @@ _COLOURS = {"info": "dim", "warn": "yellow", "fail": "bold red"}
 def finding_list(findings: Sequence[Finding], style: PageStyle) -> RenderableType:
     """Each finding beside its severity, layers of which the same is said in one line; remedies under `-v`.
 
-    Of many of one kind the first few stand there without `--all`.
+    Of several of one kind the first stands there without `--all`, with how many there are.
     """
     grid = RichTable.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for (code, severity), group in groupby(findings, key=lambda finding: (finding.code, finding.severity)):
+    for (_, severity), group in groupby(findings, key=lambda finding: (finding.code, finding.severity)):
         alike: dict[str, list[Finding]] = {}
         for finding in group:
             alike.setdefault(finding.message, []).append(finding)
-        shown = list(alike.items()) if style.show_all else list(alike.items())[:ALIKE]
+        shown = list(alike.items()) if style.show_all else list(alike.items())[:1]
+        hidden = sum(map(len, alike.values())) - sum(len(found) for _, found in shown)
+        more = f" ({hidden} more like it: --all)" if hidden else ""
         for message, found in shown:
             names = [finding.layer for finding in found if finding.layer]
             layers = (", ".join(names) if style.show_all else first_names(names)) + ": " * bool(names)
-            grid.add_row(Text(severity, _COLOURS[severity]), prose(layers + message, style))
-        if len(shown) < len(alike):
-            grid.add_row("", Text(f"{len(alike) - len(shown)} more of {code}; --all shows them", "dim"))
+            grid.add_row(Text(severity, _COLOURS[severity]), prose(f"{layers}{message}{more}", style))
         if shown[-1][1][-1].hint and style.verbose:
             grid.add_row("", prose(shown[-1][1][-1].hint, style))
     return grid

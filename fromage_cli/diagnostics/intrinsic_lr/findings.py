@@ -158,6 +158,7 @@ def _rotations(result: IntrinsicResult) -> Iterator[Finding]:
     before, after = result.steps[-2:] if len(result.steps) > 1 else (None, None)
     steps = after - before if isinstance(before, int) and isinstance(after, int) else 0
     above: dict[bool, dict[str, float]] = {False: {}, True: {}}
+    off: list[Finding] = []
     for layer in result.layers:
         expected, observed = known(layer.expected_rotation), known(layer.observed_rotation)
         log_ratio, relaxation = known(layer.log_ratio), known(layer.relaxation_steps)
@@ -173,17 +174,20 @@ def _rotations(result: IntrinsicResult) -> Iterator[Finding]:
         ratio = math.sqrt(_decorrelation(observed) / at_norm)
         if ratio > TURNING:
             above[unsettled].pop(layer.name, None)
-            yield Finding(
-                code="rotation-off",
-                severity="info",
-                layer=layer.name,
-                message=f"turned by {math.degrees(observed):.3g}° between the last two checkpoints; random gradients "
-                f"would need {ratio:.2g} × larger steps for that at {place}",
-                value=ratio,
-                limit=TURNING,
-                hint="Possible causes: gradients that agree between batches, a changed learning rate, or a layer that "
-                "is not scale-invariant.",
+            off.append(
+                Finding(
+                    code="rotation-off",
+                    severity="info",
+                    layer=layer.name,
+                    message=f"turned by {math.degrees(observed):.3g}° between the last two checkpoints; random "
+                    f"gradients would need {ratio:.2g} × larger steps for that at {place}",
+                    value=ratio,
+                    limit=TURNING,
+                    hint="Possible causes: gradients that agree between batches, a changed learning rate, or a layer "
+                    "that is not scale-invariant.",
+                )
             )
+    yield from sorted(off, key=lambda finding: -(finding.value or 0.0))
     reasons = {False: "the steps agree more than random ones", True: "the norms have not settled"}
     for unsettled, layers in above.items():
         if layers:

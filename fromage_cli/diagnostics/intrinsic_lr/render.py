@@ -19,7 +19,7 @@ from fromage_cli.terminal.tables import Column, hidden_rows, house_table, not_kn
 from fromage_cli.terminal.words import number, sparkline, visible
 
 GROWING = " If growing: if their mean square grows in proportion to the steps. Most norms end between the two."
-EXPECTED = "Expected is for random gradients. A settled layer moves back and forth and often turns 2 to 4 × less."
+EXPECTED = " Expected is for random gradients; a settled layer often turns 2 to 4 × less."
 TOLD = ("scale-invariance-untested", "far-from-equilibrium", "not-scale-invariant")
 """Findings that the page says itself: in its warning, its rows, and its line on layers that it leaves out."""
 NEAR = math.log(0.9), math.log(1.1)
@@ -43,8 +43,10 @@ _TITLES = {
 def render(result: IntrinsicResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
 
-    def nearness(layer: LayerEquilibrium) -> float:
-        return math.inf if isinstance(layer.log_ratio, Missing) else -abs(layer.log_ratio)
+    def nearness(layer: LayerEquilibrium) -> tuple[bool, float]:
+        if isinstance(layer.log_ratio, Missing):
+            return True, -(known(layer.observed_rotation) or 0.0) / (known(layer.expected_rotation) or math.inf)
+        return False, -abs(layer.log_ratio)
 
     page: list[RenderableType] = []
     if untested := untested_layers(result):
@@ -58,8 +60,9 @@ def render(result: IntrinsicResult, style: PageStyle) -> RenderableType:
     if ordered:
         page += [Text(""), _layers(result, shown, style, names)]
         page += hidden_rows(len(shown), len(ordered), _range(ordered[len(shown) :]))
-        if any(None not in (known(layer.observed_rotation), known(layer.expected_rotation)) for layer in shown):
-            page.append(prose(EXPECTED, style, "dim"))
+        if any(known(layer.observed_rotation) is not None for layer in shown):
+            compared = any(known(layer.expected_rotation) is not None for layer in shown)
+            page.append(prose(_angles(result) + EXPECTED * compared, style, "dim"))
     page += [prose(sentence, style) for sentence in left_out(result)]
     page += _after_drop(result, shown, style)
     if style.verbose:
@@ -84,7 +87,9 @@ def sentences(result: IntrinsicResult) -> Iterator[str]:
         yield "These norms do not settle: they grow without end."
     elif not result.tested or any(layer.verdict != "none" for layer in result.layers):
         why = next((x.relaxation_steps for x in result.layers if isinstance(x.relaxation_steps, Missing)), None)
-        yield f"How long norms take to settle is not known: {why.words}." if why is not None else "No layer is left."
+        if why is not None:
+            nowhere = why.code is Why.NO_EQUILIBRIUM
+            yield f"{'Norms settle nowhere' if nowhere else 'How long norms take to settle is not known'}: {why.words}."
     else:
         layers = counted(len(result.layers), "layer")
         yield f"This does not apply: none of {layers} is scale-invariant, so none has an equilibrium norm."
@@ -151,8 +156,6 @@ def _layers(
 ) -> RenderableType:
     """A row for each layer, without the columns in which none of them has anything."""
     series, total = len(result.steps) > 1, result.schedule.total_steps if result.schedule is not None else None
-    before = result.steps[-2] if series else None
-    since = "turned" if before is None or isinstance(before, Missing) else f"turned since step {before}"
     columns = {
         "name": Column("layer", name=True),
         "norm": Column("‖W‖", optional=1),
@@ -160,8 +163,8 @@ def _layers(
         "left": Column("settles in"),
         "doubles": Column("doubles in"),
         "end": Column("‖W‖ at the end" if total is None else f"‖W‖ at step {number(total)}"),
-        "turned": Column(since if series else "turns a step"),
-        "expected": Column("expected" if series else "in the end"),
+        "turned": Column("turned" if series else "turns a step", optional=2),
+        "expected": Column("expected" if series else "in the end", optional=3),
     }
     rows = []
     for layer in shown:
@@ -185,6 +188,14 @@ def _layers(
         kept.remove("norm")
     cells = [[row[field] for field in kept] for row in rows]
     return house_table([columns[field] for field in kept], cells, style, names)
+
+
+def _angles(result: IntrinsicResult) -> str:
+    """Between which checkpoints layers turned."""
+    before = result.steps[-2]
+    return (
+        "Turned: since the last checkpoint but one." if isinstance(before, Missing) else f"Turned: since step {before}."
+    )
 
 
 def _degrees(angle: float | Missing) -> str | None:

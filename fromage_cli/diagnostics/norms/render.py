@@ -106,7 +106,7 @@ def sentences(result: NormsResult) -> Iterator[str]:
     count = sum(layer.invariance.verdict != FELT for layer in tested)
     if tested and not endless:
         whose = f"of {counted(len(tested), 'layer')} {'is' if count < 2 else 'are'} scale-invariant"
-        yield f"{count or 'None'} {whose}{' and none of them grows' if count and _series(result) else ''}."
+        yield f"{count or 'None'} {whose}{' and none of them grows steadily' if count and _series(result) else ''}."
 
 
 def _doubles(result: NormsResult, growing: Sequence[LayerNorms]) -> str:

@@ -112,7 +112,7 @@ def test_a_series_shows_both_rotations(make_result, make_layer):
     layer = make_layer(observed_rotation=0.123, expected_rotations=(0.3, 0.4), observed_rotations=(0.1, 0.123))
     result = make_result(layers=(layer,), steps=(0, 100, 200))
     text = page(result)
-    assert "turned since step 100" in text and "7.05°" in text and "Expected is for random gradients." in text
+    assert "Turned: since step 100. Expected is for random gradients;" in text and "7.05°" in text
     assert "between steps 100 and 200" in " ".join(page(result, verbose=True).split())
     assert rotations(result).rows == ((layer.name, 0, 100, 0.3, 0.1), (layer.name, 100, 200, 0.4, 0.123))
 
@@ -201,7 +201,7 @@ def test_layers_that_are_not_trained_are_named_in_one_line(make_result, make_lay
     layers = (make_layer("moved", observed_rotation=0.1), frozen)
     text = " ".join(page(make_result(layers=layers, steps=(0, 100))).split())
     assert "Does not apply to frozen: it is not trained in this run." in text and text.count("frozen") == 1
-    assert "A settled layer moves back and forth and often turns 2 to 4 × less." in text
+    assert "a settled layer often turns 2 to 4 × less." in text
     only = page(make_result(layers=(frozen, replace(frozen, name="other")), steps=(0, 100)))
     assert "Does not apply to frozen, other: these 2 layers are not trained in this run." in " ".join(only.split())
 

@@ -73,7 +73,9 @@ def test_layers_that_are_not_scale_invariant_are_counted(make_result, make_layer
     felt = make_layer(invariance=Invariance("none"))
     assert said(make_result(layers=(felt,))).endswith("None of 1 layer is scale-invariant.")
     still = make_layer(invariance=Invariance("invariant", "tensor"), overflow_step=STEADY)
-    assert said(make_result(layers=(felt, still))).endswith("1 of 2 layers is scale-invariant and none of them grows.")
+    assert said(make_result(layers=(felt, still))).endswith(
+        "1 of 2 layers is scale-invariant and none of them grows steadily."
+    )
 
 
 def test_ascii(make_result, make_layer):
