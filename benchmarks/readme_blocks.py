@@ -67,7 +67,9 @@ def reprinted(page: Path, printed: Mapping[str, list[str]]) -> str:
     """The page's text with every command's own output in place of what stands there."""
 
     def renew(block: re.Match[str]) -> str:
-        lines = [line for command, own, shown in parts(block[0]) for line in [*own, *elided(shown, printed[command])]]
+        lines: list[str] = []
+        for command, own, shown in parts(block[0]):
+            lines += [*own, *elided(shown, printed.get(command, shown))]  # a page may be edited meanwhile
         return "".join(f"{line}\n" for line in lines)
 
     return BLOCK.sub(renew, page.read_text(encoding="utf-8"))
