@@ -52,7 +52,7 @@ def shown_names(names: Sequence[str]) -> ShownNames:
 def fitted(names: Sequence[str], width: int, dots: str = DOTS) -> list[str]:
     """The names in at most `width` cells where that is possible; different ones differ, and no digit is cut.
 
-    Dotted parts without digits give way to dots in all names alike, those first that most of them have; then long
+    Dots replace dotted parts without digits in all names alike, those first that most of them have; then long
     words are shortened. A name that would look like another one stays as long as it takes to tell them apart.
     """
     parts = {name: name.split(".") for name in names}

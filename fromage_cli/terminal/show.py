@@ -66,8 +66,8 @@ def exit_code(answer: Answer, fail_on: str) -> int:
 def rendered(results: Sequence[Answer | FromageError], destination: Destination) -> str:
     """The answers as text in the destination's format; an error is an envelope where JSON is asked for, else nothing.
 
-    Several are an array as JSON, a line each as JSON lines, pages one below the other, and one table with the
-    checkpoint's path in front.
+    Several are an array as JSON, and a line each as JSON lines. Pages stand one below the other. Tables become one,
+    with the checkpoint's path in front.
     """
     answers = [result for result in results if isinstance(result, Answer)]
     if any(answer.alone is not None for answer in answers):

@@ -59,8 +59,8 @@ def weight_copies(name: str, reload: bool, several: bool, checkpoint: Checkpoint
     """Copies of the weights held beside them: base gradient, the direction where it is stored, kept weights.
 
     Moments from minibatches are two, as long as the direction is made; with --reload the base gradient makes room for
-    them. Of several batches each alone holds its own, beside the direction of all together where it is stored and the
-    base gradient of a random one. A tenth more is for the gradient of one tensor at a time.
+    them. Of several batches each alone holds its own. Beside it are the direction of all together, where it is stored,
+    and the base gradient of a random one. A tenth more is for the gradient of one tensor at a time.
     """
     held = 1 if name in (FROMAGE.name, SGD.name, RANDOM) else 2
     making = 3 if name == ADAM.name and not reload and not _has_moments(checkpoint) else held

@@ -1,4 +1,4 @@
-"""What a model and a batch tell of each layer: whether its scale is felt, in which parts, how large gradients are."""
+"""What a model and a batch tell of each layer: whether its scale matters, in which parts, how large gradients are."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -32,7 +32,7 @@ def gather_evidence(
     test, stopped = found_of(measure_invariance(problem, {layer.name for layer in layers.values()}, advance))
     units = {name: Units(tested.invariance.parts or 1, tested.invariance.axis or 0) for name, tested in test.items()}
     measured = None
-    no_gradients = Missing(Why.NOT_DEFINED, "no law of this optimizer takes gradients")
+    no_gradients = Missing(Why.NOT_DEFINED, "no formula for this optimizer uses gradients")
     if gradients and stopped is None:
         try:
             problem.evaluations.doing = "gradients of training batches"

@@ -86,7 +86,7 @@ class Course:
         """The angle between weights at two steps, if every step went its own way: that of free diffusion."""
         law = known(law_of(replace(self.layer, rate=self.peak)).equilibrium)
         if law is None or last - first < 1.0:
-            return Missing(Why.NO_FORMULA, "no law tells how its steps add up")
+            return Missing(Why.NO_FORMULA, "no formula gives how its steps add up")
         places = sorted({round(first + (last - first) * index / TURNS) for index in range(TURNS + 1)})
         squares = [point.angle * point.angle for point in self.points(places)]
         turned = sum(

@@ -25,7 +25,7 @@ class Drop:
     recovery_steps: float
     """Steps from the drop until it is within 10 % of its end."""
     from_equilibrium: bool
-    """Whether the layer was taken to be at equilibrium, for want of its equilibrium norm."""
+    """Whether the layer was taken to be at equilibrium, as its equilibrium norm is not known."""
     steps: tuple[float, ...]
     """Steps after the drop."""
     ratios: tuple[float, ...]

@@ -113,8 +113,8 @@ def find_run_settings(
 ) -> Settings:
     """The settings along a series; what was given wins over the optimizer's state, that over what is declared.
 
-    `decoupled`: whether LARS's decay goes past the gradient, η·wd a step. Raises UsageError where a setting is typed
-    that says nothing, for want of an optimizer that has it.
+    `decoupled`: whether LARS's decay goes past the gradient, η·wd a step. Raises UsageError for a typed
+    setting that no optimizer here has.
     """
     run = run_settings(checkpoints, names, given, declared.optimizer)
     rule, epoch = run.optimizer.rule, steps_per_epoch or declared.steps_per_epoch

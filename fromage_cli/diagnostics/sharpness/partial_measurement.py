@@ -167,7 +167,7 @@ class CurvatureMeasurement(PartialMeasurement):
         pairs = self.spectrum(
             "preconditioned_eigenvalue",
             preconditioning.operator,
-            doing=f"curvature as {optimizer.name} feels it",
+            doing=f"curvature preconditioned by {optimizer.name}",
             scale=preconditioning.scale,
         )
         moments = words if preconditioning.from_minibatches else "checkpoint"

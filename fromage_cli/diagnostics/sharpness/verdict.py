@@ -1,4 +1,4 @@
-"""The eigenvalue held against what the optimizer bears, and the word for the ratio."""
+"""The eigenvalue held against the largest at which the optimizer is stable, and the word for the ratio."""
 
 from dataclasses import replace
 

@@ -270,7 +270,7 @@ class RateSearch(PartialMeasurement):
                 places = f"as far as was looked ({places})"
             elif not found.closed:
                 places += f", no more at {found.upper:.3g}"
-            words = Basis(f"descends {alone if found.criterion == 'layers' else 'on the whole'}", places)
+            words = Basis(f"descends {alone if found.criterion == 'layers' else 'as a whole'}", places)
             eta, rate = self.place(found.eta)
         elif found.stopped is None:
             words = Basis("no step must descend", f"not even a relative step of {found.etas[0]:.2g}")

@@ -61,8 +61,8 @@ def read_limit(
 ) -> Limit:
     """The measured limit; where descent is nowhere certain, the smallest rate that was seen to raise the loss.
 
-    `crossings`: by layers, and of the sum over all tensors. The sum comes first: a layer whose gradient is nearly zero,
-    such as one behind a scale of 1e-6, loses it in the smallest step and takes nothing from the descent.
+    `crossings`: by layers, and of the sum over all tensors. The sum comes first. A layer whose gradient is nearly zero
+    loses it in the smallest step and hardly changes the sum. One behind a scale of 1e-6 is such a layer.
     """
     crossing = crossings[0]
     for name, found in zip(("measured-sum", "measured"), reversed(crossings), strict=True):

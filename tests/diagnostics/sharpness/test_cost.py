@@ -63,7 +63,7 @@ def test_the_bar_counts_what_is_computed_and_names_it(problem: Problem) -> None:
     assert list(parts) == [
         "largest curvature",
         "Gauss-Newton curvature",
-        "curvature as adam feels it",
+        "curvature preconditioned by adam",
         "curvature of 0.weight",
         "curvature of 2.weight",
         "curvature of 4.weight",

@@ -24,9 +24,7 @@ ESTIMATES = (
     Estimate("lemma2-count", 0.0215, 0.00738, Basis("Lemma 2, depth 10", "every weight tensor counted"), 2.33),
     Estimate("lemma2-effective", HIDDEN, HIDDEN, Basis("not told", "the graph hides the depth"), 2.33),
     Estimate("measured", 0.0028, 0.000963, Basis("descends in every layer", "Lemma 1 at 3 steps"), 8.33),
-    Estimate(
-        "measured-sum", 0.00624, 0.00214, Basis("descends on the whole", "Lemma 1 at the 5 steps looked at"), 11.3
-    ),
+    Estimate("measured-sum", 0.00624, 0.00214, Basis("descends as a whole", "Lemma 1 at the 5 steps looked at"), 11.3),
     Estimate("critical", 0.0332, 0.0114, Basis("the loss rises", "on the batch that gave the step"), 3.33),
     Estimate(
         "critical-independent", 0.00256, 0.00088, Basis("the loss rises", "on 32 rows, the step from 32 others"), 3.67
