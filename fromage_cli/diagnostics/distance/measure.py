@@ -13,7 +13,7 @@ from fromage_cli.missing import STEP_UNKNOWN, Interrupted, Missing, Why, known
 from fromage_cli.theory.relative_trust import predicted_breakdown, straight_step, wandering_step
 from fromage_cli.theory.spectra import DENSE, decomposition_work, extremes
 
-NO_MODEL = Missing(Why.NO_MODEL, "no model was given; --model auto rebuilds perceptrons")
+NO_MODEL = Missing(Why.NO_MODEL, "no model was given: add --model and --batch")
 CUT = Missing(Why.LIMIT_REACHED, "a limit was reached before all layers were measured")
 NO_SPECTRUM = Missing(Why.NOT_ASKED, "singular values were not asked for")
 NO_SIZE = Missing(Why.ZERO_OR_NOT_FINITE, "it is zero or not finite in one of the two")

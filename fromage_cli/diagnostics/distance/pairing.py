@@ -41,7 +41,7 @@ def pair_tensors(
     if not set(same) - copies:
         name = next(iter(unpaired.only_first or first.entries))
         raise UsageError(
-            "No layer is left: none has two dimensions, one name and one shape in both, and was asked for.",
+            "No layer is left to compare: it takes two dimensions, and the same name and shape in both.",
             hint=f"The first has {name!r}. {nearest(name, second.entries)} --tensors all compares vectors too.",
             details=[*unpaired.only_first, *unpaired.only_second, *unpaired.reshaped],
         )

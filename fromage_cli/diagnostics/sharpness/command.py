@@ -41,7 +41,7 @@ def command(
 
     from fromage_cli.diagnostics.sharpness.conclusion import advise, optimizer_at_rate
     from fromage_cli.diagnostics.sharpness.cost import estimate, expected_work
-    from fromage_cli.diagnostics.sharpness.findings import judge
+    from fromage_cli.diagnostics.sharpness.findings import TOLD, judge
     from fromage_cli.diagnostics.sharpness.measure import measure
     from fromage_cli.diagnostics.sharpness.render import headline, render
     from fromage_cli.probes.cost import gradients
@@ -76,7 +76,7 @@ def command(
         findings=judge(result),
         header=(optimizer_at_rate(result), f"loss {number(result.loss)}"),
         advice=advise(result),
-        told=("catapult", "edge-of-stability", "first-step-rises", "no-positive-curvature"),
+        told=TOLD,
         details=tuple(notes),
         settings={"tensors": chosen, **rule.flags},
         error=error,

@@ -91,7 +91,7 @@ def verdict(result: SharpnessResult) -> Iterator[str]:
         yield f"Unstable in the sharpest direction: {_compared(result)}."
         yield _what_to_expect(result)
     elif found == "adam-begins":
-        yield f"No verdict: before Adam has begun, its ratio ({number(ratio)}) does not tell healthy from sick runs."
+        yield f"No verdict: where Adam begins, its ratio ({number(ratio)}) does not tell healthy from sick runs."
     elif found == "flat":
         yield f"No curvature limits the rate: the loss curves upwards in no direction (ratio {number(ratio)})."
     else:

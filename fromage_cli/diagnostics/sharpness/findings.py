@@ -111,6 +111,13 @@ _OUTCOMES: dict[str, Words] = {
     ),
 }
 """By outcome."""
+TOLD = (
+    _BEYOND[0],
+    *(words[0] for words in (*_REGIMES.values(), *_OUTCOMES.values())),
+    "first-step-rises",
+    "no-positive-curvature",
+)
+"""Findings that the verdict and the numbers of the page say themselves."""
 
 
 def _what_it_rests_on(result: SharpnessResult) -> Iterator[Finding]:

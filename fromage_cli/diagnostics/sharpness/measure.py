@@ -10,7 +10,7 @@ from fromage_cli.diagnostics.sharpness.partial_measurement import CurvatureMeasu
 from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, SharpnessResult
 from fromage_cli.diagnostics.sharpness.update import first_step_sharpness, measure_update
 from fromage_cli.diagnostics.sharpness.verdict import (
-    felt_curvature,
+    compared_curvature,
     ratio_to_threshold,
     regime_of,
     stable_learning_rate,
@@ -69,8 +69,8 @@ def measure(
     batches = measuring.batch_sharpness()
     update = measure_update(measuring, found[0].value if found else 0.0)
     first = first_step_sharpness(measuring, trained)
-    felt = felt_curvature(measuring, found[0].value if found else None, conditioned)
-    ratio = ratio_to_threshold(optimizer, felt)
+    compared = compared_curvature(measuring, found[0].value if found else None, conditioned)
+    ratio = ratio_to_threshold(optimizer, compared)
     begins = known(preconditioned.second_moments) not in (None, "checkpoint")
     rate, unknown = optimizer.learning_rate, OPTIMIZER_UNKNOWN if optimizer.name is None else None
     model = update.quadratic
@@ -95,7 +95,7 @@ def measure(
         threshold=threshold_of(optimizer),
         ratio=ratio,
         scaled_ratio=ratio if isinstance(ratio, Missing) else 2.0 * ratio,
-        stable_learning_rate=stable_learning_rate(optimizer, felt),
+        stable_learning_rate=stable_learning_rate(optimizer, compared),
         trained=trained is not False,
         regime=regime_of(measuring, ratio, outcome, False if begins else trained),
         tensors=len(tensors),

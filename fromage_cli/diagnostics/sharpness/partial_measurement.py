@@ -142,7 +142,7 @@ class CurvatureMeasurement(PartialMeasurement):
         """Why there is no Gauss-Newton matrix; None where there is one."""
         if has_gauss_newton(self.problem):
             return None
-        return Missing(Why.NO_FORMULA, f"the loss ({self.problem.loss.name}) is no known function of the output")
+        return Missing(Why.NO_FORMULA, f"the loss ({self.problem.loss.name}) is not a known function of the output")
 
     def preconditioned(self) -> Preconditioned:
         """Of the Hessian as Adam's second moments, groups' rates and their coupled decay condition it."""
@@ -160,7 +160,7 @@ class CurvatureMeasurement(PartialMeasurement):
             estimates, words = found
         preconditioning = precondition(self.matched, self.space, estimates)
         if preconditioning is None:
-            none = Missing(Why.NO_STATE, "the checkpoint holds no second moments of Adam for every tensor")
+            none = Missing(Why.NO_STATE, "the checkpoint does not hold Adam's second moments for every tensor")
             if bad := moments_not_finite(self.matched):
                 none = Missing(Why.ZERO_OR_NOT_FINITE, f"the second moments of {first_names(bad)} are not finite")
             return Preconditioned(none, none)
@@ -182,7 +182,7 @@ class CurvatureMeasurement(PartialMeasurement):
         self.problem.evaluations.doing = "curvature of training batches"
         found = self.over_training_batches(
             lambda batches: gradient_curvature(self.problem, self.space, batches),
-            "it takes two training batches with a gradient, the rows make",
+            "it takes two training batches with a gradient, and the rows make",
         )
         if isinstance(found, Missing):
             return found
@@ -218,5 +218,5 @@ def _not_converged(name: str, found: Spectrum, request: Request) -> NumericalErr
         )
     return NumericalError(
         f"After {found.products} products {name} did not converge: {came}",
-        "Raise --max-iterations, or allow a larger --tolerance; the values are lower bounds up to their residual.",
+        "Raise --max-iterations, or allow a larger --tolerance. The values are lower bounds up to their residual.",
     )

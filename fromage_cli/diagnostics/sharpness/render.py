@@ -35,7 +35,9 @@ _TITLES = {
 
 def render(result: SharpnessResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
-    page: list[RenderableType] = [prose(sentence, style) for sentence in verdict(result)]
+    first, *more = verdict(result)
+    page: list[RenderableType] = [prose(first, style, "yellow" if _is_unstable(result) else "")]
+    page += [prose(sentence, style) for sentence in more]
     if found := [*_facts(result)]:
         page += [Text(""), facts(found, style)]
     marks = _marks(result)
@@ -52,6 +54,10 @@ def render(result: SharpnessResult, style: PageStyle) -> RenderableType:
         page += [] if isinstance(result.quadratic, Missing) else [_quadratic(result.quadratic, result, style)]
         page += not_known([result], _TITLES, style)
     return Group(*page)
+
+
+def _is_unstable(result: SharpnessResult) -> bool:
+    return situation(result) in ("grows", "bad-course")
 
 
 def _facts(result: SharpnessResult) -> Iterator[Fact]:
@@ -71,9 +77,10 @@ def _facts(result: SharpnessResult) -> Iterator[Fact]:
     if ratio is not None:
         usual = "sharpness ÷ tolerated: stable below 1"
         words = REGIMES.get(known(result.regime) or "", usual)
-        yield Fact("Ratio", number(ratio), "before Adam has begun it tells little" if result.before_adam else words)
+        yield Fact("Ratio", number(ratio), "where Adam begins it tells little" if result.before_adam else words)
     if stable is not None:
-        yield Fact("Stable up to", number(stable), "learning rate at which the ratio is 1")
+        label = "Ratio 1 at" if result.before_adam else "Stable up to"
+        yield Fact(label, number(stable), "learning rate at which the ratio is 1")
     if (critical := known(result.critical_sharpness)) is not None:
         yield Fact("Loss rises", number(2.0 / critical), "from this learning rate on, after one step")
     if (first := known(result.first_step_sharpness)) is not None:
@@ -94,8 +101,8 @@ def _marks(result: SharpnessResult) -> list[Mark]:
     """The same rates on the ruler, with the user's own."""
     critical = known(result.critical_sharpness)
     places = [
-        (known(result.learning_rate), "▼", "you", "yellow" if situation(result) in ("grows", "bad-course") else ""),
-        (known(result.stable_learning_rate), "●", "stable up to here", "green"),
+        (known(result.learning_rate), "▼", "you", "yellow" if _is_unstable(result) else ""),
+        (known(result.stable_learning_rate), "●", "ratio 1" if result.before_adam else "stable up to here", "green"),
         (None if critical is None else 2.0 / critical, "▲", "loss rises", "red"),
     ]
     return [Mark(value, sign, words, colour) for value, sign, words, colour in places if value is not None]

@@ -1,4 +1,4 @@
-"""What is measured along the optimizer's next update: where the loss rises, and how far the quadratic model holds."""
+"""What is measured along the optimizer's next step: where the loss rises, and how far the quadratic model holds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ def measure_update(measuring: CurvatureMeasurement, eigenvalue: float) -> AlongU
     else:
         error = measuring.over_training_batches(
             lambda parts: critical_sharpness_error(problem, step, rate, parts, optimizer.contraction),
-            "it takes two parts of the rows and a loss that rises there; there are",
+            "it takes a loss that rises there, and two parts of the rows; there are",
         )
     quadratic = measuring.within_limits(lambda: _quadratic(measuring, step, known(rate) or start))
     return AlongUpdate(rate if isinstance(rate, Missing) else 2.0 / rate, error, quadratic)
@@ -65,7 +65,7 @@ def first_step_sharpness(measuring: CurvatureMeasurement, trained: bool | None) 
     if trained is None and measuring.optimizer.adaptive and not measuring.matched.holds_memory:
         return NOT_TOLD
     if not measuring.optimizer.adaptive or measuring.matched.holds_memory or trained:
-        return Missing(Why.NOT_DEFINED, "it is one of Adam before its first step")
+        return Missing(Why.NOT_DEFINED, "only Adam has it, before its first step")
     names = {tensor.name for tensor in measuring.space.tensors}
 
     def critical() -> float | Missing:

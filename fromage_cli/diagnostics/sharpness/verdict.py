@@ -1,4 +1,4 @@
-"""The eigenvalue held against the largest at which the optimizer is stable, and the word for the ratio."""
+"""The curvature compared with what the optimizer tolerates, and the word for the ratio."""
 
 from dataclasses import replace
 
@@ -12,10 +12,10 @@ from fromage_cli.theory.stability import INITIAL_BANDS, TRAINED_BANDS, regime
 NOT_TOLD = Missing(Why.STEP_UNKNOWN, "the file does not say whether training has begun")
 
 
-def felt_curvature(
+def compared_curvature(
     measuring: CurvatureMeasurement, eigenvalue: float | None, conditioned: Eigenvalue | Missing
 ) -> float | Missing:
-    """The eigenvalue that the optimizer's threshold speaks of.
+    """The curvature that is compared with the optimizer's threshold.
 
     `conditioned`: that of the Hessian as the optimizer conditions it, for Adam and where groups differ.
     """
@@ -28,21 +28,21 @@ def felt_curvature(
     return eigenvalue + measuring.optimizer.coupled_decay
 
 
-def ratio_to_threshold(optimizer: Optimizer, felt: float | Missing) -> float | Missing:
-    """That eigenvalue over the threshold."""
+def ratio_to_threshold(optimizer: Optimizer, compared: float | Missing) -> float | Missing:
+    """That curvature over the threshold."""
     threshold = threshold_of(optimizer)
-    if isinstance(threshold, Missing) or isinstance(felt, Missing):
-        return threshold if isinstance(threshold, Missing) else felt
-    return felt / threshold
+    if isinstance(threshold, Missing) or isinstance(compared, Missing):
+        return threshold if isinstance(threshold, Missing) else compared
+    return compared / threshold
 
 
-def stable_learning_rate(optimizer: Optimizer, felt: float | Missing) -> float | Missing:
-    """The learning rate at which that eigenvalue is at the threshold."""
+def stable_learning_rate(optimizer: Optimizer, compared: float | Missing) -> float | Missing:
+    """The learning rate at which that curvature is at the threshold."""
     none = no_threshold(replace(optimizer, learning_rate=None))
-    if none is not None or isinstance(felt, Missing):
-        return none or felt
-    found = rate_for(optimizer, felt)
-    return Missing(Why.NO_FORMULA, "no curvature is positive, and none bounds the rate") if found is None else found
+    if none is not None or isinstance(compared, Missing):
+        return none or compared
+    found = rate_for(optimizer, compared)
+    return Missing(Why.NO_FORMULA, "no curvature is positive, so that none limits the rate") if found is None else found
 
 
 def regime_of(
@@ -57,14 +57,14 @@ def regime_of(
     kind, loss = optimizer_kind(measuring.optimizer), measuring.problem.loss.name
     found = regime((INITIAL_BANDS if trained is False else TRAINED_BANDS).get((kind, loss), ()), ratio)
     if found is not None and outcome in _CONTRADICTING.get(found, ()):
-        words = "the trained quadratic model does what networks at this ratio did not"
+        words = "the quadratic model takes another course than the networks studied at this ratio"
         return Missing(Why.NO_FORMULA, words)
     if found is None and trained is None and (kind, loss) in INITIAL_BANDS:
         return NOT_TOLD
     if kind == "adaptive" and trained is False:
         return found or Missing(Why.NO_FORMULA, "where Adam begins, its ratio did not tell how training goes on")
-    setting = f"with {_KINDS[kind]} and {_LOSSES.get(loss, 'this loss')}"
-    return found or Missing(Why.NO_FORMULA, f"{setting} nothing was measured that says how training goes on")
+    setting = f"{_KINDS[kind]} and {_LOSSES.get(loss, 'this loss')}"
+    return found or Missing(Why.NO_FORMULA, f"no study says how training with {setting} goes on from here")
 
 
 _KINDS = {

@@ -135,11 +135,11 @@ def stable_rate(
     words = Basis(LIMIT_REACHED.words)
     if found.eigenvalues:
         value = found.eigenvalues[0].value
-        bearable = rate_for(optimizer, value)
+        limit_rate = rate_for(optimizer, value)
         least = "" if found.converged else "at least "
         words = Basis(f"λ {least}{value:.3g}", f"{source}, stable where the loss is quadratic")
-        if bearable is None:
+        if limit_rate is None:
             words = Basis(f"λ {value:.3g}", f"{source} sets no highest rate")
-        rate = Missing(Why.NO_FORMULA, words) if bearable is None else bearable
+        rate = Missing(Why.NO_FORMULA, words) if limit_rate is None else limit_rate
     stable = StableRate(rate, words)
     return stable if limit is None else Interrupted(stable, limit)

@@ -78,7 +78,7 @@ def test_before_adams_first_step_there_is_no_verdict(make_result: MakeResult) ->
     model = replace(make_result().quadratic, outcome="rises", losses=(0.5, 2.4))
     for ratio in (0.2, 9.0):
         result = make_result(**adam, ratio=ratio)
-        begins = f"No verdict: before Adam has begun, its ratio ({ratio:g}) does not tell healthy from sick runs."
+        begins = f"No verdict: where Adam begins, its ratio ({ratio:g}) does not tell healthy from sick runs."
         assert said(result) == begins and advise(result).startswith("measure a later checkpoint")
         bad = make_result(**adam, ratio=ratio, quadratic=model)
         assert said(bad).endswith("and stays up.") and advise(bad).startswith("Warm up the rate")

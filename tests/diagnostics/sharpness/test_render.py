@@ -5,10 +5,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Group
+from rich.text import Text
 
 from fromage_cli.diagnostics.sharpness.render import headline, render
 from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, LayerBlock, SharpnessResult
 from fromage_cli.missing import LIMIT_REACHED, OPTIMIZER_UNKNOWN, Missing, Why
+from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.theory.random_draws import OtherDraws
 from tests.diagnostics.pages import compare, drawn
 
@@ -42,7 +45,7 @@ def test_the_first_eigenvalues_are_shown_where_several_were_asked_for(make_resul
         ({"momentum": None, "optimizer": "adamw"}, "by AdamW at 0.1\n"),
         ({"regime": "lazy", "ratio": 0.4}, "Ratio            0.4      lazy: steps along the sharpest direction shrink"),
         ({"regime": NO_RATIO}, "Ratio            1.22     sharpness ÷ tolerated: stable below 1"),
-        ({"second_moments": "16 gradients"}, "before Adam has begun it tells little"),
+        ({"second_moments": "16 gradients"}, "where Adam begins it tells little"),
         ({"preconditioned_eigenvalue": 46.3, "optimizer": "adamw"}, "curvature on these rows, as AdamW scales it"),
         ({"draws": OtherDraws(3, 40.0, 50.0)}, "40 to 50  at least, under 3 other random draws"),
         ({"first_step_sharpness": 5.0}, "0.4      from this learning rate on, after Adam's first step"),
@@ -50,6 +53,18 @@ def test_the_first_eigenvalues_are_shown_where_several_were_asked_for(make_resul
 )
 def test_the_numbers_have_their_words(make_result: MakeResult, changes: dict[str, object], words: str) -> None:
     assert words in page(make_result(**changes), 160)
+
+
+def test_where_adam_begins_no_rate_is_called_stable(make_result: MakeResult) -> None:
+    text = page(make_result(second_moments="16 gradients", optimizer="adam", momentum=None, regime=NO_RATIO))
+    assert "Ratio 1 at       0.0821" in text and "● ratio 1 " in text and "table" not in text
+
+
+def test_an_unstable_rate_stands_out(make_result: MakeResult) -> None:
+    for regime, colour in (("catapult", "yellow"), ("edge-of-stability", "")):
+        said = render(make_result(regime=regime), PageStyle())
+        assert isinstance(said, Group) and isinstance(said.renderables[0], Text)
+        assert said.renderables[0].style == colour
 
 
 def test_the_ruler_takes_two_rates(make_result: MakeResult) -> None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
+from fromage_cli.diagnostics.sharpness.conclusion import verdict
 from fromage_cli.diagnostics.sharpness.findings import judge
 from fromage_cli.diagnostics.sharpness.measure import measure
-from fromage_cli.diagnostics.sharpness.render import summary
 from fromage_cli.missing import Basis, Missing, Why, found_of
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.curvature.preconditioned_hessian import groups_differ, precondition
@@ -207,7 +207,7 @@ def test_a_step_after_a_start_at_zero_training_is_not_called_unstable(
     assert hardly_begun(matched) and result.second_moments == "checkpoint, in which Adam has hardly begun"
     assert 0.0 < result.ratio < 20.0
     assert not [finding for finding in judge(result) if finding.severity in ("warn", "critical")]
-    assert "where Adam begins" in summary(result)
+    assert "where Adam begins" in next(verdict(result))
     losses = []
     for _ in range(100):
         optimizer.zero_grad()
