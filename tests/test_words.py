@@ -3,12 +3,12 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "fromage_cli"
-MODULES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 LONGEST = 25
 """Words in a sentence."""
@@ -42,6 +42,13 @@ WORDS_OF_THE_THEORY = (
 END = re.compile(r"(?<=[.!?:;])[\"'”’)]*\s+|\n+")
 """A sentence ends at its mark before a space, or with its line; a point within a number or a name ends none."""
 HAS_LETTERS = re.compile(r"[^\W_]")
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Every module of the package by its path in it."""
+    paths = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in paths.items()}
 
 
 def spoken(tree: ast.Module) -> Iterator[str]:
@@ -90,22 +97,33 @@ def is_key(text: str, name: str) -> bool:
 
 def said(name: str) -> list[str]:
     """The faults in what a module prints."""
-    texts = [text for text in spoken(ast.parse(MODULES[name].read_text(encoding="utf-8"))) if not is_key(text, name)]
+    texts = [text for text in spoken(trees()[name]) if not is_key(text, name)]
     return [fault for text in texts for fault in faults(text, (*NOBODYS_WORDS, *WORDS_OF_THE_THEORY))]
 
 
 def documented(name: str) -> list[str]:
     """The faults in what a module and its public things say of themselves."""
-    texts = public_docstrings(ast.parse(MODULES[name].read_text(encoding="utf-8")))
+    texts = public_docstrings(trees()[name])
     return [fault for text in texts for fault in faults(text, NOBODYS_WORDS)]
 
 
 def test_what_is_printed_is_short_and_plain() -> None:
-    assert {name: each for name in MODULES if (each := said(name))} == {}
+    assert {name: each for name in trees() if (each := said(name))} == {}
 
 
 def test_what_public_things_say_of_themselves_is_short_and_plain() -> None:
-    assert {name: each for name in MODULES if (each := documented(name))} == {}
+    assert {name: each for name in trees() if (each := documented(name))} == {}
+
+
+def test_no_sentence_names_a_key_of_the_json() -> None:
+    """Those of several words: a key of a single one is a word as well."""
+    results = [tree for name, tree in trees().items() if name.endswith("/result.py")]
+    fields = [node.target for tree in results for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)]
+    keys = "|".join({field.id for field in fields if isinstance(field, ast.Name) and "_" in field.id})
+    named = re.compile(rf"(?<![\w,.-])(?:{keys})(?![\w=])")
+    for name, tree in trees().items():
+        for text in spoken(tree):
+            assert is_key(text, "") or not named.search(text), (name, text)
 
 
 @pytest.mark.parametrize(
