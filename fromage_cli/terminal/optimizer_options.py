@@ -33,30 +33,36 @@ class OptimizerOptions:
 
     optimizer: Annotated[
         OptimizerName | None,
-        _option("--optimizer", help="Update rule; default: the one whose state the checkpoint holds."),
+        _option("--optimizer", help="Your optimizer, as adamw. Default: the one whose state the checkpoint holds."),
     ] = None
     lr: Annotated[
         float | None,
-        _option("--lr", metavar="RATE", help=f"Learning rate; relative for {listed(RELATIVE)}. Default: its state's."),
+        _option(
+            "--lr", metavar="RATE", help=f"Learning rate, as 0.001; relative for {listed(RELATIVE)}. Default: as saved."
+        ),
     ] = None
     momentum: Annotated[
         float | None,
-        _option("--momentum", metavar="M", help=f"Momentum of {listed(having('momentum'))}, 0 to below 1."),
+        _option("--momentum", metavar="M", help=f"Momentum of {listed(having('momentum'))}, as 0.9."),
     ] = None
-    nesterov: Annotated[bool, _option("--nesterov", help="Nesterov's form of momentum.")] = False
+    nesterov: Annotated[bool, _option("--nesterov", help="Use Nesterov momentum.")] = False
     betas: Annotated[
-        str | None, _option("--betas", metavar="B1,B2", help=f"Decay of the moments of {listed(having('betas'))}.")
+        str | None, _option("--betas", metavar="B1,B2", help=f"Betas of {listed(having('betas'))}, as .9,.999.")
     ] = None
     weight_decay: Annotated[
         float | None,
         _option(
             "--weight-decay",
             metavar="WD",
-            help=f"Decoupled for {listed(DECOUPLED)}, else coupled; not of {FROMAGE.name}.",
+            help=f"Weight decay, as 0.1: direct for {listed(DECOUPLED)}, else in the gradient; "
+            f"{FROMAGE.name} has none.",
         ),
     ] = None
     train_batch_size: Annotated[
-        int | None, _option("--train-batch-size", metavar="N", min=1, help="Rows of a training batch.")
+        int | None,
+        _option(
+            "--train-batch-size", metavar="N", min=1, help="Rows of a training batch, as 64. Default: those of --batch."
+        ),
     ] = None
 
     def check(self) -> None:
@@ -105,10 +111,13 @@ class TrainingOptions(OptimizerOptions):
     """The same for a run of many steps."""
 
     decoupled: Annotated[
-        bool, _option("--decoupled", help=f"Weight decay of {' or '.join(MAY_DECOUPLE)} past the gradient.")
+        bool,
+        _option(
+            "--decoupled", help=f"Weight decay of {' or '.join(MAY_DECOUPLE)} shrinks weights directly, as in adamw."
+        ),
     ] = False
     steps_per_epoch: Annotated[
-        int | None, _option("--steps-per-epoch", metavar="N", min=1, help="To tell times in epochs too.")
+        int | None, _option("--steps-per-epoch", metavar="N", min=1, help="Tell times in epochs too.")
     ] = None
 
     def check_found(self, optimizer: str | None) -> None:
@@ -134,11 +143,11 @@ class ScheduleOptions:
         _option(
             "--schedule",
             metavar="SHAPE|FILE",
-            help="constant, linear or cosine (both fall to 0), or a CSV of step,learning_rate. Default: as saved.",
+            help="constant, linear or cosine (both to 0), or a CSV of step,learning_rate. Default: as saved.",
         ),
     ] = None
     warmup_steps: Annotated[
-        int | None, _option("--warmup-steps", metavar="N", min=0, help="Steps of linear warm-up from 0.")
+        int | None, _option("--warmup-steps", metavar="N", min=0, help="Steps of linear warm-up from 0, as 100.")
     ] = None
     total_steps: Annotated[
         int | None, _option("--total-steps", metavar="N", min=1, help="Steps of the whole run. Default: as saved.")

@@ -49,7 +49,7 @@ def command(
     intake = open_problem(ckpt, model, batch, run, spare=asked.further_batches).as_trained()
 
     from fromage_cli.checkpoints.runs.saved_schedule import updates_made
-    from fromage_cli.diagnostics.suggest_lr.cost import estimate, expected_work
+    from fromage_cli.diagnostics.suggest_lr.cost import advise_on_cost, estimate, expected_work
     from fromage_cli.diagnostics.suggest_lr.facts import headline, trained_at
     from fromage_cli.diagnostics.suggest_lr.findings import judge
     from fromage_cli.diagnostics.suggest_lr.measure import measure
@@ -73,7 +73,8 @@ def command(
     chosen = tensors.tensors or "all"
     moving, _ = moving_tensors(intake.problem, chosen, *tensors.globs)
     if run.estimate:
-        return intake.complete(estimate_answer(estimate(intake.problem, moving, rule, request)))
+        told = estimate_answer(whole := estimate(intake.problem, moving, rule, request))
+        return intake.complete(replace(told, advice=advise_on_cost(intake.problem, rule, request, whole)))
     evaluations = intake.problem.evaluations
     work = Work(lambda: gradients(evaluations), lambda: evaluations.doing)
     with progress("measuring", expected_work(intake.problem, rule, request), work) as advance:
@@ -101,6 +102,6 @@ def command(
         error=error,
     )
     if asked.value is not None:
-        answer = replace(answer, **asked.alone(result, error, notes))
+        answer = replace(answer, **asked.alone(result, error))
     answer = intake.complete(answer)
     return answer if plot is None else with_plot(answer, lambda *how: draw(result, *how), plot, output.force)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 from fromage_cli.diagnostics.suggest_lr.training import course_of
@@ -82,6 +82,16 @@ def estimate(problem: Problem, tensors: Sequence[TrainableTensor], optimizer: Op
         bytes=cost.memory(copies=6.0 + found.iterations, products=True),
         seconds=cost.time(gradients, found.products) + points + iteration.time(found.iterations) + trained.seconds,
     )
+
+
+def advise_on_cost(problem: Problem, optimizer: Optimizer, request: Request, whole: Estimate) -> str:
+    """The flag that saves most of the time, where short runs take it; else empty."""
+    if request.probe == "none" or not whole.seconds:
+        return ""
+    gradient = whole.seconds / whole.gradients
+    runs = training_cost(problem, optimizer, replace(request, verify=0), gradient)
+    most = 2.0 * (runs.gradients * gradient + runs.seconds) > whole.seconds
+    return "leave out the short runs, which take most of this time, with --probe none." if most else ""
 
 
 def _without_training(problem: Problem, optimizer: Optimizer, request: Request, *, slope: bool) -> Measurement:

@@ -14,6 +14,7 @@ from fromage_cli.findings import (
     layers_without_size,
 )
 from fromage_cli.missing import Missing, Why, known
+from fromage_cli.terminal.words import number
 from fromage_cli.theory.rate_calibration import RELIABLE
 
 UPHILL_ERRORS = 2.0
@@ -65,12 +66,12 @@ def _present_rate(result: SuggestedRates) -> Iterator[Finding]:
         yield Finding(
             code="rate-not-stable",
             severity="warn",
-            message=f"you train at {rate:.3g}, {above:.3g} × the rate from which on steps along the sharpest direction "
-            "of the loss grow",
+            message=f"you train at {rate:.3g}, {number(above)} × the rate from which on steps along the sharpest "
+            "direction of the loss grow",
             value=above,
             limit=1.0,
-            hint=f"Lower the rate below {stable:.3g}, or warm up longer. In a study 11 of 15 runs whose steps were too "
-            "large stood above it, and one of 23 healthy ones.",
+            hint=f"Lower the rate below {stable:.3g}, or warm up longer. In a study 11 of 15 runs with too large "
+            "steps stood above it, and 1 of 23 healthy ones.",
         )
     if rate is not None and ratio is not None and ratio > 1.0:
         own, elsewhere = estimate(result, "critical"), estimate(result, "critical-independent")
@@ -85,7 +86,7 @@ def _present_rate(result: SuggestedRates) -> Iterator[Finding]:
         yield Finding(
             code="rate-above-limit",
             severity="info",
-            message=f"your rate {rate:.3g} is {ratio:.3g} × {step}{where}",
+            message=f"your rate {rate:.3g} is {number(ratio)} × {step}{where}",
             value=ratio,
             limit=1.0,
             hint="This is no fault: healthy runs often stand above it.",

@@ -41,7 +41,7 @@ def critical_on_others(
             problem.evaluations.add(part.evaluations, part.rows / problem.rows)
     details = f"on {counted(other.rows, 'row')}, the step from {counted(own.rows, 'other')}"
     if rate is not None:
-        return rate, Basis("the loss rises", details)
+        return rate, Basis("by trying steps", details)
     if slope == 0.0:
         words = Basis("no slope", details)
         return Missing(Why.ZERO_OR_NOT_FINITE, words), words

@@ -1,6 +1,6 @@
 """What can be asked of `suggest-lr` beside the options that commands share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,17 +23,18 @@ TRAINING_BATCHES, STEPS_OF_A_BATCH = 9, 75
 UNRELIABLE = 10
 """Exit code of a value that is printed but not reliable."""
 NO_RATE_TO_TRAIN_AT = (
-    "limit: how far the next step may go and still lower the loss of these rows. It is no rate to train at, which is "
-    "mostly many times higher; --value recommended gives that."
+    "limit: up to here one step is sure to lower the loss of these rows. It is no rate to train at; --value "
+    "recommended gives that."
 )
+NOT_CLOSED = "the search ended before it was exact to 5 %, or the state tells no rate for some tensors"
 
 
 def untold(schedule: "RunSchedule") -> tuple[str, ...]:
     """A note on the constant rate of runs whose schedule nothing tells; none where it is told."""
     if schedule.told:
         return ()
-    why = "nothing tells one" if schedule.doubt is None else schedule.doubt
-    return (f"schedule: {why}. Short runs keep the rate constant; --schedule names another course.",)
+    why = "none is known" if schedule.doubt is None else schedule.doubt
+    return (f"schedule: {why}. Short runs keep the rate constant; --schedule cosine, linear or FILE gives yours.",)
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,17 @@ class RateOptions:
 
     value: Annotated[
         Literal["recommended", "limit"] | None,
-        typer.Option("--value", help="Print that learning rate alone; exit 10 where it is not reliable."),
+        typer.Option(
+            "--value",
+            help="Print that learning rate alone, for scripts; exit 10 where it is a guess, 6 where there is none.",
+        ),
     ] = None
     probe: Annotated[
         Literal["auto", "init", "checkpoint", "none"],
-        typer.Option("--probe", help="Short training runs: from a new initialisation, from the checkpoint, or none."),
+        typer.Option(
+            "--probe",
+            help="Short training runs for the rate to train at: from new weights (init), these, or none (fastest).",
+        ),
     ] = "auto"
     probe_budget: Annotated[
         int | None,
@@ -54,23 +61,34 @@ class RateOptions:
             "--probe-budget",
             metavar="N",
             min=1,
-            help="Minibatch gradients for the short runs. Default: what fits into ten minutes, at most 400.",
+            help="Training steps of all short runs, as 360. Default: what ten minutes allow, at most 400.",
         ),
     ] = None
     verify: Annotated[
         int | None,
-        typer.Option("--verify", metavar="N", min=1, help="Train N steps at 1/3 of, at and at 3 × the rate."),
+        typer.Option(
+            "--verify",
+            metavar="N",
+            min=1,
+            help="Train N steps at 1/3 of the rate, at it and at 3 × it, as 200, and compare.",
+        ),
     ] = None
     sharpness: Annotated[
         bool | None,
         typer.Option(
             "--sharpness/--no-sharpness",
-            help="Is your rate stable on today's curvature? Costs up to 20 Hessian-vector products.",
+            help="Is your rate stable by today's curvature? Costs up to 20 Hessian-vector products.",
             show_default="on, off with --value limit",
         ),
     ] = None
     warm: Annotated[
-        int, typer.Option("--warm", metavar="N", min=2, help="Minibatch gradients that stand in for missing state.")
+        int,
+        typer.Option(
+            "--warm",
+            metavar="N",
+            min=2,
+            help="Without optimizer state, build momentum and Adam moments from N minibatch gradients.",
+        ),
     ] = 16
 
     def check(self, output: OutputOptions) -> None:
@@ -93,7 +111,7 @@ class RateOptions:
         if flag is not None:
             raise UsageError(
                 f"{flag} needs the optimizer, and no checkpoint tells which it is.",
-                f"{NAME_IT}. Without {flag} the tables show all of them.",
+                f"{NAME_IT}. Without {flag} all of them are shown.",
             )
 
     @property
@@ -135,19 +153,22 @@ class RateOptions:
             peak=schedule.peak,
         )
 
-    def alone(self, result: "SuggestedRates", error: FromageError | None, noted: Sequence[str]) -> dict[str, Any]:
-        """What of an answer the value alone changes; `noted`: its notes.
+    def alone(self, result: "SuggestedRates", error: FromageError | None) -> dict[str, Any]:
+        """What of an answer the value alone changes.
 
         Raises NumericalError, or the limit that was reached, where there is no such value.
         """
         found = result.limit if self.value == "limit" else result.recommended
         if not isinstance(found.learning_rate, Missing):
-            notes = (NO_RATE_TO_TRAIN_AT,) if self.value == "limit" else ()
+            notes = [NO_RATE_TO_TRAIN_AT] if self.value == "limit" else []
+            if not found.reliable:
+                reason = NOT_CLOSED if self.value == "limit" else result.recommended.reason
+                notes.append(f"{self.value}: a guess (exit {UNRELIABLE}): {reason}.")
             code = 0 if found.reliable else UNRELIABLE
-            return {"alone": f"{found.learning_rate:.6g}", "code": code, "notes": (*notes, *noted)}
+            return {"alone": f"{found.learning_rate:.6g}", "code": code, "notes": tuple(notes)}
         if isinstance(error, ResourceError):
             raise error
-        reason = "at no step must the loss fall, and at none was it seen to rise"
+        reason = "no step size is sure to lower the loss, and none was seen to raise it"
         if self.value == "recommended":
             reason = result.recommended.reason
         raise NumericalError(

@@ -32,7 +32,7 @@ from fromage_cli.theory.schedules import Schedule
 T = TypeVar("T")
 NO_DRAW_RISES = Missing(Why.NO_RISE, "under no other draw a step was seen to raise the loss")
 LEMMA2 = {
-    "lemma2-count": "deep relative trust, every weight tensor counted: can it be trained",
+    "lemma2-count": "every weight tensor counted as a layer",
     "lemma2-path": "the same on the longest path",
     "lemma2-effective": "the same with residual branches weighed",
 }
@@ -188,11 +188,11 @@ class RateSearch(PartialMeasurement):
                 rate, code, words = None, Why.HIDDEN_BY_ROUNDING, Basis("not resolved", rounded.message)
             if rate is not None:
                 self._look_at_other_draws(moved, rate)
-                return rate, Basis("the loss rises", "on the batch that gave the step")
+                return rate, Basis("by trying steps", "the loss of the batch that gave the step")
             if self.update.line.descent == 0.0:
                 code, words = Why.ZERO_OR_NOT_FINITE, Basis("no slope", "the gradient along the step is zero")
             elif self.update.line.descent < 0.0:
-                code, words = Why.UPHILL, Basis("no descent", "the step goes uphill on the batch")
+                code, words = Why.UPHILL, Basis("the step goes uphill", "on the batch")
             return Missing(code, words), words
 
         if self.problem.draws_noise:
@@ -253,10 +253,10 @@ class RateSearch(PartialMeasurement):
         eta: float | Missing = LIMIT_REACHED
         rate, words = eta, Basis(LIMIT_REACHED.words)
         if found.relation == "uncertifiable":
-            words = Basis("no descent", "the step, or what noise leaves of it, does not descend")
+            words = Basis("the step goes uphill", "or noise leaves nothing of it")
             eta = rate = Missing(Why.UNCERTIFIABLE, words)
         elif found.slope_check(self.problem.base.loss).contradicted:
-            words = Basis("another gradient", "the loss does not change as its gradient says, to first order")
+            words = Basis("another gradient", "the loss does not change as its gradient says")
             eta = rate = Missing(Why.UNCERTIFIABLE, words)
         elif found.unresolved:
             words = Basis("not resolved", "smaller steps change no weight in this dtype; --dtype float64 resolves them")
@@ -265,15 +265,15 @@ class RateSearch(PartialMeasurement):
             uncertain = len(found.certificate.uncertain)
             alone = f"in all layers but {uncertain}" if uncertain else "in every layer"
             mean = "of the mean step, " if self.update.sampled else ""
-            places = f"{mean}Lemma 1 at the {counted(len(found.etas), 'step')} looked at"
+            places = f"{mean}at the {counted(len(found.etas), 'step')} tried"
             if found.relation == "above-grid":
-                places = f"as far as was looked ({places})"
+                places = f"as far as looked ({places})"
             elif not found.closed:
-                places += f", no more at {found.upper:.3g}"
-            words = Basis(f"descends {alone if found.criterion == 'layers' else 'as a whole'}", places)
+                places += f", no longer at {found.upper:.3g}"
+            words = Basis(f"Lemma 1, {alone if found.criterion == 'layers' else 'all tensors summed'}", places)
             eta, rate = self.place(found.eta)
         elif found.stopped is None:
-            words = Basis("no step must descend", f"not even a relative step of {found.etas[0]:.2g}")
+            words = Basis("no sure step", f"not even a relative step of {found.etas[0]:.2g}")
             eta = rate = Missing(Why.BELOW_GRID, words)
         return Estimate(name, eta, rate, words, cost)
 

@@ -9,6 +9,7 @@ from fromage_cli.diagnostics.suggest_lr.result import ProbeRun, SuggestedRates
 from fromage_cli.missing import known
 from fromage_cli.terminal.pictures import BLACK, BLUE, GREEN, ORANGE, RED, log_ticks, loss_window, picture
 from fromage_cli.terminal.words import middle, number, visible
+from fromage_cli.theory.rate_calibration import INTERVAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,10 +41,11 @@ def _runs(axes: Axes, result: SuggestedRates) -> None:
     finite = [loss for loss in finite if math.isfinite(loss)]
     axes.set_xscale("log")
     log_ticks(axes.xaxis, min(rates), max(rates))
-    axes.set_xlabel("learning rate (peak)")
-    axes.set_ylabel("loss after the run, rows it did not see")
+    axes.set_xlabel("highest learning rate of the run")
+    axes.set_ylabel("loss after the run, on rows outside it")
     if finite:
-        axes.set_ylim(*loss_window(min(finite), finite))
+        lowest = min(result.probe, key=lambda run: run.learning_rate)  # it hardly trained
+        axes.set_ylim(*loss_window(lowest.loss if math.isfinite(lowest.loss) else min(finite), finite))
     lengths = sorted({run.steps for run in result.probe})
     for place, steps in enumerate(lengths):
         _curve(axes, [run for run in result.probe if run.steps == steps], steps, COLOURS[place % len(COLOURS)])
@@ -51,13 +53,19 @@ def _runs(axes: Axes, result: SuggestedRates) -> None:
         known(rate) for rate in (result.recommended.low, result.recommended.high, result.recommended.learning_rate)
     )
     if low is not None and high is not None:
-        axes.axvspan(low, high, color=GREEN, alpha=0.12, label=f"{number(low)} to {number(high)}")
+        axes.axvspan(
+            low,
+            high,
+            color=GREEN,
+            alpha=0.12,
+            label=f"best rate, {100 * INTERVAL:.0f} % likely: {number(low)} to {number(high)}",
+        )
     if best is not None:
-        axes.axvline(best, color=GREEN, linewidth=1.4, label=f"to train at: {number(best)}")
+        axes.axvline(best, color=GREEN, linewidth=1.4, label=f"rate to train at: {number(best)}")
     present = known(result.optimizer.current_learning_rate)
     if present:
         axes.axvline(present, color=RED, linewidth=1.1, label=f"you train at {number(present)}")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4, columnspacing=1.2, handlelength=1.6)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, columnspacing=1.2, handlelength=1.6)
 
 
 def _curve(axes: Axes, runs: list[ProbeRun], steps: int, colour: str) -> None:
@@ -68,6 +76,6 @@ def _curve(axes: Axes, runs: list[ProbeRun], steps: int, colour: str) -> None:
         losses = [run.loss for run in runs if run.learning_rate == place]
         means.append(math.fsum(losses) / len(losses))
     shown = [mean if math.isfinite(mean) else math.nan for mean in means]
-    axes.plot(places, shown, color=colour, linewidth=1.4, label=f"{steps} steps")
+    axes.plot(places, shown, color=colour, linewidth=1.4, label=f"after {steps} steps")
     dots = [(run.learning_rate, run.loss) for run in runs if math.isfinite(run.loss)]
     axes.plot(*zip(*dots, strict=True), color=colour, marker=".", linestyle="none") if dots else None

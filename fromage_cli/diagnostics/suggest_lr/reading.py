@@ -39,7 +39,7 @@ BEYOND = Missing(Why.ABOVE_GRID, "the loss falls at every step that was tried")
 TRUST = {
     "above-grid": Missing(Why.ABOVE_GRID, "the search ended before it"),
     "below-grid": Missing(Why.BELOW_GRID, "it lies below every step that was tried"),
-    "uncertifiable": Missing(Why.UNCERTIFIABLE, "no size of the step must descend in this layer"),
+    "uncertifiable": Missing(Why.UNCERTIFIABLE, "no size of the step is sure to help in this layer"),
 }
 """Why there is no place where a layer's gradient has changed too far, by relation."""
 NO_SLOPE = Missing(Why.NO_SECOND_DERIVATIVE, "the loss has no second derivative that can be used")
@@ -88,7 +88,7 @@ def read_limit(
     if not known:
         limited = isinstance(measuring.error, ResourceError)
         code = Why.LIMIT_REACHED if limited else Why.BELOW_GRID if relation == "below-grid" else Why.UNCERTIFIABLE
-        none = Missing(code, "no step was found at which the loss must fall, and none was seen to raise it")
+        none = Missing(code, "no step size is sure to lower the loss, and none was seen to raise it")
         return Limit(none, none, None, relation, None, None, none, False)
     rate = min(known)
     return Limit(
@@ -98,7 +98,7 @@ def read_limit(
         relation="crossing",
         limiting_layer=measuring.update.line.limiting,
         criterion=None,
-        upper_eta=Missing(Why.UNCERTIFIABLE, "no step was found at which the loss must fall"),
+        upper_eta=Missing(Why.UNCERTIFIABLE, "no step size is sure to lower the loss"),
         reliable=False,
     )
 
@@ -281,26 +281,26 @@ def read_notes(
     if batch_size is None:
         size = measuring.problem.batch.size
         rows = counted(size, "row")
-        notes.append(f"training batch: taken to have {rows}, as the batch here; --train-batch-size gives another.")
+        notes.append(f"training batch: taken as {rows}, like the batch here; --train-batch-size N gives yours.")
     if measuring.update.sampled:
         size = batch_size or measuring.problem.batch.size
         rows = counted(size, "row")
-        notes.append(f"measured: the mean step of batches of {rows} descends; one of them may raise the loss.")
+        notes.append(f"sure: said of the mean step over batches of {rows}; a single one may raise the loss.")
     if measuring.update.filled:
-        notes.append(f"{optimizer.name}: momentum taken as built up; a first step, without a buffer, is shorter.")
+        notes.append(f"{optimizer.name}: momentum is taken as built up; a first step without it is shorter.")
     noise = measuring.update.noise
     if isinstance(noise, Missing):
-        notes.append(f"noise: not measured ({noise.words}); cosines are those of the batch as it is.")
+        notes.append(f"noise: not measured ({noise.words}); cosines are those of this batch.")
     elif noise.count < 8:
-        notes.append(f"noise: from {noise.count} parts of the rows only; cosines tend to be too low.")
+        notes.append(f"noise: measured on {noise.count} parts of the rows only, so that cosines are rather too low.")
     if optimizer.rule is LARS:
-        notes.append("lars: taken to scale every tensor, vectors too; some implementations leave vectors unscaled.")
+        notes.append("lars: taken to scale vectors too; some implementations leave them unscaled.")
     if optimizer.rule is ADAFACTOR:
-        notes.append("adafactor: takes no rate above 1/√t after t steps; a higher one moves no further.")
+        notes.append("adafactor: a rate above 1/√t after t steps moves no further.")
     if optimizer.trust_clip:
-        notes.append(f"{optimizer.name}: its clipping of the trust ratio shortens some steps and is left out.")
+        notes.append(f"{optimizer.name}: clipping of the trust ratio, which shortens some steps, is left out.")
     if crossing is not None and crossing.products is None and crossing.stopped is None:
-        notes.append("measured: the loss has no second derivative, so the search began without a slope.")
+        notes.append("curvature: the loss has no second derivative, so that the search began without it.")
     still = [skipped for skipped in measuring.update.line.direction.skipped if skipped.reason not in set(Still)]
     if still:
         alone = optimizer.rule is not None and optimizer.rule.matrices_only
@@ -309,5 +309,5 @@ def read_notes(
     draws = measuring.draws
     if not isinstance(draws, Missing):
         places = f"from {draws.low:.2g} to {draws.high:.2g}"
-        notes.append(f"critical: under {draws.count} other random draws it is {places}.")
+        notes.append(f"loss rises: under {draws.count} other random draws {places}.")
     return tuple(note for note in notes if note)

@@ -1,7 +1,6 @@
 """The page a person sees: the answer in numbers, a ruler, then parameter groups or layers, and what to do."""
 
 import math
-from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -68,14 +67,19 @@ VERIFICATION = (
 def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
     if result.optimizer.name is None:
-        page = _optimizers(result, style)
+        rows = [(each.name, each.settings, each.limit, each.critical, each.typical) for each in result.alternatives]
+        said = "A learning rate needs an optimizer, and none is known. The next step of each one from here:"
+        page: list[RenderableType] = [prose(said, style), Text(""), house_table(ALTERNATIVES, rows, style)]
     else:
-        said = [prose(sentence, style) for sentence in sentences(result)]
-        answer = facts([*next_step(result), *training(result), *stability(result, style)], style)
         several = len(result.optimizer.groups) > 1
-        rows = _groups(result, style) if several else _layers(result, style)
-        page = [*said, answer, *ruler("rate", marks(result), style), Text(""), rows]
-        page += [Text(""), _layers(result, style)] if several and style.verbose else []
+        page = [
+            *(prose(sentence, style) for sentence in sentences(result)),
+            facts([*next_step(result), *training(result), *stability(result, style)], style),
+            *ruler("rate", marks(result), style),
+            Text(""),
+            _groups(result, style) if several else _layers(result, style),
+            *([Text(""), _layers(result, style)] if several and style.verbose else []),
+        ]
     return Group(*page, *(_more(result, style) if style.verbose else []))
 
 
@@ -87,13 +91,6 @@ def sentences(result: SuggestedRates) -> list[str]:
     mean = f"“Sure” is said of the mean step over batches of {counted(size, 'row')}, not of each."
     said = [f"Next step from here, as a learning rate of {title}{built}{tried}:"]
     return [*([mean] if result.limit.averaged else []), *said]
-
-
-def _optimizers(result: SuggestedRates, style: PageStyle) -> list[RenderableType]:
-    """Each optimizer's own rates, where nobody says which one trains."""
-    rows = [(each.name, each.settings, each.limit, each.critical, each.typical) for each in result.alternatives]
-    said = "A learning rate needs an optimizer, and none is known. The next step of each one from here:"
-    return [prose(said, style), Text(""), house_table(ALTERNATIVES, rows, style)]
 
 
 def _groups(result: SuggestedRates, style: PageStyle) -> RenderableType:
@@ -178,7 +175,7 @@ def _more(result: SuggestedRates, style: PageStyle) -> list[RenderableType]:
                 run.start_loss,
                 math.inf if isinstance(run.end_loss, Missing) else run.end_loss,
                 run.spread if isinstance(run.spread, Missing) else run.spread / 2.0,
-                _sparks(run.losses, style),
+                sparkline(run.losses[:: max(1, len(run.losses) // SPARKS)], log=True, ascii_only=style.ascii_only),
             )
             for run in result.verification
         ]
@@ -192,10 +189,6 @@ def _more(result: SuggestedRates, style: PageStyle) -> list[RenderableType]:
         words = f"Gradient noise scale: {size}{error} rows; a smaller batch is mostly noise."
         parts.append(prose(words, style))
     return parts
-
-
-def _sparks(losses: Sequence[float], style: PageStyle) -> str:
-    return sparkline(losses[:: max(1, len(losses) // SPARKS)], log=True, ascii_only=style.ascii_only)
 
 
 def _short_runs(result: SuggestedRates, style: PageStyle) -> RenderableType:

@@ -20,15 +20,15 @@ from fromage_cli.problem.networks.perceptron import Perceptron
 from fromage_cli.stopping import Interruption
 from fromage_cli.theory.rate_calibration import STUDIED_STEPS
 
-LEFT = Missing(Why.ZERO_OR_NOT_FINITE, "the loss of the run became infinite or no number")
+LEFT = Missing(Why.ZERO_OR_NOT_FINITE, "the loss of the run overflowed")
 NO_RUNS = Missing(Why.NOT_ASKED, "no short runs were asked for")
 ENDED = Missing(
     Why.NOT_DEFINED,
-    "the schedule is at its end at this checkpoint; --schedule and --total-steps describe a further run",
+    "the schedule is at its end at this checkpoint: --schedule and --total-steps give a further run",
 )
-MORE_TELLS_NO_MORE = "short runs: in a study a larger --probe-budget told rates no better."
-INTERRUPTED = "you interrupted it before all short runs were made"
-CUT_SHORT = "a limit was reached before all short runs were made"
+MORE_TELLS_NO_MORE = "short runs: a larger --probe-budget told no more in a study."
+INTERRUPTED = "you interrupted the short runs"
+CUT_SHORT = "a limit ended the short runs early"
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,18 @@ def recommend(measuring: RateSearch, request: Request) -> Trained:
         gain=gain,
     )
     runs = tuple(ProbeRun(run.learning_rate, run.loss, run.steps, run.seed) for run in found.runs)
-    notes = [f"short runs: {len(runs)} {_start(again)}, {found.gradients} of {found.budget} steps; {rows.source}."]
+    notes = [
+        f"short runs: {len(runs)} {_start(again)}, {found.gradients} of {found.budget} steps allowed; {rows.source}."
+    ]
     if runs and not cut:
         whole = found.gradients >= WHOLE_BUDGET
-        notes.append(MORE_TELLS_NO_MORE if whole else f"short runs: --probe-budget {WHOLE_BUDGET} tells rates better.")
+        notes.append(MORE_TELLS_NO_MORE if whole else f"short runs: --probe-budget {WHOLE_BUDGET} tells more.")
     if runs and course_of(request, again is not None).left is None:
-        notes.append(f"short runs: the rate is for a run of {STUDIED_STEPS} steps; --total-steps gives your number.")
+        notes.append(f"short runs: the rate is for a training of {STUDIED_STEPS} steps; --total-steps N gives yours.")
     if rows.smaller is not None:
         notes.append(
-            f"short runs: batches of {counted(rows.smaller, 'row')} where training has {rows.whole}. Five whole "
-            "training batches tell more: let --batch name an iterator."
+            f"short runs: batches of {counted(rows.smaller, 'row')} where training has {rows.whole}. For whole ones "
+            "let --batch name an iterator (file.py:function) over five training batches."
         )
     return Trained(recommended, longest or doubt, runs, again, tuple(notes))
 
@@ -118,7 +120,7 @@ def _short_runs(measuring: RateSearch, request: Request) -> tuple[RateProbe, Tra
         if again is None and request.probe == "init":
             raise UsageError(
                 "--probe init needs a network that draws new weights; this one comes with its own.",
-                "Name a factory with --model.",
+                "Name a factory: --model file.py:function.",
             )
         course = course_of(request, again is not None)
         if course.ended:

@@ -18,7 +18,7 @@ GUESS = 1e-3
 """Where the first runs lie when nothing is usual and no rate is in use."""
 SECONDS, MOST_GRADIENTS = 600.0, 400
 """What short runs may take where no budget is given: so long, and at most so many minibatch gradients."""
-TOO_FEW = f"short runs need at least {LEAST_BUDGET} steps: give five training batches and --probe-budget {WHOLE_BUDGET}"
+TOO_FEW = f"short runs need {LEAST_BUDGET} steps or more; --probe-budget {WHOLE_BUDGET} allows them"
 TIMED = 3
 """Steps that are timed for this, of which the fastest counts."""
 

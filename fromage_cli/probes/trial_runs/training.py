@@ -73,12 +73,14 @@ def training_rows(problem: Problem, size: int | None = None) -> TrainingRows:
         # rows left over belong to no part: all are equal
         parts += [batch.rows(start, start + rows) for start in range(0, batch.size - rows + 1, rows)]
     if len(parts) < 2:
-        raise UsageError("Training steps and a loss on other rows need two rows; the batch has one.", "Give more.")
+        raise UsageError(
+            "Training steps and a loss on other rows need two rows; the batch has one.", "Give a larger --batch."
+        )
     kept = max(1, len(parts) // BATCHES)
     batches, independent = tuple(parts[:-kept]), tuple(parts[-kept:])
     number = f"{len(batches)} batch{'es' if len(batches) > 1 else ''}"
     judges = counted(sum(batch.size for batch in independent), "row")
-    source = f"{number} of {counted(batches[0].size, 'row')}, losses on {judges} of others"
+    source = f"{number} of {counted(batches[0].size, 'row')}, judged on {judges} outside"
     return TrainingRows(batches, independent, source, wanted)
 
 

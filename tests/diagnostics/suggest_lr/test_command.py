@@ -196,7 +196,7 @@ def test_a_run_of_few_steps_bounds_the_short_ones(run: Run, home: Path) -> None:
 
 def test_a_rate_that_is_taken_as_constant_is_said(run: Run, home: Path) -> None:
     _, out, err = run(*SCHEDULED, "--probe-budget", "84", "--json")
-    assert "schedule: nothing tells one. Short runs keep the rate constant" in " ".join(err.split())
+    assert "schedule: none is known. Short runs keep the rate constant" in " ".join(err.split())
     assert json.loads(out)["result"]["schedule"] == "constant"
     _, out, err = run(*SCHEDULED, "--probe-budget", "84", "--schedule", "linear", "--total-steps", "50", "--json")
     assert "keep the rate constant" not in " ".join(err.split())
@@ -291,8 +291,10 @@ def test_the_rows_of_a_training_batch_may_be_declared(run: Run) -> None:
 def test_an_iterator_gives_the_short_runs_batches_of_their_own(run: Run, home: Path) -> None:
     code, out, err = run("--model", "network.py:build", "--batch", "network.py:batches", "--optimizer", "sgd", "--json")
     answer = json.loads(out)
-    words = "short runs: 22 from these weights, 360 of 400 steps; 8 batches of 20 rows, losses on 40 rows of others."
-    assert code == 0 and words in err and "Five whole training batches" not in err
+    words = (
+        "short runs: 22 from these weights, 360 of 400 steps allowed; 8 batches of 20 rows, judged on 40 rows outside."
+    )
+    assert code == 0 and words in err and "For whole ones" not in err
     assert answer["problem"]["batch_size"] == 20
     (cost,) = [each["gradient_evaluations"] for each in answer["result"]["estimates"] if "probe" in each["name"]]
     assert 250 < cost <= 400 + 22 * 2, "in gradients of the 20 rows of the batch"

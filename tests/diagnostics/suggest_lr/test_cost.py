@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fromage_cli.diagnostics.suggest_lr import cost as suggest_lr_cost
-from fromage_cli.diagnostics.suggest_lr.cost import estimate, expected_work, training_cost
+from fromage_cli.diagnostics.suggest_lr.cost import advise_on_cost, estimate, expected_work, training_cost
 from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 from fromage_cli.errors import UsageError
@@ -20,6 +20,7 @@ from fromage_cli.probes.cost import PRODUCT, Cost, gradients
 from fromage_cli.probes.lines.crossing import BELOW, POINTS
 from fromage_cli.probes.lines.draws import measure_draw_spread
 from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.terminal.answer import Estimate
 from fromage_cli.theory.schedules import Schedule
 
 Maker = Callable[..., Problem]
@@ -198,3 +199,10 @@ def test_the_bar_counts_what_is_computed(make_problem: Maker, optimizer: Optimiz
     took = spent(problem, optimizer, request_)
     assert 0.4 * told <= took <= told
     assert problem.evaluations.doing
+
+
+def test_the_flag_that_spares_the_short_runs_is_named_where_they_take_most(make_problem: Maker) -> None:
+    problem, request = made(make_problem), Request(probe="checkpoint", budget=84)
+    assert "--probe none" in advise_on_cost(problem, MOMENTUM, request, Estimate(20.0, None, 1e-4))
+    assert advise_on_cost(problem, MOMENTUM, request, Estimate(1e6, None, 100.0)) == ""
+    assert advise_on_cost(problem, MOMENTUM, Request(), Estimate(20.0, None, 1e-4)) == ""

@@ -27,7 +27,7 @@ from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.theory.random_draws import OtherDraws
 
 MakeResult = Callable[..., SuggestedRates]
-NONE = Missing(Why.UNCERTIFIABLE, "no step was found at which the loss must fall")
+NONE = Missing(Why.UNCERTIFIABLE, "no step size is sure to lower the loss")
 NOTHING = Limit(NONE, NONE, None, "uncertifiable", None, None, NONE, False)
 NOT_ASKED = Missing(Why.NOT_ASKED, "no short runs were asked for")
 

@@ -42,7 +42,7 @@ def test_on_a_quadratic_it_is_where_a_parabola_is_back_at_its_start(make_problem
     bend = float((b.batch.data["x"] @ own.T).square().mean())
     rate, words = found(problem)
     assert rate == pytest.approx(float((own * other).sum()) / bend, rel=0.05)
-    assert words == "the loss rises; on 20 rows, the step from 20 others"
+    assert words == "by trying steps; on 20 rows, the step from 20 others"
     assert problem.value() == before[0]
     assert problem.evaluations.gradients - before[1] == pytest.approx(2 * 40 / 41)  # the noise, both halves
 

@@ -232,7 +232,7 @@ def test_for_training_batches_the_mean_step_is_what_descends(
     found = suggest(problem, Optimizer(name, 0.01), batch_size=8)
     limit = found.result.limit
     assert limit.averaged and limit.estimator == "measured-sum" and known(limit.learning_rate) is not None
-    assert any("one of them may raise the loss" in note for note in found.notes)
+    assert any("a single one may raise the loss" in note for note in found.notes)
     assert not suggest(make_problem(network, data), Optimizer(name, 0.01)).result.limit.averaged
     update = next_update(MatchedState(problem, Optimizer(name)), problem.receiving, batch_size=8)
     mean = update.moved(problem.receiving)

@@ -25,12 +25,12 @@ def test_it_names_the_runs_by_their_length_and_every_rate_that_matters(make_resu
     shown = words(make_result())
     for text in (
         "gpt/step-5.pt, step 5",
-        "learning rate (peak)",
-        "loss after the run, rows it did not see",
-        "12 steps",
-        "24 steps",
-        "0.00089 to 0.0036",
-        "to train at: 0.00179",
+        "highest learning rate of the run",
+        "loss after the run, on rows outside it",
+        "after 12 steps",
+        "after 24 steps",
+        "best rate, 80 % likely: 0.00089 to 0.0036",
+        "rate to train at: 0.00179",
         "you train at 0.003",
     ):
         assert text in shown, shown
@@ -48,14 +48,14 @@ def test_what_is_not_known_is_not_drawn(make_result: MakeResult) -> None:
 
 def test_runs_that_all_left_the_numbers_leave_an_empty_panel(make_result: MakeResult) -> None:
     runs = tuple(ProbeRun(rate, math.inf, 12, 0) for rate in (0.1, 1.0, 10.0))
-    assert "12 steps" in words(make_result(probe=runs))
+    assert "after 12 steps" in words(make_result(probe=runs))
 
 
 def test_every_length_is_drawn(make_result: MakeResult) -> None:
     lengths = (12, 24, 48, 96, 192)
     runs = tuple(ProbeRun(rate, 1.0, steps, 0) for steps in lengths for rate in (0.1, 0.2))
     shown = words(make_result(probe=runs))
-    assert [steps for steps in lengths if f"{steps} steps" not in shown] == []
+    assert [steps for steps in lengths if f"after {steps} steps" not in shown] == []
 
 
 @pytest.mark.parametrize("format", ["svg", "png"])

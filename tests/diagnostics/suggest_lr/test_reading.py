@@ -24,7 +24,7 @@ MEASURING: Any = SimpleNamespace(
 NOTHING = Certificate(Direction("sgd", 1.0, (), (), lambda tensor: tensor.parameter), {})
 LAYERS = Crossing(0.01, 0.0104, "crossing", "layers", "slow", NOTHING, (), (), (), {}, None, closed=True)
 WHOLE = replace(LAYERS, eta=0.02, upper=0.03, criterion="sum", limiting="heavy", closed=False)
-NONE = Missing(Why.UNCERTIFIABLE, "no step was found at which the loss must fall, and none was seen to raise it")
+NONE = Missing(Why.UNCERTIFIABLE, "no step size is sure to lower the loss, and none was seen to raise it")
 NOWHERE = replace(LAYERS, eta=None, relation="below-grid", closed=False)
 
 

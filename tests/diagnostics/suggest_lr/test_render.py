@@ -20,7 +20,7 @@ from tests.diagnostics.pages import compare, drawn
 MakeResult = Callable[..., SuggestedRates]
 page = partial(drawn, render)
 golden = partial(compare, Path(__file__).parent / "golden")
-NONE = Missing(Why.UNCERTIFIABLE, "no step was found at which the loss must fall")
+NONE = Missing(Why.UNCERTIFIABLE, "no step size is sure to lower the loss")
 NOTHING = Limit(NONE, NONE, None, "uncertifiable", None, None, NONE, False)
 
 

@@ -90,10 +90,10 @@ def test_where_new_weights_can_be_had_every_seed_starts_from_its_own(
     ]
     assert all(len(losses) == 2 and losses[0] != losses[1] for losses in at)
     assert estimate(found).assumption == f"{len(result.probe)} short runs; 276 steps in all {start}"
-    assert f"short runs: {len(result.probe)} {start}, 276 of 276 steps; 4 batches of 64 rows" in found.notes[-4]
+    assert f"short runs: {len(result.probe)} {start}, 276 of 276 steps allowed; 4 batches of 64 rows" in found.notes[-4]
     assert found.notes[-3:-1] == (
-        "short runs: --probe-budget 360 tells rates better.",
-        "short runs: the rate is for a run of 200 steps; --total-steps gives your number.",
+        "short runs: --probe-budget 360 tells more.",
+        "short runs: the rate is for a training of 200 steps; --total-steps N gives yours.",
     )
 
 
@@ -293,5 +293,5 @@ def test_whoever_interrupts_is_told_so_and_not_sent_for_a_larger_budget(
     assert isinstance(found.error, stopping.Interruption) and uncut.error is None
     assert found.result.recommended.reason == INTERRUPTED
     (finding,) = [each for each in judge(found.result) if each.code == "rate-not-measured"]
-    assert finding.message.endswith("you interrupted it before all short runs were made")
+    assert finding.message.endswith("you interrupted the short runs")
     assert "--probe-budget" not in finding.hint and hint in finding.hint

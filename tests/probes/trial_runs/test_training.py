@@ -430,7 +430,7 @@ def test_spare_batches_are_trained_on_wherever_they_lie(
     for found, given in zip(rows.batches, (problem.batch, *problem.spare[:3]), strict=True):
         assert torch.equal(found.data["x"], given.data["x"]) and found.data["x"].dtype == given.data["x"].dtype
     assert torch.equal(rows.independent[0].data["x"], problem.spare[3].data["x"]) and rows.smaller is None
-    assert rows.source == "4 batches of 3 rows, losses on 3 rows of others"
+    assert rows.source == "4 batches of 3 rows, judged on 3 rows outside"
     assert problem.rows == 3
     before = problem.on(parts[1]).value()
     with training(MatchedState(problem, Optimizer("sgd", 0.1))) as run:
@@ -532,10 +532,10 @@ def test_batches_and_rows_are_counted_in_words(
     make_problem: Maker, perceptron: nn.Module, classification: Data
 ) -> None:
     assert training_rows(make_problem(perceptron, classification)).source == (
-        "4 batches of 6 rows, losses on 6 rows of others"
+        "4 batches of 6 rows, judged on 6 rows outside"
     )
     two = make_problem(perceptron, cut(classification, 2)[0])
-    assert training_rows(two).source == "1 batch of 1 row, losses on 1 row of others"
+    assert training_rows(two).source == "1 batch of 1 row, judged on 1 row outside"
 
 
 def test_the_second_seed_turns_the_batches_round(
