@@ -1,6 +1,6 @@
-"""How norms grow along a run: a robust slope, the law of scale-invariant layers, and when numbers overflow.
+"""How norms grow along a run: a robust slope, what scale-invariant layers must do, and when numbers overflow.
 
-Source of the law: Bernstein et al., NeurIPS 2020, section 5: an update of relative size eta that is orthogonal to the
+Source: Bernstein et al., NeurIPS 2020, section 5: an update of relative size eta that is orthogonal to the
 weights gives ||W_t|| = ||W_0|| (1 + eta^2)^(t/2).
 """
 
@@ -25,9 +25,9 @@ NO_NEWS = 0.01
 
 
 def drift(positions: Sequence[float], values: Sequence[float]) -> tuple[float, float | None]:
-    """The median slope and the larger of its two standard errors: for independent residuals, and for those of a walk.
+    """The median slope and the larger of its two standard errors: for independent residuals and for a random walk.
 
-    Norms along a run are nearer to a walk: each starts where the last one ended.
+    Norms along a run are nearer to a random walk: each starts where the last one ended.
     """
     slope, error = theil_sen(positions, values)
     return slope, None if error is None else max(error, walk_error(positions, values))
@@ -39,7 +39,7 @@ def is_drift(slope: float, error: float | None, count: int) -> bool:
 
 
 def walk_error(positions: Sequence[float], values: Sequence[float]) -> float:
-    """The standard error of the mean increment per step of three points or more that are a walk with drift.
+    """The standard error of the mean increment per step of three points or more of a random walk with drift.
 
     Increments d over distances h have the mean m h and the variance v h: v = sum (d - m h)^2 / h / (n - 2), error
     sqrt(v / sum h); where all h are 1, sd(d) / sqrt(n - 1). The median slope of a walk has 1.05 to 1.1 times as much.

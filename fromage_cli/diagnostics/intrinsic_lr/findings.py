@@ -18,11 +18,11 @@ TURNING = 1.5
 ABOVE = 1.1
 """Angle over the expected one from which it is said that a layer turned further."""
 MEMORY = 3.0
-"""The relaxation should last so many times the optimizer's memory; at 2.5, AdamW's took 15 % longer."""
+"""Settling should take so many times the optimizer's memory; at 2.5, AdamW's took 15 % longer."""
 SETTLED = 0.2
 """Distance of ln ‖W‖^power from its end up to which the norm counts as unchanged between two checkpoints."""
 SOON = 0.25
-"""Part of a relaxation time within which it does so too, however far it is from its end."""
+"""Part of a settling time within which it does so too, however far it is from its end."""
 OFF_SCHEDULE = 0.02
 """Distance of a saved rate from the schedule, in shares of the peak, from which the schedule is another one."""
 RIGHT = 1e-2

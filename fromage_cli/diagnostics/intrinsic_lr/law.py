@@ -70,7 +70,7 @@ class Law:
 
     @property
     def relaxation(self) -> float | Missing:
-        """How many steps the norm takes to relax."""
+        """How many steps the norm takes to settle."""
         if isinstance(self.equilibrium, Missing) or self.equilibrium.relaxation is None:
             return self.unsettled or NO_NORM
         return self.equilibrium.relaxation
@@ -257,7 +257,7 @@ FORMULAS: Mapping[StepSize | None, Formulas] = {
 
 
 def law_of(layer: Subject) -> Law:
-    """The law of a layer with these settings, or why there is none."""
+    """What theory says of a layer with these settings, or why it says nothing."""
     if layer.untrained is not None:
         return Law(layer.untrained, layer.untrained, layer.untrained)
     if not layer.invariant:
@@ -300,7 +300,7 @@ def law_of(layer: Subject) -> Law:
 
 
 def equilibrium_norm(layer: Subject) -> float | Missing:
-    """‖W*‖ of a layer whose law settles: for SGD and LARS √Σ w*² over its parts, which takes gradients."""
+    """‖W*‖ of a layer that settles: for SGD and LARS √Σ w*² over its parts, which takes gradients."""
     return layer.formulas.norm(layer, layer.decay or 0.0) if layer.formulas is not None else SETTLES
 
 
@@ -322,7 +322,7 @@ def growth(layer: Subject, law: Law) -> float | Missing:
 
 
 def rotation_between(before: Equilibrium | Missing, after: Equilibrium | Missing, steps: int | None) -> float | Missing:
-    """The angle between two checkpoints so many steps apart, radians, by the mean of the laws at both ends."""
+    """The angle between two checkpoints so many steps apart, radians, by the mean of what theory has at both ends."""
     if isinstance(after, Missing):
         return after
     if isinstance(before, Missing):

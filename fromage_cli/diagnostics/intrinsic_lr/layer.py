@@ -24,7 +24,7 @@ from fromage_cli.theory.relaxation import after_drop
 POINTS = 25
 """Points of the course after a drop: enough for a smooth curve."""
 TIMES = 4.0
-"""Relaxation times that it covers, after which 2 % of the way are left."""
+"""Settling times that it covers, after which 2 % of the way are left."""
 NO_DROP = Missing(Why.NOT_ASKED, "no drop of the rate was asked for")
 
 

@@ -127,7 +127,7 @@ class Path:
     def rotations(self, laws: Sequence[Law], gaps: Sequence[int | None]) -> tuple[float | Missing, ...]:
         """The angles between consecutive checkpoints by free diffusion, along the schedule where there is one.
 
-        At a constant rate, by the laws of the equilibrium at both ends.
+        At a constant rate, by the equilibrium at both ends.
         """
         schedule, steps = self.measuring.training.schedule, self.measuring.steps
         constant = schedule is not None and all(schedule.constant_from(step or 0) for step in steps)

@@ -103,15 +103,15 @@ class LayerEquilibrium:
     calibrated: bool = False
     """Whether the size of its gradients comes from the norms of checkpoints, not from a model."""
     inactive: int = 0
-    """Entries that never receive a gradient, which the laws leave out."""
+    """Entries that never receive a gradient, which are left out."""
     units_without_size: int = 0
-    """Parts that have a scale of their own and are zero, which the laws leave out; 0 where the whole layer is."""
+    """Parts that have a scale of their own and are zero, which are left out; 0 where the whole layer is."""
     expected_rotations: tuple[float | Missing, ...] = ()
     """Between consecutive checkpoints."""
     observed_rotations: tuple[float | Missing, ...] = ()
     """Likewise."""
     unchanged: bool = False
-    """Whether it holds the same bytes in all of several checkpoints: no law or forecast is for it."""
+    """Whether it holds the same bytes in all of several checkpoints: theory and forecast say nothing of it."""
     never_updated: bool = False
     """Whether the optimizer's state has no slot for it, beside others that have one: likewise."""
     norm_ratio: float | Missing = ONE_CHECKPOINT

@@ -1,4 +1,4 @@
-"""Which layers' norms grow along a run, how fast, and when does it hurt?
+"""Which layers grow along a run, how fast, and when does it hurt?
 
 A layer that does not care for the scale of its weights has a gradient orthogonal to them. An update of relative size
 eta then makes its norm grow: ||W_t|| = ||W_0|| (1 + eta^2)^(t/2). Source: Bernstein, Vahdat, Yue, Liu,

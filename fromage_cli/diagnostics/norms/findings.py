@@ -45,7 +45,7 @@ size: linear layers of torch begin at .58."""
 _EMBEDDING = re.compile(r"embed|(^|[._])(emb|wte|wpe|tok\w*|pos\w*|cls)([._]|\d|$)", re.IGNORECASE)
 """Names of lookup tables, which begin small as well and grow by up to 14 times in healthy runs."""
 UNEVEN = 0.1
-"""Share of a layer's rows that may be dead: a few tokens that never occur are no news."""
+"""Share of a layer's rows that may be zero: a few tokens that never occur are no news."""
 
 
 def judge(result: NormsResult) -> tuple[Finding, ...]:
@@ -194,7 +194,13 @@ def as_it_must(result: NormsResult, layer: LayerNorms) -> str:
 def _growth(result: NormsResult) -> Iterator[Finding]:
     """Scale-invariant layers that grow; and those not tested that grow as such layers do."""
     end, length = _span(result)
-    growing = [layer for layer in result.layers if _drifts(layer) and layer.invariance.verdict != FELT]
+    growing = [
+        layer
+        for layer in result.layers
+        if layer.invariance.verdict != FELT
+        and (growth := known(layer.growth_per_step)) is not None
+        and is_drift(growth, known(layer.growth_stderr), len(layer.norms))
+    ]
     for layer in sorted(growing, key=doubling):
         verdict, untested = layer.invariance.verdict, layer.invariance.verdict == "untested"
         if not (_as_predicted(layer) if untested else doubling(layer) <= DOUBLING * length):
@@ -214,11 +220,6 @@ def _growth(result: NormsResult) -> Iterator[Finding]:
             limit=known(layer.predicted_growth),
             hint=remedy(result),
         )
-
-
-def _drifts(layer: LayerNorms) -> bool:
-    growth = known(layer.growth_per_step)
-    return growth is not None and is_drift(growth, known(layer.growth_stderr), len(layer.norms))
 
 
 def _dead_parts(result: NormsResult) -> Iterator[Finding]:

@@ -259,7 +259,7 @@ def _around(names: Sequence[str], place: int) -> Sequence[str]:
 
 
 def _channels(rows: "NDArray[Any]") -> Channels | Missing:
-    """How far the norms of a layer's rows lie apart, and how many of them are dead."""
+    """How far the norms of a layer's rows lie apart, and how many of them are zero, or nearly."""
     import numpy
 
     if not numpy.isfinite(rows).all():

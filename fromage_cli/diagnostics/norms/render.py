@@ -237,9 +237,10 @@ def _details(result: NormsResult, shown: Sequence[LayerNorms], style: PageStyle)
             *[layer.growth_per_step, layer.growth_stderr] * series,
             *[layer.predicted_growth] * predicted,
             layer.effective_learning_rate[-1],
-            *[_inverse(layer.effective_rate_fall)] * scaled,
+            *[None if fall is None else 1.0 / fall if fall else math.inf] * scaled,
         ]
         for layer in shown
+        for fall in [known(layer.effective_rate_fall)]
     ]
     page += [Text(""), house_table(columns, rows, style, names)]
     if tested:
@@ -254,11 +255,6 @@ def _details(result: NormsResult, shown: Sequence[LayerNorms], style: PageStyle)
     page.append(prose(" ".join(legend), style, "dim"))
     asked = series and result.optimizer is not None  # what to do about one that is not known is said at the end
     return [*page, *(not_known(result.layers, {"predicted_growth": "predicted growth"}, style) if asked else [])]
-
-
-def _inverse(fall: float | Missing) -> float | Missing:
-    """By what a rate was multiplied that fell by so much, which may be too little for a number."""
-    return fall if isinstance(fall, Missing) else 1.0 / fall if fall else math.inf
 
 
 def advise(result: NormsResult) -> str:

@@ -54,7 +54,7 @@ class Settings:
         return momentum_gains(self.momentum or 0.0, self.dampening, self.nesterov)
 
     @property
-    def no_law(self) -> Missing | None:
+    def no_prediction(self) -> Missing | None:
         """Why the growth of a scale-invariant layer cannot be told; None where it can."""
         name, unknown = self.optimizer, all(rate is None for rate in self.learning_rates)
         rescaled = f"{name} rescales its weight decay with its update, by a size that is not known"
@@ -84,12 +84,12 @@ class Settings:
         }
 
     def predicted_growth(self, steps: Sequence[int | None]) -> float | Missing:
-        """What ln ‖W‖ of a scale-invariant layer grows by in a step: the mean of the law over the known rates.
+        """By how much ln ‖W‖ of a scale-invariant layer grows in a step: the mean over the known rates.
 
         At one rate ½ ln(1+δ²) less what decoupled decay takes off, η·wd.
         """
-        if self.no_law is not None or self.optimizer is None:
-            return self.no_law or OPTIMIZER_UNKNOWN
+        if self.no_prediction is not None or self.optimizer is None:
+            return self.no_prediction or OPTIMIZER_UNKNOWN
         rule, total = RULES[self.optimizer], self.gains.total
         first_beta, _ = self.betas or rule.defaults.get("betas", (0.0, 0.0))
         known = [(step, rate) for step, rate in zip(steps, self.learning_rates, strict=True) if rate is not None]

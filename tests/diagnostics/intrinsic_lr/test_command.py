@@ -127,7 +127,7 @@ def test_code_declared_beside_the_checkpoint_needs_trust(run, home):
     (home / "step-30.safetensors").rename(home / "run/step-30.safetensors")
     (home / "run/fromage.toml").write_text('model = "other.py:build"\nlearning_rate = 0.1\nweight_decay = 0.001\n')
     refused, _, err = run("run", "--optimizer", "sgd", "--json")
-    assert refused == 4 and "data only" in err
+    assert refused == 4 and "may only name data" in err
     code, out, _ = run("run", "--optimizer", "sgd", "--trust", "--json")
     assert code == 0 and json.loads(out)["result"]["layers"][0]["weight_decay"] == 1e-3
 
@@ -457,7 +457,7 @@ def test_a_layer_that_was_never_updated_has_no_law_and_every_command_says_so(cap
         envelope = json.loads(capsys.readouterr().out)
         said = [finding for finding in envelope["findings"] if finding["code"] == "never-updated"]
         assert [(finding["layer"], finding["value"]) for finding in said] == [("0.weight", 1.0)]
-        assert "a buffer" in said[0]["hint"]
+        assert "buffers" in said[0]["hint"]
         if command == "intrinsic-lr":
             frozen, moved = envelope["result"]["layers"]
             assert frozen["equilibrium_norm"] is frozen["steps_to_equilibrium"] is None

@@ -208,7 +208,7 @@ def test_dampening_and_nesterov(growing):
     )
 
 
-def test_no_law_without_a_reason(growing):
+def test_no_prediction_without_a_reason(growing):
     def law(*settings):
         return measured(growing, *settings).layers[0].predicted_growth
 

@@ -79,16 +79,16 @@ def test_the_state_of_lars(tmp_path):
 def test_the_decay_of_lars_is_rescaled_unless_it_is_said_to_be_decoupled(tmp_path):
     series = [plain(tmp_path, 1)]
     found = find_settings(series, Declared(), given("lars", 0.1, 0.01))
-    assert found.coupled and "lars rescales its weight decay" in found.no_law.words
-    assert find_settings(series, Declared(weight_decay=0.01), given("lars", 0.1)).no_law == found.no_law
+    assert found.coupled and "lars rescales its weight decay" in found.no_prediction.words
+    assert find_settings(series, Declared(weight_decay=0.01), given("lars", 0.1)).no_prediction == found.no_prediction
     decoupled = find_settings(series, Declared(), given("lars", 0.1, 0.01, decoupled=True))
-    assert (decoupled.coupled, decoupled.no_law, decoupled.weight_decay) == (False, None, 0.01)
+    assert (decoupled.coupled, decoupled.no_prediction, decoupled.weight_decay) == (False, None, 0.01)
 
 
 def test_fromage_has_no_decay(tmp_path):
     found = find_settings([plain(tmp_path, 1)], Declared(weight_decay=0.01), given("fromage", 0.1))
-    assert "Fromage has no weight decay of its own" in found.no_law.words
-    assert find_settings([plain(tmp_path, 1)], Declared(), given("fromage", 0.1)).no_law is None
+    assert "Fromage has no weight decay of its own" in found.no_prediction.words
+    assert find_settings([plain(tmp_path, 1)], Declared(), given("fromage", 0.1)).no_prediction is None
 
 
 def of_lamb(tmp_path, decay, rest=None):
@@ -102,22 +102,22 @@ def of_lamb(tmp_path, decay, rest=None):
 def test_the_decay_of_lamb_is_rescaled(tmp_path):
     found = find_settings(of_lamb(tmp_path, 0.1), Declared(), given())
     assert (found.optimizer, found.betas, found.coupled) == ("lamb", (0.9, 0.999), True)
-    assert "lamb rescales its weight decay with its update" in found.no_law.words
-    assert find_settings(of_lamb(tmp_path, 0.0), Declared(), given()).no_law is None
-    assert find_settings(of_lamb(tmp_path, 0.0), Declared(), given("lamb", decay=0.1)).no_law
-    assert find_settings(of_lamb(tmp_path, 0.1, {"weight_decouple": True}), Declared(), given()).no_law is None
+    assert "lamb rescales its weight decay with its update" in found.no_prediction.words
+    assert find_settings(of_lamb(tmp_path, 0.0), Declared(), given()).no_prediction is None
+    assert find_settings(of_lamb(tmp_path, 0.0), Declared(), given("lamb", decay=0.1)).no_prediction
+    assert find_settings(of_lamb(tmp_path, 0.1, {"weight_decouple": True}), Declared(), given()).no_prediction is None
 
 
-def test_a_clipped_trust_ratio_and_decays_that_differ_leave_no_law(tmp_path):
+def test_a_clipped_trust_ratio_and_decays_that_differ_leave_no_prediction(tmp_path):
     found = find_settings(of_lamb(tmp_path, 0.0, {"trust_clip": True}), Declared(), given())
-    assert found.no_law == Missing(Why.NO_FORMULA, "the trust ratio of lamb is clipped")
+    assert found.no_prediction == Missing(Why.NO_FORMULA, "the trust ratio of lamb is clipped")
     weights = [torch.nn.Parameter(torch.ones(2, 2)) for _ in range(2)]
     groups = [{"params": [weight], "weight_decay": decay} for weight, decay in zip(weights, (0.0, 0.1), strict=True)]
     saved = {"model": {"a": weights[0].data, "b": weights[1].data}, "optimizer": LARS(groups, lr=0.5).state_dict()}
     torch.save({**saved, "step": 1}, tmp_path / "step-1.pt")
     series = [open_checkpoint(tmp_path / "step-1.pt")]
-    assert find_settings(series, Declared(), given()).no_law.words == "parameter groups differ in weight decay"
-    assert find_settings(series, Declared(), given(decay=0.0)).no_law is None
+    assert find_settings(series, Declared(), given()).no_prediction.words == "parameter groups differ in weight decay"
+    assert find_settings(series, Declared(), given(decay=0.0)).no_prediction is None
 
 
 def grown_by_lamb(size, decay):
