@@ -23,7 +23,7 @@ class CurvatureOptions:
     blocks: Annotated[bool, typer.Option("--blocks", help="Also measure the sharpness of each layer alone.")] = False
     simulate: Annotated[
         int,
-        typer.Option(metavar="N", min=0, help="Train N steps in a quadratic model of the network; 0: none."),
+        typer.Option(metavar="N", min=0, help="Train N steps in a quadratic model; 0 leaves it out."),
     ] = 16
     tolerance: Annotated[
         float, typer.Option(metavar="T", help="Stop where the residual is below T × the eigenvalue.")
