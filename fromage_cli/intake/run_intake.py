@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from fromage_cli.counting import counted
@@ -127,7 +127,8 @@ class RunIntake:
     def header(self) -> tuple[str, ...]:
         """The run and its checkpoints, in a few words each."""
         first, last = self.checkpoints[0], self.checkpoints[-1]
-        run = PurePath(first.path).parent.name or PurePath(first.path).stem
+        alone = PurePath(first.path).stem if first is last else Path.cwd().name
+        run = PurePath(first.path).parent.name or alone
         steps = "" if first.step is None or last.step is None else f", step {first.step} to {last.step}"
         if first is last and last.step is not None:
             steps = f", step {last.step}"

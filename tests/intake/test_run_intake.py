@@ -7,7 +7,7 @@ from torch import nn
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import UsageError
-from fromage_cli.intake import find_schedule, gather_run
+from fromage_cli.intake import find_schedule, gather_run, trained_by
 from fromage_cli.problem.user_code.declared import Declared
 from fromage_cli.terminal.answer import Answer
 from fromage_cli.terminal.optimizer_options import ScheduleOptions
@@ -65,6 +65,16 @@ def test_every_checkpoint_and_each_note_once(folder: Path) -> None:
     assert [record.step for record in answer.checkpoints] == [10, 20]
     assert answer.notes[-2:] == ("a", "b") and answer.details[0].startswith("model: ")
     assert answer.header[1] == "2 checkpoints, step 10 to 20"
+
+
+def test_a_header_names_the_run_its_steps_and_how_it_was_trained(folder: Path) -> None:
+    series = gather_run(RUN, ModelOptions(), NameOptions())
+    assert series.header == (folder.name, "2 checkpoints, step 10 to 20")
+    assert gather_run(RUN[1:], ModelOptions(), NameOptions()).header == ("step-20", "1 checkpoint, step 20")
+    flags = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "steps_per_epoch": 22}
+    assert trained_by(flags) == ("SGD at 0.1", "weight decay 0.0005", "22 steps an epoch", "momentum 0.9")
+    unknown = flags | {"lr": None, "momentum": None, "weight_decay": None, "steps_per_epoch": None}
+    assert trained_by(unknown) == ("SGD", "", "", "") and trained_by(unknown | {"optimizer": None}) == ()
 
 
 def test_the_cost_of_reading_and_of_the_tests(folder: Path) -> None:

@@ -94,6 +94,9 @@ def test_tables(run):
     _, out, _ = run(SAMPLES / "mlp-2", "--format", "csv", "--include", "*.1.*")
     (row,) = csv.DictReader(io.StringIO(out))
     assert row["name"] == "layers.1.weight" and row["invariance_verdict"] == "untested"
+    assert float(row["last_norm"]) / float(row["first_norm"]) == pytest.approx(float(row["first_to_last"]))
+    _, out, _ = run(SAMPLES / "mlp-2", "--format", "csv", "--table", "summary")
+    assert {"growing_steadily", "doubles_in"} < {row["name"] for row in csv.DictReader(io.StringIO(out))}
     _, out, _ = run(SAMPLES / "mlp-2", "--format", "csv", "--table", "steps", "--exclude", "*.0.*")
     assert [row["step"] for row in csv.DictReader(io.StringIO(out))] == ["0", "22", "110", "220", "440"]
 
