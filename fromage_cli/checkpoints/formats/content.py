@@ -12,9 +12,8 @@ from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.errors import InputError, UnsafeError
 
 SUPPORTED = (
-    "Readable are .safetensors, PyTorch files (.pt, .pth, .bin, .ckpt), .npz and .msgpack, "
-    "single or sharded with an index. So are directories of torch.distributed.checkpoint and "
-    "DeepSpeed."
+    "Give .safetensors, a PyTorch file (.pt, .pth, .bin, .ckpt), .npz or .msgpack, single or sharded with an index. "
+    "Or give a directory of torch.distributed.checkpoint or DeepSpeed."
 )
 PICKLE_PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 OLD_PICKLE = re.compile(rb"c[\w.]+\n[\w.]+\n[(q)p0-9]|\([dl]p?[0-9]+\n|\(i[\w.]+\n[\w.]+\n|[}\]]q\x00")
