@@ -7,8 +7,8 @@
 import json
 import pickle
 import re
+import runpy
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,6 @@ def _train_networks(directory: Path) -> None:
     tokens[-10_000:].tofile(directory / "val.bin")
     shutil.copy(directory / "val.bin", directory / "tokens.bin")
     trained_on = torch.from_numpy(tokens[:-10_000].astype(numpy.int64))
-    torch.set_num_threads(1)
-
     torch.manual_seed(0)
     sizes = {"vocab_size": len(letters), "n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
     network = GPT2LMHeadModel(GPT2Config(n_positions=LENGTH, **sizes))
@@ -70,13 +68,9 @@ def _train_networks(directory: Path) -> None:
     (folder / "trainer_state.json").write_text(json.dumps(state), encoding="utf-8")
 
     torch.manual_seed(0)
-    sys.path.insert(0, str(directory))
-    try:
-        from model import GPT, GPTConfig
-    finally:
-        sys.path.remove(str(directory))
+    shown = runpy.run_path(str(directory / "model.py"))
     settings = {"block_size": LENGTH, "vocab_size": len(letters), "n_layer": 2, "n_head": 4, "n_embd": 64}
-    network = GPT(GPTConfig(**settings))
+    network = shown["GPT"](shown["GPTConfig"](**settings))
     optimizer = _train(network, lambda x, y: network(x, y)[1], trained_on)
     saved = {"model": network.state_dict(), "optimizer": optimizer.state_dict(), "model_args": settings}
     (directory / "out").mkdir()
@@ -87,6 +81,8 @@ def _train(network: Any, loss: Callable[[Any, Any], Any], tokens: Any) -> Any:
     """AdamW after its last step."""
     import torch
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in one order
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1)
     for _ in range(STEPS):
         starts = torch.randint(len(tokens) - LENGTH - 1, (ROWS,)).tolist()
@@ -94,4 +90,5 @@ def _train(network: Any, loss: Callable[[Any, Any], Any], tokens: Any) -> Any:
         optimizer.zero_grad()
         loss(rows[:, :-1], rows[:, 1:]).backward()
         optimizer.step()
+    torch.set_num_threads(threads)
     return optimizer
