@@ -120,8 +120,9 @@ SIGNS = str.maketrans("─┼├┤●◆◇▲▼○═┊", "-+++o#*^vc=:")
 
 
 def what_now(advice: str, style: PageStyle) -> Text:
-    """The last line of a page: what the reader can do."""
-    return Text.assemble(("What now: ", "bold"), _plain(advice, style))
+    """The last line of a page: what the reader can do, as a sentence; a line to type keeps its small letter."""
+    sentence = advice if advice.startswith(("fromage-diag", "--")) else advice[:1].upper() + advice[1:]
+    return Text.assemble(("What now: ", "bold"), _plain(sentence, style))
 
 
 def _plain(text: str, style: PageStyle) -> str:
