@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fromage_cli.counting import counted, first_names
 from fromage_cli.errors import ResourceError, UsageError
 from fromage_cli.findings import Finding
+from fromage_cli.problem.user_code.forms import BUILT_IN_LOSSES
 from fromage_cli.terminal.answer import Answer, CheckpointRecord, EstimateResult, NoiseRecord, ProblemRecord, Provenance
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
 from fromage_cli.terminal.session import typed
@@ -43,6 +44,8 @@ class Intake:
     """What is doubtful before anything is measured."""
     details: tuple[str, ...] = ()
     """What the header of a page says in short: the model, and the batch with its loss and mode."""
+    network: str = "auto"
+    """The model as `--model` takes it."""
     frozen: tuple[str, ...] = ()
     """Tensors that do not move here because they never moved in training."""
 
@@ -203,13 +206,14 @@ class Intake:
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """What the flags became."""
+        """What the flags became, as one could type them."""
+        loss = self.problem.loss.name
         return {
             "mode": self.problem.mode,
             "device": str(self.problem.device),
-            "loss": self.problem.loss.name,
+            "loss": loss if loss in BUILT_IN_LOSSES or ":" in loss else "auto",
             "batch": self.problem.batch.source,
-            "model": self.model,
+            "model": self.network,
         }
 
 

@@ -119,6 +119,7 @@ def open_problem(
         notes,
         build=lambda seed: build(seed=seed)[0],
         findings=tuple(doubts),
+        network=model.model or declared.model or "auto",
         details=(*(checkpoint.picked if checkpoint is not None else ()), f"model: {description}", rows),
     )
 

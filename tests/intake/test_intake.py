@@ -59,6 +59,20 @@ def test_layers_that_the_model_trains_by_their_names_in_the_checkpoint(tmp_path)
         intake.trained_layers(names[1:])
 
 
+def test_settings_are_flags_that_could_be_typed(tmp_path):
+    (tmp_path / "network.py").write_text(FACTORY)
+    torch.save({"x": torch.randn(4, 3), "y": torch.tensor([0, 1, 2, 0])}, tmp_path / "b.pt")
+    given = {"model": f"{tmp_path / 'network.py'}:Network", "batch": str(tmp_path / "b.pt")}
+    intake = open_problem(None, ModelOptions(model=given["model"]), BatchOptions(batch=given["batch"]), RunOptions())
+    assert intake.settings == {**given, "loss": "cross-entropy", "mode": "auto", "device": "cpu"}
+    assert intake.record.model == f"Network from {given['model']}"
+    sample = open_problem("sample_checkpoints/mlp-2", ModelOptions(), BatchOptions(), RunOptions())
+    assert (sample.settings["model"], sample.settings["batch"]) == (
+        "auto",
+        "sample_checkpoints/mlp-2/batch.safetensors",
+    )
+
+
 def test_the_optimizer_of_the_flags_and_of_the_state(tmp_path):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 3))
