@@ -31,7 +31,7 @@ from fromage_cli.terminal.words import visible
 
 _PROJECT = "fromage.project"
 _ORIGINS = "fromage.origins"
-_EXITING = "take sys.exit() out of the model, batch or loss file, or guard it with __main__"
+_EXITING = "Take sys.exit() out of the model, batch or loss file, or put it under __main__."
 
 
 class DiagnosticCommand(TyperCommand):
@@ -78,7 +78,7 @@ class DiagnosticCommand(TyperCommand):
             if source is None or source.name != "DEFAULT_MAP":  # the command line is to blame
                 raise
             raise UsageError(
-                f"{configured[name]}: {visible(complaint(error))}", hint=f"{nearest_choice(error)}correct it there"
+                f"{configured[name]}: {visible(complaint(error))}", hint=f"{nearest_choice(error)}Correct it there."
             ) from error
 
     def _configure(self, ctx: typer.Context, given: Mapping[str, Any]) -> dict[str, str]:
@@ -170,7 +170,7 @@ class Program(TyperGroup):
         if name.startswith("-"):
             return super().resolve_command(ctx, args)
         near = get_close_matches(name, list(self.commands), n=3, cutoff=0.4) or list(self.commands)
-        raise UsageError(f"there is no command {visible(name)!r}.", hint=f"nearest: {', '.join(near)}")
+        raise UsageError(f"There is no command {visible(name)!r}.", hint=f"Nearest: {', '.join(near)}.")
 
 
 def _flags(ctx: typer.Context) -> CommandFlags:
@@ -208,7 +208,7 @@ def _one_format(output: OutputOptions, origins: Mapping[str, str]) -> OutputOpti
         return output
     if outranks(origins["format"], origins["json"]):
         return replace(output, json=False)
-    raise UsageError(f"--json and --format {output.format} contradict each other.", hint="give one of them")
+    raise UsageError(f"--json and --format {output.format} contradict each other.", hint="Give one of them.")
 
 
 def _words(values: Mapping[str, Any]) -> list[str]:
@@ -237,4 +237,4 @@ def _run(invoke: Any, ctx: typer.Context) -> Any:
             raise RuntimeError(f"{type(error).__name__}: {words_of(error)}") from error
         except SystemExit as exit:
             streams.raise_closed_pipe(exit)
-            raise InputError(f"code run for this command asked to exit ({exit.code}).", hint=_EXITING) from exit
+            raise InputError(f"The code that was run asked to exit ({exit.code}).", hint=_EXITING) from exit

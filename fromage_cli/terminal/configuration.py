@@ -86,11 +86,11 @@ def check_keys(values: Mapping[str, Any], source: Path, command: str, flags: Com
 def _check_key(key: str, known: set[str], where: str, source: Path) -> None:
     if key in ONE_CALL_ONLY:
         raise UsageError(
-            f"{key} in {shown(source)}: it holds for one call.", hint=f"give --{key} on the command line instead"
+            f"{key} in {shown(source)}: it holds for one call.", hint=f"Give --{key} on the command line instead."
         )
     if key not in known:
-        hint = f"{nearest(key, sorted(known - ONE_CALL_ONLY))}correct it there."
-        raise UsageError(f"unknown key {visible(key)!r} in {where}.", hint)
+        hint = f"{nearest(key, sorted(known - ONE_CALL_ONLY))}Correct it there."
+        raise UsageError(f"No command has the key {visible(key)!r} of {where}.", hint)
 
 
 def environment_values(environment: Mapping[str, str], flags: Mapping[str, Flag]) -> dict[str, tuple[Any, str]]:
@@ -131,7 +131,7 @@ def typed(value: Any, flag: Flag, where: str) -> Any:
     if flag.boolean:
         truth = _TRUTHS.get(value.strip().lower()) if isinstance(value, str) else value
         if not isinstance(truth, bool):
-            raise UsageError(f"{where}: {value!r} is not true or false.", hint="write true or false")
+            raise UsageError(f"{where}: {value!r} is not true or false.", hint="Write true or false.")
         return truth
     if isinstance(value, dict) and flag.multiple:
         return [f"{name}={json.dumps(item, default=str)}" for name, item in value.items()]
@@ -139,15 +139,15 @@ def typed(value: Any, flag: Flag, where: str) -> Any:
         words = [_word(item, where) for item in value]
         return words if flag.multiple else ",".join(words)
     if flag.multiple and not (isinstance(value, str) and where.startswith("ckpt ")):
-        raise UsageError(f"{where}: {value!r} is not a list.", hint='write a list, such as ["a", "b"]')
+        raise UsageError(f"{where}: {value!r} is not a list.", hint='Write a list, such as ["a", "b"].')
     return [_word(value, where)] if flag.multiple else _word(value, where)
 
 
 def _word(value: Any, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise UsageError(f"{where}: {value!r} is neither text nor a number.", hint="write a string or a number")
+        raise UsageError(f"{where}: {value!r} is neither text nor a number.", hint="Write a string or a number.")
     if "\0" in (text := str(value)):  # which no command line can hold
-        raise UsageError(f"{where}: {visible(text)} has a null character.", hint="write it without")
+        raise UsageError(f"{where}: {visible(text)} has a null character.", hint="Write it without.")
     return text
 
 

@@ -49,14 +49,14 @@ def understood(error: BaseException) -> FromageError:
     words = words_of(error).lower()
     lacking = isinstance(error, RuntimeError) and any(phrase in words for phrase in _OUT_OF_MEMORY)
     if lacking or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return ResourceError("out of memory.", hint="a smaller --batch, --micro-batch N, or another --device")
+        return ResourceError("Out of memory.", hint="Use a smaller --batch, --micro-batch N, or another --device.")
     if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
         path = "" if error.filename is None else f"{visible(str(error.filename))}: "
-        return InputError(f"{path}{error.strerror}.", hint="check that path and the space left there")
+        return InputError(f"{path}{error.strerror}.", hint="Check that path and the space left there.")
     first_line = visible(words_of(error).strip()).split(r"\n")[0]
     return Bug(
-        f"this is a bug in fromage-diag: {type(error).__name__}: {first_line[:200]}",
-        hint="--debug shows the traceback; please report it",
+        f"This is a bug in fromage-diag: {type(error).__name__}: {first_line[:200]}",
+        hint="Please report it. --debug shows the traceback.",
     )
 
 
@@ -65,18 +65,21 @@ def _usage(error: BaseException) -> UsageError:
     context: Any = getattr(error, "ctx", None)
     command: Any = getattr(context, "command", None)
     program = context.command_path if context is not None else "fromage-diag"
-    hint = f"'{program} --help' lists what there is"
+    hint = f"{program} --help lists what there is."
     if type(error).__name__ != "NoSuchOption":
         return UsageError(_sentence(error), hint=nearest_choice(error) + hint)
     typed = str(getattr(error, "option_name", "")).partition("=")[0]
     below = [command.command(name) for name in getattr(command, "commands", ())]
     if typed in {name for one in below for parameter in one.params for name in parameter.opts}:
-        return UsageError(f"{visible(typed)} stands before the command.", hint="flags come after the command")
+        return UsageError(
+            f"{visible(typed)} stands before the command.",
+            hint=f"Put it after the command: fromage-diag inspect CKPT {visible(typed)}",
+        )
     parameters = command.get_params(context) if command is not None else []
     known = [name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)]
     near = get_close_matches(typed, known, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}? {hint}" if near else hint
-    return UsageError(f"there is no option {visible(typed)}.", hint=hint)
+    hint = f"Did you mean {' or '.join(near)}? {hint}" if near else hint
+    return UsageError(f"There is no option {visible(typed)}.", hint=hint)
 
 
 def _sentence(error: BaseException) -> str:
@@ -88,7 +91,7 @@ def _sentence(error: BaseException) -> str:
     name = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.metavar
     if type(error).__name__ == "MissingParameter":
         return f"{name or parameter.name} is missing. {message}".strip()
-    return f"{name or parameter.name}: {visible(message)}"
+    return f"{name or parameter.name}: {visible(message).rstrip('.')}."
 
 
 def complaint(error: BaseException) -> str:
@@ -117,7 +120,8 @@ def message_lines(error: FromageError, verbose: bool) -> list[str]:
     words = [rf"(?<![\w./-]){re.escape(visible(detail))}(?![\w/-]|\.\w)" for detail in error.details]
     if len(words) < 2 or all(re.search(word, " ".join(shown)) for word in words):
         return shown
-    return _shortened(lines, [f"  ({len(words)} in all; -v lists them)", *ending])
+    listing = f"-v lists all {len(words)}."
+    return _shortened(lines, [*ending[:-1], f"{ending[-1]} {listing}" if ending else f"  {listing}"])
 
 
 def _shortened(lines: list[str], ending: list[str]) -> list[str]:

@@ -27,7 +27,7 @@ def with_listed(command: Any, values: Mapping[str, Any], read: list[str]) -> dic
         elif parameter.nargs != -1 and str(value) == LIST:
             raise UsageError(
                 f"- stands for a list on standard input, and {command.name} takes a single {parameter.metavar}.",
-                hint=f"name it, or run the command for each: … | xargs -n 1 fromage-diag {command.name}",
+                hint=f"Name it, or run the command for each: … | xargs -n 1 fromage-diag {command.name}",
             )
     return changed
 
@@ -35,9 +35,11 @@ def with_listed(command: Any, values: Mapping[str, Any], read: list[str]) -> dic
 def _names() -> list[str]:
     """The names on standard input, which NUL characters or else line breaks separate."""
     if sys.stdin is None or sys.stdin.closed:
-        raise InputError("standard input is closed, so there is no list of checkpoints.", hint="name them instead of -")
+        raise InputError(
+            "Standard input is closed, so there is no list of checkpoints.", hint="Name them instead of -."
+        )
     data = sys.stdin.buffer.read()
     names = [os.fsdecode(name) for name in (data.split(b"\0") if b"\0" in data else data.splitlines()) if name]
     if not names:
-        raise UsageError("standard input lists no checkpoint.", hint="give one name a line, as find prints them")
+        raise UsageError("Standard input lists no checkpoint.", hint="Give one name a line, as find prints them.")
     return names

@@ -52,7 +52,7 @@ def chosen_format(options: OutputOptions) -> str:
             return EXTENSIONS[extension.lower()]
         raise UsageError(
             f"-o {visible(str(options.output))}: no format goes with the extension {visible(extension)!r}.",
-            hint=f"extensions: {' '.join(EXTENSIONS)}; or name a --format",
+            hint=f"Extensions are {' '.join(EXTENSIONS)}. Or give a --format.",
         )
     return "rich" if streams.is_terminal(streams.answer()) else "tsv"
 
@@ -63,14 +63,16 @@ def check_writable(path: Path, force: bool) -> None:
     directory = place.parent
     spared.check_spared(place)
     if place.exists() and not place.is_file():
-        raise InputError(f"cannot write {name}: it is not a regular file.", hint="name a file, or leave -o out")
+        raise InputError(f"Cannot write {name}: it is not a regular file.", hint="Name a file, or leave -o out.")
     if not directory.is_dir():
         missing = visible(str(path.parent))
-        raise InputError(f"cannot write {name}: there is no directory {missing}.", hint="make it first")
+        raise InputError(f"Cannot write {name}: there is no directory {missing}.", hint="Make it first.")
     if os.path.lexists(place) and not force:
-        raise InputError(f"{name} exists already.", hint="another name, or --force to overwrite it")
+        raise InputError(f"{name} exists already.", hint="Choose another name, or add --force to overwrite it.")
     if not os.access(directory, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write {name}: no permission to write in its directory.", hint="another directory")
+        raise InputError(
+            f"Cannot write {name}: its directory gives no permission to write.", hint="Choose another directory."
+        )
 
 
 def _absolute(path: Path) -> Path:
@@ -101,11 +103,11 @@ def write_file(path: Path, text: str | bytes, force: bool = False) -> None:
             _put_in_place(temporary, target, force)
         except FileExistsError as error:
             raise InputError(
-                f"{visible(str(path))} exists already.", hint="another name, or --force to overwrite it"
+                f"{visible(str(path))} exists already.", hint="Choose another name, or add --force to overwrite it."
             ) from error
         except OSError as error:
             raise InputError(
-                f"cannot write {visible(str(path))}: {error.strerror}.", hint="another place with -o FILE"
+                f"Cannot write {visible(str(path))}: {error.strerror}.", hint="Choose another place with -o FILE."
             ) from error
         finally:
             with contextlib.suppress(OSError):

@@ -25,7 +25,7 @@ def chosen_table(answer: Answer, name: str | None) -> Table:
     """The table of that name, the main one without; raises UsageError with the names there are."""
     check_table(name, tuple(answer.tables))
     if not answer.tables:
-        raise UsageError("this command has no table.", hint="take another --format: rich or json")
+        raise UsageError("This command has no table.", hint="Take another --format: rich or json.")
     return answer.tables[next(iter(answer.tables)) if name is None else name]()
 
 
@@ -49,7 +49,7 @@ def check_table(name: str | None, names: Sequence[str]) -> None:
     if name is not None and name not in names:
         raise UsageError(
             f"--table {visible(name)}: there is no such table.",
-            hint=f"{nearest(name, names)}tables: {', '.join(names)}",
+            hint=f"{nearest(name, names)}Tables are {', '.join(names)}.",
         )
 
 

@@ -81,7 +81,7 @@ def rendered(results: Sequence[Answer | FromageError], destination: Destination)
         return dumps(envelopes[0] if len(envelopes) == 1 else envelopes)
     if format == "rich":
         if running.output.table is not None:
-            raise UsageError("--table is for tsv, csv and md.", hint="add --format tsv")
+            raise UsageError("A page shows no --table; tsv, csv and md do.", hint="Add --format tsv.")
         return "\n".join(page(answer, None if destination.path else streams.answer()) for answer in answers)
     table = rows.joined_table(answers, running.output.table, several=len(results) > 1)
     if format == "md":

@@ -81,12 +81,12 @@ def check_spared(path: Path, data: bytes | None = None) -> None:
         return
     name, record = visible(str(path)), _RUNNING[-1]
     if any(_same(path, other) for other in record.named):
-        raise UsageError(f"{name} is an input of this call and is not overwritten.", hint="name another file")
+        raise UsageError(f"{name} is an input of this call and is not overwritten.", hint="Name another file.")
     read = any(_same(path, other) for other in record.read)
     beside = any(_same(parent, other) for parent in path.resolve().parents for other in record.named)
     if (read or beside) and not _is_answer(path, data, read):
         reason = "this call reads it as an input" if read else "it lies among the inputs of this call"
-        raise UsageError(f"{name} is not overwritten: {reason}.", hint="name another file")
+        raise UsageError(f"{name} is not overwritten: {reason}.", hint="Name another file.")
 
 
 def _same(path: Path, other: Path) -> bool:

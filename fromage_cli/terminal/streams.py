@@ -116,7 +116,7 @@ def write(stream: TextIO | None, text: str) -> None:
     """Write and flush; raises ClosedPipe when the reader has gone and InputError when the stream cannot take it."""
     name = "standard error" if stream is sys.stderr else "standard output"
     if stream is None or stream.closed:
-        raise InputError(f"{name} is closed.", hint="write to a file with -o FILE")
+        raise InputError(f"{name} is closed.", hint="Write to a file with -o FILE.")
     try:
         _write_whole(stream, text)
     except BrokenPipeError as error:
@@ -125,7 +125,7 @@ def write(stream: TextIO | None, text: str) -> None:
         write(stream, text.encode("ascii", ASCII_ERRORS).decode("ascii"))
     except OSError as error:
         abandon(stream)
-        raise InputError(f"cannot write to {name}: {error.strerror}.", hint="write elsewhere with -o FILE") from error
+        raise InputError(f"Cannot write to {name}: {error.strerror}.", hint="Write elsewhere with -o FILE.") from error
 
 
 def _write_whole(stream: TextIO, text: str) -> None:

@@ -78,9 +78,9 @@ ASCII_ERRORS = "fromage-ascii"
 
 
 def nearest(given: str, known: Iterable[str]) -> str:
-    """The known word nearest to what was given, as the beginning of a hint: `nearest: adamw; `."""
+    """The known word nearest to what was given, as the beginning of a hint: `Nearest: adamw. `."""
     near = get_close_matches(given.lower()[:100], [*known], n=1, cutoff=0.0)
-    return f"nearest: {near[0]}; " if near else ""
+    return f"Nearest: {near[0]}. " if near else ""
 
 
 def number(value: float | Missing | None, ascii_only: bool = False) -> str:

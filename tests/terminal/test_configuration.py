@@ -268,8 +268,8 @@ def test_a_key_that_nothing_reads_is_unknown(call, clean, line):
     (clean / "fromage.toml").write_text(line)
     outcome = call("measure")
     assert outcome.code == 2
-    assert f"unknown key '{line.split(' ')[0]}' in fromage.toml" in outcome.err
-    assert "nearest: " in outcome.err
+    assert f"No command has the key '{line.split(' ')[0]}' of fromage.toml" in outcome.err
+    assert "Nearest: " in outcome.err
 
 
 def test_settings_of_another_optimizer_than_the_one_chosen_are_left_aside():

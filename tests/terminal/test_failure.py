@@ -10,7 +10,7 @@ def test_a_message_has_six_lines_at_most_and_always_its_hint():
     error = MismatchError("\n".join(f"line {i}" for i in range(20)), hint="do\nthis", details=["a", "b"])
     lines = message_lines(error, verbose=False)
     assert lines[0] == "error: line 0"
-    assert lines[-3:] == ["  (2 in all; -v lists them)", "hint: do", "  this"]
+    assert lines[-3:] == ["  line 3", "hint: do", "  this -v lists all 2."]
     assert len(lines) == 6
     assert {"  a", "  b"} <= set(message_lines(error, verbose=True))
 
@@ -27,7 +27,7 @@ def test_a_message_has_six_lines_at_most_and_always_its_hint():
     ],
 )
 def test_that_verbose_lists_more_is_said_only_where_it_does(message, details, hidden):
-    assert ("-v lists them" in " ".join(message_lines(InputError(message, details=details), False))) is hidden
+    assert ("-v lists all" in " ".join(message_lines(InputError(message, details=details), False))) is hidden
 
 
 def test_a_message_shows_control_characters_instead_of_sending_them():
@@ -100,4 +100,4 @@ def test_a_command_must_heed_estimate_or_have_no_such_flag(call):
     assert "does not heed --estimate" in heedless.err
     without = call("other-one", "x", "--estimate")
     assert without.code == 2
-    assert "there is no option --estimate" in without.err
+    assert "There is no option --estimate" in without.err

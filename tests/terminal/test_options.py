@@ -141,9 +141,9 @@ def test_names_keep_their_case(call, fake):
 def test_an_unknown_choice_comes_with_the_nearest(call, clean, monkeypatch):
     outcome = call("measure", "--dtype", "Float46")
     assert outcome.code == 2
-    assert "nearest: float64" in outcome.err
-    assert "nearest: curve" in call("measure", "--table", "curves").err
+    assert "Nearest: float64" in outcome.err
+    assert "Nearest: curve" in call("measure", "--table", "curves").err
     (clean / "fromage.toml").write_text("dtype = 'float46'\n")
     outcome = call("measure")
     assert outcome.code == 2
-    assert "nearest: float64" in outcome.err and "fromage.toml" in outcome.err
+    assert "Nearest: float64" in outcome.err and "fromage.toml" in outcome.err

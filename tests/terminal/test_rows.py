@@ -159,7 +159,7 @@ def test_a_table_by_name():
     assert chosen_table(answer, "b").columns == ()
     with pytest.raises(UsageError) as error:
         chosen_table(answer, "c")
-    assert error.value.hint == "nearest: b; tables: a, b"
+    assert error.value.hint == "Nearest: b. Tables are a, b."
     with pytest.raises(UsageError, match="no table"):
         chosen_table(Answer(None, page=lambda style: ""), None)
 
