@@ -202,7 +202,7 @@ def test_every_exit_code_with_its_envelope(how, code, name, tmp_path):
 def test_without_json_an_error_leaves_standard_output_empty(tmp_path):
     outcome = run("measure", "--how", "mismatch", cwd=tmp_path)
     assert outcome.stdout == ""
-    assert outcome.stderr == "error: mismatch happened.\n  (30 in all; -v lists all)\nhint: do this\n"
+    assert outcome.stderr == "error: mismatch happened.\nhint: do this (-v lists all 30)\n"
 
 
 def test_verbose_lists_all_details_and_debug_shows_the_traceback(tmp_path):

@@ -120,7 +120,7 @@ def message_lines(error: FromageError, verbose: bool) -> list[str]:
     words = [rf"(?<![\w./-]){re.escape(visible(detail))}(?![\w/-]|\.\w)" for detail in error.details]
     if len(words) < 2 or all(re.search(word, " ".join(shown)) for word in words):
         return shown
-    listing = f"-v lists all {len(words)}."
+    listing = f"(-v lists all {len(words)})"
     return _shortened(lines, [*ending[:-1], f"{ending[-1]} {listing}" if ending else f"  {listing}"])
 
 

@@ -10,7 +10,7 @@ def test_a_message_has_six_lines_at_most_and_always_its_hint():
     error = MismatchError("\n".join(f"line {i}" for i in range(20)), hint="do\nthis", details=["a", "b"])
     lines = message_lines(error, verbose=False)
     assert lines[0] == "error: line 0"
-    assert lines[-3:] == ["  line 3", "hint: do", "  this -v lists all 2."]
+    assert lines[-3:] == ["  line 3", "hint: do", "  this (-v lists all 2)"]
     assert len(lines) == 6
     assert {"  a", "  b"} <= set(message_lines(error, verbose=True))
 
