@@ -160,7 +160,7 @@ def _doubt(
         f"the best short run lowered the loss by {100.0 * (gain or 0.0):.1f} % only": (
             gain is not None and gain < LEAST_GAIN
         ),
-        "on parts of a batch short runs were off by 2 × in a study; five whole batches tell more": (whole.parts),
+        "short runs had only parts of a batch": (whole.parts),
         f"the short runs leave it open, and {100.0 * regret:.0f} % of the progress may be lost": regret > RELIABLE,
     }
     return next((words for words, holds in reasons.items() if holds), None)

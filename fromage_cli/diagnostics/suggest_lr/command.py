@@ -97,7 +97,7 @@ def command(
         header=(trained_at(result), f"loss {number(result.loss)}"),
         advice=advise(result),
         details=tuple(notes),
-        told=("rate-above-limit", "verification-prefers-another"),
+        told=("rate-above-limit", "verification-prefers-another", "recommended-above-critical"),
         settings={"tensors": chosen, **rule.flags},
         error=error,
     )

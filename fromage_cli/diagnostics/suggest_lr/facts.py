@@ -135,7 +135,7 @@ def stability(result: SuggestedRates, style: PageStyle) -> Iterator[Fact]:
         if stable.code is not Why.NOT_ASKED and (style.verbose or not formula):
             yield Fact(label, NOT_KNOWN, f"no curvature bounds the rate of {title}" if formula else stable.words)
     elif found.adam_begins:
-        yield Fact(label, NOT_KNOWN, "Adam has hardly begun, and its curvature tells little")
+        yield Fact(label, NOT_KNOWN, "Adam has hardly begun: curvature tells little")
     elif ratio is None:
         yield Fact("Stable up to", number(stable), "by today's curvature; --lr names your rate")
     else:

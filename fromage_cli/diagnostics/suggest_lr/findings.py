@@ -49,7 +49,12 @@ def what_to_try(result: SuggestedRates) -> str:
     recommended, rate = result.recommended, known(result.recommended.learning_rate)
     low, high = known(recommended.low), known(recommended.high)
     if low is not None and high is not None:
-        return f"Try {low:.2g}, {rate or math.sqrt(low * high):.2g} and {high:.2g}; --verify 200 compares three rates."
+        middle, rises = rate or math.sqrt(low * high), estimate(result, "critical")
+        warm = " after a warm-up" if rises is not None and middle > rises else ""
+        return (
+            f"Try {low:.2g}, {middle:.2g} and {high:.2g}{warm} (--verify 200 compares three rates), or give five "
+            "training batches."
+        )
     why = recommended.learning_rate
     if isinstance(why, Missing) and why.code is Why.NOT_ASKED:
         return "Leave --probe none out for a rate to train at. The numbers above are for one step."

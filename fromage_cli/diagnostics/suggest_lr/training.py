@@ -99,8 +99,8 @@ def recommend(measuring: RateSearch, request: Request) -> Trained:
         notes.append(f"short runs: the rate is for a training of {STUDIED_STEPS} steps; --total-steps N gives yours.")
     if rows.smaller is not None:
         notes.append(
-            f"short runs: batches of {counted(rows.smaller, 'row')} where training has {rows.whole}. For whole ones "
-            "let --batch name an iterator (file.py:function) over five training batches."
+            f"short runs: batches of {counted(rows.smaller, 'row')} where training has {rows.whole}, off by 2 × in a "
+            "study. For whole ones let --batch name an iterator (file.py:function) over five training batches."
         )
     return Trained(recommended, longest or doubt, runs, again, tuple(notes))
 

@@ -145,7 +145,7 @@ def test_runs_that_verify_stand_beside_the_rate(make_result: MakeResult) -> None
         (Stability(0.00125, 2.4), [("Stable at 0.003", "no", "only up to 0.00125 by today's curvature")]),
         (
             Stability(0.00125, 2.4, adam_begins=True),
-            [("Stable at 0.003", "not known", "Adam has hardly begun, and its curvature tells little")],
+            [("Stable at 0.003", "not known", "Adam has hardly begun: curvature tells little")],
         ),
         (
             Stability(Missing(Why.NO_FORMULA, "none"), Missing(Why.NO_FORMULA, "none")),

@@ -438,7 +438,7 @@ def test_a_time_limit_leaves_what_was_found(make_problem: Maker, perceptron: nn.
     )
     assert isinstance(found.error, ResourceError)
     assert known(found.result.limit.eta) is not None and not found.result.limit.reliable
-    assert "limit was reached" in estimate(found.result, "critical").assumption
+    assert "reached a limit" in estimate(found.result, "critical").assumption
     assert found.result.recommended.reason == CUT_SHORT
 
 

@@ -90,7 +90,9 @@ def test_the_advice_is_the_rate_where_it_is_known(make_result: MakeResult) -> No
     best = VerifiedRun(3.0, 0.005, (1.0,), 1.0, 0.5, 0.01, True)
     assert advise(replace(result, verification=(best,))).startswith("Train at 0.005")
     guess = replace(result, recommended=replace(result.recommended, reliable=False))
-    assert advise(guess) == "Try 0.00089, 0.0018 and 0.0036; --verify 200 compares three rates."
+    assert advise(guess) == (
+        "Try 0.00089, 0.0018 and 0.0036 (--verify 200 compares three rates), or give five training batches."
+    )
     assert "--optimizer adamw --lr 0.001" in advise(replace(result, optimizer=replace(result.optimizer, name=None)))
 
 
