@@ -67,8 +67,9 @@ def fitted(names: Sequence[str], width: int, dots: str = DOTS) -> list[str]:
             kept = [None if part in gone else part for part in each[:-1]]
             ways[name].append(_joined([*kept, each[-1]], dots))
     for way in ways.values():
+        whole = way[-1]
         for letters in (8, 5, 3) if cell_len(way[-1]) > width else ():
-            way.append(re.sub(rf"([^\W\d_]{{{letters}}})[^\W\d_]{{{len(dots) + 1},}}", rf"\1{dots}", way[-1]))
+            way.append(re.sub(rf"([^\W\d_]{{{letters}}})[^\W\d_]{{{len(dots) + 1},}}", rf"\1{dots}", whole))
             if cell_len(way[-1]) <= width:
                 break
     while True:

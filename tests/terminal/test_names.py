@@ -1,11 +1,15 @@
+import io
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.console import Console
 
+from fromage_cli.terminal.answer import PageStyle
 from fromage_cli.terminal.names import fitted, shown_names
+from fromage_cli.terminal.tables import Column, house_table
 
 BLOCKS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 BLOCKS += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -45,6 +49,57 @@ def test_sixteen_names_of_a_transformer_stay_apart():
     assert fitted(shown.names, 16)[:3] == ["embed_tokens", "…0…q_proj", "…0…k_proj"]
 
 
+ATTENTION = ("attention.self.query", "attention.self.key", "attention.output.dense", "intermediate.dense")
+REAL = {
+    "Llama": [
+        "model.embed_tokens",
+        *(f"model.layers.{place}.{part}" for place in range(32) for part in BLOCKS),
+        "lm_head",
+    ],
+    "BERT": [
+        *(f"bert.embeddings.{kind}_embeddings" for kind in ("word", "position", "token_type")),
+        *(f"bert.encoder.layer.{place}.{part}" for place in range(12) for part in (*ATTENTION, "output.dense")),
+        *("bert.pooler.dense", "classifier"),
+    ],
+    "ViT": [
+        *("vit.embeddings.position_embeddings", "vit.embeddings.patch_embeddings.projection", "classifier"),
+        *(f"vit.encoder.layer.{place}.{part}" for place in range(12) for part in (*ATTENTION, "output.dense")),
+    ],
+    "ResNet": [
+        *("conv1", "fc"),
+        *(f"layer{stage}.{block}.conv{n}" for stage in range(1, 5) for block in range(3) for n in (1, 2, 3)),
+        *(f"layer{stage}.0.downsample.0" for stage in range(1, 5)),
+    ],
+    "T5": [
+        "shared",
+        *(
+            f"{side}.block.{place}.layer.{part}"
+            for side in ("encoder", "decoder")
+            for place in range(12)
+            for part in (*(f"0.SelfAttention.{one}" for one in "qkvo"), "1.DenseReluDense.wi_0", "1.DenseReluDense.wo")
+        ),
+        *(f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias" for side in ("encoder", "decoder")),
+    ],
+}
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("model", REAL)
+def test_no_two_rows_of_a_real_network_look_alike(model, width):
+    names = [f"{name}.weight" for name in REAL[model]]
+    rows = [(name, 0.000123, "32×32") for name in names]
+    columns = [Column("layer", name=True), Column("sure to η"), Column("shape", left=True, optional=1)]
+    stream = io.StringIO()
+    Console(file=stream, width=width, color_system=None).print(house_table(columns, rows, PageStyle(width=width)))
+    lines = stream.getvalue().splitlines()[2 : 2 + len(rows)]
+    shown = [line.split()[0] for line in lines]
+    assert len(set(shown)) == len(rows) and all(len(line) <= width for line in lines)
+    for name, short in zip(names, shown, strict=True):
+        assert re.findall("[0-9]+", name) == re.findall("[0-9]+", short) and "……" not in short
+    narrow = fitted(shown_names(names).names, 16)
+    assert len(set(narrow)) == len(rows) and not any("……" in name for name in narrow)
+
+
 def test_a_name_that_cannot_be_cut_stays_whole():
     assert fitted(["a1b2c3d4e5f6g7h8", "x"], 4) == ["a1b2c3d4e5f6g7h8", "x"]
     assert fitted(["encoder1", "encodes1"], 5) == ["encoder1", "encodes1"]  # shortened they would be alike
@@ -56,6 +111,7 @@ parts = st.text(st.sampled_from("abcdefgh0123"), min_size=1, max_size=9)
 dotted = st.lists(parts, min_size=1, max_size=5).map(".".join)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(dotted, min_size=1, max_size=12), st.integers(1, 40))
 def test_no_digit_is_cut_and_no_two_names_look_alike(names, width):
     shown = shown_names(names)
