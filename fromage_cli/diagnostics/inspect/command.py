@@ -24,7 +24,7 @@ Made = TypeVar("Made")
 @diagnostic(tables=("tensors", "groups", "dtypes", "safety", "logs", "summary"), estimate=True)
 def command(
     ckpt: Annotated[
-        list[str], typer.Argument(metavar="CKPT…", help="Checkpoints: files, or directories of one or of a run.")
+        list[str], typer.Argument(metavar="CKPT…", help="Checkpoints: files or directories. - reads a list from stdin.")
     ],
     *,
     headers: Annotated[
@@ -105,7 +105,7 @@ def _survey(path: str) -> Answer:
         tables={"safety": lambda: records(result.safety), "summary": lambda: safety_headline(result)},
         findings=judge_safety(result),
         header=safety_header(result, printable_url(path)),
-        advice="other loaders can open this file without running its code.",
+        advice="Other loaders can open this file without running its code.",
     )
 
 
