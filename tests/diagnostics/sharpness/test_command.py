@@ -157,7 +157,7 @@ def test_the_page_says_what_the_ratio_means(run: Run, home: Path) -> None:
     assert code == 0
     said = " ".join(out.split())
     assert "Stable: SGD at 0.1 tolerates sharpness 20, this network has " in said
-    assert "What now: nothing to change; up to " in said and " · SGD at 0.1" in out.splitlines()[0]
+    assert "What now: Nothing to change; up to " in said and " · SGD at 0.1" in out.splitlines()[0]
 
 
 def test_the_summary_holds_the_ratio(run: Run, home: Path) -> None:
