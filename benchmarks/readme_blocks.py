@@ -41,6 +41,9 @@ def main() -> int:
         if arguments.write and chosen[0] == pages()[0]:
             draw_pictures(Path(directory))
         printed = outputs(chosen, Path(directory))
+    silent = [command for command, lines in printed.items() if not lines]
+    for command in silent:
+        print(f"printed nothing, and is left as it was: {command}", file=sys.stderr)
     differences: list[str] = []
     for page in chosen:
         shown, text = page.read_text(encoding="utf-8"), reprinted(page, printed)
@@ -49,9 +52,9 @@ def main() -> int:
         name = page.relative_to(ROOT).as_posix()
         differences += difflib.unified_diff(shown.splitlines(), text.splitlines(), name, "printed", lineterm="")
     if arguments.write:
-        return 0
+        return 1 if silent else 0
     print("\n".join(differences) or "The pages show what the commands print.")
-    return 1 if differences else 0
+    return 1 if differences or silent else 0
 
 
 def outputs(chosen: Sequence[Path], directory: Path) -> dict[str, list[str]]:
@@ -69,7 +72,7 @@ def reprinted(page: Path, printed: Mapping[str, list[str]]) -> str:
     def renew(block: re.Match[str]) -> str:
         lines: list[str] = []
         for command, own, shown in parts(block[0]):
-            lines += [*own, *elided(shown, printed.get(command, shown))]  # a page may be edited meanwhile
+            lines += [*own, *elided(shown, printed.get(command) or shown)]  # a page may be edited meanwhile
         return "".join(f"{line}\n" for line in lines)
 
     return BLOCK.sub(renew, page.read_text(encoding="utf-8"))

@@ -68,7 +68,9 @@ def words(text: str) -> set[str]:
 def test_a_page_shows_what_its_commands_print(page: Path, generator: ModuleType, files: Path) -> None:
     if shutil.which("jq") is None and any(re.search(r"\bjq\b", block) for block in blocks(page, "console")):
         pytest.skip("a command of this page needs jq")
-    text = generator.reprinted(page, generator.outputs([page], files))
+    outputs = generator.outputs([page], files)
+    assert [command for command, lines in outputs.items() if not lines] == []
+    text = generator.reprinted(page, outputs)
     printed = [block["text"] for block in BLOCK.finditer(text) if block["kind"] == "console"]
     for shown, now in zip(blocks(page, "console"), printed, strict=True):
         assert words(shown) == words(now), f"python benchmarks/readme_blocks.py --write {label(page)}\n{now}"
