@@ -28,6 +28,11 @@ class Finding:
     hint: str = ""
     """What to do about it."""
 
+    @property
+    def prefix(self) -> str:
+        """The layer that a line about it begins with; empty where its sentence names it."""
+        return "" if self.layer is None or self.message.endswith(f": {self.layer}") else self.layer
+
 
 def gravest_remedy(findings: Sequence[Finding]) -> str:
     """What to do about the gravest of them that says it, the first of equals; empty where none does."""

@@ -131,7 +131,7 @@ def finding_lines(findings: Sequence[Finding], every: bool) -> list[str]:
 
 def finding_line(finding: Finding) -> str:
     """One line: severity, layer, sentence, remedy."""
-    layer = f" {visible(finding.layer)}:" if finding.layer else ""
+    layer = f" {visible(finding.prefix)}:" if finding.prefix else ""
     hint = f" ({visible(finding.hint)})" if finding.hint else ""
     return f"{finding.severity}:{layer} {visible(finding.message)}{hint} [{finding.code}]"
 

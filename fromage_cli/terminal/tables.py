@@ -230,7 +230,7 @@ def finding_list(findings: Sequence[Finding], style: PageStyle) -> RenderableTyp
         hidden = sum(map(len, alike.values())) - sum(len(found) for _, found in shown)
         more = f" ({hidden} more like it: --all)" if hidden else ""
         for message, found in shown:
-            names = [finding.layer for finding in found if finding.layer]
+            names = [finding.prefix for finding in found if finding.prefix]
             layers = (", ".join(names) if style.show_all else first_names(names)) + ": " * bool(names)
             grid.add_row(Text(severity, _COLOURS[severity]), prose(f"{layers}{message}{more}", style))
         if shown[-1][1][-1].hint and style.verbose:
