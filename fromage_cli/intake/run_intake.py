@@ -17,6 +17,7 @@ from fromage_cli.terminal.answer import Answer, Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import ScheduleOptions
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, NameOptions, RunOptions
 from fromage_cli.terminal.progress import Advance, Work, progress
+from fromage_cli.terminal.session import typed
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
 from fromage_cli.theory.schedules import Schedule
 
@@ -57,7 +58,9 @@ class RunIntake:
 
         Raises UsageError under `--autocast`, and what `open_problem` raises.
         """
-        if model.model is None and batch.batch is None:
+        if model.model is None and (
+            batch.batch is None or not typed("batch")
+        ):  # a configuration may name it for others
             return self
         if run.autocast:
             raise UsageError(

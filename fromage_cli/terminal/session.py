@@ -1,5 +1,6 @@
 """What is known about the running command: its flags in effect, where they came from, and its streams."""
 
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -65,6 +66,25 @@ def typed(parameter: str) -> bool:
     Where no command runs, it counts as typed.
     """
     return current().origins.get(parameter, COMMAND_LINE) == COMMAND_LINE
+
+
+PROBLEM = ("model", "model_arg", "batch", "seq_len", "sequences", "loss", "key")
+"""Options that say which network and which data, for every command that takes a batch."""
+
+
+def typed_problem() -> str:
+    """The options of the network and the data as they stand on the command line, to be typed again; each with a space.
+
+    What a configuration holds need not be typed.
+    """
+    words = ""
+    for name in PROBLEM:
+        value = current().settings.get(name)
+        if value is None or current().origins.get(name) != COMMAND_LINE:
+            continue
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += f" --{name.replace('_', '-')} {shlex.quote(str(one))}"
+    return words
 
 
 def begin(session: Session) -> None:

@@ -18,6 +18,7 @@ from fromage_cli.diagnostics.breakdown.plot import draw
 from fromage_cli.intake import open_problem
 from fromage_cli.missing import found_of
 from fromage_cli.optimizers.rule import FROMAGE, RULES
+from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, estimate_answer, records
 from fromage_cli.terminal.options import (
     BatchOptions,
@@ -108,7 +109,7 @@ def command(
         },
         findings=judge(result),
         header=(f"loss {number(result.loss)}",),
-        advice=advise(result, ckpt),
+        advice=advise(result, ckpt, session.typed_problem()),
         details=line.notes,
         settings={"tensors": chosen},
         error=error,

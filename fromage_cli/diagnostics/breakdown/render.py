@@ -276,7 +276,7 @@ def _network(result: BreakdownResult, style: PageStyle) -> list[RenderableType]:
     return [house_table(columns, rows, style), Text(loss)]
 
 
-def advise(result: BreakdownResult, checkpoint: str | None) -> str:
+def advise(result: BreakdownResult, checkpoint: str | None, flags: str = "") -> str:
     """What to do with the answer; empty where nothing was found sure."""
     if result.direction == "random":
         return "for how far a step may go, leave --direction out."
@@ -288,7 +288,7 @@ def advise(result: BreakdownResult, checkpoint: str | None) -> str:
     if result.direction == FROMAGE.name:
         place = "CKPT" if checkpoint is None else visible(checkpoint)
         keep = f"keep each layer's ‖ΔW‖/‖W‖ below {100.0 * trust:.2g} %."
-        return f"{keep} In your learning rate: fromage-diag suggest-lr {place}"
+        return f"{keep} In your learning rate: fromage-diag suggest-lr {place}{visible(flags)}"
     rate = number(trust * result.step_scale)
     return f"a step at a learning rate up to {rate} helps every layer. suggest-lr tells which rate to train at."
 

@@ -58,7 +58,7 @@ def command(
     opened = (open_checkpoint(first, model.key, ema=model.ema), open_checkpoint(second, model.key, ema=model.ema))
     chosen = tensors.tensors or "matrices"
     pairing = pair_tensors(*opened, chosen, *tensors.globs)
-    asked = model.model is not None or batch.batch is not None
+    asked = model.model is not None or (batch.batch is not None and session.typed("batch"))
     intake = open_problem(opened[0], model, batch, run) if asked else None
     if run.estimate:
         from fromage_cli.diagnostics.distance.cost import estimate

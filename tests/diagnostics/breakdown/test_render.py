@@ -103,7 +103,9 @@ def test_a_network_without_gradients_is_given_no_limit(make_result: MakeResult, 
 def test_advice(make_result: MakeResult) -> None:
     result = make_result()
     keep = "keep each layer's ‖ΔW‖/‖W‖ below 5 %. In your learning rate: fromage-diag suggest-lr run/a.pt"
-    assert advise(result, "run/a.pt") == keep and advise(result, None).endswith(" CKPT")
+    assert advise(result, "run/a.pt") == keep and advise(result, None, " --model a.py:b").endswith(
+        " CKPT --model a.py:b"
+    )
     assert "a learning rate up to 0.1 " in advise(replace(result, direction="sgd", step_scale=2.0), None)
     assert advise(replace(result, direction="to:b.pt"), None).startswith("go at most 6.1 % of the way at once")
     assert "leave --direction out" in advise(replace(result, direction="random"), None)
