@@ -41,7 +41,7 @@ def prepare_output(options: OutputOptions) -> Destination:
 
 
 def chosen_format(options: OutputOptions) -> str:
-    """The format asked for; under `auto` by the file's extension, else rich for a terminal and tsv for a pipe."""
+    """The format asked for; under `auto` by the file's extension, else tsv for a pipe or a named table, and rich."""
     if options.json:
         return "json"
     if options.format != "auto":
@@ -54,7 +54,7 @@ def chosen_format(options: OutputOptions) -> str:
             f"-o {visible(str(options.output))}: no format goes with the extension {visible(extension)!r}.",
             hint=f"Extensions are {' '.join(EXTENSIONS)}. Or give a --format.",
         )
-    return "rich" if streams.is_terminal(streams.answer()) else "tsv"
+    return "rich" if streams.is_terminal(streams.answer()) and options.table is None else "tsv"
 
 
 def check_writable(path: Path, force: bool) -> None:

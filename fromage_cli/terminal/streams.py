@@ -1,5 +1,6 @@
 """The two streams: how wide they are, what they can write, and what happens when nobody reads them any more."""
 
+import atexit
 import codecs
 import contextlib
 import io
@@ -56,6 +57,7 @@ def guard_answer() -> None:
     if stream is not None:
         stream.flush()
         duplicate = os.fdopen(os.dup(1), "w", encoding=stream.encoding, errors=stream.errors)
+        atexit.register(duplicate.close)
         _ANSWERS[-1] = _DUPLICATES[stream] = duplicate
     try:
         os.dup2(2, 1)

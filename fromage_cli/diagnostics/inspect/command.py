@@ -11,7 +11,6 @@ from fromage_cli.intake import checkpoint_record, short_place
 from fromage_cli.terminal.answer import Answer, Estimate, Provenance, estimate_answer, records
 from fromage_cli.terminal.options import CheckpointOptions, OutputOptions, diagnostic
 from fromage_cli.terminal.progress import Advance, progress
-from fromage_cli.terminal.words import visible
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
@@ -128,7 +127,7 @@ def _answer(inspected: "Inspected", brief: bool, last: bool) -> Answer:
 
     checkpoint, result = inspected.checkpoint, inspected.result
     record = checkpoint_record(checkpoint)
-    single = f"fromage-diag suggest-lr {visible(checkpoint.place)} shows which rate to train at."
+    single = "with the network and a batch, suggest-lr tells which rate to train at; sharpness judges yours."
     several = "fromage-diag norms, with the same files, shows which layers grow; distance compares two of them."
     return Answer(
         result=result,

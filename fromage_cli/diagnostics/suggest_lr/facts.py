@@ -12,7 +12,7 @@ from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
 from fromage_cli.theory.rate_calibration import INTERVAL
 
 NOT_KNOWN = "not known"
-NO_LAYER_ALONE = "at no step tried does every layer help by itself"
+NO_LAYER_ALONE = "some layers help at no step tried; judge as a whole"
 
 
 def trained_at(result: SuggestedRates) -> str:
@@ -86,8 +86,9 @@ def training(result: SuggestedRates) -> Iterator[Fact]:
     )
     if isinstance(found.learning_rate, Missing):
         asked = found.learning_rate.code is not Why.NOT_ASKED
+        likely = between.replace("best between", "perhaps between", 1)
         yield Fact(
-            label, NOT_KNOWN, between or (found.reason if asked else "short runs tell it: leave --probe none out")
+            label, NOT_KNOWN, likely or (found.reason if asked else "short runs tell it: leave --probe none out")
         )
     else:
         yield Fact(label, f"{'' if found.reliable else '≈ '}{number(found.learning_rate)}", between)

@@ -126,7 +126,7 @@ def _layers(result: SuggestedRates, style: PageStyle) -> RenderableType:
             return number(end(layer) / scale)
         if layer.trust_relation == "above-grid":
             return f"{'≈' if end(layer) > farthest else '>'} {number(end(layer) / scale)}"
-        return "below all" if layer.trust_relation == "below-grid" else "none alone"
+        return "none tried" if layer.trust_relation == "below-grid" else "none alone"
 
     first, ordered = fails_first(result), sorted(result.layers, key=end)
     shown = shown_rows(ordered, style)[
@@ -145,7 +145,7 @@ def _layers(result: SuggestedRates, style: PageStyle) -> RenderableType:
         more = (layer.relative_step, layer.learning_rate) if style.verbose else ()
         rows.append((Text(layer.name, "yellow" if layer.name == first else ""), told(layer), cosine, *more))
     legend = [prose(LEGEND, style, "dim")] if style.verbose else []
-    hidden = [end(layer) for layer in ordered if layer not in shown and math.isfinite(end(layer))]
+    hidden = [end(layer) for layer in ordered if layer not in shown and 0.0 < end(layer) < math.inf]
     between = f"to {number(min(hidden) / scale)} or further" if hidden else ""
     table = house_table(columns, rows, style, [layer.name for layer in ordered])
     return Group(table, *hidden_rows(len(shown), len(ordered), between), *legend)

@@ -113,7 +113,7 @@ def test_a_rate_that_is_not_known_says_why(make_result: MakeResult, why: Missing
     none = Recommended(why, why, why, why, why, None, reason, False, why)
     assert said(training(make_result(recommended=none, probe=()))) == [("Rate to train at", "not known", words)]
     ranged = replace(none, low=0.001, high=0.02)
-    assert said(training(make_result(recommended=ranged, probe=())))[0][2].startswith("best between 0.001 and 0.02")
+    assert said(training(make_result(recommended=ranged, probe=())))[0][2].startswith("perhaps between 0.001 and 0.02")
 
 
 def test_runs_that_verify_stand_beside_the_rate(make_result: MakeResult) -> None:

@@ -123,7 +123,7 @@ def test_a_layer_that_the_search_passed_is_beyond_it(make_result: MakeResult) ->
     layers = (replace(result.layers[0], linear_trust_eta=0.001), *result.layers[1:])
     assert "> 0.000242" in page(replace(result, layers=layers), verbose=True)
     below = (replace(result.layers[0], trust_relation="below-grid"), *result.layers[1:])
-    assert " below all " in page(replace(result, layers=below), verbose=True)
+    assert " none tried " in page(replace(result, layers=below), verbose=True)
     none = (replace(result.layers[0], trust_relation="uncertifiable"), *result.layers[1:])
     assert " none alone " in page(replace(result, layers=none), verbose=True, show_all=True)
 
