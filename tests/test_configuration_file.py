@@ -31,7 +31,7 @@ def test_the_table_counts_in_either_file(tmp_path: Path) -> None:
     [
         ("[tool]\nfromage-diag = 3", "not a table"),
         ("x = " + "[" * 20_000, "not valid TOML"),
-        ("#" * 1_000_001, "more than 1000000 bytes"),
+        ("#" * 1_000_001, "larger than 1000000 bytes"),
         ("lr = 1\nlearning_rate = 2", "'learning_rate'"),
         ("a." * 20_000 + "a = 1", "thousands of dots"),
         ("[" + "a." * 20_000 + "a]", "thousands of dots"),

@@ -174,7 +174,7 @@ def test_one_row_allows_no_runs(make_problem: Maker) -> None:
 @pytest.mark.parametrize(("size", "said"), [(None, True), (64, False), (200, True)])
 def test_batches_that_are_smaller_than_in_training_are_noted(make_problem: Maker, size: int | None, said: bool) -> None:
     found = suggest(make_problem(made(5), learnable()), "checkpoint", lambda _: None, budget=84, batch_size=size)
-    words = f"short runs: batches of 64 rows where training has {size or 320}."
+    words = f"short runs: batches of 64 rows where training has {size or 320}, "
     assert any(note.startswith(words) for note in found.notes) == said
 
 
