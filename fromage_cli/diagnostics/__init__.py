@@ -50,7 +50,7 @@ EXAMPLES = {
 """Command lines for the end of each command's help, with what they are for."""
 
 SYMPTOMS = (
-    ("is my run healthy?", "sharpness CKPT", "unstable; ask norms and inspect too"),
+    ("is my run healthy?", "sharpness CKPT", "unstable at your rate"),
     ("loss flat from the start", "breakdown CKPT", "layers without a gradient"),
     ("loss jumps", "sharpness CKPT", "a ratio above 1"),
     ("NaN", "inspect CKPT…", "tensors with NaN or Inf"),

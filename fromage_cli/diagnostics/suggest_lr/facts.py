@@ -97,7 +97,7 @@ def training(result: SuggestedRates) -> Iterator[Fact]:
         yield Fact("", "", f"{counted(len(result.probe), 'short run')} {along(result)}, {steps}")
         costs = {each.name: each.gradient_evaluations for each in result.estimates}
         if costs.pop(found.estimator or "probe", 0.0) > sum(costs.values()):
-            yield Fact("", "", "most of the time; --probe none skips them")
+            yield Fact("", "", "they take most of the time; --probe none skips")
     if found.reliable and (regret := known(found.regret)) is not None:
         yield Fact("", "", f"about {100 * regret:.0f} % of the progress is lost at it")
     if result.verification:

@@ -95,7 +95,7 @@ def test_the_rate_to_train_at_has_a_range_and_what_it_rests_on(make_result: Make
     assert said(training(result)) == [
         ("Rate to train at", "0.00179", "best between 0.00089 and 0.0036 (80 % likely)"),
         ("", "", "22 short runs at a constant rate, 360 steps"),
-        ("", "", "most of the time; --probe none skips them"),
+        ("", "", "they take most of the time; --probe none skips"),
         ("", "", "about 2 % of the progress is lost at it"),
     ]
     vague = replace(result, recommended=replace(result.recommended, reliable=False), schedule="cosine")
