@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fromage_cli.theory.rate_calibration import (
@@ -195,6 +195,7 @@ def test_what_runs_alone_say_is_students_t(parts: bool) -> None:
     assert math.log2(found.high) == pytest.approx(centre + reach * scale, abs=0.02)
 
 
+@settings(deadline=None)  # of a busy machine
 @given(st.integers(-20, 20))
 def test_what_runs_alone_say_follows_the_unit_of_the_rate(moved: int) -> None:
     plain, other = concluded(runs(sharp)), concluded(runs(sharp, moved=moved))
