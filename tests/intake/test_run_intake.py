@@ -9,6 +9,7 @@ from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import find_schedule, gather_run, trained_by
 from fromage_cli.problem.user_code.declared import Declared
+from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer
 from fromage_cli.terminal.optimizer_options import ScheduleOptions
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, NameOptions, RunOptions
@@ -51,6 +52,13 @@ def test_a_model_tells_layers_and_shapes(folder: Path) -> None:
     assert run.shapes is not None
     assert list(run.shapes) == ["0.weight", "1.weight", "1.bias", "2.weight", "2.bias"]
     assert run.shapes["0.weight"] == (5, 6)
+
+
+def test_a_batch_that_was_not_typed_turns_no_test_on(folder: Path) -> None:
+    run = gather_run(RUN, ModelOptions(), NameOptions())
+    with session.scope():
+        session.begin(session.Session("norms", origins={"batch": "project"}))
+        assert run.in_model(ModelOptions(), BATCH, RunOptions()) is run
 
 
 def test_scales_do_not_show_in_three_digits(folder: Path) -> None:

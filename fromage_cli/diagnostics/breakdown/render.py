@@ -1,7 +1,7 @@
 """The page a person sees: how far a step may go, on a ruler, and the layers that fail first."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 
 from rich.console import Group, RenderableType
@@ -37,7 +37,7 @@ _NOTHING = {
 def render(result: BreakdownResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
     said = [prose(sentence, style) for sentence in sentences(result)]
-    if not result.etas or _dead(result):
+    if not result.etas or _without_gradient(result):
         return Group(*said)
     answer = [facts([*_facts(result)], style), *ruler("η", _marks(result), style)]
     page = [*said, *([] if result.direction == "random" else answer), Text(""), _layers(result, style)]
@@ -55,7 +55,7 @@ def sentences(result: BreakdownResult) -> Iterator[str]:
     tried = counted(len(result.etas), "step")
     if result.direction == "random":
         yield f"A random direction tells how the gradient changes, not how far to go ({tried} tried)."
-    elif _dead(result):
+    elif _without_gradient(result):
         but = first_names([visible(layer.name) for layer in result.layers])
         still = sum(tensor.reason == Still.ZERO_GRADIENT for tensor in result.skipped)
         yield f"Nothing has a gradient but {but}: {counted(still, 'tensor')} cannot learn on this batch."
@@ -72,7 +72,7 @@ def sentences(result: BreakdownResult) -> Iterator[str]:
         yield f"How far one {title} step may move {moved} (η = ‖ΔW‖/‖W‖, {len(result.etas)} tried):"
 
 
-def _dead(result: BreakdownResult) -> bool:
+def _without_gradient(result: BreakdownResult) -> bool:
     """Whether no matrix has a gradient, so that a limit would say nothing."""
     still = [tensor.name for tensor in result.skipped if tensor.reason == Still.ZERO_GRADIENT]
     chosen = all(tensor.reason in (Still.ZERO_GRADIENT, Still.NO_GRADIENT) for tensor in result.skipped)
@@ -179,29 +179,25 @@ def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
     hidden = [layer for layer in ordered if layer not in shown]
     same = result.direction == FROMAGE.name  # every layer moves by eta, straight against its gradient
     ends = f", η {number(result.etas[0])}–{number(result.etas[-1])}" if result.etas else ""
-    columns = [
-        Column("layer", name=True),
-        *((Column("shape", left=True, optional=3),) if style.verbose else ()),
-        *(() if result.direction == "random" else (Column("sure to η"),)),
-        *((Column("step/η", optional=2),) if style.verbose and not same else ()),
-        *(() if same else (Column("cos θ", optional=1),)),
-        *((Column("depth", optional=4),) if style.verbose else ()),
-        *((Column("× theory", optional=1),) if style.verbose or same else ()),
-        Column(f"gradient change{ends}", left=True),
+
+    def curve_of(layer: LayerBreakdown) -> str:
+        return _curve_line([*map(known, layer.breakdown)], style, BREAKDOWN_SCALE)
+
+    def sure_to(layer: LayerBreakdown) -> str:
+        return located(layer.trust_eta, layer.trust_relation, result.etas, layer.trust_eta_upper)
+
+    every: list[tuple[bool, Column, Callable[[LayerBreakdown], object]]] = [
+        (True, Column("layer", name=True), lambda layer: layer.name),
+        (style.verbose, Column("shape", left=True, optional=3), lambda layer: "×".join(map(str, layer.shape))),
+        (result.direction != "random", Column("sure to η"), sure_to),
+        (style.verbose and not same, Column("step/η", optional=2), lambda layer: layer.relative_step),
+        (not same, Column("cos θ", optional=1), lambda layer: layer.cosine),
+        (style.verbose, Column("depth", optional=4), lambda layer: layer.implied_depth),
+        (style.verbose or same, Column("× theory", optional=1), lambda layer: layer.violation),
+        (True, Column(f"gradient change{ends}", left=True), curve_of),
     ]
-    rows = [
-        (
-            layer.name,
-            *(("×".join(map(str, layer.shape)),) if style.verbose else ()),
-            *(() if result.direction == "random" else (located_in(layer, result.etas),)),
-            *((layer.relative_step,) if style.verbose and not same else ()),
-            *(() if same else (layer.cosine,)),
-            *((layer.implied_depth,) if style.verbose else ()),
-            *((layer.violation,) if style.verbose or same else ()),
-            _curve_line([*map(known, layer.breakdown)], style, BREAKDOWN_SCALE),
-        )
-        for layer in shown
-    ]
+    columns = [column for holds, column, _ in every if holds]
+    rows = [[cell(layer) for holds, _, cell in every if holds] for layer in shown]
     sure = [eta for layer in hidden if (eta := known(layer.trust_eta)) is not None]
     between = f"sure to {number(min(sure))} or further" if sure else ""
     legend = [prose(LEGEND, style, "dim")] if style.verbose else []
@@ -220,11 +216,6 @@ def _curve_line(values: Sequence[float | None], style: PageStyle, scale: tuple[f
     """A curve over the grid, thinned to at most `SPARKS` points."""
     step = max(1, math.ceil(len(values) / SPARKS))
     return sparkline(values[::step], log=True, scale=scale, ascii_only=style.ascii_only)
-
-
-def located_in(layer: LayerBreakdown, etas: Sequence[float]) -> str:
-    """How far a step is sure in one layer."""
-    return located(layer.trust_eta, layer.trust_relation, etas, layer.trust_eta_upper)
 
 
 def located(eta: float | Missing, relation: str, etas: Sequence[float], upper: float | None = None) -> str:

@@ -111,7 +111,7 @@ def _simulation_seconds(
     if not steps or rate is None:
         return 0.0
     matched, space = MatchedState(problem, optimizer), WeightSpace(tensors)
-    with suppress(MismatchError):
+    with suppress(MismatchError, NumericalError):
         with training(matched) as run:
             ready = timed(problem, lambda: run.start(rate))
         return ready + steps * timed(problem, lambda: simulate_training(matched, space, steps=1))
@@ -120,7 +120,7 @@ def _simulation_seconds(
 
 def _make_graph(problem: Problem, tensors: Sequence[TrainableTensor]) -> None:
     """Prepares products with the Gauss-Newton matrix: the first time PyTorch loads what it differentiates with."""
-    with suppress(MismatchError), gauss_newton(problem, WeightSpace(tensors)):
+    with suppress(MismatchError, NumericalError), gauss_newton(problem, WeightSpace(tensors)):
         pass
 
 

@@ -12,7 +12,7 @@ from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
 from fromage_cli.theory.rate_calibration import INTERVAL
 
 NOT_KNOWN = "not known"
-NO_LAYER_ALONE = "some layers help at no step tried; judge as a whole"
+NO_LAYER_ALONE = "no step tried helps every layer; judge as a whole"
 
 
 def trained_at(result: SuggestedRates) -> str:
@@ -79,17 +79,15 @@ def training(result: SuggestedRates) -> Iterator[Fact]:
     """The rate to train at with its range and what it rests on, or why there is none; the runs that verify it."""
     found, label = result.recommended, "Rate to train at"
     low, high = known(found.low), known(found.high)
-    between = (
-        ""
-        if low is None or high is None
-        else f"best between {number(low)} and {number(high)} ({100 * INTERVAL:.0f} % likely)"
-    )
+    unknown = isinstance(found.learning_rate, Missing)
+    between = ""
+    if low is not None and high is not None:
+        likely = f"{number(low)} and {number(high)} ({100 * INTERVAL:.0f} % likely)"
+        between = f"{'perhaps' if unknown else 'best'} between {likely}"
     if isinstance(found.learning_rate, Missing):
         asked = found.learning_rate.code is not Why.NOT_ASKED
-        likely = between.replace("best between", "perhaps between", 1)
-        yield Fact(
-            label, NOT_KNOWN, likely or (found.reason if asked else "short runs tell it: leave --probe none out")
-        )
+        why = found.reason if asked else "short runs tell it: leave --probe none out"
+        yield Fact(label, NOT_KNOWN, between or why)
     else:
         yield Fact(label, f"{'' if found.reliable else '≈ '}{number(found.learning_rate)}", between)
     if result.probe:

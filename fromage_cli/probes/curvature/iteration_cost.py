@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from fromage_cli.errors import MismatchError
+from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.probes.curvature.lanczos import largest_eigenvalues
 from fromage_cli.probes.curvature.preconditioned_hessian import gradient_of
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
@@ -31,9 +31,9 @@ class IterationCost:
 
 
 def iteration_cost(problem: Problem, tensors: Sequence[TrainableTensor]) -> IterationCost:
-    """Times Lanczos iterations over the tensors; nothing where the loss has no second derivative."""
+    """Times Lanczos iterations over the tensors; nothing where the loss has no finite second derivative."""
     space, ends = WeightSpace(tensors), [time.perf_counter()]
-    with suppress(MismatchError), hessian(problem, space) as product:
+    with suppress(MismatchError, NumericalError), hessian(problem, space) as product:
         largest_eigenvalues(
             product,
             gradient_of(problem, space),
