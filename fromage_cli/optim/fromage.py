@@ -4,7 +4,6 @@ Written from the formula of Bernstein, Vahdat, Yue and Liu, "On the distance bet
 stability of learning", NeurIPS 2020.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -41,7 +40,7 @@ class Fromage(TensorwiseOptimizer):
         self, parameter: torch.Tensor, weight: torch.Tensor, following: torch.Tensor, group: dict[str, Any]
     ) -> torch.Tensor:
         """Return the step's end divided by √(1+η²), clamped to the bound if there is one."""
-        following = following / math.sqrt(1 + group["lr"] ** 2)
+        following = following / (1 + group["lr"] ** 2) ** 0.5
         if group["p_bound"] is None:
             return following
         state = self.state[parameter]

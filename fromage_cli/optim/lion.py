@@ -25,6 +25,6 @@ class Lion(TensorwiseOptimizer):
         """Return the sign of every entry, and its decay."""
         beta1, beta2 = group["betas"]
         average = self.remembered(parameter, "exp_avg", gradient)
-        update = torch.lerp(gradient, average, beta1).sign_().add_(weight, alpha=group["weight_decay"])
+        update: torch.Tensor = torch.lerp(gradient, average, beta1).sign_() + group["weight_decay"] * weight
         self.remember(parameter, "exp_avg", torch.lerp(gradient, average, beta2))
         return update

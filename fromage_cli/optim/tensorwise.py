@@ -15,7 +15,8 @@ from torch.optim.optimizer import Optimizer, ParamsT
 def norms_ratio(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """‖first‖ / ‖second‖ in float64; 1 where either is zero."""
     above, below = (torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in (first, second))
-    return torch.where((above == 0) | (below == 0), 1.0, above / below)
+    none = (above == 0) | (below == 0)
+    return torch.where(none, 1.0, above / torch.where(none, 1.0, below))
 
 
 class TensorwiseOptimizer(Optimizer):
@@ -54,9 +55,19 @@ class TensorwiseOptimizer(Optimizer):
             self._refuse_sparse_and_complex(parameter, parameter.grad)
         for parameter, group in moving:
             weight, gradient = parameter.to(torch.float64), parameter.grad.to(torch.float64)
-            following = weight - group["lr"] * self.update(parameter, weight, gradient, group)
-            parameter.copy_(self.finished(parameter, weight, following, group))
+            parameter.copy_(self.following(parameter, weight, gradient, group))
         return loss
+
+    def following(
+        self, parameter: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
+    ) -> torch.Tensor:
+        """Return the next weights; the state goes on by one, and the graph is kept where one is recorded.
+
+        Rate and weight decay may be scalar tensors that require a gradient.
+        """
+        return self.finished(
+            parameter, weight, weight - group["lr"] * self.update(parameter, weight, gradient, group), group
+        )
 
     @abstractmethod
     def update(

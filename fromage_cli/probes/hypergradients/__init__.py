@@ -1,0 +1,1 @@
+"""How the validation loss responds to hyperparameters of training: unrolled steps, and the implicit best response."""

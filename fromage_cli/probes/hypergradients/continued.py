@@ -1,0 +1,113 @@
+"""Training continued with a hyperparameter moved up and down: what a finite change of it really does.
+
+It needs no derivative, so it also holds through a sign and for dropout. Runs share rows and random numbers.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean, stdev
+
+from torch import Tensor
+
+from fromage_cli.errors import NumericalError
+from fromage_cli.probes.hypergradients.hyperparameters import Hyperparameter, Values
+from fromage_cli.probes.hypergradients.training_steps import TrainingSteps
+from fromage_cli.probes.hypergradients.validation import Validation
+from fromage_cli.theory.accumulation import inner_product, squared_norm
+
+CHANGE = 0.1
+"""By which share of its value a hyperparameter is moved."""
+FROM_ZERO = 0.01
+"""What a hyperparameter of 0 is moved to; it cannot go below."""
+DRAWS = 4
+"""Of dropout masks, to average over."""
+
+
+@dataclass(frozen=True)
+class Continued:
+    """What moving a hyperparameter did to the validation loss after the steps."""
+
+    per_unit: float
+    """Difference of the validation loss over the difference of the hyperparameter."""
+    stderr: float | None
+    """Standard error of that over parts of the validation rows, and over draws; None where there is one of each."""
+    metasmoothness: float | None
+    """Cosine between what the two halves of the change do to the weights; None where they do nothing."""
+
+
+@dataclass(frozen=True)
+class _End:
+    """Where a run ended."""
+
+    losses: list[float]
+    """Validation loss of each part."""
+    weights: list[Tensor]
+
+
+class Continuations:
+    """Continued runs from one checkpoint on the same batches; the run that changes nothing is taken once."""
+
+    def __init__(
+        self, steps: TrainingSteps, validation: Validation, values: Values, advance: Callable[[], None] = lambda: None
+    ) -> None:
+        self.steps, self.validation, self.values, self.advance = steps, validation, values, advance
+
+    @cached_property
+    def unchanged(self) -> _End:
+        """The run with every hyperparameter as it is."""
+        return self._run(self.values)
+
+    def measure(self, hyperparameter: Hyperparameter, *, change: float = CHANGE) -> Continued:
+        """Moves it up and down by a share of its value, or from 0 up; costs two runs, for dropout two for each draw.
+
+        Raises NumericalError where a loss is not finite, ResourceError at a limit.
+        """
+        if hyperparameter.value:
+            places = [
+                self.values.moved(hyperparameter, -change),
+                self.values,
+                self.values.moved(hyperparameter, change),
+            ]
+            width = 2.0 * change * hyperparameter.value
+        else:
+            half = self.values.moved(hyperparameter, 0.5 * FROM_ZERO)
+            places, width = [self.values, half, self.values.moved(hyperparameter, FROM_ZERO)], FROM_ZERO
+        low, middle, high = (self.unchanged if place is self.values else self._run(place) for place in places)
+        smoothness = _cosine(low.weights, middle.weights, high.weights)
+        rows = [[(after - before) / width for before, after in zip(low.losses, high.losses, strict=True)]]
+        for draw in range(1, DRAWS if hyperparameter.place == "dropout" else 1):
+            low, high = (self._run(place, draw) for place in (places[0], places[-1]))
+            rows.append([(after - before) / width for before, after in zip(low.losses, high.losses, strict=True)])
+        return Continued(fmean(map(fmean, rows)), _standard_error(rows), smoothness)
+
+    def _run(self, values: Values, draw: int = 0) -> _End:
+        steps = self.steps.drawn(draw)
+        with steps.from_checkpoint() as start:
+            steps.run(start, values, keep=lambda *_: self.advance())
+            losses = self.validation.losses()
+            if not all(map(math.isfinite, losses)):
+                raise NumericalError(
+                    f"The validation loss is not finite after {len(steps.batches)} further steps.",
+                    "Ask for fewer steps (--method unroll:N), or give a smaller --lr.",
+                )
+            return _End(losses, [tensor.parameter.detach().clone() for tensor in steps.tensors])
+
+
+def _cosine(low: Sequence[Tensor], middle: Sequence[Tensor], high: Sequence[Tensor]) -> float | None:
+    """Between the two halves of the way from `low` to `high`; None where one of them leads nowhere."""
+    first = [after - before for before, after in zip(low, middle, strict=True)]
+    second = [after - before for before, after in zip(middle, high, strict=True)]
+    squares = math.fsum(map(squared_norm, first)) * math.fsum(map(squared_norm, second))
+    if not squares > 0.0:
+        return None
+    return math.fsum(map(inner_product, first, second)) / math.sqrt(squares)
+
+
+def _standard_error(rows: Sequence[Sequence[float]]) -> float | None:
+    """Of the mean over draws, the rows, and parts, the columns: both spreads together."""
+    parts = [fmean(column) for column in zip(*rows, strict=True)]
+    draws = [fmean(row) for row in rows]
+    squares = [stdev(means) ** 2 / len(means) for means in (parts, draws) if len(means) > 1]
+    return math.sqrt(math.fsum(squares)) if squares else None

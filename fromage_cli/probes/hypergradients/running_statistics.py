@@ -1,0 +1,169 @@
+"""What normalisation over batches remembers for evaluation, as part of what a training step changes.
+
+b <- (1 - m) b + m s(w), with s the mean or the unbiased variance of the rows, over every call of a step.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from fromage_cli.problem.evaluation.problem import Problem
+
+Buffers = dict[str, Tensor]
+"""Running means, variances and counts, by the module's number and the buffer's name."""
+NAMES = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class RunningStatistics:
+    """The running statistics of one network's normalisation layers, during training steps that are computed apart."""
+
+    def __init__(self, problem: Problem) -> None:
+        norms = problem.conditions.batch_norms if problem.mode == "train" else []
+        self.modules: Sequence[Any] = [module for module in norms if module.running_mean is not None]
+
+    def held(self) -> Buffers:
+        """Copies of what they are now."""
+        return {key: buffer.clone() for key, buffer in self._buffers()}
+
+    def load(self, buffers: Mapping[str, Tensor]) -> None:
+        """Puts values in their places."""
+        with torch.no_grad():
+            for key, buffer in self._buffers():
+                if key in buffers:
+                    buffer.copy_(buffers[key])
+
+    @property
+    def moving(self) -> Buffers:
+        """The running means and variances, which evaluation depends on."""
+        return {key: buffer for key, buffer in self._buffers() if not key.endswith(NAMES[-1])}
+
+    @contextmanager
+    def requiring_gradients(self) -> Iterator[Buffers]:
+        """Leaves that stand in their places within the block, so that derivatives by them can be taken."""
+        leaves = {key: buffer.detach().clone().requires_grad_() for key, buffer in self.moving.items()}
+        before = self.moving
+        try:
+            self._replace(leaves)
+            with _NormalisedByFormula():
+                yield leaves
+        finally:
+            self._replace(before)
+
+    def _replace(self, others: Mapping[str, Tensor]) -> None:
+        for key, value in others.items():
+            number, _, name = key.partition(".")
+            setattr(self.modules[int(number)], name, value)
+
+    @contextmanager
+    def updated(self) -> Iterator[Buffers]:
+        """Notes what the layers make of them in the passes of a step, which an evaluation takes back afterwards."""
+        found: Buffers = {}
+
+        def note(number: int) -> Any:
+            def hook(module: nn.Module, *_: Any) -> None:
+                found.update({f"{number}.{name}": getattr(module, name).clone() for name in NAMES})
+
+            return hook
+
+        handles = [module.register_forward_hook(note(number)) for number, module in enumerate(self.modules)]
+        try:
+            yield found
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def pulled_back(self, adjoint: Mapping[str, Tensor]) -> Iterator["PulledBack"]:
+        """Notes the rows that the layers normalise, to pull `adjoint` of the statistics back through a step."""
+        found = PulledBack(adjoint)
+
+        def note(number: int) -> Any:
+            return lambda module, inputs, _: found.calls.append((number, _share(module), inputs[0]))
+
+        handles = [module.register_forward_hook(note(number)) for number, module in enumerate(self.modules)]
+        try:
+            yield found
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _buffers(self) -> Iterator[tuple[str, Tensor]]:
+        for number, module in enumerate(self.modules):
+            for name in NAMES:
+                if getattr(module, name) is not None:
+                    yield f"{number}.{name}", getattr(module, name)
+
+
+class _NormalisedByFormula(TorchFunctionMode):
+    """Normalisation by running statistics as a formula, for torch's kernel has no derivative by them."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Takes the place of every call of torch while the context lasts."""
+        return (_by_formula if func is functional.batch_norm else func)(*args, **(kwargs or {}))
+
+
+def _by_formula(  # noqa: PLR0917  # as torch has it
+    inputs: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * weight + bias in evaluation; as it is in training."""
+    if training or running_mean is None or running_var is None:
+        return functional.batch_norm(inputs, running_mean, running_var, weight, bias, training, momentum, eps)
+
+    def channels(values: Tensor) -> Tensor:
+        return values.view(1, -1, *[1] * (inputs.dim() - 2))
+
+    found = (inputs - channels(running_mean)) * channels((running_var + eps).rsqrt())
+    found = found if weight is None else found * channels(weight)
+    return found if bias is None else found + channels(bias)
+
+
+@dataclass
+class PulledBack:
+    """The adjoint of running statistics through the passes of one step."""
+
+    adjoint: Mapping[str, Tensor]
+    """After the step, by key; of means and variances alone."""
+    calls: list[tuple[int, float, Tensor]] = field(default_factory=list)
+    """The module's number, its share m and the rows, of every call in order."""
+
+    def terms(self) -> list[Tensor]:
+        """Scalars whose gradient by the weights is what the statistics add to the adjoint of these."""
+        found, kept = [], dict.fromkeys((number for number, _, _ in self.calls), 1.0)
+        for number, share, inputs in reversed(self.calls):
+            rows = inputs.transpose(0, 1).flatten(1)  # channels × everything else
+            for name, value in (("running_mean", rows.mean(1)), ("running_var", rows.var(1))):
+                if (weight := self.adjoint.get(f"{number}.{name}")) is not None:
+                    found.append(share * kept[number] * (weight * value).sum())
+            kept[number] *= 1.0 - share
+        return found
+
+    def before(self) -> Buffers:
+        """The adjoint before the step."""
+        kept: dict[str, float] = {}
+        for number, share, _ in self.calls:
+            kept[str(number)] = kept.get(str(number), 1.0) * (1.0 - share)
+        return {key: value * kept.get(key.partition(".")[0], 1.0) for key, value in self.adjoint.items()}
+
+
+def _share(module: Any) -> float:
+    """The m of a call: the layer's momentum, or one over its calls so far where it takes the mean of all."""
+    return 1.0 / max(int(module.num_batches_tracked), 1) if module.momentum is None else float(module.momentum)

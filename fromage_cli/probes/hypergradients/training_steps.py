@@ -1,0 +1,222 @@
+"""The next training steps from a checkpoint, as a map from hyperparameters to the weights at their end.
+
+The optimizer is the user's own, from its saved state, with a parameter group for each tensor, so that each tensor's
+rate and weight decay is a hyperparameter of its own.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fromage_cli.errors import NumericalError
+from fromage_cli.probes.hypergradients.differentiable_step import DifferentiableStep
+from fromage_cli.probes.hypergradients.hyperparameters import Values, dropping
+from fromage_cli.probes.hypergradients.running_statistics import Buffers, RunningStatistics
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
+from fromage_cli.probes.optimizer_step.real_step import load_slot
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.gradient_pullback import gradients_of, pull_back_gradient
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.hyperparameters import leaves, training_loss
+
+Tensors = dict[str, Tensor]
+"""By the name of a tensor of the model."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a training run goes on from."""
+
+    weights: Tensors
+    slots: dict[str, dict[str, Any]]
+    """What the optimizer remembers of each tensor."""
+    buffers: Buffers
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors together."""
+        held = [*self.weights.values(), *self.buffers.values()]
+        held += [value for slot in self.slots.values() for value in slot.values() if isinstance(value, Tensor)]
+        return sum(tensor.nbytes for tensor in held)
+
+
+@dataclass
+class Adjoint:
+    """The derivative of one number by everything that a run goes on from, and by its hyperparameters."""
+
+    weights: Tensors
+    slots: dict[str, Tensors]
+    buffers: Buffers
+    rates: dict[str, float]
+    decays: dict[str, float]
+    loss: dict[str, float]
+
+
+class TrainingSteps:
+    """Real steps on given batches; step k of every run sees the same rows and draws the same random numbers."""
+
+    def __init__(self, matched: MatchedState, batches: Sequence[Batch], values: Values) -> None:
+        self.problem, self.matched, self.batches, self.values = matched.problem, matched, batches, values
+        rule = matched.optimizer.rule
+        assert rule is not None  # refused by whoever found no optimizer
+        self.record, self.rule = rule, rule.load_class()
+        self.tensors = [tensor for tensor in self.problem.receiving if tensor.name in values.rates]
+        self.statistics = RunningStatistics(self.problem)
+        self.draw = 0
+
+    def drawn(self, draw: int) -> "TrainingSteps":
+        """The same steps with other random numbers; 0 gives their own."""
+        other = copy(self)
+        other.draw = draw
+        return other
+
+    @contextmanager
+    def from_checkpoint(self) -> Iterator[RunState]:
+        """The state that every run begins with; weights, statistics and `.grad` are afterwards as before."""
+        problem, held = self.problem, self.statistics.held()
+        gradients = [tensor.parameter.grad for tensor in problem.trainable]
+        try:
+            with problem.displaced(self.tensors) as origin, problem.steady():
+                members = self.matched.members if self.matched.holds_memory else {}
+                slots = {}
+                for tensor in self.tensors:
+                    slot, _ = members.get(tensor.name, (None, {}))
+                    amsgrad = bool(self._settings(tensor.name).get("amsgrad"))
+                    kept = {} if slot is None else load_slot(slot, tensor.parameter, self.record, amsgrad)
+                    slots[tensor.name] = {name: value for name, value in kept.items() if value is not None}
+                yield RunState({tensor.name: origin[tensor.name] for tensor in self.tensors}, slots, held)
+        finally:
+            self.statistics.load(held)
+            for tensor, gradient in zip(problem.trainable, gradients, strict=True):
+                tensor.parameter.grad = gradient
+
+    def run(
+        self,
+        start: RunState,
+        values: Values,
+        first: int = 0,
+        last: int | None = None,
+        keep: Callable[[int, Callable[[], RunState]], None] = lambda step, state: None,
+    ) -> None:
+        """Takes steps `first` to `last` from a state and leaves the model at their end.
+
+        `keep` is called before every step with its number and a function that copies the state. Raises NumericalError
+        where a loss is not finite.
+        """
+        problem = self.problem
+        for tensor in self.tensors:
+            tensor.parameter.data.copy_(start.weights[tensor.name])
+        self.statistics.load(start.buffers)
+        optimizer = self._optimizer({t.name: t.parameter for t in self.tensors}, start.slots, values)
+
+        def state() -> RunState:
+            return RunState(
+                {t.name: t.parameter.detach().clone() for t in self.tensors},
+                {t.name: _copied(optimizer.state.get(t.parameter, {})) for t in self.tensors},
+                self.statistics.held(),
+            )
+
+        with dropping(problem.model, values.dropout):
+            for step in range(first, len(self.batches) if last is None else last):
+                keep(step, state)
+                part = self._part(step, values.loss)
+                with self.statistics.updated() as buffers:
+                    loss, gradients = gradients_of(part)
+                problem.evaluations.gradients += part.rows / problem.rows
+                if not math.isfinite(loss):
+                    raise NumericalError(
+                        f"The training loss is {loss} after {step} further steps.",
+                        "Ask for fewer steps (--method unroll:N), or give a smaller --lr.",
+                    )
+                self.statistics.load(buffers)
+                for tensor in self.tensors:
+                    tensor.parameter.grad = gradients.get(tensor.name)
+                try:
+                    optimizer.step()
+                finally:
+                    problem.drop_gradients()
+
+    def pull_back(self, step: int, state: RunState, values: Values, after: Adjoint) -> Adjoint:
+        """The adjoint before a step, from that after it.
+
+        Costs a gradient and a Hessian-vector product; neither where the step does not depend on the gradient's size,
+        as through a sign.
+        """
+        for tensor in self.tensors:
+            tensor.parameter.data.copy_(state.weights[tensor.name])
+        self.statistics.load(state.buffers)
+        before = Adjoint({}, {}, {}, dict(after.rates), dict(after.decays), dict(after.loss))
+        part, in_loss = self._part(step, values.loss), leaves(values.loss, self.problem.device)
+        part.loss = training_loss(self.problem.loss, in_loss)
+
+        def through_optimizer(gradients: Mapping[str, Tensor]) -> Tensors:
+            return self._through_optimizer(gradients, state, values, after, before)
+
+        with dropping(self.problem.model, values.dropout), self.statistics.pulled_back(after.buffers) as passes:
+            slopes = pull_back_gradient(part, self.tensors, in_loss, through_optimizer, passes.terms)
+            before.buffers = passes.before()
+        for tensor, slope in zip(self.tensors, slopes, strict=False):
+            before.weights[tensor.name].add_(slope)
+        for name, slope in zip(in_loss, slopes[len(self.tensors) :], strict=True):
+            before.loss[name] = before.loss.get(name, 0.0) + float(slope)
+        self.problem.evaluations.hessian_vector_products += part.rows / self.problem.rows
+        return before
+
+    def _part(self, step: int, in_loss: Mapping[str, float]) -> Problem:
+        """The training loss on the rows of one step, with random numbers of its own."""
+        batch = self.batches[step].to(self.problem.device, self.problem.dtype)
+        part = self.problem.on(batch)
+        part.seed = self.problem.seed + step + self.draw * len(self.batches)
+        part.loss = training_loss(self.problem.loss, in_loss)
+        return part
+
+    def _settings(self, name: str) -> dict[str, Any]:
+        """What the class that steps takes for a tensor beside rate and weight decay."""
+        settings = {k: v for k, v in self.matched.own(name).arguments.items() if k != "weight_decay"}
+        group = self.matched.members[name][1] if name in self.matched.members else {}
+        return settings | ({"maximize": True} if group.get("maximize") else {})
+
+    def _optimizer(
+        self, weights: Mapping[str, Tensor], slots: Mapping[str, Mapping[str, Any]], values: Values, **more: Any
+    ) -> torch.optim.Optimizer:
+        """The user's optimizer on these weights, as it stands after its last step."""
+        groups = [
+            {"params": [weight], **self._settings(name), "lr": values.rates[name]}
+            | ({"weight_decay": values.decays[name]} if values.decays else {})
+            for name, weight in weights.items()
+        ]
+        optimizer = self.rule(groups, **more)
+        for name, weight in weights.items():
+            if slots[name]:
+                optimizer.state[weight] = _copied(slots[name])
+        return optimizer
+
+    def _through_optimizer(
+        self, gradients: Mapping[str, Tensor], state: RunState, values: Values, after: Adjoint, before: Adjoint
+    ) -> Tensors:
+        """Pulls the adjoint back through what the optimizer makes of a gradient, and gives that of the gradient."""
+        found = {}
+        for tensor in self.tensors:
+            name = tensor.name
+            step = DifferentiableStep(
+                self.record,
+                {**self._settings(name), "lr": values.rates[name], "weight_decay": values.decays.get(name)},
+                state.weights[name],
+                gradients[name],
+                state.slots[name],
+            )
+            adjoint = step.pull_back(after.weights[name], after.slots.get(name, {}))
+            before.weights[name], found[name], before.slots[name], rate, decay = adjoint
+            before.rates[name] = before.rates.get(name, 0.0) + rate
+            before.decays[name] = before.decays.get(name, 0.0) + decay
+        return found
+
+
+def _copied(slot: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in slot.items()}

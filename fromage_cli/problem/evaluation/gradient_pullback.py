@@ -1,0 +1,62 @@
+"""The gradient as a map of the weights and of what the loss is made with, and vectors pulled back through it."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fromage_cli.problem.evaluation.curvature_operators import twice_differentiated
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
+
+
+def gradients_of(problem: Problem) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradient by tensor name, where the weights are now; a tensor that receives none is left out."""
+    found: dict[str, Tensor] = {}
+    loss = problem.visit_gradient(lambda tensor, gradient: found.__setitem__(tensor.name, gradient))
+    return loss, found
+
+
+def pull_back_gradient(
+    part: Problem,
+    tensors: Sequence[TrainableTensor],
+    in_loss: Mapping[str, Tensor],
+    adjoint_of: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
+    terms: Callable[[], Sequence[Tensor]] = tuple,
+) -> list[Tensor]:
+    """The derivative of <adjoint, gradient> + the terms by the weights and by what the loss is made with.
+
+    `adjoint_of` gives the adjoint of the gradient once that is known. Of several chunks the gradient is computed first,
+    and each chunk's graph is built again.
+    """
+    weights, chunks = [tensor.parameter for tensor in tensors], part.chunks()
+    begins = [*weights, *in_loss.values()]
+    total, adjoint, count = [torch.zeros_like(value) for value in begins], None, 1.0
+    if len(chunks) > 1:
+        _, known = gradients_of(part)
+        adjoint = adjoint_of({t.name: known.get(t.name, torch.zeros_like(t.parameter)) for t in tensors})
+        with torch.no_grad():
+            counts = []
+            for chunk in chunks:
+                with part.evaluation(chunk):
+                    counts.append(part.loss(part.model, chunk).count)
+        count = sum(counts)
+    for chunk in chunks:
+        with twice_differentiated(part, chunk):
+            found = part.loss(part.model, chunk)
+            loss = found.total / (found.count if adjoint is None else count)
+            one = torch.ones((), dtype=loss.dtype, device=loss.device, requires_grad=True)
+            gradients = torch.autograd.grad(loss * one, weights, create_graph=True, materialize_grads=True)
+            part.drop_gradients()
+            if adjoint is None:
+                adjoint = adjoint_of({t.name: g.detach() for t, g in zip(tensors, gradients, strict=True)})
+            slopes = list(terms())
+            if any(bool(each.any()) for each in adjoint.values()):
+                slopes += [(g * adjoint[t.name]).sum() for t, g in zip(tensors, gradients, strict=True)]
+            if slopes:
+                parts = torch.autograd.grad(
+                    torch.stack(slopes).sum(), begins, materialize_grads=True, allow_unused=True
+                )
+                total = [whole + each for whole, each in zip(total, parts, strict=True)]
+    part.drop_gradients()
+    return total
