@@ -5,6 +5,15 @@ import sys
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
+WHOLE_MACHINE = Path("/proc/meminfo")
+CONFINED = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ),
+)
+"""What a container may use, and what it uses, in both ways of telling it."""
 
 
 def peak_memory() -> int | None:
@@ -31,6 +40,22 @@ def largest_resident() -> int | None:
     except ImportError:
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def available_memory() -> int | None:
+    """Bytes of main memory that can still be had, of the machine or the container; None where nothing tells."""
+    found = []
+    try:
+        told = re.search(rb"^MemAvailable:\s+(\d+) kB", WHOLE_MACHINE.read_bytes(), re.MULTILINE)
+        found += [int(told[1]) * 1024] if told is not None else []
+    except OSError:
+        pass
+    for most, used in CONFINED:
+        try:
+            found.append(max(0, int(most.read_bytes()) - int(used.read_bytes())))
+        except (OSError, ValueError):  # `max`: no limit
+            continue
+    return min(found, default=None)
 
 
 def data_held() -> int | None:

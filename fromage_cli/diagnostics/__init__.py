@@ -7,6 +7,7 @@ COMMANDS = {
     "norms": "Which layers grow along a run, how fast, and when does it hurt?",
     "intrinsic-lr": "How long do norms take to settle under weight decay, and where is each layer now?",
     "sharpness": "Is my learning rate stable for this network's curvature?",
+    "hypergrad": "Which way should weight decay, dropout and label smoothing move?",
     "distance": "How far apart are two networks: each layer's weights and, with --model and --batch, the outputs?",
 }
 """The commands with the first line of their help, which the program shows without importing them."""
@@ -41,6 +42,11 @@ EXAMPLES = {
     "sharpness": (
         ("sharpness run/ --optimizer sgd --lr 0.1", "is 0.1 stable here?"),
         ("sharpness model.pt --model net.py:build --batch data.npz --top 3", "three eigenvalues of the Hessian"),
+    ),
+    "hypergrad": (
+        ("hypergrad run/ --val-batch val.npz", "through the next 50 steps of the saved optimizer"),
+        ("hypergrad run/ --val-batch val.npz --method unroll:200", "further ahead"),
+        ("hypergrad run/ --val-batch val.npz --loss my.py:loss --hyper l1=0.01", "a number of your own loss"),
     ),
     "distance": (
         ("distance base.safetensors tuned.safetensors", "how far each layer moved"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,12 +46,19 @@ SUMMED_LOSS = Finding(
 
 
 def open_problem(
-    ckpt: str | Checkpoint | None, model: ModelOptions, batch: BatchOptions, run: RunOptions, *, spare: int = 0
+    ckpt: str | Checkpoint | None,
+    model: ModelOptions,
+    batch: BatchOptions,
+    run: RunOptions,
+    *,
+    spare: int = 0,
+    in_loss: Mapping[str, float] | None = None,
 ) -> Intake:
     """The problem that a checkpoint, a model, a batch and a loss make together, ready to be evaluated.
 
     `ckpt`: as the user named it, or opened already. What is not given on the command line is looked for beside the
     checkpoint, as data. Where batches come from an iterator, up to `spare` more of them are kept for training steps.
+    `in_loss`: numbers that the user's loss takes by keyword.
     Raises every class of FromageError, each with what came, what was expected and what to do.
     """
     from fromage_cli.problem.conditions.budget import Budget
@@ -87,7 +95,15 @@ def open_problem(
     named = batch.loss != "auto" or declared.loss is None
     spec = batch.loss if named else cast(str, declared.loss)
     loss, *_ = [  # labels and shapes of every batch are checked
-        resolve_loss(spec, network, one.to(device, dtype), mode=mode, seed=run.seed, allow_code=named or model.trust)
+        resolve_loss(
+            spec,
+            network,
+            one.to(device, dtype),
+            mode=mode,
+            seed=run.seed,
+            hyperparameters=in_loss,
+            allow_code=named or model.trust,
+        )
         for one in (data, *further, *rest)
     ]
     loss = recognise_sum(loss, network, data, mode=mode, seed=run.seed)

@@ -11,10 +11,20 @@ import torch
 from torch import Tensor
 
 from fromage_cli.optim.tensorwise import TensorwiseOptimizer
-from fromage_cli.optimizers.rule import Rule
+from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, LARS, LION, SGD, Rule
 
 TINY = 1e-300
 """Stands for a weight decay of 0: no number changes by it."""
+
+
+def differentiable(rule: Rule) -> bool:
+    """Whether a step of the optimizer can be differentiated here."""
+    return rule in (SGD, ADAM, ADAMW, LION, FROMAGE, LARS)
+
+
+def through_a_sign(rule: Rule | None) -> bool:
+    """Whether its step takes a sign, so that the derivative by all that acts through the gradient is 0 and false."""
+    return rule is not None and rule.step_size == "sign"
 
 
 class DifferentiableStep:

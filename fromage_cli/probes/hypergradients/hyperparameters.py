@@ -123,13 +123,26 @@ def values_of(matched: MatchedState, rate: float, loss: Mapping[str, float], nam
     )
 
 
-def _drops(model: nn.Module) -> Iterator[tuple[str, float]]:
-    """Where a network drops: the `p` of dropout layers, and numbers called dropout of other modules, above 0."""
+def drop_everywhere(model: nn.Module, probability: float) -> int:
+    """Lets every place of the network that drops do so with this probability, and gives how many there are."""
+    places = [place for place, _ in _drops(model, every=True)]
+    modules = dict(unwrapped(model).named_modules())
+    for place in places:
+        name, _, attribute = place.rpartition(".")
+        setattr(modules[name], attribute, probability)
+    return len(places)
+
+
+def _drops(model: nn.Module, *, every: bool = False) -> Iterator[tuple[str, float]]:
+    """Where a network drops: the `p` of dropout layers, and numbers called dropout of other modules.
+
+    Only those above 0, unless `every` is asked for.
+    """
     for name, module in unwrapped(model).named_modules():
         layer = isinstance(module, nn.modules.dropout._DropoutNd)
         for attribute, value in vars(module).items():
             named = attribute == "p" if layer else "drop" in attribute
-            if named and isinstance(value, float) and 0.0 < value < 1.0:
+            if named and isinstance(value, float) and (0.0 < value < 1.0 or (every and value == 0.0)):
                 yield f"{name}.{attribute}".lstrip("."), value
 
 

@@ -11,9 +11,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fromage_cli.counting import counted
+from fromage_cli.errors import ResourceError
 from fromage_cli.probes.hypergradients.hyperparameters import Values
 from fromage_cli.probes.hypergradients.training_steps import Adjoint, RunState, TrainingSteps
 from fromage_cli.probes.hypergradients.validation import Validation
+from fromage_cli.problem.conditions.budget import free_memory
+
+SHARE = 0.7
+"""Of the free memory that states may take; graphs and activations take some too."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,26 @@ def unroll(
                 adjoint = steps.pull_back(step, kept.pop(step), values, adjoint)
                 advance()
     return Unrolled(begin, end.loss, adjoint.rates, adjoint.decays, adjoint.loss)
+
+
+def copies_that_fit(steps: TrainingSteps) -> int | None:
+    """How many states may be held: None for all of them, else those of the square root of the steps.
+
+    Raises ResourceError where not even these fit into the memory that is free.
+    """
+    count, problem = len(steps.batches), steps.problem
+    slots = sum(slot != "step" for slot in steps.record.slots) if steps.matched.optimizer.remembers else 0
+    size = (1 + slots) * sum(tensor.parameter.nbytes for tensor in steps.tensors)
+    free, length = free_memory(problem.device, problem.budget), segment_length(count)
+    if free is None or (count + 3) * size <= SHARE * free:
+        return None
+    if (2 * length + 3) * size <= SHARE * free:
+        return 2 * length
+    raise ResourceError(
+        f"Looking back through {counted(count, 'step')} holds {2 * length} states of the run, "
+        f"{(2 * length + 3) * size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free.",
+        "Ask for fewer steps (--method unroll:N), or use --method gauss-newton.",
+    )
 
 
 def segment_length(steps: int) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fromage_cli import stopping
 from fromage_cli.errors import ResourceError
-from fromage_cli.process_memory import peak_memory
+from fromage_cli.process_memory import available_memory, peak_memory
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +66,17 @@ class Budget:
         elif (resident := resident_memory()) is not None:
             reserve = RESERVE + 2 * STACK * torch.get_num_threads()
             stopping.limit_data(max(0, self.memory - resident) + reserve)
+
+
+def free_memory(device: "torch.device", budget: Budget) -> int | None:
+    """Bytes that can still be had where the computing is done, within the user's limit; None where nothing tells."""
+    import torch
+
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    if budget.memory is None:
+        return free
+    left = max(0, budget.memory - (peak_memory() or 0))
+    return left if free is None else min(free, left)
 
 
 def resident_memory() -> int | None:

@@ -42,7 +42,7 @@ class SmoothedCrossEntropy(SupervisedLoss):
 
 
 def training_loss(loss: Loss, values: Mapping[str, Scalar]) -> Loss:
-    """The loss at these values of its hyperparameters.
+    """The loss at these values of its hyperparameters, whatever they are in it now.
 
     Raises UsageError for label smoothing of another loss than cross-entropy, and for a scalar of another loss than a
     user's function.
@@ -52,7 +52,7 @@ def training_loss(loss: Loss, values: Mapping[str, Scalar]) -> Loss:
     found = loss
     for name, value in values.items():
         if name == LABEL_SMOOTHING:
-            if not isinstance(loss, CrossEntropy):
+            if not isinstance(loss, CrossEntropy | SmoothedCrossEntropy):
                 raise UsageError(
                     f"Label smoothing belongs to --loss cross-entropy, and the loss is {loss.name}.",
                     "Leave --label-smoothing out. To move a scalar of your own loss, give --hyper NAME=VALUE.",

@@ -1,0 +1,204 @@
+"""From a Problem, an optimizer and validation rows to a HypergradResult."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.diagnostics.hypergrad.advice import advised
+from fromage_cli.diagnostics.hypergrad.result import (
+    CONTINUED,
+    UNROLL,
+    HypergradResult,
+    HyperparameterAnswers,
+    MethodAnswer,
+)
+from fromage_cli.errors import FromageError, NumericalError, ResourceError
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, Interrupted, Missing, Why, failed
+from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.probes.hypergradients.continued import Continuations, Continued
+from fromage_cli.probes.hypergradients.differentiable_step import differentiable, through_a_sign
+from fromage_cli.probes.hypergradients.hyperparameters import (
+    EVERYWHERE,
+    Hyperparameter,
+    Values,
+    hyperparameters,
+    values_of,
+)
+from fromage_cli.probes.hypergradients.step_batches import StepBatches, step_batches
+from fromage_cli.probes.hypergradients.training_steps import TrainingSteps
+from fromage_cli.probes.hypergradients.unrolled import Unrolled, copies_that_fit, unroll
+from fromage_cli.probes.hypergradients.validation import Validation
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.hyperparameters import training_loss
+from fromage_cli.theory.accumulation import squared_norm
+
+NOT_ASKED = Missing(Why.NOT_ASKED, "it was not asked for")
+ONE_PART = Missing(Why.TOO_FEW_ROWS, "it takes two validation rows")
+NOT_OF_THIS_METHOD = Missing(Why.NOT_DEFINED, "this method has none")
+"""Of a number that only other methods give."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for."""
+
+    steps: int = 0
+    """Further training steps to look at; 0 leaves them out."""
+    batch_size: int | None = None
+    """Rows of a training batch; None takes the batch whole."""
+    in_loss: Mapping[str, float] = field(default_factory=dict)
+    """Label smoothing and scalars of the user's loss, with their values now."""
+
+
+@dataclass
+class _Search:
+    """One measurement on its way."""
+
+    training: Problem
+    validation: Validation
+    optimizer: Optimizer
+    matched: MatchedState
+    request: Request
+    values: Values
+    advance: Callable[[], None]
+    batches: StepBatches = field(default_factory=lambda: StepBatches((), ""))
+    unrolled: Unrolled | Missing = NOT_ASKED
+    continued: dict[tuple[str, str], Continued | Missing] = field(default_factory=dict)
+    copies: str | None = None
+    val_loss: float = 0.0
+    error: FromageError | None = None
+
+    def look_ahead(self) -> None:
+        """Takes the next steps, differentiates through them, and takes them with each hyperparameter moved."""
+        if self.optimizer.rule is None or self.optimizer.learning_rate is None:
+            self.unrolled = LEARNING_RATE_UNKNOWN
+            return
+        available = [*self.training.batches, *self.training.spare]
+        self.batches = step_batches(
+            available, self.request.steps, size=self.request.batch_size, seed=self.training.seed
+        )
+        steps = TrainingSteps(self.matched, self.batches.batches, self.values)
+        evaluations = self.training.evaluations
+        evaluations.doing = "training on, and back through the steps"
+        if differentiable(self.optimizer.rule):
+            copies = copies_that_fit(steps)
+            self.copies = "all" if copies is None else "square root"
+            self.unrolled = unroll(steps, self.validation, self.values, copies=copies, advance=self.advance)
+        else:
+            words = f"the step of {self.optimizer.name} is not differentiated here"
+            self.unrolled = Missing(Why.NOT_DEFINED, words)
+        runs = Continuations(steps, self.validation, self.values, self.advance)
+        for one in self.asked:
+            if one.scope == EVERYWHERE and one.place != "rate":
+                evaluations.doing = f"training on with {one.name} moved"
+                self.continued[one.name, one.scope] = runs.measure(one)
+
+    @property
+    def asked(self) -> list[Hyperparameter]:
+        """The hyperparameters that there are."""
+        return hyperparameters(self.matched, self.values)
+
+    def result(self) -> HypergradResult:
+        """What has been found so far."""
+        base = self.training.base
+        after = self.unrolled if isinstance(self.unrolled, Missing) else self.unrolled.end_loss
+        found = []
+        for one in self.asked:
+            answers = HyperparameterAnswers(
+                one.name, one.scope, one.value, None, tuple(self._answers(one)), None, None, NOT_ASKED
+            )
+            leads = one.place != "rate" and (one.scope == EVERYWHERE or one.scope.startswith("group:"))
+            found.append(advised(answers, self.val_loss) if leads else answers)
+        return HypergradResult(
+            train_loss=base.loss,
+            val_loss=self.val_loss,
+            val_loss_after=after,
+            gradient_norm=sum(map(squared_norm, base.gradients.values())) ** 0.5,
+            optimizer=self.optimizer.name,
+            learning_rate=self.optimizer.learning_rate or LEARNING_RATE_UNKNOWN,
+            steps=self.request.steps or None,
+            batches=self.batches.source,
+            val_rows=self.validation.problem.rows,
+            val_parts=len(self.validation.parts),
+            copies=self.copies,
+            damping=NOT_ASKED,
+            invariant_layers=NOT_ASKED,
+            hyperparameters=tuple(found),
+        )
+
+    def _answers(self, one: Hyperparameter) -> list[MethodAnswer]:
+        """What each method says of one hyperparameter, the next steps first."""
+        found = []
+        if self.request.steps:
+            found.append(self._unrolled(one))
+            moved = self.continued.get((one.name, one.scope))
+            if moved is not None:
+                found.append(self._continued(one, moved))
+        return found
+
+    def _unrolled(self, one: Hyperparameter) -> MethodAnswer:
+        slope: float | Missing
+        if isinstance(self.unrolled, Missing):
+            slope = self.unrolled
+        elif one.place == "dropout":
+            slope = Missing(Why.NOT_DEFINED, "masks have no derivative by their probability")
+        elif one.place == "loss" and through_a_sign(self.optimizer.rule):
+            slope = Missing(Why.NOT_DEFINED, f"{self.optimizer.name} steps by signs, which have no derivative")
+        else:
+            slope = one.per_unit(self.unrolled.at(one.place), self.values)
+        return _answer(UNROLL, self.request.steps, one.value, slope)
+
+    def _continued(self, one: Hyperparameter, moved: Continued | Missing) -> MethodAnswer:
+        if isinstance(moved, Missing):
+            return _answer(CONTINUED, self.request.steps, one.value, moved)
+        answer = _answer(CONTINUED, self.request.steps, one.value, moved.per_unit)
+        smooth = Missing(Why.NOTHING_MOVES, "the move does not change the weights")
+        return replace(
+            answer,
+            stderr=ONE_PART if moved.stderr is None else moved.stderr,
+            metasmoothness=smooth if moved.metasmoothness is None else moved.metasmoothness,
+        )
+
+
+def measure(
+    training: Problem,
+    validation: Validation,
+    optimizer: Optimizer,
+    state: OptimizerState | None,
+    *,
+    request: Request,
+    advance: Callable[[], None] = lambda: None,
+) -> HypergradResult | Interrupted[HypergradResult]:
+    """How the validation loss answers to each hyperparameter of training.
+
+    `training`: in training behaviour. Raises MismatchError where the state
+    does not fit the model or the loss has no second derivative, NumericalError where the loss at the checkpoint is not
+    finite. A limit, and a run whose loss is not finite, interrupts it.
+    """
+    training.loss = training_loss(training.loss, request.in_loss)
+    matched = match_state(training, optimizer, state)
+    names = [tensor.name for tensor in training.receiving if matched.takes(tensor)]
+    rate = optimizer.learning_rate or 0.0
+    values = values_of(matched, rate, request.in_loss, names)
+    search = _Search(training, validation, optimizer, matched, request, values, advance)
+    search.val_loss = validation.problem.value()
+    if not abs(search.val_loss) < float("inf"):
+        raise NumericalError(
+            f"The validation loss is {search.val_loss} at the checkpoint.", "Check --val-batch, and the weights."
+        )
+    try:
+        if request.steps:
+            search.look_ahead()
+    except (ResourceError, NumericalError) as error:
+        search.error = error
+        if isinstance(search.unrolled, Missing):
+            search.unrolled = failed(error)
+    result = search.result()
+    return result if search.error is None else Interrupted(result, search.error)
+
+
+def _answer(method: str, horizon: int | None, value: float, slope: float | Missing) -> MethodAnswer:
+    none = NOT_OF_THIS_METHOD
+    log = slope if isinstance(slope, Missing) else value * slope
+    return MethodAnswer(method, horizon, slope, log, none, none, none, none, none, none, none)

@@ -1,0 +1,153 @@
+"""The page a person sees: each hyperparameter, what moving it does to the validation loss, and the advice."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from fromage_cli.counting import counted
+from fromage_cli.diagnostics.hypergrad.advice import move_of, title
+from fromage_cli.diagnostics.hypergrad.result import (
+    CONTINUED,
+    UNROLL,
+    HypergradResult,
+    HyperparameterAnswers,
+    MethodAnswer,
+)
+from fromage_cli.missing import known
+from fromage_cli.terminal.answer import PageStyle, Table, records, summary
+from fromage_cli.terminal.page import Fact, facts
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
+from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
+
+_COLOURS = {"raise": "yellow", "lower": "yellow"}
+AHEAD = (CONTINUED, UNROLL)
+
+
+def header(result: HypergradResult) -> tuple[str, ...]:
+    """Optimizer, rate and horizon."""
+    name = OPTIMIZER_TITLES.get(result.optimizer or "", "")
+    rate = known(result.learning_rate)
+    trained = f"{name} at {number(rate)}" if name and rate else name
+    return (trained, f"{result.val_rows} validation rows")
+
+
+def render(result: HypergradResult, style: PageStyle) -> RenderableType:
+    """The whole page, without findings."""
+    page: list[RenderableType] = [facts(_facts(result), style), Text("")]
+    page.append(prose("Change of the validation loss if a value is raised by 10 % (from 0: to 0.01):", style))
+    wide = [one for one in result.hyperparameters if one.direction is not None]
+    narrow = [one for one in result.hyperparameters if one.direction is None]
+    page.append(_table(wide, result, style))
+    if style.show_all and narrow:
+        page += [Text(""), _table(narrow, result, style)]
+    else:
+        page += hidden_rows(len(wide), len(wide) + len(narrow), "single layers and the learning rate")
+    if style.verbose:
+        page += [Text(""), _details(result, style)]
+        page.append(prose(_ABOUT_THE_RATE, style))
+    return Group(*page)
+
+
+_ABOUT_THE_RATE = (
+    "The learning rate is never advised on here: few steps prefer small rates. Ask fromage-diag suggest-lr instead."
+)
+
+
+def _facts(result: HypergradResult) -> list[Fact]:
+    after, change = known(result.val_loss_after), ""
+    found = [Fact("Validation loss", number(result.val_loss), "now, in evaluation mode")]
+    if result.steps and after is not None:
+        change = f"after {counted(result.steps, 'more step')}, {result.batches}"
+        found.append(Fact("", number(after), change))
+    found.append(Fact("Training loss", number(result.train_loss), "now, with dropout and label smoothing"))
+    return found
+
+
+def _table(rows: Sequence[HyperparameterAnswers], result: HypergradResult, style: PageStyle) -> RenderableType:
+    ahead = f"in {result.steps} steps" if result.steps else ""
+    columns = [
+        Column("hyperparameter", left=True),
+        Column("now"),
+        *([Column(ahead), Column("±")] if ahead else []),
+        Column("settled"),
+        Column("advice", left=True),
+    ]
+    cells = []
+    for one in rows:
+        move = move_of(one.value)
+        near = next(
+            (answer for method in AHEAD if (answer := one.by(method)) and known(answer.gradient) is not None), None
+        )
+        far = next((answer for answer in one.answers if answer.method not in AHEAD), None)
+        near_cells = [_times(near, "gradient", move), _times(near, "stderr", move)] if ahead else []
+        cells.append(
+            (
+                title(one.name, one.scope),
+                one.value,
+                *near_cells,
+                _times(far, "gradient", move),
+                Text(one.direction or "", _COLOURS.get(one.direction or "", "")),
+            )
+        )
+    return house_table(columns, cells, style)
+
+
+def _times(answer: MethodAnswer | None, field: str, move: float) -> float | None:
+    value = known(getattr(answer, field)) if answer is not None else None
+    return None if value is None else value * move
+
+
+def _details(result: HypergradResult, style: PageStyle) -> RenderableType:
+    """Each answer of each method."""
+    columns = [
+        Column("hyperparameter", left=True),
+        Column("method", left=True),
+        Column("per unit"),
+        Column("per ln"),
+        Column("smooth"),
+    ]
+    cells = [
+        (title(one.name, one.scope), answer.method, answer.gradient, answer.log_gradient, answer.metasmoothness)
+        for one in result.hyperparameters
+        if one.direction is not None or one.scope == "all"
+        for answer in one.answers
+    ]
+    return house_table(columns, cells, style)
+
+
+def advise(result: HypergradResult) -> str:
+    """What the reader can do now: the move that promises most."""
+    moves = [one for one in result.hyperparameters if one.scope == "all" and one.direction in ("raise", "lower")]
+    best = min(moves, key=lambda one: known(one.expected_change) or 0.0, default=None)
+    if best is not None and best.advice:
+        return best.advice
+    unclear = [one.advice for one in result.hyperparameters if one.direction == "unclear" and one.advice]
+    if unclear:
+        return f"{unclear[0]} More validation rows tell more."
+    return "leave them as they are: no move of 10 % changes the validation loss by more than 0.01 %."
+
+
+def answers_table(result: HypergradResult) -> Table:
+    """Every answer of every method as a row."""
+    rows = [(one.name, one.scope, one.value, answer) for one in result.hyperparameters for answer in one.answers]
+    table = records([answer for *_, answer in rows])
+    return Table(
+        ("name", "scope", "value", *table.columns),
+        tuple((*row[:3], *cells) for row, cells in zip(rows, table.rows, strict=True)),
+    )
+
+
+def headline(result: HypergradResult) -> Table:
+    """The numbers that the page begins with."""
+    numbers: list[tuple[str, object, str]] = [
+        ("val_loss", result.val_loss, "loss"),
+        ("val_loss_after", result.val_loss_after, "loss"),
+        ("train_loss", result.train_loss, "loss"),
+        ("steps", result.steps, "steps"),
+    ]
+    for one in result.hyperparameters:
+        if one.scope == "all" and one.direction is not None:
+            key = one.name.replace("-", "_")
+            numbers += [(f"{key}_direction", one.direction, "word"), (f"{key}_change", one.expected_change, "loss")]
+    return summary(numbers)
