@@ -70,7 +70,7 @@ def largest_eigenvalues(
     per product; `vector`: also give that of the largest. Raises NumericalError when a product is not finite.
     """
     count = min(count, start.numel())
-    band = _Band(start, torch.Generator().manual_seed(seed))
+    band = Band(start, torch.Generator().manual_seed(seed))
     for _ in range(count):
         band.draw()
 
@@ -98,7 +98,7 @@ def largest_eigenvalues(
     return spectrum if stopped is None else Interrupted(spectrum, stopped)
 
 
-class _Band:
+class Band:
     """An orthonormal basis: Ritz vectors of another one, then vectors that were multiplied, then those that wait."""
 
     def __init__(self, like: Tensor, generator: torch.Generator) -> None:
@@ -109,9 +109,9 @@ class _Band:
         self.columns: list[list[float]] = []  # of Q^T H Q: one for each product, as long as the basis was then
         self.scale = 0.0  # of the largest product
 
-    def beside(self, count: int) -> "_Band":
+    def beside(self, count: int) -> "Band":
         """A band that keeps the largest Ritz vectors of this one, for vectors that are orthogonal to them."""
-        other = _Band(self.like, self.generator)
+        other = Band(self.like, self.generator)
         other.kept, other.scale = self.largest(count), self.scale
         for rank in range(1, count + 1):
             other._append(self.ritz_vector(rank))
@@ -119,8 +119,11 @@ class _Band:
 
     def ritz_vector(self, rank: int) -> Tensor:
         """That of the Ritz value of this rank, the largest being the first."""
-        parts = [-part for part in self._ritz()[1][:, -rank].tolist()]
-        return self.basis.subtract(torch.zeros_like(self.like), parts)
+        return self.combination(self.ritz()[1][:, -rank])
+
+    def combination(self, coefficients: Tensor) -> Tensor:
+        """The sum of the first vectors of the basis, each times its coefficient, [n]."""
+        return self.basis.subtract(torch.zeros_like(self.like), (-coefficients).tolist())
 
     def run(
         self, operator: Operator, products: int, done: Callable[[], bool], advance: Callable[[], None]
@@ -189,7 +192,7 @@ class _Band:
         """
         if not self.columns and not self.kept:
             return []
-        values, vectors, matrix = self._ritz()
+        values, vectors, matrix = self.ritz()
         size = len(values)
         square, kept = matrix[:size], len(self.kept)
         outside = torch.tensor([pair.residual for pair in self.kept], dtype=torch.float64).square()
@@ -200,7 +203,7 @@ class _Band:
         columns = torch.stack([values, left, brought, asymmetry]).flip(1)[:, :count]
         return [(value, a, b, c) for value, a, b, c in columns.T.tolist()]
 
-    def _ritz(self) -> tuple[Tensor, Tensor, Tensor]:
+    def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
         """The Ritz values, the smallest first, their vectors in columns, and Q^T H Q with all rows of the basis."""
         kept = len(self.kept)
         size = kept + self.products
@@ -232,6 +235,10 @@ class _Band:
         direction = rest.div(length)
         self.basis.append(direction.div_(norm(direction)))
         return length
+
+    def begin(self, vector: Tensor) -> float:
+        """Takes the direction of a vector into the empty basis, and gives its length."""
+        return self._append(vector)
 
     def draw(self, near: Tensor | None = None) -> None:
         """Takes a random direction that is orthogonal to the basis into it; the direction of `near` is added to it."""

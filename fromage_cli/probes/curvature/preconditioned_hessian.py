@@ -5,8 +5,8 @@ Adam's preconditioner, S each tensor's rate over the highest, D the decay that i
 Source: Cohen et al., *Adaptive gradient methods at the edge of stability*, 2022.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,9 @@ from fromage_cli.probes.optimizer_step.next_step import preconditioner
 from fromage_cli.probes.optimizer_step.real_step import MomentEstimates
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem
+
+Curvature = Callable[[Problem, WeightSpace], AbstractContextManager[Operator]]
+"""A matrix over some tensors, as a map of vectors."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,12 @@ class Preconditioning:
     """Whether Adam's second moments are those of minibatch gradients at fixed weights."""
 
     @contextmanager
-    def operator(self, problem: Problem, space: WeightSpace) -> Iterator[Operator]:
-        """The preconditioned Hessian as a map of vectors [n] -> [n].
+    def operator(self, problem: Problem, space: WeightSpace, curvature: Curvature = hessian) -> Iterator[Operator]:
+        """The preconditioned Hessian, or another matrix of curvature, as a map of vectors [n] -> [n].
 
         Raises MismatchError where the loss has no second derivative.
         """
-        with hessian(problem, space) as product:
+        with curvature(problem, space) as product:
 
             def apply(vector: Tensor) -> Tensor:
                 inner = vector if self.scale is None else self.scale * vector
@@ -67,10 +70,10 @@ def precondition(
     scale = space.flat([matrix[tensor.name] for tensor in space.tensors]).rsqrt_() if matrix is not None else None
     shares = matched.rate_shares
     if shares:
-        roots = _each(space, {name: share**0.5 for name, share in shares.items()}, 1.0)
+        roots = each(space, {name: share**0.5 for name, share in shares.items()}, 1.0)
         scale = roots if scale is None else scale.mul_(roots)
     decay = matched.decays if optimizer.coupled_decay else {}
-    return Preconditioning(scale, _each(space, decay, 0.0) if any(decay.values()) else None, stands_in)
+    return Preconditioning(scale, each(space, decay, 0.0) if any(decay.values()) else None, stands_in)
 
 
 def gradient_of(problem: Problem, space: WeightSpace) -> Tensor:
@@ -84,6 +87,6 @@ def groups_differ(matched: MatchedState, space: WeightSpace) -> bool:
     return bool(matched.rate_shares) or len({decay.get(t.name, 0.0) for t in space.tensors}) > 1
 
 
-def _each(space: WeightSpace, values: Mapping[str, float], otherwise: float) -> Tensor:
+def each(space: WeightSpace, values: Mapping[str, float], otherwise: float) -> Tensor:
     """One number for each tensor, spread over its entries, [n]."""
     return space.flat([torch.full_like(t.parameter, values.get(t.name, otherwise)) for t in space.tensors])

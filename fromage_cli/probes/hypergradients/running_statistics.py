@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.layers import TrainableTensor
 
 Buffers = dict[str, Tensor]
 """Running means, variances and counts, by the module's number and the buffer's name."""
@@ -24,7 +25,7 @@ class RunningStatistics:
     """The running statistics of one network's normalisation layers, during training steps that are computed apart."""
 
     def __init__(self, problem: Problem) -> None:
-        norms = problem.conditions.batch_norms if problem.mode == "train" else []
+        norms = problem.conditions.batch_norms if problem.mode != "eval" else []
         self.modules: Sequence[Any] = [module for module in norms if module.running_mean is not None]
 
     def held(self) -> Buffers:
@@ -92,6 +93,48 @@ class RunningStatistics:
         finally:
             for handle in handles:
                 handle.remove()
+
+    def of_rows(self, problem: Problem) -> Buffers:
+        """What they would be with no memory: the mean over the batches of a problem, at the present weights."""
+        total: Buffers = {}
+        with self._forgetting(), torch.no_grad():
+            for chunk in problem.chunks():
+                with problem.evaluation(chunk), self.updated() as found:
+                    problem.loss(problem.model, chunk)
+                for key in self.moving:
+                    value = found[key] * (chunk.size / problem.rows)
+                    total[key] = total[key] + value if key in total else value
+        problem.evaluations.forwards += 1
+        return total
+
+    def pull_back_of_rows(
+        self, problem: Problem, tensors: Sequence[TrainableTensor], adjoint: Mapping[str, Tensor]
+    ) -> list[Tensor]:
+        """The derivative of <adjoint, `of_rows`> by the weights, as tensors shaped like them."""
+        weights = [tensor.parameter for tensor in tensors]
+        total = [torch.zeros_like(weight) for weight in weights]
+        with self._forgetting():
+            for chunk in problem.chunks():
+                share = chunk.size / problem.rows
+                with problem.evaluation(chunk), self.pulled_back(adjoint) as passes:
+                    problem.loss(problem.model, chunk)
+                    slope = torch.stack(passes.terms()).sum() * share
+                    parts = torch.autograd.grad(slope, weights, materialize_grads=True, allow_unused=True)
+                total = [whole + part for whole, part in zip(total, parts, strict=True)]
+        problem.evaluations.gradients += 1
+        return total
+
+    @contextmanager
+    def _forgetting(self) -> Iterator[None]:
+        """Layers that remember nothing but the rows that they saw last."""
+        before = [module.momentum for module in self.modules]
+        try:
+            for module in self.modules:
+                module.momentum = 1.0
+            yield
+        finally:
+            for module, momentum in zip(self.modules, before, strict=True):
+                module.momentum = momentum
 
     def _buffers(self) -> Iterator[tuple[str, Tensor]]:
         for number, module in enumerate(self.modules):

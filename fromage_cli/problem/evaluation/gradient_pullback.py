@@ -60,3 +60,32 @@ def pull_back_gradient(
                 total = [whole + each for whole, each in zip(total, parts, strict=True)]
     part.drop_gradients()
     return total
+
+
+def gradient_by_scalars(
+    problem: Problem, tensors: Sequence[TrainableTensor], in_loss: Mapping[str, Tensor]
+) -> dict[str, list[Tensor]]:
+    """The derivative of the gradient by each scalar that the loss is made with, as tensors shaped as the weights.
+
+    The order of the two derivatives does not matter: the derivative by a scalar is itself differentiated by the
+    weights. Raises MismatchError where the loss has no second derivative.
+    """
+    weights = [tensor.parameter for tensor in tensors]
+    found, count = {name: [torch.zeros_like(weight) for weight in weights] for name in in_loss}, 0.0
+    for chunk in problem.chunks():
+        with twice_differentiated(problem, chunk):
+            terms = problem.loss(problem.model, chunk)
+            one = torch.ones((), dtype=terms.total.dtype, device=terms.total.device, requires_grad=True)
+            slopes = torch.autograd.grad(
+                terms.total * one, list(in_loss.values()), create_graph=True, materialize_grads=True, allow_unused=True
+            )
+            for name, slope in zip(in_loss, slopes, strict=True):
+                if slope.requires_grad:
+                    parts = torch.autograd.grad(
+                        slope, weights, retain_graph=True, materialize_grads=True, allow_unused=True
+                    )
+                    found[name] = [whole + part for whole, part in zip(found[name], parts, strict=True)]
+            count += terms.count
+    problem.drop_gradients()
+    problem.evaluations.hessian_vector_products += len(in_loss)
+    return {name: [whole / count for whole in parts] for name, parts in found.items()}

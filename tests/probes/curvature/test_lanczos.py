@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fromage_cli.errors import NumericalError, ResourceError
 from fromage_cli.missing import found_of
-from fromage_cli.probes.curvature.lanczos import _Band, largest_eigenvalues
+from fromage_cli.probes.curvature.lanczos import Band, largest_eigenvalues
 
 Matrix = torch.Tensor
 
@@ -189,7 +189,7 @@ def test_a_million_entries_in_single_precision_lose_nothing() -> None:
 
 def test_the_basis_stays_orthogonal_over_many_products() -> None:
     matrix = with_spectrum(list(np.linspace(0.0, 1.0, 120))).float()
-    band = _Band(matrix[0], torch.Generator().manual_seed(0))
+    band = Band(matrix[0], torch.Generator().manual_seed(0))
     band.draw()
     for _ in range(60):
         band.extend(lambda vector: matrix @ vector)
