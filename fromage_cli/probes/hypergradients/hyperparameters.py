@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from fromage_cli.probes.optimizer_step.matched_state import MatchedState, group_shares
+from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.problem.losses.hyperparameters import LABEL_SMOOTHING
 from fromage_cli.problem.networks.layers import unwrapped
 
@@ -113,8 +113,6 @@ def values_of(matched: MatchedState, rate: float, loss: Mapping[str, float], nam
     Raises MismatchError where the state does not fit the model.
     """
     shares, decays = matched.rate_shares, matched.decays
-    if matched.state is not None and not shares and matched.members_told:
-        shares = dict.fromkeys(names, max(group_shares(matched.state)))
     return Values(
         rates={name: rate * shares.get(name, 1.0) for name in names},
         decays={name: decays[name] for name in names} if matched.optimizer.has("weight_decay") else {},

@@ -83,7 +83,9 @@ class TrainingSteps:
         gradients = [tensor.parameter.grad for tensor in problem.trainable]
         try:
             with problem.displaced(self.tensors) as origin, problem.steady():
-                members = self.matched.members if self.matched.holds_memory else {}
+                # Fromage keeps the norm that it bounds, which is no memory of gradients
+                taken = self.matched.holds_memory or not self.record.slots
+                members = self.matched.members if taken else {}
                 slots = {}
                 for tensor in self.tensors:
                     slot, _ = members.get(tensor.name, (None, {}))
