@@ -1,10 +1,11 @@
-"""One optimizer step of one tensor with its graph, and adjoints pulled back through it.
+"""One optimizer step with its graph, and adjoints pulled back through it.
 
 Torch's classes take it with `differentiable=True`, those of `optim` by themselves.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from fromage_cli.optim.tensorwise import TensorwiseOptimizer
 from fromage_cli.optimizers.rule import ADAM, ADAMW, FROMAGE, LARS, LION, SGD, Rule
 
 TINY = 1e-300
-"""Stands for a weight decay of 0: no number changes by it."""
+"""Stands for a weight decay of 0, which torch leaves out, and with it the derivative: no number changes by it."""
 
 
 def differentiable(rule: Rule) -> bool:
@@ -27,63 +28,102 @@ def through_a_sign(rule: Rule | None) -> bool:
     return rule is not None and rule.step_size == "sign"
 
 
+@dataclass(frozen=True)
+class StepInputs:
+    """What an optimizer's step of one tensor starts from."""
+
+    weight: Tensor
+    gradient: Tensor
+    slot: Mapping[str, Any]
+    """What the optimizer remembers of it."""
+    settings: Mapping[str, Any]
+    """Of the class that steps, rate and weight decay among them; a weight decay of None is no setting of it."""
+
+
+@dataclass(frozen=True)
+class StepAdjoint:
+    """The derivative of one number by what a step of one tensor starts from."""
+
+    weight: Tensor
+    gradient: Tensor
+    slot: dict[str, Tensor]
+    rate: float
+    decay: float
+
+
 class DifferentiableStep:
-    """One optimizer step of one tensor with its graph: torch's own differentiable step, or that of the classes here."""
+    """One optimizer step with its graph, each tensor in a group of its own."""
 
-    def __init__(
-        self,
-        rule: Rule,
-        settings: Mapping[str, Any],
-        weight: Tensor,
-        gradient: Tensor,
-        slot: Mapping[str, Any],
-    ) -> None:
-        """Takes the step; `settings` are those of the class that steps, rate and weight decay among them."""
-        self.weight, self.gradient = _leaf(weight), _leaf(gradient)
-        self.rate = _scalar(settings["lr"], weight)
-        # torch leaves decay out where it is 0, and with it the derivative
-        self.decay = _scalar(settings["weight_decay"] or TINY, weight)
-        group = {**settings, "lr": self.rate, "weight_decay": self.decay}
-        if settings["weight_decay"] is None:
-            del group["weight_decay"]
-        remembered = _prepared(rule, slot, weight, group)
-        self.slot = {key: _leaf(value) for key, value in remembered.items() if _moves(key, value)}
-        kept = {key: self.slot[key].clone() if key in self.slot else copy(value) for key, value in remembered.items()}
+    def __init__(self, rule: Rule, inputs: Sequence[StepInputs]) -> None:
+        """Takes the step."""
+        self.begins = [_Begin(rule, each) for each in inputs]
+        own = issubclass(rule.load_class(), TensorwiseOptimizer)
         with torch.enable_grad():
-            own = issubclass(rule.load_class(), TensorwiseOptimizer)
-            self.moved, self.state = (self._own if own else self._torchs)(rule, group, kept)
+            self.ends = (self._own if own else self._torchs)(rule)
 
-    def _torchs(self, rule: Rule, group: dict[str, Any], slot: dict[str, Any]) -> tuple[Tensor, Mapping[str, Any]]:
-        """The next weight and slot by a class of torch."""
-        moved = self.weight.clone()
-        moved.grad = self.gradient.clone()
-        optimizer = rule.load_class()([{"params": [moved], **group}], differentiable=True)  # type: ignore[call-arg]
-        optimizer.state[moved] = slot
+    def _torchs(self, rule: Rule) -> list[tuple[Tensor, Mapping[str, Any]]]:
+        """The next weights and slots by a class of torch."""
+        moved = [begin.weight.clone() for begin in self.begins]
+        groups = [{"params": [each], **begin.group} for each, begin in zip(moved, self.begins, strict=True)]
+        optimizer = rule.load_class()(groups, differentiable=True)  # type: ignore[call-arg]
+        for each, begin in zip(moved, self.begins, strict=True):
+            each.grad, optimizer.state[each] = begin.gradient.clone(), begin.remembered
         optimizer.step()
-        return moved, optimizer.state[moved]
+        return [(each, optimizer.state[each]) for each in moved]
 
-    def _own(self, rule: Rule, group: dict[str, Any], slot: dict[str, Any]) -> tuple[Tensor, Mapping[str, Any]]:
+    def _own(self, rule: Rule) -> list[tuple[Tensor, Mapping[str, Any]]]:
         """The same by a class of `optim`."""
-        key = self.weight.detach().requires_grad_()
-        optimizer = rule.load_class()([{"params": [key], **group}])  # type: ignore[call-arg]
+        keys = [begin.weight.detach().requires_grad_() for begin in self.begins]
+        groups = [{"params": [key], **begin.group} for key, begin in zip(keys, self.begins, strict=True)]
+        optimizer = rule.load_class()(groups)  # type: ignore[call-arg]
         assert isinstance(optimizer, TensorwiseOptimizer)
-        optimizer.state[key] = slot
-        wide = self.weight.to(torch.float64), self.gradient.to(torch.float64)
-        moved = optimizer.following(key, *wide, optimizer.param_groups[0])
-        return moved.to(self.weight.dtype), optimizer.state[key]
+        found = []
+        for key, begin, group in zip(keys, self.begins, optimizer.param_groups, strict=True):
+            optimizer.state[key] = begin.remembered
+            wide = begin.weight.to(torch.float64), begin.gradient.to(torch.float64)
+            found.append((optimizer.following(key, *wide, group).to(key.dtype), optimizer.state[key]))
+        return found
 
-    def pull_back(
-        self, weight: Tensor, slot: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor], float, float]:
-        """The adjoints of weight, gradient, slot, rate and decay, from those of the weight and slot after the step."""
-        ends, given = [self.moved], [weight]
-        for key, value in self.state.items():
-            if key in slot and isinstance(value, Tensor) and value.requires_grad:
-                ends.append(value)
-                given.append(slot[key])
-        begins = [self.weight, self.gradient, *self.slot.values(), self.rate, self.decay]
-        weight, gradient, *slots, rate, decay = torch.autograd.grad(ends, begins, given, materialize_grads=True)
-        return weight, gradient, dict(zip(self.slot, slots, strict=True)), float(rate), float(decay)
+    def pull_back(self, weights: Sequence[Tensor], slots: Sequence[Mapping[str, Tensor]]) -> list[StepAdjoint]:
+        """The adjoints before the step, from those of each weight and slot after it."""
+        ends, given = [moved for moved, _ in self.ends], [*weights]
+        for (_, state), slot in zip(self.ends, slots, strict=True):
+            held = [key for key in slot if isinstance(state[key], Tensor) and state[key].requires_grad]
+            ends += [state[key] for key in held]
+            given += [slot[key] for key in held]
+        leaves = [leaf for begin in self.begins for leaf in begin.leaves]
+        slopes = iter(torch.autograd.grad(ends, leaves, given, materialize_grads=True))
+        return [
+            StepAdjoint(
+                next(slopes),
+                next(slopes),
+                {key: next(slopes) for key in begin.slot},
+                float(next(slopes)),
+                float(next(slopes)),
+            )
+            for begin in self.begins
+        ]
+
+
+class _Begin:
+    """The leaves of one tensor's step."""
+
+    def __init__(self, rule: Rule, inputs: StepInputs) -> None:
+        self.weight, self.gradient = _leaf(inputs.weight), _leaf(inputs.gradient)
+        self.rate = _scalar(inputs.settings["lr"], inputs.weight)
+        decay = inputs.settings["weight_decay"]
+        self.decay = _scalar(decay or TINY, inputs.weight)
+        self.group = {**inputs.settings, "lr": self.rate, "weight_decay": self.decay}
+        if decay is None:
+            del self.group["weight_decay"]
+        held = _prepared(rule, inputs.slot, inputs.weight, self.group)
+        self.slot = {key: _leaf(value) for key, value in held.items() if _moves(key, value)}
+        self.remembered = {k: self.slot[k].clone() if k in self.slot else copy(value) for k, value in held.items()}
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """In the order of a StepAdjoint's fields."""
+        return [self.weight, self.gradient, *self.slot.values(), self.rate, self.decay]
 
 
 def _moves(name: str, value: Any) -> bool:

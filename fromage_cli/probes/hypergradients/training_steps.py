@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fromage_cli.errors import NumericalError
-from fromage_cli.probes.hypergradients.differentiable_step import DifferentiableStep
+from fromage_cli.probes.hypergradients.differentiable_step import DifferentiableStep, StepInputs
 from fromage_cli.probes.hypergradients.hyperparameters import Values, dropping
 from fromage_cli.probes.hypergradients.running_statistics import Buffers, RunningStatistics
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
@@ -203,21 +203,19 @@ class TrainingSteps:
         self, gradients: Mapping[str, Tensor], state: RunState, values: Values, after: Adjoint, before: Adjoint
     ) -> Tensors:
         """Pulls the adjoint back through what the optimizer makes of a gradient, and gives that of the gradient."""
-        found = {}
-        for tensor in self.tensors:
-            name = tensor.name
-            step = DifferentiableStep(
-                self.record,
-                {**self._settings(name), "lr": values.rates[name], "weight_decay": values.decays.get(name)},
-                state.weights[name],
-                gradients[name],
-                state.slots[name],
-            )
-            adjoint = step.pull_back(after.weights[name], after.slots.get(name, {}))
-            before.weights[name], found[name], before.slots[name], rate, decay = adjoint
-            before.rates[name] = before.rates.get(name, 0.0) + rate
-            before.decays[name] = before.decays.get(name, 0.0) + decay
-        return found
+        names = [tensor.name for tensor in self.tensors]
+        settings = [{**self._settings(n), "lr": values.rates[n], "weight_decay": values.decays.get(n)} for n in names]
+        inputs = [
+            StepInputs(state.weights[name], gradients[name], state.slots[name], group)
+            for name, group in zip(names, settings, strict=True)
+        ]
+        step = DifferentiableStep(self.record, inputs)
+        adjoints = step.pull_back([after.weights[n] for n in names], [after.slots.get(n, {}) for n in names])
+        for name, adjoint in zip(names, adjoints, strict=True):
+            before.weights[name], before.slots[name] = adjoint.weight, adjoint.slot
+            before.rates[name] = before.rates.get(name, 0.0) + adjoint.rate
+            before.decays[name] = before.decays.get(name, 0.0) + adjoint.decay
+        return {name: adjoint.gradient for name, adjoint in zip(names, adjoints, strict=True)}
 
 
 def _copied(slot: Mapping[str, Any]) -> dict[str, Any]:

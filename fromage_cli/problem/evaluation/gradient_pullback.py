@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fromage_cli.problem.evaluation.curvature_operators import twice_differentiated
+from fromage_cli.problem.conditions.double_backward import double_backward, second_derivative_explained
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 
@@ -42,11 +42,13 @@ def pull_back_gradient(
                     counts.append(part.loss(part.model, chunk).count)
         count = sum(counts)
     for chunk in chunks:
-        with twice_differentiated(part, chunk):
-            found = part.loss(part.model, chunk)
-            loss = found.total / (found.count if adjoint is None else count)
-            one = torch.ones((), dtype=loss.dtype, device=loss.device, requires_grad=True)
-            gradients = torch.autograd.grad(loss * one, weights, create_graph=True, materialize_grads=True)
+        part.budget.check()
+        with part.evaluation(chunk), second_derivative_explained():
+            with double_backward(part.model):
+                found = part.loss(part.model, chunk)
+                loss = found.total / (found.count if adjoint is None else count)
+                one = torch.ones((), dtype=loss.dtype, device=loss.device, requires_grad=True)
+                gradients = torch.autograd.grad(loss * one, weights, create_graph=True, materialize_grads=True)
             part.drop_gradients()
             if adjoint is None:
                 adjoint = adjoint_of({t.name: g.detach() for t, g in zip(tensors, gradients, strict=True)})
@@ -54,9 +56,10 @@ def pull_back_gradient(
             if any(bool(each.any()) for each in adjoint.values()):
                 slopes += [(g * adjoint[t.name]).sum() for t, g in zip(tensors, gradients, strict=True)]
             if slopes:
-                parts = torch.autograd.grad(
-                    torch.stack(slopes).sum(), begins, materialize_grads=True, allow_unused=True
-                )
+                with double_backward(part.model):  # where activations are computed again in the backward pass
+                    parts = torch.autograd.grad(
+                        torch.stack(slopes).sum(), begins, materialize_grads=True, allow_unused=True
+                    )
                 total = [whole + each for whole, each in zip(total, parts, strict=True)]
     part.drop_gradients()
     return total
