@@ -45,6 +45,7 @@ def command(
     from fromage_cli.diagnostics.hypergrad.validation_rows import validation
     from fromage_cli.probes.cost import gradients
     from fromage_cli.probes.hypergradients.hyperparameters import drop_everywhere
+    from fromage_cli.probes.hypergradients.implicit import AUTO
     from fromage_cli.problem.losses.hyperparameters import LABEL_SMOOTHING
     from fromage_cli.problem.losses.supervised_losses import CrossEntropy
 
@@ -64,7 +65,14 @@ def command(
     if isinstance(problem.loss, CrossEntropy) or asked.label_smoothing is not None:
         in_loss[LABEL_SMOOTHING] = asked.label_smoothing or 0.0
     steps = asked.horizon if ahead and rule.learning_rate is not None else 0
-    request = Request(steps, optimizer.train_batch_size or intake.declared.train_batch_size, in_loss)
+    request = Request(
+        steps,
+        optimizer.train_batch_size or intake.declared.train_batch_size,
+        in_loss,
+        settled="gauss-newton" if ahead else asked.kind or "gauss-newton",
+        horizon=asked.horizon if asked.kind == "source" else None,
+        damping=AUTO if asked.damping_factor == "auto" else asked.damping_factor,
+    )
     if run.estimate:
         return intake.complete(estimate_answer(estimate(training, rows, rule, state, request)))
     evaluations = problem.evaluations

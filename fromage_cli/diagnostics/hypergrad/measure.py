@@ -1,7 +1,10 @@
 """From a Problem, an optimizer and validation rows to a HypergradResult."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import stdev
+from typing import TypeVar
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.hypergrad.advice import advised
@@ -12,8 +15,8 @@ from fromage_cli.diagnostics.hypergrad.result import (
     HyperparameterAnswers,
     MethodAnswer,
 )
-from fromage_cli.errors import FromageError, NumericalError, ResourceError
-from fromage_cli.missing import LEARNING_RATE_UNKNOWN, Interrupted, Missing, Why, failed
+from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, Interrupted, Missing, Why, failed, found_of
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.hypergradients.continued import Continuations, Continued
 from fromage_cli.probes.hypergradients.differentiable_step import differentiable, through_a_sign
@@ -24,6 +27,8 @@ from fromage_cli.probes.hypergradients.hyperparameters import (
     hyperparameters,
     values_of,
 )
+from fromage_cli.probes.hypergradients.implicit import AUTO, Derivatives, Implicit, ImplicitResponse
+from fromage_cli.probes.hypergradients.response import Curvature
 from fromage_cli.probes.hypergradients.step_batches import StepBatches, step_batches
 from fromage_cli.probes.hypergradients.training_steps import TrainingSteps
 from fromage_cli.probes.hypergradients.unrolled import Unrolled, copies_that_fit, unroll
@@ -33,6 +38,7 @@ from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.hyperparameters import training_loss
 from fromage_cli.theory.accumulation import squared_norm
 
+T = TypeVar("T")
 NOT_ASKED = Missing(Why.NOT_ASKED, "it was not asked for")
 ONE_PART = Missing(Why.TOO_FEW_ROWS, "it takes two validation rows")
 NOT_OF_THIS_METHOD = Missing(Why.NOT_DEFINED, "this method has none")
@@ -49,6 +55,12 @@ class Request:
     """Rows of a training batch; None takes the batch whole."""
     in_loss: Mapping[str, float] = field(default_factory=dict)
     """Label smoothing and scalars of the user's loss, with their values now."""
+    settled: str = "gauss-newton"
+    """How it is told where training would settle: `gauss-newton`, `hessian`, or `source`."""
+    horizon: int | None = None
+    """Steps of `source`."""
+    damping: float = AUTO
+    """In mean eigenvalues of the curvature."""
 
 
 @dataclass
@@ -65,6 +77,8 @@ class _Search:
     batches: StepBatches = field(default_factory=lambda: StepBatches((), ""))
     unrolled: Unrolled | Missing = NOT_ASKED
     continued: dict[tuple[str, str], Continued | Missing] = field(default_factory=dict)
+    implicit: Implicit | Missing = NOT_ASKED
+    settled_stderr: dict[tuple[str, str], float | Missing] = field(default_factory=dict)
     copies: str | None = None
     val_loss: float = 0.0
     error: FromageError | None = None
@@ -94,6 +108,43 @@ class _Search:
                 evaluations.doing = f"training on with {one.name} moved"
                 self.continued[one.name, one.scope] = runs.measure(one)
 
+    def settle(self) -> None:
+        """Solves for where training would settle; where that alone is known, also how sure it is."""
+        evaluations, asked = self.training.evaluations, self.request
+        evaluations.doing = "solving for where training would settle"
+        curvature: Curvature = "hessian" if asked.settled == "hessian" else "gauss-newton"
+        try:
+            response = ImplicitResponse(
+                self.matched,
+                self.validation,
+                self.values,
+                curvature=curvature,
+                steps=asked.horizon,
+                advance=self.advance,
+            )
+            found, error = found_of(response.measure(asked.damping))
+        except MismatchError as refused:
+            if not asked.steps:
+                raise
+            self.implicit = failed(refused)
+            return
+        self.implicit = found
+        for one in self.asked if not asked.steps else ():
+            if one.scope == EVERYWHERE and one.place != "rate" and error is None:
+                parts, error = found_of(response.by_part(one, found.answer.damping or 0.0))
+                self.settled_stderr[one.name, one.scope] = self._spread(one, found, parts)
+        if error is not None:
+            raise error
+
+    def _spread(self, one: Hyperparameter, found: Implicit, parts: Sequence[float]) -> float | Missing:
+        """The standard error over validation parts, and over draws of dropout masks."""
+        if len(parts) < 2:
+            return ONE_PART
+        squares = [stdev(parts) ** 2 / len(parts)]
+        draws = found.answer.dropout_stderr(one, self.values) if one.place == "dropout" else None
+        squares += [] if draws is None else [draws**2]
+        return math.sqrt(math.fsum(squares))
+
     @property
     def asked(self) -> list[Hyperparameter]:
         """The hyperparameters that there are."""
@@ -114,7 +165,7 @@ class _Search:
             train_loss=base.loss,
             val_loss=self.val_loss,
             val_loss_after=after,
-            gradient_norm=sum(map(squared_norm, base.gradients.values())) ** 0.5,
+            gradient_norm=math.sqrt(math.fsum(map(squared_norm, base.gradients.values()))),
             optimizer=self.optimizer.name,
             learning_rate=self.optimizer.learning_rate or LEARNING_RATE_UNKNOWN,
             steps=self.request.steps or None,
@@ -122,10 +173,17 @@ class _Search:
             val_rows=self.validation.problem.rows,
             val_parts=len(self.validation.parts),
             copies=self.copies,
-            damping=NOT_ASKED,
-            invariant_layers=NOT_ASKED,
+            damping=self._of_settled(lambda found: found.answer.damping),
+            invariant_layers=self._of_settled(lambda found: found.invariant_layers),
             hyperparameters=tuple(found),
         )
+
+    def _of_settled(self, field: Callable[[Implicit], T | None]) -> T | Missing:
+        """One number of the implicit answer."""
+        if isinstance(self.implicit, Missing):
+            return self.implicit
+        value = field(self.implicit)
+        return NOT_OF_THIS_METHOD if value is None else value
 
     def _answers(self, one: Hyperparameter) -> list[MethodAnswer]:
         """What each method says of one hyperparameter, the next steps first."""
@@ -135,7 +193,27 @@ class _Search:
             moved = self.continued.get((one.name, one.scope))
             if moved is not None:
                 found.append(self._continued(one, moved))
+        if one.place != "rate":
+            found.append(self._settled(one))
         return found
+
+    def _settled(self, one: Hyperparameter) -> MethodAnswer:
+        method, found = self.request.settled, self.implicit
+        if isinstance(found, Missing):
+            return _answer(method, self.request.horizon, one.value, found)
+
+        def slope(of: Derivatives | None) -> float | Missing:
+            return NOT_OF_THIS_METHOD if of is None else one.per_unit(of.at(one.place), self.values)
+
+        return replace(
+            _answer(method, self.request.horizon, one.value, slope(found.answer)),
+            stderr=self.settled_stderr.get((one.name, one.scope), NOT_ASKED),
+            iterations=found.iterations,
+            residual=found.answer.residual,
+            negative_curvature=found.negative_curvature,
+            less_damped=slope(found.tenth),
+            more_damped=slope(found.tenfold),
+        )
 
     def _unrolled(self, one: Hyperparameter) -> MethodAnswer:
         slope: float | Missing
@@ -190,10 +268,13 @@ def measure(
     try:
         if request.steps:
             search.look_ahead()
+        search.settle()
     except (ResourceError, NumericalError) as error:
         search.error = error
-        if isinstance(search.unrolled, Missing):
+        if request.steps and isinstance(search.unrolled, Missing):
             search.unrolled = failed(error)
+        if isinstance(search.implicit, Missing):
+            search.implicit = failed(error)
     result = search.result()
     return result if search.error is None else Interrupted(result, search.error)
 

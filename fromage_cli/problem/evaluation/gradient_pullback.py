@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fromage_cli.problem.conditions.double_backward import double_backward, second_derivative_explained
+from fromage_cli.problem.evaluation.curvature_operators import twice_differentiated
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 
