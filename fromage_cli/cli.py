@@ -16,6 +16,8 @@ from fromage_cli.terminal.command import Program
 
 PROGRAM = "fromage-diag"
 CLOSED_PIPE = 141
+WIDEST_HELP = 120
+"""Columns: longer lines are hard to follow."""
 _COMPLETION = "_FROMAGE_DIAG_COMPLETE"
 
 HELP = "Answers questions about a saved neural network: give it a checkpoint and a batch, no training loop."
@@ -65,7 +67,7 @@ def build_program(
         cls=Program,
         help=HELP,
         rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST_HELP},
         pretty_exceptions_enable=False,
     )
     app.callback()(_program)
