@@ -16,6 +16,7 @@ from fromage_cli.checkpoints.finding.trainer_files import (
     load_optimizer,
     load_optimizers,
     read_trainer_files,
+    settings_beside,
 )
 from fromage_cli.checkpoints.formats.content import PICKLED_FORMATS, SUPPORTED, kind_of
 from fromage_cli.checkpoints.formats.deepspeed import read_deepspeed
@@ -33,6 +34,7 @@ from fromage_cli.checkpoints.names.library_files import METADATA
 from fromage_cli.checkpoints.names.naming import strip_prefixes
 from fromage_cli.checkpoints.names.steps import step_in_name, step_of_directory
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice
+from fromage_cli.checkpoints.nested.remainder import described
 from fromage_cli.checkpoints.optimizers.matching import fitting
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.pickles.allowance import Allowance
@@ -141,6 +143,10 @@ def _open_local(
         }
         return fitting(found, trained) if found is not None else None
 
+    def rest() -> dict[str, object]:
+        held = contents.describe_rest() if contents.describe_rest is not None else described(contents.metadata)
+        return {**held, **settings_beside(weights)}
+
     return Checkpoint(
         path=given,
         format=contents.format,
@@ -158,6 +164,7 @@ def _open_local(
         read=contents.read,
         spans={shorter[stored]: span for stored, span in contents.spans.items()},
         read_optimizer=optimizer,
+        describe_rest=rest,
     )
 
 

@@ -19,6 +19,7 @@ from fromage_cli.checkpoints.formats.torch_file import load_part
 from fromage_cli.checkpoints.names.steps import first_step
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice, ancestors, choose
 from fromage_cli.checkpoints.nested.optimizers import find_optimizer
+from fromage_cli.checkpoints.nested.remainder import beside_weights
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.storage.files import FileVersion, incomplete, quoted
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, stored_number
@@ -45,6 +46,7 @@ def read_distributed(path: Path, choice: Choice = ANY) -> Contents:
         key=".".join(chosen.path) or None,
         notes=(note,) if note else (),
         read_optimizer=lambda: find_optimizer(root, chosen.path, choice.optimizer, _with_objects),
+        describe_rest=lambda: beside_weights(root, chosen.path, chosen.left_out),
     )
 
 
