@@ -2,7 +2,7 @@ import pytest
 from rich.console import Console
 
 from fromage_cli.terminal.answer import PageStyle
-from fromage_cli.terminal.page import ROWS, Fact, Mark, facts, header, ruler, shown_rows, what_now
+from fromage_cli.terminal.page import ROWS, Band, Fact, Mark, facts, header, ruler, shown_rows, what_now
 
 
 def printed(width, *parts):
@@ -15,7 +15,8 @@ def printed(width, *parts):
 def test_a_header_is_one_line_of_what_has_room():
     parts = ("run/step-10", "", "GPT, 28 layers", "64 rows")
     assert header(parts, PageStyle(width=80)).plain == "run/step-10 · GPT, 28 layers · 64 rows"
-    assert header(parts, PageStyle(width=30)).plain == "run/step-10 · GPT, 28 layers"
+    assert header(parts, PageStyle(width=30)).plain == "run/step-10 · GPT · 64 rows"
+    assert header(("out/ckpt, step 10", *parts[2:]), PageStyle(width=20)).plain == "out/ckpt · GPT"
     assert header(parts, PageStyle(width=5)).plain == "run/step-10"  # the first is never left out
     assert header(parts, PageStyle(width=30, verbose=True)).plain == "run/step-10 · GPT, 28 layers · 64 rows"
     assert header(("a", "b"), PageStyle(ascii_only=True)).plain == "a * b"
@@ -58,6 +59,27 @@ def test_ticks_never_run_together(span, width):
     labels, axis, _ = (line.plain for line in ruler("rate", marks, PageStyle(width=width)))
     assert all(float(text) > 0.0 for text in labels.split()[1:])
     assert len(axis) <= width
+
+
+def test_a_band_lies_below_the_places_in_it():
+    marks = [Mark(0.02, "▼", "you"), Mark(0.05, "▲", "rises")]
+    _, axis, legend = (line.plain for line in ruler("rate", marks, PageStyle(), Band(0.005, 0.03, "train at")))
+    assert axis.index("═") < axis.index("╪") < axis.index("▼") < axis.rindex("═") < axis.index("▲")
+    assert legend.strip().split("   ") == ["═ train at", "▼ you", "▲ rises"]
+
+
+def test_a_band_reaches_beyond_all_places_and_may_be_narrower_than_a_cell():
+    wide = [line.plain for line in ruler("rate", [Mark(0.02, "▼", "you")], PageStyle(), Band(1e-4, 3.0, "train at"))]
+    assert wide[0].split()[1] == "0.0001" and wide[0].split()[-1] == "10" and len(wide[1]) <= 80
+    whole = ruler("rate", [Mark(0.02, "▼", "you")], PageStyle(), Band(0.01, 0.1, "train at"))[1].plain
+    assert whole.strip().startswith("╞═") and whole.endswith("═╡") and "─" not in whole
+    narrow = ruler("rate", [Mark(0.05, "▼", "you")], PageStyle(), Band(0.02, 0.02001, "train at"))
+    assert narrow[1].plain.count("═") == 1 and "═ train at   ▼ you" in narrow[2].plain
+    hidden = ruler("rate", [Mark(0.02, "▼", "you")], PageStyle(), Band(0.02, 0.02001, "train at"))
+    assert "═" not in hidden[1].plain and "▼ you, train at" in hidden[2].plain
+    alone = ruler("rate", [], PageStyle(ascii_only=True), Band(0.02, 0.2, "train at"))
+    assert "= train at" in alone[2].plain and alone[1].plain.isascii()
+    assert ruler("rate", [], PageStyle(), Band(0.0, 0.2, "train at")) == []
 
 
 def test_a_ruler_without_places_is_not_drawn_and_signs_are_ascii_where_need_be():

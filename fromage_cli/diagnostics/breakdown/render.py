@@ -39,7 +39,7 @@ def render(result: BreakdownResult, style: PageStyle) -> RenderableType:
     said = [prose(sentence, style) for sentence in sentences(result)]
     if not result.etas or _without_gradient(result):
         return Group(*said)
-    answer = [facts([*_facts(result)], style), *ruler("η", _marks(result), style)]
+    answer = [facts([*_facts(result)], style), *ruler("η", _marks(result, style), style)]
     page = [*said, *([] if result.direction == "random" else answer), Text(""), _layers(result, style)]
     page += _batches(result, style)
     return Group(*page, *([Text(""), *_network(result, style)] if style.verbose else []))
@@ -128,9 +128,7 @@ def _facts(result: BreakdownResult) -> Iterator[Fact]:
     )
     allowed, trust = _theory(result), known(result.trust_eta)
     if allowed is not None and trust is not None and not 1.0 / FAR < allowed / trust < FAR:
-        ratio = allowed / trust
-        times = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
-        words = f"depth {result.depth.count}: {times} × the first number; do not use it"
+        words = f"only tells whether depth {result.depth.count} can train at all"
         yield Fact("Theory (Lemma 2)", number(allowed), words)
 
 
@@ -155,14 +153,14 @@ def _theory(result: BreakdownResult) -> float | None:
     return lemma2_rate(1.0, result.depth.count)
 
 
-def _marks(result: BreakdownResult) -> list[Mark]:
-    """The same places on the ruler, with the step of least loss."""
+def _marks(result: BreakdownResult, style: PageStyle) -> list[Mark]:
+    """The same places on the ruler, with the step of least loss; Lemma 2's, which is no step to take, under `-v`."""
     places = [
         (known(result.trust_eta), "●", "every layer", "green"),
         (known(result.aggregate_trust_eta), "◆", "as a whole", ""),
         (known(result.argmin_loss_eta), "◇", "least loss", ""),
         (known(result.first_increase_eta), "▲", "loss rises", "red"),
-        (_theory(result), "┊", "Lemma 2", ""),
+        (_theory(result) if style.verbose else None, "┊", "Lemma 2", ""),
     ]
     return [Mark(value, sign, words, colour) for value, sign, words, colour in places if value is not None]
 
