@@ -88,10 +88,10 @@ def command(
     from fromage_cli.checkpoints.reading.reading_cost import reading_cost
     from fromage_cli.diagnostics.intrinsic_lr.findings import judge
     from fromage_cli.diagnostics.intrinsic_lr.measure import measure
-    from fromage_cli.diagnostics.intrinsic_lr.render import TOLD, advise, headline, render
+    from fromage_cli.diagnostics.intrinsic_lr.render import TOLD, advise, render
     from fromage_cli.diagnostics.intrinsic_lr.result import Evidence
     from fromage_cli.diagnostics.intrinsic_lr.settings import find_training
-    from fromage_cli.diagnostics.intrinsic_lr.tables import courses, forecasts, norms, rotations
+    from fromage_cli.diagnostics.intrinsic_lr.tables import courses, forecasts, headline, norms, rotations
     from fromage_cli.problem.conditions.budget import Budget
 
     budget = Budget(run.time_limit, run.max_memory)

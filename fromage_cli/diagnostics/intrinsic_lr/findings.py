@@ -13,6 +13,8 @@ from fromage_cli.terminal.words import OPTIMIZER_TITLES
 
 FAR = 2.0
 """Factor between a norm and its equilibrium from which it is said: SGD's effective rate is then four times off."""
+NEAR = math.log(0.9), math.log(1.1)
+"""Where ln of a norm over its equilibrium lies for a layer that has settled."""
 TURNING = 1.5
 """Factor between the steps that explain a rotation and those expected, from which it is said."""
 ABOVE = 1.1

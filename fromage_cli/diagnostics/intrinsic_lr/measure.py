@@ -6,9 +6,9 @@ from itertools import pairwise
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.reading.pairs import measure_pair, unchanged
 from fromage_cli.checkpoints.reading.reductions import measure_norms
-from fromage_cli.diagnostics.intrinsic_lr.law import NEVER_UPDATED, UNCHANGED
 from fromage_cli.diagnostics.intrinsic_lr.layer import layer_of
 from fromage_cli.diagnostics.intrinsic_lr.measuring import Measuring, Read
+from fromage_cli.diagnostics.intrinsic_lr.prediction import NEVER_UPDATED, UNCHANGED
 from fromage_cli.diagnostics.intrinsic_lr.result import (
     ACTIVE,
     Evidence,

@@ -8,9 +8,10 @@ from itertools import pairwise
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.runs.saved_schedule import updates_made
 from fromage_cli.diagnostics.intrinsic_lr.forecast import motion_of
-from fromage_cli.diagnostics.intrinsic_lr.law import SCHEDULE, Subject
+from fromage_cli.diagnostics.intrinsic_lr.prediction import SCHEDULE
 from fromage_cli.diagnostics.intrinsic_lr.result import NO_TREND, Evidence, Inactive, LayerEvidence
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
+from fromage_cli.diagnostics.intrinsic_lr.subject import Subject
 from fromage_cli.diagnostics.intrinsic_lr.trend import Past, Track, find_past
 from fromage_cli.missing import STEP_UNKNOWN, Missing, Why
 

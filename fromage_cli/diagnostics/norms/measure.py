@@ -51,7 +51,7 @@ LARGEST_LOG = 700.0
 """Above it the exponential function leaves float64."""
 MOST_SIBLINGS = 64
 """Layers like one that its jumps are held against, the nearest in the file: a mixture of experts has thousands."""
-DEAD = 1e-6
+NEGLIGIBLE = 1e-6
 """A row's norm over the median below which nothing is left of it: what float32 still resolves beside the others."""
 
 
@@ -271,5 +271,5 @@ def _channels(rows: "NDArray[Any]") -> Channels | Missing:
         smallest=float(rows.min()),
         median=median,
         largest=float(rows.max()),
-        dead=int((rows <= DEAD * median).sum()),
+        dead=int((rows <= NEGLIGIBLE * median).sum()),
     )
