@@ -33,10 +33,10 @@ def header(parts: Sequence[str], style: PageStyle) -> Text:
     Where room is short, what follows a comma in a part goes before any part does, in the last part first.
     """
     said, between = [text for part in parts if (text := _plain(part, style))], _plain(BETWEEN, style)
-    room = max(style.width, cell_len(said[0].partition(",")[0])) if said and not style.verbose else math.inf
+    room = max(style.width, cell_len(said[0].partition(", ")[0])) if said and not style.verbose else math.inf
     for place in reversed(range(len(said))):
         if cell_len(between.join(said)) > room:
-            said[place] = said[place].partition(",")[0]
+            said[place] = said[place].partition(", ")[0]
     while cell_len(between.join(said)) > room:
         said.pop()
     return Text(between.join(said), "bold")

@@ -92,3 +92,9 @@ def test_rows_and_advice():
     assert len(shown_rows(range(9), PageStyle())) == ROWS and len(shown_rows(range(9), PageStyle(show_all=True))) == 9
     assert what_now("Lower it.", PageStyle()).plain == "What now: Lower it."
     assert what_now("Keep ‖W‖", PageStyle(ascii_only=True)).plain == "What now: Keep ||W||"
+
+
+def test_a_header_cuts_no_number_at_its_thousands() -> None:
+    parts = ("run/step-000860", "29 tensors", "91,584 parameters", "366 kB", "AdamW, 860 updates")
+    assert "91,584 parameters" in header(parts, PageStyle(width=72)).plain
+    assert "860 updates" not in header(parts, PageStyle(width=72)).plain
