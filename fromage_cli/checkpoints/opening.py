@@ -61,10 +61,10 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a file, a directory or a URL; a directory of steps gives its highest complete step, and a note says so.
 
-    Of several nested dictionaries `key` is the dotted path of the one to take, and `ema` asks for averaged weights or
-    for none; `optimizer_state` names a file with the optimizer's state, or is LEFT_ASIDE, and `optimizer_key` is the
-    dotted path of that state in its file.
-    Raises InputError for what cannot be read, UnsafeError for what must not be, UsageError for a wrong key.
+    `key`: the dotted path of the dictionary to take, of several nested ones; `ema`: whether to take averaged weights;
+    `optimizer_state`: a file with the optimizer's state, or LEFT_ASIDE; `optimizer_key`: the dotted path of that state
+    in its file. Raises InputError for what cannot be read, UnsafeError for what must not be, UsageError for a wrong
+    key.
     """
     choice = Choice(key, ema, optimizer_key)
     if isinstance(path, str) and is_url(path):

@@ -21,7 +21,7 @@ from fromage_cli.terminal.names import DOTS, fitted, shown_names
 from fromage_cli.terminal.words import ascii_words, number, visible
 
 NARROWEST_NAME = (16, 24)
-"""To so many cells names are shortened before a column goes, on a narrow terminal and on one of 72 columns or more."""
+"""Names are shortened to so many cells before a column goes. On a narrow terminal, and from 72 columns on."""
 UNLIMITED = 10_000
 """Columns of a terminal that has room for everything."""
 _GAP = 2

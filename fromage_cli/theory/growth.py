@@ -88,7 +88,7 @@ def _middle(values: Sequence[float]) -> float:
 def theil_sen(positions: Sequence[float], values: Sequence[float]) -> tuple[float, float | None]:
     """The median slope over all pairs of points and its standard error for independent residuals; `positions` increase.
 
-    The error is half the width of Sen's interval at one standard deviation of Kendall's statistic,
+    The error is half the width of Sen's interval at one standard deviation of Kendall's statistic. That has
     sigma^2 = n (n - 1) (2 n + 5) / 18; None for two points. Source: Sen, *J. Am. Stat. Assoc.* 63 (1968).
     """
     count = len(positions)

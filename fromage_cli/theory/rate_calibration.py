@@ -38,9 +38,9 @@ ADAMW = Calibration(typical=0.0054, drift=0.28, scale=0.5)
 STUDIED_STEPS = 200
 """Of most whole runs of the study; taken where nothing tells how long the run is."""
 BEYOND_SCALE = 0.2
-"""What is added to the scale for every doubling of the steps beyond them, up to 1,000 as the study found it."""
+"""Added to the scale for every doubling of the steps beyond them; the study went up to 1,000."""
 USUAL_SCALE, PEAK_SCALE, USUAL_FREEDOM = 1.4, 1.2, 3.0
-"""Of Student's t around the typical rate and around the peak of the run so far, and its degrees of freedom."""
+"""Scales of Student's t around the typical rate and around the run's peak so far; its degrees of freedom."""
 TRAINED_BIAS, TRAINED_SCALE = -2.4, 1.6
 """Of short runs from trained weights, which prefer lower rates than whole runs, and the scale around what they say."""
 TRAINED_STEEPNESS = 3.0
@@ -50,9 +50,9 @@ STUDIED = (0.75, 1.35)
 RUNS_FREEDOM = 4.0
 """Of Student's t around what the short runs say."""
 NOISE_SCALE, UNKNOWN_NOISE = 1.5, 0.3
-"""What is added to it for noise as large as the fall, and the noise that is taken where only one seed was run."""
+"""Added to the scale for noise as large as the fall; the noise that is assumed after one seed."""
 LEAST_GAIN = 0.05
-"""Part of the loss that the best short run takes away, below which runs did not tell good rates from bad ones."""
+"""Where the best short run takes away a smaller part of the loss, runs cannot rank the rates."""
 PARTS_SCALE, PARTS_BIAS = 2.0, -0.4
 """Times the scale, and added to the bias, where the runs train on batches smaller than the whole run's."""
 LOST_BELOW, LOST_ABOVE = 0.03, 0.042
@@ -215,6 +215,6 @@ def belief_of(
 
 
 def lost(octaves: float, steepness: float = 1.0) -> float:
-    """The part of the achievable fall that a rate loses so many octaves above the best one, below it if negative."""
+    """The part of the achievable fall that a rate loses, so many octaves above the best one (negative: below)."""
     share = steepness * (LOST_BELOW if octaves < 0.0 else LOST_ABOVE) * octaves * octaves
     return share / (1.0 + share)

@@ -1,4 +1,4 @@
-"""Which rate trains best, by Bayes' rule from what is usual and what short runs show, and what is lost at one.
+"""Which rate trains best, by Bayes' rule from usual rates and short runs, and what a rate loses.
 
 All rates are octaves, log2 of learning rates.
 """

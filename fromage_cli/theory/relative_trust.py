@@ -91,7 +91,7 @@ def straight_step(relative_distance: float, steps: int) -> float:
 
 
 def wandering_step(angle: float, steps: int) -> float | None:
-    """The relative step eta that turns by so much when every step is orthogonal to the weights and to the other steps.
+    """The relative step eta that turns so far when every step is orthogonal to weights and other steps.
 
     cos = (1 + eta^2)^(-t/2), whether the norm then grows (LARS) or is kept (Fromage). None from a right angle on.
     """

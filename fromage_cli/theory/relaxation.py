@@ -1,4 +1,4 @@
-"""How a norm comes to its equilibrium, what a drop of the rate does meanwhile, and how it goes along a schedule.
+"""How a norm comes to its equilibrium: at a constant rate, after a drop, and along a schedule.
 
 ‖W‖^p relaxes exponentially, p and the time τ being those of the rule. Sources: as for equilibrium.py.
 """

@@ -3,9 +3,9 @@
 mp_rank_00_model_states.pt            names, shapes, buffers, the 16-bit copy; stage 3: one file a rank
 zero_pp_rank_R_mp_rank_00_optim_states.pt   rank R's part of the float32 weights and of the optimizer's state
 
-Stages 1 and 2 lay the parameters of a group end to end, pad, and give each rank an equal stretch. Stage 3 cuts every
-parameter into equal stretches, the last one padded, and each rank lays its own end to end.
-Source: deepspeed/utils/zero_to_fp32.py and deepspeed/runtime/zero of DeepSpeed 0.14 to 0.18.
+Stages 1 and 2 lay the parameters of a group end to end and pad them. Each rank gets an equal stretch. Stage 3 cuts
+every parameter into equal stretches, the last one padded. Each rank lays its own end to end. Source:
+deepspeed/utils/zero_to_fp32.py and deepspeed/runtime/zero of DeepSpeed 0.14 to 0.18.
 """
 
 import math

@@ -1,6 +1,6 @@
 """What a file holds beside its weights: settings, counters, states of generators.
 
-It is described within bounds, since a hostile file may hold very much, nest it deeply, or put it into itself.
+It is described within bounds. A hostile file may hold very much, nest it deeply, or put it into itself.
 """
 
 import struct

@@ -181,7 +181,7 @@ def _is_plain(value: object) -> bool:
 def together(states: Mapping[tuple[str, ...], OptimizerState]) -> OptimizerState | None:
     """The states of several optimizers as one, each by where it lies, its parameters counted on; None without any.
 
-    Where each has one parameter, as one that steps in the backward pass has, the last key on the way there is its name.
+    An optimizer that steps in the backward pass has one parameter. The last key on the way there is then its name.
     """
     if len(states) < 2:
         return next(iter(states.values()), None)

@@ -33,7 +33,7 @@ DATA = re.compile(r".*\.(png|jpe?g|gif|webp)|.*\.tfevents\..*|(tokenizer|spiece|
 
 
 def holds_numbers(source: Source, head: bytes) -> bool:
-    """Tell whether a whole file is tensors in a format that has nothing else, valid from its first byte to its last."""
+    """Return whether a file holds nothing but tensors, in a valid format from its first byte to its last."""
     if source.version is None or source.begin:
         return False
     try:

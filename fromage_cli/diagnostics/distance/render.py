@@ -166,8 +166,8 @@ def advise(result: DistanceResult, first: str, second: str) -> str:
     if isinstance(result.function_distance, Missing) and result.function_distance.code is Why.NO_MODEL:
         return "to compare the outputs too, add --model and --batch."
     return (
-        f"fromage-diag breakdown {visible(first)}, in the direction to:{visible(second)} and with the same --model, "
-        "shows how much of this way one step may go."
+        f"fromage-diag breakdown {visible(first)}, in the direction to:{visible(second)}, "
+        "shows how much of this way one step may go. Give it the same --model."
     )
 
 

@@ -77,7 +77,7 @@ def _schedule(result: IntrinsicResult) -> Iterator[Finding]:
             code="schedule-mismatch",
             severity="warn",
             message=f"the rates in the checkpoints are up to {100.0 * result.schedule_gap:.2g} % of the peak off the "
-            "schedule, so the forecast is that of another run",
+            "schedule. So the forecast is that of another run",
             value=result.schedule_gap,
             limit=OFF_SCHEDULE,
             hint="Correct --schedule, --warmup-steps or --total-steps.",

@@ -1,4 +1,4 @@
-"""How the norm of one layer goes along the schedule of its rate, and how far each step then turns it."""
+"""The norm of one layer along the schedule of its rate, and how far each step turns it."""
 
 import math
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ class Course:
         return replace(self, units=tuple((size * share * share, source) for size, source in self.units))
 
     def with_gradients(self, sizes: Sequence[float], trend: Trend) -> "Course":
-        """The same with this trend, and with E‖g̃‖² of all units together as the mean of these, where there are any."""
+        """The same with this trend; the mean of `sizes`, if there are any, is E‖g̃‖² of all units together."""
         scale = math.exp(fmean(map(math.log, sizes))) / self.whole if sizes and self.whole else 1.0
         return replace(self, units=tuple((size, source * scale) for size, source in self.units), trend=trend)
 

@@ -37,8 +37,8 @@ def measure(
 ) -> IntrinsicResult | Interrupted[IntrinsicResult]:
     """Holds every layer of the last checkpoint against its equilibrium, and measures how far it turned before.
 
-    `check` raises ResourceError where a limit is reached, which interrupts the result after the layers so far, as one
-    does that cut the evidence short; raised where there are none. Raises InputError as reading does.
+    `check` raises ResourceError where a limit is reached. The result then ends after the layers so far, as with
+    evidence that was cut short; it is raised where there are none. Raises InputError as reading does.
     """
     (norms,) = measure_norms(checkpoints[-1:], names, advance)
     told, stopped = found_of(evidence)

@@ -110,7 +110,7 @@ def equilibrium_norm(layer: Subject) -> float | Missing:
 
 
 def growth(layer: Subject, predicted: Prediction) -> float | Missing:
-    """How fast ln ‖W‖ grows in a step of a layer that does not settle, or why it is not told."""
+    """Growth of ln ‖W‖ per step of a layer that does not settle, or why it is not known."""
     why, formulas, rule = predicted.unsettled, formulas_of(layer), layer.training.rule
     if why is None:
         return SETTLES

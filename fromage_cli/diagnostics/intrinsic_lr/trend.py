@@ -1,4 +1,4 @@
-"""How large SGD's gradients became on the way so far, by the norms of a run's layers, and what that lets expect."""
+"""How SGD's gradients changed in size so far, by the norms of a run's layers, and what to expect."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -39,8 +39,8 @@ It is no verdict: thresholds that one half of docs/run-study.md chose did not se
 OUT_OF_LINE = 5.0
 """Deviations beyond which a jump is none of those that the other intervals show as well."""
 NEAR_ZERO = 0.05
-"""Mean size of a row below which a layer begins at zero, as new branches do, and its growth is that of finding its
-size: linear layers of torch begin at .58."""
+"""Mean size of a row below which a layer counts as one that begins at zero, as new branches do. It first grows to its
+size. Linear layers of torch begin at .58."""
 _EMBEDDING = re.compile(r"embed|(^|[._])(emb|wte|wpe|tok\w*|pos\w*|cls)([._]|\d|$)", re.IGNORECASE)
 """Names of lookup tables, which begin small as well and grow by up to 14 times in healthy runs."""
 UNEVEN = 0.1
@@ -93,7 +93,7 @@ def _not_finite(result: NormsResult) -> Iterator[Finding]:
 
 
 def begins_small(name: str, kind: str | None, shape: Sequence[int], first: float) -> bool:
-    """Whether a layer starts far below its size, so that its norm is judged from a quarter of the run on."""
+    """Whether a layer starts far below its size: its norm is then judged from a quarter of the run on."""
     table = kind == "Embedding" or _EMBEDDING.search(name) is not None
     return table or first < NEAR_ZERO * math.sqrt(shape[0])
 

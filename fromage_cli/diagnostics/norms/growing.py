@@ -43,7 +43,7 @@ def claimed_first(layers: Sequence[LayerNorms], findings: Sequence[Finding]) -> 
 
 
 def narrow_overflow(growing: Sequence[LayerNorms]) -> tuple[str, float | None, float | None]:
-    """The narrow dtype that layers may be held in, and the first steps at which their squares and entries leave it."""
+    """A narrow dtype for the layers, and the first steps at which their squares and entries leave it."""
     dtype = "bfloat16" if {layer.dtype for layer in growing} == {"bfloat16"} else "float16"
     reached = [getattr(found, dtype) for layer in growing if (found := known(layer.overflow_step)) is not None]
 

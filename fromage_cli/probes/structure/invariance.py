@@ -1,9 +1,9 @@
 """Tests which layers a network does not depend on the scale of: by the gradient, by scaling them, and in which parts.
 
 A layer is scaled by 2 and by 1/2. How far the outputs move is compared with what a random displacement of the layer's
-own size does. So a layer that hardly matters is not mistaken for an invariant one. Where scaling alone
-moves them, weights and bias are scaled together. Parts whose gradients are orthogonal to them are candidates, the
-finest first, and it holds when half of the parts may be doubled.
+own size does. So a layer that hardly matters is not mistaken for an invariant one. Where scaling alone moves them,
+weights and bias are scaled together. Parts whose gradients are orthogonal to them are candidates, the finest first.
+They pass if half of the parts may be doubled.
 """
 
 import math
@@ -41,7 +41,7 @@ NO_INFLUENCE = 64.0
 FAR_SMALLER = 0.1
 """Ratio of responses below which scaling the bias too is what makes a layer invariant."""
 DEAD = 1e-3
-"""Response to a shift of a bias by the size of what it is added to, below which it has no effect."""
+"""A bias has no effect if a shift by the size of what it is added to gives less response."""
 HINT_OF_DEATH = 1e-2
 """First-order effect of such a shift, relative to that of the weights, below which a bias is looked at."""
 NOTHING_TO_TEST = Missing(Why.ZERO_OR_NOT_FINITE, "the weights or their gradient are zero or not finite")

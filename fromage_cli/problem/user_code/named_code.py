@@ -35,7 +35,7 @@ _LAST: list[str] = []
 
 
 def find_imports_in(folder: Path, *, first: bool) -> None:
-    """From now on the user's code, and only that, finds what it imports in this folder too, first or last of all.
+    """From now on the user's code alone also finds its imports in this folder, first or last of all.
 
     It is not on the import path all the time. A file beside the checkpoint could otherwise take the place of an
     installed library that we or torch import.

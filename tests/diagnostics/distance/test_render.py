@@ -80,8 +80,8 @@ def test_the_answer(make_result, make_layer, changes, words):
 
 
 def test_advice(make_result, make_layer):
-    command = "fromage-diag breakdown a.pt, in the direction to:b.pt and with the same --model, "
-    assert advise(make_result(), "a.pt", "b.pt") == f"{command}shows how much of this way one step may go."
+    command = "fromage-diag breakdown a.pt, in the direction to:b.pt, shows how much of this way one step may go."
+    assert advise(make_result(), "a.pt", "b.pt") == f"{command} Give it the same --model."
     without = make_result(function_distance=NO_MODEL)
     assert advise(without, "a.pt", "b.pt") == "to compare the outputs too, add --model and --batch."
     same = make_result(layers=(make_layer(relative_distance=0.0),))
