@@ -107,7 +107,7 @@ def _findings(trusted: Sequence[TrustedConfiguration]) -> Iterator[Finding]:
             name = Path(one.path).name
             yield Finding(
                 code="checkpoint-beside-configuration",
-                severity="warn",
+                severity="info",
                 message=f"this does not hold for {first_names(one.beside)}: beside a checkpoint, {name} is data only",
                 hint=f"Move {name} and its code one directory up. Or add --trust to each call.",
                 value=float(len(one.beside)),
