@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rich.cells import cell_len
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from fromage_cli.terminal.answer import PageStyle
-from fromage_cli.terminal.tables import prose
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
 from fromage_cli.terminal.words import ascii_words, number, visible
 
 Row = TypeVar("Row")
@@ -25,6 +25,23 @@ RULER = 76
 def shown_rows(rows: Sequence[Row], style: PageStyle) -> Sequence[Row]:
     """The first few rows; all of them under `--all`."""
     return rows if style.show_all else rows[:ROWS]
+
+
+def layer_table(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[object]],
+    style: PageStyle,
+    *,
+    names: Sequence[str],
+    hidden: str,
+    legend: str,
+) -> RenderableType:
+    """The first of many layers, what the others hold, and under `-v` what the columns mean.
+
+    `names`: those of all layers; `hidden`: in a few words what is to be said of those that are not shown.
+    """
+    meaning = [prose(legend, style, "dim")] if style.verbose else []
+    return Group(house_table(columns, rows, style, names), *hidden_rows(len(rows), len(names), hidden), *meaning)
 
 
 def header(parts: Sequence[str], style: PageStyle) -> Text:

@@ -10,12 +10,13 @@ from rich.text import Text
 from fromage_cli.counting import counted, first_names
 from fromage_cli.diagnostics.breakdown.derived import OTHER_GRADIENT, TOO_SMALL
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
+from fromage_cli.diagnostics.breakdown.tables import theory_step
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optimizers.rule import FROMAGE, RULES
 from fromage_cli.probes.lines.direction import Still
-from fromage_cli.terminal.answer import PageStyle, Table, summary
-from fromage_cli.terminal.page import ROWS, Fact, Mark, facts, ruler
-from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
+from fromage_cli.terminal.answer import PageStyle
+from fromage_cli.terminal.page import ROWS, Fact, Mark, facts, layer_table, ruler
+from fromage_cli.terminal.tables import Column, house_table, prose
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, sparkline, visible
 from fromage_cli.theory.relative_trust import lemma2_rate
 
@@ -126,7 +127,7 @@ def _facts(result: BreakdownResult) -> Iterator[Fact]:
             "crossing": "the loss is no longer finite" if lost else "one such step raises the loss",
         },
     )
-    allowed, trust = _theory(result), known(result.trust_eta)
+    allowed, trust = theory_step(result), known(result.trust_eta)
     if allowed is not None and trust is not None and not 1.0 / FAR < allowed / trust < FAR:
         words = f"only tells whether depth {result.depth.count} can train at all"
         yield Fact("Theory (Lemma 2)", number(allowed), words)
@@ -145,14 +146,6 @@ def _fact(result: BreakdownResult, label: str, name: str, words: dict[str, str])
     return Fact(label, located(eta, relation, result.etas, upper), said)
 
 
-def _theory(result: BreakdownResult) -> float | None:
-    """Lemma 2's relative step, where every layer moves by one along its gradient."""
-    sized = any(layer.name not in result.without_size for layer in result.layers)
-    if result.direction != FROMAGE.name or result.depth.count < 1 or not sized:
-        return None
-    return lemma2_rate(1.0, result.depth.count)
-
-
 def _marks(result: BreakdownResult, style: PageStyle) -> list[Mark]:
     """The same places on the ruler, with the step of least loss; Lemma 2's, which is no step to take, under `-v`."""
     places = [
@@ -160,7 +153,7 @@ def _marks(result: BreakdownResult, style: PageStyle) -> list[Mark]:
         (known(result.aggregate_trust_eta), "◆", "as a whole", ""),
         (known(result.argmin_loss_eta), "◇", "least loss", ""),
         (known(result.first_increase_eta), "▲", "loss rises", "red"),
-        (_theory(result) if style.verbose else None, "┊", "Lemma 2", ""),
+        (theory_step(result) if style.verbose else None, "┊", "Lemma 2", ""),
     ]
     return [Mark(value, sign, words, colour) for value, sign, words, colour in places if value is not None]
 
@@ -198,9 +191,8 @@ def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
     rows = [[cell(layer) for holds, _, cell in every if holds] for layer in shown]
     sure = [eta for layer in hidden if (eta := known(layer.trust_eta)) is not None]
     between = f"sure to {number(min(sure))} or further" if sure else ""
-    legend = [prose(LEGEND, style, "dim")] if style.verbose else []
-    table = house_table(columns, rows, style, [layer.name for layer in ordered])
-    return Group(table, *hidden_rows(len(shown), len(ordered), between), *legend)
+    names = [layer.name for layer in ordered]
+    return layer_table(columns, rows, style, names=names, hidden=between, legend=LEGEND)
 
 
 LEGEND = (
@@ -280,29 +272,3 @@ def advise(result: BreakdownResult, checkpoint: str | None, flags: str = "") -> 
         return f"{keep} In your learning rate: fromage-diag suggest-lr {place}{visible(flags)}"
     rate = number(trust * result.step_scale)
     return f"a step at a learning rate up to {rate} helps every layer. suggest-lr tells which rate to train at."
-
-
-def headline(result: BreakdownResult) -> Table:
-    """The numbers that the page begins with."""
-    step = "of the way" if result.direction.startswith("to:") else "relative step"
-    return summary(
-        [
-            ("sure_in_every_layer", result.trust_eta, step),
-            ("sure_as_a_whole", result.aggregate_trust_eta, step),
-            ("loss_rises", result.first_increase_eta, step),
-            ("least_loss", result.argmin_loss_eta, step),
-            ("lemma2", _theory(result), step),
-            ("fails_first", result.limiting_layer, "layer"),
-            ("loss", result.loss, "loss"),
-        ]
-    )
-
-
-def curve(result: BreakdownResult) -> Table:
-    """One row per layer and eta, for plotting elsewhere."""
-    rows = [
-        (layer.name, eta, layer.breakdown[index], layer.path_breakdown[index], result.predicted[index])
-        for layer in result.layers
-        for index, eta in enumerate(result.etas)
-    ]
-    return Table(("layer", "eta", "breakdown", "path_breakdown", "predicted"), tuple(rows))

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.suggest_lr.alternatives import measure_alternatives
+from fromage_cli.diagnostics.suggest_lr.notes import notes_on
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request, begin
 from fromage_cli.diagnostics.suggest_lr.reading import (
     read_contradiction,
     read_layers,
     read_limit,
     read_noise_scale,
-    read_notes,
     read_points,
     read_settings,
     read_stability,
@@ -110,7 +110,7 @@ def measure(
         draws=measuring.draws,
         without_size=measuring.update.line.direction.without_size,
     )
-    for words in read_notes(measuring, optimizer, crossing, request.batch_size):
+    for words in notes_on(measuring, optimizer, crossing, request.batch_size):
         note(words)
     for words in (*trained.notes, *verification_notes(request, trained.again)):
         note(words)

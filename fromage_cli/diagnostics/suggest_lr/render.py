@@ -11,7 +11,7 @@ from fromage_cli.diagnostics.suggest_lr.findings import ONE_STEP, estimate, veri
 from fromage_cli.diagnostics.suggest_lr.result import NO_LAYER_MOVES, LayerRate, SuggestedRates
 from fromage_cli.missing import Missing, known
 from fromage_cli.terminal.answer import PageStyle
-from fromage_cli.terminal.page import facts, ruler, shown_rows
+from fromage_cli.terminal.page import facts, layer_table, ruler, shown_rows
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, sparkline
 
@@ -147,11 +147,10 @@ def _layers(result: SuggestedRates, style: PageStyle) -> RenderableType:
         cosine = number(layer.cosine) + ("" if error is None else f" ± {number(float(f'{error:.1g}'))}")
         own = (cosine, layer.relative_step, layer.learning_rate) if style.verbose else ()
         rows.append((Text(layer.name, "yellow" if layer.name == first else ""), told(layer), *own))
-    legend = [prose(LEGEND, style, "dim")] if style.verbose else []
     hidden = [end(layer) for layer in ordered if layer not in shown and 0.0 < end(layer) < math.inf]
     between = f"to {number(min(hidden) / scale)} or further" if hidden else ""
-    table = house_table(columns, rows, style, [layer.name for layer in ordered])
-    return Group(table, *hidden_rows(len(shown), len(ordered), between), *legend)
+    names = [layer.name for layer in ordered]
+    return layer_table(columns, rows, style, names=names, hidden=between, legend=LEGEND)
 
 
 LEGEND = (
