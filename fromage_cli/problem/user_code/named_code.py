@@ -92,7 +92,8 @@ def error_of_user_code(error: BaseException, doing: str) -> FromageError:
     elif theirs:
         place = f" ({theirs[-1].filename}:{theirs[-1].lineno})"
     return MismatchError(
-        f"{type(error).__name__} while {doing}{place}: {text}", hint_for(error, "--debug shows the traceback.")
+        f"{type(error).__name__} while {doing}{place}: {text}",
+        hint_for(error, "Mend that code. --debug shows the traceback."),
     )
 
 
