@@ -21,6 +21,8 @@ def test_a_header_is_one_line_of_what_has_room():
     assert header(parts, PageStyle(width=30, verbose=True)).plain == "run/step-10 · GPT, 28 layers · 64 rows"
     assert header(("a", "b"), PageStyle(ascii_only=True)).plain == "a * b"
     assert header((), PageStyle()).plain == ""
+    parameters = ("ckpt", "528,388 parameters", "all float32")
+    assert header(parameters, PageStyle(width=30)).plain == "ckpt · 528,388 parameters"  # no number is cut
 
 
 def test_facts_stand_below_each_other_and_their_words_are_broken():
