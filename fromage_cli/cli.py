@@ -10,7 +10,7 @@ import typer
 
 from fromage_cli import __version__, stopping
 from fromage_cli.diagnostics import COMMANDS, EXAMPLES, NOT_IN_A_CHECKPOINT, SYMPTOMS
-from fromage_cli.terminal import failure, session, spared, streams
+from fromage_cli.terminal import failure, input_files, session, streams
 from fromage_cli.terminal.answer import Answers
 from fromage_cli.terminal.command import Program
 
@@ -114,7 +114,7 @@ def main(args: Sequence[str] | None = None, program: Program | None = None) -> N
     def give_up(reason: BaseException) -> None:
         os._exit(failure.report(reason, given))
 
-    with spared.watched(), session.scope(), streams.answering(), stopping.stoppable(streams.say, give_up):
+    with input_files.watched(), session.scope(), streams.answering(), stopping.stoppable(streams.say, give_up):
         try:
             code = run(given, program or build_program())
         except (streams.ClosedPipe, BrokenPipeError):

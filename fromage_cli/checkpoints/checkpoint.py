@@ -91,7 +91,7 @@ class Checkpoint:
     metadata: Mapping[str, str]
     stripped: tuple[str, ...]  # wrapper prefixes that were removed: "module.", "_orig_mod.", …
     key: str | None  # dotted path of the nested dictionary that was chosen
-    notes: tuple[str, ...]  # sentences to tell the user
+    notes: tuple[str, ...]  # sentences for the user
     tied: tuple[tuple[str, ...], ...] = ()  # names that share storage, offset, shape and strides
     weights: Path | None = None  # the file that was read, where `path` is a directory
     stored_names: Mapping[str, str] = field(default_factory=dict, repr=False)  # name -> name in the file

@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from fromage_cli.configuration_file import read_configuration
 from fromage_cli.errors import InputError, UsageError, words_of
-from fromage_cli.terminal import configuration, session, spared, streams
+from fromage_cli.terminal import configuration, input_files, session, streams
 from fromage_cli.terminal.answer import Answers
 from fromage_cli.terminal.configuration import DATA_KEYS
 from fromage_cli.terminal.failure import complaint, nearest_choice
@@ -125,7 +125,7 @@ class DiagnosticCommand(TyperCommand):
         output = _one_format(output, begun.origins)
         if tables := getattr(self.callback, "tables", ()):
             check_table(output.table, tables)
-        spared.name_inputs(_words(ctx.params), named_checkpoints(self, ctx.params))
+        input_files.name_inputs(_words(ctx.params), named_checkpoints(self, ctx.params))
         destination = prepare_output(output)
         settings = {**settings, "format": destination.format, "json": destination.format == "json"}
         ready = replace(begun, output=output, destination=destination, settings=settings)

@@ -36,7 +36,7 @@ MOMENTUM = Calibration(typical=0.062, drift=0.2, scale=0.7)
 ADAMW = Calibration(typical=0.0054, drift=0.28, scale=0.5)
 
 STUDIED_STEPS = 200
-"""Of most whole runs of the study; taken where nothing tells how long the run is."""
+"""Of most whole runs of the study; taken where the length of the run is not known."""
 BEYOND_SCALE = 0.2
 """Added to the scale for every doubling of the steps beyond them; the study went up to 1,000."""
 USUAL_SCALE, PEAK_SCALE, USUAL_FREEDOM = 1.4, 1.2, 3.0
@@ -101,7 +101,7 @@ class WholeRun:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """At which rate to train, as far as short runs and the usual rate tell."""
+    """The rate to train at, by short runs and the usual rate."""
 
     learning_rate: float | None
     """None where there were no runs."""
@@ -135,7 +135,7 @@ def conclude(
     octave, regret = found.least_lost(whole.lost)
     rate, low, high = (math.exp2(each) for each in (octave, *map(found.quantile, _ENDS)))
     doubt = _doubt(runs, start_losses, calibration, whole, regret)
-    return Conclusion(rate, low, high, regret, doubt is None, doubt or "the short runs tell one rate from another")
+    return Conclusion(rate, low, high, regret, doubt is None, doubt or "the short runs set the rates apart")
 
 
 def _doubt(
@@ -152,7 +152,7 @@ def _doubt(
         f"most short runs overflowed, from {min(overflowed, default=0.0):.2g} on; {SCALES}": (
             2 * len(overflowed) > len(runs)
         ),
-        "short runs of this optimizer are not known to tell the rate": (calibration is None or not calibration.studied),
+        "short runs of this optimizer are not known to find the rate": (calibration is None or not calibration.studied),
         TRAINED: not whole.new,
         "the short runs were not repeated, and one series is often wrong; --probe-budget 360 repeats them": (
             noise_of(runs, start_losses) is None

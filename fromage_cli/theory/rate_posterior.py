@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 FINENESS = 32
-"""Places in an octave at which the density is kept; the rate is told to half of their distance."""
+"""Places in an octave at which the density is kept; the rate is known to half of their distance."""
 REACH = 12.0
 """Octaves beyond what every source says that are looked at."""
 

@@ -85,7 +85,7 @@ def angle_between(chord: float, cochord: float) -> float:
 def straight_step(relative_distance: float, steps: int) -> float:
     """The least relative step that gets so far in so many steps, (1 + delta)^(1/t) - 1: all of them in one direction.
 
-    By the triangle inequality no walk with smaller steps arrives.
+    By the triangle inequality no path with smaller steps arrives.
     """
     return math.expm1(math.log1p(relative_distance) / steps)
 

@@ -84,7 +84,7 @@ class Trend:
     power: float = 0.0
     now: float = 1.0
     since: float = 0.5
-    """The step before which they are taken to be as large as there: no checkpoint tells."""
+    """The step before which they are taken to be as large as there: no checkpoint is older."""
 
     def at(self, step: float) -> float:
         """Relative to now."""

@@ -24,7 +24,7 @@ from fromage_cli.errors import InputError
 class Step:
     """One member of a series."""
 
-    number: int  # the step, or the epoch where names tell only epochs
+    number: int  # the step, or the epoch where names have only epochs
     counts: str  # "step" or "epoch"
     path: Path  # a weights file, or a directory that is itself a checkpoint
     weights: Path

@@ -116,14 +116,14 @@ class OptimizerState:
         return max(counts, default=None)
 
     @property
-    def members_told(self) -> bool:
-        """Whether it can be told which tensors each group holds: by the shapes of slots, or by names."""
+    def members_known(self) -> bool:
+        """Whether it is known which tensors each group holds: by the shapes of slots, or by names."""
         return any(map(slot_shape, self.slots.values())) or all(group.names is not None for group in self.groups)
 
     @property
-    def rates_told(self) -> bool:
+    def rates_known(self) -> bool:
         """Whether every tensor's rate is known: one for all, or that of its group."""
-        return self.members_told or len({float(group.settings.get("lr") or 0.0) for group in self.groups}) < 2
+        return self.members_known or len({float(group.settings.get("lr") or 0.0) for group in self.groups}) < 2
 
     @property
     def settings(self) -> SavedSettings:
@@ -131,7 +131,7 @@ class OptimizerState:
         groups = tuple(group.settings for group in self.groups)
         parts = [(part._kind or UNKNOWN, len(part.numbers)) for part in self.parts]
         several = tuple(parts) if len(parts) > 1 else ()
-        return SavedSettings(self.kind, groups, self.members_told, several, self.steps, self.unread)
+        return SavedSettings(self.kind, groups, self.members_known, several, self.steps, self.unread)
 
     def settings_for(self, name: str | None) -> SavedSettings:
         """The same, of the optimizers of that name alone where there are any."""

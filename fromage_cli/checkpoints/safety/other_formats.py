@@ -60,7 +60,7 @@ def unjudged(source: Source, head: bytes, known: bool) -> str:
     if known or source.size == 0 or DATA.fullmatch(source.path.name):
         return ""
     try:
-        told = _tells_to_run(source)
+        told = _names_code_to_run(source)
     except ValueError:
         return "its format is not known here, so it was not looked into"
     return "what its text tells some loaders to run was not looked into" if told else ""
@@ -74,7 +74,7 @@ def _ends_as_archive(path: Path) -> bool:
             return True
 
 
-def _tells_to_run(source: Source) -> bool:
+def _names_code_to_run(source: Source) -> bool:
     """Tell whether a text names Python objects as some loader takes them; ValueError where it is no plain text."""
     tags = (_YAML_TAG,) if source.path.suffix.lower() in (".yaml", ".yml") else ()
     patterns = (_NAMES_CODE, *tags, *_KERAS)

@@ -111,7 +111,7 @@ def command(
     )
     optimizer.check_found(training.optimizer)
     if run.estimate:
-        # entries that were never updated are told from squares in the state, and their weights are read once more
+        # entries that were never updated are found by squares in the state, and their weights are read once more
         squares = any("exp_avg_sq" in slot for slot in training.slots.values())
         again = series.checkpoints[-1:] if squares else ()
         cost = reading_cost((*series.checkpoints, *again), series.names)

@@ -236,7 +236,7 @@ def memory_steps(result: IntrinsicResult) -> float:
 
 
 def _reach_of_the_theory(result: IntrinsicResult) -> Iterator[Finding]:
-    """Layers of which theory tells times only roughly, or nothing, or nothing of the bias that belongs to them."""
+    """Layers whose times theory gives only roughly, those it does not cover, and those whose bias it leaves out."""
     memory, total = memory_steps(result), sum(not (layer.unchanged or layer.never_updated) for layer in result.layers)
     times = [(steps, layer.name) for layer in result.layers if (steps := known(layer.relaxation_steps)) is not None]
     short = [(steps, name) for steps, name in times if steps < MEMORY * memory]
@@ -251,7 +251,7 @@ def _reach_of_the_theory(result: IntrinsicResult) -> Iterator[Finding]:
             f"the times are rough ({len(short)} of {counted(total, 'layer')})",
             value=steps,
             limit=MEMORY * memory,
-            hint="Norms and angles hold all the same; settling takes longer than told.",
+            hint="Norms and angles hold all the same; settling takes longer than shown.",
         )
     silent = [layer.name for layer in result.layers if layer.verdict == "none" and not layer.unchanged]
     if never := [layer.name for layer in result.layers if layer.never_updated]:

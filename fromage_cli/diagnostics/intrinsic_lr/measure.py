@@ -90,7 +90,7 @@ def measure(
 
 
 def _record(measuring: Measuring) -> ScheduleRecord | None:
-    """The schedule of the run; None where nothing tells of one."""
+    """The schedule of the run; None where none is known."""
     schedule, now = measuring.training.schedule, measuring.steps[-1]
     if schedule is None or schedule == Schedule():
         return None

@@ -1,4 +1,4 @@
-"""What every layer of a run is measured from: its checkpoints, its settings, and what they tell of its course."""
+"""What every layer of a run is measured from: its checkpoints, its settings, and what they say of its past."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ UNKNOWN_SCHEDULE = Missing(
 
 @dataclass(frozen=True)
 class Read:
-    """What the checkpoints of a run tell of one layer."""
+    """What the checkpoints of a run hold of one layer."""
 
     norms: tuple[float, ...]
     """At every checkpoint."""

@@ -36,7 +36,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Past:
-    """The checkpoints from which a trend is found, and what they tell."""
+    """The checkpoints from which a trend is found, and that trend."""
 
     schedule: Schedule
     steps: tuple[int, ...]

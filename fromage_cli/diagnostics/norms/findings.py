@@ -25,7 +25,7 @@ SHRANK = (
 NEAR = 0.1
 """Relative distance within which growth is as predicted: momentum and a finite step leave a few per cent."""
 DOUBLING = 10.0
-"""Growth of an invariant layer is told when its norm doubles within so many times the series' length."""
+"""Growth of an invariant layer is a finding when its norm doubles within so many times the series' length."""
 HORIZON = 10.0
 """An overflow is a warning when it is no further away than so many times the series is long."""
 CHANGE = 6.0

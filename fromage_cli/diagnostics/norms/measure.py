@@ -57,7 +57,7 @@ NEGLIGIBLE = 1e-6
 
 @dataclass(frozen=True)
 class LayerTest:
-    """What a model tells of a layer."""
+    """What a model shows of a layer."""
 
     kind: str | None = None
     invariance: Invariance = field(default_factory=Invariance)
@@ -98,8 +98,8 @@ def measure(
 ) -> NormsResult:
     """The norms of the named layers along the run and what follows from them.
 
-    `tested`: what a model told of them; without one their invariance is untested. Tensors of an unknown dtype are left
-    out.
+    `tested`: what a model showed of them; without one their invariance is untested. Tensors of an unknown dtype are
+    left out.
     """
     before = measure_norms(checkpoints[:-1], names, advance)
     last = measure_rows(checkpoints[-1], names, advance)

@@ -117,7 +117,7 @@ class NormsResult:
 
     steps: tuple[int | Missing, ...]
     optimizer: str | None
-    """As given, or as the optimizer's state tells."""
+    """As given, or as found in the optimizer's state."""
     learning_rates: tuple[float | Missing, ...]
     """At each step: given, from the optimizer's state, or declared beside the checkpoint."""
     weight_decay: float | Missing

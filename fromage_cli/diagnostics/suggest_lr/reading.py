@@ -78,7 +78,7 @@ def read_limit(
                 limiting_layer=found.limiting,
                 criterion=found.criterion,
                 upper_eta=BEYOND if found.upper is None else found.upper,
-                reliable=found.closed and (measuring.matched.state is None or measuring.matched.state.rates_told),
+                reliable=found.closed and (measuring.matched.state is None or measuring.matched.state.rates_known),
                 averaged=measuring.update.sampled,
             )
     relation = crossing.relation if crossing is not None else "uncertifiable"
@@ -243,7 +243,7 @@ def read_groups(measuring: RateSearch, eta: float | Missing) -> tuple[GroupRate,
     state = measuring.matched.state
     if state is None:
         return ()
-    told = measuring.matched.members_told
+    told = measuring.matched.members_known
     members = measuring.matched.numbers if told else {}
     highest = max((float(group.settings.get("lr") or 0.0) for group in state.groups), default=0.0)
     found = []
