@@ -12,18 +12,6 @@ PACKAGE = Path(__file__).parent.parent / "fromage_cli"
 
 LONGEST = 20
 """Words in a sentence."""
-LONGER = 25
-"""The same in a few files."""
-IN_LONGER_SENTENCES = (
-    "diagnostics/breakdown",
-    "diagnostics/inspect",
-    "diagnostics/sharpness",
-    "diagnostics/suggest_lr",
-    "intake",
-    "terminal/optimizer_options.py",
-    "terminal/page.py",
-    "terminal/trust.py",
-)
 NOBODYS_WORDS = (
     r"eps-limited",
     r"gives? way",
@@ -97,16 +85,11 @@ def public_docstrings(tree: ast.Module) -> Iterator[str]:
                     yield "\n".join(" ".join(part.split()) for part in prose.split("\n\n"))
 
 
-def faults(text: str, words: tuple[str, ...], longest: int = LONGEST) -> list[str]:
+def faults(text: str, words: tuple[str, ...]) -> list[str]:
     """Its sentences that are too long, and what it has of these words."""
-    long = [each for each in END.split(text) if len([w for w in each.split() if HAS_LETTERS.search(w)]) > longest]
+    long = [each for each in END.split(text) if len([w for w in each.split() if HAS_LETTERS.search(w)]) > LONGEST]
     old = re.compile(rf"(?<![\w-])(?:{'|'.join(words)})(?![\w-])", re.IGNORECASE)
     return [*long, *(found.group() for found in old.finditer(text))]
-
-
-def longest(name: str) -> int:
-    """How many words a sentence may have in this module."""
-    return LONGER if name.startswith(IN_LONGER_SENTENCES) else LONGEST
 
 
 def is_key(text: str, name: str) -> bool:
@@ -117,13 +100,13 @@ def is_key(text: str, name: str) -> bool:
 def said(name: str) -> list[str]:
     """The faults in what a module prints."""
     texts = [text for text in spoken(trees()[name]) if not is_key(text, name)]
-    return [fault for text in texts for fault in faults(text, (*NOBODYS_WORDS, *WORDS_OF_THE_THEORY), longest(name))]
+    return [fault for text in texts for fault in faults(text, (*NOBODYS_WORDS, *WORDS_OF_THE_THEORY))]
 
 
 def documented(name: str) -> list[str]:
     """The faults in what a module and its public things say of themselves."""
     texts = public_docstrings(trees()[name])
-    return [fault for text in texts for fault in faults(text, NOBODYS_WORDS, longest(name))]
+    return [fault for text in texts for fault in faults(text, NOBODYS_WORDS)]
 
 
 def test_what_is_printed_is_short_and_plain() -> None:

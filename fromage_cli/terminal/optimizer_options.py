@@ -78,7 +78,7 @@ class OptimizerOptions:
     def check_for(self, optimizer: str | None) -> None:
         """Raises UsageError for a setting typed that this optimizer, named or found in the checkpoint, does not have.
 
-        One from the environment or the project's file may be meant for other optimizers, and is not used for this one.
+        One from the environment or the project's file may be meant for other optimizers: this one does not use it.
         """
         rule = RULES.get(optimizer or "")
         for setting in ("momentum", "nesterov", "betas"):

@@ -47,7 +47,7 @@ def layer_table(
 def header(parts: Sequence[str], style: PageStyle) -> Text:
     """What was measured, in one line: as many of the parts as have room, the first ones first.
 
-    Where room is short, what follows a comma in a part goes before any part does, in the last part first.
+    Where room is short, what follows a comma in a part goes first, beginning with the last part.
     """
     said, between = [text for part in parts if (text := _plain(part, style))], _plain(BETWEEN, style)
     room = max(style.width, cell_len(said[0].partition(", ")[0])) if said and not style.verbose else math.inf

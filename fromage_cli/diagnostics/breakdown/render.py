@@ -209,7 +209,7 @@ def _curve_line(values: Sequence[float | None], style: PageStyle, scale: tuple[f
 
 
 def located(eta: float | Missing, relation: str, etas: Sequence[float], upper: float | None = None) -> str:
-    """An interpolated place on the grid, two points that it lies between, or the end of the grid it lies beyond."""
+    """A place on the grid: interpolated, between two points, or beyond an end of the grid."""
     if not isinstance(eta, Missing):
         return number(eta) if upper is None else f"{number(eta)} to {number(upper)}"
     if relation == "below-grid" and etas:

@@ -53,10 +53,10 @@ def measure(
 ) -> SuggestedRates | Interrupted[SuggestedRates]:
     """How far the next update may go, by every estimate, and at which rate to train.
 
-    Costs at most 50 gradients of all rows, 12 of them up to the measured limit, and at most 20 Hessian-vector products
-    more with `sharpness`; the short runs take as many minibatch gradients as the request allows. A limit interrupts it.
-    `note` takes what the user should know. Raises MismatchError when the state does not fit or nothing moves,
-    UsageError when short runs are asked for that cannot be made.
+    Costs at most 50 gradients of all rows, 12 of them up to the measured limit. `sharpness` takes at most 20
+    Hessian-vector products more; the short runs take as many minibatch gradients as the request allows. A limit
+    interrupts it. `note` takes what the user should know. Raises MismatchError when the state does not fit or nothing
+    moves. Raises UsageError when the short runs that are asked for cannot be made.
     """
     request = request or Request()
     evaluations = problem.evaluations

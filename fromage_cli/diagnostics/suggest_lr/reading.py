@@ -176,7 +176,7 @@ def read_noise_scale(update: NextUpdate) -> tuple[float | Missing, float | Missi
 
 
 def read_contradiction(crossing: Crossing | None, loss: float) -> tuple[float, float] | None:
-    """The two slopes of the loss at the start, by its values and by its gradient, where they exclude each other."""
+    """The slopes of the loss at the start by its values and by its gradient, where these two disagree."""
     check = crossing.slope_check(loss) if crossing is not None else None
     if check is None or not check.contradicted or check.measured is None:
         return None

@@ -155,8 +155,8 @@ def _layers(result: SuggestedRates, style: PageStyle) -> RenderableType:
 
 LEGEND = (
     "cos θ: between step and descent, less what is noise. ≈: from curvature, beyond the steps tried. relative step: "
-    "‖ΔW‖/‖W‖ per unit of rate. own rate: at which this layer moves by as much as the fastest one does where the loss "
-    "is last sure to fall."
+    "‖ΔW‖/‖W‖ per unit of rate. own rate: where this layer moves as far as the fastest one does at the largest "
+    "rate sure as a whole."
 )
 COSTS = "η: relative step of the fastest layer. cost: gradients of all rows, with those that estimates share."
 
