@@ -124,6 +124,7 @@ def _facts(result: BreakdownResult) -> Iterator[Fact]:
         "first_increase",
         {
             "above-grid": "at no step tried",
+            "below-grid": "even the smallest step tried raises the loss",
             "crossing": "the loss is no longer finite" if lost else "one such step raises the loss",
         },
     )
@@ -265,7 +266,8 @@ def advise(result: BreakdownResult, checkpoint: str | None, flags: str = "") -> 
     if result.direction.startswith("to:"):
         return "" if whole is None else f"go at most {100.0 * whole:.2g} % of the way at once, then measure again."
     if trust is None:
-        return ""
+        last = result.etas[-1] if result.etas and result.trust_relation == "above-grid" else None
+        return "" if last is None else f"let --eta reach further: --eta {last:.1g}:{100.0 * last:.1g}:17."
     if result.direction == FROMAGE.name:
         place = "CKPT" if checkpoint is None else visible(checkpoint)
         keep = f"keep each layer's ‖ΔW‖/‖W‖ below {100.0 * trust:.2g} %."

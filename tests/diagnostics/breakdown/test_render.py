@@ -112,6 +112,8 @@ def test_advice(make_result: MakeResult) -> None:
     assert advise(replace(result, direction="to:b.pt"), None).startswith("go at most 6.1 % of the way at once")
     assert "leave --direction out" in advise(replace(result, direction="random"), None)
     assert advise(replace(result, trust_eta=ABOVE), None) == ""
+    ended = replace(result, trust_eta=ABOVE, trust_relation="above-grid", etas=(1e-6, 1e-4))
+    assert advise(ended, None) == "let --eta reach further: --eta 0.0001:0.01:17."
 
 
 def test_more_under_verbose(make_result: MakeResult) -> None:
