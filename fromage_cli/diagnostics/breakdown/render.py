@@ -271,6 +271,6 @@ def advise(result: BreakdownResult, checkpoint: str | None, flags: str = "") -> 
     if result.direction == FROMAGE.name:
         place = "CKPT" if checkpoint is None else visible(checkpoint)
         keep = f"keep each layer's ‖ΔW‖/‖W‖ below {100.0 * trust:.2g} %."
-        return f"{keep} In your learning rate: fromage-diag suggest-lr {place}{visible(flags)}"
+        return f"{keep} In your rate: fromage-diag suggest-lr {place}{visible(flags)}"
     rate = number(trust * result.step_scale)
     return f"a step at a learning rate up to {rate} helps every layer. suggest-lr tells which rate to train at."

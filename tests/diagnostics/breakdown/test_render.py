@@ -104,7 +104,7 @@ def test_a_network_without_gradients_is_given_no_limit(make_result: MakeResult, 
 
 def test_advice(make_result: MakeResult) -> None:
     result = make_result()
-    keep = "keep each layer's ‖ΔW‖/‖W‖ below 5 %. In your learning rate: fromage-diag suggest-lr run/a.pt"
+    keep = "keep each layer's ‖ΔW‖/‖W‖ below 5 %. In your rate: fromage-diag suggest-lr run/a.pt"
     assert advise(result, "run/a.pt") == keep and advise(result, None, " --model a.py:b").endswith(
         " CKPT --model a.py:b"
     )
