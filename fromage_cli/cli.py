@@ -10,12 +10,14 @@ import typer
 
 from fromage_cli import __version__, stopping
 from fromage_cli.diagnostics import COMMANDS, EXAMPLES, NOT_IN_A_CHECKPOINT, SYMPTOMS
-from fromage_cli.terminal import failure, session, spared, streams
+from fromage_cli.terminal import failure, input_files, session, streams
 from fromage_cli.terminal.answer import Answers
 from fromage_cli.terminal.command import Program
 
 PROGRAM = "fromage-diag"
 CLOSED_PIPE = 141
+WIDEST_HELP = 120
+"""Columns: longer lines are hard to follow."""
 _COMPLETION = "_FROMAGE_DIAG_COMPLETE"
 
 HELP = "Answers questions about a saved neural network: give it a checkpoint and a batch, no training loop."
@@ -65,7 +67,7 @@ def build_program(
         cls=Program,
         help=HELP,
         rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST_HELP},
         pretty_exceptions_enable=False,
     )
     app.callback()(_program)
@@ -112,7 +114,7 @@ def main(args: Sequence[str] | None = None, program: Program | None = None) -> N
     def give_up(reason: BaseException) -> None:
         os._exit(failure.report(reason, given))
 
-    with spared.watched(), session.scope(), streams.answering(), stopping.stoppable(streams.say, give_up):
+    with input_files.watched(), session.scope(), streams.answering(), stopping.stoppable(streams.say, give_up):
         try:
             code = run(given, program or build_program())
         except (streams.ClosedPipe, BrokenPipeError):

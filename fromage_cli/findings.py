@@ -80,7 +80,7 @@ def never_updated(names: Sequence[str]) -> Finding:
 
 
 def layers_unchanged(names: Sequence[str], total: int, checkpoints: int) -> Finding:
-    """These layers, of so many, hold the same bytes in so many checkpoints of one network, which are all there are."""
+    """These layers, of `total`, hold the same bytes in all checkpoints of one network."""
     hold = f"{counted(len(names), 'layer')} {'holds' if len(names) == 1 else 'hold'} the same bytes"
     where = "both checkpoints" if checkpoints == 2 else f"all {checkpoints} checkpoints"
     if len(names) == total:

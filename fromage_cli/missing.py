@@ -1,5 +1,6 @@
 """What a measurement gives besides numbers: why one is missing, and what ended it early."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -129,6 +130,11 @@ def failed(error: FromageError) -> Missing:
 def known(value: T | Missing) -> T | None:
     """The value, or None where it is missing."""
     return None if isinstance(value, Missing) else value
+
+
+def known_values(values: Iterable[T | Missing]) -> list[T]:
+    """Those of the values that are not missing."""
+    return [value for value in values if not isinstance(value, Missing)]
 
 
 def found_of(measured: T | Interrupted[T]) -> tuple[T, FromageError | None]:

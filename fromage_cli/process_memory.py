@@ -32,7 +32,7 @@ def largest_resident() -> int | None:
 
     On Linux from its status: `getrusage` begins there with what the process that started this one held, however much.
     """
-    found = _told("VmHWM")
+    found = _kernel_count("VmHWM")
     if found is not None:
         return found
     try:
@@ -60,11 +60,11 @@ def available_memory() -> int | None:
 
 def data_held() -> int | None:
     """Bytes that this process has allocated, touched or not, as RLIMIT_DATA counts them; None where nothing tells."""
-    return _told("VmData")
+    return _kernel_count("VmData")
 
 
-def _told(name: str) -> int | None:
-    """Bytes that the system tells of this process."""
+def _kernel_count(name: str) -> int | None:
+    """Bytes that the kernel counts for this process under this name; None where it does not."""
     try:
         found = re.search(rf"^{name}:\s+(\d+) kB".encode(), STATUS.read_bytes(), re.MULTILINE)
     except OSError:

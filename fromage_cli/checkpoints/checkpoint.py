@@ -77,6 +77,7 @@ class Contents:
     read_optimizer: Callable[[], OptimizerState | None] | None = None  # None: there is none
     spans: Mapping[str, Span] = field(default_factory=dict)  # where the format keeps elements as they are
     names: tuple[PickledName, ...] = ()  # classes and functions that pickles in it name
+    describe_rest: Callable[[], Mapping[str, object]] | None = None  # what else there is; None: the metadata alone
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Checkpoint:
     metadata: Mapping[str, str]
     stripped: tuple[str, ...]  # wrapper prefixes that were removed: "module.", "_orig_mod.", …
     key: str | None  # dotted path of the nested dictionary that was chosen
-    notes: tuple[str, ...]  # sentences to tell the user
+    notes: tuple[str, ...]  # sentences for the user
     tied: tuple[tuple[str, ...], ...] = ()  # names that share storage, offset, shape and strides
     weights: Path | None = None  # the file that was read, where `path` is a directory
     stored_names: Mapping[str, str] = field(default_factory=dict, repr=False)  # name -> name in the file
@@ -99,6 +100,7 @@ class Checkpoint:
     read_optimizer: Callable[[], OptimizerState | None] | None = field(default=None, repr=False, compare=False)
     names: tuple[PickledName, ...] = field(default=(), repr=False)  # classes and functions that pickles in it name
 
+    describe_rest: Callable[[], Mapping[str, object]] = field(default=dict, repr=False, compare=False)
     picked: tuple[str, ...] = ()  # which of a directory's steps it is, in a sentence
     url: str | None = None  # where it really is, if not on a local disk; `path` is then a temporary copy
 
@@ -114,6 +116,11 @@ class Checkpoint:
         Raises InputError when its file cannot be read.
         """
         return self.read_optimizer() if self.read_optimizer is not None else None
+
+    @cached_property
+    def also_holds(self) -> Mapping[str, object]:
+        """Return what it holds beside weights and optimizer, by name in JSON's own types, within bounds."""
+        return self.describe_rest()
 
     @cached_property
     def optimizer(self) -> OptimizerState | None:

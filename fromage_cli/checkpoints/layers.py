@@ -35,7 +35,7 @@ def layer_entries(
 def lasting_layers(
     checkpoints: Sequence[Checkpoint], include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the layers that a run has throughout, each tied one once, and a note on those of its end alone.
+    """Return the layers that a run has throughout, tied ones once, and a note on those at its end only.
 
     Raises UsageError where none is left.
     """

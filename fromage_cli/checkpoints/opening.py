@@ -16,6 +16,7 @@ from fromage_cli.checkpoints.finding.trainer_files import (
     load_optimizer,
     load_optimizers,
     read_trainer_files,
+    settings_beside,
 )
 from fromage_cli.checkpoints.formats.content import PICKLED_FORMATS, SUPPORTED, kind_of
 from fromage_cli.checkpoints.formats.deepspeed import read_deepspeed
@@ -33,6 +34,7 @@ from fromage_cli.checkpoints.names.library_files import METADATA
 from fromage_cli.checkpoints.names.naming import strip_prefixes
 from fromage_cli.checkpoints.names.steps import step_in_name, step_of_directory
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice
+from fromage_cli.checkpoints.nested.remainder import described
 from fromage_cli.checkpoints.optimizers.matching import fitting
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.pickles.allowance import Allowance
@@ -59,10 +61,10 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a file, a directory or a URL; a directory of steps gives its highest complete step, and a note says so.
 
-    Of several nested dictionaries `key` is the dotted path of the one to take, and `ema` asks for averaged weights or
-    for none; `optimizer_state` names a file with the optimizer's state, or is LEFT_ASIDE, and `optimizer_key` is the
-    dotted path of that state in its file.
-    Raises InputError for what cannot be read, UnsafeError for what must not be, UsageError for a wrong key.
+    `key`: the dotted path of the dictionary to take, of several nested ones; `ema`: whether to take averaged weights;
+    `optimizer_state`: a file with the optimizer's state, or LEFT_ASIDE; `optimizer_key`: the dotted path of that state
+    in its file. Raises InputError for what cannot be read, UnsafeError for what must not be, UsageError for a wrong
+    key.
     """
     choice = Choice(key, ema, optimizer_key)
     if isinstance(path, str) and is_url(path):
@@ -141,6 +143,10 @@ def _open_local(
         }
         return fitting(found, trained) if found is not None else None
 
+    def rest() -> dict[str, object]:
+        held = contents.describe_rest() if contents.describe_rest is not None else described(contents.metadata)
+        return {**held, **settings_beside(weights)}
+
     return Checkpoint(
         path=given,
         format=contents.format,
@@ -158,6 +164,7 @@ def _open_local(
         read=contents.read,
         spans={shorter[stored]: span for stored, span in contents.spans.items()},
         read_optimizer=optimizer,
+        describe_rest=rest,
     )
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from fromage_cli.counting import counted
-from fromage_cli.errors import UsageError
+from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.findings import Finding
 from fromage_cli.intake.intake import Intake
+from fromage_cli.intake.saved_settings import naming_settings
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
 from fromage_cli.terminal.progress import Work, progress
 from fromage_cli.terminal.session import current
@@ -85,7 +86,12 @@ def open_problem(
     notes = (*(checkpoint.notes if checkpoint is not None else ()), *declared.notes)
     refuse_unsupported(network)
     converted(network, dtype)
-    notes += load_weights(network, checkpoint) if checkpoint is not None else (OWN_WEIGHTS,)
+    try:
+        notes += load_weights(network, checkpoint) if checkpoint is not None else (OWN_WEIGHTS,)
+    except MismatchError as error:
+        if checkpoint is None or model.model in (None, "auto", "hf"):
+            raise
+        raise naming_settings(error, checkpoint) from error
     network.to(device)
     with progress("reading the batch"):
         loaded = _load_batches(batch, declared, model.trust, run.seed, spare)

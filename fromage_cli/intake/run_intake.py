@@ -54,7 +54,7 @@ class RunIntake:
         return len(self.checkpoints) * sum(self.checkpoints[-1].entries[name].elements for name in self.names)
 
     def in_model(self, model: ModelOptions, batch: BatchOptions, run: RunOptions) -> RunIntake:
-        """The same with its last checkpoint in its model, where a model or a batch is given, for layers to be scaled.
+        """The same with its last checkpoint in its model, if a model or a batch is given: layers can be scaled.
 
         Raises UsageError under `--autocast`, and what `open_problem` raises.
         """

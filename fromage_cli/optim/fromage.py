@@ -1,7 +1,7 @@
 """Fromage: every tensor moves by a step relative to its own norm, biases and gains too.
 
-Written from the formula of Bernstein, Vahdat, Yue and Liu, "On the distance between two neural networks and the
-stability of learning", NeurIPS 2020.
+Written from the formula of Bernstein, Vahdat, Yue and Liu, *On the distance between two neural networks and the
+stability of learning*, NeurIPS 2020.
 """
 
 from typing import Any

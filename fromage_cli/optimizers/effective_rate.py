@@ -21,7 +21,7 @@ def rate_power(name: str | None) -> int | None:
 def effective_rate(
     name: str | None, rate: float | None, norm: float, trust_coefficient: float = 1.0, *, clipped: bool = False
 ) -> float | Missing:
-    """SGD η/‖W‖², Adam, AdamW, Lion and Muon η/‖W‖, the relative step of the others; or why it is not told.
+    """SGD η/‖W‖², Adam, AdamW, Lion and Muon η/‖W‖, the relative step of the others; or why it is not known.
 
     `trust_coefficient`: what LARS multiplies its rate by. `clipped`: whether its or LAMB's trust ratio is clipped, so
     that the step is not relative.

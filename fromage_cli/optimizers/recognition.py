@@ -1,4 +1,4 @@
-"""Which optimizer a saved state comes from, as far as the names of its settings and slots tell."""
+"""Which optimizer a saved state comes from, as far as the names of its settings and slots show it."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
-Law = Literal["threshold", "equilibrium", "coupled equilibrium", "growth", "typical rate"]
+Formula = Literal["threshold", "equilibrium", "coupled equilibrium", "growth", "typical rate"]
 StepSize = Literal["gradient", "root mean square", "sign", "weights"]
 
 
@@ -59,11 +59,11 @@ class Rule:
     """A scale-invariant layer sees the rate as η / ‖W‖ to this power; None where no power does."""
     step_size: StepSize | None = None
     """What its step is as large as, from which follows where decay takes a scale-invariant layer: the gradient, a root
-    mean square of 1 in every entry, a sign in every entry, or the weights; None where no law of that is known."""
+    mean square of 1 in every entry, a sign in every entry, or the weights; None where that is not known."""
     keeps_norm: bool = False
     """Whether it keeps the norm of a scale-invariant layer."""
-    without: Mapping[Law, str] = field(default_factory=dict)
-    """Why a law does not hold for it, one sentence's end for each."""
+    without: Mapping[Formula, str] = field(default_factory=dict)
+    """Why a formula does not hold for it, one sentence's end for each."""
     setting_marks: tuple[frozenset[str], ...] = ()
     """Settings that together only a state of this optimizer has."""
     slot_marks: tuple[frozenset[str], ...] = ()

@@ -15,10 +15,10 @@ ASSUMED = {
     "betas": "betas are not known; {} are",
     "trust_coefficient": "trust coefficient is not known; {} is",
 }
-"""What is said of a setting where nothing tells it, by its name."""
+"""What is said of a setting that is not known, by its name."""
 MANY_STEPS = 1e12
 """Updates after which no average is still biased by its start."""
-UNTOLD_GROUPS = "optimizer: its parameter groups differ and cannot be matched to the layers by name or shape."
+UNMATCHED_GROUPS = "optimizer: its parameter groups differ and cannot be matched to the layers by name or shape."
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class SavedSettings:
     """As `recognise` names it."""
     groups: Sequence[Mapping[str, Any]] = ()
     """The settings of each parameter group."""
-    members_told: bool = True
-    """Whether it can be told which tensors each group holds."""
+    members_known: bool = True
+    """Whether it is known which tensors each group holds."""
     optimizers: Sequence[tuple[str, int]] = ()
     """The kind of each of several optimizers, and how many tensors it has."""
     steps: int | None = None
@@ -222,7 +222,7 @@ def find_settings(given: Given, saved: SavedSettings | None, declared: Given) ->
         common_notes.append(f"optimizer: parameter groups differ in {words}.")
     if given.learning_rate is None and len(set(rates)) > 1 and saved is not None:
         all_alike = (
-            "" if saved.members_told else " for all tensors, as it is not known which tensor belongs to which group"
+            "" if saved.members_known else " for all tensors, as it is not known which tensor belongs to which group"
         )
         common_notes.append(
             f"optimizer: the groups have rates from {min(rates):g} to {max(rates):g}; the largest is taken{all_alike}."

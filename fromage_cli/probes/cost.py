@@ -36,7 +36,7 @@ class Cost:
     seconds: float
     """Of the faster of two."""
     loading: float
-    """Seconds from the start of the process to the first, and what the first of a kind takes longer than the next."""
+    """Seconds from the start of the process to the first, plus what the first of a kind takes longer."""
     product_seconds: float
     """Of the faster of two Hessian-vector products; 0 where none was asked for or the loss has no second derivative."""
     resident: int

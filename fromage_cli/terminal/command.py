@@ -14,11 +14,12 @@ from typer.core import TyperCommand, TyperGroup
 
 from fromage_cli.configuration_file import read_configuration
 from fromage_cli.errors import InputError, UsageError, words_of
-from fromage_cli.terminal import configuration, session, spared, streams
+from fromage_cli.terminal import configuration, input_files, session, streams
 from fromage_cli.terminal.answer import Answers
 from fromage_cli.terminal.configuration import DATA_KEYS
 from fromage_cli.terminal.failure import complaint, nearest_choice
 from fromage_cli.terminal.flags import CommandFlags, named_checkpoints, options, origins, outranks, snake_case
+from fromage_cli.terminal.help_page import option_panels, usage
 from fromage_cli.terminal.listed import with_listed
 from fromage_cli.terminal.options import OutputOptions, assemble
 from fromage_cli.terminal.output import prepare_output
@@ -29,6 +30,7 @@ from fromage_cli.terminal.show import show
 from fromage_cli.terminal.trust import refuse_untrusted
 from fromage_cli.terminal.words import visible
 
+_EVERY_OPTION = "fromage.every_option"
 _PROJECT = "fromage.project"
 _ORIGINS = "fromage.origins"
 _EXITING = "Take sys.exit() out of the model, batch or loss file, or put it under __main__."
@@ -40,18 +42,13 @@ class DiagnosticCommand(TyperCommand):
     ending = ""
     """What its help ends with, as it stands."""
 
+    def format_usage(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        """Write how it is called, its arguments as they are typed."""
+        formatter.write_usage(ctx.command_path, usage(self))
+
     def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         """Write the options in the groups that they are declared in, the command's own first."""
-        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
-        for parameter in self.get_params(ctx):
-            panel = getattr(parameter, "rich_help_panel", None) or "Options"
-            title = "Arguments" if parameter.param_type_name == "argument" else panel
-            if record := parameter.get_help_record(ctx):
-                groups.setdefault(title, []).append(record)
-        for title, records in groups.items():
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
+        formatter.write(option_panels(self, ctx, formatter.width, every=ctx.meta.get(_EVERY_OPTION, False)))
 
     def format_epilog(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         """Write the ending without breaking its lines."""
@@ -65,6 +62,7 @@ class DiagnosticCommand(TyperCommand):
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         help_option = self.get_help_option(ctx)
         if help_option is not None and given.get(help_option.name) is True:
+            ctx.meta[_EVERY_OPTION] = bool(given.get("verbose"))
             return super().parse_args(ctx, args)
         listed: list[str] = []
         configured = self._configure(ctx, with_listed(self, given, listed))
@@ -127,7 +125,7 @@ class DiagnosticCommand(TyperCommand):
         output = _one_format(output, begun.origins)
         if tables := getattr(self.callback, "tables", ()):
             check_table(output.table, tables)
-        spared.name_inputs(_words(ctx.params), named_checkpoints(self, ctx.params))
+        input_files.name_inputs(_words(ctx.params), named_checkpoints(self, ctx.params))
         destination = prepare_output(output)
         settings = {**settings, "format": destination.format, "json": destination.format == "json"}
         ready = replace(begun, output=output, destination=destination, settings=settings)

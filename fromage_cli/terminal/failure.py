@@ -27,6 +27,14 @@ LONGEST_LINE = 1000
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory")
 
 
+_PLAINER = {
+    r"^input should be a valid number.*": "expected a number, such as 0.001",
+    r"^input should be a valid integer.*": "expected a whole number, such as 10",
+    r"^input should be greater than or equal to": "expected at least",
+}
+"""Complaints of typer's, and the same in plainer words."""
+
+
 class Bug(FromageError):
     """Anything we did not foresee."""
 
@@ -67,7 +75,8 @@ def _usage(error: BaseException) -> UsageError:
     program = context.command_path if context is not None else "fromage-diag"
     hint = f"{program} --help lists what there is."
     if type(error).__name__ != "NoSuchOption":
-        return UsageError(_sentence(error), hint=nearest_choice(error) + hint)
+        name = "Name a file or a directory. " if _sentence(error).startswith("CKPT") else ""
+        return UsageError(_sentence(error), hint=name + nearest_choice(error) + hint)
     typed = str(getattr(error, "option_name", "")).partition("=")[0]
     below = [command.command(name) for name in getattr(command, "commands", ())]
     if typed in {name for one in below for parameter in one.params for name in parameter.opts}:
@@ -97,6 +106,8 @@ def _sentence(error: BaseException) -> str:
 def complaint(error: BaseException) -> str:
     """Typer's words about a value, on one line, with the value itself."""
     message = " ".join(str(getattr(error, "message", "") or "").split()).removeprefix("Value error, ")
+    for theirs, ours in _PLAINER.items():
+        message = re.sub(theirs, ours, message, flags=re.IGNORECASE)
     errors = getattr(error.__cause__, "errors", None)
     value = repr(errors()[0]["input"]) if callable(errors) else ""
     return message if value in message else f"{value}: {message[:1].lower()}{message[1:]}"

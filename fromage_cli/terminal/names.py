@@ -49,42 +49,57 @@ def shown_names(names: Sequence[str]) -> ShownNames:
     )
 
 
-def fitted(names: Sequence[str], width: int, dots: str = DOTS) -> list[str]:
-    """The names in at most `width` cells where that is possible; different ones differ, and no digit is cut.
+def fitted(names: Sequence[str], width: int, dots: str = DOTS, all_names: Sequence[str] = ()) -> list[str]:
+    """The names in at most `width` cells where that is possible; no digit is cut.
 
-    Dots replace dotted parts without digits in all names alike, those first that most of them have; then long
-    words are shortened. A name that would look like another one stays as long as it takes to tell them apart.
+    A name that fits stays whole. In others dots replace dotted parts without digits, those first that most names
+    have; then long words are shortened. What could be read as another name, of these or of `all_names`, stays.
     """
-    parts = {name: name.split(".") for name in names}
-    found = Counter(part for each in parts.values() for part in dict.fromkeys(each[:-1]) if not re.search(r"\d", part))
-    order = [part for part, _ in found.most_common()]
-    ways = {name: [name] for name in parts}
-    for count in range(1, len(order) + 1):
-        if all(cell_len(way[-1]) <= width for way in ways.values()):
-            break
-        gone = set(order[:count])
-        for name, each in parts.items():
-            kept = [None if part in gone else part for part in each[:-1]]
-            ways[name].append(_joined([*kept, each[-1]], dots))
-    for way in ways.values():
+    every = {name: name.split(".") for name in dict.fromkeys([*names, *all_names])}
+    found = Counter(part for each in every.values() for part in dict.fromkeys(each[:-1]) if not re.search(r"\d", part))
+    order, alike = [part for part, _ in found.most_common()], dict[tuple[str, ...], list[list[str]]]()
+    for each in every.values():
+        alike.setdefault(_kept(each), []).append(each)
+    ways = {name: [name] for name in names}
+    for name, way in ways.items():
+        each, gone = every[name], set[str]()
+        others = [other for other in alike[_kept(each)] if other != each]
+        for part in (part for part in order if part in each[:-1]) if cell_len(name) > width else ():
+            if not any(_could_be(other, [one for one in each if one not in {*gone, part}]) for other in others):
+                gone.add(part)
+                way.append(_without(each, gone, dots))
+                if cell_len(way[-1]) <= width:
+                    break
         whole = way[-1]
-        for letters in (8, 5, 3) if cell_len(way[-1]) > width else ():
-            way.append(re.sub(rf"([^\W\d_]{{{letters}}})[^\W\d_]{{{len(dots) + 1},}}", rf"\1{dots}", whole))
+        for letters in (8, 5, 3) if cell_len(whole) > width else ():
+            cut = re.sub(rf"([^\W\d_]{{{letters}}})[^\W\d_]{{{len(dots) + 1},}}", rf"\1{dots}", whole)
+            way.append(re.sub(f"({re.escape(dots)})+", dots, cut))
             if cell_len(way[-1]) <= width:
                 break
     while True:
         seen = Counter(way[-1] for way in ways.values())
-        alike = [way for way in ways.values() if seen[way[-1]] > 1 and len(way) > 1]
-        if not alike:
+        doubled = [way for way in ways.values() if seen[way[-1]] > 1 and len(way) > 1]
+        if not doubled:
             return [ways[name][-1] for name in names]
-        for way in alike:
+        for way in doubled:
             way.pop()
 
 
-def _joined(parts: Sequence[str | None], dots: str) -> str:
-    """The parts that are left, one sign for neighbours that are gone: `…0…q_proj`."""
+def _kept(parts: Sequence[str]) -> tuple[str, ...]:
+    """The parts that no shortening leaves out."""
+    return (*(part for part in parts[:-1] if re.search(r"\d", part)), parts[-1])
+
+
+def _could_be(parts: Sequence[str], left: Sequence[str]) -> bool:
+    """Whether a name has the parts that are left of a shortened one, in their order."""
+    rest = iter(parts)
+    return all(part in rest for part in left)
+
+
+def _without(parts: Sequence[str], gone: set[str], dots: str) -> str:
+    """A name without some of its parts, one sign for neighbours that are gone: `…0…q_proj`. The last part stays."""
     text = ""
-    for part in parts:
+    for part in [*(None if part in gone else part for part in parts[:-1]), parts[-1]]:
         if part is None:
             text += "" if text.endswith(dots) else dots
         else:

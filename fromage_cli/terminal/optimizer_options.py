@@ -33,12 +33,12 @@ class OptimizerOptions:
 
     optimizer: Annotated[
         OptimizerName | None,
-        _option("--optimizer", help="Your optimizer, as adamw. Default: the one whose state the checkpoint holds."),
+        _option("--optimizer", metavar="NAME", help=f"{', '.join(RULES)}. Default: as saved."),
     ] = None
     lr: Annotated[
         float | None,
         _option(
-            "--lr", metavar="RATE", help=f"Learning rate, as 0.001; relative for {listed(RELATIVE)}. Default: as saved."
+            "--lr", metavar="RATE", help=f"Learning rate, as 0.001 (of {listed(RELATIVE)} relative). Default: as saved."
         ),
     ] = None
     momentum: Annotated[
@@ -54,15 +54,12 @@ class OptimizerOptions:
         _option(
             "--weight-decay",
             metavar="WD",
-            help=f"Weight decay, as 0.1: direct for {listed(DECOUPLED)}, else in the gradient; "
-            f"{FROMAGE.name} has none.",
+            help=f"Weight decay, as 0.1: direct for {listed(DECOUPLED)}, else in the gradient.",
         ),
     ] = None
     train_batch_size: Annotated[
         int | None,
-        _option(
-            "--train-batch-size", metavar="N", min=1, help="Rows of a training batch, as 64. Default: those of --batch."
-        ),
+        _option("--train-batch-size", metavar="N", min=1, help="Rows of a training batch. Default: those of --batch."),
     ] = None
 
     def check(self) -> None:
@@ -81,7 +78,7 @@ class OptimizerOptions:
     def check_for(self, optimizer: str | None) -> None:
         """Raises UsageError for a setting typed that this optimizer, named or found in the checkpoint, does not have.
 
-        One from the environment or the project's file may be meant for other optimizers, and is not used for this one.
+        One from the environment or the project's file may be meant for other optimizers: this one does not use it.
         """
         rule = RULES.get(optimizer or "")
         for setting in ("momentum", "nesterov", "betas"):
@@ -143,14 +140,14 @@ class ScheduleOptions:
         _option(
             "--schedule",
             metavar="SHAPE|FILE",
-            help="constant, linear or cosine (both to 0), or a CSV of step,learning_rate. Default: as saved.",
+            help="constant, linear, cosine, or a CSV of step,learning_rate. Default: as saved.",
         ),
     ] = None
     warmup_steps: Annotated[
         int | None, _option("--warmup-steps", metavar="N", min=0, help="Steps of linear warm-up from 0, as 100.")
     ] = None
     total_steps: Annotated[
-        int | None, _option("--total-steps", metavar="N", min=1, help="Steps of the whole run. Default: as saved.")
+        int | None, _option("--total-steps", metavar="N", min=1, help="Steps of the run. Default: as saved.")
     ] = None
 
     def check(self) -> None:

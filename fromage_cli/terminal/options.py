@@ -20,15 +20,15 @@ Format = Literal["auto", "rich", "tsv", "csv", "json", "jsonl", "md"]
 Color = Literal["auto", "always", "never"]
 FailOn = Literal["warn", "fail", "never"]
 
-CHECKPOINT_HELP = "Checkpoint: a file or a directory. Of a run's directory the last complete step is taken."
+CHECKPOINT_HELP = "Checkpoint: a file or a directory. Of a run, its last complete step."
 CheckpointArgument = Annotated[str | None, typer.Argument(metavar="CKPT", help=CHECKPOINT_HELP)]
 """The one checkpoint of a command that a model's own weights may stand in for."""
 PlotArgument = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.svg|.png",
+        metavar="FILE",
         parser=parsing.output_file,
-        help="Also draw the answer into this file (needs the extra: plot).",
+        help="Draw the answer, too: .svg or .png (needs the extra: plot).",
     ),
 ]
 """Where the picture of the answer goes."""
@@ -97,8 +97,7 @@ class ModelOptions(CheckpointOptions):
             "--model",
             metavar="SPEC",
             parser=parsing.choice_or_name("auto", "hf"),
-            help="Function that returns the network: file.py:build or pkg.module:build. hf builds it from config.json. "
-            "auto: hf, or a plain perceptron.",
+            help="file.py:build or pkg.module:build (returns the network), hf (from config.json), or auto.",
         ),
     ] = None
     model_arg: Annotated[
@@ -108,11 +107,11 @@ class ModelOptions(CheckpointOptions):
             "--model-arg",
             metavar="K=V",
             parser=parsing.assignment,
-            help="Keyword argument for that function, as a JSON value. Repeatable.",
+            help="An argument for that function, as n_layer=6. Repeatable.",
         ),
     ] = None
     trust: Annotated[
-        bool, _option("Model", "--trust", help="Allow code named by files next to the checkpoint, for this call.")
+        bool, _option("Model", "--trust", help="Allow code named beside the checkpoint, for this call.")
     ] = False
 
     @property
@@ -131,18 +130,18 @@ class BatchOptions:
             "Batch",
             "--batch",
             metavar="SPEC",
-            help="The data: a .safetensors, .npz, .pt or .bin file, or file.py:function that returns a batch.",
+            help="A .safetensors, .npz, .pt or .bin file, or file.py:function that returns a batch.",
         ),
     ] = None
     seq_len: Annotated[
-        int | None, _option("Batch", "--seq-len", metavar="T", min=1, help="Tokens in each sequence, for a .bin file.")
+        int | None, _option("Batch", "--seq-len", metavar="T", min=1, help="Tokens in a sequence of a .bin file.")
     ] = None
     sequences: Annotated[
-        int | None, _option("Batch", "--sequences", metavar="N", min=1, help="Sequences to read, for a .bin file.")
+        int | None, _option("Batch", "--sequences", metavar="N", min=1, help="Sequences to read from a .bin file.")
     ] = None
     batches: Annotated[
         int,
-        _option("Batch", "--batches", metavar="N", min=1, help="Batches to take if the function returns an iterator."),
+        _option("Batch", "--batches", metavar="N", min=1, help="Batches to take from an iterator."),
     ] = 1
     loss: Annotated[
         str,
@@ -151,8 +150,7 @@ class BatchOptions:
             "--loss",
             metavar="SPEC",
             parser=parsing.choice_or_name(*BUILT_IN_LOSSES),
-            help="One of auto, cross-entropy, mse, bce, output (the model's own), or file.py:function. auto takes "
-            "cross-entropy for class labels and mse for numbers.",
+            help="auto, cross-entropy, mse, bce, output (the model's own), or file.py:function.",
         ),
     ] = "auto"
     mode: Annotated[
@@ -214,9 +212,10 @@ class RunOptions:
         _option(
             "Run",
             "--device",
-            metavar="auto|cpu|cuda[:N]",
+            metavar="DEVICE",
             parser=parsing.device,
-            help="Device to compute on. auto: the first GPU if there is one.",
+            show_default=False,
+            help="cpu, cuda, cuda:N, or auto: the first GPU, else cpu.",
         ),
     ] = "auto"
     dtype: Annotated[
@@ -234,9 +233,9 @@ class RunOptions:
         _option(
             "Run",
             "--time-limit",
-            metavar="90|90s|5m|1h",
+            metavar="TIME",
             parser=parsing.duration,
-            help="Stop after this time, and show what was measured until then.",
+            help="Stop after 90s, 5m or 1h, and show what was measured.",
         ),
     ] = None
     max_memory: Annotated[
@@ -244,13 +243,13 @@ class RunOptions:
         _option(
             "Run",
             "--max-memory",
-            metavar="8GB|500MiB",
+            metavar="SIZE",
             parser=parsing.memory,
-            help="Stop before more memory is used (up to 300 MB over), and show what was measured.",
+            help="Stop before more memory is used (8GB, 500MiB; up to 300 MB over), and show what was measured.",
         ),
     ] = None
     estimate: Annotated[
-        bool, _option("Run", "--estimate", help="Print the cost in gradients, bytes and seconds, then stop.")
+        bool, _option("Run", "--estimate", help="Print the cost (gradients, bytes, seconds), and stop.")
     ] = False
 
 
@@ -263,11 +262,13 @@ class OutputOptions:
         _option(
             "Output",
             "--format",
-            help="rich: a page for people. tsv, csv, md: one table. json, jsonl: everything. auto: rich in a terminal, "
-            "tsv in a pipe.",
+            metavar="NAME",
+            help="rich (a page), tsv, csv or md (one table), json or jsonl (everything). auto: rich in a terminal, tsv "
+            "in a pipe.",
+            show_default=False,
         ),
     ] = "auto"
-    json: Annotated[bool, _option("Output", "--json", help="Short for --format json.")] = False
+    json: Annotated[bool, _option("Output", "--json", help="The same as --format json.")] = False
     output: Annotated[
         Path | None,
         _option(
@@ -276,7 +277,7 @@ class OutputOptions:
             "-o",
             metavar="FILE",
             parser=parsing.answer_file,
-            help="Write the answer to FILE; the extension sets the format. - is standard output.",
+            help="Write to FILE (- is stdout); its ending sets the format.",
         ),
     ] = None
     table: Annotated[
@@ -286,22 +287,18 @@ class OutputOptions:
             "--table",
             metavar="NAME",
             parser=str.lower,
-            help="Which table to print under --format tsv, csv or md. summary: the main numbers.",
+            help="The table of tsv, csv and md. summary: the main numbers.",
         ),
     ] = None
-    show_all: Annotated[
-        bool, _option("Output", "--all", help="Show every row of the tables, not only the first few.")
-    ] = False
-    quiet: Annotated[
-        bool, _option("Output", "--quiet", "-q", help="Only the answer: no notes, progress or findings on stderr.")
-    ] = False
+    show_all: Annotated[bool, _option("Output", "--all", help="Show every row of the tables.")] = False
+    quiet: Annotated[bool, _option("Output", "--quiet", "-q", help="No notes, progress or findings on stderr.")] = False
     verbose: Annotated[
         bool,
         _option(
             "Output",
             "--verbose",
             "-v",
-            help="Show more: how it was measured, minor numbers, whole lists, Python's warnings.",
+            help="Show how it was measured, minor numbers, whole lists.",
         ),
     ] = False
     color: Annotated[
@@ -313,7 +310,8 @@ class OutputOptions:
         _option(
             "Output",
             "--fail-on",
-            help="Exit with 10 on a warning or 11 on a failure. warn: for both, fail: for failures only.",
+            metavar="WHAT",
+            help="warn: exit 10 on a warning, 11 on a failure. fail: only the latter.",
         ),
     ] = "never"
     force: Annotated[bool, _option("Output", "--force", help="Overwrite an existing output file.")] = False

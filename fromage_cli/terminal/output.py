@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fromage_cli import stopping
 from fromage_cli.errors import InputError, UsageError
-from fromage_cli.terminal import session, spared, streams
+from fromage_cli.terminal import input_files, session, streams
 from fromage_cli.terminal.options import OutputOptions
 from fromage_cli.terminal.words import visible
 
@@ -61,7 +61,7 @@ def check_writable(path: Path, force: bool) -> None:
     """Raise InputError where the file could not be written or must not be replaced, UsageError where it is an input."""
     name, place = visible(str(path)), _absolute(path)
     directory = place.parent
-    spared.check_spared(place)
+    input_files.check_no_input(place)
     if place.exists() and not place.is_file():
         raise InputError(f"Cannot write {name}: it is not a regular file.", hint="Name a file, or leave -o out.")
     if not directory.is_dir():
@@ -85,7 +85,7 @@ def write_file(path: Path, text: str | bytes, force: bool = False) -> None:
     data = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
     check_writable(path, force)
     place = _absolute(path)
-    spared.check_spared(place, data)
+    input_files.check_no_input(place, data)
     target = place.resolve() if place.is_symlink() else place
     temporary = target.with_name(f".{target.name[:100]}.{os.urandom(6).hex()}.tmp")
     with stopping.undisturbed():

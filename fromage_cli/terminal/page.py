@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rich.cells import cell_len
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from fromage_cli.terminal.answer import PageStyle
-from fromage_cli.terminal.tables import prose
+from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
 from fromage_cli.terminal.words import ascii_words, number, visible
 
 Row = TypeVar("Row")
@@ -27,15 +27,36 @@ def shown_rows(rows: Sequence[Row], style: PageStyle) -> Sequence[Row]:
     return rows if style.show_all else rows[:ROWS]
 
 
+def layer_table(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[object]],
+    style: PageStyle,
+    *,
+    names: Sequence[str],
+    hidden: str,
+    legend: str,
+) -> RenderableType:
+    """The first of many layers, what the others hold, and under `-v` what the columns mean.
+
+    `names`: those of all layers; `hidden`: in a few words what is to be said of those that are not shown.
+    """
+    meaning = [prose(legend, style, "dim")] if style.verbose else []
+    return Group(house_table(columns, rows, style, names), *hidden_rows(len(rows), len(names), hidden), *meaning)
+
+
 def header(parts: Sequence[str], style: PageStyle) -> Text:
-    """What was measured, in one line: as many of the parts as have room, the first ones first."""
-    said = ""
-    for part in filter(None, (_plain(part, style) for part in parts)):
-        longer = f"{said}{_plain(BETWEEN, style)}{part}" if said else part
-        if said and cell_len(longer) > style.width and not style.verbose:
-            break
-        said = longer
-    return Text(said, "bold")
+    """What was measured, in one line: as many of the parts as have room, the first ones first.
+
+    Where room is short, what follows a comma in a part goes first, beginning with the last part.
+    """
+    said, between = [text for part in parts if (text := _plain(part, style))], _plain(BETWEEN, style)
+    room = max(style.width, cell_len(said[0].partition(", ")[0])) if said and not style.verbose else math.inf
+    for place in reversed(range(len(said))):
+        if cell_len(between.join(said)) > room:
+            said[place] = said[place].partition(", ")[0]
+    while cell_len(between.join(said)) > room:
+        said.pop()
+    return Text(between.join(said), "bold")
 
 
 @dataclass(frozen=True)
@@ -71,37 +92,57 @@ class Mark:
     colour: str = ""
 
 
-def ruler(title: str, marks: Sequence[Mark], style: PageStyle) -> list[Text]:
+@dataclass(frozen=True)
+class Band:
+    """A stretch of a ruler, below the places that are marked in it."""
+
+    low: float
+    high: float
+    words: str
+    colour: str = "green"
+
+
+def ruler(title: str, marks: Sequence[Mark], style: PageStyle, band: Band | None = None) -> list[Text]:
     """Places on a logarithmic axis, a tick at every power of ten, and what the signs mean; nothing without a place.
 
-    Where two places fall together the first one's sign is drawn, and its words are those of both.
+    Where two places fall together the first one's sign is drawn, and its words are those of both. So it is with a band
+    that is hidden by marks.
     """
-    placed = [mark for mark in marks if math.isfinite(mark.value) and mark.value > 0.0]
-    if not placed:
+    placed = [mark for mark in marks if _has_place(mark.value)]
+    band = band if band is not None and _has_place(band.low) and _has_place(band.high) else None
+    values = [mark.value for mark in placed] + ([] if band is None else [band.low, band.high])
+    if not values:
         return []
-    low = math.floor(min(math.log10(mark.value) for mark in placed))
-    high = max(math.ceil(max(math.log10(mark.value) for mark in placed)), low + 1)
+    low = math.floor(math.log10(min(values)))
+    high = max(math.ceil(math.log10(max(values))), low + 1)
     indent = 3 + cell_len(_plain(title, style))
     cells = min(style.width, RULER) - indent - 3
     step = max(1, math.ceil(8 * (high - low) / cells))  # powers of ten without a tick between two that have one
 
-    def place(logarithm: float) -> int:
-        return round((logarithm - low) / (high - low) * (cells - 1))
+    def place(value: float) -> int:
+        return round((math.log10(value) - low) / (high - low) * (cells - 1))
 
     labels, axis = [" "] * (cells + 12), Text("─" * cells)
     for power in range(low, high + 1, step):
-        text = number(10.0**power)
-        labels[place(power) : place(power) + len(text)] = text
-        axis = _with(axis, place(power), "┼" if low < power < high else "├" if power == low else "┤", "")
-    legend: dict[int, tuple[Mark, list[str]]] = {}
+        text, tick = number(10.0**power), place(10.0**power)
+        labels[tick : tick + len(text)] = text
+        axis = _with(axis, tick, "┼" if low < power < high else "├" if power == low else "┤", "")
+    stretch = range(0) if band is None else range(place(band.low), place(band.high) + 1)
+    for where in stretch:
+        axis = _with(axis, where, axis.plain[where].translate(IN_BAND), "" if band is None else band.colour)
+    legend: dict[int, tuple[str, list[str]]] = {}
     for mark in placed:
-        legend.setdefault(place(math.log10(mark.value)), (mark, []))[1].append(mark.words)
-    for where, (mark, _) in legend.items():
-        axis = _with(axis, where, mark.sign, mark.colour or "bold")
+        where = place(mark.value)
+        if where not in legend:
+            axis = _with(axis, where, mark.sign, mark.colour or "bold")
+        legend.setdefault(where, (mark.sign, []))[1].append(mark.words)
+    if band is not None:
+        free = next((where for where in stretch if where not in legend), stretch[0])
+        legend.setdefault(free, ("═", []))[1].append(band.words)
     margin = " " * indent
     said = [""]
-    for _, (mark, words) in sorted(legend.items()):
-        entry = f"{mark.sign} {', '.join(words)}"
+    for _, (sign, words) in sorted(legend.items()):
+        entry = f"{sign} {', '.join(words)}"
         if said[-1] and indent + cell_len(f"{said[-1]}   {entry}") > style.width:
             said.append("")
         said[-1] += f"   {entry}" if said[-1] else entry
@@ -111,11 +152,17 @@ def ruler(title: str, marks: Sequence[Mark], style: PageStyle) -> list[Text]:
     return [scale, Text(margin) + axis, *(prose(margin + line, style) for line in said)]
 
 
+def _has_place(value: float) -> bool:
+    return math.isfinite(value) and value > 0.0
+
+
 def _with(line: Text, place: int, sign: str, colour: str) -> Text:
     return Text.assemble(line[:place], (sign, colour), line[place + 1 :])
 
 
-SIGNS = str.maketrans("─┼├┤●◆◇▲▼○═┊", "-+++o#*^vc=:")
+IN_BAND = str.maketrans("─┼├┤", "═╪╞╡")
+"""The axis where a band lies on it."""
+SIGNS = str.maketrans("─┼├┤●◆◇▲▼○═┊╪╞╡", "-+++o#*^vc=:+++")
 """A ruler's signs where only ASCII can be written; one cell each."""
 
 

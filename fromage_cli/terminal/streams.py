@@ -42,10 +42,10 @@ def answering() -> Iterator[None]:
 
 
 def guard_answer() -> None:
-    """From now on descriptor 1 is standard error, for the rest of the process, and the answer goes to a duplicate.
+    """For the rest of the process descriptor 1 is standard error, and the answer goes to a duplicate.
 
-    So whatever the user's code writes there, itself, in a thread, in a child process or when Python ends, goes where
-    notes go. Nothing changes where `sys.stdout` is not descriptor 1.
+    So whatever the user's code writes there goes where notes go. It may write in a thread, in a child process or when
+    Python ends. Nothing changes where `sys.stdout` is not descriptor 1.
     """
     stream = answer()
     try:

@@ -21,7 +21,7 @@ from fromage_cli.terminal.names import DOTS, fitted, shown_names
 from fromage_cli.terminal.words import ascii_words, number, visible
 
 NARROWEST_NAME = (16, 24)
-"""To so many cells names are shortened before a column goes, on a narrow terminal and on one of 72 columns or more."""
+"""Names are shortened to so many cells before a column goes. On a narrow terminal, and from 72 columns on."""
 UNLIMITED = 10_000
 """Columns of a terminal that has room for everything."""
 _GAP = 2
@@ -56,6 +56,7 @@ class HouseTable:
         self.headers = [self._plain(column.header) for column in columns]
         self.rows = [[self._cell(value) for value in row] for row in rows]
         self.pattern = ""
+        self.all_names: Sequence[str] = ()
         for index, column in enumerate(self.columns):
             if column.name:
                 self._shorten(index, [self._plain(name) for name in all_names])
@@ -65,6 +66,7 @@ class HouseTable:
         cells = [row[index] for row in self.rows]
         every = list(dict.fromkeys([*all_names, *(cell.plain for cell in cells)]))
         shown = shown_names(every)
+        self.all_names = shown.names
         short = dict(zip(every, shown.names, strict=True))
         for row, cell in zip(self.rows, cells, strict=True):
             row[index] = Text(short[cell.plain], style=cell.style)
@@ -108,7 +110,8 @@ class HouseTable:
 
     def _names(self, index: int, width: int) -> list[str]:
         """A column's names in at most so many cells where that is possible."""
-        return fitted([row[index].plain for row in self.rows], width, ".." if self.ascii_only else DOTS)
+        names = [row[index].plain for row in self.rows]
+        return fitted(names, width, ".." if self.ascii_only else DOTS, self.all_names)
 
     def _table(self, kept: Sequence[int], width: int) -> RichTable:
         table = RichTable(

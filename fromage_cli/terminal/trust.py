@@ -1,7 +1,7 @@
 """What a project's configuration names runs after one explicit yes, remembered by path and by content.
 
-As direnv does: the user's configuration directory holds one file for each yes. Its name is the hash of the
-configuration's path, of what stands in it and of what stands in the code files that it names.
+As direnv does: the user's configuration directory holds one file for each yes. Its name is a hash of the
+configuration's path and text, and of the code files that it names.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ CODE_FLAGS = ("model", "batch", "val-batch", "loss")
 
 
 def refuse_untrusted(project: ProjectConfiguration, values: Mapping[str, Any]) -> None:
-    """Let a project's configuration set these flags to code only where the user has said yes to it as it now stands.
+    """Let a configuration set these flags to code only where the user has said yes to its present text.
 
     The same goes for files that it lets be written outside of its directory, or replaced. Raises UnsafeError.
     """

@@ -1,6 +1,7 @@
 """`fromage-diag trust`."""
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fromage_cli.configuration_file import FILES
+from fromage_cli.counting import first_names
 from fromage_cli.errors import InputError, UsageError
+from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import Answer, PageStyle, Table
 from fromage_cli.terminal.options import OutputOptions, diagnostic
 from fromage_cli.terminal.project import project_values
@@ -17,6 +20,10 @@ from fromage_cli.terminal.words import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors", ".msgpack")
+"""Endings of what is hardly ever anything but weights or data."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,8 @@ class TrustedConfiguration:
     """The code files that were looked at beside it."""
     unchanged: bool
     """Whether all of this is what it was then; else it takes another yes."""
+    beside: tuple[str, ...] = ()
+    """Names of checkpoints in its own directory, for which it is data: there the yes does not hold."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,31 @@ def _looked_at(source: Path) -> TrustedConfiguration:
         return TrustedConfiguration(str(source), (), (), False)
     named = specifications(values)
     files = code_files(named, source.parent, source.parent)
-    return TrustedConfiguration(str(source), tuple(one.text for one in named), tuple(map(str, files)), unchanged)
+    code = tuple(one.text for one in named)
+    beside = _checkpoints_in(source.parent) if code else ()
+    return TrustedConfiguration(str(source), code, tuple(map(str, files)), unchanged, beside)
+
+
+def _checkpoints_in(directory: Path) -> tuple[str, ...]:
+    """The names of files in a directory that look like checkpoints."""
+    from fromage_cli.checkpoints.finding.directory import has_usual_name
+
+    files = sorted(path for path in directory.iterdir() if path.is_file())
+    return tuple(path.name for path in files if path.suffix.lower() in CHECKPOINTS or has_usual_name(path))
+
+
+def _findings(trusted: Sequence[TrustedConfiguration]) -> Iterator[Finding]:
+    """What a yes does not hold for."""
+    for one in trusted:
+        if one.beside:
+            name = Path(one.path).name
+            yield Finding(
+                code="checkpoint-beside-configuration",
+                severity="info",
+                message=f"this does not hold for {first_names(one.beside)}: beside a checkpoint, {name} is data only",
+                hint=f"Move {name} and its code one directory up. Or add --trust to each call.",
+                value=float(len(one.beside)),
+            )
 
 
 def _answer(result: Trust, otherwise: str) -> Answer:
@@ -89,7 +122,8 @@ def _answer(result: Trust, otherwise: str) -> Answer:
         return Text("\n".join(visible(line) for line in lines or [otherwise]))
 
     table = Table(("path", "unchanged"), tuple((one.path, one.unchanged) for one in result.trusted))
-    return Answer(result, page=page, tables={"trusted": lambda: table})
+    found = tuple(_findings(result.trusted))
+    return Answer(result, page=page, tables={"trusted": lambda: table}, findings=found)
 
 
 def _lines(trusted: TrustedConfiguration) -> list[str]:
@@ -100,5 +134,4 @@ def _lines(trusted: TrustedConfiguration) -> list[str]:
     return [
         f"{trusted.path}: {code}, until one of these changes:",
         *(f"  {file}" for file in (trusted.path, *trusted.files)),
-        "Checkpoints in the configuration's own directory need --trust, or the code on the command line.",
     ]

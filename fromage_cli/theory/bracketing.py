@@ -9,7 +9,7 @@ PRECISION = 1.05
 ASIDE = 1.022
 """How far beside the expected place a point is set, so that two of them close the bracket."""
 LONGER = 1.1
-"""How many times further each point is set than the one before while one side of the place is not known."""
+"""Each point is set so many times further than the last one, while one side is not known."""
 STEEPEST = 1e6
 """Values above this say nothing of how far the place is below them."""
 FARTHEST = 64.0

@@ -47,7 +47,7 @@ class RelativeSteps:
 
 
 def relative_steps_of(norms: Mapping[str, tuple[float, float]]) -> RelativeSteps:
-    """Tells the layers whose relative step can be compared with the others' from those that are nearly zero.
+    """Separates layers whose relative step can be compared with the others' from those that are nearly zero.
 
     `norms`: ||u_l|| and ||W_l|| by layer, of those that stand still too. The usual step is the larger of
     two: ||u|| / ||W|| over all layers together, and its median over those that move. A layer without gradient cannot

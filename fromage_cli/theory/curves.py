@@ -76,7 +76,7 @@ def first_sign_change(etas: Sequence[float], values: Sequence[float]) -> Point:
 
 
 def minimum(etas: Sequence[float], values: Sequence[float], start: float) -> Point:
-    """Where a curve that leaves `start` at eta = 0 is least, by a parabola in ln eta through the least point.
+    """The minimum of a curve that leaves `start` at eta = 0, by a parabola in ln eta around it.
 
     Beside the first point the parabola is one in eta through 0; beside a point that is not finite there is none, and
     the least point stands. `below-grid`: no point of the grid lies below `start`; `above-grid`: the least is the last,
@@ -131,8 +131,8 @@ def _vertex(x: Sequence[float], y: Sequence[float], index: int) -> float:
 def tail_slope(etas: Sequence[float], values: Sequence[float]) -> float | None:
     """The least-squares slope d ln(1 + b) / d ln(1 + eta) over eta in TAIL.
 
-    With fewer than three points of the grid in there, the curve interpolated at both ends of it is used beside them;
-    None when the grid does not span it or a value there is not finite.
+    With fewer than three points of the grid in there, the curve is interpolated at both its ends too; None when the
+    grid does not span it or a value there is not finite.
     """
     points = [(eta, value) for eta, value in zip(etas, values, strict=True) if TAIL[0] <= eta < TAIL[1]]
     if len(points) < 3:

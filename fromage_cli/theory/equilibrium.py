@@ -1,11 +1,11 @@
 """Where weight decay takes a scale-invariant layer: its norm, its rotation, and how long it takes to get there.
 
-A gradient of size ‖g̃‖ / ‖W‖ orthogonal to W makes ‖W‖ grow, decay makes it shrink. What one gradient does goes on
-for some steps: with gains h_0, h_1, … (1, α, α², … under momentum α), H = Σ h and S = Σ h². Valid where the gradients
-of training batches are mostly noise, the rate is constant, and relaxation takes far longer than the optimizer's memory.
-Sources: Li, Lyu, Arora, *Reconciling modern deep learning with traditional optimization analyses*, NeurIPS 2020;
-Kosson, Messmer, Jaggi, *Rotational equilibrium*, ICML 2024. Momentum in LARS and the gains of Nesterov's form follow in
-the same way.
+A gradient of size ‖g̃‖ / ‖W‖ orthogonal to W makes ‖W‖ grow, decay makes it shrink. What one gradient does goes on for
+some steps: with gains h_0, h_1, … (1, α, α², … under momentum α), H = Σ h and S = Σ h². Valid where gradients of
+training batches are mostly noise and the rate is constant. Relaxation has to take far longer than the optimizer's
+memory. Sources: Li, Lyu, Arora, *Reconciling modern deep learning with traditional optimization analyses*, NeurIPS
+2020; Kosson, Messmer, Jaggi, *Rotational equilibrium*, ICML 2024. Momentum in LARS and the gains of Nesterov's form
+follow in the same way.
 """
 
 import math
@@ -106,8 +106,8 @@ def adamw_norm(rate: float, decay: float, elements: int) -> float:
 def lion_persistence(betas: tuple[float, float]) -> float:
     """V = 1 + 2 Σ (2/π) asin ρ_k: what the signs of Lion's steps add up to over what they would if each were fresh.
 
-    For Gaussian noise, whose interpolated momentum k steps apart correlates by ρ_k = ρ₁ β₂^(k−1),
-    ρ₁ = ((1−β₁) β₁ (1−β₂) + β₁² β₂ (1−β₂)/(1+β₂)) / ((1−β₁)² + β₁² (1−β₂)/(1+β₂)). Source: Van Vleck's arcsine law.
+    For Gaussian noise the interpolated momentum k steps apart correlates by ρ_k = ρ₁ β₂^(k−1). There ρ₁ = ((1−β₁) β₁
+    (1−β₂) + β₁² β₂ (1−β₂)/(1+β₂)) / ((1−β₁)² + β₁² (1−β₂)/(1+β₂)). Source: Van Vleck's arcsine law.
     """
     first, second = betas
     kept = first**2 * (1.0 - second) / (1.0 + second)

@@ -22,7 +22,7 @@ APART = 1.5
 
 @dataclass(frozen=True)
 class SlopeCheck:
-    """The slope of the loss along a line by its gradient and by its values, and whether they exclude each other."""
+    """The slope of the loss along a line by its gradient and by its values, and whether both agree."""
 
     expected: float
     """<g, d>."""

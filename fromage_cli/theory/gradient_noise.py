@@ -97,7 +97,7 @@ def cosine_error(chunks: ChunkProducts, batch_size: float) -> float | None:
 def signal_doubt(chunks: ChunkProducts) -> float:
     """The standard error of ||g||^2 over the square of the mean gradient that it is estimated from, at most 1.
 
-    1 for fewer than three chunks, which tell no error.
+    1 for fewer than three chunks, which give no error.
     """
     seen = math.fsum(chunks.products) / chunks.count**2
     if chunks.count < 3 or seen <= 0.0:
@@ -110,7 +110,7 @@ def noise_scale_range(chunks: Sequence[ChunkProducts]) -> tuple[float, float | N
     """The noise scale, one standard error down and one up; None for fewer than three chunks or without noise.
 
     tr Sigma / ||g||^2 with sums over tensors: the jackknife's error is that of its inverse, in which noise is linear.
-    The upper end is None where the inverse does not tell itself from zero.
+    The upper end is None where the inverse may be zero.
     """
     count = min((each.count for each in chunks), default=0)
     inverse = _signal([each.whole for each in chunks])

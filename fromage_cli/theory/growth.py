@@ -30,7 +30,7 @@ def drift(positions: Sequence[float], values: Sequence[float]) -> tuple[float, f
     Norms along a run are nearer to a random walk: each starts where the last one ended.
     """
     slope, error = theil_sen(positions, values)
-    return slope, None if error is None else max(error, walk_error(positions, values))
+    return slope, None if error is None else max(error, random_walk_error(positions, values))
 
 
 def is_drift(slope: float, error: float | None, count: int) -> bool:
@@ -38,11 +38,12 @@ def is_drift(slope: float, error: float | None, count: int) -> bool:
     return slope > NEEDED.get(count, 2.0) * (error or 0.0)
 
 
-def walk_error(positions: Sequence[float], values: Sequence[float]) -> float:
+def random_walk_error(positions: Sequence[float], values: Sequence[float]) -> float:
     """The standard error of the mean increment per step of three points or more of a random walk with drift.
 
     Increments d over distances h have the mean m h and the variance v h: v = sum (d - m h)^2 / h / (n - 2), error
-    sqrt(v / sum h); where all h are 1, sd(d) / sqrt(n - 1). The median slope of a walk has 1.05 to 1.1 times as much.
+    sqrt(v / sum h); where all h are 1, sd(d) / sqrt(n - 1). The median slope of a random walk has 1.05 to 1.1 times as
+    much.
     """
     increments = [
         (x_next - x, y_next - y) for (x, y), (x_next, y_next) in pairwise(zip(positions, values, strict=True))
@@ -88,7 +89,7 @@ def _middle(values: Sequence[float]) -> float:
 def theil_sen(positions: Sequence[float], values: Sequence[float]) -> tuple[float, float | None]:
     """The median slope over all pairs of points and its standard error for independent residuals; `positions` increase.
 
-    The error is half the width of Sen's interval at one standard deviation of Kendall's statistic,
+    The error is half the width of Sen's interval at one standard deviation of Kendall's statistic. That has
     sigma^2 = n (n - 1) (2 n + 5) / 18; None for two points. Source: Sen, *J. Am. Stat. Assoc.* 63 (1968).
     """
     count = len(positions)
@@ -116,7 +117,7 @@ def orthogonal_growth(relative_step: float) -> float:
     return math.log1p(relative_step**2) / 2
 
 
-def relative_walk(
+def step_without_memory(
     averages: Literal["momentum", "betas"] | None, rate: float, total: float = 1.0, first_beta: float = 0.0
 ) -> float:
     """The relative step delta, as if without memory, by which an optimizer makes a scale-invariant layer grow.

@@ -1,4 +1,4 @@
-"""What one pass over a tensor's entries tells: norm, largest entry, zeros and what is not finite.
+"""What one pass over a tensor's entries gives: norm, largest entry, zeros and what is not finite.
 
 Squares are taken and added up in float64, where those of float32 neither overflow nor vanish. Norms of parts are
 joined by `hypot`, so that no square of a part can overflow.

@@ -1,4 +1,4 @@
-"""What is told of a number under other draws of what a network draws at random."""
+"""What is known of a number under other random draws of the network."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,6 @@ class OtherDraws:
     """The range of a number under draws other than the one that the page is about."""
 
     count: int
-    """How many other draws told it."""
+    """How many other draws gave it."""
     low: float
     high: float

@@ -36,11 +36,11 @@ MOMENTUM = Calibration(typical=0.062, drift=0.2, scale=0.7)
 ADAMW = Calibration(typical=0.0054, drift=0.28, scale=0.5)
 
 STUDIED_STEPS = 200
-"""Of most whole runs of the study; taken where nothing tells how long the run is."""
+"""Of most whole runs of the study; taken where the length of the run is not known."""
 BEYOND_SCALE = 0.2
-"""What is added to the scale for every doubling of the steps beyond them, up to 1,000 as the study found it."""
+"""Added to the scale for every doubling of the steps beyond them; the study went up to 1,000."""
 USUAL_SCALE, PEAK_SCALE, USUAL_FREEDOM = 1.4, 1.2, 3.0
-"""Of Student's t around the typical rate and around the peak of the run so far, and its degrees of freedom."""
+"""Scales of Student's t around the typical rate and around the run's peak so far; its degrees of freedom."""
 TRAINED_BIAS, TRAINED_SCALE = -2.4, 1.6
 """Of short runs from trained weights, which prefer lower rates than whole runs, and the scale around what they say."""
 TRAINED_STEEPNESS = 3.0
@@ -50,9 +50,9 @@ STUDIED = (0.75, 1.35)
 RUNS_FREEDOM = 4.0
 """Of Student's t around what the short runs say."""
 NOISE_SCALE, UNKNOWN_NOISE = 1.5, 0.3
-"""What is added to it for noise as large as the fall, and the noise that is taken where only one seed was run."""
+"""Added to the scale for noise as large as the fall; the noise that is assumed after one seed."""
 LEAST_GAIN = 0.05
-"""Part of the loss that the best short run takes away, below which runs did not tell good rates from bad ones."""
+"""Where the best short run takes away a smaller part of the loss, runs cannot rank the rates."""
 PARTS_SCALE, PARTS_BIAS = 2.0, -0.4
 """Times the scale, and added to the bias, where the runs train on batches smaller than the whole run's."""
 LOST_BELOW, LOST_ABOVE = 0.03, 0.042
@@ -101,7 +101,7 @@ class WholeRun:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """At which rate to train, as far as short runs and the usual rate tell."""
+    """The rate to train at, by short runs and the usual rate."""
 
     learning_rate: float | None
     """None where there were no runs."""
@@ -135,7 +135,7 @@ def conclude(
     octave, regret = found.least_lost(whole.lost)
     rate, low, high = (math.exp2(each) for each in (octave, *map(found.quantile, _ENDS)))
     doubt = _doubt(runs, start_losses, calibration, whole, regret)
-    return Conclusion(rate, low, high, regret, doubt is None, doubt or "the short runs tell one rate from another")
+    return Conclusion(rate, low, high, regret, doubt is None, doubt or "the short runs set the rates apart")
 
 
 def _doubt(
@@ -152,7 +152,7 @@ def _doubt(
         f"most short runs overflowed, from {min(overflowed, default=0.0):.2g} on; {SCALES}": (
             2 * len(overflowed) > len(runs)
         ),
-        "short runs of this optimizer are not known to tell the rate": (calibration is None or not calibration.studied),
+        "short runs of this optimizer are not known to find the rate": (calibration is None or not calibration.studied),
         TRAINED: not whole.new,
         "the short runs were not repeated, and one series is often wrong; --probe-budget 360 repeats them": (
             noise_of(runs, start_losses) is None
@@ -215,6 +215,6 @@ def belief_of(
 
 
 def lost(octaves: float, steepness: float = 1.0) -> float:
-    """The part of the achievable fall that a rate loses so many octaves above the best one, below it if negative."""
+    """The part of the achievable fall that a rate loses, so many octaves above the best one (negative: below)."""
     share = steepness * (LOST_BELOW if octaves < 0.0 else LOST_ABOVE) * octaves * octaves
     return share / (1.0 + share)

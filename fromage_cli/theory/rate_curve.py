@@ -107,7 +107,7 @@ def gain_of(runs: Sequence[ShortRun], start_losses: Sequence[float]) -> float | 
 
 
 def noise_of(runs: Sequence[ShortRun], start_losses: Sequence[float]) -> float | None:
-    """How far two seeds disagree on the longest runs' loss from rate to rate, as a share of the best fall.
+    """How far two seeds disagree on the longest runs' losses, as a share of the best fall.
 
     The standard deviation of their mean; what they differ at all rates alike does not count. None where fewer than two
     rates have runs of both.

@@ -1,4 +1,4 @@
-"""Which rate trains best, by Bayes' rule from what is usual and what short runs show, and what is lost at one.
+"""Which rate trains best, by Bayes' rule from usual rates and short runs, and what a rate loses.
 
 All rates are octaves, log2 of learning rates.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 FINENESS = 32
-"""Places in an octave at which the density is kept; the rate is told to half of their distance."""
+"""Places in an octave at which the density is kept; the rate is known to half of their distance."""
 REACH = 12.0
 """Octaves beyond what every source says that are looked at."""
 

@@ -85,13 +85,13 @@ def angle_between(chord: float, cochord: float) -> float:
 def straight_step(relative_distance: float, steps: int) -> float:
     """The least relative step that gets so far in so many steps, (1 + delta)^(1/t) - 1: all of them in one direction.
 
-    By the triangle inequality no walk with smaller steps arrives.
+    By the triangle inequality no path with smaller steps arrives.
     """
     return math.expm1(math.log1p(relative_distance) / steps)
 
 
 def wandering_step(angle: float, steps: int) -> float | None:
-    """The relative step eta that turns by so much when every step is orthogonal to the weights and to the other steps.
+    """The relative step eta that turns so far when every step is orthogonal to weights and other steps.
 
     cos = (1 + eta^2)^(-t/2), whether the norm then grows (LARS) or is kept (Fromage). None from a right angle on.
     """

@@ -1,4 +1,4 @@
-"""How a norm comes to its equilibrium, what a drop of the rate does meanwhile, and how it goes along a schedule.
+"""How a norm comes to its equilibrium: at a constant rate, after a drop, and along a schedule.
 
 ‖W‖^p relaxes exponentially, p and the time τ being those of the rule. Sources: as for equilibrium.py.
 """
@@ -84,7 +84,7 @@ class Trend:
     power: float = 0.0
     now: float = 1.0
     since: float = 0.5
-    """The step before which they are taken to be as large as there: no checkpoint tells."""
+    """The step before which they are taken to be as large as there: no checkpoint is older."""
 
     def at(self, step: float) -> float:
         """Relative to now."""

@@ -1,8 +1,8 @@
 """When a layer counts as scale-invariant: the cut-offs, on plain numbers.
 
-f(cW) = f(W) for c > 0 implies <g, W> = 0. Both are asked for: a small inner product alone is met by chance in many
-dimensions, a small response alone by a layer that hardly matters or is saturated.
-Source: Bernstein et al., NeurIPS 2020, section 5; the cut-offs were confirmed on small networks of known truth.
+f(cW) = f(W) for c > 0 implies <g, W> = 0. Both are asked for. A small inner product alone happens by chance in many
+dimensions. A small response alone may be that of a layer that hardly matters or is saturated. Source: Bernstein et al.,
+NeurIPS 2020, section 5; the cut-offs were confirmed on small networks of known truth.
 """
 
 import math

@@ -134,7 +134,8 @@ def _refused(name: str, found: str, expected: str) -> InputError:
 
 
 EXACT, DISTINCT = 0.005, 3.0
-"""Largest gap in shares of the peak at which logged rates follow a shape, and how many times better than the next."""
+"""Logged rates follow a shape up to this gap, in shares of the peak. It fits so many times better than the next
+shape."""
 WARMUPS = 200
 """Lengths of a warm-up that are tried, up to half of the run."""
 

@@ -1,8 +1,8 @@
 """Which of many like tensors is out of line: robust statistics that a few odd ones cannot hide in.
 
-Siblings are tensors of one kind and shape whose names differ by numbers alone, as those of one matrix of every block;
-where there are too few of them, all of one kind and shape. Source of the slope: Siegel, *Robust regression using
-repeated medians*, Biometrika 69 (1982).
+Siblings are tensors of one kind and shape whose names differ by numbers alone, as in a network's blocks; where there
+are too few of them, all of one kind and shape. Source of the slope: Siegel, *Robust regression using repeated medians*,
+Biometrika 69 (1982).
 """
 
 import math

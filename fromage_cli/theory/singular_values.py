@@ -28,10 +28,10 @@ def as_matrix(tensor: torch.Tensor) -> torch.Tensor:
 def spectral_norm(tensor: torch.Tensor, tolerance: float = 1e-4) -> float:
     """The largest singular value of a weight tensor seen as a matrix, from below.
 
-    Small matrices by a dense decomposition of the Gram matrix in float64; larger ones by Golub-Kahan
-    bidiagonalisation with full re-orthogonalisation, stopped when the residual of the leading triplet is below
-    `tolerance` times its value: then it lies so near to a singular value, which a random start makes the largest.
-    Source: Golub, Van Loan, *Matrix Computations*, 4th ed., section 10.4.
+    Small matrices by a dense decomposition of the Gram matrix in float64; larger ones by Golub-Kahan bidiagonalisation
+    with full re-orthogonalisation. It stops when the residual of the leading triplet is below `tolerance` times its
+    value. The value then lies so near to a singular value, which a random start makes the largest. Source: Golub, Van
+    Loan, *Matrix Computations*, 4th ed., section 10.4.
     """
     import torch
 

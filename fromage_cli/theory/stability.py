@@ -65,10 +65,10 @@ INITIAL_BANDS: Mapping[tuple[str, str], Bands] = {
 }
 """Of networks that begin to train, by kind of optimizer and loss, measured on 16 networks, with cross-entropy on 10.
 
-In the first band every run survived, with momentum .5 and .9 alike. From 1 to 2 381 of 384 runs of plain descent with
-squared error did, and beyond that 259 of 768. Beyond no ratio did nearly all diverge. Source: docs/regime-study.md; for
-plain descent also Lewkowycz et al., *The large learning rate phase of deep learning*, 2020; Zhu et al., *Quadratic
-models for understanding catapult dynamics*, ICLR 2024."""
+In the first band every run survived, with momentum .5 and .9 alike. From ratio 1 to 2, 381 of 384 runs of plain descent
+with squared error did. Beyond that 259 of 768 did. Beyond no ratio did nearly all diverge. Source:
+docs/regime-study.md; for plain descent also Lewkowycz et al., *The large learning rate phase of deep learning*, 2020;
+Zhu et al., *Quadratic models for understanding catapult dynamics*, ICLR 2024."""
 
 LARGEST_MOMENTUM = 0.9
 """With which the bands of momentum were measured."""
@@ -76,11 +76,11 @@ LARGEST_MOMENTUM = 0.9
 EDGE = (0.8, 1.5)
 """Ratio of eigenvalue to threshold between which full-batch training hovers once it has met the threshold.
 
-Measured: perceptrons 64-32-32-10 (tanh, ReLU, ELU) on 400 digits with squared error, gradient descent and Adam, 11
-runs of 2500 to 4000 steps: from the first meeting on, 90 % of the ratios of every run lay in 0.92 to 1.12, all of them
-in 0.78 to 1.39; a 6-16-2 one (the test of this band) reached 1.45 before it first came back. With cross-entropy the
-ratio passes through the threshold early, to 1.2, and to 9 at the highest rate. Then it falls far below it as the loss
-vanishes."""
+Measured on perceptrons 64-32-32-10 (tanh, ReLU, ELU) with 400 digits and squared error. There were 11 runs of gradient
+descent and Adam with 2500 to 4000 steps. From the first meeting on, 90 % of the ratios of every run lay in 0.92 to
+1.12. All lay in 0.78 to 1.39; a 6-16-2 one (the test of this band) reached 1.45 before it first came back. With
+cross-entropy the ratio passes through the threshold early, to 1.2, and to 9 at the highest rate. Then it falls far
+below it as the loss vanishes."""
 
 
 TRAINED_BANDS: Mapping[tuple[str, str], Bands] = {

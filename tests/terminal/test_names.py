@@ -49,6 +49,13 @@ def test_sixteen_names_of_a_transformer_stay_apart():
     assert fitted(shown.names, 16)[:3] == ["embed_tokens", "…0…q_proj", "…0…k_proj"]
 
 
+def test_a_short_name_cannot_be_read_as_that_of_a_hidden_row():
+    every = [f"{side}.layers.0.{part}" for side in ("encoder", "decoder") for part in ("norm.weight", "attention.bias")]
+    assert fitted(every[:2], 24) == ["…layers.0.norm.weight", "…layers.0.attention.bias"]
+    assert fitted(every[:2], 24, all_names=every) == ["encoder…0.norm.weight", "encoder…0.attention.bias"]
+    assert fitted(["output.weight", every[1]], 24)[0] == "output.weight"  # one that fits stays whole
+
+
 ATTENTION = ("attention.self.query", "attention.self.key", "attention.output.dense", "intermediate.dense")
 REAL = {
     "Llama": [

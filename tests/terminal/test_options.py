@@ -89,6 +89,18 @@ def test_wrong_values_name_flag_and_value(call, arguments):
     assert "Value error" not in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--lr", "fast"), "--lr: 'fast': expected a number, such as 0.001."),
+        (("--micro-batch", "2.5"), "--micro-batch: '2.5': expected a whole number, such as 10."),
+        (("--micro-batch", "0"), "--micro-batch: '0': expected at least 1."),
+    ],
+)
+def test_what_a_number_must_be_is_said_in_plain_words(call, arguments, words):
+    assert call("measure", *arguments).err.splitlines()[0] == f"error: {words}"
+
+
 def test_a_commands_own_defaults():
     @diagnostic(tables=("a",), estimate=True, defaults={"device": "cpu", "fail_on": "fail"})
     def command(first: Annotated[str, typer.Argument()], run: RunOptions) -> Answer:

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 
 def test_what_is_trusted_is_shown_and_removed(call, clean):
     (clean / "fromage.toml").write_text("model = 'net.py:build'\n")
@@ -7,6 +9,7 @@ def test_what_is_trusted_is_shown_and_removed(call, clean):
     page = call("trust", ".", "--format", "rich").out
     assert "net.py:build" in page and f"{clean}/net.py" in page.replace("\n", "")
     entry = {"path": f"{clean}/fromage.toml", "code": ["net.py:build"], "files": [f"{clean}/net.py"], "unchanged": True}
+    entry["beside"] = []
     assert json.loads(call("trust", "--list", "--json").out)["result"] == {"trusted": [entry], "removed": []}
     (clean / "net.py").write_text("changed = True")
     assert call("trust", "--list").out == f"path\tunchanged\n{clean}/fromage.toml\tfalse\n"
@@ -15,6 +18,23 @@ def test_what_is_trusted_is_shown_and_removed(call, clean):
     assert json.loads(call("trust", "fromage.toml", "--remove", "--json").out)["result"]["removed"] == [entry["path"]]
     assert call("trust", "--list").out == "path\tunchanged\n"
     assert "Nothing in" in call("trust", ".", "--remove", "--format", "rich").out
+
+
+@pytest.mark.parametrize("name", ["model.pt", "a.SafeTensors", "pytorch_model.bin"])
+def test_a_yes_that_does_not_hold_for_checkpoints_beside_it_says_so(call, clean, name):
+    (clean / "fromage.toml").write_text("model = 'net.py:build'\n")
+    for other in ("net.py", "tokens.bin", name):
+        (clean / other).touch()
+    (clean / "run.pt").mkdir()
+    outcome = call("trust", ".", "--json")
+    envelope = json.loads(outcome.out)
+    assert (outcome.code, envelope["status"]) == (0, "ok")
+    assert envelope["result"]["trusted"][0]["beside"] == [name]
+    page = " ".join(call("trust", ".", "--format", "rich").out.split())
+    assert f"does not hold for {name}" in page and "one directory up. Or add --trust" in page
+    assert f"does not hold for {name}" in call("trust", "--list").err
+    (clean / "fromage.toml").write_text("mode = 'eval'\n")
+    assert json.loads(call("trust", ".", "--json").out)["findings"] == []
 
 
 def test_only_the_newest_yes_of_a_directory_is_kept(call, clean):

@@ -16,10 +16,10 @@ from fromage_cli.theory.growth import (
     mean_over,
     orthogonal_growth,
     out_of_line,
-    relative_walk,
+    random_walk_error,
+    step_without_memory,
     steps_until,
     theil_sen,
-    walk_error,
 )
 
 
@@ -60,10 +60,10 @@ def walk(places, draw):
 
 def test_the_error_of_a_walk_is_that_of_its_mean_increment():
     steps, values = [0, 10, 20, 30, 40], [0.0, 1.0, 1.5, 4.0, 4.5]
-    assert walk_error(steps, values) == pytest.approx(stdev([1.0, 0.5, 2.5, 0.5]) / math.sqrt(4) / 10)
+    assert random_walk_error(steps, values) == pytest.approx(stdev([1.0, 0.5, 2.5, 0.5]) / math.sqrt(4) / 10)
     gaps, increments, drift_of = [1, 4], [2.0, 3.0], 1.0
     expected = math.sqrt(sum((d - drift_of * h) ** 2 / h for h, d in zip(gaps, increments, strict=True)) / 1 / 5)
-    assert walk_error([0, 1, 5], [0.0, 2.0, 5.0]) == pytest.approx(expected)
+    assert random_walk_error([0, 1, 5], [0.0, 2.0, 5.0]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("spacing", ["even", "uneven"])
@@ -138,14 +138,14 @@ def test_the_law_with_memory_is_that_of_simulated_noise(
     optimizer: str, averages: Literal["momentum", "betas"], memory: float
 ) -> None:
     rate = 0.002 if memory else 0.01
-    step = relative_walk(averages, rate, total=momentum_gains(memory).total, first_beta=memory)
+    step = step_without_memory(averages, rate, total=momentum_gains(memory).total, first_beta=memory)
     assert grown(optimizer, rate, memory) == pytest.approx(orthogonal_growth(step), rel=0.1 if memory else 1e-4)
 
 
 @pytest.mark.parametrize(("dampening", "nesterov", "total"), [(0.5, False, 5.0), (0.5, True, 5.5), (0.0, True, 10.0)])
 def test_dampening_and_nesterov_change_the_law_of_lars(dampening: float, nesterov: bool, total: float) -> None:
     assert momentum_gains(0.9, dampening, nesterov).total == pytest.approx(total)
-    step = relative_walk("momentum", 0.002, total)
+    step = step_without_memory("momentum", 0.002, total)
     assert grown("lars", 0.002, 0.9, dampening, nesterov) == pytest.approx(orthogonal_growth(step), rel=0.1)
 
 
@@ -156,7 +156,7 @@ def test_the_mean_of_a_curve() -> None:
 
 
 def test_what_averages_nothing_does_not_walk() -> None:
-    assert relative_walk(None, 0.1) == 0.0
+    assert step_without_memory(None, 0.1) == 0.0
 
 
 def test_the_first_passage() -> None:

@@ -228,7 +228,7 @@ def test_no_rate_lies_above_the_highest_whose_run_stayed_finite(highest: float) 
 def test_reliable_is_what_loses_little_of_new_weights_with_a_studied_optimizer() -> None:
     told, doubted = (concluded(apart(gap), calibration=KNOWN) for gap in (0.0, 5.0))
     assert told.regret is not None and doubted.regret is not None and told.regret <= RELIABLE < doubted.regret
-    assert told.reliable and told.reason == "the short runs tell one rate from another"
+    assert told.reliable and told.reason == "the short runs set the rates apart"
     assert not doubted.reliable
     assert (
         doubted.reason == f"the short runs leave it open, and {100 * doubted.regret:.0f} % of the progress may be lost"
@@ -245,7 +245,7 @@ def test_what_no_study_holds_or_parts_of_batches_show_is_never_reliable() -> Non
     assert new.reliable and not trained.reliable and not unknown.reliable and not part.reliable
     assert part.reason == "short runs had only parts of a batch"
     assert trained.reason == TRAINED
-    assert unknown.reason == ("short runs of this optimizer are not known to tell the rate")
+    assert unknown.reason == ("short runs of this optimizer are not known to find the rate")
 
 
 def test_trained_weights_have_no_typical_rate_but_the_peak_of_their_run() -> None:

@@ -34,7 +34,7 @@ OTHER_STATE = re.compile(rf"^{_OTHER}([-_.]|$)|(^|[-_.]){_OTHER}(?:[-_.]?[0-9]++
 def own_weights(directory: Path) -> Path | None:
     """Return the weights of a directory that is itself a checkpoint; None when it is not, or not clearly so.
 
-    A single file with a step in its name makes a series of one instead, to which further steps may be added.
+    A single file with a step in its name is a series of one instead. Further steps may join it.
     """
     weights = weights_in(directory)
     if weights is None or has_usual_name(weights):

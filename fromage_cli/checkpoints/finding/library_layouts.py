@@ -1,4 +1,4 @@
-"""What other libraries lay down beside weights, by which a directory is told to be theirs, and what to do with it."""
+"""What other libraries put beside weights: the mark of their directories, and what to do with them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -24,7 +24,7 @@ from fromage_cli.errors import InputError
 class Step:
     """One member of a series."""
 
-    number: int  # the step, or the epoch where names tell only epochs
+    number: int  # the step, or the epoch where names have only epochs
     counts: str  # "step" or "epoch"
     path: Path  # a weights file, or a directory that is itself a checkpoint
     weights: Path
@@ -68,7 +68,7 @@ def _steps_below(directory: Path) -> tuple[str, ...]:
 
 
 def highest_step(directory: Path) -> tuple[Step, tuple[str, ...], tuple[str, ...]]:
-    """Return the last complete step of a run's directory, a note on it where there are several, and on skipped ones.
+    """Return the last complete step of a run's directory, with notes on a choice among several and on skipped ones.
 
     Raises InputError when there is none.
     """

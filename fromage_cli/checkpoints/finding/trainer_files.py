@@ -5,6 +5,7 @@ weights and one for the optimizer, optimizer_0. Further optimizers of one run ar
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,17 @@ from fromage_cli.checkpoints.names.library_files import ACCELERATE, FURTHER_OPTI
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.names.steps import step_in_metadata
 from fromage_cli.checkpoints.nested.optimizers import find_optimizer
+from fromage_cli.checkpoints.nested.remainder import described
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, together
 from fromage_cli.checkpoints.storage.files import quoted, status_of
 from fromage_cli.checkpoints.storage.json_file import read_object
-from fromage_cli.errors import InputError, UsageError
+from fromage_cli.checkpoints.storage.path_confinement import confined_path
+from fromage_cli.errors import FromageError, InputError, UsageError
 
 TRAINER_STATE = "trainer_state.json"
+SETTINGS = ("config.json", "adapter_config.json")
+LARGEST_SETTINGS = 2_000_000
+"""Bytes of a file of settings: a model's has a few thousand."""
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin")
 
 
@@ -46,6 +52,17 @@ def read_trainer_files(weights: Path) -> TrainerFiles:
     found += [optimizer.name for optimizer in optimizers]
     note = f"Read beside the weights: {', '.join(found)}."
     return TrainerFiles(step, optimizers, (note,) if found else ())
+
+
+def settings_beside(weights: Path) -> dict[str, object]:
+    """The settings of a model in files beside weights that have one of the usual names, by file; none unreadable."""
+    found: dict[str, object] = {}
+    for name in SETTINGS if has_usual_name(weights) else ():
+        with suppress(FromageError, OSError):
+            path = confined_path(weights, name)
+            if path.is_file() and path.stat().st_size <= LARGEST_SETTINGS:
+                found |= described({name: read_object(path)})
+    return found
 
 
 def optimizers_in(directory: Path) -> tuple[Path, ...]:

@@ -17,7 +17,7 @@ SUPPORTED = (
 )
 PICKLE_PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 OLD_PICKLE = re.compile(rb"c[\w.]+\n[\w.]+\n[(q)p0-9]|\([dl]p?[0-9]+\n|\(i[\w.]+\n[\w.]+\n|[}\]]q\x00")
-"""The beginning of an object, a dictionary or a list in protocol 0 or 1, which have no mark of their own."""
+"""How an object, a dictionary or a list begins in protocols 0 and 1, which have no mark."""
 
 GRAPHS = ("/models/model.json", "/serialized_exported_program.json", "/archive_format")
 """How the members of an archive end in which torch.export keeps a graph."""

@@ -3,9 +3,9 @@
 mp_rank_00_model_states.pt            names, shapes, buffers, the 16-bit copy; stage 3: one file a rank
 zero_pp_rank_R_mp_rank_00_optim_states.pt   rank R's part of the float32 weights and of the optimizer's state
 
-Stages 1 and 2 lay the parameters of a group end to end, pad, and give each rank an equal stretch. Stage 3 cuts every
-parameter into equal stretches, the last one padded, and each rank lays its own end to end.
-Source: deepspeed/utils/zero_to_fp32.py and deepspeed/runtime/zero of DeepSpeed 0.14 to 0.18.
+Stages 1 and 2 lay the parameters of a group end to end and pad them. Each rank gets an equal stretch. Stage 3 cuts
+every parameter into equal stretches, the last one padded. Each rank lays its own end to end. Source:
+deepspeed/utils/zero_to_fp32.py and deepspeed/runtime/zero of DeepSpeed 0.14 to 0.18.
 """
 
 import math
@@ -19,6 +19,7 @@ from fromage_cli.checkpoints.formats.flat_tensor import FlatTensor, FlatVector, 
 from fromage_cli.checkpoints.formats.zero_files import MASTER_3, ZeroFiles, read_files
 from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.names.steps import step_in_metadata
+from fromage_cli.checkpoints.nested.remainder import described
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.optimizers.saved_optimizer import GROUPS, PARAMETERS, STATE, parse_optimizer
 from fromage_cli.checkpoints.pickles.allowance import Repetition
@@ -26,6 +27,10 @@ from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, is_shape
 
 MASTER = "single_partition_of_fp32_groups"
 """Where stages 1 and 2 keep a rank's float32 weights."""
+LAYOUT = frozenset({"module", "optimizer", "param_shapes", "buffer_names", "shared_params"}) | {
+    *("frozen_param_shapes", "frozen_param_fragments"),
+}
+"""What says where weights and the optimizer's state lie."""
 MOST_SLOTS = 32
 """Things that an optimizer remembers of a parameter: it has two or three."""
 Shapes = Mapping[str, tuple[int, ...]]
@@ -50,6 +55,7 @@ def read_deepspeed(path: Path) -> Contents:
         notes=(f"Took the float32 master weights, put together from {zero.ranks} ranks{copy}.",),
         tied=tied,
         read_optimizer=zero.optimizer,
+        describe_rest=lambda: described({str(name): held for name, held in zero.model.items() if name not in LAYOUT}),
     )
 
 

@@ -6,6 +6,7 @@ Its metadata say what lies where; tensors are put together when they are asked f
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -17,11 +18,14 @@ from fromage_cli.checkpoints.formats.pieces import Box, PiecedTensor
 from fromage_cli.checkpoints.formats.sharded import check_present
 from fromage_cli.checkpoints.formats.torch_file import load_part
 from fromage_cli.checkpoints.names.steps import first_step
+from fromage_cli.checkpoints.nested.candidates import Candidate
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice, ancestors, choose
 from fromage_cli.checkpoints.nested.optimizers import find_optimizer
+from fromage_cli.checkpoints.nested.remainder import beside_weights
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.storage.files import FileVersion, incomplete, quoted
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, stored_number
+from fromage_cli.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +49,7 @@ def read_distributed(path: Path, choice: Choice = ANY) -> Contents:
         key=".".join(chosen.path) or None,
         notes=(note,) if note else (),
         read_optimizer=lambda: find_optimizer(root, chosen.path, choice.optimizer, _with_objects),
+        describe_rest=lambda: beside_weights(_with_settings(root, chosen), chosen.path, chosen.left_out),
     )
 
 
@@ -105,6 +110,17 @@ def _read_piece(stored: ByteRange, name: str) -> torch.Tensor:
     if not isinstance(piece, torch.Tensor):
         raise damaged(stored.file, f"a {type(piece).__name__} stands where a piece of {name!r} should be")
     return piece
+
+
+def _with_settings(root: Mapping[Any, Any], chosen: Candidate) -> dict[Any, Any]:
+    """Return the same with what stands beside weights and optimizer read, where it can be read."""
+    read = dict(root)
+    for name, value in root.items():
+        aside = str(name) != chosen.path[0] if chosen.path else str(name) in chosen.left_out
+        if aside and "optim" not in str(name).lower():
+            with suppress(InputError):
+                read[name] = stored_number(_with_objects(value))
+    return read
 
 
 def _with_objects(value: Any) -> Any:

@@ -17,6 +17,7 @@ from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.names.steps import first_step
 from fromage_cli.checkpoints.nested.candidates import WEIGHT_NAMES
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice, ancestors, choose
+from fromage_cli.checkpoints.nested.remainder import beside_weights
 from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.checkpoints.storage.stored_tensor import (
     ELEMENT_BYTES,
@@ -50,6 +51,7 @@ def read_flax(path: Path, choice: Choice = ANY) -> Contents:
         step=first_step(ancestors(root, chosen.path), stored_number),
         key=".".join(chosen.path) if named else None,
         notes=(note,) if note else (),
+        describe_rest=lambda: beside_weights(root, chosen.path, chosen.left_out),
     )
 
 

@@ -37,7 +37,7 @@ FOREIGN_AT_4 = (  # likewise, from the fifth byte on
     (b"PTMF", "a PyTorch Mobile model", EXPORTED),
     (b"ET12", "an ExecuTorch program", EXPORTED),
 )
-FOREIGN_NAMES = (  # how names end, where no first bytes tell
+FOREIGN_NAMES = (  # how names end, where the first bytes have no mark
     ((".onnx",), "an ONNX model", EXPORTED),
     ((".pb", ".pbtxt"), "a TensorFlow graph", TENSORFLOW),
     ((".index", ".data-00000-of-00001", ".meta"), "a part of a TensorFlow checkpoint", TENSORFLOW),

@@ -16,6 +16,7 @@ from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.names.steps import first_step
 from fromage_cli.checkpoints.nested.choosing import ANY, Choice, ancestors, choose
 from fromage_cli.checkpoints.nested.optimizers import find_optimizer
+from fromage_cli.checkpoints.nested.remainder import beside_weights
 from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.pickles.pickled_names import dangerous, refusal, warnings_about
 from fromage_cli.checkpoints.pickles.unpickling import PickledName
@@ -75,6 +76,7 @@ def read_torch(path: Path, kind: str, choice: Choice = ANY, allowance: Allowance
         read_optimizer=lambda: find_optimizer(loaded.root, chosen.path, choice.optimizer),
         spans=loaded.spans(tensors),
         names=loaded.names,
+        describe_rest=lambda: beside_weights(loaded.root, chosen.path, chosen.left_out),
     )
 
 

@@ -29,7 +29,7 @@ ANY = Choice()
 
 
 def choose(path: Path, root: object, choice: Choice = ANY) -> tuple[Candidate, str | None]:
-    """Return the dictionary of a file that is asked for, or the most likely one, and a note where there was a choice.
+    """Return the dictionary that is asked for, or the most likely one, with a note where there was a choice.
 
     Raises UsageError where the file lacks what is asked for, InputError where it holds no weights.
     """

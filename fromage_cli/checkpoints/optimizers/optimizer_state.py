@@ -116,14 +116,14 @@ class OptimizerState:
         return max(counts, default=None)
 
     @property
-    def members_told(self) -> bool:
-        """Whether it can be told which tensors each group holds: by the shapes of slots, or by names."""
+    def members_known(self) -> bool:
+        """Whether it is known which tensors each group holds: by the shapes of slots, or by names."""
         return any(map(slot_shape, self.slots.values())) or all(group.names is not None for group in self.groups)
 
     @property
-    def rates_told(self) -> bool:
+    def rates_known(self) -> bool:
         """Whether every tensor's rate is known: one for all, or that of its group."""
-        return self.members_told or len({float(group.settings.get("lr") or 0.0) for group in self.groups}) < 2
+        return self.members_known or len({float(group.settings.get("lr") or 0.0) for group in self.groups}) < 2
 
     @property
     def settings(self) -> SavedSettings:
@@ -131,7 +131,7 @@ class OptimizerState:
         groups = tuple(group.settings for group in self.groups)
         parts = [(part._kind or UNKNOWN, len(part.numbers)) for part in self.parts]
         several = tuple(parts) if len(parts) > 1 else ()
-        return SavedSettings(self.kind, groups, self.members_told, several, self.steps, self.unread)
+        return SavedSettings(self.kind, groups, self.members_known, several, self.steps, self.unread)
 
     def settings_for(self, name: str | None) -> SavedSettings:
         """The same, of the optimizers of that name alone where there are any."""
@@ -181,7 +181,7 @@ def _is_plain(value: object) -> bool:
 def together(states: Mapping[tuple[str, ...], OptimizerState]) -> OptimizerState | None:
     """The states of several optimizers as one, each by where it lies, its parameters counted on; None without any.
 
-    Where each has one parameter, as one that steps in the backward pass has, the last key on the way there is its name.
+    An optimizer that steps in the backward pass has one parameter. The last key on the way there is then its name.
     """
     if len(states) < 2:
         return next(iter(states.values()), None)

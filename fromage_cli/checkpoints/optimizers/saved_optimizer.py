@@ -1,7 +1,7 @@
 """An optimizer's state in each of the forms that training scripts and sharding libraries give it.
 
 torch's own: {"state": {number: slots}, "param_groups": [{"params": [numbers], settings}]}. Sharded training puts fully
-qualified names for the numbers, or spells them as text, or writes one flat dictionary of state.NAME.SLOT and
+qualified names for the numbers, or spells them as text. Or it writes one flat dictionary of state.NAME.SLOT and
 param_groups.NAME.SETTING.
 """
 

@@ -16,7 +16,7 @@ FACTORS = ("row_var", "col_var")
 
 
 def require_sound(state: OptimizerState) -> None:
-    """Raises InputError for what no rule could have been trained with, such as a momentum of 1 or moments of two sizes.
+    """Raises InputError for what no rule can train with, such as a momentum of 1 or moments of two sizes.
 
     What the entries of its tensors are is not looked at.
     """

@@ -18,11 +18,12 @@ Constructor = Callable[..., Any]
 STRIDE = 256
 """Steps between two looks at the clock, which cost more than a step."""
 NUMBER_BYTES, CONTAINER_BYTES, MEMO_BYTES, FAR_MEMO_BYTES = 32, 64, 10, 100
-"""Memory that a number on the stack takes, an empty list or dictionary, an entry of the memo, and one out of order."""
+"""Memory that each takes: a number on the stack, an empty list or dictionary, an entry of the memo, one out of
+order."""
 NAME_BYTES, PLACEHOLDER_BYTES, KEY_BYTES, MEMBER_BYTES = 600, 400, 32, 64
-"""Memory that a class's name and its uses take, a placeholder, half an entry of a dictionary, a member of a set."""
+"""Memory that each takes: a class's name with its uses, a placeholder, half a dictionary's entry, a member of a set."""
 COPIED_CHARACTER, COPIED_MEMBER = 16, 100
-"""Memory that a copy of a constructor's argument may take, for each character of a text and member of a container."""
+"""Memory that a constructor's copy of its argument may take: per character of a text, per member of a container."""
 LONGEST_INTEGER = 128
 """Bytes of a whole number: a random state has 78, and longer ones are no setting of anything."""
 LARGEST_PLACE = 2**60

@@ -17,9 +17,10 @@ CODES = {
     "u1": "uint8",
 }
 """NumPy's codes of the dtypes that tensors have."""
-_FORMATS = {"float64": "d", "float32": "f", "float16": "e", "bool": "?", "int64": "q", "int32": "i", "int16": "h"} | {
+FORMATS = {"float64": "d", "float32": "f", "float16": "e", "bool": "?", "int64": "q", "int32": "i", "int16": "h"} | {
     **{"int8": "b", "uint64": "Q", "uint32": "I", "uint16": "H", "uint8": "B"}
 }
+"""Codes of the module struct, by dtype."""
 
 
 @dataclass(eq=False)
@@ -73,9 +74,9 @@ def _scalar(dtype: Any, stored: Any = b"") -> Any:
     name = CODES.get(dtype.code) if isinstance(dtype, ArrayDtype) else None
     if isinstance(stored, str):
         stored = stored.encode()
-    if name not in _FORMATS or not isinstance(stored, bytes):
+    if name not in FORMATS or not isinstance(stored, bytes):
         raise Unusable
-    (value,) = struct.unpack((">" if dtype.order == ">" else "<") + _FORMATS[name], stored)
+    (value,) = struct.unpack((">" if dtype.order == ">" else "<") + FORMATS[name], stored)
     return value
 
 

@@ -91,7 +91,7 @@ DANGEROUS_PREFIXES = tuple(
 
 
 def verdict(named: PickledName) -> Verdict:
-    """Tell whether a name is one that tensors need, holds values only, is known to run code or reach files, or unknown.
+    """Return what a name is: needed by tensors, of plain values, known to run code or reach files, or unknown.
 
     Nothing of it happens here. An ordinary unpickler would import the module even of an unknown class. It would run the
     class's own code where that is called, created or has attributes set. No pickler calls what a call returned.

@@ -10,7 +10,7 @@ from fromage_cli.checkpoints.storage.files import READ_BLOCK
 from fromage_cli.theory.magnitudes import Magnitudes
 
 SAME_SIZE = 1e-6
-"""Entries whose norm is that of equal absolute values up to this are a constant, as in fresh gains and biases."""
+"""Up to this relative difference, entries count as equal in size: a constant, as in fresh gains and biases."""
 
 
 def find_duplicates(checkpoint: Checkpoint, found: Mapping[str, Magnitudes]) -> tuple[tuple[str, ...], ...]:

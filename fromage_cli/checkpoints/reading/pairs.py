@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def same_bytes(first: Checkpoint, second: Checkpoint, name: str) -> bool:
-    """Tell whether the tensor of that name holds the same bytes in both checkpoints, which are read up to a difference.
+    """Return whether the tensor of that name has the same bytes in both checkpoints. Reading ends at a difference.
 
     Raises InputError as reading does.
     """

@@ -1,4 +1,4 @@
-"""What it costs to read tensors of checkpoints and to reduce them, told from a trial or from a part of them."""
+"""What it costs to read and reduce the tensors of checkpoints, estimated from a trial or from a part."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence

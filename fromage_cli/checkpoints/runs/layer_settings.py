@@ -10,7 +10,14 @@ from fromage_cli.checkpoints.layers import BUFFERS
 from fromage_cli.checkpoints.optimizers.matching import match_parameters
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, ParameterGroup, slot_shape
 from fromage_cli.errors import MismatchError
-from fromage_cli.optimizers.settings import UNTOLD_GROUPS, Given, Optimizer, SavedSettings, find_settings, first_known
+from fromage_cli.optimizers.settings import (
+    UNMATCHED_GROUPS,
+    Given,
+    Optimizer,
+    SavedSettings,
+    find_settings,
+    first_known,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,7 @@ class LayerSettings:
     """Those of its group, for each layer whose group is known; what all share that can hold it, where they agree."""
     common: Mapping[str, Any] = field(default_factory=dict)
     """What all groups have in common."""
-    untold: bool = False
+    unmatched: bool = False
     """Whether groups differ in rate or decay, and some layer's group is not known."""
 
     mixed_decay: bool = False
@@ -56,7 +63,7 @@ class RunSettings:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of how they were found."""
-        return (*self.optimizer.notes, *([UNTOLD_GROUPS] if self.found[-1].untold else []))
+        return (*self.optimizer.notes, *([UNMATCHED_GROUPS] if self.found[-1].unmatched else []))
 
     def optimizer_of(self, layer: str | None) -> Optimizer:
         """The one that moves a layer, with the settings of its group at the last checkpoint."""
@@ -130,15 +137,15 @@ def layer_settings(
         possible = [group.settings for group in state.groups if _may_hold(state, group, checkpoint.entries[name].shape)]
         if possible and not _differ(possible):
             told[name] = _common(possible)
-    untold = set(names) - set(told)
+    unmatched = set(names) - set(told)
     if len(everyone.numbers) < len(names):  # what all have in common is not spread over more than there are
-        told |= {name: {} for name in untold}
+        told |= {name: {} for name in unmatched}
     settings = [group.settings for group in state.groups]
     parts = {number: part.settings for part in state.parts for number in part.numbers} if len(state.parts) > 1 else {}
     return LayerSettings(
         told,
         _common(settings),
-        _differ(settings) and bool(untold),
+        _differ(settings) and bool(unmatched),
         len({one.get("weight_decay") for one in settings}) > 1,
         {name: state.slots.get(numbers[name], {}) for name in names if name in numbers},
         still,
@@ -185,9 +192,9 @@ def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _differ(settings: Sequence[Mapping[str, Any]]) -> bool:
     """Whether groups differ in rate or decay."""
-    return any(len({_told(one.get(key)) for one in settings}) > 1 for key in ("lr", "weight_decay"))
+    return any(len({_spelled(one.get(key)) for one in settings}) > 1 for key in ("lr", "weight_decay"))
 
 
-def _told(value: object) -> str:
+def _spelled(value: object) -> str:
     """A setting as text; of a container, whose text may be far longer than its file, only which one it is."""
     return str(id(value)) if isinstance(value, Collection) and not isinstance(value, str) else str(value)

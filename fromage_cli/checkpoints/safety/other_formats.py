@@ -33,7 +33,7 @@ DATA = re.compile(r".*\.(png|jpe?g|gif|webp)|.*\.tfevents\..*|(tokenizer|spiece|
 
 
 def holds_numbers(source: Source, head: bytes) -> bool:
-    """Tell whether a whole file is tensors in a format that has nothing else, valid from its first byte to its last."""
+    """Return whether a file holds nothing but tensors, in a valid format from its first byte to its last."""
     if source.version is None or source.begin:
         return False
     try:
@@ -60,7 +60,7 @@ def unjudged(source: Source, head: bytes, known: bool) -> str:
     if known or source.size == 0 or DATA.fullmatch(source.path.name):
         return ""
     try:
-        told = _tells_to_run(source)
+        told = _names_code_to_run(source)
     except ValueError:
         return "its format is not known here, so it was not looked into"
     return "what its text tells some loaders to run was not looked into" if told else ""
@@ -74,7 +74,7 @@ def _ends_as_archive(path: Path) -> bool:
             return True
 
 
-def _tells_to_run(source: Source) -> bool:
+def _names_code_to_run(source: Source) -> bool:
     """Tell whether a text names Python objects as some loader takes them; ValueError where it is no plain text."""
     tags = (_YAML_TAG,) if source.path.suffix.lower() in (".yaml", ".yml") else ()
     patterns = (_NAMES_CODE, *tags, *_KERAS)

@@ -29,7 +29,7 @@ from fromage_cli.checkpoints.storage.sources import Source, Window
 from fromage_cli.errors import FromageError
 
 MOST_FILES, MOST_CONSECUTIVE_PICKLES, MOST_NESTED = 10_000, 8, 3
-"""Files of a directory, pickles one after another in a file, pickles and archives inside of others that are looked at.
+"""How many are looked at: files of a directory, pickles in a row in a file, levels of pickles and archives in others.
 
 A file of torch.save has five pickles and one level; a loader of more would be an attack that is found at the third.
 """

@@ -17,8 +17,8 @@ URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _URL_WITHIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 LARGEST_COPY = 64 * 10**9
 """Bytes of a file that is copied as a whole, at most: a large network in float32; larger ones are read by ranges."""
-LARGEST_UNTOLD = 10**9
-"""Bytes that are copied where the server does not tell how many there are: they may have no end."""
+LARGEST_UNDECLARED = 10**9
+"""Bytes that are copied where the server does not say how many there are: they may have no end."""
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "az": "adlfs"}
 PACKAGES |= {"abfs": "adlfs", "http": "aiohttp", "https": "aiohttp", "sftp": "paramiko", "ssh": "paramiko"}
 """What to install for a scheme, where fsspec's own message does not say."""
@@ -124,7 +124,7 @@ class Remote:
                 ),
             )
         with self._reporting_errors(), self._files.open(entry.path, "rb") as source, place.open("wb") as target:
-            count, most = 0, min(LARGEST_UNTOLD, LARGEST_COPY, free) if entry.size is None else entry.size
+            count, most = 0, min(LARGEST_UNDECLARED, LARGEST_COPY, free) if entry.size is None else entry.size
             while block := source.read(READ_BLOCK):
                 count += len(block)
                 if count > most:

@@ -78,7 +78,8 @@ def command(
     from fromage_cli.diagnostics.breakdown.cost import estimate, expected_work
     from fromage_cli.diagnostics.breakdown.findings import judge
     from fromage_cli.diagnostics.breakdown.measure import measure, measure_batches
-    from fromage_cli.diagnostics.breakdown.render import advise, curve, headline, render
+    from fromage_cli.diagnostics.breakdown.render import advise, render
+    from fromage_cli.diagnostics.breakdown.tables import curve, headline
     from fromage_cli.probes.cost import gradients
     from fromage_cli.probes.lines.direction import moving_tensors
 

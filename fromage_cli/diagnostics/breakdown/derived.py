@@ -315,7 +315,7 @@ def first_tail_slope(layers: Sequence[LayerBreakdown], etas: Sequence[float]) ->
 def odd_layers(layers: Sequence[LayerBreakdown], noise: Sequence[str]) -> tuple[OutOfLine, ...]:
     """The layers whose weights, steps or gradients differ from those of their siblings, in this order.
 
-    The first and the last of siblings have other neighbours, such as the data, and are judged by their weights alone.
+    The first and the last of siblings have other neighbours, such as the data. Only their weights are compared.
     """
     found = []
     by_name = {layer.name: layer for layer in layers if layer.weight_norm > 0.0 and layer.name not in noise}

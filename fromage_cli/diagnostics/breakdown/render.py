@@ -10,12 +10,13 @@ from rich.text import Text
 from fromage_cli.counting import counted, first_names
 from fromage_cli.diagnostics.breakdown.derived import OTHER_GRADIENT, TOO_SMALL
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
+from fromage_cli.diagnostics.breakdown.tables import theory_step
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optimizers.rule import FROMAGE, RULES
 from fromage_cli.probes.lines.direction import Still
-from fromage_cli.terminal.answer import PageStyle, Table, summary
-from fromage_cli.terminal.page import ROWS, Fact, Mark, facts, ruler
-from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
+from fromage_cli.terminal.answer import PageStyle
+from fromage_cli.terminal.page import ROWS, Fact, Mark, facts, layer_table, ruler
+from fromage_cli.terminal.tables import Column, house_table, prose
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, sparkline, visible
 from fromage_cli.theory.relative_trust import lemma2_rate
 
@@ -39,7 +40,7 @@ def render(result: BreakdownResult, style: PageStyle) -> RenderableType:
     said = [prose(sentence, style) for sentence in sentences(result)]
     if not result.etas or _without_gradient(result):
         return Group(*said)
-    answer = [facts([*_facts(result)], style), *ruler("η", _marks(result), style)]
+    answer = [facts([*_facts(result)], style), *ruler("η", _marks(result, style), style)]
     page = [*said, *([] if result.direction == "random" else answer), Text(""), _layers(result, style)]
     page += _batches(result, style)
     return Group(*page, *([Text(""), *_network(result, style)] if style.verbose else []))
@@ -123,14 +124,13 @@ def _facts(result: BreakdownResult) -> Iterator[Fact]:
         "first_increase",
         {
             "above-grid": "at no step tried",
+            "below-grid": "even the smallest step tried raises the loss",
             "crossing": "the loss is no longer finite" if lost else "one such step raises the loss",
         },
     )
-    allowed, trust = _theory(result), known(result.trust_eta)
+    allowed, trust = theory_step(result), known(result.trust_eta)
     if allowed is not None and trust is not None and not 1.0 / FAR < allowed / trust < FAR:
-        ratio = allowed / trust
-        times = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
-        words = f"depth {result.depth.count}: {times} × the first number; do not use it"
+        words = f"only tells whether depth {result.depth.count} can train at all"
         yield Fact("Theory (Lemma 2)", number(allowed), words)
 
 
@@ -147,22 +147,14 @@ def _fact(result: BreakdownResult, label: str, name: str, words: dict[str, str])
     return Fact(label, located(eta, relation, result.etas, upper), said)
 
 
-def _theory(result: BreakdownResult) -> float | None:
-    """Lemma 2's relative step, where every layer moves by one along its gradient."""
-    sized = any(layer.name not in result.without_size for layer in result.layers)
-    if result.direction != FROMAGE.name or result.depth.count < 1 or not sized:
-        return None
-    return lemma2_rate(1.0, result.depth.count)
-
-
-def _marks(result: BreakdownResult) -> list[Mark]:
-    """The same places on the ruler, with the step of least loss."""
+def _marks(result: BreakdownResult, style: PageStyle) -> list[Mark]:
+    """The same places on the ruler, with the step of least loss; Lemma 2's, which is no step to take, under `-v`."""
     places = [
         (known(result.trust_eta), "●", "every layer", "green"),
         (known(result.aggregate_trust_eta), "◆", "as a whole", ""),
         (known(result.argmin_loss_eta), "◇", "least loss", ""),
         (known(result.first_increase_eta), "▲", "loss rises", "red"),
-        (_theory(result), "┊", "Lemma 2", ""),
+        (theory_step(result) if style.verbose else None, "┊", "Lemma 2", ""),
     ]
     return [Mark(value, sign, words, colour) for value, sign, words, colour in places if value is not None]
 
@@ -200,9 +192,8 @@ def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
     rows = [[cell(layer) for holds, _, cell in every if holds] for layer in shown]
     sure = [eta for layer in hidden if (eta := known(layer.trust_eta)) is not None]
     between = f"sure to {number(min(sure))} or further" if sure else ""
-    legend = [prose(LEGEND, style, "dim")] if style.verbose else []
-    table = house_table(columns, rows, style, [layer.name for layer in ordered])
-    return Group(table, *hidden_rows(len(shown), len(ordered), between), *legend)
+    names = [layer.name for layer in ordered]
+    return layer_table(columns, rows, style, names=names, hidden=between, legend=LEGEND)
 
 
 LEGEND = (
@@ -219,7 +210,7 @@ def _curve_line(values: Sequence[float | None], style: PageStyle, scale: tuple[f
 
 
 def located(eta: float | Missing, relation: str, etas: Sequence[float], upper: float | None = None) -> str:
-    """An interpolated place on the grid, two points that it lies between, or the end of the grid it lies beyond."""
+    """A place on the grid: interpolated, between two points, or beyond an end of the grid."""
     if not isinstance(eta, Missing):
         return number(eta) if upper is None else f"{number(eta)} to {number(upper)}"
     if relation == "below-grid" and etas:
@@ -275,36 +266,11 @@ def advise(result: BreakdownResult, checkpoint: str | None, flags: str = "") -> 
     if result.direction.startswith("to:"):
         return "" if whole is None else f"go at most {100.0 * whole:.2g} % of the way at once, then measure again."
     if trust is None:
-        return ""
+        last = result.etas[-1] if result.etas and result.trust_relation == "above-grid" else None
+        return "" if last is None else f"let --eta reach further: --eta {last:.1g}:{100.0 * last:.1g}:17."
     if result.direction == FROMAGE.name:
         place = "CKPT" if checkpoint is None else visible(checkpoint)
         keep = f"keep each layer's ‖ΔW‖/‖W‖ below {100.0 * trust:.2g} %."
-        return f"{keep} In your learning rate: fromage-diag suggest-lr {place}{visible(flags)}"
+        return f"{keep} In your rate: fromage-diag suggest-lr {place}{visible(flags)}"
     rate = number(trust * result.step_scale)
     return f"a step at a learning rate up to {rate} helps every layer. suggest-lr tells which rate to train at."
-
-
-def headline(result: BreakdownResult) -> Table:
-    """The numbers that the page begins with."""
-    step = "of the way" if result.direction.startswith("to:") else "relative step"
-    return summary(
-        [
-            ("sure_in_every_layer", result.trust_eta, step),
-            ("sure_as_a_whole", result.aggregate_trust_eta, step),
-            ("loss_rises", result.first_increase_eta, step),
-            ("least_loss", result.argmin_loss_eta, step),
-            ("lemma2", _theory(result), step),
-            ("fails_first", result.limiting_layer, "layer"),
-            ("loss", result.loss, "loss"),
-        ]
-    )
-
-
-def curve(result: BreakdownResult) -> Table:
-    """One row per layer and eta, for plotting elsewhere."""
-    rows = [
-        (layer.name, eta, layer.breakdown[index], layer.path_breakdown[index], result.predicted[index])
-        for layer in result.layers
-        for index, eta in enumerate(result.etas)
-    ]
-    return Table(("layer", "eta", "breakdown", "path_breakdown", "predicted"), tuple(rows))

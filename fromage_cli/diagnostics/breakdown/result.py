@@ -139,7 +139,7 @@ class BreakdownResult:
     trust_eta_upper: float | None = None
     """The other end where trust_eta is known no closer, as that of its layer; so are the three below.
 
-    The least and first higher loss are known no closer beside a point that is not finite, and on a coarse grid.
+    Least and first higher loss are known no closer beside a non-finite point, or on a coarse grid.
     """
     aggregate_trust_eta_upper: float | None = None
     argmin_loss_eta_upper: float | None = None

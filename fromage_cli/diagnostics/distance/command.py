@@ -84,7 +84,7 @@ def command(
         page=lambda style: render(result, style),
         tables={"layers": lambda: records(result.layers), "summary": lambda: headline(result)},
         findings=judge(result),
-        advice=advise(result, second),
+        advice=advise(result, first, second),
         provenance=Provenance(device="cpu", dtype="float64"),
         notes=tuple(notes),
         details=tuple(f"{label}: {note}" for label, one in zip("AB", opened, strict=True) for note in one.picked),

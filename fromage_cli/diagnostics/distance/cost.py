@@ -1,4 +1,4 @@
-"""What a distance will cost on this machine, told beforehand from small trials."""
+"""What a distance will cost on this machine, estimated from small trials."""
 
 import math
 import time

@@ -69,7 +69,7 @@ def _facts(result: DistanceResult) -> Iterator[Fact]:
     """How far the outputs differ, and how large the training steps must have been."""
     apart, worst = known(result.function_distance), known(result.largest_function_distance)
     if apart is not None:
-        beside = "" if worst is None else f"; the worst row by {_share(worst)[0]}"
+        beside = "" if worst is None else f"; worst row {_share(worst)[0]}"
         value, words = _share(apart)
         yield Fact("Outputs differ", value, f"{words}{beside}")
     elif isinstance(result.function_distance, Missing) and result.function_distance.code is Why.NO_MODEL:
@@ -156,8 +156,8 @@ def _networks(result: DistanceResult, style: PageStyle) -> list[RenderableType]:
     ]
 
 
-def advise(result: DistanceResult, second: str) -> str:
-    """What to do now; `second`: the checkpoint as it was given."""
+def advise(result: DistanceResult, first: str, second: str) -> str:
+    """What to do now; `first` and `second`: the checkpoints as they were given."""
     most = furthest(result)
     if most is None:
         return ""
@@ -165,7 +165,10 @@ def advise(result: DistanceResult, second: str) -> str:
         return "check that you gave two different checkpoints; their weights are the same."
     if isinstance(result.function_distance, Missing) and result.function_distance.code is Why.NO_MODEL:
         return "to compare the outputs too, add --model and --batch."
-    return f"breakdown, in the direction to:{visible(second)}, tells how much of this way one step may go."
+    return (
+        f"fromage-diag breakdown {visible(first)}, in the direction to:{visible(second)}, "
+        "shows how much of this way one step may go. Give it the same --model."
+    )
 
 
 def headline(result: DistanceResult) -> Table:

@@ -8,7 +8,7 @@ import typer
 
 from fromage_cli.errors import FromageError, UsageError
 from fromage_cli.intake import checkpoint_record, short_place
-from fromage_cli.terminal.answer import Answer, Estimate, Provenance, estimate_answer, records
+from fromage_cli.terminal.answer import Answer, Estimate, Provenance, Table, estimate_answer, records
 from fromage_cli.terminal.options import CheckpointOptions, OutputOptions, diagnostic
 from fromage_cli.terminal.progress import Advance, progress
 
@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-@diagnostic(tables=("tensors", "groups", "dtypes", "safety", "logs", "summary"), estimate=True)
+@diagnostic(tables=("tensors", "groups", "dtypes", "safety", "logs", "also-holds", "summary"), estimate=True)
 def command(
     ckpt: Annotated[
         list[str], typer.Argument(metavar="CKPT…", help="Checkpoints: files or directories. - reads a list from stdin.")
@@ -122,6 +122,7 @@ def _inspect(checkpoint: "Checkpoint", headers: bool, spectrum: bool, digested: 
 
 def _answer(inspected: "Inspected", brief: bool, last: bool) -> Answer:
     """What was found in one checkpoint; of several a `brief` page each, and what to do now below the `last`."""
+    from fromage_cli.diagnostics.inspect.also_holds import flattened
     from fromage_cli.diagnostics.inspect.findings import judge
     from fromage_cli.diagnostics.inspect.render import header, headline, render
 
@@ -138,6 +139,7 @@ def _answer(inspected: "Inspected", brief: bool, last: bool) -> Answer:
             "dtypes": lambda: records(result.totals.dtypes),
             "safety": lambda: records(result.safety),
             "logs": lambda: records(result.logs),
+            "also-holds": lambda: Table(("name", "value"), tuple(flattened(result.also_holds))),
             "summary": lambda: headline(result),
         },
         findings=judge(result),

@@ -1,4 +1,4 @@
-"""Which layers hold the same bytes in every checkpoint of a network, told from digests of what was read of each."""
+"""Which layers hold the same bytes in every checkpoint of a network, found by digests of what was read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ class Inspected:
 
 
 def compare(inspected: Sequence[Inspected | FromageError]) -> list[Inspected | FromageError]:
-    """The same, the last of several checkpoints of a network with the layers that hold the same bytes in all of them.
+    """The same; the last of several checkpoints of a network gets the layers with the same bytes in all.
 
     Checkpoints are of one network where their layers agree in name and shape.
     """

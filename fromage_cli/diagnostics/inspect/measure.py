@@ -87,6 +87,7 @@ def measure(
         safety=tuple(named_code(checkpoint.names)),
         tensors=tuple(tensors),
         logs=tuple(logs),
+        also_holds=checkpoint.also_holds,
     )
 
 

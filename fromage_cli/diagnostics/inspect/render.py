@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.counting import counted
+from fromage_cli.diagnostics.inspect.also_holds import held_in_short, held_table
 from fromage_cli.diagnostics.inspect.result import (
     GroupResult,
     InspectResult,
@@ -38,6 +39,8 @@ def render(result: InspectResult, style: PageStyle, brief: bool = False) -> Rend
         page += [Text(""), *_tensors(result, style)]
     if style.verbose and result.optimizer is not None:
         page += [Text(""), *_groups(result.optimizer, style)]
+    if result.also_holds and (style.verbose or style.show_all):
+        page += [Text(""), *held_table(result.also_holds, style)]
     return Group(*page)
 
 
@@ -80,6 +83,9 @@ def _facts(result: InspectResult, style: PageStyle) -> Iterator[Fact]:
     yield _optimizer(result.optimizer)
     for group in result.tied:
         yield Fact("Tied", counted(len(group), "name"), f"one tensor: {' = '.join(group)}")
+    if held := held_in_short(result.also_holds, known(result.step)):
+        entries = len(result.also_holds)
+        yield Fact("Also holds", f"{entries} {'entry' if entries == 1 else 'entries'}", held)
     for log in result.logs:
         said = (("loss", log.loss), ("rate", log.learning_rate))
         last = [f"{name} {number(value)}" for name, value in said if known(value) is not None]

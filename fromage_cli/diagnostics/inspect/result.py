@@ -1,7 +1,7 @@
 """What `inspect` found: plain numbers about tensors and settings."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fromage_cli.missing import Missing, Why
@@ -178,3 +178,5 @@ class InspectResult:
     """Trainers' logs beside it."""
     unchanged: UnchangedResult | Missing = NOT_COMPARED
     """Told with the last checkpoint of a network of which several were inspected."""
+    also_holds: Mapping[str, object] = field(default_factory=dict)
+    """What it holds beside weights and optimizer, by name: settings, counters; shortened where it is long or deep."""

@@ -88,10 +88,10 @@ def command(
     from fromage_cli.checkpoints.reading.reading_cost import reading_cost
     from fromage_cli.diagnostics.intrinsic_lr.findings import judge
     from fromage_cli.diagnostics.intrinsic_lr.measure import measure
-    from fromage_cli.diagnostics.intrinsic_lr.render import TOLD, advise, headline, render
+    from fromage_cli.diagnostics.intrinsic_lr.render import TOLD, advise, render
     from fromage_cli.diagnostics.intrinsic_lr.result import Evidence
     from fromage_cli.diagnostics.intrinsic_lr.settings import find_training
-    from fromage_cli.diagnostics.intrinsic_lr.tables import courses, forecasts, norms, rotations
+    from fromage_cli.diagnostics.intrinsic_lr.tables import courses, forecasts, headline, norms, rotations
     from fromage_cli.problem.conditions.budget import Budget
 
     budget = Budget(run.time_limit, run.max_memory)
@@ -111,7 +111,7 @@ def command(
     )
     optimizer.check_found(training.optimizer)
     if run.estimate:
-        # entries that were never updated are told from squares in the state, and their weights are read once more
+        # entries that were never updated are found by squares in the state, and their weights are read once more
         squares = any("exp_avg_sq" in slot for slot in training.slots.values())
         again = series.checkpoints[-1:] if squares else ()
         cost = reading_cost((*series.checkpoints, *again), series.names)

@@ -1,4 +1,4 @@
-"""What a model and a batch tell of each layer: whether its scale matters, in which parts, how large gradients are."""
+"""What a model and a batch show of each layer: whether its scale matters, in which parts, how large gradients are."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -13,6 +13,8 @@ from fromage_cli.terminal.words import OPTIMIZER_TITLES
 
 FAR = 2.0
 """Factor between a norm and its equilibrium from which it is said: SGD's effective rate is then four times off."""
+NEAR = math.log(0.9), math.log(1.1)
+"""Where ln of a norm over its equilibrium lies for a layer that has settled."""
 TURNING = 1.5
 """Factor between the steps that explain a rotation and those expected, from which it is said."""
 ABOVE = 1.1
@@ -75,7 +77,7 @@ def _schedule(result: IntrinsicResult) -> Iterator[Finding]:
             code="schedule-mismatch",
             severity="warn",
             message=f"the rates in the checkpoints are up to {100.0 * result.schedule_gap:.2g} % of the peak off the "
-            "schedule, so the forecast is that of another run",
+            "schedule. So the forecast is that of another run",
             value=result.schedule_gap,
             limit=OFF_SCHEDULE,
             hint="Correct --schedule, --warmup-steps or --total-steps.",
@@ -234,7 +236,7 @@ def memory_steps(result: IntrinsicResult) -> float:
 
 
 def _reach_of_the_theory(result: IntrinsicResult) -> Iterator[Finding]:
-    """Layers of which theory tells times only roughly, or nothing, or nothing of the bias that belongs to them."""
+    """Layers whose times theory gives only roughly, those it does not cover, and those whose bias it leaves out."""
     memory, total = memory_steps(result), sum(not (layer.unchanged or layer.never_updated) for layer in result.layers)
     times = [(steps, layer.name) for layer in result.layers if (steps := known(layer.relaxation_steps)) is not None]
     short = [(steps, name) for steps, name in times if steps < MEMORY * memory]
@@ -249,7 +251,7 @@ def _reach_of_the_theory(result: IntrinsicResult) -> Iterator[Finding]:
             f"the times are rough ({len(short)} of {counted(total, 'layer')})",
             value=steps,
             limit=MEMORY * memory,
-            hint="Norms and angles hold all the same; settling takes longer than told.",
+            hint="Norms and angles hold all the same; settling takes longer than shown.",
         )
     silent = [layer.name for layer in result.layers if layer.verdict == "none" and not layer.unchanged]
     if never := [layer.name for layer in result.layers if layer.never_updated]:

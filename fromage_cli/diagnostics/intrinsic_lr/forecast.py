@@ -1,4 +1,4 @@
-"""How the norm of one layer goes along the schedule of its rate, and how far each step then turns it."""
+"""The norm of one layer along the schedule of its rate, and how far each step turns it."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,9 @@ from functools import lru_cache
 from itertools import pairwise
 from statistics import fmean
 
-from fromage_cli.diagnostics.intrinsic_lr.law import Subject, Units, law_of, sized
+from fromage_cli.diagnostics.intrinsic_lr.formulas import Units, formulas_of
+from fromage_cli.diagnostics.intrinsic_lr.prediction import predict
+from fromage_cli.diagnostics.intrinsic_lr.subject import Subject, sized
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optimizers.effective_rate import NO_NORM
 from fromage_cli.theory.relaxation import STEADY, Motion, Trend
@@ -57,7 +59,7 @@ class Course:
         return replace(self, units=tuple((size * share * share, source) for size, source in self.units))
 
     def with_gradients(self, sizes: Sequence[float], trend: Trend) -> "Course":
-        """The same with this trend, and with E‖g̃‖² of all units together as the mean of these, where there are any."""
+        """The same with this trend; the mean of `sizes`, if there are any, is E‖g̃‖² of all units together."""
         scale = math.exp(fmean(map(math.log, sizes))) / self.whole if sizes and self.whole else 1.0
         return replace(self, units=tuple((size, source * scale) for size, source in self.units), trend=trend)
 
@@ -79,13 +81,13 @@ class Course:
 
     def angle(self, units: Units, rate: float) -> float:
         """Radians that one step at this rate turns such units; not a number where none of them has a size."""
-        formulas, sizes = self.layer.formulas, tuple(unit for unit in units if sized(unit[0]))
+        formulas, sizes = formulas_of(self.layer), tuple(unit for unit in units if sized(unit[0]))
         return formulas.angle(self.layer, sizes, rate) if formulas is not None and sizes else math.nan
 
     def rotation(self, first: float, last: float) -> float | Missing:
         """The angle between weights at two steps, if every step went its own way: that of free diffusion."""
-        law = known(law_of(replace(self.layer, rate=self.peak)).equilibrium)
-        if law is None or last - first < 1.0:
+        settling = known(predict(replace(self.layer, rate=self.peak)).equilibrium)
+        if settling is None or last - first < 1.0:
             return Missing(Why.NO_FORMULA, "no formula gives how its steps add up")
         places = sorted({round(first + (last - first) * index / TURNS) for index in range(TURNS + 1)})
         squares = [point.angle * point.angle for point in self.points(places)]
@@ -95,7 +97,8 @@ class Course:
         )
         if not math.isfinite(turned):
             return VANISHES
-        return law.rotation_over(round(last - first), law.diffusion / law.rotation**2 * turned / (last - first))
+        diffusion = settling.diffusion / settling.rotation**2 * turned / (last - first)
+        return settling.rotation_over(round(last - first), diffusion)
 
 
 def _square(value: float, power: int) -> float:
@@ -120,12 +123,12 @@ def reached(
 
 def motion_of(layer: Subject, peak: float | None) -> Motion | Missing:
     """How the norm of a layer goes at a rate, or why that is not known."""
-    law = law_of(replace(layer, rate=peak))
-    if law.unsettled is not None and law.unsettled.code != Why.NO_EQUILIBRIUM:
-        return law.unsettled
-    if layer.formulas is None or not sized(layer.norm * layer.norm):
+    unsettled, formulas = predict(replace(layer, rate=peak)).unsettled, formulas_of(layer)
+    if unsettled is not None and unsettled.code != Why.NO_EQUILIBRIUM:
+        return unsettled
+    if formulas is None or not sized(layer.norm * layer.norm):
         return NO_NORM
-    return layer.formulas.motion(layer, layer.decay or 0.0)
+    return formulas.motion(layer, layer.decay or 0.0)
 
 
 def explained(

@@ -6,9 +6,9 @@ from itertools import pairwise
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.reading.pairs import measure_pair, unchanged
 from fromage_cli.checkpoints.reading.reductions import measure_norms
-from fromage_cli.diagnostics.intrinsic_lr.law import NEVER_UPDATED, UNCHANGED
 from fromage_cli.diagnostics.intrinsic_lr.layer import layer_of
 from fromage_cli.diagnostics.intrinsic_lr.measuring import Measuring, Read
+from fromage_cli.diagnostics.intrinsic_lr.prediction import NEVER_UPDATED, UNCHANGED
 from fromage_cli.diagnostics.intrinsic_lr.result import (
     ACTIVE,
     Evidence,
@@ -37,8 +37,8 @@ def measure(
 ) -> IntrinsicResult | Interrupted[IntrinsicResult]:
     """Holds every layer of the last checkpoint against its equilibrium, and measures how far it turned before.
 
-    `check` raises ResourceError where a limit is reached, which interrupts the result after the layers so far, as one
-    does that cut the evidence short; raised where there are none. Raises InputError as reading does.
+    `check` raises ResourceError where a limit is reached. The result then ends after the layers so far, as with
+    evidence that was cut short; it is raised where there are none. Raises InputError as reading does.
     """
     (norms,) = measure_norms(checkpoints[-1:], names, advance)
     told, stopped = found_of(evidence)
@@ -90,7 +90,7 @@ def measure(
 
 
 def _record(measuring: Measuring) -> ScheduleRecord | None:
-    """The schedule of the run; None where nothing tells of one."""
+    """The schedule of the run; None where none is known."""
     schedule, now = measuring.training.schedule, measuring.steps[-1]
     if schedule is None or schedule == Schedule():
         return None

@@ -1,4 +1,4 @@
-"""What every layer of a run is measured from: its checkpoints, its settings, and what they tell of its course."""
+"""What every layer of a run is measured from: its checkpoints, its settings, and what they say of its past."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,10 @@ from itertools import pairwise
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.runs.saved_schedule import updates_made
 from fromage_cli.diagnostics.intrinsic_lr.forecast import motion_of
-from fromage_cli.diagnostics.intrinsic_lr.law import SCHEDULE, Subject
+from fromage_cli.diagnostics.intrinsic_lr.prediction import SCHEDULE
 from fromage_cli.diagnostics.intrinsic_lr.result import NO_TREND, Evidence, Inactive, LayerEvidence
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
+from fromage_cli.diagnostics.intrinsic_lr.subject import Subject
 from fromage_cli.diagnostics.intrinsic_lr.trend import Past, Track, find_past
 from fromage_cli.missing import STEP_UNKNOWN, Missing, Why
 
@@ -23,7 +24,7 @@ UNKNOWN_SCHEDULE = Missing(
 
 @dataclass(frozen=True)
 class Read:
-    """What the checkpoints of a run tell of one layer."""
+    """What the checkpoints of a run hold of one layer."""
 
     norms: tuple[float, ...]
     """At every checkpoint."""

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from fromage_cli.diagnostics.intrinsic_lr.forecast import VANISHES, Course, explained, motion_of
-from fromage_cli.diagnostics.intrinsic_lr.law import NO_RATE, Law, Subject, rotation_between, sized
+from fromage_cli.diagnostics.intrinsic_lr.formulas import formulas_of
 from fromage_cli.diagnostics.intrinsic_lr.measuring import UNKNOWN_SCHEDULE, Measuring, Read
+from fromage_cli.diagnostics.intrinsic_lr.prediction import NO_RATE, Prediction, rotation_between
 from fromage_cli.diagnostics.intrinsic_lr.result import Forecast
+from fromage_cli.diagnostics.intrinsic_lr.subject import Subject, sized
 from fromage_cli.missing import STEP_UNKNOWN, Missing, Why, known
 from fromage_cli.optimizers.effective_rate import NO_NORM, effective_rate
 from fromage_cli.theory.relaxation import Trend
@@ -52,7 +54,8 @@ class Path:
         if schedule is None:
             return cls(measuring, UNKNOWN_SCHEDULE, norms, False, subject.rate)
         peak = measuring.training.peaks.get(name, subject.rate)
-        motion, units = motion_of(subject, peak), subject.formulas.units(subject) if subject.formulas else NO_NORM
+        motion, formulas = motion_of(subject, peak), formulas_of(subject)
+        units = formulas.units(subject) if formulas is not None else NO_NORM
         active, track, past = read.active, measuring.track(name, read), measuring.past
         calibrate = isinstance(units, Missing) and units.code == Why.NO_MODEL and len(norms) > 1
         if calibrate and not isinstance(motion, Missing) and peak is not None and None not in steps[-2:]:
@@ -124,14 +127,14 @@ class Path:
             return (reason,) * len(self.norms)
         return tuple(point.norm if math.isfinite(point.norm) else VANISHES for point in self.courses[0].points(steps))
 
-    def rotations(self, laws: Sequence[Law], gaps: Sequence[int | None]) -> tuple[float | Missing, ...]:
+    def rotations(self, predictions: Sequence[Prediction], gaps: Sequence[int | None]) -> tuple[float | Missing, ...]:
         """The angles between consecutive checkpoints by free diffusion, along the schedule where there is one.
 
         At a constant rate, by the equilibrium at both ends.
         """
         schedule, steps = self.measuring.training.schedule, self.measuring.steps
         constant = schedule is not None and all(schedule.constant_from(step or 0) for step in steps)
-        ends = pairwise(law.equilibrium for law in laws)
+        ends = pairwise(one.equilibrium for one in predictions)
         if constant:
             return tuple(rotation_between(*pair, gap) for pair, gap in zip(ends, gaps, strict=True))
         if isinstance(self.courses, Missing):

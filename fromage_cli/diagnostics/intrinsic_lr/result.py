@@ -154,7 +154,7 @@ class IntrinsicResult:
     drop_factor: float | None
     layers: tuple[LayerEquilibrium, ...]
     schedule: ScheduleRecord | None = None
-    """None where nothing tells of one."""
+    """None where none is known."""
     schedule_doubt: str | None = None
     """Why the rate is not constant, where its schedule is not known."""
     schedule_gap: float | None = None
@@ -186,7 +186,7 @@ ACTIVE = Inactive()
 
 @dataclass(frozen=True)
 class LayerEvidence:
-    """What a model and a batch tell of one layer; as it is, what is known without them."""
+    """What a model and a batch show of one layer. The defaults are what is known without them."""
 
     kind: str | None = None
     verdict: str = "untested"
@@ -203,7 +203,7 @@ class LayerEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a model and a batch tell of the layers, by the checkpoint's names."""
+    """What a model and a batch show of the layers, by the checkpoint's names."""
 
     layers: Mapping[str, LayerEvidence] = field(default_factory=dict)
     batch_size: int | None = None

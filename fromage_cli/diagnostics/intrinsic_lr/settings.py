@@ -52,7 +52,7 @@ class Training:
     schedule: Schedule | None = field(default_factory=Schedule)
     """Of the rate; None where it changes, and how is not known."""
     schedule_source: str | None = None
-    """The file that tells it."""
+    """The file that has it."""
     schedule_doubt: str | None = None
     """Why the rate is not constant, where its schedule is not known."""
     schedule_gap: float | None = None
@@ -89,7 +89,7 @@ class Training:
 
     @property
     def _schedule_flags(self) -> dict[str, object]:
-        """What the flags of a schedule became that a checkpoint tells."""
+        """What the flags of a schedule became that a checkpoint holds."""
         along = self.schedule or Schedule()
         return {"schedule": along.shape, "warmup_steps": along.warmup * along.every, "total_steps": along.end}
 
@@ -117,9 +117,9 @@ def find_training(
 ) -> Training:
     """The settings of a run's layers; what was given wins over the optimizer's state, that over what is declared.
 
-    `shapes`: the trainable tensors by the checkpoint's names, where a model tells. `steps_per_epoch` and `decoupled`, a
-    decay that goes past the gradient where the rule's own is coupled, are given too; `schedule` is how the rate goes.
-    Raises UsageError where no rule is known.
+    `shapes`: the trainable tensors by the checkpoint's names, where a model is given. `steps_per_epoch` and
+    `decoupled`, a decay that goes past the gradient where the rule's own is coupled, are given too; `schedule` is how
+    the rate goes. Raises UsageError where no rule is known.
     """
     along = schedule or RunSchedule()
     run = run_settings(checkpoints, names, given, declared.optimizer, shapes)

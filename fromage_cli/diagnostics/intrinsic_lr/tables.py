@@ -1,10 +1,13 @@
-"""The tables in full: rotations, the course after a drop, the forecast and the norms so far."""
+"""The tables in full: what the page begins with, rotations, the course after a drop, the forecast, the norms so far."""
 
+import math
 from itertools import pairwise, zip_longest
+from statistics import median
 
+from fromage_cli.diagnostics.intrinsic_lr.findings import NEAR, untested_layers
 from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult
-from fromage_cli.missing import Missing, known
-from fromage_cli.terminal.answer import Table
+from fromage_cli.missing import Missing, known, known_values
+from fromage_cli.terminal.answer import Table, summary
 
 
 def rotations(result: IntrinsicResult) -> Table:
@@ -65,3 +68,25 @@ def norms(result: IntrinsicResult) -> Table:
         for step, norm, expected in zip(result.steps, layer.norms, layer.expected_norms, strict=False)
     ]
     return Table(("layer", "step", "norm", "expected_norm"), tuple(rows))
+
+
+def headline(result: IntrinsicResult) -> Table:
+    """The numbers that the page begins with."""
+    ratios = known_values(layer.log_ratio for layer in result.layers)
+    times = known_values(layer.relaxation_steps for layer in result.layers)
+    epochs = known_values(layer.relaxation_epochs for layer in result.layers)
+    left = known_values(layer.steps_to_equilibrium for layer in result.layers)
+    share = "of the equilibrium norm"
+    return summary(
+        [
+            ("layers", len(result.layers), "layers"),
+            ("not_scale_invariant", sum(layer.verdict == "none" for layer in result.layers), "layers"),
+            ("untested", len(untested_layers(result)), "layers"),
+            ("settling_time", median(times) if times else None, "steps"),
+            ("settling_time_in_epochs", median(epochs) if epochs else None, "epochs"),
+            ("settled", sum(NEAR[0] <= ratio <= NEAR[1] for ratio in ratios) if ratios else None, "layers"),
+            ("lowest", math.exp(min(ratios)) if ratios else None, share),
+            ("highest", math.exp(max(ratios)) if ratios else None, share),
+            ("all_settled_in", max(left) if left else None, "steps"),
+        ]
+    )

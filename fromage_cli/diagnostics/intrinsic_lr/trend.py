@@ -1,4 +1,4 @@
-"""How large SGD's gradients became on the way so far, by the norms of a run's layers, and what that lets expect."""
+"""How SGD's gradients changed in size so far, by the norms of a run's layers, and what to expect."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -36,7 +36,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Past:
-    """The checkpoints from which a trend is found, and what they tell."""
+    """The checkpoints from which a trend is found, and that trend."""
 
     schedule: Schedule
     steps: tuple[int, ...]

@@ -68,20 +68,22 @@ def command(
 
         result = measure(series.checkpoints, series.names, settings, tests, done)
 
-    from fromage_cli.diagnostics.norms.render import TOLD, advise, curve, headline, render
+    from fromage_cli.diagnostics.norms.render import TOLD, advise, render
+    from fromage_cli.diagnostics.norms.tables import curve, headline
 
+    findings = judge(result)
     return series.complete(
         Answer(
             result=result,
-            page=lambda style: render(result, style),
+            page=lambda style: render(result, style, findings),
             tables={
                 "layers": lambda: records(result.layers),
                 "steps": lambda: curve(result),
-                "summary": lambda: headline(result),
+                "summary": lambda: headline(result, findings),
             },
             header=trained_by(settings.flags),
-            advice=advise(result),
-            findings=judge(result),
+            advice=advise(result, findings),
+            findings=findings,
             told=TOLD,
             provenance=Provenance(device="cpu", dtype="float64"),
             details=(*settings.notes, *vectors_left_out(series.checkpoints[-1], *tensors.globs)),

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from fromage_cli.counting import counted
+from fromage_cli.diagnostics.norms.growing import SCALE_DEPENDENT, doubling
 from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult
 from fromage_cli.findings import Finding, layers_unchanged, never_updated
 from fromage_cli.missing import Missing, known
@@ -21,12 +22,10 @@ GREW = "Lower the learning rate, warm it up for longer, decay the weights, or bo
 SHRANK = (
     "Lower the weight decay or the learning rate: together they shrink the weights faster than the gradient grows them."
 )
-FELT = "none"
-"""Verdict on a layer whose scale changes the outputs."""
 NEAR = 0.1
 """Relative distance within which growth is as predicted: momentum and a finite step leave a few per cent."""
 DOUBLING = 10.0
-"""Growth of an invariant layer is told when its norm doubles within so many times the series' length."""
+"""Growth of an invariant layer is a finding when its norm doubles within so many times the series' length."""
 HORIZON = 10.0
 """An overflow is a warning when it is no further away than so many times the series is long."""
 CHANGE = 6.0
@@ -40,8 +39,8 @@ It is no verdict: thresholds that one half of docs/run-study.md chose did not se
 OUT_OF_LINE = 5.0
 """Deviations beyond which a jump is none of those that the other intervals show as well."""
 NEAR_ZERO = 0.05
-"""Mean size of a row below which a layer begins at zero, as new branches do, and its growth is that of finding its
-size: linear layers of torch begin at .58."""
+"""Mean size of a row below which a layer counts as one that begins at zero, as new branches do. It first grows to its
+size. Linear layers of torch begin at .58."""
 _EMBEDDING = re.compile(r"embed|(^|[._])(emb|wte|wpe|tok\w*|pos\w*|cls)([._]|\d|$)", re.IGNORECASE)
 """Names of lookup tables, which begin small as well and grow by up to 14 times in healthy runs."""
 UNEVEN = 0.1
@@ -54,7 +53,7 @@ def judge(result: NormsResult) -> tuple[Finding, ...]:
     same = [layer.name for layer in result.layers if layer.unchanged]
     frozen = [never_updated(never)] if never else []
     frozen += [layers_unchanged(same, len(result.layers), len(result.steps))] if same else []
-    return (*_not_finite(result), *_changes(result), *_growth(result), *_dead_parts(result), *frozen)
+    return (*_not_finite(result), *_changes(result), *_growth(result), *_parts_without_effect(result), *frozen)
 
 
 def _span(result: NormsResult) -> tuple[int, int]:
@@ -94,7 +93,7 @@ def _not_finite(result: NormsResult) -> Iterator[Finding]:
 
 
 def begins_small(name: str, kind: str | None, shape: Sequence[int], first: float) -> bool:
-    """Whether a layer starts far below its size, so that its norm is judged from a quarter of the run on."""
+    """Whether a layer starts far below its size: its norm is then judged from a quarter of the run on."""
     table = kind == "Embedding" or _EMBEDDING.search(name) is not None
     return table or first < NEAR_ZERO * math.sqrt(shape[0])
 
@@ -120,7 +119,7 @@ def _changes(result: NormsResult) -> Iterator[Finding]:
         _, factor, layer = max(far, key=lambda each: each[0])
         fall, verdict = known(layer.effective_rate_fall), layer.invariance.verdict
         consequence = ""
-        if fall is not None and fall > 1.0 and layer.first_to_last == factor and verdict != FELT:
+        if fall is not None and fall > 1.0 and layer.first_to_last == factor and verdict != SCALE_DEPENDENT:
             scale = " if it is scale-invariant" if verdict == "untested" else ""
             consequence = f"; its effective learning rate fell {fall:.3g} ×{scale}"
         others = f", and {counted(len(far) - 1, 'more norm')} changed as much" if len(far) > 1 else ""
@@ -148,11 +147,6 @@ def _changes(result: NormsResult) -> Iterator[Finding]:
             hint="Look at the loss between the two steps. Usual causes: a spike, another learning rate, or a restart "
             "without the optimizer's state.",
         )
-
-
-def doubling(layer: LayerNorms) -> float:
-    """Steps in which the norm of a layer that grows doubles."""
-    return math.log(2) / (known(layer.growth_per_step) or math.nan)
 
 
 def in_steps(result: NormsResult, steps: float) -> str:
@@ -197,7 +191,7 @@ def _growth(result: NormsResult) -> Iterator[Finding]:
     growing = [
         layer
         for layer in result.layers
-        if layer.invariance.verdict != FELT
+        if layer.invariance.verdict != SCALE_DEPENDENT
         and (growth := known(layer.growth_per_step)) is not None
         and is_drift(growth, known(layer.growth_stderr), len(layer.norms))
     ]
@@ -222,7 +216,7 @@ def _growth(result: NormsResult) -> Iterator[Finding]:
         )
 
 
-def _dead_parts(result: NormsResult) -> Iterator[Finding]:
+def _parts_without_effect(result: NormsResult) -> Iterator[Finding]:
     """Rows of which nothing is left, and biases without effect."""
     for layer in result.layers:
         channels = known(layer.channels)

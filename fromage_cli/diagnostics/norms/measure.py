@@ -51,13 +51,13 @@ LARGEST_LOG = 700.0
 """Above it the exponential function leaves float64."""
 MOST_SIBLINGS = 64
 """Layers like one that its jumps are held against, the nearest in the file: a mixture of experts has thousands."""
-DEAD = 1e-6
+NEGLIGIBLE = 1e-6
 """A row's norm over the median below which nothing is left of it: what float32 still resolves beside the others."""
 
 
 @dataclass(frozen=True)
 class LayerTest:
-    """What a model tells of a layer."""
+    """What a model shows of a layer."""
 
     kind: str | None = None
     invariance: Invariance = field(default_factory=Invariance)
@@ -98,8 +98,8 @@ def measure(
 ) -> NormsResult:
     """The norms of the named layers along the run and what follows from them.
 
-    `tested`: what a model told of them; without one their invariance is untested. Tensors of an unknown dtype are left
-    out.
+    `tested`: what a model showed of them; without one their invariance is untested. Tensors of an unknown dtype are
+    left out.
     """
     before = measure_norms(checkpoints[:-1], names, advance)
     last = measure_rows(checkpoints[-1], names, advance)
@@ -271,5 +271,5 @@ def _channels(rows: "NDArray[Any]") -> Channels | Missing:
         smallest=float(rows.min()),
         median=median,
         largest=float(rows.max()),
-        dead=int((rows <= DEAD * median).sum()),
+        dead=int((rows <= NEGLIGIBLE * median).sum()),
     )

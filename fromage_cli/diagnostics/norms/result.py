@@ -82,7 +82,7 @@ class LayerNorms:
     """Its standard error, which takes three steps: the larger of Sen's (independent noise) and that of the mean
     increment (a random walk)."""
     predicted_growth: float | Missing = OPTIMIZER_UNKNOWN
-    """½ ln(1+δ²) − η·wd for a scale-invariant layer under LARS and LAMB, decay decoupled, 0 under Fromage, the mean
+    """Of a scale-invariant layer: ½ ln(1+δ²) − η·wd under LARS and LAMB with decoupled decay; 0 under Fromage. The mean
     over the series' rates."""
     dead_bias: bool | None = None
     """Whether the bias beside it has no effect; None without a bias or a model."""
@@ -117,7 +117,7 @@ class NormsResult:
 
     steps: tuple[int | Missing, ...]
     optimizer: str | None
-    """As given, or as the optimizer's state tells."""
+    """As given, or as found in the optimizer's state."""
     learning_rates: tuple[float | Missing, ...]
     """At each step: given, from the optimizer's state, or declared beside the checkpoint."""
     weight_decay: float | Missing

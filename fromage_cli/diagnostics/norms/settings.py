@@ -13,7 +13,7 @@ from fromage_cli.optimizers.rule import NAME_IT, RULES
 from fromage_cli.optimizers.settings import Given
 from fromage_cli.terminal.optimizer_options import spelled
 from fromage_cli.theory.equilibrium import Gains, momentum_gains
-from fromage_cli.theory.growth import mean_over, orthogonal_growth, relative_walk
+from fromage_cli.theory.growth import mean_over, orthogonal_growth, step_without_memory
 
 if TYPE_CHECKING:
     from fromage_cli.problem.user_code.declared import Declared
@@ -55,7 +55,7 @@ class Settings:
 
     @property
     def no_prediction(self) -> Missing | None:
-        """Why the growth of a scale-invariant layer cannot be told; None where it can."""
+        """Why the growth of a scale-invariant layer cannot be predicted; None where it can."""
         name, unknown = self.optimizer, all(rate is None for rate in self.learning_rates)
         rescaled = f"{name} rescales its weight decay with its update, by a size that is not known"
         rule = RULES.get(name or "")
@@ -93,10 +93,12 @@ class Settings:
         rule, total = RULES[self.optimizer], self.gains.total
         first_beta, _ = self.betas or rule.defaults.get("betas", (0.0, 0.0))
         known = [(step, rate) for step, rate in zip(steps, self.learning_rates, strict=True) if rate is not None]
-        walks = [relative_walk(rule.averages, self.trust_coefficient * rate, total, first_beta) for _, rate in known]
+        steps_alone = [
+            step_without_memory(rule.averages, self.trust_coefficient * rate, total, first_beta) for _, rate in known
+        ]
         growths = [
-            orthogonal_growth(walk) - rate * (self.weight_decay or 0.0)
-            for walk, (_, rate) in zip(walks, known, strict=True)
+            orthogonal_growth(step) - rate * (self.weight_decay or 0.0)
+            for step, (_, rate) in zip(steps_alone, known, strict=True)
         ]
         return mean_over([step for step, _ in known], growths)
 

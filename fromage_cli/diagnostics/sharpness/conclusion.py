@@ -29,9 +29,9 @@ REGIMES = {
 }
 """What a ratio means where training was studied."""
 _COURSES = {
-    "spikes": "the loss jumps to {highest} in the network's quadratic model, and comes back",
-    "rises": "the loss rises to {highest} in the network's quadratic model, and stays up",
-    "diverges": "the loss diverges in the network's quadratic model",
+    "spikes": "in simulated steps the loss jumps to {highest} and comes back",
+    "rises": "in simulated steps the loss rises to {highest} and stays up",
+    "diverges": "in simulated steps the loss diverges",
 }
 """Of training in the quadratic model, where it is not good."""
 
@@ -83,7 +83,7 @@ def verdict(result: SharpnessResult) -> Iterator[str]:
     elif found == "stable":
         yield f"Stable: {_compared(result)}."
         if (known(result.critical_sharpness) or 0.0) * (known(result.learning_rate) or 0.0) >= 2.0:
-            yield "Yet a single step at this rate raises the loss of these rows."
+            yield "One step at this rate raises the loss of these rows, which later steps may undo."
     elif found == "edge":
         yield f"At the edge of stability: {_compared(result)}."
         yield "There the loss falls over many steps, but not in each."
@@ -99,11 +99,10 @@ def verdict(result: SharpnessResult) -> Iterator[str]:
 
 
 def _compared(result: SharpnessResult) -> str:
-    """What the optimizer tolerates beside what the network has."""
-    ratio, tolerated = known(result.ratio) or 0.0, known(result.threshold) or 0.0
-    share = f"{number(100.0 * ratio)} %" if ratio < 2.0 else f"{ratio:.2g} ×"
-    own = f"this network has {number(ratio * tolerated)} ({share})"
-    return f"{optimizer_at_rate(result)} tolerates sharpness {number(tolerated)}, {own}"
+    """The network's curvature as a share of what the optimizer tolerates."""
+    ratio = known(result.ratio) or 0.0
+    share = f"{100.0 * ratio:.2g} % of" if ratio < 0.995 else f"{ratio:.2g} ×"
+    return f"the network has {share} the sharpness that {optimizer_at_rate(result)} tolerates"
 
 
 def _what_to_expect(result: SharpnessResult) -> str:
@@ -114,7 +113,7 @@ def _what_to_expect(result: SharpnessResult) -> str:
     if known(result.regime) == "architecture-dependent":
         return "Of the runs studied at such ratios some survived and some diverged."
     if not isinstance(model, Missing) and model.outcome == "falls":
-        return "In the network's quadratic model the loss still falls."
+        return "In simulated steps the loss still falls."
     return "Expect the loss to oscillate or to diverge."
 
 

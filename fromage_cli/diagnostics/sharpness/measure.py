@@ -46,11 +46,12 @@ def measure(
 ) -> SharpnessResult | Interrupted[SharpnessResult]:
     """The sharpness of the loss over some tensors, and what it means for an optimizer.
 
-    Costs about 16 Hessian-vector products for each eigenvalue, two gradients, some thirty forward passes, and three
-    products for each simulated step; a product for each other draw where the network draws noise. A limit, and an
+    Costs about 16 Hessian-vector products for each eigenvalue and three for each simulated step. Two gradients and some
+    thirty forward passes are added; a product for each other draw where the network draws noise. A limit, and an
     iteration that did not converge, interrupts it. `note` takes sentences on how the next update was found. Raises
-    MismatchError where the loss has no second derivative or the state does not fit, NumericalError where a product is
-    not finite. `trained`: None where the file does not say whether training has begun; it then counts as trained.
+    MismatchError where the loss has no second derivative or the state does not fit. Raises NumericalError where a
+    product is not finite. `trained`: None where the file does not say whether training has begun; it then counts as
+    trained.
     """
     measuring = CurvatureMeasurement(
         match_state(problem, optimizer, state), advance, WeightSpace(tensors), request or Request(), note

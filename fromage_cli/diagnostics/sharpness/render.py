@@ -38,9 +38,9 @@ def render(result: SharpnessResult, style: PageStyle) -> RenderableType:
     first, *more = verdict(result)
     page: list[RenderableType] = [prose(first, style, "yellow" if _is_unstable(result) else "")]
     page += [prose(sentence, style) for sentence in more]
-    if found := [*_facts(result)]:
+    if found := [*_facts(result, style)]:
         page += [Text(""), facts(found, style)]
-    marks = _marks(result)
+    marks = _marks(result, style)
     page += ruler("rate", marks, style) if len(marks) > 1 else []
     if len(result.eigenvalues) > 1:
         ranked = [(rank, pair.value, pair.residual) for rank, pair in enumerate(result.eigenvalues, 1)]
@@ -60,8 +60,11 @@ def _is_unstable(result: SharpnessResult) -> bool:
     return situation(result) in ("grows", "bad-course")
 
 
-def _facts(result: SharpnessResult) -> Iterator[Fact]:
-    """The sharpness, what the optimizer tolerates, up to which rate that is stable, and where the loss rises."""
+def _facts(result: SharpnessResult, style: PageStyle) -> Iterator[Fact]:
+    """The sharpness, what the optimizer tolerates, and up to which rate that is stable.
+
+    Where one step raises the loss is a second answer, which stands beside the first under `-v` alone.
+    """
     if not result.eigenvalues:
         return
     ratio, stable, tolerated = known(result.ratio), known(result.stable_learning_rate), known(result.threshold)
@@ -79,16 +82,37 @@ def _facts(result: SharpnessResult) -> Iterator[Fact]:
         words = REGIMES.get(known(result.regime) or "", usual)
         yield Fact("Ratio", number(ratio), "where Adam begins it tells little" if result.before_adam else words)
     if stable is not None:
-        label = "Ratio 1 at" if result.before_adam else "Stable up to"
-        yield Fact(label, number(stable), "learning rate at which the ratio is 1")
-    if (critical := known(result.critical_sharpness)) is not None:
-        yield Fact("Loss rises", number(2.0 / critical), "from this learning rate on, after one step")
+        if _curvature_decides(result):
+            words = (
+                "there the ratio is 1" if situation(result) == "edge" else "train below this rate: there the ratio is 1"
+            )
+            yield Fact("Stable up to", number(stable), words)
+        else:
+            yield Fact("Ratio 1 at", number(stable), "the learning rate at which the ratio is 1")
+    if (rises := _rises(result, style)) is not None:
+        yield Fact("Loss rises", number(rises), "in one step from this rate on; later steps may undo it")
     if (first := known(result.first_step_sharpness)) is not None:
         yield Fact("", number(2.0 / first), "from this learning rate on, after Adam's first step")
     model = result.quadratic
-    if not isinstance(model, Missing) and (words := course(model)):
+    if not isinstance(model, Missing) and (words := course(model)) and (style.verbose or model.outcome != "falls"):
         steps = counted(len(model.losses) - 1, "step")
-        yield Fact("Quadratic model", steps, f"trained in it, the loss {words}")
+        yield Fact("Simulated", steps, f"as if outputs were quadratic in the weights: the loss {words}")
+
+
+def _curvature_decides(result: SharpnessResult) -> bool:
+    """Whether rates below the one of ratio 1 may be called stable: no simulated or first step speaks against them."""
+    below = (known(result.ratio) or 0.0) < 1.0
+    return not result.before_adam and not (below and situation(result) == "bad-course")
+
+
+def _rises(result: SharpnessResult, style: PageStyle) -> float | None:
+    """The rate from which on one step raises the loss, where curvature alone does not answer or that step does."""
+    critical, rate = known(result.critical_sharpness), known(result.learning_rate)
+    if critical is None:
+        return None
+    answered = known(result.stable_learning_rate) is not None and _curvature_decides(result)
+    raised = rate is not None and rate * critical >= 2.0
+    return 2.0 / critical if style.verbose or raised or not answered else None
 
 
 def _sharpness(result: SharpnessResult) -> float:
@@ -97,13 +121,17 @@ def _sharpness(result: SharpnessResult) -> float:
     return result.eigenvalues[0].value if ratio is None or tolerated is None else ratio * tolerated
 
 
-def _marks(result: SharpnessResult) -> list[Mark]:
+def _marks(result: SharpnessResult, style: PageStyle) -> list[Mark]:
     """The same rates on the ruler, with the user's own."""
-    critical = known(result.critical_sharpness)
     places = [
         (known(result.learning_rate), "▼", "you", "yellow" if _is_unstable(result) else ""),
-        (known(result.stable_learning_rate), "●", "ratio 1" if result.before_adam else "stable up to here", "green"),
-        (None if critical is None else 2.0 / critical, "▲", "loss rises", "red"),
+        (
+            known(result.stable_learning_rate),
+            "●",
+            "stable up to here" if _curvature_decides(result) else "ratio 1",
+            "green",
+        ),
+        (_rises(result, style), "▲", "loss rises", "red"),
     ]
     return [Mark(value, sign, words, colour) for value, sign, words, colour in places if value is not None]
 

@@ -81,7 +81,7 @@ class SharpnessResult:
     eigenvalues: tuple[HessianEigenvalue, ...]
     """Of the Hessian over the chosen tensors, the largest first."""
     gauss_newton_eigenvalue: float | Missing
-    """Largest eigenvalue of J^T H J, J the derivative of the output and H the Hessian of the loss by it."""
+    """Largest eigenvalue of J^T H J. J is the derivative of the output, H the Hessian of the loss by it."""
     preconditioned_eigenvalue: float | Missing
     """Largest eigenvalue of (S/P)^(1/2) (H + coupled decay) (S/P)^(1/2): P from Adam's state, 1 for SGD; S the rate of
     each tensor's group over the highest. Missing for SGD whose groups are alike."""
@@ -94,7 +94,8 @@ class SharpnessResult:
     critical_sharpness_stderr: float | Missing
     """Standard error over disjoint parts of the rows, the step held fixed."""
     first_step_sharpness: float | Missing
-    """2 / the smallest rate whose very first step of Adam, one rate in the sign of each gradient, raises the loss."""
+    """2 / the smallest rate at which Adam's very first step raises the loss. That step is one rate in each gradient's
+    sign."""
     first_step_ratio: float | Missing
     """Learning rate times that, over 2: from 1 on the first step raises the loss."""
     batch_sharpness: BatchSharpness | Missing

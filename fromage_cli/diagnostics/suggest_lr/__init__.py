@@ -1,6 +1,6 @@
 """Which learning rate is safe for my optimizer, and which one should it train at?
 
-    limit: the largest step along the next update with  max_t b_l(t) < cos theta_l  in every layer (Lemma 1),
+    limit: the largest step along the next update with  max_t b_l(t) < cos theta_l  in every layer (Lemma 1);
            b_l(t) = ||g_l(W + t dW) - g_l(W)|| / ||g_l(W)||
 
 how far the next update may go from this checkpoint. No local measure answers the other question: the recommended rate

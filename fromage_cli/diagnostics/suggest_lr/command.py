@@ -50,7 +50,7 @@ def command(
 
     from fromage_cli.checkpoints.runs.saved_schedule import updates_made
     from fromage_cli.diagnostics.suggest_lr.cost import advise_on_cost, estimate, expected_work
-    from fromage_cli.diagnostics.suggest_lr.facts import headline, trained_at
+    from fromage_cli.diagnostics.suggest_lr.facts import headline, said_by_page, trained_at
     from fromage_cli.diagnostics.suggest_lr.findings import judge
     from fromage_cli.diagnostics.suggest_lr.measure import measure
     from fromage_cli.diagnostics.suggest_lr.render import advise, render
@@ -97,7 +97,7 @@ def command(
         header=(trained_at(result), f"loss {number(result.loss)}"),
         advice=advise(result),
         details=tuple(notes),
-        told=("rate-above-limit", "verification-prefers-another", "recommended-above-critical"),
+        told=said_by_page(result),
         settings={"tensors": chosen, **rule.flags},
         error=error,
     )

@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator
 
-from fromage_cli.counting import counted
-from fromage_cli.diagnostics.suggest_lr.findings import estimate, verified_best
+from fromage_cli.counting import counted, first_names
+from fromage_cli.diagnostics.suggest_lr.findings import estimate, lost_in_noise, uphill, verified_best
 from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.terminal.answer import PageStyle, Table, summary
-from fromage_cli.terminal.page import Fact, Mark
+from fromage_cli.terminal.page import Band, Fact, Mark
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
 from fromage_cli.theory.rate_calibration import INTERVAL
 
 NOT_KNOWN = "not known"
-NO_LAYER_ALONE = "no step tried helps every layer; judge as a whole"
+NOT_REACHED = "the run ended before it was looked for"
 
 
 def trained_at(result: SuggestedRates) -> str:
@@ -36,25 +36,56 @@ def next_step(result: SuggestedRates) -> Iterator[Fact]:
         first = fails_first(result)
         fails = f"{first} fails first" if first is not None else "vectors fail first"
         yield Fact(f"{sure} in every layer", number(layers), f"every layer helps{end}" if end else fails)
+    elif _was_cut_short(result, "measured"):
+        yield Fact("Sure in every layer", NOT_KNOWN, NOT_REACHED)
     else:
-        yield Fact("Sure in every layer", "none", NO_LAYER_ALONE)
+        yield Fact("Sure in every layer", "none", not_every_layer(result))
     if whole is not None:
         yield Fact(f"{sure} as a whole", number(whole), f"{falls}{end}")
-    elif layers is None:
+    elif layers is None and not _was_cut_short(result, "measured"):
         yield Fact("Sure as a whole", "none", "no step tried is sure to lower the loss")
     label = "Loss rises"
-    for name, rises in (
-        ("critical", "one step raises the loss of this batch"),
-        ("critical-independent", "the same for rows outside the batch"),
+    for name, rises, where in (
+        ("critical", "one step raises the loss of this batch", "on this batch"),
+        ("critical-independent", "the same for rows outside the batch", "on rows outside the batch"),
     ):
         for each in result.estimates:
             if each.name == name:
-                none = isinstance(each.learning_rate, Missing)
-                yield Fact(label, number(each.learning_rate), f"{each.assumption.few} ({rises})" if none else rises)
+                if _was_cut_short(result, name):
+                    yield Fact(label, NOT_KNOWN, NOT_REACHED)
+                else:
+                    none = isinstance(each.learning_rate, Missing)
+                    words = f"{each.assumption.few} {where}" if none else rises
+                    yield Fact(label, number(each.learning_rate), words)
                 label = ""
     if not isinstance(result.draws, Missing):
         places = f"{number(result.draws.low)} to {number(result.draws.high)}"
         yield Fact("", places, f"the same under {result.draws.count} other random draws")
+
+
+def _was_cut_short(result: SuggestedRates, name: str) -> bool:
+    """Whether a time or memory limit, or the user, ended the run before an estimate was made."""
+    rates = [each.learning_rate for each in result.estimates if each.name == name]
+    return any(isinstance(rate, Missing) and rate.code is Why.LIMIT_REACHED for rate in rates)
+
+
+def not_every_layer(result: SuggestedRates) -> str:
+    """Why no step is sure to help every layer, and whether a larger batch would show one."""
+    if against := uphill(result):
+        return f"in {first_names(against)} the step points uphill"
+    if noisy := lost_in_noise(result):
+        rows = counted(result.optimizer.train_batch_size, "row")
+        return f"noise hides the gradient of {first_names(noisy)} at {rows} a batch; a larger batch helps"
+    if flat := [layer.name for layer in result.layers if layer.cosine <= 0.0]:
+        return f"in {first_names(flat)} the step points uphill or is noise; a larger batch would tell"
+    return "even the smallest step tried is too large for a layer"
+
+
+def said_by_page(result: SuggestedRates) -> tuple[str, ...]:
+    """Kinds of findings that the page says itself."""
+    said = ("rate-above-limit", "verification-prefers-another", "recommended-above-critical")
+    said_of_layers = ("certain-together-only", "step-uphill", "noise-dominates")
+    return said if sure_rates(result)[0] is not None else (*said, *said_of_layers)
 
 
 def sure_rates(result: SuggestedRates) -> tuple[float | None, float | None]:
@@ -75,15 +106,15 @@ def fails_first(result: SuggestedRates) -> str | None:
     return name if eta <= min((point.eta for point in result.points if point.eta > sure), default=sure) else None
 
 
-def training(result: SuggestedRates) -> Iterator[Fact]:
+def training(result: SuggestedRates, style: PageStyle) -> Iterator[Fact]:
     """The rate to train at with its range and what it rests on, or why there is none; the runs that verify it."""
     found, label = result.recommended, "Rate to train at"
     low, high = known(found.low), known(found.high)
     unknown = isinstance(found.learning_rate, Missing)
     between = ""
     if low is not None and high is not None:
-        likely = f"{number(low)} and {number(high)} ({100 * INTERVAL:.0f} % likely)"
-        between = f"{'perhaps' if unknown else 'best'} between {likely}"
+        likely = f"between {number(low)} and {number(high)} ({100 * INTERVAL:.0f} % likely)"
+        between = f"{'it lies' if unknown else 'best'} {likely}"
     if isinstance(found.learning_rate, Missing):
         asked = found.learning_rate.code is not Why.NOT_ASKED
         why = found.reason if asked else "short runs tell it: leave --probe none out"
@@ -96,7 +127,7 @@ def training(result: SuggestedRates) -> Iterator[Fact]:
         costs = {each.name: each.gradient_evaluations for each in result.estimates}
         if costs.pop(found.estimator or "probe", 0.0) > sum(costs.values()):
             yield Fact("", "", "they take most of the time; --probe none skips")
-    if found.reliable and (regret := known(found.regret)) is not None:
+    if style.verbose and found.reliable and (regret := known(found.regret)) is not None:
         yield Fact("", "", f"about {100 * regret:.0f} % of the progress is lost at it")
     if result.verification:
         best = verified_best(result)
@@ -145,17 +176,23 @@ def stability(result: SuggestedRates, style: PageStyle) -> Iterator[Fact]:
 
 
 def marks(result: SuggestedRates) -> list[Mark]:
-    """The same places on a ruler."""
+    """The same places on a ruler, with the user's own rate."""
     layers, whole = sure_rates(result)
     places = [
         (known(result.optimizer.current_learning_rate), "▼", "you", "yellow"),
-        (known(result.recommended.learning_rate), "═", "train at", "green"),
         (layers, "●", "every layer", "green"),
         (whole, "◆", "whole", ""),
         (estimate(result, "critical"), "▲", "rises", "red"),
         (estimate(result, "critical-independent"), "○", "other rows", ""),
     ]
     return [Mark(value, sign, words, colour) for value, sign, words, colour in places if value is not None]
+
+
+def band(result: SuggestedRates) -> Band | None:
+    """The range of the rate to train at on the ruler; the rate alone where it has none."""
+    rate, low, high = (known(getattr(result.recommended, name)) for name in ("learning_rate", "low", "high"))
+    ends = (low or rate, high or rate)
+    return None if ends[0] is None or ends[1] is None else Band(ends[0], ends[1], "train at")
 
 
 def headline(result: SuggestedRates) -> Table:

@@ -17,6 +17,7 @@ from fromage_cli.missing import Missing, Why, known
 from fromage_cli.terminal.words import number
 from fromage_cli.theory.rate_calibration import RELIABLE
 
+ONE_STEP = "“Sure” is said of one step."
 UPHILL_ERRORS = 2.0
 """Standard errors by which a cosine lies below zero where noise does not explain it: 2 of 100 do so by chance."""
 
@@ -57,7 +58,7 @@ def what_to_try(result: SuggestedRates) -> str:
         )
     why = recommended.learning_rate
     if isinstance(why, Missing) and why.code is Why.NOT_ASKED:
-        return "Leave --probe none out for a rate to train at. The numbers above are for one step."
+        return f"Drop --probe none for a rate to train at. {ONE_STEP}"
     if isinstance(why, Missing) and why.code is Why.LIMIT_REACHED:
         return "Run it again to the end, without Ctrl-C and with no limit or a larger one."
     return "Give five training batches (--batch file.py:function, an iterator) and --probe-budget 360."
@@ -129,10 +130,18 @@ def _filled(result: SuggestedRates) -> str:
     return " once momentum has built up" if result.optimizer.filled else ""
 
 
-def _uphill(result: SuggestedRates) -> list[str]:
+def uphill(result: SuggestedRates) -> list[str]:
     """Layers whose step goes against descent by more than the error of its cosine."""
     errors = [(layer, known(layer.cosine_stderr)) for layer in result.layers]
     return [layer.name for layer, error in errors if error is not None and layer.cosine < -UPHILL_ERRORS * error]
+
+
+def lost_in_noise(result: SuggestedRates) -> list[str]:
+    """Layers whose gradient is no larger than its noise."""
+    if known(result.noise_rows) is None:
+        return []
+    flat = [layer.name for layer in result.layers if layer.cosine <= 0.0 and known(layer.cosine_stderr) is not None]
+    return [name for name in flat if name not in (*uphill(result), *result.zero_gradient)]
 
 
 def _certainty(result: SuggestedRates) -> Iterator[Finding]:
@@ -146,7 +155,7 @@ def _certainty(result: SuggestedRates) -> Iterator[Finding]:
             message=f"no step size is sure to lower the loss{because}",
             hint="Most layers step uphill, by more than noise explains. Check that the optimizer's state belongs to "
             "these weights and this loss."
-            if 2 * len(_uphill(result)) > len(result.layers)
+            if 2 * len(uphill(result)) > len(result.layers)
             else f"Noise may hide the descent: measure on more rows, or name a batch above "
             f"{counted(result.optimizer.train_batch_size, 'row')} with --train-batch-size.",
         )
@@ -189,19 +198,18 @@ def _training(result: SuggestedRates) -> Iterator[Finding]:
 
 def _gradients(result: SuggestedRates) -> Iterator[Finding]:
     """Layers whose step is noise, goes uphill by itself, or comes from a gradient that is rounding."""
-    uphill = _uphill(result)
-    if uphill:
+    against = uphill(result)
+    if against:
         yield about_names(
             "step-uphill",
             "info",
-            uphill,
-            f"the step of {counted(len(uphill), 'layer')} goes uphill, by more than noise explains",
+            against,
+            f"the step of {counted(len(against), 'layer')} goes uphill, by more than noise explains",
             "Momentum from other data, or from another stretch of training, does this. More rows will not turn it.",
             limit=0.0,
         )
-    flat = [layer for layer in result.layers if layer.cosine <= 0.0 and known(layer.cosine_stderr) is not None]
-    low = [layer.name for layer in flat if layer.name not in (*uphill, *result.zero_gradient)]
-    if low and known(result.noise_rows) is not None:
+    low = lost_in_noise(result)
+    if low:
         size = result.optimizer.train_batch_size
         yield about_names(
             "noise-dominates",

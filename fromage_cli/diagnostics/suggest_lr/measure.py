@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.suggest_lr.alternatives import measure_alternatives
+from fromage_cli.diagnostics.suggest_lr.notes import notes_on
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request, begin
 from fromage_cli.diagnostics.suggest_lr.reading import (
     read_contradiction,
     read_layers,
     read_limit,
     read_noise_scale,
-    read_notes,
     read_points,
     read_settings,
     read_stability,
@@ -53,10 +53,10 @@ def measure(
 ) -> SuggestedRates | Interrupted[SuggestedRates]:
     """How far the next update may go, by every estimate, and at which rate to train.
 
-    Costs at most 50 gradients of all rows, 12 of them up to the measured limit, and at most 20 Hessian-vector products
-    more with `sharpness`; the short runs take as many minibatch gradients as the request allows. A limit interrupts it.
-    `note` takes what the user should know. Raises MismatchError when the state does not fit or nothing moves,
-    UsageError when short runs are asked for that cannot be made.
+    Costs at most 50 gradients of all rows, 12 of them up to the measured limit. `sharpness` takes at most 20
+    Hessian-vector products more; the short runs take as many minibatch gradients as the request allows. A limit
+    interrupts it. `note` takes what the user should know. Raises MismatchError when the state does not fit or nothing
+    moves. Raises UsageError when the short runs that are asked for cannot be made.
     """
     request = request or Request()
     evaluations = problem.evaluations
@@ -110,7 +110,7 @@ def measure(
         draws=measuring.draws,
         without_size=measuring.update.line.direction.without_size,
     )
-    for words in read_notes(measuring, optimizer, crossing, request.batch_size):
+    for words in notes_on(measuring, optimizer, crossing, request.batch_size):
         note(words)
     for words in (*trained.notes, *verification_notes(request, trained.again)):
         note(words)

@@ -45,14 +45,16 @@ class RateOptions:
         Literal["recommended", "limit"] | None,
         typer.Option(
             "--value",
-            help="Print that learning rate alone, for scripts; exit 10 where it is a guess, 6 where there is none.",
+            metavar="WHICH",
+            help="recommended or limit: print that rate alone. Exit 10: it is a guess, 6: there is none.",
         ),
     ] = None
     probe: Annotated[
         Literal["auto", "init", "checkpoint", "none"],
         typer.Option(
             "--probe",
-            help="Short training runs for the rate to train at: from new weights (init), these, or none (fastest).",
+            metavar="FROM",
+            help="Short training runs: from new weights (init), these (checkpoint), auto, or none (fastest).",
         ),
     ] = "auto"
     probe_budget: Annotated[
@@ -70,15 +72,15 @@ class RateOptions:
             "--verify",
             metavar="N",
             min=1,
-            help="Train N steps at 1/3 of the rate, at it and at 3 × it, as 200, and compare.",
+            help="Train N steps at 1/3 of the rate, at it and at 3 × it.",
         ),
     ] = None
     sharpness: Annotated[
         bool | None,
         typer.Option(
             "--sharpness/--no-sharpness",
-            help="Is your rate stable by today's curvature? Costs up to 20 Hessian-vector products.",
-            show_default="on, off with --value limit",
+            help="Is your rate stable by today's curvature? Default: on, off with --value limit.",
+            show_default=False,
         ),
     ] = None
     warm: Annotated[

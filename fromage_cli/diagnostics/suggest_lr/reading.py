@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from fromage_cli.counting import counted
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import RateSearch
 from fromage_cli.diagnostics.suggest_lr.result import (
     NO_LAYER_MOVES,
@@ -23,7 +22,6 @@ from fromage_cli.missing import (
     Missing,
     Why,
 )
-from fromage_cli.optimizers.rule import ADAFACTOR, LARS
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.threshold import optimizer_kind
 from fromage_cli.probes.lines.crossing import Crossing
@@ -80,7 +78,7 @@ def read_limit(
                 limiting_layer=found.limiting,
                 criterion=found.criterion,
                 upper_eta=BEYOND if found.upper is None else found.upper,
-                reliable=found.closed and (measuring.matched.state is None or measuring.matched.state.rates_told),
+                reliable=found.closed and (measuring.matched.state is None or measuring.matched.state.rates_known),
                 averaged=measuring.update.sampled,
             )
     relation = crossing.relation if crossing is not None else "uncertifiable"
@@ -178,7 +176,7 @@ def read_noise_scale(update: NextUpdate) -> tuple[float | Missing, float | Missi
 
 
 def read_contradiction(crossing: Crossing | None, loss: float) -> tuple[float, float] | None:
-    """The two slopes of the loss at the start, by its values and by its gradient, where they exclude each other."""
+    """The slopes of the loss at the start by its values and by its gradient, where these two disagree."""
     check = crossing.slope_check(loss) if crossing is not None else None
     if check is None or not check.contradicted or check.measured is None:
         return None
@@ -245,7 +243,7 @@ def read_groups(measuring: RateSearch, eta: float | Missing) -> tuple[GroupRate,
     state = measuring.matched.state
     if state is None:
         return ()
-    told = measuring.matched.members_told
+    told = measuring.matched.members_known
     members = measuring.matched.numbers if told else {}
     highest = max((float(group.settings.get("lr") or 0.0) for group in state.groups), default=0.0)
     found = []
@@ -267,47 +265,3 @@ def read_groups(measuring: RateSearch, eta: float | Missing) -> tuple[GroupRate,
             )
         )
     return tuple(found)
-
-
-def read_notes(
-    measuring: RateSearch, optimizer: Optimizer, crossing: Crossing | None, batch_size: int | None
-) -> tuple[str, ...]:
-    """What the user should know of how the limit was measured."""
-    notes = [
-        *optimizer.notes,
-        *optimizer.common_notes,
-        measuring.update.step.note if optimizer.name is not None else "",
-    ]
-    if batch_size is None:
-        size = measuring.problem.batch.size
-        rows = counted(size, "row")
-        notes.append(f"training batch: taken as {rows}, like the batch here; --train-batch-size N gives yours.")
-    if measuring.update.sampled:
-        size = batch_size or measuring.problem.batch.size
-        rows = counted(size, "row")
-        notes.append(f"sure: said of the mean step over batches of {rows}; a single one may raise the loss.")
-    if measuring.update.filled:
-        notes.append(f"{optimizer.name}: momentum is taken as built up; a first step without it is shorter.")
-    noise = measuring.update.noise
-    if isinstance(noise, Missing):
-        notes.append(f"noise: not measured ({noise.words}); cosines are those of this batch.")
-    elif noise.count < 8:
-        notes.append(f"noise: measured on {noise.count} parts of the rows only, so that cosines are rather too low.")
-    if optimizer.rule is LARS:
-        notes.append("lars: taken to scale vectors too; some implementations leave them unscaled.")
-    if optimizer.rule is ADAFACTOR:
-        notes.append("adafactor: a rate above 1/√t after t steps moves no further.")
-    if optimizer.trust_clip:
-        notes.append(f"{optimizer.name}: clipping of the trust ratio, which shortens some steps, is left out.")
-    if crossing is not None and crossing.products is None and crossing.stopped is None:
-        notes.append("curvature: the loss has no second derivative, so that the search began without it.")
-    still = [skipped for skipped in measuring.update.line.direction.skipped if skipped.reason not in set(Still)]
-    if still:
-        alone = optimizer.rule is not None and optimizer.rule.matrices_only
-        covers = "covers matrices only" if alone else "moves only what its state holds"
-        notes.append(f"{optimizer.name}: {covers}; {counted(len(still), 'tensor')} left out here.")
-    draws = measuring.draws
-    if not isinstance(draws, Missing):
-        places = f"from {draws.low:.2g} to {draws.high:.2g}"
-        notes.append(f"loss rises: under {draws.count} other random draws {places}.")
-    return tuple(note for note in notes if note)

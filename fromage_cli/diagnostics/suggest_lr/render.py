@@ -6,17 +6,15 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.counting import counted
-from fromage_cli.diagnostics.suggest_lr.facts import fails_first, marks, next_step, stability, training
-from fromage_cli.diagnostics.suggest_lr.findings import estimate, verified_best, what_to_try
+from fromage_cli.diagnostics.suggest_lr.facts import band, fails_first, marks, next_step, stability, training
+from fromage_cli.diagnostics.suggest_lr.findings import ONE_STEP, estimate, verified_best, what_to_try
 from fromage_cli.diagnostics.suggest_lr.result import NO_LAYER_MOVES, LayerRate, SuggestedRates
 from fromage_cli.missing import Missing, known
 from fromage_cli.terminal.answer import PageStyle
-from fromage_cli.terminal.page import facts, ruler, shown_rows
+from fromage_cli.terminal.page import facts, layer_table, ruler, shown_rows
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, sparkline
 
-BESIDE_RUNS = 2
-"""Layers on a default page that has short runs to tell of."""
 SPARKS = 24
 """Characters of a sparkline at most."""
 TITLES = {
@@ -71,14 +69,11 @@ def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
         said = "A learning rate needs an optimizer, and none is known. The next step of each one from here:"
         page: list[RenderableType] = [prose(said, style), Text(""), house_table(ALTERNATIVES, rows, style)]
     else:
-        several = len(result.optimizer.groups) > 1
         page = [
             *(prose(sentence, style) for sentence in sentences(result)),
-            facts([*next_step(result), *training(result), *stability(result, style)], style),
-            *ruler("rate", marks(result), style),
-            Text(""),
-            _groups(result, style) if several else _layers(result, style),
-            *([Text(""), _layers(result, style)] if several and style.verbose else []),
+            facts([*next_step(result), *training(result, style), *stability(result, style)], style),
+            *ruler("rate", marks(result), style, band(result)),
+            *_parts(result, style),
         ]
     return Group(*page, *(_more(result, style) if style.verbose else []))
 
@@ -91,6 +86,20 @@ def sentences(result: SuggestedRates) -> list[str]:
     mean = f"“Sure” is said of the mean step over batches of {counted(size, 'row')}, not of each."
     said = [f"Next step from here, as a learning rate of {title}{built}{tried}:"]
     return [*([mean] if result.limit.averaged else []), *said]
+
+
+def _parts(result: SuggestedRates, style: PageStyle) -> list[RenderableType]:
+    """Parameter groups, or layers where one group has all; beside short runs only groups of different rates."""
+    groups, layers = result.optimizer.groups, counted(len(result.layers), "layer")
+    several, whole = len(groups) > 1, style.verbose or style.show_all
+    if result.probe and not whole and len({known(group.learning_rate) for group in groups}) < 2:
+        parts = f"{layers} and {counted(len(groups), 'parameter group')}" if several else layers
+        return [Text(f"how far each helps, of {parts}: --all", "dim")]
+    tables = [
+        *([_groups(result, style)] if several else []),
+        *([_layers(result, style)] if whole or not several else []),
+    ]
+    return [part for table in tables for part in (Text(""), table)]
 
 
 def _groups(result: SuggestedRates, style: PageStyle) -> RenderableType:
@@ -129,32 +138,25 @@ def _layers(result: SuggestedRates, style: PageStyle) -> RenderableType:
         return "none tried" if layer.trust_relation == "below-grid" else "none alone"
 
     first, ordered = fails_first(result), sorted(result.layers, key=end)
-    shown = shown_rows(ordered, style)[
-        : BESIDE_RUNS if result.probe and not (style.verbose or style.show_all) else None
-    ]
-    columns = [
-        Column("layer", name=True),
-        Column("helps to rate"),
-        Column("cos θ", optional=1),
-        *((Column("relative step", optional=2), Column("own rate")) if style.verbose else ()),
-    ]
+    shown = shown_rows(ordered, style)
+    more = (Column("cos θ", optional=1), Column("relative step", optional=2), Column("own rate"))
+    columns = [Column("layer", name=True), Column("helps up to a rate of"), *(more if style.verbose else ())]
     rows = []
     for layer in shown:
-        error = known(layer.cosine_stderr) if style.verbose else None
+        error = known(layer.cosine_stderr)
         cosine = number(layer.cosine) + ("" if error is None else f" ± {number(float(f'{error:.1g}'))}")
-        more = (layer.relative_step, layer.learning_rate) if style.verbose else ()
-        rows.append((Text(layer.name, "yellow" if layer.name == first else ""), told(layer), cosine, *more))
-    legend = [prose(LEGEND, style, "dim")] if style.verbose else []
+        own = (cosine, layer.relative_step, layer.learning_rate) if style.verbose else ()
+        rows.append((Text(layer.name, "yellow" if layer.name == first else ""), told(layer), *own))
     hidden = [end(layer) for layer in ordered if layer not in shown and 0.0 < end(layer) < math.inf]
     between = f"to {number(min(hidden) / scale)} or further" if hidden else ""
-    table = house_table(columns, rows, style, [layer.name for layer in ordered])
-    return Group(table, *hidden_rows(len(shown), len(ordered), between), *legend)
+    names = [layer.name for layer in ordered]
+    return layer_table(columns, rows, style, names=names, hidden=between, legend=LEGEND)
 
 
 LEGEND = (
     "cos θ: between step and descent, less what is noise. ≈: from curvature, beyond the steps tried. relative step: "
-    "‖ΔW‖/‖W‖ per unit of rate. own rate: at which this layer moves by as much as the fastest one does where the loss "
-    "is last sure to fall."
+    "‖ΔW‖/‖W‖ per unit of rate. own rate: where this layer moves as far as the fastest one does at the largest "
+    "rate sure as a whole."
 )
 COSTS = "η: relative step of the fastest layer. cost: gradients of all rows, with those that estimates share."
 
@@ -232,5 +234,5 @@ def advise(result: SuggestedRates) -> str:
         return what_to_try(result)
     warm = f" Warm up from below {number(rises)}, where one step raises the loss." if rises and rate > rises else ""
     if present is not None and low <= present <= high:
-        return f"Keep {number(present)}, a good rate to train at. The numbers above it are for one step.{warm}"
-    return f"Train at {number(rate)}.{warm} The numbers above it are for one step."
+        return f"Keep {number(present)}, a good rate to train at. {ONE_STEP}{warm}"
+    return f"Train at {number(rate)}.{warm} {ONE_STEP}"

@@ -18,7 +18,7 @@ class Limit:
     learning_rate: float | Missing
     """The optimizer's rate that makes this step; relative too for fromage, lars and lamb."""
     estimator: str | None
-    """`measured-sum` where the loss falls up to it, `measured` where that was shown in every layer, else `critical`,
+    """`measured-sum` where the loss falls up to it; `measured` where that was shown in every layer; else `critical`,
     from which on the loss rises."""
     relation: str
     """`crossing`: it lies here; `above-grid`: beyond; `below-grid`: below all that was tried, or a time or memory limit

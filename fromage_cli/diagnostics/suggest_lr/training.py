@@ -164,7 +164,7 @@ def _without_runs(why: Missing) -> Trained:
 def check(
     measuring: RateSearch, rate: float | None, request: Request, again: Problem | None
 ) -> tuple[VerifiedRun, ...]:
-    """Longer runs at a third of a rate, at it and at three times it, from where the short runs started.
+    """Longer runs from the start of the short ones: at a third of a rate, at it, at three times it.
 
     `again`: the new network, if any. None at a limit, where there is no rate, and where the schedule has ended. Raises
     UsageError where no steps can be taken.

@@ -1,7 +1,7 @@
 """The standard error of the critical sharpness: how far that of these rows is from that of all data.
 
-The critical rate is where the mean change of the loss along a fixed step is zero again. The error of that mean there,
-from disjoint parts of the rows, over its slope is the error of the rate.
+The critical rate is where the mean change of the loss along a fixed step is zero again. The error of the rate is that
+of the mean there over its slope. It comes from disjoint parts of the rows.
 """
 
 import math

@@ -1,8 +1,8 @@
 """The Hessian as it decides over an optimizer's step: preconditioned by second moments, groups' rates and decay.
 
-A step w - eta S P^-1 g along a quadratic is plain descent on the eigenvectors of (S/P)^(1/2) (H + D) (S/P)^(1/2): P is
-Adam's preconditioner, S each tensor's rate over the highest, D the decay that is part of the gradient.
-Source: Cohen et al., *Adaptive gradient methods at the edge of stability*, 2022.
+The step w - eta S P^-1 g along a quadratic is plain descent on the eigenvectors of M. Here
+M = (S/P)^(1/2) (H + D) (S/P)^(1/2). P is Adam's preconditioner, S each tensor's rate over the highest, D the decay that
+is part of the gradient. Source: Cohen et al., *Adaptive gradient methods at the edge of stability*, 2022.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -33,7 +33,7 @@ PRECISION = 1.05
 SPIKE = 1.02
 """Loss over the first one from which on a simulated training has spiked.
 
-In docs/run-study.md it rose by more in none of 23 healthy runs, and in 14 of 15 whose steps were too large.
+In docs/run-study.md none of 23 healthy runs rose further. 14 of 15 whose steps were too large did.
 """
 DIVERGED = 1e8
 """Loss over the first one at which a simulated training is given up."""
@@ -51,7 +51,7 @@ class ModelLine:
     """Of the network; may be infinite."""
     model_losses: tuple[float, ...]
     radius: float | None
-    """Smallest rate at which the model misses the loss by over a tenth of its largest change up to there, if any."""
+    """Smallest rate, if any, where the model misses the loss by over a tenth of its largest change so far."""
     relation: Relation
     """`crossing`; `above-grid`: the model holds at every rate; `below-grid`: at none."""
 
@@ -148,8 +148,8 @@ def simulate_training(
 def outcome_of(losses: Sequence[float], floor: float = 0.0) -> Outcome:
     """What the losses of a training have done.
 
-    A start that is no more than `floor` is zero but for rounding: no growth is measured from there, as where weight
-    decay takes weights away from an exact fit, but from the first loss above it.
+    A start of at most `floor` is zero but for rounding. Growth is then measured from the first loss above it. Weight
+    decay, for example, takes weights away from an exact fit.
     """
     start = next((loss for loss in losses if not loss <= floor), floor)
     if any(not loss <= DIVERGED * start or math.isinf(loss) for loss in losses):

@@ -1,4 +1,4 @@
-"""The largest curvature at which an optimizer is stable, and the largest rate at which it is for the curvature here.
+"""The largest curvature at which an optimizer is stable, and its largest stable rate for the curvature here.
 
 Sources: Cohen et al., *Gradient descent on neural networks typically occurs at the edge of stability*, ICLR 2021;
 Cohen et al., *Adaptive gradient methods at the edge of stability*, 2022.

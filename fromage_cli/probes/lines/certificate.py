@@ -1,6 +1,6 @@
 """Lemma 1 as a certificate: as long as the gradients change by less than it allows, a step lowers the loss.
 
-The loss falls by at least the sum over the tensors of ||g_l|| ||dW_l|| (cos theta_l - b_l), with the breakdown
+The loss falls by at least the sum over tensors of ||g_l|| ||dW_l|| (cos theta_l - b_l). The breakdown is
 b_l = ||g_l(W + dW) - g_l|| / ||g_l||. Descent is certain while every group of tensors has a positive part in that sum.
 Here every layer is a group. All tensors that are no layer, or have no cosine of their own to rely on, are one group
 together. Source: Bernstein et al., NeurIPS 2020, Lemma 1.

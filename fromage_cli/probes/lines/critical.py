@@ -27,7 +27,7 @@ CRAWLS = 2
 FLOOR = 0.8
 """Of the deepest fall seen: as low as that counts as flat."""
 ROUNDING_STEPS = 16.0
-"""Rounding errors of the loss that the fall on the way to the rate must come to, for its end to be told from them."""
+"""The loss must fall by so many of its rounding errors on the way: otherwise they hide the rate."""
 
 
 def critical_rate(
@@ -42,11 +42,11 @@ def critical_rate(
     """Finds the learning rate from which on w - rate * step has a higher loss than w; None where there is none.
 
     `start`: where the search begins; `contraction`: what the rule multiplies weights by after a step of that rate;
-    `precision`: the factor up to which the rate is known in the end; `attempts`: how many rates are tried at most,
-    after which there is no answer, nor is there for a step that goes uphill from the start. The weights are afterwards
-    as before. Costs 4 forward passes where the loss is quadratic along the step, up to ten elsewhere and more where the
-    start is far off; a rise that lies between the points tried is not seen. Raises NumericalError where the loss falls
-    by no more than it is rounded.
+    `precision`: the factor up to which the rate is known in the end; `attempts`: how many rates are tried at most.
+    There is no answer after them, nor for a step that goes uphill from the start. The weights are afterwards as before.
+    Costs 4 forward passes where the loss is quadratic along the step, and up to ten elsewhere. A far-off start takes
+    more; a rise that lies between the points tried is not seen. Raises NumericalError where the loss falls by no more
+    than it is rounded.
     """
     slope = descent_along(problem, step)
     if not slope > 0.0:

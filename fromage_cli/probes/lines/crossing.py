@@ -1,7 +1,7 @@
 """Finds with few gradients how far a step is certain to descend: until they have changed by as much as it relies on.
 
-One Hessian-vector product gives the slope b_l'(0) = ||(H d)_l|| / ||g_l|| of every tensor's breakdown, and so the first
-place to look; from there a few gradients close in on the place where the certificate ends.
+One Hessian-vector product gives the slope of every tensor's breakdown, b_l'(0) = ||(H d)_l|| / ||g_l||. It says where
+to look first; from there a few gradients close in on the place where the certificate ends.
 """
 
 import math
@@ -28,7 +28,7 @@ FALLBACK = 3e-3
 HIGHEST = 1.0
 """The relative step at which a layer moves by its own norm; nothing beyond is looked at, unless the caller says so."""
 BENT = 1.5
-"""Value at the place over what the slope at the start makes of it, from which on more points below it are looked at."""
+"""Where the value is so many times what the first slope predicts, more points below are looked at."""
 BELOW = (0.71, 0.36, 0.25, 0.18)
 """Shares of the place at which they are; half of it is looked at in any case."""
 CLOSE = 1.0 / 32.0
@@ -224,7 +224,7 @@ def find_sum_crossing(
 
 
 def judged_again(found: Crossing, later: Crossing) -> Crossing:
-    """A search judged by the points of a later one on the same line too, which may lie below its place and deny it."""
+    """A search judged by a later one's points on the same line too: one below its place may deny it."""
     places = [{name: changes[place] for name, changes in later.changes.items()} for place in range(len(later.etas))]
     excesses = tuple(map(found.certificate.excess, places))
     bracket = Bracket()

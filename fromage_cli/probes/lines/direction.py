@@ -1,7 +1,7 @@
 """A direction: how the weights move, dW_l = eta * coefficient_l * source_l, all tensors together.
 
-Scaled so that eta is the largest relative step of a layer, max_l ||dW_l|| / ||W_l||, of those whose weights are not
-nearly zero.
+Scaled so that eta is the largest relative step of a layer, max_l ||dW_l|| / ||W_l||. Layers whose weights are nearly
+zero do not count.
 """
 
 import math

@@ -1,9 +1,9 @@
 """Gaussian tensors that are drawn again whenever they are needed, from a table and nearly at the speed of reading.
 
-A part of a tensor is u + v or u - v, with u and v two stretches of a table of variance 1/2; the seed decides their
-places and the sign. Each entry is standard normal and entries are uncorrelated over seeds; the idea of making normal
-numbers by turning older ones is from Wallace, *Fast pseudorandom generators for normal and exponential variates*, ACM
-TOMS 22 (1996). A generator would take ten times as long, more than a tenth of a gradient at every step.
+A part of a tensor is u + v or u - v. Both are stretches of a table of variance 1/2; the seed decides their places and
+the sign. Each entry is standard normal and entries are uncorrelated over seeds; the idea of making them by turning
+older ones is from Wallace, *Fast pseudorandom generators for normal and exponential variates*, ACM TOMS 22 (1996). A
+generator would take ten times as long, more than a tenth of a gradient at every step.
 """
 
 import math

@@ -28,11 +28,11 @@ ROUNDING_STEPS = 2.0
 AUTOCAST_STEP = torch.finfo(torch.bfloat16).eps
 """The same under autocast, which rounds weights to bfloat16 whatever the order of rows: its largest relative step."""
 AUTOCAST_MARGIN = 1.5
-"""By what the change is multiplied under autocast, where a change as large as rounding's would be read 1.4 × too high.
+"""Factor on the change under autocast: without it a change of rounding's size would read 1.4 × too high.
 
-Tried on 6 small networks at 3 losses each, from that of their first weights to 1e-5. Breakdowns above it were
-within 50 % of those that float32 finds along the same step. The step follows a rounded gradient: where a batch is
-fitted, that of float32 goes another way, along which descent was certain up to 10 × as far.
+Tried on 6 small networks at 3 losses each, from that of their first weights to 1e-5. Breakdowns above it were within 50
+% of those that float32 finds along the same step. The step follows a rounded gradient. Where a batch is fitted, that of
+float32 goes another way. Descent was certain up to 10 × as far along it.
 """
 RESOLVED_STEPS = 8.0
 """The relative step, in rounding errors, that can be made: rounding then leaves it within some 4 % of what it is."""
@@ -119,9 +119,9 @@ def noise_floor(problem: Problem, direction: Direction, origin: Mapping[str, Ten
     """Measures by how much loss and gradient change when the same rows come in reverse: the size of rounding errors.
 
     A gradient that is zero in exact arithmetic, such as that of a bias before a normalisation, shows itself here.
-    Where rows in reverse tell nothing, every weight moves by a rounding error up or down instead, and is left there,
-    `origin` holding it: where their order matters (dropout masks, indices into the batch), for single rows, and under
-    autocast, which rounds a row alike wherever it stands.
+    Reversed rows say nothing where their order matters (dropout masks, indices into the batch) and for single rows. Nor
+    do they under autocast, which rounds a row alike wherever it stands. Every weight then moves by a rounding error up
+    or down instead, and is left there; `origin` holds it.
     """
     base, eps = problem.base, torch.finfo(problem.dtype).eps
     least = LOSS_ULPS * eps * abs(base.loss)

@@ -46,8 +46,8 @@ class GradientNoise:
 def noise_chunks(problem: Problem, count: int, batch_size: int | None = None) -> list[Batch]:
     """Disjoint equal chunks of the rows, about `count` of them; empty where there would be fewer than two.
 
-    With BatchNorm in training behaviour the rows of a chunk define the loss: then several batches are taken as they
-    are, and a single one is cut only into training batches of a size that was given. Rows left over belong to none.
+    With BatchNorm in training behaviour the rows of a chunk define the loss. Several batches are then taken as they
+    are. A single one is cut only into training batches of a given size. Rows left over belong to none.
     """
     if problem.uses_batch_statistics:
         if problem.further:
@@ -71,7 +71,7 @@ def measure_noise(
 ) -> GradientNoise:
     """Norms and inner products of the chunks' gradients, those with `step` too; one gradient of all rows in all.
 
-    Raises MismatchError where loss or gradient of all rows is not the mean of the chunks', which then are no samples.
+    Raises MismatchError where loss or gradient of all rows is not the mean of the chunks': they are no samples.
 
     `remember` keeps the mean of the gradients and of their squares. The latter is that of batches of `batch_size` rows,
     or of the chunks where no size is given.

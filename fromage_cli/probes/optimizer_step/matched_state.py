@@ -35,7 +35,7 @@ class MatchedState:
         if self.state is None:
             return MatchedState(problem, self.optimizer)
         other = MatchedState(problem, self.optimizer, replace(self.state, slots={}))
-        other.__dict__.update(numbers=self.numbers, members_told=self.members_told)  # slots tell them, and are gone
+        other.__dict__.update(numbers=self.numbers, members_known=self.members_known)  # from slots, which are gone
         return other
 
     def takes(self, tensor: TrainableTensor) -> bool:
@@ -63,9 +63,9 @@ class MatchedState:
         return match_parameters(self.state, everything if frozen_too else held)
 
     @cached_property
-    def members_told(self) -> bool:
+    def members_known(self) -> bool:
         """Whether it is known which tensors each group holds: by shapes of slots or names, or by the groups' rule."""
-        if self.state is None or len(self.state.groups) == 1 or self.state.members_told:
+        if self.state is None or len(self.state.groups) == 1 or self.state.members_known:
             return self.state is not None
         try:
             return bool(self.numbers)
@@ -114,7 +114,7 @@ class MatchedState:
     def decays(self) -> Mapping[str, float]:
         """The weight decay of each trainable tensor; the largest for all where members are not told."""
         everywhere = {tensor.name: self.optimizer.weight_decay for tensor in self.problem.trainable}
-        if self.optimizer.decay_given or self.state is None or not self.members_told:
+        if self.optimizer.decay_given or self.state is None or not self.members_known:
             return everywhere
         return everywhere | {n: float(group.get("weight_decay") or 0.0) for n, (_, group) in self.members.items()}
 
@@ -124,7 +124,7 @@ class MatchedState:
         if self.state is None:
             return {}
         shares = group_shares(self.state)
-        if len(set(shares)) < 2 or not self.members_told:
+        if len(set(shares)) < 2 or not self.members_known:
             return {}
         by_number = {
             number: share for group, share in zip(self.state.groups, shares, strict=True) for number in group.numbers

@@ -48,8 +48,8 @@ def visit_minibatches(
 ) -> None:
     """Visits every tensor's gradient of each part, at fixed weights; one gradient of all rows in all.
 
-    `after` is called with the number of parts that are done. Raises MismatchError where the gradients are to be
-    `samples` of that of all rows, and the parts' mean loss is far from theirs.
+    `after` is called with the number of parts that are done. Raises MismatchError where gradients are to be `samples`
+    of all rows' and the parts' mean loss is far from theirs.
     """
     losses = []
     for count, (part, alone) in enumerate(zip(parts, on_parts(problem, parts), strict=True), 1):

@@ -102,9 +102,9 @@ def measure_next_step(
 def preconditioner(matched: MatchedState) -> dict[str, Tensor] | None:
     """What Adam's state divides each tensor's gradient by; None without a state.
 
-    P = (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps). Where v is 0 and the gradient is not, P is that of the next step,
-    with (1 - beta2) g^2 for v and t + 1. That is so in a layer that only begins to move. AMSGrad puts its maximum in
-    place of v. Raises MismatchError when the state does not fit the model.
+    P = (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps). Where v is 0 and the gradient is not, a layer only begins to
+    move. P is then that of the next step: (1 - beta2) g^2 for v, and t + 1. AMSGrad puts its maximum in place of v.
+    Raises MismatchError when the state does not fit the model.
     """
     if matched.state is None or not matched.state.has("exp_avg_sq", "step"):
         return None
@@ -138,8 +138,8 @@ def moments_not_finite(matched: MatchedState) -> list[str]:
 def hardly_begun(matched: MatchedState) -> bool:
     """Whether Adam is before its first steps, or a whole tensor is: P then grows too fast to foretell training.
 
-    That is while the bias correction of its momentum still more than doubles it. It is also where a gradient meets
-    second moments that are all zero, as behind a head that started at zero.
+    That is while the bias correction of its momentum still more than doubles it. It is also where the gradient meets
+    second moments of zero, as behind a head that started at zero.
     """
     if not matched.holds_memory:
         return True

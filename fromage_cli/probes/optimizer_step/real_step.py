@@ -62,7 +62,7 @@ def tensor_step(optimizer: Optimizer, tensor: TensorState) -> TensorStep:
     stands_in = tensor.estimates if not holds(rule, tensor.slot) else None
     settings = {**optimizer.arguments, "lr": 1.0, "weight_decay": 0.0}
     if rule.has("trust_clip") and rule.decay == "coupled":
-        settings["trust_clip"] = False  # it compares with the rate, which is not told here
+        settings["trust_clip"] = False  # it compares with the rate, which is not known here
     if rule.decay == "rescaled":
         return _rescaled_step(rule, tensor, stands_in, settings)
     shrinkage, coupled = (tensor.decay, 0.0) if rule.decay == "decoupled" else (0.0, tensor.decay)

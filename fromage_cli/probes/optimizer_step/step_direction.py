@@ -34,7 +34,7 @@ class StepLine:
 
 
 def step_line(problem: Problem, tensors: Sequence[TrainableTensor], step: NextStep, name: str) -> StepLine:
-    """The line w - eta * s * u of the tensors that the step covers, s such that eta is the largest relative step.
+    """The line w - eta * s * u of the step's tensors, s such that eta is the largest relative step.
 
     Raises MismatchError when nothing moves.
     """

@@ -1,7 +1,7 @@
 """What the noise of training batches makes of an optimizer's step: how long it is, how far it agrees with descent.
 
-At fixed weights, once the memory is full: what is linear in the gradients averages over several batches, what divides
-by their second moments does so with those of the batches.
+At fixed weights, once the memory is full: what is linear in the gradients averages over several batches. What divides
+by second moments does so with those of the batches.
 """
 
 import math
@@ -34,7 +34,7 @@ def _averages(optimizer: Optimizer) -> str | None:
 def noise_factors(optimizer: Optimizer, noise: GradientNoise | None, averaged: float, known: bool) -> dict[str, float]:
     """What noise leaves of the cosine of a step with the gradients of `averaged` rows.
 
-    Empty for a step of memory, which holds the noise already, and for rules that are not linear in what they remember.
+    Empty for a step of memory, which holds the noise already, and for rules not linear in their memory.
     """
     if noise is None or (optimizer.remembers and (known or _averages(optimizer) != "momentum")):
         return {}

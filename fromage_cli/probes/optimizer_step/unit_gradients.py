@@ -55,7 +55,7 @@ def measure_unit_gradients(
     With S = Σ g_i and Q = Σ ‖g_i‖²: ‖g‖² = (‖S‖² − Q) / (M(M−1)) and tr Σ = b (Q − ‖S‖²/M) / (M−1) without bias, and
     E‖g_B‖² = ‖g‖² + tr Σ / B; where that is not positive, tr Σ / B. For a loss of rows together, which has no such
     parts, b = B at one more gradient. Raises MismatchError where the size is not known, or the rows do not give two
-    gradients under the training's own conditions.
+    gradients under training's conditions.
     """
     parts = noise_chunks(problem, CHUNKS, batch_size)
     if not parts:

@@ -34,7 +34,7 @@ def function_distance(problem: Problem, other: Checkpoint) -> FunctionDistance:
     """Measures the relative distance of the outputs at the problem's weights and at another checkpoint's, in float64.
 
     Two forward passes under the same conditions; afterwards the weights are what they were, bit for bit. Raises
-    MismatchError where the other weights do not fit or the output is no tensor, NumericalError where one is not finite.
+    MismatchError where the other weights do not fit or the output is no tensor. NumericalError where one is not finite.
     """
     before = _outputs(problem, "first")
     with other_weights(problem.model, other) as (_, notes):

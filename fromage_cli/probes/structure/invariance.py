@@ -1,9 +1,9 @@
 """Tests which layers a network does not depend on the scale of: by the gradient, by scaling them, and in which parts.
 
 A layer is scaled by 2 and by 1/2. How far the outputs move is compared with what a random displacement of the layer's
-own size does. So a layer that hardly matters is not mistaken for an invariant one. Where scaling alone
-moves them, weights and bias are scaled together. Parts whose gradients are orthogonal to them are candidates, the
-finest first, and it holds when half of the parts may be doubled.
+own size does. So a layer that hardly matters is not mistaken for an invariant one. Where scaling alone moves them,
+weights and bias are scaled together. Parts whose gradients are orthogonal to them are candidates, the finest first.
+They pass if half of the parts may be doubled.
 """
 
 import math
@@ -40,9 +40,9 @@ NO_INFLUENCE = 64.0
 """Rounding errors below which a random displacement has done nothing, so that nothing can be said."""
 FAR_SMALLER = 0.1
 """Ratio of responses below which scaling the bias too is what makes a layer invariant."""
-DEAD = 1e-3
-"""Response to a shift of a bias by the size of what it is added to, below which it has no effect."""
-HINT_OF_DEATH = 1e-2
+NO_EFFECT = 1e-3
+"""A bias has no effect if a shift by the size of what it is added to gives less response."""
+LITTLE_EFFECT = 1e-2
 """First-order effect of such a shift, relative to that of the weights, below which a bias is looked at."""
 NOTHING_TO_TEST = Missing(Why.ZERO_OR_NOT_FINITE, "the weights or their gradient are zero or not finite")
 INFLUENCE_UNSEEN = Missing(
@@ -128,17 +128,17 @@ class _Test:
         reference = self._response([self.layer], lambda weights: weights + size * self._noise(weights))
         if max(reference.outputs, reference.loss) <= rounding:
             return LayerInvariance(untested(INFLUENCE_UNSEEN), None)
-        dead = self._dead_bias(reference)
+        no_effect = self._bias_has_no_effect(reference)
         found = self._scaled([self.layer], reference)
         alone = known(found.response_double) or 0.0
-        if self.bias is not None and not (dead and found.verdict != "none") and alone > rounding:
+        if self.bias is not None and not (no_effect and found.verdict != "none") and alone > rounding:
             together = self._scaled([self.layer, self.bias], reference)
             # a better verdict, or a far smaller response at the same one: invariance needs the bias
             rank, rank_alone = VERDICTS.index(together.verdict), VERDICTS.index(found.verdict)
             smaller = (known(together.response_double) or 0.0) < FAR_SMALLER * alone
             if rank < rank_alone or (rank == rank_alone and together.verdict != "none" and smaller):
                 found = replace(together, granularity="joint")
-        return LayerInvariance(found, dead)
+        return LayerInvariance(found, no_effect)
 
     def _scaled(self, tensors: Sequence[TrainableTensor], reference: Response) -> Invariance:
         """The verdict on tensors that are scaled together, by the outputs, else by the loss alone."""
@@ -180,17 +180,17 @@ class _Test:
             granularity = "head"
         return replace(whole, granularity=granularity, parts=finest.parts, axis=finest.axis, part_cosine=finest.cosine)
 
-    def _dead_bias(self, reference: Response) -> bool | None:
+    def _bias_has_no_effect(self, reference: Response) -> bool | None:
         """Whether shifting the bias by the size of what it is added to changes nothing."""
         if self.bias is None:
             return None
         weights, bias = self.layer.parameter, self.bias.parameter
         scale = self.output_scale or math.sqrt(squared_norm(weights) / bias.numel())
         effect = squared_norm(self.gradients[self.bias.name]) * bias.numel() * scale**2
-        if effect > HINT_OF_DEATH**2 * squared_norm(self.gradients[self.layer.name]) * squared_norm(weights):
+        if effect > LITTLE_EFFECT**2 * squared_norm(self.gradients[self.layer.name]) * squared_norm(weights):
             return False
         shifted = self._response([self.bias], lambda bias: bias + scale * self._noise(bias))
-        return _View(False, reference).of(shifted) < DEAD
+        return _View(False, reference).of(shifted) < NO_EFFECT
 
     def _noise(self, tensor: Tensor) -> Tensor:
         """Gaussian numbers from a seed of the layer's own: weights may have been drawn from the user's."""

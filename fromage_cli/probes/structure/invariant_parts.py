@@ -59,7 +59,7 @@ def half_doubled(partition: Partition, seed: int) -> Tensor:
 
 
 def spread(factors: Tensor, weights: Tensor, axis: int) -> Tensor:
-    """A factor for each part as one for each row, shaped to multiply the weights, or a bias along its one dimension."""
+    """Factors for the parts as factors for the rows, shaped to multiply the weights or a bias."""
     axis = min(axis, weights.dim() - 1)
     rows = factors.to(weights).repeat_interleave(weights.shape[axis] // len(factors))
     return rows.reshape([-1 if place == axis else 1 for place in range(weights.dim())])

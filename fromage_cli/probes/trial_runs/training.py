@@ -106,7 +106,7 @@ class Training:
         self.record, self.rule, self.settings = optimizer.rule, optimizer.rule.load_class(), optimizer.arguments
         movable = [tensor for tensor in self.problem.trainable if matched.takes(tensor)]
         self.groups = [_Group(tuple(movable), {}, 1.0)]
-        if state is not None and matched.members_told:  # else all train as one group
+        if state is not None and matched.members_known:  # else all train as one group
             self.groups = _groups(matched, state, movable, inspect.signature(self.rule).parameters)
         self.slots = matched.members if state is not None and state.slots else {}
         self.start(0.0)

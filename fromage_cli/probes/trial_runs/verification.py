@@ -10,8 +10,8 @@ from fromage_cli.probes.trial_runs.training import Training, TrainingRows, train
 from fromage_cli.problem.data.batches import Batch
 
 DISTINCT = {3: 4.0, 2: 12.0}
-"""Standard deviations of a run by which the next one ends above the best, by how many rates ended in numbers. Of rates
-that are alike one is called best in 3 and 5 % of cases."""
+"""By so many standard deviations of a run the second best must end higher. The key: how many rates ended in numbers. Of
+rates that are alike one is called best in 3 and 5 % of cases."""
 FACTORS = (1.0 / 3.0, 1.0, 3.0)
 """Of the rate to be verified, one run each for every order of the batches."""
 

@@ -1,4 +1,4 @@
-"""What a network or a loss keeps from one call to the next, put back so that every call finds the same."""
+"""What a network or a loss keeps between calls, put back so that every call finds the same."""
 
 import sys
 from collections import deque

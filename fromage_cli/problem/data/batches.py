@@ -77,7 +77,7 @@ def load_batches(
     More than one come from an iterator, or from as many draws of tokens: `count`, and behind them up to `spare` more
     where there are more.
 
-    Raises InputError (missing, truncated, empty or unsupported), UsageError (unknown form, missing length) and
+    Raises InputError (missing, truncated, empty or unsupported) and UsageError (unknown form, missing length). Raises
     UnsafeError (pickled objects, code that may not run). Raises MismatchError where the function fails or first
     dimensions disagree, and NumericalError for NaN or infinity in it.
     """

@@ -47,7 +47,7 @@ def hessian(problem: Problem, space: WeightSpace) -> AbstractContextManager[Oper
 
 
 def gauss_newton(problem: Problem, space: WeightSpace) -> AbstractContextManager[Operator]:
-    """J^T H J with J the derivative of the model's output and H the Hessian of the loss by it, as a map of vectors.
+    """The map v -> J^T H J v. J is the derivative of the model's output, H the Hessian of the loss by it.
 
     For cross-entropy, squared error and binary cross-entropy, by their names; see `has_gauss_newton`.
     """

@@ -1,4 +1,4 @@
-"""A problem on parts of its rows, each with the random numbers that it draws as part of the whole batch."""
+"""A problem on parts of its rows, each with its random numbers of the whole batch."""
 
 from collections.abc import Sequence
 from contextlib import suppress

@@ -1,7 +1,7 @@
 """The model's output to second order in the weights: f + J d + d^T H_f d / 2, for each sample and each output.
 
-Reverse mode alone, so that kinks count as the derivative does and normalisation layers are right, where nested forward
-mode is silently wrong: with a cotangent u, s(w, u) = u . f(w) gives J d = d/du [d . ds/dw] and d^T H_f d = d/du of its
+Reverse mode alone: kinks count as the derivative does, and normalisation layers are right. Nested forward mode is
+silently wrong there. With a cotangent u, s(w, u) = u . f(w) gives J d = d/du [d . ds/dw] and d^T H_f d = d/du of its
 second derivative along d; both are linear in u. Source: Zhu et al., *Quadratic models for understanding catapult
 dynamics*, ICLR 2024.
 """

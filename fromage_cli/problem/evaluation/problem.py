@@ -216,8 +216,8 @@ class Problem:
     def visit_gradient(self, visit: Visitor) -> float:
         """The loss at the current weights; `visit` sees each tensor's gradient as it appears, then it is freed.
 
-        Unless the visitor keeps it, no gradient outlives its visit, so the memory above the weights is that of one
-        tensor; within `steady` a small network's gradients are all there until the pass is done.
+        No gradient outlives its visit unless the visitor keeps it. The memory above the weights is that of one tensor;
+        within `steady` a small network's gradients are all there until the pass is done.
         """
         return self._backward(visit)
 

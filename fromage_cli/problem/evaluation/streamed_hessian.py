@@ -26,11 +26,10 @@ def visit_hessian_vector_product(
 ) -> None:
     """H v with v_l = factor_l * vector_l; `visit` sees each tensor's part as it appears, then it is freed.
 
-    `visit` also sees the rows of H for tensors that are not among `tensors`, whose entries of v are zero.
-    What `vector` returns is held until the second pass comes to it, when a first share of that tensor's part appears:
-    together never more than the weights.
-    Double backward of the scalar: forward-mode products are silently wrong through normalisation layers.
-    Raises MismatchError when the loss has no second derivative.
+    `visit` also sees the rows of H for tensors that are not among `tensors`, whose entries of v are zero. What `vector`
+    returns is held until the second pass comes to it. A first share of that tensor's part appears then: together never
+    more than the weights. Double backward of the scalar: forward-mode products are silently wrong through normalisation
+    layers. Raises MismatchError when the loss has no second derivative.
     """
 
     def slope(loss: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A loss in two parts, total and count, so that chunks of a batch can be put together with the right weights."""
+"""A loss in two parts, total and count: chunks of a batch are put together with the right weights."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol

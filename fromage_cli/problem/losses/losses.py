@@ -43,9 +43,9 @@ def resolve_loss(
 ) -> Loss:
     """The loss that a specification names, checked by one forward pass that leaves no trace.
 
-    `auto` is the model's own loss where its output holds one, else cross-entropy for integer targets and squared error
-    for floating ones; a scalar beside the output of a model that did not see the target is no loss. Class indices and
-    probabilities are checked here and not in every evaluation.
+    `auto` is the model's own loss where its output holds one. Otherwise it is cross-entropy for integer targets and
+    squared error for floating ones; a scalar beside the output of a model that did not see the target is no loss. Class
+    indices and probabilities are checked here and not in every evaluation.
 
     Raises UsageError (unknown name) and MismatchError (no target, target out of range, shapes that do not fit).
     """

@@ -33,8 +33,8 @@ class ModelsOwnLoss:
     """The mean loss that the model returns beside, or instead of, its output.
 
     Its denominator is taken to be the number of integer targets that are not negative, else the number of rows. A
-    causal language model of the Hugging Face kind shifts `labels` itself, so there the first target of each row is not
-    counted.
+    causal language model of the Hugging Face kind shifts `labels` itself. There the first target of each row does not
+    count.
     """
 
     name: str = "model's own"

@@ -177,7 +177,7 @@ def align_elements(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         return output, target.reshape(output.shape).to(output.dtype)
     raise MismatchError(
         f"The output has shape {list(output.shape)} and the target {list(target.shape)}; expected the same.",
-        "Reshape the target, or give --loss file.py:function.",
+        "For class labels give whole numbers (int64). Else reshape the target, or give --loss file.py:function.",
     )
 
 

@@ -1,7 +1,7 @@
 """`--model hf`: a network of the transformers library, from the config.json beside a checkpoint.
 
 The configuration is data from the same source as the weights. Only classes that transformers itself ships are made from
-it; what would fetch or run anything else – code of its own, kernels and backbones from a hub – is refused or dropped.
+it. Anything else that it would fetch or run is refused or dropped: code of its own, kernels and backbones from a hub.
 """
 
 import importlib

@@ -30,8 +30,8 @@ LONGEST_NAME = 500
 def as_transformers_reads(model: nn.Module, checkpoint: "Checkpoint") -> "Checkpoint":
     """The checkpoint with the names and shapes that its tensors have in a model of transformers; itself for others.
 
-    What the model has no place for keeps its name. `stored_names` leads to the checkpoint's own names, and from a
-    tensor that is made of several, or of a part of one, to itself. Raises MismatchError where the library's rules fail.
+    What the model has no place for keeps its name. `stored_names` leads to the checkpoint's own names. A tensor that is
+    made of several, or of a part of one, leads to itself. Raises MismatchError where the library's rules fail.
     """
     library: Any = sys.modules.get("transformers.modeling_utils")
     if library is None or not isinstance(model, library.PreTrainedModel):
@@ -41,7 +41,7 @@ def as_transformers_reads(model: nn.Module, checkpoint: "Checkpoint") -> "Checkp
 
 
 def untie_what_differs(model: Any, checkpoint: "Checkpoint") -> tuple[str, ...]:
-    """Gives a tensor of its own to each name that is tied to one of other values in the checkpoint, and returns it."""
+    """Unties each name that the checkpoint gives other values than the one it is tied to. Returns these names."""
     stored = as_transformers_reads(model, checkpoint)
     untied = []
     for target, source in getattr(model, "all_tied_weights_keys", {}).items():

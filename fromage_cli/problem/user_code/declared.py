@@ -79,8 +79,9 @@ def declared_beside(
     `path` is what the user gave, `opened` the file that was chosen inside it; the directory of the latter is looked
     at first. No other directory is.
 
-    What is wrong there makes nothing fail that does without it: `Declared.check` raises UsageError (wrong value),
-    UnsafeError (code, or a path that leaves the directory, unless `trust`) and InputError (a named batch is missing).
+    What is wrong there makes nothing fail that does without it. `Declared.check` raises UsageError (wrong value) and
+    InputError (a named batch is missing). It raises UnsafeError (code, or a path that leaves the directory, unless
+    `trust`).
     """
     folders = list(
         dict.fromkeys(place if place.is_dir() else place.parent for place in (opened, path) if place is not None)
@@ -247,4 +248,4 @@ _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str, Callable[[Any], Any]]] =
         int,
     ),
 }
-"""What is true of a key's value, what was expected where it is not, and what the value is read as."""
+"""Of each key: what holds for its value, what was expected otherwise, what it is read as."""

@@ -35,7 +35,7 @@ _LAST: list[str] = []
 
 
 def find_imports_in(folder: Path, *, first: bool) -> None:
-    """From now on the user's code, and only that, finds what it imports in this folder too, first or last of all.
+    """From now on the user's code alone also finds its imports in this folder, first or last of all.
 
     It is not on the import path all the time. A file beside the checkpoint could otherwise take the place of an
     installed library that we or torch import.
@@ -92,7 +92,8 @@ def error_of_user_code(error: BaseException, doing: str) -> FromageError:
     elif theirs:
         place = f" ({theirs[-1].filename}:{theirs[-1].lineno})"
     return MismatchError(
-        f"{type(error).__name__} while {doing}{place}: {text}", hint_for(error, "--debug shows the traceback.")
+        f"{type(error).__name__} while {doing}{place}: {text}",
+        hint_for(error, "Mend that code. --debug shows the traceback."),
     )
 
 

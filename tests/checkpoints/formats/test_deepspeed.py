@@ -41,6 +41,7 @@ def test_the_float32_weights_are_put_together_bit_for_bit(saved, trained):
         assert checkpoint.format.startswith("deepspeed-zero")
         assert (checkpoint.step, list(checkpoint.entries)) == (40, list(model.state_dict()))
         assert "float32 master weights" in checkpoint.notes[-1]
+        assert checkpoint.also_holds["global_steps"] == 40 and "param_shapes" not in checkpoint.also_holds
         for name, tensor in checkpoint.items():
             trained_one = name.endswith(("weight", "bias")) and name != "3.bias"
             expected = model.state_dict()[name]

@@ -42,6 +42,11 @@ def alone(directory, content, **settings):
     return open_checkpoint(directory)
 
 
+def test_settings_and_counters_beside_the_weights_are_told(tmp_path):
+    content = {"model": {"w": torch.ones(3, 3)}, "step": torch.tensor(7), "args": {"width": 3, "name": "x"}}
+    assert alone(tmp_path, content).also_holds == {"step": 7, "args": {"width": 3, "name": "x"}}
+
+
 @pytest.mark.parametrize(
     ("name", "form", "step", "key"),
     [

@@ -37,6 +37,7 @@ def test_parameters_alone_and_a_training_state(written, content, key, step):
         checkpoint = open_checkpoint(place)
         assert (checkpoint.format, checkpoint.key, checkpoint.step) == ("flax-msgpack", key, step)
         assert list(checkpoint.entries) == list(NAMES)
+        assert checkpoint.also_holds.get("step") == step
         for name, tensor in checkpoint.items():
             assert (tensor.dtype, tensor.shape) == (NAMES[name].dtype, NAMES[name].shape)
             assert torch.equal(tensor, NAMES[name])

@@ -26,14 +26,14 @@ def saved(tmp_path: Path, steps: int, **second: Any) -> Checkpoint:
 def test_each_layer_has_its_group(tmp_path: Path) -> None:
     checkpoint = saved(tmp_path, 1, lr=0.2)
     found = layer_settings(checkpoint, checkpoint.optimizer, ("a", "b"))
-    assert (found.of("a")["lr"], found.of("b")["lr"], found.untold) == (0.1, 0.2, False)
+    assert (found.of("a")["lr"], found.of("b")["lr"], found.unmatched) == (0.1, 0.2, False)
     assert "lr" not in found.common and found.common["weight_decay"] == 0.01
 
 
 def test_where_groups_are_not_told_apart_what_they_share_is_left(tmp_path: Path) -> None:
     checkpoint = saved(tmp_path, 0, lr=0.2)
     found = layer_settings(checkpoint, checkpoint.optimizer, ("a", "b"))
-    assert (found.of("a").get("lr"), found.of("b")["weight_decay"], found.untold) == (None, 0.01, True)
+    assert (found.of("a").get("lr"), found.of("b")["weight_decay"], found.unmatched) == (None, 0.01, True)
 
 
 def test_without_a_state_there_is_nothing(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_layer_of_an_unknown_group_has_what_all_share_that_can_hold_it(tmp_pat
     checkpoint = open_checkpoint(tmp_path / "c.pt")
     found = layer_settings(checkpoint, checkpoint.optimizer, ("a", "frozen", "b", "bias"))
     assert [found.of(name).get("weight_decay") for name in ("a", "frozen", "b", "bias")] == [0.1, 0.1, 0.1, 0.0]
-    assert not found.untold and {found.of(name)["lr"] for name in SHAPES} == {0.2} and not found.slots
+    assert not found.unmatched and {found.of(name)["lr"] for name in SHAPES} == {0.2} and not found.slots
     with_other = layer_settings(checkpoint, checkpoint.optimizer, ("a", "other"))
     assert with_other.never_updated == {"other"} and with_other.of("other") == {}
 
@@ -130,7 +130,7 @@ def test_groups_that_differ_and_can_both_hold_a_layer_tell_no_decay_of_it(tmp_pa
     torch.save({"model": model, "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
     checkpoint = open_checkpoint(tmp_path / "c.pt")
     found = layer_settings(checkpoint, checkpoint.optimizer, ("a", "b"))
-    assert found.untold and found.mixed_decay and not found.by_layer
+    assert found.unmatched and found.mixed_decay and not found.by_layer
 
 
 SHAPES = {"a": (2, 3), "frozen": (2, 3), "b": (3, 3), "bias": (3,), "other": (5, 5)}

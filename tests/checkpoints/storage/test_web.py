@@ -79,7 +79,7 @@ def test_a_file_without_end(monkeypatch):
         handler.begin(200)
         handler.endless()
 
-    monkeypatch.setattr(remote, "LARGEST_UNTOLD", 3_000_000)
+    monkeypatch.setattr(remote, "LARGEST_UNDECLARED", 3_000_000)
     with server(answer) as url, pytest.raises((InputError, ResourceError), match=r"more than \d+ bytes|not a valid"):
         opened(url)
 

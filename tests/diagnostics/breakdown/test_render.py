@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from fromage_cli.diagnostics.breakdown.derived import NOWHERE, OTHER_GRADIENT, TOO_SMALL
-from fromage_cli.diagnostics.breakdown.render import advise, curve, headline, located, render, sentences
+from fromage_cli.diagnostics.breakdown.render import advise, located, render, sentences
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown, OutOfLine, SkippedTensor
+from fromage_cli.diagnostics.breakdown.tables import curve, headline
 from tests.diagnostics.pages import compare, drawn
 
 MakeLayer = Callable[..., LayerBreakdown]
@@ -66,9 +67,10 @@ def test_every_relation_has_its_words(make_result: MakeResult) -> None:
 
 def test_theory_is_shown_where_it_is_far_off(make_result: MakeResult) -> None:
     result = replace(make_result(), trust_eta=0.01)
-    assert "Theory (Lemma 2)     0.414  depth 2: 41 × the first number; do not use it" in page(result)
+    assert "Theory (Lemma 2)     0.414  only tells whether depth 2 can train at all" in page(result)
     near = page(replace(result, trust_eta=0.3))
-    assert "Theory" not in near and "┊ Lemma 2" in near
+    assert "Theory" not in near and "Lemma 2" not in near
+    assert "┊ Lemma 2" in page(result, verbose=True)
     names = tuple(layer.name for layer in result.layers)
     assert "Lemma 2" not in page(replace(result, without_size=names))
 
@@ -102,7 +104,7 @@ def test_a_network_without_gradients_is_given_no_limit(make_result: MakeResult, 
 
 def test_advice(make_result: MakeResult) -> None:
     result = make_result()
-    keep = "keep each layer's ‖ΔW‖/‖W‖ below 5 %. In your learning rate: fromage-diag suggest-lr run/a.pt"
+    keep = "keep each layer's ‖ΔW‖/‖W‖ below 5 %. In your rate: fromage-diag suggest-lr run/a.pt"
     assert advise(result, "run/a.pt") == keep and advise(result, None, " --model a.py:b").endswith(
         " CKPT --model a.py:b"
     )
@@ -110,6 +112,8 @@ def test_advice(make_result: MakeResult) -> None:
     assert advise(replace(result, direction="to:b.pt"), None).startswith("go at most 6.1 % of the way at once")
     assert "leave --direction out" in advise(replace(result, direction="random"), None)
     assert advise(replace(result, trust_eta=ABOVE), None) == ""
+    ended = replace(result, trust_eta=ABOVE, trust_relation="above-grid", etas=(1e-6, 1e-4))
+    assert advise(ended, None) == "let --eta reach further: --eta 0.0001:0.01:17."
 
 
 def test_more_under_verbose(make_result: MakeResult) -> None:

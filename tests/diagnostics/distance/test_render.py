@@ -61,9 +61,9 @@ def test_without_model_steps_and_spectrum(make_result, make_layer):
 
 
 def test_outputs_differ_by_a_share_or_a_multiple(make_result):
-    assert "Outputs differ  31 %      of their size; the worst row by 80 %" in page(make_result())
+    assert "Outputs differ  31 %      of their size; worst row 80 %" in page(make_result())
     far = make_result(function_distance=497.0, largest_function_distance=1962.0)
-    assert "Outputs differ  497 ×     their size; the worst row by 1962 ×" in page(far)
+    assert "Outputs differ  497 ×     their size; worst row 1962 ×" in page(far)
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,13 @@ def test_the_answer(make_result, make_layer, changes, words):
 
 
 def test_advice(make_result, make_layer):
-    told = "breakdown, in the direction to:b.pt, tells how much of this way one step may go."
-    assert advise(make_result(), "b.pt") == told
+    command = "fromage-diag breakdown a.pt, in the direction to:b.pt, shows how much of this way one step may go."
+    assert advise(make_result(), "a.pt", "b.pt") == f"{command} Give it the same --model."
     without = make_result(function_distance=NO_MODEL)
-    assert advise(without, "b.pt") == "to compare the outputs too, add --model and --batch."
+    assert advise(without, "a.pt", "b.pt") == "to compare the outputs too, add --model and --batch."
     same = make_result(layers=(make_layer(relative_distance=0.0),))
-    assert advise(same, "b.pt").startswith("check that you gave two different checkpoints")
-    assert advise(make_result(layers=(make_layer(relative_distance=NO_SIZE),)), "b.pt") == ""
+    assert advise(same, "a.pt", "b.pt").startswith("check that you gave two different checkpoints")
+    assert advise(make_result(layers=(make_layer(relative_distance=NO_SIZE),)), "a.pt", "b.pt") == ""
 
 
 def test_the_headline_as_a_table(make_result, make_layer):

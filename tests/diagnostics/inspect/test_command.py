@@ -212,3 +212,8 @@ def test_what_is_no_plain_tensor_is_named_and_the_others_are_measured(run, tmp_p
     assert (code, tensors["s"]["dtype"], tensors["s"]["norm"]) == (0, "sparse float32", None)
     assert tensors["m"]["dtype"].startswith("without data")
     assert option == "--headers" or tensors["w"]["norm"] == pytest.approx(3**0.5)
+
+
+def test_without_a_checkpoint_one_is_asked_for(run):
+    code, _, err = run()
+    assert code == 2 and "CKPT… is missing." in err and "Name a file or a directory." in err

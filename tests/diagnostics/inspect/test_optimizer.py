@@ -70,7 +70,7 @@ def test_groups_beside_a_file_that_is_sorted_by_name(tmp_path, trained):
     assert {name: settings.of(name)["weight_decay"] for name in named} == {
         name: 0.1 if name in matrices else 0.0 for name in named
     }
-    assert not settings.untold
+    assert not settings.unmatched
 
 
 def test_no_optimizer(tmp_path):

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from fromage_cli.diagnostics.intrinsic_lr.law import NOT_INVARIANT, SETTLES
 from fromage_cli.diagnostics.intrinsic_lr.layer import NO_DROP, ONE_CHECKPOINT
 from fromage_cli.diagnostics.intrinsic_lr.measuring import NO_END
+from fromage_cli.diagnostics.intrinsic_lr.prediction import NOT_INVARIANT, SETTLES
 from fromage_cli.diagnostics.intrinsic_lr.result import Drop, IntrinsicResult, LayerEquilibrium
 
 

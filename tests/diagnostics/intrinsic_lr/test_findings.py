@@ -3,7 +3,7 @@ import math
 import pytest
 
 from fromage_cli.diagnostics.intrinsic_lr.findings import judge, memory_steps
-from fromage_cli.diagnostics.intrinsic_lr.law import NOT_INVARIANT
+from fromage_cli.diagnostics.intrinsic_lr.prediction import NOT_INVARIANT
 
 
 def codes(result):

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.diagnostics.intrinsic_lr.law import UNCHANGED
 from fromage_cli.diagnostics.intrinsic_lr.measure import measure
+from fromage_cli.diagnostics.intrinsic_lr.prediction import UNCHANGED
 from fromage_cli.diagnostics.intrinsic_lr.result import NO_MODEL, Evidence, LayerEvidence
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
 from fromage_cli.errors import ResourceError

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fromage_cli.diagnostics.intrinsic_lr.law import NO_RATE, NOT_INVARIANT, UNCHANGED
-from fromage_cli.diagnostics.intrinsic_lr.render import advise, headline, left_out, render, sentences
+from fromage_cli.diagnostics.intrinsic_lr.prediction import NO_RATE, NOT_INVARIANT, UNCHANGED
+from fromage_cli.diagnostics.intrinsic_lr.render import advise, left_out, render, sentences
 from fromage_cli.diagnostics.intrinsic_lr.result import Forecast, ScheduleRecord
-from fromage_cli.diagnostics.intrinsic_lr.tables import courses, forecasts, norms, rotations
+from fromage_cli.diagnostics.intrinsic_lr.tables import courses, forecasts, headline, norms, rotations
 from fromage_cli.missing import Missing, Why, known
 from tests.diagnostics.pages import compare, drawn
 
@@ -45,29 +45,34 @@ def test_names_beside_a_reason_cannot_act_either(make_result, make_layer):
 
 def test_layers_that_could_not_be_tested_are_counted(make_result, make_layer):
     text = " ".join(page(make_result(layers=(make_layer(), make_layer("w", verdict="untested")))).split())
-    warning = "Warning: this holds for scale-invariant layers only, and 1 of 2 layers were not tested for scale"
-    assert text.startswith(warning) and "Warning" not in page(make_result())
+    warning = "Warning: this holds only for scale-invariant layers, whose size does not change the outputs."
+    assert text.startswith(f"{warning} 1 of 2 layers were not tested for that.")
+    assert "Warning" not in page(make_result())
 
 
 def test_untested_equilibria_begin_with_a_warning(make_result, make_layer):
     untested = make_result(tested=False, layers=(make_layer(verdict="untested"),))
     text = " ".join(page(untested).split())
-    assert text.startswith("Warning: this holds for scale-invariant layers only, and no layer was tested")
+    assert text.startswith("Warning: this holds only") and "outputs. No layer was tested for that." in text
     assert advise(untested) == ""  # the warning's remedy stands there
 
 
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        ({"verdict": "none"}, "not applicable: no layer is scale-invariant. The command norms shows how they change."),
+        ({"verdict": "none"}, "fromage-diag norms shows how these layers change."),
         (
             {"relaxation_steps": 500.0, "steps_to_equilibrium": 0.0},
             "wait 500 steps before judging a change of rate or weight decay.",
         ),
         ({"relaxation_steps": 500.0, "steps_to_equilibrium": 700.0}, "The last layer settles in 700 steps."),
         ({"relaxation_steps": NO_RATE, "growth_per_step": 1e-4}, ""),
-        ({"relaxation_steps": NO_RATE}, f"no verdict: {NO_RATE.words}."),
-        ({"relaxation_steps": Missing(Why.NO_EQUILIBRIUM, "it stays")}, "nothing to wait for: it stays."),
+        ({"relaxation_steps": NO_RATE}, "give the learning rate: --lr 0.001."),
+        ({"relaxation_steps": Missing(Why.NO_FORMULA, "none is known")}, "no verdict: none is known."),
+        (
+            {"relaxation_steps": Missing(Why.NO_EQUILIBRIUM, "it stays")},
+            "nothing to wait for, as these norms do not settle.",
+        ),
     ],
 )
 def test_what_to_do(make_result, make_layer, layer, words):
@@ -88,13 +93,18 @@ def test_the_furthest_come_first_and_hidden_rows_are_counted(make_result, make_l
 
 
 def test_what_does_not_apply_is_one_line(make_result, make_layer):
-    assert [*left_out(make_result())] == ["Does not apply to output.weight: it is not scale-invariant."]
+    assert [*left_out(make_result())] == [
+        "Does not apply to output.weight: it is not scale-invariant (its size changes the outputs)."
+    ]
     nulls = dict.fromkeys(("log_ratio", "relaxation_steps", "relaxation_epochs"), NOT_INVARIANT)
     scaled = tuple(make_layer(name, verdict="none", **nulls) for name in "abcd")
     some = [*left_out(make_result(layers=(make_layer(), *scaled)))]
-    assert some == ["Does not apply to a, b, c …: these 4 layers are not scale-invariant."]
+    assert some == [
+        "Does not apply to a, b, c …: these 4 layers are not scale-invariant (their sizes change the outputs)."
+    ]
     none = make_result(layers=scaled)
-    assert said(none) == "This does not apply: none of 4 layers is scale-invariant, so none has an equilibrium norm."
+    first = "This does not apply: none of 4 layers is scale-invariant."
+    assert said(none) == f"{first} Their sizes change the outputs, so they have no equilibrium norm."
     assert [*left_out(none)] == []
 
 
@@ -112,7 +122,7 @@ def test_a_series_shows_both_rotations(make_result, make_layer):
     layer = make_layer(observed_rotation=0.123, expected_rotations=(0.3, 0.4), observed_rotations=(0.1, 0.123))
     result = make_result(layers=(layer,), steps=(0, 100, 200))
     text = page(result)
-    assert "Turned: since step 100. Expected is for random gradients;" in text and "7.05°" in text
+    assert "Turned: the angle between the weights at step 100 and now. Expected:" in text and "7.05°" in text
     assert "between steps 100 and 200" in " ".join(page(result, verbose=True).split())
     assert rotations(result).rows == ((layer.name, 0, 100, 0.3, 0.1), (layer.name, 100, 200, 0.4, 0.123))
 
@@ -128,9 +138,9 @@ def test_the_courses(make_result, make_layer, drop):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "A norm takes about 500 steps (23 epochs) to settle."),
+        ({}, "at an equilibrium norm. A layer takes about 500 steps (23 epochs) to settle there."),
         ({"schedule_doubt": "it falls"}, "The learning rate changes, and how it goes on is not known."),
-        ({}, "1 of 2 layers is within 10 % of its equilibrium norm; they are at 38 % to 105 % of it."),
+        ({}, "1 of 2 layers has settled to within a tenth; the norms are at 38 % to 105 % of equilibrium."),
     ],
 )
 def test_sentences(make_result, changes, words):
@@ -201,7 +211,7 @@ def test_layers_that_are_not_trained_are_named_in_one_line(make_result, make_lay
     layers = (make_layer("moved", observed_rotation=0.1), frozen)
     text = " ".join(page(make_result(layers=layers, steps=(0, 100))).split())
     assert "Does not apply to frozen: it is not trained in this run." in text and text.count("frozen") == 1
-    assert "a settled layer often turns 2 to 4 × less." in text
+    assert "settled layers often turn 2 to 4 × less." in text
     only = page(make_result(layers=(frozen, replace(frozen, name="other")), steps=(0, 100)))
     assert "Does not apply to frozen, other: these 2 layers are not trained in this run." in " ".join(only.split())
 
@@ -233,4 +243,7 @@ def test_what_gradients_are_taken_to_become_is_said(make_result, make_layer, tre
 
 def test_a_schedule_that_is_not_known(make_result):
     text = said(make_result(schedule_doubt="it fell"))
-    assert "how it goes on is not known. Equilibrium norms hold for a constant rate" in text and "settle" not in text
+    assert (
+        "how it goes on is not known. Equilibrium norms hold for a constant rate" in text
+        and "to settle there" not in text
+    )

@@ -4,22 +4,26 @@ from pathlib import Path
 
 import pytest
 
-from fromage_cli.diagnostics.norms.render import (
-    advise,
-    claimed_first,
-    curve,
-    headline,
-    render,
-    sentences,
-    when_it_hurts,
-)
+from fromage_cli.diagnostics.norms import render
+from fromage_cli.diagnostics.norms.findings import judge
+from fromage_cli.diagnostics.norms.growing import claimed_first
+from fromage_cli.diagnostics.norms.render import sentences, when_it_hurts
 from fromage_cli.diagnostics.norms.result import ONE_STEP, STEADY, TWO_STEPS, Jump
+from fromage_cli.diagnostics.norms.tables import curve, headline
 from fromage_cli.missing import OPTIMIZER_UNKNOWN, STEP_UNKNOWN, Missing, Why
 from fromage_cli.optimizers.effective_rate import NO_NORM
 from fromage_cli.theory.scale_invariance import Invariance
 from tests.diagnostics.pages import compare, drawn
 
-page = partial(drawn, render)
+
+def page(result, *arguments, **style):
+    return drawn(render.render, result, *arguments, findings=judge(result), **style)
+
+
+def advise(result):
+    return render.advise(result, judge(result))
+
+
 golden = partial(compare, Path(__file__).parent / "golden")
 
 
@@ -46,17 +50,18 @@ def zoo(make_layer):
 
 
 def said(result):
-    return " ".join(sentences(result))
+    return " ".join(sentences(result, claimed_first(result.layers, judge(result))))
 
 
 def test_layers_of_which_something_is_claimed_come_first(make_result, make_layer):
     result = make_result(layers=zoo(make_layer))
-    order = [layer.name for layer in claimed_first(result)]
+    order = [layer.name for layer in claimed_first(result.layers, judge(result))]
     assert order[:4] == ["layers.2.weight", "layers.1.weight", "attention.query.weight", "features.0.weight"]
     assert "4 of 6 layers are scale-invariant and grow without end." in said(result)
     assert "layers.2.weight is the fastest of them: its norm doubles every 1733 steps" in said(result)
     lost = make_layer("lost", norms=(1.0, float("nan"), float("nan")), overflow_step=STEADY, growth_per_step=NO_NORM)
-    assert claimed_first(make_result(layers=(*zoo(make_layer), lost)))[0] is lost
+    result = make_result(layers=(*zoo(make_layer), lost))
+    assert claimed_first(result.layers, judge(result))[0] is lost
 
 
 def test_whether_growth_is_as_predicted_is_said(make_result, make_layer):
@@ -74,8 +79,10 @@ def test_layers_that_are_not_scale_invariant_are_counted(make_result, make_layer
     assert said(make_result(layers=(felt,))).endswith("None of 1 layer is scale-invariant.")
     still = make_layer(invariance=Invariance("invariant", "tensor"), overflow_step=STEADY)
     assert said(make_result(layers=(felt, still))).endswith(
-        "1 of 2 layers is scale-invariant and none of them grows steadily."
+        "1 of 2 layers is scale-invariant; none of these grows steadily."
     )
+    both = make_result(layers=(replace(felt, overflow_step=STEADY), still))
+    assert said(both).endswith("1 of 2 layers is scale-invariant.") and said(both).count("grows") == 1
 
 
 def test_ascii(make_result, make_layer):
@@ -102,20 +109,23 @@ def test_one_checkpoint(make_result, make_layer):
 
 
 def test_what_to_do(make_result, make_layer):
-    assert advise(make_result(optimizer=None)).startswith("add --model SPEC")
+    assert advise(make_result(optimizer=None)).startswith("add --model FILE.py:FACTORY")
     assert "--optimizer NAME" in advise(make_result(optimizer=None)) and "--optimizer" not in advise(make_result())
     assert "decay the weights" in advise(make_result(layers=zoo(make_layer)))
     felt = make_layer(invariance=Invariance("none"))
-    assert advise(make_result(layers=(felt,))).startswith("nothing: no scale-invariant layer grows.")
+    assert advise(make_result(layers=(felt,))).startswith("nothing to do: no scale-invariant layer grows.")
     jump = make_layer(invariance=Invariance("none"), jump=Jump(100, 200, 3.0, 2.5, 9.0))
     assert advise(make_result(layers=(jump,))) == ""
 
 
 def test_when_growth_hurts(make_result, make_layer):
-    text = "When it hurts: not soon. The effective rate stays 0.02 at any norm. In float16 the squares of the weights "
-    assert when_it_hurts(make_result()) == f"{text}overflow at step 24000, the weights at 52000."
+    text = "When it hurts: not soon. The effective rate (how fast a layer turns) stays 0.02 at any norm. In float16 "
+    assert (
+        when_it_hurts(make_result())
+        == f"{text}the squares of the weights overflow at step 24000, the weights at 52000."
+    )
     halved = make_layer(halved_step=3210.4, dtype="bfloat16")
-    text = "at step 3210 the effective rate of a layer has halved, if it is scale-invariant. In bfloat16 the squares"
+    text = "at step 3210 a layer's effective rate (how fast it turns) has halved, if it is scale-invariant. In bfloat16"
     assert text in when_it_hurts(make_result(optimizer="sgd", layers=(halved,)))
     tested = replace(halved, invariance=Invariance("invariant", "tensor"))
     assert "has halved. In" in when_it_hurts(make_result(optimizer="sgd", layers=(tested, halved)[:1]))
@@ -168,12 +178,13 @@ def test_a_long_run_is_drawn_from_its_first_checkpoint_to_its_last(make_result, 
 
 
 def test_the_headline_as_a_table(make_result, make_layer):
-    table = headline(make_result(layers=zoo(make_layer)))
+    result = make_result(layers=zoo(make_layer))
+    table = headline(result, judge(result))
     assert table.columns == ("name", "value", "unit")
     found = {name: value for name, value, _ in table.rows}
     assert (found["layers"], found["scale_invariant"], found["scale_invariant_and_growing"]) == (6, 4, 4)
     assert (found["grows_fastest"], found["squares_overflow_float16"]) == ("unused.weight", 24000.0)
-    still = headline(make_result(layers=(make_layer(overflow_step=STEADY),)))
+    still = headline(make_result(layers=(make_layer(overflow_step=STEADY),)), ())
     assert {name: value for name, value, _ in still.rows}["doubles_in"] is None
 
 

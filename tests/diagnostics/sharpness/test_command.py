@@ -156,7 +156,7 @@ def test_the_page_says_what_the_ratio_means(run: Run, home: Path) -> None:
     code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--lr", "0.1", "--format", "rich")
     assert code == 0
     said = " ".join(out.split())
-    assert "Stable: SGD at 0.1 tolerates sharpness 20, this network has " in said
+    assert "% of the sharpness that SGD at 0.1 tolerates." in said
     assert "What now: Nothing to change; up to " in said and " · SGD at 0.1" in out.splitlines()[0]
 
 

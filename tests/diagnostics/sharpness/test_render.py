@@ -40,15 +40,15 @@ def test_the_first_eigenvalues_are_shown_where_several_were_asked_for(make_resul
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "Tolerated        38       by SGD at 0.1, momentum 0.9"),
+        ({}, "Tolerated     38      by SGD at 0.1, momentum 0.9"),
         ({"momentum": 0.0}, "by SGD at 0.1, without momentum"),
         ({"momentum": None, "optimizer": "adamw"}, "by AdamW at 0.1\n"),
-        ({"regime": "lazy", "ratio": 0.4}, "Ratio            0.4      lazy: steps along the sharpest direction shrink"),
-        ({"regime": NO_RATIO}, "Ratio            1.22     sharpness ÷ tolerated: stable below 1"),
+        ({"regime": "lazy", "ratio": 0.4}, "Ratio         0.4     lazy: steps along the sharpest direction shrink"),
+        ({"regime": NO_RATIO}, "Ratio         1.22    sharpness ÷ tolerated: stable below 1"),
         ({"second_moments": "16 gradients"}, "where Adam begins it tells little"),
         ({"preconditioned_eigenvalue": 46.3, "optimizer": "adamw"}, "curvature on these rows, as AdamW scales it"),
         ({"draws": OtherDraws(3, 40.0, 50.0)}, "40 to 50  at least, under 3 other random draws"),
-        ({"first_step_sharpness": 5.0}, "0.4      from this learning rate on, after Adam's first step"),
+        ({"first_step_sharpness": 5.0}, "0.4     from this learning rate on, after Adam's first step"),
     ],
 )
 def test_the_numbers_have_their_words(make_result: MakeResult, changes: dict[str, object], words: str) -> None:
@@ -57,7 +57,7 @@ def test_the_numbers_have_their_words(make_result: MakeResult, changes: dict[str
 
 def test_where_adam_begins_no_rate_is_called_stable(make_result: MakeResult) -> None:
     text = page(make_result(second_moments="16 gradients", optimizer="adam", momentum=None, regime=NO_RATIO))
-    assert "Ratio 1 at       0.0821" in text and "● ratio 1 " in text and "table" not in text
+    assert "Ratio 1 at  0.0821" in text and "● ratio 1 " in text and "table" not in text
 
 
 def test_an_unstable_rate_stands_out(make_result: MakeResult) -> None:
@@ -68,9 +68,28 @@ def test_an_unstable_rate_stands_out(make_result: MakeResult) -> None:
 
 
 def test_the_ruler_takes_two_rates(make_result: MakeResult) -> None:
-    assert "● stable up to here   ▼ you   ▲ loss rises" in page(make_result())
+    assert "● stable up to here   ▼ you\n" in page(make_result())
+    assert "● stable up to here   ▼ you   ▲ loss rises" in page(make_result(), verbose=True)
     alone = make_result(learning_rate=NO_RATIO, stable_learning_rate=NO_RATIO)
     assert "▲" not in page(alone)
+
+
+def test_one_rate_is_the_answer_and_the_measured_step_a_second_one(make_result: MakeResult) -> None:
+    text = page(make_result())
+    assert "Stable up to  0.0821  there the ratio is 1" in text and "Loss rises" not in text
+    assert "Loss rises    0.505" in page(make_result(), verbose=True)
+    assert "Loss rises" in page(make_result(learning_rate=0.6))
+    first = page(make_result(second_moments="16 gradients", optimizer="adam", momentum=None, regime=NO_RATIO))
+    assert "Ratio 1 at" in first and "Loss rises" in first
+
+
+def test_simulated_steps_that_speak_against_a_low_ratio_leave_no_rate_stable(make_result: MakeResult) -> None:
+    model = make_result().quadratic
+    assert not isinstance(model, Missing)
+    spikes = replace(model, outcome="spikes", losses=(0.5, 2.4, 0.4))
+    text = page(make_result(ratio=0.9, regime=NO_RATIO, quadratic=spikes))
+    assert "Ratio 1 at" in text and "Stable up to" not in text and "Simulated" in text
+    assert "Simulated" not in page(make_result())
 
 
 def test_without_eigenvalues_there_are_no_numbers(make_result: MakeResult) -> None:
@@ -105,16 +124,16 @@ def test_the_page_in_ascii_has_every_number(make_result: MakeResult) -> None:
     [
         (
             {"outcome": "spikes", "losses": (0.5, 0.9, 2.4, 1.1, 0.4)},
-            "4 steps trained in it, the loss jumps from 0.5 to 2.4 and comes back",
+            "4 steps as if outputs were quadratic in the weights: the loss jumps from 0.5 to 2.4 and comes back",
         ),
-        ({"outcome": "falls"}, "trained in it, the loss falls from 0.5 to 0.4"),
+        ({"outcome": "falls"}, "in the weights: the loss falls from 0.5 to 0.4"),
         (
             {"outcome": "falls"},
             "█▆▅▂▁. The network itself may leave that course: many steps may raise its curvature.",
         ),
-        ({"outcome": "falls", "losses": (0.0, 0.0, 0.0)}, "trained in it, the loss stays at 0"),
-        ({"outcome": "rises", "losses": (0.5, 2.4)}, "1 step trained in it, the loss rises from 0.5 to 2.4 and stays"),
-        ({"outcome": "diverges", "losses": (0.5, float("inf"))}, "1 step trained in it, the loss grows without bound"),
+        ({"outcome": "falls", "losses": (0.0, 0.0, 0.0)}, "in the weights: the loss stays at 0"),
+        ({"outcome": "rises", "losses": (0.5, 2.4)}, "in the weights: the loss rises from 0.5 to 2.4 and stays"),
+        ({"outcome": "diverges", "losses": (0.5, float("inf"))}, "in the weights: the loss grows without bound"),
         (
             {"outcome": NO_RATIO, "losses": (), "spikes": NO_RATIO},
             "For one step a quadratic model of the network is accurate up to a rate of 0.042, 0.42 × yours.",

@@ -4,10 +4,13 @@ from dataclasses import replace
 import pytest
 
 from fromage_cli.diagnostics.suggest_lr.facts import (
+    band,
     fails_first,
     headline,
     marks,
     next_step,
+    not_every_layer,
+    said_by_page,
     stability,
     sure_rates,
     trained_at,
@@ -24,6 +27,7 @@ from fromage_cli.diagnostics.suggest_lr.result import (
 )
 from fromage_cli.missing import LIMIT_REACHED, NO_OTHER_DRAWS, Basis, Missing, Why
 from fromage_cli.terminal.answer import PageStyle
+from fromage_cli.terminal.page import Band
 from fromage_cli.theory.random_draws import OtherDraws
 
 MakeResult = Callable[..., SuggestedRates]
@@ -65,7 +69,44 @@ def test_where_no_step_is_sure_it_is_said(make_result: MakeResult) -> None:
     ]  # fmt: skip
     none = Estimate("critical", NONE, NONE, Basis("no rise seen", "at none of the rates tried"), 1.0)
     fact = next(fact for fact in next_step(make_result(estimates=(none,))) if fact.label == "Loss rises")
-    assert (fact.value, fact.words) == ("—", "no rise seen (one step raises the loss of this batch)")
+    assert (fact.value, fact.words) == ("—", "no rise seen on this batch")
+
+
+@pytest.mark.parametrize(
+    ("cosine", "error", "words"),
+    [
+        (-0.3, 0.05, "in blocks.4.attention.output.weight the step points uphill"),
+        (
+            0.0,
+            0.05,
+            "noise hides the gradient of blocks.4.attention.output.weight at 64 rows a batch; a larger batch helps",
+        ),
+        (
+            -0.1,
+            NONE,
+            "in blocks.4.attention.output.weight the step points uphill or is noise; a larger batch would tell",
+        ),
+        (0.3, 0.05, "even the smallest step tried is too large for a layer"),
+    ],
+)
+def test_why_no_step_helps_every_layer(
+    make_result: MakeResult, cosine: float, error: float | Missing, words: str
+) -> None:
+    result = make_result()
+    layers = list(result.layers)
+    layers[4] = replace(layers[4], cosine=cosine, cosine_stderr=error)
+    changed = replace(without(result, "measured"), layers=tuple(layers))
+    assert not_every_layer(changed) == words
+    assert said(next_step(changed))[0] == ("Sure in every layer", "none", words)
+    assert "noise-dominates" in said_by_page(changed) and "noise-dominates" not in said_by_page(result)
+
+
+def test_what_a_limit_left_out_is_not_known(make_result: MakeResult) -> None:
+    cut = [Estimate(name, LIMIT_REACHED, LIMIT_REACHED, Basis("stopped"), 0.0) for name in ("measured", "critical")]
+    assert said(next_step(make_result(estimates=tuple(cut)))) == [
+        ("Sure in every layer", "not known", "the run ended before it was looked for"),
+        ("Loss rises", "not known", "the run ended before it was looked for"),
+    ]
 
 
 def test_what_only_all_tensors_together_do_is_no_layers(make_result: MakeResult) -> None:
@@ -92,14 +133,17 @@ def test_other_draws_of_a_random_network_are_told(make_result: MakeResult) -> No
 
 def test_the_rate_to_train_at_has_a_range_and_what_it_rests_on(make_result: MakeResult) -> None:
     result = make_result()
-    assert said(training(result)) == [
+    assert said(training(result, PageStyle(verbose=True))) == [
         ("Rate to train at", "0.00179", "best between 0.00089 and 0.0036 (80 % likely)"),
         ("", "", "22 short runs at a constant rate, 360 steps"),
         ("", "", "they take most of the time; --probe none skips"),
         ("", "", "about 2 % of the progress is lost at it"),
     ]
     vague = replace(result, recommended=replace(result.recommended, reliable=False), schedule="cosine")
-    assert said(training(vague))[0][1] == "≈ 0.00179" and "with your schedule" in said(training(vague))[1][2]
+    assert (
+        said(training(vague, PageStyle()))[0][1] == "≈ 0.00179"
+        and "with your schedule" in said(training(vague, PageStyle()))[1][2]
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,9 +155,12 @@ def test_the_rate_to_train_at_has_a_range_and_what_it_rests_on(make_result: Make
 )
 def test_a_rate_that_is_not_known_says_why(make_result: MakeResult, why: Missing, reason: str, words: str) -> None:
     none = Recommended(why, why, why, why, why, None, reason, False, why)
-    assert said(training(make_result(recommended=none, probe=()))) == [("Rate to train at", "not known", words)]
+    assert said(training(make_result(recommended=none, probe=()), PageStyle())) == [
+        ("Rate to train at", "not known", words)
+    ]
     ranged = replace(none, low=0.001, high=0.02)
-    assert said(training(make_result(recommended=ranged, probe=())))[0][2].startswith("perhaps between 0.001 and 0.02")
+    shown = said(training(make_result(recommended=ranged, probe=()), PageStyle()))
+    assert shown[0][2] == "it lies between 0.001 and 0.02 (80 % likely)"
 
 
 def test_runs_that_verify_stand_beside_the_rate(make_result: MakeResult) -> None:
@@ -122,9 +169,13 @@ def test_runs_that_verify_stand_beside_the_rate(make_result: MakeResult) -> None
         VerifiedRun(3.0, 0.003, (1.0, 4.0), 1.1, NONE, NONE, False),
     )
     verified = make_result(verification=runs)
-    assert said(training(verified))[-1] == ("Verified", "0.0003", "ends lowest after 3 steps at a constant rate")
+    assert said(training(verified, PageStyle()))[-1] == (
+        "Verified",
+        "0.0003",
+        "ends lowest after 3 steps at a constant rate",
+    )
     alike = make_result(verification=tuple(replace(run, best=False) for run in runs))
-    assert said(training(alike))[-1] == ("Verified", "no winner", "all end alike after 3 steps")
+    assert said(training(alike, PageStyle()))[-1] == ("Verified", "no winner", "all end alike after 3 steps")
     one = make_result(verification=tuple(replace(run, best=False, spread=0.0) for run in runs))
     assert "five training batches" in verdict(one)
     lost = make_result(verification=tuple(replace(run, best=False, end_loss=NONE) for run in runs))
@@ -172,8 +223,16 @@ def test_without_a_rate_the_largest_stable_one_is_told(make_result: MakeResult) 
 
 def test_the_ruler_has_the_places_of_the_answer(make_result: MakeResult) -> None:
     assert [(mark.sign, mark.value) for mark in marks(make_result())] == [
-        ("▼", 0.003), ("═", 0.00179), ("●", 0.000963), ("◆", 0.00214), ("▲", 0.0114), ("○", 0.00088),
+        ("▼", 0.003), ("●", 0.000963), ("◆", 0.00214), ("▲", 0.0114), ("○", 0.00088),
     ]  # fmt: skip
+
+
+def test_the_range_of_the_rate_to_train_at_is_a_band(make_result: MakeResult) -> None:
+    result = make_result()
+    assert band(result) == Band(0.00089, 0.0036, "train at")
+    rate = replace(result.recommended, low=NONE, high=NONE)
+    assert band(replace(result, recommended=rate)) == Band(0.00179, 0.00179, "train at")
+    assert band(replace(result, recommended=replace(rate, learning_rate=NONE))) is None
 
 
 def test_the_headline_for_scripts(make_result: MakeResult) -> None:

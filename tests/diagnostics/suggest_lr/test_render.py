@@ -5,16 +5,21 @@ from pathlib import Path
 
 import pytest
 
+from fromage_cli.diagnostics.suggest_lr.facts import said_by_page, trained_at
+from fromage_cli.diagnostics.suggest_lr.findings import judge
 from fromage_cli.diagnostics.suggest_lr.render import advise, render, sentences
 from fromage_cli.diagnostics.suggest_lr.result import (
     Alternative,
     Limit,
     ProbeRun,
     Recommended,
+    Stability,
     SuggestedRates,
     VerifiedRun,
 )
 from fromage_cli.missing import OPTIMIZER_UNKNOWN, Missing, Why
+from fromage_cli.terminal.answer import Answer
+from fromage_cli.terminal.show import page as whole_page
 from tests.diagnostics.pages import compare, drawn
 
 MakeResult = Callable[..., SuggestedRates]
@@ -56,18 +61,60 @@ def test_the_page_where_the_optimizer_is_not_known(make_result: MakeResult) -> N
 def test_layers_are_cut_short_the_one_that_fails_first_at_the_top(make_result: MakeResult) -> None:
     result = make_result()
     one_group = replace(result, optimizer=replace(result.optimizer, groups=result.optimizer.groups[:1]))
-    short, whole = page(one_group), page(one_group, show_all=True)
-    assert "9 more, to 0.000667 or further: --all" in short
-    assert "6 more, to 0.002 or further: --all" in page(replace(one_group, probe=()))
+    short, whole = page(replace(one_group, probe=())), page(one_group, show_all=True)
+    assert "6 more, to 0.002 or further: --all" in short
     rows = [line for line in short.splitlines() if line.startswith("blocks.")]
-    assert rows[0].startswith("blocks.4 ") and len(rows) == 2
-    assert "--all" not in whole and whole.count("0.37") > short.count("0.37")
+    assert rows[0].startswith("blocks.4 ") and len(rows) == 5
+    assert "--all" not in whole and whole.count("≈") > short.count("≈")
+    assert "how far each helps, of 11 layers: --all" in page(one_group)
+
+
+def hugging_face(result: SuggestedRates) -> SuggestedRates:
+    """As a network of the Trainer has it: long names, one parameter group, a rate that is known."""
+    layers = tuple(
+        replace(layer, name=f"transformer.h.{place}.attn.c_attn.weight") for place, layer in enumerate(result.layers)
+    )
+    return replace(
+        result,
+        layers=layers,
+        limit=replace(result.limit, limiting_layer=layers[4].name, averaged=True),
+        optimizer=replace(result.optimizer, groups=result.optimizer.groups[:1]),
+        stability=Stability(0.0125, 0.24, diverged_from=0.2),
+    )
+
+
+def guessed(result: SuggestedRates) -> SuggestedRates:
+    """As of the samples, whose batch is too small for short runs."""
+    doubted = replace(result.recommended, reliable=False, reason="short runs had only parts of a batch")
+    return replace(result, recommended=doubted, stability=Stability(0.0125, 0.24))
+
+
+@pytest.mark.parametrize("change", [hugging_face, guessed, lambda result: guessed(hugging_face(result))])
+def test_a_page_of_short_runs_is_one_screen(
+    make_result: MakeResult, change: Callable[[SuggestedRates], SuggestedRates], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    result = change(make_result())
+    place = ("checkpoint-1000/model", "GPT2LMHeadModel, 50 layers", "16 rows")
+    header = (*place, trained_at(result), "loss 5.24")
+    answer = Answer(
+        result, lambda style: render(result, style), header=header, findings=judge(result), advice=advise(result),
+        told=said_by_page(result),
+    )  # fmt: skip
+    lines = whole_page(answer, None).splitlines()
+    assert lines[0].endswith(" · loss 5.24") and any(line.startswith("What now: ") for line in lines[-2:])
+    assert len(lines) <= 22, "a note beside the page takes one more line"
+    assert all(len(line) <= 80 for line in lines)
 
 
 def test_groups_stand_for_the_layers_on_a_default_page(make_result: MakeResult) -> None:
-    short, whole = page(make_result()), page(make_result(), verbose=True)
-    assert "no own limit" in short and "helps to rate" not in short
-    assert "helps to rate" in whole and "Gradient noise scale: 150 (110 to 230) rows" in whole
+    short, whole = page(make_result(probe=())), page(make_result(), verbose=True)
+    assert "no own limit" in short and "helps up to" not in short
+    assert "of 11 layers and 2 parameter groups: --all" in page(make_result())
+    first, second = make_result().optimizer.groups
+    slower = replace(make_result().optimizer, groups=(first, replace(second, learning_rate=0.001)))
+    assert "no own limit" in page(make_result(optimizer=slower))
+    assert "helps up to a rate of" in whole and "Gradient noise scale: 150 (110 to 230) rows" in whole
     assert "110 or more" in page(replace(make_result(), noise_scale_high=NONE), verbose=True)
 
 

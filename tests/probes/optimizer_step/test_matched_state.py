@@ -110,7 +110,7 @@ def test_groups_before_the_first_step(
     assert state is not None
     problem, rule = make_problem(perceptron, classification), find_settings(Given(), state.settings, Given())
     matched = match_state(problem, rule, state)
-    assert matched.members_told is by_rule
+    assert matched.members_known is by_rule
     assert matched.decays == {name: 0.3 if name in first or not by_rule else 0.0 for name in named}
     found = suggest(problem, problem.receiving, rule, state, request=Request())
     groups_found = found.optimizer.groups

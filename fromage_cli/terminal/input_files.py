@@ -71,7 +71,7 @@ def name_inputs(words: Iterable[str], patterns: Sequence[str]) -> None:
         _RUNNING[-1].named.update(Path(path).absolute() for path in spelled - {""})
 
 
-def check_spared(path: Path, data: bytes | None = None) -> None:
+def check_no_input(path: Path, data: bytes | None = None) -> None:
     """Raise UsageError where an existing file is an input of this call, also through a link or under another name.
 
     What lies in a directory of checkpoints counts too, unless it is a former answer. `data` is what is to be written,

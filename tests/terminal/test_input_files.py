@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from fromage_cli import cli
 from fromage_cli.errors import UsageError
-from fromage_cli.terminal import spared
+from fromage_cli.terminal import input_files
 
 MODEL = """
 from torch import nn
@@ -86,10 +86,10 @@ def test_a_module_whose_compiled_code_is_kept_is_an_input_too(run_files, monkeyp
     Path("kept_apart.py").write_text("width = 4\n")
     monkeypatch.syspath_prepend(str(run_files))
     py_compile.compile("kept_apart.py")
-    with spared.watched():
+    with input_files.watched():
         importlib.import_module("kept_apart")
         with pytest.raises(UsageError, match="reads it as an input"):
-            spared.check_spared(run_files / "kept_apart.py", b"other")
+            input_files.check_no_input(run_files / "kept_apart.py", b"other")
 
 
 def test_a_picture_is_no_input_either(run_files, capsys):
@@ -117,25 +117,25 @@ def test_other_files_are_replaced_as_asked(run_files, capsys):
 
 def test_nothing_is_remembered_from_one_run_to_the_next(clean):
     Path("a.json").write_text("{}")
-    with spared.watched():
+    with input_files.watched():
         Path("a.json").read_text()
         with pytest.raises(UsageError, match="reads it as an input"):
-            spared.check_spared(Path("a.json").absolute(), b"other")
-    with spared.watched():
-        spared.check_spared(Path("a.json").absolute(), b"other")
+            input_files.check_no_input(Path("a.json").absolute(), b"other")
+    with input_files.watched():
+        input_files.check_no_input(Path("a.json").absolute(), b"other")
 
 
 def test_what_was_opened_to_be_written_is_no_input(clean):
-    with spared.watched():
+    with input_files.watched():
         Path("a.json").write_text("{}")
-        spared.check_spared(Path("a.json").absolute(), b"other")
+        input_files.check_no_input(Path("a.json").absolute(), b"other")
 
 
 def test_a_working_directory_that_changes_in_between(clean):
     Path("a.toml").write_text("x = 1")
-    with spared.watched():
+    with input_files.watched():
         Path("a.toml").read_text()
         Path("elsewhere").mkdir()
         os.chdir("elsewhere")
         with pytest.raises(UsageError):
-            spared.check_spared(clean / "a.toml", b"other")
+            input_files.check_no_input(clean / "a.toml", b"other")

@@ -1,20 +1,15 @@
-"""Which law a rule has, and the reasons where it has none; the formulas themselves are tested in theory."""
+"""What is predicted under each rule, and the reasons where nothing is; the formulas themselves are tested in theory."""
 
 import math
 
 import pytest
 import torch
 
-from fromage_cli.diagnostics.intrinsic_lr.law import (
-    ZERO_GRADIENTS,
-    Subject,
-    equilibrium_norm,
-    growth,
-    law_of,
-    rotation_between,
-)
+from fromage_cli.diagnostics.intrinsic_lr.formulas import ZERO_GRADIENTS
+from fromage_cli.diagnostics.intrinsic_lr.prediction import equilibrium_norm, growth, predict, rotation_between
 from fromage_cli.diagnostics.intrinsic_lr.result import NO_MODEL
 from fromage_cli.diagnostics.intrinsic_lr.settings import Training
+from fromage_cli.diagnostics.intrinsic_lr.subject import Subject
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.optim import LARS
 from fromage_cli.theory.equilibrium import momentum_gains
@@ -28,9 +23,9 @@ def subject(optimizer="sgd", rate=0.1, decay=1e-3, norm=2.0, **changes):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lion", "lars"])
 def test_rules_that_settle(optimizer):
-    law = law_of(subject(optimizer))
-    assert law.unsettled is None and law.equilibrium.relaxation > 0.0
-    assert (known(law.intrinsic) is None) == (optimizer == "lars")
+    found = predict(subject(optimizer))
+    assert found.unsettled is None and found.equilibrium.relaxation > 0.0
+    assert (known(found.intrinsic) is None) == (optimizer == "lars")
 
 
 @pytest.mark.parametrize(
@@ -56,18 +51,18 @@ def test_rules_that_settle(optimizer):
     ],
 )
 def test_rules_that_do_not(changes, rotates, code, words):
-    law = law_of(subject(**changes))
-    assert law.unsettled.code == code and words in law.unsettled.words
-    assert law.equilibrium.relaxation is None if rotates else law.equilibrium == law.unsettled
+    found = predict(subject(**changes))
+    assert found.unsettled.code == code and words in found.unsettled.words
+    assert found.equilibrium.relaxation is None if rotates else found.equilibrium == found.unsettled
 
 
 def test_adam_with_decoupled_decay_is_adamw():
-    assert law_of(subject("adam", decoupled=True)).equilibrium == law_of(subject("adamw")).equilibrium
+    assert predict(subject("adam", decoupled=True)).equilibrium == predict(subject("adamw")).equilibrium
 
 
 def test_equilibrium_norms():
     assert equilibrium_norm(subject("adamw")) == pytest.approx(math.sqrt(0.1 / 2e-3 * 100))
-    assert equilibrium_norm(subject("lion")) == pytest.approx(0.1 * 10 / law_of(subject("lion")).equilibrium.rotation)
+    assert equilibrium_norm(subject("lion")) == pytest.approx(0.1 * 10 / predict(subject("lion")).equilibrium.rotation)
     assert equilibrium_norm(subject("sgd")) == equilibrium_norm(subject("lars")) == NO_MODEL
     assert equilibrium_norm(subject("sgd", squares=(0.0,))) == ZERO_GRADIENTS
     one = equilibrium_norm(subject("sgd", squares=(4.0,)))
@@ -95,7 +90,7 @@ def test_lars_over_several_channels_against_a_simulation():
         after = weight.detach() / weight.detach().norm(dim=1, keepdim=True)
         angles.append(float((after - unit).norm(dim=1).mean()))
     assert sum(norms[-300:]) / 300 == pytest.approx(end, rel=0.05)
-    assert sum(angles[-300:]) / 300 == pytest.approx(law_of(found).equilibrium.rotation, rel=0.05)
+    assert sum(angles[-300:]) / 300 == pytest.approx(predict(found).equilibrium.rotation, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +119,7 @@ def test_lars_over_several_channels_against_a_simulation():
 )
 def test_growth_where_nothing_settles(changes, value):
     layer = subject(**changes)
-    found = growth(layer, law_of(layer))
+    found = growth(layer, predict(layer))
     if value is None:
         assert isinstance(found, Missing)
     else:
@@ -133,12 +128,12 @@ def test_growth_where_nothing_settles(changes, value):
 
 def test_growth_of_lion():
     layers = [subject("lion", rate, 0.0) for rate in (0.1, 0.2)]
-    slow, fast = (growth(layer, law_of(layer)) for layer in layers)
+    slow, fast = (growth(layer, predict(layer)) for layer in layers)
     assert fast == pytest.approx(4 * slow)
 
 
 def test_between_checkpoints_the_mean_of_both_laws_turns_a_layer():
-    before, after = (law_of(subject("adamw", rate)).equilibrium for rate in (0.2, 0.1))
+    before, after = (predict(subject("adamw", rate)).equilibrium for rate in (0.2, 0.1))
     assert rotation_between(before, after, 100) == pytest.approx(before.rotation_over(100, 0.15 * 1e-3))
     assert rotation_between(before, NO_MODEL, 100) == NO_MODEL
     assert rotation_between(NO_MODEL, after, 100).code == NO_MODEL.code
