@@ -99,7 +99,7 @@ def _over_tensors(
 
     found = [of(EVERYWHERE, members)]
     state = matched.state
-    if state is not None and matched.members_told and len(state.groups) > 1:
+    if state is not None and matched.members_known and len(state.groups) > 1:
         for number, group in enumerate(state.groups):
             inside = [each for each in members if matched.numbers.get(each) in group.numbers]
             if inside and len(inside) < len(members):
