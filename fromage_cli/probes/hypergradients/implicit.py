@@ -19,7 +19,6 @@ from fromage_cli.errors import FromageError, NumericalError
 from fromage_cli.missing import Interrupted, found_of
 from fromage_cli.probes.curvature.krylov_function import Applied, KrylovSpace
 from fromage_cli.probes.curvature.lanczos import Operator
-from fromage_cli.probes.curvature.preconditioned_hessian import each
 from fromage_cli.probes.hypergradients.horizon import horizon_of
 from fromage_cli.probes.hypergradients.hyperparameters import Hyperparameter, Place, Values
 from fromage_cli.probes.hypergradients.response import Curvature, Response
@@ -251,7 +250,7 @@ class ImplicitResponse:
         response, values, members = self.response, self.values, hyperparameter.members
         shares = {name: hyperparameter.per_unit({**dict.fromkeys(members, 0.0), name: 1.0}, values) for name in members}
         if hyperparameter.place == "decay":
-            return each(response.space, shares, 0.0) * response.decay_force
+            return response.spread(shares) * response.space.flat(response.space.weights)
         if hyperparameter.place == "loss":
             return torch.stack([share * response.loss_forces[name] for name, share in shares.items()]).sum(0)
         total = torch.zeros_like(response.decay_force)

@@ -4,7 +4,7 @@ A run rests where the gradient of the training loss and weight decay cancel. A h
 its cross term c, the derivative of their sum by it at fixed weights, and the weights follow by dw = -(C + R)^-1 c.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Literal
@@ -25,6 +25,7 @@ from fromage_cli.probes.optimizer_step.next_step import preconditioner
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, has_gauss_newton, hessian
 from fromage_cli.problem.evaluation.gradient_pullback import gradient_by_scalars, gradients_of
 from fromage_cli.problem.losses.hyperparameters import leaves, training_loss
+from fromage_cli.theory.accumulation import norm
 
 Curvature = Literal["gauss-newton", "hessian"]
 """Which matrix stands for the curvature of the training loss."""
@@ -65,13 +66,10 @@ class Response:
 
     def _preconditioning(self, by_steps: bool) -> Preconditioning:
         """The metric, and the diagonal of R."""
-        tensors, rates = self.space.tensors, self.values.rates
-        decay = each(self.space, self.values.decays, 0.0) if any(self.values.decays.values()) else None
-        matrix = None
+        tensors, rates, matrix = self.space.tensors, self.values.rates, None
+        decay = self.spread(self.values.decays) if any(self.values.decays.values()) else None
         if self.decoupled or (by_steps and self.matched.optimizer.adaptive):
             matrix = self.adams_matrix
-        if self.decoupled and decay is not None:
-            decay.mul_(self.adams_matrix)
         scale = None if matrix is None else matrix.rsqrt()
         highest = max(rates.values())
         if by_steps and any(rates[tensor.name] < highest for tensor in tensors):
@@ -118,7 +116,8 @@ class Response:
         """That of the training gradient with decay: 0 where the run rests."""
         gradients = self.problem.base.gradients
         parts = [gradients[tensor.name] for tensor in self.space.tensors]
-        return float((self.space.flat(parts) + each(self.space, self.values.decays, 0.0) * self.decay_force).norm())
+        decay = self.spread(self.values.decays) * self.space.flat(self.space.weights)
+        return norm(self.space.flat(parts) + decay)
 
     def validation_gradient(self, validation: Validation) -> tuple[float, Tensor]:
         """The validation loss and its gradient [n], with the running statistics as functions of the weights.
@@ -141,8 +140,12 @@ class Response:
     @cached_property
     def decay_force(self) -> Tensor:
         """What decay of 1 on every tensor adds to the gradient: w, or P w where it is decoupled, [n]."""
-        weights = self.space.flat([tensor.parameter for tensor in self.space.tensors])
-        return weights * self.adams_matrix if self.decoupled else weights
+        return self.spread(dict.fromkeys(self.values.rates, 1.0)) * self.space.flat(self.space.weights)
+
+    def spread(self, decays: Mapping[str, float]) -> Tensor:
+        """The diagonal of R for decays by tensor: themselves, or times P where they are decoupled, [n]."""
+        found = each(self.space, decays, 0.0)
+        return found.mul_(self.adams_matrix) if self.decoupled else found
 
     @cached_property
     def loss_forces(self) -> dict[str, Tensor]:

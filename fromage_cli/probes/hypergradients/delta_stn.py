@@ -1,0 +1,265 @@
+"""The answer of self-tuning networks: a hypernetwork learns how weights follow hyperparameters, and is then derived.
+
+Of each tensor, dW = diag(A dh) W_resp with dh a change of ln(hyperparameter): centred, so that it is 0 at the
+checkpoint, and gated by rows; of a bias likewise. A and W_resp are fitted to the training loss of the network
+linearised at the checkpoint, under small symmetric changes dh and -dh. With one hyperparameter every dW can be reached,
+so that this is the Gauss-Newton answer; with several that answer restricted to the family.
+Source: Bae, Grosse, *Delta-STN: Efficient bilevel optimization for neural networks using structured response
+Jacobians*, NeurIPS 2020.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fromage_cli.errors import FromageError, NumericalError, ResourceError
+from fromage_cli.missing import Interrupted
+from fromage_cli.probes.curvature.krylov_function import KrylovSpace
+from fromage_cli.probes.hypergradients.hyperparameters import Hyperparameter
+from fromage_cli.probes.hypergradients.response import Response
+from fromage_cli.probes.hypergradients.validation import Validation
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, twice_differentiated
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.hyperparameters import training_loss
+from fromage_cli.problem.losses.supervised_losses import SupervisedLoss, predict
+from fromage_cli.theory.accumulation import inner_product
+
+SIGMA = 0.05
+"""Size of a change of ln(hyperparameter), so small that the loss is quadratic in what it does."""
+ITERATIONS = 20
+"""Of L-BFGS between two draws of changes."""
+ROUNDS = 20
+"""Draws of changes at most."""
+TOLERANCE = 1e-3
+"""Relative change of the derivatives from one draw to the next at which the fit has settled."""
+PRODUCTS = 40
+"""For the extreme eigenvalues of a layer's curvature."""
+
+
+@dataclass(frozen=True)
+class DeltaSTN:
+    """What the fitted hypernetwork says."""
+
+    gradients: dict[tuple[str, str], float]
+    """Derivative of the validation loss per unit, by name and scope of the hyperparameter."""
+    start_loss: float
+    """Validation loss at the checkpoint."""
+    passes: int
+    """Gradients of the linearised loss, each for all changes together."""
+    converged: bool
+    """Whether the derivatives settled within the draws."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """How well gradient descent can fit the hypernetwork of one layer: largest over smallest eigenvalue.
+
+    Of the Gauss-Newton matrix of w = response * x + base over changes, with x = dh (centred) or h + dh (uncentred).
+    """
+
+    layer: str
+    centred: float
+    uncentred: float
+
+
+class Hypernetwork:
+    """dW = diag(A dh) W_resp of every tensor, with the rows of its first dimension."""
+
+    def __init__(self, space: WeightSpace, count: int, seed: int) -> None:
+        """A starts from 0 and W_resp from random numbers, as in the paper's own code."""
+        generator = torch.Generator().manual_seed(seed)
+        self.space, self.gates, self.responses = space, list[Tensor](), list[Tensor]()
+        for weight in space.weights:
+            rows = weight.shape[0] if weight.dim() else 1
+            shape = rows, max(weight.numel() // max(rows, 1), 1)
+            drawn = torch.rand(shape, generator=generator, dtype=torch.float64) * 2.0 - 1.0
+            self.responses.append((drawn / math.sqrt(shape[1])).to(weight).requires_grad_())
+            self.gates.append(weight.new_zeros((rows, count)).requires_grad_())
+
+    def moved(self, change: Tensor) -> list[Tensor]:
+        """How the weights follow a change of every hyperparameter, [count]."""
+        parts = zip(self.gates, self.responses, self.space.weights, strict=True)
+        return [((gate @ change)[:, None] * response).view(weight.shape) for gate, response, weight in parts]
+
+
+class DeltaFit:
+    """The fit of a hypernetwork to the linearised network of one checkpoint."""
+
+    def __init__(
+        self,
+        response: Response,
+        hyperparameters: Sequence[Hyperparameter],
+        *,
+        damping: float = 0.0,
+        sigma: float = SIGMA,
+        seed: int = 0,
+        advance: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`hyperparameters`: of weight decay and of the loss; `damping`: absolute, as in the implicit answer."""
+        self.response, self.sigma, self.advance, self.passes = response, sigma, advance, 0
+        self.hyperparameters = [one for one in hyperparameters if one.place in ("decay", "loss")]
+        self.generator = torch.Generator().manual_seed(seed)
+        self.network = Hypernetwork(response.space, len(self.hyperparameters), seed)
+        self.weights = response.space.flat(response.space.weights)
+        self.damping = damping * response.spread(dict.fromkeys(response.values.rates, 1.0))
+
+    def measure(self, validation: Validation, *, rounds: int = ROUNDS) -> DeltaSTN | Interrupted[DeltaSTN]:
+        """Fits with fresh changes in every round, until the derivatives settle.
+
+        Raises NumericalError where the loss is not finite. A limit, or derivatives that do not settle, interrupts it.
+        """
+        loss, gradient = self.response.validation_gradient(validation)
+        found = self._derivatives(gradient)
+        stopped: FromageError | None = None
+        try:
+            for _ in range(rounds):
+                before, found = found, self._fitted(gradient)
+                if math.dist(before, found) <= TOLERANCE * math.hypot(*found):
+                    break
+            else:
+                stopped = NumericalError(
+                    f"The hypernetwork did not settle: its answers still move after {self.passes} passes.",
+                    "Raise --damping, or go by the Gauss-Newton answer, which needs no fit.",
+                )
+        except ResourceError as limit:
+            stopped = limit
+        gradients = {(one.name, one.scope): value for one, value in zip(self.hyperparameters, found, strict=True)}
+        result = DeltaSTN(gradients, loss, self.passes, stopped is None)
+        return result if stopped is None else Interrupted(result, stopped)
+
+    def _fitted(self, gradient: Tensor) -> list[float]:
+        """The derivatives after one more round."""
+        changes = self._draw()
+        optimizer = torch.optim.LBFGS(
+            [*self.network.gates, *self.network.responses],
+            max_iter=ITERATIONS,
+            history_size=ITERATIONS,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            return self._objective(changes)
+
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        return self._derivatives(gradient)
+
+    def _draw(self) -> list[Tensor]:
+        """Changes in directions at right angles, drawn at random, each with its opposite."""
+        count = len(self.hyperparameters)
+        drawn = torch.randn((count, count), generator=self.generator, dtype=torch.float64)
+        directions = self.sigma * torch.linalg.qr(drawn)[0].T
+        return [sign * direction.to(self.weights) for direction in directions for sign in (1.0, -1.0)]
+
+    def _objective(self, changes: Sequence[Tensor]) -> Tensor:
+        """The mean regularised loss over changes, over sigma squared; leaves its gradient on the hypernetwork."""
+        response, space = self.response, self.response.space
+        moves, factor = [self.network.moved(change) for change in changes], 0.5 / self.sigma**2
+        flats = [space.flat(move) for move in moves]
+        losses = [self._loss(change) for change in changes]
+        total = 0.0
+        found = _linearised(response.problem, space, flats, losses)
+        for change, move, flat, (value, slope) in zip(changes, moves, flats, found, strict=True):
+            decay, weights = response.spread(self._decays(change)), self.weights + flat
+            pull = slope + decay * weights + self.damping * flat
+            total += (
+                value + 0.5 * inner_product(decay * weights, weights) + 0.5 * inner_product(self.damping * flat, flat)
+            )
+            torch.autograd.backward(move, [factor * part for part in space.split(pull)])
+        if not math.isfinite(total):
+            raise NumericalError(
+                "The linearised training loss is not finite.", "Give smaller changes, or --dtype float64."
+            )
+        self.passes += 1
+        self.advance()
+        return torch.tensor(factor * total, dtype=torch.float64)
+
+    def _decays(self, change: Tensor) -> dict[str, float]:
+        """The decay of each tensor under a change."""
+        found = dict(self.response.values.decays)
+        for one, amount in zip(self.hyperparameters, change.tolist(), strict=True):
+            if one.place == "decay":
+                for name in one.members:
+                    found[name] = _moved(found[name], amount, one)
+        return found
+
+    def _loss(self, change: Tensor) -> SupervisedLoss:
+        """The training loss under a change."""
+        values = dict(self.response.values.loss)
+        for one, amount in zip(self.hyperparameters, change.tolist(), strict=True):
+            if one.place == "loss":
+                values[one.name] = _moved(values[one.name], amount, one)
+        found = training_loss(self.response.base_loss, values)
+        assert isinstance(found, SupervisedLoss)  # as the Gauss-Newton matrix takes it
+        return found
+
+    def _derivatives(self, gradient: Tensor) -> list[float]:
+        """Of the validation loss per unit of each hyperparameter."""
+        found = []
+        for index, one in enumerate(self.hyperparameters):
+            change = torch.zeros(len(self.hyperparameters)).to(self.weights)
+            change[index] = 1.0
+            with torch.no_grad():
+                moved = self.response.space.flat(self.network.moved(change))
+            found.append(inner_product(gradient, moved) / (one.value or 1.0))
+        return found
+
+
+def _moved(value: float, amount: float, one: Hyperparameter) -> float:
+    """A value whose logarithm is moved; one that is 0 is moved itself."""
+    return value * math.exp(amount) if one.value else value + amount
+
+
+def _linearised(
+    problem: Problem, space: WeightSpace, moves: Sequence[Tensor], losses: Sequence[SupervisedLoss]
+) -> list[tuple[float, Tensor]]:
+    """The loss of f + J dw for several dw, each with a loss of its own, and its gradient by dw, [n]."""
+    totals, count = [0.0] * len(moves), 0.0
+    slopes = [torch.zeros_like(move) for move in moves]
+    for chunk in problem.chunks():
+        with twice_differentiated(problem, chunk):
+            output, target = predict(problem.model, chunk)
+            cotangent = torch.zeros_like(output).requires_grad_()
+            pulled = torch.autograd.grad(output, space.weights, cotangent, create_graph=True, materialize_grads=True)
+            for index, (move, loss) in enumerate(zip(moves, losses, strict=True)):
+                (pushed,) = torch.autograd.grad(
+                    pulled, cotangent, space.split(move), retain_graph=True, materialize_grads=True
+                )
+                leaf = (output.detach() + pushed).requires_grad_()
+                terms = loss.terms(leaf, target)
+                (slope,) = torch.autograd.grad(terms.total, leaf)
+                parts = torch.autograd.grad(output, space.weights, slope, retain_graph=True, materialize_grads=True)
+                totals[index] += float(terms.total.detach())
+                slopes[index] += space.flat(parts)
+        count += terms.count
+    problem.evaluations.hessian_vector_products += len(moves)
+    return [(total / count, slope / count) for total, slope in zip(totals, slopes, strict=True)]
+
+
+def measure_conditioning(
+    response: Response, hyperparameter: Hyperparameter, *, damping: float = 0.0, sigma: float = SIGMA
+) -> Conditioning:
+    """The condition numbers for the smallest layer, at one hyperparameter above 0.
+
+    The curvature of its weights, decay and damping included, multiplies the second moments of (1, x). Where Lanczos
+    iterations end before the layer's smallest eigenvalue, both numbers are too small by the same factor.
+    """
+    layer = min((t for t in response.space.tensors if t.is_layer), key=lambda tensor: tensor.parameter.numel())
+    space, decay = WeightSpace([layer]), response.values.decays.get(layer.name, 0.0) + damping
+    drawn = torch.randn(layer.parameter.numel(), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    krylov = KrylovSpace(drawn.to(space.flat(space.weights)))
+    with gauss_newton(response.problem, space) as product:
+        krylov.grow(lambda vector: product(vector) + decay * vector, PRODUCTS, lambda: False, lambda: None)
+    values, place = krylov.eigenvalues(), math.log(hyperparameter.value)
+    own = values[-1] / values[0] if values[0] > 0.0 else math.inf
+
+    def spread(centre: float) -> float:
+        moments = torch.tensor([[1.0, centre], [centre, centre**2 + sigma**2]], dtype=torch.float64)
+        return float(torch.linalg.cond(moments))
+
+    return Conditioning(layer.name, own * spread(0.0), own * spread(place))
