@@ -18,13 +18,12 @@ from torch import Tensor
 from fromage_cli.errors import FromageError, NumericalError, ResourceError
 from fromage_cli.missing import Interrupted
 from fromage_cli.probes.curvature.krylov_function import KrylovSpace
-from fromage_cli.probes.hypergradients.hyperparameters import Hyperparameter
+from fromage_cli.probes.hypergradients.hyperparameters import Hyperparameter, Values
 from fromage_cli.probes.hypergradients.response import Response
 from fromage_cli.probes.hypergradients.validation import Validation
-from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, twice_differentiated
-from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton
+from fromage_cli.problem.evaluation.linearised_loss import linearised_losses
 from fromage_cli.problem.losses.hyperparameters import training_loss
-from fromage_cli.problem.losses.supervised_losses import SupervisedLoss, predict
 from fromage_cli.theory.accumulation import inner_product
 
 SIGMA = 0.05
@@ -132,7 +131,10 @@ class DeltaFit:
 
     def _fitted(self, gradient: Tensor) -> list[float]:
         """The derivatives after one more round."""
-        changes = self._draw()
+        count = len(self.hyperparameters)
+        drawn = torch.randn((count, count), generator=self.generator, dtype=torch.float64)
+        directions = (self.sigma * torch.linalg.qr(drawn)[0].T).to(self.weights)  # at right angles
+        changes = [*directions, *-directions]
         optimizer = torch.optim.LBFGS(
             [*self.network.gates, *self.network.responses],
             max_iter=ITERATIONS,
@@ -149,23 +151,16 @@ class DeltaFit:
         optimizer.step(closure)  # type: ignore[no-untyped-call]
         return self._derivatives(gradient)
 
-    def _draw(self) -> list[Tensor]:
-        """Changes in directions at right angles, drawn at random, each with its opposite."""
-        count = len(self.hyperparameters)
-        drawn = torch.randn((count, count), generator=self.generator, dtype=torch.float64)
-        directions = self.sigma * torch.linalg.qr(drawn)[0].T
-        return [sign * direction.to(self.weights) for direction in directions for sign in (1.0, -1.0)]
-
     def _objective(self, changes: Sequence[Tensor]) -> Tensor:
         """The mean regularised loss over changes, over sigma squared; leaves its gradient on the hypernetwork."""
         response, space = self.response, self.response.space
         moves, factor = [self.network.moved(change) for change in changes], 0.5 / self.sigma**2
         flats = [space.flat(move) for move in moves]
-        losses = [self._loss(change) for change in changes]
-        total = 0.0
-        found = _linearised(response.problem, space, flats, losses)
-        for change, move, flat, (value, slope) in zip(changes, moves, flats, found, strict=True):
-            decay, weights = response.spread(self._decays(change)), self.weights + flat
+        values, total = [self.values_under(change) for change in changes], 0.0
+        losses = [training_loss(response.base_loss, held.loss) for held in values]
+        found = linearised_losses(response.problem, space, flats, losses)
+        for held, move, flat, (value, slope) in zip(values, moves, flats, found, strict=True):
+            decay, weights = response.spread(held.decays), self.weights + flat
             pull = slope + decay * weights + self.damping * flat
             total += (
                 value + 0.5 * inner_product(decay * weights, weights) + 0.5 * inner_product(self.damping * flat, flat)
@@ -179,23 +174,11 @@ class DeltaFit:
         self.advance()
         return torch.tensor(factor * total, dtype=torch.float64)
 
-    def _decays(self, change: Tensor) -> dict[str, float]:
-        """The decay of each tensor under a change."""
-        found = dict(self.response.values.decays)
+    def values_under(self, change: Tensor) -> Values:
+        """The hyperparameters under a change of logarithms, or of the value of one that is 0."""
+        found = self.response.values
         for one, amount in zip(self.hyperparameters, change.tolist(), strict=True):
-            if one.place == "decay":
-                for name in one.members:
-                    found[name] = _moved(found[name], amount, one)
-        return found
-
-    def _loss(self, change: Tensor) -> SupervisedLoss:
-        """The training loss under a change."""
-        values = dict(self.response.values.loss)
-        for one, amount in zip(self.hyperparameters, change.tolist(), strict=True):
-            if one.place == "loss":
-                values[one.name] = _moved(values[one.name], amount, one)
-        found = training_loss(self.response.base_loss, values)
-        assert isinstance(found, SupervisedLoss)  # as the Gauss-Newton matrix takes it
+            found = found.moved(one, math.expm1(amount) if one.value else amount)
         return found
 
     def _derivatives(self, gradient: Tensor) -> list[float]:
@@ -208,37 +191,6 @@ class DeltaFit:
                 moved = self.response.space.flat(self.network.moved(change))
             found.append(inner_product(gradient, moved) / (one.value or 1.0))
         return found
-
-
-def _moved(value: float, amount: float, one: Hyperparameter) -> float:
-    """A value whose logarithm is moved; one that is 0 is moved itself."""
-    return value * math.exp(amount) if one.value else value + amount
-
-
-def _linearised(
-    problem: Problem, space: WeightSpace, moves: Sequence[Tensor], losses: Sequence[SupervisedLoss]
-) -> list[tuple[float, Tensor]]:
-    """The loss of f + J dw for several dw, each with a loss of its own, and its gradient by dw, [n]."""
-    totals, count = [0.0] * len(moves), 0.0
-    slopes = [torch.zeros_like(move) for move in moves]
-    for chunk in problem.chunks():
-        with twice_differentiated(problem, chunk):
-            output, target = predict(problem.model, chunk)
-            cotangent = torch.zeros_like(output).requires_grad_()
-            pulled = torch.autograd.grad(output, space.weights, cotangent, create_graph=True, materialize_grads=True)
-            for index, (move, loss) in enumerate(zip(moves, losses, strict=True)):
-                (pushed,) = torch.autograd.grad(
-                    pulled, cotangent, space.split(move), retain_graph=True, materialize_grads=True
-                )
-                leaf = (output.detach() + pushed).requires_grad_()
-                terms = loss.terms(leaf, target)
-                (slope,) = torch.autograd.grad(terms.total, leaf)
-                parts = torch.autograd.grad(output, space.weights, slope, retain_graph=True, materialize_grads=True)
-                totals[index] += float(terms.total.detach())
-                slopes[index] += space.flat(parts)
-        count += terms.count
-    problem.evaluations.hessian_vector_products += len(moves)
-    return [(total / count, slope / count) for total, slope in zip(totals, slopes, strict=True)]
 
 
 def measure_conditioning(

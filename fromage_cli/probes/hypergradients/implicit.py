@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-import torch
 from torch import Tensor
 
 from fromage_cli.errors import FromageError, NumericalError
@@ -158,7 +157,7 @@ class ImplicitResponse:
             gradient_norm=response.gradient_norm,
             iterations=space.products,
             converged=error is None,
-            invariant_layers=self._invariant_layers(self._followed(space, shift, decay=True)),
+            invariant_layers=invariant_layers(response, self._followed(space, shift, decay=True)),
         )
         return found if error is None else Interrupted(found, error)
 
@@ -169,7 +168,7 @@ class ImplicitResponse:
         in all. Raises as `measure` does.
         """
         response, validation = self.response, self.validation
-        decays, force = hyperparameter.place == "decay", response.scaled(self._force(hyperparameter))
+        decays, force = hyperparameter.place == "decay", response.scaled(response.force(hyperparameter, self.draws))
         if not bool(force.any()):
             return [0.0] * len(validation.parts)
         with response.operator() as operator:
@@ -200,11 +199,15 @@ class ImplicitResponse:
         if not space.products:
             raise stopped or NumericalError("No product with the curvature was allowed.")
         if stopped is None and not settled():
-            worst = max(self._follow(space, shift, decay=kind).residual for kind in kinds)
+            worst, least = (
+                max(self._follow(space, shift, decay=kind).residual for kind in kinds),
+                space.eigenvalues()[0],
+            )
+            bent = f" Its curvature goes down to {least:.3g}, so that the weights are at no minimum." * (least < 0.0)
             stopped = NumericalError(
                 f"The implicit answer did not settle: after {space.products} products its residual is {worst:.2g}, "
-                f"where {self.tolerance:g} is wanted.",
-                "Raise --damping, or allow more products.",
+                f"where {self.tolerance:g} is wanted.{bent}",
+                "Raise --damping, or take --method gauss-newton." if bent else "Raise --damping.",
             )
         return space, stopped
 
@@ -245,28 +248,15 @@ class ImplicitResponse:
             )
         return answers
 
-    def _force(self, hyperparameter: Hyperparameter) -> Tensor:
-        """The cross term of a hyperparameter, its members keeping their ratios, [n]."""
-        response, values, members = self.response, self.values, hyperparameter.members
-        shares = {name: hyperparameter.per_unit({**dict.fromkeys(members, 0.0), name: 1.0}, values) for name in members}
-        if hyperparameter.place == "decay":
-            return response.spread(shares) * response.space.flat(response.space.weights)
-        if hyperparameter.place == "loss":
-            return torch.stack([share * response.loss_forces[name] for name, share in shares.items()]).sum(0)
-        total = torch.zeros_like(response.decay_force)
-        for name, share in shares.items():
-            for draw in range(self.draws):
-                total.add_(response.dropout_force(name, draw), alpha=share / self.draws)
-        return total
 
-    def _invariant_layers(self, adjoint: Tensor) -> tuple[str, ...]:
-        """The layers that the response is at right angles to, and whose scale the loss does not depend on."""
-        space = self.response.space
-        pulled = zip(space.tensors, space.split(adjoint), space.split(self.response.decay_force), strict=True)
-        names = [
-            tensor.name
-            for tensor, moved, force in pulled
-            if abs(inner_product(moved, force)) <= AT_RIGHT_ANGLES * norm(moved) * norm(force)
-        ]
-        tested = found_of(measure_invariance(self.response.problem, names))[0] if names and self.values.decays else {}
-        return tuple(name for name, found in tested.items() if found.invariance.verdict in ("invariant", "eps-limited"))
+def invariant_layers(response: Response, adjoint: Tensor) -> tuple[str, ...]:
+    """The layers that a change of weights [n] is at right angles to, and whose scale the loss does not depend on."""
+    space = response.space
+    pulled = zip(space.tensors, space.split(adjoint), space.split(response.decay_force), strict=True)
+    names = [
+        tensor.name
+        for tensor, moved, force in pulled
+        if tensor.is_layer and abs(inner_product(moved, force)) <= AT_RIGHT_ANGLES * norm(moved) * norm(force)
+    ]
+    tested = found_of(measure_invariance(response.problem, names))[0] if names else {}
+    return tuple(name for name, found in tested.items() if found.invariance.verdict in ("invariant", "eps-limited"))

@@ -17,7 +17,7 @@ from fromage_cli.missing import Missing, Why
 from fromage_cli.optimizers.rule import SGD
 from fromage_cli.probes.curvature.lanczos import Operator
 from fromage_cli.probes.curvature.preconditioned_hessian import Preconditioning, each
-from fromage_cli.probes.hypergradients.hyperparameters import Values, dropping
+from fromage_cli.probes.hypergradients.hyperparameters import Hyperparameter, Values, dropping
 from fromage_cli.probes.hypergradients.running_statistics import RunningStatistics
 from fromage_cli.probes.hypergradients.validation import Validation
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
@@ -45,7 +45,8 @@ class Response:
         self, matched: MatchedState, values: Values, curvature: Curvature = "gauss-newton", *, by_steps: bool = False
     ) -> None:
         """`by_steps`: in the metric of the optimizer's steps, that follow their rates and second moments."""
-        self.training, self.values, self.curvature = matched.problem.drawn(0), values, curvature
+        self.training, self.values = matched.problem.drawn(0), values
+        self.curvature, self.by_steps = curvature, by_steps
         self.problem = matched.problem.drawn(0)
         self.training.mode = "train"
         self.problem.mode = "eval" if matched.problem.mode == "eval" else "auto"
@@ -62,17 +63,17 @@ class Response:
         self.base_loss = matched.problem.loss
         self.space = WeightSpace([t for t in self.problem.receiving if t.name in values.rates])
         self.statistics = RunningStatistics(self.problem)
-        self.preconditioning = self._preconditioning(by_steps)
 
-    def _preconditioning(self, by_steps: bool) -> Preconditioning:
+    @cached_property
+    def preconditioning(self) -> Preconditioning:
         """The metric, and the diagonal of R."""
         tensors, rates, matrix = self.space.tensors, self.values.rates, None
         decay = self.spread(self.values.decays) if any(self.values.decays.values()) else None
-        if self.decoupled or (by_steps and self.matched.optimizer.adaptive):
+        if self.decoupled or (self.by_steps and self.matched.optimizer.adaptive):
             matrix = self.adams_matrix
         scale = None if matrix is None else matrix.rsqrt()
         highest = max(rates.values())
-        if by_steps and any(rates[tensor.name] < highest for tensor in tensors):
+        if self.by_steps and any(rates[tensor.name] < highest for tensor in tensors):
             roots = each(self.space, {name: (rate / highest) ** 0.5 for name, rate in rates.items()}, 0.0)
             scale = roots if scale is None else scale.mul_(roots)
         return Preconditioning(scale, decay)
@@ -170,6 +171,21 @@ class Response:
             parts = [gradients.get(t.name, torch.zeros_like(t.parameter)) for t in self.space.tensors]
             ends.append(self.space.flat(parts))
         return ends[1].sub_(ends[0]).div_(2.0 * width)
+
+    def force(self, hyperparameter: Hyperparameter, draws: int) -> Tensor:
+        """The cross term of a hyperparameter, its members keeping their ratios, [n]; of dropout the mean over draws."""
+        values, members = self.values, hyperparameter.members
+        shares = {name: hyperparameter.per_unit({**dict.fromkeys(members, 0.0), name: 1.0}, values) for name in members}
+        if hyperparameter.place == "decay":
+            return self.spread(shares) * self.space.flat(self.space.weights)
+        total = torch.zeros_like(self.decay_force)
+        for name, share in shares.items():
+            if hyperparameter.place == "loss":
+                total.add_(self.loss_forces[name], alpha=share)
+                continue
+            for draw in range(draws):
+                total.add_(self.dropout_force(name, draw), alpha=share / draws)
+        return total
 
 
 def no_response(matched: MatchedState, *, by_steps: bool = False) -> Missing | None:
