@@ -53,4 +53,5 @@ class Fromage(TensorwiseOptimizer):
 def clamp_norm(weight: torch.Tensor, bound: float) -> torch.Tensor:
     """Return the tensor, scaled down to norm `bound` if its own is larger."""
     norm = torch.linalg.vector_norm(weight)
-    return torch.where(norm > bound, weight * (bound / norm), weight)
+    over = norm > bound
+    return weight * torch.where(over, bound / torch.where(over, norm, 1.0), 1.0)  # finite derivatives at 0 too

@@ -7,14 +7,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean, stdev
+from statistics import fmean, variance
 
 from torch import Tensor
 
-from fromage_cli.errors import NumericalError
 from fromage_cli.probes.hypergradients.hyperparameters import Hyperparameter, Values
 from fromage_cli.probes.hypergradients.training_steps import TrainingSteps
-from fromage_cli.probes.hypergradients.validation import Validation
+from fromage_cli.probes.hypergradients.validation import Validation, require_finite
 from fromage_cli.theory.accumulation import inner_product, squared_norm
 
 CHANGE = 0.1
@@ -64,6 +63,8 @@ class Continuations:
 
         Raises NumericalError where a loss is not finite, ResourceError at a limit.
         """
+        if hyperparameter.place == "dropout":  # both ends are probabilities
+            change = min(change, 0.5 * (1.0 - hyperparameter.value) / hyperparameter.value)
         if hyperparameter.value:
             places = [
                 self.values.moved(hyperparameter, -change),
@@ -76,22 +77,19 @@ class Continuations:
             places, width = [self.values, half, self.values.moved(hyperparameter, FROM_ZERO)], FROM_ZERO
         low, middle, high = (self.unchanged if place is self.values else self._run(place) for place in places)
         smoothness = _cosine(low.weights, middle.weights, high.weights)
-        rows = [[(after - before) / width for before, after in zip(low.losses, high.losses, strict=True)]]
+        rows = [_over(width, low, high)]
         for draw in range(1, DRAWS if hyperparameter.place == "dropout" else 1):
             low, high = (self._run(place, draw) for place in (places[0], places[-1]))
-            rows.append([(after - before) / width for before, after in zip(low.losses, high.losses, strict=True)])
-        return Continued(fmean(map(fmean, rows)), _standard_error(rows), smoothness)
+            rows.append(_over(width, low, high))
+        shares = self.validation.shares
+        return Continued(fmean(fmean(row, shares) for row in rows), _standard_error(rows, shares), smoothness)
 
     def _run(self, values: Values, draw: int = 0) -> _End:
         steps = self.steps.drawn(draw)
         with steps.from_checkpoint() as start:
             steps.run(start, values, keep=lambda *_: self.advance())
             losses = self.validation.losses()
-            if not all(map(math.isfinite, losses)):
-                raise NumericalError(
-                    f"The validation loss is not finite after {len(steps.batches)} further steps.",
-                    "Ask for fewer steps (--method unroll:N), or give a smaller --lr.",
-                )
+            require_finite(math.fsum(losses), len(steps.batches))
             return _End(losses, [tensor.parameter.detach().clone() for tensor in steps.tensors])
 
 
@@ -105,9 +103,18 @@ def _cosine(low: Sequence[Tensor], middle: Sequence[Tensor], high: Sequence[Tens
     return math.fsum(map(inner_product, first, second)) / math.sqrt(squares)
 
 
-def _standard_error(rows: Sequence[Sequence[float]]) -> float | None:
-    """Of the mean over draws, the rows, and parts, the columns: both spreads together."""
+def _over(width: float, low: _End, high: _End) -> list[float]:
+    """The difference quotient of each part."""
+    return [(after - before) / width for before, after in zip(low.losses, high.losses, strict=True)]
+
+
+def _standard_error(rows: Sequence[Sequence[float]], shares: Sequence[float]) -> float | None:
+    """Of the mean over draws, the rows, and parts, the columns, which count by their shares: both spreads together."""
     parts = [fmean(column) for column in zip(*rows, strict=True)]
-    draws = [fmean(row) for row in rows]
-    squares = [stdev(means) ** 2 / len(means) for means in (parts, draws) if len(means) > 1]
+    squares, mean, counted = [], fmean(parts, shares), sum(share > 0.0 for share in shares)
+    if counted > 1:
+        spread = math.fsum((share * (part - mean)) ** 2 for share, part in zip(shares, parts, strict=True))
+        squares.append(spread * counted / (counted - 1))
+    if len(rows) > 1:
+        squares.append(variance(fmean(row, shares) for row in rows) / len(rows))
     return math.sqrt(math.fsum(squares)) if squares else None

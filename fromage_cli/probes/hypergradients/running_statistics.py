@@ -3,6 +3,7 @@
 b <- (1 - m) b + m s(w), with s the mean or the unbiased variance of the rows, over every call of a step.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import TorchFunctionMode
 
 from fromage_cli.problem.evaluation.problem import Problem
@@ -85,9 +87,14 @@ class RunningStatistics:
         found = PulledBack(adjoint)
 
         def note(number: int) -> Any:
-            return lambda module, inputs, _: found.calls.append((number, _share(module), inputs[0]))
+            def hook(module: nn.Module, inputs: Sequence[Tensor], named: Mapping[str, Tensor], _: Any) -> None:
+                found.calls.append((number, _share(module), *_of_rows(module, *inputs, *named.values())))
 
-        handles = [module.register_forward_hook(note(number)) for number, module in enumerate(self.modules)]
+            return hook
+
+        handles = [
+            module.register_forward_hook(note(number), with_kwargs=True) for number, module in enumerate(self.modules)
+        ]
         try:
             yield found
         finally:
@@ -154,27 +161,25 @@ class _NormalisedByFormula(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Takes the place of every call of torch while the context lasts."""
-        return (_by_formula if func is functional.batch_norm else func)(*args, **(kwargs or {}))
+        if func in (functional.batch_norm, functional.instance_norm):
+            given = inspect.signature(func).bind(*args, **(kwargs or {})).arguments
+            if given["running_mean"] is not None and not given.get("training", given.get("use_input_stats")):
+                return _by_formula(*(given.get(name) for name in NORMALISED), eps=given["eps"])
+        return func(*args, **(kwargs or {}))
 
 
-def _by_formula(  # noqa: PLR0917  # as torch has it
-    inputs: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
+NORMALISED = ("input", "running_mean", "running_var", "weight", "bias")
+
+
+def _by_formula(
+    inputs: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float
 ) -> Tensor:
-    """(x - mean) / sqrt(var + eps) * weight + bias in evaluation; as it is in training."""
-    if training or running_mean is None or running_var is None:
-        return functional.batch_norm(inputs, running_mean, running_var, weight, bias, training, momentum, eps)
+    """(x - mean) / sqrt(variance + eps) * weight + bias."""
 
     def channels(values: Tensor) -> Tensor:
         return values.view(1, -1, *[1] * (inputs.dim() - 2))
 
-    found = (inputs - channels(running_mean)) * channels((running_var + eps).rsqrt())
+    found = (inputs - channels(mean)) * channels((variance + eps).rsqrt())
     found = found if weight is None else found * channels(weight)
     return found if bias is None else found + channels(bias)
 
@@ -185,15 +190,14 @@ class PulledBack:
 
     adjoint: Mapping[str, Tensor]
     """After the step, by key; of means and variances alone."""
-    calls: list[tuple[int, float, Tensor]] = field(default_factory=list)
-    """The module's number, its share m and the rows, of every call in order."""
+    calls: list[tuple[int, float, Tensor, Tensor]] = field(default_factory=list)
+    """The module's number, its share m, and mean and variance of the rows, of every call in order."""
 
     def terms(self) -> list[Tensor]:
         """Scalars whose gradient by the weights is what the statistics add to the adjoint of these."""
-        found, kept = [], dict.fromkeys((number for number, _, _ in self.calls), 1.0)
-        for number, share, inputs in reversed(self.calls):
-            rows = inputs.transpose(0, 1).flatten(1)  # channels × everything else
-            for name, value in (("running_mean", rows.mean(1)), ("running_var", rows.var(1))):
+        found, kept = [], dict.fromkeys((number for number, *_ in self.calls), 1.0)
+        for number, share, mean, variance in reversed(self.calls):
+            for name, value in (("running_mean", mean), ("running_var", variance)):
                 if (weight := self.adjoint.get(f"{number}.{name}")) is not None:
                     found.append(share * kept[number] * (weight * value).sum())
             kept[number] *= 1.0 - share
@@ -202,11 +206,22 @@ class PulledBack:
     def before(self) -> Buffers:
         """The adjoint before the step."""
         kept: dict[str, float] = {}
-        for number, share, _ in self.calls:
+        for number, share, *_ in self.calls:
             kept[str(number)] = kept.get(str(number), 1.0) * (1.0 - share)
         return {key: value * kept.get(key.partition(".")[0], 1.0) for key, value in self.adjoint.items()}
 
 
+def _of_rows(module: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of each channel, over all rows, or over each row with their mean taken."""
+    if isinstance(module, _InstanceNorm):
+        each = inputs.flatten(2)
+        return each.mean(2).mean(0), each.var(2).mean(0)
+    rows = inputs.transpose(0, 1).flatten(1)  # channels × everything else
+    return rows.mean(1), rows.var(1)
+
+
 def _share(module: Any) -> float:
     """The m of a call: the layer's momentum, or one over its calls so far where it takes the mean of all."""
+    if isinstance(module, _InstanceNorm):
+        return module.momentum or 0.0
     return 1.0 / max(int(module.num_batches_tracked), 1) if module.momentum is None else float(module.momentum)

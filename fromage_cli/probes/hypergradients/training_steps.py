@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fromage_cli.counting import counted
 from fromage_cli.errors import NumericalError
 from fromage_cli.probes.hypergradients.differentiable_step import DifferentiableStep, StepInputs
 from fromage_cli.probes.hypergradients.hyperparameters import Values, dropping
@@ -133,7 +134,7 @@ class TrainingSteps:
                 problem.evaluations.gradients += part.rows / problem.rows
                 if not math.isfinite(loss):
                     raise NumericalError(
-                        f"The training loss is {loss} after {step} further steps.",
+                        f"The training loss is {loss} after {counted(step, 'further step')}.",
                         "Ask for fewer steps (--method unroll:N), or give a smaller --lr.",
                     )
                 self.statistics.load(buffers)
@@ -203,7 +204,7 @@ class TrainingSteps:
         self, gradients: Mapping[str, Tensor], state: RunState, values: Values, after: Adjoint, before: Adjoint
     ) -> Tensors:
         """Pulls the adjoint back through what the optimizer makes of a gradient, and gives that of the gradient."""
-        names = [tensor.name for tensor in self.tensors]
+        names = list(gradients)
         settings = [{**self._settings(n), "lr": values.rates[n], "weight_decay": values.decays.get(n)} for n in names]
         inputs = [
             StepInputs(state.weights[name], gradients[name], state.slots[name], group)
@@ -215,6 +216,9 @@ class TrainingSteps:
             before.weights[name], before.slots[name] = adjoint.weight, adjoint.slot
             before.rates[name] = before.rates.get(name, 0.0) + adjoint.rate
             before.decays[name] = before.decays.get(name, 0.0) + adjoint.decay
+        for tensor in self.tensors:
+            if (name := tensor.name) not in gradients:  # which optimizers pass over
+                before.weights[name], before.slots[name] = after.weights[name].clone(), after.slots.get(name, {})
         return {name: adjoint.gradient for name, adjoint in zip(names, adjoints, strict=True)}
 
 

@@ -15,7 +15,7 @@ from fromage_cli.counting import counted
 from fromage_cli.errors import ResourceError
 from fromage_cli.probes.hypergradients.hyperparameters import Values
 from fromage_cli.probes.hypergradients.training_steps import Adjoint, RunState, TrainingSteps
-from fromage_cli.probes.hypergradients.validation import Validation
+from fromage_cli.probes.hypergradients.validation import Validation, require_finite
 from fromage_cli.problem.conditions.budget import free_memory
 
 SHARE = 0.7
@@ -74,6 +74,7 @@ def unroll(
 
         steps.run(start, values, keep=keep)
         end = validation.gradient(steps.tensors, steps.statistics)
+        require_finite(end.loss, count)
         adjoint = Adjoint(end.weights, {}, end.buffers, {}, {}, {})
         for first in range(last, -1, -length):
             if first != last and length > 1:

@@ -1,12 +1,16 @@
 """The loss that a hyperparameter is to lower: that of validation rows, in evaluation mode and without regularisers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from fromage_cli.counting import counted
+from fromage_cli.errors import NumericalError
 from fromage_cli.probes.hypergradients.running_statistics import Buffers, RunningStatistics
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
@@ -24,12 +28,24 @@ class Validation:
     """In evaluation mode, over all validation rows."""
     parts: tuple[Batch, ...]
 
-    def losses(self) -> list[float]:
-        """The loss of each part, at the weights and running statistics that the model has now."""
-        found = []
+    @cached_property
+    def shares(self) -> tuple[float, ...]:
+        """What each part's loss counts for in that of all rows: its share of the targets."""
+        counts = []
         for batch in self.parts:
             part = self.problem.on(batch)
-            found.append(part.value())
+            counts.append(part.conditions.without_graph(lambda part=part: _targets(part)))
+        return tuple(count / sum(counts) for count in counts)
+
+    def losses(self) -> list[float]:
+        """The loss of each part, at the weights and running statistics that the model has now; 0 of one that has none.
+
+        Their mean by `shares` is the loss of all rows.
+        """
+        found = []
+        for batch, share in zip(self.parts, self.shares, strict=True):
+            part = self.problem.on(batch)
+            found.append(part.value() if share else 0.0)
             self.problem.evaluations.forwards += part.rows / self.problem.rows
         return found
 
@@ -55,6 +71,15 @@ class Validation:
         return ValidationGradient(total / count, weights, buffers)
 
 
+def _targets(part: Problem) -> float:
+    """The loss's denominator on some rows."""
+    count = 0.0
+    for chunk in part.chunks():
+        with part.evaluation(chunk):
+            count += part.loss(part.model, chunk).count
+    return count
+
+
 @dataclass(frozen=True)
 class ValidationGradient:
     """The validation loss, and its derivatives."""
@@ -62,6 +87,15 @@ class ValidationGradient:
     loss: float
     weights: dict[str, Tensor]
     buffers: Buffers
+
+
+def require_finite(loss: float, steps: int) -> None:
+    """Raises NumericalError unless the validation loss after some steps is finite."""
+    if not math.isfinite(loss):
+        raise NumericalError(
+            f"The validation loss is {loss} after {counted(steps, 'further step')}.",
+            "Ask for fewer steps (--method unroll:N), or give a smaller --lr.",
+        )
 
 
 def validation_parts(batches: Sequence[Batch]) -> tuple[Batch, ...]:

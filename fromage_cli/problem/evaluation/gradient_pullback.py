@@ -27,15 +27,15 @@ def pull_back_gradient(
 ) -> list[Tensor]:
     """The derivative of <adjoint, gradient> + the terms by the weights and by what the loss is made with.
 
-    `adjoint_of` gives the adjoint of the gradient once that is known. Of several chunks the gradient is computed first,
-    and each chunk's graph is built again.
+    `adjoint_of` gives the adjoint of the gradient once that is known; a tensor that receives none is left out of both.
+    Of several chunks the gradient is computed first, and each chunk's graph is built again.
     """
     weights, chunks = [tensor.parameter for tensor in tensors], part.chunks()
     begins = [*weights, *in_loss.values()]
     total, adjoint, count = [torch.zeros_like(value) for value in begins], None, 1.0
     if len(chunks) > 1:
         _, known = gradients_of(part)
-        adjoint = adjoint_of({t.name: known.get(t.name, torch.zeros_like(t.parameter)) for t in tensors})
+        adjoint = adjoint_of({t.name: known[t.name] for t in tensors if t.name in known})
         with torch.no_grad():
             counts = []
             for chunk in chunks:
@@ -49,13 +49,14 @@ def pull_back_gradient(
                 found = part.loss(part.model, chunk)
                 loss = found.total / (found.count if adjoint is None else count)
                 one = torch.ones((), dtype=loss.dtype, device=loss.device, requires_grad=True)
-                gradients = torch.autograd.grad(loss * one, weights, create_graph=True, materialize_grads=True)
+                arrived = torch.autograd.grad(loss * one, weights, create_graph=True, allow_unused=True)
+            gradients = {t.name: g for t, g in zip(tensors, arrived, strict=True) if g is not None}
             part.drop_gradients()
             if adjoint is None:
-                adjoint = adjoint_of({t.name: g.detach() for t, g in zip(tensors, gradients, strict=True)})
+                adjoint = adjoint_of({name: gradient.detach() for name, gradient in gradients.items()})
             slopes = list(terms())
             if any(bool(each.any()) for each in adjoint.values()):
-                slopes += [(g * adjoint[t.name]).sum() for t, g in zip(tensors, gradients, strict=True)]
+                slopes += [(gradient * adjoint[name]).sum() for name, gradient in gradients.items()]
             if slopes:
                 with double_backward(part.model):  # where activations are computed again in the backward pass
                     parts = torch.autograd.grad(

@@ -1,8 +1,9 @@
 """A user's own training loop, written out: nothing in it comes from what is tested."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -53,20 +54,22 @@ class Run:
     loss: TrainingLoss = smoothed
     in_loss: dict[str, float] = field(default_factory=lambda: {"label_smoothing": 0.1})
     """What the loss is trained with, by keyword."""
+    draws: Callable[[nn.Module, int], AbstractContextManager[None]] = lambda *_: nullcontext()
+    """Given the model and the number of a step: what that draws its random numbers within."""
 
     def train(self, steps: int) -> "Run":
         """Goes on, and counts from there."""
         self.model.train()
         for step in range(steps):
             self.optimizer.zero_grad()
-            self.loss(self.model, self.batches[step % len(self.batches)], **self.in_loss).backward()
+            with self.draws(self.model, step):
+                self.loss(self.model, self.batches[step % len(self.batches)], **self.in_loss).backward()
             self.optimizer.step()
         return self
 
     def end(self, steps: int, changes: Changes | None = None, in_loss: Mapping[str, float] | None = None) -> float:
         """The validation loss where a copy of the run has taken more steps, with a group for each tensor."""
-        other = Run(deepcopy(self.model), self.optimizer, self.batches, self.validation, self.loss)
-        other.in_loss = {**self.in_loss, **(in_loss or {})}
+        other = replace(self, model=deepcopy(self.model), in_loss={**self.in_loss, **(in_loss or {})})
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         saved, groups = deepcopy(self.optimizer.state_dict()), []
         order = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -172,7 +175,13 @@ def perceptron() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
 
 
-def saved_run(name: str, model: nn.Module | None = None, trained: int = 6, **settings: Any) -> Run:
+def saved_run(
+    name: str,
+    model: nn.Module | None = None,
+    trained: int = 6,
+    batches: Sequence[Rows] = tuple(random_rows(16, seed=seed) for seed in range(4)),
+    **settings: Any,
+) -> Run:
     """A run that was saved after some steps; its vectors have half the rate of its matrices, and .3 of their decay."""
     model = model or perceptron()
     kind, usual = OPTIMIZERS[name]
@@ -181,5 +190,4 @@ def saved_run(name: str, model: nn.Module | None = None, trained: int = 6, **set
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     optimizer = kind([{"params": matrices}, {"params": vectors, **own}], **given)
-    batches = [random_rows(16, seed=seed) for seed in range(4)]
     return Run(model, optimizer, batches, random_rows(64, seed=9)).train(trained)
