@@ -162,13 +162,13 @@ class _NormalisedByFormula(TorchFunctionMode):
     ) -> Any:
         """Takes the place of every call of torch while the context lasts."""
         if func in (functional.batch_norm, functional.instance_norm):
-            given = inspect.signature(func).bind(*args, **(kwargs or {})).arguments
+            given: dict[str, Any] = inspect.signature(func).bind(*args, **(kwargs or {})).arguments
             if given["running_mean"] is not None and not given.get("training", given.get("use_input_stats")):
-                return _by_formula(*(given.get(name) for name in NORMALISED), eps=given["eps"])
+                normalised: list[Any] = [
+                    given.get(name) for name in ("input", "running_mean", "running_var", "weight", "bias")
+                ]
+                return _by_formula(*normalised, eps=given["eps"])
         return func(*args, **(kwargs or {}))
-
-
-NORMALISED = ("input", "running_mean", "running_var", "weight", "bias")
 
 
 def _by_formula(

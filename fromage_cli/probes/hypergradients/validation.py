@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 
 import torch
@@ -31,10 +31,8 @@ class Validation:
     @cached_property
     def shares(self) -> tuple[float, ...]:
         """What each part's loss counts for in that of all rows: its share of the targets."""
-        counts = []
-        for batch in self.parts:
-            part = self.problem.on(batch)
-            counts.append(part.conditions.without_graph(lambda part=part: _targets(part)))
+        rows = [self.problem.on(batch) for batch in self.parts]
+        counts = [part.conditions.without_graph(partial(_targets, part)) for part in rows]
         return tuple(count / sum(counts) for count in counts)
 
     def losses(self) -> list[float]:

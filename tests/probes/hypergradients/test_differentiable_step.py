@@ -11,7 +11,13 @@ from torch import Tensor
 from fromage_cli.optim import LARS, Fromage, Lion
 from fromage_cli.optimizers.rule import ADAFACTOR, ADAM, ADAMW, FROMAGE, LAMB, LION, MUON, RULES, SGD, Rule
 from fromage_cli.optimizers.rule import LARS as LARS_RULE
-from fromage_cli.probes.hypergradients.differentiable_step import DifferentiableStep, differentiable, through_a_sign
+from fromage_cli.probes.hypergradients.differentiable_step import (
+    DifferentiableStep,
+    StepAdjoint,
+    StepInputs,
+    differentiable,
+    through_a_sign,
+)
 
 CASES: dict[str, tuple[Rule, Any, Mapping[str, Any]]] = {
     "sgd": (SGD, torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.3}),
@@ -64,9 +70,23 @@ def remembered(name: str, weight: Tensor, steps: int) -> dict[str, Any]:
     return slot
 
 
-def of(name: str, weight: Tensor, gradient: Tensor, slot: Mapping[str, Any]) -> DifferentiableStep:
-    rule, _, settings = CASES[name]
-    return DifferentiableStep(rule, {"weight_decay": None, **rule.defaults, **settings}, weight, gradient, slot)
+class OneStep:
+    """The step of a single tensor."""
+
+    def __init__(self, name: str, weight: Tensor, gradient: Tensor, slot: Mapping[str, Any]) -> None:
+        rule, _, settings = CASES[name]
+        inputs = StepInputs(weight, gradient, slot, {"weight_decay": None, **rule.defaults, **settings})
+        self.step = DifferentiableStep(rule, [inputs])
+        ((self.moved, self.state),) = self.step.ends
+
+    def pull_back(self, weight: Tensor, slot: Mapping[str, Tensor]) -> StepAdjoint:
+        (found,) = self.step.pull_back([weight], [slot])
+        return found
+
+
+def finite(adjoint: StepAdjoint) -> bool:
+    tensors = [adjoint.weight, adjoint.gradient, *adjoint.slot.values(), torch.tensor([adjoint.rate, adjoint.decay])]
+    return all(bool(each.isfinite().all()) for each in tensors)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -77,7 +97,7 @@ def test_the_step_is_the_optimizers(name: str, steps: int, dtype: torch.dtype) -
     _, kind, settings = CASES[name]
     slot = remembered(name, weight, steps)
     expected, after = stepped(kind, settings, weight, gradient, slot)
-    step = of(name, weight, gradient, slot)
+    step = OneStep(name, weight, gradient, slot)
     ulps = 4.0 * torch.finfo(dtype).eps
     assert step.moved.dtype == dtype
     torch.testing.assert_close(step.moved.detach(), expected, rtol=ulps, atol=ulps)
@@ -93,30 +113,30 @@ def test_adjoints_are_derivatives_of_the_optimizers_step(name: str, steps: int) 
     weight, gradient = (drawn(4, 3, dtype=torch.float64, seed=seed) for seed in (1, 2))
     slot = remembered(name, weight, steps)
     out = drawn(4, 3, dtype=torch.float64, seed=3)
-    after = {
-        key: drawn(4, 3, dtype=torch.float64, seed=4 + number) for number, key in enumerate(rule.slots) if key != "step"
-    }
+    step = OneStep(name, weight, gradient, slot)
+    kept = [key for key in rule.slots if key in step.state and key != "step"]
+    after = {key: drawn(4, 3, dtype=torch.float64, seed=4 + number) for number, key in enumerate(kept)}
 
     def value(w: Tensor, g: Tensor, s: Mapping[str, Any], **more: float) -> float:
         moved, state = stepped(kind, {**settings, **more}, w, g, s)
-        return float((moved * out).sum() + sum((state[k] * each).sum() for k, each in after.items() if k in state))
+        return float((moved * out).sum() + sum((state[k] * each).sum() for k, each in after.items()))
 
-    by_weight, by_gradient, by_slot, by_rate, by_decay = of(name, weight, gradient, slot).pull_back(out, after)
+    adjoint = step.pull_back(out, after)
     h = 1e-6
-    moves = {"lr": by_rate} | ({"weight_decay": by_decay} if rule.has("weight_decay") else {})
+    moves = {"lr": adjoint.rate} | ({"weight_decay": adjoint.decay} if rule.has("weight_decay") else {})
     for key, found in moves.items():
         ends = [value(weight, gradient, slot, **{key: settings[key] + sign * h}) for sign in (1, -1)]
         assert found == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-6, abs=1e-8), key
     way = drawn(4, 3, dtype=torch.float64, seed=8)
     ends = [value(weight + sign * h * way, gradient, slot) for sign in (1, -1)]
-    assert float((by_weight * way).sum()) == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-6, abs=1e-8)
+    assert float((adjoint.weight * way).sum()) == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-6, abs=1e-8)
     ends = [value(weight, gradient + sign * h * way, slot) for sign in (1, -1)]
-    assert float((by_gradient * way).sum()) == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-6, abs=1e-8)
-    for key in [key for key in by_slot if key in slot]:
+    assert float((adjoint.gradient * way).sum()) == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-6, abs=1e-8)
+    for key in [key for key in adjoint.slot if key in slot]:
         ways = {key: slot[key].abs() * way if "sq" in key else way}  # a second moment stays above 0
         ends = [value(weight, gradient, {**slot, key: slot[key] + sign * h * ways[key]}) for sign in (1, -1)]
         expected = (ends[0] - ends[1]) / (2 * h)
-        assert float((by_slot[key] * ways[key]).sum()) == pytest.approx(expected, rel=1e-6, abs=1e-8), key
+        assert float((adjoint.slot[key] * ways[key]).sum()) == pytest.approx(expected, rel=1e-6, abs=1e-8), key
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "amsgrad"])
@@ -127,29 +147,26 @@ def test_where_a_second_moment_is_zero_derivatives_are_finite(name: str, dtype: 
         slot = remembered(name, weight, steps)
         for key in slot.keys() & {"exp_avg_sq", "max_exp_avg_sq"}:
             slot[key] = torch.zeros_like(slot[key])
-        step = of(name, weight, gradient, slot)
-        found = step.pull_back(torch.ones_like(weight), {"exp_avg_sq": torch.ones_like(weight)})
-        assert all(bool(each.isfinite().all()) for each in (*found[:2], *found[2].values()))
-        assert all(map(torch.isfinite, map(torch.tensor, found[3:])))
+        step = OneStep(name, weight, gradient, slot)
+        assert finite(step.pull_back(torch.ones_like(weight), {"exp_avg_sq": torch.ones_like(weight)}))
 
 
 @pytest.mark.parametrize("name", ["fromage", "bounded", "lars", "plain lars"])
 def test_where_weights_or_gradient_are_zero_derivatives_are_finite(name: str) -> None:
     values, zeros = drawn(4, 3, dtype=torch.float64, seed=1), torch.zeros(4, 3, dtype=torch.float64)
     for weight, gradient in ((values, zeros), (zeros, values), (zeros, zeros)):
-        step = of(name, weight, gradient, {})
+        step = OneStep(name, weight, gradient, {})
         expected, _ = stepped(*CASES[name][1:], weight, gradient, {})
         torch.testing.assert_close(step.moved.detach(), expected, rtol=1e-14, atol=0.0)
-        found = step.pull_back(torch.ones_like(weight), {})
-        assert all(bool(each.isfinite().all()) for each in (*found[:2], *found[2].values()))
+        assert finite(step.pull_back(torch.ones_like(weight), {}))
 
 
 def test_through_a_sign_only_decay_and_rate_have_derivatives() -> None:
     weight, gradient = (drawn(4, 3, dtype=torch.float64, seed=seed) for seed in (1, 2))
-    step = of("lion", weight, gradient, remembered("lion", weight, 2))
-    _, by_gradient, by_slot, by_rate, by_decay = step.pull_back(torch.ones_like(weight), {})
-    assert not by_gradient.any() and not by_slot["exp_avg"].any()
-    assert by_decay == pytest.approx(-0.1 * float(weight.sum())) and by_rate != 0.0
+    step = OneStep("lion", weight, gradient, remembered("lion", weight, 2))
+    found = step.pull_back(torch.ones_like(weight), {})
+    assert not found.gradient.any() and not found.slot["exp_avg"].any()
+    assert found.decay == pytest.approx(-0.1 * float(weight.sum())) and found.rate != 0.0
 
 
 def test_which_optimizers_have_one() -> None:
