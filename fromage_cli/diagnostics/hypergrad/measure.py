@@ -61,6 +61,8 @@ class Request:
     """Steps of `source`."""
     damping: float = AUTO
     """In mean eigenvalues of the curvature."""
+    only: str | None = None
+    """The one hyperparameter that continued runs move; None moves each."""
 
 
 @dataclass
@@ -104,7 +106,7 @@ class _Search:
             self.unrolled = Missing(Why.NOT_DEFINED, words)
         runs = Continuations(steps, self.validation, self.values, self.advance)
         for one in self.asked:
-            if one.scope == EVERYWHERE and one.place != "rate":
+            if one.scope == EVERYWHERE and one.place != "rate" and self.request.only in (None, one.name):
                 evaluations.doing = f"training on with {one.name} moved"
                 self.continued[one.name, one.scope] = runs.measure(one)
 
