@@ -155,7 +155,7 @@ def _prepared(rule: Rule, slot: Mapping[str, Any], weight: Tensor, settings: dic
 
 
 def _leaf(value: Tensor) -> Tensor:
-    return value.detach().clone().requires_grad_()
+    return value.detach().requires_grad_()
 
 
 def _scalar(value: float, like: Tensor) -> Tensor:

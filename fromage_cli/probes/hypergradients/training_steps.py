@@ -22,7 +22,7 @@ from fromage_cli.probes.hypergradients.running_statistics import Buffers, Runnin
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.real_step import load_slot
 from fromage_cli.problem.data.batches import Batch
-from fromage_cli.problem.evaluation.gradient_pullback import gradients_of, pull_back_gradient
+from fromage_cli.problem.evaluation.gradient_pullback import GradientGraph, gradients_of, pull_back_gradient
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.hyperparameters import leaves, training_loss
 
@@ -105,14 +105,16 @@ class TrainingSteps:
         values: Values,
         first: int = 0,
         last: int | None = None,
+        *,
         keep: Callable[[int, Callable[[], RunState]], None] = lambda step, state: None,
+        graphs: "Graphs | None" = None,
     ) -> None:
         """Takes steps `first` to `last` from a state and leaves the model at their end.
 
-        `keep` is called before every step with its number and a function that copies the state. Raises NumericalError
-        where a loss is not finite.
+        `keep` is called before every step with its number and a function that copies the state; `graphs` takes the
+        graphs of gradients, as far as it has room. Raises NumericalError where a loss is not finite.
         """
-        problem = self.problem
+        problem, last = self.problem, len(self.batches) if last is None else last
         for tensor in self.tensors:
             tensor.parameter.data.copy_(start.weights[tensor.name])
         self.statistics.load(start.buffers)
@@ -126,11 +128,16 @@ class TrainingSteps:
             )
 
         with dropping(problem.model, values.dropout):
-            for step in range(first, len(self.batches) if last is None else last):
+            for step in range(first, last):
                 keep(step, state)
                 part = self._part(step, values.loss)
                 with self.statistics.updated() as buffers:
-                    loss, gradients = gradients_of(part)
+                    loss: float | None = None
+                    gradients: Tensors = {}
+                    if graphs is not None and graphs.have_room(last - step):
+                        loss, gradients = graphs.add(step, self._graph(part, values))
+                    if loss is None:
+                        loss, gradients = gradients_of(part)
                 problem.evaluations.gradients += part.rows / problem.rows
                 if not math.isfinite(loss):
                     raise NumericalError(
@@ -145,12 +152,25 @@ class TrainingSteps:
                 finally:
                     problem.drop_gradients()
 
-    def pull_back(self, step: int, state: RunState, values: Values, after: Adjoint) -> Adjoint:
+    def _graph(self, part: Problem, values: Values) -> GradientGraph:
+        """The gradient of a step with its graph."""
+        in_loss = leaves(values.loss, self.problem.device)
+        part.loss = training_loss(self.problem.loss, in_loss)
+        return GradientGraph(part, self.tensors, in_loss)
+
+    def pull_back(
+        self, step: int, state: RunState, values: Values, after: Adjoint, graph: GradientGraph | None = None
+    ) -> Adjoint:
         """The adjoint before a step, from that after it.
 
-        Costs a gradient and a Hessian-vector product; neither where the step does not depend on the gradient's size,
-        as through a sign.
+        Costs a gradient and a Hessian-vector product; the product alone where the `graph` of the gradient was kept, and
+        neither where the step does not depend on the gradient's size, as through a sign.
         """
+        if graph is not None:
+            before = Adjoint({}, {}, after.buffers, dict(after.rates), dict(after.decays), dict(after.loss))
+            adjoint = self._through_optimizer(graph.gradients, state, values, after, before)
+            with dropping(self.problem.model, values.dropout):
+                return self._added(before, graph.pull_back(adjoint), graph.part, graph.in_loss)
         for tensor in self.tensors:
             tensor.parameter.data.copy_(state.weights[tensor.name])
         self.statistics.load(state.buffers)
@@ -164,6 +184,12 @@ class TrainingSteps:
         with dropping(self.problem.model, values.dropout), self.statistics.pulled_back(after.buffers) as passes:
             slopes = pull_back_gradient(part, self.tensors, in_loss, through_optimizer, passes.terms)
             before.buffers = passes.before()
+        return self._added(before, slopes, part, in_loss)
+
+    def _added(
+        self, before: Adjoint, slopes: Sequence[Tensor], part: Problem, in_loss: Mapping[str, Tensor]
+    ) -> Adjoint:
+        """The adjoint with what comes through the gradient."""
         for tensor, slope in zip(self.tensors, slopes, strict=False):
             before.weights[tensor.name].add_(slope)
         for name, slope in zip(in_loss, slopes[len(self.tensors) :], strict=True):
@@ -220,6 +246,32 @@ class TrainingSteps:
             if (name := tensor.name) not in gradients:  # which optimizers pass over
                 before.weights[name], before.slots[name] = after.weights[name].clone(), after.slots.get(name, {})
         return {name: adjoint.gradient for name, adjoint in zip(names, adjoints, strict=True)}
+
+
+class Graphs:
+    """Graphs of gradients that are kept for the way back, as many as there is room for."""
+
+    def __init__(self, room: float) -> None:
+        """`room`: bytes."""
+        self.room, self.size = room, 0
+        self.held: dict[int, GradientGraph] = {}
+
+    def have_room(self, ahead: int) -> bool:
+        """Whether the graph of a step is to be kept that has so many before it on the way back, itself counted."""
+        return self.room > 0.0 and ahead * self.size <= self.room
+
+    def add(self, step: int, graph: GradientGraph) -> tuple[float | None, Tensors]:
+        """Keeps a graph; its loss and gradient, or neither where the model does not let its weights be replaced."""
+        self.size = max(self.size, graph.nbytes)
+        if not graph.complete:
+            self.room = 0.0
+            return None, {}
+        self.held[step] = graph
+        return graph.loss, graph.gradients
+
+    def taken(self, step: int) -> GradientGraph | None:
+        """The graph of a step, which is then no longer held here."""
+        return self.held.pop(step, None)
 
 
 def _copied(slot: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from fromage_cli.counting import counted
 from fromage_cli.errors import ResourceError
 from fromage_cli.probes.hypergradients.hyperparameters import Values
-from fromage_cli.probes.hypergradients.training_steps import Adjoint, RunState, TrainingSteps
+from fromage_cli.probes.hypergradients.training_steps import Adjoint, Graphs, RunState, TrainingSteps
 from fromage_cli.probes.hypergradients.validation import Validation, require_finite
 from fromage_cli.problem.conditions.budget import free_memory
+from fromage_cli.problem.evaluation.gradient_pullback import can_be_kept
 
 SHARE = 0.7
 """Of the free memory that states may take; graphs and activations take some too."""
@@ -48,12 +49,14 @@ def unroll(
     values: Values,
     *,
     copies: int | None = None,
+    keep_graphs: bool = True,
     advance: Callable[[], None] = lambda: None,
 ) -> Unrolled:
     """Differentiates the validation loss after all steps by every hyperparameter.
 
-    `copies`: states held at once at most, by default all. Costs one gradient a step and, backwards, a gradient and a
-    Hessian-vector product; another gradient where not all states are held. `advance` is called after every step
+    `copies`: states held at once at most, by default all; `keep_graphs`: whether graphs of gradients may be held too.
+    Costs one gradient a step and, backwards, a gradient and a Hessian-vector product, or the product alone where the
+    graph was held. It costs another gradient where not all states are held. `advance` is called after every step
     forwards and backwards. Raises NumericalError where a loss is not finite, MismatchError where the loss has no second
     derivative, ResourceError at a limit.
     """
@@ -72,15 +75,18 @@ def unroll(
         def keep_again(step: int, state: Callable[[], RunState]) -> None:
             kept[step] = state()
 
-        steps.run(start, values, keep=keep)
+        graphs = Graphs(room_for_graphs(steps, copies)) if keep_graphs and can_be_kept(steps.problem) else None
+        steps.run(start, values, keep=keep, graphs=graphs if length == 1 else None)
         end = validation.gradient(steps.tensors, steps.statistics)
         require_finite(end.loss, count)
         adjoint = Adjoint(end.weights, {}, end.buffers, {}, {}, {})
         for first in range(last, -1, -length):
-            if first != last and length > 1:
-                steps.run(kept[first], values, first, first + length, keep=keep_again)
-            for step in range(min(first + length, count) - 1, first - 1, -1):
-                adjoint = steps.pull_back(step, kept.pop(step), values, adjoint)
+            end_of_stretch = min(first + length, count)
+            if length > 1 and (first != last or graphs is not None):
+                steps.run(kept[first], values, first, end_of_stretch, keep=keep_again, graphs=graphs)
+            for step in reversed(range(first, end_of_stretch)):
+                graph = graphs.taken(step) if graphs is not None else None
+                adjoint = steps.pull_back(step, kept.pop(step), values, adjoint, graph)
                 advance()
     return Unrolled(begin, end.loss, adjoint.rates, adjoint.decays, adjoint.loss)
 
@@ -90,9 +96,7 @@ def copies_that_fit(steps: TrainingSteps) -> int | None:
 
     Raises ResourceError where not even these fit into the memory that is free.
     """
-    count, problem = len(steps.batches), steps.problem
-    slots = sum(slot != "step" for slot in steps.record.slots) if steps.matched.optimizer.remembers else 0
-    size = (1 + slots) * sum(tensor.parameter.nbytes for tensor in steps.tensors)
+    count, size, problem = len(steps.batches), _state_size(steps), steps.problem
     free, length = free_memory(problem.device, problem.budget), segment_length(count)
     if free is None or (count + 3) * size <= SHARE * free:
         return None
@@ -103,6 +107,19 @@ def copies_that_fit(steps: TrainingSteps) -> int | None:
         f"{(2 * length + 3) * size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free.",
         "Ask for fewer steps (--method unroll:N), or use --method gauss-newton.",
     )
+
+
+def room_for_graphs(steps: TrainingSteps, copies: int | None) -> float:
+    """Bytes that graphs of gradients may take beside the states: half of what is left, none where nothing tells."""
+    free = free_memory(steps.problem.device, steps.problem.budget)
+    held = len(steps.batches) if copies is None else copies
+    return 0.0 if free is None else max(0.0, 0.5 * (SHARE * free - (held + 3) * _state_size(steps)))
+
+
+def _state_size(steps: TrainingSteps) -> int:
+    """Bytes of a state of the run."""
+    slots = sum(slot != "step" for slot in steps.record.slots) if steps.matched.optimizer.remembers else 0
+    return (1 + slots) * sum(tensor.parameter.nbytes for tensor in steps.tensors)
 
 
 def segment_length(steps: int) -> int:

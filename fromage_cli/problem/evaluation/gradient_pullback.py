@@ -1,14 +1,17 @@
 """The gradient as a map of the weights and of what the loss is made with, and vectors pulled back through it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from fromage_cli.problem.conditions.double_backward import double_backward, second_derivative_explained
 from fromage_cli.problem.evaluation.curvature_operators import twice_differentiated
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.problem.networks.layers import TrainableTensor, unwrapped
 
 
 def gradients_of(problem: Problem) -> tuple[float, dict[str, Tensor]]:
@@ -65,6 +68,75 @@ def pull_back_gradient(
                 total = [whole + each for whole, each in zip(total, parts, strict=True)]
     part.drop_gradients()
     return total
+
+
+class GradientGraph:
+    """A gradient with its graph, at weights of its own that stay as they are while the model moves on.
+
+    For a batch in one piece, of a model that normalises by no batch statistics; see `can_be_kept`.
+    """
+
+    def __init__(self, part: Problem, tensors: Sequence[TrainableTensor], in_loss: Mapping[str, Tensor]) -> None:
+        """Costs a gradient. Raises MismatchError where the loss has no second derivative."""
+        part.budget.check()
+        self.part, self.tensors, self.in_loss = part, tensors, in_loss
+        self.weights = [tensor.parameter.detach().clone().requires_grad_() for tensor in tensors]
+        (chunk,) = part.chunks()
+        kept: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with self._in_place(), part.evaluation(chunk), saved_tensors_hooks(count, lambda tensor: tensor):
+            found = part.loss(part.model, chunk)
+            loss = found.total / found.count
+            one = torch.ones((), dtype=loss.dtype, device=loss.device, requires_grad=True)
+            gradients = torch.autograd.grad(loss * one, self.weights, create_graph=True, allow_unused=True)
+        self.loss, self.nbytes = float(loss.detach()), sum(kept.values())
+        self.complete = all(gradient is not None for gradient in gradients)
+        """Whether the model used the weights that were put in its place, and not others that it holds elsewhere."""
+        self._gradients = [g for g in gradients if g is not None]
+
+    @property
+    def gradients(self) -> dict[str, Tensor]:
+        """By tensor name."""
+        return {t.name: g.detach() for t, g in zip(self.tensors, self._gradients, strict=True)}
+
+    def pull_back(self, adjoint: Mapping[str, Tensor]) -> list[Tensor]:
+        """The derivative of <adjoint, gradient> by the weights and by what the loss is made with; frees the graph."""
+        begins = [*self.weights, *self.in_loss.values()]
+        if not any(bool(each.any()) for each in adjoint.values()):
+            return [torch.zeros_like(value) for value in begins]
+        pairs = zip(self.tensors, self._gradients, strict=True)
+        with self._in_place():
+            slope = torch.stack([(gradient * adjoint[tensor.name]).sum() for tensor, gradient in pairs]).sum()
+            return list(torch.autograd.grad(slope, begins, materialize_grads=True, allow_unused=True))
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """The model with these weights instead of its own, under the conditions of a second derivative."""
+        before, model = [], unwrapped(self.part.model)
+        try:
+            for tensor, weight in zip(self.tensors, self.weights, strict=True):
+                for name in (tensor.name, *tensor.aliases):
+                    owner, _, leaf = name.rpartition(".")
+                    held: Any = model.get_submodule(owner)._parameters
+                    before.append((held, leaf, held[leaf]))
+                    held[leaf] = weight
+            with double_backward(self.part.model), second_derivative_explained():
+                yield
+        finally:
+            for held, leaf, parameter in before:
+                held[leaf] = parameter
+
+
+def can_be_kept(problem: Problem) -> bool:
+    """Whether graphs of a gradient may be held while the model moves on: its state is its weights alone."""
+    model = unwrapped(problem.model)
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+    return problem.micro_batch is None and not problem.conditions.batch_norms and not scripted
 
 
 def gradient_by_scalars(
