@@ -1,4 +1,6 @@
-"""What the derivative through further steps costs, in plain steps of the same run: `python benchmarks/hypergrad_cost.py`.
+"""What the derivative through further steps costs, in plain steps of the same run.
+
+    python benchmarks/hypergrad_cost.py
 
 Each network takes its steps plainly, then forwards and backwards with all states held, then with those of the square
 root of the steps. Seconds are of one thread, counted by the processor's clock, so other work on the machine does not
@@ -14,10 +16,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "sample_checkpoints"))
-
-from models import char_gpt, convnet
-
 from fromage_cli.optimizers.settings import Given, find_settings
 from fromage_cli.probes.hypergradients.hyperparameters import values_of
 from fromage_cli.probes.hypergradients.training_steps import TrainingSteps
@@ -27,6 +25,9 @@ from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.problem.data.batches import as_batch, numbered
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.supervised_losses import CrossEntropy
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "sample_checkpoints"))
+from models import char_gpt, convnet  # noqa: E402  # in the samples' folder
 
 STEPS, ROWS = 16, 64
 

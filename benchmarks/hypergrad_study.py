@@ -20,12 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-SAMPLES = Path(__file__).parents[1] / "sample_checkpoints"
-sys.path.insert(0, str(SAMPLES))
-
-from models import char_gpt, convnet
-from splits import Split, characters, digit_images
-
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.hypergrad.measure import Request, measure
 from fromage_cli.diagnostics.hypergrad.result import CONTINUED, UNROLL
@@ -37,6 +31,11 @@ from fromage_cli.problem.data.batches import as_batch, numbered
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.supervised_losses import CrossEntropy
 from fromage_cli.problem.networks.weights import load_weights
+
+SAMPLES = Path(__file__).parents[1] / "sample_checkpoints"
+sys.path.insert(0, str(SAMPLES))
+from models import char_gpt, convnet  # noqa: E402  # in the samples' folder
+from splits import Split, characters, digit_images  # noqa: E402
 
 Rows = tuple[Tensor, Tensor]
 MOVE = 0.1
