@@ -139,8 +139,8 @@ def _drops(model: nn.Module, *, every: bool = False) -> Iterator[tuple[str, floa
     for name, module in unwrapped(model).named_modules():
         layer = isinstance(module, nn.modules.dropout._DropoutNd)
         for attribute, value in vars(module).items():
-            named = attribute == "p" if layer else "drop" in attribute
-            if named and isinstance(value, float) and (0.0 < value < 1.0 or (every and value == 0.0)):
+            named = attribute == "p" if layer else "drop" in attribute and isinstance(value, float)
+            if named and (0.0 < value < 1.0 or (every and value == 0.0)):
                 yield f"{name}.{attribute}".lstrip("."), value
 
 

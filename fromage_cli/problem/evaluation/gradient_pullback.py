@@ -31,7 +31,8 @@ def pull_back_gradient(
     """The derivative of <adjoint, gradient> + the terms by the weights and by what the loss is made with.
 
     `adjoint_of` gives the adjoint of the gradient once that is known; a tensor that receives none is left out of both.
-    Of several chunks the gradient is computed first, and each chunk's graph is built again.
+    Of several chunks the gradient is computed first, and each chunk's graph is built again. Raises MismatchError where
+    the loss has no second derivative.
     """
     weights, chunks = [tensor.parameter for tensor in tensors], part.chunks()
     begins = [*weights, *in_loss.values()]
@@ -61,11 +62,14 @@ def pull_back_gradient(
             if any(bool(each.any()) for each in adjoint.values()):
                 slopes += [(gradient * adjoint[name]).sum() for name, gradient in gradients.items()]
             if slopes:
+                for leaf in in_loss.values():
+                    leaf.grad = None  # of an earlier pass
                 with double_backward(part.model):  # where activations are computed again in the backward pass
-                    parts = torch.autograd.grad(
-                        torch.stack(slopes).sum(), begins, materialize_grads=True, allow_unused=True
-                    )
-                total = [whole + each for whole, each in zip(total, parts, strict=True)]
+                    part.leave_gradients(torch.stack(slopes).sum())
+                total = [
+                    whole if each.grad is None else whole + each.grad for whole, each in zip(total, begins, strict=True)
+                ]
+                part.drop_gradients()
     part.drop_gradients()
     return total
 

@@ -296,6 +296,15 @@ class Problem:
         finally:
             del self.__dict__["base"]
 
+    def leave_gradients(self, scalar: Tensor) -> None:
+        """Leaves the derivative of a scalar in `.grad`, where no visitor takes it.
+
+        The whole graph is run, so that an operation in it that is differentiable only once says so.
+        """
+        if self._hooks is not None:
+            self._hooks.arrived = lambda _: None
+        scalar.backward()  # type: ignore[no-untyped-call]
+
     def drop_gradients(self) -> None:
         """Leaves no gradient on the model for the next backward pass to add to."""
         for parameter in self._parameters:

@@ -67,8 +67,8 @@ class Run:
             self.optimizer.step()
         return self
 
-    def end(self, steps: int, changes: Changes | None = None, in_loss: Mapping[str, float] | None = None) -> float:
-        """The validation loss where a copy of the run has taken more steps, with a group for each tensor."""
+    def gone_on(self, steps: int, changes: Changes | None = None, in_loss: Mapping[str, float] | None = None) -> "Run":
+        """A copy of the run that has taken more steps, with a group for each tensor."""
         other = replace(self, model=deepcopy(self.model), in_loss={**self.in_loss, **(in_loss or {})})
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         saved, groups = deepcopy(self.optimizer.state_dict()), []
@@ -79,7 +79,11 @@ class Run:
         parameters = dict(other.model.named_parameters())
         other.optimizer = type(self.optimizer)([{"params": [parameters[names[each]]]} for each in order])
         other.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
-        return other.train(steps).validation_loss()
+        return other.train(steps)
+
+    def end(self, steps: int, changes: Changes | None = None, in_loss: Mapping[str, float] | None = None) -> float:
+        """The validation loss where that ends."""
+        return self.gone_on(steps, changes, in_loss).validation_loss()
 
     def validation_loss(self) -> float:
         """In evaluation mode, without regularisers."""
