@@ -27,7 +27,7 @@ from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.supervised_losses import CrossEntropy
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "sample_checkpoints"))
-from models import char_gpt, convnet  # noqa: E402  # in the samples' folder
+from models import char_gpt, convnet  # in the samples' folder
 
 STEPS, ROWS = 16, 64
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fromage_cli.errors import NumericalError, ResourceError
+from fromage_cli.errors import MismatchError, NumericalError, ResourceError
 from fromage_cli.probes.hypergradients import unrolled
 from fromage_cli.probes.hypergradients.hyperparameters import Hyperparameter, hyperparameters
 from fromage_cli.probes.hypergradients.unrolled import copies_that_fit, segment_length, unroll
@@ -250,3 +250,24 @@ def test_steps_that_do_not_fit_are_refused_beforehand(monkeypatch: pytest.Monkey
 def test_a_stretch_is_as_long_as_there_are_stretches(steps: int) -> None:
     length = segment_length(steps)
     assert (length - 1) ** 2 < steps <= length**2
+
+
+@pytest.mark.parametrize("keep_graphs", [True, False])
+def test_steps_without_a_second_derivative_are_refused(tanh_once: nn.Module, keep_graphs: bool) -> None:
+    run = saved_run("sgd", nn.Sequential(nn.Linear(5, 7), tanh_once, nn.Linear(7, 3)).double())
+    probed = run.probed(3)
+    with pytest.raises(MismatchError, match="second derivative"):
+        unroll(probed.steps, probed.validation, probed.values, keep_graphs=keep_graphs)
+
+
+@pytest.mark.parametrize("model", [None, Tied, with_dropout, Gated])
+def test_graphs_that_are_kept_change_nothing(model: Callable[[], nn.Module] | None) -> None:
+    run = saved_run("adamw", model().double() if model is not None else None)
+    probed = run.probed(7)
+    kept, other, few = (
+        unroll(probed.steps, probed.validation, probed.values, **options)
+        for options in ({}, {"keep_graphs": False}, {"copies": 3})
+    )
+    assert kept == few
+    for place in ("rate", "decay", "loss"):
+        assert kept.at(place) == pytest.approx(other.at(place), rel=1e-12, abs=1e-15)
