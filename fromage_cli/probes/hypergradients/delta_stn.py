@@ -24,7 +24,7 @@ from fromage_cli.probes.hypergradients.validation import Validation
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton
 from fromage_cli.problem.evaluation.linearised_loss import linearised_losses
 from fromage_cli.problem.losses.hyperparameters import training_loss
-from fromage_cli.theory.accumulation import inner_product
+from fromage_cli.theory.accumulation import inner_product, squared_norm
 
 SIGMA = 0.05
 """Size of a change of ln(hyperparameter), so small that the loss is quadratic in what it does."""
@@ -78,6 +78,11 @@ class Hypernetwork:
             self.responses.append((drawn / math.sqrt(shape[1])).to(weight).requires_grad_())
             self.gates.append(weight.new_zeros((rows, count)).requires_grad_())
 
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All that is fitted."""
+        return [*self.gates, *self.responses]
+
     def moved(self, change: Tensor) -> list[Tensor]:
         """How the weights follow a change of every hyperparameter, [count]."""
         parts = zip(self.gates, self.responses, self.space.weights, strict=True)
@@ -99,6 +104,7 @@ class DeltaFit:
     ) -> None:
         """`hyperparameters`: of weight decay and of the loss; `damping`: absolute, as in the implicit answer."""
         self.response, self.sigma, self.advance, self.passes = response, sigma, advance, 0
+        self.factor = 1.0
         self.hyperparameters = [one for one in hyperparameters if one.place in ("decay", "loss")]
         self.generator = torch.Generator().manual_seed(seed)
         self.network = Hypernetwork(response.space, len(self.hyperparameters), seed)
@@ -114,6 +120,10 @@ class DeltaFit:
         found = self._derivatives(gradient)
         stopped: FromageError | None = None
         try:
+            self.objective(self.draw())
+            slopes = [tensor.grad for tensor in self.network.parameters if tensor.grad is not None]
+            steepness = math.sqrt(math.fsum(map(squared_norm, slopes)))
+            self.factor = 1.0 / (steepness or 1.0)  # L-BFGS takes curvature that is far below 1 for none
             for _ in range(rounds):
                 before, found = found, self._fitted(gradient)
                 if math.dist(before, found) <= TOLERANCE * math.hypot(*found):
@@ -129,14 +139,18 @@ class DeltaFit:
         result = DeltaSTN(gradients, loss, self.passes, stopped is None)
         return result if stopped is None else Interrupted(result, stopped)
 
-    def _fitted(self, gradient: Tensor) -> list[float]:
-        """The derivatives after one more round."""
+    def draw(self) -> list[Tensor]:
+        """Changes in random directions at right angles, each with its opposite."""
         count = len(self.hyperparameters)
         drawn = torch.randn((count, count), generator=self.generator, dtype=torch.float64)
-        directions = (self.sigma * torch.linalg.qr(drawn)[0].T).to(self.weights)  # at right angles
-        changes = [*directions, *-directions]
+        directions = (self.sigma * torch.linalg.qr(drawn)[0].T).to(self.weights)
+        return [*directions, *-directions]
+
+    def _fitted(self, gradient: Tensor) -> list[float]:
+        """The derivatives after one more round."""
+        changes = self.draw()
         optimizer = torch.optim.LBFGS(
-            [*self.network.gates, *self.network.responses],
+            self.network.parameters,
             max_iter=ITERATIONS,
             history_size=ITERATIONS,
             tolerance_grad=0.0,
@@ -146,33 +160,32 @@ class DeltaFit:
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            return self._objective(changes)
+            return torch.tensor(self.objective(changes), dtype=torch.float64)
 
         optimizer.step(closure)  # type: ignore[no-untyped-call]
         return self._derivatives(gradient)
 
-    def _objective(self, changes: Sequence[Tensor]) -> Tensor:
-        """The mean regularised loss over changes, over sigma squared; leaves its gradient on the hypernetwork."""
-        response, space = self.response, self.response.space
-        moves, factor = [self.network.moved(change) for change in changes], 0.5 / self.sigma**2
-        flats = [space.flat(move) for move in moves]
-        values, total = [self.values_under(change) for change in changes], 0.0
+    def objective(self, changes: Sequence[Tensor]) -> float:
+        """How the regularised loss changes beyond first order, on average over changes; adds its gradient to the fit.
+
+        What is of first order cancels between a change and its opposite.
+        """
+        response, space, now = self.response, self.response.space, self.response.values
+        moves, total, share = [self.network.moved(change) for change in changes], 0.0, self.factor / len(changes)
+        values = [self.values_under(change) for change in changes]
         losses = [training_loss(response.base_loss, held.loss) for held in values]
-        found = linearised_losses(response.problem, space, flats, losses)
-        for held, move, flat, (value, slope) in zip(values, moves, flats, found, strict=True):
-            decay, weights = response.spread(held.decays), self.weights + flat
-            pull = slope + decay * weights + self.damping * flat
-            total += (
-                value + 0.5 * inner_product(decay * weights, weights) + 0.5 * inner_product(self.damping * flat, flat)
-            )
-            torch.autograd.backward(move, [factor * part for part in space.split(pull)])
+        found = linearised_losses(response.problem, space, [space.flat(move) for move in moves], losses)
+        for held, move, (value, slope) in zip(values, moves, found, strict=True):
+            flat, decay = space.flat(move), response.spread(held.decays)
+            force = (decay - response.spread(now.decays)) * self.weights
+            held_back = (decay + self.damping) * flat
+            total += share * (value + inner_product(force, flat) + 0.5 * inner_product(held_back, flat))
+            torch.autograd.backward(move, [share * part for part in space.split(slope + force + held_back)])
         if not math.isfinite(total):
-            raise NumericalError(
-                "The linearised training loss is not finite.", "Give smaller changes, or --dtype float64."
-            )
+            raise NumericalError("The linearised training loss is not finite.", "Try --dtype float64.")
         self.passes += 1
         self.advance()
-        return torch.tensor(factor * total, dtype=torch.float64)
+        return total
 
     def values_under(self, change: Tensor) -> Values:
         """The hyperparameters under a change of logarithms, or of the value of one that is 0."""

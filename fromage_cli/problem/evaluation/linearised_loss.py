@@ -14,8 +14,10 @@ from fromage_cli.problem.losses.supervised_losses import SupervisedLoss, predict
 def linearised_losses(
     problem: Problem, space: WeightSpace, moves: Sequence[Tensor], losses: Sequence[Loss]
 ) -> list[tuple[float, Tensor]]:
-    """The mean loss of f + J dw for several dw [n], each with a loss of its own, and its gradient by dw, [n].
+    """How the mean loss of f + J dw changes beyond first order for several dw [n], and the gradient of that by dw, [n].
 
+    l(f + J dw) - l_0(f) - <grad l_0(f), J dw>, with a loss l for each dw and l_0 that of the problem. What is left out
+    cancels between dw and -dw; without it, and in float64, small dw do not drown in rounding.
     J dw is the derivative of J^T u by u, which is linear in u: one graph serves all, built anew for each chunk.
     """
     totals, count = [0.0] * len(moves), 0.0
@@ -23,19 +25,28 @@ def linearised_losses(
     for chunk in problem.chunks():
         with twice_differentiated(problem, chunk):
             output, target = predict(problem.model, chunk)
-            cotangent = torch.zeros_like(output).requires_grad_()
+            cotangent, start = torch.zeros_like(output).requires_grad_(), output.detach().double()
             pulled = torch.autograd.grad(output, space.weights, cotangent, create_graph=True, materialize_grads=True)
+            base, size, first = _differentiated(problem.loss, start, target)
             for index, (move, loss) in enumerate(zip(moves, losses, strict=True)):
                 (pushed,) = torch.autograd.grad(
                     pulled, cotangent, space.split(move), retain_graph=True, materialize_grads=True
                 )
-                leaf = (output.detach() + pushed).requires_grad_()
-                assert isinstance(loss, SupervisedLoss)  # as for the Gauss-Newton matrix
-                terms = loss.terms(leaf, target)
-                (slope,) = torch.autograd.grad(terms.total, leaf)
-                parts = torch.autograd.grad(output, space.weights, slope, retain_graph=True, materialize_grads=True)
-                totals[index] += float(terms.total.detach())
+                value, _, slope = _differentiated(loss, start + pushed, target)
+                totals[index] += float(value - base - (first * pushed).sum())
+                beyond = (slope - first).to(output.dtype)
+                parts = torch.autograd.grad(output, space.weights, beyond, retain_graph=True, materialize_grads=True)
                 slopes[index] += space.flat(parts)
-        count += terms.count
+        count += size
     problem.evaluations.hessian_vector_products += len(moves)
     return [(total / count, slope / count) for total, slope in zip(totals, slopes, strict=True)]
+
+
+def _differentiated(loss: Loss, output: Tensor, target: Tensor) -> tuple[Tensor, float, Tensor]:
+    """The sum over what the loss is a mean of, how many there are, and the derivative of the sum by the output."""
+    assert isinstance(loss, SupervisedLoss)  # as for the Gauss-Newton matrix
+    leaf = output.requires_grad_()
+    terms = loss.terms(leaf, target)
+    (slope,) = torch.autograd.grad(terms.total, leaf)
+    leaf.requires_grad_(False)
+    return terms.total.detach(), terms.count, slope

@@ -12,7 +12,7 @@ from fromage_cli.problem.losses.hyperparameters import SmoothedCrossEntropy
 
 
 @pytest.mark.parametrize("micro_batch", [None, 10])
-def test_losses_and_gradients_are_those_of_the_linear_network(
+def test_changes_beyond_first_order_are_those_of_the_linear_network(
     micro_batch: int | None,
     make_problem: Callable[..., Problem],
     perceptron: nn.Sequential,
@@ -33,8 +33,10 @@ def test_losses_and_gradients_are_those_of_the_linear_network(
         )
         return functional.cross_entropy(output + pushed, data["y"], label_smoothing=smoothing)
 
+    still = torch.zeros(size, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(base := linear(still, 0.0), still)
     for move, smoothing, (value, slope) in zip(moves, (0.2, 0.0), found, strict=True):
         flat = move.clone().requires_grad_()
         loss = linear(flat, smoothing)
-        assert value == pytest.approx(float(loss.detach()))
-        torch.testing.assert_close(slope, torch.autograd.grad(loss, flat)[0])
+        assert value == pytest.approx(float(loss.detach() - base.detach() - first @ move), abs=1e-12)
+        torch.testing.assert_close(slope, torch.autograd.grad(loss, flat)[0] - first)
