@@ -34,6 +34,8 @@ ROUNDS = 20
 """Draws of changes at most."""
 TOLERANCE = 1e-3
 """Relative change of the derivatives from one draw to the next at which the fit has settled."""
+TINY = 1e-6
+"""Size of W_resp where no hyperparameter pulls at a tensor by itself."""
 PRODUCTS = 40
 """For the extreme eigenvalues of a layer's curvature."""
 
@@ -67,15 +69,20 @@ class Conditioning:
 class Hypernetwork:
     """dW = diag(A dh) W_resp of every tensor, with the rows of its first dimension."""
 
-    def __init__(self, space: WeightSpace, count: int, seed: int) -> None:
-        """A starts from 0 and W_resp from random numbers, as in the paper's own code."""
+    def __init__(self, space: WeightSpace, count: int, expected: Tensor, seed: int) -> None:
+        """A starts from 0 and W_resp from random numbers, as in the paper's own code.
+
+        `expected`: about how large dW is for dh = 1, [n]. W_resp begins with the root of that, so that A can be as
+        large: else their product could be fitted by one of them alone.
+        """
         generator = torch.Generator().manual_seed(seed)
         self.space, self.gates, self.responses = space, list[Tensor](), list[Tensor]()
-        for weight in space.weights:
+        for weight, size in zip(space.weights, space.split(expected), strict=True):
             rows = weight.shape[0] if weight.dim() else 1
             shape = rows, max(weight.numel() // max(rows, 1), 1)
             drawn = torch.rand(shape, generator=generator, dtype=torch.float64) * 2.0 - 1.0
-            self.responses.append((drawn / math.sqrt(shape[1])).to(weight).requires_grad_())
+            balanced = (squared_norm(size) / max(size.numel(), 1)) ** 0.25 or TINY
+            self.responses.append((balanced * drawn).to(weight).requires_grad_())
             self.gates.append(weight.new_zeros((rows, count)).requires_grad_())
 
     @property
@@ -107,9 +114,9 @@ class DeltaFit:
         self.factor = 1.0
         self.hyperparameters = [one for one in hyperparameters if one.place in ("decay", "loss")]
         self.generator = torch.Generator().manual_seed(seed)
-        self.network = Hypernetwork(response.space, len(self.hyperparameters), seed)
         self.weights = response.space.flat(response.space.weights)
         self.damping = damping * response.spread(dict.fromkeys(response.values.rates, 1.0))
+        self.network = Hypernetwork(response.space, len(self.hyperparameters), self.first_step(), seed)
 
     def measure(self, validation: Validation, *, rounds: int = ROUNDS) -> DeltaSTN | Interrupted[DeltaSTN]:
         """Fits with fresh changes in every round, until the derivatives settle.
@@ -138,6 +145,18 @@ class DeltaFit:
         gradients = {(one.name, one.scope): value for one, value in zip(self.hyperparameters, found, strict=True)}
         result = DeltaSTN(gradients, loss, self.passes, stopped is None)
         return result if stopped is None else Interrupted(result, stopped)
+
+    def first_step(self) -> Tensor:
+        """How far steepest descent would first move each weight, for changes of 1 in all logarithms together, [n]."""
+        response = self.response
+        force = torch.zeros_like(self.weights)
+        for one in self.hyperparameters:
+            force.add_(response.force(one, 1).square(), alpha=(one.value or 1.0) ** 2)
+        force.sqrt_()
+        with gauss_newton(response.problem, response.space) as product:
+            held_back = response.spread(response.values.decays) + self.damping
+            bent = inner_product(force, product(force)) + inner_product(held_back * force, force)
+        return force.mul_(squared_norm(force) / bent) if bent > 0.0 else force
 
     def draw(self) -> list[Tensor]:
         """Changes in random directions at right angles, each with its opposite."""
