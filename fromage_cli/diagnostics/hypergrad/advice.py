@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from fromage_cli.diagnostics.hypergrad.result import CONTINUED, UNROLL, HyperparameterAnswers, MethodAnswer
-from fromage_cli.missing import LIMIT_REACHED, Missing, Why, known
+from fromage_cli.missing import Missing, Why, known
 from fromage_cli.terminal.words import number
 
 SURE = 2.0
@@ -117,6 +117,3 @@ def _rounded(value: float, beside: float) -> str:
     """Two digits of a number, in the decimals of the one that it stands beside."""
     digits = max(0, 1 - math.floor(math.log10(abs(beside)))) if beside else 2
     return f"{value:.{digits}f}" if digits < 6 else f"{value:.1e}"
-
-
-UNSEEN = LIMIT_REACHED

@@ -10,6 +10,7 @@ from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.diagnostics.hypergrad.advice import advised
 from fromage_cli.diagnostics.hypergrad.result import (
     CONTINUED,
+    DELTA_STN,
     UNROLL,
     HypergradResult,
     HyperparameterAnswers,
@@ -18,7 +19,9 @@ from fromage_cli.diagnostics.hypergrad.result import (
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, Interrupted, Missing, Why, failed, found_of
 from fromage_cli.optimizers.settings import Optimizer
+from fromage_cli.probes.hypergradients.conditioning import Conditioning
 from fromage_cli.probes.hypergradients.continued import Continuations, Continued
+from fromage_cli.probes.hypergradients.delta_stn import DeltaFit, DeltaSTN, measure_conditioning
 from fromage_cli.probes.hypergradients.differentiable_step import differentiable, through_a_sign
 from fromage_cli.probes.hypergradients.hyperparameters import (
     EVERYWHERE,
@@ -56,7 +59,7 @@ class Request:
     in_loss: Mapping[str, float] = field(default_factory=dict)
     """Label smoothing and scalars of the user's loss, with their values now."""
     settled: str = "gauss-newton"
-    """How it is told where training would settle: `gauss-newton`, `hessian`, or `source`."""
+    """How to find where training would settle: `gauss-newton`, `hessian`, `source` or `delta-stn`."""
     horizon: int | None = None
     """Steps of `source`."""
     damping: float = AUTO
@@ -81,6 +84,8 @@ class _Search:
     continued: dict[tuple[str, str], Continued | Missing] = field(default_factory=dict)
     implicit: Implicit | Missing = NOT_ASKED
     settled_stderr: dict[tuple[str, str], float | Missing] = field(default_factory=dict)
+    fitted: DeltaSTN | None = None
+    conditioning: Conditioning | Missing = NOT_ASKED
     copies: str | None = None
     val_loss: float = 0.0
     error: FromageError | None = None
@@ -97,18 +102,26 @@ class _Search:
         steps = TrainingSteps(self.matched, self.batches.batches, self.values)
         evaluations = self.training.evaluations
         evaluations.doing = "training on, and back through the steps"
-        if differentiable(self.optimizer.rule):
-            copies = copies_that_fit(steps)
-            self.copies = "all" if copies is None else "square root"
-            self.unrolled = unroll(steps, self.validation, self.values, copies=copies, advance=self.advance)
-        else:
-            words = f"the step of {self.optimizer.name} is not differentiated here"
-            self.unrolled = Missing(Why.NOT_DEFINED, words)
+        self.unrolled = self._differentiated(steps)
         runs = Continuations(steps, self.validation, self.values, self.advance)
         for one in self.asked:
-            if one.scope == EVERYWHERE and one.place != "rate" and self.request.only in (None, one.name):
+            if _leads(one) and self.request.only in (None, one.name):
                 evaluations.doing = f"training on with {one.name} moved"
-                self.continued[one.name, one.scope] = runs.measure(one)
+                try:
+                    self.continued[one.name, one.scope] = runs.measure(one)
+                except NumericalError as diverged:
+                    self.continued[one.name, one.scope], self.error = failed(diverged), diverged
+
+    def _differentiated(self, steps: TrainingSteps) -> Unrolled | Missing:
+        """The derivatives through the steps, or why there are none."""
+        if not differentiable(steps.record):
+            return Missing(Why.NOT_DEFINED, f"the step of {self.optimizer.name} is not differentiated here")
+        copies = copies_that_fit(steps)
+        self.copies = "all" if copies is None else "square root"
+        try:
+            return unroll(steps, self.validation, self.values, copies=copies, advance=self.advance)
+        except MismatchError as refused:  # no second derivative; the steps themselves can be taken
+            return failed(refused)
 
     def settle(self) -> None:
         """Solves for where training would settle; where that alone is known, also how sure it is."""
@@ -131,12 +144,26 @@ class _Search:
             self.implicit = failed(refused)
             return
         self.implicit = found
+        if asked.settled == "delta-stn" and error is None:
+            error = self._fit_hypernetwork(response, found.answer.damping or 0.0)
         for one in self.asked if not asked.steps else ():
-            if one.scope == EVERYWHERE and one.place != "rate" and error is None:
+            if _leads(one) and error is None:
                 parts, error = found_of(response.by_part(one, found.answer.damping or 0.0))
                 self.settled_stderr[one.name, one.scope] = self._spread(one, found, parts)
         if error is not None:
             raise error
+
+    def _fit_hypernetwork(self, solved: ImplicitResponse, damping: float) -> FromageError | None:
+        """Runs Delta-STN for what moves as a whole, and gives the error that ended it early."""
+        self.training.evaluations.doing = "fitting the hypernetwork of Delta-STN"
+        moved = [one for one in self.asked if _leads(one)]
+        fit = DeltaFit(solved.response, moved, damping=damping, seed=self.training.seed, advance=self.advance)
+        fitted, error = found_of(fit.measure(self.validation))
+        self.fitted = fitted
+        above = next((one for one in fit.hyperparameters if one.value), None)
+        if above is not None and error is None:
+            self.conditioning = measure_conditioning(solved.response, above, damping=damping)
+        return error
 
     def _spread(self, one: Hyperparameter, found: Implicit, parts: Sequence[float]) -> float | Missing:
         """The standard error over validation parts, and over draws of dropout masks."""
@@ -177,6 +204,7 @@ class _Search:
             copies=self.copies,
             damping=self._of_settled(lambda found: found.answer.damping),
             invariant_layers=self._of_settled(lambda found: found.invariant_layers),
+            conditioning=self.conditioning,
             hyperparameters=tuple(found),
         )
 
@@ -195,12 +223,16 @@ class _Search:
             moved = self.continued.get((one.name, one.scope))
             if moved is not None:
                 found.append(self._continued(one, moved))
+        fitted = None if self.fitted is None else self.fitted.gradients.get((one.name, one.scope))
+        if fitted is not None:
+            found.append(_answer(DELTA_STN, None, one.value, fitted))
         if one.place != "rate":
             found.append(self._settled(one))
         return found
 
     def _settled(self, one: Hyperparameter) -> MethodAnswer:
         method, found = self.request.settled, self.implicit
+        method = "gauss-newton" if method == DELTA_STN else method
         if isinstance(found, Missing):
             return _answer(method, self.request.horizon, one.value, found)
 
@@ -241,6 +273,11 @@ class _Search:
         )
 
 
+def _leads(one: Hyperparameter) -> bool:
+    """Whether it moves as a whole, and may be advised on."""
+    return one.scope == EVERYWHERE and one.place != "rate"
+
+
 def measure(
     training: Problem,
     validation: Validation,
@@ -269,10 +306,14 @@ def measure(
         )
     try:
         if request.steps:
-            search.look_ahead()
+            try:
+                search.look_ahead()
+            except NumericalError as diverged:
+                search.error = diverged
+                search.unrolled = failed(diverged) if isinstance(search.unrolled, Missing) else search.unrolled
         search.settle()
     except (ResourceError, NumericalError) as error:
-        search.error = error
+        search.error = search.error or error
         if request.steps and isinstance(search.unrolled, Missing):
             search.unrolled = failed(error)
         if isinstance(search.implicit, Missing):

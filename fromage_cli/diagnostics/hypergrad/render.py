@@ -17,7 +17,7 @@ from fromage_cli.diagnostics.hypergrad.result import (
 from fromage_cli.missing import known
 from fromage_cli.terminal.answer import PageStyle, Table, records, summary
 from fromage_cli.terminal.page import Fact, facts
-from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
+from fromage_cli.terminal.tables import Column, house_table, prose
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
 
 _COLOURS = {"raise": "yellow", "lower": "yellow"}
@@ -41,10 +41,11 @@ def render(result: HypergradResult, style: PageStyle) -> RenderableType:
     page.append(_table(wide, result, style))
     if style.show_all and narrow:
         page += [Text(""), _table(narrow, result, style)]
-    else:
-        page += hidden_rows(len(wide), len(wide) + len(narrow), "single layers and the learning rate")
+    elif narrow:
+        page.append(Text(f"{len(narrow)} more, single layers and the learning rate: --all", style="dim"))
+    page += [prose(sentence, style) for sentence in _what_columns_say(result)]
     if style.verbose:
-        page += [Text(""), _details(result, style)]
+        page += [Text(""), _details(result, style), *_about_the_solve(result, style)]
         page.append(prose(_ABOUT_THE_RATE, style))
     return Group(*page)
 
@@ -52,6 +53,40 @@ def render(result: HypergradResult, style: PageStyle) -> RenderableType:
 _ABOUT_THE_RATE = (
     "The learning rate is never advised on here: few steps prefer small rates. Ask fromage-diag suggest-lr instead."
 )
+
+
+def _what_columns_say(result: HypergradResult) -> list[str]:
+    """Which steps and which resting point the columns are about, and which of them the advice follows."""
+    settled = "where training would end up, by a model of the curvature"
+    if not result.steps:
+        return [f"Settled: {settled}. For the next steps name --optimizer and --lr."]
+    ahead = f"In {counted(result.steps, 'step')}: those steps really taken, with the value moved up and down."
+    return [ahead, f"Settled: {settled}. The advice follows the steps: they are sure, the model is a guess."]
+
+
+def _about_the_solve(result: HypergradResult, style: PageStyle) -> list[RenderableType]:
+    """How exact the answer of the settled weights is."""
+    found = []
+    one = next((a for h in result.hyperparameters for a in h.answers if known(a.residual) is not None), None)
+    if one is not None:
+        damping = known(result.damping)
+        added = "" if damping is None else f" with {number(damping)} added to the curvature"
+        found.append(
+            f"Settled: solved to a residual of {number(one.residual)} in {number(one.iterations)} products{added}."
+        )
+    layers = known(result.invariant_layers)
+    if layers:
+        words = "is scale-invariant" if len(layers) == 1 else "are scale-invariant"
+        found.append(
+            f"{counted(len(layers), 'layer')} {words}: weight decay sets how fast they turn, not where they end."
+        )
+    shape = known(result.conditioning)
+    if shape is not None:
+        found.append(
+            f"Delta-STN on {shape.layer}: condition number {number(shape.centred)} centred, "
+            f"{number(shape.uncentred)} uncentred."
+        )
+    return [prose(sentence, style) for sentence in found]
 
 
 def _facts(result: HypergradResult) -> list[Fact]:
@@ -104,11 +139,21 @@ def _details(result: HypergradResult, style: PageStyle) -> RenderableType:
         Column("hyperparameter", left=True),
         Column("method", left=True),
         Column("per unit"),
-        Column("per ln"),
+        Column("±"),
         Column("smooth"),
+        Column("less damped", optional=1),
+        Column("more damped", optional=1),
     ]
     cells = [
-        (title(one.name, one.scope), answer.method, answer.gradient, answer.log_gradient, answer.metasmoothness)
+        (
+            title(one.name, one.scope),
+            answer.method,
+            answer.gradient,
+            answer.stderr,
+            answer.metasmoothness,
+            answer.less_damped,
+            answer.more_damped,
+        )
         for one in result.hyperparameters
         if one.direction is not None or one.scope == "all"
         for answer in one.answers
@@ -124,7 +169,7 @@ def advise(result: HypergradResult) -> str:
         return best.advice
     unclear = [one.advice for one in result.hyperparameters if one.direction == "unclear" and one.advice]
     if unclear:
-        return f"{unclear[0]} More validation rows tell more."
+        return unclear[0]
     return "leave them as they are: no move of 10 % changes the validation loss by more than 0.01 %."
 
 

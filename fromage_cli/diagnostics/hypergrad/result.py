@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from fromage_cli.missing import Missing
+from fromage_cli.probes.hypergradients.conditioning import Conditioning
 
 UNROLL, CONTINUED = "unroll", "continued"
 """Methods that look at the next steps; the others say where training would settle."""
+DELTA_STN = "delta-stn"
 
 
 @dataclass(frozen=True)
@@ -89,5 +91,7 @@ class HypergradResult:
     """mu of the solve, absolute."""
     invariant_layers: tuple[str, ...] | Missing
     """Scale-invariant layers: weight decay acts on them through their effective rate alone."""
+    conditioning: Conditioning | Missing
+    """Of Delta-STN's hypernetwork on the smallest layer; missing unless that method is asked for."""
     hyperparameters: tuple[HyperparameterAnswers, ...]
     """The widest scope first."""

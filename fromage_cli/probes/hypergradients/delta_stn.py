@@ -18,6 +18,7 @@ from torch import Tensor
 from fromage_cli.errors import FromageError, NumericalError, ResourceError
 from fromage_cli.missing import Interrupted
 from fromage_cli.probes.curvature.krylov_function import KrylovSpace
+from fromage_cli.probes.hypergradients.conditioning import Conditioning
 from fromage_cli.probes.hypergradients.hyperparameters import Hyperparameter, Values
 from fromage_cli.probes.hypergradients.response import Response
 from fromage_cli.probes.hypergradients.validation import Validation
@@ -52,18 +53,6 @@ class DeltaSTN:
     """Gradients of the linearised loss, each for all changes together."""
     converged: bool
     """Whether the derivatives settled within the draws."""
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """How well gradient descent can fit the hypernetwork of one layer: largest over smallest eigenvalue.
-
-    Of the Gauss-Newton matrix of w = response * x + base over changes, with x = dh (centred) or h + dh (uncentred).
-    """
-
-    layer: str
-    centred: float
-    uncentred: float
 
 
 class Hypernetwork:
