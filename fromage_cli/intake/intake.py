@@ -49,6 +49,16 @@ class Intake:
     frozen: tuple[str, ...] = ()
     """Tensors that do not move here because they never moved in training."""
 
+    @property
+    def trained(self) -> bool | None:
+        """Whether the weights are past their initialisation; None where the checkpoint does not say."""
+        if self.checkpoint is None:
+            return False
+        step, state = self.checkpoint.step, self.checkpoint.optimizer
+        if step is not None:
+            return step > 0
+        return None if state is None else (state.steps or 0) > 0
+
     def rebuilt(self, seed: int = 0) -> Problem | None:
         """The same problem on the network as its factory makes it; None where no factory draws weights.
 

@@ -291,7 +291,9 @@ class OutputOptions:
         ),
     ] = None
     show_all: Annotated[bool, _option("Output", "--all", help="Show every row of the tables.")] = False
-    quiet: Annotated[bool, _option("Output", "--quiet", "-q", help="No notes, progress or findings on stderr.")] = False
+    quiet: Annotated[
+        bool, _option("Output", "--quiet", "-q", help="No notes or progress; no findings beside a table.")
+    ] = False
     verbose: Annotated[
         bool,
         _option(

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fromage_cli.terminal.answer import PageStyle
+from fromage_cli.terminal.names import DOTS, fitted
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
 from fromage_cli.terminal.words import ascii_words, number, visible
 
@@ -69,17 +70,29 @@ class Fact:
     words: str = ""
 
 
-def facts(found: Sequence[Fact], style: PageStyle) -> RenderableType:
-    """The answer in numbers: one to a line, the number in bold."""
+def facts(found: Sequence[Fact], style: PageStyle, names: Sequence[str] = ()) -> RenderableType:
+    """The answer in numbers: one to a line, the number in bold.
+
+    `names`: those of all layers; one that has no room in a line of the words is shortened as in tables.
+    """
+    labels, values = ([_plain(getattr(fact, what), style) for fact in found] for what in ("label", "value"))
+    widths = [max(map(cell_len, texts), default=0) for texts in (labels, values)]
+    room = style.width - 2 - sum(width + 2 for width in widths) - 1  # a comma may follow
     grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True, min_width=max((cell_len(_plain(fact.label, style)) for fact in found), default=0))
-    grid.add_column(no_wrap=True, min_width=max((cell_len(_plain(fact.value, style)) for fact in found), default=0))
+    for width in widths:
+        grid.add_column(no_wrap=True, min_width=width)
     grid.add_column(overflow="fold")
-    for fact in found:
-        grid.add_row(
-            Text(f"  {_plain(fact.label, style)}"), Text(_plain(fact.value, style), "bold"), prose(fact.words, style)
-        )
+    for label, value, fact in zip(labels, values, found, strict=True):
+        words = _with_short_names(fact.words, names, room, style)
+        grid.add_row(Text(f"  {label}"), Text(value, "bold"), prose(words, style))
     return grid
+
+
+def _with_short_names(words: str, names: Sequence[str], room: int, style: PageStyle) -> str:
+    """Words in which no name of a layer is longer than a line, as far as it can be shortened."""
+    for name in sorted((each for each in names if cell_len(each) > room and each in words), key=len, reverse=True):
+        words = words.replace(name, fitted([name], room, ".." if style.ascii_only else DOTS, names)[0])
+    return words
 
 
 @dataclass(frozen=True)

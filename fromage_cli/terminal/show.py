@@ -85,7 +85,8 @@ def rendered(results: Sequence[Answer | FromageError], destination: Destination)
         return "\n".join(page(answer, None if destination.path else streams.answer()) for answer in answers)
     table = rows.joined_table(answers, running.output.table, several=len(results) > 1)
     if format == "md":
-        return rows.markdown(table, [finding for answer in answers for finding in answer.findings])
+        told = () if running.output.quiet else answers
+        return rows.markdown(table, [finding for answer in told for finding in answer.findings])
     return rows.WRITERS[format](table)
 
 

@@ -101,6 +101,21 @@ def opened(**model: object) -> Intake:
     )
 
 
+def test_whether_the_weights_are_past_their_initialisation(tmp_path):
+    fresh = ModelOptions(model="sample_checkpoints/models.py:mlp")
+    options = BatchOptions(batch="sample_checkpoints/mlp-2/batch.safetensors")
+    assert opened().trained and open_problem(None, fresh, options, RunOptions()).trained is False
+    weights = torch.nn.Linear(3, 3).state_dict()
+    batch = {"x": torch.randn(4, 3), "y": torch.tensor([0, 1, 2, 0])}
+    torch.save(batch, tmp_path / "b.pt")
+    found = []
+    for name, more in (("none", {}), ("first", {"step": 0}), ("later", {"step": 4})):
+        torch.save({"model": {f"0.{key}": value for key, value in weights.items()}, **more}, tmp_path / f"{name}.pt")
+        options = BatchOptions(batch=str(tmp_path / "b.pt"))
+        found.append(open_problem(str(tmp_path / f"{name}.pt"), ModelOptions(), options, RunOptions()).trained)
+    assert found == [None, False, True]
+
+
 def test_a_network_from_a_factory_is_made_again():
     intake = opened(model="sample_checkpoints/models.py:mlp", model_arg=["depth=16"])
     fresh = intake.rebuilt()

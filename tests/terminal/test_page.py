@@ -37,6 +37,17 @@ def test_facts_stand_below_each_other_and_their_words_are_broken():
     ]
 
 
+@pytest.mark.parametrize(
+    ("ascii_only", "short"), [(False, "…0.self_attn.k_proj.weight"), (True, "..0.self_attn.k_proj.weight")]
+)
+def test_a_long_name_in_the_words_is_shortened_and_not_broken(ascii_only, short):
+    names = [f"model.language_model.layers.{n}.self_attn.{p}_proj.weight" for n in range(4) for p in "kqv"]
+    found = [Fact("Sure in every layer", "0.00123", f"vectors and {names[0]} fail first")]
+    lines = printed(60, facts(found, PageStyle(width=60, ascii_only=ascii_only), names))
+    assert [line.split() for line in lines][1:] == [[short], ["fail", "first"]]
+    assert names[0] in " ".join(printed(120, facts(found, PageStyle(width=120), names)))
+
+
 def test_a_ruler_places_numbers_by_their_logarithm():
     marks = [Mark(0.01, "●", "every layer"), Mark(0.0316227766, "▲", "loss rises")]
     labels, axis, legend = (line.plain for line in ruler("η", marks, PageStyle()))

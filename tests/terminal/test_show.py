@@ -82,6 +82,7 @@ def test_one_table_with_the_checkpoint_in_front(many):
     assert [(row["checkpoint"], row["layer"], row["extra"]) for row in rows] == [("a", "a.w", ""), ("b", "b.w", "2")]
     assert many([answer("a")], "--format", "csv")[1].splitlines()[0] == "layer,norm"
     assert "in b" in many([answer("a"), answer("b", "warn")], "--format", "md")[1]
+    assert "in b" not in many([answer("a"), answer("b", "warn")], "--format", "md", "-q")[1]
 
 
 @pytest.mark.parametrize(("severities", "code"), [(("warn", None), 10), (("warn", "fail"), 11), ((None, None), 0)])

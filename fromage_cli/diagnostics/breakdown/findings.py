@@ -94,6 +94,7 @@ def _trust(result: BreakdownResult) -> Iterator[Finding]:
             if below
             else "Keep this layer's ‖ΔW‖/‖W‖ below that: lower its learning rate, or clip its update.",
         )
+    judged = result.aggregate_trust_relation in ("crossing", "above-grid")
     for layer in result.layers if result.direction != "random" else ():
         if layer.trust_relation == "uncertifiable" and layer.gradient_norm > 0.0 and layer.cosine <= 0.0:
             yield Finding(
@@ -103,7 +104,7 @@ def _trust(result: BreakdownResult) -> Iterator[Finding]:
                 message=f"in this layer the step points uphill (cosine {layer.cosine:.2g})",
                 value=layer.cosine,
                 limit=0.0,
-                hint="Judge by the line “sure as a whole”.",
+                hint="Judge by the line “Sure as a whole”." if judged else "",
             )
 
 

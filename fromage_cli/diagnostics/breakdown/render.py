@@ -40,7 +40,10 @@ def render(result: BreakdownResult, style: PageStyle) -> RenderableType:
     said = [prose(sentence, style) for sentence in sentences(result)]
     if not result.etas or _without_gradient(result):
         return Group(*said)
-    answer = [facts([*_facts(result)], style), *ruler("η", _marks(result, style), style)]
+    answer = [
+        facts([*_facts(result)], style, [layer.name for layer in result.layers]),
+        *ruler("η", _marks(result, style), style),
+    ]
     page = [*said, *([] if result.direction == "random" else answer), Text(""), _layers(result, style)]
     page += _batches(result, style)
     return Group(*page, *([Text(""), *_network(result, style)] if style.verbose else []))
@@ -101,7 +104,7 @@ def _facts(result: BreakdownResult) -> Iterator[Fact]:
             "crossing": f"vectors fail first, {limiting} most" if vectors else f"{limiting} fails first",
         },
     )
-    yield _fact(
+    whole = _fact(
         result,
         "Sure as a whole",
         "aggregate_trust",
@@ -112,6 +115,7 @@ def _facts(result: BreakdownResult) -> Iterator[Fact]:
             "crossing": "the loss is sure to fall",
         },
     )
+    yield Fact(whole.label, "none", "the step as a whole goes uphill") if result.goes_uphill else whole
     if not isinstance(result.draws, Missing):
         low, high = number(result.draws.low), number(result.draws.high)
         uphill = "; under one the step goes uphill" if result.draws.low == 0.0 else ""
@@ -263,7 +267,11 @@ def advise(result: BreakdownResult, checkpoint: str | None, flags: str = "") -> 
     if result.direction == "random":
         return "for how far a step may go, leave --direction out."
     trust, whole = known(result.trust_eta), known(result.aggregate_trust_eta)
-    if result.direction.startswith("to:"):
+    way = result.direction.startswith("to:")
+    if result.goes_uphill:
+        stale = "do not take this step: it goes uphill. Check that the optimizer's state belongs to these weights."
+        return "go no part of this way: from here it goes uphill." if way else stale
+    if way:
         return "" if whole is None else f"go at most {100.0 * whole:.2g} % of the way at once, then measure again."
     if trust is None:
         last = result.etas[-1] if result.etas and result.trust_relation == "above-grid" else None

@@ -165,3 +165,8 @@ class BreakdownResult:
 
     By one point near it, the change of each gradient taken to grow in proportion to the step.
     """
+
+    @property
+    def goes_uphill(self) -> bool:
+        """Whether the step as a whole raises the loss at its start, however small it is."""
+        return self.loss_slope > 0.0 and not self.contradicted

@@ -32,7 +32,10 @@ def render(result: InspectResult, style: PageStyle, brief: bool = False) -> Rend
     numbers = (
         [_optimizer(result.optimizer)] if brief and result.optimizer else [] if brief else [*_facts(result, style)]
     )
-    page: list[RenderableType] = [Text(verdict(result)), *([facts(numbers, style)] if numbers else [])]
+    page: list[RenderableType] = [
+        Text(verdict(result)),
+        *([facts(numbers, style, [tensor.name for tensor in result.tensors])] if numbers else []),
+    ]
     if style.verbose:
         page += [Text(sentence) for sentence in _sentences(result)]
     if not brief or style.show_all or style.verbose:

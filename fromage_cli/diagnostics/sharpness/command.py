@@ -49,9 +49,6 @@ def command(
 
     rule, saved = intake.optimizer(optimizer), intake.checkpoint
     state = saved.optimizer if saved is not None else None
-    trained: bool | None = saved is not None
-    if saved is not None:
-        trained = saved.step > 0 if saved.step is not None else (state.steps or 0) > 0 if state is not None else None
     request = asked.request(optimizer.train_batch_size or intake.declared.train_batch_size)
     chosen = tensors.tensors or "all"
     moving, _ = moving_tensors(intake.problem, chosen, *tensors.globs)
@@ -62,7 +59,14 @@ def command(
     with progress("measuring", expected_work(intake.problem, moving, rule, request), work) as advance:
         notes = [*rule.notes, *rule.common_notes]
         measured = measure(
-            intake.problem, moving, rule, state, trained=trained, request=request, advance=advance, note=notes.append
+            intake.problem,
+            moving,
+            rule,
+            state,
+            trained=intake.trained,
+            request=request,
+            advance=advance,
+            note=notes.append,
         )
     result, error = found_of(measured)
     answer = Answer(

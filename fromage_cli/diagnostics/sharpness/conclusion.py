@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from fromage_cli.diagnostics.sharpness.findings import MEASURE_LATER, WARM_UP
+from fromage_cli.diagnostics.sharpness.findings import GIVE_STATE, MEASURE_LATER, WARM_UP
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel, SharpnessResult
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
@@ -17,6 +17,7 @@ Situation = Literal[
     "bad-course",
     "edge",
     "adam-begins",
+    "adam-unsaved",
     "flat",
     "stable",
     "grows",
@@ -47,7 +48,7 @@ def situation(result: SharpnessResult) -> Situation:
         return _without_ratio(result)
     edge = known(result.regime) == "edge-of-stability"
     if edge or result.before_adam:
-        return "edge" if edge else "adam-begins"
+        return "edge" if edge else "adam-unsaved" if result.adam_unsaved else "adam-begins"
     if ratio <= 0.0:
         return "flat"
     return "stable" if ratio < 1.0 else "grows"
@@ -92,6 +93,8 @@ def verdict(result: SharpnessResult) -> Iterator[str]:
         yield _what_to_expect(result)
     elif found == "adam-begins":
         yield f"No verdict: where Adam begins, its ratio ({number(ratio)}) does not tell healthy from sick runs."
+    elif found == "adam-unsaved":
+        yield "No verdict: the file holds no state of Adam, so the ratio tells little."
     elif found == "flat":
         yield f"No curvature limits the rate: the loss curves upwards in no direction (ratio {number(ratio)})."
     else:
@@ -150,8 +153,9 @@ def advise(result: SharpnessResult) -> str:
     told: dict[Situation, str] = {
         "no-optimizer": "for a verdict name optimizer and rate: --optimizer sgd --lr 0.1",
         "no-rate": GIVE_RATE,
-        "bad-course": WARM_UP if result.before_adam else "lower the rate, or warm it up.",
+        "bad-course": WARM_UP if result.before_adam and not result.adam_unsaved else "lower the rate, or warm it up.",
         "adam-begins": MEASURE_LATER,
+        "adam-unsaved": GIVE_STATE,
         "flat": "nothing to change; suggest-lr tells how far one step may go.",
     }
     if stable is not None:

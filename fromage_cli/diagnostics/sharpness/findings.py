@@ -13,6 +13,8 @@ WARM_UP = "Warm up the rate: that makes Adam's first steps small."
 """Before Adam's first step, where no lower rate was found to be better."""
 MEASURE_LATER = "measure a later checkpoint: with Adam's saved state the ratio tells more."
 """Where the ratio of Adam's beginning tells nothing."""
+GIVE_STATE = "give --optimizer-state, or a checkpoint that holds it."
+"""Where nothing but the state of Adam is missing."""
 Words = tuple[str, Severity, str, str]
 """Code, severity, message, hint."""
 
@@ -44,7 +46,7 @@ def _stability(result: SharpnessResult) -> Iterator[Finding]:
     words = None if isinstance(model, Missing) else _OUTCOMES.get(known(model.outcome) or "")
     if not isinstance(model, Missing) and words is not None:
         code, severity, message, hint = words
-        lower = below if ratio is not None and ratio >= 1.0 else ""
+        lower = below if judged and ratio is not None and ratio >= 1.0 else ""
         yield Finding(
             code=code,
             severity=severity,
@@ -55,7 +57,7 @@ def _stability(result: SharpnessResult) -> Iterator[Finding]:
             ),
             value=model.highest_loss,
             limit=model.losses[0],
-            hint=WARM_UP if result.before_adam else hint.format(below=lower),
+            hint=WARM_UP if result.before_adam and not result.adam_unsaved else hint.format(below=lower),
         )
 
 

@@ -98,7 +98,7 @@ def measure(
         scaled_ratio=ratio if isinstance(ratio, Missing) else 2.0 * ratio,
         stable_learning_rate=stable_learning_rate(optimizer, compared),
         trained=trained is not False,
-        regime=regime_of(measuring, ratio, outcome, False if begins else trained),
+        regime=regime_of(measuring, ratio, outcome, trained, begins),
         tensors=len(tensors),
         parameters=sum(tensor.parameter.numel() for tensor in tensors),
         quadratic=model,

@@ -80,7 +80,9 @@ def _facts(result: SharpnessResult, style: PageStyle) -> Iterator[Fact]:
     if ratio is not None:
         usual = "sharpness ÷ tolerated: stable below 1"
         words = REGIMES.get(known(result.regime) or "", usual)
-        yield Fact("Ratio", number(ratio), "where Adam begins it tells little" if result.before_adam else words)
+        if result.before_adam:
+            words = f"{'without a state of Adam' if result.adam_unsaved else 'where Adam begins'} it tells little"
+        yield Fact("Ratio", number(ratio), words)
     if stable is not None:
         if _curvature_decides(result):
             words = (

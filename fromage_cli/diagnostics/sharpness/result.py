@@ -128,5 +128,10 @@ class SharpnessResult:
 
     @property
     def before_adam(self) -> bool:
-        """Whether Adam has hardly begun, so that the ratio does not tell healthy runs from sick ones."""
+        """Whether Adam has hardly begun, or its state is not known: the ratio then does not tell healthy from sick."""
         return known(self.second_moments) not in (None, "checkpoint")
+
+    @property
+    def adam_unsaved(self) -> bool:
+        """Whether the checkpoint is past its first steps, or may be, and holds no state of Adam."""
+        return self.before_adam and self.trained and "checkpoint" not in (known(self.second_moments) or "")

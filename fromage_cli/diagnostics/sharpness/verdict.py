@@ -46,23 +46,26 @@ def stable_learning_rate(optimizer: Optimizer, compared: float | Missing) -> flo
 
 
 def regime_of(
-    measuring: CurvatureMeasurement, ratio: float | Missing, outcome: str | None, trained: bool | None
+    measuring: CurvatureMeasurement, ratio: float | Missing, outcome: str | None, trained: bool | None, begins: bool
 ) -> str | Missing:
     """The word for the ratio, where training was measured; `outcome`: of training in the quadratic model.
 
-    `trained`: None where that is not known; it then counts as trained.
+    `trained`: None where that is not known; it then counts as trained. `begins`: Adam has hardly begun, or may have.
     """
     if isinstance(ratio, Missing):
         return Missing(Why.RESTS_ON_MISSING, "there is no ratio")
     kind, loss = optimizer_kind(measuring.optimizer), measuring.problem.loss.name
-    found = regime((INITIAL_BANDS if trained is False else TRAINED_BANDS).get((kind, loss), ()), ratio)
+    initial = trained is False or begins
+    found = regime((INITIAL_BANDS if initial else TRAINED_BANDS).get((kind, loss), ()), ratio)
     if found is not None and outcome in _CONTRADICTING.get(found, ()):
         words = "the quadratic model takes another course than the networks studied at this ratio"
         return Missing(Why.NO_FORMULA, words)
-    if found is None and trained is None and (kind, loss) in INITIAL_BANDS:
+    if found is None and trained is None and not begins and (kind, loss) in INITIAL_BANDS:
         return NOT_TOLD
-    if kind == "adaptive" and trained is False:
-        return found or Missing(Why.NO_FORMULA, "where Adam begins, its ratio did not tell how training goes on")
+    if kind == "adaptive" and initial:
+        unsaved = trained is not False and not measuring.matched.holds_memory
+        when = "without a state of Adam the" if unsaved else "where Adam begins, its"
+        return found or Missing(Why.NO_FORMULA, f"{when} ratio did not tell how training goes on")
     setting = f"{_KINDS[kind]} and {_LOSSES.get(loss, 'this loss')}"
     return found or Missing(Why.NO_FORMULA, f"no study says how training with {setting} goes on from here")
 

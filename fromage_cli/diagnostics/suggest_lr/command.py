@@ -69,6 +69,7 @@ def command(
         rate=optimizer.lr,
         given=given_settings(optimizer),
         declared=intake.declared.optimizer,
+        trained=intake.trained,
     )
     chosen = tensors.tensors or "all"
     moving, _ = moving_tensors(intake.problem, chosen, *tensors.globs)

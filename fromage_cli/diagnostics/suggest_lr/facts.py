@@ -3,7 +3,14 @@
 from collections.abc import Iterator
 
 from fromage_cli.counting import counted, first_names
-from fromage_cli.diagnostics.suggest_lr.findings import estimate, lost_in_noise, uphill, verified_best
+from fromage_cli.diagnostics.suggest_lr.findings import (
+    estimate,
+    lost_in_noise,
+    sure_on_rows_alone,
+    sure_rates,
+    uphill,
+    verified_best,
+)
 from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.terminal.answer import PageStyle, Table, summary
@@ -33,9 +40,8 @@ def next_step(result: SuggestedRates) -> Iterator[Fact]:
     if not result.limit.reliable:
         sure, falls, end = ("Helps", "the loss falls", ", as far as looked")
     if layers is not None:
-        first = fails_first(result)
-        fails = f"{first} fails first" if first is not None else "vectors fail first"
-        yield Fact(f"{sure} in every layer", number(layers), f"every layer helps{end}" if end else fails)
+        words = f"every layer helps{end}" if end else _first_to_fail(result)
+        yield Fact(f"{sure} in every layer", number(layers), words)
     elif _was_cut_short(result, "measured"):
         yield Fact("Sure in every layer", NOT_KNOWN, NOT_REACHED)
     else:
@@ -63,6 +69,16 @@ def next_step(result: SuggestedRates) -> Iterator[Fact]:
         yield Fact("", places, f"the same under {result.draws.count} other random draws")
 
 
+def _first_to_fail(result: SuggestedRates) -> str:
+    """What stops helping first, and what noise makes of the layers: sure on these rows alone, or judged together."""
+    first = fails_first(result)
+    fails = "vectors fail first" if first is None else f"{first} fails first"
+    if sure_on_rows_alone(result):
+        return f"on these rows; {fails}"
+    together = f"{counted(len(result.uncertain), 'layer')} judged with the vectors"
+    return f"{together}; {fails}" if result.uncertain else fails
+
+
 def _was_cut_short(result: SuggestedRates, name: str) -> bool:
     """Whether a time or memory limit, or the user, ended the run before an estimate was made."""
     rates = [each.learning_rate for each in result.estimates if each.name == name]
@@ -86,12 +102,6 @@ def said_by_page(result: SuggestedRates) -> tuple[str, ...]:
     said = ("rate-above-limit", "verification-prefers-another", "recommended-above-critical")
     said_of_layers = ("certain-together-only", "step-uphill", "noise-dominates")
     return said if sure_rates(result)[0] is not None else (*said, *said_of_layers)
-
-
-def sure_rates(result: SuggestedRates) -> tuple[float | None, float | None]:
-    """Up to which rate the step helps in every layer, and as a whole."""
-    layers, whole = estimate(result, "measured"), estimate(result, "measured-sum")
-    return (None, layers) if result.limit.criterion == "sum" and whole is None else (layers, whole)
 
 
 def fails_first(result: SuggestedRates) -> str | None:
@@ -165,7 +175,9 @@ def stability(result: SuggestedRates, style: PageStyle) -> Iterator[Fact]:
         if stable.code is not Why.NOT_ASKED and (style.verbose or not formula):
             yield Fact(label, NOT_KNOWN, f"no curvature bounds the rate of {title}" if formula else stable.words)
     elif found.adam_begins:
-        yield Fact(label, NOT_KNOWN, "Adam has hardly begun: curvature tells little")
+        unsaved = "without a state of Adam curvature tells little"
+        begins = "Adam has hardly begun: curvature tells little"
+        yield Fact(label, NOT_KNOWN, unsaved if found.adam_unsaved else begins)
     elif ratio is None:
         yield Fact("Stable up to", number(stable), "by today's curvature; --lr names your rate")
     else:

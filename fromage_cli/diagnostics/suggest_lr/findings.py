@@ -40,6 +40,12 @@ def estimate(result: SuggestedRates, name: str) -> float | None:
     return next((known(each.learning_rate) for each in result.estimates if each.name == name), None)
 
 
+def sure_rates(result: SuggestedRates) -> tuple[float | None, float | None]:
+    """Up to which rate the step helps in every layer, and as a whole."""
+    layers, whole = estimate(result, "measured"), estimate(result, "measured-sum")
+    return (None, layers) if result.limit.criterion == "sum" and whole is None else (layers, whole)
+
+
 def verified_best(result: SuggestedRates) -> VerifiedRun | None:
     """The verified rate that ends lower than the others by more than chance; None where there is none."""
     return next((run for run in result.verification if run.best), None)
@@ -144,6 +150,12 @@ def lost_in_noise(result: SuggestedRates) -> list[str]:
     return [name for name in flat if name not in (*uphill(result), *result.zero_gradient)]
 
 
+def sure_on_rows_alone(result: SuggestedRates) -> bool:
+    """Whether what is sure in every layer holds for these rows, and noise may hide a layer's descent on others."""
+    noisy = [name for name in lost_in_noise(result) if name not in result.uncertain]
+    return bool(noisy) and not result.limit.averaged
+
+
 def _certainty(result: SuggestedRates) -> Iterator[Finding]:
     """Where no step, or one on other rows, is certain to descend."""
     by_name = {each.name: each for each in result.estimates}
@@ -210,18 +222,19 @@ def _gradients(result: SuggestedRates) -> Iterator[Finding]:
         )
     low = lost_in_noise(result)
     if low:
-        size = result.optimizer.train_batch_size
+        size = counted(result.optimizer.train_batch_size, "row")
+        rows = f"beyond these {size}" if sure_on_rows_alone(result) else f"with {size}"
         yield about_names(
             "noise-dominates",
             "info",
             low,
-            f"with {counted(size, 'row')}, the gradient of {counted(len(low), 'layer')} is no larger than its noise",
+            f"{rows}, the gradient of {counted(len(low), 'layer')} is no larger than its noise",
             "Measure on more rows. If you train on batches this small, these layers mostly take noise steps.",
             limit=0.0,
         )
     names = [name for name in result.uncertain if name not in result.zero_gradient]
     if names and result.limit.criterion is not None:
-        others = "all vectors" if result.limit.criterion == "layers" else "all other tensors"
+        others = "all other tensors" if sure_rates(result)[0] is None else "all vectors"
         yield about_names(
             "certain-together-only",
             "info",

@@ -105,7 +105,7 @@ def measure(
         noise=tuple(sorted(crossing.certificate.noise)) if crossing is not None else (),
         zero_gradient=read_zero_gradient(measuring),
         schedule=request.schedule.name,
-        stability=read_stability(measuring, optimizer.learning_rate),
+        stability=read_stability(measuring, optimizer.learning_rate, request.trained),
         contradiction=read_contradiction(crossing, problem.base.loss),
         draws=measuring.draws,
         without_size=measuring.update.line.direction.without_size,

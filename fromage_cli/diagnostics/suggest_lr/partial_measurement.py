@@ -65,6 +65,8 @@ class Request:
     """Whether the weights are as the network draws them; else a checkpoint holds them."""
     made: int = 0
     """Updates before the checkpoint."""
+    trained: bool | None = False
+    """Whether the weights are past their initialisation; None where the checkpoint does not say."""
     peak: float | None = None
     """The highest rate that the run has had, as far as its checkpoints tell."""
     rate: float | None = None

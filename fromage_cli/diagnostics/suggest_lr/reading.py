@@ -223,8 +223,11 @@ def read_settings(
     )
 
 
-def read_stability(measuring: RateSearch, rate: float | None) -> Stability:
-    """The present rate held against the one from which on steps along the sharpest direction grow."""
+def read_stability(measuring: RateSearch, rate: float | None, trained: bool | None) -> Stability:
+    """The present rate held against the one from which on steps along the sharpest direction grow.
+
+    `trained`: whether the weights are past their initialisation; None where that is not known.
+    """
     stable = next((each.learning_rate for each in measuring.estimates if each.name == "sharpness"), NO_SHARPNESS)
     if isinstance(stable, Missing):
         return Stability(stable, stable)
@@ -234,6 +237,7 @@ def read_stability(measuring: RateSearch, rate: float | None) -> Stability:
         stable,
         LEARNING_RATE_UNKNOWN if rate is None else rate / stable,
         adam_begins=begins,
+        adam_unsaved=begins and trained is not False and not measuring.matched.holds_memory,
         diverged_from=bands[0][0] if bands[0][0] < 1.0 else None,
     )
 

@@ -69,9 +69,10 @@ def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
         said = "A learning rate needs an optimizer, and none is known. The next step of each one from here:"
         page: list[RenderableType] = [prose(said, style), Text(""), house_table(ALTERNATIVES, rows, style)]
     else:
+        names = [layer.name for layer in result.layers]
         page = [
             *(prose(sentence, style) for sentence in sentences(result)),
-            facts([*next_step(result), *training(result, style), *stability(result, style)], style),
+            facts([*next_step(result), *training(result, style), *stability(result, style)], style, names),
             *ruler("rate", marks(result), style, band(result)),
             *_parts(result, style),
         ]

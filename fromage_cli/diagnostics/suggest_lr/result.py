@@ -79,10 +79,12 @@ class Stability:
     ratio: float | Missing
     """The present rate ÷ it; below 1 they shrink, as long as the curvature stays as it is."""
     adam_begins: bool = False
-    """Whether Adam has hardly begun, so that minibatches or few steps gave its second moments.
+    """Whether Adam has hardly begun or is not saved, so that minibatches or few steps gave its second moments.
 
     The ratio then does not tell healthy runs from sick ones.
     """
+    adam_unsaved: bool = False
+    """Whether the checkpoint is past its first steps, or may be, and holds no state of Adam."""
     diverged_from: float | None = None
     """The ratio from which on some networks diverged that began so, with momentum; None where none was measured."""
 

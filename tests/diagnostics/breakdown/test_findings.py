@@ -52,6 +52,8 @@ def test_a_crossing_above_the_grid_is_no_finding(make_result: MakeResult, make_l
 def test_an_ascending_step_is_named(make_result: MakeResult, make_layer: MakeLayer) -> None:
     up = make_layer(cosine=-0.2, trust_eta=NOWHERE["uncertifiable"], trust_relation="uncertifiable")
     assert codes(make_result(layers=(up,)))[0] == ("step-ascends", "info")
+    assert judge(make_result(layers=(up,)))[0].hint == "Judge by the line “Sure as a whole”."
+    assert judge(make_result(layers=(up,), aggregate_trust_relation="below-grid"))[0].hint == ""
 
 
 def test_a_gradient_of_another_loss_is_a_warning(make_result: MakeResult) -> None:

@@ -110,6 +110,10 @@ def test_advice(make_result: MakeResult) -> None:
     )
     assert "a learning rate up to 0.1 " in advise(replace(result, direction="sgd", step_scale=2.0), None)
     assert advise(replace(result, direction="to:b.pt"), None).startswith("go at most 6.1 % of the way at once")
+    uphill = replace(result, direction="to:b.pt", loss_slope=0.2, aggregate_trust_eta=NOWHERE["below-grid"])
+    assert advise(uphill, None) == "go no part of this way: from here it goes uphill."
+    assert advise(replace(uphill, direction="adam"), None).startswith("do not take this step: it goes uphill.")
+    assert "Sure as a whole      none   the step as a whole goes uphill" in page(uphill)
     assert "leave --direction out" in advise(replace(result, direction="random"), None)
     assert advise(replace(result, trust_eta=ABOVE), None) == ""
     ended = replace(result, trust_eta=ABOVE, trust_relation="above-grid", etas=(1e-6, 1e-4))

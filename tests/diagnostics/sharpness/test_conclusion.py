@@ -72,7 +72,8 @@ def test_the_verdict_goes_on_with_what_to_expect(
 
 
 def test_a_first_step_of_adam_that_raises_the_loss_is_the_answer(make_result: MakeResult) -> None:
-    adam = {"optimizer": "adam", "momentum": None, "ratio": 0.2, "regime": NOT_MEASURED, "second_moments": "16 parts"}
+    adam = {"optimizer": "adam", "momentum": None, "ratio": 0.2, "regime": NOT_MEASURED, "trained": False}
+    adam["second_moments"] = "16 parts"
     bad = make_result(**adam, first_step_sharpness=50.0, first_step_ratio=2.5)
     assert said(bad) == "Unstable at 0.1: Adam's first step raises the loss, as from a rate of 0.04 on."
     assert advise(bad).startswith("Warm up the rate")
@@ -81,6 +82,7 @@ def test_a_first_step_of_adam_that_raises_the_loss_is_the_answer(make_result: Ma
 
 def test_before_adams_first_step_there_is_no_verdict(make_result: MakeResult) -> None:
     adam = {"optimizer": "adam", "momentum": None, "regime": NOT_MEASURED, "second_moments": "16 gradients"}
+    adam["trained"] = False
     model = replace(make_result().quadratic, outcome="rises", losses=(0.5, 2.4))
     for ratio in (0.2, 9.0):
         result = make_result(**adam, ratio=ratio)
@@ -90,6 +92,17 @@ def test_before_adams_first_step_there_is_no_verdict(make_result: MakeResult) ->
         assert said(bad).endswith("and stays up.") and advise(bad).startswith("Warm up the rate")
     trained = make_result(**{**adam, "second_moments": "checkpoint"}, ratio=9.0)
     assert advise(trained).startswith("lower the rate below")
+
+
+def test_without_a_saved_state_of_adam_a_trained_checkpoint_is_not_said_to_begin(make_result: MakeResult) -> None:
+    adam = {"optimizer": "adam", "momentum": None, "regime": NOT_MEASURED, "second_moments": "16 gradients"}
+    result = make_result(**adam, ratio=9.0)
+    assert said(result) == "No verdict: the file holds no state of Adam, so the ratio tells little."
+    assert advise(result) == "give --optimizer-state, or a checkpoint that holds it."
+    rises = replace(make_result().quadratic, outcome="rises", losses=(0.5, 2.4))
+    assert advise(make_result(**adam, ratio=9.0, quadratic=rises)) == "lower the rate, or warm it up."
+    begins = make_result(**{**adam, "second_moments": "checkpoint, in which Adam has hardly begun"}, ratio=9.0)
+    assert "where Adam begins" in said(begins) and advise(begins).startswith("measure a later checkpoint")
 
 
 def test_what_is_missing_is_said(make_result: MakeResult) -> None:

@@ -50,8 +50,10 @@ def test_each_regime_above_the_threshold_has_its_words(
 def test_the_threshold_before_adams_first_step_is_no_finding(make_result: MakeResult) -> None:
     begins = make_result(regime=NOTHING, ratio=12.2, second_moments="16 gradients of 2 rows each at fixed weights")
     assert begins.before_adam and judge(begins) == ()
-    rises = replace(begins, quadratic=replace(begins.quadratic, outcome="rises"))
+    rises = replace(begins, quadratic=replace(begins.quadratic, outcome="rises"), trained=False)
     assert [one.hint for one in judge(rises)] == ["Warm up the rate: that makes Adam's first steps small."]
+    unsaved = replace(rises, trained=True)
+    assert [one.hint for one in judge(unsaved)] == ["Lower the rate, or warm it up. To look further raise --simulate."]
     trained = judge(replace(begins, second_moments="checkpoint"))
     assert [(one.code, one.severity) for one in trained] == [("above-threshold", "warn")]
 

@@ -125,6 +125,19 @@ def test_the_layer_that_fails_first_is_the_one_the_search_met(make_result: MakeR
     assert ("Sure in every layer", "0.000963", "vectors fail first") in said(next_step(replace(whole, layers=later)))
 
 
+def test_noise_stands_beside_what_is_sure_in_every_layer(make_result: MakeResult) -> None:
+    result = make_result()
+    fails = "blocks.4.attention.output.weight fails first"
+    noisy = (replace(result.layers[0], cosine=0.0), *result.layers[1:])
+    rows = replace(result, layers=noisy)
+    together = replace(rows, uncertain=(noisy[0].name,))
+    averaged = replace(rows, limit=replace(result.limit, averaged=True))
+    assert {fails: result, f"on these rows; {fails}": rows, f"1 layer judged with the vectors; {fails}": together} == {
+        said(next_step(each))[0][2]: each for each in (result, rows, together)
+    }
+    assert said(next_step(averaged))[0][2] == fails  # the page says that it is the mean step's
+
+
 def test_other_draws_of_a_random_network_are_told(make_result: MakeResult) -> None:
     assert make_result().draws is NO_OTHER_DRAWS
     facts = said(next_step(make_result(draws=OtherDraws(3, 0.01, 0.02))))
@@ -197,6 +210,10 @@ def test_runs_that_verify_stand_beside_the_rate(make_result: MakeResult) -> None
         (
             Stability(0.00125, 2.4, adam_begins=True),
             [("Stable at 0.003", "not known", "Adam has hardly begun: curvature tells little")],
+        ),
+        (
+            Stability(0.00125, 2.4, adam_begins=True, adam_unsaved=True),
+            [("Stable at 0.003", "not known", "without a state of Adam curvature tells little")],
         ),
         (
             Stability(Missing(Why.NO_FORMULA, "none"), Missing(Why.NO_FORMULA, "none")),

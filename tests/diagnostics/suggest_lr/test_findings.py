@@ -100,11 +100,17 @@ def test_noise_and_rounding_are_named(make_result: MakeResult) -> None:
     result = make_result()
     layers = (replace(result.layers[0], cosine=0.0, cosine_stderr=0.3), *result.layers[1:])
     messages = found(replace(result, layers=layers, noise=("a.bias", "b.bias"), uncertain=("c.weight",)))
-    assert "with 64 rows, the gradient of 1 layer is no larger than its noise" in messages["noise-dominates"][1]
+    assert "beyond these 64 rows, the gradient of 1 layer is no larger than its noise" in messages["noise-dominates"][1]
+    averaged = replace(result, layers=layers, limit=replace(result.limit, averaged=True))
+    assert found(averaged)["noise-dominates"][1].startswith("with 64 rows, the gradient of 1 layer is no larger")
     assert "2 tensors without a gradient beyond rounding" in messages["gradient-is-rounding"][1]
     assert "only together with all vectors: c.weight" in messages["certain-together-only"][1]
     whole = replace(result, limit=replace(result.limit, criterion="sum"), uncertain=("c.weight",))
-    assert "together with all other tensors" in found(whole)["certain-together-only"][1]
+    assert (
+        "together with all vectors" in found(whole)["certain-together-only"][1]
+    )  # the layers have a number of their own
+    alone = replace(whole, estimates=tuple(each for each in result.estimates if each.name != "measured-sum"))
+    assert "together with all other tensors" in found(alone)["certain-together-only"][1]
 
 
 def test_layers_without_gradient_have_their_own_reason(make_result: MakeResult) -> None:
