@@ -115,6 +115,7 @@ TESTED_ELSEWHERE = {
     "probes/optimizer_step/moments.py": "probes/lines/test_updates.py",
     "probes/optimizer_step/step_direction.py": "probes/lines/test_crossing.py",
     "probes/optimizer_step/step_noise.py": "probes/optimizer_step/test_next_update.py",
+    "probes/hypergradients/conditioning.py": "probes/hypergradients/test_delta_stn.py",
     "probes/hypergradients/training_steps.py": "probes/hypergradients/test_unrolled.py",
     "stopping.py": "hostile/test_runaway.py",
     "terminal/answer.py": "terminal/test_show.py",

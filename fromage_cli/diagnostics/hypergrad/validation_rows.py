@@ -26,7 +26,9 @@ def validation(problem: Problem, spec: str, loss: str | None, **tokens: Any) -> 
         found = replace(problem, batch=batches[0], further=tuple(batches[1:]), spare=(), mode="eval", loss=own)
         found.value()
     except FromageError as error:
-        if "--val" not in error.message and not isinstance(error, ResourceError):
+        if not any(flag in error.message for flag in ("--val-batch", "--val-loss")) and not isinstance(
+            error, ResourceError
+        ):
             error.message = f"--val-batch {spec}: {error.message}"
         raise
     return Validation(found, validation_parts(batches))

@@ -72,6 +72,7 @@ def make_result(make_answers: Callable[..., HyperparameterAnswers]) -> Callable[
             "copies": "all",
             "damping": 0.02,
             "invariant_layers": (),
+            "conditioning": NONE,
             "hyperparameters": (*(advised(one, VAL_LOSS) for one in wide), *narrow),
         }
         return HypergradResult(**{**values, **changes})
