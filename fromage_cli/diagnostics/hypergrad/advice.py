@@ -104,7 +104,7 @@ def _doubt(found: HyperparameterAnswers, answer: MethodAnswer) -> str | None:
             f"{'10 %' if found.value else number(move)})"
         )
     if answer.horizon is not None and found.name != "dropout" and smooth is not None and smooth < SMOOTH:
-        return f"training answers to it by chance (two halves of the move agree by a cosine of {number(smooth)} only)"
+        return f"both halves of the move lead apart (cosine {number(smooth)}), so what it does is chance"
     if known(answer.negative_curvature):
         return "the curvature is negative somewhere, so training has not settled"
     others = [known(answer.less_damped), known(answer.more_damped)]
@@ -115,5 +115,5 @@ def _doubt(found: HyperparameterAnswers, answer: MethodAnswer) -> str | None:
 
 def _rounded(value: float, beside: float) -> str:
     """Two digits of a number, in the decimals of the one that it stands beside."""
-    digits = max(0, 1 - math.floor(math.log10(abs(beside)))) if beside else 2
-    return f"{value:.{digits}f}" if digits < 6 else f"{value:.1e}"
+    size = math.floor(math.log10(abs(beside))) if beside else -1
+    return f"{value:.{max(0, 1 - size)}f}" if -5 < size < 5 else f"{value:.1e}"

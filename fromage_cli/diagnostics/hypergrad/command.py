@@ -94,4 +94,4 @@ def command(
         settings={"mode": training.mode, **rule.flags},
         error=error,
     )
-    return intake.complete(answer)
+    return replace(intake, problem=training).complete(answer)

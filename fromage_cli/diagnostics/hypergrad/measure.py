@@ -37,8 +37,9 @@ from fromage_cli.probes.hypergradients.training_steps import TrainingSteps
 from fromage_cli.probes.hypergradients.unrolled import Unrolled, copies_that_fit, unroll
 from fromage_cli.probes.hypergradients.validation import Validation
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
+from fromage_cli.problem.evaluation.gradient_pullback import require_effect
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.losses.hyperparameters import training_loss
+from fromage_cli.problem.losses.hyperparameters import leaves, training_loss
 from fromage_cli.theory.accumulation import squared_norm
 
 T = TypeVar("T")
@@ -289,10 +290,13 @@ def measure(
 ) -> HypergradResult | Interrupted[HypergradResult]:
     """How the validation loss answers to each hyperparameter of training.
 
-    `training`: in training behaviour. Raises MismatchError where the state
-    does not fit the model or the loss has no second derivative, NumericalError where the loss at the checkpoint is not
-    finite. A limit, and a run whose loss is not finite, interrupts it.
+    `training`: in training behaviour. Raises MismatchError where the state does not fit the model, where the loss has
+    no second derivative or does not depend on one of its numbers, NumericalError where the loss at the checkpoint is
+    not finite. A limit, and a run whose loss is not finite, interrupts it.
     """
+    in_loss = leaves(request.in_loss, training.device)
+    training.loss = training_loss(training.loss, in_loss)
+    require_effect(training, in_loss)
     training.loss = training_loss(training.loss, request.in_loss)
     matched = match_state(training, optimizer, state)
     names = [tensor.name for tensor in training.receiving if matched.takes(tensor)]
@@ -324,5 +328,5 @@ def measure(
 
 def _answer(method: str, horizon: int | None, value: float, slope: float | Missing) -> MethodAnswer:
     none = NOT_OF_THIS_METHOD
-    log = slope if isinstance(slope, Missing) else value * slope
+    log = slope if isinstance(slope, Missing) else value * slope + 0.0  # no -0
     return MethodAnswer(method, horizon, slope, log, none, none, none, none, none, none, none)

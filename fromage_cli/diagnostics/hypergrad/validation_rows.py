@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from fromage_cli.errors import FromageError, UsageError
+from fromage_cli.errors import FromageError, ResourceError, UsageError
 from fromage_cli.probes.hypergradients.validation import PARTS, Validation, validation_parts
 from fromage_cli.problem.data.batches import load_batches
 from fromage_cli.problem.evaluation.problem import Problem
@@ -26,7 +26,9 @@ def validation(problem: Problem, spec: str, loss: str | None, **tokens: Any) -> 
         found = replace(problem, batch=batches[0], further=tuple(batches[1:]), spare=(), mode="eval", loss=own)
         found.value()
     except FromageError as error:
-        if "--val" not in error.message:
+        if not any(flag in error.message for flag in ("--val-batch", "--val-loss")) and not isinstance(
+            error, ResourceError
+        ):
             error.message = f"--val-batch {spec}: {error.message}"
         raise
     return Validation(found, validation_parts(batches))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from fromage_cli.errors import MismatchError
 from fromage_cli.problem.conditions.double_backward import double_backward, second_derivative_explained
 from fromage_cli.problem.evaluation.curvature_operators import twice_differentiated
 from fromage_cli.problem.evaluation.problem import Problem
@@ -143,6 +144,20 @@ def can_be_kept(problem: Problem) -> bool:
     model = unwrapped(problem.model)
     scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
     return problem.micro_batch is None and not problem.conditions.batch_norms and not scripted
+
+
+def require_effect(problem: Problem, in_loss: Mapping[str, Tensor]) -> None:
+    """Raises MismatchError where the loss does not depend on a scalar that it is made with. Costs a forward pass."""
+    (chunk, *_) = problem.chunks()
+    with problem.evaluation(chunk):
+        total = problem.loss(problem.model, chunk).total
+        slopes = torch.autograd.grad(total, list(in_loss.values()), allow_unused=True)
+    for name, slope in zip(in_loss, slopes, strict=True):
+        if slope is None:
+            raise MismatchError(
+                f"The training loss does not depend on {name}.",
+                f"Leave it out, or let the loss use {name} as it comes, a tensor: float() and item() hide it.",
+            )
 
 
 def gradient_by_scalars(

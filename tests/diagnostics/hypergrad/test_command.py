@@ -1,0 +1,222 @@
+"""The command as a user and a script meet it: what comes out, and how each thing that does not fit is refused."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fromage_cli.probes.hypergradients import unrolled
+
+Run = Callable[..., tuple[int, str, str]]
+
+MODEL = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Dropout(0.2), nn.Linear(12, 3))
+
+def plain():
+    return nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 3))
+
+def rows(seed, count=24):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 8, generator=generator)
+    noise = torch.randn(count, 3, generator=generator)
+    return {"x": x, "y": (x[:, :3] + noise).argmax(1)}
+
+def batch():
+    return rows(1)
+
+def batches():
+    seed = 10
+    while True:
+        yield rows(seed := seed + 1, 8)
+
+def validation():
+    return rows(2, 40)
+
+def single():
+    return rows(2, 1)
+
+def wider():
+    return {"x": torch.zeros(6, 9), "y": torch.zeros(6, dtype=torch.int64)}
+
+def floats():
+    return {"x": rows(1)["x"], "y": torch.zeros(24, 3)}
+
+def loss(model, batch, ridge=0.0, unused=0.0, hidden=0.0):
+    squares = sum(parameter.square().sum() for parameter in model.parameters())
+    return nn.functional.cross_entropy(model(batch["x"]), batch["y"]) + (ridge + float(hidden)) * squares
+
+def needs(model, batch, ridge):
+    return loss(model, batch, ridge)
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a model file and a checkpoint that AdamW trained for 20 steps."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "network.py").write_text(MODEL)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Dropout(0.2), nn.Linear(12, 3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    x = torch.randn(24, 8)
+    for _ in range(20):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), x[:, :3].argmax(1)).backward()
+        optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "run.pt")
+    return tmp_path
+
+
+GIVEN = ("run.pt", "--model", "network.py:build", "--batch", "network.py:batch")
+VALIDATED = (*GIVEN, "--val-batch", "network.py:validation")
+SHORT = (*VALIDATED, "--method", "unroll:6")
+
+
+def answers(envelope: dict[str, Any], name: str, scope: str = "all") -> dict[str, dict[str, Any]]:
+    """By method."""
+    (found,) = (one for one in envelope["result"]["hyperparameters"] if (one["name"], one["scope"]) == (name, scope))
+    return {one["method"]: one for one in found["answers"]}
+
+
+def test_a_saved_run_is_continued(run: Run, home: Path) -> None:
+    code, out, _ = run(*SHORT, "--json")
+    envelope = json.loads(out)
+    result = envelope["result"]
+    assert code == 0 and (envelope["schema"], envelope["command"]) == ("fromage-diag/1", "hypergrad")
+    assert (result["optimizer"], result["learning_rate"], result["steps"]) == ("adamw", 0.01, 6)
+    assert (result["val_rows"], result["val_parts"], result["batches"]) == (40, 8, "each on all 24 rows")
+    assert envelope["settings"]["mode"] == "train" and envelope["settings"]["label_smoothing"] is None
+    listed = [(one["name"], one["scope"]) for one in result["hyperparameters"]]
+    assert listed[0] == ("weight-decay", "all") and ("dropout", "all") in listed and ("learning-rate", "all") in listed
+    decay, smoothing = answers(envelope, "weight-decay"), answers(envelope, "label-smoothing")
+    assert list(decay) == ["unroll", "continued", "gauss-newton"]
+    assert decay["unroll"]["horizon"] == 6 and decay["gauss-newton"]["horizon"] is None
+    assert decay["unroll"]["log_gradient"] == pytest.approx(0.1 * decay["unroll"]["gradient"])
+    assert decay["continued"]["gradient"] == pytest.approx(decay["unroll"]["gradient"], rel=0.05)
+    assert smoothing["continued"]["gradient"] == pytest.approx(smoothing["unroll"]["gradient"], rel=0.05)
+    assert answers(envelope, "dropout")["unroll"]["gradient"] is None
+    assert answers(envelope, "dropout")["continued"]["stderr"] > 0.0
+    (rate,) = (one for one in result["hyperparameters"] if (one["name"], one["scope"]) == ("learning-rate", "all"))
+    assert rate["advice"] is rate["direction"] is None and list(answers(envelope, "learning-rate")) == ["unroll"]
+    assert all(one["advice"] for one in result["hyperparameters"][:1])
+
+
+def test_tables_and_the_page(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, err = run(*SHORT, "--format", "tsv")
+    rows = list(csv.DictReader(io.StringIO(out), delimiter="\t"))
+    assert code == 0 and list(rows[0])[:4] == ["name", "scope", "value", "advised_by"]
+    assert "Traceback" not in err
+    out = run(*SHORT, "--format", "rich", "-v")[1]
+    assert "Validation loss" in out and "after 6 more steps, each on all 24 rows" in out
+    assert "The learning rate is never advised on here" in out
+
+
+def test_batches_of_an_iterator_come_in_turn(run: Run, home: Path) -> None:
+    given = ("run.pt", "--model", "network.py:build", "--batch", "network.py:batches")
+    code, out, _ = run(*given, "--val-batch", "network.py:validation", "--method", "unroll:3", "--json")
+    assert code == 0 and json.loads(out)["result"]["batches"] == "on 4 batches of 8 rows in turn"
+
+
+def test_rows_of_a_training_batch_are_drawn(run: Run, home: Path) -> None:
+    code, out, _ = run(*VALIDATED, "--method", "unroll:3", "--train-batch-size", "8", "--json")
+    assert code == 0 and json.loads(out)["result"]["batches"] == "each on 8 of 24 rows, drawn without repeats"
+
+
+def test_numbers_of_the_users_loss(run: Run, home: Path) -> None:
+    code, out, _ = run(*SHORT, "--loss", "network.py:loss", "--hyper", "ridge=0.01", "--json")
+    envelope = json.loads(out)
+    found = answers(envelope, "ridge")
+    assert code == 0 and found["continued"]["gradient"] == pytest.approx(found["unroll"]["gradient"], rel=0.05)
+    assert "label-smoothing" not in {one["name"] for one in envelope["result"]["hyperparameters"]}
+    plain = json.loads(run(*SHORT, "--json")[1])["result"]["val_loss"]
+    assert envelope["result"]["val_loss"] == pytest.approx(plain), "the validation loss has no regulariser"
+
+
+def test_current_values_are_taken(run: Run, home: Path) -> None:
+    values = ("--dropout", "0.4", "--label-smoothing", "0.1", "--weight-decay", "0.3", "--lr", "0.02")
+    code, out, _ = run(*VALIDATED, "--method", "unroll:2", *values, "--json")
+    held = {one["name"]: one["value"] for one in json.loads(out)["result"]["hyperparameters"] if one["scope"] == "all"}
+    assert code == 0
+    assert held == {"weight-decay": 0.3, "label-smoothing": 0.1, "dropout": 0.4, "learning-rate": 0.02}
+
+
+def test_one_validation_row_has_no_standard_error(run: Run, home: Path) -> None:
+    code, out, _ = run(*GIVEN, "--val-batch", "network.py:single", "--method", "unroll:2", "--json")
+    found = answers(json.loads(out), "weight-decay")["continued"]
+    assert code == 0 and found["stderr"] is None and found["missing"]["stderr"]["code"] == "too-few-rows"
+
+
+def test_the_cost_beforehand(run: Run, home: Path) -> None:
+    code, out, _ = run(*SHORT, "--estimate", "--json")
+    assert code == 0 and json.loads(out)["result"]["estimate"]["seconds"] > 0.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (GIVEN, 2, "none were given"),
+        ((*GIVEN, "--val-batch", "network.py:wider"), 5, "--val-batch network.py:wider: The model failed on the batch"),
+        ((*GIVEN, "--val-batch", "missing.npz"), 3, "missing.npz"),
+        ((*SHORT[:-1], "unrol:3"), 2, "Unknown --method 'unrol:3'"),
+        ((*SHORT, "--label-smoothing", "1"), 2, "--label-smoothing"),
+        ((*SHORT, "--hyper", "l1=0.1"), 2, "takes no arguments"),
+        ((*SHORT, "--loss", "network.py:loss", "--hyper", "unused=0.5"), 5, "training loss does not depend on unused"),
+        ((*SHORT, "--loss", "network.py:loss", "--hyper", "hidden=0.5"), 5, "training loss does not depend on hidden"),
+        ((*SHORT, "--loss", "network.py:loss", "--hyper", "other=0.5"), 5, "got an unexpected argument 'other'"),
+        ((*SHORT, "--loss", "network.py:needs", "--hyper", "ridge=0.5"), 2, "no default for it"),
+        ((*SHORT, "--loss", "network.py:loss", "--label-smoothing", "0.1"), 2, "belongs to --loss cross-entropy"),
+        (
+            (
+                *("run.pt", "--model", "network.py:build", "--batch", "network.py:floats", "--loss", "mse"),
+                *("--val-batch", "network.py:floats", "--label-smoothing", "0.1"),
+            ),
+            2,
+            "Label smoothing belongs to --loss cross-entropy, and the loss is mse",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(run: Run, home: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
+    found, out, err = run(*arguments)
+    assert (found, out) == (code, "")
+    assert words in err and "Traceback" not in err
+
+
+def test_a_network_that_drops_nothing_takes_no_dropout(run: Run, home: Path) -> None:
+    given = ("--model", "network.py:plain", "--batch", "network.py:batch", "--val-batch", "network.py:validation")
+    code, _, err = run(*given, "--dropout", "0.1")
+    assert code == 2 and "nothing in this network drops" in err
+
+
+def test_so_many_steps_that_memory_ends(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unrolled, "free_memory", lambda *_: 20_000)
+    code, out, err = run(*VALIDATED, "--method", "unroll:400", "--json")
+    envelope = json.loads(out)
+    assert code == 7 and "Looking back through 400 steps" in err + out
+    assert envelope["result"]["val_loss"] > 0.0, "what was found is printed"
+    assert answers(envelope, "weight-decay")["unroll"]["gradient"] is None
+
+
+def test_divergence_prints_what_was_found(run: Run, home: Path) -> None:
+    code, out, err = run(*VALIDATED, "--lr", "1e6", "--json")
+    envelope = json.loads(out)
+    assert code == 6 and "loss is" in err + out
+    assert envelope["result"]["val_loss"] > 0.0 and envelope["result"]["val_loss_after"] is None
+    assert answers(envelope, "weight-decay")["unroll"]["gradient"] is None
+
+
+def test_a_time_limit_prints_what_was_found(run: Run, home: Path) -> None:
+    code, out, err = run(*VALIDATED, "--method", "unroll:100000", "--time-limit", "6", "--json")
+    envelope = json.loads(out)
+    assert code == 7 and "time limit" in err + out
+    assert envelope["result"]["val_loss"] > 0.0
