@@ -290,9 +290,9 @@ def measure(
 ) -> HypergradResult | Interrupted[HypergradResult]:
     """How the validation loss answers to each hyperparameter of training.
 
-    `training`: in training behaviour. Raises MismatchError where the state does not fit the model, where the loss has
-    no second derivative or does not depend on one of its numbers, NumericalError where the loss at the checkpoint is
-    not finite. A limit, and a run whose loss is not finite, interrupts it.
+    `training`: in training behaviour. Raises MismatchError where the state does not fit the model,
+    or where the loss ignores one of its numbers. Raises NumericalError where the loss is not finite at the
+    checkpoint. A limit, and a run whose loss is not finite, interrupts it.
     """
     in_loss = leaves(request.in_loss, training.device)
     training.loss = training_loss(training.loss, in_loss)

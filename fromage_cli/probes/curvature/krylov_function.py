@@ -1,6 +1,6 @@
 """Functions of a symmetric operator, applied to one vector: f(A) b = |b| Q f(T) e_1 on the Lanczos basis Q of b.
 
-With f(s) = 1 / (s + shift) this is what conjugate gradients give after as many products, and one basis serves every
+f(s) = 1 / (s + shift) gives what conjugate gradients give after as many products. One basis serves every
 shift. Full re-orthogonalisation keeps it so in floating point; coefficients are in float64.
 Source: Higham, *Functions of Matrices*, 2008, chapter 13.
 """

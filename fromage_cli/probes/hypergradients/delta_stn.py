@@ -1,8 +1,9 @@
 """The answer of self-tuning networks: a hypernetwork learns how weights follow hyperparameters, and is then derived.
 
 Of each tensor, dW = diag(A dh) W_resp with dh a change of ln(hyperparameter): centred, so that it is 0 at the
-checkpoint, and gated by rows; of a bias likewise. A and W_resp are fitted to the training loss of the network
-linearised at the checkpoint, under small symmetric changes dh and -dh. With one hyperparameter every dW can be reached,
+checkpoint, and gated by rows; of a bias likewise.
+A and W_resp are fitted to the training loss of the network, linearised at the checkpoint. The changes dh are small and
+come in pairs, dh and -dh. With one hyperparameter every dW can be reached,
 so that this is the Gauss-Newton answer; with several that answer restricted to the family.
 Source: Bae, Grosse, *Delta-STN: Efficient bilevel optimization for neural networks using structured response
 Jacobians*, NeurIPS 2020.

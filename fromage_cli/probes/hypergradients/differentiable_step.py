@@ -24,7 +24,7 @@ def differentiable(rule: Rule) -> bool:
 
 
 def through_a_sign(rule: Rule | None) -> bool:
-    """Whether its step takes a sign, so that the derivative by all that acts through the gradient is 0 and false."""
+    """Whether its step takes a sign: derivatives through the gradient are then 0, and false."""
     return rule is not None and rule.step_size == "sign"
 
 

@@ -1,8 +1,10 @@
 """Where training would end up if a hyperparameter were moved: the implicit best response, from one solve for all.
 
-dL_val/dlambda = -<x, c>, (C + R + mu) x = grad L_val, with C the curvature of the training loss, R that of weight
-decay, c the cross term of the hyperparameter and mu a damping. With f(s) = (1 - (1 - eta s)^T) / s in place of
-1 / (s + mu), the same basis tells what T more steps do, to first order at fixed curvature.
+    dL_val/dlambda = -<x, c>,    (C + R + mu) x = grad L_val
+
+C is the curvature of the training loss, R that of weight decay, mu a damping. c is the cross term of the
+hyperparameter. T more steps at fixed curvature take f(s) = (1 - (1 - eta s)^T) / s in place of 1 / (s + mu). The
+same basis serves both.
 Sources: Lorraine, Vicol, Duvenaud, *Optimizing millions of hyperparameters by implicit differentiation*, AISTATS 2020;
 Bae, Grosse, *Delta-STN*, NeurIPS 2020; Bae, Lin, Lorraine, Grosse, *Approximate unrolled differentiation*, 2024.
 """
@@ -104,7 +106,7 @@ class ImplicitResponse:
     """Solves for the response of a run's weights, and derives the validation loss by every hyperparameter.
 
     With `steps` it is the response after so many more at fixed curvature and second moments. That is exact for steps on
-    all rows from a point at rest, where the loss is quadratic and the optimizer's step linear.
+    all rows of a quadratic loss, from a point at rest.
     `advance` is called after every product. Raises MismatchError where there is no such answer.
     """
 
@@ -250,7 +252,7 @@ class ImplicitResponse:
 
 
 def invariant_layers(response: Response, adjoint: Tensor) -> tuple[str, ...]:
-    """The layers that a change of weights [n] is at right angles to, and whose scale the loss does not depend on."""
+    """The layers at right angles to a change of weights [n], whose scale the loss does not depend on."""
     space = response.space
     pulled = zip(space.tensors, space.split(adjoint), space.split(response.decay_force), strict=True)
     names = [

@@ -1,7 +1,7 @@
 """What the implicit answers are made of: curvature with weight decay, the validation gradient, and cross terms.
 
-A run rests where the gradient of the training loss and weight decay cancel. A hyperparameter pulls at that balance with
-its cross term c, the derivative of their sum by it at fixed weights, and the weights follow by dw = -(C + R)^-1 c.
+A run rests where the gradient of the training loss and weight decay cancel. The cross term c of a
+hyperparameter is the derivative of their sum by it, at fixed weights. The weights follow by dw = -(C + R)^-1 c.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,6 +1,8 @@
 """What normalisation over batches remembers for evaluation, as part of what a training step changes.
 
-b <- (1 - m) b + m s(w), with s the mean or the unbiased variance of the rows, over every call of a step.
+    b <- (1 - m) b + m s(w)
+
+s is the mean or the unbiased variance of the rows, in every call of a step.
 """
 
 import inspect

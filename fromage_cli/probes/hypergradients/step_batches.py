@@ -20,7 +20,7 @@ class StepBatches:
 
 
 def step_batches(available: Sequence[Batch], steps: int, *, size: int | None = None, seed: int = 0) -> StepBatches:
-    """The batches in turn where there are several, else rows of the only one, drawn anew for each pass over them.
+    """Takes the batches in turn, or draws rows of the only one, anew for each pass over them.
 
     `size`: rows of a training batch; None, or more than there are, takes the batch whole. Rows left over at the end of
     a pass wait for the next.

@@ -1,7 +1,7 @@
 """The next training steps from a checkpoint, as a map from hyperparameters to the weights at their end.
 
-The optimizer is the user's own, from its saved state, with a parameter group for each tensor, so that each tensor's
-rate and weight decay is a hyperparameter of its own.
+The optimizer is the user's own, from its saved state. Each tensor has a parameter group, so that its rate and its
+weight decay are hyperparameters of their own.
 """
 
 import math
@@ -163,8 +163,8 @@ class TrainingSteps:
     ) -> Adjoint:
         """The adjoint before a step, from that after it.
 
-        Costs a gradient and a Hessian-vector product; the product alone where the `graph` of the gradient was kept, and
-        neither where the step does not depend on the gradient's size, as through a sign.
+        Costs a gradient and a Hessian-vector product, or the product alone where the `graph` of the gradient was kept.
+        It costs no product where the step does not depend on the gradient's size, as through a sign.
         """
         if graph is not None:
             before = Adjoint({}, {}, after.buffers, dict(after.rates), dict(after.decays), dict(after.loss))
@@ -257,7 +257,7 @@ class Graphs:
         self.held: dict[int, GradientGraph] = {}
 
     def have_room(self, ahead: int) -> bool:
-        """Whether the graph of a step is to be kept that has so many before it on the way back, itself counted."""
+        """Whether there is room for so many more graphs: those of this step and of all behind it."""
         return self.room > 0.0 and ahead * self.size <= self.room
 
     def add(self, step: int, graph: GradientGraph) -> tuple[float | None, Tensors]:

@@ -1,8 +1,9 @@
 """The derivative of the validation loss after N more training steps, by every hyperparameter, in one backward sweep.
 
-The real steps are taken first, and weights, moments and running statistics are kept before each of them, or before
-every sqrt(N)-th, whose steps are then taken again. From the last step to the first the adjoint is pulled back through
-the optimizer's step and through the gradient, which takes one Hessian-vector product.
+The real steps are taken first. Weights, moments and running statistics are kept before each of them. Where these take
+too much memory, they are kept before every sqrt(N)-th step, and the steps between are taken again. Then the adjoint is
+pulled back from the last step to the first: through the optimizer's step, and through the gradient by a Hessian-vector
+product.
 Sources: Maclaurin, Duvenaud, Adams, *Gradient-based hyperparameter optimization through reversible learning*, ICML
 2015; Engstrom et al., *Optimizing ML training with metagradient descent*, arXiv 2503.13751.
 """
@@ -55,8 +56,8 @@ def unroll(
     """Differentiates the validation loss after all steps by every hyperparameter.
 
     `copies`: states held at once at most, by default all; `keep_graphs`: whether graphs of gradients may be held too.
-    Costs one gradient a step and, backwards, a gradient and a Hessian-vector product, or the product alone where the
-    graph was held. It costs another gradient where not all states are held. `advance` is called after every step
+    A step costs one gradient and, backwards, a gradient and a Hessian-vector product; the product alone where the graph
+    was held. It costs another gradient where not all states are held. `advance` is called after every step
     forwards and backwards. Raises NumericalError where a loss is not finite, MismatchError where the loss has no second
     derivative, ResourceError at a limit.
     """

@@ -1,4 +1,4 @@
-"""The gradient as a map of the weights and of what the loss is made with, and vectors pulled back through it."""
+"""Vectors pulled back through the gradient, as a map of the weights and of what the loss is made with."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -14,9 +14,10 @@ from fromage_cli.problem.losses.supervised_losses import SupervisedLoss, predict
 def linearised_losses(
     problem: Problem, space: WeightSpace, moves: Sequence[Tensor], losses: Sequence[Loss]
 ) -> list[tuple[float, Tensor]]:
-    """How the mean loss of f + J dw changes beyond first order for several dw [n], and the gradient of that by dw, [n].
+    """How the mean loss of f + J dw changes beyond first order for several dw [n], and its gradient, [n].
 
-    l(f + J dw) - l_0(f) - <grad l_0(f), J dw>, with a loss l for each dw and l_0 that of the problem. What is left out
+    It is l(f + J dw) - l_0(f) - <grad l_0(f), J dw>, with a loss l for each dw.
+    l_0 is that of the problem. What is left out
     cancels between dw and -dw; without it, and in float64, small dw do not drown in rounding.
     J dw is the derivative of J^T u by u, which is linear in u: one graph serves all, built anew for each chunk.
     """

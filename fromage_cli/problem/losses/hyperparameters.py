@@ -44,8 +44,8 @@ class SmoothedCrossEntropy(SupervisedLoss):
 def training_loss(loss: Loss, values: Mapping[str, Scalar]) -> Loss:
     """The loss at these values of its hyperparameters, whatever they are in it now.
 
-    Raises UsageError for label smoothing of another loss than cross-entropy, and for a scalar of another loss than a
-    user's function.
+    Raises UsageError for label smoothing of another loss than cross-entropy. Raises it too for a scalar of another loss
+    than a user's function.
     """
     if isinstance(loss, SummedLoss):
         return replace(loss, loss=training_loss(loss.loss, values))
