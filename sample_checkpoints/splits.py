@@ -59,3 +59,8 @@ def _sequences(coded: torch.Tensor) -> Rows:
     count = (len(coded) - 1) // SEQUENCE_LENGTH
     x, y = coded[: count * SEQUENCE_LENGTH], coded[1 : count * SEQUENCE_LENGTH + 1]
     return x.view(count, SEQUENCE_LENGTH), y.view(count, SEQUENCE_LENGTH)  # sequences × characters
+
+
+def held_out_images() -> Rows:
+    """Return the images held out, for `--val-batch sample_checkpoints/splits.py:held_out_images`."""
+    return digit_images().held_out
