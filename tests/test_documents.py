@@ -92,6 +92,13 @@ def test_the_readme_is_short_and_sets_up_twice() -> None:
     assert len([line for line in lines if line.startswith("python -m pip install ")]) == 2  # as .ci/run expects
 
 
+def test_the_first_page_of_a_newcomer_is_one_screen() -> None:
+    """That of a Hugging Face network, whose last line repeats the options; the prompt takes a line of 24."""
+    shown = next(text for text in blocks(ROOT / "docs" / "getting-started.md", "console") if "--model hf" in text)
+    command, *lines = shown.splitlines()
+    assert command.startswith("$ fromage-diag breakdown my-run") and len(lines) <= 23, shown
+
+
 def test_the_pictures_are_small_and_fetch_nothing() -> None:
     pictures = sorted((ROOT / "docs").glob("*.svg"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -418,7 +418,10 @@ def test_sharpness_gives_the_rate_of_the_optimizers_threshold(make_problem: Make
     plain = suggest(make_problem(model, data), Optimizer("sgd", 0.1), sharpness=True).result
     assert plain.stability.diverged_from is None
     adam = suggest(make_problem(model, data), Optimizer("adamw"), sharpness=True, batch_size=32).result
-    assert adam.stability.adam_begins
+    assert adam.stability.adam_begins and not adam.stability.adam_unsaved
+    for trained in (True, None):
+        late = suggest(make_problem(model, data), Optimizer("adamw"), sharpness=True, trained=trained).result
+        assert late.stability.adam_begins and late.stability.adam_unsaved
     assert known(estimate(adam, "sharpness").learning_rate) is not None
     lion = suggest(make_problem(model, data), Optimizer("lion"), sharpness=True).result
     assert "not proportional to the gradient" in estimate(lion, "sharpness").assumption
