@@ -505,6 +505,7 @@ def test_the_bar_is_drawn_before_torch_and_numpy_are_loaded(command, tmp_path):
     files = [sample / "step-000220.safetensors", sample / "step-000440.safetensors"]
     given = files if command == "distance" else [sample]
     more = ["--headers"] if command == "inspect" else ["--estimate"]
+    more += ["--val-batch", str(sample / "batch.safetensors")] if command == "hypergrad" else []
     program = [sys.executable, "-c", SAYS_WHEN_LIBRARIES_LOAD]
     code, seen = on_a_terminal(command, *map(str, given), *more, cwd=tmp_path, program=program)
     assert code == 0
@@ -617,6 +618,10 @@ CALLS = {
     "norms": ([str(MLP)], [AT_440, "--model", "auto"]),
     "intrinsic-lr": ([str(MLP), "--optimizer", "sgd"], [AT_440, "--optimizer", "adamw", "--lr", "1e-3"]),
     "sharpness": ([AT_440], [AT_440, "--optimizer", "adamw", "--lr", "1e-3"]),
+    "hypergrad": (
+        [AT_440, "--val-batch", str(MLP / "batch.safetensors"), "--method", "unroll:1"],
+        [AT_440, "--val-batch", str(MLP / "batch.safetensors"), "--optimizer", "sgd", "--method", "gauss-newton"],
+    ),
     "distance": ([str(MLP / "step-000220.safetensors"), AT_440], [AT_440, AT_440, "--model", "auto"]),
 }
 """Calls of every command that leave something unknown."""
@@ -655,6 +660,13 @@ DO_NOT_EXIST = {
     "intrinsic-lr.layers[].granularity": "the layer is not invariant",
     "sharpness.optimizer": "no optimizer is known",
     "sharpness.momentum": "the optimizer has none",
+    "hypergrad.optimizer": "no optimizer is known",
+    "hypergrad.steps": "no further steps are looked at",
+    "hypergrad.copies": "no derivative was taken through steps",
+    "hypergrad.hyperparameters[].advised_by": "there is no advice",
+    "hypergrad.hyperparameters[].advice": "of single tensors and the rate there is none",
+    "hypergrad.hyperparameters[].direction": "of single tensors and the rate there is none",
+    "hypergrad.hyperparameters[].answers[].horizon": "it is about where training settles",
     "distance.layers[].kind": "there is no model",
 }
 """Fields that are null where what they tell of does not exist, rather than that it is not known."""

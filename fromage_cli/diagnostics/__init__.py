@@ -46,7 +46,7 @@ EXAMPLES = {
     "hypergrad": (
         ("hypergrad run/ --val-batch val.npz", "through the next 50 steps of the saved optimizer"),
         ("hypergrad run/ --val-batch val.npz --method unroll:200", "further ahead"),
-        ("hypergrad run/ --val-batch val.npz --loss my.py:loss --hyper l1=0.01", "a number of your own loss"),
+        ("hypergrad run/ --val-batch val.npz --loss my.py:f --hyper l1=0.01", "a number of your own loss"),
     ),
     "distance": (
         ("distance base.safetensors tuned.safetensors", "how far each layer moved"),

@@ -31,6 +31,7 @@ SCREENS = [
     "intrinsic-lr convnet-sgd --model models.py:convnet",
     "intrinsic-lr convnet-sgd",
     "intrinsic-lr char-gpt",
+    "hypergrad convnet-sgd --model models.py:convnet --val-batch splits.py:held_out_images --method unroll:2",
 ]
 
 

@@ -13,6 +13,8 @@ SMOOTH = 0.5
 """Cosine of metasmoothness below which one move says nothing of the next."""
 NEGLIGIBLE = 1e-4
 """Change of the validation loss, over the loss, that is not worth acting on."""
+DIVERGED = 10.0
+"""Validation loss after the steps, over that before, from which on training has gone wrong in them."""
 MOVE, FROM_ZERO = 0.1, 0.01
 """What the advice speaks of: a tenth of the value, or this much where it is 0."""
 TITLES = {"weight-decay": "weight decay", "label-smoothing": "label smoothing", "dropout": "dropout"}
@@ -36,9 +38,9 @@ def title(name: str, scope: str = "all") -> str:
     return called if scope == "all" else f"{called} of {scope.replace(':', ' ')}"
 
 
-def advised(found: HyperparameterAnswers, val_loss: float) -> HyperparameterAnswers:
-    """The same with the advice that its answers allow."""
-    advice = _advise(found, val_loss)
+def advised(found: HyperparameterAnswers, val_loss: float, after: float | None = None) -> HyperparameterAnswers:
+    """The same with the advice that its answers allow; `after`: the validation loss after the further steps."""
+    advice = _advise(found, val_loss, after)
     return replace(
         found,
         advised_by=advice.advised_by,
@@ -53,7 +55,7 @@ def move_of(value: float) -> float:
     return MOVE * value if value else FROM_ZERO
 
 
-def _advise(found: HyperparameterAnswers, val_loss: float) -> Advice:
+def _advise(found: HyperparameterAnswers, val_loss: float, after: float | None) -> Advice:
     answer = _leading(found)
     what = title(found.name, found.scope)
     if answer is None:
@@ -65,6 +67,8 @@ def _advise(found: HyperparameterAnswers, val_loss: float) -> Advice:
     stderr, move = known(answer.stderr), move_of(found.value)
     change = -abs(slope) * move
     doubt = _doubt(found, answer)
+    if answer.horizon is not None and after is not None and after > DIVERGED * abs(val_loss):
+        doubt = f"in these steps the validation loss rises from {number(val_loss)} to {number(after)}"
     by = answer.method
     if doubt is not None:
         return Advice(by, "unclear", f"Do not act on {what}: {doubt}.", change)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import stdev
 from typing import TypeVar
 
 from fromage_cli.checkpoints import OptimizerState
@@ -17,10 +16,10 @@ from fromage_cli.diagnostics.hypergrad.result import (
     MethodAnswer,
 )
 from fromage_cli.errors import FromageError, MismatchError, NumericalError, ResourceError
-from fromage_cli.missing import LEARNING_RATE_UNKNOWN, Interrupted, Missing, Why, failed, found_of
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, Interrupted, Missing, Why, failed, found_of, known
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.hypergradients.conditioning import Conditioning
-from fromage_cli.probes.hypergradients.continued import Continuations, Continued
+from fromage_cli.probes.hypergradients.continued import Continuations, Continued, standard_error
 from fromage_cli.probes.hypergradients.delta_stn import DeltaFit, DeltaSTN, measure_conditioning
 from fromage_cli.probes.hypergradients.differentiable_step import differentiable, through_a_sign
 from fromage_cli.probes.hypergradients.hyperparameters import (
@@ -168,12 +167,11 @@ class _Search:
 
     def _spread(self, one: Hyperparameter, found: Implicit, parts: Sequence[float]) -> float | Missing:
         """The standard error over validation parts, and over draws of dropout masks."""
-        if len(parts) < 2:
+        over_parts = standard_error([parts], self.validation.shares)
+        if over_parts is None:
             return ONE_PART
-        squares = [stdev(parts) ** 2 / len(parts)]
         draws = found.answer.dropout_stderr(one, self.values) if one.place == "dropout" else None
-        squares += [] if draws is None else [draws**2]
-        return math.sqrt(math.fsum(squares))
+        return math.hypot(over_parts, draws or 0.0)
 
     @property
     def asked(self) -> list[Hyperparameter]:
@@ -190,7 +188,7 @@ class _Search:
                 one.name, one.scope, one.value, None, tuple(self._answers(one)), None, None, NOT_ASKED
             )
             leads = one.place != "rate" and (one.scope == EVERYWHERE or one.scope.startswith("group:"))
-            found.append(advised(answers, self.val_loss) if leads else answers)
+            found.append(advised(answers, self.val_loss, known(after)) if leads else answers)
         return HypergradResult(
             train_loss=base.loss,
             val_loss=self.val_loss,

@@ -59,9 +59,10 @@ def _what_columns_say(result: HypergradResult) -> list[str]:
     """Which steps and which resting point the columns are about, and which of them the advice follows."""
     settled = "where training would end up, by a model of the curvature"
     if not result.steps:
-        return [f"Settled: {settled}. For the next steps name --optimizer and --lr."]
+        hint = "" if known(result.learning_rate) else " For the next steps name --optimizer and --lr."
+        return [f"Settled: {settled}.{hint}"]
     ahead = f"In {counted(result.steps, 'step')}: those steps really taken, with the value moved up and down."
-    return [ahead, f"Settled: {settled}. The advice follows the steps: they are sure, the model is a guess."]
+    return [ahead, f"Settled: {settled}. The advice follows the steps, which were really taken."]
 
 
 def _about_the_solve(result: HypergradResult, style: PageStyle) -> list[RenderableType]:

@@ -82,7 +82,7 @@ class Continuations:
             low, high = (self._run(place, draw) for place in (places[0], places[-1]))
             rows.append(_over(width, low, high))
         shares = self.validation.shares
-        return Continued(fmean(fmean(row, shares) for row in rows), _standard_error(rows, shares), smoothness)
+        return Continued(fmean(fmean(row, shares) for row in rows), standard_error(rows, shares), smoothness)
 
     def _run(self, values: Values, draw: int = 0) -> _End:
         steps = self.steps.drawn(draw)
@@ -108,8 +108,8 @@ def _over(width: float, low: _End, high: _End) -> list[float]:
     return [(after - before) / width for before, after in zip(low.losses, high.losses, strict=True)]
 
 
-def _standard_error(rows: Sequence[Sequence[float]], shares: Sequence[float]) -> float | None:
-    """Of the mean over draws, the rows, and parts, the columns, which count by their shares: both spreads together."""
+def standard_error(rows: Sequence[Sequence[float]], shares: Sequence[float]) -> float | None:
+    """That of the mean over draws, the rows, and parts, the columns, by their shares; None of one of each."""
     parts = [fmean(column) for column in zip(*rows, strict=True)]
     squares, mean, counted = [], fmean(parts, shares), sum(share > 0.0 for share in shares)
     if counted > 1:
