@@ -141,9 +141,9 @@ def training(result: SuggestedRates, style: PageStyle) -> Iterator[Fact]:
     if result.verification:
         best = verified_best(result)
         yield Fact("Verified", "no winner" if best is None else number(best.learning_rate), verdict(result))
+        losses = [math.inf if (end := known(run.end_loss)) is None else end for run in result.verification]
         ends = [
-            f"{number(math.inf if isinstance(run.end_loss, Missing) else run.end_loss)} at {number(run.learning_rate)}"
-            for run in result.verification
+            f"{number(loss)} at {run.learning_rate:.2g}" for loss, run in zip(losses, result.verification, strict=True)
         ]
         yield Fact("Loss at their end", "", ", ".join(ends))
 
