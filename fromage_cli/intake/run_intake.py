@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from fromage_cli.counting import counted
 from fromage_cli.errors import UsageError
 from fromage_cli.intake.intake import Intake, checkpoint_record
-from fromage_cli.intake.opening import declared_by, open_problem
+from fromage_cli.intake.opening import BUILD, YOUR_FACTORY, declared_by, likely_problem, open_problem
 from fromage_cli.terminal.answer import Answer, Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import ScheduleOptions
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, NameOptions, RunOptions
@@ -55,18 +55,11 @@ class RunIntake:
 
     def with_model(self, tells: str) -> str:
         """The same command with a model, to be typed next for a run without one, and what it `tells`."""
-        from fromage_cli.checkpoints.finding.trainer_files import settings_beside
-
-        last = self.checkpoints[-1]
-        model = "auto" if self.declared.activation is not None else "file.py:build"
-        if "config.json" in settings_beside(last.weights or last.path):
-            model = "hf"
-        batch = "" if self.declared.batch is not None else " --batch FILE"
+        flags = likely_problem(self.checkpoints[-1], self.declared)
         homes = {str(PurePath(name).parent) for name in self.given}
         names = homes if len(self.given) > SPELLED and len(homes) == 1 else self.given
         typed = f"{shlex.join(names)}{typed_problem(TRAINING)}"
-        build = " In file.py, build() returns your network." if model == "file.py:build" else ""
-        return f"fromage-diag {current().command} {typed} --model {model}{batch} tells {tells}.{build}"
+        return f"fromage-diag {current().command} {typed}{flags} tells {tells}.{BUILD if YOUR_FACTORY in flags else ''}"
 
     @property
     def elements(self) -> int:

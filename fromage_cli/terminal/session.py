@@ -72,8 +72,10 @@ PROBLEM = ("model", "model_arg", "batch", "seq_len", "sequences", "loss", "key")
 """Options that say which network and which data, for every command that takes a batch."""
 
 
-TRAINING = ("optimizer", "lr", "momentum", "nesterov", "betas", "weight_decay", "decoupled", "steps_per_epoch")
-TRAINING += ("schedule", "warmup_steps", "total_steps", "train_batch_size", "optimizer_state", "optimizer_key", "drop")
+TRAINING = (
+    *("optimizer", "lr", "momentum", "nesterov", "betas", "weight_decay", "decoupled", "steps_per_epoch"),
+    *("schedule", "warmup_steps", "total_steps", "train_batch_size", "optimizer_state", "optimizer_key", "drop"),
+)
 """Options that say how the network was trained, for the commands on a run."""
 
 
@@ -89,7 +91,7 @@ def typed_problem(others: Sequence[str] = ()) -> str:
             continue
         flag = f" --{name.replace('_', '-')}"
         for one in value if isinstance(value, list | tuple) else [value]:
-            words += flag if one is True else f"{flag} {shlex.quote(str(one))}"
+            words += flag if one is True else f"{flag} {shlex.quote(str(one).removesuffix('.0'))}"
     return words
 
 

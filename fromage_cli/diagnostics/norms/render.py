@@ -131,8 +131,8 @@ def when_it_hurts(result: NormsResult, verbose: bool = False) -> str:
     said = "not soon."
     if halved and min(halved) <= end + HORIZON * length:
         past = min(halved) <= end
-        rate = f"a layer's effective rate (how fast it turns) {'had halved' if past else 'halves'}"
-        said = f"{'' if past else 'at this pace '}{rate} at step {min(halved):.0f}."
+        turns = f"a layer's effective rate (how fast it turns) {'had halved' if past else 'halves'}"
+        said = f"{'' if past else 'at this pace '}{turns} at step {min(halved):.0f}."
         said += "" if past else " Few runs keep their pace."
         tested = all(layer.invariance.verdict != "untested" for layer in insensitive)
         said += "" if tested else " It matters for scale-invariant layers only."
