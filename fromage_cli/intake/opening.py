@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -177,6 +178,11 @@ def likely_problem(checkpoint: Checkpoint, declared: Declared) -> str:
     if "config.json" in settings_beside(checkpoint.weights or checkpoint.path):
         model = "hf"
     return f" --model {model}{'' if declared.batch is not None else ' --batch FILE'}"
+
+
+def breakdown_towards(first: str, second: str) -> str:
+    """The command, to be typed, that goes from one checkpoint towards another; without the network's options."""
+    return f"fromage-diag breakdown {shlex.quote(first)} --direction {shlex.quote(f'to:{second}')}"
 
 
 def torch_device(name: str) -> torch.device:

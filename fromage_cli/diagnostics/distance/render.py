@@ -10,7 +10,7 @@ from rich.text import Text
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.distance.findings import TURNED
 from fromage_cli.diagnostics.distance.result import DistanceResult, LayerDistance
-from fromage_cli.intake import BUILD, YOUR_FACTORY
+from fromage_cli.intake import BUILD, YOUR_FACTORY, breakdown_towards
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.terminal.answer import PageStyle, Table, summary
 from fromage_cli.terminal.page import Fact, facts, shown_rows
@@ -175,8 +175,7 @@ def advise(result: DistanceResult, first: str, second: str, typed: str, likely: 
     if isinstance(result.function_distance, Missing) and result.function_distance.code is Why.NO_MODEL:
         build = BUILD if YOUR_FACTORY in likely else ""
         return f"fromage-diag distance {shlex.join((first, second))}{likely} compares the outputs too.{build}"
-    way = shlex.join((first, "--direction", f"to:{second}"))
-    return f"fromage-diag breakdown {way}{typed} shows how much of this way one step may go."
+    return f"{breakdown_towards(first, second)}{typed} shows how much of this way one step may go."
 
 
 def headline(result: DistanceResult) -> Table:
