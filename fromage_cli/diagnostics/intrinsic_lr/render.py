@@ -86,7 +86,7 @@ def sentences(result: IntrinsicResult) -> Iterator[str]:
         yield f"{said}{'' if there == len(ratios) else f'; the norms are at {_span(ratios)} of equilibrium'}."
         now = result.steps[-1]
         if there < len(ratios) and times and not isinstance(now, Missing) and 0 < now < median(times):
-            yield f"That is usual so early, at step {now}."
+            yield "That is usual so early."
 
 
 def _schedule(result: IntrinsicResult) -> Iterator[str]:

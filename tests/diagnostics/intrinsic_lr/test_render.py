@@ -45,7 +45,7 @@ def test_what_lies_far_beyond_the_run_is_said_with_that_limit(make_result, make_
 
 def test_layers_that_have_not_settled_early_in_a_run_are_no_alarm(make_result, make_layer):
     layer = make_layer(log_ratio=-1.0, relaxation_steps=5000.0)
-    assert said(make_result(layers=(layer,), steps=(200,))).endswith("That is usual so early, at step 200.")
+    assert said(make_result(layers=(layer,), steps=(200,))).endswith("That is usual so early.")
     assert "so early" not in said(make_result(layers=(layer,), steps=(6000,)))
 
 
